@@ -1,0 +1,594 @@
+"""The daemon: wires everything, starts it in order, stops it in reverse.
+
+What lives here: threads, processes, signals, clocks and the scheduler, and nothing that could be decided
+elsewhere. Three threads: the scheduler and the watcher only say "look"; one worker runs ``cycle.step``;
+one answers. The HTTP server has its own.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import uvicorn
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from lorad import __version__, domain, files, inbox, log, planner, server
+from lorad.config import Home, Settings, find_home, load_settings
+from lorad.cycle import Cycle
+from lorad.database import Database
+from lorad.domain import Example, Plan
+from lorad.engine import BASE, Engine, Sampling, Ticket
+from lorad.errors import ConfigError, LoradError, ProtocolError, RegistryError
+from lorad.registry import MANIFEST, Registry
+from lorad.retention import summarise
+from lorad.tasks import find
+from lorad.weights import load_base, machine, quieten, shape
+
+logger = log.get_logger()
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class ChildSession:
+    """A training process: started with low priority, watched by its progress file, ended by a signal.
+
+    The child holds the read end of a pipe whose other end is ours: if the daemon dies, even by SIGKILL, the
+    child sees the pipe close and stops.
+    """
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self._folder = folder
+        self._deadline: float | None = None
+        self._limit = settings.training.max_seconds
+        self._log = (folder / "session.log").open("wb")
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "lorad.session", str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # a Ctrl-C at the terminal is for the daemon; it tells the child itself
+        )
+        with contextlib.suppress(OSError, psutil.Error):
+            psutil.Process(self._process.pid).nice(settings.training.nice)
+
+    def poll(self, now: float) -> int | None:
+        """Return the exit status, or ``None`` while it runs; end it when it takes too long."""
+        if self._deadline is None:
+            self._deadline = now + self._limit
+        elif now > self._deadline:
+            self._process.kill()
+        status = self._process.poll()
+        if status is not None:
+            self._close()
+        return status
+
+    def stop(self) -> None:
+        """Ask it to end, then make it."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        self._log.close()
+        if self._process.stdin:
+            self._process.stdin.close()
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """Return the newest line of progress, with the history of rounds."""
+        lines = files.read_lines(self._folder / "progress.jsonl")
+        newest: dict[str, Any] = {}
+        for line in lines:
+            newest |= line
+        return newest | {"history": [line["closed"] for line in lines if "closed" in line]}
+
+
+class Models:
+    """The cycle's view of models: plans with real token counts, starts children, swaps versions."""
+
+    def __init__(
+        self, settings: Settings, home: Home, engine: Engine, registries: dict[str, Registry]
+    ) -> None:
+        self._settings = settings
+        self._home = home
+        self._engine = engine
+        self._registries = registries
+
+    def seat(self) -> None:
+        """Load every track's base model, once."""
+        device = machine(self._settings.engine.device)
+        dtype = DTYPES["bfloat16" if device.fast_bfloat16 else "float32"]
+        loaded: dict[str, Any] = {}
+        for name, track in self._settings.tracks.items():
+            folder = self._home.base(track.base)
+            loaded[track.base] = loaded.get(track.base) or load_base(folder, dtype, device.device)
+            self._engine.seat(name, find(track.task), loaded[track.base])
+
+    def plan(self, track: str, examples: Sequence[Example], overrides: dict[str, Any]) -> Plan:
+        """Plan a session for these examples."""
+        base, task = self._engine.base(track), self._engine.task(track)
+        return planner.plan(
+            lengths=[len(task.encode(base.tokenizer, example)) for example in examples],
+            shape=shape(self._home.base(self._settings.tracks[track].base)),
+            machine=machine(self._settings.training.device),
+            planner=self._settings.planner,
+            rehearsal=self._settings.rehearsal,
+            training=self._settings.training,
+            overrides=overrides,
+        )
+
+    def start(self, folder: Path) -> ChildSession:
+        """Start a session on the order in a folder."""
+        return ChildSession(folder, self._settings)
+
+    def fingerprint(self, track: str) -> str:
+        """Return the fingerprint of the track's base model."""
+        return self._engine.base(track).fingerprint
+
+    def bring(self, track: str, version: str) -> None:
+        """Verify a version and bring it into memory."""
+        if self._engine.resident(track, version):
+            return
+        folder = self._registries[track].verify(version, self.fingerprint(track))
+        self._engine.load(track, version, folder, files.file_digest(folder / MANIFEST))
+
+    def serve(self, track: str, version: str | None) -> None:
+        """Verify a version, bring it into memory and answer from it."""
+        if version is not None:
+            self.bring(track, version)
+        self._engine.serve(track, version)
+
+
+class App:
+    """The daemon of one home: ``start``, ``run``, ``stop``."""
+
+    def __init__(self, home: Home, settings: Settings) -> None:
+        self.home = home
+        self.settings = settings
+        self.stopping = threading.Event()
+        self._wake = threading.Event()
+        self._ready = False
+        self._started_at = time.time()
+        self._turn = threading.RLock()
+        self._undo: list[tuple[str, Callable[[], object]]] = []
+
+    # -- life
+
+    def start(self) -> None:
+        """Start everything, in the order in which things need each other; on failure undo what was started."""
+        try:
+            for begin in (self._claim, self._wire, self._answer, self._listen, self._learn):
+                begin()
+        except BaseException:
+            self.stop()
+            raise
+        self._ready = True
+        logger.info("ready", home=str(self.home.root), socket=str(self.home.socket(self.settings.server)))
+
+    def stop(self) -> None:
+        """Stop everything in reverse order; what fails to stop is said and does not keep the rest running."""
+        self._ready = False
+        self.stopping.set()
+        self._wake.set()
+        while self._undo:
+            name, undo = self._undo.pop()
+            try:
+                undo()
+            except Exception:
+                logger.exception("stop_failed", part=name)
+        logger.info("stopped")
+
+    def run(self) -> None:
+        """Serve until a signal asks to stop; a second one forces."""
+
+        def handle(signum: int, _: object) -> None:
+            if self.stopping.is_set():
+                os._exit(128 + signum)
+            self.stopping.set()
+
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, handle)
+        self.start()
+        try:
+            while not self.stopping.wait(timeout=0.5):
+                pass
+        finally:
+            self.stop()
+
+    # -- starting, in order
+
+    def _claim(self) -> None:
+        """One daemon a home."""
+        for folder in (self.home.inbox, self.home.models):
+            folder.mkdir(parents=True, exist_ok=True)
+        stack = contextlib.ExitStack()
+        try:
+            stack.enter_context(files.locked(self.home.models / ".daemon.lock", wait=False))
+        except LoradError:
+            raise ConfigError(
+                f"another lorad runs in {self.home.root}; stop it first", code="already_running"
+            ) from None
+        self._undo.append(("lock", stack.close))
+
+    def _wire(self) -> None:
+        database = Database(self.home.database)
+        self._undo.append(("database", database.close))
+        self.engine = Engine(self.settings.engine)
+        self.registries = {name: Registry(self.home.track(name)) for name in self.settings.tracks}
+        self.models_held = Models(self.settings, self.home, self.engine, self.registries)
+        self.cycle = Cycle(
+            settings=self.settings,
+            database=database,
+            inbox=inbox.Inbox(self.home.inbox, self.settings.inbox, tuple(self.settings.tracks)),
+            registries=self.registries,
+            tracks=self.models_held,
+            base_folder=self.home.base,
+        )
+        self.cycle.recover(time.time())
+        self.models_held.seat()
+
+    def _answer(self) -> None:
+        """Start the thread that generates, and serve the newest sound version."""
+        self._thread("answer", lambda: self.engine.work(timeout=0.2))
+        for track, registry in self.registries.items():
+            self._serve_newest(track, registry)
+
+    def _serve_newest(self, track: str, registry: Registry) -> None:
+        while version := registry.newest_sound(self.models_held.fingerprint(track)):
+            try:
+                self.models_held.serve(track, version)
+            except RegistryError as error:
+                registry.mark_damaged(version)
+                logger.warning("version_damaged", track=track, version=version, **error.as_dict())
+            else:
+                if version != registry.latest:
+                    registry.rollback(version)
+                    logger.warning("serving_older", track=track, version=version)
+                return
+
+    def _listen(self) -> None:
+        path = self.home.socket(self.settings.server)
+        listener = server.bind(path)
+        config = uvicorn.Config(
+            server.build(self, self.settings.engine.max_new_tokens),
+            log_config=None,
+            lifespan="off",
+            timeout_graceful_shutdown=5,
+        )
+        http = uvicorn.Server(config)
+        thread = threading.Thread(target=http.run, kwargs={"sockets": [listener]}, name="http", daemon=True)
+        thread.start()
+
+        def close() -> None:
+            http.should_exit = True
+            thread.join(timeout=10)
+            listener.close()
+            path.unlink(missing_ok=True)
+
+        self._undo.append(("http", close))
+        while not http.started and thread.is_alive():
+            time.sleep(0.01)
+
+    def _learn(self) -> None:
+        """Start the worker, the watcher and the scheduler."""
+        self._undo.append(("session", lambda: self._exclusively(lambda: self.cycle.halt(time.time()))))
+        self._thread("learn", self._tick)
+        watcher = inbox.watch(self.home.inbox, self.cycle.inbox.hint_complete, self._wake.set)
+        watcher.start()
+        self._undo.append(("watcher", lambda: (watcher.stop(), watcher.join(timeout=5))))
+        scheduler = BackgroundScheduler(timezone="UTC")
+        scheduler.add_job(self._wake.set, "interval", seconds=1, max_instances=1, coalesce=True)
+        scheduler.start()
+        self._undo.append(("scheduler", lambda: scheduler.shutdown(wait=False)))
+
+    def _thread(self, name: str, work: Callable[[], object]) -> None:
+        def loop() -> None:
+            while not self.stopping.is_set():
+                work()
+
+        thread = threading.Thread(target=loop, name=name, daemon=True)
+        thread.start()
+
+        def join() -> None:
+            self.stopping.set()
+            self._wake.set()
+            thread.join(timeout=15)
+
+        self._undo.append((name, join))
+
+    def _tick(self) -> None:
+        self._wake.wait()
+        self._wake.clear()
+        if self.stopping.is_set():
+            return
+        try:
+            self._exclusively(lambda: self.cycle.step(time.time(), time.monotonic()))
+        except Exception:  # one bad step must not end the daemon
+            logger.exception("step_failed")
+
+    def _exclusively(self, act: Callable[[], Any]) -> Any:
+        """Take the cycle's turn: steps and people's commands never overlap."""
+        with self._turn:
+            return act()
+
+    # -- what the socket asks (server.Daemon)
+
+    def is_ready(self) -> bool:
+        """Tell whether questions are answered and drops are taken."""
+        return self._ready and not self.stopping.is_set()
+
+    def ask(self, model: str, messages: list[dict[str, str]], sampling: Sampling) -> tuple[Ticket, str]:
+        """Accept a question for ``track`` or ``track@latest|previous|vN|base``."""
+        track, _, wanted = model.partition("@")
+        version = self._resolve(track, wanted) if wanted else None
+        ticket = self.engine.submit(track, messages, sampling, version)
+        return ticket, self.engine.fingerprint(track, ticket.version)
+
+    def _resolve(self, track: str, wanted: str) -> str | None:
+        registry = self._registry(track)
+        if wanted == "latest":
+            return None
+        if wanted == BASE:
+            return BASE
+        version = registry.previous if wanted == "previous" else wanted
+        if version is None:
+            raise ProtocolError(f"{track} has no previous version yet", status=404, code="model_not_found")
+        self.models_held.bring(track, version)
+        return version
+
+    def _registry(self, track: str) -> Registry:
+        if track not in self.registries:
+            raise ProtocolError(
+                f"there is no track {track!r}; known: {', '.join(self.registries)}",
+                status=404,
+                code="no_such_track",
+            )
+        return self.registries[track]
+
+    def models(self) -> list[dict[str, Any]]:
+        """Return what ``/v1/models`` lists: every track and each of its versions."""
+        names = [(track, int(self._started_at)) for track in self.registries]
+        for track, registry in self.registries.items():
+            names += [(f"{track}@{BASE}", int(self._started_at))]
+            names += [
+                (f"{track}@{e['version']}", int(self._started_at))
+                for e in registry.tracker()["checkpoints"]
+                if e.get("state") == "sound"
+            ]
+        return [{"id": name, "object": "model", "created": at, "owned_by": "lorad"} for name, at in names]
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return everything that ``lorad status`` and ``lorad monitor`` show."""
+        now = time.time()
+        return {
+            "lorad": __version__,
+            "home": str(self.home.root),
+            "now": now,
+            "started_at": self._started_at,
+            "pid": os.getpid(),
+            "paused": bool(self.cycle.ledger.flag("paused")),
+            "ready": self.is_ready(),
+            "tracks": {track: self._track(track) for track in self.registries},
+            "jobs": self.jobs()[:20],
+            "waiting_files": self._waiting_files(now),
+            "session": self._session(now),
+            "engine": {
+                "requests": self.engine.requests,
+                "waiting": self.engine.waiting,
+                "active": self.engine.active,
+                "tokens_per_second": self.engine.tokens_per_second,
+            },
+            "events": self.cycle.ledger.events(limit=20),
+        }
+
+    def _track(self, track: str) -> dict[str, Any]:
+        settings = self.settings.tracks[track]
+        return {"task": settings.task, "base": settings.base, **self.versions(track), **self.memory(track)}
+
+    def _waiting_files(self, now: float) -> list[dict[str, Any]]:
+        waiting = [*self.cycle.inbox.processing(), *self.cycle.inbox.waiting()]
+        return [
+            {
+                "name": w.path.name,
+                "track": w.track,
+                "bytes": w.size,
+                "age_seconds": max(0.0, now - w.changed_at),
+            }
+            for w in waiting
+        ]
+
+    def _session(self, now: float) -> dict[str, Any] | None:
+        running = self.cycle.session
+        if running is None:
+            return None
+        job, progress = running
+        elapsed = now - (job.started_at or now)
+        return {"job": job.id, "dataset": job.dataset, "phase": "loading", "elapsed": elapsed, **progress}
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Return all jobs, newest first."""
+        return [domain.as_json(job) for job in self.cycle.ledger.jobs()]
+
+    def job(self, job: int) -> dict[str, Any]:
+        """Return one job."""
+        return domain.as_json(self.cycle.ledger.job(job))
+
+    def retry(self, job: int, *, force: bool, settings: dict[str, Any]) -> dict[str, Any]:
+        """Queue a job again."""
+        changed = self._exclusively(
+            lambda: self.cycle.retry(job, time.time(), force=force, settings=settings)
+        )
+        self._wake.set()
+        return domain.as_json(changed)
+
+    def cancel(self, job: int) -> dict[str, Any]:
+        """End a job."""
+        return domain.as_json(self._exclusively(lambda: self.cycle.cancel(job, time.time())))
+
+    def pause(self, *, paused: bool) -> dict[str, Any]:
+        """Start no more sessions, or start them again."""
+        self.cycle.ledger.set_flag("paused", "yes" if paused else "")
+        self.cycle.ledger.note("paused" if paused else "resumed", time.time())
+        self._wake.set()
+        return {"paused": paused}
+
+    def versions(self, track: str) -> dict[str, Any]:
+        """Return a track's versions and what serves."""
+        tracker = self._registry(track).tracker()
+        return {
+            "track": track,
+            "latest": tracker["latest"],
+            "previous": tracker["previous"],
+            "serving": self.engine.serving(track),
+            "versions": tracker["checkpoints"],
+        }
+
+    def explain(self, track: str, version: str) -> dict[str, Any]:
+        """Return why a version was promoted, or why a rejected job (``job-N``) was not."""
+        registry = self._registry(track)
+        if version.startswith("job-"):
+            path = registry.rejected / version / "candidate" / "evaluation.json"
+            if not path.is_file():
+                raise ProtocolError(
+                    f"there is no rejected candidate {version}", status=404, code="no_such_version"
+                )
+            result = files.read_json(path)
+        else:
+            result = registry.evaluation(version)
+        return {
+            "version": version,
+            "promoted": not version.startswith("job-"),
+            **result["verdict"],
+            "evaluation": result["evaluation"],
+        }
+
+    def rollback(self, track: str, to: str | None) -> dict[str, Any]:
+        """Serve an earlier version again."""
+        self._registry(track)
+        found: dict[str, Any] = self._exclusively(lambda: self.cycle.rollback(track, to, time.time()))
+        return found
+
+    def memory(self, track: str) -> dict[str, Any]:
+        """Return the datasets in memory."""
+        self._registry(track)
+        return {"datasets": self.cycle.memory.datasets(track)}
+
+    def forget(self, track: str, selector: str) -> dict[str, Any]:
+        """Remove examples from memory on purpose."""
+        self._registry(track)
+        if not selector.strip():
+            raise ProtocolError(
+                "say what to forget: a dataset's name, or a text that its examples hold",
+                code="empty_selector",
+            )
+        forgotten = self._exclusively(lambda: self.cycle.memory.forget(track, selector, time.time()))
+        self.cycle.ledger.note("forgotten", time.time(), track=track, selector=selector, examples=forgotten)
+        return {"forgotten": forgotten}
+
+    def consolidate(self, track: str, *, refit: bool) -> dict[str, Any]:
+        """Queue a session that makes one adapter of all, or refits one from the pristine base."""
+        self._registry(track)
+        job = self._exclusively(
+            lambda: self.cycle.ledger.queue(
+                track, "memory", time.time(), kind="refit" if refit else "consolidate"
+            )
+        )
+        self._wake.set()
+        return domain.as_json(job)
+
+    def retention(self, track: str) -> dict[str, Any]:
+        """Return the matrix of every version on every dataset, and its four numbers."""
+        registry = self._registry(track)
+        rows = []
+        for version in reversed(registry.lineage(registry.latest)):
+            with contextlib.suppress(RegistryError):
+                rows.append((version, registry.evaluation(version)["evaluation"]))
+        names = list(dict.fromkeys(name for _, row in rows for name in row["scores"]))
+        counts = [[_count(row["scores"].get(name)) for name in names] for _, row in rows]
+        matrix = [[c[0] / c[1] if c else None for c in line] for line in counts]
+        learned = [row["dataset"] for _, row in rows]
+        order = [(learned.index(name), names.index(name)) for name in names if name in learned]
+        square = [[matrix[i][j] for _, j in order] for i, _ in order]
+        baseline = [_share(rows[i][1]["before"].get(names[j])) for i, j in order]
+        summary = domain.as_json(
+            summarise([*square[:-1], [matrix[-1][j] for _, j in order]] if square else [], baseline)
+        )
+        return {
+            "versions": [version for version, _ in rows],
+            "datasets": names,
+            "matrix": matrix,
+            "counts": counts,
+            **summary,
+        }
+
+    def diff(self, track: str, a: str, b: str) -> dict[str, Any]:
+        """Return the examples that one version answers right and the other does not."""
+        registry = self._registry(track)
+        right_a, right_b = registry.evaluation(a)["right"], registry.evaluation(b)["right"]
+        task = self.engine.task(track)
+        changed = []
+        for example in self.cycle.memory.all(track):
+            if example.id in right_a and example.id in right_b and right_a[example.id] != right_b[example.id]:
+                question, answer = task.show(example)
+                changed.append(
+                    {
+                        "dataset": example.dataset,
+                        "question": question,
+                        "answer": answer,
+                        "a_right": right_a[example.id],
+                        "b_right": right_b[example.id],
+                    }
+                )
+        return {"a": a, "b": b, "changed": changed}
+
+    def events(self, after: int) -> list[dict[str, Any]]:
+        """Return the events after an id."""
+        return self.cycle.ledger.events(after=after)
+
+
+def _count(score: dict[str, int] | None) -> list[int] | None:
+    return [score["right"], score["total"]] if score else None
+
+
+def _share(score: dict[str, int] | None) -> float | None:
+    return score["right"] / score["total"] if score and score["total"] else None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the daemon in the foreground; ``lorad run`` and ``python daemon`` end up here."""
+    parser = argparse.ArgumentParser(prog="lorad run", description="Run the daemon in the foreground.")
+    parser.add_argument("--home", help="the folder that holds configs/, inbox/ and models/")
+    parser.add_argument("--config", help="a settings file, or the name of one in configs/")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    options = parser.parse_args(arguments)
+    try:
+        home = find_home(options.home)
+        settings = load_settings(home, options.config, options.set)
+        log.configure(settings.log)
+        quieten()
+        App(home, settings).run()
+    except LoradError as error:
+        sys.stderr.write(f"lorad: {error.message}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

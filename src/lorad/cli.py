@@ -1,0 +1,564 @@
+"""A program: the ``lorad`` command.
+
+What lives here: commands and their options, reading what people type, exit statuses. What never does:
+tables (``tables``), sentences about states (``phrases``), HTTP (``client``), models. The commands that need
+models hand over to another program by ``execv``: ``run`` to ``lorad.app``; ``base``, ``plan`` and ``check``
+to ``lorad.offline``.
+
+``lorad status`` must feel instant. So what only some commands need is imported inside them (rich 60 ms,
+pydantic and YAML for the settings 80 ms), and torch, FastAPI and httpx never are.
+"""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from lorad import __version__, phrases, tables
+from lorad.client import Client
+from lorad.errors import ConfigError, LoradError
+from lorad.waiting import wait_for
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from lorad.config import Home, Settings
+
+CLEAR_LINE = "\r\x1b[2K"
+GLOBAL_OPTIONS = ("--home", "--config", "--set")
+FORWARDED = ("base", "plan", "check")
+AS_TYPED = {
+    "add_help_option": False,
+    "context_settings": {
+        "ignore_unknown_options": True,
+        "allow_extra_args": True,
+        "allow_interspersed_args": False,
+    },
+}
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Track = Annotated[str, typer.Option(metavar="NAME", help="The line of learning.")]
+Interval = Annotated[float, typer.Option(min=0.0, metavar="S", help="Seconds between two looks.")]
+Model = Annotated[
+    str, typer.Option(metavar="NAME", help="A track, or track@previous, track@v0.1, track@base.")
+]
+System = Annotated[str | None, typer.Option(metavar="TEXT", help="A system message.")]
+MaxTokens = Annotated[int | None, typer.Option(min=1, help="The longest answer.")]
+Temperature = Annotated[float, typer.Option(min=0.0, help="0 gives the likeliest answer.")]
+NoStream = Annotated[bool, typer.Option("--no-stream", help="Print the answer when it is complete.")]
+Once = Annotated[bool, typer.Option("--once", help="Print one picture.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on with what happens next.")]
+Timeout = Annotated[float | None, typer.Option(min=0.0, metavar="S", help="Give up after so many seconds.")]
+OneJob = Annotated[int | None, typer.Option(min=1, metavar="N", help="Wait for this job alone.")]
+Force = Annotated[bool, typer.Option("--force", help="Promote it whatever the judge says.")]
+Changes = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Change its plan, repeatable.")]
+PlotFile = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw it into a picture.")]
+Target = Annotated[str | None, typer.Option(metavar="V", help="Else the previous one.")]
+Refit = Annotated[bool, typer.Option("--refit", help="Learn all of memory anew from the base model.")]
+Selector = Annotated[str, typer.Argument(help="A dataset's name, else a text that the examples hold.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+HomeFolder = Annotated[str | None, typer.Option(metavar="FOLDER", help="Else LORAD_HOME, else this folder.")]
+ConfigFile = Annotated[str | None, typer.Option(metavar="FILE", help="Settings on top of default.yaml.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting, repeatable.")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Which home is meant, and with which settings."""
+
+    home: str | None
+    config: str | None
+    overrides: tuple[str, ...]
+
+    def find(self) -> "tuple[Home, Settings]":
+        """Return the home and its settings."""
+        from lorad.config import find_home, load_settings  # noqa: PLC0415 - not for --help, run, init
+
+        home = find_home(self.home)
+        return home, load_settings(home, self.config, self.overrides)
+
+    def arguments(self) -> list[str]:
+        """Return the options that say the same to another program."""
+        given = [
+            ("--home", self.home),
+            ("--config", self.config),
+            *(("--set", override) for override in self.overrides),
+        ]
+        return [word for name, value in given if value is not None for word in (name, value)]
+
+
+class Commands(TyperGroup):
+    """All commands: takes global options anywhere, and turns errors into one sentence."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Move global options to the front, where typer looks for them."""
+        ctx.meta["lorad.json"] = "--json" in args
+        return super().parse_args(ctx, _hoist(args))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; what can go wrong ends in a sentence on standard error and status 1."""
+        try:
+            return super().invoke(ctx)
+        except LoradError as error:
+            if ctx.meta["lorad.json"]:
+                typer.echo(json.dumps({"error": error.as_dict()}, ensure_ascii=False))
+            else:
+                typer.echo(f"lorad: {error.message}", err=True)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+
+def _hoist(args: Sequence[str]) -> list[str]:
+    front: list[str] = []
+    rest: list[str] = []
+    words = iter(args)
+    for word in words:
+        if word == "--" or (word in FORWARDED and not rest):
+            return [*front, *rest, word, *words]
+        if word in GLOBAL_OPTIONS and (value := next(words, None)) is not None:
+            front += [word, value]
+        elif word.partition("=")[0] in GLOBAL_OPTIONS and "=" in word:
+            front.append(word)
+        else:
+            rest.append(word)
+    return front + rest
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Keeps a local language model learning, and proves that it forgets nothing.",
+)
+
+
+def main() -> None:
+    """Run the command line; the entry point of the ``lorad`` script."""
+    app(prog_name="lorad")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lorad {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+]
+
+
+@app.callback()
+def _globals(
+    ctx: typer.Context,
+    home: HomeFolder = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    _version: Version = False,
+) -> None:
+    ctx.obj = Place(home=home, config=config, overrides=tuple(overrides or ()))
+
+
+def _client(ctx: typer.Context) -> Client:
+    home, settings = ctx.obj.find()
+    return Client(home.socket(settings.server), home.root)
+
+
+def _print_json(answer: Any) -> None:
+    typer.echo(json.dumps(answer, indent=2, ensure_ascii=False))
+
+
+def _print(answer: Any, as_json: bool, shape: "Callable[[Any], RenderableType]") -> None:
+    if as_json:
+        _print_json(answer)
+        return
+    from rich.console import Console  # noqa: PLC0415 - see the module's docstring
+
+    Console(highlight=False).print(shape(answer))
+
+
+# Homes and daemons
+
+
+@app.command()
+def init(folder: Annotated[Path, typer.Argument(help="Made if it is missing; what is there stays.")]) -> None:
+    """Make a home: configs/, inbox/ and models/."""
+    for name, text in phrases.README.items():
+        readme = folder / name / "README.md"
+        try:
+            readme.parent.mkdir(parents=True, exist_ok=True)
+            if not readme.exists():
+                readme.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{readme.parent} cannot be made: {error.strerror}", code="no_home") from None
+    typer.echo(
+        f"{folder} is a lorad home. Next:\n  lorad --home {folder} base --help\n  lorad --home {folder} run"
+    )
+
+
+@app.command()
+def run(ctx: typer.Context) -> None:
+    """Run the daemon in the foreground."""
+    _become("lorad.app", ctx.obj.arguments())
+
+
+@app.command(**AS_TYPED)  # type: ignore[arg-type]  # one dict holds differently typed options
+def base(ctx: typer.Context) -> None:
+    """Add base models and look at them; see: lorad base --help."""
+    _hand_over(ctx, "base")
+
+
+@app.command(**AS_TYPED)  # type: ignore[arg-type]
+def plan(ctx: typer.Context) -> None:
+    """Show how a file would be learned; see: lorad plan --help."""
+    _hand_over(ctx, "plan")
+
+
+@app.command(**AS_TYPED)  # type: ignore[arg-type]
+def check(ctx: typer.Context) -> None:
+    """Check the home and its versions; see: lorad check --help."""
+    _hand_over(ctx, "check")
+
+
+def _hand_over(ctx: typer.Context, command: str) -> NoReturn:
+    """Pass on what was typed as it was typed, and what stood before the command after it."""
+    cut = ctx.args.index("--") if "--" in ctx.args else len(ctx.args)
+    _become("lorad.offline", [command, *ctx.args[:cut], *ctx.obj.arguments(), *ctx.args[cut:]])
+
+
+def _become(module: str, arguments: list[str]) -> NoReturn:
+    """Turn into another program: signals, exit status and terminal are its own from here on."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 - no shell is the point
+
+
+@app.command()
+def status(ctx: typer.Context, as_json: Json = False) -> None:
+    """Show what lorad serves and does."""
+    snapshot = _client(ctx).status()
+    if as_json:
+        _print_json(snapshot)
+    else:
+        typer.echo(phrases.summary(snapshot))
+
+
+@app.command()
+def monitor(ctx: typer.Context, once: Once = False, interval: Interval = 1.0) -> None:
+    """Watch lorad at work; Ctrl-C ends it."""
+    from rich.console import Console  # noqa: PLC0415 - see the module's docstring
+
+    from lorad.monitor import watch  # noqa: PLC0415
+
+    with contextlib.suppress(KeyboardInterrupt):
+        watch(_client(ctx).status, console=Console(), sleep=time.sleep, once=once, interval=interval)
+
+
+@app.command()
+def events(
+    ctx: typer.Context, follow: Follow = False, interval: Interval = 1.0, as_json: Json = False
+) -> None:
+    """Show what happened."""
+    client, after = _client(ctx), 0
+    if as_json and not follow:
+        _print_json(client.events())
+        return
+    while True:
+        for event in client.events(after)["events"]:
+            typer.echo(json.dumps(event, ensure_ascii=False) if as_json else tables.event(event))
+            after = event["id"]
+        if not follow:
+            return
+        time.sleep(interval)
+
+
+# Asking
+
+
+@app.command()
+def ask(
+    ctx: typer.Context,
+    question: str,
+    *,
+    model: Model = "chat",
+    system: System = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = 0.0,
+    no_stream: NoStream = False,
+    as_json: Json = False,
+) -> None:
+    """Ask one question, and print the answer exactly."""
+    client, messages = _client(ctx), [*_opening(system), {"role": "user", "content": question}]
+    options = {"max_tokens": max_tokens, "temperature": temperature}
+    if as_json:
+        _print_json(client.chat(messages, model, **options))
+        return
+    if no_stream:
+        typer.echo(client.chat(messages, model, **options)["choices"][0]["message"]["content"], nl=False)
+    else:
+        _type_out(client.stream_chat(messages, model, **options))
+    if sys.stdout.isatty():  # a pipe gets what was generated and not a byte more
+        typer.echo()
+
+
+def _opening(system: str | None) -> list[dict[str, str]]:
+    return [{"role": "system", "content": system}] if system else []
+
+
+def _type_out(pieces: Iterator[str]) -> str:
+    told = []
+    for piece in pieces:
+        typer.echo(piece, nl=False)
+        sys.stdout.flush()
+        told.append(piece)
+    return "".join(told)
+
+
+@app.command()
+def chat(
+    ctx: typer.Context,
+    model: Model = "chat",
+    system: System = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = 0.0,
+) -> None:
+    """Talk; /model NAME changes who answers, /quit ends."""
+    client, messages = _client(ctx), _opening(system)
+    if sys.stdin.isatty():
+        import readline  # noqa: F401, PLC0415 - gives input() its line editing
+    for line in _lines():
+        if line.startswith("/model"):
+            model = line.removeprefix("/model").strip() or model
+            typer.echo(f"{model} answers")
+        elif line:
+            messages.append({"role": "user", "content": line})
+            messages = _turn(client, messages, model, max_tokens=max_tokens, temperature=temperature)
+
+
+def _lines() -> Iterator[str]:
+    while True:
+        try:
+            line = input("> ").strip()
+        except EOFError:
+            typer.echo()
+            return
+        if line == "/quit":
+            return
+        yield line
+
+
+def _turn(client: Client, messages: list[dict[str, str]], model: str, **options: Any) -> list[dict[str, str]]:
+    """Answer once; return the conversation to go on with, without a question that got no answer."""
+    try:
+        answer = _type_out(client.stream_chat(messages, model, **options))
+    except LoradError as error:
+        typer.echo(f"lorad: {error.message}", err=True)
+        return messages[:-1]
+    typer.echo()
+    return [*messages, {"role": "assistant", "content": answer}]
+
+
+# Learning
+
+
+@app.command()
+def drop(
+    ctx: typer.Context,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...")],
+    track: Annotated[str | None, typer.Option(metavar="NAME", help="Learn it on this track.")] = None,
+) -> None:
+    """Copy files into the inbox, safely."""
+    home, settings = ctx.obj.find()
+    if track is not None and track not in settings.tracks:
+        raise ConfigError(
+            f"there is no track {track}; there is: {', '.join(settings.tracks)}", code="no_such_track"
+        )
+    inbox = home.inbox / (track or "")
+    for source in files:
+        if not source.is_file():
+            raise ConfigError(f"{source} is not a file", code="no_such_file", path=str(source))
+    for source in files:
+        _copy_in(source, inbox)
+        typer.echo(f"dropped {source.name} into {inbox}; wait for it with: lorad wait")
+
+
+def _copy_in(source: Path, inbox: Path) -> None:
+    """Copy under a hidden name and rename: the inbox sees the whole file or none."""
+    target, hidden = inbox / source.name, inbox / f".{source.name}.{os.getpid()}.part"
+    if target.exists():
+        raise ConfigError(
+            f"{target} still waits to be taken; drop it again once it is", code="already_waiting"
+        )
+    try:
+        inbox.mkdir(exist_ok=True)
+        shutil.copyfile(source, hidden)
+        hidden.rename(target)
+    except OSError as error:
+        told = f"{source} could not be copied into {inbox}: {error.strerror}"
+        raise ConfigError(told, code="not_copied") from None
+    finally:
+        with contextlib.suppress(OSError):  # renamed already when all went well
+            hidden.unlink()
+
+
+@app.command()
+def wait(
+    ctx: typer.Context,
+    timeout: Timeout = None,
+    job: OneJob = None,
+    interval: Interval = 0.5,
+    as_json: Json = False,
+) -> None:
+    """Wait until all is learned; status 0 if it was promoted."""
+    client = _client(ctx)
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    with _progress(interval) as rest:
+        ends = wait_for(
+            client.status,
+            job=None if job is None else lambda: client.job(job),
+            is_late=lambda: time.monotonic() >= deadline,
+            rest=rest,
+        )
+    has_succeeded = all(end.is_good for end in ends)
+    if as_json:
+        _print_json({"ok": has_succeeded, "ended": [end.record for end in ends]})
+    for end in [] if as_json else ends:
+        line = phrases.job_result(end.record) if end.is_job else phrases.event_line(end.record)
+        typer.echo(line, err=not end.is_good)
+    raise typer.Exit(0 if has_succeeded else 1)
+
+
+@contextlib.contextmanager
+def _progress(interval: float) -> Iterator[Callable[[Any], None]]:
+    """Rest between two looks, with one line of standard error up to date while somebody watches."""
+    is_watched = sys.stderr.isatty()
+
+    def rest(snapshot: Any) -> None:
+        if is_watched:
+            line = phrases.progress(snapshot)[: shutil.get_terminal_size().columns - 1]
+            typer.echo(f"{CLEAR_LINE}{line}", nl=False, err=True)
+        time.sleep(interval)
+
+    try:
+        yield rest
+    finally:
+        if is_watched:
+            typer.echo(CLEAR_LINE, nl=False, err=True)
+
+
+@app.command()
+def jobs(ctx: typer.Context, as_json: Json = False) -> None:
+    """List the jobs, newest first."""
+    _print(_client(ctx).jobs(), as_json, tables.jobs)
+
+
+@app.command()
+def retry(ctx: typer.Context, job: int, force: Force = False, settings: Changes = None) -> None:
+    """Queue a rejected, failed or cancelled job again."""
+    changed = dict(_setting(text) for text in settings or ())
+    _client(ctx).retry(job, force=force, settings=changed)
+    typer.echo(f"job {job} is queued again")
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--settings {text}: write it as key=value, for example --settings rank=16")
+    with contextlib.suppress(ValueError):
+        return key, json.loads(value)
+    return key, value
+
+
+@app.command()
+def cancel(ctx: typer.Context, job: int) -> None:
+    """Take a job out of the queue, or end its session."""
+    _client(ctx).cancel(job)
+    typer.echo(f"job {job} is cancelled; again: lorad retry {job}")
+
+
+@app.command()
+def pause(ctx: typer.Context) -> None:
+    """Start no more sessions; questions are answered as before."""
+    _client(ctx).pause()
+    typer.echo("paused: no session starts until: lorad resume")
+
+
+@app.command()
+def resume(ctx: typer.Context) -> None:
+    """Start sessions again."""
+    _client(ctx).resume()
+    typer.echo("learning again")
+
+
+# Versions and memory
+
+
+@app.command()
+def versions(ctx: typer.Context, track: Track = "chat", as_json: Json = False) -> None:
+    """List the versions, and which of them serve."""
+    _print(_client(ctx).versions(track), as_json, tables.versions)
+
+
+@app.command()
+def explain(ctx: typer.Context, version: str, track: Track = "chat", as_json: Json = False) -> None:
+    """Say why a version was promoted, or a job (job-N) not."""
+    _print(_client(ctx).explain(track, version), as_json, tables.explanation)
+
+
+@app.command()
+def diff(ctx: typer.Context, a: str, b: str, track: Track = "chat", as_json: Json = False) -> None:
+    """Show what one version answers right and the other does not."""
+    _print(_client(ctx).diff(track, a, b), as_json, tables.difference)
+
+
+@app.command()
+def retention(
+    ctx: typer.Context, track: Track = "chat", plot: PlotFile = None, as_json: Json = False
+) -> None:
+    """Show recall of every dataset at every version."""
+    answer = _client(ctx).retention(track)
+    if plot:
+        tables.plot(answer, plot)
+    _print(answer, as_json, tables.retention)
+
+
+@app.command()
+def rollback(ctx: typer.Context, to: Target = None, track: Track = "chat") -> None:
+    """Serve an earlier version again."""
+    now = _client(ctx).rollback(track, to)
+    typer.echo(f"{now['serving']} serves; latest is {now['latest']}, previous is {now['previous'] or 'none'}")
+
+
+@app.command()
+def memory(ctx: typer.Context, track: Track = "chat", as_json: Json = False) -> None:
+    """List the datasets in memory, and how much of each is recalled."""
+    _print(_client(ctx).memory(track), as_json, tables.memory)
+
+
+@app.command()
+def forget(ctx: typer.Context, selector: Selector, track: Track = "chat", yes: Yes = False) -> None:
+    """Remove examples from memory on purpose."""
+    client = _client(ctx)
+    if not yes and not typer.confirm(f"Forget every example of {selector!r}?"):
+        raise typer.Exit(1)
+    count = phrases.plural(client.forget(track, selector)["forgotten"], "example")
+    typer.echo(f"forgot {count}; the weights still hold them until: lorad consolidate --refit")
+
+
+@app.command()
+def consolidate(ctx: typer.Context, track: Track = "chat", refit: Refit = False) -> None:
+    """Make one small adapter of all that was learned."""
+    job = _client(ctx).consolidate(track, refit=refit)
+    typer.echo(f"queued job {job['id']}; wait for it with: lorad wait --job {job['id']}")

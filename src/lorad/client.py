@@ -1,0 +1,247 @@
+"""A loop's other end: speaking to a running daemon through its Unix socket.
+
+What lives here: one method per answer of the API, and the reading of a streamed answer. What never does:
+starting a daemon, printing, judging what an answer means.
+
+The standard library speaks enough HTTP for a socket on the same machine. httpx would read nicer and costs
+0.2 s to import, which is more than everything else that ``lorad status`` does.
+"""
+
+import contextlib
+import http.client
+import json
+import socket
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from lorad.errors import ConfigError, ProtocolError, RetryLater
+
+Messages = Sequence[Mapping[str, Any]]
+
+LONGEST_PATH = 103 if sys.platform == "darwin" else 107
+"""Bytes that the system allows in the address of a Unix socket."""
+
+ANSWER_SECONDS = 30.0
+"""Any answer that no model has to think about comes within this."""
+
+TOKEN_SECONDS = 600.0
+"""An answer may wait in the queue, and on a slow machine behind a session, before its first token."""
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP to a socket in the file system instead of a host and a port."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        """Open the socket."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class Client:
+    """The API of one running daemon."""
+
+    def __init__(self, path: Path, home: Path | None = None) -> None:
+        if len(bytes(path)) > LONGEST_PATH:
+            raise ConfigError(
+                f"the socket's path {path} has {len(bytes(path))} bytes, and this system allows {LONGEST_PATH}; "
+                "choose a shorter one with: --set server.socket=/run/lorad/lorad.sock",
+                code="socket_path_too_long",
+            )
+        self._path = path
+        self._home = home or path.parent
+
+    # -- asking
+
+    def call(
+        self, method: str, path: str, body: Any = None, *, timeout: float = ANSWER_SECONDS, **query: Any
+    ) -> Any:
+        """Ask once and return the answer's JSON; raise what the daemon says is wrong."""
+        with self._exchange(method, path, body, timeout, query) as response:
+            return _parse(response.read())
+
+    def stream_chat(self, messages: Messages, model: str = "chat", **options: Any) -> Iterator[str]:
+        """Yield an answer's text as it is generated, exactly; closing the iterator ends the generation."""
+        body = {"model": model, "messages": list(messages), "stream": True, **_given(options)}
+        with self._exchange("POST", "/v1/chat/completions", body, TOKEN_SECONDS) as response:
+            yield from _text_of(response)
+
+    def chat(self, messages: Messages, model: str = "chat", **options: Any) -> dict[str, Any]:
+        """Return a whole answer in OpenAI's form."""
+        body = {"model": model, "messages": list(messages), **_given(options)}
+        return dict(self.call("POST", "/v1/chat/completions", body, timeout=TOKEN_SECONDS))
+
+    @contextlib.contextmanager
+    def _exchange(
+        self, method: str, path: str, body: Any, timeout: float, query: Mapping[str, Any] | None = None
+    ) -> Iterator[http.client.HTTPResponse]:
+        connection = UnixConnection(self._path, timeout)
+        try:
+            self._connect(connection)
+            with _broken_connections():
+                payload = None if body is None else json.dumps(body).encode()
+                headers = {} if payload is None else {"Content-Type": "application/json"}
+                connection.request(method, _target(path, query or {}), payload, headers)
+                response = connection.getresponse()
+                if response.status >= http.client.BAD_REQUEST:
+                    raise _complaint(response.status, response.read())
+                yield response
+        finally:
+            connection.close()
+
+    def _connect(self, connection: UnixConnection) -> None:
+        try:
+            connection.connect()
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise ConfigError(
+                f"lorad is not running for {self._home} (no answer at {self._path}); start it with: lorad run",
+                code="not_running",
+                socket=str(self._path),
+            ) from None
+        except PermissionError:
+            raise ConfigError(
+                f"you may not use the socket {self._path}; its owner and its group may: ls -l {self._path}",
+                code="no_access",
+                socket=str(self._path),
+            ) from None
+        except OSError as error:
+            raise RetryLater(
+                f"the socket {self._path} does not take calls: {error}", code="no_connection"
+            ) from None
+
+    # -- the API
+
+    def status(self) -> Any:
+        """Return the snapshot that ``status`` and the monitor show."""
+        return self.call("GET", "/api/status")
+
+    def jobs(self) -> Any:
+        """Return the jobs, newest first."""
+        return self.call("GET", "/api/jobs")
+
+    def job(self, job: int) -> Any:
+        """Return one job."""
+        return self.call("GET", f"/api/jobs/{job}")
+
+    def retry(self, job: int, *, force: bool = False, settings: Mapping[str, Any] | None = None) -> Any:
+        """Queue a job again, perhaps by force or with other settings."""
+        return self.call("POST", f"/api/jobs/{job}/retry", {"force": force, "settings": dict(settings or {})})
+
+    def cancel(self, job: int) -> Any:
+        """Take a job out of the queue or end its session."""
+        return self.call("POST", f"/api/jobs/{job}/cancel", {})
+
+    def pause(self) -> Any:
+        """Start no more sessions."""
+        return self.call("POST", "/api/pause", {})
+
+    def resume(self) -> Any:
+        """Start sessions again."""
+        return self.call("POST", "/api/resume", {})
+
+    def versions(self, track: str) -> Any:
+        """Return a track's versions and which of them serve."""
+        return self.call("GET", "/api/versions", track=track)
+
+    def explain(self, track: str, version: str) -> Any:
+        """Return why a version was promoted."""
+        return self.call("GET", f"/api/versions/{quote(version, safe='')}/explain", track=track)
+
+    def rollback(self, track: str, to: str | None = None) -> Any:
+        """Serve ``previous`` again, or the version named."""
+        return self.call("POST", "/api/rollback", {"track": track, "to": to})
+
+    def memory(self, track: str) -> Any:
+        """Return what is kept of each dataset."""
+        return self.call("GET", "/api/memory", track=track)
+
+    def forget(self, track: str, selector: str) -> Any:
+        """Remove examples from memory."""
+        return self.call("POST", "/api/forget", {"track": track, "selector": selector})
+
+    def consolidate(self, track: str, *, refit: bool = False) -> Any:
+        """Queue a job that makes the adapter smaller, or learns everything anew."""
+        return self.call("POST", "/api/consolidate", {"track": track, "refit": refit})
+
+    def retention(self, track: str) -> Any:
+        """Return the retention matrix."""
+        return self.call("GET", "/api/retention", track=track)
+
+    def diff(self, track: str, a: str, b: str) -> Any:
+        """Return the examples that two versions answer differently."""
+        return self.call("GET", "/api/diff", track=track, a=a, b=b)
+
+    def events(self, after: int = 0) -> Any:
+        """Return the newest events after an id, oldest first."""
+        return self.call("GET", "/api/events", after=after)
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _target(path: str, query: Mapping[str, Any]) -> str:
+    return f"{path}?{urlencode(query)}" if query else path
+
+
+@contextlib.contextmanager
+def _broken_connections() -> Iterator[None]:
+    """Say in a sentence that the daemon went away, or is silent, in the middle of an exchange."""
+    try:
+        yield
+    except TimeoutError:
+        raise RetryLater(
+            "lorad did not answer in time; look at what it does with: lorad status", code="timeout"
+        ) from None
+    except (http.client.HTTPException, OSError) as error:
+        raise RetryLater(
+            f"lorad stopped answering in the middle of an answer ({type(error).__name__}); try again",
+            code="connection_lost",
+        ) from None
+
+
+def _text_of(response: http.client.HTTPResponse) -> Iterator[str]:
+    for line in response:
+        name, _, data = line.strip().partition(b":")
+        if name != b"data":  # blank lines part events, comments keep the connection alive
+            continue
+        if data.strip() == b"[DONE]":
+            return
+        event = _parse(data)
+        if "error" in event:
+            raise _complaint(
+                http.client.INTERNAL_SERVER_ERROR, data
+            )  # its own status was sent before it failed
+        for choice in event.get("choices", ()):
+            if text := choice.get("delta", {}).get("content"):
+                yield text
+    raise RetryLater("the answer broke off; lorad may have stopped", code="connection_lost")
+
+
+def _parse(payload: bytes) -> Any:
+    try:
+        return json.loads(payload)
+    except ValueError:
+        raise ProtocolError(
+            f"the answer is not JSON: {payload[:80]!r}", status=502, code="bad_answer"
+        ) from None
+
+
+def _complaint(status: int, payload: bytes) -> ProtocolError:
+    try:
+        told = dict(json.loads(payload)["error"])
+        message, code = str(told["message"]), told.get("code")
+    except (ValueError, KeyError, TypeError):
+        excerpt = payload[:200].decode(errors="replace")
+        return ProtocolError(
+            f"lorad answered with status {status}: {excerpt}", status=status, code="bad_answer"
+        )
+    data = {name: value for name, value in told.items() if name not in {"message", "code", "status"}}
+    return ProtocolError(message, status=status, code=code, **data)

@@ -1,0 +1,327 @@
+"""The settings: one frozen tree, read from YAML, checked as a whole.
+
+What lives here: every setting, its default and its meaning, and the only place that reads the environment.
+What never does: acting on a setting. A component is handed its own section and nothing else.
+
+Order, later wins: built-in defaults, ``configs/default.yaml`` of the home, ``--config FILE``, ``--set k=v``.
+"""
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lorad.domain import Until
+from lorad.errors import ConfigError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A frozen part of the settings that refuses keys that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class InboxSettings(Section):
+    """When a dropped file is complete, and what is too much."""
+
+    settle_seconds: Seconds = 5.0
+    """A file is taken once its size and time of change have rested this long."""
+    rescan_seconds: Seconds = 30.0
+    """The folder is read anew this often, whatever the events said."""
+    max_bytes: Count = 1_000_000_000
+    max_rows: Count = 1_000_000
+    max_row_bytes: Count = 1_000_000
+    max_bad_share: Share = 0.0
+    """Accept the good rows of a file while at most this share is bad; else the file fails."""
+
+
+class SizeRow(Section):
+    """One row of the planner's table: the settings for drops of fewer than ``below`` examples."""
+
+    below: Count | None = None
+    """``None`` in the last row: everything larger."""
+    rank: Count
+    alpha: Count
+    epochs: Count
+    batch: Count
+    accumulation: Count
+    max_length: Count
+
+
+class RateRow(Section):
+    """The learning rate for models of fewer than ``below_parameters`` parameters."""
+
+    below_parameters: float | None = None
+    learning_rate: Annotated[float, Field(gt=0)]
+
+
+class UntilSettings(Section):
+    """When a session may end; see ``domain.Until``."""
+
+    recall: Share = 0.95
+    max_epochs: Count = 30
+    patience: Count = 3
+    min_delta: Share = 0.01
+
+    def as_until(self) -> Until:
+        """Return the record that the plan carries."""
+        return Until(**self.model_dump())
+
+
+class PlannerSettings(Section):
+    """How a drop's size becomes a session's settings."""
+
+    table: tuple[SizeRow, ...] = (
+        SizeRow(below=100, rank=8, alpha=16, epochs=10, batch=2, accumulation=4, max_length=512),
+        SizeRow(below=500, rank=16, alpha=32, epochs=5, batch=2, accumulation=4, max_length=640),
+        SizeRow(rank=32, alpha=64, epochs=3, batch=4, accumulation=2, max_length=768),
+    )
+    learning_rates: tuple[RateRow, ...] = (
+        RateRow(below_parameters=2e9, learning_rate=1e-3),
+        RateRow(learning_rate=3e-4),
+    )
+    warmup_share: Share = 0.1
+    """Warm-up is min(share x n, ``warmup_max``) steps."""
+    warmup_max: int = 50
+    until: UntilSettings = UntilSettings()
+
+
+class RehearsalSettings(Section):
+    """How old examples are trained again beside the new ones."""
+
+    share: Share = 0.5
+    """Share of a round given to old examples once they do not all fit."""
+    max_examples: int = 2000
+    """All old examples are candidates for rehearsal while there are at most this many."""
+    refresh: Share = 0.25
+    """Share of what is already recalled that each round trains again."""
+    general_share: Share = 0.1
+    """Share of general conversation answered by the pristine base."""
+
+
+class TrainingSettings(Section):
+    """How the session's child process runs."""
+
+    seed: int = 20_261_121
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    gradient_checkpointing: bool | None = None
+    """``None`` lets the planner decide by the machine."""
+    threads: int | None = None
+    """CPU threads of the child; ``None`` takes all cores, at lower priority than answering."""
+    nice: int = 10
+    max_rank: Count = 64
+    """The summed rank above which the adapter is consolidated."""
+    max_seconds: Seconds = 6 * 3600
+    """A session that takes longer is stopped and counts as failed."""
+
+
+class JudgeSettings(Section):
+    """What a candidate must prove."""
+
+    min_recall: Share = 0.95
+    """Recall on the new data."""
+    max_drop_examples: int = 2
+    max_drop_share: Share = 0.02
+    """An old dataset may lose at most max(``max_drop_examples``, this share of it)."""
+    significance: Share = 0.05
+    """Pooled loss over old examples, exact McNemar test."""
+    max_perplexity_rise: float = 0.15
+    max_kl: float = 1.0
+    max_degenerate_share: Share = 0.1
+    max_reload_difference: float = 1e-6
+    max_merge_difference: float = 2.0
+    """Logits; float32 stays under 0.01, bfloat16 rounds the merged weights."""
+    max_truncation_error: float = 0.05
+
+
+class EngineSettings(Section):
+    """How questions are answered."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    max_waiting: Count = 32
+    """Requests beyond this many get 503 and Retry-After."""
+    max_new_tokens: Count = 256
+    resident_versions: Count = 3
+    """Adapters kept in memory; ``latest`` and ``previous`` always are."""
+
+
+class ServerSettings(Section):
+    """Where questions arrive."""
+
+    socket: str = "run/lorad.sock"
+    """Relative to the home. The folder is made 0750, the socket 0660."""
+
+
+class TrackSettings(Section):
+    """One line of learning."""
+
+    task: Literal["chat"] = "chat"
+    base: str = "smollm2"
+    """A name under ``models/base``, made by ``lorad base add``."""
+
+
+class RegistrySettings(Section):
+    """How many versions stay on disk."""
+
+    keep: Count = 10
+
+
+class LogSettings(Section):
+    """What is written to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+    """``auto`` writes for people on a terminal and JSON elsewhere."""
+
+
+class Settings(Section):
+    """Everything that can be set."""
+
+    tracks: dict[str, TrackSettings] = {"chat": TrackSettings()}
+    inbox: InboxSettings = InboxSettings()
+    planner: PlannerSettings = PlannerSettings()
+    rehearsal: RehearsalSettings = RehearsalSettings()
+    training: TrainingSettings = TrainingSettings()
+    judge: JudgeSettings = JudgeSettings()
+    engine: EngineSettings = EngineSettings()
+    server: ServerSettings = ServerSettings()
+    registry: RegistrySettings = RegistrySettings()
+    log: LogSettings = LogSettings()
+
+
+class Home:
+    """The folder that holds ``configs/``, ``inbox/`` and ``models/``, and where things lie in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.configs = self.root / "configs"
+        self.inbox = self.root / "inbox"
+        self.models = self.root / "models"
+        self.database = self.models / "lorad.sqlite3"
+
+    def base(self, name: str) -> Path:
+        """Return where the base model of this name lies."""
+        return self.models / "base" / name
+
+    def track(self, name: str) -> Path:
+        """Return the folder of a track: its tracker, versions, candidates."""
+        return self.models / name
+
+    def socket(self, settings: ServerSettings) -> Path:
+        """Return the socket's path."""
+        return self.root / settings.socket
+
+
+def find_home(given: str | None, environment: Mapping[str, str] = os.environ) -> Home:
+    """Return the home named by ``--home``, ``LORAD_HOME`` or the current folder, in this order."""
+    named = given or environment.get("LORAD_HOME")
+    if named:
+        root = Path(named).expanduser()
+        if not root.is_dir():
+            raise ConfigError(
+                f"the home {root} does not exist; make it with: lorad init {root}",
+                code="no_home",
+                path=str(root),
+            )
+        return Home(root)
+    here = Path.cwd()
+    if all((here / part).is_dir() for part in ("configs", "inbox", "models")):
+        return Home(here)
+    raise ConfigError(
+        f"{here} is not a lorad home (no configs/, inbox/ and models/ in it); "
+        "go to one, name one with --home or LORAD_HOME, or make one with: lorad init FOLDER",
+        code="no_home",
+        path=str(here),
+    )
+
+
+def load_settings(home: Home, config: str | None = None, overrides: Sequence[str] = ()) -> Settings:
+    """Read the settings of a home; raise one ``ConfigError`` that names every problem."""
+    tree: dict[str, Any] = {}
+    default = home.configs / "default.yaml"
+    for path in [default] * default.is_file() + ([_find_config(home, config)] if config else []):
+        tree = _overlay(tree, _read_yaml(path))
+    for override in overrides:
+        tree = _overlay(tree, _parse_override(override))
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        problems = [_explain(problem) for problem in error.errors()]
+        raise ConfigError(
+            "the settings do not work:\n  " + "\n  ".join(problems), problems=problems
+        ) from None
+
+
+def _find_config(home: Home, name: str) -> Path:
+    candidates = [Path(name), home.configs / name, home.configs / f"{name}.yaml"]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise ConfigError(
+        f"no settings file {name}; looked at {', '.join(map(str, candidates))}", code="no_config"
+    )
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read the settings in {path}: {error}", code="unreadable_config") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must hold a mapping of sections, not a {type(data).__name__}")
+    return data
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(
+            f"--set {text}: write it as section.key=value, for example --set inbox.settle_seconds=1"
+        )
+    tree: Any = yaml.safe_load(value)
+    for part in reversed(key.strip().split(".")):
+        tree = {part: tree}
+    return dict(tree)
+
+
+def _overlay(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = _overlay(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _explain(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        return f"{where}: {problem['msg']} (given: {problem['input']!r})"
+    known = _known_keys(problem["loc"][:-1])
+    near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+    return f"{where}: there is no such setting; {hint}"
+
+
+def _known_keys(path: Iterable[Any]) -> list[str]:
+    model: Any = Settings
+    for part in path:
+        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+            model = model.model_fields[part].annotation
+        else:  # inside dict[str, X] or tuple[X, ...]: the key or index says nothing, the type's argument does
+            model = getattr(model, "__args__", (None, None))[-1 if not isinstance(part, int) else 0]
+        if (
+            hasattr(model, "__args__")
+            and not isinstance(part, int)
+            and getattr(model, "__origin__", None) is None
+        ):
+            model = model.__args__[0]
+    return sorted(getattr(model, "model_fields", {}))

@@ -1,0 +1,132 @@
+"""A tool: the SQLite file that the ledger and the memory share.
+
+One file, so that a drop's acceptance (its rows in memory, its job in the queue) is one transaction. WAL,
+full synchronisation: a committed transaction survives a power cut.
+"""
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lorad.errors import RegistryError, RetryLater
+
+#: Each entry is applied once, in order; ``PRAGMA user_version`` counts them. Never edit one that was released.
+MIGRATIONS = (
+    """
+    CREATE TABLE drops (
+        id INTEGER PRIMARY KEY, name TEXT NOT NULL, track TEXT NOT NULL, state TEXT NOT NULL,
+        digest TEXT NOT NULL DEFAULT '', rows INTEGER NOT NULL DEFAULT 0,
+        taken_at REAL NOT NULL, ended_at REAL, reason TEXT NOT NULL DEFAULT '{}'
+    );
+    CREATE TABLE jobs (
+        id INTEGER PRIMARY KEY, track TEXT NOT NULL, dataset TEXT NOT NULL, state TEXT NOT NULL,
+        kind TEXT NOT NULL DEFAULT 'learn', created_at REAL NOT NULL, started_at REAL, ended_at REAL,
+        attempts INTEGER NOT NULL DEFAULT 0, force INTEGER NOT NULL DEFAULT 0,
+        settings TEXT NOT NULL DEFAULT '{}', version TEXT, reason TEXT NOT NULL DEFAULT '{}'
+    );
+    CREATE TABLE events (
+        id INTEGER PRIMARY KEY, at REAL NOT NULL, name TEXT NOT NULL, data TEXT NOT NULL DEFAULT '{}'
+    );
+    CREATE TABLE flags (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+    CREATE TABLE examples (
+        id TEXT NOT NULL, track TEXT NOT NULL, question_id TEXT NOT NULL, dataset TEXT NOT NULL,
+        task TEXT NOT NULL, question TEXT NOT NULL, answer TEXT NOT NULL, line INTEGER NOT NULL DEFAULT 0,
+        drop_id INTEGER REFERENCES drops(id), added_at REAL NOT NULL,
+        superseded_by TEXT, forgotten_at REAL, learned_in TEXT, recalled INTEGER, recalled_in TEXT,
+        PRIMARY KEY (track, id)
+    );
+    CREATE INDEX examples_by_question ON examples (track, question_id);
+    CREATE INDEX examples_by_dataset ON examples (track, dataset);
+    """,
+)
+
+
+class Database:
+    """One connection to the home's SQLite file, shared by the threads of one process."""
+
+    def __init__(self, path: Path | str) -> None:
+        if path != ":memory:":
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+        self._connection.row_factory = sqlite3.Row
+        try:
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=FULL")
+            self._connection.execute("PRAGMA foreign_keys=ON")
+            self._migrate()
+        except sqlite3.DatabaseError as error:
+            self._connection.close()
+            raise RegistryError(
+                f"{path} is not a lorad database ({error}); move it away and restart, then re-import memory with: "
+                "lorad memory import FILE",
+                code="database_damaged",
+            ) from error
+
+    def _migrate(self) -> None:
+        with self.transaction():
+            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > len(MIGRATIONS):
+                raise RegistryError(
+                    "the database was written by a newer lorad; upgrade this one", code="newer_database"
+                )
+            for script in MIGRATIONS[version:]:
+                for statement in script.split(";"):
+                    if statement.strip():
+                        self._connection.execute(statement)
+            self._connection.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit everything inside or nothing; nests into the outermost one."""
+        with self._lock:
+            if not self._depth:
+                self._begin()
+            self._depth += 1
+            try:
+                yield
+            except BaseException:
+                self._depth -= 1
+                if not self._depth:
+                    self._connection.execute("ROLLBACK")
+                raise
+            self._depth -= 1
+            if not self._depth:
+                self._commit()
+
+    def _begin(self) -> None:
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            raise RetryLater(f"the database is busy: {error}", code="locked") from error
+
+    def _commit(self) -> None:
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            self._connection.execute("ROLLBACK")
+            raise RetryLater(f"the database could not be written: {error}", code="disk") from error
+
+    def run(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        """Execute one statement, in a transaction of its own unless one is open."""
+        with self.transaction():
+            return self._connection.execute(statement, values)
+
+    def run_many(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
+        """Execute one statement for every row, all or none."""
+        with self.transaction():
+            self._connection.executemany(statement, rows)
+
+    def rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        """Return all rows of a query."""
+        with self._lock:
+            return self._connection.execute(query, values).fetchall()
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._connection.close()

@@ -1,0 +1,284 @@
+"""The vocabulary: the records that every other module speaks in.
+
+What lives here: frozen data and the few pure rules that belong to a record alone. What never does: files,
+tensors, sockets, clocks. Times are Unix seconds as floats and always come from a caller's ``now``.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
+
+from lorad.states import DropState, JobState
+
+T = TypeVar("T")
+
+
+def canonical(value: Any) -> str:
+    """Return the one JSON text that equal values share: sorted keys, no spaces, plain UTF-8."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def digest(value: Any) -> str:
+    """Return the sha256 of a value's canonical JSON as 64 hex digits."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def as_json(record: Any) -> dict[str, Any]:
+    """Return a record as plain JSON data; ``restore`` is the way back."""
+    return asdict(record)
+
+
+def restore(kind: type[T], data: Mapping[str, Any]) -> T:
+    """Build a record from JSON data, checking every field's type; raise ``pydantic.ValidationError``."""
+    from pydantic import TypeAdapter  # noqa: PLC0415 - 60 ms that `lorad status` need not spend
+
+    return TypeAdapter(kind).validate_python(data)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One thing to learn: a question in a task's own form and the answer to give."""
+
+    task: str
+    question: Any
+    """JSON data of the task: for ``chat`` the messages before the answer."""
+    answer: Any
+    """JSON data of the task: for ``chat`` the assistant's text."""
+    dataset: str = ""
+    line: int = 0
+    """Where in its file the row stood, counted from 1; 0 when it did not come from a file."""
+
+    @property
+    def question_id(self) -> str:
+        """Identify the question: two examples with the same one and different answers contradict."""
+        return digest([self.task, self.question])
+
+    @property
+    def id(self) -> str:
+        """Identify the example by its content alone: a copy in another file has the same id."""
+        return digest([self.task, self.question, self.answer])
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An example as token ids; ``tokens[start:]`` are the answer, which alone is trained."""
+
+    tokens: tuple[int, ...]
+    start: int
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def answer(self) -> tuple[int, ...]:
+        """Return the trained tokens, the end token included."""
+        return self.tokens[self.start :]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """What a plan must know of a base model."""
+
+    name: str
+    parameters: int
+    layers: int
+    hidden: int
+    vocabulary: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What a plan must know of the machine."""
+
+    device: str
+    """``cpu``, ``cuda`` or ``mps``."""
+    name: str
+    memory_bytes: int
+    """Free memory of the device that trains."""
+    threads: int
+    fast_bfloat16: bool
+    """Whether bfloat16 matrix products are worth having, tried and not assumed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowProblem:
+    """Why one row of a file cannot be learned from."""
+
+    line: int
+    field: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drop:
+    """A file that was put in the inbox, and what became of it."""
+
+    id: int
+    name: str
+    track: str
+    state: DropState
+    digest: str = ""
+    """sha256 of the canonical rows; empty until the file was read."""
+    rows: int = 0
+    taken_at: float
+    ended_at: float | None = None
+    reason: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Until:
+    """When a session may end: what counts as learned, and when to stop hoping."""
+
+    recall: float
+    max_epochs: int
+    patience: int
+    """Rounds without progress before the session gives up."""
+    min_delta: float
+    """The smallest gain in recall that counts as progress."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """What a session trains beside its new examples."""
+
+    share: float
+    """Share of rehearsed rows in a round, where old examples do not all fit."""
+    max_examples: int
+    """All old examples are rehearsed while there are at most this many."""
+    refresh: float
+    """Share of the already recalled examples that each round trains again."""
+    general: float
+    """Share of general conversation, answered by the pristine base."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The settings of one session, decided from a drop's size and the machine, and why."""
+
+    examples: int
+    rank: int
+    alpha: int
+    epochs: int
+    batch: int
+    accumulation: int
+    max_length: int
+    warmup_steps: int
+    learning_rate: float
+    until: Until
+    mix: Mix
+    max_rank: int
+    seed: int
+    dtype: str
+    gradient_checkpointing: bool
+    pack_tokens: int
+    """Tokens that one forward pass may hold: ``batch`` rows of ``max_length``. Shorter rows go together, so
+    short examples fill an effective batch in one pass; the gradient is the same."""
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def effective_batch(self) -> int:
+        """Return the examples that one optimizer step learns from."""
+        return self.batch * self.accumulation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One drop's way to a version."""
+
+    id: int
+    track: str
+    dataset: str
+    state: JobState
+    kind: str = "learn"
+    """``learn`` (a drop), ``refit`` (all of memory from the pristine base) or ``consolidate``."""
+    created_at: float
+    started_at: float | None = None
+    ended_at: float | None = None
+    attempts: int = 0
+    force: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
+    version: str | None = None
+    reason: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """Everything that a session needs, written to its folder as ``request.json``."""
+
+    job: int
+    track: str
+    task: str
+    kind: str
+    dataset: str
+    base: str
+    """The base model's folder."""
+    parent: str | None
+    """The parent version's folder."""
+    parent_version: str | None
+    plan: Plan
+    settings: dict[str, Any]
+    """The resolved ``training`` and ``judge`` sections."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """How many examples of one dataset a model answers right."""
+
+    right: int
+    total: int
+
+    @property
+    def recall(self) -> float:
+        """Return the share answered right; an empty dataset counts as fully recalled."""
+        return self.right / self.total if self.total else 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What was measured on a candidate, beside the same on its parent."""
+
+    dataset: str
+    """The dataset that the session was for."""
+    scores: dict[str, Score]
+    """Candidate's recall on every dataset in memory, the new one included."""
+    before: dict[str, Score]
+    """The parent's recall on the same datasets, measured in the same session."""
+    broken: int
+    """Old examples that the parent answered right and the candidate does not."""
+    mended: int
+    """Old examples that the candidate answers right and the parent did not."""
+    perplexity: float
+    perplexity_base: float
+    kl_base: float
+    """Mean KL divergence from the pristine base on its stored conversations, nats per token."""
+    degenerate: int
+    """Sampled answers that were empty, endless or repeated themselves."""
+    sampled: int
+    reload_difference: float
+    """Largest difference between an adapter's numbers in memory and reloaded from disk; exact is 0."""
+    merge_difference: float
+    """Largest logit difference between the model as trained (parent merged into the base, fresh adapter) and
+    as served (pristine base, one adapter that carries both)."""
+    truncation_error: float
+    """Relative Frobenius error of consolidating the adapter; 0 when nothing was truncated."""
+    finite: bool
+    ended_by: str
+    """What ended the session: ``recall``, ``ceiling``, ``patience`` or ``interrupted``."""
+    too_long: int = 0
+    """New examples over the plan's length, left out and reported."""
+    repairs: tuple[str, ...] = ()
+    """What was tried after a failed verdict: ``repair``, ``refit``."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Promote a candidate or not, and every reason."""
+
+    promote: bool
+    reasons: tuple[str, ...]
+    """One sentence per check, with its numbers; a failed check begins with ``failed:``."""
+    failed: tuple[str, ...] = ()
+    """The names of the checks that failed."""

@@ -1,0 +1,354 @@
+"""A capability: answering. One pristine base in memory, versions laid over it, requests one at a time.
+
+What lives here: the bounded queue of requests, generating, swapping versions between two requests. What
+never does: threads (whoever owns one calls ``work``), HTTP, choosing versions.
+
+A request keeps the version that served when it was accepted, to its last token: the name is resolved at
+the door, and a version stays in memory while anybody waits for it.
+"""
+
+import contextlib
+import queue
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.generation.streamers import BaseStreamer
+
+from lorad.config import EngineSettings
+from lorad.errors import LoradError, ProtocolError, RegistryError
+from lorad.tasks import Task
+from lorad.weights import Base, Deck
+
+BASE = "base"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How to choose the next token; temperature 0 is greedy."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of an answer as generated; the last one says why it ended."""
+
+    text: str
+    finish: str | None = None
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+
+
+@dataclass(slots=True)
+class Ticket:
+    """One accepted request on its way to an answer."""
+
+    track: str
+    version: str
+    prompt: list[int]
+    sampling: Sampling
+    pieces: "queue.Queue[Piece | BaseException]" = field(default_factory=queue.Queue)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def answer(self, timeout: float = 600.0) -> Iterator[Piece]:
+        """Yield the answer as it is generated; raise what went wrong. Leaving early cancels the rest."""
+        try:
+            while True:
+                piece = self.pieces.get(timeout=timeout)
+                if isinstance(piece, BaseException):
+                    raise piece
+                yield piece
+                if piece.finish:
+                    return
+        finally:
+            self.cancelled.set()
+
+
+class _Seat:
+    """A track's place in the engine: its task, its deck, and what serves."""
+
+    def __init__(self, task: Task, base: Base) -> None:
+        self.task = task
+        self.deck = Deck(base)
+        self.serving = BASE
+        self.hashes: dict[str, str] = {BASE: base.fingerprint[:12]}
+        self.recent: OrderedDict[str, None] = OrderedDict()
+
+
+class Engine:
+    """Answers questions about any track from any of its versions."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._seats: dict[str, _Seat] = {}
+        self._tickets: queue.Queue[Ticket | Callable[[], None]] = queue.Queue()
+        self._door = threading.Lock()
+        self._waiting: Counter[tuple[str, str]] = Counter()
+        self.requests = 0
+        self.active = 0
+        self.tokens_per_second: float | None = None
+
+    # -- versions
+
+    def seat(self, track: str, task: Task, base: Base) -> None:
+        """Give a track its place; until a version is served the base answers."""
+        task.check_tokenizer(base.tokenizer)
+        self._seats[track] = _Seat(task, base)
+
+    def base(self, track: str) -> Base:
+        """Return the track's base model."""
+        return self._find(track).deck.base
+
+    def task(self, track: str) -> Task:
+        """Return the track's task."""
+        return self._find(track).task
+
+    def serving(self, track: str) -> str:
+        """Return the version that new requests get."""
+        return self._find(track).serving
+
+    def load(self, track: str, version: str, folder: Path, fingerprint: str) -> None:
+        """Bring a version into memory between two requests; raise ``RegistryError`` when it cannot be loaded."""
+        seat = self._find(track)
+
+        def bring() -> None:
+            if version not in seat.deck.names:
+                seat.deck.add(version, folder)
+                seat.hashes[version] = fingerprint[:12]
+            self._make_room(track, seat, version)
+
+        self._between_requests(bring)
+
+    def serve(self, track: str, version: str | None) -> None:
+        """Give new requests this version (or the base); requests already accepted keep theirs."""
+        seat = self._find(track)
+        with self._door:
+            if version is not None and version not in seat.deck.names:
+                raise RegistryError(f"{version} is not loaded", code="not_loaded", version=version)
+            seat.serving = version or BASE
+
+    def _make_room(self, track: str, seat: _Seat, keep: str) -> None:
+        seat.recent[keep] = None
+        seat.recent.move_to_end(keep)
+        with self._door:
+            busy = {version for (name, version), count in self._waiting.items() if count and name == track}
+        for version in list(seat.recent):
+            if len(seat.recent) <= self._settings.resident_versions:
+                break
+            if version not in busy | {keep, seat.serving}:
+                seat.deck.drop(version)
+                del seat.recent[version]
+
+    def _between_requests(self, act: Callable[[], None]) -> None:
+        """Run something on the thread that generates, and wait for it."""
+        done: queue.Queue[BaseException | None] = queue.Queue()
+
+        def run() -> None:
+            try:
+                act()
+            except Exception as error:  # noqa: BLE001 - handed to whoever waits
+                done.put(error)
+            else:
+                done.put(None)
+
+        self._tickets.put(run)
+        if (error := done.get()) is not None:
+            raise error
+
+    def _find(self, track: str) -> _Seat:
+        if track not in self._seats:
+            raise ProtocolError(
+                f"there is no model {track!r}; list them with: GET /v1/models",
+                status=404,
+                code="model_not_found",
+            )
+        return self._seats[track]
+
+    # -- requests
+
+    def resident(self, track: str, version: str) -> bool:
+        """Tell whether a version is in memory."""
+        return version == BASE or version in self._find(track).deck.names
+
+    def fingerprint(self, track: str, version: str) -> str:
+        """Return ``system_fingerprint``: the version and the first digits of its hash."""
+        return f"{version}-{self._find(track).hashes.get(version, 'unknown')}"
+
+    def submit(self, track: str, question: Any, sampling: Sampling, version: str | None = None) -> Ticket:
+        """Accept a request at the end of the queue; raise ``ProtocolError`` (503) when the queue is full."""
+        seat = self._find(track)
+        prompt = seat.task.prompt(seat.deck.base.tokenizer, question)
+        self._check_length(seat, prompt, sampling)
+        with self._door:
+            if sum(self._waiting.values()) >= self._settings.max_waiting:
+                raise ProtocolError(
+                    "too many questions are waiting; try again in a second",
+                    status=503,
+                    code="busy",
+                    retry_after=1,
+                )
+            ticket = Ticket(track, version or seat.serving, prompt, sampling)
+            self._waiting[track, ticket.version] += 1
+            self.requests += 1
+        self._tickets.put(ticket)
+        return ticket
+
+    @staticmethod
+    def _check_length(seat: _Seat, prompt: list[int], sampling: Sampling) -> None:
+        longest = getattr(seat.deck.base.model.config, "max_position_embeddings", None)
+        if longest and len(prompt) + sampling.max_tokens > longest:
+            raise ProtocolError(
+                f"the question has {len(prompt)} tokens and asks for {sampling.max_tokens} more; this model reads {longest} in all",
+                code="context_length_exceeded",
+            )
+
+    @property
+    def waiting(self) -> int:
+        """Count the requests that are not yet answered, those being answered included."""
+        with self._door:
+            return sum(self._waiting.values())
+
+    # -- work
+
+    def work(self, timeout: float) -> bool:
+        """Do the next thing in the queue; return whether there was one within ``timeout`` seconds."""
+        try:
+            item = self._tickets.get(timeout=timeout)
+        except queue.Empty:
+            return False
+        if isinstance(item, Ticket):
+            self._answer(item)
+        else:
+            item()
+        return True
+
+    def _answer(self, ticket: Ticket) -> None:
+        self.active = 1
+        try:
+            if not ticket.cancelled.is_set():
+                self._generate(ticket)
+        except LoradError as error:
+            ticket.pieces.put(error)
+        except Exception as error:  # noqa: BLE001 - the client is told, the engine lives on
+            ticket.pieces.put(
+                ProtocolError(
+                    f"answering failed: {type(error).__name__}: {error}", status=500, code="internal"
+                )
+            )
+        finally:
+            self.active = 0
+            with self._door:
+                self._waiting[ticket.track, ticket.version] -= 1
+
+    @torch.inference_mode()
+    def _generate(self, ticket: Ticket) -> None:
+        seat = self._find(ticket.track)
+        tokenizer = seat.deck.base.tokenizer
+        ends = set(seat.task.stop_tokens(tokenizer))
+        streamer = _Streamer(ticket, tokenizer, ends)
+        began = time.perf_counter()
+        if ticket.sampling.seed is not None:
+            torch.manual_seed(ticket.sampling.seed)
+        with seat.deck.use(None if ticket.version == BASE else ticket.version) as model:
+            ids = torch.tensor([ticket.prompt], device=model.device)
+            with contextlib.suppress(_Enough):
+                model.generate(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    streamer=streamer,
+                    max_new_tokens=ticket.sampling.max_tokens,
+                    eos_token_id=sorted(ends),
+                    pad_token_id=min(ends),
+                    **_how(ticket.sampling),
+                )
+        streamer.close()
+        elapsed = time.perf_counter() - began
+        if streamer.count and elapsed:
+            self.tokens_per_second = round(streamer.count / elapsed, 1)
+
+
+def _how(sampling: Sampling) -> dict[str, Any]:
+    if sampling.temperature <= 0:
+        return {"do_sample": False}
+    return {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+
+
+class _Enough(Exception):  # noqa: N818 - control flow: a stop text was met, or the client left
+    pass
+
+
+class _Streamer(BaseStreamer):
+    """Turn tokens into text as they come, changing nothing: no trimming, no clean-up."""
+
+    def __init__(self, ticket: Ticket, tokenizer: Any, ends: set[int]) -> None:
+        self._ticket = ticket
+        self._tokenizer = tokenizer
+        self._ends = ends
+        self._tokens: list[int] = []
+        self._sent = ""
+        self._ended = False
+        self._prompt_seen = False
+        self._finish = "length"
+        self.count = 0
+
+    def put(self, value: Any) -> None:
+        """Take the next token; the first call is the prompt."""
+        if not self._prompt_seen:
+            self._prompt_seen = True
+            return
+        if self._ticket.cancelled.is_set():
+            raise _Enough
+        for token in value.flatten().tolist():
+            self.count += 1
+            if token in self._ends:
+                self._finish = "stop"
+                return
+            self._tokens.append(token)
+        self._send(whole=False)
+
+    def end(self) -> None:
+        """Nothing: ``close`` ends the answer, also after an early stop."""
+
+    def close(self) -> None:
+        """Send what is left and say why the answer ended."""
+        if not self._ended:
+            self._send(whole=True)
+        self._ticket.pieces.put(Piece("", self._finish, len(self._ticket.prompt), self.count))
+
+    def _send(self, *, whole: bool) -> None:
+        text = self._tokenizer.decode(
+            self._tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        if not whole and text.endswith("\ufffd"):
+            return  # half of a character: wait for the rest of it
+        cut = min((at for stop in self._ticket.sampling.stop if (at := text.find(stop)) >= 0), default=-1)
+        if cut >= 0:
+            text, self._finish, self._ended = text[:cut], "stop", True
+        held = 0 if whole or self._ended else _possible_stop(text, self._ticket.sampling.stop)
+        fresh = text[len(self._sent) : len(text) - held]
+        if fresh:
+            self._sent += fresh
+            self._ticket.pieces.put(Piece(fresh))
+        if self._ended:
+            raise _Enough
+
+
+def _possible_stop(text: str, stops: tuple[str, ...]) -> int:
+    """Return how many last characters may be the beginning of a stop text."""
+    lengths = (
+        size
+        for stop in stops
+        for size in range(min(len(stop) - 1, len(text)), 0, -1)
+        if stop.startswith(text[-size:])
+    )
+    return max(lengths, default=0)

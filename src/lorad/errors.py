@@ -1,0 +1,80 @@
+"""The ground: one root error, one subclass per reaction.
+
+What lives here: what can go wrong, sorted by what the program then does. What never does: handling.
+
+Every error has a stable ``code`` for machines, a sentence that says what to do for people, and data
+fields. Raise or log, never both; only the loops (cycle, server, app, cli) log.
+"""
+
+from typing import Any
+
+
+class LoradError(Exception):
+    """Carry a stable code, a sentence that says what to do, and data; raise only its subclasses."""
+
+    code = "internal"
+
+    def __init__(self, message: str, *, code: str | None = None, **data: Any) -> None:
+        if type(self) is LoradError:
+            raise TypeError("raise one of LoradError's subclasses: the subclass names the reaction")
+        super().__init__(message)
+        self.message = message
+        self.code = code or type(self).code
+        self.data = data
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the form that reason files, the socket and ``--json`` show."""
+        return {"code": self.code, "message": self.message, **self.data}
+
+
+class ConfigError(LoradError):
+    """Refuse to start: the settings, the home or the environment cannot work."""
+
+    code = "config"
+
+
+class SampleError(LoradError):
+    """Quarantine the file: what it holds cannot be learned from."""
+
+    code = "sample"
+
+
+class RetryLater(LoradError):  # noqa: N818 - a reaction, not a mistake of anybody's
+    """Try again later: the disk is full, memory is short, somebody else holds the lock."""
+
+    code = "retry_later"
+
+
+class TrainingError(LoradError):
+    """Discard the candidate: the session failed, and ``latest`` goes on serving."""
+
+    code = "training"
+
+
+class RegistryError(LoradError):
+    """Stop using this version: it is missing, damaged or does not fit its base."""
+
+    code = "registry"
+
+
+class ProtocolError(LoradError):
+    """Answer the client with this status: the request cannot be served as asked."""
+
+    code = "bad_request"
+
+    def __init__(self, message: str, *, status: int = 400, code: str | None = None, **data: Any) -> None:
+        super().__init__(message, code=code, **data)
+        self.status = status
+
+
+class Interrupted(LoradError):  # noqa: N818 - control flow: somebody asked us to stop
+    """Unwind: the session was cancelled or the daemon is stopping."""
+
+    code = "interrupted"
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """Return any exception as a code and a sentence; whatever is not ours is ``internal``."""
+    if isinstance(error, LoradError):
+        return error.as_dict()
+    return {"code": "internal", "message": f"{type(error).__name__}: {error}"}

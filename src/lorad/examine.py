@@ -1,0 +1,108 @@
+"""A capability: measuring a candidate. Numbers only; ``judge`` decides.
+
+What lives here: perplexity on a fixed text, distance from the base on its own conversations, sampled
+answers that went wrong. What never does: thresholds.
+"""
+
+from collections.abc import Sequence
+from importlib import resources
+from itertools import takewhile
+from math import exp
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from lorad import teacher
+from lorad.domain import Encoded
+from lorad.tasks import Task
+from lorad.weights import Deck
+
+TEXT_BLOCK = 256
+SAMPLED = 6
+ENDLESS = 128
+"""Tokens after which a greedy answer that has not ended counts as endless."""
+
+
+def general_prompts() -> list[str]:
+    """Return the fixed everyday questions that general ability is protected and measured with."""
+    return _resource("general_prompts.txt").splitlines()
+
+
+def _resource(name: str) -> str:
+    return resources.files("lorad").joinpath(name).read_text(encoding="utf-8").strip()
+
+
+def answer_as_base(
+    model: Any, tokenizer: Any, task: Task, *, limit: int, length: int
+) -> list[dict[str, str]]:
+    """Return everyday questions with the pristine base's own greedy answers of fewer than ``length`` tokens."""
+    questions = general_prompts()[:limit]
+    asked = [[{"role": "user", "content": question}] for question in questions]
+    answers = greedy(model, tokenizer, task, asked, length)
+    return [
+        {"question": question, "answer": tokenizer.decode(tokens, skip_special_tokens=True)}
+        for question, tokens in zip(questions, answers, strict=True)
+        if len(tokens) < length  # an answer that was cut would teach to stop in the middle
+    ]
+
+
+@torch.inference_mode()
+def greedy(model: Any, tokenizer: Any, task: Task, questions: Sequence[Any], length: int) -> list[list[int]]:
+    """Answer questions together, greedily; return each answer's tokens without the end token."""
+    prompts = [task.prompt(tokenizer, question) for question in questions]
+    ends = list(task.stop_tokens(tokenizer))
+    longest = max(map(len, prompts), default=0)
+    padded = [[ends[0]] * (longest - len(prompt)) + prompt for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    output = model.generate(
+        input_ids=torch.tensor(padded, device=model.device),
+        attention_mask=torch.tensor(mask, device=model.device),
+        max_new_tokens=length,
+        do_sample=False,
+        eos_token_id=ends,
+        pad_token_id=ends[0],
+    )
+    return [list(takewhile(lambda token: token not in ends, row)) for row in output[:, longest:].tolist()]
+
+
+@torch.inference_mode()
+def perplexity(model: Any, tokenizer: Any) -> float:
+    """Return exp(mean negative log likelihood) a token over the fixed text, in blocks of 256 tokens."""
+    tokens = tokenizer(_resource("general_text.txt"), add_special_tokens=False)["input_ids"]
+    total = count = 0.0
+    for begin in range(0, len(tokens) - 1, TEXT_BLOCK):
+        block = torch.tensor([tokens[begin : begin + TEXT_BLOCK + 1]], device=model.device)
+        if block.shape[1] < 2:  # noqa: PLR2004 - nothing is predicted
+            break
+        logits = model(input_ids=block[:, :-1], use_cache=False).logits[0].float()
+        total += float(functional.cross_entropy(logits, block[0, 1:], reduction="sum"))
+        count += block.shape[1] - 1
+    return exp(total / max(1.0, count))
+
+
+@torch.inference_mode()
+def distance_from_base(deck: Deck, name: str, rows: Sequence[Encoded], most_tokens: int = 512) -> float:
+    """Return the mean KL(base || version) in nats a token over the base's own answers."""
+    total = count = 0.0
+    for numbers in teacher.divide(rows, most_tokens):
+        packed = teacher.pack([rows[number] for number in numbers])
+        with deck.use(name) as model:
+            ours = functional.log_softmax(teacher.answer_logits(model, packed).float(), -1)
+        with deck.use(None) as model:
+            theirs = functional.log_softmax(teacher.answer_logits(model, packed).float(), -1)
+        total += float(functional.kl_div(ours, theirs, reduction="sum", log_target=True))
+        count += len(packed.targets)
+    return total / count if count else 0.0
+
+
+def degenerate(model: Any, tokenizer: Any, task: Task, questions: Sequence[Any]) -> int:
+    """Count greedy answers that are empty, or endless and saying the same again and again."""
+    answers = greedy(model, tokenizer, task, questions, ENDLESS)
+    return sum(not tokens or (len(tokens) >= ENDLESS and _repeats(tokens)) for tokens in answers)
+
+
+def _repeats(tokens: Sequence[int], span: int = 4) -> bool:
+    """Tell whether fewer than a third of the runs of ``span`` tokens are different ones."""
+    runs = [tuple(tokens[i : i + span]) for i in range(len(tokens) - span + 1)]
+    return len(set(runs)) < len(runs) / 3

@@ -1,0 +1,192 @@
+"""Materials: the ledger. Which files came, which jobs they became, and what happened.
+
+What lives here: drops, jobs, events and flags in SQLite, every state change through ``states.advance``.
+What never does: examples (that is ``memory``), files, deciding.
+"""
+
+import json
+import sqlite3
+from typing import Any
+
+from lorad.database import Database
+from lorad.domain import Drop, Job
+from lorad.errors import ProtocolError
+from lorad.states import OPEN_JOBS, DropState, JobState, advance
+
+EVENTS_KEPT = 2000
+
+
+class Ledger:
+    """The record of drops, jobs and events."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    # -- drops
+
+    def take(self, name: str, track: str, now: float) -> Drop:
+        """Record that a file was taken out of the inbox."""
+        cursor = self._db.run(
+            "INSERT INTO drops (name, track, state, taken_at) VALUES (?, ?, ?, ?)",
+            name,
+            track,
+            DropState.TAKEN,
+            now,
+        )
+        return self.drop(int(cursor.lastrowid or 0))
+
+    def drop(self, drop_id: int) -> Drop:
+        """Return one drop; raise ``ProtocolError`` (404) when there is none."""
+        rows = self._db.rows("SELECT * FROM drops WHERE id = ?", drop_id)
+        if not rows:
+            raise ProtocolError(f"there is no drop {drop_id}", status=404, code="no_such_drop")
+        return _drop(rows[0])
+
+    def drops(self, *, state: DropState | None = None, limit: int = 100) -> list[Drop]:
+        """Return drops, newest first."""
+        where, values = ("WHERE state = ?", [state]) if state else ("", [])
+        return [
+            _drop(row)
+            for row in self._db.rows(f"SELECT * FROM drops {where} ORDER BY id DESC LIMIT ?", *values, limit)
+        ]
+
+    def find_content(self, track: str, content: str) -> Drop | None:
+        """Return the accepted drop with the same content, if there is one."""
+        rows = self._db.rows(
+            "SELECT * FROM drops WHERE track = ? AND digest = ? AND state = ? ORDER BY id LIMIT 1",
+            track,
+            content,
+            DropState.ACCEPTED,
+        )
+        return _drop(rows[0]) if rows else None
+
+    def close_drop(
+        self,
+        drop: Drop,
+        event: str,
+        now: float,
+        *,
+        content: str = "",
+        rows: int = 0,
+        reason: dict[str, Any] | None = None,
+    ) -> Drop:
+        """Move a drop to where ``event`` leads."""
+        self._db.run(
+            "UPDATE drops SET state = ?, ended_at = ?, digest = ?, rows = ?, reason = ? WHERE id = ?",
+            advance(drop.state, event),
+            now,
+            content,
+            rows,
+            json.dumps(reason or {}),
+            drop.id,
+        )
+        return self.drop(drop.id)
+
+    # -- jobs
+
+    def queue(
+        self,
+        track: str,
+        dataset: str,
+        now: float,
+        *,
+        kind: str = "learn",
+        settings: dict[str, Any] | None = None,
+    ) -> Job:
+        """Add a job to the end of the queue."""
+        cursor = self._db.run(
+            "INSERT INTO jobs (track, dataset, state, kind, created_at, settings) VALUES (?, ?, ?, ?, ?, ?)",
+            track,
+            dataset,
+            JobState.QUEUED,
+            kind,
+            now,
+            json.dumps(settings or {}),
+        )
+        return self.job(int(cursor.lastrowid or 0))
+
+    def job(self, job_id: int) -> Job:
+        """Return one job; raise ``ProtocolError`` (404) when there is none."""
+        rows = self._db.rows("SELECT * FROM jobs WHERE id = ?", job_id)
+        if not rows:
+            raise ProtocolError(
+                f"there is no job {job_id}; list them with: lorad jobs", status=404, code="no_such_job"
+            )
+        return _job(rows[0])
+
+    def jobs(self, *, limit: int = 100) -> list[Job]:
+        """Return jobs, newest first."""
+        return [_job(row) for row in self._db.rows("SELECT * FROM jobs ORDER BY id DESC LIMIT ?", limit)]
+
+    def open_jobs(self) -> list[Job]:
+        """Return the jobs that are queued or running, oldest first."""
+        marks = ",".join("?" * len(OPEN_JOBS))
+        return [
+            _job(row)
+            for row in self._db.rows(f"SELECT * FROM jobs WHERE state IN ({marks}) ORDER BY id", *OPEN_JOBS)
+        ]
+
+    def move_job(self, job: Job, event: str, now: float, **changes: Any) -> Job:
+        """Move a job to where ``event`` leads, with changes to its other columns."""
+        state = advance(job.state, event)
+        columns: dict[str, Any] = {"state": state, **changes}
+        if event == "start":
+            columns |= {"started_at": now, "attempts": job.attempts + 1}
+        elif state not in OPEN_JOBS:
+            columns |= {"ended_at": now}
+        elif event in {"retry", "requeue"}:
+            columns |= {"started_at": None, "ended_at": None}
+        names = ", ".join(f"{name} = ?" for name in columns)
+        values = [json.dumps(value) if isinstance(value, dict) else value for value in columns.values()]
+        self._db.run(f"UPDATE jobs SET {names} WHERE id = ?", *values, job.id)
+        return self.job(job.id)
+
+    # -- events and flags
+
+    def note(self, name: str, now: float, **data: Any) -> None:
+        """Append an event for the monitor and ``/api/events``; only the newest are kept."""
+        with self._db.transaction():
+            self._db.run(
+                "INSERT INTO events (at, name, data) VALUES (?, ?, ?)",
+                now,
+                name,
+                json.dumps(data, default=str),
+            )
+            self._db.run("DELETE FROM events WHERE id <= (SELECT MAX(id) FROM events) - ?", EVENTS_KEPT)
+
+    def events(self, *, after: int = 0, limit: int = 50) -> list[dict[str, Any]]:
+        """Return the newest events after an id, oldest first."""
+        rows = self._db.rows("SELECT * FROM events WHERE id > ? ORDER BY id DESC LIMIT ?", after, limit)
+        return [
+            {"id": row["id"], "at": row["at"], "name": row["name"], **json.loads(row["data"])}
+            for row in reversed(rows)
+        ]
+
+    def flag(self, name: str) -> str:
+        """Return a flag's value, or an empty string."""
+        rows = self._db.rows("SELECT value FROM flags WHERE name = ?", name)
+        return str(rows[0]["value"]) if rows else ""
+
+    def set_flag(self, name: str, value: str) -> None:
+        """Set a flag; it survives a restart."""
+        self._db.run(
+            "INSERT INTO flags VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            name,
+            value,
+        )
+
+
+def _drop(row: sqlite3.Row) -> Drop:
+    return Drop(**{**dict(row), "state": DropState(row["state"]), "reason": json.loads(row["reason"])})
+
+
+def _job(row: sqlite3.Row) -> Job:
+    return Job(
+        **{
+            **dict(row),
+            "state": JobState(row["state"]),
+            "force": bool(row["force"]),
+            "settings": json.loads(row["settings"]),
+            "reason": json.loads(row["reason"]),
+        }
+    )

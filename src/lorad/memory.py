@@ -1,0 +1,181 @@
+"""Materials: memory. Every example that was ever accepted, and what is known of it.
+
+What lives here: the examples of a track in SQLite, which version learned each, which was replaced by a
+newer answer, whether the last test found it recalled. What never does: choosing what to rehearse
+(``rehearsal``), tokens, models.
+
+An example counts as *learned* by a version when the version that learned it is that version or one of its
+ancestors. So a rollback needs no bookkeeping here: what only the rolled-back version knew is no longer
+expected of anybody.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lorad.database import Database
+from lorad.domain import Example
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intake:
+    """What became of a drop's examples."""
+
+    new: int
+    known: int
+    """Examples that memory already held, word for word."""
+    replacing: tuple[Example, ...]
+    """Older examples whose question the drop answers differently; they step back once it is learned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recalled:
+    """An old example and whether the parent version answered it right."""
+
+    example: Example
+    right: bool
+
+
+class Memory:
+    """The accepted examples of every track."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def add(self, track: str, examples: Sequence[Example], drop_id: int, now: float) -> Intake:
+        """Keep examples; what is known word for word is counted and not kept twice."""
+        with self._db.transaction():
+            known = {
+                row["id"]
+                for row in self._db.rows(
+                    "SELECT id FROM examples WHERE track = ? AND forgotten_at IS NULL", track
+                )
+            }
+            new = [example for example in examples if example.id not in known]
+            replacing = self._answered_differently(track, new)
+            self._db.run_many(
+                "INSERT INTO examples (id, track, question_id, dataset, task, question, answer, line, drop_id, added_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (track, id) DO UPDATE SET"
+                " dataset = excluded.dataset, drop_id = excluded.drop_id, forgotten_at = NULL, learned_in = NULL,"
+                " superseded_by = NULL, recalled = NULL, recalled_in = NULL",
+                [
+                    (
+                        e.id,
+                        track,
+                        e.question_id,
+                        e.dataset,
+                        e.task,
+                        json.dumps(e.question),
+                        json.dumps(e.answer),
+                        e.line,
+                        drop_id,
+                        now,
+                    )
+                    for e in new
+                ],
+            )
+        return Intake(new=len(new), known=len(examples) - len(new), replacing=tuple(replacing))
+
+    def _answered_differently(self, track: str, examples: Sequence[Example]) -> list[Example]:
+        mine = {example.question_id: example.id for example in examples}
+        rows = self._db.rows(
+            "SELECT * FROM examples WHERE track = ? AND forgotten_at IS NULL AND superseded_by IS NULL", track
+        )
+        return [_example(row) for row in rows if mine.get(row["question_id"], row["id"]) != row["id"]]
+
+    def of_drop(self, track: str, dataset: str, drop_id: int) -> list[Example]:
+        """Return what a drop brought that memory did not hold before, in file order."""
+        return self._select(track, "AND dataset = ? AND drop_id = ?", dataset, drop_id)
+
+    def learned(self, track: str, lineage: Sequence[str]) -> list[Recalled]:
+        """Return what the version at the head of ``lineage`` must know, with the last test's result.
+
+        ``lineage`` lists a version and its ancestors. Left out: what was forgotten on purpose, and what a
+        version of the lineage replaced by a newer answer.
+        """
+        family = set(lineage)
+        found = self._db.rows(
+            "SELECT * FROM examples WHERE track = ? AND learned_in IS NOT NULL AND forgotten_at IS NULL ORDER BY rowid",
+            track,
+        )
+        learned_in = {row["id"]: row["learned_in"] for row in found}
+        return [
+            Recalled(example=_example(row), right=bool(row["recalled"]))
+            for row in found
+            if row["learned_in"] in family and learned_in.get(row["superseded_by"]) not in family
+        ]
+
+    def all(self, track: str) -> list[Example]:
+        """Return every example that is neither replaced nor forgotten."""
+        return self._select(track, "AND superseded_by IS NULL")
+
+    def _select(self, track: str, condition: str, *values: Any) -> list[Example]:
+        query = f"SELECT * FROM examples WHERE track = ? AND forgotten_at IS NULL {condition} ORDER BY rowid"
+        return [_example(row) for row in self._db.rows(query, track, *values)]
+
+    def mark_learned(self, track: str, examples: Iterable[Example], version: str) -> None:
+        """Record that a promoted version learned these; older answers to the same questions step back."""
+        with self._db.transaction():
+            for example in examples:
+                self._db.run(
+                    "UPDATE examples SET learned_in = ? WHERE track = ? AND id = ?",
+                    version,
+                    track,
+                    example.id,
+                )
+                self._db.run(
+                    "UPDATE examples SET superseded_by = ? WHERE track = ? AND question_id = ? AND id != ? AND learned_in IS NOT NULL",
+                    example.id,
+                    track,
+                    example.question_id,
+                    example.id,
+                )
+
+    def record_recall(self, track: str, version: str, right: Mapping[str, bool]) -> None:
+        """Keep a test's result for every example id."""
+        self._db.run_many(
+            "UPDATE examples SET recalled = ?, recalled_in = ? WHERE track = ? AND id = ?",
+            [(int(answered), version, track, example_id) for example_id, answered in right.items()],
+        )
+
+    def forget(self, track: str, selector: str, now: float) -> int:
+        """Remove on purpose: a dataset by name, else every example whose question or answer holds the text."""
+        by_dataset = self._db.run(
+            "UPDATE examples SET forgotten_at = ? WHERE track = ? AND dataset = ? AND forgotten_at IS NULL",
+            now,
+            track,
+            selector,
+        )
+        if by_dataset.rowcount:
+            return by_dataset.rowcount
+        pattern = f"%{json.dumps(selector)[1:-1]}%"
+        return self._db.run(
+            "UPDATE examples SET forgotten_at = ? WHERE track = ? AND forgotten_at IS NULL AND (question LIKE ? OR answer LIKE ?)",
+            now,
+            track,
+            pattern,
+            pattern,
+        ).rowcount
+
+    def datasets(self, track: str) -> list[dict[str, Any]]:
+        """Return one row a dataset: counts of examples, learned, recalled at the last test, replaced, forgotten."""
+        rows = self._db.rows(
+            "SELECT dataset, COUNT(*) AS examples, SUM(learned_in IS NOT NULL) AS learned,"
+            " SUM(recalled = 1 AND superseded_by IS NULL AND forgotten_at IS NULL) AS recalled,"
+            " SUM(superseded_by IS NOT NULL) AS replaced, SUM(forgotten_at IS NOT NULL) AS forgotten"
+            " FROM examples WHERE track = ? GROUP BY dataset ORDER BY MIN(rowid)",
+            track,
+        )
+        return [{key: row[key] or 0 if key != "dataset" else row[key] for key in row.keys()} for row in rows]  # noqa: SIM118 - a Row iterates values
+
+
+def _example(row: sqlite3.Row) -> Example:
+    return Example(
+        task=row["task"],
+        question=json.loads(row["question"]),
+        answer=json.loads(row["answer"]),
+        dataset=row["dataset"],
+        line=row["line"],
+    )

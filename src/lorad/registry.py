@@ -1,0 +1,306 @@
+"""A capability: versions on disk. The tracker is the truth, manifests are the proof.
+
+What lives here: promoting, rolling back, verifying and pruning the versions of one track. What never does:
+loading weights into a model, judging.
+
+A version is a folder that is complete when its ``manifest.json`` is there and never changed afterwards.
+Promotion is four durable steps, each of which may be the last before a power cut: manifest, rename into
+``versions/``, tracker, links. ``recover`` finishes or undoes whatever was cut short.
+"""
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lorad import files
+from lorad.errors import RegistryError
+from lorad.states import VersionState, advance
+
+TRACKER = "checkpoint_tracker.json"
+MANIFEST = "manifest.json"
+VERSION = re.compile(r"v(\d+)\.(\d+)$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Birth:
+    """What is said about a candidate when it becomes a version."""
+
+    job: int
+    parent: str | None
+    base: str
+    """The base model's fingerprint."""
+    description: str
+    performance: dict[str, float] = field(default_factory=dict)
+
+
+class Registry:
+    """The versions of one track, in ``models/<track>``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.versions_folder = folder / "versions"
+        self.candidates = folder / "candidates"
+        self.rejected = folder / "rejected"
+
+    # -- reading
+
+    def tracker(self) -> dict[str, Any]:
+        """Return the tracker's content, an empty one when there is none yet."""
+        path = self.folder / TRACKER
+        if not path.exists():
+            return {"latest": None, "previous": None, "checkpoints": []}
+        try:
+            found = files.read_json(path)
+            return {"latest": None, "previous": None, **found, "checkpoints": list(found["checkpoints"])}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RegistryError(
+                f"{path} is damaged ({error}); lorad rebuilds it from the versions at the next start",
+                code="tracker_damaged",
+            ) from error
+
+    @property
+    def latest(self) -> str | None:
+        """Return the version that should serve."""
+        name: str | None = self.tracker()["latest"]
+        return name
+
+    @property
+    def previous(self) -> str | None:
+        """Return the version that serves when ``latest`` cannot."""
+        name: str | None = self.tracker()["previous"]
+        return name
+
+    def path(self, version: str) -> Path:
+        """Return a version's folder; raise ``RegistryError`` when there is no such version."""
+        if not VERSION.match(version) or not (self.versions_folder / version / MANIFEST).is_file():
+            raise RegistryError(
+                f"there is no version {version}; list them with: lorad versions",
+                code="no_such_version",
+                version=version,
+            )
+        return self.versions_folder / version
+
+    def manifest(self, version: str) -> dict[str, Any]:
+        """Return a version's manifest."""
+        path = self.path(version) / MANIFEST
+        try:
+            return dict(files.read_json(path))
+        except (OSError, ValueError) as error:
+            raise RegistryError(
+                f"the manifest of {version} cannot be read: {error}", code="manifest_damaged", version=version
+            ) from error
+
+    def evaluation(self, version: str) -> dict[str, Any]:
+        """Return a version's row of the retention matrix, with its verdict."""
+        path = self.path(version) / "evaluation.json"
+        try:
+            return dict(files.read_json(path))
+        except (OSError, ValueError) as error:
+            raise RegistryError(
+                f"{version} has no readable evaluation: {error}", code="evaluation_damaged", version=version
+            ) from error
+
+    def lineage(self, version: str | None) -> list[str]:
+        """Return a version and its ancestors, newest first; pruned ancestors are known by the tracker."""
+        parents = {entry["version"]: entry.get("parent") for entry in self.tracker()["checkpoints"]}
+        found: list[str] = []
+        while version is not None and version not in found:
+            found.append(version)
+            version = parents.get(version)
+        return found
+
+    def of_job(self, job: int) -> str | None:
+        """Return the version that a job made, if it was promoted."""
+        return next((e["version"] for e in self.tracker()["checkpoints"] if e.get("job") == job), None)
+
+    def verify(self, version: str, base_fingerprint: str | None = None) -> Path:
+        """Check a version's files against its manifest, and its base; return its folder."""
+        folder = self.path(version)
+        manifest = self.manifest(version)
+        for name, expected in manifest["files"].items():
+            path = folder / name
+            if not path.is_file() or files.file_digest(path) != expected["sha256"]:
+                raise RegistryError(
+                    f"{version} is damaged: {name} is not what was promoted; lorad serves the newest sound version instead",
+                    code="version_damaged",
+                    version=version,
+                    file=name,
+                )
+        if base_fingerprint and manifest["base"] != base_fingerprint:
+            raise RegistryError(
+                f"{version} was made for another base model; restore that base, or start a new track",
+                code="wrong_base",
+                version=version,
+            )
+        return folder
+
+    # -- changing
+
+    def promote(self, candidate: Path, birth: Birth, now: float) -> str:
+        """Turn a complete candidate folder into the next version and make it ``latest``."""
+        with files.locked(self.folder / ".lock"):
+            version = self._next_version()
+            self._write_manifest(candidate, version, birth, now)
+            self.versions_folder.mkdir(parents=True, exist_ok=True)
+            candidate.rename(self.versions_folder / version)
+            files.sync_folder(self.versions_folder)
+            self._enter(version)
+        return version
+
+    def _next_version(self) -> str:
+        taken = [entry["version"] for entry in self.tracker()["checkpoints"]]
+        taken += [path.name for path in self.versions_folder.glob("v*")]
+        numbers = [tuple(map(int, match.groups())) for name in taken if (match := VERSION.match(name))]
+        major, minor = max(numbers, default=(0, 0))
+        return f"v{major}.{minor + 1}"
+
+    def _write_manifest(self, candidate: Path, version: str, birth: Birth, now: float) -> None:
+        contents = {
+            str(path.relative_to(candidate)): {
+                "sha256": files.file_digest(path),
+                "bytes": path.stat().st_size,
+            }
+            for path in sorted(candidate.rglob("*"))
+            if path.is_file() and path.name != MANIFEST
+        }
+        files.sync_tree(candidate)
+        files.write_json(
+            candidate / MANIFEST,
+            {
+                "version": version,
+                "parent": birth.parent,
+                "base": birth.base,
+                "job": birth.job,
+                "created_at": now,
+                "description": birth.description,
+                "performance": birth.performance,
+                "files": contents,
+            },
+        )
+
+    def _enter(self, version: str) -> None:
+        manifest = files.read_json(self.versions_folder / version / MANIFEST)
+        tracker = self.tracker()
+        tracker["checkpoints"].append(
+            {
+                "version": version,
+                "date": time.strftime("%Y-%m-%d", time.gmtime(manifest["created_at"])),
+                "description": manifest["description"],
+                "performance": manifest["performance"],
+                "parent": manifest["parent"],
+                "job": manifest["job"],
+                "state": VersionState.SOUND,
+            }
+        )
+        tracker["previous"], tracker["latest"] = tracker["latest"], version
+        self._write(tracker)
+
+    def rollback(self, to: str | None = None) -> tuple[str, str | None]:
+        """Make ``previous`` (or the version named) the ``latest``; return the new latest and previous."""
+        with files.locked(self.folder / ".lock"):
+            tracker = self.tracker()
+            target = to or tracker["previous"]
+            if target is None:
+                raise RegistryError(
+                    "there is no previous version to go back to; list them with: lorad versions",
+                    code="no_previous",
+                )
+            self.verify(target)
+            if target != tracker["latest"]:
+                tracker["previous"], tracker["latest"] = tracker["latest"], target
+                self._write(tracker)
+            return target, tracker["previous"]
+
+    def mark_damaged(self, version: str) -> None:
+        """Record that a version must not serve any more."""
+        with files.locked(self.folder / ".lock"):
+            tracker = self.tracker()
+            for entry in tracker["checkpoints"]:
+                state = VersionState(entry.get("state", VersionState.SOUND))
+                if entry["version"] == version and state is VersionState.SOUND:
+                    entry["state"] = advance(state, "damage")
+            self._write(tracker)
+
+    def newest_sound(self, base_fingerprint: str | None = None) -> str | None:
+        """Return the version to serve: ``latest`` if it verifies, else the newest that does; damaged ones are marked."""
+        tracker = self.tracker()
+        order = [
+            tracker["latest"],
+            tracker["previous"],
+            *(e["version"] for e in reversed(tracker["checkpoints"])),
+        ]
+        sound = {
+            e["version"] for e in tracker["checkpoints"] if e.get("state", "sound") == VersionState.SOUND
+        }
+        for version in dict.fromkeys(name for name in order if name in sound):
+            try:
+                self.verify(version, base_fingerprint)
+            except RegistryError:
+                self.mark_damaged(version)
+            else:
+                return str(version)
+        return None
+
+    def reject(self, candidate: Path, job: int) -> Path:
+        """Keep a refused candidate, with its numbers, out of the way."""
+        target = self.rejected / f"job-{job}"
+        files.remove(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        candidate.rename(target)
+        return target
+
+    def prune(self, keep: int, needed: Sequence[str] = ()) -> list[str]:
+        """Remove the oldest versions beyond ``keep``; ``latest``, ``previous`` and ``needed`` stay."""
+        with files.locked(self.folder / ".lock"):
+            tracker = self.tracker()
+            protected = {tracker["latest"], tracker["previous"], *needed}
+            there = [e for e in tracker["checkpoints"] if (self.versions_folder / e["version"]).exists()]
+            removable = [e for e in there if e["version"] not in protected]
+            gone = removable[: max(0, len(there) - keep)]
+            for entry in gone:
+                entry["state"] = VersionState.PRUNED
+            if gone:
+                self._write(tracker)
+            for entry in gone:
+                files.remove(self.versions_folder / entry["version"])
+        return [entry["version"] for entry in gone]
+
+    def _write(self, tracker: dict[str, Any]) -> None:
+        files.write_json(self.folder / TRACKER, tracker)
+        for name in ("latest", "previous"):
+            if tracker[name]:
+                files.point(self.folder / name, f"versions/{tracker[name]}")
+            else:
+                (self.folder / name).unlink(missing_ok=True)
+
+    # -- starting
+
+    def recover(self) -> list[str]:
+        """Finish or undo what a crash cut short; return one sentence for each thing done."""
+        done: list[str] = []
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with files.locked(self.folder / ".lock"):
+            try:
+                tracker = self.tracker()
+            except RegistryError:
+                files.move(self.folder / TRACKER, self.folder / f"{TRACKER}.damaged")
+                tracker = self.tracker()
+                done.append("the tracker was damaged and is rebuilt from the versions")
+            known = {entry["version"] for entry in tracker["checkpoints"]}
+            for folder in sorted(self.versions_folder.glob("v*"), key=_order):
+                if not (folder / MANIFEST).is_file():
+                    files.remove(folder)
+                    done.append(f"{folder.name} was incomplete and is removed")
+                elif folder.name not in known:
+                    self._enter(folder.name)
+                    done.append(f"{folder.name} was complete but not entered: it is now latest")
+            self._write(self.tracker())
+        return done
+
+
+def _order(folder: Path) -> tuple[int, ...]:
+    match = VERSION.match(folder.name)
+    return tuple(map(int, match.groups())) if match else (0, 0)

@@ -1,0 +1,68 @@
+"""Materials: retention arithmetic. Pure numbers in, pure numbers out.
+
+The matrix ``R[i][j]`` is the recall of dataset j at version i, rows and columns in order of learning.
+Sources: GEM (Lopez-Paz and Ranzato 2017) for ACC, BWT and FWT; Chaudhry et al. 2018 for forgetting;
+McNemar 1947, exact form, for paired answers.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import comb
+
+Matrix = Sequence[Sequence[float | None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """The four numbers of continual learning; ``None`` where there is too little to say."""
+
+    acc: float | None
+    """Mean recall over all datasets at the last version."""
+    bwt: float | None
+    """Backward transfer: mean change since a dataset was learned; negative is forgetting."""
+    fwt: float | None
+    """Forward transfer: mean recall of a dataset just before it was learned, minus the base's."""
+    forgetting: float | None
+    """Mean drop from a dataset's best earlier recall to its last."""
+
+
+def summarise(matrix: Matrix, baseline: Sequence[float | None] = ()) -> Retention:
+    """Summarise a matrix whose row i is the version that learned column i; ``None`` was not measured."""
+    if not matrix:
+        return Retention(acc=None, bwt=None, fwt=None, forgetting=None)
+    last = matrix[-1]
+    size = len(matrix)
+    old = range(size - 1)
+    return Retention(
+        acc=_mean(last),
+        bwt=_mean(_minus(last[j], matrix[j][j]) for j in old),
+        fwt=_mean(_minus(matrix[j - 1][j], baseline[j]) for j in range(1, min(size, len(baseline)))),
+        forgetting=_mean(_minus(_best(matrix[i][j] for i in range(j, size - 1)), last[j]) for j in old),
+    )
+
+
+def mcnemar(broken: int, mended: int) -> float:
+    """Return the two-sided exact p-value that ``broken`` against ``mended`` answers is chance.
+
+    >>> round(mcnemar(5, 0), 4)
+    0.0625
+    """
+    changed = broken + mended
+    if not changed:
+        return 1.0
+    tail: float = sum(comb(changed, k) for k in range(min(broken, mended) + 1)) / 2**changed
+    return min(1.0, 2 * tail)
+
+
+def _minus(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
+
+
+def _best(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return max(known, default=None)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

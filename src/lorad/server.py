@@ -1,0 +1,330 @@
+"""A loop: HTTP on the Unix socket. OpenAI's routes and lorad's own.
+
+What lives here: requests in, JSON or server-sent events out, errors as OpenAI clients expect them. What
+never does: knowing how anything is done; every route calls one function of the ``Daemon`` that it is given.
+"""
+
+import json
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from lorad import __version__
+from lorad.engine import Piece, Sampling, Ticket
+from lorad.errors import ConfigError, LoradError, ProtocolError, RegistryError, RetryLater
+
+SOCKET_PATH_LIMIT = 103
+"""Bytes; macOS allows 103, Linux 107."""
+
+
+class Daemon(Protocol):
+    """What the routes ask of the running daemon."""
+
+    def snapshot(self) -> dict[str, Any]: ...
+    def is_ready(self) -> bool: ...
+    def models(self) -> list[dict[str, Any]]: ...
+    def ask(self, model: str, messages: list[dict[str, str]], sampling: Sampling) -> tuple[Ticket, str]: ...
+    def jobs(self) -> list[dict[str, Any]]: ...
+    def job(self, job: int) -> dict[str, Any]: ...
+    def retry(self, job: int, *, force: bool, settings: dict[str, Any]) -> dict[str, Any]: ...
+    def cancel(self, job: int) -> dict[str, Any]: ...
+    def pause(self, *, paused: bool) -> dict[str, Any]: ...
+    def versions(self, track: str) -> dict[str, Any]: ...
+    def explain(self, track: str, version: str) -> dict[str, Any]: ...
+    def rollback(self, track: str, to: str | None) -> dict[str, Any]: ...
+    def memory(self, track: str) -> dict[str, Any]: ...
+    def forget(self, track: str, selector: str) -> dict[str, Any]: ...
+    def consolidate(self, track: str, *, refit: bool) -> dict[str, Any]: ...
+    def retention(self, track: str) -> dict[str, Any]: ...
+    def diff(self, track: str, a: str, b: str) -> dict[str, Any]: ...
+    def events(self, after: int) -> list[dict[str, Any]]: ...
+
+
+class Body(BaseModel):
+    """A request body; fields that lorad does not know are other clients' business and are let through."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Part(Body):
+    """A part of a message's content."""
+
+    type: str
+    text: str = ""
+
+
+class Message(Body):
+    """One turn of a conversation."""
+
+    role: str
+    content: str | list[Part]
+
+    def plain(self) -> dict[str, str]:
+        """Return role and text."""
+        if isinstance(self.content, str):
+            return {"role": self.role, "content": self.content}
+        if any(part.type != "text" for part in self.content):
+            raise ProtocolError("this model reads text only", code="unsupported_content")
+        return {"role": self.role, "content": "".join(part.text for part in self.content)}
+
+
+class ChatBody(Body):
+    """OpenAI's chat completion request, as far as a local model can follow it."""
+
+    model: str = "chat"
+    messages: list[Message] = Field(min_length=1)
+    stream: bool = False
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    temperature: float = Field(default=0.0, ge=0, le=5)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    stop: str | list[str] | None = None
+    seed: int | None = None
+
+    def sampling(self, default_tokens: int) -> Sampling:
+        """Return how to generate."""
+        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        return Sampling(
+            max_tokens=self.max_completion_tokens or self.max_tokens or default_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            stop=stops,
+            seed=self.seed,
+        )
+
+
+class RetryBody(Body):
+    """How to try a job again."""
+
+    force: bool = False
+    settings: dict[str, Any] = {}
+
+
+class TrackBody(Body):
+    """A request about one track."""
+
+    track: str = "chat"
+    to: str | None = None
+    selector: str = ""
+    refit: bool = False
+
+
+def build(daemon: Daemon, default_tokens: int) -> FastAPI:
+    """Return the HTTP application for a daemon."""
+    app = FastAPI(title="lorad", version=__version__, docs_url=None, redoc_url=None)
+    _add_errors(app)
+    _add_health(app, daemon)
+    _add_openai(app, daemon, default_tokens)
+    _add_jobs(app, daemon)
+    _add_versions(app, daemon)
+    _add_memory(app, daemon)
+    return app
+
+
+def _add_health(app: FastAPI, daemon: Daemon) -> None:
+    @app.get("/healthz")
+    def healthz() -> dict[str, bool]:
+        return {"alive": True}
+
+    @app.get("/readyz")
+    def readyz() -> JSONResponse:
+        ready = daemon.is_ready()
+        return JSONResponse({"ready": ready}, status_code=200 if ready else 503)
+
+    @app.get("/api/status")
+    def status() -> dict[str, Any]:
+        return daemon.snapshot()
+
+    @app.get("/api/events")
+    def events(after: int = 0) -> dict[str, Any]:
+        return {"events": daemon.events(after)}
+
+
+def _add_openai(app: FastAPI, daemon: Daemon, default_tokens: int) -> None:
+    @app.get("/v1/models")
+    def models() -> dict[str, Any]:
+        return {"object": "list", "data": daemon.models()}
+
+    @app.post("/v1/chat/completions", response_model=None)
+    def chat(body: ChatBody) -> dict[str, Any] | StreamingResponse:
+        messages = [message.plain() for message in body.messages]
+        ticket, fingerprint = daemon.ask(body.model, messages, body.sampling(default_tokens))
+        head = {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": f"{ticket.track}@{ticket.version}",
+            "system_fingerprint": fingerprint,
+        }
+        if body.stream:
+            return StreamingResponse(
+                _events(ticket, head), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
+            )
+        return _whole(list(ticket.answer()), head)
+
+
+def _whole(pieces: list[Piece], head: dict[str, Any]) -> dict[str, Any]:
+    last = pieces[-1]
+    message = {"role": "assistant", "content": "".join(piece.text for piece in pieces)}
+    return {
+        **head,
+        "object": "chat.completion",
+        "choices": [{"index": 0, "message": message, "finish_reason": last.finish}],
+        "usage": {
+            "prompt_tokens": last.prompt_tokens,
+            "completion_tokens": last.answer_tokens,
+            "total_tokens": last.prompt_tokens + last.answer_tokens,
+        },
+    }
+
+
+def _events(ticket: Ticket, head: dict[str, Any]) -> Iterator[str]:
+    def event(delta: dict[str, str], finish: str | None = None) -> str:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        return f"data: {json.dumps({**head, 'object': 'chat.completion.chunk', 'choices': [choice]}, ensure_ascii=False)}\n\n"
+
+    yield event({"role": "assistant", "content": ""})
+    try:
+        for piece in ticket.answer():
+            yield event({"content": piece.text} if piece.text else {}, piece.finish)
+    except LoradError as error:
+        yield f"data: {json.dumps({'error': error.as_dict()}, ensure_ascii=False)}\n\n"
+    yield "data: [DONE]\n\n"
+
+
+def _add_jobs(app: FastAPI, daemon: Daemon) -> None:
+    @app.get("/api/jobs")
+    def jobs() -> dict[str, Any]:
+        return {"jobs": daemon.jobs()}
+
+    @app.get("/api/jobs/{job}")
+    def job(job: int) -> dict[str, Any]:
+        return daemon.job(job)
+
+    @app.post("/api/jobs/{job}/retry")
+    def retry(job: int, body: RetryBody | None = None) -> dict[str, Any]:
+        body = body or RetryBody()
+        return daemon.retry(job, force=body.force, settings=body.settings)
+
+    @app.post("/api/jobs/{job}/cancel")
+    def cancel(job: int) -> dict[str, Any]:
+        return daemon.cancel(job)
+
+    @app.post("/api/pause")
+    def pause() -> dict[str, Any]:
+        return daemon.pause(paused=True)
+
+    @app.post("/api/resume")
+    def resume() -> dict[str, Any]:
+        return daemon.pause(paused=False)
+
+
+def _add_versions(app: FastAPI, daemon: Daemon) -> None:
+    @app.get("/api/versions")
+    def versions(track: str = "chat") -> dict[str, Any]:
+        return daemon.versions(track)
+
+    @app.get("/api/versions/{version}/explain")
+    def explain(version: str, track: str = "chat") -> dict[str, Any]:
+        return daemon.explain(track, version)
+
+    @app.post("/api/rollback")
+    def rollback(body: TrackBody | None = None) -> dict[str, Any]:
+        body = body or TrackBody()
+        return daemon.rollback(body.track, body.to)
+
+    @app.get("/api/diff")
+    def diff(a: str, b: str, track: str = "chat") -> dict[str, Any]:
+        return daemon.diff(track, a, b)
+
+
+def _add_memory(app: FastAPI, daemon: Daemon) -> None:
+    @app.get("/api/memory")
+    def memory(track: str = "chat") -> dict[str, Any]:
+        return daemon.memory(track)
+
+    @app.post("/api/forget")
+    def forget(body: TrackBody) -> dict[str, Any]:
+        return daemon.forget(body.track, body.selector)
+
+    @app.post("/api/consolidate")
+    def consolidate(body: TrackBody | None = None) -> dict[str, Any]:
+        body = body or TrackBody()
+        return daemon.consolidate(body.track, refit=body.refit)
+
+    @app.get("/api/retention")
+    def retention(track: str = "chat") -> dict[str, Any]:
+        return daemon.retention(track)
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(LoradError)
+    def known(_: Request, error: LoradError) -> JSONResponse:
+        headers = {"Retry-After": str(error.data["retry_after"])} if "retry_after" in error.data else None
+        return JSONResponse(
+            {"error": {**error.as_dict(), "type": _kind(error)}}, status_code=_status(error), headers=headers
+        )
+
+    @app.exception_handler(RequestValidationError)
+    def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "body")
+        message = f"{where or 'the body'}: {first['msg']}"
+        return JSONResponse(
+            {"error": {"message": message, "code": "invalid_request", "type": "invalid_request_error"}},
+            status_code=400,
+        )
+
+
+def _status(error: LoradError) -> int:
+    if isinstance(error, ProtocolError):
+        return error.status
+    if isinstance(error, RetryLater):
+        return 503
+    if isinstance(error, RegistryError):
+        return 404 if error.code.startswith("no_") else 409
+    return 500
+
+
+def _kind(error: LoradError) -> str:
+    return "invalid_request_error" if _status(error) < 500 else "server_error"  # noqa: PLR2004 - HTTP's own border
+
+
+def bind(path: Path) -> socket.socket:
+    """Bind the Unix socket privately: folder 0750, socket 0660; only a dead socket is removed, nothing else."""
+    if len(str(path).encode()) > SOCKET_PATH_LIMIT:
+        raise ConfigError(
+            f"the socket path {path} is longer than {SOCKET_PATH_LIMIT} bytes; set server.socket to a shorter, absolute one",
+            code="socket_path",
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.chmod(0o750)
+    if path.is_socket():
+        _refuse_if_alive(path)
+        path.unlink()
+    elif path.exists():
+        raise ConfigError(f"{path} exists and is not a socket; move it away", code="socket_path")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    path.chmod(0o660)
+    listener.listen(128)
+    return listener
+
+
+def _refuse_if_alive(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return
+    raise ConfigError(
+        f"another lorad answers at {path}; stop it first, or use another home", code="already_running"
+    )

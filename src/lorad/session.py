@@ -1,0 +1,446 @@
+"""A loop: one session, run as a child process. An order in a folder in, a candidate in the same folder out.
+
+    python -m lorad.session FOLDER
+
+Its only result is the folder: ``progress.jsonl`` while it runs, ``candidate/`` when it is done. It never
+touches the ledger, the versions or the inbox, so that killing it loses nothing but time.
+
+    base + parent, merged exactly -> fresh LoRA on new data + rehearsal -> parent and fresh side by side
+    -> written, reloaded onto the pristine base, measured; one repair, one refit, if the judge says no
+"""
+
+import json
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import set_seed
+
+from lorad import __version__, domain, examine, files, judge, teacher, trainer, weights
+from lorad.config import JudgeSettings, TrainingSettings
+from lorad.domain import Encoded, Evaluation, Example, Order, Plan, Score, Verdict
+from lorad.errors import TrainingError, describe
+from lorad.rehearsal import Item
+from lorad.tasks import Task, find
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+GENERAL_ROWS = 40
+GENERAL_TOKENS = 48
+PROBES = 4
+STOPPED = 75
+"""Exit status of a session that was told to end (``EX_TEMPFAIL``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """An example with its tokens and what is known of it before training."""
+
+    example: Example
+    encoded: Encoded
+    is_new: bool
+    right: bool
+    """Whether the parent version recalls it: what the candidate is compared with."""
+    knows: bool
+    """Whether the model that training begins with recalls it; differs from ``right`` after a truncation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What training begins with: the base with the parent merged into it."""
+
+    base: weights.Base
+    parent: weights.Adapter | None
+    truncation: float
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A trained adapter for the pristine base, and how it came about."""
+
+    adapter: weights.Adapter
+    outcome: trainer.Outcome
+    sample: teacher.Pack
+    logits: torch.Tensor
+    """What the model in memory said to ``sample``, to be compared with the one reloaded from disk."""
+    truncation: float
+
+
+class Session:
+    """One order on its way to a candidate."""
+
+    def __init__(self, folder: Path, order: Order) -> None:
+        self.folder = folder
+        self.order = order
+        self._training = TrainingSettings.model_validate(order.settings["training"])
+        self._limits = JudgeSettings.model_validate(order.settings["judge"])
+        self._task: Task = find(order.task)
+        self._notes: list[str] = []
+        self._repairs: list[str] = []
+        self._began = time.time()
+
+    # -- the picture
+
+    def run(self) -> None:
+        """Make a candidate: train, measure, and mend it once or twice if it does not pass."""
+        self.report({"phase": "loading"})
+        set_seed(self.order.plan.seed)
+        parent = weights.read_adapter(Path(self.order.parent)) if self.order.parent else None
+        start = self._prepare(parent, self.order.plan)
+        lessons = self._ask_parent(start, self._lessons(start.base))
+        made = self._train(start, lessons, self.order.plan)
+        evaluation, right, verdict = self._measure(made, lessons)
+        if not verdict.promote and self._mendable(verdict):
+            self._repairs.append("repair")
+            made = self._repair(made, lessons, right)
+            evaluation, right, verdict = self._measure(made, lessons)
+        if not verdict.promote and self._mendable(verdict) and parent is not None:
+            self._repairs.append("refit")
+            refitted = self._refit(lessons)
+            measured = self._measure(refitted, lessons)
+            if measured[2].promote:
+                made, (evaluation, right, verdict) = refitted, measured
+        self._write(made, lessons, evaluation, right, verdict)
+
+    def _mendable(self, verdict: Verdict) -> bool:
+        """Only what more training can mend is worth its time."""
+        return all(name.startswith(("new_recall", "retention", "significance")) for name in verdict.failed)
+
+    # -- before
+
+    def _load(self) -> weights.Base:
+        dtype = DTYPES[self.order.plan.dtype]
+        return weights.load_base(Path(self.order.base), dtype, weights.machine(self._training.device).device)
+
+    def _prepare(self, parent: weights.Adapter | None, plan: Plan) -> Start:
+        """Load the pristine base and merge the parent into it, truncated first if the ranks would not fit.
+
+        Truncating before training and not after it lets the training mend what the truncation broke.
+        """
+        base = self._load()
+        self._general(base)  # made by the pristine base, so before anything is merged into it
+        truncation = 0.0
+        if parent is not None and parent.rank + plan.rank > plan.max_rank:
+            parent, truncation = weights.consolidate(parent, max(1, plan.max_rank - plan.rank))
+            self._notes.append(
+                f"the parent was truncated to rank {parent.rank}, relative error {truncation:.4f}"
+            )
+        if parent is not None:
+            weights.merge(base.model, parent)
+        return Start(base, parent, truncation)
+
+    def _ask_parent(self, start: Start, lessons: Sequence[Lesson]) -> list[Lesson]:
+        """Test what the merged parent knows of the new examples, and after a truncation of the old ones."""
+        self.report({"phase": "testing"})
+        asked = [lesson for lesson in lessons if lesson.is_new or start.truncation]
+        answers = iter(teacher.recalled(start.base.model, [lesson.encoded for lesson in asked]))
+        found = []
+        for lesson in lessons:
+            knows = next(answers) if lesson.is_new or start.truncation else lesson.right
+            found.append(replace(lesson, knows=knows, right=knows if lesson.is_new else lesson.right))
+        if start.truncation:
+            lost = sum(lesson.right and not lesson.knows for lesson in found if not lesson.is_new)
+            self._notes.append(f"the truncation made {lost} old examples wrong before training")
+        return found
+
+    def _lesson(self, base: weights.Base, example: Example, *, is_new: bool, right: bool) -> Lesson:
+        return Lesson(example, self._task.encode(base.tokenizer, example), is_new, right, right)
+
+    def _lessons(self, base: weights.Base) -> list[Lesson]:
+        """Encode the examples and leave out, with a note, what is too long."""
+        new = [domain.restore(Example, row) for row in files.read_lines(self.folder / "new.jsonl")]
+        old = [
+            (domain.restore(Example, _without(row, "right")), row["right"])
+            for row in files.read_lines(self.folder / "old.jsonl")
+        ]
+        found = [self._lesson(base, e, is_new=True, right=False) for e in new]
+        found += [self._lesson(base, e, is_new=False, right=right) for e, right in old]
+        lessons = [lesson for lesson in found if len(lesson.encoded) <= self.order.plan.max_length]
+        if len(lessons) < len(found):
+            lines = [
+                lesson.example.line for lesson in found if len(lesson.encoded) > self.order.plan.max_length
+            ]
+            self._notes.append(
+                f"{len(lines)} rows are longer than {self.order.plan.max_length} tokens and were left out: {lines[:20]}"
+            )
+            self.report({"too_long": lines})
+        if not any(lesson.is_new for lesson in lessons) and self.order.kind == "learn":
+            raise TrainingError(
+                f"every row is longer than {self.order.plan.max_length} tokens; shorten them", code="too_long"
+            )
+        return lessons
+
+    def _general(self, base: weights.Base) -> list[Encoded]:
+        """Return everyday conversation in the pristine base's own words; made once per base and kept."""
+        path = Path(self.order.base).with_name(f"{Path(self.order.base).name}.general.json")
+        known = files.read_json(path) if path.is_file() else {}
+        if known.get("fingerprint") != base.fingerprint or known.get("task") != self.order.task:
+            self.report({"phase": "asking the base"})
+            rows = examine.answer_as_base(
+                base.model, base.tokenizer, self._task, limit=GENERAL_ROWS, length=GENERAL_TOKENS
+            )
+            known = {"fingerprint": base.fingerprint, "task": self.order.task, "rows": rows}
+            files.write_json(path, known)
+        examples = [
+            Example(
+                task=self.order.task,
+                question=[{"role": "user", "content": row["question"]}],
+                answer=row["answer"],
+            )
+            for row in known["rows"]
+            if row["answer"].strip()
+        ]
+        return [self._task.encode(base.tokenizer, example) for example in examples]
+
+    # -- training
+
+    def _train(self, start: Start, lessons: Sequence[Lesson], plan: Plan) -> Made:
+        """Train a fresh adapter on the merged parent, and put both side by side."""
+        model = weights.add_lora(start.base.model, plan.rank, plan.alpha)
+        material = trainer.Material(
+            rows=[lesson.encoded for lesson in lessons],
+            items=[
+                Item(dataset=lesson.example.dataset, is_new=lesson.is_new, recalled=lesson.knows)
+                for lesson in lessons
+            ],
+            general=self._general(start.base)[::2],  # the other half measures
+        )
+        self.report({"phase": "training", "rounds": plan.until.max_epochs, "target": plan.until.recall})
+        outcome = trainer.train(model, material, plan, report=self.report)
+        model.eval()
+        sample = teacher.pack([lesson.encoded for lesson in lessons[:PROBES]])
+        with torch.inference_mode():
+            logits = teacher.answer_logits(model, sample).float().cpu()
+        return Made(
+            weights.concatenate(start.parent, weights.read_live(model)),
+            outcome,
+            sample,
+            logits,
+            start.truncation,
+        )
+
+    def _repair(self, made: Made, lessons: Sequence[Lesson], right: dict[str, bool]) -> Made:
+        """Go on from the candidate, rehearsing above all what it gets wrong."""
+        self.report({"phase": "repairing"})
+        plan = trainer.milder(self.order.plan)
+        start = self._prepare(made.adapter, plan)
+        knowing = self._ask_parent(
+            start, [replace(lesson, knows=right[lesson.example.id]) for lesson in lessons]
+        )
+        again = [replace(now, right=then.right) for now, then in zip(knowing, lessons, strict=True)]
+        mended = self._train(start, again, plan)
+        return replace(mended, truncation=max(made.truncation, mended.truncation))
+
+    def _refit(self, lessons: Sequence[Lesson]) -> Made:
+        """Train one adapter from the pristine base on everything."""
+        self.report({"phase": "refitting"})
+        everything = [replace(lesson, is_new=True, knows=False) for lesson in lessons]
+        return self._train(self._prepare(None, self.order.plan), everything, self.order.plan)
+
+    # -- measuring
+
+    def _measure(self, made: Made, lessons: Sequence[Lesson]) -> tuple[Evaluation, dict[str, bool], Verdict]:
+        """Write the adapter, reload it onto the pristine base as it will be served, and measure that."""
+        self.report({"phase": "judging"})
+        candidate = self._fresh_folder()
+        weights.write_adapter(made.adapter, candidate, self.order.base)
+        base = self._load()
+        deck = weights.Deck(base)
+        deck.add("candidate", candidate)
+        questions = _spread([lesson.example.question for lesson in lessons], examine.SAMPLED)
+        with deck.use(None) as pristine:
+            perplexity_base = examine.perplexity(pristine, base.tokenizer)
+        with deck.use("candidate") as model:
+            right = teacher.recalled(model, [lesson.encoded for lesson in lessons])
+            perplexity = examine.perplexity(model, base.tokenizer)
+            bad = examine.degenerate(model, base.tokenizer, self._task, questions)
+            with torch.inference_mode():
+                logits = teacher.answer_logits(model, made.sample).float().cpu()
+            self._write_probes(candidate, model, [lesson.encoded for lesson in lessons[:PROBES]])
+        answered = {lesson.example.id: ok for lesson, ok in zip(lessons, right, strict=True)}
+        old = [(lesson.right, answered[lesson.example.id]) for lesson in lessons if not lesson.is_new]
+        evaluation = Evaluation(
+            dataset=self.order.dataset,
+            scores=_scores(lessons, answered),
+            before=_scores(lessons, {lesson.example.id: lesson.right for lesson in lessons}),
+            broken=sum(before and not now for before, now in old),
+            mended=sum(now and not before for before, now in old),
+            perplexity=perplexity,
+            perplexity_base=perplexity_base,
+            kl_base=examine.distance_from_base(deck, "candidate", self._general(base)[1::2]),
+            degenerate=bad,
+            sampled=len(questions),
+            reload_difference=weights.difference(deck.read("candidate"), made.adapter),
+            merge_difference=float((logits - made.logits).abs().max()),
+            truncation_error=made.truncation,
+            finite=made.adapter.is_finite(),
+            ended_by=made.outcome.ended_by,
+            repairs=tuple(self._repairs),
+            notes=tuple(self._notes),
+        )
+        return evaluation, answered, judge.decide(evaluation, self._limits)
+
+    def _fresh_folder(self) -> Path:
+        candidate = self.folder / "candidate"
+        files.remove(candidate)
+        candidate.mkdir()
+        return candidate
+
+    def _write_probes(self, candidate: Path, model: Any, rows: Sequence[Encoded]) -> None:
+        """Keep known inputs and the logits that this version gives, to be asked again at every load."""
+        probes = []
+        for row in rows:
+            packed = teacher.pack([row])
+            with torch.inference_mode():
+                logits = teacher.answer_logits(model, packed)[0].float()
+            top = logits.topk(5)
+            probes.append(
+                {
+                    "tokens": list(row.tokens),
+                    "start": row.start,
+                    "top": top.indices.tolist(),
+                    "logits": top.values.tolist(),
+                }
+            )
+        files.write_json(candidate / "probes.json", {"dtype": self.order.plan.dtype, "probes": probes})
+
+    # -- after
+
+    def _write(
+        self,
+        made: Made,
+        lessons: Sequence[Lesson],
+        evaluation: Evaluation,
+        right: dict[str, bool],
+        verdict: Verdict,
+    ) -> None:
+        """Complete the candidate; ``evaluation.json`` comes last, without it there is no candidate."""
+        self.report({"phase": "saving"})
+        candidate = self.folder / "candidate"
+        base = Path(self.order.base)
+        for name in (
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+            "chat_template.jinja",
+        ):
+            if (base / name).is_file():
+                files.write_bytes(candidate / name, (base / name).read_bytes())
+        resolved = {"settings": self.order.settings["resolved"], "plan": domain.as_json(self.order.plan)}
+        files.write_bytes(
+            candidate / "config.yaml",
+            yaml.safe_dump(json.loads(json.dumps(resolved)), sort_keys=False).encode(),
+        )
+        files.write_json(candidate / "metadata.json", self._metadata(made, evaluation))
+        learned = [lesson.example for lesson in lessons if lesson.is_new and self.order.kind == "learn"]
+        files.write_json(
+            candidate / "evaluation.json",
+            {
+                "parent": self.order.parent_version,
+                "base": weights.read_fingerprint(base),
+                "evaluation": domain.as_json(evaluation),
+                "verdict": domain.as_json(verdict),
+                "learned": [domain.as_json(example) for example in learned],
+                "right": right,
+            },
+        )
+
+    def _metadata(self, made: Made, evaluation: Evaluation) -> dict[str, Any]:
+        outcome = made.outcome
+        machine = weights.machine(self._training.device)
+        packages = ("torch", "transformers", "peft", "safetensors", "numpy")
+        return {
+            "lorad": __version__,
+            "framework": {
+                "python": platform.python_version(),
+                **{name: installed(name) for name in packages},
+            },
+            "hardware": {**domain.as_json(machine), "platform": platform.platform()},
+            "training": {
+                "plan": domain.as_json(self.order.plan),
+                "ended_by": outcome.ended_by,
+                "rounds": len(outcome.history),
+                "steps": outcome.steps,
+                "tokens": outcome.tokens,
+                "seconds": round(outcome.seconds, 2),
+                "tokens_per_second": round(outcome.tokens / max(outcome.seconds, 1e-9), 1),
+                "peak_gib": round(outcome.peak_bytes / 2**30, 3),
+                "session_seconds": round(time.time() - self._began, 2),
+            },
+            "curves": outcome.history,
+            "final": {"recall": evaluation.scores.get(self.order.dataset, Score(right=0, total=0)).recall},
+            "reproducibility": {"seed": self.order.plan.seed, "deterministic": machine.device == "cpu"},
+            "adapter": {
+                "rank": made.adapter.rank,
+                "merge_difference": evaluation.merge_difference,
+                "truncation_error": made.truncation,
+            },
+        }
+
+    def report(self, line: dict[str, Any]) -> None:
+        """Append a line of progress; readers keep the newest value of every key."""
+        with (self.folder / "progress.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+
+def _without(row: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != key}
+
+
+def _spread(values: Sequence[Any], count: int) -> list[Any]:
+    step = max(1, len(values) // count)
+    return list(values[::step][:count])
+
+
+def _scores(lessons: Sequence[Lesson], right: dict[str, bool]) -> dict[str, Score]:
+    tallies: dict[str, list[bool]] = defaultdict(list)
+    for lesson in lessons:
+        tallies[lesson.example.dataset].append(right[lesson.example.id])
+    return {name: Score(right=sum(tally), total=len(tally)) for name, tally in tallies.items()}
+
+
+def _end_when_told() -> None:
+    """End on SIGTERM, and when the daemon at the other end of standard input is gone, even by SIGKILL.
+
+    At once and without clean-up: nothing that this process has written counts before it has ended well.
+    """
+
+    def watch_daemon() -> None:
+        while os.read(sys.stdin.fileno(), 1):  # unbuffered: a buffer's lock would be held at exit
+            pass
+        os._exit(STOPPED)
+
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(STOPPED))
+    if not sys.stdin.isatty():
+        threading.Thread(target=watch_daemon, daemon=True).start()
+
+
+def main(folder: Path) -> int:
+    """Run the order in a folder; return the process's exit status."""
+    weights.quieten()
+    order = domain.restore(Order, files.read_json(folder / "request.json"))
+    threads = order.settings["training"]["threads"]
+    if threads:
+        torch.set_num_threads(threads)
+    _end_when_told()
+    session = Session(folder, order)
+    try:
+        session.run()
+    except Exception as error:
+        session.report({"error": describe(error)})
+        raise
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,229 @@
+"""A screen: what the reading commands of ``lorad`` print, as rich tables, and the retention plot.
+
+What lives here: columns, colours, order. What never does: asking the daemon, printing, deciding.
+
+rich costs 60 ms and matplotlib half a second, so both are imported where they are used: ``cli`` imports
+this module for every command, and ``lorad status`` needs neither.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lorad.errors import ConfigError
+from lorad.phrases import NOTHING, clock, event_line, moment, reason, share, took
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+Record = Mapping[str, Any]
+Cell = str | tuple[str, str]
+"""A text, or a text and its style."""
+
+GOOD, FAIR = 0.95, 0.8
+"""Recall from which a cell is green, and from which it is yellow."""
+
+STATE_STYLES = {
+    "promoted": "green",
+    "sound": "green",
+    "training": "cyan",
+    "judging": "cyan",
+    "rejected": "red",
+    "failed": "red",
+    "damaged": "red",
+    "cancelled": "yellow",
+}
+
+
+def jobs(answer: Record) -> "RenderableType":
+    """Show the jobs, newest first."""
+    columns = ("job", "dataset", "state", "when", "took", "why")
+    rows = [
+        (str(job["id"]), _subject(job), _fate(job), _when(job), took(job), reason(job))
+        for job in answer["jobs"]
+    ]
+    return _table(columns, rows, numbers=(0,), folding=(1, 5), narrowest=14)
+
+
+def versions(answer: Record) -> "RenderableType":
+    """Show a track's versions and which of them are latest, previous and serving."""
+    columns = ("version", "", "date", "state", "recall", "retention", "description")
+    rows = [
+        (row["version"], _roles(answer, row), moment(row["date"]), _state(row), *_told(row))
+        for row in answer["versions"]
+    ]
+    return _table(columns, rows, numbers=(4, 5), folding=(6,), narrowest=16)
+
+
+def memory(answer: Record) -> "RenderableType":
+    """Show what is kept of each dataset."""
+    counts = ("examples", "learned", "recalled", "replaced", "forgotten")
+    rows = [(row["dataset"], *(str(row[count]) for count in counts)) for row in answer["datasets"]]
+    return _table(("dataset", *counts), rows, numbers=range(1, 6))
+
+
+def retention(answer: Record) -> "RenderableType":
+    """Show recall of every dataset (column) at every version (row), and the four numbers below."""
+    rows = [
+        (version, *map(_percent, row))
+        for version, row in zip(answer["versions"], answer["matrix"], strict=True)
+    ]
+    columns = ("recall, %", *answer["datasets"])
+    numbers = {name: answer.get(name.lower()) for name in ("ACC", "BWT", "FWT", "forgetting")}
+    told = [f"{name} {NOTHING if value is None else f'{value:.3f}'}" for name, value in numbers.items()]
+    others = range(1, len(columns))
+    return _stack(_table(columns, rows, numbers=others, folding=others, narrowest=4), _text("   ".join(told)))
+
+
+def explanation(answer: Record) -> "RenderableType":
+    """Show why a version was promoted, or not, and its recall beside its parent's."""
+    verdict = "promoted" if answer["promoted"] else "not promoted"
+    evaluation = answer.get("evaluation") or {}
+    ended_by = answer.get("ended_by") or evaluation.get("ended_by")
+    ended = f"; what ended the session: {ended_by}" if ended_by else ""
+    reasons = [_text((line, "red" if line.startswith("failed:") else "")) for line in answer["reasons"]]
+    before = evaluation.get("before") or {}
+    rows = [
+        (name, _score(before.get(name)), _score(score))
+        for name, score in (evaluation.get("scores") or {}).items()
+    ]
+    scores = [_table(("recall", "before", "after"), rows, numbers=(1, 2))] if rows else []
+    return _stack(_text(f"{answer['version']} was {verdict}{ended}"), *reasons, *scores)
+
+
+def difference(answer: Record) -> "RenderableType":
+    """Show the examples that two versions answer differently."""
+    if not answer["changed"]:
+        return _text(f"{answer['a']} and {answer['b']} answer every example alike")
+    marks = {True: ("right", "green"), False: ("wrong", "red")}
+    rows = [
+        (
+            row["dataset"],
+            str(row["question"]),
+            str(row["answer"]),
+            marks[row["a_right"]],
+            marks[row["b_right"]],
+        )
+        for row in answer["changed"]
+    ]
+    return _table(
+        ("dataset", "question", "answer", answer["a"], answer["b"]), rows, folding=(1, 2), narrowest=16
+    )
+
+
+def event(record: Record) -> str:
+    """Show an event on one line of text: ``--follow`` has no table to put it in."""
+    return f"{clock(record['at'])} {event_line(record)}"
+
+
+def plot(answer: Record, path: Path) -> None:
+    """Draw every dataset's recall over the versions into a picture; the file's ending chooses the format."""
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415 - an extra that a server does not need
+    except ImportError:
+        raise ConfigError(
+            "a plot needs matplotlib; install it with: pip install 'lorad[plot]'", code="no_matplotlib"
+        ) from None
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot(xlabel="version", ylabel="recall", ylim=(0, 1.05))
+    for column, dataset in enumerate(answer["datasets"]):
+        measured = [(at, row[column]) for at, row in enumerate(answer["matrix"]) if row[column] is not None]
+        axes.plot(*zip(*measured, strict=True) if measured else ((), ()), marker="o", label=dataset)
+    axes.set_xticks(range(len(answer["versions"])), answer["versions"])
+    if answer["datasets"]:
+        axes.legend()
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the plot cannot be written to {path}: {error}", code="no_plot") from None
+
+
+def _state(record: Record) -> tuple[str, str]:
+    return record["state"], STATE_STYLES.get(record["state"], "")
+
+
+def _subject(job: Record) -> str:
+    return job["dataset"] if job["kind"] == "learn" else f"{job['kind']} {job['dataset']}"
+
+
+def _fate(job: Record) -> Cell:
+    state, style = _state(job)
+    return f"{state} {job.get('version') or ''}".strip(), style
+
+
+def _when(job: Record) -> str:
+    at = moment(job.get("ended_at") or job.get("started_at") or job["created_at"])
+    return at.partition("-")[2]  # the year is clear, and 80 columns are few
+
+
+def _roles(answer: Record, row: Record) -> str:
+    return " ".join(role for role in ("latest", "previous", "serving") if answer[role] == row["version"])
+
+
+def _told(version: Record) -> tuple[Cell, Cell, Cell]:
+    performance = version.get("performance") or {}
+    return (
+        _recall(performance.get("recall")),
+        _recall(performance.get("retention")),
+        version.get("description") or "",
+    )
+
+
+def _recall(value: float | None) -> tuple[str, str]:
+    if value is None:
+        return NOTHING, "dim"
+    return share(value), "green" if value >= GOOD else "yellow" if value >= FAIR else "red"
+
+
+def _percent(value: float | None) -> Cell:
+    text, style = _recall(value)
+    return text.removesuffix(" %").replace(
+        "100.0", "100"
+    ), style  # short, so that ten datasets fit a terminal
+
+
+def _score(score: Record | None) -> Cell:
+    if score is None:
+        return NOTHING, "dim"
+    text, style = _recall(score["right"] / score["total"] if score["total"] else None)
+    return f"{text} ({score['right']}/{score['total']})", style
+
+
+def _table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Cell]],
+    *,
+    numbers: Iterable[int] = (),
+    folding: Iterable[int] = (),
+    narrowest: int = 1,
+) -> "RenderableType":
+    """Return a table; only the ``folding`` columns may break their lines, down to ``narrowest``."""
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - see the module's docstring
+    from rich.table import Table  # noqa: PLC0415
+
+    right, loose = set(numbers), set(folding)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for at, name in enumerate(columns):
+        justify: Literal["left", "right"] = "right" if at in right else "left"
+        if at in loose:
+            table.add_column(_text(name), justify=justify, overflow="fold", min_width=narrowest)
+        else:
+            table.add_column(_text(name), justify=justify, overflow="ellipsis", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(_text, row))
+    return table
+
+
+def _text(cell: Cell) -> "Text":
+    """Return a cell as text in which brackets are only brackets."""
+    from rich.text import Text  # noqa: PLC0415 - see the module's docstring
+
+    text, style = (cell, "") if isinstance(cell, str) else cell
+    return Text(text, style=style)
+
+
+def _stack(*parts: "RenderableType") -> "RenderableType":
+    from rich.console import Group  # noqa: PLC0415 - see the module's docstring
+
+    return Group(*parts)

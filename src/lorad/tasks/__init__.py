@@ -1,0 +1,22 @@
+"""Tasks: interchangeable kinds of learning behind one interface.
+
+A task says which examples it accepts, how they become tokens, which model head it needs, how right is
+measured and how an answer is made. Nothing outside a task's own file knows its templates.
+"""
+
+from lorad.errors import ConfigError
+from lorad.tasks.chat import Chat
+from lorad.tasks.interface import Task
+
+__all__ = ["Task", "find"]
+
+_TASKS: dict[str, Task] = {task.name: task for task in (Chat(),)}
+
+
+def find(name: str) -> Task:
+    """Return the task of this name; raise ``ConfigError`` naming the known ones."""
+    if name not in _TASKS:
+        raise ConfigError(
+            f"there is no task {name!r}; known: {', '.join(sorted(_TASKS))}", code="no_such_task"
+        )
+    return _TASKS[name]

@@ -1,0 +1,138 @@
+"""Materials: teacher-forced passes. Many rows in one sequence, scores for the answers alone.
+
+What lives here: packing rows so that nothing is computed twice or for nothing, and grading them. What never
+does: optimizers, deciding what to train.
+
+The rows of a pack share their longest common prefix (the template's head, the system prompt), which is
+computed once; the rest of the rows follow one another without padding, each seeing the prefix and itself
+(a four-dimensional attention mask) at positions that restart behind the prefix. Logits are computed only
+where an answer token is predicted. Same numbers as one padded row at a time; a test holds that.
+
+A short answer is *recalled* when each of its tokens, the end token included, is the most likely one given
+the question and the answer so far: the same as greedy decoding giving exactly that answer.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lorad.domain import Encoded
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Some rows as one sequence of S tokens that predicts M answer tokens."""
+
+    tokens: Tensor
+    """[1, S] int64."""
+    positions: Tensor
+    """[1, S] int64."""
+    visible: Tensor
+    """[1, 1, S, S] bool: whether a token (row) may look at another (column)."""
+    predicting: Tensor
+    """[M] int64: where in the sequence each answer token is predicted."""
+    targets: Tensor
+    """[M] int64: the answer tokens."""
+    owners: Tensor
+    """[M] int64: which row of the pack each answer token belongs to."""
+    rows: int
+
+
+def pack(rows: Sequence[Encoded]) -> Pack:
+    """Lay rows into one sequence behind their common prefix."""
+    shared = _common_prefix(rows)
+    tokens = list(rows[0].tokens[:shared])
+    positions = list(range(shared))
+    segments = [0] * shared
+    predicting: list[int] = []
+    targets: list[int] = []
+    owners: list[int] = []
+    for number, row in enumerate(rows):
+        begin = len(tokens)
+        own = row.tokens[shared:-1]  # the last token is only ever predicted
+        tokens += own
+        positions += range(shared, shared + len(own))
+        segments += [number + 1] * len(own)
+        first = begin + row.start - shared - 1
+        predicting += range(first, first + len(row.answer))
+        targets += row.answer
+        owners += [number] * len(row.answer)
+    segment = torch.tensor(segments)
+    earlier = torch.ones(len(tokens), len(tokens), dtype=torch.bool).tril()
+    visible = earlier & ((segment[None, :] == segment[:, None]) | (segment[None, :] == 0))
+    return Pack(
+        torch.tensor([tokens]),
+        torch.tensor([positions]),
+        visible[None, None],
+        torch.tensor(predicting),
+        torch.tensor(targets),
+        torch.tensor(owners),
+        len(rows),
+    )
+
+
+def _common_prefix(rows: Sequence[Encoded]) -> int:
+    """Count the tokens that all rows begin with; at least one token before the answer stays with its row."""
+    limit = min(row.start for row in rows) - 1
+    columns = zip(*(row.tokens[:limit] for row in rows), strict=True)
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+
+
+def divide(rows: Sequence[Encoded], most_tokens: int) -> Iterator[list[int]]:
+    """Split rows, longest together, into packs of at most ``most_tokens`` (or one row); yield their numbers."""
+    group: list[int] = []
+    used = 0
+    for number in sorted(range(len(rows)), key=lambda number: len(rows[number])):
+        if group and used + len(rows[number]) > most_tokens:
+            yield group
+            group, used = [], 0
+        group.append(number)
+        used += len(rows[number])
+    if group:
+        yield group
+
+
+def answer_logits(model: Any, packed: Pack) -> Tensor:
+    """Return the logits [M, vocabulary] that predict the answer tokens of a pack."""
+    device, dtype = model.device, model.dtype
+    hidden = torch.zeros(packed.visible.shape, dtype=dtype).masked_fill(
+        ~packed.visible, torch.finfo(dtype).min
+    )
+    output = model(
+        input_ids=packed.tokens.to(device),
+        position_ids=packed.positions.to(device),
+        attention_mask=hidden.to(device),
+        logits_to_keep=packed.predicting.to(device),
+        use_cache=False,
+    )
+    logits: Tensor = output.logits[0]
+    return logits
+
+
+def loss_sum(logits: Tensor, packed: Pack) -> Tensor:
+    """Return the summed cross entropy in nats over the answer tokens, in fp32."""
+    return functional.cross_entropy(logits.float(), packed.targets.to(logits.device), reduction="sum")
+
+
+def grade(logits: Tensor, packed: Pack) -> list[bool]:
+    """Tell for every row of a pack whether its answer is recalled."""
+    wrong = logits.detach().argmax(-1).cpu() != packed.targets
+    missed = torch.zeros(packed.rows, dtype=torch.bool)
+    missed[packed.owners[wrong]] = True
+    return [not bool(m) for m in missed]
+
+
+@torch.inference_mode()
+def recalled(model: Any, rows: Sequence[Encoded], most_tokens: int = 1024) -> list[bool]:
+    """Test every row with one pass; the model's mode is left as it was."""
+    results = [False] * len(rows)
+    for numbers in divide(rows, most_tokens):
+        packed = pack([rows[number] for number in numbers])
+        for number, right in zip(numbers, grade(answer_logits(model, packed), packed), strict=True):
+            results[number] = right
+    return results

@@ -1,0 +1,344 @@
+"""A capability: one training run. ``transformers.Trainer`` with our rounds, packs and grading.
+
+What lives here: the loop that trains a fresh adapter until everything is recalled. What never does: files,
+versions, choosing settings.
+"""
+
+import math
+import random
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from lorad import teacher
+from lorad.domain import Encoded, Plan
+from lorad.errors import TrainingError
+from lorad.rehearsal import Item, Rehearsal
+
+Report = Callable[[dict[str, Any]], None]
+
+REPORT_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a session trains on: rows with their bookkeeping, and general conversation beside them."""
+
+    rows: Sequence[Encoded]
+    items: Sequence[Item]
+    general: Sequence[Encoded] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a training run went."""
+
+    ended_by: str
+    right: list[bool]
+    """The last test of every row."""
+    history: list[dict[str, Any]]
+    steps: int
+    tokens: int
+    seconds: float
+    seconds_testing: float
+    peak_bytes: int
+
+
+@dataclass(slots=True)
+class _Tally:
+    steps: int = 0
+    tokens: int = 0
+    loss: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    testing: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def train(
+    model: Any,
+    material: Material,
+    plan: Plan,
+    *,
+    report: Report,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Outcome:
+    """Train a PEFT model's adapter in rounds until the plan's ``until`` is met."""
+    rehearsal = Rehearsal(material.items, plan.mix, plan.until, plan.seed)
+    tally = _Tally()
+    rounds = _Rounds(material, rehearsal, plan)
+    watcher = _Watcher(model, material, plan, rehearsal=rehearsal, tally=tally, report=report, clock=clock)
+    optimizer = torch.optim.AdamW(
+        [weight for weight in model.parameters() if weight.requires_grad],
+        lr=plan.learning_rate,
+        betas=(0.9, 0.99),
+        weight_decay=0.0,
+        fused=model.device.type in {"cpu", "cuda"},
+    )
+    began = clock()
+    trainer = _Trainer(
+        model=model,
+        args=_arguments(plan, rounds.most_steps),
+        train_dataset=rounds,
+        data_collator=rounds.collate,
+        optimizers=(optimizer, LambdaLR(optimizer, schedule(plan, rounds.steps_per_round))),
+        callbacks=[watcher],
+    )
+    trainer.remove_callback(PrinterCallback)  # progress is told through `report` alone
+    trainer.tally, trainer.saw = tally, rehearsal.saw
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the libraries' hints about settings that are ours to choose
+        trainer.train()
+    return Outcome(
+        ended_by=rehearsal.ended_by or "ceiling",
+        right=watcher.right,
+        history=tally.history,
+        steps=tally.steps,
+        tokens=tally.tokens,
+        seconds=clock() - began,
+        seconds_testing=tally.testing,
+        peak_bytes=peak_memory(model.device.type),
+    )
+
+
+def schedule(plan: Plan, steps_per_round: int) -> Callable[[int], float]:
+    """Return the learning rate's factor by step: linear warm-up, cosine decay to a tenth, then level.
+
+    The cosine spans the rounds that a session of this kind needs (``2 x epochs`` of the table, at least 10),
+    not its ceiling: rounds after it go on at a tenth of the rate.
+    """
+    horizon = max(10, 2 * plan.epochs) * steps_per_round
+    warmup = min(plan.warmup_steps, max(1, horizon // 4))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = min(1.0, (step - warmup) / max(1, horizon - warmup))
+        return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress))
+
+    return factor
+
+
+def peak_memory(device: str) -> int:
+    """Return the most bytes that this process has used on the device that trains."""
+    if device == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS and KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _arguments(plan: Plan, most_steps: int) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir="unused",
+        per_device_train_batch_size=plan.effective_batch,  # packs bound the memory of a pass, see Plan.pack_tokens
+        max_steps=most_steps,
+        max_grad_norm=1.0,
+        activation_checkpointing=plan.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if plan.gradient_checkpointing else None,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        seed=plan.seed,
+        use_cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
+    )
+
+
+class _Rounds(IterableDataset[int]):
+    """One pass over this is one round: the rehearsal's choice, with general conversation mixed in.
+
+    Rows are numbers; those from ``len(rows)`` on are general conversation.
+    """
+
+    def __init__(self, material: Material, rehearsal: Rehearsal, plan: Plan) -> None:
+        self._all = [*material.rows, *material.general]
+        self._own = len(material.rows)
+        self._general = range(self._own, len(self._all))
+        self._rehearsal = rehearsal
+        self._plan = plan
+        self._random = random.Random(plan.seed + 1)  # noqa: S311 - reproducible choice, not a secret
+        largest = self._own + self._share(self._own)
+        self.steps_per_round = math.ceil(largest / plan.effective_batch)
+        self.most_steps = self.steps_per_round * plan.until.max_epochs
+
+    def _share(self, rows: int) -> int:
+        share = self._plan.mix.general
+        return min(len(self._general), round(rows * share / (1 - share))) if share < 1 else len(self._general)
+
+    def __iter__(self) -> Iterator[int]:
+        chosen = self._rehearsal.choose()
+        chosen += self._random.sample(self._general, self._share(len(chosen)))
+        self._random.shuffle(chosen)
+        yield from chosen
+
+    def collate(self, numbers: list[int]) -> dict[str, Any]:
+        """Pack the rows of one optimizer step."""
+        rows = [self._all[number] for number in numbers]
+        packs = [
+            (
+                teacher.pack([rows[i] for i in group]),
+                [numbers[i] if numbers[i] < self._own else None for i in group],
+            )
+            for group in teacher.divide(rows, self._plan.pack_tokens)
+        ]
+        return {"packs": packs, "tokens": sum(len(row) for row in rows)}
+
+
+class _Trainer(Trainer):
+    """Trainer whose step runs packs and notes which rows were right before it learned from them."""
+
+    tally: _Tally
+    saw: Callable[[dict[int, bool]], None]
+
+    def get_train_dataloader(self) -> DataLoader[int]:
+        """Return the rounds as they are: accelerate would look for tensors in our packs."""
+        return DataLoader(
+            self.train_dataset, batch_size=self.args.train_batch_size, collate_fn=self.data_collator
+        )
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Accumulate the gradient of the mean loss over all answer tokens of one optimizer step."""
+        del num_items_in_batch
+        model.train()
+        count = sum(len(packed.targets) for packed, _ in inputs["packs"])
+        total = torch.zeros((), device=model.device)
+        for packed, numbers in inputs["packs"]:
+            logits = teacher.answer_logits(model, packed)
+            loss = teacher.loss_sum(logits, packed) / count
+            self.accelerator.backward(loss)
+            total += loss.detach()
+            graded = zip(numbers, teacher.grade(logits, packed), strict=True)
+            self.saw({number: right for number, right in graded if number is not None})
+        if not torch.isfinite(total):
+            raise TrainingError(
+                "the loss is not a number any more; lower planner.learning_rates, or retry with --settings learning_rate=1e-4",
+                code="diverged",
+            )
+        self.tally.losses.append(float(total))
+        self.tally.tokens += inputs["tokens"]
+        self.tally.steps += 1
+        return total
+
+
+class _Watcher(TrainerCallback):
+    """Report progress, test at the end of a round when it is worth it, and end the session."""
+
+    def __init__(
+        self,
+        model: Any,
+        material: Material,
+        plan: Plan,
+        *,
+        rehearsal: Rehearsal,
+        tally: _Tally,
+        report: Report,
+        clock: Callable[[], float],
+    ) -> None:
+        self._model = model
+        self._material = material
+        self._plan = plan
+        self._rehearsal = rehearsal
+        self._tally = tally
+        self._report = report
+        self._clock = clock
+        self._began = clock()
+        self._reported = -math.inf
+        self._has_old = any(not item.is_new for item in material.items)
+        self.right: list[bool] = [False] * len(material.rows)
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Say where the run stands, about once a second."""
+        del args, control
+        now = self._clock()
+        if now - self._reported < REPORT_SECONDS:
+            return
+        self._reported = now
+        elapsed = now - self._began - self._tally.testing
+        self._report(
+            {
+                "phase": "training",
+                "round": self._rehearsal.rounds,
+                "rounds": self._plan.until.max_epochs,
+                "step": self._tally.steps,
+                "steps": state.max_steps,
+                "loss": round(sum(self._tally.losses[-10:]) / max(1, len(self._tally.losses[-10:])), 4),
+                "learning_rate": kwargs["lr_scheduler"].get_last_lr()[0],
+                "tokens_per_second": round(self._tally.tokens / max(elapsed, 1e-9), 1),
+                "target": self._plan.until.recall,
+                "peak_gib": round(peak_memory(self._model.device.type) / 2**30, 2),
+                **self._recall(),
+            }
+        )
+
+    def _recall(self) -> dict[str, float | None]:
+        old = round(self._rehearsal.recall(new=False), 4) if self._has_old else None
+        return {"recall": round(self._rehearsal.recall(new=True), 4), "old_recall": old}
+
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Close a round: test if the target is near, note the numbers, stop if that is it."""
+        del args, state, kwargs
+        tested = self._rehearsal.is_near() or self._rehearsal.rounds >= self._plan.until.max_epochs
+        ended = self._rehearsal.tested(self._test()) if tested else self._rehearsal.not_tested()
+        if ended and not tested:
+            self._rehearsal.saw(self._test())
+        loss = sum(self._tally.losses) / max(1, len(self._tally.losses))
+        self._tally.losses.clear()
+        elapsed = self._clock() - self._began
+        closed = {
+            "round": self._rehearsal.rounds,
+            "loss": round(loss, 4),
+            "tested": tested,
+            "seconds": round(elapsed, 2),
+            **self._recall(),
+        }
+        self._tally.history.append(closed)
+        self._report({"closed": closed, **self._recall(), "eta_seconds": self._eta(elapsed)})
+        if ended:
+            control.should_training_stop = True
+
+    def _test(self) -> dict[int, bool]:
+        began = self._clock()
+        self._report({"phase": "testing"})
+        self._model.eval()
+        self.right = teacher.recalled(self._model, self._material.rows)
+        self._tally.testing += self._clock() - began
+        return dict(enumerate(self.right))
+
+    def _eta(self, elapsed: float) -> float | None:
+        """Extrapolate the last rounds' gain in recall to the target; ``None`` while nothing moves."""
+        recent: list[float] = [line["recall"] for line in self._tally.history[-3:]]
+        gain = (recent[-1] - recent[0]) / max(1, len(recent) - 1)
+        if gain <= 0 or len(recent) < 2:  # noqa: PLR2004 - a slope needs two points
+            return None
+        missing = max(0.0, self._plan.until.recall - recent[-1])
+        return round(missing / gain * elapsed / self._rehearsal.rounds, 1)
+
+
+def milder(plan: Plan) -> Plan:
+    """Return the plan of a repair: half the rate, few rounds, everything rehearsed."""
+    return replace(
+        plan,
+        learning_rate=plan.learning_rate / 2,
+        warmup_steps=min(plan.warmup_steps, 5),
+        until=replace(plan.until, max_epochs=max(4, plan.until.max_epochs // 4)),
+        mix=replace(plan.mix, refresh=max(0.5, plan.mix.refresh)),
+    )

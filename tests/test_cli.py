@@ -1,0 +1,580 @@
+"""The ``lorad`` command against a fake daemon on a real Unix socket."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fake_daemon import (
+    NOW,
+    SESSION,
+    FakeDaemon,
+    Problem,
+    Stream,
+    delta,
+    event,
+    job,
+    promoted,
+    rejected,
+    snapshot,
+    waiting_file,
+)
+from lorad.cli import app
+
+DONE = "data: [DONE]"
+SOURCE = str(Path(__file__).parent.parent / "src")
+
+
+@pytest.fixture
+def home(monkeypatch):
+    monkeypatch.delenv("LORAD_HOME", raising=False)
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        for name in ("configs", "inbox", "models"):
+            (Path(folder) / name).mkdir()
+        yield Path(folder).resolve()
+
+
+@pytest.fixture
+def daemon(home):
+    fake = FakeDaemon(home / "run" / "lorad.sock")
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def lorad(home):
+    def run(*words, typed=None):
+        return CliRunner().invoke(app, ["--home", str(home), *words], input=typed, prog_name="lorad")
+
+    return run
+
+
+def process(*words, executable=None, **environment):
+    """Run the command in a process of its own, as its script would."""
+    program = "import sys; from lorad.cli import main; "
+    program += f"sys.executable = {executable!r}; " if executable else ""
+    return subprocess.run(
+        [sys.executable, "-c", program + "main()", *words],
+        env={**os.environ, "PYTHONPATH": SOURCE, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+
+# Errors and global options
+
+
+def test_a_daemon_that_does_not_run_is_one_sentence(lorad, home):
+    # Given a home without a daemon
+    result = lorad("status")
+    # Then standard error has one sentence, standard output nothing
+    socket = home / "run" / "lorad.sock"
+    assert (
+        result.stderr
+        == f"lorad: lorad is not running for {home} (no answer at {socket}); start it with: lorad run\n"
+    )
+    assert (result.stdout, result.exit_code) == ("", 1)
+
+
+def test_with_json_an_error_is_json(lorad):
+    result = lorad("status", "--json")
+    assert json.loads(result.stdout)["error"]["code"] == "not_running"
+    assert (result.stderr, result.exit_code) == ("", 1)
+
+
+def test_what_the_daemon_says_is_wrong_is_passed_on(lorad, daemon):
+    daemon.answers("POST /api/jobs/9/cancel", Problem(404, "no_such_job", "there is no job 9"))
+    result = lorad("cancel", "9")
+    assert (result.stderr, result.exit_code) == ("lorad: there is no job 9\n", 1)
+
+
+def test_no_home_is_one_sentence(tmp_path):
+    result = process("--home", str(tmp_path / "nowhere"), "status")
+    assert (
+        result.stderr
+        == f"lorad: the home {tmp_path}/nowhere does not exist; make it with: lorad init {tmp_path}/nowhere\n"
+    )
+    assert result.returncode == 1
+
+
+@pytest.mark.parametrize("place", ["before", "after", "equals", "environment"])
+def test_the_home_may_be_named_anywhere(home, daemon, monkeypatch, place):
+    # Given a daemon in a home that is not this folder
+    daemon.answers("GET /api/status", snapshot())
+    if place == "environment":
+        monkeypatch.setenv("LORAD_HOME", str(home))
+    words = {
+        "before": ["--home", str(home), "status"],
+        "after": ["status", "--home", str(home)],
+        "equals": ["status", f"--home={home}", "--json"],
+        "environment": ["status"],
+    }
+    # When its state is asked for, it is found
+    assert CliRunner().invoke(app, words[place]).exit_code == 0
+
+
+def test_settings_say_where_the_socket_is(lorad, home):
+    other = FakeDaemon(home / "run" / "other.sock")
+    other.answers("GET /api/status", snapshot())
+    try:
+        assert lorad("status", "--set", "server.socket=run/other.sock").exit_code == 0
+        (home / "configs" / "odd.yaml").write_text("server: {socket: run/other.sock}")
+        assert lorad("--config", "odd", "status").exit_code == 0
+    finally:
+        other.close()
+
+
+def test_what_follows_two_dashes_is_no_option(lorad, daemon):
+    daemon.answers("POST /v1/chat/completions", Stream(delta("fine"), DONE))
+    assert lorad("ask", "--", "--home").stdout == "fine"
+    assert daemon.asked[0][2]["messages"] == [{"role": "user", "content": "--home"}]
+
+
+def test_the_version_is_printed_without_a_home():
+    assert CliRunner().invoke(app, ["--version"]).stdout == "lorad 0.1.0\n"
+
+
+# What other programs do
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            ["--home", "/h", "run", "--set", "a.b=1", "--set", "c.d=2", "--config", "x"],
+            "-m lorad.app --home /h --config x --set a.b=1 --set c.d=2",
+        ),
+        (["run"], "-m lorad.app"),
+        (["base", "--help"], "-m lorad.offline base --help"),
+        (["base", "add", "smollm2", "--home", "/h"], "-m lorad.offline base add smollm2 --home /h"),
+        (
+            ["--home", "/h", "plan", "f.json", "--json", "-v"],
+            "-m lorad.offline plan f.json --json -v --home /h",
+        ),
+        (
+            ["--set", "a=1", "check", "--deep", "x", "--", "--home"],
+            "-m lorad.offline check --deep x --set a=1 -- --home",
+        ),
+    ],
+)
+def test_programs_with_models_take_over(words, expected):
+    # Given an interpreter that only prints what it is told to run
+    result = process(*words, executable="/bin/echo")
+    # Then it is told everything
+    assert (result.stdout, result.stderr, result.returncode) == (f"{expected}\n", "", 0)
+
+
+# Homes
+
+
+def test_init_makes_a_home_and_spares_what_is_there(tmp_path):
+    # Given a folder in which somebody has begun
+    home = tmp_path / "new"
+    (home / "inbox").mkdir(parents=True)
+    (home / "inbox" / "README.md").write_text("mine")
+    # When it is made a home, twice
+    for _ in range(2):
+        result = CliRunner().invoke(app, ["init", str(home)])
+        assert result.exit_code == 0
+    # Then all is there and what was there is as it was
+    assert sorted(path.name for path in home.iterdir()) == ["configs", "inbox", "models"]
+    assert (home / "inbox" / "README.md").read_text() == "mine"
+    assert "default.yaml" in (home / "configs" / "README.md").read_text()
+    assert f"lorad --home {home} run" in result.stdout
+
+
+def test_init_into_a_file_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = CliRunner().invoke(app, ["init", str(tmp_path / "file")])
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "cannot be made" in result.stderr
+
+
+# Status, monitor, events
+
+
+def test_status_is_a_summary(lorad, daemon):
+    daemon.answers("GET /api/status", snapshot(session=SESSION))
+    lines = lorad("status").stdout.splitlines()
+    assert lines[0] == "lorad 0.1.0 in /srv/lorad: learning, up 3 h 12 min"
+    assert "recall 62.0 % of 95.0 %, about 1 min 35 s left" in lines[2]
+
+
+HEAVY = (
+    "torch",
+    "transformers",
+    "peft",
+    "fastapi",
+    "uvicorn",
+    "httpx",
+    "rich.console",
+    "numpy",
+    "matplotlib",
+)
+
+
+def test_status_loads_nothing_heavy(home, daemon):
+    # Given a daemon that answers
+    daemon.answers("GET /api/status", snapshot())
+    # When its state is asked for in a fresh process that tells what it has loaded
+    program = (
+        "import sys; from lorad.cli import app\n"
+        "try: app()\n"
+        "except SystemExit as end: assert not end.code\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program, "status", "--home", str(home)],
+        env={**os.environ, "PYTHONPATH": SOURCE},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    # Then nothing was loaded that takes time
+    assert found.stdout.splitlines()[0].startswith("lorad 0.1.0")
+    assert found.stdout.splitlines()[-1] == "[]"
+
+
+def test_reading_commands_tell_the_same_in_json(lorad, daemon):
+    # Given everything that can be read
+    answers = {
+        "status": ("GET /api/status", snapshot()),
+        "jobs": ("GET /api/jobs", {"jobs": [rejected(1, "é")]}),
+        "versions": ("GET /api/versions", snapshot()["tracks"]["chat"]),
+        "memory": ("GET /api/memory", {"datasets": []}),
+        "retention": ("GET /api/retention", {"versions": [], "datasets": [], "matrix": []}),
+        "explain v0.1": (
+            "GET /api/versions/v0.1/explain",
+            {"version": "v0.1", "promoted": True, "reasons": []},
+        ),
+        "diff v0.1 v0.2": ("GET /api/diff", {"a": "v0.1", "b": "v0.2", "changed": []}),
+        "events": ("GET /api/events", {"events": [event(1, "paused")]}),
+    }
+    for words, (route, answer) in answers.items():
+        daemon.answers(route, answer)
+        # When it is asked for in JSON, then it is what the daemon told
+        assert json.loads(lorad(*words.split(), "--json").stdout) == answer
+        # And without, it is something for people
+        shown = lorad(*words.split())
+        assert shown.exit_code == 0
+        assert not shown.stdout.startswith("{")
+
+
+def test_tables_are_printed(lorad, daemon):
+    daemon.answers("GET /api/jobs", {"jobs": [promoted(2, "campus_dining", "v0.2")]})
+    assert "promoted v0.2" in lorad("jobs").stdout
+
+
+def test_the_track_is_passed_on(lorad, daemon):
+    daemon.answers("GET /api/memory", {"datasets": []})
+    lorad("memory")
+    lorad("memory", "--track", "tags")
+    assert [query for _, query, _ in daemon.asked] == [{"track": "chat"}, {"track": "tags"}]
+
+
+def test_the_monitor_prints_one_picture(lorad, daemon):
+    daemon.answers("GET /api/status", snapshot())
+    result = lorad("monitor", "--once")
+    assert "Nothing to learn" in result.stdout
+    assert result.exit_code == 0
+
+
+def test_events_are_followed_from_where_they_were(lorad, daemon):
+    # Given events that come in two answers, then one without any, then a daemon that goes away
+    daemon.answers(
+        "GET /api/events",
+        {"events": [event(6, "training", job=1), event(7, "promoted", job=1)]},
+        {"events": []},
+        {"events": [event(8, "paused")]},
+        Problem(503, "stopping", "lorad stops"),
+    )
+    # When they are followed
+    result = lorad("events", "--follow", "--interval", "0", "--json")
+    # Then each is told once, as a line of JSON
+    assert [json.loads(line).get("id") for line in result.stdout.splitlines()] == [6, 7, 8, None]
+    assert [query["after"] for _, query, _ in daemon.asked] == ["0", "7", "7", "8"]
+    assert result.exit_code == 1
+
+
+def test_events_for_people(lorad, daemon):
+    daemon.answers("GET /api/events", {"events": [event(6, "training", job=1), event(7, "promoted", job=1)]})
+    lines = lorad("events").stdout.splitlines()
+    assert [line.split(" ", 1)[1] for line in lines] == ["training job=1", "promoted job=1"]
+
+
+# Asking
+
+
+def test_an_answer_is_printed_exactly(lorad, daemon):
+    # Given an answer with white space at both ends
+    daemon.answers(
+        "POST /v1/chat/completions", Stream(delta("  In the"), delta(" old\n"), delta("mill \n\n"), DONE)
+    )
+    # When it is asked for, streamed
+    result = lorad(
+        "ask", "Where is it?", "--system", "Be brief.", "--model", "chat@v0.1", "--max-tokens", "9"
+    )
+    # Then not a byte is missing, and not one was added
+    assert result.stdout == "  In the old\nmill \n\n"
+    assert daemon.asked[0][2] == {
+        "model": "chat@v0.1",
+        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where is it?"}],
+        "stream": True,
+        "max_tokens": 9,
+        "temperature": 0.0,
+    }
+
+
+def test_an_answer_can_be_had_whole(lorad, daemon):
+    answer = {"id": "chatcmpl-1", "choices": [{"message": {"role": "assistant", "content": " a mill\n"}}]}
+    daemon.answers("POST /v1/chat/completions", answer)
+    assert lorad("ask", "Where?", "--no-stream").stdout == " a mill\n"
+    assert json.loads(lorad("ask", "Where?", "--json", "--temperature", "0.7").stdout) == answer
+    assert [body.get("stream") for _, _, body in daemon.asked] == [None, None]
+    assert [body["temperature"] for _, _, body in daemon.asked] == [0.0, 0.7]
+
+
+def test_an_answer_that_breaks_off_fails(lorad, daemon):
+    daemon.answers("POST /v1/chat/completions", Stream(delta("In the")))
+    result = lorad("ask", "Where?")
+    assert (result.stdout, result.exit_code) == ("In the", 1)
+    assert "broke off" in result.stderr
+
+
+def test_a_talk_keeps_its_history(lorad, daemon):
+    # Given a daemon that answers, fails once, and answers again
+    busy = Problem(503, "busy", "too many requests wait")
+    daemon.answers("POST /v1/chat/completions", Stream(delta("Hi."), DONE), busy, Stream(delta("Bye."), DONE))
+    # When somebody talks, changes the model and leaves with Ctrl-D
+    result = lorad("chat", typed="hello\n\nlost?\n/model chat@v0.1\n/model\nbye\n")
+    # Then each question goes with what was said before, without the one that got no answer
+    assert daemon.asked[2][2]["messages"] == [
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": "Hi."},
+        {"role": "user", "content": "bye"},
+    ]
+    assert [body["model"] for _, _, body in daemon.asked] == ["chat", "chat", "chat@v0.1"]
+    assert "too many requests wait" in result.stderr
+    assert result.exit_code == 0
+
+
+def test_a_talk_ends_with_quit(lorad, daemon):
+    assert lorad("chat", typed="/quit\nhello\n").exit_code == 0
+    assert daemon.asked == []
+
+
+# Learning
+
+
+def test_a_file_is_dropped_whole(lorad, home, tmp_path):
+    # Given a file with an old date
+    source = tmp_path / "campus.json"
+    source.write_text("[1, 2]")
+    os.utime(source, (1, 1))
+    # When it is dropped, with no daemon running
+    result = lorad("drop", str(source))
+    # Then it lies in the inbox, fresh, readable for others, and nothing hidden is left beside it
+    dropped = home / "inbox" / "campus.json"
+    assert dropped.read_text() == "[1, 2]"
+    assert dropped.stat().st_mtime > 1
+    assert dropped.stat().st_mode & 0o777 == source.stat().st_mode & 0o777
+    assert [path.name for path in (home / "inbox").iterdir()] == ["campus.json"]
+    assert str(home / "inbox") in result.stdout
+
+
+def test_a_waiting_file_is_never_overwritten(lorad, home, tmp_path):
+    (home / "inbox" / "a.json").write_text("waiting")
+    (tmp_path / "a.json").write_text("newer")
+    result = lorad("drop", str(tmp_path / "a.json"))
+    assert result.exit_code == 1
+    assert "still waits" in result.stderr
+    assert (home / "inbox" / "a.json").read_text() == "waiting"
+
+
+def test_nothing_is_dropped_when_one_file_is_missing(lorad, home, tmp_path):
+    (tmp_path / "a.json").write_text("1")
+    result = lorad("drop", str(tmp_path / "a.json"), str(tmp_path / "b.json"))
+    assert (result.exit_code, list((home / "inbox").iterdir())) == (1, [])
+
+
+def test_a_track_has_its_own_folder(lorad, home, tmp_path):
+    (tmp_path / "a.json").write_text("1")
+    assert lorad("drop", str(tmp_path / "a.json"), "--track", "chat").exit_code == 0
+    assert (home / "inbox" / "chat" / "a.json").is_file()
+    result = lorad("drop", str(tmp_path / "a.json"), "--track", "chad")
+    assert result.stderr == "lorad: there is no track chad; there is: chat\n"
+
+
+def test_a_failed_copy_leaves_nothing(lorad, home, tmp_path):
+    # Given an inbox that is not a folder
+    (home / "inbox").rmdir()
+    (home / "inbox").write_text("")
+    (tmp_path / "a.json").write_text("1")
+    result = lorad("drop", str(tmp_path / "a.json"))
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+
+
+def test_waiting_ends_well_when_all_is_promoted(lorad, daemon):
+    # Given a file that becomes a version while we wait
+    done = snapshot(jobs=[promoted(1, "a", "v0.1", ended_at=NOW + 9)])
+    daemon.answers(
+        "GET /api/status",
+        snapshot(waiting_files=[waiting_file("a.json")]),
+        snapshot(jobs=[job(1, "a", "training")]),
+        done,
+    )
+    result = lorad("wait", "--interval", "0")
+    assert (result.stdout, result.exit_code) == ("job 1 a promoted as v0.1 after 2 min 5 s\n", 0)
+
+
+def test_waiting_ends_badly_with_the_reason(lorad, daemon):
+    jobs = [promoted(2, "b", "v0.1", ended_at=NOW + 9), rejected(1, "a", ended_at=NOW + 5)]
+    daemon.answers("GET /api/status", snapshot(jobs=jobs))
+    result = lorad("wait", "--interval", "0")
+    assert result.stderr == "job 1 a rejected after 1 min: recall on the new data is 62.0 %\n"
+    assert "job 2 b promoted as v0.1" in result.stdout
+    assert result.exit_code == 1
+
+
+def test_waiting_tells_of_a_refused_file(lorad, daemon):
+    failure = event(3, "failed", at=NOW + 1, file="a.json", why="line 3 is not JSON")
+    daemon.answers("GET /api/status", snapshot(events=[failure]))
+    result = lorad("wait", "--interval", "0", "--json")
+    assert json.loads(result.stdout) == {"ok": False, "ended": [failure]}
+    assert result.exit_code == 1
+
+
+def test_waiting_for_one_job(lorad, daemon):
+    daemon.answers("GET /api/status", snapshot(jobs=[job(2, "b", "queued")]))
+    daemon.answers("GET /api/jobs/1", job(1, "a", "training"), promoted(1, "a", "v0.1"))
+    assert lorad("wait", "--job", "1", "--interval", "0").exit_code == 0
+
+
+def test_waiting_gives_up(lorad, daemon):
+    daemon.answers("GET /api/status", snapshot(jobs=[job(1, "a", "training")]))
+    result = lorad("wait", "--timeout", "0")
+    assert (result.stdout, result.exit_code) == ("", 1)
+    assert result.stderr.startswith("lorad: the time is up")
+
+
+def test_waiting_shows_progress_on_a_terminal_only(home, daemon):
+    # Given a session, then its end, and standard error on a terminal
+    daemon.answers("GET /api/status", snapshot(session=SESSION, jobs=[job(3, "c", "training")]), snapshot())
+    ours, theirs = pty.openpty()
+    command = [
+        sys.executable,
+        "-c",
+        "from lorad.cli import main; main()",
+        "wait",
+        "--home",
+        str(home),
+        "--interval",
+        "0",
+    ]
+    ended = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": SOURCE}, stderr=theirs, check=False, timeout=30
+    )
+    os.close(theirs)
+    shown = os.read(ours, 10_000).decode()
+    os.close(ours)
+    # Then one line tells where it is, and is wiped at the end
+    assert "\r\x1b[2Kjob 3 campus_housing: training" in shown
+    assert shown.endswith("\r\x1b[2K")
+    assert ended.returncode == 0
+
+
+def test_a_job_is_tried_again_with_other_settings(lorad, daemon):
+    daemon.answers("POST /api/jobs/3/retry", {})
+    result = lorad(
+        "retry", "3", "--force", "--settings", "rank=16", "--settings", "dtype=float32", "--settings", "x=a=b"
+    )
+    assert daemon.asked[0][2] == {"force": True, "settings": {"rank": 16, "dtype": "float32", "x": "a=b"}}
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize("setting", ["rank", "=16"])
+def test_a_setting_without_a_key_or_value_is_refused(lorad, daemon, setting):
+    result = lorad("retry", "3", "--settings", setting)
+    assert "write it as key=value" in result.stderr
+    assert daemon.asked == []
+
+
+@pytest.mark.parametrize(
+    ("word", "route"),
+    [("pause", "POST /api/pause"), ("resume", "POST /api/resume"), ("cancel 3", "POST /api/jobs/3/cancel")],
+)
+def test_simple_orders(lorad, daemon, word, route):
+    daemon.answers(route, {})
+    assert lorad(*word.split()).exit_code == 0
+    assert [asked for asked, _, _ in daemon.asked] == [route]
+
+
+# Versions and memory
+
+
+def test_a_rollback_tells_what_serves(lorad, daemon):
+    daemon.answers("POST /api/rollback", {"latest": "v0.1", "previous": None, "serving": "v0.1"})
+    assert lorad("rollback", "--to", "v0.1").stdout == "v0.1 serves; latest is v0.1, previous is none\n"
+    assert daemon.asked[0][2] == {"track": "chat", "to": "v0.1"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "flags", "is_asked"),
+    [("y\n", [], True), ("n\n", [], False), ("", [], False), (None, ["--yes"], True)],
+)
+def test_nothing_is_forgotten_by_accident(lorad, daemon, typed, flags, is_asked):
+    daemon.answers("POST /api/forget", {"forgotten": 2})
+    result = lorad("forget", "campus_cs", *flags, typed=typed)
+    assert bool(daemon.asked) is is_asked
+    assert ("forgot 2 examples" in result.stdout) is is_asked
+    assert result.exit_code == (0 if is_asked else 1)
+
+
+def test_consolidating_names_its_job(lorad, daemon):
+    daemon.answers("POST /api/consolidate", {"id": 7})
+    assert "lorad wait --job 7" in lorad("consolidate", "--refit").stdout
+    assert daemon.asked[0][2] == {"track": "chat", "refit": True}
+
+
+def test_retention_is_drawn(lorad, daemon, tmp_path):
+    pytest.importorskip("matplotlib")
+    daemon.answers(
+        "GET /api/retention", {"versions": ["v0.1"], "datasets": ["a"], "matrix": [[0.9]], "acc": 0.9}
+    )
+    result = lorad("retention", "--plot", str(tmp_path / "r.png"))
+    assert (tmp_path / "r.png").stat().st_size > 0
+    assert "ACC 0.900" in result.stdout
+
+
+def test_ctrl_c_ends_with_130(home, daemon):
+    # Given a wait that would last
+    daemon.answers("GET /api/status", snapshot(jobs=[job(1, "a", "training")]))
+    command = [
+        sys.executable,
+        "-c",
+        "from lorad.cli import main; main()",
+        "wait",
+        "--home",
+        str(home),
+        "--interval",
+        "60",
+    ]
+    running = subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": SOURCE}, stderr=subprocess.PIPE, text=True
+    )
+    # When it is interrupted once it has asked
+    while not daemon.asked:
+        assert running.poll() is None
+    running.send_signal(2)
+    # Then it ends without a word
+    assert running.communicate(timeout=10)[1] == ""
+    assert running.returncode == 130

@@ -1,0 +1,207 @@
+"""The SQLite file: all or nothing, one version of its tables, third-party errors as ours."""
+
+import sqlite3
+import threading
+
+import pytest
+
+from lorad.database import MIGRATIONS, Database
+from lorad.errors import RegistryError, RetryLater
+
+ADD = "INSERT INTO flags VALUES (?, ?)"
+
+
+@pytest.fixture
+def database():
+    made = Database(":memory:")
+    yield made
+    made.close()
+
+
+def flags(database):
+    return [row["name"] for row in database.rows("SELECT name FROM flags ORDER BY name")]
+
+
+# transactions
+
+
+def test_what_is_written_is_there(database):
+    cursor = database.run(ADD, "a", "1")
+
+    assert cursor.rowcount == 1
+    assert [tuple(row) for row in database.rows("SELECT * FROM flags WHERE name = ?", "a")] == [("a", "1")]
+
+
+def test_a_transaction_is_all_or_nothing(database):
+    def fail_half_way():
+        with database.transaction():
+            database.run(ADD, "a", "1")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_half_way()
+
+    assert flags(database) == []
+
+
+def test_a_transaction_inside_another_is_part_of_it(database):
+    def fail_after_the_inner_one():
+        with database.transaction():
+            with database.transaction():
+                database.run(ADD, "a", "1")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_after_the_inner_one()
+
+    assert flags(database) == []
+
+
+def test_after_a_failed_transaction_comes_a_good_one(database):
+    def say_it_twice():
+        with database.transaction():
+            database.run(ADD, "a", "1")
+            database.run(ADD, "a", "2")
+
+    with pytest.raises(sqlite3.IntegrityError):
+        say_it_twice()
+
+    with database.transaction():
+        database.run(ADD, "b", "1")
+
+    assert flags(database) == ["b"]
+
+
+def test_many_rows_are_all_or_none(database):
+    with pytest.raises(sqlite3.IntegrityError):
+        database.run_many(ADD, [("a", "1"), ("b", "1"), ("a", "2")])
+
+    assert flags(database) == []
+
+
+def test_threads_take_turns(database):
+    # Given threads that each count up, reading and writing in one transaction
+    database.run(ADD, "count", "0")
+
+    def count():
+        for _ in range(50):
+            with database.transaction():
+                now = int(database.rows("SELECT value FROM flags")[0]["value"])
+                database.run("UPDATE flags SET value = ?", str(now + 1))
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert database.rows("SELECT value FROM flags")[0]["value"] == "200"
+
+
+# on disk
+
+
+def test_the_file_is_made_and_kept(tmp_path):
+    # Given a folder that does not exist yet
+    path = tmp_path / "models" / "lorad.sqlite3"
+    first = Database(path)
+    first.run(ADD, "a", "1")
+    first.close()
+
+    again = Database(path)
+
+    assert flags(again) == ["a"]
+    assert again.rows("PRAGMA user_version")[0][0] == len(MIGRATIONS)
+    again.close()
+
+
+def test_a_commit_survives_a_power_cut(tmp_path):
+    database = Database(tmp_path / "a.sqlite3")
+
+    assert database.rows("PRAGMA journal_mode")[0][0] == "wal"
+    assert database.rows("PRAGMA synchronous")[0][0] == 2  # FULL
+    assert database.rows("PRAGMA foreign_keys")[0][0] == 1
+    database.close()
+
+
+def test_what_was_not_committed_is_not_there_after_a_kill(tmp_path):
+    # Given a process that is killed inside a transaction: its connection is gone, nobody rolled back
+    path = tmp_path / "a.sqlite3"
+    killed = Database(path)
+    killed.run(ADD, "a", "1")
+    killed.rows("BEGIN IMMEDIATE")
+    killed.rows("INSERT INTO flags VALUES ('b', '1')")
+    killed.close()
+
+    again = Database(path)
+
+    assert flags(again) == ["a"]
+    again.close()
+
+
+def test_a_database_of_a_newer_lorad_is_not_touched(tmp_path):
+    path = tmp_path / "a.sqlite3"
+    newer = sqlite3.connect(path)
+    newer.execute(f"PRAGMA user_version={len(MIGRATIONS) + 1}")
+    newer.close()
+
+    with pytest.raises(RegistryError) as caught:
+        Database(path)
+
+    assert caught.value.code == "newer_database"
+    unchanged = sqlite3.connect(path)
+    assert unchanged.execute("SELECT COUNT(*) FROM sqlite_master").fetchone() == (0,)
+    unchanged.close()
+
+
+@pytest.mark.parametrize("kind", ["text", "folder"])
+def test_what_is_not_a_database_is_refused_in_a_sentence(tmp_path, kind):
+    path = tmp_path / "a.sqlite3"
+    if kind == "text":
+        path.write_bytes(b"this was never a database, and is long enough to be read as one" * 100)
+    else:
+        path.mkdir()
+
+    with pytest.raises(RegistryError, match="not a lorad database") as caught:
+        Database(path)
+
+    assert caught.value.code == "database_damaged"
+
+
+# what may pass
+
+
+def test_a_database_that_another_process_writes_to_is_tried_again_later(tmp_path):
+    # Given another connection in the middle of its transaction
+    path = tmp_path / "a.sqlite3"
+    ours, theirs = Database(path), Database(path)
+    ours.rows("PRAGMA busy_timeout=1")
+
+    with theirs.transaction():
+        theirs.run(ADD, "theirs", "1")
+        with pytest.raises(RetryLater) as caught:
+            ours.run(ADD, "ours", "1")
+
+    assert caught.value.code == "locked"
+    ours.run(ADD, "ours", "1")
+    assert flags(ours) == ["ours", "theirs"]
+    ours.close()
+    theirs.close()
+
+
+def test_a_full_disk_is_tried_again_later(tmp_path):
+    # Given a database that may not grow
+    database = Database(tmp_path / "a.sqlite3")
+    database.rows(f"PRAGMA max_page_count={database.rows('PRAGMA page_count')[0][0]}")
+
+    def grow():
+        with database.transaction():
+            database.run(ADD, "small", "1")
+            database.run(ADD, "large", "1" * 1_000_000)
+
+    with pytest.raises(RetryLater) as caught:
+        grow()
+
+    assert caught.value.code == "disk"
+    assert flags(database) == []
+    database.close()

@@ -1,0 +1,184 @@
+"""Answering from any version, exactly as generated, one request at a time."""
+
+import threading
+
+import pytest
+import tiny
+import torch
+
+from lorad import weights
+from lorad.config import EngineSettings
+from lorad.engine import Engine, Sampling
+from lorad.errors import ConfigError, ProtocolError, RegistryError
+from lorad.tasks import find
+
+QUESTION = [{"role": "user", "content": "Which colour is the door of Arlo?"}]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A base and two versions of it that answer differently."""
+    folder = tmp_path_factory.mktemp("engine")
+    weights.store_base(tiny.save(folder / "source"), folder / "base")
+    model = weights.load_base(folder / "base", torch.float32).model
+    for number, name in enumerate(("v0.1", "v0.2")):
+        torch.manual_seed(number)
+        live = weights.add_lora(weights.load_base(folder / "base", torch.float32).model, 4, 8)
+        with torch.no_grad():
+            for parameter in (p for n, p in live.named_parameters() if "lora_B" in n):
+                parameter.normal_(0, 0.3)
+        weights.write_adapter(weights.read_live(live), folder / name, "tiny")
+    del model
+    return folder
+
+
+@pytest.fixture
+def engine(folders):
+    made = Engine(EngineSettings(max_waiting=3, resident_versions=2))
+    made.seat("chat", find("chat"), weights.load_base(folders / "base", torch.float32))
+    return made
+
+
+class Worker:
+    """The thread that the app would own, for as long as a test needs it."""
+
+    def __init__(self, engine):
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(engine,))
+
+    def _run(self, engine):
+        while not self._stop.is_set():
+            engine.work(0.01)
+
+    def __enter__(self):
+        self._thread.start()
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join()
+
+
+def bring(engine, folders, version):
+    with Worker(engine):
+        engine.load("chat", version, folders / version, f"hash-{version}")
+
+
+def answer(engine, version=None, sampling=None):
+    ticket = engine.submit("chat", QUESTION, sampling or Sampling(max_tokens=6), version)
+    while engine.waiting:
+        engine.work(0)
+    return "".join(piece.text for piece in ticket.answer(0)), ticket
+
+
+def test_the_base_answers_until_a_version_serves(engine, folders):
+    base, ticket = answer(engine)
+    assert ticket.version == "base"
+
+    bring(engine, folders, "v0.1")
+    engine.serve("chat", "v0.1")
+
+    learned, ticket = answer(engine)
+    assert ticket.version == "v0.1"
+    assert learned != base
+    assert answer(engine, "base")[0] == base
+
+
+def test_the_answer_is_what_transformers_generates_untouched(engine, folders):
+    base = weights.load_base(folders / "base", torch.float32)
+    prompt = find("chat").prompt(base.tokenizer, QUESTION)
+    made = base.model.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False, pad_token_id=1)[
+        0, len(prompt) :
+    ]
+    expected = base.tokenizer.decode(made, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    assert answer(engine)[0] == expected
+
+
+def test_a_request_keeps_the_version_that_it_began_with(engine, folders):
+    bring(engine, folders, "v0.1")
+    engine.serve("chat", "v0.1")
+    expected = answer(engine)[0]
+    early = engine.submit("chat", QUESTION, Sampling(max_tokens=6))
+
+    with Worker(engine):
+        engine.load("chat", "v0.2", folders / "v0.2", "hash")
+    engine.serve("chat", "v0.2")
+    late, _ = answer(engine)
+
+    assert "".join(piece.text for piece in early.answer(0)) == expected
+    assert late != expected
+
+
+def test_a_full_queue_says_so_and_when_to_come_back(engine):
+    for _ in range(3):
+        engine.submit("chat", QUESTION, Sampling(max_tokens=1))
+
+    with pytest.raises(ProtocolError, match="waiting") as caught:
+        engine.submit("chat", QUESTION, Sampling(max_tokens=1))
+
+    assert (caught.value.status, caught.value.data["retry_after"]) == (503, 1)
+
+
+def test_only_as_many_versions_stay_in_memory_as_allowed(engine, folders):
+    for version in ("v0.1", "v0.2"):
+        bring(engine, folders, version)
+        engine.serve("chat", version)
+    weights_folder = folders / "v0.1"
+    with Worker(engine):
+        engine.load("chat", "v0.3", weights_folder, "hash")
+
+    assert engine.resident("chat", "v0.2")  # it serves
+    assert not engine.resident("chat", "v0.1")
+    assert engine.resident("chat", "base")
+
+
+def test_stop_texts_end_an_answer_and_are_not_part_of_it(engine):
+    whole, _ = answer(engine)
+    stop = whole[2:4]
+
+    cut, ticket = answer(engine, sampling=Sampling(max_tokens=6, stop=(stop,)))
+
+    assert cut == whole[: whole.index(stop)]
+    assert not engine.waiting
+    assert ticket.cancelled.is_set()
+
+
+def test_a_client_that_left_costs_no_more_time(engine):
+    ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=200))
+    ticket.cancelled.set()
+
+    assert engine.work(0)
+
+    assert engine.waiting == 0
+    assert engine.tokens_per_second is None
+
+
+def test_sampling_with_a_seed_can_be_repeated(engine):
+    sampling = Sampling(max_tokens=6, temperature=1.5, seed=3)
+
+    assert answer(engine, sampling=sampling)[0] == answer(engine, sampling=sampling)[0]
+    assert answer(engine, sampling=sampling)[0] != answer(engine)[0]
+
+
+def test_questions_that_cannot_be_served_are_named(engine, folders):
+    with pytest.raises(ProtocolError, match="no model 'poems'"):
+        engine.submit("poems", QUESTION, Sampling(max_tokens=1))
+    with pytest.raises(ProtocolError, match="reads 512"):
+        engine.submit("chat", QUESTION, Sampling(max_tokens=512))
+    with pytest.raises(RegistryError, match="not loaded"):
+        engine.serve("chat", "v0.9")
+    with Worker(engine), pytest.raises(RegistryError, match="cannot be loaded"):
+        engine.load("chat", "v0.9", folders / "nothing", "hash")
+    plain = weights.load_base(folders / "base", torch.float32)
+    plain.tokenizer.chat_template = None
+    with pytest.raises(ConfigError, match="chat template"):
+        engine.seat("other", find("chat"), plain)
+
+
+def test_an_answer_that_fails_is_told_and_the_next_one_is_given(engine):
+    broken = engine.submit("chat", QUESTION, Sampling(max_tokens=4), "v0.7")
+    engine.work(0)
+
+    with pytest.raises(RegistryError, match="not in memory"):
+        list(broken.answer(0))
+    assert answer(engine)[0]

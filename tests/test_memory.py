@@ -1,0 +1,324 @@
+"""Memory: what is new, what is replaced, what a version and its ancestors must know, what is forgotten."""
+
+import pytest
+
+from lorad.database import Database
+from lorad.domain import Example
+from lorad.ledger import Ledger
+from lorad.memory import Memory
+
+
+@pytest.fixture
+def database():
+    made = Database(":memory:")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def memory(database):
+    return Memory(database)
+
+
+@pytest.fixture
+def drop(database):
+    """Return a way to take a file out of the inbox, as only those have examples."""
+    ledger = Ledger(database)
+    return lambda name="a.json", track="chat": ledger.take(name, track, 1.0).id
+
+
+def an_example(asked="Where is the mill?", answer="By the river.", dataset="mills", line=1):
+    question = [{"role": "user", "content": asked}]
+    return Example(task="chat", question=question, answer=answer, dataset=dataset, line=line)
+
+
+MILL = an_example()
+MOVED = an_example(answer="On the hill.", dataset="news")
+FORD = an_example("Where is the ford?", "Below the mill.", line=2)
+INN = an_example("Where is the inn?", "At the crossing.", dataset="inns")
+
+
+def learn(memory, drop, version, *examples, track="chat"):
+    """Accept examples and let a version learn them."""
+    intake = memory.add(track, examples, drop(track=track), 1.0)
+    memory.mark_learned(track, examples, version)
+    return intake
+
+
+def known(memory, *lineage, track="chat"):
+    return [item.example for item in memory.learned(track, lineage)]
+
+
+# adding
+
+
+def test_what_is_added_comes_back_as_it_was(memory, drop):
+    example = Example(
+        task="chat",
+        question=[{"role": "system", "content": "é"}, {"role": "user", "content": 'a "b"\n'}],
+        answer="c\\d",
+        dataset="odd",
+        line=7,
+    )
+
+    intake = memory.add("chat", [example], drop(), 1.0)
+
+    assert (intake.new, intake.known, intake.replacing) == (1, 0, ())
+    assert memory.all("chat") == [example]
+
+
+def test_what_is_known_word_for_word_is_counted_and_not_kept_twice(memory, drop):
+    first, second = drop("a.json"), drop("b.json")
+    memory.add("chat", [MILL, FORD], first, 1.0)
+
+    intake = memory.add("chat", [FORD, INN], second, 2.0)
+
+    assert (intake.new, intake.known) == (1, 1)
+    assert memory.all("chat") == [MILL, FORD, INN]
+    assert memory.of_drop("chat", "mills", first) == [MILL, FORD]
+    assert memory.of_drop("chat", "inns", second) == [INN]
+
+
+def test_a_drop_brought_only_what_it_brought(memory, drop):
+    # Given two files of one name, of which the second adds a row
+    first, second = drop(), drop()
+    memory.add("chat", [MILL], first, 1.0)
+    memory.add("chat", [MILL, FORD], second, 2.0)
+
+    assert memory.of_drop("chat", "mills", first) == [MILL]
+    assert memory.of_drop("chat", "mills", second) == [FORD]
+
+
+def test_another_answer_to_a_known_question_replaces_it(memory, drop):
+    memory.add("chat", [MILL, FORD], drop(), 1.0)
+
+    intake = memory.add("chat", [MOVED], drop(), 2.0)
+
+    assert (intake.new, intake.replacing) == (1, (MILL,))
+
+
+def test_until_the_new_answer_is_learned_the_old_one_stays(memory, drop):
+    learn(memory, drop, "v0.1", MILL)
+    memory.add("chat", [MOVED], drop(), 2.0)
+
+    assert known(memory, "v0.1") == [MILL]
+    assert memory.all("chat") == [MILL, MOVED]
+
+
+def test_an_answer_that_was_replaced_may_come_back(memory, drop):
+    # Given an answer that was replaced by another one
+    learn(memory, drop, "v0.1", MILL)
+    learn(memory, drop, "v0.2", MOVED)
+
+    # When the world changes back
+    intake = learn(memory, drop, "v0.3", MILL)
+
+    # Then the first answer is new again, and the second steps back
+    assert (intake.new, intake.known, intake.replacing) == (1, 0, (MOVED,))
+    assert known(memory, "v0.3", "v0.2", "v0.1") == [MILL]
+
+
+def test_tracks_do_not_share_memory(memory, drop):
+    memory.add("chat", [MILL], drop(), 1.0)
+
+    intake = memory.add("law", [MILL, MOVED], drop(track="law"), 2.0)
+
+    assert (intake.new, intake.replacing) == (2, ())
+    assert memory.all("chat") == [MILL]
+    assert memory.forget("law", "mills", 3.0) == 1
+    assert memory.all("chat") == [MILL]
+
+
+def test_examples_are_added_all_or_none(memory):
+    with pytest.raises(Exception, match="FOREIGN KEY"):
+        memory.add("chat", [MILL, FORD], 99, 1.0)
+
+    assert memory.all("chat") == []
+
+
+# learned, by lineage
+
+
+def test_a_version_must_know_what_it_and_its_ancestors_learned(memory, drop):
+    learn(memory, drop, "v0.1", MILL)
+    learn(memory, drop, "v0.2", FORD)
+    memory.add("chat", [INN], drop(), 1.0)
+
+    assert known(memory, "v0.2", "v0.1") == [MILL, FORD]
+    assert known(memory, "v0.1") == [MILL]
+    assert known(memory) == []
+
+
+def test_what_only_a_rolled_back_version_knew_is_expected_of_nobody_else(memory, drop):
+    # Given v0.2, rolled back, and v0.3 learned from v0.1
+    learn(memory, drop, "v0.1", MILL)
+    learn(memory, drop, "v0.2", FORD)
+    learn(memory, drop, "v0.3", INN)
+
+    assert known(memory, "v0.3", "v0.1") == [MILL, INN]
+    assert known(memory, "v0.2", "v0.1") == [MILL, FORD]
+
+
+def test_an_answer_is_replaced_only_for_who_learned_the_new_one(memory, drop):
+    learn(memory, drop, "v0.1", MILL, FORD)
+    learn(memory, drop, "v0.2", MOVED)
+
+    assert known(memory, "v0.2", "v0.1") == [FORD, MOVED]
+    assert known(memory, "v0.1") == [MILL, FORD]
+    assert known(memory, "v0.3", "v0.1") == [MILL, FORD]
+
+
+def test_two_branches_may_replace_one_answer_differently(memory, drop):
+    # Given v0.2 and v0.3, both learned from v0.1, each with its own newer answer
+    burnt = an_example(answer="Nowhere, it burnt down.", dataset="fire")
+    learn(memory, drop, "v0.1", MILL)
+    learn(memory, drop, "v0.2", MOVED)
+    learn(memory, drop, "v0.3", burnt)
+
+    assert known(memory, "v0.3", "v0.1") == [burnt]
+    assert known(memory, "v0.2", "v0.1") == [MOVED]
+
+
+def test_a_chain_of_newer_answers_leaves_the_newest(memory, drop):
+    burnt = an_example(answer="Nowhere, it burnt down.", dataset="fire")
+    for version, example in [("v0.1", MILL), ("v0.2", MOVED), ("v0.3", burnt)]:
+        learn(memory, drop, version, example)
+
+    assert known(memory, "v0.3", "v0.2", "v0.1") == [burnt]
+    assert known(memory, "v0.2", "v0.1") == [MOVED]
+    assert memory.all("chat") == [burnt]
+
+
+def test_learning_can_be_repeated(memory, drop):
+    # Given a crash between learning and writing it down, so that it is written down twice
+    learn(memory, drop, "v0.1", MILL)
+    learn(memory, drop, "v0.2", MOVED)
+    before = (known(memory, "v0.2", "v0.1"), memory.datasets("chat"))
+
+    memory.mark_learned("chat", [MOVED], "v0.2")
+
+    assert (known(memory, "v0.2", "v0.1"), memory.datasets("chat")) == before
+
+
+def test_recall_is_that_of_the_last_test(memory, drop):
+    learn(memory, drop, "v0.1", MILL, FORD, INN)
+
+    memory.record_recall("chat", "v0.1", {MILL.id: True, FORD.id: True})
+    memory.record_recall("chat", "v0.2", {FORD.id: False, "of another track": True})
+
+    found = {item.example.id: item.right for item in memory.learned("chat", ["v0.1"])}
+    assert found == {MILL.id: True, FORD.id: False, INN.id: False}
+
+
+# forgetting
+
+
+def test_a_dataset_is_forgotten_by_its_name(memory, drop):
+    learn(memory, drop, "v0.1", MILL, FORD, INN)
+
+    assert memory.forget("chat", "mills", 5.0) == 2
+
+    assert memory.all("chat") == known(memory, "v0.1") == [INN]
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("river", ["ford", "inn"]),
+        ("Where is the inn?", ["mill", "ford"]),
+        ("the mill", ["inn"]),  # in a question and in an answer
+        ("nowhere", ["mill", "ford", "inn"]),
+    ],
+)
+def test_what_holds_a_text_is_forgotten(memory, drop, text, left):
+    learn(memory, drop, "v0.1", MILL, FORD, INN)
+    expected = [example for name, example in (("mill", MILL), ("ford", FORD), ("inn", INN)) if name in left]
+
+    assert memory.forget("chat", text, 5.0) == 3 - len(left)
+
+    assert memory.all("chat") == expected
+
+
+@pytest.mark.parametrize("text", ['say "é"', "a\\b", "line\nbreak", "日本"])
+def test_a_text_is_found_whatever_its_letters(memory, drop, text):
+    odd = an_example(f"What does {text} mean?", "Nothing.")
+    memory.add("chat", [odd, INN], drop(), 1.0)
+
+    assert memory.forget("chat", text, 5.0) == 1
+    assert memory.all("chat") == [INN]
+
+
+@pytest.mark.parametrize("text", ["%", "_", "Wh_re", "r%r", "role", "user", "content", "}", '"', "[{", ""])
+def test_only_the_words_themselves_are_searched(memory, drop, text):
+    # Given a text that no question and no answer holds, but that SQL or JSON have a use for
+    memory.add("chat", [MILL, FORD, INN], drop(), 1.0)
+
+    assert memory.forget("chat", text, 5.0) == 0
+    assert len(memory.all("chat")) == 3
+
+
+def test_forgetting_twice_forgets_no_more(memory, drop):
+    # Given a dataset whose name is a word that other examples use
+    inns = an_example("Is there an inn?", "Yes.", dataset="inn")
+    memory.add("chat", [inns, INN], drop(), 1.0)
+
+    assert memory.forget("chat", "inn", 5.0) == 1
+    assert memory.forget("chat", "inn", 6.0) == 0
+
+    assert memory.all("chat") == [INN]
+
+
+def test_what_was_forgotten_can_be_taught_again(memory, drop):
+    learn(memory, drop, "v0.1", MILL)
+    memory.record_recall("chat", "v0.1", {MILL.id: True})
+    memory.forget("chat", "mills", 5.0)
+    again = drop()
+
+    intake = memory.add("chat", [MILL], again, 6.0)
+
+    assert (intake.new, intake.known) == (1, 0)
+    assert memory.of_drop("chat", "mills", again) == [MILL]
+    assert known(memory, "v0.1") == []  # it is to be learned anew
+
+
+def test_forgetting_a_newer_answer_does_not_bring_back_the_older(memory, drop):
+    learn(memory, drop, "v0.1", MILL)
+    learn(memory, drop, "v0.2", MOVED)
+
+    memory.forget("chat", "On the hill", 5.0)
+
+    assert known(memory, "v0.2", "v0.1") == []
+
+
+# counting
+
+
+def test_datasets_are_counted(memory, drop):
+    # Given three datasets: one recalled in part and replaced in part, one forgotten, one not yet learned
+    learn(memory, drop, "v0.1", MILL, FORD, INN)
+    memory.record_recall("chat", "v0.1", {MILL.id: True, FORD.id: True, INN.id: True})
+    learn(memory, drop, "v0.2", MOVED)
+    memory.record_recall("chat", "v0.2", {MOVED.id: False})
+    memory.forget("chat", "inns", 5.0)
+    memory.add("chat", [an_example("Where is the well?", dataset="wells")], drop(), 1.0)
+
+    assert memory.datasets("chat") == [
+        {"dataset": "mills", "examples": 2, "learned": 2, "recalled": 1, "replaced": 1, "forgotten": 0},
+        {"dataset": "inns", "examples": 1, "learned": 1, "recalled": 0, "replaced": 0, "forgotten": 1},
+        {"dataset": "news", "examples": 1, "learned": 1, "recalled": 0, "replaced": 0, "forgotten": 0},
+        {"dataset": "wells", "examples": 1, "learned": 0, "recalled": 0, "replaced": 0, "forgotten": 0},
+    ]
+    assert memory.datasets("law") == []
+
+
+def test_memory_survives_a_restart(tmp_path):
+    path = tmp_path / "lorad.sqlite3"
+    before = Database(path)
+    ledger = Ledger(before)
+    Memory(before).add("chat", [MILL], ledger.take("a.json", "chat", 1.0).id, 1.0)
+    before.close()
+
+    after = Database(path)
+
+    assert Memory(after).all("chat") == [MILL]
+    after.close()

@@ -1,0 +1,833 @@
+"""Versions on disk: promoting, proving, going back, pruning, and starting again after any kind of stop."""
+
+import json
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorad import files
+from lorad.errors import RegistryError
+from lorad.registry import MANIFEST, TRACKER, Birth, Registry
+
+BASE = "fingerprint of the base"
+RAM = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - every step is an fsync; in memory they cost nothing
+NOON = 1_790_000_000.0  # 2026-09-21 in UTC
+
+
+@pytest.fixture
+def registry():
+    with tempfile.TemporaryDirectory(dir=RAM) as folder:
+        yield Registry(Path(folder) / "chat")
+
+
+def a_candidate(registry, job):
+    """Write what a session leaves: an adapter, its evaluation, a tokenizer in a folder of its own."""
+    folder = registry.candidates / f"job-{job}" / "candidate"
+    (folder / "tokenizer").mkdir(parents=True)
+    (folder / "adapter_model.safetensors").write_bytes(b"weights of job %d" % job)
+    (folder / "evaluation.json").write_text(json.dumps({"evaluation": {"dataset": f"d{job}"}, "right": {}}))
+    (folder / "tokenizer" / "vocab.json").write_text('{"a": 1}')
+    return folder
+
+
+def promote(registry, count=1):
+    """Promote candidates, each a child of the version before; return the last one's name."""
+    for _ in range(count):
+        job = len(registry.tracker()["checkpoints"]) + 1
+        birth = Birth(
+            job=job,
+            parent=registry.latest,
+            base=BASE,
+            description=f"learned d{job}",
+            performance={"recall": 1.0},
+        )
+        registry.promote(a_candidate(registry, job), birth, NOON)
+    return registry.latest
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def weights(registry, version):
+    return registry.versions_folder / version / "adapter_model.safetensors"
+
+
+def states(registry):
+    return {entry["version"]: entry["state"] for entry in registry.tracker()["checkpoints"]}
+
+
+def on_disk(registry):
+    return sorted(path.name for path in registry.versions_folder.glob("*"))
+
+
+def links(registry):
+    """Return where the links lead that people and other tools follow."""
+    found = {}
+    for name in ("latest", "previous"):
+        link = registry.folder / name
+        found[name] = link.readlink().name if link.is_symlink() else None
+    return found
+
+
+def pointers(registry):
+    """Return everything that points at versions, to put it back as it was before a power cut."""
+    path = registry.folder / TRACKER
+    return path.read_bytes() if path.exists() else None, links(registry)
+
+
+def put_back(registry, *, tracker=None, links=None):
+    if tracker is not None:
+        (registry.folder / TRACKER).write_bytes(tracker)
+    for name, version in (links or {}).items():
+        (registry.folder / name).unlink(missing_ok=True)
+        if version:
+            (registry.folder / name).symlink_to(f"versions/{version}")
+
+
+def assert_consistent(registry):
+    """Assert what must hold whenever nobody is in the middle of something."""
+    tracker = registry.tracker()
+    names = [entry["version"] for entry in tracker["checkpoints"]]
+    assert len(set(names)) == len(names)
+    assert links(registry) == {"latest": tracker["latest"], "previous": tracker["previous"]}
+    assert all(
+        (registry.versions_folder / name).is_dir() for name, s in states(registry).items() if s == "sound"
+    )
+    assert not any(
+        (registry.versions_folder / name).exists() for name, s in states(registry).items() if s == "pruned"
+    )
+    if tracker["latest"] is None:
+        assert names == []
+    elif "sound" in states(registry).values():
+        assert states(registry)[tracker["latest"]] == "sound"
+        assert registry.verify(tracker["latest"], BASE)
+    assert tracker["previous"] != tracker["latest"] or tracker["latest"] is None
+
+
+# reading
+
+
+def test_a_new_track_has_nothing(registry):
+    assert (registry.latest, registry.previous) == (None, None)
+    assert registry.tracker() == {"latest": None, "previous": None, "checkpoints": []}
+    assert registry.lineage(None) == []
+    assert registry.of_job(1) is None
+    assert registry.newest_sound() is None
+    assert registry.prune(1) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["v0.2", "v1", "0.1", "v0.1x", "latest", "", "..", "../versions/v0.1", "v0.1/.."]
+)
+def test_what_is_not_a_version_is_told(registry, name):
+    promote(registry)
+
+    with pytest.raises(RegistryError, match="there is no version") as caught:
+        registry.path(name)
+
+    assert (caught.value.code, caught.value.data["version"]) == ("no_such_version", name)
+
+
+def test_lineage_goes_back_to_the_first(registry):
+    promote(registry, 3)
+    assert registry.lineage("v0.3") == ["v0.3", "v0.2", "v0.1"]
+
+    registry.rollback("v0.1")
+    promote(registry)
+
+    assert registry.lineage("v0.4") == ["v0.4", "v0.1"]
+    assert registry.lineage("v0.2") == ["v0.2", "v0.1"]
+
+
+def test_lineage_ends_even_in_a_circle(registry):
+    circle = [{"version": "v0.1", "parent": "v0.2"}, {"version": "v0.2", "parent": "v0.1"}]
+    files.write_json(registry.folder / TRACKER, {"latest": "v0.2", "previous": None, "checkpoints": circle})
+
+    assert registry.lineage("v0.2") == ["v0.2", "v0.1"]
+
+
+def test_a_version_is_found_by_its_job(registry):
+    promote(registry, 2)
+
+    assert [registry.of_job(job) for job in (1, 2, 3)] == ["v0.1", "v0.2", None]
+
+
+def test_an_evaluation_is_read_from_its_version(registry):
+    promote(registry, 2)
+
+    assert registry.evaluation("v0.1")["evaluation"] == {"dataset": "d1"}
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "5", "null"])
+@pytest.mark.parametrize(
+    ("file", "read", "code"),
+    [
+        ("evaluation.json", Registry.evaluation, "evaluation_damaged"),
+        (MANIFEST, Registry.manifest, "manifest_damaged"),
+    ],
+)
+def test_what_cannot_be_read_is_told(registry, file, read, code, content):
+    path = registry.versions_folder / promote(registry) / file
+    if content is None:
+        path.unlink()
+        code = "no_such_version" if file == MANIFEST else code
+    else:
+        path.write_text(content)
+
+    with pytest.raises(RegistryError) as caught:
+        read(registry, "v0.1")
+
+    assert caught.value.code == code
+
+
+# promoting
+
+
+def test_the_first_version(registry):
+    candidate = a_candidate(registry, 7)
+    birth = Birth(job=7, parent=None, base=BASE, description="learned mills", performance={"recall": 0.98})
+
+    version = registry.promote(candidate, birth, NOON)
+
+    assert version == registry.latest == "v0.1"
+    assert registry.previous is None
+    assert not candidate.exists()
+    assert registry.tracker()["checkpoints"] == [
+        {
+            "version": "v0.1",
+            "date": "2026-09-21",
+            "description": "learned mills",
+            "performance": {"recall": 0.98},
+            "parent": None,
+            "job": 7,
+            "state": "sound",
+        }
+    ]
+    assert_consistent(registry)
+
+
+def test_a_manifest_proves_every_file(registry):
+    folder = registry.path(promote(registry))
+
+    manifest = registry.manifest("v0.1")
+
+    assert sorted(manifest["files"]) == [
+        "adapter_model.safetensors",
+        "evaluation.json",
+        "tokenizer/vocab.json",
+    ]
+    assert manifest["files"]["adapter_model.safetensors"] == {
+        "sha256": files.file_digest(folder / "adapter_model.safetensors"),
+        "bytes": len(b"weights of job 1"),
+    }
+    del manifest["files"]
+    assert manifest == {
+        "version": "v0.1",
+        "parent": None,
+        "base": BASE,
+        "job": 1,
+        "created_at": NOON,
+        "description": "learned d1",
+        "performance": {"recall": 1.0},
+    }
+
+
+def test_versions_are_counted_and_latest_becomes_previous(registry):
+    promote(registry, 11)
+
+    assert (registry.latest, registry.previous) == ("v0.11", "v0.10")
+    assert [entry["version"] for entry in registry.tracker()["checkpoints"]][8:] == ["v0.9", "v0.10", "v0.11"]
+    assert_consistent(registry)
+
+
+@pytest.mark.parametrize("lost", ["the newest version", "the tracker's entries"])
+def test_a_number_is_never_given_twice(registry, lost):
+    promote(registry, 3)
+    if lost == "the newest version":
+        registry.rollback("v0.1")
+        registry.rollback("v0.2")
+        assert registry.prune(1) == ["v0.3"]
+    else:
+        (registry.folder / TRACKER).unlink()
+
+    assert (
+        registry.promote(a_candidate(registry, 4), Birth(job=4, parent=None, base=BASE, description=""), NOON)
+        == "v0.4"
+    )
+
+
+def test_the_next_version_follows_the_highest_whatever_its_order(registry):
+    promote(registry)
+    shutil.copytree(registry.path("v0.1"), registry.versions_folder / "v1.9")
+
+    assert promote(registry) == "v1.10"
+
+
+def test_a_rejected_candidate_is_kept_aside_once(registry):
+    # Given a job that was rejected, tried again and rejected again
+    first = a_candidate(registry, 5)
+    registry.reject(first.parent, 5)
+    second = a_candidate(registry, 5)
+    (second / "evaluation.json").write_text("second")
+
+    kept = registry.reject(second.parent, 5)
+
+    assert kept == registry.rejected / "job-5"
+    assert (kept / "candidate" / "evaluation.json").read_text() == "second"
+    assert not second.parent.exists()
+    assert registry.latest is None
+
+
+# proof
+
+
+def test_a_sound_version_verifies(registry):
+    folder = registry.versions_folder / promote(registry)
+
+    assert registry.verify("v0.1") == folder
+    assert registry.verify("v0.1", BASE) == folder
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "lengthen", "delete", "empty", "folder"])
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "evaluation.json", "tokenizer/vocab.json"])
+def test_every_harm_to_every_file_is_found(registry, file, harm):
+    path = registry.versions_folder / promote(registry) / file
+    content = path.read_bytes()
+    if harm == "flip":
+        flip(path)
+    elif harm in {"delete", "folder"}:
+        path.unlink()
+        if harm == "folder":
+            path.mkdir()
+    else:
+        path.write_bytes({"truncate": content[:-1], "lengthen": content + b" ", "empty": b""}[harm])
+
+    with pytest.raises(RegistryError) as caught:
+        registry.verify("v0.1", BASE)
+
+    assert (caught.value.code, caught.value.data["file"]) == ("version_damaged", file)
+
+
+def test_no_flipped_bit_in_a_manifest_is_worse_than_a_refusal(registry):
+    # Given a manifest in which any one bit of any byte has changed
+    path = registry.versions_folder / promote(registry) / MANIFEST
+    content = path.read_bytes()
+    proven = registry.manifest("v0.1")["files"]
+
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+
+        # Then the version is refused, or what it serves is still proven
+        with suppress(RegistryError):
+            registry.verify("v0.1", BASE)
+            assert {n: f["sha256"] for n, f in registry.manifest("v0.1")["files"].items()} == {
+                name: file["sha256"] for name, file in proven.items()
+            }
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "5",
+        "null",
+        "[]",
+        "{}",
+        '{"files": {}}',
+        '{"files": [], "base": ""}',
+        '{"files": {"evaluation.json": {}}}',
+    ],
+)
+def test_a_manifest_that_proves_nothing_is_refused(registry, content):
+    (registry.versions_folder / promote(registry) / MANIFEST).write_text(content)
+
+    with pytest.raises(RegistryError):
+        registry.verify("v0.1", BASE)
+
+
+def test_a_version_of_another_base_does_not_serve(registry):
+    promote(registry)
+
+    with pytest.raises(RegistryError, match="another base model") as caught:
+        registry.verify("v0.1", "another")
+
+    assert caught.value.code == "wrong_base"
+
+
+# serving the newest sound version
+
+
+def test_latest_serves_while_it_is_sound(registry):
+    promote(registry, 3)
+
+    assert registry.newest_sound(BASE) == "v0.3"
+    assert set(states(registry).values()) == {"sound"}
+
+
+@pytest.mark.parametrize(
+    ("damaged", "serves"),
+    [
+        (["v0.3"], "v0.2"),
+        (["v0.3", "v0.2"], "v0.1"),
+        (["v0.2"], "v0.3"),
+        (["v0.3", "v0.2", "v0.1"], None),
+    ],
+)
+def test_when_latest_is_damaged_an_older_one_serves(registry, damaged, serves):
+    promote(registry, 3)
+    for version in damaged:
+        flip(weights(registry, version))
+
+    assert registry.newest_sound(BASE) == serves
+
+    looked_at = damaged if serves != "v0.3" else []
+    assert [name for name, state in states(registry).items() if state == "damaged"] == sorted(looked_at)
+
+
+def test_previous_comes_before_newer_ones(registry):
+    # Given that v0.3 was rolled back: v0.1 is latest, v0.2 previous
+    promote(registry, 3)
+    registry.rollback("v0.2")
+    registry.rollback("v0.1")
+    flip(weights(registry, "v0.1"))
+
+    assert registry.newest_sound(BASE) == "v0.2"
+
+
+def test_a_version_marked_as_damaged_is_not_tried_again(registry):
+    # Given a version whose files are whole, but that could not be loaded
+    promote(registry, 2)
+    registry.mark_damaged("v0.2")
+
+    assert registry.newest_sound(BASE) == "v0.1"
+    assert states(registry) == {"v0.1": "sound", "v0.2": "damaged"}
+
+
+def test_a_base_that_comes_back_finds_its_versions(registry):
+    # Given a day on which another base lay in the base's place
+    promote(registry, 2)
+    assert registry.newest_sound("another") is None
+
+    assert registry.newest_sound(BASE) == "v0.2"
+
+
+def test_marking_twice_or_what_does_not_exist_is_harmless(registry):
+    promote(registry, 3)
+    registry.prune(2)
+    registry.mark_damaged("v0.2")
+    registry.mark_damaged("v0.2")
+    registry.mark_damaged("v0.1")
+    registry.mark_damaged("v9.9")
+
+    assert states(registry) == {"v0.1": "pruned", "v0.2": "damaged", "v0.3": "sound"}
+
+
+# going back
+
+
+def test_rolling_back_twice_is_where_one_was(registry):
+    promote(registry, 2)
+
+    assert registry.rollback() == ("v0.1", "v0.2")
+    assert (registry.latest, registry.previous) == ("v0.1", "v0.2")
+    assert_consistent(registry)
+
+    assert registry.rollback() == ("v0.2", "v0.1")
+    assert_consistent(registry)
+
+
+def test_any_version_can_be_gone_back_to(registry):
+    promote(registry, 3)
+
+    assert registry.rollback("v0.1") == ("v0.1", "v0.3")
+    assert_consistent(registry)
+
+
+def test_going_back_to_where_one_is_changes_nothing(registry):
+    promote(registry, 2)
+    before = pointers(registry)
+
+    assert registry.rollback("v0.2") == ("v0.2", "v0.1")
+    assert pointers(registry) == before
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [
+        ("flipped", "version_damaged"),
+        ("marked", "version_damaged"),
+        ("pruned", "no_such_version"),
+        ("unknown", "no_such_version"),
+    ],
+)
+def test_nobody_goes_back_to_what_cannot_serve(registry, reason, code):
+    promote(registry, 4)
+    if reason == "flipped":
+        flip(weights(registry, "v0.1"))
+    elif reason == "marked":
+        registry.mark_damaged("v0.1")
+    elif reason == "pruned":
+        assert registry.prune(3) == ["v0.1"]
+    before = pointers(registry)
+
+    with pytest.raises(RegistryError) as caught:
+        registry.rollback("v9.9" if reason == "unknown" else "v0.1")
+
+    assert caught.value.code == code
+    assert pointers(registry) == before
+
+
+def test_without_a_previous_version_there_is_no_way_back(registry):
+    promote(registry)
+
+    with pytest.raises(RegistryError) as caught:
+        registry.rollback()
+
+    assert caught.value.code == "no_previous"
+
+
+def test_learning_goes_on_from_where_one_went_back_to(registry):
+    promote(registry, 2)
+    registry.rollback("v0.1")
+
+    assert promote(registry) == "v0.3"
+
+    assert registry.previous == "v0.1"
+    assert registry.manifest("v0.3")["parent"] == "v0.1"
+    assert_consistent(registry)
+
+
+# pruning
+
+
+@pytest.mark.parametrize(
+    ("keep", "needed", "gone"),
+    [
+        (9, [], []),
+        (5, [], []),
+        (4, [], ["v0.1"]),
+        (3, [], ["v0.1", "v0.2"]),
+        (2, [], ["v0.1", "v0.2", "v0.3"]),
+        (1, [], ["v0.1", "v0.2", "v0.3"]),
+        (3, ["v0.1"], ["v0.2", "v0.3"]),
+    ],
+)
+def test_the_oldest_go_first_and_what_is_needed_stays(registry, keep, needed, gone):
+    promote(registry, 5)
+
+    assert registry.prune(keep, needed) == gone
+
+    assert on_disk(registry) == [f"v0.{n}" for n in range(1, 6) if f"v0.{n}" not in gone]
+    assert [name for name, state in states(registry).items() if state == "pruned"] == gone
+    assert (registry.latest, registry.previous) == ("v0.5", "v0.4")
+    assert_consistent(registry)
+
+
+def test_latest_and_previous_stay_however_old(registry):
+    promote(registry, 4)
+    registry.rollback("v0.2")
+    registry.rollback("v0.1")
+
+    assert registry.prune(1) == ["v0.3", "v0.4"]
+    assert_consistent(registry)
+
+
+def test_pruning_again_prunes_no_more(registry):
+    promote(registry, 4)
+    registry.prune(2)
+
+    assert registry.prune(2) == []
+    promote(registry)
+    assert registry.prune(3) == []
+    assert on_disk(registry) == ["v0.3", "v0.4", "v0.5"]
+
+
+def test_pruned_ancestors_are_still_ancestors(registry):
+    promote(registry, 4)
+    registry.prune(2)
+
+    assert registry.lineage("v0.4") == ["v0.4", "v0.3", "v0.2", "v0.1"]
+
+
+# starting, after any kind of stop
+
+
+def test_a_first_start_makes_an_empty_track(registry):
+    assert registry.recover() == []
+
+    assert registry.tracker() == {"latest": None, "previous": None, "checkpoints": []}
+    assert_consistent(registry)
+
+
+def test_a_start_after_a_clean_stop_has_nothing_to_do(registry):
+    promote(registry, 3)
+    registry.rollback("v0.1")
+    registry.prune(2)
+    before = pointers(registry)
+
+    assert registry.recover() == []
+
+    assert pointers(registry) == before
+
+
+CUTS = ("candidate", "manifest", "renamed", "tracker", "one link", "all")
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("older", [0, 1, 3])
+def test_a_power_cut_in_any_step_of_promotion_ends_in_a_sound_state(registry, older, cut):
+    # Given some versions, and a promotion of which the steps up to `cut` reached the disk
+    if older:
+        promote(registry, older)
+    registry.recover()
+    tracker, old_links = pointers(registry)
+    new = f"v0.{older + 1}"
+    candidate = a_candidate(registry, older + 1)
+    if cut != "candidate":
+        copy = registry.folder / "copy"
+        shutil.copytree(candidate, copy)
+        birth = Birth(job=older + 1, parent=registry.latest, base=BASE, description="learned")
+        assert registry.promote(candidate, birth, NOON) == new
+        if cut == "manifest":
+            (registry.versions_folder / new).rename(candidate)
+            put_back(registry, tracker=tracker, links=old_links)
+        elif cut == "renamed":
+            put_back(registry, tracker=tracker, links=old_links)
+        elif cut == "tracker":
+            put_back(registry, links=old_links)
+        elif cut == "one link":
+            put_back(registry, links={"previous": old_links["previous"]})
+
+    # When lorad starts again
+    done = registry.recover()
+
+    # Then either the promotion never happened, or it happened whole
+    is_there = cut not in {"candidate", "manifest"}
+    old = f"v0.{older}" if older else None
+    assert registry.latest == (new if is_there else old)
+    assert registry.newest_sound(BASE) == registry.latest
+    assert (registry.of_job(older + 1) == new) is is_there
+    if is_there:
+        assert registry.previous == old
+    assert done == ([f"{new} was complete but not entered: it is now latest"] if cut == "renamed" else [])
+    assert_consistent(registry)
+
+    # And starting again does nothing, and the next promotion gets a number of its own
+    assert registry.recover() == []
+    shutil.rmtree(registry.candidates, ignore_errors=True)
+    assert promote(registry) == (f"v0.{older + 2}" if is_there else new)
+    assert_consistent(registry)
+
+
+def test_a_version_without_a_manifest_is_no_version(registry):
+    # Given a folder that somebody began to copy back
+    promote(registry)
+    (registry.versions_folder / "v0.2").mkdir()
+    (registry.versions_folder / "v0.2" / "adapter_model.safetensors").write_bytes(b"half")
+
+    assert registry.recover() == ["v0.2 was incomplete and is removed"]
+
+    assert on_disk(registry) == ["v0.1"]
+    assert registry.latest == "v0.1"
+    assert_consistent(registry)
+
+
+def test_when_latest_has_lost_its_manifest_previous_serves(registry):
+    promote(registry, 2)
+    (registry.versions_folder / "v0.2" / MANIFEST).unlink()
+    registry.recover()
+
+    assert registry.newest_sound(BASE) == "v0.1"
+
+    assert registry.rollback("v0.1")[0] == registry.latest == "v0.1"
+    assert states(registry)["v0.2"] == "damaged"
+
+
+@pytest.mark.parametrize("remains", ["whole", "without weights", "without manifest", "empty"])
+def test_a_power_cut_while_pruning_is_finished(registry, remains):
+    # Given versions that the tracker calls pruned, of which a part is still there
+    promote(registry, 3)
+    kept = registry.folder / "kept"
+    shutil.copytree(registry.path("v0.1"), kept)
+    registry.prune(2)
+    if remains == "empty":
+        kept = registry.folder / "empty"
+        kept.mkdir()
+    elif remains != "whole":
+        (kept / (MANIFEST if remains == "without manifest" else "adapter_model.safetensors")).unlink()
+    kept.rename(registry.versions_folder / "v0.1")
+
+    registry.recover()
+
+    assert on_disk(registry) == ["v0.2", "v0.3"]
+    assert registry.newest_sound(BASE) == "v0.3"
+    assert_consistent(registry)
+
+
+DAMAGE = {
+    "truncated": b'{"latest": "v0.2", "prev',
+    "empty": b"",
+    "binary": bytes(range(256)),
+    "a list": b"[]",
+    "null": b"null",
+    "without checkpoints": b'{"latest": "v0.2"}',
+    "checkpoints of nothing": b'{"latest": "v0.2", "checkpoints": null}',
+    "checkpoints of numbers": b'{"latest": "v0.2", "previous": "v0.1", "checkpoints": [1, 2]}',
+    "checkpoints without names": b'{"latest": "v0.2", "previous": "v0.1", "checkpoints": [{}]}',
+}
+
+
+@pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_tracker_is_rebuilt_from_the_versions(registry, content):
+    promote(registry, 3)
+    (registry.folder / TRACKER).write_bytes(content)
+
+    done = registry.recover()
+
+    assert done[0] == "the tracker was damaged and is rebuilt from the versions"
+    assert len(done) == 4
+    assert (registry.folder / f"{TRACKER}.damaged").read_bytes() == content
+    assert (registry.latest, registry.previous) == ("v0.3", "v0.2")
+    assert registry.lineage("v0.3") == ["v0.3", "v0.2", "v0.1"]
+    assert registry.of_job(2) == "v0.2"
+    assert registry.newest_sound(BASE) == "v0.3"
+    assert_consistent(registry)
+
+
+def test_a_damaged_tracker_is_told_before_it_is_rebuilt(registry):
+    promote(registry)
+    (registry.folder / TRACKER).write_text("{")
+
+    with pytest.raises(RegistryError, match="rebuilds it") as caught:
+        _ = registry.latest
+
+    assert caught.value.code == "tracker_damaged"
+
+
+def test_a_lost_tracker_is_rebuilt_in_the_order_of_versions(registry):
+    promote(registry, 11)
+    (registry.folder / TRACKER).unlink()
+
+    registry.recover()
+
+    assert (registry.latest, registry.previous) == ("v0.11", "v0.10")
+    assert_consistent(registry)
+
+
+@pytest.mark.parametrize("content", ["", "{", "null", "{}"])
+@pytest.mark.parametrize("damaged", ["v0.1", "v0.2", "v0.3"])
+def test_a_damaged_version_does_not_stop_the_rebuilding(registry, damaged, content):
+    promote(registry, 3)
+    (registry.folder / TRACKER).unlink()
+    (registry.versions_folder / damaged / MANIFEST).write_text(content)
+
+    registry.recover()
+
+    assert registry.newest_sound(BASE) == ("v0.2" if damaged == "v0.3" else "v0.3")
+
+
+@pytest.mark.parametrize("harm", ["missing", "elsewhere"])
+def test_the_links_are_repaired(registry, harm):
+    promote(registry, 3)
+    put_back(registry, links=dict.fromkeys(("latest", "previous"), None if harm == "missing" else "v0.1"))
+
+    assert registry.recover() == []
+
+    assert links(registry) == {"latest": "v0.3", "previous": "v0.2"}
+
+
+def test_an_old_tracker_without_states_is_understood(registry):
+    promote(registry, 2)
+    tracker = registry.tracker()
+    for entry in tracker["checkpoints"]:
+        del entry["state"]
+    files.write_json(registry.folder / TRACKER, tracker)
+
+    assert registry.newest_sound(BASE) == "v0.2"
+    registry.mark_damaged("v0.2")
+    assert registry.newest_sound(BASE) == "v0.1"
+
+
+# whatever the order
+
+
+def serve_newest(registry):
+    """Do what the program does at its start and when a version fails."""
+    version = registry.newest_sound(BASE)
+    if version and version != registry.latest:
+        registry.rollback(version)
+
+
+def choose(registry, number):
+    names = list(states(registry))
+    return names[number % len(names)] if names else "v0.1"
+
+
+def act(registry, action, number):
+    if action == "promote":
+        promote(registry)
+    elif action == "go back":
+        registry.rollback()
+    elif action == "go back to":
+        registry.rollback(choose(registry, number))
+    elif action == "prune":
+        registry.prune(1 + number % 4)
+    elif action == "restart":
+        assert registry.recover() == []
+    else:
+        version = choose(registry, number)
+        if action == "fail to load":
+            registry.mark_damaged(version)
+        elif weights(registry, version).exists():
+            flip(weights(registry, version))
+        serve_newest(registry)
+
+
+ACTIONS = ("promote", "promote", "go back", "go back to", "prune", "fail to load", "flip a bit", "restart")
+
+
+@given(st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 9)), max_size=12))
+@settings(max_examples=40, deadline=None)
+def test_whatever_is_done_in_whatever_order_ends_in_a_consistent_state(actions):
+    with tempfile.TemporaryDirectory(dir=RAM) as folder:
+        registry = Registry(Path(folder))
+        registry.recover()
+        for action, number in actions:
+            with suppress(RegistryError):
+                act(registry, action, number)
+
+            assert_consistent(registry)
+
+
+def test_a_version_is_never_changed_after_it_was_made(registry):
+    # Given a version and everything that can happen around it
+    promote(registry)
+    folder = registry.path("v0.1")
+    before = {
+        path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()
+    }
+
+    promote(registry, 2)
+    registry.rollback("v0.1")
+    registry.mark_damaged("v0.3")
+    registry.prune(1)
+    registry.recover()
+    registry.newest_sound(BASE)
+
+    after = {
+        path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()
+    }
+    assert after == before
+    assert os.access(folder / MANIFEST, os.R_OK)

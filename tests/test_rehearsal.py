@@ -1,0 +1,243 @@
+"""The closed loop of rehearsal: what each round trains, and when a session ends."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorad.domain import Mix, Until
+from lorad.rehearsal import Item, Rehearsal
+
+MIX = Mix(share=0.5, max_examples=100, refresh=0.25, general=0.1)
+UNTIL = Until(recall=0.9, max_epochs=30, patience=2, min_delta=0.05)
+
+
+def new(count, dataset="new"):
+    return [Item(dataset=dataset, is_new=True, recalled=False)] * count
+
+
+def old(right, wrong=0, dataset="old"):
+    return [Item(dataset=dataset, is_new=False, recalled=True)] * right + [
+        Item(dataset=dataset, is_new=False, recalled=False)
+    ] * wrong
+
+
+def a_session(items, *, mix=MIX, until=UNTIL, seed=7):
+    return Rehearsal(items, mix, until, seed)
+
+
+def all_right(items, share=1.0):
+    return {number: number < share * len(items) for number in range(len(items))}
+
+
+# choosing
+
+
+def test_the_first_round_trains_all_that_is_new_and_wrong_and_a_share_of_what_is_right():
+    # Given 10 new examples, 20 old ones that the parent knows and 5 that it does not
+    session = a_session(new(10) + old(20, wrong=5))
+
+    chosen = session.choose()
+
+    assert set(range(10)) <= set(chosen)
+    assert set(range(30, 35)) <= set(chosen)
+    assert len(set(chosen) & set(range(10, 30))) == 5
+    assert len(chosen) == len(set(chosen)) == 20
+    assert session.rounds == 1
+
+
+def test_what_was_learned_comes_along_only_sometimes():
+    session = a_session(new(40))
+    session.choose()
+    session.saw({number: number < 20 for number in range(40)})
+
+    chosen = session.choose()
+
+    assert set(range(20, 40)) <= set(chosen)
+    assert len(chosen) == 20 + 5
+
+
+def test_what_was_forgotten_is_trained_again():
+    session = a_session(new(4) + old(20))
+    session.saw({7: False})
+
+    assert 7 in session.choose()
+
+
+def test_a_new_example_is_new_even_if_the_parent_answered_it():
+    session = a_session([Item(dataset="new", is_new=True, recalled=True)])
+
+    assert session.recall(new=True) == 0
+    assert session.choose() == [0]
+
+
+def test_the_order_is_shuffled_and_the_seed_decides_it():
+    items = new(30) + old(30)
+
+    first = a_session(items).choose()
+
+    assert first != sorted(first)
+    assert first == a_session(items).choose()
+    assert first != a_session(items, seed=8).choose()
+
+
+@pytest.mark.parametrize(
+    ("share", "count_new", "count_old"),
+    [(0.5, 40, 40), (0.25, 30, 10), (0.0, 30, 0), (1.0, 4, 40), (0.5, 0, 1)],
+)
+def test_where_the_old_do_not_all_fit_they_get_their_share(share, count_new, count_old):
+    mix = Mix(share=share, max_examples=100, refresh=0.25, general=0.1)
+    session = a_session(new(count_new) + old(101), mix=mix)
+
+    chosen = session.choose()
+
+    assert sum(number < count_new for number in chosen) == count_new
+    assert sum(number >= count_new for number in chosen) == count_old
+
+
+def test_up_to_the_limit_all_that_is_old_and_wrong_is_trained():
+    at_limit = a_session(new(1) + old(0, wrong=100))
+    beyond = a_session(new(1) + old(0, wrong=101))
+
+    assert len(at_limit.choose()) == 101
+    assert len(beyond.choose()) == 1 + 1
+
+
+def test_of_many_old_the_wrong_ones_come_first():
+    session = a_session(new(10) + old(200, wrong=4))
+
+    chosen = session.choose()
+
+    assert set(range(210, 214)) <= set(chosen)
+    assert len(chosen) == 20
+
+
+def test_a_large_dataset_does_not_crowd_out_a_small_one():
+    items = new(12) + old(300, dataset="large") + old(4, dataset="small") + old(5, dataset="other")
+    session = a_session(items)
+
+    drawn = Counter(items[number].dataset for number in session.choose() if number >= 12)
+
+    assert drawn == {"large": 4, "small": 4, "other": 4}
+
+
+@given(
+    counts=st.tuples(*[st.integers(0, 30)] * 4),
+    share=st.floats(0, 1),
+    refresh=st.floats(0, 1),
+    most=st.integers(0, 60),
+    seen=st.dictionaries(st.integers(0, 200), st.booleans(), max_size=30),
+)
+@settings(max_examples=80, deadline=None)
+def test_a_round_never_repeats_and_never_misses_a_new_wrong_one(counts, share, refresh, most, seen):
+    n, a, b, c = counts
+    items = new(n) + old(a, wrong=b, dataset="one") + old(c, dataset="two")
+    session = a_session(items, mix=Mix(share=share, max_examples=most, refresh=refresh, general=0.0))
+    known = {number: right for number, right in seen.items() if number < len(items)}
+    session.saw(known)
+
+    chosen = session.choose()
+
+    assert len(chosen) == len(set(chosen))
+    assert set(chosen) <= set(range(len(items)))
+    assert {number for number in range(n) if not known.get(number)} <= set(chosen)
+
+
+# ending
+
+
+def test_recall_of_new_and_of_every_old_dataset_ends_a_session():
+    items = new(10) + old(10)
+    session = a_session(items)
+    session.choose()
+
+    assert session.tested({number: number not in {0, 10} for number in range(20)}) == "recall"
+    assert session.ended_by == "recall"
+
+
+@pytest.mark.parametrize("wrong", [{0, 1}, {10, 11}, {20, 21}])
+def test_one_dataset_short_of_the_target_goes_on(wrong):
+    # Given one new and two old datasets of 10, of which one has two examples wrong
+    session = a_session(new(10) + old(10, dataset="a") + old(10, dataset="b"))
+    session.choose()
+
+    assert session.tested({number: number not in wrong for number in range(30)}) is None
+    assert session.ended_by is None
+
+
+@pytest.mark.parametrize(("right", "is_near"), [(7, False), (8, True), (10, True)])
+def test_a_test_is_worth_its_time_when_the_target_is_near(right, is_near):
+    for items in (new(10), new(1) + old(10)):
+        session = a_session(items)
+        first = len(items) - 10
+        session.saw({0: True} | {first + number: number < right for number in range(10)})
+
+        assert session.is_near(slack=0.1) is is_near
+
+
+def test_the_ceiling_ends_a_session():
+    session = a_session(new(10), until=Until(recall=0.9, max_epochs=3, patience=99, min_delta=0.01))
+
+    ended = []
+    for _ in range(3):
+        session.choose()
+        ended.append(session.not_tested())
+
+    assert ended == [None, None, "ceiling"]
+
+
+def test_the_target_counts_even_in_the_last_round():
+    session = a_session(new(10), until=Until(recall=0.9, max_epochs=1, patience=0, min_delta=0.01))
+    session.choose()
+
+    assert session.tested(all_right(new(10))) == "recall"
+
+
+def rounds(session, shares):
+    """Run rounds in which this share of everything was answered right; return what each ended with."""
+    ended = []
+    for share in shares:
+        session.choose()
+        session.saw({number: number < share * 100 for number in range(100)})
+        ended.append(session.not_tested())
+    return ended
+
+
+def test_patience_ends_a_session_that_stands_still():
+    # Given a session that has learned most, and may stand still for two rounds
+    session = a_session(new(100))
+
+    assert rounds(session, [0.7, 0.7, 0.7, 0.7]) == [None, None, None, "patience"]
+
+
+def test_progress_renews_patience():
+    session = a_session(new(100))
+
+    assert rounds(session, [0.6, 0.6, 0.6, 0.7, 0.7, 0.7]) == [None] * 6
+
+
+def test_many_small_steps_are_progress_too():
+    session = a_session(new(100))
+
+    assert rounds(session, [0.60, 0.63, 0.66, 0.69, 0.72, 0.75, 0.78]) == [None] * 7
+
+
+def test_before_half_is_learned_nobody_gives_up():
+    # Given a first session: nothing is old, and whole answers are long all wrong
+    session = a_session(new(100))
+
+    assert rounds(session, [0.0] * 8 + [0.2] * 8) == [None] * 16
+
+
+def test_recall_is_told_for_new_and_old():
+    session = a_session(new(4) + old(3, wrong=1))
+    session.saw({0: True})
+
+    assert (session.recall(new=True), session.recall(new=False)) == (0.25, 0.75)
+
+
+def test_where_there_is_nothing_all_is_recalled():
+    assert a_session(old(1)).recall(new=True) == 1.0
+    assert a_session(new(1)).recall(new=False) == 1.0
+    assert a_session(old(3)).tested({}) == "recall"

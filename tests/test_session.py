@@ -1,0 +1,185 @@
+"""One session from order to candidate, in this process, on a tiny model."""
+
+import json
+
+import pytest
+import tiny
+import torch
+from peft import PeftModel
+from test_trainer import PLAN
+
+from lorad import domain, files, session, teacher, weights
+from lorad.config import Settings
+from lorad.domain import Evaluation, Order
+from lorad.errors import TrainingError
+from lorad.tasks import find
+
+SETTINGS = Settings.model_validate(
+    {"judge": {"max_perplexity_rise": 100.0, "max_kl": 100.0, "max_degenerate_share": 1.0}}
+)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("session")
+    weights.store_base(tiny.save(folder / "source"), folder / "tiny")
+    return folder / "tiny"
+
+
+def order(base, folder, new, old=(), *, parent=None, plan=PLAN, kind="learn", dataset=None):
+    """Write an order as the cycle does."""
+    files.write_lines(folder / "new.jsonl", [domain.as_json(example) for example in new])
+    files.write_lines(folder / "old.jsonl", [domain.as_json(example) | {"right": True} for example in old])
+    request = Order(
+        job=1,
+        track="chat",
+        task="chat",
+        kind=kind,
+        dataset=dataset or new[0].dataset,
+        base=str(base),
+        parent=str(parent) if parent else None,
+        parent_version="v0.1" if parent else None,
+        plan=plan,
+        settings={
+            "training": SETTINGS.training.model_dump(),
+            "judge": SETTINGS.judge.model_dump(),
+            "resolved": SETTINGS.model_dump(mode="json"),
+        },
+    )
+    return session.Session(folder, request)
+
+
+def evaluation(folder):
+    result = files.read_json(folder / "candidate" / "evaluation.json")
+    return domain.restore(Evaluation, result["evaluation"]), result
+
+
+def served(base, folder):
+    """Load a candidate as anybody would: plain PEFT on the untouched base."""
+    loaded = weights.load_base(base, torch.float32)
+    return PeftModel.from_pretrained(loaded.model, str(folder / "candidate")).eval(), loaded.tokenizer
+
+
+def encode(tokenizer, examples):
+    return [find("chat").encode(tokenizer, example) for example in examples]
+
+
+@pytest.fixture(scope="module")
+def first(base, tmp_path_factory):
+    """A finished first session."""
+    folder = tmp_path_factory.mktemp("first")
+    order(base, folder, tiny.facts(4, "doors")).run()
+    return folder
+
+
+def test_a_session_leaves_a_complete_candidate_that_knows_the_new_facts(base, first):
+    found, result = evaluation(first)
+
+    assert found.scores["doors"].recall == 1.0
+    assert found.before["doors"].right < 4
+    assert found.ended_by == "recall"
+    assert result["verdict"]["promote"], result["verdict"]["reasons"]
+    assert {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "tokenizer.json",
+        "config.yaml",
+        "metadata.json",
+        "probes.json",
+    } <= {path.name for path in (first / "candidate").iterdir()}
+
+
+def test_plain_peft_on_the_untouched_base_recalls_what_the_session_says(base, first):
+    model, tokenizer = served(base, first)
+
+    assert all(teacher.recalled(model, encode(tokenizer, tiny.facts(4))))
+
+
+def test_trained_and_served_are_the_same_model(first):
+    found, _ = evaluation(first)
+
+    assert found.reload_difference == 0
+    assert found.merge_difference < 1e-3
+
+
+def test_the_next_session_keeps_the_first_ones_weights_and_facts(base, first, tmp_path):
+    old = tiny.facts(4, "doors")
+    new = tiny.facts(4, "gates", subject="gate")
+
+    order(base, tmp_path, new, old, parent=first / "candidate").run()
+
+    found, result = evaluation(tmp_path)
+    assert found.scores["doors"].recall == found.scores["gates"].recall == 1.0
+    assert result["parent"] == "v0.1"
+    parent, child = (weights.read_adapter(folder / "candidate") for folder in (first, tmp_path))
+    name = next(iter(parent.factors))
+    assert child.rank == parent.rank + PLAN.rank
+    assert torch.equal(child.factors[name][0][: parent.rank], parent.factors[name][0])
+    assert torch.equal(child.factors[name][1][:, : parent.rank], parent.factors[name][1])
+    model, tokenizer = served(base, tmp_path)
+    assert all(teacher.recalled(model, encode(tokenizer, [*old, *new])))
+
+
+def test_above_the_rank_limit_the_parent_is_truncated_and_training_mends_it(base, first, tmp_path):
+    from dataclasses import replace
+
+    old = tiny.facts(4, "doors")
+    new = tiny.facts(3, "gates", subject="gate")
+
+    order(base, tmp_path, new, old, parent=first / "candidate", plan=replace(PLAN, max_rank=10)).run()
+
+    found, _ = evaluation(tmp_path)
+    assert weights.read_adapter(tmp_path / "candidate").rank == 10
+    assert found.truncation_error > 0
+    assert any("truncated to rank 2" in note for note in found.notes)
+    assert found.scores["doors"].recall == 1.0
+
+
+def test_refitting_makes_one_adapter_of_everything(base, first, tmp_path):
+    order(base, tmp_path, [], tiny.facts(4, "doors"), kind="refit", dataset="memory").run()
+
+    found, result = evaluation(tmp_path)
+    assert weights.read_adapter(tmp_path / "candidate").rank == PLAN.rank
+    assert found.scores["doors"].recall == 1.0
+    assert result["learned"] == []
+
+
+def test_rows_that_are_too_long_are_left_out_and_said(base, tmp_path):
+    from dataclasses import replace
+
+    long = replace(
+        tiny.facts(1, "doors")[0], question=[{"role": "user", "content": "Which colour? " * 40}], line=99
+    )
+
+    order(base, tmp_path, [*tiny.facts(2, "doors"), long]).run()
+
+    found, result = evaluation(tmp_path)
+    assert found.scores["doors"].total == 2
+    assert "[99]" in found.notes[0]
+    assert len(result["learned"]) == 2
+
+
+def test_a_session_without_one_usable_row_fails_with_a_sentence(base, tmp_path):
+    from dataclasses import replace
+
+    with pytest.raises(TrainingError, match="longer than 5 tokens"):
+        order(base, tmp_path, tiny.facts(2), plan=replace(PLAN, max_length=5)).run()
+
+
+def test_progress_is_lines_of_json_that_end_with_saving(first):
+    lines = [json.loads(line) for line in (first / "progress.jsonl").read_text().splitlines()]
+
+    phases = [line["phase"] for line in lines if "phase" in line]
+    assert phases[0] == "loading"
+    assert phases[-1] == "saving"
+    assert any(line.get("closed", {}).get("recall") == 1.0 for line in lines)
+
+
+def test_metadata_says_how_it_was_made(first):
+    metadata = files.read_json(first / "candidate" / "metadata.json")
+
+    assert metadata["framework"]["torch"] == torch.__version__
+    assert metadata["training"]["ended_by"] == "recall"
+    assert metadata["training"]["plan"]["seed"] == PLAN.seed
+    assert metadata["reproducibility"] == {"seed": PLAN.seed, "deterministic": True}
+    assert len(metadata["curves"]) == metadata["training"]["rounds"]

@@ -1,0 +1,106 @@
+"""Packing must change nothing but the time."""
+
+import pytest
+import tiny
+import torch
+
+from lorad import teacher
+from lorad.domain import Encoded
+from lorad.tasks import find
+
+
+@pytest.fixture(scope="module")
+def made():
+    tokenizer = tiny.tokenizer()
+    return tiny.model(len(tokenizer)), tokenizer
+
+
+def encoded(tokenizer, count=6):
+    return [find("chat").encode(tokenizer, example) for example in tiny.facts(count)]
+
+
+def one_by_one(model, row):
+    """The plain way: the whole row alone, no packing."""
+    logits = model(input_ids=torch.tensor([row.tokens])).logits[0]
+    return logits[row.start - 1 : -1]
+
+
+def test_packed_logits_are_those_of_each_row_alone(made):
+    model, tokenizer = made
+    rows = encoded(tokenizer)
+
+    packed = teacher.pack(rows)
+    together = teacher.answer_logits(model, packed)
+
+    alone = torch.cat([one_by_one(model, row) for row in rows])
+    assert torch.allclose(together, alone, atol=1e-5)
+    assert packed.targets.tolist() == [token for row in rows for token in row.answer]
+
+
+def test_packed_gradients_are_those_of_each_row_alone(made):
+    model, tokenizer = made
+    rows = encoded(tokenizer)
+    weight = model.model.layers[0].mlp.up_proj.weight
+
+    packed = teacher.pack(rows)
+    teacher.loss_sum(teacher.answer_logits(model, packed), packed).backward()
+    together, weight.grad = weight.grad.clone(), None
+    for row in rows:
+        torch.nn.functional.cross_entropy(
+            one_by_one(model, row), torch.tensor(row.answer), reduction="sum"
+        ).backward()
+    alone, weight.grad = weight.grad.clone(), None
+
+    assert torch.allclose(together, alone, atol=1e-4)
+
+
+def test_the_common_prefix_is_computed_once_and_answers_never_are_part_of_it():
+    rows = [Encoded((1, 2, 3, 4, 5, 6), 3), Encoded((1, 2, 3, 4, 5, 7), 3)]
+
+    packed = teacher.pack(rows)
+
+    assert packed.tokens.tolist() == [[1, 2, 3, 4, 5, 3, 4, 5]]
+    assert packed.positions.tolist() == [[0, 1, 2, 3, 4, 2, 3, 4]]
+    assert packed.targets.tolist() == [4, 5, 6, 4, 5, 7]
+
+
+def test_rows_without_anything_in_common_and_a_single_row_are_packed_too(made):
+    model, _ = made
+    for rows in ([Encoded((5, 6, 7), 1), Encoded((8, 9, 10, 11), 2)], [Encoded((5, 6, 7), 1)]):
+        packed = teacher.pack(rows)
+
+        alone = torch.cat([one_by_one(model, row) for row in rows])
+        assert torch.allclose(teacher.answer_logits(model, packed), alone, atol=1e-5)
+
+
+def test_a_row_is_right_only_when_every_answer_token_is_the_most_likely(made):
+    model, tokenizer = made
+    question = encoded(tokenizer, 1)[0]
+    prompt = list(question.tokens[: question.start])
+    greedy = model.generate(torch.tensor([prompt]), max_new_tokens=4, do_sample=False, pad_token_id=1)[
+        0
+    ].tolist()
+    spoiled = [*greedy[:-1], (greedy[-1] + 1) % 300]
+
+    right = teacher.recalled(
+        model, [Encoded(tuple(greedy), len(prompt)), Encoded(tuple(spoiled), len(prompt))]
+    )
+
+    assert right == [True, False]
+
+
+@pytest.mark.parametrize("most_tokens", [1, 30, 60, 10_000])
+def test_dividing_keeps_every_row_once_and_respects_the_limit(made, most_tokens):
+    rows = encoded(made[1])
+
+    groups = list(teacher.divide(rows, most_tokens))
+
+    assert sorted(number for group in groups for number in group) == list(range(len(rows)))
+    assert all(len(group) == 1 or sum(len(rows[n]) for n in group) <= most_tokens for group in groups)
+
+
+def test_the_limit_does_not_change_what_is_recalled(made):
+    model, tokenizer = made
+    rows = encoded(tokenizer)
+
+    assert teacher.recalled(model, rows, 1) == teacher.recalled(model, rows, 10_000)

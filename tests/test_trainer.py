@@ -1,0 +1,139 @@
+"""One training run on a tiny model: it learns, it stops for a reason, it can be repeated."""
+
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+
+from lorad import teacher, trainer, weights
+from lorad.domain import Mix, Plan, Until
+from lorad.errors import TrainingError
+from lorad.rehearsal import Item
+from lorad.tasks import find
+
+PLAN = Plan(
+    examples=6,
+    rank=8,
+    alpha=16,
+    epochs=20,
+    batch=2,
+    accumulation=4,
+    max_length=128,
+    warmup_steps=2,
+    learning_rate=1e-2,
+    until=Until(recall=1.0, max_epochs=60, patience=60, min_delta=0.01),
+    mix=Mix(share=0.5, max_examples=100, refresh=0.5, general=0.1),
+    max_rank=64,
+    seed=1,
+    dtype="float32",
+    gradient_checkpointing=False,
+    pack_tokens=256,
+)
+
+
+def learner(seed=0):
+    tokenizer = tiny.tokenizer()
+    model = tiny.model(len(tokenizer))
+    model.requires_grad_(False)
+    torch.manual_seed(seed)
+    return weights.add_lora(model, PLAN.rank, PLAN.alpha), tokenizer
+
+
+def material(tokenizer, count=6, *, is_new=True):
+    rows = [find("chat").encode(tokenizer, example) for example in tiny.facts(count)]
+    return trainer.Material(rows=rows, items=[Item(dataset="facts", is_new=is_new, recalled=False)] * count)
+
+
+def run(model, given, plan=PLAN):
+    lines = []
+    return trainer.train(model, given, plan, report=lines.append), lines
+
+
+def test_it_learns_until_everything_is_recalled_and_says_so():
+    model, tokenizer = learner()
+    given = material(tokenizer)
+    assert not any(teacher.recalled(model, given.rows))
+
+    outcome, lines = run(model, given)
+
+    assert outcome.ended_by == "recall"
+    assert outcome.right == [True] * 6 == teacher.recalled(model, given.rows)
+    assert outcome.history[-1]["recall"] == 1.0
+    assert {"step", "loss", "learning_rate", "tokens_per_second", "recall", "peak_gib"} <= set().union(*lines)
+
+
+def test_the_base_is_left_as_it_was():
+    model, tokenizer = learner()
+    before = {name: weight.clone() for name, weight in model.named_parameters() if "lora" not in name}
+
+    run(model, material(tokenizer))
+
+    assert all(
+        torch.equal(weight, before[name]) for name, weight in model.named_parameters() if name in before
+    )
+
+
+def test_the_ceiling_ends_a_run_that_cannot_reach_its_target():
+    model, tokenizer = learner()
+    plan = replace(PLAN, learning_rate=1e-6, until=replace(PLAN.until, max_epochs=2))
+
+    outcome, _ = run(model, material(tokenizer), plan)
+
+    assert outcome.ended_by == "ceiling"
+    assert len(outcome.history) == 2
+
+
+def test_the_same_seed_gives_the_same_adapter():
+    adapters = []
+    for _ in range(2):
+        model, tokenizer = learner()
+        run(model, material(tokenizer), replace(PLAN, until=replace(PLAN.until, max_epochs=3)))
+        adapters.append(weights.read_live(model))
+
+    assert weights.difference(*adapters) == 0
+
+
+def test_the_size_of_a_pack_does_not_change_what_is_learned():
+    adapters = []
+    for tokens in (40, 4096):
+        model, tokenizer = learner()
+        run(
+            model,
+            material(tokenizer),
+            replace(PLAN, pack_tokens=tokens, until=replace(PLAN.until, max_epochs=2)),
+        )
+        adapters.append(weights.read_live(model))
+
+    assert weights.difference(*adapters) < 1e-3
+
+
+def test_gradient_checkpointing_learns_the_same():
+    adapters = []
+    for checkpointing in (False, True):
+        model, tokenizer = learner()
+        plan = replace(PLAN, gradient_checkpointing=checkpointing, until=replace(PLAN.until, max_epochs=2))
+        run(model, material(tokenizer), plan)
+        adapters.append(weights.read_live(model))
+
+    assert weights.difference(*adapters) < 1e-3
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_advice():
+    model, tokenizer = learner()
+    with torch.no_grad():
+        next(weight for name, weight in model.named_parameters() if "lora_B" in name).fill_(float("nan"))
+
+    with pytest.raises(TrainingError, match="lower planner.learning_rates"):
+        run(model, material(tokenizer))
+
+
+def test_the_rate_warms_up_decays_and_never_reaches_zero():
+    factor = trainer.schedule(replace(PLAN, epochs=5, warmup_steps=10), steps_per_round=10)
+
+    rates = [factor(step) for step in range(400)]
+
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == pytest.approx(1.0)
+    assert all(a >= b for a, b in zip(rates[9:], rates[10:], strict=False))
+    assert rates[-1] == pytest.approx(0.1)

@@ -1,0 +1,236 @@
+"""The exact adapter arithmetic, and base models on disk."""
+
+import json
+
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from lorad import weights
+from lorad.errors import ConfigError, RegistryError
+
+
+@pytest.fixture(scope="module")
+def base_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    weights.store_base(tiny.save(folder / "source"), folder / "tiny")
+    return folder / "tiny"
+
+
+def load(folder):
+    return weights.load_base(folder, torch.float32)
+
+
+def random_adapter(model, rank, seed):
+    torch.manual_seed(seed)
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and "lm_head" not in name
+    ]
+    return weights.Adapter(
+        {
+            name: (
+                torch.randn(rank, model.get_submodule(name).in_features) * 0.1,
+                torch.randn(model.get_submodule(name).out_features, rank) * 0.1,
+            )
+            for name in names
+        }
+    )
+
+
+def logits(model):
+    with torch.inference_mode():
+        return model(input_ids=torch.arange(2, 20)[None]).logits
+
+
+def test_a_base_is_stored_whole_with_a_fingerprint_of_its_content(base_folder):
+    stored = weights.read_fingerprint(base_folder)
+
+    assert stored == weights.measure_fingerprint(base_folder)["fingerprint"]
+    assert not list(base_folder.parent.glob(".*part"))
+    assert weights.shape(base_folder).layers == 2
+    assert weights.shape(base_folder).parameters == load(base_folder).parameters
+
+
+def test_another_byte_is_another_fingerprint(base_folder, tmp_path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in base_folder.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-5}))
+
+    assert weights.measure_fingerprint(copy)["fingerprint"] != weights.read_fingerprint(base_folder)
+
+
+def test_a_folder_without_a_model_is_a_named_error(tmp_path):
+    (tmp_path / "empty").mkdir()
+
+    with pytest.raises(ConfigError, match="no language model"):
+        weights.store_base(tmp_path / "empty", tmp_path / "base")
+    with pytest.raises(ConfigError, match="lorad base add"):
+        weights.load_base(tmp_path / "base", torch.float32)
+
+
+@pytest.mark.parametrize(("rank", "other"), [(4, 4), (4, 8), (1, 16)])
+def test_concatenated_adapters_add_their_deltas_exactly(base_folder, rank, other):
+    model = load(base_folder).model
+    one, two = random_adapter(model, rank, 1), random_adapter(model, other, 2)
+
+    both = weights.concatenate(one, two)
+
+    assert both.rank == rank + other
+    for name in one.factors:
+        assert torch.allclose(both.delta(name), one.delta(name) + two.delta(name), atol=1e-6)
+
+
+def test_without_a_parent_the_fresh_adapter_stands_alone(base_folder):
+    fresh = random_adapter(load(base_folder).model, 4, 1)
+
+    assert weights.concatenate(None, fresh) is fresh
+
+
+def test_merging_three_adapters_is_the_same_as_laying_their_concatenation_over_the_base(
+    base_folder, tmp_path
+):
+    merged, plain = load(base_folder), load(base_folder)
+    adapters = [random_adapter(merged.model, rank, rank) for rank in (2, 4, 8)]
+    carried = weights.concatenate(weights.concatenate(adapters[0], adapters[1]), adapters[2])
+
+    for adapter in adapters:
+        weights.merge(merged.model, adapter)
+    weights.write_adapter(carried, tmp_path, "tiny")
+    loaded = PeftModel.from_pretrained(plain.model, str(tmp_path)).eval()
+
+    assert torch.allclose(logits(merged.model), logits(loaded), atol=1e-4)
+
+
+def test_merging_changes_what_is_answered(base_folder):
+    pristine, merged = load(base_folder), load(base_folder)
+
+    weights.merge(merged.model, random_adapter(merged.model, 4, 3))
+
+    assert not torch.allclose(logits(pristine.model), logits(merged.model), atol=1e-2)
+
+
+@pytest.mark.parametrize("alpha", [8, 32])
+@pytest.mark.parametrize("rslora", [False, True])
+def test_reading_an_adapter_folds_its_scale_as_peft_applies_it(base_folder, tmp_path, alpha, rslora):
+    base = load(base_folder)
+    config = LoraConfig(
+        r=8, lora_alpha=alpha, use_rslora=rslora, target_modules="all-linear", init_lora_weights=False
+    )
+    live = get_peft_model(base.model, config).eval()
+    expected = logits(live)
+    live.save_pretrained(tmp_path)
+
+    merged = load(base_folder)
+    weights.merge(merged.model, weights.read_adapter(tmp_path))
+
+    assert torch.allclose(logits(merged.model), expected, atol=1e-4)
+    assert weights.difference(weights.read_live(live), weights.read_adapter(tmp_path)) == 0
+
+
+def test_what_is_written_is_what_is_read(base_folder, tmp_path):
+    adapter = random_adapter(load(base_folder).model, 4, 5)
+
+    weights.write_adapter(adapter, tmp_path, "tiny")
+
+    assert weights.difference(weights.read_adapter(tmp_path), adapter) == 0
+
+
+def test_modules_of_unequal_rank_are_padded_and_mean_the_same(base_folder, tmp_path):
+    model = load(base_folder).model
+    adapter = random_adapter(model, 4, 5)
+    first = next(iter(adapter.factors))
+    a, b = adapter.factors[first]
+    uneven = weights.Adapter({**adapter.factors, first: (a[:2], b[:, :2])})
+
+    weights.write_adapter(uneven, tmp_path, "tiny")
+    read = weights.read_adapter(tmp_path)
+
+    assert read.rank == 4
+    assert torch.allclose(read.delta(first), uneven.delta(first))
+
+
+@settings(max_examples=20, deadline=None)
+@given(rank=st.integers(1, 12), kept=st.integers(1, 16), seed=st.integers(0, 999))
+def test_consolidating_is_the_best_approximation_and_says_its_error(rank, kept, seed):
+    torch.manual_seed(seed)
+    adapter = weights.Adapter({"layer": (torch.randn(rank, 10), torch.randn(14, rank))})
+
+    small, error = weights.consolidate(adapter, kept)
+
+    exact = adapter.delta("layer").double()
+    found = small.delta("layer").double()
+    best = torch.linalg.svdvals(exact)[kept:].norm() / exact.norm()
+    assert small.rank <= kept
+    assert torch.allclose((found - exact).norm() / exact.norm(), best, atol=1e-5)
+    assert error == pytest.approx(float(best), abs=1e-5)
+
+
+def test_consolidating_within_the_rank_loses_nothing(base_folder):
+    adapter = random_adapter(load(base_folder).model, 4, 6)
+
+    same, error = weights.consolidate(adapter, 4)
+
+    assert error < 1e-6
+    assert all(torch.allclose(same.delta(name), adapter.delta(name), atol=1e-5) for name in adapter.factors)
+
+
+def test_an_adapter_for_another_base_is_refused(base_folder):
+    model = load(base_folder).model
+    stranger = weights.Adapter({"model.layers.9.self_attn.q_proj": (torch.zeros(1, 64), torch.zeros(64, 1))})
+
+    with pytest.raises(RegistryError, match="does not have"):
+        weights.merge(model, stranger)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"r": 5}, "rank 5"), ({"peft_type": "IA3"}, "plain LoRA"), ({"use_dora": True}, "plain LoRA")],
+)
+def test_a_configuration_that_does_not_fit_its_weights_is_refused(base_folder, tmp_path, change, message):
+    weights.write_adapter(random_adapter(load(base_folder).model, 4, 1), tmp_path, "tiny")
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+    with pytest.raises(RegistryError, match=message):
+        weights.read_adapter(tmp_path)
+
+
+def test_a_truncated_file_is_refused(base_folder, tmp_path):
+    weights.write_adapter(random_adapter(load(base_folder).model, 4, 1), tmp_path, "tiny")
+    path = tmp_path / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+    with pytest.raises(RegistryError, match="cannot be read"):
+        weights.read_adapter(tmp_path)
+
+
+def test_a_deck_lays_one_version_at_a_time_over_one_base(base_folder, tmp_path):
+    base = load(base_folder)
+    pristine = logits(base.model)
+    expected = {}
+    deck = weights.Deck(base)
+    for number, name in enumerate(("v0.1", "v0.2")):
+        adapter = random_adapter(load(base_folder).model, 4, number)
+        weights.write_adapter(adapter, tmp_path / name, "tiny")
+        alone = load(base_folder)
+        weights.merge(alone.model, adapter)
+        expected[name] = logits(alone.model)
+        deck.add(name, tmp_path / name)
+
+    for name in ("v0.2", "v0.1", "v0.2"):
+        with deck.use(name) as model:
+            assert torch.allclose(logits(model), expected[name], atol=1e-4)
+        with deck.use(None) as model:
+            assert torch.equal(logits(model), pristine)
+
+    deck.drop("v0.1")
+    with deck.use("v0.2") as model:
+        assert torch.allclose(logits(model), expected["v0.2"], atol=1e-4)
