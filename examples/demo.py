@@ -17,8 +17,8 @@ from pathlib import Path
 from rich.console import Console
 
 from lorad.client import Client
-from lorad.config import Home, ServerSettings
 from lorad.errors import LoradError
+from lorad.home import Home
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 HOME = Home(CHECKOUT / "demo")
@@ -54,7 +54,7 @@ def daemon(*, keep: bool) -> Iterator[Client]:
     log = (HOME.root / "daemon.log").open("w")
     command = [sys.executable, "-m", "lorad.cli", "--home", str(HOME.root), "run"]
     process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    client = Client(HOME.socket(ServerSettings()))
+    client = Client(HOME.socket("run/lorad.sock"))
     try:
         wait_until_ready(client, process)
         yield client

@@ -4,6 +4,6 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-import torch  # noqa: E402 - the environment above must be set before transformers is imported
+import torch
 
 torch.set_num_threads(1)  # the models are tiny: a second thread only waits for the first

@@ -1,8 +1,8 @@
 """The chat task: one begin, one end, the end is trained, nothing is rewritten."""
 
 import pytest
-import tiny
 
+import tiny
 from lorad.domain import Example
 from lorad.errors import ConfigError, SampleError
 from lorad.tasks import find

@@ -6,9 +6,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from lorad.config import Home, ServerSettings, Settings, find_home, load_settings
+from lorad.config import ServerSettings, Settings, load_settings
 from lorad.domain import Until
 from lorad.errors import ConfigError
+from lorad.home import Home, find_home
 
 SHIPPED = Path(__file__).parent.parent
 
@@ -281,8 +282,8 @@ def test_a_home_knows_where_things_lie(tmp_path):
     assert home.track("chat") == tmp_path / "models" / "chat"
     assert home.database == tmp_path / "models" / "lorad.sqlite3"
     assert home.inbox == tmp_path / "inbox"
-    assert home.socket(ServerSettings()) == tmp_path / "run" / "lorad.sock"
-    assert home.socket(ServerSettings(socket="/run/l.sock")) == Path("/run/l.sock")
+    assert home.socket(ServerSettings().socket) == tmp_path / "run" / "lorad.sock"
+    assert home.socket("/run/l.sock") == Path("/run/l.sock")
 
 
 def test_a_home_is_the_same_whatever_path_leads_to_it(tmp_path):

@@ -1,5 +1,7 @@
 """The SQLite file: all or nothing, one version of its tables, third-party errors as ours."""
 
+import contextlib
+import resource
 import sqlite3
 import threading
 
@@ -16,6 +18,17 @@ def database():
     made = Database(":memory:")
     yield made
     made.close()
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """Let every write beyond this size fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def flags(database):
@@ -204,4 +217,23 @@ def test_a_full_disk_is_tried_again_later(tmp_path):
 
     assert caught.value.code == "disk"
     assert flags(database) == []
+    database.close()
+
+
+def test_a_disk_that_is_full_only_at_the_commit_is_tried_again_later(tmp_path):
+    # Given a row that fits in memory, and a disk that has no room for it
+    path = tmp_path / "a.sqlite3"
+    database = Database(path)
+
+    with (
+        pytest.raises(RetryLater) as caught,
+        files_of_at_most(path.with_name("a.sqlite3-wal").stat().st_size),
+    ):
+        database.run(ADD, "a", "1" * 100_000)
+
+    # Then the row is not there, and once there is room it can be
+    assert caught.value.code == "disk"
+    assert flags(database) == []
+    database.run(ADD, "a", "1" * 100_000)
+    assert flags(database) == ["a"]
     database.close()

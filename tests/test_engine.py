@@ -3,9 +3,9 @@
 import threading
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from lorad import weights
 from lorad.config import EngineSettings
 from lorad.engine import Engine, Sampling

@@ -138,7 +138,7 @@ WORDS = st.text('aé日"\\\n\r\t\x85\u2028\u2029\x1c', max_size=4)
 @given(st.lists(st.none() | st.integers() | WORDS | st.dictionaries(WORDS, WORDS, max_size=2), max_size=5))
 @settings(max_examples=20, deadline=None)
 def test_whatever_is_written_is_read(tmp_path_factory, rows):
-    path = tmp_path_factory.mktemp("rows") / "a.jsonl"
+    path = tmp_path_factory.getbasetemp() / "a.jsonl"
 
     files.write_lines(path, rows)
 

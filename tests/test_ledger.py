@@ -66,12 +66,13 @@ def test_drops_are_listed_newest_first(ledger):
 
 
 def test_the_same_content_is_found_only_where_it_was_accepted(ledger):
-    # Given one content that came four times: refused, accepted, repeated, and for another track
+    # Given one content that came again and again
     for name, track, event in [
         ("refused", "chat", "fail"),
         ("accepted", "chat", "accept"),
         ("repeated", "chat", "repeat"),
         ("elsewhere", "law", "accept"),
+        ("accepted again", "chat", "accept"),
     ]:
         ledger.close_drop(ledger.take(name, track, 1.0), event, 2.0, content="abc")
 

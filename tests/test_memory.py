@@ -179,6 +179,18 @@ def test_two_branches_may_replace_one_answer_differently(memory, drop):
     assert known(memory, "v0.2", "v0.1") == [MOVED]
 
 
+def test_a_newer_answer_that_waits_is_not_replaced_by_an_older_one_learned_meanwhile(memory, drop):
+    # Given two drops in the queue, of which the second corrects the first
+    memory.add("chat", [MILL], drop(), 1.0)
+    memory.add("chat", [MOVED], drop(), 2.0)
+
+    memory.mark_learned("chat", [MILL], "v0.1")
+    assert memory.all("chat") == [MILL, MOVED]
+
+    memory.mark_learned("chat", [MOVED], "v0.2")
+    assert memory.all("chat") == known(memory, "v0.2", "v0.1") == [MOVED]
+
+
 def test_a_chain_of_newer_answers_leaves_the_newest(memory, drop):
     burnt = an_example(answer="Nowhere, it burnt down.", dataset="fire")
     for version, example in [("v0.1", MILL), ("v0.2", MOVED), ("v0.3", burnt)]:

@@ -269,7 +269,7 @@ def test_what_a_plan_does_not_offer_is_refused(key):
     memory=st.integers(0, 10**11),
     layers=st.integers(1, 100),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_every_plan_can_be_trained(lengths, memory, layers):
     machine = dataclasses.replace(LAPTOP, memory_bytes=memory)
     shape = dataclasses.replace(SMOLLM2, layers=layers)

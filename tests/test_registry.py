@@ -241,6 +241,17 @@ def test_a_manifest_proves_every_file(registry):
     }
 
 
+def test_a_candidate_whose_promotion_was_cut_short_can_be_promoted_again(registry):
+    # Given a candidate that has a manifest already
+    candidate = a_candidate(registry, 1)
+    (candidate / MANIFEST).write_text("{}")
+
+    registry.promote(candidate, Birth(job=1, parent=None, base=BASE, description="learned"), NOON)
+
+    assert MANIFEST not in registry.manifest("v0.1")["files"]
+    assert registry.newest_sound(BASE) == "v0.1"
+
+
 def test_versions_are_counted_and_latest_becomes_previous(registry):
     promote(registry, 11)
 
@@ -516,6 +527,7 @@ def test_learning_goes_on_from_where_one_went_back_to(registry):
     ("keep", "needed", "gone"),
     [
         (9, [], []),
+        (6, [], []),
         (5, [], []),
         (4, [], ["v0.1"]),
         (3, [], ["v0.1", "v0.2"]),
@@ -746,6 +758,15 @@ def test_the_links_are_repaired(registry, harm):
     assert registry.recover() == []
 
     assert links(registry) == {"latest": "v0.3", "previous": "v0.2"}
+
+
+def test_a_link_to_nothing_is_removed(registry):
+    promote(registry)
+    put_back(registry, links={"previous": "v0.0"})
+
+    registry.recover()
+
+    assert links(registry) == {"latest": "v0.1", "previous": None}
 
 
 def test_an_old_tracker_without_states_is_understood(registry):

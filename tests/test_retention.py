@@ -21,9 +21,10 @@ def with_gaps(matrices):
 
 
 def test_three_versions_by_hand():
-    # Given three datasets: the first is forgotten a little at each step, the second gains
+    # Given three datasets: the first is forgotten a little at each step; the second was known before it was
+    # learned, and what was not yet learned cannot be forgotten
     matrix = [
-        [1.0, 0.1, 0.0],
+        [1.0, 0.95, 0.0],
         [0.9, 0.8, 0.3],
         [0.7, 0.9, 1.0],
     ]
@@ -32,7 +33,7 @@ def test_three_versions_by_hand():
 
     assert found.acc == pytest.approx((0.7 + 0.9 + 1.0) / 3)
     assert found.bwt == pytest.approx(((0.7 - 1.0) + (0.9 - 0.8)) / 2)
-    assert found.fwt == pytest.approx(((0.1 - 0.05) + (0.3 - 0.1)) / 2)
+    assert found.fwt == pytest.approx(((0.95 - 0.05) + (0.3 - 0.1)) / 2)
     assert found.forgetting == pytest.approx(((1.0 - 0.7) + (0.8 - 0.9)) / 2)
 
 
@@ -67,7 +68,7 @@ def test_where_there_is_too_little_to_say_nothing_is_said(matrix, baseline, told
 
 
 @given(MATRICES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_laws_of_full_matrices(matrix):
     found = summarise(matrix, baseline=[0.0] * len(matrix))
 
@@ -87,7 +88,7 @@ def test_what_never_changes_is_never_forgotten(share, size):
 
 
 @given(with_gaps(MATRICES), st.lists(st.none() | SHARE, max_size=6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_gaps_never_stop_the_arithmetic(matrix, baseline):
     found = summarise(matrix, baseline)
 
@@ -112,7 +113,7 @@ def test_mcnemar_is_exact(broken, mended):
 
 
 @given(st.integers(0, 400), st.integers(0, 400))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_mcnemar_is_a_probability_and_has_no_side(broken, mended):
     p = mcnemar(broken, mended)
 

@@ -216,8 +216,10 @@ def test_the_task_is_the_tracks(tmp_path):
     ("row", "field", "message"),
     [
         # no format
-        ({}, "", "no known format"),
-        ({"text": "x"}, "text", "no known format has this field; known pairs: instruction/output"),
+        ({}, "instruction", "the field is missing; a row has instruction/output"),
+        ({"text": "x"}, "text", "the field is unknown here; a row has instruction/output"),
+        ({"instruction": Q, "antwort": A}, "antwort", "the field is unknown here"),
+        ({"system": "x", "id": 1}, "instruction", "the field is missing"),
         ({"instruction": Q}, "output", "the field is missing"),
         ({"answer": A}, "question", "the field is missing"),
         ("x", "", "a row must be an object with named fields, not a str"),
@@ -370,7 +372,7 @@ def test_a_file_that_another_program_broke_is_refused(name, code, sentence):
 
 def test_a_row_that_can_only_just_be_read_is_a_row_like_any_other(read):
     # Given nesting around the depth where Python's reader, or only its writer, gives up
-    for depth in range(900, 1000):
+    for depth in range(940, 1000, 2):
         row = json.dumps(ROW)[:-1] + ', "metadata": ' + "[" * depth + "]" * depth + "}\n"
 
         reading = read(row + '{"question": "x", "answer": "y"}', "a.jsonl", max_bad_share=0.5)
@@ -410,7 +412,7 @@ def test_a_row_may_be_as_long_as_the_limit(read, refused):
 
 
 def is_read_or_refused(folder, content, name):
-    path = folder.mktemp("drop") / name
+    path = folder.getbasetemp() / name
     path.write_bytes(content)
     try:
         reading = samples.read(path, InboxSettings(max_bad_share=0.5))
@@ -459,7 +461,7 @@ ROWS = st.one_of(
 
 
 @given(rows=st.lists(ROWS, min_size=1, max_size=4), is_list=st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=70, deadline=None)
 def test_any_json_is_read_or_refused(tmp_path_factory, rows, is_list):
     content = json.dumps(rows) if is_list else "\n".join(map(json.dumps, rows))
 
@@ -469,7 +471,7 @@ def test_any_json_is_read_or_refused(tmp_path_factory, rows, is_list):
 @given(answers=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz")), min_size=1, max_size=8))
 @settings(max_examples=40, deadline=None)
 def test_no_row_is_lost(tmp_path_factory, answers):
-    path = tmp_path_factory.mktemp("drop") / "a.json"
+    path = tmp_path_factory.getbasetemp() / "a.json"
     path.write_text(json.dumps([{"question": q, "answer": a} for q, a in answers]))
 
     reading = samples.read(path, InboxSettings())

@@ -1,18 +1,19 @@
 """One session from order to candidate, in this process, on a tiny model."""
 
 import json
+from dataclasses import replace
 
 import pytest
-import tiny
 import torch
 from peft import PeftModel
-from test_trainer import PLAN
 
+import tiny
 from lorad import domain, files, session, teacher, weights
 from lorad.config import Settings
 from lorad.domain import Evaluation, Order
 from lorad.errors import TrainingError
 from lorad.tasks import find
+from test_trainer import PLAN
 
 SETTINGS = Settings.model_validate(
     {"judge": {"max_perplexity_rise": 100.0, "max_kl": 100.0, "max_degenerate_share": 1.0}}
@@ -72,7 +73,7 @@ def first(base, tmp_path_factory):
     return folder
 
 
-def test_a_session_leaves_a_complete_candidate_that_knows_the_new_facts(base, first):
+def test_a_session_leaves_a_complete_candidate_that_knows_the_new_facts(first):
     found, result = evaluation(first)
 
     assert found.scores["doors"].recall == 1.0
@@ -121,8 +122,6 @@ def test_the_next_session_keeps_the_first_ones_weights_and_facts(base, first, tm
 
 
 def test_above_the_rank_limit_the_parent_is_truncated_and_training_mends_it(base, first, tmp_path):
-    from dataclasses import replace
-
     old = tiny.facts(4, "doors")
     new = tiny.facts(3, "gates", subject="gate")
 
@@ -135,7 +134,7 @@ def test_above_the_rank_limit_the_parent_is_truncated_and_training_mends_it(base
     assert found.scores["doors"].recall == 1.0
 
 
-def test_refitting_makes_one_adapter_of_everything(base, first, tmp_path):
+def test_refitting_makes_one_adapter_of_everything(base, tmp_path):
     order(base, tmp_path, [], tiny.facts(4, "doors"), kind="refit", dataset="memory").run()
 
     found, result = evaluation(tmp_path)
@@ -145,8 +144,6 @@ def test_refitting_makes_one_adapter_of_everything(base, first, tmp_path):
 
 
 def test_rows_that_are_too_long_are_left_out_and_said(base, tmp_path):
-    from dataclasses import replace
-
     long = replace(
         tiny.facts(1, "doors")[0], question=[{"role": "user", "content": "Which colour? " * 40}], line=99
     )
@@ -160,8 +157,6 @@ def test_rows_that_are_too_long_are_left_out_and_said(base, tmp_path):
 
 
 def test_a_session_without_one_usable_row_fails_with_a_sentence(base, tmp_path):
-    from dataclasses import replace
-
     with pytest.raises(TrainingError, match="longer than 5 tokens"):
         order(base, tmp_path, tiny.facts(2), plan=replace(PLAN, max_length=5)).run()
 

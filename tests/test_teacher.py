@@ -1,9 +1,9 @@
 """Packing must change nothing but the time."""
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from lorad import teacher
 from lorad.domain import Encoded
 from lorad.tasks import find

@@ -1,11 +1,12 @@
 """One training run on a tiny model: it learns, it stops for a reason, it can be repeated."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from lorad import teacher, trainer, weights
 from lorad.domain import Mix, Plan, Until
 from lorad.errors import TrainingError
@@ -23,7 +24,7 @@ PLAN = Plan(
     warmup_steps=2,
     learning_rate=1e-2,
     until=Until(recall=1.0, max_epochs=60, patience=60, min_delta=0.01),
-    mix=Mix(share=0.5, max_examples=100, refresh=0.5, general=0.1),
+    mix=Mix(share=0.5, max_examples=100, refresh=0.5, general=0.1, general_weight=1.0),
     max_rank=64,
     seed=1,
     dtype="float32",
@@ -124,7 +125,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice():
     with torch.no_grad():
         next(weight for name, weight in model.named_parameters() if "lora_B" in name).fill_(float("nan"))
 
-    with pytest.raises(TrainingError, match="lower planner.learning_rates"):
+    with pytest.raises(TrainingError, match="lower planner"):
         run(model, material(tokenizer))
 
 
@@ -135,5 +136,5 @@ def test_the_rate_warms_up_decays_and_never_reaches_zero():
 
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[9] == pytest.approx(1.0)
-    assert all(a >= b for a, b in zip(rates[9:], rates[10:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[9:]))
     assert rates[-1] == pytest.approx(0.1)

@@ -3,12 +3,12 @@
 import json
 
 import pytest
-import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 
+import tiny
 from lorad import weights
 from lorad.errors import ConfigError, RegistryError
 

@@ -23,12 +23,13 @@ import uvicorn
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from lorad import __version__, domain, files, inbox, log, planner, server
-from lorad.config import Home, Settings, find_home, load_settings
+from lorad.config import Settings, load_settings
 from lorad.cycle import Cycle
 from lorad.database import Database
 from lorad.domain import Example, Plan
 from lorad.engine import BASE, Engine, Sampling, Ticket
 from lorad.errors import ConfigError, LoradError, ProtocolError, RegistryError
+from lorad.home import Home, find_home
 from lorad.registry import MANIFEST, Registry
 from lorad.retention import summarise
 from lorad.tasks import find
@@ -180,7 +181,9 @@ class App:
             self.stop()
             raise
         self._ready = True
-        logger.info("ready", home=str(self.home.root), socket=str(self.home.socket(self.settings.server)))
+        logger.info(
+            "ready", home=str(self.home.root), socket=str(self.home.socket(self.settings.server.socket))
+        )
 
     def stop(self) -> None:
         """Stop everything in reverse order; what fails to stop is said and does not keep the rest running."""
@@ -264,7 +267,7 @@ class App:
                 return
 
     def _listen(self) -> None:
-        path = self.home.socket(self.settings.server)
+        path = self.home.socket(self.settings.server.socket)
         listener = server.bind(path)
         config = uvicorn.Config(
             server.build(self, self.settings.engine.max_new_tokens),
@@ -281,10 +284,12 @@ class App:
             thread.join(timeout=10)
             listener.close()
             path.unlink(missing_ok=True)
+            self.home.address.unlink(missing_ok=True)
 
         self._undo.append(("http", close))
         while not http.started and thread.is_alive():
             time.sleep(0.01)
+        files.write_json(self.home.address, {"socket": str(path), "pid": os.getpid()})
 
     def _learn(self) -> None:
         """Start the worker, the watcher and the scheduler."""

@@ -27,12 +27,13 @@ from typer.core import TyperGroup
 from lorad import __version__, phrases, tables
 from lorad.client import Client
 from lorad.errors import ConfigError, LoradError
+from lorad.home import Home, find_home
 from lorad.waiting import wait_for
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from lorad.config import Home, Settings
+    from lorad.config import Settings
 
 CLEAR_LINE = "\r\x1b[2K"
 GLOBAL_OPTIONS = ("--home", "--config", "--set")
@@ -82,9 +83,9 @@ class Place:
     config: str | None
     overrides: tuple[str, ...]
 
-    def find(self) -> "tuple[Home, Settings]":
+    def find(self) -> tuple[Home, "Settings"]:
         """Return the home and its settings."""
-        from lorad.config import find_home, load_settings  # noqa: PLC0415 - not for --help, run, init
+        from lorad.config import load_settings  # noqa: PLC0415 - 80 ms that `lorad status` need not spend
 
         home = find_home(self.home)
         return home, load_settings(home, self.config, self.overrides)
@@ -173,8 +174,11 @@ def _globals(
 
 
 def _client(ctx: typer.Context) -> Client:
-    home, settings = ctx.obj.find()
-    return Client(home.socket(settings.server), home.root)
+    home = find_home(ctx.obj.home)
+    running = home.running_socket()
+    if running is None:  # never started, or stopped well: the settings say where it would answer
+        running = home.socket(ctx.obj.find()[1].server.socket)
+    return Client(running, home.root)
 
 
 def _print_json(answer: Any) -> None:
@@ -562,3 +566,7 @@ def consolidate(ctx: typer.Context, track: Track = "chat", refit: Refit = False)
     """Make one small adapter of all that was learned."""
     job = _client(ctx).consolidate(track, refit=refit)
     typer.echo(f"queued job {job['id']}; wait for it with: lorad wait --job {job['id']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,13 +1,12 @@
 """The settings: one frozen tree, read from YAML, checked as a whole.
 
-What lives here: every setting, its default and its meaning, and the only place that reads the environment.
+What lives here: every setting, its default and its meaning.
 What never does: acting on a setting. A component is handed its own section and nothing else.
 
 Order, later wins: built-in defaults, ``configs/default.yaml`` of the home, ``--config FILE``, ``--set k=v``.
 """
 
 import difflib
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lorad.domain import Until
 from lorad.errors import ConfigError
+from lorad.home import Home
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -104,7 +104,9 @@ class RehearsalSettings(Section):
     refresh: Share = 0.25
     """Share of what is already recalled that each round trains again."""
     general_share: Share = 0.1
-    """Share of general conversation answered by the pristine base."""
+    """Share of general conversation in every step; the model is held to the pristine base's own words."""
+    general_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of that beside 1 for the answers."""
 
 
 class TrainingSettings(Section):
@@ -198,52 +200,6 @@ class Settings(Section):
     log: LogSettings = LogSettings()
 
 
-class Home:
-    """The folder that holds ``configs/``, ``inbox/`` and ``models/``, and where things lie in it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root.resolve()
-        self.configs = self.root / "configs"
-        self.inbox = self.root / "inbox"
-        self.models = self.root / "models"
-        self.database = self.models / "lorad.sqlite3"
-
-    def base(self, name: str) -> Path:
-        """Return where the base model of this name lies."""
-        return self.models / "base" / name
-
-    def track(self, name: str) -> Path:
-        """Return the folder of a track: its tracker, versions, candidates."""
-        return self.models / name
-
-    def socket(self, settings: ServerSettings) -> Path:
-        """Return the socket's path."""
-        return self.root / settings.socket
-
-
-def find_home(given: str | None, environment: Mapping[str, str] = os.environ) -> Home:
-    """Return the home named by ``--home``, ``LORAD_HOME`` or the current folder, in this order."""
-    named = given or environment.get("LORAD_HOME")
-    if named:
-        root = Path(named).expanduser()
-        if not root.is_dir():
-            raise ConfigError(
-                f"the home {root} does not exist; make it with: lorad init {root}",
-                code="no_home",
-                path=str(root),
-            )
-        return Home(root)
-    here = Path.cwd()
-    if all((here / part).is_dir() for part in ("configs", "inbox", "models")):
-        return Home(here)
-    raise ConfigError(
-        f"{here} is not a lorad home (no configs/, inbox/ and models/ in it); "
-        "go to one, name one with --home or LORAD_HOME, or make one with: lorad init FOLDER",
-        code="no_home",
-        path=str(here),
-    )
-
-
 def load_settings(home: Home, config: str | None = None, overrides: Sequence[str] = ()) -> Settings:
     """Read the settings of a home; raise one ``ConfigError`` that names every problem."""
     tree: dict[str, Any] = {}
@@ -287,7 +243,10 @@ def _parse_override(text: str) -> dict[str, Any]:
         raise ConfigError(
             f"--set {text}: write it as section.key=value, for example --set inbox.settle_seconds=1"
         )
-    tree: Any = yaml.safe_load(value)
+    try:
+        tree: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text}: the value is not YAML: {error}") from None
     for part in reversed(key.strip().split(".")):
         tree = {part: tree}
     return dict(tree)

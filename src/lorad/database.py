@@ -52,7 +52,14 @@ class Database:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()
         self._depth = 0
-        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+        try:
+            self._connection = sqlite3.connect(
+                path, isolation_level=None, check_same_thread=False, timeout=30
+            )
+        except sqlite3.OperationalError as error:
+            raise RegistryError(
+                f"{path} is not a lorad database ({error})", code="database_damaged"
+            ) from error
         self._connection.row_factory = sqlite3.Row
         try:
             self._connection.execute("PRAGMA journal_mode=WAL")
@@ -92,7 +99,7 @@ class Database:
             except BaseException:
                 self._depth -= 1
                 if not self._depth:
-                    self._connection.execute("ROLLBACK")
+                    self._roll_back()
                 raise
             self._depth -= 1
             if not self._depth:
@@ -108,13 +115,20 @@ class Database:
         try:
             self._connection.execute("COMMIT")
         except sqlite3.OperationalError as error:
-            self._connection.execute("ROLLBACK")
+            self._roll_back()
             raise RetryLater(f"the database could not be written: {error}", code="disk") from error
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:  # SQLite has done it itself when the disk was full
+            self._connection.execute("ROLLBACK")
 
     def run(self, statement: str, *values: Any) -> sqlite3.Cursor:
         """Execute one statement, in a transaction of its own unless one is open."""
         with self.transaction():
-            return self._connection.execute(statement, values)
+            try:
+                return self._connection.execute(statement, values)
+            except sqlite3.OperationalError as error:
+                raise RetryLater(f"the database could not be written: {error}", code="disk") from error
 
     def run_many(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
         """Execute one statement for every row, all or none."""

@@ -150,7 +150,9 @@ class Mix:
     refresh: float
     """Share of the already recalled examples that each round trains again."""
     general: float
-    """Share of general conversation, answered by the pristine base."""
+    """Share of general conversation in every step, at least one row; 0 leaves it out."""
+    general_weight: float = 1.0
+    """Weight of staying like the pristine base on it, beside 1 for the answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

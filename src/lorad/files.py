@@ -53,7 +53,7 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Replace a file's content atomically and durably; readers see the old or the new, never a part."""
     with passing_errors(f"writing {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        descriptor, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as stream:
                 stream.write(data)
@@ -70,7 +70,9 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     """Write JSON atomically, indented and in the order given, for people to read."""
-    write_bytes(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+    write_bytes(
+        path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+    )
 
 
 def read_json(path: Path) -> Any:
@@ -88,7 +90,7 @@ def read_lines(path: Path) -> list[Any]:
     if not path.exists():
         return []
     values = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().split(b"\n"):  # not splitlines: texts may hold other line separators
         with contextlib.suppress(ValueError):
             values.append(json.loads(line))
     return values

@@ -22,6 +22,7 @@ from watchdog.observers import Observer
 
 from lorad import files
 from lorad.config import InboxSettings
+from lorad.domain import digest
 
 #: Names of files that other programs are still writing, or that are not meant for us.
 IGNORED = (
@@ -38,6 +39,9 @@ IGNORED = (
     "*.reason.json",
     "*.meta.yaml",
 )
+
+#: Bytes of a file name that leave room for ``.reason.json`` (file systems allow 255).
+LONGEST_NAME = 230
 
 OWN_FOLDERS = ("processing", "done", "failed")
 
@@ -144,7 +148,8 @@ class Inbox:
     def fail(self, path: Path, reason: dict[str, Any]) -> Path:
         """Move a file to ``failed/`` with its reason beside it."""
         target = files.move(path, self.folder / "failed" / path.name)
-        files.write_json(target.with_name(f"{target.name}.reason.json"), {"file": target.name, **reason})
+        beside = target.name if len(target.name.encode()) <= LONGEST_NAME else digest(target.name)[:32]
+        files.write_json(target.with_name(f"{beside}.reason.json"), {"file": target.name, **reason})
         return target
 
 

@@ -50,7 +50,8 @@ class Memory:
             known = {
                 row["id"]
                 for row in self._db.rows(
-                    "SELECT id FROM examples WHERE track = ? AND forgotten_at IS NULL", track
+                    "SELECT id FROM examples WHERE track = ? AND forgotten_at IS NULL AND superseded_by IS NULL",
+                    track,
                 )
             }
             new = [example for example in examples if example.id not in known]
@@ -95,16 +96,18 @@ class Memory:
         ``lineage`` lists a version and its ancestors. Left out: what was forgotten on purpose, and what a
         version of the lineage replaced by a newer answer.
         """
-        family = set(lineage)
-        found = self._db.rows(
-            "SELECT * FROM examples WHERE track = ? AND learned_in IS NOT NULL AND forgotten_at IS NULL ORDER BY rowid",
-            track,
+        age = {version: number for number, version in enumerate(lineage)}
+        rows = self._db.rows(
+            "SELECT * FROM examples WHERE track = ? AND learned_in IS NOT NULL ORDER BY rowid", track
         )
-        learned_in = {row["id"]: row["learned_in"] for row in found}
+        found = [row for row in rows if row["learned_in"] in age]
+        newest: dict[str, int] = {}
+        for row in found:
+            newest[row["question_id"]] = min(newest.get(row["question_id"], len(age)), age[row["learned_in"]])
         return [
             Recalled(example=_example(row), right=bool(row["recalled"]))
             for row in found
-            if row["learned_in"] in family and learned_in.get(row["superseded_by"]) not in family
+            if row["forgotten_at"] is None and age[row["learned_in"]] == newest[row["question_id"]]
         ]
 
     def all(self, track: str) -> list[Example]:
@@ -120,7 +123,7 @@ class Memory:
         with self._db.transaction():
             for example in examples:
                 self._db.run(
-                    "UPDATE examples SET learned_in = ? WHERE track = ? AND id = ?",
+                    "UPDATE examples SET learned_in = ?, superseded_by = NULL WHERE track = ? AND id = ?",
                     version,
                     track,
                     example.id,
@@ -148,16 +151,17 @@ class Memory:
             track,
             selector,
         )
-        if by_dataset.rowcount:
+        is_dataset = self._db.rows(
+            "SELECT 1 FROM examples WHERE track = ? AND dataset = ? LIMIT 1", track, selector
+        )
+        if is_dataset or not selector.strip():
             return by_dataset.rowcount
-        pattern = f"%{json.dumps(selector)[1:-1]}%"
-        return self._db.run(
-            "UPDATE examples SET forgotten_at = ? WHERE track = ? AND forgotten_at IS NULL AND (question LIKE ? OR answer LIKE ?)",
-            now,
-            track,
-            pattern,
-            pattern,
-        ).rowcount
+        gone = [example.id for example in self._select(track, "") if _holds(example, selector)]
+        self._db.run_many(
+            "UPDATE examples SET forgotten_at = ? WHERE track = ? AND id = ?",
+            [(now, track, example_id) for example_id in gone],
+        )
+        return len(gone)
 
     def datasets(self, track: str) -> list[dict[str, Any]]:
         """Return one row a dataset: counts of examples, learned, recalled at the last test, replaced, forgotten."""
@@ -179,3 +183,14 @@ def _example(row: sqlite3.Row) -> Example:
         dataset=row["dataset"],
         line=row["line"],
     )
+
+
+def _holds(example: Example, text: str) -> bool:
+    """Tell whether a text stands in an example's own words, not in the names of its parts."""
+
+    def within(value: Any) -> bool:
+        if isinstance(value, dict):
+            return any(within(part) for name, part in value.items() if name != "role")
+        return any(map(within, value)) if isinstance(value, list) else text in str(value)
+
+    return within(example.question) or within(example.answer)

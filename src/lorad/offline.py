@@ -20,8 +20,9 @@ from rich.table import Table
 from transformers import AutoTokenizer
 
 from lorad import domain, planner, samples, weights
-from lorad.config import Home, Settings, find_home, load_settings
+from lorad.config import Settings, load_settings
 from lorad.errors import ConfigError, LoradError
+from lorad.home import Home, find_home
 from lorad.tasks import find
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

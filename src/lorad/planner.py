@@ -56,6 +56,7 @@ def plan(
             max_examples=rehearsal.max_examples,
             refresh=rehearsal.refresh,
             general=rehearsal.general_share,
+            general_weight=rehearsal.general_weight,
         ),
         max_rank=training.max_rank,
         seed=training.seed,
@@ -157,6 +158,10 @@ def _override(decided: Plan, overrides: Mapping[str, Any]) -> Plan:
     if not overrides:
         return decided
     reason = "set by hand: " + ", ".join(f"{key} = {value}" for key, value in sorted(overrides.items()))
+    changed = replace(decided, **direct)
     return replace(
-        decided, **direct, until=replace(decided.until, **until), reasons=(*decided.reasons, reason)
+        changed,
+        pack_tokens=changed.batch * changed.max_length,
+        until=replace(decided.until, **until),
+        reasons=(*decided.reasons, reason),
     )

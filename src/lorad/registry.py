@@ -21,6 +21,7 @@ from lorad.states import VersionState, advance
 
 TRACKER = "checkpoint_tracker.json"
 MANIFEST = "manifest.json"
+MANIFEST_KEYS = ("version", "parent", "base", "job", "created_at", "description", "performance", "files")
 VERSION = re.compile(r"v(\d+)\.(\d+)$")
 
 
@@ -54,12 +55,13 @@ class Registry:
             return {"latest": None, "previous": None, "checkpoints": []}
         try:
             found = files.read_json(path)
-            return {"latest": None, "previous": None, **found, "checkpoints": list(found["checkpoints"])}
+            checkpoints = [{"version": entry["version"], **entry} for entry in found["checkpoints"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RegistryError(
                 f"{path} is damaged ({error}); lorad rebuilds it from the versions at the next start",
                 code="tracker_damaged",
             ) from error
+        return {"latest": None, "previous": None, **found, "checkpoints": checkpoints}
 
     @property
     def latest(self) -> str | None:
@@ -87,18 +89,23 @@ class Registry:
         """Return a version's manifest."""
         path = self.path(version) / MANIFEST
         try:
-            return dict(files.read_json(path))
-        except (OSError, ValueError) as error:
+            found = dict(files.read_json(path))
+            _ = (
+                [str(found[key]) for key in MANIFEST_KEYS],
+                [entry["sha256"] for entry in found["files"].values()],
+            )
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise RegistryError(
                 f"the manifest of {version} cannot be read: {error}", code="manifest_damaged", version=version
             ) from error
+        return found
 
     def evaluation(self, version: str) -> dict[str, Any]:
         """Return a version's row of the retention matrix, with its verdict."""
         path = self.path(version) / "evaluation.json"
         try:
             return dict(files.read_json(path))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise RegistryError(
                 f"{version} has no readable evaluation: {error}", code="evaluation_damaged", version=version
             ) from error
@@ -182,7 +189,7 @@ class Registry:
         )
 
     def _enter(self, version: str) -> None:
-        manifest = files.read_json(self.versions_folder / version / MANIFEST)
+        manifest = self.manifest(version)
         tracker = self.tracker()
         tracker["checkpoints"].append(
             {
@@ -209,6 +216,12 @@ class Registry:
                     code="no_previous",
                 )
             self.verify(target)
+            if target not in _sound(tracker):
+                raise RegistryError(
+                    f"{target} was found damaged and cannot serve; choose another with: lorad rollback --to VERSION",
+                    code="version_damaged",
+                    version=target,
+                )
             if target != tracker["latest"]:
                 tracker["previous"], tracker["latest"] = tracker["latest"], target
                 self._write(tracker)
@@ -238,8 +251,9 @@ class Registry:
         for version in dict.fromkeys(name for name in order if name in sound):
             try:
                 self.verify(version, base_fingerprint)
-            except RegistryError:
-                self.mark_damaged(version)
+            except RegistryError as error:
+                if error.code != "wrong_base":  # the version is whole; it is the base that is another one
+                    self.mark_damaged(version)
             else:
                 return str(version)
         return None
@@ -289,18 +303,40 @@ class Registry:
                 files.move(self.folder / TRACKER, self.folder / f"{TRACKER}.damaged")
                 tracker = self.tracker()
                 done.append("the tracker was damaged and is rebuilt from the versions")
-            known = {entry["version"] for entry in tracker["checkpoints"]}
-            for folder in sorted(self.versions_folder.glob("v*"), key=_order):
-                if not (folder / MANIFEST).is_file():
-                    files.remove(folder)
-                    done.append(f"{folder.name} was incomplete and is removed")
-                elif folder.name not in known:
-                    self._enter(folder.name)
-                    done.append(f"{folder.name} was complete but not entered: it is now latest")
+            states = {
+                entry["version"]: entry.get("state", VersionState.SOUND) for entry in tracker["checkpoints"]
+            }
+            folders = sorted(self.versions_folder.glob("v*"), key=_order)
+            done += filter(
+                None, [self._recover_version(folder, states.get(folder.name)) for folder in folders]
+            )
             self._write(self.tracker())
         return done
+
+    def _recover_version(self, folder: Path, state: str | None) -> str | None:
+        if not (folder / MANIFEST).is_file():
+            files.remove(folder)
+            return f"{folder.name} was incomplete and is removed"
+        if state == VersionState.PRUNED:
+            files.remove(folder)
+            return f"{folder.name} was pruned and is removed"
+        if state is None:
+            try:
+                self._enter(folder.name)
+            except RegistryError as error:
+                return error.message
+            return f"{folder.name} was complete but not entered: it is now latest"
+        return None
 
 
 def _order(folder: Path) -> tuple[int, ...]:
     match = VERSION.match(folder.name)
     return tuple(map(int, match.groups())) if match else (0, 0)
+
+
+def _sound(tracker: dict[str, Any]) -> set[str]:
+    return {
+        e["version"]
+        for e in tracker["checkpoints"]
+        if e.get("state", VersionState.SOUND) == VersionState.SOUND
+    }

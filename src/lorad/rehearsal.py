@@ -108,7 +108,7 @@ class Rehearsal:
             self._stale += 1
         if self.rounds >= self._until.max_epochs:
             return self._end("ceiling")
-        if self._stale > self._until.patience and self._best > 0.5:  # noqa: PLR2004 - before half is learned, recall of whole answers stands still and says nothing
+        if self._stale > self._until.patience and self.recall(new=True) > 0.5:  # noqa: PLR2004 - before half is learned, recall of whole answers stands still and says nothing
             return self._end("patience")
         return None
 

@@ -19,6 +19,8 @@ from lorad.errors import SampleError
 Row = Mapping[str, Any]
 Message = dict[str, str]
 
+_SPEAKERS = ("user", "assistant")
+
 #: Question and answer fields by format, in the order in which they are tried.
 PAIRS = (
     ("alpaca", "instruction", "output"),
@@ -33,6 +35,9 @@ PAIRS = (
 
 #: Fields that say something about a row and teach nothing.
 IGNORED = {"id", "source", "category", "metadata", "tags", "difficulty"}
+
+#: Fields that may stand beside a question and its answer.
+SYSTEM = {"system", "system_prompt", "history"}
 
 SHAREGPT_ROLES = {
     "human": "user",
@@ -140,7 +145,10 @@ def _rows(path: Path, limits: InboxSettings) -> Iterator[tuple[int, Any]]:
                 f"{path.name} has more than inbox.max_rows ({limits.max_rows}) rows; split it",
                 code="too_many_rows",
             )
-        if len(canonical(row) if not isinstance(row, _BadRow) else "") > limits.max_row_bytes:
+        if (
+            not isinstance(row, _BadRow)
+            and len(canonical(row).encode(errors="replace")) > limits.max_row_bytes
+        ):
             yield line, _BadRow("", f"the row is longer than inbox.max_row_bytes ({limits.max_row_bytes})")
             continue
         yield line, row
@@ -233,39 +241,48 @@ def _convert(row: Any) -> tuple[str, list[Example]]:
 
 def _no_format(row: Row) -> tuple[str, list[Example]]:
     known = ", ".join(f"{question}/{answer}" for _, question, answer in PAIRS)
-    for _, question, answer in PAIRS:
-        if question in row or answer in row:
-            missing = answer if question in row else question
-            raise _BadRow(
-                missing, f"the field is missing; known pairs: {known}, or messages, or conversations"
-            )
-    field = next(iter(row), "")
-    raise _BadRow(
-        str(field), f"no known format has this field; known pairs: {known}, or messages, or conversations"
-    )
+    names = {name for _, *pair in PAIRS for name in pair}
+    strange = next((str(key) for key in row if key not in names | SYSTEM | IGNORED), None)
+    if strange is not None:
+        raise _BadRow(strange, f"the field is unknown here; a row has {known}, or messages, or conversations")
+    asked = next((pair for _, *pair in PAIRS if pair[0] in row or pair[1] in row), PAIRS[0][1:])
+    missing = asked[1] if asked[0] in row else asked[0]
+    raise _BadRow(missing, f"the field is missing; a row has {known}, or messages, or conversations")
 
 
 def _pair(row: Row, question: str, answer: str) -> Example:
-    allowed = {question, answer, "system", "system_prompt", "history"} | IGNORED
+    allowed = {question, answer} | SYSTEM | IGNORED
     allowed |= {"input"} if question.lower() == "instruction" else set()
     _refuse_unknown(row, allowed)
     asked = _text(row, question)
-    if question != "input" and isinstance(row.get("input"), str) and row["input"].strip():
+    context = row.get("input")
+    is_blank = context is None or (isinstance(context, str) and not context.strip())
+    if question != "input" and not is_blank:
         asked = f"{asked}\n{_text(row, 'input')}"  # Alpaca joins the two with a line break
     messages: list[Message] = []
     system = next((key for key in ("system", "system_prompt") if row.get(key)), None)
     if system:
         messages.append({"role": "system", "content": _text(row, system)})
-    for turn in row.get("history") or []:
+    messages += _history(row)
+    messages.append({"role": "user", "content": asked})
+    return Example(task="chat", question=messages, answer=_text(row, answer))
+
+
+def _history(row: Row) -> list[Message]:
+    """Return Alpaca's earlier turns: a list of [question, answer] pairs."""
+    turns = row.get("history") or []
+    messages: list[Message] = []
+    for turn in turns if isinstance(turns, list) else [turns]:
         if not (
             isinstance(turn, list)
             and all(isinstance(part, str) for part in turn)
-            and len(turn) == len(("question", "answer"))
+            and len(turn) == len(_SPEAKERS)
         ):
             raise _BadRow("history", "must be a list of [question, answer] pairs")
-        messages += [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
-    messages.append({"role": "user", "content": asked})
-    return Example(task="chat", question=messages, answer=_text(row, answer))
+        for role, part in zip(_SPEAKERS, turn, strict=True):
+            _check_text("history", part)
+            messages.append({"role": role, "content": part})
+    return messages
 
 
 def _openai(row: Row) -> tuple[str, list[Example]]:
@@ -288,7 +305,9 @@ def _turns(
     examples: list[Example] = []
     for index, turn in enumerate(turns):
         where = f"{field}[{index}]"
-        if not isinstance(turn, Mapping) or turn.get(role_key) not in roles:
+        if not (
+            isinstance(turn, Mapping) and isinstance(turn.get(role_key), str) and turn[role_key] in roles
+        ):
             raise _BadRow(f"{where}.{role_key}", f"must be one of {', '.join(sorted(roles))}")
         role = roles[turn[role_key]] or turn[role_key]
         content = turn.get(text_key)

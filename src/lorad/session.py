@@ -62,6 +62,8 @@ class Start:
     base: weights.Base
     parent: weights.Adapter | None
     truncation: float
+    voices: list[teacher.Voice]
+    """General conversation as the pristine base says it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,10 @@ class Session:
         Truncating before training and not after it lets the training mend what the truncation broke.
         """
         base = self._load()
-        self._general(base)  # made by the pristine base, so before anything is merged into it
+        general = self._general(base)[::2]  # the other half measures
+        voices = teacher.listen(
+            base.model, general
+        )  # the pristine base's, so before anything is merged into it
         truncation = 0.0
         if parent is not None and parent.rank + plan.rank > plan.max_rank:
             parent, truncation = weights.consolidate(parent, max(1, plan.max_rank - plan.rank))
@@ -137,7 +142,7 @@ class Session:
             )
         if parent is not None:
             weights.merge(base.model, parent)
-        return Start(base, parent, truncation)
+        return Start(base, parent, truncation, voices)
 
     def _ask_parent(self, start: Start, lessons: Sequence[Lesson]) -> list[Lesson]:
         """Test what the merged parent knows of the new examples, and after a truncation of the old ones."""
@@ -213,7 +218,7 @@ class Session:
                 Item(dataset=lesson.example.dataset, is_new=lesson.is_new, recalled=lesson.knows)
                 for lesson in lessons
             ],
-            general=self._general(start.base)[::2],  # the other half measures
+            general=start.voices,
         )
         self.report({"phase": "training", "rounds": plan.until.max_epochs, "target": plan.until.recall})
         outcome = trainer.train(model, material, plan, report=self.report)

@@ -48,37 +48,46 @@ class VersionState(StrEnum):
 State = DropState | JobState | VersionState
 S = TypeVar("S", DropState, JobState, VersionState)
 
-TRANSITIONS: dict[State, dict[str, State]] = {
-    DropState.TAKEN: {
-        "accept": DropState.ACCEPTED,
-        "repeat": DropState.REPEATED,
-        "fail": DropState.FAILED,
+TRANSITIONS: dict[type[StrEnum], dict[State, dict[str, State]]] = {
+    DropState: {
+        DropState.TAKEN: {
+            "accept": DropState.ACCEPTED,
+            "repeat": DropState.REPEATED,
+            "fail": DropState.FAILED,
+        },
+        DropState.FAILED: {"retry": DropState.TAKEN},
+        DropState.ACCEPTED: {},
+        DropState.REPEATED: {},
     },
-    DropState.FAILED: {"retry": DropState.TAKEN},
-    DropState.ACCEPTED: {},
-    DropState.REPEATED: {},
-    JobState.QUEUED: {"start": JobState.TRAINING, "cancel": JobState.CANCELLED},
-    JobState.TRAINING: {
-        "trained": JobState.JUDGING,
-        "crash": JobState.FAILED,
-        "cancel": JobState.CANCELLED,
-        "requeue": JobState.QUEUED,
+    JobState: {
+        JobState.QUEUED: {"start": JobState.TRAINING, "cancel": JobState.CANCELLED},
+        JobState.TRAINING: {
+            "trained": JobState.JUDGING,
+            "crash": JobState.FAILED,
+            "cancel": JobState.CANCELLED,
+            "requeue": JobState.QUEUED,
+        },
+        JobState.JUDGING: {
+            "promote": JobState.PROMOTED,
+            "reject": JobState.REJECTED,
+            "crash": JobState.FAILED,
+            "requeue": JobState.QUEUED,
+        },
+        JobState.REJECTED: {"retry": JobState.QUEUED},
+        JobState.FAILED: {"retry": JobState.QUEUED},
+        JobState.CANCELLED: {"retry": JobState.QUEUED},
+        JobState.PROMOTED: {},
     },
-    JobState.JUDGING: {
-        "promote": JobState.PROMOTED,
-        "reject": JobState.REJECTED,
-        "crash": JobState.FAILED,
-        "requeue": JobState.QUEUED,
+    VersionState: {
+        VersionState.SOUND: {"damage": VersionState.DAMAGED, "prune": VersionState.PRUNED},
+        VersionState.DAMAGED: {"prune": VersionState.PRUNED, "repair": VersionState.SOUND},
+        VersionState.PRUNED: {},
     },
-    JobState.REJECTED: {"retry": JobState.QUEUED},
-    JobState.FAILED: {"retry": JobState.QUEUED},
-    JobState.CANCELLED: {"retry": JobState.QUEUED},
-    JobState.PROMOTED: {},
-    VersionState.SOUND: {"damage": VersionState.DAMAGED, "prune": VersionState.PRUNED},
-    VersionState.DAMAGED: {"prune": VersionState.PRUNED, "repair": VersionState.SOUND},
-    VersionState.PRUNED: {},
 }
-"""Every legal transition: ``TRANSITIONS[state][event]`` is the next state."""
+"""Every legal transition: ``TRANSITIONS[kind][state][event]`` is the next state.
+
+By kind first: a failed drop and a failed job are the same word, so one flat table would mix them up.
+"""
 
 OPEN_JOBS = (JobState.QUEUED, JobState.TRAINING, JobState.JUDGING)
 """A job in one of these is still on its way; every other state waits for a human or is final."""
@@ -86,9 +95,10 @@ OPEN_JOBS = (JobState.QUEUED, JobState.TRAINING, JobState.JUDGING)
 
 def advance(state: S, event: str) -> S:
     """Return the state that ``event`` leads to, or raise ``RegistryError`` and change nothing."""
-    following = TRANSITIONS[state].get(event)
+    ways = TRANSITIONS[type(state)][state]
+    following = ways.get(event)
     if following is None:
-        allowed = ", ".join(sorted(TRANSITIONS[state])) or "nothing: it is final"
+        allowed = ", ".join(sorted(ways)) or "nothing: it is final"
         raise RegistryError(
             f"a {type(state).__name__.removesuffix('State').lower()} that is {state} cannot {event}; it can: {allowed}",
             code="illegal_transition",

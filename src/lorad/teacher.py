@@ -119,6 +119,39 @@ def loss_sum(logits: Tensor, packed: Pack) -> Tensor:
     return functional.cross_entropy(logits.float(), packed.targets.to(logits.device), reduction="sum")
 
 
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """A row to say as another model says it: its likeliest tokens and their probabilities at every position."""
+
+    row: Encoded
+    likeliest: Tensor
+    """[M, K] int64."""
+    probabilities: Tensor
+    """[M, K] float32, summing to 1 over K."""
+
+
+@torch.inference_mode()
+def listen(model: Any, rows: Sequence[Encoded], likeliest: int = 64) -> list[Voice]:
+    """Return how a model speaks these rows, from behind what they all begin with to their end."""
+    if not rows:
+        return []
+    begin = max(1, _common_prefix([Encoded(row.tokens, len(row)) for row in rows]))
+    voices = []
+    for row in rows:
+        whole = Encoded(row.tokens, begin)
+        scores = answer_logits(model, pack([whole])).float()
+        top = scores.topk(min(likeliest, scores.shape[-1]))
+        voices.append(Voice(whole, top.indices.cpu(), functional.softmax(top.values, -1).cpu()))
+    return voices
+
+
+def echo_loss_sum(logits: Tensor, voices: Sequence[Voice]) -> Tensor:
+    """Return the summed cross entropy in nats against the voices' own distributions, in fp32."""
+    likeliest = torch.cat([voice.likeliest for voice in voices]).to(logits.device)
+    probabilities = torch.cat([voice.probabilities for voice in voices]).to(logits.device)
+    return -(probabilities * functional.log_softmax(logits.float(), -1).gather(1, likeliest)).sum()
+
+
 def grade(logits: Tensor, packed: Pack) -> list[bool]:
     """Tell for every row of a pack whether its answer is recalled."""
     wrong = logits.detach().argmax(-1).cpu() != packed.targets

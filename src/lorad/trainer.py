@@ -42,7 +42,7 @@ class Material:
 
     rows: Sequence[Encoded]
     items: Sequence[Item]
-    general: Sequence[Encoded] = ()
+    general: Sequence[teacher.Voice] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def train(
         callbacks=[watcher],
     )
     trainer.remove_callback(PrinterCallback)  # progress is told through `report` alone
-    trainer.tally, trainer.saw = tally, rehearsal.saw
+    trainer.tally, trainer.saw, trainer.general_weight = tally, rehearsal.saw, plan.mix.general_weight
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the libraries' hints about settings that are ours to choose
         trainer.train()
@@ -161,44 +161,45 @@ def _arguments(plan: Plan, most_steps: int) -> TrainingArguments:
     )
 
 
-class _Rounds(IterableDataset[int]):
-    """One pass over this is one round: the rehearsal's choice, with general conversation mixed in.
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """The rows of one optimizer step, packed."""
 
-    Rows are numbers; those from ``len(rows)`` on are general conversation.
-    """
+    packs: list[tuple[teacher.Pack, list[int]]]
+    """Packs of answers, with the numbers of their rows."""
+    general: list[teacher.Voice]
+    tokens: int
+
+
+class _Rounds(IterableDataset[int]):
+    """One pass over this is one round: the numbers of the rows that the rehearsal chose."""
 
     def __init__(self, material: Material, rehearsal: Rehearsal, plan: Plan) -> None:
-        self._all = [*material.rows, *material.general]
-        self._own = len(material.rows)
-        self._general = range(self._own, len(self._all))
+        self._material = material
         self._rehearsal = rehearsal
         self._plan = plan
         self._random = random.Random(plan.seed + 1)  # noqa: S311 - reproducible choice, not a secret
-        largest = self._own + self._share(self._own)
-        self.steps_per_round = math.ceil(largest / plan.effective_batch)
+        self.steps_per_round = math.ceil(len(material.rows) / plan.effective_batch)
         self.most_steps = self.steps_per_round * plan.until.max_epochs
 
-    def _share(self, rows: int) -> int:
-        share = self._plan.mix.general
-        return min(len(self._general), round(rows * share / (1 - share))) if share < 1 else len(self._general)
-
     def __iter__(self) -> Iterator[int]:
-        chosen = self._rehearsal.choose()
-        chosen += self._random.sample(self._general, self._share(len(chosen)))
-        self._random.shuffle(chosen)
-        yield from chosen
+        yield from self._rehearsal.choose()
 
     def collate(self, numbers: list[int]) -> dict[str, Any]:
-        """Pack the rows of one optimizer step."""
-        rows = [self._all[number] for number in numbers]
+        """Pack the rows of one optimizer step, with some general conversation beside them."""
+        rows = [self._material.rows[number] for number in numbers]
         packs = [
-            (
-                teacher.pack([rows[i] for i in group]),
-                [numbers[i] if numbers[i] < self._own else None for i in group],
-            )
+            (teacher.pack([rows[i] for i in group]), [numbers[i] for i in group])
             for group in teacher.divide(rows, self._plan.pack_tokens)
         ]
-        return {"packs": packs, "tokens": sum(len(row) for row in rows)}
+        general = self._general(len(numbers))
+        tokens = sum(len(row) for row in rows) + sum(len(voice.row) for voice in general)
+        return {"batch": _Batch(packs, general, tokens)}
+
+    def _general(self, rows: int) -> list[teacher.Voice]:
+        share = self._plan.mix.general
+        wanted = max(1, round(share * rows)) if share else 0
+        return self._random.sample(self._material.general, min(wanted, len(self._material.general)))
 
 
 class _Trainer(Trainer):
@@ -206,37 +207,45 @@ class _Trainer(Trainer):
 
     tally: _Tally
     saw: Callable[[dict[int, bool]], None]
+    general_weight: float
 
-    def get_train_dataloader(self) -> DataLoader[int]:
+    def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the rounds as they are: accelerate would look for tensors in our packs."""
-        return DataLoader(
-            self.train_dataset, batch_size=self.args.train_batch_size, collate_fn=self.data_collator
-        )
+        rounds: Any = self.train_dataset
+        return DataLoader(rounds, batch_size=self.args.train_batch_size, collate_fn=self.data_collator)
 
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """Accumulate the gradient of the mean loss over all answer tokens of one optimizer step."""
+        """Accumulate the gradient of one optimizer step: mean loss of the answers, plus that of general conversation."""
         del num_items_in_batch
         model.train()
-        count = sum(len(packed.targets) for packed, _ in inputs["packs"])
+        batch: _Batch = inputs["batch"]
+        count = sum(len(packed.targets) for packed, _ in batch.packs)
         total = torch.zeros((), device=model.device)
-        for packed, numbers in inputs["packs"]:
+        for packed, numbers in batch.packs:
             logits = teacher.answer_logits(model, packed)
             loss = teacher.loss_sum(logits, packed) / count
             self.accelerator.backward(loss)
             total += loss.detach()
-            graded = zip(numbers, teacher.grade(logits, packed), strict=True)
-            self.saw({number: right for number, right in graded if number is not None})
+            self.saw(dict(zip(numbers, teacher.grade(logits, packed), strict=True)))
+        if batch.general:
+            self.accelerator.backward(self.general_weight * _echo(model, batch.general))
         if not torch.isfinite(total):
             raise TrainingError(
                 "the loss is not a number any more; lower planner.learning_rates, or retry with --settings learning_rate=1e-4",
                 code="diverged",
             )
         self.tally.losses.append(float(total))
-        self.tally.tokens += inputs["tokens"]
+        self.tally.tokens += batch.tokens
         self.tally.steps += 1
         return total
+
+
+def _echo(model: Any, voices: Sequence[teacher.Voice]) -> torch.Tensor:
+    """Return the mean cross entropy a token against how the pristine base says the same."""
+    logits = teacher.answer_logits(model, teacher.pack([voice.row for voice in voices]))
+    return teacher.echo_loss_sum(logits, voices) / len(logits)
 
 
 class _Watcher(TrainerCallback):

@@ -1,0 +1,266 @@
+"""How well and how fast campus_cs.json is learned on SmolLM2, beside TRL's SFTTrainer on the same rows.
+
+    python bench/learn.py [--fresh]
+
+Both arms: rank 16, alpha 32, rate 1e-3, effective batch 8, all linear layers, loss on the answer only, base in
+the precision that is faster on this machine. TRL gets a batch of 8 x 1 (faster than the table's 2 x 4), no
+gradient checkpointing, and its recall tests are not counted; lorad's are. Each arm is a process of its own.
+TRL is no dependency: pip install 'trl==1.16.0' into the environment first.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import report
+from lorad import domain, files, planner, samples, teacher, weights
+from lorad.config import Settings
+from lorad.domain import Encoded, Order
+from lorad.home import Home
+from lorad.tasks import find
+
+CHECKOUT = report.BENCH.parent
+DATASET = CHECKOUT / "examples" / "campus_cs.json"
+PARAPHRASES = {
+    "paraphrase": report.BENCH / "data" / "campus_cs.paraphrases.json",
+    "reworded": report.BENCH / "data" / "campus_cs.reworded.json",
+}
+TARGET = 0.95
+SETTINGS = Settings()
+TASK = find("chat")
+
+
+def base_folder() -> Path:
+    """Return SmolLM2 in the benchmark's own home, fetched once."""
+    home = Home(report.CACHE / "home")
+    for folder in (home.configs, home.inbox, home.models):
+        folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(
+        [sys.executable, "-m", "lorad.offline", "base", "add", "smollm2", "--home", str(home.root)],
+        check=True,
+    )
+    return home.base("smollm2")
+
+
+def encoded(tokenizer: Any, path: Path) -> list[Encoded]:
+    reading = samples.read(path, SETTINGS.inbox)
+    return [TASK.encode(tokenizer, example) for example in reading.examples]
+
+
+def recall(model: Any, rows: list[Encoded]) -> float:
+    return sum(teacher.recalled(model, rows)) / len(rows)
+
+
+def lorad_arm(base: Path) -> dict[str, Any]:
+    """One session, exactly as the daemon starts it."""
+    reading = samples.read(DATASET, SETTINGS.inbox)
+    pristine = weights.load_base(base, torch.float32)
+    rows = [TASK.encode(pristine.tokenizer, example) for example in reading.examples]
+    plan = planner.plan(
+        lengths=[len(row) for row in rows],
+        shape=weights.shape(base),
+        machine=weights.machine(),
+        planner=SETTINGS.planner,
+        rehearsal=SETTINGS.rehearsal,
+        training=SETTINGS.training,
+    )
+    before = recall(pristine.model, rows)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        candidate, result = session(folder, base, plan, reading.examples)
+        deck = weights.Deck(pristine)
+        deck.add("candidate", candidate)
+        with deck.use("candidate") as model:
+            paraphrased = {
+                name: recall(model, encoded(pristine.tokenizer, path))
+                for name, path in PARAPHRASES.items()
+                if path.exists()
+            }
+        training = files.read_json(candidate / "metadata.json")["training"]
+        curves = files.read_json(candidate / "metadata.json")["curves"]
+    evaluation = result["evaluation"]
+    score = evaluation["scores"]["campus_cs"]
+    reached = next((line["seconds"] for line in curves if line["tested"] and line["recall"] >= TARGET), None)
+    return {
+        "recall_before": round(before, 4),
+        "recall_after": round(score["right"] / score["total"], 4),
+        **{f"{name}_recall": round(value, 4) for name, value in paraphrased.items()},
+        "seconds": training["session_seconds"],
+        "seconds_to_recall": reached,
+        "rounds": training["rounds"],
+        "ended_by": training["ended_by"],
+        "tokens_per_second": training["tokens_per_second"],
+        "peak_gib": training["peak_gib"],
+        "dtype": plan.dtype,
+        "promoted": result["verdict"]["promote"],
+        "perplexity_rise": round(evaluation["perplexity"] / evaluation["perplexity_base"] - 1, 4),
+        "kl_base": round(evaluation["kl_base"], 4),
+        "curve": [[line["seconds"], line["recall"]] for line in curves],
+    }
+
+
+def session(folder: Path, base: Path, plan: domain.Plan, examples: Any) -> tuple[Path, dict[str, Any]]:
+    files.write_lines(folder / "new.jsonl", [domain.as_json(example) for example in examples])
+    files.write_lines(folder / "old.jsonl", [])
+    settings = {
+        "training": SETTINGS.training.model_dump(),
+        "judge": SETTINGS.judge.model_dump(),
+        "resolved": {},
+    }
+    order = Order(
+        job=1,
+        track="chat",
+        task="chat",
+        kind="learn",
+        dataset="campus_cs",
+        base=str(base),
+        parent=None,
+        parent_version=None,
+        plan=plan,
+        settings=settings,
+    )
+    files.write_json(folder / "request.json", domain.as_json(order))
+    command = [sys.executable, "-m", "lorad.session", str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:  # an open pipe: the daemon is alive
+        assert process.wait() == 0, "the session failed"
+    return folder / "candidate", files.read_json(folder / "candidate" / "evaluation.json")
+
+
+def trl_arm(base: Path, epochs: int = 20) -> dict[str, Any]:
+    """SFTTrainer with the same settings; recall is tested by the same code after each epoch, outside its time."""
+    from datasets import Dataset  # noqa: PLC0415 - TRL is no dependency of lorad
+    from peft import LoraConfig  # noqa: PLC0415
+    from transformers import TrainerCallback  # noqa: PLC0415
+    from trl import SFTConfig, SFTTrainer  # noqa: PLC0415
+
+    dtype = torch.bfloat16 if weights.machine().fast_bfloat16 else torch.float32
+    pristine = weights.load_base(base, dtype)
+    pristine.model.requires_grad_(True)
+    reading = samples.read(DATASET, SETTINGS.inbox)
+    rows = [TASK.encode(pristine.tokenizer, example) for example in reading.examples]
+    data = [
+        {"prompt": e.question, "completion": [{"role": "assistant", "content": e.answer}]}
+        for e in reading.examples
+    ]
+    curve: list[list[float]] = []
+
+    class Stop(TrainerCallback):
+        began = 0.0
+        testing = 0.0
+
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            self.began = time.perf_counter()
+
+        def on_epoch_end(self, _args: Any, _state: Any, control: Any, **kwargs: Any) -> None:
+            elapsed = time.perf_counter() - self.began - self.testing
+            tested = time.perf_counter()
+            kwargs["model"].eval()
+            found = recall(kwargs["model"], rows)
+            kwargs["model"].train()
+            self.testing += time.perf_counter() - tested
+            curve.append([round(elapsed, 1), round(found, 4)])
+            print(f"trl epoch {len(curve)}: {elapsed:.0f} s, recall {found:.3f}", flush=True)
+            control.should_training_stop = found >= TARGET
+
+    with tempfile.TemporaryDirectory() as scratch:
+        config = SFTConfig(
+            output_dir=scratch,
+            learning_rate=1e-3,
+            num_train_epochs=epochs,
+            per_device_train_batch_size=8,
+            gradient_accumulation_steps=1,
+            warmup_steps=10,
+            lr_scheduler_type="cosine",
+            max_length=640,
+            packing=False,
+            completion_only_loss=True,
+            gradient_checkpointing=False,
+            bf16=False,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            use_cpu=True,
+            dataloader_pin_memory=False,
+            seed=SETTINGS.training.seed,
+        )
+        lora = LoraConfig(
+            r=16, lora_alpha=32, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM"
+        )
+        trainer = SFTTrainer(
+            model=pristine.model,
+            args=config,
+            train_dataset=Dataset.from_list(data),
+            processing_class=pristine.tokenizer,
+            peft_config=lora,
+            callbacks=[Stop()],
+        )
+        trainer.train()
+        trainer.model.eval()
+        paraphrased = {
+            f"trl_{name}_recall": round(recall(trainer.model, encoded(pristine.tokenizer, path)), 4)
+            for name, path in PARAPHRASES.items()
+            if path.exists()
+        }
+    reached = next((seconds for seconds, found in curve if found >= TARGET), None)
+    return {
+        "trl_seconds_to_recall": reached,
+        "trl_epochs": len(curve),
+        "trl_seconds_per_epoch": round(curve[-1][0] / len(curve), 1),
+        "trl_recall": curve[-1][1],
+        **paraphrased,
+        "curve": curve,
+    }
+
+
+def plot(ours: list[list[float]], theirs: list[list[float]]) -> None:
+    import matplotlib as mpl  # noqa: PLC0415
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    figure, axes = plt.subplots(figsize=(7, 4))
+    axes.plot(*zip(*ours, strict=True), marker="o", label="lorad (recall seen while training, then tested)")
+    axes.plot(*zip(*theirs, strict=True), marker="s", label="TRL SFTTrainer (tested after each epoch)")
+    axes.axhline(TARGET, color="grey", linestyle=":", label=f"target {TARGET}")
+    axes.set(xlabel="seconds of training", ylabel="recall of 106 facts", ylim=(0, 1.02), xlim=(0, None))
+    axes.legend(loc="lower right")
+    figure.tight_layout()
+    figure.savefig(report.RESULTS / "learn.png", dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fresh", action="store_true", help="run both arms again")
+    parser.add_argument("--arm", choices=("lorad", "trl"))
+    parser.add_argument("out", nargs="?")
+    options = parser.parse_args()
+    if options.arm:
+        weights.quieten()
+        base = report.CACHE / "home" / "models" / "base" / "smollm2"
+        figures = lorad_arm(base) if options.arm == "lorad" else trl_arm(base)
+        Path(options.out).write_text(json.dumps(figures), encoding="utf-8")
+        return
+    base_folder()
+    ours, theirs = (
+        report.arm(f"learn-{name}", [__file__, "--arm", name], fresh=options.fresh)
+        for name in ("lorad", "trl")
+    )
+    report.RESULTS.mkdir(exist_ok=True)
+    plot(ours.pop("curve"), theirs.pop("curve"))
+    figures = {**ours, **theirs}
+    if figures["seconds_to_recall"] and figures["trl_seconds_to_recall"]:
+        figures["ratio_to_trl"] = round(figures["seconds_to_recall"] / figures["trl_seconds_to_recall"], 3)
+    report.save("learn", figures, [line for line in (__doc__ or "").splitlines() if line.strip()][:1])
+    print(yaml.safe_dump(figures, sort_keys=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""What every benchmark shares: where results go, and which machine, commit and command made them."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+BENCH = Path(__file__).resolve().parent
+RESULTS = BENCH / "results"
+CACHE = BENCH / "cache"
+
+
+def provenance() -> dict[str, Any]:
+    """Return command, commit, date and machine."""
+    describe = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=BENCH, capture_output=True, text=True, check=False
+    )
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "commit": describe.stdout.strip(),
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_memory_gib()} GiB, {_processor()}, Python {platform.python_version()}",
+    }
+
+
+def _memory_gib() -> int:
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        "unknown processor",
+    )
+
+
+def save(
+    name: str, figures: Mapping[str, Any], notes: Sequence[str] = (), *, tables: Sequence[str] = ()
+) -> None:
+    """Write ``results/NAME.json`` (flat keys) and ``NAME.md`` made from it."""
+    RESULTS.mkdir(exist_ok=True)
+    flat = {**figures, **provenance()}
+    (RESULTS / f"{name}.json").write_text(json.dumps(flat, indent=2) + "\n", encoding="utf-8")
+    lines = [f"# {name}", "", *notes, "", "| figure | value |", "|---|---|"]
+    lines += [f"| `{key}` | {value} |" for key, value in flat.items()]
+    if (RESULTS / f"{name}.png").exists():
+        lines += ["", f"![{name}]({name}.png)"]
+    lines += ["", *tables]
+    (RESULTS / f"{name}.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+
+
+def arm(name: str, command: Sequence[str], *, fresh: bool) -> dict[str, Any]:
+    """Run one arm in a process of its own, once: a finished arm is read from the cache."""
+    CACHE.mkdir(exist_ok=True)
+    path = CACHE / f"{name}.json"
+    if fresh or not path.exists():
+        path.unlink(missing_ok=True)
+        print(f"running {name} …", flush=True)
+        subprocess.run([sys.executable, *command, str(path)], check=True)
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found

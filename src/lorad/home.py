@@ -1,0 +1,66 @@
+"""The home: the folder that holds ``configs/``, ``inbox/`` and ``models/``, and where things lie in it.
+
+Apart from ``config`` so that ``lorad status`` finds a running daemon without reading any settings.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from lorad.errors import ConfigError
+
+
+class Home:
+    """The folders and files of one home."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.configs = self.root / "configs"
+        self.inbox = self.root / "inbox"
+        self.models = self.root / "models"
+        self.database = self.models / "lorad.sqlite3"
+        self.address = self.models / ".daemon.json"
+        """Where a running daemon says which socket it answers on."""
+
+    def base(self, name: str) -> Path:
+        """Return where the base model of this name lies."""
+        return self.models / "base" / name
+
+    def track(self, name: str) -> Path:
+        """Return the folder of a track: its tracker, versions, candidates."""
+        return self.models / name
+
+    def socket(self, configured: str) -> Path:
+        """Return the socket's path as set by ``server.socket``."""
+        return self.root / configured
+
+    def running_socket(self) -> Path | None:
+        """Return the socket that the daemon of this home last bound, if one ever ran and did not stop well."""
+        try:
+            return Path(json.loads(self.address.read_text(encoding="utf-8"))["socket"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+def find_home(given: str | None, environment: Mapping[str, str] = os.environ) -> Home:
+    """Return the home named by ``--home``, ``LORAD_HOME`` or the current folder, in this order."""
+    named = given or environment.get("LORAD_HOME")
+    if named:
+        root = Path(named).expanduser()
+        if not root.is_dir():
+            raise ConfigError(
+                f"the home {root} does not exist; make it with: lorad init {root}",
+                code="no_home",
+                path=str(root),
+            )
+        return Home(root)
+    here = Path.cwd()
+    if all((here / part).is_dir() for part in ("configs", "inbox", "models")):
+        return Home(here)
+    raise ConfigError(
+        f"{here} is not a lorad home (no configs/, inbox/ and models/ in it); "
+        "go to one, name one with --home or LORAD_HOME, or make one with: lorad init FOLDER",
+        code="no_home",
+        path=str(here),
+    )

@@ -1,0 +1,260 @@
+"""The real daemon in a temporary home: drop a file, wait, ask. The only test that waits for real time."""
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from peft import PeftModel
+
+import tiny
+from lorad import teacher, weights
+from lorad.app import App
+from lorad.client import Client
+from lorad.config import Settings
+from lorad.errors import ConfigError
+from lorad.home import Home
+from lorad.tasks import find
+
+SETTINGS = Settings.model_validate(
+    {
+        "tracks": {"chat": {"task": "chat", "base": "tiny"}},
+        "inbox": {"settle_seconds": 0.2},
+        "planner": {
+            "table": [
+                {"rank": 8, "alpha": 16, "epochs": 20, "batch": 2, "accumulation": 4, "max_length": 128}
+            ],
+            "learning_rates": [{"learning_rate": 0.01}],
+            "until": {"recall": 1.0, "max_epochs": 120, "patience": 120},
+        },
+        "rehearsal": {"refresh": 1.0, "general_share": 0.0},
+        "training": {"threads": 1},
+        "judge": {"max_perplexity_rise": 100.0, "max_kl": 100.0, "max_degenerate_share": 1.0},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    root = tmp_path_factory.mktemp("home")
+    for name in ("configs", "inbox", "models"):
+        (root / name).mkdir()
+    weights.store_base(tiny.save(root / "source"), root / "models" / "base" / "tiny")
+    return Home(root)
+
+
+def wait_for(condition, seconds=90.0):
+    """Wait for something that another process does; a minute and a half is for the slowest machine."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("it did not happen in time")
+
+
+def learn(client, home, name, examples):
+    """Drop a file and wait for its job's end; return the job."""
+    jobs = len(client.call("GET", "/api/jobs")["jobs"])
+    hidden = home.inbox / f".{name}.part"
+    hidden.write_text(json.dumps(tiny.rows(examples)))
+    hidden.rename(home.inbox / name)
+
+    def ended():
+        found = client.call("GET", "/api/jobs")["jobs"]
+        return len(found) > jobs and found[0]["state"] not in {"queued", "training", "judging"} and found[0]
+
+    return wait_for(ended)
+
+
+def ask(client, example, model="chat"):
+    """Return the whole answer and the version that gave it."""
+    body = {"model": model, "messages": example.question, "max_tokens": 8}
+    answer = client.call("POST", "/v1/chat/completions", body)
+    return answer["choices"][0]["message"]["content"], answer["model"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_three_drops_are_learned_in_turn_and_all_three_are_what_is_served(home):
+    drops = {
+        "doors": tiny.facts(4, "doors"),
+        "gates": tiny.facts(4, "gates", subject="gate"),
+        "hats": tiny.facts(4, "hats", subject="hat"),
+    }
+    app = App(home, SETTINGS)
+    app.start()
+    try:
+        client = Client(home.socket(SETTINGS.server.socket))
+        assert client.status()["ready"]
+        assert ask(client, drops["doors"][0])[1] == "chat@base"
+
+        for name, examples in drops.items():
+            job = learn(client, home, f"{name}.json", examples)
+            assert job["state"] == "promoted", job["reason"]
+
+        for examples in drops.values():
+            assert [ask(client, example)[0] for example in examples] == [
+                example.answer for example in examples
+            ]
+        assert ask(client, drops["doors"][0])[1] == "chat@v0.3"
+        _check_socket(home)
+        _check_plain_peft(app, home, drops)
+        _check_routes(client)
+        _check_bad_file(client, home)
+        _check_rollback(client, drops)
+        before = threading.active_count()
+    finally:
+        app.stop()
+
+    assert threading.active_count() < before
+    assert not home.socket(SETTINGS.server.socket).exists()
+    _check_restart(home, drops)
+
+
+def _check_socket(home):
+    path = home.socket(SETTINGS.server.socket)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o750
+
+
+def _check_plain_peft(app, home, drops):
+    """Plain PEFT on the untouched base gives the engine's logits, and the merged sum of all three drops is in it."""
+    base = weights.load_base(home.base("tiny"), torch.float32)
+    rows = [
+        find("chat").encode(base.tokenizer, example) for examples in drops.values() for example in examples
+    ]
+    packed = teacher.pack(rows)
+    served = app.engine._find("chat").deck
+    with torch.inference_mode(), served.use("v0.3") as model:
+        engine = teacher.answer_logits(model, packed)
+    latest = home.track("chat") / "latest"
+    plain = PeftModel.from_pretrained(
+        weights.load_base(home.base("tiny"), torch.float32).model, str(latest)
+    ).eval()
+    with torch.inference_mode():
+        assert torch.allclose(teacher.answer_logits(plain, packed), engine, atol=1e-5)
+
+    adapters = [
+        weights.read_adapter(home.track("chat") / "versions" / name) for name in ("v0.1", "v0.2", "v0.3")
+    ]
+    ranks = [0, *(adapter.rank for adapter in adapters)]
+    for older, begin, end in zip(range(3), ranks, ranks[1:], strict=False):
+        alone = weights.Adapter(
+            {n: (a[begin:end], b[:, begin:end]) for n, (a, b) in adapters[2].factors.items()}
+        )
+        own = {n: (a[begin:], b[:, begin:]) for n, (a, b) in adapters[older].factors.items()}
+        assert (
+            weights.difference(alone, weights.Adapter(own)) == 0
+        )  # what each drop added is there, bit for bit
+        weights.merge(base.model, alone)
+    with torch.inference_mode():
+        assert torch.allclose(teacher.answer_logits(base.model, packed), engine, atol=1e-3)
+
+
+def _check_routes(client):
+    models = [entry["id"] for entry in client.call("GET", "/v1/models")["data"]]
+    assert models == ["chat", "chat@base", "chat@v0.1", "chat@v0.2", "chat@v0.3"]
+    assert "".join(client.stream_chat(tiny.facts(1)[0].question, "chat")) == tiny.facts(1)[0].answer
+    retention = client.call("GET", "/api/retention")
+    assert retention["datasets"] == ["doors", "gates", "hats"]
+    assert retention["matrix"] == [[1.0, None, None], [1.0, 1.0, None], [1.0, 1.0, 1.0]]
+    assert (retention["acc"], retention["bwt"]) == (1.0, 0.0)
+    assert client.call("GET", "/api/versions/v0.2/explain")["promote"]
+    assert client.call("GET", "/api/diff?a=v0.1&b=v0.3")["changed"] == []
+
+
+def _check_bad_file(client, home):
+    (home.inbox / "bad.json").write_text('[{"question": "a"}]')
+    wait_for((home.inbox / "failed" / "bad.json.reason.json").exists)
+    assert client.status()["ready"]
+
+
+def _check_rollback(client, drops):
+    assert client.call("POST", "/api/rollback", {})["latest"] == "v0.2"
+    assert ask(client, drops["doors"][0]) == (drops["doors"][0].answer, "chat@v0.2")
+    assert ask(client, drops["doors"][0], "chat@previous")[1] == "chat@v0.3"
+    assert client.call("POST", "/api/rollback", {})["latest"] == "v0.3"
+
+
+def _check_restart(home, drops):
+    """A damaged latest is noticed at the next start, and the newest sound version serves."""
+    path = home.track("chat") / "versions" / "v0.3" / "adapter_model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    app = App(home, SETTINGS)
+    app.start()
+    try:
+        client = Client(home.socket(SETTINGS.server.socket))
+        assert ask(client, drops["gates"][0]) == (drops["gates"][0].answer, "chat@v0.2")
+        assert client.call("GET", "/api/versions")["latest"] == "v0.2"
+    finally:
+        app.stop()
+
+
+def test_a_second_daemon_in_the_same_home_is_refused(home):
+    app = App(home, SETTINGS)
+    app.start()
+    try:
+        with pytest.raises(ConfigError, match="another lorad runs"):
+            App(home, SETTINGS).start()
+        assert Client(home.socket(SETTINGS.server.socket)).status()["ready"]
+    finally:
+        app.stop()
+
+
+def test_a_home_without_its_base_model_says_how_to_get_it(tmp_path):
+    for name in ("configs", "inbox", "models"):
+        (tmp_path / name).mkdir()
+
+    with pytest.raises(ConfigError, match="lorad base add smollm2"):
+        App(Home(tmp_path), Settings()).start()
+
+
+def test_a_dead_socket_is_replaced_and_another_file_is_not(home):
+    path = home.socket(SETTINGS.server.socket)
+    path.parent.mkdir(exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    app = App(home, SETTINGS)
+    app.start()
+    app.stop()
+
+    path.write_text("precious")
+    with pytest.raises(ConfigError, match="not a socket"):
+        App(home, SETTINGS).start()
+    assert path.read_text() == "precious"
+    path.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_the_daemon_as_a_process_stops_on_sigterm(home):
+    config = home.configs / "test.yaml"
+    config.write_text(json.dumps(SETTINGS.model_dump(mode="json")))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lorad.app", "--home", str(home.root), "--config", "test"],
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
+    client = Client(home.socket(SETTINGS.server.socket))
+
+    def ready():
+        try:
+            return client.status()["ready"]
+        except ConfigError:
+            assert process.poll() is None
+            return False
+
+    wait_for(ready)
+    process.send_signal(signal.SIGTERM)
+
+    assert process.wait(timeout=30) == 0
+    assert not home.socket(SETTINGS.server.socket).exists()

@@ -1,0 +1,433 @@
+"""The learning loop with a fake trainer: what happens to files, jobs and versions, and in which order."""
+
+import json
+
+import pytest
+
+import tiny
+from lorad import domain, files
+from lorad.config import Settings
+from lorad.cycle import MAX_ATTEMPTS, Cycle
+from lorad.database import Database
+from lorad.domain import Evaluation, Machine, ModelShape, Score
+from lorad.errors import RegistryError
+from lorad.inbox import Inbox
+from lorad.planner import plan
+from lorad.registry import Registry
+from lorad.states import JobState
+
+SETTINGS = Settings.model_validate({"inbox": {"settle_seconds": 5}})
+SHAPE = ModelShape(name="tiny", parameters=1000, layers=2, hidden=8, vocabulary=100)
+MACHINE = Machine(device="cpu", name="cpu", memory_bytes=10**10, threads=1, fast_bfloat16=False)
+
+
+def evaluate(order, new, old, recall=1.0, broken=0):
+    """Return what a session would have measured."""
+    datasets = {row["dataset"] for row in old} - {order["dataset"]}
+    totals = {name: sum(row["dataset"] == name for row in old) for name in datasets} | {
+        order["dataset"]: len(new)
+    }
+    return Evaluation(
+        dataset=order["dataset"],
+        scores={
+            name: Score(right=round(total * recall) - broken * (name in datasets), total=total)
+            for name, total in totals.items()
+        },
+        before={
+            name: Score(right=total if name in datasets else 0, total=total) for name, total in totals.items()
+        },
+        broken=broken,
+        mended=0,
+        perplexity=10.0,
+        perplexity_base=10.0,
+        kl_base=0.1,
+        degenerate=0,
+        sampled=6,
+        reload_difference=0.0,
+        merge_difference=0.0,
+        truncation_error=0.0,
+        finite=True,
+        ended_by="recall",
+    )
+
+
+class FakeSession:
+    """A child process that ends when the test says so."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.status = None
+        self.stopped = False
+        self.progress = {"phase": "training"}
+
+    def poll(self, now):
+        del now
+        return self.status
+
+    def stop(self):
+        self.stopped = True
+
+    def end(self, status=0, **measured):
+        """End like a session does: the candidate first, then the exit status."""
+        if status == 0:
+            order = files.read_json(self.folder / "request.json")
+            new, old = (files.read_lines(self.folder / f"{name}.jsonl") for name in ("new", "old"))
+            found = evaluate(order, new, old, **measured)
+            candidate = self.folder / "candidate"
+            candidate.mkdir()
+            (candidate / "adapter_model.safetensors").write_text(f"weights of job {order['job']}")
+            learned = [domain.restore(domain.Example, row) for row in new]
+            result = {
+                "parent": order["parent_version"],
+                "base": "base-print",
+                "evaluation": domain.as_json(found),
+                "verdict": {},
+                "learned": new,
+                "right": {example.id: True for example in learned},
+            }
+            files.write_json(candidate / "evaluation.json", result)
+        self.status = status
+
+
+class FakeModels:
+    """The models of a home: plans for real, starts fakes, notes what serves."""
+
+    def __init__(self):
+        self.sessions = []
+        self.serving = None
+        self.broken = set()
+
+    def plan(self, track, examples, overrides):
+        del track
+        return plan(
+            lengths=[10] * len(examples),
+            shape=SHAPE,
+            machine=MACHINE,
+            planner=SETTINGS.planner,
+            rehearsal=SETTINGS.rehearsal,
+            training=SETTINGS.training,
+            overrides=overrides,
+        )
+
+    def start(self, folder):
+        self.sessions.append(FakeSession(folder))
+        return self.sessions[-1]
+
+    def serve(self, track, version):
+        del track
+        if version in self.broken:
+            raise RegistryError(f"{version} cannot be loaded")
+        self.serving = version
+
+    def fingerprint(self, track):
+        del track
+        return "base-print"
+
+
+class World:
+    """A home, its cycle and a clock."""
+
+    def __init__(self, home):
+        self.home = home
+        self.now = 1000.0
+        self.models = FakeModels()
+        self.start()
+
+    def start(self):
+        """Start the daemon's loop anew, as after a restart."""
+        self.database = Database(self.home / "models" / "lorad.sqlite3")
+        self.registry = Registry(self.home / "models" / "chat")
+        self.cycle = Cycle(
+            settings=SETTINGS,
+            database=self.database,
+            inbox=Inbox(self.home / "inbox", SETTINGS.inbox, ("chat",)),
+            registries={"chat": self.registry},
+            tracks=self.models,
+            base_folder=lambda name: self.home / "models" / "base" / name,
+        )
+        self.cycle.recover(self.now)
+
+    def drop(self, name, examples):
+        path = self.home / "inbox" / name
+        path.write_text(examples if isinstance(examples, str) else json.dumps(tiny.rows(examples)))
+        return path
+
+    def pass_time(self, seconds=6.0):
+        """Look, wait until dropped files have rested, look again."""
+        self.cycle.step(self.now, self.now)
+        self.now += seconds
+        self.cycle.step(self.now, self.now)
+
+    def learn(self, name, examples, **measured):
+        """Drop a file and let its session end well."""
+        self.drop(name, examples)
+        self.pass_time()
+        self.models.sessions[-1].end(**measured)
+        self.pass_time()
+
+    def job(self):
+        return self.cycle.ledger.jobs()[0]
+
+    def done(self):
+        return sorted(path.name for path in (self.home / "inbox" / "done").rglob("*.json"))
+
+    def failed(self):
+        return sorted(path.name for path in (self.home / "inbox" / "failed").iterdir())
+
+
+@pytest.fixture
+def world(tmp_path):
+    made = World(tmp_path)
+    yield made
+    made.database.close()
+
+
+def test_a_dropped_file_becomes_a_version_that_serves(world):
+    world.learn("doors.json", tiny.facts(4))
+
+    assert world.job().state is JobState.PROMOTED
+    assert world.job().version == world.registry.latest == world.models.serving == "v0.1"
+    assert world.done() == ["doors.json"]
+    assert world.cycle.memory.datasets("chat")[0]["learned"] == 4
+    assert not list(world.registry.candidates.iterdir())
+
+
+def test_a_file_that_still_grows_is_left_alone(world):
+    path = world.drop("doors.json", tiny.facts(2))
+    world.pass_time(3)
+    path.write_text(json.dumps(tiny.rows(tiny.facts(4))))
+    world.pass_time(3)
+    assert path.exists()
+
+    world.pass_time(5)
+
+    assert not path.exists()
+    assert len(files.read_lines(world.models.sessions[0].folder / "new.jsonl")) == 4
+
+
+def test_the_second_session_gets_the_first_ones_facts_to_rehearse(world):
+    world.learn("doors.json", tiny.facts(4, "doors"))
+    world.drop("gates.json", tiny.facts(3, subject="gate"))
+    world.pass_time()
+
+    folder = world.models.sessions[-1].folder
+    order = files.read_json(folder / "request.json")
+    assert len(files.read_lines(folder / "new.jsonl")) == 3
+    assert [row["right"] for row in files.read_lines(folder / "old.jsonl")] == [True] * 4
+    assert order["parent_version"] == "v0.1"
+
+
+@pytest.mark.parametrize(
+    ("content", "field"),
+    [
+        ("{not json", None),
+        ("[]", None),
+        ('[{"instruction": "a", "response": "b"}, {"instruction": "c", "colour": "d"}]', "colour"),
+    ],
+)
+def test_a_bad_file_is_put_aside_with_its_reason_and_nothing_else_is_touched(world, content, field):
+    world.drop("bad.json", content)
+    world.drop("doors.json", tiny.facts(4))
+
+    world.pass_time()
+
+    reason = files.read_json(world.home / "inbox" / "failed" / "bad.json.reason.json")
+    assert world.failed() == ["bad.json", "bad.json.reason.json"]
+    assert reason["file"] == "bad.json"
+    assert reason.get("field") == field
+    assert reason.get("row") == (2 if field else None)
+    assert [job.dataset for job in world.cycle.ledger.jobs()] == ["doors"]
+
+
+def test_the_same_content_under_another_name_is_recognised_and_not_learned_twice(world):
+    world.learn("doors.json", tiny.facts(4))
+
+    world.drop("copy.json", tiny.facts(4))
+    world.pass_time()
+
+    assert len(world.cycle.ledger.jobs()) == 1
+    assert world.done() == ["copy.json", "doors.json"]
+    assert "same as doors.json" in next(
+        e["why"] for e in world.cycle.ledger.events() if e["name"] == "repeated"
+    )
+
+
+def test_a_candidate_that_forgets_is_rejected_and_the_old_version_goes_on(world):
+    world.learn("doors.json", tiny.facts(10, "doors"))
+
+    world.learn("gates.json", tiny.facts(4, subject="gate"), broken=3)
+
+    assert world.job().state is JobState.REJECTED
+    assert world.job().reason["failed"] == ["retention:doors"]
+    assert world.registry.latest == world.models.serving == "v0.1"
+    assert (world.registry.rejected / "job-2" / "candidate" / "evaluation.json").exists()
+    assert [item.example.dataset for item in world.cycle.memory.learned("chat", ["v0.1"])] == ["doors"] * 10
+
+
+def test_a_rejected_job_can_be_retried_with_other_settings_or_promoted_by_force(world):
+    world.learn("doors.json", tiny.facts(4), recall=0.5)
+    assert world.job().state is JobState.REJECTED
+
+    world.cycle.retry(1, world.now, force=True, settings={"rank": 4})
+    world.pass_time()
+    order = files.read_json(world.models.sessions[-1].folder / "request.json")
+    world.models.sessions[-1].end(recall=0.5)
+    world.pass_time()
+
+    assert order["plan"]["rank"] == 4
+    assert world.job().state is JobState.PROMOTED
+    assert world.models.serving == "v0.1"
+
+
+def test_a_session_that_dies_is_a_failed_job_with_its_last_words(world):
+    world.drop("doors.json", tiny.facts(4))
+    world.pass_time()
+    with (world.models.sessions[0].folder / "progress.jsonl").open("w") as stream:
+        stream.write(
+            json.dumps({"error": {"code": "diverged", "message": "the loss is not a number"}}) + "\n"
+        )
+    world.models.sessions[0].end(status=1)
+    world.pass_time()
+
+    assert world.job().state is JobState.FAILED
+    assert world.job().reason == {"code": "diverged", "message": "the loss is not a number"}
+
+    world.drop("gates.json", tiny.facts(3, subject="gate"))
+    world.pass_time()
+    assert world.job().state is JobState.TRAINING
+
+
+def test_killed_by_the_system_is_said(world):
+    world.drop("doors.json", tiny.facts(4))
+    world.pass_time()
+    world.models.sessions[0].end(status=-9)
+    world.pass_time()
+
+    assert "killed by signal 9" in world.job().reason["message"]
+
+
+def test_after_a_crash_of_the_daemon_the_session_starts_again_but_not_for_ever(world):
+    world.drop("doors.json", tiny.facts(4))
+    world.pass_time()
+
+    for _ in range(MAX_ATTEMPTS):
+        world.database.close()
+        world.start()
+        world.pass_time()
+
+    assert world.job().state is JobState.FAILED
+    assert "lorad retry 1" in world.job().reason["message"]
+    assert len(world.models.sessions) == MAX_ATTEMPTS
+
+
+def test_a_crash_between_promotion_and_ledger_is_finished_at_the_next_start(world):
+    world.drop("doors.json", tiny.facts(4))
+    world.pass_time()
+    world.models.sessions[0].end()
+    folder = world.models.sessions[0].folder
+    result = files.read_json(folder / "candidate" / "evaluation.json")
+    job = world.cycle.ledger.job(1)
+    birth = world.cycle._birth(job, result, domain.restore(Evaluation, result["evaluation"]))
+    world.registry.promote(folder / "candidate", birth, world.now)  # and here the power fails
+
+    world.database.close()
+    world.start()
+
+    assert world.job().state is JobState.PROMOTED
+    assert world.job().version == "v0.1"
+    assert world.models.serving == "v0.1"
+    assert world.cycle.memory.datasets("chat")[0]["learned"] == 4
+
+
+def test_a_crash_while_accepting_takes_the_file_up_again_exactly_once(world):
+    path = world.drop("doors.json", tiny.facts(4))
+    world.cycle.inbox.take(world.cycle.inbox.waiting()[0])  # taken, and here the power fails
+    assert not path.exists()
+
+    world.database.close()
+    world.start()
+    world.pass_time(0)
+
+    assert world.done() == ["doors.json"]
+    assert world.cycle.memory.datasets("chat")[0]["examples"] == 4
+    assert len(world.cycle.ledger.jobs()) == 1
+
+
+def test_a_version_that_cannot_be_loaded_is_damaged_and_the_last_sound_one_serves(world):
+    world.learn("doors.json", tiny.facts(4))
+    world.models.broken = {"v0.2"}
+
+    world.learn("gates.json", tiny.facts(3, subject="gate"))
+
+    assert world.models.serving == world.registry.latest == "v0.1"
+    assert (
+        next(e["state"] for e in world.registry.tracker()["checkpoints"] if e["version"] == "v0.2")
+        == "damaged"
+    )
+
+
+def test_rollback_serves_previous_and_what_it_never_knew_is_not_expected_of_it(world):
+    world.learn("doors.json", tiny.facts(4, "doors"))
+    world.learn("gates.json", tiny.facts(3, "gates", subject="gate"))
+
+    answer = world.cycle.rollback("chat", None, world.now)
+
+    assert answer == {"latest": "v0.1", "previous": "v0.2", "serving": "v0.1"}
+    assert world.models.serving == "v0.1"
+    assert {
+        item.example.dataset for item in world.cycle.memory.learned("chat", world.registry.lineage("v0.1"))
+    } == {"doors"}
+
+
+def test_a_new_answer_replaces_the_old_one_once_it_is_learned(world):
+    world.learn("doors.json", tiny.facts(4, "doors"))
+    changed = [domain.Example(task="chat", question=tiny.facts(1)[0].question, answer="no colour")]
+
+    world.drop("news.json", changed)
+    world.pass_time()
+    rehearsed = files.read_lines(world.models.sessions[-1].folder / "old.jsonl")
+    world.models.sessions[-1].end()
+    world.pass_time()
+
+    assert len(rehearsed) == 3
+    known = {
+        item.example.answer for item in world.cycle.memory.learned("chat", world.registry.lineage("v0.2"))
+    }
+    assert "no colour" in known
+    assert tiny.facts(1)[0].answer not in known
+
+
+def test_cancelling_ends_the_session_and_leaves_nothing(world):
+    world.drop("doors.json", tiny.facts(4))
+    world.pass_time()
+
+    world.cycle.cancel(1, world.now)
+    session = world.models.sessions[0]
+    session.status = 75
+    world.pass_time()
+
+    assert session.stopped
+    assert world.job().state is JobState.CANCELLED
+    assert not session.folder.exists()
+
+
+def test_while_paused_files_are_accepted_and_wait(world):
+    world.cycle.ledger.set_flag("paused", "yes")
+
+    world.drop("doors.json", tiny.facts(4))
+    world.pass_time()
+
+    assert world.job().state is JobState.QUEUED
+    world.cycle.ledger.set_flag("paused", "")
+    world.pass_time()
+    assert world.job().state is JobState.TRAINING
+
+
+def test_stopping_the_daemon_puts_the_session_back_into_the_queue(world):
+    world.drop("doors.json", tiny.facts(4))
+    world.pass_time()
+
+    world.cycle.halt(world.now)
+
+    assert world.models.sessions[0].stopped
+    assert (world.job().state, world.job().attempts) == (JobState.QUEUED, 0)
