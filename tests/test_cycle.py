@@ -1,6 +1,7 @@
 """The learning loop with a fake trainer: what happens to files, jobs and versions, and in which order."""
 
 import json
+import os
 
 import pytest
 
@@ -431,3 +432,25 @@ def test_stopping_the_daemon_puts_the_session_back_into_the_queue(world):
 
     assert world.models.sessions[0].stopped
     assert (world.job().state, world.job().attempts) == (JobState.QUEUED, 0)
+
+
+def test_a_file_dropped_again_after_a_rollback_is_learned_again(world):
+    world.learn("doors.json", tiny.facts(4, "doors"))
+    world.learn("gates.json", tiny.facts(3, "gates", subject="gate"))
+    world.cycle.rollback("chat", None, world.now)
+
+    world.learn("gates.json", tiny.facts(3, "gates", subject="gate"))
+
+    assert world.job().state is JobState.PROMOTED
+    assert world.registry.lineage("v0.3") == ["v0.3", "v0.1"]
+    assert len(world.cycle.memory.learned("chat", world.registry.lineage("v0.3"))) == 7
+
+
+def test_a_file_whose_name_is_not_utf8_is_taken_like_any_other(world):
+    path = world.home / "inbox" / os.fsdecode(b"d\xf6rs.json")
+    path.write_text(json.dumps(tiny.rows(tiny.facts(2))))
+
+    world.pass_time()
+
+    assert world.job().state is JobState.TRAINING
+    assert world.done() == ["d\ufffdrs.json"]

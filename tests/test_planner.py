@@ -281,3 +281,11 @@ def test_every_plan_can_be_trained(lengths, memory, layers):
     assert decided.pack_tokens >= decided.max_length
     assert 0 <= decided.warmup_steps <= 50
     assert decided == a_plan(lengths=lengths, machine=machine, shape=shape)
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"rank": "many"}, {"rank": 0}, {"learning_rate": -1.0}, {"batch": None}]
+)
+def test_an_override_that_no_plan_can_have_is_refused(overrides):
+    with pytest.raises(ConfigError):
+        a_plan(overrides=overrides)

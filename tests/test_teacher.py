@@ -104,3 +104,33 @@ def test_the_limit_does_not_change_what_is_recalled(made):
     rows = encoded(tokenizer)
 
     assert teacher.recalled(model, rows, 1) == teacher.recalled(model, rows, 10_000)
+
+
+def test_listening_keeps_the_likeliest_tokens_behind_the_common_beginning(made):
+    model, tokenizer = made
+    rows = encoded(tokenizer, 3)
+
+    voices = teacher.listen(model, rows, likeliest=8)
+
+    shared = voices[0].row.start
+    assert len({row.tokens[:shared] for row in rows}) == 1
+    assert len({row.tokens[: shared + 1] for row in rows}) > 1
+    exact = torch.softmax(model(input_ids=torch.tensor([rows[0].tokens])).logits[0, shared - 1 : -1], -1)
+    top = exact.topk(8)
+    assert torch.equal(voices[0].likeliest, top.indices)
+    assert torch.allclose(voices[0].probabilities, top.values / top.values.sum(-1, keepdim=True), atol=1e-5)
+    assert teacher.listen(model, []) == []
+
+
+def test_echoing_costs_least_where_the_model_still_speaks_like_the_voice(made):
+    model, tokenizer = made
+    voices = teacher.listen(model, encoded(tokenizer, 3))
+    packed = teacher.pack([voice.row for voice in voices])
+    logits = teacher.answer_logits(model, packed)
+
+    same = teacher.echo_loss_sum(logits, voices)
+    changed = teacher.echo_loss_sum(logits + torch.randn_like(logits), voices)
+
+    entropy = -sum((v.probabilities * v.probabilities.log()).sum() for v in voices)
+    assert same < changed
+    assert same >= entropy - 1e-3

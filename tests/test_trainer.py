@@ -138,3 +138,30 @@ def test_the_rate_warms_up_decays_and_never_reaches_zero():
     assert max(rates) == rates[9] == pytest.approx(1.0)
     assert all(a >= b for a, b in pairwise(rates[9:]))
     assert rates[-1] == pytest.approx(0.1)
+
+
+def distance(model, voices):
+    """Return how far a model is from the voices, in nats a token."""
+    with torch.inference_mode():
+        packed = teacher.pack([voice.row for voice in voices])
+        return float(
+            teacher.echo_loss_sum(teacher.answer_logits(model, packed), voices) / len(packed.targets)
+        )
+
+
+def test_general_conversation_holds_the_model_to_the_base():
+    distances = {}
+    for share in (0.0, 0.5):
+        model, tokenizer = learner()
+        voices = teacher.listen(
+            model, [find("chat").encode(tokenizer, e) for e in tiny.facts(8, subject="window")]
+        )
+        given = replace(material(tokenizer), general=voices)
+        run(
+            model,
+            given,
+            replace(PLAN, mix=replace(PLAN.mix, general=share), until=replace(PLAN.until, max_epochs=10)),
+        )
+        distances[share] = distance(model, voices)
+
+    assert distances[0.5] < distances[0.0] - 0.3

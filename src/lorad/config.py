@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from lorad.domain import Until
 from lorad.errors import ConfigError
@@ -21,6 +21,19 @@ from lorad.home import Home
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+
+
+#: A track's name is a folder in ``models/`` and in ``inbox/``, beside folders of lorad's own.
+RESERVED = ("base", "processing", "done", "failed")
+
+
+def _not_reserved(name: str) -> str:
+    if name in RESERVED:
+        raise ValueError(f"{name} is a folder of lorad's own; choose another name")
+    return name
+
+
+TrackName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$"), AfterValidator(_not_reserved)]
 
 
 class Section(BaseModel):
@@ -188,7 +201,7 @@ class LogSettings(Section):
 class Settings(Section):
     """Everything that can be set."""
 
-    tracks: dict[str, TrackSettings] = {"chat": TrackSettings()}
+    tracks: Annotated[dict[TrackName, TrackSettings], Field(min_length=1)] = {"chat": TrackSettings()}
     inbox: InboxSettings = InboxSettings()
     planner: PlannerSettings = PlannerSettings()
     rehearsal: RehearsalSettings = RehearsalSettings()

@@ -171,7 +171,9 @@ class Cycle:
             "bad_rows": [domain.as_json(problem) for problem in reading.problems[:20]],
         }
         with self._database.transaction():
-            intake = self.memory.add(drop.track, reading.examples, drop.id, now)
+            registry = self.registries[drop.track]
+            lineage = registry.lineage(registry.latest)
+            intake = self.memory.add(drop.track, reading.examples, drop.id, now, lineage)
             report |= {"new": intake.new, "known": intake.known, "replacing": len(intake.replacing)}
             if intake.new == 0:
                 same = f"it says the same as {twin.name}" if twin else "every row was known already"

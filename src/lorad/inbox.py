@@ -10,6 +10,7 @@ Events only make things faster: what they miss, the periodic scan finds.
 """
 
 import fnmatch
+import os
 import stat
 import time
 from collections.abc import Callable
@@ -124,7 +125,8 @@ class Inbox:
 
     def take(self, item: Waiting) -> Path:
         """Move a complete file into ``processing/<track>/``, out of its writer's reach by name."""
-        return files.move(item.path, self.folder / "processing" / item.track / item.path.name)
+        name = os.fsencode(item.path.name).decode(errors="replace")  # a name that is not UTF-8 fits no ledger
+        return files.move(item.path, self.folder / "processing" / item.track / name)
 
     def processing(self) -> list[Waiting]:
         """Return the files that were taken and have no end yet; after a crash these come first."""

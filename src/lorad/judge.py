@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lorad.config import JudgeSettings
-from lorad.domain import Evaluation, Verdict
+from lorad.domain import Evaluation, Score, Verdict
 from lorad.retention import mcnemar
 
 
@@ -73,12 +73,13 @@ def _old_datasets(evaluation: Evaluation, settings: JudgeSettings) -> list[Check
         if name == evaluation.dataset:
             continue
         allowed = max(settings.max_drop_examples, settings.max_drop_share * before.total)
-        lost = before.right - evaluation.scores[name].right
+        now = evaluation.scores.get(name, Score(right=0, total=before.total))
+        lost = before.right - now.right
         checks.append(
             Check(
                 f"retention:{name}",
                 lost <= allowed,
-                f"{name}: {evaluation.scores[name].right} of {before.total} recalled, {before.right} before (may lose {allowed:g})",
+                f"{name}: {now.right} of {before.total} recalled, {before.right} before (may lose {allowed:g})",
             )
         )
     return checks

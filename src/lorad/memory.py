@@ -44,16 +44,26 @@ class Memory:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    def add(self, track: str, examples: Sequence[Example], drop_id: int, now: float) -> Intake:
-        """Keep examples; what is known word for word is counted and not kept twice."""
+    def add(
+        self,
+        track: str,
+        examples: Sequence[Example],
+        drop_id: int,
+        now: float,
+        lineage: Sequence[str] | None = None,
+    ) -> Intake:
+        """Keep examples; what is known word for word is counted and not kept twice.
+
+        Given the ``lineage`` of the version that serves, an example that only a version outside it learned
+        (it was rolled back) counts as new, so that dropping a file again learns it again.
+        """
         with self._db.transaction():
-            known = {
-                row["id"]
-                for row in self._db.rows(
-                    "SELECT id FROM examples WHERE track = ? AND forgotten_at IS NULL AND superseded_by IS NULL",
-                    track,
-                )
-            }
+            held = self._db.rows(
+                "SELECT id, learned_in FROM examples WHERE track = ? AND forgotten_at IS NULL AND superseded_by IS NULL",
+                track,
+            )
+            served = {None, *(lineage or ())}
+            known = {row["id"] for row in held if lineage is None or row["learned_in"] in served}
             new = [example for example in examples if example.id not in known]
             replacing = self._answered_differently(track, new)
             self._db.run_many(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from lorad.config import PlannerSettings, RehearsalSettings, SizeRow, TrainingSettings
-from lorad.domain import Machine, Mix, ModelShape, Plan
+from lorad.domain import Machine, Mix, ModelShape, Plan, as_json, restore
 from lorad.errors import ConfigError
 
 #: Share of the free memory that a session may count on; the rest is for answering and for surprises.
@@ -158,10 +158,26 @@ def _override(decided: Plan, overrides: Mapping[str, Any]) -> Plan:
     if not overrides:
         return decided
     reason = "set by hand: " + ", ".join(f"{key} = {value}" for key, value in sorted(overrides.items()))
-    changed = replace(decided, **direct)
+    changed = _checked(decided, direct)
     return replace(
         changed,
         pack_tokens=changed.batch * changed.max_length,
         until=replace(decided.until, **until),
         reasons=(*decided.reasons, reason),
     )
+
+
+def _checked(decided: Plan, changes: Mapping[str, Any]) -> Plan:
+    """Return the plan with changes, each of the type and size that a plan takes."""
+    try:
+        changed = restore(Plan, as_json(decided) | dict(changes))
+    except ValueError as error:  # pydantic's, with every problem in its text
+        raise ConfigError(f"these settings do not fit a plan: {error}", code="bad_setting") from None
+    small = [
+        name
+        for name in ("rank", "alpha", "epochs", "batch", "accumulation", "max_length")
+        if getattr(changed, name) < 1
+    ]
+    if small or changed.learning_rate <= 0:
+        raise ConfigError(f"{(small or ['learning_rate'])[0]} must be larger than 0", code="bad_setting")
+    return changed
