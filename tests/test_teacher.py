@@ -43,7 +43,7 @@ def test_packed_gradients_are_those_of_each_row_alone(made):
     weight = model.model.layers[0].mlp.up_proj.weight
 
     packed = teacher.pack(rows)
-    teacher.loss_sum(teacher.answer_logits(model, packed), packed).backward()
+    teacher.loss_sum(teacher.answer_logits(model, packed), packed.targets).backward()
     together, weight.grad = weight.grad.clone(), None
     for row in rows:
         torch.nn.functional.cross_entropy(

@@ -105,7 +105,7 @@ def _schooled(vocabulary):
     other = facts(len(NAMES), subject="window")
     packed = teacher.pack([find("chat").encode(tokenizer(), example) for example in other])
     for _ in range(60):
-        loss = teacher.loss_sum(teacher.answer_logits(made, packed), packed) / len(packed.targets)
+        loss = teacher.loss_sum(teacher.answer_logits(made, packed), packed.targets) / len(packed.targets)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

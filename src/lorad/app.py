@@ -304,15 +304,17 @@ class App:
         self._undo.append(("scheduler", lambda: scheduler.shutdown(wait=False)))
 
     def _thread(self, name: str, work: Callable[[], object]) -> None:
+        stop = threading.Event()  # its own: what depends on this thread is stopped before it is
+
         def loop() -> None:
-            while not self.stopping.is_set():
+            while not stop.is_set():
                 work()
 
         thread = threading.Thread(target=loop, name=name, daemon=True)
         thread.start()
 
         def join() -> None:
-            self.stopping.set()
+            stop.set()
             self._wake.set()
             thread.join(timeout=15)
 

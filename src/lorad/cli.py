@@ -233,7 +233,7 @@ def plan(ctx: typer.Context) -> None:
 
 @app.command(**AS_TYPED)  # type: ignore[arg-type]
 def check(ctx: typer.Context) -> None:
-    """Check the home and its versions; see: lorad check --help."""
+    """Read a file as the inbox would, and report; see: lorad check --help."""
     _hand_over(ctx, "check")
 
 
@@ -246,6 +246,8 @@ def _hand_over(ctx: typer.Context, command: str) -> NoReturn:
 def _become(module: str, arguments: list[str]) -> NoReturn:
     """Turn into another program: signals, exit status and terminal are its own from here on."""
     sys.stdout.flush()
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # a bar of the libraries would fill a log
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 - no shell is the point
 
 

@@ -69,8 +69,8 @@ class Database:
         except sqlite3.DatabaseError as error:
             self._connection.close()
             raise RegistryError(
-                f"{path} is not a lorad database ({error}); move it away and restart, then re-import memory with: "
-                "lorad memory import FILE",
+                f"{path} is not a lorad database ({error}); move it away and restart; the files in "
+                "inbox/done can be dropped again",
                 code="database_damaged",
             ) from error
 

@@ -75,6 +75,10 @@ class Rehearsal:
             drawn += [shelf.pop() for shelf in shelves.values() if shelf]
         return drawn[: max(0, count)]
 
+    def is_recalled(self, number: int) -> bool:
+        """Tell whether an example was answered right when it was last seen."""
+        return self._right[number]
+
     # -- learning the outcome
 
     def saw(self, right: Mapping[int, bool]) -> None:
@@ -82,7 +86,7 @@ class Rehearsal:
         for number, answered in right.items():
             self._right[number] = answered
 
-    def is_near(self, slack: float = 0.1) -> bool:
+    def is_near(self, slack: float = 0.05) -> bool:
         """Tell whether the target may be met, so that a test for certain is worth its time."""
         return (
             self.recall(new=True) >= self._until.recall - slack

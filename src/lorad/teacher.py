@@ -114,9 +114,9 @@ def answer_logits(model: Any, packed: Pack) -> Tensor:
     return logits
 
 
-def loss_sum(logits: Tensor, packed: Pack) -> Tensor:
-    """Return the summed cross entropy in nats over the answer tokens, in fp32."""
-    return functional.cross_entropy(logits.float(), packed.targets.to(logits.device), reduction="sum")
+def loss_sum(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the summed cross entropy in nats over answer tokens [M], in fp32."""
+    return functional.cross_entropy(logits.float(), targets.to(logits.device), reduction="sum")
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,8 @@ class Material:
     rows: Sequence[Encoded]
     items: Sequence[Item]
     general: Sequence[teacher.Voice] = ()
+    vary: Callable[[int, random.Random], Encoded] | None = None
+    """Ask row ``number`` a little differently: how an example that is already recalled is trained again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +167,13 @@ def _arguments(plan: Plan, most_steps: int) -> TrainingArguments:
 class _Batch:
     """The rows of one optimizer step, packed."""
 
-    packs: list[tuple[teacher.Pack, list[int]]]
-    """Packs of answers, with the numbers of their rows."""
-    general: list[teacher.Voice]
+    packs: list[tuple[teacher.Pack, list[int | None], list[teacher.Voice]]]
+    """Each pack with the numbers of its rows (``None`` for one asked differently, which shows nothing about
+    its recall) and, behind them, some general conversation."""
+    answers: int
+    """Answer tokens of the step."""
+    general: int
+    """Tokens of general conversation of the step."""
     tokens: int
 
 
@@ -187,14 +193,24 @@ class _Rounds(IterableDataset[int]):
 
     def collate(self, numbers: list[int]) -> dict[str, Any]:
         """Pack the rows of one optimizer step, with some general conversation beside them."""
-        rows = [self._material.rows[number] for number in numbers]
-        packs = [
-            (teacher.pack([rows[i] for i in group]), [numbers[i] for i in group])
-            for group in teacher.divide(rows, self._plan.pack_tokens)
-        ]
-        general = self._general(len(numbers))
-        tokens = sum(len(row) for row in rows) + sum(len(voice.row) for voice in general)
-        return {"batch": _Batch(packs, general, tokens)}
+        rows = [self._row(number) for number in numbers]
+        voices = self._general(len(numbers))
+        both = [*rows, *(voice.row for voice in voices)]
+        packs = []
+        for group in teacher.divide(both, self._plan.pack_tokens):
+            own = [i for i in group if i < len(rows)]
+            other = [i for i in group if i >= len(rows)]
+            packed = teacher.pack([both[i] for i in (*own, *other)])
+            plain = [numbers[i] if rows[i] is self._material.rows[numbers[i]] else None for i in own]
+            packs.append((packed, plain, [voices[i - len(rows)] for i in other]))
+        answers = sum(len(row.answer) for row in rows)
+        general = sum(len(voice.row.answer) for voice in voices)
+        return {"batch": _Batch(packs, answers, general, sum(map(len, both)))}
+
+    def _row(self, number: int) -> Encoded:
+        if self._material.vary and self._rehearsal.is_recalled(number):
+            return self._material.vary(number, self._random)
+        return self._material.rows[number]
 
     def _general(self, rows: int) -> list[teacher.Voice]:
         share = self._plan.mix.general
@@ -221,16 +237,20 @@ class _Trainer(Trainer):
         del num_items_in_batch
         model.train()
         batch: _Batch = inputs["batch"]
-        count = sum(len(packed.targets) for packed, _ in batch.packs)
         total = torch.zeros((), device=model.device)
-        for packed, numbers in batch.packs:
+        for packed, numbers, voices in batch.packs:
             logits = teacher.answer_logits(model, packed)
-            loss = teacher.loss_sum(logits, packed) / count
+            cut = int((packed.owners < len(numbers)).sum())  # answers come first in a pack
+            answer_loss = teacher.loss_sum(logits[:cut], packed.targets[:cut]) / batch.answers
+            loss = answer_loss
+            if voices:
+                loss = (
+                    loss + self.general_weight * teacher.echo_loss_sum(logits[cut:], voices) / batch.general
+                )
             self.accelerator.backward(loss)
-            total += loss.detach()
-            self.saw(dict(zip(numbers, teacher.grade(logits, packed), strict=True)))
-        if batch.general:
-            self.accelerator.backward(self.general_weight * _echo(model, batch.general))
+            total += answer_loss.detach()
+            graded = zip(numbers, teacher.grade(logits, packed), strict=False)  # the rest is conversation
+            self.saw({number: right for number, right in graded if number is not None})
         if not torch.isfinite(total):
             raise TrainingError(
                 "the loss is not a number any more; lower planner.learning_rates, or retry with --settings learning_rate=1e-4",
@@ -240,12 +260,6 @@ class _Trainer(Trainer):
         self.tally.tokens += batch.tokens
         self.tally.steps += 1
         return total
-
-
-def _echo(model: Any, voices: Sequence[teacher.Voice]) -> torch.Tensor:
-    """Return the mean cross entropy a token against how the pristine base says the same."""
-    logits = teacher.answer_logits(model, teacher.pack([voice.row for voice in voices]))
-    return teacher.echo_loss_sum(logits, voices) / len(logits)
 
 
 class _Watcher(TrainerCallback):
