@@ -1,7 +1,5 @@
 """The chat task: one begin, one end, the end is trained, nothing is rewritten."""
 
-from random import Random
-
 import pytest
 
 import tiny
@@ -90,15 +88,3 @@ def test_a_base_without_chat_template_or_end_token_cannot_serve_chat():
 def test_an_unknown_task_is_named():
     with pytest.raises(ConfigError, match="known: chat"):
         find("poetry")
-
-
-def test_a_varied_question_keeps_the_answer_and_loses_only_words(tokenizer):
-    asked = example(question="Which colour is the door of Arlo?")
-
-    varied = [CHAT.vary(tokenizer, asked, Random(seed)) for seed in range(30)]
-
-    prompts = {tokenizer.decode(row.tokens[: row.start]) for row in varied}
-    assert all(row.answer == CHAT.encode(tokenizer, asked).answer for row in varied)
-    assert len(prompts) > 5
-    words = {"Which", "colour", "is", "the", "door", "of", "Arlo?"}
-    assert all(set(prompt.split("user\n")[1].split("</s>")[0].split()) <= words for prompt in prompts)

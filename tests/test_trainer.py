@@ -165,20 +165,3 @@ def test_general_conversation_holds_the_model_to_the_base():
         distances[share] = distance(model, voices)
 
     assert distances[0.5] < distances[0.0] - 0.3
-
-
-def test_only_what_is_recalled_is_asked_differently():
-    model, tokenizer = learner()
-    asked = []
-    examples = tiny.facts(6)
-
-    def vary(number, chance):
-        asked.append(number)
-        return find("chat").vary(tokenizer, examples[number], chance)
-
-    given = replace(material(tokenizer, is_new=False), vary=vary)
-    recalled = [replace(item, recalled=number < 3) for number, item in enumerate(given.items)]
-    run(model, replace(given, items=recalled), replace(PLAN, until=replace(PLAN.until, max_epochs=1)))
-
-    assert set(asked) <= {0, 1, 2}
-    assert asked

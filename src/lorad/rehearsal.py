@@ -63,7 +63,9 @@ class Rehearsal:
         return kept + self._balanced(right, budget - len(kept))
 
     def _refresh(self, right: list[int]) -> list[int]:
-        return self._random.sample(right, round(self._mix.refresh * len(right)))
+        if not right or not self._mix.refresh:
+            return []
+        return self._random.sample(right, max(1, round(self._mix.refresh * len(right))))
 
     def _balanced(self, numbers: list[int], count: int) -> list[int]:
         """Draw from the datasets in turn, so that a large one does not crowd out a small one."""
@@ -74,10 +76,6 @@ class Rehearsal:
         while len(drawn) < count and any(shelves.values()):
             drawn += [shelf.pop() for shelf in shelves.values() if shelf]
         return drawn[: max(0, count)]
-
-    def is_recalled(self, number: int) -> bool:
-        """Tell whether an example was answered right when it was last seen."""
-        return self._right[number]
 
     # -- learning the outcome
 

@@ -219,9 +219,6 @@ class Session:
                 for lesson in lessons
             ],
             general=start.voices,
-            vary=lambda number, chance: self._task.vary(
-                start.base.tokenizer, lessons[number].example, chance
-            ),
         )
         self.report({"phase": "training", "rounds": plan.until.max_epochs, "target": plan.until.recall})
         outcome = trainer.train(model, material, plan, report=self.report)

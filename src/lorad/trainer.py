@@ -43,8 +43,6 @@ class Material:
     rows: Sequence[Encoded]
     items: Sequence[Item]
     general: Sequence[teacher.Voice] = ()
-    vary: Callable[[int, random.Random], Encoded] | None = None
-    """Ask row ``number`` a little differently: how an example that is already recalled is trained again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,6 @@ class Outcome:
 class _Tally:
     steps: int = 0
     tokens: int = 0
-    loss: float = 0.0
     losses: list[float] = field(default_factory=list)
     testing: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -167,9 +164,8 @@ def _arguments(plan: Plan, most_steps: int) -> TrainingArguments:
 class _Batch:
     """The rows of one optimizer step, packed."""
 
-    packs: list[tuple[teacher.Pack, list[int | None], list[teacher.Voice]]]
-    """Each pack with the numbers of its rows (``None`` for one asked differently, which shows nothing about
-    its recall) and, behind them, some general conversation."""
+    packs: list[tuple[teacher.Pack, list[int], list[teacher.Voice]]]
+    """Each pack with the numbers of its rows and, behind them, some general conversation."""
     answers: int
     """Answer tokens of the step."""
     general: int
@@ -185,15 +181,17 @@ class _Rounds(IterableDataset[int]):
         self._rehearsal = rehearsal
         self._plan = plan
         self._random = random.Random(plan.seed + 1)  # noqa: S311 - reproducible choice, not a secret
-        self.steps_per_round = math.ceil(len(material.rows) / plan.effective_batch)
-        self.most_steps = self.steps_per_round * plan.until.max_epochs
+        old = sum(not item.is_new for item in material.items)
+        usual = len(material.rows) - old + plan.mix.refresh * old  # most of the old is recalled already
+        self.steps_per_round = max(1, math.ceil(usual / plan.effective_batch))
+        self.most_steps = math.ceil(len(material.rows) / plan.effective_batch) * plan.until.max_epochs
 
     def __iter__(self) -> Iterator[int]:
         yield from self._rehearsal.choose()
 
     def collate(self, numbers: list[int]) -> dict[str, Any]:
         """Pack the rows of one optimizer step, with some general conversation beside them."""
-        rows = [self._row(number) for number in numbers]
+        rows = [self._material.rows[number] for number in numbers]
         voices = self._general(len(numbers))
         both = [*rows, *(voice.row for voice in voices)]
         packs = []
@@ -201,16 +199,10 @@ class _Rounds(IterableDataset[int]):
             own = [i for i in group if i < len(rows)]
             other = [i for i in group if i >= len(rows)]
             packed = teacher.pack([both[i] for i in (*own, *other)])
-            plain = [numbers[i] if rows[i] is self._material.rows[numbers[i]] else None for i in own]
-            packs.append((packed, plain, [voices[i - len(rows)] for i in other]))
+            packs.append((packed, [numbers[i] for i in own], [voices[i - len(rows)] for i in other]))
         answers = sum(len(row.answer) for row in rows)
         general = sum(len(voice.row.answer) for voice in voices)
         return {"batch": _Batch(packs, answers, general, sum(map(len, both)))}
-
-    def _row(self, number: int) -> Encoded:
-        if self._material.vary and self._rehearsal.is_recalled(number):
-            return self._material.vary(number, self._random)
-        return self._material.rows[number]
 
     def _general(self, rows: int) -> list[teacher.Voice]:
         share = self._plan.mix.general
@@ -249,8 +241,9 @@ class _Trainer(Trainer):
                 )
             self.accelerator.backward(loss)
             total += answer_loss.detach()
-            graded = zip(numbers, teacher.grade(logits, packed), strict=False)  # the rest is conversation
-            self.saw({number: right for number, right in graded if number is not None})
+            self.saw(
+                dict(zip(numbers, teacher.grade(logits, packed), strict=False))
+            )  # the rest is conversation
         if not torch.isfinite(total):
             raise TrainingError(
                 "the loss is not a number any more; lower planner.learning_rates, or retry with --settings learning_rate=1e-4",

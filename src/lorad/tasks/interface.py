@@ -1,7 +1,6 @@
 """The one interface of all tasks."""
 
 from collections.abc import Sequence
-from random import Random
 from typing import Any, Protocol
 
 from lorad.domain import Encoded, Example
@@ -27,9 +26,6 @@ class Task(Protocol):
 
     def encode(self, tokenizer: Any, example: Example) -> Encoded:
         """Return the tokens to train and test an example with, never truncated."""
-
-    def vary(self, tokenizer: Any, example: Example, chance: Random) -> Encoded:
-        """Return the example asked a little differently, with the same answer."""
 
     def prompt(self, tokenizer: Any, question: Any) -> list[int]:
         """Return the tokens after which the model is to answer."""

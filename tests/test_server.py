@@ -1,0 +1,229 @@
+"""HTTP on the socket: OpenAI's forms, errors that say what to do, answers untouched. The daemon is a fake."""
+
+import http.client
+import json
+import queue
+import socket
+import stat
+import threading
+import time
+
+import pytest
+import uvicorn
+
+from lorad.client import Client, UnixConnection
+from lorad.engine import Piece, Ticket
+from lorad.errors import ConfigError, ProtocolError, RegistryError
+from lorad.server import bind, build
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+class FakeDaemon:
+    """Answers every question with the same pieces, and remembers what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+        self.pieces = [Piece("See https://a.example/x?y=1 "), Piece(" and é\n"), Piece("", "stop", 7, 3)]
+        self.error = None
+
+    def ask(self, model, messages, sampling):
+        if self.error:
+            raise self.error
+        self.asked.append((model, messages, sampling))
+        ticket = Ticket(model, "v0.1", [], sampling)
+        for piece in self.pieces:
+            ticket.pieces.put(piece)
+        return ticket, "v0.1-abc"
+
+    def is_ready(self):
+        return True
+
+    def models(self):
+        return [{"id": "chat", "object": "model", "created": 1, "owned_by": "lorad"}]
+
+    def job(self, job):
+        raise ProtocolError(f"there is no job {job}", status=404, code="no_such_job")
+
+    def rollback(self, track, to):
+        raise RegistryError(f"{to} of {track} was found damaged", code="version_damaged")
+
+    def retry(self, job, *, force, settings):
+        return {"id": job, "force": force, "settings": settings}
+
+
+@pytest.fixture(scope="module")
+def daemon():
+    return FakeDaemon()
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory, daemon):
+    """A real server on a real socket."""
+    place = tmp_path_factory.mktemp("run") / "lorad.sock"
+    listener = bind(place)
+    http_server = uvicorn.Server(uvicorn.Config(build(daemon, 32), log_config=None, lifespan="off"))
+    thread = threading.Thread(target=http_server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not http_server.started:
+        time.sleep(0.01)
+    yield place
+    http_server.should_exit = True
+    thread.join()
+    listener.close()
+
+
+@pytest.fixture(autouse=True)
+def forget(daemon):
+    daemon.asked.clear()
+    daemon.error = None
+
+
+def post(path, route, body):
+    """Return status, headers and the raw body of an answer."""
+    connection = UnixConnection(path, 10)
+    connection.request("POST", route, json.dumps(body), {"content-type": "application/json"})
+    response = connection.getresponse()
+    answer = response.status, response.headers, response.read().decode()
+    connection.close()
+    return answer
+
+
+def test_a_whole_answer_has_openais_form_and_is_exactly_what_was_generated(path):
+    answer = Client(path).chat(HELLO)
+
+    assert answer["object"] == "chat.completion"
+    assert answer["choices"] == [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "See https://a.example/x?y=1  and é\n"},
+            "finish_reason": "stop",
+        }
+    ]
+    assert answer["usage"] == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+    assert (answer["model"], answer["system_fingerprint"]) == ("chat@v0.1", "v0.1-abc")
+
+
+def test_a_streamed_answer_is_events_that_end_with_done(path):
+    status, headers, body = post(path, "/v1/chat/completions", {"messages": HELLO, "stream": True})
+
+    events = [line.removeprefix("data: ") for line in body.split("\n\n") if line]
+    chunks = [json.loads(event) for event in events[:-1]]
+    assert status == 200
+    assert headers["content-type"].startswith("text/event-stream")
+    assert events[-1] == "[DONE]"
+    assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert (
+        "".join(c["choices"][0]["delta"].get("content", "") for c in chunks)
+        == "See https://a.example/x?y=1  and é\n"
+    )
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_how_to_generate_is_passed_on_and_strange_fields_are_let_through(path, daemon):
+    body = {
+        "model": "chat@previous",
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
+        ],
+        "max_completion_tokens": 5,
+        "temperature": 0.5,
+        "stop": "\n",
+        "seed": 3,
+        "logit_bias": {},
+    }
+
+    assert post(path, "/v1/chat/completions", body)[0] == 200
+
+    model, messages, sampling = daemon.asked[0]
+    assert (model, messages) == ("chat@previous", [{"role": "user", "content": "ab"}])
+    assert (sampling.max_tokens, sampling.temperature, sampling.stop, sampling.seed) == (5, 0.5, ("\n",), 3)
+
+
+def test_without_a_limit_the_configured_one_holds_and_greedy_is_the_default(path, daemon):
+    Client(path).chat(HELLO)
+
+    assert (daemon.asked[0][2].max_tokens, daemon.asked[0][2].temperature) == (32, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": HELLO, "temperature": -1}, "temperature"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "text only"),
+        ({}, "messages"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_told_what_is_wrong(path, body, message):
+    status, _, answer = post(path, "/v1/chat/completions", body)
+
+    error = json.loads(answer)["error"]
+    assert status == 400
+    assert message in error["message"]
+    assert error["type"] == "invalid_request_error"
+
+
+def test_a_full_queue_is_503_with_when_to_come_back(path, daemon):
+    daemon.error = ProtocolError("too many questions are waiting", status=503, code="busy", retry_after=1)
+
+    status, headers, body = post(path, "/v1/chat/completions", {"messages": HELLO})
+
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert json.loads(body)["error"]["code"] == "busy"
+
+
+def test_an_error_in_the_middle_of_a_stream_is_an_event_and_the_stream_ends(path, daemon):
+    pieces, daemon.pieces = daemon.pieces, [Piece("half"), ProtocolError("answering failed", status=500)]
+
+    _, _, body = post(path, "/v1/chat/completions", {"messages": HELLO, "stream": True})
+
+    daemon.pieces = pieces
+    assert '"answering failed"' in body
+    assert body.endswith("data: [DONE]\n\n")
+
+
+def test_errors_keep_their_code_and_get_the_fitting_status(path):
+    client = Client(path)
+    with pytest.raises(ProtocolError, match="no job 9") as missing:
+        client.call("GET", "/api/jobs/9")
+    with pytest.raises(ProtocolError, match="damaged") as damaged:
+        client.call("POST", "/api/rollback", {"to": "v0.2"})
+
+    assert (missing.value.status, missing.value.code) == (404, "no_such_job")
+    assert (damaged.value.status, damaged.value.code) == (409, "version_damaged")
+
+
+def test_retry_passes_on_force_and_settings(path):
+    answer = Client(path).call("POST", "/api/jobs/3/retry", {"force": True, "settings": {"rank": 4}})
+
+    assert answer == {"id": 3, "force": True, "settings": {"rank": 4}}
+
+
+def test_the_socket_is_private_and_only_a_dead_one_is_replaced(path, tmp_path):
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o750
+    with pytest.raises(ConfigError, match="another lorad answers"):
+        bind(path)
+    with pytest.raises(ConfigError, match="longer than"):
+        bind(tmp_path / ("x" * 120))
+
+
+def test_a_client_that_leaves_ends_the_generation(path, daemon):
+    daemon.pieces, kept = [Piece("first")], daemon.pieces
+    tickets = queue.Queue()
+    ask = daemon.ask
+    daemon.ask = lambda *given: tickets.put(made := ask(*given)) or made
+    connection = UnixConnection(path, 10)
+    body = json.dumps({"messages": HELLO, "stream": True})
+
+    connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
+    ticket, _ = tickets.get(timeout=10)
+    connection.sock.shutdown(socket.SHUT_RDWR)
+    connection.close()
+    ticket.pieces.put(Piece("nobody hears this"))
+    ticket.pieces.put(Piece("nor this"))
+
+    assert ticket.cancelled.wait(10)
+    daemon.pieces, daemon.ask = kept, ask
+    assert isinstance(connection, http.client.HTTPConnection)
