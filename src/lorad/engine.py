@@ -235,7 +235,9 @@ class Engine:
     def _answer(self, ticket: Ticket) -> None:
         self.active = 1
         try:
-            if not ticket.cancelled.is_set():
+            if ticket.cancelled.is_set():
+                ticket.pieces.put(Piece("", "cancelled"))  # whoever still listens is not left waiting
+            else:
                 self._generate(ticket)
         except LoradError as error:
             ticket.pieces.put(error)

@@ -8,10 +8,11 @@ import json
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from anyio import to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -185,17 +186,20 @@ def _whole(pieces: list[Piece], head: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _events(ticket: Ticket, head: dict[str, Any]) -> Iterator[str]:
+async def _events(ticket: Ticket, head: dict[str, Any]) -> AsyncIterator[str]:
     def event(delta: dict[str, str], finish: str | None = None) -> str:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
         return f"data: {json.dumps({**head, 'object': 'chat.completion.chunk', 'choices': [choice]}, ensure_ascii=False)}\n\n"
 
     yield event({"role": "assistant", "content": ""})
+    pieces = ticket.answer()
     try:
-        for piece in ticket.answer():
+        while (piece := await to_thread.run_sync(next, pieces, None, abandon_on_cancel=True)) is not None:
             yield event({"content": piece.text} if piece.text else {}, piece.finish)
     except LoradError as error:
         yield f"data: {json.dumps({'error': error.as_dict()}, ensure_ascii=False)}\n\n"
+    finally:
+        ticket.cancelled.set()  # also when the client has left: nobody needs the rest
     yield "data: [DONE]\n\n"
 
 
