@@ -36,6 +36,13 @@ PARAPHRASES = {
 TARGET = 0.95
 SETTINGS = Settings()
 TASK = find("chat")
+NOTES = (
+    "How well and how fast campus_cs.json (106 invented facts) is learned on SmolLM2, beside TRL's SFTTrainer on the",
+    "same rows: rank 16, rate 1e-3, effective batch 8 (TRL as 8 x 1, its recall tests not counted, lorad's counted).",
+    "",
+    "`paraphrase_recall`: the same facts asked in quite other words; the whole answer must be right word for word. The aim",
+    "of 0.90 is missed by both: see DECISIONS.md. `reworded_recall`: the same nouns in another frame.",
+)
 
 
 def base_folder() -> Path:
@@ -258,7 +265,7 @@ def main() -> None:
     figures = {**ours, **theirs}
     if figures["seconds_to_recall"] and figures["trl_seconds_to_recall"]:
         figures["ratio_to_trl"] = round(figures["seconds_to_recall"] / figures["trl_seconds_to_recall"], 3)
-    report.save("learn", figures, [line for line in (__doc__ or "").splitlines() if line.strip()][:1])
+    report.save("learn", figures, NOTES)
     print(yaml.safe_dump(figures, sort_keys=False))
 
 
