@@ -187,7 +187,9 @@ class Cycle:
                 drop, "accept", now, content=reading.digest, rows=reading.rows, reason=report
             )
             job = self.ledger.queue(drop.track, dataset, now, settings={"drop": drop.id})
-            self.ledger.note("accepted", now, file=drop.name, rows=reading.rows, job=job.id, **report)
+            counts = {"new": intake.new, "known": intake.known, "replacing": len(intake.replacing)}
+            told = {name: count for name, count in counts.items() if count}
+            self.ledger.note("accepted", now, file=drop.name, rows=reading.rows, job=job.id, **told)
         log.info(
             "accepted", file=drop.name, rows=reading.rows, new=intake.new, known=intake.known, job=job.id
         )
