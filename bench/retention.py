@@ -1,0 +1,402 @@
+"""What is kept over five and over twenty drops on SmolLM2: lorad beside four other ways of going on learning.
+
+    python bench/retention.py [--minutes 55] [--only short|long] [--fresh]
+
+Arms: (a) the seed's literal recipe: the base with the last session's own adapter alone, a fresh LoRA, the table's
+epochs; (b) all adapters merged, 12 epochs; both without rehearsal, every row every epoch; (c) lorad, a session as
+the daemon runs it, whose candidate becomes the parent only if promoted; (d) everything jointly from the base until
+0.97, the ceiling; (e) a refit from the base on everything at each drop. All train with lorad's own code and plans.
+
+Short run: five drops of 60 facts from five real domains, (c) with three seeds. Long run: twenty drops of 25, (b),
+(c), (e). A step is one drop of one arm, in a process of its own; finished steps lie in ``cache/retention/`` and are
+never made again. When the minutes are used up it writes what there is; run it again to go on.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import domains
+import report
+from learn import base_folder
+from lorad import domain, examine, files, planner, session, teacher, trainer, weights
+from lorad.config import Settings
+from lorad.domain import Encoded, Example, Mix, Order, Plan, Until
+from lorad.retention import summarise
+from lorad.tasks import find
+
+Datasets = list[tuple[str, list[Example], list[Example]]]
+"""Name, trained rows and held-out paraphrases of each."""
+Figures = dict[str, Any]
+
+SETTINGS = Settings()
+BASE = report.CACHE / "home" / "models" / "base" / "smollm2"
+MERGED_EPOCHS = 12
+CEILING = 0.97
+OVERTIME = 4
+"""Minutes that a step may go on after the command's time before it is given up."""
+PLAIN = Mix(share=0.5, max_examples=2000, refresh=1.0, general=0.0)
+"""Every row every epoch, no general conversation."""
+LABELS = {
+    "a": "(a) only the previous adapter merged",
+    "b": "(b) all merged, no rehearsal",
+    "c": "(c) lorad",
+    "d": "(d) joint (ceiling)",
+    "e": "(e) refit at each drop",
+}
+NOTES = (
+    "Aims of (c): acc5 >= 0.97, bwt5 >= -0.005, worst_drop5 <= 1, paraphrase_gap5 (to the joint arm) <= 0.02,",
+    "perplexity_rise5 <= 0.02, acc20 >= 0.95, cost_ratio20 <= 2. Keys end with the number of drops; another arm's letter",
+    "stands in front. Over seeds: means, of worst_drop (examples, from a dataset's best) and peak_gib the largest.",
+    "seconds: of (c) the whole session with tests, judge and repairs, of the others the training alone.",
+)
+
+
+class Run(NamedTuple):
+    """A row of drops, and the arms with their seeds that go through it."""
+
+    name: str
+    drops: int
+    rows: int
+    arms: tuple[str, ...]
+
+
+class Step(NamedTuple):
+    """One drop of one arm; (d) trains once, on all drops."""
+
+    run: Run
+    arm: str
+    seed: int
+    drop: int
+
+    def __str__(self) -> str:
+        return f"{self.run.name}-{self.arm}-{self.seed}/drop-{self.drop:02d}"
+
+    def folder(self) -> Path:
+        """Return where the finished step lies."""
+        return report.CACHE / "retention" / str(self)
+
+    def before(self) -> "Step | None":
+        """Return the arm's previous step."""
+        return self._replace(drop=self.drop - 1) if self.drop > 1 and self.arm != "d" else None
+
+    def figures(self) -> Figures | None:
+        """Return what was measured, if the step is finished."""
+        path = self.folder() / "figures.json"
+        return files.read_json(path) if path.exists() else None
+
+
+RUNS = (
+    Run("short", 5, 60, ("c1", "d1", "b1", "a1", "e1", "c2", "c3")),
+    Run("long", 20, 25, ("c1", "b1", "e1")),
+)
+STEPS = [
+    Step(run, arm[0], int(arm[1]), drop)
+    for run in RUNS
+    for arm in run.arms
+    for drop in range(run.drops if arm == "d1" else 1, run.drops + 1)
+]
+
+
+# -- one step, in a child process
+
+
+class Plainly(session.Session):
+    """A session without judge, repair and old examples: what the other arms are made of."""
+
+    def learn(self) -> session.Made:
+        """Merge the parent, if there is one, and train a fresh adapter on the new rows."""
+        session.set_seed(self.order.plan.seed)
+        parent = weights.read_adapter(Path(self.order.parent)) if self.order.parent else None
+        start = self._prepare(parent, self.order.plan)
+        return self._train(start, self._lessons(start.base), self.order.plan)
+
+    def warm(self) -> None:
+        """Let the base say its general conversation, once for all arms, outside anybody's time."""
+        super()._general(self._load())
+
+    def _general(self, base: weights.Base) -> list[Encoded]:
+        return super()._general(base) if self.order.plan.mix.general else []
+
+
+def data(run: Run) -> Iterator[tuple[str, list[Example], list[Example]]]:
+    """Yield name, trained rows and paraphrases of a run's datasets."""
+
+    def example(dataset: str, question: str, answer: str) -> Example:
+        asked = [{"role": "user", "content": question}]
+        return Example(task="chat", question=asked, answer=answer, dataset=dataset)
+
+    names = [domains.DOMAINS[number % len(domains.DOMAINS)] for number in range(run.drops)]
+    drops = domains.drops([(name, run.rows) for name in names], 0, cache=domains.CACHE)
+    for number, facts in enumerate(drops):
+        name = f"{number + 1:02d}-{names[number]}"
+        trained = [example(name, fact.question, fact.answer) for fact in facts]
+        yield name, trained, [example(name, fact.paraphrase, fact.answer) for fact in facts]
+
+
+def decide(arm: str, rows: Sequence[Example], settings: Settings) -> Plan:
+    """Return the planner's plan for these rows, changed as the arm demands."""
+    tokenizer = weights.AutoTokenizer.from_pretrained(str(BASE), local_files_only=True)
+    plan = planner.plan(
+        lengths=[len(find("chat").encode(tokenizer, example)) for example in rows],
+        shape=weights.shape(BASE),
+        machine=weights.machine(),
+        planner=settings.planner,
+        rehearsal=settings.rehearsal,
+        training=settings.training,
+    )
+    if arm in {"a", "b"}:
+        epochs = plan.epochs if arm == "a" else MERGED_EPOCHS
+        never = Until(recall=2.0, max_epochs=epochs, patience=epochs, min_delta=0.01)
+        # the cosine spans 2 x epochs rounds (at least 10): halved, it ends with the training; sums are never cut
+        return replace(plan, until=never, mix=PLAIN, epochs=epochs // 2, max_rank=sys.maxsize)
+    return replace(plan, until=replace(plan.until, recall=CEILING)) if arm == "d" else plan
+
+
+def make(step: Step) -> None:
+    """Train and measure one step; its folder appears whole or not at all."""
+    began = time.perf_counter()
+    training = SETTINGS.training.model_copy(update={"seed": SETTINGS.training.seed + step.seed - 1})
+    settings = SETTINGS.model_copy(update={"training": training})
+    folder = step.folder().with_suffix(".part")
+    files.remove(folder)
+    folder.mkdir(parents=True)
+    before = step.before()
+    previous = before.folder() if before else folder  # the first step finds nothing in its own folder
+    sets = list(data(step.run))[: step.drop]
+    new = [example for _, rows, _ in sets[0 if step.arm in "de" else -1 :] for example in rows]
+    old = files.read_lines(previous / "learned.jsonl")  # only (c) leaves it
+    parent = previous / ("own" if step.arm == "a" else "adapter")
+    order = Order(
+        job=step.drop,
+        track="chat",
+        task="chat",
+        kind="learn",
+        dataset=sets[-1][0],
+        base=str(BASE),
+        parent=str(parent) if parent.exists() and step.arm != "e" else None,
+        parent_version=None,
+        plan=decide(step.arm, new, settings),
+        settings=settings.model_dump(mode="json") | {"resolved": {}},
+    )
+    files.write_lines(folder / "new.jsonl", [domain.as_json(example) for example in new])
+    files.write_lines(folder / "old.jsonl", old)
+    plainly = Plainly(folder, order)
+    plainly.warm()
+    started = time.perf_counter()
+    if step.arm == "c":
+        session.Session(folder, order).run()
+    else:
+        made = plainly.learn()
+        weights.write_adapter(made.adapter, folder / "adapter", order.base)  # as served: with its parent
+    figures: Figures = {"seconds": round(time.perf_counter() - started, 2)}
+    figures["peak_gib"] = round(trainer.peak_memory(weights.machine().device) / 2**30, 3)
+    if step.arm == "c":
+        figures |= settle(folder, previous, old)
+    else:
+        if step.arm == "a":
+            rank = order.plan.rank  # the fresh adapter stands behind its parent, see weights.concatenate
+            own = {name: (a[-rank:], b[:, -rank:]) for name, (a, b) in made.adapter.factors.items()}
+            weights.write_adapter(weights.Adapter(own), folder / "own", order.base)
+        figures |= {"rounds": len(made.outcome.history), "ended_by": made.outcome.ended_by}
+    figures |= measure(folder / "adapter", order, sets)
+    figures |= {
+        "wall": round(time.perf_counter() - began, 2),
+        "commit": report.provenance()["commit"],
+        "plan": domain.as_json(order.plan),
+    }
+    files.write_json(folder / "figures.json", figures)
+    folder.rename(step.folder())
+
+
+def settle(folder: Path, previous: Path, old: list[dict[str, Any]]) -> Figures:
+    """Treat a candidate as the daemon does: promoted, it is the parent of the next; refused, it counts for nothing."""
+    candidate = folder / "candidate"
+    result = files.read_json(candidate / "evaluation.json")
+    if result["verdict"]["promote"]:
+        candidate.rename(folder / "adapter")
+        rows = [domain.restore(Example, {k: v for k, v in row.items() if k != "right"}) for row in old]
+        rows += [domain.restore(Example, row) for row in result["learned"]]
+        old = [domain.as_json(row) | {"right": result["right"].get(row.id, False)} for row in rows]
+    elif (previous / "adapter").exists():
+        shutil.copytree(previous / "adapter", folder / "adapter")
+    files.write_lines(folder / "learned.jsonl", old)
+    said = {key: result["evaluation"][key] for key in ("repairs", "notes", "ended_by")}
+    return {**result["verdict"], **said}
+
+
+def measure(adapter: Path, order: Order, sets: Datasets) -> Figures:
+    """Ask everything so far, in trained and in held-out wording, of the adapter reloaded onto the pristine base."""
+    base = weights.load_base(Path(order.base), session.DTYPES[order.plan.dtype], weights.machine().device)
+    deck = weights.Deck(base)
+    if adapter.exists():
+        deck.add("version", adapter)
+    figures: Figures = {"trained": {}, "paraphrases": {}}
+    with deck.use(None) as model:
+        figures["perplexity_base"] = examine.perplexity(model, base.tokenizer)
+    with deck.use("version" if adapter.exists() else None) as model:
+        figures["perplexity"] = examine.perplexity(model, base.tokenizer)
+        for name, trained, paraphrases in sets:
+            for kind, rows in (("trained", trained), ("paraphrases", paraphrases)):
+                encoded = [find("chat").encode(base.tokenizer, example) for example in rows]
+                right = teacher.recalled(model, encoded)
+                figures[kind][name] = [sum(right), len(right)]
+    return figures
+
+
+# -- all steps, within the minutes
+
+
+def advance(steps: Sequence[Step], minutes: float) -> None:
+    """Make pending steps one after another while they fit; the first one is begun in any case."""
+    began = time.perf_counter()
+    for number, step in enumerate(step for step in steps if not step.figures()):
+        left = 60 * minutes - (time.perf_counter() - began)
+        known = before.figures() if (before := step.before()) else None
+        if number and (1.25 * known["wall"] if known else 150 * step.drop) > left:
+            return
+        print(f"running {step} …", flush=True)
+        child = [sys.executable, __file__, "--step", str(step)]
+        try:
+            subprocess.run(child, check=True, timeout=left + 60 * OVERTIME)
+        except subprocess.TimeoutExpired:
+            print(f"{step} took too long and was given up; give it more --minutes", flush=True)
+            return
+        found = step.figures() or {}
+        recall, seconds = mean(found, "trained"), found["seconds"]
+        print(f"  recall {recall:.3f}, {seconds:.0f} s, {found['ended_by']}", flush=True)
+
+
+# -- what came of it
+
+
+def mean(figures: Figures, kind: str) -> float:
+    return statistics.fmean(right / total for right, total in figures[kind].values())
+
+
+def summary(lines: Sequence[Figures]) -> dict[str, float]:
+    """Return the figures of one arm and seed whose drops are all done."""
+    first, last = lines[0], lines[-1]
+    kept = summarise([[right / total for right, total in line["trained"].values()] for line in lines])
+    found = {
+        "acc": kept.acc or 0.0,
+        "paraphrase_acc": mean(last, "paraphrases"),
+        "perplexity_rise": last["perplexity"] / last["perplexity_base"] - 1,
+        "seconds": sum(line["seconds"] for line in lines),
+        "peak_gib": max(line["peak_gib"] for line in lines),
+    }
+    if kept.bwt is not None:
+        ever = [(name, line["trained"][name][0]) for line in lines for name in line["trained"]]
+        lost = [right - last["trained"][name][0] for name, right in ever]
+        found |= {"bwt": kept.bwt, "worst_drop": max(lost), "cost_ratio": last["seconds"] / first["seconds"]}
+    if "promote" in last:
+        found["refused"] = sum(not line["promote"] for line in lines)
+    return found
+
+
+def collect() -> dict[tuple[Run, str, int], dict[int, Figures]]:
+    """Return the finished drops of every run, arm and seed."""
+    found: dict[tuple[Run, str, int], dict[int, Figures]] = {}
+    for step in STEPS:
+        if line := step.figures():
+            found.setdefault((step.run, step.arm, step.seed), {})[step.drop] = line
+    return found
+
+
+def flatten() -> Figures:
+    """Return the flat figures of every arm that has a seed with all drops done."""
+    flat: Figures = {}
+    complete: dict[tuple[Run, str], list[dict[str, float]]] = {}
+    for (run, arm, _), history in collect().items():
+        if run.drops in history:
+            complete.setdefault((run, arm), []).append(summary(list(history.values())))
+    for (run, arm), seeds in complete.items():
+        for key in seeds[0]:
+            values = [found[key] for found in seeds]
+            value = max(values) if key in {"worst_drop", "peak_gib"} else statistics.fmean(values)
+            flat[f"{'' if arm == 'c' else arm + '_'}{key}{run.drops}"] = round(value, 4)
+        if arm == "c":
+            flat[f"seeds{run.drops}"] = len(seeds)
+    if "d_paraphrase_acc5" in flat:
+        flat["joint_paraphrase_acc5"] = flat["d_paraphrase_acc5"]
+    if {"paraphrase_acc5", "joint_paraphrase_acc5"} <= flat.keys():
+        flat["paraphrase_gap5"] = round(flat["joint_paraphrase_acc5"] - flat["paraphrase_acc5"], 4)
+    return flat
+
+
+def plot() -> None:
+    import matplotlib as mpl  # noqa: PLC0415 - an extra of lorad
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    histories = collect()
+    runs = list(dict.fromkeys(run for run, _, _ in histories))
+    figure, axes = plt.subplots(len(runs), 2, figsize=(11, 4 * len(runs)), squeeze=False)
+    for (run, arm, seed), history in histories.items():
+        recall = [mean(line, "trained") for line in history.values()]
+        seconds = [line["seconds"] for line in history.values()]
+        style = {"color": f"C{list(LABELS).index(arm)}", "marker": "*" if arm == "d" else "."}
+        for axis, values in zip(axes[runs.index(run)], (recall, seconds), strict=True):
+            axis.plot(list(history), values, label=LABELS[arm] if seed == 1 else None, **style)
+    for run, (left, right) in zip(runs, axes, strict=True):
+        left.set(ylabel="mean recall of all datasets so far", ylim=(0, 1.02))
+        right.set(ylabel="seconds of the session", ylim=(0, None))
+        for axis in (left, right):
+            axis.set(xlabel="drop", title=f"{run.drops} drops of {run.rows}")
+        left.legend(loc="lower left", fontsize="small")
+    figure.tight_layout()
+    figure.savefig(report.RESULTS / "retention.png", dpi=120)
+
+
+def publish() -> None:
+    finished = [found for step in STEPS if (found := step.figures())]
+    commits = ", ".join(sorted({found["commit"] for found in finished}))
+    progress = f"{len(finished)} of {len(STEPS)} steps done" + ", run again" * (len(finished) < len(STEPS))
+    notes = [*(__doc__ or "").splitlines(), "", *NOTES, "", f"{progress}. Made at commit {commits}."]
+    table = [
+        "## Recall of all datasets so far / seconds, drop by drop\n\n| run | arm | drops |\n|---|---|---|"
+    ]
+    for (run, arm, seed), history in collect().items():
+        cells = [
+            f"{mean(f, 'trained'):.3f} / {f['seconds']:.0f}" + " refused" * (not f.get("promote", True))
+            for f in history.values()
+        ]
+        table.append(f"| {run.name} | {LABELS[arm]}, seed {seed} | {', '.join(cells)} |")
+    report.RESULTS.mkdir(exist_ok=True)
+    plot()
+    flat = flatten()
+    report.save("retention", flat, notes, tables=table)
+    print(json.dumps(flat, indent=2), progress, sep="\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=55, help="begin no step that would end later")
+    parser.add_argument("--only", choices=[run.name for run in RUNS])
+    parser.add_argument("--fresh", action="store_true", help="forget the finished steps (of --only's run)")
+    parser.add_argument("--step", help=argparse.SUPPRESS)  # a child's
+    options = parser.parse_args()
+    weights.quieten()
+    if options.step:
+        make(next(step for step in STEPS if str(step) == options.step))
+        return
+    chosen = [step for step in STEPS if options.only in {None, step.run.name}]
+    for step in chosen if options.fresh else ():
+        files.remove(step.folder())
+    base_folder()
+    advance(chosen, options.minutes)
+    if any(step.figures() for step in STEPS):
+        publish()
+
+
+if __name__ == "__main__":
+    main()
