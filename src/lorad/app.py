@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 import uvicorn
 from apscheduler.schedulers.background import BackgroundScheduler
 
@@ -33,11 +32,9 @@ from lorad.home import Home, find_home
 from lorad.registry import MANIFEST, Registry
 from lorad.retention import summarise
 from lorad.tasks import find
-from lorad.weights import load_base, machine, quieten, shape
+from lorad.weights import DTYPES, load_base, machine, quieten, shape
 
 logger = log.get_logger()
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class ChildSession:

@@ -34,7 +34,6 @@ from lorad.errors import TrainingError, describe
 from lorad.rehearsal import Item
 from lorad.tasks import Task, find
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 GENERAL_ROWS = 40
 GENERAL_TOKENS = 48
 PROBES = 4
@@ -121,7 +120,7 @@ class Session:
     # -- before
 
     def _load(self) -> weights.Base:
-        dtype = DTYPES[self.order.plan.dtype]
+        dtype = weights.DTYPES[self.order.plan.dtype]
         return weights.load_base(Path(self.order.base), dtype, weights.machine(self._training.device).device)
 
     def _prepare(self, parent: weights.Adapter | None, plan: Plan) -> Start:

@@ -39,6 +39,9 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 PREFIX = "base_model.model."
 FINGERPRINT = "fingerprint.json"
 
+#: A plan's word for a precision, and torch's.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
 #: bfloat16 halves the memory that a step reads, so it may be a little slower per product and still pay.
 BFLOAT16_SLOWER = 1.2
 
