@@ -101,6 +101,8 @@ class PlannerSettings(Section):
         RateRow(below_parameters=2e9, learning_rate=1e-3),
         RateRow(learning_rate=3e-4),
     )
+    loraplus_ratio: Annotated[float, Field(ge=1)] = 4.0
+    """An adapter's B learns this many times faster than its A (LoRA+, Hayou et al. 2024)."""
     warmup_share: Share = 0.1
     """Warm-up is min(share x n, ``warmup_max``) steps."""
     warmup_max: int = 50
@@ -111,14 +113,17 @@ class RehearsalSettings(Section):
     """How old examples are trained again beside the new ones."""
 
     share: Share = 0.5
-    """Share of a round given to old examples once they do not all fit."""
+    """Most that old and recalled examples may take of a round: 0.5 is as many as are new."""
     max_examples: int = 2000
-    """All old examples are candidates for rehearsal while there are at most this many."""
+    """All old examples that are not recalled are trained while the old are at most this many; of more, ``share``."""
+    strategy: Literal["wrong_first", "balanced", "all"] = "wrong_first"
+    """``wrong_first``: what is not recalled, then the least trained. ``balanced``: the least trained, whatever is
+    recalled. ``all``: every old example in every round, at any cost."""
     refresh: Share = 0.25
     """Share of what is already recalled that each round trains again."""
     general_share: Share = 0.1
     """Share of general conversation in every step; the model is held to the pristine base's own words."""
-    general_weight: Annotated[float, Field(ge=0)] = 1.0
+    general_weight: Annotated[float, Field(ge=0)] = 3.0
     """Weight of that beside 1 for the answers."""
 
 

@@ -151,8 +151,10 @@ class Mix:
     """Share of the already recalled examples that each round trains again."""
     general: float
     """Share of general conversation in every step, at least one row; 0 leaves it out."""
-    general_weight: float = 1.0
+    general_weight: float = 3.0
     """Weight of staying like the pristine base on it, beside 1 for the answers."""
+    strategy: str = "wrong_first"
+    """Which old examples: see ``config.RehearsalSettings``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +170,8 @@ class Plan:
     max_length: int
     warmup_steps: int
     learning_rate: float
+    loraplus_ratio: float = 1.0
+    """How many times faster B learns than A."""
     until: Until
     mix: Mix
     max_rank: int

@@ -24,34 +24,23 @@ ENDLESS = 128
 """Tokens after which a greedy answer that has not ended counts as endless."""
 
 
-def general_prompts() -> list[str]:
-    """Return the fixed everyday questions that general ability is protected and measured with."""
-    return _resource("general_prompts.txt").splitlines()
-
-
 def _resource(name: str) -> str:
     return resources.files("lorad").joinpath(name).read_text(encoding="utf-8").strip()
 
 
-def answer_as_base(
-    model: Any, tokenizer: Any, task: Task, *, limit: int, length: int
-) -> list[dict[str, str]]:
-    """Return everyday questions with the pristine base's own greedy answers of fewer than ``length`` tokens."""
-    questions = general_prompts()[:limit]
-    asked = [[{"role": "user", "content": question}] for question in questions]
-    answers = greedy(model, tokenizer, task, asked, length)
-    return [
-        {"question": question, "answer": tokenizer.decode(tokens, skip_special_tokens=True)}
-        for question, tokens in zip(questions, answers, strict=True)
-        if len(tokens) < length  # an answer that was cut would teach to stop in the middle
-    ]
-
-
-@torch.inference_mode()
 def greedy(model: Any, tokenizer: Any, task: Task, questions: Sequence[Any], length: int) -> list[list[int]]:
     """Answer questions together, greedily; return each answer's tokens without the end token."""
     prompts = [task.prompt(tokenizer, question) for question in questions]
-    ends = list(task.stop_tokens(tokenizer))
+    ends = task.stop_tokens(tokenizer)
+    answers = continue_each(model, prompts, ends, length, do_sample=False)
+    return [list(takewhile(lambda token: token not in ends, answer)) for answer in answers]
+
+
+@torch.inference_mode()
+def continue_each(
+    model: Any, prompts: Sequence[list[int]], ends: Sequence[int], length: int, **how: Any
+) -> list[list[int]]:
+    """Return what the model adds to each prompt, the first end token included; ``how`` goes to ``generate``."""
     longest = max(map(len, prompts), default=0)
     padded = [[ends[0]] * (longest - len(prompt)) + prompt for prompt in prompts]
     mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
@@ -59,11 +48,16 @@ def greedy(model: Any, tokenizer: Any, task: Task, questions: Sequence[Any], len
         input_ids=torch.tensor(padded, device=model.device),
         attention_mask=torch.tensor(mask, device=model.device),
         max_new_tokens=length,
-        do_sample=False,
-        eos_token_id=ends,
+        eos_token_id=list(ends),
         pad_token_id=ends[0],
+        **how,
     )
-    return [list(takewhile(lambda token: token not in ends, row)) for row in output[:, longest:].tolist()]
+    return [_up_to_end(row, ends) for row in output[:, longest:].tolist()]
+
+
+def _up_to_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
+    stop = next((number for number, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokens[: stop + 1]
 
 
 @torch.inference_mode()

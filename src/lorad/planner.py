@@ -50,6 +50,7 @@ def plan(
         max_length=max_length,
         warmup_steps=int(min(planner.warmup_share * count, planner.warmup_max)),
         learning_rate=learning_rate,
+        loraplus_ratio=planner.loraplus_ratio,
         until=planner.until.as_until(),
         mix=Mix(
             share=rehearsal.share,
@@ -57,6 +58,7 @@ def plan(
             refresh=rehearsal.refresh,
             general=rehearsal.general_share,
             general_weight=rehearsal.general_weight,
+            strategy=rehearsal.strategy,
         ),
         max_rank=training.max_rank,
         seed=training.seed,

@@ -4,24 +4,36 @@ What lives here: bookkeeping over example numbers 0..n-1. What never does: token
 
 A session trains in rounds. The training pass itself shows which rows are answered right before they are
 learned from, so a round is also a test. What was not recalled, new or old, is trained in the next round;
-of what was recalled a random share comes along, so that it stays. When the rounds say that the target is
-near, the caller tests for certain and hands the result to ``tested``.
+of what was recalled a share comes along, so that it stays: the least trained first, every old dataset in its
+turn, and never more old rows than the session's ``share`` allows, so that a drop costs about the same however
+much was learned before it. When the rounds say that the target is near, the caller tests for certain and hands
+the result to ``tested``.
 """
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lorad.domain import Mix, Until
 
+LEAST = 32
+"""So many recalled old rows may go with a small drop: they cost a few seconds a round."""
+KEPT = 0.98
+"""A dataset is kept when this share of it is recalled, or as many as the parent recalls."""
+KEPT_FROM = 20
+"""From this many rows on a dataset is also kept with one row missed; a plateau ends what stays short."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One example in a session: new or old, its dataset, and whether the parent recalled it."""
+    """One example in a session: new or old, its dataset, and whether it is recalled as training begins."""
 
     dataset: str
     is_new: bool
     recalled: bool
+    known: bool | None = None
+    """Whether the parent version recalls it, where that differs: a truncation lies between."""
 
 
 class Rehearsal:
@@ -35,6 +47,9 @@ class Rehearsal:
         self._right = [item.recalled and not item.is_new for item in items]
         self._new = [number for number, item in enumerate(items) if item.is_new]
         self._old = [number for number, item in enumerate(items) if not item.is_new]
+        self._trained = Counter[int]()
+        self._shelves = _by_dataset(items, self._old)
+        self._allowed = {name: _may_miss(items, numbers) for name, numbers in self._shelves.items()}
         self.rounds = 0
         self.ended_by: str | None = None
         self._best = -1.0
@@ -46,35 +61,48 @@ class Rehearsal:
         """Return the numbers of the examples to train in the next round, shuffled."""
         self.rounds += 1
         chosen = self._choose_new() + self._choose_old()
+        self._trained.update(chosen)
         self._random.shuffle(chosen)
         return chosen
 
     def _choose_new(self) -> list[int]:
         wrong = [number for number in self._new if not self._right[number]]
-        return wrong + self._refresh([number for number in self._new if self._right[number]])
+        right = [number for number in self._new if self._right[number]]
+        return wrong + self._draw(right, self._refreshed(right))
 
     def _choose_old(self) -> list[int]:
+        if self._mix.strategy == "all":
+            return list(self._old)
+        budget = self._budget()
+        if self._mix.strategy == "balanced":
+            return self._draw(self._old, budget)
         wrong = [number for number in self._old if not self._right[number]]
         right = [number for number in self._old if self._right[number]]
         if len(self._old) <= self._mix.max_examples:
-            return wrong + self._refresh(right)
-        budget = round(self._mix.share / (1 - min(self._mix.share, 0.9)) * max(1, len(self._new)))
+            return wrong + self._draw(right, min(max(budget, LEAST), self._refreshed(right)))
         kept = self._random.sample(wrong, min(len(wrong), budget))
-        return kept + self._balanced(right, budget - len(kept))
+        return kept + self._draw(right, budget - len(kept))
 
-    def _refresh(self, right: list[int]) -> list[int]:
+    def _budget(self) -> int:
+        """Return how many old rows go with the new ones; without new ones, as many as may be."""
+        if not self._new:
+            return min(len(self._old), self._mix.max_examples)
+        return round(self._mix.share / (1 - min(self._mix.share, 0.9)) * len(self._new))
+
+    def _refreshed(self, right: Sequence[int]) -> int:
         if not right or not self._mix.refresh:
-            return []
-        return self._random.sample(right, max(1, round(self._mix.refresh * len(right))))
+            return 0
+        return max(1, round(self._mix.refresh * len(right)))
 
-    def _balanced(self, numbers: list[int], count: int) -> list[int]:
-        """Draw from the datasets in turn, so that a large one does not crowd out a small one."""
-        shelves: dict[str, list[int]] = {}
-        for number in self._random.sample(numbers, len(numbers)):
-            shelves.setdefault(self._items[number].dataset, []).append(number)
+    def _draw(self, numbers: Sequence[int], count: int) -> list[int]:
+        """Draw from the datasets in turn, the least trained first, so that a large one does not crowd out a small one."""
+        shuffled = self._random.sample(numbers, len(numbers))
+        most_trained_first = sorted(shuffled, key=lambda number: -self._trained[number])
+        shelves = list(_by_dataset(self._items, most_trained_first).values())
+        self._random.shuffle(shelves)
         drawn: list[int] = []
-        while len(drawn) < count and any(shelves.values()):
-            drawn += [shelf.pop() for shelf in shelves.values() if shelf]
+        while len(drawn) < count and any(shelves):
+            drawn += [shelf.pop() for shelf in shelves if shelf]
         return drawn[: max(0, count)]
 
     # -- learning the outcome
@@ -86,15 +114,17 @@ class Rehearsal:
 
     def is_near(self, slack: float = 0.05) -> bool:
         """Tell whether the target may be met, so that a test for certain is worth its time."""
-        return (
-            self.recall(new=True) >= self._until.recall - slack
-            and self._worst_old() >= self._until.recall - slack
-        )
+        return self.recall(new=True) >= self._until.recall - slack and self._is_kept(slack)
+
+    def is_learned(self) -> bool:
+        """Tell whether the new rows are at their target, as far as is known."""
+        return self.recall(new=True) >= self._until.recall
 
     def tested(self, right: Mapping[int, bool]) -> str | None:
         """Note a test of all examples; return what ends the session, if anything does."""
         self.saw(right)
-        if self.recall(new=True) >= self._until.recall and self._worst_old() >= self._until.recall:
+        self.ended_by = None
+        if self.is_learned() and self._is_kept():
             return self._end("recall")
         return self._judge_progress()
 
@@ -125,8 +155,32 @@ class Rehearsal:
         numbers = self._new if new else self._old
         return sum(self._right[number] for number in numbers) / len(numbers) if numbers else 1.0
 
+    @property
+    def right(self) -> list[bool]:
+        """Return for every row whether it was last seen answered right."""
+        return list(self._right)
+
+    def _missed(self, dataset: str) -> int:
+        return sum(not self._right[number] for number in self._shelves[dataset])
+
     def _worst_old(self) -> float:
-        shelves: dict[str, list[bool]] = {}
-        for number in self._old:
-            shelves.setdefault(self._items[number].dataset, []).append(self._right[number])
-        return min((sum(shelf) / len(shelf) for shelf in shelves.values()), default=1.0)
+        return min((1 - self._missed(name) / len(rows) for name, rows in self._shelves.items()), default=1.0)
+
+    def _is_kept(self, slack: float = 0.0) -> bool:
+        """Tell whether every old dataset is as good as it was, see ``KEPT``."""
+        return all(
+            self._missed(name) <= self._allowed[name] + slack * len(rows)
+            for name, rows in self._shelves.items()
+        )
+
+
+def _by_dataset(items: Sequence[Item], numbers: Sequence[int]) -> dict[str, list[int]]:
+    shelves: dict[str, list[int]] = {}
+    for number in numbers:
+        shelves.setdefault(items[number].dataset, []).append(number)
+    return shelves
+
+
+def _may_miss(items: Sequence[Item], numbers: Sequence[int]) -> int:
+    known = [items[n].recalled if items[n].known is None else items[n].known for n in numbers]
+    return max(min(1, len(numbers) // KEPT_FROM), int((1 - KEPT) * len(numbers)), known.count(False))

@@ -27,15 +27,13 @@ import torch
 import yaml
 from transformers import set_seed
 
-from lorad import __version__, domain, examine, files, judge, teacher, trainer, weights
+from lorad import __version__, domain, examine, files, general, judge, teacher, trainer, weights
 from lorad.config import JudgeSettings, TrainingSettings
 from lorad.domain import Encoded, Evaluation, Example, Order, Plan, Score, Verdict
 from lorad.errors import TrainingError, describe
 from lorad.rehearsal import Item
 from lorad.tasks import Task, find
 
-GENERAL_ROWS = 40
-GENERAL_TOKENS = 48
 PROBES = 4
 STOPPED = 75
 """Exit status of a session that was told to end (``EX_TEMPFAIL``)."""
@@ -129,10 +127,7 @@ class Session:
         Truncating before training and not after it lets the training mend what the truncation broke.
         """
         base = self._load()
-        general = self._general(base)[::2]  # the other half measures
-        voices = teacher.listen(
-            base.model, general
-        )  # the pristine base's, so before anything is merged into it
+        voices = self._general(base).trained  # the pristine base's, so before anything is merged into it
         truncation = 0.0
         if parent is not None and parent.rank + plan.rank > plan.max_rank:
             parent, truncation = weights.consolidate(parent, max(1, plan.max_rank - plan.rank))
@@ -184,27 +179,16 @@ class Session:
             )
         return lessons
 
-    def _general(self, base: weights.Base) -> list[Encoded]:
-        """Return everyday conversation in the pristine base's own words; made once per base and kept."""
-        path = Path(self.order.base).with_name(f"{Path(self.order.base).name}.general.json")
-        known = files.read_json(path) if path.is_file() else {}
-        if known.get("fingerprint") != base.fingerprint or known.get("task") != self.order.task:
+    def _general(self, base: weights.Base) -> general.General:
+        """Return general conversation in the pristine base's own words; made once per base and kept beside it."""
+        path = Path(self.order.base).with_name(
+            f"{Path(self.order.base).name}.{self.order.task}.general.safetensors"
+        )
+        found = general.read(path, base.fingerprint, self._task)
+        if found is None:
             self.report({"phase": "asking the base"})
-            rows = examine.answer_as_base(
-                base.model, base.tokenizer, self._task, limit=GENERAL_ROWS, length=GENERAL_TOKENS
-            )
-            known = {"fingerprint": base.fingerprint, "task": self.order.task, "rows": rows}
-            files.write_json(path, known)
-        examples = [
-            Example(
-                task=self.order.task,
-                question=[{"role": "user", "content": row["question"]}],
-                answer=row["answer"],
-            )
-            for row in known["rows"]
-            if row["answer"].strip()
-        ]
-        return [self._task.encode(base.tokenizer, example) for example in examples]
+            found = general.make(path, base.model, base.tokenizer, self._task, base.fingerprint)
+        return found
 
     # -- training
 
@@ -214,7 +198,12 @@ class Session:
         material = trainer.Material(
             rows=[lesson.encoded for lesson in lessons],
             items=[
-                Item(dataset=lesson.example.dataset, is_new=lesson.is_new, recalled=lesson.knows)
+                Item(
+                    dataset=lesson.example.dataset,
+                    is_new=lesson.is_new,
+                    recalled=lesson.knows,
+                    known=lesson.right,
+                )
                 for lesson in lessons
             ],
             general=start.voices,
@@ -281,7 +270,7 @@ class Session:
             mended=sum(now and not before for before, now in old),
             perplexity=perplexity,
             perplexity_base=perplexity_base,
-            kl_base=examine.distance_from_base(deck, "candidate", self._general(base)[1::2]),
+            kl_base=examine.distance_from_base(deck, "candidate", self._general(base).measured),
             degenerate=bad,
             sampled=len(questions),
             reload_difference=weights.difference(deck.read("candidate"), made.adapter),

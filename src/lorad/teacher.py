@@ -43,28 +43,30 @@ class Pack:
     rows: int
 
 
-def pack(rows: Sequence[Encoded]) -> Pack:
-    """Lay rows into one sequence behind their common prefix."""
-    shared = _common_prefix(rows)
-    tokens = list(rows[0].tokens[:shared])
+def pack(rows: Sequence[Encoded], guests: Sequence[Encoded] = ()) -> Pack:
+    """Lay rows into one sequence behind their common prefix, and behind them guests that see only themselves."""
+    shared = _common_prefix(rows) if rows else 0
+    tokens = list(rows[0].tokens[:shared]) if rows else []
     positions = list(range(shared))
     segments = [0] * shared
     predicting: list[int] = []
     targets: list[int] = []
     owners: list[int] = []
-    for number, row in enumerate(rows):
+    for number, row in enumerate((*rows, *guests)):
         begin = len(tokens)
-        own = row.tokens[shared:-1]  # the last token is only ever predicted
+        cut = shared if number < len(rows) else 0
+        own = row.tokens[cut:-1]  # the last token is only ever predicted
         tokens += own
-        positions += range(shared, shared + len(own))
+        positions += range(cut, cut + len(own))
         segments += [number + 1] * len(own)
-        first = begin + row.start - shared - 1
+        first = begin + row.start - cut - 1
         predicting += range(first, first + len(row.answer))
         targets += row.answer
         owners += [number] * len(row.answer)
     segment = torch.tensor(segments)
     earlier = torch.ones(len(tokens), len(tokens), dtype=torch.bool).tril()
-    visible = earlier & ((segment[None, :] == segment[:, None]) | (segment[None, :] == 0))
+    behind_prefix = (segment[None, :] == 0) & (segment[:, None] <= len(rows))
+    visible = earlier & ((segment[None, :] == segment[:, None]) | behind_prefix)
     return Pack(
         torch.tensor([tokens]),
         torch.tensor([positions]),
@@ -72,14 +74,18 @@ def pack(rows: Sequence[Encoded]) -> Pack:
         torch.tensor(predicting),
         torch.tensor(targets),
         torch.tensor(owners),
-        len(rows),
+        len(rows) + len(guests),
     )
 
 
 def _common_prefix(rows: Sequence[Encoded]) -> int:
     """Count the tokens that all rows begin with; at least one token before the answer stays with its row."""
-    limit = min(row.start for row in rows) - 1
-    columns = zip(*(row.tokens[:limit] for row in rows), strict=True)
+    return common_prefix([row.tokens[: row.start - 1] for row in rows])
+
+
+def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
+    """Count the tokens that all sequences begin with."""
+    columns = zip(*sequences, strict=False)  # as far as the shortest goes
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
@@ -132,16 +138,12 @@ class Voice:
 
 @torch.inference_mode()
 def listen(model: Any, rows: Sequence[Encoded], likeliest: int = 64) -> list[Voice]:
-    """Return how a model speaks these rows, from behind what they all begin with to their end."""
-    if not rows:
-        return []
-    begin = max(1, _common_prefix([Encoded(row.tokens, len(row)) for row in rows]))
+    """Return what a model would say at every position of these rows from ``start`` on."""
     voices = []
     for row in rows:
-        whole = Encoded(row.tokens, begin)
-        scores = answer_logits(model, pack([whole])).float()
+        scores = answer_logits(model, pack([row])).float()
         top = scores.topk(min(likeliest, scores.shape[-1]))
-        voices.append(Voice(whole, top.indices.cpu(), functional.softmax(top.values, -1).cpu()))
+        voices.append(Voice(row, top.indices.cpu(), functional.softmax(top.values, -1).cpu()))
     return voices
 
 

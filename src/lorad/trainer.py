@@ -83,7 +83,7 @@ def train(
     rounds = _Rounds(material, rehearsal, plan)
     watcher = _Watcher(model, material, plan, rehearsal=rehearsal, tally=tally, report=report, clock=clock)
     optimizer = torch.optim.AdamW(
-        [weight for weight in model.parameters() if weight.requires_grad],
+        _groups(model, plan),
         lr=plan.learning_rate,
         betas=(0.9, 0.99),
         weight_decay=0.0,
@@ -105,7 +105,7 @@ def train(
         trainer.train()
     return Outcome(
         ended_by=rehearsal.ended_by or "ceiling",
-        right=watcher.right,
+        right=rehearsal.right,
         history=tally.history,
         steps=tally.steps,
         tokens=tally.tokens,
@@ -113,6 +113,19 @@ def train(
         seconds_testing=tally.testing,
         peak_bytes=peak_memory(model.device.type),
     )
+
+
+def _groups(model: Any, plan: Plan) -> list[dict[str, Any]]:
+    """Return the trained weights with their rates: B learns ``loraplus_ratio`` times as fast as A.
+
+    B begins at zero and moves the output, A only turns the input: one rate for both is too low for B
+    (Hayou et al. 2024, LoRA+, section 4).
+    """
+    trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    of_b = [weight for name, weight in trained if "lora_B" in name]
+    others = [weight for name, weight in trained if "lora_B" not in name]
+    rate = plan.learning_rate
+    return [{"params": others, "lr": rate}, {"params": of_b, "lr": rate * plan.loraplus_ratio}]
 
 
 def schedule(plan: Plan, steps_per_round: int) -> Callable[[int], float]:
@@ -198,7 +211,7 @@ class _Rounds(IterableDataset[int]):
         for group in teacher.divide(both, self._plan.pack_tokens):
             own = [i for i in group if i < len(rows)]
             other = [i for i in group if i >= len(rows)]
-            packed = teacher.pack([both[i] for i in (*own, *other)])
+            packed = teacher.pack([both[i] for i in own], [both[i] for i in other])
             packs.append((packed, [numbers[i] for i in own], [voices[i - len(rows)] for i in other]))
         answers = sum(len(row.answer) for row in rows)
         general = sum(len(voice.row.answer) for voice in voices)
@@ -278,8 +291,8 @@ class _Watcher(TrainerCallback):
         self._clock = clock
         self._began = clock()
         self._reported = -math.inf
-        self._has_old = any(not item.is_new for item in material.items)
-        self.right: list[bool] = [False] * len(material.rows)
+        self._new = [number for number, item in enumerate(material.items) if item.is_new]
+        self._old = [number for number, item in enumerate(material.items) if not item.is_new]
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Say where the run stands, about once a second."""
@@ -306,23 +319,23 @@ class _Watcher(TrainerCallback):
         )
 
     def _recall(self) -> dict[str, float | None]:
-        old = round(self._rehearsal.recall(new=False), 4) if self._has_old else None
+        old = round(self._rehearsal.recall(new=False), 4) if self._old else None
         return {"recall": round(self._rehearsal.recall(new=True), 4), "old_recall": old}
 
     def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Close a round: test if the target is near, note the numbers, stop if that is it."""
         del args, state, kwargs
-        tested = self._rehearsal.is_near() or self._rehearsal.rounds >= self._plan.until.max_epochs
-        ended = self._rehearsal.tested(self._test()) if tested else self._rehearsal.not_tested()
-        if ended and not tested:
-            self._rehearsal.saw(self._test())
+        near = self._rehearsal.is_near() or self._rehearsal.rounds >= self._plan.until.max_epochs
+        ended = self._test() if near else self._rehearsal.not_tested()
+        if ended and not near:
+            ended = self._test()  # before giving up, look
         loss = sum(self._tally.losses) / max(1, len(self._tally.losses))
         self._tally.losses.clear()
         elapsed = self._clock() - self._began
         closed = {
             "round": self._rehearsal.rounds,
             "loss": round(loss, 4),
-            "tested": tested,
+            "tested": near,
             "seconds": round(elapsed, 2),
             **self._recall(),
         }
@@ -331,13 +344,22 @@ class _Watcher(TrainerCallback):
         if ended:
             control.should_training_stop = True
 
-    def _test(self) -> dict[int, bool]:
+    def _test(self) -> str | None:
+        """Test the new rows, and if they are at the target all others too; return what ends the session."""
         began = self._clock()
         self._report({"phase": "testing"})
         self._model.eval()
-        self.right = teacher.recalled(self._model, self._material.rows)
+        right = self._ask(self._new)
+        self._rehearsal.saw(right)
+        last = self._rehearsal.rounds >= self._plan.until.max_epochs
+        if last or self._rehearsal.is_learned():
+            right |= self._ask(self._old)
         self._tally.testing += self._clock() - began
-        return dict(enumerate(self.right))
+        return self._rehearsal.tested(right)
+
+    def _ask(self, numbers: Sequence[int]) -> dict[int, bool]:
+        answers = teacher.recalled(self._model, [self._material.rows[number] for number in numbers])
+        return dict(zip(numbers, answers, strict=True))
 
     def _eta(self, elapsed: float) -> float | None:
         """Extrapolate the last rounds' gain in recall to the target; ``None`` while nothing moves."""

@@ -1,0 +1,119 @@
+"""A capability: general conversation, as a base says it. Sampled once per base and task, and stored.
+
+What lives here: what protects general ability while a session trains, and what measures it afterwards. What
+never does: deciding how much of it a session trains.
+
+Data-free distillation: the base answers everyday questions in its own template and goes on from openings of
+plain text, sampled from its own distribution; at every position its 64 likeliest tokens are kept. Half of
+the prompts are trained, the other half only ever measured. Sampled and not greedy, because what is held is the
+distribution: a cut answer teaches nothing about stopping, a dull one would be all that is held.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from lorad import examine, files, teacher
+from lorad.domain import Encoded
+from lorad.tasks import Task
+
+SAMPLES = 2
+LENGTH = 48
+"""Tokens that the base adds to a prompt."""
+MEASURED = 20
+"""Rows of the second half that are measured: enough to see a change, few enough to cost seconds."""
+FORM = "2"
+"""Of the file; another one is made anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class General:
+    """What the pristine base said."""
+
+    trained: list[teacher.Voice]
+    measured: list[Encoded]
+
+
+def prompts() -> list[str]:
+    """Return the fixed everyday questions."""
+    return _lines("general_prompts.txt")
+
+
+def openings() -> list[str]:
+    """Return the fixed beginnings of plain text."""
+    return _lines("general_openings.txt")
+
+
+def _lines(name: str) -> list[str]:
+    return resources.files("lorad").joinpath(name).read_text(encoding="utf-8").splitlines()
+
+
+def read(path: Path, fingerprint: str, task: Task) -> General | None:
+    """Return what was stored, or ``None`` when it is not there, damaged, or another base's."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            if handle.metadata() != _metadata(fingerprint, task):
+                return None
+            found = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError):
+        return None
+    return _unfold(found)
+
+
+def make(path: Path, model: Any, tokenizer: Any, task: Task, fingerprint: str) -> General:
+    """Let a pristine base speak, store it, and return it; about a minute for 135 million parameters on two cores."""
+    rows = _speak(model, tokenizer, task)
+    tensors = _fold(teacher.listen(model, rows))
+    files.write_bytes(path, save(tensors, metadata=_metadata(fingerprint, task)))
+    return _unfold(tensors)
+
+
+def _speak(model: Any, tokenizer: Any, task: Task) -> list[Encoded]:
+    asked = [task.prompt(tokenizer, [{"role": "user", "content": text}]) for text in prompts()]
+    plain = [list(tokenizer(text)["input_ids"]) for text in openings()]
+    head = teacher.common_prefix(asked)
+    starts = [head] * len(asked) + [1] * len(plain)
+    rows = []
+    for _ in range(SAMPLES):
+        for begins, first in ((asked, 0), (plain, len(asked))):
+            said = examine.continue_each(
+                model, begins, task.stop_tokens(tokenizer), LENGTH, do_sample=True, top_p=0.95, top_k=0
+            )
+            rows += [
+                Encoded((*begin, *more), starts[first + number])
+                for number, (begin, more) in enumerate(zip(begins, said, strict=True))
+            ]
+    return rows
+
+
+def _metadata(fingerprint: str, task: Task) -> dict[str, str]:
+    return {"fingerprint": fingerprint, "task": task.name, "form": FORM}
+
+
+def _fold(voices: Sequence[teacher.Voice]) -> dict[str, Tensor]:
+    return {
+        "tokens": torch.tensor([token for voice in voices for token in voice.row.tokens], dtype=torch.int32),
+        "lengths": torch.tensor([len(voice.row) for voice in voices], dtype=torch.int32),
+        "starts": torch.tensor([voice.row.start for voice in voices], dtype=torch.int32),
+        "likeliest": torch.cat([voice.likeliest for voice in voices]).to(torch.int32),
+        "probabilities": torch.cat([voice.probabilities for voice in voices]),
+    }
+
+
+def _unfold(tensors: dict[str, Tensor]) -> General:
+    lengths, starts = tensors["lengths"].tolist(), tensors["starts"].tolist()
+    tokens = torch.split(tensors["tokens"], lengths)
+    rows = [Encoded(tuple(t.tolist()), start) for t, start in zip(tokens, starts, strict=True)]
+    answers = [len(row.answer) for row in rows]
+    likeliest = torch.split(tensors["likeliest"].long(), answers)
+    probabilities = torch.split(tensors["probabilities"], answers)
+    voices = [teacher.Voice(*parts) for parts in zip(rows, likeliest, probabilities, strict=True)]
+    step = max(1, len(rows) // 2 // MEASURED)
+    return General(voices[::2], rows[1::2][::step][:MEASURED])
