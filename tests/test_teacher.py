@@ -106,20 +106,32 @@ def test_the_limit_does_not_change_what_is_recalled(made):
     assert teacher.recalled(model, rows, 1) == teacher.recalled(model, rows, 10_000)
 
 
-def test_listening_keeps_the_likeliest_tokens_behind_the_common_beginning(made):
+def test_listening_keeps_the_likeliest_tokens_from_the_start_on(made):
     model, tokenizer = made
-    rows = encoded(tokenizer, 3)
+    rows = [Encoded(row.tokens, 3) for row in encoded(tokenizer, 3)]
 
     voices = teacher.listen(model, rows, likeliest=8)
 
-    shared = voices[0].row.start
-    assert len({row.tokens[:shared] for row in rows}) == 1
-    assert len({row.tokens[: shared + 1] for row in rows}) > 1
-    exact = torch.softmax(model(input_ids=torch.tensor([rows[0].tokens])).logits[0, shared - 1 : -1], -1)
+    exact = torch.softmax(model(input_ids=torch.tensor([rows[0].tokens])).logits[0, 2:-1], -1)
     top = exact.topk(8)
+    assert voices[0].row == rows[0]
     assert torch.equal(voices[0].likeliest, top.indices)
     assert torch.allclose(voices[0].probabilities, top.values / top.values.sum(-1, keepdim=True), atol=1e-5)
     assert teacher.listen(model, []) == []
+
+
+def test_guests_see_only_themselves(made):
+    model, tokenizer = made
+    rows = encoded(tokenizer, 3)
+    guest = Encoded((5, 6, 7, 8, 9), 1)
+
+    together = teacher.answer_logits(model, teacher.pack(rows, [guest]))
+
+    own = len(guest.answer)
+    assert torch.allclose(together[:-own], teacher.answer_logits(model, teacher.pack(rows)), atol=1e-5)
+    alone = model(input_ids=torch.tensor([guest.tokens])).logits[0, :-1]
+    assert torch.allclose(together[-own:], alone, atol=1e-5)
+    assert torch.allclose(teacher.answer_logits(model, teacher.pack([], [guest])), alone, atol=1e-5)
 
 
 def test_echoing_costs_least_where_the_model_still_speaks_like_the_voice(made):

@@ -8,7 +8,7 @@ import torch
 
 import tiny
 from lorad import teacher, trainer, weights
-from lorad.domain import Mix, Plan, Until
+from lorad.domain import Encoded, Mix, Plan, Until
 from lorad.errors import TrainingError
 from lorad.rehearsal import Item
 from lorad.tasks import find
@@ -153,9 +153,8 @@ def test_general_conversation_holds_the_model_to_the_base():
     distances = {}
     for share in (0.0, 0.5):
         model, tokenizer = learner()
-        voices = teacher.listen(
-            model, [find("chat").encode(tokenizer, e) for e in tiny.facts(8, subject="window")]
-        )
+        rows = [find("chat").encode(tokenizer, e) for e in tiny.facts(8, subject="window")]
+        voices = teacher.listen(model, [Encoded(row.tokens, 3) for row in rows])
         given = replace(material(tokenizer), general=voices)
         run(
             model,
@@ -165,3 +164,19 @@ def test_general_conversation_holds_the_model_to_the_base():
         distances[share] = distance(model, voices)
 
     assert distances[0.5] < distances[0.0] - 0.3
+
+
+def test_b_learns_faster_by_the_ratio():
+    # Given one step, in which only B can move: it begins at zero, so A has no gradient yet
+    moved = []
+    for ratio in (1.0, 4.0):
+        model, tokenizer = learner()
+        run(
+            model,
+            material(tokenizer),
+            replace(PLAN, loraplus_ratio=ratio, until=replace(PLAN.until, max_epochs=1)),
+        )
+        _, b = next(iter(weights.read_live(model).factors.values()))
+        moved.append(float(b.abs().max()))
+
+    assert moved[1] / moved[0] == pytest.approx(4.0, rel=0.01)

@@ -1,0 +1,94 @@
+"""General conversation: said once by the pristine base, stored, half to train and half to measure."""
+
+import pytest
+import torch
+
+import tiny
+from lorad import general, teacher
+from lorad.tasks import find
+
+CHAT = find("chat")
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory):
+    """Let the tiny model speak once."""
+    tokenizer = tiny.tokenizer()
+    model = tiny.model(len(tokenizer))
+    path = tmp_path_factory.mktemp("general") / "tiny.chat.general.safetensors"
+    torch.manual_seed(1)
+    return model, path, general.make(path, model, tokenizer, CHAT, "abc")
+
+
+def same(one, other):
+    return (
+        [v.row for v in one.trained] == [v.row for v in other.trained]
+        and one.measured == other.measured
+        and all(
+            torch.equal(a.likeliest, b.likeliest) and torch.equal(a.probabilities, b.probabilities)
+            for a, b in zip(one.trained, other.trained, strict=True)
+        )
+    )
+
+
+def test_what_was_said_is_read_back_as_it_was(spoken):
+    _, path, made = spoken
+
+    found = general.read(path, "abc", CHAT)
+
+    assert found is not None
+    assert same(found, made)
+
+
+def test_voices_hold_the_base_to_its_own_distribution(spoken):
+    model, _, made = spoken
+
+    for voice in made.trained[::20]:
+        (again,) = teacher.listen(model, [voice.row])
+        assert torch.equal(voice.likeliest, again.likeliest)
+        assert torch.allclose(voice.probabilities, again.probabilities, atol=1e-6)
+
+
+def test_nothing_that_is_measured_is_trained(spoken):
+    _, _, made = spoken
+
+    begins = {voice.row.tokens[:40] for voice in made.trained}
+
+    assert made.measured
+    assert not begins & {row.tokens[:40] for row in made.measured}
+
+
+def test_plain_text_and_conversation_are_both_there(spoken):
+    _, _, made = spoken
+    head = tuple(CHAT.prompt(tiny.tokenizer(), [{"role": "user", "content": "x"}])[:2])
+
+    in_chat = [voice.row.tokens[:2] == head for voice in made.trained]
+
+    assert {True, False} == set(in_chat)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+        lambda path: path.write_bytes(b"no tensors"),
+    ],
+)
+def test_a_file_that_is_gone_or_damaged_is_made_anew(spoken, tmp_path, change):
+    path = tmp_path / "copy.safetensors"
+    path.write_bytes(spoken[1].read_bytes())
+    change(path)
+
+    assert general.read(path, "abc", CHAT) is None
+
+
+def test_another_base_has_other_words(spoken):
+    assert general.read(spoken[1], "another", CHAT) is None
+
+
+def test_openings_and_prompts_are_all_different():
+    texts = [*general.prompts(), *general.openings()]
+
+    assert len(set(texts)) == len(texts) == 80
+    assert all(text.strip() for text in texts)
