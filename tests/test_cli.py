@@ -539,6 +539,65 @@ def test_nothing_is_forgotten_by_accident(lorad, daemon, typed, flags, is_asked)
     assert result.exit_code == (0 if is_asked else 1)
 
 
+def exported(row, dataset, question="Where is the mill?"):
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": "é"}]
+    return {"messages": messages, "dataset": dataset, "provenance": {"row": row, "learned_in": "v0.1"}}
+
+
+def test_memory_is_exported_page_by_page(lorad, daemon, tmp_path):
+    # Given a memory of two pages
+    pages = [[exported(1, "mills"), exported(4, "mills")], [exported(9, "inns")], []]
+    daemon.answers("GET /api/memory/examples", *({"examples": page} for page in pages))
+    # When it is exported
+    file = tmp_path / "memory.jsonl"
+    result = lorad("memory", "export", str(file))
+    # Then every example is in the file, and each page was asked for behind the one before
+    assert result.stdout == f"wrote 3 examples to {file}\n"
+    assert [json.loads(line) for line in file.read_text().splitlines()] == [*pages[0], *pages[1]]
+    assert [query["after"] for _, query, _ in daemon.asked] == ["0", "4", "9"]
+    assert [path.name for path in tmp_path.iterdir()] == ["memory.jsonl"]
+
+
+def test_memory_is_exported_to_standard_output(lorad, daemon):
+    daemon.answers("GET /api/memory/examples", {"examples": [exported(1, "mills")]}, {"examples": []})
+    result = lorad("memory", "export", "-", "--dataset", "mills")
+    assert json.loads(result.stdout) == exported(1, "mills")
+    assert daemon.asked[0][1] == {"track": "chat", "after": "0", "dataset": "mills"}
+
+
+def test_an_export_that_breaks_off_leaves_no_file(lorad, daemon, tmp_path):
+    daemon.answers(
+        "GET /api/memory/examples",
+        {"examples": [exported(1, "mills")]},
+        Problem(503, "stopping", "lorad stops"),
+    )
+    result = lorad("memory", "export", str(tmp_path / "memory.jsonl"))
+    assert (result.stderr, result.exit_code) == ("lorad: lorad stops\n", 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exported_memory_is_imported_dataset_by_dataset(lorad, home, tmp_path):
+    # Given an export of two datasets, one with a name that is no file's name
+    rows = [exported(1, "mills"), exported(2, "../up"), exported(3, "mills", "Where is the inn?")]
+    file = tmp_path / "memory.jsonl"
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows) + "\n")
+    # When it is imported
+    result = lorad("memory", "import", str(file))
+    # Then each dataset waits in the inbox under its own name, and nothing is anywhere else
+    assert result.exit_code == 0, result.stderr
+    found = {path.name: path.read_text().splitlines() for path in (home / "inbox" / "chat").iterdir()}
+    assert {name: len(lines) for name, lines in found.items()} == {"mills.jsonl": 2, "_up.jsonl": 1}
+    assert json.loads(found["mills.jsonl"][0]) == rows[0]
+
+
+def test_only_an_export_is_imported(lorad, tmp_path):
+    file = tmp_path / "other.jsonl"
+    file.write_text('{"instruction": "a", "response": "b"}\n')
+    result = lorad("memory", "import", str(file))
+    assert "line 1: this is not a row that lorad memory export wrote" in result.stderr
+    assert result.exit_code == 1
+
+
 def test_consolidating_names_its_job(lorad, daemon):
     daemon.answers("POST /api/consolidate", {"id": 7})
     assert "lorad wait --job 7" in lorad("consolidate", "--refit").stdout

@@ -49,6 +49,33 @@ def known(memory, *lineage, track="chat"):
     return [item.example for item in memory.learned(track, lineage)]
 
 
+def test_memory_is_read_page_by_page(memory, drop):
+    # Given four examples, of which one was forgotten
+    learn(memory, drop, "v0.1", MILL, FORD, INN)
+    memory.forget("chat", "inns", 2.0)
+    memory.add("chat", [an_example("Where is the well?", "In the yard.")], drop(), 3.0)
+    memory.record_recall("chat", "v0.1", {MILL.id: True})
+
+    first = memory.page("chat", limit=2)
+    rest = memory.page("chat", after=first[-1]["provenance"]["row"])
+
+    assert [row["messages"][-1]["content"] for row in first] == ["By the river.", "Below the mill."]
+    assert [row["messages"][0] for row in rest] == [{"role": "user", "content": "Where is the well?"}]
+    told = first[0]["provenance"]
+    assert (told["learned_in"], told["recalled"], told["recalled_in"]) == ("v0.1", 1, "v0.1")
+    assert rest[0]["provenance"]["learned_in"] is None
+    assert memory.page("chat", after=99) == []
+    assert [row["dataset"] for row in memory.page("chat", "mills")] == ["mills"] * 3
+    assert memory.page("tags") == []
+
+
+def test_a_page_leaves_out_what_was_replaced(memory, drop):
+    learn(memory, drop, "v0.1", MILL)
+    learn(memory, drop, "v0.2", MOVED)
+
+    assert [row["dataset"] for row in memory.page("chat")] == ["news"]
+
+
 # adding
 
 

@@ -494,6 +494,11 @@ class App:
         self._registry(track)
         return {"datasets": self.cycle.memory.datasets(track)}
 
+    def examples(self, track: str, dataset: str | None, after: int, limit: int) -> dict[str, Any]:
+        """Return a page of memory's examples."""
+        self._registry(track)
+        return {"examples": self.cycle.memory.page(track, dataset, after, limit)}
+
     def forget(self, track: str, selector: str) -> dict[str, Any]:
         """Remove examples from memory on purpose."""
         self._registry(track)

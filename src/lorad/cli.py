@@ -15,6 +15,7 @@ import math
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,8 @@ Force = Annotated[bool, typer.Option("--force", help="Promote it whatever the ju
 Changes = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Change its plan, repeatable.")]
 PlotFile = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw it into a picture.")]
 Target = Annotated[str | None, typer.Option(metavar="V", help="Else the previous one.")]
+ExportFile = Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="Where to; - is standard output.")]
+Dataset = Annotated[str | None, typer.Option(metavar="NAME", help="Only this dataset.")]
 Refit = Annotated[bool, typer.Option("--refit", help="Learn all of memory anew from the base model.")]
 Selector = Annotated[str, typer.Argument(help="A dataset's name, else a text that the examples hold.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -547,10 +550,85 @@ def rollback(ctx: typer.Context, to: Target = None, track: Track = "chat") -> No
     typer.echo(f"{now['serving']} serves; latest is {now['latest']}, previous is {now['previous'] or 'none'}")
 
 
-@app.command()
-def memory(ctx: typer.Context, track: Track = "chat", as_json: Json = False) -> None:
+memory = typer.Typer(invoke_without_command=True)
+app.add_typer(memory, name="memory")
+
+
+@memory.callback()
+def _memory(ctx: typer.Context, track: Track = "chat", as_json: Json = False) -> None:
     """List the datasets in memory, and how much of each is recalled."""
-    _print(_client(ctx).memory(track), as_json, tables.memory)
+    if ctx.invoked_subcommand is None:
+        _print(_client(ctx).memory(track), as_json, tables.memory)
+
+
+@memory.command("export")
+def memory_export(
+    ctx: typer.Context, file: ExportFile, track: Track = "chat", dataset: Dataset = None
+) -> None:
+    """Write the examples as JSONL, which the inbox and import read; - is standard output."""
+    rows = _client(ctx).examples(track, dataset)
+    if str(file) == "-":
+        for row in rows:
+            typer.echo(json.dumps(row, ensure_ascii=False))
+        return
+    count = 0
+    hidden = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        with hidden.open("w", encoding="utf-8") as stream:
+            for count, row in enumerate(rows, 1):  # noqa: B007 - the last number is the count
+                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        hidden.rename(file)
+    except OSError as error:
+        raise ConfigError(f"{file} could not be written: {error.strerror}", code="not_written") from None
+    finally:
+        hidden.unlink(missing_ok=True)  # renamed already when all went well
+    typer.echo(f"wrote {phrases.plural(count, 'example')} to {file}")
+
+
+@memory.command("import")
+def memory_import(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(help="A file that export wrote.")],
+    track: Track = "chat",
+) -> None:
+    """Drop an exported memory into the inbox, each dataset under its own name."""
+    home, _ = ctx.obj.find()
+    inbox = home.inbox / track
+    with tempfile.TemporaryDirectory() as folder:
+        sources = _split_by_dataset(file, Path(folder))
+        for source in sources:
+            _copy_in(source, inbox)
+    names = ", ".join(source.stem for source in sources)
+    typer.echo(f"dropped {phrases.plural(len(sources), 'dataset')} into {inbox}: {names}")
+
+
+def _split_by_dataset(file: Path, folder: Path) -> list[Path]:
+    """Write one JSONL file per dataset, named after it."""
+    with contextlib.ExitStack() as stack:
+        streams: dict[str, Any] = {}
+        for number, line in enumerate(_lines_of(file), 1):
+            try:
+                name = str(json.loads(line)["dataset"])
+            except (ValueError, KeyError, TypeError):
+                raise ConfigError(
+                    f"{file}, line {number}: this is not a row that lorad memory export wrote; drop other "
+                    f"datasets with: lorad drop {file}",
+                    code="not_exported",
+                ) from None
+            safe = "".join(sign if sign.isalnum() or sign in "._- " else "_" for sign in name).lstrip(".")
+            if name not in streams:
+                path = folder / f"{safe or 'dataset'}.jsonl"
+                streams[name] = stack.enter_context(path.open("a", encoding="utf-8"))
+            streams[name].write(line.rstrip("\n") + "\n")
+    return sorted(folder.iterdir())
+
+
+def _lines_of(file: Path) -> Iterator[str]:
+    try:
+        with file.open(encoding="utf-8") as stream:
+            yield from (line for line in stream if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}", code="unreadable") from None
 
 
 @app.command()

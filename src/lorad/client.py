@@ -162,6 +162,14 @@ class Client:
         """Return what is kept of each dataset."""
         return self.call("GET", "/api/memory", track=track)
 
+    def examples(self, track: str, dataset: str | None = None) -> Iterator[dict[str, Any]]:
+        """Yield every example in memory, or one dataset's, as rows to export; asks page by page."""
+        after = 0
+        only = _given({"dataset": dataset})
+        while page := self.call("GET", "/api/memory/examples", track=track, after=after, **only)["examples"]:
+            yield from page
+            after = page[-1]["provenance"]["row"]
+
     def forget(self, track: str, selector: str) -> Any:
         """Remove examples from memory."""
         return self.call("POST", "/api/forget", {"track": track, "selector": selector})

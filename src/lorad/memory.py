@@ -124,6 +124,24 @@ class Memory:
         """Return every example that is neither replaced nor forgotten."""
         return self._select(track, "AND superseded_by IS NULL")
 
+    def page(
+        self, track: str, dataset: str | None = None, after: int = 0, limit: int = 1000
+    ) -> list[dict[str, Any]]:
+        """Return examples as rows to export, with where they come from, in order of arrival.
+
+        ``after`` is the ``row`` of the last one seen. Left out is what was replaced or forgotten.
+        """
+        rows = self._db.rows(
+            "SELECT rowid, * FROM examples WHERE track = ? AND rowid > ? AND forgotten_at IS NULL"
+            " AND superseded_by IS NULL AND (? IS NULL OR dataset = ?) ORDER BY rowid LIMIT ?",
+            track,
+            after,
+            dataset,
+            dataset,
+            limit,
+        )
+        return [_exported(row) for row in rows]
+
     def _select(self, track: str, condition: str, *values: Any) -> list[Example]:
         query = f"SELECT * FROM examples WHERE track = ? AND forgotten_at IS NULL {condition} ORDER BY rowid"
         return [_example(row) for row in self._db.rows(query, track, *values)]
@@ -183,6 +201,16 @@ class Memory:
             track,
         )
         return [{key: row[key] or 0 if key != "dataset" else row[key] for key in row.keys()} for row in rows]  # noqa: SIM118 - a Row iterates values
+
+
+def _exported(row: sqlite3.Row) -> dict[str, Any]:
+    example = _example(row)
+    provenance = ("line", "added_at", "learned_in", "recalled", "recalled_in")
+    return {
+        "messages": [*example.question, {"role": "assistant", "content": example.answer}],
+        "dataset": example.dataset,
+        "provenance": {"row": row["rowid"], **{name: row[name] for name in provenance}},
+    }
 
 
 def _example(row: sqlite3.Row) -> Example:

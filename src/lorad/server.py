@@ -10,10 +10,10 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 from anyio import to_thread
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,6 +24,8 @@ from lorad.errors import ConfigError, LoradError, ProtocolError, RegistryError, 
 
 SOCKET_PATH_LIMIT = 103
 """Bytes; macOS allows 103, Linux 107."""
+PAGE_LIMIT = 1000
+"""Examples that one answer may hold."""
 
 
 class Daemon(Protocol):
@@ -42,6 +44,7 @@ class Daemon(Protocol):
     def explain(self, track: str, version: str) -> dict[str, Any]: ...
     def rollback(self, track: str, to: str | None) -> dict[str, Any]: ...
     def memory(self, track: str) -> dict[str, Any]: ...
+    def examples(self, track: str, dataset: str | None, after: int, limit: int) -> dict[str, Any]: ...
     def forget(self, track: str, selector: str) -> dict[str, Any]: ...
     def consolidate(self, track: str, *, refit: bool) -> dict[str, Any]: ...
     def retention(self, track: str) -> dict[str, Any]: ...
@@ -253,6 +256,15 @@ def _add_memory(app: FastAPI, daemon: Daemon) -> None:
     @app.get("/api/memory")
     def memory(track: str = "chat") -> dict[str, Any]:
         return daemon.memory(track)
+
+    @app.get("/api/memory/examples")
+    def examples(
+        track: str = "chat",
+        dataset: str | None = None,
+        after: int = 0,
+        limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT)] = PAGE_LIMIT,
+    ) -> dict[str, Any]:
+        return daemon.examples(track, dataset, after, limit)
 
     @app.post("/api/forget")
     def forget(body: TrackBody) -> dict[str, Any]:
