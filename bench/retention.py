@@ -1,6 +1,6 @@
 """What is kept over five and over twenty drops on SmolLM2: lorad beside four other ways of going on learning.
 
-    python bench/retention.py [--minutes 55] [--only short|long] [--fresh]
+    python bench/retention.py [--minutes 55] [--only short|long|short-c-1] [--fresh]
 
 Arms: (a) the seed's literal recipe: the base with the last session's own adapter alone, a fresh LoRA, the table's
 epochs; (b) all adapters merged, 12 epochs; both without rehearsal, every row every epoch; (c) lorad, a session as
@@ -400,15 +400,17 @@ def publish() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=55, help="begin no step that would end later")
-    parser.add_argument("--only", choices=[run.name for run in RUNS])
-    parser.add_argument("--fresh", action="store_true", help="forget the finished steps (of --only's run)")
+    parser.add_argument(
+        "--only", default="", help="steps whose names begin so: short, long, short-c-1 (run, arm, seed)"
+    )
+    parser.add_argument("--fresh", action="store_true", help="forget the finished steps (of --only's)")
     parser.add_argument("--step", help=argparse.SUPPRESS)  # a child's
     options = parser.parse_args()
     weights.quieten()
     if options.step:
         make(next(step for step in STEPS if str(step) == options.step))
         return
-    chosen = [step for step in STEPS if options.only in {None, step.run.name}]
+    chosen = [step for step in STEPS if str(step).startswith(options.only)]
     for step in chosen if options.fresh else ():
         files.remove(step.folder())
     base_folder()

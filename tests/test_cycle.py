@@ -68,7 +68,7 @@ class FakeSession:
     def stop(self):
         self.stopped = True
 
-    def end(self, status=0, **measured):
+    def end(self, status=0, rank=8, **measured):
         """End like a session does: the candidate first, then the exit status."""
         if status == 0:
             order = files.read_json(self.folder / "request.json")
@@ -77,6 +77,7 @@ class FakeSession:
             candidate = self.folder / "candidate"
             candidate.mkdir()
             (candidate / "adapter_model.safetensors").write_text(f"weights of job {order['job']}")
+            files.write_json(candidate / "adapter_config.json", {"r": rank})
             learned = [domain.restore(domain.Example, row) for row in new]
             result = {
                 "parent": order["parent_version"],
@@ -278,6 +279,36 @@ def test_a_rejected_job_can_be_retried_with_other_settings_or_promoted_by_force(
     assert order["plan"]["rank"] == 4
     assert world.job().state is JobState.PROMOTED
     assert world.models.serving == "v0.1"
+
+
+def test_an_adapter_that_has_grown_is_made_smaller_at_night(world):
+    # Given a version of more than half the rank limit, and no more to learn
+    world.learn("doors.json", tiny.facts(4), rank=33)
+
+    queued = world.cycle.tidy(world.now)
+    world.pass_time()
+
+    assert [(job.kind, job.dataset) for job in queued] == [("consolidate", "memory")]
+    order = files.read_json(world.models.sessions[-1].folder / "request.json")
+    assert (order["kind"], order["plan"]["rank"], order["parent_version"]) == ("consolidate", 8, "v0.1")
+    assert len(files.read_lines(world.models.sessions[-1].folder / "old.jsonl")) == 4
+    assert world.cycle.tidy(world.now) == []  # one is under way
+
+    world.models.sessions[-1].end(rank=32)
+    world.pass_time()
+
+    assert world.registry.latest == "v0.2"
+    assert world.cycle.tidy(world.now) == []  # small enough
+
+
+def test_at_night_a_home_without_versions_or_with_work_is_left_alone(world):
+    assert world.cycle.tidy(world.now) == []
+
+    world.learn("doors.json", tiny.facts(4), rank=64)
+    world.drop("gates.json", tiny.facts(4, subject="gate"))
+    world.pass_time()
+
+    assert world.cycle.tidy(world.now) == []
 
 
 def test_a_session_that_dies_is_a_failed_job_with_its_last_words(world):

@@ -62,7 +62,7 @@ def test_a_candidate_that_passes_everything_is_promoted_with_every_reason():
         {"kl_base": 1.0},
         {"degenerate": 2},
         {"degenerate": 0, "sampled": 0},
-        {"truncation_error": 0.05},
+        {"truncation_error": 1.0},
         {"broken": 5, "mended": 0},  # p = 0.0625
         {"broken": 0, "mended": 50},
         recalled(new=95),
@@ -84,7 +84,6 @@ def test_at_its_limit_a_candidate_passes(changes):
         ({"perplexity": 11.51}, "perplexity"),
         ({"kl_base": 1.01}, "kl"),
         ({"degenerate": 3}, "degenerate"),
-        ({"truncation_error": 0.051}, "truncation"),
         ({"broken": 6, "mended": 0}, "significance"),  # p = 0.03125
         ({"broken": 60, "mended": 30}, "significance"),
         (recalled(new=94), "new_recall"),
@@ -115,8 +114,7 @@ def test_beyond_its_limit_a_candidate_fails_for_this_alone(changes, check):
         ({"finite": False}, "failed: the weights are not finite"),
         ({}, "all weights are finite"),
         ({}, "nothing was truncated"),
-        ({"truncation_error": 0.2}, "failed: consolidating lost 20.00% of the adapter (at most 5%)"),
-        ({"truncation_error": 0.01}, "consolidating lost 1.00% of the adapter (at most 5%)"),
+        ({"truncation_error": 0.2}, "consolidating lost 20.00% of the adapter (at most 100%)"),
         (
             {"reload_difference": 0.5},
             "failed: reloaded from disk, the adapter differs by 0.5 (at most 1e-06)",
@@ -198,7 +196,6 @@ def test_a_refit_has_nothing_new_to_prove():
         ("max_degenerate_share", 1.0, {"degenerate": 20}),
         ("max_reload_difference", 1.0, {"reload_difference": 0.5}),
         ("max_merge_difference", 5.0, {"merge_difference": 4.0}),
-        ("max_truncation_error", 0.5, {"truncation_error": 0.4}),
     ],
 )
 def test_every_limit_can_be_set(setting, value, changes):
@@ -206,6 +203,13 @@ def test_every_limit_can_be_set(setting, value, changes):
 
     assert not decide(evaluation, LIMITS).promote
     assert decide(evaluation, LIMITS.model_copy(update={setting: value})).promote
+
+
+def test_a_truncation_can_be_refused_for_its_own_sake():
+    strict = LIMITS.model_copy(update={"max_truncation_error": 0.05})
+
+    assert decide(an_evaluation(truncation_error=0.051), strict).failed == ("truncation",)
+    assert decide(an_evaluation(truncation_error=0.05), strict).promote
 
 
 def test_what_the_session_says_of_itself_is_no_proof():

@@ -227,7 +227,9 @@ def test_a_look_before_giving_up_may_find_that_all_is_well():
 
 
 def test_a_drop_costs_the_same_however_much_was_learned_before():
-    few, many = (a_session(new(40) + old(count), mix=replace(MIX, max_examples=2000)) for count in (300, 1900))
+    few, many = (
+        a_session(new(40) + old(count), mix=replace(MIX, max_examples=2000)) for count in (300, 1900)
+    )
 
     assert len(few.choose()) == len(many.choose()) == 80
 
@@ -301,6 +303,38 @@ def test_before_half_is_learned_nobody_gives_up():
     session = a_session(new(100))
 
     assert rounds(session, [0.0] * 8 + [0.2] * 8) == [None] * 16
+
+
+def test_the_rate_falls_as_recall_rises():
+    rates = []
+    for known in (0, 50, 75, 100):
+        session = a_session(new(100))
+        session.saw({number: number < known for number in range(100)})
+        rates.append(session.rate())
+
+    assert rates == pytest.approx([1.0, 0.5**0.5, 0.5, 0.1])
+
+
+def test_what_was_forgotten_keeps_the_rate_up():
+    session = a_session(new(4) + old(4))
+    session.saw({number: number != 4 for number in range(8)})
+
+    assert session.rate() == pytest.approx(0.5)
+
+
+def test_rounds_that_bring_nothing_calm_the_rate_once_half_is_learned():
+    early, late = a_session(new(100)), a_session(new(100))
+
+    rounds(early, [0.36, 0.36, 0.36])
+    rounds(late, [0.75, 0.75])
+    once = late.rate()
+    rounds(late, [0.75])
+
+    assert early.rate() == pytest.approx(0.8)
+    assert (once, late.rate()) == pytest.approx((0.5 * 0.5, 0.5 * 0.25))
+
+    rounds(late, [0.84])
+    assert late.rate() == pytest.approx(0.4)
 
 
 def test_recall_is_told_for_new_and_old():

@@ -27,7 +27,7 @@ def base(tmp_path_factory):
     return folder / "tiny"
 
 
-def order(base, folder, new, old=(), *, parent=None, plan=PLAN, kind="learn", dataset=None):
+def order(base, folder, new, old=(), *, parent=None, plan=PLAN, kind="learn", dataset=None, **training):
     """Write an order as the cycle does."""
     files.write_lines(folder / "new.jsonl", [domain.as_json(example) for example in new])
     files.write_lines(folder / "old.jsonl", [domain.as_json(example) | {"right": True} for example in old])
@@ -42,7 +42,7 @@ def order(base, folder, new, old=(), *, parent=None, plan=PLAN, kind="learn", da
         parent_version="v0.1" if parent else None,
         plan=plan,
         settings={
-            "training": SETTINGS.training.model_dump(),
+            "training": SETTINGS.training.model_dump() | training,
             "judge": SETTINGS.judge.model_dump(),
             "resolved": SETTINGS.model_dump(mode="json"),
         },
@@ -132,6 +132,65 @@ def test_above_the_rank_limit_the_parent_is_truncated_and_training_mends_it(base
     assert found.truncation_error > 0
     assert any("truncated to rank 2" in note for note in found.notes)
     assert found.scores["doors"].recall == 1.0
+
+
+def test_consolidating_halves_the_limit_and_mends_what_it_breaks(base, first, tmp_path):
+    old = tiny.facts(4, "doors")
+    plan = replace(PLAN, rank=2, alpha=4, max_rank=12)
+
+    order(
+        base, tmp_path, [], old, parent=first / "candidate", plan=plan, kind="consolidate", dataset="memory"
+    ).run()
+
+    found, result = evaluation(tmp_path)
+    assert weights.read_adapter(tmp_path / "candidate").rank == 6
+    assert any("truncated to rank 4" in note for note in found.notes)
+    assert found.scores["doors"].recall == 1.0
+    assert result["verdict"]["promote"], result["verdict"]["reasons"]
+
+
+def test_what_does_not_pass_is_repaired_and_then_refitted(base, first, tmp_path):
+    # Given a plan that ends long before anything is learned, and a parent
+    hopeless = replace(PLAN, learning_rate=1e-6, until=replace(PLAN.until, max_epochs=1))
+    new = tiny.facts(3, "gates", subject="gate")
+
+    order(base, tmp_path, new, tiny.facts(4, "doors"), parent=first / "candidate", plan=hopeless).run()
+
+    found, result = evaluation(tmp_path)
+    assert found.repairs == ("repair", "refit")
+    assert not result["verdict"]["promote"]
+    assert found.scores["doors"].recall == 1.0
+
+
+def test_a_refit_that_would_take_too_long_is_left_out_and_said(base, first, tmp_path):
+    hopeless = replace(PLAN, learning_rate=1e-6, until=replace(PLAN.until, max_epochs=1))
+    made = order(
+        base,
+        tmp_path,
+        tiny.facts(3, "gates", subject="gate"),
+        tiny.facts(4, "doors"),
+        parent=first / "candidate",
+        plan=hopeless,
+        max_seconds=0.0,
+    )
+
+    made.run()
+
+    found, _ = evaluation(tmp_path)
+    assert found.repairs == ("repair",)
+    assert any(note.startswith("no refit: it would take about") for note in found.notes)
+
+
+def test_a_repair_can_save_a_session(base, tmp_path):
+    # Given a plan whose rounds do not suffice, and a repair's rounds that do
+    short = replace(PLAN, until=replace(PLAN.until, max_epochs=12))
+    session_ = order(base, tmp_path, tiny.facts(6, "doors"), plan=short)
+
+    session_.run()
+
+    found, result = evaluation(tmp_path)
+    assert result["verdict"]["promote"], (found.scores, found.ended_by)
+    assert found.repairs == ("repair",)
 
 
 def test_refitting_makes_one_adapter_of_everything(base, tmp_path):

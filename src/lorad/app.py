@@ -14,12 +14,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 import uvicorn
 from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.cron import CronTrigger
 
 from lorad import __version__, domain, files, inbox, log, planner, server
 from lorad.config import Settings, load_settings
@@ -295,8 +297,12 @@ class App:
         watcher = inbox.watch(self.home.inbox, self.cycle.inbox.hint_complete, self._wake.set)
         watcher.start()
         self._undo.append(("watcher", lambda: (watcher.stop(), watcher.join(timeout=5))))
-        scheduler = BackgroundScheduler(timezone="UTC")
+        scheduler = BackgroundScheduler(timezone=datetime.now().astimezone().tzinfo)
         scheduler.add_job(self._wake.set, "interval", seconds=1, max_instances=1, coalesce=True)
+        if at := self.settings.training.consolidate_at:
+            hour, _, minute = at.partition(":")
+            nightly = CronTrigger(hour=hour, minute=minute, timezone=scheduler.timezone)
+            scheduler.add_job(self._tidy, nightly, coalesce=True, misfire_grace_time=3600)
         scheduler.start()
         self._undo.append(("scheduler", lambda: scheduler.shutdown(wait=False)))
 
@@ -326,6 +332,10 @@ class App:
             self._exclusively(lambda: self.cycle.step(time.time(), time.monotonic()))
         except Exception:  # one bad step must not end the daemon
             logger.exception("step_failed")
+
+    def _tidy(self) -> None:
+        self._exclusively(lambda: self.cycle.tidy(time.time()))
+        self._wake.set()
 
     def _exclusively(self, act: Callable[[], Any]) -> Any:
         """Take the cycle's turn: steps and people's commands never overlap."""

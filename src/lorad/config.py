@@ -139,7 +139,9 @@ class TrainingSettings(Section):
     """CPU threads of the child; ``None`` takes all cores, at lower priority than answering."""
     nice: int = 10
     max_rank: Count = 64
-    """The summed rank above which the adapter is consolidated."""
+    """The summed rank above which a session first truncates what it begins with."""
+    consolidate_at: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] | None = "03:00"
+    """Local time of day at which an adapter of more than half of ``max_rank`` is made smaller; ``None`` is never."""
     max_seconds: Seconds = 6 * 3600
     """A session that takes longer is stopped and counts as failed."""
 
@@ -160,7 +162,8 @@ class JudgeSettings(Section):
     max_reload_difference: float = 1e-6
     max_merge_difference: float = 2.0
     """Logits; float32 stays under 0.01, bfloat16 rounds the merged weights."""
-    max_truncation_error: float = 0.05
+    max_truncation_error: float = 1.0
+    """Share of an adapter that a truncation may lose. 1 refuses none: what it did to recall decides."""
 
 
 class EngineSettings(Section):

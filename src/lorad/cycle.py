@@ -228,7 +228,10 @@ class Cycle:
             raise TrainingError(
                 "nothing is left to learn from this drop; it was forgotten or replaced", code="nothing_new"
             )
-        overrides = {key: value for key, value in job.settings.items() if key not in {"drop", "rank_limit"}}
+        overrides = {key: value for key, value in job.settings.items() if key != "drop"}
+        if job.kind == "consolidate":  # what mends a truncation is small, or nothing would be gained
+            rank = max(1, self.settings.training.max_rank // 8)
+            overrides = {"rank": rank, "alpha": 2 * rank, **overrides}
         order = Order(
             job=job.id,
             track=job.track,
@@ -419,6 +422,21 @@ class Cycle:
         )
         self.ledger.note("retry", now, job=job_id, force=force)
         return changed
+
+    def tidy(self, now: float) -> list[Job]:
+        """Queue the consolidation of every track that is idle and whose adapter has grown over half its limit."""
+        busy = {job.track for job in self.ledger.open_jobs()}
+        queued = []
+        for track, registry in self.registries.items():
+            version = registry.newest_sound(self._tracks.fingerprint(track))
+            if (
+                version
+                and track not in busy
+                and registry.rank(version) > self.settings.training.max_rank // 2
+            ):
+                queued.append(self.ledger.queue(track, "memory", now, kind="consolidate"))
+                self.ledger.note("consolidating", now, track=track, version=version, job=queued[-1].id)
+        return queued
 
     def rollback(self, track: str, to: str | None, now: float) -> dict[str, str | None]:
         """Serve ``previous`` (or the version named) again."""

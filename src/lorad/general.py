@@ -25,11 +25,11 @@ from lorad.domain import Encoded
 from lorad.tasks import Task
 
 SAMPLES = 2
-LENGTH = 48
+LENGTH = 32
 """Tokens that the base adds to a prompt."""
 MEASURED = 20
 """Rows of the second half that are measured: enough to see a change, few enough to cost seconds."""
-FORM = "2"
+FORM = "5"
 """Of the file; another one is made anew."""
 
 

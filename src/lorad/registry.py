@@ -110,6 +110,17 @@ class Registry:
                 f"{version} has no readable evaluation: {error}", code="evaluation_damaged", version=version
             ) from error
 
+    def rank(self, version: str) -> int:
+        """Return the rank of a version's adapter."""
+        try:
+            return int(files.read_json(self.path(version) / "adapter_config.json")["r"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise RegistryError(
+                f"{version} has no readable adapter_config.json: {error}",
+                code="adapter_damaged",
+                version=version,
+            ) from error
+
     def lineage(self, version: str | None) -> list[str]:
         """Return a version and its ancestors, newest first; pruned ancestors are known by the tracker."""
         parents = {entry["version"]: entry.get("parent") for entry in self.tracker()["checkpoints"]}

@@ -10,6 +10,7 @@ much was learned before it. When the rounds say that the target is near, the cal
 the result to ``tested``.
 """
 
+import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,9 @@ from dataclasses import dataclass
 
 from lorad.domain import Mix, Until
 
+HALF = 0.5
+"""Before half is learned, recall of whole answers stands still for long and says nothing."""
+LEAST_RATE = 0.1
 LEAST = 32
 """So many recalled old rows may go with a small drop: they cost a few seconds a round."""
 KEPT = 0.98
@@ -140,9 +144,19 @@ class Rehearsal:
             self._stale += 1
         if self.rounds >= self._until.max_epochs:
             return self._end("ceiling")
-        if self._stale > self._until.patience and self.recall(new=True) > 0.5:  # noqa: PLR2004 - before half is learned, recall of whole answers stands still and says nothing
+        if self._stale > self._until.patience and self.recall(new=True) > HALF:
             return self._end("patience")
         return None
+
+    def rate(self) -> float:
+        """Return the share of the learning rate that suits what is left to learn.
+
+        While little is recalled, all of it; then its root, so that the last rows do not throw out those before;
+        a half, then a quarter of that while rounds bring nothing, as at a plateau rows push one another out.
+        """
+        left = 1 - min(self.recall(new=True), self.recall(new=False))
+        calmed = 0.5 ** min(self._stale, 2) if self.recall(new=True) > HALF else 1.0
+        return max(LEAST_RATE, math.sqrt(left) * calmed)
 
     def _end(self, why: str) -> str:
         self.ended_by = why

@@ -35,6 +35,8 @@ from lorad.rehearsal import Item
 from lorad.tasks import Task, find
 
 PROBES = 4
+REFIT_ROUNDS = 10
+"""Rounds that learning everything anew takes at least."""
 STOPPED = 75
 """Exit status of a session that was told to end (``EX_TEMPFAIL``)."""
 
@@ -103,13 +105,27 @@ class Session:
             self._repairs.append("repair")
             made = self._repair(made, lessons, right)
             evaluation, right, verdict = self._measure(made, lessons)
-        if not verdict.promote and self._mendable(verdict) and parent is not None:
+        wanted = not verdict.promote and self._mendable(verdict) and parent is not None
+        if wanted and self._has_time_to_refit(made.outcome, lessons):
             self._repairs.append("refit")
             refitted = self._refit(lessons)
             measured = self._measure(refitted, lessons)
             if measured[2].promote:
                 made, (evaluation, right, verdict) = refitted, measured
+        evaluation = replace(evaluation, repairs=tuple(self._repairs), notes=tuple(self._notes))
         self._write(made, lessons, evaluation, right, verdict)
+
+    def _has_time_to_refit(self, so_far: trainer.Outcome, lessons: Sequence[Lesson]) -> bool:
+        """Tell whether every row can be learned anew, at the pace so far, before the session is stopped."""
+        seconds_per_token = so_far.seconds / max(1, so_far.tokens)
+        rounds = max(REFIT_ROUNDS, 2 * self.order.plan.epochs)
+        needed = rounds * seconds_per_token * sum(len(lesson.encoded) for lesson in lessons)
+        left = self._training.max_seconds - (time.time() - self._began)
+        if needed > left:
+            self._notes.append(
+                f"no refit: it would take about {needed:.0f} s, of training.max_seconds {left:.0f} s are left"
+            )
+        return needed <= left
 
     def _mendable(self, verdict: Verdict) -> bool:
         """Only what more training can mend is worth its time."""
@@ -129,8 +145,9 @@ class Session:
         base = self._load()
         voices = self._general(base).trained  # the pristine base's, so before anything is merged into it
         truncation = 0.0
-        if parent is not None and parent.rank + plan.rank > plan.max_rank:
-            parent, truncation = weights.consolidate(parent, max(1, plan.max_rank - plan.rank))
+        limit = plan.max_rank // 2 if self.order.kind == "consolidate" else plan.max_rank
+        if parent is not None and parent.rank + plan.rank > limit:
+            parent, truncation = weights.consolidate(parent, max(1, limit - plan.rank))
             self._notes.append(
                 f"the parent was truncated to rank {parent.rank}, relative error {truncation:.4f}"
             )

@@ -133,25 +133,36 @@ class Voice:
     likeliest: Tensor
     """[M, K] int64."""
     probabilities: Tensor
-    """[M, K] float32, summing to 1 over K."""
+    """[M, K] float32; what is missing to 1 lies on all other tokens."""
 
 
 @torch.inference_mode()
-def listen(model: Any, rows: Sequence[Encoded], likeliest: int = 64) -> list[Voice]:
-    """Return what a model would say at every position of these rows from ``start`` on."""
-    voices = []
-    for row in rows:
-        scores = answer_logits(model, pack([row])).float()
+def listen(model: Any, rows: Sequence[Encoded], likeliest: int = 64, most_tokens: int = 512) -> list[Voice]:
+    """Return what a model would say at every position of these rows from ``start`` on, in their order."""
+    voices: dict[int, Voice] = {}
+    for numbers in divide(rows, most_tokens):
+        scores = answer_logits(model, pack([], [rows[number] for number in numbers])).float()
         top = scores.topk(min(likeliest, scores.shape[-1]))
-        voices.append(Voice(row, top.indices.cpu(), functional.softmax(top.values, -1).cpu()))
-    return voices
+        lengths = [len(rows[number].answer) for number in numbers]
+        probabilities = (top.values - scores.logsumexp(-1, keepdim=True)).exp()
+        parts = (torch.split(part.cpu(), lengths) for part in (top.indices, probabilities))
+        for number, *part in zip(numbers, *parts, strict=True):
+            voices[number] = Voice(rows[number], *part)
+    return [voices[number] for number in range(len(rows))]
 
 
 def echo_loss_sum(logits: Tensor, voices: Sequence[Voice]) -> Tensor:
-    """Return the summed cross entropy in nats against the voices' own distributions, in fp32."""
+    """Return the summed cross entropy in nats against the voices' own distributions, in fp32.
+
+    All tokens but the likeliest count as one: were their share left out, the model would learn to think them
+    impossible, and be surprised by every text.
+    """
     likeliest = torch.cat([voice.likeliest for voice in voices]).to(logits.device)
     probabilities = torch.cat([voice.probabilities for voice in voices]).to(logits.device)
-    return -(probabilities * functional.log_softmax(logits.float(), -1).gather(1, likeliest)).sum()
+    spoken = functional.log_softmax(logits.float(), -1).gather(1, likeliest)
+    rest = torch.log1p(-spoken.logsumexp(-1).exp().clamp(max=1 - 1e-6))
+    left = (1 - probabilities.sum(-1)).clamp(min=0.0)
+    return -(probabilities * spoken).sum() - (left * rest).sum()
 
 
 def grade(logits: Tensor, packed: Pack) -> list[bool]:

@@ -95,7 +95,7 @@ def train(
         args=_arguments(plan, rounds.most_steps),
         train_dataset=rounds,
         data_collator=rounds.collate,
-        optimizers=(optimizer, LambdaLR(optimizer, schedule(plan, rounds.steps_per_round))),
+        optimizers=(optimizer, LambdaLR(optimizer, schedule(plan, rehearsal.rate))),
         callbacks=[watcher],
     )
     trainer.remove_callback(PrinterCallback)  # progress is told through `report` alone
@@ -128,20 +128,11 @@ def _groups(model: Any, plan: Plan) -> list[dict[str, Any]]:
     return [{"params": others, "lr": rate}, {"params": of_b, "lr": rate * plan.loraplus_ratio}]
 
 
-def schedule(plan: Plan, steps_per_round: int) -> Callable[[int], float]:
-    """Return the learning rate's factor by step: linear warm-up, cosine decay to a tenth, then level.
-
-    The cosine spans the rounds that a session of this kind needs (``2 x epochs`` of the table, at least 10),
-    not its ceiling: rounds after it go on at a tenth of the rate.
-    """
-    horizon = max(10, 2 * plan.epochs) * steps_per_round
-    warmup = min(plan.warmup_steps, max(1, horizon // 4))
+def schedule(plan: Plan, rate: Callable[[], float]) -> Callable[[int], float]:
+    """Return the learning rate's factor by step: linear warm-up, then what the rehearsal thinks fit."""
 
     def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        progress = min(1.0, (step - warmup) / max(1, horizon - warmup))
-        return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress))
+        return (step + 1) / plan.warmup_steps if step < plan.warmup_steps else rate()
 
     return factor
 
