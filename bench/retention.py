@@ -169,8 +169,7 @@ def decide(arm: str, rows: Sequence[Example], settings: Settings) -> Plan:
     if arm in {"a", "b"}:
         epochs = plan.epochs if arm == "a" else MERGED_EPOCHS
         never = Until(recall=2.0, max_epochs=epochs, patience=epochs, min_delta=0.01)
-        # the cosine spans 2 x epochs rounds (at least 10): halved, it ends with the training; sums are never cut
-        return replace(plan, until=never, mix=PLAIN, epochs=epochs // 2, max_rank=sys.maxsize)
+        return replace(plan, until=never, mix=PLAIN, max_rank=sys.maxsize)  # sums are never cut
     return replace(plan, until=replace(plan.until, recall=CEILING)) if arm == "d" else plan
 
 

@@ -156,6 +156,10 @@ def test_the_version_is_printed_without_a_home():
         (["base", "--help"], "-m lorad.offline base --help"),
         (["base", "add", "smollm2", "--home", "/h"], "-m lorad.offline base add smollm2 --home /h"),
         (
+            ["--config", "x", "--home", "/h", "base", "add", "smollm2"],  # settings say nothing about a base
+            "-m lorad.offline base add smollm2 --home /h",
+        ),
+        (
             ["--home", "/h", "plan", "f.json", "--json", "-v"],
             "-m lorad.offline plan f.json --json -v --home /h",
         ),

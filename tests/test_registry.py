@@ -233,6 +233,7 @@ def test_a_manifest_proves_every_file(registry):
     assert manifest == {
         "version": "v0.1",
         "parent": None,
+        "ancestors": [],
         "base": BASE,
         "job": 1,
         "created_at": NOON,
@@ -571,6 +572,16 @@ def test_pruned_ancestors_are_still_ancestors(registry):
     registry.prune(2)
 
     assert registry.lineage("v0.4") == ["v0.4", "v0.3", "v0.2", "v0.1"]
+
+
+def test_a_rebuilt_tracker_still_knows_pruned_ancestors(registry):
+    promote(registry, 5)
+    registry.prune(2)
+    (registry.folder / TRACKER).unlink()
+
+    registry.recover()
+
+    assert registry.lineage("v0.5") == ["v0.5", "v0.4", "v0.3", "v0.2", "v0.1"]
 
 
 # starting, after any kind of stop

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 CLEAR_LINE = "\r\x1b[2K"
 GLOBAL_OPTIONS = ("--home", "--config", "--set")
 FORWARDED = ("base", "plan", "check")
+WITHOUT_SETTINGS = ("base",)
 AS_TYPED = {
     "add_help_option": False,
     "context_settings": {
@@ -93,13 +94,10 @@ class Place:
         home = find_home(self.home)
         return home, load_settings(home, self.config, self.overrides)
 
-    def arguments(self) -> list[str]:
+    def arguments(self, *, with_settings: bool = True) -> list[str]:
         """Return the options that say the same to another program."""
-        given = [
-            ("--home", self.home),
-            ("--config", self.config),
-            *(("--set", override) for override in self.overrides),
-        ]
+        settings = [("--config", self.config), *(("--set", override) for override in self.overrides)]
+        given = [("--home", self.home), *(settings if with_settings else [])]
         return [word for name, value in given if value is not None for word in (name, value)]
 
 
@@ -243,7 +241,8 @@ def check(ctx: typer.Context) -> None:
 def _hand_over(ctx: typer.Context, command: str) -> NoReturn:
     """Pass on what was typed as it was typed, and what stood before the command after it."""
     cut = ctx.args.index("--") if "--" in ctx.args else len(ctx.args)
-    _become("lorad.offline", [command, *ctx.args[:cut], *ctx.obj.arguments(), *ctx.args[cut:]])
+    known = ctx.obj.arguments(with_settings=command not in WITHOUT_SETTINGS)
+    _become("lorad.offline", [command, *ctx.args[:cut], *known, *ctx.args[cut:]])
 
 
 def _become(module: str, arguments: list[str]) -> NoReturn:

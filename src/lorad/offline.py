@@ -208,7 +208,10 @@ def _settings_of(plan: domain.Plan) -> list[tuple[str, str]]:
             f"{plan.batch} x {plan.accumulation}, up to {plan.pack_tokens} tokens in one pass",
         ),
         ("max length", f"{plan.max_length} tokens"),
-        ("learning rate", f"{plan.learning_rate:g}, {plan.warmup_steps} warm-up steps, cosine decay"),
+        (
+            "learning rate",
+            f"{plan.learning_rate:g}, {plan.warmup_steps} warm-up steps, falling as recall rises",
+        ),
         ("base", f"{plan.dtype}, gradient checkpointing {'on' if plan.gradient_checkpointing else 'off'}"),
     ]
 

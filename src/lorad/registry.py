@@ -8,6 +8,7 @@ Promotion is four durable steps, each of which may be the last before a power cu
 ``versions/``, tracker, links. ``recover`` finishes or undoes whatever was cut short.
 """
 
+import contextlib
 import re
 import time
 from collections.abc import Sequence
@@ -122,13 +123,27 @@ class Registry:
             ) from error
 
     def lineage(self, version: str | None) -> list[str]:
-        """Return a version and its ancestors, newest first; pruned ancestors are known by the tracker."""
+        """Return a version and its ancestors, newest first; pruned ones too.
+
+        The tracker knows them all; one that was rebuilt knows those that have a folder, whose manifests know the
+        rest.
+        """
         parents = {entry["version"]: entry.get("parent") for entry in self.tracker()["checkpoints"]}
         found: list[str] = []
         while version is not None and version not in found:
             found.append(version)
-            version = parents.get(version)
+            if version not in parents:
+                found += [older for older in self._ancestors(found) if older not in found]
+                break
+            version = parents[version]
         return found
+
+    def _ancestors(self, versions: Sequence[str]) -> list[str]:
+        """Return what the oldest of these versions whose manifest can be read says of its ancestors."""
+        for version in reversed(versions):
+            with contextlib.suppress(RegistryError):
+                return list(self.manifest(version).get("ancestors", []))
+        return []
 
     def of_job(self, job: int) -> str | None:
         """Return the version that a job made, if it was promoted."""
@@ -190,6 +205,7 @@ class Registry:
             {
                 "version": version,
                 "parent": birth.parent,
+                "ancestors": self.lineage(birth.parent),
                 "base": birth.base,
                 "job": birth.job,
                 "created_at": now,
