@@ -79,7 +79,7 @@ class RateRow(Section):
 class UntilSettings(Section):
     """When a session may end; see ``domain.Until``."""
 
-    recall: Share = 0.95
+    recall: Share = 0.98
     max_epochs: Count = 30
     patience: Count = 3
     min_delta: Share = 0.01
