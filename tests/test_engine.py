@@ -1,12 +1,13 @@
 """Answering from any version, exactly as generated, one request at a time."""
 
+import shutil
 import threading
 
 import pytest
 import torch
 
 import tiny
-from lorad import weights
+from lorad import examine, files, weights
 from lorad.config import EngineSettings
 from lorad.engine import Engine, Sampling
 from lorad.errors import ConfigError, ProtocolError, RegistryError
@@ -182,3 +183,98 @@ def test_an_answer_that_fails_is_told_and_the_next_one_is_given(engine):
     with pytest.raises(RegistryError, match="not in memory"):
         list(broken.answer(0))
     assert answer(engine)[0]
+
+
+# proving what was loaded
+
+
+@pytest.fixture
+def probed(folders, tmp_path):
+    """A version with its probes, in a folder of its own."""
+    base = weights.load_base(folders / "base", torch.float32)
+    deck = weights.Deck(base)
+    deck.add("v0.1", folders / "v0.1")
+    rows = [find("chat").encode(base.tokenizer, example) for example in tiny.facts(3)]
+    with deck.use("v0.1") as model:
+        stored = examine.probe(model, rows)
+    folder = tmp_path / "v0.1"
+    shutil.copytree(folders / "v0.1", folder)
+    files.write_json(folder / examine.PROBES, stored)
+    return folder
+
+
+def load(engine, folder):
+    with Worker(engine):
+        engine.load("chat", "v0.1", folder, "hash")
+
+
+def test_a_version_that_answers_its_probes_is_loaded(engine, probed):
+    load(engine, probed)
+
+    assert engine.resident("chat", "v0.1")
+
+
+def test_a_version_that_answers_otherwise_is_refused_and_the_base_is_as_it_was(engine, folders, probed):
+    # Given another version's weights under this one's probes
+    before = answer(engine)[0]
+    shutil.copy(folders / "v0.2" / "adapter_model.safetensors", probed / "adapter_model.safetensors")
+
+    with pytest.raises(RegistryError, match="does not answer its probes") as caught:
+        load(engine, probed)
+
+    assert caught.value.code == "probes_failed"
+    assert not engine.resident("chat", "v0.1")
+    assert answer(engine)[0] == before
+    bring(engine, folders, "v0.2")  # what is sound can still be loaded
+    assert engine.resident("chat", "v0.2")
+
+
+def test_a_refused_version_leaves_the_others_loaded(engine, folders, probed):
+    bring(engine, folders, "v0.2")
+    engine.serve("chat", "v0.2")
+    before = answer(engine)[0]
+    shutil.copy(folders / "v0.2" / "adapter_model.safetensors", probed / "adapter_model.safetensors")
+
+    with pytest.raises(RegistryError, match="does not answer its probes"):
+        load(engine, probed)
+
+    assert answer(engine)[0] == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["no JSON", "[]", "{}", '{"dtype": "float32", "probes": [{"tokens": [1]}]}', '{"dtype": 1, "probes": 2}'],
+)
+def test_probes_that_cannot_be_asked_are_told(engine, probed, content):
+    (probed / examine.PROBES).write_text(content)
+
+    with pytest.raises(RegistryError, match="cannot be asked") as caught:
+        load(engine, probed)
+
+    assert caught.value.code == "probes_damaged"
+
+
+def test_tracks_share_a_base_but_not_their_versions(engine, folders):
+    # Given a second track on the same base, whose v0.1 is another one
+    base = engine.base("chat")
+    engine.seat("other", find("chat"), base)
+    with Worker(engine):
+        engine.load("chat", "v0.1", folders / "v0.1", "a")
+        engine.load("other", "v0.1", folders / "v0.2", "b")
+    engine.serve("chat", "v0.1")
+    engine.serve("other", "v0.1")
+
+    answers = {}
+    for track in ("chat", "other"):
+        ticket = engine.submit(track, QUESTION, Sampling(max_tokens=6))
+        while engine.waiting:
+            engine.work(0)
+        answers[track] = "".join(piece.text for piece in ticket.answer(0))
+
+    alone = Engine(EngineSettings())
+    alone.seat("chat", find("chat"), weights.load_base(folders / "base", torch.float32))
+    for track, version in (("chat", "v0.1"), ("other", "v0.2")):
+        bring(alone, folders, version)
+        alone.serve("chat", version)
+        assert answers[track] == answer(alone)[0]
+    assert answers["chat"] != answers["other"]

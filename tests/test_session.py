@@ -183,7 +183,7 @@ def test_a_refit_that_would_take_too_long_is_left_out_and_said(base, first, tmp_
 
 def test_a_repair_can_save_a_session(base, tmp_path):
     # Given a plan whose rounds do not suffice, and a repair's rounds that do
-    short = replace(PLAN, until=replace(PLAN.until, max_epochs=8))
+    short = replace(PLAN, until=replace(PLAN.until, max_epochs=6))
     session_ = order(base, tmp_path, tiny.facts(6, "doors"), plan=short)
 
     session_.run()

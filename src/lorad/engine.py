@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from transformers.generation.streamers import BaseStreamer
 
+from lorad import examine, files
 from lorad.config import EngineSettings
 from lorad.errors import LoradError, ProtocolError, RegistryError
 from lorad.tasks import Task
@@ -75,14 +76,26 @@ class Ticket:
 
 
 class _Seat:
-    """A track's place in the engine: its task, its deck, and what serves."""
+    """A track's place in the engine: its task, its deck, and what serves.
 
-    def __init__(self, task: Task, base: Base) -> None:
+    Tracks with the same base share one deck, so versions lie in it under their track's name too.
+    """
+
+    def __init__(self, track: str, task: Task, deck: Deck) -> None:
+        self._track = track
         self.task = task
-        self.deck = Deck(base)
+        self.deck = deck
         self.serving = BASE
-        self.hashes: dict[str, str] = {BASE: base.fingerprint[:12]}
+        self.hashes: dict[str, str] = {BASE: deck.base.fingerprint[:12]}
         self.recent: OrderedDict[str, None] = OrderedDict()
+
+    def slot(self, version: str) -> str:
+        """Return a version's name in the deck."""
+        return f"{self._track}@{version}"
+
+    def holds(self, version: str) -> bool:
+        """Tell whether a version is in memory."""
+        return self.slot(version) in self.deck.names
 
 
 class Engine:
@@ -103,7 +116,8 @@ class Engine:
     def seat(self, track: str, task: Task, base: Base) -> None:
         """Give a track its place; until a version is served the base answers."""
         task.check_tokenizer(base.tokenizer)
-        self._seats[track] = _Seat(task, base)
+        shared = (seat.deck for seat in self._seats.values() if seat.deck.base is base)
+        self._seats[track] = _Seat(track, task, next(shared, None) or Deck(base))
 
     def base(self, track: str) -> Base:
         """Return the track's base model."""
@@ -122,8 +136,9 @@ class Engine:
         seat = self._find(track)
 
         def bring() -> None:
-            if version not in seat.deck.names:
-                seat.deck.add(version, folder)
+            if not seat.holds(version):
+                seat.deck.add(seat.slot(version), folder)
+                _prove(seat.deck, seat.slot(version), folder)
                 seat.hashes[version] = fingerprint[:12]
             self._make_room(track, seat, version)
 
@@ -133,7 +148,7 @@ class Engine:
         """Give new requests this version (or the base); requests already accepted keep theirs."""
         seat = self._find(track)
         with self._door:
-            if version is not None and version not in seat.deck.names:
+            if version is not None and not seat.holds(version):
                 raise RegistryError(f"{version} is not loaded", code="not_loaded", version=version)
             seat.serving = version or BASE
 
@@ -146,7 +161,7 @@ class Engine:
             if len(seat.recent) <= self._settings.resident_versions:
                 break
             if version not in busy | {keep, seat.serving}:
-                seat.deck.drop(version)
+                seat.deck.drop(seat.slot(version))
                 del seat.recent[version]
 
     def _between_requests(self, act: Callable[[], None]) -> None:
@@ -178,7 +193,7 @@ class Engine:
 
     def resident(self, track: str, version: str) -> bool:
         """Tell whether a version is in memory."""
-        return version == BASE or version in self._find(track).deck.names
+        return version == BASE or self._find(track).holds(version)
 
     def fingerprint(self, track: str, version: str) -> str:
         """Return ``system_fingerprint``: the version and the first digits of its hash."""
@@ -261,7 +276,7 @@ class Engine:
         began = time.perf_counter()
         if ticket.sampling.seed is not None:
             torch.manual_seed(ticket.sampling.seed)
-        with seat.deck.use(None if ticket.version == BASE else ticket.version) as model:
+        with seat.deck.use(None if ticket.version == BASE else seat.slot(ticket.version)) as model:
             ids = torch.tensor([ticket.prompt], device=model.device)
             with contextlib.suppress(_Enough):
                 model.generate(
@@ -287,6 +302,29 @@ def _how(sampling: Sampling) -> dict[str, Any]:
 
 class _Enough(Exception):  # noqa: N818 - control flow: a stop text was met, or the client left
     pass
+
+
+def _prove(deck: Deck, slot: str, folder: Path) -> None:
+    """Ask a loaded version its probes; take it out again and raise if it answers otherwise than when it was made."""
+    path, version = folder / examine.PROBES, folder.name
+    if not path.is_file():  # whether it should be there is the manifest's business
+        return
+    try:
+        with deck.use(slot) as model:
+            found, limit = examine.probe_again(model, files.read_json(path))
+    except (OSError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        deck.drop(slot)
+        raise RegistryError(
+            f"the probes of {version} cannot be asked: {error}", code="probes_damaged", version=version
+        ) from error
+    if not found <= limit:
+        deck.drop(slot)
+        raise RegistryError(
+            f"{version} does not answer its probes as when it was made: a logit differs by {found:.3g} "
+            f"(at most {limit:g}); lorad serves the newest sound version instead",
+            code="probes_failed",
+            version=version,
+        )
 
 
 class _Streamer(BaseStreamer):

@@ -4,7 +4,7 @@ What lives here: perplexity on a fixed text, distance from the base on its own c
 answers that went wrong. What never does: thresholds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from itertools import takewhile
 from math import exp
@@ -18,6 +18,9 @@ from lorad.domain import Encoded
 from lorad.tasks import Task
 from lorad.weights import Deck
 
+PROBES = "probes.json"
+PROBE_TOLERANCE = {"float32": 0.05, "bfloat16": 2.0}
+"""Logits, which reach 45 here. The same weights in float32 differ by some 1e-4 between machines; bfloat16 rounds."""
 TEXT_BLOCK = 256
 SAMPLED = 6
 ENDLESS = 128
@@ -73,6 +76,39 @@ def perplexity(model: Any, tokenizer: Any) -> float:
         total += float(functional.cross_entropy(logits, block[0, 1:], reduction="sum"))
         count += block.shape[1] - 1
     return exp(total / max(1.0, count))
+
+
+@torch.inference_mode()
+def probe(model: Any, rows: Sequence[Encoded], likeliest: int = 5) -> dict[str, Any]:
+    """Return known inputs and what this model gives for them, to be asked again whenever it is loaded."""
+    probes = []
+    for row in rows:
+        top = teacher.answer_logits(model, teacher.pack([row])).float().topk(likeliest)
+        probes.append(
+            {
+                "tokens": list(row.tokens),
+                "start": row.start,
+                "top": top.indices.tolist(),
+                "logits": top.values.tolist(),
+            }
+        )
+    return {"dtype": str(model.dtype).removeprefix("torch."), "probes": probes}
+
+
+@torch.inference_mode()
+def probe_again(model: Any, stored: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the largest difference of a logit from what ``probe`` stored, and how large it may be.
+
+    Raise ``KeyError``, ``TypeError``, ``ValueError``, ``IndexError`` or ``RuntimeError`` when it is no such record.
+    """
+    coarse = "bfloat16" in {stored["dtype"], str(model.dtype).removeprefix("torch.")}
+    worst = 0.0
+    for entry in stored["probes"]:
+        row = Encoded(tuple(entry["tokens"]), int(entry["start"]))
+        logits = teacher.answer_logits(model, teacher.pack([row])).float().cpu()
+        then = torch.tensor(entry["logits"])
+        worst = max(worst, float((logits.gather(1, torch.tensor(entry["top"])) - then).abs().max()))
+    return worst, PROBE_TOLERANCE["bfloat16" if coarse else "float32"]
 
 
 @torch.inference_mode()

@@ -276,7 +276,8 @@ class Session:
             bad = examine.degenerate(model, base.tokenizer, self._task, questions)
             with torch.inference_mode():
                 logits = teacher.answer_logits(model, made.sample).float().cpu()
-            self._write_probes(candidate, model, [lesson.encoded for lesson in lessons[:PROBES]])
+            asked = [lesson.encoded for lesson in lessons[:PROBES]]
+            files.write_json(candidate / examine.PROBES, examine.probe(model, asked))
         answered = {lesson.example.id: ok for lesson, ok in zip(lessons, right, strict=True)}
         old = [(lesson.right, answered[lesson.example.id]) for lesson in lessons if not lesson.is_new]
         evaluation = Evaluation(
@@ -305,24 +306,6 @@ class Session:
         files.remove(candidate)
         candidate.mkdir()
         return candidate
-
-    def _write_probes(self, candidate: Path, model: Any, rows: Sequence[Encoded]) -> None:
-        """Keep known inputs and the logits that this version gives, to be asked again at every load."""
-        probes = []
-        for row in rows:
-            packed = teacher.pack([row])
-            with torch.inference_mode():
-                logits = teacher.answer_logits(model, packed)[0].float()
-            top = logits.topk(5)
-            probes.append(
-                {
-                    "tokens": list(row.tokens),
-                    "start": row.start,
-                    "top": top.indices.tolist(),
-                    "logits": top.values.tolist(),
-                }
-            )
-        files.write_json(candidate / "probes.json", {"dtype": self.order.plan.dtype, "probes": probes})
 
     # -- after
 

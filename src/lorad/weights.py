@@ -428,10 +428,15 @@ class Deck:
 
     def drop(self, name: str) -> None:
         """Free an adapter's memory."""
-        if name in self.names and len(self.names) > 1:
-            self.names.remove(name)
+        if name not in self.names:
+            return
+        self.names.remove(name)
+        if self.names:
             self._peft.set_adapter(_slot(self.names[0]))  # the one in use cannot be deleted quietly
             self._peft.delete_adapter(_slot(name))
+        else:
+            self._peft.unload()  # puts the base's own layers back
+            self._peft = None
 
     @contextlib.contextmanager
     def use(self, name: str | None) -> Iterator[Any]:
