@@ -1,5 +1,6 @@
 """The learning loop with a fake trainer: what happens to files, jobs and versions, and in which order."""
 
+import errno
 import json
 import os
 
@@ -7,7 +8,7 @@ import pytest
 
 import tiny
 from lorad import domain, files
-from lorad.config import Settings
+from lorad.config import RegistrySettings, Settings
 from lorad.cycle import MAX_ATTEMPTS, Cycle
 from lorad.database import Database
 from lorad.domain import Evaluation, Machine, ModelShape, Score
@@ -352,6 +353,36 @@ def test_after_a_crash_of_the_daemon_the_session_starts_again_but_not_for_ever(w
     assert len(world.models.sessions) == MAX_ATTEMPTS
 
 
+def test_after_a_crash_the_same_order_finds_its_checkpoints(world):
+    world.drop("doors.json", tiny.facts(4))
+    world.pass_time()
+    kept = world.models.sessions[0].folder / "checkpoints" / "round-0001"
+    kept.mkdir(parents=True)
+
+    world.database.close()
+    world.start()
+    world.pass_time()
+
+    assert len(world.models.sessions) == 2
+    assert kept.is_dir()
+
+
+def test_another_order_for_the_same_job_begins_anew(world):
+    # Given a session that was cut off, and a row that is forgotten before it goes on
+    world.drop("doors.json", tiny.facts(4))
+    world.pass_time()
+    kept = world.models.sessions[0].folder / "checkpoints" / "round-0001"
+    kept.mkdir(parents=True)
+    world.database.close()
+    world.start()
+    world.cycle.memory.forget("chat", "Arlo", world.now)
+
+    world.pass_time()
+
+    assert not kept.exists()
+    assert len(files.read_lines(world.models.sessions[-1].folder / "new.jsonl")) == 3
+
+
 def test_a_crash_between_promotion_and_ledger_is_finished_at_the_next_start(world):
     world.drop("doors.json", tiny.facts(4))
     world.pass_time()
@@ -409,6 +440,78 @@ def test_rollback_serves_previous_and_what_it_never_knew_is_not_expected_of_it(w
     assert {
         item.example.dataset for item in world.cycle.memory.learned("chat", world.registry.lineage("v0.1"))
     } == {"doors"}
+
+
+class FullDisk(Registry):
+    """A registry that cannot write its tracker."""
+
+    def _write(self, tracker):
+        del tracker
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_promotion_that_fails_is_not_found_promoted_at_the_next_start(world):
+    # Given a disk that fills up while the second version is promoted
+    world.learn("doors.json", tiny.facts(4))
+    world.cycle.registries["chat"] = FullDisk(world.registry.folder)
+    world.learn("gates.json", tiny.facts(3, subject="gate"))
+    assert world.job().state is JobState.FAILED
+
+    # When the daemon starts again
+    world.database.close()
+    world.start()
+
+    # Then the job is as failed as it was, and trying again learns it
+    assert world.registry.latest == "v0.1"
+    world.cycle.retry(world.job().id, world.now)
+    world.pass_time()
+    world.models.sessions[-1].end()
+    world.pass_time()
+    assert (world.job().state, world.registry.latest) == (JobState.PROMOTED, "v0.2")
+
+
+class Unprunable(Registry):
+    """A registry in which nothing can be removed."""
+
+    def prune(self, *_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+
+def test_a_version_is_promoted_though_older_ones_cannot_be_pruned(world):
+    world.cycle.registries["chat"] = Unprunable(world.registry.folder)
+
+    world.learn("doors.json", tiny.facts(4))
+
+    assert world.job().state is JobState.PROMOTED
+    assert world.models.serving == "v0.1"
+
+
+def test_what_the_running_session_builds_on_is_not_pruned(world):
+    # Given a session that builds on v0.3, which people leave behind meanwhile
+    for number in range(3):
+        world.learn(f"doors{number}.json", tiny.facts(number + 2, f"doors{number}", subject=f"door {number}"))
+    world.drop("gates.json", tiny.facts(3, subject="gate"))
+    world.pass_time()
+    world.cycle.rollback("chat", "v0.1", world.now)
+    world.cycle.rollback("chat", "v0.2", world.now)
+    limits = RegistrySettings(keep=1)
+
+    # When everything is pruned that can be
+    assert world.cycle.prune("chat", limits, world.now) == {}
+    world.cycle.halt(world.now)
+
+    # Then that version goes once the session is over, and one is told
+    assert list(world.cycle.prune("chat", limits, world.now, dry_run=True)) == ["v0.3"]
+    assert list(world.cycle.prune("chat", limits, world.now)) == ["v0.3"]
+    told = [e for e in world.cycle.ledger.events() if e["name"] == "pruned"]
+    assert [event["versions"] for event in told] == [["v0.3"]]
+
+
+def test_a_first_session_builds_on_nothing(world):
+    world.drop("doors.json", tiny.facts(4))
+    world.pass_time()
+
+    assert world.cycle.prune("chat", RegistrySettings(keep=1), world.now) == {}
 
 
 def test_a_new_answer_replaces_the_old_one_once_it_is_learned(world):

@@ -243,6 +243,20 @@ def test_recalled_rows_come_along_in_turn():
     assert set().union(*rounds) == set(range(40, 100))
 
 
+def test_the_last_step_of_a_round_is_filled_up():
+    # Given 10 new and 20 old rows, of which 5 come along, and steps of 8
+    session = Rehearsal(new(10) + old(20), MIX, UNTIL, 7, batch=8)
+
+    chosen = session.choose()
+
+    assert len(chosen) == len(set(chosen)) == 16
+    assert set(range(10)) <= set(chosen)
+
+
+def test_a_session_smaller_than_a_step_trains_everything():
+    assert sorted(Rehearsal(new(3) + old(4), MIX, UNTIL, 7, batch=8).choose()) == list(range(7))
+
+
 @pytest.mark.parametrize(("strategy", "count"), [("all", 30), ("balanced", 10), ("wrong_first", 12)])
 def test_the_strategy_decides_which_old_rows_come_along(strategy, count):
     # Given 10 new rows and 30 old ones, 6 of them not recalled

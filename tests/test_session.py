@@ -193,6 +193,48 @@ def test_a_repair_can_save_a_session(base, tmp_path):
     assert found.repairs == ("repair",)
 
 
+class Killed(BaseException):
+    """What a signal does to a session."""
+
+
+def test_a_session_that_was_killed_goes_on_to_the_same_candidate(base, first, tmp_path):
+    # Given a session that dies in its third round
+    def begin(folder):
+        return order(
+            base,
+            folder,
+            tiny.facts(3, "gates", subject="gate"),
+            tiny.facts(4, "doors"),
+            parent=first / "candidate",
+        )
+
+    unbroken, cut_off = tmp_path / "unbroken", tmp_path / "cut_off"
+    unbroken.mkdir()
+    cut_off.mkdir()
+    begin(unbroken).run()
+    dying = begin(cut_off)
+    report = dying.report
+
+    def die(line):
+        report(line)
+        if line.get("closed", {}).get("round") == 3:
+            raise Killed
+
+    dying.report = die
+    with pytest.raises(Killed):
+        dying.run()
+
+    # When the same order is run again
+    begin(cut_off).run()
+
+    # Then it went on, ended at the same weights, and left no checkpoints
+    lines = files.read_lines(cut_off / "progress.jsonl")
+    assert any(line.get("resumed_from") == "round-0002" for line in lines)
+    one, other = (weights.read_adapter(folder / "candidate") for folder in (unbroken, cut_off))
+    assert weights.difference(one, other) == 0
+    assert not (cut_off / "checkpoints").exists()
+
+
 def test_refitting_makes_one_adapter_of_everything(base, tmp_path):
     order(base, tmp_path, [], tiny.facts(4, "doors"), kind="refit", dataset="memory").run()
 

@@ -7,13 +7,14 @@ Every step can be repeated: the disk and the ledger are the truth, so start-up i
 same ``step`` as always.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from lorad import domain, files, judge, samples
-from lorad.config import Settings
+from lorad.config import RegistrySettings, Settings
 from lorad.database import Database
 from lorad.domain import Evaluation, Example, Job, Order, Plan, Score, Verdict
 from lorad.errors import LoradError, RetryLater, SampleError, TrainingError, describe
@@ -117,8 +118,8 @@ class Cycle:
             judged = job if job.state is JobState.JUDGING else self.ledger.move_job(job, "trained", now)
             self._enter(judged, version, registry.evaluation(version), now)
             return
-        files.remove(registry.candidates / f"job-{job.id}")
         if job.attempts >= MAX_ATTEMPTS:
+            files.remove(registry.candidates / f"job-{job.id}")
             reason = {
                 "code": "interrupted",
                 "message": f"the daemon stopped {job.attempts} times during this session; lorad retry {job.id}",
@@ -248,13 +249,17 @@ class Cycle:
                 "resolved": self.settings.model_dump(mode="json"),
             },
         )
+        request: dict[str, Any] = {
+            "new": [domain.as_json(example) for example in new],
+            "old": [domain.as_json(item.example) | {"right": item.right} for item in old],
+            "order": domain.as_json(order),
+        }
         folder = registry.candidates / f"job-{job.id}"
-        files.remove(folder)
-        files.write_lines(folder / "new.jsonl", [domain.as_json(example) for example in new])
-        files.write_lines(
-            folder / "old.jsonl", [domain.as_json(item.example) | {"right": item.right} for item in old]
-        )
-        files.write_json(folder / "request.json", domain.as_json(order))
+        if _cut_off(folder) != json.loads(json.dumps(request)):
+            files.remove(folder)
+            files.write_lines(folder / "new.jsonl", request["new"])
+            files.write_lines(folder / "old.jsonl", request["old"])
+            files.write_json(folder / "request.json", request["order"])
         return folder
 
     def materials(self, job: Job, lineage: Sequence[str]) -> tuple[list[Example], list[Recalled]]:
@@ -356,7 +361,10 @@ class Cycle:
             self._tracks.serve(job.track, version)
         except LoradError as error:
             self._retreat(job.track, version, error, now)
-        self._prune(job.track)
+        try:
+            self.prune(job.track, self.settings.registry, now)
+        except (LoradError, OSError) as error:  # the version serves; what is too much can go another day
+            log.warning("prune_failed", track=job.track, **describe(error))
 
     def _report(self, job: Job, event: str, verdict: Verdict, evaluation: Evaluation, now: float) -> None:
         reason = {
@@ -384,11 +392,6 @@ class Cycle:
         self._tracks.serve(track, sound)
         self.ledger.note("rolled_back", now, track=track, version=version, to=sound, why=error.message)
         log.error("rolled_back", track=track, version=version, to=sound, **describe(error))
-
-    def _prune(self, track: str) -> None:
-        registry = self.registries[track]
-        for version in registry.prune(self.settings.registry.keep):
-            log.info("pruned", track=track, version=version)
 
     def _crash(self, job: Job, error: BaseException, now: float) -> None:
         reason = describe(error)
@@ -445,6 +448,23 @@ class Cycle:
         self.ledger.note("rolled_back", now, track=track, to=latest, why="asked for")
         return {"latest": latest, "previous": previous, "serving": latest}
 
+    def prune(
+        self, track: str, limits: RegistrySettings, now: float, *, dry_run: bool = False
+    ) -> dict[str, str]:
+        """Remove the versions beyond the limits, but not the one that the running session builds on."""
+        gone = self.registries[track].prune(limits, now, self._needed(track), dry_run=dry_run)
+        if gone and not dry_run:
+            self.ledger.note("pruned", now, track=track, versions=list(gone))
+            log.info("pruned", track=track, versions=gone)
+        return gone
+
+    def _needed(self, track: str) -> list[str]:
+        if self._running is None or self._running[0].track != track:
+            return []
+        folder = self.registries[track].candidates / f"job-{self._running[0].id}"
+        parent = files.read_json(folder / "request.json")["parent_version"]
+        return [parent] if parent else []
+
     def halt(self, now: float) -> None:
         """Stop the running session before the daemon ends; its job is queued again."""
         if self._running:
@@ -454,6 +474,16 @@ class Cycle:
             current = self.ledger.job(job.id)
             if current.state is JobState.TRAINING:
                 self.ledger.move_job(current, "requeue", now, attempts=job.attempts - 1)
+
+
+def _cut_off(folder: Path) -> dict[str, Any] | None:
+    """Return what a session that was cut off was asked: asked the same, it goes on from its checkpoints."""
+    files.remove(folder / "candidate")
+    try:
+        rows = {name: files.read_lines(folder / f"{name}.jsonl") for name in ("new", "old")}
+        return {**rows, "order": files.read_json(folder / "request.json")}
+    except (OSError, ValueError):
+        return None
 
 
 def _score(evaluation: Evaluation) -> Score:

@@ -15,6 +15,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lorad.domain import Mix, Until
 
@@ -43,9 +44,10 @@ class Item:
 class Rehearsal:
     """Choose each round's examples from what is known of their recall."""
 
-    def __init__(self, items: Sequence[Item], mix: Mix, until: Until, seed: int) -> None:
+    def __init__(self, items: Sequence[Item], mix: Mix, until: Until, seed: int, batch: int = 1) -> None:
         self._mix = mix
         self._until = until
+        self._batch = batch
         self._random = random.Random(seed)  # noqa: S311 - reproducible choice, not a secret
         self._items = items
         self._right = [item.recalled and not item.is_new for item in items]
@@ -65,6 +67,7 @@ class Rehearsal:
         """Return the numbers of the examples to train in the next round, shuffled."""
         self.rounds += 1
         chosen = self._choose_new() + self._choose_old()
+        chosen += self._fill_up(chosen)
         self._trained.update(chosen)
         self._random.shuffle(chosen)
         return chosen
@@ -73,6 +76,12 @@ class Rehearsal:
         wrong = [number for number in self._new if not self._right[number]]
         right = [number for number in self._new if self._right[number]]
         return wrong + self._draw(right, self._refreshed(right))
+
+    def _fill_up(self, chosen: Sequence[int]) -> list[int]:
+        """Return what goes into the round's last step, which has room: it costs next to nothing."""
+        taken = set(chosen)
+        rest = [number for number in range(len(self._items)) if number not in taken]
+        return self._draw(rest, -len(chosen) % self._batch)
 
     def _choose_old(self) -> list[int]:
         if self._mix.strategy == "all":
@@ -161,6 +170,29 @@ class Rehearsal:
     def _end(self, why: str) -> str:
         self.ended_by = why
         return why
+
+    # -- going on after a break
+
+    def state(self) -> dict[str, Any]:
+        """Return where it stands, as JSON data."""
+        return {
+            "right": self._right,
+            "trained": [self._trained[number] for number in range(len(self._items))],
+            "rounds": self.rounds,
+            "ended_by": self.ended_by,
+            "best": self._best,
+            "stale": self._stale,
+            "random": self._random.getstate(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Stand where ``state`` was taken."""
+        self._right = [bool(answered) for answered in state["right"]]
+        self._trained = Counter(dict(enumerate(state["trained"])))
+        self.rounds, self.ended_by = int(state["rounds"]), state["ended_by"]
+        self._best, self._stale = float(state["best"]), int(state["stale"])
+        version, numbers, gauss = state["random"]
+        self._random.setstate((version, tuple(numbers), gauss))
 
     # -- numbers
 

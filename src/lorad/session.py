@@ -28,6 +28,7 @@ import yaml
 from transformers import set_seed
 
 from lorad import __version__, domain, examine, files, general, judge, teacher, trainer, weights
+from lorad.checkpoint import Checkpoints
 from lorad.config import JudgeSettings, TrainingSettings
 from lorad.domain import Encoded, Evaluation, Example, Order, Plan, Score, Verdict
 from lorad.errors import TrainingError, describe
@@ -35,6 +36,7 @@ from lorad.rehearsal import Item
 from lorad.tasks import Task, find
 
 PROBES = 4
+CHECKPOINTS = "checkpoints"
 REFIT_ROUNDS = 10
 """Rounds that learning everything anew takes at least."""
 STOPPED = 75
@@ -94,12 +96,12 @@ class Session:
 
     def run(self) -> None:
         """Make a candidate: train, measure, and mend it once or twice if it does not pass."""
+        files.remove(self.folder / "progress.jsonl")  # of a session that was cut off
         self.report({"phase": "loading"})
-        set_seed(self.order.plan.seed)
         parent = weights.read_adapter(Path(self.order.parent)) if self.order.parent else None
         start = self._prepare(parent, self.order.plan)
         lessons = self._ask_parent(start, self._lessons(start.base))
-        made = self._train(start, lessons, self.order.plan)
+        made = self._train(start, lessons, self.order.plan, self._checkpoints())
         evaluation, right, verdict = self._measure(made, lessons)
         if not verdict.promote and self._mendable(verdict):
             self._repairs.append("repair")
@@ -114,6 +116,11 @@ class Session:
                 made, (evaluation, right, verdict) = refitted, measured
         evaluation = replace(evaluation, repairs=tuple(self._repairs), notes=tuple(self._notes))
         self._write(made, lessons, evaluation, right, verdict)
+
+    def _checkpoints(self) -> Checkpoints:
+        """Return where this very order, with these very rows, keeps its rounds in case it is cut off."""
+        rows = [files.file_digest(self.folder / name) for name in ("new.jsonl", "old.jsonl")]
+        return Checkpoints(self.folder / CHECKPOINTS, domain.digest([domain.as_json(self.order), rows]))
 
     def _has_time_to_refit(self, so_far: trainer.Outcome, lessons: Sequence[Lesson]) -> bool:
         """Tell whether every row can be learned anew, at the pace so far, before the session is stopped."""
@@ -209,8 +216,15 @@ class Session:
 
     # -- training
 
-    def _train(self, start: Start, lessons: Sequence[Lesson], plan: Plan) -> Made:
+    def _train(
+        self,
+        start: Start,
+        lessons: Sequence[Lesson],
+        plan: Plan,
+        checkpoints: Checkpoints | None = None,
+    ) -> Made:
         """Train a fresh adapter on the merged parent, and put both side by side."""
+        set_seed(plan.seed)  # here and not once: a session that goes on from a checkpoint repairs alike
         model = weights.add_lora(start.base.model, plan.rank, plan.alpha)
         material = trainer.Material(
             rows=[lesson.encoded for lesson in lessons],
@@ -226,7 +240,8 @@ class Session:
             general=start.voices,
         )
         self.report({"phase": "training", "rounds": plan.until.max_epochs, "target": plan.until.recall})
-        outcome = trainer.train(model, material, plan, report=self.report)
+        outcome = trainer.train(model, material, plan, report=self.report, checkpoints=checkpoints)
+        self._notes += checkpoints.broken if checkpoints else []
         model.eval()
         sample = teacher.pack([lesson.encoded for lesson in lessons[:PROBES]])
         with torch.inference_mode():
@@ -347,6 +362,7 @@ class Session:
                 "right": right,
             },
         )
+        files.remove(self.folder / CHECKPOINTS)  # the candidate is complete: nothing is left to go on with
 
     def _metadata(self, made: Made, evaluation: Evaluation) -> dict[str, Any]:
         outcome = made.outcome

@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from lorad import teacher
+from lorad.checkpoint import Checkpoint, Checkpoints
 from lorad.domain import Encoded, Plan
 from lorad.errors import TrainingError
 from lorad.rehearsal import Item, Rehearsal
@@ -66,7 +67,63 @@ class _Tally:
     tokens: int = 0
     losses: list[float] = field(default_factory=list)
     testing: float = 0.0
+    seconds: float = 0.0
+    """Spent up to the last checkpoint."""
     history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Run:
+    """Everything that decides what a run does next: what a checkpoint holds."""
+
+    model: Any
+    optimizer: torch.optim.Optimizer
+    schedule: LambdaLR
+    rehearsal: Rehearsal
+    rounds: "_Rounds"
+    tally: _Tally
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+
+    def save(self, checkpoints: Checkpoints) -> None:
+        optimizer = self.optimizer.state_dict()
+        tensors = {f"weight/{name}": weight.detach() for name, weight in self._weights().items()}
+        for number, state in optimizer["state"].items():
+            tensors |= {f"optimizer/{number}/{name}": value for name, value in state.items()}
+        state = {
+            "optimizer": optimizer["param_groups"],
+            "schedule": {
+                name: value for name, value in self.schedule.state_dict().items() if name != "lr_lambdas"
+            },
+            "rehearsal": self.rehearsal.state(),
+            "rounds": self.rounds.state(),
+            "tally": {
+                name: getattr(self.tally, name)
+                for name in ("steps", "tokens", "testing", "seconds", "history")
+            },
+        }
+        checkpoints.save(self.rehearsal.rounds, tensors, state)
+
+    def restore(self, found: Checkpoint) -> None:
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        with torch.no_grad():
+            for name, weight in self._weights().items():
+                weight.copy_(found.tensors[f"weight/{name}"])
+        for key, value in found.tensors.items():
+            kind, _, rest = key.partition("/")
+            if kind == "optimizer":
+                number, _, name = rest.partition("/")
+                moments.setdefault(int(number), {})[name] = value
+        groups = [group | {"betas": tuple(group["betas"])} for group in found.state["optimizer"]]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.schedule.load_state_dict(
+            found.state["schedule"] | {"lr_lambdas": [None] * len(groups)}  # functions are not kept
+        )
+        self.rehearsal.restore(found.state["rehearsal"])
+        self.rounds.restore(found.state["rounds"])
+        for name, value in found.state["tally"].items():
+            setattr(self.tally, name, value)
 
 
 def train(
@@ -76,9 +133,13 @@ def train(
     *,
     report: Report,
     clock: Callable[[], float] = time.perf_counter,
+    checkpoints: Checkpoints | None = None,
 ) -> Outcome:
-    """Train a PEFT model's adapter in rounds until the plan's ``until`` is met."""
-    rehearsal = Rehearsal(material.items, plan.mix, plan.until, plan.seed)
+    """Train a PEFT model's adapter in rounds until the plan's ``until`` is met.
+
+    With ``checkpoints`` it goes on behind the last round of theirs that is complete, to the same end.
+    """
+    rehearsal = Rehearsal(material.items, plan.mix, plan.until, plan.seed, plan.effective_batch)
     tally = _Tally()
     rounds = _Rounds(material, rehearsal, plan)
     watcher = _Watcher(model, material, plan, rehearsal=rehearsal, tally=tally, report=report, clock=clock)
@@ -89,20 +150,30 @@ def train(
         weight_decay=0.0,
         fused=model.device.type in {"cpu", "cuda"},
     )
-    began = clock()
+    schedule_ = LambdaLR(optimizer, schedule(plan, rehearsal.rate))
+    run = _Run(model, optimizer, schedule_, rehearsal, rounds, tally)
+    watcher.at_end_of_round = lambda: run.save(checkpoints) if checkpoints else None
+    if checkpoints and (found := checkpoints.newest()):
+        run.restore(found)
+        report({"resumed_from": found.name, "round": rehearsal.rounds})
+        for closed in tally.history:
+            report({"closed": closed})
+    watcher.begin(already=tally.seconds)
+    began = clock() - tally.seconds
     trainer = _Trainer(
         model=model,
         args=_arguments(plan, rounds.most_steps),
         train_dataset=rounds,
         data_collator=rounds.collate,
-        optimizers=(optimizer, LambdaLR(optimizer, schedule(plan, rehearsal.rate))),
+        optimizers=(optimizer, schedule_),
         callbacks=[watcher],
     )
     trainer.remove_callback(PrinterCallback)  # progress is told through `report` alone
     trainer.tally, trainer.saw, trainer.general_weight = tally, rehearsal.saw, plan.mix.general_weight
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the libraries' hints about settings that are ours to choose
-        trainer.train()
+        if not rehearsal.ended_by:  # a checkpoint may be of the last round
+            trainer.train()
     return Outcome(
         ended_by=rehearsal.ended_by or "ceiling",
         right=rehearsal.right,
@@ -189,6 +260,15 @@ class _Rounds(IterableDataset[int]):
         usual = len(material.rows) - old + plan.mix.refresh * old  # most of the old is recalled already
         self.steps_per_round = max(1, math.ceil(usual / plan.effective_batch))
         self.most_steps = math.ceil(len(material.rows) / plan.effective_batch) * plan.until.max_epochs
+
+    def state(self) -> Any:
+        """Return where the choice of general conversation stands, as JSON data."""
+        return self._random.getstate()
+
+    def restore(self, state: Any) -> None:
+        """Stand where ``state`` was taken."""
+        version, numbers, gauss = state
+        self._random.setstate((version, tuple(numbers), gauss))
 
     def __iter__(self) -> Iterator[int]:
         yield from self._rehearsal.choose()
@@ -280,10 +360,15 @@ class _Watcher(TrainerCallback):
         self._tally = tally
         self._report = report
         self._clock = clock
-        self._began = clock()
+        self.at_end_of_round: Callable[[], object] = lambda: None
+        self._began = 0.0
         self._reported = -math.inf
         self._new = [number for number, item in enumerate(material.items) if item.is_new]
         self._old = [number for number, item in enumerate(material.items) if not item.is_new]
+
+    def begin(self, *, already: float) -> None:
+        """Count seconds from now, and those spent before a break."""
+        self._began = self._clock() - already
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Say where the run stands, about once a second."""
@@ -332,6 +417,8 @@ class _Watcher(TrainerCallback):
         }
         self._tally.history.append(closed)
         self._report({"closed": closed, **self._recall(), "eta_seconds": self._eta(elapsed)})
+        self._tally.seconds = self._clock() - self._began
+        self.at_end_of_round()
         if ended:
             control.should_training_stop = True
 

@@ -1,0 +1,223 @@
+"""A capability: a version in the form that another program reads. Each is read back and asked its probes.
+
+What lives here: writing an adapter, merged safetensors or GGUF somewhere else. What never does: choosing or
+changing versions.
+
+The destination appears whole or not at all, and only after what was written answers the version's probes.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, GgufConfig
+
+from lorad import examine, files, weights
+from lorad.errors import ConfigError, RegistryError
+
+FORMATS = ("adapter", "merged", "gguf")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+PRE_TOKENIZERS = {("ByteLevel",): "gpt-2", ("Digits", "ByteLevel"): "smollm"}
+"""How ``tokenizer.json`` says what GGUF has a word for."""
+
+
+def export(version: Path, base: Path, target: Path, form: str) -> float:
+    """Write a version to ``target``; return the largest difference of a probe's logit when read back.
+
+    Raise ``ConfigError`` when the target exists or the model has no such form, ``RegistryError`` when what was
+    written does not answer like the version.
+    """
+    if target.exists():
+        raise ConfigError(f"{target} exists already; name a folder that does not", code="target_exists")
+    partial = target.with_name(f".{target.name}.part")
+    files.remove(partial)
+    partial.mkdir(parents=True)
+    try:
+        write, read = _FORMS[form]
+        write(version, base, partial)
+        difference, limit = examine.probe_again(
+            read(partial, base), files.read_json(version / examine.PROBES)
+        )
+        if not difference <= limit:
+            raise RegistryError(
+                f"what was written as {form} answers otherwise than {version.name}: a logit differs by "
+                f"{difference:.3g} (at most {limit:g}); nothing was exported",
+                code="export_differs",
+            )
+        files.sync_tree(partial)
+        partial.rename(target)
+    finally:
+        files.remove(partial)
+    return difference
+
+
+# -- adapter: for PEFT, vLLM and their kin
+
+
+def _write_adapter(version: Path, base: Path, target: Path) -> None:
+    weights.write_adapter(weights.read_adapter(version), target, base.name)
+    _copy_tokenizer(base, target)
+
+
+def _read_adapter(folder: Path, base: Path) -> Any:
+    deck = weights.Deck(weights.load_base(base, torch.float32))
+    deck.add("exported", folder)
+    return deck.model
+
+
+# -- merged: a model that needs no base
+
+
+def _merged(version: Path, base: Path) -> weights.Base:
+    made = weights.load_base(base, torch.float32)
+    weights.merge(made.model, weights.read_adapter(version))
+    return made
+
+
+def _write_merged(version: Path, base: Path, target: Path) -> None:
+    model = _merged(version, base).model
+    stored = files.read_json(base / "config.json").get("dtype", "float32")
+    model.to(weights.DTYPES.get(stored, torch.float32)).save_pretrained(target)
+    _copy_tokenizer(base, target)
+
+
+def _read_merged(folder: Path, base: Path) -> Any:
+    del base
+    model = AutoModelForCausalLM.from_pretrained(str(folder), local_files_only=True)
+    return model.train(mode=False)
+
+
+def _copy_tokenizer(base: Path, target: Path) -> None:
+    for name in TOKENIZER_FILES:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, target / name)
+
+
+# -- GGUF: for llama.cpp and Ollama
+
+
+def _write_gguf(version: Path, base: Path, target: Path) -> None:
+    config = files.read_json(base / "config.json")
+    tokenizer = files.read_json(base / "tokenizer.json")
+    if config.get("model_type") != "llama" or tokenizer["model"]["type"] != "BPE":
+        raise ConfigError(
+            f"GGUF is written for Llama models with BPE only, this is {config.get('model_type')}; export it with "
+            "--format merged and convert that with llama.cpp's convert_hf_to_gguf.py",
+            code="no_gguf",
+        )
+    name = f"{version.name}.gguf"
+    writer = gguf.GGUFWriter(target / name, "llama")
+    _describe(writer, config, f"{base.name} {version.name}")
+    _add_vocabulary(writer, tokenizer, config["vocab_size"], base)
+    for key, tensor in _gguf_tensors(_merged(version, base).model, config):
+        writer.add_tensor(key, tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    (target / "Modelfile").write_text(_modelfile(name, base), encoding="utf-8")
+
+
+def _describe(writer: gguf.GGUFWriter, config: dict[str, Any], name: str) -> None:
+    heads = config["num_attention_heads"]
+    head_size = config.get("head_dim") or config["hidden_size"] // heads
+    writer.add_name(name)
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(config.get("num_key_value_heads") or heads)
+    writer.add_key_length(head_size)
+    writer.add_value_length(head_size)
+    writer.add_rope_dimension_count(head_size)
+    writer.add_rope_freq_base((config.get("rope_parameters") or config).get("rope_theta", 10000.0))
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+
+
+def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: dict[str, Any], size: int, base: Path) -> None:
+    stages = tokenizer["pre_tokenizer"] or {}
+    kinds = tuple(stage["type"] for stage in stages.get("pretokenizers", [stages]) if "type" in stage)
+    if kinds not in PRE_TOKENIZERS:
+        raise ConfigError(
+            f"GGUF has no word that is known here for the pre-tokenizer {' + '.join(kinds) or 'none'}; export with "
+            "--format merged and convert that with llama.cpp's convert_hf_to_gguf.py",
+            code="no_gguf",
+        )
+    words = dict(tokenizer["model"]["vocab"])
+    special = {entry["content"]: entry["id"] for entry in tokenizer["added_tokens"]}
+    by_id = {number: word for word, number in (words | special).items()}
+    controls = set(special.values())
+    unused, control, normal = gguf.TokenType.UNUSED, gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(PRE_TOKENIZERS[kinds])
+    writer.add_token_list([by_id.get(number, f"[unused{number}]") for number in range(size)])
+    writer.add_token_types(
+        [control if number in controls else normal if number in by_id else unused for number in range(size)]
+    )
+    gguf.SpecialVocab(base, load_merges=True, n_vocab=size).add_to_gguf(writer, quiet=True)
+
+
+def _gguf_tensors(model: Any, config: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Yield GGUF's names and tensors: matrices in float16, norms in float32, as llama.cpp wants them."""
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+    heads = config["num_attention_heads"]
+    key_heads = config.get("num_key_value_heads") or heads
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight" and config.get("tie_word_embeddings"):
+            continue
+        key = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if key is None:
+            raise ConfigError(f"GGUF has no name for {name}", code="no_gguf")
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            tensor = _interleaved(tensor, heads if "q_proj" in name else key_heads)  # noqa: PLW2901 - the same one, in another order
+        yield key, tensor.to(torch.float32 if tensor.dim() == 1 else torch.float16).contiguous()
+
+
+def _interleaved(matrix: Tensor, heads: int) -> Tensor:
+    """Reorder rows from rotating halves (transformers) to rotating neighbours (llama.cpp's RoPE)."""
+    rows, columns = matrix.shape
+    return matrix.reshape(heads, 2, rows // heads // 2, columns).transpose(1, 2).reshape(rows, columns)
+
+
+def _modelfile(name: str, base: Path) -> str:
+    """Return how Ollama loads it; ChatML is spelled out because Ollama's own templates are not Jinja."""
+    lines = [f"FROM ./{name}", "PARAMETER temperature 0"]
+    template = base / "chat_template.jinja"
+    if template.is_file() and "<|im_start|>" in template.read_text(encoding="utf-8"):
+        turn = "{{ if .%s }}<|im_start|>%s\n{{ .%s }}<|im_end|>\n{{ end }}"
+        turns = turn % ("System", "system", "System") + turn % ("Prompt", "user", "Prompt")
+        lines += [f'TEMPLATE """{turns}<|im_start|>assistant\n"""', 'PARAMETER stop "<|im_end|>"']
+    return "\n".join(lines) + "\n"
+
+
+def _read_gguf(folder: Path, base: Path) -> Any:
+    del base
+    (file,) = folder.glob("*.gguf")
+    model = AutoModelForCausalLM.from_pretrained(
+        str(folder),
+        gguf_file=file.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.float32,
+        local_files_only=True,
+    )
+    return model.train(mode=False)
+
+
+_FORMS: dict[str, tuple[Callable[[Path, Path, Path], None], Callable[[Path, Path], Any]]] = {
+    "adapter": (_write_adapter, _read_adapter),
+    "merged": (_write_merged, _read_merged),
+    "gguf": (_write_gguf, _read_gguf),
+}
