@@ -163,6 +163,35 @@ def version(name, dataset, recall):
     }
 
 
+def described(name="v0.3", **changes):
+    """Return a version with all that is kept about it, as the API tells it."""
+    return {
+        "track": "chat",
+        "latest": "v0.3",
+        "previous": "v0.2",
+        "serving": "v0.3",
+        **version(name, "campus_dining", 0.962),
+        "pinned": True,
+        "tags": ["good"],
+        "parent": "v0.2",
+        "ancestors": ["v0.2", "v0.1"],
+        "bytes": 4_212_000,
+        "manifest": {
+            "base": "5af571cbf074e6d21a03528d2330792e",
+            "job": 2,
+            "files": {"adapter_model.safetensors": {"sha256": "ab" * 32, "bytes": 4_200_000}},
+        },
+        "metadata": {
+            "framework": {"python": "3.11.7", "torch": "2.9.1"},
+            "hardware": {"device": "cpu", "name": "AMD EPYC"},
+            "training": {"rounds": 7, "seconds": 312.4, "ended_by": "recall", "tokens_per_second": 512.0},
+            "adapter": {"rank": 24},
+            "reproducibility": {"seed": 20_261_121, "deterministic": True},
+        },
+        **changes,
+    }
+
+
 SESSION = {
     "job": 3,
     "dataset": "campus_housing",

@@ -18,6 +18,7 @@ from fake_daemon import (
     Problem,
     Stream,
     delta,
+    described,
     event,
     job,
     promoted,
@@ -159,6 +160,7 @@ def test_the_version_is_printed_without_a_home():
             ["--config", "x", "--home", "/h", "base", "add", "smollm2"],  # settings say nothing about a base
             "-m lorad.offline base add smollm2 --home /h",
         ),
+        (["export", "v0.1", "out"], "-m lorad.offline export v0.1 out"),
         (
             ["--home", "/h", "plan", "f.json", "--json", "-v"],
             "-m lorad.offline plan f.json --json -v --home /h",
@@ -254,6 +256,7 @@ def test_reading_commands_tell_the_same_in_json(lorad, daemon):
         "status": ("GET /api/status", snapshot()),
         "jobs": ("GET /api/jobs", {"jobs": [rejected(1, "é")]}),
         "versions": ("GET /api/versions", snapshot()["tracks"]["chat"]),
+        "versions show good": ("GET /api/versions/good", described()),
         "memory": ("GET /api/memory", {"datasets": []}),
         "retention": ("GET /api/retention", {"versions": [], "datasets": [], "matrix": []}),
         "explain v0.1": (
@@ -523,6 +526,66 @@ def test_simple_orders(lorad, daemon, word, route):
 
 
 # Versions and memory
+
+
+def test_the_latest_version_is_printed_alone(lorad, daemon):
+    daemon.answers("GET /api/versions", snapshot()["tracks"]["chat"], {"latest": None})
+    assert lorad("versions", "latest").stdout == "v0.2\n"
+    result = lorad("versions", "latest", "--track", "chat")
+    assert (result.stdout, result.exit_code) == ("", 1)
+    assert result.stderr == "lorad: chat has no version yet; drop a file into its inbox\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "route", "body", "told"),
+    [
+        ("pin good", "good/pin", {"pinned": True}, "v0.1 is never pruned until: lorad versions unpin v0.1"),
+        ("unpin v0.1", "v0.1/pin", {"pinned": False}, "v0.1 is no longer pinned"),
+        (
+            "tag v0.1 good",
+            "v0.1/tags",
+            {"tag": "good", "remove": False},
+            "v0.1 is now called good; ask it with: lorad ask --model chat@good QUESTION",
+        ),
+        ("untag good good", "good/tags", {"tag": "good", "remove": True}, "v0.1 is no longer called good"),
+    ],
+)
+def test_versions_are_marked(lorad, daemon, words, route, body, told):
+    daemon.answers(f"POST /api/versions/{route}", {"version": "v0.1"})
+    result = lorad("versions", *words.split())
+    assert (result.stdout, result.exit_code) == (f"{told}\n", 0)
+    assert [sent for _, _, sent in daemon.asked] == [{"track": "chat", **body}]
+
+
+def test_pruning_tells_what_went_and_why(lorad, daemon):
+    # Given a daemon that finds something, the same again, and then nothing
+    found = {"pruned": {"v0.1": "older than max_age_days (30)"}, "dry_run": False}
+    daemon.answers("POST /api/versions/prune", found, found, found, {"pruned": {}, "dry_run": False})
+    limits = ["--keep", "3", "--older-than", "30", "--max-bytes", "1000"]
+    # When it is told to prune, with limits and without
+    told = [
+        lorad("versions", "prune", *words).stdout
+        for words in (limits, ["--dry-run"], ["--json"], ["--keep", "9"])
+    ]
+    # Then it tells what it did, or would do
+    assert told[:2] == [
+        "removed v0.1: older than max_age_days (30)\n",
+        "would remove v0.1: older than max_age_days (30)\n",
+    ]
+    assert json.loads(told[2]) == found
+    assert told[3].startswith("nothing is beyond the limits")
+    assert [body for _, _, body in daemon.asked] == [
+        {"track": "chat", "dry_run": False, "keep": 3, "max_age_days": 30, "max_bytes": 1000},
+        {"track": "chat", "dry_run": True},
+        {"track": "chat", "dry_run": False},
+        {"track": "chat", "dry_run": False, "keep": 9},
+    ]
+
+
+@pytest.mark.parametrize("limit", ["--keep", "--older-than", "--max-bytes"])
+def test_a_limit_of_nothing_is_refused(lorad, daemon, limit):
+    assert lorad("versions", "prune", limit, "0").exit_code == 2
+    assert daemon.asked == []
 
 
 def test_a_rollback_tells_what_serves(lorad, daemon):

@@ -53,7 +53,9 @@ def test_queries_and_bodies_arrive(daemon, path):
 
 def test_a_version_cannot_leave_its_place_in_the_path(daemon, path):
     daemon.answers("GET /api/versions/..%2Fjobs/explain", {"version": "odd"})
+    daemon.answers("POST /api/versions/..%2Fjobs/pin", {"version": "odd"})
     assert Client(path).explain("chat", "../jobs") == {"version": "odd"}
+    assert Client(path).pin("chat", "../jobs", pinned=True) == {"version": "odd"}
 
 
 @pytest.mark.parametrize(
@@ -65,6 +67,22 @@ def test_a_version_cannot_leave_its_place_in_the_path(daemon, path):
         (lambda c: c.pause(), "POST /api/pause", {}),
         (lambda c: c.resume(), "POST /api/resume", {}),
         (lambda c: c.versions("chat"), "GET /api/versions", None),
+        (lambda c: c.version("chat", "good"), "GET /api/versions/good", None),
+        (
+            lambda c: c.pin("chat", "v0.1", pinned=False),
+            "POST /api/versions/v0.1/pin",
+            {"track": "chat", "pinned": False},
+        ),
+        (
+            lambda c: c.tag("chat", "v0.1", "good", remove=True),
+            "POST /api/versions/v0.1/tags",
+            {"track": "chat", "tag": "good", "remove": True},
+        ),
+        (
+            lambda c: c.prune("chat", dry_run=True, keep=3, max_bytes=None),
+            "POST /api/versions/prune",
+            {"track": "chat", "dry_run": True, "keep": 3},
+        ),
         (lambda c: c.memory("chat"), "GET /api/memory", None),
         (lambda c: c.retention("chat"), "GET /api/retention", None),
         (lambda c: c.events(5), "GET /api/events", None),

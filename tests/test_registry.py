@@ -1,10 +1,14 @@
 """Versions on disk: promoting, proving, going back, pruning, and starting again after any kind of stop."""
 
+import errno
 import json
 import os
+import resource
 import shutil
+import subprocess
+import sys
 import tempfile
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -12,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorad import files
-from lorad.errors import RegistryError
-from lorad.registry import MANIFEST, TRACKER, Birth, Registry
+from lorad.config import RegistrySettings
+from lorad.errors import LoradError, ProtocolError, RegistryError
+from lorad.registry import DAY, MANIFEST, TRACKER, Birth, Registry, Stored, find_surplus
 
 BASE = "fingerprint of the base"
 RAM = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - every step is an fsync; in memory they cost nothing
@@ -49,6 +54,11 @@ def promote(registry, count=1):
         )
         registry.promote(a_candidate(registry, job), birth, NOON)
     return registry.latest
+
+
+def prune(registry, keep, needed=()):
+    """Prune by number alone; return what went."""
+    return list(registry.prune(RegistrySettings(keep=keep), NOON, needed))
 
 
 def flip(path):
@@ -122,7 +132,7 @@ def test_a_new_track_has_nothing(registry):
     assert registry.lineage(None) == []
     assert registry.of_job(1) is None
     assert registry.newest_sound() is None
-    assert registry.prune(1) == []
+    assert prune(registry, 1) == []
 
 
 @pytest.mark.parametrize(
@@ -267,7 +277,7 @@ def test_a_number_is_never_given_twice(registry, lost):
     if lost == "the newest version":
         registry.rollback("v0.1")
         registry.rollback("v0.2")
-        assert registry.prune(1) == ["v0.3"]
+        assert prune(registry, 1) == ["v0.3"]
     else:
         (registry.folder / TRACKER).unlink()
 
@@ -297,6 +307,67 @@ def test_a_rejected_candidate_is_kept_aside_once(registry):
     assert (kept / "candidate" / "evaluation.json").read_text() == "second"
     assert not second.parent.exists()
     assert registry.latest is None
+
+
+class FailsHalfWay(Registry):
+    """A registry whose disk fails while the tracker is written, before the new content counts or after."""
+
+    def __init__(self, folder, moment):
+        super().__init__(folder)
+        self._moment = moment
+
+    def _write(self, tracker):
+        if self._moment == "after":
+            super()._write(tracker)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@contextmanager
+def no_file_longer_than(limit):
+    """Let the operating system refuse longer files, as a full disk would."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, usual[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+
+
+@pytest.mark.parametrize("failure", ["before the tracker", "after the tracker", "no room", "a link's place"])
+@pytest.mark.parametrize("older", [0, 2])
+def test_a_promotion_that_fails_leaves_everything_as_it_was(registry, older, failure):
+    # Given some versions, and a disk that fails after the folder has its new name
+    promote(registry, older)
+    registry.recover()
+    files.write_json(registry.folder / TRACKER, registry.tracker() | {"notes": "x" * 5000})
+    failing = registry
+    if failure.endswith("the tracker"):
+        failing = FailsHalfWay(registry.folder, failure.partition(" ")[0])
+    elif failure == "a link's place":
+        (registry.folder / "latest").unlink(missing_ok=True)
+        (registry.folder / "latest").mkdir()
+    before = registry.tracker(), links(registry)
+    candidate = a_candidate(registry, 9)
+    birth = Birth(job=9, parent=registry.latest, base=BASE, description="learned")
+
+    # When a candidate is promoted
+    with no_file_longer_than(4000 if failure == "no room" else -1), pytest.raises((OSError, LoradError)):
+        failing.promote(candidate, birth, NOON)
+
+    # Then its failure changed nothing, and neither does the next start
+    if failure == "a link's place":
+        (registry.folder / "latest").rmdir()
+    else:
+        assert (registry.tracker(), links(registry)) == before
+    assert (candidate / "adapter_model.safetensors").is_file()
+    assert registry.recover() == []
+    assert registry.tracker() == before[0]
+    assert registry.of_job(9) is None
+    assert_consistent(registry)
+
+    # And the same candidate can be promoted once there is room
+    assert registry.promote(candidate, birth, NOON) == f"v0.{older + 1}"
+    assert_consistent(registry)
 
 
 # proof
@@ -437,7 +508,7 @@ def test_a_base_that_comes_back_finds_its_versions(registry):
 
 def test_marking_twice_or_what_does_not_exist_is_harmless(registry):
     promote(registry, 3)
-    registry.prune(2)
+    prune(registry, 2)
     registry.mark_damaged("v0.2")
     registry.mark_damaged("v0.2")
     registry.mark_damaged("v0.1")
@@ -491,7 +562,7 @@ def test_nobody_goes_back_to_what_cannot_serve(registry, reason, code):
     elif reason == "marked":
         registry.mark_damaged("v0.1")
     elif reason == "pruned":
-        assert registry.prune(3) == ["v0.1"]
+        assert prune(registry, 3) == ["v0.1"]
     before = pointers(registry)
 
     with pytest.raises(RegistryError) as caught:
@@ -521,7 +592,327 @@ def test_learning_goes_on_from_where_one_went_back_to(registry):
     assert_consistent(registry)
 
 
+# names and pins
+
+
+def test_a_version_is_found_by_every_name_it_has(registry):
+    promote(registry, 3)
+    registry.tag("v0.1", "good")
+
+    assert [registry.resolve(name) for name in ("v0.1", "good", "previous", "latest")] == [
+        "v0.1",
+        "v0.1",
+        "v0.2",
+        "v0.3",
+    ]
+
+
+@pytest.mark.parametrize("name", ["v0.9", "better", "previous", "", "..", "v0.2"])
+def test_a_name_that_nothing_has_is_told(registry, name):
+    # Given one version, and a folder beside it that the tracker does not know yet
+    promote(registry)
+    shutil.copytree(registry.path("v0.1"), registry.versions_folder / "v0.2")
+
+    for act in (registry.resolve, registry.describe, lambda name: registry.pin(name, pinned=True)):
+        with pytest.raises(RegistryError, match="there is no version") as caught:
+            act(name)
+        assert caught.value.code == "no_such_version"
+
+
+def test_a_pruned_version_has_no_name_any_more(registry):
+    promote(registry, 3)
+    prune(registry, 2)
+
+    with pytest.raises(RegistryError, match=r"there is no version v0\.1"):
+        registry.tag("v0.1", "good")
+
+
+def test_a_tag_moves(registry):
+    promote(registry, 3)
+
+    assert registry.tag("v0.1", "good") == "v0.1"
+    assert registry.tag("latest", "good") == "v0.3"
+    assert registry.tag("good", "best") == "v0.3"
+    assert registry.tag("v0.3", "good") == "v0.3"
+
+    tags = {entry["version"]: entry.get("tags") for entry in registry.tracker()["checkpoints"]}
+    assert tags == {"v0.1": [], "v0.2": None, "v0.3": ["best", "good"]}
+
+
+def test_a_tag_is_taken_away_from_the_version_that_has_it(registry):
+    promote(registry, 2)
+    registry.tag("v0.1", "good")
+    registry.tag("v0.1", "old")
+
+    with pytest.raises(RegistryError) as caught:
+        registry.untag("v0.2", "good")
+    assert caught.value.code == "no_such_tag"
+    assert registry.untag("good", "good") == "v0.1"
+
+    assert registry.tracker()["checkpoints"][0]["tags"] == ["old"]
+
+
+@pytest.mark.parametrize(
+    "tag",
+    ["", "latest", "previous", "base", "v0.1", "v10.20", "job-3", "Good", "-a", ".a", "a b", "ä", "a\n"],
+)
+def test_what_cannot_be_a_tag_is_told(registry, tag):
+    promote(registry)
+    before = pointers(registry)
+
+    with pytest.raises(ProtocolError) as caught:
+        registry.tag("v0.1", tag)
+
+    assert (caught.value.code, caught.value.status) == ("bad_tag", 400)
+    assert pointers(registry) == before
+
+
+@pytest.mark.parametrize("tag", ["good", "0", "v0.1-rc", "v1", "job-x", "a._-9", "latest2"])
+def test_what_can_be_a_tag(registry, tag):
+    promote(registry)
+    registry.tag("v0.1", tag)
+
+    assert registry.resolve(tag) == "v0.1"
+
+
+def test_one_goes_back_to_a_tag(registry):
+    promote(registry, 3)
+    registry.tag("v0.1", "good")
+
+    assert registry.rollback("good") == ("v0.1", "v0.3")
+    assert registry.rollback("previous") == ("v0.3", "v0.1")
+    assert_consistent(registry)
+
+
+def test_a_version_is_described_whole(registry):
+    promote(registry, 2)
+    candidate = a_candidate(registry, 3)
+    files.write_json(candidate / "metadata.json", {"lorad": "0.1.0"})
+    birth = Birth(job=3, parent="v0.2", base=BASE, description="learned d3")
+    folder = registry.path(registry.promote(candidate, birth, NOON))
+    registry.tag("v0.3", "good")
+
+    found = registry.describe("good")
+
+    assert found["version"] == "v0.3"
+    assert (found["pinned"], found["tags"], found["state"]) == (False, ["good"], "sound")
+    assert (found["parent"], found["ancestors"]) == ("v0.2", ["v0.2", "v0.1"])
+    assert found["manifest"] == registry.manifest("v0.3")
+    assert found["metadata"] == {"lorad": "0.1.0"}
+    assert found["bytes"] == sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("content", [None, "", "5", "null"])
+def test_without_metadata_the_rest_is_described(registry, content):
+    folder = registry.path(promote(registry))
+    if content is not None:
+        (folder / "metadata.json").write_text(content)
+
+    assert registry.describe("v0.1")["metadata"] == {}
+
+
+def test_fields_that_lorad_does_not_know_survive_every_change(registry):
+    # Given a tracker into which another tool has written
+    promote(registry, 4)
+    tracker = registry.tracker() | {"owner": {"team": 5}}
+    for entry in tracker["checkpoints"]:
+        entry["f1_score"] = 0.86
+    files.write_json(registry.folder / TRACKER, tracker)
+
+    # When everything is done that changes the tracker
+    registry.pin("v0.2", pinned=True)
+    registry.pin("v0.2", pinned=False)
+    registry.tag("v0.3", "good")
+    registry.untag("v0.3", "good")
+    registry.rollback("v0.3")
+    registry.mark_damaged("v0.4")
+    assert promote(registry) == "v0.5"
+    prune(registry, 3)
+    registry.recover()
+
+    # Then all of it is still there
+    after = registry.tracker()
+    assert after["owner"] == {"team": 5}
+    assert [entry.get("f1_score") for entry in after["checkpoints"]] == [0.86] * 4 + [None]
+    assert states(registry)["v0.1"] == "pruned"
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from lorad.registry import Registry
+
+registry, number = Registry(Path(sys.argv[1])), int(sys.argv[2])
+print("ready", flush=True)
+sys.stdin.readline()
+for turn in range(12):
+    registry.tag("v0.%d" % (2 + (number + turn) % 3), "tag-%d-%d" % (number, turn))
+    registry.tag("v0.%d" % (2 + turn % 3), "shared")
+    registry.pin("v0.2", pinned=bool(turn % 2))
+"""
+
+
+def test_writers_in_many_processes_lose_nothing(registry):
+    # Given versions of which only the first may be pruned, and eight processes that wait for the same word
+    promote(registry, 4)
+    for version in ("v0.2", "v0.3", "v0.4"):
+        registry.tag(version, f"own-{version}")
+    command = [sys.executable, "-c", WRITER, str(registry.folder)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    writers = [subprocess.Popen([*command, str(number)], **pipes) for number in range(8)]
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n"
+
+    # When all write at once, while this process promotes, rolls back and prunes
+    for writer in writers:
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    promote(registry)
+    prune(registry, 1)
+    while any(writer.poll() is None for writer in writers):
+        registry.rollback()
+        prune(registry, 1)
+        assert len(registry.tracker()["checkpoints"]) == 5
+    for writer in writers:
+        writer.communicate()
+
+    # Then every tag is where it was put, and the contested one is on one version
+    assert [writer.returncode for writer in writers] == [0] * 8
+    placed = sorted(
+        (tag, e["version"]) for e in registry.tracker()["checkpoints"] for tag in e.get("tags", ())
+    )
+    own = [(f"own-v0.{number}", f"v0.{number}") for number in (2, 3, 4)]
+    theirs = [
+        (f"tag-{number}-{turn}", f"v0.{2 + (number + turn) % 3}") for number in range(8) for turn in range(12)
+    ]
+    assert placed == sorted([*own, *theirs, ("shared", "v0.4")])
+    assert states(registry) == {"v0.1": "pruned"} | {f"v0.{number}": "sound" for number in range(2, 6)}
+    assert_consistent(registry)
+
+
 # pruning
+
+
+def stored(*ages, size=10):
+    """Return versions of these ages in days, oldest first."""
+    return [
+        Stored(version=f"v0.{number}", created_at=NOON - age * DAY, bytes=size)
+        for number, age in enumerate(ages, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("limits", "protected", "gone"),
+    [
+        ({}, set(), []),
+        ({"keep": 3}, set(), ["v0.1"]),
+        ({"keep": 1}, {"v0.4", "v0.1"}, ["v0.2", "v0.3"]),
+        ({"max_age_days": 9}, set(), []),
+        ({"max_age_days": 8}, set(), ["v0.1"]),
+        ({"max_age_days": 8}, {"v0.1"}, []),
+        ({"max_bytes": 40}, set(), []),
+        ({"max_bytes": 39}, set(), ["v0.1"]),
+        ({"max_bytes": 39}, {"v0.1"}, ["v0.2"]),
+        ({"max_bytes": 1}, {"v0.4"}, ["v0.1", "v0.2", "v0.3"]),
+        ({"keep": 3, "max_age_days": 8, "max_bytes": 30}, set(), ["v0.1"]),
+        ({"keep": 3, "max_age_days": 8, "max_bytes": 20}, set(), ["v0.1", "v0.2"]),
+    ],
+)
+def test_each_limit_removes_the_oldest_beyond_it(limits, protected, gone):
+    found = find_surplus(stored(9, 5, 1, 0), protected, RegistrySettings(**limits), NOON)
+
+    assert list(found) == gone
+
+
+def test_every_removal_has_its_reason():
+    limits = RegistrySettings(keep=3, max_age_days=8, max_bytes=25)
+
+    assert find_surplus(stored(9, 7, 5, 3, 1), set(), limits, NOON) == {
+        "v0.1": "older than max_age_days (8)",
+        "v0.2": "more than keep (3)",
+        "v0.3": "larger together than max_bytes (25)",
+    }
+
+
+def test_age_comes_first_however_the_clock_went():
+    # Given a clock that was put right: the second version says that it is older than the first
+    found = find_surplus(stored(1, 99), set(), RegistrySettings(keep=1, max_age_days=8), NOON)
+
+    assert found == {"v0.2": "older than max_age_days (8)"}
+
+
+@given(
+    ages=st.lists(st.integers(0, 30), max_size=8),
+    sizes=st.lists(st.integers(0, 30), min_size=8, max_size=8),
+    protected=st.sets(st.sampled_from([f"v0.{n}" for n in range(1, 9)])),
+    keep=st.integers(1, 8),
+    max_age_days=st.none() | st.integers(1, 30),
+    max_bytes=st.none() | st.integers(1, 100),
+)
+def test_no_more_is_removed_than_must_be(ages, sizes, protected, keep, max_age_days, max_bytes):
+    limits = RegistrySettings(keep=keep, max_age_days=max_age_days, max_bytes=max_bytes)
+    there = [
+        Stored(version=item.version, created_at=item.created_at, bytes=size)
+        for item, size in zip(stored(*ages), sizes, strict=False)
+    ]
+
+    gone = find_surplus(there, protected, limits, NOON)
+
+    # Nothing protected goes, and what is left keeps to the limits unless it is protected
+    assert not set(gone) & protected
+    left = [item for item in there if item.version not in gone]
+
+    def is_beyond(items):
+        return len(items) > keep or (max_bytes is not None and sum(i.bytes for i in items) > max_bytes)
+
+    free = [item for item in left if item.version not in protected]
+    assert not (free and is_beyond(left))
+    assert find_surplus(left, protected, limits, NOON) == {}
+    # And the newest of those that went for room would have been too much
+    crowded = [item for item in there if not gone.get(item.version, "older").startswith("older")]
+    assert not crowded or is_beyond([*left, crowded[-1]])
+
+
+def test_what_people_have_marked_is_never_pruned(registry):
+    promote(registry, 6)
+    registry.pin("v0.1", pinned=True)
+    registry.tag("v0.3", "good")
+
+    assert prune(registry, 1) == ["v0.2", "v0.4"]
+    registry.pin("v0.1", pinned=False)
+    registry.untag("v0.3", "good")
+    assert prune(registry, 1) == ["v0.1", "v0.3"]
+    assert_consistent(registry)
+
+
+def test_what_would_be_pruned_can_be_told_without_doing_it(registry):
+    promote(registry, 4)
+    before = pointers(registry)
+
+    found = registry.prune(RegistrySettings(keep=3), NOON, dry_run=True)
+
+    assert found == {"v0.1": "more than keep (3)"}
+    assert on_disk(registry) == ["v0.1", "v0.2", "v0.3", "v0.4"]
+    assert pointers(registry) == before
+
+
+def test_age_and_size_are_those_of_the_folder(registry):
+    promote(registry, 4)
+    size = registry.describe("v0.4")["bytes"]
+
+    assert registry.prune(RegistrySettings(max_bytes=4 * size), NOON, dry_run=True) == {}
+    assert list(registry.prune(RegistrySettings(max_bytes=3 * size), NOON, dry_run=True)) == ["v0.1"]
+    assert registry.prune(RegistrySettings(max_age_days=1), NOON + DAY, dry_run=True) == {}
+    assert list(registry.prune(RegistrySettings(max_age_days=1), NOON + DAY + 1)) == ["v0.1", "v0.2"]
+
+
+def test_a_version_whose_manifest_is_damaged_is_as_old_as_its_folder(registry):
+    promote(registry, 3)
+    folder = registry.path("v0.1")
+    (folder / MANIFEST).write_text("{")
+    os.utime(folder, (NOON - 9 * DAY, NOON - 9 * DAY))
+
+    assert list(registry.prune(RegistrySettings(max_age_days=8), NOON)) == ["v0.1"]
 
 
 @pytest.mark.parametrize(
@@ -540,7 +931,7 @@ def test_learning_goes_on_from_where_one_went_back_to(registry):
 def test_the_oldest_go_first_and_what_is_needed_stays(registry, keep, needed, gone):
     promote(registry, 5)
 
-    assert registry.prune(keep, needed) == gone
+    assert prune(registry, keep, needed) == gone
 
     assert on_disk(registry) == [f"v0.{n}" for n in range(1, 6) if f"v0.{n}" not in gone]
     assert [name for name, state in states(registry).items() if state == "pruned"] == gone
@@ -553,30 +944,30 @@ def test_latest_and_previous_stay_however_old(registry):
     registry.rollback("v0.2")
     registry.rollback("v0.1")
 
-    assert registry.prune(1) == ["v0.3", "v0.4"]
+    assert prune(registry, 1) == ["v0.3", "v0.4"]
     assert_consistent(registry)
 
 
 def test_pruning_again_prunes_no_more(registry):
     promote(registry, 4)
-    registry.prune(2)
+    prune(registry, 2)
 
-    assert registry.prune(2) == []
+    assert prune(registry, 2) == []
     promote(registry)
-    assert registry.prune(3) == []
+    assert prune(registry, 3) == []
     assert on_disk(registry) == ["v0.3", "v0.4", "v0.5"]
 
 
 def test_pruned_ancestors_are_still_ancestors(registry):
     promote(registry, 4)
-    registry.prune(2)
+    prune(registry, 2)
 
     assert registry.lineage("v0.4") == ["v0.4", "v0.3", "v0.2", "v0.1"]
 
 
 def test_a_rebuilt_tracker_still_knows_pruned_ancestors(registry):
     promote(registry, 5)
-    registry.prune(2)
+    prune(registry, 2)
     (registry.folder / TRACKER).unlink()
 
     registry.recover()
@@ -597,7 +988,7 @@ def test_a_first_start_makes_an_empty_track(registry):
 def test_a_start_after_a_clean_stop_has_nothing_to_do(registry):
     promote(registry, 3)
     registry.rollback("v0.1")
-    registry.prune(2)
+    prune(registry, 2)
     before = pointers(registry)
 
     assert registry.recover() == []
@@ -684,7 +1075,7 @@ def test_a_power_cut_while_pruning_is_finished(registry, remains):
     promote(registry, 3)
     kept = registry.folder / "kept"
     shutil.copytree(registry.path("v0.1"), kept)
-    registry.prune(2)
+    prune(registry, 2)
     if remains == "empty":
         kept = registry.folder / "empty"
         kept.mkdir()
@@ -719,7 +1110,7 @@ def test_a_damaged_tracker_is_rebuilt_from_the_versions(registry, content):
 
     done = registry.recover()
 
-    assert done[0] == "the tracker was damaged and is rebuilt from the versions"
+    assert done[0] == "the tracker was damaged and is rebuilt from the versions, without pins and tags"
     assert len(done) == 4
     assert (registry.folder / f"{TRACKER}.damaged").read_bytes() == content
     assert (registry.latest, registry.previous) == ("v0.3", "v0.2")
@@ -814,8 +1205,10 @@ def act(registry, action, number):
         registry.rollback()
     elif action == "go back to":
         registry.rollback(choose(registry, number))
+    elif action == "tag":
+        registry.tag(choose(registry, number), f"tag-{number % 3}")
     elif action == "prune":
-        registry.prune(1 + number % 4)
+        prune(registry, 1 + number % 4)
     elif action == "restart":
         assert registry.recover() == []
     else:
@@ -827,7 +1220,17 @@ def act(registry, action, number):
         serve_newest(registry)
 
 
-ACTIONS = ("promote", "promote", "go back", "go back to", "prune", "fail to load", "flip a bit", "restart")
+ACTIONS = (
+    "promote",
+    "promote",
+    "go back",
+    "go back to",
+    "tag",
+    "prune",
+    "fail to load",
+    "flip a bit",
+    "restart",
+)
 
 
 @given(st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 9)), max_size=12))
@@ -854,7 +1257,7 @@ def test_a_version_is_never_changed_after_it_was_made(registry):
     promote(registry, 2)
     registry.rollback("v0.1")
     registry.mark_damaged("v0.3")
-    registry.prune(1)
+    prune(registry, 1)
     registry.recover()
     registry.newest_sound(BASE)
 

@@ -51,6 +51,18 @@ class FakeDaemon:
     def retry(self, job, *, force, settings):
         return {"id": job, "force": force, "settings": settings}
 
+    def version(self, track, version):
+        return {"track": track, "version": version}
+
+    def pin(self, track, version, *, pinned):
+        return {"track": track, "version": version, "pinned": pinned}
+
+    def tag(self, track, version, tag, *, remove):
+        return {"track": track, "version": version, "tag": tag, "remove": remove}
+
+    def prune(self, track, limits, *, dry_run):
+        return {"track": track, "limits": limits, "dry_run": dry_run}
+
 
 @pytest.fixture(scope="module")
 def daemon():
@@ -198,6 +210,49 @@ def test_retry_passes_on_force_and_settings(path):
     answer = Client(path).call("POST", "/api/jobs/3/retry", {"force": True, "settings": {"rank": 4}})
 
     assert answer == {"id": 3, "force": True, "settings": {"rank": 4}}
+
+
+def test_versions_are_shown_pinned_tagged_and_pruned(path):
+    client = Client(path)
+    version = {"track": "chat", "version": "v0.1"}
+
+    assert client.version("chat", "v0.1") == version
+    assert client.pin("chat", "v0.1", pinned=False) == version | {"pinned": False}
+    assert client.tag("chat", "v0.1", "good") == version | {"tag": "good", "remove": False}
+    assert client.tag("other", "good", "good", remove=True) == {
+        "track": "other",
+        "version": "good",
+        "tag": "good",
+        "remove": True,
+    }
+    assert client.prune("chat", keep=3, max_age_days=None, max_bytes=5, dry_run=True) == {
+        "track": "chat",
+        "limits": {"keep": 3, "max_bytes": 5},
+        "dry_run": True,
+    }
+
+
+def test_without_a_body_a_version_is_pinned_and_the_settings_limits_hold(path):
+    client = Client(path)
+
+    assert client.call("POST", "/api/versions/v0.1/pin")["pinned"]
+    assert client.call("POST", "/api/versions/prune") == {"track": "chat", "limits": {}, "dry_run": False}
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "field"),
+    [
+        ("/api/versions/prune", {"keep": 0}, "keep"),
+        ("/api/versions/prune", {"max_age_days": -1}, "max_age_days"),
+        ("/api/versions/prune", {"max_bytes": "all"}, "max_bytes"),
+        ("/api/versions/v0.1/tags", {}, "tag"),
+    ],
+)
+def test_limits_and_tags_that_make_no_sense_are_told(path, route, body, field):
+    status, _, answer = post(path, route, body)
+
+    assert status == 400
+    assert json.loads(answer)["error"]["message"].startswith(f"{field}: ")
 
 
 def test_the_socket_is_private_and_only_a_dead_one_is_replaced(path, tmp_path):

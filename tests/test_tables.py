@@ -6,7 +6,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from fake_daemon import event, job, promoted, rejected, snapshot
+from fake_daemon import described, event, job, promoted, rejected, snapshot
 from lorad import tables
 from lorad.errors import ConfigError
 
@@ -54,6 +54,49 @@ def test_versions_show_their_roles():
     assert shown[2][:3] == ["v0.1", "previous", "2025-11-21"]
     assert shown[3][:4] == ["v0.2", "latest", "serving", "2025-11-21"]
     assert shown[3][-2:] == ["learned", "campus_dining"]
+
+
+def test_versions_show_pins_and_tags():
+    chat = snapshot()["tracks"]["chat"]
+    chat["versions"][0] |= {"pinned": True, "tags": ["good", "v0.1-rc"]}
+    chat["versions"][1] |= {"pinned": False, "tags": []}
+    shown = rows(tables.versions(chat))
+    assert shown[2][:5] == ["v0.1", "previous", "pinned", "good", "v0.1-rc"]
+    assert shown[3][:4] == ["v0.2", "latest", "serving", "2025-11-21"]
+
+
+def test_one_version_shows_what_it_is_made_of():
+    shown = text(tables.version(described("v0.3")), width=80)
+    found = dict(line.split(maxsplit=1) for line in shown.splitlines() if len(line.split()) > 1)
+    assert max(map(len, shown.splitlines())) <= 80
+    expected = {
+        "version": "v0.3",
+        "role": "latest serving pinned good",
+        "state": "sound",
+        "description": "learned campus_dining",
+        "recall": "96.2 %",
+        "parent": "v0.2",
+        "ancestors": "v0.2, v0.1",
+        "base": "5af571cbf074",
+        "training": "7 rounds in 5 min 12 s, ended by recall",
+        "rank": "24",
+        "seed": "20261121",
+        "hardware": "AMD EPYC",
+        "size": "4.2 MB",
+        "adapter_model.safetensors": "4.2 MB abababababab",
+    }
+    assert {name: " ".join(found[name].split()) for name in expected} == expected
+
+
+def test_a_version_without_metadata_shows_the_rest():
+    shown = text(
+        tables.version(described("v0.0", metadata={}, parent=None, ancestors=[], pinned=False, tags=[]))
+    )
+    assert "none: learned from the base" in shown
+    assert "training" not in shown
+    assert ["role", "-"] in rows(
+        tables.version(described("v0.0", metadata={"training": None}, pinned=False, tags=[]))
+    )
 
 
 def test_memory_counts():

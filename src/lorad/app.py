@@ -62,6 +62,8 @@ class ChildSession:
         )
         with contextlib.suppress(OSError, psutil.Error):
             psutil.Process(self._process.pid).nice(settings.training.nice)
+            # Linux shares its time among sessions first, and the child's is its own: inside it nice says nothing
+            Path(f"/proc/{self._process.pid}/autogroup").write_text(str(settings.training.nice))
 
     def poll(self, now: float) -> int | None:
         """Return the exit status, or ``None`` while it runs; end it when it takes too long."""
@@ -349,7 +351,7 @@ class App:
         return self._ready and not self.stopping.is_set()
 
     def ask(self, model: str, messages: list[dict[str, str]], sampling: Sampling) -> tuple[Ticket, str]:
-        """Accept a question for ``track`` or ``track@latest|previous|vN|base``."""
+        """Accept a question for ``track`` or ``track@latest|previous|vN|TAG|base``."""
         track, _, wanted = model.partition("@")
         version = self._resolve(track, wanted) if wanted else None
         ticket = self.engine.submit(track, messages, sampling, version)
@@ -361,9 +363,9 @@ class App:
             return None
         if wanted == BASE:
             return BASE
-        version = registry.previous if wanted == "previous" else wanted
-        if version is None:
+        if wanted == "previous" and registry.previous is None:
             raise ProtocolError(f"{track} has no previous version yet", status=404, code="model_not_found")
+        version = registry.resolve(wanted)
         self.models_held.bring(track, version)
         return version
 
@@ -485,6 +487,7 @@ class App:
                 )
             result = files.read_json(path)
         else:
+            version = registry.resolve(version)
             result = registry.evaluation(version)
         return {
             "version": version,
@@ -498,6 +501,36 @@ class App:
         self._registry(track)
         found: dict[str, Any] = self._exclusively(lambda: self.cycle.rollback(track, to, time.time()))
         return found
+
+    def version(self, track: str, version: str) -> dict[str, Any]:
+        """Return all that is kept about a version."""
+        registry = self._registry(track)
+        roles = {"latest": registry.latest, "previous": registry.previous}
+        return {"track": track, **roles, "serving": self.engine.serving(track), **registry.describe(version)}
+
+    def pin(self, track: str, version: str, *, pinned: bool) -> dict[str, Any]:
+        """Keep a version whatever the limits say, or no longer."""
+        registry = self._registry(track)
+        found = self._exclusively(lambda: registry.pin(version, pinned=pinned))
+        self.cycle.ledger.note("pinned" if pinned else "unpinned", time.time(), track=track, version=found)
+        return {"version": found, "pinned": pinned}
+
+    def tag(self, track: str, version: str, tag: str, *, remove: bool) -> dict[str, Any]:
+        """Give a version a name of its own, or take it away."""
+        registry = self._registry(track)
+        change = registry.untag if remove else registry.tag
+        found = self._exclusively(lambda: change(version, tag))
+        self.cycle.ledger.note(
+            "untagged" if remove else "tagged", time.time(), track=track, version=found, tag=tag
+        )
+        return {"version": found, "tag": tag, "removed": remove}
+
+    def prune(self, track: str, limits: dict[str, int], *, dry_run: bool) -> dict[str, Any]:
+        """Remove the versions beyond the settings' limits, or beyond these where given, or only tell which."""
+        self._registry(track)
+        wanted = self.settings.registry.model_copy(update=limits)
+        gone = self._exclusively(lambda: self.cycle.prune(track, wanted, time.time(), dry_run=dry_run))
+        return {"pruned": gone, "dry_run": dry_run}
 
     def memory(self, track: str) -> dict[str, Any]:
         """Return the datasets in memory."""
@@ -560,6 +593,7 @@ class App:
     def diff(self, track: str, a: str, b: str) -> dict[str, Any]:
         """Return the examples that one version answers right and the other does not."""
         registry = self._registry(track)
+        a, b = registry.resolve(a), registry.resolve(b)
         right_a, right_b = registry.evaluation(a)["right"], registry.evaluation(b)["right"]
         task = self.engine.task(track)
         changed = []

@@ -2,8 +2,8 @@
 
 What lives here: commands and their options, reading what people type, exit statuses. What never does:
 tables (``tables``), sentences about states (``phrases``), HTTP (``client``), models. The commands that need
-models hand over to another program by ``execv``: ``run`` to ``lorad.app``; ``base``, ``plan`` and ``check``
-to ``lorad.offline``.
+models hand over to another program by ``execv``: ``run`` to ``lorad.app``; ``base``, ``plan``, ``check`` and
+``doctor`` to ``lorad.offline``.
 
 ``lorad status`` must feel instant. So what only some commands need is imported inside them (rich 60 ms,
 pydantic and YAML for the settings 80 ms), and torch, FastAPI and httpx never are.
@@ -27,7 +27,7 @@ from typer.core import TyperGroup
 
 from lorad import __version__, phrases, tables
 from lorad.client import Client
-from lorad.errors import ConfigError, LoradError
+from lorad.errors import ConfigError, LoradError, RegistryError
 from lorad.home import Home, find_home
 from lorad.waiting import wait_for
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 CLEAR_LINE = "\r\x1b[2K"
 GLOBAL_OPTIONS = ("--home", "--config", "--set")
-FORWARDED = ("base", "plan", "check")
+FORWARDED = ("base", "plan", "check", "doctor", "export")
 WITHOUT_SETTINGS = ("base",)
 AS_TYPED = {
     "add_help_option": False,
@@ -53,7 +53,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Track = Annotated[str, typer.Option(metavar="NAME", help="The line of learning.")]
 Interval = Annotated[float, typer.Option(min=0.0, metavar="S", help="Seconds between two looks.")]
 Model = Annotated[
-    str, typer.Option(metavar="NAME", help="A track, or track@previous, track@v0.1, track@base.")
+    str, typer.Option(metavar="NAME", help="A track, or track@previous, track@v0.1, track@TAG, track@base.")
 ]
 System = Annotated[str | None, typer.Option(metavar="TEXT", help="A system message.")]
 MaxTokens = Annotated[int | None, typer.Option(min=1, help="The longest answer.")]
@@ -67,6 +67,14 @@ Force = Annotated[bool, typer.Option("--force", help="Promote it whatever the ju
 Changes = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Change its plan, repeatable.")]
 PlotFile = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw it into a picture.")]
 Target = Annotated[str | None, typer.Option(metavar="V", help="Else the previous one.")]
+OneVersion = Annotated[
+    str, typer.Argument(metavar="V", help="A version, or a tag, latest or previous.", show_default=False)
+]
+Tag = Annotated[str, typer.Argument(metavar="NAME", help="Small letters, digits, dots, dashes.")]
+Keep = Annotated[int | None, typer.Option(min=1, metavar="N", help="Most versions; else the settings'.")]
+OlderThan = Annotated[int | None, typer.Option(min=1, metavar="DAYS", help="Remove what is older.")]
+MaxBytes = Annotated[int | None, typer.Option(min=1, metavar="N", help="Most bytes of all together.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what would be removed, and remove nothing.")]
 ExportFile = Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="Where to; - is standard output.")]
 Dataset = Annotated[str | None, typer.Option(metavar="NAME", help="Only this dataset.")]
 Refit = Annotated[bool, typer.Option("--refit", help="Learn all of memory anew from the base model.")]
@@ -236,6 +244,25 @@ def plan(ctx: typer.Context) -> None:
 def check(ctx: typer.Context) -> None:
     """Read a file as the inbox would, and report; see: lorad check --help."""
     _hand_over(ctx, "check")
+
+
+@app.command(**AS_TYPED)  # type: ignore[arg-type]
+def doctor(ctx: typer.Context) -> None:
+    """Say what is wrong with this machine and this home, and the remedy; see: lorad doctor --help."""
+    from lorad.doctor import packages  # noqa: PLC0415 - 20 ms that `lorad status` need not spend
+
+    # the other program could not even start without some of them
+    missing = [found for found in packages() if found.status == "fail"]
+    if missing:
+        told = "; ".join(f"{found.name} {found.detail}: {found.remedy}" for found in missing)
+        raise ConfigError(told, code="no_package")
+    _hand_over(ctx, "doctor")
+
+
+@app.command(**AS_TYPED)  # type: ignore[arg-type]
+def export(ctx: typer.Context) -> None:
+    """Write a version for another program: an adapter, a merged model, GGUF; see: lorad export --help."""
+    _hand_over(ctx, "export")
 
 
 def _hand_over(ctx: typer.Context, command: str) -> NoReturn:
@@ -513,10 +540,83 @@ def resume(ctx: typer.Context) -> None:
 # Versions and memory
 
 
-@app.command()
-def versions(ctx: typer.Context, track: Track = "chat", as_json: Json = False) -> None:
+versions = typer.Typer(invoke_without_command=True)
+app.add_typer(versions, name="versions")
+
+
+@versions.callback()
+def _versions(ctx: typer.Context, track: Track = "chat", as_json: Json = False) -> None:
     """List the versions, and which of them serve."""
-    _print(_client(ctx).versions(track), as_json, tables.versions)
+    if ctx.invoked_subcommand is None:
+        _print(_client(ctx).versions(track), as_json, tables.versions)
+
+
+@versions.command("latest")
+def versions_latest(ctx: typer.Context, track: Track = "chat") -> None:
+    """Print the name of the latest version."""
+    latest = _client(ctx).versions(track)["latest"]
+    if latest is None:
+        raise RegistryError(f"{track} has no version yet; drop a file into its inbox", code="no_version")
+    typer.echo(latest)
+
+
+@versions.command("show")
+def versions_show(
+    ctx: typer.Context, version: OneVersion, track: Track = "chat", as_json: Json = False
+) -> None:
+    """Show what a version is made of."""
+    _print(_client(ctx).version(track, version), as_json, tables.version)
+
+
+@versions.command("pin")
+def versions_pin(ctx: typer.Context, version: OneVersion, track: Track = "chat") -> None:
+    """Keep a version whatever the limits say."""
+    pinned = _client(ctx).pin(track, version, pinned=True)["version"]
+    typer.echo(f"{pinned} is never pruned until: lorad versions unpin {pinned}")
+
+
+@versions.command("unpin")
+def versions_unpin(ctx: typer.Context, version: OneVersion, track: Track = "chat") -> None:
+    """Let the limits decide about a version again."""
+    unpinned = _client(ctx).pin(track, version, pinned=False)["version"]
+    typer.echo(f"{unpinned} is no longer pinned")
+
+
+@versions.command("tag")
+def versions_tag(ctx: typer.Context, version: OneVersion, name: Tag, track: Track = "chat") -> None:
+    """Give a version a name of its own; one that had it loses it."""
+    tagged = _client(ctx).tag(track, version, name)["version"]
+    typer.echo(f"{tagged} is now called {name}; ask it with: lorad ask --model {track}@{name} QUESTION")
+
+
+@versions.command("untag")
+def versions_untag(ctx: typer.Context, version: OneVersion, name: Tag, track: Track = "chat") -> None:
+    """Take a name away from a version."""
+    untagged = _client(ctx).tag(track, version, name, remove=True)["version"]
+    typer.echo(f"{untagged} is no longer called {name}")
+
+
+@versions.command("prune")
+def versions_prune(
+    ctx: typer.Context,
+    *,
+    track: Track = "chat",
+    keep: Keep = None,
+    older_than: OlderThan = None,
+    max_bytes: MaxBytes = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Remove versions beyond the limits: the settings', or those given."""
+    limits = {"keep": keep, "max_age_days": older_than, "max_bytes": max_bytes}
+    answer = _client(ctx).prune(track, dry_run=dry_run, **limits)
+    if as_json:
+        _print_json(answer)
+        return
+    for version, why in answer["pruned"].items():
+        typer.echo(f"{'would remove' if dry_run else 'removed'} {version}: {why}")
+    if not answer["pruned"]:
+        typer.echo("nothing is beyond the limits; latest, previous, pinned and tagged versions stay anyway")
 
 
 @app.command()

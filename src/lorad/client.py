@@ -150,9 +150,27 @@ class Client:
         """Return a track's versions and which of them serve."""
         return self.call("GET", "/api/versions", track=track)
 
+    def version(self, track: str, version: str) -> Any:
+        """Return all that is kept about a version."""
+        return self.call("GET", _version_path(version), track=track)
+
+    def pin(self, track: str, version: str, *, pinned: bool) -> Any:
+        """Keep a version whatever the limits say, or no longer."""
+        return self.call("POST", f"{_version_path(version)}/pin", {"track": track, "pinned": pinned})
+
+    def tag(self, track: str, version: str, tag: str, *, remove: bool = False) -> Any:
+        """Give a version a name of its own, or take it away."""
+        body = {"track": track, "tag": tag, "remove": remove}
+        return self.call("POST", f"{_version_path(version)}/tags", body)
+
+    def prune(self, track: str, *, dry_run: bool = False, **limits: int | None) -> Any:
+        """Remove the versions beyond the limits: the settings', or those given."""
+        body = {"track": track, "dry_run": dry_run, **_given(limits)}
+        return self.call("POST", "/api/versions/prune", body)
+
     def explain(self, track: str, version: str) -> Any:
         """Return why a version was promoted."""
-        return self.call("GET", f"/api/versions/{quote(version, safe='')}/explain", track=track)
+        return self.call("GET", f"{_version_path(version)}/explain", track=track)
 
     def rollback(self, track: str, to: str | None = None) -> Any:
         """Serve ``previous`` again, or the version named."""
@@ -193,6 +211,10 @@ class Client:
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _version_path(version: str) -> str:
+    return f"/api/versions/{quote(version, safe='')}"
 
 
 def _target(path: str, query: Mapping[str, Any]) -> str:

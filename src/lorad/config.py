@@ -50,10 +50,15 @@ class InboxSettings(Section):
     rescan_seconds: Seconds = 30.0
     """The folder is read anew this often, whatever the events said."""
     max_bytes: Count = 1_000_000_000
+    max_unpacked_bytes: Count = 1_000_000_000
+    """What a compressed file may unpack to."""
     max_rows: Count = 1_000_000
-    max_row_bytes: Count = 1_000_000
-    max_bad_share: Share = 0.0
-    """Accept the good rows of a file while at most this share is bad; else the file fails."""
+    max_row_bytes: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1_000_000
+    """A row as it stands in its file; the most that reading holds in memory beside what it keeps."""
+    max_depth: Count = 32
+    """Lists and objects in one another in a row."""
+    max_bad_share: Share = 0.05
+    """Accept the good rows of a file while less than this share is bad; from there on the file fails."""
 
 
 class SizeRow(Section):
@@ -193,9 +198,14 @@ class TrackSettings(Section):
 
 
 class RegistrySettings(Section):
-    """How many versions stay on disk."""
+    """Which versions stay on disk: see ``registry.find_surplus``."""
 
     keep: Count = 10
+    """Most versions on disk."""
+    max_age_days: Count | None = None
+    """Older versions are removed; ``None`` keeps them however old."""
+    max_bytes: Count | None = None
+    """Most bytes that the versions take together; ``None`` is no limit."""
 
 
 class LogSettings(Section):

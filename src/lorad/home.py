@@ -10,6 +10,9 @@ from pathlib import Path
 
 from lorad.errors import ConfigError
 
+SOCKET_PATH_LIMIT = 103
+"""Bytes; macOS allows 103, Linux 107."""
+
 
 class Home:
     """The folders and files of one home."""
@@ -41,6 +44,15 @@ class Home:
             return Path(json.loads(self.address.read_text(encoding="utf-8"))["socket"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+
+def check_socket_path(path: Path) -> None:
+    """Refuse a path that is too long for a Unix socket."""
+    if len(os.fsencode(path)) > SOCKET_PATH_LIMIT:
+        raise ConfigError(
+            f"the socket path {path} is longer than {SOCKET_PATH_LIMIT} bytes; set server.socket to a shorter, absolute one",
+            code="socket_path",
+        )
 
 
 def find_home(given: str | None, environment: Mapping[str, str] = os.environ) -> Home:

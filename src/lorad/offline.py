@@ -1,9 +1,11 @@
-"""The part of the command line that needs models but no daemon: ``lorad base``, ``plan`` and ``check``.
+"""The part of the command line that needs models but no daemon: ``base``, ``plan``, ``check``, ``doctor``.
 
 A program of its own, because ``lorad`` itself never loads torch; ``lorad base …`` hands over to
 ``python -m lorad.offline base …``.
 """
 
+import contextlib
+import importlib
 import json
 import os
 import shutil
@@ -11,18 +13,26 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from transformers import AutoTokenizer
 
-from lorad import domain, planner, samples, weights
+from lorad import doctor, domain, export, planner, samples, weights
 from lorad.config import Settings, load_settings
-from lorad.errors import ConfigError, LoradError
+from lorad.doctor import Finding
+from lorad.errors import ConfigError, LoradError, RegistryError
 from lorad.home import Home, find_home
+from lorad.registry import Registry
+from lorad.states import VersionState
 from lorad.tasks import find
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -247,6 +257,196 @@ def check(
         return
     for key, value in report.items():
         console.print(f"{key:>18}  {value}", highlight=False)
+
+
+@app.command("doctor")
+def look_over(
+    strict: Annotated[bool, typer.Option("--strict", help="Count warnings as failures.")] = False,
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what is wrong with this machine and this home, and the remedy; exit code 1 if something failed."""
+    findings = [*_installed(), *_place(home, config, settings)]
+    if as_json:
+        print(json.dumps([domain.as_json(f) for f in findings], indent=2, ensure_ascii=False))  # noqa: T201 - the answer itself
+    else:
+        console.print(_chart(findings))
+    if doctor.failed(findings, strict=strict):
+        raise typer.Exit(1)
+
+
+def _chart(findings: list[Finding]) -> Table:
+    """Show a remedy below what it is for; none of it is rich's markup."""
+    colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for finding in findings:
+        told = Text(finding.detail, overflow="fold")
+        if finding.status != "ok":
+            told.append(f"\n-> {finding.remedy}", style="bold")
+        table.add_row(Text(finding.status, style=colours[finding.status]), finding.name, told)
+    return table
+
+
+def _installed() -> Iterator[Finding]:
+    yield doctor.python(sys.version_info[:3])
+    yield from doctor.packages()
+    yield from doctor.inotify()
+    yield from doctor.service()
+
+
+def _place(home: str | None, config: str | None, overrides: list[str] | None) -> Iterator[Finding]:
+    """Look at the home and at the machine as its settings want it; with broken settings as the defaults do."""
+    chosen = Settings()
+    try:
+        place = find_home(home)
+    except ConfigError as error:
+        yield doctor.broken("home", error, "lorad init FOLDER")
+        yield from _compute(chosen, [])
+        return
+    yield Finding("home", "ok", str(place.root))
+    try:
+        chosen = load_settings(place, config, overrides or ())
+        yield Finding("settings", "ok", "can be read")
+    except ConfigError as error:
+        yield doctor.broken("settings", error, "correct them; what follows is judged by the defaults")
+    shapes = []
+    for track in chosen.tracks.values():
+        with contextlib.suppress(LoradError):  # a base that is missing or damaged has a finding of its own
+            shapes.append(weights.shape(place.base(track.base)))
+    yield from _compute(chosen, shapes)
+    yield from _storage(place, chosen, shapes)
+    yield from _bases(place, chosen)
+    yield from _versions(place, chosen)
+
+
+def _compute(chosen: Settings, shapes: list[domain.ModelShape]) -> Iterator[Finding]:
+    parameters = max((shape.parameters for shape in shapes), default=0)
+    for wanted in dict.fromkeys((chosen.training.device, chosen.engine.device)):
+        try:
+            machine = weights.machine(wanted)
+            torch.ones(8, device=machine.device).sum().item()
+        except (LoradError, RuntimeError) as error:
+            yield doctor.broken("device", error, "set training.device and engine.device to auto")
+            continue
+        unused = wanted == "auto" and machine.device == "cpu" and Path("/dev/nvidiactl").exists()
+        yield doctor.device(machine, parameters, unused_card=unused)
+        yield doctor.bfloat16(machine, chosen.training.dtype)
+        packing = partial(_round_trip, machine.device) if find_spec("bitsandbytes") else None
+        yield doctor.attempt(
+            "4-bit", partial(doctor.four_bit, packing), "pip install --upgrade bitsandbytes", "warn"
+        )
+    for index in range(torch.cuda.device_count()):
+        yield doctor.attempt(
+            f"cuda:{index}",
+            partial(_card, index),
+            f"install a torch that has kernels for this card: {doctor.TORCH_SITE}",
+        )
+
+
+def _round_trip(device: str) -> float:
+    """Return the largest error that packing into 4 bits and unpacking makes."""
+    library: Any = importlib.import_module("bitsandbytes.functional")
+    exact = torch.linspace(-1, 1, 64, device=device).repeat(64)  # every block of 64 meets every level
+    packed, state = library.quantize_4bit(exact, quant_type="nf4")
+    return float((library.dequantize_4bit(packed, state) - exact).abs().max())
+
+
+def _card(index: int) -> Finding:
+    return doctor.card(
+        index,
+        torch.cuda.get_device_name(index),
+        torch.cuda.get_device_capability(index),
+        lambda: (
+            torch.ones(8, 8, device=f"cuda:{index}").mm(torch.ones(8, 8, device=f"cuda:{index}")).sum().item()
+        ),
+    )
+
+
+def _storage(place: Home, chosen: Settings, shapes: list[domain.ModelShape]) -> Iterator[Finding]:
+    adapter = max((doctor.adapter_bytes(shape, chosen.training.max_rank) for shape in shapes), default=0)
+    socket = place.socket(chosen.server.socket)
+    yield doctor.disk(shutil.disk_usage(place.root).free, adapter, chosen.registry.keep)
+    yield from doctor.folders(place, socket)
+    yield doctor.attempt(
+        "socket", partial(doctor.socket_path, socket), "lorad --set server.socket=/tmp/lorad/lorad.sock run"
+    )
+
+
+def _bases(place: Home, chosen: Settings) -> Iterator[Finding]:
+    stored = {path.parent.name for path in (place.models / "base").glob(f"*/{weights.FINGERPRINT}")}
+    for name in sorted({track.base for track in chosen.tracks.values()} | stored):
+        known = name in weights.WHEELS
+        remedy = f"lorad base add {name}" if known else f"lorad base add SOURCE --name {name}"
+        yield doctor.attempt(f"base {name}", partial(_base, place.base(name), remedy), remedy)
+
+
+def _base(folder: Path, remedy: str) -> Finding:
+    if not (folder / weights.FINGERPRINT).is_file():
+        return Finding(f"base {folder.name}", "fail", "is not there", remedy)
+    fingerprint = weights.read_fingerprint(folder)
+    if weights.measure_fingerprint(folder)["fingerprint"] != fingerprint:
+        return Finding(f"base {folder.name}", "fail", "is not what was added: a file has changed", remedy)
+    return Finding(f"base {folder.name}", "ok", f"verified, fingerprint {fingerprint[:12]}")
+
+
+def _versions(place: Home, chosen: Settings) -> Iterator[Finding]:
+    for name, track in chosen.tracks.items():
+        registry = Registry(place.track(name))
+        base = None
+        with contextlib.suppress(ConfigError):  # a base that is missing or damaged has a finding of its own
+            base = weights.read_fingerprint(place.base(track.base))
+        try:
+            entries = registry.tracker()["checkpoints"]
+        except RegistryError as error:
+            yield doctor.broken(f"track {name}", error, "lorad run")
+            continue
+        for version in (e["version"] for e in entries if e.get("state") != VersionState.PRUNED):
+            yield doctor.attempt(
+                f"{name} {version}",
+                partial(_version, registry, version, base),
+                f"put the folder back from a backup, or learn all anew: lorad consolidate --refit --track {name}",
+            )
+
+
+def _version(registry: Registry, version: str, base: str | None) -> Finding:
+    registry.verify(version, base)
+    return Finding(f"{registry.folder.name} {version}", "ok", "verified")
+
+
+@app.command("export")
+def export_version(
+    version: Annotated[str, typer.Argument(help="A version, a tag, latest or previous.")],
+    target: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.")],
+    form: Annotated[
+        str, typer.Option("--format", help=f"{', '.join(export.FORMATS)} (for llama.cpp and Ollama).")
+    ] = "adapter",
+    track: Annotated[str, typer.Option("--track", help="The line of learning.")] = "chat",
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a version for another program, read it back, and ask it what the version was asked when it was made."""
+    if form not in export.FORMATS:
+        raise ConfigError(
+            f"there is no format {form!r}; known: {', '.join(export.FORMATS)}", code="no_such_format"
+        )
+    place, settings = _load(home, config, overrides)
+    if track not in settings.tracks:
+        raise ConfigError(
+            f"there is no track {track!r}; known: {', '.join(settings.tracks)}", code="no_such_track"
+        )
+    registry = Registry(place.track(track))
+    base = place.base(settings.tracks[track].base)
+    folder = registry.verify(registry.resolve(version), weights.read_fingerprint(base))
+    difference = export.export(folder, base, target, form)
+    _say(
+        {"version": folder.name, "format": form, "path": str(target), "difference": difference},
+        as_json,
+        f"{folder.name} is in {target} as {form}; read back, its logits differ by at most {difference:.2g}",
+    )
 
 
 def _load(home: str | None, config: str | None, overrides: list[str] | None) -> tuple[Home, Settings]:

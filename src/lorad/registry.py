@@ -1,29 +1,37 @@
 """A capability: versions on disk. The tracker is the truth, manifests are the proof.
 
-What lives here: promoting, rolling back, verifying and pruning the versions of one track. What never does:
-loading weights into a model, judging.
+What lives here: promoting, rolling back, verifying, naming and pruning the versions of one track. What
+never does: loading weights into a model, judging.
 
 A version is a folder that is complete when its ``manifest.json`` is there and never changed afterwards.
 Promotion is four durable steps, each of which may be the last before a power cut: manifest, rename into
 ``versions/``, tracker, links. ``recover`` finishes or undoes whatever was cut short.
+
+Every change is made under one lock on a tracker that is read under it, so that writers in any number of
+processes lose nothing; readers need no lock, for the tracker is replaced whole. Fields that lorad does not
+know are kept.
 """
 
 import contextlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lorad import files
-from lorad.errors import RegistryError
+from lorad.config import RegistrySettings
+from lorad.errors import LoradError, ProtocolError, RegistryError
 from lorad.states import VersionState, advance
 
 TRACKER = "checkpoint_tracker.json"
 MANIFEST = "manifest.json"
 MANIFEST_KEYS = ("version", "parent", "base", "job", "created_at", "description", "performance", "files")
 VERSION = re.compile(r"v(\d+)\.(\d+)$")
+TAG = re.compile(r"(?!(?:latest|previous|base|v\d+\.\d+|job-\d+)$)[a-z0-9][a-z0-9._-]*")
+"""What a tag may be: nothing that already means a version, the base or a rejected candidate."""
+DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +44,38 @@ class Birth:
     """The base model's fingerprint."""
     description: str
     performance: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """What pruning must know of a version on disk."""
+
+    version: str
+    created_at: float
+    bytes: int
+
+
+def find_surplus(
+    stored: Sequence[Stored], protected: Collection[str | None], limits: RegistrySettings, now: float
+) -> dict[str, str]:
+    """Return the versions to remove, each with the reason; ``stored`` is oldest first, and so is the answer.
+
+    What is protected counts towards the limits and is never removed, so that limits may be missed.
+    """
+    free = [item for item in stored if item.version not in protected]
+    reasons: dict[str, str] = {}
+    if limits.max_age_days is not None:
+        old = [item for item in free if now - item.created_at > limits.max_age_days * DAY]
+        reasons = {item.version: f"older than max_age_days ({limits.max_age_days})" for item in old}
+    for item in free:  # age comes first: what it removes makes room for the others
+        left = [other for other in stored if other.version not in reasons]
+        if item not in left:
+            continue
+        if len(left) > limits.keep:
+            reasons[item.version] = f"more than keep ({limits.keep})"
+        elif limits.max_bytes is not None and sum(other.bytes for other in left) > limits.max_bytes:
+            reasons[item.version] = f"larger together than max_bytes ({limits.max_bytes})"
+    return {item.version: reasons[item.version] for item in free if item.version in reasons}
 
 
 class Registry:
@@ -76,14 +116,26 @@ class Registry:
         name: str | None = self.tracker()["previous"]
         return name
 
+    def resolve(self, name: str) -> str:
+        """Return the version that people mean by its own name, by ``latest``, ``previous`` or a tag.
+
+        Whatever a person may name goes through here; everything else here takes a version's own name.
+        """
+        return str(self._entry(self.tracker(), name)["version"])
+
+    def _entry(self, tracker: dict[str, Any], name: str) -> dict[str, Any]:
+        entries: list[dict[str, Any]] = tracker["checkpoints"]
+        wanted = tracker[name] if name in {"latest", "previous"} else name
+        for entry in entries:
+            if wanted == entry["version"] or wanted in entry.get("tags", ()):
+                self.path(entry["version"])  # a pruned version is in the tracker and nowhere else
+                return entry
+        raise _no_such_version(name)
+
     def path(self, version: str) -> Path:
         """Return a version's folder; raise ``RegistryError`` when there is no such version."""
         if not VERSION.match(version) or not (self.versions_folder / version / MANIFEST).is_file():
-            raise RegistryError(
-                f"there is no version {version}; list them with: lorad versions",
-                code="no_such_version",
-                version=version,
-            )
+            raise _no_such_version(version)
         return self.versions_folder / version
 
     def manifest(self, version: str) -> dict[str, Any]:
@@ -110,6 +162,32 @@ class Registry:
             raise RegistryError(
                 f"{version} has no readable evaluation: {error}", code="evaluation_damaged", version=version
             ) from error
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """Return all that is kept about a version: its entry, ancestors and size, its manifest and metadata."""
+        entry = self._entry(self.tracker(), name)
+        version = entry["version"]
+        metadata: dict[str, Any] = {}
+        with contextlib.suppress(OSError, ValueError, TypeError):  # told, never needed
+            metadata = dict(files.read_json(self.path(version) / "metadata.json"))
+        return {
+            "pinned": False,
+            "tags": [],
+            **entry,
+            "ancestors": self.lineage(version)[1:],
+            "bytes": self._measure(version).bytes,
+            "manifest": self.manifest(version),
+            "metadata": metadata,
+        }
+
+    def _measure(self, version: str) -> Stored:
+        folder = self.versions_folder / version
+        try:
+            created_at = float(self.manifest(version)["created_at"])
+        except (RegistryError, ValueError, TypeError):  # a damaged version must not stay for ever
+            created_at = folder.stat().st_mtime
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        return Stored(version=version, created_at=created_at, bytes=size)
 
     def rank(self, version: str) -> int:
         """Return the rank of a version's adapter."""
@@ -173,15 +251,34 @@ class Registry:
     # -- changing
 
     def promote(self, candidate: Path, birth: Birth, now: float) -> str:
-        """Turn a complete candidate folder into the next version and make it ``latest``."""
+        """Turn a complete candidate folder into the next version and make it ``latest``, or change nothing."""
         with files.locked(self.folder / ".lock"):
+            before = self.tracker()
             version = self._next_version()
             self._write_manifest(candidate, version, birth, now)
             self.versions_folder.mkdir(parents=True, exist_ok=True)
             candidate.rename(self.versions_folder / version)
-            files.sync_folder(self.versions_folder)
-            self._enter(version)
+            try:
+                files.sync_folder(self.versions_folder)
+                self._enter(version)
+            except BaseException:
+                self._retract(version, candidate, before)
+                raise
         return version
+
+    def _retract(self, version: str, candidate: Path, before: dict[str, Any]) -> None:
+        """Undo a promotion that failed; else the next start would serve what its job calls failed.
+
+        The tracker goes first, for it must never name a folder that is gone. The links go last: every start
+        repairs them.
+        """
+        with contextlib.suppress(LoradError, OSError):  # the error to tell is the promotion's own
+            if self.tracker() != before:
+                files.write_json(self.folder / TRACKER, before)
+            (self.versions_folder / version).rename(candidate)
+            files.sync_folder(self.versions_folder)
+            files.sync_folder(candidate.parent)
+            self._link(before)
 
     def _next_version(self) -> str:
         taken = [entry["version"] for entry in self.tracker()["checkpoints"]]
@@ -236,12 +333,12 @@ class Registry:
         """Make ``previous`` (or the version named) the ``latest``; return the new latest and previous."""
         with files.locked(self.folder / ".lock"):
             tracker = self.tracker()
-            target = to or tracker["previous"]
-            if target is None:
+            if to is None and tracker["previous"] is None:
                 raise RegistryError(
                     "there is no previous version to go back to; list them with: lorad versions",
                     code="no_previous",
                 )
+            target = self._entry(tracker, to or "previous")["version"]
             self.verify(target)
             if target not in _sound(tracker):
                 raise RegistryError(
@@ -256,13 +353,45 @@ class Registry:
 
     def mark_damaged(self, version: str) -> None:
         """Record that a version must not serve any more."""
-        with files.locked(self.folder / ".lock"):
-            tracker = self.tracker()
+        with self._changing() as tracker:
             for entry in tracker["checkpoints"]:
-                state = VersionState(entry.get("state", VersionState.SOUND))
-                if entry["version"] == version and state is VersionState.SOUND:
-                    entry["state"] = advance(state, "damage")
-            self._write(tracker)
+                if entry["version"] == version and _state(entry) is VersionState.SOUND:
+                    entry["state"] = advance(_state(entry), "damage")
+
+    def pin(self, name: str, *, pinned: bool) -> str:
+        """Keep a version whatever the limits say, or no longer; return which."""
+        with self._changing() as tracker:
+            entry = self._entry(tracker, name)
+            entry["pinned"] = pinned
+        return str(entry["version"])
+
+    def tag(self, name: str, tag: str) -> str:
+        """Give a version another name, taking it from the one that had it; return which."""
+        if not TAG.fullmatch(tag):
+            raise ProtocolError(
+                f"{tag!r} cannot be a tag: small letters, digits, dots, dashes and underscores, and not what already "
+                "has a meaning: latest, previous, base, v0.1, job-1",
+                code="bad_tag",
+                tag=tag,
+            )
+        with self._changing() as tracker:
+            entry = self._entry(tracker, name)
+            _drop_tag(tracker, tag)
+            entry["tags"] = [*entry.get("tags", ()), tag]
+        return str(entry["version"])
+
+    def untag(self, name: str, tag: str) -> str:
+        """Take a tag away from a version that has it; return which."""
+        with self._changing() as tracker:
+            entry = self._entry(tracker, name)
+            if tag not in entry.get("tags", ()):
+                raise RegistryError(
+                    f"{entry['version']} has no tag {tag}; see: lorad versions show {entry['version']}",
+                    code="no_such_tag",
+                    tag=tag,
+                )
+            _drop_tag(tracker, tag)
+        return str(entry["version"])
 
     def newest_sound(self, base_fingerprint: str | None = None) -> str | None:
         """Return the version to serve: ``latest`` if it verifies, else the newest that does; damaged ones are marked."""
@@ -272,9 +401,7 @@ class Registry:
             tracker["previous"],
             *(e["version"] for e in reversed(tracker["checkpoints"])),
         ]
-        sound = {
-            e["version"] for e in tracker["checkpoints"] if e.get("state", "sound") == VersionState.SOUND
-        }
+        sound = _sound(tracker)
         for version in dict.fromkeys(name for name in order if name in sound):
             try:
                 self.verify(version, base_fingerprint)
@@ -293,24 +420,45 @@ class Registry:
         candidate.rename(target)
         return target
 
-    def prune(self, keep: int, needed: Sequence[str] = ()) -> list[str]:
-        """Remove the oldest versions beyond ``keep``; ``latest``, ``previous`` and ``needed`` stay."""
+    def prune(
+        self, limits: RegistrySettings, now: float, needed: Sequence[str] = (), *, dry_run: bool = False
+    ) -> dict[str, str]:
+        """Remove what is beyond the limits; return each version with the reason.
+
+        ``latest``, ``previous``, ``needed`` and what people have pinned or tagged stay.
+        """
         with files.locked(self.folder / ".lock"):
             tracker = self.tracker()
-            protected = {tracker["latest"], tracker["previous"], *needed}
-            there = [e for e in tracker["checkpoints"] if (self.versions_folder / e["version"]).exists()]
-            removable = [e for e in there if e["version"] not in protected]
-            gone = removable[: max(0, len(there) - keep)]
-            for entry in gone:
-                entry["state"] = VersionState.PRUNED
-            if gone:
+            there = {
+                entry["version"]: entry
+                for entry in tracker["checkpoints"]
+                if _state(entry) is not VersionState.PRUNED
+                and (self.versions_folder / entry["version"]).exists()
+            }
+            marked = {name for name, entry in there.items() if entry.get("pinned") or entry.get("tags")}
+            protected = {tracker["latest"], tracker["previous"], *needed, *marked}
+            gone = find_surplus([self._measure(name) for name in there], protected, limits, now)
+            if gone and not dry_run:
+                for version in gone:
+                    there[version]["state"] = advance(_state(there[version]), "prune")
                 self._write(tracker)
-            for entry in gone:
-                files.remove(self.versions_folder / entry["version"])
-        return [entry["version"] for entry in gone]
+                for version in gone:
+                    files.remove(self.versions_folder / version)
+        return gone
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[dict[str, Any]]:
+        """Hold the tracker alone, and write it unless the change fails."""
+        with files.locked(self.folder / ".lock"):
+            tracker = self.tracker()
+            yield tracker
+            self._write(tracker)
 
     def _write(self, tracker: dict[str, Any]) -> None:
         files.write_json(self.folder / TRACKER, tracker)
+        self._link(tracker)
+
+    def _link(self, tracker: dict[str, Any]) -> None:
         for name in ("latest", "previous"):
             if tracker[name]:
                 files.point(self.folder / name, f"versions/{tracker[name]}")
@@ -329,7 +477,7 @@ class Registry:
             except RegistryError:
                 files.move(self.folder / TRACKER, self.folder / f"{TRACKER}.damaged")
                 tracker = self.tracker()
-                done.append("the tracker was damaged and is rebuilt from the versions")
+                done.append("the tracker was damaged and is rebuilt from the versions, without pins and tags")
             states = {
                 entry["version"]: entry.get("state", VersionState.SOUND) for entry in tracker["checkpoints"]
             }
@@ -362,8 +510,20 @@ def _order(folder: Path) -> tuple[int, ...]:
 
 
 def _sound(tracker: dict[str, Any]) -> set[str]:
-    return {
-        e["version"]
-        for e in tracker["checkpoints"]
-        if e.get("state", VersionState.SOUND) == VersionState.SOUND
-    }
+    return {e["version"] for e in tracker["checkpoints"] if _state(e) is VersionState.SOUND}
+
+
+def _state(entry: dict[str, Any]) -> VersionState:
+    return VersionState(entry.get("state", VersionState.SOUND))
+
+
+def _drop_tag(tracker: dict[str, Any], tag: str) -> None:
+    for entry in tracker["checkpoints"]:
+        if tag in entry.get("tags", ()):
+            entry["tags"] = [other for other in entry["tags"] if other != tag]
+
+
+def _no_such_version(name: str) -> RegistryError:
+    return RegistryError(
+        f"there is no version {name}; list them with: lorad versions", code="no_such_version", version=name
+    )

@@ -21,9 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from lorad import __version__
 from lorad.engine import Piece, Sampling, Ticket
 from lorad.errors import ConfigError, LoradError, ProtocolError, RegistryError, RetryLater
+from lorad.home import check_socket_path
 
-SOCKET_PATH_LIMIT = 103
-"""Bytes; macOS allows 103, Linux 107."""
 PAGE_LIMIT = 1000
 """Examples that one answer may hold."""
 
@@ -41,6 +40,10 @@ class Daemon(Protocol):
     def cancel(self, job: int) -> dict[str, Any]: ...
     def pause(self, *, paused: bool) -> dict[str, Any]: ...
     def versions(self, track: str) -> dict[str, Any]: ...
+    def version(self, track: str, version: str) -> dict[str, Any]: ...
+    def pin(self, track: str, version: str, *, pinned: bool) -> dict[str, Any]: ...
+    def tag(self, track: str, version: str, tag: str, *, remove: bool) -> dict[str, Any]: ...
+    def prune(self, track: str, limits: dict[str, int], *, dry_run: bool) -> dict[str, Any]: ...
     def explain(self, track: str, version: str) -> dict[str, Any]: ...
     def rollback(self, track: str, to: str | None) -> dict[str, Any]: ...
     def memory(self, track: str) -> dict[str, Any]: ...
@@ -119,6 +122,35 @@ class TrackBody(Body):
     to: str | None = None
     selector: str = ""
     refit: bool = False
+
+
+class PinBody(Body):
+    """Whether a version stays whatever the limits say."""
+
+    track: str = "chat"
+    pinned: bool = True
+
+
+class TagBody(Body):
+    """A name for a version to get or to lose."""
+
+    track: str = "chat"
+    tag: str
+    remove: bool = False
+
+
+class PruneBody(Body):
+    """Limits that hold this once instead of the settings'; see ``config.RegistrySettings``."""
+
+    track: str = "chat"
+    keep: int | None = Field(default=None, ge=1)
+    max_age_days: int | None = Field(default=None, ge=1)
+    max_bytes: int | None = Field(default=None, ge=1)
+    dry_run: bool = False
+
+    def limits(self) -> dict[str, int]:
+        """Return the limits that were given."""
+        return self.model_dump(exclude={"track", "dry_run"}, exclude_none=True)
 
 
 def build(daemon: Daemon, default_tokens: int) -> FastAPI:
@@ -238,6 +270,24 @@ def _add_versions(app: FastAPI, daemon: Daemon) -> None:
     def versions(track: str = "chat") -> dict[str, Any]:
         return daemon.versions(track)
 
+    @app.get("/api/versions/{version}")
+    def version(version: str, track: str = "chat") -> dict[str, Any]:
+        return daemon.version(track, version)
+
+    @app.post("/api/versions/{version}/pin")
+    def pin(version: str, body: PinBody | None = None) -> dict[str, Any]:
+        body = body or PinBody()
+        return daemon.pin(body.track, version, pinned=body.pinned)
+
+    @app.post("/api/versions/{version}/tags")
+    def tag(version: str, body: TagBody) -> dict[str, Any]:
+        return daemon.tag(body.track, version, body.tag, remove=body.remove)
+
+    @app.post("/api/versions/prune")
+    def prune(body: PruneBody | None = None) -> dict[str, Any]:
+        body = body or PruneBody()
+        return daemon.prune(body.track, body.limits(), dry_run=body.dry_run)
+
     @app.get("/api/versions/{version}/explain")
     def explain(version: str, track: str = "chat") -> dict[str, Any]:
         return daemon.explain(track, version)
@@ -315,11 +365,7 @@ def _kind(error: LoradError) -> str:
 
 def bind(path: Path) -> socket.socket:
     """Bind the Unix socket privately: folder 0750, socket 0660; only a dead socket is removed, nothing else."""
-    if len(str(path).encode()) > SOCKET_PATH_LIMIT:
-        raise ConfigError(
-            f"the socket path {path} is longer than {SOCKET_PATH_LIMIT} bytes; set server.socket to a shorter, absolute one",
-            code="socket_path",
-        )
+    check_socket_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.parent.chmod(0o750)
     if path.is_socket():

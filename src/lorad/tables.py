@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lorad.errors import ConfigError
-from lorad.phrases import NOTHING, clock, event_line, moment, reason, share, took
+from lorad.phrases import NOTHING, clock, duration, event_line, moment, plural, reason, share, size, took
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -36,6 +36,17 @@ STATE_STYLES = {
 }
 
 
+FIGURES = (
+    ("rank", "adapter", "rank"),
+    ("tokens/s", "training", "tokens_per_second"),
+    ("peak GiB", "training", "peak_gib"),
+    ("seed", "reproducibility", "seed"),
+    ("hardware", "hardware", "name"),
+    ("torch", "framework", "torch"),
+)
+"""What ``versions show`` tells of ``metadata.json``: its word for it, section and key."""
+
+
 def jobs(answer: Record) -> "RenderableType":
     """Show the jobs, newest first."""
     columns = ("job", "dataset", "state", "when", "took", "why")
@@ -47,13 +58,45 @@ def jobs(answer: Record) -> "RenderableType":
 
 
 def versions(answer: Record) -> "RenderableType":
-    """Show a track's versions and which of them are latest, previous and serving."""
+    """Show a track's versions: which are latest, previous and serving, which are pinned, and their tags."""
     columns = ("version", "", "date", "state", "recall", "retention", "description")
     rows = [
         (row["version"], _roles(answer, row), moment(row["date"]), _state(row), *_told(row))
         for row in answer["versions"]
     ]
     return _table(columns, rows, numbers=(4, 5), folding=(6,), narrowest=16)
+
+
+def version(answer: Record) -> "RenderableType":
+    """Show one version: what it is, how it was made, its files."""
+    facts = _table(("version", answer["version"]), _facts(answer), folding=(1,), narrowest=16)
+    stored = [
+        (name, size(file["bytes"]), file["sha256"][:12]) for name, file in answer["manifest"]["files"].items()
+    ]
+    return _stack(facts, _table(("file", "size", "sha256"), stored, numbers=(1,), folding=(0,), narrowest=16))
+
+
+def _facts(answer: Record) -> Iterable[tuple[Cell, Cell]]:
+    recall, retained, description = _told(answer)
+    metadata, manifest = answer["metadata"], answer["manifest"]
+    training = metadata.get("training") or {}
+    yield "role", _roles(answer, answer) or NOTHING
+    yield "state", _state(answer)
+    yield "date", moment(answer["date"])
+    yield "description", description
+    yield "recall", recall
+    yield "retention", retained
+    yield "parent", answer["parent"] or "none: learned from the base"
+    yield "ancestors", ", ".join(answer["ancestors"]) or NOTHING
+    yield "base", str(manifest["base"])[:12]
+    yield "job", str(manifest["job"])
+    if training:
+        spent = f"{plural(training['rounds'], 'round')} in {duration(training['seconds'])}"
+        yield "training", f"{spent}, ended by {training['ended_by']}"
+    for name, part, figure in FIGURES:
+        if (found := (metadata.get(part) or {}).get(figure)) is not None:
+            yield name, str(found)
+    yield "size", size(answer["bytes"])
 
 
 def memory(answer: Record) -> "RenderableType":
@@ -158,7 +201,8 @@ def _when(job: Record) -> str:
 
 
 def _roles(answer: Record, row: Record) -> str:
-    return " ".join(role for role in ("latest", "previous", "serving") if answer[role] == row["version"])
+    roles = [role for role in ("latest", "previous", "serving") if answer[role] == row["version"]]
+    return " ".join([*roles, *(["pinned"] if row.get("pinned") else []), *row.get("tags", ())])
 
 
 def _told(version: Record) -> tuple[Cell, Cell, Cell]:
