@@ -1,25 +1,29 @@
 """Materials: dataset formats. A file in, examples and row problems out.
 
-What lives here: reading JSON and JSONL, telling the formats apart row by row, and turning each into the
-one form that lorad learns from. What never does: touching the inbox, tokenizers or models.
+What lives here: telling the formats apart row by row, and turning each into the one form that lorad learns
+from. What never does: containers and encodings (``rows``), touching the inbox, tokenizers or models.
 """
 
-import codecs
-import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lorad import rows
 from lorad.config import InboxSettings
-from lorad.domain import Example, RowProblem, canonical, digest
+from lorad.domain import Example, RowProblem, digest
 from lorad.errors import SampleError
+from lorad.rows import BadRow
+from lorad.strict_json import Flaw, NotJson, parse
 
 Row = Mapping[str, Any]
 Message = dict[str, str]
 
 _SPEAKERS = ("user", "assistant")
+
+#: Problems that are told of a file that is refused.
+_TOLD = 20
 
 #: Question and answer fields by format, in the order in which they are tried.
 PAIRS = (
@@ -33,26 +37,59 @@ PAIRS = (
     ("INSTRUCTION-RESPONSE", "INSTRUCTION", "RESPONSE"),
 )
 
-#: Fields that say something about a row and teach nothing.
+#: Fields that say something about a row and teach nothing. The last three are what ``lorad memory export``
+#: and pandas add.
 IGNORED = {"id", "source", "category", "metadata", "tags", "difficulty"}
+IGNORED |= {"dataset", "provenance", "__index_level_0__"}
 
 #: Fields that may stand beside a question and its answer.
 SYSTEM = {"system", "system_prompt", "history"}
 
-SHAREGPT_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
+_NO_TOOLS = (
+    "tool calls are not learned: the answer would be trained without what the tools said; leave the row out"
+)
+_NO_PREFERENCE = "preferences are not learned, only answers; write the good one as the answer"
+_NO_TOKENS = "tokens of another program are not learned; drop the text that they stand for"
+
+#: Fields of formats that are known and cannot be learned from, and why.
+REFUSED = {
+    **dict.fromkeys(("tools", "functions", "tool_calls", "function_call"), _NO_TOOLS),
+    **dict.fromkeys(("chosen", "rejected", "preferred_output", "non_preferred_output"), _NO_PREFERENCE),
+    **dict.fromkeys(("label", "kto_tag"), _NO_PREFERENCE),
+    **dict.fromkeys(("input_ids", "attention_mask", "labels"), _NO_TOKENS),
+    "text": "text without a question is not learned; a row needs a question and its answer",
+    "segments": "segments are not learned; a row needs a question and its answer",
 }
-ROLES = {"system", "user", "assistant"}
 
 
-class _BadRow(Exception):  # noqa: N818 - carried to the row's report, never leaves this module
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How a format writes a turn."""
+
+    role: str
+    text: str
+    roles: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    where: str
+    role: str
+    content: str
+    is_learned: bool
+
+
+OPENAI = _Form(
+    "role",
+    "content",
+    {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"},
+)
+SHAREGPT = _Form(
+    "from",
+    "value",
+    {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"},
+)
+TOOL_ROLES = {"tool", "function", "function_call", "observation"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,177 +118,99 @@ def read(path: Path, limits: InboxSettings, task: str = "chat") -> Reading:
     problems: list[RowProblem] = []
     latest: dict[str, Example] = {}
     contradicted: list[Example] = []
-    rows = repeated = 0
-    for line, row in _rows(path, limits):
-        rows += 1
+    count = bad = repeated = 0
+    dataset = _dataset(path)
+    listed = limits.max_bad_share * limits.max_rows + _TOLD  # with more than these no file is accepted
+    for line, row in rows.read(path, limits, _is_header):
+        count += 1
         try:
-            if isinstance(row, _BadRow):
-                raise row
             name, examples = _convert(row)
-        except _BadRow as bad:
-            problems.append(RowProblem(line=line, field=bad.field, message=str(bad)))
+        except BadRow as problem:
+            bad += 1
+            if bad <= listed:
+                problems.append(RowProblem(line=line, field=problem.field, message=str(problem)))
             continue
         formats[name] += 1
         for example in examples:
-            kept = replace(example, task=task, dataset=path.stem, line=line)
+            kept = replace(example, task=task, dataset=dataset, line=line)
             older = latest.pop(kept.question_id, None)
             latest[kept.question_id] = kept
             repeated += older is not None and older.id == kept.id
             if older is not None and older.id != kept.id:
                 contradicted.append(older)
-    _check(path, rows, latest, problems, limits)
+    if bad and (not latest or bad / count >= limits.max_bad_share):
+        raise _bad_rows(path, bad, count, problems)
+    if not latest:
+        raise SampleError(
+            f"{path.name} has no rows; drop a file with at least one question and answer", code="no_rows"
+        )
     return Reading(
         examples=tuple(latest.values()),
         problems=tuple(problems),
         formats=dict(formats),
-        rows=rows,
+        rows=count,
         repeated=repeated,
         contradicted=tuple(contradicted),
     )
 
 
-def _check(
-    path: Path, rows: int, usable: Mapping[str, Example], problems: list[RowProblem], limits: InboxSettings
-) -> None:
-    listed = [{"row": p.line, "field": p.field, "message": p.message} for p in problems[:20]]
-    if problems and (not usable or len(problems) > limits.max_bad_share * rows):
-        first = problems[0]
-        raise SampleError(
-            f"{path.name}: {len(problems)} of {rows} rows cannot be used; the first is row {first.line}, "
-            f"field {first.field!r}: {first.message}. Correct them and drop the file again",
-            code="bad_rows",
-            rows=listed,
-            row=first.line,
-            field=first.field,
-        )
-    if not usable:
-        raise SampleError(
-            f"{path.name} has no rows; drop a file with at least one question and answer", code="no_rows"
-        )
+def _dataset(path: Path) -> str:
+    """Return a file's name without what says how it is written."""
+    return (Path(path.stem) if path.suffix.lower() == ".gz" else path).stem
 
 
-def _rows(path: Path, limits: InboxSettings) -> Iterator[tuple[int, Any]]:
-    size = path.stat().st_size
-    if size > limits.max_bytes:
-        raise SampleError(
-            f"{path.name} has {size} bytes, more than inbox.max_bytes ({limits.max_bytes}); split it",
-            code="too_large",
-        )
-    text = _decode(path)
-    reader = _jsonl if _is_jsonl(path, text) else _json
-    for count, (line, row) in enumerate(reader(path, text), start=1):
-        if count > limits.max_rows:
-            raise SampleError(
-                f"{path.name} has more than inbox.max_rows ({limits.max_rows}) rows; split it",
-                code="too_many_rows",
-            )
-        if (
-            not isinstance(row, _BadRow)
-            and len(canonical(row).encode(errors="replace")) > limits.max_row_bytes
-        ):
-            yield line, _BadRow("", f"the row is longer than inbox.max_row_bytes ({limits.max_row_bytes})")
-            continue
-        yield line, row
+def _bad_rows(path: Path, bad: int, count: int, problems: Sequence[RowProblem]) -> SampleError:
+    first = problems[0]
+    return SampleError(
+        f"{path.name}: {bad} of {count} rows cannot be used; the first is row {first.line}, "
+        f"field {first.field!r}: {first.message}. Correct them and drop the file again",
+        code="bad_rows",
+        rows=[{"row": p.line, "field": p.field, "message": p.message} for p in problems[:_TOLD]],
+        row=first.line,
+        field=first.field,
+    )
 
 
-def _decode(path: Path) -> str:
-    data = path.read_bytes()
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise SampleError(f"{path.name} is UTF-16; save it as UTF-8 and drop it again", code="encoding")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SampleError(
-            f"{path.name} is not UTF-8 (byte {error.start}); save it as UTF-8 and drop it again",
-            code="encoding",
-        ) from None
-
-
-def _is_jsonl(path: Path, text: str) -> bool:
-    if path.suffix.lower() in {".jsonl", ".ndjson"}:
-        return True
-    stripped = text.lstrip()
-    if not stripped.startswith("{"):
-        return False
-    first, _, rest = stripped.partition("\n")  # one object a line under a .json name is common
-    try:
-        return isinstance(_loads(first), dict) and bool(rest.strip())
-    except (ValueError, RecursionError):
-        return False
-
-
-def _json(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    try:
-        data = _loads(text)
-    except RecursionError:
-        raise SampleError(f"{path.name} is nested too deeply", code="not_json") from None
-    except ValueError as error:
-        raise SampleError(f"{path.name} is not JSON: {error}", code="not_json") from None
-    if isinstance(data, dict):
-        lists = [key for key in ("data", "examples", "rows", "train") if isinstance(data.get(key), list)]
-        data = data[lists[0]] if len(lists) == 1 else [data]
-    if not isinstance(data, list):
-        raise SampleError(
-            f"{path.name} holds a {type(data).__name__}; it must be a list of rows or one JSON object a line",
-            code="not_rows",
-        )
-    yield from enumerate(data, start=1)
-
-
-def _jsonl(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    del path
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield number, _loads(line)
-        except RecursionError:
-            yield number, _BadRow("", "nested too deeply")
-        except ValueError as error:
-            yield number, _BadRow("", f"not JSON: {error}")
-
-
-def _loads(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constants)
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object")
-    return found
-
-
-def _no_constants(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+def _is_header(columns: Sequence[str]) -> bool:
+    """Tell whether a table with these columns holds rows of a known format."""
+    return any(name in columns for name in _SHAPES) or any(
+        question in columns and answer in columns for _, question, answer in PAIRS
+    )
 
 
 def _convert(row: Any) -> tuple[str, list[Example]]:
+    if isinstance(row, BadRow):
+        raise row
     if not isinstance(row, Mapping):
-        raise _BadRow("", f"a row must be an object with named fields, not a {type(row).__name__}")
+        raise BadRow("", f"a row must be an object with named fields, not a {type(row).__name__}")
     for name, convert in _SHAPES.items():
-        if name in row:
+        if row.get(name) is not None:
             return convert(row)
     for name, question, answer in PAIRS:
-        if question in row and answer in row:
+        if question in row and answer in row and not row[question] is row[answer] is None:
+            if name == "prompt-completion" and (turns := _prompt_and_completion(row)):
+                return f"{name} messages", turns
             return name, [_pair(row, question, answer)]
-    return _no_format(row)
+    raise _no_format(row)
 
 
-def _no_format(row: Row) -> tuple[str, list[Example]]:
+def _no_format(row: Row) -> BadRow:
     known = ", ".join(f"{question}/{answer}" for _, question, answer in PAIRS)
-    names = {name for _, *pair in PAIRS for name in pair}
-    strange = next((str(key) for key in row if key not in names | SYSTEM | IGNORED), None)
-    if strange is not None:
-        raise _BadRow(strange, f"the field is unknown here; a row has {known}, or messages, or conversations")
+    known = f"a row has {known}, or messages, or conversations"
+    names = {name for _, *pair in PAIRS for name in pair} | set(_SHAPES)
+    strange = [str(key) for key in row if key not in names | SYSTEM | IGNORED]
+    if refused := next((key for key in strange if key in REFUSED), None):
+        return BadRow(refused, REFUSED[refused])
+    if strange:
+        return BadRow(strange[0], f"the field is unknown here; {known}")
+    if empty := next((name for name in _SHAPES if name in row), None):
+        return BadRow(empty, "is empty")
     asked = next((pair for _, *pair in PAIRS if pair[0] in row or pair[1] in row), PAIRS[0][1:])
-    missing = asked[1] if asked[0] in row else asked[0]
-    raise _BadRow(missing, f"the field is missing; a row has {known}, or messages, or conversations")
+    return BadRow(asked[1] if asked[0] in row else asked[0], f"the field is missing; {known}")
 
 
 def _pair(row: Row, question: str, answer: str) -> Example:
-    allowed = {question, answer} | SYSTEM | IGNORED
+    allowed = {question, answer} | SYSTEM
     allowed |= {"input"} if question.lower() == "instruction" else set()
     _refuse_unknown(row, allowed)
     asked = _text(row, question)
@@ -270,7 +229,7 @@ def _pair(row: Row, question: str, answer: str) -> Example:
 
 def _history(row: Row) -> list[Message]:
     """Return Alpaca's earlier turns: a list of [question, answer] pairs."""
-    turns = row.get("history") or []
+    turns = _unpacked(row, "history") or []
     messages: list[Message] = []
     for turn in turns if isinstance(turns, list) else [turns]:
         if not (
@@ -278,7 +237,7 @@ def _history(row: Row) -> list[Message]:
             and all(isinstance(part, str) for part in turn)
             and len(turn) == len(_SPEAKERS)
         ):
-            raise _BadRow("history", "must be a list of [question, answer] pairs")
+            raise BadRow("history", "must be a list of [question, answer] pairs")
         for role, part in zip(_SPEAKERS, turn, strict=True):
             _check_text("history", part)
             messages.append({"role": role, "content": part})
@@ -286,74 +245,144 @@ def _history(row: Row) -> list[Message]:
 
 
 def _openai(row: Row) -> tuple[str, list[Example]]:
-    _refuse_unknown(row, {"messages"} | IGNORED)
-    return "openai", _turns(_listed(row, "messages"), "messages", "role", "content", dict.fromkeys(ROLES))
+    _refuse_unknown(row, {"messages", "parallel_tool_calls"})
+    return "openai", _examples(_turns(_unpacked(row, "messages"), "messages", OPENAI), "messages")
 
 
 def _sharegpt(row: Row) -> tuple[str, list[Example]]:
-    _refuse_unknown(row, {"conversations", "system"} | IGNORED)
-    turns = _listed(row, "conversations")
+    _refuse_unknown(row, {"conversations", "system"})
+    turns = _turns(_unpacked(row, "conversations"), "conversations", SHAREGPT)
     if row.get("system"):
-        turns = [{"from": "system", "value": _text(row, "system")}, *turns]
-    return "sharegpt", _turns(turns, "conversations", "from", "value", dict(SHAREGPT_ROLES))
+        turns = [_Turn("system", "system", _text(row, "system"), is_learned=False), *turns]
+    return "sharegpt", _examples(turns, "conversations")
 
 
-def _turns(
-    turns: list[Any], field: str, role_key: str, text_key: str, roles: Mapping[str, str | None]
-) -> list[Example]:
+def _prompt_and_completion(row: Row) -> list[Example]:
+    """Return the examples of TRL's conversational form, none when both are plain text."""
+    prompt, completion = _dialogue(row, "prompt"), _dialogue(row, "completion")
+    if prompt is None and completion is None:
+        return []
+    _refuse_unknown(row, {"prompt", "completion"})
+    asked = _turns(prompt or [{"role": "user", "content": _text(row, "prompt")}], "prompt", OPENAI)
+    told = completion or [{"role": "assistant", "content": _text(row, "completion")}]
+    asked = [replace(turn, is_learned=False) for turn in asked]
+    return _examples([*asked, *_turns(told, "completion", OPENAI)], "completion")
+
+
+def _dialogue(row: Row, key: str) -> list[Any] | None:
+    """Return a field's list of messages; None when it is plain text, which may well be a list in JSON itself."""
+    value = row[key]
+    if isinstance(value, str):
+        if value.startswith(("[{'role'", "[{'content'")):
+            raise BadRow(key, "is a list as Python prints it; write it as JSON")
+        value = _unpacked(row, key)
+        return value if isinstance(value, list) and all(map(_is_message, value)) else None
+    return value if isinstance(value, list) else None
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, Mapping) and {OPENAI.role, OPENAI.text} <= set(value)
+
+
+def _turns(turns: Any, field: str, form: _Form) -> list[_Turn]:
+    if not isinstance(turns, list) or not turns:
+        raise BadRow(field, "must be a list of turns that is not empty, in a table its JSON")
+    return [_turn(turn, f"{field}[{index}]", form) for index, turn in enumerate(turns)]
+
+
+def _turn(turn: Any, where: str, form: _Form) -> _Turn:
+    role = turn.get(form.role) if isinstance(turn, Mapping) else None
+    if not isinstance(role, str) or role not in form.roles:
+        is_tool = isinstance(role, str) and role in TOOL_ROLES
+        known = f"must be one of {', '.join(sorted(form.roles))}"
+        raise BadRow(f"{where}.{form.role}", _NO_TOOLS if is_tool else known)
+    _refuse_unknown(turn, {form.role, form.text, "weight", "name"}, f"{where}.")
+    weight = turn.get("weight")
+    if weight not in (None, 0, 1):
+        raise BadRow(f"{where}.weight", "must be 0, which leaves the answer out, or 1")
+    content = _content(turn.get(form.text), f"{where}.{form.text}")
+    return _Turn(where, form.roles[role], content, is_learned=weight != 0)
+
+
+def _content(content: Any, where: str) -> str:
+    """Return a turn's text; text parts stand one behind the other, as they do on the socket."""
+    if isinstance(content, list):
+        content = "".join(_part(part, f"{where}[{index}]") for index, part in enumerate(content))
+    if not isinstance(content, str) or not content.strip():
+        raise BadRow(where, "must be text that is not empty")
+    _check_text(where, content)
+    return content
+
+
+def _part(part: Any, where: str) -> str:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind != "text":
+        raise BadRow(f"{where}.type", "must be text; pictures, sound and files are not learned")
+    if not isinstance(part.get("text"), str):
+        raise BadRow(f"{where}.text", "must be text")
+    return str(part["text"])
+
+
+def _examples(turns: Sequence[_Turn], field: str) -> list[Example]:
+    """Return one example for each learned answer, with everything before it as its question."""
     messages: list[Message] = []
     examples: list[Example] = []
-    for index, turn in enumerate(turns):
-        where = f"{field}[{index}]"
-        if not (
-            isinstance(turn, Mapping) and isinstance(turn.get(role_key), str) and turn[role_key] in roles
-        ):
-            raise _BadRow(f"{where}.{role_key}", f"must be one of {', '.join(sorted(roles))}")
-        role = roles[turn[role_key]] or turn[role_key]
-        content = turn.get(text_key)
-        if not isinstance(content, str) or not content.strip():
-            raise _BadRow(f"{where}.{text_key}", "must be text that is not empty")
-        _check_text(f"{where}.{text_key}", content)
-        if role == "assistant":
+    for turn in turns:
+        if turn.role == "assistant":
             if not any(message["role"] == "user" for message in messages):
-                raise _BadRow(where, "an answer must follow a question")
-            examples.append(Example(task="chat", question=list(messages), answer=content))
-        messages.append({"role": role, "content": content})
+                raise BadRow(turn.where, "an answer must follow a question")
+            if turn.is_learned:
+                examples.append(Example(task="chat", question=list(messages), answer=turn.content))
+        messages.append({"role": turn.role, "content": turn.content})
     if not examples:
-        raise _BadRow(field, "holds no answer of the assistant to learn")
+        raise BadRow(field, "holds no answer of the assistant to learn")
     return examples
 
 
-def _listed(row: Row, key: str) -> list[Any]:
-    value = row[key]
-    if not isinstance(value, list) or not value:
-        raise _BadRow(key, "must be a list of turns that is not empty")
-    return value
+def _unpacked(row: Row, key: str) -> Any:
+    """Return a field's list, also where a table holds it as the text of its JSON."""
+    value = row.get(key)
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return value
+    try:
+        return parse(value)
+    except (Flaw, NotJson):
+        return value
 
 
-def _refuse_unknown(row: Row, known: set[str]) -> None:
-    unknown = sorted(str(key) for key in row if key not in known)
+def _refuse_unknown(row: Row, known: set[str], where: str = "") -> None:
+    """Refuse fields that would be lost; what is empty says nothing that could be."""
+    unknown = sorted(str(key) for key in row if key not in known | IGNORED and not _is_empty(row[key]))
     if unknown:
-        raise _BadRow(unknown[0], f"the field is unknown here; known: {', '.join(sorted(known - IGNORED))}")
+        # a known reason first: it says more
+        key = next((key for key in unknown if key in REFUSED), unknown[0])
+        told = f"the field is unknown here; known: {', '.join(sorted(known))}"
+        raise BadRow(where + key, REFUSED.get(key, told))
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value in ("", [], {}, "[]", "{}")
 
 
 def _text(row: Row, key: str) -> str:
     value = row[key]
+    if value is None:
+        raise BadRow(key, "is empty")
     if not isinstance(value, str):
-        raise _BadRow(key, f"must be text, not {type(value).__name__}")
+        raise BadRow(key, f"must be text, not {type(value).__name__}")
     if not value.strip():
-        raise _BadRow(key, "is empty")
+        raise BadRow(key, "is empty")
     _check_text(key, value)
     return value
 
 
 def _check_text(key: str, value: str) -> None:
     if "\x00" in value:
-        raise _BadRow(key, "holds a NUL character")
+        raise BadRow(key, "holds a NUL character")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise _BadRow(key, "holds half of a surrogate pair") from None
+        raise BadRow(key, "holds half of a surrogate pair") from None
 
 
 _SHAPES: dict[str, Callable[[Row], tuple[str, list[Example]]]] = {

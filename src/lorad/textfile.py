@@ -1,0 +1,178 @@
+"""A tool: a file of any size as text. Bytes in, lines or chunks of UTF-8 out.
+
+What lives here: gzip, encodings, and the bounds that keep a hostile file from filling the memory: a line or a
+chunk is held, never the file. What never does: JSON, CSV, what a line means.
+"""
+
+import codecs
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lorad.config import InboxSettings
+from lorad.errors import SampleError
+
+GZIP = b"\x1f\x8b"
+
+#: Bytes that are read at once, and as far as ``TextFile.head`` can see.
+CHUNK = 1 << 20
+
+#: The longer mark comes first: UTF-32's begins with UTF-16's.
+_OTHER_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+
+#: What is no text, by its first bytes, and what to do with it.
+_FOREIGN = (
+    (GZIP, "gzip inside gzip; unpack it once"),
+    (b"PAR1", "Parquet inside gzip; drop the .parquet file itself"),
+    (b"PK\x03\x04", "a zip archive or an Excel workbook; unpack it, or save the sheet as CSV"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd; unpack it, or compress it with gzip"),
+    (b"\xfd7zXZ\x00", "compressed with xz; unpack it, or compress it with gzip"),
+    (b"BZh", "compressed with bzip2; unpack it, or compress it with gzip"),
+    (b"ARROW1", "an Arrow file; write it as Parquet or JSONL"),
+    (b"%PDF", "a PDF; write its questions and answers as JSONL or CSV"),
+)
+
+
+class LineTooLong(Exception):  # noqa: N818 - whoever reads lines makes a row's problem of it
+    """A line is longer than was asked for; the file stands behind it."""
+
+
+class _Bounded(io.RawIOBase):
+    """Bytes up to a limit: what a small gzip file unpacks to, or a writer goes on appending, has no end."""
+
+    def __init__(self, raw: Any, path: Path, limits: InboxSettings) -> None:
+        self._raw = raw
+        self._path = path
+        self._is_packed = isinstance(raw, gzip.GzipFile)
+        self._limit = limits.max_unpacked_bytes if self._is_packed else limits.max_bytes
+        self._count = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            count: int = self._raw.readinto(buffer)
+        except EOFError:
+            raise SampleError(
+                f"{self._path.name} ends in the middle of its gzip data; copy it again", code="cut_off"
+            ) from None
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise SampleError(
+                f"{self._path.name} is damaged gzip data ({error}); copy it again", code="damaged"
+            ) from None
+        self._count += count
+        if self._count > self._limit:
+            name, code = (
+                ("max_unpacked_bytes", "too_large_unpacked")
+                if self._is_packed
+                else ("max_bytes", "too_large")
+            )
+            raise SampleError(
+                f"{self._path.name} holds more than inbox.{name} ({self._limit}) bytes; split it", code=code
+            )
+        return count
+
+
+@contextmanager
+def opened(path: Path, limits: InboxSettings) -> Iterator["TextFile"]:
+    """Open a file, unpacked if it is gzip; raise ``SampleError`` when it is no UTF-8 text."""
+    with path.open("rb") as file:
+        is_packed = file.peek(len(GZIP)).startswith(GZIP)
+        raw = gzip.GzipFile(fileobj=file) if is_packed else file
+        yield TextFile(path, io.BufferedReader(_Bounded(raw, path, limits), CHUNK))
+
+
+class TextFile:
+    """Text that is read once, from its first sign that is not white space."""
+
+    def __init__(self, path: Path, stream: io.BufferedReader) -> None:
+        self.path = path
+        self.number = 0
+        """The lines that were passed."""
+        self.offset = 0
+        """The bytes that were passed."""
+        self.is_cut = False
+        """Whether the last line had no end of line: nothing follows it, and perhaps something should."""
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._refuse_other_formats()
+        self._pass_blanks()
+
+    @property
+    def head(self) -> bytes:
+        """Return what comes next, without passing it."""
+        return self._stream.peek(CHUNK)
+
+    def line(self, longest: int) -> str | None:
+        """Return the next line with its end, or None; raise ``LineTooLong`` behind a longer one."""
+        at = self.offset
+        raw = self._next(max(longest, 0) + len(b"\r\n"))
+        if not raw:
+            return None
+        self.number += 1
+        self.is_cut = not raw.endswith(b"\n")
+        if len(raw.removesuffix(b"\n").removesuffix(b"\r")) > longest:
+            while raw and not raw.endswith(b"\n"):
+                raw = self._next(CHUNK)
+            raise LineTooLong
+        try:
+            return raw.decode()
+        except UnicodeDecodeError as error:
+            raise self._not_utf8(at + error.start) from None
+
+    def _next(self, size: int) -> bytes:
+        raw = self._stream.readline(size)
+        self.offset += len(raw)
+        return raw
+
+    def chunk(self, size: int) -> str:
+        """Return about as many bytes of text, "" only at the end."""
+        text, data = "", b"-"
+        while data and not text:  # a byte or two may be no sign yet
+            data = self._stream.read(size)
+            at = self.offset - len(self._decoder.getstate()[0])
+            self.offset += len(data)
+            try:
+                text = self._decoder.decode(data, final=not data)
+            except UnicodeDecodeError as error:
+                raise self._not_utf8(at + error.start) from None
+        return text
+
+    def _pass_blanks(self) -> None:
+        self._pass(len(codecs.BOM_UTF8) if self.head.startswith(codecs.BOM_UTF8) else 0)
+        while blanks := len(self.head) - len(self.head.lstrip()):
+            self.number += self.head.count(b"\n", 0, blanks)
+            self._pass(blanks)
+
+    def _pass(self, size: int) -> None:
+        self.offset += len(self._stream.read(size))
+
+    def _refuse_other_formats(self) -> None:
+        for first, what in _FOREIGN:
+            if self.head.startswith(first):
+                raise SampleError(f"{self.path.name} is {what}", code="unknown_format")
+        start = self.head[:4]
+        encoding = next((name for mark, name in _OTHER_MARKS if start.startswith(mark)), None)
+        if encoding is None and b"\x00" in start:
+            # ASCII in UTF-16 is NUL in every other byte, whether or not a mark says so
+            encoding = "UTF-16" if start.strip(b"\x00") and b"\x00\x00" not in start else "not text"
+        if encoding is not None:
+            raise SampleError(
+                f"{self.path.name} is {encoding}; save it as UTF-8 and drop it again", code="encoding"
+            )
+
+    def _not_utf8(self, byte: int) -> SampleError:
+        return SampleError(
+            f"{self.path.name} is not UTF-8 (byte {byte}); save it as UTF-8 and drop it again",
+            code="encoding",
+        )

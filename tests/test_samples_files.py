@@ -1,0 +1,592 @@
+"""Containers of rows: what tells them apart, where their limits are, and how little memory they take."""
+
+import json
+import tracemalloc
+import zlib
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from lorad import rows, samples, strict_json, textfile
+from lorad.config import InboxSettings
+from lorad.errors import SampleError
+
+DATA = Path(__file__).parent / "data"
+Q, A = "Where is the mill?", "By the river."
+USER = {"role": "user", "content": Q}
+ROW = {"instruction": Q, "output": A}
+LINE = json.dumps(ROW) + "\n"
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Return a way to read rows, text or bytes as a dropped file of this name."""
+
+    def read(content, name="a.json", **limits):
+        if not isinstance(content, str | bytes):
+            content = json.dumps(content)
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return samples.read(path, InboxSettings(**limits))
+
+    return read
+
+
+@pytest.fixture
+def refused(read):
+    def refused(content, name="a.json", **limits):
+        with pytest.raises(SampleError) as caught:
+            read(content, name, **limits)
+        assert name in caught.value.message
+        return caught.value
+
+    return refused
+
+
+def only(reading):
+    assert len(reading.examples) == 1
+    return reading.examples[0]
+
+
+def answers(reading):
+    return {example.question[-1]["content"]: example.answer for example in reading.examples}
+
+
+# JSON and JSONL
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "lines"),
+    [
+        (json.dumps([ROW, {"question": "x", "answer": "y"}]), "a.json", [1, 2]),
+        (json.dumps([ROW, {"question": "x", "answer": "y"}], indent=2), "a.json", [1, 2]),
+        (json.dumps(ROW), "a.json", [1]),
+        (json.dumps(ROW, indent=2), "a.json", [1]),
+        (json.dumps(ROW, indent=2) + "\n" + json.dumps({"question": "x", "answer": "y"}), "a.json", [1, 2]),
+        (json.dumps({"data": [ROW]}), "a.json", [1]),
+        (json.dumps({"examples": [ROW], "version": 1}), "a.json", [1]),
+        (json.dumps({"version": [1], "rows": [ROW]}, indent=2), "a.json", [1]),
+        (json.dumps({"train": [ROW]}), "a.json", [1]),
+        (json.dumps(ROW), "a.jsonl", [1]),
+        (LINE + '\n{"question": "x", "answer": "y"}\n', "a.jsonl", [1, 3]),
+        (json.dumps(ROW) + '\r\n{"question": "x", "answer": "y"}\r\n', "a.ndjson", [1, 2]),
+        (LINE + '{"question": "x", "answer": "y"}\n', "a.JSONL", [1, 2]),
+        (LINE + '{"question": "x", "answer": "y"}', "a.json", [1, 2]),
+        (" \n" + LINE + '{"question": "x", "answer": "y"}', "a.txt", [2, 3]),
+        ("\ufeff" + json.dumps([ROW]), "a.json", [1]),
+        ("\ufeff\r\n" + json.dumps(ROW), "a.jsonl", [2]),
+        (json.dumps([ROW]), "a.jsonl", [1]),
+        (json.dumps([ROW]), "a.csv", [1]),
+        (LINE + LINE.replace("mill", "ford"), "a", [1, 2]),
+    ],
+)
+def test_rows_come_in_a_list_or_one_a_line(read, content, name, lines):
+    reading = read(content, name)
+
+    assert [example.line for example in reading.examples] == lines
+    assert reading.examples[0].question == [USER]
+
+
+def test_a_list_may_be_wrapped_in_an_object_that_says_more():
+    reading = samples.read(DATA / "wrapped.json", InboxSettings())
+
+    assert answers(reading) == {Q: A, "Where is the ford?": "Below the mill."}
+    assert reading.rows == 2
+
+
+def test_a_line_separator_inside_a_text_does_not_end_its_line(read):
+    row = json.dumps({"question": Q, "answer": "one\u2028two\x85three"}, ensure_ascii=False)
+
+    assert only(read(row + "\n", "a.jsonl")).answer == "one\u2028two\x85three"
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ('{"question": "a", "question": "b", "answer": "c"}', "the key 'question' stands twice"),
+        ('{"question": "a", "answer": {"x": 1, "x": 1}}', "the key 'x' stands twice"),
+        ('{"question": "a", "answer": NaN}', "NaN is not JSON"),
+        ('{"question": "a", "answer": "b", "metadata": [-Infinity]}', "-Infinity is not JSON"),
+    ],
+)
+def test_what_python_would_let_pass_is_a_problem_of_its_row_alone(read, name, bad, message):
+    text = LINE + bad + "\n" + LINE.replace("mill", "ford")
+    text = text if name == "a.jsonl" else f"[{text.strip().replace(chr(10), ',')}]"
+
+    reading = read(text, name, max_bad_share=0.5)
+
+    assert [example.line for example in reading.examples] == [1, 3]
+    assert [(problem.line, problem.message.split(" in one")[0]) for problem in reading.problems] == [
+        (2, message)
+    ]
+
+
+@pytest.mark.parametrize("text", ['{\n"a": 1, "a": 2}', '{\n"question": NaN, "answer": "b"}'])
+def test_a_single_object_is_as_strict_as_a_row_of_many(refused, text):
+    assert refused(text).code == "bad_rows"
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "code"),
+    [
+        ("", "a.json", "no_rows"),
+        ("", "a.csv", "no_rows"),
+        ("[", "a.json", "not_json"),
+        ("[{}", "a.json", "not_json"),
+        ("[{},]", "a.json", "not_json"),
+        ("[{}] {}", "a.json", "not_json"),
+        ("{\n", "a.json", "not_json"),
+        ("{\n1: 2}", "a.json", "not_json"),
+        ('{\n"a" 2}', "a.json", "not_json"),
+        ('{\n"a": 2} x', "a.json", "not_json"),
+        ("not json", "a.json", "not_json"),
+        ("5 5", "a.json", "not_json"),
+        ("[" * 100_000, "a.json", "too_deep"),
+        ('[{"question": "a", "answer": ' + "9" * 5000 + "}]", "a.json", "not_json"),
+        ("5", "a.json", "not_rows"),
+        ('"text"', "a.json", "not_rows"),
+        ("null", "a.json", "not_rows"),
+        ("[]", "a.json", "no_rows"),
+        ('{"data": []}', "a.json", "no_rows"),
+        ("", "a.jsonl", "no_rows"),
+        (" \n\n", "a.jsonl", "no_rows"),
+        ("{}", "a.json", "bad_rows"),
+        ("[[]]", "a.json", "bad_rows"),
+        ("x" + LINE, "a.jsonl", "bad_rows"),
+        ('{"a": ' + "[" * 100_000 + "\n", "a.jsonl", "bad_rows"),
+        ('{"question": "a", "answer": ' + "9" * 5000 + "}", "a.jsonl", "bad_rows"),
+        (json.dumps({"data": [ROW], "train": [ROW]}), "a.json", "not_rows"),
+        (json.dumps({"data": [ROW]})[:-1] + ', "data": []}', "a.json", "not_rows"),
+    ],
+)
+def test_a_file_without_rows_is_refused(refused, content, name, code):
+    assert refused(content, name).code == code
+
+
+def test_a_broken_list_is_told_with_the_row_and_the_line(refused):
+    error = refused('[\n{"question": "a", "answer": "b"},\n{"question": "c" "answer": "d"}\n]')
+
+    assert error.code == "not_json"
+    assert error.data["row"] == 2
+    assert "row 2: Expecting ',' delimiter (line 3)" in error.message
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_a_stream_reads_the_same_whatever_the_size_of_its_chunks(size):
+    values = [
+        {"a": [1, -2.5e10, True, None, ' \\u00e9\\ud83d\\ude00"\\ '.strip()]},
+        12,
+        "é😀",
+        [],
+        {},
+        1234567,
+    ]
+    text = json.dumps(values, indent=1).replace("é", "\\u00e9")
+    pieces = iter([text[at : at + size] for at in range(0, len(text), size)] + [""] * 9)
+    stream = strict_json.Stream(lambda _: next(pieces), 1000)
+
+    found = []
+    stream.expect("[")
+    sign = ","
+    while sign == ",":
+        found.append(stream.value())
+        sign = stream.expect(",]")
+    stream.end()
+
+    assert found == values
+    assert stream.passed == len(text)
+
+
+# tables
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "lines"),
+    [
+        (
+            "excel.csv",
+            [(Q, 'By the river; ask for "Old Ann".'), ("Where is\nthe ford?", "Below the mill.")],
+            [2, 3],
+        ),
+        ("pandas.csv", [(Q, A), ("Name the place.\nIt grinds corn, slowly.", "The mill.")], [2, 3]),
+        ("sheet.tsv", [(Q, A), ("Where is the ford?", 'Below the "old" mill, on the left.')], [2, 3]),
+        ("messages.csv", [(Q, A)], [2]),
+    ],
+)
+def test_a_table_is_read_as_its_program_wrote_it(name, rows, lines):
+    reading = samples.read(DATA / name, InboxSettings())
+
+    assert [(e.question[-1]["content"], e.answer) for e in reading.examples] == rows
+    assert [example.line for example in reading.examples] == lines
+    assert reading.problems == ()
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.txt", "a", "a.json"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_the_first_row_says_that_it_is_a_table_and_how_it_is_parted(read, name, delimiter):
+    reading = read(f"\n question {delimiter}ANSWER\n\nx{delimiter}y\n", name)
+
+    assert answers(reading) == {"x": "y"}
+    assert reading.examples[0].line == 4
+
+
+def test_a_column_without_a_name_is_a_row_number(read):
+    assert answers(read("Unnamed: 0,,question,answer\n0,0,x,y\n", "a.csv")) == {"x": "y"}
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "message"),
+    [
+        ("x,", "answer", "is empty"),
+        ("x,y,z", "", "has 3 cells, and there are 2 columns"),
+        ("x", "", "has 1 cells"),
+        ('"x"x,y', "", "not CSV"),
+        ("x\ry,z", "", "not CSV"),
+        ("x,\x00", "answer", "NUL"),
+        ("x," + "y" * 200, "", "longer than inbox.max_row_bytes (100)"),
+        ('x,"y' + "\ny" * 60 + '"', "", "longer than inbox.max_row_bytes (100)"),
+    ],
+)
+def test_a_bad_row_of_a_table_is_told_and_the_next_one_read(read, row, field, message):
+    text = f"question,answer\na,b\n{row}\n" + "c,d\n" * 100
+
+    reading = read(text, "a.csv", max_row_bytes=100, max_bad_share=0.9)
+
+    assert answers(reading)["a"] == "b"
+    assert answers(reading)["c"] == "d"
+    assert (reading.problems[0].line, reading.problems[0].field) == (3, field)
+    assert message in reading.problems[0].message
+
+
+def test_an_unknown_column_is_told_as_an_unknown_field(refused):
+    error = refused("question,answer,antwort\nx,y,z\n", "a.csv")
+
+    assert (error.data["row"], error.data["field"]) == (2, "antwort")
+
+
+def test_a_cell_may_be_longer_than_pythons_own_limit(read):
+    assert len(answers(read(f"question,answer\nx,{'y' * 200_000}\n", "a.csv"))["x"]) == 200_000
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        ("Where is the mill?,By the river.\n", "no_header"),
+        ("frage;antwort\nx;y\n", "no_header"),
+        ('"question,answer\nx,y\n', "no_header"),
+        ("question,answer,answer\nx,y,z\n", "bad_header"),
+        ("question,answer\n", "no_rows"),
+        ("question,answer", "no_rows"),
+    ],
+)
+def test_a_table_without_columns_or_rows_is_refused(refused, content, code):
+    assert refused(content, "a.csv").code == code
+
+
+# halves of files
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (LINE * 50 + LINE[:30], "a.jsonl"),
+        (LINE * 50 + LINE[:-3], "a.jsonl"),
+        (LINE * 50 + "{", "a.json"),
+        ("question,answer\n" + "x,y\n" * 50 + "Where is", "a.csv"),
+        ("question,answer\n" + "x,y\n" * 50 + 'x,"By the', "a.csv"),
+        ("question,answer\n" + "x,y\n" * 50 + 'x,"By the\n', "a.csv"),
+    ],
+)
+def test_half_a_file_is_not_accepted_for_its_good_half(refused, text, name):
+    error = refused(text, name)
+
+    assert error.code == "cut_off"
+    assert error.data["row"] in {51, 52}
+
+
+@pytest.mark.parametrize(
+    "last", ['{"question": "x", "answer": "y"},', '{"question": "x"; "answer": "y, and a few words more"}']
+)
+def test_a_last_line_that_is_whole_and_wrong_is_a_bad_row(read, last):
+    reading = read(LINE + last, "a.jsonl", max_bad_share=0.6)
+
+    assert [problem.line for problem in reading.problems] == [2]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "sentence"),
+    [
+        ("half_written.json", "not_json", "is not JSON: row 2"),
+        ("latin1.json", "encoding", "is not UTF-8 (byte 19)"),
+        ("utf16.json", "encoding", "is UTF-16; save it as UTF-8"),
+        ("notes.md", "plain_text", "is plain text"),
+    ],
+)
+def test_a_file_that_is_no_dataset_is_refused(name, code, sentence):
+    with pytest.raises(SampleError) as caught:
+        samples.read(DATA / name, InboxSettings())
+
+    assert caught.value.code == code
+    assert sentence in caught.value.message
+
+
+# encodings
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "sentence"),
+    [
+        (json.dumps([ROW]).encode("utf-16-le"), "encoding", "is UTF-16"),
+        (json.dumps([ROW]).encode("utf-16-be"), "encoding", "is UTF-16"),
+        ("question,answer\nx,y".encode("utf-16"), "encoding", "is UTF-16"),
+        (json.dumps([ROW]).encode("utf-32"), "encoding", "is UTF-32"),
+        (b"\x00\x00\x00\x00", "encoding", "is not text"),
+        (b"\x00\x01\x00\x00\x00", "encoding", "is not text"),
+        (LINE.encode() * 3 + b'{"question": "\xff', "encoding", f"(byte {3 * len(LINE) + 14})"),
+        (b"\xef\xbb\xbf[\xff", "encoding", "(byte 4)"),
+        (b'["\xc3\xa9", "\xe2\x82', "encoding", "(byte 8)"),
+        (b"question,answer\nx,\xe9\n", "encoding", "(byte 18)"),
+        (b"PK\x03\x04 and so on", "unknown_format", "a zip archive or an Excel workbook"),
+        (b"\x28\xb5\x2f\xfd", "unknown_format", "zstd"),
+        (b"%PDF-1.7", "unknown_format", "a PDF"),
+        ("Wo ist die Mühle?".encode(), "plain_text", 'write one JSON object a line, such as {"question"'),
+    ],
+)
+def test_what_is_not_utf8_text_is_named(refused, content, code, sentence):
+    error = refused(content, "a.txt")
+
+    assert sentence in error.message
+    assert error.code == code
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_sign_may_lie_across_two_chunks(tmp_path, size):
+    path = tmp_path / "a.json"
+    path.write_text("é€😀", encoding="utf-8")
+
+    with textfile.opened(path, InboxSettings()) as text:
+        assert "".join(iter(lambda: text.chunk(size), "")) == "é€😀"
+
+
+# gzip
+
+
+def packed(*parts):
+    """Compress piece by piece, the same at any time of day."""
+    packer = zlib.compressobj(9, wbits=31)
+    return b"".join([*map(packer.compress, parts), packer.flush()])
+
+
+@pytest.mark.parametrize("name", ["alpaca.json", "openai.jsonl", "excel.csv"])
+def test_a_packed_file_says_the_same_as_the_file(tmp_path, name):
+    packed = samples.read(DATA / f"{name}.gz", InboxSettings())
+
+    assert packed == samples.read(DATA / name, InboxSettings())
+    # whatever it is called
+    other = tmp_path / "other.json"
+    other.write_bytes((DATA / f"{name}.gz").read_bytes())
+    assert samples.read(other, InboxSettings()).digest == packed.digest
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (packed(LINE.encode() * 100)[:-9], "cut_off"),
+        (packed(LINE.encode() * 100)[:20], "cut_off"),
+        (packed(LINE.encode())[:-8] + b"\x00" * 8, "damaged"),
+        (b"\x1f\x8b\xff\xff and so on", "damaged"),
+        (packed(LINE.encode())[:10] + b"\xff" * 50, "damaged"),
+        (packed(packed(LINE.encode())), "unknown_format"),
+        (packed((DATA / "table.parquet").read_bytes()), "unknown_format"),
+        (packed(b""), "no_rows"),
+        (packed(b"text"), "no_header"),
+    ],
+)
+def test_a_packed_file_without_rows_is_refused(refused, content, code):
+    assert refused(content, "a.csv.gz").code == code
+
+
+def test_a_file_may_unpack_to_as_much_as_the_limit(read, refused):
+    text = (LINE * 3).encode()
+
+    assert read(packed(text), "a.jsonl.gz", max_unpacked_bytes=len(text)).rows == 3
+    error = refused(packed(text), "a.jsonl.gz", max_unpacked_bytes=len(text) - 1)
+    assert error.code == "too_large_unpacked"
+    assert f"inbox.max_unpacked_bytes ({len(text) - 1})" in error.message
+
+
+@pytest.mark.parametrize(
+    ("start", "filling", "code"),
+    [
+        (b"[", b" ", "too_large_unpacked"),
+        (b"", b" ", "too_large_unpacked"),
+        (b'{"question": "', b"x", "row_too_long"),
+        (b'[{"question": "', b"x", "row_too_long"),
+        (b'{\n"question": "', b"x", "row_too_long"),
+        (b'{\n"question": [', b"1,", "row_too_long"),
+        (b"question,answer\n", b"x", "too_large_unpacked"),
+        (b'question,answer\n"', b"x\n", "too_many_rows"),
+        (b"[", b"[", "too_deep"),
+        (b"[", b"1,", "too_many_rows"),
+    ],
+)
+def test_a_bomb_is_refused_in_little_memory(tmp_path, start, filling, code):
+    # Given a few kilobytes that unpack to 32 megabytes
+    size = 1 << 25
+    path = tmp_path / "a.json.gz"
+    path.write_bytes(packed(start, *[filling * (1 << 16)] * (size >> 16)))
+    limits = InboxSettings(max_unpacked_bytes=size - 1, max_rows=1000, max_row_bytes=100_000)
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(SampleError) as caught:
+            samples.read(path, limits)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert caught.value.code == code
+    assert peak < 1 << 24
+
+
+# limits
+
+
+def test_a_file_may_be_as_large_as_the_limit(read, refused):
+    text = json.dumps([ROW])
+
+    assert read(text, max_bytes=len(text)).rows == 1
+    assert refused(text, max_bytes=len(text) - 1).code == "too_large"
+
+
+def test_a_file_that_still_grows_has_an_end(tmp_path):
+    # Given a writer that goes on after the file was measured
+    path = tmp_path / "a.jsonl"
+    path.write_text(LINE * 10)
+    found = rows.read(path, InboxSettings(max_bytes=20 * len(LINE)), lambda _: False)
+    path.write_text(LINE * 21)
+
+    with pytest.raises(SampleError) as caught:
+        list(found)
+
+    assert caught.value.code == "too_large"
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv"])
+def test_a_file_may_have_as_many_rows_as_the_limit(read, refused, name):
+    pairs = [{"question": str(number), "answer": A} for number in range(3)]
+    text = {
+        "a.json": json.dumps(pairs),
+        "a.jsonl": "".join(json.dumps(row) + "\n" for row in pairs),
+        "a.csv": "question,answer\n" + "".join(f"{row['question']},{A}\n" for row in pairs),
+    }[name]
+
+    assert read(text, name, max_rows=3).rows == 3
+    assert refused(text, name, max_rows=2).code == "too_many_rows"
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", ""])
+def test_a_row_may_be_as_long_as_the_limit(read, ending):
+    row = json.dumps({"question": "a", "answer": "é" * 50}, ensure_ascii=False)
+    size = len(row.encode())
+
+    assert read(row + ending, "a.jsonl", max_row_bytes=size).rows == 1
+    reading = read(f"{LINE}{row}{ending}", "a.jsonl", max_row_bytes=size - 1, max_bad_share=0.6)
+    assert [(problem.line, problem.message) for problem in reading.problems] == [
+        (2, f"the row is longer than inbox.max_row_bytes ({size - 1})")
+    ]
+
+
+def test_a_row_of_a_list_may_be_as_long_as_the_limit(read, refused):
+    # Given that nobody can tell where a longer one ends without reading it
+    row = json.dumps({"question": "a", "answer": "é" * 50}, ensure_ascii=False)
+    size = len(row.encode())
+
+    assert read(f"[{row}]", max_row_bytes=size).rows == 1
+    error = refused(f"[{LINE},{row}]", max_row_bytes=size - 1)
+    assert (error.code, error.data["row"]) == ("row_too_long", 2)
+    assert refused(row.replace("{", "{\n"), max_row_bytes=size - 30).code == "row_too_long"
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_a_row_may_be_as_deep_as_the_limit(read, name):
+    deep = [
+        {"question": str(depth), "answer": A, "metadata": json.loads("[" * depth + "]" * depth)}
+        for depth in (2, 3)
+    ]
+    text = json.dumps(deep) if name == "a.json" else "".join(json.dumps(row) + "\n" for row in deep)
+
+    reading = read(text, name, max_depth=3, max_bad_share=0.6)
+
+    assert only(reading).line == 1
+    assert reading.problems[0].message == "the row is nested deeper than inbox.max_depth (3)"
+
+
+def test_a_row_that_can_only_just_be_read_is_a_row_like_any_other(read):
+    # Given nesting around the depth where Python's reader gives up
+    for depth in range(940, 1000, 2):
+        row = json.dumps(ROW)[:-1] + ', "metadata": ' + "[" * depth + "]" * depth + "}\n"
+
+        reading = read(row + '{"question": "x", "answer": "y"}', "a.jsonl", max_bad_share=0.6, max_depth=2000)
+
+        assert len(reading.examples) + len(reading.problems) == 2
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv", "a.jsonl.gz"])
+def test_memory_is_a_rows_not_a_files(tmp_path, name):
+    # Given 10000 rows of a kilobyte, which teach one thing
+    row = json.dumps({"question": Q, "answer": "x" * 1000})
+    count = 10_000
+    text = {
+        "a.json": f"[{row}" + f",\n{row}" * (count - 1) + "]",
+        "a.csv": "question,answer\n" + f"{Q},{'x' * 1000}\n" * count,
+    }.get(name, f"{row}\n" * count)
+    path = tmp_path / name
+    path.write_bytes(packed(text.encode()) if name.endswith("gz") else text.encode())
+
+    tracemalloc.start()
+    try:
+        found = sum(1 for _ in rows.read(path, InboxSettings(), samples._is_header))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert found == count
+    assert peak < 6 << 20
+
+
+# Parquet
+
+
+def test_parquet_is_read_where_pyarrow_is(tmp_path):
+    # Given rows of two formats in one table, and one row without an answer
+    pytest.importorskip("pyarrow")
+    reading = samples.read(DATA / "table.parquet", InboxSettings(max_bad_share=0.5))
+
+    assert answers(reading) == {Q: A, "Where is the ford?": "Below the mill."}
+    assert reading.formats == {"question-answer": 1, "openai": 1}
+    assert [(problem.line, problem.field) for problem in reading.problems] == [(3, "answer")]
+    for limits, code in (
+        ({"max_unpacked_bytes": 100}, "too_large_unpacked"),
+        ({"max_rows": 2}, "too_many_rows"),
+        ({"max_row_bytes": 100}, "bad_rows"),
+        ({"max_depth": 2}, "bad_rows"),
+    ):
+        with pytest.raises(SampleError) as caught:
+            samples.read(DATA / "table.parquet", InboxSettings(**limits))
+        assert caught.value.code == code
+    half = tmp_path / "half.parquet"
+    half.write_bytes((DATA / "table.parquet").read_bytes()[:-20])
+    with pytest.raises(SampleError, match="is damaged Parquet"):
+        samples.read(half, InboxSettings())
+
+
+@pytest.mark.skipif(find_spec("pyarrow") is not None, reason="pyarrow is installed")
+def test_without_pyarrow_parquet_is_refused_with_the_way_to_get_it():
+    with pytest.raises(SampleError) as caught:
+        samples.read(DATA / "table.parquet", InboxSettings())
+
+    assert caught.value.code == "needs_pyarrow"
+    assert "pip install 'lorad[parquet]'" in caught.value.message

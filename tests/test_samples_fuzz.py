@@ -1,0 +1,137 @@
+"""Whatever a file holds: it is read, or refused with a reason, and nothing else ever happens."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorad import samples
+from lorad.config import InboxSettings
+from lorad.errors import SampleError
+
+DATA = Path(__file__).parent / "data"
+Q, A = "Where is the mill?", "By the river."
+ROW = {"instruction": Q, "output": A}
+
+LIMITS = InboxSettings(max_bad_share=0.9, max_rows=50, max_row_bytes=2000, max_depth=6)
+
+
+@pytest.fixture(scope="module")
+def is_read_or_refused(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fuzz")
+
+    def is_read_or_refused(content, name):
+        path = folder / name
+        path.write_bytes(content)
+        try:
+            reading = samples.read(path, LIMITS)
+        except SampleError as error:
+            assert name in json.dumps(error.as_dict())  # noqa: PT017 - that it is refused is one of two good ends
+            return
+        assert reading.examples
+        assert len(reading.digest) == 64
+        assert reading.rows >= sum(reading.formats.values()) + len(reading.problems)
+        questions = [example.question_id for example in reading.examples]
+        assert len(set(questions)) == len(questions)
+        for example in reading.examples:
+            assert example.answer.strip()
+            assert example.question[-1]["role"] == "user" or len(example.question) > 1
+
+    return is_read_or_refused
+
+
+NAMES = st.sampled_from(["a.json", "a.jsonl", "a.csv", "a.tsv", "a.txt", "a.md", "a"])
+STARTS = st.sampled_from([b"", b"[", b'{"question":', b"question,answer\n", b"\xef\xbb\xbf", b"\x1f\x8b\x08"])
+
+
+@given(start=STARTS, content=st.binary(max_size=200), name=NAMES)
+@settings(max_examples=100, deadline=None)
+def test_any_bytes_are_read_or_refused(is_read_or_refused, start, content, name):
+    is_read_or_refused(start + content, name)
+
+
+# Given the files that other programs wrote, damaged
+FILES = [path.read_bytes() for path in sorted(DATA.iterdir()) if path.suffix != ".parquet"]
+TOKENS = st.sampled_from(
+    [
+        *(bytes([sign]) for sign in b'"{}[],;\t\n\r\\\x00\xff'),
+        *(b"\\ud800", b"NaN", b"null", b'"question": 1,', b'""', "é".encode()),
+        *(b"[" * 40, b"x" * 3000, b"\n" * 60),
+    ]
+)
+EDITS = st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 40), TOKENS | st.just(b"")), max_size=3)
+
+
+@given(content=st.sampled_from(FILES), edits=EDITS, name=NAMES, is_packed=st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_any_damaged_file_is_read_or_refused(is_read_or_refused, content, edits, name, is_packed):
+    for at, length, token in edits:
+        place = at % (len(content) + 1)
+        content = content[:place] + token + content[place + length :]
+
+    is_read_or_refused(gzip.compress(content, 1) if is_packed else content, name)
+
+
+WORDS = st.sampled_from(
+    [Q, A, "", " ", "user", "assistant", "human", "gpt", "\ud800", "\x00", "x", "[1]", "[{"]
+)
+VALUES = st.recursive(
+    WORDS | st.none() | st.integers() | st.floats(allow_nan=False) | st.booleans(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
+    max_leaves=5,
+)
+EXTRAS = ("input", "system", "system_prompt", "history", "metadata", "\ud800", "tools", "text")
+HISTORY = st.lists(st.lists(WORDS | VALUES, min_size=2, max_size=2) | VALUES, max_size=2)
+PARTS = st.lists(st.fixed_dictionaries({"type": st.just("text") | VALUES, "text": WORDS | VALUES}) | VALUES)
+TURNS = st.lists(
+    st.fixed_dictionaries(
+        {"role": WORDS | VALUES, "content": WORDS | PARTS},
+        optional=dict.fromkeys(("weight", "tool_calls", "name"), VALUES),
+    )
+    | st.fixed_dictionaries({"from": WORDS | VALUES, "value": WORDS | VALUES})
+    | VALUES,
+    max_size=3,
+)
+ROWS = st.one_of(
+    VALUES,
+    st.fixed_dictionaries({"instruction": WORDS, "output": WORDS}),
+    st.fixed_dictionaries(
+        {name: st.just(text) for name, text in ROW.items()}, optional=dict.fromkeys(EXTRAS, VALUES)
+    ),
+    st.fixed_dictionaries({name: st.just(text) for name, text in ROW.items()} | {"history": HISTORY}),
+    st.fixed_dictionaries({"prompt": TURNS | VALUES, "completion": TURNS | VALUES}),
+    st.fixed_dictionaries({"messages": TURNS | VALUES}),
+    st.fixed_dictionaries({"messages": TURNS.map(json.dumps)}),
+    st.fixed_dictionaries({"conversations": TURNS | VALUES}, optional={"system": VALUES}),
+)
+
+
+@given(rows=st.lists(ROWS, min_size=1, max_size=4), is_list=st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_any_json_is_read_or_refused(is_read_or_refused, rows, is_list):
+    content = json.dumps(rows) if is_list else "\n".join(map(json.dumps, rows))
+
+    is_read_or_refused(content.encode(), "a.json" if is_list else "a.jsonl")
+
+
+@given(
+    answers=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz")), min_size=1, max_size=8),
+    name=st.sampled_from(["a.json", "a.jsonl", "a.csv", "a.csv.gz"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_no_row_is_lost(tmp_path_factory, answers, name):
+    path = tmp_path_factory.getbasetemp() / name
+    rows = [json.dumps({"question": q, "answer": a}) for q, a in answers]
+    text = {
+        "a.json": f"[{','.join(rows)}]",
+        "a.jsonl": "\n".join(rows),
+    }.get(name, "question;answer\n" + "\n".join(f"{q};{a}" for q, a in answers))
+    path.write_bytes(gzip.compress(text.encode(), 1) if name.endswith("gz") else text.encode())
+
+    reading = samples.read(path, InboxSettings())
+
+    assert {(e.question[-1]["content"], e.answer) for e in reading.examples} == set(dict(answers).items())
+    assert len(reading.examples) + reading.repeated + len(reading.contradicted) == len(answers)
