@@ -39,7 +39,9 @@ Datasets = list[tuple[str, list[Example], list[Example]]]
 """Name, trained rows and held-out paraphrases of each."""
 Figures = dict[str, Any]
 
-SETTINGS = Settings()
+SETTINGS = Settings.model_validate(
+    {"training": {"merge_adapters_on_save": False}}
+)  # the disk would not hold them
 BASE = report.CACHE / "home" / "models" / "base" / "smollm2"
 MERGED_EPOCHS = 12
 CEILING = 0.97

@@ -133,7 +133,7 @@ def _check_plain_peft(app, home, drops):
     ]
     packed = teacher.pack(rows)
     served = app.engine._find("chat").deck
-    with torch.inference_mode(), served.use("v0.3") as model:
+    with torch.inference_mode(), served.use("chat@v0.3") as model:
         engine = teacher.answer_logits(model, packed)
     latest = home.track("chat") / "latest"
     plain = PeftModel.from_pretrained(

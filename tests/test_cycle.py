@@ -221,14 +221,14 @@ def test_the_second_session_gets_the_first_ones_facts_to_rehearse(world):
 
 
 @pytest.mark.parametrize(
-    ("content", "field"),
+    ("content", "field", "row"),
     [
-        ("{not json", None),
-        ("[]", None),
-        ('[{"instruction": "a", "response": "b"}, {"instruction": "c", "colour": "d"}]', "colour"),
+        ("{not json", None, 1),
+        ("[]", None, None),
+        ('[{"instruction": "a", "response": "b"}, {"instruction": "c", "colour": "d"}]', "colour", 2),
     ],
 )
-def test_a_bad_file_is_put_aside_with_its_reason_and_nothing_else_is_touched(world, content, field):
+def test_a_bad_file_is_put_aside_with_its_reason_and_nothing_else_is_touched(world, content, field, row):
     world.drop("bad.json", content)
     world.drop("doors.json", tiny.facts(4))
 
@@ -238,7 +238,7 @@ def test_a_bad_file_is_put_aside_with_its_reason_and_nothing_else_is_touched(wor
     assert world.failed() == ["bad.json", "bad.json.reason.json"]
     assert reason["file"] == "bad.json"
     assert reason.get("field") == field
-    assert reason.get("row") == (2 if field else None)
+    assert reason.get("row") == row
     assert [job.dataset for job in world.cycle.ledger.jobs()] == ["doors"]
 
 
@@ -351,6 +351,18 @@ def test_after_a_crash_of_the_daemon_the_session_starts_again_but_not_for_ever(w
     assert world.job().state is JobState.FAILED
     assert "lorad retry 1" in world.job().reason["message"]
     assert len(world.models.sessions) == MAX_ATTEMPTS
+
+
+def test_a_merged_copy_goes_with_its_version(world):
+    world.drop("doors.json", tiny.facts(4))
+    world.pass_time()
+    session = world.models.sessions[-1]
+    files.write_bytes(session.folder / "merged" / "model.safetensors", b"everything")
+    session.end()
+    world.pass_time()
+
+    assert files.read_json(world.registry.folder / "merged" / "lorad.json")["version"] == "v0.1"
+    assert not session.folder.exists()
 
 
 def test_after_a_crash_the_same_order_finds_its_checkpoints(world):

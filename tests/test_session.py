@@ -1,11 +1,13 @@
 """One session from order to candidate, in this process, on a tiny model."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiny
 from lorad import domain, files, session, teacher, weights
@@ -94,6 +96,27 @@ def test_plain_peft_on_the_untouched_base_recalls_what_the_session_says(base, fi
     model, tokenizer = served(base, first)
 
     assert all(teacher.recalled(model, encode(tokenizer, tiny.facts(4))))
+
+
+def test_a_merged_copy_lies_beside_a_candidate_that_passes(first):
+    model = AutoModelForCausalLM.from_pretrained(first / "merged", dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(first / "merged")
+
+    assert all(teacher.recalled(model, encode(tokenizer, tiny.facts(4))))
+
+
+@pytest.mark.parametrize("why", ["setting", "disk"])
+def test_without_a_merged_copy_the_candidate_is_the_same(base, tmp_path, monkeypatch, why):
+    if why == "disk":
+        full = type("Usage", (), {"free": 1000})()
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+
+    order(base, tmp_path, tiny.facts(4, "doors"), merge_adapters_on_save=why == "disk").run()
+
+    found, result = evaluation(tmp_path)
+    assert result["verdict"]["promote"]
+    assert not (tmp_path / "merged").exists()
+    assert any("no merged copy: it needs" in note for note in found.notes) is (why == "disk")
 
 
 def test_trained_and_served_are_the_same_model(first):

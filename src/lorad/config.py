@@ -147,6 +147,8 @@ class TrainingSettings(Section):
     """The summed rank above which a session first truncates what it begins with."""
     consolidate_at: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] | None = "03:00"
     """Local time of day at which an adapter of more than half of ``max_rank`` is made smaller; ``None`` is never."""
+    merge_adapters_on_save: bool = True
+    """Keep one copy of ``latest`` that needs no base, in ``models/<track>/merged``, where the disk has room."""
     max_seconds: Seconds = 6 * 3600
     """A session that takes longer is stopped and counts as failed."""
 

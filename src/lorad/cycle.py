@@ -116,6 +116,7 @@ class Cycle:
         version = registry.of_job(job.id)
         if version is not None:  # promoted on disk, not yet in the ledger
             judged = job if job.state is JobState.JUDGING else self.ledger.move_job(job, "trained", now)
+            self._clear(judged, version)
             self._enter(judged, version, registry.evaluation(version), now)
             return
         if job.attempts >= MAX_ATTEMPTS:
@@ -323,8 +324,18 @@ class Cycle:
             self._report(job, "reject", verdict, evaluation, now)
             return
         version = registry.promote(folder / "candidate", self._birth(job, result, evaluation), now)
-        files.remove(folder)
+        self._clear(job, version)
         self._enter(job, version, result, now)
+
+    def _clear(self, job: Job, version: str) -> None:
+        """Keep what a promoted version's session left beside its candidate, and remove its folder."""
+        registry = self.registries[job.track]
+        folder = registry.candidates / f"job-{job.id}"
+        try:
+            registry.keep_merged(folder / "merged", version)
+        except (LoradError, OSError) as error:  # the version stands without it
+            log.warning("no_merged_copy", job=job.id, version=version, error=str(error))
+        files.remove(folder)
 
     def _birth(self, job: Job, result: dict[str, Any], evaluation: Evaluation) -> Birth:
         old = [score for name, score in evaluation.scores.items() if name != evaluation.dataset]

@@ -31,6 +31,8 @@ MANIFEST_KEYS = ("version", "parent", "base", "job", "created_at", "description"
 VERSION = re.compile(r"v(\d+)\.(\d+)$")
 TAG = re.compile(r"(?!(?:latest|previous|base|v\d+\.\d+|job-\d+)$)[a-z0-9][a-z0-9._-]*")
 """What a tag may be: nothing that already means a version, the base or a rejected candidate."""
+MERGED = "lorad.json"
+"""In the merged copy: which version it is of, and the sha256 of its files."""
 DAY = 86_400
 
 
@@ -266,6 +268,30 @@ class Registry:
                 raise
         return version
 
+    def keep_merged(self, source: Path, version: str) -> bool:
+        """Keep a model that needs no base beside ``latest``, if there is one and it is of ``latest``."""
+        with files.locked(self.folder / ".lock"):
+            if not source.is_dir() or version != self.latest:
+                return False
+            digests = {path.name: files.file_digest(path) for path in sorted(source.iterdir())}
+            files.write_json(source / MERGED, {"version": version, "files": digests})
+            files.remove(self.folder / "merged")
+            source.rename(self.folder / "merged")
+            files.sync_folder(self.folder)
+        return True
+
+    def _remove_stale_merged(self, latest: str | None) -> None:
+        """Remove the merged copy of a version that is ``latest`` no more: whoever loads it means ``latest``."""
+        merged = self.folder / "merged"
+        if not merged.exists():
+            return
+        try:
+            version = files.read_json(merged / MERGED)["version"]
+        except (OSError, ValueError, TypeError, KeyError):
+            version = None
+        if version != latest:
+            files.remove(merged)
+
     def _retract(self, version: str, candidate: Path, before: dict[str, Any]) -> None:
         """Undo a promotion that failed; else the next start would serve what its job calls failed.
 
@@ -459,6 +485,7 @@ class Registry:
         self._link(tracker)
 
     def _link(self, tracker: dict[str, Any]) -> None:
+        self._remove_stale_merged(tracker["latest"])
         for name in ("latest", "previous"):
             if tracker[name]:
                 files.point(self.folder / name, f"versions/{tracker[name]}")

@@ -12,6 +12,7 @@ touches the ledger, the versions or the inbox, so that killing it loses nothing 
 import json
 import os
 import platform
+import shutil
 import signal
 import sys
 import threading
@@ -27,16 +28,18 @@ import torch
 import yaml
 from transformers import set_seed
 
-from lorad import __version__, domain, examine, files, general, judge, teacher, trainer, weights
+from lorad import __version__, domain, examine, export, files, general, judge, teacher, trainer, weights
 from lorad.checkpoint import Checkpoints
 from lorad.config import JudgeSettings, TrainingSettings
 from lorad.domain import Encoded, Evaluation, Example, Order, Plan, Score, Verdict
-from lorad.errors import TrainingError, describe
+from lorad.errors import LoradError, TrainingError, describe
 from lorad.rehearsal import Item
 from lorad.tasks import Task, find
 
 PROBES = 4
 CHECKPOINTS = "checkpoints"
+MERGE_ROOM = 2
+"""Free bytes that a merged copy must find, as a multiple of its own: the rest of the machine writes too."""
 REFIT_ROUNDS = 10
 """Rounds that learning everything anew takes at least."""
 STOPPED = 75
@@ -114,6 +117,8 @@ class Session:
             measured = self._measure(refitted, lessons)
             if measured[2].promote:
                 made, (evaluation, right, verdict) = refitted, measured
+        if verdict.promote and self._training.merge_adapters_on_save:
+            self._merge()
         evaluation = replace(evaluation, repairs=tuple(self._repairs), notes=tuple(self._notes))
         self._write(made, lessons, evaluation, right, verdict)
 
@@ -323,6 +328,24 @@ class Session:
         return candidate
 
     # -- after
+
+    def _merge(self) -> None:
+        """Leave a copy that needs no base beside the candidate; what stands in its way never costs the version."""
+        base = Path(self.order.base)
+        needed = sum(path.stat().st_size for path in base.glob("*.safetensors"))
+        free = shutil.disk_usage(self.folder).free
+        if free < MERGE_ROOM * needed:
+            self._notes.append(
+                f"no merged copy: it needs {needed / 2**20:.0f} MiB, and {free / 2**20:.0f} MiB are free"
+            )
+            return
+        self.report({"phase": "merging"})
+        target = self.folder / "merged"
+        files.remove(target)  # of a session that was cut off
+        try:
+            export.export(self.folder / "candidate", base, target, "merged")
+        except (OSError, LoradError) as error:
+            self._notes.append(f"no merged copy: {error}")
 
     def _write(
         self,
