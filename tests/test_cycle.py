@@ -12,7 +12,7 @@ from lorad.config import RegistrySettings, Settings
 from lorad.cycle import MAX_ATTEMPTS, Cycle
 from lorad.database import Database
 from lorad.domain import Evaluation, Machine, ModelShape, Score
-from lorad.errors import RegistryError
+from lorad.errors import ConfigError, RegistryError
 from lorad.inbox import Inbox
 from lorad.planner import plan
 from lorad.registry import Registry
@@ -99,6 +99,7 @@ class FakeModels:
         self.sessions = []
         self.serving = None
         self.broken = set()
+        self.bad_bases = []
 
     def plan(self, track, examples, overrides):
         del track
@@ -119,12 +120,15 @@ class FakeModels:
     def serve(self, track, version):
         del track
         if version in self.broken:
-            raise RegistryError(f"{version} cannot be loaded")
+            raise RegistryError(f"{version} cannot be loaded", version=version)
         self.serving = version
 
     def fingerprint(self, track):
         del track
         return "base-print"
+
+    def damaged_bases(self):
+        return self.bad_bases
 
 
 class World:
@@ -600,3 +604,30 @@ def test_a_file_whose_name_is_not_utf8_is_taken_like_any_other(world):
 
     assert world.job().state is JobState.TRAINING
     assert world.done() == ["d\ufffdrs.json"]
+
+
+def test_a_scrub_finds_rot_under_a_version_that_serves_and_leaves_sound_ones_alone(world):
+    world.learn("doors.json", tiny.facts(4, "doors"))
+    world.learn("gates.json", tiny.facts(4, "gates", subject="gate"))
+    assert world.cycle.scrub(world.now) == []
+    assert world.models.serving == "v0.2"
+    path = next((world.registry.versions_folder / "v0.2").glob("*.json"))
+    path.write_bytes(path.read_bytes() + b" ")
+    world.models.bad_bases = [ConfigError("the base has changed", code="base_damaged")]
+
+    found = world.cycle.scrub(world.now)
+
+    assert [error.code for error in found] == ["base_damaged", "version_damaged"]
+    assert world.models.serving == world.registry.latest == "v0.1"
+    assert [e["name"] for e in world.cycle.ledger.events(limit=3)].count("damaged") == 2
+    assert world.cycle.scrub(world.now) == found[:1]
+
+
+def test_a_scrub_mends_a_tracker_that_something_else_has_changed(world):
+    world.learn("doors.json", tiny.facts(4, "doors"))
+    path = world.registry.folder / "checkpoint_tracker.json"
+    files.write_json(path, files.read_json(path) | {"latest": "v9.9"})
+
+    world.cycle.scrub(world.now)
+
+    assert world.registry.latest == "v0.1"

@@ -168,7 +168,7 @@ def test_questions_that_cannot_be_served_are_named(engine, folders):
         engine.submit("chat", QUESTION, Sampling(max_tokens=512))
     with pytest.raises(RegistryError, match="not loaded"):
         engine.serve("chat", "v0.9")
-    with Worker(engine), pytest.raises(RegistryError, match="cannot be loaded"):
+    with Worker(engine), pytest.raises(RegistryError, match="cannot be read"):
         engine.load("chat", "v0.9", folders / "nothing", "hash")
     plain = weights.load_base(folders / "base", torch.float32)
     plain.tokenizer.chat_template = None

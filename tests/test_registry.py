@@ -249,6 +249,7 @@ def test_a_manifest_proves_every_file(registry):
         "created_at": NOON,
         "description": "learned d1",
         "performance": {"recall": 1.0},
+        "serve": True,
     }
 
 
@@ -387,19 +388,16 @@ def no_file_longer_than(limit):
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
 
 
-@pytest.mark.parametrize("failure", ["before the tracker", "after the tracker", "no room", "a link's place"])
+@pytest.mark.parametrize("failure", ["before the tracker", "after the tracker", "no room"])
 @pytest.mark.parametrize("older", [0, 2])
 def test_a_promotion_that_fails_leaves_everything_as_it_was(registry, older, failure):
     # Given some versions, and a disk that fails after the folder has its new name
     promote(registry, older)
     registry.recover()
-    files.write_json(registry.folder / TRACKER, registry.tracker() | {"notes": "x" * 5000})
+    registry._write(registry.tracker() | {"notes": "x" * 5000})
     failing = registry
     if failure.endswith("the tracker"):
         failing = FailsHalfWay(registry.folder, failure.partition(" ")[0])
-    elif failure == "a link's place":
-        (registry.folder / "latest").unlink(missing_ok=True)
-        (registry.folder / "latest").mkdir()
     before = registry.tracker(), links(registry)
     candidate = a_candidate(registry, 9)
     birth = Birth(job=9, parent=registry.latest, base=BASE, description="learned")
@@ -409,10 +407,7 @@ def test_a_promotion_that_fails_leaves_everything_as_it_was(registry, older, fai
         failing.promote(candidate, birth, NOON)
 
     # Then its failure changed nothing, and neither does the next start
-    if failure == "a link's place":
-        (registry.folder / "latest").rmdir()
-    else:
-        assert (registry.tracker(), links(registry)) == before
+    assert (registry.tracker(), links(registry)) == before
     assert (candidate / "adapter_model.safetensors").is_file()
     assert registry.recover() == []
     assert registry.tracker() == before[0]
@@ -454,23 +449,27 @@ def test_every_harm_to_every_file_is_found(registry, file, harm):
     assert (caught.value.code, caught.value.data["file"]) == ("version_damaged", file)
 
 
-def test_no_flipped_bit_in_a_manifest_is_worse_than_a_refusal(registry):
-    # Given a manifest in which any one bit of any byte has changed
+def test_every_flipped_bit_in_a_manifest_is_found(registry):
     path = registry.versions_folder / promote(registry) / MANIFEST
     content = path.read_bytes()
-    proven = registry.manifest("v0.1")["files"]
 
     for position in range(len(content)):
         damaged = bytearray(content)
         damaged[position] ^= 1 << position % 8
         path.write_bytes(damaged)
 
-        # Then the version is refused, or what it serves is still proven
-        with suppress(RegistryError):
+        with pytest.raises(RegistryError) as caught:
             registry.verify("v0.1", BASE)
-            assert {n: f["sha256"] for n, f in registry.manifest("v0.1")["files"].items()} == {
-                name: file["sha256"] for name, file in proven.items()
-            }
+        assert caught.value.code == "manifest_damaged"
+
+
+def test_a_whole_version_in_anothers_place_is_found(registry):
+    promote(registry, 2)
+    shutil.rmtree(registry.versions_folder / "v0.2")
+    shutil.copytree(registry.versions_folder / "v0.1", registry.versions_folder / "v0.2")
+
+    with pytest.raises(RegistryError, match="is that of another version"):
+        registry.verify("v0.2", BASE)
 
 
 @pytest.mark.parametrize(
@@ -1089,7 +1088,11 @@ def test_a_power_cut_in_any_step_of_promotion_ends_in_a_sound_state(registry, ol
     assert (registry.of_job(older + 1) == new) is is_there
     if is_there:
         assert registry.previous == old
-    assert done == ([f"{new} was complete but not entered: it is now latest"] if cut == "renamed" else [])
+    told = [sentence for sentence in done if "pointed at" not in sentence]
+    assert told == ([f"{new} was complete but not entered: it is now latest"] if cut == "renamed" else [])
+    assert len(done) == {"renamed": 1, "tracker": 2 if older else 1, "one link": 1 if older else 0}.get(
+        cut, 0
+    )
     assert_consistent(registry)
 
     # And starting again does nothing, and the next promotion gets a number of its own
@@ -1105,7 +1108,7 @@ def test_a_version_without_a_manifest_is_no_version(registry):
     (registry.versions_folder / "v0.2").mkdir()
     (registry.versions_folder / "v0.2" / "adapter_model.safetensors").write_bytes(b"half")
 
-    assert registry.recover() == ["v0.2 was incomplete and is removed"]
+    assert registry.recover() == ["v0.2 has no manifest and is put aside in damaged/"]
 
     assert on_disk(registry) == ["v0.1"]
     assert registry.latest == "v0.1"
@@ -1164,8 +1167,7 @@ def test_a_damaged_tracker_is_rebuilt_from_the_versions(registry, content):
 
     done = registry.recover()
 
-    assert done[0] == "the tracker was damaged and is rebuilt from the versions, without pins and tags"
-    assert len(done) == 4
+    assert done == ["the tracker was damaged and is rebuilt from the versions, without pins and tags"]
     assert (registry.folder / f"{TRACKER}.damaged").read_bytes() == content
     assert (registry.latest, registry.previous) == ("v0.3", "v0.2")
     assert registry.lineage("v0.3") == ["v0.3", "v0.2", "v0.1"]
@@ -1211,9 +1213,92 @@ def test_the_links_are_repaired(registry, harm):
     promote(registry, 3)
     put_back(registry, links=dict.fromkeys(("latest", "previous"), None if harm == "missing" else "v0.1"))
 
-    assert registry.recover() == []
+    found = "nothing" if harm == "missing" else "versions/v0.1"
+    assert registry.recover() == [
+        f"latest pointed at {found} and points at versions/v0.3 again",
+        f"previous pointed at {found} and points at versions/v0.2 again",
+    ]
 
     assert links(registry) == {"latest": "v0.3", "previous": "v0.2"}
+
+
+def test_a_folder_in_a_links_place_is_put_aside(registry):
+    promote(registry, 2)
+    (registry.folder / "latest").unlink()
+    (registry.folder / "latest").mkdir()
+    (registry.folder / "latest" / "mine.txt").write_text("kept")
+
+    assert registry.recover() == ["latest was another file and points at versions/v0.2 again"]
+
+    assert links(registry) == {"latest": "v0.2", "previous": "v0.1"}
+    assert (registry.folder / "latest.aside" / "mine.txt").read_text() == "kept"
+
+
+def test_every_flipped_bit_in_the_tracker_is_found_and_changes_nothing(registry):
+    # Given three versions, one of them tagged, one gone back to
+    promote(registry, 3)
+    registry.tag("v0.1", "good")
+    registry.rollback("v0.2")
+    path = registry.folder / TRACKER
+    content, whole = path.read_bytes(), registry.tracker()
+
+    for position in range(0, len(content), 5):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+
+        # When lorad starts, it says so, and every version is what and where it was
+        assert "the tracker was" in registry.recover()[0]
+        assert pointers(registry)[1] == {"latest": "v0.2", "previous": "v0.3"}
+        facts = [
+            {k: v for k, v in e.items() if k in {"version", "job", "performance", "state"}}
+            for e in registry.tracker()["checkpoints"]
+        ]
+        assert facts == [{k: e[k] for k in f} for e, f in zip(whole["checkpoints"], facts, strict=True)]
+        assert registry.recover() == []
+
+
+def test_marks_of_a_changed_tracker_are_kept_where_they_can_be(registry):
+    promote(registry, 2)
+    registry.pin("v0.1", pinned=True)
+    registry.tag("v0.1", "good")
+    tracker = registry.tracker()
+    tracker["checkpoints"][0] |= {"description": "somebody else's", "owner": "me"}
+    tracker["checkpoints"][1]["tags"] = ["no tag!", 5]
+    tracker["checkpoints"].append({"version": "v0.9", "state": "sound"})
+    files.write_json(registry.folder / TRACKER, tracker)
+
+    registry.recover()
+
+    first, second = registry.tracker()["checkpoints"]
+    assert first == first | {"description": "learned d1", "owner": "me", "pinned": True, "tags": ["good"]}
+    assert second["tags"] == []
+    assert registry.latest == "v0.2"
+
+
+def test_a_version_from_outside_serves_only_when_asked(registry):
+    promote(registry, 1)
+    birth = Birth(job=None, parent=None, base=BASE, description="brought", serve=False)
+
+    assert registry.promote(a_candidate(registry, 8), birth, NOON, "v0.7") == "v0.7"
+
+    assert (registry.latest, registry.previous) == ("v0.1", None)
+    assert registry.rollback("v0.7") == ("v0.7", "v0.1")
+    assert promote(registry) == "v0.8"
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("v0.1", "version_exists"), ("0.2", "bad_version"), ("v1.2.3", "bad_version")]
+)
+def test_a_name_that_cannot_be_had_is_told(registry, name, code):
+    promote(registry)
+    candidate = a_candidate(registry, 8)
+
+    with pytest.raises(RegistryError) as caught:
+        registry.promote(candidate, Birth(job=None, parent=None, base=BASE, description=""), NOON, name)
+
+    assert caught.value.code == code
+    assert candidate.exists()
 
 
 def test_a_link_to_nothing_is_removed(registry):
@@ -1230,7 +1315,7 @@ def test_an_old_tracker_without_states_is_understood(registry):
     tracker = registry.tracker()
     for entry in tracker["checkpoints"]:
         del entry["state"]
-    files.write_json(registry.folder / TRACKER, tracker)
+    registry._write(tracker)
 
     assert registry.newest_sound(BASE) == "v0.2"
     registry.mark_damaged("v0.2")

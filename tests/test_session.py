@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import tiny
 from lorad import domain, files, session, teacher, weights
 from lorad.config import Settings
-from lorad.domain import Evaluation, Order
+from lorad.domain import Evaluation, Example, Order
 from lorad.errors import TrainingError
 from lorad.tasks import find
 from test_trainer import PLAN
@@ -300,5 +300,16 @@ def test_metadata_says_how_it_was_made(first):
     assert metadata["framework"]["torch"] == torch.__version__
     assert metadata["training"]["ended_by"] == "recall"
     assert metadata["training"]["plan"]["seed"] == PLAN.seed
-    assert metadata["reproducibility"] == {"seed": PLAN.seed, "deterministic": True}
+    assert metadata["reproducibility"] == {
+        "seed": PLAN.seed,
+        "deterministic": True,
+        "threads": torch.get_num_threads(),
+        "deterministic_algorithms": False,
+    }
+    assert metadata["order"]["dataset"] == "doors"
+    assert metadata["materials"]["old"] == []
+    assert metadata["materials"]["new"] == [
+        domain.restore(Example, row).id for row in files.read_lines(first / "new.jsonl")
+    ]
+    assert list(metadata["datasets"]) == ["doors"]
     assert len(metadata["curves"]) == metadata["training"]["rounds"]

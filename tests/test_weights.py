@@ -234,3 +234,48 @@ def test_a_deck_lays_one_version_at_a_time_over_one_base(base_folder, tmp_path):
     deck.drop("v0.1")
     with deck.use("v0.2") as model:
         assert torch.allclose(logits(model), expected["v0.2"], atol=1e-4)
+
+
+def test_a_base_whose_files_have_changed_is_named(tmp_path):
+    folder = tmp_path / "base"
+    fingerprint = weights.store_base(tiny.save(tmp_path / "source"), folder)
+    assert weights.verify_base(folder) == fingerprint
+    path = folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+    with pytest.raises(ConfigError, match=r"model\.safetensors has changed") as caught:
+        weights.verify_base(folder)
+
+    assert caught.value.code == "base_damaged"
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ("", "fingerprint.json"),
+        ("[]", "fingerprint.json"),
+        ('{"fingerprint": "0", "files": {}}', "config.json"),
+    ],
+)
+def test_a_fingerprint_that_cannot_be_trusted_is_damage_and_not_a_missing_base(tmp_path, content, names):
+    folder = tmp_path / "base"
+    weights.store_base(tiny.save(tmp_path / "source"), folder)
+    (folder / weights.FINGERPRINT).write_text(content)
+
+    with pytest.raises(ConfigError, match=names) as caught:
+        weights.verify_base(folder)
+
+    assert caught.value.code == "base_damaged"
+
+
+def test_a_changed_digest_of_a_file_is_found(tmp_path):
+    folder = tmp_path / "base"
+    weights.store_base(tiny.save(tmp_path / "source"), folder)
+    stored = json.loads((folder / weights.FINGERPRINT).read_text())
+    stored["files"]["config.json"] = "0" * 64
+    (folder / weights.FINGERPRINT).write_text(json.dumps(stored))
+
+    with pytest.raises(ConfigError, match=r"config\.json has changed"):
+        weights.verify_base(folder)

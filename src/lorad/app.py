@@ -34,7 +34,7 @@ from lorad.home import Home, find_home
 from lorad.registry import MANIFEST, Registry
 from lorad.retention import summarise
 from lorad.tasks import find
-from lorad.weights import DTYPES, load_base, machine, quieten, shape
+from lorad.weights import DTYPES, load_base, machine, quieten, shape, verify_base
 
 logger = log.get_logger()
 
@@ -119,8 +119,11 @@ class Models:
         dtype = DTYPES["bfloat16" if device.fast_bfloat16 else "float32"]
         loaded: dict[str, Any] = {}
         for name, track in self._settings.tracks.items():
-            folder = self._home.base(track.base)
-            loaded[track.base] = loaded.get(track.base) or load_base(folder, dtype, device.device)
+            if track.base not in loaded:
+                folder = self._home.base(track.base)
+                if self._settings.engine.verify_base:
+                    verify_base(folder)
+                loaded[track.base] = load_base(folder, dtype, device.device)
             self._engine.seat(name, find(track.task), loaded[track.base])
 
     def plan(self, track: str, examples: Sequence[Example], overrides: dict[str, Any]) -> Plan:
@@ -144,12 +147,26 @@ class Models:
         """Return the fingerprint of the track's base model."""
         return self._engine.base(track).fingerprint
 
+    def damaged_bases(self) -> list[LoradError]:
+        """Hash the base models' files anew; return one error for each base that is not what was added."""
+        found: list[LoradError] = []
+        for name in dict.fromkeys(track.base for track in self._settings.tracks.values()):
+            try:
+                verify_base(self._home.base(name))
+            except LoradError as error:
+                found.append(error)
+        return found
+
     def bring(self, track: str, version: str) -> None:
         """Verify a version and bring it into memory."""
         if self._engine.resident(track, version):
             return
         folder = self._registries[track].verify(version, self.fingerprint(track))
-        self._engine.load(track, version, folder, files.file_digest(folder / MANIFEST))
+        base_folder = self._home.base(self._settings.tracks[track].base)
+        digest = files.file_digest(folder / MANIFEST)
+        differs = self._engine.load(track, version, folder, digest, base_folder)
+        if differs:
+            logger.warning("environment_differs", track=track, version=version, differs=differs)
 
     def serve(self, track: str, version: str | None) -> None:
         """Verify a version, bring it into memory and answer from it."""
@@ -255,17 +272,22 @@ class App:
             self._serve_newest(track, registry)
 
     def _serve_newest(self, track: str, registry: Registry) -> None:
-        while version := registry.newest_sound(self.models_held.fingerprint(track)):
+        refused: set[str] = set()
+        while version := registry.newest_sound(self.models_held.fingerprint(track), refused):
             try:
                 self.models_held.serve(track, version)
             except RegistryError as error:
-                registry.mark_damaged(version)
-                logger.warning("version_damaged", track=track, version=version, **error.as_dict())
+                refused.add(version)
+                if error.is_damage:
+                    registry.mark_damaged(version)
+                logger.warning("version_refused", track=track, **error.as_dict())
             else:
                 if version != registry.latest:
                     registry.rollback(version)
                     logger.warning("serving_older", track=track, version=version)
                 return
+        if registry.latest:
+            logger.error("no_version_serves", track=track, answers=BASE)
 
     def _listen(self) -> None:
         path = self.home.socket(self.settings.server.socket)
@@ -301,10 +323,15 @@ class App:
         self._undo.append(("watcher", lambda: (watcher.stop(), watcher.join(timeout=5))))
         scheduler = BackgroundScheduler(timezone=datetime.now().astimezone().tzinfo)
         scheduler.add_job(self._wake.set, "interval", seconds=1, max_instances=1, coalesce=True)
-        if at := self.settings.training.consolidate_at:
-            hour, _, minute = at.partition(":")
-            nightly = CronTrigger(hour=hour, minute=minute, timezone=scheduler.timezone)
-            scheduler.add_job(self._tidy, nightly, coalesce=True, misfire_grace_time=3600)
+        nightly = {
+            self._tidy: self.settings.training.consolidate_at,
+            self._scrub: self.settings.registry.scrub_at,
+        }
+        for act, at in nightly.items():
+            if at:
+                hour, _, minute = at.partition(":")
+                trigger = CronTrigger(hour=hour, minute=minute, timezone=scheduler.timezone)
+                scheduler.add_job(act, trigger, coalesce=True, misfire_grace_time=3600)
         scheduler.start()
         self._undo.append(("scheduler", lambda: scheduler.shutdown(wait=False)))
 
@@ -338,6 +365,9 @@ class App:
     def _tidy(self) -> None:
         self._exclusively(lambda: self.cycle.tidy(time.time()))
         self._wake.set()
+
+    def _scrub(self) -> None:
+        self._exclusively(lambda: self.cycle.scrub(time.time()))
 
     def _exclusively(self, act: Callable[[], Any]) -> Any:
         """Take the cycle's turn: steps and people's commands never overlap."""

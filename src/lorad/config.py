@@ -21,6 +21,7 @@ from lorad.home import Home
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+TimeOfDay = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
 
 
 #: A track's name is a folder in ``models/`` and in ``inbox/``, beside folders of lorad's own.
@@ -145,7 +146,7 @@ class TrainingSettings(Section):
     nice: int = 10
     max_rank: Count = 64
     """The summed rank above which a session first truncates what it begins with."""
-    consolidate_at: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] | None = "03:00"
+    consolidate_at: TimeOfDay | None = "03:00"
     """Local time of day at which an adapter of more than half of ``max_rank`` is made smaller; ``None`` is never."""
     merge_adapters_on_save: bool = True
     """Keep one copy of ``latest`` that needs no base, in ``models/<track>/merged``, where the disk has room."""
@@ -182,6 +183,10 @@ class EngineSettings(Section):
     max_new_tokens: Count = 256
     resident_versions: Count = 3
     """Adapters kept in memory; ``latest`` and ``previous`` always are."""
+    verify_base: bool = True
+    """Hash the base models' files at every start: about a second for each GB."""
+    strict: bool = False
+    """Refuse a version that was made with other packages, another device or precision, instead of saying so."""
 
 
 class ServerSettings(Section):
@@ -208,6 +213,8 @@ class RegistrySettings(Section):
     """Older versions are removed; ``None`` keeps them however old."""
     max_bytes: Count | None = None
     """Most bytes that the versions take together; ``None`` is no limit."""
+    scrub_at: TimeOfDay | None = "04:00"
+    """Local time of day at which versions and base models are hashed anew; ``None`` is never."""
 
 
 class LogSettings(Section):

@@ -60,6 +60,9 @@ class Tracks(Protocol):
     def fingerprint(self, track: str) -> str:
         """Return the fingerprint of the track's base model."""
 
+    def damaged_bases(self) -> list[LoradError]:
+        """Hash the base models' files anew; return one error for each base that is not what was added."""
+
 
 class Cycle:
     """The learning loop of one home; ``step`` is called again and again by whoever owns the clock."""
@@ -103,10 +106,8 @@ class Cycle:
     def recover(self, now: float) -> None:
         """Bring ledger, folders and tracker to one story after any kind of stop."""
         self.inbox.recover()
-        for name, registry in self.registries.items():
-            for sentence in registry.recover():
-                log.warning("registry_recovered", track=name, what=sentence)
-                self.ledger.note("recovered", now, track=name, what=sentence)
+        for track in self.registries:
+            self._recover_registry(track, now)
         for job in self.ledger.open_jobs():
             if job.state is not JobState.QUEUED:
                 self._recover_job(job, now)
@@ -396,13 +397,14 @@ class Cycle:
     def _retreat(self, track: str, version: str, error: LoradError, now: float) -> None:
         """Go back to the newest sound version: the promoted one cannot serve."""
         registry = self.registries[track]
-        registry.mark_damaged(version)
-        sound = registry.newest_sound(self._tracks.fingerprint(track))
+        if getattr(error, "is_damage", True):
+            registry.mark_damaged(version)
+        sound = registry.newest_sound(self._tracks.fingerprint(track), {version})
         if sound:
             registry.rollback(sound)
         self._tracks.serve(track, sound)
         self.ledger.note("rolled_back", now, track=track, version=version, to=sound, why=error.message)
-        log.error("rolled_back", track=track, version=version, to=sound, **describe(error))
+        log.error("rolled_back", track=track, version=version, to=sound, code=error.code, why=error.message)
 
     def _crash(self, job: Job, error: BaseException, now: float) -> None:
         reason = describe(error)
@@ -451,6 +453,30 @@ class Cycle:
                 queued.append(self.ledger.queue(track, "memory", now, kind="consolidate"))
                 self.ledger.note("consolidating", now, track=track, version=version, job=queued[-1].id)
         return queued
+
+    def scrub(self, now: float) -> list[LoradError]:
+        """Hash every version and base anew, to find bit rot before it is needed; return what was found.
+
+        A version that serves from memory and is damaged on disk is replaced by the newest sound one: it could
+        not be loaded again.
+        """
+        found: list[LoradError] = [*self._tracks.damaged_bases()]
+        for track, registry in self.registries.items():
+            self._recover_registry(track, now)
+            damaged = registry.scrub()
+            if registry.latest in damaged:
+                self._retreat(track, str(registry.latest), damaged[registry.latest], now)
+            found += damaged.values()
+        for error in found:
+            self.ledger.note("damaged", now, why=error.message)
+            log.error("damaged", **error.as_dict())
+        self.ledger.note("scrubbed", now, damaged=len(found))
+        return found
+
+    def _recover_registry(self, track: str, now: float) -> None:
+        for sentence in self.registries[track].recover():
+            log.warning("registry_recovered", track=track, what=sentence)
+            self.ledger.note("recovered", now, track=track, what=sentence)
 
     def rollback(self, track: str, to: str | None, now: float) -> dict[str, str | None]:
         """Serve ``previous`` (or the version named) again."""

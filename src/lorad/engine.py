@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from transformers.generation.streamers import BaseStreamer
 
-from lorad import examine, files
+from lorad import loader
 from lorad.config import EngineSettings
 from lorad.errors import LoradError, ProtocolError, RegistryError
 from lorad.tasks import Task
@@ -131,18 +131,25 @@ class Engine:
         """Return the version that new requests get."""
         return self._find(track).serving
 
-    def load(self, track: str, version: str, folder: Path, fingerprint: str) -> None:
-        """Bring a version into memory between two requests; raise ``RegistryError`` when it cannot be loaded."""
+    def load(
+        self, track: str, version: str, folder: Path, fingerprint: str, base_folder: Path | None = None
+    ) -> list[str]:
+        """Bring a version into memory between two requests; raise ``RegistryError`` when it proves unsound.
+
+        Return what differs from the environment that it was made in.
+        """
         seat = self._find(track)
+        differs: list[str] = []
 
         def bring() -> None:
             if not seat.holds(version):
-                seat.deck.add(seat.slot(version), folder)
-                _prove(seat.deck, seat.slot(version), folder)
+                strict = self._settings.strict
+                differs.extend(loader.load(seat.deck, seat.slot(version), folder, base_folder, strict=strict))
                 seat.hashes[version] = fingerprint[:12]
             self._make_room(track, seat, version)
 
         self._between_requests(bring)
+        return differs
 
     def serve(self, track: str, version: str | None) -> None:
         """Give new requests this version (or the base); requests already accepted keep theirs."""
@@ -302,29 +309,6 @@ def _how(sampling: Sampling) -> dict[str, Any]:
 
 class _Enough(Exception):  # noqa: N818 - control flow: a stop text was met, or the client left
     pass
-
-
-def _prove(deck: Deck, slot: str, folder: Path) -> None:
-    """Ask a loaded version its probes; take it out again and raise if it answers otherwise than when it was made."""
-    path, version = folder / examine.PROBES, folder.name
-    if not path.is_file():  # whether it should be there is the manifest's business
-        return
-    try:
-        with deck.use(slot) as model:
-            found, limit = examine.probe_again(model, files.read_json(path))
-    except (OSError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
-        deck.drop(slot)
-        raise RegistryError(
-            f"the probes of {version} cannot be asked: {error}", code="probes_damaged", version=version
-        ) from error
-    if not found <= limit:
-        deck.drop(slot)
-        raise RegistryError(
-            f"{version} does not answer its probes as when it was made: a logit differs by {found:.3g} "
-            f"(at most {limit:g}); lorad serves the newest sound version instead",
-            code="probes_failed",
-            version=version,
-        )
 
 
 class _Streamer(BaseStreamer):

@@ -56,6 +56,11 @@ class RegistryError(LoradError):
 
     code = "registry"
 
+    @property
+    def is_damage(self) -> bool:
+        """Tell whether the version itself is to blame; else it is whole, and what is around it is another."""
+        return self.code not in {"wrong_base", "other_environment", "other_tokenizer", "no_such_version"}
+
 
 class ProtocolError(LoradError):
     """Answer the client with this status: the request cannot be served as asked."""

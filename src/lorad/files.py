@@ -134,10 +134,17 @@ def sync_tree(folder: Path) -> None:
         sync_folder(path)
 
 
+def points(link: Path) -> str | None:
+    """Return what a symbolic link points at, ``None`` when it is none."""
+    return str(link.readlink()) if link.is_symlink() else None
+
+
 def point(link: Path, target: str) -> None:
-    """Make a symbolic link point at ``target`` (relative), atomically."""
-    if link.is_symlink() and str(link.readlink()) == target:
+    """Make a symbolic link point at ``target`` (relative), atomically; what else has its name is put aside."""
+    if points(link) == target:
         return
+    if link.exists() and not link.is_symlink():
+        move(link, link.with_name(f"{link.name}.aside"))
     temporary = link.with_name(f".{link.name}.part")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)

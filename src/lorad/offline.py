@@ -67,15 +67,17 @@ def base_add(
     name = name or Path(source.rstrip("/")).name.lower()
     target = place.base(name)
     if (target / weights.FINGERPRINT).is_file():
-        fingerprint = weights.read_fingerprint(target)
-        if weights.measure_fingerprint(target)["fingerprint"] == fingerprint:
+        try:
+            fingerprint = weights.verify_base(target)
+        except ConfigError:
+            console.print(f"{name} is damaged; adding it again")
+        else:
             _say(
                 {"name": name, "fingerprint": fingerprint, "path": str(target), "added": False},
                 as_json,
                 f"{name} is there already and sound: {target}",
             )
             return
-        console.print(f"{name} is damaged; adding it again")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as scratch:
         folder, gguf = _fetch(source, Path(scratch))
@@ -385,9 +387,7 @@ def _bases(place: Home, chosen: Settings) -> Iterator[Finding]:
 def _base(folder: Path, remedy: str) -> Finding:
     if not (folder / weights.FINGERPRINT).is_file():
         return Finding(f"base {folder.name}", "fail", "is not there", remedy)
-    fingerprint = weights.read_fingerprint(folder)
-    if weights.measure_fingerprint(folder)["fingerprint"] != fingerprint:
-        return Finding(f"base {folder.name}", "fail", "is not what was added: a file has changed", remedy)
+    fingerprint = weights.verify_base(folder)
     return Finding(f"base {folder.name}", "ok", f"verified, fingerprint {fingerprint[:12]}")
 
 

@@ -20,13 +20,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lorad import files
+from lorad import domain, files
 from lorad.config import RegistrySettings
 from lorad.errors import LoradError, ProtocolError, RegistryError
 from lorad.states import VersionState, advance
 
 TRACKER = "checkpoint_tracker.json"
 MANIFEST = "manifest.json"
+SEAL = "sha256"
+"""In manifest and tracker: the digest of everything else in it. It finds accidents, not forgers."""
 MANIFEST_KEYS = ("version", "parent", "base", "job", "created_at", "description", "performance", "files")
 VERSION = re.compile(r"v(\d+)\.(\d+)$")
 TAG = re.compile(r"(?!(?:latest|previous|base|v\d+\.\d+|job-\d+)$)[a-z0-9][a-z0-9._-]*")
@@ -40,12 +42,14 @@ DAY = 86_400
 class Birth:
     """What is said about a candidate when it becomes a version."""
 
-    job: int
+    job: int | None
     parent: str | None
     base: str
     """The base model's fingerprint."""
     description: str
     performance: dict[str, float] = field(default_factory=dict)
+    serve: bool = True
+    """Whether it becomes ``latest``; what people bring from outside does when they say so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,18 +97,23 @@ class Registry:
 
     def tracker(self) -> dict[str, Any]:
         """Return the tracker's content, an empty one when there is none yet."""
+        return self._read()[0]
+
+    def _read(self) -> tuple[dict[str, Any], bool]:
+        """Return the tracker and whether it is as lorad wrote it."""
         path = self.folder / TRACKER
         if not path.exists():
-            return {"latest": None, "previous": None, "checkpoints": []}
+            return {"latest": None, "previous": None, "checkpoints": []}, True
         try:
-            found = files.read_json(path)
+            found = dict(files.read_json(path))
+            is_sealed = found.pop(SEAL, None) == domain.digest(found)
             checkpoints = [{"version": entry["version"], **entry} for entry in found["checkpoints"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RegistryError(
                 f"{path} is damaged ({error}); lorad rebuilds it from the versions at the next start",
                 code="tracker_damaged",
             ) from error
-        return {"latest": None, "previous": None, **found, "checkpoints": checkpoints}
+        return {"latest": None, "previous": None, **found, "checkpoints": checkpoints}, is_sealed
 
     @property
     def latest(self) -> str | None:
@@ -145,6 +154,7 @@ class Registry:
         path = self.path(version) / MANIFEST
         try:
             found = dict(files.read_json(path))
+            seal = found.pop(SEAL)
             _ = (
                 [str(found[key]) for key in MANIFEST_KEYS],
                 [entry["sha256"] for entry in found["files"].values()],
@@ -153,6 +163,15 @@ class Registry:
             raise RegistryError(
                 f"the manifest of {version} cannot be read: {error}", code="manifest_damaged", version=version
             ) from error
+        if seal != domain.digest(found) or found["version"] != version:
+            whose = (
+                "is that of another version" if seal == domain.digest(found) else "is not what was written"
+            )
+            raise RegistryError(
+                f"the manifest of {version} {whose}; lorad serves the newest sound version instead",
+                code="manifest_damaged",
+                version=version,
+            )
         return found
 
     def evaluation(self, version: str) -> dict[str, Any]:
@@ -252,11 +271,14 @@ class Registry:
 
     # -- changing
 
-    def promote(self, candidate: Path, birth: Birth, now: float) -> str:
-        """Turn a complete candidate folder into the next version and make it ``latest``, or change nothing."""
+    def promote(self, candidate: Path, birth: Birth, now: float, version: str | None = None) -> str:
+        """Turn a complete candidate folder into a version and make it ``latest``, or change nothing.
+
+        Without a name it gets the next one; raise ``RegistryError`` when the name cannot be had.
+        """
         with files.locked(self.folder / ".lock"):
             before = self.tracker()
-            version = self._next_version()
+            version = self._next_version() if version is None else self._free(version)
             self._write_manifest(candidate, version, birth, now)
             self.versions_folder.mkdir(parents=True, exist_ok=True)
             candidate.rename(self.versions_folder / version)
@@ -300,15 +322,29 @@ class Registry:
         """
         with contextlib.suppress(LoradError, OSError):  # the error to tell is the promotion's own
             if self.tracker() != before:
-                files.write_json(self.folder / TRACKER, before)
+                files.write_json(self.folder / TRACKER, _sealed(before))
             (self.versions_folder / version).rename(candidate)
             files.sync_folder(self.versions_folder)
             files.sync_folder(candidate.parent)
             self._link(before)
 
+    def _taken(self) -> list[str]:
+        entered = [entry["version"] for entry in self.tracker()["checkpoints"]]
+        return entered + [path.name for path in self.versions_folder.glob("v*")]
+
+    def _free(self, version: str) -> str:
+        if not VERSION.fullmatch(version):
+            raise RegistryError(f"{version} is no version; name it like v0.3", code="bad_version")
+        if version in self._taken():
+            raise RegistryError(
+                f"there is a {version} already; the next free one is {self._next_version()}",
+                code="version_exists",
+                version=version,
+            )
+        return version
+
     def _next_version(self) -> str:
-        taken = [entry["version"] for entry in self.tracker()["checkpoints"]]
-        taken += [path.name for path in self.versions_folder.glob("v*")]
+        taken = self._taken()
         numbers = [tuple(map(int, match.groups())) for name in taken if (match := VERSION.match(name))]
         major, minor = max(numbers, default=(0, 0))
         return f"v{major}.{minor + 1}"
@@ -323,36 +359,26 @@ class Registry:
             if path.is_file() and path.name != MANIFEST
         }
         files.sync_tree(candidate)
-        files.write_json(
-            candidate / MANIFEST,
-            {
-                "version": version,
-                "parent": birth.parent,
-                "ancestors": self.lineage(birth.parent),
-                "base": birth.base,
-                "job": birth.job,
-                "created_at": now,
-                "description": birth.description,
-                "performance": birth.performance,
-                "files": contents,
-            },
-        )
+        manifest = {
+            "version": version,
+            "parent": birth.parent,
+            "ancestors": self.lineage(birth.parent),
+            "base": birth.base,
+            "job": birth.job,
+            "created_at": now,
+            "description": birth.description,
+            "performance": birth.performance,
+            "serve": birth.serve,
+            "files": contents,
+        }
+        files.write_json(candidate / MANIFEST, _sealed(manifest))
 
     def _enter(self, version: str) -> None:
         manifest = self.manifest(version)
         tracker = self.tracker()
-        tracker["checkpoints"].append(
-            {
-                "version": version,
-                "date": time.strftime("%Y-%m-%d", time.gmtime(manifest["created_at"])),
-                "description": manifest["description"],
-                "performance": manifest["performance"],
-                "parent": manifest["parent"],
-                "job": manifest["job"],
-                "state": VersionState.SOUND,
-            }
-        )
-        tracker["previous"], tracker["latest"] = tracker["latest"], version
+        tracker["checkpoints"].append(_facts(manifest) | {"state": VersionState.SOUND})
+        if manifest.get("serve", True):
+            tracker["previous"], tracker["latest"] = tracker["latest"], version
         self._write(tracker)
 
     def rollback(self, to: str | None = None) -> tuple[str, str | None]:
@@ -419,8 +445,11 @@ class Registry:
             _drop_tag(tracker, tag)
         return str(entry["version"])
 
-    def newest_sound(self, base_fingerprint: str | None = None) -> str | None:
-        """Return the version to serve: ``latest`` if it verifies, else the newest that does; damaged ones are marked."""
+    def newest_sound(self, base_fingerprint: str | None = None, besides: Collection[str] = ()) -> str | None:
+        """Return the version to serve: ``latest`` if it verifies, else the newest that does; damaged ones are marked.
+
+        ``besides`` are not considered: they were refused for a reason that files do not show.
+        """
         tracker = self.tracker()
         order = [
             tracker["latest"],
@@ -428,15 +457,26 @@ class Registry:
             *(e["version"] for e in reversed(tracker["checkpoints"])),
         ]
         sound = _sound(tracker)
-        for version in dict.fromkeys(name for name in order if name in sound):
+        for version in dict.fromkeys(name for name in order if name in sound and name not in besides):
             try:
                 self.verify(version, base_fingerprint)
             except RegistryError as error:
-                if error.code != "wrong_base":  # the version is whole; it is the base that is another one
+                if error.is_damage or error.code == "no_such_version":
                     self.mark_damaged(version)
             else:
                 return str(version)
         return None
+
+    def scrub(self) -> dict[str, RegistryError]:
+        """Hash every version that counts as sound; mark and return the damaged ones with the reason."""
+        found = {}
+        for version in sorted(_sound(self.tracker())):
+            try:
+                self.verify(version)
+            except RegistryError as error:
+                self.mark_damaged(version)
+                found[version] = error
+        return found
 
     def reject(self, candidate: Path, job: int) -> Path:
         """Keep a refused candidate, with its numbers, out of the way."""
@@ -481,7 +521,7 @@ class Registry:
             self._write(tracker)
 
     def _write(self, tracker: dict[str, Any]) -> None:
-        files.write_json(self.folder / TRACKER, tracker)
+        files.write_json(self.folder / TRACKER, _sealed(tracker))
         self._link(tracker)
 
     def _link(self, tracker: dict[str, Any]) -> None:
@@ -489,22 +529,30 @@ class Registry:
         for name in ("latest", "previous"):
             if tracker[name]:
                 files.point(self.folder / name, f"versions/{tracker[name]}")
-            else:
-                (self.folder / name).unlink(missing_ok=True)
+            elif files.points(self.folder / name):
+                (self.folder / name).unlink()
 
     # -- starting
 
     def recover(self) -> list[str]:
-        """Finish or undo what a crash cut short; return one sentence for each thing done."""
+        """Finish or undo what a crash cut short, mend what has rotted; return one sentence for each thing done."""
         done: list[str] = []
         self.folder.mkdir(parents=True, exist_ok=True)
         with files.locked(self.folder / ".lock"):
             try:
-                tracker = self.tracker()
+                tracker, is_sealed = self._read()
             except RegistryError:
                 files.move(self.folder / TRACKER, self.folder / f"{TRACKER}.damaged")
-                tracker = self.tracker()
+                tracker, is_sealed = self._reconciled({}), True
+                files.write_json(self.folder / TRACKER, _sealed(tracker))
                 done.append("the tracker was damaged and is rebuilt from the versions, without pins and tags")
+            if not is_sealed:
+                tracker = self._reconciled(tracker)
+                files.write_json(self.folder / TRACKER, _sealed(tracker))
+                done.append(
+                    "the tracker was changed by something else than lorad: what it says of versions is again what "
+                    f"their manifests say, and latest is {tracker['latest']}"
+                )
             states = {
                 entry["version"]: entry.get("state", VersionState.SOUND) for entry in tracker["checkpoints"]
             }
@@ -512,13 +560,52 @@ class Registry:
             done += filter(
                 None, [self._recover_version(folder, states.get(folder.name)) for folder in folders]
             )
-            self._write(self.tracker())
+            tracker = self.tracker()
+            done += self._mislinked(tracker)
+            self._write(tracker)
         return done
+
+    def _reconciled(self, tracker: dict[str, Any]) -> dict[str, Any]:
+        """Return a tracker that cannot be trusted with what manifests and links say instead.
+
+        What they do not know (pins, tags, fields of others) is kept where it is possible at all.
+        """
+        told: dict[str, dict[str, Any]] = {}
+        for entry in tracker.get("checkpoints", ()):
+            if VERSION.fullmatch(str(entry["version"])):
+                told.setdefault(entry["version"], entry)
+        there = {}
+        for folder in sorted(self.versions_folder.glob("v*"), key=_order):
+            with contextlib.suppress(RegistryError):
+                there[folder.name] = _facts(self.manifest(folder.name))
+        pruned = {name for name, entry in told.items() if entry.get("state") == VersionState.PRUNED}
+        entries = [
+            _plausible(told.get(name, {}))
+            | there.get(name, {})
+            | {"state": _likely(told.get(name), name in there)}
+            for name in sorted({*there, *pruned}, key=lambda name: _order(Path(name)))
+        ]
+        names = [entry["version"] for entry in entries if entry["state"] == VersionState.SOUND]
+        pointers = {}
+        for name in ("latest", "previous"):
+            linked = Path(files.points(self.folder / name) or "").name
+            pointers[name] = next((found for found in (linked, tracker.get(name)) if found in names), None)
+        pointers["latest"] = pointers["latest"] or (names[-1] if names else None)
+        return tracker | {"checkpoints": entries} | pointers
+
+    def _mislinked(self, tracker: dict[str, Any]) -> Iterator[str]:
+        for name in ("latest", "previous"):
+            link = self.folder / name
+            found, wanted = files.points(link), tracker[name] and f"versions/{tracker[name]}"
+            is_other = found is None and link.exists()
+            if found != wanted or is_other:
+                told = "was another file" if is_other else f"pointed at {found or 'nothing'}"
+                yield f"{name} {told} and points at {wanted or 'nothing'} again"
 
     def _recover_version(self, folder: Path, state: str | None) -> str | None:
         if not (folder / MANIFEST).is_file():
-            files.remove(folder)
-            return f"{folder.name} was incomplete and is removed"
+            files.move(folder, self.folder / "damaged" / folder.name)
+            return f"{folder.name} has no manifest and is put aside in damaged/"
         if state == VersionState.PRUNED:
             files.remove(folder)
             return f"{folder.name} was pruned and is removed"
@@ -534,6 +621,41 @@ class Registry:
 def _order(folder: Path) -> tuple[int, ...]:
     match = VERSION.match(folder.name)
     return tuple(map(int, match.groups())) if match else (0, 0)
+
+
+def _sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """Return JSON data with the digest of everything else in it."""
+    plain = {key: value for key, value in content.items() if key != SEAL}
+    return plain | {SEAL: domain.digest(plain)}
+
+
+def _facts(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return what a tracker's entry repeats of its version's manifest."""
+    return {
+        "version": manifest["version"],
+        "date": time.strftime("%Y-%m-%d", time.gmtime(manifest["created_at"])),
+        "description": manifest["description"],
+        "performance": manifest["performance"],
+        "parent": manifest["parent"],
+        "job": manifest["job"],
+    }
+
+
+def _plausible(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry without marks that cannot be."""
+    tags, pinned = entry.get("tags"), entry.get("pinned")
+    kept = {key: value for key, value in entry.items() if key not in {"tags", "pinned"}}
+    if isinstance(tags, list):
+        kept["tags"] = [tag for tag in tags if isinstance(tag, str) and TAG.fullmatch(tag)]
+    return kept | ({"pinned": pinned} if isinstance(pinned, bool) else {})
+
+
+def _likely(entry: dict[str, Any] | None, is_there: bool) -> VersionState:
+    """Return the state of a version whose entry cannot be trusted: one that is there was never pruned."""
+    if not is_there:
+        return VersionState.PRUNED
+    was_damaged = entry is not None and entry.get("state") == VersionState.DAMAGED
+    return VersionState.DAMAGED if was_damaged else VersionState.SOUND
 
 
 def _sound(tracker: dict[str, Any]) -> set[str]:

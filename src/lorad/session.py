@@ -20,7 +20,6 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,19 @@ import torch
 import yaml
 from transformers import set_seed
 
-from lorad import __version__, domain, examine, export, files, general, judge, teacher, trainer, weights
+from lorad import (
+    __version__,
+    domain,
+    examine,
+    export,
+    files,
+    general,
+    judge,
+    loader,
+    teacher,
+    trainer,
+    weights,
+)
 from lorad.checkpoint import Checkpoints
 from lorad.config import JudgeSettings, TrainingSettings
 from lorad.domain import Encoded, Evaluation, Example, Order, Plan, Score, Verdict
@@ -359,12 +370,7 @@ class Session:
         self.report({"phase": "saving"})
         candidate = self.folder / "candidate"
         base = Path(self.order.base)
-        for name in (
-            "tokenizer.json",
-            "tokenizer_config.json",
-            "special_tokens_map.json",
-            "chat_template.jinja",
-        ):
+        for name in loader.TOKENIZER_FILES:
             if (base / name).is_file():
                 files.write_bytes(candidate / name, (base / name).read_bytes())
         resolved = {"settings": self.order.settings["resolved"], "plan": domain.as_json(self.order.plan)}
@@ -372,7 +378,7 @@ class Session:
             candidate / "config.yaml",
             yaml.safe_dump(json.loads(json.dumps(resolved)), sort_keys=False).encode(),
         )
-        files.write_json(candidate / "metadata.json", self._metadata(made, evaluation))
+        files.write_json(candidate / loader.METADATA, self._metadata(made, lessons, evaluation))
         learned = [lesson.example for lesson in lessons if lesson.is_new and self.order.kind == "learn"]
         files.write_json(
             candidate / "evaluation.json",
@@ -387,16 +393,20 @@ class Session:
         )
         files.remove(self.folder / CHECKPOINTS)  # the candidate is complete: nothing is left to go on with
 
-    def _metadata(self, made: Made, evaluation: Evaluation) -> dict[str, Any]:
+    def _metadata(self, made: Made, lessons: Sequence[Lesson], evaluation: Evaluation) -> dict[str, Any]:
+        """Return what a person wants to know of this session later, and all that is needed to run it again."""
         outcome = made.outcome
         machine = weights.machine(self._training.device)
-        packages = ("torch", "transformers", "peft", "safetensors", "numpy")
         return {
             "lorad": __version__,
-            "framework": {
-                "python": platform.python_version(),
-                **{name: installed(name) for name in packages},
+            "framework": loader.environment(machine.device, self.order.plan.dtype),
+            "order": domain.as_json(self.order),
+            # ids alone: an example that is forgotten must not live on in a version's papers
+            "materials": {
+                "new": [lesson.example.id for lesson in lessons if lesson.is_new],
+                "old": [[lesson.example.id, lesson.right] for lesson in lessons if not lesson.is_new],
             },
+            "datasets": _digests(lessons),
             "hardware": {**domain.as_json(machine), "platform": platform.platform()},
             "training": {
                 "plan": domain.as_json(self.order.plan),
@@ -411,7 +421,12 @@ class Session:
             },
             "curves": outcome.history,
             "final": {"recall": evaluation.scores.get(self.order.dataset, Score(right=0, total=0)).recall},
-            "reproducibility": {"seed": self.order.plan.seed, "deterministic": machine.device == "cpu"},
+            "reproducibility": {
+                "seed": self.order.plan.seed,
+                "deterministic": machine.device == "cpu",
+                "threads": torch.get_num_threads(),
+                "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+            },
             "adapter": {
                 "rank": made.adapter.rank,
                 "merge_difference": evaluation.merge_difference,
@@ -432,6 +447,14 @@ def _without(row: dict[str, Any], key: str) -> dict[str, Any]:
 def _spread(values: Sequence[Any], count: int) -> list[Any]:
     step = max(1, len(values) // count)
     return list(values[::step][:count])
+
+
+def _digests(lessons: Sequence[Lesson]) -> dict[str, str]:
+    """Return the sha256 of each dataset's examples, whatever their order."""
+    ids: dict[str, list[str]] = defaultdict(list)
+    for lesson in lessons:
+        ids[lesson.example.dataset].append(lesson.example.id)
+    return {name: domain.digest(sorted(found)) for name, found in ids.items()}
 
 
 def _scores(lessons: Sequence[Lesson], right: dict[str, bool]) -> dict[str, Score]:

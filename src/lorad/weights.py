@@ -118,14 +118,42 @@ def measure_fingerprint(folder: Path) -> dict[str, Any]:
 
 def read_fingerprint(folder: Path) -> str:
     """Return the fingerprint that was stored with a base model."""
-    try:
-        return str(files.read_json(folder / FINGERPRINT)["fingerprint"])
-    except (OSError, ValueError, KeyError):
+    return str(_read_fingerprint(folder)["fingerprint"])
+
+
+def _read_fingerprint(folder: Path) -> dict[str, Any]:
+    path = folder / FINGERPRINT
+    if not path.is_file():
         raise ConfigError(
             f"there is no base model in {folder}; add one with: lorad base add {folder.name}",
             code="no_base",
             path=str(folder),
-        ) from None
+        )
+    try:
+        found = dict(files.read_json(path))
+        _ = str(found["fingerprint"]), dict(found["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged_base(folder, [f"{FINGERPRINT} ({error})"]) from error
+    return found
+
+
+def _damaged_base(folder: Path, changed: list[str]) -> ConfigError:
+    return ConfigError(
+        f"the base model in {folder} is not what was added: {', '.join(changed)} has changed; put the folder back "
+        f"from a backup, or: lorad base add SOURCE --name {folder.name}",
+        code="base_damaged",
+        files=changed,
+    )
+
+
+def verify_base(folder: Path) -> str:
+    """Hash a base model's files anew; return its fingerprint, or raise ``ConfigError`` naming what has changed."""
+    stored, found = _read_fingerprint(folder), measure_fingerprint(folder)
+    if stored != found:
+        then, now = stored["files"], found["files"]
+        changed = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
+        raise _damaged_base(folder, changed or [FINGERPRINT])
+    return str(found["fingerprint"])
 
 
 def load_base(folder: Path, dtype: torch.dtype, device: str = "cpu") -> Base:
@@ -278,9 +306,11 @@ def merge(model: nn.Module, adapter: Adapter) -> float:
     return worst
 
 
-def _linear(model: nn.Module, name: str) -> nn.Linear:
+def _linear(model: nn.Module, name: str, *, wrapped: bool = False) -> nn.Linear:
+    """Return a layer by name; ``wrapped`` also where PEFT has put its own around it."""
     try:
         module = model.get_submodule(name)
+        module = getattr(module, "base_layer", module) if wrapped else module
     except AttributeError:
         raise RegistryError(
             f"the adapter changes {name}, which this base model does not have", code="wrong_base"
@@ -366,6 +396,55 @@ def read_adapter(folder: Path) -> Adapter:
     if config.get("peft_type") != "LORA" or config.get("use_dora"):
         raise RegistryError(f"the adapter in {folder} is not a plain LoRA", code="adapter_kind")
     return Adapter(dict(_fold(tensors, config, folder)))
+
+
+def check_adapter(folder: Path, model: nn.Module) -> None:
+    """Compare a version's adapter with its own config and with the base, reading headers alone.
+
+    Raise ``RegistryError``: ``adapter_damaged`` when a header cannot be read, ``adapter_config`` when config and
+    weights disagree, ``wrong_base`` when the base has no such layers.
+    """
+    try:
+        config = files.read_json(folder / ADAPTER_FILES[0])
+        with safe_open(folder / ADAPTER_FILES[1], framework="pt") as handle:
+            # the library has checked that offsets, shapes and the file's length agree
+            shapes = {name: handle.get_slice(name).get_shape() for name in handle.keys()}  # noqa: SIM118 - not a mapping
+        rank, alpha, targets = int(config["r"]), config["lora_alpha"], set(config["target_modules"])
+        kind = (config["peft_type"], bool(config.get("use_dora")), bool(config.get("use_rslora")))
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise RegistryError(
+            f"the adapter in {folder} cannot be read: {error}", code="adapter_damaged", version=folder.name
+        ) from error
+    modules = {name.removeprefix(PREFIX).rpartition(".lora_")[0] for name in shapes}
+    for told, is_so in {
+        "is not a plain LoRA": kind == ("LORA", False, False),
+        f"has alpha {alpha} and rank {rank}, which lorad writes alike": alpha == rank > 0,
+        "has patterns of rank or alpha, which lorad never writes": not (
+            config.get("rank_pattern") or config.get("alpha_pattern")
+        ),
+        f"names the layers {sorted(targets)}, its weights others": targets
+        == {name.rpartition(".")[2] for name in modules},
+        "holds weights that are no pair of A and B": set(shapes)
+        == {f"{PREFIX}{name}.lora_{part}.weight" for name in modules for part in "AB"},
+    }.items():
+        if not is_so:
+            raise RegistryError(
+                f"the adapter of {folder.name} {told}", code="adapter_config", version=folder.name
+            )
+    for name in modules:
+        layer = _linear(model, name, wrapped=True)
+        expected = ([rank, layer.in_features], [layer.out_features, rank])
+        found = tuple(shapes[f"{PREFIX}{name}.lora_{part}.weight"] for part in "AB")
+        if found[0][1:] != expected[0][1:] or found[1][:1] != expected[1][:1]:
+            raise RegistryError(
+                f"the adapter of {folder.name} does not fit {name} of this base model", code="wrong_base"
+            )
+        if found != expected:
+            raise RegistryError(
+                f"the adapter of {folder.name} says rank {rank}, its weights do not",
+                code="adapter_config",
+                version=folder.name,
+            )
 
 
 def _fold(
