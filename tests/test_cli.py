@@ -704,3 +704,20 @@ def test_ctrl_c_ends_with_130(home, daemon):
     # Then it ends without a word
     assert running.communicate(timeout=10)[1] == ""
     assert running.returncode == 130
+
+
+def test_a_job_is_resumed_from_a_checkpoint(lorad, daemon):
+    daemon.answers("POST /api/jobs/3/resume", {})
+
+    result = lorad("resume", "3", "--from", "round-0002")
+
+    assert result.exit_code == 0, result.output
+    assert "behind round-0002" in result.output
+    assert daemon.asked[-1][2] == {"checkpoint": "round-0002"}
+
+
+def test_a_checkpoint_without_its_job_is_refused(lorad, daemon):
+    result = lorad("resume", "--from", "round-0002")
+
+    assert result.exit_code != 0
+    assert not daemon.asked

@@ -12,7 +12,7 @@ from lorad.config import RegistrySettings, Settings
 from lorad.cycle import MAX_ATTEMPTS, Cycle
 from lorad.database import Database
 from lorad.domain import Evaluation, Machine, ModelShape, Score
-from lorad.errors import ConfigError, RegistryError
+from lorad.errors import ConfigError, ProtocolError, RegistryError
 from lorad.inbox import Inbox
 from lorad.planner import plan
 from lorad.registry import Registry
@@ -631,3 +631,45 @@ def test_a_scrub_mends_a_tracker_that_something_else_has_changed(world):
     world.cycle.scrub(world.now)
 
     assert world.registry.latest == "v0.1"
+
+
+def failed_with_checkpoints(world):
+    """Let a session die behind its third round; return the folder of its checkpoints."""
+    world.drop("doors.json", tiny.facts(4))
+    world.pass_time()
+    folder = world.registry.candidates / "job-1" / "checkpoints"
+    for number in (1, 2, 3):
+        files.write_json(folder / f"round-000{number}" / "manifest.json", {})
+    world.models.sessions[-1].status = -9
+    world.pass_time()
+    assert world.job().state is JobState.FAILED
+    return folder
+
+
+def test_a_job_goes_on_behind_the_checkpoint_that_is_named(world):
+    folder = failed_with_checkpoints(world)
+
+    world.cycle.resume(1, "round-0002", world.now)
+    world.pass_time()
+
+    assert world.job().state is JobState.TRAINING
+    assert sorted(path.name for path in folder.iterdir()) == ["round-0001", "round-0002"]
+
+
+def test_without_a_name_every_checkpoint_stays(world):
+    folder = failed_with_checkpoints(world)
+
+    world.cycle.resume(1, None, world.now)
+    world.pass_time()
+
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_a_checkpoint_that_is_not_there_is_told_and_nothing_changes(world):
+    folder = failed_with_checkpoints(world)
+
+    with pytest.raises(ProtocolError, match="round-0001, round-0002, round-0003"):
+        world.cycle.resume(1, "round-0009", world.now)
+
+    assert world.job().state is JobState.FAILED
+    assert len(list(folder.iterdir())) == 3

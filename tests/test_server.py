@@ -51,6 +51,9 @@ class FakeDaemon:
     def retry(self, job, *, force, settings):
         return {"id": job, "force": force, "settings": settings}
 
+    def resume(self, job, checkpoint):
+        return {"id": job, "checkpoint": checkpoint}
+
     def version(self, track, version):
         return {"track": track, "version": version}
 
@@ -204,6 +207,13 @@ def test_errors_keep_their_code_and_get_the_fitting_status(path):
 
     assert (missing.value.status, missing.value.code) == (404, "no_such_job")
     assert (damaged.value.status, damaged.value.code) == (409, "version_damaged")
+
+
+def test_a_job_goes_on_behind_the_checkpoint_that_is_named(path):
+    client = Client(path)
+
+    assert client.resume_job(3) == {"id": 3, "checkpoint": None}
+    assert client.resume_job(3, "round-0002") == {"id": 3, "checkpoint": "round-0002"}
 
 
 def test_retry_passes_on_force_and_settings(path):

@@ -484,6 +484,12 @@ class App:
         self._wake.set()
         return domain.as_json(changed)
 
+    def resume(self, job: int, checkpoint: str | None) -> dict[str, Any]:
+        """Queue a job again, to go on behind a checkpoint."""
+        changed = self._exclusively(lambda: self.cycle.resume(job, checkpoint, time.time()))
+        self._wake.set()
+        return domain.as_json(changed)
+
     def cancel(self, job: int) -> dict[str, Any]:
         """End a job."""
         return domain.as_json(self._exclusively(lambda: self.cycle.cancel(job, time.time())))

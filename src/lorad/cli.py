@@ -65,6 +65,10 @@ Timeout = Annotated[float | None, typer.Option(min=0.0, metavar="S", help="Give 
 OneJob = Annotated[int | None, typer.Option(min=1, metavar="N", help="Wait for this job alone.")]
 Force = Annotated[bool, typer.Option("--force", help="Promote it whatever the judge says.")]
 Changes = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Change its plan, repeatable.")]
+ResumedJob = Annotated[int | None, typer.Argument(metavar="[JOB]", help="Else sessions in general.")]
+FromCheckpoint = Annotated[
+    str | None, typer.Option("--from", metavar="CHECKPOINT", help="Like round-0003; later ones are removed.")
+]
 PlotFile = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw it into a picture.")]
 Target = Annotated[str | None, typer.Option(metavar="V", help="Else the previous one.")]
 OneVersion = Annotated[
@@ -263,6 +267,18 @@ def doctor(ctx: typer.Context) -> None:
 def export(ctx: typer.Context) -> None:
     """Write a version for another program: an adapter, a merged model, GGUF; see: lorad export --help."""
     _hand_over(ctx, "export")
+
+
+@app.command(**AS_TYPED)  # type: ignore[arg-type]
+def verify(ctx: typer.Context) -> None:
+    """Load versions with every check and their probes; see: lorad verify --help."""
+    _hand_over(ctx, "verify")
+
+
+@app.command(**AS_TYPED)  # type: ignore[arg-type]
+def reproduce(ctx: typer.Context) -> None:
+    """Make a version once more and compare; see: lorad reproduce --help."""
+    _hand_over(ctx, "reproduce")
 
 
 def _hand_over(ctx: typer.Context, command: str) -> NoReturn:
@@ -531,10 +547,16 @@ def pause(ctx: typer.Context) -> None:
 
 
 @app.command()
-def resume(ctx: typer.Context) -> None:
-    """Start sessions again."""
-    _client(ctx).resume()
-    typer.echo("learning again")
+def resume(ctx: typer.Context, job: ResumedJob = None, checkpoint: FromCheckpoint = None) -> None:
+    """Start sessions again after a pause; with JOB, let a failed job go on where it stood."""
+    if job is None:
+        if checkpoint is not None:
+            raise ConfigError("--from needs a job: lorad resume JOB --from CHECKPOINT", code="no_job")
+        _client(ctx).resume()
+        typer.echo("learning again")
+        return
+    _client(ctx).resume_job(job, checkpoint)
+    typer.echo(f"job {job} is queued, to go on behind {checkpoint or 'its newest complete checkpoint'}")
 
 
 # Versions and memory
@@ -566,6 +588,12 @@ def versions_show(
 ) -> None:
     """Show what a version is made of."""
     _print(_client(ctx).version(track, version), as_json, tables.version)
+
+
+@versions.command("add", **AS_TYPED)  # type: ignore[arg-type]
+def versions_add(ctx: typer.Context) -> None:
+    """Enter what another program trained: VERSION PATH; see: lorad versions add --help."""
+    _hand_over(ctx, "adopt")
 
 
 @versions.command("pin")

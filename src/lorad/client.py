@@ -134,6 +134,10 @@ class Client:
         """Queue a job again, perhaps by force or with other settings."""
         return self.call("POST", f"/api/jobs/{job}/retry", {"force": force, "settings": dict(settings or {})})
 
+    def resume_job(self, job: int, checkpoint: str | None = None) -> Any:
+        """Queue a job again, to go on behind its newest complete checkpoint or the one named."""
+        return self.call("POST", f"/api/jobs/{job}/resume", {"checkpoint": checkpoint})
+
     def cancel(self, job: int) -> Any:
         """Take a job out of the queue or end its session."""
         return self.call("POST", f"/api/jobs/{job}/cancel", {})

@@ -17,7 +17,7 @@ from lorad import domain, files, judge, samples
 from lorad.config import RegistrySettings, Settings
 from lorad.database import Database
 from lorad.domain import Evaluation, Example, Job, Order, Plan, Score, Verdict
-from lorad.errors import LoradError, RetryLater, SampleError, TrainingError, describe
+from lorad.errors import LoradError, ProtocolError, RetryLater, SampleError, TrainingError, describe
 from lorad.inbox import Inbox, Waiting
 from lorad.ledger import Ledger
 from lorad.log import get_logger
@@ -27,6 +27,8 @@ from lorad.states import DropState, JobState
 
 log = get_logger()
 
+CHECKPOINTS = "checkpoints"
+"""The folder of a session's rounds, beside its request."""
 MAX_ATTEMPTS = 3
 """A job whose daemon died under it is started again this often; then it waits for a human."""
 
@@ -437,6 +439,22 @@ class Cycle:
             job, "retry", now, force=int(force), settings=job.settings | (settings or {}), attempts=0
         )
         self.ledger.note("retry", now, job=job_id, force=force)
+        return changed
+
+    def resume(self, job_id: int, checkpoint: str | None, now: float) -> Job:
+        """Queue a job again, to go on behind its newest complete checkpoint or the one named; later ones go."""
+        job = self.ledger.job(job_id)
+        folder = self.registries[job.track].candidates / f"job-{job_id}" / CHECKPOINTS
+        known = sorted(path.name for path in folder.glob("round-*") if path.is_dir() and not path.suffix)
+        if checkpoint is not None and checkpoint not in known:
+            raise ProtocolError(
+                f"job {job_id} has no checkpoint {checkpoint}; it has: {', '.join(known) or 'none'}",
+                status=404,
+                code="no_such_checkpoint",
+            )
+        changed = self.retry(job_id, now, force=bool(job.force))
+        for name in known[known.index(checkpoint) + 1 :] if checkpoint is not None else ():
+            files.remove(folder / name)
         return changed
 
     def tidy(self, now: float) -> list[Job]:

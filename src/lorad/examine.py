@@ -4,7 +4,7 @@ What lives here: perplexity on a fixed text, distance from the base on its own c
 answers that went wrong. What never does: thresholds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from itertools import takewhile
 from math import exp
@@ -66,16 +66,40 @@ def _up_to_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
 @torch.inference_mode()
 def perplexity(model: Any, tokenizer: Any) -> float:
     """Return exp(mean negative log likelihood) a token over the fixed text, in blocks of 256 tokens."""
-    tokens = tokenizer(_resource("general_text.txt"), add_special_tokens=False)["input_ids"]
     total = count = 0.0
-    for begin in range(0, len(tokens) - 1, TEXT_BLOCK):
-        block = torch.tensor([tokens[begin : begin + TEXT_BLOCK + 1]], device=model.device)
-        if block.shape[1] < 2:  # noqa: PLR2004 - nothing is predicted
-            break
+    for block in _blocks(tokenizer, model.device):
         logits = model(input_ids=block[:, :-1], use_cache=False).logits[0].float()
         total += float(functional.cross_entropy(logits, block[0, 1:], reduction="sum"))
         count += block.shape[1] - 1
     return exp(total / max(1.0, count))
+
+
+@torch.inference_mode()
+def divergence(one: Any, other: Any, tokenizer: Any) -> float:
+    """Return the mean KL(one || other) in nats a token over the fixed text."""
+    total = count = 0.0
+    for block in _blocks(tokenizer, one.device):
+        ours, theirs = (
+            functional.log_softmax(model(input_ids=block, use_cache=False).logits[0].float(), -1)
+            for model in (one, other)
+        )
+        total += float(functional.kl_div(theirs, ours, reduction="sum", log_target=True))
+        count += block.shape[1]
+    return total / max(1.0, count)
+
+
+def text_rows(tokenizer: Any, count: int, length: int = 48) -> list[Encoded]:
+    """Return pieces of the fixed text as rows, for probes where there are no examples."""
+    tokens = tokenizer(_resource("general_text.txt"), add_special_tokens=False)["input_ids"]
+    return [Encoded(tuple(tokens[i * length : (i + 1) * length]), length // 2) for i in range(count)]
+
+
+def _blocks(tokenizer: Any, device: Any) -> Iterator[torch.Tensor]:
+    tokens = tokenizer(_resource("general_text.txt"), add_special_tokens=False)["input_ids"]
+    for begin in range(0, len(tokens) - 1, TEXT_BLOCK):
+        block = tokens[begin : begin + TEXT_BLOCK + 1]
+        if len(block) > 1:  # else nothing is predicted
+            yield torch.tensor([block], device=device)
 
 
 @torch.inference_mode()

@@ -124,6 +124,11 @@ class Memory:
         """Return every example that is neither replaced nor forgotten."""
         return self._select(track, "AND superseded_by IS NULL")
 
+    def named(self, track: str, ids: Sequence[str]) -> list[Example]:
+        """Return these examples in this order, the replaced ones too; what was forgotten on purpose is not there."""
+        held = {example.id: example for example in self._select(track, "")}
+        return [held[example_id] for example_id in ids if example_id in held]
+
     def page(
         self, track: str, dataset: str | None = None, after: int = 0, limit: int = 1000
     ) -> list[dict[str, Any]]:

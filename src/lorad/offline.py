@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
 from functools import partial
@@ -26,14 +27,31 @@ from rich.table import Table
 from rich.text import Text
 from transformers import AutoTokenizer
 
-from lorad import doctor, domain, export, planner, samples, weights
+from lorad import (
+    adopt,
+    doctor,
+    domain,
+    export,
+    files,
+    loader,
+    planner,
+    reproduction,
+    samples,
+    weights,
+)
+from lorad.client import Client
 from lorad.config import Settings, load_settings
+from lorad.database import Database
 from lorad.doctor import Finding
-from lorad.errors import ConfigError, LoradError, RegistryError
+from lorad.errors import ConfigError, LoradError, RegistryError, TrainingError
 from lorad.home import Home, find_home
-from lorad.registry import Registry
+from lorad.memory import Memory
+from lorad.registry import Birth, Registry
 from lorad.states import VersionState
 from lorad.tasks import find
+
+OTHER_BASE = "other_base.json"
+"""Beside an export onto another base than the version was made for: which, and which it was."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 base_app = typer.Typer(no_args_is_help=True, help="Add and list base models.")
@@ -47,6 +65,14 @@ ConfigOption = Annotated[
     str | None, typer.Option("--config", help="A settings file, or the name of one in configs/.")
 ]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="A setting: section.key=value.")]
+TrackOption = Annotated[str, typer.Option("--track", help="The line of learning.")]
+BaseOption = Annotated[
+    str | None,
+    typer.Option("--base", metavar="NAME", help="The base model to use; it must be the one it was made for."),
+]
+DifferentOption = Annotated[
+    bool, typer.Option("--allow-different-base", help="Take another base all the same; that is recorded.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -422,7 +448,9 @@ def export_version(
     form: Annotated[
         str, typer.Option("--format", help=f"{', '.join(export.FORMATS)} (for llama.cpp and Ollama).")
     ] = "adapter",
-    track: Annotated[str, typer.Option("--track", help="The line of learning.")] = "chat",
+    base: BaseOption = None,
+    different: DifferentOption = False,
+    track: TrackOption = "chat",
     home: HomeOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
@@ -434,19 +462,246 @@ def export_version(
             f"there is no format {form!r}; known: {', '.join(export.FORMATS)}", code="no_such_format"
         )
     place, settings = _load(home, config, overrides)
+    registry, own_base = _track(place, settings, track)
+    chosen = place.base(base) if base else own_base
+    fingerprint = weights.read_fingerprint(chosen)
+    version = registry.resolve(version)
+    made_for = registry.manifest(version)["base"]
+    folder = registry.verify(version, None if different else fingerprint)
+    difference = export.export(folder, chosen, target, form, strict=made_for == fingerprint)
+    if made_for != fingerprint:
+        files.write_json(target / OTHER_BASE, {"version": version, "made_for": made_for, "base": fingerprint})
+    _say(
+        {"version": folder.name, "format": form, "path": str(target), "difference": difference},
+        as_json,
+        f"{folder.name} is in {target} as {form}; read back, its logits differ by at most {difference:.2g}"
+        + (f"; it was made for another base, which {OTHER_BASE} says" if made_for != fingerprint else ""),
+    )
+
+
+def _track(place: Home, settings: Settings, track: str) -> tuple[Registry, Path]:
+    """Return a track's versions and the folder of its base model."""
     if track not in settings.tracks:
         raise ConfigError(
             f"there is no track {track!r}; known: {', '.join(settings.tracks)}", code="no_such_track"
         )
-    registry = Registry(place.track(track))
-    base = place.base(settings.tracks[track].base)
-    folder = registry.verify(registry.resolve(version), weights.read_fingerprint(base))
-    difference = export.export(folder, base, target, form)
+    return Registry(place.track(track)), place.base(settings.tracks[track].base)
+
+
+@app.command("adopt")
+def adopt_version(
+    version: Annotated[str, typer.Argument(help="The name that it gets, like v0.3.")],
+    source: Annotated[Path, typer.Argument(help="A PEFT adapter, a whole model, or a file of tensors.")],
+    description: Annotated[str, typer.Option("--description", help="What people should know of it.")] = "",
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", metavar="NAME=VALUE", help="A figure of it, repeatable.")
+    ] = None,
+    set_latest: Annotated[bool, typer.Option("--set-latest", help="Serve it at once.")] = False,
+    base: BaseOption = None,
+    different: DifferentOption = False,
+    track: TrackOption = "chat",
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Enter what another program trained as a version, after the checks that every version passes."""
+    place, settings = _load(home, config, overrides)
+    registry, base_folder = _track(place, settings, track)
+    performance = _metrics(metric or [])
+    made_for = weights.read_fingerprint(place.base(base)) if base else adopt.made_for(source)
+    fingerprint = weights.verify_base(base_folder)
+    is_other = made_for is not None and made_for != fingerprint
+    if is_other and not different:
+        raise ConfigError(
+            f"{source} was made for another base model than {base_folder.name}; if that is meant: --allow-different-base",
+            code="wrong_base",
+        )
+    loaded = weights.load_base(base_folder, torch.float32)
+    found = adopt.read(source, loaded, settings.training.max_rank)
+    task = find(settings.tracks[track].task)
+    with _database(place) as database:
+        examples = Memory(database).all(track)
+        rows = [task.encode(loaded.tokenizer, example) for example in examples]
+        candidate = registry.candidates / f"adopted-{version}"
+        papers = {"source": str(source.resolve()), "made_for": made_for, "other_base": is_other}
+        deck = adopt.write(found, candidate, base_folder, loaded, rows[:2], papers)
+        notes = [*found.notes]
+        if found.kind == "model":
+            whole = weights.load_base(base_folder, torch.float32).model
+            distance = adopt.compare(source, deck, whole)
+            notes.append(f"the adapter is {distance:.2g} nats a token from the model that it was made of")
+        console.print(f"testing it on {len(rows)} examples of memory …") if rows and not as_json else None
+        right = adopt.evaluate(deck, examples, rows, candidate, notes)
+        birth = Birth(
+            job=None,
+            parent=registry.latest,
+            base=fingerprint,
+            description=description
+            or f"brought from {source.name}" + (" (another base's)" if is_other else ""),
+            performance=performance,
+            serve=False,
+        )
+        registry.promote(candidate, birth, time.time(), version)
+        if set_latest:
+            _serve(place, settings, registry, track, version)
+            Memory(database).record_recall(track, version, right)
+    told = "" if set_latest else f"; serve it with: lorad rollback --to {version}"
     _say(
-        {"version": folder.name, "format": form, "path": str(target), "difference": difference},
+        {
+            "version": version,
+            "kind": found.kind,
+            "rank": found.adapter.rank,
+            "notes": notes,
+            "recalled": sum(right.values()),
+            "examples": len(right),
+            "latest": set_latest,
+        },
         as_json,
-        f"{folder.name} is in {target} as {form}; read back, its logits differ by at most {difference:.2g}",
+        f"{version} is in, rank {found.adapter.rank}, and recalls {sum(right.values())} of {len(right)} examples"
+        f"{told}" + "".join(f"\n  - {note}" for note in notes),
     )
+
+
+def _metrics(given: list[str]) -> dict[str, float]:
+    found = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise ConfigError(
+                f"{text!r} is no figure; write it like accuracy=0.90", code="bad_metric"
+            ) from None
+    return found
+
+
+def _serve(place: Home, settings: Settings, registry: Registry, track: str, version: str) -> None:
+    """Make a version latest: through the daemon where one runs, so that it answers from it at once."""
+    client = Client(place.socket(settings.server.socket))
+    try:
+        client.call("POST", "/api/rollback", {"track": track, "to": version})
+    except LoradError as error:
+        if error.code != "not_running":
+            raise
+        registry.rollback(version)
+
+
+@contextlib.contextmanager
+def _database(place: Home) -> Iterator[Database]:
+    database = Database(place.database)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+@app.command("verify")
+def verify_versions(
+    version: Annotated[
+        str | None, typer.Argument(help="A version, a tag, latest or previous; else all.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse another environment.")] = False,
+    track: TrackOption = "chat",
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Load versions as the daemon would, with every check and their probes; exit code 1 if one is unsound."""
+    place, settings = _load(home, config, overrides)
+    registry, base_folder = _track(place, settings, track)
+    weights.verify_base(base_folder)
+    base = weights.load_base(base_folder, torch.float32)
+    entries = registry.tracker()["checkpoints"]
+    there = [e["version"] for e in entries if e.get("state") != VersionState.PRUNED]
+    rows: list[dict[str, Any]] = []
+    for name in [registry.resolve(version)] if version else there:
+        deck = weights.Deck(base)
+        began = time.perf_counter()
+        try:
+            folder = registry.verify(name, base.fingerprint)
+            differs = loader.load(deck, name, folder, base_folder, strict=strict)
+            rows.append({"version": name, "sound": True, "differs": differs})
+        except RegistryError as error:
+            rows.append({"version": name, "sound": False, **error.as_dict()})
+        rows[-1] |= {"seconds": round(time.perf_counter() - began, 3)}
+        deck.drop(name)
+    if as_json:
+        print(json.dumps(rows, indent=2))  # noqa: T201 - the answer itself
+    for row in rows if not as_json else ():
+        told = "; ".join(row["differs"]) or "sound" if row["sound"] else row["message"]
+        style = "green" if row["sound"] else "red"
+        console.print(Text(f"{row['version']:>8}  "), Text(told, style=style), f" ({row['seconds']} s)")
+    if not all(row["sound"] for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command("reproduce")
+def reproduce_version(
+    version: Annotated[str, typer.Argument(help="A version, a tag, latest or previous.")],
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep what is made, in models/TRACK/reproduced.")
+    ] = False,
+    track: TrackOption = "chat",
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a version once more from its papers and memory, and compare; exit code 1 if it is not the same."""
+    place, settings = _load(home, config, overrides)
+    registry, base_folder = _track(place, settings, track)
+    version = registry.resolve(version)
+    registry.verify(version, weights.verify_base(base_folder))
+    folder = registry.folder / "reproduced" / version
+    with _database(place) as database:
+        reproduction.prepare(registry, Memory(database), version, base_folder, folder)
+    _run_session(folder, quiet=as_json)
+    found = reproduction.compare(registry, version, folder)
+    if not keep:
+        files.remove(folder)
+    told = (
+        "bit-equal"
+        if found.is_equal
+        else (
+            f"not bit-equal: a weight differs by {found.largest_difference:.3g}; right {found.first:.2%} then, {found.again:.2%} now"
+        )
+    )
+    why = f" ({'; '.join(found.changed)})" if found.changed else ""
+    _say(
+        {"version": version, **domain.as_json(found), "equal": found.is_equal, "close": found.is_close},
+        as_json,
+        f"{version} made again is {told}{why}",
+    )
+    if not found.is_close:
+        raise typer.Exit(1)
+
+
+def _run_session(folder: Path, *, quiet: bool) -> None:
+    """Run a session in a process of its own, as the daemon does, and tell how it goes."""
+    with (folder / "session.log").open("wb") as log, console.status("", spinner="dots") as status:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "lorad.session", str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+        )
+        while child.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=1.0)
+            newest: dict[str, Any] = {}
+            for line in files.read_lines(folder / "progress.jsonl"):
+                newest |= line
+            parts = [str(newest.get("phase", "loading"))]
+            parts += [f"round {newest['round']}"] if newest.get("round") else []
+            parts += [f"recall {newest['recall']:.0%}"] if newest.get("recall") is not None else []
+            if not quiet:
+                status.update(", ".join(parts))
+    if child.returncode:
+        lines = files.read_lines(folder / "progress.jsonl")
+        said = next((line["error"]["message"] for line in reversed(lines) if "error" in line), "")
+        raise TrainingError(f"the session failed: {said or (folder / 'session.log')}", code="session_died")
 
 
 def _load(home: str | None, config: str | None, overrides: list[str] | None) -> tuple[Home, Settings]:

@@ -37,6 +37,7 @@ class Daemon(Protocol):
     def jobs(self) -> list[dict[str, Any]]: ...
     def job(self, job: int) -> dict[str, Any]: ...
     def retry(self, job: int, *, force: bool, settings: dict[str, Any]) -> dict[str, Any]: ...
+    def resume(self, job: int, checkpoint: str | None) -> dict[str, Any]: ...
     def cancel(self, job: int) -> dict[str, Any]: ...
     def pause(self, *, paused: bool) -> dict[str, Any]: ...
     def versions(self, track: str) -> dict[str, Any]: ...
@@ -113,6 +114,12 @@ class RetryBody(Body):
 
     force: bool = False
     settings: dict[str, Any] = {}
+
+
+class ResumeBody(Body):
+    """Where a job goes on: behind its newest complete checkpoint, or this one."""
+
+    checkpoint: str | None = None
 
 
 class TrackBody(Body):
@@ -251,6 +258,10 @@ def _add_jobs(app: FastAPI, daemon: Daemon) -> None:
     def retry(job: int, body: RetryBody | None = None) -> dict[str, Any]:
         body = body or RetryBody()
         return daemon.retry(job, force=body.force, settings=body.settings)
+
+    @app.post("/api/jobs/{job}/resume")
+    def resume_job(job: int, body: ResumeBody | None = None) -> dict[str, Any]:
+        return daemon.resume(job, (body or ResumeBody()).checkpoint)
 
     @app.post("/api/jobs/{job}/cancel")
     def cancel(job: int) -> dict[str, Any]:

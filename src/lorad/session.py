@@ -48,7 +48,7 @@ from lorad.rehearsal import Item
 from lorad.tasks import Task, find
 
 PROBES = 4
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS = "checkpoints"  # as the cycle names it
 MERGE_ROOM = 2
 """Free bytes that a merged copy must find, as a multiple of its own: the rest of the machine writes too."""
 REFIT_ROUNDS = 10

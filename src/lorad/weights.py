@@ -14,6 +14,7 @@ import contextlib
 import functools
 import json
 import math
+import pickle
 import platform
 import time
 import warnings
@@ -393,9 +394,82 @@ def read_adapter(folder: Path) -> Adapter:
         raise RegistryError(
             f"the adapter in {folder} cannot be read: {error}", code="adapter_damaged"
         ) from error
+    return fold(tensors, config, folder)
+
+
+def fold(tensors: dict[str, Tensor], config: dict[str, Any], folder: Path) -> Adapter:
+    """Return a PEFT LoRA's tensors as an adapter with the scale folded in."""
     if config.get("peft_type") != "LORA" or config.get("use_dora"):
         raise RegistryError(f"the adapter in {folder} is not a plain LoRA", code="adapter_kind")
     return Adapter(dict(_fold(tensors, config, folder)))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read tensors that another program wrote; nothing else in the file is ever run.
+
+    ``.bin``, ``.pt`` and ``.pth`` are pickles: ``weights_only`` builds tensors and plain containers and refuses all else.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+        raise RegistryError(
+            f"{path} cannot be read as tensors alone: {str(error).splitlines()[0]}; save it as safetensors",
+            code="not_tensors",
+        ) from error
+    for key in ("state_dict", "model_state_dict", "model"):  # as training scripts wrap them
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    found = (
+        {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
+        if isinstance(loaded, dict)
+        else {}
+    )
+    if not found:
+        raise RegistryError(f"{path} holds no named tensors", code="not_tensors")
+    return found
+
+
+@torch.no_grad()
+def subtract(tensors: dict[str, Tensor], base: nn.Module, rank: int) -> tuple[Adapter, float]:
+    """Return what a whole model has learned beyond its base, as an adapter, and the relative Frobenius error.
+
+    Only linear layers may differ; raise ``RegistryError`` naming what else does. The truncated SVD is randomised
+    (Halko et al. 2011, 4 power iterations), so that no layer is ever decomposed whole.
+    """
+    factors = {}
+    lost = total = 0.0
+    for name, weight in base.state_dict().items():
+        if name not in tensors:
+            if name == "lm_head.weight":  # tied to the embedding, so not stored twice
+                continue
+            raise RegistryError(f"the model lacks {name}, which its base has", code="wrong_base")
+        if tensors[name].shape != weight.shape:
+            raise RegistryError(f"{name} has another shape than in the base model", code="wrong_base")
+        delta = tensors[name].float() - weight.float()
+        if not delta.abs().max() > 0:
+            continue
+        module = name.removesuffix(".weight")
+        if (
+            not name.endswith(".weight")
+            or not isinstance(base.get_submodule(module), nn.Linear)
+            or name == "lm_head.weight"
+        ):
+            raise RegistryError(
+                f"the model differs from its base in {name}, which no LoRA of lorad's can hold; add it as a base "
+                "of its own with: lorad base add",
+                code="not_a_lora",
+            )
+        u, s, v = torch.svd_lowrank(delta, q=min(rank + 8, *delta.shape), niter=4)
+        kept = min(rank, s.numel())
+        root = s[:kept].sqrt()
+        factors[module] = ((v[:, :kept] * root).T.contiguous(), (u[:, :kept] * root).contiguous())
+        lost += float((delta - factors[module][1] @ factors[module][0]).pow(2).sum())
+        total += float(delta.pow(2).sum())
+    if not factors:
+        raise RegistryError("the model equals its base: there is nothing to add", code="nothing_new")
+    return Adapter(factors), (lost / total) ** 0.5
 
 
 def check_adapter(folder: Path, model: nn.Module) -> None:

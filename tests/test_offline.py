@@ -1,0 +1,136 @@
+"""The commands that load models without the daemon, typed as a user types them."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+import tiny
+from home import Track
+from lorad import files, offline, weights
+from lorad.errors import ConfigError, RegistryError
+from lorad.registry import Registry
+
+
+@pytest.fixture(scope="module")
+def track(tmp_path_factory):
+    return Track(tmp_path_factory.mktemp("home"))
+
+
+def typed(track, *words):
+    result = CliRunner().invoke(offline.app, [*map(str, words), "--home", str(track.root)])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_sound_versions_are_told_with_their_time(track):
+    result = typed(track, "verify", "--json", "--strict")
+
+    assert result.exit_code == 0
+    (row,) = json.loads(result.stdout)
+    assert (row["version"], row["sound"], row["differs"]) == ("v0.1", True, [])
+    assert row["seconds"] > 0
+
+
+def test_an_unsound_version_is_told_and_the_exit_code_says_so(track):
+    path = track.registry.path("v0.1") / "config.yaml"
+    content = path.read_bytes()
+    path.write_bytes(content + b"#")
+    try:
+        result = typed(track, "verify", "latest")
+    finally:
+        path.write_bytes(content)
+
+    assert result.exit_code == 1
+    assert "v0.1 is damaged: config.yaml" in " ".join(result.stdout.split())
+    assert typed(track, "verify").exit_code == 0
+
+
+def test_a_version_is_made_again_and_nothing_is_left(track):
+    result = typed(track, "reproduce", "v0.1", "--json")
+
+    told = json.loads(result.stdout)
+    assert (told["equal"], told["largest_difference"], result.exit_code) == (True, 0.0, 0)
+    assert not (track.registry.folder / "reproduced" / "v0.1").exists()
+
+
+def test_an_adapter_from_outside_becomes_a_version_that_can_serve(track, tmp_path):
+    # Given the first version's adapter, as somebody else would hand it on
+    adapter = weights.read_adapter(track.registry.path("v0.1"))
+    weights.write_adapter(adapter, tmp_path / "theirs", "x")
+
+    # When it is added
+    words = (
+        "adopt",
+        "v0.7",
+        tmp_path / "theirs",
+        "--description",
+        "theirs",
+        "--metric",
+        "f1_score=0.89",
+        "--json",
+    )
+    result = typed(track, *words)
+
+    # Then it is a sound version with what was said of it, and latest is what it was
+    told = json.loads(result.stdout)
+    assert (told["version"], told["recalled"], told["examples"], told["latest"]) == ("v0.7", 3, 3, False)
+    registry = Registry(track.registry.folder)
+    entry = registry.tracker()["checkpoints"][-1]
+    assert (entry["version"], entry["description"], entry["performance"]) == (
+        "v0.7",
+        "theirs",
+        {"f1_score": 0.89},
+    )
+    assert registry.latest == "v0.1"
+    assert typed(track, "verify", "v0.7").exit_code == 0
+
+    # And added under another name to serve at once, it does
+    typed(track, "adopt", "v0.8", tmp_path / "theirs", "--set-latest")
+    assert (registry.latest, registry.previous) == ("v0.8", "v0.1")
+    assert registry.lineage("v0.8") == ["v0.8", "v0.1"]
+
+
+def test_an_adapter_of_another_base_is_taken_only_when_that_is_meant(track, tmp_path):
+    theirs = tmp_path / "theirs"
+    weights.write_adapter(weights.read_adapter(track.registry.path("v0.1")), theirs, "x")
+    files.write_json(theirs / "manifest.json", {"base": "0" * 64})
+
+    with pytest.raises(ConfigError, match="--allow-different-base"):
+        typed(track, "adopt", "v0.9", theirs)
+    typed(track, "adopt", "v0.9", theirs, "--allow-different-base")
+
+    metadata = files.read_json(track.registry.path("v0.9") / "metadata.json")
+    assert metadata["imported"]["other_base"] is True
+    assert "another base" in track.registry.tracker()["checkpoints"][-1]["description"]
+
+
+def test_a_name_that_is_taken_is_told(track, tmp_path):
+    weights.write_adapter(weights.read_adapter(track.registry.path("v0.1")), tmp_path / "theirs", "x")
+
+    with pytest.raises(RegistryError, match=r"there is a v0\.1 already"):
+        typed(track, "adopt", "v0.1", tmp_path / "theirs")
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "accuracy=good"])
+def test_a_metric_that_is_no_figure_is_told(track, tmp_path, metric):
+    with pytest.raises(ConfigError, match="accuracy="):
+        typed(track, "adopt", "v0.6", tmp_path, "--metric", metric)
+
+
+def test_an_export_onto_another_base_is_recorded(track, tmp_path):
+    source = tmp_path / "source"
+    tiny.save(source)
+    config = json.loads((source / "config.json").read_text()) | {"rope_theta": 5000.0}
+    config.get("rope_parameters", {})["rope_theta"] = 5000.0
+    (source / "config.json").write_text(json.dumps(config))
+    weights.store_base(source, track.root / "models" / "base" / "other")
+
+    with pytest.raises(RegistryError, match="another base"):
+        typed(track, "export", "v0.1", tmp_path / "out", "--base", "other")
+    typed(track, "export", "v0.1", tmp_path / "out", "--base", "other", "--allow-different-base")
+
+    recorded = files.read_json(tmp_path / "out" / "other_base.json")
+    assert recorded["version"] == "v0.1"
+    assert recorded["made_for"] != recorded["base"]
