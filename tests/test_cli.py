@@ -161,6 +161,12 @@ def test_the_version_is_printed_without_a_home():
             "-m lorad.offline base add smollm2 --home /h",
         ),
         (["export", "v0.1", "out"], "-m lorad.offline export v0.1 out"),
+        (["verify", "--home", "/h"], "-m lorad.offline verify --home /h"),
+        (["reproduce", "v0.1", "--keep"], "-m lorad.offline reproduce v0.1 --keep"),
+        (
+            ["--set", "a=1", "versions", "add", "v0.3", "theirs", "--set-latest", "--metric", "f1=0.9"],
+            "-m lorad.offline adopt v0.3 theirs --set-latest --metric f1=0.9 --set a=1",
+        ),
         (
             ["--home", "/h", "plan", "f.json", "--json", "-v"],
             "-m lorad.offline plan f.json --json -v --home /h",

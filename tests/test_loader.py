@@ -157,12 +157,12 @@ def test_another_tokenizer_than_the_bases_is_refused_and_the_version_is_not_to_b
 
 
 def test_another_environment_is_told_or_refused(base, version):
-    framework = loader.environment("cuda", "bfloat16") | {"torch": "1.0"}
+    framework = loader.environment("cpu", "bfloat16") | {"torch": "1.0", "processor": "another"}
     files.write_json(version / loader.METADATA, {"framework": framework})
 
     differs = loader.check(version, base, None, strict=False)
 
-    assert [sentence.partition(" was ")[0] for sentence in differs] == ["torch", "device", "dtype"]
+    assert [sentence.partition(" was ")[0] for sentence in differs] == ["torch", "processor", "dtype"]
     with pytest.raises(RegistryError, match=r"torch was 1\.0") as caught:
         loader.check(version, base, None, strict=True)
     assert (caught.value.code, caught.value.is_damage) == ("other_environment", False)

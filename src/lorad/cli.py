@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 CLEAR_LINE = "\r\x1b[2K"
 GLOBAL_OPTIONS = ("--home", "--config", "--set")
-FORWARDED = ("base", "plan", "check", "doctor", "export")
+FORWARDED = ("base", "plan", "check", "doctor", "export", "verify", "reproduce")
 WITHOUT_SETTINGS = ("base",)
 AS_TYPED = {
     "add_help_option": False,

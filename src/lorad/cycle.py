@@ -123,10 +123,10 @@ class Cycle:
             self._enter(judged, version, registry.evaluation(version), now)
             return
         if job.attempts >= MAX_ATTEMPTS:
-            files.remove(registry.candidates / f"job-{job.id}")
             reason = {
                 "code": "interrupted",
-                "message": f"the daemon stopped {job.attempts} times during this session; lorad retry {job.id}",
+                "message": f"the daemon stopped {job.attempts} times during this session; let it go on with: lorad resume "
+                f"{job.id}, or from an earlier round with --from",
             }
             self.ledger.move_job(job, "crash", now, reason=reason)
         else:

@@ -6,11 +6,14 @@ the more certain comes first. What never does: hashes (``registry.verify``), wha
     files as promoted -> header -> config against weights -> vocabulary -> environment -> probes
 """
 
+import contextlib
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from lorad import examine, files, weights
 from lorad.errors import RegistryError
@@ -33,8 +36,20 @@ def environment(device: str, dtype: str) -> dict[str, str]:
         "python": platform.python_version(),
         **{name: installed(name) for name in PACKAGES},
         "device": device,
+        "processor": _processor(device),
         "dtype": dtype,
     }
+
+
+def _processor(device: str) -> str:
+    """Name what computes: another card or processor may round otherwise."""
+    if device == "cuda":
+        return str(torch.cuda.get_device_name())
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def compare(made_in: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:

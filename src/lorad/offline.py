@@ -678,26 +678,34 @@ def reproduce_version(
         raise typer.Exit(1)
 
 
+def _standing(lines: list[dict[str, Any]]) -> str:
+    """Say where a session stands."""
+    newest: dict[str, Any] = {}
+    for line in lines:
+        newest |= line
+    parts = [str(newest.get("phase", "loading"))]
+    parts += [f"round {newest['round']}"] if newest.get("round") else []
+    parts += [f"recall {newest['recall']:.0%}"] if newest.get("recall") is not None else []
+    return ", ".join(parts)
+
+
 def _run_session(folder: Path, *, quiet: bool) -> None:
     """Run a session in a process of its own, as the daemon does, and tell how it goes."""
-    with (folder / "session.log").open("wb") as log, console.status("", spinner="dots") as status:
-        child = subprocess.Popen(
+    with (
+        (folder / "session.log").open("wb") as log,
+        console.status("", spinner="dots") as status,
+        subprocess.Popen(  # the open pipe tells the child that somebody waits: it ends when that closes
             [sys.executable, "-m", "lorad.session", str(folder)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
-        )
+        ) as child,
+    ):
         while child.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(timeout=1.0)
-            newest: dict[str, Any] = {}
-            for line in files.read_lines(folder / "progress.jsonl"):
-                newest |= line
-            parts = [str(newest.get("phase", "loading"))]
-            parts += [f"round {newest['round']}"] if newest.get("round") else []
-            parts += [f"recall {newest['recall']:.0%}"] if newest.get("recall") is not None else []
             if not quiet:
-                status.update(", ".join(parts))
+                status.update(_standing(files.read_lines(folder / "progress.jsonl")))
     if child.returncode:
         lines = files.read_lines(folder / "progress.jsonl")
         said = next((line["error"]["message"] for line in reversed(lines) if "error" in line), "")
