@@ -3,183 +3,19 @@
 import errno
 import json
 import os
+from itertools import pairwise
 
 import pytest
 
 import tiny
 from lorad import domain, files
-from lorad.config import RegistrySettings, Settings
-from lorad.cycle import MAX_ATTEMPTS, Cycle
-from lorad.database import Database
-from lorad.domain import Evaluation, Machine, ModelShape, Score
-from lorad.errors import ConfigError, ProtocolError, RegistryError
-from lorad.inbox import Inbox
-from lorad.planner import plan
+from lorad.config import RegistrySettings
+from lorad.cycle import MAX_ATTEMPTS
+from lorad.domain import Evaluation
+from lorad.errors import ConfigError, ProtocolError
 from lorad.registry import Registry
 from lorad.states import JobState
-
-SETTINGS = Settings.model_validate({"inbox": {"settle_seconds": 5}})
-SHAPE = ModelShape(name="tiny", parameters=1000, layers=2, hidden=8, vocabulary=100)
-MACHINE = Machine(device="cpu", name="cpu", memory_bytes=10**10, threads=1, fast_bfloat16=False)
-
-
-def evaluate(order, new, old, recall=1.0, broken=0):
-    """Return what a session would have measured."""
-    datasets = {row["dataset"] for row in old} - {order["dataset"]}
-    totals = {name: sum(row["dataset"] == name for row in old) for name in datasets} | {
-        order["dataset"]: len(new)
-    }
-    return Evaluation(
-        dataset=order["dataset"],
-        scores={
-            name: Score(right=round(total * recall) - broken * (name in datasets), total=total)
-            for name, total in totals.items()
-        },
-        before={
-            name: Score(right=total if name in datasets else 0, total=total) for name, total in totals.items()
-        },
-        broken=broken,
-        mended=0,
-        perplexity=10.0,
-        perplexity_base=10.0,
-        kl_base=0.1,
-        degenerate=0,
-        sampled=6,
-        reload_difference=0.0,
-        merge_difference=0.0,
-        truncation_error=0.0,
-        finite=True,
-        ended_by="recall",
-    )
-
-
-class FakeSession:
-    """A child process that ends when the test says so."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.status = None
-        self.stopped = False
-        self.progress = {"phase": "training"}
-
-    def poll(self, now):
-        del now
-        return self.status
-
-    def stop(self):
-        self.stopped = True
-
-    def end(self, status=0, rank=8, **measured):
-        """End like a session does: the candidate first, then the exit status."""
-        if status == 0:
-            order = files.read_json(self.folder / "request.json")
-            new, old = (files.read_lines(self.folder / f"{name}.jsonl") for name in ("new", "old"))
-            found = evaluate(order, new, old, **measured)
-            candidate = self.folder / "candidate"
-            candidate.mkdir()
-            (candidate / "adapter_model.safetensors").write_text(f"weights of job {order['job']}")
-            files.write_json(candidate / "adapter_config.json", {"r": rank})
-            learned = [domain.restore(domain.Example, row) for row in new]
-            result = {
-                "parent": order["parent_version"],
-                "base": "base-print",
-                "evaluation": domain.as_json(found),
-                "verdict": {},
-                "learned": new,
-                "right": {example.id: True for example in learned},
-            }
-            files.write_json(candidate / "evaluation.json", result)
-        self.status = status
-
-
-class FakeModels:
-    """The models of a home: plans for real, starts fakes, notes what serves."""
-
-    def __init__(self):
-        self.sessions = []
-        self.serving = None
-        self.broken = set()
-        self.bad_bases = []
-
-    def plan(self, track, examples, overrides):
-        del track
-        return plan(
-            lengths=[10] * len(examples),
-            shape=SHAPE,
-            machine=MACHINE,
-            planner=SETTINGS.planner,
-            rehearsal=SETTINGS.rehearsal,
-            training=SETTINGS.training,
-            overrides=overrides,
-        )
-
-    def start(self, folder):
-        self.sessions.append(FakeSession(folder))
-        return self.sessions[-1]
-
-    def serve(self, track, version):
-        del track
-        if version in self.broken:
-            raise RegistryError(f"{version} cannot be loaded", version=version)
-        self.serving = version
-
-    def fingerprint(self, track):
-        del track
-        return "base-print"
-
-    def damaged_bases(self):
-        return self.bad_bases
-
-
-class World:
-    """A home, its cycle and a clock."""
-
-    def __init__(self, home):
-        self.home = home
-        self.now = 1000.0
-        self.models = FakeModels()
-        self.start()
-
-    def start(self):
-        """Start the daemon's loop anew, as after a restart."""
-        self.database = Database(self.home / "models" / "lorad.sqlite3")
-        self.registry = Registry(self.home / "models" / "chat")
-        self.cycle = Cycle(
-            settings=SETTINGS,
-            database=self.database,
-            inbox=Inbox(self.home / "inbox", SETTINGS.inbox, ("chat",)),
-            registries={"chat": self.registry},
-            tracks=self.models,
-            base_folder=lambda name: self.home / "models" / "base" / name,
-        )
-        self.cycle.recover(self.now)
-
-    def drop(self, name, examples):
-        path = self.home / "inbox" / name
-        path.write_text(examples if isinstance(examples, str) else json.dumps(tiny.rows(examples)))
-        return path
-
-    def pass_time(self, seconds=6.0):
-        """Look, wait until dropped files have rested, look again."""
-        self.cycle.step(self.now, self.now)
-        self.now += seconds
-        self.cycle.step(self.now, self.now)
-
-    def learn(self, name, examples, **measured):
-        """Drop a file and let its session end well."""
-        self.drop(name, examples)
-        self.pass_time()
-        self.models.sessions[-1].end(**measured)
-        self.pass_time()
-
-    def job(self):
-        return self.cycle.ledger.jobs()[0]
-
-    def done(self):
-        return sorted(path.name for path in (self.home / "inbox" / "done").rglob("*.json"))
-
-    def failed(self):
-        return sorted(path.name for path in (self.home / "inbox" / "failed").iterdir())
+from world import World
 
 
 @pytest.fixture
@@ -334,6 +170,35 @@ def test_a_session_that_dies_is_a_failed_job_with_its_last_words(world):
     assert world.job().state is JobState.TRAINING
 
 
+def test_a_session_that_met_a_full_disk_is_tried_again_later_and_later(world):
+    # Given sessions that all meet a full disk
+    world.drop("doors.json", tiny.facts(4))
+    world.pass_time()
+    starts = []
+    for _ in range(600):
+        session = world.models.sessions[-1]
+        if session.status is None:
+            starts.append(world.ticks)
+            files.write_lines(
+                session.folder / "progress.jsonl", [{"error": {"code": "disk", "message": "full"}}]
+            )
+            session.end(status=1)
+        world.pass_time(1)
+
+    # Then each waits longer than the one before, and none counts as an attempt
+    waits = [later - earlier for earlier, later in pairwise(starts)]
+    assert waits == sorted(waits)
+    assert len(starts) > MAX_ATTEMPTS
+    assert max(waits) > 100 * min(waits)
+    assert (world.job().state, world.job().attempts) == (JobState.QUEUED, 0)
+
+    world.pass_time(600)
+    world.models.sessions[-1].end()
+    world.pass_time()
+
+    assert world.job().state is JobState.PROMOTED
+
+
 def test_killed_by_the_system_is_said(world):
     world.drop("doors.json", tiny.facts(4))
     world.pass_time()
@@ -420,7 +285,7 @@ def test_a_crash_between_promotion_and_ledger_is_finished_at_the_next_start(worl
 
 def test_a_crash_while_accepting_takes_the_file_up_again_exactly_once(world):
     path = world.drop("doors.json", tiny.facts(4))
-    world.cycle.inbox.take(world.cycle.inbox.waiting()[0])  # taken, and here the power fails
+    world.cycle.take(world.cycle.inbox.waiting()[0], world.now)  # taken, and here the power fails
     assert not path.exists()
 
     world.database.close()
@@ -458,18 +323,18 @@ def test_rollback_serves_previous_and_what_it_never_knew_is_not_expected_of_it(w
     } == {"doors"}
 
 
-class FullDisk(Registry):
+class Unwritable(Registry):
     """A registry that cannot write its tracker."""
 
     def _write(self, tracker):
         del tracker
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(errno.EACCES, "Permission denied")
 
 
 def test_a_promotion_that_fails_is_not_found_promoted_at_the_next_start(world):
-    # Given a disk that fills up while the second version is promoted
+    # Given a tracker that becomes unwritable before the second version is promoted
     world.learn("doors.json", tiny.facts(4))
-    world.cycle.registries["chat"] = FullDisk(world.registry.folder)
+    world.cycle.registries["chat"] = Unwritable(world.registry.folder)
     world.learn("gates.json", tiny.facts(3, subject="gate"))
     assert world.job().state is JobState.FAILED
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import sys
+import threading
 import time
 
 import pytest
@@ -122,11 +124,34 @@ def test_a_file_that_was_renamed_into_place_is_taken_at_once(inbox):
 def test_a_hint_is_for_the_file_that_lay_there(inbox):
     # Given a file that was renamed into place and taken, and another of its name that is being written
     inbox.hint_complete(put(inbox, "a.json"))
-    inbox.take(inbox.settled(0.0)[0])
+    inbox.take(inbox.settled(0.0)[0], 1)
     inbox.settled(1.0)
     put(inbox, "a.json", "[1")
 
     assert inbox.settled(2.0) == []
+
+
+def test_a_file_that_is_written_into_after_its_rename_rests_like_any_other(inbox):
+    inbox.hint_complete(put(inbox, "a.json"))
+    put(inbox, "a.json", "[1")
+
+    assert inbox.settled(0.0) == []
+
+
+def test_a_hint_that_comes_while_the_folder_is_read_is_kept(tmp_path):
+    class Overtaken(Inbox):
+        """An inbox into which a file is renamed just after its folder was read."""
+
+        def waiting(self):
+            found = super().waiting()
+            if not found:
+                self.hint_complete(put(self, "a.json"))
+            return found
+
+    inbox = Overtaken(tmp_path / "inbox", InboxSettings(settle_seconds=5), ("chat",))
+    inbox.recover()
+
+    assert [names(inbox.settled(ticks)) for ticks in (0.0, 0.1)] == [[], ["a.json"]]
 
 
 def test_a_file_that_goes_while_it_is_looked_at_is_not_ready(inbox):
@@ -242,17 +267,19 @@ def test_the_folders_are_made_and_kept(inbox):
 # where each one ends
 
 
-def take(inbox, name, content="[]"):
+def take(inbox, name, content="[]", drop=1):
     put(inbox, name, content)
-    return inbox.take(next(item for item in inbox.waiting() if item.path.name == name.split("/")[-1]))
+    return inbox.take(next(item for item in inbox.waiting() if item.path.name == name.split("/")[-1]), drop)
 
 
 def test_a_taken_file_is_out_of_its_writers_reach(inbox):
     taken = take(inbox, "law/a.json", "[1]")
 
-    assert taken == inbox.folder / "processing" / "law" / "a.json"
+    assert taken == inbox.folder / "processing" / "law" / "1" / "a.json"
     assert inbox.waiting() == []
-    assert [(item.path, item.track, item.size) for item in inbox.processing()] == [(taken, "law", 3)]
+    assert [(item.path, item.track, item.size, item.drop) for item in inbox.processing()] == [
+        (taken, "law", 3, 1)
+    ]
 
 
 def test_an_accepted_file_is_kept_under_its_day(inbox):
@@ -274,12 +301,12 @@ def test_a_failed_file_lies_beside_its_reason(inbox):
 
 def test_files_of_one_name_never_overwrite_each_other(inbox):
     # Given three files of one name in processing at once
-    taken = [take(inbox, "a.json", content) for content in ("[1]", "[2]", "[3]")]
-    assert names(inbox.processing()) == ["a-2.json", "a-3.json", "a.json"]
+    taken = [take(inbox, "a.json", f"[{drop}]", drop) for drop in (1, 2, 3)]
+    assert names(inbox.processing()) == ["a.json"] * 3
 
-    # When one is accepted after the other under its own name again
+    # When one is accepted after the other
     for path in taken:
-        inbox.finish(path.rename(path.with_name("a.json")), NOON)
+        inbox.finish(path, NOON)
 
     done = inbox.folder / "done" / TODAY
     assert contents(done) == {"a.json": "[1]", "a-2.json": "[2]", "a-3.json": "[3]"}
@@ -302,24 +329,25 @@ def test_a_file_that_is_gone_cannot_be_taken(inbox):
     waiting[0].path.unlink()
 
     with pytest.raises(FileNotFoundError):
-        inbox.take(waiting[0])
+        inbox.take(waiting[0], 1)
 
 
 def test_what_was_being_processed_is_found_after_a_restart(inbox, tmp_path):
     # Given files of two tracks that were taken before the daemon was killed
-    take(inbox, "law/b.json")
-    take(inbox, "a.json")
-    take(inbox, "c.json")
-    (inbox.folder / "processing" / "chat" / "folder").mkdir()
+    take(inbox, "law/b.json", drop=9)
+    take(inbox, "a.json", drop=10)
+    take(inbox, "c.json", drop=2)
+    (inbox.folder / "processing" / "chat" / "11").mkdir()
 
     again = an_inbox(tmp_path)
     again.recover()
 
-    assert [(item.path.name, item.track) for item in again.processing()] == [
-        ("a.json", "chat"),
-        ("c.json", "chat"),
-        ("b.json", "law"),
+    assert [(item.path.name, item.track, item.drop) for item in again.processing()] == [
+        ("c.json", "chat", 2),
+        ("b.json", "law", 9),
+        ("a.json", "chat", 10),
     ]
+    assert sorted(path.name for path in (inbox.folder / "processing" / "chat").iterdir()) == ["10", "2"]
 
 
 def test_a_reason_is_written_however_long_the_name(inbox):
@@ -355,6 +383,8 @@ def test_a_reason_is_written_whatever_the_file_held(inbox):
         (events.FileModifiedEvent("inbox/a.json"), [], 1),
         (events.FileClosedEvent("inbox/a.json"), [], 1),
         (events.FileMovedEvent("inbox/.a.part", "inbox/a.json"), ["a.json"], 1),
+        (events.FileMovedEvent("", "inbox/a.json"), ["a.json"], 1),
+        (events.FileMovedEvent("inbox/a.json", ""), [], 0),
         (events.FileOpenedEvent("inbox/a.json"), [], 0),
         (events.FileClosedNoWriteEvent("inbox/a.json"), [], 0),
         (events.FileDeletedEvent("inbox/a.json"), [], 0),
@@ -379,3 +409,24 @@ def test_a_watcher_is_not_started_by_who_makes_it(tmp_path):
     assert [(emitter.watch.path, emitter.watch.is_recursive) for emitter in watcher.emitters] == [
         (str(tmp_path), True)
     ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only inotify tells it")
+def test_a_rename_from_outside_the_inbox_says_complete_and_a_copy_does_not(tmp_path):
+    # Given a watched folder
+    (tmp_path / "inbox").mkdir()
+    told, looked = [], threading.Semaphore(0)
+    watcher = watch(tmp_path / "inbox", lambda path: told.append(path.name), looked.release)
+    watcher.start()
+    try:
+        # When one file is written in it and another, from beside it, renamed into it
+        (tmp_path / "inbox" / "written.json").write_text("[]")
+        (tmp_path / "made.json").write_text("[]")
+        (tmp_path / "made.json").rename(tmp_path / "inbox" / "renamed.json")
+        while "renamed.json" not in told:
+            assert looked.acquire(timeout=10)
+    finally:
+        watcher.stop()
+        watcher.join()
+
+    assert told == ["renamed.json"]

@@ -1,8 +1,8 @@
 """The daemon: wires everything, starts it in order, stops it in reverse.
 
 What lives here: threads, processes, signals, clocks and the scheduler, and nothing that could be decided
-elsewhere. Three threads: the scheduler and the watcher only say "look"; one worker runs ``cycle.step``;
-one answers. The HTTP server has its own.
+elsewhere. One worker runs ``cycle.step``, and the watcher only says "look"; one answers. The scheduler and the
+HTTP server have their own.
 """
 
 import argparse
@@ -38,6 +38,9 @@ from lorad.weights import DTYPES, load_base, machine, quieten, shape, verify_bas
 
 logger = log.get_logger()
 
+LOOK_SECONDS = 1.0
+"""The cycle looks at least this often; events only make it look sooner."""
+
 
 class ChildSession:
     """A training process: started with low priority, watched by its progress file, ended by a signal.
@@ -65,11 +68,11 @@ class ChildSession:
             # Linux shares its time among sessions first, and the child's is its own: inside it nice says nothing
             Path(f"/proc/{self._process.pid}/autogroup").write_text(str(settings.training.nice))
 
-    def poll(self, now: float) -> int | None:
+    def poll(self, ticks: float) -> int | None:
         """Return the exit status, or ``None`` while it runs; end it when it takes too long."""
         if self._deadline is None:
-            self._deadline = now + self._limit
-        elif now > self._deadline:
+            self._deadline = ticks + self._limit
+        elif ticks > self._deadline:
             self._process.kill()
         status = self._process.poll()
         if status is not None:
@@ -268,26 +271,8 @@ class App:
     def _answer(self) -> None:
         """Start the thread that generates, and serve the newest sound version."""
         self._thread("answer", lambda: self.engine.work(timeout=0.2))
-        for track, registry in self.registries.items():
-            self._serve_newest(track, registry)
-
-    def _serve_newest(self, track: str, registry: Registry) -> None:
-        refused: set[str] = set()
-        while version := registry.newest_sound(self.models_held.fingerprint(track), refused):
-            try:
-                self.models_held.serve(track, version)
-            except RegistryError as error:
-                refused.add(version)
-                if error.is_damage:
-                    registry.mark_damaged(version)
-                logger.warning("version_refused", track=track, **error.as_dict())
-            else:
-                if version != registry.latest:
-                    registry.rollback(version)
-                    logger.warning("serving_older", track=track, version=version)
-                return
-        if registry.latest:
-            logger.error("no_version_serves", track=track, answers=BASE)
+        for track in self.registries:
+            self.cycle.serve_newest(track)
 
     def _listen(self) -> None:
         path = self.home.socket(self.settings.server.socket)
@@ -322,7 +307,6 @@ class App:
         watcher.start()
         self._undo.append(("watcher", lambda: (watcher.stop(), watcher.join(timeout=5))))
         scheduler = BackgroundScheduler(timezone=datetime.now().astimezone().tzinfo)
-        scheduler.add_job(self._wake.set, "interval", seconds=1, max_instances=1, coalesce=True)
         nightly = {
             self._tidy: self.settings.training.consolidate_at,
             self._scrub: self.settings.registry.scrub_at,
@@ -353,7 +337,9 @@ class App:
         self._undo.append((name, join))
 
     def _tick(self) -> None:
-        self._wake.wait()
+        self._wake.wait(
+            LOOK_SECONDS
+        )  # by a steady clock: the scheduler's stands still when the time of day jumps
         self._wake.clear()
         if self.stopping.is_set():
             return

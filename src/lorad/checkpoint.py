@@ -53,7 +53,7 @@ class Checkpoints:
         files.write_json(partial / MANIFEST, {"run": self._run, "files": digests})
         files.sync_tree(partial)
         partial.rename(target)
-        files.sync_folder(self._folder)
+        files.sync(self._folder)
         for old in self._all()[:-KEPT]:
             files.remove(old)
 

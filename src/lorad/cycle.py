@@ -4,12 +4,14 @@ What lives here: the order of things, and moving drops and jobs along their stat
 threads, processes, clocks, tensors; whatever starts a child or loads weights is handed in.
 
 Every step can be repeated: the disk and the ledger are the truth, so start-up is ``recover`` and then the
-same ``step`` as always.
+same ``step`` as always. What meets a full disk or short memory is tried again later, each time after a longer
+wait, and at once after a restart.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,13 +19,21 @@ from lorad import domain, files, judge, samples
 from lorad.config import RegistrySettings, Settings
 from lorad.database import Database
 from lorad.domain import Evaluation, Example, Job, Order, Plan, Score, Verdict
-from lorad.errors import LoradError, ProtocolError, RetryLater, SampleError, TrainingError, describe
+from lorad.errors import (
+    LoradError,
+    ProtocolError,
+    RegistryError,
+    RetryLater,
+    SampleError,
+    TrainingError,
+    describe,
+)
 from lorad.inbox import Inbox, Waiting
 from lorad.ledger import Ledger
 from lorad.log import get_logger
 from lorad.memory import Memory, Recalled
 from lorad.registry import Birth, Registry
-from lorad.states import DropState, JobState
+from lorad.states import OPEN_JOBS, DropState, JobState
 
 log = get_logger()
 
@@ -32,11 +42,17 @@ CHECKPOINTS = "checkpoints"
 MAX_ATTEMPTS = 3
 """A job whose daemon died under it is started again this often; then it waits for a human."""
 
+LONGEST_WAIT = 300.0
+"""Seconds between two tries of what meets a full disk."""
+
+PASSING = {"disk", "memory", "locked"}
+"""What a session may have failed of that has nothing to do with what it learns."""
+
 
 class Session(Protocol):
     """A running child process, seen from here."""
 
-    def poll(self, now: float) -> int | None:
+    def poll(self, ticks: float) -> int | None:
         """Return the exit status, or ``None`` while it runs."""
 
     def stop(self) -> None:
@@ -66,6 +82,27 @@ class Tracks(Protocol):
         """Hash the base models' files anew; return one error for each base that is not what was added."""
 
 
+class Waits:
+    """What has to wait before it is tried again, in seconds of a steady clock."""
+
+    def __init__(self) -> None:
+        self._waits: dict[Hashable, tuple[int, float]] = {}
+
+    def is_over(self, what: Hashable, ticks: float) -> bool:
+        """Tell whether this may be tried."""
+        return ticks >= self._waits.get(what, (0, ticks))[1]
+
+    def lengthen(self, what: Hashable, ticks: float) -> int:
+        """Let this wait twice as long as the last time; return how often it has failed."""
+        tries = self._waits.get(what, (0, 0.0))[0] + 1
+        self._waits[what] = (tries, ticks + min(LONGEST_WAIT, 2.0 ** (tries - 1)))
+        return tries
+
+    def end(self, what: Hashable) -> None:
+        """Note that this went well."""
+        self._waits.pop(what, None)
+
+
 class Cycle:
     """The learning loop of one home; ``step`` is called again and again by whoever owns the clock."""
 
@@ -88,41 +125,57 @@ class Cycle:
         self._tracks = tracks
         self._base_folder = base_folder
         self._running: tuple[Job, Session] | None = None
-        self._retry_at: dict[Path, tuple[int, float]] = {}
+        self._waits = Waits()
+        self._is_swept = False
 
     # -- the picture
 
     def step(self, now: float, ticks: float) -> None:
         """Do what can be done now, without waiting. ``now`` is the time of day, ``ticks`` a steady clock."""
         for file in self.inbox.settled(ticks):
-            self.take(file)
+            self._try(file.path, ticks, partial(self.take, file, now))
         for file in self.inbox.processing():
-            self.accept(file, now, ticks)
+            self._try(file.path, ticks, partial(self.accept, file, now))
         if self._running is None:
-            self.start_next(now)
+            self._try("start", ticks, partial(self.start_next, now, ticks))
         else:
-            self.watch(now)
+            self._try("watch", ticks, partial(self.watch, now, ticks))
+        if not self._is_swept:
+            self._try("sweep", ticks, partial(self.sweep, now))
+
+    def _try(self, what: Hashable, ticks: float, act: Callable[[], None]) -> None:
+        """Do something unless it has to wait; what cannot be done now waits, and nothing waits for it."""
+        if not self._waits.is_over(what, ticks):
+            return
+        try:
+            act()
+        except (RetryLater, OSError, MemoryError) as error:
+            tries = self._waits.lengthen(what, ticks)
+            log.warning("tried_again_later", what=str(what), tries=tries, **describe(error))
+        else:
+            self._waits.end(what)
 
     # -- start
 
     def recover(self, now: float) -> None:
         """Bring ledger, folders and tracker to one story after any kind of stop."""
         self.inbox.recover()
+        taken = {file.drop for file in self.inbox.processing()}
+        for drop in self.ledger.drops(state=DropState.TAKEN):
+            if drop.id not in taken:
+                self.ledger.withdraw(drop)  # its file still lies in the inbox, or somebody took it away
         for track in self.registries:
             self._recover_registry(track, now)
         for job in self.ledger.open_jobs():
             if job.state is not JobState.QUEUED:
                 self._recover_job(job, now)
+        self._is_swept = False
 
     def _recover_job(self, job: Job, now: float) -> None:
-        registry = self.registries[job.track]
-        version = registry.of_job(job.id)
+        version = self.registries[job.track].of_job(job.id)
         if version is not None:  # promoted on disk, not yet in the ledger
-            judged = job if job.state is JobState.JUDGING else self.ledger.move_job(job, "trained", now)
-            self._clear(judged, version)
-            self._enter(judged, version, registry.evaluation(version), now)
-            return
-        if job.attempts >= MAX_ATTEMPTS:
+            self._enter(job, version, now)
+        elif job.attempts >= MAX_ATTEMPTS:
             reason = {
                 "code": "interrupted",
                 "message": f"the daemon stopped {job.attempts} times during this session; let it go on with: lorad resume "
@@ -130,44 +183,75 @@ class Cycle:
             }
             self.ledger.move_job(job, "crash", now, reason=reason)
         else:
-            self.ledger.move_job(job, "requeue", now)
-            self.ledger.note("requeued", now, job=job.id, why="the daemon stopped during the session")
+            with self._database.transaction():
+                self.ledger.move_job(job, "requeue", now)
+                self.ledger.note("requeued", now, job=job.id, why="the daemon stopped during the session")
+
+    def serve_newest(self, track: str) -> None:
+        """Serve the newest version that can be loaded; the base, when there is none."""
+        registry = self.registries[track]
+        refused: set[str] = set()
+        while version := registry.newest_sound(self._tracks.fingerprint(track), refused):
+            try:
+                self._tracks.serve(track, version)
+            except RegistryError as error:
+                refused.add(version)
+                if error.is_damage:
+                    registry.mark_damaged(version)
+                log.warning("version_refused", track=track, **error.as_dict())
+            else:
+                if version != registry.latest:
+                    registry.rollback(version)
+                    log.warning("serving_older", track=track, version=version)
+                return
+        if registry.latest:
+            log.error("no_version_serves", track=track, answers="base")
 
     # -- settle and accept
 
-    def take(self, file: Waiting) -> None:
-        """Move a complete file out of its writer's reach."""
+    def take(self, file: Waiting, now: float) -> None:
+        """Move a complete file out of its writer's reach, into the folder of a new drop."""
+        drop = self.ledger.take(file.name, file.track, now)
         try:
-            self.inbox.take(file)
-        except (RetryLater, FileNotFoundError) as error:
-            log.warning("take_failed", file=file.path.name, error=str(error))
+            self.inbox.take(file, drop.id)
+        except FileNotFoundError:
+            self.ledger.withdraw(drop)
+            log.warning("withdrawn", file=file.name)
+        except BaseException:
+            self.ledger.withdraw(drop)
+            raise
 
-    def accept(self, file: Waiting, now: float, ticks: float) -> None:
-        """Read a taken file: its examples into memory and a job into the queue, or the file to ``failed/``."""
-        tries, not_before = self._retry_at.get(file.path, (0, 0.0))
-        if ticks < not_before:
+    def accept(self, file: Waiting, now: float) -> None:
+        """Bring a taken file to its end: its examples into memory and a job into the queue, or it to ``failed/``.
+
+        The ledger is told first, and all at once; moving the file is what a crash may leave to be done.
+        """
+        try:
+            drop = self.ledger.drop(file.drop)
+        except ProtocolError:
+            drop = None
+        if drop is None or (drop.name, drop.track) != (file.name, file.track):
+            self.take(file, now)  # another ledger took it, one that was lost
             return
-        drop = self._open_drop(file, now)
+        if drop.state is DropState.TAKEN:
+            drop = self._read(drop, file, now)
+        if drop.state is DropState.FAILED:
+            self.inbox.fail(file.path, drop.reason)
+        else:
+            self.inbox.finish(file.path, now)
+
+    def _read(self, drop: domain.Drop, file: Waiting, now: float) -> domain.Drop:
         try:
             reading = samples.read(file.path, self.settings.inbox, self.settings.tracks[file.track].task)
-            with files.passing_errors(f"accepting {file.path.name}"):
-                self._remember(drop, reading, now)
-            self.inbox.finish(file.path, now)
+            return self._remember(drop, reading, now)
         except SampleError as error:
-            self._fail(file, drop, error, now)
-        except (RetryLater, OSError, MemoryError) as error:
-            self._retry_at[file.path] = (tries + 1, ticks + min(300.0, 2.0**tries))
-            log.warning("accept_later", file=file.path.name, error=str(error), tries=tries + 1)
-            return
-        self._retry_at.pop(file.path, None)
+            with self._database.transaction():
+                closed = self.ledger.close_drop(drop, "fail", now, reason=error.as_dict())
+                self.ledger.note("failed", now, file=drop.name, code=error.code, why=error.message)
+            log.warning("file_failed", file=drop.name, code=error.code, why=error.message)
+            return closed
 
-    def _open_drop(self, file: Waiting, now: float) -> domain.Drop:
-        for drop in self.ledger.drops(state=DropState.TAKEN):
-            if (drop.name, drop.track) == (file.path.name, file.track):
-                return drop  # a crash between taking and accepting
-        return self.ledger.take(file.path.name, file.track, now)
-
-    def _remember(self, drop: domain.Drop, reading: samples.Reading, now: float) -> None:
+    def _remember(self, drop: domain.Drop, reading: samples.Reading, now: float) -> domain.Drop:
         twin = self.ledger.find_content(drop.track, reading.digest)
         report = {
             "formats": reading.formats,
@@ -180,17 +264,15 @@ class Cycle:
             lineage = registry.lineage(registry.latest)
             intake = self.memory.add(drop.track, reading.examples, drop.id, now, lineage)
             report |= {"new": intake.new, "known": intake.known, "replacing": len(intake.replacing)}
+            event = "accept" if intake.new else "repeat"
+            closed = self.ledger.close_drop(
+                drop, event, now, content=reading.digest, rows=reading.rows, reason=report
+            )
             if intake.new == 0:
                 same = f"it says the same as {twin.name}" if twin else "every row was known already"
-                self.ledger.close_drop(
-                    drop, "repeat", now, content=reading.digest, rows=reading.rows, reason=report
-                )
                 self.ledger.note("repeated", now, file=drop.name, why=same)
-                return
+                return closed
             dataset = reading.examples[0].dataset
-            self.ledger.close_drop(
-                drop, "accept", now, content=reading.digest, rows=reading.rows, reason=report
-            )
             job = self.ledger.queue(drop.track, dataset, now, settings={"drop": drop.id})
             counts = {"new": intake.new, "known": intake.known, "replacing": len(intake.replacing)}
             told = {name: count for name, count in counts.items() if count}
@@ -198,31 +280,44 @@ class Cycle:
         log.info(
             "accepted", file=drop.name, rows=reading.rows, new=intake.new, known=intake.known, job=job.id
         )
-
-    def _fail(self, file: Waiting, drop: domain.Drop, error: SampleError, now: float) -> None:
-        reason = error.as_dict()
-        with self._database.transaction():
-            self.ledger.close_drop(drop, "fail", now, reason=reason)
-            self.ledger.note("failed", now, file=drop.name, code=error.code, why=error.message)
-        self.inbox.fail(file.path, reason)
-        log.warning("file_failed", file=drop.name, code=error.code, why=error.message)
+        return closed
 
     # -- plan and train
 
-    def start_next(self, now: float) -> None:
+    def start_next(self, now: float, ticks: float) -> None:
         """Start the oldest queued job, unless learning is paused."""
-        if self.ledger.flag("paused"):
+        jobs = self.ledger.open_jobs()
+        for job in jobs:
+            if job.state is not JobState.QUEUED:  # nothing runs: the ledger could not be told how it ended
+                self._recover_job(job, now)
+        if self.ledger.flag("paused") or not self._waits.is_over("session", ticks):
             return
-        job = next((job for job in self.ledger.open_jobs() if job.state is JobState.QUEUED), None)
-        if job is None:
-            return
-        job = self.ledger.move_job(job, "start", now)
+        queued = next((job for job in jobs if job.state is JobState.QUEUED), None)
+        if queued is not None:
+            self._start(queued, now)
+
+    def _start(self, job: Job, now: float) -> None:
         try:
-            self._running = (job, self._tracks.start(self._prepare(job)))
-            self.ledger.note("training", now, job=job.id, dataset=job.dataset)
-            log.info("training", job=job.id, dataset=job.dataset)
+            with files.passing_errors(f"preparing job {job.id}"):
+                folder = self._prepare(job)
+        except RetryLater:
+            raise
         except (LoradError, OSError) as error:
-            self._crash(job, error, now)
+            self._crash(self.ledger.move_job(job, "start", now), error, now)
+            return
+        with self._database.transaction():
+            started = self.ledger.move_job(job, "start", now)
+            self.ledger.note("training", now, job=job.id, dataset=job.dataset)
+        try:
+            with files.passing_errors(f"starting job {job.id}"):
+                self._running = (started, self._tracks.start(folder))
+        except RetryLater:
+            self.ledger.move_job(started, "requeue", now, attempts=job.attempts)
+            raise
+        except (LoradError, OSError) as error:
+            self._crash(started, error, now)
+        else:
+            log.info("training", job=job.id, dataset=job.dataset)
 
     def _prepare(self, job: Job) -> Path:
         registry = self.registries[job.track]
@@ -285,24 +380,42 @@ class Cycle:
 
     # -- judge and promote
 
-    def watch(self, now: float) -> None:
-        """Look at the running session; when it has ended, judge what it left."""
+    def watch(self, now: float, ticks: float) -> None:
+        """Look at the running session; when it has ended, judge what it left.
+
+        Until that is done the session counts as running, so that what a full disk prevents is done later.
+        """
         assert self._running is not None  # noqa: S101 - step asks only when one runs
-        job, session = self._running
-        status = session.poll(now)
+        number, session = self._running[0].id, self._running[1]
+        status = session.poll(ticks)
         if status is None:
             return
+        job = self.ledger.job(number)
+        if job.state in OPEN_JOBS:
+            self._end_session(job, status, now, ticks)
         self._running = None
+        self._is_swept = False
+
+    def _end_session(self, job: Job, status: int, now: float, ticks: float) -> None:
         folder = self.registries[job.track].candidates / f"job-{job.id}"
-        if self.ledger.job(job.id).state is JobState.CANCELLED:
-            files.remove(folder)
+        error = self._why(folder, status) if status else None
+        if error is not None and error.code in PASSING:
+            tries = self._waits.lengthen("session", ticks)
+            with self._database.transaction():
+                self.ledger.move_job(job, "requeue", now, attempts=job.attempts - 1)
+                self.ledger.note("requeued", now, job=job.id, why=error.message)
+            log.warning("session_tried_again_later", job=job.id, tries=tries, **error.as_dict())
             return
+        self._waits.end("session")
         try:
-            if status != 0:
-                raise self._why(folder, status)
-            self.settle_candidate(self.ledger.move_job(job, "trained", now), folder, now)
-        except (LoradError, OSError) as error:
-            self._crash(self.ledger.job(job.id), error, now)
+            if error is not None:
+                raise error
+            with files.passing_errors(f"judging job {job.id}"):
+                self.settle_candidate(job, folder, now)
+        except RetryLater:
+            raise
+        except (LoradError, OSError) as failure:
+            self._crash(self.ledger.job(job.id), failure, now)
 
     def _why(self, folder: Path, status: int) -> TrainingError:
         lines = files.read_lines(folder / "progress.jsonl")
@@ -317,28 +430,23 @@ class Cycle:
         )
 
     def settle_candidate(self, job: Job, folder: Path, now: float) -> None:
-        """Judge a candidate; promote it and swap, or keep it aside with its numbers."""
+        """Judge a candidate; promote it and swap, or keep it aside with its numbers. Can be repeated."""
         registry = self.registries[job.track]
-        result = files.read_json(folder / "candidate" / "evaluation.json")
-        evaluation = domain.restore(Evaluation, result["evaluation"])
-        verdict = judge.decide(evaluation, self.settings.judge)
-        if not verdict.promote and not job.force:
-            registry.reject(folder, job.id)
-            self._report(job, "reject", verdict, evaluation, now)
-            return
-        version = registry.promote(folder / "candidate", self._birth(job, result, evaluation), now)
-        self._clear(job, version)
-        self._enter(job, version, result, now)
-
-    def _clear(self, job: Job, version: str) -> None:
-        """Keep what a promoted version's session left beside its candidate, and remove its folder."""
-        registry = self.registries[job.track]
-        folder = registry.candidates / f"job-{job.id}"
-        try:
-            registry.keep_merged(folder / "merged", version)
-        except (LoradError, OSError) as error:  # the version stands without it
-            log.warning("no_merged_copy", job=job.id, version=version, error=str(error))
-        files.remove(folder)
+        if job.state is JobState.TRAINING:
+            job = self.ledger.move_job(job, "trained", now)
+        if not (folder / "candidate").exists():
+            registry.recover()  # it had become a version when the disk was full
+        version = registry.of_job(job.id)
+        if version is None:
+            result = files.read_json(folder / "candidate" / "evaluation.json")
+            evaluation = domain.restore(Evaluation, result["evaluation"])
+            verdict = judge.decide(evaluation, self.settings.judge)
+            if not verdict.promote and not job.force:
+                self._report(job, "reject", verdict, evaluation, now)
+                return
+            version = registry.promote(folder / "candidate", self._birth(job, result, evaluation), now)
+        self._enter(job, version, now)
+        self._swap(job.track, version, now)
 
     def _birth(self, job: Job, result: dict[str, Any], evaluation: Evaluation) -> Birth:
         old = [score for name, score in evaluation.scores.items() if name != evaluation.dataset]
@@ -362,23 +470,24 @@ class Cycle:
             performance=performance,
         )
 
-    def _enter(self, job: Job, version: str, result: dict[str, Any], now: float) -> None:
+    def _enter(self, job: Job, version: str, now: float) -> None:
         """Make ledger and memory agree with a version that is already on disk; can be repeated."""
+        result = self.registries[job.track].evaluation(version)
         evaluation = domain.restore(Evaluation, result["evaluation"])
         verdict = judge.decide(evaluation, self.settings.judge)
         learned = [domain.restore(Example, data) for data in result["learned"]]
         with self._database.transaction():
+            if job.state is JobState.TRAINING:
+                job = self.ledger.move_job(job, "trained", now)
             self.memory.mark_learned(job.track, learned, version)
             self.memory.record_recall(job.track, version, result["right"])
             self._report(replace(job, version=version), "promote", verdict, evaluation, now)
+
+    def _swap(self, track: str, version: str, now: float) -> None:
         try:
-            self._tracks.serve(job.track, version)
+            self._tracks.serve(track, version)
         except LoradError as error:
-            self._retreat(job.track, version, error, now)
-        try:
-            self.prune(job.track, self.settings.registry, now)
-        except (LoradError, OSError) as error:  # the version serves; what is too much can go another day
-            log.warning("prune_failed", track=job.track, **describe(error))
+            self._retreat(track, version, error, now)
 
     def _report(self, job: Job, event: str, verdict: Verdict, evaluation: Evaluation, now: float) -> None:
         reason = {
@@ -386,14 +495,15 @@ class Cycle:
             "failed": list(verdict.failed),
             "ended_by": evaluation.ended_by,
         }
-        moved = self.ledger.move_job(job, event, now, version=job.version, reason=reason)
         facts = {
             "job": job.id,
             "dataset": job.dataset,
             "version": job.version,
             "recall": round(_score(evaluation).recall, 4),
         }
-        self.ledger.note(str(moved.state), now, **facts, failed=list(verdict.failed))
+        with self._database.transaction():
+            moved = self.ledger.move_job(job, event, now, version=job.version, reason=reason)
+            self.ledger.note(str(moved.state), now, **facts, failed=list(verdict.failed))
         log.info(str(moved.state), **facts, failed=list(verdict.failed), ended_by=evaluation.ended_by)
 
     def _retreat(self, track: str, version: str, error: LoradError, now: float) -> None:
@@ -410,9 +520,45 @@ class Cycle:
 
     def _crash(self, job: Job, error: BaseException, now: float) -> None:
         reason = describe(error)
-        self.ledger.move_job(job, "crash", now, reason=reason)
-        self.ledger.note("session_failed", now, job=job.id, dataset=job.dataset, why=reason["message"])
+        with self._database.transaction():
+            self.ledger.move_job(job, "crash", now, reason=reason)
+            self.ledger.note("session_failed", now, job=job.id, dataset=job.dataset, why=reason["message"])
         log.error("session_failed", job=job.id, **reason)
+
+    # -- prune
+
+    def sweep(self, now: float) -> None:
+        """Put away what ended sessions left, and prune; can be repeated."""
+        for track, registry in self.registries.items():
+            for number, folder in registry.left():
+                self._put_away(registry, number, folder)
+            try:
+                self.prune(track, self.settings.registry, now)
+            except RetryLater:
+                raise
+            except LoradError as error:  # versions serve; what is too much can go another day
+                log.warning("prune_failed", track=track, **describe(error))
+        self._is_swept = True
+
+    def _put_away(self, registry: Registry, number: int, folder: Path) -> None:
+        """Do with a session's folder what its job's state says; a failed one's stays, for its last words."""
+        try:
+            job = self.ledger.job(number)
+        except ProtocolError:  # of a ledger that was lost
+            files.remove(folder)
+            return
+        if job.state is JobState.REJECTED:
+            registry.reject(folder, job.id)
+        elif job.state is JobState.PROMOTED and job.version:
+            try:
+                registry.keep_merged(folder / "merged", job.version)
+            except RetryLater:
+                raise
+            except (LoradError, OSError) as error:  # the version stands without it
+                log.warning("no_merged_copy", job=job.id, version=job.version, error=str(error))
+            files.remove(folder)
+        elif job.state is JobState.CANCELLED:
+            files.remove(folder)
 
     # -- what people ask for
 
@@ -424,10 +570,12 @@ class Cycle:
 
     def cancel(self, job_id: int, now: float) -> Job:
         """Take a job out of the queue, or end its session; nothing but its time is lost."""
-        job = self.ledger.move_job(self.ledger.job(job_id), "cancel", now)
+        with self._database.transaction():
+            job = self.ledger.move_job(self.ledger.job(job_id), "cancel", now)
+            self.ledger.note("cancelled", now, job=job_id)
         if self._running and self._running[0].id == job_id:
             self._running[1].stop()
-        self.ledger.note("cancelled", now, job=job_id)
+        self._is_swept = False
         return job
 
     def retry(
@@ -435,10 +583,10 @@ class Cycle:
     ) -> Job:
         """Queue a rejected, failed or cancelled job again, perhaps with other settings or by force."""
         job = self.ledger.job(job_id)
-        changed = self.ledger.move_job(
-            job, "retry", now, force=int(force), settings=job.settings | (settings or {}), attempts=0
-        )
-        self.ledger.note("retry", now, job=job_id, force=force)
+        settings = job.settings | (settings or {})
+        with self._database.transaction():
+            changed = self.ledger.move_job(job, "retry", now, force=int(force), settings=settings, attempts=0)
+            self.ledger.note("retry", now, job=job_id, force=force)
         return changed
 
     def resume(self, job_id: int, checkpoint: str | None, now: float) -> Job:
@@ -468,8 +616,9 @@ class Cycle:
                 and track not in busy
                 and registry.rank(version) > self.settings.training.max_rank // 2
             ):
-                queued.append(self.ledger.queue(track, "memory", now, kind="consolidate"))
-                self.ledger.note("consolidating", now, track=track, version=version, job=queued[-1].id)
+                with self._database.transaction():
+                    queued.append(self.ledger.queue(track, "memory", now, kind="consolidate"))
+                    self.ledger.note("consolidating", now, track=track, version=version, job=queued[-1].id)
         return queued
 
     def scrub(self, now: float) -> list[LoradError]:

@@ -7,11 +7,21 @@ full synchronisation: a committed transaction survives a power cut.
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lorad.durable import step
 from lorad.errors import RegistryError, RetryLater
+
+#: Results that a later try may not meet: a full disk, short memory, somebody else who writes.
+PASSING = {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+}
 
 #: Each entry is applied once, in order; ``PRAGMA user_version`` counts them. Never edit one that was released.
 MIGRATIONS = (
@@ -68,11 +78,16 @@ class Database:
             self._migrate()
         except sqlite3.DatabaseError as error:
             self._connection.close()
+            if error.sqlite_errorcode & 0xFF in PASSING:  # nothing is wrong with what the file holds
+                raise _later(error) from error
             raise RegistryError(
                 f"{path} is not a lorad database ({error}); move it away and restart; the files in "
                 "inbox/done can be dropped again",
                 code="database_damaged",
             ) from error
+        except BaseException:
+            self._connection.close()
+            raise
 
     def _migrate(self) -> None:
         with self.transaction():
@@ -84,7 +99,8 @@ class Database:
             for script in MIGRATIONS[version:]:
                 for statement in script.split(";"):
                     if statement.strip():
-                        self._connection.execute(statement)
+                        with step("statement", statement):
+                            self._connection.execute(statement)
             self._connection.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
 
     @contextlib.contextmanager
@@ -113,10 +129,13 @@ class Database:
 
     def _commit(self) -> None:
         try:
-            self._connection.execute("COMMIT")
-        except sqlite3.OperationalError as error:
+            with step("commit"):
+                self._connection.execute("COMMIT")
+        except BaseException as error:
             self._roll_back()
-            raise RetryLater(f"the database could not be written: {error}", code="disk") from error
+            if isinstance(error, sqlite3.OperationalError):
+                raise _later(error) from error
+            raise
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:  # SQLite has done it itself when the disk was full
@@ -126,14 +145,19 @@ class Database:
         """Execute one statement, in a transaction of its own unless one is open."""
         with self.transaction():
             try:
-                return self._connection.execute(statement, values)
+                with step("statement", statement):
+                    return self._connection.execute(statement, values)
             except sqlite3.OperationalError as error:
-                raise RetryLater(f"the database could not be written: {error}", code="disk") from error
+                raise _later(error) from error
 
-    def run_many(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
+    def run_many(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
         """Execute one statement for every row, all or none."""
         with self.transaction():
-            self._connection.executemany(statement, rows)
+            try:
+                with step("statement", statement):
+                    self._connection.executemany(statement, rows)
+            except sqlite3.OperationalError as error:
+                raise _later(error) from error
 
     def rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
         """Return all rows of a query."""
@@ -144,3 +168,7 @@ class Database:
         """Close the connection."""
         with self._lock:
             self._connection.close()
+
+
+def _later(error: sqlite3.Error) -> RetryLater:
+    return RetryLater(f"the database could not be written: {error}", code="disk")

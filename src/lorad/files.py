@@ -12,15 +12,18 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lorad.durable import step
 from lorad.errors import RetryLater
 
 CHUNK = 1 << 20
+
+#: How the name of a file ends that is not yet what its name will say.
+PART = ".part"
 
 #: errno values that a later try may not meet: full disk, quota, short memory, busy or interrupted I/O.
 PASSING = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO}
@@ -40,32 +43,55 @@ def passing_errors(doing: str) -> Iterator[None]:
         raise
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames and removals in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def sync(path: Path) -> None:
+    """Make a file's content, or the renames and removals in a folder, survive a power cut."""
+    with passing_errors(f"writing {path}"):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            with step("sync", path):
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it durably: what is moved into it must not go with it in a power cut."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    with passing_errors(f"making {folder}"):
+        with step("mkdir", folder):
+            folder.mkdir(exist_ok=True)
+        sync(folder.parent)
 
 
 def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Replace a file's content atomically and durably; readers see the old or the new, never a part."""
+    make_folder(path.parent)
     with passing_errors(f"writing {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+        with step("create", path):
+            descriptor, name = tempfile.mkstemp(prefix=".", suffix=PART, dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fchmod(stream.fileno(), mode)
-                os.fsync(stream.fileno())
-            Path(name).replace(path)
+                with step("write", name):
+                    stream.write(data)
+                    stream.flush()
+                    os.fchmod(stream.fileno(), mode)
+                with step("sync", name):
+                    os.fsync(stream.fileno())
+            with step("rename", path):
+                Path(name).replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
-                Path(name).unlink()
+                remove(Path(name))
             raise
-        sync_folder(path.parent)
+        sync(path.parent)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder; nobody else may be writing into it."""
+    for path in folder.glob(f".*{PART}"):
+        remove(path)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -105,33 +131,40 @@ def file_digest(path: Path) -> str:
     return sha.hexdigest()
 
 
-def move(source: Path, target: Path) -> Path:
-    """Rename within one file system, durably; a taken name gets a number. Return where it went."""
+def rename(source: Path, target: Path) -> None:
+    """Rename within one file system, durably; the target's folder is made if it must be."""
+    make_folder(target.parent)
     with passing_errors(f"moving {source.name}"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        free = target
-        number = 1
-        while free.exists():
-            number += 1
-            free = target.with_name(f"{target.stem}-{number}{target.suffix}")
-        source.rename(free)
-        sync_folder(free.parent)
-        if source.parent != free.parent:
-            sync_folder(source.parent)
+        with step("rename", target):
+            source.rename(target)
+        sync(target.parent)
+        if source.parent != target.parent:
+            sync(source.parent)
+
+
+def free_name(target: Path) -> Path:
+    """Return this path, with a number in its name if it is taken."""
+    free = target
+    number = 1
+    while free.exists():
+        number += 1
+        free = target.with_name(f"{target.stem}-{number}{target.suffix}")
+    return free
+
+
+def move(source: Path, target: Path) -> Path:
+    """Rename durably; a taken name gets a number. Return where it went."""
+    free = free_name(target)
+    rename(source, free)
     return free
 
 
 def sync_tree(folder: Path) -> None:
     """Make everything in a folder durable before something points at it."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-    for path in [p for p in folder.rglob("*") if p.is_dir()] + [folder]:
-        sync_folder(path)
+    inner = sorted(folder.rglob("*"))
+    for path in [path for path in inner if path.is_file()] + [path for path in inner if path.is_dir()]:
+        sync(path)
+    sync(folder)
 
 
 def points(link: Path) -> str | None:
@@ -145,26 +178,46 @@ def point(link: Path, target: str) -> None:
         return
     if link.exists() and not link.is_symlink():
         move(link, link.with_name(f"{link.name}.aside"))
-    temporary = link.with_name(f".{link.name}.part")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
-    temporary.replace(link)
-    sync_folder(link.parent)
+    temporary = link.with_name(f".{link.name}{PART}")
+    with passing_errors(f"pointing {link} at {target}"):
+        remove(temporary)
+        with step("link", temporary):
+            temporary.symlink_to(target)
+        with step("rename", link):
+            temporary.replace(link)
+        sync(link.parent)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, link or folder; one that is gone already is fine."""
+    """Remove a file, link or folder; one that is gone already is fine.
+
+    A power cut may bring it back, and what cannot be removed from a folder stays in it: whoever removes things does
+    so again at the next start.
+    """
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            for inner in sorted(path.iterdir()):
+                with contextlib.suppress(OSError):
+                    remove(inner)
+        remove_empty(path)
+    elif path.is_symlink() or path.exists():
+        with step("unlink", path):
+            path.unlink(missing_ok=True)
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder if nothing lies in it."""
+    with contextlib.suppress(OSError), step("rmdir", folder):
+        folder.rmdir()
 
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold an advisory lock on a file; without ``wait`` raise ``RetryLater`` if somebody else holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as stream:
+    make_folder(path.parent)
+    with passing_errors(f"locking {path}"), step("create", path):
+        stream = path.open("a")
+    with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

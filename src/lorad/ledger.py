@@ -25,7 +25,7 @@ class Ledger:
     # -- drops
 
     def take(self, name: str, track: str, now: float) -> Drop:
-        """Record that a file was taken out of the inbox."""
+        """Record that a file is taken out of the inbox; the drop's number names its folder in ``processing/``."""
         cursor = self._db.run(
             "INSERT INTO drops (name, track, state, taken_at) VALUES (?, ?, ?, ?)",
             name,
@@ -34,6 +34,10 @@ class Ledger:
             now,
         )
         return self.drop(int(cursor.lastrowid or 0))
+
+    def withdraw(self, drop: Drop) -> None:
+        """Forget a drop whose file was not taken after all."""
+        self._db.run("DELETE FROM drops WHERE id = ? AND state = ?", drop.id, DropState.TAKEN)
 
     def drop(self, drop_id: int) -> Drop:
         """Return one drop; raise ``ProtocolError`` (404) when there is none."""

@@ -71,7 +71,7 @@ class Memory:
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (track, id) DO UPDATE SET"
                 " dataset = excluded.dataset, drop_id = excluded.drop_id, forgotten_at = NULL, learned_in = NULL,"
                 " superseded_by = NULL, recalled = NULL, recalled_in = NULL",
-                [
+                (
                     (
                         e.id,
                         track,
@@ -85,7 +85,7 @@ class Memory:
                         now,
                     )
                     for e in new
-                ],
+                ),
             )
         return Intake(new=len(new), known=len(examples) - len(new), replacing=tuple(replacing))
 

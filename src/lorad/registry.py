@@ -280,10 +280,8 @@ class Registry:
             before = self.tracker()
             version = self._next_version() if version is None else self._free(version)
             self._write_manifest(candidate, version, birth, now)
-            self.versions_folder.mkdir(parents=True, exist_ok=True)
-            candidate.rename(self.versions_folder / version)
             try:
-                files.sync_folder(self.versions_folder)
+                files.rename(candidate, self.versions_folder / version)
                 self._enter(version)
             except BaseException:
                 self._retract(version, candidate, before)
@@ -295,11 +293,13 @@ class Registry:
         with files.locked(self.folder / ".lock"):
             if not source.is_dir() or version != self.latest:
                 return False
+            files.remove_parts(source)
+            files.remove(source / MERGED)  # of a try that was cut short
             digests = {path.name: files.file_digest(path) for path in sorted(source.iterdir())}
+            files.sync_tree(source)
             files.write_json(source / MERGED, {"version": version, "files": digests})
             files.remove(self.folder / "merged")
-            source.rename(self.folder / "merged")
-            files.sync_folder(self.folder)
+            files.rename(source, self.folder / "merged")
         return True
 
     def _remove_stale_merged(self, latest: str | None) -> None:
@@ -323,9 +323,8 @@ class Registry:
         with contextlib.suppress(LoradError, OSError):  # the error to tell is the promotion's own
             if self.tracker() != before:
                 files.write_json(self.folder / TRACKER, _sealed(before))
-            (self.versions_folder / version).rename(candidate)
-            files.sync_folder(self.versions_folder)
-            files.sync_folder(candidate.parent)
+            if not candidate.exists():
+                files.rename(self.versions_folder / version, candidate)
             self._link(before)
 
     def _taken(self) -> list[str]:
@@ -350,6 +349,7 @@ class Registry:
         return f"v{major}.{minor + 1}"
 
     def _write_manifest(self, candidate: Path, version: str, birth: Birth, now: float) -> None:
+        files.remove_parts(candidate)
         contents = {
             str(path.relative_to(candidate)): {
                 "sha256": files.file_digest(path),
@@ -482,9 +482,13 @@ class Registry:
         """Keep a refused candidate, with its numbers, out of the way."""
         target = self.rejected / f"job-{job}"
         files.remove(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        candidate.rename(target)
+        files.rename(candidate, target)
         return target
+
+    def left(self) -> list[tuple[int, Path]]:
+        """Return what sessions left among the candidates: job and folder."""
+        folders = self.candidates.glob("job-*")
+        return sorted((int(path.name[4:]), path) for path in folders if path.name[4:].isdecimal())
 
     def prune(
         self, limits: RegistrySettings, now: float, needed: Sequence[str] = (), *, dry_run: bool = False
@@ -530,15 +534,15 @@ class Registry:
             if tracker[name]:
                 files.point(self.folder / name, f"versions/{tracker[name]}")
             elif files.points(self.folder / name):
-                (self.folder / name).unlink()
+                files.remove(self.folder / name)
 
     # -- starting
 
     def recover(self) -> list[str]:
         """Finish or undo what a crash cut short, mend what has rotted; return one sentence for each thing done."""
         done: list[str] = []
-        self.folder.mkdir(parents=True, exist_ok=True)
         with files.locked(self.folder / ".lock"):
+            files.remove_parts(self.folder)
             try:
                 tracker, is_sealed = self._read()
             except RegistryError:

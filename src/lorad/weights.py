@@ -102,7 +102,7 @@ def store_base(source: Path, target: Path, gguf_file: str | None = None) -> str:
     files.sync_tree(partial)
     files.remove(target)
     partial.rename(target)
-    files.sync_folder(target.parent)
+    files.sync(target.parent)
     return str(fingerprint["fingerprint"])
 
 
