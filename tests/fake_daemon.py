@@ -188,6 +188,7 @@ def described(name="v0.3", **changes):
             "adapter": {"rank": 24},
             "reproducibility": {"seed": 20_261_121, "deterministic": True},
         },
+        "calibration": None,
         **changes,
     }
 

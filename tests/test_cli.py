@@ -167,6 +167,7 @@ def test_the_version_is_printed_without_a_home():
             ["--set", "a=1", "versions", "add", "v0.3", "theirs", "--set-latest", "--metric", "f1=0.9"],
             "-m lorad.offline adopt v0.3 theirs --set-latest --metric f1=0.9 --set a=1",
         ),
+        (["calibrate", "--check", "--home", "/h"], "-m lorad.offline calibrate --check --home /h"),
         (
             ["--home", "/h", "plan", "f.json", "--json", "-v"],
             "-m lorad.offline plan f.json --json -v --home /h",
@@ -254,6 +255,15 @@ def test_status_loads_nothing_heavy(home, daemon):
     # Then nothing was loaded that takes time
     assert found.stdout.splitlines()[0].startswith("lorad 0.1.0")
     assert found.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_version_tells_how_it_is_calibrated(lorad, daemon):
+    # Given a version whose confidence was measured
+    measured = {"figures": {"ece": 0.0312, "brier": 0.02}, "temperature": 1.31}
+    daemon.answers("GET /api/versions/v0.3", described(calibration=measured))
+    shown = " ".join(lorad("versions", "show", "v0.3").stdout.split())
+    assert "ECE 0.031, Brier 0.020, T = 1.31" in shown
+    assert "lorad calibrate v0.3" in shown
 
 
 def test_reading_commands_tell_the_same_in_json(lorad, daemon):

@@ -755,6 +755,42 @@ def test_a_version_is_described_whole(registry):
     assert found["bytes"] == sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+def test_a_calibration_is_described_without_its_rows(registry):
+    promote(registry)
+    assert registry.describe("v0.1")["calibration"] is None
+
+    registry.keep_calibration("v0.1", {"temperature": 1.3, "rows": [1, 2]})
+
+    described = registry.describe("v0.1")["calibration"]
+    assert described["temperature"] == 1.3
+    assert "rows" not in described
+
+
+def test_a_calibration_that_cannot_be_read_is_no_reason_to_describe_nothing(registry):
+    promote(registry)
+    (registry.folder / "calibration").mkdir()
+    (registry.folder / "calibration" / "v0.1.json").write_text("{")
+
+    assert registry.describe("v0.1")["calibration"] is None
+    with pytest.raises(RegistryError, match=r"lorad calibrate v0\.1 --force"):
+        registry.calibration("v0.1")
+
+
+def test_a_calibration_of_another_version_of_that_name_does_not_count(registry):
+    promote(registry)
+    registry.keep_calibration("v0.1", {"temperature": 1.3})
+    manifest = registry.path("v0.1") / MANIFEST
+
+    manifest.write_text(manifest.read_text().replace('"job": 1', '"job": 2'))
+
+    assert registry.calibration("v0.1") is None
+
+
+def test_what_is_gone_has_no_calibration_to_keep(registry):
+    with pytest.raises(RegistryError, match=r"no version v0\.1"):
+        registry.keep_calibration("v0.1", {"temperature": 1.3})
+
+
 @pytest.mark.parametrize("content", [None, "", "5", "null"])
 def test_without_metadata_the_rest_is_described(registry, content):
     folder = registry.path(promote(registry))
@@ -1009,6 +1045,29 @@ def test_pruning_again_prunes_no_more(registry):
     promote(registry)
     assert prune(registry, 3) == []
     assert on_disk(registry) == ["v0.3", "v0.4", "v0.5"]
+
+
+def test_a_pruned_version_takes_its_calibration_along(registry):
+    for _ in range(3):
+        registry.keep_calibration(promote(registry), {"temperature": 1.0})
+
+    prune(registry, keep=2)
+
+    left = sorted(path.name for path in (registry.folder / "calibration").iterdir())
+    assert left == ["v0.2.json", "v0.3.json"]
+
+
+def test_a_calibration_that_a_crash_left_behind_goes_at_the_next_start(registry):
+    # Given a prune that was cut short between the tracker and the folders
+    promote(registry, 2)
+    registry.keep_calibration("v0.1", {"temperature": 1.0})
+    tracker = registry.tracker()
+    tracker["checkpoints"][0]["state"] = "pruned"
+    files.write_json(registry.folder / TRACKER, tracker)
+
+    registry.recover()
+
+    assert list((registry.folder / "calibration").iterdir()) == []
 
 
 def test_pruned_ancestors_are_still_ancestors(registry):

@@ -134,6 +134,21 @@ def test_guests_see_only_themselves(made):
     assert torch.allclose(teacher.answer_logits(model, teacher.pack([], [guest])), alone, atol=1e-5)
 
 
+def test_an_answer_weighs_the_same_in_any_company(made):
+    model, tokenizer = made
+    rows = encoded(tokenizer)
+
+    weighed = {
+        number: (right, likely) for number, right, likely in teacher.weigh(model, rows, most_tokens=60)
+    }
+
+    for number, row in enumerate(rows):
+        alone = one_by_one(model, row).detach().log_softmax(-1)
+        likely = alone[range(len(row.answer)), list(row.answer)].sum()
+        assert weighed[number][1] == pytest.approx(float(likely), abs=1e-4)
+    assert [weighed[number][0] for number in range(len(rows))] == teacher.recalled(model, rows)
+
+
 def test_echoing_costs_least_where_the_model_still_speaks_like_the_voice(made):
     model, tokenizer = made
     voices = teacher.listen(model, encoded(tokenizer, 3))

@@ -2,8 +2,8 @@
 
 What lives here: commands and their options, reading what people type, exit statuses. What never does:
 tables (``tables``), sentences about states (``phrases``), HTTP (``client``), models. The commands that need
-models hand over to another program by ``execv``: ``run`` to ``lorad.app``; ``base``, ``plan``, ``check`` and
-``doctor`` to ``lorad.offline``.
+models hand over to another program by ``execv``: ``run`` to ``lorad.app``; those in ``FORWARDED`` to
+``lorad.offline``.
 
 ``lorad status`` must feel instant. So what only some commands need is imported inside them (rich 60 ms,
 pydantic and YAML for the settings 80 ms), and torch, FastAPI and httpx never are.
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 CLEAR_LINE = "\r\x1b[2K"
 GLOBAL_OPTIONS = ("--home", "--config", "--set")
-FORWARDED = ("base", "plan", "check", "doctor", "export", "verify", "reproduce")
+FORWARDED = ("base", "plan", "check", "doctor", "export", "verify", "reproduce", "calibrate")
 WITHOUT_SETTINGS = ("base",)
 AS_TYPED = {
     "add_help_option": False,
@@ -279,6 +279,12 @@ def verify(ctx: typer.Context) -> None:
 def reproduce(ctx: typer.Context) -> None:
     """Make a version once more and compare; see: lorad reproduce --help."""
     _hand_over(ctx, "reproduce")
+
+
+@app.command(**AS_TYPED)  # type: ignore[arg-type]
+def calibrate(ctx: typer.Context) -> None:
+    """Measure whether a version is as right as it is sure, or has drifted; see: lorad calibrate --help."""
+    _hand_over(ctx, "calibrate")
 
 
 def _hand_over(ctx: typer.Context, command: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""The part of the command line that needs models but no daemon: ``base``, ``plan``, ``check``, ``doctor``.
+"""The part of the command line that needs models but no daemon: ``base``, ``plan``, ``check``, ``calibrate`` and so on.
 
 A program of its own, because ``lorad`` itself never loads torch; ``lorad base …`` hands over to
 ``python -m lorad.offline base …``.
@@ -22,13 +22,17 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from pydantic import ValidationError
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 from transformers import AutoTokenizer
 
 from lorad import (
     adopt,
+    calibration,
+    confidence,
     doctor,
     domain,
     export,
@@ -37,6 +41,7 @@ from lorad import (
     planner,
     reproduction,
     samples,
+    tables,
     weights,
 )
 from lorad.client import Client
@@ -46,10 +51,12 @@ from lorad.doctor import Finding
 from lorad.errors import ConfigError, LoradError, RegistryError, TrainingError
 from lorad.home import Home, find_home
 from lorad.memory import Memory
-from lorad.registry import Birth, Registry
+from lorad.registry import Birth, Registry, bad_calibration
 from lorad.states import VersionState
 from lorad.tasks import find
 
+NO_REFERENCE = 2
+"""Exit code of a check that has nothing to compare with; 1 is drift, or an error as everywhere."""
 OTHER_BASE = "other_base.json"
 """Beside an export onto another base than the version was made for: which, and which it was."""
 
@@ -710,6 +717,121 @@ def _run_session(folder: Path, *, quiet: bool) -> None:
         lines = files.read_lines(folder / "progress.jsonl")
         said = next((line["error"]["message"] for line in reversed(lines) if "error" in line), "")
         raise TrainingError(f"the session failed: {said or (folder / 'session.log')}", code="session_died")
+
+
+@app.command()
+def calibrate(
+    version: Annotated[str, typer.Argument(help="A version, a tag, latest or previous.")] = "latest",
+    track: Annotated[str, typer.Option("--track", help="The line of learning.")] = "chat",
+    held_out: Annotated[
+        Path | None,
+        typer.Option(
+            "--on", exists=True, dir_okay=False, help="Ask this dataset too, which it never learned."
+        ),
+    ] = None,
+    most: Annotated[
+        int, typer.Option("--rows", min=2, help="Most questions of memory, and most of the file.")
+    ] = 500,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Ask again and compare: exit code 1 on drift, 2 without a reference."),
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Measure anew what was measured before.")] = False,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw a reliability diagram: FILE.png.")] = None,
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure whether a version is as often right as it is sure; keep that beside it, or tell what has drifted."""
+    place, settings = _load(home, config, overrides)
+    _track(place, settings, track)
+    registry = Registry(place.track(track))
+    name = registry.resolve(version)
+    stored = None if force and not check else _reference(registry, name)
+    if check and stored is None:
+        sys.stderr.write(
+            f"lorad: {name} has nothing to compare with yet; measure it: lorad calibrate {name}\n"
+        )
+        raise typer.Exit(NO_REFERENCE)
+    if stored and held_out and not check:
+        raise ConfigError(f"{name} was measured before; measure it anew with --force", code="measured_before")
+    if stored and not check:
+        found, comparison = stored, None
+    else:
+        witness, questions = _summon(place, settings, track, name, held_out)
+        found, comparison = _interview(witness, questions, stored, most)
+    report = calibration.report(found)
+    if stored is None:
+        registry.keep_calibration(name, report)
+    _tell_calibration(report, comparison, plot, as_json)
+    if comparison and comparison.drifted:
+        raise typer.Exit(1)
+
+
+def _reference(registry: Registry, version: str) -> calibration.Reference | None:
+    found = registry.calibration(version)
+    if found is None:
+        return None
+    try:
+        return domain.restore(calibration.Reference, found)
+    except ValidationError as error:
+        raise bad_calibration(version, error) from None
+
+
+def _summon(
+    place: Home, settings: Settings, track: str, version: str, held_out: Path | None
+) -> tuple[confidence.Witness, list[confidence.Question]]:
+    """Load a version and find what to ask it."""
+    chosen, registry = settings.tracks[track], Registry(place.track(track))
+    base = place.base(chosen.base)
+    folder = registry.verify(version, weights.read_fingerprint(base))
+    unseen = samples.read(held_out, settings.inbox, chosen.task).examples if held_out else ()
+    with contextlib.closing(Database(place.database)) as database:
+        questions = confidence.find_questions(Memory(database), track, registry.lineage(version), unseen)
+    longest = max(row.max_length for row in settings.planner.table)
+    witness = confidence.Witness(folder, base, find(chosen.task), settings.engine.device, longest)
+    return witness, questions
+
+
+def _interview(
+    witness: confidence.Witness,
+    questions: list[confidence.Question],
+    stored: calibration.Reference | None,
+    most: int,
+) -> tuple[calibration.Reference, calibration.Comparison | None]:
+    """Measure for the first time, or again and compare."""
+    with _progress() as tell:
+        if stored is None:
+            return confidence.measure(witness, questions, most, time.time(), tell), None
+        found = confidence.measure_again(witness, questions, stored, time.time(), tell)
+    return found, calibration.compare(stored, found)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[confidence.Tell]:
+    """Show how many questions are answered, while somebody watches."""
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("asking", total=None)
+
+        def tell(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield tell
+
+
+def _tell_calibration(
+    report: dict[str, Any], comparison: calibration.Comparison | None, plot: Path | None, as_json: bool
+) -> None:
+    told = {key: value for key, value in report.items() if key != "rows"}
+    if comparison:
+        told["check"] = {**domain.as_json(comparison), "drifted": list(comparison.drifted)}
+    if plot:
+        tables.reliability(report, plot)
+    if as_json:
+        print(json.dumps(told, indent=2, ensure_ascii=False))  # noqa: T201 - the answer itself
+    else:
+        console.print(tables.calibration(told))
 
 
 def _load(home: str | None, config: str | None, overrides: list[str] | None) -> tuple[Home, Settings]:

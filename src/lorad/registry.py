@@ -191,6 +191,9 @@ class Registry:
         metadata: dict[str, Any] = {}
         with contextlib.suppress(OSError, ValueError, TypeError):  # told, never needed
             metadata = dict(files.read_json(self.path(version) / "metadata.json"))
+        calibration = None
+        with contextlib.suppress(RegistryError):  # likewise
+            calibration = self.calibration(version)
         return {
             "pinned": False,
             "tags": [],
@@ -199,7 +202,28 @@ class Registry:
             "bytes": self._measure(version).bytes,
             "manifest": self.manifest(version),
             "metadata": metadata,
+            "calibration": calibration and {key: calibration[key] for key in calibration if key != "rows"},
         }
+
+    def calibration(self, version: str) -> dict[str, Any] | None:
+        """Return what was measured of a version's confidence, ``None`` when nothing was, or of another folder."""
+        manifest, path = self.path(version) / MANIFEST, self._calibration(version)
+        if not path.exists():
+            return None
+        try:
+            found = dict(files.read_json(path))
+        except (OSError, ValueError, TypeError) as error:
+            raise bad_calibration(version, error) from error
+        return found if found.get("manifest") == files.file_digest(manifest) else None
+
+    def keep_calibration(self, version: str, measured: dict[str, Any]) -> None:
+        """Keep what was measured of a version beside it: the version itself is never changed."""
+        with files.locked(self.folder / ".lock"):  # or it might be pruned meanwhile
+            manifest = files.file_digest(self.path(version) / MANIFEST)
+            files.write_json(self._calibration(version), {"manifest": manifest, **measured})
+
+    def _calibration(self, version: str) -> Path:
+        return self.folder / "calibration" / f"{version}.json"
 
     def _measure(self, version: str) -> Stored:
         folder = self.versions_folder / version
@@ -513,8 +537,13 @@ class Registry:
                     there[version]["state"] = advance(_state(there[version]), "prune")
                 self._write(tracker)
                 for version in gone:
-                    files.remove(self.versions_folder / version)
+                    self._remove(version)
         return gone
+
+    def _remove(self, version: str) -> None:
+        """Remove a version's folder last: while it is there, the next start finishes what was cut short."""
+        files.remove(self._calibration(version))
+        files.remove(self.versions_folder / version)
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[dict[str, Any]]:
@@ -611,7 +640,7 @@ class Registry:
             files.move(folder, self.folder / "damaged" / folder.name)
             return f"{folder.name} has no manifest and is put aside in damaged/"
         if state == VersionState.PRUNED:
-            files.remove(folder)
+            self._remove(folder.name)
             return f"{folder.name} was pruned and is removed"
         if state is None:
             try:
@@ -674,6 +703,15 @@ def _drop_tag(tracker: dict[str, Any], tag: str) -> None:
     for entry in tracker["checkpoints"]:
         if tag in entry.get("tags", ()):
             entry["tags"] = [other for other in entry["tags"] if other != tag]
+
+
+def bad_calibration(version: str, error: Exception) -> RegistryError:
+    """Say that what was measured of a version cannot be read, and what to do."""
+    return RegistryError(
+        f"the calibration of {version} cannot be read ({error}); measure it anew with: lorad calibrate {version} --force",
+        code="calibration_damaged",
+        version=version,
+    )
 
 
 def _no_such_version(name: str) -> RegistryError:

@@ -1,4 +1,4 @@
-"""A screen: what the reading commands of ``lorad`` print, as rich tables, and the retention plot.
+"""A screen: what the reading commands of ``lorad`` print, as rich tables, and the plots.
 
 What lives here: columns, colours, order. What never does: asking the daemon, printing, deciding.
 
@@ -96,7 +96,55 @@ def _facts(answer: Record) -> Iterable[tuple[Cell, Cell]]:
     for name, part, figure in FIGURES:
         if (found := (metadata.get(part) or {}).get(figure)) is not None:
             yield name, str(found)
+    if measured := answer.get("calibration"):
+        figures = measured["figures"]
+        told = f"ECE {figures['ece']:.3f}, Brier {figures['brier']:.3f}, T = {measured['temperature']:.2f}"
+        yield "calibration", f"{told}; see: lorad calibrate {answer['version']}"
     yield "size", size(answer["bytes"])
+
+
+def calibration(answer: Record) -> "RenderableType":
+    """Show how right and how sure a version is, and after a check what has drifted."""
+    temperature = f"at T = {answer['temperature']:.2f}"
+    rows = [*answer["sources"].items(), ("all", answer["figures"]), (temperature, answer["scaled"])]
+    figures = [
+        (name, str(row["count"]), *(f"{row[key]:.3f}" for key in ("accuracy", "confidence", "ece", "brier")))
+        for name, row in rows
+    ]
+    bins = [
+        (f"{part['low']:.1f} to {part['high']:.1f}", str(part["count"]), *_both(part))
+        for part in answer["bins"]
+        if part["count"]
+    ]
+    columns = ("answers", "right", "sure", "ECE", "Brier")
+    head = f"{answer['version']}, measured {moment(answer['measured_at'])}; temperature fitted on {answer['fitted_on']} others"
+    parts = [
+        _text(head),
+        _table(("questions", *columns), figures, numbers=range(1, 6), folding=(0,), narrowest=12),
+        _table(("sure", "answers", "right", "mean"), bins, numbers=range(1, 4)),
+    ]
+    return _stack(*parts, *(_check(answer["check"]) if "check" in answer else ()))
+
+
+def _both(part: Record) -> tuple[str, str]:
+    return f"{part['accuracy']:.3f}", f"{part['confidence']:.3f}"
+
+
+def _check(check: Record) -> "Iterable[RenderableType]":
+    rows = [
+        (
+            move["figure"],
+            *(f"{move[key]:.3f}" for key in ("before", "now", "allowed")),
+            ("drifted", "red") if move["figure"] in check["drifted"] else ("as it was", "green"),
+        )
+        for move in check["moves"]
+    ]
+    yield _table(("figure", "reference", "now", "may move", ""), rows, numbers=(1, 2, 3))
+    of = f" of {check['compared'] + check['missing']}" if check["missing"] else ""
+    changed = f"{plural(check['broken'], 'answer')} turned wrong, {check['mended']} right"
+    yield _text(f"compared on {check['compared']}{of} of the same questions; {changed}")
+    for name, (then, now) in check["environment"].items():
+        yield _text((f"{name} was {then}, and is {now}", "yellow"))
 
 
 def memory(answer: Record) -> "RenderableType":
@@ -162,13 +210,7 @@ def event(record: Record) -> str:
 
 def plot(answer: Record, path: Path) -> None:
     """Draw every dataset's recall over the versions into a picture; the file's ending chooses the format."""
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 - an extra that a server does not need
-    except ImportError:
-        raise ConfigError(
-            "a plot needs matplotlib; install it with: pip install 'lorad[plot]'", code="no_matplotlib"
-        ) from None
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = _figure(8, 4.5)
     axes = figure.add_subplot(xlabel="version", ylabel="recall", ylim=(0, 1.05))
     for column, dataset in enumerate(answer["datasets"]):
         measured = [(at, row[column]) for at, row in enumerate(answer["matrix"]) if row[column] is not None]
@@ -176,6 +218,49 @@ def plot(answer: Record, path: Path) -> None:
     axes.set_xticks(range(len(answer["versions"])), answer["versions"])
     if answer["datasets"]:
         axes.legend()
+    _save(figure, path)
+
+
+def reliability(answer: Record, path: Path) -> None:
+    """Draw how often answers are right against how sure they are, and how many there are of each."""
+    figure = _figure(6, 6.5)
+    upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    bins = [part for part in answer["bins"] if part["count"]]
+    scaled = [part for part in answer["scaled_bins"] if part["count"]]
+    places = [part["low"] for part in bins]
+    widths = [part["high"] - part["low"] for part in bins]
+    style = {"align": "edge", "color": "tab:blue", "edgecolor": "white"}
+    upper.bar(places, [part["accuracy"] for part in bins], widths, alpha=0.6, label="right", **style)
+    upper.plot((0, 1), (0, 1), color="gray", linestyle="--", label="as right as sure")
+    means = [[part[key] for part in bins] for key in ("confidence", "accuracy")]
+    upper.plot(*means, "o", color="tab:blue", label="a bin's mean")
+    means = [[part[key] for part in scaled] for key in ("confidence", "accuracy")]
+    upper.plot(*means, "x", color="tab:orange", label=f"the same at T = {answer['temperature']:.2f}")
+    upper.set(ylabel="share of right answers", xlim=(0, 1), ylim=(0, 1.02))
+    upper.set_title("\n".join(_titles(answer)))
+    upper.legend(loc="upper left")
+    lower.bar(places, [part["count"] for part in bins], widths, **style)
+    lower.set(xlabel="confidence: probability of the whole answer", ylabel="answers")
+    _save(figure, path)
+
+
+def _titles(answer: Record) -> Iterable[str]:
+    yield f"{answer['version']}: {plural(answer['figures']['count'], 'answer')}"
+    for name, key in (("as answered", "figures"), (f"T = {answer['temperature']:.2f}", "scaled")):
+        yield f"{name}: ECE {answer[key]['ece']:.3f}, Brier {answer[key]['brier']:.3f}"
+
+
+def _figure(width: float, height: float) -> Any:
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415 - an extra that a server does not need
+    except ImportError:
+        raise ConfigError(
+            "a plot needs matplotlib; install it with: pip install 'lorad[plot]'", code="no_matplotlib"
+        ) from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Any, path: Path) -> None:
     try:
         figure.savefig(path)
     except (OSError, ValueError) as error:

@@ -182,3 +182,16 @@ def recalled(model: Any, rows: Sequence[Encoded], most_tokens: int = 1024) -> li
         for number, right in zip(numbers, grade(answer_logits(model, packed), packed), strict=True):
             results[number] = right
     return results
+
+
+@torch.inference_mode()
+def weigh(model: Any, rows: Sequence[Encoded], most_tokens: int = 1024) -> Iterator[tuple[int, bool, float]]:
+    """Test rows pack by pack; yield each one's number, whether it is recalled, and its answer's log probability."""
+    for numbers in divide(rows, most_tokens):
+        packed = pack([rows[number] for number in numbers])
+        logits = answer_logits(model, packed).float()
+        surprise = functional.cross_entropy(logits, packed.targets.to(logits.device), reduction="none").cpu()
+        likely = torch.zeros(packed.rows, dtype=torch.float64).index_add_(
+            0, packed.owners, -surprise.double()
+        )
+        yield from zip(numbers, grade(logits, packed), likely.tolist(), strict=True)
