@@ -5,8 +5,11 @@ never does: deciding how much of it a session trains.
 
 Data-free distillation: the base answers everyday questions in its own template and goes on from openings of
 plain text, sampled from its own distribution; at every position its 64 likeliest tokens are kept. Half of
-the prompts are trained, the other half only ever measured. Sampled and not greedy, because what is held is the
+the prompts are only ever measured. Sampled and not greedy, because what is held is the
 distribution: a cut answer teaches nothing about stopping, a dull one would be all that is held.
+
+Of the other half plain text alone is trained. A model that is held to the base's words on questions does not carry what
+it learns to questions in other words (DECISIONS.md has the figures); the answers to questions are measured all the same.
 """
 
 from collections.abc import Sequence
@@ -115,5 +118,7 @@ def _unfold(tensors: dict[str, Tensor]) -> General:
     likeliest = torch.split(tensors["likeliest"].long(), answers)
     probabilities = torch.split(tensors["probabilities"], answers)
     voices = [teacher.Voice(*parts) for parts in zip(rows, likeliest, probabilities, strict=True)]
+    asked, period = len(prompts()), len(prompts()) + len(openings())  # the order of ``_speak``
+    plain = [voice for number, voice in enumerate(voices) if number % period >= asked and number % 2 == 0]
     step = max(1, len(rows) // 2 // MEASURED)
-    return General(voices[::2], rows[1::2][::step][:MEASURED])
+    return General(plain, rows[1::2][::step][:MEASURED])
