@@ -218,7 +218,7 @@ def test_after_a_crash_of_the_daemon_the_session_starts_again_but_not_for_ever(w
         world.pass_time()
 
     assert world.job().state is JobState.FAILED
-    assert "lorad retry 1" in world.job().reason["message"]
+    assert "lorad resume 1" in world.job().reason["message"]
     assert len(world.models.sessions) == MAX_ATTEMPTS
 
 

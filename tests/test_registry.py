@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorad import files
+from lorad import durable, files
 from lorad.config import RegistrySettings
 from lorad.errors import LoradError, ProtocolError, RegistryError
 from lorad.registry import DAY, MANIFEST, TRACKER, Birth, Registry, Stored, find_surplus
@@ -1059,15 +1059,25 @@ def test_a_pruned_version_takes_its_calibration_along(registry):
 
 def test_a_calibration_that_a_crash_left_behind_goes_at_the_next_start(registry):
     # Given a prune that was cut short between the tracker and the folders
-    promote(registry, 2)
-    registry.keep_calibration("v0.1", {"temperature": 1.0})
-    tracker = registry.tracker()
-    tracker["checkpoints"][0]["state"] = "pruned"
-    files.write_json(registry.folder / TRACKER, tracker)
+    class Crash(BaseException):
+        pass
+
+    @contextmanager
+    def crash_before_removals(name, place):
+        del place
+        if name in {"unlink", "rmdir"}:
+            raise Crash
+        yield
+
+    for _ in range(3):
+        registry.keep_calibration(promote(registry), {"temperature": 1.0})
+    with pytest.raises(Crash), durable.guarded(crash_before_removals):
+        prune(registry, keep=2)
 
     registry.recover()
 
-    assert list((registry.folder / "calibration").iterdir()) == []
+    left = sorted(path.name for path in (registry.folder / "calibration").iterdir())
+    assert left == ["v0.2.json", "v0.3.json"]
 
 
 def test_pruned_ancestors_are_still_ancestors(registry):

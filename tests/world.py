@@ -122,6 +122,9 @@ class FakeModels:
         self._check_seat(track)
         return "base-print"
 
+    def damaged_bases(self):
+        return self.bad_bases
+
     def _check_seat(self, track):
         """Refuse what the engine refuses before the base models are loaded."""
         if not self.is_seated:

@@ -140,7 +140,10 @@ class Inbox:
 
     def take(self, item: Waiting, drop: int) -> Path:
         """Move a complete file into ``processing/<track>/<drop>/``, out of its writer's reach by name."""
-        return files.move(item.path, self.folder / "processing" / item.track / str(drop) / item.name)
+        target = self.folder / "processing" / item.track / str(drop) / item.name
+        if item.path == target:
+            return target  # an earlier try moved it and then could not be told to the ledger
+        return files.move(item.path, target)
 
     def processing(self) -> list[Waiting]:
         """Return the files that were taken and have no end yet, in order of taking; after a crash these come first."""
