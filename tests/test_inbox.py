@@ -132,7 +132,7 @@ def test_a_hint_is_for_the_file_that_lay_there(inbox):
 def test_a_file_that_goes_while_it_is_looked_at_is_not_ready(inbox):
     gone = Waiting(inbox.folder / "gone.json", "chat", 2, 1.0)
 
-    assert not inbox._has_settled(gone, 100.0)
+    assert not inbox._is_ready(gone, 100.0)
 
 
 # what is looked at

@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from lorad import domain, files, judge, samples
+from lorad import domain, files, judge, samples, sidecar
 from lorad.config import RegistrySettings, Settings
 from lorad.database import Database
 from lorad.domain import Evaluation, Example, Job, Order, Plan, Score, Verdict
 from lorad.errors import LoradError, RetryLater, SampleError, TrainingError, describe
-from lorad.inbox import Inbox, Waiting
+from lorad.inbox import Inbox, Stranger, Waiting, unchanged
 from lorad.ledger import Ledger
 from lorad.log import get_logger
 from lorad.memory import Memory, Recalled
@@ -29,6 +29,9 @@ log = get_logger()
 
 MAX_ATTEMPTS = 3
 """A job whose daemon died under it is started again this often; then it waits for a human."""
+
+TAKEN_AT_ONCE = 100
+"""Files that one step takes: a flood must not keep the session and people's commands waiting."""
 
 
 class Session(Protocol):
@@ -84,13 +87,13 @@ class Cycle:
         self._base_folder = base_folder
         self._running: tuple[Job, Session] | None = None
         self._retry_at: dict[Path, tuple[int, float]] = {}
+        self._is_full = False
 
     # -- the picture
 
     def step(self, now: float, ticks: float) -> None:
         """Do what can be done now, without waiting. ``now`` is the time of day, ``ticks`` a steady clock."""
-        for file in self.inbox.settled(ticks):
-            self.take(file)
+        self.look(now, ticks)
         for file in self.inbox.processing():
             self.accept(file, now, ticks)
         if self._running is None:
@@ -132,45 +135,100 @@ class Cycle:
 
     # -- settle and accept
 
+    def look(self, now: float, ticks: float) -> None:
+        """Take what lies complete in the inbox while there is room, and refuse what is no dataset file."""
+        taken = len(self.inbox.processing()) + len(self.ledger.open_jobs())
+        room = self.settings.inbox.max_waiting - taken
+        if room <= 0 and self._is_full:
+            return
+        ready = self.inbox.settled(ticks)
+        self._tell_full(ready, room, now)
+        for file in ready[: max(0, min(room, TAKEN_AT_ONCE))]:
+            self.take(file)
+        for stranger in self.inbox.strangers():
+            self._refuse(stranger, now)
+
+    def _tell_full(self, ready: Sequence[Waiting], room: int, now: float) -> None:
+        was_full, self._is_full = self._is_full, self.inbox.count > room and len(ready) >= room
+        if self._is_full and not was_full:
+            why = (
+                f"{self.inbox.count} files lie in the inbox, and no more than inbox.max_waiting "
+                f"({self.settings.inbox.max_waiting}) wait to be learned; the others are taken as there is room"
+            )
+            self.ledger.note("inbox_full", now, code="too_many_files", why=why)
+            log.warning("inbox_full", code="too_many_files", why=why)
+
     def take(self, file: Waiting) -> None:
         """Move a complete file out of its writer's reach."""
         try:
             self.inbox.take(file)
-        except (RetryLater, FileNotFoundError) as error:
-            log.warning("take_failed", file=file.path.name, error=str(error))
+        except (RetryLater, OSError) as error:
+            self.inbox.held[file.path] = str(error)
+            log.warning("take_failed", file=file.name, error=str(error))
+
+    def _refuse(self, stranger: Stranger, now: float) -> None:
+        """Tell of what is no dataset file; links, pipes and devices are put aside, unopened."""
+        file, error = stranger.file, stranger.error
+        try:
+            if not stranger.is_left:
+                self.inbox.fail(file.path, error.as_dict())
+            name = "not_taken" if stranger.is_left else "failed"
+            self.ledger.note(name, now, file=file.name, code=error.code, why=error.message)
+        except (RetryLater, OSError) as problem:
+            log.warning("refuse_failed", file=file.name, error=str(problem))
+        log.warning("file_refused", file=file.name, code=error.code, why=error.message)
 
     def accept(self, file: Waiting, now: float, ticks: float) -> None:
         """Read a taken file: its examples into memory and a job into the queue, or the file to ``failed/``."""
         tries, not_before = self._retry_at.get(file.path, (0, 0.0))
         if ticks < not_before:
             return
-        drop = self._open_drop(file, now)
         try:
-            reading = samples.read(file.path, self.settings.inbox, self.settings.tracks[file.track].task)
-            with files.passing_errors(f"accepting {file.path.name}"):
-                self._remember(drop, reading, now)
-            self.inbox.finish(file.path, now)
-        except SampleError as error:
-            self._fail(file, drop, error, now)
+            self._accept(file, now)
         except (RetryLater, OSError, MemoryError) as error:
-            self._retry_at[file.path] = (tries + 1, ticks + min(300.0, 2.0**tries))
+            self._retry_at[file.path] = (tries + 1, ticks + self._pause(error, tries))
+            self.inbox.held[file.path] = str(error) or type(error).__name__
             log.warning("accept_later", file=file.path.name, error=str(error), tries=tries + 1)
             return
         self._retry_at.pop(file.path, None)
+        self.inbox.held.pop(file.path, None)
+
+    def _pause(self, error: BaseException, tries: int) -> float:
+        is_written = isinstance(error, RetryLater) and error.code == "changed"
+        return max(self.settings.inbox.settle_seconds * is_written, min(300.0, 2.0**tries))
+
+    def _accept(self, file: Waiting, now: float) -> None:
+        drop = self._open_drop(file, now)
+        try:
+            with unchanged(file.path):
+                meta, reading = self._read(file)
+            with files.passing_errors(f"accepting {file.path.name}"):
+                self._remember(drop, reading, now, meta.description)
+            self.inbox.finish(file.path, now)
+        except SampleError as error:
+            self._fail(file, drop, error, now)
+
+    def _read(self, file: Waiting) -> tuple[sidecar.Sidecar, samples.Reading]:
+        meta, task = sidecar.beside(file.path), self.settings.tracks[file.track].task
+        meta.fit(sidecar.path_of(file.path).name, file.track, task, tuple(self.settings.tracks))
+        return meta, samples.read(file.path, self.settings.inbox, task, meta.fields)
 
     def _open_drop(self, file: Waiting, now: float) -> domain.Drop:
-        for drop in self.ledger.drops(state=DropState.TAKEN):
+        for drop in self.ledger.drops(state=DropState.TAKEN, limit=self.settings.inbox.max_waiting):
             if (drop.name, drop.track) == (file.path.name, file.track):
                 return drop  # a crash between taking and accepting
         return self.ledger.take(file.path.name, file.track, now)
 
-    def _remember(self, drop: domain.Drop, reading: samples.Reading, now: float) -> None:
+    def _remember(
+        self, drop: domain.Drop, reading: samples.Reading, now: float, description: str = ""
+    ) -> None:
         twin = self.ledger.find_content(drop.track, reading.digest)
         report = {
             "formats": reading.formats,
             "repeated_rows": reading.repeated,
             "contradicted_rows": [example.line for example in reading.contradicted],
             "bad_rows": [domain.as_json(problem) for problem in reading.problems[:20]],
+            **({"description": description} if description else {}),
         }
         with self._database.transaction():
             registry = self.registries[drop.track]
@@ -197,7 +255,7 @@ class Cycle:
         )
 
     def _fail(self, file: Waiting, drop: domain.Drop, error: SampleError, now: float) -> None:
-        reason = error.as_dict()
+        reason = error.as_dict() | {"track": file.track}
         with self._database.transaction():
             self.ledger.close_drop(drop, "fail", now, reason=reason)
             self.ledger.note("failed", now, file=drop.name, code=error.code, why=error.message)
