@@ -749,7 +749,7 @@ def test_a_failed_file_goes_back_whatever_its_reason_says(lorad, home, failed, r
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("b.jsn", "there is: a.json"),
+        ("other.csv", "there is: a.json"),
         ("a.jsn", "did you mean a.json?"),
         ("a.json.reason.json", "no file"),
         ("../failed/a.json", "no file"),

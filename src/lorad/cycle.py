@@ -171,7 +171,7 @@ class Cycle:
         file, error = stranger.file, stranger.error
         try:
             if not stranger.is_left:
-                self.inbox.fail(file.path, error.as_dict())
+                self.inbox.fail(file.path, error.as_dict() | {"track": file.track})
             name = "not_taken" if stranger.is_left else "failed"
             self.ledger.note(name, now, file=file.name, code=error.code, why=error.message)
         except (RetryLater, OSError) as problem:
