@@ -737,3 +737,81 @@ def test_a_checkpoint_without_its_job_is_refused(lorad, daemon):
 
     assert result.exit_code != 0
     assert not daemon.asked
+
+
+# failed files
+
+
+@pytest.fixture
+def failed(home):
+    folder = home / "inbox" / "failed"
+    folder.mkdir(parents=True)
+    (folder / "a.json").write_text("[1]")
+    (folder / "a.json.reason.json").write_text('{"file": "a.json", "code": "bad_rows", "track": "chat"}')
+    return folder
+
+
+def tree(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize(("has_folder", "place"), [(False, "a.json"), (True, "chat/a.json")])
+def test_a_failed_file_goes_back_to_where_it_was_dropped(lorad, home, failed, has_folder, place):
+    # Given no daemon: the file is read when one runs
+    (failed / "a.json.meta.yaml").write_text("description: x")
+    if has_folder:
+        (home / "inbox" / "chat").mkdir()
+
+    result = lorad("retry", "a.json")
+
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert tree(home / "inbox") == [place, f"{place}.meta.yaml"]
+
+
+@pytest.mark.parametrize("reason", ["{", "[]", '{"track": "gone"}', None])
+def test_a_failed_file_goes_back_whatever_its_reason_says(lorad, home, failed, reason):
+    if reason is None:
+        (failed / "a.json.reason.json").unlink()
+    else:
+        (failed / "a.json.reason.json").write_text(reason)
+
+    assert lorad("retry", "a.json").exit_code == 0
+    assert tree(home / "inbox") == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("other.csv", "there is: a.json"),
+        ("a.jsn", "did you mean a.json?"),
+        ("a.json.reason.json", "no file"),
+        ("../failed/a.json", "no file"),
+        ("..", "no file"),
+    ],
+)
+@pytest.mark.usefixtures("failed")
+def test_only_a_failed_file_goes_back(lorad, home, name, told):
+    result = lorad("retry", name)
+
+    assert told in result.stderr
+    assert result.exit_code == 1
+    assert tree(home / "inbox") == ["failed/a.json", "failed/a.json.reason.json"]
+
+
+def test_a_failed_file_does_not_replace_one_that_waits(lorad, home, failed):
+    (home / "inbox" / "a.json").write_text("[2]")
+
+    assert "still waits" in lorad("retry", "a.json").stderr
+    assert (home / "inbox" / "a.json").read_text() == "[2]"
+    assert (failed / "a.json").read_text() == "[1]"
+
+
+def test_a_sidecar_is_dropped_before_its_file(lorad, home, tmp_path):
+    (tmp_path / "a.json").write_text("[]")
+    (tmp_path / "a.json.meta.yaml").write_text("description: x")
+
+    result = lorad("drop", str(tmp_path / "a.json"))
+
+    assert result.exit_code == 0
+    files = sorted((home / "inbox").glob("a.*"), key=lambda path: path.stat().st_mtime_ns)
+    assert [path.name for path in files] == ["a.json.meta.yaml", "a.json"]

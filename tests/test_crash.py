@@ -34,6 +34,7 @@ FILES = {
     "copy.json": BEFORE["doors.json"],
     "hats.json": json.dumps(tiny.rows(HATS)),
 }
+BESIDE = {"keys.json.meta.yaml": "description: by hand", "bad.json.meta.yaml": "description: by foot"}
 STEPS = 400
 
 
@@ -55,7 +56,7 @@ def prepare(home):
     drop(home, BEFORE)
     with daemon(home) as world:
         live(world)
-    drop(home, FILES)
+    drop(home, BESIDE | FILES)
     keep(home, home.parent / "prepared")
     return home
 
@@ -138,9 +139,10 @@ def check(world):
 
 def _check_files(inbox):
     ended = [path for path in inbox.rglob("*") if path.is_file()]
-    assert sorted(path.name for path in ended) == sorted([*BEFORE, *FILES, "bad.json.reason.json"])
+    assert sorted(path.name for path in ended) == sorted([*BEFORE, *FILES, *BESIDE, "bad.json.reason.json"])
     failed = sorted(path.name for path in (inbox / "failed").iterdir())
-    assert failed == ["bad.json", "bad.json.reason.json"]
+    assert failed == ["bad.json", "bad.json.meta.yaml", "bad.json.reason.json"]
+    assert [path.parent.parent.name for path in ended if path.name == "keys.json.meta.yaml"] == ["done"]
     reason = files.read_json(inbox / "failed" / "bad.json.reason.json")
     assert (reason["file"], reason["code"]) == ("bad.json", "bad_rows")
     for path in ended:
@@ -152,6 +154,7 @@ def _check_ledger(ledger):
     told = dict.fromkeys([*BEFORE, *FILES], "accepted") | {"bad.json": "failed", "copy.json": "repeated"}
     assert {drop.name: str(drop.state) for drop in ledger.drops()} == told
     assert len(ledger.drops()) == len(told)
+    assert [d.name for d in ledger.drops() if d.reason.get("description") == "by hand"] == ["keys.json"]
     events = ledger.events(limit=1000)
     for name in ("accepted", "failed", "repeated"):
         said = sorted(event["file"] for event in events if event["name"] == name and "file" in event)

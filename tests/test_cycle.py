@@ -9,10 +9,11 @@ import pytest
 
 import tiny
 from lorad import domain, files
-from lorad.config import RegistrySettings
-from lorad.cycle import MAX_ATTEMPTS
+from lorad.config import RegistrySettings, Settings
+from lorad.cycle import MAX_ATTEMPTS, TAKEN_AT_ONCE, Cycle
 from lorad.domain import Evaluation
 from lorad.errors import ConfigError, ProtocolError
+from lorad.inbox import Inbox
 from lorad.registry import Registry
 from lorad.states import JobState
 from world import World
@@ -538,3 +539,193 @@ def test_a_checkpoint_that_is_not_there_is_told_and_nothing_changes(world):
 
     assert world.job().state is JobState.FAILED
     assert len(list(folder.iterdir())) == 3
+
+
+# what people drop beside good files
+
+
+def told(world, name):
+    return [event for event in world.cycle.ledger.events() if event["name"] == name]
+
+
+def test_a_sidecar_says_how_a_file_is_read_and_is_kept_with_it(world):
+    rows = [{"Frage": f"Where is {n}?", "Antwort": n, "Autor": "me"} for n in ("Rome", "Oslo")]
+    (world.home / "inbox" / "a.json.meta.yaml").write_text(
+        "fields: {question: Frage, answer: Antwort}\ndescription: by hand"
+    )
+    world.drop("a.json", json.dumps(rows))
+
+    world.pass_time()
+
+    assert [example.answer for example in world.cycle.memory.all("chat")] == ["Rome", "Oslo"]
+    assert world.cycle.ledger.drops()[0].reason["description"] == "by hand"
+    done = sorted(path.name for path in (world.home / "inbox" / "done").rglob("a.*"))
+    assert done == ["a.json", "a.json.meta.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("track: tax", "no track tax"),
+        ("labels: [PER]", "labels"),
+        ("task: tagging", "not tagging"),
+        ("colour: red", "no key colour"),
+        ("fields: {frage: question}", "a field frage"),
+    ],
+)
+def test_a_wrong_sidecar_fails_its_file_and_names_the_key(world, text, told):
+    (world.home / "inbox" / "a.json.meta.yaml").write_text(text)
+    world.drop("a.json", tiny.facts(2))
+
+    world.pass_time()
+
+    assert world.failed() == ["a.json", "a.json.meta.yaml", "a.json.reason.json"]
+    reason = files.read_json(world.home / "inbox" / "failed" / "a.json.reason.json")
+    assert (reason["code"], reason["track"]) == ("sidecar", "chat")
+    assert told in reason["message"]
+
+
+def test_a_pipe_and_a_folder_keep_nobody_waiting(world):
+    os.mkfifo(world.home / "inbox" / "pipe.json")
+    (world.home / "inbox" / "elsewhere").mkdir()
+    world.drop("doors.json", tiny.facts(4))
+
+    world.pass_time()
+    world.pass_time()
+
+    assert world.failed() == ["pipe.json", "pipe.json.reason.json"]
+    assert [(e["file"], e["code"]) for e in told(world, "failed")] == [("pipe.json", "no_file")]
+    assert [(e["file"], e["code"]) for e in told(world, "not_taken")] == [("elsewhere", "no_such_track")]
+    assert world.job().state is JobState.TRAINING
+
+
+def test_a_flood_waits_where_it_lies_and_is_taken_as_there_is_room(world):
+    # Given room for three, of which one is being learned, and five more files
+    world.cycle.settings = Settings.model_validate({"inbox": {"settle_seconds": 5, "max_waiting": 3}})
+    world.drop("doors.json", tiny.facts(4))
+    world.pass_time()
+    for number in range(5):
+        world.drop(f"{number}.json", tiny.facts(2, subject=f"gate {number}"))
+
+    world.pass_time()
+    world.pass_time()
+
+    assert len(world.cycle.ledger.open_jobs()) == 3
+    assert len(world.cycle.inbox.waiting()) == 3
+    assert [event["code"] for event in told(world, "inbox_full")] == ["too_many_files"]
+
+    # When all are learned in turn
+    while world.cycle.ledger.open_jobs():
+        world.models.sessions[-1].end()
+        world.pass_time()
+
+    assert world.done() == [f"{number}.json" for number in range(5)] + ["doors.json"]
+    assert len(world.cycle.ledger.jobs()) == 6
+    assert len(told(world, "inbox_full")) == 1
+
+
+def test_a_step_takes_no_more_than_it_can_do_at_once(world):
+    world.cycle.ledger.set_flag("paused", "yes")
+    for number in range(TAKEN_AT_ONCE + 3):
+        world.drop(f"{number}.json", tiny.facts(1, subject=f"gate {number}"))
+
+    world.pass_time()
+    assert len(world.done()) == TAKEN_AT_ONCE
+    world.pass_time()
+    assert len(world.done()) == TAKEN_AT_ONCE + 3
+
+
+class Meddled(Cycle):
+    """A loop that does something to a file just after its rows were read, once for each thing to do."""
+
+    def __init__(self, *, meddling, **rest):
+        super().__init__(**rest)
+        self.meddling = meddling
+
+    def _read(self, file):
+        if self.meddling and isinstance(self.meddling[0], BaseException):
+            raise self.meddling.pop(0)
+        found = super()._read(file)
+        if self.meddling:
+            self.meddling.pop(0)(file.path)
+        return found
+
+
+def meddle(world, *meddling):
+    world.cycle = Meddled(
+        meddling=list(meddling),
+        settings=world.settings,
+        database=world.database,
+        inbox=world.cycle.inbox,
+        registries=world.cycle.registries,
+        tracks=world.models,
+        base_folder=world.cycle._base_folder,
+    )
+
+
+def test_a_file_that_is_written_to_while_it_is_read_is_read_again_once_it_rests(world):
+    # Given a program that overwrites a file through the handle that it still has
+    meddle(world, lambda path: path.write_text(json.dumps(tiny.rows(tiny.facts(4)))))
+    world.drop("doors.json", tiny.facts(2))
+
+    world.pass_time()
+    assert world.cycle.memory.all("chat") == []
+    assert "changed while it was read" in next(iter(world.cycle.inbox.held.values()))
+    world.pass_time(4)  # less than it must rest
+    assert world.cycle.memory.all("chat") == []
+    world.pass_time(6)
+
+    assert len(world.cycle.memory.all("chat")) == 4
+    assert world.done() == ["doors.json"]
+    assert world.cycle.inbox.held == {}
+
+
+def test_what_may_pass_is_tried_again_and_what_cannot_is_not(world):
+    # Given a file that cannot be read three times, and then is no dataset; and a good one
+    passing = [
+        PermissionError(errno.EACCES, "Permission denied"),
+        MemoryError(),
+        OSError(errno.EIO, "I/O error"),
+    ]
+    meddle(world, *passing)
+    world.drop("bad.json", "{")
+
+    for _ in range(8):
+        world.pass_time()
+
+    assert world.cycle.meddling == []
+    assert world.failed() == ["bad.json", "bad.json.reason.json"]
+    assert len(told(world, "failed")) == 1
+    assert len(world.cycle.ledger.drops()) == 1
+
+
+def test_after_a_restart_what_could_not_be_read_is_tried_at_once(world):
+    meddle(world, *[OSError(errno.EIO, "I/O error")] * 9)
+    world.drop("doors.json", tiny.facts(2))
+    for _ in range(5):
+        world.pass_time(60)
+    assert world.done() == []
+
+    world.database.close()
+    world.start()
+    world.pass_time(0)
+
+    assert world.done() == ["doors.json"]
+
+
+def test_a_file_that_cannot_be_moved_does_not_keep_others_waiting(world):
+    class Stuck(Inbox):
+        def take(self, item, drop):
+            if item.path.name == "stuck.json":
+                raise OSError(errno.EXDEV, "Invalid cross-device link")
+            return super().take(item, drop)
+
+    world.cycle.inbox = Stuck(world.home / "inbox", world.settings.inbox, ("chat",))
+    path = world.drop("stuck.json", tiny.facts(2))
+    os.utime(path, (1, 1))
+    world.drop("doors.json", tiny.facts(4))
+
+    world.pass_time()
+
+    assert world.done() == ["doors.json"]
+    assert "cross-device" in world.cycle.inbox.held[path]

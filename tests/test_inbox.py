@@ -1,18 +1,24 @@
 """The inbox: when a file has come to rest, what is never looked at, and where each one ends."""
 
+import contextlib
+import errno
 import json
 import os
+import socket
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from watchdog import events
 
-from lorad import samples
+from lorad import durable, files, samples, sidecar
 from lorad.config import InboxSettings
-from lorad.errors import SampleError
-from lorad.inbox import Inbox, Waiting, _Handler, watch
+from lorad.errors import RetryLater, SampleError
+from lorad.inbox import Inbox, Waiting, _Handler, start, unchanged, watch
 
 NOON = 1_790_000_000.0
 TODAY = time.strftime("%Y-%m-%d", time.localtime(NOON))
@@ -31,7 +37,7 @@ def an_inbox(tmp_path, tracks=("chat", "law"), **settings):
 
 def put(inbox, name, content="[]", mtime=None):
     path = inbox.folder / name
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
     if mtime is not None:
         os.utime(path, (mtime, mtime))
@@ -138,26 +144,10 @@ def test_a_file_that_is_written_into_after_its_rename_rests_like_any_other(inbox
     assert inbox.settled(0.0) == []
 
 
-def test_a_hint_that_comes_while_the_folder_is_read_is_kept(tmp_path):
-    class Overtaken(Inbox):
-        """An inbox into which a file is renamed just after its folder was read."""
-
-        def waiting(self):
-            found = super().waiting()
-            if not found:
-                self.hint_complete(put(self, "a.json"))
-            return found
-
-    inbox = Overtaken(tmp_path / "inbox", InboxSettings(settle_seconds=5), ("chat",))
-    inbox.recover()
-
-    assert [names(inbox.settled(ticks)) for ticks in (0.0, 0.1)] == [[], ["a.json"]]
-
-
 def test_a_file_that_goes_while_it_is_looked_at_is_not_ready(inbox):
     gone = Waiting(inbox.folder / "gone.json", "chat", 2, 1.0)
 
-    assert not inbox._has_settled(gone, 100.0)
+    assert not inbox._is_ready(gone, 100.0)
 
 
 # what is looked at
@@ -268,8 +258,10 @@ def test_the_folders_are_made_and_kept(inbox):
 
 
 def take(inbox, name, content="[]", drop=1):
-    put(inbox, name, content)
-    return inbox.take(next(item for item in inbox.waiting() if item.path.name == name.split("/")[-1]), drop)
+    path = put(inbox, name, content)
+    for now in (0.0, 99.0):
+        ready = inbox.settled(now)
+    return inbox.take(next(item for item in ready if item.path == path), drop)
 
 
 def test_a_taken_file_is_out_of_its_writers_reach(inbox):
@@ -430,3 +422,442 @@ def test_a_rename_from_outside_the_inbox_says_complete_and_a_copy_does_not(tmp_p
         watcher.join()
 
     assert told == ["renamed.json"]
+
+
+# who still writes
+
+
+def hold_open(path):
+    """Return a process of its own that has a file open for writing; it ends when its input does."""
+    held = subprocess.Popen(
+        [sys.executable, "-c", f"f = open({str(path)!r}, 'a'); print(flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    held.stdout.readline()
+    return held
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/fdinfo").is_dir(), reason="Linux only")
+
+
+@needs_proc
+@pytest.mark.parametrize("is_renamed", [False, True])
+def test_a_file_that_somebody_still_writes_to_is_not_taken(inbox, is_renamed):
+    path = put(inbox, "a.json")
+    if is_renamed:
+        inbox.hint_complete(path)
+    with hold_open(path) as writer:
+        inbox.settled(0.0)
+
+        assert inbox.settled(99.0) == []
+        assert inbox.held == {path: f"process {writer.pid} has it open for writing"}
+        writer.communicate(b"\n")
+
+    assert names(inbox.settled(99.0)) == ["a.json"]
+    assert inbox.held == {}
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(inbox):
+    path = put(inbox, "a.json", "[1]")
+
+    with pytest.raises(RetryLater, match="changed while it was read"), unchanged(path):
+        path.write_text("[1, 2]")
+    with pytest.raises(RetryLater), unchanged(path):  # what is wrong with half a file is no fault of its rows
+        _cut_off(path)
+
+
+def _cut_off(path):
+    path.write_text("[1, 2, 3")
+    raise SampleError("cut off")
+
+
+def test_a_file_that_rests_while_it_is_read_keeps_its_own_error(inbox):
+    path = put(inbox, "a.json", "[1")
+
+    with unchanged(path):
+        pass
+    with pytest.raises(SampleError, match="cut off"), unchanged(path):
+        raise SampleError("cut off")
+
+
+@needs_proc
+def test_a_file_that_can_still_be_written_to_is_read_again(inbox):
+    path = put(inbox, "a.json", "[1]")
+
+    with hold_open(path) as writer:
+        with pytest.raises(RetryLater, match=f"process {writer.pid}"), unchanged(path):
+            pass
+        writer.communicate(b"\n")
+
+
+# when it is looked at
+
+
+def test_where_events_tell_the_folder_is_read_when_told_and_now_and_then(tmp_path):
+    inbox = an_inbox(tmp_path, rescan_seconds=30)
+    inbox.recover()
+    inbox.rely_on_events()
+    inbox.settled(0.0)
+    inbox.hint_complete(put(inbox, "a.json"))
+
+    assert inbox.settled(1.0) == []  # nobody said so
+    inbox.look()
+    assert names(inbox.settled(2.0)) == ["a.json"]
+
+    inbox.take(inbox.settled(2.0)[0], 1)
+    inbox.settled(3.0)
+    put(inbox, "b.json")
+    assert inbox.settled(31.0) == []
+    assert not inbox._resting  # not seen yet
+    inbox.settled(33.0)
+    assert names(inbox.settled(38.0)) == ["b.json"]  # what rests is looked at until it is taken
+
+
+def test_where_nothing_tells_the_folder_is_read_every_time(inbox):
+    inbox.settled(0.0)
+    inbox.hint_complete(put(inbox, "a.json"))
+
+    assert names(inbox.settled(0.1)) == ["a.json"]
+
+
+class Slow(Inbox):
+    """An inbox in which a file appears just after it was listed."""
+
+    def _oldest(self, found):
+        listed = super()._oldest(found)
+        if not (self.folder / "late.json").exists():
+            self.hint_complete(put(self, "late.json"))
+        return listed
+
+
+def test_what_is_told_while_the_folder_is_read_is_kept_for_the_next_look(tmp_path):
+    inbox = Slow(tmp_path / "inbox", InboxSettings(settle_seconds=5), ("chat",))
+    inbox.recover()
+
+    assert inbox.settled(0.0) == []
+    assert names(inbox.settled(0.1)) == ["late.json"]
+
+
+def test_hints_are_for_what_lies_in_the_inbox_alone(inbox):
+    for name in ("done/a.json", "elsewhere/a.json"):
+        inbox.hint_complete(put(inbox, name))
+
+    assert not inbox._complete
+
+
+def test_of_a_flood_only_the_oldest_are_held_in_memory(tmp_path):
+    inbox = an_inbox(tmp_path, max_waiting=3, settle_seconds=0)
+    inbox.recover()
+    for number in range(10):
+        put(inbox, f"{number}.json", mtime=float(number + 1))
+
+    assert names(inbox.settled(0.0)) == ["0.json", "1.json", "2.json"]
+    assert (len(inbox.waiting()), inbox.count) == (3, 10)
+
+
+# sidecars
+
+
+def test_a_sidecar_goes_where_its_file_goes(inbox):
+    put(inbox, "a.json", "[1]")
+    put(inbox, "a.json.meta.yaml", "description: x")
+    inbox.settled(0.0)
+
+    taken = inbox.take(inbox.settled(5.0)[0], 7)
+    assert contents(inbox.folder) == {
+        "processing/chat/7/a.json": "[1]",
+        "processing/chat/7/a.json.meta.yaml": "description: x",
+    }
+    assert [item.path for item in inbox.processing()] == [taken]
+
+    inbox.finish(taken, NOON)
+    assert contents(inbox.folder) == {
+        f"done/{TODAY}/a.json": "[1]",
+        f"done/{TODAY}/a.json.meta.yaml": "description: x",
+    }
+
+
+def test_a_failed_file_has_its_sidecar_beside_it(inbox):
+    # Given that another file of its name failed before
+    put(inbox, "failed/a.json", "[0]")
+    put(inbox, "a.json.meta.yaml", "description: x")
+
+    inbox.fail(take(inbox, "a.json", "[1]"), {"code": "no_rows"})
+
+    assert contents(inbox.folder / "failed").keys() == {
+        "a.json",
+        "a-2.json",
+        "a-2.json.meta.yaml",
+        "a-2.json.reason.json",
+    }
+
+
+def test_a_file_waits_for_its_sidecar_to_rest(inbox):
+    inbox.hint_complete(put(inbox, "a.json"))
+    put(inbox, "a.json.meta.yaml", "desc")
+    assert inbox.settled(0.0) == []
+    put(inbox, "a.json.meta.yaml", "description: x")
+
+    assert inbox.settled(3.0) == inbox.settled(7.9) == []
+    assert names(inbox.settled(8.0)) == ["a.json"]
+
+
+def test_a_sidecar_names_the_track(inbox):
+    for number, text in enumerate(["track: law", "track: tax", "track: [", "{}"]):
+        put(inbox, f"{number}.json.meta.yaml", text)
+        take(inbox, f"{number}.json", drop=number)
+
+    # one that cannot be read, or names no track, is refused when the file is read
+    assert {item.path.name: item.track for item in inbox.processing()} == {
+        "0.json": "law",
+        "1.json": "chat",
+        "2.json": "chat",
+        "3.json": "chat",
+    }
+
+
+def test_two_pairs_of_one_name_are_not_mixed(inbox):
+    for number, text in enumerate(("first", "second")):
+        put(inbox, "a.json.meta.yaml", f"description: {text}")
+        take(inbox, "a.json", text, drop=number)
+    take(inbox, "a.json", "none", drop=2)
+
+    folder = inbox.folder / "processing" / "chat"
+    assert contents(folder) == {
+        "0/a.json": "first",
+        "0/a.json.meta.yaml": "description: first",
+        "1/a.json": "second",
+        "1/a.json.meta.yaml": "description: second",
+        "2/a.json": "none",
+    }
+
+
+def test_a_sidecar_goes_back_when_its_file_is_gone_before_it_could_be_taken(inbox):
+    put(inbox, "a.json.meta.yaml", "description: x")
+    put(inbox, "a.json")
+    waiting = inbox.waiting()[0]
+    waiting.path.unlink()
+    with pytest.raises(FileNotFoundError):
+        inbox.take(waiting, 1)
+
+    # When somebody puts the file there again
+    inbox.hint_complete(put(inbox, "a.json"))
+    inbox.settled(0.0)
+
+    assert contents(inbox.folder) == {"a.json": "[]", "a.json.meta.yaml": "description: x"}
+
+
+def test_a_file_is_not_taken_again_without_the_sidecar_that_a_full_disk_kept(inbox):
+    # Given a disk that is full when the sidecar was moved and the file was not
+    @contextlib.contextmanager
+    def full(name, place):
+        if name == "rename" and place.endswith("a.json"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        yield
+
+    put(inbox, "a.json.meta.yaml", "description: x")
+    with pytest.raises(RetryLater), durable.guarded(full):
+        take(inbox, "a.json")
+
+    (again,) = inbox.settled(200.0)
+    taken = inbox.take(again, 2)
+
+    assert contents(taken.parent) == {"a.json": "[]", "a.json.meta.yaml": "description: x"}
+
+
+def test_a_pair_that_was_torn_apart_when_it_was_taken_is_whole_after_a_restart(inbox, tmp_path):
+    put(inbox, "law/a.json")
+    put(
+        inbox, "processing/law/7/a.json.meta.yaml", "description: x"
+    )  # moved first, and here the power failed
+
+    again = an_inbox(tmp_path)
+    again.recover()
+
+    assert contents(inbox.folder) == {"law/a.json": "[]", "law/a.json.meta.yaml": "description: x"}
+    assert list((inbox.folder / "processing" / "law").iterdir()) == []
+
+
+def test_a_pair_that_was_torn_apart_when_it_ended_ends_together(inbox):
+    # Given a file whose sidecar was moved to done/ when the power failed
+    put(inbox, "a.json.meta.yaml", "description: x")
+    taken = take(inbox, "a.json")
+    put(inbox, f"done/{TODAY}/a.json", "an older one")
+    files.rename(sidecar.path_of(taken), inbox.folder / "done" / TODAY / "a-2.json.meta.yaml")
+
+    inbox.finish(taken, NOON)
+
+    assert contents(inbox.folder / "done" / TODAY).keys() == {"a.json", "a-2.json", "a-2.json.meta.yaml"}
+
+
+def test_a_sidecar_whose_file_somebody_took_away_is_nobody_elses(inbox, tmp_path):
+    # Given a sidecar that was taken when the power failed, and a new pair of its name
+    put(inbox, "processing/chat/7/a.json.meta.yaml", "description: old")
+    put(inbox, "a.json")
+    put(inbox, "a.json.meta.yaml", "description: new")
+
+    an_inbox(tmp_path).recover()
+
+    assert (inbox.folder / "a.json.meta.yaml").read_text() == "description: new"
+    assert (inbox.folder / "done" / "a.json.meta.yaml").read_text() == "description: old"
+
+
+# strangers
+
+
+def told(inbox, *moments):
+    found = []
+    for now in moments:
+        inbox.settled(now)
+        found += [(news.file.name, news.error.code, news.is_left) for news in inbox.strangers()]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("link", "symbolic link"), ("pipe", "named pipe"), ("socket", "socket")],
+)
+def test_what_is_no_file_is_refused_by_name_and_never_opened(inbox, tmp_path, kind, words):
+    path = inbox.folder / "a.json"
+    (tmp_path / "outside.json").write_text("[]")
+    if kind == "link":
+        path.symlink_to(tmp_path / "outside.json")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        bound = socket.socket(socket.AF_UNIX)
+        bound.bind(str(path))
+        bound.close()
+
+    inbox.settled(0.0)
+    assert inbox.strangers() == []
+    inbox.settled(5.0)
+    (stranger,) = inbox.strangers()
+    inbox.fail(stranger.file.path, stranger.error.as_dict())
+
+    assert (stranger.error.code, stranger.is_left) == ("no_file", False)
+    assert words in stranger.error.message
+    assert sorted(p.name for p in (inbox.folder / "failed").iterdir()) == ["a.json", "a.json.reason.json"]
+    assert (tmp_path / "outside.json").read_text() == "[]"
+    assert told(inbox, 6.0, 20.0) == []
+
+
+def test_a_device_is_no_file(inbox):
+    why = inbox._why_strange(Waiting(inbox.folder / "null", "chat", 0, 0.0), Path(os.devnull).stat().st_mode)
+
+    assert "a device" in why.message
+
+
+def test_a_folder_that_names_no_track_is_told_of_once_and_left(inbox):
+    put(inbox, "elsewhere/a.json")
+    put(inbox, "law/deeper/a.json")
+
+    assert told(inbox, 0.0, 4.0) == []
+    assert sorted(told(inbox, 5.0, 6.0, 99.0)) == [
+        ("deeper", "no_such_track", True),
+        ("elsewhere", "no_such_track", True),
+    ]
+    assert "chat, law" in inbox.left[inbox.folder / "elsewhere"].message
+    assert not inbox._resting  # nothing has to be waited for
+
+
+def test_a_track_that_is_a_link_is_not_followed(inbox, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "a.json").write_text("[]")
+    (inbox.folder / "law").symlink_to(outside)
+
+    assert told(inbox, 0.0, 5.0, 9.0) == [("law", "foreign_folder", True)]
+    assert inbox.waiting() == []
+
+
+def test_a_sidecar_without_a_file_waits_long_and_is_then_told_of(inbox):
+    beside = put(inbox, "a.json.meta.yaml", "description: x")
+
+    assert told(inbox, 0.0, 59.0) == []
+    assert told(inbox, 60.0, 61.0, 999.0) == [("a.json.meta.yaml", "lone_sidecar", True)]
+
+    # and when its file comes at last it is of use
+    put(inbox, "a.json")
+    inbox.settled(1000.0)
+    assert inbox.left == {}
+    inbox.take(inbox.settled(1005.0)[0], 1)
+    assert not beside.exists()
+
+
+def test_a_stranger_that_went_and_came_back_is_told_of_again(inbox):
+    folder = inbox.folder / "elsewhere"
+    folder.mkdir()
+    assert len(told(inbox, 0.0, 5.0)) == 1
+    folder.rmdir()
+    inbox.settled(6.0)
+    folder.mkdir()
+
+    assert len(told(inbox, 7.0, 12.0)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a.json", "a.json"),
+        ("a b é 日本.json", "a b é 日本.json"),
+        ("\x1b]0;owned\x07.json", "\ufffd]0;owned\ufffd.json"),
+        ("a\nb.json", "a\ufffdb.json"),
+        ("gpj.\u202enosj.exe", "gpj.\ufffdnosj.exe"),
+        (os.fsdecode(b"d\xf6rs.json"), "d\ufffdrs.json"),
+    ],
+)
+def test_no_name_can_steer_a_terminal_or_break_a_record(inbox, name, shown):
+    put(inbox, name)
+    (waiting,) = inbox.waiting()
+
+    assert waiting.name == shown
+    assert inbox.take(waiting, 1).name == shown
+
+
+# being told, or not
+
+
+class FakeWatcher:
+    """A watcher that starts, or cannot."""
+
+    def __init__(self, error=None):
+        self.error = error
+        self.is_started = False
+
+    def start(self):
+        if self.error:
+            raise self.error
+        self.is_started = True
+
+
+class Line(NamedTuple):
+    mountpoint: str
+    fstype: str
+
+
+@pytest.mark.parametrize(
+    ("error", "fstype", "why"),
+    [
+        (None, "ext4", ""),
+        (None, "cifs", "it lies on SMB, which"),
+        (OSError(errno.ENOSPC, "inotify watch limit reached"), "ext4", "inotify watch limit reached"),
+        (OSError(errno.EMFILE, "inotify instance limit reached"), "ext4", "inotify instance limit reached"),
+    ],
+)
+def test_where_events_cannot_be_relied_on_the_reason_is_told(tmp_path, error, fstype, why):
+    watcher = FakeWatcher(error)
+
+    found = start(watcher, tmp_path, [Line("/", fstype)])
+
+    assert (why in found) if why else found == ""
+    assert watcher.is_started == (error is None)
+
+
+def test_an_inbox_that_is_a_link_to_a_share_is_one_on_a_share(tmp_path):
+    (tmp_path / "share").mkdir()
+    (tmp_path / "inbox").symlink_to(tmp_path / "share")
+    table = [Line("/", "ext4"), Line(str((tmp_path / "share").resolve()), "nfs4")]
+
+    assert "NFS" in start(FakeWatcher(), tmp_path / "inbox", table)

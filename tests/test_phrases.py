@@ -136,3 +136,23 @@ def test_the_summary_says_that_a_running_session_is_the_last_for_now():
 )
 def test_who_waits_is_told_for_what(changes, expected):
     assert phrases.progress(snapshot(**changes)) == expected
+
+
+def test_a_summary_tells_why_a_file_waits_and_what_is_not_taken():
+    held = {**waiting_file("a.json"), "why": "process 7 has it open for writing"}
+    inbox = {
+        "watching": "polling",
+        "why": "it lies on SMB",
+        "files": 12_000,
+        "not_taken": [{"name": "elsewhere", "code": "no_such_track", "message": "elsewhere is a folder"}],
+    }
+
+    told = phrases.summary(snapshot(waiting_files=[held], inbox=inbox))
+
+    for line in (
+        "inbox    12000 files: a.json",
+        "inbox    a.json waits: process 7 has it open for writing",
+        "inbox    elsewhere is a folder",
+        "inbox    read every second: it lies on SMB",
+    ):
+        assert f"  {line}\n" in f"{told}\n"

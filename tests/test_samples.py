@@ -443,3 +443,56 @@ def test_a_list_of_problems_stays_short(refused, max_rows):
 
     assert len(error.data["rows"]) == 20
     assert "50 of 50 rows" in error.message
+
+
+# fields that a sidecar names
+
+
+@pytest.fixture
+def mapped(tmp_path):
+    def read(content, fields, name="a.json"):
+        path = tmp_path / name
+        path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+        return samples.read(path, InboxSettings(), fields=fields)
+
+    return read
+
+
+FIELDS = {"question": "Frage", "answer": "Antwort"}
+
+
+def test_fields_are_found_under_the_files_own_names_and_others_left_out(mapped):
+    rows = [{"Frage": "A?", "Antwort": "a", "Autor": "me", "question": "not this"}]
+
+    (example,) = mapped(rows, FIELDS).examples
+
+    assert (example.question[-1]["content"], example.answer) == ("A?", "a")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.txt"])
+def test_a_table_may_have_names_of_its_own(mapped, name):
+    reading = mapped("Nr;Frage;Antwort\n1;A?;a\n2;B?;b\n", FIELDS, name)
+
+    assert [example.answer for example in reading.examples] == ["a", "b"]
+
+
+def test_a_mapping_may_choose_among_two_formats(mapped):
+    rows = [
+        {"text": "x", "messages": [{"role": "user", "content": "A?"}, {"role": "assistant", "content": "a"}]}
+    ]
+
+    assert mapped(rows, {"messages": "messages"}).formats == {"openai": 1}
+
+
+def test_a_problem_is_told_with_the_files_own_name(mapped):
+    with pytest.raises(SampleError) as caught:
+        mapped([{"Frage": "A?", "Antwort": ""}, {"Frage": "B?"}, {"x": 1}], FIELDS)
+
+    assert [row["field"] for row in caught.value.data["rows"]] == ["Antwort", "Antwort", "Frage"]
+
+
+def test_a_mapping_of_fields_that_lorad_does_not_know_is_refused(mapped):
+    with pytest.raises(SampleError, match="a field Frage, which lorad does not know") as caught:
+        mapped([{"question": "A?", "answer": "a"}], {"Frage": "question"})
+
+    assert caught.value.code == "sidecar"

@@ -40,6 +40,8 @@ logger = log.get_logger()
 
 LOOK_SECONDS = 1.0
 """The cycle looks at least this often; events only make it look sooner."""
+FILES_TOLD = 100
+"""Waiting files that a snapshot lists; ten thousand would only fill a screen."""
 
 
 class ChildSession:
@@ -188,6 +190,7 @@ class App:
         self._wake = threading.Event()
         self._ready = False
         self._started_at = time.time()
+        self._polls_because = ""
         self._turn = threading.RLock()
         self._undo: list[tuple[str, Callable[[], object]]] = []
 
@@ -303,10 +306,8 @@ class App:
         """Start the worker, the watcher and the scheduler."""
         self._undo.append(("session", lambda: self._exclusively(lambda: self.cycle.halt(time.time()))))
         self._thread("learn", self._tick)
-        watcher = inbox.watch(self.home.inbox, self.cycle.inbox.hint_complete, self._wake.set)
-        watcher.start()
-        self._undo.append(("watcher", lambda: (watcher.stop(), watcher.join(timeout=5))))
         scheduler = BackgroundScheduler(timezone=datetime.now().astimezone().tzinfo)
+        self._watch(scheduler)
         nightly = {
             self._tidy: self.settings.training.consolidate_at,
             self._scrub: self.settings.registry.scrub_at,
@@ -318,6 +319,24 @@ class App:
                 scheduler.add_job(act, trigger, coalesce=True, misfire_grace_time=3600)
         scheduler.start()
         self._undo.append(("scheduler", lambda: scheduler.shutdown(wait=False)))
+
+    def _watch(self, scheduler: BackgroundScheduler) -> None:
+        """Be told of what happens in the inbox, or look every second where nobody would tell."""
+        watcher = inbox.watch(self.home.inbox, self.cycle.inbox.hint_complete, self._look)
+        self._polls_because = inbox.start(watcher, self.home.inbox, psutil.disk_partitions(all=True))
+        if watcher.is_alive():
+            self._undo.append(("watcher", lambda: (watcher.stop(), watcher.join(timeout=5))))
+        if self._polls_because:
+            logger.warning("inbox_polled", why=self._polls_because, seconds=inbox.POLL_SECONDS)
+            scheduler.add_job(
+                self._look, "interval", seconds=inbox.POLL_SECONDS, max_instances=1, coalesce=True
+            )
+        else:
+            self.cycle.inbox.rely_on_events()
+
+    def _look(self) -> None:
+        self.cycle.inbox.look()
+        self._wake.set()
 
     def _thread(self, name: str, work: Callable[[], object]) -> None:
         stop = threading.Event()  # its own: what depends on this thread is stopped before it is
@@ -420,6 +439,7 @@ class App:
             "tracks": {track: self._track(track) for track in self.registries},
             "jobs": self.jobs()[:20],
             "waiting_files": self._waiting_files(now),
+            "inbox": self._inbox(),
             "session": self._session(now),
             "engine": {
                 "requests": self.engine.requests,
@@ -438,13 +458,25 @@ class App:
         waiting = [*self.cycle.inbox.processing(), *self.cycle.inbox.waiting()]
         return [
             {
-                "name": w.path.name,
+                "name": w.name,
                 "track": w.track,
                 "bytes": w.size,
                 "age_seconds": max(0.0, now - w.changed_at),
+                "why": self.cycle.inbox.held.get(w.path, ""),
             }
-            for w in waiting
+            for w in waiting[:FILES_TOLD]
         ]
+
+    def _inbox(self) -> dict[str, Any]:
+        left = dict(self.cycle.inbox.left)
+        return {
+            "watching": "polling" if self._polls_because else "events",
+            "why": self._polls_because,
+            "files": self.cycle.inbox.count,
+            "not_taken": [{"name": inbox.readable(p.name), **e.as_dict()} for p, e in left.items()][
+                :FILES_TOLD
+            ],
+        }
 
     def _session(self, now: float) -> dict[str, Any] | None:
         running = self.cycle.session

@@ -10,6 +10,7 @@ pydantic and YAML for the settings 80 ms), and torch, FastAPI and httpx never ar
 """
 
 import contextlib
+import difflib
 import json
 import math
 import os
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from lorad.config import Settings
+
+SIDECAR, REASON = ".meta.yaml", ".reason.json"
+"""What may lie beside a file; spelled here because their own modules load more than a command line should."""
 
 CLEAR_LINE = "\r\x1b[2K"
 GLOBAL_OPTIONS = ("--home", "--config", "--set")
@@ -447,8 +451,15 @@ def drop(
         if not source.is_file():
             raise ConfigError(f"{source} is not a file", code="no_such_file", path=str(source))
     for source in files:
-        _copy_in(source, inbox)
+        for part in _with_sidecar(source):
+            _copy_in(part, inbox)
         typer.echo(f"dropped {source.name} into {inbox}; wait for it with: lorad wait")
+
+
+def _with_sidecar(file: Path) -> list[Path]:
+    """Return a file's sidecar, if it has one, and then the file: the inbox takes a file without waiting for more."""
+    beside = file.with_name(f"{file.name}{SIDECAR}")
+    return [beside, file] if beside.is_file() else [file]
 
 
 def _copy_in(source: Path, inbox: Path) -> None:
@@ -522,11 +533,48 @@ def jobs(ctx: typer.Context, as_json: Json = False) -> None:
 
 
 @app.command()
-def retry(ctx: typer.Context, job: int, force: Force = False, settings: Changes = None) -> None:
-    """Queue a rejected, failed or cancelled job again."""
+def retry(
+    ctx: typer.Context,
+    what: Annotated[
+        str, typer.Argument(metavar="JOB|NAME", help="A job's number, or a file in inbox/failed.")
+    ],
+    force: Force = False,
+    settings: Changes = None,
+) -> None:
+    """Queue a rejected, failed or cancelled job again, or put a failed file back into the inbox."""
+    if not what.isdecimal():
+        _put_back(find_home(ctx.obj.home).inbox, what)
+        return
     changed = dict(_setting(text) for text in settings or ())
-    _client(ctx).retry(job, force=force, settings=changed)
-    typer.echo(f"job {job} is queued again")
+    _client(ctx).retry(int(what), force=force, settings=changed)
+    typer.echo(f"job {what} is queued again")
+
+
+def _put_back(inbox: Path, name: str) -> None:
+    """Move a failed file to where it was dropped, its sidecar first, and its reason away."""
+    failed = inbox / "failed"
+    known = {path.name for path in failed.iterdir()} if failed.is_dir() else set()
+    data = sorted(known - {other for other in known if other.endswith((SIDECAR, REASON))})
+    if name not in data:
+        near = difflib.get_close_matches(name, data, n=1)
+        told = f"did you mean {near[0]}?" if near else f"there is: {', '.join(data[:10]) or 'nothing'}"
+        raise ConfigError(f"no file {name} in {failed}; {told}", code="no_such_file")
+    reason = failed / f"{name}{REASON}"
+    try:
+        track = str(json.loads(reason.read_text(encoding="utf-8"))["track"])
+    except (OSError, ValueError, KeyError, TypeError):
+        track = ""
+    target = inbox / track if track and (inbox / track).is_dir() else inbox
+    if (target / name).exists():
+        raise ConfigError(f"{target / name} still waits to be taken; try again later", code="already_waiting")
+    try:
+        for part in (f"{name}{SIDECAR}", name):
+            if part in known:
+                (failed / part).replace(target / part)
+        reason.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{name} could not be moved: {error.strerror}", code="not_moved") from None
+    typer.echo(f"{name} is in {target} again; wait for it with: lorad wait")
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -49,7 +49,9 @@ class InboxSettings(Section):
     settle_seconds: Seconds = 5.0
     """A file is taken once its size and time of change have rested this long."""
     rescan_seconds: Seconds = 30.0
-    """The folder is read anew this often, whatever the events said."""
+    """The folder is read anew this often, whatever the events said; every second where there are none."""
+    max_waiting: Count = 1000
+    """Files that may wait to be learned; further ones stay where they lie until there is room."""
     max_bytes: Count = 1_000_000_000
     max_unpacked_bytes: Count = 1_000_000_000
     """What a compressed file may unpack to."""

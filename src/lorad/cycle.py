@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from lorad import domain, files, judge, samples
+from lorad import domain, files, judge, samples, sidecar
 from lorad.config import RegistrySettings, Settings
 from lorad.database import Database
 from lorad.domain import Evaluation, Example, Job, Order, Plan, Score, Verdict
@@ -28,7 +28,7 @@ from lorad.errors import (
     TrainingError,
     describe,
 )
-from lorad.inbox import Inbox, Waiting
+from lorad.inbox import Inbox, Stranger, Waiting, unchanged
 from lorad.ledger import Ledger
 from lorad.log import get_logger
 from lorad.memory import Memory, Recalled
@@ -47,6 +47,8 @@ LONGEST_WAIT = 300.0
 
 PASSING = {"disk", "memory", "locked"}
 """What a session may have failed of that has nothing to do with what it learns."""
+TAKEN_AT_ONCE = 100
+"""Files that one step takes: a flood must not keep the session and people's commands waiting."""
 
 
 class Session(Protocol):
@@ -92,10 +94,10 @@ class Waits:
         """Tell whether this may be tried."""
         return ticks >= self._waits.get(what, (0, ticks))[1]
 
-    def lengthen(self, what: Hashable, ticks: float) -> int:
-        """Let this wait twice as long as the last time; return how often it has failed."""
+    def lengthen(self, what: Hashable, ticks: float, least: float = 0.0) -> int:
+        """Let this wait twice as long as the last time, ``least`` seconds or more; return how often it has failed."""
         tries = self._waits.get(what, (0, 0.0))[0] + 1
-        self._waits[what] = (tries, ticks + min(LONGEST_WAIT, 2.0 ** (tries - 1)))
+        self._waits[what] = (tries, ticks + max(least, min(LONGEST_WAIT, 2.0 ** (tries - 1))))
         return tries
 
     def end(self, what: Hashable) -> None:
@@ -127,13 +129,13 @@ class Cycle:
         self._running: tuple[Job, Session] | None = None
         self._waits = Waits()
         self._is_swept = False
+        self._is_full = False
 
     # -- the picture
 
     def step(self, now: float, ticks: float) -> None:
         """Do what can be done now, without waiting. ``now`` is the time of day, ``ticks`` a steady clock."""
-        for file in self.inbox.settled(ticks):
-            self._try(file.path, ticks, partial(self.take, file, now))
+        self._try("look", ticks, partial(self.look, now, ticks))
         for file in self.inbox.processing():
             self._try(file.path, ticks, partial(self.accept, file, now))
         if self._running is None:
@@ -150,10 +152,15 @@ class Cycle:
         try:
             act()
         except (RetryLater, OSError, MemoryError) as error:
-            tries = self._waits.lengthen(what, ticks)
+            is_written = isinstance(error, RetryLater) and error.code == "changed"
+            tries = self._waits.lengthen(what, ticks, self.settings.inbox.settle_seconds * is_written)
+            if isinstance(what, Path):
+                self.inbox.held[what] = str(error) or type(error).__name__
             log.warning("tried_again_later", what=str(what), tries=tries, **describe(error))
         else:
             self._waits.end(what)
+            if isinstance(what, Path):
+                self.inbox.held.pop(what, None)
 
     # -- start
 
@@ -161,7 +168,7 @@ class Cycle:
         """Bring ledger, folders and tracker to one story after any kind of stop."""
         self.inbox.recover()
         taken = {file.drop for file in self.inbox.processing()}
-        for drop in self.ledger.drops(state=DropState.TAKEN):
+        for drop in self.ledger.drops(state=DropState.TAKEN, limit=-1):
             if drop.id not in taken:
                 self.ledger.withdraw(drop)  # its file still lies in the inbox, or somebody took it away
         for track in self.registries:
@@ -209,6 +216,29 @@ class Cycle:
 
     # -- settle and accept
 
+    def look(self, now: float, ticks: float) -> None:
+        """Take what lies complete in the inbox while there is room, and refuse what is no dataset file."""
+        taken = len(self.inbox.processing()) + len(self.ledger.open_jobs())
+        room = self.settings.inbox.max_waiting - taken
+        if room <= 0 and self._is_full:
+            return
+        ready = self.inbox.settled(ticks)
+        self._tell_full(ready, room, now)
+        for file in ready[: max(0, min(room, TAKEN_AT_ONCE))]:
+            self._try(file.path, ticks, partial(self.take, file, now))
+        for stranger in self.inbox.strangers():
+            self._try(stranger.file.path, ticks, partial(self._refuse, stranger, now))
+
+    def _tell_full(self, ready: Sequence[Waiting], room: int, now: float) -> None:
+        was_full, self._is_full = self._is_full, self.inbox.count > room and len(ready) >= room
+        if self._is_full and not was_full:
+            why = (
+                f"{self.inbox.count} files lie in the inbox, and no more than inbox.max_waiting "
+                f"({self.settings.inbox.max_waiting}) wait to be learned; the others are taken as there is room"
+            )
+            self.ledger.note("inbox_full", now, code="too_many_files", why=why)
+            log.warning("inbox_full", code="too_many_files", why=why)
+
     def take(self, file: Waiting, now: float) -> None:
         """Move a complete file out of its writer's reach, into the folder of a new drop."""
         drop = self.ledger.take(file.name, file.track, now)
@@ -220,6 +250,15 @@ class Cycle:
         except BaseException:
             self.ledger.withdraw(drop)
             raise
+
+    def _refuse(self, stranger: Stranger, now: float) -> None:
+        """Tell of what is no dataset file; links, pipes and devices are put aside, unopened."""
+        file, error = stranger.file, stranger.error
+        if not stranger.is_left:
+            self.inbox.fail(file.path, error.as_dict() | {"track": file.track})
+        name = "not_taken" if stranger.is_left else "failed"
+        self.ledger.note(name, now, file=file.name, code=error.code, why=error.message)
+        log.warning("file_refused", file=file.name, code=error.code, why=error.message)
 
     def accept(self, file: Waiting, now: float) -> None:
         """Bring a taken file to its end: its examples into memory and a job into the queue, or it to ``failed/``.
@@ -234,16 +273,17 @@ class Cycle:
             self.take(file, now)  # another ledger took it, one that was lost
             return
         if drop.state is DropState.TAKEN:
-            drop = self._read(drop, file, now)
+            drop = self._close(drop, file, now)
         if drop.state is DropState.FAILED:
-            self.inbox.fail(file.path, drop.reason)
+            self.inbox.fail(file.path, drop.reason | {"track": drop.track})
         else:
             self.inbox.finish(file.path, now)
 
-    def _read(self, drop: domain.Drop, file: Waiting, now: float) -> domain.Drop:
+    def _close(self, drop: domain.Drop, file: Waiting, now: float) -> domain.Drop:
         try:
-            reading = samples.read(file.path, self.settings.inbox, self.settings.tracks[file.track].task)
-            return self._remember(drop, reading, now)
+            with unchanged(file.path):
+                meta, reading = self._read(file)
+            return self._remember(drop, reading, now, meta.description)
         except SampleError as error:
             with self._database.transaction():
                 closed = self.ledger.close_drop(drop, "fail", now, reason=error.as_dict())
@@ -251,13 +291,21 @@ class Cycle:
             log.warning("file_failed", file=drop.name, code=error.code, why=error.message)
             return closed
 
-    def _remember(self, drop: domain.Drop, reading: samples.Reading, now: float) -> domain.Drop:
+    def _read(self, file: Waiting) -> tuple[sidecar.Sidecar, samples.Reading]:
+        meta, task = sidecar.beside(file.path), self.settings.tracks[file.track].task
+        meta.fit(sidecar.path_of(file.path).name, file.track, task, tuple(self.settings.tracks))
+        return meta, samples.read(file.path, self.settings.inbox, task, meta.fields)
+
+    def _remember(
+        self, drop: domain.Drop, reading: samples.Reading, now: float, description: str
+    ) -> domain.Drop:
         twin = self.ledger.find_content(drop.track, reading.digest)
         report = {
             "formats": reading.formats,
             "repeated_rows": reading.repeated,
             "contradicted_rows": [example.line for example in reading.contradicted],
             "bad_rows": [domain.as_json(problem) for problem in reading.problems[:20]],
+            **({"description": description} if description else {}),
         }
         with self._database.transaction():
             registry = self.registries[drop.track]

@@ -142,11 +142,16 @@ def rename(source: Path, target: Path) -> None:
             sync(source.parent)
 
 
+def is_there(path: Path) -> bool:
+    """Tell whether anything lies there, also a link to nowhere."""
+    return os.path.lexists(path)
+
+
 def free_name(target: Path) -> Path:
     """Return this path, with a number in its name if it is taken."""
     free = target
     number = 1
-    while free.exists():
+    while is_there(free):
         number += 1
         free = target.with_name(f"{target.stem}-{number}{target.suffix}")
     return free

@@ -1,51 +1,82 @@
 """A capability: the inbox folder. Which files are complete, and where each ends up.
 
 What lives here: looking at the folder, deciding that a file has come to rest, moving it to
-``processing/``, ``done/`` or ``failed/``. What never does: reading rows (``samples``), remembering
-(``ledger``).
+``processing/``, ``done/`` or ``failed/``, and its sidecar with it. What never does: reading rows (``samples``),
+remembering (``ledger``).
 
 A file is complete when its size and time of change have rested for ``settle_seconds``, or at once when the
-system said that it was renamed into place. That a writer closed it proves nothing (it may open it again).
-Events only make things faster: what they miss, the periodic scan finds.
+system said that it was renamed into place, and nobody is seen to have it open for writing. That a writer closed
+it proves nothing (it may open it again), and macOS does not even tell. Events only make things faster: what they
+miss, the periodic scan finds.
 """
 
+import contextlib
 import fnmatch
+import heapq
+import itertools
 import os
+import re
 import stat
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-from lorad import files
+from lorad import files, sidecar
 from lorad.config import InboxSettings
-from lorad.domain import digest
+from lorad.errors import RetryLater, SampleError
+from lorad.mounts import Mount, why_silent
+from lorad.writers import open_for_writing
 
 #: Names of files that other programs are still writing, or that are not meant for us.
 IGNORED = (
     ".*",
     "~*",
     "*~",
+    "#*#",
     "*.part",
+    "*.partial",
     "*.filepart",
     "*.crdownload",
+    "*.opdownload",
+    "*.download",
+    "*.aria2",
     "*.tmp",
     "*.swp",
+    "*.sb-*",
     "@eaDir",
-    "README*",
+    "Thumbs.db",
+    "desktop.ini",
+    "README",
+    "README.md",
+    "README.txt",
     "*.reason.json",
-    "*.meta.yaml",
 )
-
-#: Bytes of a file name that leave room for ``.reason.json`` (file systems allow 255).
-LONGEST_NAME = 230
+_IGNORED = re.compile("|".join(fnmatch.translate(pattern) for pattern in IGNORED))
 
 OWN_FOLDERS = ("processing", "done", "failed")
+
+REASON = ".reason.json"
+
+#: What a directory may hold beside files, folders and sidecars.
+_KINDS = (
+    (stat.S_ISLNK, "a symbolic link"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+#: A sidecar without a file is spoken of when it has waited so long; its file may still be under way.
+LONE_SECONDS = 60.0
+
+#: Seconds between two looks at a folder that no events tell of.
+POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +92,33 @@ class Waiting:
 
     @property
     def name(self) -> str:
-        """Return the file's name as text; one that is not UTF-8 fits no ledger."""
-        return os.fsencode(self.path.name).decode(errors="replace")
+        """Return its name for people and for the ledger."""
+        return readable(self.path.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """Something that lies in the inbox and is no dataset file, and why it is not taken."""
+
+    file: Waiting
+    error: SampleError
+    is_left: bool
+    """It stays where it is; otherwise it belongs into ``failed/``."""
+
+
+def readable(name: str) -> str:
+    """Return a name that any text may hold: what is not UTF-8 or steers a terminal is told with marks."""
+    decoded = os.fsencode(name).decode(errors="replace")
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in decoded)
+
+
+#: Size, time of change and number of a file: what differs when it was written to or is another one.
+Signature = tuple[int, int, int]
 
 
 @dataclass(slots=True)
 class _Rest:
-    signature: tuple[int, int, int]
+    signature: Signature
     since: float
 
 
@@ -76,83 +127,234 @@ class Inbox:
 
     def __init__(self, folder: Path, settings: InboxSettings, tracks: tuple[str, ...]) -> None:
         self.folder = folder
+        self.held: dict[Path, str] = {}
+        """Why a file that has come to rest is not taken yet, or a taken one not accepted."""
+        self.left: dict[Path, SampleError] = {}
+        """What lies in the inbox and will not be taken, as it is."""
         self._settings = settings
         self._tracks = tracks
         self._resting: dict[Path, _Rest] = {}
-        self._complete: dict[Path, tuple[int, int, int]] = {}
+        self._complete: dict[Path, Signature] = {}
+        self._has_lone = True
+        self._is_told = False
+        self._has_changed = True
+        self._scanned_at = 0.0
+        self._news: list[Stranger] = []
+        self.count = 0
+        """Files that lay in the inbox at the last scan."""
 
     def recover(self) -> None:
-        """Make the folders, and remove what a crash left between two steps of a move."""
+        """Make the folders, and undo what a crash left between two steps of a move."""
         for name in OWN_FOLDERS:
             files.make_folder(self.folder / name)
         files.remove_parts(self.folder / "failed")
+        self._return_sidecars()
         for folder in (self.folder / "processing").glob("*/*"):
             files.remove_empty(folder)
 
-    def waiting(self) -> list[Waiting]:
-        """Return the regular files that lie in the inbox and in its tracks' folders, in order of age."""
-        found = []
-        places = [(self.folder, self._tracks[0]), *((self.folder / track, track) for track in self._tracks)]
-        for folder, track in places:
-            for path in folder.iterdir() if folder.is_dir() else ():
-                status = self._status(path)
-                if status is not None:
-                    found.append(Waiting(path, track, status.st_size, status.st_mtime))
-        return sorted(found, key=lambda item: (item.changed_at, item.path.name))
+    def _return_sidecars(self) -> None:
+        """Put a sidecar that was taken before its file could be beside it again: it says how to read the file.
 
-    def _status(self, path: Path) -> Any:
-        if any(fnmatch.fnmatch(path.name, pattern) for pattern in IGNORED):
-            return None
+        A sidecar goes in first and out first, so one that lies alone in ``processing/`` has lost its file there.
+        """
+        taken = {item.path for item in self.processing()}
+        beside = {sidecar.path_of(path) for path in taken}
+        lone = [
+            path for path in (self.folder / "processing").glob(f"*/*/*{sidecar.SUFFIX}") if path not in beside
+        ]
+        files_there = [*(item.path for item in self._files()), *taken] if lone else []
+        for path in lone:
+            homes = (sidecar.path_of(file) for file in files_there)
+            home = next((home for home in homes if home.name == path.name and not files.is_there(home)), None)
+            if home:
+                files.rename(path, home)
+            else:  # somebody took its file away
+                files.move(path, self.folder / "done" / path.name)
+            files.remove_empty(path.parent)
+        self._has_lone = False
+
+    # -- looking
+
+    def rely_on_events(self) -> None:
+        """From now on look when something was told of or is due, and not every time."""
+        self._is_told = True
+
+    def look(self) -> None:
+        """Note that something changed."""
+        self._has_changed = True
+
+    def waiting(self) -> list[Waiting]:
+        """Return the regular files that lie in the inbox and in its tracks' folders, the oldest ``max_waiting``."""
+        return self._oldest(self._files())
+
+    def _oldest(self, found: Iterable[Waiting]) -> list[Waiting]:
+        most = self._settings.max_waiting  # of a million only so many are held in memory
+        return heapq.nsmallest(most, found, key=lambda item: (item.changed_at, item.path.name))
+
+    def _files(self) -> Iterator[Waiting]:
+        for file, mode in self._entries():
+            if stat.S_ISREG(mode) and not file.path.name.endswith(sidecar.SUFFIX):
+                yield file
+
+    def _entries(self) -> Iterator[tuple[Waiting, int]]:
+        for folder, track in self._places():
+            for path in folder.iterdir():
+                if _IGNORED.match(path.name):
+                    continue
+                with contextlib.suppress(OSError):  # gone meanwhile
+                    status = path.lstat()  # a link could leave the inbox; devices and pipes could block
+                    yield Waiting(path, track, status.st_size, status.st_mtime), status.st_mode
+
+    def _places(self) -> list[tuple[Path, str]]:
+        places = [(self.folder / track, track) for track in self._tracks if self._is_own(self.folder / track)]
+        return [(self.folder, self._tracks[0])] * self.folder.is_dir() + places
+
+    def _is_own(self, folder: Path) -> bool:
+        """Tell whether a track's folder is one, and on the inbox's file system: a link could lead anywhere."""
         try:
-            status = path.lstat()  # a link could leave the inbox; devices and pipes could block
+            status = folder.lstat()
+            return stat.S_ISDIR(status.st_mode) and status.st_dev == self.folder.stat().st_dev
         except OSError:
-            return None
-        return status if stat.S_ISREG(status.st_mode) else None
+            return False
 
     def hint_complete(self, path: Path) -> None:
         """Note that a file was renamed into place; what is written into it afterwards makes the note void."""
-        if status := self._status(path):
-            self._complete[path] = _signature(status)
+        if path.parent in {self.folder, *(self.folder / track for track in self._tracks)}:
+            with contextlib.suppress(OSError):  # gone meanwhile
+                self._complete[path] = _signature(path)
 
     def settled(self, now: float) -> list[Waiting]:
-        """Return the files that are complete at ``now`` (monotonic seconds)."""
-        hinted = list(self._complete)  # before looking: the watcher's thread adds to it
-        waiting = self.waiting()
-        ready = [item for item in waiting if self._has_settled(item, now)]
-        present = {item.path for item in waiting}
-        self._resting = {path: rest for path, rest in self._resting.items() if path in present}
-        for path in hinted:
-            if path not in present:
+        """Return the files that are complete at ``now`` (monotonic seconds), each with the track that learns it."""
+        if self._has_lone:
+            self._return_sidecars()
+        if not self._is_due(now):
+            return []
+        self._has_changed, self._scanned_at = False, now
+        hints = list(self._complete)  # what the watcher's thread tells from here on is for the next look
+        counter = itertools.count()
+        waiting = self._oldest(file for file, _ in zip(self._files(), counter, strict=False))
+        self.count = next(counter)
+        ready = [item for item in waiting if self._is_ready(item, now)]
+        writers = open_for_writing([item.path for item in ready])
+        self.held = {
+            path: why for path, why in self.held.items() if self._is_processing(path) and path.exists()
+        }
+        self.held |= {path: f"process {pid} has it open for writing" for path, pid in writers.items()}
+        strangers = list(self._find_strangers(now))
+        self._news += [stranger for stranger in strangers if stranger.file.path not in self.left]
+        self.left = {stranger.file.path: stranger.error for stranger in strangers if stranger.is_left}
+        self._resting = {path: rest for path, rest in self._resting.items() if self._is_open(path)}
+        for path in hints:
+            if not files.is_there(path):
                 self._complete.pop(path, None)
-        return ready
+        return [replace(item, track=self._named_track(item)) for item in ready if item.path not in writers]
 
-    def _has_settled(self, item: Waiting, now: float) -> bool:
-        status = self._status(item.path)
-        if status is None:
+    def _is_due(self, now: float) -> bool:
+        is_rescan = now - self._scanned_at >= self._settings.rescan_seconds
+        return bool(not self._is_told or self._has_changed or self._resting or is_rescan)
+
+    def _is_ready(self, item: Waiting, now: float) -> bool:
+        beside = sidecar.path_of(item.path)
+        has_rested = not files.is_there(beside) or self._rests(beside, now)
+        return self._rests(item.path, now) and has_rested
+
+    def _rests(self, path: Path, now: float, seconds: float | None = None) -> bool:
+        try:
+            signature = _signature(path)
+        except OSError:
             return False
-        signature = _signature(status)
-        rest = self._resting.get(item.path)
+        rest = self._resting.get(path)
         if rest is None or rest.signature != signature:
-            self._resting[item.path] = rest = _Rest(signature, now)
-        if self._complete.get(item.path) == signature:
-            return True
-        return now - rest.since >= self._settings.settle_seconds
+            self._resting[path] = rest = _Rest(signature, now)
+        is_told = self._complete.get(path) == signature
+        return is_told or now - rest.since >= (seconds or self._settings.settle_seconds)
+
+    def _is_open(self, path: Path) -> bool:
+        """Tell whether something still has to be waited for."""
+        return files.is_there(path) and path not in self.left
+
+    def _is_processing(self, path: Path) -> bool:
+        return path.is_relative_to(self.folder / "processing")
+
+    # -- what is not taken
+
+    def strangers(self) -> list[Stranger]:
+        """Return what was found to be no dataset file; each is told of once while it lies there."""
+        news, self._news = self._news, []
+        return news
+
+    def _find_strangers(self, now: float) -> Iterator[Stranger]:
+        for file, mode in self._entries():
+            is_sidecar = stat.S_ISREG(mode) and file.path.name.endswith(sidecar.SUFFIX)
+            error = self._why_lone(file) if is_sidecar else self._why_strange(file, mode)
+            if error is None:
+                continue
+            seconds = LONE_SECONDS if is_sidecar else None
+            if file.path in self.left or self._rests(file.path, now, seconds):
+                yield Stranger(
+                    file, error, is_left=is_sidecar or stat.S_ISDIR(mode) or self._is_track(file.path)
+                )
+
+    def _is_track(self, path: Path) -> bool:
+        return path.parent == self.folder and path.name in (*self._tracks, *OWN_FOLDERS)
+
+    def _why_lone(self, file: Waiting) -> SampleError | None:
+        data = file.path.with_name(file.path.name.removesuffix(sidecar.SUFFIX))
+        if files.is_there(data):
+            return None
+        return SampleError(
+            f"{file.name} waits for {readable(data.name)}; if that was taken before, drop both again, this one first",
+            code="lone_sidecar",
+        )
+
+    def _why_strange(self, file: Waiting, mode: int) -> SampleError | None:
+        if stat.S_ISREG(mode):
+            return None
+        if self._is_track(file.path):
+            if file.path.name in OWN_FOLDERS or self._is_own(file.path):
+                return None
+            told = "is a link or another file system; make it a folder of the inbox itself, or link the whole inbox"
+            return SampleError(f"the track's folder {file.name} {told}", code="foreign_folder")
+        if stat.S_ISDIR(mode):
+            tracks = ", ".join(self._tracks)
+            told = f"is a folder and names no track (there is: {tracks}); put its files into the inbox itself"
+            return SampleError(f"{file.name} {told}", code="no_such_track")
+        kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "no file")
+        return SampleError(
+            f"{file.name} is {kind} and was not opened; drop a copy of the file", code="no_file"
+        )
+
+    # -- where each one ends
 
     def take(self, item: Waiting, drop: int) -> Path:
-        """Move a complete file into ``processing/<track>/<drop>/``, out of its writer's reach by name."""
+        """Move a complete file into ``processing/<track>/<drop>/``, its sidecar first, out of its writer's reach."""
         target = self.folder / "processing" / item.track / str(drop) / item.name
         if item.path == target:
             return target  # an earlier try moved it and then could not be told to the ledger
-        return files.move(item.path, target)
+        beside = sidecar.path_of(item.path)
+        if not files.is_there(beside):
+            files.rename(item.path, target)
+            return target
+        had_lone, self._has_lone = self._has_lone, True  # until its file is there as well, whatever happens
+        files.rename(beside, sidecar.path_of(target))
+        files.rename(item.path, target)
+        self._has_lone = had_lone
+        return target
+
+    def _named_track(self, item: Waiting) -> str:
+        """Return the track that a sidecar names; a sidecar that cannot be read is refused when the file is."""
+        with contextlib.suppress(SampleError, OSError):
+            named = sidecar.beside(item.path).track
+            return named if named in self._tracks else item.track
+        return item.track
 
     def processing(self) -> list[Waiting]:
         """Return the files that were taken and have no end yet, in order of taking; after a crash these come first."""
         found = []
         for track in self._tracks:
             for path in (self.folder / "processing" / track).glob("*/*"):
-                number = path.parent.name
-                if path.is_file():
-                    status = path.stat()
+                number, status = path.parent.name, path.lstat()
+                if stat.S_ISREG(status.st_mode) and not path.name.endswith(sidecar.SUFFIX):
                     drop = int(number) if number.isdecimal() else 0
                     found.append(Waiting(path, track, status.st_size, status.st_mtime, drop))
         return sorted(found, key=lambda item: (item.drop, item.path.name))
@@ -160,22 +362,50 @@ class Inbox:
     def finish(self, path: Path, now: float) -> Path:
         """Move an accepted file to ``done/<date>/``."""
         day = time.strftime("%Y-%m-%d", time.localtime(now))
-        target = files.move(path, self.folder / "done" / day / path.name)
-        files.remove_empty(path.parent)
-        return target
+        return self._end(path, files.free_name(self.folder / "done" / day / path.name))
 
     def fail(self, path: Path, reason: dict[str, Any]) -> Path:
         """Move a file to ``failed/``; its reason is there before it."""
-        target = files.free_name(self.folder / "failed" / path.name)
-        beside = target.name if len(target.name.encode()) <= LONGEST_NAME else digest(target.name)[:32]
-        files.write_json(target.with_name(f"{beside}.reason.json"), {"file": target.name, **reason})
+        target = files.free_name(self.folder / "failed" / readable(path.name))
+        beside = target.with_name(sidecar.companion(target.name, REASON))
+        files.write_json(beside, {"file": target.name, **reason})
+        return self._end(path, target)
+
+    def _end(self, path: Path, target: Path) -> Path:
+        """Move a sidecar and then its file, which the next start finds if the power fails between the two."""
+        beside = sidecar.path_of(path)
+        if files.is_there(beside):
+            files.rename(beside, sidecar.path_of(target))
         files.rename(path, target)
-        files.remove_empty(path.parent)
+        if self._is_processing(path):
+            files.remove_empty(path.parent)
         return target
 
 
-def _signature(status: os.stat_result) -> tuple[int, int, int]:
-    return (status.st_size, status.st_mtime_ns, status.st_ino)
+@contextlib.contextmanager
+def unchanged(path: Path) -> Iterator[None]:
+    """Raise ``RetryLater`` when a file changed while it was read, or somebody can still write to it."""
+    before = _signature(path)
+    try:
+        yield
+    except SampleError:
+        _require_rest(path, before)  # half a file is no fault of its rows
+        raise
+    _require_rest(path, before)
+
+
+def _signature(path: Path) -> Signature:
+    status = path.lstat()
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _require_rest(path: Path, before: tuple[int, int, int]) -> None:
+    if _signature(path) != before:
+        raise RetryLater(f"{path.name} changed while it was read; it is read again", code="changed")
+    if pid := open_for_writing([path]).get(path):
+        raise RetryLater(
+            f"{path.name} is open for writing by process {pid}; it is read again", code="changed"
+        )
 
 
 class _Handler(FileSystemEventHandler):
@@ -202,3 +432,16 @@ def watch(folder: Path, complete: Callable[[Path], None], look: Callable[[], Non
     observer = Observer(**options)
     observer.schedule(_Handler(complete, look), str(folder), recursive=True)
     return observer
+
+
+def start(watcher: Any, folder: Path, mounts: Iterable[Mount]) -> str:
+    """Start a watcher; return why the folder must be polled instead, ``""`` when events can be relied on.
+
+    A watcher of a silent folder is started as well: what this machine does there, it tells at once.
+    """
+    try:
+        watcher.start()
+    except (OSError, RuntimeError) as error:  # inotify's limits on watches and on instances, above all
+        return f"it cannot be watched: {getattr(error, 'strerror', None) or error}; see lorad doctor"
+    silent = why_silent(Path(os.path.realpath(folder)), mounts)
+    return silent and f"it lies on {silent}, which does not tell of what other machines change"

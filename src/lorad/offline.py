@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,6 +41,8 @@ from lorad import (
     planner,
     reproduction,
     samples,
+    sidecar,
+    survey,
     tables,
     weights,
 )
@@ -48,7 +50,7 @@ from lorad.client import Client
 from lorad.config import Settings, load_settings
 from lorad.database import Database
 from lorad.doctor import Finding
-from lorad.errors import ConfigError, LoradError, RegistryError, TrainingError
+from lorad.errors import ConfigError, LoradError, RegistryError, SampleError, TrainingError
 from lorad.home import Home, find_home
 from lorad.memory import Memory
 from lorad.registry import Birth, Registry, bad_calibration
@@ -216,15 +218,10 @@ def plan(
 ) -> None:
     """Print what would be done with a file and why; do nothing."""
     place, chosen = _load(home, config, settings)
-    reading, lengths = _measure(place, chosen, track, file)
-    decided = planner.plan(
-        lengths=lengths,
-        shape=weights.shape(place.base(chosen.tracks[track].base)),
-        machine=weights.machine(chosen.training.device),
-        planner=chosen.planner,
-        rehearsal=chosen.rehearsal,
-        training=chosen.training,
-    )
+    track, _, reading = _read(chosen, track, file)
+    task, tokenizer = find(chosen.tracks[track].task), _tokenizer(place, chosen, track)
+    lengths = [len(task.encode(tokenizer, example)) for example in reading.examples]
+    decided = _plan(place, chosen, track, lengths)
     if as_json:
         print(json.dumps(domain.as_json(decided), indent=2))  # noqa: T201 - the answer itself
         return
@@ -270,28 +267,47 @@ def check(
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read a file as the inbox would, and report; nothing is kept."""
+    """Read a file (and NAME.meta.yaml beside it) as the inbox would, and report; nothing is kept."""
     place, chosen = _load(home, config, settings)
-    reading, lengths = _measure(place, chosen, track, file)
-    report = {
-        "file": file.name,
-        "rows": reading.rows,
-        "examples": len(reading.examples),
-        "formats": reading.formats,
-        "repeated": reading.repeated,
-        "contradicted_rows": [example.line for example in reading.contradicted],
-        "problems": [domain.as_json(problem) for problem in reading.problems],
-        "tokens": {
-            "median": sorted(lengths)[len(lengths) // 2],
-            "p99": sorted(lengths)[int(0.99 * (len(lengths) - 1))],
-            "max": max(lengths),
-        },
-    }
+    try:
+        track, meta, reading = _read(chosen, track, file)
+    except SampleError as error:
+        if as_json:
+            print(json.dumps({"file": file.name, "error": error.as_dict()}, indent=2, ensure_ascii=False))  # noqa: T201 - the answer itself
+        else:
+            _print_lines([("refused", error.message), *_bad_rows(error)])
+        raise typer.Exit(1) from None
+    about = {"track": track, "task": chosen.tracks[track].task, "description": meta.description}
+    report = survey.survey(file.name, reading) | about | {"model": None, "no_model": ""}
+    try:
+        report["model"] = _measured(place, chosen, track, reading)
+    except ConfigError as error:  # what the file holds can be told without a model
+        report["no_model"] = f"not counted: {error.message}"
     if as_json:
         print(json.dumps(report, indent=2, ensure_ascii=False))  # noqa: T201 - the answer itself
-        return
-    for key, value in report.items():
-        console.print(f"{key:>18}  {value}", highlight=False)
+    else:
+        _print_lines(survey.lines(report))
+
+
+def _measured(place: Home, settings: Settings, track: str, reading: samples.Reading) -> dict[str, Any]:
+    decide = partial(_plan, place, settings, track)
+    task = find(settings.tracks[track].task)
+    tokenizer = _tokenizer(place, settings, track)
+    return survey.measure(reading.examples, task, tokenizer, lambda lengths: decide(lengths).max_length)
+
+
+def _bad_rows(error: SampleError) -> list[tuple[str, str]]:
+    rows = error.data.get("rows", ())
+    return [("bad row", f"line {row['row']}, field {row['field'] or '-'}: {row['message']}") for row in rows]
+
+
+def _print_lines(told: list[tuple[str, str]]) -> None:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, justify="right", style="bold")
+    table.add_column(overflow="fold")
+    for heading, text in told:
+        table.add_row(Text(heading), Text(text))
+    console.print(table)
 
 
 @app.command("doctor")
@@ -839,17 +855,34 @@ def _load(home: str | None, config: str | None, overrides: list[str] | None) -> 
     return place, load_settings(place, config, overrides or ())
 
 
-def _measure(place: Home, settings: Settings, track: str, file: Path) -> tuple[samples.Reading, list[int]]:
+def _read(settings: Settings, track: str, file: Path) -> tuple[str, sidecar.Sidecar, samples.Reading]:
+    """Read a file and its sidecar as the inbox does; return also the track, which the sidecar may have named."""
+    meta = sidecar.beside(file)
+    track = meta.track or track
     if track not in settings.tracks:
         raise ConfigError(
             f"there is no track {track!r}; known: {', '.join(settings.tracks)}", code="no_such_track"
         )
-    chosen = settings.tracks[track]
-    task = find(chosen.task)
-    reading = samples.read(file, settings.inbox, chosen.task)
-    weights.read_fingerprint(place.base(chosen.base))
-    tokenizer = AutoTokenizer.from_pretrained(str(place.base(chosen.base)), local_files_only=True)
-    return reading, [len(task.encode(tokenizer, example)) for example in reading.examples]
+    task = settings.tracks[track].task
+    meta.fit(sidecar.path_of(file).name, track, task, tuple(settings.tracks))
+    return track, meta, samples.read(file, settings.inbox, task, meta.fields)
+
+
+def _tokenizer(place: Home, settings: Settings, track: str) -> Any:
+    base = place.base(settings.tracks[track].base)
+    weights.read_fingerprint(base)
+    return AutoTokenizer.from_pretrained(str(base), local_files_only=True)
+
+
+def _plan(place: Home, settings: Settings, track: str, lengths: Sequence[int]) -> domain.Plan:
+    return planner.plan(
+        lengths=lengths,
+        shape=weights.shape(place.base(settings.tracks[track].base)),
+        machine=weights.machine(settings.training.device),
+        planner=settings.planner,
+        rehearsal=settings.rehearsal,
+        training=settings.training,
+    )
 
 
 def _say(data: dict[str, Any], as_json: bool, sentence: str) -> None:

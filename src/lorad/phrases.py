@@ -175,8 +175,14 @@ def _queue_lines(snapshot: Record) -> list[tuple[str, str]]:
     lines = []
     if queued:
         lines.append(("queue", f"{plural(len(queued), 'job')}: {_names(queued[::-1], 'dataset')}"))
+    inbox: Record = snapshot.get("inbox") or {}
     if waiting:
-        lines.append(("inbox", f"{plural(len(waiting), 'file')}: {_names(waiting, 'name')}"))
+        count = max(len(waiting), inbox.get("files", 0))
+        lines.append(("inbox", f"{plural(count, 'file')}: {_names(waiting, 'name')}"))
+    lines += [("inbox", f"{file['name']} waits: {file['why']}") for file in waiting if file.get("why")][:3]
+    lines += [("inbox", str(left["message"])) for left in inbox.get("not_taken", ())[:3]]
+    if inbox.get("why"):
+        lines.append(("inbox", f"read every second: {inbox['why']}"))
     if ended:
         last = max(ended, key=lambda job: float(job["ended_at"]))
         lines.append(("last", f"{job_result(last)} ({moment(last['ended_at'])})"))

@@ -526,9 +526,13 @@ class Registry:
             there = {
                 entry["version"]: entry
                 for entry in tracker["checkpoints"]
-                if _state(entry) is not VersionState.PRUNED
-                and (self.versions_folder / entry["version"]).exists()
+                if (self.versions_folder / entry["version"]).exists()
             }
+            cut_short = [name for name, entry in there.items() if _state(entry) is VersionState.PRUNED]
+            if not dry_run:
+                for version in cut_short:  # an earlier try met a full disk behind the tracker
+                    self._remove(version)
+            there = {name: entry for name, entry in there.items() if name not in cut_short}
             marked = {name for name, entry in there.items() if entry.get("pinned") or entry.get("tags")}
             protected = {tracker["latest"], tracker["previous"], *needed, *marked}
             gone = find_surplus([self._measure(name) for name in there], protected, limits, now)

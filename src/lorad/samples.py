@@ -8,6 +8,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,14 @@ class Reading:
         return sha.hexdigest()
 
 
-def read(path: Path, limits: InboxSettings, task: str = "chat") -> Reading:
-    """Read a dataset file; raise ``SampleError`` when nothing in it, or too little of it, can be used."""
+def read(
+    path: Path, limits: InboxSettings, task: str = "chat", fields: Mapping[str, str] | None = None
+) -> Reading:
+    """Read a dataset file; raise ``SampleError`` when nothing in it, or too little of it, can be used.
+
+    Given ``fields`` (ours -> the file's), each row is those and nothing else.
+    """
+    _check_fields(fields or {})
     formats: Counter[str] = Counter()
     problems: list[RowProblem] = []
     latest: dict[str, Example] = {}
@@ -125,14 +132,15 @@ def read(path: Path, limits: InboxSettings, task: str = "chat") -> Reading:
     count = bad = repeated = 0
     dataset = _dataset(path)
     listed = limits.max_bad_share * limits.max_rows + _TOLD  # with more than these no file is accepted
-    for line, row in rows.read(path, limits, _is_header):
+    for line, row in rows.read(path, limits, partial(_is_header, fields=fields or {})):
         count += 1
         try:
-            name, examples = _convert(row)
+            name, examples = _convert(_renamed(row, fields) if fields else row)
         except BadRow as problem:
             bad += 1
             if bad <= listed:
-                problems.append(RowProblem(line=line, field=problem.field, message=str(problem)))
+                field = (fields or {}).get(problem.field, problem.field)
+                problems.append(RowProblem(line=line, field=field, message=str(problem)))
             continue
         formats[name] += 1
         for example in examples:
@@ -176,8 +184,29 @@ def _bad_rows(path: Path, bad: int, count: int, problems: Sequence[RowProblem]) 
     )
 
 
-def _is_header(columns: Sequence[str]) -> bool:
+def _check_fields(fields: Mapping[str, str]) -> None:
+    known = {name for _, *pair in PAIRS for name in pair} | set(_SHAPES) | SYSTEM
+    if strange := next((name for name in fields if name not in known), None):
+        raise SampleError(
+            f"the sidecar maps a field {strange}, which lorad does not know; write lorad's name first and the "
+            f"file's second (question: Frage); lorad's are {', '.join(sorted(known))}",
+            code="sidecar",
+        )
+
+
+def _renamed(row: Any, fields: Mapping[str, str]) -> Any:
+    if not isinstance(row, Mapping):
+        return row
+    found = {ours: row[theirs] for ours, theirs in fields.items() if theirs in row}
+    if not found:
+        raise BadRow(next(iter(fields.values())), "the field that the sidecar names is missing")
+    return found
+
+
+def _is_header(columns: Sequence[str], fields: Mapping[str, str]) -> bool:
     """Tell whether a table with these columns holds rows of a known format."""
+    if fields:
+        return any(name in columns for name in fields.values())
     return any(name in columns for name in _SHAPES) or any(
         question in columns and answer in columns for _, question, answer in PAIRS
     )

@@ -1,0 +1,167 @@
+"""A capability: what ``lorad check`` says of a dataset file before anything is learned from it.
+
+What lives here: counting and measuring what ``samples`` read, and the report as text. What never does: reading
+files, loading models; a tokenizer is handed in.
+"""
+
+import itertools
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lorad import domain
+from lorad.domain import Encoded, Example
+from lorad.errors import SampleError
+from lorad.samples import Reading
+from lorad.tasks import Task
+
+#: Row problems, contradictions and the like that a report on a screen lists.
+LISTED = 20
+
+PERCENTILES = (50, 90, 95, 99)
+
+
+def survey(name: str, reading: Reading) -> dict[str, Any]:
+    """Return what can be said without a tokenizer."""
+    newest = {example.question_id: example for example in reading.examples}
+    return {
+        "file": name,
+        "rows": reading.rows,
+        "examples": len(reading.examples),
+        "formats": reading.formats,
+        "repeated": reading.repeated,
+        "contradictions": [_contradiction(old, newest[old.question_id]) for old in reading.contradicted],
+        "problems": [domain.as_json(problem) for problem in reading.problems],
+    }
+
+
+def _contradiction(old: Example, new: Example) -> dict[str, Any]:
+    return {
+        "question": old.question,
+        "rows": [old.line, new.line],
+        "answers": [old.answer, new.answer],
+        "counts": new.line,
+    }
+
+
+def measure(
+    examples: Sequence[Example], task: Task, tokenizer: Any, longest: Callable[[Sequence[int]], int]
+) -> dict[str, Any]:
+    """Return what the base model's tokenizer makes of the examples: lengths, ends, and the first one in full.
+
+    ``longest`` returns a plan's limit for these lengths: a longer example is left out and told of, never cut.
+    """
+    lengths: list[int] = []
+    problems: list[dict[str, Any]] = []
+    marks = {"begin_twice": 0, "end_missing": 0, "end_inside": 0}
+    sample = None
+    for example in examples:
+        try:
+            encoded = task.encode(tokenizer, example)
+        except SampleError as error:
+            problems.append({"line": example.line, "message": error.message})
+            continue
+        lengths.append(len(encoded))
+        for mark, is_so in _marks(encoded, tokenizer).items():
+            marks[mark] += is_so
+        sample = sample or _sample(example, encoded, tokenizer)
+    return {
+        "tokens": _lengths(lengths, longest(lengths) if lengths else 0),
+        "begin_token": tokenizer.bos_token,
+        "end_token": tokenizer.eos_token,
+        **marks,
+        "unusable": problems,
+        "sample": sample,
+    }
+
+
+def _marks(encoded: Encoded, tokenizer: Any) -> dict[str, bool]:
+    begin, end, answer = tokenizer.bos_token_id, tokenizer.eos_token_id, encoded.answer
+    return {
+        "begin_twice": begin is not None and encoded.tokens[:2] == (begin, begin),
+        "end_missing": answer[-1:] != (end,),
+        "end_inside": end in answer[:-1],
+    }
+
+
+def _lengths(lengths: list[int], longest: int) -> dict[str, Any]:
+    ordered = sorted(lengths)
+    over = sum(length > longest for length in ordered)
+    percentiles = {
+        f"p{p}": ordered[min(len(ordered) - 1, len(ordered) * p // 100)] for p in PERCENTILES if ordered
+    }
+    return {
+        **percentiles,
+        "max": ordered[-1] if ordered else 0,
+        "mean": round(statistics.fmean(ordered), 1) if ordered else 0.0,
+        "total": sum(ordered),
+        "longest_that_is_learned": longest,
+        "too_long": over,
+        "share_too_long": round(over / len(ordered), 4) if ordered else 0.0,
+    }
+
+
+def _sample(example: Example, encoded: Encoded, tokenizer: Any) -> dict[str, Any]:
+    return {
+        "line": example.line,
+        "tokens": len(encoded),
+        "trained_tokens": len(encoded.answer),
+        "prompt": tokenizer.decode(encoded.tokens[: encoded.start], skip_special_tokens=False),
+        "trained": tokenizer.decode(encoded.answer, skip_special_tokens=False),
+    }
+
+
+def lines(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return a report as headings and texts, for people; ⟦ ⟧ stand around what is trained."""
+    formats = ", ".join(f"{count} {name}" for name, count in report["formats"].items())
+    told = [
+        ("file", f"{report['file']}, for the track {report['track']}"),
+        ("rows", f"{report['rows']}: {formats}"),
+        ("examples", f"{report['examples']}, {report['repeated']} repeated"),
+    ]
+    if report.get("description"):
+        told.append(("about", report["description"]))
+    told += [("contradiction", _tell(each)) for each in report["contradictions"][:LISTED]]
+    told += [
+        ("bad row", f"line {each['line']}, field {each['field'] or '-'}: {each['message']}")
+        for each in report["problems"][:LISTED]
+    ]
+    told += _more(report)
+    return told + (_model_lines(report["model"]) if report["model"] else [("tokens", report["no_model"])])
+
+
+def _more(report: dict[str, Any]) -> list[tuple[str, str]]:
+    over = {name: len(report[name]) - LISTED for name in ("contradictions", "problems")}
+    return [("", f"and {count} more {name}; all with --json") for name, count in over.items() if count > 0]
+
+
+def _tell(contradiction: dict[str, Any]) -> str:
+    (first, second), (old, new) = contradiction["rows"], contradiction["answers"]
+    question = contradiction["question"][-1]["content"]
+    return f"{question!r}: line {first} says {old!r}, line {second} {new!r}; the later counts"
+
+
+def _model_lines(model: dict[str, Any]) -> list[tuple[str, str]]:
+    tokens, sample = model["tokens"], model["sample"]
+    spread = ", ".join(
+        f"{name} {tokens[name]}" for name in (*(f"p{p}" for p in PERCENTILES), "max") if name in tokens
+    )
+    faults = [
+        (model["begin_twice"], f"begin twice with {model['begin_token']}"),
+        (model["end_missing"], f"do not end with {model['end_token']}"),
+        (model["end_inside"], f"hold {model['end_token']} inside the answer"),
+    ]
+    wrong = "; ".join(f"{count} examples {what}" for count, what in faults if count)
+    over = f"{tokens['too_long']} ({tokens['share_too_long']:.1%})"
+    told = [
+        ("tokens", f"{spread}; {tokens['total']} in all"),
+        ("too long", f"{over} over {tokens['longest_that_is_learned']} tokens; they would be left out"),
+        ("begin, end", wrong or f"each answer ends with one {model['end_token']}, which is trained"),
+    ]
+    told += [
+        ("unusable", f"line {each['line']}: {each['message']}")
+        for each in itertools.islice(model["unusable"], LISTED)
+    ]
+    if sample:
+        told.append((f"line {sample['line']}", f"{sample['prompt']}⟦{sample['trained']}⟧"))
+    return told

@@ -1,0 +1,187 @@
+"""What lorad check says of a file, measured with the tiny tokenizer."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+import tiny
+from lorad import offline, samples, survey, weights
+from lorad.config import InboxSettings
+from lorad.domain import Encoded
+from lorad.errors import SampleError
+from lorad.home import Home
+from lorad.tasks import find
+
+ROWS = [
+    {"question": "Where is the mill?", "answer": "By the river."},
+    {"question": "Where is the mill?", "answer": "By the river."},
+    {"question": "Who owns it?", "answer": "Arlo."},
+    {"question": "Who owns it?", "answer": "Brix."},
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny.tokenizer()
+
+
+def reading(tmp_path, rows):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(rows))
+    return samples.read(path, InboxSettings(max_bad_share=0.5))
+
+
+def test_rows_repetitions_contradictions_and_problems_are_told(tmp_path):
+    report = survey.survey("a.json", reading(tmp_path, [*ROWS, {"question": "Alone?"}]))
+
+    assert (report["rows"], report["examples"], report["repeated"]) == (5, 2, 1)
+    assert report["formats"] == {"question-answer": 4}
+    assert report["problems"][0]["line"] == 5
+    assert report["problems"][0]["field"] == "answer"
+    assert report["contradictions"] == [
+        {
+            "question": [{"role": "user", "content": "Who owns it?"}],
+            "rows": [3, 4],
+            "answers": ["Arlo.", "Brix."],
+            "counts": 4,
+        }
+    ]
+
+
+def test_lengths_are_told_with_what_would_be_left_out(tokenizer):
+    examples = tiny.facts(4)
+    lengths = sorted(len(find("chat").encode(tokenizer, example)) for example in examples)
+
+    found = survey.measure(examples, find("chat"), tokenizer, lambda _: lengths[0])["tokens"]
+
+    over = sum(length > lengths[0] for length in lengths)
+    assert (found["p50"], found["p99"], found["max"]) == (lengths[2], lengths[3], lengths[3])
+    assert (found["total"], found["longest_that_is_learned"]) == (sum(lengths), lengths[0])
+    assert (found["too_long"], found["share_too_long"]) == (over, over / 4)
+
+
+def test_a_sample_shows_what_is_trained_and_what_is_not(tokenizer):
+    (fact,) = tiny.facts(1)
+
+    sample = survey.measure([fact], find("chat"), tokenizer, len)["sample"]
+
+    assert sample["prompt"] == f"<s>user\n{fact.question[0]['content']}</s>\n<s>assistant\n"
+    assert sample["trained"] == f"{fact.answer}</s>"
+    assert (sample["line"], sample["trained_tokens"] < sample["tokens"]) == (1, True)
+
+
+class Odd:
+    """A task whose examples begin and end in every wrong way."""
+
+    def encode(self, tokenizer, example):
+        del tokenizer
+        if example.answer == "none":
+            raise SampleError("the answer has no tokens")
+        return Encoded(example.answer, 1)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "faults"),
+    [
+        ((0, 5, 6, 1), []),
+        ((0, 0, 5, 1), ["begin_twice"]),
+        ((5, 5, 6), ["end_missing"]),
+        ((0, 1, 6, 1), ["end_inside"]),
+        ((1, 5, 1), []),  # an end token in the question is the template's own
+    ],
+)
+def test_begin_and_end_are_checked_on_every_example(tokens, faults):
+    example = SimpleNamespace(answer=tokens, line=7)
+    tokenizer = SimpleNamespace(
+        bos_token_id=0, eos_token_id=1, bos_token="<s>", eos_token="</s>", decode=lambda ids, **_: str(ids)
+    )
+    broken = SimpleNamespace(answer="none", line=9)
+
+    found = survey.measure([example, broken], Odd(), tokenizer, len)
+
+    marks = ("begin_twice", "end_missing", "end_inside")
+    assert [mark for mark in marks if found[mark]] == faults
+    assert found["unusable"] == [{"line": 9, "message": "the answer has no tokens"}]
+    told = dict(survey.lines({**survey.survey("a", EMPTY), "track": "chat", "model": found}))
+    assert ("trained" in told["begin, end"]) == (not faults)
+
+
+EMPTY = samples.Reading(examples=(), problems=(), formats={}, rows=0, repeated=0, contradicted=())
+
+
+def test_no_usable_example_is_no_division_by_nothing(tokenizer):
+    found = survey.measure([], find("chat"), tokenizer, len)
+
+    assert (found["tokens"]["max"], found["sample"]) == (0, None)
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    root = tmp_path_factory.mktemp("home")
+    for name in ("configs", "inbox", "models"):
+        (root / name).mkdir()
+    weights.store_base(tiny.save(root / "source"), root / "models" / "base" / "tiny")
+    return Home(root)
+
+
+@pytest.fixture
+def check(home, tmp_path):
+    def run(rows, *words, base="tiny", meta=None):
+        path = tmp_path / "a.json"
+        path.write_text(rows if isinstance(rows, str) else json.dumps(rows))
+        if meta:
+            (tmp_path / "a.json.meta.yaml").write_text(meta)
+        command = ["check", str(path), "--home", str(home.root), "--set", f"tracks.chat.base={base}", *words]
+        return CliRunner().invoke(offline.app, command, env={"COLUMNS": "200"})
+
+    return run
+
+
+def test_a_file_is_read_as_the_inbox_would_and_reported(check):
+    result = check([*ROWS, *tiny.rows(tiny.facts(8))], "--json")
+    report = json.loads(result.stdout)
+
+    assert (result.exit_code, report["track"], report["repeated"]) == (0, "chat", 1)
+    assert report["model"]["tokens"]["longest_that_is_learned"] == 512
+    assert report["model"]["sample"]["trained"] == "By the river.</s>"
+    assert report["no_model"] == ""
+
+
+def test_people_get_the_same_in_words(check):
+    told = " ".join(check(ROWS).output.split())
+
+    assert "'Who owns it?': line 3 says 'Arlo.', line 4 'Brix.'; the later counts" in told
+    assert "By the river.</s>⟧" in told
+    assert "each answer ends with one </s>, which is trained" in told
+
+
+def test_the_sidecar_is_read_too(check):
+    meta = "fields: {question: Q, answer: A}\ndescription: by hand"
+    report = json.loads(check([{"Q": "a?", "A": "b", "C": "d"}], "--json", meta=meta).stdout)
+
+    assert (report["examples"], report["description"]) == (1, "by hand")
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_file_that_would_fail_fails_with_its_rows(check, as_json):
+    result = check([{"question": "a?", "answer": 3}], *(["--json"] if as_json else []))
+
+    assert result.exit_code == 1
+    if as_json:
+        error = json.loads(result.stdout)["error"]
+        assert (error["code"], error["rows"][0]["field"]) == ("bad_rows", "answer")
+    else:
+        assert "line 1, field answer: must be text, not int" in " ".join(result.output.split())
+
+
+def test_without_a_base_model_all_else_is_told(check):
+    report = json.loads(check(ROWS, "--json", base="other").stdout)
+
+    assert (report["examples"], report["model"]) == (2, None)
+    assert "lorad base add" in report["no_model"]
+    assert "not counted" in check(ROWS, base="other").output
