@@ -834,21 +834,22 @@ from lorad.registry import Registry
 registry, number = Registry(Path(sys.argv[1])), int(sys.argv[2])
 print("ready", flush=True)
 sys.stdin.readline()
-for turn in range(12):
+for turn in range(3):
     registry.tag("v0.%d" % (2 + (number + turn) % 3), "tag-%d-%d" % (number, turn))
     registry.tag("v0.%d" % (2 + turn % 3), "shared")
     registry.pin("v0.2", pinned=bool(turn % 2))
 """
+WRITERS = 50
 
 
 def test_writers_in_many_processes_lose_nothing(registry):
-    # Given versions of which only the first may be pruned, and eight processes that wait for the same word
+    # Given versions of which only the first may be pruned, and fifty processes that wait for the same word
     promote(registry, 4)
     for version in ("v0.2", "v0.3", "v0.4"):
         registry.tag(version, f"own-{version}")
     command = [sys.executable, "-c", WRITER, str(registry.folder)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    writers = [subprocess.Popen([*command, str(number)], **pipes) for number in range(8)]
+    writers = [subprocess.Popen([*command, str(number)], **pipes) for number in range(WRITERS)]
     for writer in writers:
         assert writer.stdout.readline() == "ready\n"
 
@@ -866,13 +867,15 @@ def test_writers_in_many_processes_lose_nothing(registry):
         writer.communicate()
 
     # Then every tag is where it was put, and the contested one is on one version
-    assert [writer.returncode for writer in writers] == [0] * 8
+    assert [writer.returncode for writer in writers] == [0] * WRITERS
     placed = sorted(
         (tag, e["version"]) for e in registry.tracker()["checkpoints"] for tag in e.get("tags", ())
     )
     own = [(f"own-v0.{number}", f"v0.{number}") for number in (2, 3, 4)]
     theirs = [
-        (f"tag-{number}-{turn}", f"v0.{2 + (number + turn) % 3}") for number in range(8) for turn in range(12)
+        (f"tag-{number}-{turn}", f"v0.{2 + (number + turn) % 3}")
+        for number in range(WRITERS)
+        for turn in range(3)
     ]
     assert placed == sorted([*own, *theirs, ("shared", "v0.4")])
     assert states(registry) == {"v0.1": "pruned"} | {f"v0.{number}": "sound" for number in range(2, 6)}
