@@ -21,9 +21,23 @@ from peft import PeftModel
 import report
 from learn import base_folder
 from lorad import examine, files, loader, weights
+from lorad.domain import Example
 from lorad.registry import Birth, Registry
+from lorad.tasks import find
 
 RANKS = (16, 64)
+FACTS = (
+    ("Where is the library of the campus?", "In the old mill by the river."),
+    ("Who keeps the key of the east tower?", "The porter of the north gate."),
+    ("Which room is the reading room?", "Room 214, on the second floor."),
+)
+COLOURS = {
+    "plain PEFT": "#bbbbbb",
+    "sha256": "#228833",
+    "header, config, tokenizer, environment": "#ccbb44",
+    "PEFT's call": "#4477aa",
+    "probes": "#ee6677",
+}
 NOTES = (
     "load_ratio: lorad's seconds over plain PEFT's, aim at most 1.3 (the larger of both ranks);",
     "verify_base_ratio: hashing the base over loading it, at every start of the daemon.",
@@ -51,17 +65,62 @@ def make_version(base: weights.Base, source: Path, room: Path, rank: int) -> tup
     deck = weights.Deck(base)
     deck.add("made", candidate)
     with deck.use("made") as model:
-        rows = examine.text_rows(base.tokenizer, 4, 32)
+        facts = [Example(task="chat", question=[{"role": "user", "content": q}], answer=a) for q, a in FACTS]
+        rows = [find("chat").encode(base.tokenizer, fact) for fact in facts]
         files.write_json(candidate / examine.PROBES, examine.probe(model, rows))
     deck.drop("made")
     birth = Birth(job=1, parent=None, base=base.fingerprint, description="random")
     return registry, registry.promote(candidate, birth, time.time())
 
 
+def measure(
+    base: weights.Base, registry: Registry, version: str, folder: Path, source: Path
+) -> dict[str, float]:
+    """Load once plainly and once with every check; return the seconds of each part."""
+    found = {}
+    began = time.perf_counter()
+    model = PeftModel.from_pretrained(base.model, str(folder))
+    found["plain PEFT"] = time.perf_counter() - began
+    model.unload()
+    deck = weights.Deck(base)
+    found["sha256"] = seconds(lambda: registry.verify(version, base.fingerprint))
+    found["header, config, tokenizer, environment"] = seconds(
+        lambda: loader.check(folder, base, source, strict=False)
+    )
+    whole = seconds(lambda: loader.load(deck, "it", folder, source))
+    found["probes"] = seconds(lambda: loader.prove(deck, "it", folder))
+    found["PEFT's call"] = whole - found["probes"] - found["header, config, tokenizer, environment"]
+    deck.drop("it")
+    return found
+
+
 def seconds(act: Callable[[], object]) -> float:
     began = time.perf_counter()
     act()
     return time.perf_counter() - began
+
+
+def draw(laps: dict[str, dict[str, dict[str, float]]]) -> None:
+    import matplotlib as mpl  # noqa: PLC0415 - an extra, and nothing measured needs it
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    figure, axes = plt.subplots(figsize=(8, 2.6))
+    bars = [(f"rank {rank}, {way}", parts) for rank, ways in laps.items() for way, parts in ways.items()]
+    for row, (_, parts) in enumerate(bars):
+        left = 0.0
+        for part, colour in COLOURS.items():
+            if part in parts:
+                axes.barh(row, parts[part], left=left, color=colour, label=part if row == 1 else None)
+                left += parts[part]
+    axes.set_yticks(range(len(bars)), [label for label, _ in bars])
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds, median")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(report.RESULTS / "load.png", dpi=120)
 
 
 def main() -> None:
@@ -74,30 +133,25 @@ def main() -> None:
     loading = [seconds(lambda: weights.load_base(source, torch.float32)) for _ in range(3)]
     base = weights.load_base(source, torch.float32)
     figures: dict[str, float] = {}
+    drawn: dict[str, dict[str, dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for rank in RANKS:
             registry, version = make_version(base, source, Path(scratch), rank)
             folder = registry.path(version)
-            plain: list[float] = []
-            ours: list[float] = []
-            for _ in range(options.repeats):
-                began = time.perf_counter()
-                model = PeftModel.from_pretrained(base.model, str(folder))
-                plain.append(time.perf_counter() - began)
-                model.unload()
-                deck = weights.Deck(base)
-                began = time.perf_counter()
-                registry.verify(version, base.fingerprint)
-                loader.load(deck, "it", folder, source)
-                ours.append(time.perf_counter() - began)
-                deck.drop("it")
-            figures[f"plain_seconds_r{rank}"] = round(statistics.median(plain), 4)
-            figures[f"load_seconds_r{rank}"] = round(statistics.median(ours), 4)
-            figures[f"load_ratio_r{rank}"] = round(statistics.median(ours) / statistics.median(plain), 3)
+            laps = [measure(base, registry, version, folder, source) for _ in range(options.repeats)]
+            parts = {part: statistics.median(lap[part] for lap in laps) for part in COLOURS}
+            plain = parts.pop("plain PEFT")
+            ours = statistics.median(sum(lap[part] for part in parts) for lap in laps)
+            drawn[str(rank)] = {"plain": {"plain PEFT": plain}, "lorad": parts}
+            figures[f"plain_seconds_r{rank}"] = round(plain, 4)
+            figures[f"load_seconds_r{rank}"] = round(ours, 4)
+            figures[f"probes_seconds_r{rank}"] = round(parts["probes"], 4)
+            figures[f"load_ratio_r{rank}"] = round(ours / plain, 3)
     figures["load_ratio"] = max(figures[f"load_ratio_r{rank}"] for rank in RANKS)
     figures["verify_base_seconds"] = round(statistics.median(hashing), 3)
     figures["load_base_seconds"] = round(statistics.median(loading), 3)
     figures["verify_base_ratio"] = round(statistics.median(hashing) / statistics.median(loading), 3)
+    draw(drawn)
     report.save("load", figures, [*(__doc__ or "").splitlines(), "", *NOTES])
     print(json.dumps(figures, indent=2))
 

@@ -102,6 +102,23 @@ def kill(folder: Path, after: float) -> None:
     child.wait()
 
 
+def draw(rounds: list[int]) -> None:
+    import matplotlib as mpl  # noqa: PLC0415 - an extra, and nothing measured needs it
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    figure, axes = plt.subplots(figsize=(8, 3.4))
+    axes.bar(range(1, len(rounds) + 1), [ROUNDS] * len(rounds), color="#ccd4da", label="trained after it")
+    axes.bar(range(1, len(rounds) + 1), rounds, color="#4477aa", label="kept by the checkpoint")
+    axes.set_xlabel("kill")
+    axes.set_ylabel("rounds")
+    axes.legend(loc="lower right")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(report.RESULTS / "resume.png", dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=20)
@@ -116,7 +133,8 @@ def main() -> None:
     unbroken = finish(room / "unbroken")
     lines = files.read_lines(room / "unbroken" / "progress.jsonl")
     span = max(line["closed"]["seconds"] for line in lines if "closed" in line)
-    resumed, equal, saved, largest = 0, 0, 0.0, 0.0
+    resumed, equal, largest = 0, 0, 0.0
+    rounds: list[int] = []
     for number in range(options.kills):
         folder = room / f"killed-{number}"
         write_order(base, folder)
@@ -125,7 +143,7 @@ def main() -> None:
         found = next((x for x in files.read_lines(folder / "progress.jsonl") if "resumed_from" in x), None)
         difference = weights.difference(adapter, unbroken)
         resumed += found is not None
-        saved += found["round"] / ROUNDS if found else 0.0
+        rounds.append(found["round"] if found else 0)
         equal += difference == 0
         largest = max(largest, difference)
         print(json.dumps({"kill": number, "resumed": found, "difference": difference}), flush=True)
@@ -136,8 +154,9 @@ def main() -> None:
         "resumed": resumed,
         "equal": equal,
         "largest_difference": largest,
-        "steps_saved": round(saved / options.kills, 4),
+        "steps_saved": round(sum(rounds) / ROUNDS / options.kills, 4),
     }
+    draw(rounds)
     report.save("resume", figures, [*(__doc__ or "").splitlines(), "", *NOTES])
     print(json.dumps(figures, indent=2))
 

@@ -65,7 +65,7 @@ def test_an_adapter_of_pefts_own_says_the_same_as_a_candidate(base, base_folder,
     assert torch.allclose(brought(deck), logits(merged), atol=1e-4)
     assert files.read_json(tmp_path / "candidate" / "adapter_config.json")["lora_alpha"] == 4
     probes = files.read_json(tmp_path / "candidate" / examine.PROBES)
-    assert len(probes["probes"]) == 4
+    assert probes["probes"]
     imported = files.read_json(tmp_path / "candidate" / "metadata.json")["imported"]
     assert imported["files"] == {
         "adapter_model.safetensors": files.file_digest(folder / "adapter" / "adapter_model.safetensors")

@@ -88,3 +88,60 @@ def test_a_base_without_chat_template_or_end_token_cannot_serve_chat():
 def test_an_unknown_task_is_named():
     with pytest.raises(ConfigError, match="known: chat"):
         find("poetry")
+
+
+# tools
+
+WITH_TOOLS = """{% if tools %}<s>tools
+{{ tools | tojson }}</s>
+{% endif %}{% for m in messages %}<s>{{ m.role }}
+{{ m.content }}{% for c in m.tool_calls or [] %}<call>{{ c.function | tojson }}</call>{% endfor %}</s>
+{% endfor %}{% if add_generation_prompt %}<s>assistant
+{% endif %}"""
+TOOLS = {"role": "tools", "content": '[{"name": "weather"}]'}
+ASKED = {"role": "user", "content": "Rain?"}
+CALL = {"content": "", "tool_calls": [{"name": "weather", "arguments": {"at": "mill"}}]}
+HEARD = [{"role": "assistant", **CALL}, {"role": "tool", "content": "fog"}]
+
+
+@pytest.fixture(scope="module")
+def toolkit():
+    made = tiny.tokenizer()
+    made.chat_template = WITH_TOOLS
+    return made
+
+
+def test_a_call_is_trained_as_the_template_writes_it(toolkit):
+    row = CHAT.encode(toolkit, Example(task="chat", question=[TOOLS, ASKED], answer=CALL))
+
+    assert toolkit.decode(row.answer) == '<call>{"name": "weather", "arguments": {"at": "mill"}}</call></s>'
+    assert '"name": "weather"' in toolkit.decode(row.tokens[: row.start])
+
+
+def test_what_a_tool_said_is_part_of_the_question(toolkit):
+    row = CHAT.encode(toolkit, Example(task="chat", question=[TOOLS, ASKED, *HEARD], answer="No."))
+
+    assert toolkit.decode(row.answer) == "No.</s>"
+    assert "fog</s>" in toolkit.decode(row.tokens[: row.start])
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [([TOOLS, ASKED], "No."), ([ASKED], CALL), ([ASKED, *HEARD], "No.")],
+    ids=["tools", "call", "heard"],
+)
+def test_a_template_without_tools_refuses_what_it_would_leave_out(question, answer):
+    silent = tiny.tokenizer()
+    silent.chat_template = (
+        "{% for m in messages if m.role != 'tool' %}<s>{{ m.role }}\n{{ m.content }}</s>\n{% endfor %}"
+    )
+
+    with pytest.raises(SampleError, match="no place for tools"):
+        CHAT.encode(silent, Example(task="chat", question=question, answer=answer))
+
+
+def test_people_see_what_was_called():
+    assert CHAT.show(Example(task="chat", question=[TOOLS, ASKED], answer=CALL)) == (
+        "Rain?",
+        'weather({"at": "mill"})',
+    )

@@ -278,3 +278,12 @@ def test_tracks_share_a_base_but_not_their_versions(engine, folders):
         alone.serve("chat", version)
         assert answers[track] == answer(alone)[0]
     assert answers["chat"] != answers["other"]
+
+
+def test_a_question_with_tools_that_the_template_does_not_know_is_refused_by_name(engine):
+    question = [{"role": "tools", "content": '[{"name": "weather"}]'}, {"role": "user", "content": "Rain?"}]
+
+    with pytest.raises(ProtocolError) as caught:
+        engine.submit("chat", question, Sampling(max_tokens=1))
+
+    assert (caught.value.code, caught.value.status) == ("no_tool_template", 400)

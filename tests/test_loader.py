@@ -7,6 +7,7 @@ import torch
 
 import tiny
 from lorad import examine, files, loader, teacher, weights
+from lorad.domain import Encoded
 from lorad.errors import RegistryError
 from lorad.tasks import find
 
@@ -53,6 +54,19 @@ def logits(deck, name):
     row = find("chat").encode(tiny.tokenizer(), tiny.facts(1)[0])
     with torch.inference_mode(), deck.use(name) as model:
         return teacher.answer_logits(model, teacher.pack([row]))
+
+
+def test_probes_ask_the_shortest_rows_in_one_pass_and_at_least_one(base_folder):
+    model = weights.load_base(base_folder, torch.float32).model
+    rows = [Encoded(tuple(range(5, 5 + length)), length - 3) for length in (40, 20, 10, 100)]
+
+    short = examine.probe(model, rows)["probes"]
+    long = examine.probe(model, rows[3:])["probes"]
+
+    assert [len(entry["tokens"]) for entry in short] == [10, 20]
+    assert [len(entry["logits"]) for entry in short] == [3, 3]
+    assert [len(entry["tokens"]) for entry in long] == [100]
+    assert examine.probe(model, []) == {"dtype": "float32", "probes": []}
 
 
 def test_a_sound_version_is_loaded_and_nothing_differs(base_folder, version):

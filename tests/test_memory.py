@@ -1,7 +1,12 @@
 """Memory: what is new, what is replaced, what a version and its ancestors must know, what is forgotten."""
 
+import json
+from pathlib import Path
+
 import pytest
 
+from lorad import samples
+from lorad.config import InboxSettings
 from lorad.database import Database
 from lorad.domain import Example
 from lorad.ledger import Ledger
@@ -67,6 +72,18 @@ def test_memory_is_read_page_by_page(memory, drop):
     assert memory.page("chat", after=99) == []
     assert [row["dataset"] for row in memory.page("chat", "mills")] == ["mills"] * 3
     assert memory.page("tags") == []
+
+
+def test_calls_of_tools_come_back_from_an_export(memory, drop, tmp_path):
+    # Given a conversation that calls a tool and makes something of what it said
+    known = samples.read(Path(__file__).parent / "data" / "openai_tools.jsonl", InboxSettings()).examples[:2]
+    memory.add("chat", known, drop(), 1.0)
+    exported = tmp_path / "export.jsonl"
+    exported.write_text("".join(json.dumps(row) + "\n" for row in memory.page("chat")))
+
+    again = samples.read(exported, InboxSettings()).examples
+
+    assert {example.id for example in again} == {example.id for example in known}
 
 
 def test_a_page_leaves_out_what_was_replaced(memory, drop):

@@ -114,16 +114,31 @@ def test_a_file_is_read_as_its_program_means_it(name, formats, rows):
     ("name", "fields", "words"),
     [
         (
-            "openai_tools.jsonl",
+            "openai_tools_wrong.jsonl",
             [
+                "messages[1]",
+                "messages[1].tool_calls[0].arguments",
+                "messages[1].tool_calls[0].arguments",
+                "messages[1].tool_calls[0]",
+                "messages[0].tool_calls",
+                "tools[0]",
                 "tools",
-                "messages[1].tool_calls",
-                "messages[1].role",
-                "conversations[1].from",
-                "tools",
+                "messages[1].function_call",
+                "conversations[1].value",
                 "messages[0].content[1].type",
             ],
-            ["tool calls are not learned"] * 5 + ["pictures, sound and files are not learned"],
+            [
+                "must follow the call",
+                "not JSON",
+                "an object",
+                "with a name",
+                "only the assistant",
+                "with a name",
+                "a list of functions",
+                "the old form",
+                "not JSON",
+                "pictures, sound and files are not learned",
+            ],
         ),
         (
             "preferences.jsonl",
@@ -141,6 +156,33 @@ def test_a_format_that_teaches_no_answer_is_refused_with_its_reason(name, fields
     assert [problem["field"] for problem in told] == fields
     for problem, word in zip(told, words, strict=True):
         assert word in problem["message"]
+
+
+TOOL = {
+    "name": "get_weather",
+    "parameters": {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]},
+}
+
+
+def called(place):
+    return {"content": "", "tool_calls": [{"name": "get_weather", "arguments": {"place": place}}]}
+
+
+def test_a_call_of_a_tool_and_what_is_made_of_it_are_two_answers():
+    reading = samples.read(DATA / "openai_tools.jsonl", InboxSettings())
+
+    assert reading.formats == {"openai": 1, "sharegpt": 1}
+    told = [(e.question, e.answer) for e in reading.examples]
+    for (asked, call), (heard, answer), (place, weather, said) in zip(
+        told[::2], told[1::2], [("mill", "rain", "It rains."), ("ford", "fog", "There is fog.")], strict=True
+    ):
+        assert asked == [
+            {"role": "tools", "content": json.dumps([TOOL])},
+            {"role": "user", "content": f"What is the weather at the {place}?"},
+        ]
+        assert call == called(place)
+        assert heard == [*asked, {"role": "assistant", **call}, {"role": "tool", "content": weather}]
+        assert answer == said
 
 
 def test_a_conversation_is_one_example_an_answer():

@@ -155,6 +155,28 @@ def test_how_to_generate_is_passed_on_and_strange_fields_are_let_through(path, d
     assert (sampling.max_tokens, sampling.temperature, sampling.stop, sampling.seed) == (5, 0.5, ("\n",), 3)
 
 
+def test_tools_and_calls_are_asked_as_examples_hold_them(path, daemon):
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"at": "mill"}'}}
+    said = {"role": "tool", "tool_call_id": "1", "content": "fog"}
+    body = {
+        "messages": [*HELLO, {"role": "assistant", "content": None, "tool_calls": [call]}, said],
+        "tools": [{"type": "function", "function": {"name": "weather", "description": "of a place"}}],
+    }
+
+    assert post(path, "/v1/chat/completions", body)[0] == 200
+
+    assert daemon.asked[0][1] == [
+        {"role": "tools", "content": '[{"name": "weather", "description": "of a place"}]'},
+        *HELLO,
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"name": "weather", "arguments": {"at": "mill"}}],
+        },
+        {"role": "tool", "content": "fog"},
+    ]
+
+
 def test_without_a_limit_the_configured_one_holds_and_greedy_is_the_default(path, daemon):
     Client(path).chat(HELLO)
 
@@ -167,6 +189,9 @@ def test_without_a_limit_the_configured_one_holds_and_greedy_is_the_default(path
         ({"messages": []}, "messages"),
         ({"messages": HELLO, "temperature": -1}, "temperature"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "text only"),
+        ({"messages": [{"role": "user"}]}, "content"),
+        ({"messages": [{"role": "tools", "content": "[]"}]}, "under tools"),
+        ({"messages": HELLO, "tools": [{"function": {"description": "nameless"}}]}, "name"),
         ({}, "messages"),
     ],
 )

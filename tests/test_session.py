@@ -13,7 +13,7 @@ import tiny
 from lorad import domain, files, session, teacher, weights
 from lorad.config import Settings
 from lorad.domain import Evaluation, Example, Order
-from lorad.errors import TrainingError
+from lorad.errors import SampleError, TrainingError
 from lorad.tasks import find
 from test_trainer import PLAN
 
@@ -280,9 +280,27 @@ def test_rows_that_are_too_long_are_left_out_and_said(base, tmp_path):
     assert len(result["learned"]) == 2
 
 
+def test_rows_that_the_template_cannot_hold_are_left_out_and_said(base, tmp_path):
+    # Given a row that speaks of tools, and a template that knows none
+    tools = {"role": "tools", "content": '[{"name": "weather"}]'}
+    row = tiny.facts(1, "doors")[0]
+    unheld = replace(row, question=[tools, *row.question], line=99)
+
+    order(base, tmp_path, [*tiny.facts(2, "doors"), unheld]).run()
+
+    found, result = evaluation(tmp_path)
+    assert found.scores["doors"].total == 2
+    assert "[99]" in found.notes[0]
+    assert "no place for tools" in found.notes[0]
+    assert len(result["learned"]) == 2
+
+
 def test_a_session_without_one_usable_row_fails_with_a_sentence(base, tmp_path):
     with pytest.raises(TrainingError, match="longer than 5 tokens"):
         order(base, tmp_path, tiny.facts(2), plan=replace(PLAN, max_length=5)).run()
+    unheld = [replace(row, answer="</s>") for row in tiny.facts(2)]
+    with pytest.raises(SampleError, match="no tokens"):
+        order(base, tmp_path / "unheld", unheld).run()
 
 
 def test_progress_is_lines_of_json_that_end_with_saving(first):

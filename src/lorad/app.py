@@ -33,7 +33,7 @@ from lorad.errors import ConfigError, LoradError, ProtocolError, RegistryError
 from lorad.home import Home, find_home
 from lorad.registry import MANIFEST, Registry
 from lorad.retention import summarise
-from lorad.tasks import find
+from lorad.tasks import encode, find
 from lorad.weights import DTYPES, load_base, machine, quieten, shape, verify_base
 
 logger = log.get_logger()
@@ -133,9 +133,11 @@ class Models:
 
     def plan(self, track: str, examples: Sequence[Example], overrides: dict[str, Any]) -> Plan:
         """Plan a session for these examples."""
-        base, task = self._engine.base(track), self._engine.task(track)
+        usable, unusable = encode(self._engine.task(track), self._engine.base(track).tokenizer, examples)
+        if not usable and unusable:
+            raise unusable[0][1]
         return planner.plan(
-            lengths=[len(task.encode(base.tokenizer, example)) for example in examples],
+            lengths=[len(encoded) for _, encoded in usable],
             shape=shape(self._home.base(self._settings.tracks[track].base)),
             machine=machine(self._settings.training.device),
             planner=self._settings.planner,
@@ -385,7 +387,7 @@ class App:
         """Tell whether questions are answered and drops are taken."""
         return self._ready and not self.stopping.is_set()
 
-    def ask(self, model: str, messages: list[dict[str, str]], sampling: Sampling) -> tuple[Ticket, str]:
+    def ask(self, model: str, messages: list[dict[str, Any]], sampling: Sampling) -> tuple[Ticket, str]:
         """Accept a question for ``track`` or ``track@latest|previous|vN|TAG|base``."""
         track, _, wanted = model.partition("@")
         version = self._resolve(track, wanted) if wanted else None

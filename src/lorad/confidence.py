@@ -14,7 +14,7 @@ from lorad.calibration import Asked, Reference, divide, draw, fit_temperature
 from lorad.domain import Example
 from lorad.errors import ConfigError, RegistryError
 from lorad.memory import Memory
-from lorad.tasks import Task
+from lorad.tasks import Task, encode
 
 Tell = Callable[[int, int], None]
 """Told how many questions are answered, and of how many."""
@@ -62,8 +62,11 @@ class Witness:
     def ask(self, questions: Sequence[Question], tell: Tell) -> list[Asked]:
         """Return what came of the questions; those with more than ``longest`` tokens are left out."""
         tokenizer = self._deck.base.tokenizer
-        rows = [(question, self._task.encode(tokenizer, question.example)) for question in questions]
-        rows = [(question, row) for question, row in rows if len(row) <= self._longest]
+        usable, _ = encode(self._task, tokenizer, [question.example for question in questions])
+        held = {example.id: row for example, row in usable if len(row) <= self._longest}
+        rows = [
+            (question, held[question.example.id]) for question in questions if question.example.id in held
+        ]
         done = 0
 
         def count(more: int) -> None:

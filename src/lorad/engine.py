@@ -22,7 +22,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from lorad import loader
 from lorad.config import EngineSettings
-from lorad.errors import LoradError, ProtocolError, RegistryError
+from lorad.errors import LoradError, ProtocolError, RegistryError, SampleError
 from lorad.tasks import Task
 from lorad.weights import Base, Deck
 
@@ -209,7 +209,10 @@ class Engine:
     def submit(self, track: str, question: Any, sampling: Sampling, version: str | None = None) -> Ticket:
         """Accept a request at the end of the queue; raise ``ProtocolError`` (503) when the queue is full."""
         seat = self._find(track)
-        prompt = seat.task.prompt(seat.deck.base.tokenizer, question)
+        try:
+            prompt = seat.task.prompt(seat.deck.base.tokenizer, question)
+        except SampleError as error:
+            raise ProtocolError(error.message, code=error.code) from None
         self._check_length(seat, prompt, sampling)
         with self._door:
             if sum(self._waiting.values()) >= self._settings.max_waiting:

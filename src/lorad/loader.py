@@ -116,14 +116,14 @@ def load(
     differs = check(folder, deck.base, base_folder, strict=strict)
     deck.add(slot, folder)
     try:
-        _prove(deck, slot, folder)
+        prove(deck, slot, folder)
     except BaseException:
         deck.drop(slot)
         raise
     return differs
 
 
-def _prove(deck: Deck, slot: str, folder: Path) -> None:
+def prove(deck: Deck, slot: str, folder: Path) -> None:
     """Ask a loaded version its probes; raise if it answers otherwise than when it was made."""
     path, version = folder / examine.PROBES, folder.name
     if not path.is_file():  # whether it should be there is the manifest's business

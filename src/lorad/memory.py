@@ -211,8 +211,12 @@ class Memory:
 def _exported(row: sqlite3.Row) -> dict[str, Any]:
     example = _example(row)
     provenance = ("line", "added_at", "learned_in", "recalled", "recalled_in")
+    answer = example.answer if isinstance(example.answer, dict) else {"content": example.answer}
+    tools = [message["content"] for message in example.question if message["role"] == "tools"]
+    asked = [message for message in example.question if message["role"] != "tools"]
     return {
-        "messages": [*example.question, {"role": "assistant", "content": example.answer}],
+        "messages": [*asked, {"role": "assistant", **answer}],
+        **({"tools": json.loads(tools[0])} if tools else {}),
         "dataset": example.dataset,
         "provenance": {"row": row["rowid"], **{name: row[name] for name in provenance}},
     }

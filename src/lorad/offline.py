@@ -55,7 +55,7 @@ from lorad.home import Home, find_home
 from lorad.memory import Memory
 from lorad.registry import Birth, Registry, bad_calibration
 from lorad.states import VersionState
-from lorad.tasks import find
+from lorad.tasks import encode, find
 
 NO_REFERENCE = 2
 """Exit code of a check that has nothing to compare with; 1 is drift, or an error as everywhere."""
@@ -220,7 +220,10 @@ def plan(
     place, chosen = _load(home, config, settings)
     track, _, reading = _read(chosen, track, file)
     task, tokenizer = find(chosen.tracks[track].task), _tokenizer(place, chosen, track)
-    lengths = [len(task.encode(tokenizer, example)) for example in reading.examples]
+    usable, unusable = encode(task, tokenizer, reading.examples)
+    if not usable:
+        raise unusable[0][1]
+    lengths = [len(encoded) for _, encoded in usable]
     decided = _plan(place, chosen, track, lengths)
     if as_json:
         print(json.dumps(domain.as_json(decided), indent=2))  # noqa: T201 - the answer itself
@@ -544,8 +547,8 @@ def adopt_version(
     found = adopt.read(source, loaded, settings.training.max_rank)
     task = find(settings.tracks[track].task)
     with _database(place) as database:
-        examples = Memory(database).all(track)
-        rows = [task.encode(loaded.tokenizer, example) for example in examples]
+        usable, _ = encode(task, loaded.tokenizer, Memory(database).all(track))
+        examples, rows = [example for example, _ in usable], [encoded for _, encoded in usable]
         candidate = registry.candidates / f"adopted-{version}"
         papers = {"source": str(source.resolve()), "made_for": made_for, "other_base": is_other}
         deck = adopt.write(found, candidate, base_folder, loaded, rows[:2], papers)

@@ -5,6 +5,7 @@ from. What never does: containers and encodings (``rows``), touching the inbox, 
 """
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from lorad.rows import BadRow
 from lorad.strict_json import Flaw, NotJson, parse
 
 Row = Mapping[str, Any]
-Message = dict[str, str]
+Message = dict[str, Any]
 
 _SPEAKERS = ("user", "assistant")
 
@@ -47,15 +48,13 @@ IGNORED |= {"dataset", "provenance", "__index_level_0__"}
 #: Fields that may stand beside a question and its answer.
 SYSTEM = {"system", "system_prompt", "history"}
 
-_NO_TOOLS = (
-    "tool calls are not learned: the answer would be trained without what the tools said; leave the row out"
-)
+_OLD_TOOLS = "functions and function_call are the old form; write tools and tool_calls"
 _NO_PREFERENCE = "preferences are not learned, only answers; write the good one as the answer"
 _NO_TOKENS = "tokens of another program are not learned; drop the text that they stand for"
 
 #: Fields of formats that are known and cannot be learned from, and why.
 REFUSED = {
-    **dict.fromkeys(("tools", "functions", "tool_calls", "function_call"), _NO_TOOLS),
+    **dict.fromkeys(("functions", "function_call"), _OLD_TOOLS),
     **dict.fromkeys(("chosen", "rejected", "preferred_output", "non_preferred_output"), _NO_PREFERENCE),
     **dict.fromkeys(("label", "kto_tag"), _NO_PREFERENCE),
     **dict.fromkeys(("input_ids", "attention_mask", "labels"), _NO_TOKENS),
@@ -79,19 +78,28 @@ class _Turn:
     role: str
     content: str
     is_learned: bool
+    calls: tuple[dict[str, Any], ...] = ()
 
 
 OPENAI = _Form(
     "role",
     "content",
-    {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"},
+    {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"},
 )
 SHAREGPT = _Form(
     "from",
     "value",
-    {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"},
+    {
+        "system": "system",
+        "human": "user",
+        "user": "user",
+        "gpt": "assistant",
+        "assistant": "assistant",
+        "function_call": "assistant",
+        "observation": "tool",
+        "tool": "tool",
+    },
 )
-TOOL_ROLES = {"tool", "function", "function_call", "observation"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,16 +287,33 @@ def _history(row: Row) -> list[Message]:
 
 
 def _openai(row: Row) -> tuple[str, list[Example]]:
-    _refuse_unknown(row, {"messages", "parallel_tool_calls"})
-    return "openai", _examples(_turns(_unpacked(row, "messages"), "messages", OPENAI), "messages")
+    _refuse_unknown(row, {"messages", "parallel_tool_calls", "tools"})
+    turns = [*_tools(row), *_turns(_unpacked(row, "messages"), "messages", OPENAI)]
+    return "openai", _examples(turns, "messages")
 
 
 def _sharegpt(row: Row) -> tuple[str, list[Example]]:
-    _refuse_unknown(row, {"conversations", "system"})
-    turns = _turns(_unpacked(row, "conversations"), "conversations", SHAREGPT)
+    _refuse_unknown(row, {"conversations", "system", "tools"})
+    turns = [*_tools(row), *_turns(_unpacked(row, "conversations"), "conversations", SHAREGPT)]
     if row.get("system"):
         turns = [_Turn("system", "system", _text(row, "system"), is_learned=False), *turns]
     return "sharegpt", _examples(turns, "conversations")
+
+
+def _tools(row: Row) -> list[_Turn]:
+    """Return what a conversation may call, as its first message: the JSON of each function."""
+    tools = _unpacked(row, "tools")
+    if _is_empty(tools):
+        return []
+    if not isinstance(tools, list):
+        raise BadRow("tools", "must be a list of functions, in a table its JSON")
+    functions = [tool.get("function", tool) if isinstance(tool, Mapping) else tool for tool in tools]
+    for index, function in enumerate(functions):
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise BadRow(f"tools[{index}]", "must be a function with a name")
+    content = json.dumps(functions, ensure_ascii=False)
+    _check_text("tools", content)
+    return [_Turn("tools", "tools", content, is_learned=False)]
 
 
 def _prompt_and_completion(row: Row) -> list[Example]:
@@ -327,15 +352,46 @@ def _turns(turns: Any, field: str, form: _Form) -> list[_Turn]:
 def _turn(turn: Any, where: str, form: _Form) -> _Turn:
     role = turn.get(form.role) if isinstance(turn, Mapping) else None
     if not isinstance(role, str) or role not in form.roles:
-        is_tool = isinstance(role, str) and role in TOOL_ROLES
-        known = f"must be one of {', '.join(sorted(form.roles))}"
-        raise BadRow(f"{where}.{form.role}", _NO_TOOLS if is_tool else known)
-    _refuse_unknown(turn, {form.role, form.text, "weight", "name"}, f"{where}.")
+        raise BadRow(f"{where}.{form.role}", f"must be one of {', '.join(sorted(form.roles))}")
+    _refuse_unknown(turn, {form.role, form.text, "weight", "name", "tool_calls", "tool_call_id"}, f"{where}.")
     weight = turn.get("weight")
     if weight not in (None, 0, 1):
         raise BadRow(f"{where}.weight", "must be 0, which leaves the answer out, or 1")
-    content = _content(turn.get(form.text), f"{where}.{form.text}")
-    return _Turn(where, form.roles[role], content, is_learned=weight != 0)
+    content, spoken = turn.get(form.text), f"{where}.{form.text}"
+    if role == "function_call":
+        return _Turn(where, "assistant", "", is_learned=weight != 0, calls=_calls(content, spoken))
+    calls = () if _is_empty(turn.get("tool_calls")) else _calls(turn["tool_calls"], f"{where}.tool_calls")
+    if calls and form.roles[role] != "assistant":
+        raise BadRow(f"{where}.tool_calls", "only the assistant calls tools")
+    text = "" if calls and _is_empty(content) else _content(content, spoken)
+    return _Turn(where, form.roles[role], text, is_learned=weight != 0, calls=calls)
+
+
+def _calls(calls: Any, where: str) -> tuple[dict[str, Any], ...]:
+    """Return calls as name and arguments; OpenAI writes the arguments as JSON, templates want them as they are."""
+    found = _parsed(calls, where) if isinstance(calls, str) else calls
+    listed = found if isinstance(found, list) else [found]
+    return tuple(_call(call, f"{where}[{index}]") for index, call in enumerate(listed))
+
+
+def _call(call: Any, where: str) -> dict[str, Any]:
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
+        raise BadRow(where, "must be a call of a function with a name")
+    arguments = function.get("arguments", function.get("parameters", {}))
+    if isinstance(arguments, str):
+        arguments = _parsed(arguments or "{}", f"{where}.arguments")
+    if not isinstance(arguments, Mapping):
+        raise BadRow(f"{where}.arguments", "must be an object, or its JSON")
+    _check_text(where, json.dumps([function["name"], arguments], ensure_ascii=False))
+    return {"name": function["name"], "arguments": dict(arguments)}
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return parse(text)
+    except (Flaw, NotJson) as error:
+        raise BadRow(where, f"is not JSON: {error}") from None
 
 
 def _content(content: Any, where: str) -> str:
@@ -362,15 +418,25 @@ def _examples(turns: Sequence[_Turn], field: str) -> list[Example]:
     messages: list[Message] = []
     examples: list[Example] = []
     for turn in turns:
+        called = {"tool_calls": list(turn.calls)} if turn.calls else {}
         if turn.role == "assistant":
             if not any(message["role"] == "user" for message in messages):
                 raise BadRow(turn.where, "an answer must follow a question")
             if turn.is_learned:
-                examples.append(Example(task="chat", question=list(messages), answer=turn.content))
-        messages.append({"role": turn.role, "content": turn.content})
+                answer = {"content": turn.content, **called} if called else turn.content
+                examples.append(Example(task="chat", question=list(messages), answer=answer))
+        elif turn.role == "tool" and not _is_answered(messages):
+            raise BadRow(turn.where, "what a tool said must follow the call of it")
+        messages.append({"role": turn.role, "content": turn.content, **called})
     if not examples:
         raise BadRow(field, "holds no answer of the assistant to learn")
     return examples
+
+
+def _is_answered(messages: Sequence[Message]) -> bool:
+    """Tell whether the last message that is not a tool's calls one."""
+    last = next((message for message in reversed(messages) if message["role"] != "tool"), {})
+    return "tool_calls" in last
 
 
 def _unpacked(row: Row, key: str) -> Any:

@@ -16,7 +16,7 @@ from anyio import to_thread
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, Json
 
 from lorad import __version__
 from lorad.engine import Piece, Sampling, Ticket
@@ -33,7 +33,7 @@ class Daemon(Protocol):
     def snapshot(self) -> dict[str, Any]: ...
     def is_ready(self) -> bool: ...
     def models(self) -> list[dict[str, Any]]: ...
-    def ask(self, model: str, messages: list[dict[str, str]], sampling: Sampling) -> tuple[Ticket, str]: ...
+    def ask(self, model: str, messages: list[dict[str, Any]], sampling: Sampling) -> tuple[Ticket, str]: ...
     def jobs(self) -> list[dict[str, Any]]: ...
     def job(self, job: int) -> dict[str, Any]: ...
     def retry(self, job: int, *, force: bool, settings: dict[str, Any]) -> dict[str, Any]: ...
@@ -69,19 +69,54 @@ class Part(Body):
     text: str = ""
 
 
+class Function(Body):
+    """A function's name and, as JSON, what it was called with."""
+
+    name: str
+    arguments: Json[dict[str, Any]] = Field(default_factory=dict)
+
+
+class Call(Body):
+    """A call of a tool."""
+
+    function: Function
+
+
 class Message(Body):
     """One turn of a conversation."""
 
     role: str
-    content: str | list[Part]
+    content: str | list[Part] | None = None
+    tool_calls: list[Call] = []
 
-    def plain(self) -> dict[str, str]:
-        """Return role and text."""
-        if isinstance(self.content, str):
-            return {"role": self.role, "content": self.content}
-        if any(part.type != "text" for part in self.content):
+    def plain(self) -> dict[str, Any]:
+        """Return role and text, and the calls if there are any, as examples hold them."""
+        if self.content is None and not self.tool_calls:
+            raise ProtocolError("a message needs its content", code="no_content")
+        if self.role == "tools":  # what examples call their first message
+            raise ProtocolError("tools stand beside the messages, under tools", code="unknown_role")
+        parts = (
+            [Part(type="text", text=self.content)] if isinstance(self.content, str) else self.content or []
+        )
+        if any(part.type != "text" for part in parts):
             raise ProtocolError("this model reads text only", code="unsupported_content")
-        return {"role": self.role, "content": "".join(part.text for part in self.content)}
+        calls = [call.function.model_dump() for call in self.tool_calls]
+        text = "".join(part.text for part in parts)
+        return {"role": self.role, "content": text} | ({"tool_calls": calls} if calls else {})
+
+
+class Definition(BaseModel):
+    """A function that may be called: its name and whatever describes it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+
+class Tool(Body):
+    """What the model may call."""
+
+    function: Definition
 
 
 class ChatBody(Body):
@@ -89,6 +124,7 @@ class ChatBody(Body):
 
     model: str = "chat"
     messages: list[Message] = Field(min_length=1)
+    tools: list[Tool] = []
     stream: bool = False
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
@@ -96,6 +132,12 @@ class ChatBody(Body):
     top_p: float = Field(default=1.0, gt=0, le=1)
     stop: str | list[str] | None = None
     seed: int | None = None
+
+    def question(self) -> list[dict[str, Any]]:
+        """Return the conversation as examples hold it: what may be called comes first."""
+        functions = json.dumps([tool.function.model_dump() for tool in self.tools], ensure_ascii=False)
+        tools = [{"role": "tools", "content": functions}] if self.tools else []
+        return [*tools, *(message.plain() for message in self.messages)]
 
     def sampling(self, default_tokens: int) -> Sampling:
         """Return how to generate."""
@@ -198,8 +240,7 @@ def _add_openai(app: FastAPI, daemon: Daemon, default_tokens: int) -> None:
 
     @app.post("/v1/chat/completions", response_model=None)
     def chat(body: ChatBody) -> dict[str, Any] | StreamingResponse:
-        messages = [message.plain() for message in body.messages]
-        ticket, fingerprint = daemon.ask(body.model, messages, body.sampling(default_tokens))
+        ticket, fingerprint = daemon.ask(body.model, body.question(), body.sampling(default_tokens))
         head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),

@@ -45,7 +45,7 @@ from lorad.config import JudgeSettings, TrainingSettings
 from lorad.domain import Encoded, Evaluation, Example, Order, Plan, Score, Verdict
 from lorad.errors import LoradError, TrainingError, describe
 from lorad.rehearsal import Item
-from lorad.tasks import Task, find
+from lorad.tasks import Task, encode, find
 
 PROBES = 4
 CHECKPOINTS = "checkpoints"  # as the cycle names it
@@ -192,18 +192,31 @@ class Session:
             self._notes.append(f"the truncation made {lost} old examples wrong before training")
         return found
 
-    def _lesson(self, base: weights.Base, example: Example, *, is_new: bool, right: bool) -> Lesson:
-        return Lesson(example, self._task.encode(base.tokenizer, example), is_new, right, right)
-
     def _lessons(self, base: weights.Base) -> list[Lesson]:
-        """Encode the examples and leave out, with a note, what is too long."""
+        """Encode the examples and leave out, with a note, what is too long or cannot be written for this model."""
         new = [domain.restore(Example, row) for row in files.read_lines(self.folder / "new.jsonl")]
         old = [
             (domain.restore(Example, _without(row, "right")), row["right"])
             for row in files.read_lines(self.folder / "old.jsonl")
         ]
-        found = [self._lesson(base, e, is_new=True, right=False) for e in new]
-        found += [self._lesson(base, e, is_new=False, right=right) for e, right in old]
+        usable, unusable = encode(self._task, base.tokenizer, [*new, *(example for example, _ in old)])
+        known = {example.id: right for example, right in old}
+        found = [
+            Lesson(
+                example,
+                encoded,
+                example.id not in known,
+                known.get(example.id, False),
+                known.get(example.id, False),
+            )
+            for example, encoded in usable
+        ]
+        if unusable:
+            lines = [example.line for example, _ in unusable]
+            self._notes.append(
+                f"{len(lines)} rows cannot be written for this model and were left out: {lines[:20]}; the first: "
+                f"{unusable[0][1].message}"
+            )
         lessons = [lesson for lesson in found if len(lesson.encoded) <= self.order.plan.max_length]
         if len(lessons) < len(found):
             lines = [
@@ -214,6 +227,8 @@ class Session:
             )
             self.report({"too_long": lines})
         if not any(lesson.is_new for lesson in lessons) and self.order.kind == "learn":
+            if unusable:
+                raise unusable[0][1]
             raise TrainingError(
                 f"every row is longer than {self.order.plan.max_length} tokens; shorten them", code="too_long"
             )

@@ -11,9 +11,8 @@ from typing import Any
 
 from lorad import domain
 from lorad.domain import Encoded, Example
-from lorad.errors import SampleError
 from lorad.samples import Reading
-from lorad.tasks import Task
+from lorad.tasks import Task, encode
 
 #: Row problems, contradictions and the like that a report on a screen lists.
 LISTED = 20
@@ -52,15 +51,10 @@ def measure(
     ``longest`` returns a plan's limit for these lengths: a longer example is left out and told of, never cut.
     """
     lengths: list[int] = []
-    problems: list[dict[str, Any]] = []
     marks = {"begin_twice": 0, "end_missing": 0, "end_inside": 0}
     sample = None
-    for example in examples:
-        try:
-            encoded = task.encode(tokenizer, example)
-        except SampleError as error:
-            problems.append({"line": example.line, "message": error.message})
-            continue
+    usable, unusable = encode(task, tokenizer, examples)
+    for example, encoded in usable:
         lengths.append(len(encoded))
         for mark, is_so in _marks(encoded, tokenizer).items():
             marks[mark] += is_so
@@ -70,7 +64,7 @@ def measure(
         "begin_token": tokenizer.bos_token,
         "end_token": tokenizer.eos_token,
         **marks,
-        "unusable": problems,
+        "unusable": [{"line": example.line, "message": error.message} for example, error in unusable],
         "sample": sample,
     }
 

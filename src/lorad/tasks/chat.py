@@ -1,6 +1,7 @@
 """The chat task: messages in, the assistant's answer out. The only file that knows chat templates."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lorad.domain import Encoded, Example
@@ -45,15 +46,19 @@ class Chat:
 
     def _trained_text(self, tokenizer: Any, example: Example) -> str:
         """Return what the template makes of the answer; templates may trim or decorate it."""
-        messages = [*example.question, {"role": "assistant", "content": example.answer}]
-        head = tokenizer.apply_chat_template(example.question, tokenize=False, add_generation_prompt=True)
-        whole = tokenizer.apply_chat_template(messages, tokenize=False)
+        answer = example.answer if isinstance(example.answer, dict) else {"content": example.answer}
+        head = _render(tokenizer, example.question, is_asked=True)
+        whole = _render(tokenizer, [*example.question, {"role": "assistant", **answer}], is_asked=False)
+        if whole.startswith(head):
+            return whole[len(head) :]
+        if "tool_calls" in answer:
+            raise _no_tools(f"row {example.line}: ")
         # a template whose generation prompt differs from its history (thinking models) trains the bare answer
-        return str(whole[len(head) :]) if whole.startswith(head) else str(example.answer)
+        return str(example.answer)
 
     def prompt(self, tokenizer: Any, question: Any) -> list[int]:
         """Return the template's tokens up to where the assistant begins, with exactly one begin token."""
-        text = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+        text = _render(tokenizer, question, is_asked=True)
         tokens = list(tokenizer(text, add_special_tokens=False)["input_ids"])
         begin = tokenizer.bos_token_id
         wants_begin = bool(getattr(tokenizer, "add_bos_token", False)) and begin is not None
@@ -66,5 +71,45 @@ class Chat:
         return [int(tokenizer.eos_token_id)]
 
     def show(self, example: Example) -> tuple[str, str]:
-        """Return the last question and the answer."""
-        return str(example.question[-1]["content"]), str(example.answer)
+        """Return the last question and the answer, calls of tools as they are written in most languages."""
+        answer = example.answer if isinstance(example.answer, dict) else {"content": example.answer}
+        return _shown(example.question[-1]), _shown(answer)
+
+
+def _render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, is_asked: bool) -> str:
+    """Return the template's text; raise ``SampleError`` when it leaves tools out that the messages speak of."""
+    tools = [
+        tool for message in messages if message["role"] == "tools" for tool in json.loads(message["content"])
+    ]
+    said = [message for message in messages if message["role"] != "tools"]
+    calls = [call for message in said for call in message.get("tool_calls", ())]
+    text = str(
+        tokenizer.apply_chat_template(
+            [_as_templates_want(message) for message in said],
+            tools=[{"type": "function", "function": tool} for tool in tools] or None,
+            tokenize=False,
+            add_generation_prompt=is_asked,
+        )
+    )
+    heard = [message["content"].strip() for message in said if message["role"] == "tool"]
+    if any(name not in text for name in [*(named["name"] for named in (*tools, *calls)), *heard]):
+        raise _no_tools()
+    return text
+
+
+def _as_templates_want(message: Mapping[str, Any]) -> dict[str, Any]:
+    calls = [{"type": "function", "function": call} for call in message.get("tool_calls", ())]
+    return {**message, "tool_calls": calls} if calls else dict(message)
+
+
+def _shown(message: Mapping[str, Any]) -> str:
+    calls = [f"{call['name']}({json.dumps(call['arguments'])})" for call in message.get("tool_calls", ())]
+    return " ".join(filter(None, [str(message["content"]), *calls]))
+
+
+def _no_tools(where: str = "") -> SampleError:
+    return SampleError(
+        f"{where}the base model's chat template has no place for tools; leave such rows out, or take a base model "
+        "that was trained to call tools",
+        code="no_tool_template",
+    )
