@@ -286,9 +286,9 @@ def test_a_dataset_is_named_after_its_file(read, name):
 
 def test_the_task_is_the_tracks(tmp_path):
     path = tmp_path / "a.json"
-    path.write_text(json.dumps([ROW]))
+    path.write_text(json.dumps([{"text": "x", "label": "y"}]))
 
-    assert only(samples.read(path, InboxSettings(), "tagging")).task == "tagging"
+    assert only(samples.read(path, InboxSettings(), "classify")).task == "classify"
 
 
 # bad rows
@@ -300,7 +300,8 @@ def test_the_task_is_the_tracks(tmp_path):
         # no format
         ({}, "instruction", "the field is missing; a row has instruction/output"),
         ({"txt": "x"}, "txt", "the field is unknown here; a row has instruction/output"),
-        ({"txt": "x", "text": "x"}, "text", "text without a question is not learned"),
+        ({"txt": "x", "text": "x"}, "text", "a document is for a retrieval track"),
+        ({"question": Q, "text": "x"}, "text", "text without a question is not learned"),
         ({"messages": None}, "messages", "is empty"),
         ({"instruction": Q, "antwort": A}, "antwort", "the field is unknown here"),
         ({"system": "x", "id": 1}, "instruction", "the field is missing"),

@@ -115,7 +115,7 @@ def foreign(row: Any, task: str) -> BadRow | None:
 def _no_format(row: Any, task: str) -> BadRow:
     if not isinstance(row, Mapping):
         return BadRow("", f"a row must be an object with named fields, not a {type(row).__name__}")
-    if refused := next((key for key in row if key in REFUSED), None):
+    if refused := next((key for key in row if key in REFUSED and key not in FIELDS[task]), None):
         return BadRow(refused, REFUSED[refused])
     if chat := next(
         (key for key in ("messages", "conversations", "instruction", "question", "prompt") if key in row),

@@ -44,7 +44,7 @@ class Document:
 
 def document(text: TextFile, limits: InboxSettings) -> Iterator[tuple[int, Document]]:
     """Yield the whole file as its only row; raise ``SampleError`` when that is longer than a row may be."""
-    name = text.path.name
+    name = text.path.name.encode(errors="replace").decode()  # it is kept, and a name need not be UTF-8
     plain = Path(name[: -len(".gz")] if name.lower().endswith(".gz") else name)
     if plain.suffix.lower() not in DOCUMENTS:
         raise SampleError(
