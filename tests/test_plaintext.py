@@ -60,7 +60,7 @@ def test_a_blank_line_ends_a_sentence(read, text, expected, name):
 @pytest.mark.parametrize(
     ("text", "field", "message"),
     [
-        ("b X O", "tokens", "line 3 has 3 columns, and the first one has 2"),
+        ("b O X", "tokens", "line 3 has 3 columns, and the first one has 2"),
         ("b PER", "tags", "line 3 ends with 'PER', which is no tag"),
         ("b O\nc PER\nd O", "tags", "line 4 ends with 'PER'"),
         ("b " + "x" * 200 + " O", "", "longer than inbox.max_row_bytes (100)"),

@@ -120,7 +120,7 @@ class _Columns:
                 sentence = Sentence([], [])  # what follows of it is passed, not kept
             elif problem is None:
                 problem = self._add(cells, sentence)
-        return (begin, problem or sentence) if begin else None
+        return (begin, problem or self._checked(sentence)) if begin else None
 
     def _line(self) -> str | LineTooLong | None:
         try:
@@ -154,6 +154,16 @@ class _Columns:
         sentence.tokens.append(cells[0])
         sentence.tags.append(cells[-1])
         return None
+
+    def _checked(self, sentence: Sentence) -> Sentence | BadRow:
+        """Refuse a sentence whose words are their numbers: GermEval's and CoNLL-U's words are elsewhere."""
+        count = len(sentence.tokens)
+        numbers = [str(number) for number in range(1, count + 1)]
+        if self._width > 2 and count > 1 and sentence.tokens == numbers:  # noqa: PLR2004 - number and tag alone
+            return BadRow(
+                "tokens", "are numbered in the first column; make the words the first and the tags the last"
+            )
+        return sentence
 
     def _begin(self, cells: list[str]) -> int:
         if len(cells) > 1 and TAG.fullmatch(cells[-1]):
