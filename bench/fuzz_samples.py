@@ -20,7 +20,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from lorad import samples
+from lorad import annotations, samples
 from lorad.config import InboxSettings
 from lorad.errors import SampleError
 
@@ -28,7 +28,19 @@ ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "bench" / "cache" / "fuzz_samples"
 SLOW = 5.0
 
-NAMES = ("a.json", "a.jsonl", "a.ndjson", "a.csv", "a.tsv", "a.txt", "a.md", "a", "a.json.gz", "a.csv.gz")
+NAMES = (
+    "a.conll",
+    "a.json",
+    "a.jsonl",
+    "a.ndjson",
+    "a.csv",
+    "a.tsv",
+    "a.txt",
+    "a.md",
+    "a",
+    "a.json.gz",
+    "a.csv.gz",
+)
 TOKENS = (
     *b'" { } [ ] , ; : NaN -Infinity null 1e999 PAR1 "" \\ \\u \\ud800 \\u0000'.split(),
     *(b"", b" ", b"\n", b"\r", b"\t", b"\x00", b"\xff", b"\xfe\xff", b"\xef\xbb\xbf", b"\xe2\x80\xa8"),
@@ -71,12 +83,15 @@ KEYS = (
         "tools",
     ),
     *("text", "label", "type", "id", "metadata", "", "\ud800"),
+    *("chosen", "rejected", "preferred_output", "kto_tag", "data", "annotations", "result", "start", "end"),
 )
+ANNOTATED = tuple(name for names in annotations.FIELDS.values() for name in names)
+LABELS = ((), ("O", "B-PER", "I-PER"), ("good", "bad"))
 ROLES = ("user", "assistant", "system", "human", "gpt", "tool", "observation")
 
 
 def value(chance: random.Random, depth: int = 0) -> object:
-    kind = chance.randrange(7 if depth < 4 else 4)
+    kind = chance.randrange(9 if depth < 4 else 4)
     if kind < 2:
         return chance.choice(WORDS)
     if kind < 4:
@@ -85,7 +100,19 @@ def value(chance: random.Random, depth: int = 0) -> object:
         return [value(chance, depth + 1) for _ in range(chance.randrange(4))]
     if kind == 5:
         return turns(chance)
+    if kind > 6:
+        return tags(chance) if kind == 7 else spans(chance)
     return {chance.choice(KEYS): value(chance, depth + 1) for _ in range(chance.randrange(4))}
+
+
+def tags(chance: random.Random) -> list[object]:
+    known = ("O", "B-PER", "I-PER", "E-X", "PER", 0, 1, 2, -1)
+    return [chance.choice(known) for _ in range(chance.randrange(4))]
+
+
+def spans(chance: random.Random) -> list[object]:
+    span = {"start": chance.randrange(-1, 9), "end": chance.randrange(20), "label": chance.choice(("X", 1))}
+    return [chance.choice((span, list(span.values()))) for _ in range(chance.randrange(3))]
 
 
 def turns(chance: random.Random) -> list[dict[str, object]]:
@@ -101,6 +128,9 @@ def row(chance: random.Random) -> object:
     made: dict[str, object] = {question: chance.choice(WORDS[:2]), answer: chance.choice(WORDS[:2])}
     if chance.random() < 0.3:
         made = {chance.choice(("messages", "conversations")): turns(chance)}
+    elif chance.random() < 0.5:
+        made = {chance.choice(ANNOTATED): value(chance) for _ in range(chance.randrange(1, 4))}
+        made |= {"text": chance.choice(WORDS[:2])} if chance.random() < 0.5 else {}
     for _ in range(chance.choice((0, 0, 0, 1, 3))):
         made[chance.choice(KEYS)] = value(chance)
     return made if chance.random() < 0.95 else value(chance)
@@ -145,9 +175,10 @@ def one_file(chance: random.Random, corpus: list[bytes]) -> bytes:
     return content
 
 
-def outcome(path: Path, limits: InboxSettings) -> str:
+def outcome(path: Path, limits: InboxSettings, chance: random.Random) -> str:
+    limits = limits.model_copy(update={"preferences": chance.choice(("refuse", "learn_chosen"))})
     try:
-        reading = samples.read(path, limits)
+        reading = samples.read(path, limits, chance.choice(samples.TASKS), labels=chance.choice(LABELS))
     except SampleError as error:
         json.dumps(error.as_dict())
         return error.code
@@ -173,7 +204,7 @@ def run(files: int, seed: int, tell: Callable[[str], None]) -> int:
             )
             start = time.process_time()
             try:
-                counts[outcome(path, limits)] += 1
+                counts[outcome(path, limits, chance)] += 1
             except Exception:  # noqa: BLE001 - this is what we are looking for
                 counts["BROKEN"] += 1
                 KEPT.mkdir(parents=True, exist_ok=True)

@@ -168,6 +168,16 @@ def called(place):
     return {"content": "", "tool_calls": [{"name": "get_weather", "arguments": {"place": place}}]}
 
 
+def test_trls_prompt_and_completion_may_call_tools(read):
+    reading = read(
+        [{"prompt": [USER], "completion": [{"role": "assistant", **called("mill")}], "tools": [TOOL]}]
+    )
+
+    (example,) = reading.examples
+    assert example.question == [{"role": "tools", "content": json.dumps([TOOL])}, USER]
+    assert example.answer == called("mill")
+
+
 def test_a_call_of_a_tool_and_what_is_made_of_it_are_two_answers():
     reading = samples.read(DATA / "openai_tools.jsonl", InboxSettings())
 
@@ -328,9 +338,9 @@ def test_a_dataset_is_named_after_its_file(read, name):
 
 def test_the_task_is_the_tracks(tmp_path):
     path = tmp_path / "a.json"
-    path.write_text(json.dumps([ROW]))
+    path.write_text(json.dumps([{"text": "x", "label": "y"}]))
 
-    assert only(samples.read(path, InboxSettings(), "tagging")).task == "tagging"
+    assert only(samples.read(path, InboxSettings(), "classify")).task == "classify"
 
 
 # bad rows
@@ -342,7 +352,8 @@ def test_the_task_is_the_tracks(tmp_path):
         # no format
         ({}, "instruction", "the field is missing; a row has instruction/output"),
         ({"txt": "x"}, "txt", "the field is unknown here; a row has instruction/output"),
-        ({"txt": "x", "text": "x"}, "text", "text without a question is not learned"),
+        ({"txt": "x", "text": "x"}, "text", "a document is for a retrieval track"),
+        ({"question": Q, "text": "x"}, "text", "text without a question is not learned"),
         ({"messages": None}, "messages", "is empty"),
         ({"instruction": Q, "antwort": A}, "antwort", "the field is unknown here"),
         ({"system": "x", "id": 1}, "instruction", "the field is missing"),

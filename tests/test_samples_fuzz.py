@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,39 @@ def test_any_damaged_file_is_read_or_refused(is_read_or_refused, content, edits,
         content = content[:place] + token + content[place + length :]
 
     is_read_or_refused(gzip.compress(content, 1) if is_packed else content, name)
+
+
+@given(
+    content=st.sampled_from(FILES),
+    edits=EDITS,
+    name=NAMES | st.just("a.conll"),
+    task=st.sampled_from(["tagging", "classify", "retrieval"]),
+    labels=st.sampled_from([(), ("O", "B-PER", "I-PER")]),
+)
+@settings(max_examples=150, deadline=None)
+def test_any_file_is_read_or_refused_for_any_task(tmp_path_factory, content, edits, name, task, labels):
+    for at, length, token in edits:
+        place = at % (len(content) + 1)
+        content = content[:place] + token + content[place + length :]
+    path = tmp_path_factory.getbasetemp() / name
+    path.write_bytes(content)
+
+    try:
+        reading = samples.read(path, LIMITS, task, labels=labels)
+    except SampleError as error:
+        assert name in json.dumps(error.as_dict())  # noqa: PT017 - that it is refused is one of two good ends
+        return
+
+    for example in reading.examples:
+        assert json.loads(json.dumps([example.question, example.answer])) == [
+            example.question,
+            example.answer,
+        ]
+        if task == "tagging":
+            spans = example.answer
+            assert spans == sorted(spans)
+            assert all(0 <= start < end <= len(example.question) for start, end, _ in spans)
+            assert all(one[1] <= other[0] for one, other in pairwise(spans))
 
 
 WORDS = st.sampled_from(

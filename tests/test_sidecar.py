@@ -112,3 +112,21 @@ def test_what_a_track_cannot_do_is_refused(said, told):
         return
     with pytest.raises(SampleError, match=told):
         said.fit("a.json.meta.yaml", "law", "chat", ("chat", "law"))
+
+
+@pytest.mark.parametrize(
+    ("said", "task", "told"),
+    [
+        (Sidecar(labels=("PER", "LOC"), track="law"), "tagging", None),  # the track is not asked
+        (Sidecar(task="classify", labels=("good", "bad")), "classify", None),
+        (Sidecar(labels=("PER",)), "retrieval", "retrieval has no labels"),
+        (Sidecar(labels=("PER", "PER")), "tagging", "a name stands twice"),
+        (Sidecar(task="tagging"), "classify", "the file is for tagging, not classify"),
+    ],
+)
+def test_what_a_task_cannot_do_is_refused(said, task, told):
+    if told is None:
+        said.fit_task("a.json.meta.yaml", task)
+        return
+    with pytest.raises(SampleError, match=told):
+        said.fit_task("a.json.meta.yaml", task)

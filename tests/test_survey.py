@@ -10,7 +10,7 @@ import tiny
 from lorad import offline, samples, survey, weights
 from lorad.config import InboxSettings
 from lorad.domain import Encoded
-from lorad.errors import SampleError
+from lorad.errors import ConfigError, SampleError
 from lorad.home import Home
 from lorad.tasks import find
 
@@ -185,3 +185,65 @@ def test_without_a_base_model_all_else_is_told(check):
     assert (report["examples"], report["model"]) == (2, None)
     assert "lorad base add" in report["no_model"]
     assert "not counted" in check(ROWS, base="other").output
+
+
+# A task alone
+
+
+def test_a_file_is_read_for_a_task_without_track_or_model(check):
+    rows = [
+        {"tokens": ["Arlo", "mills"], "tags": [1, 0]},
+        {"tokens": ["Arlo", "mills"], "tags": [0, 0]},
+        *({"tokens": ["Anna", str(number)], "tags": [1, 0]} for number in range(30)),
+        {"text": "x"},
+    ]
+    meta = "labels: [O, B-PER]\ndescription: by hand"
+
+    report = json.loads(check(rows, "--task", "tagging", "--json", base="none", meta=meta).stdout)
+
+    assert (report["task"], report["track"], report["model"]) == ("tagging", None, None)
+    assert (report["formats"], report["examples"], report["description"]) == ({"tokens": 32}, 31, "by hand")
+    assert report["contradictions"] == [
+        {"question": "Arlo mills", "rows": [1, 2], "answers": [[[0, 4, "PER"]], []], "counts": 2}
+    ]
+    assert report["problems"] == [
+        {
+            "line": 33,
+            "field": "text",
+            "message": "a document is for a retrieval track; in a tagging track a row needs tokens and their "
+            "tags, or a text and its spans",
+        }
+    ]
+    assert report["first"] == {"line": 2, "question": "Arlo mills", "answer": []}
+
+
+def test_people_see_the_contradictions_and_a_row_of_any_task(check):
+    rows = [{"text": "Bread.", "label": "food"}, {"text": "Bread.", "label": ["food", "place"]}]
+
+    told = " ".join(check(rows, "--task", "classify").output.split())
+
+    assert "a.json, for the task classify" in told
+    assert """'Bread.': line 1 says 'food', line 2 ["food", "place"]; the later counts""" in told
+    assert """line 2 'Bread.' ⟦["food", "place"]⟧""" in told
+    assert "not counted: read for the task classify alone" in told
+
+
+def test_a_long_text_is_shown_in_part(check):
+    told = " ".join(check([{"text": "x" * 5000}], "--task", "retrieval").output.split())
+
+    assert "… (5002 characters)" in told
+    assert len(told) < 1000
+
+
+def test_a_sidecar_for_another_task_is_refused(check):
+    result = check([{"text": "x", "label": "y"}], "--task", "classify", meta="task: tagging")
+
+    assert result.exit_code == 1
+    assert "the file is for tagging, not classify" in " ".join(result.output.split())
+
+
+def test_a_task_that_lorad_does_not_read_is_told(check):
+    error = check(ROWS, "--task", "spelling").exception
+
+    assert isinstance(error, ConfigError)
+    assert "there is no task 'spelling'; known: chat, tagging, classify, retrieval" in error.message

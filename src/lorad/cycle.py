@@ -294,7 +294,7 @@ class Cycle:
     def _read(self, file: Waiting) -> tuple[sidecar.Sidecar, samples.Reading]:
         meta, task = sidecar.beside(file.path), self.settings.tracks[file.track].task
         meta.fit(sidecar.path_of(file.path).name, file.track, task, tuple(self.settings.tracks))
-        return meta, samples.read(file.path, self.settings.inbox, task, meta.fields)
+        return meta, samples.read(file.path, self.settings.inbox, task, meta.fields, meta.labels)
 
     def _remember(
         self, drop: domain.Drop, reading: samples.Reading, now: float, description: str

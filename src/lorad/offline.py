@@ -265,6 +265,10 @@ def _settings_of(plan: domain.Plan) -> list[tuple[str, str]]:
 def check(
     file: Annotated[Path, typer.Argument(help="A dataset file.", exists=True, dir_okay=False)],
     track: Annotated[str, typer.Option(help="The track that it would be for.")] = "chat",
+    task: Annotated[
+        str | None,
+        typer.Option(help=f"Read it for this task, without a track or a model: {', '.join(samples.TASKS)}."),
+    ] = None,
     home: HomeOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
@@ -273,23 +277,40 @@ def check(
     """Read a file (and NAME.meta.yaml beside it) as the inbox would, and report; nothing is kept."""
     place, chosen = _load(home, config, settings)
     try:
-        track, meta, reading = _read(chosen, track, file)
+        about, reading = _read_for(chosen, task, file) if task else _read_as(chosen, track, file)
     except SampleError as error:
         if as_json:
             print(json.dumps({"file": file.name, "error": error.as_dict()}, indent=2, ensure_ascii=False))  # noqa: T201 - the answer itself
         else:
             _print_lines([("refused", error.message), *_bad_rows(error)])
         raise typer.Exit(1) from None
-    about = {"track": track, "task": chosen.tracks[track].task, "description": meta.description}
-    report = survey.survey(file.name, reading) | about | {"model": None, "no_model": ""}
+    told = f"not counted: read for the task {task} alone, without a model"
+    report = survey.survey(file.name, reading) | about | {"model": None, "no_model": told if task else ""}
     try:
-        report["model"] = _measured(place, chosen, track, reading)
+        report["model"] = _measured(place, chosen, about["track"], reading) if about["track"] else None
     except ConfigError as error:  # what the file holds can be told without a model
         report["no_model"] = f"not counted: {error.message}"
     if as_json:
         print(json.dumps(report, indent=2, ensure_ascii=False))  # noqa: T201 - the answer itself
     else:
         _print_lines(survey.lines(report))
+
+
+def _read_as(settings: Settings, track: str, file: Path) -> tuple[dict[str, Any], samples.Reading]:
+    track, meta, reading = _read(settings, track, file)
+    task = settings.tracks[track].task
+    return {"track": track, "task": task, "description": meta.description}, reading
+
+
+def _read_for(settings: Settings, task: str, file: Path) -> tuple[dict[str, Any], samples.Reading]:
+    if task not in samples.TASKS:
+        raise ConfigError(
+            f"there is no task {task!r}; known: {', '.join(samples.TASKS)}", code="no_such_task"
+        )
+    meta = sidecar.beside(file)
+    meta.fit_task(sidecar.path_of(file).name, task)
+    reading = samples.read(file, settings.inbox, task, meta.fields, meta.labels)
+    return {"track": None, "task": task, "description": meta.description}, reading
 
 
 def _measured(place: Home, settings: Settings, track: str, reading: samples.Reading) -> dict[str, Any]:
@@ -868,7 +889,7 @@ def _read(settings: Settings, track: str, file: Path) -> tuple[str, sidecar.Side
         )
     task = settings.tracks[track].task
     meta.fit(sidecar.path_of(file).name, track, task, tuple(settings.tracks))
-    return track, meta, samples.read(file, settings.inbox, task, meta.fields)
+    return track, meta, samples.read(file, settings.inbox, task, meta.fields, meta.labels)
 
 
 def _tokenizer(place: Home, settings: Settings, track: str) -> Any:

@@ -10,6 +10,7 @@ of the file is raised.
 import csv
 import errno
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,19 @@ WRAPPERS = ("data", "examples", "rows", "train")
 #: Rows of Parquet that are in memory at once.
 _BATCH = 256
 
+#: Names under which text is never one document, and never sentences in columns.
+_STRUCTURED = {".json", ".jsonl", ".ndjson", ".csv"}
+
+#: How JSON rows begin, and what a text hardly begins with: an object, or a list of objects, of texts or of lists.
+_JSON = re.compile(rb"\{\s*[\"}]|\[\s*(\[\s*)?[\"{]")
+
 IsHeader = Callable[[Sequence[str]], bool]
+
+#: Reads what is neither JSON nor a table.
+Plain = Callable[[TextFile, InboxSettings], Iterator[tuple[int, Any]]]
+
+#: Fields of a row that errors give as an example.
+QUESTION_AND_ANSWER = ("question", "answer")
 
 
 class BadRow(Exception):  # noqa: N818 - carried to the row's report, never to the user as it is
@@ -39,10 +52,17 @@ class BadRow(Exception):  # noqa: N818 - carried to the row's report, never to t
         self.field = field
 
 
-def read(path: Path, limits: InboxSettings, is_header: IsHeader) -> Iterator[tuple[int, Any]]:
+def read(
+    path: Path,
+    limits: InboxSettings,
+    is_header: IsHeader,
+    plain: Plain | None = None,
+    example: Sequence[str] = QUESTION_AND_ANSWER,
+) -> Iterator[tuple[int, Any]]:
     """Yield rows with their line (in a list, their place), a ``BadRow`` for one that cannot be read.
 
-    ``is_header`` knows a table's first row by its names. Raise ``SampleError`` when the file cannot be read on.
+    ``is_header`` knows a table's first row by its names, ``plain`` reads other text where a task takes it. Raise
+    ``SampleError`` when the file cannot be read on.
     """
     size = path.stat().st_size
     if size > limits.max_bytes:
@@ -52,7 +72,7 @@ def read(path: Path, limits: InboxSettings, is_header: IsHeader) -> Iterator[tup
         )
     count = 0
     try:
-        for line, row in _rows(path, limits, is_header):
+        for line, row in _rows(path, limits, _Layout(is_header, plain, tuple(example))):
             count += 1
             if count > limits.max_rows:
                 raise SampleError(
@@ -73,41 +93,59 @@ def read(path: Path, limits: InboxSettings, is_header: IsHeader) -> Iterator[tup
         raise SampleError(told[error.code], code=error.code, row=count + 1) from None
 
 
-def _rows(path: Path, limits: InboxSettings, is_header: IsHeader) -> Iterator[tuple[int, Any]]:
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What a task's files may look like."""
+
+    is_header: IsHeader
+    plain: Plain | None
+    example: tuple[str, ...]
+
+
+def _rows(path: Path, limits: InboxSettings, layout: _Layout) -> Iterator[tuple[int, Any]]:
     with path.open("rb") as file:
         is_parquet = file.read(len(PARQUET)) == PARQUET
     if is_parquet:
         yield from enumerate(_parquet(path, limits), start=1)
         return
     with opened(path, limits) as text:
-        yield from _text_rows(text, limits, is_header)
+        yield from _text_rows(text, limits, layout)
 
 
-def _text_rows(text: TextFile, limits: InboxSettings, is_header: IsHeader) -> Iterator[tuple[int, Any]]:
+def _text_rows(text: TextFile, limits: InboxSettings, layout: _Layout) -> Iterator[tuple[int, Any]]:
     suffix = Path(text.path.name.lower().removesuffix(".gz")).suffix
     is_lines = suffix in {".jsonl", ".ndjson"}
     start = text.head[:1]
     stream = Stream(text.chunk, limits.max_row_bytes, text.number + 1)
     if not start:
         return
-    if start == b"[":
+    is_text = suffix not in _STRUCTURED and not _JSON.match(text.head)
+    if layout.plain and is_text:
+        table = _find_table(text.head, layout.is_header)
+        if table and (
+            suffix == ".tsv" or len(table.columns) > 1
+        ):  # a document may begin with the word "Text"
+            yield from _table(text, limits, table)
+        else:
+            yield from layout.plain(text, limits)
+    elif start == b"[" and not _is_one_a_line(text.head, list):
         yield from enumerate(_list(stream), start=1)
         stream.end()
-    elif start == b"{" and not is_lines and not _is_object_a_line(text.head):
+    elif start == b"{" and not is_lines and not _is_one_a_line(text.head, dict):
         yield from enumerate(_objects(stream, text.path, limits), start=1)
-    elif start != b"{" and (table := _find_table(text.head, is_header)):
+    elif start not in b"{[" and (table := _find_table(text.head, layout.is_header)):
         yield from _table(text, limits, table)
-    elif is_lines or start == b"{":
+    elif is_lines or start in b"{[":
         yield from _lines(text, limits)
     else:
-        raise _no_rows_inside(text.path.name, suffix, stream)
+        raise _no_rows_inside(text.path.name, suffix, stream, layout.example)
 
 
-def _no_rows_inside(name: str, suffix: str, stream: Stream) -> SampleError:
+def _no_rows_inside(name: str, suffix: str, stream: Stream, example: Sequence[str]) -> SampleError:
+    columns = ",".join(example)
     if suffix in {".csv", ".tsv"}:
         return SampleError(
-            f"{name} does not begin with the names of its columns; make its first line, for example, "
-            "question,answer",
+            f"{name} does not begin with the names of its columns; make its first line, for example, {columns}",
             code="no_header",
         )
     if suffix == ".json":
@@ -117,8 +155,9 @@ def _no_rows_inside(name: str, suffix: str, stream: Stream) -> SampleError:
             f"{name} holds a {kind}; it must be a list of rows or one JSON object a line", code="not_rows"
         )
     return SampleError(
-        f"{name} is plain text, in which nothing says what is a question and what its answer; write one JSON "
-        'object a line, such as {"question": "…", "answer": "…"}, or a table with the columns question,answer',
+        f"{name} is plain text, in which nothing says what is the {' and what the '.join(example)}; write one JSON "
+        f"object a line, such as {json.dumps(dict.fromkeys(example, '…'), ensure_ascii=False)}, or a table with "
+        f"the columns {columns}",
         code="plain_text",
     )
 
@@ -126,11 +165,11 @@ def _no_rows_inside(name: str, suffix: str, stream: Stream) -> SampleError:
 # JSON
 
 
-def _is_object_a_line(head: bytes) -> bool:
-    """Tell whether the first of several lines is an object: JSONL under a .json name is common."""
+def _is_one_a_line(head: bytes, kind: type) -> bool:
+    """Tell whether the first of several lines is a row of this kind: JSONL under a .json name is common."""
     first, _, rest = head.partition(b"\n")
     try:
-        return bool(rest.strip()) and isinstance(json.loads(first), dict)
+        return bool(rest.strip()) and isinstance(json.loads(first), kind)
     except (ValueError, RecursionError):
         return False
 
@@ -143,12 +182,12 @@ def _lines(text: TextFile, limits: InboxSettings) -> Iterator[tuple[int, Any]]:
             if line and line.strip():
                 yield text.number, parse(line)
         except LineTooLong:
-            yield text.number, _too_long(limits)
+            yield text.number, too_long(limits)
         except Flaw as flaw:
             yield text.number, BadRow("", str(flaw))
         except NotJson as error:
             if text.is_cut and error.is_cut:
-                raise _cut_off(text, text.number) from None
+                raise cut_off(text, text.number) from None
             told = f"not JSON: {error}" if error.code == "not_json" else str(error)
             yield text.number, BadRow("", told)
 
@@ -275,17 +314,17 @@ def _table(text: TextFile, limits: InboxSettings, header: _Header) -> Iterator[t
         except StopIteration:
             return
         except LineTooLong:
-            yield line, _too_long(limits)
+            yield line, too_long(limits)
             continue
         except csv.Error as error:
             if "end of data" in str(error):
-                raise _cut_off(text, line) from None
+                raise cut_off(text, line) from None
             yield line, BadRow("", f"not CSV: {error}")
             continue
         if len(cells) == len(header.columns):
             yield line, _named(header.columns, cells)
         elif text.is_cut and cells and len(cells) < len(header.columns):
-            raise _cut_off(text, line)
+            raise cut_off(text, line)
         elif cells:
             yield line, BadRow("", f"has {len(cells)} cells, and there are {len(header.columns)} columns")
 
@@ -324,7 +363,7 @@ def _parquet(path: Path, limits: InboxSettings) -> Iterator[Any]:
             for batch in file.iter_batches(batch_size=_BATCH):
                 for row in batch.to_pylist():
                     is_long = len(json.dumps(row, default=str).encode()) > limits.max_row_bytes
-                    yield _too_long(limits) if is_long else row
+                    yield too_long(limits) if is_long else row
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         if isinstance(error, OSError) and error.errno in {errno.EIO, errno.ENOENT, errno.EACCES}:
             raise  # the disk's fault, not the file's
@@ -336,11 +375,13 @@ def _parquet(path: Path, limits: InboxSettings) -> Iterator[Any]:
 # problems
 
 
-def _too_long(limits: InboxSettings) -> BadRow:
+def too_long(limits: InboxSettings) -> BadRow:
+    """Return what a row longer than the limit is told."""
     return BadRow("", f"the row is longer than inbox.max_row_bytes ({limits.max_row_bytes})")
 
 
-def _cut_off(text: TextFile, line: int) -> SampleError:
+def cut_off(text: TextFile, line: int) -> SampleError:
+    """Return why a file that ends inside a row is refused."""
     return SampleError(
         f"{text.path.name} ends inside the row that begins on line {line}: half of the file is missing, or the end "
         "of that row; drop the whole file",

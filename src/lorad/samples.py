@@ -1,7 +1,8 @@
 """Materials: dataset formats. A file in, examples and row problems out.
 
-What lives here: telling the formats apart row by row, and turning each into the one form that lorad learns
-from. What never does: containers and encodings (``rows``), touching the inbox, tokenizers or models.
+What lives here: telling the formats of chat apart row by row, turning each into the one form that lorad learns
+from, and what a file's rows come to. What never does: containers and encodings (``rows``), the formats of other
+tasks (``annotations``), touching the inbox, tokenizers or models.
 """
 
 import hashlib
@@ -13,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lorad import rows
+from lorad import annotations, cells, preferences, rows
+from lorad.cells import check_text, is_empty, text, unpacked
 from lorad.config import InboxSettings
 from lorad.domain import Example, RowProblem
 from lorad.errors import SampleError
@@ -28,6 +30,9 @@ _SPEAKERS = ("user", "assistant")
 #: Problems that are told of a file that is refused.
 _TOLD = 20
 
+#: Tasks whose formats are read; not all of them need be learned already.
+TASKS = ("chat", *annotations.TASKS)
+
 #: Question and answer fields by format, in the order in which they are tried.
 PAIRS = (
     ("alpaca", "instruction", "output"),
@@ -40,26 +45,26 @@ PAIRS = (
     ("INSTRUCTION-RESPONSE", "INSTRUCTION", "RESPONSE"),
 )
 
-#: Fields that say something about a row and teach nothing. The last three are what ``lorad memory export``
-#: and pandas add.
-IGNORED = {"id", "source", "category", "metadata", "tags", "difficulty"}
-IGNORED |= {"dataset", "provenance", "__index_level_0__"}
+#: Fields that say something about a row and teach nothing.
+IGNORED = cells.IGNORED | {"tags"}
 
 #: Fields that may stand beside a question and its answer.
 SYSTEM = {"system", "system_prompt", "history"}
 
 _OLD_TOOLS = "functions and function_call are the old form; write tools and tool_calls"
-_NO_PREFERENCE = "preferences are not learned, only answers; write the good one as the answer"
+_NO_PREFERENCE = (
+    "preferences are not learned while inbox.preferences is refuse; set it to learn_chosen to learn the good answer "
+    "as any other and leave the bad one out, or write the good one as the answer"
+)
 _NO_TOKENS = "tokens of another program are not learned; drop the text that they stand for"
 
 #: Fields of formats that are known and cannot be learned from, and why.
 REFUSED = {
     **dict.fromkeys(("functions", "function_call"), _OLD_TOOLS),
-    **dict.fromkeys(("chosen", "rejected", "preferred_output", "non_preferred_output"), _NO_PREFERENCE),
-    **dict.fromkeys(("label", "kto_tag"), _NO_PREFERENCE),
+    **dict.fromkeys(preferences.FIELDS, _NO_PREFERENCE),
     **dict.fromkeys(("input_ids", "attention_mask", "labels"), _NO_TOKENS),
     "text": "text without a question is not learned; a row needs a question and its answer",
-    "segments": "segments are not learned; a row needs a question and its answer",
+    "segments": "segments are not learned, for they join template and text; a row needs a question and its answer",
 }
 
 
@@ -126,13 +131,20 @@ class Reading:
 
 
 def read(
-    path: Path, limits: InboxSettings, task: str = "chat", fields: Mapping[str, str] | None = None
+    path: Path,
+    limits: InboxSettings,
+    task: str = "chat",
+    fields: Mapping[str, str] | None = None,
+    labels: Sequence[str] = (),
 ) -> Reading:
-    """Read a dataset file; raise ``SampleError`` when nothing in it, or too little of it, can be used.
+    """Read a dataset file for a task; raise ``SampleError`` when nothing in it, or too little of it, can be used.
 
-    Given ``fields`` (ours -> the file's), each row is those and nothing else.
+    Given ``fields`` (ours -> the file's), each row is those and nothing else. ``labels`` names what it numbers.
     """
-    _check_fields(fields or {})
+    _check_fields(fields or {}, task)
+    convert = partial(_convert, limits) if task == "chat" else partial(_annotated, task, labels)
+    is_header = partial(_is_header, fields=fields or {}, task=task)
+    columns = annotations.EXAMPLE.get(task, rows.QUESTION_AND_ANSWER)
     formats: Counter[str] = Counter()
     problems: list[RowProblem] = []
     latest: dict[str, Example] = {}
@@ -140,10 +152,10 @@ def read(
     count = bad = repeated = 0
     dataset = _dataset(path)
     listed = limits.max_bad_share * limits.max_rows + _TOLD  # with more than these no file is accepted
-    for line, row in rows.read(path, limits, partial(_is_header, fields=fields or {})):
+    for line, row in rows.read(path, limits, is_header, annotations.PLAIN.get(task), columns):
         count += 1
         try:
-            name, examples = _convert(_renamed(row, fields) if fields else row)
+            name, examples = convert(_renamed(row, fields) if fields else row)
         except BadRow as problem:
             bad += 1
             if bad <= listed:
@@ -162,9 +174,8 @@ def read(
     if bad and (not latest or bad / count >= limits.max_bad_share):
         raise _bad_rows(path, bad, count, problems)
     if not latest:
-        raise SampleError(
-            f"{path.name} has no rows; drop a file with at least one question and answer", code="no_rows"
-        )
+        has = f"only rows that teach nothing ({count})" if count else "no rows"
+        raise SampleError(f"{path.name} has {has}; {annotations.NEEDS[task]}", code="no_rows")
     return Reading(
         examples=tuple(latest.values()),
         problems=tuple(problems),
@@ -192,12 +203,12 @@ def _bad_rows(path: Path, bad: int, count: int, problems: Sequence[RowProblem]) 
     )
 
 
-def _check_fields(fields: Mapping[str, str]) -> None:
-    known = {name for _, *pair in PAIRS for name in pair} | set(_SHAPES) | SYSTEM
+def _check_fields(fields: Mapping[str, str], task: str) -> None:
+    known = set(annotations.FIELDS.get(task, ())) or _NAMES | SYSTEM | set(preferences.FIELDS)
     if strange := next((name for name in fields if name not in known), None):
         raise SampleError(
             f"the sidecar maps a field {strange}, which lorad does not know; write lorad's name first and the "
-            f"file's second (question: Frage); lorad's are {', '.join(sorted(known))}",
+            f"file's second (question: Frage); lorad's for {task} are {', '.join(sorted(known))}",
             code="sidecar",
         )
 
@@ -211,20 +222,47 @@ def _renamed(row: Any, fields: Mapping[str, str]) -> Any:
     return found
 
 
-def _is_header(columns: Sequence[str], fields: Mapping[str, str]) -> bool:
-    """Tell whether a table with these columns holds rows of a known format."""
+def _is_header(columns: Sequence[str], fields: Mapping[str, str], task: str = "chat") -> bool:
+    """Tell whether a table with these columns holds rows of a known format, if of another task's."""
     if fields:
         return any(name in columns for name in fields.values())
-    return any(name in columns for name in _SHAPES) or any(
+    if task in annotations.TASKS and annotations.is_header(columns, task):
+        return True
+    if any(name in columns for name in _SHAPES) or any(
         question in columns and answer in columns for _, question, answer in PAIRS
-    )
+    ):
+        return True
+    # one word that another task knows may well begin a text
+    return len(columns) > 1 and any(annotations.is_header(columns, each) for each in annotations.TASKS)
 
 
-def _convert(row: Any) -> tuple[str, list[Example]]:
+def _annotated(task: str, labels: Sequence[str], row: Any) -> tuple[str, list[Example]]:
+    return annotations.convert(row, task, labels)
+
+
+def _convert(limits: InboxSettings, row: Any) -> tuple[str, list[Example]]:
     if isinstance(row, BadRow):
         raise row
+    if isinstance(row, Mapping) and (field := preferences.find(row)):
+        if limits.preferences == "refuse":
+            raise BadRow(field, _NO_PREFERENCE)
+        return _preferred(preferences.read(row))
+    return _plain(row)
+
+
+def _preferred(preference: preferences.Preference) -> tuple[str, list[Example]]:
+    if preference.row is None:
+        return preference.format, []
+    try:
+        return preference.format, _plain(preference.row)[1]
+    except BadRow as problem:
+        raise BadRow(preference.own(problem.field), str(problem)) from None
+
+
+def _plain(row: Any) -> tuple[str, list[Example]]:
     if not isinstance(row, Mapping):
-        raise BadRow("", f"a row must be an object with named fields, not a {type(row).__name__}")
+        told = f"a row must be an object with named fields, not a {type(row).__name__}"
+        raise annotations.foreign(row, "chat") or BadRow("", told)
     for name, convert in _SHAPES.items():
         if row.get(name) is not None:
             return convert(row)
@@ -239,8 +277,9 @@ def _convert(row: Any) -> tuple[str, list[Example]]:
 def _no_format(row: Row) -> BadRow:
     known = ", ".join(f"{question}/{answer}" for _, question, answer in PAIRS)
     known = f"a row has {known}, or messages, or conversations"
-    names = {name for _, *pair in PAIRS for name in pair} | set(_SHAPES)
-    strange = [str(key) for key in row if key not in names | SYSTEM | IGNORED]
+    if _NAMES.isdisjoint(row) and (foreign := annotations.foreign(row, "chat")):
+        return foreign
+    strange = [str(key) for key in row if key not in _NAMES | SYSTEM | IGNORED]
     if refused := next((key for key in strange if key in REFUSED), None):
         return BadRow(refused, REFUSED[refused])
     if strange:
@@ -255,23 +294,23 @@ def _pair(row: Row, question: str, answer: str) -> Example:
     allowed = {question, answer} | SYSTEM
     allowed |= {"input"} if question.lower() == "instruction" else set()
     _refuse_unknown(row, allowed)
-    asked = _text(row, question)
+    asked = text(row, question)
     context = row.get("input")
     is_blank = context is None or (isinstance(context, str) and not context.strip())
     if question != "input" and not is_blank:
-        asked = f"{asked}\n{_text(row, 'input')}"  # Alpaca joins the two with a line break
+        asked = f"{asked}\n{text(row, 'input')}"  # Alpaca joins the two with a line break
     messages: list[Message] = []
     system = next((key for key in ("system", "system_prompt") if row.get(key)), None)
     if system:
-        messages.append({"role": "system", "content": _text(row, system)})
+        messages.append({"role": "system", "content": text(row, system)})
     messages += _history(row)
     messages.append({"role": "user", "content": asked})
-    return Example(task="chat", question=messages, answer=_text(row, answer))
+    return Example(task="chat", question=messages, answer=text(row, answer))
 
 
 def _history(row: Row) -> list[Message]:
     """Return Alpaca's earlier turns: a list of [question, answer] pairs."""
-    turns = _unpacked(row, "history") or []
+    turns = unpacked(row, "history") or []
     messages: list[Message] = []
     for turn in turns if isinstance(turns, list) else [turns]:
         if not (
@@ -281,29 +320,29 @@ def _history(row: Row) -> list[Message]:
         ):
             raise BadRow("history", "must be a list of [question, answer] pairs")
         for role, part in zip(_SPEAKERS, turn, strict=True):
-            _check_text("history", part)
+            check_text("history", part)
             messages.append({"role": role, "content": part})
     return messages
 
 
 def _openai(row: Row) -> tuple[str, list[Example]]:
     _refuse_unknown(row, {"messages", "parallel_tool_calls", "tools"})
-    turns = [*_tools(row), *_turns(_unpacked(row, "messages"), "messages", OPENAI)]
+    turns = [*_tools(row), *_turns(unpacked(row, "messages"), "messages", OPENAI)]
     return "openai", _examples(turns, "messages")
 
 
 def _sharegpt(row: Row) -> tuple[str, list[Example]]:
     _refuse_unknown(row, {"conversations", "system", "tools"})
-    turns = [*_tools(row), *_turns(_unpacked(row, "conversations"), "conversations", SHAREGPT)]
+    turns = [*_tools(row), *_turns(unpacked(row, "conversations"), "conversations", SHAREGPT)]
     if row.get("system"):
-        turns = [_Turn("system", "system", _text(row, "system"), is_learned=False), *turns]
+        turns = [_Turn("system", "system", text(row, "system"), is_learned=False), *turns]
     return "sharegpt", _examples(turns, "conversations")
 
 
 def _tools(row: Row) -> list[_Turn]:
     """Return what a conversation may call, as its first message: the JSON of each function."""
-    tools = _unpacked(row, "tools")
-    if _is_empty(tools):
+    tools = unpacked(row, "tools")
+    if is_empty(tools):
         return []
     if not isinstance(tools, list):
         raise BadRow("tools", "must be a list of functions, in a table its JSON")
@@ -312,7 +351,7 @@ def _tools(row: Row) -> list[_Turn]:
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise BadRow(f"tools[{index}]", "must be a function with a name")
     content = json.dumps(functions, ensure_ascii=False)
-    _check_text("tools", content)
+    check_text("tools", content)
     return [_Turn("tools", "tools", content, is_learned=False)]
 
 
@@ -321,11 +360,11 @@ def _prompt_and_completion(row: Row) -> list[Example]:
     prompt, completion = _dialogue(row, "prompt"), _dialogue(row, "completion")
     if prompt is None and completion is None:
         return []
-    _refuse_unknown(row, {"prompt", "completion"})
-    asked = _turns(prompt or [{"role": "user", "content": _text(row, "prompt")}], "prompt", OPENAI)
-    told = completion or [{"role": "assistant", "content": _text(row, "completion")}]
+    _refuse_unknown(row, {"prompt", "completion", "tools"})
+    asked = _turns(prompt or [{"role": "user", "content": text(row, "prompt")}], "prompt", OPENAI)
+    told = completion or [{"role": "assistant", "content": text(row, "completion")}]
     asked = [replace(turn, is_learned=False) for turn in asked]
-    return _examples([*asked, *_turns(told, "completion", OPENAI)], "completion")
+    return _examples([*_tools(row), *asked, *_turns(told, "completion", OPENAI)], "completion")
 
 
 def _dialogue(row: Row, key: str) -> list[Any] | None:
@@ -334,7 +373,7 @@ def _dialogue(row: Row, key: str) -> list[Any] | None:
     if isinstance(value, str):
         if value.startswith(("[{'role'", "[{'content'")):
             raise BadRow(key, "is a list as Python prints it; write it as JSON")
-        value = _unpacked(row, key)
+        value = unpacked(row, key)
         return value if isinstance(value, list) and all(map(_is_message, value)) else None
     return value if isinstance(value, list) else None
 
@@ -360,10 +399,10 @@ def _turn(turn: Any, where: str, form: _Form) -> _Turn:
     content, spoken = turn.get(form.text), f"{where}.{form.text}"
     if role == "function_call":
         return _Turn(where, "assistant", "", is_learned=weight != 0, calls=_calls(content, spoken))
-    calls = () if _is_empty(turn.get("tool_calls")) else _calls(turn["tool_calls"], f"{where}.tool_calls")
+    calls = () if is_empty(turn.get("tool_calls")) else _calls(turn["tool_calls"], f"{where}.tool_calls")
     if calls and form.roles[role] != "assistant":
         raise BadRow(f"{where}.tool_calls", "only the assistant calls tools")
-    text = "" if calls and _is_empty(content) else _content(content, spoken)
+    text = "" if calls and is_empty(content) else _content(content, spoken)
     return _Turn(where, form.roles[role], text, is_learned=weight != 0, calls=calls)
 
 
@@ -383,7 +422,7 @@ def _call(call: Any, where: str) -> dict[str, Any]:
         arguments = _parsed(arguments or "{}", f"{where}.arguments")
     if not isinstance(arguments, Mapping):
         raise BadRow(f"{where}.arguments", "must be an object, or its JSON")
-    _check_text(where, json.dumps([function["name"], arguments], ensure_ascii=False))
+    check_text(where, json.dumps([function["name"], arguments], ensure_ascii=False))
     return {"name": function["name"], "arguments": dict(arguments)}
 
 
@@ -400,7 +439,7 @@ def _content(content: Any, where: str) -> str:
         content = "".join(_part(part, f"{where}[{index}]") for index, part in enumerate(content))
     if not isinstance(content, str) or not content.strip():
         raise BadRow(where, "must be text that is not empty")
-    _check_text(where, content)
+    check_text(where, content)
     return content
 
 
@@ -439,55 +478,16 @@ def _is_answered(messages: Sequence[Message]) -> bool:
     return "tool_calls" in last
 
 
-def _unpacked(row: Row, key: str) -> Any:
-    """Return a field's list, also where a table holds it as the text of its JSON."""
-    value = row.get(key)
-    if not isinstance(value, str) or not value.lstrip().startswith("["):
-        return value
-    try:
-        return parse(value)
-    except (Flaw, NotJson):
-        return value
-
-
 def _refuse_unknown(row: Row, known: set[str], where: str = "") -> None:
     """Refuse fields that would be lost; what is empty says nothing that could be."""
-    if row.keys() <= known:
-        return  # most rows: a file may have a million
-    unknown = sorted(str(key) for key in row if key not in known | IGNORED and not _is_empty(row[key]))
-    if unknown:
-        # a known reason first: it says more
-        key = next((key for key in unknown if key in REFUSED), unknown[0])
-        told = f"the field is unknown here; known: {', '.join(sorted(known))}"
-        raise BadRow(where + key, REFUSED.get(key, told))
-
-
-def _is_empty(value: Any) -> bool:
-    return value is None or value in ("", [], {}, "[]", "{}")
-
-
-def _text(row: Row, key: str) -> str:
-    value = row[key]
-    if value is None:
-        raise BadRow(key, "is empty")
-    if not isinstance(value, str):
-        raise BadRow(key, f"must be text, not {type(value).__name__}")
-    if not value.strip():
-        raise BadRow(key, "is empty")
-    _check_text(key, value)
-    return value
-
-
-def _check_text(key: str, value: str) -> None:
-    if "\x00" in value:
-        raise BadRow(key, "holds a NUL character")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise BadRow(key, "holds half of a surrogate pair") from None
+    if not row.keys() <= known:  # a file may have a million rows, most of them with known fields alone
+        cells.refuse_unknown(row, known, where, ignored=IGNORED, reasons=REFUSED)
 
 
 _SHAPES: dict[str, Callable[[Row], tuple[str, list[Example]]]] = {
     "messages": _openai,
     "conversations": _sharegpt,
 }
+
+#: The fields of chat that hold questions and answers.
+_NAMES = {name for _, *pair in PAIRS for name in pair} | set(_SHAPES)

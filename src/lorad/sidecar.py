@@ -20,6 +20,9 @@ from lorad.errors import SampleError
 
 SUFFIX = ".meta.yaml"
 
+#: Tasks whose examples have labels.
+LABELLED = ("tagging", "classify")
+
 #: Bytes; a sidecar is a few lines.
 LARGEST = 64_000
 
@@ -50,8 +53,22 @@ class Sidecar(Section):
                 name,
                 f"task: the track {track} learns {task}, not {self.task}; name another track or leave it out",
             )
-        if self.labels:
-            raise _wrong(name, f"labels: {task} learns answers and has no labels; leave them out")
+        self.fit_labels(name, task)
+
+    def fit_task(self, name: str, task: str) -> None:
+        """Require that a file can be read for a task, whatever the track; raise ``SampleError``."""
+        if self.task not in (None, task):
+            raise _wrong(
+                name, f"task: the file is for {self.task}, not {task}; read it for that task, or correct it"
+            )
+        self.fit_labels(name, task)
+
+    def fit_labels(self, name: str, task: str) -> None:
+        """Require that a task has labels if any are named; raise ``SampleError``."""
+        if self.labels and task not in LABELLED:
+            raise _wrong(name, f"labels: {task} has no labels; leave them out")
+        if len(set(self.labels)) < len(self.labels):
+            raise _wrong(name, "labels: a name stands twice; each number needs its own")
 
 
 class _Unique(yaml.SafeLoader):

@@ -5,6 +5,7 @@ files, loading models; a tokenizer is handed in.
 """
 
 import itertools
+import json
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +20,9 @@ LISTED = 20
 
 PERCENTILES = (50, 90, 95, 99)
 
+#: Characters of a question or an answer in a report on a screen; a document's text has no end.
+_SHOWN = 300
+
 
 def survey(name: str, reading: Reading) -> dict[str, Any]:
     """Return what can be said without a tokenizer."""
@@ -31,7 +35,14 @@ def survey(name: str, reading: Reading) -> dict[str, Any]:
         "repeated": reading.repeated,
         "contradictions": [_contradiction(old, newest[old.question_id]) for old in reading.contradicted],
         "problems": [domain.as_json(problem) for problem in reading.problems],
+        "first": _first(reading.examples),
     }
+
+
+def _first(examples: Sequence[Example]) -> dict[str, Any] | None:
+    if not examples:
+        return None
+    return {name: getattr(examples[0], name) for name in ("line", "question", "answer")}
 
 
 def _contradiction(old: Example, new: Example) -> dict[str, Any]:
@@ -109,7 +120,7 @@ def lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     """Return a report as headings and texts, for people; ⟦ ⟧ stand around what is trained."""
     formats = ", ".join(f"{count} {name}" for name, count in report["formats"].items())
     told = [
-        ("file", f"{report['file']}, for the track {report['track']}"),
+        ("file", f"{report['file']}, for {_reader(report)}"),
         ("rows", f"{report['rows']}: {formats}"),
         ("examples", f"{report['examples']}, {report['repeated']} repeated"),
     ]
@@ -121,7 +132,23 @@ def lines(report: dict[str, Any]) -> list[tuple[str, str]]:
         for each in report["problems"][:LISTED]
     ]
     told += _more(report)
-    return told + (_model_lines(report["model"]) if report["model"] else [("tokens", report["no_model"])])
+    if report["model"]:
+        return told + _model_lines(report["model"])
+    if first := report["first"]:
+        told.append((f"line {first['line']}", f"{_brief(first['question'])} ⟦{_brief(first['answer'])}⟧"))
+    return [*told, ("tokens", report["no_model"])]
+
+
+def _reader(report: dict[str, Any]) -> str:
+    return f"the track {report['track']}" if report["track"] else f"the task {report['task']}"
+
+
+def _brief(value: Any) -> str:
+    """Return a question or an answer of any task in one line: of messages the last one's text."""
+    if isinstance(value, list) and value and isinstance(value[-1], dict) and "content" in value[-1]:
+        value = value[-1]["content"]
+    told = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return told if len(told) <= _SHOWN else f"{told[:_SHOWN]} … ({len(told)} characters)"
 
 
 def _more(report: dict[str, Any]) -> list[tuple[str, str]]:
@@ -130,9 +157,9 @@ def _more(report: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _tell(contradiction: dict[str, Any]) -> str:
-    (first, second), (old, new) = contradiction["rows"], contradiction["answers"]
-    question = contradiction["question"][-1]["content"]
-    return f"{question!r}: line {first} says {old!r}, line {second} {new!r}; the later counts"
+    (first, second), (old, new) = contradiction["rows"], map(_brief, contradiction["answers"])
+    question = _brief(contradiction["question"])
+    return f"{question}: line {first} says {old}, line {second} {new}; the later counts"
 
 
 def _model_lines(model: dict[str, Any]) -> list[tuple[str, str]]:
