@@ -3,6 +3,7 @@
 import json
 import tracemalloc
 import zlib
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -384,7 +385,9 @@ def packed(*parts):
 def test_a_packed_file_says_the_same_as_the_file(tmp_path, name):
     packed = samples.read(DATA / f"{name}.gz", InboxSettings())
 
-    assert packed == samples.read(DATA / name, InboxSettings())
+    plain = samples.read(DATA / name, InboxSettings())
+    assert list(packed.examples) == list(plain.examples)
+    assert replace(packed, examples=()) == replace(plain, examples=())
     # whatever it is called
     other = tmp_path / "other.json"
     other.write_bytes((DATA / f"{name}.gz").read_bytes())

@@ -108,7 +108,9 @@ def test_begin_and_end_are_checked_on_every_example(tokens, faults):
     assert ("trained" in told["begin, end"]) == (not faults)
 
 
-EMPTY = samples.Reading(examples=(), problems=(), formats={}, rows=0, repeated=0, contradicted=())
+EMPTY = samples.Reading(
+    examples=(), problems=(), formats={}, rows=0, repeated=0, contradictions=0, contradicted=(), digest=""
+)
 
 
 def test_no_usable_example_is_no_division_by_nothing(tokenizer):

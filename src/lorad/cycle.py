@@ -303,6 +303,7 @@ class Cycle:
         report = {
             "formats": reading.formats,
             "repeated_rows": reading.repeated,
+            "contradictions": reading.contradictions,
             "contradicted_rows": [example.line for example in reading.contradicted],
             "bad_rows": [domain.as_json(problem) for problem in reading.problems[:20]],
             **({"description": description} if description else {}),

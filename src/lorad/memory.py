@@ -9,6 +9,7 @@ ancestors. So a rollback needs no bookkeeping here: what only the rolled-back ve
 expected of anybody.
 """
 
+import itertools
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,9 @@ from typing import Any
 
 from lorad.database import Database
 from lorad.domain import Example
+
+#: Examples that are looked up and kept at once; SQLite takes 999 values and more.
+_BATCH = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +51,7 @@ class Memory:
     def add(
         self,
         track: str,
-        examples: Sequence[Example],
+        examples: Iterable[Example],
         drop_id: int,
         now: float,
         lineage: Sequence[str] | None = None,
@@ -57,44 +61,56 @@ class Memory:
         Given the ``lineage`` of the version that serves, an example that only a version outside it learned
         (it was rolled back) counts as new, so that dropping a file again learns it again.
         """
+        served = None if lineage is None else {None, *lineage}
+        count = kept = 0
+        replacing: list[Example] = []
+        rest = iter(examples)
         with self._db.transaction():
-            held = self._db.rows(
-                "SELECT id, learned_in FROM examples WHERE track = ? AND forgotten_at IS NULL AND superseded_by IS NULL",
-                track,
-            )
-            served = {None, *(lineage or ())}
-            known = {row["id"] for row in held if lineage is None or row["learned_in"] in served}
-            new = [example for example in examples if example.id not in known]
-            replacing = self._answered_differently(track, new)
-            self._db.run_many(
-                "INSERT INTO examples (id, track, question_id, dataset, task, question, answer, line, drop_id, added_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (track, id) DO UPDATE SET"
-                " dataset = excluded.dataset, drop_id = excluded.drop_id, forgotten_at = NULL, learned_in = NULL,"
-                " superseded_by = NULL, recalled = NULL, recalled_in = NULL",
-                (
-                    (
-                        e.id,
-                        track,
-                        e.question_id,
-                        e.dataset,
-                        e.task,
-                        json.dumps(e.question),
-                        json.dumps(e.answer),
-                        e.line,
-                        drop_id,
-                        now,
-                    )
-                    for e in new
-                ),
-            )
-        return Intake(new=len(new), known=len(examples) - len(new), replacing=tuple(replacing))
+            while batch := list(itertools.islice(rest, _BATCH)):  # a drop may have a million
+                held = self._same_questions(track, batch)
+                known = {row["id"] for row in held if served is None or row["learned_in"] in served}
+                new = [example for example in batch if example.id not in known]
+                mine = {example.question_id: example.id for example in new}
+                replacing += [
+                    _example(row) for row in held if mine.get(row["question_id"], row["id"]) != row["id"]
+                ]
+                self._insert(track, new, drop_id, now)
+                count += len(batch)
+                kept += len(new)
+        return Intake(new=kept, known=count - kept, replacing=tuple(replacing))
 
-    def _answered_differently(self, track: str, examples: Sequence[Example]) -> list[Example]:
-        mine = {example.question_id: example.id for example in examples}
-        rows = self._db.rows(
-            "SELECT * FROM examples WHERE track = ? AND forgotten_at IS NULL AND superseded_by IS NULL", track
+    def _same_questions(self, track: str, examples: Sequence[Example]) -> list[sqlite3.Row]:
+        """Return what memory holds of these examples' questions, whatever the answers."""
+        questions = [example.question_id for example in examples]
+        return self._db.rows(
+            "SELECT * FROM examples WHERE track = ? AND forgotten_at IS NULL AND superseded_by IS NULL"
+            f" AND question_id IN ({','.join('?' * len(questions))})",
+            track,
+            *questions,
         )
-        return [_example(row) for row in rows if mine.get(row["question_id"], row["id"]) != row["id"]]
+
+    def _insert(self, track: str, examples: Sequence[Example], drop_id: int, now: float) -> None:
+        self._db.run_many(
+            "INSERT INTO examples (id, track, question_id, dataset, task, question, answer, line, drop_id, added_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (track, id) DO UPDATE SET"
+            " dataset = excluded.dataset, drop_id = excluded.drop_id, forgotten_at = NULL, learned_in = NULL,"
+            " superseded_by = NULL, recalled = NULL, recalled_in = NULL",
+            (
+                (
+                    e.id,
+                    track,
+                    e.question_id,
+                    e.dataset,
+                    e.task,
+                    json.dumps(e.question),
+                    json.dumps(e.answer),
+                    e.line,
+                    drop_id,
+                    now,
+                )
+                for e in examples
+            ),
+        )
 
     def of_drop(self, track: str, dataset: str, drop_id: int) -> list[Example]:
         """Return what a drop brought that memory did not hold before, in file order."""

@@ -5,7 +5,6 @@ from, and what a file's rows come to. What never does: containers and encodings 
 tasks (``annotations``), touching the inbox, tokenizers or models.
 """
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from lorad.config import InboxSettings
 from lorad.domain import Example, RowProblem
 from lorad.errors import SampleError
 from lorad.rows import BadRow
+from lorad.spool import Spool
 from lorad.strict_json import Flaw, NotJson, parse
 
 Row = Mapping[str, Any]
@@ -29,6 +29,7 @@ _SPEAKERS = ("user", "assistant")
 
 #: Problems that are told of a file that is refused.
 _TOLD = 20
+_TOLD_CONTRADICTIONS = 1000
 
 #: Tasks whose formats are read; not all of them need be learned already.
 TASKS = ("chat", *annotations.TASKS)
@@ -111,23 +112,20 @@ SHAREGPT = _Form(
 class Reading:
     """Everything that a file said."""
 
-    examples: tuple[Example, ...]
+    examples: Sequence[Example]
+    """Of each question the latest answer; on disk, however many they are."""
     problems: tuple[RowProblem, ...]
     formats: dict[str, int]
     """Rows by detected format."""
     rows: int
     repeated: int
     """Rows that say the same as an earlier row of the file."""
-    contradicted: tuple[Example, ...]
+    contradictions: int
     """Examples whose question a later row of the file answers differently; the later row counts."""
-
-    @property
-    def digest(self) -> str:
-        """Identify the content: sha256 over the examples' ids, independent of order and layout."""
-        sha = hashlib.sha256()
-        for identity in sorted(bytes.fromhex(example.id) for example in self.examples):  # of a million, maybe
-            sha.update(identity)
-        return sha.hexdigest()
+    contradicted: tuple[Example, ...]
+    """The first of them."""
+    digest: str
+    """sha256 over the examples' ids, independent of order and layout."""
 
 
 def read(
@@ -147,10 +145,9 @@ def read(
     columns = annotations.EXAMPLE.get(task, rows.QUESTION_AND_ANSWER)
     formats: Counter[str] = Counter()
     problems: list[RowProblem] = []
-    latest: dict[str, Example] = {}
+    latest = Spool(task, _dataset(path))
     contradicted: list[Example] = []
-    count = bad = repeated = 0
-    dataset = _dataset(path)
+    count = bad = repeated = contradictions = 0
     listed = limits.max_bad_share * limits.max_rows + _TOLD  # with more than these no file is accepted
     for line, row in rows.read(path, limits, is_header, annotations.PLAIN.get(task), columns):
         count += 1
@@ -164,12 +161,14 @@ def read(
             continue
         formats[name] += 1
         for example in examples:
-            kept = replace(example, task=task, dataset=dataset, line=line)
-            question = kept.question_id
-            older = latest.pop(question, None)
-            latest[question] = kept
-            repeated += older is not None and older.id == kept.id
-            if older is not None and older.id != kept.id:
+            older = latest.put(example.question, example.answer, line)
+            if older is None:
+                continue
+            if older.id == replace(example, task=task).id:
+                repeated += 1
+                continue
+            contradictions += 1
+            if contradictions <= _TOLD_CONTRADICTIONS:
                 contradicted.append(older)
     if bad and (not latest or bad / count >= limits.max_bad_share):
         raise _bad_rows(path, bad, count, problems)
@@ -177,12 +176,14 @@ def read(
         has = f"only rows that teach nothing ({count})" if count else "no rows"
         raise SampleError(f"{path.name} has {has}; {annotations.NEEDS[task]}", code="no_rows")
     return Reading(
-        examples=tuple(latest.values()),
+        examples=latest,
         problems=tuple(problems),
         formats=dict(formats),
         rows=count,
         repeated=repeated,
+        contradictions=contradictions,
         contradicted=tuple(contradicted),
+        digest=latest.digest,
     )
 
 

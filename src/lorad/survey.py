@@ -26,13 +26,15 @@ _SHOWN = 300
 
 def survey(name: str, reading: Reading) -> dict[str, Any]:
     """Return what can be said without a tokenizer."""
-    newest = {example.question_id: example for example in reading.examples}
+    asked = {example.question_id for example in reading.contradicted}
+    newest = {e.question_id: e for e in reading.examples if e.question_id in asked} if asked else {}
     return {
         "file": name,
         "rows": reading.rows,
         "examples": len(reading.examples),
         "formats": reading.formats,
         "repeated": reading.repeated,
+        "contradicted": reading.contradictions,
         "contradictions": [_contradiction(old, newest[old.question_id]) for old in reading.contradicted],
         "problems": [domain.as_json(problem) for problem in reading.problems],
         "first": _first(reading.examples),
@@ -152,7 +154,10 @@ def _brief(value: Any) -> str:
 
 
 def _more(report: dict[str, Any]) -> list[tuple[str, str]]:
-    over = {name: len(report[name]) - LISTED for name in ("contradictions", "problems")}
+    over = {
+        "contradictions": report["contradicted"] - LISTED,
+        "problems": len(report["problems"]) - LISTED,
+    }
     return [("", f"and {count} more {name}; all with --json") for name, count in over.items() if count > 0]
 
 
