@@ -1,0 +1,110 @@
+"""A face: lorad's versions in a Python program of one's own, without the daemon.
+
+What lives here: ``load`` and ``load_all``, which check all that the daemon checks before a version answers. What
+never does: learning, sharing, changing anything in the home.
+
+    from lorad.library import load
+    print(load(home="/var/lib/lorad").answer("Where is the library?"))
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorad import examine, loader, weights
+from lorad.config import load_settings
+from lorad.errors import ConfigError
+from lorad.home import find_home
+from lorad.registry import Registry
+from lorad.tasks import Task, find
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A version that has proven itself, in this process's memory; for one thread at a time."""
+
+    track: str
+    version: str
+    differs: tuple[str, ...]
+    """What is otherwise here than where it was made, one sentence each."""
+    _slot: str
+    _deck: weights.Deck
+    _task: Task
+
+    @property
+    def tokenizer(self) -> Any:
+        """The base model's tokenizer."""
+        return self._deck.base.tokenizer
+
+    @contextmanager
+    def model(self) -> Iterator[Any]:
+        """Lend the model with this version laid over it; another one's may be the same object with other weights."""
+        with self._deck.use(self._slot) as model:
+            yield model
+
+    def answer(self, question: str | Sequence[Mapping[str, Any]], max_tokens: int = 256) -> str:
+        """Answer a question, or the last of these messages, greedily."""
+        asked = [{"role": "user", "content": question}] if isinstance(question, str) else list(question)
+        with self.model() as model:
+            (tokens,) = examine.greedy(model, self.tokenizer, self._task, [asked], max_tokens)
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+def load(
+    track: str = "chat",
+    version: str = "latest",
+    *,
+    home: str | Path | None = None,
+    config: str | None = None,
+    strict: bool | None = None,
+) -> Loaded:
+    """Load a version (also ``previous`` or a tag) of a track, after every check that the daemon makes.
+
+    ``strict`` refuses another environment than the version was made in; without it ``engine.strict`` decides. Raise
+    ``ConfigError`` when there is no such track, ``RegistryError`` when there is no such version or it is not what was
+    promoted (``is_damage``).
+    """
+    return _Library(home, config, strict).load(track, version)
+
+
+def load_all(
+    *, home: str | Path | None = None, config: str | None = None, strict: bool | None = None
+) -> dict[str, Loaded]:
+    """Load ``latest`` of every track that has learned something; tracks with one base share it in memory."""
+    library = _Library(home, config, strict)
+    return {track: library.load(track, "latest") for track in library.learned()}
+
+
+class _Library:
+    def __init__(self, home: str | Path | None, config: str | None, strict: bool | None) -> None:
+        self._home = find_home(None if home is None else str(home))
+        self._settings = load_settings(self._home, config, ())
+        self._strict = self._settings.engine.strict if strict is None else strict
+        self._decks: dict[Path, weights.Deck] = {}
+
+    def learned(self) -> list[str]:
+        return [track for track in self._settings.tracks if Registry(self._home.track(track)).latest]
+
+    def load(self, track: str, version: str) -> Loaded:
+        if track not in self._settings.tracks:
+            known = ", ".join(self._settings.tracks)
+            raise ConfigError(f"there is no track {track!r}; known: {known}", code="no_such_track")
+        chosen = self._settings.tracks[track]
+        registry = Registry(self._home.track(track))
+        name = registry.resolve(version)
+        folder = self._home.base(chosen.base)
+        deck = self._deck(folder)
+        proven = registry.verify(name, deck.base.fingerprint)
+        slot = f"{track}-{name}"
+        differs = loader.load(deck, slot, proven, folder, strict=self._strict)
+        return Loaded(track, name, tuple(differs), slot, deck, find(chosen.task))
+
+    def _deck(self, folder: Path) -> weights.Deck:
+        if folder not in self._decks:
+            weights.verify_base(folder)
+            device = weights.machine(self._settings.engine.device)
+            dtype = weights.DTYPES["bfloat16" if device.fast_bfloat16 else "float32"]
+            self._decks[folder] = weights.Deck(weights.load_base(folder, dtype, device.device))
+        return self._decks[folder]
