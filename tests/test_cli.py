@@ -434,7 +434,7 @@ def test_a_track_has_its_own_folder(lorad, home, tmp_path):
     assert lorad("drop", str(tmp_path / "a.json"), "--track", "chat").exit_code == 0
     assert (home / "inbox" / "chat" / "a.json").is_file()
     result = lorad("drop", str(tmp_path / "a.json"), "--track", "chad")
-    assert result.stderr == "lorad: there is no track chad; there is: chat\n"
+    assert result.stderr == "lorad: there is no track 'chad'; known: chat\n"
 
 
 def test_a_failed_copy_leaves_nothing(lorad, home, tmp_path):

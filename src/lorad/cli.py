@@ -442,10 +442,8 @@ def drop(
 ) -> None:
     """Copy files into the inbox, safely."""
     home, settings = ctx.obj.find()
-    if track is not None and track not in settings.tracks:
-        raise ConfigError(
-            f"there is no track {track}; there is: {', '.join(settings.tracks)}", code="no_such_track"
-        )
+    if track is not None:
+        settings.track(track)
     inbox = home.inbox / (track or "")
     for source in files:
         if not source.is_file():

@@ -243,6 +243,13 @@ class Settings(Section):
     registry: RegistrySettings = RegistrySettings()
     log: LogSettings = LogSettings()
 
+    def track(self, name: str) -> TrackSettings:
+        """Return a track's settings; raise ``ConfigError`` naming the known ones."""
+        if name not in self.tracks:
+            known = ", ".join(self.tracks)
+            raise ConfigError(f"there is no track {name!r}; known: {known}", code="no_such_track")
+        return self.tracks[name]
+
 
 def load_settings(home: Home, config: str | None = None, overrides: Sequence[str] = ()) -> Settings:
     """Read the settings of a home; raise one ``ConfigError`` that names every problem."""

@@ -15,7 +15,6 @@ from typing import Any
 
 from lorad import examine, loader, weights
 from lorad.config import load_settings
-from lorad.errors import ConfigError
 from lorad.home import find_home
 from lorad.registry import Registry
 from lorad.tasks import Task, find
@@ -88,10 +87,7 @@ class _Library:
         return [track for track in self._settings.tracks if Registry(self._home.track(track)).latest]
 
     def load(self, track: str, version: str) -> Loaded:
-        if track not in self._settings.tracks:
-            known = ", ".join(self._settings.tracks)
-            raise ConfigError(f"there is no track {track!r}; known: {known}", code="no_such_track")
-        chosen = self._settings.tracks[track]
+        chosen = self._settings.track(track)
         registry = Registry(self._home.track(track))
         name = registry.resolve(version)
         folder = self._home.base(chosen.base)

@@ -528,11 +528,7 @@ def export_version(
 
 def _track(place: Home, settings: Settings, track: str) -> tuple[Registry, Path]:
     """Return a track's versions and the folder of its base model."""
-    if track not in settings.tracks:
-        raise ConfigError(
-            f"there is no track {track!r}; known: {', '.join(settings.tracks)}", code="no_such_track"
-        )
-    return Registry(place.track(track)), place.base(settings.tracks[track].base)
+    return Registry(place.track(track)), place.base(settings.track(track).base)
 
 
 @app.command("adopt")
@@ -883,11 +879,7 @@ def _read(settings: Settings, track: str, file: Path) -> tuple[str, sidecar.Side
     """Read a file and its sidecar as the inbox does; return also the track, which the sidecar may have named."""
     meta = sidecar.beside(file)
     track = meta.track or track
-    if track not in settings.tracks:
-        raise ConfigError(
-            f"there is no track {track!r}; known: {', '.join(settings.tracks)}", code="no_such_track"
-        )
-    task = settings.tracks[track].task
+    task = settings.track(track).task
     meta.fit(sidecar.path_of(file).name, track, task, tuple(settings.tracks))
     return track, meta, samples.read(file, settings.inbox, task, meta.fields, meta.labels)
 
