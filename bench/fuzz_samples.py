@@ -20,6 +20,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+import report
 from lorad import annotations, samples
 from lorad.config import InboxSettings
 from lorad.errors import SampleError
@@ -216,7 +217,30 @@ def run(files: int, seed: int, tell: Callable[[str], None]) -> int:
     tell(f"{files} files in {took:.0f} s, seed {seed}; the slowest took {slowest:.2f} s")
     for name, count in counts.most_common():
         tell(f"{count:>8}  {name}")
+    table = ["| what became of it | files |", "|---|---|"]
+    table += [f"| {name} | {count} |" for name, count in counts.most_common()]
+    draw(counts)
+    figures = {"files": files, "seed": seed, "broken": counts["BROKEN"], "slowest_s": round(slowest, 2)}
+    report.save("fuzz_samples", figures, (__doc__ or "").splitlines(), tables=table)
     return 1 if counts["BROKEN"] or slowest > SLOW else 0
+
+
+def draw(counts: Counter[str]) -> None:
+    import matplotlib as mpl  # noqa: PLC0415 - an extra, and nothing measured needs it
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    figure, axes = plt.subplots(figsize=(8, 4))
+    names, numbers = zip(*counts.most_common(), strict=True)
+    axes.barh(names, numbers, color=["#cc3311" if name == "BROKEN" else "#4477aa" for name in names])
+    axes.bar_label(axes.containers[0], padding=3)
+    axes.invert_yaxis()
+    axes.set_xlabel("files")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    report.RESULTS.mkdir(exist_ok=True)
+    figure.savefig(report.RESULTS / "fuzz_samples.png", dpi=120)
 
 
 def main() -> None:
