@@ -106,7 +106,7 @@ def draw(laps: dict[str, dict[str, dict[str, float]]]) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
-    figure, axes = plt.subplots(figsize=(8, 2.6))
+    figure, axes = plt.subplots(figsize=(8, 3))
     bars = [(f"rank {rank}, {way}", parts) for rank, ways in laps.items() for way, parts in ways.items()]
     for row, (_, parts) in enumerate(bars):
         left = 0.0
@@ -117,7 +117,7 @@ def draw(laps: dict[str, dict[str, dict[str, float]]]) -> None:
     axes.set_yticks(range(len(bars)), [label for label, _ in bars])
     axes.invert_yaxis()
     axes.set_xlabel("seconds, median")
-    axes.legend(frameon=False)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(report.RESULTS / "load.png", dpi=120)
