@@ -117,10 +117,10 @@ def draw(laps: dict[str, dict[str, dict[str, float]]]) -> None:
     axes.set_yticks(range(len(bars)), [label for label, _ in bars])
     axes.invert_yaxis()
     axes.set_xlabel("seconds, median")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.2, 1), ncols=4, frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    figure.savefig(report.RESULTS / "load.png", dpi=120)
+    figure.savefig(report.RESULTS / "load.png", dpi=120, bbox_inches="tight")
 
 
 def main() -> None:
