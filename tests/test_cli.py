@@ -297,6 +297,13 @@ def test_tables_are_printed(lorad, daemon):
     assert "promoted v0.2" in lorad("jobs").stdout
 
 
+def test_one_job_is_shown_in_full(lorad, daemon):
+    drop = {"name": "a.json", "rows": 2, "reason": {"formats": {"alpaca": 2}, "new": 2}}
+    daemon.answers("GET /api/jobs/2", promoted(2, "campus_dining", "v0.2") | {"drop": drop})
+
+    assert "2 alpaca" in lorad("jobs", "2").stdout
+
+
 def test_the_track_is_passed_on(lorad, daemon):
     daemon.answers("GET /api/memory", {"datasets": []})
     lorad("memory")

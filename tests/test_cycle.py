@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -539,6 +540,29 @@ def test_a_checkpoint_that_is_not_there_is_told_and_nothing_changes(world):
 
     assert world.job().state is JobState.FAILED
     assert len(list(folder.iterdir())) == 3
+
+
+def test_a_drop_says_which_rows_were_bad_contradicted_and_which_answers_it_replaces(world):
+    world.learn("doors.json", tiny.facts(2))
+    first, second = tiny.facts(2)
+    rows = tiny.rows(
+        [replace(first, answer="plaid"), *(replace(second, answer=f"hue {n}") for n in range(30))]
+    )
+    world.drop("news.json", json.dumps([*rows, {"instruction": "half"}]))
+
+    world.pass_time()
+
+    report = world.cycle.ledger.drops()[0].reason
+    counts = ("new", "known", "replacing", "bad", "contradictions")
+    assert [report[name] for name in counts] == [2, 0, 2, 1, 29]
+    assert [bad["line"] for bad in report["bad_rows"]] == [32]
+    assert report["contradicted_rows"] == list(range(2, 22))
+    assert [(old["answer"], old["dataset"]) for old in report["replaced"]] == [
+        (first.answer, "doors"),
+        (second.answer, "doors"),
+    ]
+    accepted = [e for e in world.cycle.ledger.events(limit=50) if e["name"] == "accepted"][-1]
+    assert (accepted["bad"], accepted["contradictions"]) == (1, 29)
 
 
 # what people drop beside good files

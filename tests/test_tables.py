@@ -48,6 +48,49 @@ def test_jobs_fit_80_columns_and_keep_their_reason():
     assert "".join(shown.split()).count("62.0%") == 1
 
 
+REPORT = {
+    "formats": {"alpaca": 40},
+    "new": 30,
+    "known": 5,
+    "replacing": 1,
+    "bad": 2,
+    "contradictions": 1,
+    "contradicted_rows": [7],
+    "bad_rows": [
+        {"line": 3, "field": "output", "message": "is empty"},
+        {"line": 9, "field": "", "message": "not JSON"},
+    ],
+    "replaced": [{"question": "Where is it?", "answer": "In the mill.", "dataset": "old"}],
+    "description": "by hand",
+}
+
+
+def test_one_job_shows_what_its_file_held_row_by_row():
+    drop = {"name": "a.json", "rows": 42, "reason": REPORT}
+
+    shown = text(tables.job(promoted(2, "a", "v0.2") | {"drop": drop}))
+
+    for words in (
+        "promoted v0.2",
+        "42: 30 new, 5 known, 1 replacing, 2 bad, 1 contradictions",
+        "40 alpaca",
+        "by hand",
+        "row 7",
+        "output: is empty",
+        "not JSON",
+        "Where is it? was: In the mill. (old)",
+    ):
+        assert words in shown
+
+
+def test_a_job_without_a_file_shows_itself_alone():
+    shown = text(tables.job(job(4, "memory", "queued", kind="refit") | {"drop": None}))
+
+    assert "refit memory" in shown
+    assert "file" not in shown
+    assert "why" not in shown
+
+
 def test_versions_show_their_roles():
     chat = snapshot()["tracks"]["chat"]
     shown = rows(tables.versions(chat))

@@ -493,8 +493,11 @@ class App:
         return [domain.as_json(job) for job in self.cycle.ledger.jobs()]
 
     def job(self, job: int) -> dict[str, Any]:
-        """Return one job."""
-        return domain.as_json(self.cycle.ledger.job(job))
+        """Return one job, with the report of the file that it learns."""
+        found = self.cycle.ledger.job(job)
+        number = found.settings.get("drop")
+        drop = domain.as_json(self.cycle.ledger.drop(int(number))) if number is not None else None
+        return domain.as_json(found) | {"drop": drop}
 
     def retry(self, job: int, *, force: bool, settings: dict[str, Any]) -> dict[str, Any]:
         """Queue a job again."""

@@ -525,9 +525,16 @@ def _progress(interval: float) -> Iterator[Callable[[Any], None]]:
 
 
 @app.command()
-def jobs(ctx: typer.Context, as_json: Json = False) -> None:
-    """List the jobs, newest first."""
-    _print(_client(ctx).jobs(), as_json, tables.jobs)
+def jobs(
+    ctx: typer.Context,
+    job: Annotated[int | None, typer.Argument(metavar="[JOB]", help="Show this one in full.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the jobs, newest first, or show one: what its file held, what was bad, what it replaced."""
+    if job is None:
+        _print(_client(ctx).jobs(), as_json, tables.jobs)
+    else:
+        _print(_client(ctx).job(job), as_json, tables.job)
 
 
 @app.command()

@@ -34,6 +34,7 @@ from lorad.log import get_logger
 from lorad.memory import Memory, Recalled
 from lorad.registry import Birth, Registry
 from lorad.states import OPEN_JOBS, DropState, JobState
+from lorad.tasks import find
 
 log = get_logger()
 
@@ -47,6 +48,9 @@ LONGEST_WAIT = 300.0
 
 PASSING = {"disk", "memory", "locked"}
 """What a session may have failed of that has nothing to do with what it learns."""
+TOLD = 20
+"""Bad rows, contradictions and replaced answers that a drop's report lists."""
+
 TAKEN_AT_ONCE = 100
 """Files that one step takes: a flood must not keep the session and people's commands waiting."""
 
@@ -304,15 +308,19 @@ class Cycle:
             "formats": reading.formats,
             "repeated_rows": reading.repeated,
             "contradictions": reading.contradictions,
-            "contradicted_rows": [example.line for example in reading.contradicted],
-            "bad_rows": [domain.as_json(problem) for problem in reading.problems[:20]],
+            "contradicted_rows": [example.line for example in reading.contradicted[:TOLD]],
+            "bad": len(reading.problems),
+            "bad_rows": [domain.as_json(problem) for problem in reading.problems[:TOLD]],
             **({"description": description} if description else {}),
         }
         with self._database.transaction():
             registry = self.registries[drop.track]
             lineage = registry.lineage(registry.latest)
             intake = self.memory.add(drop.track, reading.examples, drop.id, now, lineage)
-            report |= {"new": intake.new, "known": intake.known, "replacing": len(intake.replacing)}
+            counts = {"new": intake.new, "known": intake.known, "replacing": len(intake.replacing)}
+            report |= counts | {
+                "replaced": [_told(example) for example in intake.replacing[:TOLD]],
+            }
             event = "accept" if intake.new else "repeat"
             closed = self.ledger.close_drop(
                 drop, event, now, content=reading.digest, rows=reading.rows, reason=report
@@ -323,7 +331,7 @@ class Cycle:
                 return closed
             dataset = reading.examples[0].dataset
             job = self.ledger.queue(drop.track, dataset, now, settings={"drop": drop.id})
-            counts = {"new": intake.new, "known": intake.known, "replacing": len(intake.replacing)}
+            counts |= {"bad": len(reading.problems), "contradictions": reading.contradictions}
             told = {name: count for name, count in counts.items() if count}
             self.ledger.note("accepted", now, file=drop.name, rows=reading.rows, job=job.id, **told)
         log.info(
@@ -737,6 +745,11 @@ def _cut_off(folder: Path) -> dict[str, Any] | None:
         return {**rows, "order": files.read_json(folder / "request.json")}
     except (OSError, ValueError):
         return None
+
+
+def _told(example: Example) -> dict[str, Any]:
+    question, answer = find(example.task).show(example)
+    return {"question": question, "answer": answer, "dataset": example.dataset}
 
 
 def _score(evaluation: Evaluation) -> Score:

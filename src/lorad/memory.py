@@ -84,7 +84,7 @@ class Memory:
         questions = [example.question_id for example in examples]
         return self._db.rows(
             "SELECT * FROM examples WHERE track = ? AND forgotten_at IS NULL AND superseded_by IS NULL"
-            f" AND question_id IN ({','.join('?' * len(questions))})",
+            f" AND question_id IN ({','.join('?' * len(questions))}) ORDER BY rowid",
             track,
             *questions,
         )

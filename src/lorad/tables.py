@@ -57,6 +57,45 @@ def jobs(answer: Record) -> "RenderableType":
     return _table(columns, rows, numbers=(0,), folding=(1, 5), narrowest=14)
 
 
+def job(answer: Record) -> "RenderableType":
+    """Show one job: how it ended, what its file held, and row by row what was bad, contradicted or replaced."""
+    facts = [
+        ("state", _fate(answer)),
+        ("dataset", _subject(answer)),
+        ("when", _when(answer)),
+        ("took", took(answer)),
+        ("why", reason(answer)),
+    ]
+    drop = answer["drop"]
+    if drop is None:
+        return _table(("job", str(answer["id"])), _filled(facts), folding=(1,), narrowest=16)
+    report = drop["reason"]
+    counts = {name: report.get(name) or 0 for name in ("new", "known", "replacing", "bad", "contradictions")}
+    facts += [
+        ("file", drop["name"]),
+        ("about", report.get("description") or ""),
+        ("formats", ", ".join(f"{count} {name}" for name, count in report.get("formats", {}).items())),
+        (
+            "rows",
+            f"{drop['rows']}: {', '.join(f'{count} {name}' for name, count in counts.items() if count)}",
+        ),
+        ("contradicted", ", ".join(f"row {line}" for line in report.get("contradicted_rows", ()))),
+    ]
+    rows = [
+        (f"row {bad['line']}", f"{bad['field']}: {bad['message']}" if bad["field"] else bad["message"])
+        for bad in report.get("bad_rows", ())
+    ]
+    rows += [
+        ("replaces", f"{old['question']} was: {old['answer']} ({old['dataset']})")
+        for old in report.get("replaced", ())
+    ]
+    return _table(("job", str(answer["id"])), [*_filled(facts), *rows], folding=(1,), narrowest=16)
+
+
+def _filled(facts: Iterable[tuple[str, Cell]]) -> list[tuple[Cell, Cell]]:
+    return [fact for fact in facts if fact[1] not in {"", NOTHING}]
+
+
 def versions(answer: Record) -> "RenderableType":
     """Show a track's versions: which are latest, previous and serving, which are pinned, and their tags."""
     columns = ("version", "", "date", "state", "recall", "retention", "description")
