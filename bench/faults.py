@@ -328,10 +328,7 @@ def examine(root: Path, case: Case, before: dict[str, torch.Tensor]) -> dict[str
 
 
 def plot(by_kind: dict[str, list[dict[str, Any]]]) -> None:
-    import matplotlib as mpl  # noqa: PLC0415 - only here
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    plt = report.pyplot()
 
     kinds = sorted(by_kind, key=lambda kind: len(by_kind[kind]))
     figure, axes = plt.subplots(figsize=(8, 0.3 * len(kinds) + 1.2), layout="constrained")

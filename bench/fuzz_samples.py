@@ -226,10 +226,7 @@ def run(files: int, seed: int, tell: Callable[[str], None]) -> int:
 
 
 def draw(counts: Counter[str]) -> None:
-    import matplotlib as mpl  # noqa: PLC0415 - an extra, and nothing measured needs it
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    plt = report.pyplot()
 
     figure, axes = plt.subplots(figsize=(8, 4))
     names, numbers = zip(*counts.most_common(), strict=True)

@@ -315,10 +315,7 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def draw(found: dict[str, dict[str, Any]]) -> None:
-    import matplotlib as mpl  # noqa: PLC0415 - an extra, and no arm needs it
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    plt = report.pyplot()
 
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.6))
     read = found["rows"]

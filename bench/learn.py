@@ -228,10 +228,7 @@ def trl_arm(base: Path, epochs: int = 20) -> dict[str, Any]:
 
 
 def plot(ours: list[list[float]], theirs: list[list[float]]) -> None:
-    import matplotlib as mpl  # noqa: PLC0415
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    plt = report.pyplot()
 
     figure, axes = plt.subplots(figsize=(7, 4))
     axes.plot(*zip(*ours, strict=True), marker="o", label="lorad (recall seen while training, then tested)")

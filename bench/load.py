@@ -101,10 +101,7 @@ def seconds(act: Callable[[], object]) -> float:
 
 
 def draw(laps: dict[str, dict[str, dict[str, float]]]) -> None:
-    import matplotlib as mpl  # noqa: PLC0415 - an extra, and nothing measured needs it
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    plt = report.pyplot()
 
     figure, axes = plt.subplots(figsize=(8, 3))
     bars = [(f"rank {rank}, {way}", parts) for rank, ways in laps.items() for way, parts in ways.items()]

@@ -58,6 +58,16 @@ def save(
     (RESULTS / f"{name}.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
 
 
+def pyplot() -> Any:
+    """Return matplotlib's pyplot, drawing into files: an extra of lorad, which nothing that is measured needs."""
+    import matplotlib as mpl  # noqa: PLC0415
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    return plt
+
+
 def arm(name: str, command: Sequence[str], *, fresh: bool) -> dict[str, Any]:
     """Run one arm in a process of its own, once: a finished arm is read from the cache."""
     CACHE.mkdir(exist_ok=True)

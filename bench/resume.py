@@ -103,10 +103,7 @@ def kill(folder: Path, after: float) -> None:
 
 
 def draw(rounds: list[int]) -> None:
-    import matplotlib as mpl  # noqa: PLC0415 - an extra, and nothing measured needs it
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    plt = report.pyplot()
 
     figure, axes = plt.subplots(figsize=(8, 3.4))
     axes.bar(range(1, len(rounds) + 1), [ROUNDS] * len(rounds), color="#ccd4da", label="trained after it")

@@ -352,10 +352,7 @@ def flatten() -> Figures:
 
 
 def plot() -> None:
-    import matplotlib as mpl  # noqa: PLC0415 - an extra of lorad
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    plt = report.pyplot()
 
     histories = collect()
     runs = list(dict.fromkeys(run for run, _, _ in histories))

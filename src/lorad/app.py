@@ -121,7 +121,7 @@ class Models:
     def seat(self) -> None:
         """Load every track's base model, once."""
         device = machine(self._settings.engine.device)
-        dtype = DTYPES["bfloat16" if device.fast_bfloat16 else "float32"]
+        dtype = DTYPES[device.precision]
         loaded: dict[str, Any] = {}
         for name, track in self._settings.tracks.items():
             if track.base not in loaded:

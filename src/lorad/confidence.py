@@ -46,15 +46,14 @@ class Witness:
 
     def __init__(self, version: Path, base: Path, task: Task, device: str, longest: int) -> None:
         machine = weights.machine(device)
-        precision = "bfloat16" if machine.fast_bfloat16 else "float32"
-        self._deck = weights.Deck(weights.load_base(base, weights.DTYPES[precision], machine.device))
+        self._deck = weights.Deck(weights.load_base(base, weights.DTYPES[machine.precision], machine.device))
         self._deck.add(version.name, version)
         self._task = task
         self._longest = longest
         self.version = version.name
         self.environment = {
             "device": machine.name,
-            "dtype": precision,
+            "dtype": machine.precision,
             "torch": installed("torch"),
             "transformers": installed("transformers"),
         }

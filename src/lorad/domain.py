@@ -29,6 +29,11 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
+def as_message(answer: Any) -> dict[str, Any]:
+    """Return a chat answer as the fields of a message: its text, and the calls of tools where there are any."""
+    return answer if isinstance(answer, dict) else {"content": answer}
+
+
 def as_json(record: Any) -> dict[str, Any]:
     """Return a record as plain JSON data; ``restore`` is the way back."""
     return asdict(record)
@@ -110,6 +115,11 @@ class Machine:
     threads: int
     fast_bfloat16: bool
     """Whether bfloat16 matrix products are worth having, tried and not assumed."""
+
+    @property
+    def precision(self) -> str:
+        """Return what a base model is best held in here."""
+        return "bfloat16" if self.fast_bfloat16 else "float32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

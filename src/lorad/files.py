@@ -205,7 +205,7 @@ def remove(path: Path) -> None:
                 with contextlib.suppress(OSError):
                     remove(inner)
         remove_empty(path)
-    elif path.is_symlink() or path.exists():
+    elif is_there(path):
         with step("unlink", path):
             path.unlink(missing_ok=True)
 

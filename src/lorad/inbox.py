@@ -13,7 +13,6 @@ miss, the periodic scan finds.
 import contextlib
 import fnmatch
 import heapq
-import itertools
 import os
 import re
 import stat
@@ -122,6 +121,11 @@ class _Rest:
     since: float
 
 
+def _is_dataset(file: Waiting, mode: int) -> bool:
+    """Tell whether it may hold rows: a regular file that is no sidecar."""
+    return stat.S_ISREG(mode) and not file.path.name.endswith(sidecar.SUFFIX)
+
+
 class Inbox:
     """The folder that people drop files into."""
 
@@ -192,9 +196,18 @@ class Inbox:
         return heapq.nsmallest(most, found, key=lambda item: (item.changed_at, item.path.name))
 
     def _files(self) -> Iterator[Waiting]:
+        return (file for file, mode in self._entries() if _is_dataset(file, mode))
+
+    def _counted(self, others: list[tuple[Waiting, int, SampleError]]) -> Iterator[Waiting]:
+        """Count the files while they pass, and put aside what is none and why."""
+        count = 0
         for file, mode in self._entries():
-            if stat.S_ISREG(mode) and not file.path.name.endswith(sidecar.SUFFIX):
+            if _is_dataset(file, mode):
+                count += 1
                 yield file
+            elif error := self._why_lone(file) if stat.S_ISREG(mode) else self._why_strange(file, mode):
+                others.append((file, mode, error))
+        self.count = count
 
     def _entries(self) -> Iterator[tuple[Waiting, int]]:
         for folder, track in self._places():
@@ -231,16 +244,15 @@ class Inbox:
             return []
         self._has_changed, self._scanned_at = False, now
         hints = list(self._complete)  # what the watcher's thread tells from here on is for the next look
-        counter = itertools.count()
-        waiting = self._oldest(file for file, _ in zip(self._files(), counter, strict=False))
-        self.count = next(counter)
+        others: list[tuple[Waiting, int, SampleError]] = []
+        waiting = self._oldest(self._counted(others))
         ready = [item for item in waiting if self._is_ready(item, now)]
         writers = open_for_writing([item.path for item in ready])
         self.held = {
             path: why for path, why in self.held.items() if self._is_processing(path) and path.exists()
         }
         self.held |= {path: f"process {pid} has it open for writing" for path, pid in writers.items()}
-        strangers = list(self._find_strangers(now))
+        strangers = list(self._find_strangers(others, now))
         self._news += [stranger for stranger in strangers if stranger.file.path not in self.left]
         self.left = {stranger.file.path: stranger.error for stranger in strangers if stranger.is_left}
         self._resting = {path: rest for path, rest in self._resting.items() if self._is_open(path)}
@@ -283,12 +295,11 @@ class Inbox:
         news, self._news = self._news, []
         return news
 
-    def _find_strangers(self, now: float) -> Iterator[Stranger]:
-        for file, mode in self._entries():
-            is_sidecar = stat.S_ISREG(mode) and file.path.name.endswith(sidecar.SUFFIX)
-            error = self._why_lone(file) if is_sidecar else self._why_strange(file, mode)
-            if error is None:
-                continue
+    def _find_strangers(
+        self, others: Iterable[tuple[Waiting, int, SampleError]], now: float
+    ) -> Iterator[Stranger]:
+        for file, mode, error in others:
+            is_sidecar = stat.S_ISREG(mode)
             seconds = LONE_SECONDS if is_sidecar else None
             if file.path in self.left or self._rests(file.path, now, seconds):
                 yield Stranger(
@@ -308,8 +319,6 @@ class Inbox:
         )
 
     def _why_strange(self, file: Waiting, mode: int) -> SampleError | None:
-        if stat.S_ISREG(mode):
-            return None
         if self._is_track(file.path):
             if file.path.name in OWN_FOLDERS or self._is_own(file.path):
                 return None

@@ -101,6 +101,6 @@ class _Library:
         if folder not in self._decks:
             weights.verify_base(folder)
             device = weights.machine(self._settings.engine.device)
-            dtype = weights.DTYPES["bfloat16" if device.fast_bfloat16 else "float32"]
+            dtype = weights.DTYPES[device.precision]
             self._decks[folder] = weights.Deck(weights.load_base(folder, dtype, device.device))
         return self._decks[folder]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorad.database import Database
-from lorad.domain import Example
+from lorad.domain import Example, as_message
 
 #: Examples that are looked up and kept at once; SQLite takes 999 values and more.
 _BATCH = 500
@@ -227,11 +227,10 @@ class Memory:
 def _exported(row: sqlite3.Row) -> dict[str, Any]:
     example = _example(row)
     provenance = ("line", "added_at", "learned_in", "recalled", "recalled_in")
-    answer = example.answer if isinstance(example.answer, dict) else {"content": example.answer}
     tools = [message["content"] for message in example.question if message["role"] == "tools"]
     asked = [message for message in example.question if message["role"] != "tools"]
     return {
-        "messages": [*asked, {"role": "assistant", **answer}],
+        "messages": [*asked, {"role": "assistant", **as_message(example.answer)}],
         **({"tools": json.loads(tools[0])} if tools else {}),
         "dataset": example.dataset,
         "provenance": {"row": row["rowid"], **{name: row[name] for name in provenance}},

@@ -781,8 +781,7 @@ def calibrate(
 ) -> None:
     """Measure whether a version is as often right as it is sure; keep that beside it, or tell what has drifted."""
     place, settings = _load(home, config, overrides)
-    _track(place, settings, track)
-    registry = Registry(place.track(track))
+    registry, _ = _track(place, settings, track)
     name = registry.resolve(version)
     stored = None if force and not check else _reference(registry, name)
     if check and stored is None:
@@ -819,8 +818,7 @@ def _summon(
     place: Home, settings: Settings, track: str, version: str, held_out: Path | None
 ) -> tuple[confidence.Witness, list[confidence.Question]]:
     """Load a version and find what to ask it."""
-    chosen, registry = settings.tracks[track], Registry(place.track(track))
-    base = place.base(chosen.base)
+    chosen, (registry, base) = settings.track(track), _track(place, settings, track)
     folder = registry.verify(version, weights.read_fingerprint(base))
     unseen = samples.read(held_out, settings.inbox, chosen.task).examples if held_out else ()
     with contextlib.closing(Database(place.database)) as database:

@@ -528,11 +528,10 @@ class Registry:
                 for entry in tracker["checkpoints"]
                 if (self.versions_folder / entry["version"]).exists()
             }
-            cut_short = [name for name, entry in there.items() if _state(entry) is VersionState.PRUNED]
-            if not dry_run:
-                for version in cut_short:  # an earlier try met a full disk behind the tracker
-                    self._remove(version)
-            there = {name: entry for name, entry in there.items() if name not in cut_short}
+            for name in [name for name, entry in there.items() if _state(entry) is VersionState.PRUNED]:
+                del there[name]
+                if not dry_run:  # an earlier try met a full disk behind the tracker
+                    self._remove(name)
             marked = {name for name, entry in there.items() if entry.get("pinned") or entry.get("tags")}
             protected = {tracker["latest"], tracker["previous"], *needed, *marked}
             gone = find_surplus([self._measure(name) for name in there], protected, limits, now)

@@ -199,18 +199,16 @@ class Session:
             (domain.restore(Example, _without(row, "right")), row["right"])
             for row in files.read_lines(self.folder / "old.jsonl")
         ]
-        usable, unusable = encode(self._task, base.tokenizer, [*new, *(example for example, _ in old)])
+        fresh, unusable = encode(self._task, base.tokenizer, new)
+        held, unheld = encode(self._task, base.tokenizer, [example for example, _ in old])
         known = {example.id: right for example, right in old}
-        found = [
-            Lesson(
-                example,
-                encoded,
-                example.id not in known,
-                known.get(example.id, False),
-                known.get(example.id, False),
-            )
-            for example, encoded in usable
+        found = [Lesson(example, row, is_new=True, right=False, knows=False) for example, row in fresh]
+        found += [
+            Lesson(example, row, is_new=False, right=right, knows=right)
+            for example, row in held
+            for right in [known[example.id]]
         ]
+        unusable += unheld
         if unusable:
             lines = [example.line for example, _ in unusable]
             self._notes.append(

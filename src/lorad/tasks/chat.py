@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lorad.domain import Encoded, Example
+from lorad.domain import Encoded, Example, as_message
 from lorad.errors import ConfigError, SampleError
 
 
@@ -32,8 +32,9 @@ class Chat:
         What a template writes after the end token (a line break, often) is never generated, so it is left
         out.
         """
-        prompt = self.prompt(tokenizer, example.question)
-        answer = tokenizer(self._trained_text(tokenizer, example), add_special_tokens=False)["input_ids"]
+        head = _render(tokenizer, example.question, is_asked=True)
+        prompt = _tokens(tokenizer, head)
+        answer = tokenizer(_trained_text(tokenizer, example, head), add_special_tokens=False)["input_ids"]
         end = tokenizer.eos_token_id
         if end in answer:
             answer = answer[: answer.index(end)]
@@ -44,27 +45,9 @@ class Chat:
             )
         return Encoded((*prompt, *answer, end), len(prompt))
 
-    def _trained_text(self, tokenizer: Any, example: Example) -> str:
-        """Return what the template makes of the answer; templates may trim or decorate it."""
-        answer = example.answer if isinstance(example.answer, dict) else {"content": example.answer}
-        head = _render(tokenizer, example.question, is_asked=True)
-        whole = _render(tokenizer, [*example.question, {"role": "assistant", **answer}], is_asked=False)
-        if whole.startswith(head):
-            return whole[len(head) :]
-        if "tool_calls" in answer:
-            raise _no_tools(f"row {example.line}: ")
-        # a template whose generation prompt differs from its history (thinking models) trains the bare answer
-        return str(example.answer)
-
     def prompt(self, tokenizer: Any, question: Any) -> list[int]:
         """Return the template's tokens up to where the assistant begins, with exactly one begin token."""
-        text = _render(tokenizer, question, is_asked=True)
-        tokens = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        begin = tokenizer.bos_token_id
-        wants_begin = bool(getattr(tokenizer, "add_bos_token", False)) and begin is not None
-        if wants_begin and tokens[:1] != [begin]:
-            tokens.insert(0, begin)
-        return tokens
+        return _tokens(tokenizer, _render(tokenizer, question, is_asked=True))
 
     def stop_tokens(self, tokenizer: Any) -> Sequence[int]:
         """Return the end token."""
@@ -72,8 +55,28 @@ class Chat:
 
     def show(self, example: Example) -> tuple[str, str]:
         """Return the last question and the answer, calls of tools as they are written in most languages."""
-        answer = example.answer if isinstance(example.answer, dict) else {"content": example.answer}
-        return _shown(example.question[-1]), _shown(answer)
+        return _shown(example.question[-1]), _shown(as_message(example.answer))
+
+
+def _tokens(tokenizer: Any, text: str) -> list[int]:
+    tokens = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    begin = tokenizer.bos_token_id
+    wants_begin = bool(getattr(tokenizer, "add_bos_token", False)) and begin is not None
+    if wants_begin and tokens[:1] != [begin]:
+        tokens.insert(0, begin)
+    return tokens
+
+
+def _trained_text(tokenizer: Any, example: Example, head: str) -> str:
+    """Return what the template makes of the answer behind the ``head``; templates may trim or decorate it."""
+    answer = as_message(example.answer)
+    whole = _render(tokenizer, [*example.question, {"role": "assistant", **answer}], is_asked=False)
+    if whole.startswith(head):
+        return whole[len(head) :]
+    if "tool_calls" in answer:
+        raise _no_tools(f"row {example.line}: ")
+    # a template whose generation prompt differs from its history (thinking models) trains the bare answer
+    return str(example.answer)
 
 
 def _render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, is_asked: bool) -> str:
