@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,8 @@ from fake_daemon import (
     waiting_file,
 )
 from lorad.cli import app
+from lorad.config import Settings, load_settings
+from lorad.home import Home
 
 DONE = "data: [DONE]"
 SOURCE = str(Path(__file__).parent.parent / "src")
@@ -201,7 +204,18 @@ def test_init_makes_a_home_and_spares_what_is_there(tmp_path):
     assert sorted(path.name for path in home.iterdir()) == ["configs", "inbox", "models"]
     assert (home / "inbox" / "README.md").read_text() == "mine"
     assert "default.yaml" in (home / "configs" / "README.md").read_text()
+    assert load_settings(Home(home)) == Settings()
     assert f"lorad --home {home} run" in result.stdout
+
+
+def test_a_setting_of_a_new_home_is_changed_by_taking_its_marks_away(tmp_path):
+    CliRunner().invoke(app, ["init", str(tmp_path / "new")])
+    file = tmp_path / "new" / "configs" / "default.yaml"
+
+    text = file.read_text().replace("#registry:", "registry:")
+    file.write_text(re.sub(r"(?m)^#  keep: \d+", "  keep: 9", text))
+
+    assert load_settings(Home(tmp_path / "new")).registry.keep == 9
 
 
 def test_init_into_a_file_is_one_sentence(tmp_path):

@@ -217,17 +217,27 @@ def _print(answer: Any, as_json: bool, shape: "Callable[[Any], RenderableType]")
 @app.command()
 def init(folder: Annotated[Path, typer.Argument(help="Made if it is missing; what is there stays.")]) -> None:
     """Make a home: configs/, inbox/ and models/."""
-    for name, text in phrases.README.items():
-        readme = folder / name / "README.md"
+    texts = {f"{name}/README.md": text for name, text in phrases.README.items()}
+    for name, text in (texts | {"configs/default.yaml": _settings_to_change()}).items():
+        file = folder / name
         try:
-            readme.parent.mkdir(parents=True, exist_ok=True)
-            if not readme.exists():
-                readme.write_text(text, encoding="utf-8")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if not file.exists():
+                file.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise ConfigError(f"{readme.parent} cannot be made: {error.strerror}", code="no_home") from None
+            raise ConfigError(f"{file.parent} cannot be made: {error.strerror}", code="no_home") from None
     typer.echo(
         f"{folder} is a lorad home. Next:\n  lorad --home {folder} base --help\n  lorad --home {folder} run"
     )
+
+
+def _settings_to_change() -> str:
+    """Return the shipped settings, all of them commented out: what nobody changed follows later defaults."""
+    from importlib import resources  # noqa: PLC0415 - see the module's docstring
+
+    shipped = resources.files("lorad").joinpath("default.yaml").read_text(encoding="utf-8")
+    lines = (f"#{line}" if line and not line.startswith("#") else line for line in shipped.splitlines())
+    return "\n".join([phrases.COMMENTED_OUT, "", *lines, ""])
 
 
 @app.command()

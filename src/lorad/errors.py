@@ -72,12 +72,6 @@ class ProtocolError(LoradError):
         self.status = status
 
 
-class Interrupted(LoradError):  # noqa: N818 - control flow: somebody asked us to stop
-    """Unwind: the session was cancelled or the daemon is stopping."""
-
-    code = "interrupted"
-
-
 def describe(error: BaseException) -> dict[str, Any]:
     """Return any exception as a code and a sentence; whatever is not ours is ``internal``."""
     if isinstance(error, LoradError):

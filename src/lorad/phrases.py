@@ -197,7 +197,7 @@ def _names(rows: list[Record], key: str, most: int = 3) -> str:
 README = {
     "configs": """# configs
 
-Settings of this home, in YAML. `default.yaml` is read at every start, if it is there; other files are named
+Settings of this home, in YAML. `default.yaml` is read at every start and says what there is; other files are named
 with `lorad --config NAME run`. Single values: `lorad --set inbox.settle_seconds=1 run`.
 """,
     "inbox": """# inbox
@@ -216,3 +216,8 @@ folder a track. lorad writes here; nothing in here needs a hand.
 """,
 }
 """What ``lorad init`` writes into the folders of a new home."""
+
+COMMENTED_OUT = """\
+# Everything here is commented out: lorad's defaults hold. To change a setting, take the # away in front of it and
+# in front of the line that names its section, without moving either, and start the daemon again."""
+"""The beginning of a new home's ``configs/default.yaml``."""
