@@ -43,7 +43,7 @@ def test_what_was_said_is_read_back_as_it_was(spoken):
 def test_voices_hold_the_base_to_its_own_distribution(spoken):
     model, _, made = spoken
 
-    for voice in made.trained[::20]:
+    for voice in made.trained[::80]:
         (again,) = teacher.listen(model, [voice.row])
         assert torch.equal(voice.likeliest, again.likeliest)
         assert torch.allclose(voice.probabilities, again.probabilities, atol=1e-6)
@@ -62,7 +62,7 @@ def test_plain_text_alone_is_trained_and_conversation_is_measured_too(spoken):
     _, _, made = spoken
     head = tuple(CHAT.prompt(tiny.tokenizer(), [{"role": "user", "content": "x"}])[:2])
 
-    assert len(made.trained) == len(general.openings()) // 2 * general.SAMPLES
+    assert len(made.trained) == len(general.openings()) // 2 * general.CONTINUATIONS
     assert not any(voice.row.tokens[:2] == head for voice in made.trained)
     assert {True, False} == {row.tokens[:2] == head for row in made.measured}
 
