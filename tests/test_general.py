@@ -40,6 +40,26 @@ def test_what_was_said_is_read_back_as_it_was(spoken):
     assert same(found, made)
 
 
+def test_it_says_how_far_it_is(tmp_path):
+    tokenizer = tiny.tokenizer()
+    told = []
+
+    made = general.make(
+        tmp_path / "x.safetensors",
+        tiny.model(len(tokenizer)),
+        tokenizer,
+        CHAT,
+        "abc",
+        lambda *numbers: told.append(numbers),
+    )
+
+    (total,) = {total for _, total in told}
+    assert told[0] == (0, total)
+    assert sorted(set(told)) == told
+    assert told[-1][0] + len(general.openings()) // 2 == total
+    assert total == len(general.prompts()) + len(general.openings()) // 2 + len(made.trained)
+
+
 def test_voices_hold_the_base_to_its_own_distribution(spoken):
     model, _, made = spoken
 

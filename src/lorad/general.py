@@ -12,7 +12,7 @@ Plain text alone is trained. A model that is held to the base's words on questio
 it learns to questions in other words (DECISIONS.md has the figures); the answers to questions are measured all the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -71,21 +71,33 @@ def read(path: Path, fingerprint: str, task: Task) -> General | None:
     return _unfold(found)
 
 
-def make(path: Path, model: Any, tokenizer: Any, task: Task, fingerprint: str) -> General:
-    """Let a pristine base speak, store it, and return it; some two minutes for 135 million parameters on two cores."""
-    rows = _speak(model, tokenizer, task)
+def make(
+    path: Path,
+    model: Any,
+    tokenizer: Any,
+    task: Task,
+    fingerprint: str,
+    tell: Callable[[int, int], object] = lambda _done, _total: None,
+) -> General:
+    """Let a pristine base speak, store it, and return it; three minutes for 135 million parameters on two cores.
+
+    ``tell`` is told after every batch how many texts are there, of how many.
+    """
+    rows = _speak(model, tokenizer, task, tell)
     tensors = _fold(teacher.listen(model, rows))
     files.write_bytes(path, save(tensors, metadata=_metadata(fingerprint, task)))
     return _unfold(tensors)
 
 
-def _speak(model: Any, tokenizer: Any, task: Task) -> list[Encoded]:
+def _speak(model: Any, tokenizer: Any, task: Task, tell: Callable[[int, int], object]) -> list[Encoded]:
     """Return the answer to every question, every other opening continued once, and the rest again and again."""
     asked = [task.prompt(tokenizer, [{"role": "user", "content": text}]) for text in prompts()]
     plain = [list(tokenizer(text)["input_ids"]) for text in openings()]
     begun = [(asked, teacher.common_prefix(asked)), (plain[1::2], 1)] + [(plain[::2], 1)] * CONTINUATIONS
-    rows = []
+    total = sum(len(begins) for begins, _ in begun)
+    rows: list[Encoded] = []
     for begins, start in begun:
+        tell(len(rows), total)
         said = examine.continue_each(
             model, begins, task.stop_tokens(tokenizer), LENGTH, do_sample=True, top_p=0.95, top_k=0
         )

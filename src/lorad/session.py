@@ -239,8 +239,11 @@ class Session:
         )
         found = general.read(path, base.fingerprint, self._task)
         if found is None:
-            self.report({"phase": "asking the base"})
-            found = general.make(path, base.model, base.tokenizer, self._task, base.fingerprint)
+
+            def tell(done: int, total: int) -> None:
+                self.report({"phase": f"asking the base, once for all sessions: {done} of {total} texts"})
+
+            found = general.make(path, base.model, base.tokenizer, self._task, base.fingerprint, tell)
         return found
 
     # -- training
