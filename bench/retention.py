@@ -238,7 +238,7 @@ def settle(folder: Path, previous: Path, old: list[dict[str, Any]]) -> Figures:
     if result["verdict"]["promote"]:
         candidate.rename(folder / "adapter")
         rows = [domain.restore(Example, {k: v for k, v in row.items() if k != "right"}) for row in old]
-        rows += [domain.restore(Example, row) for row in result["learned"]]
+        rows += [domain.restore(Example, row) for row in files.read_lines(folder / "new.jsonl")]
         old = [domain.as_json(row) | {"right": result["right"].get(row.id, False)} for row in rows]
     elif (previous / "adapter").exists():
         shutil.copytree(previous / "adapter", folder / "adapter")

@@ -66,7 +66,7 @@ class Track:
         result = files.read_json(folder / "candidate" / "evaluation.json")
         birth = Birth(job=job, parent=parent, base=result["base"], description="learned")
         version = self.registry.promote(folder / "candidate", birth, 1000.0)
-        self.memory.mark_learned("chat", new, version)
+        self.memory.mark_learned("chat", [example.ids for example in new], version)
         self.memory.record_recall("chat", version, result["right"])
         return version
 

@@ -594,6 +594,32 @@ def test_versions_are_marked(lorad, daemon, words, route, body, told):
     assert [sent for _, _, sent in daemon.asked] == [{"track": "chat", **body}]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("versions", "--track", "notes", "prune"),
+        ("versions", "--json", "show", "v0.1"),
+        ("memory", "--track", "notes", "export", "f.jsonl"),
+    ],
+)
+def test_an_option_in_front_of_the_subcommand_is_refused_and_not_ignored(lorad, words):
+    result = lorad(*words)
+
+    assert result.exit_code == 1
+    assert f"put {words[1]} behind" in result.output
+
+
+def test_an_import_into_a_track_that_is_not_there_is_refused(lorad, home, tmp_path):
+    file = tmp_path / "memory.jsonl"
+    file.write_text(json.dumps(exported(1, "mills")) + "\n")
+
+    result = lorad("memory", "import", str(file), "--track", "typo")
+
+    assert result.exit_code == 1
+    assert "typo" in result.stderr
+    assert not (home / "inbox" / "typo").exists()
+
+
 def test_pruning_tells_what_went_and_why(lorad, daemon):
     # Given a daemon that finds something, the same again, and then nothing
     found = {"pruned": {"v0.1": "older than max_age_days (30)"}, "dry_run": False}

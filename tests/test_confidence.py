@@ -52,7 +52,7 @@ def made(tmp_path_factory):
         drop = Ledger(database).take("windows.json", "chat", NOON)
         memory = Memory(database)
         memory.add("chat", KNOWN, drop.id, NOON)
-        memory.mark_learned("chat", KNOWN, "v0.1")
+        memory.mark_learned("chat", [example.ids for example in KNOWN], "v0.1")
     files.write_json(root / "doors.json", tiny.rows([*UNKNOWN, *KNOWN[:2]]))
     return home
 

@@ -13,7 +13,7 @@ from lorad import domain, files
 from lorad.config import RegistrySettings, Settings
 from lorad.cycle import MAX_ATTEMPTS, TAKEN_AT_ONCE, Cycle
 from lorad.domain import Evaluation
-from lorad.errors import ConfigError, ProtocolError
+from lorad.errors import ConfigError, ProtocolError, RegistryError
 from lorad.inbox import Inbox
 from lorad.registry import Registry
 from lorad.states import JobState
@@ -753,3 +753,152 @@ def test_a_file_that_cannot_be_moved_does_not_keep_others_waiting(world):
 
     assert world.done() == ["doors.json"]
     assert "cross-device" in world.cycle.inbox.held[path]
+
+
+def test_a_job_that_is_cancelled_and_retried_at_once_starts_again(world):
+    world.drop("doors.json", tiny.facts(4))
+    world.pass_time()
+
+    world.cycle.cancel(1, world.now)
+    world.cycle.retry(1, world.now)
+    world.models.sessions[0].status = 75  # only now it is gone
+    world.pass_time()
+
+    assert world.job().state is JobState.TRAINING
+    assert len(world.models.sessions) == 2
+
+
+def test_a_candidate_built_on_what_was_rolled_back_meanwhile_is_trained_anew(world):
+    world.learn("doors.json", tiny.facts(4, "doors"))
+    world.learn("gates.json", tiny.facts(3, subject="gate"))
+    world.drop("mills.json", tiny.facts(2, subject="mill"))
+    world.pass_time()
+
+    # When v0.2 is taken back while a session builds on it
+    world.cycle.rollback("chat", None, world.now)
+    world.models.sessions[-1].end()
+    world.pass_time()
+
+    # Then what came of it is not served, and the drop is learned on v0.1
+    assert world.registry.latest == world.models.serving == "v0.1"
+    assert world.job().state is JobState.TRAINING
+    order = files.read_json(world.models.sessions[-1].folder / "request.json")
+    assert (order["parent_version"], len(world.models.sessions)) == ("v0.1", 4)
+    assert not (world.models.sessions[-1].folder / "candidate").exists()
+
+
+def test_a_rollback_to_what_cannot_be_loaded_changes_nothing(world):
+    world.learn("doors.json", tiny.facts(4, "doors"))
+    world.learn("gates.json", tiny.facts(3, subject="gate"))
+    world.models.broken.add("v0.1")
+
+    with pytest.raises(RegistryError):
+        world.cycle.rollback("chat", None, world.now)
+
+    assert world.registry.latest == world.models.serving == "v0.2"
+
+
+def test_old_rows_are_compared_with_what_the_version_that_serves_recalled(world):
+    # Given a version that memory was not asked of last
+    world.learn("doors.json", tiny.facts(4, "doors"))
+    ids = [item.example.id for item in world.cycle.memory.learned("chat", ["v0.1"])]
+    world.cycle.memory.record_recall("chat", "v0.2", dict.fromkeys(ids, False))
+
+    world.drop("gates.json", tiny.facts(3, subject="gate"))
+    world.pass_time()
+
+    old = files.read_lines(world.models.sessions[-1].folder / "old.jsonl")
+    assert [row["right"] for row in old] == [True] * 4
+
+
+def test_whatever_stands_in_a_jobs_way_the_next_one_has_its_turn(world, monkeypatch):
+    plan = world.models.plan
+
+    def stumble(track, examples, overrides):
+        if len(examples) == 3:
+            raise KeyError("a template's mistake")
+        return plan(track, examples, overrides)
+
+    monkeypatch.setattr(world.models, "plan", stumble)
+    world.drop("doors.json", tiny.facts(3))
+    world.pass_time()
+    world.drop("gates.json", tiny.facts(4, subject="gate"))
+    world.pass_time()
+
+    assert world.cycle.ledger.job(1).state is JobState.FAILED
+    assert world.cycle.ledger.job(2).state is JobState.TRAINING
+
+
+@pytest.mark.parametrize("state", [JobState.QUEUED, JobState.TRAINING])
+def test_a_job_of_a_track_that_is_gone_waits_and_keeps_nobody(world, state):
+    job = world.cycle.ledger.queue("notes", "old", world.now)
+    if state is JobState.TRAINING:
+        world.cycle.ledger.move_job(job, "start", world.now)
+    world.database.close()
+    world.start()
+
+    world.drop("doors.json", tiny.facts(4))
+    world.pass_time()
+
+    assert world.cycle.ledger.job(1).state is state
+    assert world.cycle.ledger.job(2).state is JobState.TRAINING
+
+
+def test_a_setting_that_no_plan_has_is_refused_before_it_is_kept(world):
+    world.learn("doors.json", tiny.facts(4), recall=0.5)
+
+    with pytest.raises(ConfigError, match="rnak"):
+        world.cycle.retry(1, world.now, settings={"rnak": 16})
+
+    assert (world.job().state, "rnak" in world.job().settings) == (JobState.REJECTED, False)
+
+
+def test_what_was_rejected_is_learned_when_it_is_dropped_again(world):
+    world.learn("doors.json", tiny.facts(4), recall=0.5)
+
+    world.drop("doors.json", tiny.facts(4))
+    world.pass_time()
+
+    assert world.job().id == 2
+    assert len(files.read_lines(world.models.sessions[-1].folder / "new.jsonl")) == 4
+    # and dropped a third time, while that session goes on, it is known
+    world.drop("doors.json", tiny.facts(4))
+    world.pass_time()
+    assert world.job().id == 2
+
+
+def test_a_refit_of_nothing_says_so(world):
+    world.learn("doors.json", tiny.facts(4, "doors"))
+    world.cycle.memory.forget("chat", "doors", world.now)
+    world.cycle.ledger.queue("chat", "memory", world.now, kind="refit")
+
+    world.pass_time()
+
+    assert world.job().state is JobState.FAILED
+    assert world.job().reason["code"] == "nothing_learned"
+
+
+def test_more_time_and_other_limits_do_not_cost_a_session_its_checkpoints(world):
+    world.drop("doors.json", tiny.facts(4))
+    world.pass_time()
+    folder = world.models.sessions[0].folder
+    kept = folder / "checkpoints" / "round-0001"
+    kept.mkdir(parents=True)
+
+    world.database.close()
+    training = world.settings.training.model_copy(update={"max_seconds": 99_999})
+    judge = world.settings.judge.model_copy(update={"min_recall": 0.5})
+    world.settings = world.settings.model_copy(update={"training": training, "judge": judge})
+    world.start()
+    world.pass_time()
+
+    assert kept.is_dir()
+    assert files.read_json(folder / "request.json")["settings"]["training"]["max_seconds"] == 99_999
+
+
+def test_a_rejected_candidate_keeps_its_numbers_and_no_words(world):
+    world.learn("doors.json", tiny.facts(4), recall=0.5)
+
+    kept = world.registry.rejected / "job-1"
+    assert (kept / "candidate" / "evaluation.json").exists()
+    assert not any("Arlo" in path.read_text() for path in kept.rglob("*.json*"))

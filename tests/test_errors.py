@@ -24,7 +24,7 @@ def test_every_reaction_can_be_raised_and_tells_its_code_and_sentence(kind):
 def test_every_reaction_has_its_own_code():
     codes = [kind.code for kind in REACTIONS]
 
-    assert len(set(codes)) == len(codes) == 7
+    assert len(set(codes)) == len(codes) == 6
     assert LoradError.code not in codes
 
 

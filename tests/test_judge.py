@@ -19,6 +19,8 @@ def an_evaluation(**changes):
             "dataset": "new",
             "scores": {"new": Score(right=100, total=100), "old": Score(right=100, total=100)},
             "before": {"new": Score(right=0, total=100), "old": Score(right=100, total=100)},
+            "new": Score(right=100, total=100),
+            "new_before": Score(right=0, total=100),
             "broken": 0,
             "mended": 0,
             "perplexity": 10.0,
@@ -40,6 +42,8 @@ def recalled(new=100, old=100, *, new_before=0, old_before=100, total=100):
     return {
         "scores": {"new": Score(right=new, total=100), "old": Score(right=old, total=total)},
         "before": {"new": Score(right=new_before, total=100), "old": Score(right=old_before, total=total)},
+        "new": Score(right=new, total=100),
+        "new_before": Score(right=new_before, total=100),
     }
 
 
@@ -139,7 +143,7 @@ def test_beyond_its_limit_a_candidate_fails_for_this_alone(changes, check):
         ),
         (
             {"degenerate": 20},
-            "failed: 20 of 20 sampled answers were empty, endless or repeated themselves",
+            "failed: 20 of 20 sampled answers were empty, endless or repeated themselves (at most 10%)",
         ),
     ],
 )
@@ -167,6 +171,28 @@ def test_every_old_dataset_is_checked_for_itself():
     assert verdict.failed == ("retention:b",)
 
 
+@pytest.mark.parametrize(
+    ("new", "old", "failed"),
+    [
+        (20, 100, ()),
+        (20, 98, ()),
+        (20, 96, ("retention:faq",)),  # though 116 of 120 are recalled, and more than before
+        (2, 100, ("new_recall",)),  # though 102 of 120 are more than before
+    ],
+)
+def test_a_second_file_of_the_same_name_is_judged_apart_from_the_first(new, old, failed):
+    # Given 100 rows of faq.json that the parent knows, and 20 new ones in another faq.json
+    evaluation = an_evaluation(
+        dataset="faq",
+        scores={"faq": Score(right=new + old, total=120)},
+        before={"faq": Score(right=100, total=120)},
+        new=Score(right=new, total=20),
+        new_before=Score(right=0, total=20),
+    )
+
+    assert decide(evaluation, LIMITS).failed == failed
+
+
 @pytest.mark.parametrize(("lost", "promote"), [(2, True), (3, False)])
 def test_a_small_dataset_may_lose_a_few_examples_and_not_a_share(lost, promote):
     changes = recalled(old=10 - lost, old_before=10, total=10)
@@ -178,7 +204,11 @@ def test_a_refit_has_nothing_new_to_prove():
     # Given a session over all of memory, whose dataset is not one of those tested
     known = {"old": Score(right=100, total=100)}
 
-    verdict = decide(an_evaluation(dataset="memory", scores=known, before=known), LIMITS)
+    nothing = Score(right=0, total=0)
+
+    verdict = decide(
+        an_evaluation(dataset="memory", scores=known, before=known, new=nothing, new_before=nothing), LIMITS
+    )
 
     assert verdict.promote
     assert "nothing new was to be learned" in verdict.reasons

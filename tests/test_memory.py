@@ -46,7 +46,7 @@ INN = an_example("Where is the inn?", "At the crossing.", dataset="inns")
 def learn(memory, drop, version, *examples, track="chat"):
     """Accept examples and let a version learn them."""
     intake = memory.add(track, examples, drop(track=track), 1.0)
-    memory.mark_learned(track, examples, version)
+    memory.mark_learned(track, [example.ids for example in examples], version)
     return intake
 
 
@@ -228,10 +228,10 @@ def test_a_newer_answer_that_waits_is_not_replaced_by_an_older_one_learned_meanw
     memory.add("chat", [MILL], drop(), 1.0)
     memory.add("chat", [MOVED], drop(), 2.0)
 
-    memory.mark_learned("chat", [MILL], "v0.1")
+    memory.mark_learned("chat", [MILL.ids], "v0.1")
     assert memory.all("chat") == [MILL, MOVED]
 
-    memory.mark_learned("chat", [MOVED], "v0.2")
+    memory.mark_learned("chat", [MOVED.ids], "v0.2")
     assert memory.all("chat") == known(memory, "v0.2", "v0.1") == [MOVED]
 
 
@@ -251,7 +251,7 @@ def test_learning_can_be_repeated(memory, drop):
     learn(memory, drop, "v0.2", MOVED)
     before = (known(memory, "v0.2", "v0.1"), memory.datasets("chat"))
 
-    memory.mark_learned("chat", [MOVED], "v0.2")
+    memory.mark_learned("chat", [MOVED.ids], "v0.2")
 
     assert (known(memory, "v0.2", "v0.1"), memory.datasets("chat")) == before
 

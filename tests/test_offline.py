@@ -134,3 +134,21 @@ def test_an_export_onto_another_base_is_recorded(track, tmp_path):
     recorded = files.read_json(tmp_path / "out" / "other_base.json")
     assert recorded["version"] == "v0.1"
     assert recorded["made_for"] != recorded["base"]
+
+
+@pytest.mark.parametrize("name", ["../chat", "..", "", ".hidden", "a/b"])
+def test_a_base_model_cannot_be_stored_anywhere_else(track, tmp_path, name):
+    with pytest.raises(ConfigError, match="cannot be the name of a base model"):
+        typed(track, "base", "add", tmp_path, "--name", name or " ")
+
+    assert (track.root / "models").is_dir()
+
+
+def test_a_folder_that_is_named_by_a_dot_is_stored_under_its_own_name(track, tmp_path, monkeypatch):
+    source = tiny.save(tmp_path / "Source")
+    monkeypatch.chdir(source)
+
+    typed(track, "base", "add", ".")
+
+    assert (track.root / "models" / "base" / "source" / "config.json").exists()
+    assert len(list((track.root / "models" / "base").iterdir())) > 1

@@ -362,3 +362,17 @@ def test_where_there_is_nothing_all_is_recalled():
     assert a_session(old(1)).recall(new=True) == 1.0
     assert a_session(new(1)).recall(new=False) == 1.0
     assert a_session(old(3)).tested({}) == "recall"
+
+
+def test_patience_ends_nothing_before_the_epochs_that_were_planned():
+    # Given rows of which all but two are learned, and no progress with those
+    until = replace(UNTIL, patience=1, min_epochs=6)
+    session = Rehearsal(new(10), MIX, until, 7)
+    right = {number: number > 1 for number in range(10)}
+
+    ends = []
+    while not session.ended_by:
+        session.choose()
+        ends.append(session.tested(right))
+
+    assert (len(ends), session.ended_by) == (6, "patience")

@@ -84,9 +84,9 @@ def test_replaced_answers_are_found_by_id_and_forgotten_ones_are_not(tmp_path):
     old = tiny.facts(2)
     newer = Example(**{**domain.as_json(old[0]), "answer": "white"})
     drop(memory, old)
-    memory.mark_learned("chat", old, "v0.1")
+    memory.mark_learned("chat", [example.ids for example in old], "v0.1")
     drop(memory, [newer])
-    memory.mark_learned("chat", [newer], "v0.2")
+    memory.mark_learned("chat", [newer.ids], "v0.2")
 
     assert memory.named("chat", [old[1].id, old[0].id, "none"]) == [old[1], old[0]]
 

@@ -75,7 +75,7 @@ def daemon():
 @pytest.fixture(scope="module")
 def path(tmp_path_factory, daemon):
     """A real server on a real socket."""
-    place = tmp_path_factory.mktemp("run") / "lorad.sock"
+    place = tmp_path_factory.mktemp("home") / "run" / "lorad.sock"
     listener = bind(place)
     http_server = uvicorn.Server(uvicorn.Config(build(daemon, 32), log_config=None, lifespan="off"))
     thread = threading.Thread(target=http_server.run, kwargs={"sockets": [listener]})
@@ -297,6 +297,24 @@ def test_the_socket_is_private_and_only_a_dead_one_is_replaced(path, tmp_path):
         bind(path)
     with pytest.raises(ConfigError, match="longer than"):
         bind(tmp_path / ("x" * 120))
+
+
+def test_a_folder_that_is_not_lorads_keeps_its_rights(tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+
+    bind(shared / "lorad.sock").close()
+
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o1777
+    assert stat.S_IMODE((shared / "lorad.sock").stat().st_mode) == 0o660
+
+
+def test_a_socket_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(ConfigError, match="cannot be made"):
+        bind(tmp_path / "file" / "lorad.sock")
 
 
 def test_a_client_that_leaves_ends_the_generation(path, daemon):

@@ -1,6 +1,8 @@
 """One session from order to candidate, in this process, on a tiny model."""
 
+import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -183,6 +185,10 @@ def test_what_does_not_pass_is_repaired_and_then_refitted(base, first, tmp_path)
     assert found.repairs == ("repair", "refit")
     assert not result["verdict"]["promote"]
     assert found.scores["doors"].recall == 1.0
+    # and the candidate that is kept is the one that was measured: the refit, no better, would have the plan's rank
+    assert weights.read_adapter(tmp_path / "candidate").rank > PLAN.rank
+    assert any(note.startswith("the refit failed too: ") for note in found.notes)
+    assert not (tmp_path / "refitted").exists()
 
 
 def test_a_refit_that_would_take_too_long_is_left_out_and_said(base, first, tmp_path):
@@ -206,7 +212,7 @@ def test_a_refit_that_would_take_too_long_is_left_out_and_said(base, first, tmp_
 
 def test_a_repair_can_save_a_session(base, tmp_path):
     # Given a plan whose rounds do not suffice, and a repair's rounds that do
-    short = replace(PLAN, until=replace(PLAN.until, max_epochs=6))
+    short = replace(PLAN, until=replace(PLAN.until, max_epochs=7))
     session_ = order(base, tmp_path, tiny.facts(6, "doors"), plan=short)
 
     session_.run()
@@ -265,6 +271,50 @@ def test_refitting_makes_one_adapter_of_everything(base, tmp_path):
     assert weights.read_adapter(tmp_path / "candidate").rank == PLAN.rank
     assert found.scores["doors"].recall == 1.0
     assert result["learned"] == []
+
+
+def test_a_refit_learns_everything_anew_whatever_the_parent_knew(base, tmp_path):
+    # Given more rows than fit a round, and little patience
+    plan = replace(PLAN, until=replace(PLAN.until, patience=10))
+
+    order(base, tmp_path, [], tiny.facts(12, "doors"), kind="refit", dataset="memory", plan=plan).run()
+
+    found, _ = evaluation(tmp_path)
+    assert found.ended_by == "recall"
+    assert found.scores["doors"].recall == 1.0
+    assert found.told.recall == 1.0
+
+
+def test_an_old_row_that_is_longer_than_the_new_ones_is_still_asked(base, tmp_path):
+    long = replace(tiny.facts(1, "mills")[0], question=[{"role": "user", "content": "Which colour? " * 40}])
+
+    order(base, tmp_path, tiny.facts(2, "doors"), [long]).run()
+
+    found, result = evaluation(tmp_path)
+    assert found.scores["mills"].total == 1
+    assert found.notes == ()
+    assert found.too_long == 0
+    assert long.id in result["right"]
+
+
+def test_the_papers_hold_no_words_of_an_example(first):
+    question = tiny.facts(1)[0].question[0]["content"]
+
+    assert not any(question in path.read_text() for path in (first / "candidate").glob("*.json"))
+
+
+def test_a_session_that_meets_a_full_disk_says_so_by_its_status(base, tmp_path, monkeypatch):
+    order(base, tmp_path, tiny.facts(2, "doors"))
+    request = order(base, tmp_path, tiny.facts(2, "doors")).order
+    files.write_json(tmp_path / "request.json", domain.as_json(request))
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(session.Session, "report", full)
+    monkeypatch.setattr(session, "_end_when_told", lambda: None)
+
+    assert session.main(tmp_path) == os.EX_IOERR
 
 
 def test_rows_that_are_too_long_are_left_out_and_said(base, tmp_path):

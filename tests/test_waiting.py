@@ -47,6 +47,15 @@ def test_every_job_that_ended_meanwhile_counts():
     assert told(wait(running, after, after)) == [(2, False), (3, True)]
 
 
+def test_a_file_that_failed_before_the_first_look_counts_when_it_came_with_a_job():
+    # Given two files dropped together: one failed at once, the other is a job by the first look
+    failure = event(8, "failed", at=NOW - 1, file="broken.json", code="sample", why="line 3 is not JSON")
+    begun = snapshot(jobs=[job(1, "a", "queued") | {"created_at": NOW - 1}], events=[failure])
+    after = snapshot(jobs=[promoted(1, "a", "v0.1", ended_at=NOW + 9)], events=[failure])
+
+    assert told(wait(begun, after, after)) == [(8, False), (1, True)]
+
+
 def test_when_nothing_ends_meanwhile_the_newest_result_counts():
     idle = snapshot(jobs=[rejected(2, "b", ended_at=NOW - 10), promoted(1, "a", "v0.1", ended_at=NOW - 90)])
     assert told(wait(idle, idle)) == [(2, False)]

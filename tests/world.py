@@ -33,6 +33,8 @@ def evaluate(order, new, old, recall=1.0, broken=0):
         before={
             name: Score(right=total if name in datasets else 0, total=total) for name, total in totals.items()
         },
+        new=Score(right=round(len(new) * recall), total=len(new)),
+        new_before=Score(right=0, total=len(new)),
         broken=broken,
         mended=0,
         perplexity=10.0,
@@ -79,7 +81,7 @@ class FakeSession:
                 "base": "base-print",
                 "evaluation": domain.as_json(found),
                 "verdict": {},
-                "learned": new,
+                "learned": [example.ids for example in learned],
                 "right": {example.id: True for example in learned},
             }
             files.write_json(candidate / "evaluation.json", result)

@@ -7,6 +7,7 @@ HTTP server have their own.
 
 import argparse
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -33,6 +34,7 @@ from lorad.errors import ConfigError, LoradError, ProtocolError, RegistryError
 from lorad.home import Home, find_home
 from lorad.registry import MANIFEST, Registry
 from lorad.retention import summarise
+from lorad.states import OPEN_JOBS
 from lorad.tasks import encode, find
 from lorad.weights import DTYPES, load_base, machine, quieten, shape, verify_base
 
@@ -40,6 +42,8 @@ logger = log.get_logger()
 
 LOOK_SECONDS = 1.0
 """The cycle looks at least this often; events only make it look sooner."""
+JOBS_TOLD = 20
+"""Ended jobs that a snapshot lists."""
 FILES_TOLD = 100
 """Waiting files that a snapshot lists; ten thousand would only fill a screen."""
 
@@ -76,10 +80,21 @@ class ChildSession:
             self._deadline = ticks + self._limit
         elif ticks > self._deadline:
             self._process.kill()
+            self._process.wait()
+            self._tell_late()
         status = self._process.poll()
         if status is not None:
             self._close()
         return status
+
+    def _tell_late(self) -> None:
+        said = {
+            "code": "too_slow",
+            "message": f"the session was ended after training.max_seconds ({self._limit:.0f} s); raise it, and let the "
+            "session go on with: lorad resume JOB",
+        }
+        with contextlib.suppress(OSError), (self._folder / "progress.jsonl").open("a") as stream:
+            stream.write(json.dumps({"error": said}) + "\n")
 
     def stop(self) -> None:
         """Ask it to end, then make it."""
@@ -439,7 +454,7 @@ class App:
             "paused": bool(self.cycle.ledger.flag("paused")),
             "ready": self.is_ready(),
             "tracks": {track: self._track(track) for track in self.registries},
-            "jobs": self.jobs()[:20],
+            "jobs": self._jobs_told(),
             "waiting_files": self._waiting_files(now),
             "inbox": self._inbox(),
             "session": self._session(now),
@@ -451,6 +466,12 @@ class App:
             },
             "events": self.cycle.ledger.events(limit=20),
         }
+
+    def _jobs_told(self) -> list[dict[str, Any]]:
+        """Return every job that is not done, so that nobody misses its end, and the newest of the others."""
+        jobs = self.jobs()
+        newest = {job["id"] for job in jobs[:JOBS_TOLD]}
+        return [job for job in jobs if job["id"] in newest or job["state"] in OPEN_JOBS]
 
     def _track(self, track: str) -> dict[str, Any]:
         settings = self.settings.tracks[track]
@@ -637,7 +658,11 @@ class App:
         learned = [row["dataset"] for _, row in rows]
         order = [(learned.index(name), names.index(name)) for name in names if name in learned]
         square = [[matrix[i][j] for _, j in order] for i, _ in order]
-        baseline = [_share(rows[i][1]["before"].get(names[j])) for i, j in order]
+        for k in range(
+            1, len(order)
+        ):  # before it was learned a dataset was asked of the parent, and of the base
+            square[k - 1][k] = _share(rows[order[k][0]][1].get("new_before"))
+        baseline = [_share(rows[i][1].get("new_at_base")) for i, _ in order]
         summary = domain.as_json(
             summarise([*square[:-1], [matrix[-1][j] for _, j in order]] if square else [], baseline)
         )

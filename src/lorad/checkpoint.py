@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from lorad import files
@@ -46,8 +46,9 @@ class Checkpoints:
         files.remove(partial)
         files.remove(target)
         partial.mkdir(parents=True)
-        with files.passing_errors("writing a checkpoint"):
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / TENSORS)
+        files.write_bytes(
+            partial / TENSORS, save({name: tensor.contiguous() for name, tensor in tensors.items()})
+        )
         files.write_json(partial / STATE, state)
         digests = {name: files.file_digest(partial / name) for name in (TENSORS, STATE)}
         files.write_json(partial / MANIFEST, {"run": self._run, "files": digests})

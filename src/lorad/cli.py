@@ -631,6 +631,17 @@ def resume(ctx: typer.Context, job: ResumedJob = None, checkpoint: FromCheckpoin
 # Versions and memory
 
 
+def _refuse_options_in_front(ctx: typer.Context) -> None:
+    """Refuse what would be ignored: the subcommand has options of the same names."""
+    for name, parameter in (("track", "--track"), ("as_json", "--json")):
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(
+                f"put {parameter} behind {ctx.invoked_subcommand}: lorad {ctx.info_name} {ctx.invoked_subcommand} … {parameter}",
+                code="bad_option",
+            )
+
+
 versions = typer.Typer(invoke_without_command=True)
 app.add_typer(versions, name="versions")
 
@@ -640,6 +651,8 @@ def _versions(ctx: typer.Context, track: Track = "chat", as_json: Json = False) 
     """List the versions, and which of them serve."""
     if ctx.invoked_subcommand is None:
         _print(_client(ctx).versions(track), as_json, tables.versions)
+    else:
+        _refuse_options_in_front(ctx)
 
 
 @versions.command("latest")
@@ -755,6 +768,8 @@ def _memory(ctx: typer.Context, track: Track = "chat", as_json: Json = False) ->
     """List the datasets in memory, and how much of each is recalled."""
     if ctx.invoked_subcommand is None:
         _print(_client(ctx).memory(track), as_json, tables.memory)
+    else:
+        _refuse_options_in_front(ctx)
 
 
 @memory.command("export")
@@ -788,7 +803,8 @@ def memory_import(
     track: Track = "chat",
 ) -> None:
     """Drop an exported memory into the inbox, each dataset under its own name."""
-    home, _ = ctx.obj.find()
+    home, settings = ctx.obj.find()
+    settings.track(track)
     inbox = home.inbox / track
     with tempfile.TemporaryDirectory() as folder:
         sources = _split_by_dataset(file, Path(folder))
@@ -834,7 +850,9 @@ def forget(ctx: typer.Context, selector: Selector, track: Track = "chat", yes: Y
     if not yes and not typer.confirm(f"Forget every example of {selector!r}?"):
         raise typer.Exit(1)
     count = phrases.plural(client.forget(track, selector)["forgotten"], "example")
-    typer.echo(f"forgot {count}; the weights still hold them until: lorad consolidate --refit")
+    typer.echo(
+        f"forgot {count}; the weights still hold them until: lorad consolidate --refit; the dropped file itself is in inbox/done"
+    )
 
 
 @app.command()

@@ -9,13 +9,14 @@ wait, and at once after a restart.
 """
 
 import json
+import os
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from lorad import domain, files, judge, samples, sidecar
+from lorad import domain, files, judge, planner, samples, sidecar
 from lorad.config import RegistrySettings, Settings
 from lorad.database import Database
 from lorad.domain import Evaluation, Example, Job, Order, Plan, Score, Verdict
@@ -178,7 +179,11 @@ class Cycle:
         for track in self.registries:
             self._recover_registry(track, now)
         for job in self.ledger.open_jobs():
-            if job.state is not JobState.QUEUED:
+            if job.track not in self.registries:
+                log.warning(
+                    "no_such_track", job=job.id, track=job.track, why="it waits until the track is back"
+                )
+            elif job.state is not JobState.QUEUED:
                 self._recover_job(job, now)
         self._is_swept = False
 
@@ -316,7 +321,8 @@ class Cycle:
         with self._database.transaction():
             registry = self.registries[drop.track]
             lineage = registry.lineage(registry.latest)
-            intake = self.memory.add(drop.track, reading.examples, drop.id, now, lineage)
+            open_drops = {int(job.settings.get("drop", 0)) for job in self.ledger.open_jobs()}
+            intake = self.memory.add(drop.track, reading.examples, drop.id, now, lineage, open_drops)
             counts = {"new": intake.new, "known": intake.known, "replacing": len(intake.replacing)}
             report |= counts | {
                 "replaced": [_told(example) for example in intake.replacing[:TOLD]],
@@ -345,11 +351,13 @@ class Cycle:
         """Start the oldest queued job, unless learning is paused."""
         jobs = self.ledger.open_jobs()
         for job in jobs:
-            if job.state is not JobState.QUEUED:  # nothing runs: the ledger could not be told how it ended
+            if job.state is not JobState.QUEUED and job.track in self.registries:  # nothing runs: see `watch`
                 self._recover_job(job, now)
         if self.ledger.flag("paused") or not self._waits.is_over("session", ticks):
             return
-        queued = next((job for job in jobs if job.state is JobState.QUEUED), None)
+        queued = next(
+            (job for job in jobs if job.state is JobState.QUEUED and job.track in self.registries), None
+        )
         if queued is not None:
             self._start(queued, now)
 
@@ -357,9 +365,9 @@ class Cycle:
         try:
             with files.passing_errors(f"preparing job {job.id}"):
                 folder = self._prepare(job)
-        except RetryLater:
+        except (RetryLater, MemoryError):
             raise
-        except (LoradError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the jobs behind this one must have their turn
             self._crash(self.ledger.move_job(job, "start", now), error, now)
             return
         with self._database.transaction():
@@ -381,9 +389,18 @@ class Cycle:
         track = self.settings.tracks[job.track]
         parent = registry.newest_sound(self._tracks.fingerprint(job.track))
         new, old = self.materials(job, registry.lineage(parent))
+        right = (
+            registry.evaluation(parent)["right"] if parent else {}
+        )  # memory tells of the version tested last
+        old = [replace(item, right=right.get(item.example.id, item.right)) for item in old]
         if job.kind == "learn" and not new:
             raise TrainingError(
                 "nothing is left to learn from this drop; it was forgotten or replaced", code="nothing_new"
+            )
+        if job.kind != "learn" and not old:
+            raise TrainingError(
+                "memory holds nothing that was learned, so there is nothing to make a version of",
+                code="nothing_learned",
             )
         overrides = {key: value for key, value in job.settings.items() if key != "drop"}
         if job.kind == "consolidate":  # what mends a truncation is small, or nothing would be gained
@@ -411,11 +428,12 @@ class Cycle:
             "order": domain.as_json(order),
         }
         folder = registry.candidates / f"job-{job.id}"
-        if _cut_off(folder) != json.loads(json.dumps(request)):
+        decides = request | {"order": domain.what_decides(request["order"])}
+        if _cut_off(folder) != json.loads(json.dumps(decides)):
             files.remove(folder)
             files.write_lines(folder / "new.jsonl", request["new"])
             files.write_lines(folder / "old.jsonl", request["old"])
-            files.write_json(folder / "request.json", request["order"])
+        files.write_json(folder / "request.json", request["order"])
         return folder
 
     def materials(self, job: Job, lineage: Sequence[str]) -> tuple[list[Example], list[Recalled]]:
@@ -448,7 +466,9 @@ class Cycle:
         if status is None:
             return
         job = self.ledger.job(number)
-        if job.state in OPEN_JOBS:
+        if (
+            job.state in OPEN_JOBS and job.state is not JobState.QUEUED
+        ):  # cancelled and queued again: not its end
             self._end_session(job, status, now, ticks)
         self._running = None
         self._is_swept = False
@@ -479,6 +499,8 @@ class Cycle:
         said = next((line["error"] for line in reversed(lines) if "error" in line), None)
         if said:
             return TrainingError(said["message"], code=said["code"])
+        if status == os.EX_IOERR:
+            return TrainingError("the session met a full disk; it is tried again later", code="disk")
         killed = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         return TrainingError(
             f"the session {killed}; its last words are in {folder / 'session.log'}",
@@ -496,6 +518,10 @@ class Cycle:
         version = registry.of_job(job.id)
         if version is None:
             result = files.read_json(folder / "candidate" / "evaluation.json")
+            parent = registry.newest_sound(self._tracks.fingerprint(job.track))
+            if result["parent"] != parent:
+                self._begin_again(job, folder, result["parent"], parent, now)
+                return
             evaluation = domain.restore(Evaluation, result["evaluation"])
             verdict = judge.decide(evaluation, self.settings.judge)
             if not verdict.promote and not job.force:
@@ -505,14 +531,24 @@ class Cycle:
         self._enter(job, version, now)
         self._swap(job.track, version, now)
 
+    def _begin_again(self, job: Job, folder: Path, then: str | None, parent: str | None, now: float) -> None:
+        """Queue a job anew whose candidate carries a version that does not serve any more: nobody wants that back."""
+        why = f"it was trained on {then or 'the base'}, and {parent or 'the base'} serves now"
+        files.remove(folder)
+        with self._database.transaction():
+            self.ledger.move_job(job, "requeue", now, attempts=job.attempts - 1)
+            self.ledger.note("requeued", now, job=job.id, why=why)
+        log.warning("session_begins_again", job=job.id, why=why)
+
     def _birth(self, job: Job, result: dict[str, Any], evaluation: Evaluation) -> Birth:
-        old = [score for name, score in evaluation.scores.items() if name != evaluation.dataset]
+        new = {evaluation.dataset: evaluation.new}
+        old = [score - new.get(name, Score(right=0, total=0)) for name, score in evaluation.scores.items()]
         performance = {
-            "recall": round(_score(evaluation).recall, 4),
+            "recall": round(evaluation.told.recall, 4),
             "retention": round(sum(s.right for s in old) / max(1, sum(s.total for s in old)), 4),
             "perplexity": round(evaluation.perplexity, 3),
         }
-        if not old:
+        if not any(score.total for score in old):
             del performance["retention"]
         words = {
             "learn": f"learned {job.dataset}",
@@ -532,11 +568,10 @@ class Cycle:
         result = self.registries[job.track].evaluation(version)
         evaluation = domain.restore(Evaluation, result["evaluation"])
         verdict = judge.decide(evaluation, self.settings.judge)
-        learned = [domain.restore(Example, data) for data in result["learned"]]
         with self._database.transaction():
             if job.state is JobState.TRAINING:
                 job = self.ledger.move_job(job, "trained", now)
-            self.memory.mark_learned(job.track, learned, version)
+            self.memory.mark_learned(job.track, result["learned"], version)
             self.memory.record_recall(job.track, version, result["right"])
             self._report(replace(job, version=version), "promote", verdict, evaluation, now)
 
@@ -556,7 +591,7 @@ class Cycle:
             "job": job.id,
             "dataset": job.dataset,
             "version": job.version,
-            "recall": round(_score(evaluation).recall, 4),
+            "recall": round(evaluation.told.recall, 4),
         }
         with self._database.transaction():
             moved = self.ledger.move_job(job, event, now, version=job.version, reason=reason)
@@ -640,6 +675,7 @@ class Cycle:
     ) -> Job:
         """Queue a rejected, failed or cancelled job again, perhaps with other settings or by force."""
         job = self.ledger.job(job_id)
+        planner.check_names(settings or {})
         settings = job.settings | (settings or {})
         with self._database.transaction():
             changed = self.ledger.move_job(job, "retry", now, force=int(force), settings=settings, attempts=0)
@@ -703,9 +739,17 @@ class Cycle:
             self.ledger.note("recovered", now, track=track, what=sentence)
 
     def rollback(self, track: str, to: str | None, now: float) -> dict[str, str | None]:
-        """Serve ``previous`` (or the version named) again."""
-        latest, previous = self.registries[track].rollback(to)
-        self._tracks.serve(track, latest)
+        """Serve ``previous`` (or the version named) again; nothing changes when it cannot be loaded."""
+        registry = self.registries[track]
+        before = registry.latest
+        latest, previous = registry.rollback(to)
+        try:
+            self._tracks.serve(track, latest)
+        except RegistryError:
+            if before:
+                registry.rollback(before)
+            raise
+        self.memory.record_recall(track, latest, registry.evaluation(latest)["right"])
         self.ledger.note("rolled_back", now, track=track, to=latest, why="asked for")
         return {"latest": latest, "previous": previous, "serving": latest}
 
@@ -738,22 +782,16 @@ class Cycle:
 
 
 def _cut_off(folder: Path) -> dict[str, Any] | None:
-    """Return what a session that was cut off was asked: asked the same, it goes on from its checkpoints."""
-    files.remove(folder / "candidate")
+    """Return what a session that was cut off was to learn: asked the same, it goes on from its checkpoints."""
+    for left in (folder / "candidate", *folder.glob(".*.part")):
+        files.remove(left)
     try:
         rows = {name: files.read_lines(folder / f"{name}.jsonl") for name in ("new", "old")}
-        return {**rows, "order": files.read_json(folder / "request.json")}
-    except (OSError, ValueError):
+        return {**rows, "order": domain.what_decides(files.read_json(folder / "request.json"))}
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _told(example: Example) -> dict[str, Any]:
     question, answer = find(example.task).show(example)
     return {"question": question, "answer": answer, "dataset": example.dataset}
-
-
-def _score(evaluation: Evaluation) -> Score:
-    """Return the score of the session's dataset, or of everything when it was not for one dataset."""
-    everything = evaluation.scores.values()
-    pooled = Score(right=sum(s.right for s in everything), total=sum(s.total for s in everything))
-    return evaluation.scores.get(evaluation.dataset, pooled)

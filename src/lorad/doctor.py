@@ -30,6 +30,7 @@ TESTED = {
     "APScheduler": "3.11.3",
     "fastapi": "0.165.0",
     "gguf": "0.19.0",
+    "Jinja2": "3.1.6",
     "numpy": "2.4.6",
     "peft": "0.21.2",
     "psutil": "7.2.2",

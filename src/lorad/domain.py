@@ -75,6 +75,11 @@ class Example:
         """Identify the example by its content alone: a copy in another file has the same id."""
         return digest([self.task, self.question, self.answer])
 
+    @property
+    def ids(self) -> tuple[str, str]:
+        """Return the ids of example and question: what papers say of it, without its words."""
+        return self.id, self.question_id
+
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
@@ -157,6 +162,8 @@ class Until:
     """Rounds without progress before the session gives up."""
     min_delta: float
     """The smallest gain in recall that counts as progress."""
+    min_epochs: int = 0
+    """Rounds before which patience ends nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,6 +267,10 @@ class Score:
         """Return the share answered right; an empty dataset counts as fully recalled."""
         return self.right / self.total if self.total else 1.0
 
+    def __sub__(self, part: "Score") -> "Score":
+        """Return the score of the rest, without a part of the same examples."""
+        return Score(right=self.right - part.right, total=self.total - part.total)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
@@ -271,6 +282,13 @@ class Evaluation:
     """Candidate's recall on every dataset in memory, the new one included."""
     before: dict[str, Score]
     """The parent's recall on the same datasets, measured in the same session."""
+    new: Score = Score(right=0, total=0)
+    """Candidate's recall on what the session was to learn. A dataset's name may stand for old rows too: a second file
+    of the same name."""
+    new_before: Score = Score(right=0, total=0)
+    """The parent's recall on the same."""
+    new_at_base: Score = Score(right=0, total=0)
+    """The pristine base's recall on the same."""
     broken: int
     """Old examples that the parent answered right and the candidate does not."""
     mended: int
@@ -298,6 +316,13 @@ class Evaluation:
     """What was tried after a failed verdict: ``repair``, ``refit``."""
     notes: tuple[str, ...] = ()
 
+    @property
+    def told(self) -> Score:
+        """Return the score that stands for the session: of what was new, or of everything when nothing was."""
+        everything = self.scores.values()
+        pooled = Score(right=sum(s.right for s in everything), total=sum(s.total for s in everything))
+        return self.new if self.new.total else pooled
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
@@ -308,3 +333,13 @@ class Verdict:
     """One sentence per check, with its numbers; a failed check begins with ``failed:``."""
     failed: tuple[str, ...] = ()
     """The names of the checks that failed."""
+
+
+def what_decides(order: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of an order, as JSON data, on which the trained weights depend."""
+    training = {
+        key: value
+        for key, value in order["settings"]["training"].items()
+        if key not in {"max_seconds", "nice"}
+    }
+    return {**order, "settings": {"training": training}}

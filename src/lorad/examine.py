@@ -197,10 +197,17 @@ def distance_from_base(deck: Deck, name: str, rows: Sequence[Encoded], most_toke
     return total / count if count else 0.0
 
 
-def degenerate(model: Any, tokenizer: Any, task: Task, questions: Sequence[Any]) -> int:
-    """Count greedy answers that are empty, or endless and saying the same again and again."""
+def degenerate(
+    model: Any, tokenizer: Any, task: Task, questions: Sequence[Any], own: Sequence[Sequence[int]]
+) -> int:
+    """Count greedy answers that are empty, endless or say the same again and again, unless the row's ``own`` does."""
+    ends = task.stop_tokens(tokenizer)
     answers = greedy(model, tokenizer, task, questions, ENDLESS)
-    return sum(not tokens or (len(tokens) >= ENDLESS and _repeats(tokens)) for tokens in answers)
+    return sum(
+        not tokens or (_repeats(tokens) and not _repeats(right)) or len(tokens) >= ENDLESS > 2 * len(right)
+        for tokens, answer in zip(answers, own, strict=True)
+        for right in [[token for token in answer if token not in ends]]
+    )
 
 
 def _repeats(tokens: Sequence[int], span: int = 4) -> bool:

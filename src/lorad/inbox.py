@@ -361,8 +361,11 @@ class Inbox:
         """Return the files that were taken and have no end yet, in order of taking; after a crash these come first."""
         found = []
         for track in self._tracks:
-            for path in (self.folder / "processing" / track).glob("*/*"):
-                number, status = path.parent.name, path.lstat()
+            for path in _listed(_listed([self.folder / "processing" / track])):
+                try:
+                    number, status = path.parent.name, path.lstat()
+                except FileNotFoundError:  # whoever asks for the status is not the one who moves files
+                    continue
                 if stat.S_ISREG(status.st_mode) and not path.name.endswith(sidecar.SUFFIX):
                     drop = int(number) if number.isdecimal() else 0
                     found.append(Waiting(path, track, status.st_size, status.st_mtime, drop))
@@ -454,3 +457,12 @@ def start(watcher: Any, folder: Path, mounts: Iterable[Mount]) -> str:
         return f"it cannot be watched: {getattr(error, 'strerror', None) or error}; see lorad doctor"
     silent = why_silent(Path(os.path.realpath(folder)), mounts)
     return silent and f"it lies on {silent}, which does not tell of what other machines change"
+
+
+def _listed(folders: Iterable[Path]) -> list[Path]:
+    """Return what lies in these folders; one that is no folder, or gone meanwhile, holds nothing."""
+    found: list[Path] = []
+    for folder in folders:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            found += folder.iterdir()
+    return found

@@ -56,9 +56,9 @@ def _merge(evaluation: Evaluation, settings: JudgeSettings) -> Check:
 
 
 def _new_recall(evaluation: Evaluation, settings: JudgeSettings) -> Check:
-    if evaluation.dataset not in evaluation.scores:
+    new, before = evaluation.new, evaluation.new_before
+    if not new.total:
         return Check("new_recall", True, "nothing new was to be learned")
-    new, before = evaluation.scores[evaluation.dataset], evaluation.before[evaluation.dataset]
     passed = new.recall >= settings.min_recall and (new.right > before.right or before.right == before.total)
     return Check(
         "new_recall",
@@ -70,10 +70,12 @@ def _new_recall(evaluation: Evaluation, settings: JudgeSettings) -> Check:
 def _old_datasets(evaluation: Evaluation, settings: JudgeSettings) -> list[Check]:
     checks = []
     for name, before in evaluation.before.items():
+        now = evaluation.scores.get(name, Score(right=0, total=before.total))
         if name == evaluation.dataset:
+            now, before = now - evaluation.new, before - evaluation.new_before  # noqa: PLW2901 - of older files
+        if not before.total:
             continue
         allowed = max(settings.max_drop_examples, settings.max_drop_share * before.total)
-        now = evaluation.scores.get(name, Score(right=0, total=before.total))
         lost = before.right - now.right
         checks.append(
             Check(
@@ -118,7 +120,7 @@ def _degenerate(evaluation: Evaluation, settings: JudgeSettings) -> Check:
     return Check(
         "degenerate",
         share <= settings.max_degenerate_share,
-        f"{evaluation.degenerate} of {evaluation.sampled} sampled answers were empty, endless or repeated themselves",
+        f"{evaluation.degenerate} of {evaluation.sampled} sampled answers were empty, endless or repeated themselves (at most {settings.max_degenerate_share:.0%})",
     )
 
 

@@ -12,7 +12,7 @@ expected of anybody.
 import itertools
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,20 +55,21 @@ class Memory:
         drop_id: int,
         now: float,
         lineage: Sequence[str] | None = None,
+        open_drops: Collection[int] | None = None,
     ) -> Intake:
         """Keep examples; what is known word for word is counted and not kept twice.
 
         Given the ``lineage`` of the version that serves, an example that only a version outside it learned
-        (it was rolled back) counts as new, so that dropping a file again learns it again.
+        (it was rolled back) counts as new, so that dropping a file again learns it again. Given the ``open_drops``,
+        so does one that no version learned and no job is going to: its session was rejected, failed or cancelled.
         """
-        served = None if lineage is None else {None, *lineage}
         count = kept = 0
         replacing: list[Example] = []
         rest = iter(examples)
         with self._db.transaction():
             while batch := list(itertools.islice(rest, _BATCH)):  # a drop may have a million
                 held = self._same_questions(track, batch)
-                known = {row["id"] for row in held if served is None or row["learned_in"] in served}
+                known = {row["id"] for row in held if _is_known(row, lineage, open_drops)}
                 new = [example for example in batch if example.id not in known]
                 mine = {example.question_id: example.id for example in new}
                 replacing += [
@@ -167,22 +168,22 @@ class Memory:
         query = f"SELECT * FROM examples WHERE track = ? AND forgotten_at IS NULL {condition} ORDER BY rowid"
         return [_example(row) for row in self._db.rows(query, track, *values)]
 
-    def mark_learned(self, track: str, examples: Iterable[Example], version: str) -> None:
-        """Record that a promoted version learned these; older answers to the same questions step back."""
+    def mark_learned(self, track: str, learned: Iterable[Sequence[str]], version: str) -> None:
+        """Record that a promoted version learned these, ids of example and question each; older answers step back."""
         with self._db.transaction():
-            for example in examples:
+            for example_id, question_id in learned:
                 self._db.run(
                     "UPDATE examples SET learned_in = ?, superseded_by = NULL WHERE track = ? AND id = ?",
                     version,
                     track,
-                    example.id,
+                    example_id,
                 )
                 self._db.run(
                     "UPDATE examples SET superseded_by = ? WHERE track = ? AND question_id = ? AND id != ? AND learned_in IS NOT NULL",
-                    example.id,
+                    example_id,
                     track,
-                    example.question_id,
-                    example.id,
+                    question_id,
+                    example_id,
                 )
 
     def record_recall(self, track: str, version: str, right: Mapping[str, bool]) -> None:
@@ -222,6 +223,12 @@ class Memory:
             track,
         )
         return [{key: row[key] or 0 if key != "dataset" else row[key] for key in row.keys()} for row in rows]  # noqa: SIM118 - a Row iterates values
+
+
+def _is_known(row: sqlite3.Row, lineage: Sequence[str] | None, open_drops: Collection[int] | None) -> bool:
+    if row["learned_in"] is None:
+        return open_drops is None or row["drop_id"] in open_drops
+    return lineage is None or row["learned_in"] in lineage
 
 
 def _exported(row: sqlite3.Row) -> dict[str, Any]:

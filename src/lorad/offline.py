@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -99,7 +100,12 @@ def base_add(
 ) -> None:
     """Store a base model as safetensors with its tokenizer and fingerprint."""
     place = find_home(home)
-    name = name or Path(source.rstrip("/")).name.lower()
+    name = name or Path(source).expanduser().resolve().name.lower()
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ConfigError(
+            f"{name!r} cannot be the name of a base model: letters, digits, dots, dashes; give one with --name",
+            code="bad_name",
+        )
     target = place.base(name)
     if (target / weights.FINGERPRINT).is_file():
         try:
@@ -246,7 +252,10 @@ def _settings_of(plan: domain.Plan) -> list[tuple[str, str]]:
         ("rank / alpha", f"{plan.rank} / {plan.alpha}"),
         (
             "epochs",
-            f"{plan.epochs} to begin with; until recall {until.recall:.0%}, at most {until.max_epochs}, patience {until.patience}",
+            (
+                f"until recall {until.recall:.0%}; given up after {until.patience} without progress, "
+                f"but not before {until.min_epochs} or after {until.max_epochs}"
+            ),
         ),
         (
             "batch x accumulation",
@@ -913,6 +922,9 @@ def main() -> None:
         app(prog_name="lorad")
     except LoradError as error:
         sys.stderr.write(f"lorad: {error.message}\n")
+        sys.exit(1)
+    except OSError as error:
+        sys.stderr.write(f"lorad: {error}\n")
         sys.exit(1)
 
 

@@ -5,11 +5,11 @@ reading files, loading models.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from lorad.config import PlannerSettings, RehearsalSettings, SizeRow, TrainingSettings
-from lorad.domain import Machine, Mix, ModelShape, Plan, as_json, restore
+from lorad.domain import Machine, Mix, ModelShape, Plan, Until, as_json, restore
 from lorad.errors import ConfigError
 
 #: Share of the free memory that a session may count on; the rest is for answering and for surprises.
@@ -21,6 +21,7 @@ ACTIVATION_BYTES = 100
 
 #: Settings of a plan that a human may override with ``lorad retry --settings`` or ``lorad plan --settings``.
 OVERRIDABLE = ("rank", "alpha", "epochs", "batch", "accumulation", "max_length", "learning_rate", "seed")
+UNTIL = tuple(field.name for field in fields(Until) if field.name != "min_epochs")  # that is `epochs`
 
 
 def plan(
@@ -51,7 +52,7 @@ def plan(
         warmup_steps=int(min(planner.warmup_share * count, planner.warmup_max)),
         learning_rate=learning_rate,
         loraplus_ratio=planner.loraplus_ratio,
-        until=planner.until.as_until(),
+        until=replace(planner.until.as_until(), min_epochs=row.epochs),
         mix=Mix(
             share=rehearsal.share,
             max_examples=rehearsal.max_examples,
@@ -82,7 +83,7 @@ def _row_reason(row: SizeRow, table: Sequence[SizeRow], count: int) -> str:
     lower = max((other.below for other in table if other.below and other.below <= count), default=1)
     size = f"{lower} to {row.below - 1}" if row.below else f"{lower} and more"
     return (
-        f"{count} examples, so the row for {size}: rank {row.rank}, alpha {row.alpha}, {row.epochs} epochs to begin with, "
+        f"{count} examples, so the row for {size}: rank {row.rank}, alpha {row.alpha}, {row.epochs} epochs or more, "
         f"batch {row.batch} x {row.accumulation}, length {row.max_length}"
     )
 
@@ -146,25 +147,28 @@ def _dtype(training: TrainingSettings, machine: Machine, reasons: list[str]) -> 
     return "float32"
 
 
-def _override(decided: Plan, overrides: Mapping[str, Any]) -> Plan:
-    until = {
-        key: value
-        for key, value in overrides.items()
-        if key in ("recall", "max_epochs", "patience", "min_delta")
-    }
-    direct = {key: value for key, value in overrides.items() if key in OVERRIDABLE}
-    unknown = sorted(set(overrides) - set(until) - set(direct))
+def check_names(overrides: Mapping[str, Any]) -> None:
+    """Raise ``ConfigError`` when a plan has no setting of such a name."""
+    known = (*OVERRIDABLE, *UNTIL)
+    unknown = sorted(set(overrides) - set(known))
     if unknown:
-        known = ", ".join((*OVERRIDABLE, "recall", "max_epochs", "patience", "min_delta"))
-        raise ConfigError(f"a plan has no setting {unknown[0]!r}; known: {known}", code="no_such_setting")
+        raise ConfigError(
+            f"a plan has no setting {unknown[0]!r}; known: {', '.join(known)}", code="no_such_setting"
+        )
+
+
+def _override(decided: Plan, overrides: Mapping[str, Any]) -> Plan:
+    check_names(overrides)
+    until = {key: value for key, value in overrides.items() if key in UNTIL}
+    direct = {key: value for key, value in overrides.items() if key in OVERRIDABLE}
     if not overrides:
         return decided
     reason = "set by hand: " + ", ".join(f"{key} = {value}" for key, value in sorted(overrides.items()))
-    changed = _checked(decided, direct)
+    changed = _checked(decided, direct | {"until": as_json(decided.until) | until})
     return replace(
         changed,
         pack_tokens=changed.batch * changed.max_length,
-        until=replace(decided.until, **until),
+        until=replace(changed.until, min_epochs=changed.epochs),
         reasons=(*decided.reasons, reason),
     )
 

@@ -506,6 +506,8 @@ class Registry:
         """Keep a refused candidate, with its numbers, out of the way."""
         target = self.rejected / f"job-{job}"
         files.remove(target)
+        for name in ("new.jsonl", "old.jsonl"):  # its words are in memory, where `lorad forget` finds them
+            files.remove(candidate / name)
         files.rename(candidate, target)
         return target
 

@@ -153,7 +153,8 @@ class Rehearsal:
             self._stale += 1
         if self.rounds >= self._until.max_epochs:
             return self._end("ceiling")
-        if self._stale > self._until.patience and self.recall(new=True) > HALF:
+        is_patient = self._stale <= self._until.patience or self.rounds < self._until.min_epochs
+        if not is_patient and self.recall(new=bool(self._new)) > HALF:
             return self._end("patience")
         return None
 

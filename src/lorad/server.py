@@ -416,10 +416,16 @@ def _kind(error: LoradError) -> str:
 
 
 def bind(path: Path) -> socket.socket:
-    """Bind the Unix socket privately: folder 0750, socket 0660; only a dead socket is removed, nothing else."""
+    """Bind the Unix socket privately: socket 0660, its folder 0750 if it is made here; only a dead socket is removed."""
     check_socket_path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.parent.chmod(0o750)
+    try:
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        return _bind(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be made: {error.strerror}", code="socket_path") from error
+
+
+def _bind(path: Path) -> socket.socket:
     if path.is_socket():
         _refuse_if_alive(path)
         path.unlink()

@@ -9,6 +9,7 @@ touches the ledger, the versions or the inbox, so that killing it loses nothing 
     -> written, reloaded onto the pristine base, measured; one repair, one refit, if the judge says no
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -43,12 +44,14 @@ from lorad import (
 from lorad.checkpoint import Checkpoints
 from lorad.config import JudgeSettings, TrainingSettings
 from lorad.domain import Encoded, Evaluation, Example, Order, Plan, Score, Verdict
-from lorad.errors import LoradError, TrainingError, describe
+from lorad.errors import LoradError, RetryLater, TrainingError, describe
 from lorad.rehearsal import Item
 from lorad.tasks import Task, encode, find
 
 PROBES = 4
 CHECKPOINTS = "checkpoints"  # as the cycle names it
+CANDIDATE = "candidate"
+REFITTED = "refitted"
 MERGE_ROOM = 2
 """Free bytes that a merged copy must find, as a multiple of its own: the rest of the machine writes too."""
 REFIT_ROUNDS = 10
@@ -104,6 +107,7 @@ class Session:
         self._task: Task = find(order.task)
         self._notes: list[str] = []
         self._repairs: list[str] = []
+        self._too_long = 0
         self._began = time.time()
 
     # -- the picture
@@ -115,19 +119,25 @@ class Session:
         parent = weights.read_adapter(Path(self.order.parent)) if self.order.parent else None
         start = self._prepare(parent, self.order.plan)
         lessons = self._ask_parent(start, self._lessons(start.base))
-        made = self._train(start, lessons, self.order.plan, self._checkpoints())
+        taught = _anew(lessons) if self.order.kind == "refit" else lessons
+        made = self._train(start, taught, self.order.plan, self._checkpoints())
         evaluation, right, verdict = self._measure(made, lessons)
-        if not verdict.promote and self._mendable(verdict):
+        if not verdict.promote and self._repairable(verdict):
             self._repairs.append("repair")
             made = self._repair(made, lessons, right)
             evaluation, right, verdict = self._measure(made, lessons)
-        wanted = not verdict.promote and self._mendable(verdict) and parent is not None
+        wanted = not verdict.promote and self._refittable(verdict) and parent is not None
         if wanted and self._has_time_to_refit(made.outcome, lessons):
             self._repairs.append("refit")
             refitted = self._refit(lessons)
-            measured = self._measure(refitted, lessons)
+            measured = self._measure(refitted, lessons, REFITTED)
             if measured[2].promote:
                 made, (evaluation, right, verdict) = refitted, measured
+                files.remove(self.folder / CANDIDATE)
+                (self.folder / REFITTED).rename(self.folder / CANDIDATE)
+            else:
+                self._notes.append(f"the refit failed too: {', '.join(measured[2].failed)}")
+                files.remove(self.folder / REFITTED)
         if verdict.promote and self._training.merge_adapters_on_save:
             self._merge()
         evaluation = replace(evaluation, repairs=tuple(self._repairs), notes=tuple(self._notes))
@@ -136,7 +146,8 @@ class Session:
     def _checkpoints(self) -> Checkpoints:
         """Return where this very order, with these very rows, keeps its rounds in case it is cut off."""
         rows = [files.file_digest(self.folder / name) for name in ("new.jsonl", "old.jsonl")]
-        return Checkpoints(self.folder / CHECKPOINTS, domain.digest([domain.as_json(self.order), rows]))
+        order = domain.what_decides(domain.as_json(self.order))
+        return Checkpoints(self.folder / CHECKPOINTS, domain.digest([order, rows]))
 
     def _has_time_to_refit(self, so_far: trainer.Outcome, lessons: Sequence[Lesson]) -> bool:
         """Tell whether every row can be learned anew, at the pace so far, before the session is stopped."""
@@ -150,9 +161,13 @@ class Session:
             )
         return needed <= left
 
-    def _mendable(self, verdict: Verdict) -> bool:
+    def _repairable(self, verdict: Verdict) -> bool:
         """Only what more training can mend is worth its time."""
         return all(name.startswith(("new_recall", "retention", "significance")) for name in verdict.failed)
+
+    def _refittable(self, verdict: Verdict) -> bool:
+        """Learning everything anew also ends what has drifted over many sessions; a broken machine it does not mend."""
+        return not {"finite", "reload", "merge"} & set(verdict.failed)
 
     # -- before
 
@@ -182,13 +197,15 @@ class Session:
         """Test what the merged parent knows of the new examples, and after a truncation of the old ones."""
         self.report({"phase": "testing"})
         asked = [lesson for lesson in lessons if lesson.is_new or start.truncation]
-        answers = iter(teacher.recalled(start.base.model, [lesson.encoded for lesson in asked]))
+        answers = teacher.recalled(start.base.model, [lesson.encoded for lesson in asked])
+        said = {lesson.example.id: bool(ok) for lesson, ok in zip(asked, answers, strict=True)}
         found = []
         for lesson in lessons:
-            knows = next(answers) if lesson.is_new or start.truncation else lesson.right
+            knows = said.get(lesson.example.id, lesson.knows)
             found.append(replace(lesson, knows=knows, right=knows if lesson.is_new else lesson.right))
         if start.truncation:
-            lost = sum(lesson.right and not lesson.knows for lesson in found if not lesson.is_new)
+            both = zip(lessons, found, strict=True)
+            lost = sum(then.knows and not now.knows for then, now in both if not now.is_new)
             self._notes.append(f"the truncation made {lost} old examples wrong before training")
         return found
 
@@ -215,11 +232,13 @@ class Session:
                 f"{len(lines)} rows cannot be written for this model and were left out: {lines[:20]}; the first: "
                 f"{unusable[0][1].message}"
             )
-        lessons = [lesson for lesson in found if len(lesson.encoded) <= self.order.plan.max_length]
+        limit = (
+            self.order.plan.max_length
+        )  # of this file; an older one may have had longer rows, and keeps them
+        lessons = [lesson for lesson in found if not lesson.is_new or len(lesson.encoded) <= limit]
         if len(lessons) < len(found):
-            lines = [
-                lesson.example.line for lesson in found if len(lesson.encoded) > self.order.plan.max_length
-            ]
+            lines = [lesson.example.line for lesson in found if lesson.is_new and len(lesson.encoded) > limit]
+            self._too_long = len(lines)
             self._notes.append(
                 f"{len(lines)} rows are longer than {self.order.plan.max_length} tokens and were left out: {lines[:20]}"
             )
@@ -295,32 +314,37 @@ class Session:
             start, [replace(lesson, knows=right[lesson.example.id]) for lesson in lessons]
         )
         again = [replace(now, right=then.right) for now, then in zip(knowing, lessons, strict=True)]
-        mended = self._train(start, again, plan)
+        mended = self._train(start, _anew(again) if self.order.kind == "refit" else again, plan)
         return replace(mended, truncation=max(made.truncation, mended.truncation))
 
     def _refit(self, lessons: Sequence[Lesson]) -> Made:
         """Train one adapter from the pristine base on everything."""
         self.report({"phase": "refitting"})
-        everything = [replace(lesson, is_new=True, knows=False) for lesson in lessons]
-        return self._train(self._prepare(None, self.order.plan), everything, self.order.plan)
+        return self._train(self._prepare(None, self.order.plan), _anew(lessons), self.order.plan)
 
     # -- measuring
 
-    def _measure(self, made: Made, lessons: Sequence[Lesson]) -> tuple[Evaluation, dict[str, bool], Verdict]:
+    def _measure(
+        self, made: Made, lessons: Sequence[Lesson], name: str = CANDIDATE
+    ) -> tuple[Evaluation, dict[str, bool], Verdict]:
         """Write the adapter, reload it onto the pristine base as it will be served, and measure that."""
         self.report({"phase": "judging"})
-        candidate = self._fresh_folder()
+        candidate = self._fresh_folder(name)
         weights.write_adapter(made.adapter, candidate, self.order.base)
         base = self._load()
         deck = weights.Deck(base)
         deck.add("candidate", candidate)
-        questions = _spread([lesson.example.question for lesson in lessons], examine.SAMPLED)
+        sampled = _spread(lessons, examine.SAMPLED)
+        questions = [lesson.example.question for lesson in sampled]
+        new = [lesson for lesson in lessons if lesson.is_new]
         with deck.use(None) as pristine:
             perplexity_base = examine.perplexity(pristine, base.tokenizer)
+            at_base = teacher.recalled(pristine, [lesson.encoded for lesson in new])
         with deck.use("candidate") as model:
             right = teacher.recalled(model, [lesson.encoded for lesson in lessons])
             perplexity = examine.perplexity(model, base.tokenizer)
-            bad = examine.degenerate(model, base.tokenizer, self._task, questions)
+            own = [lesson.encoded.answer for lesson in sampled]
+            bad = examine.degenerate(model, base.tokenizer, self._task, questions, own)
             with torch.inference_mode():
                 logits = teacher.answer_logits(model, made.sample).float().cpu()
             asked = [lesson.encoded for lesson in lessons[:PROBES]]
@@ -331,6 +355,9 @@ class Session:
             dataset=self.order.dataset,
             scores=_scores(lessons, answered),
             before=_scores(lessons, {lesson.example.id: lesson.right for lesson in lessons}),
+            new=_score([answered[lesson.example.id] for lesson in new]),
+            new_before=_score([lesson.right for lesson in new]),
+            new_at_base=_score(at_base),
             broken=sum(before and not now for before, now in old),
             mended=sum(now and not before for before, now in old),
             perplexity=perplexity,
@@ -343,13 +370,14 @@ class Session:
             truncation_error=made.truncation,
             finite=made.adapter.is_finite(),
             ended_by=made.outcome.ended_by,
+            too_long=self._too_long,
             repairs=tuple(self._repairs),
             notes=tuple(self._notes),
         )
         return evaluation, answered, judge.decide(evaluation, self._limits)
 
-    def _fresh_folder(self) -> Path:
-        candidate = self.folder / "candidate"
+    def _fresh_folder(self, name: str) -> Path:
+        candidate = self.folder / name
         files.remove(candidate)
         candidate.mkdir()
         return candidate
@@ -395,7 +423,7 @@ class Session:
             yaml.safe_dump(json.loads(json.dumps(resolved)), sort_keys=False).encode(),
         )
         files.write_json(candidate / loader.METADATA, self._metadata(made, lessons, evaluation))
-        learned = [lesson.example for lesson in lessons if lesson.is_new and self.order.kind == "learn"]
+        learned = [lesson.example for lesson in lessons if lesson.is_new]
         files.write_json(
             candidate / "evaluation.json",
             {
@@ -403,7 +431,7 @@ class Session:
                 "base": weights.read_fingerprint(base),
                 "evaluation": domain.as_json(evaluation),
                 "verdict": domain.as_json(verdict),
-                "learned": [domain.as_json(example) for example in learned],
+                "learned": [example.ids for example in learned],  # no words, see `_metadata`
                 "right": right,
             },
         )
@@ -436,7 +464,7 @@ class Session:
                 "session_seconds": round(time.time() - self._began, 2),
             },
             "curves": outcome.history,
-            "final": {"recall": evaluation.scores.get(self.order.dataset, Score(right=0, total=0)).recall},
+            "final": {"recall": evaluation.told.recall},
             "reproducibility": {
                 "seed": self.order.plan.seed,
                 "deterministic": machine.device == "cpu",
@@ -473,11 +501,20 @@ def _digests(lessons: Sequence[Lesson]) -> dict[str, str]:
     return {name: domain.digest(sorted(found)) for name, found in ids.items()}
 
 
+def _anew(lessons: Sequence[Lesson]) -> list[Lesson]:
+    """Return the lessons as a refit takes them: nothing is known of any."""
+    return [replace(lesson, is_new=True, knows=False) for lesson in lessons]
+
+
+def _score(answers: Sequence[bool]) -> Score:
+    return Score(right=sum(map(bool, answers)), total=len(answers))
+
+
 def _scores(lessons: Sequence[Lesson], right: dict[str, bool]) -> dict[str, Score]:
     tallies: dict[str, list[bool]] = defaultdict(list)
     for lesson in lessons:
         tallies[lesson.example.dataset].append(right[lesson.example.id])
-    return {name: Score(right=sum(tally), total=len(tally)) for name, tally in tallies.items()}
+    return {name: _score(tally) for name, tally in tallies.items()}
 
 
 def _end_when_told() -> None:
@@ -506,7 +543,12 @@ def main(folder: Path) -> int:
     _end_when_told()
     session = Session(folder, order)
     try:
-        session.run()
+        with files.passing_errors("training"):
+            session.run()
+    except RetryLater as error:  # the line that says so may not find room either
+        with contextlib.suppress(OSError):
+            session.report({"error": describe(error)})
+        return os.EX_IOERR
     except Exception as error:
         session.report({"error": describe(error)})
         raise

@@ -162,7 +162,7 @@ def train(
     began = clock() - tally.seconds
     trainer = _Trainer(
         model=model,
-        args=_arguments(plan, rounds.most_steps),
+        args=_arguments(plan, rounds.most_steps, model.device.type),
         train_dataset=rounds,
         data_collator=rounds.collate,
         optimizers=(optimizer, schedule_),
@@ -216,8 +216,8 @@ def peak_memory(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _arguments(plan: Plan, most_steps: int) -> TrainingArguments:
-    return TrainingArguments(
+def _arguments(plan: Plan, most_steps: int, device: str) -> TrainingArguments:
+    arguments = TrainingArguments(
         output_dir="unused",
         per_device_train_batch_size=plan.effective_batch,  # packs bound the memory of a pass, see Plan.pack_tokens
         max_steps=most_steps,
@@ -231,8 +231,11 @@ def _arguments(plan: Plan, most_steps: int) -> TrainingArguments:
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         seed=plan.seed,
-        use_cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
+        use_cpu=device == "cpu",  # as the settings chose, whatever else the machine has
     )
+    if arguments.n_gpu > 1:  # else it wraps the model for all of them
+        arguments._n_gpu = 1  # noqa: SLF001 - there is no other way to say it
+    return arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,9 +259,6 @@ class _Rounds(IterableDataset[int]):
         self._rehearsal = rehearsal
         self._plan = plan
         self._random = random.Random(plan.seed + 1)  # noqa: S311 - reproducible choice, not a secret
-        old = sum(not item.is_new for item in material.items)
-        usual = len(material.rows) - old + plan.mix.refresh * old  # most of the old is recalled already
-        self.steps_per_round = max(1, math.ceil(usual / plan.effective_batch))
         self.most_steps = math.ceil(len(material.rows) / plan.effective_batch) * plan.until.max_epochs
 
     def state(self) -> Any:
@@ -455,6 +455,6 @@ def milder(plan: Plan) -> Plan:
         plan,
         learning_rate=plan.learning_rate / 2,
         warmup_steps=min(plan.warmup_steps, 5),
-        until=replace(plan.until, max_epochs=max(4, plan.until.max_epochs // 4)),
+        until=replace(plan.until, max_epochs=max(4, plan.until.max_epochs // 4), min_epochs=0),
         mix=replace(plan.mix, refresh=max(0.5, plan.mix.refresh)),
     )

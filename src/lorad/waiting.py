@@ -40,6 +40,7 @@ class Wait:
 
     def __init__(self) -> None:
         self._since: float | None = None
+        self._files_since = 0.0
         self._unfinished: set[int] = set()
         self._ends: dict[tuple[bool, int], End] = {}
         self._newest: End | None = None
@@ -47,17 +48,24 @@ class Wait:
 
     def look(self, snapshot: Record) -> bool:
         """Take in a snapshot; return whether nothing is left to wait for."""
-        since = self._since = snapshot["now"] if self._since is None else self._since
-        unfinished = {job["id"] for job in snapshot["jobs"] if job["state"] in OPEN_JOBS}
+        still_open = [job for job in snapshot["jobs"] if job["state"] in OPEN_JOBS]
+        if self._since is None:
+            self._since = snapshot["now"]
+            # what was dropped together with the newest job may have failed before anybody could look
+            self._files_since = max((job["created_at"] for job in still_open), default=self._since)
+        unfinished = {job["id"] for job in still_open}
         self._unfinished |= unfinished
         ends = ends_in(snapshot)
-        ours = [
-            end for end in ends if end.at >= since or (end.is_job and end.record["id"] in self._unfinished)
-        ]
+        ours = [end for end in ends if self._is_ours(end)]
         self._ends |= {end.key: end for end in ours}
         self._newest = max(ends, key=lambda end: end.at, default=self._newest)
         self._idle_looks = 0 if unfinished or snapshot["waiting_files"] else self._idle_looks + 1
         return self._idle_looks > 1
+
+    def _is_ours(self, end: End) -> bool:
+        if end.is_job:
+            return end.at >= (self._since or 0.0) or end.record["id"] in self._unfinished
+        return end.at >= self._files_since
 
     def results(self) -> list[End]:
         """Return what ended meanwhile; when nothing did, what had ended last before."""

@@ -27,7 +27,7 @@ import psutil
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging as transformers_logging
@@ -382,7 +382,7 @@ def write_adapter(adapter: Adapter, folder: Path, base_name: str) -> None:
         "inference_mode": True,
     }
     files.write_json(folder / ADAPTER_FILES[0], config)
-    save_file(tensors, folder / ADAPTER_FILES[1], metadata={"format": "pt"})
+    files.write_bytes(folder / ADAPTER_FILES[1], save(tensors, metadata={"format": "pt"}))
 
 
 def read_adapter(folder: Path) -> Adapter:

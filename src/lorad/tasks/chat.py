@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jinja2
+
 from lorad.domain import Encoded, Example, as_message
 from lorad.errors import ConfigError, SampleError
 
@@ -86,14 +88,19 @@ def _render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, is_asked: 
     ]
     said = [message for message in messages if message["role"] != "tools"]
     calls = [call for message in said for call in message.get("tool_calls", ())]
-    text = str(
-        tokenizer.apply_chat_template(
-            [_as_templates_want(message) for message in said],
-            tools=[{"type": "function", "function": tool} for tool in tools] or None,
-            tokenize=False,
-            add_generation_prompt=is_asked,
+    try:
+        text = str(
+            tokenizer.apply_chat_template(
+                [_as_templates_want(message) for message in said],
+                tools=[{"type": "function", "function": tool} for tool in tools] or None,
+                tokenize=False,
+                add_generation_prompt=is_asked,
+            )
         )
-    )
+    except jinja2.TemplateError as error:  # some refuse a system message, or roles that do not take turns
+        raise SampleError(
+            f"the base model's chat template refuses this conversation: {error}", code="template"
+        ) from error
     heard = [message["content"].strip() for message in said if message["role"] == "tool"]
     if any(name not in text for name in [*(named["name"] for named in (*tools, *calls)), *heard]):
         raise _no_tools()
