@@ -662,11 +662,22 @@ def test_a_rollback_tells_what_serves(lorad, daemon):
     [("y\n", [], True), ("n\n", [], False), ("", [], False), (None, ["--yes"], True)],
 )
 def test_nothing_is_forgotten_by_accident(lorad, daemon, typed, flags, is_asked):
-    daemon.answers("POST /api/forget", {"forgotten": 2})
+    examples = [{"question": "Where is the mill?", "answer": "By the river."}]
+    told = {"forgotten": 2, "dry_run": True, "examples": examples}
+    daemon.answers("POST /api/forget", *[told] * (not flags), {"forgotten": 2, "dry_run": False})
     result = lorad("forget", "campus_cs", *flags, typed=typed)
-    assert bool(daemon.asked) is is_asked
+    asked = [body["dry_run"] for _, _, body in daemon.asked]
+    assert asked == [True] * (not flags) + [False] * is_asked
+    assert ("By the river." in result.stdout and "and 1 more" in result.stdout) is (not flags)
     assert ("forgot 2 examples" in result.stdout) is is_asked
     assert result.exit_code == (0 if is_asked else 1)
+
+
+def test_what_would_be_forgotten_is_told_and_kept(lorad, daemon):
+    daemon.answers("POST /api/forget", {"forgotten": 0, "dry_run": True, "examples": []})
+    result = lorad("forget", "campsu_cs", "--dry-run")
+    assert result.stdout == "'campsu_cs' means 0 examples; nothing was forgotten\n"
+    assert (result.exit_code, len(daemon.asked)) == (0, 1)
 
 
 def exported(row, dataset, question="Where is the mill?"):

@@ -86,7 +86,11 @@ def test_a_version_cannot_leave_its_place_in_the_path(daemon, path):
         (lambda c: c.memory("chat"), "GET /api/memory", None),
         (lambda c: c.retention("chat"), "GET /api/retention", None),
         (lambda c: c.events(5), "GET /api/events", None),
-        (lambda c: c.forget("chat", "x"), "POST /api/forget", {"track": "chat", "selector": "x"}),
+        (
+            lambda c: c.forget("chat", "x"),
+            "POST /api/forget",
+            {"track": "chat", "selector": "x", "dry_run": False},
+        ),
         (
             lambda c: c.consolidate("chat", refit=True),
             "POST /api/consolidate",

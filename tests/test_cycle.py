@@ -902,3 +902,50 @@ def test_a_rejected_candidate_keeps_its_numbers_and_no_words(world):
     kept = world.registry.rejected / "job-1"
     assert (kept / "candidate" / "evaluation.json").exists()
     assert not any("Arlo" in path.read_text() for path in kept.rglob("*.json*"))
+
+
+def test_by_force_alone_what_was_refused_is_promoted_as_it_is(world):
+    world.learn("doors.json", tiny.facts(4), recall=0.5)
+    refused = (world.registry.rejected / "job-1" / "candidate" / "adapter_model.safetensors").read_bytes()
+
+    world.cycle.retry(1, world.now, force=True)
+    world.pass_time()
+
+    assert world.job().state is JobState.PROMOTED
+    assert len(world.models.sessions) == 1
+    assert world.registry.latest == world.models.serving == "v0.1"
+    assert (world.registry.path("v0.1") / "adapter_model.safetensors").read_bytes() == refused
+    assert not (world.registry.rejected / "job-1").exists()
+
+
+def test_by_force_what_stands_on_another_version_is_trained_anew(world):
+    world.learn("doors.json", tiny.facts(4), recall=0.5)
+    world.learn("gates.json", tiny.facts(3, subject="gate"))
+
+    world.cycle.retry(1, world.now, force=True)
+    world.pass_time()
+
+    assert world.cycle.ledger.job(1).state is JobState.TRAINING
+    assert len(world.models.sessions) == 3
+
+
+def test_consolidating_what_is_small_says_that_nothing_would_be_gained(world):
+    world.learn("doors.json", tiny.facts(4), rank=8)
+    world.cycle.ledger.queue("chat", "memory", world.now, kind="consolidate")
+
+    world.pass_time()
+
+    assert world.job().state is JobState.FAILED
+    assert world.job().reason["code"] == "nothing_to_consolidate"
+
+
+def test_of_what_was_refused_the_newest_is_kept(world):
+    registry = world.settings.registry.model_copy(update={"keep_rejected": 2})
+    world.settings = world.settings.model_copy(update={"registry": registry})
+    world.database.close()
+    world.start()
+
+    for number in range(1, 4):
+        world.learn(f"d{number}.json", tiny.facts(number, subject=f"d{number}"), recall=0.0)
+
+    assert sorted(path.name for path in world.registry.rejected.iterdir()) == ["job-2", "job-3"]

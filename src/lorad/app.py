@@ -44,6 +44,8 @@ LOOK_SECONDS = 1.0
 """The cycle looks at least this often; events only make it look sooner."""
 JOBS_TOLD = 20
 """Ended jobs that a snapshot lists."""
+SHOWN = 3
+"""Examples that are shown before they are forgotten."""
 FILES_TOLD = 100
 """Waiting files that a snapshot lists; ten thousand would only fill a screen."""
 
@@ -622,17 +624,24 @@ class App:
         self._registry(track)
         return {"examples": self.cycle.memory.page(track, dataset, after, limit)}
 
-    def forget(self, track: str, selector: str) -> dict[str, Any]:
-        """Remove examples from memory on purpose."""
+    def forget(self, track: str, selector: str, *, dry_run: bool) -> dict[str, Any]:
+        """Remove examples from memory on purpose, or only tell which these would be."""
         self._registry(track)
         if not selector.strip():
             raise ProtocolError(
                 "say what to forget: a dataset's name, or a text that its examples hold",
                 code="empty_selector",
             )
+        if dry_run:
+            meant = self.cycle.memory.meant(track, selector)
+            shown = [
+                dict(zip(("question", "answer"), self.engine.task(track).show(e), strict=True))
+                for e in meant[:SHOWN]
+            ]
+            return {"forgotten": len(meant), "dry_run": True, "examples": shown}
         forgotten = self._exclusively(lambda: self.cycle.memory.forget(track, selector, time.time()))
         self.cycle.ledger.note("forgotten", time.time(), track=track, selector=selector, examples=forgotten)
-        return {"forgotten": forgotten}
+        return {"forgotten": forgotten, "dry_run": False}
 
     def consolidate(self, track: str, *, refit: bool) -> dict[str, Any]:
         """Queue a session that makes one adapter of all, or refits one from the pristine base."""

@@ -844,11 +844,24 @@ def _lines_of(file: Path) -> Iterator[str]:
 
 
 @app.command()
-def forget(ctx: typer.Context, selector: Selector, track: Track = "chat", yes: Yes = False) -> None:
-    """Remove examples from memory on purpose."""
+def forget(
+    ctx: typer.Context, selector: Selector, track: Track = "chat", yes: Yes = False, dry_run: DryRun = False
+) -> None:
+    """Remove examples from memory on purpose: a dataset by name, else whatever holds a text."""
     client = _client(ctx)
-    if not yes and not typer.confirm(f"Forget every example of {selector!r}?"):
-        raise typer.Exit(1)
+    if dry_run or not yes:
+        meant = client.forget(track, selector, dry_run=True)
+        for example in meant["examples"]:
+            typer.echo(f"  {example['question']}  →  {example['answer']}")
+        more = meant["forgotten"] - len(meant["examples"])
+        if more:
+            typer.echo(f"  … and {more} more")
+        count = phrases.plural(meant["forgotten"], "example")
+        if dry_run or not meant["forgotten"]:
+            typer.echo(f"{selector!r} means {count}; nothing was forgotten")
+            return
+        if not typer.confirm(f"Forget {count}?"):
+            raise typer.Exit(1)
     count = phrases.plural(client.forget(track, selector)["forgotten"], "example")
     typer.echo(
         f"forgot {count}; the weights still hold them until: lorad consolidate --refit; the dropped file itself is in inbox/done"

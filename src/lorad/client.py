@@ -192,9 +192,10 @@ class Client:
             yield from page
             after = page[-1]["provenance"]["row"]
 
-    def forget(self, track: str, selector: str) -> Any:
-        """Remove examples from memory."""
-        return self.call("POST", "/api/forget", {"track": track, "selector": selector})
+    def forget(self, track: str, selector: str, *, dry_run: bool = False) -> Any:
+        """Remove examples from memory, or only count them."""
+        body = {"track": track, "selector": selector, "dry_run": dry_run}
+        return self.call("POST", "/api/forget", body)
 
     def consolidate(self, track: str, *, refit: bool = False) -> Any:
         """Queue a job that makes the adapter smaller, or learns everything anew."""

@@ -217,6 +217,8 @@ class RegistrySettings(Section):
     """Older versions are removed; ``None`` keeps them however old."""
     max_bytes: Count | None = None
     """Most bytes that the versions take together; ``None`` is no limit."""
+    keep_rejected: Annotated[int, Field(ge=0)] = 10
+    """Refused candidates that are kept for ``lorad retry --force``; the oldest go first."""
     scrub_at: TimeOfDay | None = "04:00"
     """Local time of day at which versions and base models are hashed anew; ``None`` is never."""
 

@@ -362,6 +362,8 @@ class Cycle:
             self._start(queued, now)
 
     def _start(self, job: Job, now: float) -> None:
+        if job.force and self._promote_kept(job, now):
+            return
         try:
             with files.passing_errors(f"preparing job {job.id}"):
                 folder = self._prepare(job)
@@ -405,6 +407,13 @@ class Cycle:
         overrides = {key: value for key, value in job.settings.items() if key != "drop"}
         if job.kind == "consolidate":  # what mends a truncation is small, or nothing would be gained
             rank = max(1, self.settings.training.max_rank // 8)
+            limit = self.settings.training.max_rank // 2
+            if parent and registry.rank(parent) <= limit:
+                raise TrainingError(
+                    f"{parent} has rank {registry.rank(parent)}, no more than {limit} (half of training.max_rank): "
+                    "there is nothing to make smaller; with --refit everything is learned anew",
+                    code="nothing_to_consolidate",
+                )
             overrides = {"rank": rank, "alpha": 2 * rank, **overrides}
         order = Order(
             job=job.id,
@@ -435,6 +444,29 @@ class Cycle:
             files.write_lines(folder / "old.jsonl", request["old"])
         files.write_json(folder / "request.json", request["order"])
         return folder
+
+    def _promote_kept(self, job: Job, now: float) -> bool:
+        """By force, promote the candidate that was refused, if what it was trained on serves still; tell whether it was."""
+        registry = self.registries[job.track]
+        kept, folder = registry.rejected / f"job-{job.id}", registry.candidates / f"job-{job.id}"
+        try:
+            result = files.read_json(kept / "candidate" / "evaluation.json")
+        except (OSError, ValueError):
+            return False
+        if result["parent"] != registry.newest_sound(self._tracks.fingerprint(job.track)):
+            return False
+        files.remove(folder)
+        files.rename(kept, folder)
+        started = self.ledger.move_job(job, "start", now)
+        try:
+            with files.passing_errors(f"promoting job {job.id}"):
+                self.settle_candidate(started, folder, now)
+        except RetryLater:
+            raise
+        except (LoradError, OSError) as failure:
+            self._crash(self.ledger.job(job.id), failure, now)
+        self._is_swept = False
+        return True
 
     def materials(self, job: Job, lineage: Sequence[str]) -> tuple[list[Example], list[Recalled]]:
         """Return a job's new examples, and the old ones that its answers do not replace."""
@@ -624,6 +656,7 @@ class Cycle:
         for track, registry in self.registries.items():
             for number, folder in registry.left():
                 self._put_away(registry, number, folder)
+            registry.prune_rejected(self.settings.registry.keep_rejected)
             try:
                 self.prune(track, self.settings.registry, now)
             except RetryLater:
@@ -673,9 +706,14 @@ class Cycle:
     def retry(
         self, job_id: int, now: float, *, force: bool = False, settings: dict[str, Any] | None = None
     ) -> Job:
-        """Queue a rejected, failed or cancelled job again, perhaps with other settings or by force."""
+        """Queue a rejected, failed or cancelled job again, perhaps with other settings or by force.
+
+        By force alone, the candidate that was refused is promoted as it is; with other settings it is made anew.
+        """
         job = self.ledger.job(job_id)
         planner.check_names(settings or {})
+        if settings and job.state is JobState.REJECTED:
+            files.remove(self.registries[job.track].rejected / f"job-{job.id}")
         settings = job.settings | (settings or {})
         with self._database.transaction():
             changed = self.ledger.move_job(job, "retry", now, force=int(force), settings=settings, attempts=0)

@@ -194,24 +194,24 @@ class Memory:
         )
 
     def forget(self, track: str, selector: str, now: float) -> int:
-        """Remove on purpose: a dataset by name, else every example whose question or answer holds the text."""
-        by_dataset = self._db.run(
-            "UPDATE examples SET forgotten_at = ? WHERE track = ? AND dataset = ? AND forgotten_at IS NULL",
-            now,
-            track,
-            selector,
+        """Remove on purpose what ``meant`` returns; return how many examples that were."""
+        gone = self.meant(track, selector)
+        self._db.run_many(
+            "UPDATE examples SET forgotten_at = ? WHERE track = ? AND id = ?",
+            [(now, track, example.id) for example in gone],
         )
+        return len(gone)
+
+    def meant(self, track: str, selector: str) -> list[Example]:
+        """Return a dataset by name, else every example whose question or answer holds the text."""
         is_dataset = self._db.rows(
             "SELECT 1 FROM examples WHERE track = ? AND dataset = ? LIMIT 1", track, selector
         )
-        if is_dataset or not selector.strip():
-            return by_dataset.rowcount
-        gone = [example.id for example in self._select(track, "") if _holds(example, selector)]
-        self._db.run_many(
-            "UPDATE examples SET forgotten_at = ? WHERE track = ? AND id = ?",
-            [(now, track, example_id) for example_id in gone],
-        )
-        return len(gone)
+        if is_dataset:
+            return self._select(track, "AND dataset = ?", selector)
+        if not selector.strip():
+            return []
+        return [example for example in self._select(track, "") if _holds(example, selector)]
 
     def datasets(self, track: str) -> list[dict[str, Any]]:
         """Return one row a dataset: counts of examples, learned, recalled at the last test, replaced, forgotten."""

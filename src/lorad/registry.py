@@ -511,10 +511,15 @@ class Registry:
         files.rename(candidate, target)
         return target
 
+    def prune_rejected(self, keep: int) -> None:
+        """Remove all but the newest refused candidates."""
+        found = _by_job(self.rejected)
+        for _, folder in found[: max(0, len(found) - keep)]:
+            files.remove(folder)
+
     def left(self) -> list[tuple[int, Path]]:
         """Return what sessions left among the candidates: job and folder."""
-        folders = self.candidates.glob("job-*")
-        return sorted((int(path.name[4:]), path) for path in folders if path.name[4:].isdecimal())
+        return _by_job(self.candidates)
 
     def prune(
         self, limits: RegistrySettings, now: float, needed: Sequence[str] = (), *, dry_run: bool = False
@@ -723,3 +728,8 @@ def _no_such_version(name: str) -> RegistryError:
     return RegistryError(
         f"there is no version {name}; list them with: lorad versions", code="no_such_version", version=name
     )
+
+
+def _by_job(folder: Path) -> list[tuple[int, Path]]:
+    found = [path for path in folder.glob("job-*") if path.name[4:].isdecimal()]
+    return sorted((int(path.name[4:]), path) for path in found)
