@@ -667,9 +667,8 @@ class App:
         learned = [row["dataset"] for _, row in rows]
         order = [(learned.index(name), names.index(name)) for name in names if name in learned]
         square = [[matrix[i][j] for _, j in order] for i, _ in order]
-        for k in range(
-            1, len(order)
-        ):  # before it was learned a dataset was asked of the parent, and of the base
+        # before a dataset was learned, its rows were asked of the parent, and of the base
+        for k in range(1, len(order)):
             square[k - 1][k] = _share(rows[order[k][0]][1].get("new_before"))
         baseline = [_share(rows[i][1].get("new_at_base")) for i, _ in order]
         summary = domain.as_json(

@@ -391,9 +391,8 @@ class Cycle:
         track = self.settings.tracks[job.track]
         parent = registry.newest_sound(self._tracks.fingerprint(job.track))
         new, old = self.materials(job, registry.lineage(parent))
-        right = (
-            registry.evaluation(parent)["right"] if parent else {}
-        )  # memory tells of the version tested last
+        # of the parent itself: memory tells of the version that was tested last
+        right = registry.evaluation(parent)["right"] if parent else {}
         old = [replace(item, right=right.get(item.example.id, item.right)) for item in old]
         if job.kind == "learn" and not new:
             raise TrainingError(
@@ -457,14 +456,7 @@ class Cycle:
             return False
         files.remove(folder)
         files.rename(kept, folder)
-        started = self.ledger.move_job(job, "start", now)
-        try:
-            with files.passing_errors(f"promoting job {job.id}"):
-                self.settle_candidate(started, folder, now)
-        except RetryLater:
-            raise
-        except (LoradError, OSError) as failure:
-            self._crash(self.ledger.job(job.id), failure, now)
+        self._settle(self.ledger.move_job(job, "start", now), folder, now)
         self._is_swept = False
         return True
 
@@ -498,9 +490,8 @@ class Cycle:
         if status is None:
             return
         job = self.ledger.job(number)
-        if (
-            job.state in OPEN_JOBS and job.state is not JobState.QUEUED
-        ):  # cancelled and queued again: not its end
+        is_queued_again = job.state is JobState.QUEUED  # it was cancelled and retried: this is not its end
+        if job.state in OPEN_JOBS and not is_queued_again:
             self._end_session(job, status, now, ticks)
         self._running = None
         self._is_swept = False
@@ -516,9 +507,14 @@ class Cycle:
             log.warning("session_tried_again_later", job=job.id, tries=tries, **error.as_dict())
             return
         self._waits.end("session")
+        if error is not None:
+            self._crash(job, error, now)
+        else:
+            self._settle(job, folder, now)
+
+    def _settle(self, job: Job, folder: Path, now: float) -> None:
+        """Settle a candidate; what cannot be settled is a failed job, what may pass is raised."""
         try:
-            if error is not None:
-                raise error
             with files.passing_errors(f"judging job {job.id}"):
                 self.settle_candidate(job, folder, now)
         except RetryLater:

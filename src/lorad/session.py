@@ -232,9 +232,7 @@ class Session:
                 f"{len(lines)} rows cannot be written for this model and were left out: {lines[:20]}; the first: "
                 f"{unusable[0][1].message}"
             )
-        limit = (
-            self.order.plan.max_length
-        )  # of this file; an older one may have had longer rows, and keeps them
+        limit = self.order.plan.max_length  # of this file: an older one's longer rows are kept
         lessons = [lesson for lesson in found if not lesson.is_new or len(lesson.encoded) <= limit]
         if len(lessons) < len(found):
             lines = [lesson.example.line for lesson in found if lesson.is_new and len(lesson.encoded) > limit]
