@@ -1,11 +1,13 @@
-"""What is kept over five and over twenty drops on SmolLM2: lorad beside four other ways of going on learning.
+"""What is kept over five and over twenty drops on SmolLM2: lorad beside five other ways of going on learning.
 
     python bench/retention.py [--minutes 55] [--only short|long|short-c-1] [--fresh]
 
 Arms: (a) the seed's literal recipe: the base with the last session's own adapter alone, a fresh LoRA, the table's
 epochs; (b) all adapters merged, 12 epochs; both without rehearsal, every row every epoch; (c) lorad, a session as
 the daemon runs it, whose candidate becomes the parent only if promoted; (d) everything jointly from the base until
-0.97, the ceiling; (e) a refit from the base on everything at each drop. All train with lorad's own code and plans.
+0.97, the ceiling; (e) a refit from the base on everything at each drop; (f) SLAO (Qiao and Mahdavi 2025,
+arXiv 2512.23017), a published way without rehearsal: one adapter that begins each drop where the last one ended, A made
+orthonormal, and whose B are averaged; 12 epochs as (b). All train with lorad's own code and plans.
 
 Short run: five drops of 60 facts from five real domains, (c) with three seeds. Long run: twenty drops of 25, (b),
 (c), (e); a refit stands alone, so (e) is made at every fifth drop only. A step is one drop of one arm, in a process
@@ -16,6 +18,7 @@ writes what there is; run it again to go on. Figures of arms that are done, and 
 
 import argparse
 import json
+import math
 import shutil
 import statistics
 import subprocess
@@ -25,6 +28,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
 
 import domains
 import report
@@ -57,6 +62,7 @@ LABELS = {
     "c": "(c) lorad",
     "d": "(d) joint (ceiling)",
     "e": "(e) refit at each drop",
+    "f": "(f) SLAO",
 }
 NOTES = (
     "Aims of (c): acc5 >= 0.97, bwt5 >= -0.005, worst_drop5 <= 1, paraphrase_gap5 (to the joint arm) <= 0.02,",
@@ -107,7 +113,7 @@ class Step(NamedTuple):
 
 
 RUNS = (
-    Run("short", 5, 60, ("c1", "d1", "b1", "a1", "e1", "c2", "c3")),
+    Run("short", 5, 60, ("c1", "d1", "b1", "a1", "e1", "f1", "c2", "c3")),
     Run("long", 20, 25, ("c1", "b1", "e1")),
 )
 STEPS = [
@@ -142,6 +148,52 @@ class Plainly(session.Session):
         return super()._general(base) if self.order.plan.mix.general else general.General([], [])
 
 
+class Slao(Plainly):
+    """Training goes on in one adapter on the untouched base, beginning orthogonally; its average is what counts."""
+
+    def __init__(self, folder: Path, order: Order, previous: Path, number: int) -> None:
+        super().__init__(folder, order)
+        self._tuned = weights.read_adapter(previous / "own") if number > 1 else None
+        self._merged = weights.read_adapter(previous / "adapter") if number > 1 else None
+        self._number = number
+
+    def learn(self) -> session.Made:
+        """Train on from the last drop, keep that for the next one, and return the average."""
+        made = super().learn()
+        weights.write_adapter(made.adapter, self.folder / "own", self.order.base)
+        if self._merged is None:
+            return made
+        return replace(made, adapter=average(self._merged, made.adapter, self._number))
+
+    def _prepare(self, parent: weights.Adapter | None, plan: Plan) -> session.Start:
+        del parent
+        return super()._prepare(None, plan)
+
+    def _fresh_lora(self, base: weights.Base, plan: Plan) -> Any:
+        model = super()._fresh_lora(base, plan)
+        with torch.no_grad():
+            for name, (a, b) in self._tuned.factors.items() if self._tuned else ():
+                layer = model.get_submodule(weights.PREFIX + name)
+                layer.lora_A["default"].weight.copy_(orthonormal(a))
+                layer.lora_B["default"].weight.copy_(b / layer.scaling["default"])
+        return model
+
+
+def orthonormal(a: torch.Tensor) -> torch.Tensor:
+    """Return rows that are orthonormal and span what ``a``'s rows do; signs so that a row keeps its direction."""
+    q, r = torch.linalg.qr(a.T)
+    return (q * r.diagonal().sign()).T.contiguous()
+
+
+def average(merged: weights.Adapter, tuned: weights.Adapter, number: int) -> weights.Adapter:
+    """Return SLAO's merged adapter after a number of drops: the newest A, and B moved by one over its root."""
+    pairs = {}
+    for name, (a, b) in tuned.factors.items():
+        old = merged.factors[name][1]
+        pairs[name] = (a, old + (b - old) / math.sqrt(number))
+    return weights.Adapter(pairs)
+
+
 def data(run: Run) -> Iterator[tuple[str, list[Example], list[Example]]]:
     """Yield name, trained rows and paraphrases of a run's datasets."""
 
@@ -168,7 +220,7 @@ def decide(arm: str, rows: Sequence[Example], settings: Settings) -> Plan:
         rehearsal=settings.rehearsal,
         training=settings.training,
     )
-    if arm in {"a", "b"}:
+    if arm in {"a", "b", "f"}:
         epochs = plan.epochs if arm == "a" else MERGED_EPOCHS
         never = Until(recall=2.0, max_epochs=epochs, patience=epochs, min_delta=0.01)
         return replace(plan, until=never, mix=PLAIN, max_rank=sys.maxsize)  # sums are never cut
@@ -203,7 +255,7 @@ def make(step: Step) -> None:
     )
     files.write_lines(folder / "new.jsonl", [domain.as_json(example) for example in new])
     files.write_lines(folder / "old.jsonl", old)
-    plainly = Plainly(folder, order)
+    plainly = Slao(folder, order, previous, step.drop) if step.arm == "f" else Plainly(folder, order)
     plainly.warm()
     started = time.perf_counter()
     if step.arm == "c":

@@ -274,7 +274,7 @@ class Session:
     ) -> Made:
         """Train a fresh adapter on the merged parent, and put both side by side."""
         set_seed(plan.seed)  # here and not once: a session that goes on from a checkpoint repairs alike
-        model = weights.add_lora(start.base.model, plan.rank, plan.alpha)
+        model = self._fresh_lora(start.base, plan)
         material = trainer.Material(
             rows=[lesson.encoded for lesson in lessons],
             items=[
@@ -302,6 +302,10 @@ class Session:
             logits,
             start.truncation,
         )
+
+    def _fresh_lora(self, base: weights.Base, plan: Plan) -> Any:
+        """Return the base with what will be trained around it."""
+        return weights.add_lora(base.model, plan.rank, plan.alpha)
 
     def _repair(self, made: Made, lessons: Sequence[Lesson], right: dict[str, bool]) -> Made:
         """Go on from the candidate, rehearsing above all what it gets wrong."""
