@@ -182,6 +182,9 @@ def _check_rollback(client, drops):
     assert ask(client, drops["doors"][0]) == (drops["doors"][0].answer, "chat@v0.2")
     assert ask(client, drops["doors"][0], "chat@previous")[1] == "chat@v0.3"
     assert client.call("POST", "/api/rollback", {})["latest"] == "v0.3"
+    assert client.call("POST", "/api/rollback", {"to": "base"})["serving"] is None
+    assert ask(client, drops["doors"][0])[1] == "chat@base"
+    assert client.call("POST", "/api/rollback", {})["latest"] == "v0.3"
 
 
 def _check_restart(home, drops):

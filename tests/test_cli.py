@@ -654,6 +654,8 @@ def test_a_limit_of_nothing_is_refused(lorad, daemon, limit):
 def test_a_rollback_tells_what_serves(lorad, daemon):
     daemon.answers("POST /api/rollback", {"latest": "v0.1", "previous": None, "serving": "v0.1"})
     assert lorad("rollback", "--to", "v0.1").stdout == "v0.1 serves; latest is v0.1, previous is none\n"
+    daemon.answers("POST /api/rollback", {"latest": None, "previous": "v0.1", "serving": None})
+    assert lorad("rollback", "--to", "base").stdout == "the base serves; latest is none, previous is v0.1\n"
     assert daemon.asked[0][2] == {"track": "chat", "to": "v0.1"}
 
 
@@ -780,8 +782,17 @@ def test_ctrl_c_ends_with_130(home, daemon):
     assert running.returncode == 130
 
 
+@pytest.mark.parametrize(
+    ("behind", "told"), [("round-0003", "behind round-0003"), (None, "begin anew: it has no complete")]
+)
+def test_resuming_tells_where_a_job_goes_on(lorad, daemon, behind, told):
+    daemon.answers("POST /api/jobs/3/resume", {"checkpoint": behind})
+
+    assert told in lorad("resume", "3").output
+
+
 def test_a_job_is_resumed_from_a_checkpoint(lorad, daemon):
-    daemon.answers("POST /api/jobs/3/resume", {})
+    daemon.answers("POST /api/jobs/3/resume", {"checkpoint": "round-0002"})
 
     result = lorad("resume", "3", "--from", "round-0002")
 

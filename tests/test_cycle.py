@@ -516,7 +516,7 @@ def failed_with_checkpoints(world):
 def test_a_job_goes_on_behind_the_checkpoint_that_is_named(world):
     folder = failed_with_checkpoints(world)
 
-    world.cycle.resume(1, "round-0002", world.now)
+    assert world.cycle.resume(1, "round-0002", world.now)[1] == "round-0002"
     world.pass_time()
 
     assert world.job().state is JobState.TRAINING
@@ -526,7 +526,7 @@ def test_a_job_goes_on_behind_the_checkpoint_that_is_named(world):
 def test_without_a_name_every_checkpoint_stays(world):
     folder = failed_with_checkpoints(world)
 
-    world.cycle.resume(1, None, world.now)
+    assert world.cycle.resume(1, None, world.now)[1] == "round-0003"
     world.pass_time()
 
     assert len(list(folder.iterdir())) == 3
@@ -540,6 +540,39 @@ def test_a_checkpoint_that_is_not_there_is_told_and_nothing_changes(world):
 
     assert world.job().state is JobState.FAILED
     assert len(list(folder.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("state", "order", "told"),
+    [
+        ("queued", "retry", "waits for its turn; take it out of the queue with: lorad cancel 1"),
+        ("training", "retry", "its session runs; end it with: lorad cancel 1"),
+        ("promoted", "cancel", "it became v0.1; take that back with: lorad rollback"),
+        ("promoted", "retry", "it became v0.1"),
+        ("rejected", "cancel", "queue it again with: lorad retry 1"),
+        ("failed", "cancel", "queue it again with: lorad retry 1"),
+        ("cancelled", "cancel", "queue it again with: lorad retry 1"),
+    ],
+)
+def test_an_order_that_a_job_does_not_take_says_which_it_would(world, state, order, told):
+    world.cycle.ledger.set_flag("paused", "yes" if state == "queued" else "")
+    world.drop("doors.json", tiny.facts(4))
+    world.pass_time()
+    if state == "cancelled":
+        world.cycle.cancel(1, world.now)
+    elif state in {"promoted", "rejected"}:
+        world.models.sessions[-1].end(**({"recall": 0.0} if state == "rejected" else {}))
+        world.pass_time()
+    elif state == "failed":
+        world.models.sessions[-1].status = -9
+        world.pass_time()
+    assert world.job().state == state
+
+    with pytest.raises(ProtocolError, match=told) as caught:
+        getattr(world.cycle, order)(1, world.now)
+
+    assert caught.value.status == 409
+    assert world.job().state == state
 
 
 def test_a_drop_says_which_rows_were_bad_contradicted_and_which_answers_it_replaces(world):
@@ -557,7 +590,8 @@ def test_a_drop_says_which_rows_were_bad_contradicted_and_which_answers_it_repla
     assert [report[name] for name in counts] == [2, 0, 2, 1, 29]
     assert [bad["line"] for bad in report["bad_rows"]] == [32]
     assert report["contradicted_rows"] == list(range(2, 22))
-    assert [(old["answer"], old["dataset"]) for old in report["replaced"]] == [
+    replaced = world.cycle.tell(2)["drop"]["reason"]["replaced"]
+    assert [(old["answer"], old["dataset"]) for old in replaced] == [
         (first.answer, "doors"),
         (second.answer, "doors"),
     ]
@@ -787,6 +821,23 @@ def test_a_candidate_built_on_what_was_rolled_back_meanwhile_is_trained_anew(wor
     assert not (world.models.sessions[-1].folder / "candidate").exists()
 
 
+def test_after_a_rollback_to_the_base_learning_begins_with_it(world):
+    world.learn("doors.json", tiny.facts(4, "doors"))
+
+    answer = world.cycle.rollback("chat", "base", world.now)
+
+    assert answer == {"latest": None, "previous": "v0.1", "serving": None}
+    world.cycle.serve_newest("chat")  # as a start does
+    assert world.models.serving is None
+    # When something is learned now, nothing of before is carried along
+    world.drop("gates.json", tiny.facts(3, subject="gate"))
+    world.pass_time()
+    folder = world.models.sessions[-1].folder
+    order = files.read_json(folder / "request.json")
+    assert (order["parent"], order["parent_version"]) == (None, None)
+    assert files.read_lines(folder / "old.jsonl") == []
+
+
 def test_a_rollback_to_what_cannot_be_loaded_changes_nothing(world):
     world.learn("doors.json", tiny.facts(4, "doors"))
     world.learn("gates.json", tiny.facts(3, subject="gate"))
@@ -865,6 +916,37 @@ def test_what_was_rejected_is_learned_when_it_is_dropped_again(world):
     world.drop("doors.json", tiny.facts(4))
     world.pass_time()
     assert world.job().id == 2
+
+
+def test_after_forgetting_no_file_of_the_home_but_the_dropped_ones_holds_the_words(world):
+    # Given a word that was learned, replaced, and met by a session that failed
+    old, *others = tiny.facts(3)
+    secret = replace(old, answer="zyzzyva")
+    world.learn("doors.json", [secret, *others])
+    world.learn("news.json", [old, tiny.facts(4)[3]])
+    world.drop("again.json", [secret])
+    world.pass_time()
+    world.models.sessions[-1].status = -9
+    world.pass_time()
+    assert world.job().state is JobState.FAILED
+
+    assert world.cycle.forget("chat", "zyzzyva", world.now) == 1
+
+    holding = [p for p in world.home.rglob("*") if p.is_file() and b"zyzzyva" in p.read_bytes()]
+    assert sorted(path.name for path in holding) == ["again.json", "doors.json"]  # in inbox/done
+    told = [event for event in world.cycle.ledger.events(limit=5) if event["name"] == "forgotten"]
+    assert [event["examples"] for event in told] == [1]
+
+
+def test_a_failed_session_leaves_no_rows_and_goes_on_behind_its_checkpoints(world):
+    folder = failed_with_checkpoints(world)
+    assert not list(folder.parent.glob("*.jsonl"))
+
+    world.cycle.retry(1, world.now)
+    world.pass_time()
+
+    assert len(list(folder.glob("round-*"))) == 3
+    assert len(files.read_lines(folder.parent / "new.jsonl")) == 4
 
 
 def test_a_refit_of_nothing_says_so(world):

@@ -634,6 +634,29 @@ def test_without_a_previous_version_there_is_no_way_back(registry):
     assert caught.value.code == "no_previous"
 
 
+def test_the_base_alone_can_serve_again(registry):
+    promote(registry, 2)
+
+    assert registry.rollback("base") == (None, "v0.2")
+
+    # Then no version is served, and a start changes nothing of it
+    assert registry.recover() == []
+    assert registry.newest_sound(BASE) is None
+    assert links(registry) == {"latest": None, "previous": "v0.2"}
+    # and the way back is the one that people know
+    assert registry.rollback() == ("v0.2", None)
+
+
+def test_learning_goes_on_from_the_base(registry):
+    promote(registry, 2)
+    registry.rollback("base")
+
+    assert promote(registry) == "v0.3"
+
+    assert registry.lineage("v0.3") == ["v0.3"]
+    assert (registry.latest, registry.previous) == ("v0.3", None)
+
+
 def test_learning_goes_on_from_where_one_went_back_to(registry):
     promote(registry, 2)
     registry.rollback("v0.1")
@@ -1357,6 +1380,13 @@ def test_a_version_from_outside_serves_only_when_asked(registry):
     assert (registry.latest, registry.previous) == ("v0.1", None)
     assert registry.rollback("v0.7") == ("v0.7", "v0.1")
     assert promote(registry) == "v0.8"
+
+
+def test_a_version_from_outside_that_nobody_asked_to_serve_does_not_serve_for_want_of_another(registry):
+    birth = Birth(job=None, parent=None, base=BASE, description="brought", serve=False)
+    registry.promote(a_candidate(registry, 8), birth, NOON, "v0.7")
+
+    assert registry.newest_sound(BASE) is None
 
 
 @pytest.mark.parametrize(

@@ -517,10 +517,7 @@ class App:
 
     def job(self, job: int) -> dict[str, Any]:
         """Return one job, with the report of the file that it learns."""
-        found = self.cycle.ledger.job(job)
-        number = found.settings.get("drop")
-        drop = domain.as_json(self.cycle.ledger.drop(int(number))) if number is not None else None
-        return domain.as_json(found) | {"drop": drop}
+        return self.cycle.tell(job)
 
     def retry(self, job: int, *, force: bool, settings: dict[str, Any]) -> dict[str, Any]:
         """Queue a job again."""
@@ -531,10 +528,10 @@ class App:
         return domain.as_json(changed)
 
     def resume(self, job: int, checkpoint: str | None) -> dict[str, Any]:
-        """Queue a job again, to go on behind a checkpoint."""
-        changed = self._exclusively(lambda: self.cycle.resume(job, checkpoint, time.time()))
+        """Queue a job again, to go on behind a checkpoint; return it and which that is."""
+        changed, found = self._exclusively(lambda: self.cycle.resume(job, checkpoint, time.time()))
         self._wake.set()
-        return domain.as_json(changed)
+        return domain.as_json(changed) | {"checkpoint": found}
 
     def cancel(self, job: int) -> dict[str, Any]:
         """End a job."""
@@ -639,8 +636,7 @@ class App:
                 for e in meant[:SHOWN]
             ]
             return {"forgotten": len(meant), "dry_run": True, "examples": shown}
-        forgotten = self._exclusively(lambda: self.cycle.memory.forget(track, selector, time.time()))
-        self.cycle.ledger.note("forgotten", time.time(), track=track, selector=selector, examples=forgotten)
+        forgotten = self._exclusively(lambda: self.cycle.forget(track, selector, time.time()))
         return {"forgotten": forgotten, "dry_run": False}
 
     def consolidate(self, track: str, *, refit: bool) -> dict[str, Any]:

@@ -74,7 +74,9 @@ FromCheckpoint = Annotated[
     str | None, typer.Option("--from", metavar="CHECKPOINT", help="Like round-0003; later ones are removed.")
 ]
 PlotFile = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw it into a picture.")]
-Target = Annotated[str | None, typer.Option(metavar="V", help="Else the previous one.")]
+Target = Annotated[
+    str | None, typer.Option(metavar="V", help="A version or a tag, or base for none; else the previous one.")
+]
 OneVersion = Annotated[
     str, typer.Argument(metavar="V", help="A version, or a tag, latest or previous.", show_default=False)
 ]
@@ -624,8 +626,9 @@ def resume(ctx: typer.Context, job: ResumedJob = None, checkpoint: FromCheckpoin
         _client(ctx).resume()
         typer.echo("learning again")
         return
-    _client(ctx).resume_job(job, checkpoint)
-    typer.echo(f"job {job} is queued, to go on behind {checkpoint or 'its newest complete checkpoint'}")
+    behind = _client(ctx).resume_job(job, checkpoint)["checkpoint"]
+    where = f"go on behind {behind}" if behind else "begin anew: it has no complete checkpoint"
+    typer.echo(f"job {job} is queued, to {where}")
 
 
 # Versions and memory
@@ -754,9 +757,10 @@ def retention(
 
 @app.command()
 def rollback(ctx: typer.Context, to: Target = None, track: Track = "chat") -> None:
-    """Serve an earlier version again."""
+    """Serve an earlier version again, or the base alone."""
     now = _client(ctx).rollback(track, to)
-    typer.echo(f"{now['serving']} serves; latest is {now['latest']}, previous is {now['previous'] or 'none'}")
+    latest, previous = now["latest"] or "none", now["previous"] or "none"
+    typer.echo(f"{now['serving'] or 'the base'} serves; latest is {latest}, previous is {previous}")
 
 
 memory = typer.Typer(invoke_without_command=True)

@@ -33,14 +33,16 @@ from lorad.inbox import Inbox, Stranger, Waiting, unchanged
 from lorad.ledger import Ledger
 from lorad.log import get_logger
 from lorad.memory import Memory, Recalled
-from lorad.registry import Birth, Registry
-from lorad.states import OPEN_JOBS, DropState, JobState
+from lorad.registry import BASE, Birth, Registry
+from lorad.states import OPEN_JOBS, TRANSITIONS, DropState, JobState
 from lorad.tasks import find
 
 log = get_logger()
 
 CHECKPOINTS = "checkpoints"
 """The folder of a session's rounds, beside its request."""
+ROWS = "rows.json"
+"""The sha256 of a session's rows, beside its request: what is left when a failed session's rows are removed."""
 MAX_ATTEMPTS = 3
 """A job whose daemon died under it is started again this often; then it waits for a human."""
 
@@ -49,6 +51,16 @@ LONGEST_WAIT = 300.0
 
 PASSING = {"disk", "memory", "locked"}
 """What a session may have failed of that has nothing to do with what it learns."""
+WHY_NOT = {
+    JobState.QUEUED: "it waits for its turn; take it out of the queue with: lorad cancel {job}",
+    JobState.TRAINING: "its session runs; end it with: lorad cancel {job}",
+    JobState.JUDGING: "its session has ended and is being judged; look again in a moment",
+    JobState.PROMOTED: "it became {version}; take that back with: lorad rollback",
+    JobState.REJECTED: "it has ended; queue it again with: lorad retry {job}",
+    JobState.FAILED: "it has ended; queue it again with: lorad retry {job}",
+    JobState.CANCELLED: "it has ended; queue it again with: lorad retry {job}",
+}
+"""Why a job does not take an order, and which one it would take."""
 TOLD = 20
 """Bad rows, contradictions and replaced answers that a drop's report lists."""
 
@@ -325,7 +337,9 @@ class Cycle:
             intake = self.memory.add(drop.track, reading.examples, drop.id, now, lineage, open_drops)
             counts = {"new": intake.new, "known": intake.known, "replacing": len(intake.replacing)}
             report |= counts | {
-                "replaced": [_told(example) for example in intake.replacing[:TOLD]],
+                "replaced": [
+                    example.id for example in intake.replacing[:TOLD]
+                ],  # no words, for `lorad forget`
             }
             event = "accept" if intake.new else "repeat"
             closed = self.ledger.close_drop(
@@ -400,7 +414,8 @@ class Cycle:
             )
         if job.kind != "learn" and not old:
             raise TrainingError(
-                "memory holds nothing that was learned, so there is nothing to make a version of",
+                "memory holds nothing that was learned, so there is nothing to make a version of; what the base "
+                "alone answers serves after: lorad rollback --to base",
                 code="nothing_learned",
             )
         overrides = {key: value for key, value in job.settings.items() if key != "drop"}
@@ -430,18 +445,19 @@ class Cycle:
                 "resolved": self.settings.model_dump(mode="json"),
             },
         )
-        request: dict[str, Any] = {
-            "new": [domain.as_json(example) for example in new],
-            "old": [domain.as_json(item.example) | {"right": item.right} for item in old],
-            "order": domain.as_json(order),
+        rows = {
+            "new.jsonl": [domain.as_json(example) for example in new],
+            "old.jsonl": [domain.as_json(item.example) | {"right": item.right} for item in old],
         }
+        request = domain.as_json(order)
+        digest = domain.digest(rows)
         folder = registry.candidates / f"job-{job.id}"
-        decides = request | {"order": domain.what_decides(request["order"])}
-        if _cut_off(folder) != json.loads(json.dumps(decides)):
+        if _cut_off(folder) != json.loads(json.dumps([digest, domain.what_decides(request)])):
             files.remove(folder)
-            files.write_lines(folder / "new.jsonl", request["new"])
-            files.write_lines(folder / "old.jsonl", request["old"])
-        files.write_json(folder / "request.json", request["order"])
+        for name, lines in rows.items():
+            files.write_lines(folder / name, lines)
+        files.write_json(folder / ROWS, {"sha256": digest})
+        files.write_json(folder / "request.json", request)
         return folder
 
     def _promote_kept(self, job: Job, now: float) -> bool:
@@ -662,7 +678,7 @@ class Cycle:
         self._is_swept = True
 
     def _put_away(self, registry: Registry, number: int, folder: Path) -> None:
-        """Do with a session's folder what its job's state says; a failed one's stays, for its last words."""
+        """Do with a session's folder what its job's state says; a failed one's log and checkpoints stay."""
         try:
             job = self.ledger.job(number)
         except ProtocolError:  # of a ledger that was lost
@@ -680,6 +696,8 @@ class Cycle:
             files.remove(folder)
         elif job.state is JobState.CANCELLED:
             files.remove(folder)
+        elif job.state is JobState.FAILED:
+            registry.remove_words(folder)
 
     # -- what people ask for
 
@@ -689,10 +707,23 @@ class Cycle:
         running = self._running
         return None if running is None else (running[0], running[1].progress)
 
+    def tell(self, job_id: int) -> dict[str, Any]:
+        """Return a job with the report of the file that it learns; what was forgotten since is not in it."""
+        job = self.ledger.job(job_id)
+        number = job.settings.get("drop")
+        if number is None:
+            return domain.as_json(job) | {"drop": None}
+        drop: dict[str, Any] = domain.as_json(self.ledger.drop(int(number)))
+        if replaced := drop["reason"].get("replaced"):
+            drop["reason"]["replaced"] = [
+                _told(example) for example in self.memory.named(job.track, replaced)
+            ]
+        return domain.as_json(job) | {"drop": drop}
+
     def cancel(self, job_id: int, now: float) -> Job:
         """Take a job out of the queue, or end its session; nothing but its time is lost."""
         with self._database.transaction():
-            job = self.ledger.move_job(self.ledger.job(job_id), "cancel", now)
+            job = self.ledger.move_job(self._job_for(job_id, "cancel"), "cancel", now)
             self.ledger.note("cancelled", now, job=job_id)
         if self._running and self._running[0].id == job_id:
             self._running[1].stop()
@@ -706,7 +737,7 @@ class Cycle:
 
         By force alone, the candidate that was refused is promoted as it is; with other settings it is made anew.
         """
-        job = self.ledger.job(job_id)
+        job = self._job_for(job_id, "retry")
         planner.check_names(settings or {})
         if settings and job.state is JobState.REJECTED:
             files.remove(self.registries[job.track].rejected / f"job-{job.id}")
@@ -716,9 +747,22 @@ class Cycle:
             self.ledger.note("retry", now, job=job_id, force=force)
         return changed
 
-    def resume(self, job_id: int, checkpoint: str | None, now: float) -> Job:
-        """Queue a job again, to go on behind its newest complete checkpoint or the one named; later ones go."""
+    def _job_for(self, job_id: int, order: str) -> Job:
+        """Return a job that can be given this order, or raise ``ProtocolError`` (409) that says why it cannot."""
         job = self.ledger.job(job_id)
+        if order not in TRANSITIONS[JobState][job.state]:
+            why = WHY_NOT[job.state].format(job=job.id, version=job.version)
+            raise ProtocolError(
+                f"job {job.id} is {job.state}: {why}", status=409, code="illegal_transition", job=job.id
+            )
+        return job
+
+    def resume(self, job_id: int, checkpoint: str | None, now: float) -> tuple[Job, str | None]:
+        """Queue a job again, to go on behind its newest complete checkpoint or the one named; later ones go.
+
+        Return the job and that checkpoint, ``None`` when there is none and it begins anew.
+        """
+        job = self._job_for(job_id, "retry")
         folder = self.registries[job.track].candidates / f"job-{job_id}" / CHECKPOINTS
         known = sorted(path.name for path in folder.glob("round-*") if path.is_dir() and not path.suffix)
         if checkpoint is not None and checkpoint not in known:
@@ -730,7 +774,7 @@ class Cycle:
         changed = self.retry(job_id, now, force=bool(job.force))
         for name in known[known.index(checkpoint) + 1 :] if checkpoint is not None else ():
             files.remove(folder / name)
-        return changed
+        return changed, checkpoint or (known[-1] if known else None)
 
     def tidy(self, now: float) -> list[Job]:
         """Queue the consolidation of every track that is idle and whose adapter has grown over half its limit."""
@@ -773,19 +817,29 @@ class Cycle:
             self.ledger.note("recovered", now, track=track, what=sentence)
 
     def rollback(self, track: str, to: str | None, now: float) -> dict[str, str | None]:
-        """Serve ``previous`` (or the version named) again; nothing changes when it cannot be loaded."""
+        """Serve ``previous`` (or the version named, or the base) again; nothing changes when it cannot be loaded."""
         registry = self.registries[track]
         before = registry.latest
         latest, previous = registry.rollback(to)
         try:
             self._tracks.serve(track, latest)
         except RegistryError:
-            if before:
-                registry.rollback(before)
+            registry.rollback(before or BASE)
             raise
-        self.memory.record_recall(track, latest, registry.evaluation(latest)["right"])
-        self.ledger.note("rolled_back", now, track=track, to=latest, why="asked for")
+        if latest is not None:
+            self.memory.record_recall(track, latest, registry.evaluation(latest)["right"])
+        self.ledger.note("rolled_back", now, track=track, to=latest or BASE, why="asked for")
         return {"latest": latest, "previous": previous, "serving": latest}
+
+    def forget(self, track: str, selector: str, now: float) -> int:
+        """Remove on purpose a dataset, or what holds a text, and its words; return how many examples that were."""
+        with self._database.transaction():
+            is_dataset = self.memory.has_dataset(track, selector)
+            gone = self.memory.forget(track, selector, now)
+            what = {"dataset": selector} if is_dataset else {}  # a text may be the very words to be forgotten
+            self.ledger.note("forgotten", now, track=track, **what, examples=gone)
+        self._database.drop_log()
+        return gone
 
     def prune(
         self, track: str, limits: RegistrySettings, now: float, *, dry_run: bool = False
@@ -815,13 +869,13 @@ class Cycle:
                 self.ledger.move_job(current, "requeue", now, attempts=job.attempts - 1)
 
 
-def _cut_off(folder: Path) -> dict[str, Any] | None:
+def _cut_off(folder: Path) -> list[Any] | None:
     """Return what a session that was cut off was to learn: asked the same, it goes on from its checkpoints."""
     for left in (folder / "candidate", *folder.glob(".*.part")):
         files.remove(left)
     try:
-        rows = {name: files.read_lines(folder / f"{name}.jsonl") for name in ("new", "old")}
-        return {**rows, "order": domain.what_decides(files.read_json(folder / "request.json"))}
+        digest = files.read_json(folder / ROWS)["sha256"]
+        return [digest, domain.what_decides(files.read_json(folder / "request.json"))]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -51,6 +51,8 @@ MIGRATIONS = (
     CREATE INDEX examples_by_question ON examples (track, question_id);
     CREATE INDEX examples_by_dataset ON examples (track, dataset);
     """,
+    # what was forgotten kept its words at first
+    "UPDATE examples SET question = 'null', answer = 'null' WHERE forgotten_at IS NOT NULL",
 )
 
 
@@ -75,6 +77,7 @@ class Database:
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.execute("PRAGMA foreign_keys=ON")
+            self._connection.execute("PRAGMA secure_delete=ON")  # what is forgotten is overwritten
             self._migrate()
         except sqlite3.DatabaseError as error:
             self._connection.close()
@@ -102,6 +105,14 @@ class Database:
                         with step("statement", statement):
                             self._connection.execute(statement)
             self._connection.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
+
+    def drop_log(self) -> None:
+        """Write everything into the file itself and empty the log, where what was overwritten may still stand.
+
+        Somebody who reads meanwhile prevents it; SQLite's next checkpoint does it then.
+        """
+        with self._lock:
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:

@@ -94,8 +94,9 @@ class Memory:
         self._db.run_many(
             "INSERT INTO examples (id, track, question_id, dataset, task, question, answer, line, drop_id, added_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (track, id) DO UPDATE SET"
-            " dataset = excluded.dataset, drop_id = excluded.drop_id, forgotten_at = NULL, learned_in = NULL,"
-            " superseded_by = NULL, recalled = NULL, recalled_in = NULL",
+            " dataset = excluded.dataset, question = excluded.question, answer = excluded.answer, line = excluded.line,"
+            " drop_id = excluded.drop_id, forgotten_at = NULL, learned_in = NULL, superseded_by = NULL,"
+            " recalled = NULL, recalled_in = NULL",
             (
                 (
                     e.id,
@@ -143,7 +144,10 @@ class Memory:
 
     def named(self, track: str, ids: Sequence[str]) -> list[Example]:
         """Return these examples in this order, the replaced ones too; what was forgotten on purpose is not there."""
-        held = {example.id: example for example in self._select(track, "")}
+        held: dict[str, Example] = {}
+        for batch in (ids[start : start + _BATCH] for start in range(0, len(ids), _BATCH)):
+            found = self._select(track, f"AND id IN ({','.join('?' * len(batch))})", *batch)
+            held |= {example.id: example for example in found}
         return [held[example_id] for example_id in ids if example_id in held]
 
     def page(
@@ -194,24 +198,29 @@ class Memory:
         )
 
     def forget(self, track: str, selector: str, now: float) -> int:
-        """Remove on purpose what ``meant`` returns; return how many examples that were."""
+        """Remove on purpose what ``meant`` returns, words and all; return how many examples that were.
+
+        What stays of each is that there was one, so that an older answer to its question does not come back.
+        """
         gone = self.meant(track, selector)
         self._db.run_many(
-            "UPDATE examples SET forgotten_at = ? WHERE track = ? AND id = ?",
+            "UPDATE examples SET forgotten_at = ?, question = 'null', answer = 'null' WHERE track = ? AND id = ?",
             [(now, track, example.id) for example in gone],
         )
         return len(gone)
 
     def meant(self, track: str, selector: str) -> list[Example]:
         """Return a dataset by name, else every example whose question or answer holds the text."""
-        is_dataset = self._db.rows(
-            "SELECT 1 FROM examples WHERE track = ? AND dataset = ? LIMIT 1", track, selector
-        )
-        if is_dataset:
+        if self.has_dataset(track, selector):
             return self._select(track, "AND dataset = ?", selector)
         if not selector.strip():
             return []
         return [example for example in self._select(track, "") if _holds(example, selector)]
+
+    def has_dataset(self, track: str, name: str) -> bool:
+        """Tell whether a dataset of this name ever came."""
+        query = "SELECT 1 FROM examples WHERE track = ? AND dataset = ? LIMIT 1"
+        return bool(self._db.rows(query, track, name))
 
     def datasets(self, track: str) -> list[dict[str, Any]]:
         """Return one row a dataset: counts of examples, learned, recalled at the last test, replaced, forgotten."""

@@ -35,6 +35,8 @@ TAG = re.compile(r"(?!(?:latest|previous|base|v\d+\.\d+|job-\d+)$)[a-z0-9][a-z0-
 """What a tag may be: nothing that already means a version, the base or a rejected candidate."""
 MERGED = "lorad.json"
 """In the merged copy: which version it is of, and the sha256 of its files."""
+BASE = "base"
+"""What people call the model without any version."""
 DAY = 86_400
 
 
@@ -405,27 +407,35 @@ class Registry:
             tracker["previous"], tracker["latest"] = tracker["latest"], version
         self._write(tracker)
 
-    def rollback(self, to: str | None = None) -> tuple[str, str | None]:
-        """Make ``previous`` (or the version named) the ``latest``; return the new latest and previous."""
+    def rollback(self, to: str | None = None) -> tuple[str | None, str | None]:
+        """Make ``previous`` (or the version named) the ``latest``; return the new latest and previous.
+
+        ``base`` makes none the latest: the base alone serves, and the next session begins with it.
+        """
         with files.locked(self.folder / ".lock"):
             tracker = self.tracker()
             if to is None and tracker["previous"] is None:
                 raise RegistryError(
-                    "there is no previous version to go back to; list them with: lorad versions",
+                    "there is no previous version to go back to; list them with: lorad versions; what the base "
+                    "alone answers serves after: lorad rollback --to base",
                     code="no_previous",
                 )
-            target = self._entry(tracker, to or "previous")["version"]
-            self.verify(target)
-            if target not in _sound(tracker):
-                raise RegistryError(
-                    f"{target} was found damaged and cannot serve; choose another with: lorad rollback --to VERSION",
-                    code="version_damaged",
-                    version=target,
-                )
+            target = None if to == BASE else self._entry(tracker, to or "previous")["version"]
+            if target is not None:
+                self._check_serves(tracker, target)
             if target != tracker["latest"]:
                 tracker["previous"], tracker["latest"] = tracker["latest"], target
                 self._write(tracker)
             return target, tracker["previous"]
+
+    def _check_serves(self, tracker: dict[str, Any], version: str) -> None:
+        self.verify(version)
+        if version not in _sound(tracker):
+            raise RegistryError(
+                f"{version} was found damaged and cannot serve; choose another with: lorad rollback --to VERSION",
+                code="version_damaged",
+                version=version,
+            )
 
     def mark_damaged(self, version: str) -> None:
         """Record that a version must not serve any more."""
@@ -472,9 +482,12 @@ class Registry:
     def newest_sound(self, base_fingerprint: str | None = None, besides: Collection[str] = ()) -> str | None:
         """Return the version to serve: ``latest`` if it verifies, else the newest that does; damaged ones are marked.
 
-        ``besides`` are not considered: they were refused for a reason that files do not show.
+        None when none is the latest: the base serves because somebody wants it to, or nobody said that a version
+        from outside shall. ``besides`` are not considered: they were refused for a reason that files do not show.
         """
         tracker = self.tracker()
+        if tracker["latest"] is None:
+            return None
         order = [
             tracker["latest"],
             tracker["previous"],
@@ -506,10 +519,14 @@ class Registry:
         """Keep a refused candidate, with its numbers, out of the way."""
         target = self.rejected / f"job-{job}"
         files.remove(target)
-        for name in ("new.jsonl", "old.jsonl"):  # its words are in memory, where `lorad forget` finds them
-            files.remove(candidate / name)
+        self.remove_words(candidate)
         files.rename(candidate, target)
         return target
+
+    def remove_words(self, candidate: Path) -> None:
+        """Remove the rows that a session learned from: they are in memory, where `lorad forget` finds them."""
+        for name in ("new.jsonl", "old.jsonl"):
+            files.remove(candidate / name)
 
     def prune_rejected(self, keep: int) -> None:
         """Remove all but the newest refused candidates."""
