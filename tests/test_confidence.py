@@ -168,6 +168,25 @@ def test_questions_that_were_never_learned_are_told_apart(made):
 
 
 @pytest.mark.usefixtures("registry")
+def test_a_held_out_file_is_read_as_its_sidecar_says(made, tmp_path):
+    # Given a file whose columns only its sidecar explains
+    file = tmp_path / "odd.json"
+    rows = [{"words": row["instruction"], "what": row["response"], "note": "x"} for row in tiny.rows(UNKNOWN)]
+    files.write_json(file, rows)
+    beside = tmp_path / "odd.json.meta.yaml"
+    beside.write_text("fields: {instruction: words, response: what}\n")
+
+    told = json.loads(lorad(made, "--on", str(file), "--json").stdout)
+
+    assert told["sources"].keys() == {"memory", "held out: odd"}
+    # And one that is for another track is refused
+    beside.write_text("track: notes\nfields: {instruction: words, response: what}\n")
+    refused = lorad(made, "--on", str(file), "--force", "--set", "tracks.notes.base=tiny")
+    assert refused.exit_code == 1
+    assert "odd.json is for the track notes" in str(refused.exception)
+
+
+@pytest.mark.usefixtures("registry")
 def test_what_is_too_long_for_a_session_is_not_asked(made):
     # Given a file with more tokens in one row than any session takes
     rows = [{"instruction": "x" * 900, "response": "y"}, *tiny.rows(UNKNOWN[:3])]

@@ -829,12 +829,22 @@ def _summon(
     """Load a version and find what to ask it."""
     chosen, (registry, base) = settings.track(track), _track(place, settings, track)
     folder = registry.verify(version, weights.read_fingerprint(base))
-    unseen = samples.read(held_out, settings.inbox, chosen.task).examples if held_out else ()
+    unseen = _unseen(settings, track, held_out) if held_out else ()
     with contextlib.closing(Database(place.database)) as database:
         questions = confidence.find_questions(Memory(database), track, registry.lineage(version), unseen)
     longest = max(row.max_length for row in settings.planner.table)
     witness = confidence.Witness(folder, base, find(chosen.task), settings.engine.device, longest)
     return witness, questions
+
+
+def _unseen(settings: Settings, track: str, file: Path) -> Sequence[domain.Example]:
+    whose, _, reading = _read(settings, track, file)
+    if whose != track:
+        raise ConfigError(
+            f"{file.name} is for the track {whose}, as its sidecar says; ask a version of that: --track {whose}",
+            code="other_track",
+        )
+    return reading.examples
 
 
 def _interview(
