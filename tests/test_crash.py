@@ -276,6 +276,40 @@ def test_a_second_crash_while_the_first_is_mended_changes_nothing(home):
                 check(world)
 
 
+def test_wherever_a_promotion_by_force_is_cut_off_it_happens_once(home):
+    with daemon(home) as world:
+        live(world)
+        refused = next(job.id for job in world.cycle.ledger.jobs() if job.state is JobState.REJECTED)
+    keep(home, home.parent / "refused")
+    put_back(home, "refused")
+    camera = Camera(home)
+    with durable.guarded(camera), daemon(home) as world:
+        world.cycle.retry(refused, world.now, force=True)
+        live(world)
+        camera.shoot("the end")
+    assert len(camera.names) > 20
+
+    for number, name in enumerate(camera.names):
+        with told(f"after a crash before operation {number}: {name}"):
+            put_back(home, str(number))
+            with daemon(home) as world:
+                if world.cycle.ledger.job(refused).state is JobState.REJECTED:  # the order was not yet heard
+                    world.cycle.retry(refused, world.now, force=True)
+                live(world)
+                _check_forced(world, refused)
+
+
+def _check_forced(world, job):
+    registry = world.registry
+    assert (registry.latest, registry.previous, world.models.serving) == ("v0.4", "v0.3", "v0.4")
+    assert [(e["version"], e["job"]) for e in registry.tracker()["checkpoints"]][3:] == [("v0.4", job)]
+    registry.verify("v0.4")
+    assert str(world.cycle.ledger.job(job).state) == "promoted"
+    learned = world.database.rows("SELECT learned_in FROM examples WHERE dataset = 'hats'")
+    assert [row["learned_in"] for row in learned] == ["v0.4", "v0.4"]
+    assert [list(folder.iterdir()) for folder in (registry.candidates, registry.rejected)] == [[], []]
+
+
 def test_wherever_the_very_first_start_is_cut_off_the_second_one_goes_well(home):
     shutil.rmtree(home)
     camera = Camera(home)
