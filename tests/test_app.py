@@ -16,7 +16,7 @@ from peft import PeftModel
 
 import tiny
 from lorad import teacher, weights
-from lorad.app import App
+from lorad.app import App, ChildSession
 from lorad.client import Client
 from lorad.config import Settings
 from lorad.errors import ConfigError
@@ -201,6 +201,19 @@ def _check_restart(home, drops):
         assert client.call("GET", "/api/versions")["latest"] == "v0.2"
     finally:
         app.stop()
+
+
+def test_a_session_that_takes_too_long_is_ended_and_says_what_to_do(tmp_path):
+    (tmp_path / "progress.jsonl").write_text('{"round": 2}\n')
+    child = ChildSession(tmp_path, Settings.model_validate({"training": {"max_seconds": 60}}))
+    assert child.poll(1000.0) is None
+    assert child.poll(1059.0) is None
+
+    assert child.poll(1061.0) == -signal.SIGKILL
+
+    said = child.progress
+    assert (said["round"], said["error"]["code"]) == (2, "too_slow")
+    assert "raise it, and let the session go on with: lorad resume JOB" in said["error"]["message"]
 
 
 def test_a_second_daemon_in_the_same_home_is_refused(home):

@@ -1,11 +1,13 @@
 """The chat task: one begin, one end, the end is trained, nothing is rewritten."""
 
+from dataclasses import replace
+
 import pytest
 
 import tiny
 from lorad.domain import Example
 from lorad.errors import ConfigError, SampleError
-from lorad.tasks import find
+from lorad.tasks import encode, find
 
 CHAT = find("chat")
 
@@ -83,6 +85,24 @@ def test_a_base_without_chat_template_or_end_token_cannot_serve_chat():
     with pytest.raises(ConfigError, match="end token"):
         CHAT.check_tokenizer(endless)
     CHAT.check_tokenizer(tiny.tokenizer())
+
+
+def test_a_row_that_the_template_refuses_is_left_out_and_says_why():
+    # Given a template like Gemma's, which knows no system message
+    strict = tiny.tokenizer()
+    strict.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        + strict.chat_template
+    )
+    good = tiny.facts(1)[0]
+    bad = replace(good, question=[{"role": "system", "content": "Be kind."}, *good.question])
+
+    usable, unusable = encode(CHAT, strict, [bad, good])
+
+    assert [example for example, _ in usable] == [good]
+    [(left_out, error)] = unusable
+    assert left_out == bad
+    assert (error.code, "System role not supported" in error.message) == ("template", True)
 
 
 def test_an_unknown_task_is_named():

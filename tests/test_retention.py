@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorad.retention import mcnemar, summarise
+from lorad.retention import mcnemar, summarise, tabulate
 
 SHARE = st.floats(0, 1)
 MATRICES = st.integers(1, 5).flatmap(
@@ -35,6 +35,50 @@ def test_three_versions_by_hand():
     assert found.bwt == pytest.approx(((0.7 - 1.0) + (0.9 - 0.8)) / 2)
     assert found.fwt == pytest.approx(((0.95 - 0.05) + (0.3 - 0.1)) / 2)
     assert found.forgetting == pytest.approx(((1.0 - 0.7) + (0.8 - 0.9)) / 2)
+
+
+def score(right, total=10):
+    return {"right": right, "total": total}
+
+
+def test_the_matrix_of_versions_by_hand():
+    # Given two versions that learned something and one that was consolidated
+    versions = [
+        (
+            "v0.1",
+            {"dataset": "a", "scores": {"a": score(10)}, "new_before": score(3), "new_at_base": score(1)},
+        ),
+        (
+            "v0.2",
+            {
+                "dataset": "b",
+                "scores": {"a": score(9), "b": score(8)},
+                "new_before": score(4),
+                "new_at_base": score(2),
+            },
+        ),
+        ("v0.3", {"dataset": "memory", "scores": {"a": score(7), "b": score(9)}}),
+    ]
+
+    found = tabulate(versions)
+
+    assert found["versions"] == ["v0.1", "v0.2", "v0.3"]
+    assert found["datasets"] == ["a", "b"]
+    assert found["matrix"] == [[1.0, None], [0.9, 0.8], [0.7, 0.9]]
+    assert found["counts"] == [[[10, 10], None], [[9, 10], [8, 10]], [[7, 10], [9, 10]]]
+    assert found["acc"] == pytest.approx(0.8)
+    assert found["bwt"] == pytest.approx(0.7 - 1.0)
+    assert found["fwt"] == pytest.approx(0.4 - 0.2)
+    assert found["forgetting"] == pytest.approx(1.0 - 0.7)
+
+
+def test_versions_from_outside_and_empty_datasets_have_a_place_in_the_matrix():
+    assert tabulate([])["acc"] is None
+
+    found = tabulate([("v0.7", {"dataset": "", "scores": {"a": score(5), "b": score(0, 0)}})])
+
+    assert found["matrix"] == [[0.5, None]]
+    assert found["fwt"] is None
 
 
 def test_forgetting_counts_from_the_best_and_not_from_the_first():

@@ -33,7 +33,7 @@ from lorad.engine import BASE, Engine, Sampling, Ticket
 from lorad.errors import ConfigError, LoradError, ProtocolError, RegistryError
 from lorad.home import Home, find_home
 from lorad.registry import MANIFEST, Registry
-from lorad.retention import summarise
+from lorad.retention import tabulate
 from lorad.states import OPEN_JOBS
 from lorad.tasks import encode, find
 from lorad.weights import DTYPES, load_base, machine, quieten, shape, verify_base
@@ -657,26 +657,7 @@ class App:
         for version in reversed(registry.lineage(registry.latest)):
             with contextlib.suppress(RegistryError):
                 rows.append((version, registry.evaluation(version)["evaluation"]))
-        names = list(dict.fromkeys(name for _, row in rows for name in row["scores"]))
-        counts = [[_count(row["scores"].get(name)) for name in names] for _, row in rows]
-        matrix = [[c[0] / c[1] if c else None for c in line] for line in counts]
-        learned = [row["dataset"] for _, row in rows]
-        order = [(learned.index(name), names.index(name)) for name in names if name in learned]
-        square = [[matrix[i][j] for _, j in order] for i, _ in order]
-        # before a dataset was learned, its rows were asked of the parent, and of the base
-        for k in range(1, len(order)):
-            square[k - 1][k] = _share(rows[order[k][0]][1].get("new_before"))
-        baseline = [_share(rows[i][1].get("new_at_base")) for i, _ in order]
-        summary = domain.as_json(
-            summarise([*square[:-1], [matrix[-1][j] for _, j in order]] if square else [], baseline)
-        )
-        return {
-            "versions": [version for version, _ in rows],
-            "datasets": names,
-            "matrix": matrix,
-            "counts": counts,
-            **summary,
-        }
+        return tabulate(rows)
 
     def diff(self, track: str, a: str, b: str) -> dict[str, Any]:
         """Return the examples that one version answers right and the other does not."""
@@ -702,14 +683,6 @@ class App:
     def events(self, after: int) -> list[dict[str, Any]]:
         """Return the events after an id."""
         return self.cycle.ledger.events(after=after)
-
-
-def _count(score: dict[str, int] | None) -> list[int] | None:
-    return [score["right"], score["total"]] if score else None
-
-
-def _share(score: dict[str, int] | None) -> float | None:
-    return score["right"] / score["total"] if score and score["total"] else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

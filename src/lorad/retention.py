@@ -5,9 +5,10 @@ Sources: GEM (Lopez-Paz and Ranzato 2017) for ACC, BWT and FWT; Chaudhry et al. 
 McNemar 1947, exact form, for paired answers.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from math import comb
+from typing import Any
 
 Matrix = Sequence[Sequence[float | None]]
 
@@ -41,6 +42,32 @@ def summarise(matrix: Matrix, baseline: Sequence[float | None] = ()) -> Retentio
     )
 
 
+def tabulate(versions: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Return the matrix of these versions on every dataset, and its four numbers, as JSON data.
+
+    ``versions`` are names with their evaluations (see ``domain.Evaluation``), the oldest first; those that learned
+    no dataset of their own (consolidated, refitted) are rows of the matrix and count for ACC alone.
+    """
+    rows = [row for _, row in versions]
+    names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
+    counts = [[_count(row["scores"].get(name)) for name in names] for row in rows]
+    matrix = [[count[0] / count[1] if count else None for count in line] for line in counts]
+    learned = [row["dataset"] for row in rows]
+    order = [(learned.index(name), names.index(name)) for name in names if name in learned]
+    square = [[matrix[i][j] for _, j in order] for i, _ in order]
+    for k, (i, _) in enumerate(order[1:], 1):  # before it was learned, a dataset was asked of the parent
+        square[k - 1][k] = _share(rows[i].get("new_before"))
+    baseline = [_share(rows[i].get("new_at_base")) for i, _ in order]
+    newest = [[matrix[-1][j] for _, j in order]] if square else []
+    return {
+        "versions": [name for name, _ in versions],
+        "datasets": names,
+        "matrix": matrix,
+        "counts": counts,
+        **asdict(summarise([*square[:-1], *newest], baseline)),
+    }
+
+
 def mcnemar(broken: int, mended: int) -> float:
     """Return the two-sided exact p-value that ``broken`` against ``mended`` answers is chance.
 
@@ -52,6 +79,15 @@ def mcnemar(broken: int, mended: int) -> float:
         return 1.0
     tail: float = sum(comb(changed, k) for k in range(min(broken, mended) + 1)) / 2**changed
     return min(1.0, 2 * tail)
+
+
+def _count(score: Mapping[str, int] | None) -> list[int] | None:
+    return [score["right"], score["total"]] if score and score["total"] else None
+
+
+def _share(score: Mapping[str, int] | None) -> float | None:
+    counted = _count(score)
+    return counted[0] / counted[1] if counted else None
 
 
 def _minus(a: float | None, b: float | None) -> float | None:
