@@ -918,6 +918,26 @@ def test_what_was_rejected_is_learned_when_it_is_dropped_again(world):
     assert world.job().id == 2
 
 
+def test_dropped_files_are_kept_for_as_many_days_as_one_says(tmp_path):
+    world = World(tmp_path, Settings.model_validate({"inbox": {"settle_seconds": 5, "keep_done_days": 2}}))
+    world.learn("doors.json", tiny.facts(4, "doors"))
+    own = world.home / "inbox" / "done" / "mine"
+    own.mkdir()
+    world.now += 86_400
+    world.learn("gates.json", tiny.facts(3, subject="gate"))
+    assert world.done() == ["doors.json", "gates.json"]
+
+    world.now += 2 * 86_400
+    world.learn("mills.json", tiny.facts(2, subject="mill"))
+
+    assert world.done() == ["gates.json", "mills.json"]
+    assert own.is_dir()
+    assert len(told(world, "done_pruned")) == 1
+    world.learn("hats.json", tiny.facts(2, subject="hat"))
+    assert len(told(world, "done_pruned")) == 1
+    world.database.close()
+
+
 def test_after_forgetting_no_file_of_the_home_but_the_dropped_ones_holds_the_words(world):
     # Given a word that was learned, replaced, and met by a session that failed
     old, *others = tiny.facts(3)

@@ -675,6 +675,9 @@ class Cycle:
                 raise
             except LoradError as error:  # versions serve; what is too much can go another day
                 log.warning("prune_failed", track=track, **describe(error))
+        if days := self.inbox.prune_done(now):
+            self.ledger.note("done_pruned", now, days=days)
+            log.info("done_pruned", days=days)
         self._is_swept = True
 
     def _put_away(self, registry: Registry, number: int, folder: Path) -> None:

@@ -59,6 +59,8 @@ IGNORED = (
 _IGNORED = re.compile("|".join(fnmatch.translate(pattern) for pattern in IGNORED))
 
 OWN_FOLDERS = ("processing", "done", "failed")
+DAY = "%Y-%m-%d"
+"""The name of a day's folder in ``done/``; such names sort as the days do."""
 
 REASON = ".reason.json"
 
@@ -373,8 +375,23 @@ class Inbox:
 
     def finish(self, path: Path, now: float) -> Path:
         """Move an accepted file to ``done/<date>/``."""
-        day = time.strftime("%Y-%m-%d", time.localtime(now))
+        day = time.strftime(DAY, time.localtime(now))
         return self._end(path, files.free_name(self.folder / "done" / day / path.name))
+
+    def prune_done(self, now: float) -> list[str]:
+        """Remove the days of ``done/`` that ``keep_done_days`` lets go; return them."""
+        days = self._settings.keep_done_days
+        if days is None:
+            return []
+        oldest = time.strftime(DAY, time.localtime(now - days * 86_400))
+        old = sorted(
+            path.name
+            for path in (self.folder / "done").glob("????-??-??")  # files that a person put there stay
+            if path.is_dir() and not path.is_symlink() and path.name < oldest
+        )
+        for day in old:
+            files.remove(self.folder / "done" / day)
+        return old
 
     def fail(self, path: Path, reason: dict[str, Any]) -> Path:
         """Move a file to ``failed/``; its reason is there before it."""
