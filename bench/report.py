@@ -16,16 +16,21 @@ CACHE = BENCH / "cache"
 
 
 def provenance() -> dict[str, Any]:
-    """Return command, commit, date and machine."""
-    describe = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=BENCH, capture_output=True, text=True, check=False
-    )
+    """Return command, commit, date and machine; ``-dirty`` says that something else than results was changed since."""
+    commit = _git("describe", "--always")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!results")
     return {
         "command": " ".join(["python", *sys.argv]),
-        "commit": describe.stdout.strip(),
+        "commit": commit + "-dirty" * bool(changed),
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_memory_gib()} GiB, {_processor()}, Python {platform.python_version()}",
     }
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(
+        ["git", *words], cwd=BENCH, capture_output=True, text=True, check=False
+    ).stdout.strip()
 
 
 def _memory_gib() -> int:
