@@ -37,6 +37,10 @@ FILES = {
 BESIDE = {"keys.json.meta.yaml": "description: by hand", "bad.json.meta.yaml": "description: by foot"}
 STEPS = 400
 
+pytestmark = pytest.mark.timeout(
+    300
+)  # thousands of starts; half a minute each on a machine that does nothing else
+
 
 # one full cycle
 

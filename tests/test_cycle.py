@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import sqlite3
 from dataclasses import replace
 from itertools import pairwise
 
@@ -547,7 +548,7 @@ def test_a_checkpoint_that_is_not_there_is_told_and_nothing_changes(world):
     [
         ("queued", "retry", "waits for its turn; take it out of the queue with: lorad cancel 1"),
         ("training", "retry", "its session runs; end it with: lorad cancel 1"),
-        ("promoted", "cancel", "it became v0.1; take that back with: lorad rollback"),
+        ("promoted", "cancel", "it became v0.1; what serves is changed with: lorad rollback"),
         ("promoted", "retry", "it became v0.1"),
         ("rejected", "cancel", "queue it again with: lorad retry 1"),
         ("failed", "cancel", "queue it again with: lorad retry 1"),
@@ -847,6 +848,22 @@ def test_a_rollback_to_what_cannot_be_loaded_changes_nothing(world):
         world.cycle.rollback("chat", None, world.now)
 
     assert world.registry.latest == world.models.serving == "v0.2"
+    # nor from the base, whose way back stays as it is
+    world.cycle.rollback("chat", "base", world.now)
+    with pytest.raises(RegistryError):
+        world.cycle.rollback("chat", "v0.1", world.now)
+    assert (world.registry.latest, world.registry.previous) == (None, "v0.2")
+
+
+def test_what_was_given_up_for_the_base_does_not_stand_in_for_what_came_after(world):
+    world.learn("doors.json", tiny.facts(4, "doors"))
+    world.cycle.rollback("chat", "base", world.now)
+    world.models.broken.add("v0.2")
+
+    world.learn("gates.json", tiny.facts(3, subject="gate"))
+
+    assert world.models.serving is None
+    assert world.registry.newest_sound("base-print") is None
 
 
 def test_old_rows_are_compared_with_what_the_version_that_serves_recalled(world):
@@ -935,6 +952,11 @@ def test_dropped_files_are_kept_for_as_many_days_as_one_says(tmp_path):
     assert len(told(world, "done_pruned")) == 1
     world.learn("hats.json", tiny.facts(2, subject="hat"))
     assert len(told(world, "done_pruned")) == 1
+    # and days pass without a session too
+    world.now += 5 * 86_400
+    world.cycle.scrub(world.now)
+    world.pass_time()
+    assert world.done() == []
     world.database.close()
 
 
@@ -951,11 +973,48 @@ def test_after_forgetting_no_file_of_the_home_but_the_dropped_ones_holds_the_wor
     assert world.job().state is JobState.FAILED
 
     assert world.cycle.forget("chat", "zyzzyva", world.now) == 1
+    world.pass_time()
 
     holding = [p for p in world.home.rglob("*") if p.is_file() and b"zyzzyva" in p.read_bytes()]
     assert sorted(path.name for path in holding) == ["again.json", "doors.json"]  # in inbox/done
     told = [event for event in world.cycle.ledger.events(limit=5) if event["name"] == "forgotten"]
     assert [event["examples"] for event in told] == [1]
+
+
+@pytest.mark.parametrize("paused", [True, False])
+def test_a_session_that_waits_or_never_starts_again_holds_no_forgotten_words(world, paused):
+    # Given a session that the daemon's end cut off
+    world.drop("doors.json", tiny.facts(4))
+    world.pass_time()
+    world.cycle.halt(world.now)
+    world.database.close()
+    world.start()
+    folder = world.registry.candidates / "job-1"
+    assert (folder / "new.jsonl").exists()
+    world.cycle.ledger.set_flag("paused", "yes" if paused else "")
+
+    world.cycle.forget("chat", "doors", world.now)
+    world.pass_time()
+
+    assert world.job().state is (JobState.QUEUED if paused else JobState.FAILED)
+    assert not list(folder.glob("*.jsonl"))
+
+
+def test_forgotten_words_leave_the_log_as_soon_as_nobody_reads(world):
+    world.learn("doors.json", [replace(tiny.facts(1)[0], answer="zyzzyva")])
+    log = world.home / "models" / "lorad.sqlite3-wal"
+    reader = sqlite3.connect(world.home / "models" / "lorad.sqlite3")
+    reader.execute("BEGIN")
+    reader.execute("SELECT COUNT(*) FROM examples").fetchall()
+
+    world.cycle.forget("chat", "zyzzyva", world.now)
+    world.pass_time()
+
+    assert log.stat().st_size
+    reader.close()
+    world.pass_time(60)
+    assert log.stat().st_size == 0
+    assert b"zyzzyva" not in (world.home / "models" / "lorad.sqlite3").read_bytes()
 
 
 def test_a_failed_session_leaves_no_rows_and_goes_on_behind_its_checkpoints(world):

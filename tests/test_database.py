@@ -152,6 +152,38 @@ def test_what_was_not_committed_is_not_there_after_a_kill(tmp_path):
     again.close()
 
 
+def test_words_that_an_older_lorad_kept_of_the_forgotten_go(tmp_path):
+    # Given the first form of the database, with a forgotten example and what was told of it
+    path = tmp_path / "a.sqlite3"
+    older = sqlite3.connect(path)
+    for statement in MIGRATIONS[0].split(";"):
+        older.execute(statement)
+    older.execute("PRAGMA user_version=1")
+    reason = '{"new": 1, "replacing": 1, "replaced": [{"question": "q?", "answer": "zyzzyva"}]}'
+    older.execute(
+        "INSERT INTO drops (name, track, state, taken_at, reason) VALUES ('a', 't', 'accepted', 1, ?)",
+        [reason],
+    )
+    columns = "(id, track, question_id, dataset, task, question, answer, added_at, forgotten_at)"
+    for name, at in (("old", 5.0), ("kept", None)):
+        values = [name, "t", name, "d", "chat", '"q?"', '"zyzzyva"' if at else '"moss"', 1.0, at]
+        older.execute(f"INSERT INTO examples {columns} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+    event = '{"track": "t", "selector": "zyzzyva", "examples": 1}'
+    older.execute("INSERT INTO events (at, name, data) VALUES (1, 'forgotten', ?)", [event])
+    older.commit()
+    older.close()
+
+    database = Database(path)
+    database.empty_log()
+
+    assert b"zyzzyva" not in path.read_bytes()
+    assert database.rows("SELECT reason FROM drops")[0][0] == '{"new":1,"replacing":1}'
+    assert database.rows("SELECT data FROM events")[0][0] == '{"track":"t","examples":1}'
+    kept = database.rows("SELECT question, answer FROM examples WHERE forgotten_at IS NULL")
+    assert [tuple(row) for row in kept] == [('"q?"', '"moss"')]
+    database.close()
+
+
 def test_a_database_of_a_newer_lorad_is_not_touched(tmp_path):
     path = tmp_path / "a.sqlite3"
     newer = sqlite3.connect(path)

@@ -647,6 +647,49 @@ def test_the_base_alone_can_serve_again(registry):
     assert registry.rollback() == ("v0.2", None)
 
 
+@pytest.mark.parametrize("harm", ["a field was added", "damaged", "gone"])
+def test_that_the_base_serves_outlives_the_tracker(registry, harm):
+    promote(registry, 2)
+    registry.rollback("base")
+    path = registry.folder / TRACKER
+    if harm == "a field was added":
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"note": "mine"}))
+    elif harm == "damaged":
+        path.write_text("{")
+
+    else:
+        path.unlink()
+    registry.recover()
+
+    if harm == "gone":  # nothing tells it from a promotion that was cut off
+        assert registry.latest == "v0.2"
+    else:
+        assert (registry.latest, registry.previous, registry.newest_sound(BASE)) == (None, "v0.2", None)
+
+
+def test_what_nobody_asked_to_serve_is_not_latest_when_the_tracker_is_rebuilt(registry):
+    birth = Birth(job=None, parent=None, base=BASE, description="brought", serve=False)
+    promote(registry)
+    registry.promote(a_candidate(registry, 8), birth, NOON, "v0.7")
+    (registry.folder / TRACKER).write_text("{")
+    (registry.folder / "latest").unlink()
+
+    registry.recover()
+
+    assert registry.latest == "v0.1"
+
+
+def test_a_merged_copy_of_nobody_knows_what_goes_when_the_base_serves(registry):
+    promote(registry)
+    merged = registry.folder / "merged"
+    merged.mkdir()
+    (merged / "lorad.json").write_text("{")
+
+    registry.rollback("base")
+
+    assert not merged.exists()
+
+
 def test_learning_goes_on_from_the_base(registry):
     promote(registry, 2)
     registry.rollback("base")

@@ -576,7 +576,7 @@ class App:
         }
 
     def rollback(self, track: str, to: str | None) -> dict[str, Any]:
-        """Serve an earlier version again."""
+        """Serve an earlier version again, or the base alone."""
         self._registry(track)
         found: dict[str, Any] = self._exclusively(lambda: self.cycle.rollback(track, to, time.time()))
         return found

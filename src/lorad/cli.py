@@ -627,7 +627,11 @@ def resume(ctx: typer.Context, job: ResumedJob = None, checkpoint: FromCheckpoin
         typer.echo("learning again")
         return
     behind = _client(ctx).resume_job(job, checkpoint)["checkpoint"]
-    where = f"go on behind {behind}" if behind else "begin anew: it has no complete checkpoint"
+    where = (
+        f"go on behind {behind}, if what it learns is still the same"
+        if behind
+        else "begin anew: it has no complete checkpoint"
+    )
     typer.echo(f"job {job} is queued, to {where}")
 
 
@@ -663,7 +667,11 @@ def versions_latest(ctx: typer.Context, track: Track = "chat") -> None:
     """Print the name of the latest version."""
     latest = _client(ctx).versions(track)["latest"]
     if latest is None:
-        raise RegistryError(f"{track} has no version yet; drop a file into its inbox", code="no_version")
+        raise RegistryError(
+            f"no version of {track} is the latest: the base alone serves; drop a file, or go back to a version with: "
+            "lorad rollback",
+            code="no_version",
+        )
     typer.echo(latest)
 
 
@@ -868,7 +876,8 @@ def forget(
             raise typer.Exit(1)
     count = phrases.plural(client.forget(track, selector)["forgotten"], "example")
     typer.echo(
-        f"forgot {count}; the weights still hold them until: lorad consolidate --refit; the dropped file itself is in inbox/done"
+        f"forgot {count}; the weights still hold them until: lorad consolidate --refit, and earlier versions until they are "
+        "pruned; the dropped file itself is in inbox/done"
     )
 
 

@@ -177,7 +177,7 @@ class Client:
         return self.call("GET", f"{_version_path(version)}/explain", track=track)
 
     def rollback(self, track: str, to: str | None = None) -> Any:
-        """Serve ``previous`` again, or the version named."""
+        """Serve ``previous`` again, or the version named, or ``base`` alone."""
         return self.call("POST", "/api/rollback", {"track": track, "to": to})
 
     def memory(self, track: str) -> Any:

@@ -62,7 +62,7 @@ class InboxSettings(Section):
     """Lists and objects in one another in a row."""
     max_bad_share: Share = 0.05
     """Accept the good rows of a file while less than this share is bad; from there on the file fails."""
-    keep_done_days: Count | None = None
+    keep_done_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
     """Remove what was learned from ``done/`` after so many days; ``None`` keeps it for ever."""
     preferences: Literal["refuse", "learn_chosen"] = "refuse"
     """Rows that prefer one answer to another: ``learn_chosen`` learns the good one as any answer, never the bad one."""

@@ -55,7 +55,7 @@ WHY_NOT = {
     JobState.QUEUED: "it waits for its turn; take it out of the queue with: lorad cancel {job}",
     JobState.TRAINING: "its session runs; end it with: lorad cancel {job}",
     JobState.JUDGING: "its session has ended and is being judged; look again in a moment",
-    JobState.PROMOTED: "it became {version}; take that back with: lorad rollback",
+    JobState.PROMOTED: "it became {version}; what serves is changed with: lorad rollback --to VERSION",
     JobState.REJECTED: "it has ended; queue it again with: lorad retry {job}",
     JobState.FAILED: "it has ended; queue it again with: lorad retry {job}",
     JobState.CANCELLED: "it has ended; queue it again with: lorad retry {job}",
@@ -146,6 +146,8 @@ class Cycle:
         self._running: tuple[Job, Session] | None = None
         self._waits = Waits()
         self._is_swept = False
+        self._is_log_empty = False
+        """Whether the database's log, where forgotten words may still stand, was emptied since they were forgotten."""
         self._is_full = False
 
     # -- the picture
@@ -161,6 +163,8 @@ class Cycle:
             self._try("watch", ticks, partial(self.watch, now, ticks))
         if not self._is_swept:
             self._try("sweep", ticks, partial(self.sweep, now))
+        if not self._is_log_empty:
+            self._try("empty log", ticks, self._empty_log)
 
     def _try(self, what: Hashable, ticks: float, act: Callable[[], None]) -> None:
         """Do something unless it has to wait; what cannot be done now waits, and nothing waits for it."""
@@ -178,6 +182,10 @@ class Cycle:
             self._waits.end(what)
             if isinstance(what, Path):
                 self.inbox.held.pop(what, None)
+
+    def _empty_log(self) -> None:
+        self._database.empty_log()
+        self._is_log_empty = True
 
     # -- start
 
@@ -216,7 +224,7 @@ class Cycle:
                 self.ledger.note("requeued", now, job=job.id, why="the daemon stopped during the session")
 
     def serve_newest(self, track: str) -> None:
-        """Serve the newest version that can be loaded; the base, when there is none."""
+        """Serve ``latest`` or what stands in for it; the base, when there is neither."""
         registry = self.registries[track]
         refused: set[str] = set()
         while version := registry.newest_sound(self._tracks.fingerprint(track), refused):
@@ -414,8 +422,12 @@ class Cycle:
             )
         if job.kind != "learn" and not old:
             raise TrainingError(
-                "memory holds nothing that was learned, so there is nothing to make a version of; what the base "
-                "alone answers serves after: lorad rollback --to base",
+                "nothing in memory belongs to what serves now, so there is nothing to make a version of; "
+                + (
+                    "the base alone serves after: lorad rollback --to base"
+                    if parent
+                    else "drop the files again, or go back to a version: lorad versions"
+                ),
                 code="nothing_learned",
             )
         overrides = {key: value for key, value in job.settings.items() if key != "drop"}
@@ -656,6 +668,7 @@ class Cycle:
 
     def _crash(self, job: Job, error: BaseException, now: float) -> None:
         reason = describe(error)
+        self._is_swept = False
         with self._database.transaction():
             self.ledger.move_job(job, "crash", now, reason=reason)
             self.ledger.note("session_failed", now, job=job.id, dataset=job.dataset, why=reason["message"])
@@ -681,7 +694,7 @@ class Cycle:
         self._is_swept = True
 
     def _put_away(self, registry: Registry, number: int, folder: Path) -> None:
-        """Do with a session's folder what its job's state says; a failed one's log and checkpoints stay."""
+        """Do with a session's folder what its job's state says; of one that may go on, log and checkpoints stay."""
         try:
             job = self.ledger.job(number)
         except ProtocolError:  # of a ledger that was lost
@@ -699,7 +712,7 @@ class Cycle:
             files.remove(folder)
         elif job.state is JobState.CANCELLED:
             files.remove(folder)
-        elif job.state is JobState.FAILED:
+        elif job.state in {JobState.FAILED, JobState.QUEUED}:
             registry.remove_words(folder)
 
     # -- what people ask for
@@ -812,6 +825,7 @@ class Cycle:
             self.ledger.note("damaged", now, why=error.message)
             log.error("damaged", **error.as_dict())
         self.ledger.note("scrubbed", now, damaged=len(found))
+        self._is_swept = False  # days have passed, whether or not a session has ended
         return found
 
     def _recover_registry(self, track: str, now: float) -> None:
@@ -822,12 +836,12 @@ class Cycle:
     def rollback(self, track: str, to: str | None, now: float) -> dict[str, str | None]:
         """Serve ``previous`` (or the version named, or the base) again; nothing changes when it cannot be loaded."""
         registry = self.registries[track]
-        before = registry.latest
+        before = registry.latest, registry.previous
         latest, previous = registry.rollback(to)
         try:
             self._tracks.serve(track, latest)
         except RegistryError:
-            registry.rollback(before or BASE)
+            registry.put_back(*before)
             raise
         if latest is not None:
             self.memory.record_recall(track, latest, registry.evaluation(latest)["right"])
@@ -841,7 +855,7 @@ class Cycle:
             gone = self.memory.forget(track, selector, now)
             what = {"dataset": selector} if is_dataset else {}  # a text may be the very words to be forgotten
             self.ledger.note("forgotten", now, track=track, **what, examples=gone)
-        self._database.drop_log()
+        self._is_swept = self._is_log_empty = False
         return gone
 
     def prune(

@@ -23,6 +23,9 @@ PASSING = {
     sqlite3.SQLITE_LOCKED,
 }
 
+#: Seconds to wait for somebody else who writes.
+PATIENCE = 30
+
 #: Each entry is applied once, in order; ``PRAGMA user_version`` counts them. Never edit one that was released.
 MIGRATIONS = (
     """
@@ -51,8 +54,12 @@ MIGRATIONS = (
     CREATE INDEX examples_by_question ON examples (track, question_id);
     CREATE INDEX examples_by_dataset ON examples (track, dataset);
     """,
-    # what was forgotten kept its words at first
-    "UPDATE examples SET question = 'null', answer = 'null' WHERE forgotten_at IS NOT NULL",
+    # what was forgotten kept its words at first, here and in two other places
+    """
+    UPDATE examples SET question = 'null', answer = 'null' WHERE forgotten_at IS NOT NULL;
+    UPDATE drops SET reason = json_remove(reason, '$.replaced') WHERE reason LIKE '%"replaced"%';
+    UPDATE events SET data = json_remove(data, '$.selector') WHERE name = 'forgotten';
+    """,
 )
 
 
@@ -66,7 +73,7 @@ class Database:
         self._depth = 0
         try:
             self._connection = sqlite3.connect(
-                path, isolation_level=None, check_same_thread=False, timeout=30
+                path, isolation_level=None, check_same_thread=False, timeout=PATIENCE
             )
         except sqlite3.OperationalError as error:
             raise RegistryError(
@@ -106,13 +113,21 @@ class Database:
                             self._connection.execute(statement)
             self._connection.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
 
-    def drop_log(self) -> None:
-        """Write everything into the file itself and empty the log, where what was overwritten may still stand.
+    def empty_log(self) -> None:
+        """Write everything into the file itself and empty the log: what was overwritten still stands there.
 
-        Somebody who reads meanwhile prevents it; SQLite's next checkpoint does it then.
+        Raise ``RetryLater`` while somebody else reads, or where there is no room.
         """
-        with self._lock:
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with self._lock, step("empty log"):
+            self._connection.execute("PRAGMA busy_timeout=0")  # whoever waits holds everybody up
+            try:
+                is_busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            except sqlite3.OperationalError as error:
+                raise _later(error) from error
+            finally:
+                self._connection.execute(f"PRAGMA busy_timeout={PATIENCE * 1000}")
+        if is_busy:
+            raise RetryLater("somebody else reads the database", code="locked")
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:

@@ -17,9 +17,9 @@ import os
 import re
 import stat
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,6 @@ IGNORED = (
 _IGNORED = re.compile("|".join(fnmatch.translate(pattern) for pattern in IGNORED))
 
 OWN_FOLDERS = ("processing", "done", "failed")
-DAY = "%Y-%m-%d"
-"""The name of a day's folder in ``done/``; such names sort as the days do."""
 
 REASON = ".reason.json"
 
@@ -374,24 +372,23 @@ class Inbox:
         return sorted(found, key=lambda item: (item.drop, item.path.name))
 
     def finish(self, path: Path, now: float) -> Path:
-        """Move an accepted file to ``done/<date>/``."""
-        day = time.strftime(DAY, time.localtime(now))
+        """Move an accepted file to ``done/<date>/``, the date of this place."""
+        day = _local_date(now).isoformat()
         return self._end(path, files.free_name(self.folder / "done" / day / path.name))
 
     def prune_done(self, now: float) -> list[str]:
-        """Remove the days of ``done/`` that ``keep_done_days`` lets go; return them."""
+        """Remove the days of ``done/`` that ``keep_done_days`` lets go, and nothing that a person put there; return them."""
         days = self._settings.keep_done_days
         if days is None:
             return []
-        oldest = time.strftime(DAY, time.localtime(now - days * 86_400))
-        old = sorted(
-            path.name
-            for path in (self.folder / "done").glob("????-??-??")  # files that a person put there stay
-            if path.is_dir() and not path.is_symlink() and path.name < oldest
-        )
-        for day in old:
-            files.remove(self.folder / "done" / day)
-        return old
+        oldest = _local_date(now) - timedelta(days)
+        gone = []
+        for folder in sorted((self.folder / "done").glob("*")):
+            with contextlib.suppress(ValueError):  # no day's name
+                if date.fromisoformat(folder.name) < oldest and not folder.is_symlink():
+                    files.remove(folder)
+                    gone += [] if folder.exists() else [folder.name]
+        return gone
 
     def fail(self, path: Path, reason: dict[str, Any]) -> Path:
         """Move a file to ``failed/``; its reason is there before it."""
@@ -409,6 +406,10 @@ class Inbox:
         if self._is_processing(path):
             files.remove_empty(path.parent)
         return target
+
+
+def _local_date(now: float) -> date:
+    return datetime.fromtimestamp(now).astimezone().date()
 
 
 @contextlib.contextmanager

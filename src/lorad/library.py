@@ -71,7 +71,7 @@ def load(
 def load_all(
     *, home: str | Path | None = None, config: str | None = None, strict: bool | None = None
 ) -> dict[str, Loaded]:
-    """Load ``latest`` of every track that has learned something; tracks with one base share it in memory."""
+    """Load ``latest`` of every track that has one; tracks with one base share it in memory."""
     library = _Library(home, config, strict)
     return {track: library.load(track, "latest") for track in library.learned()}
 

@@ -709,10 +709,11 @@ def reproduce_version(
     folder = registry.folder / "reproduced" / version
     with _database(place) as database:
         reproduction.prepare(registry, Memory(database), version, base_folder, folder)
-    _run_session(folder, quiet=as_json)
-    found = reproduction.compare(registry, version, folder)
-    if not keep:
-        files.remove(folder)
+    try:
+        _run_session(folder, quiet=as_json)
+        found = reproduction.compare(registry, version, folder)
+    finally:  # what is kept holds no words
+        registry.remove_words(folder) if keep else files.remove(folder)
     told = (
         "bit-equal"
         if found.is_equal

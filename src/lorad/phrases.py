@@ -66,7 +66,7 @@ def clock(at: float) -> str:
 
 
 def serving(track: Record) -> str:
-    """Return the version that answers on a track, ``base`` while nothing was learned."""
+    """Return the version that answers on a track, ``base`` when none does."""
     return track["serving"] or "base"
 
 

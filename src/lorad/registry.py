@@ -337,7 +337,7 @@ class Registry:
             version = files.read_json(merged / MERGED)["version"]
         except (OSError, ValueError, TypeError, KeyError):
             version = None
-        if version != latest:
+        if version is None or version != latest:
             files.remove(merged)
 
     def _retract(self, version: str, candidate: Path, before: dict[str, Any]) -> None:
@@ -428,6 +428,11 @@ class Registry:
                 self._write(tracker)
             return target, tracker["previous"]
 
+    def put_back(self, latest: str | None, previous: str | None) -> None:
+        """Make ``latest`` and ``previous`` what they were, when what a rollback led to cannot be loaded."""
+        with self._changing() as tracker:
+            tracker["latest"], tracker["previous"] = latest, previous
+
     def _check_serves(self, tracker: dict[str, Any], version: str) -> None:
         self.verify(version)
         if version not in _sound(tracker):
@@ -480,10 +485,10 @@ class Registry:
         return str(entry["version"])
 
     def newest_sound(self, base_fingerprint: str | None = None, besides: Collection[str] = ()) -> str | None:
-        """Return the version to serve: ``latest`` if it verifies, else the newest that does; damaged ones are marked.
+        """Return the version to serve: ``latest`` if it verifies, else ``previous``, else the newest ancestor that does.
 
         None when none is the latest: the base serves because somebody wants it to, or nobody said that a version
-        from outside shall. ``besides`` are not considered: they were refused for a reason that files do not show.
+        from outside shall. Damaged ones are marked. ``besides`` are not considered: they were refused for a reason that files do not show.
         """
         tracker = self.tracker()
         if tracker["latest"] is None:
@@ -491,7 +496,8 @@ class Registry:
         order = [
             tracker["latest"],
             tracker["previous"],
-            *(e["version"] for e in reversed(tracker["checkpoints"])),
+            *self.lineage(tracker["latest"]),
+            *self.lineage(tracker["previous"]),
         ]
         sound = _sound(tracker)
         for version in dict.fromkeys(name for name in order if name in sound and name not in besides):
@@ -634,10 +640,12 @@ class Registry:
         for entry in tracker.get("checkpoints", ()):
             if VERSION.fullmatch(str(entry["version"])):
                 told.setdefault(entry["version"], entry)
-        there = {}
+        there, aside = {}, set()
         for folder in sorted(self.versions_folder.glob("v*"), key=_order):
             with contextlib.suppress(RegistryError):
-                there[folder.name] = _facts(self.manifest(folder.name))
+                manifest = self.manifest(folder.name)
+                there[folder.name] = _facts(manifest)
+                aside |= set() if manifest.get("serve", True) else {folder.name}
         pruned = {name for name, entry in told.items() if entry.get("state") == VersionState.PRUNED}
         entries = [
             _plausible(told.get(name, {}))
@@ -646,11 +654,15 @@ class Registry:
             for name in sorted({*there, *pruned}, key=lambda name: _order(Path(name)))
         ]
         names = [entry["version"] for entry in entries if entry["state"] == VersionState.SOUND]
-        pointers = {}
-        for name in ("latest", "previous"):
-            linked = Path(files.points(self.folder / name) or "").name
-            pointers[name] = next((found for found in (linked, tracker.get(name)) if found in names), None)
-        pointers["latest"] = pointers["latest"] or (names[-1] if names else None)
+        linked = {name: Path(files.points(self.folder / name) or "").name for name in ("latest", "previous")}
+        pointers = {
+            name: next((found for found in (link, tracker.get(name)) if found in names), None)
+            for name, link in linked.items()
+        }
+        # the base was chosen to serve: then there is no link, and the tracker says so too, if it can be read
+        is_base = not linked["latest"] and tracker.get("latest") is None
+        if not pointers["latest"] and not (is_base and ("latest" in tracker or linked["previous"])):
+            pointers["latest"] = next((name for name in reversed(names) if name not in aside), None)
         return tracker | {"checkpoints": entries} | pointers
 
     def _mislinked(self, tracker: dict[str, Any]) -> Iterator[str]:
