@@ -147,6 +147,12 @@ def test_memory_counts():
     assert shown[2] == ["campus_cs", "106", "106", "104", "0", "0"]
 
 
+def test_retention_while_no_version_serves_is_a_sentence():
+    nothing = RETENTION | {"versions": [], "datasets": [], "matrix": [], "counts": []}
+
+    assert text(tables.retention(nothing)).startswith("no version serves")
+
+
 def test_the_retention_matrix_and_its_numbers():
     shown = rows(tables.retention(RETENTION))
     assert shown[2:4] == [["v0.1", "97.0", "-"], ["v0.2", "85.0", "50.0"]]

@@ -195,6 +195,8 @@ def memory(answer: Record) -> "RenderableType":
 
 def retention(answer: Record) -> "RenderableType":
     """Show recall of every dataset (column) at every version (row), and the four numbers below."""
+    if not answer["versions"]:
+        return _text("no version serves, so there is nothing to show; see: lorad versions")
     rows = [
         (version, *map(_percent, row))
         for version, row in zip(answer["versions"], answer["matrix"], strict=True)
