@@ -62,7 +62,9 @@ def test_the_defaults_are_the_promised_ones():
     defaults = Settings()
 
     assert defaults.inbox.settle_seconds == 5.0
-    assert defaults.planner.until.as_until() == Until(recall=0.98, max_epochs=30, patience=3, min_delta=0.01)
+    assert defaults.planner.until.as_until() == Until(
+        recall=0.98, max_epochs=30, patience=3, min_delta=0.01, patience_steps=48
+    )
     assert [row.below for row in defaults.planner.table] == [100, 500, None]
     assert defaults.registry.keep == 10
     assert list(defaults.tracks) == ["chat"]

@@ -190,12 +190,16 @@ def test_numbers_are_as_wide_as_the_machine_likes(asked, is_fast, dtype, reason)
 
 def test_the_settings_reach_the_plan():
     decided = a_plan(
-        planner=PlannerSettings(until=UntilSettings(recall=0.8, max_epochs=7, patience=2, min_delta=0.05)),
+        planner=PlannerSettings(
+            until=UntilSettings(recall=0.8, max_epochs=7, patience=2, min_delta=0.05, patience_steps=9)
+        ),
         rehearsal=RehearsalSettings(share=0.3, max_examples=9, refresh=0.2, general_share=0.15),
         training=TrainingSettings(seed=11, max_rank=48),
     )
 
-    assert decided.until == Until(recall=0.8, max_epochs=7, patience=2, min_delta=0.05, min_epochs=10)
+    assert decided.until == Until(
+        recall=0.8, max_epochs=7, patience=2, min_delta=0.05, min_epochs=10, patience_steps=9
+    )
     assert decided.mix == Mix(share=0.3, max_examples=9, refresh=0.2, general=0.15)
     assert (decided.seed, decided.max_rank) == (11, 48)
 

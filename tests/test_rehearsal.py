@@ -300,6 +300,41 @@ def test_patience_ends_a_session_that_stands_still():
     assert rounds(session, [0.7, 0.7, 0.7, 0.7]) == [None, None, None, "patience"]
 
 
+def small(**until):
+    """Return a session whose rounds have one step each."""
+    return Rehearsal(new(8), MIX, replace(UNTIL, **until), 7, batch=8)
+
+
+def stand_still(session, count, right=6, *, tested=False):
+    """Run rounds in which so many of eight rows were right; return what each ended with."""
+    ended = []
+    for _ in range(count):
+        session.choose()
+        answers = {number: number < right for number in range(8)}
+        session.saw(answers)
+        ended.append(session.tested(answers) if tested else session.not_tested())
+    return ended
+
+
+def test_patience_counts_steps_too_as_the_rounds_of_a_small_drop_have_few():
+    assert stand_still(small(), 4) == [None, None, None, "patience"]
+
+    session = small(patience_steps=5)
+
+    assert stand_still(session, 6) == [None, None, None, None, None, "patience"]
+
+
+def test_a_test_is_compared_with_tests():
+    # Given a pass in which seven rows looked right, of which a test finds four
+    session = small(patience=1, patience_steps=3)
+    stand_still(session, 1, right=7)
+    assert stand_still(session, 2, right=5, tested=True) == [None, None]
+
+    # When tests get better, that is progress, though less than what was once seen
+    assert stand_still(session, 3, right=6, tested=True) == [None, None, None]
+    assert stand_still(session, 1, right=6, tested=True) == ["patience"]
+
+
 def test_progress_renews_patience():
     session = a_session(new(100))
 

@@ -95,6 +95,7 @@ class UntilSettings(Section):
     max_epochs: Count = 30
     patience: Count = 3
     min_delta: Share = 0.01
+    patience_steps: Count = 48
 
     def as_until(self) -> Until:
         """Return the record that the plan carries."""

@@ -164,6 +164,8 @@ class Until:
     """The smallest gain in recall that counts as progress."""
     min_epochs: int = 0
     """Rounds before which patience ends nothing."""
+    patience_steps: int = 0
+    """Optimizer steps without progress before which patience ends nothing: a round of a small drop has few."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -253,7 +253,7 @@ def _settings_of(plan: domain.Plan) -> list[tuple[str, str]]:
         (
             "epochs",
             (
-                f"until recall {until.recall:.0%}; given up after {until.patience} without progress, "
+                f"until recall {until.recall:.0%}; given up after {until.patience} ({until.patience_steps} steps) without progress, "
                 f"but not before {until.min_epochs} or after {until.max_epochs}"
             ),
         ),

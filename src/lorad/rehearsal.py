@@ -59,7 +59,14 @@ class Rehearsal:
         self.rounds = 0
         self.ended_by: str | None = None
         self._best = -1.0
+        self._best_tested = -1.0
+        """Of tests alone: what training passes show of small drops is too good, their rows push one another out."""
         self._stale = 0
+        """Rounds since the last progress, as seen in training."""
+        self._steps = 0
+        """Of the round that was chosen last."""
+        self._idle = 0
+        """Steps since the last progress, as seen in training or in tests."""
 
     # -- choosing
 
@@ -69,6 +76,7 @@ class Rehearsal:
         chosen = self._choose_new() + self._choose_old()
         chosen += self._fill_up(chosen)
         self._trained.update(chosen)
+        self._steps = math.ceil(len(chosen) / self._batch)
         self._random.shuffle(chosen)
         return chosen
 
@@ -139,22 +147,24 @@ class Rehearsal:
         self.ended_by = None
         if self.is_learned() and self._is_kept():
             return self._end("recall")
-        return self._judge_progress()
+        is_better = self._score() >= self._best_tested + self._until.min_delta
+        self._best_tested = max(self._best_tested, self._score())
+        return self._judge_progress(is_better=is_better)
 
     def not_tested(self) -> str | None:
         """Note a round that was not worth a test; return what ends the session, if anything does."""
         return self._judge_progress()
 
-    def _judge_progress(self) -> str | None:
-        score = self.recall(new=True) + self._worst_old()
-        if score >= self._best + self._until.min_delta:
-            self._best, self._stale = max(score, self._best), 0
+    def _judge_progress(self, *, is_better: bool = False) -> str | None:
+        if self._score() >= self._best + self._until.min_delta:
+            self._best, self._stale = max(self._score(), self._best), 0
         else:
             self._stale += 1
+        self._idle = 0 if is_better or not self._stale else self._idle + self._steps
         if self.rounds >= self._until.max_epochs:
             return self._end("ceiling")
-        is_patient = self._stale <= self._until.patience or self.rounds < self._until.min_epochs
-        if not is_patient and self.recall(new=bool(self._new)) > HALF:
+        is_plateau = self._stale > self._until.patience and self._idle >= self._until.patience_steps
+        if is_plateau and self.rounds >= self._until.min_epochs and self.recall(new=bool(self._new)) > HALF:
             return self._end("patience")
         return None
 
@@ -183,6 +193,8 @@ class Rehearsal:
             "ended_by": self.ended_by,
             "best": self._best,
             "stale": self._stale,
+            "best_tested": self._best_tested,
+            "idle": self._idle,
             "random": self._random.getstate(),
         }
 
@@ -192,6 +204,7 @@ class Rehearsal:
         self._trained = Counter(dict(enumerate(state["trained"])))
         self.rounds, self.ended_by = int(state["rounds"]), state["ended_by"]
         self._best, self._stale = float(state["best"]), int(state["stale"])
+        self._best_tested, self._idle = float(state["best_tested"]), int(state["idle"])
         version, numbers, gauss = state["random"]
         self._random.setstate((version, tuple(numbers), gauss))
 
@@ -206,6 +219,9 @@ class Rehearsal:
     def right(self) -> list[bool]:
         """Return for every row whether it was last seen answered right."""
         return list(self._right)
+
+    def _score(self) -> float:
+        return self.recall(new=True) + self._worst_old()
 
     def _missed(self, dataset: str) -> int:
         return sum(not self._right[number] for number in self._shelves[dataset])
