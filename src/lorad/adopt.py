@@ -114,9 +114,7 @@ def write(
     """Write a complete candidate and return it loaded; raise ``RegistryError`` when it does not fit the base."""
     files.remove(candidate)
     weights.write_adapter(found.adapter, candidate, base_folder.name)
-    for name in loader.TOKENIZER_FILES:
-        if (base_folder / name).is_file():
-            files.write_bytes(candidate / name, (base_folder / name).read_bytes())
+    loader.keep_tokenizer(base_folder, candidate)
     dtype = str(base.model.dtype).removeprefix("torch.")
     files.write_json(
         candidate / loader.METADATA,

@@ -18,15 +18,10 @@ from transformers import AutoModelForCausalLM, GgufConfig
 
 from lorad import examine, files, weights
 from lorad.errors import ConfigError, RegistryError
+from lorad.loader import keep_tokenizer
 
 FORMATS = ("adapter", "merged", "gguf")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
+GENERATION = "generation_config.json"
 PRE_TOKENIZERS = {("ByteLevel",): "gpt-2", ("Digits", "ByteLevel"): "smollm"}
 """How ``tokenizer.json`` says what GGUF has a word for."""
 
@@ -100,9 +95,9 @@ def _read_merged(folder: Path, base: Path) -> Any:
 
 
 def _copy_tokenizer(base: Path, target: Path) -> None:
-    for name in TOKENIZER_FILES:
-        if (base / name).is_file():
-            shutil.copyfile(base / name, target / name)
+    keep_tokenizer(base, target)
+    if (base / GENERATION).is_file():
+        shutil.copyfile(base / GENERATION, target / GENERATION)
 
 
 # -- GGUF: for llama.cpp and Ollama

@@ -82,6 +82,13 @@ def check(folder: Path, base: weights.Base, base_folder: Path | None, *, strict:
     return differs
 
 
+def keep_tokenizer(base_folder: Path, folder: Path) -> None:
+    """Copy what there is of a base's tokenizer into a version's folder."""
+    for name in TOKENIZER_FILES:
+        if (base_folder / name).is_file():
+            files.write_bytes(folder / name, (base_folder / name).read_bytes())
+
+
 def _check_tokenizer(folder: Path, base_folder: Path) -> None:
     for name in TOKENIZER_FILES:
         kept, present = folder / name, base_folder / name

@@ -416,9 +416,7 @@ class Session:
         self.report({"phase": "saving"})
         candidate = self.folder / "candidate"
         base = Path(self.order.base)
-        for name in loader.TOKENIZER_FILES:
-            if (base / name).is_file():
-                files.write_bytes(candidate / name, (base / name).read_bytes())
+        loader.keep_tokenizer(base, candidate)
         resolved = {"settings": self.order.settings["resolved"], "plan": domain.as_json(self.order.plan)}
         files.write_bytes(
             candidate / "config.yaml",
