@@ -56,7 +56,23 @@ def test_what_was_learned_comes_along_only_sometimes():
     chosen = session.choose()
 
     assert set(range(20, 40)) <= set(chosen)
-    assert len(chosen) == 20 + 5
+    assert len(chosen) == 32
+
+
+def test_a_large_drop_brings_a_share_of_what_was_learned():
+    session = a_session(new(100))
+    session.choose()
+    session.saw({number: number < 40 for number in range(100)})
+
+    assert len(session.choose()) == 60 + 10
+
+
+def test_a_small_drop_is_trained_whole_in_every_round():
+    session = a_session(new(20))
+    session.choose()
+    session.saw({number: number < 18 for number in range(20)})
+
+    assert sorted(session.choose()) == list(range(20))
 
 
 def test_what_was_forgotten_is_trained_again():

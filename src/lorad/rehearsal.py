@@ -23,7 +23,8 @@ HALF = 0.5
 """Before half is learned, recall of whole answers stands still for long and says nothing."""
 LEAST_RATE = 0.1
 LEAST = 32
-"""So many recalled old rows may go with a small drop: they cost a few seconds a round."""
+"""So many old rows may go with a small drop, and so many new ones make a round, recalled or not: they cost a few seconds
+a round, and rows that are trained without those like them push these out."""
 KEPT = 0.98
 """A dataset is kept when this share of it is recalled, or as many as the parent recalls."""
 KEPT_FROM = 20
@@ -83,7 +84,7 @@ class Rehearsal:
     def _choose_new(self) -> list[int]:
         wrong = [number for number in self._new if not self._right[number]]
         right = [number for number in self._new if self._right[number]]
-        return wrong + self._draw(right, self._refreshed(right))
+        return wrong + self._draw(right, max(self._refreshed(right), LEAST - len(wrong)))
 
     def _fill_up(self, chosen: Sequence[int]) -> list[int]:
         """Return what goes into the round's last step, which has room: it costs next to nothing."""
