@@ -165,10 +165,6 @@ class Slao(Plainly):
             return made
         return replace(made, adapter=average(self._merged, made.adapter, self._number))
 
-    def _prepare(self, parent: weights.Adapter | None, plan: Plan) -> session.Start:
-        del parent
-        return super()._prepare(None, plan)
-
     def _fresh_lora(self, base: weights.Base, plan: Plan) -> Any:
         model = super()._fresh_lora(base, plan)
         with torch.no_grad():
@@ -248,7 +244,7 @@ def make(step: Step) -> None:
         kind="learn",
         dataset=sets[-1][0],
         base=str(BASE),
-        parent=str(parent) if parent.exists() and step.arm != "e" else None,
+        parent=str(parent) if parent.exists() and step.arm not in "ef" else None,
         parent_version=None,
         plan=decide(step.arm, new, settings),
         settings=settings.model_dump(mode="json") | {"resolved": {}},

@@ -28,8 +28,8 @@ from lorad import __version__, domain, files, inbox, log, planner, server
 from lorad.config import Settings, load_settings
 from lorad.cycle import Cycle
 from lorad.database import Database
-from lorad.domain import Example, Plan
-from lorad.engine import BASE, Engine, Sampling, Ticket
+from lorad.domain import BASE, Example, Plan
+from lorad.engine import Engine, Sampling, Ticket
 from lorad.errors import ConfigError, LoradError, ProtocolError, RegistryError
 from lorad.home import Home, find_home
 from lorad.registry import MANIFEST, Registry

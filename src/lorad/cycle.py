@@ -8,7 +8,6 @@ same ``step`` as always. What meets a full disk or short memory is tried again l
 wait, and at once after a restart.
 """
 
-import json
 import os
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from typing import Any, Protocol
 from lorad import domain, files, judge, planner, samples, sidecar
 from lorad.config import RegistrySettings, Settings
 from lorad.database import Database
-from lorad.domain import Evaluation, Example, Job, Order, Plan, Score, Verdict
+from lorad.domain import BASE, Evaluation, Example, Job, Order, Plan, Score, Verdict
 from lorad.errors import (
     LoradError,
     ProtocolError,
@@ -33,7 +32,7 @@ from lorad.inbox import Inbox, Stranger, Waiting, unchanged
 from lorad.ledger import Ledger
 from lorad.log import get_logger
 from lorad.memory import Memory, Recalled
-from lorad.registry import BASE, Birth, Registry
+from lorad.registry import Birth, Registry
 from lorad.states import OPEN_JOBS, TRANSITIONS, DropState, JobState
 from lorad.tasks import find
 
@@ -41,8 +40,8 @@ log = get_logger()
 
 CHECKPOINTS = "checkpoints"
 """The folder of a session's rounds, beside its request."""
-ROWS = "rows.json"
-"""The sha256 of a session's rows, beside its request: what is left when a failed session's rows are removed."""
+DECIDES = "decides.json"
+"""The sha256 of all that decides a session's weights, beside its request: its rows may be gone when it goes on."""
 MAX_ATTEMPTS = 3
 """A job whose daemon died under it is started again this often; then it waits for a human."""
 
@@ -345,9 +344,8 @@ class Cycle:
             intake = self.memory.add(drop.track, reading.examples, drop.id, now, lineage, open_drops)
             counts = {"new": intake.new, "known": intake.known, "replacing": len(intake.replacing)}
             report |= counts | {
-                "replaced": [
-                    example.id for example in intake.replacing[:TOLD]
-                ],  # no words, for `lorad forget`
+                # no words, for `lorad forget`
+                "replaced": [example.id for example in intake.replacing[:TOLD]],
             }
             event = "accept" if intake.new else "repeat"
             closed = self.ledger.close_drop(
@@ -462,13 +460,13 @@ class Cycle:
             "old.jsonl": [domain.as_json(item.example) | {"right": item.right} for item in old],
         }
         request = domain.as_json(order)
-        digest = domain.digest(rows)
+        digest = domain.digest([rows, domain.what_decides(request)])
         folder = registry.candidates / f"job-{job.id}"
-        if _cut_off(folder) != json.loads(json.dumps([digest, domain.what_decides(request)])):
+        if _cut_off(folder) != digest:
             files.remove(folder)
         for name, lines in rows.items():
             files.write_lines(folder / name, lines)
-        files.write_json(folder / ROWS, {"sha256": digest})
+        files.write_json(folder / DECIDES, {"sha256": digest})
         files.write_json(folder / "request.json", request)
         return folder
 
@@ -886,13 +884,12 @@ class Cycle:
                 self.ledger.move_job(current, "requeue", now, attempts=job.attempts - 1)
 
 
-def _cut_off(folder: Path) -> list[Any] | None:
+def _cut_off(folder: Path) -> str | None:
     """Return what a session that was cut off was to learn: asked the same, it goes on from its checkpoints."""
     for left in (folder / "candidate", *folder.glob(".*.part")):
         files.remove(left)
     try:
-        digest = files.read_json(folder / ROWS)["sha256"]
-        return [digest, domain.what_decides(files.read_json(folder / "request.json"))]
+        return str(files.read_json(folder / DECIDES)["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

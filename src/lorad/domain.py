@@ -15,6 +15,8 @@ from lorad.states import DropState, JobState
 
 T = TypeVar("T")
 
+BASE = "base"
+"""What people and answers call the model without any version."""
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 

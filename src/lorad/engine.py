@@ -22,11 +22,10 @@ from transformers.generation.streamers import BaseStreamer
 
 from lorad import loader
 from lorad.config import EngineSettings
+from lorad.domain import BASE
 from lorad.errors import LoradError, ProtocolError, RegistryError, SampleError
 from lorad.tasks import Task
 from lorad.weights import Base, Deck
-
-BASE = "base"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -387,7 +387,8 @@ class Inbox:
             with contextlib.suppress(ValueError):  # no day's name
                 if date.fromisoformat(folder.name) < oldest and not folder.is_symlink():
                     files.remove(folder)
-                    gone += [] if folder.exists() else [folder.name]
+                    if not folder.exists():
+                        gone.append(folder.name)
         return gone
 
     def fail(self, path: Path, reason: dict[str, Any]) -> Path:

@@ -35,8 +35,6 @@ TAG = re.compile(r"(?!(?:latest|previous|base|v\d+\.\d+|job-\d+)$)[a-z0-9][a-z0-
 """What a tag may be: nothing that already means a version, the base or a rejected candidate."""
 MERGED = "lorad.json"
 """In the merged copy: which version it is of, and the sha256 of its files."""
-BASE = "base"
-"""What people call the model without any version."""
 DAY = 86_400
 
 
@@ -420,7 +418,7 @@ class Registry:
                     "alone answers serves after: lorad rollback --to base",
                     code="no_previous",
                 )
-            target = None if to == BASE else self._entry(tracker, to or "previous")["version"]
+            target = None if to == domain.BASE else self._entry(tracker, to or "previous")["version"]
             if target is not None:
                 self._check_serves(tracker, target)
             if target != tracker["latest"]:
@@ -645,7 +643,8 @@ class Registry:
             with contextlib.suppress(RegistryError):
                 manifest = self.manifest(folder.name)
                 there[folder.name] = _facts(manifest)
-                aside |= set() if manifest.get("serve", True) else {folder.name}
+                if not manifest.get("serve", True):
+                    aside.add(folder.name)
         pruned = {name for name, entry in told.items() if entry.get("state") == VersionState.PRUNED}
         entries = [
             _plausible(told.get(name, {}))

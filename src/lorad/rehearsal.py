@@ -148,8 +148,9 @@ class Rehearsal:
         self.ended_by = None
         if self.is_learned() and self._is_kept():
             return self._end("recall")
-        is_better = self._score() >= self._best_tested + self._until.min_delta
-        self._best_tested = max(self._best_tested, self._score())
+        score = self._score()
+        is_better = score >= self._best_tested + self._until.min_delta
+        self._best_tested = max(self._best_tested, score)
         return self._judge_progress(is_better=is_better)
 
     def not_tested(self) -> str | None:
@@ -157,8 +158,9 @@ class Rehearsal:
         return self._judge_progress()
 
     def _judge_progress(self, *, is_better: bool = False) -> str | None:
-        if self._score() >= self._best + self._until.min_delta:
-            self._best, self._stale = max(self._score(), self._best), 0
+        score = self._score()
+        if score >= self._best + self._until.min_delta:
+            self._best, self._stale = max(score, self._best), 0
         else:
             self._stale += 1
         self._idle = 0 if is_better or not self._stale else self._idle + self._steps

@@ -400,7 +400,7 @@ class Session:
         target = self.folder / "merged"
         files.remove(target)  # of a session that was cut off
         try:
-            export.export(self.folder / "candidate", base, target, "merged")
+            export.export(self.folder / CANDIDATE, base, target, "merged")
         except (OSError, LoradError) as error:
             self._notes.append(f"no merged copy: {error}")
 
@@ -414,7 +414,7 @@ class Session:
     ) -> None:
         """Complete the candidate; ``evaluation.json`` comes last, without it there is no candidate."""
         self.report({"phase": "saving"})
-        candidate = self.folder / "candidate"
+        candidate = self.folder / CANDIDATE
         base = Path(self.order.base)
         loader.keep_tokenizer(base, candidate)
         resolved = {"settings": self.order.settings["resolved"], "plan": domain.as_json(self.order.plan)}
