@@ -9,7 +9,7 @@ import torch
 import tiny
 from lorad import examine, files, weights
 from lorad.config import EngineSettings
-from lorad.engine import Engine, Sampling
+from lorad.engine import Engine, Sampling, _Streamer
 from lorad.errors import ConfigError, ProtocolError, RegistryError
 from lorad.tasks import find
 
@@ -142,6 +142,45 @@ def test_stop_texts_end_an_answer_and_are_not_part_of_it(engine):
     assert cut == whole[: whole.index(stop)]
     assert not engine.waiting
     assert ticket.cancelled.is_set()
+
+
+def test_who_has_left_keeps_nobody_out(engine):
+    left = [engine.submit("chat", QUESTION, Sampling(max_tokens=2)) for _ in range(3)]
+    for ticket in left:
+        ticket.cancelled.set()
+
+    engine.submit("chat", QUESTION, Sampling(max_tokens=2))
+
+    assert engine.waiting == 1
+
+
+def test_an_answer_that_does_not_come_is_told(engine):
+    ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=2))
+
+    with pytest.raises(ProtocolError, match="too busy") as caught:
+        list(ticket.answer(0))
+
+    assert (caught.value.status, caught.value.code) == (503, "timeout")
+
+
+def test_a_stop_text_before_half_a_character_ends_the_answer(engine):
+    ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=2, stop=(" ",)))
+    streamer = _Streamer(ticket, Bytes(), {0})
+
+    for value in (b"ignored", b"Yes", b" \xf0\x9f"):
+        streamer.put(torch.tensor(list(value)))
+    streamer.close()
+
+    pieces = list(ticket.answer(0))
+    assert "".join(piece.text for piece in pieces) == "Yes"
+    assert pieces[-1].finish == "stop"
+
+
+class Bytes:
+    """A tokenizer whose tokens are bytes."""
+
+    def decode(self, tokens, **_):
+        return bytes(tokens).decode(errors="replace")
 
 
 def test_a_client_that_left_costs_no_more_time(engine):

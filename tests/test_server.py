@@ -155,6 +155,42 @@ def test_how_to_generate_is_passed_on_and_strange_fields_are_let_through(path, d
     assert (sampling.max_tokens, sampling.temperature, sampling.stop, sampling.seed) == (5, 0.5, ("\n",), 3)
 
 
+def test_what_openais_clients_send_is_understood(path, daemon):
+    messages = [
+        {"role": "developer", "content": "Be brief.", "name": None},
+        {"role": "user", "content": "hello", "tool_calls": None},
+    ]
+    nothing = dict.fromkeys(("temperature", "top_p", "stream", "tools", "stop", "seed", "stream_options"))
+
+    status, _, _ = post(
+        path, "/v1/chat/completions", {"messages": messages, **nothing, "max_tokens": 5, "stop": ["", "x"]}
+    )
+
+    _, asked, sampling = daemon.asked[0]
+    assert status == 200
+    assert asked == [{"role": "system", "content": "Be brief."}, *HELLO]
+    assert (sampling.temperature, sampling.top_p, sampling.stop) == (0.0, 1.0, ("x",))
+
+
+def test_a_stream_tells_its_usage_when_asked(path):
+    _, _, body = post(
+        path,
+        "/v1/chat/completions",
+        {"messages": HELLO, "stream": True, "stream_options": {"include_usage": True}},
+    )
+
+    last = json.loads(body.split("\n\n")[-3].removeprefix("data: "))
+    assert last["choices"] == []
+    assert last["usage"] == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+
+
+def test_one_model_is_shown_by_its_name(path):
+    assert Client(path).call("GET", "/v1/models/chat")["id"] == "chat"
+    with pytest.raises(ProtocolError, match="no model 'other'") as missing:
+        Client(path).call("GET", "/v1/models/other")
+    assert (missing.value.status, missing.value.code) == (404, "model_not_found")
+
+
 def test_tools_and_calls_are_asked_as_examples_hold_them(path, daemon):
     call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"at": "mill"}'}}
     said = {"role": "tool", "tool_call_id": "1", "content": "fog"}
@@ -211,6 +247,53 @@ def test_a_full_queue_is_503_with_when_to_come_back(path, daemon):
 
     assert (status, headers["retry-after"]) == (503, "1")
     assert json.loads(body)["error"]["code"] == "busy"
+
+
+def test_what_nobody_foresaw_is_told_in_openais_form_too(path, daemon):
+    daemon.error = TypeError("no such luck")
+
+    status, _, body = post(path, "/v1/chat/completions", {"messages": HELLO})
+
+    assert status == 500
+    assert json.loads(body)["error"] == {
+        "code": "internal",
+        "message": "TypeError: no such luck",
+        "type": "server_error",
+    }
+
+
+def test_half_of_a_character_is_told_and_not_passed_on(path, daemon):
+    status, _, body = post(
+        path, "/v1/chat/completions", {"messages": [{"role": "user", "content": "so \ud83d"}]}
+    )
+
+    assert (status, json.loads(body)["error"]["code"]) == (400, "bad_text")
+    assert not daemon.asked
+
+
+def test_health_is_told_however_many_wait(path, daemon):
+    # Given more questions without an answer than the default pool has threads
+    daemon.pieces, kept = [], daemon.pieces
+    tickets = queue.Queue()
+    ask = daemon.ask
+    daemon.ask = lambda *given: tickets.put(made := ask(*given)) or made
+    body = json.dumps({"messages": HELLO})
+    connections = [UnixConnection(path, 10) for _ in range(45)]
+    for connection in connections:
+        connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
+    waiting = [tickets.get(timeout=10)[0] for _ in connections]
+
+    client = Client(path)
+
+    assert client.call("GET", "/healthz") == {"alive": True}
+    assert client.call("GET", "/readyz") == {"ready": True}
+    assert client.call("GET", "/v1/models")["data"]  # a route that takes a thread
+    for ticket in waiting:
+        ticket.pieces.put(Piece("", "stop"))
+    for connection in connections:
+        assert connection.getresponse().status == 200
+        connection.close()
+    daemon.pieces, daemon.ask = kept, ask
 
 
 def test_an_error_in_the_middle_of_a_stream_is_an_event_and_the_stream_ends(path, daemon):
@@ -317,13 +400,14 @@ def test_a_socket_that_cannot_be_made_is_one_sentence(tmp_path):
         bind(tmp_path / "file" / "lorad.sock")
 
 
-def test_a_client_that_leaves_ends_the_generation(path, daemon):
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_ends_the_generation(path, daemon, stream):
     daemon.pieces, kept = [Piece("first")], daemon.pieces
     tickets = queue.Queue()
     ask = daemon.ask
     daemon.ask = lambda *given: tickets.put(made := ask(*given)) or made
     connection = UnixConnection(path, 10)
-    body = json.dumps({"messages": HELLO, "stream": True})
+    body = json.dumps({"messages": HELLO, "stream": stream})
 
     connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
     ticket, _ = tickets.get(timeout=10)
@@ -333,5 +417,6 @@ def test_a_client_that_leaves_ends_the_generation(path, daemon):
     ticket.pieces.put(Piece("nor this"))
 
     assert ticket.cancelled.wait(10)
+    ticket.pieces.put(Piece("", "cancelled"))  # as the engine ends what nobody waits for
     daemon.pieces, daemon.ask = kept, ask
     assert isinstance(connection, http.client.HTTPConnection)

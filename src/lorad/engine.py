@@ -11,7 +11,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,7 +49,7 @@ class Piece:
     answer_tokens: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Ticket:
     """One accepted request on its way to an answer."""
 
@@ -64,7 +64,14 @@ class Ticket:
         """Yield the answer as it is generated; raise what went wrong. Leaving early cancels the rest."""
         try:
             while True:
-                piece = self.pieces.get(timeout=timeout)
+                try:
+                    piece = self.pieces.get(timeout=timeout)
+                except queue.Empty:
+                    raise ProtocolError(
+                        f"no word came for {timeout:g} seconds; the machine is too busy, try again later",
+                        status=503,
+                        code="timeout",
+                    ) from None
                 if isinstance(piece, BaseException):
                     raise piece
                 yield piece
@@ -105,7 +112,7 @@ class Engine:
         self._seats: dict[str, _Seat] = {}
         self._tickets: queue.Queue[Ticket | Callable[[], None]] = queue.Queue()
         self._door = threading.Lock()
-        self._waiting: Counter[tuple[str, str]] = Counter()
+        self._accepted: list[Ticket] = []
         self.requests = 0
         self.active = 0
         self.tokens_per_second: float | None = None
@@ -162,7 +169,7 @@ class Engine:
         seat.recent[keep] = None
         seat.recent.move_to_end(keep)
         with self._door:
-            busy = {version for (name, version), count in self._waiting.items() if count and name == track}
+            busy = {ticket.version for ticket in self._accepted if ticket.track == track}
         for version in list(seat.recent):
             if len(seat.recent) <= self._settings.resident_versions:
                 break
@@ -214,7 +221,7 @@ class Engine:
             raise ProtocolError(error.message, code=error.code) from None
         self._check_length(seat, prompt, sampling)
         with self._door:
-            if sum(self._waiting.values()) >= self._settings.max_waiting:
+            if self._wanted() >= self._settings.max_waiting:
                 raise ProtocolError(
                     "too many questions are waiting; try again in a second",
                     status=503,
@@ -222,7 +229,7 @@ class Engine:
                     retry_after=1,
                 )
             ticket = Ticket(track, version or seat.serving, prompt, sampling)
-            self._waiting[track, ticket.version] += 1
+            self._accepted.append(ticket)
             self.requests += 1
         self._tickets.put(ticket)
         return ticket
@@ -240,7 +247,11 @@ class Engine:
     def waiting(self) -> int:
         """Count the requests that are not yet answered, those being answered included."""
         with self._door:
-            return sum(self._waiting.values())
+            return self._wanted()
+
+    def _wanted(self) -> int:
+        """Count those that somebody still waits for: who has left must not keep others out."""
+        return sum(not ticket.cancelled.is_set() for ticket in self._accepted)
 
     # -- work
 
@@ -274,7 +285,7 @@ class Engine:
         finally:
             self.active = 0
             with self._door:
-                self._waiting[ticket.track, ticket.version] -= 1
+                self._accepted.remove(ticket)
 
     @torch.inference_mode()
     def _generate(self, ticket: Ticket) -> None:
@@ -348,7 +359,8 @@ class _Streamer(BaseStreamer):
     def close(self) -> None:
         """Send what is left and say why the answer ended."""
         if not self._ended:
-            self._send(whole=True)
+            with contextlib.suppress(_Enough):  # a stop text may show in the last half of a character
+                self._send(whole=True)
         self._ticket.pieces.put(Piece("", self._finish, len(self._ticket.prompt), self.count))
 
     def _send(self, *, whole: bool) -> None:

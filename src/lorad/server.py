@@ -4,27 +4,34 @@ What lives here: requests in, JSON or server-sent events out, errors as OpenAI c
 never does: knowing how anything is done; every route calls one function of the ``Daemon`` that it is given.
 """
 
+import asyncio
+import contextlib
 import json
+import math
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, TypeVar
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, Json
+from pydantic import BaseModel, ConfigDict, Field, Json, model_validator
 
 from lorad import __version__
 from lorad.engine import Piece, Sampling, Ticket
-from lorad.errors import ConfigError, LoradError, ProtocolError, RegistryError, RetryLater
+from lorad.errors import ConfigError, LoradError, ProtocolError, RegistryError, RetryLater, describe
 from lorad.home import check_socket_path
+
+T = TypeVar("T")
 
 PAGE_LIMIT = 1000
 """Examples that one answer may hold."""
+OTHER_NAMES = {"developer": "system"}
+"""Roles under names that newer clients give them; files are read the same way (``samples.OPENAI``)."""
 
 
 class Daemon(Protocol):
@@ -60,6 +67,14 @@ class Body(BaseModel):
     """A request body; fields that lorad does not know are other clients' business and are let through."""
 
     model_config = ConfigDict(extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_nulls(cls, given: Any) -> Any:
+        """Take ``null`` for not given: OpenAI's clients send it for what nobody set."""
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class Part(Body):
@@ -102,7 +117,21 @@ class Message(Body):
             raise ProtocolError("this model reads text only", code="unsupported_content")
         calls = [call.function.model_dump() for call in self.tool_calls]
         text = "".join(part.text for part in parts)
-        return {"role": self.role, "content": text} | ({"tool_calls": calls} if calls else {})
+        if not _is_unicode(text):
+            raise ProtocolError(
+                "a message holds half of a character (a lone surrogate); whoever cut the text cut an emoji in two",
+                code="bad_text",
+            )
+        role = OTHER_NAMES.get(self.role, self.role)
+        return {"role": role, "content": text} | ({"tool_calls": calls} if calls else {})
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Definition(BaseModel):
@@ -119,6 +148,12 @@ class Tool(Body):
     function: Definition
 
 
+class StreamOptions(Body):
+    """What a stream tells besides the answer."""
+
+    include_usage: bool = False
+
+
 class ChatBody(Body):
     """OpenAI's chat completion request, as far as a local model can follow it."""
 
@@ -126,6 +161,7 @@ class ChatBody(Body):
     messages: list[Message] = Field(min_length=1)
     tools: list[Tool] = []
     stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     temperature: float = Field(default=0.0, ge=0, le=5)
@@ -146,7 +182,7 @@ class ChatBody(Body):
             max_tokens=self.max_completion_tokens or self.max_tokens or default_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
-            stop=stops,
+            stop=tuple(filter(None, stops)),
             seed=self.seed,
         )
 
@@ -216,12 +252,12 @@ def build(daemon: Daemon, default_tokens: int) -> FastAPI:
 
 
 def _add_health(app: FastAPI, daemon: Daemon) -> None:
-    @app.get("/healthz")
-    def healthz() -> dict[str, bool]:
+    @app.get("/healthz")  # these two need no thread: they answer however many wait
+    async def healthz() -> dict[str, bool]:
         return {"alive": True}
 
     @app.get("/readyz")
-    def readyz() -> JSONResponse:
+    async def readyz() -> JSONResponse:
         ready = daemon.is_ready()
         return JSONResponse({"ready": ready}, status_code=200 if ready else 503)
 
@@ -239,9 +275,22 @@ def _add_openai(app: FastAPI, daemon: Daemon, default_tokens: int) -> None:
     def models() -> dict[str, Any]:
         return {"object": "list", "data": daemon.models()}
 
+    @app.get("/v1/models/{name}")
+    def model(name: str) -> dict[str, Any]:
+        for known in daemon.models():
+            if known["id"] == name:
+                return known
+        raise ProtocolError(
+            f"there is no model {name!r}; list them with: GET /v1/models", status=404, code="model_not_found"
+        )
+
+    threads = _Threads()
+
     @app.post("/v1/chat/completions", response_model=None)
-    def chat(body: ChatBody) -> dict[str, Any] | StreamingResponse:
-        ticket, fingerprint = daemon.ask(body.model, body.question(), body.sampling(default_tokens))
+    async def chat(body: ChatBody, request: Request) -> dict[str, Any] | StreamingResponse:
+        ticket, fingerprint = await threads.run(
+            daemon.ask, body.model, body.question(), body.sampling(default_tokens)
+        )
         head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -249,10 +298,51 @@ def _add_openai(app: FastAPI, daemon: Daemon, default_tokens: int) -> None:
             "system_fingerprint": fingerprint,
         }
         if body.stream:
+            events = _events(ticket, head, threads, has_usage=body.stream_options.include_usage)
             return StreamingResponse(
-                _events(ticket, head), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
+                events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
             )
-        return _whole(list(ticket.answer()), head)
+        async with _cancelled_when_left(request, ticket):
+            return _whole(await threads.run(lambda: list(ticket.answer())), head)
+
+
+class _Threads:
+    """Where answers are waited for: threads of their own, so that status and health find one however many wait.
+
+    How many wait is bounded by ``engine.max_waiting``.
+    """
+
+    def __init__(self) -> None:
+        self._limiter: CapacityLimiter | None = None
+
+    async def run(self, act: Callable[..., T], *arguments: Any) -> T:
+        """Wait in a thread; whoever is cancelled leaves it behind."""
+        self._limiter = self._limiter or CapacityLimiter(math.inf)  # belongs to the loop that runs
+        return await to_thread.run_sync(act, *arguments, abandon_on_cancel=True, limiter=self._limiter)
+
+
+@contextlib.asynccontextmanager
+async def _cancelled_when_left(request: Request, ticket: Ticket) -> AsyncIterator[None]:
+    """End an answer when the client closes its connection: nobody needs the rest."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        ticket.cancelled.set()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watcher.cancel()
+
+
+def _usage(last: Piece) -> dict[str, int]:
+    return {
+        "prompt_tokens": last.prompt_tokens,
+        "completion_tokens": last.answer_tokens,
+        "total_tokens": last.prompt_tokens + last.answer_tokens,
+    }
 
 
 def _whole(pieces: list[Piece], head: dict[str, Any]) -> dict[str, Any]:
@@ -262,24 +352,27 @@ def _whole(pieces: list[Piece], head: dict[str, Any]) -> dict[str, Any]:
         **head,
         "object": "chat.completion",
         "choices": [{"index": 0, "message": message, "finish_reason": last.finish}],
-        "usage": {
-            "prompt_tokens": last.prompt_tokens,
-            "completion_tokens": last.answer_tokens,
-            "total_tokens": last.prompt_tokens + last.answer_tokens,
-        },
+        "usage": _usage(last),
     }
 
 
-async def _events(ticket: Ticket, head: dict[str, Any]) -> AsyncIterator[str]:
-    def event(delta: dict[str, str], finish: str | None = None) -> str:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish}
-        return f"data: {json.dumps({**head, 'object': 'chat.completion.chunk', 'choices': [choice]}, ensure_ascii=False)}\n\n"
+async def _events(
+    ticket: Ticket, head: dict[str, Any], threads: _Threads, *, has_usage: bool
+) -> AsyncIterator[str]:
+    def event(choices: list[dict[str, Any]], **more: Any) -> str:
+        told = {**head, "object": "chat.completion.chunk", "choices": choices, **more}
+        return f"data: {json.dumps(told, ensure_ascii=False)}\n\n"
 
-    yield event({"role": "assistant", "content": ""})
+    def said(delta: dict[str, str], finish: str | None = None) -> str:
+        return event([{"index": 0, "delta": delta, "finish_reason": finish}])
+
+    yield said({"role": "assistant", "content": ""})
     pieces = ticket.answer()
     try:
-        while (piece := await to_thread.run_sync(next, pieces, None, abandon_on_cancel=True)) is not None:
-            yield event({"content": piece.text} if piece.text else {}, piece.finish)
+        while (piece := await threads.run(next, pieces, None)) is not None:
+            yield said({"content": piece.text} if piece.text else {}, piece.finish)
+            if piece.finish and has_usage:
+                yield event([], usage=_usage(piece))
     except LoradError as error:
         yield f"data: {json.dumps({'error': error.as_dict()}, ensure_ascii=False)}\n\n"
     finally:
@@ -400,6 +493,10 @@ def _add_errors(app: FastAPI) -> None:
             {"error": {"message": message, "code": "invalid_request", "type": "invalid_request_error"}},
             status_code=400,
         )
+
+    @app.exception_handler(Exception)
+    def unknown(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": {**describe(error), "type": "server_error"}}, status_code=500)
 
 
 def _status(error: LoradError) -> int:

@@ -102,9 +102,16 @@ def _render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, is_asked: 
             f"the base model's chat template refuses this conversation: {error}", code="template"
         ) from error
     heard = [message["content"].strip() for message in said if message["role"] == "tool"]
-    if any(name not in text for name in [*(named["name"] for named in (*tools, *calls)), *heard]):
+    if any(named["name"] not in text for named in (*tools, *calls)) or any(
+        all(form not in text for form in _forms(result)) for result in heard
+    ):
         raise _no_tools()
     return text
+
+
+def _forms(result: str) -> tuple[str, ...]:
+    """Return how templates write what a tool answered: as it is, or as the inside of a JSON string (Llama 3)."""
+    return result, json.dumps(result, ensure_ascii=False)[1:-1], json.dumps(result)[1:-1]
 
 
 def _as_templates_want(message: Mapping[str, Any]) -> dict[str, Any]:
