@@ -145,6 +145,19 @@ def test_what_a_tool_said_is_part_of_the_question(toolkit):
     assert "fog</s>" in toolkit.decode(row.tokens[: row.start])
 
 
+@pytest.mark.parametrize("said", ['{"celsius": 7}', "line 1\nline 2", 'tief "é" 🌫', "C:\\fog"])
+def test_a_template_may_write_what_a_tool_said_as_json(said):
+    # Given a template like Llama 3's, which takes a text for something that can be iterated
+    quoting = tiny.tokenizer()
+    quoting.chat_template = WITH_TOOLS.replace(
+        "{{ m.content }}",
+        "{% if m.role == 'tool' %}{{ m.content | tojson }}{% else %}{{ m.content }}{% endif %}",
+    )
+    heard = [HEARD[0], {"role": "tool", "content": said}]
+
+    assert CHAT.encode(quoting, Example(task="chat", question=[TOOLS, ASKED, *heard], answer="No."))
+
+
 @pytest.mark.parametrize(
     ("question", "answer"),
     [([TOOLS, ASKED], "No."), ([ASKED], CALL), ([ASKED, *HEARD], "No.")],

@@ -47,6 +47,7 @@ def home(monkeypatch):
 @pytest.fixture
 def daemon(home):
     fake = FakeDaemon(home / "run" / "lorad.sock")
+    fake.answers("GET /api/events", {"events": []})
     yield fake
     fake.close()
 
@@ -345,7 +346,7 @@ def test_events_are_followed_from_where_they_were(lorad, daemon):
     result = lorad("events", "--follow", "--interval", "0", "--json")
     # Then each is told once, as a line of JSON
     assert [json.loads(line).get("id") for line in result.stdout.splitlines()] == [6, 7, 8, None]
-    assert [query["after"] for _, query, _ in daemon.asked] == ["0", "7", "7", "8"]
+    assert [query.get("after") for _, query, _ in daemon.asked] == [None, "7", "7", "8"]
     assert result.exit_code == 1
 
 
@@ -490,10 +491,13 @@ def test_waiting_ends_badly_with_the_reason(lorad, daemon):
 
 
 def test_waiting_tells_of_a_refused_file(lorad, daemon):
+    # Given so many events that the snapshot does not hold that of the file any more
     failure = event(3, "failed", at=NOW + 1, file="a.json", why="line 3 is not JSON")
-    daemon.answers("GET /api/status", snapshot(events=[failure]))
+    daemon.answers("GET /api/status", snapshot(events=[event(number, "accepted") for number in range(4, 24)]))
+    daemon.answers("GET /api/events", {"events": [failure, event(23, "accepted")]}, {"events": []})
     result = lorad("wait", "--interval", "0", "--json")
     assert json.loads(result.stdout) == {"ok": False, "ended": [failure]}
+    assert [query["after"] for route, query, _ in daemon.asked if route.endswith("events")] == ["0", "23"]
     assert result.exit_code == 1
 
 

@@ -175,7 +175,9 @@ def _check_ledger(ledger):
 
 
 def _check_memory(world):
-    rows = world.database.rows("SELECT id, learned_in FROM examples")
+    rows = world.database.rows(
+        "SELECT e.id, l.version AS learned_in FROM examples e LEFT JOIN learnings l ON l.example_id = e.id"
+    )
     learned = dict.fromkeys((e.id for e in DOORS), "v0.1") | dict.fromkeys((e.id for e in GATES), "v0.2")
     learned |= dict.fromkeys((e.id for e in HATS), None) | dict.fromkeys((e.id for e in KEYS), "v0.3")
     assert {row["id"]: row["learned_in"] for row in rows} == learned
@@ -309,8 +311,9 @@ def _check_forced(world, job):
     assert [(e["version"], e["job"]) for e in registry.tracker()["checkpoints"]][3:] == [("v0.4", job)]
     registry.verify("v0.4")
     assert str(world.cycle.ledger.job(job).state) == "promoted"
-    learned = world.database.rows("SELECT learned_in FROM examples WHERE dataset = 'hats'")
-    assert [row["learned_in"] for row in learned] == ["v0.4", "v0.4"]
+    hats = {example.id for example in HATS}
+    learned = world.database.rows("SELECT example_id, version FROM learnings")
+    assert {row["version"] for row in learned if row["example_id"] in hats} == {"v0.4"}
     assert [list(folder.iterdir()) for folder in (registry.candidates, registry.rejected)] == [[], []]
 
 

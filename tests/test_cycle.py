@@ -125,6 +125,85 @@ def test_a_rejected_job_can_be_retried_with_other_settings_or_promoted_by_force(
     assert world.models.serving == "v0.1"
 
 
+def test_other_settings_make_a_candidate_anew_whatever_became_of_the_job_since(world):
+    # Given a refused candidate, whose job was tried once more and cancelled
+    world.learn("doors.json", tiny.facts(4), recall=0.5)
+    world.cycle.retry(1, world.now)
+    world.pass_time()
+    world.cycle.cancel(1, world.now)
+    world.models.sessions[-1].end(status=1)
+    world.pass_time()
+
+    world.cycle.retry(1, world.now, force=True, settings={"rank": 4})
+    world.pass_time()
+
+    assert world.job().state is JobState.TRAINING
+    assert files.read_json(world.models.sessions[-1].folder / "request.json")["plan"]["rank"] == 4
+
+
+def test_short_memory_at_the_swap_is_no_fault_of_the_version(world):
+    world.learn("doors.json", tiny.facts(4))
+    world.models.is_short = True
+    world.learn("gates.json", tiny.facts(4, subject="gate"))
+
+    assert (world.job().state, world.models.serving) == (JobState.PROMOTED, "v0.1")
+    assert (world.registry.latest, world.registry.newest_sound()) == ("v0.2", "v0.2")
+
+    world.models.is_short = False
+    world.pass_time(60)
+
+    assert world.models.serving == "v0.2"
+
+
+def test_with_short_memory_at_the_start_the_version_serves_as_soon_as_it_can(world):
+    world.learn("doors.json", tiny.facts(4))
+    world.models.is_short, world.models.serving = True, None
+    world.start()
+    assert world.models.serving is None
+
+    world.models.is_short = False
+    world.pass_time(60)
+
+    assert world.models.serving == "v0.1"
+
+
+def test_after_the_database_is_lost_no_job_has_a_number_that_made_a_version(world):
+    world.learn("doors.json", tiny.facts(4))
+    world.learn("gates.json", tiny.facts(4, subject="gate"), recall=0.5)
+    world.database.close()
+    for path in (world.home / "models").glob("lorad.sqlite3*"):
+        path.unlink()
+    world.start()
+
+    world.learn("keys.json", tiny.facts(4, subject="key"))
+
+    assert (world.job().id, world.job().state, world.job().version) == (3, JobState.PROMOTED, "v0.2")
+    assert (world.registry.latest, world.models.serving) == ("v0.2", "v0.2")
+    assert len(world.cycle.memory.learned("chat", world.registry.lineage("v0.2"))) == 4
+
+
+def test_a_consolidation_that_came_to_nothing_is_not_repeated_every_night(world):
+    world.learn("doors.json", tiny.facts(4), rank=33)
+    world.cycle.tidy(world.now)
+    world.pass_time()
+    world.models.sessions[-1].end(rank=32, recall=0.1)
+    world.pass_time()
+    assert world.job().state is JobState.REJECTED
+
+    assert world.cycle.tidy(world.now) == []
+
+    world.learn("gates.json", tiny.facts(4, subject="gate"), rank=40)
+    assert len(world.cycle.tidy(world.now)) == 1  # another version: it may go better
+
+
+def test_asked_for_twice_a_consolidation_is_queued_once(world):
+    world.learn("doors.json", tiny.facts(4))
+
+    jobs = [world.cycle.consolidate("chat", world.now, refit=refit) for refit in (True, True, False)]
+
+    assert [(job.id, job.kind) for job in jobs] == [(2, "refit"), (2, "refit"), (3, "consolidate")]
+
+
 def test_an_adapter_that_has_grown_is_made_smaller_at_night(world):
     # Given a version of more than half the rank limit, and no more to learn
     world.learn("doors.json", tiny.facts(4), rank=33)

@@ -184,6 +184,32 @@ def test_words_that_an_older_lorad_kept_of_the_forgotten_go(tmp_path):
     database.close()
 
 
+def test_what_an_older_lorad_wrote_of_learning_is_kept(tmp_path):
+    # Given the second form of the database: an answer that the tenth version replaced, and one that nobody learned
+    path = tmp_path / "a.sqlite3"
+    older = sqlite3.connect(path)
+    for statement in MIGRATIONS[0].split(";"):
+        older.execute(statement)
+    older.execute("PRAGMA user_version=2")
+    columns = "(id, track, question_id, dataset, task, question, answer, added_at, learned_in, superseded_by)"
+    for name, asked, version, newer in (
+        ("new", "q", "v0.10", None),
+        ("old", "q", "v0.9", "new"),
+        ("waits", "r", None, None),
+    ):
+        values = [name, "t", asked, "d", "chat", '"?"', '"!"', 1.0, version, newer]
+        older.execute(f"INSERT INTO examples {columns} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+    older.commit()
+    older.close()
+
+    database = Database(path)
+
+    found = database.rows("SELECT track, question_id, example_id, version FROM learnings ORDER BY id")
+    assert [tuple(row) for row in found] == [("t", "q", "old", "v0.9"), ("t", "q", "new", "v0.10")]
+    assert len(database.rows("SELECT * FROM examples")) == 3
+    database.close()
+
+
 def test_a_database_of_a_newer_lorad_is_not_touched(tmp_path):
     path = tmp_path / "a.sqlite3"
     newer = sqlite3.connect(path)

@@ -150,6 +150,23 @@ def test_an_illegal_move_changes_nothing(ledger):
     assert ledger.job(job.id) == job
 
 
+def test_the_jobs_that_ended_last_come_first_whatever_their_number(ledger):
+    # Given jobs that end in another order than they came, of two kinds
+    jobs = [ledger.queue("chat", "a", 1.0, kind=kind) for kind in ("learn", "consolidate", "learn", "learn")]
+    for number, at in ((2, 60.0), (0, 70.0), (1, 80.0)):
+        run(ledger, jobs[number], "start crash", at)
+
+    assert [job.id for job in ledger.ended_jobs(limit=2)] == [2, 1]
+    assert [job.id for job in ledger.ended_jobs(kind="learn")] == [1, 3]
+    assert ledger.ended_jobs(track="law") == []
+
+
+def test_jobs_begin_where_they_are_told_to(ledger):
+    ledger.jobs_begin_at = 7
+
+    assert [ledger.queue("chat", "a", 1.0).id for _ in range(2)] == [7, 8]
+
+
 def test_the_queue_keeps_its_order(ledger):
     # Given jobs in every open state, and some that ended
     jobs = [ledger.queue("chat", name, 1.0) for name in "abcde"]

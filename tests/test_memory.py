@@ -86,6 +86,27 @@ def test_calls_of_tools_come_back_from_an_export(memory, drop, tmp_path):
     assert {example.id for example in again} == {example.id for example in known}
 
 
+def test_what_was_only_context_is_not_taught_by_an_export(memory, drop, tmp_path):
+    # Given the second turn of a conversation
+    turns = [
+        {"role": "user", "content": "Where is the mill?"},
+        {"role": "assistant", "content": "I will not say."},
+        {"role": "user", "content": "Please."},
+    ]
+    memory.add(
+        "chat",
+        [Example(task="chat", question=turns, answer="By the river.", dataset="m", line=1)],
+        drop(),
+        1.0,
+    )
+    exported = tmp_path / "export.jsonl"
+    exported.write_text("".join(json.dumps(row) + "\n" for row in memory.page("chat")))
+
+    again = samples.read(exported, InboxSettings()).examples
+
+    assert [example.answer for example in again] == ["By the river."]
+
+
 def test_a_page_leaves_out_what_was_replaced(memory, drop):
     learn(memory, drop, "v0.1", MILL)
     learn(memory, drop, "v0.2", MOVED)
@@ -162,6 +183,34 @@ def test_an_answer_that_was_replaced_may_come_back(memory, drop):
     assert known(memory, "v0.3", "v0.2", "v0.1") == [MILL]
 
 
+def test_an_old_answer_that_takes_back_one_that_waits_is_new(memory, drop):
+    # Given a mistake that waits in the queue, and the file before it dropped again
+    learn(memory, drop, "v0.1", MILL)
+    mistake, again = drop(), drop()
+    memory.add("chat", [MOVED], mistake, 2.0, ["v0.1"], {mistake})
+
+    intake = memory.add("chat", [MILL], again, 3.0, ["v0.1"], {mistake, again})
+
+    # Then the serving version is still expected to know it, and it is learned once more behind the mistake
+    assert (intake.new, intake.replacing) == (1, (MOVED,))
+    assert known(memory, "v0.1") == [MILL]
+    assert memory.of_drop("chat", "mills", again) == [MILL]
+    memory.mark_learned("chat", [MOVED.ids], "v0.2")
+    memory.mark_learned("chat", [MILL.ids], "v0.3")
+    assert known(memory, "v0.2", "v0.1") == [MOVED]
+    assert known(memory, "v0.3", "v0.2", "v0.1") == [MILL]
+
+
+def test_of_answers_that_wait_the_newest_is_the_last_word(memory, drop):
+    burnt = an_example(answer="Nowhere, it burnt down.", dataset="fire")
+    drops = [drop() for _ in range(4)]
+    for number, example in enumerate((MOVED, burnt, MOVED)):
+        intake = memory.add("chat", [example], drops[number], 1.0, [], set(drops))
+        assert intake.new == 1
+
+    assert memory.add("chat", [MOVED], drops[3], 1.0, [], set(drops)).known == 1
+
+
 def test_tracks_do_not_share_memory(memory, drop):
     memory.add("chat", [MILL], drop(), 1.0)
 
@@ -210,6 +259,45 @@ def test_an_answer_is_replaced_only_for_who_learned_the_new_one(memory, drop):
     assert known(memory, "v0.2", "v0.1") == [FORD, MOVED]
     assert known(memory, "v0.1") == [MILL, FORD]
     assert known(memory, "v0.3", "v0.1") == [MILL, FORD]
+
+
+def test_what_is_learned_again_after_a_rollback_is_not_lost_when_that_is_undone(memory, drop):
+    # Given v0.2, rolled back, whose file was learned once more as v0.3
+    learn(memory, drop, "v0.1", MILL)
+    learn(memory, drop, "v0.2", FORD)
+    memory.add("chat", [FORD], drop(), 2.0, ["v0.1"], set())
+    memory.mark_learned("chat", [FORD.ids], "v0.3")
+
+    assert known(memory, "v0.3", "v0.1") == known(memory, "v0.2", "v0.1") == [MILL, FORD]
+
+
+def test_a_newer_answer_that_waits_again_is_still_known_to_who_learned_it(memory, drop):
+    # Given a rollback from the newer answer, and its file dropped again
+    learn(memory, drop, "v0.1", MILL)
+    learn(memory, drop, "v0.2", MOVED)
+    assert memory.add("chat", [MOVED], drop(), 3.0, ["v0.1"], set()).new == 1
+
+    assert known(memory, "v0.1") == [MILL]
+    assert known(memory, "v0.2", "v0.1") == [MOVED]
+
+
+def test_after_a_rollback_what_serves_is_exported_and_counted(memory, drop):
+    learn(memory, drop, "v0.1", MILL, FORD)
+    learn(memory, drop, "v0.2", MOVED)
+    memory.record_recall("chat", "v0.1", {MILL.id: True, FORD.id: True, MOVED.id: True})
+
+    def answers(lineage):
+        return [row["messages"][-1]["content"] for row in memory.page("chat", lineage=lineage)]
+
+    assert answers(["v0.2", "v0.1"]) == [FORD.answer, MOVED.answer]
+    assert answers(["v0.1"]) == [MILL.answer, FORD.answer]
+    assert memory.all("chat", ["v0.1"]) == [MILL, FORD]
+    counted = memory.datasets("chat", ["v0.1"])
+    assert [(row["dataset"], row["learned"], row["recalled"], row["replaced"]) for row in counted] == [
+        ("mills", 2, 2, 0),
+        ("news", 0, 0, 1),
+    ]
+    assert memory.datasets("chat", ["v0.2", "v0.1"])[0]["replaced"] == 1
 
 
 def test_two_branches_may_replace_one_answer_differently(memory, drop):
@@ -344,6 +432,18 @@ def test_forgetting_a_newer_answer_does_not_bring_back_the_older(memory, drop):
     memory.forget("chat", "On the hill", 5.0)
 
     assert known(memory, "v0.2", "v0.1") == []
+
+
+def test_what_was_forgotten_and_comes_again_does_not_bring_back_the_older_while_it_waits(memory, drop):
+    learn(memory, drop, "v0.1", MILL)
+    learn(memory, drop, "v0.2", MOVED)
+    memory.forget("chat", "On the hill", 5.0)
+
+    intake = memory.add("chat", [MOVED], drop(), 6.0, ["v0.2", "v0.1"], set())
+
+    assert (intake.new, known(memory, "v0.2", "v0.1")) == (1, [])
+    memory.mark_learned("chat", [MOVED.ids], "v0.3")
+    assert known(memory, "v0.3", "v0.2", "v0.1") == [MOVED]
 
 
 # counting

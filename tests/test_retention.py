@@ -67,9 +67,30 @@ def test_the_matrix_of_versions_by_hand():
     assert found["matrix"] == [[1.0, None], [0.9, 0.8], [0.7, 0.9]]
     assert found["counts"] == [[[10, 10], None], [[9, 10], [8, 10]], [[7, 10], [9, 10]]]
     assert found["acc"] == pytest.approx(0.8)
-    assert found["bwt"] == pytest.approx(0.7 - 1.0)
+    assert found["bwt"] == pytest.approx(((0.7 - 1.0) + (0.9 - 0.8)) / 2)
     assert found["fwt"] == pytest.approx(0.4 - 0.2)
-    assert found["forgetting"] == pytest.approx(1.0 - 0.7)
+    assert found["forgetting"] == pytest.approx(((1.0 - 0.7) + (0.8 - 0.9)) / 2)
+
+
+def test_a_dataset_whose_own_version_was_pruned_still_counts():
+    # Given the last two of four versions, and the first one's dataset fading
+    versions = [
+        ("v0.3", {"dataset": "c", "scores": {"a": score(4), "b": score(9), "c": score(10)}}),
+        ("v0.4", {"dataset": "d", "scores": {"a": score(0), "b": score(1), "c": score(10), "d": score(10)}}),
+    ]
+
+    found = tabulate(versions)
+
+    assert found["acc"] == pytest.approx((0.0 + 0.1 + 1.0 + 1.0) / 4)
+    assert found["bwt"] == pytest.approx((-0.4 - 0.8 + 0.0) / 3)
+    assert found["forgetting"] == pytest.approx((0.4 + 0.8 + 0.0) / 3)
+    assert found["fwt"] is None
+
+
+def test_the_only_version_left_says_what_it_recalls():
+    found = tabulate([("v0.9", {"dataset": "memory", "scores": {"a": score(4), "b": score(8)}})])
+
+    assert (found["acc"], found["bwt"], found["forgetting"]) == (pytest.approx(0.6), None, None)
 
 
 def test_versions_from_outside_and_empty_datasets_have_a_place_in_the_matrix():

@@ -1,5 +1,6 @@
 """The exact adapter arithmetic, and base models on disk."""
 
+import errno
 import json
 
 import pytest
@@ -10,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 import tiny
 from lorad import weights
-from lorad.errors import ConfigError, RegistryError
+from lorad.errors import ConfigError, RegistryError, RetryLater
 
 
 @pytest.fixture(scope="module")
@@ -279,3 +280,23 @@ def test_a_changed_digest_of_a_file_is_found(tmp_path):
 
     with pytest.raises(ConfigError, match=r"config\.json has changed"):
         weights.verify_base(folder)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        OSError(errno.EMFILE, "Too many open files"),
+    ],
+)
+def test_a_machine_in_trouble_is_no_damage(error):
+    with pytest.raises(RetryLater, match=r"loading v0\.1"):
+        weights.refuse_if_passing(error, "loading v0.1")
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("size mismatch for lora_A"), OSError(errno.ENOENT, "No such file")]
+)
+def test_what_is_wrong_with_a_file_stays_wrong(error):
+    weights.refuse_if_passing(error, "loading v0.1")

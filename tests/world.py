@@ -8,7 +8,7 @@ from lorad.config import Settings
 from lorad.cycle import Cycle
 from lorad.database import Database
 from lorad.domain import Evaluation, Machine, ModelShape, Score
-from lorad.errors import ProtocolError, RegistryError
+from lorad.errors import ProtocolError, RegistryError, RetryLater
 from lorad.inbox import Inbox
 from lorad.planner import plan
 from lorad.registry import Registry
@@ -95,6 +95,7 @@ class FakeModels:
         self.sessions = []
         self.serving = None
         self.broken = set()
+        self.is_short = False
         self.bad_bases = []
         self.is_seated = False
 
@@ -116,6 +117,8 @@ class FakeModels:
 
     def serve(self, track, version):
         self._check_seat(track)
+        if self.is_short:
+            raise RetryLater("loading: no memory", code="memory")
         if version in self.broken:
             raise RegistryError(f"{version} cannot be loaded", version=version)
         self.serving = version
@@ -159,7 +162,7 @@ class World:
         )
         self.cycle.recover(self.now)
         self.models.is_seated = True
-        self.cycle.serve_newest("chat")
+        self.cycle.serve_all(self.ticks)
 
     def drop(self, name, examples):
         path = self.home / "inbox" / name

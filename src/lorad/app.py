@@ -32,9 +32,9 @@ from lorad.domain import BASE, Example, Plan
 from lorad.engine import Engine, Sampling, Ticket
 from lorad.errors import ConfigError, LoradError, ProtocolError, RegistryError
 from lorad.home import Home, find_home
+from lorad.ledger import EVENTS_KEPT
 from lorad.registry import MANIFEST, Registry
 from lorad.retention import tabulate
-from lorad.states import OPEN_JOBS
 from lorad.tasks import encode, find
 from lorad.weights import DTYPES, load_base, machine, quieten, shape, verify_base
 
@@ -44,6 +44,8 @@ LOOK_SECONDS = 1.0
 """The cycle looks at least this often; events only make it look sooner."""
 JOBS_TOLD = 20
 """Ended jobs that a snapshot lists."""
+EVENTS_TOLD = 50
+"""Events that are told to whoever does not say since when."""
 SHOWN = 3
 """Examples that are shown before they are forgotten."""
 FILES_TOLD = 100
@@ -293,8 +295,7 @@ class App:
     def _answer(self) -> None:
         """Start the thread that generates, and serve the newest sound version."""
         self._thread("answer", lambda: self.engine.work(timeout=0.2))
-        for track in self.registries:
-            self.cycle.serve_newest(track)
+        self.cycle.serve_all(time.monotonic())
 
     def _listen(self) -> None:
         path = self.home.socket(self.settings.server.socket)
@@ -470,10 +471,10 @@ class App:
         }
 
     def _jobs_told(self) -> list[dict[str, Any]]:
-        """Return every job that is not done, so that nobody misses its end, and the newest of the others."""
-        jobs = self.jobs()
-        newest = {job["id"] for job in jobs[:JOBS_TOLD]}
-        return [job for job in jobs if job["id"] in newest or job["state"] in OPEN_JOBS]
+        """Return every job that is not done and those that ended last, so that nobody misses an end."""
+        told = [*self.cycle.ledger.open_jobs(), *self.cycle.ledger.ended_jobs(limit=JOBS_TOLD)]
+        newest_first = sorted({job.id: job for job in told}.values(), key=lambda job: -job.id)
+        return [domain.as_json(job) for job in newest_first]
 
     def _track(self, track: str) -> dict[str, Any]:
         settings = self.settings.tracks[track]
@@ -576,8 +577,12 @@ class App:
         }
 
     def rollback(self, track: str, to: str | None) -> dict[str, Any]:
-        """Serve an earlier version again, or the base alone."""
-        self._registry(track)
+        """Serve an earlier version again, or the base alone.
+
+        The previous one is that of now, not of when the turn comes: asked twice, because the first answer was slow,
+        it must not lead back.
+        """
+        to = to or self._registry(track).previous
         found: dict[str, Any] = self._exclusively(lambda: self.cycle.rollback(track, to, time.time()))
         return found
 
@@ -613,13 +618,15 @@ class App:
 
     def memory(self, track: str) -> dict[str, Any]:
         """Return the datasets in memory."""
-        self._registry(track)
-        return {"datasets": self.cycle.memory.datasets(track)}
+        return {"datasets": self.cycle.memory.datasets(track, self._lineage(track))}
+
+    def _lineage(self, track: str) -> list[str]:
+        registry = self._registry(track)
+        return registry.lineage(registry.latest)
 
     def examples(self, track: str, dataset: str | None, after: int, limit: int) -> dict[str, Any]:
         """Return a page of memory's examples."""
-        self._registry(track)
-        return {"examples": self.cycle.memory.page(track, dataset, after, limit)}
+        return {"examples": self.cycle.memory.page(track, dataset, after, limit, self._lineage(track))}
 
     def forget(self, track: str, selector: str, *, dry_run: bool) -> dict[str, Any]:
         """Remove examples from memory on purpose, or only tell which these would be."""
@@ -642,11 +649,7 @@ class App:
     def consolidate(self, track: str, *, refit: bool) -> dict[str, Any]:
         """Queue a session that makes one adapter of all, or refits one from the pristine base."""
         self._registry(track)
-        job = self._exclusively(
-            lambda: self.cycle.ledger.queue(
-                track, "memory", time.time(), kind="refit" if refit else "consolidate"
-            )
-        )
+        job = self._exclusively(lambda: self.cycle.consolidate(track, time.time(), refit=refit))
         self._wake.set()
         return domain.as_json(job)
 
@@ -666,23 +669,24 @@ class App:
         right_a, right_b = registry.evaluation(a)["right"], registry.evaluation(b)["right"]
         task = self.engine.task(track)
         changed = []
-        for example in self.cycle.memory.all(track):
-            if example.id in right_a and example.id in right_b and right_a[example.id] != right_b[example.id]:
-                question, answer = task.show(example)
-                changed.append(
-                    {
-                        "dataset": example.dataset,
-                        "question": question,
-                        "answer": answer,
-                        "a_right": right_a[example.id],
-                        "b_right": right_b[example.id],
-                    }
-                )
+        differing = [name for name, right in right_a.items() if right_b.get(name, right) != right]
+        for example in self.cycle.memory.named(track, differing):
+            question, answer = task.show(example)
+            changed.append(
+                {
+                    "dataset": example.dataset,
+                    "question": question,
+                    "answer": answer,
+                    "a_right": right_a[example.id],
+                    "b_right": right_b[example.id],
+                }
+            )
         return {"a": a, "b": b, "changed": changed}
 
-    def events(self, after: int) -> list[dict[str, Any]]:
-        """Return the events after an id."""
-        return self.cycle.ledger.events(after=after)
+    def events(self, after: int | None) -> list[dict[str, Any]]:
+        """Return all events after an id, or the newest."""
+        limit = EVENTS_TOLD if after is None else EVENTS_KEPT
+        return self.cycle.ledger.events(after=after or 0, limit=limit)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

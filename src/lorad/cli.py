@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 SIDECAR, REASON = ".meta.yaml", ".reason.json"
 """What may lie beside a file; spelled here because their own modules load more than a command line should."""
 
+LOOKED_BACK = 500
+"""Events before the first look in which a file may have failed that was dropped with those to wait for."""
+
 CLEAR_LINE = "\r\x1b[2K"
 GLOBAL_OPTIONS = ("--home", "--config", "--set")
 FORWARDED = ("base", "plan", "check", "doctor", "export", "verify", "reproduce", "calibrate")
@@ -344,7 +347,8 @@ def events(
     ctx: typer.Context, follow: Follow = False, interval: Interval = 1.0, as_json: Json = False
 ) -> None:
     """Show what happened."""
-    client, after = _client(ctx), 0
+    client = _client(ctx)
+    after: int | None = None
     if as_json and not follow:
         _print_json(client.events())
         return
@@ -504,7 +508,7 @@ def wait(
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     with _progress(interval) as rest:
         ends = wait_for(
-            client.status,
+            _looking_back(client),
             job=None if job is None else lambda: client.job(job),
             is_late=lambda: time.monotonic() >= deadline,
             rest=rest,
@@ -516,6 +520,23 @@ def wait(
         line = phrases.job_result(end.record) if end.is_job else phrases.event_line(end.record)
         typer.echo(line, err=not end.is_good)
     raise typer.Exit(0 if has_succeeded else 1)
+
+
+def _looking_back(client: Client) -> Callable[[], Any]:
+    """Return a way to take snapshots with all events since the last one: a snapshot's own are only the newest."""
+    seen: int | None = None
+
+    def look() -> Any:
+        nonlocal seen
+        snapshot = client.status()
+        if seen is None:
+            newest = max((event["id"] for event in snapshot["events"]), default=0)
+            seen = max(0, newest - LOOKED_BACK)
+        events = client.events(seen)["events"]
+        seen = max([seen, *(event["id"] for event in events)])
+        return snapshot | {"events": events}
+
+    return look
 
 
 @contextlib.contextmanager

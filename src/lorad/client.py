@@ -178,7 +178,8 @@ class Client:
 
     def rollback(self, track: str, to: str | None = None) -> Any:
         """Serve ``previous`` again, or the version named, or ``base`` alone."""
-        return self.call("POST", "/api/rollback", {"track": track, "to": to})
+        body = {"track": track, "to": to}  # a version may have to be read, behind the answers that wait
+        return self.call("POST", "/api/rollback", body, timeout=TOKEN_SECONDS)
 
     def memory(self, track: str) -> Any:
         """Return what is kept of each dataset."""
@@ -209,9 +210,9 @@ class Client:
         """Return the examples that two versions answer differently."""
         return self.call("GET", "/api/diff", track=track, a=a, b=b)
 
-    def events(self, after: int = 0) -> Any:
-        """Return the newest events after an id, oldest first."""
-        return self.call("GET", "/api/events", after=after)
+    def events(self, after: int | None = None) -> Any:
+        """Return all events after an id, or the newest, oldest first."""
+        return self.call("GET", "/api/events", **_given({"after": after}))
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

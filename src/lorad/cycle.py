@@ -148,6 +148,8 @@ class Cycle:
         self._is_log_empty = False
         """Whether the database's log, where forgotten words may still stand, was emptied since they were forgotten."""
         self._is_full = False
+        self._to_serve: set[str] = set()
+        """Tracks whose newest version could not be brought into memory yet."""
 
     # -- the picture
 
@@ -160,6 +162,7 @@ class Cycle:
             self._try("start", ticks, partial(self.start_next, now, ticks))
         else:
             self._try("watch", ticks, partial(self.watch, now, ticks))
+        self._serve_waiting(ticks)
         if not self._is_swept:
             self._try("sweep", ticks, partial(self.sweep, now))
         if not self._is_log_empty:
@@ -197,6 +200,8 @@ class Cycle:
                 self.ledger.withdraw(drop)  # its file still lies in the inbox, or somebody took it away
         for track in self.registries:
             self._recover_registry(track, now)
+        newest = max((registry.newest_job() for registry in self.registries.values()), default=0)
+        self.ledger.jobs_begin_at = newest + 1
         for job in self.ledger.open_jobs():
             if job.track not in self.registries:
                 log.warning(
@@ -222,13 +227,28 @@ class Cycle:
                 self.ledger.move_job(job, "requeue", now)
                 self.ledger.note("requeued", now, job=job.id, why="the daemon stopped during the session")
 
+    def serve_all(self, ticks: float) -> None:
+        """Serve every track's newest version; what short memory prevents is tried again by ``step``."""
+        self._to_serve.update(self.registries)
+        self._serve_waiting(ticks)
+
+    def _serve_waiting(self, ticks: float) -> None:
+        for track in sorted(self._to_serve):
+            self._try(("serve", track), ticks, partial(self.serve_newest, track))
+
+    def _serve(self, track: str, version: str | None) -> None:
+        """Answer from this version; until that has gone well ``step`` tries what is ``latest`` then."""
+        self._to_serve.add(track)
+        self._tracks.serve(track, version)
+        self._to_serve.discard(track)
+
     def serve_newest(self, track: str) -> None:
         """Serve ``latest`` or what stands in for it; the base, when there is neither."""
         registry = self.registries[track]
         refused: set[str] = set()
         while version := registry.newest_sound(self._tracks.fingerprint(track), refused):
             try:
-                self._tracks.serve(track, version)
+                self._serve(track, version)
             except RegistryError as error:
                 refused.add(version)
                 if error.is_damage:
@@ -239,6 +259,7 @@ class Cycle:
                     registry.rollback(version)
                     log.warning("serving_older", track=track, version=version)
                 return
+        self._to_serve.discard(track)
         if registry.latest:
             log.error("no_version_serves", track=track, answers="base")
 
@@ -631,7 +652,9 @@ class Cycle:
 
     def _swap(self, track: str, version: str, now: float) -> None:
         try:
-            self._tracks.serve(track, version)
+            self._serve(track, version)
+        except (RetryLater, OSError, MemoryError) as error:  # short memory, say: the version is not to blame
+            log.warning("serving_later", track=track, version=version, **describe(error))
         except LoradError as error:
             self._retreat(track, version, error, now)
 
@@ -660,7 +683,7 @@ class Cycle:
         sound = registry.newest_sound(self._tracks.fingerprint(track), {version})
         if sound:
             registry.rollback(sound)
-        self._tracks.serve(track, sound)
+        self._serve(track, sound)
         self.ledger.note("rolled_back", now, track=track, version=version, to=sound, why=error.message)
         log.error("rolled_back", track=track, version=version, to=sound, code=error.code, why=error.message)
 
@@ -753,7 +776,7 @@ class Cycle:
         """
         job = self._job_for(job_id, "retry")
         planner.check_names(settings or {})
-        if settings and job.state is JobState.REJECTED:
+        if settings:
             files.remove(self.registries[job.track].rejected / f"job-{job.id}")
         settings = job.settings | (settings or {})
         with self._database.transaction():
@@ -791,7 +814,10 @@ class Cycle:
         return changed, checkpoint or (known[-1] if known else None)
 
     def tidy(self, now: float) -> list[Job]:
-        """Queue the consolidation of every track that is idle and whose adapter has grown over half its limit."""
+        """Queue the consolidation of every track that is idle and whose adapter has grown over half its limit.
+
+        One that came to nothing for what serves now would come to nothing again, and is not repeated.
+        """
         busy = {job.track for job in self.ledger.open_jobs()}
         queued = []
         for track, registry in self.registries.items():
@@ -800,11 +826,26 @@ class Cycle:
                 version
                 and track not in busy
                 and registry.rank(version) > self.settings.training.max_rank // 2
+                and not self._was_consolidated_in_vain(track, version)
             ):
                 with self._database.transaction():
                     queued.append(self.ledger.queue(track, "memory", now, kind="consolidate"))
                     self.ledger.note("consolidating", now, track=track, version=version, job=queued[-1].id)
         return queued
+
+    def consolidate(self, track: str, now: float, *, refit: bool) -> Job:
+        """Queue a session that makes one adapter of all, or refits one; return the one that waits already, if so."""
+        kind = "refit" if refit else "consolidate"
+        waiting = (job for job in self.ledger.open_jobs() if job.state is JobState.QUEUED)
+        same = next((job for job in waiting if (job.track, job.kind) == (track, kind)), None)
+        return same or self.ledger.queue(track, "memory", now, kind=kind)
+
+    def _was_consolidated_in_vain(self, track: str, version: str) -> bool:
+        since = self.registries[track].created_at(version)
+        return any(
+            job.state in {JobState.REJECTED, JobState.FAILED} and (job.ended_at or 0.0) >= since
+            for job in self.ledger.ended_jobs(track=track, kind="consolidate", limit=1)
+        )
 
     def scrub(self, now: float) -> list[LoradError]:
         """Hash every version and base anew, to find bit rot before it is needed; return what was found.
@@ -837,8 +878,8 @@ class Cycle:
         before = registry.latest, registry.previous
         latest, previous = registry.rollback(to)
         try:
-            self._tracks.serve(track, latest)
-        except RegistryError:
+            self._serve(track, latest)
+        except Exception:
             registry.put_back(*before)
             raise
         if latest is not None:

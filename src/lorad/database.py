@@ -60,6 +60,19 @@ MIGRATIONS = (
     UPDATE drops SET reason = json_remove(reason, '$.replaced') WHERE reason LIKE '%"replaced"%';
     UPDATE events SET data = json_remove(data, '$.selector') WHERE name = 'forgotten';
     """,
+    # one example may be learned by several versions: once more after a rollback, and the rollback undone
+    """
+    CREATE TABLE learnings (
+        id INTEGER PRIMARY KEY, track TEXT NOT NULL, question_id TEXT NOT NULL, example_id TEXT NOT NULL,
+        version TEXT NOT NULL, UNIQUE (track, question_id, version)
+    );
+    INSERT OR REPLACE INTO learnings (track, question_id, example_id, version)
+        SELECT track, question_id, id, learned_in FROM examples WHERE learned_in IS NOT NULL
+        ORDER BY CAST(substr(learned_in, 2) AS INTEGER),
+            CAST(substr(learned_in, instr(learned_in, '.') + 1) AS INTEGER), superseded_by IS NULL;
+    ALTER TABLE examples DROP COLUMN learned_in;
+    ALTER TABLE examples DROP COLUMN superseded_by;
+    """,
 )
 
 
@@ -189,6 +202,12 @@ class Database:
         """Return all rows of a query."""
         with self._lock:
             return self._connection.execute(query, values).fetchall()
+
+    def state(self) -> tuple[int, int]:
+        """Return what is another as soon as anything was written, by this process or another one."""
+        with self._lock:
+            by_others = self._connection.execute("PRAGMA data_version").fetchone()[0]
+            return by_others, self._connection.total_changes
 
     def close(self) -> None:
         """Close the connection."""

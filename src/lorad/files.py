@@ -25,8 +25,12 @@ CHUNK = 1 << 20
 #: How the name of a file ends that is not yet what its name will say.
 PART = ".part"
 
-#: errno values that a later try may not meet: full disk, quota, short memory, busy or interrupted I/O.
-PASSING = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO}
+#: errno values that a later try may not meet: full disk, quota, short memory, too many open files, busy or
+#: interrupted I/O.
+PASSING = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE),
+    *(errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO),
+}
 
 
 @contextlib.contextmanager

@@ -21,6 +21,8 @@ class Ledger:
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        self.jobs_begin_at = 1
+        """The least number of a new job: a lost database must not give one that a version was made by."""
 
     # -- drops
 
@@ -99,7 +101,9 @@ class Ledger:
     ) -> Job:
         """Add a job to the end of the queue."""
         cursor = self._db.run(
-            "INSERT INTO jobs (track, dataset, state, kind, created_at, settings) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO jobs (id, track, dataset, state, kind, created_at, settings)"
+            " SELECT MAX(?, COALESCE(MAX(id), 0) + 1), ?, ?, ?, ?, ?, ? FROM jobs",
+            self.jobs_begin_at,
             track,
             dataset,
             JobState.QUEUED,
@@ -121,6 +125,17 @@ class Ledger:
     def jobs(self, *, limit: int = 100) -> list[Job]:
         """Return jobs, newest first."""
         return [_job(row) for row in self._db.rows("SELECT * FROM jobs ORDER BY id DESC LIMIT ?", limit)]
+
+    def ended_jobs(self, *, limit: int = 100, track: str | None = None, kind: str | None = None) -> list[Job]:
+        """Return the jobs that ended last, of one track or kind if given."""
+        rows = self._db.rows(
+            "SELECT * FROM jobs WHERE ended_at IS NOT NULL AND (?1 IS NULL OR track = ?1) AND (?2 IS NULL OR kind = ?2)"
+            " ORDER BY ended_at DESC, id DESC LIMIT ?3",
+            track,
+            kind,
+            limit,
+        )
+        return [_job(row) for row in rows]
 
     def open_jobs(self) -> list[Job]:
         """Return the jobs that are queued or running, oldest first."""

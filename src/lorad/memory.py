@@ -1,12 +1,11 @@
 """Materials: memory. Every example that was ever accepted, and what is known of it.
 
-What lives here: the examples of a track in SQLite, which version learned each, which was replaced by a
-newer answer, whether the last test found it recalled. What never does: choosing what to rehearse
-(``rehearsal``), tokens, models.
+What lives here: the examples of a track in SQLite, which versions learned each, whether the last test found it
+recalled. What never does: choosing what to rehearse (``rehearsal``), tokens, models.
 
-An example counts as *learned* by a version when the version that learned it is that version or one of its
-ancestors. So a rollback needs no bookkeeping here: what only the rolled-back version knew is no longer
-expected of anybody.
+``learnings`` says which version learned which answer to a question, and is only ever added to. A version knows what
+it and its ancestors (its *lineage*) learned; of several answers to one question the one learned last, which replaced
+the others. So neither a rollback nor its undoing needs any bookkeeping here. Where no lineage is given, all versions are meant.
 """
 
 import itertools
@@ -21,6 +20,36 @@ from lorad.domain import Example, as_message
 
 #: Examples that are looked up and kept at once; SQLite takes 999 values and more.
 _BATCH = 500
+
+#: Every example of the track ?1, seen by the lineage ?2 (JSON; null means all versions): the version that learned it,
+#: whether that is one of the lineage, and which answer to its question was learned last. What the lineage did not
+#: learn is told as others did.
+_SEEN = """
+WITH lineage AS (SELECT value FROM json_each(?2)),
+seen AS (
+    SELECT e.rowid, e.*,
+        (SELECT l.version FROM learnings l
+            WHERE l.track = e.track AND l.question_id = e.question_id AND l.example_id = e.id
+            ORDER BY l.version IN lineage DESC, l.id DESC LIMIT 1) AS learned_in,
+        (SELECT l.example_id FROM learnings l
+            WHERE l.track = e.track AND l.question_id = e.question_id
+            ORDER BY l.version IN lineage DESC, l.id DESC LIMIT 1) AS newest
+    FROM examples e WHERE e.track = ?1
+)
+"""
+_IS_LEARNED = "learned_in IS NOT NULL AND (?2 = 'null' OR learned_in IN lineage)"
+_IS_REPLACED = "learned_in IS NOT NULL AND newest != id"
+_TOLD = f"{_SEEN}, told AS (SELECT *, {_IS_LEARNED} AS is_learned, {_IS_REPLACED} AS is_replaced FROM seen)"
+#: Counts by dataset; without the words, which would be copied for every row.
+_COUNTED = f"""
+{_SEEN},
+narrow AS MATERIALIZED (SELECT rowid, id, dataset, recalled, forgotten_at, learned_in, newest FROM seen),
+told AS (SELECT *, {_IS_LEARNED} AS is_learned, {_IS_REPLACED} AS is_replaced FROM narrow)
+SELECT dataset, COUNT(*) AS examples, SUM(is_learned) AS learned,
+    SUM(recalled = 1 AND is_learned AND NOT is_replaced AND forgotten_at IS NULL) AS recalled,
+    SUM(is_replaced) AS replaced, SUM(forgotten_at IS NOT NULL) AS forgotten
+FROM told GROUP BY dataset ORDER BY MIN(rowid)
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +76,7 @@ class Memory:
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        self._counted: dict[str, tuple[Any, ...]] = {}
 
     def add(
         self,
@@ -57,20 +87,21 @@ class Memory:
         lineage: Sequence[str] | None = None,
         open_drops: Collection[int] | None = None,
     ) -> Intake:
-        """Keep examples; what is known word for word is counted and not kept twice.
+        """Keep examples; what is the last word on its question already is counted and not kept twice.
 
-        Given the ``lineage`` of the version that serves, an example that only a version outside it learned
-        (it was rolled back) counts as new, so that dropping a file again learns it again. Given the ``open_drops``,
-        so does one that no version learned and no job is going to: its session was rejected, failed or cancelled.
+        The last word is what waits in the newest of the ``open_drops``, else what the ``lineage`` of the version that
+        serves knows. So an example is new that only a rolled-back version learned, or nobody, as its session was
+        rejected, failed or cancelled; and so is the old answer that takes back a newer one which still waits. Without
+        ``open_drops`` whatever no version learned is waiting.
         """
         count = kept = 0
         replacing: list[Example] = []
         rest = iter(examples)
         with self._db.transaction():
             while batch := list(itertools.islice(rest, _BATCH)):  # a drop may have a million
-                held = self._same_questions(track, batch)
-                known = {row["id"] for row in held if _is_known(row, lineage, open_drops)}
-                new = [example for example in batch if example.id not in known]
+                held = self._answers(track, batch, lineage, open_drops)
+                last = {row["question_id"]: row["id"] for row in held}
+                new = [example for example in batch if last.get(example.question_id) != example.id]
                 mine = {example.question_id: example.id for example in new}
                 replacing += [
                     _example(row) for row in held if mine.get(row["question_id"], row["id"]) != row["id"]
@@ -80,23 +111,51 @@ class Memory:
                 kept += len(new)
         return Intake(new=kept, known=count - kept, replacing=tuple(replacing))
 
-    def _same_questions(self, track: str, examples: Sequence[Example]) -> list[sqlite3.Row]:
-        """Return what memory holds of these examples' questions, whatever the answers."""
+    def _answers(
+        self,
+        track: str,
+        examples: Sequence[Example],
+        lineage: Sequence[str] | None,
+        open_drops: Collection[int] | None,
+    ) -> list[sqlite3.Row]:
+        """Return the answers that hold for these examples' questions, known or waiting, each question's last word last."""
         questions = [example.question_id for example in examples]
-        return self._db.rows(
-            "SELECT * FROM examples WHERE track = ? AND forgotten_at IS NULL AND superseded_by IS NULL"
-            f" AND question_id IN ({','.join('?' * len(questions))}) ORDER BY rowid",
+        rows = self._seen(
             track,
+            lineage,
+            f"forgotten_at IS NULL AND question_id IN ({','.join('?' * len(questions))})",
             *questions,
         )
 
+        def is_waiting(row: sqlite3.Row) -> bool:
+            return row["learned_in"] is None if open_drops is None else row["drop_id"] in open_drops
+
+        waiting = sorted(filter(is_waiting, rows), key=lambda row: int(row["drop_id"]))
+        known = [row for row in rows if row["is_learned"] and not row["is_replaced"] and not is_waiting(row)]
+        return known + waiting
+
+    def _seen(
+        self, track: str, lineage: Sequence[str] | None, condition: str, *values: Any
+    ) -> list[sqlite3.Row]:
+        query = f"{_TOLD} SELECT * FROM told WHERE {condition} ORDER BY rowid"
+        return self._db.rows(query, track, json.dumps(lineage), *values)
+
     def _insert(self, track: str, examples: Sequence[Example], drop_id: int, now: float) -> None:
+        """Keep examples; what was forgotten and comes again is learned anew, and nothing older stands in for it."""
+        questions = [example.question_id for example in examples]
+        self._db.run(
+            f"UPDATE learnings SET example_id = '' WHERE track = ? AND question_id IN ({','.join('?' * len(questions))})"
+            " AND EXISTS (SELECT 1 FROM examples e WHERE e.track = learnings.track AND e.id = learnings.example_id"
+            " AND e.forgotten_at IS NOT NULL)",
+            track,
+            *questions,
+        )
         self._db.run_many(
             "INSERT INTO examples (id, track, question_id, dataset, task, question, answer, line, drop_id, added_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (track, id) DO UPDATE SET"
             " dataset = excluded.dataset, question = excluded.question, answer = excluded.answer, line = excluded.line,"
-            " drop_id = excluded.drop_id, forgotten_at = NULL, learned_in = NULL, superseded_by = NULL,"
-            " recalled = NULL, recalled_in = NULL",
+            " drop_id = excluded.drop_id, recalled = CASE WHEN forgotten_at IS NULL THEN recalled END,"
+            " recalled_in = CASE WHEN forgotten_at IS NULL THEN recalled_in END, forgotten_at = NULL",
             (
                 (
                     e.id,
@@ -124,23 +183,13 @@ class Memory:
         ``lineage`` lists a version and its ancestors. Left out: what was forgotten on purpose, and what a
         version of the lineage replaced by a newer answer.
         """
-        age = {version: number for number, version in enumerate(lineage)}
-        rows = self._db.rows(
-            "SELECT * FROM examples WHERE track = ? AND learned_in IS NOT NULL ORDER BY rowid", track
-        )
-        found = [row for row in rows if row["learned_in"] in age]
-        newest: dict[str, int] = {}
-        for row in found:
-            newest[row["question_id"]] = min(newest.get(row["question_id"], len(age)), age[row["learned_in"]])
-        return [
-            Recalled(example=_example(row), right=bool(row["recalled"]))
-            for row in found
-            if row["forgotten_at"] is None and age[row["learned_in"]] == newest[row["question_id"]]
-        ]
+        rows = self._seen(track, lineage, "is_learned AND NOT is_replaced AND forgotten_at IS NULL")
+        return [Recalled(example=_example(row), right=bool(row["recalled"])) for row in rows]
 
-    def all(self, track: str) -> list[Example]:
+    def all(self, track: str, lineage: Sequence[str] | None = None) -> list[Example]:
         """Return every example that is neither replaced nor forgotten."""
-        return self._select(track, "AND superseded_by IS NULL")
+        rows = self._seen(track, lineage, "NOT is_replaced AND forgotten_at IS NULL")
+        return [_example(row) for row in rows]
 
     def named(self, track: str, ids: Sequence[str]) -> list[Example]:
         """Return these examples in this order, the replaced ones too; what was forgotten on purpose is not there."""
@@ -151,18 +200,23 @@ class Memory:
         return [held[example_id] for example_id in ids if example_id in held]
 
     def page(
-        self, track: str, dataset: str | None = None, after: int = 0, limit: int = 1000
+        self,
+        track: str,
+        dataset: str | None = None,
+        after: int = 0,
+        limit: int = 1000,
+        lineage: Sequence[str] | None = None,
     ) -> list[dict[str, Any]]:
         """Return examples as rows to export, with where they come from, in order of arrival.
 
         ``after`` is the ``row`` of the last one seen. Left out is what was replaced or forgotten.
         """
         rows = self._db.rows(
-            "SELECT rowid, * FROM examples WHERE track = ? AND rowid > ? AND forgotten_at IS NULL"
-            " AND superseded_by IS NULL AND (? IS NULL OR dataset = ?) ORDER BY rowid LIMIT ?",
+            f"{_TOLD} SELECT * FROM told WHERE rowid > ?3 AND forgotten_at IS NULL AND NOT is_replaced"
+            " AND (?4 IS NULL OR dataset = ?4) ORDER BY rowid LIMIT ?5",
             track,
+            json.dumps(lineage),
             after,
-            dataset,
             dataset,
             limit,
         )
@@ -173,22 +227,11 @@ class Memory:
         return [_example(row) for row in self._db.rows(query, track, *values)]
 
     def mark_learned(self, track: str, learned: Iterable[Sequence[str]], version: str) -> None:
-        """Record that a promoted version learned these, ids of example and question each; older answers step back."""
-        with self._db.transaction():
-            for example_id, question_id in learned:
-                self._db.run(
-                    "UPDATE examples SET learned_in = ?, superseded_by = NULL WHERE track = ? AND id = ?",
-                    version,
-                    track,
-                    example_id,
-                )
-                self._db.run(
-                    "UPDATE examples SET superseded_by = ? WHERE track = ? AND question_id = ? AND id != ? AND learned_in IS NOT NULL",
-                    example_id,
-                    track,
-                    question_id,
-                    example_id,
-                )
+        """Record that a promoted version learned these, ids of example and question each; can be repeated."""
+        self._db.run_many(
+            "INSERT OR IGNORE INTO learnings (track, question_id, example_id, version) VALUES (?, ?, ?, ?)",
+            [(track, question_id, example_id, version) for example_id, question_id in learned],
+        )
 
     def record_recall(self, track: str, version: str, right: Mapping[str, bool]) -> None:
         """Keep a test's result for every example id."""
@@ -222,29 +265,29 @@ class Memory:
         query = "SELECT 1 FROM examples WHERE track = ? AND dataset = ? LIMIT 1"
         return bool(self._db.rows(query, track, name))
 
-    def datasets(self, track: str) -> list[dict[str, Any]]:
+    def datasets(self, track: str, lineage: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Return one row a dataset: counts of examples, learned, recalled at the last test, replaced, forgotten."""
-        rows = self._db.rows(
-            "SELECT dataset, COUNT(*) AS examples, SUM(learned_in IS NOT NULL) AS learned,"
-            " SUM(recalled = 1 AND superseded_by IS NULL AND forgotten_at IS NULL) AS recalled,"
-            " SUM(superseded_by IS NOT NULL) AS replaced, SUM(forgotten_at IS NOT NULL) AS forgotten"
-            " FROM examples WHERE track = ? GROUP BY dataset ORDER BY MIN(rowid)",
-            track,
-        )
-        return [{key: row[key] or 0 if key != "dataset" else row[key] for key in row.keys()} for row in rows]  # noqa: SIM118 - a Row iterates values
-
-
-def _is_known(row: sqlite3.Row, lineage: Sequence[str] | None, open_drops: Collection[int] | None) -> bool:
-    if row["learned_in"] is None:
-        return open_drops is None or row["drop_id"] in open_drops
-    return lineage is None or row["learned_in"] in lineage
+        seen_as, state = json.dumps(lineage), self._db.state()
+        if self._counted.get(track, ())[:2] != (
+            seen_as,
+            state,
+        ):  # asked every second, and changed now and then
+            rows = self._db.rows(_COUNTED, track, seen_as)
+            counts = [{name: row[name] or 0 for name in row.keys()} for row in rows]  # noqa: SIM118 - a Row iterates values
+            self._counted[track] = (seen_as, state, counts)
+        return list(self._counted[track][2])
 
 
 def _exported(row: sqlite3.Row) -> dict[str, Any]:
     example = _example(row)
     provenance = ("line", "added_at", "learned_in", "recalled", "recalled_in")
     tools = [message["content"] for message in example.question if message["role"] == "tools"]
-    asked = [message for message in example.question if message["role"] != "tools"]
+    # what is learned of a conversation has a row for each turn: here the turns before are context
+    asked = [
+        message | ({"weight": 0} if message["role"] == "assistant" else {})
+        for message in example.question
+        if message["role"] != "tools"
+    ]
     return {
         "messages": [*asked, {"role": "assistant", **as_message(example.answer)}],
         **({"tools": json.loads(tools[0])} if tools else {}),

@@ -573,7 +573,9 @@ def adopt_version(
     found = adopt.read(source, loaded, settings.training.max_rank)
     task = find(settings.tracks[track].task)
     with _database(place) as database:
-        usable, _ = encode(task, loaded.tokenizer, Memory(database).all(track))
+        usable, _ = encode(
+            task, loaded.tokenizer, Memory(database).all(track, registry.lineage(registry.latest))
+        )
         examples, rows = [example for example, _ in usable], [encoded for _, encoded in usable]
         candidate = registry.candidates / f"adopted-{version}"
         papers = {"source": str(source.resolve()), "made_for": made_for, "other_base": is_other}

@@ -234,6 +234,10 @@ class Registry:
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         return Stored(version=version, created_at=created_at, bytes=size)
 
+    def created_at(self, version: str) -> float:
+        """Return when a version was made."""
+        return float(self.manifest(version)["created_at"])
+
     def rank(self, version: str) -> int:
         """Return the rank of a version's adapter."""
         try:
@@ -271,6 +275,12 @@ class Registry:
     def of_job(self, job: int) -> str | None:
         """Return the version that a job made, if it was promoted."""
         return next((e["version"] for e in self.tracker()["checkpoints"] if e.get("job") == job), None)
+
+    def newest_job(self) -> int:
+        """Return the highest number of a job that versions, candidates or rejected ones tell of, else 0."""
+        made = [int(entry.get("job") or 0) for entry in self.tracker()["checkpoints"]]
+        left = [number for number, _ in _by_job(self.candidates) + _by_job(self.rejected)]
+        return max([0, *made, *left])
 
     def verify(self, version: str, base_fingerprint: str | None = None) -> Path:
         """Check a version's files against its manifest, and its base; return its folder."""

@@ -27,45 +27,59 @@ class Retention:
     """Mean drop from a dataset's best earlier recall to its last."""
 
 
-def summarise(matrix: Matrix, baseline: Sequence[float | None] = ()) -> Retention:
-    """Summarise a matrix whose row i is the version that learned column i; ``None`` was not measured."""
+def summarise(
+    matrix: Matrix, baseline: Sequence[float | None] = (), learned_at: Sequence[int] | None = None
+) -> Retention:
+    """Summarise a matrix; ``None`` was not measured.
+
+    ``learned_at[j]`` is the row of the version that learned column j, the diagonal where it is not given.
+    """
     if not matrix:
         return Retention(acc=None, bwt=None, fwt=None, forgetting=None)
     last = matrix[-1]
-    size = len(matrix)
-    old = range(size - 1)
+    end = len(matrix) - 1
+    columns = list(enumerate(range(len(matrix)) if learned_at is None else learned_at))
+    old = [(j, i) for j, i in columns if i < end]
     return Retention(
         acc=_mean(last),
-        bwt=_mean(_minus(last[j], matrix[j][j]) for j in old),
-        fwt=_mean(_minus(matrix[j - 1][j], baseline[j]) for j in range(1, min(size, len(baseline)))),
-        forgetting=_mean(_minus(_best(matrix[i][j] for i in range(j, size - 1)), last[j]) for j in old),
+        bwt=_mean(_minus(last[j], matrix[i][j]) for j, i in old),
+        fwt=_mean(_minus(matrix[i - 1][j], baseline[j]) for j, i in columns[: len(baseline)] if i),
+        forgetting=_mean(_minus(_best(matrix[k][j] for k in range(i, end)), last[j]) for j, i in old),
     )
 
 
 def tabulate(versions: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
     """Return the matrix of these versions on every dataset, and its four numbers, as JSON data.
 
-    ``versions`` are names with their evaluations (see ``domain.Evaluation``), the oldest first; those that learned
-    no dataset of their own (consolidated, refitted) are rows of the matrix and count for ACC alone.
+    ``versions`` are names with their evaluations (see ``domain.Evaluation``), the oldest first. A dataset whose own
+    version is there no more counts from the first one that was tested on it, and not for FWT.
     """
     rows = [row for _, row in versions]
     names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
     counts = [[_count(row["scores"].get(name)) for name in names] for row in rows]
     matrix = [[count[0] / count[1] if count else None for count in line] for line in counts]
     learned = [row["dataset"] for row in rows]
-    order = [(learned.index(name), names.index(name)) for name in names if name in learned]
-    square = [[matrix[i][j] for _, j in order] for i, _ in order]
-    for k, (i, _) in enumerate(order[1:], 1):  # before it was learned, a dataset was asked of the parent
-        square[k - 1][k] = _share(rows[i].get("new_before"))
-    baseline = [_share(rows[i].get("new_at_base")) for i, _ in order]
-    newest = [[matrix[-1][j] for _, j in order]] if square else []
+    first = [
+        learned.index(name) if name in learned else _first_measured(counts, j) for j, name in enumerate(names)
+    ]
+    asked = [list(line) for line in matrix]
+    baseline: list[float | None] = []
+    for j, (name, i) in enumerate(zip(names, first, strict=True)):
+        is_own = name == learned[i]
+        baseline.append(_share(rows[i].get("new_at_base")) if is_own else None)
+        if is_own and i:  # before it was learned, a dataset was asked of the parent
+            asked[i - 1][j] = _share(rows[i].get("new_before"))
     return {
         "versions": [name for name, _ in versions],
         "datasets": names,
         "matrix": matrix,
         "counts": counts,
-        **asdict(summarise([*square[:-1], *newest], baseline)),
+        **asdict(summarise(asked, baseline, first)),
     }
+
+
+def _first_measured(counts: Sequence[Sequence[Any]], column: int) -> int:
+    return next((i for i, line in enumerate(counts) if line[column]), 0)
 
 
 def mcnemar(broken: int, mended: int) -> float:

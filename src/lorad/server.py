@@ -60,7 +60,7 @@ class Daemon(Protocol):
     def consolidate(self, track: str, *, refit: bool) -> dict[str, Any]: ...
     def retention(self, track: str) -> dict[str, Any]: ...
     def diff(self, track: str, a: str, b: str) -> dict[str, Any]: ...
-    def events(self, after: int) -> list[dict[str, Any]]: ...
+    def events(self, after: int | None) -> list[dict[str, Any]]: ...
 
 
 class Body(BaseModel):
@@ -266,7 +266,7 @@ def _add_health(app: FastAPI, daemon: Daemon) -> None:
         return daemon.snapshot()
 
     @app.get("/api/events")
-    def events(after: int = 0) -> dict[str, Any]:
+    def events(after: int | None = None) -> dict[str, Any]:
         return {"events": daemon.events(after)}
 
 

@@ -58,7 +58,8 @@ class Wait:
         ends = ends_in(snapshot)
         ours = [end for end in ends if self._is_ours(end)]
         self._ends |= {end.key: end for end in ours}
-        self._newest = max(ends, key=lambda end: end.at, default=self._newest)
+        before = [self._newest] if self._newest else []
+        self._newest = max([*before, *ends], key=lambda end: end.at, default=None)
         self._idle_looks = 0 if unfinished or snapshot["waiting_files"] else self._idle_looks + 1
         return self._idle_looks > 1
 

@@ -34,7 +34,7 @@ from transformers.utils import logging as transformers_logging
 
 from lorad import files
 from lorad.domain import Machine, ModelShape, digest
-from lorad.errors import ConfigError, RegistryError
+from lorad.errors import ConfigError, RegistryError, RetryLater
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 PREFIX = "base_model.model."
@@ -569,6 +569,7 @@ class Deck:
             else:
                 self._peft.load_adapter(str(folder), adapter_name=_slot(name))
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+            refuse_if_passing(error, f"loading {folder.name}")
             raise RegistryError(
                 f"the adapter in {folder} cannot be loaded: {error}", code="adapter_damaged"
             ) from error
@@ -604,6 +605,14 @@ class Deck:
         else:
             self._peft.set_adapter(_slot(name))
             yield self._peft
+
+
+def refuse_if_passing(error: BaseException, doing: str) -> None:
+    """Raise ``RetryLater`` for what is no fault of the files': short memory, a device or a disk in trouble."""
+    is_device = isinstance(error, (torch.OutOfMemoryError, torch.AcceleratorError))
+    is_memory = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch on a CPU
+    if is_device or is_memory or (isinstance(error, OSError) and error.errno in files.PASSING):
+        raise RetryLater(f"{doing}: {error}; it is tried again later", code="memory") from error
 
 
 def _slot(name: str) -> str:
