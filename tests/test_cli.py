@@ -459,6 +459,21 @@ def test_a_track_has_its_own_folder(lorad, home, tmp_path):
     assert result.stderr == "lorad: there is no track 'chad'; known: chat\n"
 
 
+@pytest.mark.parametrize(("inbox", "folder", "file"), [(0o770, 0o770, 0o640), (0o750, 0o750, 0o600)])
+def test_what_is_dropped_is_for_whom_the_inbox_is_for(lorad, home, tmp_path, inbox, folder, file):
+    # Given an inbox that the daemon's group shares, or does not, and a person who hides new files from others
+    (home / "inbox").chmod(inbox)
+    (tmp_path / "a.json").write_text("1")
+    before = os.umask(0o077)
+    try:
+        lorad("drop", str(tmp_path / "a.json"), "--track", "chat")
+    finally:
+        os.umask(before)
+
+    dropped = home / "inbox" / "chat" / "a.json"
+    assert [path.stat().st_mode & 0o777 for path in (dropped.parent, dropped)] == [folder, file]
+
+
 def test_a_failed_copy_leaves_nothing(lorad, home, tmp_path):
     # Given an inbox that is not a folder
     (home / "inbox").rmdir()

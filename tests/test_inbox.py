@@ -250,8 +250,36 @@ def test_the_folders_are_made_and_kept(inbox):
 
     inbox.recover()
 
-    assert sorted(path.name for path in inbox.folder.iterdir()) == ["done", "failed", "processing"]
+    assert sorted(path.name for path in inbox.folder.iterdir()) == [
+        "chat",
+        "done",
+        "failed",
+        "law",
+        "processing",
+    ]
     assert (inbox.folder / "done" / "a.json").exists()
+
+
+def test_the_tracks_folders_are_as_open_as_the_inbox(tmp_path):
+    # Given an inbox that a group shares, and a daemon that leaves the group what it has
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "inbox").chmod(0o2770)
+    before = os.umask(0o007)
+    try:
+        an_inbox(tmp_path).recover()
+    finally:
+        os.umask(before)
+
+    assert [(tmp_path / "inbox" / name).stat().st_mode & 0o777 for name in ("chat", "law")] == [0o770] * 2
+
+
+def test_a_file_that_is_named_like_a_track_is_a_file(tmp_path):
+    inbox = an_inbox(tmp_path)
+    put(inbox, "law")
+
+    inbox.recover()
+
+    assert names(inbox.waiting()) == ["law"]
 
 
 # where each one ends
@@ -766,10 +794,75 @@ def test_a_track_that_is_a_link_is_not_followed(inbox, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "a.json").write_text("[]")
+    (inbox.folder / "law").rmdir()
     (inbox.folder / "law").symlink_to(outside)
 
     assert told(inbox, 0.0, 5.0, 9.0) == [("law", "foreign_folder", True)]
     assert inbox.waiting() == []
+
+
+# what is closed
+
+
+NOBODY = 65_534
+
+
+@pytest.fixture
+def bound(tmp_path, monkeypatch):
+    """Return an inbox of somebody whom permissions bind: root may read and change everything."""
+    monkeypatch.chdir(tmp_path)  # nobody may come here from above
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.chown(tmp_path, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, 0)
+    try:
+        made = an_inbox(Path())
+        made.recover()
+        yield made
+    finally:
+        if is_root:
+            os.setresuid(0, 0, 0)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o500])
+def test_a_tracks_folder_that_its_owner_closed_is_told_of_and_keeps_nobody_waiting(bound, mode):
+    # Given the files of two people, one of whom made the folder and let nobody else empty it
+    put(bound, "a.json")
+    put(bound, "law/b.json")
+    (bound.folder / "law").chmod(mode)
+
+    assert told(bound, 0.0, 5.0, 9.0) == [("law", "closed_folder", True)]
+    assert names(bound.settled(10.0)) == ["a.json"]
+    assert "chmod g+rwx" in bound.left[bound.folder / "law"].message
+
+    # When it is opened
+    (bound.folder / "law").chmod(0o770)
+    bound.settled(11.0)
+
+    assert names(bound.settled(16.0)) == ["a.json", "b.json"]
+    assert bound.left == {}
+
+
+@pytest.mark.parametrize("closed", ["a.json", "a.json.meta.yaml"])
+def test_a_file_that_may_not_be_read_fails_instead_of_waiting_for_ever(bound, closed):
+    put(bound, "a.json.meta.yaml", "description: x")
+    taken = take(bound, "a.json")
+    taken.with_name(closed).chmod(0)
+
+    with (
+        pytest.raises(SampleError, match=rf"^{closed} cannot be read.*chmod g\+r") as caught,
+        unchanged(taken),
+    ):
+        taken.with_name(closed).read_text()
+
+    assert caught.value.code == "unreadable"
+
+
+def test_a_refusal_that_is_not_the_files_own_is_passed_on(bound):
+    path = put(bound, "a.json")
+
+    with pytest.raises(PermissionError), unchanged(path):
+        raise PermissionError
 
 
 def test_a_sidecar_without_a_file_waits_long_and_is_then_told_of(inbox):

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -484,8 +485,12 @@ def _copy_in(source: Path, inbox: Path) -> None:
             f"{target} still waits to be taken; drop it again once it is", code="already_waiting"
         )
     try:
-        inbox.mkdir(exist_ok=True)
+        if not inbox.is_dir():
+            inbox.mkdir(exist_ok=True)
+            inbox.chmod(_mode(inbox.parent))  # whatever the umask: the daemon must be able to empty it
         shutil.copyfile(source, hidden)
+        if _mode(inbox) & stat.S_IWGRP:  # a group shares the inbox, and the daemon is of it
+            hidden.chmod(_mode(hidden) | stat.S_IRGRP)
         hidden.rename(target)
     except OSError as error:
         told = f"{source} could not be copied into {inbox}: {error.strerror}"
@@ -493,6 +498,10 @@ def _copy_in(source: Path, inbox: Path) -> None:
     finally:
         with contextlib.suppress(OSError):  # renamed already when all went well
             hidden.unlink()
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 @app.command()

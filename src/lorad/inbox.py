@@ -151,6 +151,9 @@ class Inbox:
         """Make the folders, and undo what a crash left between two steps of a move."""
         for name in OWN_FOLDERS:
             files.make_folder(self.folder / name)
+        for name in self._tracks:  # before people do: a folder of their own may be closed to the daemon
+            if not files.is_there(self.folder / name):
+                files.make_folder(self.folder / name)
         files.remove_parts(self.folder / "failed")
         self._return_sidecars()
         for folder in (self.folder / "processing").glob("*/*"):
@@ -219,8 +222,10 @@ class Inbox:
                     yield Waiting(path, track, status.st_size, status.st_mtime), status.st_mode
 
     def _places(self) -> list[tuple[Path, str]]:
-        places = [(self.folder / track, track) for track in self._tracks if self._is_own(self.folder / track)]
-        return [(self.folder, self._tracks[0])] * self.folder.is_dir() + places
+        places = [(self.folder / track, track) for track in self._tracks]
+        return [(self.folder, self._tracks[0])] * self.folder.is_dir() + [
+            (folder, track) for folder, track in places if self._is_own(folder) and _is_usable(folder)
+        ]
 
     def _is_own(self, folder: Path) -> bool:
         """Tell whether a track's folder is one, and on the inbox's file system: a link could lead anywhere."""
@@ -320,10 +325,7 @@ class Inbox:
 
     def _why_strange(self, file: Waiting, mode: int) -> SampleError | None:
         if self._is_track(file.path):
-            if file.path.name in OWN_FOLDERS or self._is_own(file.path):
-                return None
-            told = "is a link or another file system; make it a folder of the inbox itself, or link the whole inbox"
-            return SampleError(f"the track's folder {file.name} {told}", code="foreign_folder")
+            return None if file.path.name in OWN_FOLDERS else self._why_closed(file)
         if stat.S_ISDIR(mode):
             tracks = ", ".join(self._tracks)
             told = f"is a folder and names no track (there is: {tracks}); put its files into the inbox itself"
@@ -332,6 +334,15 @@ class Inbox:
         return SampleError(
             f"{file.name} is {kind} and was not opened; drop a copy of the file", code="no_file"
         )
+
+    def _why_closed(self, file: Waiting) -> SampleError | None:
+        if not self._is_own(file.path):
+            told = "is a link or another file system; make it a folder of the inbox itself, or link the whole inbox"
+            return SampleError(f"the track's folder {file.name} {told}", code="foreign_folder")
+        if not _is_usable(file.path):
+            told = "is closed to the daemon, so nothing in it is taken; its owner opens it with: chmod g+rwx"
+            return SampleError(f"the track's folder {file.name} {told} {file.path}", code="closed_folder")
+        return None
 
     # -- where each one ends
 
@@ -409,18 +420,30 @@ class Inbox:
         return target
 
 
+def _is_usable(folder: Path) -> bool:
+    """Tell whether files can be found in a folder and moved out of it."""
+    return os.access(folder, os.R_OK | os.W_OK | os.X_OK)
+
+
 def _local_date(now: float) -> date:
     return datetime.fromtimestamp(now).astimezone().date()
 
 
 @contextlib.contextmanager
 def unchanged(path: Path) -> Iterator[None]:
-    """Raise ``RetryLater`` when a file changed while it was read, or somebody can still write to it."""
+    """Raise ``RetryLater`` when a file changed while it was read, or somebody can still write to it.
+
+    One that its owner closed, or its sidecar, becomes a ``SampleError``: waiting would not open it.
+    """
     before = _signature(path)
     try:
         yield
     except SampleError:
         _require_rest(path, before)  # half a file is no fault of its rows
+        raise
+    except PermissionError:
+        for part in (path, sidecar.path_of(path)):
+            _require_readable(part)
         raise
     _require_rest(path, before)
 
@@ -437,6 +460,14 @@ def _require_rest(path: Path, before: tuple[int, int, int]) -> None:
         raise RetryLater(
             f"{path.name} is open for writing by process {pid}; it is read again", code="changed"
         )
+
+
+def _require_readable(path: Path) -> None:
+    if files.is_there(path) and not os.access(path, os.R_OK):
+        raise SampleError(
+            f"{readable(path.name)} cannot be read by the daemon; let its group read it (chmod g+r) and drop it again",
+            code="unreadable",
+        ) from None
 
 
 class _Handler(FileSystemEventHandler):
