@@ -155,30 +155,30 @@ def test_the_version_is_printed_without_a_home():
     [
         (
             ["--home", "/h", "run", "--set", "a.b=1", "--set", "c.d=2", "--config", "x"],
-            "-m lorad.app --home /h --config x --set a.b=1 --set c.d=2",
+            "-P -m lorad.app --home /h --config x --set a.b=1 --set c.d=2",
         ),
-        (["run"], "-m lorad.app"),
-        (["base", "--help"], "-m lorad.offline base --help"),
-        (["base", "add", "smollm2", "--home", "/h"], "-m lorad.offline base add smollm2 --home /h"),
+        (["run"], "-P -m lorad.app"),
+        (["base", "--help"], "-P -m lorad.offline base --help"),
+        (["base", "add", "smollm2", "--home", "/h"], "-P -m lorad.offline base add smollm2 --home /h"),
         (
             ["--config", "x", "--home", "/h", "base", "add", "smollm2"],  # settings say nothing about a base
-            "-m lorad.offline base add smollm2 --home /h",
+            "-P -m lorad.offline base add smollm2 --home /h",
         ),
-        (["export", "v0.1", "out"], "-m lorad.offline export v0.1 out"),
-        (["verify", "--home", "/h"], "-m lorad.offline verify --home /h"),
-        (["reproduce", "v0.1", "--keep"], "-m lorad.offline reproduce v0.1 --keep"),
+        (["export", "v0.1", "out"], "-P -m lorad.offline export v0.1 out"),
+        (["verify", "--home", "/h"], "-P -m lorad.offline verify --home /h"),
+        (["reproduce", "v0.1", "--keep"], "-P -m lorad.offline reproduce v0.1 --keep"),
         (
             ["--set", "a=1", "versions", "add", "v0.3", "theirs", "--set-latest", "--metric", "f1=0.9"],
-            "-m lorad.offline adopt v0.3 theirs --set-latest --metric f1=0.9 --set a=1",
+            "-P -m lorad.offline adopt v0.3 theirs --set-latest --metric f1=0.9 --set a=1",
         ),
-        (["calibrate", "--check", "--home", "/h"], "-m lorad.offline calibrate --check --home /h"),
+        (["calibrate", "--check", "--home", "/h"], "-P -m lorad.offline calibrate --check --home /h"),
         (
             ["--home", "/h", "plan", "f.json", "--json", "-v"],
-            "-m lorad.offline plan f.json --json -v --home /h",
+            "-P -m lorad.offline plan f.json --json -v --home /h",
         ),
         (
             ["--set", "a=1", "check", "--deep", "x", "--", "--home"],
-            "-m lorad.offline check --deep x --set a=1 -- --home",
+            "-P -m lorad.offline check --deep x --set a=1 -- --home",
         ),
     ],
 )

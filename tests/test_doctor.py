@@ -419,7 +419,7 @@ def lorad(program, *words, path=(), flags=()):
 
 def test_the_command_line_hands_over_with_its_settings():
     result = lorad("sys.executable = '/bin/echo';", "--home", "/h", "--set", "a=1", "doctor", "--strict")
-    assert result.stdout == "-m lorad.offline doctor --strict --home /h --set a=1\n"
+    assert result.stdout == "-P -m lorad.offline doctor --strict --home /h --set a=1\n"
 
 
 def test_a_missing_torch_is_told_though_nothing_can_be_tried(tmp_path):

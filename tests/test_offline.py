@@ -47,7 +47,11 @@ def test_an_unsound_version_is_told_and_the_exit_code_says_so(track):
     assert typed(track, "verify").exit_code == 0
 
 
-def test_a_version_is_made_again_and_nothing_is_left(track):
+def test_a_version_is_made_again_and_nothing_is_left(track, tmp_path, monkeypatch):
+    # Given a program of one's own in the current folder, named like a library
+    (tmp_path / "torch.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+
     result = typed(track, "reproduce", "v0.1", "--json")
 
     told = json.loads(result.stdout)
@@ -152,3 +156,15 @@ def test_a_folder_that_is_named_by_a_dot_is_stored_under_its_own_name(track, tmp
 
     assert (track.root / "models" / "base" / "source" / "config.json").exists()
     assert len(list((track.root / "models" / "base").iterdir())) > 1
+
+
+def test_a_program_of_ones_own_that_is_named_pip_does_not_fetch(track, tmp_path, monkeypatch):
+    (tmp_path / "pip.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+
+    with pytest.raises(ConfigError, match="pip could not fetch") as caught:
+        typed(track, "base", "add", "smollm2", "--name", "other")
+
+    assert "not this one" not in caught.value.message

