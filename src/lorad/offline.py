@@ -667,7 +667,8 @@ def verify_versions(
     place, settings = _load(home, config, overrides)
     registry, base_folder = _track(place, settings, track)
     weights.verify_base(base_folder)
-    base = weights.load_base(base_folder, torch.float32)
+    device = weights.machine(settings.engine.device)
+    base = weights.load_base(base_folder, weights.DTYPES[device.precision], device.device)
     entries = registry.tracker()["checkpoints"]
     there = [e["version"] for e in entries if e.get("state") != VersionState.PRUNED]
     rows: list[dict[str, Any]] = []
