@@ -2,6 +2,8 @@
 
 import json
 import os
+import plistlib
+import re
 import subprocess
 import sys
 import sysconfig
@@ -268,7 +270,13 @@ def systemd(**active):
             systemd(
                 user="LoadState=loaded\nActiveState=failed\n", system="LoadState=loaded\nActiveState=active\n"
             ),
-            [("ok", ""), ("fail", "journalctl --user -u lorad -n 50")],
+            [
+                ("ok", ""),
+                (
+                    "fail",
+                    "journalctl --user -u lorad -n 50; then: systemctl --user reset-failed lorad && systemctl --user start lorad",
+                ),
+            ],
         ),
     ],
 )
@@ -277,6 +285,19 @@ def test_the_systemd_unit(ask, expected):
 
 
 @pytest.mark.parametrize(
+def test_a_unit_that_never_starts_is_given_up_even_where_a_try_takes_a_minute():
+    unit = dict(re.findall(r"^(\w+)=(\d+)$", (ROOT / "daemon" / "lorad.service").read_text(), re.MULTILINE))
+    tries, rest = int(unit["StartLimitBurst"]), int(unit["RestartSec"])
+
+    assert tries * (60 + rest) < int(unit["StartLimitIntervalSec"])
+
+
+def test_the_launchd_agent_is_not_put_behind_what_people_do():
+    agent = plistlib.loads((ROOT / "daemon" / f"{doctor.AGENT}.plist").read_bytes())
+
+    assert (agent["Label"], agent["ProcessType"]) == (doctor.AGENT, "Interactive")
+
+
     ("answer", "status"), [(None, "ok"), ('{ "PID" = 12; };', "ok"), ('{ "LastExitStatus" = 1; };', "warn")]
 )
 def test_the_launchd_agent(answer, status):

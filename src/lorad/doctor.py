@@ -297,9 +297,9 @@ def _unit(ask: Callable[[Sequence[str]], str | None], *, user: bool) -> Finding 
     if state.get("LoadState", "not-found") == "not-found":
         return None
     if active == "failed":
-        return Finding(
-            "service", "fail", f"{words}: failed", f"{' '.join(['journalctl', *scope])} -u {UNIT} -n 50"
-        )
+        look = f"{' '.join(['journalctl', *scope])} -u {UNIT} -n 50"
+        again = f"{words} reset-failed {UNIT} && {words} start {UNIT}"
+        return Finding("service", "fail", f"{words}: failed", f"{look}; then: {again}")
     if active != "active":
         return Finding("service", "warn", f"{words}: {active or 'unknown'}", f"{words} start {UNIT}")
     return Finding("service", "ok", f"{words}: active")
