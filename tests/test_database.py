@@ -133,6 +133,7 @@ def test_a_commit_survives_a_power_cut(tmp_path):
 
     assert database.rows("PRAGMA journal_mode")[0][0] == "wal"
     assert database.rows("PRAGMA synchronous")[0][0] == 2  # FULL
+    assert database.rows("PRAGMA fullfsync")[0][0] == 1
     assert database.rows("PRAGMA foreign_keys")[0][0] == 1
     database.close()
 

@@ -1,6 +1,7 @@
 """Durable files: what readers see, what a kill may leave behind, who holds a lock."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import stat
@@ -94,6 +95,25 @@ def test_what_will_not_pass_is_not_tried_again(number):
 def test_a_full_disk_is_tried_again():
     with pytest.raises(RetryLater, match="No space left"), files.passing_errors("writing"):
         Path("/dev/full").write_bytes(b"x")
+
+
+# A device that takes every request but fsync shows which one was made.
+
+
+def test_where_the_system_can_flush_the_drive_it_is_asked_to(monkeypatch):
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", fcntl.F_GETFD, raising=False)
+
+    files.sync(Path(os.devnull))
+
+
+@pytest.mark.parametrize("request_", [None, 9999])
+def test_where_the_drive_cannot_be_flushed_the_file_is_synced(tmp_path, monkeypatch, request_):
+    # Given a system that has no such request, or a file system that does not know it
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", request_, raising=False)
+
+    files.write_bytes(tmp_path / "a", b"1")
+    with pytest.raises(OSError, match=r".+"):
+        files.sync(Path(os.devnull))
 
 
 # JSON

@@ -96,6 +96,7 @@ class Database:
         try:
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=FULL")
+            self._connection.execute("PRAGMA fullfsync=ON")  # macOS: out of the drive's own cache as well
             self._connection.execute("PRAGMA foreign_keys=ON")
             self._connection.execute("PRAGMA secure_delete=ON")  # what is forgotten is overwritten
             self._migrate()

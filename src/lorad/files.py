@@ -53,9 +53,19 @@ def sync(path: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             with step("sync", path):
-                os.fsync(descriptor)
+                _flush(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _flush(descriptor: int) -> None:
+    """Bring a file onto the medium itself; on macOS fsync leaves it in the drive's own cache."""
+    wholly = getattr(fcntl, "F_FULLFSYNC", None)
+    if wholly is not None:
+        with contextlib.suppress(OSError):  # not every file system knows it
+            fcntl.fcntl(descriptor, wholly)
+            return
+    os.fsync(descriptor)
 
 
 def make_folder(folder: Path) -> None:
@@ -82,7 +92,7 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
                     stream.flush()
                     os.fchmod(stream.fileno(), mode)
                 with step("sync", name):
-                    os.fsync(stream.fileno())
+                    _flush(stream.fileno())
             with step("rename", path):
                 Path(name).replace(path)
         except BaseException:
