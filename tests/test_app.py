@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from peft import PeftModel
 
 import tiny
 from lorad import teacher, weights
-from lorad.app import App, ChildSession
+from lorad.app import App, ChildSession, _scheduler
 from lorad.client import Client
 from lorad.config import Settings
 from lorad.errors import ConfigError
@@ -214,6 +216,51 @@ def test_a_session_that_takes_too_long_is_ended_and_says_what_to_do(tmp_path):
     said = child.progress
     assert (said["round"], said["error"]["code"]) == (2, "too_slow")
     assert "raise it, and let the session go on with: lorad resume JOB" in said["error"]["message"]
+
+
+def test_a_session_takes_no_library_from_the_current_folder(tmp_path):
+    child = ChildSession(tmp_path, Settings())
+    child.stop()
+
+    assert child._process.args[:3] == [sys.executable, "-P", "-m"]
+
+
+@pytest.fixture
+def place(monkeypatch):
+    """Return how to be in another zone, and what the system's files say of it if that is something else."""
+
+    def go(zone, named=None):
+        monkeypatch.setenv("TZ", zone)
+        monkeypatch.setattr("tzlocal.unix._cache_tz", named)
+        time.tzset()
+
+    yield go
+    monkeypatch.undo()
+    time.tzset()
+
+
+def offsets(zone):
+    return [datetime(2026, month, 1, tzinfo=zone).utcoffset() / timedelta(hours=1) for month in (1, 7)]
+
+
+@pytest.mark.parametrize(
+    ("zone", "hours"),
+    [("Europe/Berlin", [1, 2]), ("UTC", [0, 0]), (":/etc/localtime", None), ("XYZ-5:30", [5.5, 5.5])],
+)
+def test_nightly_work_keeps_its_hour_when_the_clocks_change_where_the_zone_is_known(place, zone, hours):
+    place(zone)
+
+    found = _scheduler().timezone
+
+    assert offsets(found) == (hours or offsets(found))
+    assert datetime.now(found).utcoffset() == datetime.now().astimezone().utcoffset()
+
+
+def test_a_zone_that_the_clock_does_not_keep_is_not_believed(place):
+    # Given a container whose files name another zone than its clock has
+    place("Asia/Kolkata", named=ZoneInfo("UTC"))
+
+    assert offsets(_scheduler().timezone) == [5.5, 5.5]
 
 
 def test_a_second_daemon_in_the_same_home_is_refused(home):

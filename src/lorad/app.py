@@ -202,6 +202,18 @@ class Models:
         self._engine.serve(track, version)
 
 
+def _scheduler() -> BackgroundScheduler:
+    """Return a scheduler that knows when the clocks of this place change; else one by today's offset."""
+    here = datetime.now().astimezone()
+    with contextlib.suppress(LookupError, ValueError, OSError, Warning):  # TZ may name no zone
+        scheduler = BackgroundScheduler()
+        if here.astimezone(scheduler.timezone).utcoffset() == here.utcoffset():
+            return scheduler
+    told = "the system does not name its zone; nightly work is an hour off after the clocks change, until a restart"
+    logger.info("no_time_zone", why=told)
+    return BackgroundScheduler(timezone=here.tzinfo)
+
+
 class App:
     """The daemon of one home: ``start``, ``run``, ``stop``."""
 
@@ -327,7 +339,7 @@ class App:
         """Start the worker, the watcher and the scheduler."""
         self._undo.append(("session", lambda: self._exclusively(lambda: self.cycle.halt(time.time()))))
         self._thread("learn", self._tick)
-        scheduler = BackgroundScheduler(timezone=datetime.now().astimezone().tzinfo)
+        scheduler = _scheduler()
         self._watch(scheduler)
         nightly = {
             self._tidy: self.settings.training.consolidate_at,
