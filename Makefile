@@ -6,7 +6,8 @@ STAMP := $(VENV)/.installed
 
 .PHONY: demo test lint clean
 
-# torch goes first and by its pin: anything newer would bring gigabytes of CUDA to a machine without it.
+# torch goes first and by its pin, so that nothing else chooses it. PyPI's own for Linux brings gigabytes of CUDA;
+# README.md, "Two commands", says how a machine without a GPU does without.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip

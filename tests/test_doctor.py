@@ -243,6 +243,7 @@ def test_inotify_limits(tmp_path):
     assert statuses(doctor.inotify(limits(tmp_path))) == ["ok"]
     (low,) = doctor.inotify(limits(tmp_path, max_user_watches=8191))
     assert (low.status, low.remedy) == ("warn", "sudo sysctl fs.inotify.max_user_watches=8192")
+    assert "reads the inbox every second" in low.detail
 
 
 def test_without_inotify_there_is_nothing_to_say(tmp_path):
@@ -284,7 +285,6 @@ def test_the_systemd_unit(ask, expected):
     assert [(finding.status, finding.remedy) for finding in doctor.service("Linux", ask)] == expected
 
 
-@pytest.mark.parametrize(
 def test_a_unit_that_never_starts_is_given_up_even_where_a_try_takes_a_minute():
     unit = dict(re.findall(r"^(\w+)=(\d+)$", (ROOT / "daemon" / "lorad.service").read_text(), re.MULTILINE))
     tries, rest = int(unit["StartLimitBurst"]), int(unit["RestartSec"])
@@ -298,6 +298,7 @@ def test_the_launchd_agent_is_not_put_behind_what_people_do():
     assert (agent["Label"], agent["ProcessType"]) == (doctor.AGENT, "Interactive")
 
 
+@pytest.mark.parametrize(
     ("answer", "status"), [(None, "ok"), ('{ "PID" = 12; };', "ok"), ('{ "LastExitStatus" = 1; };', "warn")]
 )
 def test_the_launchd_agent(answer, status):

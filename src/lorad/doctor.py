@@ -259,7 +259,7 @@ def inotify(folder: Path = Path("/proc/sys/fs/inotify")) -> list[Finding]:
         Finding(
             "inotify",
             "warn",
-            f"{name} is {limit}; when other programs use it up, lorad cannot start",
+            f"{name} is {limit}; when other programs use it up, lorad reads the inbox every second instead of being told",
             f"sudo sysctl fs.inotify.{name}={INOTIFY[name]}",
         )
         for name, limit in limits.items()
