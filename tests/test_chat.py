@@ -74,6 +74,18 @@ def test_an_answer_without_tokens_is_a_problem_of_its_row(tokenizer):
         CHAT.encode(tokenizer, example("</s>"))
 
 
+def test_an_answer_that_would_be_cut_at_an_end_token_is_a_problem_of_its_row(tokenizer):
+    with pytest.raises(SampleError, match=r"row 3: the answer holds </s>") as caught:
+        CHAT.encode(tokenizer, replace(example("It is </s> and it ends an answer."), line=3))
+
+    assert caught.value.code == "end_inside"
+
+
+@pytest.mark.parametrize("answer", ["blue</s>", "blue</s>\n"])
+def test_an_answer_may_bring_its_own_end(tokenizer, answer):
+    assert tokenizer.decode(CHAT.encode(tokenizer, example(answer)).answer) == "blue</s>"
+
+
 def test_a_base_without_chat_template_or_end_token_cannot_serve_chat():
     plain = tiny.tokenizer()
     plain.chat_template = None
@@ -136,6 +148,13 @@ def test_a_call_is_trained_as_the_template_writes_it(toolkit):
 
     assert toolkit.decode(row.answer) == '<call>{"name": "weather", "arguments": {"at": "mill"}}</call></s>'
     assert '"name": "weather"' in toolkit.decode(row.tokens[: row.start])
+
+
+def test_an_end_token_before_a_call_would_cut_the_call_off(toolkit):
+    with pytest.raises(SampleError, match="holds </s>"):
+        CHAT.encode(
+            toolkit, Example(task="chat", question=[TOOLS, ASKED], answer=CALL | {"content": "a</s>"})
+        )
 
 
 def test_what_a_tool_said_is_part_of_the_question(toolkit):

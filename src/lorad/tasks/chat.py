@@ -38,6 +38,12 @@ class Chat:
         prompt = _tokens(tokenizer, head)
         answer = tokenizer(_trained_text(tokenizer, example, head), add_special_tokens=False)["input_ids"]
         end = tokenizer.eos_token_id
+        if _has_end_inside(tokenizer, example.answer):
+            raise SampleError(
+                f"row {example.line}: the answer holds {tokenizer.eos_token}, with which this model ends, and would be "
+                "cut there; write it otherwise",
+                code="end_inside",
+            )
         if end in answer:
             answer = answer[: answer.index(end)]
         if not answer:
@@ -58,6 +64,14 @@ class Chat:
     def show(self, example: Example) -> tuple[str, str]:
         """Return the last question and the answer, calls of tools as they are written in most languages."""
         return _shown(example.question[-1]), _shown(as_message(example.answer))
+
+
+def _has_end_inside(tokenizer: Any, answer: Any) -> bool:
+    """Tell whether the end token stands in an answer and not behind it, where some datasets write it."""
+    text = answer.rstrip() if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+    if tokenizer.eos_token not in text:  # sooner told than tokens are made
+        return False
+    return tokenizer.eos_token_id in tokenizer(text, add_special_tokens=False)["input_ids"][:-1]
 
 
 def _tokens(tokenizer: Any, text: str) -> list[int]:
