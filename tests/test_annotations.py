@@ -402,6 +402,14 @@ NAMES = ("bad", "good", "fair")
         ({"text": "x", "label": 0.5}, NAMES, "label", "must be the name of a label"),
         ({"text": "x", "label": None}, (), "label", "must be the name of a label"),
         ({"text": "x", "label": "a\x00"}, (), "label", "NUL"),
+        (
+            {"text": "x", "label": "['a', 'b']"},
+            (),
+            "label",
+            "is no name; write several labels as a list in JSON",
+        ),
+        ({"text": "x", "label": '{"choices": ["a", "b"]}'}, (), "label", "is no name"),
+        ({"text": "x", "label": "[0 1]"}, (), "label", "is no name"),
         ({"text": "", "label": "a"}, (), "text", "is empty"),
         ({"text": "x", "labels": [1, 0]}, (), "labels", "holds numbers"),
         (
@@ -437,6 +445,13 @@ def test_a_tables_numbers_are_the_same_labels_as_jsons():
     ]
 
     assert found == [[Example(task="classify", question="x", answer="good")]] * 3
+
+
+@pytest.mark.parametrize("label", ["[other]", "{}", "a [b]"])
+def test_a_label_may_have_brackets(label):
+    _, (example,) = annotations.convert({"text": "x", "label": label}, "classify", ())
+
+    assert example.answer == label
 
 
 @pytest.mark.parametrize(

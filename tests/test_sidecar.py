@@ -121,6 +121,8 @@ def test_what_a_track_cannot_do_is_refused(said, told):
         (Sidecar(task="classify", labels=("good", "bad")), "classify", None),
         (Sidecar(labels=("PER",)), "retrieval", "retrieval has no labels"),
         (Sidecar(labels=("PER", "PER")), "tagging", "a name stands twice"),
+        (Sidecar(labels=("1", "2", "3")), "classify", "the label of number 0 is called 1, another number"),
+        (Sidecar(labels=("0", "1", "many")), "classify", None),
         (Sidecar(task="tagging"), "classify", "the file is for tagging, not classify"),
     ],
 )

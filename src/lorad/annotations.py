@@ -10,6 +10,7 @@ What never does: chat (``samples``), containers (``rows``), learning.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -59,6 +60,9 @@ _REMARKS |= {"created_at", "updated_at", "lead_time", "idx"}
 
 #: From as many labels on, a list of numbers cannot be mistaken for 0 or 1 for each.
 _CLEAR = 3
+
+#: A list or an object as a program prints it where a label should be; JSON's lists were unpacked before.
+_PRINTED = re.compile(r"""\s*[\[{]\s*['"\d]""")
 
 _PAIR = "pairs of texts are not learned; put both into one text"
 _COMPLETIONS = "is how Label Studio before 1.0 wrote annotations; export with 1.0 or newer"
@@ -186,6 +190,8 @@ def _name(value: Any, where: str, labels: Labels) -> str:
         raise BadRow(where, "must be the name of a label, or its number")
     if labels:
         raise BadRow(where, f"is {value!r}, which is not among the sidecar's labels")
+    if _PRINTED.match(value):
+        raise BadRow(where, f"is {value!r}, which is no name; write several labels as a list in JSON")
     cells.check_text(where, value)
     return value.strip()
 

@@ -69,6 +69,13 @@ class Sidecar(Section):
             raise _wrong(name, f"labels: {task} has no labels; leave them out")
         if len(set(self.labels)) < len(self.labels):
             raise _wrong(name, "labels: a name stands twice; each number needs its own")
+        # in a table a number is text as well, and would be the name and not the place
+        for place, label in enumerate(self.labels):
+            if label.strip().isdecimal() and int(label) != place:
+                raise _wrong(
+                    name,
+                    f"labels: the label of number {place} is called {label}, another number; name it in words",
+                )
 
 
 class _Unique(yaml.SafeLoader):
