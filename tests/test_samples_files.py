@@ -69,6 +69,7 @@ def answers(reading):
         (json.dumps({"data": [ROW]}), "a.json", [1]),
         (json.dumps({"examples": [ROW], "version": 1}), "a.json", [1]),
         (json.dumps({"version": [1], "rows": [ROW]}, indent=2), "a.json", [1]),
+        (json.dumps({"rows": [ROW], "labels": ["x", "y"], "text": "more", "prompt": None}), "a.json", [1]),
         (json.dumps({"train": [ROW]}), "a.json", [1]),
         (json.dumps(ROW), "a.jsonl", [1]),
         (LINE + '\n{"question": "x", "answer": "y"}\n', "a.jsonl", [1, 3]),
@@ -76,6 +77,7 @@ def answers(reading):
         (LINE + '{"question": "x", "answer": "y"}\n', "a.JSONL", [1, 2]),
         (LINE + '{"question": "x", "answer": "y"}', "a.json", [1, 2]),
         (" \n" + LINE + '{"question": "x", "answer": "y"}', "a.txt", [2, 3]),
+        ("\t" + json.dumps([ROW]), "a.json", [1]),
         ("\ufeff" + json.dumps([ROW]), "a.json", [1]),
         ("\ufeff\r\n" + json.dumps(ROW), "a.jsonl", [2]),
         (json.dumps([ROW]), "a.jsonl", [1]),
@@ -161,6 +163,10 @@ def test_a_single_object_is_as_strict_as_a_row_of_many(refused, text):
         ('{"question": "a", "answer": ' + "9" * 5000 + "}", "a.jsonl", "bad_rows"),
         (json.dumps({"data": [ROW], "train": [ROW]}), "a.json", "not_rows"),
         (json.dumps({"data": [ROW]})[:-1] + ', "data": []}', "a.json", "not_rows"),
+        (json.dumps({"train": [ROW], "validation": [ROW] * 100_000}), "a.json", "not_rows"),
+        (json.dumps({"items": [ROW], "examples": [ROW]}), "a.json", "not_rows"),
+        (json.dumps(ROW | {"examples": [{"question": "x", "answer": "y"}]}, indent=1), "a.json", "not_rows"),
+        (json.dumps({"data": [ROW], "prompt": "Answer kindly."}), "a.json", "not_rows"),
     ],
 )
 def test_a_file_without_rows_is_refused(refused, content, name, code):
@@ -236,6 +242,7 @@ def test_the_first_row_says_that_it_is_a_table_and_how_it_is_parted(read, name, 
 
 def test_a_column_without_a_name_is_a_row_number(read):
     assert answers(read("Unnamed: 0,,question,answer\n0,0,x,y\n", "a.csv")) == {"x": "y"}
+    assert answers(read("\n \n\t\tquestion\tanswer\n0\t0\tx\ty\n", "a.tsv")) == {"x": "y"}
 
 
 @pytest.mark.parametrize(
@@ -260,6 +267,101 @@ def test_a_bad_row_of_a_table_is_told_and_the_next_one_read(read, row, field, me
     assert answers(reading)["c"] == "d"
     assert (reading.problems[0].line, reading.problems[0].field) == (3, field)
     assert message in reading.problems[0].message
+
+
+def test_rows_that_are_empty_are_passed_over(read):
+    # Given what Excel writes behind the last row, and a line of blanks
+    reading = read("question;answer;notes\nx;y;\n;;\n   \n ; ;\nz;w;\n;;", "a.csv")
+
+    assert answers(reading) == {"x": "y", "z": "w"}
+    assert (reading.rows, reading.problems) == (2, ())
+
+
+def test_a_blank_behind_each_comma_is_no_part_of_a_cell(read):
+    reading = read('question, "answer"\n"Where, then?", "By the ""old"" mill."\nx, y\n', "a.csv")
+
+    assert answers(reading) == {"Where, then?": 'By the "old" mill.', "x": "y"}
+
+
+def test_a_blank_that_the_header_does_not_have_is_the_cells_own(read):
+    # Given how completions were once written; the second is quoted as the csv module quotes it
+    reading = read('prompt,completion\nThe mill, stands.\nSay yes," ""Yes"""\n', "a.csv")
+
+    assert answers(reading) == {"The mill": " stands.", "Say yes": ' "Yes"'}
+
+
+def test_quotes_behind_such_a_blank_are_not_learned(refused):
+    error = refused('question,answer\nx,y\nWhere?, "By the river."\n', "a.csv")
+
+    assert (error.data["row"], error.data["field"]) == (3, "answer")
+    assert "a blank before its quotes" in error.message
+
+
+def swallowing(first, last, delimiter=","):
+    """Return a table of 99 rows, of which two have a stray quote."""
+    rows = [f"q{number}{delimiter}a{number}" for number in range(2, 101)]
+    rows[8], rows[58] = first.replace(",", delimiter), last.replace(",", delimiter)
+    return "\n".join([f"question{delimiter}answer", *rows, ""])
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "why"),
+    [
+        ('q,"opens', "q,a", "the row is longer than inbox.max_row_bytes (400); a quote takes in"),
+        ('"Open" is,a', "q,a", None),
+        ('"Open is,a', '"Other" is,a', "not CSV: '"),
+        ('q,"opens', 'q,closes"', "a quote takes in 50 more rows, as far as line 60; close it, or double"),
+        ('q,"opens', 'q closes",a', "has 3 cells, and there are 2 columns; a quote takes in 50 more rows"),
+    ],
+    ids=["never closed", "in its row", "closed wrongly", "closed", "closed in another column"],
+)
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_rows_that_a_stray_quote_takes_in_are_counted(read, first, last, why, delimiter):
+    limit = 400 if why and "longer" in why else 10_000
+
+    reading = read(swallowing(first, last, delimiter), "a.csv", max_bad_share=0.9, max_row_bytes=limit)
+
+    assert reading.rows - len(reading.problems) == len(reading.examples)
+    assert all("\n" not in answer for answer in answers(reading).values())
+    if why is None:
+        assert [problem.line for problem in reading.problems] == [10]
+        return
+    assert len(reading.problems) > 30
+    assert reading.problems[0].line == 10
+    assert reading.problems[0].message.startswith(why)
+    assert (reading.problems[1].line, reading.problems[1].message) == (
+        11,
+        "lies inside the row that begins on line 10",
+    )
+
+
+def test_rows_with_empty_cells_are_counted_too(refused):
+    lines = ["instruction,input,output", 'q,,"opens', *(f"{n},,a" for n in range(3)), 'q,,closes"', "x,,y"]
+
+    assert "5 of 6 rows cannot be used; the first is row 2" in refused("\n".join(lines), "a.csv").message
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["Roses are red,", "violets are blue,", "sugar is sweet,", "and so,", "are you."],
+        ["Three cities:", "Paris, France", "Rome, Italy", "Berlin, Germany", "Madrid, Spain", ""],
+        ["a,b", "c,d", "e,f"],
+        ["def f(a,b):", "return a,b", "", "f(1,2)", "g(1,2)"],
+        ["one", "two", "three", "four", "five"],
+    ],
+)
+def test_an_answer_of_several_lines_stays_one(read, lines):
+    answer = "\n".join(lines)
+
+    assert answers(read(f'question,answer\nx,"{answer}"\n', "a.csv")) == {"x": answer}
+
+
+def test_a_column_alone_may_hold_any_lines(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('text\n"' + "\n".join(["a line"] * 9) + '"\n')
+
+    assert samples.read(path, InboxSettings(), "retrieval").rows == 1
 
 
 def test_an_unknown_column_is_told_as_an_unknown_field(refused):

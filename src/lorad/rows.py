@@ -9,9 +9,10 @@ of the file is raised.
 
 import csv
 import errno
+import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,17 @@ PARQUET = b"PAR1"
 #: What an object around a list of rows calls it.
 WRAPPERS = ("data", "examples", "rows", "train")
 
+#: Lines inside a table's cell that all read as rows, from which on they are rows and the quotes around them are not.
+_SWALLOWED = 3
+
 #: Rows of Parquet that are in memory at once.
 _BATCH = 256
 
 #: Names under which text is never one document, and never sentences in columns.
 _STRUCTURED = {".json", ".jsonl", ".ndjson", ".csv"}
+
+#: A cell whose quotes stand behind a blank, where the csv module takes them for text.
+_QUOTED = re.compile(r' +"[^"]*"')
 
 #: How JSON rows begin, and what a text hardly begins with: an object, or a list of objects, of texts or of lists.
 _JSON = re.compile(rb"\{\s*[\"}]|\[\s*(\[\s*)?[\"{]")
@@ -58,11 +65,12 @@ def read(
     is_header: IsHeader,
     plain: Plain | None = None,
     example: Sequence[str] = QUESTION_AND_ANSWER,
+    own: Collection[str] = (),
 ) -> Iterator[tuple[int, Any]]:
     """Yield rows with their line (in a list, their place), a ``BadRow`` for one that cannot be read.
 
-    ``is_header`` knows a table's first row by its names, ``plain`` reads other text where a task takes it. Raise
-    ``SampleError`` when the file cannot be read on.
+    ``is_header`` knows a table's first row by its names, ``plain`` reads other text where a task takes it, ``own`` are
+    fields that only a row has. Raise ``SampleError`` when the file cannot be read on.
     """
     size = path.stat().st_size
     if size > limits.max_bytes:
@@ -72,7 +80,7 @@ def read(
         )
     count = 0
     try:
-        for line, row in _rows(path, limits, _Layout(is_header, plain, tuple(example))):
+        for line, row in _rows(path, limits, _Layout(is_header, plain, tuple(example), own)):
             count += 1
             if count > limits.max_rows:
                 raise SampleError(
@@ -100,6 +108,7 @@ class _Layout:
     is_header: IsHeader
     plain: Plain | None
     example: tuple[str, ...]
+    own: Collection[str]
 
 
 def _rows(path: Path, limits: InboxSettings, layout: _Layout) -> Iterator[tuple[int, Any]]:
@@ -132,7 +141,7 @@ def _text_rows(text: TextFile, limits: InboxSettings, layout: _Layout) -> Iterat
         yield from enumerate(_list(stream), start=1)
         stream.end()
     elif start == b"{" and not is_lines and not _is_one_a_line(text.head, dict):
-        yield from enumerate(_objects(stream, text.path, limits), start=1)
+        yield from enumerate(_objects(stream, text.path, limits, layout.own), start=1)
     elif start not in b"{[" and (table := _find_table(text.head, layout.is_header)):
         yield from _table(text, limits, table)
     elif is_lines or start in b"{[":
@@ -200,7 +209,7 @@ def _list(stream: Stream) -> Iterator[Any]:
         sign = stream.expect(",]")
 
 
-def _objects(stream: Stream, path: Path, limits: InboxSettings) -> Iterator[Any]:
+def _objects(stream: Stream, path: Path, limits: InboxSettings, own: Collection[str]) -> Iterator[Any]:
     """Yield the rows of one or more objects: a list that it calls ``data``, or the object itself."""
     while stream.peek():
         lists: list[str] = []
@@ -211,18 +220,36 @@ def _objects(stream: Stream, path: Path, limits: InboxSettings) -> Iterator[Any]
                 lists.append(key)
                 yield from _list(stream)
                 continue
+            if lists and stream.peek() == "[":  # it may be longer than any row
+                pairs.append((key, _beginning(stream)))
+                continue
             before = stream.passed
             pairs.append((key, _value(stream)))
             size += stream.passed - before
             if size > limits.max_row_bytes:
                 raise NotJson("an object is too long", "row_too_long")
-        if len(lists) > 1:
-            raise SampleError(
-                f"{path.name} holds more than one list of rows ({', '.join(lists)}); keep one",
-                code="not_rows",
-            )
         if not lists:
             yield _object(pairs)
+            continue
+        places = lists + [key for key, value in pairs if (key in own and value) or _is_rows(value)]
+        if len(places) > 1:
+            raise SampleError(
+                f"{path.name} holds rows in more than one place ({', '.join(places)}); keep one list of rows",
+                code="not_rows",
+            )
+
+
+def _beginning(stream: Stream) -> list[Any]:
+    """Pass a list and return its first value alone."""
+    values = _list(stream)
+    first = list(itertools.islice(values, 1))
+    for _ in values:
+        pass
+    return first
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
 def _keys(stream: Stream) -> Iterator[str]:
@@ -261,6 +288,24 @@ def _value(stream: Stream) -> Any:
 class _Header:
     delimiter: str
     columns: tuple[str, ...]
+    is_spaced: bool
+    """Whether people wrote a blank behind each comma, which is no part of a cell."""
+
+    def cells(self, lines: Iterable[str]) -> Iterator[list[str]]:
+        """Return a reader of such rows."""
+        return csv.reader(lines, delimiter=self.delimiter, strict=True, skipinitialspace=self.is_spaced)
+
+    def is_row(self, line: str) -> bool:
+        """Tell whether a line that is part of a row reads as one of its own.
+
+        Behind a comma in prose is a blank, or the end of the line.
+        """
+        try:
+            cells = next(self.cells([line]))
+        except csv.Error:
+            return False
+        is_prose = len(list(filter(str.strip, cells))) <= 1 or any(cell.startswith(" ") for cell in cells)
+        return len(cells) == len(self.columns) and not is_prose
 
 
 class _RowLines:
@@ -270,9 +315,12 @@ class _RowLines:
         self._text = text
         self._longest = longest
         self._end = 0
+        self.passed: list[str] = []
+        """The lines of the row so far."""
 
     def begin(self) -> None:
         self._end = self._text.offset + self._longest
+        self.passed = []
 
     def __iter__(self) -> "_RowLines":
         return self
@@ -281,6 +329,7 @@ class _RowLines:
         line = self._text.line(self._end - self._text.offset)
         if line is None:
             raise StopIteration
+        self.passed.append(line)
         return line
 
 
@@ -288,13 +337,13 @@ def _find_table(head: bytes, is_header: IsHeader) -> _Header | None:
     first = head.partition(b"\n")[0].decode(errors="replace").strip("\r")
     for delimiter in ",;\t":
         try:
-            cells = next(csv.reader([first], delimiter=delimiter, strict=True))
+            cells = next(csv.reader([first], delimiter=delimiter, strict=True, skipinitialspace=True))
         except csv.Error:
             continue
         names = tuple(cell.strip() for cell in cells)
         for columns in (names, tuple(map(str.lower, names))):  # people write Question and Answer
             if is_header(columns):
-                return _Header(delimiter, columns)
+                return _Header(delimiter, columns, delimiter != "\t" and f"{delimiter} " in first)
     return None
 
 
@@ -304,7 +353,7 @@ def _table(text: TextFile, limits: InboxSettings, header: _Header) -> Iterator[t
         raise SampleError(f"{text.path.name} has two columns {twice}; name them apart", code="bad_header")
     csv.field_size_limit(max(csv.field_size_limit(), limits.max_row_bytes))  # the module's own is too small
     lines = _RowLines(text, limits.max_row_bytes)
-    reader = csv.reader(lines, delimiter=header.delimiter, strict=True)
+    reader = header.cells(lines)
     text.line(CHUNK)
     while True:
         lines.begin()
@@ -314,26 +363,47 @@ def _table(text: TextFile, limits: InboxSettings, header: _Header) -> Iterator[t
         except StopIteration:
             return
         except LineTooLong:
-            yield line, too_long(limits)
-            continue
+            row = too_long(limits)
         except csv.Error as error:
             if "end of data" in str(error):
                 raise cut_off(text, line) from None
-            yield line, BadRow("", f"not CSV: {error}")
-            continue
-        if len(cells) == len(header.columns):
-            yield line, _named(header.columns, cells)
-        elif text.is_cut and cells and len(cells) < len(header.columns):
-            raise cut_off(text, line)
-        elif cells:
-            yield line, BadRow("", f"has {len(cells)} cells, and there are {len(header.columns)} columns")
+            row = BadRow("", f"not CSV: {error}")
+        else:
+            if not any(map(str.strip, cells)):  # Excel writes empty rows behind the last one
+                continue
+            if text.is_cut and len(cells) < len(header.columns):
+                raise cut_off(text, line)
+            row = _named(header, cells, "".join(lines.passed))
+        yield from _with_swallowed(line, row, lines.passed, header)
 
 
-def _named(columns: Sequence[str], cells: Sequence[str]) -> dict[str, str | None]:
+def _with_swallowed(line: int, row: Any, passed: Sequence[str], header: _Header) -> Iterator[tuple[int, Any]]:
+    """Yield a row; lines that a stray quote took into it, and which would be lost, are bad rows of their own."""
+    inner = passed[1:-1]
+    if not isinstance(row, BadRow) and (len(inner) < _SWALLOWED or not all(map(header.is_row, inner))):
+        yield line, row
+        return
+    lost = [line + at for at, text in enumerate(passed[1:], start=1) if header.is_row(text)]
+    if lost:
+        told = f"a quote takes in {len(lost)} more rows, as far as line {lost[-1]}; close it, or double a quote of the text"
+        row = BadRow(row.field, f"{row}; {told}") if isinstance(row, BadRow) else BadRow("", told)
+    yield line, row
+    for number in lost:
+        yield number, BadRow("", f"lies inside the row that begins on line {line}")
+
+
+def _named(header: _Header, cells: Sequence[str], written: str) -> Any:
     """Return cells by column; an empty one holds nothing, and a column without a name is a row number."""
+    if len(cells) != len(header.columns):
+        return BadRow("", f"has {len(cells)} cells, and there are {len(header.columns)} columns")
+    for name, cell in zip(header.columns, cells, strict=True):
+        if cell.startswith(" ") and _QUOTED.fullmatch(cell) and f"{header.delimiter}{cell}" in written:
+            return BadRow(
+                name, "has a blank before its quotes, which makes them part of the text; take it out"
+            )
     return {
         name: cell or None
-        for name, cell in zip(columns, cells, strict=True)
+        for name, cell in zip(header.columns, cells, strict=True)
         if name and not name.lower().startswith("unnamed: ")  # as pandas writes its index, and reads it again
     }
 

@@ -143,13 +143,14 @@ def read(
     convert = partial(_convert, limits) if task == "chat" else partial(_annotated, task, labels)
     is_header = partial(_is_header, fields=fields or {}, task=task)
     columns = annotations.EXAMPLE.get(task, rows.QUESTION_AND_ANSWER)
+    own = (fields or {}).values() or _NAMES if task == "chat" else ()
     formats: Counter[str] = Counter()
     problems: list[RowProblem] = []
     latest = Spool(task, _dataset(path))
     contradicted: list[Example] = []
     count = bad = repeated = contradictions = 0
     listed = limits.max_bad_share * limits.max_rows + _TOLD  # with more than these no file is accepted
-    for line, row in rows.read(path, limits, is_header, annotations.PLAIN.get(task), columns):
+    for line, row in rows.read(path, limits, is_header, annotations.PLAIN.get(task), columns, own):
         count += 1
         try:
             name, examples = convert(_renamed(row, fields) if fields else row)

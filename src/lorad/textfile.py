@@ -93,7 +93,7 @@ def opened(path: Path, limits: InboxSettings) -> Iterator["TextFile"]:
 
 
 class TextFile:
-    """Text that is read once, from its first sign that is not white space."""
+    """Text that is read once, from its first sign that is not white space, or the tabs of a table before it."""
 
     def __init__(self, path: Path, stream: io.BufferedReader) -> None:
         self.path = path
@@ -150,9 +150,16 @@ class TextFile:
 
     def _pass_blanks(self) -> None:
         self._pass(len(codecs.BOM_UTF8) if self.head.startswith(codecs.BOM_UTF8) else 0)
-        while blanks := len(self.head) - len(self.head.lstrip()):
+        while blanks := len(self.head) - len(self.head.lstrip()) - self._nameless:
             self.number += self.head.count(b"\n", 0, blanks)
             self._pass(blanks)
+
+    @property
+    def _nameless(self) -> int:
+        """Return the tabs in front of a first word: columns without a name, as pandas writes its index."""
+        word = self.head.lstrip()
+        line = self.head[: len(self.head) - len(word)].rpartition(b"\n")[2]
+        return 0 if line.strip(b"\t") or word[:1] in b"{[" else len(line)
 
     def _pass(self, size: int) -> None:
         self.offset += len(self._stream.read(size))
