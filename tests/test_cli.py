@@ -451,6 +451,15 @@ def test_nothing_is_dropped_when_one_file_is_missing(lorad, home, tmp_path):
     assert (result.exit_code, list((home / "inbox").iterdir())) == (1, [])
 
 
+@pytest.mark.parametrize(("name", "pattern"), [("faq.tmp", "*.tmp"), ("README.md", "README.md")])
+def test_what_the_inbox_would_pass_by_is_not_dropped(lorad, home, tmp_path, name, pattern):
+    (tmp_path / "a.json").write_text("1")
+    (tmp_path / name).write_text("1")
+    result = lorad("drop", str(tmp_path / "a.json"), str(tmp_path / name))
+    assert f"the inbox passes by files named {pattern}; rename {tmp_path / name}" in result.stderr
+    assert (result.exit_code, list((home / "inbox").iterdir())) == (1, [])
+
+
 def test_a_track_has_its_own_folder(lorad, home, tmp_path):
     (tmp_path / "a.json").write_text("1")
     assert lorad("drop", str(tmp_path / "a.json"), "--track", "chat").exit_code == 0
