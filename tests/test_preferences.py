@@ -95,6 +95,8 @@ def test_bad_answers_alone_teach_nothing(tmp_path):
             "must be one of",
         ),
         ({"prompt": Q, "completion": A, "label": "maybe"}, "label", "must be true or false"),
+        ({"prompt": Q, "completion": A, "label": 0}, "label", "must be true or false"),  # a category, perhaps
+        ({"prompt": Q, "completion": A, "kto_tag": "maybe"}, "kto_tag", "must be true or false"),
         ({"input": Q, "preferred_output": [TOLD]}, "input.messages", "must be a list"),
         ({"input": {"messages": [ASKED]}, "preferred_output": A}, "preferred_output", "must be a list"),
         (
@@ -122,6 +124,19 @@ def test_a_preference_may_stand_among_plain_rows():
         samples._convert(LEARN, {"question": Q, "answer": A, "chosen": None, "label": ""})[0]
         == "question-answer"
     )
+
+
+@pytest.mark.parametrize("text", ["[2, 3, 5]", '["a", {"b": 1}]', "[[]]"])
+def test_a_good_answer_in_json_stays_text(text):
+    _, (example,) = samples._convert(LEARN, {"prompt": Q, "chosen": text, "rejected": "2 3 5"})
+
+    assert (example.question, example.answer) == ([ASKED], text)
+
+
+def test_a_question_in_json_stays_text():
+    _, (example,) = samples._convert(LEARN, {"prompt": "[1, 2]", "chosen": [TOLD], "rejected": [WRONG]})
+
+    assert example.question == [{"role": "user", "content": "[1, 2]"}]
 
 
 def test_what_both_conversations_begin_with_is_the_question():

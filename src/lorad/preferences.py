@@ -22,6 +22,9 @@ FIELDS = ("chosen", "rejected", "label", "kto_tag", "preferred_output", "non_pre
 #: What says how good the answers are, not what they are.
 _SCORES = {"score_chosen", "score_rejected", "prompt_id"}
 
+#: What a label says of an answer; a number may be a category's as well.
+_VERDICTS = ("true", "True", "TRUE", "false", "False", "FALSE")
+
 _TRUE = (True, 1, "true", "True", "TRUE", "1")
 _FALSE = (False, 0, "false", "False", "FALSE", "0")
 
@@ -49,9 +52,13 @@ def find(row: Row) -> str | None:
     for name in ("chosen", "rejected", "preferred_output", "non_preferred_output"):
         if not cells.is_empty(row.get(name)):
             return name
-    return next(
-        (name for name in ("kto_tag", "label") if row.get(name) not in (None, "") and _is_chat(row)), None
-    )
+    if row.get("kto_tag") not in (None, "") and _is_chat(row):
+        return "kto_tag"
+    return "label" if _is_verdict(row.get("label")) and _is_chat(row) else None
+
+
+def _is_verdict(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, str) and value in _VERDICTS)
 
 
 def _is_chat(row: Row) -> bool:
@@ -94,7 +101,7 @@ def _openai(row: Row) -> Preference:
 
 def _chosen(row: Row) -> Preference:
     rest = {key: value for key, value in row.items() if key not in {"chosen", "rejected", *_SCORES}}
-    good, bad = unpacked(row, "chosen"), unpacked(row, "rejected")
+    good, bad = _turns(row, "chosen"), _turns(row, "rejected")
     if cells.is_empty(good):
         raise BadRow("chosen", "is empty")
     for key in ("messages", "conversations"):
@@ -115,6 +122,13 @@ def _chosen(row: Row) -> Preference:
     return Preference("preference", "chosen", {**rest, answer: good}, (answer, "chosen"))
 
 
+def _turns(row: Row, key: str) -> Any:
+    """Return a field's messages; an answer may well be a list in JSON itself, and stays text."""
+    value = unpacked(row, key)
+    is_text = isinstance(row.get(key), str) and isinstance(value, list)
+    return row[key] if is_text and not all(isinstance(turn, Mapping) for turn in value) else value
+
+
 def _context(turns: Sequence[Any]) -> list[Any]:
     """Return turns none of which is learned."""
     return [{**turn, "weight": 0} if isinstance(turn, Mapping) else turn for turn in turns]
@@ -131,7 +145,7 @@ def _shared(good: Sequence[Any], bad: Any) -> int:
 
 def _asked(row: Row, good: Sequence[Any], shared: int) -> list[Any]:
     """Return the question: the prompt, and what the two conversations share."""
-    prompt = unpacked(row, "prompt")
+    prompt = _turns(row, "prompt")
     told = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt or []
     if not isinstance(told, list):
         raise BadRow("prompt", "must be text or a list of messages")

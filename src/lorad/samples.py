@@ -63,6 +63,8 @@ _NO_TOKENS = "tokens of another program are not learned; drop the text that they
 REFUSED = {
     **dict.fromkeys(("functions", "function_call"), _OLD_TOOLS),
     **dict.fromkeys(preferences.FIELDS, _NO_PREFERENCE),
+    "label": "must be true or false, as KTO says whether an answer is good; leave any other label out with the "
+    "sidecar's fields",
     **dict.fromkeys(("input_ids", "attention_mask", "labels"), _NO_TOKENS),
     "text": "text without a question is not learned; a row needs a question and its answer",
     "segments": "segments are not learned, for they join template and text; a row needs a question and its answer",
@@ -295,6 +297,9 @@ def _no_format(row: Row) -> BadRow:
 def _pair(row: Row, question: str, answer: str) -> Example:
     allowed = {question, answer} | SYSTEM
     allowed |= {"input"} if question.lower() == "instruction" else set()
+    if isinstance(row.get("text"), str):
+        _refuse_other_text(row, (question, "input", answer))
+        allowed.add("text")
     _refuse_unknown(row, allowed)
     asked = text(row, question)
     context = row.get("input")
@@ -302,12 +307,28 @@ def _pair(row: Row, question: str, answer: str) -> Example:
     if question != "input" and not is_blank:
         asked = f"{asked}\n{text(row, 'input')}"  # Alpaca joins the two with a line break
     messages: list[Message] = []
-    system = next((key for key in ("system", "system_prompt") if row.get(key)), None)
-    if system:
+    if system := _system(row):
         messages.append({"role": "system", "content": text(row, system)})
     messages += _history(row)
     messages.append({"role": "user", "content": asked})
     return Example(task="chat", question=messages, answer=text(row, answer))
+
+
+def _refuse_other_text(row: Row, keys: Sequence[str]) -> None:
+    """Refuse a text that is not just the row behind a template, as it is in Alpaca's own file."""
+    parts = [row[key].strip() for key in keys if isinstance(row.get(key), str)]
+    if not all(part in row["text"] for part in parts) and row["text"].strip():
+        raise BadRow(
+            "text", f"stands beside {keys[0]} and {keys[-1]}; name those that count in the sidecar's fields"
+        )
+
+
+def _system(row: Row) -> str | None:
+    """Return the field that holds the system message; raise ``BadRow`` when there are two messages."""
+    found = [key for key in ("system", "system_prompt") if row.get(key)]
+    if len(found) > 1 and row[found[0]] != row[found[1]]:
+        raise BadRow(found[1], f"stands beside {found[0]}; name the one that counts in the sidecar's fields")
+    return found[0] if found else None
 
 
 def _history(row: Row) -> list[Message]:
