@@ -174,6 +174,6 @@ def test_a_program_of_ones_own_that_is_named_pip_does_not_fetch(track, tmp_path,
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
 
     with pytest.raises(ConfigError, match="pip could not fetch") as caught:
-        typed(track, "base", "add", "smollm2", "--name", "other")
+        typed(track, "base", "add", "smollm2", "--name", "fetched")  # no other test adds one of this name
 
     assert "not this one" not in caught.value.message
