@@ -153,13 +153,19 @@ def test_what_was_not_committed_is_not_there_after_a_kill(tmp_path):
     again.close()
 
 
+def an_older_one(path, version):
+    """Return a connection to a database as it was after so many migrations."""
+    older = sqlite3.connect(path)
+    for script in MIGRATIONS[:version]:
+        older.executescript(script)
+    older.execute(f"PRAGMA user_version={version}")
+    return older
+
+
 def test_words_that_an_older_lorad_kept_of_the_forgotten_go(tmp_path):
     # Given the first form of the database, with a forgotten example and what was told of it
     path = tmp_path / "a.sqlite3"
-    older = sqlite3.connect(path)
-    for statement in MIGRATIONS[0].split(";"):
-        older.execute(statement)
-    older.execute("PRAGMA user_version=1")
+    older = an_older_one(path, 1)
     reason = '{"new": 1, "replacing": 1, "replaced": [{"question": "q?", "answer": "zyzzyva"}]}'
     older.execute(
         "INSERT INTO drops (name, track, state, taken_at, reason) VALUES ('a', 't', 'accepted', 1, ?)",
@@ -188,10 +194,7 @@ def test_words_that_an_older_lorad_kept_of_the_forgotten_go(tmp_path):
 def test_what_an_older_lorad_wrote_of_learning_is_kept(tmp_path):
     # Given the second form of the database: an answer that the tenth version replaced, and one that nobody learned
     path = tmp_path / "a.sqlite3"
-    older = sqlite3.connect(path)
-    for statement in MIGRATIONS[0].split(";"):
-        older.execute(statement)
-    older.execute("PRAGMA user_version=2")
+    older = an_older_one(path, 2)
     columns = "(id, track, question_id, dataset, task, question, answer, added_at, learned_in, superseded_by)"
     for name, asked, version, newer in (
         ("new", "q", "v0.10", None),

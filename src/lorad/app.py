@@ -36,7 +36,7 @@ from lorad.ledger import EVENTS_KEPT
 from lorad.registry import MANIFEST, Registry
 from lorad.retention import tabulate
 from lorad.tasks import encode, find
-from lorad.weights import DTYPES, load_base, machine, quieten, shape, verify_base
+from lorad.weights import load_to_answer, machine, quieten, shape, verify_base
 
 logger = log.get_logger()
 
@@ -140,15 +140,13 @@ class Models:
 
     def seat(self) -> None:
         """Load every track's base model, once."""
-        device = machine(self._settings.engine.device)
-        dtype = DTYPES[device.precision]
         loaded: dict[str, Any] = {}
         for name, track in self._settings.tracks.items():
             if track.base not in loaded:
                 folder = self._home.base(track.base)
                 if self._settings.engine.verify_base:
                     verify_base(folder)
-                loaded[track.base] = load_base(folder, dtype, device.device)
+                loaded[track.base] = load_to_answer(folder, self._settings.engine.device)
             self._engine.seat(name, find(track.task), loaded[track.base])
 
     def plan(self, track: str, examples: Sequence[Example], overrides: dict[str, Any]) -> Plan:
@@ -670,7 +668,7 @@ class App:
         """Return the matrix of every version on every dataset, and its four numbers."""
         registry = self._registry(track)
         rows = []
-        for version in reversed(registry.lineage(registry.latest)):
+        for version in reversed(self._lineage(track)):
             with contextlib.suppress(RegistryError):
                 rows.append((version, registry.evaluation(version)["evaluation"]))
         return tabulate(rows)

@@ -36,10 +36,17 @@ def check_text(key: str, value: str) -> None:
     """Raise ``BadRow`` when a text holds what neither a database nor a tokenizer takes."""
     if "\x00" in value:
         raise BadRow(key, "holds a NUL character")
+    if not is_whole(value):
+        raise BadRow(key, "holds half of a surrogate pair")
+
+
+def is_whole(value: str) -> bool:
+    """Tell whether a text holds no half of a character (a lone surrogate)."""
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise BadRow(key, "holds half of a surrogate pair") from None
+        return False
+    return True
 
 
 def unpacked(row: Row, key: str, sign: str = "[") -> Any:

@@ -11,7 +11,6 @@ pydantic and YAML for the settings 80 ms), and torch, FastAPI and httpx never ar
 
 import contextlib
 import difflib
-import fnmatch
 import json
 import math
 import os
@@ -460,6 +459,8 @@ def drop(
     track: Annotated[str | None, typer.Option(metavar="NAME", help="Learn it on this track.")] = None,
 ) -> None:
     """Copy files into the inbox, safely."""
+    from lorad.inbox import passed_by  # noqa: PLC0415 - 130 ms that `lorad status` need not spend
+
     home, settings = ctx.obj.find()
     if track is not None:
         settings.track(track)
@@ -467,19 +468,12 @@ def drop(
     for source in files:
         if not source.is_file():
             raise ConfigError(f"{source} is not a file", code="no_such_file", path=str(source))
-        if pattern := _passed_by(source.name):
+        if pattern := passed_by(source.name):
             raise ConfigError(f"the inbox passes by files named {pattern}; rename {source}", code="passed_by")
     for source in files:
         for part in _with_sidecar(source):
             _copy_in(part, inbox)
         typer.echo(f"dropped {source.name} into {inbox}; wait for it with: lorad wait")
-
-
-def _passed_by(name: str) -> str | None:
-    """Return the pattern by which the inbox leaves a file where it lies, None when it takes it."""
-    from lorad.inbox import IGNORED  # noqa: PLC0415 - 130 ms that `lorad status` need not spend
-
-    return next((pattern for pattern in IGNORED if fnmatch.fnmatchcase(name, pattern)), None)
 
 
 def _with_sidecar(file: Path) -> list[Path]:

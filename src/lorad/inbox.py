@@ -420,6 +420,11 @@ class Inbox:
         return target
 
 
+def passed_by(name: str) -> str | None:
+    """Return the pattern by which a file of this name is left where it lies, ``None`` when it is taken."""
+    return next((pattern for pattern in IGNORED if fnmatch.fnmatchcase(name, pattern)), None)
+
+
 def _is_usable(folder: Path) -> bool:
     """Tell whether files can be found in a folder and moved out of it."""
     return os.access(folder, os.R_OK | os.W_OK | os.X_OK)

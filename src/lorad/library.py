@@ -100,7 +100,5 @@ class _Library:
     def _deck(self, folder: Path) -> weights.Deck:
         if folder not in self._decks:
             weights.verify_base(folder)
-            device = weights.machine(self._settings.engine.device)
-            dtype = weights.DTYPES[device.precision]
-            self._decks[folder] = weights.Deck(weights.load_base(folder, dtype, device.device))
+            self._decks[folder] = weights.Deck(weights.load_to_answer(folder, self._settings.engine.device))
         return self._decks[folder]

@@ -136,10 +136,9 @@ def prove(deck: Deck, slot: str, folder: Path) -> None:
     if not path.is_file():  # whether it should be there is the manifest's business
         return
     try:
-        with deck.use(slot) as model:
+        with weights.passing_errors(f"asking {version} its probes"), deck.use(slot) as model:
             found, limit = examine.probe_again(model, files.read_json(path))
     except (OSError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
-        weights.refuse_if_passing(error, f"asking {version} its probes")
         raise RegistryError(
             f"the probes of {version} cannot be asked: {error}", code="probes_damaged", version=version
         ) from error

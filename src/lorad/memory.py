@@ -76,7 +76,7 @@ class Memory:
 
     def __init__(self, database: Database) -> None:
         self._db = database
-        self._counted: dict[str, tuple[Any, ...]] = {}
+        self._counted: dict[str, tuple[Any, list[dict[str, Any]]]] = {}
 
     def add(
         self,
@@ -135,9 +135,9 @@ class Memory:
         return known + waiting
 
     def _seen(
-        self, track: str, lineage: Sequence[str] | None, condition: str, *values: Any
+        self, track: str, lineage: Sequence[str] | None, condition: str, *values: Any, limit: int = -1
     ) -> list[sqlite3.Row]:
-        query = f"{_TOLD} SELECT * FROM told WHERE {condition} ORDER BY rowid"
+        query = f"{_TOLD} SELECT * FROM told WHERE {condition} ORDER BY rowid LIMIT {limit}"
         return self._db.rows(query, track, json.dumps(lineage), *values)
 
     def _insert(self, track: str, examples: Sequence[Example], drop_id: int, now: float) -> None:
@@ -211,15 +211,8 @@ class Memory:
 
         ``after`` is the ``row`` of the last one seen. Left out is what was replaced or forgotten.
         """
-        rows = self._db.rows(
-            f"{_TOLD} SELECT * FROM told WHERE rowid > ?3 AND forgotten_at IS NULL AND NOT is_replaced"
-            " AND (?4 IS NULL OR dataset = ?4) ORDER BY rowid LIMIT ?5",
-            track,
-            json.dumps(lineage),
-            after,
-            dataset,
-            limit,
-        )
+        held = "forgotten_at IS NULL AND NOT is_replaced AND rowid > ?3 AND (?4 IS NULL OR dataset = ?4)"
+        rows = self._seen(track, lineage, held, after, dataset, limit=limit)
         return [_exported(row) for row in rows]
 
     def _select(self, track: str, condition: str, *values: Any) -> list[Example]:
@@ -267,15 +260,13 @@ class Memory:
 
     def datasets(self, track: str, lineage: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Return one row a dataset: counts of examples, learned, recalled at the last test, replaced, forgotten."""
-        seen_as, state = json.dumps(lineage), self._db.state()
-        if self._counted.get(track, ())[:2] != (
-            seen_as,
-            state,
-        ):  # asked every second, and changed now and then
-            rows = self._db.rows(_COUNTED, track, seen_as)
+        seen_by, state = json.dumps(lineage), self._db.state()
+        known_for, counts = self._counted.get(track, (None, []))
+        if known_for != (seen_by, state):  # asked every second, and changed now and then
+            rows = self._db.rows(_COUNTED, track, seen_by)
             counts = [{name: row[name] or 0 for name in row.keys()} for row in rows]  # noqa: SIM118 - a Row iterates values
-            self._counted[track] = (seen_as, state, counts)
-        return list(self._counted[track][2])
+            self._counted[track] = (seen_by, state), counts
+        return list(counts)
 
 
 def _exported(row: sqlite3.Row) -> dict[str, Any]:

@@ -667,8 +667,7 @@ def verify_versions(
     place, settings = _load(home, config, overrides)
     registry, base_folder = _track(place, settings, track)
     weights.verify_base(base_folder)
-    device = weights.machine(settings.engine.device)
-    base = weights.load_base(base_folder, weights.DTYPES[device.precision], device.device)
+    base = weights.load_to_answer(base_folder, settings.engine.device)
     entries = registry.tracker()["checkpoints"]
     there = [e["version"] for e in entries if e.get("state") != VersionState.PRUNED]
     rows: list[dict[str, Any]] = []

@@ -228,7 +228,7 @@ class Registry:
     def _measure(self, version: str) -> Stored:
         folder = self.versions_folder / version
         try:
-            created_at = float(self.manifest(version)["created_at"])
+            created_at = self.created_at(version)
         except (RegistryError, ValueError, TypeError):  # a damaged version must not stay for ever
             created_at = folder.stat().st_mtime
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

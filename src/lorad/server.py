@@ -21,7 +21,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, Json, model_validator
 
-from lorad import __version__
+from lorad import __version__, cells, samples
 from lorad.engine import Piece, Sampling, Ticket
 from lorad.errors import ConfigError, LoradError, ProtocolError, RegistryError, RetryLater, describe
 from lorad.home import check_socket_path
@@ -30,8 +30,6 @@ T = TypeVar("T")
 
 PAGE_LIMIT = 1000
 """Examples that one answer may hold."""
-OTHER_NAMES = {"developer": "system"}
-"""Roles under names that newer clients give them; files are read the same way (``samples.OPENAI``)."""
 
 
 class Daemon(Protocol):
@@ -117,21 +115,13 @@ class Message(Body):
             raise ProtocolError("this model reads text only", code="unsupported_content")
         calls = [call.function.model_dump() for call in self.tool_calls]
         text = "".join(part.text for part in parts)
-        if not _is_unicode(text):
+        if not cells.is_whole(text):
             raise ProtocolError(
                 "a message holds half of a character (a lone surrogate); whoever cut the text cut an emoji in two",
                 code="bad_text",
             )
-        role = OTHER_NAMES.get(self.role, self.role)
+        role = samples.OPENAI.roles.get(self.role, self.role)  # as files are read: developer is system
         return {"role": role, "content": text} | ({"tool_calls": calls} if calls else {})
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 class Definition(BaseModel):

@@ -197,6 +197,12 @@ def _parameters(path: Path) -> int:
         return sum(math.prod(handle.get_slice(name).get_shape()) for name in handle.keys())  # noqa: SIM118 - not a mapping
 
 
+def load_to_answer(folder: Path, device: str) -> Base:
+    """Return a base model on the device ``engine.device`` asks for, in the precision that pays there."""
+    found = machine(device)
+    return load_base(folder, DTYPES[found.precision], found.device)
+
+
 @functools.cache
 def machine(wanted: str = "auto") -> Machine:
     """Look at the machine once: which device, how much memory, whether bfloat16 pays."""
@@ -564,17 +570,20 @@ class Deck:
     def add(self, name: str, folder: Path) -> None:
         """Load an adapter from disk beside the others."""
         try:
-            if self._peft is None:
-                self._peft = PeftModel.from_pretrained(self.base.model, str(folder), adapter_name=_slot(name))
-            else:
-                self._peft.load_adapter(str(folder), adapter_name=_slot(name))
+            with passing_errors(f"loading {folder.name}"):
+                self._read_in(name, folder)
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-            refuse_if_passing(error, f"loading {folder.name}")
             raise RegistryError(
                 f"the adapter in {folder} cannot be loaded: {error}", code="adapter_damaged"
             ) from error
         self._peft.eval()
         self.names.append(name)
+
+    def _read_in(self, name: str, folder: Path) -> None:
+        if self._peft is None:
+            self._peft = PeftModel.from_pretrained(self.base.model, str(folder), adapter_name=_slot(name))
+        else:
+            self._peft.load_adapter(str(folder), adapter_name=_slot(name))
 
     def read(self, name: str) -> Adapter:
         """Return an adapter as it lies in memory."""
@@ -607,12 +616,17 @@ class Deck:
             yield self._peft
 
 
-def refuse_if_passing(error: BaseException, doing: str) -> None:
-    """Raise ``RetryLater`` for what is no fault of the files': short memory, a device or a disk in trouble."""
-    is_device = isinstance(error, (torch.OutOfMemoryError, torch.AcceleratorError))
-    is_memory = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch on a CPU
-    if is_device or is_memory or (isinstance(error, OSError) and error.errno in files.PASSING):
-        raise RetryLater(f"{doing}: {error}; it is tried again later", code="memory") from error
+@contextlib.contextmanager
+def passing_errors(doing: str) -> Iterator[None]:
+    """Turn what is no fault of the files' into ``RetryLater``: short memory, a device or a disk in trouble."""
+    try:
+        with files.passing_errors(doing):
+            yield
+    except RuntimeError as error:
+        is_device = isinstance(error, (torch.OutOfMemoryError, torch.AcceleratorError))
+        if is_device or "can't allocate memory" in str(error):  # as torch says it of a CPU
+            raise RetryLater(f"{doing}: {error}; it is tried again later", code="memory") from error
+        raise
 
 
 def _slot(name: str) -> str:
