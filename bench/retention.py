@@ -34,9 +34,9 @@ import torch
 import domains
 import report
 from learn import base_folder
-from lorad import domain, examine, files, general, planner, session, teacher, trainer, weights
+from lorad import domain, examine, files, general, judge, planner, session, teacher, trainer, weights
 from lorad.config import Settings
-from lorad.domain import Example, Mix, Order, Plan, Until
+from lorad.domain import Evaluation, Example, Mix, Order, Plan, Until
 from lorad.retention import summarise
 from lorad.tasks import find
 
@@ -205,8 +205,8 @@ def data(run: Run) -> Iterator[tuple[str, list[Example], list[Example]]]:
         yield name, trained, [example(name, fact.paraphrase, fact.answer) for fact in facts]
 
 
-def decide(arm: str, rows: Sequence[Example], settings: Settings) -> Plan:
-    """Return the planner's plan for these rows, changed as the arm demands."""
+def decide(arm: str, rows: Sequence[Example], settings: Settings, drift: float = 0.0) -> Plan:
+    """Return the planner's plan for these rows on a parent that drifted so far, changed as the arm demands."""
     tokenizer = weights.AutoTokenizer.from_pretrained(str(BASE), local_files_only=True)
     plan = planner.plan(
         lengths=[len(find("chat").encode(tokenizer, example)) for example in rows],
@@ -215,6 +215,7 @@ def decide(arm: str, rows: Sequence[Example], settings: Settings) -> Plan:
         planner=settings.planner,
         rehearsal=settings.rehearsal,
         training=settings.training,
+        drift=drift,
     )
     if arm in {"a", "b", "f"}:
         epochs = plan.epochs if arm == "a" else MERGED_EPOCHS
@@ -246,7 +247,7 @@ def make(step: Step) -> None:
         base=str(BASE),
         parent=str(parent) if parent.exists() and step.arm not in "ef" else None,
         parent_version=None,
-        plan=decide(step.arm, new, settings),
+        plan=decide(step.arm, new, settings, drifted(parent, settings) if step.arm == "c" else 0.0),
         settings=settings.model_dump(mode="json") | {"resolved": {}},
     )
     files.write_lines(folder / "new.jsonl", [domain.as_json(example) for example in new])
@@ -277,6 +278,14 @@ def make(step: Step) -> None:
     }
     files.write_json(folder / "figures.json", figures)
     folder.rename(step.folder())
+
+
+def drifted(parent: Path, settings: Settings) -> float:
+    """Return how far (c)'s parent has drifted, as the daemon reads it from its evaluation; 0 for the base."""
+    if not parent.exists():
+        return 0.0
+    judged = files.read_json(parent / "evaluation.json")["evaluation"]
+    return judge.drift(domain.restore(Evaluation, judged), settings.judge)
 
 
 def settle(folder: Path, previous: Path, old: list[dict[str, Any]]) -> Figures:

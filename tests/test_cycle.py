@@ -51,6 +51,24 @@ def test_a_file_that_still_grows_is_left_alone(world):
     assert len(files.read_lines(world.models.sessions[0].folder / "new.jsonl")) == 4
 
 
+def test_a_session_on_a_parent_that_drifted_trains_more_general_conversation(world):
+    rehearsal, limit = world.cycle.settings.rehearsal, world.cycle.settings.judge.max_perplexity_rise
+    world.learn("doors.json", tiny.facts(4, "doors"), perplexity=10.0 * (1 + limit / 2))
+
+    # When one learns on it, and one begins from the base
+    world.drop("gates.json", tiny.facts(3, subject="gate"))
+    world.pass_time()
+    learned = world.order()["plan"]["mix"]["general"]
+    world.models.sessions[-1].end()
+    world.pass_time()
+    world.cycle.consolidate("chat", world.now, refit=True)
+    world.pass_time()
+    refitted = world.order()["plan"]["mix"]["general"]
+
+    assert learned == pytest.approx((rehearsal.general_share + rehearsal.general_share_most) / 2)
+    assert refitted == rehearsal.general_share
+
+
 def test_the_second_session_gets_the_first_ones_facts_to_rehearse(world):
     world.learn("doors.json", tiny.facts(4, "doors"))
     world.drop("gates.json", tiny.facts(3, subject="gate"))
@@ -116,7 +134,7 @@ def test_a_rejected_job_can_be_retried_with_other_settings_or_promoted_by_force(
 
     world.cycle.retry(1, world.now, force=True, settings={"rank": 4})
     world.pass_time()
-    order = files.read_json(world.models.sessions[-1].folder / "request.json")
+    order = world.order()
     world.models.sessions[-1].end(recall=0.5)
     world.pass_time()
 
@@ -138,7 +156,7 @@ def test_other_settings_make_a_candidate_anew_whatever_became_of_the_job_since(w
     world.pass_time()
 
     assert world.job().state is JobState.TRAINING
-    assert files.read_json(world.models.sessions[-1].folder / "request.json")["plan"]["rank"] == 4
+    assert world.order()["plan"]["rank"] == 4
 
 
 def test_short_memory_at_the_swap_is_no_fault_of_the_version(world):
@@ -212,7 +230,7 @@ def test_an_adapter_that_has_grown_is_made_smaller_at_night(world):
     world.pass_time()
 
     assert [(job.kind, job.dataset) for job in queued] == [("consolidate", "memory")]
-    order = files.read_json(world.models.sessions[-1].folder / "request.json")
+    order = world.order()
     assert (order["kind"], order["plan"]["rank"], order["parent_version"]) == ("consolidate", 8, "v0.1")
     assert len(files.read_lines(world.models.sessions[-1].folder / "old.jsonl")) == 4
     assert world.cycle.tidy(world.now) == []  # one is under way
@@ -896,7 +914,7 @@ def test_a_candidate_built_on_what_was_rolled_back_meanwhile_is_trained_anew(wor
     # Then what came of it is not served, and the drop is learned on v0.1
     assert world.registry.latest == world.models.serving == "v0.1"
     assert world.job().state is JobState.TRAINING
-    order = files.read_json(world.models.sessions[-1].folder / "request.json")
+    order = world.order()
     assert (order["parent_version"], len(world.models.sessions)) == ("v0.1", 4)
     assert not (world.models.sessions[-1].folder / "candidate").exists()
 
@@ -961,10 +979,10 @@ def test_old_rows_are_compared_with_what_the_version_that_serves_recalled(world)
 def test_whatever_stands_in_a_jobs_way_the_next_one_has_its_turn(world, monkeypatch):
     plan = world.models.plan
 
-    def stumble(track, examples, overrides):
+    def stumble(track, examples, *asked):
         if len(examples) == 3:
             raise KeyError("a template's mistake")
-        return plan(track, examples, overrides)
+        return plan(track, examples, *asked)
 
     monkeypatch.setattr(world.models, "plan", stumble)
     world.drop("doors.json", tiny.facts(3))

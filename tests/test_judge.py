@@ -7,7 +7,7 @@ import pytest
 
 from lorad.config import JudgeSettings
 from lorad.domain import Evaluation, Score
-from lorad.judge import decide
+from lorad.judge import decide, drift
 
 LIMITS = JudgeSettings()
 
@@ -248,3 +248,20 @@ def test_what_the_session_says_of_itself_is_no_proof():
     )
 
     assert not decide(boastful, LIMITS).promote
+
+
+# how much of the allowance is used up
+
+
+@pytest.mark.parametrize(
+    ("perplexity", "used"),
+    [(9.0, 0.0), (10.0, 0.0), (11.0, 0.5), (12.0, 1.0), (15.0, 1.0), (inf, 1.0), (nan, 1.0)],
+)
+def test_drift_is_the_used_share_of_what_perplexity_may_rise(perplexity, used):
+    limits = JudgeSettings(max_perplexity_rise=0.2)
+
+    assert drift(an_evaluation(perplexity=perplexity), limits) == pytest.approx(used)
+
+
+def test_where_nothing_may_be_lost_everything_is_used_up():
+    assert drift(an_evaluation(), JudgeSettings(max_perplexity_rise=0.0)) == 1.0

@@ -26,6 +26,7 @@ def a_plan(lengths=(20,) * 50, shape=SMOLLM2, machine=LAPTOP, overrides=None, **
         rehearsal=sections.get("rehearsal", RehearsalSettings()),
         training=sections.get("training", TrainingSettings()),
         overrides=overrides,
+        drift=sections.get("drift", 0.0),
     )
 
 
@@ -202,6 +203,32 @@ def test_the_settings_reach_the_plan():
     )
     assert decided.mix == Mix(share=0.3, max_examples=9, refresh=0.2, general=0.15)
     assert (decided.seed, decided.max_rank) == (11, 48)
+
+
+# a parent that has drifted
+
+
+@pytest.mark.parametrize(
+    ("usual", "most", "drift", "share"),
+    [
+        (0.1, 0.5, 0.0, 0.1),
+        (0.1, 0.5, 0.5, 0.3),
+        (0.1, 0.5, 1.0, 0.5),
+        (0.3, 0.2, 1.0, 0.3),  # never less than is usual
+        (0.0, 0.5, 1.0, 0.0),  # left out on purpose
+    ],
+)
+def test_the_further_a_parent_drifted_the_more_general_conversation(usual, most, drift, share):
+    chosen = RehearsalSettings(general_share=usual, general_share_most=most)
+
+    decided = a_plan(rehearsal=chosen, drift=drift)
+
+    assert decided.mix.general == pytest.approx(share)
+    assert told(decided, "of what general ability may lose") is (share > usual)
+
+
+def test_the_drift_is_told_with_its_figures():
+    assert told(a_plan(drift=0.5), "used 50% of what general ability may lose: 30% of every step")
 
 
 # a human's word

@@ -18,7 +18,7 @@ SHAPE = ModelShape(name="tiny", parameters=1000, layers=2, hidden=8, vocabulary=
 MACHINE = Machine(device="cpu", name="cpu", memory_bytes=10**10, threads=1, fast_bfloat16=False)
 
 
-def evaluate(order, new, old, recall=1.0, broken=0):
+def evaluate(order, new, old, recall=1.0, broken=0, perplexity=10.0):
     """Return what a session would have measured."""
     datasets = {row["dataset"] for row in old} - {order["dataset"]}
     totals = {name: sum(row["dataset"] == name for row in old) for name in datasets} | {
@@ -37,7 +37,7 @@ def evaluate(order, new, old, recall=1.0, broken=0):
         new_before=Score(right=0, total=len(new)),
         broken=broken,
         mended=0,
-        perplexity=10.0,
+        perplexity=perplexity,
         perplexity_base=10.0,
         kl_base=0.1,
         degenerate=0,
@@ -99,7 +99,7 @@ class FakeModels:
         self.bad_bases = []
         self.is_seated = False
 
-    def plan(self, track, examples, overrides):
+    def plan(self, track, examples, overrides, drift):
         del track
         return plan(
             lengths=[10] * len(examples),
@@ -109,6 +109,7 @@ class FakeModels:
             rehearsal=SETTINGS.rehearsal,
             training=SETTINGS.training,
             overrides=overrides,
+            drift=drift,
         )
 
     def start(self, folder):
@@ -182,6 +183,10 @@ class World:
         self.pass_time()
         self.models.sessions[-1].end(**measured)
         self.pass_time()
+
+    def order(self):
+        """Return what the newest session was ordered to do."""
+        return files.read_json(self.models.sessions[-1].folder / "request.json")
 
     def job(self):
         return self.cycle.ledger.jobs()[0]

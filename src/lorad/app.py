@@ -149,8 +149,8 @@ class Models:
                 loaded[track.base] = load_to_answer(folder, self._settings.engine.device)
             self._engine.seat(name, find(track.task), loaded[track.base])
 
-    def plan(self, track: str, examples: Sequence[Example], overrides: dict[str, Any]) -> Plan:
-        """Plan a session for these examples."""
+    def plan(self, track: str, examples: Sequence[Example], overrides: dict[str, Any], drift: float) -> Plan:
+        """Plan a session for these examples, on a parent that has drifted so far from its base."""
         usable, unusable = encode(self._engine.task(track), self._engine.base(track).tokenizer, examples)
         if not usable and unusable:
             raise unusable[0][1]
@@ -162,6 +162,7 @@ class Models:
             rehearsal=self._settings.rehearsal,
             training=self._settings.training,
             overrides=overrides,
+            drift=drift,
         )
 
     def start(self, folder: Path) -> ChildSession:

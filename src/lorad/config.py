@@ -136,6 +136,8 @@ class RehearsalSettings(Section):
     """Share of what is already recalled that each round trains again."""
     general_share: Share = 0.1
     """Share of general conversation in every step; the model is held to the pristine base's own words."""
+    general_share_most: Share = 0.5
+    """The same, where the parent has used up all of ``judge.max_perplexity_rise``; in proportion where some of it."""
     general_weight: Annotated[float, Field(ge=0)] = 3.0
     """Weight of that beside 1 for the answers."""
 

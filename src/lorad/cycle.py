@@ -84,8 +84,8 @@ class Session(Protocol):
 class Tracks(Protocol):
     """What the cycle asks of those who hold models: measure rows, start sessions, swap versions."""
 
-    def plan(self, track: str, examples: Sequence[Example], overrides: dict[str, Any]) -> Plan:
-        """Plan a session for these examples."""
+    def plan(self, track: str, examples: Sequence[Example], overrides: dict[str, Any], drift: float) -> Plan:
+        """Plan a session for these examples, on a parent that has drifted so far from its base (``judge.drift``)."""
 
     def start(self, folder: Path) -> Session:
         """Start a session on the order in a folder."""
@@ -450,6 +450,8 @@ class Cycle:
                 code="nothing_learned",
             )
         overrides = {key: value for key, value in job.settings.items() if key != "drop"}
+        grown_from = parent if job.kind != "refit" else None
+        drift = judge.drift(registry.measured(grown_from), self.settings.judge) if grown_from else 0.0
         if job.kind == "consolidate":  # what mends a truncation is small, or nothing would be gained
             rank = max(1, self.settings.training.max_rank // 8)
             limit = self.settings.training.max_rank // 2
@@ -467,9 +469,9 @@ class Cycle:
             kind=job.kind,
             dataset=job.dataset,
             base=str(self._base_folder(track.base)),
-            parent=str(registry.path(parent)) if parent and job.kind != "refit" else None,
+            parent=str(registry.path(grown_from)) if grown_from else None,
             parent_version=parent,
-            plan=self._tracks.plan(job.track, new or [item.example for item in old], overrides),
+            plan=self._tracks.plan(job.track, new or [item.example for item in old], overrides, drift),
             settings={
                 "training": self.settings.training.model_dump(),
                 "judge": self.settings.judge.model_dump(),

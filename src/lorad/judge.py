@@ -5,6 +5,7 @@ What lives here: the checks and their sentences. What never does: measuring (``e
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 
 from lorad.config import JudgeSettings
 from lorad.domain import Evaluation, Score, Verdict
@@ -28,6 +29,18 @@ def decide(evaluation: Evaluation, settings: JudgeSettings) -> Verdict:
         reasons=tuple(check.sentence if check.passed else f"failed: {check.sentence}" for check in checks),
         failed=tuple(check.name for check in checks if not check.passed),
     )
+
+
+def drift(evaluation: Evaluation, settings: JudgeSettings) -> float:
+    """Return how much of what perplexity may rise a version has used up: 0 is nothing, 1 all of it or more."""
+    rise, limit = _rise(evaluation), settings.max_perplexity_rise
+    if not isfinite(rise) or rise >= limit:
+        return 1.0
+    return max(0.0, rise / limit)
+
+
+def _rise(evaluation: Evaluation) -> float:
+    return evaluation.perplexity / evaluation.perplexity_base - 1
 
 
 def _finite(evaluation: Evaluation, settings: JudgeSettings) -> Check:
@@ -98,7 +111,7 @@ def _significance(evaluation: Evaluation, settings: JudgeSettings) -> Check:
 
 
 def _perplexity(evaluation: Evaluation, settings: JudgeSettings) -> Check:
-    rise = evaluation.perplexity / evaluation.perplexity_base - 1
+    rise = _rise(evaluation)
     return Check(
         "perplexity",
         rise <= settings.max_perplexity_rise,

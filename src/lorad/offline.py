@@ -38,6 +38,7 @@ from lorad import (
     domain,
     export,
     files,
+    judge,
     loader,
     planner,
     reproduction,
@@ -912,13 +913,16 @@ def _tokenizer(place: Home, settings: Settings, track: str) -> Any:
 
 
 def _plan(place: Home, settings: Settings, track: str, lengths: Sequence[int]) -> domain.Plan:
+    registry, base = _track(place, settings, track)
+    latest = registry.latest
     return planner.plan(
         lengths=lengths,
-        shape=weights.shape(place.base(settings.tracks[track].base)),
+        shape=weights.shape(base),
         machine=weights.machine(settings.training.device),
         planner=settings.planner,
         rehearsal=settings.rehearsal,
         training=settings.training,
+        drift=judge.drift(registry.measured(latest), settings.judge) if latest else 0.0,
     )
 
 

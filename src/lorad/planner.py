@@ -33,8 +33,12 @@ def plan(
     rehearsal: RehearsalSettings,
     training: TrainingSettings,
     overrides: Mapping[str, Any] | None = None,
+    drift: float = 0.0,
 ) -> Plan:
-    """Decide a session's settings for examples of these token lengths."""
+    """Decide a session's settings for examples of these token lengths.
+
+    ``drift`` is how much of what general ability may lose the parent has lost already, 0 to 1 (``judge.drift``).
+    """
     count = len(lengths)
     row = choose_row(planner.table, count)
     reasons = [_row_reason(row, planner.table, count)]
@@ -57,7 +61,7 @@ def plan(
             share=rehearsal.share,
             max_examples=rehearsal.max_examples,
             refresh=rehearsal.refresh,
-            general=rehearsal.general_share,
+            general=_general(rehearsal, drift, reasons),
             general_weight=rehearsal.general_weight,
             strategy=rehearsal.strategy,
         ),
@@ -115,6 +119,18 @@ def _max_length(
         f"{too_long} examples are longer than {row.max_length} tokens and memory allows no more: they are left out"
     )
     return row.max_length
+
+
+def _general(rehearsal: RehearsalSettings, drift: float, reasons: list[str]) -> float:
+    """Return the share of general conversation, in proportion between what is usual and the most that it may be."""
+    usual = rehearsal.general_share
+    share = round(usual + max(0.0, rehearsal.general_share_most - usual) * drift, 3) if usual else usual
+    if share > usual:
+        reasons.append(
+            f"the parent has used {drift:.0%} of what general ability may lose: {share:.0%} of every step is "
+            f"general conversation instead of {usual:.0%}"
+        )
+    return share
 
 
 def _checkpointing(

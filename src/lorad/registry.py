@@ -22,6 +22,7 @@ from typing import Any
 
 from lorad import domain, files
 from lorad.config import RegistrySettings
+from lorad.domain import Evaluation
 from lorad.errors import LoradError, ProtocolError, RegistryError
 from lorad.states import VersionState, advance
 
@@ -182,6 +183,17 @@ class Registry:
         except (OSError, ValueError, TypeError) as error:
             raise RegistryError(
                 f"{version} has no readable evaluation: {error}", code="evaluation_damaged", version=version
+            ) from error
+
+    def measured(self, version: str) -> Evaluation:
+        """Return what was measured of a version before it was promoted."""
+        try:
+            return domain.restore(Evaluation, self.evaluation(version)["evaluation"])
+        except (KeyError, ValueError) as error:
+            raise RegistryError(
+                f"{version}'s evaluation lacks what it must tell: {error}",
+                code="evaluation_damaged",
+                version=version,
             ) from error
 
     def describe(self, name: str) -> dict[str, Any]:
