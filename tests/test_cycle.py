@@ -688,7 +688,7 @@ def test_a_drop_says_which_rows_were_bad_contradicted_and_which_answers_it_repla
     assert [report[name] for name in counts] == [2, 0, 2, 1, 29]
     assert [bad["line"] for bad in report["bad_rows"]] == [32]
     assert report["contradicted_rows"] == list(range(2, 22))
-    replaced = world.cycle.tell(2)["drop"]["reason"]["replaced"]
+    replaced = world.archive().job(2)["drop"]["reason"]["replaced"]
     assert [(old["answer"], old["dataset"]) for old in replaced] == [
         (first.answer, "doors"),
         (second.answer, "doors"),

@@ -26,6 +26,7 @@ class FakeDaemon:
         self.asked = []
         self.pieces = [Piece("See https://a.example/x?y=1 "), Piece(" and é\n"), Piece("", "stop", 7, 3)]
         self.error = None
+        self.archive = self
 
     def ask(self, model, messages, sampling):
         if self.error:

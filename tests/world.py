@@ -3,7 +3,8 @@
 import json
 
 import tiny
-from lorad import domain, files
+from lorad import domain, files, judge
+from lorad.archive import Archive
 from lorad.config import Settings
 from lorad.cycle import Cycle
 from lorad.database import Database
@@ -80,7 +81,7 @@ class FakeSession:
                 "parent": order["parent_version"],
                 "base": "base-print",
                 "evaluation": domain.as_json(found),
-                "verdict": {},
+                "verdict": domain.as_json(judge.decide(found, SETTINGS.judge)),
                 "learned": [example.ids for example in learned],
                 "right": {example.id: True for example in learned},
             }
@@ -164,6 +165,10 @@ class World:
         self.cycle.recover(self.now)
         self.models.is_seated = True
         self.cycle.serve_all(self.ticks)
+
+    def archive(self):
+        """Return what the daemon tells of this home."""
+        return Archive({"chat": self.registry}, self.cycle.ledger, self.cycle.memory)
 
     def drop(self, name, examples):
         path = self.home / "inbox" / name

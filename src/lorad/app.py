@@ -24,17 +24,16 @@ import uvicorn
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
-from lorad import __version__, domain, files, inbox, log, planner, server
+from lorad import __version__, archive, domain, files, inbox, log, planner, server
+from lorad.archive import Archive
 from lorad.config import Settings, load_settings
 from lorad.cycle import Cycle
 from lorad.database import Database
 from lorad.domain import BASE, Example, Plan
 from lorad.engine import Engine, Sampling, Ticket
-from lorad.errors import ConfigError, LoradError, ProtocolError, RegistryError
+from lorad.errors import ConfigError, LoradError, ProtocolError
 from lorad.home import Home, find_home
-from lorad.ledger import EVENTS_KEPT
 from lorad.registry import MANIFEST, Registry
-from lorad.retention import tabulate
 from lorad.tasks import encode, find
 from lorad.weights import load_to_answer, machine, quieten, shape, verify_base
 
@@ -44,8 +43,6 @@ LOOK_SECONDS = 1.0
 """The cycle looks at least this often; events only make it look sooner."""
 JOBS_TOLD = 20
 """Ended jobs that a snapshot lists."""
-EVENTS_TOLD = 50
-"""Events that are told to whoever does not say since when."""
 SHOWN = 3
 """Examples that are shown before they are forgotten."""
 FILES_TOLD = 100
@@ -301,6 +298,7 @@ class App:
             tracks=self.models_held,
             base_folder=self.home.base,
         )
+        self.archive = Archive(self.registries, self.cycle.ledger, self.cycle.memory)
         self.cycle.recover(time.time())
         self.models_held.seat()
 
@@ -425,7 +423,7 @@ class App:
         return ticket, self.engine.fingerprint(track, ticket.version)
 
     def _resolve(self, track: str, wanted: str) -> str | None:
-        registry = self._registry(track)
+        registry = self.archive.registry(track)
         if wanted == "latest":
             return None
         if wanted == BASE:
@@ -435,15 +433,6 @@ class App:
         version = registry.resolve(wanted)
         self.models_held.bring(track, version)
         return version
-
-    def _registry(self, track: str) -> Registry:
-        if track not in self.registries:
-            raise ProtocolError(
-                f"there is no track {track!r}; known: {', '.join(self.registries)}",
-                status=404,
-                code="no_such_track",
-            )
-        return self.registries[track]
 
     def models(self) -> list[dict[str, Any]]:
         """Return what ``/v1/models`` lists: every track and each of its versions."""
@@ -490,7 +479,12 @@ class App:
 
     def _track(self, track: str) -> dict[str, Any]:
         settings = self.settings.tracks[track]
-        return {"task": settings.task, "base": settings.base, **self.versions(track), **self.memory(track)}
+        return {
+            "task": settings.task,
+            "base": settings.base,
+            **self.versions(track),
+            **self.archive.memory(track),
+        }
 
     def _waiting_files(self, now: float) -> list[dict[str, Any]]:
         waiting = [*self.cycle.inbox.processing(), *self.cycle.inbox.waiting()]
@@ -524,14 +518,6 @@ class App:
         elapsed = now - (job.started_at or now)
         return {"job": job.id, "dataset": job.dataset, "phase": "loading", "elapsed": elapsed, **progress}
 
-    def jobs(self) -> list[dict[str, Any]]:
-        """Return all jobs, newest first."""
-        return [domain.as_json(job) for job in self.cycle.ledger.jobs()]
-
-    def job(self, job: int) -> dict[str, Any]:
-        """Return one job, with the report of the file that it learns."""
-        return self.cycle.tell(job)
-
     def retry(self, job: int, *, force: bool, settings: dict[str, Any]) -> dict[str, Any]:
         """Queue a job again."""
         changed = self._exclusively(
@@ -559,34 +545,7 @@ class App:
 
     def versions(self, track: str) -> dict[str, Any]:
         """Return a track's versions and what serves."""
-        tracker = self._registry(track).tracker()
-        return {
-            "track": track,
-            "latest": tracker["latest"],
-            "previous": tracker["previous"],
-            "serving": self.engine.serving(track),
-            "versions": tracker["checkpoints"],
-        }
-
-    def explain(self, track: str, version: str) -> dict[str, Any]:
-        """Return why a version was promoted, or why a rejected job (``job-N``) was not."""
-        registry = self._registry(track)
-        if version.startswith("job-"):
-            path = registry.rejected / version / "candidate" / "evaluation.json"
-            if not path.is_file():
-                raise ProtocolError(
-                    f"there is no rejected candidate {version}", status=404, code="no_such_version"
-                )
-            result = files.read_json(path)
-        else:
-            version = registry.resolve(version)
-            result = registry.evaluation(version)
-        return {
-            "version": version,
-            "promoted": not version.startswith("job-"),
-            **result["verdict"],
-            "evaluation": result["evaluation"],
-        }
+        return self.archive.versions(track) | {"serving": self.engine.serving(track)}
 
     def rollback(self, track: str, to: str | None) -> dict[str, Any]:
         """Serve an earlier version again, or the base alone.
@@ -594,26 +553,24 @@ class App:
         The previous one is that of now, not of when the turn comes: asked twice, because the first answer was slow,
         it must not lead back.
         """
-        to = to or self._registry(track).previous
+        to = to or self.archive.registry(track).previous
         found: dict[str, Any] = self._exclusively(lambda: self.cycle.rollback(track, to, time.time()))
         return found
 
     def version(self, track: str, version: str) -> dict[str, Any]:
-        """Return all that is kept about a version."""
-        registry = self._registry(track)
-        roles = {"latest": registry.latest, "previous": registry.previous}
-        return {"track": track, **roles, "serving": self.engine.serving(track), **registry.describe(version)}
+        """Return all that is kept about a version, and what serves."""
+        return self.archive.version(track, version) | {"serving": self.engine.serving(track)}
 
     def pin(self, track: str, version: str, *, pinned: bool) -> dict[str, Any]:
         """Keep a version whatever the limits say, or no longer."""
-        registry = self._registry(track)
+        registry = self.archive.registry(track)
         found = self._exclusively(lambda: registry.pin(version, pinned=pinned))
         self.cycle.ledger.note("pinned" if pinned else "unpinned", time.time(), track=track, version=found)
         return {"version": found, "pinned": pinned}
 
     def tag(self, track: str, version: str, tag: str, *, remove: bool) -> dict[str, Any]:
         """Give a version a name of its own, or take it away."""
-        registry = self._registry(track)
+        registry = self.archive.registry(track)
         change = registry.untag if remove else registry.tag
         found = self._exclusively(lambda: change(version, tag))
         self.cycle.ledger.note(
@@ -623,26 +580,14 @@ class App:
 
     def prune(self, track: str, limits: dict[str, int], *, dry_run: bool) -> dict[str, Any]:
         """Remove the versions beyond the settings' limits, or beyond these where given, or only tell which."""
-        self._registry(track)
+        self.archive.registry(track)
         wanted = self.settings.registry.model_copy(update=limits)
         gone = self._exclusively(lambda: self.cycle.prune(track, wanted, time.time(), dry_run=dry_run))
         return {"pruned": gone, "dry_run": dry_run}
 
-    def memory(self, track: str) -> dict[str, Any]:
-        """Return the datasets in memory."""
-        return {"datasets": self.cycle.memory.datasets(track, self._lineage(track))}
-
-    def _lineage(self, track: str) -> list[str]:
-        registry = self._registry(track)
-        return registry.lineage(registry.latest)
-
-    def examples(self, track: str, dataset: str | None, after: int, limit: int) -> dict[str, Any]:
-        """Return a page of memory's examples."""
-        return {"examples": self.cycle.memory.page(track, dataset, after, limit, self._lineage(track))}
-
     def forget(self, track: str, selector: str, *, dry_run: bool) -> dict[str, Any]:
         """Remove examples from memory on purpose, or only tell which these would be."""
-        self._registry(track)
+        self.archive.registry(track)
         if not selector.strip():
             raise ProtocolError(
                 "say what to forget: a dataset's name, or a text that its examples hold",
@@ -650,55 +595,17 @@ class App:
             )
         if dry_run:
             meant = self.cycle.memory.meant(track, selector)
-            shown = [
-                dict(zip(("question", "answer"), self.engine.task(track).show(e), strict=True))
-                for e in meant[:SHOWN]
-            ]
+            shown = [archive.tell(example) for example in meant[:SHOWN]]
             return {"forgotten": len(meant), "dry_run": True, "examples": shown}
         forgotten = self._exclusively(lambda: self.cycle.forget(track, selector, time.time()))
         return {"forgotten": forgotten, "dry_run": False}
 
     def consolidate(self, track: str, *, refit: bool) -> dict[str, Any]:
         """Queue a session that makes one adapter of all, or refits one from the pristine base."""
-        self._registry(track)
+        self.archive.registry(track)
         job = self._exclusively(lambda: self.cycle.consolidate(track, time.time(), refit=refit))
         self._wake.set()
         return domain.as_json(job)
-
-    def retention(self, track: str) -> dict[str, Any]:
-        """Return the matrix of every version on every dataset, and its four numbers."""
-        registry = self._registry(track)
-        rows = []
-        for version in reversed(self._lineage(track)):
-            with contextlib.suppress(RegistryError):
-                rows.append((version, registry.evaluation(version)["evaluation"]))
-        return tabulate(rows)
-
-    def diff(self, track: str, a: str, b: str) -> dict[str, Any]:
-        """Return the examples that one version answers right and the other does not."""
-        registry = self._registry(track)
-        a, b = registry.resolve(a), registry.resolve(b)
-        right_a, right_b = registry.evaluation(a)["right"], registry.evaluation(b)["right"]
-        task = self.engine.task(track)
-        changed = []
-        differing = [name for name, right in right_a.items() if right_b.get(name, right) != right]
-        for example in self.cycle.memory.named(track, differing):
-            question, answer = task.show(example)
-            changed.append(
-                {
-                    "dataset": example.dataset,
-                    "question": question,
-                    "answer": answer,
-                    "a_right": right_a[example.id],
-                    "b_right": right_b[example.id],
-                }
-            )
-        return {"a": a, "b": b, "changed": changed}
-
-    def events(self, after: int | None) -> list[dict[str, Any]]:
-        """Return all events after an id, or the newest."""
-        limit = EVENTS_TOLD if after is None else EVENTS_KEPT
-        return self.cycle.ledger.events(after=after or 0, limit=limit)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

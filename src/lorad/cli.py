@@ -36,6 +36,7 @@ from lorad.waiting import wait_for
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from lorad.archive import Archive
     from lorad.config import Settings
 
 SIDECAR, REASON = ".meta.yaml", ".reason.json"
@@ -204,6 +205,17 @@ def _client(ctx: typer.Context) -> Client:
     return Client(running, home.root)
 
 
+def _records(ctx: typer.Context) -> "Client | Archive":
+    """Return the daemon, or where none runs what its home has recorded: that is when people ask why."""
+    client = _client(ctx)
+    if client.is_running():
+        return client
+    from lorad import archive  # noqa: PLC0415 - see the module's docstring
+
+    typer.echo("lorad is not running; this is what its home has recorded", err=True)
+    return archive.read(*ctx.obj.find())
+
+
 def _print_json(answer: Any) -> None:
     typer.echo(json.dumps(answer, indent=2, ensure_ascii=False))
 
@@ -349,7 +361,7 @@ def events(
     ctx: typer.Context, follow: Follow = False, interval: Interval = 1.0, as_json: Json = False
 ) -> None:
     """Show what happened."""
-    client = _client(ctx)
+    client = _client(ctx) if follow else _records(ctx)
     after: int | None = None
     if as_json and not follow:
         _print_json(client.events())
@@ -579,9 +591,9 @@ def jobs(
 ) -> None:
     """List the jobs, newest first, or show one: what its file held, what was bad, what it replaced."""
     if job is None:
-        _print(_client(ctx).jobs(), as_json, tables.jobs)
+        _print(_records(ctx).jobs(), as_json, tables.jobs)
     else:
-        _print(_client(ctx).job(job), as_json, tables.job)
+        _print(_records(ctx).job(job), as_json, tables.job)
 
 
 @app.command()
@@ -692,7 +704,7 @@ app.add_typer(versions, name="versions")
 def _versions(ctx: typer.Context, track: Track = "chat", as_json: Json = False) -> None:
     """List the versions, and which of them serve."""
     if ctx.invoked_subcommand is None:
-        _print(_client(ctx).versions(track), as_json, tables.versions)
+        _print(_records(ctx).versions(track), as_json, tables.versions)
     else:
         _refuse_options_in_front(ctx)
 
@@ -700,7 +712,7 @@ def _versions(ctx: typer.Context, track: Track = "chat", as_json: Json = False) 
 @versions.command("latest")
 def versions_latest(ctx: typer.Context, track: Track = "chat") -> None:
     """Print the name of the latest version."""
-    latest = _client(ctx).versions(track)["latest"]
+    latest = _records(ctx).versions(track)["latest"]
     if latest is None:
         raise RegistryError(
             f"no version of {track} is the latest: the base alone serves; drop a file, or go back to a version with: "
@@ -715,7 +727,7 @@ def versions_show(
     ctx: typer.Context, version: OneVersion, track: Track = "chat", as_json: Json = False
 ) -> None:
     """Show what a version is made of."""
-    _print(_client(ctx).version(track, version), as_json, tables.version)
+    _print(_records(ctx).version(track, version), as_json, tables.version)
 
 
 @versions.command("add", **AS_TYPED)  # type: ignore[arg-type]
@@ -778,13 +790,13 @@ def versions_prune(
 @app.command()
 def explain(ctx: typer.Context, version: str, track: Track = "chat", as_json: Json = False) -> None:
     """Say why a version was promoted, or a job (job-N) not."""
-    _print(_client(ctx).explain(track, version), as_json, tables.explanation)
+    _print(_records(ctx).explain(track, version), as_json, tables.explanation)
 
 
 @app.command()
 def diff(ctx: typer.Context, a: str, b: str, track: Track = "chat", as_json: Json = False) -> None:
     """Show what one version answers right and the other does not."""
-    _print(_client(ctx).diff(track, a, b), as_json, tables.difference)
+    _print(_records(ctx).diff(track, a, b), as_json, tables.difference)
 
 
 @app.command()
@@ -792,7 +804,7 @@ def retention(
     ctx: typer.Context, track: Track = "chat", plot: PlotFile = None, as_json: Json = False
 ) -> None:
     """Show recall of every dataset at every version."""
-    answer = _client(ctx).retention(track)
+    answer = _records(ctx).retention(track)
     if plot:
         tables.plot(answer, plot)
     _print(answer, as_json, tables.retention)
@@ -814,7 +826,7 @@ app.add_typer(memory, name="memory")
 def _memory(ctx: typer.Context, track: Track = "chat", as_json: Json = False) -> None:
     """List the datasets in memory, and how much of each is recalled."""
     if ctx.invoked_subcommand is None:
-        _print(_client(ctx).memory(track), as_json, tables.memory)
+        _print(_records(ctx).memory(track), as_json, tables.memory)
     else:
         _refuse_options_in_front(ctx)
 
@@ -824,7 +836,7 @@ def memory_export(
     ctx: typer.Context, file: ExportFile, track: Track = "chat", dataset: Dataset = None
 ) -> None:
     """Write the examples as JSONL, which the inbox and import read; - is standard output."""
-    rows = _client(ctx).examples(track, dataset)
+    rows = _records(ctx).examples(track, dataset)
     if str(file) == "-":
         for row in rows:
             typer.echo(json.dumps(row, ensure_ascii=False))

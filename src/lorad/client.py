@@ -60,6 +60,19 @@ class Client:
 
     # -- asking
 
+    def is_running(self) -> bool:
+        """Tell whether anybody listens; raise ``ConfigError`` where only others may ask."""
+        connection = UnixConnection(self._path, ANSWER_SECONDS)
+        try:
+            self._connect(connection)
+        except ConfigError as error:
+            if error.code != "not_running":
+                raise
+            return False
+        finally:
+            connection.close()
+        return True
+
     def call(
         self, method: str, path: str, body: Any = None, *, timeout: float = ANSWER_SECONDS, **query: Any
     ) -> Any:

@@ -34,7 +34,6 @@ from lorad.log import get_logger
 from lorad.memory import Memory, Recalled
 from lorad.registry import Birth, Registry
 from lorad.states import OPEN_JOBS, TRANSITIONS, DropState, JobState
-from lorad.tasks import find
 
 log = get_logger()
 
@@ -746,19 +745,6 @@ class Cycle:
         running = self._running
         return None if running is None else (running[0], running[1].progress)
 
-    def tell(self, job_id: int) -> dict[str, Any]:
-        """Return a job with the report of the file that it learns; what was forgotten since is not in it."""
-        job = self.ledger.job(job_id)
-        number = job.settings.get("drop")
-        if number is None:
-            return domain.as_json(job) | {"drop": None}
-        drop: dict[str, Any] = domain.as_json(self.ledger.drop(int(number)))
-        if replaced := drop["reason"].get("replaced"):
-            drop["reason"]["replaced"] = [
-                _told(example) for example in self.memory.named(job.track, replaced)
-            ]
-        return domain.as_json(job) | {"drop": drop}
-
     def cancel(self, job_id: int, now: float) -> Job:
         """Take a job out of the queue, or end its session; nothing but its time is lost."""
         with self._database.transaction():
@@ -935,8 +921,3 @@ def _cut_off(folder: Path) -> str | None:
         return str(files.read_json(folder / DECIDES)["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _told(example: Example) -> dict[str, Any]:
-    question, answer = find(example.task).show(example)
-    return {"question": question, "answer": answer, "dataset": example.dataset}

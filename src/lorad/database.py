@@ -79,14 +79,15 @@ MIGRATIONS = (
 class Database:
     """One connection to the home's SQLite file, shared by the threads of one process."""
 
-    def __init__(self, path: Path | str) -> None:
-        if path != ":memory:":
+    def __init__(self, path: Path | str, *, is_read_only: bool = False) -> None:
+        if path != ":memory:" and not is_read_only:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()
         self._depth = 0
+        address = f"{Path(path).absolute().as_uri()}?mode=ro" if is_read_only else path
         try:
             self._connection = sqlite3.connect(
-                path, isolation_level=None, check_same_thread=False, timeout=PATIENCE
+                address, uri=is_read_only, isolation_level=None, check_same_thread=False, timeout=PATIENCE
             )
         except sqlite3.OperationalError as error:
             raise RegistryError(
@@ -94,12 +95,10 @@ class Database:
             ) from error
         self._connection.row_factory = sqlite3.Row
         try:
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=FULL")
-            self._connection.execute("PRAGMA fullfsync=ON")  # macOS: out of the drive's own cache as well
-            self._connection.execute("PRAGMA foreign_keys=ON")
-            self._connection.execute("PRAGMA secure_delete=ON")  # what is forgotten is overwritten
-            self._migrate()
+            if is_read_only:
+                self._check_age()
+            else:
+                self._prepare()
         except sqlite3.DatabaseError as error:
             self._connection.close()
             if error.sqlite_errorcode & 0xFF in PASSING:  # nothing is wrong with what the file holds
@@ -113,13 +112,32 @@ class Database:
             self._connection.close()
             raise
 
+    def _prepare(self) -> None:
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        self._connection.execute("PRAGMA synchronous=FULL")
+        self._connection.execute("PRAGMA fullfsync=ON")  # macOS: out of the drive's own cache as well
+        self._connection.execute("PRAGMA foreign_keys=ON")
+        self._connection.execute("PRAGMA secure_delete=ON")  # what is forgotten is overwritten
+        self._migrate()
+
+    def _version(self) -> int:
+        version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+        if version > len(MIGRATIONS):
+            raise RegistryError(
+                "the database was written by a newer lorad; upgrade this one", code="newer_database"
+            )
+        return version
+
+    def _check_age(self) -> None:
+        if self._version() < len(MIGRATIONS):
+            raise RegistryError(
+                "the database was written by an older lorad; it is brought up to date by: lorad run",
+                code="older_database",
+            )
+
     def _migrate(self) -> None:
         with self.transaction():
-            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > len(MIGRATIONS):
-                raise RegistryError(
-                    "the database was written by a newer lorad; upgrade this one", code="newer_database"
-                )
+            version = self._version()
             for script in MIGRATIONS[version:]:
                 for statement in script.split(";"):
                     if statement.strip():

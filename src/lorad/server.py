@@ -21,26 +21,24 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, Json, model_validator
 
-from lorad import __version__, cells, samples
+from lorad import __version__, archive, cells, samples
+from lorad.archive import Archive
 from lorad.engine import Piece, Sampling, Ticket
 from lorad.errors import ConfigError, LoradError, ProtocolError, RegistryError, RetryLater, describe
 from lorad.home import check_socket_path
 
 T = TypeVar("T")
 
-PAGE_LIMIT = 1000
-"""Examples that one answer may hold."""
-
 
 class Daemon(Protocol):
     """What the routes ask of the running daemon."""
+
+    archive: Archive
 
     def snapshot(self) -> dict[str, Any]: ...
     def is_ready(self) -> bool: ...
     def models(self) -> list[dict[str, Any]]: ...
     def ask(self, model: str, messages: list[dict[str, Any]], sampling: Sampling) -> tuple[Ticket, str]: ...
-    def jobs(self) -> list[dict[str, Any]]: ...
-    def job(self, job: int) -> dict[str, Any]: ...
     def retry(self, job: int, *, force: bool, settings: dict[str, Any]) -> dict[str, Any]: ...
     def resume(self, job: int, checkpoint: str | None) -> dict[str, Any]: ...
     def cancel(self, job: int) -> dict[str, Any]: ...
@@ -50,15 +48,9 @@ class Daemon(Protocol):
     def pin(self, track: str, version: str, *, pinned: bool) -> dict[str, Any]: ...
     def tag(self, track: str, version: str, tag: str, *, remove: bool) -> dict[str, Any]: ...
     def prune(self, track: str, limits: dict[str, int], *, dry_run: bool) -> dict[str, Any]: ...
-    def explain(self, track: str, version: str) -> dict[str, Any]: ...
     def rollback(self, track: str, to: str | None) -> dict[str, Any]: ...
-    def memory(self, track: str) -> dict[str, Any]: ...
-    def examples(self, track: str, dataset: str | None, after: int, limit: int) -> dict[str, Any]: ...
     def forget(self, track: str, selector: str, *, dry_run: bool) -> dict[str, Any]: ...
     def consolidate(self, track: str, *, refit: bool) -> dict[str, Any]: ...
-    def retention(self, track: str) -> dict[str, Any]: ...
-    def diff(self, track: str, a: str, b: str) -> dict[str, Any]: ...
-    def events(self, after: int | None) -> list[dict[str, Any]]: ...
 
 
 class Body(BaseModel):
@@ -257,7 +249,7 @@ def _add_health(app: FastAPI, daemon: Daemon) -> None:
 
     @app.get("/api/events")
     def events(after: int | None = None) -> dict[str, Any]:
-        return {"events": daemon.events(after)}
+        return daemon.archive.events(after)
 
 
 def _add_openai(app: FastAPI, daemon: Daemon, default_tokens: int) -> None:
@@ -373,11 +365,11 @@ async def _events(
 def _add_jobs(app: FastAPI, daemon: Daemon) -> None:
     @app.get("/api/jobs")
     def jobs() -> dict[str, Any]:
-        return {"jobs": daemon.jobs()}
+        return daemon.archive.jobs()
 
     @app.get("/api/jobs/{job}")
     def job(job: int) -> dict[str, Any]:
-        return daemon.job(job)
+        return daemon.archive.job(job)
 
     @app.post("/api/jobs/{job}/retry")
     def retry(job: int, body: RetryBody | None = None) -> dict[str, Any]:
@@ -426,7 +418,7 @@ def _add_versions(app: FastAPI, daemon: Daemon) -> None:
 
     @app.get("/api/versions/{version}/explain")
     def explain(version: str, track: str = "chat") -> dict[str, Any]:
-        return daemon.explain(track, version)
+        return daemon.archive.explain(track, version)
 
     @app.post("/api/rollback")
     def rollback(body: TrackBody | None = None) -> dict[str, Any]:
@@ -435,22 +427,22 @@ def _add_versions(app: FastAPI, daemon: Daemon) -> None:
 
     @app.get("/api/diff")
     def diff(a: str, b: str, track: str = "chat") -> dict[str, Any]:
-        return daemon.diff(track, a, b)
+        return daemon.archive.diff(track, a, b)
 
 
 def _add_memory(app: FastAPI, daemon: Daemon) -> None:
     @app.get("/api/memory")
     def memory(track: str = "chat") -> dict[str, Any]:
-        return daemon.memory(track)
+        return daemon.archive.memory(track)
 
     @app.get("/api/memory/examples")
     def examples(
         track: str = "chat",
         dataset: str | None = None,
         after: int = 0,
-        limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT)] = PAGE_LIMIT,
+        limit: Annotated[int, Query(ge=1, le=archive.PAGE)] = archive.PAGE,
     ) -> dict[str, Any]:
-        return daemon.examples(track, dataset, after, limit)
+        return daemon.archive.page(track, dataset, after, limit)
 
     @app.post("/api/forget")
     def forget(body: TrackBody) -> dict[str, Any]:
@@ -463,7 +455,7 @@ def _add_memory(app: FastAPI, daemon: Daemon) -> None:
 
     @app.get("/api/retention")
     def retention(track: str = "chat") -> dict[str, Any]:
-        return daemon.retention(track)
+        return daemon.archive.retention(track)
 
 
 def _add_errors(app: FastAPI) -> None:
