@@ -306,6 +306,7 @@ def test_killed_by_the_system_is_said(world):
     world.pass_time()
 
     assert "killed by signal 9" in world.job().reason["message"]
+    assert "where memory runs out" in world.job().reason["message"]
 
 
 def test_after_a_crash_of_the_daemon_the_session_starts_again_but_not_for_ever(world):

@@ -317,6 +317,24 @@ def test_a_session_that_meets_a_full_disk_says_so_by_its_status(base, tmp_path, 
     assert session.main(tmp_path) == os.EX_IOERR
 
 
+def test_a_session_whose_memory_runs_out_before_it_trains_says_what_to_do(base, tmp_path, monkeypatch):
+    request = order(base, tmp_path, tiny.facts(2, "doors")).order
+    files.write_json(tmp_path / "request.json", domain.as_json(request))
+
+    def short(*_):
+        raise RuntimeError("MPS backend out of memory (MPS allocated: 8 GiB)")
+
+    monkeypatch.setattr(weights, "load_base", short)
+    monkeypatch.setattr(session, "_end_when_told", lambda: None)
+
+    with pytest.raises(RuntimeError):
+        session.main(tmp_path)
+
+    said = files.read_lines(tmp_path / "progress.jsonl")[-1]["error"]
+    assert said["code"] == "out_of_memory"
+    assert "free some of it" in said["message"]
+
+
 def test_rows_that_are_too_long_are_left_out_and_said(base, tmp_path):
     long = replace(
         tiny.facts(1, "doors")[0], question=[{"role": "user", "content": "Which colour? " * 40}], line=99

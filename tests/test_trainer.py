@@ -94,6 +94,58 @@ def test_the_same_seed_gives_the_same_adapter():
     assert weights.difference(*adapters) == 0
 
 
+def run_short(runs_out):
+    """Train two rounds on a device whose memory runs out where ``runs_out`` says so of a pass's number and tokens."""
+    model, tokenizer = learner()
+    passes = []
+
+    def forward(module, _, given):
+        if module.training:
+            passes.append(given["input_ids"].numel())
+            if runs_out(len(passes), passes[-1]):
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    model.register_forward_pre_hook(forward, with_kwargs=True)
+    plan = replace(PLAN, pack_tokens=80, until=replace(PLAN.until, max_epochs=2))
+    outcome, _ = run(model, material(tokenizer), plan)
+    return weights.read_live(model), outcome, passes
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_where_memory_runs_out_a_pass_holds_less_and_what_is_learned_is_the_same(at):
+    # Given a first step of several passes, of which one does not fit
+    enough, outcome, passes = run_short(lambda *_: False)
+    assert outcome.pack_tokens == 80
+    assert len(passes) > 2
+
+    short, outcome, passes = run_short(lambda number, _: number == at)
+
+    assert outcome.pack_tokens == 40
+    assert max(passes[at:]) <= 40 < max(passes[:at])
+    assert weights.difference(short, enough) < 1e-3
+    assert outcome.steps == 2
+
+
+def test_where_not_even_one_row_fits_it_is_said():
+    with pytest.raises(TrainingError, match="memory does not hold one row of") as caught:
+        run_short(lambda _, tokens: tokens > 10)
+
+    assert caught.value.code == "out_of_memory"
+
+
+def test_what_else_goes_wrong_on_a_device_is_passed_on():
+    model, tokenizer = learner()
+
+    def forward(module, _):
+        if module.training:
+            raise RuntimeError("an illegal instruction was encountered")
+
+    model.register_forward_pre_hook(forward)
+
+    with pytest.raises(RuntimeError, match="illegal instruction"):
+        run(model, material(tokenizer))
+
+
 def test_the_size_of_a_pack_does_not_change_what_is_learned():
     adapters = []
     for tokens in (40, 4096):

@@ -9,6 +9,7 @@ wait, and at once after a restart.
 """
 
 import os
+import signal
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -578,6 +579,8 @@ class Cycle:
         if status == os.EX_IOERR:
             return TrainingError("the session met a full disk; it is tried again later", code="disk")
         killed = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        if status == -signal.SIGKILL:
+            killed += ", as the system does where memory runs out (then: lorad retry JOB --settings batch=1)"
         return TrainingError(
             f"the session {killed}; its last words are in {folder / 'session.log'}",
             code="session_died",

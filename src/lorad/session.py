@@ -291,6 +291,11 @@ class Session:
         self.report({"phase": "training", "rounds": plan.until.max_epochs, "target": plan.until.recall})
         outcome = trainer.train(model, material, plan, report=self.report, checkpoints=checkpoints)
         self._notes += checkpoints.broken if checkpoints else []
+        if outcome.pack_tokens < plan.pack_tokens:
+            self._notes.append(
+                f"memory ran out, so a pass held {outcome.pack_tokens} tokens at the end instead of {plan.pack_tokens}: "
+                "slower, the same gradient"
+            )
         model.eval()
         sample = teacher.pack([lesson.encoded for lesson in lessons[:PROBES]])
         with torch.inference_mode():
@@ -550,9 +555,17 @@ def main(folder: Path) -> int:
             session.report({"error": describe(error)})
         return os.EX_IOERR
     except Exception as error:
-        session.report({"error": describe(error)})
+        session.report({"error": describe(_named(error))})
         raise
     return 0
+
+
+def _named(error: Exception) -> Exception:
+    """Return what says what to do where memory ran out outside of training, which takes less at once by itself."""
+    if isinstance(error, RuntimeError) and weights.is_short_of_memory(error):
+        said = f"memory ran out ({error}); free some of it, or give this job a base model that is smaller"
+        return TrainingError(said, code="out_of_memory")
+    return error
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from lorad import teacher
+from lorad import teacher, weights
 from lorad.checkpoint import Checkpoint, Checkpoints
 from lorad.domain import Encoded, Plan
 from lorad.errors import TrainingError
@@ -59,6 +59,8 @@ class Outcome:
     seconds: float
     seconds_testing: float
     peak_bytes: int
+    pack_tokens: int
+    """What a pass held at the end: less than was planned where memory ran out."""
 
 
 @dataclass(slots=True)
@@ -169,7 +171,8 @@ def train(
         callbacks=[watcher],
     )
     trainer.remove_callback(PrinterCallback)  # progress is told through `report` alone
-    trainer.tally, trainer.saw, trainer.general_weight = tally, rehearsal.saw, plan.mix.general_weight
+    trainer.tally, trainer.saw = tally, rehearsal.saw
+    trainer.general_weight, trainer.pack_tokens = plan.mix.general_weight, plan.pack_tokens
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the libraries' hints about settings that are ours to choose
         if not rehearsal.ended_by:  # a checkpoint may be of the last round
@@ -183,6 +186,7 @@ def train(
         seconds=clock() - began,
         seconds_testing=tally.testing,
         peak_bytes=peak_memory(model.device.type),
+        pack_tokens=trainer.pack_tokens,
     )
 
 
@@ -240,15 +244,25 @@ def _arguments(plan: Plan, most_steps: int, device: str) -> TrainingArguments:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """The rows of one optimizer step, packed."""
+    """The rows of one optimizer step with their numbers, and some general conversation beside them."""
 
-    packs: list[tuple[teacher.Pack, list[int], list[teacher.Voice]]]
-    """Each pack with the numbers of its rows and, behind them, some general conversation."""
-    answers: int
-    """Answer tokens of the step."""
-    general: int
-    """Tokens of general conversation of the step."""
-    tokens: int
+    numbers: list[int]
+    rows: list[Encoded]
+    voices: list[teacher.Voice]
+
+    @property
+    def both(self) -> list[Encoded]:
+        """Return everything that goes through the model."""
+        return [*self.rows, *(voice.row for voice in self.voices)]
+
+    def packs(self, most_tokens: int) -> Iterator[tuple[teacher.Pack, list[int], list[teacher.Voice]]]:
+        """Yield packs of at most so many tokens, each with its rows' numbers and the conversation behind them."""
+        both = self.both
+        for group in teacher.divide(both, most_tokens):
+            own = [i for i in group if i < len(self.rows)]
+            other = [i for i in group if i >= len(self.rows)]
+            packed = teacher.pack([both[i] for i in own], [both[i] for i in other])
+            yield packed, [self.numbers[i] for i in own], [self.voices[i - len(self.rows)] for i in other]
 
 
 class _Rounds(IterableDataset[int]):
@@ -274,19 +288,9 @@ class _Rounds(IterableDataset[int]):
         yield from self._rehearsal.choose()
 
     def collate(self, numbers: list[int]) -> dict[str, Any]:
-        """Pack the rows of one optimizer step, with some general conversation beside them."""
+        """Return the rows of one optimizer step, with some general conversation beside them."""
         rows = [self._material.rows[number] for number in numbers]
-        voices = self._general(len(numbers))
-        both = [*rows, *(voice.row for voice in voices)]
-        packs = []
-        for group in teacher.divide(both, self._plan.pack_tokens):
-            own = [i for i in group if i < len(rows)]
-            other = [i for i in group if i >= len(rows)]
-            packed = teacher.pack([both[i] for i in own], [both[i] for i in other])
-            packs.append((packed, [numbers[i] for i in own], [voices[i - len(rows)] for i in other]))
-        answers = sum(len(row.answer) for row in rows)
-        general = sum(len(voice.row.answer) for voice in voices)
-        return {"batch": _Batch(packs, answers, general, sum(map(len, both)))}
+        return {"batch": _Batch(numbers, rows, self._general(len(numbers)))}
 
     def _general(self, rows: int) -> list[teacher.Voice]:
         share = self._plan.mix.general
@@ -300,6 +304,8 @@ class _Trainer(Trainer):
     tally: _Tally
     saw: Callable[[dict[int, bool]], None]
     general_weight: float
+    pack_tokens: int
+    """Tokens of a pass; halved where memory runs out, which changes no gradient."""
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the rounds as they are: accelerate would look for tensors in our packs."""
@@ -309,34 +315,61 @@ class _Trainer(Trainer):
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """Accumulate the gradient of one optimizer step: mean loss of the answers, plus that of general conversation."""
+        """Accumulate the gradient of one optimizer step, in smaller packs where memory does not hold them."""
         del num_items_in_batch
         model.train()
         batch: _Batch = inputs["batch"]
-        total = torch.zeros((), device=model.device)
-        for packed, numbers, voices in batch.packs:
-            logits = teacher.answer_logits(model, packed)
-            cut = int((packed.owners < len(numbers)).sum())  # answers come first in a pack
-            answer_loss = teacher.loss_sum(logits[:cut], packed.targets[:cut]) / batch.answers
-            loss = answer_loss
-            if voices:
-                loss = (
-                    loss + self.general_weight * teacher.echo_loss_sum(logits[cut:], voices) / batch.general
-                )
-            self.accelerator.backward(loss)
-            total += answer_loss.detach()
-            self.saw(
-                dict(zip(numbers, teacher.grade(logits, packed), strict=False))
-            )  # the rest is conversation
-        if not torch.isfinite(total):
+        while True:
+            try:
+                loss, right = self._accumulate(model, batch)
+            except RuntimeError as error:
+                if not weights.is_short_of_memory(error):
+                    raise
+                self._check_divisible(batch, error)
+            else:
+                break
+            # outside of `except`: the error holds on to what the failed pass had made
+            model.zero_grad(set_to_none=True)
+            self.pack_tokens //= 2
+        if not torch.isfinite(loss):
             raise TrainingError(
                 "the loss is not a number any more; lower planner.learning_rates, or retry with --settings learning_rate=1e-4",
                 code="diverged",
             )
-        self.tally.losses.append(float(total))
-        self.tally.tokens += batch.tokens
+        self.saw(right)
+        self.tally.losses.append(float(loss))
+        self.tally.tokens += sum(map(len, batch.both))
         self.tally.steps += 1
-        return total
+        return loss
+
+    def _accumulate(self, model: Any, batch: _Batch) -> tuple[torch.Tensor, dict[int, bool]]:
+        """Add up the gradient of the answers' mean loss and that of general conversation; return what was right."""
+        answers = sum(len(row.answer) for row in batch.rows)
+        general = sum(len(voice.row.answer) for voice in batch.voices)
+        total = torch.zeros((), device=model.device)
+        right: dict[int, bool] = {}
+        for packed, numbers, voices in batch.packs(self.pack_tokens):
+            logits = teacher.answer_logits(model, packed)
+            cut = int((packed.owners < len(numbers)).sum())  # answers come first in a pack
+            answer_loss = teacher.loss_sum(logits[:cut], packed.targets[:cut]) / answers
+            loss = answer_loss
+            if voices:
+                loss = loss + self.general_weight * teacher.echo_loss_sum(logits[cut:], voices) / general
+            self.accelerator.backward(loss)
+            total += answer_loss.detach()
+            right |= dict(
+                zip(numbers, teacher.grade(logits, packed), strict=False)
+            )  # the rest is conversation
+        return total, right
+
+    def _check_divisible(self, batch: _Batch, error: RuntimeError) -> None:
+        longest = max(map(len, batch.both))
+        if self.pack_tokens <= longest:
+            raise TrainingError(
+                f"memory does not hold one row of {longest} tokens; free some of it, set training.gradient_checkpointing to "
+                "true, or leave long rows out with a smaller max_length in planner.table",
+                code="out_of_memory",
+            ) from error
 
 
 class _Watcher(TrainerCallback):

@@ -623,10 +623,19 @@ def passing_errors(doing: str) -> Iterator[None]:
         with files.passing_errors(doing):
             yield
     except RuntimeError as error:
-        is_device = isinstance(error, (torch.OutOfMemoryError, torch.AcceleratorError))
-        if is_device or "can't allocate memory" in str(error):  # as torch says it of a CPU
+        if is_short_of_memory(error) or isinstance(error, torch.AcceleratorError):
             raise RetryLater(f"{doing}: {error}; it is tried again later", code="memory") from error
         raise
+
+
+def is_short_of_memory(error: RuntimeError) -> bool:
+    """Tell whether an error says that memory ran out; torch has a type for it on CUDA alone."""
+    said = str(error)
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or "can't allocate memory" in said
+        or "out of memory" in said
+    )
 
 
 def _slot(name: str) -> str:
