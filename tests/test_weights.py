@@ -237,6 +237,35 @@ def test_a_deck_lays_one_version_at_a_time_over_one_base(base_folder, tmp_path):
         assert torch.allclose(logits(model), expected["v0.2"], atol=1e-4)
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_an_adapter_that_cannot_be_loaded_leaves_nothing_in_the_base(base_folder, tmp_path, is_first):
+    # Given an adapter whose numbers do not fit what its config says
+    base = load(base_folder)
+    pristine, modules = logits(base.model), [name for name, _ in base.model.named_modules()]
+    for number, name in enumerate(("v0.1", "v0.2", "v0.3")):
+        adapter = random_adapter(load(base_folder).model, 4, number)
+        weights.write_adapter(adapter, tmp_path / name, "tiny")
+    path = tmp_path / "v0.2" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"r": 8, "rank_pattern": {}}))
+    deck = weights.Deck(base)
+    if not is_first:
+        deck.add("v0.1", tmp_path / "v0.1")
+
+    with pytest.raises(RegistryError, match="cannot be loaded"):
+        deck.add("v0.2", tmp_path / "v0.2")
+
+    # Then the base and the other versions answer as before, and a sound one of that name is taken
+    with deck.use(None) as model:
+        assert torch.equal(logits(model), pristine)
+    if is_first:
+        assert [name for name, _ in base.model.named_modules()] == modules
+    deck.add("v0.2", tmp_path / "v0.3")
+    alone = load(base_folder)
+    weights.merge(alone.model, weights.read_adapter(tmp_path / "v0.3"))
+    with deck.use("v0.2") as model:
+        assert torch.allclose(logits(model), logits(alone.model), atol=1e-4)
+
+
 def test_a_base_whose_files_have_changed_is_named(tmp_path):
     folder = tmp_path / "base"
     fingerprint = weights.store_base(tiny.save(tmp_path / "source"), folder)

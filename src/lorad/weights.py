@@ -26,6 +26,7 @@ from typing import Any
 import psutil
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -580,10 +581,28 @@ class Deck:
         self.names.append(name)
 
     def _read_in(self, name: str, folder: Path) -> None:
-        if self._peft is None:
-            self._peft = PeftModel.from_pretrained(self.base.model, str(folder), adapter_name=_slot(name))
-        else:
-            self._peft.load_adapter(str(folder), adapter_name=_slot(name))
+        try:
+            if self._peft is None:
+                self._peft = PeftModel.from_pretrained(self.base.model, str(folder), adapter_name=_slot(name))
+            else:
+                self._peft.load_adapter(str(folder), adapter_name=_slot(name))
+        except BaseException:
+            self._take_out(name)
+            raise
+
+    def _take_out(self, name: str) -> None:
+        """Undo what was begun of an adapter: its layers stand in the base before its numbers are read."""
+        if self._peft is not None:
+            if _slot(name) in self._peft.peft_config:
+                self._peft.set_adapter(_slot(self.names[0]))
+                self._peft.delete_adapter(_slot(name))
+            return
+        model = self.base.model
+        layers = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)]
+        for path, layer in layers:
+            model.set_submodule(path, layer.get_base_layer())
+        if hasattr(model, "peft_config"):
+            del model.peft_config
 
     def read(self, name: str) -> Adapter:
         """Return an adapter as it lies in memory."""
