@@ -54,6 +54,8 @@ SECONDS_PER_ROW = 3.0
 """A guess at a refit's time, where none was made before."""
 OVERTIME = 4
 """Minutes that a step may go on after the command's time before it is given up."""
+CYCLE = len(domains.DOMAINS)
+"""Drops after which the same domain comes again."""
 PLAIN = Mix(share=0.5, max_examples=2000, refresh=1.0, general=0.0)
 """Every row every epoch, no general conversation."""
 LABELS = {
@@ -68,6 +70,7 @@ NOTES = (
     "Aims of (c): acc5 >= 0.97, bwt5 >= -0.005, worst_drop5 <= 1, paraphrase_gap5 (to the joint arm) <= 0.02,",
     "perplexity_rise5 <= 0.02, acc20 >= 0.95, cost_ratio20 <= 2. Keys end with the number of drops; another arm's letter",
     "stands in front. Over seeds: means, of worst_drop (examples, from a dataset's best) and peak_gib the largest.",
+    "cycle_ratio: the last five sessions' seconds to the first five's, so that the same domains stand on both sides.",
     "seconds: of (c) the whole session with tests, judge and repairs, of the others the training alone.",
 )
 
@@ -369,6 +372,9 @@ def summary(lines: Sequence[Figures]) -> dict[str, float]:
     }
     if len(lines) > 1:
         found["cost_ratio"] = last["seconds"] / first["seconds"]
+    if len(lines) >= 2 * CYCLE:  # one domain after another: the easiest comes first
+        early, late = lines[:CYCLE], lines[-CYCLE:]
+        found["cycle_ratio"] = sum(line["seconds"] for line in late) / sum(line["seconds"] for line in early)
     if kept.bwt is not None:
         ever = [(name, line["trained"][name][0]) for line in lines for name in line["trained"]]
         lost = [right - last["trained"][name][0] for name, right in ever]
