@@ -431,6 +431,7 @@ def plot() -> None:
         right.set(ylabel="seconds of the session", ylim=(0, None))
         for axis in (left, right):
             axis.set(xlabel="drop", title=f"{run.drops} drops of {run.rows}")
+            axis.xaxis.get_major_locator().set_params(integer=True)
         left.legend(loc="lower left", fontsize="small")
     figure.tight_layout()
     figure.savefig(report.RESULTS / "retention.png", dpi=120)
