@@ -788,16 +788,10 @@ def test_retention_is_drawn(lorad, daemon, tmp_path):
 def test_ctrl_c_ends_with_130(home, daemon):
     # Given a wait that would last
     daemon.answers("GET /api/status", snapshot(jobs=[job(1, "a", "training")]))
-    command = [
-        sys.executable,
-        "-c",
-        "from lorad.cli import main; main()",
-        "wait",
-        "--home",
-        str(home),
-        "--interval",
-        "60",
-    ]
+    # (who starts the tests in the background lets them ignore Ctrl-C, and that is inherited)
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program += "from lorad.cli import main; main()"
+    command = [sys.executable, "-c", program, "wait", "--home", str(home), "--interval", "60"]
     running = subprocess.Popen(
         command, env={**os.environ, "PYTHONPATH": SOURCE}, stderr=subprocess.PIPE, text=True
     )
