@@ -50,7 +50,8 @@ def test_a_home_without_a_daemon_is_told_as_the_daemon_tells_it(world, asked, is
     if not is_killed:  # else what was written last stands in the database's log alone
         world.database.close()
 
-    assert asked(archive.read(Home(world.home), SETTINGS)) == told
+    with archive.read(Home(world.home), SETTINGS) as read:
+        assert asked(read) == told
     assert told
 
 
@@ -58,14 +59,15 @@ def test_reading_changes_nothing(world):
     world.database.close()
     before = {path: path.read_bytes() for path in world.home.rglob("*") if path.is_file()}
 
-    for asked in ASKED.values():
-        asked(archive.read(Home(world.home), SETTINGS))
+    with archive.read(Home(world.home), SETTINGS) as told:
+        for asked in ASKED.values():
+            asked(told)
 
     after = {path: path.read_bytes() for path in world.home.rglob("*") if path.is_file()}
     assert {path for path in after if "sqlite3-" not in path.name} == set(before)
     assert all(after[path] == content for path, content in before.items())
-    with pytest.raises(RetryLater, match="readonly"):
-        archive.read(Home(world.home), SETTINGS)._ledger.note("never", 0.0)
+    with archive.read(Home(world.home), SETTINGS) as told, pytest.raises(RetryLater, match="readonly"):
+        told._ledger.note("never", 0.0)
 
 
 def test_examples_are_read_page_by_page(world, monkeypatch):
@@ -80,11 +82,10 @@ def test_examples_are_read_page_by_page(world, monkeypatch):
 def test_a_home_that_never_ran_has_nothing_to_tell(tmp_path):
     (tmp_path / "models").mkdir()
 
-    told = archive.read(Home(tmp_path), SETTINGS)
-
-    assert told.jobs() == {"jobs": []}
-    assert told.versions("chat")["versions"] == []
-    assert told.memory("chat") == {"datasets": []}
+    with archive.read(Home(tmp_path), SETTINGS) as told:
+        assert told.jobs() == {"jobs": []}
+        assert told.versions("chat")["versions"] == []
+        assert told.memory("chat") == {"datasets": []}
     assert not list((tmp_path / "models").iterdir())
 
 
@@ -106,8 +107,8 @@ def test_a_database_of_another_lorad_is_not_read(world, version, code):
     connection.close()
     assert len(MIGRATIONS) not in {1, 99}
 
-    with pytest.raises(RegistryError) as caught:
-        archive.read(Home(world.home), SETTINGS)
+    with pytest.raises(RegistryError) as caught, archive.read(Home(world.home), SETTINGS):
+        pass
 
     assert caught.value.code == code
 
@@ -116,16 +117,22 @@ def test_what_is_no_database_is_not_read(world):
     world.database.close()
     (world.home / "models" / "lorad.sqlite3").write_bytes(b"not a database at all" * 100)
 
-    with pytest.raises(RegistryError, match="is not a lorad database"):
-        archive.read(Home(world.home), SETTINGS)
+    with (
+        pytest.raises(RegistryError, match="is not a lorad database"),
+        archive.read(Home(world.home), SETTINGS),
+    ):
+        pass
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_who_may_not_read_is_told(world):
     (world.home / "models").chmod(0)
     try:
-        with pytest.raises(ConfigError, match="you may not read"):
-            archive.read(Home(world.home), SETTINGS)
+        with (
+            pytest.raises(ConfigError, match="you may not read"),
+            archive.read(Home(world.home), SETTINGS),
+        ):
+            pass
     finally:
         (world.home / "models").chmod(0o755)
 

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from lorad.database import MIGRATIONS, Database
-from lorad.errors import RegistryError, RetryLater
+from lorad.errors import ConfigError, RegistryError, RetryLater
 
 ADD = "INSERT INTO flags VALUES (?, ?)"
 
@@ -241,6 +241,19 @@ def test_what_is_not_a_database_is_refused_in_a_sentence(tmp_path, kind):
         Database(path)
 
     assert caught.value.code == "database_damaged"
+
+
+@pytest.mark.parametrize("is_read_only", [True, False])
+def test_a_database_that_one_may_not_open_is_not_called_damaged(tmp_path, is_read_only):
+    # Given what SQLite cannot write beside it; rights do not stop root, a folder in the way does
+    path = tmp_path / "a.sqlite3"
+    Database(path).close()
+    (tmp_path / "a.sqlite3-wal").mkdir()
+
+    with pytest.raises(ConfigError, match="you may not open") as caught:
+        Database(path, is_read_only=is_read_only)
+
+    assert caught.value.code == "no_access"
 
 
 # what may pass

@@ -148,8 +148,9 @@ def tell(example: Example) -> dict[str, Any]:
     return {"question": question, "answer": answer}
 
 
-def read(home: Home, settings: Settings) -> Archive:
-    """Return the archive of a home whose daemon does not run; nothing in the home is changed.
+@contextlib.contextmanager
+def read(home: Home, settings: Settings) -> Iterator[Archive]:
+    """Lend the archive of a home whose daemon does not run; nothing in the home is changed.
 
     Raise ``RegistryError`` when the database is damaged or of another lorad, ``ConfigError`` where others may not read.
     """
@@ -160,4 +161,7 @@ def read(home: Home, settings: Settings) -> Archive:
         )
     database = Database(home.database, is_read_only=True) if home.database.exists() else Database(":memory:")
     registries = {name: Registry(home.track(name)) for name in settings.tracks}
-    return Archive(registries, Ledger(database), Memory(database))
+    try:
+        yield Archive(registries, Ledger(database), Memory(database))
+    finally:
+        database.close()

@@ -213,7 +213,7 @@ def _records(ctx: typer.Context) -> "Client | Archive":
     from lorad import archive  # noqa: PLC0415 - see the module's docstring
 
     typer.echo("lorad is not running; this is what its home has recorded", err=True)
-    return archive.read(*ctx.obj.find())
+    return ctx.with_resource(archive.read(*ctx.obj.find()))
 
 
 def _print_json(answer: Any) -> None:

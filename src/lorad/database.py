@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lorad.durable import step
-from lorad.errors import RegistryError, RetryLater
+from lorad.errors import ConfigError, LoradError, RegistryError, RetryLater
 
 #: Results that a later try may not meet: a full disk, short memory, somebody else who writes.
 PASSING = {
@@ -22,6 +22,9 @@ PASSING = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
 }
+
+#: Results that blame the reader's rights: SQLite writes beside a database even to read it.
+DENIED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
 
 #: Seconds to wait for somebody else who writes.
 PATIENCE = 30
@@ -90,9 +93,7 @@ class Database:
                 address, uri=is_read_only, isolation_level=None, check_same_thread=False, timeout=PATIENCE
             )
         except sqlite3.OperationalError as error:
-            raise RegistryError(
-                f"{path} is not a lorad database ({error})", code="database_damaged"
-            ) from error
+            raise _unreadable(path, error) from error
         self._connection.row_factory = sqlite3.Row
         try:
             if is_read_only:
@@ -101,13 +102,7 @@ class Database:
                 self._prepare()
         except sqlite3.DatabaseError as error:
             self._connection.close()
-            if error.sqlite_errorcode & 0xFF in PASSING:  # nothing is wrong with what the file holds
-                raise _later(error) from error
-            raise RegistryError(
-                f"{path} is not a lorad database ({error}); move it away and restart; the files in "
-                "inbox/done can be dropped again",
-                code="database_damaged",
-            ) from error
+            raise _unreadable(path, error) from error
         except BaseException:
             self._connection.close()
             raise
@@ -236,3 +231,20 @@ class Database:
 
 def _later(error: sqlite3.Error) -> RetryLater:
     return RetryLater(f"the database could not be written: {error}", code="disk")
+
+
+def _unreadable(path: Path | str, error: sqlite3.DatabaseError) -> LoradError:
+    result = error.sqlite_errorcode & 0xFF
+    if result in PASSING:  # nothing is wrong with what the file holds
+        return _later(error)
+    if result in DENIED and not Path(path).is_dir():
+        return ConfigError(
+            f"you may not open {path} ({error}); SQLite needs to write beside it even to read it, so ask as its "
+            f"owner: ls -l {path}",
+            code="no_access",
+        )
+    return RegistryError(
+        f"{path} is not a lorad database ({error}); move it away and restart; the files in inbox/done can be "
+        "dropped again",
+        code="database_damaged",
+    )

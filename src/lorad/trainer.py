@@ -357,9 +357,8 @@ class _Trainer(Trainer):
                 loss = loss + self.general_weight * teacher.echo_loss_sum(logits[cut:], voices) / general
             self.accelerator.backward(loss)
             total += answer_loss.detach()
-            right |= dict(
-                zip(numbers, teacher.grade(logits, packed), strict=False)
-            )  # the rest is conversation
+            graded = zip(numbers, teacher.grade(logits, packed), strict=False)  # the rest is conversation
+            right |= dict(graded)
         return total, right
 
     def _check_divisible(self, batch: _Batch, error: RuntimeError) -> None:
