@@ -159,6 +159,8 @@ def test_the_version_is_printed_without_a_home():
         ),
         (["run"], "-P -m lorad.app"),
         (["base", "--help"], "-P -m lorad.offline base --help"),
+        (["--home", "/h", "base", "--help"], "-P -m lorad.offline base --help"),
+        (["--home", "/h", "base"], "-P -m lorad.offline base"),
         (["base", "add", "smollm2", "--home", "/h"], "-P -m lorad.offline base add smollm2 --home /h"),
         (
             ["--config", "x", "--home", "/h", "base", "add", "smollm2"],  # settings say nothing about a base

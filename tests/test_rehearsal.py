@@ -351,6 +351,43 @@ def test_a_test_is_compared_with_tests():
     assert stand_still(session, 1, right=6, tested=True) == ["patience"]
 
 
+@pytest.mark.parametrize(
+    ("tests", "best", "is_past"),
+    [
+        ([4, 7, 6, 6, 5], 2, True),
+        ([4, 7, 6, 7, 5], 4, True),  # of two as good the later has been trained more
+        ([4, 5, 6, 6, 7], 5, False),
+        ([4, 4, 4, 4, 4], 5, False),
+    ],
+)
+def test_what_is_given_up_is_past_its_best_where_an_earlier_round_tested_better(tests, best, is_past):
+    session = small(recall=1.0, max_epochs=5, patience=9)
+
+    for count in tests:
+        [ended] = stand_still(session, 1, right=count, tested=True)
+
+    assert ended == "ceiling"
+    assert (session.best_round, session.is_past_its_best()) == (best, is_past)
+    session.return_to_best()
+    assert session.right.count(True) == max(tests)
+
+
+def test_who_meets_the_target_is_not_past_its_best():
+    session = small(recall=0.8, max_epochs=5, patience=9)
+
+    stand_still(session, 1, right=6, tested=True)
+
+    assert stand_still(session, 1, right=7, tested=True) == ["recall"]
+    assert not session.is_past_its_best()
+
+
+def test_passes_alone_are_no_best_to_return_to():
+    session = small(recall=1.0, max_epochs=2)
+
+    assert stand_still(session, 2) == [None, "ceiling"]
+    assert not session.is_past_its_best()
+
+
 def test_progress_renews_patience():
     session = a_session(new(100))
 

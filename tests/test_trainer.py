@@ -7,6 +7,7 @@ import torch
 
 import tiny
 from lorad import teacher, trainer, weights
+from lorad.checkpoint import Checkpoints
 from lorad.domain import Encoded, Mix, Plan, Until
 from lorad.errors import TrainingError
 from lorad.rehearsal import Item
@@ -82,6 +83,34 @@ def test_the_ceiling_ends_a_run_that_cannot_reach_its_target():
 
     assert outcome.ended_by == "ceiling"
     assert len(outcome.history) == 2
+
+
+def test_what_is_given_up_stands_where_it_tested_best(tmp_path):
+    # Given a run that never meets its target, and whose last round loses everything
+    plan = replace(PLAN, until=replace(PLAN.until, recall=1.04, max_epochs=30))
+    model, tokenizer = learner()
+    given = material(tokenizer)
+
+    def spoil(line):
+        if line.get("closed", {}).get("round") == 29:
+            with torch.no_grad():
+                for name, weight in model.named_parameters():
+                    weight.mul_("lora_B" not in name)
+
+    outcome = trainer.train(model, given, plan, report=spoil, checkpoints=Checkpoints(tmp_path, "run"))
+
+    # Then it stands as after the round before
+    assert (outcome.ended_by, outcome.returned_to) == ("ceiling", 29)
+    assert outcome.history[-1]["recall"] < 1.0
+    assert outcome.right == [True] * 6 == teacher.recalled(model, given.rows)
+
+    # and so does who goes on from the last checkpoint
+    again, _ = learner(seed=1)
+    resumed = trainer.train(
+        again, given, plan, report=lambda _: None, checkpoints=Checkpoints(tmp_path, "run")
+    )
+    assert (resumed.returned_to, resumed.right, resumed.steps) == (29, outcome.right, outcome.steps)
+    assert weights.difference(weights.read_live(again), weights.read_live(model)) == 0
 
 
 def test_the_same_seed_gives_the_same_adapter():

@@ -48,7 +48,8 @@ LOOKED_BACK = 500
 CLEAR_LINE = "\r\x1b[2K"
 GLOBAL_OPTIONS = ("--home", "--config", "--set")
 FORWARDED = ("base", "plan", "check", "doctor", "export", "verify", "reproduce", "calibrate")
-WITHOUT_SETTINGS = ("base",)
+GROUPS = ("base",)
+"""Commands of commands: those below them take a home, and no settings."""
 AS_TYPED = {
     "add_help_option": False,
     "context_settings": {
@@ -321,8 +322,12 @@ def calibrate(ctx: typer.Context) -> None:
 
 def _hand_over(ctx: typer.Context, command: str) -> NoReturn:
     """Pass on what was typed as it was typed, and what stood before the command after it."""
+    if command in GROUPS and (
+        not ctx.args or ctx.args[0].startswith("-")
+    ):  # it asks what there is, of no home
+        _become("lorad.offline", [command, *ctx.args])
     cut = ctx.args.index("--") if "--" in ctx.args else len(ctx.args)
-    known = ctx.obj.arguments(with_settings=command not in WITHOUT_SETTINGS)
+    known = ctx.obj.arguments(with_settings=command not in GROUPS)
     _become("lorad.offline", [command, *ctx.args[:cut], *known, *ctx.args[cut:]])
 
 

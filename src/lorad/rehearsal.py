@@ -68,6 +68,9 @@ class Rehearsal:
         """Of the round that was chosen last."""
         self._idle = 0
         """Steps since the last progress, as seen in training or in tests."""
+        self.best_round = 0
+        """The latest round that no test was better than; 0 before the first test."""
+        self._right_at_best = self._right
 
     # -- choosing
 
@@ -150,8 +153,20 @@ class Rehearsal:
             return self._end("recall")
         score = self._score()
         is_better = score >= self._best_tested + self._until.min_delta
-        self._best_tested = max(self._best_tested, score)
+        if score >= self._best_tested:
+            self._best_tested, self.best_round, self._right_at_best = score, self.rounds, self.right
         return self._judge_progress(is_better=is_better)
+
+    def is_past_its_best(self) -> bool:
+        """Tell whether it was given up after a round that tested better than what it ended with.
+
+        What trains on at a plateau wanders; the best that was seen is the one to keep (Prechelt 1998, Early Stopping).
+        """
+        return self.ended_by in {"patience", "ceiling"} and 0 < self.best_round < self.rounds
+
+    def return_to_best(self) -> None:
+        """Know of every row what was known after the best round; the caller puts its weights back."""
+        self._right = list(self._right_at_best)
 
     def not_tested(self) -> str | None:
         """Note a round that was not worth a test; return what ends the session, if anything does."""
@@ -197,6 +212,8 @@ class Rehearsal:
             "best": self._best,
             "stale": self._stale,
             "best_tested": self._best_tested,
+            "best_round": self.best_round,
+            "right_at_best": self._right_at_best,
             "idle": self._idle,
             "random": self._random.getstate(),
         }
@@ -208,6 +225,8 @@ class Rehearsal:
         self.rounds, self.ended_by = int(state["rounds"]), state["ended_by"]
         self._best, self._stale = float(state["best"]), int(state["stale"])
         self._best_tested, self._idle = float(state["best_tested"]), int(state["idle"])
+        self.best_round = int(state["best_round"])
+        self._right_at_best = [bool(answered) for answered in state["right_at_best"]]
         version, numbers, gauss = state["random"]
         self._random.setstate((version, tuple(numbers), gauss))
 

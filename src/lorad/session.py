@@ -296,6 +296,11 @@ class Session:
                 f"memory ran out, so a pass held {outcome.pack_tokens} tokens at the end instead of {plan.pack_tokens}: "
                 "slower, the same gradient"
             )
+        if outcome.returned_to:
+            self._notes.append(
+                f"training went on to round {len(outcome.history)} and brought no more, so the weights are those of round "
+                f"{outcome.returned_to}, which tested better"
+            )
         model.eval()
         sample = teacher.pack([lesson.encoded for lesson in lessons[:PROBES]])
         with torch.inference_mode():

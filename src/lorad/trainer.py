@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -61,6 +61,8 @@ class Outcome:
     peak_bytes: int
     pack_tokens: int
     """What a pass held at the end: less than was planned where memory ran out."""
+    returned_to: int | None = None
+    """The round whose weights these are, where later ones tested worse and the run was given up."""
 
 
 @dataclass(slots=True)
@@ -84,6 +86,22 @@ class _Run:
     rehearsal: Rehearsal
     rounds: "_Rounds"
     tally: _Tally
+    best: dict[str, torch.Tensor] = field(default_factory=dict)
+    """The trained weights after the round that tested best."""
+
+    def keep(self) -> None:
+        """Remember the weights as the best so far."""
+        self.best = {name: weight.detach().clone() for name, weight in self._weights().items()}
+
+    def return_to_best(self) -> None:
+        """Put the best weights back."""
+        self._put(self.best)
+        self.rehearsal.return_to_best()
+
+    def _put(self, found: Mapping[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            for name, weight in self._weights().items():
+                weight.copy_(found[name])
 
     def _weights(self) -> dict[str, torch.Tensor]:
         return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
@@ -91,6 +109,7 @@ class _Run:
     def save(self, checkpoints: Checkpoints) -> None:
         optimizer = self.optimizer.state_dict()
         tensors = {f"weight/{name}": weight.detach() for name, weight in self._weights().items()}
+        tensors |= {f"best/{name}": weight for name, weight in self.best.items()}
         for number, state in optimizer["state"].items():
             tensors |= {f"optimizer/{number}/{name}": value for name, value in state.items()}
         state = {
@@ -109,14 +128,16 @@ class _Run:
 
     def restore(self, found: Checkpoint) -> None:
         moments: dict[int, dict[str, torch.Tensor]] = {}
-        with torch.no_grad():
-            for name, weight in self._weights().items():
-                weight.copy_(found.tensors[f"weight/{name}"])
+        kinds: dict[str, dict[str, torch.Tensor]] = {"weight": {}, "best": {}}
         for key, value in found.tensors.items():
             kind, _, rest = key.partition("/")
             if kind == "optimizer":
                 number, _, name = rest.partition("/")
                 moments.setdefault(int(number), {})[name] = value
+            else:
+                kinds[kind][rest] = value
+        self._put(kinds["weight"])
+        self.best = kinds["best"]
         groups = [group | {"betas": tuple(group["betas"])} for group in found.state["optimizer"]]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.schedule.load_state_dict(
@@ -154,6 +175,7 @@ def train(
     )
     schedule_ = LambdaLR(optimizer, schedule(plan, rehearsal.rate))
     run = _Run(model, optimizer, schedule_, rehearsal, rounds, tally)
+    watcher.at_best = run.keep
     watcher.at_end_of_round = lambda: run.save(checkpoints) if checkpoints else None
     if checkpoints and (found := checkpoints.newest()):
         run.restore(found)
@@ -177,6 +199,10 @@ def train(
         warnings.simplefilter("ignore")  # the libraries' hints about settings that are ours to choose
         if not rehearsal.ended_by:  # a checkpoint may be of the last round
             trainer.train()
+    returned_to = rehearsal.best_round if rehearsal.is_past_its_best() else None
+    if returned_to:
+        run.return_to_best()
+        report({"returned_to": returned_to, **watcher.recall()})
     return Outcome(
         ended_by=rehearsal.ended_by or "ceiling",
         right=rehearsal.right,
@@ -187,6 +213,7 @@ def train(
         seconds_testing=tally.testing,
         peak_bytes=peak_memory(model.device.type),
         pack_tokens=trainer.pack_tokens,
+        returned_to=returned_to,
     )
 
 
@@ -392,6 +419,7 @@ class _Watcher(TrainerCallback):
         self._tally = tally
         self._report = report
         self._clock = clock
+        self.at_best: Callable[[], object] = lambda: None
         self.at_end_of_round: Callable[[], object] = lambda: None
         self._began = 0.0
         self._reported = -math.inf
@@ -422,11 +450,12 @@ class _Watcher(TrainerCallback):
                 "tokens_per_second": round(self._tally.tokens / max(elapsed, 1e-9), 1),
                 "target": self._plan.until.recall,
                 "peak_gib": round(peak_memory(self._model.device.type) / 2**30, 2),
-                **self._recall(),
+                **self.recall(),
             }
         )
 
-    def _recall(self) -> dict[str, float | None]:
+    def recall(self) -> dict[str, float | None]:
+        """Return the share of new and of old rows last seen answered right."""
         old = round(self._rehearsal.recall(new=False), 4) if self._old else None
         return {"recall": round(self._rehearsal.recall(new=True), 4), "old_recall": old}
 
@@ -437,6 +466,8 @@ class _Watcher(TrainerCallback):
         ended = self._test() if near else self._rehearsal.not_tested()
         if ended and not near:
             ended = self._test()  # before giving up, look
+        if self._rehearsal.best_round == self._rehearsal.rounds:
+            self.at_best()
         loss = sum(self._tally.losses) / max(1, len(self._tally.losses))
         self._tally.losses.clear()
         elapsed = self._clock() - self._began
@@ -445,10 +476,10 @@ class _Watcher(TrainerCallback):
             "loss": round(loss, 4),
             "tested": near,
             "seconds": round(elapsed, 2),
-            **self._recall(),
+            **self.recall(),
         }
         self._tally.history.append(closed)
-        self._report({"closed": closed, **self._recall(), "eta_seconds": self._eta(elapsed)})
+        self._report({"closed": closed, **self.recall(), "eta_seconds": self._eta(elapsed)})
         self._tally.seconds = self._clock() - self._began
         self.at_end_of_round()
         if ended:
