@@ -409,6 +409,20 @@ def test_a_version_that_cannot_be_loaded_is_damaged_and_the_last_sound_one_serve
         next(e["state"] for e in world.registry.tracker()["checkpoints"] if e["version"] == "v0.2")
         == "damaged"
     )
+    told = [event["name"] for event in world.cycle.ledger.events()]
+    assert told.index("rolled_back") > len(told) - 1 - told[::-1].index("promoted")
+
+
+def test_a_version_answers_before_its_promotion_is_told(world):
+    # Given somebody who looks at the job at the moment in which its version begins to serve
+    seen = []
+    world.models.as_it_serves = lambda: seen.append(world.job().state)
+
+    world.learn("doors.json", tiny.facts(2))
+
+    # Then whoever waits for the job to end is answered by what it made
+    assert seen == [JobState.JUDGING]
+    assert world.job().state is JobState.PROMOTED
 
 
 def test_rollback_serves_previous_and_what_it_never_knew_is_not_expected_of_it(world):

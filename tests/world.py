@@ -99,6 +99,7 @@ class FakeModels:
         self.is_short = False
         self.bad_bases = []
         self.is_seated = False
+        self.as_it_serves = lambda: None
 
     def plan(self, track, examples, overrides, drift):
         del track
@@ -123,6 +124,7 @@ class FakeModels:
             raise RetryLater("loading: no memory", code="memory")
         if version in self.broken:
             raise RegistryError(f"{version} cannot be loaded", version=version)
+        self.as_it_serves()
         self.serving = version
 
     def fingerprint(self, track):

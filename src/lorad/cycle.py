@@ -607,8 +607,12 @@ class Cycle:
                 self._report(job, "reject", verdict, evaluation, now)
                 return
             version = registry.promote(folder / "candidate", self._birth(job, result, evaluation), now)
+        refusal = self._swap(
+            job.track, version
+        )  # first: whoever hears of the promotion asks the version at once
         self._enter(job, version, now)
-        self._swap(job.track, version, now)
+        if refusal:
+            self._retreat(job.track, version, refusal, now)
 
     def _begin_again(self, job: Job, folder: Path, then: str | None, parent: str | None, now: float) -> None:
         """Queue a job anew whose candidate carries a version that does not serve any more: nobody wants that back."""
@@ -654,13 +658,15 @@ class Cycle:
             self.memory.record_recall(job.track, version, result["right"])
             self._report(replace(job, version=version), "promote", verdict, evaluation, now)
 
-    def _swap(self, track: str, version: str, now: float) -> None:
+    def _swap(self, track: str, version: str) -> LoradError | None:
+        """Serve a version, now or later; return what speaks against it, if anything does."""
         try:
             self._serve(track, version)
         except (RetryLater, OSError, MemoryError) as error:  # short memory, say: the version is not to blame
             log.warning("serving_later", track=track, version=version, **describe(error))
         except LoradError as error:
-            self._retreat(track, version, error, now)
+            return error
+        return None
 
     def _report(self, job: Job, event: str, verdict: Verdict, evaluation: Evaluation, now: float) -> None:
         reason = {
