@@ -61,6 +61,9 @@ def test_it_learns_until_everything_is_recalled_and_says_so():
     assert outcome.ended_by == "recall"
     assert outcome.right == [True] * 6 == teacher.recalled(model, given.rows)
     assert outcome.history[-1]["recall"] == 1.0
+    told = [line["eta_seconds"] for line in lines if "closed" in line]
+    assert told[-1] is None
+    assert any(told)
     assert {"step", "loss", "learning_rate", "tokens_per_second", "recall", "peak_gib"} <= set().union(*lines)
 
 
