@@ -479,7 +479,9 @@ class _Watcher(TrainerCallback):
             **self.recall(),
         }
         self._tally.history.append(closed)
-        left = None if ended else self._eta(elapsed)  # judging comes next, and nobody knows how long that takes
+        left = (
+            None if ended else self._eta(elapsed)
+        )  # judging comes next, and nobody knows how long that takes
         self._report({"closed": closed, **self.recall(), "eta_seconds": left})
         self._tally.seconds = self._clock() - self._began
         self.at_end_of_round()
