@@ -226,6 +226,31 @@ class Killed(BaseException):
     """What a signal does to a session."""
 
 
+def die_in_round_three(session):
+    """Run a session to the end of its third round, before that is saved."""
+    report = session.report
+
+    def die(line):
+        report(line)
+        if line.get("closed", {}).get("round") == 3:
+            raise Killed
+
+    session.report = die
+    with pytest.raises(Killed):
+        session.run()
+
+
+def test_a_session_begins_anew_where_an_older_lorad_left_a_checkpoint(base, tmp_path, monkeypatch):
+    die_in_round_three(order(base, tmp_path, tiny.facts(4, "doors")))
+    monkeypatch.setattr("lorad.trainer.CHECKPOINT_FORM", 99)
+
+    order(base, tmp_path, tiny.facts(4, "doors")).run()
+
+    lines = files.read_lines(tmp_path / "progress.jsonl")
+    assert not any("resumed_from" in line for line in lines)
+    assert evaluation(tmp_path)[0].scores["doors"].recall == 1.0
+
+
 def test_a_session_that_was_killed_goes_on_to_the_same_candidate(base, first, tmp_path):
     # Given a session that dies in its third round
     def begin(folder):
@@ -241,17 +266,7 @@ def test_a_session_that_was_killed_goes_on_to_the_same_candidate(base, first, tm
     unbroken.mkdir()
     cut_off.mkdir()
     begin(unbroken).run()
-    dying = begin(cut_off)
-    report = dying.report
-
-    def die(line):
-        report(line)
-        if line.get("closed", {}).get("round") == 3:
-            raise Killed
-
-    dying.report = die
-    with pytest.raises(Killed):
-        dying.run()
+    die_in_round_three(begin(cut_off))
 
     # When the same order is run again
     begin(cut_off).run()

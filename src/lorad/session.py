@@ -147,7 +147,7 @@ class Session:
         """Return where this very order, with these very rows, keeps its rounds in case it is cut off."""
         rows = [files.file_digest(self.folder / name) for name in ("new.jsonl", "old.jsonl")]
         order = domain.what_decides(domain.as_json(self.order))
-        return Checkpoints(self.folder / CHECKPOINTS, domain.digest([order, rows]))
+        return Checkpoints(self.folder / CHECKPOINTS, domain.digest([trainer.CHECKPOINT_FORM, order, rows]))
 
     def _has_time_to_refit(self, so_far: trainer.Outcome, lessons: Sequence[Lesson]) -> bool:
         """Tell whether every row can be learned anew, at the pace so far, before the session is stopped."""

@@ -35,6 +35,8 @@ from lorad.rehearsal import Item, Rehearsal
 Report = Callable[[dict[str, Any]], None]
 
 REPORT_SECONDS = 1.0
+CHECKPOINT_FORM = 2
+"""Counted up when a checkpoint comes to hold something else: a session begins anew rather than go on from an older one."""
 
 
 @dataclass(frozen=True, slots=True)
