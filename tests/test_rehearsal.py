@@ -381,6 +381,28 @@ def test_who_meets_the_target_is_not_past_its_best():
     assert not session.is_past_its_best()
 
 
+@pytest.mark.parametrize(
+    ("tests", "best"),
+    [
+        ([(7, 8, False), (7, 6, True)], 2),  # what was not asked is not known to be as good
+        ([(7, 6, True), (7, 8, False)], 1),
+        ([(6, 8, False), (7, 8, False)], 2),
+        ([(7, 7, True), (7, 6, True)], 1),
+    ],
+)
+def test_a_test_of_everything_says_more_than_one_of_the_new_rows(tests, best):
+    # Given eight new rows and eight old ones, which a test may leave out
+    session = a_session(new(8) + old(8), until=replace(UNTIL, recall=1.0, max_epochs=2, patience=9))
+
+    for right_new, right_old, asks_all in tests:
+        session.choose()
+        answers = {number: number < right_new for number in range(8)}
+        answers |= {8 + number: number < right_old for number in range(8)} if asks_all else {}
+        session.tested(answers)
+
+    assert session.best_round == best
+
+
 def test_passes_alone_are_no_best_to_return_to():
     session = small(recall=1.0, max_epochs=2)
 

@@ -322,12 +322,10 @@ def calibrate(ctx: typer.Context) -> None:
 
 def _hand_over(ctx: typer.Context, command: str) -> NoReturn:
     """Pass on what was typed as it was typed, and what stood before the command after it."""
-    if command in GROUPS and (
-        not ctx.args or ctx.args[0].startswith("-")
-    ):  # it asks what there is, of no home
-        _become("lorad.offline", [command, *ctx.args])
     cut = ctx.args.index("--") if "--" in ctx.args else len(ctx.args)
-    known = ctx.obj.arguments(with_settings=command not in GROUPS)
+    is_group = command in GROUPS
+    has_command = not is_group or (ctx.args and not ctx.args[0].startswith("-"))  # else it is of no home
+    known = ctx.obj.arguments(with_settings=not is_group) if has_command else []
     _become("lorad.offline", [command, *ctx.args[:cut], *known, *ctx.args[cut:]])
 
 

@@ -607,9 +607,8 @@ class Cycle:
                 self._report(job, "reject", verdict, evaluation, now)
                 return
             version = registry.promote(folder / "candidate", self._birth(job, result, evaluation), now)
-        refusal = self._swap(
-            job.track, version
-        )  # first: whoever hears of the promotion asks the version at once
+        # before it is told: whoever hears of the promotion asks the version at once
+        refusal = self._swap(job.track, version)
         self._enter(job, version, now)
         if refusal:
             self._retreat(job.track, version, refusal, now)

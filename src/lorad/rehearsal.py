@@ -70,7 +70,10 @@ class Rehearsal:
         """Steps since the last progress, as seen in training or in tests."""
         self.best_round = 0
         """The latest round that no test was better than; 0 before the first test."""
-        self._right_at_best = self._right
+        self._best_rank = (False, -1.0)
+        """Of that test: whether it asked every row, and its score. One that asked all stands above one that did not: what
+        was not asked counts as it was last seen, and that is too good."""
+        self._right_at_best: list[bool] = []
 
     # -- choosing
 
@@ -146,15 +149,17 @@ class Rehearsal:
         return self.recall(new=True) >= self._until.recall
 
     def tested(self, right: Mapping[int, bool]) -> str | None:
-        """Note a test of all examples; return what ends the session, if anything does."""
+        """Note a test of the new examples or of all; return what ends the session, if anything does."""
         self.saw(right)
         self.ended_by = None
         if self.is_learned() and self._is_kept():
             return self._end("recall")
         score = self._score()
         is_better = score >= self._best_tested + self._until.min_delta
-        if score >= self._best_tested:
-            self._best_tested, self.best_round, self._right_at_best = score, self.rounds, self.right
+        self._best_tested = max(self._best_tested, score)
+        rank = (len(right) == len(self._items), score)
+        if rank >= self._best_rank:
+            self._best_rank, self.best_round, self._right_at_best = rank, self.rounds, self.right
         return self._judge_progress(is_better=is_better)
 
     def is_past_its_best(self) -> bool:
@@ -213,6 +218,7 @@ class Rehearsal:
             "stale": self._stale,
             "best_tested": self._best_tested,
             "best_round": self.best_round,
+            "best_rank": self._best_rank,
             "right_at_best": self._right_at_best,
             "idle": self._idle,
             "random": self._random.getstate(),
@@ -226,6 +232,8 @@ class Rehearsal:
         self._best, self._stale = float(state["best"]), int(state["stale"])
         self._best_tested, self._idle = float(state["best_tested"]), int(state["idle"])
         self.best_round = int(state["best_round"])
+        is_of_all, score = state["best_rank"]
+        self._best_rank = bool(is_of_all), float(score)
         self._right_at_best = [bool(answered) for answered in state["right_at_best"]]
         version, numbers, gauss = state["random"]
         self._random.setstate((version, tuple(numbers), gauss))

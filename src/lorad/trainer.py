@@ -35,7 +35,7 @@ from lorad.rehearsal import Item, Rehearsal
 Report = Callable[[dict[str, Any]], None]
 
 REPORT_SECONDS = 1.0
-CHECKPOINT_FORM = 2
+CHECKPOINT_FORM = 3
 """Counted up when a checkpoint comes to hold something else: a session begins anew rather than go on from an older one."""
 
 
@@ -481,9 +481,8 @@ class _Watcher(TrainerCallback):
             **self.recall(),
         }
         self._tally.history.append(closed)
-        left = (
-            None if ended else self._eta(elapsed)
-        )  # judging comes next, and nobody knows how long that takes
+        # judging comes behind the last round, and nobody knows how long that takes
+        left = None if ended else self._eta(elapsed)
         self._report({"closed": closed, **self.recall(), "eta_seconds": left})
         self._tally.seconds = self._clock() - self._began
         self.at_end_of_round()
