@@ -44,9 +44,8 @@ Datasets = list[tuple[str, list[Example], list[Example]]]
 """Name, trained rows and held-out paraphrases of each."""
 Figures = dict[str, Any]
 
-SETTINGS = Settings.model_validate(
-    {"training": {"merge_adapters_on_save": False}}
-)  # the disk would not hold them
+SETTINGS = Settings.model_validate({"training": {"merge_adapters_on_save": False, "dtype": "float32"}})
+"""The disk would not hold merged copies; and what is learned must not hang on which machine has bfloat16."""
 BASE = report.CACHE / "home" / "models" / "base" / "smollm2"
 MERGED_EPOCHS = 12
 CEILING = 0.97
@@ -277,6 +276,7 @@ def make(step: Step) -> None:
     figures |= {
         "wall": round(time.perf_counter() - began, 2),
         "commit": report.provenance()["commit"],
+        "processor": torch.backends.cpu.get_cpu_capability(),
         "plan": domain.as_json(order.plan),
     }
     files.write_json(folder / "figures.json", figures)
