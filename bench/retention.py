@@ -9,7 +9,7 @@ the daemon runs it, whose candidate becomes the parent only if promoted; (d) eve
 arXiv 2512.23017), a published way without rehearsal: one adapter that begins each drop where the last one ended, A made
 orthonormal, and whose B are averaged; 12 epochs as (b). All train with lorad's own code and plans.
 
-Short run: five drops of 60 facts from five real domains, (c) with three seeds. Long run: twenty drops of 25, (b),
+Short run: five drops of 60 facts from five real domains, (c) with three seeds, (d) with two. Long run: twenty drops of 25, (b),
 (c), (e); a refit stands alone, so (e) is made at every fifth drop only. A step is one drop of one arm, in a process
 of its own; finished steps lie in ``cache/retention/`` and are never made again. When the minutes are used up it
 writes what there is; run it again to go on. Figures of arms that are done, and of refits, are taken from
@@ -70,7 +70,9 @@ NOTES = (
     "perplexity_rise5 <= 0.02, acc20 >= 0.95, cost_ratio20 <= 2. Keys end with the number of drops; another arm's letter",
     "stands in front. Over seeds: means, of worst_drop (examples, from a dataset's best) and peak_gib the largest.",
     "cycle_ratio: the last five sessions' seconds to the first five's, so that the same domains stand on both sides.",
-    "seconds: of (c) the whole session with tests, judge and repairs, of the others the training alone.",
+    "seconds: of (c) the whole session with tests, judge and repairs, of the others the training alone. Arms with an",
+    "asterisk were made on a newer processor (AVX-512 with bfloat16), the others on one without: the first drop of (b)'s",
+    "short run, the same work, took 107 s on the one and 148 s on the other. So compare seconds within an arm.",
 )
 
 
@@ -115,14 +117,14 @@ class Step(NamedTuple):
 
 
 RUNS = (
-    Run("short", 5, 60, ("c1", "d1", "b1", "a1", "e1", "f1", "c2", "c3")),
+    Run("short", 5, 60, ("c1", "d1", "b1", "a1", "e1", "f1", "c2", "c3", "d2")),
     Run("long", 20, 25, ("c1", "b1", "e1")),
 )
 STEPS = [
     Step(run, arm[0], int(arm[1]), drop)
     for run in RUNS
     for arm in run.arms
-    for drop in range(run.drops if arm == "d1" else 1, run.drops + 1)
+    for drop in range(run.drops if arm[0] == "d" else 1, run.drops + 1)
     if arm != "e1" or run.drops == 5 or drop % 5 == 0 or drop == 1
 ]
 RECORDS = report.RESULTS / "retention.steps.json"
@@ -353,6 +355,12 @@ def advance(steps: Sequence[Step], minutes: float) -> None:
 # -- what came of it
 
 
+def label(arm: str, history: dict[int, Figures]) -> str:
+    """Return an arm's name, with an asterisk where NOTES say something of its seconds."""
+    is_faster = any(line.get("processor") == "AVX512" for line in history.values())
+    return LABELS[arm] + " *" * is_faster
+
+
 def mean(figures: Figures, kind: str) -> float:
     return statistics.fmean(right / total for right, total in figures[kind].values())
 
@@ -425,7 +433,7 @@ def plot() -> None:
         seconds = [line["seconds"] for line in history.values()]
         style = {"color": f"C{list(LABELS).index(arm)}", "marker": "*" if arm == "d" else "."}
         for axis, values in zip(axes[runs.index(run)], (recall, seconds), strict=True):
-            axis.plot(list(history), values, label=LABELS[arm] if seed == 1 else None, **style)
+            axis.plot(list(history), values, label=label(arm, history) if seed == 1 else None, **style)
     for run, (left, right) in zip(runs, axes, strict=True):
         left.set(ylabel="mean recall of all datasets so far", ylim=(0, 1.02))
         right.set(ylabel="seconds of the session", ylim=(0, None))
@@ -451,7 +459,7 @@ def publish() -> None:
             f"{mean(f, 'trained'):.3f} / {f['seconds']:.0f}" + " refused" * (not f.get("promote", True))
             for f in history.values()
         ]
-        table.append(f"| {run.name} | {LABELS[arm]}, seed {seed} | {', '.join(cells)} |")
+        table.append(f"| {run.name} | {label(arm, history)}, seed {seed} | {', '.join(cells)} |")
     report.RESULTS.mkdir(exist_ok=True)
     plot()
     flat = flatten()
