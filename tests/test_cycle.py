@@ -546,6 +546,20 @@ def test_cancelling_ends_the_session_and_leaves_nothing(world):
     assert not session.folder.exists()
 
 
+def test_what_a_cancelled_session_still_writes_to_is_swept_when_it_is_gone(world):
+    world.drop("doors.json", tiny.facts(4))
+    world.pass_time()
+    session = world.models.sessions[0]
+
+    world.cycle.cancel(1, world.now)
+    world.pass_time()
+
+    assert (session.folder / "request.json").exists()
+    session.status = 75
+    world.pass_time()
+    assert not session.folder.exists()
+
+
 def test_while_paused_files_are_accepted_and_wait(world):
     world.cycle.ledger.set_flag("paused", "yes")
 

@@ -707,10 +707,15 @@ class Cycle:
     # -- prune
 
     def sweep(self, now: float) -> None:
-        """Put away what ended sessions left, and prune; can be repeated."""
+        """Put away what ended sessions left, and prune; can be repeated.
+
+        A cancelled session writes until it is gone; its folder's turn comes when ``watch`` has seen its end.
+        """
+        running = self._running[0].id if self._running else None
         for track, registry in self.registries.items():
             for number, folder in registry.left():
-                self._put_away(registry, number, folder)
+                if number != running:
+                    self._put_away(registry, number, folder)
             registry.prune_rejected(self.settings.registry.keep_rejected)
             try:
                 self.prune(track, self.settings.registry, now)
