@@ -98,6 +98,24 @@ def test_a_larger_model_learns_more_slowly(parameters, rate):
     assert told(decided, f"smollm2 has {parameters / 1e6:.0f} million parameters: learning rate {rate:g}")
 
 
+@pytest.mark.parametrize(
+    ("count", "overrides", "rate"),
+    [
+        (499, {}, 1e-3),
+        (500, {}, 5e-4),
+        (500, {"rank": 8, "alpha": 16}, 1e-3),
+        (20, {"alpha": 128}, 2.5e-4),
+        (500, {"learning_rate": 2e-3}, 2e-3),
+    ],
+)
+def test_a_large_alpha_learns_at_a_lower_rate_unless_a_human_set_it(count, overrides, rate):
+    decided = a_plan(lengths=[20] * count, overrides=overrides)
+
+    assert decided.learning_rate == rate
+    is_lowered = rate < 1e-3
+    assert told(decided, f"learning rate {rate:g} instead of 0.001") == is_lowered
+
+
 def test_the_rates_must_end_with_everything_larger():
     rates = (RateRow(below_parameters=1e6, learning_rate=1e-3),)
 
@@ -243,7 +261,7 @@ def test_without_a_human_nothing_is_set_by_hand(overrides):
     ("key", "value"),
     [
         ("rank", 4),
-        ("alpha", 99),
+        ("alpha", 31),
         ("epochs", 2),
         ("batch", 1),
         ("accumulation", 16),

@@ -19,6 +19,11 @@ MEMORY_SHARE = 0.5
 #: (Korthikanti et al. 2022, eq. 1 without attention scores), times 1.5 because adapters run in fp32.
 ACTIVATION_BYTES = 100
 
+#: The largest alpha that learns at the model's full rate. B moves by about the rate with every step in each of ``rank``
+#: directions, so their sum, scaled by alpha / rank, moves by rate x alpha (the best rate hardly depends on the rank where
+#: alpha is one for all: Schulman 2025, LoRA Without Regret). Measured: DECISIONS.md, 2026-11-28.
+FULL_RATE_ALPHA = 32
+
 #: Settings of a plan that a human may override with ``lorad retry --settings`` or ``lorad plan --settings``.
 OVERRIDABLE = ("rank", "alpha", "epochs", "batch", "accumulation", "max_length", "learning_rate", "seed")
 UNTIL = tuple(field.name for field in fields(Until) if field.name != "min_epochs")  # that is `epochs`
@@ -72,7 +77,8 @@ def plan(
         pack_tokens=row.batch * max_length,
         reasons=tuple(reasons),
     )
-    return _override(decided, overrides or {})
+    changed = _override(decided, overrides or {})
+    return changed if "learning_rate" in (overrides or {}) else _steadied(changed)
 
 
 def choose_row(table: Sequence[SizeRow], count: int) -> SizeRow:
@@ -100,6 +106,18 @@ def _learning_rate(planner: PlannerSettings, shape: ModelShape, reasons: list[st
             )
             return row.learning_rate
     raise ConfigError("planner.learning_rates must end with a row without `below_parameters`")
+
+
+def _steadied(decided: Plan) -> Plan:
+    """Lower the rate of a large adapter, which would move too far with every step."""
+    if decided.alpha <= FULL_RATE_ALPHA:
+        return decided
+    rate = decided.learning_rate * FULL_RATE_ALPHA / decided.alpha
+    reason = (
+        f"alpha {decided.alpha} moves an adapter further with every step: learning rate {rate:g} instead of "
+        f"{decided.learning_rate:g}"
+    )
+    return replace(decided, learning_rate=rate, reasons=(*decided.reasons, reason))
 
 
 def _max_length(
