@@ -9,8 +9,8 @@ the daemon runs it, whose candidate becomes the parent only if promoted; (d) eve
 arXiv 2512.23017), a published way without rehearsal: one adapter that begins each drop where the last one ended, A made
 orthonormal, and whose B are averaged; 12 epochs as (b). All train with lorad's own code and plans.
 
-Short run: five drops of 60 facts from five real domains, (c) with three seeds, (d) with two. Long run: twenty drops of 25, (b),
-(c), (e); a refit stands alone, so (e) is made at every fifth drop only. A step is one drop of one arm, in a process
+Short run: five drops of 60 facts from five real domains, (c) with three seeds. Long run: twenty drops of 25, (b),
+(c), (e); a refit stands alone, so (e) is made at drops 1, 5, 10 and 20 only. A step is one drop of one arm, in a process
 of its own; finished steps lie in ``cache/retention/`` and are never made again. When the minutes are used up it
 writes what there is; run it again to go on. Figures of arms that are done, and of refits, are taken from
 ``results/retention.steps.json`` on a machine that has no cache; an arm that was cut off in the middle starts anew.
@@ -55,6 +55,8 @@ OVERTIME = 4
 """Minutes that a step may go on after the command's time before it is given up."""
 CYCLE = len(domains.DOMAINS)
 """Drops after which the same domain comes again."""
+REFITTED = (1, 5, 10, 20)
+"""Drops of the long run at which (e) is made: its time about doubles from one to the next."""
 PLAIN = Mix(share=0.5, max_examples=2000, refresh=1.0, general=0.0)
 """Every row every epoch, no general conversation."""
 LABELS = {
@@ -117,15 +119,15 @@ class Step(NamedTuple):
 
 
 RUNS = (
-    Run("short", 5, 60, ("c1", "d1", "b1", "a1", "e1", "f1", "c2", "c3", "d2")),
+    Run("short", 5, 60, ("c1", "d1", "b1", "a1", "e1", "f1", "c2", "c3")),
     Run("long", 20, 25, ("c1", "b1", "e1")),
 )
 STEPS = [
     Step(run, arm[0], int(arm[1]), drop)
     for run in RUNS
     for arm in run.arms
-    for drop in range(run.drops if arm[0] == "d" else 1, run.drops + 1)
-    if arm != "e1" or run.drops == 5 or drop % 5 == 0 or drop == 1
+    for drop in range(run.drops if arm == "d1" else 1, run.drops + 1)
+    if arm != "e1" or run.drops == 5 or drop in REFITTED
 ]
 RECORDS = report.RESULTS / "retention.steps.json"
 RECORDED: dict[str, Figures] = files.read_json(RECORDS) if RECORDS.exists() else {}
