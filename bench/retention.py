@@ -75,6 +75,7 @@ NOTES = (
     "seconds: of (c) the whole session with tests, judge and repairs, of the others the training alone. Arms with an",
     "asterisk were made on a newer processor (AVX-512 with bfloat16), the others on one without: the first drop of (b)'s",
     "short run, the same work, took 107 s on the one and 148 s on the other. So compare seconds within an arm.",
+    "e_seconds20 is of its four refits.",
 )
 
 
@@ -438,7 +439,7 @@ def plot() -> None:
             axis.plot(list(history), values, label=label(arm, history) if seed == 1 else None, **style)
     for run, (left, right) in zip(runs, axes, strict=True):
         left.set(ylabel="mean recall of all datasets so far", ylim=(0, 1.02))
-        right.set(ylabel="seconds of the session", ylim=(0, None))
+        right.set(ylabel="seconds (* on a faster machine)", ylim=(0, None))
         for axis in (left, right):
             axis.set(xlabel="drop", title=f"{run.drops} drops of {run.rows}")
             axis.xaxis.get_major_locator().set_params(integer=True)

@@ -82,7 +82,7 @@ class SizeRow(Section):
 
 
 class RateRow(Section):
-    """The learning rate for models of fewer than ``below_parameters`` parameters."""
+    """The learning rate for models of fewer than ``below_parameters`` parameters, up to alpha 32; see ``planner``."""
 
     below_parameters: float | None = None
     learning_rate: Annotated[float, Field(gt=0)]

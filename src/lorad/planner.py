@@ -24,7 +24,7 @@ ACTIVATION_BYTES = 100
 #: alpha is one for all: Schulman 2025, LoRA Without Regret). Measured: DECISIONS.md, 2026-11-28.
 FULL_RATE_ALPHA = 32
 
-#: Settings of a plan that a human may override with ``lorad retry --settings`` or ``lorad plan --settings``.
+#: Settings of a plan that a human may override with ``lorad retry --settings``.
 OVERRIDABLE = ("rank", "alpha", "epochs", "batch", "accumulation", "max_length", "learning_rate", "seed")
 UNTIL = tuple(field.name for field in fields(Until) if field.name != "min_epochs")  # that is `epochs`
 
