@@ -31,6 +31,8 @@ class Track:
         self.root = root
         for name in ("configs", "inbox", "models"):
             (root / name).mkdir()
+        # as PLAN has it: some of the machines that run this would answer in bfloat16
+        files.write_json(root / "configs" / "default.yaml", {"training": {"dtype": "float32"}})
         self.base = root / "models" / "base" / "smollm2"  # as the built-in settings name it
         weights.store_base(tiny.save(root / "source"), self.base)
         self.memory = Memory(Database(root / "models" / "lorad.sqlite3"))

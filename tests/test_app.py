@@ -37,7 +37,7 @@ SETTINGS = Settings.model_validate(
             "until": {"recall": 1.0, "max_epochs": 120, "patience": 120},
         },
         "rehearsal": {"refresh": 1.0, "general_share": 0.0},
-        "training": {"threads": 1},
+        "training": {"threads": 1, "dtype": "float32"},  # the same on machines with bfloat16
         "judge": {"max_perplexity_rise": 100.0, "max_kl": 100.0, "max_degenerate_share": 1.0},
     }
 )

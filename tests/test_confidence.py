@@ -201,9 +201,8 @@ def test_a_version_that_learned_nothing_here_cannot_be_measured_without_a_file(m
     # Given a memory without a single example
     with closing(Database(":memory:")) as database:
         questions = confidence.find_questions(Memory(database), "chat", ["v0.1"])
-    witness = confidence.Witness(
-        made.track("chat") / "versions" / "v0.1", made.base("tiny"), find("chat"), "cpu", 768
-    )
+    base = weights.load_to_answer(made.base("tiny"), "cpu", "float32")
+    witness = confidence.Witness(made.track("chat") / "versions" / "v0.1", base, find("chat"), 768)
 
     with pytest.raises(ConfigError, match="--on FILE"):
         confidence.measure(witness, questions, 500, NOON, lambda *_: None)
@@ -218,9 +217,8 @@ def test_a_reference_of_forgotten_questions_cannot_be_compared_with(made):
         fitted_on=1,
         rows=(Asked(id="gone", source="memory", confidence=1.0, right=True),),
     )
-    witness = confidence.Witness(
-        made.track("chat") / "versions" / "v0.1", made.base("tiny"), find("chat"), "cpu", 768
-    )
+    base = weights.load_to_answer(made.base("tiny"), "cpu", "float32")
+    witness = confidence.Witness(made.track("chat") / "versions" / "v0.1", base, find("chat"), 768)
     questions = [confidence.Question(KNOWN[0], "memory")]
 
     with pytest.raises(RegistryError, match="measure it anew"):

@@ -25,6 +25,14 @@ def load(folder):
     return weights.load_base(folder, torch.float32)
 
 
+@pytest.mark.parametrize("asked", ["float32", "bfloat16", "auto"])
+def test_answers_are_given_in_the_precision_that_was_judged(base_folder, asked):
+    base = weights.load_to_answer(base_folder, "cpu", asked)
+
+    expected = weights.machine("cpu").precision if asked == "auto" else asked
+    assert base.model.dtype == weights.DTYPES[expected]
+
+
 def random_adapter(model, rank, seed):
     torch.manual_seed(seed)
     names = [

@@ -143,7 +143,9 @@ class Models:
                 folder = self._home.base(track.base)
                 if self._settings.engine.verify_base:
                     verify_base(folder)
-                loaded[track.base] = load_to_answer(folder, self._settings.engine.device)
+                loaded[track.base] = load_to_answer(
+                    folder, self._settings.engine.device, self._settings.training.dtype
+                )
             self._engine.seat(name, find(track.task), loaded[track.base])
 
     def plan(self, track: str, examples: Sequence[Example], overrides: dict[str, Any], drift: float) -> Plan:

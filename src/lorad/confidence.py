@@ -44,16 +44,15 @@ def find_questions(
 class Witness:
     """A version in memory that answers for itself, on the device and in the precision of the engine."""
 
-    def __init__(self, version: Path, base: Path, task: Task, device: str, longest: int) -> None:
-        machine = weights.machine(device)
-        self._deck = weights.Deck(weights.load_base(base, weights.DTYPES[machine.precision], machine.device))
+    def __init__(self, version: Path, base: weights.Base, task: Task, longest: int) -> None:
+        self._deck = weights.Deck(base)
         self._deck.add(version.name, version)
         self._task = task
         self._longest = longest
         self.version = version.name
         self.environment = {
-            "device": machine.name,
-            "dtype": machine.precision,
+            "device": weights.machine(base.model.device.type).name,
+            "dtype": str(base.model.dtype).removeprefix("torch."),
             "torch": installed("torch"),
             "transformers": installed("transformers"),
         }

@@ -100,5 +100,6 @@ class _Library:
     def _deck(self, folder: Path) -> weights.Deck:
         if folder not in self._decks:
             weights.verify_base(folder)
-            self._decks[folder] = weights.Deck(weights.load_to_answer(folder, self._settings.engine.device))
+            base = weights.load_to_answer(folder, self._settings.engine.device, self._settings.training.dtype)
+            self._decks[folder] = weights.Deck(base)
         return self._decks[folder]

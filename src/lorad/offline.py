@@ -668,7 +668,7 @@ def verify_versions(
     place, settings = _load(home, config, overrides)
     registry, base_folder = _track(place, settings, track)
     weights.verify_base(base_folder)
-    base = weights.load_to_answer(base_folder, settings.engine.device)
+    base = weights.load_to_answer(base_folder, settings.engine.device, settings.training.dtype)
     entries = registry.tracker()["checkpoints"]
     there = [e["version"] for e in entries if e.get("state") != VersionState.PRUNED]
     rows: list[dict[str, Any]] = []
@@ -838,7 +838,8 @@ def _summon(
     with contextlib.closing(Database(place.database)) as database:
         questions = confidence.find_questions(Memory(database), track, registry.lineage(version), unseen)
     longest = max(row.max_length for row in settings.planner.table)
-    witness = confidence.Witness(folder, base, find(chosen.task), settings.engine.device, longest)
+    held = weights.load_to_answer(base, settings.engine.device, settings.training.dtype)
+    witness = confidence.Witness(folder, held, find(chosen.task), longest)
     return witness, questions
 
 

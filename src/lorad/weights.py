@@ -198,10 +198,13 @@ def _parameters(path: Path) -> int:
         return sum(math.prod(handle.get_slice(name).get_shape()) for name in handle.keys())  # noqa: SIM118 - not a mapping
 
 
-def load_to_answer(folder: Path, device: str) -> Base:
-    """Return a base model on the device ``engine.device`` asks for, in the precision that pays there."""
+def load_to_answer(folder: Path, device: str, dtype: str) -> Base:
+    """Return a base model on the device that ``engine.device`` asks for, in ``training.dtype``: what was judged serves.
+
+    Where that is ``auto``, in the precision that pays there.
+    """
     found = machine(device)
-    return load_base(folder, DTYPES[found.precision], found.device)
+    return load_base(folder, DTYPES[found.precision if dtype == "auto" else dtype], found.device)
 
 
 @functools.cache
