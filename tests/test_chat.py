@@ -74,11 +74,13 @@ def test_an_answer_without_tokens_is_a_problem_of_its_row(tokenizer):
         CHAT.encode(tokenizer, example("</s>"))
 
 
-def test_an_answer_that_would_be_cut_at_an_end_token_is_a_problem_of_its_row(tokenizer):
-    with pytest.raises(SampleError, match=r"row 3: the answer holds </s>") as caught:
-        CHAT.encode(tokenizer, replace(example("It is </s> and it ends an answer."), line=3))
+def test_an_answer_that_speaks_of_the_end_token_is_not_cut_there(tokenizer):
+    answer = "It is </s> and it ends an answer."
 
-    assert caught.value.code == "end_inside"
+    row = CHAT.encode(tokenizer, example(answer))
+
+    assert CHAT.text(tokenizer, row.answer[:-1]) == answer
+    assert row.answer.count(tokenizer.eos_token_id) == 1
 
 
 @pytest.mark.parametrize("answer", ["blue</s>", "blue</s>\n"])
@@ -150,11 +152,13 @@ def test_a_call_is_trained_as_the_template_writes_it(toolkit):
     assert '"name": "weather"' in toolkit.decode(row.tokens[: row.start])
 
 
-def test_an_end_token_before_a_call_would_cut_the_call_off(toolkit):
-    with pytest.raises(SampleError, match="holds </s>"):
-        CHAT.encode(
-            toolkit, Example(task="chat", question=[TOOLS, ASKED], answer=CALL | {"content": "a</s>"})
-        )
+def test_the_word_of_an_end_token_before_a_call_does_not_cut_the_call_off(toolkit):
+    row = CHAT.encode(
+        toolkit, Example(task="chat", question=[TOOLS, ASKED], answer=CALL | {"content": "a</s>"})
+    )
+
+    assert CHAT.text(toolkit, row.answer[:-1]).startswith("a</s><call>")
+    assert row.answer.count(toolkit.eos_token_id) == 1
 
 
 def test_what_a_tool_said_is_part_of_the_question(toolkit):

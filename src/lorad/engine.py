@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -292,7 +293,7 @@ class Engine:
         seat = self._find(ticket.track)
         tokenizer = seat.deck.base.tokenizer
         ends = set(seat.task.stop_tokens(tokenizer))
-        streamer = _Streamer(ticket, tokenizer, ends)
+        streamer = _Streamer(ticket, partial(seat.task.text, tokenizer), ends)
         began = time.perf_counter()
         if ticket.sampling.seed is not None:
             torch.manual_seed(ticket.sampling.seed)
@@ -325,11 +326,11 @@ class _Enough(Exception):  # noqa: N818 - control flow: a stop text was met, or 
 
 
 class _Streamer(BaseStreamer):
-    """Turn tokens into text as they come, changing nothing: no trimming, no clean-up."""
+    """Turn tokens into text as they come, as the task has it."""
 
-    def __init__(self, ticket: Ticket, tokenizer: Any, ends: set[int]) -> None:
+    def __init__(self, ticket: Ticket, text: Callable[[list[int]], str], ends: set[int]) -> None:
         self._ticket = ticket
-        self._tokenizer = tokenizer
+        self._text = text
         self._ends = ends
         self._tokens: list[int] = []
         self._sent = ""
@@ -364,9 +365,7 @@ class _Streamer(BaseStreamer):
         self._ticket.pieces.put(Piece("", self._finish, len(self._ticket.prompt), self.count))
 
     def _send(self, *, whole: bool) -> None:
-        text = self._tokenizer.decode(
-            self._tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        text = self._text(self._tokens)
         if not whole and text.endswith("\ufffd"):
             return  # half of a character: wait for the rest of it
         cut = min((at for stop in self._ticket.sampling.stop if (at := text.find(stop)) >= 0), default=-1)

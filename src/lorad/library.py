@@ -48,7 +48,7 @@ class Loaded:
         asked = [{"role": "user", "content": question}] if isinstance(question, str) else list(question)
         with self.model() as model:
             (tokens,) = examine.greedy(model, self.tokenizer, self._task, [asked], max_tokens)
-        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+        return self._task.text(self.tokenizer, tokens)
 
 
 def load(

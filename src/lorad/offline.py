@@ -28,7 +28,6 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
-from transformers import AutoTokenizer
 
 from lorad import (
     adopt,
@@ -910,7 +909,7 @@ def _read(settings: Settings, track: str, file: Path) -> tuple[str, sidecar.Side
 def _tokenizer(place: Home, settings: Settings, track: str) -> Any:
     base = place.base(settings.tracks[track].base)
     weights.read_fingerprint(base)
-    return AutoTokenizer.from_pretrained(str(base), local_files_only=True)
+    return weights.load_tokenizer(base)
 
 
 def _plan(place: Home, settings: Settings, track: str, lengths: Sequence[int]) -> domain.Plan:

@@ -66,24 +66,26 @@ def measure(
     lengths: list[int] = []
     marks = {"begin_twice": 0, "end_missing": 0, "end_inside": 0}
     sample = None
+    end = task.stop_tokens(tokenizer)[0]
     usable, unusable = encode(task, tokenizer, examples)
     for example, encoded in usable:
         lengths.append(len(encoded))
-        for mark, is_so in _marks(encoded, tokenizer).items():
+        for mark, is_so in _marks(encoded, tokenizer.bos_token_id, end).items():
             marks[mark] += is_so
         sample = sample or _sample(example, encoded, tokenizer)
     return {
         "tokens": _lengths(lengths, longest(lengths) if lengths else 0),
         "begin_token": tokenizer.bos_token,
-        "end_token": tokenizer.eos_token,
+        "end_token": tokenizer.convert_ids_to_tokens(end),
         **marks,
+        "trials": [domain.as_json(trial) for trial in task.trials(tokenizer)],
         "unusable": [{"line": example.line, "message": error.message} for example, error in unusable],
         "sample": sample,
     }
 
 
-def _marks(encoded: Encoded, tokenizer: Any) -> dict[str, bool]:
-    begin, end, answer = tokenizer.bos_token_id, tokenizer.eos_token_id, encoded.answer
+def _marks(encoded: Encoded, begin: int | None, end: int) -> dict[str, bool]:
+    answer = encoded.answer
     return {
         "begin_twice": begin is not None and encoded.tokens[:2] == (begin, begin),
         "end_missing": answer[-1:] != (end,),
@@ -183,6 +185,11 @@ def _model_lines(model: dict[str, Any]) -> list[tuple[str, str]]:
         ("tokens", f"{spread}; {tokens['total']} in all"),
         ("too long", f"{over} over {tokens['longest_that_is_learned']} tokens; they would be left out"),
         ("begin, end", wrong or f"each answer ends with one {model['end_token']}, which is trained"),
+    ]
+    told += [
+        ("template", f"{each['name']}: {each['detail']}")
+        for each in model["trials"]
+        if each["status"] != "ok"
     ]
     told += [
         ("unusable", f"line {each['line']}: {each['message']}")

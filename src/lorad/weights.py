@@ -40,6 +40,8 @@ from lorad.errors import ConfigError, RegistryError, RetryLater
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 PREFIX = "base_model.model."
 FINGERPRINT = "fingerprint.json"
+GENERATION = "generation_config.json"
+"""Names the tokens that end an answer, sometimes more than the tokenizer does."""
 
 #: A plan's word for a precision, and torch's.
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -163,7 +165,7 @@ def load_base(folder: Path, dtype: torch.dtype, device: str = "cpu") -> Base:
     fingerprint = read_fingerprint(folder)
     try:
         model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = load_tokenizer(folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(
             f"the base model in {folder} cannot be loaded: {error}", code="base_damaged"
@@ -172,6 +174,20 @@ def load_base(folder: Path, dtype: torch.dtype, device: str = "cpu") -> Base:
     model.requires_grad_(False)
     model.train(mode=False)
     return Base(model, tokenizer, fingerprint)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load a folder's tokenizer, with the end tokens of its generation config, which it does not know by itself."""
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    tokenizer.generation_ends = _generation_ends(folder, len(tokenizer))
+    return tokenizer
+
+
+def _generation_ends(folder: Path, vocabulary: int) -> tuple[int, ...]:
+    path = folder / GENERATION
+    found = files.read_json(path).get("eos_token_id") if path.is_file() else None
+    listed = found if isinstance(found, list) else [found]
+    return tuple(token for token in listed if type(token) is int and 0 <= token < vocabulary)
 
 
 def shape(folder: Path) -> ModelShape:

@@ -1,9 +1,20 @@
 """The one interface of all tasks."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 from lorad.domain import Encoded, Example
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What came of trying one property of a base model."""
+
+    name: str
+    status: Literal["ok", "worked around", "unsupported", "broken"]
+    """``unsupported``: rows that need it are refused. ``broken``: the base cannot serve the task."""
+    detail: str
 
 
 class Task(Protocol):
@@ -24,14 +35,23 @@ class Task(Protocol):
     def check_tokenizer(self, tokenizer: Any) -> None:
         """Raise ``ConfigError`` when a base model's tokenizer cannot serve this task."""
 
+    def trials(self, tokenizer: Any) -> Sequence[Trial]:
+        """Return what trying a base model for this task has shown."""
+
     def encode(self, tokenizer: Any, example: Example) -> Encoded:
-        """Return the tokens to train and test an example with, never truncated."""
+        """Return the tokens to train and test an example with, never truncated.
+
+        Raise ``SampleError`` for an example whose answer ``text`` could not give back as it was taught.
+        """
 
     def prompt(self, tokenizer: Any, question: Any) -> list[int]:
         """Return the tokens after which the model is to answer."""
 
     def stop_tokens(self, tokenizer: Any) -> Sequence[int]:
-        """Return the tokens that end an answer."""
+        """Return the tokens that end an answer; the first is the one that is trained."""
+
+    def text(self, tokenizer: Any, tokens: Sequence[int]) -> str:
+        """Return the text that is served for an answer's tokens."""
 
     def show(self, example: Example) -> tuple[str, str]:
         """Return question and answer as one line of text each, for people."""

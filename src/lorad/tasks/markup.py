@@ -1,0 +1,132 @@
+"""A base's special tokens in what people wrote: text stays text.
+
+What lives here: telling the special tokens that a template writes from the same words in a message, and turning
+a rendered conversation into tokens. What never does: templates, what an answer is.
+
+A chat template joins its own markup and people's text into one string, in which ``<|im_end|>`` from a message looks
+like the end of a turn, and SmolLM2's ``<filename>`` is one token that a server leaves out of answers. So the words in
+messages are *masked*, each by one private-use character, before the template sees them. In what it renders the special
+tokens that stand there are its own; those, and only those, become the tokens.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from lorad.errors import SampleError
+
+#: Characters of Unicode's last private-use plane: a word in a message, and a special token of the template's own.
+_WORDS, _TOKENS = 0x100000, 0x108000
+_PRIVATE = re.compile("[\U00100000-\U0010fffd]")
+
+
+class Markup:
+    """The special tokens of one tokenizer."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        found = sorted(
+            (number, token.content)
+            for number, token in tokenizer.added_tokens_decoder.items()
+            if token.special and token.content
+        )
+        self.tokens = {content: number for number, content in found}
+        """Each special token's text and number."""
+        words = [content for _, content in found]
+        self._pattern = re.compile(
+            "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)) or r"(?!)"
+        )
+        self._masks = {word: chr(_WORDS + at) for at, word in enumerate(words)}
+        self._unmasks = {mask: word for word, mask in self._masks.items()}
+        self._aliases = {word: chr(_TOKENS + at) for at, word in enumerate(words)}
+        self._numbers = {
+            self._aliases.get(token.content, token.content): number
+            for number, token in tokenizer.added_tokens_decoder.items()
+        }
+        """Of added tokens, by what ``_without_words`` calls them: it numbers them anew."""
+        self._plain: Tokenizer | None = None
+
+    def is_in(self, value: Any) -> bool:
+        """Tell whether a message, or several, hold the text of a special token."""
+        return any(self._pattern.search(text) for text in _texts(value))
+
+    def mask(self, value: Any) -> Any:
+        """Return messages with a private-use character for each special token's text.
+
+        Raise ``SampleError`` when such characters stand beside such texts: the two could not be told apart.
+        """
+        if not self.is_in(value):
+            return value
+        if any(_PRIVATE.search(text) for text in _texts(value)):
+            raise SampleError(
+                "the text holds a special token of the base model and private-use characters of Unicode's plane 16; "
+                "take one of the two out",
+                code="private_use",
+            )
+        return _mapped(value, lambda text: self._pattern.sub(lambda word: self._masks[word[0]], text))
+
+    def unmask(self, text: str) -> str:
+        """Return a text with the words that ``mask`` took out."""
+        return _PRIVATE.sub(lambda sign: self._unmasks.get(sign[0], sign[0]), text)
+
+    def find(self, text: str) -> re.Match[str] | None:
+        """Return the first special token of a rendered text that is the template's own."""
+        return self._pattern.search(text)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a text in which every special token is the template's own."""
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def encode_masked(self, text: str) -> list[int]:
+        """Return the tokens of a text of masked messages: the template's special tokens, and masked words as text."""
+        aliased = self._pattern.sub(lambda word: self._aliases[word[0]], text)
+        encoded = self._without_words().encode(self.unmask(aliased), add_special_tokens=False)
+        return [
+            self._numbers.get(token, number)
+            for token, number in zip(encoded.tokens, encoded.ids, strict=True)
+        ]
+
+    def _without_words(self) -> Tokenizer:
+        """Return the tokenizer with an alias for every special token, so that their words are plain text to it.
+
+        A copy, made when it is first needed: the library's own switch for this changes the tokenizer that other
+        threads use.
+        """
+        if self._plain is None:
+            if not getattr(self._tokenizer, "is_fast", False):
+                raise SampleError(
+                    "the text holds a special token of the base model, which its tokenizer cannot write as plain text; "
+                    "write it otherwise",
+                    code="special_token",
+                )
+            data = json.loads(self._tokenizer.backend_tokenizer.to_str())
+            for token in data["added_tokens"]:
+                token["content"] = self._aliases.get(token["content"], token["content"])
+            self._plain = Tokenizer.from_str(json.dumps(data))
+        return self._plain
+
+
+def _texts(value: Any) -> Iterable[str]:
+    """Yield every text in JSON data, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _texts(key)
+            yield from _texts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner)
+
+
+def _mapped(value: Any, change: Any) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {_mapped(key, change): _mapped(inner, change) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_mapped(inner, change) for inner in value]
+    return value
