@@ -14,9 +14,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import tiny
 from lorad import doctor, files, offline, weights
 from lorad.doctor import Finding
-from lorad.domain import Machine, ModelShape
+from lorad.domain import Machine, ModelShape, Trial
 from lorad.errors import RegistryError
 from lorad.home import SOCKET_PATH_LIMIT, Home
 from lorad.registry import Birth, Registry
@@ -324,6 +325,7 @@ def living(home):
     base = home.base("smollm2")
     base.mkdir(parents=True)
     (base / "config.json").write_text('{"num_hidden_layers": 2, "hidden_size": 64}')
+    tiny.tokenizer().save_pretrained(base)
     files.write_json(base / weights.FINGERPRINT, weights.measure_fingerprint(base))
     registry = Registry(home.track("chat"))
     candidate = registry.candidates / "job-1"
@@ -454,3 +456,33 @@ def test_a_missing_torch_is_told_though_nothing_can_be_tried(tmp_path):
     # Then it says what to type, in one sentence
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == "lorad: torch is not installed: pip install 'torch==2.13.0'\n"
+
+
+# the chat template
+
+
+def trial(name, status):
+    return Trial(name=name, status=status, detail=f"the {name}")
+
+
+@pytest.mark.parametrize(
+    ("trials", "status", "told"),
+    [
+        ([], "ok", "no chat template"),
+        ([trial("opening", "ok")], "ok", "does all"),
+        (
+            [trial("opening", "worked around"), trial("tools", "unsupported")],
+            "ok",
+            "opening: the opening; tools",
+        ),
+        ([trial("markup", "unsupported")], "warn", "the markup"),
+        ([trial("date", "unsupported")], "warn", "the date"),
+        ([trial("date", "worked around")], "ok", "the date"),
+        ([trial("opening", "broken"), trial("markup", "unsupported")], "fail", "the opening"),
+    ],
+)
+def test_a_template_is_judged_by_its_gravest_trial(trials, status, told):
+    found = doctor.template("tiny", trials)
+
+    assert (found.name, found.status) == ("template tiny", status)
+    assert told in found.detail

@@ -165,7 +165,7 @@ def test_an_answer_that_does_not_come_is_told(engine):
 
 def test_a_stop_text_before_half_a_character_ends_the_answer(engine):
     ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=2, stop=(" ",)))
-    streamer = _Streamer(ticket, Bytes(), {0})
+    streamer = _Streamer(ticket, _as_text, {0})
 
     for value in (b"ignored", b"Yes", b" \xf0\x9f"):
         streamer.put(torch.tensor(list(value)))
@@ -176,11 +176,9 @@ def test_a_stop_text_before_half_a_character_ends_the_answer(engine):
     assert pieces[-1].finish == "stop"
 
 
-class Bytes:
-    """A tokenizer whose tokens are bytes."""
-
-    def decode(self, tokens, **_):
-        return bytes(tokens).decode(errors="replace")
+def _as_text(tokens):
+    """Return what tokens that are bytes say."""
+    return bytes(tokens).decode(errors="replace")
 
 
 def test_a_client_that_left_costs_no_more_time(engine):

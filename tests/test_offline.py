@@ -12,6 +12,7 @@ from home import Track
 from lorad import files, offline, weights
 from lorad.errors import ConfigError, RegistryError
 from lorad.registry import Registry
+from lorad.tasks import find
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +178,47 @@ def test_a_program_of_ones_own_that_is_named_pip_does_not_fetch(track, tmp_path,
         typed(track, "base", "add", "smollm2", "--name", "fetched")  # no other test adds one of this name
 
     assert "not this one" not in caught.value.message
+
+
+def with_template(folder, text):
+    """Return a tiny base model as somebody else's, with a chat template of one's own."""
+    source = tiny.save(folder)
+    (source / "chat_template.jinja").write_text(text)
+    return source
+
+
+def test_case_3_a_base_whose_template_does_not_open_the_turn_is_added_and_told(track, tmp_path):
+    without = tiny.TEMPLATE.partition("{% if add_generation_prompt")[0]
+    source = with_template(tmp_path / "silent", without)
+
+    told = json.loads(typed(track, "base", "add", source, "--json").stdout)
+
+    found = {trial["name"]: trial["status"] for trial in told["trials"]}
+    assert found["opening"] == "worked around"
+    judged = {each["name"]: each for each in json.loads(typed(track, "doctor", "--json").stdout)}
+    assert "does not open" in judged["template silent"]["detail"]
+
+
+def test_case_3_a_base_whose_template_loses_the_answer_is_not_added(track, tmp_path):
+    source = with_template(tmp_path / "broken", "{% for m in messages %}{{ m.role }}{% endfor %}")
+
+    with pytest.raises(ConfigError, match="do not both come out"):
+        typed(track, "base", "add", source)
+
+    assert not [path for path in (track.root / "models" / "base").iterdir() if "broken" in path.name]
+
+
+def test_a_base_without_chat_template_is_added_for_other_tasks(track, tmp_path):
+    source = tiny.save(tmp_path / "plain")
+    (source / "chat_template.jinja").unlink()
+
+    assert json.loads(typed(track, "base", "add", source, "--json").stdout)["trials"] == []
+
+
+def test_case_4_the_generation_config_ends_answers_too(tmp_path):
+    source = tiny.save(tmp_path / "two")
+    files.write_json(source / "generation_config.json", {"eos_token_id": [1, 5, 100_000]})
+
+    tokenizer = weights.load_tokenizer(source)
+
+    assert find("chat").stop_tokens(tokenizer) == (1, 5)

@@ -75,6 +75,12 @@ def test_a_sample_shows_what_is_trained_and_what_is_not(tokenizer):
 class Odd:
     """A task whose examples begin and end in every wrong way."""
 
+    def stop_tokens(self, _):
+        return (1,)
+
+    def trials(self, _):
+        return ()
+
     def encode(self, tokenizer, example):
         del tokenizer
         if example.answer == "none":
@@ -95,7 +101,10 @@ class Odd:
 def test_begin_and_end_are_checked_on_every_example(tokens, faults):
     example = SimpleNamespace(answer=tokens, line=7)
     tokenizer = SimpleNamespace(
-        bos_token_id=0, eos_token_id=1, bos_token="<s>", eos_token="</s>", decode=lambda ids, **_: str(ids)
+        bos_token_id=0,
+        bos_token="<s>",
+        decode=lambda ids, **_: str(ids),
+        convert_ids_to_tokens=lambda _: "</s>",
     )
     broken = SimpleNamespace(answer="none", line=9)
 

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from lorad.domain import Machine, ModelShape
+from lorad.domain import Machine, ModelShape, Trial
 from lorad.errors import describe
 from lorad.home import SOCKET_PATH_LIMIT, Home, check_socket_path
 
@@ -57,6 +57,9 @@ LAYER_WIDTHS = 35
 
 #: A session's files beside the adapter: tokenizer, lessons, log, and room for the database to grow.
 SESSION_BYTES = 200_000_000
+
+#: Trials of a chat template whose failing no refusal of rows makes good.
+UNSAFE = ("date", "markup")
 
 UNIT = "lorad"
 AGENT = "org.lorad.daemon"
@@ -187,6 +190,20 @@ def four_bit(round_trip: Callable[[], float] | None) -> Finding:
             "pip install --upgrade bitsandbytes",
         )
     return Finding("4-bit", "ok", "bitsandbytes works")
+
+
+def template(base: str, trials: Sequence[Trial]) -> Finding:
+    """Judge what trying a base model's chat template has shown."""
+    name = f"template {base}"
+    if not trials:
+        return Finding(name, "ok", "has no chat template, so no chat track can learn on it")
+    told = "; ".join(f"{trial.name}: {trial.detail}" for trial in trials if trial.status != "ok")
+    unsafe = [trial for trial in trials if trial.name in UNSAFE and trial.status == "unsupported"]
+    if any(trial.status == "broken" for trial in trials):
+        return Finding(name, "fail", told, "take another base model: lorad base add SOURCE --name NAME")
+    if unsafe:
+        return Finding(name, "warn", told, "take another base model where people you do not trust ask it")
+    return Finding(name, "ok", told or "does all that it was tried for")
 
 
 # -- the home

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from lorad.states import DropState, JobState
 
@@ -127,6 +127,16 @@ class Machine:
     def precision(self) -> str:
         """Return what a base model is best held in here."""
         return "bfloat16" if self.fast_bfloat16 else "float32"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What came of trying one property of a base model."""
+
+    name: str
+    status: Literal["ok", "worked around", "unsupported", "broken"]
+    """``unsupported``: rows that need it are refused. ``broken``: the base cannot serve the task."""
+    detail: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

