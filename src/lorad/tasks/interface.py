@@ -39,6 +39,9 @@ class Task(Protocol):
     def stop_tokens(self, tokenizer: Any) -> Sequence[int]:
         """Return the tokens that end an answer; the first is the one that is trained."""
 
+    def check(self, tokenizer: Any, example: Example) -> None:
+        """Raise ``SampleError`` when ``encode`` would; of every row that is dropped this is asked."""
+
     def text(self, tokenizer: Any, tokens: Sequence[int]) -> str:
         """Return the text that is served for an answer's tokens."""
 

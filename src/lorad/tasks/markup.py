@@ -47,6 +47,9 @@ class Markup:
             for number, token in tokenizer.added_tokens_decoder.items()
         }
         """Of added tokens, by what ``_without_words`` calls them: it numbers them anew."""
+        is_fast = getattr(tokenizer, "is_fast", False)
+        self._core: Tokenizer | None = tokenizer.backend_tokenizer if is_fast else None
+        """The same tokens a few times sooner."""
         self._plain: Tokenizer | None = None
 
     def is_in(self, value: Any) -> bool:
@@ -78,7 +81,17 @@ class Markup:
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text in which every special token is the template's own."""
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        if self._core is None:
+            return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self._core.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, tokens: list[int]) -> str:
+        """Return the text of tokens as it is, special ones included."""
+        if self._core is None:
+            return str(
+                self._tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            )
+        return self._core.decode(tokens, skip_special_tokens=False)
 
     def encode_masked(self, text: str) -> list[int]:
         """Return the tokens of a text of masked messages: the template's special tokens, and masked words as text."""
@@ -96,13 +109,13 @@ class Markup:
         threads use.
         """
         if self._plain is None:
-            if not getattr(self._tokenizer, "is_fast", False):
+            if self._core is None:
                 raise SampleError(
                     "the text holds a special token of the base model, which its tokenizer cannot write as plain text; "
                     "write it otherwise",
                     code="special_token",
                 )
-            data = json.loads(self._tokenizer.backend_tokenizer.to_str())
+            data = json.loads(self._core.to_str())
             for token in data["added_tokens"]:
                 token["content"] = self._aliases.get(token["content"], token["content"])
             self._plain = Tokenizer.from_str(json.dumps(data))

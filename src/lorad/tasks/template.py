@@ -141,13 +141,7 @@ class ChatTemplate:
 
         Nothing is trimmed or cleaned up. Special tokens that are words, such as SmolLM2's ``<filename>``, are text.
         """
-        return str(
-            self._tokenizer.decode(
-                [token for token in tokens if token not in self._hidden],
-                skip_special_tokens=False,
-                clean_up_tokenization_spaces=False,
-            )
-        )
+        return self.markup.decode([token for token in tokens if token not in self._hidden])
 
     @functools.cached_property
     def _hidden(self) -> frozenset[int]:
