@@ -2,13 +2,16 @@
 
 import shutil
 import threading
+from functools import partial
 
 import pytest
 import torch
 
+import templates
 import tiny
 from lorad import examine, files, weights
 from lorad.config import EngineSettings
+from lorad.domain import Example
 from lorad.engine import Engine, Sampling, _Streamer
 from lorad.errors import ConfigError, ProtocolError, RegistryError
 from lorad.tasks import find
@@ -324,3 +327,24 @@ def test_a_question_with_tools_that_the_template_does_not_know_is_refused_by_nam
         engine.submit("chat", question, Sampling(max_tokens=1))
 
     assert (caught.value.code, caught.value.status) == ("no_tool_template", 400)
+
+
+@pytest.mark.parametrize("style", ["smollm2", "gemma", "mistral", "qwen3"])
+@pytest.mark.parametrize(
+    "answer",
+    ["Run: keel mv <filename> <newname>", "with <|im_end|> or </s>", "naïve 🌫 (fog)", "  two\n\n", "\ufffd"],
+)
+def test_case_1_an_answer_is_streamed_as_it_was_taught(engine, style, answer):
+    tokenizer, task = templates.STYLES[style](), find("chat")
+    row = task.encode(tokenizer, Example(task="chat", question=QUESTION, answer=answer))
+    ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=2))
+    streamer = _Streamer(ticket, partial(task.text, tokenizer), set(task.stop_tokens(tokenizer)))
+
+    streamer.put(torch.tensor([row.tokens[: row.start]]))  # the prompt comes first
+    for token in row.answer:
+        streamer.put(torch.tensor([token]))
+    streamer.close()
+
+    pieces = list(ticket.answer(0))
+    assert "".join(piece.text for piece in pieces) == answer
+    assert pieces[-1].finish == "stop"
