@@ -376,6 +376,7 @@ def test_an_answer_is_printed_exactly(lorad, daemon):
         "model": "chat@v0.1",
         "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where is it?"}],
         "stream": True,
+        "stream_options": {"include_usage": True},
         "max_tokens": 9,
         "temperature": 0.0,
     }

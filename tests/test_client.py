@@ -113,7 +113,13 @@ def test_a_stream_is_yielded_exactly(daemon, path):
     # Then nothing is trimmed, and options without a value are not sent
     assert told == pieces
     body = daemon.asked[0][2]
-    assert body == {"model": "chat@v0.1", "messages": HELLO, "stream": True, "temperature": 0}
+    assert body == {
+        "model": "chat@v0.1",
+        "messages": HELLO,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": 0,
+    }
 
 
 def test_a_stream_that_breaks_off_is_an_error(daemon, path):

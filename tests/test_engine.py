@@ -203,7 +203,7 @@ def test_sampling_with_a_seed_can_be_repeated(engine):
 def test_questions_that_cannot_be_served_are_named(engine, folders):
     with pytest.raises(ProtocolError, match="no model 'poems'"):
         engine.submit("poems", QUESTION, Sampling(max_tokens=1))
-    with pytest.raises(ProtocolError, match="reads 512"):
+    with pytest.raises(ProtocolError, match="length is 512"):
         engine.submit("chat", QUESTION, Sampling(max_tokens=512))
     with pytest.raises(RegistryError, match="not loaded"):
         engine.serve("chat", "v0.9")

@@ -78,7 +78,7 @@ def path(tmp_path_factory, daemon):
     """A real server on a real socket."""
     place = tmp_path_factory.mktemp("home") / "run" / "lorad.sock"
     listener = bind(place)
-    http_server = uvicorn.Server(uvicorn.Config(build(daemon, 32), log_config=None, lifespan="off"))
+    http_server = uvicorn.Server(uvicorn.Config(build(daemon), log_config=None, lifespan="off"))
     thread = threading.Thread(target=http_server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not http_server.started:
@@ -214,10 +214,10 @@ def test_tools_and_calls_are_asked_as_examples_hold_them(path, daemon):
     ]
 
 
-def test_without_a_limit_the_configured_one_holds_and_greedy_is_the_default(path, daemon):
+def test_without_a_limit_the_engine_sets_it_and_greedy_is_the_default(path, daemon):
     Client(path).chat(HELLO)
 
-    assert (daemon.asked[0][2].max_tokens, daemon.asked[0][2].temperature) == (32, 0.0)
+    assert (daemon.asked[0][2].max_tokens, daemon.asked[0][2].temperature) == (None, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -259,6 +259,7 @@ def test_what_nobody_foresaw_is_told_in_openais_form_too(path, daemon):
     assert json.loads(body)["error"] == {
         "code": "internal",
         "message": "TypeError: no such luck",
+        "param": None,
         "type": "server_error",
     }
 

@@ -46,6 +46,7 @@ from lorad import (
     sidecar,
     survey,
     tables,
+    terminal,
     weights,
 )
 from lorad.client import Client
@@ -936,6 +937,7 @@ def _say(data: dict[str, Any], as_json: bool, sentence: str) -> None:
 
 def main() -> None:
     """Run a command; errors are one sentence."""
+    terminal.prepare()
     weights.quieten()
     try:
         app(prog_name="lorad")
