@@ -69,7 +69,10 @@ Model = Annotated[
     str, typer.Option(metavar="NAME", help="A track, or track@previous, track@v0.1, track@TAG, track@base.")
 ]
 System = Annotated[str | None, typer.Option(metavar="TEXT", help="A system message.")]
-MaxTokens = Annotated[int | None, typer.Option(min=1, help="The longest answer.")]
+Question = Annotated[str | None, typer.Argument(help="- or none reads standard input.", show_default=False)]
+MaxTokens = Annotated[
+    int | None, typer.Option(min=1, help="Most tokens of an answer; else what the context leaves.")
+]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 gives the likeliest answer.")]
 NoStream = Annotated[bool, typer.Option("--no-stream", help="Print the answer when it is complete.")]
 Once = Annotated[bool, typer.Option("--once", help="Print one picture.")]
@@ -391,7 +394,7 @@ def events(
 @app.command()
 def ask(
     ctx: typer.Context,
-    question: str,
+    question: Question = None,
     *,
     model: Model = "chat",
     system: System = None,
@@ -401,8 +404,8 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Ask one question, and print the answer exactly; status 1 if it was cut and no --max-tokens asked for that."""
-    _check_typed(question)
-    client, messages = _client(ctx), [*_opening(system), {"role": "user", "content": question}]
+    messages = [*_opening(system), {"role": "user", "content": _asked(question)}]
+    client = _client(ctx)
     options = {"max_tokens": max_tokens, "temperature": temperature}
     if as_json or no_stream:
         finish, tokens = _print_whole(client.chat(messages, model, **options), as_json=as_json)
@@ -427,19 +430,31 @@ def _print_whole(answer: dict[str, Any], *, as_json: bool) -> tuple[str | None, 
     return choice.get("finish_reason"), answer.get("usage", {}).get("completion_tokens")
 
 
+def _asked(question: str | None) -> str:
+    """Return the question that was typed, or that standard input holds."""
+    if question in (None, "-"):
+        question = "" if sys.stdin.isatty() else sys.stdin.read().rstrip("\n")
+    if not question:
+        raise ConfigError(
+            "there is no question; write one: lorad ask QUESTION, or pipe it in", code="no_question"
+        )
+    _check_typed(question)
+    return question
+
+
 def _check_typed(question: str) -> None:
     """Raise ``ConfigError`` when the terminal has given bytes that are no text."""
     try:
         question.encode()
     except UnicodeEncodeError:
         raise ConfigError(
-            "the question holds bytes that are no text in this terminal's encoding; set one that fits, such as "
-            "LC_ALL=C.UTF-8",
+            "what was typed is not text in this terminal's encoding; set one that fits, such as LC_ALL=C.UTF-8",
             code="bad_text",
         ) from None
 
 
 def _opening(system: str | None) -> list[dict[str, str]]:
+    _check_typed(system or "")
     return [{"role": "system", "content": system}] if system else []
 
 

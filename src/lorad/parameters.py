@@ -1,4 +1,4 @@
-"""Materials: the parameters of a chat completion request, and which of them lorad does.
+"""Materials: the parameters of a chat completion request, and which of them lorad supports.
 
 What lives here: one table of what OpenAI's API and its imitators know, and the refusal of what would be ignored
 though it changes an answer. What never does: values of what is done (``schemas``), HTTP.
@@ -68,22 +68,20 @@ class Refused:
     def sentence(self, name: str) -> str:
         """Return what to do instead."""
         or_send = f" or send {json.dumps(self.neutral[0])}" if self.neutral else ""
-        return f"lorad does not do {name}: {self.why}; leave it out{or_send}"
+        return f"lorad does not support {name}: {self.why}; leave it out{or_send}"
 
 
 _ONE = "a request gets one answer"
 _NO_LOGPROBS = "it returns text and no probabilities"
-_NO_PENALTY = (
-    "what was learned is answered as it was learned, repetitions too; use temperature, top_p, top_k or min_p"
-)
-_NO_BIAS = "it changes no single token's probability"
-_NO_GRAMMAR = "it does not hold answers to a form; ask for the form in the messages, or teach it"
+_NO_PENALTY = "it does not penalise repetition, since a learned answer may repeat itself; use temperature, top_p, top_k or min_p"
+_NO_BIAS = "it does not change the probability of single tokens"
+_NO_GRAMMAR = "it does not constrain an answer's format; ask for the format in the messages, or teach it"
 _OLD_TOOLS = "this is the old form; write tools and tool_choice"
 _TEXT_ONLY = "its models read and write text only"
-_NO_REASONING = "it has no thinking to steer"
+_NO_REASONING = "its models answer without reasoning first"
 _NO_SEARCH = "it answers from the model alone"
-_ONE_TEMPLATE = "a model is asked in the template that it was trained in"
-_NO_BEAMS = "it chooses one token after another; use temperature, top_p, top_k or min_p"
+_ONE_TEMPLATE = "a prompt is always made with the base model's own chat template"
+_NO_BEAMS = "it samples with temperature, top_p, top_k and min_p only"
 _NO_ENDS = "an answer ends where the model ends it; use stop and max_tokens"
 _BY_MODEL = "choose a version by its name: model chat@v0.1"
 
@@ -191,7 +189,7 @@ REFUSED: Mapping[str, Refused] = {
     "raw": Refused(_ONE_TEMPLATE, (False,)),
     "add_generation_prompt": Refused(_ONE_TEMPLATE, (True,)),
     "add_special_tokens": Refused(_ONE_TEMPLATE, (False,)),
-    "continue_final_message": Refused("it continues no answer that was begun", (False,)),
+    "continue_final_message": Refused("it does not continue a started answer", (False,)),
     "safe_prompt": Refused(_ONE_TEMPLATE, (False,)),
     "preset": Refused("name each parameter", ("",)),
     "character": Refused(_ONE_TEMPLATE, ("",)),
@@ -242,7 +240,7 @@ REFUSED_IN_MESSAGES: Mapping[str, str] = {
         "the model reads content and tool_calls alone; leave it out",
     ),
     **dict.fromkeys(
-        ("prefix", "partial"), "lorad continues no answer that was begun; ask with a user's message"
+        ("prefix", "partial"), "lorad does not continue a started answer; end with the message to answer"
     ),
 }
 """What a message may say elsewhere. Its other fields are let through: ``name``, as files are read without it too, and

@@ -96,7 +96,7 @@ class ChatBody(Body):
         if said[-1]["role"] == "assistant":
             raise _refused(
                 "messages",
-                "the last message is the assistant's; lorad continues no answer that was begun, so end with the "
+                "the last message is the assistant's, and lorad does not continue a started answer; end with the "
                 "message to answer",
                 "unsupported_parameter",
             )
@@ -219,7 +219,7 @@ def _object(raw: bytes, example: str) -> dict[str, Any]:
         ) from None
     except (NotJson, Flaw) as error:
         raise ProtocolError(
-            f"the body is not JSON that can be read: {error}; {send}", code="invalid_json"
+            f"the body cannot be read as JSON: {error}; {send}", code="invalid_json"
         ) from None
     if not isinstance(value, dict):
         raise ProtocolError(f"the body is {_kind(value)}; {send}", code="invalid_json")
