@@ -39,6 +39,18 @@ def delta(text):
     return "data: " + json.dumps({"choices": [{"index": 0, "delta": {"content": text}}]})
 
 
+def ended(finish, tokens):
+    """Return the events behind a streamed answer's last piece."""
+    told = [{"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}]
+    told += [
+        {
+            "choices": [],
+            "usage": {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": 7 + tokens},
+        }
+    ]
+    return [f"data: {json.dumps(event)}" for event in told]
+
+
 class FakeDaemon(ThreadingMixIn, UnixStreamServer):
     """Answers every ``METHOD /path`` with the next of its answers, the last one again and again."""
 

@@ -1,5 +1,6 @@
 """The ``lorad`` command against a fake daemon on a real Unix socket."""
 
+import contextlib
 import json
 import os
 import pty
@@ -20,6 +21,7 @@ from fake_daemon import (
     Stream,
     delta,
     described,
+    ended,
     event,
     job,
     promoted,
@@ -376,6 +378,7 @@ def test_an_answer_is_printed_exactly(lorad, daemon):
         "model": "chat@v0.1",
         "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where is it?"}],
         "stream": True,
+        "stream_options": {"include_usage": True},
         "max_tokens": 9,
         "temperature": 0.0,
     }
@@ -395,6 +398,147 @@ def test_an_answer_that_breaks_off_fails(lorad, daemon):
     result = lorad("ask", "Where?")
     assert (result.stdout, result.exit_code) == ("In the", 1)
     assert "broke off" in result.stderr
+
+
+@pytest.mark.parametrize(("options", "status"), [((), 1), (("--max-tokens", "3"), 0)])
+@pytest.mark.parametrize("form", ["streamed", "--no-stream", "--json"])
+def test_case_7_an_answer_that_was_cut_is_told(lorad, daemon, options, status, form):
+    # Given an answer that ends because it may not be longer
+    whole = {"choices": [{"message": {"content": "In the old"}, "finish_reason": "length"}]}
+    whole["usage"] = {"completion_tokens": 3}
+    stream = Stream(delta("In the"), delta(" old"), *ended("length", 3), DONE)
+    daemon.answers("POST /v1/chat/completions", stream if form == "streamed" else whole)
+    # When it is asked for, it is printed exactly, and standard error says that it goes on
+    result = lorad("ask", "Where?", *options, *([] if form == "streamed" else [form]))
+    assert json.loads(result.stdout) == whole if form == "--json" else result.stdout == "In the old"
+    assert result.stderr == "lorad: the answer was cut after 3 tokens; ask for more with --max-tokens\n"
+    # Then it has failed, unless whoever asked had set the limit
+    assert result.exit_code == status
+
+
+def test_case_7_a_whole_answer_is_status_0(lorad, daemon):
+    daemon.answers("POST /v1/chat/completions", Stream(delta("In"), *ended("stop", 2), DONE))
+    result = lorad("ask", "Where?")
+    assert (result.stdout, result.stderr, result.exit_code) == ("In", "", 0)
+
+
+def test_case_7_a_talk_says_what_was_cut(lorad, daemon):
+    daemon.answers("POST /v1/chat/completions", Stream(delta("In"), *ended("length", 1), DONE))
+    result = lorad("chat", typed="hello\n")
+    assert "the answer was cut after 1 token;" in result.stderr
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize("words", [(), ("-",)])
+def test_a_question_is_read_from_a_pipe(lorad, daemon, words):
+    daemon.answers("POST /v1/chat/completions", Stream(delta("In"), *ended("stop", 2), DONE))
+    assert lorad("ask", *words, typed="Where\nis it?\n").stdout == "In"
+    assert daemon.asked[0][2]["messages"] == [{"role": "user", "content": "Where\nis it?"}]
+
+
+def test_no_question_is_one_sentence(lorad, daemon):
+    result = lorad("ask", typed="")
+    assert result.stderr.startswith("lorad: there is no question; write one: lorad ask QUESTION")
+    assert (result.exit_code, daemon.asked) == (1, [])
+
+
+# Terminals
+
+
+def on_terminal(*words, **environment):
+    """Run the command with a terminal for its output; return what it showed, its errors and its status."""
+    controller, terminal = pty.openpty()
+    running = subprocess.Popen(
+        [sys.executable, "-c", "from lorad.cli import main; main()", *words],
+        env={**os.environ, "PYTHONPATH": SOURCE, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+    )
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # so a terminal ends
+        while more := os.read(controller, 4096):
+            shown += more
+    os.close(controller)
+    errors = running.stderr.read()
+    running.stderr.close()
+    return shown, errors, running.wait(30)
+
+
+NOT_UTF8 = [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+
+
+@pytest.mark.parametrize("environment", NOT_UTF8)
+def test_case_27_what_a_terminal_cannot_show_is_replaced(daemon, home, environment):
+    answer = Stream(delta("the Mühle"), delta(" 🌾"), *ended("stop", 2), DONE)
+    daemon.answers("POST /v1/chat/completions", answer)
+    daemon.answers("GET /api/status", snapshot())
+
+    shown, errors, status = on_terminal("--home", str(home), "ask", "Where?", **environment)
+    assert (shown, errors, status) == (b"the M?hle ?\r\n", b"", 0)
+    shown, errors, status = on_terminal("--home", str(home), "monitor", "--once", **environment)
+    assert (b"Nothing to learn" in shown, errors, status) == (True, b"", 0)
+
+
+@pytest.mark.parametrize("environment", NOT_UTF8)
+def test_case_27_data_in_a_pipe_is_exact_whatever_the_terminal_shows(daemon, home, environment):
+    answer = {"choices": [{"message": {"content": "the Mühle 🌾"}, "finish_reason": "stop"}]}
+    streamed = Stream(delta("the Mühle"), delta(" 🌾"), *ended("stop", 2), DONE)
+    daemon.answers("POST /v1/chat/completions", streamed, answer, answer)
+    row = {"instruction": "Wo?", "response": "die Mühle", "provenance": {"row": 1}}
+    daemon.answers("GET /api/memory/examples", {"examples": [row]}, {"examples": []})
+
+    def piped(*words):
+        program = "from lorad.cli import main; main()"
+        environ = {**os.environ, "PYTHONPATH": SOURCE, **environment}
+        command = [sys.executable, "-c", program, "--home", str(home), *words]
+        return subprocess.run(command, env=environ, capture_output=True, check=True, timeout=30).stdout
+
+    assert piped("ask", "Where?") == "the Mühle 🌾".encode()
+    assert piped("ask", "Where?", "--no-stream") == "the Mühle 🌾".encode()
+    assert json.loads(piped("ask", "Where?", "--json").decode()) == answer
+    assert json.loads(piped("memory", "export", "-").decode()) == row
+
+
+def test_case_27_a_question_that_is_not_text_is_told(daemon, home):
+    program = "import sys; sys.argv.append('caf\\udce9'); from lorad.cli import main; main()"
+    command = [sys.executable, "-c", program, "--home", str(home), "ask"]
+    result = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": SOURCE},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert result.stderr.startswith("lorad: what was typed is not text in this terminal's encoding")
+    assert (result.returncode, daemon.asked) == (1, [])
+
+
+@pytest.mark.parametrize(
+    "words", [("versions",), ("events",), ("events", "--json"), ("ask", "Where?"), ("--help",)]
+)
+def test_case_27_a_pipe_that_is_closed_is_no_traceback(daemon, home, words):
+    # Given more than a pipe holds, and a reader that leaves at once
+    daemon.answers("GET /api/events", {"events": [event(n, "promoted", job=n) for n in range(5000)]})
+    daemon.answers("GET /api/versions", {"track": "chat", "latest": None, "previous": None, "versions": []})
+    daemon.answers(
+        "POST /v1/chat/completions", Stream(*[delta("word " * 1000)] * 50, *ended("stop", 2), DONE)
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(
+        [sys.executable, "-c", "from lorad.cli import main; main()", "--home", str(home), *words],
+        env={**os.environ, "PYTHONPATH": SOURCE},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+        timeout=30,
+    )
+    os.close(writer)
+    assert result.stderr == b""
+    assert result.returncode in {0, 1}
 
 
 def test_a_talk_keeps_its_history(lorad, daemon):

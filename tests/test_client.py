@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fake_daemon import FakeDaemon, Problem, Raw, Stream, delta
+from fake_daemon import FakeDaemon, Problem, Raw, Stream, delta, ended
 from lorad.client import LONGEST_PATH, Client
 from lorad.errors import ConfigError, ProtocolError, RetryLater
 
@@ -113,7 +113,29 @@ def test_a_stream_is_yielded_exactly(daemon, path):
     # Then nothing is trimmed, and options without a value are not sent
     assert told == pieces
     body = daemon.asked[0][2]
-    assert body == {"model": "chat@v0.1", "messages": HELLO, "stream": True, "temperature": 0}
+    assert body == {
+        "model": "chat@v0.1",
+        "messages": HELLO,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": 0,
+    }
+
+
+def test_case_7_a_stream_tells_at_its_end_why_it_ended(daemon, path):
+    daemon.answers("POST /v1/chat/completions", Stream(delta("In "), delta("the"), *ended("length", 2), DONE))
+    stream = Client(path).stream_chat(HELLO)
+    assert (next(stream), stream.finish_reason, stream.tokens) == ("In ", None, None)
+    assert list(stream) == ["the"]
+    assert (stream.finish_reason, stream.tokens) == ("length", 2)
+
+
+def test_a_stream_that_is_closed_yields_no_more(daemon, path):
+    daemon.answers("POST /v1/chat/completions", Stream(delta("In "), delta("the"), *ended("stop", 2), DONE))
+    stream = Client(path).stream_chat(HELLO)
+    assert next(stream) == "In "
+    stream.close()
+    assert list(stream) == []
 
 
 def test_a_stream_that_breaks_off_is_an_error(daemon, path):
@@ -152,7 +174,8 @@ def test_a_whole_answer_is_not_streamed(daemon, path):
 
 def test_a_complaint_keeps_status_code_and_data(daemon, path):
     # Given a daemon whose queue is full
-    daemon.answers("GET /api/status", Problem(503, "busy", "too many requests wait", retry_after=2))
+    openai = {"type": "server_error", "param": None}
+    daemon.answers("GET /api/status", Problem(503, "busy", "too many requests wait", retry_after=2, **openai))
     # When it is asked
     with pytest.raises(ProtocolError) as caught:
         Client(path).status()

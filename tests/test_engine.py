@@ -6,13 +6,14 @@ from functools import partial
 
 import pytest
 import torch
+from transformers import GPT2Config, LlamaConfig, LlavaConfig, MambaConfig, MptConfig
 
 import templates
 import tiny
 from lorad import examine, files, weights
 from lorad.config import EngineSettings
 from lorad.domain import Example
-from lorad.engine import Engine, Sampling, _Streamer
+from lorad.engine import UNKNOWN_CONTEXT, Engine, Sampling, _Streamer, answer_room, context_length
 from lorad.errors import ConfigError, ProtocolError, RegistryError
 from lorad.tasks import find
 
@@ -204,7 +205,7 @@ def test_sampling_with_a_seed_can_be_repeated(engine):
 def test_questions_that_cannot_be_served_are_named(engine, folders):
     with pytest.raises(ProtocolError, match="no model 'poems'"):
         engine.submit("poems", QUESTION, Sampling(max_tokens=1))
-    with pytest.raises(ProtocolError, match="reads 512"):
+    with pytest.raises(ProtocolError, match="length is 512"):
         engine.submit("chat", QUESTION, Sampling(max_tokens=512))
     with pytest.raises(RegistryError, match="not loaded"):
         engine.serve("chat", "v0.9")
@@ -214,6 +215,133 @@ def test_questions_that_cannot_be_served_are_named(engine, folders):
     plain.tokenizer.chat_template = None
     with pytest.raises(ConfigError, match="chat template"):
         engine.seat("other", find("chat"), plain)
+
+
+def test_case_8_without_a_limit_an_answer_gets_what_the_context_leaves(engine):
+    # Given a prompt that fills more than half of the context of 512
+    long = [{"role": "user", "content": "Which colour is the door of Arlo? " * 32}]
+
+    ticket = engine.submit("chat", long, Sampling())
+
+    assert 256 < len(ticket.prompt) < 512
+    assert ticket.sampling.max_tokens == 512 - len(ticket.prompt)
+    engine.work(0)
+    assert list(ticket.answer(0))[-1].finish
+
+
+class Endless:
+    """Chat whose answers end with a token that is never generated."""
+
+    def __getattr__(self, name):
+        return getattr(find("chat"), name)
+
+    def stop_tokens(self, tokenizer, *_):
+        return [len(tokenizer)]
+
+
+def test_case_7_an_answer_may_be_longer_than_256_tokens_and_one_that_is_cut_says_so(engine):
+    engine.seat("endless", Endless(), engine.base("chat"))
+    ticket = engine.submit("endless", QUESTION, Sampling())
+    engine.work(0)
+
+    last = list(ticket.answer(0))[-1]
+
+    assert (last.finish, last.answer_tokens) == ("length", 512 - last.prompt_tokens)
+    assert last.answer_tokens > 256
+
+
+def test_the_operators_limit_holds_where_a_request_names_none(folders):
+    engine = Engine(EngineSettings(max_new_tokens=5))
+    engine.seat("chat", find("chat"), weights.load_base(folders / "base", torch.float32))
+
+    def limit(content, **how):
+        ticket = engine.submit("chat", [{"role": "user", "content": content}], Sampling(**how))
+        return ticket.sampling.max_tokens, 512 - len(ticket.prompt)
+
+    _, left = limit("!")
+    assert limit("!")[0] == 5
+    assert limit("!", max_tokens=9)[0] == 9
+    assert limit("!" * (left - 2)) == (3, 3)  # a default is never more than there is room for
+
+
+@pytest.mark.parametrize(
+    ("prompt", "context", "wanted", "room"),
+    [
+        (317, 512, None, 195),
+        (317, 512, 195, 195),
+        (317, 512, 1, 1),
+        (511, 512, None, 1),
+        (100, None, None, UNKNOWN_CONTEXT - 100),
+        (100, None, 9000, 9000),
+        (UNKNOWN_CONTEXT, None, None, 1),
+    ],
+)
+def test_case_8_the_room_of_an_answer(prompt, context, wanted, room):
+    assert answer_room(prompt, context, wanted) == room
+
+
+@pytest.mark.parametrize(
+    ("prompt", "wanted", "param", "message"),
+    [
+        (
+            317,
+            256,
+            "max_tokens",
+            (
+                "the context length is 512 tokens; the prompt has 317 and max_tokens asks for 256 more; "
+                "ask for at most 195"
+            ),
+        ),
+        (
+            512,
+            None,
+            "messages",
+            (
+                "the context length is 512 tokens, and the prompt has 512, which leaves no room for an answer; "
+                "shorten the messages"
+            ),
+        ),
+        (
+            600,
+            1,
+            "messages",
+            (
+                "the context length is 512 tokens, and the prompt has 600, which leaves no room for an answer; "
+                "shorten the messages"
+            ),
+        ),
+    ],
+)
+def test_case_8_what_the_context_has_no_room_for_is_refused(prompt, wanted, param, message):
+    with pytest.raises(ProtocolError) as caught:
+        answer_room(prompt, 512, wanted)
+
+    error = caught.value
+    assert (error.status, error.code) == (400, "context_length_exceeded")
+    assert (error.message, error.data["param"]) == (message, param)
+
+
+@pytest.mark.parametrize(
+    ("config", "length"),
+    [
+        (LlamaConfig(max_position_embeddings=512), 512),
+        (GPT2Config(n_positions=300), 300),
+        (MptConfig(max_seq_len=700), 700),
+        (LlavaConfig(text_config=LlamaConfig(max_position_embeddings=99)), 99),
+        (MambaConfig(), None),
+    ],
+)
+def test_the_context_is_found_where_a_config_names_it(config, length):
+    assert context_length(config) == length
+
+
+def test_top_k_and_min_p_choose_among_fewer_tokens(engine):
+    greedy, _ = answer(engine)
+
+    for how in ({"top_k": 1}, {"min_p": 1.0}, {"top_p": 0.0}):
+        for seed in range(3):
+            sampling = Sampling(max_tokens=6, temperature=5.0, seed=seed, **how)
+            assert answer(engine, sampling=sampling)[0] == greedy
 
 
 def test_an_answer_that_fails_is_told_and_the_next_one_is_given(engine):
@@ -332,7 +460,13 @@ def test_a_question_with_tools_that_the_template_does_not_know_is_refused_by_nam
 @pytest.mark.parametrize("style", ["smollm2", "gemma", "mistral", "qwen3"])
 @pytest.mark.parametrize(
     "answer",
-    ["Run: keel mv <filename> <newname>", "with <|im_end|> or </s>", "naïve 🌫 (fog)", "  two\n\n", "\ufffd"],
+    [
+        "Run: keel mv <filename> <newname>",
+        "with <|im_end|> or </s> or <eos>?",
+        "naïve 🌫 (fog)",
+        "  two\n\n",
+        "\ufffd",
+    ],
 )
 def test_case_1_an_answer_is_streamed_as_it_was_taught(engine, style, answer):
     tokenizer, task = templates.STYLES[style](), find("chat")

@@ -7,7 +7,7 @@ import pytest
 import tiny
 from home import Track
 from lorad import examine, files, library
-from lorad.errors import ConfigError, RegistryError
+from lorad.errors import ConfigError, ProtocolError, RegistryError
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +28,9 @@ def test_a_version_answers_what_it_learned(made):
         assert loaded.answer(fact.question) == fact.answer
     asked = tiny.facts(1, "doors")[0]
     assert loaded.answer(asked.question[-1]["content"], max_tokens=8) == asked.answer
+    assert loaded.answer("Which colour is the door of Arlo? " * 20)  # as long as the context is, by default
+    with pytest.raises(ProtocolError, match="ask for at most"):
+        loaded.answer(asked.question, max_tokens=512)
 
 
 def test_latest_of_every_track_is_loaded_and_a_base_only_once(root):

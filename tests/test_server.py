@@ -78,7 +78,7 @@ def path(tmp_path_factory, daemon):
     """A real server on a real socket."""
     place = tmp_path_factory.mktemp("home") / "run" / "lorad.sock"
     listener = bind(place)
-    http_server = uvicorn.Server(uvicorn.Config(build(daemon, 32), log_config=None, lifespan="off"))
+    http_server = uvicorn.Server(uvicorn.Config(build(daemon), log_config=None, lifespan="off"))
     thread = threading.Thread(target=http_server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not http_server.started:
@@ -214,10 +214,10 @@ def test_tools_and_calls_are_asked_as_examples_hold_them(path, daemon):
     ]
 
 
-def test_without_a_limit_the_configured_one_holds_and_greedy_is_the_default(path, daemon):
+def test_without_a_limit_the_engine_sets_it_and_greedy_is_the_default(path, daemon):
     Client(path).chat(HELLO)
 
-    assert (daemon.asked[0][2].max_tokens, daemon.asked[0][2].temperature) == (32, 0.0)
+    assert (daemon.asked[0][2].max_tokens, daemon.asked[0][2].temperature) == (None, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -259,6 +259,7 @@ def test_what_nobody_foresaw_is_told_in_openais_form_too(path, daemon):
     assert json.loads(body)["error"] == {
         "code": "internal",
         "message": "TypeError: no such luck",
+        "param": None,
         "type": "server_error",
     }
 
@@ -303,7 +304,13 @@ def test_an_error_in_the_middle_of_a_stream_is_an_event_and_the_stream_ends(path
     _, _, body = post(path, "/v1/chat/completions", {"messages": HELLO, "stream": True})
 
     daemon.pieces = pieces
-    assert '"answering failed"' in body
+    told = json.loads(body.split("\n\n")[-3].removeprefix("data: "))
+    assert told["error"] == {
+        "message": "answering failed",
+        "type": "server_error",
+        "param": None,
+        "code": "bad_request",
+    }
     assert body.endswith("data: [DONE]\n\n")
 
 
@@ -372,6 +379,114 @@ def test_limits_and_tags_that_make_no_sense_are_told(path, route, body, field):
 
     assert status == 400
     assert json.loads(answer)["error"]["message"].startswith(f"{field}: ")
+
+
+def ask_raw(path, method, route, payload=None, **headers):
+    """Return status, headers and the error of a request that is sent as it is."""
+    connection = UnixConnection(path, 10)
+    connection.request(method, route, payload, headers)
+    response = connection.getresponse()
+    answer = response.status, response.headers, json.loads(response.read())
+    connection.close()
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("method", "route", "meant"),
+    [
+        ("POST", "/v1/responses", "did you mean POST /v1/chat/completions?"),
+        ("POST", "/v1/completions", "did you mean POST /v1/chat/completions?"),
+        ("POST", "/chat/completions", "did you mean POST /v1/chat/completions?"),
+        ("POST", "/v1/v1/chat/completions", "did you mean POST /v1/chat/completions?"),
+        ("POST", "/v1/chat/completions/", "did you mean POST /v1/chat/completions?"),
+        ("POST", "/v1/chat/completion", "did you mean POST /v1/chat/completions?"),
+        ("POST", "/v1/messages", "did you mean POST /v1/chat/completions?"),
+        ("POST", "/api/generate", "did you mean POST /v1/chat/completions?"),
+        ("GET", "/models", "did you mean GET /v1/models?"),
+        ("GET", "/api/job", "did you mean GET /api/jobs?"),
+        ("POST", "/v1/embeddings", "it has GET /v1/models"),
+        ("GET", "/", "it has GET /v1/models"),
+        ("PUT", "/nothing/like/it", "it has GET /v1/models"),
+    ],
+)
+def test_case_10_a_route_that_is_not_there_is_told_with_those_that_are(path, method, route, meant):
+    status, _, body = ask_raw(path, method, route)
+
+    error = body["error"]
+    assert status == 404
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert (error["type"], error["code"]) == ("invalid_request_error", "unknown_route")
+    assert error["message"].startswith(f"lorad has no route {method} {route}; ")
+    assert meant in error["message"]
+    assert "POST /v1/chat/completions" in error["message"] or "GET /api/jobs" in error["message"]
+    assert ("did you mean" in error["message"]) == meant.startswith("did you mean")
+
+
+def test_case_10_a_wrong_method_is_told_the_right_one(path):
+    status, headers, body = ask_raw(path, "GET", "/v1/chat/completions")
+
+    assert (status, headers["allow"], body["error"]["code"]) == (405, "POST", "method_not_allowed")
+    assert (
+        body["error"]["message"] == "there is no GET /v1/chat/completions; ask /v1/chat/completions with POST"
+    )
+
+
+def test_case_10_what_an_address_asks_is_checked_too(path):
+    status, _, body = ask_raw(path, "GET", "/api/versions/v0.1?trak=other")
+    assert (status, body["error"]["param"]) == (400, "trak")
+    assert body["error"]["message"] == "trak: there is no such field; did you mean track?"
+    status, _, body = ask_raw(path, "GET", "/api/jobs/first")
+    assert (status, body["error"]["param"]) == (400, "job")
+    assert ask_raw(path, "GET", "/v1/models?api-version=1")[0] == 200  # other clients' business
+
+
+@pytest.mark.parametrize(
+    "kind", [None, "application/x-www-form-urlencoded", "text/plain", "application/json"]
+)
+def test_case_11_a_body_is_read_whatever_its_content_type(path, daemon, kind):
+    body = json.dumps({"messages": HELLO}).encode()
+
+    status, _, _ = ask_raw(
+        path, "POST", "/v1/chat/completions", body, **({"Content-Type": kind} if kind else {})
+    )
+
+    assert (status, daemon.asked[0][1]) == (200, HELLO)
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b'{"messages": "caf\xe9"}', b"[" * 100_000, b"a=b"])
+def test_case_11_a_body_that_cannot_be_read_is_400_and_says_what_to_send(path, daemon, raw):
+    status, _, body = ask_raw(path, "POST", "/v1/chat/completions", raw)
+
+    assert (status, body["error"]["code"]) == (400, "invalid_json")
+    assert 'send a JSON object such as {"model": "chat", "messages": [{"role"' in body["error"]["message"]
+    assert not daemon.asked
+
+
+def test_case_11_a_compressed_body_is_told(path):
+    status, _, body = ask_raw(path, "POST", "/api/rollback", b"\x1f\x8b", **{"Content-Encoding": "gzip"})
+
+    assert (status, body["error"]["code"]) == (415, "unsupported_encoding")
+
+
+def test_case_9_what_is_not_done_is_400_by_name(path, daemon):
+    status, _, body = post(path, "/v1/chat/completions", {"messages": HELLO, "n": 2})
+
+    assert status == 400
+    assert json.loads(body)["error"] == {
+        "message": "lorad does not support n: a request gets one answer; leave it out or send 1",
+        "type": "invalid_request_error",
+        "param": "n",
+        "code": "unsupported_parameter",
+    }
+    assert not daemon.asked
+
+
+def test_case_12_a_call_without_arguments_is_asked(path, daemon):
+    call = {"id": "1", "type": "function", "function": {"name": "now", "arguments": ""}}
+    messages = [*HELLO, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "noon"}]
+
+    assert post(path, "/v1/chat/completions", {"messages": messages})[0] == 200
+    assert daemon.asked[0][1][1]["tool_calls"] == [{"name": "now", "arguments": {}}]
 
 
 def test_the_socket_is_private_and_only_a_dead_one_is_replaced(path, tmp_path):

@@ -313,7 +313,7 @@ class App:
         path = self.home.socket(self.settings.server.socket)
         listener = server.bind(path)
         config = uvicorn.Config(
-            server.build(self, self.settings.engine.max_new_tokens),
+            server.build(self),
             log_config=None,
             lifespan="off",
             timeout_graceful_shutdown=5,

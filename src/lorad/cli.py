@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from lorad import __version__, phrases, tables
+from lorad import __version__, phrases, tables, terminal
 from lorad.client import Client
 from lorad.errors import ConfigError, LoradError, RegistryError
 from lorad.home import Home, find_home
@@ -44,6 +44,9 @@ SIDECAR, REASON = ".meta.yaml", ".reason.json"
 
 LOOKED_BACK = 500
 """Events before the first look in which a file may have failed that was dropped with those to wait for."""
+
+CUT = "length"
+"""The finish reason of an answer that would have gone on."""
 
 CLEAR_LINE = "\r\x1b[2K"
 GLOBAL_OPTIONS = ("--home", "--config", "--set")
@@ -66,7 +69,10 @@ Model = Annotated[
     str, typer.Option(metavar="NAME", help="A track, or track@previous, track@v0.1, track@TAG, track@base.")
 ]
 System = Annotated[str | None, typer.Option(metavar="TEXT", help="A system message.")]
-MaxTokens = Annotated[int | None, typer.Option(min=1, help="The longest answer.")]
+Question = Annotated[str | None, typer.Argument(help="- or none reads standard input.", show_default=False)]
+MaxTokens = Annotated[
+    int | None, typer.Option(min=1, help="Most tokens of an answer; else what the context leaves.")
+]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 gives the likeliest answer.")]
 NoStream = Annotated[bool, typer.Option("--no-stream", help="Print the answer when it is complete.")]
 Once = Annotated[bool, typer.Option("--once", help="Print one picture.")]
@@ -139,7 +145,7 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except LoradError as error:
             if ctx.meta["lorad.json"]:
-                typer.echo(json.dumps({"error": error.as_dict()}, ensure_ascii=False))
+                _print_json({"error": error.as_dict()}, indent=None)
             else:
                 typer.echo(f"lorad: {error.message}", err=True)
             raise typer.Exit(1) from None
@@ -173,6 +179,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; the entry point of the ``lorad`` script."""
+    terminal.prepare()
     app(prog_name="lorad")
 
 
@@ -217,8 +224,8 @@ def _records(ctx: typer.Context) -> "Client | Archive":
     return ctx.with_resource(archive.read(*ctx.obj.find()))
 
 
-def _print_json(answer: Any) -> None:
-    typer.echo(json.dumps(answer, indent=2, ensure_ascii=False))
+def _print_json(answer: Any, indent: int | None = 2) -> None:
+    terminal.write(json.dumps(answer, indent=indent, ensure_ascii=False) + "\n")
 
 
 def _print(answer: Any, as_json: bool, shape: "Callable[[Any], RenderableType]") -> None:
@@ -371,7 +378,10 @@ def events(
         return
     while True:
         for event in client.events(after)["events"]:
-            typer.echo(json.dumps(event, ensure_ascii=False) if as_json else tables.event(event))
+            if as_json:
+                _print_json(event, indent=None)
+            else:
+                typer.echo(tables.event(event))
             after = event["id"]
         if not follow:
             return
@@ -384,7 +394,7 @@ def events(
 @app.command()
 def ask(
     ctx: typer.Context,
-    question: str,
+    question: Question = None,
     *,
     model: Model = "chat",
     system: System = None,
@@ -393,29 +403,65 @@ def ask(
     no_stream: NoStream = False,
     as_json: Json = False,
 ) -> None:
-    """Ask one question, and print the answer exactly."""
-    client, messages = _client(ctx), [*_opening(system), {"role": "user", "content": question}]
+    """Ask one question, and print the answer exactly; status 1 if it was cut and no --max-tokens asked for that."""
+    messages = [*_opening(system), {"role": "user", "content": _asked(question)}]
+    client = _client(ctx)
     options = {"max_tokens": max_tokens, "temperature": temperature}
-    if as_json:
-        _print_json(client.chat(messages, model, **options))
-        return
-    if no_stream:
-        typer.echo(client.chat(messages, model, **options)["choices"][0]["message"]["content"], nl=False)
+    if as_json or no_stream:
+        finish, tokens = _print_whole(client.chat(messages, model, **options), as_json=as_json)
     else:
-        _type_out(client.stream_chat(messages, model, **options))
-    if sys.stdout.isatty():  # a pipe gets what was generated and not a byte more
+        stream = client.stream_chat(messages, model, **options)
+        _type_out(stream)
+        finish, tokens = stream.finish_reason, stream.tokens
+    if sys.stdout.isatty() and not as_json:  # a pipe gets what was generated and not a byte more
         typer.echo()
+    if finish == CUT:
+        typer.echo(phrases.cut(tokens), err=True)
+        raise typer.Exit(0 if max_tokens else 1)
+
+
+def _print_whole(answer: dict[str, Any], *, as_json: bool) -> tuple[str | None, int | None]:
+    """Print an answer; return why it ended and how many tokens it has."""
+    choice = answer["choices"][0]
+    if as_json:
+        _print_json(answer)
+    else:
+        terminal.write(choice["message"]["content"])
+    return choice.get("finish_reason"), answer.get("usage", {}).get("completion_tokens")
+
+
+def _asked(question: str | None) -> str:
+    """Return the question that was typed, or that standard input holds."""
+    if question in (None, "-"):
+        question = "" if sys.stdin.isatty() else sys.stdin.read().rstrip("\n")
+    if not question:
+        raise ConfigError(
+            "there is no question; write one: lorad ask QUESTION, or pipe it in", code="no_question"
+        )
+    _check_typed(question)
+    return question
+
+
+def _check_typed(question: str) -> None:
+    """Raise ``ConfigError`` when the terminal has given bytes that are no text."""
+    try:
+        question.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            "what was typed is not text in this terminal's encoding; set one that fits, such as LC_ALL=C.UTF-8",
+            code="bad_text",
+        ) from None
 
 
 def _opening(system: str | None) -> list[dict[str, str]]:
+    _check_typed(system or "")
     return [{"role": "system", "content": system}] if system else []
 
 
 def _type_out(pieces: Iterator[str]) -> str:
     told = []
     for piece in pieces:
-        typer.echo(piece, nl=False)
-        sys.stdout.flush()
+        terminal.write(piece)
         told.append(piece)
     return "".join(told)
 
@@ -456,11 +502,15 @@ def _lines() -> Iterator[str]:
 def _turn(client: Client, messages: list[dict[str, str]], model: str, **options: Any) -> list[dict[str, str]]:
     """Answer once; return the conversation to go on with, without a question that got no answer."""
     try:
-        answer = _type_out(client.stream_chat(messages, model, **options))
+        _check_typed(messages[-1]["content"])
+        stream = client.stream_chat(messages, model, **options)
+        answer = _type_out(stream)
     except LoradError as error:
         typer.echo(f"lorad: {error.message}", err=True)
         return messages[:-1]
     typer.echo()
+    if stream.finish_reason == CUT:
+        typer.echo(phrases.cut(stream.tokens), err=True)
     return [*messages, {"role": "assistant", "content": answer}]
 
 
@@ -842,7 +892,7 @@ def memory_export(
     rows = _records(ctx).examples(track, dataset)
     if str(file) == "-":
         for row in rows:
-            typer.echo(json.dumps(row, ensure_ascii=False))
+            _print_json(row, indent=None)
         return
     count = 0
     hidden = file.with_name(f".{file.name}.{os.getpid()}.part")

@@ -12,7 +12,7 @@ import http.client
 import json
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -43,6 +43,31 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+
+
+class Answer(Iterator[str]):
+    """A streamed answer: its text piece by piece, exactly, and behind the last piece why it ended."""
+
+    def __init__(self, events: Generator[dict[str, Any], None, None]) -> None:
+        self._events = events
+        self.finish_reason: str | None = None
+        """``stop`` for a whole answer, ``length`` for one that was cut; ``None`` before it has ended."""
+        self.tokens: int | None = None
+        """How many tokens were generated, told at the end."""
+
+    def __next__(self) -> str:
+        for event in self._events:
+            if usage := event.get("usage"):
+                self.tokens = usage.get("completion_tokens")
+            for choice in event.get("choices", ()):
+                self.finish_reason = choice.get("finish_reason") or self.finish_reason
+                if text := choice.get("delta", {}).get("content"):
+                    return str(text)
+        raise StopIteration
+
+    def close(self) -> None:
+        """End the generation, if it has not ended."""
+        self._events.close()
 
 
 class Client:
@@ -80,11 +105,15 @@ class Client:
         with self._exchange(method, path, body, timeout, query) as response:
             return _parse(response.read())
 
-    def stream_chat(self, messages: Messages, model: str = "chat", **options: Any) -> Iterator[str]:
-        """Yield an answer's text as it is generated, exactly; closing the iterator ends the generation."""
+    def stream_chat(self, messages: Messages, model: str = "chat", **options: Any) -> "Answer":
+        """Return an answer to iterate over as it is generated; closing it ends the generation."""
         body = {"model": model, "messages": list(messages), "stream": True, **_given(options)}
-        with self._exchange("POST", "/v1/chat/completions", body, TOKEN_SECONDS) as response:
-            yield from _text_of(response)
+        body["stream_options"] = {"include_usage": True}
+        return Answer(self._events("POST", "/v1/chat/completions", body))
+
+    def _events(self, method: str, path: str, body: Any) -> Generator[dict[str, Any], None, None]:
+        with self._exchange(method, path, body, TOKEN_SECONDS) as response:
+            yield from _events_of(response)
 
     def chat(self, messages: Messages, model: str = "chat", **options: Any) -> dict[str, Any]:
         """Return a whole answer in OpenAI's form."""
@@ -256,7 +285,7 @@ def _broken_connections() -> Iterator[None]:
         ) from None
 
 
-def _text_of(response: http.client.HTTPResponse) -> Iterator[str]:
+def _events_of(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
     for line in response:
         name, _, data = line.strip().partition(b":")
         if name != b"data":  # blank lines part events, comments keep the connection alive
@@ -268,9 +297,7 @@ def _text_of(response: http.client.HTTPResponse) -> Iterator[str]:
             raise _complaint(
                 http.client.INTERNAL_SERVER_ERROR, data
             )  # its own status was sent before it failed
-        for choice in event.get("choices", ()):
-            if text := choice.get("delta", {}).get("content"):
-                yield text
+        yield event
     raise RetryLater("the answer broke off; lorad may have stopped", code="connection_lost")
 
 
@@ -292,5 +319,6 @@ def _complaint(status: int, payload: bytes) -> ProtocolError:
         return ProtocolError(
             f"lorad answered with status {status}: {excerpt}", status=status, code="bad_answer"
         )
-    data = {name: value for name, value in told.items() if name not in {"message", "code", "status"}}
+    openai = {"message", "code", "status", "type"}
+    data = {name: value for name, value in told.items() if name not in openai and value is not None}
     return ProtocolError(message, status=status, code=code, **data)

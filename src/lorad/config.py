@@ -189,7 +189,8 @@ class EngineSettings(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     max_waiting: Count = 32
     """Requests beyond this many get 503 and Retry-After."""
-    max_new_tokens: Count = 256
+    max_new_tokens: Count | None = None
+    """Most tokens of an answer whose request names no ``max_tokens``; ``None`` is what the context leaves."""
     resident_versions: Count = 3
     """Adapters kept in memory; ``latest`` and ``previous`` always are."""
     verify_base: bool = True

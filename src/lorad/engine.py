@@ -13,7 +13,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,21 @@ from lorad.errors import LoradError, ProtocolError, RegistryError, SampleError
 from lorad.tasks import Task
 from lorad.weights import Base, Deck
 
+UNKNOWN_CONTEXT = 4096
+"""Most tokens of prompt and answer together that are taken by default where a model does not name its context."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
     """How to choose the next token; temperature 0 is greedy."""
 
-    max_tokens: int
+    max_tokens: int | None = None
+    """``None`` takes what the context leaves behind the prompt."""
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0
+    """0 chooses among all tokens."""
+    min_p: float = 0.0
     stop: tuple[str, ...] = ()
     seed: int | None = None
 
@@ -80,6 +87,34 @@ class Ticket:
                     return
         finally:
             self.cancelled.set()
+
+
+def context_length(config: Any) -> int | None:
+    """Return how many tokens a model reads and writes in all, ``None`` where its config does not say."""
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
+    found = (getattr(config.get_text_config(), name, None) for name in names)
+    return next((length for length in found if isinstance(length, int) and length > 0), None)
+
+
+def answer_room(prompt: int, context: int | None, wanted: int | None) -> int:
+    """Return how many tokens an answer may have; raise ``ProtocolError`` when the context has no room for them."""
+    if context is None:
+        return wanted or max(1, UNKNOWN_CONTEXT - prompt)
+    left = context - prompt
+    length = f"the context length is {context} tokens"
+    if left < 1:
+        raise ProtocolError(
+            f"{length}, and the prompt has {prompt}, which leaves no room for an answer; shorten the messages",
+            code="context_length_exceeded",
+            param="messages",
+        )
+    if wanted is not None and wanted > left:
+        raise ProtocolError(
+            f"{length}; the prompt has {prompt} and max_tokens asks for {wanted} more; ask for at most {left}",
+            code="context_length_exceeded",
+            param="max_tokens",
+        )
+    return wanted or left
 
 
 class _Seat:
@@ -220,7 +255,8 @@ class Engine:
             prompt = seat.task.prompt(seat.deck.base.tokenizer, question)
         except SampleError as error:
             raise ProtocolError(error.message, code=error.code) from None
-        self._check_length(seat, prompt, sampling)
+        room = answer_room(len(prompt), context_length(seat.deck.base.model.config), sampling.max_tokens)
+        sampling = replace(sampling, max_tokens=self._capped(room, sampling.max_tokens))
         with self._door:
             if self._wanted() >= self._settings.max_waiting:
                 raise ProtocolError(
@@ -235,14 +271,10 @@ class Engine:
         self._tickets.put(ticket)
         return ticket
 
-    @staticmethod
-    def _check_length(seat: _Seat, prompt: list[int], sampling: Sampling) -> None:
-        longest = getattr(seat.deck.base.model.config, "max_position_embeddings", None)
-        if longest and len(prompt) + sampling.max_tokens > longest:
-            raise ProtocolError(
-                f"the question has {len(prompt)} tokens and asks for {sampling.max_tokens} more; this model reads {longest} in all",
-                code="context_length_exceeded",
-            )
+    def _capped(self, room: int, wanted: int | None) -> int:
+        """Hold an answer of no stated length to the operator's limit, if there is one."""
+        cap = self._settings.max_new_tokens
+        return room if wanted is not None or cap is None else min(room, cap)
 
     @property
     def waiting(self) -> int:
@@ -318,7 +350,8 @@ class Engine:
 def _how(sampling: Sampling) -> dict[str, Any]:
     if sampling.temperature <= 0:
         return {"do_sample": False}
-    return {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+    chosen = {"top_p": sampling.top_p, "top_k": sampling.top_k, "min_p": sampling.min_p}
+    return {"do_sample": True, "temperature": sampling.temperature, **chosen}
 
 
 class _Enough(Exception):  # noqa: N818 - control flow: a stop text was met, or the client left

@@ -15,6 +15,7 @@ from typing import Any
 
 from lorad import examine, loader, weights
 from lorad.config import load_settings
+from lorad.engine import answer_room, context_length
 from lorad.home import find_home
 from lorad.registry import Registry
 from lorad.tasks import Task, find
@@ -43,11 +44,16 @@ class Loaded:
         with self._deck.use(self._slot) as model:
             yield model
 
-    def answer(self, question: str | Sequence[Mapping[str, Any]], max_tokens: int = 256) -> str:
-        """Answer a question, or the last of these messages, greedily."""
+    def answer(self, question: str | Sequence[Mapping[str, Any]], max_tokens: int | None = None) -> str:
+        """Answer a question, or the last of these messages, greedily; without ``max_tokens`` as long as the context is.
+
+        Raise ``ProtocolError`` when the context has no room for that.
+        """
         asked = [{"role": "user", "content": question}] if isinstance(question, str) else list(question)
+        prompt = self._task.prompt(self.tokenizer, asked)
         with self.model() as model:
-            (tokens,) = examine.greedy(model, self.tokenizer, self._task, [asked], max_tokens)
+            room = answer_room(len(prompt), context_length(model.config), max_tokens)
+            (tokens,) = examine.greedy(model, self.tokenizer, self._task, [asked], room)
         return self._task.text(self.tokenizer, tokens)
 
 

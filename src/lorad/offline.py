@@ -45,6 +45,7 @@ from lorad import (
     sidecar,
     survey,
     tables,
+    terminal,
     weights,
 )
 from lorad.client import Client
@@ -957,6 +958,7 @@ def _say(data: dict[str, Any], as_json: bool, sentence: str) -> None:
 
 def main() -> None:
     """Run a command; errors are one sentence."""
+    terminal.prepare()
     weights.quieten()
     try:
         app(prog_name="lorad")

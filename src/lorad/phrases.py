@@ -37,6 +37,12 @@ def share(value: float | None) -> str:
     return NOTHING if value is None else f"{100 * value:.1f} %"
 
 
+def cut(tokens: int | None) -> str:
+    """Return what to tell about an answer that was not finished."""
+    after = "" if tokens is None else f" after {plural(tokens, 'token')}"
+    return f"lorad: the answer was cut{after}; ask for more with --max-tokens"
+
+
 def size(count: float) -> str:
     """Return a number of bytes in the largest fitting unit."""
     for unit in ("bytes", "kB", "MB"):

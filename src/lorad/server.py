@@ -1,7 +1,8 @@
 """A loop: HTTP on the Unix socket. OpenAI's routes and lorad's own.
 
-What lives here: requests in, JSON or server-sent events out, errors as OpenAI clients expect them. What
-never does: knowing how anything is done; every route calls one function of the ``Daemon`` that it is given.
+What lives here: routes, JSON or server-sent events out, the socket. What never does: reading bodies (``schemas``),
+the form of errors (``http_errors``), knowing how anything is done; every route calls one function of the ``Daemon``
+that it is given.
 """
 
 import asyncio
@@ -16,16 +17,26 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import FastAPI, Query, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, Json, model_validator
 
-from lorad import __version__, archive, cells, samples
+from lorad import __version__, archive, http_errors
 from lorad.archive import Archive
 from lorad.engine import Piece, Sampling, Ticket
-from lorad.errors import ConfigError, LoradError, ProtocolError, RegistryError, RetryLater, describe
+from lorad.errors import ConfigError, ProtocolError
 from lorad.home import check_socket_path
+from lorad.schemas import (
+    Body,
+    ChatBody,
+    ConsolidateBody,
+    ForgetBody,
+    PinBody,
+    PruneBody,
+    ResumeBody,
+    RetryBody,
+    RollbackBody,
+    TagBody,
+)
 
 T = TypeVar("T")
 
@@ -53,184 +64,33 @@ class Daemon(Protocol):
     def consolidate(self, track: str, *, refit: bool) -> dict[str, Any]: ...
 
 
-class Body(BaseModel):
-    """A request body; fields that lorad does not know are other clients' business and are let through."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _leave_out_nulls(cls, given: Any) -> Any:
-        """Take ``null`` for not given: OpenAI's clients send it for what nobody set."""
-        if not isinstance(given, dict):
-            return given
-        return {name: value for name, value in given.items() if value is not None}
-
-
-class Part(Body):
-    """A part of a message's content."""
-
-    type: str
-    text: str = ""
-
-
-class Function(Body):
-    """A function's name and, as JSON, what it was called with."""
-
-    name: str
-    arguments: Json[dict[str, Any]] = Field(default_factory=dict)
-
-
-class Call(Body):
-    """A call of a tool."""
-
-    function: Function
-
-
-class Message(Body):
-    """One turn of a conversation."""
-
-    role: str
-    content: str | list[Part] | None = None
-    tool_calls: list[Call] = []
-
-    def plain(self) -> dict[str, Any]:
-        """Return role and text, and the calls if there are any, as examples hold them."""
-        if self.content is None and not self.tool_calls:
-            raise ProtocolError("a message needs its content", code="no_content")
-        if self.role == "tools":  # what examples call their first message
-            raise ProtocolError("tools stand beside the messages, under tools", code="unknown_role")
-        parts = (
-            [Part(type="text", text=self.content)] if isinstance(self.content, str) else self.content or []
-        )
-        if any(part.type != "text" for part in parts):
-            raise ProtocolError("this model reads text only", code="unsupported_content")
-        calls = [call.function.model_dump() for call in self.tool_calls]
-        text = "".join(part.text for part in parts)
-        if not cells.is_whole(text):
-            raise ProtocolError(
-                "a message holds half of a character (a lone surrogate); whoever cut the text cut an emoji in two",
-                code="bad_text",
-            )
-        role = samples.OPENAI.roles.get(self.role, self.role)  # as files are read: developer is system
-        return {"role": role, "content": text} | ({"tool_calls": calls} if calls else {})
-
-
-class Definition(BaseModel):
-    """A function that may be called: its name and whatever describes it."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str
-
-
-class Tool(Body):
-    """What the model may call."""
-
-    function: Definition
-
-
-class StreamOptions(Body):
-    """What a stream tells besides the answer."""
-
-    include_usage: bool = False
-
-
-class ChatBody(Body):
-    """OpenAI's chat completion request, as far as a local model can follow it."""
-
-    model: str = "chat"
-    messages: list[Message] = Field(min_length=1)
-    tools: list[Tool] = []
-    stream: bool = False
-    stream_options: StreamOptions = StreamOptions()
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
-    temperature: float = Field(default=0.0, ge=0, le=5)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    stop: str | list[str] | None = None
-    seed: int | None = None
-
-    def question(self) -> list[dict[str, Any]]:
-        """Return the conversation as examples hold it: what may be called comes first."""
-        functions = json.dumps([tool.function.model_dump() for tool in self.tools], ensure_ascii=False)
-        tools = [{"role": "tools", "content": functions}] if self.tools else []
-        return [*tools, *(message.plain() for message in self.messages)]
-
-    def sampling(self, default_tokens: int) -> Sampling:
-        """Return how to generate."""
-        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        return Sampling(
-            max_tokens=self.max_completion_tokens or self.max_tokens or default_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            stop=tuple(filter(None, stops)),
-            seed=self.seed,
-        )
-
-
-class RetryBody(Body):
-    """How to try a job again."""
-
-    force: bool = False
-    settings: dict[str, Any] = {}
-
-
-class ResumeBody(Body):
-    """Where a job goes on: behind its newest complete checkpoint, or this one."""
-
-    checkpoint: str | None = None
-
-
-class TrackBody(Body):
-    """A request about one track."""
-
-    track: str = "chat"
-    to: str | None = None
-    selector: str = ""
-    refit: bool = False
-    dry_run: bool = False
-
-
-class PinBody(Body):
-    """Whether a version stays whatever the limits say."""
-
-    track: str = "chat"
-    pinned: bool = True
-
-
-class TagBody(Body):
-    """A name for a version to get or to lose."""
-
-    track: str = "chat"
-    tag: str
-    remove: bool = False
-
-
-class PruneBody(Body):
-    """Limits that hold this once instead of the settings'; see ``config.RegistrySettings``."""
-
-    track: str = "chat"
-    keep: int | None = Field(default=None, ge=1)
-    max_age_days: int | None = Field(default=None, ge=1)
-    max_bytes: int | None = Field(default=None, ge=1)
-    dry_run: bool = False
-
-    def limits(self) -> dict[str, int]:
-        """Return the limits that were given."""
-        return self.model_dump(exclude={"track", "dry_run"}, exclude_none=True)
-
-
-def build(daemon: Daemon, default_tokens: int) -> FastAPI:
+def build(daemon: Daemon) -> FastAPI:
     """Return the HTTP application for a daemon."""
-    app = FastAPI(title="lorad", version=__version__, docs_url=None, redoc_url=None)
-    _add_errors(app)
+    # no openapi.json: bodies are read by their content, whatever their type, and it would say that there are none
+    app = FastAPI(
+        title="lorad",
+        version=__version__,
+        openapi_url=None,
+        redirect_slashes=False,
+        dependencies=[Depends(http_errors.refuse_unknown_query)],
+    )
+    http_errors.add_handlers(app)
     _add_health(app, daemon)
-    _add_openai(app, daemon, default_tokens)
+    _add_openai(app, daemon)
     _add_jobs(app, daemon)
     _add_versions(app, daemon)
     _add_memory(app, daemon)
     return app
+
+
+def _given(kind: type[Body]) -> Any:
+    """Let a route have its body as this kind, read from the bytes: content types are often wrong or missing."""
+
+    async def read(request: Request) -> Body:
+        http_errors.refuse_encoding(request)
+        return kind.read(await request.body())
+
+    return Depends(read)
 
 
 def _add_health(app: FastAPI, daemon: Daemon) -> None:
@@ -252,7 +112,7 @@ def _add_health(app: FastAPI, daemon: Daemon) -> None:
         return daemon.archive.events(after)
 
 
-def _add_openai(app: FastAPI, daemon: Daemon, default_tokens: int) -> None:
+def _add_openai(app: FastAPI, daemon: Daemon) -> None:
     @app.get("/v1/models")
     def models() -> dict[str, Any]:
         return {"object": "list", "data": daemon.models()}
@@ -269,10 +129,10 @@ def _add_openai(app: FastAPI, daemon: Daemon, default_tokens: int) -> None:
     threads = _Threads()
 
     @app.post("/v1/chat/completions", response_model=None)
-    async def chat(body: ChatBody, request: Request) -> dict[str, Any] | StreamingResponse:
-        ticket, fingerprint = await threads.run(
-            daemon.ask, body.model, body.question(), body.sampling(default_tokens)
-        )
+    async def chat(
+        body: Annotated[ChatBody, _given(ChatBody)], request: Request
+    ) -> dict[str, Any] | StreamingResponse:
+        ticket, fingerprint = await threads.run(daemon.ask, body.model, body.question(), body.sampling())
         head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -355,8 +215,8 @@ async def _events(
             yield said({"content": piece.text} if piece.text else {}, piece.finish)
             if piece.finish and has_usage:
                 yield event([], usage=_usage(piece))
-    except LoradError as error:
-        yield f"data: {json.dumps({'error': error.as_dict()}, ensure_ascii=False)}\n\n"
+    except Exception as error:  # noqa: BLE001 - the status is sent; the client is told in its own form
+        yield f"data: {json.dumps(http_errors.form(error), ensure_ascii=False)}\n\n"
     finally:
         ticket.cancelled.set()  # also when the client has left: nobody needs the rest
     yield "data: [DONE]\n\n"
@@ -372,13 +232,12 @@ def _add_jobs(app: FastAPI, daemon: Daemon) -> None:
         return daemon.archive.job(job)
 
     @app.post("/api/jobs/{job}/retry")
-    def retry(job: int, body: RetryBody | None = None) -> dict[str, Any]:
-        body = body or RetryBody()
+    def retry(job: int, body: Annotated[RetryBody, _given(RetryBody)]) -> dict[str, Any]:
         return daemon.retry(job, force=body.force, settings=body.settings)
 
     @app.post("/api/jobs/{job}/resume")
-    def resume_job(job: int, body: ResumeBody | None = None) -> dict[str, Any]:
-        return daemon.resume(job, (body or ResumeBody()).checkpoint)
+    def resume_job(job: int, body: Annotated[ResumeBody, _given(ResumeBody)]) -> dict[str, Any]:
+        return daemon.resume(job, body.checkpoint)
 
     @app.post("/api/jobs/{job}/cancel")
     def cancel(job: int) -> dict[str, Any]:
@@ -403,17 +262,15 @@ def _add_versions(app: FastAPI, daemon: Daemon) -> None:
         return daemon.version(track, version)
 
     @app.post("/api/versions/{version}/pin")
-    def pin(version: str, body: PinBody | None = None) -> dict[str, Any]:
-        body = body or PinBody()
+    def pin(version: str, body: Annotated[PinBody, _given(PinBody)]) -> dict[str, Any]:
         return daemon.pin(body.track, version, pinned=body.pinned)
 
     @app.post("/api/versions/{version}/tags")
-    def tag(version: str, body: TagBody) -> dict[str, Any]:
+    def tag(version: str, body: Annotated[TagBody, _given(TagBody)]) -> dict[str, Any]:
         return daemon.tag(body.track, version, body.tag, remove=body.remove)
 
     @app.post("/api/versions/prune")
-    def prune(body: PruneBody | None = None) -> dict[str, Any]:
-        body = body or PruneBody()
+    def prune(body: Annotated[PruneBody, _given(PruneBody)]) -> dict[str, Any]:
         return daemon.prune(body.track, body.limits(), dry_run=body.dry_run)
 
     @app.get("/api/versions/{version}/explain")
@@ -421,8 +278,7 @@ def _add_versions(app: FastAPI, daemon: Daemon) -> None:
         return daemon.archive.explain(track, version)
 
     @app.post("/api/rollback")
-    def rollback(body: TrackBody | None = None) -> dict[str, Any]:
-        body = body or TrackBody()
+    def rollback(body: Annotated[RollbackBody, _given(RollbackBody)]) -> dict[str, Any]:
         return daemon.rollback(body.track, body.to)
 
     @app.get("/api/diff")
@@ -445,54 +301,16 @@ def _add_memory(app: FastAPI, daemon: Daemon) -> None:
         return daemon.archive.page(track, dataset, after, limit)
 
     @app.post("/api/forget")
-    def forget(body: TrackBody) -> dict[str, Any]:
+    def forget(body: Annotated[ForgetBody, _given(ForgetBody)]) -> dict[str, Any]:
         return daemon.forget(body.track, body.selector, dry_run=body.dry_run)
 
     @app.post("/api/consolidate")
-    def consolidate(body: TrackBody | None = None) -> dict[str, Any]:
-        body = body or TrackBody()
+    def consolidate(body: Annotated[ConsolidateBody, _given(ConsolidateBody)]) -> dict[str, Any]:
         return daemon.consolidate(body.track, refit=body.refit)
 
     @app.get("/api/retention")
     def retention(track: str = "chat") -> dict[str, Any]:
         return daemon.archive.retention(track)
-
-
-def _add_errors(app: FastAPI) -> None:
-    @app.exception_handler(LoradError)
-    def known(_: Request, error: LoradError) -> JSONResponse:
-        headers = {"Retry-After": str(error.data["retry_after"])} if "retry_after" in error.data else None
-        return JSONResponse(
-            {"error": {**error.as_dict(), "type": _kind(error)}}, status_code=_status(error), headers=headers
-        )
-
-    @app.exception_handler(RequestValidationError)
-    def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "body")
-        message = f"{where or 'the body'}: {first['msg']}"
-        return JSONResponse(
-            {"error": {"message": message, "code": "invalid_request", "type": "invalid_request_error"}},
-            status_code=400,
-        )
-
-    @app.exception_handler(Exception)
-    def unknown(_: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": {**describe(error), "type": "server_error"}}, status_code=500)
-
-
-def _status(error: LoradError) -> int:
-    if isinstance(error, ProtocolError):
-        return error.status
-    if isinstance(error, RetryLater):
-        return 503
-    if isinstance(error, RegistryError):
-        return 404 if error.code.startswith("no_") else 409
-    return 500
-
-
-def _kind(error: LoradError) -> str:
-    return "invalid_request_error" if _status(error) < 500 else "server_error"  # noqa: PLR2004 - HTTP's own border
 
 
 def bind(path: Path) -> socket.socket:
