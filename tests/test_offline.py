@@ -215,6 +215,17 @@ def test_a_base_without_chat_template_is_added_for_other_tasks(track, tmp_path):
     assert json.loads(typed(track, "base", "add", source, "--json").stdout)["trials"] == []
 
 
+def test_a_base_is_answered_from_by_its_weights_alone(tmp_path):
+    # Given a base that is to be answered from with a penalty, which no teacher-forced test knows of
+    source = tiny.save(tmp_path / "strict")
+    files.write_json(source / "generation_config.json", {"eos_token_id": 1, "repetition_penalty": 9.0})
+    weights.store_base(source, tmp_path / "base")
+
+    found = weights.load_base(tmp_path / "base", torch.float32).model.generation_config
+
+    assert (found.repetition_penalty, found.eos_token_id) == (None, 1)
+
+
 def test_case_4_the_generation_config_ends_answers_too(tmp_path):
     source = tiny.save(tmp_path / "two")
     files.write_json(source / "generation_config.json", {"eos_token_id": [1, 5, 100_000]})

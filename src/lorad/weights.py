@@ -30,7 +30,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
 from transformers.utils import logging as transformers_logging
 
 from lorad import files
@@ -180,6 +180,8 @@ def load_base(folder: Path, dtype: torch.dtype, device: str = "cpu") -> Base:
         raise ConfigError(
             f"the base model in {folder} cannot be loaded: {error}", code="base_damaged"
         ) from error
+    # a repetition penalty or forbidden tokens of the base's own would change what is served, and no test would see it
+    model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
     nn.Module.to(model, device)
     model.requires_grad_(False)
     model.train(mode=False)
