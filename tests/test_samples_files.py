@@ -65,7 +65,7 @@ def answers(reading):
         (json.dumps([ROW, {"question": "x", "answer": "y"}], indent=2), "a.json", [1, 2]),
         (json.dumps(ROW), "a.json", [1]),
         (json.dumps(ROW, indent=2), "a.json", [1]),
-        (json.dumps(ROW, indent=2) + "\n" + json.dumps({"question": "x", "answer": "y"}), "a.json", [1, 2]),
+        (json.dumps(ROW, indent=2) + "\n" + json.dumps({"question": "x", "answer": "y"}), "a.json", [1, 5]),
         (json.dumps({"data": [ROW]}), "a.json", [1]),
         (json.dumps({"examples": [ROW], "version": 1}), "a.json", [1]),
         (json.dumps({"version": [1], "rows": [ROW]}, indent=2), "a.json", [1]),

@@ -90,7 +90,7 @@ class _Bounded(io.RawIOBase):
 class _FromUtf16(io.RawIOBase):
     """UTF-16 as UTF-8, a piece at a time; its mark says which one it is."""
 
-    def __init__(self, raw: io.BufferedReader[Any], path: Path) -> None:
+    def __init__(self, raw: Any, path: Path) -> None:
         self._raw = raw
         self._path = path
         self._decoder = codecs.getincrementaldecoder("utf-16")()
