@@ -118,21 +118,10 @@ def _checked(header: Header, lines: Sequence[str]) -> Header:
     above = lines[: header.line - 1]
     if header.delimiter == "|" and header.line < len(lines) and _RULE.fullmatch(lines[header.line]):
         return replace(header, problem="is a table in Markdown; write it as CSV, with a comma between cells")
-    if not _SEP.fullmatch(above[0].strip() if above else "") and not all(
-        _is_note(line, header) for line in above
-    ):
+    if any(map(header.is_row, above)):
         told = "names its columns on line {line}, and what stands above may be rows; take out the lines above"
         return replace(header, problem=told)
     return header
-
-
-def _is_note(line: str, header: Header) -> bool:
-    """Tell whether a line above a header is a title or a remark: it fills one cell at most."""
-    try:
-        cells = next(header.cells([line]), [])
-    except csv.Error:
-        return False
-    return len(list(filter(str.strip, cells))) <= 1 or line.startswith("#")
 
 
 class _RowLines:

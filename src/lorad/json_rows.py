@@ -23,9 +23,6 @@ WRAPPERS = ("data", "examples", "rows", "train")
 #: What it may call an object that holds such lists.
 _FRAMES = (*WRAPPERS, "dataset", "result", "results")
 
-#: How an object begins that frames rows.
-_FRAMED = re.compile(rb'\{\s*"(%s)"\s*:\s*[\[{]' % "|".join(_FRAMES).encode())
-
 #: Lists that say something about the rows beside them.
 _ABOUT = {"features", "columns", "fields", "index"}
 
@@ -56,14 +53,15 @@ def read(
     text: TextFile, limits: InboxSettings, layout: Layout, *, is_named_lines: bool
 ) -> Iterator[tuple[int, Any]]:
     """Yield rows with their line (in a list, their place)."""
-    if not begins(text.head) or _is_one_a_line(text.head, is_named_lines=is_named_lines):
+    if not begins(text.head) or _is_one_a_line(text.head, limits, is_named_lines=is_named_lines):
         found = _lines(text, limits)
     else:
         found = _document(text, limits, layout)
     names = shapes.Names(layout)
     for line, value in found:
-        row = names.named(_row(value))
-        if row is not None or value is None:
+        if isinstance(value, dict) and "row" not in value:  # as most are, in files of a million
+            yield line, value
+        elif (row := names.named(_row(value))) is not None or value is None:
             yield line, row
 
 
@@ -77,10 +75,10 @@ def _row(value: Any) -> Any:
 # one value a line
 
 
-def _is_one_a_line(head: bytes, *, is_named_lines: bool) -> bool:
+def _is_one_a_line(head: bytes, limits: InboxSettings, *, is_named_lines: bool) -> bool:
     """Tell whether each line is a row of its own: by the first one, and by the name only if that is broken."""
     start, (first, _, rest) = head[:1], head.partition(b"\n")
-    is_named_lines = is_named_lines and start == b"{" and not _FRAMED.match(head)
+    is_named_lines = is_named_lines and start == b"{" and len(first) <= limits.max_row_bytes
     others = [line for line in rest.split(b"\n", _SHOWN)[:_SHOWN] if line.strip()]
     if not others and not is_named_lines:
         return start == b'"'
@@ -148,13 +146,11 @@ def _lines(text: TextFile, limits: InboxSettings) -> Iterator[tuple[int, Any]]:
             yield number, BadRow("", told)
 
 
-def _values(number: int, text: str, *, is_last: bool = False) -> Iterator[tuple[int, Any]]:
-    """Yield the rows of one value, behind which a comma may stand if something follows."""
+def _values(number: int, text: str, *, is_last: bool = False) -> list[tuple[int, Any]]:
+    """Return the rows of one value, behind which a comma may stand if something follows."""
     text = text.lstrip("\ufeff").rstrip()  # files that were joined have their marks in the middle
-    value = parse(text.removesuffix(",") if not is_last else text, number)
-    value = shapes.decoded(value)
-    for row in value if shapes.is_list_of_rows(value) else [value]:
-        yield number, row
+    value = shapes.decoded(parse(text if is_last else text.removesuffix(","), number))
+    return [(number, row) for row in value] if shapes.is_list_of_rows(value) else [(number, value)]
 
 
 class _Lines:
@@ -204,7 +200,7 @@ class _Lines:
             size += len(found[1].encode())
             is_open = depth.add(found[1])
         try:
-            rows = list(_values(number, "".join(passed)))
+            rows = _values(number, "".join(passed))
         except Flaw as flaw:
             rows = [(number, BadRow("", str(flaw)))]
         except NotJson:
@@ -307,10 +303,11 @@ def _parts(
             pairs.append((frame + key, _gathered(first, values, stream, limits)))
         elif sign == "{" and key.lower() in _FRAMES and not frame:
             inner, rest = yield from _parts(stream, limits, layout, f"{key}.")
-            lists += inner
-            pairs += (
-                rest if inner else [(key, _object([(name.partition(".")[2], value) for name, value in rest]))]
-            )
+            if inner:  # what else it holds was measured
+                lists += inner
+                pairs += rest
+                continue
+            pairs.append((key, _object([(name.partition(".")[2], value) for name, value in rest])))
         else:
             pairs.append((frame + key, _value(stream)))
         size += stream.passed - before

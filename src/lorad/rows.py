@@ -177,6 +177,10 @@ def _parquet(path: Path, limits: InboxSettings) -> Iterator[Any]:
                     "bytes; split it",
                     code="too_large_unpacked",
                 )
+            if names := twice(file.schema_arrow.names):
+                raise SampleError(
+                    f"{path.name} has columns {names[0]} and {names[1]}; name them apart", code="bad_header"
+                )
             for batch in file.iter_batches(batch_size=_BATCH):
                 for row in batch.to_pylist():
                     is_long = len(json.dumps(row, default=str).encode()) > limits.max_row_bytes

@@ -36,7 +36,7 @@ def decoded(value: Any) -> Any:
 def field_of_turns(value: Any) -> str | None:
     """Return the field under which a list of turns belongs, None when its first value is no turn."""
     first = value[0] if isinstance(value, list) and value else None
-    if not isinstance(first, Mapping):
+    if not isinstance(first, dict):
         return None
     return next((field for key, field in _TURNS if key in first), None)
 
@@ -44,23 +44,20 @@ def field_of_turns(value: Any) -> str | None:
 def is_list_of_rows(value: Any) -> bool:
     """Tell whether a list holds rows and is not a row itself, as a conversation is."""
     return (
-        isinstance(value, list)
-        and bool(value)
-        and isinstance(value[0], Mapping)
-        and not field_of_turns(value)
+        isinstance(value, list) and bool(value) and isinstance(value[0], dict) and not field_of_turns(value)
     )
 
 
 def is_row(value: Any, layout: Layout) -> bool:
     """Tell whether a value is a row by its fields."""
-    return isinstance(value, Mapping) and layout.columns(list(value)) is not None
+    return isinstance(value, dict) and layout.columns(list(value)) is not None
 
 
 def spread(whole: dict[str, Any], layout: Layout) -> list[Any]:
     """Return the rows of an object that is all there is: itself, unless it is plain that it holds several."""
     columns = layout.columns(list(whole))
     values = list(whole.values())
-    if values and all(isinstance(value, Mapping) for value in values):
+    if values and all(isinstance(value, dict) for value in values):
         if columns or _are_numbered(values):
             return _from_numbered_columns(whole)
         if any(is_row(value, layout) for value in values):
@@ -95,7 +92,7 @@ def _are_columns(whole: Mapping[str, Sequence[Any]]) -> bool:
     firsts = {name.strip().lower(): column[0] for name, column in whole.items() if column}
     if any(name in _LISTED and not isinstance(first, list) for name, first in firsts.items()):
         return False
-    return any(not isinstance(first, Mapping) for first in firsts.values()) and not any(
+    return any(not isinstance(first, dict) for first in firsts.values()) and not any(
         map(field_of_turns, whole.values())
     )
 
@@ -121,7 +118,7 @@ def _are_answers(whole: Mapping[str, Any]) -> bool:
 
 def without_frame(value: Any) -> Any:
     """Return the row inside of what the dataset viewer's API puts around it; a cell that it cut makes a bad row."""
-    if not isinstance(value, Mapping) or not isinstance(value.get("row"), Mapping) or "row_idx" not in value:
+    if not isinstance(value, dict) or not isinstance(value.get("row"), dict) or "row_idx" not in value:
         return value
     if cut := value.get("truncated_cells"):
         field = cut[0] if isinstance(cut, list) and isinstance(cut[0], str) else "truncated_cells"
@@ -144,7 +141,7 @@ class Names:
             return row
         if self._names is not None:
             return self._zipped(self._names, row)
-        if any(isinstance(cell, list | Mapping) for cell in row):
+        if any(isinstance(cell, list | dict) for cell in row):
             return row
         if is_first and all(isinstance(cell, str) for cell in row) and self._layout.columns(row):
             self._names = row

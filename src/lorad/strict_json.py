@@ -50,9 +50,13 @@ _FOREIGN = (
 
 #: What mostly is behind a message of Python's reader.
 _USUAL = (
-    ("Unterminated string", "the quote that ends a string is missing"),
+    (
+        "Unterminated string",
+        "the quote that ends a string is missing, or a line break inside it is not written \\n",
+    ),
     ("Expecting property name", "the name of a field stands in double quotes"),
     ("Expecting ',' delimiter", 'a comma is missing, or a quote inside a string is not written \\"'),
+    ("expecting , or ", "a comma is missing, or the value before it ends too early"),
     ("Extra data", "the value ends before it; what follows belongs on a line of its own"),
 )
 
@@ -175,6 +179,8 @@ class Stream:
         """As far as this the lines of the text held are counted."""
         self._dropped = 0
         self._has_ended = False
+        self._before = ""
+        """The last character before the text held that is no white space: a comma, if one stands too much."""
 
     @property
     def passed(self) -> int:
@@ -242,6 +248,7 @@ class Stream:
         """Read as much again as is held, so that a long value is not decoded more than a few times."""
         self._line = self.line
         self._dropped += self._at
+        self._before = self._text[max(0, self._at - _LONGEST_WORD) : self._at].rstrip()[-1:] or self._before
         held = self._text[self._at :]
         more = self._read(max(_CHUNK, len(held)))
         self._has_ended = not more
@@ -249,7 +256,9 @@ class Stream:
 
     def _not_json(self, message: str, position: int) -> NotJson:
         line = self.line + self._text.count("\n", self._at, position)
-        return NotJson(_told(message, f"line {line}", self._text, position))
+        return NotJson(
+            _told(message, f"line {line}", f"{self._before}{self._text}", position + len(self._before))
+        )
 
     def _too_long(self) -> NotJson:
         return NotJson("take it out", "row_too_long")

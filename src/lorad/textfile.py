@@ -22,9 +22,6 @@ GZIP = b"\x1f\x8b"
 #: Bytes that are read at once, and as far as ``TextFile.head`` can see.
 CHUNK = 1 << 20
 
-#: Bytes of UTF-16 that are turned into UTF-8 at once.
-_PIECE = 1 << 16
-
 _UTF32_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
 #: UTF-32's begins with one of these as well.
@@ -102,7 +99,7 @@ class _FromUtf16(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         data = b"-"
         while data and not self._rest:  # a byte or two may be no sign yet
-            data = self._raw.read(_PIECE)
+            data = self._raw.read(CHUNK)
             try:
                 self._rest = self._decoder.decode(data, final=not data).encode()
             except UnicodeDecodeError as error:
