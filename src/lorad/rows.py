@@ -1,7 +1,8 @@
 """Materials: containers of rows. A file in, numbered rows out, one at a time.
 
-What lives here: telling JSON, JSONL, CSV and Parquet apart by what a file holds (its name decides only what
-that leaves open), and the limits of rows. What never does: what a row's fields mean (``samples``).
+What lives here: telling JSON, tables and Parquet apart by what a file holds (its name decides only what that leaves
+open), the limits of rows, and one rule for the names of their fields. What never does: JSON (``json_rows``), tables
+of text (``csv_rows``), what a row's fields mean (``samples``).
 
 Memory is bounded by a row's limit, not by the file's. A problem of one row is yielded in its place, a problem
 of the file is raised.
