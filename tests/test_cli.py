@@ -597,7 +597,16 @@ def test_nothing_is_dropped_when_one_file_is_missing(lorad, home, tmp_path):
     assert (result.exit_code, list((home / "inbox").iterdir())) == (1, [])
 
 
-@pytest.mark.parametrize(("name", "pattern"), [("faq.tmp", "*.tmp"), ("README.md", "README.md")])
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("faq.tmp", "*.tmp"),
+        ("README.md", "README.md"),
+        ("Faq.json.SHA256", "*.sha256"),
+        ("LICENSE", "LICENSE"),
+        ("faq.json.bak", "*.bak"),
+    ],
+)
 def test_what_the_inbox_would_pass_by_is_not_dropped(lorad, home, tmp_path, name, pattern):
     (tmp_path / "a.json").write_text("1")
     (tmp_path / name).write_text("1")

@@ -154,7 +154,26 @@ def test_a_file_that_goes_while_it_is_looked_at_is_not_ready(inbox):
 
 
 @pytest.mark.parametrize(
-    "name", ["a.json", "a.jsonl", "data.txt", "no_suffix", "a b (1).json", "日本.json", "my.README.json"]
+    "name",
+    [
+        "a.json",
+        "a.jsonl",
+        "data.txt",
+        "no_suffix",
+        "a b (1).json",
+        "日本.json",
+        "my.README.json",
+        "readme_questions.csv",
+        "LICENSE.jsonl.gz",
+        "licenses.txt",
+        "noticeboard.md",
+        "checksums_explained.json",
+        "10:30.json",
+        "49131",
+        "success.json",
+        "gold.json",
+        "clock",
+    ],
 )
 def test_whatever_its_name_a_file_is_looked_at(inbox, name):
     put(inbox, name)
@@ -187,6 +206,65 @@ def test_what_other_programs_are_still_writing_is_left_alone(inbox, folder, name
     inbox.hint_complete(put(inbox, f"{folder}{name}"))
 
     assert inbox.waiting() == inbox.settled(0.0) == inbox.settled(99.0) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data.json:Zone.Identifier",
+        "data.json\uf03aZone.Identifier",
+        "Thumbs.db:encryptable",
+        "photo.json:com.apple.quarantine",
+        "THUMBS.DB",
+        "Desktop.ini",
+        "Icon\r",
+        ".DS_Store",
+        "._data.json",
+        "~$book.xlsx",
+        ".~lock.book.csv#",
+        "data.json.lock",
+        "data.csv.LCK",
+        "4913",
+        "faq.json.bak",
+        "faq.json.orig",
+        "faq.JSON.OLD",
+        "A.TMP",
+        "data.json.md5",
+        "data.json.sha1",
+        "data.json.SHA256",
+        "data.json.sha512sum",
+        "data.json.crc",
+        "data.json.asc",
+        "data.json.sig",
+        "SHA256SUMS",
+        "MD5SUMS",
+        "md5sum.txt",
+        "checksums.txt",
+        "_SUCCESS",
+        "_committed_4711",
+        "_metadata",
+        "dataset_info.json",
+        "dataset_infos.json",
+        "croissant.json",
+        "LICENSE",
+        "LICENSE.txt",
+        "License-MIT",
+        "LICENCE",
+        "COPYING",
+        "NOTICE",
+        "NOTICE.md",
+        "Readme.md",
+        "README.rst",
+        "README_de.md",
+    ],
+)
+@pytest.mark.parametrize("folder", ["", "law/"])
+def test_case_13_what_lies_beside_a_dataset_is_passed_by(inbox, folder, name):
+    inbox.hint_complete(put(inbox, f"{folder}{name}", "no rows"))
+
+    assert inbox.waiting() == inbox.settled(0.0) == inbox.settled(99.0) == []
+    assert inbox.strangers() == []
+    assert inbox.left == {}
 
 
 @pytest.mark.parametrize("kind", ["link", "broken link", "link to a folder", "folder", "pipe"])

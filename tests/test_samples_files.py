@@ -65,7 +65,7 @@ def answers(reading):
         (json.dumps([ROW, {"question": "x", "answer": "y"}], indent=2), "a.json", [1, 2]),
         (json.dumps(ROW), "a.json", [1]),
         (json.dumps(ROW, indent=2), "a.json", [1]),
-        (json.dumps(ROW, indent=2) + "\n" + json.dumps({"question": "x", "answer": "y"}), "a.json", [1, 2]),
+        (json.dumps(ROW, indent=2) + "\n" + json.dumps({"question": "x", "answer": "y"}), "a.json", [1, 5]),
         (json.dumps({"data": [ROW]}), "a.json", [1]),
         (json.dumps({"examples": [ROW], "version": 1}), "a.json", [1]),
         (json.dumps({"version": [1], "rows": [ROW]}, indent=2), "a.json", [1]),
@@ -424,7 +424,6 @@ def test_a_last_line_that_is_whole_and_wrong_is_a_bad_row(read, last):
     [
         ("half_written.json", "not_json", "is not JSON: row 2"),
         ("latin1.json", "encoding", "is not UTF-8 (byte 19)"),
-        ("utf16.json", "encoding", "is UTF-16; save it as UTF-8"),
         ("notes.md", "plain_text", "is plain text"),
     ],
 )
@@ -444,7 +443,8 @@ def test_a_file_that_is_no_dataset_is_refused(name, code, sentence):
     [
         (json.dumps([ROW]).encode("utf-16-le"), "encoding", "is UTF-16"),
         (json.dumps([ROW]).encode("utf-16-be"), "encoding", "is UTF-16"),
-        ("question,answer\nx,y".encode("utf-16"), "encoding", "is UTF-16"),
+        ("question,answer\nx,y".encode("utf-16")[:-1], "encoding", "is damaged UTF-16 (truncated data)"),
+        ("question,answer\nx,\ud800y\n".encode("utf-16", "surrogatepass"), "encoding", "is damaged UTF-16"),
         (json.dumps([ROW]).encode("utf-32"), "encoding", "is UTF-32"),
         (b"\x00\x00\x00\x00", "encoding", "is not text"),
         (b"\x00\x01\x00\x00\x00", "encoding", "is not text"),
@@ -463,6 +463,55 @@ def test_what_is_not_utf8_text_is_named(refused, content, code, sentence):
 
     assert sentence in error.message
     assert error.code == code
+
+
+@pytest.mark.parametrize("order", ["le", "be"])
+@pytest.mark.parametrize("is_packed", [True, False])
+def test_case_04b_utf16_is_read_where_its_mark_says_so(read, order, is_packed):
+    # Given what Excel calls Unicode text
+    text = "\ufeffquestion\tanswer\r\nWo legt die Fähre ab?\tAm Pier 4 \u2013 für 3 €. ⛴😀\r\n"
+    content = text.encode(f"utf-16-{order}")
+
+    reading = read(packed(content) if is_packed else content, "a.txt")
+
+    assert answers(reading) == {"Wo legt die Fähre ab?": "Am Pier 4 \u2013 für 3 €. ⛴😀"}
+    assert only(reading).line == 2
+
+
+def test_case_04b_utf16_is_read_in_every_container(read):
+    row = {"question": "Wo?", "answer": "Über der Mühle."}
+    for name, text in [
+        ("a.json", json.dumps([row], ensure_ascii=False)),
+        ("a.jsonl", json.dumps(row, ensure_ascii=False) + "\n"),
+    ]:
+        assert answers(read(text.encode("utf-16"), name)) == {"Wo?": "Über der Mühle."}
+    assert answers(samples.read(DATA / "utf16.json", InboxSettings())) == {Q: A}
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.json"])
+def test_case_04_another_encoding_is_told_with_its_line_and_a_guess(refused, name):
+    rows = [["question", "answer"], ["Wo?", "Hier."], ["Wann?", "Um fünf."]]
+    text = (
+        "\n".join(map(";".join, rows)) if name == "a.csv" else json.dumps(rows, indent=0, ensure_ascii=False)
+    )
+    content = text.encode("cp1252")
+    line = 1 + content[: content.index(b"\xfc")].count(b"\n")
+
+    error = refused(content, name)
+
+    assert error.code == "encoding"
+    assert (
+        f"is not UTF-8 (byte {content.index(0xFC)}) on line {line}; it looks like Windows-1252"
+        in error.message
+    )
+    assert "in which this byte is 'ü'; save it as UTF-8 (in Excel: CSV UTF-8)" in error.message
+
+
+@pytest.mark.parametrize(
+    "content", ["Где?".encode("koi8-r"), "ここ".encode("shift-jis"), b"mill\x81", b"\xc3"]
+)
+def test_case_04_what_may_be_anything_is_not_guessed(refused, content):
+    assert "looks like" not in refused(b"question,answer\nx," + content, "a.csv").message
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

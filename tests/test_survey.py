@@ -190,6 +190,49 @@ def test_a_file_that_would_fail_fails_with_its_rows(check, as_json):
         assert "line 1, field answer: must be text, not int" in " ".join(result.output.split())
 
 
+TOOLS = {
+    "messages": [
+        {"role": "user", "content": "What is the weather in Oslo?"},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": "{}"}}],
+        },
+    ],
+    "tools": [{"type": "function", "function": {"name": "weather", "parameters": {}}}],
+}
+
+
+def test_case_26_a_file_of_which_nothing_can_be_learned_fails(check):
+    # Given a base without a place for tools
+    told, report = check([TOOLS]), check([TOOLS], "--json")
+
+    error = json.loads(report.stdout)["error"]
+    assert (told.exit_code, report.exit_code, error["code"]) == (1, 1, "unusable")
+    assert error["message"].startswith("nothing in a.json can be learned; the first is line 1: ")
+    assert "nothing in a.json can be learned" in " ".join(told.output.split())
+
+
+def test_case_26_what_can_be_learned_in_part_passes(check):
+    report = check([TOOLS, ROWS[0]], "--json")
+
+    assert report.exit_code == 0
+    assert "error" not in json.loads(report.stdout)
+
+
+@pytest.mark.parametrize(("longest", "code"), [(3, "too_long"), (500, None)])
+def test_case_26_rows_that_are_all_too_long_are_told(tokenizer, longest, code):
+    facts = tiny.facts(4)
+    model = survey.measure(facts, find("chat"), tokenizer, lambda _: longest)
+
+    error = survey.refusal({"file": "a.json", "examples": len(facts), "model": model})
+
+    assert (error and error["code"]) == code
+    assert error is None or error["message"] == (
+        "nothing in a.json can be learned: every row is longer than 3 tokens; shorten them"
+    )
+
+
 def test_without_a_base_model_all_else_is_told(check):
     report = json.loads(check(ROWS, "--json", base="other").stdout)
 

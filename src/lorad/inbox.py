@@ -32,7 +32,21 @@ from lorad.errors import RetryLater, SampleError
 from lorad.mounts import Mount, why_silent
 from lorad.writers import open_for_writing
 
-#: Names of files that other programs are still writing, or that are not meant for us.
+#: What lies beside a dataset for people to read, whatever its ending.
+_PAPERS = (
+    *(
+        name + rest
+        for name in ("README", "LICENSE", "LICENCE")
+        for rest in ("", ".md", ".txt", ".*", "-*", "_*")
+    ),
+    *(name + rest for name in ("COPYING", "NOTICE") for rest in ("", ".md", ".txt")),
+)
+
+#: An ending that says that rows are inside, so that ``license_questions.csv`` is no paper.
+_ROWS = re.compile(r"\.(jsonl?|ndjson|csv|tsv|parquet)(\.gz)?$", re.IGNORECASE)
+
+#: Names of files that other programs are still writing, or that are not meant for us; in any case, as the systems
+#: that write them have it.
 IGNORED = (
     ".*",
     "~*",
@@ -48,15 +62,67 @@ IGNORED = (
     "*.tmp",
     "*.swp",
     "*.sb-*",
-    "@eaDir",
+    "*.lock",
+    "*.lck",
+    "4913",  # vim tries whether it may write here
+    # what somebody kept of a file that he changed
+    "*.bak",
+    "*.orig",
+    "*.old",
+    # what Windows and macOS say about a file; WSL may write the colon as U+F03A
+    "*[:\uf03a]Zone.Identifier",
+    "*[:\uf03a]SmartScreen",
+    "*[:\uf03a]encryptable",
+    "*[:\uf03a]AFP_*",
+    "*[:\uf03a]com.apple.*",
+    "*[:\uf03a]com.dropbox.*",
+    # what they, and network drives, put into every folder
+    "Icon\r",
     "Thumbs.db",
     "desktop.ini",
-    "README",
-    "README.md",
-    "README.txt",
+    "@eaDir",
+    "@Recycle",
+    "#recycle",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+    "__MACOSX",
+    "lost+found",
+    # checksums and signatures
+    "*.md5",
+    "*.sha1",
+    "*.sha224",
+    "*.sha256",
+    "*.sha384",
+    "*.sha512",
+    "*.md5sum",
+    "*.sha*sum",
+    "*.crc",
+    "*.crc32",
+    "*.sfv",
+    "*.asc",
+    "*.sig",
+    "*.minisig",
+    *(
+        f"{kind}{ending}"
+        for kind in ("MD5SUM", "SHA1SUM", "SHA224SUM", "SHA256SUM", "SHA384SUM", "SHA512SUM", "CHECKSUM")
+        for ending in ("", "S", ".txt", "S.txt")
+    ),
+    # what programs say about a dataset
+    "_SUCCESS",
+    "_committed_*",
+    "_started_*",
+    "_metadata",
+    "_common_metadata",
+    "dataset_info.json",
+    "dataset_infos.json",
+    "dataset_dict.json",
+    "dataset-metadata.json",
+    "datapackage.json",
+    "croissant.json",
     "*.reason.json",
+    *_PAPERS,
 )
-_IGNORED = re.compile("|".join(fnmatch.translate(pattern) for pattern in IGNORED))
+_IGNORED = re.compile("|".join(fnmatch.translate(pattern) for pattern in IGNORED), re.IGNORECASE)
 
 OWN_FOLDERS = ("processing", "done", "failed")
 
@@ -215,7 +281,7 @@ class Inbox:
     def _entries(self) -> Iterator[tuple[Waiting, int]]:
         for folder, track in self._places():
             for path in folder.iterdir():
-                if _IGNORED.match(path.name):
+                if passed_by(path.name):
                     continue
                 with contextlib.suppress(OSError):  # gone meanwhile
                     status = path.lstat()  # a link could leave the inbox; devices and pipes could block
@@ -422,7 +488,10 @@ class Inbox:
 
 def passed_by(name: str) -> str | None:
     """Return the pattern by which a file of this name is left where it lies, ``None`` when it is taken."""
-    return next((pattern for pattern in IGNORED if fnmatch.fnmatchcase(name, pattern)), None)
+    if not _IGNORED.match(name):  # a folder may hold a million
+        return None
+    found = next(pattern for pattern in IGNORED if fnmatch.fnmatchcase(name.lower(), pattern.lower()))
+    return None if found in _PAPERS and _ROWS.search(name) else found
 
 
 def _is_usable(folder: Path) -> bool:

@@ -311,16 +311,20 @@ def check(
         else:
             _print_lines([("refused", error.message), *_bad_rows(error)])
         raise typer.Exit(1) from None
-    told = f"not counted: read for the task {task} alone, without a model"
-    report = survey.survey(file.name, reading) | about | {"model": None, "no_model": told if task else ""}
+    alone = f"not counted: read for the task {task} alone, without a model"
+    report = survey.survey(file.name, reading) | about | {"model": None, "no_model": alone if task else ""}
     try:
         report["model"] = _measured(place, chosen, about["track"], reading) if about["track"] else None
     except ConfigError as error:  # what the file holds can be told without a model
         report["no_model"] = f"not counted: {error.message}"
+    refusal = survey.refusal(report)
     if as_json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))  # noqa: T201 - the answer itself
+        told = report | ({"error": refusal} if refusal else {})
+        print(json.dumps(told, indent=2, ensure_ascii=False))  # noqa: T201 - the answer itself
     else:
-        _print_lines(survey.lines(report))
+        _print_lines([*survey.lines(report), *([("refused", refusal["message"])] if refusal else [])])
+    if refusal:
+        raise typer.Exit(1)
 
 
 def _read_as(settings: Settings, track: str, file: Path) -> tuple[dict[str, Any], samples.Reading]:

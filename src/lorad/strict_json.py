@@ -1,7 +1,8 @@
 """A tool: JSON as the standard has it, whole or as a stream.
 
-What lives here: refusing what Python's reader lets pass (``NaN``, a key that stands twice), and reading value
-after value from text that is too large to hold. What never does: files, what a value means.
+What lives here: refusing what Python's reader lets pass (``NaN``, a key that stands twice), telling how what it
+refuses is mended, and reading value after value from text that is too large to hold. What never does: files, what
+a value means.
 """
 
 import json
@@ -17,6 +18,47 @@ _LONGEST_WORD = 16
 _CHUNK = 1 << 16
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+
+
+#: How a backslash is written, and what another program would have made of it.
+_BACKSLASH = re.compile(r"\\\\?")
+_DOUBLED = r"\\\\"
+
+#: Characters of a word that errors show, on either side of what is wrong with it.
+_LONGEST_SHOWN = 30
+_REST_OF_WORD = re.compile(rf'[^\s"]{{0,{2 * _LONGEST_SHOWN}}}')
+
+#: What must not stand in a string as it is.
+_CONTROLS = {
+    "\n": "a line break inside a string must be written \\n, or the quote that ends the string is missing",
+    "\r": "a line break inside a string must be written \\n, or the quote that ends the string is missing",
+    "\t": "a tab inside a string must be written \\t",
+}
+
+_PYTHON = "this is how Python prints a value; write it with json.dumps"
+_COMMENT = "JSON has no comments; take it out"
+_TYPOGRAPHIC = 'the quotes are typographic; write "'
+
+#: How other notations begin where JSON has a value or the name of a field.
+_FOREIGN = (
+    *((begin, _PYTHON) for begin in ("'", "True", "False", "None", "b'", "u'", "(", "datetime.")),
+    *((begin, _COMMENT) for begin in ("//", "/*", "#")),
+    *((begin, _TYPOGRAPHIC) for begin in ("\u201c", "\u201d", "\u201e", "\u2018", "\u2019", "\u00ab")),
+    ("undefined", "undefined is JavaScript's; write null"),
+)
+
+
+#: What mostly is behind a message of Python's reader.
+_USUAL = (
+    (
+        "Unterminated string",
+        "the quote that ends a string is missing, or a line break inside it is not written \\n",
+    ),
+    ("Expecting property name", "the name of a field stands in double quotes"),
+    ("Expecting ',' delimiter", 'a comma is missing, or a quote inside a string is not written \\"'),
+    ("expecting , or ", "a comma is missing, or the value before it ends too early"),
+    ("Extra data", "the value ends before it; what follows belongs on a line of its own"),
+)
 
 
 class NotJson(ValueError):  # noqa: N818 - it says what the text is
@@ -57,15 +99,19 @@ class _Decoder(json.JSONDecoder):
         self.flaws.append(f"{name} is not JSON")
 
 
-def parse(text: str) -> Any:
-    """Return the value of a whole text; raise ``NotJson`` or ``Flaw``."""
+def parse(text: str, line: int = 1) -> Any:
+    """Return the value of a whole text, which begins on this line; raise ``NotJson`` or ``Flaw``."""
     decoder = _Decoder()
     try:
         value = decoder.decode(text)
     except RecursionError:
         raise NotJson("nested too deeply", "too_deep") from None
     except json.JSONDecodeError as error:
-        raise NotJson(str(error), is_cut=_may_be_cut(error, text.rstrip())) from None
+        place = f"character {error.pos + 1}"
+        if "\n" in text.strip():
+            place = f"line {line + error.lineno - 1}"
+        told = _told(error.msg, place, text, error.pos)
+        raise NotJson(told, is_cut=_may_be_cut(error, text.rstrip())) from None
     except ValueError as error:  # a number of too many digits
         raise NotJson(str(error)) from None
     return decoder.checked(value)
@@ -75,6 +121,31 @@ def _may_be_cut(error: json.JSONDecodeError, text: str) -> bool:
     if error.msg.startswith("Extra data"):
         return False
     return error.msg.startswith("Unterminated string") or error.pos >= len(text) - _LONGEST_WORD
+
+
+def _told(message: str, place: str, text: str, at: int) -> str:
+    """Return what the reader says, where, and how it is mended if that can be seen."""
+    advice = _advice(message, text, at)
+    return f"{message.removesuffix(' at')} ({place}){advice and f'; {advice}'}"
+
+
+def _advice(message: str, text: str, at: int) -> str:
+    sign = text[at : at + 1]
+    if message.startswith("Invalid control character"):
+        return _CONTROLS.get(sign, f"inside a string it must be written \\u{ord(sign):04x}")
+    if message.startswith("Invalid \\"):
+        return f"a backslash must be doubled: {_BACKSLASH.sub(_DOUBLED, _word(text, at))}"
+    if sign in ("]", "}") and text[:at].rstrip().endswith(","):
+        return f"take out the comma before {sign}"
+    foreign = (advice for begin, advice in _FOREIGN if text.startswith(begin, at))
+    usual = (advice for begin, advice in _USUAL if message.startswith(begin))
+    return next(foreign, next(usual, ""))
+
+
+def _word(text: str, at: int) -> str:
+    """Return what stands around a place without a blank, of a long word a part."""
+    begin = max((text.rfind(sign, max(0, at - _LONGEST_SHOWN), at) for sign in ' "\n'), default=-1)
+    return _REST_OF_WORD.match(text, max(begin + 1, at - _LONGEST_SHOWN))[0]  # type: ignore[index] # it always matches
 
 
 def is_deeper(value: Any, levels: int) -> bool:
@@ -104,13 +175,24 @@ class Stream:
         self._text = ""
         self._at = 0
         self._line = line
+        self._counted = 0
+        """As far as this the lines of the text held are counted."""
         self._dropped = 0
         self._has_ended = False
+        self._before = ""
+        """The last character before the text held that is no white space: a comma, if one stands too much."""
 
     @property
     def passed(self) -> int:
         """Return the number of characters that were passed."""
         return self._dropped + self._at
+
+    @property
+    def line(self) -> int:
+        """Return the line of the next character."""
+        self._line += self._text.count("\n", self._counted, self._at)
+        self._counted = self._at
+        return self._line
 
     def peek(self) -> str:
         """Pass white space and return the next character, "" at the end."""
@@ -164,15 +246,19 @@ class Stream:
 
     def _read_on(self) -> None:
         """Read as much again as is held, so that a long value is not decoded more than a few times."""
-        self._line += self._text.count("\n", 0, self._at)
+        self._line = self.line
         self._dropped += self._at
+        self._before = self._text[max(0, self._at - _LONGEST_WORD) : self._at].rstrip()[-1:] or self._before
         held = self._text[self._at :]
         more = self._read(max(_CHUNK, len(held)))
         self._has_ended = not more
-        self._text, self._at = held + more, 0
+        self._text, self._at, self._counted = held + more, 0, 0
 
     def _not_json(self, message: str, position: int) -> NotJson:
-        return NotJson(f"{message} (line {self._line + self._text.count(chr(10), 0, position)})")
+        line = self.line + self._text.count("\n", self._at, position)
+        return NotJson(
+            _told(message, f"line {line}", f"{self._before}{self._text}", position + len(self._before))
+        )
 
     def _too_long(self) -> NotJson:
-        return NotJson("a row is too long", "row_too_long")
+        return NotJson("take it out", "row_too_long")

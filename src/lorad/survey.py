@@ -198,3 +198,19 @@ def _model_lines(model: dict[str, Any]) -> list[tuple[str, str]]:
     if sample:
         told.append((f"line {sample['line']}", f"{sample['prompt']}⟦{sample['trained']}⟧"))
     return told
+
+
+def refusal(report: dict[str, Any]) -> dict[str, str] | None:
+    """Return why nothing of a file can be learned, as an error is told; ``None`` when something can, or nobody knows."""
+    model = report["model"]
+    if model is None or report["examples"] > len(model["unusable"]) + model["tokens"]["too_long"]:
+        return None
+    if model["unusable"]:
+        first = model["unusable"][0]
+        told = f"nothing in {report['file']} can be learned; the first is line {first['line']}: {first['message']}"
+        return {"code": "unusable", "message": told}
+    longest = model["tokens"]["longest_that_is_learned"]
+    told = (
+        f"nothing in {report['file']} can be learned: every row is longer than {longest} tokens; shorten them"
+    )
+    return {"code": "too_long", "message": told}

@@ -1,12 +1,13 @@
 """A tool: a file of any size as text. Bytes in, lines or chunks of UTF-8 out.
 
-What lives here: gzip, encodings, and the bounds that keep a hostile file from filling the memory: a line or a
+What lives here: gzip, encodings (UTF-16 is read where a mark says so), and the bounds that keep a hostile file from filling the memory: a line or a
 chunk is held, never the file. What never does: JSON, CSV, what a line means.
 """
 
 import codecs
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,13 +22,13 @@ GZIP = b"\x1f\x8b"
 #: Bytes that are read at once, and as far as ``TextFile.head`` can see.
 CHUNK = 1 << 20
 
-#: The longer mark comes first: UTF-32's begins with UTF-16's.
-_OTHER_MARKS = (
-    (codecs.BOM_UTF32_LE, "UTF-32"),
-    (codecs.BOM_UTF32_BE, "UTF-32"),
-    (codecs.BOM_UTF16_LE, "UTF-16"),
-    (codecs.BOM_UTF16_BE, "UTF-16"),
-)
+_UTF32_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
+
+#: UTF-32's begins with one of these as well.
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+#: One byte above ASCII or two that Windows-1252 knows; in the words of other scripts more stand together.
+_WESTERN = re.compile(rb"[\x80\x82-\x8c\x8e\x91-\x9c\x9e-\xff]{1,2}(?![\x80-\xff])")
 
 #: What is no text, by its first bytes, and what to do with it.
 _FOREIGN = (
@@ -83,13 +84,45 @@ class _Bounded(io.RawIOBase):
         return count
 
 
+class _FromUtf16(io.RawIOBase):
+    """UTF-16 as UTF-8, a piece at a time; its mark says which one it is."""
+
+    def __init__(self, raw: Any, path: Path) -> None:
+        self._raw = raw
+        self._path = path
+        self._decoder = codecs.getincrementaldecoder("utf-16")()
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = b"-"
+        while data and not self._rest:  # a byte or two may be no sign yet
+            data = self._raw.read(CHUNK)
+            try:
+                self._rest = self._decoder.decode(data, final=not data).encode()
+            except UnicodeDecodeError as error:
+                raise SampleError(
+                    f"{self._path.name} is damaged UTF-16 ({error.reason}); save it as UTF-8 and drop it again",
+                    code="encoding",
+                ) from None
+        size = min(len(self._rest), len(buffer))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
+
+
 @contextmanager
 def opened(path: Path, limits: InboxSettings) -> Iterator["TextFile"]:
-    """Open a file, unpacked if it is gzip; raise ``SampleError`` when it is no UTF-8 text."""
+    """Open a file, unpacked if it is gzip; raise ``SampleError`` when it is neither UTF-8 nor marked as UTF-16."""
     with path.open("rb") as file:
         is_packed = file.peek(len(GZIP)).startswith(GZIP)
         raw = gzip.GzipFile(fileobj=file) if is_packed else file
-        yield TextFile(path, io.BufferedReader(_Bounded(raw, path, limits), CHUNK))
+        stream: io.BufferedReader[Any] = io.BufferedReader(_Bounded(raw, path, limits), CHUNK)
+        start = stream.peek(CHUNK)[: len(codecs.BOM_UTF32_LE)]
+        if start.startswith(_UTF16_MARKS) and not start.startswith(_UTF32_MARKS):
+            stream = io.BufferedReader(_FromUtf16(stream, path), CHUNK)
+        yield TextFile(path, stream)
 
 
 class TextFile:
@@ -128,7 +161,7 @@ class TextFile:
         try:
             return raw.decode()
         except UnicodeDecodeError as error:
-            raise self._not_utf8(at + error.start) from None
+            raise self._not_utf8(at, self.number, error) from None
 
     def _next(self, size: int) -> bytes:
         raw = self._stream.readline(size)
@@ -145,7 +178,9 @@ class TextFile:
             try:
                 text = self._decoder.decode(data, final=not data)
             except UnicodeDecodeError as error:
-                raise self._not_utf8(at + error.start) from None
+                line = self.number + 1 + error.object.count(b"\n", 0, error.start)
+                raise self._not_utf8(at, line, error) from None
+        self.number += text.count("\n")
         return text
 
     def _pass_blanks(self) -> None:
@@ -168,8 +203,8 @@ class TextFile:
         for first, what in _FOREIGN:
             if self.head.startswith(first):
                 raise SampleError(f"{self.path.name} is {what}", code="unknown_format")
-        start = self.head[:4]
-        encoding = next((name for mark, name in _OTHER_MARKS if start.startswith(mark)), None)
+        start = self.head[: len(codecs.BOM_UTF32_LE)]
+        encoding = "UTF-32" if start.startswith(_UTF32_MARKS) else None
         if encoding is None and b"\x00" in start:
             # ASCII in UTF-16 is NUL in every other byte, whether or not a mark says so
             encoding = "UTF-16" if start.strip(b"\x00") and b"\x00\x00" not in start else "not text"
@@ -178,8 +213,14 @@ class TextFile:
                 f"{self.path.name} is {encoding}; save it as UTF-8 and drop it again", code="encoding"
             )
 
-    def _not_utf8(self, byte: int) -> SampleError:
+    def _not_utf8(self, at: int, line: int, error: UnicodeDecodeError) -> SampleError:
+        """Return what a file is told that has another encoding; ``at`` is the byte at which the decoder began."""
+        told = f"{self.path.name} is not UTF-8 (byte {at + error.start}) on line {line}"
+        if error.reason == "unexpected end of data":
+            told += ": it ends inside a character, so a part of it may be missing"
+        elif _WESTERN.match(error.object, error.start):
+            sign = error.object[error.start : error.start + 1]
+            told += f"; it looks like Windows-1252, in which this byte is {sign.decode('cp1252')!r}"
         return SampleError(
-            f"{self.path.name} is not UTF-8 (byte {byte}); save it as UTF-8 and drop it again",
-            code="encoding",
+            f"{told}; save it as UTF-8 (in Excel: CSV UTF-8) and drop it again", code="encoding"
         )

@@ -1,0 +1,233 @@
+"""Materials: rows in tables of text. Lines in, cells by column out.
+
+What lives here: finding the line with the columns' names and what parts them, quotes that go wrong. What never
+does: what a column means (``samples``), encodings (``textfile``).
+"""
+
+import csv
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lorad.config import InboxSettings
+from lorad.errors import SampleError
+from lorad.layout import BadRow, Layout, cut_off, too_long, twice
+from lorad.textfile import CHUNK, LineTooLong, TextFile
+
+#: What may stand between columns, in the order in which they are tried.
+DELIMITERS = ",;\t|"
+
+#: Lines in which a table's header is looked for, behind a title and notes.
+_FIRST_LINES = 10
+
+#: Excel's own first line, which says what stands between columns.
+_SEP = re.compile(r'"?sep=(\\t|[^"])"?[,;\t|]*', re.IGNORECASE)
+
+#: The second line of a table in Markdown.
+_RULE = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*")
+
+#: Lines inside a table's cell that all read as rows, from which on they are rows and the quotes around them are not.
+_SWALLOWED = 3
+
+#: A cell whose quotes stand behind a blank, where the csv module takes them for text.
+_QUOTED = re.compile(r' +"[^"]*"')
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The line that names a table's columns."""
+
+    delimiter: str
+    columns: tuple[str, ...]
+    is_spaced: bool
+    """Whether people wrote a blank behind each comma, which is no part of a cell."""
+    is_padded: bool
+    """Whether they wrote one before it as well."""
+    line: int = 1
+    """Its place among the lines that were not passed yet."""
+    problem: str = ""
+    """Why the table cannot be read although its header was found."""
+
+    def cells(self, lines: Iterable[str]) -> Iterator[list[str]]:
+        """Return a reader of such rows."""
+        return csv.reader(lines, delimiter=self.delimiter, strict=True, skipinitialspace=self.is_spaced)
+
+    def is_row(self, line: str) -> bool:
+        """Tell whether a line that is part of a row reads as one of its own.
+
+        Behind a comma in prose is a blank, or the end of the line.
+        """
+        try:
+            cells = next(self.cells([line]))
+        except csv.Error:
+            return False
+        is_prose = len(list(filter(str.strip, cells))) <= 1 or any(cell.startswith(" ") for cell in cells)
+        return len(cells) == len(self.columns) and not is_prose
+
+
+def find(head: bytes, layout: Layout) -> Header | None:
+    """Return the header of a table that begins with it, None when the first line names no columns."""
+    return _header(_first_lines(head)[0], layout, DELIMITERS)
+
+
+def find_below(head: bytes, layout: Layout) -> Header | None:
+    """Return a table's header, which may stand below ``sep=;``, or below notes if it is more than a word of text."""
+    first, *others = lines = _first_lines(head)
+    if said := _SEP.fullmatch(first.strip()):
+        delimiter = "\t" if said[1] == r"\t" else said[1]
+        header = _header(others[0], layout, delimiter) if others else None
+        return header and _checked(replace(header, line=2), lines)
+    if header := _header(first, layout, DELIMITERS):
+        return _checked(header, lines)
+    for at, line in enumerate(others, start=2):
+        header = _header(line, layout, DELIMITERS)
+        if (
+            header
+            and len(header.columns) > 1
+            and (not layout.own or not {*layout.own}.isdisjoint(header.columns))
+        ):
+            return _checked(replace(header, line=at), lines)
+    return None
+
+
+def _first_lines(head: bytes) -> list[str]:
+    *whole, rest = head.split(b"\n", _FIRST_LINES)
+    return [
+        line.decode(errors="replace").strip("\r")
+        for line in (whole if len(whole) == _FIRST_LINES else [*whole, rest])
+    ]
+
+
+def _header(line: str, layout: Layout, delimiters: str) -> Header | None:
+    for delimiter in delimiters:
+        try:
+            cells = next(csv.reader([line], delimiter=delimiter, strict=True, skipinitialspace=True), [])
+        except csv.Error:
+            continue
+        if columns := layout.columns(cells):
+            is_spaced = delimiter != "\t" and f"{delimiter} " in line
+            # the names as they are written say whether two of them are one
+            names = columns if twice(cells) is None else tuple(cells)
+            return Header(delimiter, names, is_spaced, is_spaced and f" {delimiter}" in line)
+    return None
+
+
+def _checked(header: Header, lines: Sequence[str]) -> Header:
+    """Return a header with what speaks against reading its table."""
+    above = lines[: header.line - 1]
+    if header.delimiter == "|" and header.line < len(lines) and _RULE.fullmatch(lines[header.line]):
+        return replace(header, problem="is a table in Markdown; write it as CSV, with a comma between cells")
+    if any(map(header.is_row, above)):
+        told = "names its columns on line {line}, and what stands above may be rows; take out the lines above"
+        return replace(header, problem=told)
+    return header
+
+
+class _RowLines:
+    """Lines for the csv module, together no longer than a row: an open quote must not swallow the file."""
+
+    def __init__(self, text: TextFile, longest: int) -> None:
+        self._text = text
+        self._longest = longest
+        self._end = 0
+        self.passed: list[str] = []
+        """The lines of the row so far."""
+
+    def begin(self) -> None:
+        self._end = self._text.offset + self._longest
+        self.passed = []
+
+    def __iter__(self) -> "_RowLines":
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.line(self._end - self._text.offset)
+        if line is None:
+            raise StopIteration
+        self.passed.append(line)
+        return line
+
+
+def read(text: TextFile, limits: InboxSettings, header: Header) -> Iterator[tuple[int, Any]]:
+    """Yield a table's rows with the line on which each begins."""
+    _refuse(text, header)
+    csv.field_size_limit(max(csv.field_size_limit(), limits.max_row_bytes))  # the module's own is too small
+    lines = _RowLines(text, limits.max_row_bytes)
+    reader = header.cells(lines)
+    for _ in range(header.line):
+        text.line(CHUNK)
+    while True:
+        lines.begin()
+        line = text.number + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except LineTooLong:
+            row = too_long(limits)
+        except csv.Error as error:
+            if "end of data" in str(error):
+                raise cut_off(text, line) from None
+            row = BadRow("", f"not CSV: {error}")
+        else:
+            if not any(map(str.strip, cells)):  # Excel writes empty rows behind the last one
+                continue
+            if text.is_cut and len(cells) < len(header.columns):
+                raise cut_off(text, line)
+            row = _named(header, cells, "".join(lines.passed))
+        yield from _with_swallowed(line, row, lines.passed, header)
+
+
+def _refuse(text: TextFile, header: Header) -> None:
+    if header.problem:
+        told = header.problem.format(line=text.number + header.line)
+        raise SampleError(f"{text.path.name} {told}", code="bad_header")
+    if names := twice(header.columns):
+        told = f"two columns {names[0]}" if names[0] == names[1] else f"columns {names[0]} and {names[1]}"
+        raise SampleError(f"{text.path.name} has {told}; name them apart", code="bad_header")
+
+
+def _with_swallowed(line: int, row: Any, passed: Sequence[str], header: Header) -> Iterator[tuple[int, Any]]:
+    """Yield a row; lines that a stray quote took into it, and which would be lost, are bad rows of their own."""
+    inner = passed[1:-1]
+    if not isinstance(row, BadRow) and (len(inner) < _SWALLOWED or not all(map(header.is_row, inner))):
+        yield line, row
+        return
+    lost = [line + at for at, text in enumerate(passed[1:], start=1) if header.is_row(text)]
+    if lost:
+        told = f"a quote takes in {len(lost)} more rows, as far as line {lost[-1]}; close it, or double a quote of the text"
+        row = BadRow(row.field, f"{row}; {told}") if isinstance(row, BadRow) else BadRow("", told)
+    yield line, row
+    for number in lost:
+        yield number, BadRow("", f"lies inside the row that begins on line {line}")
+
+
+def _named(header: Header, cells: Sequence[str], written: str) -> Any:
+    """Return cells by column; an empty one holds nothing, and a column without a name is a row number."""
+    if len(cells) != len(header.columns):
+        return BadRow("", _why_uneven(header, cells, written))
+    for name, cell in zip(header.columns, cells, strict=True):
+        if cell.startswith(" ") and _QUOTED.fullmatch(cell) and f"{header.delimiter}{cell}" in written:
+            return BadRow(
+                name, "has a blank before its quotes, which makes them part of the text; take it out"
+            )
+    if header.is_padded:
+        cells = [cell.rstrip(" ") for cell in cells]
+    return {
+        name: cell or None
+        for name, cell in zip(header.columns, cells, strict=True)
+        if name and not name.lower().startswith("unnamed: ")  # as pandas writes its index, and reads it again
+    }
+
+
+def _why_uneven(header: Header, cells: Sequence[str], written: str) -> str:
+    told = f"has {len(cells)} cells, and there are {len(header.columns)} columns"
+    if "\n" in written.strip():
+        return told
+    if len(cells) < len(header.columns):
+        return f"{told}; put quotes around a cell that holds a line break"
+    return f'{told}; put quotes around a cell that holds a {_SPOKEN.get(header.delimiter, header.delimiter)}: "…"'
+
+
+_SPOKEN = {",": "comma", ";": "semicolon", "\t": "tab"}

@@ -1,0 +1,422 @@
+"""Rows in JSON: whatever shape a program gives them, they are the same rows, or the reason names the right one."""
+
+import json
+import tracemalloc
+
+import pytest
+
+from lorad import rows, samples
+from lorad.config import InboxSettings
+from lorad.errors import SampleError
+
+FERRY = {"question": "Where does the ferry leave from?", "answer": "Pier 4, below the market."}
+BELL = {"question": "Who repairs the bell?", "answer": "Tove Lindqvist, on Mondays."}
+TWO = [FERRY, BELL]
+BOTH = {row["question"]: row["answer"] for row in TWO}
+TURNS = [
+    [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]
+    for row in TWO
+]
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(content, name="a.json", task="chat", **limits):
+        path = tmp_path / name
+        path.write_text(content if isinstance(content, str) else json.dumps(content, ensure_ascii=False))
+        return samples.read(path, InboxSettings(**limits), task)
+
+    return read
+
+
+@pytest.fixture
+def refused(read):
+    def refused(content, name="a.json", **limits):
+        with pytest.raises(SampleError) as caught:
+            read(content, name, **limits)
+        return caught.value
+
+    return refused
+
+
+def answers(reading):
+    return {example.question[-1]["content"]: example.answer for example in reading.examples}
+
+
+def lines(reading):
+    return [example.line for example in reading.examples]
+
+
+def column(name):
+    return [row[name] for row in TWO]
+
+
+def a_line(*values):
+    return "".join(json.dumps(value) + "\n" for value in values)
+
+
+# shapes
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.txt"])
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {field: dict(enumerate(column(field))) for field in FERRY},
+        {
+            field: {str(number): row[field] for number, row in zip((3, 7), TWO, strict=True)}
+            for field in FERRY
+        },
+        {field: column(field) for field in FERRY},
+        {"q0": FERRY, "q1": BELL},
+        {"0": FERRY, "1": BELL},
+        BOTH,
+        {"data": {"train": TWO}},
+        {"data": {"q0": FERRY, "q1": BELL}, "version": "1.1"},
+        {"train": {field: column(field) for field in FERRY}},
+        {"dataset": {"questions": TWO}},
+        {"questions": TWO},
+        {"version": 2, "faq": TWO, "count": 2},
+        {"Data": TWO},
+        {"train": TWO, "test": []},
+        {"columns": list(FERRY), "index": [0, 1], "data": [list(row.values()) for row in TWO]},
+        {
+            "schema": {"fields": [], "primaryKey": ["index"], "pandas_version": "1.4.0"},
+            "data": [{"index": number, **row} for number, row in enumerate(TWO)],
+        },
+        {"values": [list(FERRY), *(list(row.values()) for row in TWO)]},
+        [list(FERRY), *(list(row.values()) for row in TWO)],
+        {"first": TURNS[0], "second": TURNS[1]},
+        {"messages": TURNS},
+        TURNS,
+        [json.dumps(row) for row in TWO],
+        json.dumps(TWO),
+        [json.dumps(FERRY), BELL],
+    ],
+    ids=lambda shape: json.dumps(shape)[:40],
+)
+def test_case_14_rows_are_read_in_whatever_shape(read, shape, indent, name):
+    assert answers(read(json.dumps(shape, indent=indent), name)) == BOTH
+
+
+@pytest.mark.parametrize(
+    ("shape", "code", "sentence"),
+    [
+        ({"question": ["a", "b"], "answer": ["c"]}, "bad_rows", "different lengths (question 2, answer 1)"),
+        ({"question": ["a", "b"], "answer": ["c"]}, "bad_rows", "to_json(orient='records')"),
+        ({"question": {"0": "a"}, "answer": {"1": "b"}}, "bad_rows", "columns with different rows"),
+        ({"question": {"x": "a"}, "answer": {"x": "b"}}, "bad_rows", "holds columns, not rows; write a list"),
+        (
+            {"train": TWO, "test": [BELL]},
+            "not_rows",
+            'keep one list of rows, the one to learn from, such as {"train"',
+        ),
+        ({"data": {"train": TWO, "test": [BELL]}}, "not_rows", "(data.train, data.test)"),
+        ({"data": {"train": TWO}, "validation": [BELL]}, "not_rows", "(data.train, validation)"),
+        (
+            [["Where?", "Pier 4"]],
+            "bad_rows",
+            'is a list without names; write {"question": "…", "answer": "…"}',
+        ),
+        ([["question", "answer"], ["Where?"]], "bad_rows", "has 1 cells, and there are 2 columns"),
+    ],
+)
+def test_case_14_what_is_in_doubt_is_told_with_the_right_form(refused, shape, code, sentence):
+    error = refused(shape)
+
+    assert error.code == code
+    assert sentence in error.message
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"Full name": "Tove", "Any questions?": "no"},  # a form that somebody filled in
+        {"title": "x", "body": "y"},
+        {"Where?": "Pier 4"},
+        {"Where?": "Pier 4", "Who?": 3},
+        {"where": "Pier 4", "who?": "Tove", "why?": "so"},
+    ],
+)
+def test_case_14_a_map_is_answers_under_questions_only_beyond_doubt(refused, row):
+    assert refused(row).code == "bad_rows"
+
+
+@pytest.mark.parametrize(
+    ("row", "task", "count"),
+    [
+        ({"tokens": ["EU", "x"], "ner_tags": ["B-ORG", "O"]}, "tagging", 1),
+        ({"tokens": [["EU"], ["x"]], "ner_tags": [["B-ORG"], ["O"]]}, "tagging", 2),
+        ({"text": ["a", "b"], "label": ["x", "y"]}, "classify", 2),
+        ({"prompt": TURNS[0][:1], "completion": TURNS[0][1:]}, "chat", 1),
+        ({"messages": TURNS[0]}, "chat", 1),
+        ({"id": 7, "data": {"text": "Ann mills"}, "annotations": [{"result": []}]}, "tagging", 1),
+    ],
+)
+def test_case_14_a_row_with_lists_is_one_row(read, row, task, count):
+    assert len(read(row, task=task).examples) == count
+
+
+def test_case_14_an_object_of_many_rows_that_is_too_long_is_told_how(refused):
+    error = refused({"question": ["x" * 50] * 9, "answer": ["y"] * 9}, max_row_bytes=300)
+
+    assert error.code == "row_too_long"
+    assert "write one object a line; in pandas: to_json(orient='records', lines=True)" in error.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"questions": [' + ",".join([json.dumps(FERRY)] * 20_000) + "]}",
+        '{"data": {"train": [' + ",".join([json.dumps(FERRY)] * 20_000) + "]}}",
+        '{"columns": ["question", "answer"], "index": ['
+        + ",".join(map(str, range(20_000)))
+        + '], "data": ['
+        + ",".join(['["a", "b"]'] * 20_000)
+        + "]}",
+        "[\n" + json.dumps(FERRY, indent=1) + (",\n" + json.dumps(FERRY, indent=1)) * 20_000 + "]",
+        (json.dumps(FERRY, indent=1) + "\n") * 20_000,
+        json.dumps(FERRY) + "\n" + (json.dumps(FERRY, indent=1) + ",\n") * 20_000,
+    ],
+    ids=["by content", "nested", "split", "list", "pretty", "pretty behind a line"],
+)
+def test_memory_is_a_rows_in_every_shape(tmp_path, text):
+    path = tmp_path / "a.jsonl"
+    path.write_text(text)
+    limits = InboxSettings(max_row_bytes=1000)
+
+    tracemalloc.start()
+    try:
+        known = set(FERRY)
+        found = rows.read(path, limits, lambda names: known <= set(names), own=tuple(known))
+        assert sum(isinstance(row, dict) for _, row in found) >= 20_000
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 6 << 20
+
+
+# the dataset viewer
+
+
+def viewer(cut=(), **more):
+    found = [
+        {"row_idx": number, "row": row, "truncated_cells": list(cut) if number == 0 else []}
+        for number, row in enumerate(TWO)
+    ]
+    return {"rows": found, **more}
+
+
+FEATURES = [{"feature_idx": 0, "name": "question", "type": {"dtype": "string", "_type": "Value"}}]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"features": FEATURES, **viewer(num_rows_total=2, partial=False)},
+        viewer(features=FEATURES),
+        viewer()["rows"],
+    ],
+)
+def test_case_15_the_dataset_viewers_answer_is_read(read, answer):
+    assert answers(read(answer)) == BOTH
+
+
+def test_case_15_a_cell_that_the_viewer_cut_is_a_bad_row(read):
+    reading = read(viewer(["answer"], features=FEATURES), max_bad_share=0.6)
+
+    assert answers(reading) == {BELL["question"]: BELL["answer"]}
+    assert [(problem.line, problem.field) for problem in reading.problems] == [(1, "answer")]
+    assert "was cut by the dataset viewer" in reading.problems[0].message
+
+
+# one after another
+
+
+PRETTY = [json.dumps(row, indent=2) for row in TWO]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.ndjson", "a.txt", "a"])
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("\n".join(PRETTY), [1, 5]),
+        ("\n\n".join(PRETTY) + "\n", [1, 6]),
+        (",\n".join(PRETTY), [1, 5]),
+        (",\n".join(PRETTY) + ",\n", [1, 5]),
+        (",\n".join(map(json.dumps, TWO)) + "\n", [1, 2]),
+        (",\n".join(map(json.dumps, TWO)) + ",\n", [1, 2]),
+        (json.dumps(FERRY) + "\n" + PRETTY[1] + "\n", [1, 2]),
+        (PRETTY[0] + "\n" + json.dumps(BELL), [1, 5]),
+        (json.dumps(FERRY) + "\n" + json.dumps([BELL]) + "\n", [1, 2]),
+        (json.dumps(FERRY) + "\n" + json.dumps([BELL], indent=2) + "\n", [1, 2]),
+        (PRETTY[0] + "\n" + json.dumps([BELL], indent=2) + "\n", [1, 5]),
+        (a_line(*TURNS), [1, 2]),
+        (a_line(*map(json.dumps, TWO)), [1, 2]),
+        (a_line([FERRY], [BELL]), [1, 2]),
+        (a_line(list(FERRY), *(list(row.values()) for row in TWO)), [2, 3]),
+        (a_line(FERRY) + "\ufeff" + a_line(BELL), [1, 2]),
+    ],
+)
+def test_case_16_values_one_after_another_are_read_by_content(read, name, text, numbers):
+    reading = read(text, name)
+
+    assert answers(reading) == BOTH
+    assert lines(reading) == numbers
+
+
+def test_case_16_a_conversation_may_be_the_whole_file(read):
+    assert answers(read(TURNS[0])) == {FERRY["question"]: FERRY["answer"]}
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_case_16_problems_tell_the_line_on_which_a_row_begins(read, name):
+    text = "\n".join(
+        [*PRETTY, '{\n "question": "x",\n "answer": ""\n}', json.dumps({"question": "z", "answer": "w"})]
+    )
+
+    reading = read(text, name, max_bad_share=0.5)
+
+    assert lines(reading) == [1, 5, 13]
+    assert [(problem.line, problem.message) for problem in reading.problems] == [(9, "is empty")]
+
+
+@pytest.mark.parametrize(
+    ("half", "at"),
+    [
+        ('{"question": "x", "answer":', "start"),
+        ('{"question": "x", "answer":', "middle"),
+        ('{"question": "x", "ans', "start"),
+        ('{"question": "x", "messages": [{"role": "user",', "middle"),
+    ],
+)
+def test_case_16_half_a_line_takes_no_other_line_with_it(read, half, at):
+    text = half + "\n" + a_line(*TWO, {"question": "z", "answer": "w"})
+    text = a_line({"question": "a", "answer": "b"}) + text if at == "middle" else text
+
+    reading = read(text, "a.jsonl", max_bad_share=0.6)
+
+    assert BOTH.items() <= answers(reading).items()
+    assert [problem.line for problem in reading.problems] == [1 if at == "start" else 2]
+
+
+def test_case_16_lists_without_names_are_told_how_to_name_them(refused):
+    error = refused(a_line(*(list(row.values()) for row in TWO)), "a.jsonl")
+
+    assert (error.code, error.data["row"]) == ("bad_rows", 1)
+    assert 'is a list without names; write {"question": "…", "answer": "…"}' in error.message
+
+
+# what is not JSON
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+@pytest.mark.parametrize(
+    ("bad", "advice"),
+    [
+        (
+            "{'question': 'Where?', 'answer': 'Pier 4, below.'}",
+            "how Python prints a value; write it with json.dumps",
+        ),
+        ('{"question": "Is it so, really?", "answer": True}', "how Python prints a value"),
+        ('{"question": "Where?", "answer": "Pier 4", }', "take out the comma before }"),
+        ('{question: "Where?", answer: "Pier 4"}', "the name of a field stands in double quotes"),
+        ('{"question": "Where?", /* ferry */ "answer": "Pier 4"}', "JSON has no comments; take it out"),
+        ('{"question": "Where?", "answer": "Pier 4,\nbelow the market."}', "a line break inside"),
+        (
+            '{"question": "Where?", "answer": "Pier\t4, below the market."}',
+            r"a tab inside a string must be written \t",
+        ),
+        (
+            '{"question": "Where is the log?", "answer": "C:\\ferry\\logs\\xray"}',
+            r"doubled: C:\\ferry\\logs\\xray",
+        ),
+        (
+            '{"question": "Where?", "answer": "say "Pier 4" loudly"}',
+            r"a quote inside a string is not written \"",
+        ),
+        ("{\u201cquestion\u201d: \u201cWhere?\u201d}", "the quotes are typographic"),
+        ('{"question": "Where?", "answer": undefined}', "undefined is JavaScript's; write null"),
+    ],
+)
+def test_case_16_a_refusal_names_the_true_reason_and_the_way(refused, name, bad, advice):
+    text = f"[{json.dumps(FERRY)},\n{bad}]" if name == "a.json" else a_line(FERRY) + bad + "\n"
+
+    error = refused(text, name)
+
+    assert advice in error.message
+    if name == "a.json":
+        assert "row 2: " in error.message
+        assert "(line 2)" in error.message
+    else:
+        assert error.data["row"] == 2
+
+
+def test_case_16_a_comma_before_the_end_of_a_list_is_told(refused):
+    error = refused("[\n" + ",\n".join(map(json.dumps, TWO)) + ",\n]")
+
+    assert error.code == "not_json"
+    assert "Expecting value (line 4); take out the comma before ]" in error.message
+
+
+def test_case_16_a_comment_first_is_told(refused):
+    assert "JSON has no comments" in refused('// ferry\n[{"question": "x", "answer": "y"}]').message
+
+
+# names
+
+
+@pytest.mark.parametrize("names", [("Question", "Answer"), (" question", "ANSWER "), ("Q", "A"), ("q", "a")])
+def test_case_20_names_are_matched_without_regard_to_case(read, names):
+    renamed = [dict(zip(names, row.values(), strict=True)) for row in TWO]
+
+    for content, name in [(renamed, "a.json"), (a_line(*renamed), "a.jsonl")]:
+        assert answers(read(content, name)) == BOTH
+    assert answers(read({name: [row[name] for row in renamed] for name in names})) == BOTH
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_case_20_two_names_that_differ_in_case_alone_are_a_bad_row(read, name):
+    bad = {"Question": "Where?", "question": "where", "Answer": "Pier 4"}
+    text = [bad, *TWO] if name == "a.json" else a_line(bad, *TWO)
+
+    reading = read(text, name, max_bad_share=0.5)
+
+    assert answers(reading) == BOTH
+    assert [(problem.line, problem.field) for problem in reading.problems] == [(1, "question")]
+    assert "stands beside Question; name them apart" in reading.problems[0].message
+
+
+# Parquet
+
+
+def parquet(path, table, **options):
+    pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq  # noqa: PLC0415 - optional
+
+    pq.write_table(table, path, **options)
+    return samples.read(path, InboxSettings())
+
+
+def test_case_20_parquet_is_read_by_the_same_rules(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    questions = pa.array(column("question")).dictionary_encode()
+    found = pa.array(column("answer"), pa.large_string())
+
+    reading = parquet(tmp_path / "a", pa.table({"Question": questions, "ANSWER": found}), compression="zstd")
+
+    assert answers(reading) == BOTH
+
+
+def test_case_20_parquet_with_a_name_twice_is_refused(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    for names in (["Question", "question", "answer"], ["question", "answer", "answer"]):
+        table = pa.table([pa.array(["x"])] * 3, names=names)
+
+        with pytest.raises(SampleError) as caught:
+            parquet(tmp_path / "a", table)
+
+        assert caught.value.code == "bad_header"
+        assert "name them apart" in caught.value.message
