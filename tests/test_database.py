@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from lorad.database import MIGRATIONS, Database
+from lorad.domain import Example
 from lorad.errors import ConfigError, RegistryError, RetryLater
 
 ADD = "INSERT INTO flags VALUES (?, ?)"
@@ -208,8 +209,10 @@ def test_what_an_older_lorad_wrote_of_learning_is_kept(tmp_path):
 
     database = Database(path)
 
-    found = database.rows("SELECT track, question_id, example_id, version FROM learnings ORDER BY id")
-    assert [tuple(row) for row in found] == [("t", "q", "old", "v0.9"), ("t", "q", "new", "v0.10")]
+    found = database.rows("SELECT track, example_id, version FROM learnings ORDER BY id")
+    assert [tuple(row) for row in found] == [("t", "old", "v0.9"), ("t", "new", "v0.10")]
+    asked = Example(task="chat", question="?", answer="!").question_id
+    assert [row[0] for row in database.rows("SELECT DISTINCT question_id FROM learnings")] == [asked]
     assert len(database.rows("SELECT * FROM examples")) == 3
     database.close()
 

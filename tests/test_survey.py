@@ -171,14 +171,14 @@ def test_the_sidecar_is_read_too(check):
 
 @pytest.mark.parametrize("as_json", [True, False])
 def test_a_file_that_would_fail_fails_with_its_rows(check, as_json):
-    result = check([{"question": "a?", "answer": 3}], *(["--json"] if as_json else []))
+    result = check([{"question": "a?", "answer": {"b": 3}}], *(["--json"] if as_json else []))
 
     assert result.exit_code == 1
     if as_json:
         error = json.loads(result.stdout)["error"]
         assert (error["code"], error["rows"][0]["field"]) == ("bad_rows", "answer")
     else:
-        assert "line 1, field answer: must be text, not int" in " ".join(result.output.split())
+        assert "line 1, field answer: must be text, not dict" in " ".join(result.output.split())
 
 
 def test_without_a_base_model_all_else_is_told(check):

@@ -343,12 +343,13 @@ def _find_table(head: bytes, is_header: IsHeader) -> _Header | None:
         names = tuple(cell.strip() for cell in cells)
         for columns in (names, tuple(map(str.lower, names))):  # people write Question and Answer
             if is_header(columns):
-                return _Header(delimiter, columns, delimiter != "\t" and f"{delimiter} " in first)
+                return _Header(delimiter, names, delimiter != "\t" and f"{delimiter} " in first)
     return None
 
 
 def _table(text: TextFile, limits: InboxSettings, header: _Header) -> Iterator[tuple[int, Any]]:
-    twice = next((name for name in header.columns if name and header.columns.count(name) > 1), None)
+    columns = [name.lower() for name in header.columns]
+    twice = next((name for name in columns if name and columns.count(name) > 1), None)
     if twice:
         raise SampleError(f"{text.path.name} has two columns {twice}; name them apart", code="bad_header")
     csv.field_size_limit(max(csv.field_size_limit(), limits.max_row_bytes))  # the module's own is too small
