@@ -1,7 +1,7 @@
 """Materials: conversations. A row that lists turns in, one example for each learned answer out.
 
-What lives here: telling how a turn is written by the keys that it has, whatever its list is called; tools and their
-calls; which answers are learned. What never does: questions and answers in fields side by side (``pairs``), the
+What lives here: telling how a turn is written by the keys that it has, whatever its list is called; which answers are
+learned. What never does: questions and answers in fields side by side (``pairs``), the
 exports of other products (``exports``).
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorad import cells, preferences
+from lorad import calls, cells, preferences
 from lorad.cells import Row, check_text, is_empty, unpacked
 from lorad.domain import Example
 from lorad.rows import BadRow
@@ -144,7 +144,7 @@ def is_turn(value: Any) -> bool:
 
 def read(row: Row, field: str) -> Content:
     """Return a row's learned answers, each with all before it as its question; raise ``BadRow``."""
-    listed, described = unpacked(row, field), tools(row)
+    listed, described = unpacked(row, field), calls.functions(row)
     said = turns(listed, field, described)
     refuse_unknown(row, BESIDE | {field} | _repeated(row, said))
     system = system_turns(row)
@@ -181,21 +181,7 @@ def system_turns(row: Row) -> list[Turn]:
     return [Turn(where, "system", text, is_learned=False)]
 
 
-# tools
-
-
-def tools(row: Row) -> list[Message]:
-    """Return the functions that a conversation may call."""
-    listed = unpacked(row, "tools")
-    if is_empty(listed):
-        return []
-    if not isinstance(listed, list):
-        raise BadRow("tools", "must be a list of functions, in a table its JSON")
-    functions = [tool.get("function", tool) if isinstance(tool, Mapping) else tool for tool in listed]
-    for index, function in enumerate(functions):
-        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise BadRow(f"tools[{index}]", "must be a function with a name")
-    return [_described(function) for function in functions]
+# turns
 
 
 def tool_turns(functions: Sequence[Message]) -> list[Turn]:
@@ -205,99 +191,6 @@ def tool_turns(functions: Sequence[Message]) -> list[Turn]:
     content = json.dumps(functions, ensure_ascii=False)
     check_text("tools", content)
     return [Turn("tools", "tools", content, is_learned=False)]
-
-
-def _described(value: Any) -> Any:
-    """Return a function's description without the nulls that ``datasets`` writes for keys that only others have.
-
-    A null says something in two places: in a list of allowed values, and as the default of what may be null.
-    """
-    if isinstance(value, list):
-        return [_described(each) for each in value]
-    if not isinstance(value, Mapping):
-        return value
-    kept = {"default"} if _may_be_null(value) else set()
-    return {key: _described(each) for key, each in value.items() if each is not None or key in kept}
-
-
-def _may_be_null(schema: Any) -> bool:
-    """Tell whether a JSON schema names null as a value."""
-    if not isinstance(schema, Mapping):
-        return False
-    kind = schema.get("type")
-    kinds = kind if isinstance(kind, list) else [kind]
-    allowed = schema.get("enum")
-    return (
-        "null" in kinds
-        or schema.get("nullable") is True
-        or (isinstance(allowed, list) and None in allowed)
-        or any(map(_may_be_null, _alternatives(schema)))
-    )
-
-
-def _alternatives(schema: Row) -> list[Any]:
-    lists = [schema.get(name) for name in ("anyOf", "oneOf")]
-    return [each for listed in lists if isinstance(listed, list) for each in listed]
-
-
-def arguments(value: Any, where: str = "arguments") -> Message:
-    """Return what a function is called with: an object, its JSON, or nothing; raise ``BadRow``.
-
-    OpenAI writes the arguments as JSON, and "" where there are none; templates want them as they are.
-    """
-    if isinstance(value, str):
-        value = cells.parsed(value, where) if value.strip() else {}
-    if value is None:
-        value = {}
-    if not isinstance(value, Mapping):
-        raise BadRow(where, "must be an object, or its JSON")
-    return dict(value)
-
-
-def _without_nulls(value: Any, schema: Any) -> Any:
-    """Return arguments without the nulls that nobody wrote: of what the function's own description does not let be null."""
-    if isinstance(value, list):
-        items = schema.get("items") if isinstance(schema, Mapping) else None
-        return [_without_nulls(each, items) for each in value]
-    if not isinstance(value, Mapping):
-        return value
-    properties = schema.get("properties") if isinstance(schema, Mapping) else None
-    named = properties if isinstance(properties, Mapping) else {}
-    return {
-        key: _without_nulls(each, named.get(key))
-        for key, each in value.items()
-        if each is not None or _may_be_null(named.get(key))
-    }
-
-
-def _calls(calls: Any, where: str, functions: Sequence[Message]) -> tuple[tuple[Message, ...], int]:
-    """Return calls as name and arguments, and how many nulls were left out although nothing says what they are."""
-    found = cells.parsed(calls, where) if isinstance(calls, str) else calls
-    listed = found if isinstance(found, list) else [found]
-    made = [_call(call, f"{where}[{index}]", functions) for index, call in enumerate(listed)]
-    return tuple(call for call, _ in made), sum(nulls for _, nulls in made)
-
-
-def _call(call: Any, where: str, functions: Sequence[Message]) -> tuple[Message, int]:
-    function = call.get("function", call) if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
-        raise BadRow(where, "must be a call of a function with a name")
-    written = function.get("arguments")
-    written = function.get("parameters") if written is None else written
-    given = arguments(written, f"{where}.arguments")
-    described = next((each for each in functions if each["name"] == function["name"]), None)
-    # what is JSON inside a text was written by whoever made the call, nulls and all
-    kept = given if isinstance(written, str) else _without_nulls(given, (described or {}).get("parameters"))
-    check_text(where, json.dumps([function["name"], kept], ensure_ascii=False))
-    nulls = (
-        0
-        if described
-        else sum(each is None for each in given.values()) - sum(each is None for each in kept.values())
-    )
-    return {"name": function["name"], "arguments": kept}, nulls
-
-
-# turns
 
 
 def turns(listed: Any, field: str, functions: Sequence[Message] = ()) -> list[Turn]:
@@ -326,18 +219,16 @@ def _turn(turn: Any, where: str, functions: Sequence[Message]) -> Turn:
         raise BadRow(f"{where}.{role_key}", f"must be one of {', '.join(sorted(roles))}")
     known = {role_key, text_key, "weight", "name", "tool_calls", "tool_call_id"}
     refuse_unknown(turn, known, f"{where}.")
-    is_learned, spoken = _weight(turn, where) != 0, f"{where}.{text_key}"
-    said = turn.get(text_key)
+    is_learned, spoken, said = _weight(turn, where) != 0, f"{where}.{text_key}", turn.get(text_key)
     if role == "function_call":
-        calls, nulls = _calls(said, spoken, functions)
-        return Turn(where, "assistant", "", is_learned, calls, nulls)
-    calls, nulls = (), 0
-    if not is_empty(turn.get("tool_calls")):
-        calls, nulls = _calls(turn["tool_calls"], f"{where}.tool_calls", functions)
-    if calls and _ROLES[role] != "assistant":
+        return Turn(where, "assistant", "", is_learned, *calls.read(said, spoken, functions))
+    if is_empty(turn.get("tool_calls")):
+        return Turn(where, _ROLES[role], _content(said, spoken), is_learned)
+    called, nulls = calls.read(turn["tool_calls"], f"{where}.tool_calls", functions)
+    if _ROLES[role] != "assistant":
         raise BadRow(f"{where}.tool_calls", "only the assistant calls tools")
-    text = "" if calls and is_empty(said) else _content(said, spoken)
-    return Turn(where, _ROLES[role], text, is_learned, calls, nulls)
+    text = "" if is_empty(said) else _content(said, spoken)
+    return Turn(where, _ROLES[role], text, is_learned, called, nulls)
 
 
 def _weight(turn: Row, where: str) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lorad import cells, conversations
+from lorad import calls, cells, conversations
 from lorad.cells import Row
 from lorad.conversations import Content, Turn
 from lorad.domain import Example
@@ -177,7 +177,7 @@ def _batch(row: Row) -> Content:
     answer = choices[0].get("message") if isinstance(choices, list) and choices and choices[0] else None
     if not isinstance(answer, Mapping):
         return Content(format="openai batch", examples=[], left_out={UNANSWERED: 1})
-    functions = conversations.tools(body)
+    functions = calls.functions(body)
     question = conversations.turns(asked, "body.messages", functions)
     told_turns = conversations.turns([answer], "response.body.choices", functions)
     context = [Turn(t.where, t.role, t.content, is_learned=False, calls=t.calls) for t in question]

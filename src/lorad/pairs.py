@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from lorad import conversations
+from lorad import calls, conversations
 from lorad.cells import Row, check_text, text, unpacked
 from lorad.conversations import Content, Message, Turn
 from lorad.domain import Example
@@ -119,7 +119,7 @@ def _prompt_and_answer(row: Row, name: str, answer: str) -> Content | None:
     if prompt is None and told is None:
         return None
     conversations.refuse_unknown(row, {"prompt", answer, "tools"})
-    functions = conversations.tools(row)
+    functions = calls.functions(row)
     prompt = prompt or [{"role": "user", "content": text(row, "prompt")}]
     told = told or [{"role": "assistant", "content": text(row, answer)}]
     asked = [replace(turn, is_learned=False) for turn in conversations.turns(prompt, "prompt", functions)]
