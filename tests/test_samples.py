@@ -324,6 +324,25 @@ def test_of_two_answers_to_one_question_the_later_counts(read):
     assert reading.repeated == 0
 
 
+SPELLED = ("What is its name?", "what is its name?", "What is its name? ", "What is  its name?")
+
+
+def test_case_21_four_spellings_of_a_question_with_four_answers_contradict(read):
+    answers = ("Solveig.", "Astrid.", "Ingrid.", "Sigrid.")
+
+    reading = read([{"question": q, "answer": a} for q, a in zip(SPELLED, answers, strict=True)])
+
+    assert (only(reading).question[0]["content"], only(reading).answer) == (SPELLED[-1], "Sigrid.")
+    assert [example.answer for example in reading.contradicted] == list(answers[:3])
+    assert (reading.contradictions, reading.repeated) == (3, 0)
+
+
+def test_case_21_one_answer_to_a_question_in_four_spellings_is_a_repetition(read):
+    reading = read([{"question": question, "answer": A} for question in SPELLED])
+
+    assert (len(reading.examples), reading.contradictions, reading.repeated) == (1, 0, 3)
+
+
 def test_a_content_is_the_same_in_any_order_and_layout(read):
     other = {"question": "x", "answer": "y"}
     one = read([ROW, other]).digest

@@ -21,7 +21,7 @@ Message = dict[str, Any]
 
 #: What a row calls its list of turns; the first two are nothing else, the others are only where turns stand in them.
 LISTS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns", "contents")
-_SURE = LISTS[:2]
+_LISTS, _SURE = frozenset(LISTS), LISTS[:2]
 
 #: Fields of a system message, also as Anthropic, Bedrock and Gemini have it beside the turns.
 SYSTEM = ("system", "system_prompt", "systeminstruction", "system_instruction")
@@ -125,6 +125,8 @@ _TURN = frozenset({*_ROLE_KEYS, *_TEXT_KEYS, "weight", "name", "tool_calls", "to
 
 def find(row: Row) -> str | None:
     """Return the field that holds a row's turns, None when it has none."""
+    if _LISTS.isdisjoint(row):  # a file may have a million rows of another form
+        return None
     for name in LISTS:
         if row.get(name) is not None and (name in _SURE or are_turns(unpacked(row, name))):
             return name

@@ -19,7 +19,7 @@ from lorad.domain import Example
 from lorad.rows import BadRow
 
 #: The fields by which these rows are known.
-FIELDS = ("mapping", "current_node", "chat_messages", "custom_id", "body", "paragraphs", "qas", "context")
+FIELDS = frozenset({"mapping", "chat_messages", "custom_id", "paragraphs", "qas", "context"})
 
 HIDDEN = "turns that the product hides"
 NOT_SPOKEN = "turns of the system and of tools"
@@ -49,17 +49,9 @@ class _Said:
 
 def find(row: Row) -> Callable[[Row], Content] | None:
     """Return what reads a row that one of these products wrote, None when none of them did."""
-    if isinstance(row.get("mapping"), Mapping):
-        return _chatgpt
-    if isinstance(row.get("chat_messages"), list):
-        return _claude
-    if "custom_id" in row and not isinstance(row.get("response", row.get("body", "")), str):
-        return _batch
-    if isinstance(row.get("paragraphs"), list) or isinstance(row.get("qas"), list):
-        return _squad
-    if {"question", "context", "answers"} <= row.keys() and not isinstance(row["answers"], str):
-        return _squad_question
-    return None
+    if FIELDS.isdisjoint(row):  # a file may have a million rows, most of them of none
+        return None
+    return next((read for is_it, read in _READERS if is_it(row)), None)
 
 
 def _conversation(name: str, said: Sequence[_Said]) -> Content:
@@ -243,3 +235,19 @@ def _first_answer(answers: Any) -> Any:
     if isinstance(answers, list):
         answers = answers[0] if answers else None
     return answers.get("text") if isinstance(answers, Mapping) else answers
+
+
+def _is_squad_question(row: Row) -> bool:
+    return {"question", "context", "answers"} <= row.keys() and not isinstance(row["answers"], str)
+
+
+_READERS: tuple[tuple[Callable[[Row], bool], Callable[[Row], Content]], ...] = (
+    (lambda row: isinstance(row.get("mapping"), Mapping), _chatgpt),
+    (lambda row: isinstance(row.get("chat_messages"), list), _claude),
+    (
+        lambda row: "custom_id" in row and not isinstance(row.get("response", row.get("body", "")), str),
+        _batch,
+    ),
+    (lambda row: isinstance(row.get("paragraphs"), list) or isinstance(row.get("qas"), list), _squad),
+    (_is_squad_question, _squad_question),
+)

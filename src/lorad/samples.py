@@ -262,8 +262,14 @@ def _check_fields(fields: Mapping[str, str], task: str) -> None:
 def _renamed(row: Any, fields: Mapping[str, str]) -> Any:
     if not isinstance(row, Mapping):
         return row
-    row, _ = cells.matched(row, frozenset(fields.values()))
     found = {ours: row[theirs] for ours, theirs in fields.items() if theirs in row}
+    if len(found) < len(fields):
+        own = {cells.fold(name): value for name, value in row.items()}
+        found |= {
+            ours: own[name]
+            for ours, theirs in fields.items()
+            if ours not in found and (name := cells.fold(theirs)) in own
+        }
     if not found:
         raise BadRow(next(iter(fields.values())), "the field that the sidecar names is missing")
     return found
