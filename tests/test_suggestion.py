@@ -41,6 +41,8 @@ CASES = [
     ("chat", [{"question": Q, "context": "Note.", "answers": ["a", "b"], "answer": A}]),
     ("chat", "Frage;Antwort\nA?;a\nB?;b\n"),
     ("chat", "Question,Answer,Topic\nA?,a,x\n"),
+    ("chat", "Nr;Frage;Antwort\n1;A?;a\n2;B?;b\n"),
+    ("chat", "Antwort\tquestion\na\tA?\n"),
     ("tagging", [TAGGED | {"topic": "x"}]),
     ("tagging", [{"Wörter": ["Anna", "sang"], "Marken": ["B-PER", "O"]}]),
     ("classify", [{"text": "Bread.", "label": "food", "stars": 3}]),
@@ -75,6 +77,7 @@ def test_case_19_the_suggested_sidecar_written_out_reads_the_file(tmp_path, task
         (CASES[3][1], "fields: {question: question, answer: answer, system: system}"),
         (CASES[12][1], "fields: {question: Frage, answer: Antwort}"),
         (CASES[13][1], "fields: {question: Question, answer: Answer}"),
+        (CASES[15][1], "fields: {question: question, answer: Antwort}"),
     ],
 )
 def test_case_19_the_line_names_the_files_own_fields(tmp_path, rows, line):
@@ -91,6 +94,7 @@ def test_case_19_the_line_names_the_files_own_fields(tmp_path, rows, line):
         [{"messages": [USER, ASSISTANT | {"thoughts": "x"}]}],
         [{"prompt": Q, "chosen": A, "rejected": "No."}],
         [{"prompt": Q, "completion": A, "label": True}],  # without it, what it calls bad would be learned
+        [{"Prompt": Q, "Completion": A, "Label": 0}],
         [{"text": "x"}],
         ["x"],
         [ROW | {"topic": "x"}, *({"q": 5} for _ in "abcd")],  # the others would still be bad

@@ -94,7 +94,7 @@ def _branch(row: Row) -> list[Row]:
     """Return the nodes from the root to the one that was open last; what was tried beside it is not there."""
     nodes, branch, passed = row["mapping"], [], set()
     at = row.get("current_node")
-    if at not in nodes:
+    if not isinstance(at, str) or at not in nodes:
         leaves = [
             key for key, node in nodes.items() if isinstance(node, Mapping) and not node.get("children")
         ]
@@ -149,7 +149,8 @@ def _from_claude(message: Any, where: str) -> _Said:
     if parts and not texts:
         return _Said(role, reason=NOT_TEXT)
     # the thoughts and tools between an answer's texts are not among them, in `text` they may be
-    return _spoken(role, "\n".join(filter(None, texts)) or str(message.get("text") or ""))
+    whole = message.get("text")
+    return _spoken(role, "\n".join(filter(None, texts)) or (whole if isinstance(whole, str) else ""))
 
 
 # OpenAI's batches
@@ -165,9 +166,8 @@ def _batch(row: Row) -> Content:
     if not isinstance(asked, list):
         told = "a batch's output has answers and not their questions; " + _JOIN.format(other="input")
         raise BadRow("response", told)
-    choices = _object(_object(row, "response"), "body").get("choices")
-    answer = choices[0].get("message") if isinstance(choices, list) and choices and choices[0] else None
-    if not isinstance(answer, Mapping):
+    answer = _first_choice(_object(_object(row, "response"), "body"))
+    if not answer:
         return Content(format="openai batch", examples=[], left_out={UNANSWERED: 1})
     functions = calls.functions(body)
     question = conversations.turns(asked, "body.messages", functions)
@@ -177,30 +177,36 @@ def _batch(row: Row) -> Content:
     return conversations.content("openai batch", turns, "response")
 
 
+def _first_choice(body: Row) -> Row:
+    choices = body.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else {}
+    return _object(first, "message") if isinstance(first, Mapping) else {}
+
+
 # SQuAD
 
 
 def _squad(row: Row) -> Content:
     """Read an article, or one of its passages: a file has them in ``data``."""
-    given = row.get("paragraphs", [row])
+    given = row["paragraphs"] if isinstance(row.get("paragraphs"), list) else [row]
     examples: list[Example] = []
     unanswered = 0
     for at, passage in enumerate(given):
-        for where, context, asked in _asked(passage, f"paragraphs[{at}]"):
-            example = _squad_example(asked, context, where)
+        for where, asked in _asked(passage, f"paragraphs[{at}]"):
+            example = _squad_example(asked, passage, where)
             examples += [example] if example else []
             unanswered += example is None
     return Content(format="squad", examples=examples, left_out=+Counter({UNANSWERED: unanswered}))
 
 
-def _asked(passage: Any, where: str) -> Iterator[tuple[str, Any, Row]]:
+def _asked(passage: Any, where: str) -> Iterator[tuple[str, Row]]:
     questions = passage.get("qas") if isinstance(passage, Mapping) else None
     if not isinstance(questions, list):
         raise BadRow(f"{where}.qas", "must be a list of questions")
     for at, asked in enumerate(questions):
         if not isinstance(asked, Mapping) or "question" not in asked or "context" not in passage:
             raise BadRow(f"{where}.qas[{at}]", "must be a question about the passage's context")
-        yield f"{where}.qas[{at}].", passage, asked
+        yield f"{where}.qas[{at}].", asked
 
 
 def _squad_question(row: Row) -> Content:

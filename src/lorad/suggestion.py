@@ -20,6 +20,9 @@ Fields = dict[str, str]
 #: Characters of a field's name that a person would copy.
 _LONGEST_NAME = 60
 
+#: What people call the numbers of their rows.
+_NUMBERS = {"nr", "no", "number", "index", "row"}
+
 #: What a column may be called, and a sentence hardly.
 _NAME = re.compile(r"[^\W\d][\w-]*( [\w-]+){0,2}")
 
@@ -54,7 +57,9 @@ _GUESSED = {
 
 def fields(row: Any, task: str, reads: Callable[[Row], Any]) -> Fields | None:
     """Return lorad's names for a row's fields with which ``reads`` takes it; None when there are none."""
-    if not isinstance(row, Mapping) or (task == "chat" and preferences.find(row)):
+    if not isinstance(row, Mapping):
+        return None
+    if task == "chat" and preferences.may_judge({cells.fold(name): value for name, value in row.items()}):
         return None  # to leave a verdict out would teach the answers that it calls bad
     for named in _candidates(row, task):
         if all(len(name) <= _LONGEST_NAME and cells.is_whole(name) for name in named.values()):
@@ -72,8 +77,8 @@ def columns(path: Path, limits: InboxSettings, task: str) -> Fields | None:
         first = text.head.partition(b"\n")[0].decode(errors="replace").strip()
     for delimiter in ",;\t|":
         names = [name.strip(' "') for name in first.split(delimiter)]
-        if len(names) == len(_GUESSED[task]) == len(set(names)) and all(map(_NAME.fullmatch, names)):
-            return dict(zip(_GUESSED[task], names, strict=True))
+        if len(names) > 1 and all(map(_NAME.fullmatch, names)):
+            return next(_candidates(dict.fromkeys(names, "…"), task), None)
     return None
 
 
@@ -85,7 +90,12 @@ def _candidates(row: Row, task: str) -> Iterator[Fields]:
         if all(name in own for name in needed):
             yield {name: own[name] for name in (*needed, *beside) if name in own}
             yield {name: own[name] for name in needed}
-    known = {*conversations.IGNORED, *annotations.REMARKS, *(name for _, beside in shapes for name in beside)}
+    known = {
+        *conversations.IGNORED,
+        *annotations.REMARKS,
+        *_NUMBERS,
+        *(name for _, beside in shapes for name in beside),
+    }
     left = [own[name] for name in own if name not in known and isinstance(row[own[name]], str | list)]
     for needed, _ in shapes:
         rest = [name for name in left if cells.fold(name) not in needed]
