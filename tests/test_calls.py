@@ -117,3 +117,24 @@ def test_case_22_a_functions_description_has_no_nulls_that_others_brought():
             }
         }
     }
+
+
+def test_case_q01_a_struct_of_parquet_holds_every_key_of_every_row(tmp_path):
+    # Given messages as datasets writes them: each has all keys, and each call the arguments of all functions
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    call = {"id": "1", "type": "function", "function": {"name": "times", "arguments": PADDED}}
+    row = [
+        ASKED,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "8"},
+    ]
+    row += [{"role": "assistant", "content": "Ten past eight.", "name": None}]
+    parquet.write_table(pa.Table.from_pylist([{"messages": row}]), tmp_path / "a.parquet")
+
+    reading = samples.read(tmp_path / "a.parquet", InboxSettings())
+
+    first, second = reading.examples
+    assert first.answer["tool_calls"] == [{"name": "times", "arguments": {"day": "Monday"}}]
+    assert second.answer == "Ten past eight."
+    assert reading.left_out == {conversations.NULLS: 1}

@@ -1,5 +1,6 @@
 """Suggestions: the line of a sidecar that a refusal shows has the file read."""
 
+import datetime as dt
 import json
 
 import pytest
@@ -133,3 +134,17 @@ def test_a_sidecar_finds_its_names_in_any_case(tmp_path):
 def test_fields_are_only_those_that_read_the_row():
     assert suggestion.fields({"a": "x", "b": "y"}, "chat", lambda _: None) == {"question": "a", "answer": "b"}
     assert suggestion.fields("x", "chat", lambda _: None) is None
+
+
+def test_case_q03_a_table_of_parquet_with_more_columns_is_suggested_too(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [ROW | {"created_at": dt.datetime(2026, 1, 1, tzinfo=dt.UTC), "score": 0.5}, OTHER]
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.Table.from_pylist(rows), path)
+
+    line = refusal(path).data["sidecar"]
+    assert line == "fields: {question: question, answer: answer}"
+
+    sidecar.path_of(path).write_text(line)
+    assert samples.read(path, InboxSettings(), fields=sidecar.beside(path).fields).rows == 2
