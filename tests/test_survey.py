@@ -201,10 +201,10 @@ def test_case_p13_a_foreign_end_token_is_told_and_the_models_own_is_not(check):
 
     told = " ".join(check(rows).output.split())
 
-    assert "1 answers end with <|eot_id|>, another model's end token" in told
-    assert "end with </s>, another" not in told
+    assert "1 answer ends with <|eot_id|>, another model's end token" in told
+    assert "ends with </s>, another" not in told
     assert json.loads(check(rows, "--json").stdout)["end_tokens"] == {"</s>": 1, "<|eot_id|>": 1}
-    assert "end with </s>, an end token" in " ".join(check(rows, base="other").output.split())
+    assert "ends with </s>, an end token" in " ".join(check(rows, base="other").output.split())
 
 
 def test_the_sidecar_is_read_too(check):

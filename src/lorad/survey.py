@@ -141,7 +141,7 @@ def lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     told = [
         ("file", f"{report['file']}, for {_reader(report)}"),
         ("rows", f"{report['rows']}: {formats}"),
-        ("examples", f"{report['examples']}, {report['repeated']} repeated"),
+        ("examples", f"{report['examples']} learned from, {report['repeated']} repeated"),
     ]
     if report.get("description"):
         told.append(("about", report["description"]))
@@ -163,9 +163,10 @@ def lines(report: dict[str, Any]) -> list[tuple[str, str]]:
 def _foreign_ends(report: dict[str, Any]) -> list[str]:
     """Return what is told of end tokens that are not the track's model's own, which ends answers anyway."""
     own = report["model"]["end_token"] if report["model"] else None
-    whose = "another model's end token" if own else "an end token, of another model perhaps"
+    whose = "another model's end token" if own else "an end token that may be another model's"
     return [
-        f"{often} answers end with {token}, {whose}; it would be learned as text, so take it out"
+        f"{often} {'answer ends' if often == 1 else 'answers end'} with {token}, {whose}; it would be learned as text, "
+        "so take it out"
         for token, often in report["end_tokens"].items()
         if token != own
     ]
