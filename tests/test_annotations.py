@@ -457,9 +457,9 @@ def test_a_label_may_have_brackets(label):
 @pytest.mark.parametrize(
     ("row", "field", "message"),
     [
-        ({"text": 5}, "text", "must be text, not int"),
+        ({"text": {"a": 5}}, "text", "must be text, not dict"),
         ({"text": "x", "body": "y"}, "body", "stands beside text"),
-        ({"text": "x", "title": ["y"]}, "title", "must be text, not list"),
+        ({"text": "x", "title": ["y", "z"]}, "title", "holds 2 texts, and one is wanted"),
         ({"text": "x", "author": "y"}, "author", "unknown here"),
         ({"query": "x", "positive": "y"}, "query", "pairs of questions and passages"),
         ({"title": "x"}, "text", "missing"),

@@ -1,5 +1,8 @@
 """The values of a row, whatever its format."""
 
+import datetime as dt
+from decimal import Decimal
+
 import pytest
 
 from lorad import cells
@@ -30,3 +33,47 @@ def test_of_unknown_fields_the_one_with_a_reason_is_told():
 
     assert (caught.value.field, str(caught.value)) == ("x.c", "because")
     cells.refuse_unknown({"a": 1, "id": 4, "d": "[]"}, {"a"}, reasons={})
+
+
+NAMES = frozenset({"question", "answer"})
+
+
+def test_case_20_names_are_found_in_any_case_and_told_as_they_are_written():
+    row = {"Question ": "a", "ANSWER": "b", "Topic": "c"}
+
+    found, own = cells.matched(row, NAMES)
+
+    assert found == {"question": "a", "answer": "b", "Topic": "c"}
+    assert (own["question"], own["Topic"]) == ("Question ", "Topic")
+
+
+def test_case_20_a_row_in_our_spelling_is_left_as_it_is():
+    row = {"question": "a", "Topic": "c"}
+
+    assert cells.matched(row, NAMES) == (row, {})
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("x", "x"), (3, "3"), (True, "true"), (1e22, "1e+22"), (Decimal("118.50"), "118.50"), (["x"], "x")],
+)
+def test_case_20_a_value_is_what_a_table_without_types_would_hold(value, text):
+    assert cells.as_text(value, "a") == text
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (None, "is empty"),
+        (float("nan"), "is empty"),
+        (Decimal("NaN"), "is empty"),
+        (float("inf"), "not float"),
+        (dt.date(2026, 1, 2), "not date"),
+        ({"a": 1}, "not dict"),
+        (["x", "y"], "holds 2 texts"),
+        ([3], "not list"),
+    ],
+)
+def test_case_20_what_is_no_text_is_told(value, told):
+    with pytest.raises(BadRow, match=told):
+        cells.as_text(value, "a")

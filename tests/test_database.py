@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from lorad.database import MIGRATIONS, Database
+from lorad.domain import Example
 from lorad.errors import ConfigError, RegistryError, RetryLater
 
 ADD = "INSERT INTO flags VALUES (?, ?)"
@@ -208,10 +209,80 @@ def test_what_an_older_lorad_wrote_of_learning_is_kept(tmp_path):
 
     database = Database(path)
 
-    found = database.rows("SELECT track, question_id, example_id, version FROM learnings ORDER BY id")
-    assert [tuple(row) for row in found] == [("t", "q", "old", "v0.9"), ("t", "q", "new", "v0.10")]
+    found = database.rows("SELECT track, example_id, version FROM learnings ORDER BY id")
+    assert [tuple(row) for row in found] == [("t", "old", "v0.9"), ("t", "new", "v0.10")]
+    asked = Example(task="chat", question="?", answer="!").question_id
+    assert [row[0] for row in database.rows("SELECT DISTINCT question_id FROM learnings")] == [asked]
     assert len(database.rows("SELECT * FROM examples")) == 3
     database.close()
+
+
+def a_home_before_normal_forms(path):
+    """Return a database of the third form: one question in two spellings, forgotten once, and a text to tag."""
+    older = an_older_one(path, 3)
+    columns = "(id, track, question_id, dataset, task, question, answer, added_at, forgotten_at)"
+    for name, asked, task, question, gone in (
+        ("lower", "q1", "chat", '[{"role": "user", "content": "where is it?"}]', None),
+        ("upper", "q2", "chat", '[{"role": "user", "content": "Where is  it?"}]', None),
+        ("gone", "q2", "chat", "null", 5.0),
+        ("alone", "q3", "chat", "null", 5.0),
+        ("text", "q4", "tagging", '"Where is  it?"', None),
+    ):
+        values = [name, "t", asked, "d", task, question, '"a"', 1.0, gone]
+        older.execute(f"INSERT INTO examples {columns} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+    for asked, name, version in (
+        ("q1", "lower", "v0.1"),
+        ("q2", "gone", "v0.1"),
+        ("q2", "upper", "v0.2"),
+        ("q1", "lower", "v0.2"),
+        ("q3", "alone", "v0.2"),
+    ):
+        older.execute(
+            "INSERT INTO learnings (track, question_id, example_id, version) VALUES ('t', ?, ?, ?)",
+            (asked, name, version),
+        )
+    older.commit()
+    older.close()
+
+
+def test_case_21_questions_of_an_older_home_get_their_normal_form(tmp_path):
+    path = tmp_path / "a.sqlite3"
+    a_home_before_normal_forms(path)
+
+    database = Database(path)
+
+    now = Example(task="chat", question=[{"role": "user", "content": "Where is it?"}], answer="").question_id
+    text = Example(task="tagging", question="Where is  it?", answer="").question_id
+    found = {row["id"]: row["question_id"] for row in database.rows("SELECT id, question_id FROM examples")}
+    assert found == {"lower": now, "upper": now, "gone": now, "alone": "q3", "text": text}
+    learned = database.rows("SELECT question_id, example_id, version FROM learnings ORDER BY id")
+    assert [tuple(row) for row in learned] == [
+        (now, "lower", "v0.1"),
+        (now, "gone", "v0.1"),
+        (now, "upper", "v0.2"),
+        (now, "lower", "v0.2"),
+        ("q3", "alone", "v0.2"),
+    ]
+    assert database.rows("SELECT 1 FROM sqlite_master WHERE name IN ('asked', 'learned')") == []
+    database.close()
+
+
+def test_case_21_a_migration_that_is_cut_off_leaves_the_older_home(tmp_path):
+    path = tmp_path / "a.sqlite3"
+    a_home_before_normal_forms(path)
+    broken = sqlite3.connect(path)
+    broken.execute("UPDATE examples SET question = '{' WHERE id = 'upper'")  # not JSON: the function raises
+    broken.commit()
+
+    with pytest.raises((RegistryError, RetryLater)):
+        Database(path)
+
+    assert broken.execute("PRAGMA user_version").fetchone() == (3,)
+    assert broken.execute("SELECT question_id FROM examples WHERE id = 'lower'").fetchone() == ("q1",)
+    broken.execute("UPDATE examples SET question = ? WHERE id = 'upper'", ['[{"role":"user","content":"x"}]'])
+    broken.commit()
+    broken.close()
+    Database(path).close()
 
 
 def test_a_database_of_a_newer_lorad_is_not_touched(tmp_path):

@@ -170,6 +170,55 @@ def test_another_content_is_another_example(change, same_question):
     assert (one.question_id == other.question_id) is same_question
 
 
+def asked(*texts, **more):
+    return an_example(question=[{"role": "user", "content": text} for text in texts], **more).question_id
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    ["where IS the Mill?", " Where is\nthe  mill? ", "Where\u00a0is the\tmill?", "WHERE IS THE MILL?"],
+)
+def test_case_21_a_question_is_the_same_however_it_is_spelled(spelled):
+    assert asked(spelled) == asked("Where is the mill?")
+    assert asked("Hello.", spelled) == asked("hello.", "Where is the mill?")
+    as_given = an_example(question=[{"role": "user", "content": spelled}])
+    assert as_given.question[0]["content"] == spelled
+    assert as_given.id != an_example(question=[{"role": "user", "content": "Where is the mill?"}]).id
+
+
+def test_case_21_characters_are_the_same_in_either_form():
+    assert asked("Wo ist das Caf\u00e9?") == asked("Wo ist das CAFE\u0301?")
+
+
+def test_case_21_other_words_are_another_question():
+    assert asked("Was sind Maße?") != asked("Was sind Masse?")  # which case folding would take for one
+    assert asked("Where is the mill") != asked("Where is the mill?")
+    assert asked("Where is", "the mill?") != asked("Where is the mill?")
+
+
+def test_case_21_roles_calls_and_tools_count_as_they_are():
+    call = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"name": "at", "arguments": {"day": "Monday"}}],
+    }
+    other = call | {"tool_calls": [{"name": "at", "arguments": {"day": "monday"}}]}
+    tools = {"role": "tools", "content": '[{"name": "At"}]'}
+
+    ids = [
+        an_example(question=question).question_id
+        for question in ([call], [other], [tools], [tools | {"content": '[{"name": "at"}]'}])
+    ]
+
+    assert len(set(ids)) == 4
+
+
+def test_case_21_what_is_marked_or_classified_is_the_text_as_it_is():
+    for task in ("tagging", "classify"):
+        one, other = (an_example(task=task, question=text) for text in ("Turkey is hot.", "turkey is hot."))
+        assert one.question_id != other.question_id
+
+
 def test_the_answer_is_what_stands_after_the_prompt():
     encoded = Encoded((5, 6, 7, 8), 3)
 

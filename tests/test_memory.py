@@ -478,3 +478,53 @@ def test_memory_survives_a_restart(tmp_path):
 
     assert Memory(after).all("chat") == [MILL]
     after.close()
+
+
+# questions in other spellings
+
+SHOUTED = an_example("WHERE IS  the mill?", dataset="shouts")
+
+
+def test_case_21_a_question_spelled_otherwise_with_another_answer_replaces(memory, drop):
+    learn(memory, drop, "v0.1", MILL)
+    louder = an_example("where is the mill? ", "On the hill.", dataset="news")
+
+    intake = learn(memory, drop, "v0.2", louder)
+
+    assert (intake.new, intake.replacing) == (1, (MILL,))
+    assert known(memory, "v0.1", "v0.2") == [louder]
+    assert known(memory, "v0.1") == [MILL]
+
+
+def test_case_21_a_question_spelled_otherwise_with_the_same_answer_is_known(memory, drop):
+    learn(memory, drop, "v0.1", MILL)
+
+    intake = memory.add("chat", [SHOUTED, FORD], drop(), 2.0)
+
+    assert (intake.new, intake.known, intake.replacing) == (1, 1, ())
+
+
+def test_case_21_the_papers_of_an_older_version_name_questions_that_are_found_by_their_examples(memory, drop):
+    memory.add("chat", [MILL], drop(), 1.0)
+
+    memory.mark_learned("chat", [(MILL.id, "an older id")], "v0.1")
+    memory.mark_learned("chat", [(MILL.id, "an older id")], "v0.1")
+
+    assert known(memory, "v0.1") == [MILL]
+    assert [row["learned"] for row in memory.datasets("chat")] == [1]
+
+
+def test_two_answers_of_one_version_may_be_forgotten_and_learned_anew(memory, drop):
+    # Given a version from before questions had a normal form, that learned one in two spellings
+    learn(memory, drop, "v0.1", MILL)
+    memory.add("chat", [an_example("where is the mill?", "There.", dataset="lower")], drop(), 1.0)
+    lower = memory.of_drop("chat", "lower", 2)
+    memory.mark_learned("chat", [example.ids for example in lower], "v0.1")
+    assert known(memory, "v0.1") == lower
+
+    memory.forget("chat", "mills", 2.0)
+    memory.forget("chat", "lower", 2.0)
+    assert known(memory, "v0.1") == []
+
+    learn(memory, drop, "v0.2", MILL)
+    assert known(memory, "v0.1", "v0.2") == [MILL]

@@ -17,6 +17,10 @@ ASKED, TOLD, WRONG = (
 )
 
 
+def read(row):
+    return samples._convert(LEARN, row).examples
+
+
 def said(reading):
     return [([turn["content"] for turn in e.question], e.answer) for e in reading.examples]
 
@@ -79,7 +83,7 @@ def test_bad_answers_alone_teach_nothing(tmp_path):
     [
         ({"prompt": Q, "chosen": "", "rejected": BAD}, "chosen", "is empty"),
         ({"prompt": Q, "rejected": BAD}, "chosen", "is empty"),
-        ({"prompt": Q, "chosen": 5, "rejected": BAD}, "chosen", "must be text, not int"),
+        ({"prompt": Q, "chosen": {"a": 5}, "rejected": BAD}, "chosen[0].role", "must be one of"),
         ({"chosen": A, "rejected": BAD}, "prompt", "the field is missing"),
         ({"prompt": Q, "chosen": A, "rejected": BAD, "tools": [1]}, "tools", "unknown"),
         ({"prompt": "Other?", "chosen": [ASKED, TOLD], "rejected": [ASKED, WRONG]}, "prompt", "begin with"),
@@ -121,20 +125,20 @@ def test_a_bad_preference_is_told_with_the_files_own_field(row, field, message):
 
 def test_a_preference_may_stand_among_plain_rows():
     assert (
-        samples._convert(LEARN, {"question": Q, "answer": A, "chosen": None, "label": ""})[0]
+        samples._convert(LEARN, {"question": Q, "answer": A, "chosen": None, "label": ""}).format
         == "question-answer"
     )
 
 
 @pytest.mark.parametrize("text", ["[2, 3, 5]", '["a", {"b": 1}]', "[[]]"])
 def test_a_good_answer_in_json_stays_text(text):
-    _, (example,) = samples._convert(LEARN, {"prompt": Q, "chosen": text, "rejected": "2 3 5"})
+    (example,) = read({"prompt": Q, "chosen": text, "rejected": "2 3 5"})
 
     assert (example.question, example.answer) == ([ASKED], text)
 
 
 def test_a_question_in_json_stays_text():
-    _, (example,) = samples._convert(LEARN, {"prompt": "[1, 2]", "chosen": [TOLD], "rejected": [WRONG]})
+    (example,) = read({"prompt": "[1, 2]", "chosen": [TOLD], "rejected": [WRONG]})
 
     assert example.question == [{"role": "user", "content": "[1, 2]"}]
 
@@ -142,6 +146,6 @@ def test_a_question_in_json_stays_text():
 def test_what_both_conversations_begin_with_is_the_question():
     begun = [ASKED, TOLD, {"role": "user", "content": "And now?"}]
     for rejected in ([*begun, WRONG], None, [*begun, TOLD]):
-        _, (example,) = samples._convert(LEARN, {"chosen": [*begun, TOLD], "rejected": rejected})
+        (example,) = read({"chosen": [*begun, TOLD], "rejected": rejected})
 
         assert (example.question, example.answer) == (begun, A)

@@ -60,7 +60,7 @@ def test_every_format_says_the_same():
     assert only(reading) == Example(
         task="chat", question=[USER], answer=A, dataset="every_format", line=len(names)
     )
-    assert (reading.rows, reading.repeated) == (10, 9)
+    assert (reading.rows, reading.repeated) == (len(names), len(names) - 1)
 
 
 @pytest.mark.parametrize("name", ["campus_cs", "campus_dining", "campus_housing"])
@@ -324,6 +324,25 @@ def test_of_two_answers_to_one_question_the_later_counts(read):
     assert reading.repeated == 0
 
 
+SPELLED = ("What is its name?", "what is its name?", "What is its name? ", "What is  its name?")
+
+
+def test_case_21_four_spellings_of_a_question_with_four_answers_contradict(read):
+    answers = ("Solveig.", "Astrid.", "Ingrid.", "Sigrid.")
+
+    reading = read([{"question": q, "answer": a} for q, a in zip(SPELLED, answers, strict=True)])
+
+    assert (only(reading).question[0]["content"], only(reading).answer) == (SPELLED[-1], "Sigrid.")
+    assert [example.answer for example in reading.contradicted] == list(answers[:3])
+    assert (reading.contradictions, reading.repeated) == (3, 0)
+
+
+def test_case_21_one_answer_to_a_question_in_four_spellings_is_a_repetition(read):
+    reading = read([{"question": question, "answer": A} for question in SPELLED])
+
+    assert (len(reading.examples), reading.contradictions, reading.repeated) == (1, 0, 3)
+
+
 def test_a_content_is_the_same_in_any_order_and_layout(read):
     other = {"question": "x", "answer": "y"}
     one = read([ROW, other]).digest
@@ -369,17 +388,17 @@ def test_the_task_is_the_tracks(tmp_path):
         ([ROW], "", "not a list"),
         (None, "", "not a NoneType"),
         # pairs
-        (ROW | {"outptu": 1}, "outptu", "unknown here; known: history, input, instruction, output"),
+        (ROW | {"outptu": 1}, "outptu", "unknown here; known: context, history, input, instruction, output"),
         ({"question": Q, "answer": A, "input": "x"}, "input", "unknown here"),
         (ROW | {"output": " \n"}, "output", "is empty"),
         (ROW | {"instruction": ""}, "instruction", "is empty"),
-        (ROW | {"output": 5}, "output", "must be text, not int"),
+        (ROW | {"output": {"a": 5}}, "output", "must be text, not dict"),
         (ROW | {"output": None}, "output", "is empty"),
         (ROW | {"output": "a\x00b"}, "output", "NUL"),
         (ROW | {"output": "a\ud800b"}, "output", "surrogate"),
         (ROW | {"input": "a\ud800b"}, "input", "surrogate"),
-        (ROW | {"input": 5}, "input", "must be text, not int"),
-        (ROW | {"system": 5}, "system", "must be text, not int"),
+        (ROW | {"input": {"a": 5}}, "input", "must be text, not dict"),
+        (ROW | {"system": {"a": 5}}, "system", "must be text, not dict"),
         (ROW | {"system": "\x00"}, "system", "NUL"),
         (ROW | {"system": "x", "system_prompt": "y"}, "system_prompt", "stands beside system"),
         (ROW | {"text": f"{Q} It grinds corn."}, "text", "stands beside instruction and output"),
@@ -422,7 +441,7 @@ def test_the_task_is_the_tracks(tmp_path):
         ),
         ({"messages": [USER, {"role": "assistant", "content": " "}]}, "messages[1].content", "not empty"),
         (
-            {"messages": [USER, {"role": "assistant", "content": [A]}]},
+            {"messages": [USER, {"role": "assistant", "content": [A, A]}]},
             "messages[1].content[0].type",
             "must be text",
         ),
@@ -448,8 +467,12 @@ def test_the_task_is_the_tracks(tmp_path):
             "output",
             "the field is unknown here; known: messages",
         ),
-        ({"conversations": [{"role": "user", "content": Q}]}, "conversations[0].from", "must be one of"),
-        ({"conversations": [{"from": "human", "value": Q}], "system": 5}, "system", "must be text"),
+        (
+            {"conversations": [{"from": "bot", "value": Q}]},
+            "conversations[0].from",
+            "must be one of assistant, function",
+        ),
+        ({"conversations": [{"from": "human", "value": Q}], "system": {"a": 5}}, "system", "must be text"),
     ],
 )
 def test_a_bad_row_is_told_with_its_field(refused, row, field, message):

@@ -131,8 +131,83 @@ TURNS = st.lists(
     | VALUES,
     max_size=3,
 )
+CALLS = st.lists(
+    st.fixed_dictionaries(
+        {"name": st.just("f"), "arguments": WORDS | st.dictionaries(WORDS, VALUES, max_size=3) | VALUES}
+    ),
+    max_size=2,
+)
+TOOLS = st.lists(st.fixed_dictionaries({"name": st.just("f"), "parameters": VALUES}) | VALUES, max_size=2)
+NODES = st.dictionaries(
+    st.sampled_from("abc"),
+    st.fixed_dictionaries(
+        {"parent": st.sampled_from("abc") | VALUES},
+        optional={
+            "message": st.fixed_dictionaries(
+                {
+                    "author": st.fixed_dictionaries({"role": WORDS | VALUES}) | VALUES,
+                    "content": st.fixed_dictionaries(
+                        {
+                            "content_type": st.just("text") | VALUES,
+                            "parts": st.lists(WORDS | VALUES, max_size=2),
+                        }
+                    )
+                    | VALUES,
+                },
+                optional={"metadata": VALUES, "recipient": VALUES, "weight": VALUES},
+            )
+            | VALUES
+        },
+    )
+    | VALUES,
+    max_size=3,
+)
+SPOKEN = st.lists(
+    st.fixed_dictionaries(
+        {"sender": st.sampled_from(["human", "assistant"]) | VALUES},
+        optional={"text": WORDS | VALUES, "content": PARTS | VALUES, "files": VALUES},
+    )
+    | VALUES,
+    max_size=3,
+)
+ASKED = st.fixed_dictionaries(
+    {"question": WORDS | VALUES},
+    optional={
+        "answers": st.lists(st.fixed_dictionaries({"text": WORDS | VALUES})) | VALUES,
+        "context": VALUES,
+    },
+)
+EXPORTS = st.one_of(
+    st.fixed_dictionaries({"mapping": NODES | VALUES, "current_node": st.sampled_from("abcd") | VALUES}),
+    st.fixed_dictionaries({"chat_messages": SPOKEN | VALUES}),
+    st.fixed_dictionaries(
+        {"custom_id": VALUES},
+        optional={
+            "body": st.fixed_dictionaries({"messages": TURNS | VALUES}) | VALUES,
+            "response": st.fixed_dictionaries({"body": st.fixed_dictionaries({"choices": VALUES})}) | VALUES,
+        },
+    ),
+    st.fixed_dictionaries(
+        {"qas": st.lists(ASKED | VALUES, max_size=2) | VALUES},
+        optional={"context": WORDS, "paragraphs": VALUES},
+    ),
+    ASKED,
+)
 ROWS = st.one_of(
     VALUES,
+    EXPORTS,
+    st.fixed_dictionaries(
+        {
+            "messages": TURNS.flatmap(
+                lambda turns: CALLS.map(lambda calls: [*turns, {"role": "assistant", "tool_calls": calls}])
+            )
+        },
+        optional={"tools": TOOLS, "System": VALUES, "prompt": WORDS | VALUES},
+    ),
+    st.dictionaries(
+        st.sampled_from(["Question", "question ", "ANSWER", "answers", "context"]), WORDS | VALUES
+    ),
+    st.fixed_dictionaries({"turns": TURNS | VALUES, "Tools": TOOLS | VALUES}),
     st.fixed_dictionaries({"instruction": WORDS, "output": WORDS}),
     st.fixed_dictionaries(
         {name: st.just(text) for name, text in ROW.items()}, optional=dict.fromkeys(EXTRAS, VALUES)

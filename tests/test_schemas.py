@@ -31,8 +31,8 @@ def refusal(act):
     [
         (b"", "the body is empty; send a JSON object such as"),
         (b"  \n", "the body is empty"),
-        (b"{'messages': []}", "line 1 column 2"),
-        (b'{"messages": [}', "line 1 column 15"),
+        (b"{'messages': []}", "character 2"),
+        (b'{"messages": [}', "character 15"),
         (b"model=chat&messages=hello", "cannot be read as JSON"),
         (b'{"messages": "caf\xe9"}', "the body is not UTF-8 (byte 18)"),
         ('{"messages": "é"}'.encode("utf-16"), "not UTF-8"),

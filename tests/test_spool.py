@@ -66,6 +66,17 @@ def test_what_is_kept_is_what_json_holds():
     assert (kept[0].question, kept[0].answer) == (question, answer)
 
 
+def test_case_21_a_question_that_is_only_spelled_otherwise_is_the_same_and_stored_as_given():
+    kept = Spool("chat", "mills")
+    asked = [[{"role": "user", "content": text}] for text in ("Where is it?", "where  is it? ")]
+    kept.put(asked[0], "a", 1)
+
+    older = kept.put(asked[1], "b", 2)
+
+    assert (older.question, older.answer) == (asked[0], "a")
+    assert [(example.question, example.answer) for example in kept] == [(asked[1], "b")]
+
+
 def test_many_examples_take_no_more_memory_than_a_few():
     kept = Spool("chat", "mills")
     tracemalloc.start()

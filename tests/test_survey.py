@@ -128,6 +128,40 @@ def test_no_usable_example_is_no_division_by_nothing(tokenizer):
     assert (found["tokens"]["max"], found["sample"]) == (0, None)
 
 
+ENDS = (
+    "</s>",
+    "<|eot_id|>",
+    "<|endoftext|>",
+    "<end_of_turn>",
+    "<|end|>",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    "<|im_end|>\n",
+)
+
+
+def test_case_p13_end_tokens_behind_answers_are_counted(tmp_path):
+    rows = [{"question": f"{at}?", "answer": f"Pier 4.{end}"} for at, end in enumerate(ENDS)]
+    rows += [{"question": "a?", "answer": "Pier 5.</s>"}, {"question": "b?", "answer": "Use </s> or <br>"}]
+
+    report = survey.survey("a.json", reading(tmp_path, rows))
+
+    assert report["end_tokens"] == {end.strip(): 1 for end in ENDS} | {"</s>": 2}
+
+
+def test_case_28_what_is_left_out_is_told_with_its_reason(tmp_path):
+    turns = [
+        {"from": "gpt", "value": "Hello."},
+        {"from": "human", "value": "a?"},
+        {"from": "gpt", "value": "b"},
+    ]
+
+    report = survey.survey("a.json", reading(tmp_path, [{"conversations": turns}, *ROWS]))
+
+    assert report["left_out"] == {"what the assistant says before any question": 1}
+    told = survey.lines(report | {"track": "chat", "model": None, "no_model": "", "task": "chat"})
+    assert ("left out", "1 what the assistant says before any question") in told
+
+
 # The command
 
 
@@ -171,6 +205,17 @@ def test_people_get_the_same_in_words(check):
     assert "each answer ends with one </s>, which is trained" in told
 
 
+def test_case_p13_a_foreign_end_token_is_told_and_the_models_own_is_not(check):
+    rows = [{"question": "a?", "answer": "b</s>"}, {"question": "c?", "answer": "d<|eot_id|>"}]
+
+    told = " ".join(check(rows).output.split())
+
+    assert "1 answer ends with <|eot_id|>, another model's end token" in told
+    assert "ends with </s>, another" not in told
+    assert json.loads(check(rows, "--json").stdout)["end_tokens"] == {"</s>": 1, "<|eot_id|>": 1}
+    assert "ends with </s>, an end token" in " ".join(check(rows, base="other").output.split())
+
+
 def test_the_sidecar_is_read_too(check):
     meta = "fields: {question: Q, answer: A}\ndescription: by hand"
     report = json.loads(check([{"Q": "a?", "A": "b", "C": "d"}], "--json", meta=meta).stdout)
@@ -180,14 +225,14 @@ def test_the_sidecar_is_read_too(check):
 
 @pytest.mark.parametrize("as_json", [True, False])
 def test_a_file_that_would_fail_fails_with_its_rows(check, as_json):
-    result = check([{"question": "a?", "answer": 3}], *(["--json"] if as_json else []))
+    result = check([{"question": "a?", "answer": {"b": 3}}], *(["--json"] if as_json else []))
 
     assert result.exit_code == 1
     if as_json:
         error = json.loads(result.stdout)["error"]
         assert (error["code"], error["rows"][0]["field"]) == ("bad_rows", "answer")
     else:
-        assert "line 1, field answer: must be text, not int" in " ".join(result.output.split())
+        assert "line 1, field answer: must be text, not dict" in " ".join(result.output.split())
 
 
 TOOLS = {

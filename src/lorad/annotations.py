@@ -55,8 +55,8 @@ FIELDS = {
 }
 
 #: What tools write beside their annotations: who, when, and remarks.
-_REMARKS = {"meta", "Comments", "comments", "annotation_approver", "annotator", "annotation_id"}
-_REMARKS |= {"created_at", "updated_at", "lead_time", "idx"}
+REMARKS = {"meta", "Comments", "comments", "annotation_approver", "annotator", "annotation_id"}
+REMARKS |= {"created_at", "updated_at", "lead_time", "idx"}
 
 #: From as many labels on, a list of numbers cannot be mistaken for 0 or 1 for each.
 _CLEAR = 3
@@ -126,7 +126,7 @@ def _no_format(row: Any, task: str) -> BadRow:
         None,
     ):
         return BadRow(chat, f"questions and answers are for a chat track; in a {task} track {NEEDS[task]}")
-    known = (*FIELDS[task], *cells.IGNORED, *_REMARKS)
+    known = (*FIELDS[task], *cells.IGNORED, *REMARKS)
     strange = next((str(key) for key in row if key not in known), None)
     if strange is not None:
         return BadRow(strange, f"the field is unknown here; {NEEDS[task]}")
@@ -150,7 +150,7 @@ def is_header(columns: Sequence[str], task: str) -> bool:
 
 
 def _refuse_unknown(row: Row, known: Collection[str], where: str = "") -> None:
-    cells.refuse_unknown(row, known, where, ignored=cells.IGNORED | _REMARKS, reasons=REFUSED)
+    cells.refuse_unknown(row, known, where, ignored=cells.IGNORED | REMARKS, reasons=REFUSED)
 
 
 def _only(row: Row, names: Iterable[str]) -> str:

@@ -1,10 +1,15 @@
 """Materials: the values of one row. A row and a field in, its text or its list out.
 
-What lives here: what every format asks of a value, whatever it means: text that can be kept, lists that a table
-holds as JSON, fields that would be lost. What never does: knowing a format (``samples``, ``annotations``).
+What lives here: what every format asks of a row, whatever it means: names found in any spelling, text that can be
+kept, lists that a table holds as JSON, fields that would be lost. What never does: knowing a format (``samples``,
+``annotations``).
 """
 
+import functools
+import json
+import math
 from collections.abc import Collection, Mapping
+from decimal import Decimal
 from typing import Any
 
 from lorad.rows import BadRow
@@ -19,17 +24,67 @@ IGNORED = frozenset(
 )
 
 
+def matched(row: Row, names: frozenset[str]) -> tuple[Row, Mapping[str, str]]:
+    """Return a row under the names that we know, whatever their case and blanks, and what it calls those itself.
+
+    People write Question, QUESTION and "Question ", and what a table says JSON may say too. Raise ``BadRow`` when two
+    fields differ only so and both hold something.
+    """
+    known = _known(tuple(row), names)
+    if known is None:
+        return row, {}
+    found: dict[str, Any] = {}
+    own: dict[str, str] = {}
+    for name, value in row.items():
+        ours = known.get(name, name)
+        if ours in found and is_empty(value):
+            continue
+        if ours in found and not is_empty(found[ours]):
+            raise BadRow(name, f"stands beside {own[ours]}, which differs only in case or blanks; keep one")
+        found[ours], own[ours] = value, name
+    return found, own
+
+
+@functools.lru_cache(maxsize=32)
+def _known(names: tuple[str, ...], known: frozenset[str]) -> dict[str, str] | None:
+    """Return our spelling of the names that need it; None when none does: a file's rows have the same names."""
+    spelled = {name: folded for name in names if name not in known and (folded := fold(name)) in known}
+    return spelled or None
+
+
+def fold(name: str) -> str:
+    """Return a name without what people write in several ways."""
+    return name.strip().lower()
+
+
 def text(row: Row, key: str) -> str:
     """Return a field's text; raise ``BadRow`` when there is none, or none that can be kept."""
-    value = row[key]
-    if value is None:
-        raise BadRow(key, "is empty")
-    if not isinstance(value, str):
-        raise BadRow(key, f"must be text, not {type(value).__name__}")
+    value = as_text(row[key], key)
     if not value.strip():
         raise BadRow(key, "is empty")
     check_text(key, value)
     return value
+
+
+def as_text(value: Any, where: str) -> str:
+    """Return what a value says as text; raise ``BadRow`` when it is none.
+
+    CSV has no types: there 3 and "3" are one answer. So that a table means the same in every container, a number, true
+    and false are their JSON everywhere. A list of one text is that text, as some programs give every answer a list.
+    """
+    if isinstance(value, str):
+        return value
+    if value is None or (isinstance(value, float | Decimal) and math.isnan(value)):
+        raise BadRow(where, "is empty")
+    if isinstance(value, Decimal) and value.is_finite():
+        return str(value)
+    if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return json.dumps(value)
+    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+        if len(value) > 1:
+            raise BadRow(where, f"holds {len(value)} texts, and one is wanted; keep the one that counts")
+        return str(value[0])
+    raise BadRow(where, f"must be text, not {type(value).__name__}")
 
 
 def check_text(key: str, value: str) -> None:
@@ -47,6 +102,14 @@ def is_whole(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def parsed(value: str, where: str) -> Any:
+    """Return what a text says as JSON; raise ``BadRow`` when it is none."""
+    try:
+        return parse(value)
+    except (Flaw, NotJson) as error:
+        raise BadRow(where, f"is not JSON: {error}") from None
 
 
 def unpacked(row: Row, key: str, sign: str = "[") -> Any:

@@ -105,10 +105,9 @@ def _header(line: str, layout: Layout, delimiters: str) -> Header | None:
             cells = next(csv.reader([line], delimiter=delimiter, strict=True, skipinitialspace=True), [])
         except csv.Error:
             continue
-        if columns := layout.columns(cells):
+        if layout.columns(cells):
             is_spaced = delimiter != "\t" and f"{delimiter} " in line
-            # the names as they are written say whether two of them are one
-            names = columns if twice(cells) is None else tuple(cells)
+            names = tuple(cell.strip() for cell in cells)
             return Header(delimiter, names, is_spaced, is_spaced and f" {delimiter}" in line)
     return None
 

@@ -356,6 +356,7 @@ class Cycle:
             "contradicted_rows": [example.line for example in reading.contradicted[:TOLD]],
             "bad": len(reading.problems),
             "bad_rows": [domain.as_json(problem) for problem in reading.problems[:TOLD]],
+            **({"left_out": reading.left_out} if reading.left_out else {}),
             **({"description": description} if description else {}),
         }
         with self._database.transaction():

@@ -5,12 +5,14 @@ full synchronisation: a committed transaction survives a power cut.
 """
 
 import contextlib
+import json
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lorad.domain import Example
 from lorad.durable import step
 from lorad.errors import ConfigError, LoradError, RegistryError, RetryLater
 
@@ -76,6 +78,28 @@ MIGRATIONS = (
     ALTER TABLE examples DROP COLUMN learned_in;
     ALTER TABLE examples DROP COLUMN superseded_by;
     """,
+    # questions that differ only in case, white space or NFC are one, and a version may have learned two answers to it;
+    # what was forgotten has no words, and goes with the examples of the same question
+    """
+    CREATE TABLE asked (track TEXT, question_id TEXT, now TEXT NOT NULL, PRIMARY KEY (track, question_id));
+    INSERT OR IGNORE INTO asked
+        SELECT track, question_id, question_id_of(task, question) FROM examples WHERE forgotten_at IS NULL;
+    UPDATE examples SET question_id = (
+        SELECT now FROM asked WHERE asked.track = examples.track AND asked.question_id = examples.question_id
+    ) WHERE EXISTS (
+        SELECT 1 FROM asked WHERE asked.track = examples.track AND asked.question_id = examples.question_id
+    );
+    CREATE TABLE learned (
+        id INTEGER PRIMARY KEY, track TEXT NOT NULL, question_id TEXT NOT NULL, example_id TEXT NOT NULL,
+        version TEXT NOT NULL, UNIQUE (track, question_id, example_id, version)
+    );
+    INSERT OR REPLACE INTO learned (id, track, question_id, example_id, version)
+        SELECT l.id, l.track, coalesce(now, l.question_id), l.example_id, l.version FROM learnings l
+        LEFT JOIN asked ON asked.track = l.track AND asked.question_id = l.question_id ORDER BY l.id;
+    DROP TABLE learnings;
+    ALTER TABLE learned RENAME TO learnings;
+    DROP TABLE asked;
+    """,
 )
 
 
@@ -108,6 +132,7 @@ class Database:
             raise
 
     def _prepare(self) -> None:
+        self._connection.create_function("question_id_of", 2, _question_id, deterministic=True)
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=FULL")
         self._connection.execute("PRAGMA fullfsync=ON")  # macOS: out of the drive's own cache as well
@@ -227,6 +252,11 @@ class Database:
         """Close the connection."""
         with self._lock:
             self._connection.close()
+
+
+def _question_id(task: str, question: str) -> str:
+    """Return what an example's question is known by; for a migration, which has the words alone."""
+    return Example(task=task, question=json.loads(question), answer=None).question_id
 
 
 def _later(error: sqlite3.Error) -> RetryLater:

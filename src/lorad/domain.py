@@ -7,6 +7,7 @@ tensors, sockets, clocks. Times are Unix seconds as floats and always come from 
 import functools
 import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
@@ -29,6 +30,32 @@ def canonical(value: Any) -> str:
 def digest(value: Any) -> str:
     """Return the sha256 of a value's canonical JSON as 64 hex digits."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def normal_form(text: str) -> str:
+    """Return what texts share that differ only in case, white space and the form of their characters (NFC).
+
+    Not case folding: to it Maße and Masse, two German words, are one.
+    """
+    if text.isascii():  # most are, and a file may have a million
+        return " ".join(text.lower().split())
+    return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower()).split())
+
+
+def normal_question(task: str, question: Any) -> Any:
+    """Return what one question asks, however it is written.
+
+    Only chat asks: what tagging marks and a classifier judges is the text itself, in which a capital may decide, and
+    a document has the name that it has. Tools are what a program wrote.
+    """
+    if task != "chat":
+        return question
+    if isinstance(question, str):
+        return normal_form(question)
+    return [
+        message if message["role"] == "tools" else message | {"content": normal_form(message["content"])}
+        for message in question
+    ]
 
 
 def as_message(answer: Any) -> dict[str, Any]:
@@ -69,8 +96,8 @@ class Example:
 
     @property
     def question_id(self) -> str:
-        """Identify the question: two examples with the same one and different answers contradict."""
-        return digest([self.task, self.question])
+        """Identify what is asked, however it is written: the same with different answers is a contradiction."""
+        return digest([self.task, normal_question(self.task, self.question)])
 
     @property
     def id(self) -> str:

@@ -20,6 +20,9 @@ Plain = Callable[[TextFile, InboxSettings], Iterator[tuple[int, Any]]]
 #: Fields of a row that errors give as an example.
 QUESTION_AND_ANSWER = ("question", "answer")
 
+#: Fields of words, under their own names; a sidecar may say that a file has others.
+LISTED = frozenset({"tokens", "tokenized_text"})
+
 #: How people shorten these.
 _SHORT = dict(zip(("q", "a"), QUESTION_AND_ANSWER, strict=True))
 
@@ -41,6 +44,8 @@ class Layout:
     example: tuple[str, ...]
     own: Collection[str]
     """Fields that only a row has; none when the task does not tell."""
+    listed: Collection[str] = LISTED
+    """Fields that hold a list in a single row, so that lists of the same length are no columns."""
 
     def columns(self, names: Sequence[str]) -> tuple[str, ...] | None:
         """Return the names of a row's fields as its format writes them, None when they are of no format.

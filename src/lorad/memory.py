@@ -58,7 +58,7 @@ class Intake:
 
     new: int
     known: int
-    """Examples that memory already held, word for word."""
+    """Examples that memory already held, word for word or with the question spelled otherwise."""
     replacing: tuple[Example, ...]
     """Older examples whose question the drop answers differently; they step back once it is learned."""
 
@@ -100,8 +100,12 @@ class Memory:
         with self._db.transaction():
             while batch := list(itertools.islice(rest, _BATCH)):  # a drop may have a million
                 held = self._answers(track, batch, lineage, open_drops)
-                last = {row["question_id"]: row["id"] for row in held}
-                new = [example for example in batch if last.get(example.question_id) != example.id]
+                last = {row["question_id"]: row["answer"] for row in held}
+                new = [
+                    example
+                    for example in batch
+                    if last.get(example.question_id) != json.dumps(example.answer)
+                ]
                 mine = {example.question_id: example.id for example in new}
                 replacing += [
                     _example(row) for row in held if mine.get(row["question_id"], row["id"]) != row["id"]
@@ -144,7 +148,7 @@ class Memory:
         """Keep examples; what was forgotten and comes again is learned anew, and nothing older stands in for it."""
         questions = [example.question_id for example in examples]
         self._db.run(
-            f"UPDATE learnings SET example_id = '' WHERE track = ? AND question_id IN ({','.join('?' * len(questions))})"
+            f"UPDATE OR REPLACE learnings SET example_id = '' WHERE track = ? AND question_id IN ({','.join('?' * len(questions))})"
             " AND EXISTS (SELECT 1 FROM examples e WHERE e.track = learnings.track AND e.id = learnings.example_id"
             " AND e.forgotten_at IS NOT NULL)",
             track,
@@ -153,7 +157,8 @@ class Memory:
         self._db.run_many(
             "INSERT INTO examples (id, track, question_id, dataset, task, question, answer, line, drop_id, added_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (track, id) DO UPDATE SET"
-            " dataset = excluded.dataset, question = excluded.question, answer = excluded.answer, line = excluded.line,"
+            " question_id = excluded.question_id, dataset = excluded.dataset, question = excluded.question,"
+            " answer = excluded.answer, line = excluded.line,"
             " drop_id = excluded.drop_id, recalled = CASE WHEN forgotten_at IS NULL THEN recalled END,"
             " recalled_in = CASE WHEN forgotten_at IS NULL THEN recalled_in END, forgotten_at = NULL",
             (
@@ -220,9 +225,13 @@ class Memory:
         return [_example(row) for row in self._db.rows(query, track, *values)]
 
     def mark_learned(self, track: str, learned: Iterable[Sequence[str]], version: str) -> None:
-        """Record that a promoted version learned these, ids of example and question each; can be repeated."""
+        """Record that a promoted version learned these, ids of example and question each; can be repeated.
+
+        The question's id in an older version's papers is from before questions had a normal form; memory's counts.
+        """
         self._db.run_many(
-            "INSERT OR IGNORE INTO learnings (track, question_id, example_id, version) VALUES (?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO learnings (track, question_id, example_id, version) VALUES (?1,"
+            " coalesce((SELECT question_id FROM examples WHERE track = ?1 AND id = ?3), ?2), ?3, ?4)",
             [(track, question_id, example_id, version) for example_id, question_id in learned],
         )
 

@@ -61,6 +61,11 @@ def _is_verdict(value: Any) -> bool:
     return isinstance(value, bool) or (isinstance(value, str) and value in _VERDICTS)
 
 
+def may_judge(row: Row) -> bool:
+    """Tell whether a row says, or may say, that an answer is a bad one."""
+    return find(row) is not None or any(row.get(name) in (*_TRUE, *_FALSE) for name in ("label", "kto_tag"))
+
+
 def _is_chat(row: Row) -> bool:
     is_pair = any(question in row and answer in row for question, answer in _ANSWERS.items())
     return is_pair or "messages" in row or "conversations" in row

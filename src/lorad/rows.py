@@ -17,11 +17,21 @@ from typing import Any
 from lorad import csv_rows, json_rows
 from lorad.config import InboxSettings
 from lorad.errors import SampleError
-from lorad.layout import QUESTION_AND_ANSWER, BadRow, IsHeader, Layout, Plain, cut_off, too_long, twice
+from lorad.layout import (
+    LISTED,
+    QUESTION_AND_ANSWER,
+    BadRow,
+    IsHeader,
+    Layout,
+    Plain,
+    cut_off,
+    too_long,
+    twice,
+)
 from lorad.strict_json import NotJson, is_deeper
 from lorad.textfile import TextFile, opened
 
-__all__ = ["QUESTION_AND_ANSWER", "BadRow", "IsHeader", "Plain", "cut_off", "read", "too_long"]
+__all__ = ["LISTED", "QUESTION_AND_ANSWER", "BadRow", "IsHeader", "Plain", "cut_off", "read", "too_long"]
 
 PARQUET = b"PAR1"
 
@@ -39,11 +49,12 @@ def read(
     plain: Plain | None = None,
     example: Sequence[str] = QUESTION_AND_ANSWER,
     own: Collection[str] = (),
+    listed: Collection[str] = LISTED,
 ) -> Iterator[tuple[int, Any]]:
     """Yield rows with their line (in a list, their place), a ``BadRow`` for one that cannot be read.
 
     ``is_header`` knows a table's first row by its names, ``plain`` reads other text where a task takes it, ``own`` are
-    fields that only a row has. Raise ``SampleError`` when the file cannot be read on.
+    fields that only a row has, ``listed`` those that hold a list in each. Raise ``SampleError`` when the file cannot be read on.
     """
     size = path.stat().st_size
     if size > limits.max_bytes:
@@ -51,8 +62,7 @@ def read(
             f"{path.name} has {size} bytes, more than inbox.max_bytes ({limits.max_bytes}); split it",
             code="too_large",
         )
-    layout = Layout(is_header, plain, tuple(example), own)
-    names = _Names(layout)
+    layout = Layout(is_header, plain, tuple(example), own, listed)
     count = 0
     try:
         for line, row in _rows(path, limits, layout):
@@ -65,7 +75,7 @@ def read(
             if is_deeper(row, limits.max_depth):
                 yield line, BadRow("", f"the row is nested deeper than inbox.max_depth ({limits.max_depth})")
             else:
-                yield line, names.of(row)
+                yield line, row
     except NotJson as error:
         place = f"row {count + 1} of {path.name}"
         told = {
@@ -74,30 +84,6 @@ def read(
             "row_too_long": f"{place} is longer than inbox.max_row_bytes ({limits.max_row_bytes}); {error}",
         }
         raise SampleError(told[error.code], code=error.code, row=count + 1) from None
-
-
-class _Names:
-    """The names of rows' fields, the same in every container; rows that follow one another mostly have the same."""
-
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
-        self._written: tuple[Any, ...] = ()
-        self._columns: tuple[str, ...] | None = None
-        self._twice: tuple[str, str] | None = None
-
-    def of(self, row: Any) -> Any:
-        """Return a row with its fields named as its format writes them, or why that cannot be."""
-        if not isinstance(row, dict):
-            return row
-        if (written := tuple(row)) != self._written:
-            self._written = written
-            self._twice = twice(written)
-            self._columns = self._layout.columns(written)
-        if self._twice:
-            return BadRow(self._twice[1], f"stands beside {self._twice[0]}; name them apart, or take one out")
-        if self._columns in (None, written):
-            return row
-        return dict(zip(self._columns or (), row.values(), strict=True))
 
 
 def _rows(path: Path, limits: InboxSettings, layout: Layout) -> Iterator[tuple[int, Any]]:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lorad import cells, parameters, samples
+from lorad import calls, cells, conversations, parameters
 from lorad.engine import Sampling
 from lorad.errors import ProtocolError
 from lorad.rows import BadRow
@@ -261,15 +261,15 @@ def _message(given: Any, where: str) -> dict[str, Any]:
     role = message.get("role")
     if role == "tools":  # what examples call their first message
         raise _refused(f"{where}.role", "tools stand beside the messages, under tools", "unknown_role")
-    if not isinstance(role, str) or role not in samples.OPENAI.roles:
-        known = ", ".join(sorted(samples.OPENAI.roles))
+    if not isinstance(role, str) or role not in conversations.OPENAI.roles:
+        known = ", ".join(sorted(conversations.OPENAI.roles))
         raise _refused(f"{where}.role", f"must be one of {known}", "unknown_role")
-    role = samples.OPENAI.roles[role]  # as files are read: developer is system
-    calls = _calls(message.get("tool_calls"), role, f"{where}.tool_calls")
-    if "content" not in message and not calls:
+    role = conversations.OPENAI.roles[role]  # as files are read: developer is system
+    called = _calls(message.get("tool_calls"), role, f"{where}.tool_calls")
+    if "content" not in message and not called:
         raise _refused(f"{where}.content", "is missing; a message needs its content", "no_content")
     text = _text(message.get("content", ""), f"{where}.content")
-    return {"role": role, "content": text} | ({"tool_calls": calls} if calls else {})
+    return {"role": role, "content": text} | ({"tool_calls": called} if called else {})
 
 
 def _text(content: Any, where: str) -> str:
@@ -296,14 +296,15 @@ def _calls(given: Any, role: str, where: str) -> list[dict[str, Any]]:
     if role != "assistant":
         raise _refused(where, "only the assistant calls tools")
     try:
-        calls = list(samples._calls(given, where))  # noqa: SLF001 - one reader for files and requests
+        found, _ = calls.read(given, where, ())
     except BadRow as problem:
         raise _refused(problem.field, str(problem)) from None
     except RecursionError:
         raise _too_deep(where) from None
-    if is_deeper(calls, DEPTH):
+    called = list(found)
+    if is_deeper(called, DEPTH):
         raise _too_deep(where)
-    return calls
+    return called
 
 
 def _tools(given: Sequence[Any]) -> list[dict[str, Any]]:
@@ -316,7 +317,7 @@ def _tools(given: Sequence[Any]) -> list[dict[str, Any]]:
                 "unsupported_parameter",
             )
     try:
-        turns = samples._tools({"tools": list(given)})  # noqa: SLF001 - one reader for files and requests
+        turns = conversations.tool_turns(calls.functions({"tools": list(given)}))
     except BadRow as problem:
         raise _refused(problem.field, str(problem)) from None
     return [{"role": turn.role, "content": turn.content} for turn in turns]

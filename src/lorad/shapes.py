@@ -11,9 +11,6 @@ from typing import Any
 from lorad.layout import QUESTION_AND_ANSWER, BadRow, Layout
 from lorad.strict_json import Flaw, NotJson, parse
 
-#: Fields that hold a list in a single row, so that lists of the same length are no columns.
-_LISTED = {"tokens", "tokenized_text"}
-
 #: By which a turn of a conversation is known, and the field in which a row has its turns.
 _TURNS = (("role", "messages"), ("from", "conversations"))
 
@@ -65,7 +62,7 @@ def spread(whole: dict[str, Any], layout: Layout) -> list[Any]:
     if values and all(isinstance(value, list) for value in values):
         if all(map(field_of_turns, values)) and not columns:
             return values
-        if columns and _are_columns(whole):
+        if columns and _are_columns(whole, layout):
             return _from_columns(whole)
     if not columns and layout.is_chat and _are_answers(whole):
         return [dict(zip(QUESTION_AND_ANSWER, pair, strict=True)) for pair in whole.items()]
@@ -87,10 +84,10 @@ def _from_numbered_columns(whole: Mapping[str, Mapping[str, Any]]) -> list[Any]:
     return [{name: column[number] for name, column in whole.items()} for number in numbers]
 
 
-def _are_columns(whole: Mapping[str, Sequence[Any]]) -> bool:
+def _are_columns(whole: Mapping[str, Sequence[Any]], layout: Layout) -> bool:
     """Tell whether lists are columns of cells, and not the turns of one conversation or the words of one text."""
     firsts = {name.strip().lower(): column[0] for name, column in whole.items() if column}
-    if any(name in _LISTED and not isinstance(first, list) for name, first in firsts.items()):
+    if any(name in layout.listed and not isinstance(first, list) for name, first in firsts.items()):
         return False
     return any(not isinstance(first, dict) for first in firsts.values()) and not any(
         map(field_of_turns, whole.values())

@@ -6,7 +6,7 @@ moving files (``inbox``).
 
 import difflib
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -120,6 +120,14 @@ def beside(file: Path) -> Sidecar:
         return Sidecar.model_validate({} if data is None else data)
     except ValidationError as error:
         raise _wrong(path.name, "; ".join(_explain(problem) for problem in error.errors()[:20])) from None
+
+
+def line(fields: Mapping[str, str]) -> str:
+    """Return the line of a sidecar that names fields, as ``beside`` reads it."""
+    written = yaml.safe_dump(
+        dict(fields), default_flow_style=True, sort_keys=False, allow_unicode=True, width=LARGEST
+    )
+    return f"fields: {written.strip()}"
 
 
 def _explain(problem: Any) -> str:

@@ -6,8 +6,10 @@ files, loading models; a tokenizer is handed in.
 
 import itertools
 import json
+import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from lorad import domain
@@ -19,6 +21,9 @@ from lorad.tasks import Task, encode
 LISTED = 20
 
 PERCENTILES = (50, 90, 95, 99)
+
+#: How models write the token that ends an answer: of another model than the track's it is text.
+_END_TOKEN = re.compile("(?:</s>|<eos>|<end_of_turn>|<\\|\\w+\\|>|\\[\\|\\w+\\|]|<\uff5c\\S+\uff5c>)$")
 
 #: Characters of a question or an answer in a report on a screen; a document's text has no end.
 _SHOWN = 300
@@ -36,6 +41,8 @@ def survey(name: str, reading: Reading) -> dict[str, Any]:
         "repeated": reading.repeated,
         "contradicted": reading.contradictions,
         "contradictions": [_contradiction(old, newest[old.question_id]) for old in reading.contradicted],
+        "left_out": reading.left_out,
+        "end_tokens": _end_tokens(reading.examples),
         "problems": [domain.as_json(problem) for problem in reading.problems],
         "first": _first(reading.examples),
     }
@@ -45,6 +52,16 @@ def _first(examples: Sequence[Example]) -> dict[str, Any] | None:
     if not examples:
         return None
     return {name: getattr(examples[0], name) for name in ("line", "question", "answer")}
+
+
+def _end_tokens(examples: Iterable[Example]) -> dict[str, int]:
+    """Count the answers that end with a model's end token, which some datasets write behind each."""
+    found: Counter[str] = Counter()
+    for example in examples:
+        if example.task == "chat":
+            said = domain.as_message(example.answer)["content"].rstrip()
+            found.update(_END_TOKEN.findall(said))
+    return dict(found)
 
 
 def _contradiction(old: Example, new: Example) -> dict[str, Any]:
@@ -126,10 +143,12 @@ def lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     told = [
         ("file", f"{report['file']}, for {_reader(report)}"),
         ("rows", f"{report['rows']}: {formats}"),
-        ("examples", f"{report['examples']}, {report['repeated']} repeated"),
+        ("examples", f"{report['examples']} learned from, {report['repeated']} repeated"),
     ]
     if report.get("description"):
         told.append(("about", report["description"]))
+    told += [("left out", f"{often} {reason}") for reason, often in report["left_out"].items()]
+    told += [("end token", each) for each in _foreign_ends(report)]
     told += [("contradiction", _tell(each)) for each in report["contradictions"][:LISTED]]
     told += [
         ("bad row", f"line {each['line']}, field {each['field'] or '-'}: {each['message']}")
@@ -141,6 +160,18 @@ def lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     if first := report["first"]:
         told.append((f"line {first['line']}", f"{_brief(first['question'])} ⟦{_brief(first['answer'])}⟧"))
     return [*told, ("tokens", report["no_model"])]
+
+
+def _foreign_ends(report: dict[str, Any]) -> list[str]:
+    """Return what is told of end tokens that are not the track's model's own, which ends answers anyway."""
+    own = report["model"]["end_token"] if report["model"] else None
+    whose = "another model's end token" if own else "an end token that may be another model's"
+    return [
+        f"{often} {'answer ends' if often == 1 else 'answers end'} with {token}, {whose}; it would be learned as text, "
+        "so take it out"
+        for token, often in report["end_tokens"].items()
+        if token != own
+    ]
 
 
 def _reader(report: dict[str, Any]) -> str:

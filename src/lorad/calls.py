@@ -1,0 +1,119 @@
+"""Materials: tools. What a conversation may call, and its calls, in; functions and their arguments out.
+
+What lives here: the two as OpenAI and its kin write them, their arguments in any form, and the nulls with which
+``datasets`` fills up a column. What never does: turns (``conversations``), whether a template has a place for tools.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lorad import cells
+from lorad.cells import Row, check_text, is_empty, unpacked
+from lorad.rows import BadRow
+
+#: A function's description, or its name and arguments.
+Function = dict[str, Any]
+
+
+def functions(row: Row) -> list[Function]:
+    """Return the functions that a conversation may call."""
+    listed = unpacked(row, "tools")
+    if is_empty(listed):
+        return []
+    if not isinstance(listed, list):
+        raise BadRow("tools", "must be a list of functions, in a table its JSON")
+    found = [tool.get("function", tool) if isinstance(tool, Mapping) else tool for tool in listed]
+    for index, function in enumerate(found):
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise BadRow(f"tools[{index}]", "must be a function with a name")
+    return [_described(function) for function in found]
+
+
+def _described(value: Any) -> Any:
+    """Return a function's description without the nulls that ``datasets`` writes for keys that only others have.
+
+    A null says something in two places: in a list of allowed values, and as the default of what may be null.
+    """
+    if isinstance(value, list):
+        return [_described(each) for each in value]
+    if not isinstance(value, Mapping):
+        return value
+    kept = {"default"} if _may_be_null(value) else set()
+    return {key: _described(each) for key, each in value.items() if each is not None or key in kept}
+
+
+def _may_be_null(schema: Any) -> bool:
+    """Tell whether a JSON schema names null as a value."""
+    if not isinstance(schema, Mapping):
+        return False
+    kind = schema.get("type")
+    kinds = kind if isinstance(kind, list) else [kind]
+    allowed = schema.get("enum")
+    return (
+        "null" in kinds
+        or schema.get("nullable") is True
+        or (isinstance(allowed, list) and None in allowed)
+        or any(map(_may_be_null, _alternatives(schema)))
+    )
+
+
+def _alternatives(schema: Row) -> list[Any]:
+    lists = [schema.get(name) for name in ("anyOf", "oneOf")]
+    return [each for listed in lists if isinstance(listed, list) for each in listed]
+
+
+def arguments(value: Any, where: str = "arguments") -> Function:
+    """Return what a function is called with: an object, its JSON, or nothing; raise ``BadRow``.
+
+    OpenAI writes the arguments as JSON, and "" where there are none; templates want them as they are.
+    """
+    if isinstance(value, str):
+        value = cells.parsed(value, where) if value.strip() else {}
+    if value is None:
+        value = {}
+    if not isinstance(value, Mapping):
+        raise BadRow(where, "must be an object, or its JSON")
+    return dict(value)
+
+
+def _without_nulls(value: Any, schema: Any) -> Any:
+    """Return arguments without the nulls that nobody wrote: of what the function's own description does not let be null."""
+    if isinstance(value, list):
+        items = schema.get("items") if isinstance(schema, Mapping) else None
+        return [_without_nulls(each, items) for each in value]
+    if not isinstance(value, Mapping):
+        return value
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    named = properties if isinstance(properties, Mapping) else {}
+    return {
+        key: _without_nulls(each, named.get(key))
+        for key, each in value.items()
+        if each is not None or _may_be_null(named.get(key))
+    }
+
+
+def read(written: Any, where: str, functions: Sequence[Function]) -> tuple[tuple[Function, ...], int]:
+    """Return calls as name and arguments, and how many nulls were left out although nothing says what they are."""
+    found = cells.parsed(written, where) if isinstance(written, str) else written
+    listed = found if isinstance(found, list) else [found]
+    made = [_call(call, f"{where}[{index}]", functions) for index, call in enumerate(listed)]
+    return tuple(call for call, _ in made), sum(nulls for _, nulls in made)
+
+
+def _call(call: Any, where: str, functions: Sequence[Function]) -> tuple[Function, int]:
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
+        raise BadRow(where, "must be a call of a function with a name")
+    written = function.get("arguments")
+    written = function.get("parameters") if written is None else written
+    given = arguments(written, f"{where}.arguments")
+    described = next((each for each in functions if each["name"] == function["name"]), None)
+    # what is JSON inside a text was written by whoever made the call, nulls and all
+    kept = given if isinstance(written, str) else _without_nulls(given, (described or {}).get("parameters"))
+    check_text(where, json.dumps([function["name"], kept], ensure_ascii=False))
+    return {"name": function["name"], "arguments": kept}, 0 if described else _nulls(given) - _nulls(kept)
+
+
+def _nulls(given: Function) -> int:
+    return sum(each is None for each in given.values())

@@ -1,0 +1,140 @@
+"""Calls of tools: one reader of arguments, and the nulls that nobody wrote."""
+
+import json
+
+import pytest
+
+from lorad import calls, conversations, samples
+from lorad.config import InboxSettings
+from lorad.rows import BadRow
+
+ASKED = {"role": "user", "content": "When does it leave on Monday?"}
+TIMES = {
+    "name": "ferry_times",
+    "parameters": {"type": "object", "properties": {"day": {"type": "string"}}, "required": ["day"]},
+}
+
+
+def convert(arguments, *tools):
+    call = {"id": "a", "type": "function", "function": {"name": "ferry_times", "arguments": arguments}}
+    turns = [ASKED, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    row = {"messages": turns, "tools": [{"type": "function", "function": tool} for tool in tools]}
+    return samples._convert(InboxSettings(), row)
+
+
+def called(*given):
+    (example,) = convert(*given).examples
+    return example.answer["tool_calls"][0]["arguments"]
+
+
+@pytest.mark.parametrize("written", ["", " ", "{}", None, {}])
+def test_case_12_no_arguments_are_an_empty_object(written):
+    assert calls.arguments(written) == {}
+    assert called(written) == {}
+
+
+@pytest.mark.parametrize("written", [{"day": "Monday"}, '{"day": "Monday"}'])
+def test_case_12_arguments_are_an_object_or_its_json(written):
+    assert calls.arguments(written) == {"day": "Monday"}
+
+
+@pytest.mark.parametrize(
+    ("written", "told"), [("{", "not JSON"), ("[1]", "must be an object"), (5, "must be an object")]
+)
+def test_case_12_other_arguments_are_refused_in_a_sentence(written, told):
+    with pytest.raises(BadRow, match=told) as caught:
+        calls.arguments(written)
+
+    assert caught.value.field == "arguments"
+
+
+def with_line(schema):
+    parameters = TIMES["parameters"]
+    return TIMES | {
+        "parameters": parameters | {"properties": parameters["properties"] | {"line": schema}},
+    }
+
+
+PADDED = {"day": "Monday", "line": None}
+
+
+@pytest.mark.parametrize("tool", [TIMES, with_line(None), with_line({"type": "string"})])
+def test_case_22_a_null_that_the_functions_schema_does_not_name_is_left_out(tool):
+    assert called(PADDED, tool) == {"day": "Monday"}
+    assert convert(PADDED, tool).left_out == {}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": ["string", "null"]},
+        {"type": "string", "nullable": True},
+        {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        {"enum": ["a", None]},
+    ],
+)
+def test_case_22_a_null_that_the_schema_names_is_an_argument(schema):
+    assert called(PADDED, with_line(schema)) == PADDED
+
+
+def test_case_22_a_null_that_stands_in_written_json_was_written():
+    assert called(json.dumps(PADDED), TIMES) == PADDED
+
+
+def test_case_22_without_a_schema_nulls_are_left_out_and_told():
+    said = convert(PADDED)
+
+    assert said.examples[0].answer["tool_calls"][0]["arguments"] == {"day": "Monday"}
+    assert said.left_out == {conversations.NULLS: 1}
+
+
+def test_case_22_nulls_inside_arguments_are_padding_too():
+    schema = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": ["string", "null"]}}}
+    rows = {"type": "array", "items": schema}
+
+    given = {"line": [{"a": None, "b": None, "c": None}]}
+
+    assert called(given, with_line(rows)) == {"line": [{"b": None}]}
+
+
+def test_case_22_a_functions_description_has_no_nulls_that_others_brought():
+    properties = {
+        "day": {"type": "string", "enum": ["Monday"], "default": None, "items": None},
+        "line": {"type": ["string", "null"], "default": None},
+        "default": None,
+    }
+    tool = TIMES | {"parameters": TIMES["parameters"] | {"properties": properties}, "strict": None}
+
+    (example,) = convert({}, tool).examples
+
+    (told,) = json.loads(example.question[0]["content"])
+    assert told == TIMES | {
+        "parameters": TIMES["parameters"]
+        | {
+            "properties": {
+                "day": {"type": "string", "enum": ["Monday"]},
+                "line": {"type": ["string", "null"], "default": None},
+            }
+        }
+    }
+
+
+def test_case_q01_a_struct_of_parquet_holds_every_key_of_every_row(tmp_path):
+    # Given messages as datasets writes them: each has all keys, and each call the arguments of all functions
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    call = {"id": "1", "type": "function", "function": {"name": "times", "arguments": PADDED}}
+    row = [
+        ASKED,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "8"},
+    ]
+    row += [{"role": "assistant", "content": "Ten past eight.", "name": None}]
+    parquet.write_table(pa.Table.from_pylist([{"messages": row}]), tmp_path / "a.parquet")
+
+    reading = samples.read(tmp_path / "a.parquet", InboxSettings())
+
+    first, second = reading.examples
+    assert first.answer["tool_calls"] == [{"name": "times", "arguments": {"day": "Monday"}}]
+    assert second.answer == "Ten past eight."
+    assert reading.left_out == {conversations.NULLS: 1}
