@@ -67,7 +67,7 @@ def read(source: Path, base: weights.Base, rank: int) -> Found:
         kind = "model"
         adapter, lost = weights.subtract(tensors, base.model, rank)
         notes = [f"the difference to the base was cut to rank {adapter.rank}, relative error {lost:.4f}"]
-        _check(adapter, base, source)
+        adapter = _fitted(adapter, base, source)
     if adapter.rank > rank:
         adapter, lost = weights.consolidate(adapter, rank)
         notes = [*notes, f"its rank was cut to training.max_rank ({rank}), relative error {lost:.4f}"]
@@ -138,20 +138,19 @@ def _from_peft(
             code="adapter_kind",
         )
     adapter = weights.fold(plain, config, folder)
-    _check(adapter, base, folder)
+    fitted = _fitted(adapter, base, folder)
     with weights.as_peft_loads(base.model, folder, plain) as model:
         expected = _logits(model, base)
         apart = weights.difference(weights.read_live(model), adapter)
     if apart:  # in a weak layer, the logits would not show another scale
         raise _another(f"a weight is {apart:.3g} from what it is where PEFT loads it", apart)
-    return adapter, [_agree(adapter, base, expected, "PEFT loads it")]
+    return fitted, [_agree(fitted, base, expected, "PEFT loads it")]
 
 
 def _from_mlx(
     lora: adapter_formats.MlxLora, folder: Path, base: weights.Base
 ) -> tuple[weights.Adapter, list[str]]:
-    adapter = weights.Adapter(lora.factors())
-    _check(adapter, base, folder)
+    adapter = _fitted(weights.Adapter(lora.factors()), base, folder)
     with _as_mlx_computes(base.model, lora) as model:
         expected = _logits(model, base)
     told = f"converted from mlx-lm's form, scale {lora.scale:g}"
@@ -172,10 +171,11 @@ def _as_mlx_computes(model: Any, lora: adapter_formats.MlxLora) -> Iterator[Any]
         yield model
 
 
-def _check(adapter: weights.Adapter, base: weights.Base, source: Path) -> None:
+def _fitted(adapter: weights.Adapter, base: weights.Base, source: Path) -> weights.Adapter:
     if not adapter.is_finite():
         raise RegistryError(f"{source} holds numbers that are not finite", code="not_finite")
     weights.check_fit(adapter, base.model)
+    return weights.complete(adapter, base.model)
 
 
 @torch.inference_mode()

@@ -466,6 +466,20 @@ def check_fit(adapter: Adapter, model: Any) -> None:
             )
 
 
+def complete(adapter: Adapter, model: nn.Module) -> Adapter:
+    """Return an adapter with zeros for each layer that it passes by and that is named like one of its own.
+
+    A version names its layers by their last names, so that PEFT looks for weights for all of these.
+    """
+    named = {name.rpartition(".")[2] for name in adapter.factors}
+    passed_by = {
+        name: (torch.zeros(adapter.rank, module.in_features), torch.zeros(module.out_features, adapter.rank))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in named
+    }
+    return Adapter(passed_by | adapter.factors)
+
+
 @contextlib.contextmanager
 def as_peft_loads(model: Any, folder: Path, tensors: dict[str, Tensor]) -> Iterator[Any]:
     """Yield a pristine base with an outside adapter as PEFT itself lays it over, and take it off again.
