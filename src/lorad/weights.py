@@ -120,9 +120,7 @@ def _convert(source: Path, target: Path, gguf_file: str | None) -> None:
             tokenizer.save_pretrained(target)
     except RetryLater:
         raise
-    except (
-        Exception
-    ) as error:  # whatever transformers may raise: a package that is missing, a template, a header
+    except Exception as error:  # a package that is missing, a template, a header: whatever there may be
         raise ConfigError(
             f"{named} holds no language model that transformers can load: {first_line(error)}",
             code="no_model",
