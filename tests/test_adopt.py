@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 import tiny
-from lorad import adopt, examine, files, teacher, weights
+from lorad import adapter_formats, adopt, examine, files, teacher, weights
 from lorad.errors import RegistryError
 from lorad.tasks import find
 
@@ -216,3 +216,286 @@ def test_its_evaluation_counts_what_it_recalls(base, base_folder, trained, tmp_p
     assert list(right) == [example.id for example in examples]
     assert result["evaluation"]["scores"] == {"facts": {"right": sum(right.values()), "total": 3}}
     assert result["base"] == base.fingerprint
+
+
+def perturbed(base_folder, target, **settings):
+    """Save an adapter of these settings as PEFT does, after every weight of it has moved."""
+    torch.manual_seed(3)
+    config = {"r": 4, "lora_alpha": 12, "target_modules": ["q_proj", "v_proj", "down_proj"]} | settings
+    model = weights.load_base(base_folder, torch.float32).model
+    live = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **config)).eval()
+    for name, weight in live.named_parameters():
+        if "lora_" in name:
+            weight.data += torch.randn_like(weight) * 0.1
+    live.save_pretrained(target)
+    return target
+
+
+def as_peft_loads(base_folder, folder):
+    model = weights.load_base(base_folder, torch.float32).model
+    return logits(PeftModel.from_pretrained(model, str(folder)).eval())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"alpha_pattern": {"q_proj": 40}},
+        {"alpha_pattern": {"model.layers.1.mlp.down_proj": 40}},
+        {"alpha_pattern": {r".*\.0\..*_proj": 40}},
+        {"alpha_pattern": {r"^model\.layers\.1\..*": 40, "q_proj": 2}},
+        {"rank_pattern": {"q_proj": 2, r"layers\.1\.mlp.*": 7}},
+        {"rank_pattern": {"v_proj": 8}, "alpha_pattern": {"v_proj": 3}, "use_rslora": True},
+        {"use_rslora": True},
+        {"layers_to_transform": [1], "layers_pattern": "layers"},
+        {"target_modules": "all-linear", "exclude_modules": ["o_proj"]},
+        {"init_lora_weights": "gaussian"},
+        {"init_lora_weights": "orthogonal"},
+        {"init_lora_weights": False},
+    ],
+)
+def test_case_6_an_adapter_says_what_peft_makes_of_it(base, base_folder, tmp_path, settings):
+    source = perturbed(base_folder, tmp_path / "source", **settings)
+    pristine = logits(base.model)
+
+    found = adopt.read(source, base, 64)
+    assert torch.equal(logits(base.model), pristine)
+    deck = adopt.write(found, tmp_path / "candidate", base_folder, base, rows()[:2], {})
+
+    expected = as_peft_loads(base_folder, source)
+    assert torch.allclose(brought(deck), expected, atol=1e-4)
+    assert (expected - pristine).abs().max() > 0.1
+    assert "PEFT loads it" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"init_lora_weights": "pissa"}, "init_lora_weights"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights"),
+        ({"use_dora": True}, "use_dora"),
+        ({"lora_bias": True}, "lora_bias"),
+        ({"layer_replication": [[0, 2], [0, 2]]}, "layer_replication"),
+        ({"alora_invocation_tokens": [5, 6]}, "alora_invocation_tokens"),
+        ({"trainable_token_indices": [5]}, "trainable_token_indices"),
+        ({"modules_to_save": ["norm"]}, "modules_to_save"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning:peft", "ignore:Model has `tie_word_embeddings:UserWarning")
+def test_case_6_what_lorad_cannot_keep_is_refused_by_its_name(base, base_folder, tmp_path, settings, key):
+    source = perturbed(base_folder, tmp_path / "source", **settings)
+
+    with pytest.raises(RegistryError, match=key) as caught:
+        adopt.read(source, base, 64)
+
+    assert caught.value.code == "adapter_kind"
+
+
+@pytest.mark.filterwarnings("ignore:PiSSA changes the base weights:UserWarning")
+def test_case_6_pissa_saved_with_its_conversion_is_taken(base, base_folder, tmp_path):
+    model = weights.load_base(base_folder, torch.float32).model
+    config = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights="pissa")
+    live = get_peft_model(model, config).eval()
+    live.peft_config["default"].init_lora_weights = True  # as PEFT's own example of the conversion does
+    live.save_pretrained(tmp_path / "begun")
+    live.peft_config["default"].init_lora_weights = "pissa"
+    for name, weight in live.named_parameters():
+        if "lora_" in name:
+            weight.data += torch.randn_like(weight) * 0.1
+    taught = logits(live)
+    live.save_pretrained(
+        tmp_path / "source", path_initial_model_for_weight_conversion=str(tmp_path / "begun")
+    )
+
+    found = adopt.read(tmp_path / "source", base, 64)
+    deck = adopt.write(found, tmp_path / "candidate", base_folder, base, [], {})
+
+    assert found.adapter.rank == 8
+    assert torch.allclose(brought(deck), taught, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("targets", "code", "told"),
+    [
+        (["q_proj"], "wrong_base", "passes over"),
+        (["q_proj", "v_proj", "down_proj", "o_proj"], "wrong_base", "finds no weights for"),
+        (["nowhere"], "peft_cannot_load", "not found in the base model"),
+    ],
+)
+def test_case_6_what_peft_passes_over_without_a_word_is_refused(
+    base, base_folder, tmp_path, targets, code, told
+):
+    source = perturbed(base_folder, tmp_path / "source")
+    config = files.read_json(source / "adapter_config.json")
+    files.write_json(source / "adapter_config.json", config | {"target_modules": targets})
+    pristine = logits(base.model)
+
+    with pytest.raises(RegistryError, match=told) as caught:
+        adopt.read(source, base, 64)
+
+    assert caught.value.code == code
+    assert "\n" not in caught.value.message
+    assert torch.equal(logits(base.model), pristine)
+
+
+def test_case_6_an_adapter_that_would_be_another_one_is_refused_with_the_number(base, base_folder, tmp_path):
+    source = perturbed(base_folder, tmp_path / "source")
+    adapter = adopt.read(source, base, 64).adapter
+    expected = adopt._logits(base.model, base)
+
+    with pytest.raises(RegistryError, match="a logit is") as caught:
+        adopt._agree(adapter, base, expected, "PEFT loads it")
+
+    assert caught.value.code == "not_the_same"
+    assert caught.value.data["difference"] > 0.1
+
+
+def test_an_adapter_of_a_head_that_is_also_the_embedding_is_refused(base, tmp_path):
+    vocabulary = base.model.config.vocab_size
+    save_file(
+        {
+            "base_model.model.lm_head.lora_A.weight": torch.ones(4, 64),
+            "base_model.model.lm_head.lora_B.weight": torch.ones(vocabulary, 4),
+        },
+        tmp_path / "adapter_model.safetensors",
+    )
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": ["lm_head"]}
+    files.write_json(tmp_path / "adapter_config.json", config)
+
+    with pytest.raises(RegistryError, match="embedding") as caught:
+        adopt.read(tmp_path, base, 64)
+
+    assert caught.value.code == "adapter_kind"
+
+
+def test_of_two_files_with_the_same_tensors_none_is_taken_silently(base, tmp_path):
+    tensors = {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": torch.ones(4, 64)}
+    for name in ("first.safetensors", "second.safetensors"):
+        save_file(tensors, tmp_path / name)
+
+    with pytest.raises(RegistryError, match=r"second\.safetensors") as caught:
+        adopt.read(tmp_path, base, 64)
+
+    assert caught.value.code == "several_models"
+
+
+def test_an_adapter_of_another_kind_is_not_taken_for_a_model(base, tmp_path):
+    save_file(
+        {"base_model.model.model.layers.0.mlp.ia3_l": torch.ones(64)}, tmp_path / "adapter_model.safetensors"
+    )
+    files.write_json(tmp_path / "adapter_config.json", {"peft_type": "IA3"})
+
+    with pytest.raises(RegistryError, match="IA3"):
+        adopt.read(tmp_path, base, 64)
+
+
+MLX_CONFIG = {
+    "fine_tune_type": "lora",
+    "model": "mlx-community/tiny",
+    "num_layers": 2,
+    "lora_parameters": {"rank": 4, "scale": 5.0, "dropout": 0.0, "keys": ["self_attn.q_proj"]},
+}
+"""As ``mlx_lm.lora`` writes it: the scale is what is multiplied by, whatever the rank."""
+
+
+def by_mlx(folder, config=MLX_CONFIG, seed=2, name="adapters.safetensors"):
+    """Save an adapter as mlx-lm does; ``q_proj`` and ``o_proj`` are square, so a wrong turn shows in no shape."""
+    torch.manual_seed(seed)
+    folder.mkdir(exist_ok=True)
+    sizes = {"self_attn.q_proj": (64, 64), "self_attn.v_proj": (64, 32), "mlp.down_proj": (128, 64)}
+    tensors = {}
+    for layer in range(2 - config.get("num_layers", 2), 2):  # the last ones
+        for module, (width, out) in sizes.items():
+            tensors[f"model.layers.{layer}.{module}.lora_a"] = torch.randn(width, 4) * 0.2
+            tensors[f"model.layers.{layer}.{module}.lora_b"] = torch.randn(4, out) * 0.2
+    save_file(tensors, folder / name)
+    files.write_json(folder / "adapter_config.json", config)
+    return tensors
+
+
+def formula(base_folder, tensors, scale):
+    """Compute mlx-lm's ``y + scale * ((x @ a) @ b)`` in the base's own layers, from the tensors as saved."""
+    model = weights.load_base(base_folder, torch.float32).model
+    for name in {name.removesuffix(".lora_a") for name in tensors if name.endswith(".lora_a")}:
+        layer, a, b = model.get_submodule(name), tensors[f"{name}.lora_a"], tensors[f"{name}.lora_b"]
+        plain = layer.forward
+        layer.forward = lambda x, plain=plain, a=a, b=b: plain(x) + scale * ((x @ a) @ b)
+    return logits(model)
+
+
+@pytest.mark.parametrize(
+    ("config", "scale"),
+    [
+        (MLX_CONFIG, 5.0),
+        (MLX_CONFIG | {"num_layers": 1}, 5.0),
+        (
+            {"lora_layers": 2, "lora_parameters": {"rank": 4, "alpha": 16.0, "scale": 1.5, "dropout": 0.0}},
+            6.0,
+        ),
+    ],
+)
+def test_case_29_an_adapter_of_mlx_lm_computes_mlx_lms_formula(base, base_folder, tmp_path, config, scale):
+    tensors = by_mlx(tmp_path / "source", config)
+    pristine = logits(base.model)
+
+    found = adopt.read(tmp_path / "source", base, 64)
+    deck = adopt.write(found, tmp_path / "candidate", base_folder, base, [], {})
+
+    expected = formula(base_folder, tensors, scale)
+    assert (expected - pristine).abs().max() > 0.1
+    assert torch.allclose(brought(deck), expected, atol=1e-4)
+    assert found.notes[0] == f"converted from mlx-lm's form, scale {scale:g}"
+
+
+def test_case_29_a_conversion_that_turns_a_matrix_is_caught_by_the_logits(base, tmp_path):
+    tensors = by_mlx(tmp_path / "source")
+    names = [name for name in tensors if "self_attn.q_proj.lora_a" in name]
+    for name in names:
+        tensors[name] = tensors[name].T.reshape(64, 4).contiguous()
+    turned = adapter_formats.read_mlx(tensors, MLX_CONFIG)
+    right = adapter_formats.read_mlx(load_file(tmp_path / "source" / "adapters.safetensors"), MLX_CONFIG)
+    with adopt._as_mlx_computes(base.model, right) as model:
+        expected = adopt._logits(model, base)
+
+    with pytest.raises(RegistryError, match="mlx-lm computes"):
+        adopt._agree(weights.Adapter(turned.factors()), base, expected, "mlx-lm computes")
+    adopt._agree(weights.Adapter(right.factors()), base, expected, "mlx-lm computes")
+
+
+def test_case_29_checkpoints_beside_the_last_file_are_passed_by(base, base_folder, tmp_path):
+    by_mlx(tmp_path / "source", seed=8, name="0000100_adapters.safetensors")
+    tensors = by_mlx(tmp_path / "source")
+    by_mlx(tmp_path / "source", seed=9, name="0000200_adapters.safetensors")
+
+    found = adopt.read(tmp_path / "source", base, 64)
+
+    deck = adopt.write(found, tmp_path / "candidate", base_folder, base, [], {})
+    assert list(found.files) == ["adapters.safetensors"]
+    assert torch.allclose(brought(deck), formula(base_folder, tensors, 5.0), atol=1e-4)
+    (tmp_path / "source" / "adapters.safetensors").unlink()
+    with pytest.raises(RegistryError, match="name the file"):
+        adopt.read(tmp_path / "source", base, 64)
+
+
+@pytest.mark.parametrize("kind", ["dora", "full"])
+def test_case_29_other_kinds_of_mlx_lm_are_refused_by_name(base, tmp_path, kind):
+    by_mlx(tmp_path, MLX_CONFIG | {"fine_tune_type": kind})
+    if kind == "full":
+        save_file(
+            {"model.layers.1.mlp.down_proj.weight": torch.ones(64, 128)}, tmp_path / "adapters.safetensors"
+        )
+
+    with pytest.raises(RegistryError, match=kind) as caught:
+        adopt.read(tmp_path, base, 64)
+
+    assert caught.value.code == "adapter_kind"
+
+
+def test_case_29_layers_that_the_base_does_not_have_are_told(base, tmp_path):
+    tensors = by_mlx(tmp_path)
+    strange = {name.replace("layers.1.", "layers.9."): tensor for name, tensor in tensors.items()}
+    save_file(strange, tmp_path / "adapters.safetensors")
+
+    with pytest.raises(RegistryError, match=r"layers\.9\.") as caught:
+        adopt.read(tmp_path, base, 64)
+
+    assert caught.value.code == "wrong_base"

@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import tiny
@@ -147,6 +148,46 @@ def test_an_export_onto_another_base_is_recorded(track, tmp_path):
     recorded = files.read_json(tmp_path / "out" / "other_base.json")
     assert recorded["version"] == "v0.1"
     assert recorded["made_for"] != recorded["base"]
+
+
+def test_case_29_an_adapter_of_mlx_lm_becomes_a_version(track, tmp_path):
+    tensors = {
+        "model.layers.1.self_attn.q_proj.lora_a": torch.randn(64, 4) * 0.1,
+        "model.layers.1.self_attn.q_proj.lora_b": torch.randn(4, 64) * 0.1,
+    }
+    save_file(tensors, tmp_path / "adapters.safetensors")
+    config = {"fine_tune_type": "lora", "num_layers": 1, "lora_parameters": {"rank": 4, "scale": 2.0}}
+    files.write_json(tmp_path / "adapter_config.json", config)
+
+    told = json.loads(typed(track, "adopt", "v0.11", tmp_path, "--json").stdout)
+
+    assert told["notes"][0] == "converted from mlx-lm's form, scale 2"
+    assert "mlx-lm computes" in told["notes"][1]
+    assert typed(track, "verify", "v0.11").exit_code == 0
+
+
+def test_case_6_an_adapter_that_lorad_cannot_keep_leaves_nothing(track, tmp_path):
+    weights.write_adapter(weights.read_adapter(track.registry.path("v0.1")), tmp_path, "x")
+    config = files.read_json(tmp_path / "adapter_config.json") | {"target_parameters": ["experts.up_proj"]}
+    files.write_json(tmp_path / "adapter_config.json", config)
+
+    with pytest.raises(RegistryError, match="target_parameters"):
+        typed(track, "adopt", "v0.12", tmp_path)
+
+    assert not (track.registry.folder / "versions" / "v0.12").exists()
+    assert not list(track.registry.candidates.glob("*v0.12*"))
+
+
+def test_case_25_a_quantised_base_is_refused_and_leaves_nothing(track, tmp_path):
+    source = tiny.save(tmp_path / "quantised")
+    config = json.loads((source / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (source / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(ConfigError, match=r"quantised \(bitsandbytes, 4 bits\)"):
+        typed(track, "base", "add", source)
+
+    assert not list((track.root / "models" / "base").glob("*quantised*"))
 
 
 @pytest.mark.parametrize("name", ["../chat", "..", "", ".hidden", "a/b"])

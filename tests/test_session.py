@@ -279,6 +279,26 @@ def test_a_session_that_was_killed_goes_on_to_the_same_candidate(base, first, tm
     assert not (cut_off / "checkpoints").exists()
 
 
+def test_a9_a_layer_that_is_smaller_than_the_rank_is_learned_too(base, first, tmp_path):
+    # Given a parent at the highest rank, and layers of 32 outputs
+    parent = tmp_path / "parent"
+    shutil.copytree(first / "candidate", parent)
+    learned = weights.read_adapter(parent)
+    padding = {
+        name: (a.new_zeros(52, a.shape[1]), b.new_zeros(b.shape[0], 52))
+        for name, (a, b) in learned.factors.items()
+    }
+    weights.write_adapter(weights.concatenate(learned, weights.Adapter(padding)), parent, "tiny")
+
+    order(base, tmp_path, tiny.facts(2, "windows", "window"), tiny.facts(4, "doors"), parent=parent).run()
+
+    found, result = evaluation(tmp_path)
+    assert found.reload_difference == 0
+    assert "reload" not in result["verdict"]["failed"]
+    assert found.scores["windows"].recall == 1.0
+    assert weights.read_adapter(tmp_path / "candidate").rank == PLAN.max_rank
+
+
 def test_refitting_makes_one_adapter_of_everything(base, tmp_path):
     order(base, tmp_path, [], tiny.facts(4, "doors"), kind="refit", dataset="memory").run()
 

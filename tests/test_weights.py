@@ -85,6 +85,78 @@ def test_a_folder_without_a_model_is_a_named_error(tmp_path):
         weights.load_base(tmp_path / "base", torch.float32)
 
 
+@pytest.fixture
+def source(tmp_path):
+    return tiny.save(tmp_path / "source")
+
+
+def harm(source, what):
+    config = json.loads((source / "config.json").read_text())
+    if what == "gptq":
+        config |= {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    elif what == "own code":
+        config |= {"auto_map": {"AutoModelForCausalLM": "modeling_x.X"}}
+    elif what == "unknown":
+        config |= {"model_type": "of_next_year"}
+    elif what == "no number":
+        config |= {"hidden_size": "wide"}
+    elif what == "another shape":
+        config |= {"intermediate_size": 96}
+    elif what == "another layer":
+        config |= {"num_hidden_layers": 3}
+    elif what == "torn":
+        weight = source / "model.safetensors"
+        weight.write_bytes(weight.read_bytes()[:-50])
+    elif what == "tokenizer":
+        (source / "tokenizer.json").write_text('{"version": "1.0"}')
+    elif what == "tokenizers":
+        (source / "tokenizer.json").unlink()
+        (source / "tokenizer_config.json").unlink()
+    text = json.dumps(config)
+    text = {"deep": "[" * 9999, "list": "[]", "broken": "{"}.get(what, text)
+    (source / "config.json").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("gptq", "quantised (gptq, 4 bits)"),
+        ("own code", "never runs"),
+        ("unknown", "of_next_year"),
+        ("no number", "transformers can load"),
+        ("another shape", "transformers can load"),
+        ("another layer", "9 of its weights are missing"),
+        ("torn", "transformers can load"),
+        ("tokenizer", "transformers can load"),
+        ("tokenizers", "transformers can load"),
+        ("deep", "transformers can load"),
+        ("list", "transformers can load"),
+        ("broken", "transformers can load"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_case_25_whatever_cannot_be_a_base_is_told_in_one_sentence(source, tmp_path, what, told):
+    harm(source, what)
+
+    with pytest.raises(ConfigError) as caught:
+        weights.store_base(source, tmp_path / "base")
+
+    assert told in caught.value.message
+    assert caught.value.code == "no_model"
+    assert "\n" not in caught.value.message
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize("content", [b"GGUF", b"nothing of it", b""])
+def test_case_25_a_gguf_that_transformers_does_not_know_is_told(tmp_path, content):
+    (tmp_path / "x.gguf").write_bytes(content)
+
+    with pytest.raises(ConfigError, match=r"x\.gguf holds no language model") as caught:
+        weights.store_base(tmp_path, tmp_path / "base", "x.gguf")
+
+    assert "\n" not in caught.value.message
+
+
 @pytest.mark.parametrize(("rank", "other"), [(4, 4), (4, 8), (1, 16)])
 def test_concatenated_adapters_add_their_deltas_exactly(base_folder, rank, other):
     model = load(base_folder).model
@@ -164,6 +236,35 @@ def test_modules_of_unequal_rank_are_padded_and_mean_the_same(base_folder, tmp_p
 
     assert read.rank == 4
     assert torch.allclose(read.delta(first), uneven.delta(first))
+
+
+def test_a9_an_adapter_of_a_rank_above_its_smallest_layer_is_read_back_the_same(base_folder, tmp_path):
+    # Given a layer of 32 outputs: no matrix that it can be changed by has a higher rank
+    model = load(base_folder).model
+    adapter, _ = weights.consolidate(random_adapter(model, 130, 5), 128)
+    ranks = {a.shape[0] for a, _ in adapter.factors.values()}
+
+    weights.write_adapter(adapter, tmp_path, "tiny")
+    read = weights.read_adapter(tmp_path)
+    deck = weights.Deck(load(base_folder))
+    deck.add("v0.1", tmp_path)
+
+    assert (ranks, read.rank, adapter.rank) == ({32, 64}, 64, 64)
+    assert weights.difference(adapter, read) == 0
+    assert weights.difference(deck.read("v0.1"), adapter) == 0
+    assert all(torch.equal(read.delta(name), adapter.delta(name)) for name in adapter.factors)
+
+
+def test_a9_what_an_adapter_has_in_its_other_ranks_is_a_difference(base_folder):
+    adapter = random_adapter(load(base_folder).model, 8, 5)
+    first = next(iter(adapter.factors))
+    a, b = adapter.factors[first]
+    shorter = weights.Adapter(adapter.factors | {first: (a[:4], b[:, :4])})
+    narrower = weights.Adapter(adapter.factors | {first: (a[:, :9], b)})
+
+    assert weights.difference(adapter, shorter) == max(a[4:].abs().max(), b[:, 4:].abs().max())
+    assert weights.difference(shorter, adapter) == weights.difference(adapter, shorter)
+    assert weights.difference(adapter, narrower) == float("inf")
 
 
 @settings(max_examples=20, deadline=None)

@@ -3,24 +3,35 @@
 What lives here: reading an adapter or a whole model from outside, and writing it as a candidate like any other: plain
 PEFT safetensors for the pristine base, with probes. What never does: judging it, entering it (``registry``).
 
+An adapter is compared with PEFT's own loading of it (one of mlx-lm's with mlx-lm's formula) before it is a candidate.
+
 A whole model becomes the difference to its base as an adapter. Whether that is the same model is measured, not assumed.
 """
 
+import contextlib
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorad import __version__, domain, examine, files, loader, teacher, weights
+import torch
+
+from lorad import __version__, adapter_formats, domain, examine, files, loader, teacher, weights
 from lorad.domain import Encoded, Evaluation, Example, Score
 from lorad.errors import RegistryError
 
 MANIFEST = "manifest.json"
 """A version of lorad's own, or one that it exported with its papers, says here which base it was made for."""
+ADAPTERS = ("adapter_model.safetensors", "adapters.safetensors")
+"""PEFT's file, and mlx-lm's last one: beside it lie checkpoints like ``0000100_adapters.safetensors``."""
 PICKLES = ("*.bin", "*.pt", "*.pth")
 MOST_DIVERGENCE = 0.01
 """Nats a token between a whole model and its adapter: bfloat16's rounding of all weights makes some 0.001."""
+MOST_DIFFERENCE = 1e-4
+"""Of the largest logit: how far one may be from what PEFT (or mlx-lm's formula) makes of an adapter, in float32."""
+COMPARED_ROWS = 4
 TEXT_ROWS = 16
 
 
@@ -47,25 +58,22 @@ def made_for(source: Path) -> str | None:
 def read(source: Path, base: weights.Base, rank: int) -> Found:
     """Read a folder (or one file) of tensors; raise ``RegistryError`` when it is nothing that lorad can keep."""
     paths = _tensor_files(source)
+    tensors = _tensors(source, paths)
     folder = source if source.is_dir() else source.parent
-    tensors: dict[str, Any] = {}
-    for path in paths:
-        tensors |= weights.read_tensors(path)
-    digests = {path.name: files.file_digest(path) for path in paths}
-    if any(".lora_" in name for name in tensors):
-        adapter, notes = _adapter(tensors, folder), []
+    if _is_adapter(tensors, folder, base):
         kind = "adapter"
+        adapter, notes = _adapter(tensors, folder, base)
     else:
         kind = "model"
         adapter, lost = weights.subtract(tensors, base.model, rank)
         notes = [f"the difference to the base was cut to rank {adapter.rank}, relative error {lost:.4f}"]
-    if not adapter.is_finite():
-        raise RegistryError(f"{source} holds numbers that are not finite", code="not_finite")
+        adapter = _fitted(adapter, base, source)
     if adapter.rank > rank:
         adapter, lost = weights.consolidate(adapter, rank)
         notes = [*notes, f"its rank was cut to training.max_rank ({rank}), relative error {lost:.4f}"]
     if any(path.suffix != ".safetensors" for path in paths):
         notes = [*notes, "read from a pickle as tensors alone, and written anew as safetensors"]
+    digests = {path.name: files.file_digest(path) for path in paths}
     return Found(adapter=adapter, kind=kind, files=digests, notes=tuple(notes))
 
 
@@ -74,7 +82,7 @@ def _tensor_files(source: Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise RegistryError(f"there is no {source}", code="no_such_path")
-    for patterns in (("adapter_model.safetensors",), ("*.safetensors",), PICKLES):
+    for patterns in (*((name,) for name in ADAPTERS), ("*.safetensors",), PICKLES):
         found = sorted(path for pattern in patterns for path in source.glob(pattern))
         kept = [path for path in found if path.stem not in {"training_args", "optimizer", "scheduler"}]
         if kept:
@@ -82,15 +90,44 @@ def _tensor_files(source: Path) -> list[Path]:
     raise RegistryError(f"{source} holds no .safetensors, .bin, .pt or .pth file", code="no_tensors")
 
 
-def _adapter(tensors: dict[str, Any], folder: Path) -> weights.Adapter:
+def _tensors(source: Path, paths: Sequence[Path]) -> dict[str, Any]:
+    tensors: dict[str, Any] = {}
+    for path in paths:
+        found = weights.read_tensors(path)
+        if twice := sorted(found.keys() & tensors.keys()):
+            raise RegistryError(
+                f"two files in {source} hold {twice[0]}, {path.name} is one of them; name the file that is meant",
+                code="several_models",
+            )
+        tensors |= found
+    return tensors
+
+
+def _is_adapter(tensors: dict[str, Any], folder: Path, base: weights.Base) -> bool:
+    """Tell an adapter of any kind from a whole model, which may have an adapter's configuration beside it."""
+    is_whole = base.model.state_dict().keys() - {"lm_head.weight"} <= tensors.keys()
+    is_described = (folder / weights.ADAPTER_FILES[0]).is_file()
+    return any(".lora_" in name for name in tensors) or (is_described and not is_whole)
+
+
+def _adapter(tensors: dict[str, Any], folder: Path, base: weights.Base) -> tuple[weights.Adapter, list[str]]:
     path = folder / weights.ADAPTER_FILES[0]
     try:
         config = dict(files.read_json(path))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise RegistryError(
             f"{path} cannot be read ({error}): without it nobody knows the adapter's alpha",
             code="no_adapter_config",
         ) from error
+    if adapter_formats.is_mlx(tensors, config):
+        return _from_mlx(adapter_formats.read_mlx(tensors, config), folder, base)
+    return _from_peft(tensors, config, folder, base)
+
+
+def _from_peft(
+    tensors: dict[str, Any], config: dict[str, Any], folder: Path, base: weights.Base
+) -> tuple[weights.Adapter, list[str]]:
+    adapter_formats.check_peft(config)
     plain = {
         name.replace(".default.", "."): tensor for name, tensor in tensors.items()
     }  # as a live model names them
@@ -100,7 +137,80 @@ def _adapter(tensors: dict[str, Any], folder: Path) -> weights.Adapter:
             f"the adapter in {folder} also holds {strange[0]}; only LoRA weights of linear layers can be kept",
             code="adapter_kind",
         )
-    return weights.fold(plain, config, folder)
+    adapter = weights.fold(plain, config, folder)
+    fitted = _fitted(adapter, base, folder)
+    with weights.as_peft_loads(base.model, folder, plain) as model:
+        expected = _logits(model, base)
+        apart = weights.difference(weights.read_live(model), adapter)
+    if apart:  # in a weak layer, the logits would not show another scale
+        raise _another(f"a weight is {apart:.3g} from what it is where PEFT loads it", apart)
+    return fitted, [_agree(fitted, base, expected, "PEFT loads it")]
+
+
+def _from_mlx(
+    lora: adapter_formats.MlxLora, folder: Path, base: weights.Base
+) -> tuple[weights.Adapter, list[str]]:
+    adapter = _fitted(weights.Adapter(lora.factors()), base, folder)
+    with _as_mlx_computes(base.model, lora) as model:
+        expected = _logits(model, base)
+    told = f"converted from mlx-lm's form, scale {lora.scale:g}"
+    return adapter, [told, _agree(adapter, base, expected, "mlx-lm computes")]
+
+
+@contextlib.contextmanager
+def _as_mlx_computes(model: Any, lora: adapter_formats.MlxLora) -> Iterator[Any]:
+    """Yield the base with mlx-lm's formula over it, from the tensors as they lie in its file."""
+
+    def over(a: torch.Tensor, b: torch.Tensor) -> Callable[..., torch.Tensor]:
+        return lambda _, given, out: out + lora.scale * ((given[0] @ a.to(out)) @ b.to(out))
+
+    with contextlib.ExitStack() as stack:
+        for name, pair in lora.pairs.items():
+            handle = model.get_submodule(name).register_forward_hook(over(*pair))
+            stack.callback(handle.remove)
+        yield model
+
+
+def _fitted(adapter: weights.Adapter, base: weights.Base, source: Path) -> weights.Adapter:
+    if not adapter.is_finite():
+        raise RegistryError(f"{source} holds numbers that are not finite", code="not_finite")
+    weights.check_fit(adapter, base.model)
+    return weights.complete(adapter, base.model)
+
+
+@torch.inference_mode()
+def _logits(model: Any, base: weights.Base) -> torch.Tensor:
+    rows = examine.text_rows(base.tokenizer, COMPARED_ROWS)
+    return teacher.answer_logits(model, teacher.pack(rows)).float().cpu()
+
+
+def _agree(adapter: weights.Adapter, base: weights.Base, expected: torch.Tensor, how: str) -> str:
+    """Compare an adapter as lorad writes and loads it with what it should compute; return how near it is.
+
+    Raise ``RegistryError`` when it is another one.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        weights.write_adapter(adapter, Path(scratch), "base")
+        deck = weights.Deck(base)
+        deck.add("outside", Path(scratch))
+        try:
+            with deck.use("outside") as model:
+                found = _logits(model, base)
+        finally:
+            deck.drop("outside")
+    worst = float((found - expected).abs().max())
+    most = MOST_DIFFERENCE * max(1.0, float(expected.abs().max()))
+    if not worst <= most:
+        raise _another(f"a logit is {worst:.3g} from what it is where {how} (at most {most:.3g})", worst)
+    return f"its logits are within {worst:.2g} of what they are where {how} (at most {most:.2g})"
+
+
+def _another(told: str, difference: float) -> RegistryError:
+    return RegistryError(
+        f"as a version this adapter would be another one: {told}; merge it into its base and add the whole model",
+        code="not_the_same",
+        difference=difference,
+    )
 
 
 def write(

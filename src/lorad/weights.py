@@ -25,15 +25,16 @@ from typing import Any
 
 import psutil
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
 from transformers.utils import logging as transformers_logging
 
-from lorad import files
+from lorad import base_source, files
 from lorad.domain import Machine, ModelShape, digest
 from lorad.errors import ConfigError, RegistryError, RetryLater
 
@@ -87,36 +88,56 @@ def store_base(
 
     The target appears whole or not at all, and not where ``check`` raises on what was written.
     """
-    loading: dict[str, Any] = {"dtype": torch.bfloat16, "local_files_only": True}
-    if gguf_file:
-        # without dequantize=True the model cannot be saved again (transformers 5.x)
-        loading |= {"gguf_file": gguf_file, "quantization_config": GgufConfig(dequantize=True)}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(str(source), **loading)
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(source), local_files_only=True, **({"gguf_file": gguf_file} if gguf_file else {})
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"{source} holds no language model that transformers can load: {error}", code="no_model"
-        ) from error
+    if gguf_file is None and (objection := base_source.objection(source)):
+        raise ConfigError(objection, code="no_model")
     partial = target.with_name(f".{target.name}.part")
     files.remove(partial)
     partial.mkdir(parents=True)
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    fingerprint = measure_fingerprint(partial)
-    files.write_json(partial / FINGERPRINT, fingerprint)
     try:
+        _convert(source, partial, gguf_file)
+        fingerprint = measure_fingerprint(partial)
+        files.write_json(partial / FINGERPRINT, fingerprint)
         check(partial)
+        files.sync_tree(partial)
+        files.remove(target)
+        partial.rename(target)
     except BaseException:
         files.remove(partial)
         raise
-    files.sync_tree(partial)
-    files.remove(target)
-    partial.rename(target)
     files.sync(target.parent)
     return str(fingerprint["fingerprint"])
+
+
+def _convert(source: Path, target: Path, gguf_file: str | None) -> None:
+    """Load what another program saved and save it as lorad keeps it; no code of the model's own is ever run."""
+    named = source / (gguf_file or "")
+    loading: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    model_loading: dict[str, Any] = {"dtype": torch.bfloat16, "use_safetensors": True}
+    if gguf_file:
+        loading["gguf_file"] = gguf_file
+        # without dequantize=True the model cannot be saved again (transformers 5.x)
+        model_loading = {"dtype": torch.bfloat16, "quantization_config": GgufConfig(dequantize=True)}
+    try:
+        with passing_errors(f"loading {source.name}"):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                str(source), **loading, **model_loading, output_loading_info=True
+            )
+            model, told = loaded
+            tokenizer = AutoTokenizer.from_pretrained(str(source), **loading)
+            model.save_pretrained(target)
+            tokenizer.save_pretrained(target)
+    except RetryLater:
+        raise
+    except Exception as error:  # a package that is missing, a template, a header: whatever there may be
+        raise ConfigError(
+            f"{named} holds no language model that transformers can load: {first_line(error)}",
+            code="no_model",
+        ) from error
+    if lacks := sorted(told["missing_keys"]):  # transformers has filled them with random numbers
+        raise ConfigError(
+            f"{named} holds no whole language model: {len(lacks)} of its weights are missing, {lacks[0]} first",
+            code="no_model",
+        )
 
 
 def measure_fingerprint(folder: Path) -> dict[str, Any]:
@@ -386,26 +407,36 @@ def read_live(model: Any, adapter: str = "default") -> Adapter:
 
 
 def difference(one: Adapter, other: Adapter) -> float:
-    """Return the largest difference between two adapters' numbers; infinite when they differ in shape."""
+    """Return the largest difference between two adapters' numbers; infinite when they differ in shape.
+
+    Both are compared at the rank that they are written with: rows of zeros change nothing.
+    """
     if one.factors.keys() != other.factors.keys():
         return math.inf
-    worst = 0.0
+    worst, rank = 0.0, max(one.rank, other.rank)
     for name, pair in one.factors.items():
-        for mine, theirs in zip(pair, other.factors[name], strict=True):
+        for mine, theirs in zip(_padded(pair, rank), _padded(other.factors[name], rank), strict=True):
             if mine.shape != theirs.shape:
                 return math.inf
             worst = max(worst, float((mine - theirs).abs().max()))
     return worst
 
 
+def _padded(pair: tuple[Tensor, Tensor], rank: int) -> tuple[Tensor, Tensor]:
+    """Return a layer's factors with zero rows up to a rank: PEFT wants one rank for all layers."""
+    a, b = pair
+    short = rank - a.shape[0]
+    return nn.functional.pad(a, (0, 0, 0, short)), nn.functional.pad(b, (0, short))
+
+
 def write_adapter(adapter: Adapter, folder: Path, base_name: str) -> None:
     """Write a standard PEFT adapter (scale 1) for the pristine base."""
     rank = adapter.rank
     tensors = {}
-    for name, (a, b) in adapter.factors.items():
-        short = rank - a.shape[0]  # PEFT wants one rank for all modules: zero rows change nothing
-        tensors[f"{PREFIX}{name}.lora_A.weight"] = nn.functional.pad(a, (0, 0, 0, short)).contiguous()
-        tensors[f"{PREFIX}{name}.lora_B.weight"] = nn.functional.pad(b, (0, short)).contiguous()
+    for name, pair in adapter.factors.items():
+        a, b = _padded(pair, rank)
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = a.contiguous()
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = b.contiguous()
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "peft_type": "LORA",
@@ -428,11 +459,11 @@ def read_adapter(folder: Path) -> Adapter:
     try:
         config = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
         tensors = load_file(folder / ADAPTER_FILES[1])
-    except (OSError, ValueError, SafetensorError) as error:
+        return fold(tensors, config, folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise RegistryError(
             f"the adapter in {folder} cannot be read: {error}", code="adapter_damaged"
         ) from error
-    return fold(tensors, config, folder)
 
 
 def fold(tensors: dict[str, Tensor], config: dict[str, Any], folder: Path) -> Adapter:
@@ -440,6 +471,87 @@ def fold(tensors: dict[str, Tensor], config: dict[str, Any], folder: Path) -> Ad
     if config.get("peft_type") != "LORA" or config.get("use_dora"):
         raise RegistryError(f"the adapter in {folder} is not a plain LoRA", code="adapter_kind")
     return Adapter(dict(_fold(tensors, config, folder)))
+
+
+def check_fit(adapter: Adapter, model: Any) -> None:
+    """Raise ``RegistryError`` when an adapter changes what this base does not have, or what it uses twice."""
+    tied = model.get_input_embeddings().weight
+    for name, (a, b) in adapter.factors.items():
+        layer = _linear(model, name)
+        if (a.shape[1], b.shape[0]) != (layer.in_features, layer.out_features):
+            raise RegistryError(f"{name} has another shape than in the base model", code="wrong_base")
+        if layer.weight is tied:
+            raise RegistryError(
+                f"the adapter changes {name}, whose weights this base model also uses as its embedding; an adapter "
+                "can be merged into one of both alone, so train it again without that layer",
+                code="adapter_kind",
+            )
+
+
+def complete(adapter: Adapter, model: nn.Module) -> Adapter:
+    """Return an adapter with zeros for each layer that it passes by and that is named like one of its own.
+
+    A version names its layers by their last names, so that PEFT looks for weights for all of these.
+    """
+    named = {name.rpartition(".")[2] for name in adapter.factors}
+    passed_by = {
+        name: (torch.zeros(adapter.rank, module.in_features), torch.zeros(module.out_features, adapter.rank))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in named
+    }
+    return Adapter(passed_by | adapter.factors)
+
+
+@contextlib.contextmanager
+def as_peft_loads(model: Any, folder: Path, tensors: dict[str, Tensor]) -> Iterator[Any]:
+    """Yield a pristine base with an outside adapter as PEFT itself lays it over, and take it off again.
+
+    Raise ``RegistryError`` with PEFT's reason when it cannot, or when it would pass over tensors without a word.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what PEFT only warns of is looked at here
+        try:
+            wrapped, told = _load_with_peft(model, folder, tensors)
+            lacks = [name for name in told.missing_keys if ".lora_" in name]
+            for names, what in ((told.unexpected_keys, "passes over"), (lacks, "finds no weights for")):
+                if names:
+                    raise RegistryError(
+                        f"PEFT {what} {names[0]} in {folder}: the adapter was made for another base model, or its "
+                        "adapter_config.json names other layers than its weights",
+                        code="wrong_base",
+                    )
+            yield wrapped
+        finally:
+            _unwrap(model)
+
+
+def _load_with_peft(model: Any, folder: Path, tensors: dict[str, Tensor]) -> tuple[Any, Any]:
+    try:
+        with passing_errors(f"loading {folder.name}"):
+            wrapped = get_peft_model(model, LoraConfig.from_pretrained(str(folder)))
+            told = set_peft_model_state_dict(wrapped, tensors)
+    except RetryLater:
+        raise
+    except Exception as error:  # whatever PEFT may raise is its reason
+        raise RegistryError(
+            f"PEFT cannot load the adapter in {folder}: {first_line(error)}", code="peft_cannot_load"
+        ) from error
+    return wrapped.eval(), told
+
+
+def _unwrap(model: Any) -> None:
+    """Put a base's own layers back in the place of PEFT's."""
+    layers = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)]
+    for path, layer in layers:
+        model.set_submodule(path, layer.get_base_layer())
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+
+
+def first_line(error: Exception) -> str:
+    """Return what a library says in its first line, and the kind of its error."""
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {said[:300]}" if said else type(error).__name__
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -572,15 +684,21 @@ def _fold(
         if (
             b is None
             or b.shape[1] != rank
-            or rank != (config.get("rank_pattern") or {}).get(name, config.get("r"))
+            or rank != _of_layer(config, "rank_pattern", name, config.get("r"))
         ):
             raise RegistryError(
                 f"the adapter in {folder} says rank {config.get('r')}, its weights do not",
                 code="adapter_config",
             )
-        alpha = float((config.get("alpha_pattern") or {}).get(name, config["lora_alpha"]))
-        scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+        alpha = float(_of_layer(config, "alpha_pattern", name, config["lora_alpha"]))
+        scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
         yield name, (a.float(), b.float() * scale)
+
+
+def _of_layer(config: dict[str, Any], key: str, name: str, otherwise: Any) -> Any:
+    """Return what a pattern of PEFT's says of a layer; its keys are ends of names, or regular expressions of them."""
+    pattern = config.get(key) or {}
+    return pattern.get(get_pattern_key(list(pattern), name), otherwise)
 
 
 # -- a base with any number of adapters beside it, for answering
@@ -628,12 +746,7 @@ class Deck:
                 self._peft.set_adapter(_slot(self.names[0]))
                 self._peft.delete_adapter(_slot(name))
             return
-        model = self.base.model
-        layers = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)]
-        for path, layer in layers:
-            model.set_submodule(path, layer.get_base_layer())
-        if hasattr(model, "peft_config"):
-            del model.peft_config
+        _unwrap(self.base.model)
 
     def read(self, name: str) -> Adapter:
         """Return an adapter as it lies in memory."""

@@ -1,0 +1,117 @@
+"""Materials: what a folder from outside holds, before it is loaded as a base model.
+
+What lives here: why a folder cannot become a base model, told from its names, its JSON and its tensors' headers. What
+never does: loading a model (``weights``).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from lorad import files
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+QUANTISED_BESIDE = {
+    "quantize_config.json": "gptq",
+    "quant_config.json": "awq",
+    "quantization_config.json": "quantised",
+    "hf_quant_config.json": "modelopt",
+}
+"""Files by which older tools told of what they did, where config.json is silent."""
+PACKED = ("F8", "F4", "F6", "U8", "I8", "I16", "U16", "I32", "U32")
+"""How tensors' types begin that hold packed or scaled numbers; a float model's own whole numbers are I64 or BOOL."""
+
+
+def objection(folder: Path) -> str | None:
+    """Return why a folder cannot become a base model, in one sentence that says what to do, or None."""
+    if not folder.is_dir():
+        return f"{folder} is no folder; give a folder with config.json, *.safetensors and a tokenizer"
+    names = {path.name for path in folder.iterdir()}
+    config, tokenizer = (_read(folder / name) for name in ("config.json", "tokenizer_config.json"))
+    return (
+        _of_another_kind(folder, names)
+        or _quantised(folder, config, names)
+        or _own_code(folder, config, tokenizer)
+        or _without_weights(folder, names)
+    )
+
+
+def _of_another_kind(folder: Path, names: set[str]) -> str | None:
+    if "adapter_config.json" in names and "config.json" in names:
+        return (
+            f"{folder} holds a model and an adapter (adapter_config.json), and transformers would load the adapter's "
+            "base in its place; move the adapter to a folder of its own"
+        )
+    if "adapter_config.json" in names:
+        return f"{folder} holds an adapter; add it to its base with: lorad versions add v0.N {folder}"
+    if "config.json" in names:
+        return None
+    if ggufs := sorted(name for name in names if name.endswith(".gguf")):
+        return f"{folder} holds no config.json; to add the GGUF in it name the file: {folder / ggufs[0]}"
+    return f"{folder} holds no language model: there is no config.json"
+
+
+def _quantised(folder: Path, config: dict[str, Any], names: set[str]) -> str | None:
+    method = next(
+        (QUANTISED_BESIDE[name] for name in sorted(names) if name in QUANTISED_BESIDE), None
+    ) or next(_packed(folder), None)
+    for told in (config, *(value for value in config.values() if isinstance(value, dict))):
+        found = told.get("quantization_config") or told.get("quantization") or told.get("compression_config")
+        method = _method(found) if found else method
+    return method and (
+        f"the model in {folder} is quantised ({method}), and adapters cannot be merged exactly into quantised "
+        "weights; add the unquantised model that it was made of"
+    )
+
+
+def _method(found: Any) -> str:
+    if not isinstance(found, dict):
+        return str(found)[:40]
+    bits = found.get("bits") or next(
+        (bits for key, bits in (("load_in_4bit", 4), ("load_in_8bit", 8)) if found.get(key)), None
+    )
+    method = str(found.get("quant_method") or found.get("quant_algo") or "mlx")
+    return f"{method}, {bits} bits" if bits else method
+
+
+def _packed(folder: Path) -> Iterator[str]:
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as handle:
+                for name in handle.keys():  # noqa: SIM118 - not a mapping
+                    tensor = handle.get_slice(name)
+                    if tensor.get_dtype().startswith(PACKED) and len(tensor.get_shape()) > 1:
+                        yield f"{name} is {tensor.get_dtype()}"
+        except (OSError, SafetensorError):
+            return  # what cannot be read is told when it is loaded
+
+
+def _own_code(folder: Path, *configs: dict[str, Any]) -> str | None:
+    for config in configs:
+        if config.get("auto_map"):
+            return (
+                f"the model in {folder} brings code of its own (auto_map), which lorad never runs; add one whose "
+                "architecture transformers has, or remove auto_map from its JSON if transformers has this one"
+            )
+    return None
+
+
+def _without_weights(folder: Path, names: set[str]) -> str | None:
+    if any(name.endswith(".safetensors") for name in names):
+        return None
+    if pickles := sorted(name for name in names if name.endswith(PICKLES)):
+        return (
+            f"{folder} holds its weights as pickles ({pickles[0]}), which lorad never opens; load it with transformers, "
+            "save_pretrained it as safetensors, and add that"
+        )
+    return f"{folder} holds no weights: there is no .safetensors file"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = files.read_json(path)
+    except (OSError, ValueError, RecursionError):
+        return {}  # what is wrong with it is told when it is loaded
+    return found if isinstance(found, dict) else {}
