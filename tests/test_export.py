@@ -41,7 +41,7 @@ def answer(model, rows):
 def test_an_adapter_is_one_for_plain_peft(made, tmp_path):
     folder, rows, logits = made
 
-    difference = export.export(folder / "v0.1", folder / "tiny", tmp_path / "out", "adapter")
+    difference = export.export(folder / "v0.1", folder / "tiny", tmp_path / "out", "adapter").difference
 
     base = AutoModelForCausalLM.from_pretrained(folder / "tiny", dtype=torch.float32)
     model = PeftModel.from_pretrained(base, tmp_path / "out").eval()
