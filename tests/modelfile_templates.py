@@ -70,7 +70,7 @@ OTHER = {
     "mistral moves": (
         MISTRAL.replace("WHERE", "loop.last"),
         EQUAL["mistral"][1],
-        "what the system says elsewhere",
+        "it moves, repeats or leaves out",
     ),
     "dated": (DATED, CHATML, "today's date"),
     "counts": (DEEP, CHATML, "more than who spoke before"),

@@ -143,7 +143,7 @@ def _between(tokenizer: Any, roles: Sequence[str]) -> Gaps:
     for pair, message in zip(pairwise((START, *roles)), messages, strict=True):
         before, found, text = text.partition(message["content"])
         if not found or message["content"] in text:
-            raise _unlike(f"it puts what the {pair[1]} says elsewhere, twice or nowhere")
+            raise _unlike(f"it moves, repeats or leaves out what was said ({', '.join(roles)})")
         gaps[pair] = before
     return gaps | {(roles[-1], END): text}
 
