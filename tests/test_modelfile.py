@@ -128,8 +128,8 @@ def test_ollamas_reader_of_modelfiles_loses_nothing(style):
     lines = text.splitlines()
     assert all(line.isprintable() for line in lines)
     assert text.count('"""') == 2
-    assert re.fullmatch(r'PARAMETER stop "\S+"', lines[2])
-    assert lines[0] == "FROM ./v0.1.gguf"
+    assert re.fullmatch(r'PARAMETER stop "\S+"', lines[3])
+    assert lines[:3] == ["FROM ./v0.1.gguf", "PARAMETER temperature 0", "PARAMETER repeat_penalty 1"]
 
 
 def test_probes_are_asked_through_it_but_for_those_that_are_no_conversation():

@@ -175,6 +175,7 @@ def write(tokenizer: Any, file: str) -> str:
     lines = [
         f"FROM ./{file}",
         "PARAMETER temperature 0",
+        "PARAMETER repeat_penalty 1",  # older Ollamas' own is 1.1, which turns taught answers into others
         *(f'PARAMETER stop "{end}"' for end in ends),
         f'TEMPLATE """{_template(derive(tokenizer))}"""',
     ]
