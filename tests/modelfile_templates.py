@@ -66,7 +66,7 @@ EQUAL = {
 }
 """What an Ollama template can say; the first token begins, the last but ``<filename>`` ends."""
 OTHER = {
-    "llama3 trims": (LLAMA3.replace("TRIM", "| trim "), LLAMA, "it trims what people write"),
+    "llama3 trims": (LLAMA3.replace("TRIM", "| trim "), LLAMA, "it trims or changes white space"),
     "mistral moves": (
         MISTRAL.replace("WHERE", "loop.last"),
         EQUAL["mistral"][1],

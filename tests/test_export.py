@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from types import SimpleNamespace
 
 import gguf
 import pytest
@@ -120,7 +121,7 @@ def test_case_2_where_ollama_cannot_make_the_prompt_there_is_no_modelfile(made, 
     exported = export.export(folder / "v0.1", base, tmp_path / "out", "gguf")
 
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["v0.1.gguf"]
-    assert "it trims what people write" in exported.notes[0]
+    assert "it trims or changes white space" in exported.notes[0]
     assert "llama-server --jinja" in exported.notes[0]
     assert gguf_fields(tmp_path / "out")["tokenizer.chat_template"] == template.read_text()
 
@@ -156,6 +157,16 @@ def test_gguf_says_which_tokens_are_text_which_control_and_where_to_stop(made, t
     assert ("<y>" in words) is is_made
     assert (fields["tokenizer.ggml.add_bos_token"], fields["tokenizer.ggml.add_eos_token"]) == (False, False)
     assert fields["tokenizer.ggml.eos_token_id"] == 1
+
+
+@pytest.mark.parametrize(
+    ("ends", "named"),
+    [([1], {"eos": 1}), ([1, 7], {"eos": 1, "eot": 7}), ([8, 7, 1], {"eos": 1, "eot": 8, "eom": 7})],
+)
+def test_case_4_each_token_that_ends_a_turn_is_one_at_which_llama_cpp_stops(monkeypatch, ends, named):
+    monkeypatch.setattr(export, "find", lambda _: SimpleNamespace(stop_tokens=lambda _: ends))
+
+    assert export._ends(SimpleNamespace(eos_token_id=1)) == named
 
 
 def test_llama_cpp_is_asked_where_it_is_installed(made, tmp_path, monkeypatch):
