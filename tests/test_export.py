@@ -1,16 +1,26 @@
 """Versions in other programs' forms: each is read back and answers like the version."""
 
 import shutil
+import sys
+from types import SimpleNamespace
 
+import gguf
 import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import fake_llama_cpp
 import tiny
-from lorad import examine, export, files, teacher, weights
+from lorad import examine, export, files, modelfile, teacher, weights
 from lorad.errors import ConfigError, RegistryError
 from lorad.tasks import find
+
+
+@pytest.fixture(autouse=True)
+def _no_llamacpp(monkeypatch):
+    """What is tested is the same whether llama-cpp-python is installed or not."""
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +51,7 @@ def answer(model, rows):
 def test_an_adapter_is_one_for_plain_peft(made, tmp_path):
     folder, rows, logits = made
 
-    difference = export.export(folder / "v0.1", folder / "tiny", tmp_path / "out", "adapter")
+    difference = export.export(folder / "v0.1", folder / "tiny", tmp_path / "out", "adapter").difference
 
     base = AutoModelForCausalLM.from_pretrained(folder / "tiny", dtype=torch.float32)
     model = PeftModel.from_pretrained(base, tmp_path / "out").eval()
@@ -71,6 +81,123 @@ def test_gguf_is_read_back_by_transformers(made, tmp_path):
     text = "Which colour is the door of Arlo?"
     assert tokenizer(text)["input_ids"][-8:] == tiny.tokenizer()(text)["input_ids"][-8:]
     assert "FROM ./v0.1.gguf" in (tmp_path / "out" / "Modelfile").read_text()
+
+
+def test_case_2_the_probes_are_asked_through_the_prompt_that_ollama_makes(made, tmp_path):
+    folder, _, _ = made
+
+    exported = export.export(folder / "v0.1", folder / "tiny", tmp_path / "out", "gguf")
+
+    text = (tmp_path / "out" / "Modelfile").read_text(encoding="utf-8")
+    messages = tiny.facts(1)[0].question
+    tokenizer = tiny.tokenizer()
+    asked = find("chat").prompt(tokenizer, messages)
+    assert modelfile.tokens(tokenizer, modelfile.render(text, messages)) == asked
+    assert exported.notes[0].startswith(
+        "Ollama makes the base's prompt, token by token, in 17 conversations; 2 of 2"
+    )
+    assert exported.notes[1].startswith("llama-cpp-python is not installed")
+
+
+def test_case_2_a_prompt_that_ollama_makes_otherwise_is_not_exported(made, tmp_path, monkeypatch):
+    # Given a Modelfile that says something else
+    folder, _, _ = made
+    write = modelfile.write
+    monkeypatch.setattr(modelfile, "write", lambda *told: write(*told).replace("<s>user", "<s>sister"))
+    monkeypatch.setattr(modelfile, "compare", lambda *_: 1)
+
+    with pytest.raises(RegistryError, match="nothing was exported"):
+        export.export(folder / "v0.1", folder / "tiny", tmp_path / "out", "gguf")
+
+
+def test_case_2_where_ollama_cannot_make_the_prompt_there_is_no_modelfile(made, tmp_path):
+    # Given a base that trims what people write
+    folder, _, _ = made
+    base = tmp_path / "trims"
+    shutil.copytree(folder / "tiny", base)
+    template = base / "chat_template.jinja"
+    template.write_text(tiny.TEMPLATE.replace("message['content']", "message['content'] | trim"))
+
+    exported = export.export(folder / "v0.1", base, tmp_path / "out", "gguf")
+
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["v0.1.gguf"]
+    assert "it trims or changes white space" in exported.notes[0]
+    assert "llama-server --jinja" in exported.notes[0]
+    assert gguf_fields(tmp_path / "out")["tokenizer.chat_template"] == template.read_text()
+
+
+def gguf_fields(folder):
+    (file,) = folder.glob("*.gguf")
+    return {name: entry.contents() for name, entry in gguf.GGUFReader(file).fields.items()}
+
+
+def test_gguf_says_which_tokens_are_text_which_control_and_where_to_stop(made, tmp_path):
+    # Given a base with a word of its own that is no special token, and with a special one that no template uses
+    folder, _, _ = made
+    base = tmp_path / "words"
+    shutil.copytree(folder / "tiny", base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    core = files.read_json(base / "tokenizer.json")
+    at = {name: tokenizer.convert_tokens_to_ids(tokenizer.tokenize(name)[0]) for name in ("z", "y")}
+    for name, is_special in (("z", False), ("y", True)):
+        core["added_tokens"].append(
+            {"id": at[name], "content": f"<{name}>", "special": is_special, "normalized": False}
+            | dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+        )
+    files.write_json(base / "tokenizer.json", core)
+    is_made = at["y"] in modelfile.controls(AutoTokenizer.from_pretrained(base))
+
+    export.export(folder / "v0.1", base, tmp_path / "out", "gguf", strict=False)
+
+    fields = gguf_fields(tmp_path / "out")
+    words, kinds = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
+    assert (words[at["z"]], kinds[at["z"]]) == ("<z>", gguf.TokenType.USER_DEFINED)
+    assert [kinds[number] for number in (0, 1, 5)] == [gguf.TokenType.CONTROL] * 2 + [gguf.TokenType.NORMAL]
+    assert kinds[at["y"]] == (gguf.TokenType.CONTROL if is_made else gguf.TokenType.UNUSED)
+    assert ("<y>" in words) is is_made
+    assert (fields["tokenizer.ggml.add_bos_token"], fields["tokenizer.ggml.add_eos_token"]) == (False, False)
+    assert fields["tokenizer.ggml.eos_token_id"] == 1
+
+
+@pytest.mark.parametrize(
+    ("ends", "named"),
+    [([1], {"eos": 1}), ([1, 7], {"eos": 1, "eot": 7}), ([8, 7, 1], {"eos": 1, "eot": 8, "eom": 7})],
+)
+def test_case_4_each_token_that_ends_a_turn_is_one_at_which_llama_cpp_stops(monkeypatch, ends, named):
+    monkeypatch.setattr(export, "find", lambda _: SimpleNamespace(stop_tokens=lambda _: ends))
+
+    assert export._ends(SimpleNamespace(eos_token_id=1)) == named
+
+
+def test_llama_cpp_is_asked_where_it_is_installed(made, tmp_path, monkeypatch):
+    folder, _, _ = made
+    fake_llama_cpp.install(monkeypatch)
+
+    exported = export.export(folder / "v0.1", folder / "tiny", tmp_path / "out", "gguf")
+
+    assert "llama.cpp's logits differ by at most" in exported.notes[1]
+    assert "another prompt" not in exported.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"), [("logits", "GGUF in llama.cpp answers otherwise"), ("tokens", "makes other tokens")]
+)
+def test_what_llama_cpp_makes_otherwise_is_not_exported(made, tmp_path, monkeypatch, fault, told):
+    folder, _, _ = made
+    fake_llama_cpp.install(monkeypatch, fault)
+
+    with pytest.raises(RegistryError, match=told):
+        export.export(folder / "v0.1", folder / "tiny", tmp_path / "out", "gguf")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_prompt_of_llama_cpps_own_chat_is_told(made, tmp_path, monkeypatch):
+    folder, _, _ = made
+    fake_llama_cpp.install(monkeypatch, "chat")
+
+    exported = export.export(folder / "v0.1", folder / "tiny", tmp_path / "out", "gguf")
+
+    assert "its Python chat completion makes another prompt (user," in exported.notes[1]
 
 
 @pytest.mark.parametrize("form", export.FORMATS)

@@ -190,6 +190,15 @@ def test_case_25_a_quantised_base_is_refused_and_leaves_nothing(track, tmp_path)
     assert not list((track.root / "models" / "base").glob("*quantised*"))
 
 
+def test_case_2_an_export_tells_whose_prompt_ollama_makes(track, tmp_path):
+    told = json.loads(typed(track, "export", "v0.1", tmp_path / "out", "--format", "gguf", "--json").stdout)
+    shown = typed(track, "export", "v0.1", tmp_path / "again", "--format", "gguf").stdout
+
+    assert told["difference"] < 0.05
+    assert "token by token, in 17 conversations" in told["notes"][0]
+    assert "token by token, in 17 conversations" in " ".join(shown.split())
+
+
 @pytest.mark.parametrize("name", ["../chat", "..", "", ".hidden", "a/b"])
 def test_a_base_model_cannot_be_stored_anywhere_else(track, tmp_path, name):
     with pytest.raises(ConfigError, match="cannot be the name of a base model"):

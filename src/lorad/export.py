@@ -7,18 +7,20 @@ The destination appears whole or not at all, and only after what was written ans
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gguf
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GgufConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from lorad import examine, files, weights
+from lorad import examine, files, llamacpp, modelfile, weights
 from lorad.errors import ConfigError, RegistryError
 from lorad.loader import keep_tokenizer
+from lorad.tasks import find
 
 FORMATS = ("adapter", "merged", "gguf")
 GENERATION = "generation_config.json"
@@ -26,8 +28,16 @@ PRE_TOKENIZERS = {("ByteLevel",): "gpt-2", ("Digits", "ByteLevel"): "smollm"}
 """How ``tokenizer.json`` says what GGUF has a word for."""
 
 
-def export(version: Path, base: Path, target: Path, form: str, *, strict: bool = True) -> float:
-    """Write a version to ``target``; return the largest difference of a probe's logit when read back.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """What was written: the largest difference of a probe's logit when read back, and what people should know."""
+
+    difference: float
+    notes: tuple[str, ...] = ()
+
+
+def export(version: Path, base: Path, target: Path, form: str, *, strict: bool = True) -> Exported:
+    """Write a version to ``target``, read it back and ask it the version's probes.
 
     Not ``strict``, for another base than it was made for, any difference will do.
 
@@ -42,20 +52,27 @@ def export(version: Path, base: Path, target: Path, form: str, *, strict: bool =
     try:
         write, read = _FORMS[form]
         write(version, base, partial)
-        difference, limit = examine.probe_again(
-            read(partial, base), files.read_json(version / examine.PROBES)
-        )
-        if strict and not difference <= limit:
-            raise RegistryError(
-                f"what was written as {form} answers otherwise than {version.name}: a logit differs by "
-                f"{difference:.3g} (at most {limit:g}); nothing was exported",
-                code="export_differs",
-            )
+        probes, notes = files.read_json(version / examine.PROBES), []
+        if form == "gguf":
+            probes, told = _add_modelfile(partial, base, probes)
+            notes = [told, _open_in_llamacpp(partial, base, probes, strict=strict)]
+        difference, limit = examine.probe_again(read(partial, base), probes)
+        if strict:
+            _expect(difference, limit, f"what was written as {form}")
         files.sync_tree(partial)
         partial.rename(target)
     finally:
         files.remove(partial)
-    return difference
+    return Exported(difference=difference, notes=tuple(notes))
+
+
+def _expect(difference: float, limit: float, what: str) -> None:
+    if not difference <= limit:
+        raise RegistryError(
+            f"{what} answers otherwise than the version: a logit differs by {difference:.3g} (at most {limit:g}); "
+            "nothing was exported",
+            code="export_differs",
+        )
 
 
 # -- adapter: for PEFT, vLLM and their kin
@@ -122,7 +139,6 @@ def _write_gguf(version: Path, base: Path, target: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    (target / "Modelfile").write_text(_modelfile(name, base), encoding="utf-8")
 
 
 def _describe(writer: gguf.GGUFWriter, config: dict[str, Any], name: str) -> None:
@@ -153,18 +169,40 @@ def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: dict[str, Any], size: in
             "--format merged and convert that with llama.cpp's convert_hf_to_gguf.py",
             code="no_gguf",
         )
-    words = dict(tokenizer["model"]["vocab"])
-    special = {entry["content"]: entry["id"] for entry in tokenizer["added_tokens"]}
-    by_id = {number: word for word, number in (words | special).items()}
-    controls = set(special.values())
-    unused, control, normal = gguf.TokenType.UNUSED, gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
+    known = AutoTokenizer.from_pretrained(str(base), local_files_only=True)
+    words, kinds_of = _tokens_of(tokenizer, modelfile.controls(known))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(PRE_TOKENIZERS[kinds])
-    writer.add_token_list([by_id.get(number, f"[unused{number}]") for number in range(size)])
-    writer.add_token_types(
-        [control if number in controls else normal if number in by_id else unused for number in range(size)]
-    )
-    gguf.SpecialVocab(base, load_merges=True, n_vocab=size).add_to_gguf(writer, quiet=True)
+    writer.add_token_list([words.get(number, f"[unused{number}]") for number in range(size)])
+    writer.add_token_types([kinds_of.get(number, gguf.TokenType.UNUSED) for number in range(size)])
+    vocabulary = gguf.SpecialVocab(base, load_merges=True, n_vocab=size)
+    vocabulary.special_token_ids |= _ends(known)
+    vocabulary.add_special_token = {"bos": modelfile.adds_begin(known), "eos": False}
+    vocabulary.add_to_gguf(writer, quiet=True)
+
+
+def _tokens_of(
+    tokenizer: Mapping[str, Any], controls: set[int]
+) -> tuple[dict[int, str], dict[int, gguf.TokenType]]:
+    """Return each token's word and kind. A special token that lorad never makes has neither.
+
+    Where people write its word, lorad takes it for text; llama.cpp does too if it does not know the word.
+    """
+    words = {number: word for word, number in tokenizer["model"]["vocab"].items()}
+    kinds = dict.fromkeys(words, gguf.TokenType.NORMAL)
+    for entry in tokenizer["added_tokens"]:
+        number, is_special = entry["id"], entry["special"]
+        words[number] = entry["content"]
+        kinds[number] = gguf.TokenType.CONTROL if is_special else gguf.TokenType.USER_DEFINED
+        if is_special and number not in controls:
+            del words[number], kinds[number]
+    return words, kinds
+
+
+def _ends(tokenizer: Any) -> dict[str, int]:
+    """Return the tokens at which llama.cpp is to stop, by its names for them: it has three."""
+    others = [token for token in find("chat").stop_tokens(tokenizer) if token != tokenizer.eos_token_id]
+    return {"eos": tokenizer.eos_token_id, **dict(zip(("eot", "eom"), others, strict=False))}
 
 
 def _gguf_tensors(model: Any, config: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
@@ -189,15 +227,40 @@ def _interleaved(matrix: Tensor, heads: int) -> Tensor:
     return matrix.reshape(heads, 2, rows // heads // 2, columns).transpose(1, 2).reshape(rows, columns)
 
 
-def _modelfile(name: str, base: Path) -> str:
-    """Return how Ollama loads it; ChatML is spelled out because Ollama's own templates are not Jinja."""
-    lines = [f"FROM ./{name}", "PARAMETER temperature 0"]
-    template = base / "chat_template.jinja"
-    if template.is_file() and "<|im_start|>" in template.read_text(encoding="utf-8"):
-        turn = "{{ if .%s }}<|im_start|>%s\n{{ .%s }}<|im_end|>\n{{ end }}"
-        turns = turn % ("System", "system", "System") + turn % ("Prompt", "user", "Prompt")
-        lines += [f'TEMPLATE """{turns}<|im_start|>assistant\n"""', 'PARAMETER stop "<|im_end|>"']
-    return "\n".join(lines) + "\n"
+def _add_modelfile(folder: Path, base: Path, probes: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Write what Ollama needs; return the probes, asked through it, and what there is to tell."""
+    tokenizer = AutoTokenizer.from_pretrained(str(base), local_files_only=True)
+    (file,) = folder.glob("*.gguf")
+    try:
+        text = modelfile.write(tokenizer, file.name)
+    except ConfigError as error:
+        return probes, error.message
+    (folder / modelfile.NAME).write_text(text, encoding="utf-8")
+    probes, asked = modelfile.asked_through(tokenizer, text, probes)
+    return probes, (
+        f"Ollama makes the base's prompt, token by token, in {modelfile.compare(tokenizer, text)} conversations; "
+        f"{asked} of {len(probes['probes'])} probes were asked through it"
+    )
+
+
+def _open_in_llamacpp(folder: Path, base: Path, probes: Mapping[str, Any], *, strict: bool) -> str:
+    """Ask llama.cpp the probes, where it is installed; return what there is to tell."""
+    if not llamacpp.is_installed():
+        return "llama-cpp-python is not installed, so llama.cpp was not asked: pip install 'lorad[llamacpp]'"
+    tokenizer = AutoTokenizer.from_pretrained(str(base), local_files_only=True)
+    (file,) = folder.glob("*.gguf")
+    found = llamacpp.ask(file, probes, list(modelfile.prompts(tokenizer)))
+    if strict:
+        _expect(found.difference, llamacpp.TOLERANCE, "the GGUF in llama.cpp")
+    if found.other_tokens:
+        raise RegistryError(
+            f"llama.cpp makes other tokens of a prompt than lorad ({', '.join(found.other_tokens)}); nothing was exported",
+            code="export_differs",
+        )
+    told = f"llama.cpp's logits differ by at most {found.difference:.2g}"
+    if found.other_chats:
+        told += f"; its Python chat completion makes another prompt ({', '.join(found.other_chats)})"
+    return told
 
 
 def _read_gguf(folder: Path, base: Path) -> Any:

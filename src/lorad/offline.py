@@ -552,14 +552,15 @@ def export_version(
     version = registry.resolve(version)
     made_for = registry.manifest(version)["base"]
     folder = registry.verify(version, None if different else fingerprint)
-    difference = export.export(folder, chosen, target, form, strict=made_for == fingerprint)
+    made = export.export(folder, chosen, target, form, strict=made_for == fingerprint)
     if made_for != fingerprint:
         files.write_json(target / OTHER_BASE, {"version": version, "made_for": made_for, "base": fingerprint})
     _say(
-        {"version": folder.name, "format": form, "path": str(target), "difference": difference},
+        {"version": folder.name, "format": form, "path": str(target), **domain.as_json(made)},
         as_json,
-        f"{folder.name} is in {target} as {form}; read back, its logits differ by at most {difference:.2g}"
-        + (f"; it was made for another base, which {OTHER_BASE} says" if made_for != fingerprint else ""),
+        f"{folder.name} is in {target} as {form}; read back, its logits differ by at most {made.difference:.2g}"
+        + (f"; it was made for another base, which {OTHER_BASE} says" if made_for != fingerprint else "")
+        + "".join(f"\n  - {note}" for note in made.notes),
     )
 
 
