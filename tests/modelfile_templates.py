@@ -57,6 +57,7 @@ LLAMA = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot
 EQUAL = {
     "smollm": (SMOLLM, CHATML),
     "plain": (PLAIN, CHATML),
+    "dated": (DATED, CHATML),
     "llama3": (LLAMA3.replace("TRIM", ""), LLAMA),
     "gemma": (GEMMA, ("<bos>", "<start_of_turn>", "<end_of_turn>")),
     "phi3": (PHI3, ("<s>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>")),
@@ -72,7 +73,6 @@ OTHER = {
         EQUAL["mistral"][1],
         "it moves, repeats or leaves out",
     ),
-    "dated": (DATED, CHATML, "today's date"),
     "counts": (DEEP, CHATML, "more than who spoke before"),
     "none": (None, CHATML, "there is no chat template"),
     "refuses": ("{{ raise_exception('not today') }}", CHATML, "it refuses user: .* not today"),

@@ -307,6 +307,15 @@ def test_a_changed_template_is_tried_anew():
     assert template.of(tokenizer) is not before
 
 
+def test_a_call_that_splits_special_tokens_leaves_nothing_behind():
+    tokenizer = templates.smollm2()
+    before = CHAT.prompt(tokenizer, ASKED)
+
+    tokenizer("x", add_special_tokens=False, split_special_tokens=True)
+
+    assert CHAT.prompt(tokenizer, ASKED) == before
+
+
 def test_a_row_names_its_line_when_it_is_refused():
     with pytest.raises(SampleError, match=r"^row 8: "):
         CHAT.encode(

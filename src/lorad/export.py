@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from lorad import examine, files, llamacpp, modelfile, weights
 from lorad.errors import ConfigError, RegistryError
 from lorad.loader import keep_tokenizer
-from lorad.tasks import find
+from lorad.tasks import find, template
 
 FORMATS = ("adapter", "merged", "gguf")
 GENERATION = "generation_config.json"
@@ -177,6 +177,8 @@ def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: dict[str, Any], size: in
     writer.add_token_types([kinds_of.get(number, gguf.TokenType.UNUSED) for number in range(size)])
     vocabulary = gguf.SpecialVocab(base, load_merges=True, n_vocab=size)
     vocabulary.special_token_ids |= _ends(known)
+    if isinstance(vocabulary.chat_template, str):  # what llama.cpp renders, with the date that lorad trained
+        vocabulary.chat_template = template.pinned(vocabulary.chat_template)
     vocabulary.add_special_token = {"bos": modelfile.adds_begin(known), "eos": False}
     vocabulary.add_to_gguf(writer, quiet=True)
 

@@ -10,17 +10,15 @@ says so, and there is no Modelfile rather than one that makes another prompt.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Any
-
-from jinja2 import TemplateError
 
 from lorad import gotemplate
 from lorad.errors import ConfigError, SampleError
 from lorad.gotemplate import GoError, quote
 from lorad.llamacpp import Asked
-from lorad.tasks import find
+from lorad.tasks import find, template
 
 NAME = "Modelfile"
 ROLES = ("system", "user", "assistant")
@@ -121,8 +119,6 @@ def derive(tokenizer: Any) -> Gaps:
         if any(gaps.get(pair, text) != text for pair, text in found.items()):
             raise _unlike("what it writes depends on more than who spoke before and who speaks next")
         gaps |= found
-    if _writes_the_date(tokenizer):
-        raise _unlike("it writes today's date, which an Ollama template would keep for ever")
     for roles in UNUSUAL:
         gaps |= _more(tokenizer, roles, gaps)
     return gaps
@@ -147,16 +143,6 @@ def _between(tokenizer: Any, roles: Sequence[str]) -> Gaps:
             raise _unlike(f"it moves, repeats or leaves out what was said ({', '.join(roles)})")
         gaps[pair] = before
     return gaps | {(roles[-1], END): text}
-
-
-def _writes_the_date(tokenizer: Any) -> bool:
-    """Take the template's clock away: who asks for the date then fails."""
-    rendered: Callable[..., Any] = tokenizer.apply_chat_template
-    ask = {"conversation": _marked(("user",)), "tokenize": False, "add_generation_prompt": True}
-    try:
-        return bool(rendered(**ask) != rendered(**ask, strftime_now=""))
-    except (TypeError, TemplateError):
-        return True
 
 
 def _unlike(reason: str) -> ConfigError:
@@ -238,7 +224,7 @@ def tokens(tokenizer: Any, text: str) -> list[int]:
         if piece in known:
             made.append(known[piece])
         else:
-            made += tokenizer(piece, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            made += template.of(tokenizer).markup.encode_text(piece)
     return made
 
 

@@ -83,7 +83,13 @@ class Markup:
         """Return the tokens of a text in which every special token is the template's own."""
         if self._core is None:
             return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        if self._core.encode_special_tokens:  # somebody's call with split_special_tokens left that behind
+            self._core.encode_special_tokens = False
         return list(self._core.encode(text, add_special_tokens=False).ids)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Return the tokens of what people wrote, in which no special token is one."""
+        return self.encode_masked(self.mask(text)) if self.is_in(text) else self.encode(text)
 
     def decode(self, tokens: list[int]) -> str:
         """Return the text of tokens as it is, special ones included."""

@@ -179,7 +179,7 @@ class ChatTemplate:
             self._tokenizer.apply_chat_template(
                 [_as_templates_want(message) for message in said],
                 tools=listed,
-                chat_template=_DATE.sub(lambda call: repr(PINNED_DATE.strftime(call[2])), template),
+                chat_template=pinned(template),
                 tokenize=False,
                 add_generation_prompt=is_asked,
             )
@@ -337,6 +337,11 @@ class ChatTemplate:
             return Trial(name="markup", status="ok", detail="special tokens in what people write stay text")
         told = "special tokens in what people write steer the model: rows and questions with them are refused"
         return Trial(name="markup", status="unsupported", detail=told)
+
+
+def pinned(text: str) -> str:
+    """Return a template that writes ``PINNED_DATE`` where it would write today's."""
+    return _DATE.sub(lambda call: repr(PINNED_DATE.strftime(call[2])), text)
 
 
 def of(tokenizer: Any) -> ChatTemplate:
