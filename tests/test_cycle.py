@@ -730,6 +730,31 @@ def test_a_drop_says_which_rows_were_bad_contradicted_and_which_answers_it_repla
     assert (accepted["bad"], accepted["contradictions"]) == (1, 29)
 
 
+def test_case_1_a_row_that_its_base_could_not_give_back_is_refused_at_intake(world):
+    world.models.refuses = "ﬁ"
+    rows = tiny.rows(tiny.facts(8)) * 4 + [{"instruction": "Which?", "response": "ﬁg"}]
+    world.drop("doors.json", json.dumps(rows))
+
+    world.pass_time()
+
+    report = world.cycle.ledger.drops()[0].reason
+    (bad,) = report["bad_rows"]
+    assert (bad["line"], bad["message"]) == (33, "the base model would answer otherwise")
+    assert report["new"] == 8
+
+
+def test_case_1_a_file_of_such_rows_fails_with_the_reason(world):
+    world.models.refuses = "ﬁ"
+    world.drop("doors.json", json.dumps([{"instruction": "Which?", "response": "ﬁg"}]))
+
+    world.pass_time()
+
+    reason = files.read_json(world.home / "inbox" / "failed" / "doors.json.reason.json")
+    assert reason["code"] == "bad_rows"
+    assert "row 1: the base model would answer otherwise" in reason["message"]
+    assert world.cycle.ledger.jobs() == []
+
+
 # what people drop beside good files
 
 

@@ -253,13 +253,15 @@ def test_case_26_a_file_of_which_nothing_can_be_learned_fails(check):
     told, report = check([TOOLS]), check([TOOLS], "--json")
 
     error = json.loads(report.stdout)["error"]
-    assert (told.exit_code, report.exit_code, error["code"]) == (1, 1, "unusable")
-    assert error["message"].startswith("nothing in a.json can be learned; the first is line 1: ")
-    assert "nothing in a.json can be learned" in " ".join(told.output.split())
+    assert (told.exit_code, report.exit_code, error["code"]) == (1, 1, "bad_rows")
+    assert error["message"].startswith(
+        "a.json: 1 of 1 rows cannot be used; the first is row 1: the base model's"
+    )
+    assert "1 of 1 rows cannot be used" in " ".join(told.output.split())
 
 
 def test_case_26_what_can_be_learned_in_part_passes(check):
-    report = check([TOOLS, ROWS[0]], "--json")
+    report = check([TOOLS, *tiny.rows(tiny.facts(8)) * 3], "--json")
 
     assert report.exit_code == 0
     assert "error" not in json.loads(report.stdout)
@@ -346,3 +348,30 @@ def test_a_task_that_lorad_does_not_read_is_told(check):
 
     assert isinstance(error, ConfigError)
     assert "there is no task 'spelling'; known: chat, tagging, classify, retrieval" in error.message
+
+
+def test_case_1_what_cannot_be_served_as_taught_is_a_bad_row_of_the_check(check):
+    tools = [{"type": "function", "function": {"name": "weather"}}]
+    said = [{"role": "user", "content": "The weather?"}, {"role": "assistant", "content": "Rain."}]
+    rows = [*tiny.rows(tiny.facts(8)) * 4, {"tools": tools, "messages": said}]
+
+    report = json.loads(check(rows, "--json").stdout)
+
+    assert [problem["line"] for problem in report["problems"]] == [33]
+    assert "no place for tools" in report["problems"][0]["message"]
+
+
+def test_case_5_a_file_whose_tools_would_be_lost_is_refused_though_the_question_names_them(check):
+    tools = [{"type": "function", "function": {"name": "weather"}}]
+    said = [{"role": "user", "content": "The weather?"}, {"role": "assistant", "content": "Rain."}]
+
+    result = check([{"tools": tools, "messages": said}])
+
+    assert result.exit_code == 1
+    assert "no place for tools" in " ".join(result.output.split())
+
+
+def test_what_trying_the_template_showed_is_told(check):
+    told = " ".join(check(ROWS).output.split())
+
+    assert "tools: has no place for tools" in told

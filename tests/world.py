@@ -9,7 +9,7 @@ from lorad.config import Settings
 from lorad.cycle import Cycle
 from lorad.database import Database
 from lorad.domain import Evaluation, Machine, ModelShape, Score
-from lorad.errors import ProtocolError, RegistryError, RetryLater
+from lorad.errors import ProtocolError, RegistryError, RetryLater, SampleError
 from lorad.inbox import Inbox
 from lorad.planner import plan
 from lorad.registry import Registry
@@ -100,6 +100,13 @@ class FakeModels:
         self.bad_bases = []
         self.is_seated = False
         self.as_it_serves = lambda: None
+        self.refuses = ""
+        """A word that the base cannot say."""
+
+    def check(self, track, example):
+        del track
+        if self.refuses and self.refuses in str(example.answer):
+            raise SampleError("the base model would answer otherwise", code="not_served")
 
     def plan(self, track, examples, overrides, drift):
         del track

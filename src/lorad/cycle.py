@@ -84,6 +84,9 @@ class Session(Protocol):
 class Tracks(Protocol):
     """What the cycle asks of those who hold models: measure rows, start sessions, swap versions."""
 
+    def check(self, track: str, example: Example) -> None:
+        """Raise ``SampleError`` for an example that the track's base could not give back as it was taught."""
+
     def plan(self, track: str, examples: Sequence[Example], overrides: dict[str, Any], drift: float) -> Plan:
         """Plan a session for these examples, on a parent that has drifted so far from its base (``judge.drift``)."""
 
@@ -343,7 +346,8 @@ class Cycle:
     def _read(self, file: Waiting) -> tuple[sidecar.Sidecar, samples.Reading]:
         meta, task = sidecar.beside(file.path), self.settings.tracks[file.track].task
         meta.fit(sidecar.path_of(file.path).name, file.track, task, tuple(self.settings.tracks))
-        return meta, samples.read(file.path, self.settings.inbox, task, meta.fields, meta.labels)
+        check = partial(self._tracks.check, file.track)
+        return meta, samples.read(file.path, self.settings.inbox, task, meta.fields, meta.labels, check)
 
     def _remember(
         self, drop: domain.Drop, reading: samples.Reading, now: float, description: str

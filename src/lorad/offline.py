@@ -242,7 +242,7 @@ def plan(
 ) -> None:
     """Print what would be done with a file and why; do nothing."""
     place, chosen = _load(home, config, settings)
-    track, _, reading = _read(chosen, track, file)
+    track, _, reading = _read(place, chosen, track, file)
     task, tokenizer = find(chosen.tracks[track].task), _tokenizer(place, chosen, track)
     usable, unusable = encode(task, tokenizer, reading.examples)
     if not usable:
@@ -304,7 +304,7 @@ def check(
     """Read a file (and NAME.meta.yaml beside it) as the inbox would, and report; nothing is kept."""
     place, chosen = _load(home, config, settings)
     try:
-        about, reading = _read_for(chosen, task, file) if task else _read_as(chosen, track, file)
+        about, reading = _read_for(chosen, task, file) if task else _read_as(place, chosen, track, file)
     except SampleError as error:
         if as_json:
             print(json.dumps({"file": file.name, "error": error.as_dict()}, indent=2, ensure_ascii=False))  # noqa: T201 - the answer itself
@@ -327,8 +327,10 @@ def check(
         raise typer.Exit(1)
 
 
-def _read_as(settings: Settings, track: str, file: Path) -> tuple[dict[str, Any], samples.Reading]:
-    track, meta, reading = _read(settings, track, file)
+def _read_as(
+    place: Home, settings: Settings, track: str, file: Path
+) -> tuple[dict[str, Any], samples.Reading]:
+    track, meta, reading = _read(place, settings, track, file)
     task = settings.tracks[track].task
     return {"track": track, "task": task, "description": meta.description}, reading
 
@@ -861,7 +863,7 @@ def _summon(
     """Load a version and find what to ask it."""
     chosen, (registry, base) = settings.track(track), _track(place, settings, track)
     folder = registry.verify(version, weights.read_fingerprint(base))
-    unseen = _unseen(settings, track, held_out) if held_out else ()
+    unseen = _unseen(place, settings, track, held_out) if held_out else ()
     with contextlib.closing(Database(place.database)) as database:
         questions = confidence.find_questions(Memory(database), track, registry.lineage(version), unseen)
     longest = max(row.max_length for row in settings.planner.table)
@@ -870,8 +872,8 @@ def _summon(
     return witness, questions
 
 
-def _unseen(settings: Settings, track: str, file: Path) -> Sequence[domain.Example]:
-    whose, _, reading = _read(settings, track, file)
+def _unseen(place: Home, settings: Settings, track: str, file: Path) -> Sequence[domain.Example]:
+    whose, _, reading = _read(place, settings, track, file)
     if whose != track:
         raise ConfigError(
             f"{file.name} is for the track {whose}, as its sidecar says; ask a version of that: --track {whose}",
@@ -925,13 +927,25 @@ def _load(home: str | None, config: str | None, overrides: list[str] | None) -> 
     return place, load_settings(place, config, overrides or ())
 
 
-def _read(settings: Settings, track: str, file: Path) -> tuple[str, sidecar.Sidecar, samples.Reading]:
+def _read(
+    place: Home, settings: Settings, track: str, file: Path
+) -> tuple[str, sidecar.Sidecar, samples.Reading]:
     """Read a file and its sidecar as the inbox does; return also the track, which the sidecar may have named."""
     meta = sidecar.beside(file)
     track = meta.track or track
     task = settings.track(track).task
     meta.fit(sidecar.path_of(file).name, track, task, tuple(settings.tracks))
-    return track, meta, samples.read(file, settings.inbox, task, meta.fields, meta.labels)
+    check = _row_check(place, settings, track)
+    return track, meta, samples.read(file, settings.inbox, task, meta.fields, meta.labels, check)
+
+
+def _row_check(place: Home, settings: Settings, track: str) -> samples.Check:
+    """Return what checks each row as the inbox would; nothing where the track's base model is not there yet."""
+    try:
+        tokenizer = _tokenizer(place, settings, track)
+    except ConfigError:
+        return lambda _: None
+    return partial(find(settings.tracks[track].task).check, tokenizer)
 
 
 def _tokenizer(place: Home, settings: Settings, track: str) -> Any:

@@ -6,7 +6,7 @@ containers and encodings (``rows``), what a format's fields mean (``pairs``, ``c
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -59,6 +59,10 @@ _SPELLINGS = frozenset(
 )
 
 
+#: Raises ``SampleError`` for an example that a track's base model could not give back as it was taught.
+Check = Callable[[Example], None]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """Everything that a file said."""
@@ -87,14 +91,16 @@ def read(
     task: str = "chat",
     fields: Mapping[str, str] | None = None,
     labels: Sequence[str] = (),
+    check: Check = lambda _: None,
 ) -> Reading:
     """Read a dataset file for a task; raise ``SampleError`` when nothing in it, or too little of it, can be used.
 
-    Given ``fields`` (ours -> the file's), each row is those and nothing else. ``labels`` names what it numbers.
+    Given ``fields`` (ours -> the file's), each row is those and nothing else. ``labels`` names what it numbers. A row
+    with an example for which ``check`` raises ``SampleError`` is a bad row.
     """
     named = fields or {}
     _check_fields(named, task)
-    tally = _Tally(path, limits, task, named, labels)
+    tally = _Tally(path, limits, task, named, labels, check)
     try:
         return _read(tally)
     except SampleError as error:
@@ -125,8 +131,10 @@ class _Tally:
         task: str,
         fields: Mapping[str, str],
         labels: Sequence[str],
+        check: Check,
     ) -> None:
         self.path, self.limits, self.task, self.fields, self.labels = path, limits, task, fields, labels
+        self.check = check
         self.refused: dict[tuple[str, ...], Row] = {}
         """The first bad rows that have different fields."""
         self._formats: Counter[str] = Counter()
@@ -147,8 +155,13 @@ class _Tally:
         self._count += 1
         try:
             said = self.convert(_renamed(row, self.fields) if self.fields else row)
+            for example in said.examples:
+                self.check(example)
         except BadRow as problem:
             self._refuse(line, row, problem)
+            return
+        except SampleError as error:
+            self._refuse(line, row, BadRow("", error.message))
             return
         self._formats[said.format] += 1
         if said.left_out:
@@ -205,8 +218,9 @@ def _dataset(path: Path) -> str:
 def _bad_rows(path: Path, bad: int, count: int, problems: Sequence[RowProblem]) -> SampleError:
     first = problems[0]
     return SampleError(
-        f"{path.name}: {bad} of {count} rows cannot be used; the first is row {first.line}, "
-        f"field {first.field!r}: {first.message}. Correct them and drop the file again",
+        f"{path.name}: {bad} of {count} rows cannot be used; the first is row {first.line}"
+        + (f", field {first.field!r}" if first.field else "")
+        + f": {first.message}. Correct them and drop the file again",
         code="bad_rows",
         rows=[{"row": p.line, "field": p.field, "message": p.message} for p in problems[:_TOLD]],
         row=first.line,
@@ -233,7 +247,7 @@ def _helpful(tally: _Tally, error: SampleError) -> Mapping[str, str] | None:
 
 def _is_read(tally: _Tally, fields: Mapping[str, str]) -> bool:
     try:
-        _read(_Tally(tally.path, tally.limits, tally.task, fields, tally.labels))
+        _read(_Tally(tally.path, tally.limits, tally.task, fields, tally.labels, tally.check))
     except SampleError:
         return False
     return True
