@@ -87,7 +87,7 @@ def by_transformers(
         some = examples[begin : begin + examine.TOGETHER]
         prompts = [ask(tokenizer, example) for example in some]
         said = examine.continue_each(model, prompts, ends, longest(tokenizer, examples), do_sample=False)
-        texts = [tokenizer.decode([token for token in tokens if token not in ends]) for tokens in said]
+        texts = [learn.TASK.text(tokenizer, tokens) for tokens in said]
         right += [text == example.answer for text, example in zip(texts, some, strict=True)]
         print(f"  {sum(right)} of {len(right)}", flush=True)
     return right

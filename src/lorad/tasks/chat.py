@@ -29,7 +29,8 @@ class Chat:
             )
         if tokenizer.eos_token_id is None:
             raise ConfigError("the base model's tokenizer has no end token", code="no_end_token")
-        broken = next((trial for trial in self.trials(tokenizer) if trial.status == "broken"), None)
+        tried = template.of(tokenizer).essentials
+        broken = next((trial for trial in tried if trial.status == "broken"), None)
         if broken:
             raise ConfigError(
                 f"the base model's chat template cannot be used: {broken.detail}; take another base model",

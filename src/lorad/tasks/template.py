@@ -224,14 +224,17 @@ class ChatTemplate:
         return _ARGUMENT in text and _TOOL in text
 
     @functools.cached_property
+    def essentials(self) -> tuple[Trial, ...]:
+        """What came of trying that without which no conversation can be had."""
+        return self._look_at_opening(), self._look_at_end()
+
+    @functools.cached_property
     def trials(self) -> tuple[Trial, ...]:
         """What trying the template has shown, the gravest properties first."""
-        return tuple(look() for look in self._looks())
+        return (*self.essentials, *(look() for look in self._looks()))
 
     def _looks(self) -> tuple[Callable[[], Trial], ...]:
         return (
-            self._look_at_opening,
-            self._look_at_end,
             self._look_at_answer,
             self._look_at_system,
             self._look_at_turns,
