@@ -212,7 +212,9 @@ def test_case_p13_a_foreign_end_token_is_told_and_the_models_own_is_not(check):
 
     assert "1 answer ends with <|eot_id|>, another model's end token" in told
     assert "ends with </s>, another" not in told
-    assert json.loads(check(rows, "--json").stdout)["end_tokens"] == {"</s>": 1, "<|eot_id|>": 1}
+    report = json.loads(check(rows, "--json").stdout)
+    assert report["end_tokens"] == {"<|eot_id|>": 1}
+    assert report["left_out"] == {"end tokens behind answers, which lorad writes itself": 1}
     assert "ends with </s>, an end token" in " ".join(check(rows, base="other").output.split())
 
 

@@ -107,6 +107,7 @@ class FakeModels:
         del track
         if self.refuses and self.refuses in str(example.answer):
             raise SampleError("the base model would answer otherwise", code="not_served")
+        return example
 
     def plan(self, track, examples, overrides, drift):
         del track

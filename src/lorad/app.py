@@ -148,9 +148,9 @@ class Models:
                 )
             self._engine.seat(name, find(track.task), loaded[track.base])
 
-    def check(self, track: str, example: Example) -> None:
-        """Raise ``SampleError`` for an example that the track's base could not give back as it was taught."""
-        self._engine.task(track).check(self._engine.base(track).tokenizer, example)
+    def check(self, track: str, example: Example) -> Example:
+        """Return an example as the track learns it; raise ``SampleError`` for one that its base could not give back."""
+        return self._engine.task(track).check(self._engine.base(track).tokenizer, example)
 
     def plan(self, track: str, examples: Sequence[Example], overrides: dict[str, Any], drift: float) -> Plan:
         """Plan a session for these examples, on a parent that has drifted so far from its base."""

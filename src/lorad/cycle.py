@@ -84,8 +84,8 @@ class Session(Protocol):
 class Tracks(Protocol):
     """What the cycle asks of those who hold models: measure rows, start sessions, swap versions."""
 
-    def check(self, track: str, example: Example) -> None:
-        """Raise ``SampleError`` for an example that the track's base could not give back as it was taught."""
+    def check(self, track: str, example: Example) -> Example:
+        """Return an example as the track learns it; raise ``SampleError`` for one that its base could not give back."""
 
     def plan(self, track: str, examples: Sequence[Example], overrides: dict[str, Any], drift: float) -> Plan:
         """Plan a session for these examples, on a parent that has drifted so far from its base (``judge.drift``)."""

@@ -59,8 +59,11 @@ _SPELLINGS = frozenset(
 )
 
 
-#: Raises ``SampleError`` for an example that a track's base model could not give back as it was taught.
-Check = Callable[[Example], None]
+#: Returns an example as a track learns it; raises ``SampleError`` for one that its base could not give back as taught.
+Check = Callable[[Example], Example]
+
+#: What is told of answers that ``check`` returned otherwise.
+_END_TOKENS = "end tokens behind answers, which lorad writes itself"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +94,7 @@ def read(
     task: str = "chat",
     fields: Mapping[str, str] | None = None,
     labels: Sequence[str] = (),
-    check: Check = lambda _: None,
+    check: Check = lambda example: example,
 ) -> Reading:
     """Read a dataset file for a task; raise ``SampleError`` when nothing in it, or too little of it, can be used.
 
@@ -155,8 +158,7 @@ class _Tally:
         self._count += 1
         try:
             said = self.convert(_renamed(row, self.fields) if self.fields else row)
-            for example in said.examples:
-                self.check(example)
+            examples = [self.check(example) for example in said.examples]
         except BadRow as problem:
             self._refuse(line, row, problem)
             return
@@ -166,7 +168,9 @@ class _Tally:
         self._formats[said.format] += 1
         if said.left_out:
             self._left_out.update(said.left_out)
-        for example in said.examples:
+        if changed := sum(one is not other for one, other in zip(examples, said.examples, strict=True)):
+            self._left_out[_END_TOKENS] += changed
+        for example in examples:
             self._keep(example, line)
 
     def _refuse(self, line: int, row: Any, problem: BadRow) -> None:

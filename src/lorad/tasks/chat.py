@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lorad.domain import Encoded, Example, Trial, as_message
@@ -57,11 +58,18 @@ class Chat:
             raise SampleError(f"row {example.line}: {error.message}", code=error.code) from None
         return Encoded((*prompt, *answer, made.ends[0]), len(prompt))
 
-    def check(self, tokenizer: Any, example: Example) -> None:
-        """Raise ``SampleError`` when ``encode`` would, in a fraction of its time for a plain question and answer."""
+    def check(self, tokenizer: Any, example: Example) -> Example:
+        """Return the example as it is learned, without the end token that some datasets write behind an answer.
+
+        Raise ``SampleError`` when ``encode`` would, in a fraction of its time for a plain question and answer.
+        """
         made = template.of(tokenizer)
         if not _is_surely_served(made, example):
             _answer(made, example, made.opening(example.question))
+        if not isinstance(example.answer, str):
+            return example
+        answer = made.without_own_end(example.answer)
+        return example if answer == example.answer else replace(example, answer=answer)
 
     def prompt(self, tokenizer: Any, question: Any) -> list[int]:
         """Return the template's tokens up to where the assistant begins, with exactly one begin token."""
@@ -83,15 +91,18 @@ class Chat:
 def _is_surely_served(made: ChatTemplate, example: Example) -> bool:
     """Tell whether the bare answer behind a single question comes back as it is: no template can stand in its way."""
     answer = example.answer
-    is_plain = len(example.question) == 1 and isinstance(answer, str) and not made.markup.is_in(answer)
-    return is_plain and bool(answer) and made.served(made.markup.encode(answer)) == answer
+    is_plain = len(example.question) == 1 and isinstance(answer, str) and made.is_faithful
+    if not is_plain or not answer or made.markup.is_in(answer) or made.markup.is_in(example.question):
+        return False
+    tokens = made.markup.encode(answer)
+    return not set(made.ends) & set(tokens) and made.served(tokens) == answer
 
 
 def _answer(made: ChatTemplate, example: Example, head: str) -> list[int]:
     """Return the answer's tokens; raise ``SampleError`` when what would be served is not the answer."""
     wanted, ways = _ways(made, example, head)
     if not wanted:
-        raise SampleError("the answer has no tokens in this model's vocabulary", code="empty_answer")
+        raise SampleError("the answer has no tokens but an end token", code="empty_answer")
     is_masked = made.markup.is_in(example.answer)
     instead = []
     for way in ways:
@@ -99,8 +110,14 @@ def _answer(made: ChatTemplate, example: Example, head: str) -> list[int]:
         served = made.served(tokens)
         if served == wanted and not set(made.ends) & set(tokens):
             return tokens
-        instead.append(served)
-    raise SampleError(_difference(wanted, instead[0]), code="not_served")
+        instead.append((served, tokens))
+    served, tokens = instead[0]
+    why = (
+        "an answer ends or is filled up with a part of it here"
+        if made.hides(tokens)
+        else "its tokenizer cannot write that text as it is"
+    )
+    raise SampleError(_difference(wanted, served, why), code="not_served")
 
 
 def _ways(made: ChatTemplate, example: Example, head: str) -> tuple[str, list[str]]:
@@ -115,18 +132,22 @@ def _ways(made: ChatTemplate, example: Example, head: str) -> tuple[str, list[st
         return wanted, [way for way in dict.fromkeys((written, bare, f" {bare}")) if way is not None]
     written = made.answer(example.question, as_message(example.answer), head)
     if written is None:
-        raise template.no_tools()
+        raise SampleError(
+            "the base model's chat template writes a call behind another opening than an answer, so that it cannot be "
+            "asked for; leave such rows out",
+            code="no_tool_template",
+        )
     return made.markup.unmask(written), [written]
 
 
-def _difference(taught: str, served: str) -> str:
+def _difference(taught: str, served: str, why: str) -> str:
     """Say where what would be served first differs from what was taught."""
     pairs = enumerate(zip(taught, served, strict=False))
     at = next((place for place, (one, other) in pairs if one != other), min(len(taught), len(served)))
     cut = slice(max(0, at - _SHOWN // 2), at + _SHOWN)
     return (
-        f"the base model would answer {served[cut]!r} where {taught[cut]!r} was taught, because its tokenizer cannot "
-        "write that text as it is; write it otherwise"
+        f"the base model would answer {served[cut]!r} where {taught[cut]!r} was taught, because {why}; write it "
+        "otherwise"
     )
 
 

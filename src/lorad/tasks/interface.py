@@ -39,8 +39,8 @@ class Task(Protocol):
     def stop_tokens(self, tokenizer: Any) -> Sequence[int]:
         """Return the tokens that end an answer; the first is the one that is trained."""
 
-    def check(self, tokenizer: Any, example: Example) -> None:
-        """Raise ``SampleError`` when ``encode`` would; of every row that is dropped this is asked."""
+    def check(self, tokenizer: Any, example: Example) -> Example:
+        """Return a dropped example as it is learned; raise ``SampleError`` when ``encode`` would."""
 
     def text(self, tokenizer: Any, tokens: Sequence[int]) -> str:
         """Return the text that is served for an answer's tokens."""

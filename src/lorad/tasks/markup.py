@@ -24,18 +24,21 @@ _PRIVATE = re.compile("[\U00100000-\U0010fffd]")
 
 
 class Markup:
-    """The special tokens of one tokenizer."""
+    """The special tokens of one tokenizer, and other added tokens that its template writes for its own."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, written: str = "") -> None:
+        """Take what the template has ``written`` around words of nobody's for its own."""
         self._tokenizer = tokenizer
         found = sorted(
             (number, token.content)
             for number, token in tokenizer.added_tokens_decoder.items()
-            if token.special and token.content
+            if token.content and (token.special or token.content in written)
         )
         self.tokens = {content: number for number, content in found}
         """Each special token's text and number."""
         words = [content for _, content in found]
+        unknown = tokenizer.unk_token_id  # may stand for any sign, wherever that comes from
+        self._steering = {number for number in self.tokens.values() if number != unknown}
         self._pattern = re.compile(
             "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)) or r"(?!)"
         )
@@ -80,12 +83,13 @@ class Markup:
         return self._pattern.search(text)
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of a text in which every special token is the template's own."""
+        """Return the tokens of a text in which every special token is the template's own; raise ``SampleError``."""
         if self._core is None:
-            return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-        if self._core.encode_special_tokens:  # somebody's call with split_special_tokens left that behind
-            self._core.encode_special_tokens = False
-        return list(self._core.encode(text, add_special_tokens=False).ids)
+            found = list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        else:
+            _settle(self._core)
+            found = list(self._core.encode(text, add_special_tokens=False).ids)
+        return self._checked(found, text)
 
     def encode_text(self, text: str) -> list[int]:
         """Return the tokens of what people wrote, in which no special token is one."""
@@ -103,10 +107,24 @@ class Markup:
         """Return the tokens of a text of masked messages: the template's special tokens, and masked words as text."""
         aliased = self._pattern.sub(lambda word: self._aliases[word[0]], text)
         encoded = self._without_words().encode(self.unmask(aliased), add_special_tokens=False)
-        return [
+        found = [
             self._numbers.get(token, number)
             for token, number in zip(encoded.tokens, encoded.ids, strict=True)
         ]
+        return self._checked(found, text)
+
+    def _checked(self, tokens: list[int], text: str) -> list[int]:
+        """Require that only the template's special tokens became such.
+
+        Some vocabularies hold them as pieces of text, and some tokenizers normalise other signs to them.
+        """
+        written = sum(self.tokens[word] in self._steering for word in self._pattern.findall(text))
+        if sum(token in self._steering for token in tokens) != written:
+            raise SampleError(
+                "the base model's tokenizer takes a part of this text for a special token; write it otherwise",
+                code="special_token",
+            )
+        return tokens
 
     def _without_words(self) -> Tokenizer:
         """Return the tokenizer with an alias for every special token, so that their words are plain text to it.
@@ -121,11 +139,22 @@ class Markup:
                     "write it otherwise",
                     code="special_token",
                 )
+            _settle(self._core)
             data = json.loads(self._core.to_str())
             for token in data["added_tokens"]:
                 token["content"] = self._aliases.get(token["content"], token["content"])
             self._plain = Tokenizer.from_str(json.dumps(data))
         return self._plain
+
+
+def _settle(core: Tokenizer) -> None:
+    """Undo what a trainer or a call has left behind in a tokenizer: cutting, padding, splitting of special tokens."""
+    if core.truncation is not None:
+        core.no_truncation()
+    if core.padding is not None:
+        core.no_padding()
+    if core.encode_special_tokens:
+        core.encode_special_tokens = False
 
 
 def _texts(value: Any) -> Iterable[str]:

@@ -27,24 +27,34 @@ Message = Mapping[str, Any]
 #: from day to day would be asked otherwise than it was trained.
 PINNED_DATE = dt.datetime(2024, 7, 26, tzinfo=dt.UTC)
 
-_DATE = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+_CALL_FOR_DATE = re.compile(r"""strftime_now\s*\(\s*(["'])([^"']*)\1\s*\)""")
+_ASKS_FOR_DATE = re.compile(r"strftime_now(?!\s+is\s+(not\s+)?defined)")
+_DIRECTIVES = [f"%-{sign}" for sign in "dmHIMSj"] + [f"%{sign}" for sign in "aAbBcdDeFHIjmMpSTuUwWxXyYzZ"]
 _THINK = re.compile(r"</?think>")
 
 #: Words of the trials, which no template holds.
-_SYSTEM, _USER, _ANSWER, _AGAIN = "Qsystemq", "Quserq", "Qanswerq", "Qagainq"
-_TOOL, _ARGUMENT, _RESULT = "qtoolq", "Qargumentq", "Qresultq"
-_FUNCTION = {
+_SYSTEM, _USER, _ANSWER = "Qsystemq", "Quserq", "Qanswerq"
+_TOOL, _RESULT = "qtoolq", "Qresultq"
+_FUNCTION: dict[str, Any] = {
     "name": _TOOL,
     "description": "a tool",
     "parameters": {"type": "object", "properties": {"at": {"type": "string"}}, "required": ["at"]},
 }
+_SAID: Message = {"role": "system", "content": _SYSTEM}
 _ASKED: Message = {"role": "user", "content": _USER}
+_ANSWERED: Message = {"role": "assistant", "content": _ANSWER}
 _TOOLS: Message = {"role": "tools", "content": json.dumps([_FUNCTION])}
 _CALL: Message = {
     "role": "assistant",
     "content": "",
-    "tool_calls": [{"name": _TOOL, "arguments": {"at": _ARGUMENT}}],
+    "tool_calls": [{"name": _TOOL, "arguments": {"at": "Qatq"}}],
 }
+
+#: What templates have been seen to change.
+_ODD = f"  **{_ANSWER}** {{x}}\n\n\t`a` <b> \\ \"c\" 'd' &\n\n"
+
+#: What a conversation is made of: the role, the text's there or not, and the calls of each message; then the tools.
+Shape = tuple[tuple[tuple[str, bool, int], ...], int, bool]
 
 
 class ChatTemplate:
@@ -52,7 +62,11 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self.markup = Markup(tokenizer)
+        self._lost: dict[Shape, str] = {}
+        self._failure = ""
+        """Why the template failed on the first trial that it failed on."""
+        written = self._try([_ASKED]) + self._finished + self._try([_SAID, _ASKED])
+        self.markup = Markup(tokenizer, _THINK.sub("", written))
 
     # -- prompts
 
@@ -61,18 +75,30 @@ class ChatTemplate:
         return self.begin(self.opening(messages), is_masked=self.markup.is_in(messages))
 
     def opening(self, messages: Sequence[Message]) -> str:
-        """Return the masked text up to where the assistant's answer begins; raise ``SampleError``."""
+        """Return the masked text up to where the assistant's answer begins; raise ``SampleError``.
+
+        It is what the template writes when it is asked to open the turn, if a finished conversation's answer begins
+        there as well; else what stands before the answer in that.
+        """
         masked = self._masked(messages)
-        if self._opens_turns:
-            return self._render(masked, is_asked=True)
-        return self._before_answer(masked)
+        asked = self._render(masked, is_asked=True)
+        try:
+            head = self._before_answer(masked)
+        except SampleError:  # some refuse, or write otherwise, what is finished
+            return asked
+        return asked if asked.rstrip() == head.rstrip() else head
 
     def answer(self, messages: Sequence[Message], answer: Message, head: str) -> str | None:
         """Return the masked text that the template makes of an answer behind its ``opening``, without what ends the turn.
 
-        ``None`` where a finished conversation does not begin with that: thinking models' templates.
+        ``None`` where a finished conversation does not begin with that, or is refused.
         """
-        whole = self._render(self._masked([*messages, {"role": "assistant", **answer}]), is_asked=False)
+        try:
+            whole = self._render(self._masked([*messages, {"role": "assistant", **answer}]), is_asked=False)
+        except SampleError as error:
+            if error.code == "no_tool_template":
+                raise
+            return None
         return self._without_end(whole[len(head) :]) if whole.startswith(head) else None
 
     def begin(self, opening: str, *, is_masked: bool) -> list[int]:
@@ -121,16 +147,19 @@ class ChatTemplate:
     @functools.cached_property
     def _turn_end(self) -> str | None:
         """The special token that the template writes right behind an answer, if it writes one."""
-        tail = self._try([_ASKED, {"role": "assistant", "content": _ANSWER}], is_asked=False).rpartition(
-            _ANSWER
-        )[2]
+        tail = self._finished.rpartition(_ANSWER)[2]
         found = self.markup.find(tail)
         return found[0] if found and not tail[: found.start()].strip() else None
 
     def without_own_end(self, answer: str) -> str:
-        """Return an answer without the end tokens that some datasets write behind it."""
+        """Return an answer without the end tokens that some datasets write behind it.
+
+        ``</s>`` that closes ``<s>`` is part of the answer.
+        """
         text = answer
         while end := next((word for word in self._end_words if text.rstrip().endswith(word)), None):
+            if end.startswith("</") and f"<{end[2:]}" in text:
+                break
             text = text.rstrip().removesuffix(end)
         return text
 
@@ -142,6 +171,10 @@ class ChatTemplate:
         Nothing is trimmed or cleaned up. Special tokens that are words, such as SmolLM2's ``<filename>``, are text.
         """
         return self.markup.decode([token for token in tokens if token not in self._hidden])
+
+    def hides(self, tokens: Sequence[int]) -> bool:
+        """Tell whether a part of an answer's tokens is not served."""
+        return not self._hidden.isdisjoint(tokens)
 
     @functools.cached_property
     def _hidden(self) -> frozenset[int]:
@@ -166,11 +199,46 @@ class ChatTemplate:
                 f"the base model's chat template fails on this conversation: {type(error).__name__}: {error}",
                 code="template",
             ) from error
-        self._require_tools(said, tools)
+        self._require_places(said, len(tools), is_asked=is_asked)
         for message in said:
             if not _holds(text, message):
-                raise no_tools() if message["role"] == "tool" else _left_out(message)
+                raise no_tools() if message["role"] == "tool" else _left_out(message["role"])
         return text
+
+    def _require_places(self, said: Sequence[Message], tools: int, *, is_asked: bool) -> None:
+        """Require that the template has a place for each message, call and tool of such a conversation.
+
+        Tried with words that stand nowhere else, once for each form of conversation: that a text is found in what was
+        rendered proves nothing, for the user's own words may hold it.
+        """
+        parts = tuple((m["role"], bool(m["content"]), len(m.get("tool_calls", ()))) for m in said)
+        shape = (parts, tools, is_asked)
+        if shape not in self._lost:
+            self._lost[shape] = self._find_lost(shape)
+        if lost := self._lost[shape]:
+            raise no_tools() if lost in ("tool", "tools") else _left_out(lost)
+
+    def _find_lost(self, shape: Shape) -> str:
+        """Return the role of the first message that does not come out of the template in its place, "" for none."""
+        parts, tools, is_asked = shape
+        functions = [{**_FUNCTION, "name": f"{_TOOL}{number}x"} for number in range(tools)]
+        messages = [
+            _marked(number, role, says=says, calls=calls) for number, (role, says, calls) in enumerate(parts)
+        ]
+        try:
+            text = self._apply(messages, functions, is_asked=is_asked)
+        except Exception:  # noqa: BLE001 - it takes the conversation itself, and other words of it not: it cannot be tried
+            return ""
+        if any(function["name"] not in text for function in functions):
+            return "tools"
+        at = 0
+        for message in messages:
+            for word in _marks(message):
+                found = text.find(word, 0 if message["role"] == "system" else at)
+                if found < 0:
+                    return "tools" if message.get("tool_calls") else str(message["role"])
+                at = max(at, found) if message["role"] != "system" else at
+        return ""
 
     def _apply(self, said: Sequence[Message], tools: Sequence[Any], *, is_asked: bool) -> str:
         listed = [{"type": "function", "function": tool} for tool in tools] or None
@@ -185,12 +253,6 @@ class ChatTemplate:
             )
         )
 
-    def _require_tools(self, said: Sequence[Message], tools: Sequence[Any]) -> None:
-        """Require a place for tools and calls, as tried: that their names stand in the text proves nothing."""
-        calls = any(message.get("tool_calls") for message in said)
-        if (tools and not self._takes_tools) or (calls and not self._takes_calls):
-            raise no_tools()
-
     # -- trials
 
     def _try(self, messages: Sequence[Message], *, is_asked: bool = True) -> str:
@@ -198,30 +260,26 @@ class ChatTemplate:
         tools = [_FUNCTION] if messages[0]["role"] == "tools" else []
         try:
             return self._apply([m for m in messages if m["role"] != "tools"], tools, is_asked=is_asked)
-        except Exception:  # noqa: BLE001 - a template may fail of anything: it is a program
+        except Exception as error:  # noqa: BLE001 - a template may fail of anything: it is a program
+            self._failure = self._failure or f"{type(error).__name__}: {error}"
             return ""
 
     @functools.cached_property
-    def _opens_turns(self) -> bool:
-        """Whether the prompt ends where a finished conversation's answer begins; a blank more or less is no matter."""
-        asked = self._try([_ASKED])
-        return bool(asked) and self._finished_head.rstrip() == asked.rstrip()
+    def _finished(self) -> str:
+        """What the template makes of a question and its answer."""
+        return self._try([_ASKED, _ANSWERED], is_asked=False)
+
+    @property
+    def _head(self) -> str:
+        return self._finished.rpartition(_ANSWER)[0]
 
     @functools.cached_property
-    def _finished_head(self) -> str:
-        whole = self._try([_ASKED, {"role": "assistant", "content": _ANSWER}], is_asked=False)
-        return whole.rpartition(_ANSWER)[0]
-
-    @functools.cached_property
-    def _takes_tools(self) -> bool:
-        return _TOOL in self._try([_TOOLS, _ASKED])
-
-    @functools.cached_property
-    def _takes_calls(self) -> bool:
-        text = self._try([_TOOLS, _ASKED, _CALL], is_asked=False) or self._try(
-            [_ASKED, _CALL], is_asked=False
+    def is_faithful(self) -> bool:
+        """Whether questions and answers stand in what the template writes as they are, whatever they hold."""
+        odd = self._try(
+            [{"role": "user", "content": _ODD}, {"role": "assistant", "content": _ODD}], is_asked=False
         )
-        return _ARGUMENT in text and _TOOL in text
+        return odd.count(_ODD) == len(("question", "answer"))
 
     @functools.cached_property
     def essentials(self) -> tuple[Trial, ...]:
@@ -244,11 +302,12 @@ class ChatTemplate:
         )
 
     def _look_at_opening(self) -> Trial:
-        asked, head = self._try([_ASKED]), self._finished_head
+        asked, head = self._try([_ASKED]), self._head
         if not head or _USER not in head:
             told = "a question and its answer do not both come out of the template"
+            told += f" ({self._failure})" if self._failure else ""
             return Trial(name="opening", status="broken", detail=told)
-        if self._opens_turns:
+        if head.rstrip() == asked.rstrip():
             return Trial(
                 name="opening", status="ok", detail=f"an answer begins behind {_behind_user(asked)!r}"
             )
@@ -271,55 +330,51 @@ class ChatTemplate:
         return Trial(name="end", status="ok" if is_plain else "worked around", detail=told)
 
     def _look_at_answer(self) -> Trial:
-        odd = f"  {_ANSWER}\n\n"
-        written = self._try([_ASKED, {"role": "assistant", "content": odd}], is_asked=False)
-        is_kept = written.startswith(self._finished_head) and odd in written
-        is_bare = not self._opens_turns or self._finished_head == self._try([_ASKED])
-        if is_kept and is_bare:
+        is_bare = self._head.rstrip() != self._try([_ASKED]).rstrip() or self._head == self._try([_ASKED])
+        if self.is_faithful and is_bare:
             return Trial(name="answer", status="ok", detail="answers are written as they are")
-        told = "the template trims or decorates answers; they are trained and served as they were given"
+        told = (
+            "the template trims, changes or decorates answers; they are trained and served as they were given"
+        )
         return Trial(name="answer", status="worked around", detail=told)
 
     def _look_at_system(self) -> Trial:
-        if _SYSTEM in self._try([{"role": "system", "content": _SYSTEM}, _ASKED]):
-            return Trial(name="system", status="ok", detail="has a place for a system message")
-        told = "has no place for a system message: rows and questions with one are refused"
-        return Trial(name="system", status="unsupported", detail=told)
+        if self._written([_SAID, _ASKED]) is None:
+            told = "has no place for a system message: rows and questions with one are refused"
+            return Trial(name="system", status="unsupported", detail=told)
+        return Trial(name="system", status="ok", detail="has a place for a system message")
 
     def _look_at_turns(self) -> Trial:
-        talk = [_ASKED, {"role": "assistant", "content": _ANSWER}, {"role": "user", "content": _AGAIN}]
-        text = self._try(talk)
-        places = [text.find(word) for word in (_USER, _ANSWER, _AGAIN)]
-        if text and -1 not in places and places == sorted(places):
-            return Trial(name="turns", status="ok", detail="keeps several turns in order")
-        told = "loses earlier turns: rows and conversations of several turns are refused"
-        return Trial(name="turns", status="unsupported", detail=told)
+        if self._written([_ASKED, _ANSWERED] * 3 + [_ASKED]) is None:
+            told = "loses earlier turns: rows and conversations of several turns are refused"
+            return Trial(name="turns", status="unsupported", detail=told)
+        return Trial(name="turns", status="ok", detail="keeps several turns in order")
 
     def _look_at_tools(self) -> Trial:
-        heard = [_TOOLS, _ASKED, _CALL, {"role": "tool", "content": _RESULT}]
-        missing = [
-            name
-            for name, is_there in (
-                ("tools", self._takes_tools),
-                ("calls", self._takes_calls),
-                ("what a tool answered", _RESULT in self._try(heard)),
-            )
-            if not is_there
-        ]
+        heard = [_ASKED, _CALL, {"role": "tool", "content": _RESULT}]
+        tried = {
+            "tools": self._written([_TOOLS, _ASKED]),
+            "calls": self._written([_TOOLS, _ASKED, _CALL], is_asked=False),
+            "what a tool answered": self._written([_TOOLS, *heard]),
+        }
+        missing = [name for name, found in tried.items() if found is None]
         if not missing:
-            return Trial(
-                name="tools", status="ok", detail="has a place for tools, calls and what tools answer"
-            )
+            told = "has a place for tools, calls and what tools answer"
+            return Trial(name="tools", status="ok", detail=told)
         told = f"has no place for {', '.join(missing)}: rows and questions with them are refused"
         return Trial(name="tools", status="unsupported", detail=told)
 
+    def _written(self, messages: Sequence[Message], *, is_asked: bool = True) -> str | None:
+        """Return what the template makes of a trial, ``None`` where it refuses it or leaves something out."""
+        try:
+            return self._render(messages, is_asked=is_asked)
+        except SampleError:
+            return None
+
     def _look_at_date(self) -> Trial:
         template = self._tokenizer.get_chat_template(tools=None)
-        if "strftime_now" not in template:
+        if not _ASKS_FOR_DATE.search(template):
             return Trial(name="date", status="ok", detail="the same from day to day")
-        if "strftime_now(" in _DATE.sub("", template):
-            told = "writes a date that lorad cannot hold: what was learned may be forgotten the day after"
-            return Trial(name="date", status="unsupported", detail=told)
         told = (
             f"writes today's date; lorad always writes {PINNED_DATE:%d %b %Y}, so that it asks as it trained"
         )
@@ -344,7 +399,28 @@ class ChatTemplate:
 
 def pinned(text: str) -> str:
     """Return a template that writes ``PINNED_DATE`` where it would write today's."""
-    return _DATE.sub(lambda call: repr(PINNED_DATE.strftime(call[2])), text)
+    plain = _CALL_FOR_DATE.sub(lambda call: repr(PINNED_DATE.strftime(call[2])), text)
+    if not _ASKS_FOR_DATE.search(plain):
+        return plain
+    # it asks in some other way: it gets a clock of its own that stands still
+    days = "".join(f' | replace("{name}", "{PINNED_DATE.strftime(name)}")' for name in (*_DIRECTIVES, "%%"))
+    return f"{{%- macro strftime_now(format) -%}}{{{{ format{days} }}}}{{%- endmacro %}}{{{{ '' }}}}{text}"
+
+
+def _marked(number: int, role: str, *, says: bool, calls: int) -> dict[str, Any]:
+    """Return a message made of words that stand nowhere else."""
+    message: dict[str, Any] = {"role": role, "content": f"Q{number}q" if says else ""}
+    if calls:
+        message["tool_calls"] = [
+            {"name": f"qcall{number}x{call}x", "arguments": {"at": f"Qat{number}x{call}q"}}
+            for call in range(calls)
+        ]
+    return message
+
+
+def _marks(message: Message) -> list[str]:
+    calls = [[call["name"], call["arguments"]["at"]] for call in message.get("tool_calls", ())]
+    return [*([message["content"]] if message["content"] else []), *(word for pair in calls for word in pair)]
 
 
 def of(tokenizer: Any) -> ChatTemplate:
@@ -380,9 +456,9 @@ def _as_templates_want(message: Message) -> dict[str, Any]:
     return {**message, "tool_calls": calls} if calls else dict(message)
 
 
-def _left_out(message: Message) -> SampleError:
+def _left_out(role: str) -> SampleError:
     return SampleError(
-        f"the base model's chat template leaves out or changes what the {message['role']} says here; take another "
+        f"the base model's chat template leaves out or changes what the {role} says here; take another "
         "base model, or leave such rows out",
         code="template_drops",
     )
