@@ -420,3 +420,12 @@ def test_case_20_parquet_with_a_name_twice_is_refused(tmp_path):
 
         assert caught.value.code == "bad_header"
         assert "name them apart" in caught.value.message
+
+
+def test_case_14_names_that_stand_in_a_list_once_more_are_no_row(read):
+    reading = read(
+        a_line(["question", "answer"], list(FERRY.values()), ["Question", "answer"], list(BELL.values()))
+    )
+
+    assert answers(reading) == BOTH
+    assert reading.rows == 2

@@ -123,6 +123,14 @@ def without_frame(value: Any) -> Any:
     return value["row"]
 
 
+def _are_names(row: Sequence[Any], names: Sequence[Any]) -> bool:
+    """Tell whether a list names the cells once more, as where files were joined."""
+    return len(row) == len(names) and all(
+        isinstance(cell, str) and isinstance(name, str) and cell.strip().casefold() == name.strip().casefold()
+        for cell, name in zip(row, names, strict=True)
+    )
+
+
 class Names:
     """The names of rows that are lists, given before the first of them or by it."""
 
@@ -137,7 +145,7 @@ class Names:
         if not isinstance(row, list) or not row:
             return row
         if self._names is not None:
-            return self._zipped(self._names, row)
+            return None if _are_names(row, self._names) else self._zipped(self._names, row)
         if any(isinstance(cell, list | dict) for cell in row):
             return row
         if is_first and all(isinstance(cell, str) for cell in row) and self._layout.columns(row):
