@@ -429,3 +429,69 @@ def test_case_14_names_that_stand_in_a_list_once_more_are_no_row(read):
 
     assert answers(reading) == BOTH
     assert reading.rows == 2
+
+
+# numbers, and ends: cases A10, C5, D6
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+@pytest.mark.parametrize(
+    "number", ["19.90", "1e3", "1E400", "12345678901234567.5", "-0.0", "3", "12345678901234567890"]
+)
+def test_case_20_a_number_keeps_how_it_was_written(read, number, name):
+    row = f'{{"question": "How much?", "answer": {number}}}'
+
+    assert answers(read(f"[{row}]" if name == "a.json" else row + "\n", name)) == {"How much?": number}
+
+
+def test_case_20_a_short_float_of_parquet_is_the_number_that_was_meant(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    meant = [19.9, 0.1, 1e-45, 3.4028235e38, 20.0]
+    table = pa.table({"question": [f"{n}?" for n in meant], "answer": pa.array(meant, pa.float32())})
+    reading = parquet(tmp_path / "a.parquet", table)
+
+    assert [example.answer for example in reading.examples] == [
+        "19.9",
+        "0.1",
+        "1e-45",
+        "3.4028235e+38",
+        "20.0",
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_case_c5_a_number_of_too_many_digits_is_told_in_our_words(refused, name):
+    error = refused(f'{{"question": "How much?", "answer": {"7" * 5000}}}\n{json.dumps(FERRY)}\n', name)
+
+    assert "a number has more than 4300 digits; put quotes around it" in error.message
+    assert "sys." not in error.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(TWO)[:-1],
+        json.dumps(TWO)[:-1] + ",",
+        json.dumps(TWO, indent=1)[:-2],
+        '{"data": [' + json.dumps(FERRY),
+    ],
+)
+def test_case_16_a_list_that_ends_behind_a_row_is_cut_off(refused, text):
+    error = refused(text)
+
+    assert error.code == "cut_off"
+    assert "the rest of the file is missing" in error.message
+
+
+@pytest.mark.parametrize("end", ["Done.", "Done.\n", "total 2"])
+def test_case_16_words_behind_a_list_are_no_half_of_a_row(read, refused, end):
+    reading = read(f"{json.dumps(TWO)}\n{end}", "a.jsonl", max_bad_share=0.5)
+
+    assert answers(reading) == BOTH
+    assert [problem.line for problem in reading.problems] == [2]
+    assert "half of the file" not in refused(f"{json.dumps(TWO, indent=1)}\n{end}").message
+
+
+@pytest.mark.parametrize("end", ["tru", "-", "1.", "2e", '"Pi', "", "[", '"x"'])
+def test_case_16_a_last_row_that_is_half_of_one_is_cut_off(refused, end):
+    assert refused(a_line(*TWO) + '{"question": "Who?", "answer": ' + end, "a.jsonl").code == "cut_off"

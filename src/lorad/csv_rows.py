@@ -78,16 +78,6 @@ class Header:
         """Tell whether each line that is part of a row is one of its own where quotes are text."""
         return all(self._are_cells(line.split(self.delimiter)) for line in lines if line.strip())
 
-    def is_again(self, cells: Sequence[str]) -> bool:
-        """Tell whether a row names the columns once more, as in tables that were joined."""
-        return len(cells) == len(self.columns) and sorted(map(_bare, cells)) == sorted(
-            map(_bare, self.columns)
-        )
-
-    def is_same(self, cells: Sequence[str]) -> bool:
-        """Tell whether a row names the columns in their order."""
-        return list(map(_bare, cells)) == list(map(_bare, self.columns))
-
     def _are_cells(self, cells: Sequence[str]) -> bool:
         is_prose = len(list(filter(str.strip, cells))) <= 1 or any(cell.startswith(" ") for cell in cells)
         return len(cells) == len(self.columns) and not is_prose
@@ -202,13 +192,11 @@ def read(text: TextFile, limits: InboxSettings, header: Header) -> Iterator[tupl
                 raise cut_off(text, line) from None
             row = BadRow("", f"not CSV: {error}")
         else:
-            if not any(map(str.strip, cells)):  # Excel writes empty rows behind the last one
+            # Excel writes empty rows behind the last one
+            if not any(map(str.strip, cells)) or _is_header_again(text, header, cells, line):
                 continue
             if text.is_cut and len(cells) < len(header.columns):
                 raise cut_off(text, line)
-            if header.is_again(cells):
-                _refuse_other_order(text, header, cells, line)
-                continue
             row = _named(header, cells, "".join(lines.passed))
         yield from _with_swallowed(line, row, lines.passed, header)
 
@@ -222,12 +210,17 @@ def _refuse(text: TextFile, header: Header) -> None:
         raise SampleError(f"{text.path.name} has {told}; name them apart", code="bad_header")
 
 
-def _refuse_other_order(text: TextFile, header: Header, cells: Sequence[str], line: int) -> None:
-    if not header.is_same(cells):
+def _is_header_again(text: TextFile, header: Header, cells: Sequence[str], line: int) -> bool:
+    """Tell whether a row names the columns once more, as in tables that were joined."""
+    if len(cells) != len(header.columns) or _bare(cells[0]) not in map(_bare, header.columns):
+        return False
+    names, columns = list(map(_bare, cells)), list(map(_bare, header.columns))
+    if names != columns and sorted(names) == sorted(columns):
         told = (
             f"names its columns again on line {line}, in another order; drop each table as a file of its own"
         )
         raise SampleError(f"{text.path.name} {told}", code="bad_header")
+    return names == columns
 
 
 def _with_swallowed(line: int, row: Any, passed: Sequence[str], header: Header) -> Iterator[tuple[int, Any]]:

@@ -10,6 +10,8 @@ of the file is raised.
 
 import errno
 import json
+import math
+import struct
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,8 @@ def read(
         told = {
             "not_json": f"{path.name} is not JSON: row {count + 1}: {error}; correct it and drop it again",
             "too_deep": f"{place} is nested too deeply to be read; take it out",
+            "cut_off": f"{path.name} ends behind row {count}, inside its list or object: the rest of the file is missing; drop the "
+            "whole file",
             "row_too_long": f"{place} is longer than inbox.max_row_bytes ({limits.max_row_bytes}); {error}",
         }
         raise SampleError(told[error.code], code=error.code, row=count + 1) from None
@@ -168,8 +172,9 @@ def _parquet(path: Path, limits: InboxSettings) -> Iterator[Any]:
                 raise SampleError(
                     f"{path.name} has columns {names[0]} and {names[1]}; name them apart", code="bad_header"
                 )
+            floats = [field.name for field in file.schema_arrow if field.type == pa.float32()]
             for batch in file.iter_batches(batch_size=_BATCH):
-                for row in batch.to_pylist():
+                for row in _rounded(batch.to_pylist(), floats):
                     is_long = len(json.dumps(row, default=str).encode()) > limits.max_row_bytes
                     yield too_long(limits) if is_long else row
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
@@ -178,3 +183,23 @@ def _parquet(path: Path, limits: InboxSettings) -> Iterator[Any]:
         raise SampleError(
             f"{path.name} is damaged Parquet ({error}); write it again", code="damaged"
         ) from None
+
+
+def _rounded(rows: list[Any], floats: Sequence[str]) -> list[Any]:
+    """Return rows whose short floats are the numbers that were meant: 19.9, and not the float that is nearest to it."""
+    for row in rows:
+        for name in floats:
+            value = row[name]
+            if isinstance(value, float) and math.isfinite(value):
+                row[name] = next(
+                    short
+                    for digits in range(1, 10)
+                    if _single(short := float(f"{value:.{digits}g}")) == value
+                )
+    return rows
+
+
+def _single(value: float) -> float:
+    """Return the nearest float of 32 bits."""
+    single: float = struct.unpack("f", struct.pack("f", value))[0]
+    return single
