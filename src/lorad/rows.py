@@ -11,6 +11,7 @@ of the file is raised.
 import errno
 import json
 import math
+import re
 import struct
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -42,6 +43,14 @@ _BATCH = 256
 
 #: Names under which text is never one document, and never sentences in columns.
 _STRUCTURED = {".json", ".jsonl", ".ndjson", ".csv"}
+
+
+#: Notations that may hold rows and are not read, by how they begin.
+_NOTATIONS = (
+    (re.compile(rb"<!doctype html|<html", re.IGNORECASE), "a web page"),
+    (re.compile(rb"<\?xml|<([A-Za-z][\w:.-]*)[^<>]*>(?s:.*)</\1>\s*$"), "XML"),
+    (re.compile(rb"---\s*\n|%YAML|-\s+[\w\"' -]+:(\s|$)|[\w-]+:[ \t]*\n\s*-\s"), "YAML"),
+)
 
 
 def read(
@@ -115,7 +124,7 @@ def _text_rows(text: TextFile, limits: InboxSettings, layout: Layout) -> Iterato
             yield from layout.plain(text, limits)
     elif text.head[:1] not in b"{[" and (header := csv_rows.find_below(text.head, layout)):
         yield from csv_rows.read(text, limits, header)
-    elif is_named_lines or json_rows.begins(text.head):
+    elif json_rows.begins(text.head) or (is_named_lines and not _notation(text.head)):
         yield from json_rows.read(text, limits, layout, is_named_lines=is_named_lines)
     else:
         raise _no_rows_inside(text, suffix, limits, layout.example)
@@ -125,6 +134,10 @@ def _no_rows_inside(
     text: TextFile, suffix: str, limits: InboxSettings, example: Sequence[str]
 ) -> SampleError:
     name, columns = text.path.name, ",".join(example)
+    if notation := _notation(text.head):
+        return SampleError(
+            f"{name} is {notation}; write its rows as JSON, one object a line", code="unknown_format"
+        )
     if suffix in {".csv", ".tsv"}:
         if b"\r" in text.head and b"\n" not in text.head:
             told = "ends its lines as old Macs did (CR); save it with other ends of lines"
@@ -144,6 +157,11 @@ def _no_rows_inside(
         f"the columns {columns}",
         code="plain_text",
     )
+
+
+def _notation(head: bytes) -> str:
+    """Return what a text is written in that is not read, "" when that cannot be told."""
+    return next((told for begin, told in _NOTATIONS if begin.match(head)), "")
 
 
 # Parquet

@@ -14,6 +14,9 @@ from lorad.strict_json import Flaw, NotJson, parse
 #: By which a turn of a conversation is known, and the field in which a row has its turns.
 _TURNS = (("role", "messages"), ("from", "conversations"))
 
+#: What a turn says; a person in a row may have a role as well.
+_SAID = frozenset({"content", "value", "text", "parts", "tool_calls"})
+
 #: How a question ends, in the scripts that have a sign for it.
 _ASKING = ("?", "\uff1f", "\u061f", "\u037e", "\u055e", "\u2e2e")
 
@@ -33,7 +36,7 @@ def decoded(value: Any) -> Any:
 def field_of_turns(value: Any) -> str | None:
     """Return the field under which a list of turns belongs, None when its first value is no turn."""
     first = value[0] if isinstance(value, list) and value else None
-    if not isinstance(first, dict):
+    if not isinstance(first, dict) or _SAID.isdisjoint(first):
         return None
     return next((field for key, field in _TURNS if key in first), None)
 

@@ -180,6 +180,10 @@ def is_deeper(value: Any, levels: int) -> bool:
     return bool(containers)
 
 
+def _ended() -> NotJson:
+    return NotJson("the text ends here", "cut_off", is_cut=True)
+
+
 class Stream:
     """JSON text that is read on as needed; it holds one value and a chunk at most.
 
@@ -224,7 +228,7 @@ class Stream:
         """Pass the next character and return it; raise ``NotJson`` when it is none of these."""
         found = self.peek()
         if not found:
-            raise NotJson("the text ends here", "cut_off", is_cut=True)
+            raise _ended()
         if found not in signs:
             raise self._not_json(f"expecting {' or '.join(signs)}", self._at)
         self._at += 1
@@ -237,7 +241,8 @@ class Stream:
 
     def value(self) -> Any:
         """Pass the next value and return it; raise ``NotJson``, or ``Flaw`` behind it."""
-        self.peek()
+        if not self.peek():
+            raise _ended()
         value, end = self._decode()
         size = len(self._text[self._at : end].encode(errors="replace"))
         if size > self._longest:
