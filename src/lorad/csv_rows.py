@@ -90,14 +90,14 @@ def _bare(name: str) -> str:
 
 def find(head: bytes, layout: Layout) -> Header | None:
     """Return the header of a table that begins with it, None when the first line names no columns."""
-    return _header(_first_lines(head)[0], layout, DELIMITERS)
+    return _header(first_lines(head)[0], layout, DELIMITERS)
 
 
 def find_below(head: bytes, layout: Layout) -> Header | None:
     """Return a table's header, which may stand below ``sep=;``, or below notes if it is more than a word of text."""
-    first, *others = lines = _first_lines(head)
-    if said := _SEP.fullmatch(first.strip()):
-        delimiter = "\t" if said[1] == r"\t" else said[1]
+    first, *others = lines = first_lines(head)
+    delimiter, _ = said_delimiter(first)
+    if delimiter:
         header = _header(others[0], layout, delimiter) if others else None
         return header and _checked(replace(header, line=2), lines)
     if header := _header(first, layout, DELIMITERS):
@@ -113,7 +113,16 @@ def find_below(head: bytes, layout: Layout) -> Header | None:
     return None
 
 
-def _first_lines(head: bytes) -> list[str]:
+def said_delimiter(first: str) -> tuple[str, int]:
+    """Return what a first line says that stands between columns, "" when it says nothing, and the lines that it takes."""
+    said = _SEP.fullmatch(first.strip())
+    if said is None:
+        return "", 0
+    return ("\t" if said[1] == r"\t" else said[1]), 1
+
+
+def first_lines(head: bytes) -> list[str]:
+    """Return the lines in which a table's header is looked for."""
     *whole, rest = head.split(b"\n", _FIRST_LINES)
     return [
         line.decode(errors="replace").strip("\r")

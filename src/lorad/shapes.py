@@ -5,7 +5,7 @@ viewer and double encoding put around a row. What never does: files and streams 
 means (``samples``).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lorad.layout import QUESTION_AND_ANSWER, BadRow, Layout
@@ -70,6 +70,20 @@ def spread(whole: dict[str, Any], layout: Layout) -> list[Any]:
     if not columns and layout.is_chat and _are_answers(whole):
         return [dict(zip(QUESTION_AND_ANSWER, pair, strict=True)) for pair in whole.items()]
     return [whole]
+
+
+def held(whole: Any) -> Iterator[Any]:
+    """Yield what a refused value may hold as a row, had its fields the right names: itself, or one inside of it."""
+    yield whole
+    values = list(whole.values()) if isinstance(whole, dict) else []
+    if values and all(isinstance(value, dict) for value in values):
+        yield values[0]
+        yield {name: next(iter(column.values()), None) for name, column in whole.items()}
+    if values and all(isinstance(value, list) and value for value in values):
+        yield {name: column[0] for name, column in whole.items()}
+    lists = [value for value in values if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if len(lists) == 1:
+        yield lists[0][0]
 
 
 def _are_numbered(values: Sequence[Mapping[str, Any]]) -> bool:
