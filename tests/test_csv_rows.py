@@ -225,7 +225,8 @@ def test_case_17_a_row_that_a_stray_quote_takes_in_is_not_lost(refused, lines, d
 
     assert error.code == "bad_rows"
     assert error.data["rows"][0]["row"] == 2
-    assert f"a quote takes in {len(lines) - 1} more rows, as far as line {1 + len(lines)}" in error.message
+    rows = "row" if len(lines) == 2 else "rows"
+    assert f"a quote takes in {len(lines) - 1} more {rows}, as far as line {1 + len(lines)}" in error.message
 
 
 @pytest.mark.parametrize("delimiter", [",", "\t", ";"])

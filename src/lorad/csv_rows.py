@@ -239,7 +239,7 @@ def _with_swallowed(line: int, row: Any, passed: Sequence[str], header: Header) 
         return
     lost = [line + at for at, text in enumerate(passed[1:], start=1) if header.is_row(text)]
     if lost:
-        told = f"a quote takes in {len(lost)} more rows, as far as line {lost[-1]}; close it, or double a quote of the text"
+        told = f"a quote takes in {len(lost)} more row{'s' * (len(lost) > 1)}, as far as line {lost[-1]}; close it, or double a quote of the text"
         row = BadRow(row.field, f"{row}; {told}") if isinstance(row, BadRow) else BadRow("", told)
     yield line, row
     for number in lost:
