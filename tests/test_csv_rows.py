@@ -152,3 +152,97 @@ def test_case_20_two_columns_of_one_name_are_refused(refused, names):
 
     assert error.code == "bad_header"
     assert "name them apart" in error.message
+
+
+# columns without a name, joined tables, stray quotes: cases A1, A7, A4
+
+
+@pytest.mark.parametrize("header", ["question,answer,", "question,answer,Unnamed: 2", "question,answer, "])
+def test_case_17_text_in_a_column_without_a_name_is_no_row_number(refused, read, header):
+    error = refused(f"{header}\nWhat is in it?,Salt,pepper and oil\nWho?,Ann,\n")
+
+    assert (error.code, error.data["row"]) == ("bad_rows", 2)
+    assert (
+        "holds 'pepper and oil' in a column without a name; put quotes around a cell that holds a comma"
+        in (error.message)
+    )
+    assert answers(read(f"{header}\nWho?,Ann,\nHow?,Well, \n")) == {"Who?": "Ann", "How?": "Well"}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("question;answer;\nWas?;Eins; zwei\n", "holds a semicolon"),
+        ("question,answer,\nWhen?,1,200\n", "holds '200'"),  # a number in the last one is no row number
+        (",question,answer\nContext one,a?,b\n", "or name the column"),
+        ("Unnamed: 0,question,answer\nContext one,a?,b\n", "'Context one'"),
+        ("question,,answer\na?,1,b\n", "holds '1'"),
+    ],
+)
+def test_case_17_no_text_is_lost_with_a_column_without_a_name(refused, text, told):
+    assert told in refused(text).message
+
+
+def test_case_17_row_numbers_need_no_name(read):
+    assert answers(read(",question,answer\n0,a?,b\n1.0,c?,d\n,e?,f\n")) == {"a?": "b", "c?": "d", "e?": "f"}
+
+
+@pytest.mark.parametrize("again", ["question,answer", "\ufeffquestion,answer", '"Question", ANSWER '])
+def test_case_17_a_header_of_a_joined_table_is_no_row(read, again):
+    reading = read(f"question,answer\na?,b\n{again}\nc?,d\n")
+
+    assert answers(reading) == {"a?": "b", "c?": "d"}
+    assert reading.rows == 2
+    assert [example.line for example in reading.examples] == [2, 4]
+
+
+def test_case_17_a_joined_table_of_another_order_is_refused(refused):
+    error = refused("question,answer\na?,b\nanswer,question\nd,c?\n")
+
+    assert error.code == "bad_header"
+    assert "names its columns again on line 3, in another order" in error.message
+
+
+STRAY = [
+    ['"Rosebud is what\tA sled', "Q2\tA2", 'Disk of 5"\tA3'],
+    ['"Rosebud is what\tA sled', 'Disk of 5"\tA3'],
+    ['Rosebud is what\t"A sled', 'How wide?\t5"'],
+]
+
+
+@pytest.mark.parametrize(
+    ("lines", "delimiter"),
+    [
+        *((lines, "\t") for lines in STRAY),
+        (STRAY[0], ","),
+        (STRAY[0], ";"),
+        (['a\t"b', "c\td", "e\tf", 'g\t5"'], ","),
+    ],
+)
+def test_case_17_a_row_that_a_stray_quote_takes_in_is_not_lost(refused, lines, delimiter):
+    text = "\n".join(["question\tanswer", *lines, "Q?\tA", "R?\tB", ""]).replace("\t", delimiter)
+    error = refused(text, "a.tsv")
+
+    assert error.code == "bad_rows"
+    assert error.data["rows"][0]["row"] == 2
+    rows = "row" if len(lines) == 2 else "rows"
+    assert f"a quote takes in {len(lines) - 1} more {rows}, as far as line {1 + len(lines)}" in error.message
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t", ";"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Two lines,\nand no more",
+        "Mix salt, oil\nand pepper, then stir\nfor ten minutes, or more",
+        "def f():\n\treturn 1\n\treturn 2",
+        "Here:\nname,age\nAnn,5",
+        "1\n2\n3\n4\n5",
+        "for a;\nfor b;\nfor c;",
+    ],
+)
+def test_case_17_an_ordinary_answer_of_lines_stays_readable(read, answer, delimiter):
+    cells = [("question", "answer"), ("What?", f'"{answer}"'), (f'"{answer}"', "So")]
+    reading = read("".join(delimiter.join(row) + "\n" for row in cells))
+
+    assert set(answers(reading).items()) == {("What?", answer), (answer, "So")}

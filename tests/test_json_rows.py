@@ -420,3 +420,190 @@ def test_case_20_parquet_with_a_name_twice_is_refused(tmp_path):
 
         assert caught.value.code == "bad_header"
         assert "name them apart" in caught.value.message
+
+
+def test_case_14_names_that_stand_in_a_list_once_more_are_no_row(read):
+    reading = read(
+        a_line(["question", "answer"], list(FERRY.values()), ["Question", "answer"], list(BELL.values()))
+    )
+
+    assert answers(reading) == BOTH
+    assert reading.rows == 2
+
+
+# numbers, and ends: cases A10, C5, D6
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+@pytest.mark.parametrize(
+    "number", ["19.90", "1e3", "1E400", "12345678901234567.5", "-0.0", "3", "12345678901234567890"]
+)
+def test_case_20_a_number_keeps_how_it_was_written(read, number, name):
+    row = f'{{"question": "How much?", "answer": {number}}}'
+
+    assert answers(read(f"[{row}]" if name == "a.json" else row + "\n", name)) == {"How much?": number}
+
+
+def test_case_20_a_short_float_of_parquet_is_the_number_that_was_meant(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    meant = [19.9, 0.1, 1e-45, 3.4028235e38, 20.0]
+    table = pa.table({"question": [f"{n}?" for n in meant], "answer": pa.array(meant, pa.float32())})
+    reading = parquet(tmp_path / "a.parquet", table)
+
+    assert [example.answer for example in reading.examples] == [
+        "19.9",
+        "0.1",
+        "1e-45",
+        "3.4028235e+38",
+        "20.0",
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_case_c5_a_number_of_too_many_digits_is_told_in_our_words(refused, name):
+    error = refused(f'{{"question": "How much?", "answer": {"7" * 5000}}}\n{json.dumps(FERRY)}\n', name)
+
+    assert "a number has more than 4300 digits; put quotes around it" in error.message
+    assert "sys." not in error.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(TWO)[:-1],
+        json.dumps(TWO)[:-1] + ",",
+        json.dumps(TWO, indent=1)[:-2],
+        '{"data": [' + json.dumps(FERRY),
+    ],
+)
+def test_case_16_a_list_that_ends_behind_a_row_is_cut_off(refused, text):
+    error = refused(text)
+
+    assert error.code == "cut_off"
+    assert "the rest of the file is missing" in error.message
+
+
+@pytest.mark.parametrize("end", ["Done.", "Done.\n", "total 2"])
+def test_case_16_words_behind_a_list_are_no_half_of_a_row(read, refused, end):
+    reading = read(f"{json.dumps(TWO)}\n{end}", "a.jsonl", max_bad_share=0.5)
+
+    assert answers(reading) == BOTH
+    assert [problem.line for problem in reading.problems] == [2]
+    assert "half of the file" not in refused(f"{json.dumps(TWO, indent=1)}\n{end}").message
+
+
+@pytest.mark.parametrize("end", ["tru", "-", "1.", "2e", '"Pi', "", "[", '"x"'])
+def test_case_16_a_last_row_that_is_half_of_one_is_cut_off(refused, end):
+    assert refused(a_line(*TWO) + '{"question": "Who?", "answer": ' + end, "a.jsonl").code == "cut_off"
+
+
+# what stands around rows: cases A2, D1, D5
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize(
+    ("key", "rows"),
+    [
+        ("context", {"questions": TWO}),
+        ("Passage", {"data": TWO}),
+        ("system", {"data": TWO}),
+        ("system_prompt", {"examples": TWO}),
+        ("systemPrompt", {"faq": TWO}),
+        ("instructions", {"rows": TWO}),
+        ("text", {"data": {"q0": FERRY, "q1": BELL}}),
+        ("system", {"train": {field: column(field) for field in FERRY}}),
+        ("context", {"dataset": {"questions": TWO}}),
+        ("system", {"data": [TURNS[0]]}),
+        ("tools", {"data": [TURNS[0]]}),
+    ],
+)
+def test_case_14_what_belongs_to_rows_and_stands_beside_them_is_not_lost(refused, key, rows, is_first):
+    said = {key: "Anna lives in Rome."}
+    error = refused(said | rows if is_first else rows | said)
+
+    assert error.code == "not_rows"
+    assert f"holds {key} beside its rows" in error.message
+
+
+def test_case_14_it_may_stand_in_a_frame(refused):
+    assert "data.context beside" in refused({"data": {"context": "Rome.", "questions": TWO}}).message
+
+
+@pytest.mark.parametrize(
+    "beside", [{"context": ""}, {"system": None}, {"tools": []}, {"description": "By Ann."}]
+)
+def test_case_14_what_says_nothing_about_rows_may_stand_beside_them(read, beside):
+    assert answers(read(beside | {"data": TWO})) == BOTH
+
+
+@pytest.mark.parametrize("key", ["role", "from"])
+def test_case_14_rows_with_a_role_are_no_conversation(refused, key):
+    rows = [{key: "doctor", **row} for row in TWO]
+
+    assert refused(rows).data["sidecar"] == "fields: {question: question, answer: answer}"
+    assert len(refused(rows).data["rows"]) == len(TWO)
+
+
+@pytest.mark.parametrize("frame", [lambda whole: whole, lambda whole: {"result": whole}])
+def test_case_14_names_may_stand_behind_the_cells(read, frame):
+    split = {"data": [list(row.values()) for row in TWO], "index": [0, 1], "columns": list(FERRY)}
+
+    assert answers(read(frame(split))) == BOTH
+
+
+# other files: cases D7, D8
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_case_16_lines_may_end_as_on_old_macs(read, name):
+    assert answers(read(a_line(*TWO).replace("\n", "\r"), name)) == BOTH
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"\x89PNG\r\n\x1a\n\x00\x00", "a picture"),
+        (b"\xff\xd8\xff\xe0", "a picture"),
+        (b"\x80\x04\x95\x10\x00", "a pickle of Python"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\n", "git lfs pull"),
+        (b'<?xml version="1.0"?>\n<faq><q>a</q></faq>', "is XML"),
+        (b"<faq>\n<q>a</q>\n</faq>\n", "is XML"),
+        (b"<!DOCTYPE html><p>x", "a web page"),
+        (b"- question: Where?\n  answer: Pier 4\n", "is YAML"),
+        (b"---\n- question: Where?\n", "is YAML"),
+        (b"rows:\n  - question: Where?\n", "is YAML"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.txt", "a"])
+def test_case_d7_what_is_no_table_is_named(tmp_path, content, told, name):
+    path = tmp_path / name
+    path.write_bytes(content)
+
+    with pytest.raises(SampleError) as caught:
+        samples.read(path, InboxSettings())
+
+    assert told in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "Where?", "answer": "x" * 1_100_000},
+        {"messages": [{"role": "user", "content": "x" * 1_100_000}]},
+    ],
+)
+def test_case_d8_a_first_line_that_is_too_long_is_one_bad_row(read, row):
+    reading = read(a_line(row, *TWO), "a.jsonl", max_bad_share=0.5)
+
+    assert answers(reading) == BOTH
+    assert [(problem.line, "is longer than" in problem.message) for problem in reading.problems] == [
+        (1, True)
+    ]
+
+
+def test_case_d8_one_long_object_of_rows_is_still_read_by_content(read):
+    text = json.dumps(
+        {"version": 1, "data": [*TWO, *({"question": f"{n}?", "answer": "x" * 1000} for n in range(1100))]}
+    )
+
+    assert len(read(text, "a.jsonl").examples) == 1102

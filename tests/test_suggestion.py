@@ -148,3 +148,39 @@ def test_case_q03_a_table_of_parquet_with_more_columns_is_suggested_too(tmp_path
 
     sidecar.path_of(path).write_text(line)
     assert samples.read(path, InboxSettings(), fields=sidecar.beside(path).fields).rows == 2
+
+
+FRAGE = {"Frage": Q, "Antwort": A}
+ANOTHER = {"Frage": "Who repairs the bell?", "Antwort": "Tove Lindqvist, on Mondays."}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", {"1": FRAGE, "2": ANOTHER}),
+        ("a.json", {"Frage": [Q, "Who?"], "Antwort": [A, "Tove."]}),
+        ("a.json", {"Frage": {"0": Q, "1": "Who?"}, "Antwort": {"0": A, "1": "Tove."}}),
+        ("a.json", {"fragen": [FRAGE, ANOTHER]}),
+        ("a.json", {"version": "1", "fragen": [FRAGE, ANOTHER]}),
+        ("a.csv", "sep=;\nFrage;Antwort\nWo?;Am Kai\nWer?;Tove\n"),
+        ("a.csv", "Häufige Fragen\nFrage;Antwort\nWo?;Am Kai\nWer?;Tove\n"),
+        ("a.csv", "Häufige Fragen;\n;\nFrage;Antwort\nWo?;Am Kai\nWer?;Tove\n"),
+    ],
+)
+def test_case_b4_a_sidecar_is_suggested_in_every_shape_that_it_reads(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+    line = refusal(path).data["sidecar"]
+    assert line == "fields: {question: Frage, answer: Antwort}"
+
+    sidecar.path_of(path).write_text(line)
+    assert len(samples.read(path, InboxSettings(), fields=sidecar.beside(path).fields).examples) == 2
+
+
+@pytest.mark.parametrize("text", ["dog\tHund\ncat\tKatze\n", "dog,Hund\ncat,Katze\nthe bird,der Vogel\n"])
+def test_case_b1_a_table_without_a_header_loses_no_row_to_a_sidecar(tmp_path, text):
+    path = written(tmp_path / "a.csv", text)
+
+    assert "sidecar" not in refusal(path).data
+    assert "make its first line" in refusal(path).message

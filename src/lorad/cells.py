@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from lorad.rows import BadRow
-from lorad.strict_json import Flaw, NotJson, parse
+from lorad.strict_json import Flaw, NotJson, Number, parse
 
 Row = Mapping[str, Any]
 
@@ -74,6 +74,8 @@ def as_text(value: Any, where: str) -> str:
     """
     if isinstance(value, str):
         return value
+    if isinstance(value, Number):
+        return value.text
     if value is None or (isinstance(value, float | Decimal) and math.isnan(value)):
         raise BadRow(where, "is empty")
     if isinstance(value, Decimal) and value.is_finite():

@@ -30,6 +30,16 @@ _RULE = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*
 #: Lines inside a table's cell that all read as rows, from which on they are rows and the quotes around them are not.
 _SWALLOWED = 3
 
+#: Fewer do where every line of the row is one, the first and the last as well: prose and lists seldom have as many
+#: commas as a row, a tab in a cell is rarer still, and a quote that ends the last cell may well be meant.
+_SWALLOWED_TABS, _SWALLOWED_EARLY = 1, 2
+
+#: What numbers rows, in a first column without a name.
+_ROW_NUMBER = re.compile(r"\s*\d+(\.0)?\s*")
+
+#: Characters of a cell that a problem shows.
+_LONGEST_SHOWN = 30
+
 #: A cell whose quotes stand behind a blank, where the csv module takes them for text.
 _QUOTED = re.compile(r' +"[^"]*"')
 
@@ -62,20 +72,32 @@ class Header:
             cells = next(self.cells([line]))
         except csv.Error:
             return False
+        return self._are_cells(cells)
+
+    def are_rows(self, lines: Sequence[str]) -> bool:
+        """Tell whether each line that is part of a row is one of its own where quotes are text."""
+        return all(self._are_cells(line.split(self.delimiter)) for line in lines if line.strip())
+
+    def _are_cells(self, cells: Sequence[str]) -> bool:
         is_prose = len(list(filter(str.strip, cells))) <= 1 or any(cell.startswith(" ") for cell in cells)
         return len(cells) == len(self.columns) and not is_prose
 
 
+def _bare(name: str) -> str:
+    """Return a column's name without its case, blanks and a file's mark, which is in the middle of joined ones."""
+    return name.strip("\ufeff \t").casefold()
+
+
 def find(head: bytes, layout: Layout) -> Header | None:
     """Return the header of a table that begins with it, None when the first line names no columns."""
-    return _header(_first_lines(head)[0], layout, DELIMITERS)
+    return _header(first_lines(head)[0], layout, DELIMITERS)
 
 
 def find_below(head: bytes, layout: Layout) -> Header | None:
     """Return a table's header, which may stand below ``sep=;``, or below notes if it is more than a word of text."""
-    first, *others = lines = _first_lines(head)
-    if said := _SEP.fullmatch(first.strip()):
-        delimiter = "\t" if said[1] == r"\t" else said[1]
+    first, *others = lines = first_lines(head)
+    delimiter, _ = said_delimiter(first)
+    if delimiter:
         header = _header(others[0], layout, delimiter) if others else None
         return header and _checked(replace(header, line=2), lines)
     if header := _header(first, layout, DELIMITERS):
@@ -91,7 +113,16 @@ def find_below(head: bytes, layout: Layout) -> Header | None:
     return None
 
 
-def _first_lines(head: bytes) -> list[str]:
+def said_delimiter(first: str) -> tuple[str, int]:
+    """Return what a first line says that stands between columns, "" when it says nothing, and the lines that it takes."""
+    said = _SEP.fullmatch(first.strip())
+    if said is None:
+        return "", 0
+    return ("\t" if said[1] == r"\t" else said[1]), 1
+
+
+def first_lines(head: bytes) -> list[str]:
+    """Return the lines in which a table's header is looked for."""
     *whole, rest = head.split(b"\n", _FIRST_LINES)
     return [
         line.decode(errors="replace").strip("\r")
@@ -170,7 +201,8 @@ def read(text: TextFile, limits: InboxSettings, header: Header) -> Iterator[tupl
                 raise cut_off(text, line) from None
             row = BadRow("", f"not CSV: {error}")
         else:
-            if not any(map(str.strip, cells)):  # Excel writes empty rows behind the last one
+            # Excel writes empty rows behind the last one
+            if not any(map(str.strip, cells)) or _is_header_again(text, header, cells, line):
                 continue
             if text.is_cut and len(cells) < len(header.columns):
                 raise cut_off(text, line)
@@ -187,23 +219,49 @@ def _refuse(text: TextFile, header: Header) -> None:
         raise SampleError(f"{text.path.name} has {told}; name them apart", code="bad_header")
 
 
+def _is_header_again(text: TextFile, header: Header, cells: Sequence[str], line: int) -> bool:
+    """Tell whether a row names the columns once more, as in tables that were joined."""
+    if len(cells) != len(header.columns) or _bare(cells[0]) not in map(_bare, header.columns):
+        return False
+    names, columns = list(map(_bare, cells)), list(map(_bare, header.columns))
+    if names != columns and sorted(names) == sorted(columns):
+        told = (
+            f"names its columns again on line {line}, in another order; drop each table as a file of its own"
+        )
+        raise SampleError(f"{text.path.name} {told}", code="bad_header")
+    return names == columns
+
+
 def _with_swallowed(line: int, row: Any, passed: Sequence[str], header: Header) -> Iterator[tuple[int, Any]]:
     """Yield a row; lines that a stray quote took into it, and which would be lost, are bad rows of their own."""
-    inner = passed[1:-1]
-    if not isinstance(row, BadRow) and (len(inner) < _SWALLOWED or not all(map(header.is_row, inner))):
+    if not isinstance(row, BadRow) and not _has_swallowed(passed, header):
         yield line, row
         return
     lost = [line + at for at, text in enumerate(passed[1:], start=1) if header.is_row(text)]
     if lost:
-        told = f"a quote takes in {len(lost)} more rows, as far as line {lost[-1]}; close it, or double a quote of the text"
+        told = f"a quote takes in {len(lost)} more row{'s' * (len(lost) > 1)}, as far as line {lost[-1]}; close it, or double a quote of the text"
         row = BadRow(row.field, f"{row}; {told}") if isinstance(row, BadRow) else BadRow("", told)
     yield line, row
     for number in lost:
         yield number, BadRow("", f"lies inside the row that begins on line {line}")
 
 
+def _has_swallowed(passed: Sequence[str], header: Header) -> bool:
+    """Tell whether lines of a row that can be read are rows of their own, between two stray quotes."""
+    if len(passed) == 1:
+        return False
+    inner = passed[1:-1]
+    if len(inner) >= _SWALLOWED and all(map(header.is_row, inner)):
+        return True
+    is_last = passed[0].split(header.delimiter)[-1].startswith('"')
+    enough = _SWALLOWED if is_last else _SWALLOWED_EARLY
+    if header.delimiter == "\t":
+        enough = _SWALLOWED_TABS
+    return len(passed) > enough and header.are_rows(passed)
+
+
 def _named(header: Header, cells: Sequence[str], written: str) -> Any:
-    """Return cells by column; an empty one holds nothing, and a column without a name is a row number."""
+    """Return cells by column; an empty one holds nothing, and columns without a name are row numbers or empty."""
     if len(cells) != len(header.columns):
         return BadRow("", _why_uneven(header, cells, written))
     for name, cell in zip(header.columns, cells, strict=True):
@@ -213,11 +271,25 @@ def _named(header: Header, cells: Sequence[str], written: str) -> Any:
             )
     if header.is_padded:
         cells = [cell.rstrip(" ") for cell in cells]
+    if text := _nameless_text(header.columns, cells):
+        return BadRow("", f"holds {text!r} in a column without a name; {_quotes(header)}, or name the column")
     return {
-        name: cell or None
-        for name, cell in zip(header.columns, cells, strict=True)
-        if name and not name.lower().startswith("unnamed: ")  # as pandas writes its index, and reads it again
+        name: cell or None for name, cell in zip(header.columns, cells, strict=True) if not _is_nameless(name)
     }
+
+
+def _is_nameless(name: str) -> bool:
+    return not name or name.lower().startswith("unnamed: ")  # as pandas writes its index, and reads it again
+
+
+def _nameless_text(columns: Sequence[str], cells: Sequence[str]) -> str:
+    """Return the beginning of what would be lost with a column that has no name, "" when nothing would."""
+    is_first = True
+    for name, cell in zip(columns, cells, strict=True):
+        is_first = is_first and _is_nameless(name)
+        if _is_nameless(name) and cell.strip() and not (is_first and _ROW_NUMBER.fullmatch(cell)):
+            return cell.strip()[:_LONGEST_SHOWN]
+    return ""
 
 
 def _why_uneven(header: Header, cells: Sequence[str], written: str) -> str:
@@ -226,7 +298,11 @@ def _why_uneven(header: Header, cells: Sequence[str], written: str) -> str:
         return told
     if len(cells) < len(header.columns):
         return f"{told}; put quotes around a cell that holds a line break"
-    return f'{told}; put quotes around a cell that holds a {_SPOKEN.get(header.delimiter, header.delimiter)}: "…"'
+    return f"{told}; {_quotes(header)}"
+
+
+def _quotes(header: Header) -> str:
+    return f'put quotes around a cell that holds a {_SPOKEN.get(header.delimiter, header.delimiter)}: "…"'
 
 
 _SPOKEN = {",": "comma", ";": "semicolon", "\t": "tab"}

@@ -15,7 +15,7 @@ from lorad.config import InboxSettings
 from lorad.errors import SampleError
 from lorad.layout import BadRow, Layout, cut_off, too_long
 from lorad.strict_json import Flaw, NotJson, Stream, parse
-from lorad.textfile import LineTooLong, TextFile
+from lorad.textfile import CHUNK, LineTooLong, TextFile
 
 #: What an object around a list of rows calls it.
 WRAPPERS = ("data", "examples", "rows", "train")
@@ -31,6 +31,11 @@ BEGINNING = re.compile(rb"\{\s*[\"}]|\[\s*(\[\s*)?[\"{]")
 
 #: How the JSON of a row begins that was encoded twice.
 _ENCODED = re.compile(rb'"\s*[\[{]\s*(\\"|[\[\]{}])')
+
+#: How an object begins that holds a list of rows, or another object with it.
+_FRAMED = re.compile(
+    rb"\{\s*(\"[^\"]*\"\s*:\s*(\"[^\"]*\"|[^\[{\"]*)\s*,\s*)*\"(?P<name>[^\"]*)\"\s*:\s*[\[{]\s*[\[{\"]"
+)
 
 #: A text with the quote that ends it, or a bracket.
 _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+("?)|[{}\[\]]', re.DOTALL)
@@ -53,7 +58,7 @@ def read(
     text: TextFile, limits: InboxSettings, layout: Layout, *, is_named_lines: bool
 ) -> Iterator[tuple[int, Any]]:
     """Yield rows with their line (in a list, their place)."""
-    if not begins(text.head) or _is_one_a_line(text.head, limits, is_named_lines=is_named_lines):
+    if not begins(text.head) or _is_one_a_line(text.head, limits, layout, is_named_lines=is_named_lines):
         found = _lines(text, limits)
     else:
         found = _document(text, limits, layout)
@@ -75,10 +80,17 @@ def _row(value: Any) -> Any:
 # one value a line
 
 
-def _is_one_a_line(head: bytes, limits: InboxSettings, *, is_named_lines: bool) -> bool:
+def _is_one_a_line(head: bytes, limits: InboxSettings, layout: Layout, *, is_named_lines: bool) -> bool:
     """Tell whether each line is a row of its own: by the first one, and by the name only if that is broken."""
-    start, (first, _, rest) = head[:1], head.partition(b"\n")
-    is_named_lines = is_named_lines and start == b"{" and len(first) <= limits.max_row_bytes
+    start, (first, end, rest) = head[:1], head.partition(b"\n")
+    if not end and b"\r" in head.strip():  # as old Macs end lines, which in JSON are blanks
+        return False
+    if is_named_lines and not end and len(head) >= CHUNK:  # longer than can be seen
+        framed = _FRAMED.match(head)
+        return start == b"{" and not (framed and framed["name"].decode(errors="replace") not in layout.own)
+    is_named_lines = (
+        is_named_lines and start == b"{" and (len(first) <= limits.max_row_bytes or rest.strip() != b"")
+    )
     others = [line for line in rest.split(b"\n", _SHOWN)[:_SHOWN] if line.strip()]
     if not others and not is_named_lines:
         return start == b'"'
@@ -256,6 +268,8 @@ def _object_rows(
     if not lists:
         whole = _object(pairs)
         rows = [whole] if isinstance(whole, BadRow) else _spread(whole, layout)
+        if whole not in rows:
+            _refuse_around(text, pairs, layout)
         yield from [(line, rows[0])] if len(rows) == 1 else enumerate(rows, start=1)
         return
     places = lists + [key for key, value in pairs if _is_place(key, value, layout)]
@@ -265,6 +279,20 @@ def _object_rows(
             f'to learn from, such as {{"{places[0].rpartition(".")[2]}": […]}}',
             code="not_rows",
         )
+    _refuse_around(text, pairs, layout)
+
+
+def _refuse_around(text: TextFile, pairs: Sequence[tuple[str, Any]], layout: Layout) -> None:
+    """Refuse what stands beside rows and may belong to each of them: without it they say something else."""
+    for key, value in pairs:
+        is_said = bool(value.strip() if isinstance(value, str) else value)
+        is_frame = isinstance(value, dict) and key.lower() in _FRAMES
+        if is_said and not is_frame and layout.is_around(key.rpartition(".")[2]):
+            raise SampleError(
+                f"{text.path.name} holds {key} beside its rows, where it is not read; write it into each row that "
+                "needs it",
+                code="not_rows",
+            )
 
 
 class _Kept:
@@ -284,6 +312,7 @@ def _parts(
     """Yield the rows in an object's lists, and in the lists of an object that only frames them."""
     lists: list[str] = []
     pairs: list[tuple[str, Any]] = []
+    waiting: list[Any] = []
     size = 0
     for key in _keys(stream):
         before, sign = stream.passed, stream.peek()
@@ -292,11 +321,15 @@ def _parts(
             first = list(itertools.islice(values, 1))
             if _is_list_of_rows(key, first, layout):
                 lists.append(frame + key)
-                yield from _named(
-                    _listed(itertools.chain(first, values), stream, limits), dict(pairs), layout
-                )
+                found = itertools.chain(first, values)
+                if _lack_names(first, pairs, layout):
+                    waiting.append(_gathered([], found, stream, limits))
+                    continue
+                yield from _named(_listed(found, stream, limits), dict(pairs), layout)
                 continue
-            if lists or key == "index":  # it may be longer than any row, and teaches nothing
+            if (
+                lists and key != "columns"
+            ) or key == "index":  # it may be longer than any row, and teaches nothing
                 deque(values, maxlen=0)
                 pairs.append((frame + key, first))
                 continue
@@ -313,7 +346,18 @@ def _parts(
         size += stream.passed - before
         if size > limits.max_row_bytes:
             raise NotJson(_TOO_LONG, "row_too_long")
+    for rows in waiting:
+        yield from [rows] if isinstance(rows, BadRow) else _named(rows, dict(pairs), layout)
     return lists, pairs
+
+
+def _lack_names(first: Sequence[Any], pairs: Sequence[tuple[str, Any]], layout: Layout) -> bool:
+    """Tell whether rows are lists of cells whose names may follow behind them."""
+    cells = first[0] if first and isinstance(first[0], list) else []
+    if not cells or any(isinstance(cell, list | dict) for cell in cells):
+        return False
+    is_header = all(isinstance(cell, str) for cell in cells) and layout.columns(cells)
+    return not is_header and all(key.rpartition(".")[2] != "columns" for key, _ in pairs)
 
 
 def _is_list_of_rows(key: str, first: Sequence[Any], layout: Layout) -> bool:

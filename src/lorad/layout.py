@@ -4,6 +4,7 @@ What lives here: the names by which a row is known, whatever its container. What
 (``rows``), what a row's fields mean (``samples``).
 """
 
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,18 @@ QUESTION_AND_ANSWER = ("question", "answer")
 
 #: Fields of words, under their own names; a sidecar may say that a file has others.
 LISTED = frozenset({"tokens", "tokenized_text"})
+
+#: What rows may need that stands beside their list, in any spelling: what they ask about, and who answers.
+_AROUND = frozenset(
+    {
+        *("context", "passage", "paragraph", "article", "document", "story", "text", "background"),
+        *("system", "systemprompt", "systemmessage", "systeminstruction", "systeminstructions"),
+        *("instruction", "instructions", "prompt", "preamble", "persona", "character", "role"),
+        *("history", "tools", "functions"),
+    }
+)
+
+_SEPARATORS = re.compile(r"[\W_]+")
 
 #: How people shorten these.
 _SHORT = dict(zip(("q", "a"), QUESTION_AND_ANSWER, strict=True))
@@ -59,6 +72,10 @@ class Layout:
                 return columns
         is_short = self.is_chat and len(lowered) == len(_SHORT) and set(lowered) == set(_SHORT)
         return tuple(map(_SHORT.__getitem__, lowered)) if is_short else None
+
+    def is_around(self, name: str) -> bool:
+        """Tell whether what has this name beside a list of rows may belong to each of them."""
+        return self.is_chat and _SEPARATORS.sub("", name).lower() in _AROUND
 
     @property
     def is_chat(self) -> bool:

@@ -10,6 +10,9 @@ of the file is raised.
 
 import errno
 import json
+import math
+import re
+import struct
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +43,14 @@ _BATCH = 256
 
 #: Names under which text is never one document, and never sentences in columns.
 _STRUCTURED = {".json", ".jsonl", ".ndjson", ".csv"}
+
+
+#: Notations that may hold rows and are not read, by how they begin.
+_NOTATIONS = (
+    (re.compile(rb"<!doctype html|<html", re.IGNORECASE), "a web page"),
+    (re.compile(rb"<\?xml|<([A-Za-z][\w:.-]*)[^<>]*>(?s:.*)</\1>\s*$"), "XML"),
+    (re.compile(rb"---\s*\n|%YAML|-\s+[\w\"' -]+:(\s|$)|[\w-]+:[ \t]*\n\s*-\s"), "YAML"),
+)
 
 
 def read(
@@ -81,6 +92,8 @@ def read(
         told = {
             "not_json": f"{path.name} is not JSON: row {count + 1}: {error}; correct it and drop it again",
             "too_deep": f"{place} is nested too deeply to be read; take it out",
+            "cut_off": f"{path.name} ends behind row {count}, inside its list or object: the rest of the file is missing; drop the "
+            "whole file",
             "row_too_long": f"{place} is longer than inbox.max_row_bytes ({limits.max_row_bytes}); {error}",
         }
         raise SampleError(told[error.code], code=error.code, row=count + 1) from None
@@ -111,7 +124,7 @@ def _text_rows(text: TextFile, limits: InboxSettings, layout: Layout) -> Iterato
             yield from layout.plain(text, limits)
     elif text.head[:1] not in b"{[" and (header := csv_rows.find_below(text.head, layout)):
         yield from csv_rows.read(text, limits, header)
-    elif is_named_lines or json_rows.begins(text.head):
+    elif json_rows.begins(text.head) or (is_named_lines and not _notation(text.head)):
         yield from json_rows.read(text, limits, layout, is_named_lines=is_named_lines)
     else:
         raise _no_rows_inside(text, suffix, limits, layout.example)
@@ -121,6 +134,10 @@ def _no_rows_inside(
     text: TextFile, suffix: str, limits: InboxSettings, example: Sequence[str]
 ) -> SampleError:
     name, columns = text.path.name, ",".join(example)
+    if notation := _notation(text.head):
+        return SampleError(
+            f"{name} is {notation}; write its rows as JSON, one object a line", code="unknown_format"
+        )
     if suffix in {".csv", ".tsv"}:
         if b"\r" in text.head and b"\n" not in text.head:
             told = "ends its lines as old Macs did (CR); save it with other ends of lines"
@@ -140,6 +157,11 @@ def _no_rows_inside(
         f"the columns {columns}",
         code="plain_text",
     )
+
+
+def _notation(head: bytes) -> str:
+    """Return what a text is written in that is not read, "" when that cannot be told."""
+    return next((told for begin, told in _NOTATIONS if begin.match(head)), "")
 
 
 # Parquet
@@ -168,8 +190,9 @@ def _parquet(path: Path, limits: InboxSettings) -> Iterator[Any]:
                 raise SampleError(
                     f"{path.name} has columns {names[0]} and {names[1]}; name them apart", code="bad_header"
                 )
+            floats = [field.name for field in file.schema_arrow if field.type == pa.float32()]
             for batch in file.iter_batches(batch_size=_BATCH):
-                for row in batch.to_pylist():
+                for row in _rounded(batch.to_pylist(), floats):
                     is_long = len(json.dumps(row, default=str).encode()) > limits.max_row_bytes
                     yield too_long(limits) if is_long else row
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
@@ -178,3 +201,23 @@ def _parquet(path: Path, limits: InboxSettings) -> Iterator[Any]:
         raise SampleError(
             f"{path.name} is damaged Parquet ({error}); write it again", code="damaged"
         ) from None
+
+
+def _rounded(rows: list[Any], floats: Sequence[str]) -> list[Any]:
+    """Return rows whose short floats are the numbers that were meant: 19.9, and not the float that is nearest to it."""
+    for row in rows:
+        for name in floats:
+            value = row[name]
+            if isinstance(value, float) and math.isfinite(value):
+                row[name] = next(
+                    short
+                    for digits in range(1, 10)
+                    if _single(short := float(f"{value:.{digits}g}")) == value
+                )
+    return rows
+
+
+def _single(value: float) -> float:
+    """Return the nearest float of 32 bits."""
+    single: float = struct.unpack("f", struct.pack("f", value))[0]
+    return single

@@ -12,7 +12,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lorad import annotations, cells, conversations, exports, pairs, preferences, rows, sidecar, suggestion
+from lorad import (
+    annotations,
+    cells,
+    conversations,
+    exports,
+    pairs,
+    preferences,
+    rows,
+    shapes,
+    sidecar,
+    suggestion,
+)
 from lorad.cells import Row
 from lorad.config import InboxSettings
 from lorad.conversations import IGNORED, REFUSED, Content
@@ -243,9 +254,10 @@ def _helpful(tally: _Tally, error: SampleError) -> Mapping[str, str] | None:
     """Return the fields with which a sidecar would have the file read: the file is read with them, to be sure."""
     found: list[Mapping[str, str] | None] = []
     if error.code == "bad_rows":
-        found = [suggestion.fields(row, tally.task, tally.convert) for row in tally.refused.values()]
+        rows_held = (each for row in tally.refused.values() for each in shapes.held(row))
+        found = [suggestion.fields(row, tally.task, tally.convert) for row in rows_held]
     elif error.code == "no_header":
-        found = [suggestion.columns(tally.path, tally.limits, tally.task)]
+        found = list(suggestion.columns(tally.path, tally.limits, tally.task))
     return next((fields for fields in found if fields and _is_read(tally, fields)), None)
 
 

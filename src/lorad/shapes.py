@@ -5,7 +5,7 @@ viewer and double encoding put around a row. What never does: files and streams 
 means (``samples``).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lorad.layout import QUESTION_AND_ANSWER, BadRow, Layout
@@ -13,6 +13,9 @@ from lorad.strict_json import Flaw, NotJson, parse
 
 #: By which a turn of a conversation is known, and the field in which a row has its turns.
 _TURNS = (("role", "messages"), ("from", "conversations"))
+
+#: What a turn says; a person in a row may have a role as well.
+_SAID = frozenset({"content", "value", "text", "parts", "tool_calls"})
 
 #: How a question ends, in the scripts that have a sign for it.
 _ASKING = ("?", "\uff1f", "\u061f", "\u037e", "\u055e", "\u2e2e")
@@ -33,7 +36,7 @@ def decoded(value: Any) -> Any:
 def field_of_turns(value: Any) -> str | None:
     """Return the field under which a list of turns belongs, None when its first value is no turn."""
     first = value[0] if isinstance(value, list) and value else None
-    if not isinstance(first, dict):
+    if not isinstance(first, dict) or _SAID.isdisjoint(first):
         return None
     return next((field for key, field in _TURNS if key in first), None)
 
@@ -67,6 +70,20 @@ def spread(whole: dict[str, Any], layout: Layout) -> list[Any]:
     if not columns and layout.is_chat and _are_answers(whole):
         return [dict(zip(QUESTION_AND_ANSWER, pair, strict=True)) for pair in whole.items()]
     return [whole]
+
+
+def held(whole: Any) -> Iterator[Any]:
+    """Yield what a refused value may hold as a row, had its fields the right names: itself, or one inside of it."""
+    yield whole
+    values = list(whole.values()) if isinstance(whole, dict) else []
+    if values and all(isinstance(value, dict) for value in values):
+        yield values[0]
+        yield {name: next(iter(column.values()), None) for name, column in whole.items()}
+    if values and all(isinstance(value, list) and value for value in values):
+        yield {name: column[0] for name, column in whole.items()}
+    lists = [value for value in values if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if len(lists) == 1:
+        yield lists[0][0]
 
 
 def _are_numbered(values: Sequence[Mapping[str, Any]]) -> bool:
@@ -123,6 +140,14 @@ def without_frame(value: Any) -> Any:
     return value["row"]
 
 
+def _are_names(row: Sequence[Any], names: Sequence[Any]) -> bool:
+    """Tell whether a list names the cells once more, as where files were joined."""
+    return len(row) == len(names) and all(
+        isinstance(cell, str) and isinstance(name, str) and cell.strip().casefold() == name.strip().casefold()
+        for cell, name in zip(row, names, strict=True)
+    )
+
+
 class Names:
     """The names of rows that are lists, given before the first of them or by it."""
 
@@ -137,7 +162,7 @@ class Names:
         if not isinstance(row, list) or not row:
             return row
         if self._names is not None:
-            return self._zipped(self._names, row)
+            return None if _are_names(row, self._names) else self._zipped(self._names, row)
         if any(isinstance(cell, list | dict) for cell in row):
             return row
         if is_first and all(isinstance(cell, str) for cell in row) and self._layout.columns(row):

@@ -7,12 +7,18 @@ a value means.
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 #: Characters; what a cut may hide at the end of a text: ``-Infinity``, an escaped surrogate pair.
 _LONGEST_WORD = 16
+
+#: What a text may end with where something was expected: nothing, half of a word, or of a number.
+_BEGUN = re.compile(
+    r"\s*(t|tr|tru|f|fa|fal|fals|n|nu|nul|N|Na|-?(I|In|Inf|Infi|Infin|Infini|Infinit)?|\.|[eE][+-]?)"
+)
 
 #: Characters that a stream asks for at least.
 _CHUNK = 1 << 16
@@ -34,6 +40,9 @@ _CONTROLS = {
     "\r": "a line break inside a string must be written \\n, or the quote that ends the string is missing",
     "\t": "a tab inside a string must be written \\t",
 }
+
+#: What Python's own message would have the reader change in the program.
+_TOO_MANY_DIGITS = f"a number has more than {sys.get_int_max_str_digits()} digits; put quotes around it"
 
 _PYTHON = "this is how Python prints a value; write it with json.dumps"
 _COMMENT = "JSON has no comments; take it out"
@@ -75,12 +84,19 @@ class Flaw(ValueError):  # noqa: N818 - it says what the value has
     """A value that can be read and says something twice or nothing; a stream stands behind it."""
 
 
+class Number(float):
+    """A number that keeps how it was written: as text 19.90 is not 19.9, and not every digit fits a float."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
 class _Decoder(json.JSONDecoder):
     """Note flaws instead of stopping at them: only a value's end says where the next one begins."""
 
     def __init__(self) -> None:
         self.flaws: list[str] = []
-        super().__init__(object_pairs_hook=self._object, parse_constant=self._constant)
+        super().__init__(object_pairs_hook=self._object, parse_float=Number, parse_constant=self._constant)
 
     def checked(self, value: Any) -> Any:
         """Return what was read; raise ``Flaw`` when anything was noted."""
@@ -112,14 +128,16 @@ def parse(text: str, line: int = 1) -> Any:
             place = f"line {line + error.lineno - 1}"
         told = _told(error.msg, place, text, error.pos)
         raise NotJson(told, is_cut=_may_be_cut(error, text.rstrip())) from None
-    except ValueError as error:  # a number of too many digits
-        raise NotJson(str(error)) from None
+    except ValueError:
+        raise NotJson(_TOO_MANY_DIGITS) from None
     return decoder.checked(value)
 
 
 def _may_be_cut(error: json.JSONDecodeError, text: str) -> bool:
     if error.msg.startswith("Extra data"):
         return False
+    if error.msg.startswith("Expecting"):
+        return bool(_BEGUN.fullmatch(text, error.pos))
     return error.msg.startswith("Unterminated string") or error.pos >= len(text) - _LONGEST_WORD
 
 
@@ -160,6 +178,10 @@ def is_deeper(value: Any, levels: int) -> bool:
             if isinstance(inner, dict | list)
         ]
     return bool(containers)
+
+
+def _ended() -> NotJson:
+    return NotJson("the text ends here", "cut_off", is_cut=True)
 
 
 class Stream:
@@ -205,7 +227,9 @@ class Stream:
     def expect(self, signs: str) -> str:
         """Pass the next character and return it; raise ``NotJson`` when it is none of these."""
         found = self.peek()
-        if not found or found not in signs:
+        if not found:
+            raise _ended()
+        if found not in signs:
             raise self._not_json(f"expecting {' or '.join(signs)}", self._at)
         self._at += 1
         return found
@@ -217,7 +241,8 @@ class Stream:
 
     def value(self) -> Any:
         """Pass the next value and return it; raise ``NotJson``, or ``Flaw`` behind it."""
-        self.peek()
+        if not self.peek():
+            raise _ended()
         value, end = self._decode()
         size = len(self._text[self._at : end].encode(errors="replace"))
         if size > self._longest:
@@ -235,8 +260,8 @@ class Stream:
             except json.JSONDecodeError as error:
                 if self._has_ended or not _may_be_cut(error, self._text):
                     raise self._not_json(error.msg, error.pos) from None
-            except ValueError as error:  # a number of too many digits
-                raise self._not_json(str(error), self._at) from None
+            except ValueError:
+                raise self._not_json(_TOO_MANY_DIGITS, self._at) from None
             else:
                 if end < len(self._text) or self._has_ended:  # else a number may go on
                     return value, end

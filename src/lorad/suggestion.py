@@ -4,12 +4,13 @@ What lives here: which fields of a row may be the question and the answer (of an
 it), and trying that. What never does: deciding anything: a person writes the sidecar, or mends the file.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lorad import annotations, cells, conversations, pairs, preferences
+from lorad import annotations, cells, conversations, csv_rows, pairs, preferences
 from lorad.cells import Row, unpacked
 from lorad.config import InboxSettings
 from lorad.rows import BadRow
@@ -71,15 +72,27 @@ def fields(row: Any, task: str, reads: Callable[[Row], Any]) -> Fields | None:
     return None
 
 
-def columns(path: Path, limits: InboxSettings, task: str) -> Fields | None:
-    """Return what the first line of a table names, if its cells look like names: a header that nobody knows."""
+def columns(path: Path, limits: InboxSettings, task: str) -> Iterator[Fields]:
+    """Yield what the first lines of a table name, if one's cells look like names: a header that nobody knows.
+
+    Where those of every line do, each may be a row: a sidecar for the first one would lose it.
+    """
     with opened(path, limits) as text:
-        first = text.head.partition(b"\n")[0].decode(errors="replace").strip()
-    for delimiter in ",;\t|":
-        names = [name.strip(' "') for name in first.split(delimiter)]
-        if len(names) > 1 and all(map(_NAME.fullmatch, names)):
-            return next(_candidates(dict.fromkeys(names, "…"), task), None)
-    return None
+        lines = csv_rows.first_lines(text.head)
+    said, below = csv_rows.said_delimiter(lines[0])
+    for delimiter in said or csv_rows.DELIMITERS:
+        found = [_names(line, delimiter) for line in lines[below:]]
+        filled = [names for names, line in zip(found, lines[below:], strict=True) if line.strip()]
+        if len(filled) > 1 and all(len(names) == len(filled[0]) for names in filled) and all(filled):
+            continue
+        if names := next(filter(None, found), None):
+            yield from itertools.islice(_candidates(dict.fromkeys(names, "…"), task), 1)
+
+
+def _names(line: str, delimiter: str) -> list[str]:
+    """Return a line's cells if all look like names."""
+    names = [name.strip(' "') for name in line.split(delimiter)]
+    return names if len(names) > 1 and all(map(_NAME.fullmatch, names)) else []
 
 
 def _candidates(row: Row, task: str) -> Iterator[Fields]:

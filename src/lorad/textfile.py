@@ -30,6 +30,8 @@ _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 #: One byte above ASCII or two that Windows-1252 knows; in the words of other scripts more stand together.
 _WESTERN = re.compile(rb"[\x80\x82-\x8c\x8e\x91-\x9c\x9e-\xff]{1,2}(?![\x80-\xff])")
 
+_PICTURE = "a picture; lorad learns text only"
+
 #: What is no text, by its first bytes, and what to do with it.
 _FOREIGN = (
     (GZIP, "gzip inside gzip; unpack it once"),
@@ -39,6 +41,19 @@ _FOREIGN = (
     (b"\xfd7zXZ\x00", "compressed with xz; unpack it, or compress it with gzip"),
     (b"BZh", "compressed with bzip2; unpack it, or compress it with gzip"),
     (b"ARROW1", "an Arrow file; write it as Parquet or JSONL"),
+    (b"version https://git-lfs.github.com/", "a pointer of Git LFS, not the file; run git lfs pull"),
+    (b"../../.git/annex/", "a pointer of git-annex, not the file; run git annex get"),
+    (b"/annex/objects/", "a pointer of git-annex, not the file; run git annex get"),
+    (b"\x89PNG", _PICTURE),
+    (b"\xff\xd8\xff", _PICTURE),
+    (b"GIF8", _PICTURE),
+    *((bytes((0x80, version)), "a pickle of Python; write its rows as JSONL") for version in range(2, 6)),
+    (b"\x93NUMPY", "an array of NumPy; write its rows as JSONL"),
+    (b"\x89HDF", "an HDF5 file; write its rows as JSONL"),
+    (b"SQLite format 3", "an SQLite database; export its table as CSV"),
+    (b"\xd0\xcf\x11\xe0", "an old Office file (.xls, .doc); save the sheet as CSV"),
+    (b"7z\xbc\xaf", "compressed with 7z; unpack it, or compress it with gzip"),
+    (b"Rar!", "compressed with RAR; unpack it, or compress it with gzip"),
     (b"%PDF", "a PDF; write its questions and answers as JSONL or CSV"),
 )
 
