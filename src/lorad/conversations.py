@@ -199,7 +199,8 @@ def turns(listed: Any, field: str, functions: Sequence[Message] = ()) -> list[Tu
     """Return a list's turns; raise ``BadRow``."""
     if not isinstance(listed, list) or not listed:
         raise BadRow(field, "must be a list of turns that is not empty, in a table its JSON")
-    return [_turn(turn, f"{field}[{index}]", functions) for index, turn in enumerate(listed)]
+    made = [_turn(turn, f"{field}[{index}]", functions) for index, turn in enumerate(listed)]
+    return [made[at] for at in calls.order(listed, field)]
 
 
 def _keys_of(turn: Row) -> tuple[str, str]:
@@ -279,7 +280,7 @@ def content(format: str, turns: Sequence[Turn], field: str) -> Content:  # noqa:
             if turn.is_learned:
                 answer = {"content": turn.content, **called} if called else turn.content
                 examples.append(Example(task="chat", question=list(messages), answer=answer))
-        elif turn.role == "tool" and not _is_answered(messages):
+        elif turn.role == "tool" and not is_called(messages):
             raise BadRow(turn.where, "what a tool said must follow the call of it")
         messages.append({"role": turn.role, "content": turn.content, **called})
     if not examples:
@@ -293,7 +294,7 @@ def content(format: str, turns: Sequence[Turn], field: str) -> Content:  # noqa:
     return Content(format=format, examples=examples, left_out=+left_out)
 
 
-def _is_answered(messages: Sequence[Message]) -> bool:
+def is_called(messages: Sequence[Message]) -> bool:
     """Tell whether the last message that is not a tool's calls one."""
     last = next((message for message in reversed(messages) if message["role"] != "tool"), {})
     return "tool_calls" in last

@@ -38,6 +38,8 @@ UNANSWERED = "questions without an answer"
 #: Fields by which a row is one that was written to be learned from.
 _TAUGHT = ("question", "prompt", "instruction", "input", "messages")
 
+_ANSWERS = ("answer", "response", "output", "completion", "generation")
+
 #: What ChatGPT writes where it shows a source.
 _CITATION = re.compile("[\ue200-\ue20f]|【[^】]*†[^】]*】")
 
@@ -125,7 +127,7 @@ def _spoken(role: str, text: str, *, is_cut: bool = False) -> _Said:
 
 def _is_taught(row: Row) -> bool:
     """Tell whether a row has a question of its own; what else it holds says something about that."""
-    return any(not cells.is_empty(row.get(name)) for name in _TAUGHT)
+    return any(cells.says(row.get(name)) for name in _TAUGHT)
 
 
 # ChatGPT
@@ -342,7 +344,10 @@ def _first_answer(answers: Any) -> Any:
 
 
 def _is_squad_question(row: Row) -> bool:
-    return {"question", "context", "answers"} <= row.keys() and not isinstance(row["answers"], str)
+    if not {"question", "context", "answers"} <= row.keys() or isinstance(row["answers"], str):
+        return False
+    # a table has a column for everybody: where it is empty, another one has the answer
+    return cells.says(row["answers"]) or not any(cells.says(row.get(name)) for name in _ANSWERS)
 
 
 def _is_squad(row: Row) -> bool:

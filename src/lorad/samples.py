@@ -345,9 +345,10 @@ def _plain(row: Any) -> Content:
         raise annotations.foreign(row, "chat") or BadRow("", told)
     if convert := exports.find(row):
         return convert(row)
-    if name := conversations.find(row):
+    name, pair = conversations.find(row), pairs.find(row)
+    if name and (cells.says(row[name]) or not pair):
         return conversations.read(row, name)
-    if pair := pairs.find(row):
+    if pair:
         return pairs.read(row, *pair)
     raise _no_format(row)
 
