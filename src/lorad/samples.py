@@ -240,7 +240,7 @@ def _helpful(tally: _Tally, error: SampleError) -> Mapping[str, str] | None:
     found: list[Mapping[str, str] | None] = []
     if error.code == "bad_rows":
         found = [suggestion.fields(row, tally.task, tally.convert) for row in tally.refused.values()]
-    elif error.code == "no_header":
+    elif error.code == "no_header" and suggestion.has_names(tally.path, tally.limits):
         found = [suggestion.columns(tally.path, tally.limits, tally.task)]
     return next((fields for fields in found if fields and _is_read(tally, fields)), None)
 
