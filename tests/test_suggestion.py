@@ -121,6 +121,7 @@ def test_case_19_the_line_names_the_files_own_fields(tmp_path, rows, line):
         [{"name": "Ferry", "chat_messages": [{"sender": "bot"}]}],
         [ROW | {"is_correct": False}],
         [ROW | {"isCorrect": "no"}],
+        [ROW | {"topic": "x"}, OTHER | {"topic": "x", "is_correct": False}],  # only a later row says so
         [ROW | {"rating": 1}],
         [ROW | {"user_rating": 1}],
         [ROW | {"feedback": "thumbs_down"}],

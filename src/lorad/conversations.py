@@ -55,6 +55,7 @@ REFUSED = {
     "text": "text without a question is not learned; a row needs a question and its answer",
     "segments": "segments are not learned, for they join template and text; a row needs a question and its answer",
     **dict.fromkeys(_THOUGHTS, _REASONING),
+    "chunkedprompt": "AI Studio's prompts are not read; write their chunks as messages, each with role and content",
 }
 
 OPENING = "what the assistant says before any question"
@@ -119,7 +120,14 @@ SHAREGPT = Form(
 #: Keys of a turn, and every role that one of them may hold: programs mix them.
 _ROLE_KEYS = ("role", "from", "sender", "speaker")
 _TEXT_KEYS = ("content", "value", "text", "parts")
-_ROLES = {**OPENAI.roles, **SHAREGPT.roles, "model": "assistant", "ai": "assistant", "chatgpt": "assistant"}
+_ROLES = {
+    **OPENAI.roles,
+    **SHAREGPT.roles,
+    "model": "assistant",
+    "ai": "assistant",
+    "chatgpt": "assistant",
+    "chatbot": "assistant",
+}
 _TURN = frozenset({*_ROLE_KEYS, *_TEXT_KEYS, "weight", "name", "tool_calls", "tool_call_id"})
 
 

@@ -239,7 +239,12 @@ def _helpful(tally: _Tally, error: SampleError) -> Mapping[str, str] | None:
     """Return the fields with which a sidecar would have the file read: the file is read with them, to be sure."""
     found: list[Mapping[str, str] | None] = []
     if error.code == "bad_rows":
-        found = [suggestion.fields(row, tally.task, tally.convert) for row in tally.refused.values()]
+        refused = tally.refused.values()
+        found = [suggestion.fields(row, tally.task, tally.convert) for row in refused]
+        if tally.task == "chat":
+            found = [
+                named for named in found if named and not any(suggestion.lacks(row, named) for row in refused)
+            ]
     elif error.code == "no_header" and suggestion.has_names(tally.path, tally.limits):
         found = [suggestion.columns(tally.path, tally.limits, tally.task)]
     return next((fields for fields in found if fields and _is_read(tally, fields)), None)
@@ -362,6 +367,8 @@ def _no_format(row: Row) -> BadRow:
     strange = [str(key) for key in row if key not in _NAMES | beside | IGNORED]
     if refused := next((key for key in strange if key in REFUSED), None):
         return BadRow(refused, REFUSED[refused])
+    if isinstance(row.get("chat"), Mapping):
+        return BadRow("chat", "Open WebUI's chats are not read; write the list chat.messages as messages")
     if strange:
         return BadRow(strange[0], f"the field is unknown here; {known}")
     if empty := next((name for name in conversations.LISTS if name in row), None):

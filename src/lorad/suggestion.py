@@ -102,7 +102,7 @@ def fields(row: Any, task: str, reads: Callable[[Row], Any]) -> Fields | None:
     if task == "chat" and exports.find(row) and not _EXPORTED.isdisjoint(row):
         return None
     for named in _candidates(row, task):
-        if task == "chat" and _lacks(row, named):
+        if task == "chat" and lacks(row, named):
             continue
         if all(len(name) <= _LONGEST_NAME and cells.is_whole(name) for name in named.values()):
             try:
@@ -113,8 +113,8 @@ def fields(row: Any, task: str, reads: Callable[[Row], Any]) -> Fields | None:
     return None
 
 
-def _lacks(row: Row, named: Fields) -> bool:
-    """Tell whether a field that would be left out may judge the answer, or complete the question."""
+def lacks(row: Row, named: Mapping[str, str]) -> bool:
+    """Tell whether a field that a sidecar would leave out may judge a chat answer, or complete its question."""
     kept = set(map(cells.fold, named.values()))
     out = {name for name, value in row.items() if cells.fold(name) not in kept and cells.says(value)}
     words = {word.lower() for name in out for word in _WORDS.findall(name)}
