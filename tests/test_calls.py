@@ -138,3 +138,61 @@ def test_case_q01_a_struct_of_parquet_holds_every_key_of_every_row(tmp_path):
     assert first.answer["tool_calls"] == [{"name": "times", "arguments": {"day": "Monday"}}]
     assert second.answer == "Ten past eight."
     assert reading.left_out == {conversations.NULLS: 1}
+
+
+# what tools said
+
+
+def call(name, city):
+    return {"id": name, "type": "function", "function": {"name": "at", "arguments": {"city": city}}}
+
+
+def result(name, text):
+    return {"role": "tool", "content": text, **({"tool_call_id": name} if name else {})}
+
+
+def results(*told, ids=("a", "b")):
+    called_both = {"role": "assistant", "tool_calls": [call(ids[0], "Oslo"), call(ids[1], "Bergen")]}
+    turns = [ASKED, called_both, *told, {"role": "assistant", "content": "So."}]
+    last = samples._convert(InboxSettings(), {"messages": turns}).examples[-1]
+    return [turn["content"] for turn in last.question if turn["role"] == "tool"]
+
+
+def test_case_12_what_tools_said_stands_in_the_order_of_their_calls():
+    assert results(result("b", "rain"), result("a", "sun")) == ["sun", "rain"]
+    assert results(result("a", "sun"), result("b", "rain")) == ["sun", "rain"]
+
+
+@pytest.mark.parametrize("ids", [("a", "a"), (None, None), ("a", None)])
+def test_case_12_calls_that_cannot_be_told_apart_keep_the_order_of_the_file(ids):
+    assert results(result("b", "rain"), result("a", "sun"), ids=ids) == ["rain", "sun"]
+    assert results(result(None, "rain"), result(None, "sun")) == ["rain", "sun"]
+
+
+@pytest.mark.parametrize(
+    ("told", "place", "why"),
+    [([result("c", "x")], 2, "the id of a call"), ([result("a", "x"), result("a", "y")], 3, "stands twice")],
+)
+def test_case_12_an_answer_to_no_call_is_refused(told, place, why):
+    with pytest.raises(BadRow, match=why) as caught:
+        results(*told)
+
+    assert caught.value.field == f"messages[{place}].tool_call_id"
+
+
+def test_case_12_every_message_keeps_a_place():
+    one, other = ({"role": "assistant", "tool_calls": [call(x, "1"), call(y, "2")]} for x, y in ("ab", "cd"))
+    listed = [
+        ASKED,
+        one,
+        result("b", "1"),
+        result("a", "2"),
+        other,
+        result("d", "3"),
+        result("c", "4"),
+        ASKED,
+    ]
+
+    assert calls.order(listed) == [0, 1, 3, 2, 4, 6, 5, 7]
+    assert calls.order([result("x", "1"), ASKED, "?"]) == [0, 1, 2]
+    assert calls.order([]) == []

@@ -170,3 +170,25 @@ def test_case_o18_one_opening_has_one_answer_and_each_conversation_goes_on(tmp_p
 
     assert reading.contradictions == 2
     assert [example.answer for example in reading.examples] == [A, A, "Hm.", A]
+
+
+def test_case_28_coheres_roles_are_read():
+    turns = [{"role": "User", "content": "Q?"}, {"role": "Chatbot", "content": "A."}]
+
+    (example,) = samples._convert(InboxSettings(), {"messages": turns}).examples
+
+    assert (example.question, example.answer) == ([{"role": "user", "content": "Q?"}], "A.")
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "named"),
+    [
+        ({"chunkedPrompt": {"chunks": [{"role": "user", "text": "Q?"}]}}, "chunkedPrompt", "AI Studio"),
+        ({"id": "1", "title": "x", "chat": {"messages": []}}, "chat", "Open WebUI"),
+    ],
+)
+def test_case_28_exports_that_are_not_read_are_named(row, field, named):
+    with pytest.raises(BadRow, match=named) as caught:
+        samples._convert(InboxSettings(), row)
+
+    assert caught.value.field == field

@@ -1,6 +1,7 @@
 """The SQLite file: all or nothing, one version of its tables, third-party errors as ours."""
 
 import contextlib
+import json
 import resource
 import sqlite3
 import threading
@@ -10,6 +11,8 @@ import pytest
 from lorad.database import MIGRATIONS, Database
 from lorad.domain import Example
 from lorad.errors import ConfigError, RegistryError, RetryLater
+from lorad.ledger import Ledger
+from lorad.memory import Memory
 
 ADD = "INSERT INTO flags VALUES (?, ?)"
 
@@ -254,16 +257,108 @@ def test_case_21_questions_of_an_older_home_get_their_normal_form(tmp_path):
     now = Example(task="chat", question=[{"role": "user", "content": "Where is it?"}], answer="").question_id
     text = Example(task="tagging", question="Where is  it?", answer="").question_id
     found = {row["id"]: row["question_id"] for row in database.rows("SELECT id, question_id FROM examples")}
-    assert found == {"lower": now, "upper": now, "gone": now, "alone": "q3", "text": text}
+    assert found == {"lower": now, "upper": now, "gone": "q2", "alone": "q3", "text": text}
     learned = database.rows("SELECT question_id, example_id, version FROM learnings ORDER BY id")
     assert [tuple(row) for row in learned] == [
         (now, "lower", "v0.1"),
-        (now, "gone", "v0.1"),
+        ("q2", "gone", "v0.1"),
         (now, "upper", "v0.2"),
         (now, "lower", "v0.2"),
         ("q3", "alone", "v0.2"),
     ]
     assert database.rows("SELECT 1 FROM sqlite_master WHERE name IN ('asked', 'learned')") == []
+    database.close()
+
+
+def an_older_home(path, *told):
+    """Return a home of the third form that learned these in this order: question, answer, and whether it was forgotten."""
+    older = an_older_one(path, 3)
+    examples = []
+    for number, (question, answer, is_forgotten) in enumerate(told, 1):
+        asked = [{"role": "user", "content": question}]
+        example = Example(task="chat", question=asked, answer=answer, dataset=f"d{number}")
+        kept = ("null", "null", 9.0) if is_forgotten else (json.dumps(asked), json.dumps(answer), None)
+        older.execute(
+            "INSERT INTO examples (id, track, question_id, dataset, task, added_at, question, answer, forgotten_at)"
+            " VALUES (?, 't', ?, ?, 'chat', 1, ?, ?, ?)",
+            (example.id, question, f"d{number}", *kept),
+        )
+        older.execute(
+            "INSERT INTO learnings (track, question_id, example_id, version) VALUES ('t', ?, ?, ?)",
+            (question, example.id, f"v0.{number}"),
+        )
+        examples.append(example)
+    older.commit()
+    older.close()
+    return examples
+
+
+def answers(memory, last):
+    return [item.example.answer for item in memory.learned("t", [f"v0.{n}" for n in range(1, last + 1)])]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (1, 2, 0)])
+def test_case_21_what_was_forgotten_replaces_what_it_replaced_and_nothing_else(tmp_path, order):
+    # Given a question in one spelling, and in another one whose newer answer was forgotten, learned in any order
+    told = [("Why so?", "kept", False), ("why so?", "replaced", False), ("why so?", "gone", True)]
+    path = tmp_path / "a.sqlite3"
+    an_older_home(path, *(told[place] for place in order))
+
+    database = Database(path)
+    memory = Memory(database)
+
+    assert answers(memory, 3) == ["kept"]
+    assert [example.answer for example in memory.all("t")] == ["kept"]
+    assert len(memory.page("t")) == 1
+    assert [event["name"] for event in Ledger(database).events()] == []
+    database.close()
+
+
+def test_case_21_a_forgotten_question_that_comes_again_is_learned_anew(tmp_path):
+    path = tmp_path / "a.sqlite3"
+    told = [("Why so?", "kept", False), ("why so?", "replaced", False), ("why so?", "gone", True)]
+    *_, gone = an_older_home(path, *told)
+    database = Database(path)
+    memory = Memory(database)
+    drop = Ledger(database).take("a.json", "t", 1.0).id
+
+    intake = memory.add("t", [gone], drop, 2.0)
+
+    assert (intake.new, [example.answer for example in intake.replacing]) == (1, ["kept"])
+    memory.mark_learned("t", [gone.ids], "v0.4")
+    assert answers(memory, 4) == ["gone"]
+    database.close()
+
+
+def test_case_21_an_answer_that_another_spelling_replaces_is_told(tmp_path):
+    path = tmp_path / "a.sqlite3"
+    an_older_home(path, ("Why so?", "older", False), ("why so?", "newer", False), ("Else?", "other", False))
+
+    database = Database(path)
+
+    assert answers(Memory(database), 3) == ["newer", "other"]
+    (event,) = Ledger(database).events()
+    assert event["name"] == "spellings joined"
+    assert (event["track"], event["replaced"], event["datasets"]) == ("t", 1, ["d1"])
+    database.close()
+
+
+def test_case_21_a_waiting_drop_has_one_answer_to_a_question(tmp_path):
+    path = tmp_path / "a.sqlite3"
+    older = an_older_one(path, 3)
+    older.execute("INSERT INTO drops (id, name, track, state, taken_at) VALUES (1, 'a', 't', 'accepted', 1)")
+    for line, question in enumerate(("Why so?", "Else?", "why so?"), 1):
+        older.execute(
+            "INSERT INTO examples (id, track, question_id, dataset, task, added_at, question, answer, line, drop_id)"
+            " VALUES (?1, 't', ?1, 'd', 'chat', 1, ?2, '\"!\"', ?3, 1)",
+            (question, json.dumps([{"role": "user", "content": question}]), line),
+        )
+    older.commit()
+    older.close()
+
+    database = Database(path)
+
+    assert [example.line for example in Memory(database).of_drop("t", "d", 1)] == [2, 3]
     database.close()
 
 

@@ -196,6 +196,41 @@ def test_case_21_other_words_are_another_question():
     assert asked("Where is", "the mill?") != asked("Where is the mill?")
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("In vim, what does p do?", "In vim, what does P do?"),
+        ("In vim, what does 'a' do?", "In vim, what does 'A' do?"),
+        (r"What does \d match?", r"What does \D match?"),
+        ("What does `ls -a` list?", "What does `ls -A` list?"),
+        ("What does ls -a list?", "What does ls -A list?"),
+        ("What does %y print?", "What does %Y print?"),
+        ("Where is $path set?", "Where is $PATH set?"),
+        ("What does getName return?", "What does getname return?"),
+        ("What prints it?\nif a:\n    go\nend", "What prints it?\nif a:\n  go\nend"),
+        ("What is 10 mW?", "What is 10 MW?"),
+        ("Run `a  b`", "Run `a b`"),
+    ],
+)
+def test_case_21_what_differs_on_purpose_is_another_question(one, other):
+    assert asked(one) != asked(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Where can I park?", "where can I  park?"),
+        ("What is a ferry?", "WHAT IS A FERRY?"),
+        ("Is 'Anna' in the E-Mail?", "is 'anna' in the e-mail?"),
+        ("What isn't in GPT2?", "what ISN'T in GPT2?"),
+        ("Who wrote it?\nThe first book.", "who wrote it? the first book."),
+        ("Où est l'École?", "où est l'école?"),
+    ],
+)
+def test_case_21_other_words_of_a_question_may_be_spelled_in_any_way(one, other):
+    assert asked(one) == asked(other)
+
+
 def test_case_21_roles_calls_and_tools_count_as_they_are():
     call = {
         "role": "assistant",

@@ -1,5 +1,6 @@
 """Exports of other products: what is learned of each, and what is left out and counted."""
 
+import contextlib
 import json
 
 import pytest
@@ -93,7 +94,86 @@ def test_case_28_a_question_with_a_picture_goes_with_its_answer():
         message("assistant", "A pier."),
     )
 
-    assert said(row) == ([([Q], A)], {exports.WITH_FILES: 2, exports.UNASKED: 2})
+    told, left_out = said(row)
+    assert told == []  # the question between the two may be about the first picture
+    assert left_out == {
+        exports.WITH_FILES: 2,
+        exports.UNASKED: 2,
+        exports.FOLLOWING: 1,
+        exports.SILENT: 1,
+    }
+
+
+def test_case_28_what_was_said_before_a_picture_is_learned():
+    row = chatgpt(
+        message("user", Q),
+        message("assistant", A),
+        message("user", {"asset_pointer": "x"}, kind="multimodal_text"),
+        message("assistant", "A ferry."),
+        message("user", "What colour is it?"),
+        message("assistant", "Red."),
+    )
+
+    assert said(row) == (
+        [([Q], A)],
+        {exports.WITH_FILES: 1, exports.UNASKED: 1, exports.FOLLOWING: 1},
+    )
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        {"status": "finished_partial_completion"},
+        {"status": "in_progress"},
+        {"metadata": {"finish_details": {"type": "interrupted"}}},
+        {"metadata": {"finish_details": {"type": "max_tokens"}}},
+    ],
+)
+def test_case_28_an_answer_that_was_cut_off_is_context_alone(cut):
+    row = chatgpt(
+        message("user", Q),
+        message("assistant", "Pier", **cut),
+        message("user", Q2),
+        message(
+            "assistant",
+            A2,
+            status="finished_successfully",
+            metadata={"finish_details": {"type": "stop"}},
+        ),
+    )
+
+    assert said(row) == ([([Q, "Pier", Q2], A2)], {exports.CUT: 1})
+
+
+@pytest.mark.parametrize("mark", ["\ue200cite\ue202turn0search0\ue201", "【4†source】", "【12:3†ferry.pdf】"])
+def test_case_28_an_answer_with_marks_of_sources_is_left_out(mark):
+    row = chatgpt(message("user", Q), message("assistant", A + mark))
+
+    assert said(row) == ([], {exports.CITING: 1, exports.SILENT: 1})
+    assert said(chatgpt(message("user", Q), message("assistant", "【Note】 " + A)))[0]
+
+
+def test_case_28_what_is_said_before_a_tool_is_used_is_not_the_answer():
+    row = chatgpt(
+        message("user", Q),
+        message("assistant", "Let me look."),
+        message("assistant", "search(ferry)", recipient="web"),
+        message("tool", "Pier 4"),
+        message("assistant", A),
+        message("user", Q2),
+        message("assistant", "I will look."),
+        message("tool", "3"),
+    )
+
+    assert said(row) == ([([Q], A)], {exports.BEFORE_TOOLS: 2, exports.NOT_SPOKEN: 3})
+
+
+@pytest.mark.parametrize("about", [{"a": "b"}, {"a": {"b": 1}}, {}, {"a": {"parent": "b"}}])
+def test_case_28_a_field_called_mapping_is_no_conversation(about):
+    with pytest.raises(BadRow) if about else contextlib.nullcontext() as caught:
+        assert said({"question": Q, "answer": A, "mapping": about}) == ([([Q], A)], {})
+
+    assert not about or caught.value.field == "mapping"
 
 
 @pytest.mark.parametrize(
@@ -148,6 +228,79 @@ def test_case_28_of_claude_parts_that_are_not_text_are_left_out():
         [([Q], A)],
         {exports.NOT_TEXT: 1, exports.WITH_FILES: 1, exports.UNASKED: 2, exports.EMPTY: 1},
     )
+
+
+def test_case_28_of_claude_the_texts_before_a_tool_are_not_the_answer():
+    def text(said):
+        return {"type": "text", "text": said}
+
+    tool = [{"type": "tool_use", "name": "search"}, {"type": "tool_result", "content": []}]
+    row = claude(
+        spoken("human", Q),
+        {
+            "sender": "assistant",
+            "text": f"Let me look. {A}",
+            "content": [text("Let me look."), *tool, text(A)],
+        },
+        spoken("human", Q2),
+        {"sender": "assistant", "text": "Let me look.", "content": [text("Let me look."), *tool]},
+    )
+
+    assert said(row) == ([([Q], A)], {exports.BEFORE_TOOLS: 1})
+
+
+def test_case_28_of_claude_an_answer_that_was_cut_off_is_left_out():
+    row = claude(spoken("human", Q), spoken("assistant", "Pier", stop_reason="max_tokens"))
+
+    assert said(row) == ([], {exports.CUT: 1, exports.SILENT: 1})
+
+
+def test_case_28_of_claude_only_the_newest_branch_counts():
+    def at(uuid, parent, sender, text):
+        return spoken(sender, text, uuid=uuid, parent_message_uuid=parent)
+
+    row = claude(
+        at("a", "00000000-0000-4000-8000-000000000000", "human", Q),
+        at("b", "a", "assistant", "Pier 9."),
+        at("c", "a", "assistant", A),
+        at("d", "c", "human", Q2),
+        at("e", "d", "assistant", A2),
+    )
+
+    assert said(row) == ([([Q], A), ([Q, A, Q2], A2)], {})
+    assert said(row | {"current_leaf_message_uuid": "b"}) == ([([Q], "Pier 9.")], {})
+
+
+def test_case_28_messages_of_claude_without_an_order_teach_nothing_twice():
+    row = claude(
+        spoken("human", Q, uuid="a", parent_message_uuid="b"),
+        spoken("assistant", A, uuid="b", parent_message_uuid="a"),
+    )
+
+    assert said(row) == ([([Q], A)], {})
+
+
+@pytest.mark.parametrize("name", ["chat_messages", "paragraphs", "qas"])
+def test_case_28_an_empty_list_beside_a_question_says_nothing(name):
+    assert said({"question": Q, "answer": A, name: []}) == ([([Q], A)], {})
+
+
+def test_case_28_paragraphs_that_are_not_of_squad_do_not_take_the_row_away():
+    with pytest.raises(BadRow) as caught:
+        convert({"question": Q, "answer": A, "paragraphs": [{"text": "x"}]})
+
+    assert caught.value.field == "paragraphs"
+
+
+def test_case_28_an_export_under_the_name_of_conversations_is_read():
+    both = [
+        chatgpt(message("user", Q), message("assistant", A)),
+        claude(spoken("human", Q2), spoken("assistant", A2), spoken("human", " ")),
+    ]
+
+    assert said({"conversations": both}) == ([([Q], A), ([Q2], A2)], {exports.EMPTY: 1})
+    with pytest.raises(BadRow):
+        convert({"conversations": both, "topic": "x"})
 
 
 def test_case_28_a_turn_of_nobody_is_a_bad_row():
@@ -217,6 +370,9 @@ def test_case_28_half_a_batch_is_told_where_the_other_half_is(row, field, other)
 def test_case_28_a_batch_that_was_joined_is_read():
     for joined in (INPUT | OUTPUT, OUTPUT | {"request": INPUT}, OUTPUT | {"messages": [USER]}):
         assert said(joined) == ([([Q], A)], {})
+    cut = {"finish_reason": "length", "message": {"role": "assistant", "content": "Pier"}}
+    long = INPUT | OUTPUT | {"response": {"status_code": 200, "body": {"choices": [cut]}}}
+    assert said(long) == ([], {exports.CUT: 1})
     failed = INPUT | OUTPUT | {"response": {"status_code": 500, "body": {"error": {}}}}
     assert said(failed) == ([], {exports.UNANSWERED: 1})
 
@@ -257,7 +413,7 @@ def test_case_28_a_row_of_squad_as_the_hub_has_it_is_read(answers):
 @pytest.mark.parametrize(
     ("row", "field"),
     [
-        ({"paragraphs": [5]}, "paragraphs[0].qas"),
+        ({"paragraphs": [5, {"qas": []}]}, "paragraphs[0].qas"),
         ({"paragraphs": [{"qas": [asked()]}]}, "paragraphs[0].qas[0]"),
         ({"context": PASSAGE, "qas": [asked(question=" ")]}, "paragraphs[0].qas[0].question"),
         ({"context": PASSAGE, **asked(topic="x")}, "topic"),

@@ -147,3 +147,31 @@ def test_case_p11_a_list_of_one_text_is_that_text_and_of_several_none(key):
         key,
         "holds 2 texts, and one is wanted; keep the one that counts",
     )
+
+
+@pytest.mark.parametrize("nothing", [None, "", " ", [], float("nan")])
+@pytest.mark.parametrize(
+    ("row", "empty"),
+    [
+        ({"question": "Q?", "response": "R"}, "answer"),
+        ({"input": "Q?", "output": "R"}, "instruction"),
+        ({"question": "Q?", "answer": "R"}, "messages"),
+        ({"question": "Q?", "answer": "R"}, "conversations"),
+        (
+            {"messages": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "R"}]},
+            "question",
+        ),
+        ({"question": "Q?", "answer": "R", "context": "C"}, "answers"),
+    ],
+)
+def test_case_19_a_column_that_is_empty_in_a_row_hides_no_other(row, empty, nothing):
+    said = samples._convert(InboxSettings(), {empty: nothing, **row})
+
+    assert [example.answer for example in said.examples] == ["R"]
+
+
+def test_case_19_a_row_without_any_answer_says_which_it_lacks():
+    with pytest.raises(BadRow, match="empty") as caught:
+        samples._convert(InboxSettings(), {"question": "Q?", "answer": None, "response": None})
+
+    assert caught.value.field == "answer"

@@ -73,6 +73,21 @@ def test_case_19_the_suggested_sidecar_written_out_reads_the_file(tmp_path, task
 @pytest.mark.parametrize(
     ("rows", "line"),
     [
+        (
+            [
+                {
+                    "question": "Does it leave?",
+                    "answer": True,
+                    "passage": "It leaves at noon.",
+                    "title": "Ferry",
+                }
+            ],
+            "fields: {question: question, answer: answer, context: passage}",
+        ),
+        (
+            [{"Frage": Q, "Antwort": A, "url": "https://x.example"}],
+            "fields: {question: Frage, answer: Antwort}",
+        ),
         (CASES[0][1], "fields: {question: question, answer: answer}"),
         (CASES[1][1], "fields: {question: Question, answer: Answer}"),
         (CASES[3][1], "fields: {question: question, answer: answer, system: system}"),
@@ -101,6 +116,27 @@ def test_case_19_the_line_names_the_files_own_fields(tmp_path, rows, line):
         [ROW | {"topic": "x"}, *({"q": 5} for _ in "abcd")],  # the others would still be bad
         [{"a": Q, "b": A, "c": "x"}],
         [{"x" * 100: Q, "answer": A}],
+        [{"title": "Ferry", "mapping": {"a": {"message": 5}}, "current_node": "a", "bad": "x"}],
+        [{"title": "Ferry", "mapping": "x", "current_node": "abc"}],
+        [{"name": "Ferry", "chat_messages": [{"sender": "bot"}]}],
+        [ROW | {"is_correct": False}],
+        [ROW | {"isCorrect": "no"}],
+        [ROW | {"topic": "x"}, OTHER | {"topic": "x", "is_correct": False}],  # only a later row says so
+        [ROW | {"rating": 1}],
+        [ROW | {"user_rating": 1}],
+        [ROW | {"feedback": "thumbs_down"}],
+        [ROW | {"Thumbs": "down"}],
+        [ROW | {"quality": "low"}],
+        [{"question": Q, "choices": ["Pier 4", "Pier 9"], "answer": 1}],
+        [{"question": Q, "A": "Pier 4", "B": "Pier 9", "answer": "A"}],
+        [{"question": Q, "option_1": "Pier 4", "option_2": "Pier 9", "answer": 1}],
+        [ROW | {"image": "a.png"}],
+        [ROW | {"input": "Pier 9"}],
+        [{"title": "Ferry", "url": "https://ferry.example"}],
+        [{"question": Q, "url": "https://ferry.example"}],
+        [{"question": Q, "date": "2026-01-02"}],
+        "dog\tHund\ncat\tKatze\ncow\tKuh\n",
+        "dog,Hund\nsea gull,Möwe\n",
         "Where is the ferry?,At the pier.\nWho steers?,Tove.\n",
         "5,6\n7,8\n",
     ],

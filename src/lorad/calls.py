@@ -117,3 +117,52 @@ def _call(call: Any, where: str, functions: Sequence[Function]) -> tuple[Functio
 
 def _nulls(given: Function) -> int:
     return sum(each is None for each in given.values())
+
+
+def order(messages: Sequence[Any], where: str = "messages") -> list[int]:
+    """Return the places of messages with what tools said in the order of the calls that it answers; raise ``BadRow``.
+
+    OpenAI tells by ``tool_call_id`` which call that is, templates by the order alone. Where the calls have no ids, or
+    not each its own, the messages stay as they are.
+    """
+    places: list[int] = []
+    at = 0
+    while at < len(messages):
+        end = at + 1
+        while end < len(messages) and _is_result(messages[end]):
+            end += 1
+        first = at if _is_result(messages[at]) else at + 1
+        ids = _call_ids(messages[first - 1]) if first else []
+        places += [*range(at, first), *_sorted(messages, range(first, end), ids, where)]
+        at = end
+    return places
+
+
+def _is_result(message: Any) -> bool:
+    roles = [message.get(key) for key in ("role", "from")] if isinstance(message, Mapping) else []
+    return any(isinstance(role, str) and cells.fold(role) in ("tool", "observation") for role in roles)
+
+
+def _call_ids(message: Any) -> list[str]:
+    """Return the ids of a message's calls; none where one has no id or another's."""
+    listed = unpacked(message, "tool_calls") if isinstance(message, Mapping) else None
+    listed = listed if isinstance(listed, list) else []
+    ids = [each.get("id") if isinstance(each, Mapping) else None for each in listed]
+    found = [each for each in ids if isinstance(each, str) and each]
+    return found if len(set(found)) == len(ids) else []
+
+
+def _sorted(messages: Sequence[Any], run: range, ids: Sequence[str], where: str) -> list[int]:
+    named = {at: messages[at].get("tool_call_id") for at in run}
+    answered: dict[str, int] = {}
+    for at, name in named.items():
+        if not ids or not name:
+            continue
+        if name not in ids:
+            raise BadRow(f"{where}[{at}].tool_call_id", "must be the id of a call in the message before")
+        if name in answered:
+            raise BadRow(f"{where}[{at}].tool_call_id", "stands twice; a call has one answer")
+        answered[name] = at
+    if len(answered) < len(named):
+        return list(run)
+    return sorted(run, key=lambda at: ids.index(named[at]))

@@ -130,6 +130,12 @@ def is_empty(value: Any) -> bool:
     return value is None or value in ("", [], {}, "[]", "{}")
 
 
+def says(value: Any) -> bool:
+    """Tell whether a value says something, blanks and what pandas writes for nothing aside."""
+    is_blank = isinstance(value, str) and not value.strip()
+    return not (is_empty(value) or is_blank or (isinstance(value, float) and math.isnan(value)))
+
+
 def refuse_unknown(
     row: Row,
     known: Collection[str],
@@ -139,7 +145,7 @@ def refuse_unknown(
     reasons: Mapping[str, str],
 ) -> None:
     """Refuse fields that would be lost, with a reason where there is one; what is empty says nothing."""
-    unknown = sorted(str(key) for key in row if not (key in known or key in ignored or is_empty(row[key])))
+    unknown = sorted(str(key) for key in row if not (key in known or key in ignored) and says(row[key]))
     if unknown:
         # a known reason first: it says more
         key = next((key for key in unknown if key in reasons), unknown[0])

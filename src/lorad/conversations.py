@@ -55,6 +55,7 @@ REFUSED = {
     "text": "text without a question is not learned; a row needs a question and its answer",
     "segments": "segments are not learned, for they join template and text; a row needs a question and its answer",
     **dict.fromkeys(_THOUGHTS, _REASONING),
+    "chunkedprompt": "AI Studio's prompts are not read; write their chunks as messages, each with role and content",
 }
 
 OPENING = "what the assistant says before any question"
@@ -119,7 +120,14 @@ SHAREGPT = Form(
 #: Keys of a turn, and every role that one of them may hold: programs mix them.
 _ROLE_KEYS = ("role", "from", "sender", "speaker")
 _TEXT_KEYS = ("content", "value", "text", "parts")
-_ROLES = {**OPENAI.roles, **SHAREGPT.roles, "model": "assistant", "ai": "assistant", "chatgpt": "assistant"}
+_ROLES = {
+    **OPENAI.roles,
+    **SHAREGPT.roles,
+    "model": "assistant",
+    "ai": "assistant",
+    "chatgpt": "assistant",
+    "chatbot": "assistant",
+}
 _TURN = frozenset({*_ROLE_KEYS, *_TEXT_KEYS, "weight", "name", "tool_calls", "tool_call_id"})
 
 
@@ -199,7 +207,8 @@ def turns(listed: Any, field: str, functions: Sequence[Message] = ()) -> list[Tu
     """Return a list's turns; raise ``BadRow``."""
     if not isinstance(listed, list) or not listed:
         raise BadRow(field, "must be a list of turns that is not empty, in a table its JSON")
-    return [_turn(turn, f"{field}[{index}]", functions) for index, turn in enumerate(listed)]
+    made = [_turn(turn, f"{field}[{index}]", functions) for index, turn in enumerate(listed)]
+    return [made[at] for at in calls.order(listed, field)]
 
 
 def _keys_of(turn: Row) -> tuple[str, str]:
@@ -279,7 +288,7 @@ def content(format: str, turns: Sequence[Turn], field: str) -> Content:  # noqa:
             if turn.is_learned:
                 answer = {"content": turn.content, **called} if called else turn.content
                 examples.append(Example(task="chat", question=list(messages), answer=answer))
-        elif turn.role == "tool" and not _is_answered(messages):
+        elif turn.role == "tool" and not is_called(messages):
             raise BadRow(turn.where, "what a tool said must follow the call of it")
         messages.append({"role": turn.role, "content": turn.content, **called})
     if not examples:
@@ -293,7 +302,7 @@ def content(format: str, turns: Sequence[Turn], field: str) -> Content:  # noqa:
     return Content(format=format, examples=examples, left_out=+left_out)
 
 
-def _is_answered(messages: Sequence[Message]) -> bool:
+def is_called(messages: Sequence[Message]) -> bool:
     """Tell whether the last message that is not a tool's calls one."""
     last = next((message for message in reversed(messages) if message["role"] != "tool"), {})
     return "tool_calls" in last

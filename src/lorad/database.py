@@ -78,24 +78,44 @@ MIGRATIONS = (
     ALTER TABLE examples DROP COLUMN learned_in;
     ALTER TABLE examples DROP COLUMN superseded_by;
     """,
-    # questions that differ only in case, white space or NFC are one, and a version may have learned two answers to it;
-    # what was forgotten has no words, and goes with the examples of the same question
+    # one question in several spellings is one now, and a version may have learned two answers to it: those that no
+    # longer hold are told. What was forgotten has no words. It keeps its place, and with it the answers that it
+    # replaced, so that it replaces no others
     """
-    CREATE TABLE asked (track TEXT, question_id TEXT, now TEXT NOT NULL, PRIMARY KEY (track, question_id));
-    INSERT OR IGNORE INTO asked
-        SELECT track, question_id, question_id_of(task, question) FROM examples WHERE forgotten_at IS NULL;
+    CREATE TABLE asked (track TEXT, id TEXT, was TEXT NOT NULL, now TEXT NOT NULL, PRIMARY KEY (track, id));
+    INSERT INTO asked SELECT track, id, question_id, question_id_of(task, question) FROM examples e
+        WHERE forgotten_at IS NULL AND NOT EXISTS (
+            SELECT 1 FROM learnings newer
+            LEFT JOIN examples by ON by.track = newer.track AND by.id = newer.example_id
+            WHERE newer.track = e.track AND newer.question_id = e.question_id
+                AND (by.id IS NULL OR by.forgotten_at IS NOT NULL)
+                AND newer.id > (
+                    SELECT MAX(mine.id) FROM learnings mine
+                    WHERE mine.track = e.track AND mine.question_id = e.question_id AND mine.example_id = e.id
+                )
+        );
     UPDATE examples SET question_id = (
-        SELECT now FROM asked WHERE asked.track = examples.track AND asked.question_id = examples.question_id
-    ) WHERE EXISTS (
-        SELECT 1 FROM asked WHERE asked.track = examples.track AND asked.question_id = examples.question_id
-    );
+        SELECT now FROM asked WHERE asked.track = examples.track AND asked.id = examples.id
+    ) WHERE EXISTS (SELECT 1 FROM asked WHERE asked.track = examples.track AND asked.id = examples.id);
     CREATE TABLE learned (
         id INTEGER PRIMARY KEY, track TEXT NOT NULL, question_id TEXT NOT NULL, example_id TEXT NOT NULL,
         version TEXT NOT NULL, UNIQUE (track, question_id, example_id, version)
     );
     INSERT OR REPLACE INTO learned (id, track, question_id, example_id, version)
         SELECT l.id, l.track, coalesce(now, l.question_id), l.example_id, l.version FROM learnings l
-        LEFT JOIN asked ON asked.track = l.track AND asked.question_id = l.question_id ORDER BY l.id;
+        LEFT JOIN asked ON asked.track = l.track AND asked.id = l.example_id AND asked.was = l.question_id
+        ORDER BY l.id;
+    INSERT INTO events (at, name, data)
+        SELECT CAST(strftime('%s', 'now') AS REAL), 'spellings joined', json_object(
+            'track', e.track, 'replaced', COUNT(*), 'datasets', json_group_array(DISTINCT e.dataset)
+        ) FROM asked JOIN examples e ON e.track = asked.track AND e.id = asked.id
+        WHERE e.id = (
+            SELECT example_id FROM learnings l WHERE l.track = e.track AND l.question_id = asked.was
+            ORDER BY l.id DESC LIMIT 1
+        ) AND e.id != (
+            SELECT example_id FROM learned l WHERE l.track = e.track AND l.question_id = asked.now
+            ORDER BY l.id DESC LIMIT 1
+        ) GROUP BY e.track;
     DROP TABLE learnings;
     ALTER TABLE learned RENAME TO learnings;
     DROP TABLE asked;

@@ -7,6 +7,7 @@ tensors, sockets, clocks. Times are Unix seconds as floats and always come from 
 import functools
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,12 @@ T = TypeVar("T")
 
 BASE = "base"
 """What people and answers call the model without any version."""
+
+#: What a text with code has, in which white space and case may decide.
+_CODE = re.compile(r"[`\\]|\n[ \t]+\S")
+
+#: What stands around words, and what joins their parts (e-mail, don't).
+_PUNCTUATION, _JOINTS = ".,;:!?\"'()…“”„\u2018\u2019«»¿¡", re.compile("['\u2019-]")
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
@@ -33,13 +40,32 @@ def digest(value: Any) -> str:
 
 
 def normal_form(text: str) -> str:
-    """Return what texts share that differ only in case, white space and the form of their characters (NFC).
+    """Return what texts share that differ only in how people spell them: case, white space, form of characters (NFC).
 
-    Not case folding: to it Maße and Masse, two German words, are one.
+    Where a difference may be what is asked for, it stays: white space in a text with code (a backquote, a backslash,
+    an indented line), and the case of a word that is a single letter (vim's p and P), an option (-a), a word with
+    capitals inside (getName) or one with digits and signs. Not case folding: to it Maße and Masse, two German words, are one.
     """
-    if text.isascii():  # most are, and a file may have a million
-        return " ".join(text.lower().split())
-    return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower()).split())
+    text = text if text.isascii() else unicodedata.normalize("NFC", text)
+    if _CODE.search(text):
+        return text
+    words = text.split()
+    is_shouted = len(words) > 1 and text.isupper()  # there a single letter is in capitals as all others are
+    return " ".join(word.lower() if is_shouted and word.isalpha() else _spelled(word) for word in words)
+
+
+def _spelled(word: str) -> str:
+    """Return a word in small letters if it is an ordinary one: its capitals are all, or the first of each part."""
+    if word == word.lower():  # most are, and a file may have a million rows
+        return word
+    core = word.strip(_PUNCTUATION)
+    if len(core) == 1:
+        return word
+    is_ordinary = all(
+        part.isalpha() and part in (part.lower(), part.upper(), part[:1].upper() + part[1:].lower())
+        for part in _JOINTS.split(core)
+    )
+    return unicodedata.normalize("NFC", word.lower()) if is_ordinary else word
 
 
 def normal_question(task: str, question: Any) -> Any:

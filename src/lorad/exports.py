@@ -7,6 +7,7 @@ Nobody cleaned these files for training. So what an export says beside text (hid
 left out and told, and is no mistake of the row; an answer to a question that was left out goes with it.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from lorad.domain import Example
 from lorad.rows import BadRow
 
 #: The fields by which these rows are known.
-FIELDS = frozenset({"mapping", "chat_messages", "custom_id", "paragraphs", "qas", "context"})
+FIELDS = frozenset({"mapping", "chat_messages", "custom_id", "paragraphs", "qas", "context", "conversations"})
 
 HIDDEN = "turns that the product hides"
 NOT_SPOKEN = "turns of the system and of tools"
@@ -27,8 +28,24 @@ NOT_TEXT = "turns that are not text alone (pictures, sound, code, thoughts)"
 WITH_FILES = "questions with a file or a picture"
 EMPTY = "turns without text"
 UNASKED = "answers to a question that is left out"
+FOLLOWING = "answers later on, which may be about what is left out"
+BEFORE_TOOLS = "what the assistant says before it uses a tool"
+CUT = "answers that were cut off"
+CITING = "answers with marks of sources"
 SILENT = "conversations without a question and its answer"
 UNANSWERED = "questions without an answer"
+
+#: Fields by which a row is one that was written to be learned from.
+_TAUGHT = ("question", "prompt", "instruction", "input", "messages")
+
+_ANSWERS = ("answer", "response", "output", "completion", "generation")
+
+#: What ChatGPT writes where it shows a source.
+_CITATION = re.compile("[\ue200-\ue20f]|【[^】]*†[^】]*】")
+
+#: Why a product says that an answer ended before its end.
+_CUTS = {"length", "max_tokens", "interrupted", "content_filter", "user_canceled", "user_cancelled"}
+_UNFINISHED = {"finished_partial_completion", "in_progress"}
 
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant"}
 
@@ -45,6 +62,8 @@ class _Said:
     role: str
     text: str = ""
     reason: str | None = None
+    is_context: bool = False
+    """Whether what follows rests on it, although it is not learned."""
 
 
 def find(row: Row) -> Callable[[Row], Content] | None:
@@ -55,19 +74,14 @@ def find(row: Row) -> Callable[[Row], Content] | None:
 
 
 def _conversation(name: str, said: Sequence[_Said]) -> Content:
-    """Return what is learned of a conversation; turns that stand without the question before them go too."""
+    """Return what is learned of a conversation, without the turns that rest on what is not there."""
     left_out: Counter[str] = Counter()
     turns: list[Turn] = []
-    is_asked = True
-    for turn in said:
-        is_answer = turn.role == "assistant"
-        reason = turn.reason or (UNASKED if is_answer and not is_asked else None)
-        if turn.role == "user" and turn.reason != HIDDEN:
-            is_asked = turn.reason is None
+    for turn, reason in zip(said, _reasons(said), strict=True):
         if reason:
             left_out[reason] += 1
-            continue
-        turns.append(Turn("", turn.role, turn.text, is_learned=True))
+        if not reason or (turn.is_context and reason == turn.reason):
+            turns.append(Turn("", turn.role, turn.text, is_learned=not reason))
     try:
         made = conversations.content(name, turns, "")
     except BadRow:  # somebody asked and went, or an answer stands alone
@@ -75,14 +89,57 @@ def _conversation(name: str, said: Sequence[_Said]) -> Content:
     return Content(format=name, examples=made.examples, left_out=left_out + Counter(made.left_out))
 
 
-def _spoken(role: str, text: str) -> _Said:
+def _reasons(said: Sequence[_Said]) -> Iterator[str | None]:
+    """Yield why each turn is left out, None for those that stay."""
+    is_asked, is_complete = True, True
+    for at, turn in enumerate(said):
+        if turn.role == "user" and turn.reason != HIDDEN:
+            is_asked = turn.reason is None
+            is_complete = is_complete and turn.reason not in (WITH_FILES, NOT_TEXT)
+        if turn.role != "assistant" or (turn.reason and not turn.is_context):
+            yield turn.reason
+        elif not is_asked:
+            yield UNASKED
+        elif not is_complete:
+            yield FOLLOWING
+        else:
+            yield BEFORE_TOOLS if _uses_tools(said[at + 1 :]) else turn.reason
+
+
+def _uses_tools(later: Sequence[_Said]) -> bool:
+    """Tell whether a tool is called before the next question."""
+    for turn in later:
+        if turn.role == "user":
+            return False
+        if turn.role == "tool" or (turn.role == "assistant" and turn.reason == NOT_SPOKEN):
+            return True
+    return False
+
+
+def _spoken(role: str, text: str, *, is_cut: bool = False) -> _Said:
     if not text.strip():
         return _Said(role, reason=EMPTY)
     cells.check_text(role, text)
+    if role == "assistant" and (is_cut or _CITATION.search(text)):
+        return _Said(role, text, CUT if is_cut else CITING, is_context=True)
     return _Said(role, text)
 
 
+def _is_taught(row: Row) -> bool:
+    """Tell whether a row has a question of its own; what else it holds says something about that."""
+    return any(cells.says(row.get(name)) for name in _TAUGHT)
+
+
 # ChatGPT
+
+
+def _is_chatgpt(row: Row) -> bool:
+    nodes = row.get("mapping")
+    return isinstance(nodes, Mapping) and (any(map(_is_node, nodes.values())) or "current_node" in row)
+
+
+def _is_node(value: Any) -> bool:
+    return isinstance(value, Mapping) and ("message" in value or {"parent", "children"} <= value.keys())
 
 
 def _chatgpt(row: Row) -> Content:
@@ -109,10 +166,11 @@ def _branch(row: Row) -> list[Row]:
 def _from_chatgpt(message: Row) -> _Said:
     author, said, about = (_object(message, name) for name in ("author", "content", "metadata"))
     role = _ROLES.get(str(author.get("role")))
+    other = "tool" if author.get("role") == "tool" else "system"
     if about.get("is_visually_hidden_from_conversation") or message.get("weight") == 0:
-        return _Said(role or "system", reason=HIDDEN)
+        return _Said(role or other, reason=HIDDEN)
     if role is None or message.get("recipient") not in (None, "all"):
-        return _Said(role or "system", reason=NOT_SPOKEN)
+        return _Said(role or other, reason=NOT_SPOKEN)
     parts = said.get("parts")
     parts = parts if isinstance(parts, list) else []
     if said.get("content_type") != "text" or not all(isinstance(part, str) for part in parts):
@@ -120,7 +178,8 @@ def _from_chatgpt(message: Row) -> _Said:
         return _Said(role, reason=WITH_FILES if is_shown else NOT_TEXT)
     if about.get("attachments") and role == "user":
         return _Said(role, reason=WITH_FILES)
-    return _spoken(role, "".join(parts))
+    is_cut = message.get("status") in _UNFINISHED or _object(about, "finish_details").get("type") in _CUTS
+    return _spoken(role, "".join(parts), is_cut=is_cut)
 
 
 def _object(value: Row, key: str) -> Row:
@@ -130,11 +189,39 @@ def _object(value: Row, key: str) -> Row:
 
 # Claude
 
+_TOOLS = ("tool_use", "tool_result")
+
+
+def _is_claude(row: Row) -> bool:
+    listed = row.get("chat_messages")
+    return isinstance(listed, list) and (bool(listed) or not _is_taught(row))
+
 
 def _claude(row: Row) -> Content:
-    return _conversation(
-        "claude", [_from_claude(each, f"chat_messages[{at}]") for at, each in enumerate(row["chat_messages"])]
-    )
+    listed = row["chat_messages"]
+    branch = _open_last(row, listed)
+    return _conversation("claude", [_from_claude(listed[at], f"chat_messages[{at}]") for at in branch])
+
+
+def _open_last(row: Row, listed: Sequence[Any]) -> list[int]:
+    """Return the places of the messages of the newest branch; of all where none names the one before it."""
+    named = {
+        each["uuid"]: at
+        for at, each in enumerate(listed)
+        if isinstance(each, Mapping) and isinstance(each.get("uuid"), str)
+    }
+    before = [
+        named.get(str(each.get("parent_message_uuid"))) if isinstance(each, Mapping) else None
+        for each in listed
+    ]
+    if all(parent is None for parent in before):
+        return list(range(len(listed)))
+    at: int | None = named.get(str(row.get("current_leaf_message_uuid")), len(listed) - 1)
+    branch: list[int] = []
+    while at is not None and at not in branch:
+        branch.append(at)
+        at = before[at]
+    return branch[::-1]
 
 
 def _from_claude(message: Any, where: str) -> _Said:
@@ -145,12 +232,18 @@ def _from_claude(message: Any, where: str) -> _Said:
         return _Said(role, reason=WITH_FILES)
     parts = message.get("content")
     parts = [part for part in parts if isinstance(part, Mapping)] if isinstance(parts, list) else []
-    texts = [str(part.get("text") or "") for part in parts if part.get("type") == "text"]
-    if parts and not texts:
-        return _Said(role, reason=NOT_TEXT)
+    last_tool = max((at for at, part in enumerate(parts) if part.get("type") in _TOOLS), default=-1)
+    texts, answer = _texts(parts), _texts(parts[last_tool + 1 :])
+    if parts and not answer:
+        return _Said(role, reason=BEFORE_TOOLS if texts else NOT_TEXT)
     # the thoughts and tools between an answer's texts are not among them, in `text` they may be
     whole = message.get("text")
-    return _spoken(role, "\n".join(filter(None, texts)) or (whole if isinstance(whole, str) else ""))
+    told = "\n".join(filter(None, answer)) or (whole if isinstance(whole, str) and last_tool < 0 else "")
+    return _spoken(role, told, is_cut=message.get("stop_reason") in _CUTS)
+
+
+def _texts(parts: Sequence[Row]) -> list[str]:
+    return [str(part.get("text") or "") for part in parts if part.get("type") == "text"]
 
 
 # OpenAI's batches
@@ -166,9 +259,10 @@ def _batch(row: Row) -> Content:
     if not isinstance(asked, list):
         told = "a batch's output has answers and not their questions; " + _JOIN.format(other="input")
         raise BadRow("response", told)
-    answer = _first_choice(_object(_object(row, "response"), "body"))
-    if not answer:
-        return Content(format="openai batch", examples=[], left_out={UNANSWERED: 1})
+    choice = _first_choice(_object(_object(row, "response"), "body"))
+    answer, is_cut = _object(choice, "message"), choice.get("finish_reason") in _CUTS
+    if not answer or is_cut:
+        return Content(format="openai batch", examples=[], left_out={CUT if is_cut else UNANSWERED: 1})
     functions = calls.functions(body)
     question = conversations.turns(asked, "body.messages", functions)
     told_turns = conversations.turns([answer], "response.body.choices", functions)
@@ -180,7 +274,13 @@ def _batch(row: Row) -> Content:
 def _first_choice(body: Row) -> Row:
     choices = body.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else {}
-    return _object(first, "message") if isinstance(first, Mapping) else {}
+    return first if isinstance(first, Mapping) else {}
+
+
+def _is_batch(row: Row) -> bool:
+    if "custom_id" not in row or isinstance(row.get("response", row.get("body", "")), str):
+        return False
+    return not _is_taught(row) or isinstance(row.get("messages"), list)
 
 
 # SQuAD
@@ -244,16 +344,47 @@ def _first_answer(answers: Any) -> Any:
 
 
 def _is_squad_question(row: Row) -> bool:
-    return {"question", "context", "answers"} <= row.keys() and not isinstance(row["answers"], str)
+    if not {"question", "context", "answers"} <= row.keys() or isinstance(row["answers"], str):
+        return False
+    # a table has a column for everybody: where it is empty, another one has the answer
+    return cells.says(row["answers"]) or not any(cells.says(row.get(name)) for name in _ANSWERS)
+
+
+def _is_squad(row: Row) -> bool:
+    listed = row.get("paragraphs")
+    if isinstance(listed, list):
+        return any(isinstance(each, Mapping) and "qas" in each for each in listed) or not (
+            listed or _is_taught(row)
+        )
+    return isinstance(row.get("qas"), list) and (bool(row["qas"]) or not _is_taught(row))
+
+
+# several conversations in one row
+
+
+def _are_conversations(row: Row) -> bool:
+    listed = row.get("conversations")
+    return (
+        isinstance(listed, list)
+        and bool(listed)
+        and all(isinstance(each, Mapping) and (_is_chatgpt(each) or _is_claude(each)) for each in listed)
+    )
+
+
+def _conversations(row: Row) -> Content:
+    """Read what somebody put around an export."""
+    conversations.refuse_unknown(row, {"conversations"})
+    made = [_chatgpt(each) if _is_chatgpt(each) else _claude(each) for each in row["conversations"]]
+    left_out = sum((Counter(each.left_out) for each in made), Counter[str]())
+    examples = [example for each in made for example in each.examples]
+    return Content(format=made[0].format, examples=examples, left_out=left_out)
 
 
 _READERS: tuple[tuple[Callable[[Row], bool], Callable[[Row], Content]], ...] = (
-    (lambda row: isinstance(row.get("mapping"), Mapping), _chatgpt),
-    (lambda row: isinstance(row.get("chat_messages"), list), _claude),
-    (
-        lambda row: "custom_id" in row and not isinstance(row.get("response", row.get("body", "")), str),
-        _batch,
-    ),
-    (lambda row: isinstance(row.get("paragraphs"), list) or isinstance(row.get("qas"), list), _squad),
+    (_is_chatgpt, _chatgpt),
+    (_is_claude, _claude),
+    (_are_conversations, _conversations),
+    (_is_batch, _batch),
+    (_is_squad, _squad),
     (_is_squad_question, _squad_question),
 )

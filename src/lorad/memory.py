@@ -179,8 +179,13 @@ class Memory:
         )
 
     def of_drop(self, track: str, dataset: str, drop_id: int) -> list[Example]:
-        """Return what a drop brought that memory did not hold before, in file order."""
-        return self._select(track, "AND dataset = ? AND drop_id = ?", dataset, drop_id)
+        """Return what a drop brought that memory did not hold before, in file order.
+
+        Of each question the last answer: a drop that an older lorad took may hold two in other spellings.
+        """
+        brought = self._select(track, "AND dataset = ? AND drop_id = ?", dataset, drop_id)
+        last = {example.question_id: example.id for example in sorted(brought, key=lambda each: each.line)}
+        return [example for example in brought if last[example.question_id] == example.id]
 
     def learned(self, track: str, lineage: Sequence[str]) -> list[Recalled]:
         """Return what the version at the head of ``lineage`` must know, with the last test's result.

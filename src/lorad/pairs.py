@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from lorad import calls, conversations
+from lorad import calls, cells, conversations
 from lorad.cells import Row, check_text, text, unpacked
 from lorad.conversations import Content, Message, Turn
 from lorad.domain import Example
@@ -48,9 +48,16 @@ BESIDE = frozenset({"system", "system_prompt", "history"})
 
 
 def find(row: Row) -> tuple[str, str, str] | None:
-    """Return the format of a row, and its question's and answer's fields; None when it has none."""
-    for name, question, answer in PAIRS:
-        if question in row and answer in row and not row[question] is row[answer] is None:
+    """Return the format of a row, and its question's and answer's fields; None when it has none.
+
+    Tables of several sources have empty columns: fields that say something count first.
+    """
+    found = [pair for pair in PAIRS if pair[1] in row and pair[2] in row]
+    for name, question, answer in found:
+        if cells.says(row[question]) and cells.says(row[answer]):
+            return name, question, answer
+    for name, question, answer in found:  # to be told what it lacks
+        if not row[question] is row[answer] is None:
             return name, question, answer
     return ("question-answer", *SHORT) if set(row) == set(SHORT) else None
 

@@ -254,8 +254,12 @@ def _helpful(tally: _Tally, error: SampleError) -> Mapping[str, str] | None:
     """Return the fields with which a sidecar would have the file read: the file is read with them, to be sure."""
     found: list[Mapping[str, str] | None] = []
     if error.code == "bad_rows":
-        rows_held = (each for row in tally.refused.values() for each in shapes.held(row))
-        found = [suggestion.fields(row, tally.task, tally.convert) for row in rows_held]
+        held = [each for row in tally.refused.values() for each in shapes.held(row)]
+        found = [suggestion.fields(row, tally.task, tally.convert) for row in held]
+        if tally.task == "chat":
+            found = [
+                named for named in found if named and not any(suggestion.lacks(row, named) for row in held)
+            ]
     elif error.code == "no_header":
         found = list(suggestion.columns(tally.path, tally.limits, tally.task))
     return next((fields for fields in found if fields and _is_read(tally, fields)), None)
@@ -361,9 +365,10 @@ def _plain(row: Any) -> Content:
         raise annotations.foreign(row, "chat") or BadRow("", told)
     if convert := exports.find(row):
         return convert(row)
-    if name := conversations.find(row):
+    name, pair = conversations.find(row), pairs.find(row)
+    if name and (cells.says(row[name]) or not pair):
         return conversations.read(row, name)
-    if pair := pairs.find(row):
+    if pair:
         return pairs.read(row, *pair)
     raise _no_format(row)
 
@@ -377,6 +382,8 @@ def _no_format(row: Row) -> BadRow:
     strange = [str(key) for key in row if key not in _NAMES | beside | IGNORED]
     if refused := next((key for key in strange if key in REFUSED), None):
         return BadRow(refused, REFUSED[refused])
+    if isinstance(row.get("chat"), Mapping):
+        return BadRow("chat", "Open WebUI's chats are not read; write the list chat.messages as messages")
     if strange:
         return BadRow(strange[0], f"the field is unknown here; {known}")
     if empty := next((name for name in conversations.LISTS if name in row), None):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lorad import annotations, cells, conversations, csv_rows, pairs, preferences
+from lorad import annotations, cells, conversations, csv_rows, exports, pairs, preferences
 from lorad.cells import Row, unpacked
 from lorad.config import InboxSettings
 from lorad.rows import BadRow
@@ -26,6 +26,44 @@ _NUMBERS = {"nr", "no", "number", "index", "row"}
 
 #: What a column may be called, and a sentence hardly.
 _NAME = re.compile(r"[^\W\d][\w-]*( [\w-]+){0,2}")
+
+#: Words in the names of fields that may say an answer is a bad one.
+_JUDGING = re.compile(
+    "(in)?correct(ness)?|right|wrong|ratings?|rated|feedback|(up|down)?votes?|thumbs?|verdict|good|bad|accepted|approved|"
+    "rejected|quality|helpful(ness)?|harmful|toxic(ity)?|hallucinat(ion|ed)|reward|rank|grade|(in)?valid|preferred|"
+    "preference|flag(ged)?|(dis)?liked?s?|stars|passed|failed"
+)
+
+#: Words in the names of fields without which a question may not be whole, or its answer only a choice's number.
+_COMPLETING = re.compile(
+    "choices?|options?|distractors?|candidates?|endings?|op[a-d]|input|contexts?|history|system|passages?|documents?|"
+    "articles?|paragraphs?|story|background|images?|pictures?|photos?|audio|video|table|figure|attachments?"
+)
+_ASKING = frozenset(question for _, question, _ in pairs.PAIRS)
+
+#: What a question may rest on, as others call its context.
+_CONTEXTS = ("passage", "document", "article", "paragraph", "story", "background")
+
+#: Letters of choices; two of them are no accident.
+_LETTERS = frozenset("abcde")
+
+#: What is neither a question nor an answer, whatever else a row has.
+_REMARKS = re.compile(
+    "title|ur[li]|link|href|[ug]uid|date|time|timestamp|(created|updated)_at|(create|update)_time|author|user|username|"
+    "user_id|name|lang|language|locale|file|filename|path|type|status|version|model|tags|topic"
+)
+
+#: Fields of exports, of which nothing is guessed.
+_EXPORTED = exports.FIELDS - {"context", "conversations"} | {"current_node"}
+
+#: Stands for a value in a row of which the names alone are known.
+_ANY = "…"
+
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+_ADDRESS = re.compile(r"\w+:/\S+|www\.\S+|[\W\d_]+")
+
+#: What stands between the cells of a table, and how many of its lines are looked at.
+_CELLS, _LOOKED_AT = re.compile(r"[,;\t|]"), 20
 
 #: By task, the fields that a row of each format must have, and those that may stand beside them.
 _SHAPES = {
@@ -62,7 +100,11 @@ def fields(row: Any, task: str, reads: Callable[[Row], Any]) -> Fields | None:
         return None
     if task == "chat" and preferences.may_judge({cells.fold(name): value for name, value in row.items()}):
         return None  # to leave a verdict out would teach the answers that it calls bad
+    if task == "chat" and exports.find(row) and not _EXPORTED.isdisjoint(row):
+        return None
     for named in _candidates(row, task):
+        if task == "chat" and lacks(row, named):
+            continue
         if all(len(name) <= _LONGEST_NAME and cells.is_whole(name) for name in named.values()):
             try:
                 reads({ours: row[theirs] for ours, theirs in named.items()})
@@ -70,6 +112,19 @@ def fields(row: Any, task: str, reads: Callable[[Row], Any]) -> Fields | None:
                 continue
             return named
     return None
+
+
+def lacks(row: Row, named: Mapping[str, str]) -> bool:
+    """Tell whether a field that a sidecar would leave out may judge a chat answer, or complete its question."""
+    kept = set(map(cells.fold, named.values()))
+    out = {name for name, value in row.items() if cells.fold(name) not in kept and cells.says(value)}
+    words = {word.lower() for name in out for word in _WORDS.findall(name)}
+    whole = set(map(cells.fold, out))
+    return (
+        any(_JUDGING.fullmatch(word) or _COMPLETING.fullmatch(word) for word in words)
+        or len(_LETTERS & whole) > 1
+        or not _ASKING.isdisjoint(whole)
+    )
 
 
 def columns(path: Path, limits: InboxSettings, task: str) -> Iterator[Fields]:
@@ -86,7 +141,7 @@ def columns(path: Path, limits: InboxSettings, task: str) -> Iterator[Fields]:
         if len(filled) > 1 and all(len(names) == len(filled[0]) for names in filled) and all(filled):
             continue
         if names := next(filter(None, found), None):
-            yield from itertools.islice(_candidates(dict.fromkeys(names, "…"), task), 1)
+            yield from itertools.islice(_candidates(dict.fromkeys(names, _ANY), task), 1)
 
 
 def _names(line: str, delimiter: str) -> list[str]:
@@ -95,12 +150,20 @@ def _names(line: str, delimiter: str) -> list[str]:
     return names if len(names) > 1 and all(map(_NAME.fullmatch, names)) else []
 
 
+def _may_be_said(value: Any, task: str) -> bool:
+    """Tell whether a value may be a text or a list; in chat not an address, a number or a date."""
+    is_bare = task == "chat" and isinstance(value, str) and _ADDRESS.fullmatch(value.strip())
+    return isinstance(value, str | list) and (value == _ANY or not is_bare)
+
+
 def _candidates(row: Row, task: str) -> Iterator[Fields]:
     """Yield what fields may be called: by their names, else the one that is left over, else by their order."""
     own = {cells.fold(name): name for name, value in row.items() if not cells.is_empty(value)}
     shapes = _SHAPES[task]
     for needed, beside in shapes:
         if all(name in own for name in needed):
+            if task == "chat" and len(needed) > 1 and (rests := [name for name in _CONTEXTS if name in own]):
+                yield {**{name: own[name] for name in needed}, "context": own[rests[0]]}
             yield {name: own[name] for name in (*needed, *beside) if name in own}
             yield {name: own[name] for name in needed}
     known = {
@@ -109,7 +172,11 @@ def _candidates(row: Row, task: str) -> Iterator[Fields]:
         *_NUMBERS,
         *(name for _, beside in shapes for name in beside),
     }
-    left = [own[name] for name in own if name not in known and isinstance(row[own[name]], str | list)]
+    if task == "chat":
+        known |= {name for name in own if _REMARKS.fullmatch(name)}
+        if not _EXPORTED.isdisjoint(own):
+            return
+    left = [own[name] for name in own if name not in known and _may_be_said(row[own[name]], task)]
     for needed, _ in shapes:
         rest = [name for name in left if cells.fold(name) not in needed]
         if len(rest) == 1 and len(needed) == len(left) > 1:
