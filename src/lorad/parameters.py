@@ -311,7 +311,7 @@ REFUSED_IN_MESSAGES: Mapping[str, str] = {
     ),
 }
 """What a message may say elsewhere. Its other fields are let through: ``name``, as files are read without it too, and
-what says nothing to a model, such as ``tool_call_id``."""
+``tool_call_id``, which says whose answer it is."""
 
 
 def check(request: Mapping[str, Any]) -> None:

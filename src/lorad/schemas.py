@@ -8,6 +8,7 @@ completion request as the engine is asked. What never does: routes, answers, kno
 import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -22,6 +23,8 @@ DEPTH = 64
 """Lists and objects in one another; what is deeper costs Python its stack."""
 
 _SHOWN = 60
+_TEXT_PARTS = ("text", "input_text", "output_text")
+"""What a part of a message that is text calls itself in OpenAI's chat completions and in its responses."""
 _TOKENS = Field(default=None, ge=1)
 
 
@@ -100,7 +103,7 @@ class ChatBody(Body):
                 "message to answer",
                 "unsupported_parameter",
             )
-        return [*self._tools(), *said]
+        return [*self._tools(), *_in_order_of_calls(said, self.messages)]
 
     def sampling(self) -> Sampling:
         """Return how to generate."""
@@ -272,6 +275,38 @@ def _message(given: Any, where: str) -> dict[str, Any]:
     return {"role": role, "content": text} | ({"tool_calls": called} if called else {})
 
 
+def _in_order_of_calls(said: Sequence[dict[str, Any]], given: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return messages with what tools said in the order of the calls: no template knows ids."""
+    ordered: list[dict[str, Any]] = []
+    for is_tools, group in groupby(range(len(said)), lambda index: said[index]["role"] == "tool"):
+        places = list(group)
+        ordered += (said[place] for place in (_by_call(places, given) if is_tools else places))
+    return ordered
+
+
+def _by_call(places: Sequence[int], given: Sequence[Any]) -> Sequence[int]:
+    """Return the places of what tools said, sorted as the message before them calls; where no ids are given, as they are."""
+    begin = places[0]
+    called = _call_ids(given[begin - 1]) if begin else []
+    if not called:
+        raise _refused(f"messages[{begin}]", "what a tool said must follow the call of it", "no_call")
+    ids = {place: given[place].get("tool_call_id") for place in places}
+    if not any(called) or not any(ids.values()):
+        return places
+    for place, answered in ids.items():
+        if answered not in called:
+            told = "must be the id of a call in the message before the answers"
+            raise _refused(f"messages[{place}].tool_call_id", told, "unknown_call")
+    return sorted(places, key=lambda place: called.index(ids[place]))
+
+
+def _call_ids(message: Mapping[str, Any]) -> list[Any]:
+    """Return the id of each call of a message that has been read, ``None`` for one without."""
+    made = message.get("tool_calls") or []
+    found = parse(made) if isinstance(made, str) else made
+    return [call.get("id") for call in (found if isinstance(found, list) else [found])]
+
+
 def _text(content: Any, where: str) -> str:
     if isinstance(content, str):
         return content
@@ -282,7 +317,7 @@ def _text(content: Any, where: str) -> str:
 
 def _part(part: Any, where: str) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind != "text":
+    if kind not in _TEXT_PARTS:
         raise _refused(f"{where}.type", "must be text; this model reads text only", "unsupported_content")
     if not isinstance(part.get("text"), str):
         raise _refused(f"{where}.text", "must be text")
