@@ -297,3 +297,19 @@ def test_case_9_a_tool_cannot_be_forced(choice):
 @pytest.mark.parametrize("tool", [{"type": "web_search"}, {"type": "custom", "custom": {"name": "f"}}])
 def test_case_9_tools_that_lorad_would_have_to_bring_are_refused(tool):
     assert refusal(chat(tools=[tool]).question).data["param"] == "tools[0].type"
+
+
+def test_case_11_a_number_of_very_many_digits_is_told_in_a_sentence():
+    error = refusal(lambda: ChatBody.read(b'{"messages": [], "seed": ' + b"9" * 5000 + b"}"))
+
+    assert "more than 4300 digits" in error.message
+    assert "sys." not in error.message
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"), [(ChatBody, "max_tokens"), (PruneBody, "keep"), (PruneBody, "max_bytes")]
+)
+def test_case_11_a_number_beyond_all_bounds_is_told(kind, field):
+    body = {"messages": HELLO} if kind is ChatBody else {}
+
+    assert refusal(lambda: kind.read(json.dumps({**body, field: 10**400}).encode())).data["param"] == field

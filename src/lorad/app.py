@@ -423,8 +423,8 @@ class App:
 
     def ask(self, model: str, messages: list[dict[str, Any]], sampling: Sampling) -> tuple[Ticket, str]:
         """Accept a question for ``track`` or ``track@latest|previous|vN|TAG|base``."""
-        track, _, wanted = model.partition("@")
-        version = self._resolve(track, wanted) if wanted else None
+        track, named, wanted = model.partition("@")
+        version = self._resolve(track, wanted) if named else None
         ticket = self.engine.submit(track, messages, sampling, version)
         return ticket, self.engine.fingerprint(track, ticket.version)
 

@@ -25,7 +25,8 @@ DEPTH = 64
 _SHOWN = 60
 _TEXT_PARTS = ("text", "input_text", "output_text")
 """What a part of a message that is text calls itself in OpenAI's chat completions and in its responses."""
-_TOKENS = Field(default=None, ge=1)
+_TOKENS = Field(default=None, ge=1, lt=2**31)
+_LIMIT = Field(default=None, ge=1, lt=2**63)
 
 
 def _said(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,9 +198,9 @@ class PruneBody(Body):
     example: ClassVar[str] = '{"track": "chat", "keep": 5, "dry_run": true}'
 
     track: str = "chat"
-    keep: int | None = _TOKENS
-    max_age_days: int | None = _TOKENS
-    max_bytes: int | None = _TOKENS
+    keep: int | None = _LIMIT
+    max_age_days: int | None = _LIMIT
+    max_bytes: int | None = _LIMIT
     dry_run: bool = False
 
     def limits(self) -> dict[str, int]:
@@ -383,7 +384,8 @@ def invalid(problems: Sequence[Any], known: Sequence[str] = ()) -> ProtocolError
     where = _where(first["loc"])
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(where, known, n=1)
-        told = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+        others = f"known here: {', '.join(known)}" if known else "none is known here; leave it out"
+        told = f"did you mean {near[0]}?" if near else others
         return _refused(where, f"there is no such field; {told}")
     if first["type"] == "missing":
         return _refused(where, "is missing")

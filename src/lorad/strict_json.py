@@ -7,6 +7,7 @@ a value means.
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,9 @@ _CONTROLS = {
     "\r": "a line break inside a string must be written \\n, or the quote that ends the string is missing",
     "\t": "a tab inside a string must be written \\t",
 }
+
+#: What Python's own message would have the reader change in the program.
+_TOO_MANY_DIGITS = f"a number has more than {sys.get_int_max_str_digits()} digits; put quotes around it"
 
 _PYTHON = "this is how Python prints a value; write it with json.dumps"
 _COMMENT = "JSON has no comments; take it out"
@@ -112,8 +116,8 @@ def parse(text: str, line: int = 1) -> Any:
             place = f"line {line + error.lineno - 1}"
         told = _told(error.msg, place, text, error.pos)
         raise NotJson(told, is_cut=_may_be_cut(error, text.rstrip())) from None
-    except ValueError as error:  # a number of too many digits
-        raise NotJson(str(error)) from None
+    except ValueError:
+        raise NotJson(_TOO_MANY_DIGITS) from None
     return decoder.checked(value)
 
 
@@ -235,8 +239,8 @@ class Stream:
             except json.JSONDecodeError as error:
                 if self._has_ended or not _may_be_cut(error, self._text):
                     raise self._not_json(error.msg, error.pos) from None
-            except ValueError as error:  # a number of too many digits
-                raise self._not_json(str(error), self._at) from None
+            except ValueError:
+                raise self._not_json(_TOO_MANY_DIGITS, self._at) from None
             else:
                 if end < len(self._text) or self._has_ended:  # else a number may go on
                     return value, end
