@@ -198,3 +198,12 @@ def test_case_9_do_sample_is_let_through_where_it_says_what_the_temperature_does
         pytest.raises(ProtocolError, match="temperature decides") if is_refused else contextlib.nullcontext()
     ):
         parameters.check(given)
+
+
+@pytest.mark.parametrize("name", ["toolCalls", "Content", "toolCallId", "functionCall", "reasoningContent"])
+def test_case_9_what_a_message_says_under_a_name_written_otherwise_is_refused(name):
+    parameters.check_message({"role": "assistant", "content": "", "name": "Ann", "id": "7"}, "messages[1]")
+    with pytest.raises(ProtocolError, match=f"{name} is not read") as caught:
+        parameters.check_message({"role": "assistant", name: "x"}, "messages[1]")
+
+    assert caught.value.data["param"] == f"messages[1].{name}"

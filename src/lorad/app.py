@@ -430,6 +430,12 @@ class App:
 
     def _resolve(self, track: str, wanted: str) -> str | None:
         registry = self.archive.registry(track)
+        if not wanted:
+            raise ProtocolError(
+                f"there is no model '{track}@'; name a version behind the @, or leave the @ out",
+                status=404,
+                code="model_not_found",
+            )
         if wanted == "latest":
             return None
         if wanted == BASE:

@@ -314,6 +314,10 @@ REFUSED_IN_MESSAGES: Mapping[str, str] = {
 ``tool_call_id``, which says whose answer it is."""
 
 
+READ_IN_MESSAGES = ("role", "content", "tool_calls", "tool_call_id")
+"""What ``schemas`` reads of a message."""
+
+
 def check(request: Mapping[str, Any]) -> None:
     """Raise ``ProtocolError`` on the first parameter that would be ignored and changes the answer."""
     for name, value in request.items():
@@ -344,6 +348,7 @@ def _plain(name: str) -> str:
 
 
 _KNOWN = {_plain(name): name for name in (*DONE, *HARMLESS, *REFUSED, *ELSEWHERE)}
+_KNOWN_IN_MESSAGES = {_plain(name): name for name in (*READ_IN_MESSAGES, *REFUSED_IN_MESSAGES)}
 _LIKENESS = 0.85
 """From here on a name is a misspelling: ``temprature``, ``response_formt``; what ends in ``id`` names another thing."""
 
@@ -359,8 +364,10 @@ def _meant(name: str) -> str | None:
 
 def check_message(message: Mapping[str, Any], where: str) -> None:
     """Raise ``ProtocolError`` when a message says something that the model would not be told."""
-    for name, why in REFUSED_IN_MESSAGES.items():
-        if message.get(name):
+    for name in filter(message.get, message):
+        meant = _KNOWN_IN_MESSAGES.get(_plain(name))
+        if meant is not None and (meant != name or meant in REFUSED_IN_MESSAGES):
+            why = REFUSED_IN_MESSAGES.get(meant, f"write {meant}")
             raise ProtocolError(
                 f"{where}.{name} is not read: {why}", code="unsupported_parameter", param=f"{where}.{name}"
             )
