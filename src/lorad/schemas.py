@@ -23,6 +23,7 @@ DEPTH = 64
 """Lists and objects in one another; what is deeper costs Python its stack."""
 
 _SHOWN = 60
+_UNKNOWN_CALL = "must be the id of a call in the message before the answers"
 _TEXT_PARTS = ("text", "input_text", "output_text")
 """What a part of a message that is text calls itself in OpenAI's chat completions and in its responses."""
 _TOKENS = Field(default=None, ge=1, lt=2**31)
@@ -286,19 +287,19 @@ def _in_order_of_calls(said: Sequence[dict[str, Any]], given: Sequence[Any]) -> 
 
 
 def _by_call(places: Sequence[int], given: Sequence[Any]) -> Sequence[int]:
-    """Return the places of what tools said, sorted as the message before them calls; where no ids are given, as they are."""
+    """Return the places of what tools said, sorted as the message before them calls; where ids are missing, as they are."""
     begin = places[0]
     called = _call_ids(given[begin - 1]) if begin else []
     if not called:
         raise _refused(f"messages[{begin}]", "what a tool said must follow the call of it", "no_call")
-    ids = {place: given[place].get("tool_call_id") for place in places}
-    if not any(called) or not any(ids.values()):
+    ids = [given[place].get("tool_call_id") for place in places]
+    if not all(called) or any(called.count(each) > 1 for each in called):
         return places
-    for place, answered in ids.items():
-        if answered not in called:
-            told = "must be the id of a call in the message before the answers"
+    for place, answered in zip(places, ids, strict=True):
+        if answered and (answered not in called or ids.count(answered) > 1):
+            told = "stands twice; a call has one answer" if answered in called else _UNKNOWN_CALL
             raise _refused(f"messages[{place}].tool_call_id", told, "unknown_call")
-    return sorted(places, key=lambda place: called.index(ids[place]))
+    return sorted(places, key=lambda place: called.index(ids[place - begin])) if all(ids) else places
 
 
 def _call_ids(message: Mapping[str, Any]) -> list[Any]:
