@@ -19,10 +19,13 @@ from peft import PeftModel
 import tiny
 from lorad import teacher, weights
 from lorad.app import App, ChildSession, _scheduler
+from lorad.archive import Archive
 from lorad.client import Client
 from lorad.config import Settings
-from lorad.errors import ConfigError
+from lorad.engine import Sampling
+from lorad.errors import ConfigError, ProtocolError
 from lorad.home import Home
+from lorad.registry import Registry
 from lorad.tasks import find
 
 SETTINGS = Settings.model_validate(
@@ -321,3 +324,13 @@ def test_the_daemon_as_a_process_stops_on_sigterm(home):
 
     assert process.wait(timeout=30) == 0
     assert not home.socket(SETTINGS.server.socket).exists()
+
+
+def test_case_10_a_model_with_nothing_behind_its_at_is_not_there(home):
+    app = App(home, SETTINGS)
+    app.archive = Archive({"chat": Registry(home.track("chat"))}, None, None)
+
+    with pytest.raises(ProtocolError, match="there is no model 'chat@'") as missing:
+        app.ask("chat@", [], Sampling())
+
+    assert (missing.value.status, missing.value.code) == (404, "model_not_found")

@@ -167,3 +167,21 @@ def test_what_changes_something_needs_the_daemon(world, words):
 
     assert (result.exit_code, result.stdout) == (1, "")
     assert "start it with: lorad run" in result.stderr
+
+
+@pytest.mark.parametrize("number", [10**20, -(10**20), 2**63])
+def test_case_10_a_number_that_no_database_counts_to_is_of_nothing(world, number):
+    told = world.archive()
+
+    with pytest.raises(ProtocolError, match=f"there is no job {number}") as missing:
+        told.job(number)
+    assert missing.value.status == 404
+    assert bool(told.events(number)["events"]) == (number < 0)
+    assert bool(told.page("chat", None, number)["examples"]) == (number < 0)
+
+
+@pytest.mark.parametrize("version", ["job-" + "9" * 5000, "job-x", "job-../.."])
+def test_case_10_a_candidate_that_cannot_be_is_not_looked_for(world, version):
+    with pytest.raises(ProtocolError, match="no rejected candidate") as missing:
+        world.archive().explain("chat", version)
+    assert missing.value.status == 404

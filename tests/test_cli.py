@@ -76,6 +76,21 @@ def process(*words, executable=None, **environment):
     )
 
 
+def in_shell(redirected, home, *words, typed=""):
+    """Run the command as a process of its own, with its streams as a shell redirects them."""
+    line = f'"$@" {redirected}'
+    command = [sys.executable, "-c", "from lorad.cli import main; main()", "--home", str(home), *words]
+    return subprocess.run(
+        ["/bin/sh", "-c", line, "sh", *command],
+        env={**os.environ, "PYTHONPATH": SOURCE},
+        input=typed,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+
 # Errors and global options
 
 
@@ -1061,3 +1076,68 @@ def test_a_sidecar_is_dropped_before_its_file(lorad, home, tmp_path):
     assert result.exit_code == 0
     files = sorted((home / "inbox").glob("a.*"), key=lambda path: path.stat().st_mtime_ns)
     assert [path.name for path in files] == ["a.json.meta.yaml", "a.json"]
+
+
+@pytest.mark.parametrize(
+    ("redirected", "words", "told", "status"),
+    [
+        ("<&-", ("ask",), "lorad: there is no question", 1),
+        ("0> /dev/null", ("ask",), "lorad: standard input cannot be read: Bad file descriptor", 1),
+        ("<&-", ("chat",), "", 0),
+        (">&-", ("ask", "Where?"), "", 0),
+        ("2>&-", ("ask", "Where?"), "", 0),
+        (">&-", ("status",), "", 0),
+        ("> /dev/full", ("ask", "Where?"), "lorad: No space left on device", 1),
+        ("> /dev/full", ("chat",), "lorad: No space left on device", 1),
+        ("> /dev/full", ("status",), "lorad: No space left on device", 1),
+        ("> /dev/full", ("status", "--json"), "lorad: No space left on device", 1),
+        ("> /dev/full", ("jobs",), "lorad: No space left on device", 1),
+        ("> /dev/full", ("--help",), "lorad: No space left on device", 1),
+        ("> /dev/full", ("check", "--help"), "lorad: No space left on device", 1),
+        ("<&- >&- 2>&-", ("ask",), "", 1),
+    ],
+)
+def test_case_27_streams_that_are_closed_or_full_end_in_a_sentence(
+    home, daemon, redirected, words, told, status
+):
+    daemon.answers("POST /v1/chat/completions", Stream(delta("Here."), *ended("stop", 2), DONE))
+    daemon.answers("GET /api/status", snapshot())
+    daemon.answers("GET /api/jobs", {"jobs": [promoted(1, "campus", "v0.1")]})
+
+    result = in_shell(redirected, home, *words, typed="hello\n")
+
+    assert result.stderr.startswith(told) if told else result.stderr == ""
+    assert result.stderr.count("\n") == bool(result.stderr)
+    assert result.returncode == status
+
+
+@pytest.mark.parametrize("typed", ["\ufeffWhere?\n", "Where?\n\n"])
+def test_case_27_a_mark_of_byte_order_is_no_part_of_a_question(lorad, daemon, typed):
+    daemon.answers("POST /v1/chat/completions", Stream(delta("Here."), *ended("stop", 2), DONE))
+
+    assert lorad("ask", typed=typed).stdout == "Here."
+    assert daemon.asked[-1][2]["messages"] == [{"role": "user", "content": "Where?"}]
+
+
+@pytest.mark.parametrize("words", [("ask",), ("ask", "-"), ("ask", " ")])
+def test_case_27_a_blank_question_is_not_asked(lorad, daemon, words):
+    result = lorad(*words, typed="\ufeff \n\t\n")
+
+    assert "there is no question" in result.stderr
+    assert (result.exit_code, daemon.asked) == (1, [])
+
+
+def test_case_27_a_command_that_chat_does_not_know_is_said(lorad, daemon):
+    daemon.answers("POST /v1/chat/completions", Stream(delta("Here."), *ended("stop", 2), DONE))
+
+    result = lorad("chat", typed="/modelx\n/models chat@v0.1\n/help\n/etc/hosts is what?\n/quit\n")
+
+    told = [line.split(";")[0] for line in result.stderr.splitlines()]
+    assert told == ["there is no /modelx", "there is no /models", "there is no /help"]
+    (only,) = [body["messages"] for _, _, body in daemon.asked]
+    assert only == [{"role": "user", "content": "/etc/hosts is what?"}]
+    assert "answers" not in result.stdout
+
+
+def test_case_27_a_name_of_very_many_digits_is_a_files(lorad):
+    assert f"no file {'9' * 5000}" in lorad("retry", "9" * 5000).stderr

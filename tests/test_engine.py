@@ -482,3 +482,17 @@ def test_case_1_an_answer_is_streamed_as_it_was_taught(engine, style, answer):
     pieces = list(ticket.answer(0))
     assert "".join(piece.text for piece in pieces) == answer
     assert pieces[-1].finish == "stop"
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 5e-324, 1e-45, 1e-30, 1e-6])
+def test_case_9_a_tiny_temperature_takes_the_likeliest_token(engine, temperature):
+    sampling = Sampling(max_tokens=6, temperature=temperature, seed=3)
+
+    assert answer(engine, sampling=sampling)[0] == answer(engine)[0]
+
+
+@pytest.mark.parametrize(
+    "chosen", [{"top_p": 5e-324}, {"top_p": 0.0}, {"min_p": 5e-324}, {"top_k": 2**31 - 1}, {"seed": -(2**63)}]
+)
+def test_case_9_the_bounds_of_sampling_can_be_answered(engine, chosen):
+    assert answer(engine, sampling=Sampling(max_tokens=3, temperature=1e-5, **chosen))[1]

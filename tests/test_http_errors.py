@@ -1,8 +1,9 @@
 """Every error in the one form that OpenAI's clients read, with the status that fits it."""
 
 import pytest
+from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from lorad import http_errors
 from lorad.errors import ConfigError, ProtocolError, RegistryError, RetryLater
@@ -59,3 +60,12 @@ def test_case_10_the_route_that_was_meant_is_named(asked, meant):
     assert told.startswith(f"lorad has no route {asked}; ")
     assert (f"did you mean {meant}?" in told) if meant else ("did you mean" not in told)
     assert "it has GET /v1/models, POST /v1/chat/completions, among others" in told
+
+
+def test_case_11_whoever_left_is_noted_and_not_raised():
+    app = FastAPI()
+    http_errors.add_handlers(app)
+
+    answer = app.exception_handlers[ClientDisconnect](None, ClientDisconnect())
+
+    assert answer.status_code == 499

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -283,3 +285,15 @@ def test_case_4_the_generation_config_ends_answers_too(tmp_path):
     tokenizer = weights.load_tokenizer(source)
 
     assert find("chat").stop_tokens(tokenizer) == (1, 5)
+
+
+def test_case_27_a_pipe_that_is_not_utf8_gets_json_as_it_is(track, tmp_path):
+    data = tmp_path / "größe.jsonl"
+    data.write_text('{"question": "How big?", "answer": "Groß, 7 m²"}\n', encoding="utf-8")
+    command = [sys.executable, "-m", "lorad.offline", "check", str(data), "--json", "--home", str(track.root)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "ascii"}
+
+    result = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=120)
+
+    assert json.loads(result.stdout.decode("utf-8"))["file"] == "größe.jsonl"
+    assert "Groß, 7 m²" in result.stdout.decode("utf-8")

@@ -1,5 +1,7 @@
 """Every parameter of a request is done, harmless or refused by its name."""
 
+import contextlib
+
 import pytest
 
 from lorad import parameters
@@ -140,3 +142,68 @@ def test_case_9_what_a_message_says_beside_its_content_is_refused_by_name(name):
         parameters.check_message({"role": "assistant", name: {"a": 1}}, "messages[1]")
 
     assert (caught.value.code, caught.value.data["param"]) == ("unsupported_parameter", f"messages[1].{name}")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "responseFormat",
+            "presencePenalty",
+            "topLogprobs",
+            "logitBias",
+            "maxOutputTokens",
+            "stopSequences",
+        ),
+        *("generationConfig", "systemPrompt", "System", "Prompt", "N", "RESPONSE_FORMAT", "response-format"),
+        *("presence_penality", "response_formt", "top_logprob", "num_return_sequence", "frequencyPenalti"),
+        *("json_mode", "schema", "history", "config", "file_ids", "return_logprobs", "safetySettings"),
+        *("Max Tokens", "toolChoice", "TEMPERATURE"),
+    ],
+)
+def test_case_9_a_parameter_written_otherwise_is_refused_too(name):
+    with pytest.raises(ProtocolError) as caught:
+        parameters.check({name: 7})
+
+    assert (caught.value.code, caught.value.data["param"]) == ("unsupported_parameter", name)
+    assert name in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"presencePenalty": 0, "N": 1, "responseFormat": {"type": "text"}, "jsonMode": False},
+        {"serviceTier": "flex", "requestId": "7"},
+        {"prompt_id": "7", "session_id": "8", "tags": ["a"], "debug": True, "timeout": 3},
+    ],
+)
+def test_case_9_what_asks_for_nothing_is_let_through_however_it_is_written(given):
+    parameters.check(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "is_refused"),
+    [
+        ({"do_sample": False, "temperature": 2.0}, True),
+        ({"doSample": False, "temperature": 0.1}, True),
+        ({"do_sample": True}, True),
+        ({"do_sample": True, "temperature": 0}, True),
+        ({"do_sample": False}, False),
+        ({"do_sample": False, "temperature": 0.0}, False),
+        ({"do_sample": True, "temperature": 0.7}, False),
+    ],
+)
+def test_case_9_do_sample_is_let_through_where_it_says_what_the_temperature_does(given, is_refused):
+    with (
+        pytest.raises(ProtocolError, match="temperature decides") if is_refused else contextlib.nullcontext()
+    ):
+        parameters.check(given)
+
+
+@pytest.mark.parametrize("name", ["toolCalls", "Content", "toolCallId", "functionCall", "reasoningContent"])
+def test_case_9_what_a_message_says_under_a_name_written_otherwise_is_refused(name):
+    parameters.check_message({"role": "assistant", "content": "", "name": "Ann", "id": "7"}, "messages[1]")
+    with pytest.raises(ProtocolError, match=f"{name} is not read") as caught:
+        parameters.check_message({"role": "assistant", name: "x"}, "messages[1]")
+
+    assert caught.value.data["param"] == f"messages[1].{name}"

@@ -209,6 +209,57 @@ def test_case_12_a_call_is_read_as_in_a_file(arguments, meant, tmp_path):
     assert asked[1]["tool_calls"] == [{"name": "weather", "arguments": meant}]
 
 
+def calling(*ids):
+    calls = [{"id": each, "function": {"name": f"of_{each}", "arguments": "{}"}} for each in ids]
+    return [*HELLO, {"role": "assistant", "content": None, "tool_calls": calls}]
+
+
+def told(text, call=None):
+    return {"role": "tool", "content": text} | ({"tool_call_id": call} if call else {})
+
+
+def test_case_12_what_tools_said_stands_in_the_order_of_their_calls():
+    first = [*calling("a", "b"), told("B", "b"), told("A", "a"), {"role": "user", "content": "And?"}]
+    second = [*calling("a", "c")[1:], told("C", "c"), told("A2", "a")]
+
+    asked = chat(messages=[*first, *second]).question()
+
+    assert [message["content"] for message in asked] == ["hello", "", "A", "B", "And?", "", "A2", "C"]
+
+
+def test_case_12_without_ids_what_tools_said_stays_as_it_stands():
+    for called, said in (
+        (("a", "b"), (told("B"), told("A"))),
+        ((None, None), (told("B", "b"), told("A", "a"))),
+        (("a", "b"), (told("B", "b"), told("A"))),
+        (("a", "a"), (told("B", "a"), told("A", "a"))),
+    ):
+        asked = chat(messages=[*calling(*called), *said]).question()
+
+        assert [message["content"] for message in asked[2:]] == ["B", "A"]
+
+
+@pytest.mark.parametrize(
+    ("messages", "where"),
+    [
+        ([told("fog", "a")], "messages[0]"),
+        ([*HELLO, told("fog", "a")], "messages[1]"),
+        ([*calling("a"), told("fog", "a"), *HELLO, told("rain", "a")], "messages[4]"),
+        ([*calling("a"), told("fog", "b")], "messages[2].tool_call_id"),
+        ([*calling("a", "b"), told("fog", "b"), told("rain", "b")], "messages[2].tool_call_id"),
+    ],
+)
+def test_case_12_what_a_tool_said_without_a_call_is_refused(messages, where):
+    assert refusal(chat(messages=messages).question).data["param"] == where
+
+
+@pytest.mark.parametrize("kind", ["text", "input_text", "output_text"])
+def test_case_11_text_is_text_whatever_its_part_is_called(kind):
+    said = [{"role": "user", "content": [{"type": kind, "text": "hello"}]}]
+
+    assert chat(messages=said).question() == HELLO
+
+
 @pytest.mark.parametrize("arguments", ["{", "[1]", "3", '{"a": NaN}', "[" * 900 + "]" * 900, 5])
 def test_case_12_arguments_that_cannot_be_read_are_refused(arguments):
     call = {"function": {"name": "weather", "arguments": arguments}}
@@ -248,3 +299,19 @@ def test_case_9_a_tool_cannot_be_forced(choice):
 @pytest.mark.parametrize("tool", [{"type": "web_search"}, {"type": "custom", "custom": {"name": "f"}}])
 def test_case_9_tools_that_lorad_would_have_to_bring_are_refused(tool):
     assert refusal(chat(tools=[tool]).question).data["param"] == "tools[0].type"
+
+
+def test_case_11_a_number_of_very_many_digits_is_told_in_a_sentence():
+    error = refusal(lambda: ChatBody.read(b'{"messages": [], "seed": ' + b"9" * 5000 + b"}"))
+
+    assert "more than 4300 digits" in error.message
+    assert "sys." not in error.message
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"), [(ChatBody, "max_tokens"), (PruneBody, "keep"), (PruneBody, "max_bytes")]
+)
+def test_case_11_a_number_beyond_all_bounds_is_told(kind, field):
+    body = {"messages": HELLO} if kind is ChatBody else {}
+
+    assert refusal(lambda: kind.read(json.dumps({**body, field: 10**400}).encode())).data["param"] == field

@@ -536,3 +536,59 @@ def test_a_client_that_leaves_ends_the_generation(path, daemon, stream):
     ticket.pieces.put(Piece("", "cancelled"))  # as the engine ends what nobody waits for
     daemon.pieces, daemon.ask = kept, ask
     assert isinstance(connection, http.client.HTTPConnection)
+
+
+@pytest.mark.parametrize("encoding", ["", "identity", "Identity", "identity, identity"])
+def test_case_11_a_body_that_is_said_to_be_as_it_is_is_read(path, daemon, encoding):
+    body = json.dumps({"messages": HELLO}).encode()
+
+    status, _, _ = ask_raw(path, "POST", "/v1/chat/completions", body, **{"Content-Encoding": encoding})
+
+    assert (status, daemon.asked[0][1]) == (200, HELLO)
+
+
+@pytest.mark.parametrize("encoding", ["br", "identity, gzip"])
+def test_case_11_an_encoding_that_is_not_done_is_told(path, encoding):
+    assert ask_raw(path, "POST", "/api/rollback", b"{}", **{"Content-Encoding": encoding})[0] == 415
+
+
+@pytest.mark.parametrize(
+    ("route", "wanted"),
+    [("/healthz", 200), ("/readyz", 200), ("/v1/models", 200), ("/nowhere", 404), ("/api/rollback", 405)],
+)
+def test_case_10_what_can_be_got_can_be_asked_for_by_its_head(path, route, wanted):
+    connection = UnixConnection(path, 10)
+    connection.request("HEAD", route)
+    response = connection.getresponse()
+
+    assert (response.status, response.read()) == (wanted, b"")
+    connection.close()
+
+
+def test_case_10_a_route_that_can_be_got_is_told_with_get(path):
+    _, _, body = ask_raw(path, "POST", "/healthz")
+
+    assert body["error"]["message"] == "there is no POST /healthz; ask /healthz with GET"
+
+
+def test_case_10_a_route_that_reads_nothing_says_so(path):
+    status, _, body = ask_raw(path, "GET", "/api/status?x=1")
+
+    assert status == 400
+    assert body["error"]["message"] == "x: there is no such field; none is known here; leave it out"
+
+
+def test_case_11_a_client_that_leaves_in_its_body_is_no_error(path, daemon, caplog):
+    answered = Client(path)
+    for _ in range(3):
+        connection = UnixConnection(path, 10)
+        connection.connect()
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+        connection.sock.sendall(head + b'{"messages"')
+        connection.close()
+        assert answered.call("GET", "/healthz") == {
+            "alive": True
+        }  # the loop has seen it leave by the next one
+
+    assert not [record for record in caplog.records if record.exc_info]
+    assert not daemon.asked

@@ -423,13 +423,19 @@ class App:
 
     def ask(self, model: str, messages: list[dict[str, Any]], sampling: Sampling) -> tuple[Ticket, str]:
         """Accept a question for ``track`` or ``track@latest|previous|vN|TAG|base``."""
-        track, _, wanted = model.partition("@")
-        version = self._resolve(track, wanted) if wanted else None
+        track, named, wanted = model.partition("@")
+        version = self._resolve(track, wanted) if named else None
         ticket = self.engine.submit(track, messages, sampling, version)
         return ticket, self.engine.fingerprint(track, ticket.version)
 
     def _resolve(self, track: str, wanted: str) -> str | None:
         registry = self.archive.registry(track)
+        if not wanted:
+            raise ProtocolError(
+                f"there is no model '{track}@'; name a version behind the @, or leave the @ out",
+                status=404,
+                code="model_not_found",
+            )
         if wanted == "latest":
             return None
         if wanted == BASE:

@@ -9,6 +9,7 @@ that is when people ask why.
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ from lorad.database import Database
 from lorad.domain import Example
 from lorad.errors import ConfigError, ProtocolError, RegistryError
 from lorad.home import Home
-from lorad.ledger import EVENTS_KEPT, Ledger
+from lorad.ledger import EVENTS_KEPT, LARGEST, Ledger
 from lorad.memory import Memory
 from lorad.registry import Registry
 from lorad.retention import tabulate
@@ -26,6 +27,7 @@ from lorad.tasks import find
 
 EVENTS_TOLD = 50
 """Events that are told to whoever does not say since when."""
+_CANDIDATE = re.compile(r"job-[0-9]{1,19}")
 PAGE = 1000
 """Examples that are read at once, and that one answer may hold."""
 
@@ -81,7 +83,7 @@ class Archive:
         registry = self.registry(track)
         if version.startswith("job-"):
             path = registry.rejected / version / "candidate" / "evaluation.json"
-            if not path.is_file():
+            if not _CANDIDATE.fullmatch(version) or not path.is_file():
                 raise ProtocolError(
                     f"there is no rejected candidate {version}", status=404, code="no_such_version"
                 )
@@ -102,7 +104,7 @@ class Archive:
 
     def page(self, track: str, dataset: str | None, after: int, limit: int = PAGE) -> dict[str, Any]:
         """Return a page of memory's examples."""
-        return {"examples": self._memory.page(track, dataset, after, limit, self._lineage(track))}
+        return {"examples": self._memory.page(track, dataset, _place(after), limit, self._lineage(track))}
 
     def examples(self, track: str, dataset: str | None = None) -> Iterator[dict[str, Any]]:
         """Yield every example in memory, or one dataset's, as rows to export."""
@@ -135,11 +137,16 @@ class Archive:
     def events(self, after: int | None = None) -> dict[str, Any]:
         """Return all events after an id, or the newest, oldest first."""
         limit = EVENTS_TOLD if after is None else EVENTS_KEPT
-        return {"events": self._ledger.events(after=after or 0, limit=limit)}
+        return {"events": self._ledger.events(after=_place(after or 0), limit=limit)}
 
     def _lineage(self, track: str) -> list[str]:
         registry = self.registry(track)
         return registry.lineage(registry.latest)
+
+
+def _place(after: int) -> int:
+    """Return a place that the database can count to, behind as many records: nothing has another number."""
+    return max(0, min(after, LARGEST))
 
 
 def tell(example: Example) -> dict[str, Any]:

@@ -48,7 +48,12 @@ LOOKED_BACK = 500
 CUT = "length"
 """The finish reason of an answer that would have gone on."""
 
+MARK = "\ufeff"
+"""A mark of byte order."""
+
 CLEAR_LINE = "\r\x1b[2K"
+LONGEST_NUMBER = 19
+"""Digits of a job's number; a file may have a name of more."""
 GLOBAL_OPTIONS = ("--home", "--config", "--set")
 FORWARDED = ("base", "plan", "check", "doctor", "export", "verify", "reproduce", "calibrate")
 GROUPS = ("base",)
@@ -180,7 +185,10 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; the entry point of the ``lorad`` script."""
     terminal.prepare()
-    app(prog_name="lorad")
+    try:
+        app(prog_name="lorad")
+    except OSError as error:
+        sys.exit(terminal.fail(error))
 
 
 def _print_version(wanted: bool) -> None:
@@ -433,13 +441,24 @@ def _print_whole(answer: dict[str, Any], *, as_json: bool) -> tuple[str | None, 
 def _asked(question: str | None) -> str:
     """Return the question that was typed, or that standard input holds."""
     if question in (None, "-"):
-        question = "" if sys.stdin.isatty() else sys.stdin.read().rstrip("\n")
-    if not question:
+        question = "" if sys.stdin.isatty() else _piped()
+    if not question or question.isspace():
         raise ConfigError(
             "there is no question; write one: lorad ask QUESTION, or pipe it in", code="no_question"
         )
     _check_typed(question)
     return question
+
+
+def _piped() -> str:
+    """Return what standard input holds, without the mark of byte order that some programs write in front."""
+    try:
+        return sys.stdin.read().removeprefix(MARK).rstrip("\n")
+    except OSError as error:
+        told = (
+            f"standard input cannot be read: {error.strerror or error}; name the question: lorad ask QUESTION"
+        )
+        raise ConfigError(told, code="no_question") from None
 
 
 def _check_typed(question: str) -> None:
@@ -479,9 +498,12 @@ def chat(
     if sys.stdin.isatty():
         import readline  # noqa: F401, PLC0415 - gives input() its line editing
     for line in _lines():
-        if line.startswith("/model"):
-            model = line.removeprefix("/model").strip() or model
+        command, _, rest = line.partition(" ")
+        if command == "/model":
+            model = rest.strip() or model
             typer.echo(f"{model} answers")
+        elif command[:1] == "/" and "/" not in command[1:]:  # /etc/hosts may be asked about
+            typer.echo(f"there is no {command}; /model NAME changes who answers, /quit ends", err=True)
         elif line:
             messages.append({"role": "user", "content": line})
             messages = _turn(client, messages, model, max_tokens=max_tokens, temperature=temperature)
@@ -490,7 +512,7 @@ def chat(
 def _lines() -> Iterator[str]:
     while True:
         try:
-            line = input("> ").strip()
+            line = input("> ").removeprefix(MARK).strip()
         except EOFError:
             typer.echo()
             return
@@ -659,7 +681,7 @@ def retry(
     settings: Changes = None,
 ) -> None:
     """Queue a rejected, failed or cancelled job again, or put a failed file back into the inbox."""
-    if not what.isdecimal():
+    if not what.isdecimal() or len(what) > LONGEST_NUMBER:
         _put_back(find_home(ctx.obj.home).inbox, what)
         return
     changed = dict(_setting(text) for text in settings or ())

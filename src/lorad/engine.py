@@ -28,13 +28,16 @@ from lorad.errors import LoradError, ProtocolError, RegistryError, SampleError
 from lorad.tasks import Task
 from lorad.weights import Base, Deck
 
+GREEDY = 1e-5
+"""A temperature below this only ever takes the likeliest token, and the smallest cannot be divided by."""
+
 UNKNOWN_CONTEXT = 4096
 """Most tokens of prompt and answer together that are taken by default where a model does not name its context."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How to choose the next token; temperature 0 is greedy."""
+    """How to choose the next token; temperature 0, or next to it, is greedy."""
 
     max_tokens: int | None = None
     """``None`` takes what the context leaves behind the prompt."""
@@ -348,7 +351,7 @@ class Engine:
 
 
 def _how(sampling: Sampling) -> dict[str, Any]:
-    if sampling.temperature <= 0:
+    if sampling.temperature < GREEDY:
         return {"do_sample": False}
     chosen = {"top_p": sampling.top_p, "top_k": sampling.top_k, "min_p": sampling.min_p}
     return {"do_sample": True, "temperature": sampling.temperature, **chosen}

@@ -13,12 +13,17 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.routing import Route
 
 from lorad import schemas
 from lorad.errors import LoradError, ProtocolError, RegistryError, RetryLater, describe
 
 CHAT = "POST /v1/chat/completions"
+
+CLIENT_LEFT = 499
+"""The status that proxies note for a client that left before its answer."""
 
 MEANT = {
     "/v1/responses": CHAT,
@@ -51,6 +56,10 @@ def add_handlers(app: FastAPI) -> None:
     def refused(request: Request, error: HTTPException) -> JSONResponse:
         return response(_explained(request, error, _routes(app)), dict(error.headers or {}))
 
+    @app.exception_handler(ClientDisconnect)
+    def left(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=CLIENT_LEFT)  # nobody hears it, and nothing is wrong here
+
     @app.exception_handler(Exception)
     def unknown(_: Request, error: Exception) -> JSONResponse:
         return response(error)
@@ -82,8 +91,8 @@ def status(error: Exception) -> int:
 
 def refuse_encoding(request: Request) -> None:
     """Raise ``ProtocolError`` on a body that is compressed."""
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding != "identity":
+    encoding = request.headers.get("content-encoding", "")
+    if any(each.strip().lower() not in ("", "identity") for each in encoding.split(",")):
         raise ProtocolError(
             f"the body is sent in the encoding {encoding}; send it as it is",
             status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
@@ -106,7 +115,8 @@ def _explained(request: Request, error: HTTPException, routes: Sequence[str]) ->
     if error.status_code == HTTPStatus.NOT_FOUND:
         return ProtocolError(_no_route(asked, routes), status=error.status_code, code="unknown_route")
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = (error.headers or {}).get("Allow", "another method")
+        methods = (error.headers or {}).get("Allow", "another method").split(", ")
+        allowed = ", ".join(sorted(set(methods) - {"HEAD"}))
         return ProtocolError(
             f"there is no {asked}; ask {request.url.path} with {allowed}",
             status=error.status_code,

@@ -15,6 +15,9 @@ from lorad.states import OPEN_JOBS, DropState, JobState, advance
 
 EVENTS_KEPT = 2000
 
+LARGEST = 2**63 - 1
+"""The largest number that SQLite knows; nothing has a larger one."""
+
 
 class Ledger:
     """The record of drops, jobs and events."""
@@ -115,7 +118,7 @@ class Ledger:
 
     def job(self, job_id: int) -> Job:
         """Return one job; raise ``ProtocolError`` (404) when there is none."""
-        rows = self._db.rows("SELECT * FROM jobs WHERE id = ?", job_id)
+        rows = self._db.rows("SELECT * FROM jobs WHERE id = ?", job_id) if abs(job_id) <= LARGEST else []
         if not rows:
             raise ProtocolError(
                 f"there is no job {job_id}; list them with: lorad jobs", status=404, code="no_such_job"

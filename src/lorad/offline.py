@@ -221,7 +221,7 @@ def base_list(home: HomeOption = None, as_json: JsonOption = False) -> None:
         for path in folders
     ]
     if as_json:
-        print(json.dumps(rows, indent=2))  # noqa: T201 - the answer itself
+        terminal.write(json.dumps(rows, indent=2) + "\n")
         return
     table = Table("name", "parameters", "layers", "fingerprint", box=None)
     for row in rows:
@@ -250,7 +250,7 @@ def plan(
     lengths = [len(encoded) for _, encoded in usable]
     decided = _plan(place, chosen, track, lengths)
     if as_json:
-        print(json.dumps(domain.as_json(decided), indent=2))  # noqa: T201 - the answer itself
+        terminal.write(json.dumps(domain.as_json(decided), indent=2) + "\n")
         return
     console.print(
         f"[bold]{file.name}[/]: {reading.rows} rows, {len(lengths)} examples, longest {max(lengths)} tokens\n"
@@ -307,7 +307,9 @@ def check(
         about, reading = _read_for(chosen, task, file) if task else _read_as(place, chosen, track, file)
     except SampleError as error:
         if as_json:
-            print(json.dumps({"file": file.name, "error": error.as_dict()}, indent=2, ensure_ascii=False))  # noqa: T201 - the answer itself
+            terminal.write(
+                json.dumps({"file": file.name, "error": error.as_dict()}, indent=2, ensure_ascii=False) + "\n"
+            )
         else:
             _print_lines([("refused", error.message), *_bad_rows(error)])
         raise typer.Exit(1) from None
@@ -320,7 +322,7 @@ def check(
     refusal = survey.refusal(report)
     if as_json:
         told = report | ({"error": refusal} if refusal else {})
-        print(json.dumps(told, indent=2, ensure_ascii=False))  # noqa: T201 - the answer itself
+        terminal.write(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
     else:
         _print_lines([*survey.lines(report), *([("refused", refusal["message"])] if refusal else [])])
     if refusal:
@@ -378,7 +380,7 @@ def look_over(
     """Say what is wrong with this machine and this home, and the remedy; exit code 1 if something failed."""
     findings = [*_installed(), *_place(home, config, settings)]
     if as_json:
-        print(json.dumps([domain.as_json(f) for f in findings], indent=2, ensure_ascii=False))  # noqa: T201 - the answer itself
+        terminal.write(json.dumps([domain.as_json(f) for f in findings], indent=2, ensure_ascii=False) + "\n")
     else:
         console.print(_chart(findings))
     if doctor.failed(findings, strict=strict):
@@ -713,7 +715,7 @@ def verify_versions(
         rows[-1] |= {"seconds": round(time.perf_counter() - began, 3)}
         deck.drop(name)
     if as_json:
-        print(json.dumps(rows, indent=2))  # noqa: T201 - the answer itself
+        terminal.write(json.dumps(rows, indent=2) + "\n")
     for row in rows if not as_json else ():
         told = "; ".join(row["differs"]) or "sound" if row["sound"] else row["message"]
         style = "green" if row["sound"] else "red"
@@ -917,7 +919,7 @@ def _tell_calibration(
     if plot:
         tables.reliability(report, plot)
     if as_json:
-        print(json.dumps(told, indent=2, ensure_ascii=False))  # noqa: T201 - the answer itself
+        terminal.write(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
     else:
         console.print(tables.calibration(told))
 
@@ -970,7 +972,7 @@ def _plan(place: Home, settings: Settings, track: str, lengths: Sequence[int]) -
 
 def _say(data: dict[str, Any], as_json: bool, sentence: str) -> None:
     if as_json:
-        print(json.dumps(data))  # noqa: T201 - the answer itself
+        terminal.write(json.dumps(data) + "\n")
     else:
         console.print(sentence, highlight=False, soft_wrap=True)
 
@@ -985,8 +987,7 @@ def main() -> None:
         sys.stderr.write(f"lorad: {error.message}\n")
         sys.exit(1)
     except OSError as error:
-        sys.stderr.write(f"lorad: {error}\n")
-        sys.exit(1)
+        sys.exit(terminal.fail(error))
 
 
 if __name__ == "__main__":

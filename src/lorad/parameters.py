@@ -3,8 +3,8 @@
 What lives here: one table of what OpenAI's API and its imitators know, and the refusal of what would be ignored
 though it changes an answer. What never does: values of what is done (``schemas``), HTTP.
 
-Every parameter is done, harmless, or refused by its name. One that no server knows is let through, unless it looks
-like a misspelt one that is done.
+Every parameter is done, harmless, or refused by its name, in whatever case and with whatever between its words. One
+that no server knows is let through, unless it looks like a misspelt one that is known.
 """
 
 import difflib
@@ -88,6 +88,7 @@ _BY_MODEL = "choose a version by its name: model chat@v0.1"
 REFUSED: Mapping[str, Refused] = {
     # OpenAI's
     "n": Refused(_ONE, (1,)),
+    **dict.fromkeys(("num_completions", "candidate_count", "num_generations"), Refused(_ONE, (1,))),
     "logprobs": Refused(_NO_LOGPROBS, (False, 0)),
     "top_logprobs": Refused(_NO_LOGPROBS, (0,)),
     "presence_penalty": Refused(_NO_PENALTY, (0,)),
@@ -108,7 +109,10 @@ REFUSED: Mapping[str, Refused] = {
     "echo": Refused("an answer does not repeat its question", (False,)),
     "suffix": Refused("it does not write what stands before a text", ("",)),
     "previous_response_id": Refused("it keeps no conversations; send all messages"),
-    "conversation": Refused("it keeps no conversations; send all messages"),
+    **dict.fromkeys(
+        ("conversation", "conversation_id", "thread_id", "history", "chat_history", "context"),
+        Refused("it keeps no conversations; send all messages", _EMPTY),
+    ),
     "reasoning": Refused(_NO_REASONING, ({},)),
     "text": Refused(_NO_GRAMMAR, ({"format": {"type": "text"}}, {})),
     "truncation": Refused("it cuts no messages", ("disabled",)),
@@ -144,14 +148,24 @@ REFUSED: Mapping[str, Refused] = {
     "samplers": Refused(_NO_BEAMS, ([],)),
     "guidance_scale": Refused(_NO_BEAMS, (1,)),
     "negative_prompt": Refused(_NO_BEAMS, ("",)),
-    "do_sample": Refused("temperature decides, 0 takes the likeliest token", (False,)),
+    "do_sample": Refused("temperature decides, 0 takes the likeliest token"),
     "allowed_token_ids": Refused(_NO_BIAS, ([],)),
     "suppress_tokens": Refused(_NO_BIAS, ([],)),
     "bad_words": Refused(_NO_BIAS, ([],)),
     "bad_words_ids": Refused(_NO_BIAS, ([],)),
     "force_words_ids": Refused(_NO_BIAS, ([],)),
     "logits_processors": Refused(_NO_BIAS, ([],)),
-    "prompt_logprobs": Refused(_NO_LOGPROBS, (0, False)),
+    **dict.fromkeys(
+        (
+            "prompt_logprobs",
+            "return_logprobs",
+            "n_probs",
+            "top_n_tokens",
+            "output_scores",
+            "decoder_input_details",
+        ),
+        Refused(_NO_LOGPROBS, (0, False)),
+    ),
     # how other servers end and form answers
     "ignore_eos": Refused(_NO_ENDS, (False,)),
     "min_tokens": Refused(_NO_ENDS, (0,)),
@@ -169,7 +183,14 @@ REFUSED: Mapping[str, Refused] = {
         (
             "format",
             "grammar",
+            "json",
+            "json_mode",
             "json_schema",
+            "schema",
+            "response_schema",
+            "response_mime_type",
+            "output_format",
+            "output_schema",
             "structured_outputs",
             "guided_json",
             "guided_regex",
@@ -179,7 +200,7 @@ REFUSED: Mapping[str, Refused] = {
             "regex",
             "ebnf",
         ),
-        Refused(_NO_GRAMMAR, _EMPTY),
+        Refused(_NO_GRAMMAR, (*_EMPTY, False)),
     ),
     # how other servers make the prompt
     "chat_template": Refused(_ONE_TEMPLATE, ("",)),
@@ -196,34 +217,80 @@ REFUSED: Mapping[str, Refused] = {
     "documents": Refused("it has no place for documents; write them into a message", ([],)),
     "data_sources": Refused(_NO_SEARCH, ([],)),
     "plugins": Refused(_NO_SEARCH, ([],)),
-    "images": Refused(_TEXT_ONLY, ([],)),
+    **dict.fromkeys(
+        ("images", "image", "image_url", "videos", "files", "file_ids", "attachments"),
+        Refused(_TEXT_ONLY, _EMPTY),
+    ),
+    **dict.fromkeys(
+        ("safety_settings", "guardrails", "guardrail_config"), Refused("it does not moderate", _EMPTY)
+    ),
+    **dict.fromkeys(("tool_config", "tool_resources"), Refused("use tools and tool_choice", _EMPTY)),
     "think": Refused(_NO_REASONING, (False,)),
     "thinking": Refused(_NO_REASONING, ({"type": "disabled"},)),
     "enable_thinking": Refused(_NO_REASONING, (False,)),
     "thinking_budget": Refused(_NO_REASONING, (0,)),
     # which weights answer
     **dict.fromkeys(
-        ("adapter", "adapter_id", "adapters", "lora", "lora_adapter", "lora_path", "lora_request", "models"),
+        (
+            "adapter",
+            "adapter_id",
+            "adapters",
+            "lora",
+            "lora_adapter",
+            "lora_name",
+            "lora_path",
+            "lora_request",
+            "models",
+            "revision",
+        ),
         Refused(_BY_MODEL, _EMPTY),
     ),
 }
 """What changes answers elsewhere and is not done here; one at a neutral value asks for nothing and is let through."""
 
 ELSEWHERE: Mapping[str, str] = {
-    **dict.fromkeys(("prompt", "input", "inputs", "query", "question"), "messages"),
-    **dict.fromkeys(("system", "system_prompt", "instructions"), "a message with the role system"),
+    **dict.fromkeys(("prompt", "input", "inputs", "query", "question", "message", "contents"), "messages"),
     **dict.fromkeys(
-        ("max_new_tokens", "max_output_tokens", "max_length", "n_predict", "num_predict"), "max_tokens"
+        (
+            "system",
+            "system_prompt",
+            "system_message",
+            "system_instruction",
+            "instructions",
+            "preamble",
+            "developer",
+        ),
+        "a message with the role system",
     ),
-    **dict.fromkeys(("stop_sequences", "stop_strings", "stopping_strings"), "stop"),
+    **dict.fromkeys(
+        (
+            "max_new_tokens",
+            "max_output_tokens",
+            "max_gen_len",
+            "max_tokens_to_sample",
+            "max_length",
+            "n_predict",
+            "num_predict",
+        ),
+        "max_tokens",
+    ),
+    **dict.fromkeys(
+        ("stop_sequences", "stop_strings", "stop_words", "stopping_strings", "antiprompt"), "stop"
+    ),
     **dict.fromkeys(("model_name", "model_id", "engine", "deployment"), "model"),
     "temp": "temperature",
+    "p": "top_p",
+    "k": "top_k",
     "random_seed": "seed",
-    "options": "each of the options by itself, beside model and messages",
-    "parameters": "each of the parameters by itself, beside model and messages",
-    "sampling_params": "each of the parameters by itself, beside model and messages",
+    **dict.fromkeys(
+        ("options", "settings", "config", "params", "parameters", "sampling_params", "model_kwargs"),
+        "each of them by itself, beside model and messages",
+    ),
+    **dict.fromkeys(
+        ("generation_config", "inference_config"),
+        "each of its settings by itself, beside model and messages",
+    ),
     "extra_body": "what is in it by itself, beside model and messages",
-    "generation_config": "each of its settings by itself, beside model and messages",
 }
 """What other APIs call something that lorad does."""
 
@@ -244,38 +311,63 @@ REFUSED_IN_MESSAGES: Mapping[str, str] = {
     ),
 }
 """What a message may say elsewhere. Its other fields are let through: ``name``, as files are read without it too, and
-what says nothing to a model, such as ``tool_call_id``."""
+``tool_call_id``, which says whose answer it is."""
+
+
+READ_IN_MESSAGES = ("role", "content", "tool_calls", "tool_call_id")
+"""What ``schemas`` reads of a message."""
 
 
 def check(request: Mapping[str, Any]) -> None:
     """Raise ``ProtocolError`` on the first parameter that would be ignored and changes the answer."""
     for name, value in request.items():
-        if value is not None and (told := _refusal(name, value)):
+        if value is not None and (told := _refusal(name, value, request)):
             raise ProtocolError(told, code="unsupported_parameter", param=name)
 
 
-def _refusal(name: str, value: Any) -> str | None:
-    if name in DONE or name in HARMLESS:
-        return None
-    if refused := REFUSED.get(name):
-        return None if value in refused.neutral else refused.sentence(name)
-    if other := ELSEWHERE.get(name):
-        return None if value in _EMPTY else f"lorad does not read {name}; write {other}"
+def _refusal(name: str, value: Any, request: Mapping[str, Any]) -> str | None:
     meant = _meant(name)
-    return f"there is no parameter {name}; did you mean {meant}?" if meant else None
+    if meant is None or meant in HARMLESS or (meant == name and name in DONE):
+        return None
+    if refused := REFUSED.get(meant):
+        asks_nothing = value in refused.neutral or _says_the_same(meant, value, request)
+        return None if asks_nothing else refused.sentence(name)
+    if other := ELSEWHERE.get(meant):
+        return None if value in _EMPTY else f"lorad does not read {name}; write {other}"
+    return f"there is no parameter {name}; did you mean {meant}?"
+
+
+def _says_the_same(name: str, value: Any, request: Mapping[str, Any]) -> bool:
+    """Tell whether a parameter asks only for what the temperature does anyway."""
+    return name == "do_sample" and isinstance(value, bool) and value == bool(request.get("temperature"))
+
+
+def _plain(name: str) -> str:
+    """Return a name without what programs spell differently: ``maxTokens``, ``Max-Tokens``, ``max_tokens``."""
+    return "".join(filter(str.isalnum, name.casefold()))
+
+
+_KNOWN = {_plain(name): name for name in (*DONE, *HARMLESS, *REFUSED, *ELSEWHERE)}
+_KNOWN_IN_MESSAGES = {_plain(name): name for name in (*READ_IN_MESSAGES, *REFUSED_IN_MESSAGES)}
+_LIKENESS = 0.85
+"""From here on a name is a misspelling: ``temprature``, ``response_formt``; what ends in ``id`` names another thing."""
 
 
 def _meant(name: str) -> str | None:
-    """Return the parameter that is done and that a name is a misspelling of: ``maxTokens``, ``temprature``."""
-    plain = {known.replace("_", ""): known for known in DONE}
-    near = difflib.get_close_matches(name.lower().replace("_", "").replace("-", ""), plain, n=1, cutoff=0.85)
-    return plain[near[0]] if near else None
+    """Return the known parameter of this name, however it is written or misspelt."""
+    plain = _plain(name)
+    if plain in _KNOWN:
+        return _KNOWN[plain]
+    near = difflib.get_close_matches(plain, _KNOWN, n=1, cutoff=_LIKENESS)
+    return None if not near or plain.endswith("id") else _KNOWN[near[0]]
 
 
 def check_message(message: Mapping[str, Any], where: str) -> None:
     """Raise ``ProtocolError`` when a message says something that the model would not be told."""
-    for name, why in REFUSED_IN_MESSAGES.items():
-        if message.get(name):
+    for name in filter(message.get, message):
+        meant = _KNOWN_IN_MESSAGES.get(_plain(name))
+        if meant is not None and (meant != name or meant in REFUSED_IN_MESSAGES):
+            why = REFUSED_IN_MESSAGES.get(meant, f"write {meant}")
             raise ProtocolError(
                 f"{where}.{name} is not read: {why}", code="unsupported_parameter", param=f"{where}.{name}"
             )

@@ -8,6 +8,7 @@ completion request as the engine is asked. What never does: routes, answers, kno
 import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -22,7 +23,11 @@ DEPTH = 64
 """Lists and objects in one another; what is deeper costs Python its stack."""
 
 _SHOWN = 60
-_TOKENS = Field(default=None, ge=1)
+_UNKNOWN_CALL = "must be the id of a call in the message before the answers"
+_TEXT_PARTS = ("text", "input_text", "output_text")
+"""What a part of a message that is text calls itself in OpenAI's chat completions and in its responses."""
+_TOKENS = Field(default=None, ge=1, lt=2**31)
+_LIMIT = Field(default=None, ge=1, lt=2**63)
 
 
 def _said(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,7 +105,7 @@ class ChatBody(Body):
                 "message to answer",
                 "unsupported_parameter",
             )
-        return [*self._tools(), *said]
+        return [*self._tools(), *_in_order_of_calls(said, self.messages)]
 
     def sampling(self) -> Sampling:
         """Return how to generate."""
@@ -194,9 +199,9 @@ class PruneBody(Body):
     example: ClassVar[str] = '{"track": "chat", "keep": 5, "dry_run": true}'
 
     track: str = "chat"
-    keep: int | None = _TOKENS
-    max_age_days: int | None = _TOKENS
-    max_bytes: int | None = _TOKENS
+    keep: int | None = _LIMIT
+    max_age_days: int | None = _LIMIT
+    max_bytes: int | None = _LIMIT
     dry_run: bool = False
 
     def limits(self) -> dict[str, int]:
@@ -272,6 +277,38 @@ def _message(given: Any, where: str) -> dict[str, Any]:
     return {"role": role, "content": text} | ({"tool_calls": called} if called else {})
 
 
+def _in_order_of_calls(said: Sequence[dict[str, Any]], given: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return messages with what tools said in the order of the calls: no template knows ids."""
+    ordered: list[dict[str, Any]] = []
+    for is_tools, group in groupby(range(len(said)), lambda index: said[index]["role"] == "tool"):
+        places = list(group)
+        ordered += (said[place] for place in (_by_call(places, given) if is_tools else places))
+    return ordered
+
+
+def _by_call(places: Sequence[int], given: Sequence[Any]) -> Sequence[int]:
+    """Return the places of what tools said, sorted as the message before them calls; where ids are missing, as they are."""
+    begin = places[0]
+    called = _call_ids(given[begin - 1]) if begin else []
+    if not called:
+        raise _refused(f"messages[{begin}]", "what a tool said must follow the call of it", "no_call")
+    ids = [given[place].get("tool_call_id") for place in places]
+    if not all(called) or any(called.count(each) > 1 for each in called):
+        return places
+    for place, answered in zip(places, ids, strict=True):
+        if answered and (answered not in called or ids.count(answered) > 1):
+            told = "stands twice; a call has one answer" if answered in called else _UNKNOWN_CALL
+            raise _refused(f"messages[{place}].tool_call_id", told, "unknown_call")
+    return sorted(places, key=lambda place: called.index(ids[place - begin])) if all(ids) else places
+
+
+def _call_ids(message: Mapping[str, Any]) -> list[Any]:
+    """Return the id of each call of a message that has been read, ``None`` for one without."""
+    made = message.get("tool_calls") or []
+    found = parse(made) if isinstance(made, str) else made
+    return [call.get("id") for call in (found if isinstance(found, list) else [found])]
+
+
 def _text(content: Any, where: str) -> str:
     if isinstance(content, str):
         return content
@@ -282,7 +319,7 @@ def _text(content: Any, where: str) -> str:
 
 def _part(part: Any, where: str) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind != "text":
+    if kind not in _TEXT_PARTS:
         raise _refused(f"{where}.type", "must be text; this model reads text only", "unsupported_content")
     if not isinstance(part.get("text"), str):
         raise _refused(f"{where}.text", "must be text")
@@ -348,7 +385,8 @@ def invalid(problems: Sequence[Any], known: Sequence[str] = ()) -> ProtocolError
     where = _where(first["loc"])
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(where, known, n=1)
-        told = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+        others = f"known here: {', '.join(known)}" if known else "none is known here; leave it out"
+        told = f"did you mean {near[0]}?" if near else others
         return _refused(where, f"there is no such field; {told}")
     if first["type"] == "missing":
         return _refused(where, "is missing")

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Protocol, TypeVar
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, FastAPI, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.routing import Route
 
 from lorad import __version__, archive, http_errors
 from lorad.archive import Archive
@@ -80,7 +81,15 @@ def build(daemon: Daemon) -> FastAPI:
     _add_jobs(app, daemon)
     _add_versions(app, daemon)
     _add_memory(app, daemon)
+    _answer_head(app)
     return app
+
+
+def _answer_head(app: FastAPI) -> None:
+    """Let whatever can be got be asked for by its head alone, as watchdogs do."""
+    for route in app.routes:
+        if isinstance(route, Route) and route.methods == {"GET"}:
+            route.methods = {"GET", "HEAD"}
 
 
 def _given(kind: type[Body]) -> Any:
