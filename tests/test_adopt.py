@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import tiny
 from lorad import adapter_formats, adopt, examine, files, teacher, weights
@@ -499,3 +500,111 @@ def test_case_29_layers_that_the_base_does_not_have_are_told(base, tmp_path):
         adopt.read(tmp_path, base, 64)
 
     assert caught.value.code == "wrong_base"
+
+
+def model_like(base_folder, target, change=None, **settings):
+    """Save a whole model that was taught a little, with other settings than its base, as transformers does."""
+    config = LlamaConfig.from_pretrained(base_folder)
+    taught = LlamaForCausalLM.from_pretrained(base_folder, dtype=torch.float32).state_dict()
+    torch.manual_seed(1)
+    taught["model.layers.0.self_attn.q_proj.weight"] += 0.02 * torch.randn(64, 2) @ torch.randn(2, 64)
+    for key, value in settings.items():
+        setattr(config, key, value)
+    made = LlamaForCausalLM(config).float()
+    made.load_state_dict(taught, strict=False)
+    if change:
+        change(made)
+    made.save_pretrained(target)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"num_hidden_layers": 3}, "num_hidden_layers"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"rms_norm_eps": 0.1}, "rms_norm_eps"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}, "rope_parameters"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"tie_word_embeddings": False}, "tie_word_embeddings"),
+    ],
+)
+def test_case_6_a_model_that_computes_otherwise_than_its_base_is_refused_by_name(
+    base, base_folder, tmp_path, settings, named
+):
+    source = model_like(base_folder, tmp_path / "model", **settings)
+
+    with pytest.raises(RegistryError, match=named) as caught:
+        adopt.read(source, base, 64)
+    assert caught.value.code == "not_a_lora"
+
+
+@pytest.mark.parametrize("settings", [{"max_position_embeddings": 4096}, {"attention_dropout": 0.1}])
+def test_case_6_a_setting_that_computes_nothing_may_differ(base, base_folder, tmp_path, settings):
+    source = model_like(base_folder, tmp_path / "model", **settings)
+
+    found = adopt.read(source, base, 64)
+
+    deck = adopt.write(found, tmp_path / "candidate", base_folder, base, [], {})
+    assert adopt.compare(source, deck, None) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "settings", [{"num_hidden_layers": 3}, {"attention_bias": True}], ids=lambda given: next(iter(given))
+)
+def test_case_6_tensors_that_the_base_does_not_have_are_refused_without_a_config_too(
+    base, base_folder, tmp_path, settings
+):
+    source = model_like(base_folder, tmp_path / "model", **settings)
+    (source / "config.json").unlink()
+
+    with pytest.raises(RegistryError, match="which its base has not") as caught:
+        adopt.read(source, base, 64)
+    assert caught.value.code == "wrong_base"
+
+
+def test_case_6_buffers_of_older_programs_are_passed_by(base, base_folder, tmp_path):
+    source = model_like(base_folder, tmp_path / "model")
+    tensors = load_file(source / "model.safetensors")
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
+    save_file(tensors, source / "model.safetensors")
+
+    assert adopt.read(source, base, 64).kind == "model"
+
+
+def test_case_6_a_model_is_compared_as_its_own_config_tells(base, base_folder, tmp_path):
+    # Given a model whose config.json computes otherwise than the one that was read
+    source = model_like(base_folder, tmp_path / "model")
+    deck = adopt.write(adopt.read(source, base, 64), tmp_path / "candidate", base_folder, base, [], {})
+    assert adopt.compare(source, deck, None) < 1e-5
+    config = files.read_json(source / "config.json")
+    files.write_json(source / "config.json", config | {"rms_norm_eps": 0.5})
+
+    with pytest.raises(RegistryError, match="would be another one"):
+        adopt.compare(source, deck, None)
+
+
+def test_case_6_an_adapter_above_the_largest_rank_is_refused_where_the_cut_makes_another_one(
+    base, base_folder, tmp_path
+):
+    source = perturbed(base_folder, tmp_path / "source", r=16, target_modules="all-linear")
+
+    with pytest.raises(RegistryError, match=r"nats a token away .* raise training.max_rank to 16") as caught:
+        adopt.read(source, base, 4)
+    assert caught.value.code == "not_low_rank"
+
+
+def test_case_6_an_adapter_above_the_largest_rank_is_cut_where_it_stays_the_same(base, base_folder, tmp_path):
+    # Given an adapter of rank 8 of which four ranks hold next to nothing
+    source = perturbed(base_folder, tmp_path / "source", r=8)
+    tensors = load_file(source / "adapter_model.safetensors")
+    for name in (name for name in tensors if ".lora_B" in name):
+        tensors[name][:, 4:] *= 1e-4
+    save_file(tensors, source / "adapter_model.safetensors")
+
+    found = adopt.read(source, base, 4)
+
+    assert found.adapter.rank == 4
+    assert "then cut from rank 8 to training.max_rank (4)" in found.notes[-1]
+    deck = adopt.write(found, tmp_path / "candidate", base_folder, base, [], {})
+    assert torch.allclose(brought(deck), as_peft_loads(base_folder, source), atol=1e-2)

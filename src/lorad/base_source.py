@@ -1,10 +1,10 @@
 """Materials: what a folder from outside holds, before it is loaded as a base model.
 
-What lives here: why a folder cannot become a base model, told from its names, its JSON and its tensors' headers. What
-never does: loading a model (``weights``).
+What lives here: why a folder cannot become a base model, told from its names, its JSON and its tensors' headers; which
+of two models' settings compute otherwise. What never does: loading a model (``weights``).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,32 @@ QUANTISED_BESIDE = {
 PACKED = ("F8", "F4", "F6", "U8", "I8", "I16", "U16", "I32", "U32")
 """How tensors' types begin that hold packed or scaled numbers; a float model's own whole numbers are I64 or BOOL."""
 
+NOT_COMPUTED = frozenset(
+    {
+        "_name_or_path",
+        "architectures",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "dtype",
+        "eos_token_id",
+        "id2label",
+        "initializer_range",
+        "label2id",
+        "output_attentions",
+        "output_hidden_states",
+        "pad_token_id",
+        "pretraining_tp",
+        "problem_type",
+        "return_dict",
+        "tokenizer_class",
+        "transformers_version",
+        "use_cache",
+    }
+)
+"""Settings of config.json that change no logit; dropout does not either, where nothing is trained."""
+LENGTHS = ("max_position_embeddings", "original_max_position_embeddings")
+"""Change logits only where the rotation of positions is scaled by them."""
+
 
 def objection(folder: Path) -> str | None:
     """Return why a folder cannot become a base model, in one sentence that says what to do, or None."""
@@ -36,6 +62,22 @@ def objection(folder: Path) -> str | None:
         or _own_code(folder, config, tokenizer)
         or _without_weights(folder, names)
     )
+
+
+def another_setting(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str | None:
+    """Return the first setting of two configurations, defaults included, that makes them compute otherwise, or None."""
+    is_scaled = any(_rotation(config) != "default" for config in (theirs, ours))
+    for key in sorted(theirs.keys() | ours.keys()):
+        if key in NOT_COMPUTED or "dropout" in key or (key in LENGTHS and not is_scaled):
+            continue
+        if theirs.get(key) != ours.get(key):
+            return key
+    return None
+
+
+def _rotation(config: Mapping[str, Any]) -> Any:
+    found = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    return found.get("rope_type") or found.get("type") or "default"
 
 
 def _of_another_kind(folder: Path, names: set[str]) -> str | None:

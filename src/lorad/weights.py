@@ -16,6 +16,7 @@ import json
 import math
 import pickle
 import platform
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -31,7 +32,7 @@ from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
 from transformers.utils import logging as transformers_logging
 
 from lorad import base_source, files
@@ -40,6 +41,8 @@ from lorad.errors import ConfigError, RegistryError, RetryLater
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 PREFIX = "base_model.model."
+HARMLESS = re.compile(r"rotary_emb\.inv_freq$|(^|\.)position_ids$")
+"""Tensors that older programs stored, and that follow from config.json."""
 FINGERPRINT = "fingerprint.json"
 GENERATION = "generation_config.json"
 """Names the tokens that end an answer, sometimes more than the tokenizer does."""
@@ -590,9 +593,15 @@ def subtract(tensors: dict[str, Tensor], base: nn.Module, rank: int) -> tuple[Ad
     """
     factors = {}
     lost = total = 0.0
-    for name, weight in base.state_dict().items():
+    ours = base.state_dict()
+    if strange := sorted(name for name in tensors.keys() - ours.keys() if not HARMLESS.search(name)):
+        raise RegistryError(
+            f"the model has {strange[0]}, which its base has not; add it as a base of its own with: lorad base add",
+            code="wrong_base",
+        )
+    for name, weight in ours.items():
         if name not in tensors:
-            if name == "lm_head.weight":  # tied to the embedding, so not stored twice
+            if name in tied(base):  # not stored twice
                 continue
             raise RegistryError(f"the model lacks {name}, which its base has", code="wrong_base")
         if tensors[name].shape != weight.shape:
@@ -620,6 +629,62 @@ def subtract(tensors: dict[str, Tensor], base: nn.Module, rank: int) -> tuple[Ad
     if not factors:
         raise RegistryError("the model equals its base: there is nothing to add", code="nothing_new")
     return Adapter(factors), (lost / total) ** 0.5
+
+
+def tied(model: nn.Module) -> set[str]:
+    """Return the names of weights that a model's files may leave out, because another name stands for the same ones."""
+    return set(getattr(model, "all_tied_weights_keys", ()))
+
+
+def load_as_told(folder: Path, tensors: dict[str, Tensor]) -> Any:
+    """Return an outside model as its own config.json describes it, with these tensors, in float32.
+
+    Raise ``RegistryError`` when they are not all that it has.
+    """
+    try:
+        with passing_errors(f"loading {folder.name}"):
+            config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            told = model.load_state_dict(tensors, strict=False)
+    except RetryLater:
+        raise
+    except Exception as error:  # whatever a configuration may lead to
+        raise RegistryError(
+            f"{folder} holds no language model that transformers can load: {first_line(error)}",
+            code="no_model",
+        ) from error
+    lacks = set(told.missing_keys) - tied(model)
+    strange = [name for name in told.unexpected_keys if not HARMLESS.search(name)]
+    for names, what in ((sorted(lacks), "lacks"), (strange, "does not know")):
+        if names:
+            raise RegistryError(
+                f"the model that config.json in {folder} describes {what} {names[0]}; put its own config.json there",
+                code="wrong_base",
+            )
+    return model.requires_grad_(False).train(mode=False)
+
+
+def check_settings(folder: Path, model: Any) -> None:
+    """Raise ``RegistryError`` when a folder's config.json, if there is one, computes otherwise than a model's own."""
+    if not (folder / "config.json").is_file():
+        return
+    try:
+        theirs = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        raise RegistryError(
+            f"{folder / 'config.json'} cannot be read: {first_line(error)}", code="no_model"
+        ) from error
+    known = type(model.config)().to_dict().keys()  # what no code reads computes nothing
+    read, ours = (
+        {key: told.get(key) for key in known} for told in (theirs.to_dict(), model.config.to_dict())
+    )
+    if key := base_source.another_setting(read, ours):
+        raise RegistryError(
+            f"the model's config.json says {key}: {str(read[key])[:80]}, its base's {str(ours[key])[:80]}, which no LoRA "
+            "can hold; add it as a base of its own with: lorad base add",
+            code="not_a_lora",
+            key=key,
+        )
 
 
 def check_adapter(folder: Path, model: nn.Module) -> None:
