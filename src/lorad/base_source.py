@@ -1,7 +1,8 @@
 """Materials: what a folder from outside holds, before it is loaded as a base model.
 
 What lives here: why a folder cannot become a base model, told from its names, its JSON and its tensors' headers; which
-of two models' settings compute otherwise. What never does: loading a model (``weights``).
+of two models' settings compute otherwise; whether a tokenizer is the one in the folder. What never does: loading a model
+(``weights``).
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
 
 from lorad import files
 
@@ -46,6 +48,16 @@ NOT_COMPUTED = frozenset(
     }
 )
 """Settings of config.json that change no logit; dropout does not either, where nothing is trained."""
+WRITTEN = (
+    "Who keeps the key of room B-217? It's 3,75 or 12-4; we'll see.",
+    "  two  blanks before,\tone tab,\n\n two line breaks behind \n",
+    "def f(x):\n    return x[0] == 'a' and {\"b\": 1_000}",
+    "Óskarsdóttir, Ærø, façade, ΑΒΓ, Привет, שלום, مرحبا, नमस्ते, e\u0301",
+    "漢字かな交じり文 한국어 ไทย 1234567890",
+    "① ﬁne ² \uff21 ½ … “quoted” \u2013 a\u00a0b \u3000",
+    "😀 👩‍👩‍👧 🇮🇸 \ufffd \u200f",
+)
+"""What tokenizers are compared on: letters, digits, blanks, other scripts, and signs that normal forms change."""
 LENGTHS = ("max_position_embeddings", "original_max_position_embeddings")
 """Change logits only where the rotation of positions is scaled by them."""
 
@@ -78,6 +90,22 @@ def another_setting(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str |
 def _rotation(config: Mapping[str, Any]) -> Any:
     found = config.get("rope_parameters") or config.get("rope_scaling") or {}
     return found.get("rope_type") or found.get("type") or "default"
+
+
+def other_tokens(tokenizer: Any, path: Path) -> str | None:
+    """Return the first text of which a tokenizer makes other tokens than a ``tokenizer.json``, or gives back another."""
+    own = Tokenizer.from_file(str(path))
+    own.no_truncation()
+    own.no_padding()
+    words = [token.content for token in own.get_added_tokens_decoder().values()]
+    marked = [f"{word}a {word} b\n{word}" for word in words]
+    for text in (*WRITTEN, *marked):
+        tokens = own.encode(text, add_special_tokens=False).ids
+        if list(tokenizer(text, add_special_tokens=False)["input_ids"]) != tokens:
+            return text
+        if tokenizer.decode(tokens, clean_up_tokenization_spaces=False) != own.decode(tokens, False):
+            return text
+    return None
 
 
 def _of_another_kind(folder: Path, names: set[str]) -> str | None:
