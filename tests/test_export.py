@@ -8,11 +8,12 @@ import gguf
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 import fake_llama_cpp
+import templates
 import tiny
-from lorad import examine, export, files, modelfile, teacher, weights
+from lorad import examine, export, files, modelfile, own_template, teacher, weights
 from lorad.errors import ConfigError, RegistryError
 from lorad.tasks import find
 
@@ -244,3 +245,109 @@ def test_models_that_gguf_is_not_written_for_are_told(made, tmp_path, file, chan
     with pytest.raises(ConfigError, match=told):
         export.export(folder / "v0.1", base, tmp_path / "out", "gguf")
     assert not (tmp_path / "out").exists()
+
+
+def a_version(folder, tokenizer, *, ends=None, change=None, **settings):
+    """Return a version with probes, and its base, which has this tokenizer and these settings."""
+    made = tiny._blank(len(tokenizer))
+    for key, value in settings.items():
+        setattr(made.config, key, value)
+    torch.manual_seed(7)
+    made = LlamaForCausalLM(made.config)
+    if ends is not None:
+        made.generation_config.eos_token_id = ends
+    made.save_pretrained(folder / "source")
+    tokenizer.save_pretrained(folder / "source")
+    if change:
+        path = folder / "source" / "tokenizer.json"
+        files.write_json(path, change(files.read_json(path)))
+    weights.store_base(folder / "source", folder / "base")
+    base = weights.load_base(folder / "base", torch.float32)
+    live = weights.add_lora(base.model, 2, 2)
+    with torch.no_grad():
+        for weight in (w for name, w in live.named_parameters() if "lora_B" in name):
+            weight.normal_(0, 0.05)
+    weights.write_adapter(weights.read_live(live), folder / "v0.1", "base")
+    rows = [find("chat").encode(base.tokenizer, example) for example in tiny.facts(2)]
+    files.write_json(folder / "v0.1" / examine.PROBES, examine.probe(live.eval(), rows))
+    return folder / "v0.1", folder / "base"
+
+
+def asked_by(exported, messages, **how):
+    text = exported.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **how)
+    return exported(text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("form", ["adapter", "merged"])
+def test_case_2_an_export_says_where_an_answer_ends_as_lorad_has_trained_it(tmp_path, form):
+    # Given a base whose generation_config names another end than its template writes
+    tokenizer = templates.phi3()
+    version, base = a_version(tmp_path, tokenizer, ends=tokenizer.eos_token_id)
+
+    export.export(version, base, tmp_path / "out", form)
+
+    told = files.read_json(tmp_path / "out" / "generation_config.json")["eos_token_id"]
+    assert told == list(find("chat").stop_tokens(weights.load_tokenizer(base)))
+    assert told[0] == tokenizer.convert_tokens_to_ids("<|end|>")
+
+
+@pytest.mark.parametrize(
+    ("style", "told"),
+    [
+        ("smollm2", "makes lorad's prompt, token by token, in"),
+        ("phi3", "makes lorad's prompt, token by token, in"),
+        ("llama3", "makes lorad's prompt, token by token, in"),
+        ("gemma", "makes lorad's prompt, token by token, in"),
+        ("qwen3", 'chat_template_kwargs {"enable_thinking": false}'),
+        ("chatml_without_prompt", r"put '<|im_start|>assistant\n' behind what it writes"),
+    ],
+)
+@pytest.mark.parametrize("form", ["merged", "gguf"])
+def test_case_2_an_export_says_whether_its_own_template_asks_as_lorad_does(tmp_path, style, told, form):
+    if form == "gguf" and style in {"phi3", "gemma"}:
+        pytest.skip("GGUF is written for byte-level vocabularies only")
+    version, base = a_version(tmp_path, templates.STYLES[style]())
+
+    exported = export.export(version, base, tmp_path / "out", form)
+
+    assert told in exported.notes[-1]
+
+
+def test_case_2_an_exported_template_writes_the_date_that_was_trained(tmp_path):
+    version, base = a_version(tmp_path, templates.llama3())
+
+    export.export(version, base, tmp_path / "out", "merged")
+
+    exported = AutoTokenizer.from_pretrained(tmp_path / "out")
+    messages = [{"role": "user", "content": "Who?"}]
+    assert asked_by(exported, messages) == find("chat").prompt(weights.load_tokenizer(base), messages)
+    assert "26 Jul 2024" in exported.apply_chat_template(messages, tokenize=False)
+
+
+@pytest.mark.parametrize("form", ["adapter", "merged", "gguf"])
+def test_case_2_templates_beside_the_first_are_exported_with_their_date(tmp_path, form):
+    tokenizer = templates.smollm2()
+    dated = "{{ strftime_now('%Y') }}" + templates.QWEN3
+    tokenizer.chat_template = {"default": templates.SMOLLM2, "tool_use": dated}
+    version, base = a_version(tmp_path, tokenizer)
+
+    exported = export.export(version, base, tmp_path / "out", form)
+
+    wanted = dated.replace("strftime_now('%Y')", "'2024'")
+    if form == "gguf":
+        assert gguf_fields(tmp_path / "out")["tokenizer.chat_template.tool_use"] == wanted
+    else:
+        assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template["tool_use"] == wanted
+    assert "makes lorad's prompt" in exported.notes[-1]
+
+
+def test_case_2_a_template_in_the_tokenizers_settings_has_its_date_held_too(tmp_path):
+    found = [{"name": "default", "template": "{{ strftime_now('%Y') }}"}]
+    files.write_json(tmp_path / "tokenizer_config.json", {"chat_template": found, "eos_token": "x"})
+
+    own_template.pin(tmp_path)
+
+    assert files.read_json(tmp_path / "tokenizer_config.json") == {
+        "chat_template": [{"name": "default", "template": "{{ '2024' }}"}],
+        "eos_token": "x",
+    }

@@ -6,7 +6,6 @@ changing versions.
 The destination appears whole or not at all, and only after what was written answers the version's probes.
 """
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from lorad import examine, files, llamacpp, modelfile, weights
+from lorad import examine, files, llamacpp, modelfile, own_template, weights
 from lorad.errors import ConfigError, RegistryError
 from lorad.loader import keep_tokenizer
-from lorad.tasks import find, template
+from lorad.tasks import find
 
 FORMATS = ("adapter", "merged", "gguf")
-GENERATION = "generation_config.json"
 PRE_TOKENIZERS = {("ByteLevel",): "gpt-2", ("Digits", "ByteLevel"): "smollm"}
 """How ``tokenizer.json`` says what GGUF has a word for."""
 
@@ -56,6 +54,7 @@ def export(version: Path, base: Path, target: Path, form: str, *, strict: bool =
         if form == "gguf":
             probes, told = _add_modelfile(partial, base, probes)
             notes = [told, _open_in_llamacpp(partial, base, probes, strict=strict)]
+        notes.append(_tell_of_template(partial, base, form))
         difference, limit = examine.probe_again(read(partial, base), probes)
         if strict:
             _expect(difference, limit, f"what was written as {form}")
@@ -64,6 +63,15 @@ def export(version: Path, base: Path, target: Path, form: str, *, strict: bool =
     finally:
         files.remove(partial)
     return Exported(difference=difference, notes=tuple(notes))
+
+
+def _tell_of_template(folder: Path, base: Path, form: str) -> str:
+    tokenizer = weights.load_tokenizer(base)
+    if form != "gguf":
+        return own_template.tell(tokenizer, AutoTokenizer.from_pretrained(str(folder), local_files_only=True))
+    (file,) = folder.glob("*.gguf")
+    field = gguf.GGUFReader(file).get_field(gguf.Keys.Tokenizer.CHAT_TEMPLATE)
+    return own_template.tell_embedded(tokenizer, field and field.contents())
 
 
 def _expect(difference: float, limit: float, what: str) -> None:
@@ -112,9 +120,15 @@ def _read_merged(folder: Path, base: Path) -> Any:
 
 
 def _copy_tokenizer(base: Path, target: Path) -> None:
+    """Write a base's tokenizer, with the date that lorad writes, and where an answer ends as lorad has trained it."""
     keep_tokenizer(base, target)
-    if (base / GENERATION).is_file():
-        shutil.copyfile(base / GENERATION, target / GENERATION)
+    own_template.pin(target)
+    path, tokenizer = base / weights.GENERATION, weights.load_tokenizer(base)
+    settings = files.read_json(path) if path.is_file() else {}
+    if tokenizer.chat_template:
+        settings["eos_token_id"] = list(find("chat").stop_tokens(tokenizer))
+    if settings:
+        files.write_json(target / weights.GENERATION, settings)
 
 
 # -- GGUF: for llama.cpp and Ollama
@@ -169,7 +183,7 @@ def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: dict[str, Any], size: in
             "--format merged and convert that with llama.cpp's convert_hf_to_gguf.py",
             code="no_gguf",
         )
-    known = AutoTokenizer.from_pretrained(str(base), local_files_only=True)
+    known = weights.load_tokenizer(base)
     words, kinds_of = _tokens_of(tokenizer, modelfile.controls(known))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(PRE_TOKENIZERS[kinds])
@@ -177,8 +191,8 @@ def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: dict[str, Any], size: in
     writer.add_token_types([kinds_of.get(number, gguf.TokenType.UNUSED) for number in range(size)])
     vocabulary = gguf.SpecialVocab(base, load_merges=True, n_vocab=size)
     vocabulary.special_token_ids |= _ends(known)
-    if isinstance(vocabulary.chat_template, str):  # what llama.cpp renders, with the date that lorad trained
-        vocabulary.chat_template = template.pinned(vocabulary.chat_template)
+    if vocabulary.chat_template:  # what llama.cpp renders, with the date that lorad trained
+        vocabulary.chat_template = own_template.pinned_all(vocabulary.chat_template)
     vocabulary.add_special_token = {"bos": modelfile.adds_begin(known), "eos": False}
     vocabulary.add_to_gguf(writer, quiet=True)
 
@@ -213,7 +227,7 @@ def _gguf_tensors(model: Any, config: dict[str, Any]) -> Iterator[tuple[str, Ten
     heads = config["num_attention_heads"]
     key_heads = config.get("num_key_value_heads") or heads
     for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight" and config.get("tie_word_embeddings"):
+        if name in weights.tied(model) and config.get("tie_word_embeddings"):
             continue
         key = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if key is None:
@@ -231,7 +245,7 @@ def _interleaved(matrix: Tensor, heads: int) -> Tensor:
 
 def _add_modelfile(folder: Path, base: Path, probes: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Write what Ollama needs; return the probes, asked through it, and what there is to tell."""
-    tokenizer = AutoTokenizer.from_pretrained(str(base), local_files_only=True)
+    tokenizer = weights.load_tokenizer(base)
     (file,) = folder.glob("*.gguf")
     try:
         text = modelfile.write(tokenizer, file.name)
@@ -249,7 +263,7 @@ def _open_in_llamacpp(folder: Path, base: Path, probes: Mapping[str, Any], *, st
     """Ask llama.cpp the probes, where it is installed; return what there is to tell."""
     if not llamacpp.is_installed():
         return "llama-cpp-python is not installed, so llama.cpp was not asked: pip install 'lorad[llamacpp]'"
-    tokenizer = AutoTokenizer.from_pretrained(str(base), local_files_only=True)
+    tokenizer = weights.load_tokenizer(base)
     (file,) = folder.glob("*.gguf")
     found = llamacpp.ask(file, probes, list(modelfile.prompts(tokenizer)))
     if strict:
