@@ -351,3 +351,86 @@ def test_case_2_a_template_in_the_tokenizers_settings_has_its_date_held_too(tmp_
         "chat_template": [{"name": "default", "template": "{{ '2024' }}"}],
         "eos_token": "x",
     }
+
+
+def scaled(kind, **more):
+    return {"rope_parameters": {"rope_type": kind, "factor": 4.0, "rope_theta": 10000.0, **more}}
+
+
+LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (scaled("linear"), "rope_type: linear"),
+        (scaled("dynamic"), "rope_type: dynamic"),
+        (scaled("yarn", original_max_position_embeddings=128), "rope_type: yarn"),
+        (scaled("llama3", **LLAMA3_ROPE), "rope_type: llama3"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": None}, "rope_type: linear"),
+        ({"hidden_act": "gelu"}, "hidden_act: gelu"),
+        ({"attention_bias": True}, "attention_bias: True"),
+        ({"mlp_bias": True}, "mlp_bias: True"),
+    ],
+)
+def test_case_2_what_the_gguf_would_not_tell_llama_cpp_of_a_model_is_refused_by_name(
+    made, tmp_path, settings, told
+):
+    folder, _, _ = made
+    base = tmp_path / "other"
+    shutil.copytree(folder / "tiny", base)
+    files.write_json(base / "config.json", files.read_json(base / "config.json") | settings)
+
+    with pytest.raises(ConfigError, match=told) as caught:
+        export.export(folder / "v0.1", base, tmp_path / "out", "gguf")
+    assert caught.value.code == "no_gguf"
+    assert not (tmp_path / "out").exists()
+
+
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "told"),
+    [
+        (None, {"normalizer": {"type": "Lowercase"}}, "the normalizer Lowercase"),
+        (None, {"normalizer": {"type": "NFKC"}}, "the normalizer NFKC"),
+        (None, {"pre_tokenizer": BYTE_LEVEL | {"use_regex": False}}, "use_regex: False"),
+        (None, {"pre_tokenizer": BYTE_LEVEL | {"add_prefix_space": True}}, "add_prefix_space: True"),
+        (
+            None,
+            {
+                "pre_tokenizer": {
+                    "type": "Sequence",
+                    "pretokenizers": [{"type": "Digits", "individual_digits": False}, BYTE_LEVEL],
+                }
+            },
+            "individual_digits: False",
+        ),
+        (None, {"pre_tokenizer": None}, "the pre-tokenizer none"),
+        ("model", {"ignore_merges": True}, "ignore_merges: True"),
+        ("model", {"byte_fallback": True}, "byte_fallback: True"),
+        ("added", {"lstrip": True}, "lstrip on the token <s>"),
+        ("added", {"single_word": True}, "single_word on the token <s>"),
+    ],
+)
+def test_case_2_a_tokenizer_of_which_llama_cpp_makes_another_is_refused_by_name(
+    made, tmp_path, place, change, told
+):
+    folder, _, _ = made
+    base = tmp_path / "other"
+    shutil.copytree(folder / "tiny", base)
+    core = files.read_json(base / "tokenizer.json")
+    {None: core, "model": core["model"], "added": core["added_tokens"][0]}[place].update(change)
+    files.write_json(base / "tokenizer.json", core)
+
+    with pytest.raises(ConfigError, match=told) as caught:
+        export.export(folder / "v0.1", base, tmp_path / "out", "gguf")
+    assert caught.value.code == "no_gguf"
+
+
+def test_case_2_smollms_pre_tokenizer_has_a_word():
+    digits = {"type": "Digits", "individual_digits": True}
+    both = {"type": "Sequence", "pretokenizers": [digits, BYTE_LEVEL]}
+
+    assert (export._word_for(both), export._word_for(BYTE_LEVEL)) == ("smollm", "gpt-2")
