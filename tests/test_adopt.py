@@ -1,6 +1,7 @@
 """What another program trained becomes a candidate like any other, or is refused with the reason."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -608,3 +609,89 @@ def test_case_6_an_adapter_above_the_largest_rank_is_cut_where_it_stays_the_same
     assert "then cut from rank 8 to training.max_rank (4)" in found.notes[-1]
     deck = adopt.write(found, tmp_path / "candidate", base_folder, base, [], {})
     assert torch.allclose(brought(deck), as_peft_loads(base_folder, source), atol=1e-2)
+
+
+@pytest.mark.parametrize("place", ["chat_template.jinja", "tokenizer_config.json", "a list"])
+@pytest.mark.parametrize("kind", ["adapter", "model"])
+def test_case_6_another_chat_template_beside_it_is_told(base, trained, tmp_path, place, kind):
+    source = tmp_path / "source"
+    shutil.copytree(trained[0] / kind, source)
+    other = tiny.TEMPLATE.replace("<s>", "### ")
+    if place == "chat_template.jinja":
+        (source / place).write_text(other)
+    else:
+        found = other if place != "a list" else [{"name": "default", "template": other}]
+        files.write_json(source / "tokenizer_config.json", {"chat_template": found})
+
+    assert (
+        "it brings another chat template than the base; lorad asks with the base's"
+        in adopt.read(source, base, 64).notes
+    )
+
+
+def test_case_6_the_bases_own_tokenizer_beside_it_is_nothing_to_tell(base, trained, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(trained[0] / "adapter", source)
+    tiny.tokenizer().save_pretrained(source)
+
+    assert not [note for note in adopt.read(source, base, 64).notes if "brings" in note]
+
+
+@pytest.mark.parametrize("way", ["tokenizer.json", "added_tokens.json", "tokenizer_config.json"])
+def test_case_6_an_adapter_for_a_larger_vocabulary_is_refused(base, trained, tmp_path, way):
+    source = tmp_path / "source"
+    shutil.copytree(trained[0] / "adapter", source)
+    tokenizer = tiny.tokenizer()
+    number = len(tokenizer)
+    if way == "tokenizer.json":
+        tokenizer.add_tokens(["<tool>"])
+    tokenizer.save_pretrained(source)
+    if way == "added_tokens.json":
+        files.write_json(source / way, {"<tool>": number})
+    elif way == "tokenizer_config.json":
+        settings = files.read_json(source / way)
+        files.write_json(source / way, settings | {"added_tokens_decoder": {number: {"content": "<tool>"}}})
+
+    with pytest.raises(RegistryError, match="'<tool>' is new") as caught:
+        adopt.read(source, base, 64)
+    assert caught.value.code == "wrong_base"
+
+
+def test_case_6_another_vocabulary_of_the_same_size_is_told(base, trained, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(trained[0] / "adapter", source)
+    tiny.tokenizer().save_pretrained(source)
+    core = (source / "tokenizer.json").read_text().replace('"</s>"', '"</z>"')
+    (source / "tokenizer.json").write_text(core)
+
+    assert "it brings another vocabulary" in " ".join(adopt.read(source, base, 64).notes)
+
+
+@pytest.mark.parametrize("key", ["alpha_pattern", "rank_pattern"])
+def test_case_6_a_pattern_of_null_is_no_pattern(base, base_folder, tmp_path, key):
+    source = perturbed(base_folder, tmp_path / "source")
+    expected = as_peft_loads(base_folder, source)
+    config = files.read_json(source / "adapter_config.json")
+    files.write_json(source / "adapter_config.json", config | {key: None})
+
+    deck = adopt.write(adopt.read(source, base, 64), tmp_path / "candidate", base_folder, base, [], {})
+
+    assert torch.allclose(brought(deck), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("bias", "all"),
+        ("lora_bias", True),
+        ("modules_to_save", ["norm"]),
+        ("trainable_token_indices", [5]),
+        ("layer_replication", [[0, 2], [0, 2]]),
+    ],
+)
+def test_case_6_what_no_whole_model_could_bring_either_is_not_sent_that_way(key, value):
+    with pytest.raises(RegistryError, match=f"sets {key}") as caught:
+        adapter_formats.check_peft({"peft_type": "LORA", "r": 4, "lora_alpha": 4, key: value})
+
+    assert "lorad base add" in caught.value.message
+    assert "add the whole model" not in caught.value.message

@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 
-from lorad import __version__, adapter_formats, domain, examine, files, loader, teacher, weights
+from lorad import __version__, adapter_formats, base_source, domain, examine, files, loader, teacher, weights
 from lorad.domain import Encoded, Evaluation, Example, Score
 from lorad.errors import RegistryError
+from lorad.tasks import template
 
 CONFIG = "config.json"
 MANIFEST = "manifest.json"
@@ -64,6 +65,7 @@ def read(source: Path, base: weights.Base, rank: int) -> Found:
     folder = _folder(source)
     if _is_adapter(tensors, folder, base):
         kind = "adapter"
+        _check_vocabulary(folder, base)
         adapter, notes = _adapter(tensors, folder, base)
     else:
         kind = "model"
@@ -76,10 +78,34 @@ def read(source: Path, base: weights.Base, rank: int) -> Found:
     if adapter.rank > rank:
         adapter, told = _cut(adapter, base, rank)
         notes = [*notes, told]
+    notes = [*notes, *_look_beside(folder, base)]
     if any(path.suffix != ".safetensors" for path in paths):
         notes = [*notes, "read from a pickle as tensors alone, and written anew as safetensors"]
     digests = {path.name: files.file_digest(path) for path in paths}
     return Found(adapter=adapter, kind=kind, files=digests, notes=tuple(notes))
+
+
+def _check_vocabulary(folder: Path, base: weights.Base) -> None:
+    known = set(base.tokenizer.get_vocab())
+    if (theirs := base_source.vocabulary(folder)) and len(theirs) > len(known):
+        raise RegistryError(
+            f"the tokenizer beside the adapter in {folder} knows {len(theirs)} tokens, its base's {len(known)} "
+            f"({min(theirs - known)!r} is new), and lorad asks with the base's; train it again with that tokenizer, or "
+            f"add the base that it was made for",
+            code="wrong_base",
+        )
+
+
+def _look_beside(folder: Path, base: weights.Base) -> list[str]:
+    """Return a note for what an outside folder brings beside its tensors, and lorad asks otherwise."""
+    notes = []
+    theirs, ours = base_source.chat_template(folder), base_source.first_template(base.tokenizer.chat_template)
+    if theirs and template.pinned(str(theirs)).strip() != template.pinned(str(ours)).strip():
+        notes.append("it brings another chat template than the base; lorad asks with the base's")
+    words = base_source.vocabulary(folder)
+    if words and words != set(base.tokenizer.get_vocab()):
+        notes.append("it brings another vocabulary than the base; lorad asks with the base's")
+    return notes
 
 
 def _cut(adapter: weights.Adapter, base: weights.Base, rank: int) -> tuple[weights.Adapter, str]:

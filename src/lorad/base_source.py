@@ -5,6 +5,7 @@ of two models' settings compute otherwise; whether a tokenizer is the one in the
 (``weights``).
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,36 @@ def other_tokens(tokenizer: Any, path: Path) -> str | None:
         if tokenizer.decode(tokens, clean_up_tokenization_spaces=False) != own.decode(tokens, False):
             return text
     return None
+
+
+def vocabulary(folder: Path) -> set[str]:
+    """Return every word that a folder's tokenizer knows, none where there is no tokenizer."""
+    path, words = folder / "tokenizer.json", set()
+    if path.is_file():
+        with contextlib.suppress(Exception):  # tokenizers raises nothing more special
+            words = set(Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True))
+    listed = _read(folder / "tokenizer_config.json").get("added_tokens_decoder")
+    tokens = listed.values() if isinstance(listed, dict) else ()
+    named = {str(token["content"]) for token in tokens if isinstance(token, dict) and "content" in token}
+    return words | named | set(_read(folder / "added_tokens.json"))
+
+
+def chat_template(folder: Path) -> Any:
+    """Return the chat template that a folder brings, the first of several, or None."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8", errors="replace")
+    found = _read(folder / "tokenizer_config.json").get("chat_template")
+    return (
+        first_template({each.get("name"): each.get("template") for each in found})
+        if isinstance(found, list)
+        else found
+    )
+
+
+def first_template(found: Any) -> Any:
+    """Return the template that is asked without tools."""
+    return found.get("default") if isinstance(found, dict) else found
 
 
 def _of_another_kind(folder: Path, names: set[str]) -> str | None:

@@ -595,7 +595,10 @@ def as_peft_loads(model: Any, folder: Path, tensors: dict[str, Tensor]) -> Itera
 def _load_with_peft(model: Any, folder: Path, tensors: dict[str, Tensor]) -> tuple[Any, Any]:
     try:
         with passing_errors(f"loading {folder.name}"):
-            wrapped = get_peft_model(model, LoraConfig.from_pretrained(str(folder)))
+            config = LoraConfig.from_pretrained(str(folder))
+            for key in ("rank_pattern", "alpha_pattern"):  # null, as other programs write them, stops PEFT
+                setattr(config, key, getattr(config, key) or {})
+            wrapped = get_peft_model(model, config)
             told = set_peft_model_state_dict(wrapped, tensors)
     except RetryLater:
         raise
