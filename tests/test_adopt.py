@@ -1,11 +1,13 @@
 """What another program trained becomes a candidate like any other, or is refused with the reason."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import tiny
 from lorad import adapter_formats, adopt, examine, files, teacher, weights
@@ -499,3 +501,197 @@ def test_case_29_layers_that_the_base_does_not_have_are_told(base, tmp_path):
         adopt.read(tmp_path, base, 64)
 
     assert caught.value.code == "wrong_base"
+
+
+def model_like(base_folder, target, change=None, **settings):
+    """Save a whole model that was taught a little, with other settings than its base, as transformers does."""
+    config = LlamaConfig.from_pretrained(base_folder)
+    taught = LlamaForCausalLM.from_pretrained(base_folder, dtype=torch.float32).state_dict()
+    torch.manual_seed(1)
+    taught["model.layers.0.self_attn.q_proj.weight"] += 0.02 * torch.randn(64, 2) @ torch.randn(2, 64)
+    for key, value in settings.items():
+        setattr(config, key, value)
+    made = LlamaForCausalLM(config).float()
+    made.load_state_dict(taught, strict=False)
+    if change:
+        change(made)
+    made.save_pretrained(target)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"num_hidden_layers": 3}, "num_hidden_layers"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"rms_norm_eps": 0.1}, "rms_norm_eps"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}, "rope_parameters"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"tie_word_embeddings": False}, "tie_word_embeddings"),
+    ],
+)
+def test_case_6_a_model_that_computes_otherwise_than_its_base_is_refused_by_name(
+    base, base_folder, tmp_path, settings, named
+):
+    source = model_like(base_folder, tmp_path / "model", **settings)
+
+    with pytest.raises(RegistryError, match=named) as caught:
+        adopt.read(source, base, 64)
+    assert caught.value.code == "not_a_lora"
+
+
+@pytest.mark.parametrize("settings", [{"max_position_embeddings": 4096}, {"attention_dropout": 0.1}])
+def test_case_6_a_setting_that_computes_nothing_may_differ(base, base_folder, tmp_path, settings):
+    source = model_like(base_folder, tmp_path / "model", **settings)
+
+    found = adopt.read(source, base, 64)
+
+    deck = adopt.write(found, tmp_path / "candidate", base_folder, base, [], {})
+    assert adopt.compare(source, deck, None) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "settings", [{"num_hidden_layers": 3}, {"attention_bias": True}], ids=lambda given: next(iter(given))
+)
+def test_case_6_tensors_that_the_base_does_not_have_are_refused_without_a_config_too(
+    base, base_folder, tmp_path, settings
+):
+    source = model_like(base_folder, tmp_path / "model", **settings)
+    (source / "config.json").unlink()
+
+    with pytest.raises(RegistryError, match="which its base has not") as caught:
+        adopt.read(source, base, 64)
+    assert caught.value.code == "wrong_base"
+
+
+def test_case_6_buffers_of_older_programs_are_passed_by(base, base_folder, tmp_path):
+    source = model_like(base_folder, tmp_path / "model")
+    tensors = load_file(source / "model.safetensors")
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
+    save_file(tensors, source / "model.safetensors")
+
+    assert adopt.read(source, base, 64).kind == "model"
+
+
+def test_case_6_a_model_is_compared_as_its_own_config_tells(base, base_folder, tmp_path):
+    # Given a model whose config.json computes otherwise than the one that was read
+    source = model_like(base_folder, tmp_path / "model")
+    deck = adopt.write(adopt.read(source, base, 64), tmp_path / "candidate", base_folder, base, [], {})
+    assert adopt.compare(source, deck, None) < 1e-5
+    config = files.read_json(source / "config.json")
+    files.write_json(source / "config.json", config | {"rms_norm_eps": 0.5})
+
+    with pytest.raises(RegistryError, match="would be another one"):
+        adopt.compare(source, deck, None)
+
+
+def test_case_6_an_adapter_above_the_largest_rank_is_refused_where_the_cut_makes_another_one(
+    base, base_folder, tmp_path
+):
+    source = perturbed(base_folder, tmp_path / "source", r=16, target_modules="all-linear")
+
+    with pytest.raises(RegistryError, match=r"nats a token away .* raise training.max_rank to 16") as caught:
+        adopt.read(source, base, 4)
+    assert caught.value.code == "not_low_rank"
+
+
+def test_case_6_an_adapter_above_the_largest_rank_is_cut_where_it_stays_the_same(base, base_folder, tmp_path):
+    # Given an adapter of rank 8 of which four ranks hold next to nothing
+    source = perturbed(base_folder, tmp_path / "source", r=8)
+    tensors = load_file(source / "adapter_model.safetensors")
+    for name in (name for name in tensors if ".lora_B" in name):
+        tensors[name][:, 4:] *= 1e-4
+    save_file(tensors, source / "adapter_model.safetensors")
+
+    found = adopt.read(source, base, 4)
+
+    assert found.adapter.rank == 4
+    assert "then cut from rank 8 to training.max_rank (4)" in found.notes[-1]
+    deck = adopt.write(found, tmp_path / "candidate", base_folder, base, [], {})
+    assert torch.allclose(brought(deck), as_peft_loads(base_folder, source), atol=1e-2)
+
+
+@pytest.mark.parametrize("place", ["chat_template.jinja", "tokenizer_config.json", "a list"])
+@pytest.mark.parametrize("kind", ["adapter", "model"])
+def test_case_6_another_chat_template_beside_it_is_told(base, trained, tmp_path, place, kind):
+    source = tmp_path / "source"
+    shutil.copytree(trained[0] / kind, source)
+    other = tiny.TEMPLATE.replace("<s>", "### ")
+    if place == "chat_template.jinja":
+        (source / place).write_text(other)
+    else:
+        found = other if place != "a list" else [{"name": "default", "template": other}]
+        files.write_json(source / "tokenizer_config.json", {"chat_template": found})
+
+    assert (
+        "it brings another chat template than the base; lorad asks with the base's"
+        in adopt.read(source, base, 64).notes
+    )
+
+
+def test_case_6_the_bases_own_tokenizer_beside_it_is_nothing_to_tell(base, trained, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(trained[0] / "adapter", source)
+    tiny.tokenizer().save_pretrained(source)
+
+    assert not [note for note in adopt.read(source, base, 64).notes if "brings" in note]
+
+
+@pytest.mark.parametrize("way", ["tokenizer.json", "added_tokens.json", "tokenizer_config.json"])
+def test_case_6_an_adapter_for_a_larger_vocabulary_is_refused(base, trained, tmp_path, way):
+    source = tmp_path / "source"
+    shutil.copytree(trained[0] / "adapter", source)
+    tokenizer = tiny.tokenizer()
+    number = len(tokenizer)
+    if way == "tokenizer.json":
+        tokenizer.add_tokens(["<tool>"])
+    tokenizer.save_pretrained(source)
+    if way == "added_tokens.json":
+        files.write_json(source / way, {"<tool>": number})
+    elif way == "tokenizer_config.json":
+        settings = files.read_json(source / way)
+        files.write_json(source / way, settings | {"added_tokens_decoder": {number: {"content": "<tool>"}}})
+
+    with pytest.raises(RegistryError, match="'<tool>' is new") as caught:
+        adopt.read(source, base, 64)
+    assert caught.value.code == "wrong_base"
+
+
+def test_case_6_another_vocabulary_of_the_same_size_is_told(base, trained, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(trained[0] / "adapter", source)
+    tiny.tokenizer().save_pretrained(source)
+    core = (source / "tokenizer.json").read_text().replace('"</s>"', '"</z>"')
+    (source / "tokenizer.json").write_text(core)
+
+    assert "it brings another vocabulary" in " ".join(adopt.read(source, base, 64).notes)
+
+
+@pytest.mark.parametrize("key", ["alpha_pattern", "rank_pattern"])
+def test_case_6_a_pattern_of_null_is_no_pattern(base, base_folder, tmp_path, key):
+    source = perturbed(base_folder, tmp_path / "source")
+    expected = as_peft_loads(base_folder, source)
+    config = files.read_json(source / "adapter_config.json")
+    files.write_json(source / "adapter_config.json", config | {key: None})
+
+    deck = adopt.write(adopt.read(source, base, 64), tmp_path / "candidate", base_folder, base, [], {})
+
+    assert torch.allclose(brought(deck), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("bias", "all"),
+        ("lora_bias", True),
+        ("modules_to_save", ["norm"]),
+        ("trainable_token_indices", [5]),
+        ("layer_replication", [[0, 2], [0, 2]]),
+    ],
+)
+def test_case_6_what_no_whole_model_could_bring_either_is_not_sent_that_way(key, value):
+    with pytest.raises(RegistryError, match=f"sets {key}") as caught:
+        adapter_formats.check_peft({"peft_type": "LORA", "r": 4, "lora_alpha": 4, key: value})
+
+    assert "lorad base add" in caught.value.message
+    assert "add the whole model" not in caught.value.message

@@ -8,11 +8,12 @@ import gguf
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 import fake_llama_cpp
+import templates
 import tiny
-from lorad import examine, export, files, modelfile, teacher, weights
+from lorad import examine, export, files, modelfile, own_template, teacher, weights
 from lorad.errors import ConfigError, RegistryError
 from lorad.tasks import find
 
@@ -244,3 +245,192 @@ def test_models_that_gguf_is_not_written_for_are_told(made, tmp_path, file, chan
     with pytest.raises(ConfigError, match=told):
         export.export(folder / "v0.1", base, tmp_path / "out", "gguf")
     assert not (tmp_path / "out").exists()
+
+
+def a_version(folder, tokenizer, *, ends=None, change=None, **settings):
+    """Return a version with probes, and its base, which has this tokenizer and these settings."""
+    made = tiny._blank(len(tokenizer))
+    for key, value in settings.items():
+        setattr(made.config, key, value)
+    torch.manual_seed(7)
+    made = LlamaForCausalLM(made.config)
+    if ends is not None:
+        made.generation_config.eos_token_id = ends
+    made.save_pretrained(folder / "source")
+    tokenizer.save_pretrained(folder / "source")
+    if change:
+        path = folder / "source" / "tokenizer.json"
+        files.write_json(path, change(files.read_json(path)))
+    weights.store_base(folder / "source", folder / "base")
+    base = weights.load_base(folder / "base", torch.float32)
+    live = weights.add_lora(base.model, 2, 2)
+    with torch.no_grad():
+        for weight in (w for name, w in live.named_parameters() if "lora_B" in name):
+            weight.normal_(0, 0.05)
+    weights.write_adapter(weights.read_live(live), folder / "v0.1", "base")
+    rows = [find("chat").encode(base.tokenizer, example) for example in tiny.facts(2)]
+    files.write_json(folder / "v0.1" / examine.PROBES, examine.probe(live.eval(), rows))
+    return folder / "v0.1", folder / "base"
+
+
+def asked_by(exported, messages, **how):
+    text = exported.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **how)
+    return exported(text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("form", ["adapter", "merged"])
+def test_case_2_an_export_says_where_an_answer_ends_as_lorad_has_trained_it(tmp_path, form):
+    # Given a base whose generation_config names another end than its template writes
+    tokenizer = templates.phi3()
+    version, base = a_version(tmp_path, tokenizer, ends=tokenizer.eos_token_id)
+
+    export.export(version, base, tmp_path / "out", form)
+
+    told = files.read_json(tmp_path / "out" / "generation_config.json")["eos_token_id"]
+    assert told == list(find("chat").stop_tokens(weights.load_tokenizer(base)))
+    assert told[0] == tokenizer.convert_tokens_to_ids("<|end|>")
+
+
+@pytest.mark.parametrize(
+    ("style", "told"),
+    [
+        ("smollm2", "makes lorad's prompt, token by token, in"),
+        ("phi3", "makes lorad's prompt, token by token, in"),
+        ("llama3", "makes lorad's prompt, token by token, in"),
+        ("gemma", "makes lorad's prompt, token by token, in"),
+        ("qwen3", 'chat_template_kwargs {"enable_thinking": false}'),
+        ("chatml_without_prompt", r"put '<|im_start|>assistant\n' behind what it writes"),
+    ],
+)
+@pytest.mark.parametrize("form", ["merged", "gguf"])
+def test_case_2_an_export_says_whether_its_own_template_asks_as_lorad_does(tmp_path, style, told, form):
+    if form == "gguf" and style in {"phi3", "gemma"}:
+        pytest.skip("GGUF is written for byte-level vocabularies only")
+    version, base = a_version(tmp_path, templates.STYLES[style]())
+
+    exported = export.export(version, base, tmp_path / "out", form)
+
+    assert told in exported.notes[-1]
+
+
+def test_case_2_an_exported_template_writes_the_date_that_was_trained(tmp_path):
+    version, base = a_version(tmp_path, templates.llama3())
+
+    export.export(version, base, tmp_path / "out", "merged")
+
+    exported = AutoTokenizer.from_pretrained(tmp_path / "out")
+    messages = [{"role": "user", "content": "Who?"}]
+    assert asked_by(exported, messages) == find("chat").prompt(weights.load_tokenizer(base), messages)
+    assert "26 Jul 2024" in exported.apply_chat_template(messages, tokenize=False)
+
+
+@pytest.mark.parametrize("form", ["adapter", "merged", "gguf"])
+def test_case_2_templates_beside_the_first_are_exported_with_their_date(tmp_path, form):
+    tokenizer = templates.smollm2()
+    dated = "{{ strftime_now('%Y') }}" + templates.QWEN3
+    tokenizer.chat_template = {"default": templates.SMOLLM2, "tool_use": dated}
+    version, base = a_version(tmp_path, tokenizer)
+
+    exported = export.export(version, base, tmp_path / "out", form)
+
+    wanted = dated.replace("strftime_now('%Y')", "'2024'")
+    if form == "gguf":
+        assert gguf_fields(tmp_path / "out")["tokenizer.chat_template.tool_use"] == wanted
+    else:
+        assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template["tool_use"] == wanted
+    assert "makes lorad's prompt" in exported.notes[-1]
+
+
+def test_case_2_a_template_in_the_tokenizers_settings_has_its_date_held_too(tmp_path):
+    found = [{"name": "default", "template": "{{ strftime_now('%Y') }}"}]
+    files.write_json(tmp_path / "tokenizer_config.json", {"chat_template": found, "eos_token": "x"})
+
+    own_template.pin(tmp_path)
+
+    assert files.read_json(tmp_path / "tokenizer_config.json") == {
+        "chat_template": [{"name": "default", "template": "{{ '2024' }}"}],
+        "eos_token": "x",
+    }
+
+
+def scaled(kind, **more):
+    return {"rope_parameters": {"rope_type": kind, "factor": 4.0, "rope_theta": 10000.0, **more}}
+
+
+LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (scaled("linear"), "rope_type: linear"),
+        (scaled("dynamic"), "rope_type: dynamic"),
+        (scaled("yarn", original_max_position_embeddings=128), "rope_type: yarn"),
+        (scaled("llama3", **LLAMA3_ROPE), "rope_type: llama3"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": None}, "rope_type: linear"),
+        ({"hidden_act": "gelu"}, "hidden_act: gelu"),
+        ({"attention_bias": True}, "attention_bias: True"),
+        ({"mlp_bias": True}, "mlp_bias: True"),
+    ],
+)
+def test_case_2_what_the_gguf_would_not_tell_llama_cpp_of_a_model_is_refused_by_name(
+    made, tmp_path, settings, told
+):
+    folder, _, _ = made
+    base = tmp_path / "other"
+    shutil.copytree(folder / "tiny", base)
+    files.write_json(base / "config.json", files.read_json(base / "config.json") | settings)
+
+    with pytest.raises(ConfigError, match=told) as caught:
+        export.export(folder / "v0.1", base, tmp_path / "out", "gguf")
+    assert caught.value.code == "no_gguf"
+    assert not (tmp_path / "out").exists()
+
+
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "told"),
+    [
+        (None, {"normalizer": {"type": "Lowercase"}}, "the normalizer Lowercase"),
+        (None, {"normalizer": {"type": "NFKC"}}, "the normalizer NFKC"),
+        (None, {"pre_tokenizer": BYTE_LEVEL | {"use_regex": False}}, "use_regex: False"),
+        (None, {"pre_tokenizer": BYTE_LEVEL | {"add_prefix_space": True}}, "add_prefix_space: True"),
+        (
+            None,
+            {
+                "pre_tokenizer": {
+                    "type": "Sequence",
+                    "pretokenizers": [{"type": "Digits", "individual_digits": False}, BYTE_LEVEL],
+                }
+            },
+            "individual_digits: False",
+        ),
+        (None, {"pre_tokenizer": None}, "the pre-tokenizer none"),
+        ("model", {"ignore_merges": True}, "ignore_merges: True"),
+        ("model", {"byte_fallback": True}, "byte_fallback: True"),
+        ("added", {"lstrip": True}, "lstrip on the token <s>"),
+        ("added", {"single_word": True}, "single_word on the token <s>"),
+    ],
+)
+def test_case_2_a_tokenizer_of_which_llama_cpp_makes_another_is_refused_by_name(
+    made, tmp_path, place, change, told
+):
+    folder, _, _ = made
+    base = tmp_path / "other"
+    shutil.copytree(folder / "tiny", base)
+    core = files.read_json(base / "tokenizer.json")
+    {None: core, "model": core["model"], "added": core["added_tokens"][0]}[place].update(change)
+    files.write_json(base / "tokenizer.json", core)
+
+    with pytest.raises(ConfigError, match=told) as caught:
+        export.export(folder / "v0.1", base, tmp_path / "out", "gguf")
+    assert caught.value.code == "no_gguf"
+
+
+def test_case_2_smollms_pre_tokenizer_has_a_word():
+    digits = {"type": "Digits", "individual_digits": True}
+    both = {"type": "Sequence", "pretokenizers": [digits, BYTE_LEVEL]}
+
+    assert (export._word_for(both), export._word_for(BYTE_LEVEL)) == ("smollm", "gpt-2")

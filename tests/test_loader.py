@@ -1,6 +1,7 @@
 """What a version proves between its verified files and its first answer."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -203,3 +204,21 @@ def test_a_version_that_answers_otherwise_leaves_the_deck_as_it_was(base_folder,
 
     assert deck.names == []
     assert torch.equal(logits(deck, None), pristine)
+
+
+@pytest.mark.parametrize("change", ["another", None])
+def test_case_25_a_version_keeps_the_templates_beside_its_bases_own(base_folder, tmp_path, change):
+    base, kept = tmp_path / "base", tmp_path / "kept"
+    shutil.copytree(base_folder, base)
+    template = base / weights.ADDITIONAL / "tool_use.jinja"
+    template.parent.mkdir()
+    template.write_text("one")
+
+    loader.keep_tokenizer(base, kept)
+
+    assert (kept / weights.ADDITIONAL / "tool_use.jinja").read_text() == "one"
+    loader._check_tokenizer(kept, base)
+    template.write_text(change) if change else template.unlink()
+    with pytest.raises(RegistryError, match=r"tool_use\.jinja") as caught:
+        loader._check_tokenizer(kept, base)
+    assert caught.value.code == "other_tokenizer"

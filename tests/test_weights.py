@@ -2,15 +2,19 @@
 
 import errno
 import json
+import re
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+import templates
 import tiny
-from lorad import weights
+from lorad import files, weights
 from lorad.errors import ConfigError, RegistryError, RetryLater
 
 
@@ -74,6 +78,54 @@ def test_another_byte_is_another_fingerprint(base_folder, tmp_path):
     (copy / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-5}))
 
     assert weights.measure_fingerprint(copy)["fingerprint"] != weights.read_fingerprint(base_folder)
+
+
+@pytest.fixture
+def base_with_templates(tmp_path):
+    """A base with a template for tools beside its own."""
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = {"default": tiny.TEMPLATE, "tool_use": "{{ tools }}" + tiny.TEMPLATE}
+    weights.store_base(save_base(tmp_path / "many", tokenizer), tmp_path / "templates")
+    return tmp_path / "templates"
+
+
+@pytest.mark.parametrize("change", ["changed", "gone", "more"])
+def test_case_25_templates_beside_the_first_are_part_of_the_fingerprint(base_with_templates, change):
+    base = base_with_templates
+    fingerprint = weights.verify_base(base)
+    template = base / "additional_chat_templates" / "tool_use.jinja"
+    if change == "changed":
+        template.write_text("another")
+    elif change == "gone":
+        template.unlink()
+    else:
+        template.with_name("rag.jinja").write_text("one more")
+
+    with pytest.raises(ConfigError, match="additional_chat_templates/") as caught:
+        weights.verify_base(base)
+    assert caught.value.code == "base_damaged"
+    assert weights.measure_fingerprint(base)["fingerprint"] != fingerprint
+
+
+def test_case_25_a_base_that_was_stored_before_that_stays_what_it_was(base_with_templates):
+    # Given a fingerprint as it was once measured
+    base = base_with_templates
+    hashes = {
+        path.name: files.file_digest(path)
+        for path in base.iterdir()
+        if path.is_file() and path.name != weights.FINGERPRINT
+    }
+    old = {"fingerprint": weights.digest(hashes), "files": hashes}
+    files.write_json(base / weights.FINGERPRINT, old)
+
+    assert weights.verify_base(base) == old["fingerprint"]
+
+
+def test_case_25_without_such_templates_the_fingerprint_is_what_it_was(base_folder):
+    found = weights.measure_fingerprint(base_folder)
+
+    assert found["fingerprint"] == weights.digest(found["files"])
+    assert found["fingerprint"] == weights.measure_fingerprint(base_folder, is_flat=True)["fingerprint"]
 
 
 def test_a_folder_without_a_model_is_a_named_error(tmp_path):
@@ -145,6 +197,117 @@ def test_case_25_whatever_cannot_be_a_base_is_told_in_one_sentence(source, tmp_p
     assert caught.value.code == "no_model"
     assert "\n" not in caught.value.message
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def add_tensor(source, **extra):
+    tensors = load_file(source / "model.safetensors")
+    save_file(tensors | extra, source / "model.safetensors", metadata={"format": "pt"})
+
+
+def set_in(path, **settings):
+    files.write_json(path, files.read_json(path) | settings)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.layers.0.self_attn.q_proj.bias",
+        "model.layers.0.self_attn.q_norm.weight",
+        "model.layers.0.self_attn.q_proj.lora_A.weight",
+        "model.layers.7.mlp.up_proj.weight",
+    ],
+)
+def test_case_25_tensors_that_the_architecture_has_no_place_for_are_refused_by_name(source, tmp_path, name):
+    add_tensor(source, **{name: torch.ones(4, 64)})
+
+    with pytest.raises(ConfigError, match=re.escape(name)) as caught:
+        weights.store_base(source, tmp_path / "base")
+    assert caught.value.code == "no_model"
+    assert not (tmp_path / "base").exists()
+
+
+def test_case_25_a_config_with_a_layer_fewer_than_the_weights_is_refused(source, tmp_path):
+    set_in(source / "config.json", num_hidden_layers=1)
+
+    with pytest.raises(ConfigError, match=r"model\.layers\.1\."):
+        weights.store_base(source, tmp_path / "base")
+
+
+@pytest.mark.parametrize(
+    "name", ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"]
+)
+def test_case_25_buffers_of_older_programs_are_passed_by(source, tmp_path, name):
+    add_tensor(source, **{name: torch.ones(8)})
+
+    assert weights.store_base(source, tmp_path / "base")
+
+
+def save_base(folder, tokenizer, vocabulary=None):
+    tiny._blank(vocabulary or len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_case_25_a_vocabulary_smaller_than_the_tokenizers_is_refused(tmp_path):
+    source = save_base(tmp_path / "source", tiny.tokenizer(), 100)
+
+    with pytest.raises(ConfigError, match="for which the model has no weights") as caught:
+        weights.store_base(source, tmp_path / "base")
+    assert caught.value.code == "no_model"
+
+
+@pytest.mark.parametrize(
+    ("template", "is_taken"), [(tiny.TEMPLATE, True), ("{{ '<image>' }}" + tiny.TEMPLATE, False)]
+)
+def test_case_25_a_special_token_beyond_the_vocabulary_may_be_one_that_is_never_made(
+    tmp_path, template, is_taken
+):
+    # Given a tokenizer like Gemma 3's of text alone: one token more than the model, for pictures
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer.chat_template = template
+    source = save_base(tmp_path / "source", tokenizer, len(tokenizer) - 1)
+
+    if is_taken:
+        assert weights.store_base(source, tmp_path / "base")
+        return
+    with pytest.raises(ConfigError, match="<image>"):
+        weights.store_base(source, tmp_path / "base")
+
+
+@pytest.mark.parametrize(
+    "name", ["LlamaTokenizer", "LlamaTokenizerFast", "GemmaTokenizer", "PreTrainedTokenizerFast"]
+)
+def test_case_25_the_tokenizer_that_is_stored_makes_the_tokens_of_the_sources_own(tmp_path, name):
+    # Given a Unigram tokenizer under a class of which transformers builds another one
+    signs = [(chr(sign), -5.0) for sign in range(33, 127)] + [("▁", -4.0), ("▁a", -3.0)]
+    special = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), ("<pad>", 0.0)]
+    octets = [(f"<0x{byte:02X}>", -20.0) for byte in range(256)]
+    core = Tokenizer(models.Unigram([*special, *octets, *signs], unk_id=0, byte_fallback=True))
+    core.normalizer = normalizers.NFKC()
+    core.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="never", split=False)
+    core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    made = templates._finish(
+        core, tiny.TEMPLATE, ("<s>", "</s>", "<pad>"), (), {"eos_token": "</s>", "unk_token": "<unk>"}
+    )
+    source = save_base(tmp_path / "source", made)
+    set_in(source / "tokenizer_config.json", tokenizer_class=name)
+
+    weights.store_base(source, tmp_path / "base")
+
+    stored = weights.load_tokenizer(tmp_path / "base")
+    for text in ("① a", "two  blanks\n", "漢 é", "<s>a</s>"):
+        wanted = core.encode(text, add_special_tokens=False).ids
+        assert stored(text, add_special_tokens=False)["input_ids"] == wanted
+    assert (stored.chat_template, stored.eos_token) == (tiny.TEMPLATE, "</s>")
+
+
+def test_case_25_a_tokenizer_that_cannot_be_kept_is_refused_by_name(source, tmp_path, monkeypatch):
+    # Given a source whose tokenizer no way of storing it keeps
+    monkeypatch.setattr(weights.base_source, "other_tokens", lambda *_: "Óskarsdóttir")
+
+    with pytest.raises(ConfigError, match="makes other tokens of 'Óskarsdóttir' than"):
+        weights.store_base(source, tmp_path / "base")
 
 
 @pytest.mark.parametrize("content", [b"GGUF", b"nothing of it", b""])

@@ -45,11 +45,21 @@ ONLY: dict[str, tuple[Any, ...]] = {
 }
 """Keys of which these values are fine."""
 MERGE = "merge it into its base with PEFT's merge_and_unload and add the whole model"
+MORE_THAN_LINEAR = (
+    "it changes more than linear layers, which no version can hold: train it again without that, or merge it with "
+    "PEFT's merge_and_unload and add the result as a base of its own with: lorad base add"
+)
 REMEDIES = {
+    "alora_invocation_tokens": "it works behind certain tokens alone and cannot be merged; train it again without that",
+    "bias": MORE_THAN_LINEAR,
     "init_lora_weights": "it may change the weights of the base itself; save the adapter with "
     "path_initial_model_for_weight_conversion and add that",
+    "layer_replication": MORE_THAN_LINEAR,
+    "lora_bias": MORE_THAN_LINEAR,
+    "modules_to_save": MORE_THAN_LINEAR,
     "peft_type": "only LoRA can be kept; " + MERGE,
     "task_type": "only language models (CAUSAL_LM) are taught",
+    "trainable_token_indices": MORE_THAN_LINEAR,
 }
 MLX_PARTS = (".lora_a", ".lora_b")
 

@@ -9,6 +9,7 @@ A whole model becomes the difference to its base as an adapter. Whether that is 
 """
 
 import contextlib
+import copy
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +19,12 @@ from typing import Any
 
 import torch
 
-from lorad import __version__, adapter_formats, domain, examine, files, loader, teacher, weights
+from lorad import __version__, adapter_formats, base_source, domain, examine, files, loader, teacher, weights
 from lorad.domain import Encoded, Evaluation, Example, Score
 from lorad.errors import RegistryError
+from lorad.tasks import template
 
+CONFIG = "config.json"
 MANIFEST = "manifest.json"
 """A version of lorad's own, or one that it exported with its papers, says here which base it was made for."""
 ADAPTERS = ("adapter_model.safetensors", "adapters.safetensors")
@@ -59,22 +62,74 @@ def read(source: Path, base: weights.Base, rank: int) -> Found:
     """Read a folder (or one file) of tensors; raise ``RegistryError`` when it is nothing that lorad can keep."""
     paths = _tensor_files(source)
     tensors = _tensors(source, paths)
-    folder = source if source.is_dir() else source.parent
+    folder = _folder(source)
     if _is_adapter(tensors, folder, base):
         kind = "adapter"
+        _check_vocabulary(folder, base)
         adapter, notes = _adapter(tensors, folder, base)
     else:
         kind = "model"
+        weights.check_settings(folder, base.model)
         adapter, lost = weights.subtract(tensors, base.model, rank)
         notes = [f"the difference to the base was cut to rank {adapter.rank}, relative error {lost:.4f}"]
+        if not (folder / CONFIG).is_file():
+            notes.append("there is no config.json beside it, so it is taken for computing as its base does")
         adapter = _fitted(adapter, base, source)
     if adapter.rank > rank:
-        adapter, lost = weights.consolidate(adapter, rank)
-        notes = [*notes, f"its rank was cut to training.max_rank ({rank}), relative error {lost:.4f}"]
+        adapter, told = _cut(adapter, base, rank)
+        notes = [*notes, told]
+    notes = [*notes, *_look_beside(folder, base)]
     if any(path.suffix != ".safetensors" for path in paths):
         notes = [*notes, "read from a pickle as tensors alone, and written anew as safetensors"]
     digests = {path.name: files.file_digest(path) for path in paths}
     return Found(adapter=adapter, kind=kind, files=digests, notes=tuple(notes))
+
+
+def _check_vocabulary(folder: Path, base: weights.Base) -> None:
+    known = set(base.tokenizer.get_vocab())
+    if (theirs := base_source.vocabulary(folder)) and len(theirs) > len(known):
+        raise RegistryError(
+            f"the tokenizer beside the adapter in {folder} knows {len(theirs)} tokens, its base's {len(known)} "
+            f"({min(theirs - known)!r} is new), and lorad asks with the base's; train it again with that tokenizer, or "
+            f"add the base that it was made for",
+            code="wrong_base",
+        )
+
+
+def _look_beside(folder: Path, base: weights.Base) -> list[str]:
+    """Return a note for what an outside folder brings beside its tensors, and lorad asks otherwise."""
+    notes = []
+    theirs, ours = base_source.chat_template(folder), base_source.first_template(base.tokenizer.chat_template)
+    if theirs and template.pinned(str(theirs)).strip() != template.pinned(str(ours)).strip():
+        notes.append("it brings another chat template than the base; lorad asks with the base's")
+    words = base_source.vocabulary(folder)
+    if words and words != set(base.tokenizer.get_vocab()):
+        notes.append("it brings another vocabulary than the base; lorad asks with the base's")
+    return notes
+
+
+def _cut(adapter: weights.Adapter, base: weights.Base, rank: int) -> tuple[weights.Adapter, str]:
+    """Return the best adapter of ``rank`` and how far it is from the whole one; raise ``RegistryError`` when too far."""
+    cut, lost = weights.consolidate(adapter, rank)
+    whole, less = (copy.deepcopy(base.model) for _ in range(2))
+    weights.merge(whole, adapter)
+    weights.merge(less, cut)
+    found = examine.divergence(whole, less, base.tokenizer)
+    told = f"cut from rank {adapter.rank} to training.max_rank ({rank})"
+    if not found <= MOST_DIVERGENCE:
+        raise RegistryError(
+            f"{told}, this adapter would be another one: {found:.3g} nats a token away (at most {MOST_DIVERGENCE}), "
+            f"relative error {lost:.4f}; raise training.max_rank to {adapter.rank}",
+            code="not_low_rank",
+        )
+    return (
+        cut,
+        f"then {told}: {found:.2g} nats a token away (at most {MOST_DIVERGENCE}), relative error {lost:.4f}",
+    )
+
+
+def _folder(source: Path) -> Path:
+    return source if source.is_dir() else source.parent
 
 
 def _tensor_files(source: Path) -> list[Path]:
@@ -249,15 +304,15 @@ def write(
 
 
 def compare(source: Path, deck: weights.Deck, whole: Any) -> float:
-    """Return how far a whole model is from the adapter made of it; raise ``RegistryError`` when too far."""
-    whole.load_state_dict(
-        {
-            name: tensor
-            for path in _tensor_files(source)
-            for name, tensor in weights.read_tensors(path).items()
-        },
-        strict=False,
-    )
+    """Return how far a whole model is from the adapter made of it; raise ``RegistryError`` when too far.
+
+    It is loaded as its own config.json tells, or into ``whole``, a pristine base, where there is none.
+    """
+    tensors, folder = _tensors(source, _tensor_files(source)), _folder(source)
+    if (folder / CONFIG).is_file():
+        whole = weights.load_as_told(folder, tensors)
+    else:
+        whole.load_state_dict(tensors, strict=False)
     with deck.use("candidate") as model:
         found = examine.divergence(whole, model, deck.base.tokenizer)
     if not found <= MOST_DIVERGENCE:

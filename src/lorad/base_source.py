@@ -1,14 +1,17 @@
 """Materials: what a folder from outside holds, before it is loaded as a base model.
 
-What lives here: why a folder cannot become a base model, told from its names, its JSON and its tensors' headers. What
-never does: loading a model (``weights``).
+What lives here: why a folder cannot become a base model, told from its names, its JSON and its tensors' headers; which
+of two models' settings compute otherwise; whether a tokenizer is the one in the folder. What never does: loading a model
+(``weights``).
 """
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
 
 from lorad import files
 
@@ -23,6 +26,42 @@ QUANTISED_BESIDE = {
 PACKED = ("F8", "F4", "F6", "U8", "I8", "I16", "U16", "I32", "U32")
 """How tensors' types begin that hold packed or scaled numbers; a float model's own whole numbers are I64 or BOOL."""
 
+NOT_COMPUTED = frozenset(
+    {
+        "_name_or_path",
+        "architectures",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "dtype",
+        "eos_token_id",
+        "id2label",
+        "initializer_range",
+        "label2id",
+        "output_attentions",
+        "output_hidden_states",
+        "pad_token_id",
+        "pretraining_tp",
+        "problem_type",
+        "return_dict",
+        "tokenizer_class",
+        "transformers_version",
+        "use_cache",
+    }
+)
+"""Settings of config.json that change no logit; dropout does not either, where nothing is trained."""
+WRITTEN = (
+    "Who keeps the key of room B-217? It's 3,75 or 12-4; we'll see.",
+    "  two  blanks before,\tone tab,\n\n two line breaks behind \n",
+    "def f(x):\n    return x[0] == 'a' and {\"b\": 1_000}",
+    "Óskarsdóttir, Ærø, façade, ΑΒΓ, Привет, שלום, مرحبا, नमस्ते, e\u0301",
+    "漢字かな交じり文 한국어 ไทย 1234567890",
+    "① ﬁne ² \uff21 ½ … “quoted” \u2013 a\u00a0b \u3000",
+    "😀 👩‍👩‍👧 🇮🇸 \ufffd \u200f",
+)
+"""What tokenizers are compared on: letters, digits, blanks, other scripts, and signs that normal forms change."""
+LENGTHS = ("max_position_embeddings", "original_max_position_embeddings")
+"""Change logits only where the rotation of positions is scaled by them."""
+
 
 def objection(folder: Path) -> str | None:
     """Return why a folder cannot become a base model, in one sentence that says what to do, or None."""
@@ -36,6 +75,68 @@ def objection(folder: Path) -> str | None:
         or _own_code(folder, config, tokenizer)
         or _without_weights(folder, names)
     )
+
+
+def another_setting(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str | None:
+    """Return the first setting of two configurations, defaults included, that makes them compute otherwise, or None."""
+    is_scaled = any(_rotation(config) != "default" for config in (theirs, ours))
+    for key in sorted(theirs.keys() | ours.keys()):
+        if key in NOT_COMPUTED or "dropout" in key or (key in LENGTHS and not is_scaled):
+            continue
+        if theirs.get(key) != ours.get(key):
+            return key
+    return None
+
+
+def _rotation(config: Mapping[str, Any]) -> Any:
+    found = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    return found.get("rope_type") or found.get("type") or "default"
+
+
+def other_tokens(tokenizer: Any, path: Path) -> str | None:
+    """Return the first text of which a tokenizer makes other tokens than a ``tokenizer.json``, or gives back another."""
+    own = Tokenizer.from_file(str(path))
+    own.no_truncation()
+    own.no_padding()
+    words = [token.content for token in own.get_added_tokens_decoder().values()]
+    marked = [f"{word}a {word} b\n{word}" for word in words]
+    for text in (*WRITTEN, *marked):
+        tokens = own.encode(text, add_special_tokens=False).ids
+        if list(tokenizer(text, add_special_tokens=False)["input_ids"]) != tokens:
+            return text
+        if tokenizer.decode(tokens, clean_up_tokenization_spaces=False) != own.decode(tokens, False):
+            return text
+    return None
+
+
+def vocabulary(folder: Path) -> set[str]:
+    """Return every word that a folder's tokenizer knows, none where there is no tokenizer."""
+    path, words = folder / "tokenizer.json", set()
+    if path.is_file():
+        with contextlib.suppress(Exception):  # tokenizers raises nothing more special
+            words = set(Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True))
+    listed = _read(folder / "tokenizer_config.json").get("added_tokens_decoder")
+    tokens = listed.values() if isinstance(listed, dict) else ()
+    named = {str(token["content"]) for token in tokens if isinstance(token, dict) and "content" in token}
+    return words | named | set(_read(folder / "added_tokens.json"))
+
+
+def chat_template(folder: Path) -> Any:
+    """Return the chat template that a folder brings, the first of several, or None."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8", errors="replace")
+    found = _read(folder / "tokenizer_config.json").get("chat_template")
+    return (
+        first_template({each.get("name"): each.get("template") for each in found})
+        if isinstance(found, list)
+        else found
+    )
+
+
+def first_template(found: Any) -> Any:
+    """Return the template that is asked without tools."""
+    return found.get("default") if isinstance(found, dict) else found
 
 
 def _of_another_kind(folder: Path, names: set[str]) -> str | None:

@@ -6,7 +6,6 @@ changing versions.
 The destination appears whole or not at all, and only after what was written answers the version's probes.
 """
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +16,34 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from lorad import examine, files, llamacpp, modelfile, weights
+from lorad import examine, files, llamacpp, modelfile, own_template, weights
 from lorad.errors import ConfigError, RegistryError
 from lorad.loader import keep_tokenizer
-from lorad.tasks import find, template
+from lorad.tasks import find
 
 FORMATS = ("adapter", "merged", "gguf")
-GENERATION = "generation_config.json"
-PRE_TOKENIZERS = {("ByteLevel",): "gpt-2", ("Digits", "ByteLevel"): "smollm"}
-"""How ``tokenizer.json`` says what GGUF has a word for."""
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+DIGITS = {"type": "Digits", "individual_digits": True}
+PRE_TOKENIZERS = (([BYTES], "gpt-2"), ([DIGITS, BYTES], "smollm"))
+"""What ``tokenizer.json`` says, but for offsets in the text, where GGUF has a word for it."""
+PLAIN_MODEL: dict[str, tuple[Any, ...]] = {
+    "attention_bias": (None, False),
+    "hidden_act": ("silu",),
+    "mlp_bias": (None, False),
+    "partial_rotary_factor": (None, 1.0),
+    "sliding_window": (None,),
+}
+"""Properties of a Llama, and the values that the GGUF which is written here computes with."""
+PLAIN_WORDS: dict[str, tuple[Any, ...]] = {
+    "byte_fallback": (None, False),
+    "continuing_subword_prefix": (None, ""),
+    "dropout": (None, 0.0),
+    "end_of_word_suffix": (None, ""),
+    "ignore_merges": (None, False),
+}
+"""The same of a BPE vocabulary."""
+SEEKING = ("lstrip", "rstrip", "single_word")
+"""How an added token takes more or less than its own letters, which llama.cpp does not know."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +74,7 @@ def export(version: Path, base: Path, target: Path, form: str, *, strict: bool =
         if form == "gguf":
             probes, told = _add_modelfile(partial, base, probes)
             notes = [told, _open_in_llamacpp(partial, base, probes, strict=strict)]
+        notes.append(_tell_of_template(partial, base, form))
         difference, limit = examine.probe_again(read(partial, base), probes)
         if strict:
             _expect(difference, limit, f"what was written as {form}")
@@ -64,6 +83,15 @@ def export(version: Path, base: Path, target: Path, form: str, *, strict: bool =
     finally:
         files.remove(partial)
     return Exported(difference=difference, notes=tuple(notes))
+
+
+def _tell_of_template(folder: Path, base: Path, form: str) -> str:
+    tokenizer = weights.load_tokenizer(base)
+    if form != "gguf":
+        return own_template.tell(tokenizer, AutoTokenizer.from_pretrained(str(folder), local_files_only=True))
+    (file,) = folder.glob("*.gguf")
+    field = gguf.GGUFReader(file).get_field(gguf.Keys.Tokenizer.CHAT_TEMPLATE)
+    return own_template.tell_embedded(tokenizer, field and field.contents())
 
 
 def _expect(difference: float, limit: float, what: str) -> None:
@@ -112,9 +140,15 @@ def _read_merged(folder: Path, base: Path) -> Any:
 
 
 def _copy_tokenizer(base: Path, target: Path) -> None:
+    """Write a base's tokenizer, with the date that lorad writes, and where an answer ends as lorad has trained it."""
     keep_tokenizer(base, target)
-    if (base / GENERATION).is_file():
-        shutil.copyfile(base / GENERATION, target / GENERATION)
+    own_template.pin(target)
+    path, tokenizer = base / weights.GENERATION, weights.load_tokenizer(base)
+    settings = files.read_json(path) if path.is_file() else {}
+    if tokenizer.chat_template:
+        settings["eos_token_id"] = list(find("chat").stop_tokens(tokenizer))
+    if settings:
+        files.write_json(target / weights.GENERATION, settings)
 
 
 # -- GGUF: for llama.cpp and Ollama
@@ -124,11 +158,9 @@ def _write_gguf(version: Path, base: Path, target: Path) -> None:
     config = files.read_json(base / "config.json")
     tokenizer = files.read_json(base / "tokenizer.json")
     if config.get("model_type") != "llama" or tokenizer["model"]["type"] != "BPE":
-        raise ConfigError(
-            f"GGUF is written for Llama models with BPE only, this is {config.get('model_type')}; export it with "
-            "--format merged and convert that with llama.cpp's convert_hf_to_gguf.py",
-            code="no_gguf",
-        )
+        raise _no_gguf(f"GGUF is written for Llama models with BPE only, this is {config.get('model_type')}")
+    if told := _not_plain(config) or _other_words(tokenizer):
+        raise _no_gguf(f"GGUF is written for plain Llama models only, and this one has {told}")
     name = f"{version.name}.gguf"
     writer = gguf.GGUFWriter(target / name, "llama")
     _describe(writer, config, f"{base.name} {version.name}")
@@ -139,6 +171,38 @@ def _write_gguf(version: Path, base: Path, target: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _no_gguf(told: str) -> ConfigError:
+    return ConfigError(
+        f"{told}; export it with --format merged and convert that with llama.cpp's convert_hf_to_gguf.py",
+        code="no_gguf",
+    )
+
+
+def _not_plain(config: Mapping[str, Any]) -> str | None:
+    """Return the first property of a model that the GGUF written here does not tell llama.cpp of, or None."""
+    turns = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = turns.get("rope_type") or turns.get("type") or "default"
+    if kind != "default":
+        return f"rope_type: {kind}"
+    return _unlike({**config, **turns}, PLAIN_MODEL)
+
+
+def _other_words(tokenizer: Mapping[str, Any]) -> str | None:
+    """Return the first property of a ``tokenizer.json`` for which llama.cpp would make other tokens, or None."""
+    if tokenizer.get("normalizer"):
+        return f"the normalizer {tokenizer['normalizer'].get('type')}"
+    for entry in tokenizer["added_tokens"]:
+        if found := next((name for name in SEEKING if entry.get(name)), None):
+            return f"{found} on the token {entry['content']}"
+    return _unlike(tokenizer["model"], PLAIN_WORDS)
+
+
+def _unlike(told: Mapping[str, Any], plain: Mapping[str, tuple[Any, ...]]) -> str | None:
+    return next(
+        (f"{key}: {told[key]}" for key, fine in plain.items() if told.get(key, fine[0]) not in fine), None
+    )
 
 
 def _describe(writer: gguf.GGUFWriter, config: dict[str, Any], name: str) -> None:
@@ -161,26 +225,36 @@ def _describe(writer: gguf.GGUFWriter, config: dict[str, Any], name: str) -> Non
 
 
 def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: dict[str, Any], size: int, base: Path) -> None:
-    stages = tokenizer["pre_tokenizer"] or {}
-    kinds = tuple(stage["type"] for stage in stages.get("pretokenizers", [stages]) if "type" in stage)
-    if kinds not in PRE_TOKENIZERS:
-        raise ConfigError(
-            f"GGUF has no word that is known here for the pre-tokenizer {' + '.join(kinds) or 'none'}; export with "
-            "--format merged and convert that with llama.cpp's convert_hf_to_gguf.py",
-            code="no_gguf",
-        )
-    known = AutoTokenizer.from_pretrained(str(base), local_files_only=True)
+    word = _word_for(tokenizer["pre_tokenizer"] or {})
+    known = weights.load_tokenizer(base)
     words, kinds_of = _tokens_of(tokenizer, modelfile.controls(known))
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(PRE_TOKENIZERS[kinds])
+    writer.add_tokenizer_pre(word)
     writer.add_token_list([words.get(number, f"[unused{number}]") for number in range(size)])
     writer.add_token_types([kinds_of.get(number, gguf.TokenType.UNUSED) for number in range(size)])
     vocabulary = gguf.SpecialVocab(base, load_merges=True, n_vocab=size)
     vocabulary.special_token_ids |= _ends(known)
-    if isinstance(vocabulary.chat_template, str):  # what llama.cpp renders, with the date that lorad trained
-        vocabulary.chat_template = template.pinned(vocabulary.chat_template)
+    if vocabulary.chat_template:  # what llama.cpp renders, with the date that lorad trained
+        vocabulary.chat_template = own_template.pinned_all(vocabulary.chat_template)
     vocabulary.add_special_token = {"bos": modelfile.adds_begin(known), "eos": False}
     vocabulary.add_to_gguf(writer, quiet=True)
+
+
+def _word_for(pre_tokenizer: Mapping[str, Any]) -> str:
+    """Return GGUF's word for a pre-tokenizer, all of whose settings are those that llama.cpp means by it."""
+    stages = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+    read = [{"use_regex": True, **stage} if stage.get("type") == "ByteLevel" else stage for stage in stages]
+    plain = [{key: value for key, value in stage.items() if key != "trim_offsets"} for stage in read]
+    for known, word in PRE_TOKENIZERS:
+        if plain == known:
+            return word
+    told = " + ".join(_described(stage) for stage in plain if stage) or "none"
+    raise _no_gguf(f"GGUF has no word that is known here for the pre-tokenizer {told}")
+
+
+def _described(stage: Mapping[str, Any]) -> str:
+    settings = ", ".join(f"{key}: {str(value)[:60]}" for key, value in stage.items() if key != "type")
+    return f"{stage.get('type')} ({settings})" if settings else str(stage.get("type"))
 
 
 def _tokens_of(
@@ -213,7 +287,7 @@ def _gguf_tensors(model: Any, config: dict[str, Any]) -> Iterator[tuple[str, Ten
     heads = config["num_attention_heads"]
     key_heads = config.get("num_key_value_heads") or heads
     for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight" and config.get("tie_word_embeddings"):
+        if name in weights.tied(model) and config.get("tie_word_embeddings"):
             continue
         key = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if key is None:
@@ -231,7 +305,7 @@ def _interleaved(matrix: Tensor, heads: int) -> Tensor:
 
 def _add_modelfile(folder: Path, base: Path, probes: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Write what Ollama needs; return the probes, asked through it, and what there is to tell."""
-    tokenizer = AutoTokenizer.from_pretrained(str(base), local_files_only=True)
+    tokenizer = weights.load_tokenizer(base)
     (file,) = folder.glob("*.gguf")
     try:
         text = modelfile.write(tokenizer, file.name)
@@ -249,7 +323,7 @@ def _open_in_llamacpp(folder: Path, base: Path, probes: Mapping[str, Any], *, st
     """Ask llama.cpp the probes, where it is installed; return what there is to tell."""
     if not llamacpp.is_installed():
         return "llama-cpp-python is not installed, so llama.cpp was not asked: pip install 'lorad[llamacpp]'"
-    tokenizer = AutoTokenizer.from_pretrained(str(base), local_files_only=True)
+    tokenizer = weights.load_tokenizer(base)
     (file,) = folder.glob("*.gguf")
     found = llamacpp.ask(file, probes, list(modelfile.prompts(tokenizer)))
     if strict:

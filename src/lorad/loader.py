@@ -27,7 +27,7 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
 )
-"""What a version keeps of the tokenizer that it was trained with."""
+"""What a version keeps of the tokenizer that it was trained with, with the templates beside its own."""
 
 
 def environment(device: str, dtype: str) -> dict[str, str]:
@@ -84,13 +84,13 @@ def check(folder: Path, base: weights.Base, base_folder: Path | None, *, strict:
 
 def keep_tokenizer(base_folder: Path, folder: Path) -> None:
     """Copy what there is of a base's tokenizer into a version's folder."""
-    for name in TOKENIZER_FILES:
+    for name in (*TOKENIZER_FILES, *weights.additional_templates(base_folder)):
         if (base_folder / name).is_file():
             files.write_bytes(folder / name, (base_folder / name).read_bytes())
 
 
 def _check_tokenizer(folder: Path, base_folder: Path) -> None:
-    for name in TOKENIZER_FILES:
+    for name in (*TOKENIZER_FILES, *weights.additional_templates(folder)):
         kept, present = folder / name, base_folder / name
         if kept.is_file() and (not present.is_file() or kept.read_bytes() != present.read_bytes()):
             raise RegistryError(

@@ -341,7 +341,8 @@ class Registry:
                 return False
             files.remove_parts(source)
             files.remove(source / MERGED)  # of a try that was cut short
-            digests = {path.name: files.file_digest(path) for path in sorted(source.iterdir())}
+            held = sorted(path for path in source.rglob("*") if path.is_file())
+            digests = {str(path.relative_to(source)): files.file_digest(path) for path in held}
             files.sync_tree(source)
             files.write_json(source / MERGED, {"version": version, "files": digests})
             files.remove(self.folder / "merged")

@@ -16,6 +16,7 @@ import json
 import math
 import pickle
 import platform
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -31,7 +32,14 @@ from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    GgufConfig,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as transformers_logging
 
 from lorad import base_source, files
@@ -40,7 +48,10 @@ from lorad.errors import ConfigError, RegistryError, RetryLater
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 PREFIX = "base_model.model."
+HARMLESS = re.compile(r"rotary_emb\.inv_freq$|(^|\.)position_ids$")
+"""Tensors that older programs stored, and that follow from config.json."""
 FINGERPRINT = "fingerprint.json"
+ADDITIONAL = "additional_chat_templates"
 GENERATION = "generation_config.json"
 """Names the tokens that end an answer, sometimes more than the tokenizer does."""
 
@@ -126,6 +137,8 @@ def _convert(source: Path, target: Path, gguf_file: str | None) -> None:
             tokenizer = AutoTokenizer.from_pretrained(str(source), **loading)
             model.save_pretrained(target)
             tokenizer.save_pretrained(target)
+            if gguf_file is None:
+                _keep_own_tokenizer(source, target)
     except RetryLater:
         raise
     except Exception as error:  # a package that is missing, a template, a header: whatever there may be
@@ -138,17 +151,70 @@ def _convert(source: Path, target: Path, gguf_file: str | None) -> None:
             f"{named} holds no whole language model: {len(lacks)} of its weights are missing, {lacks[0]} first",
             code="no_model",
         )
+    strange = sorted(name for name in told["unexpected_keys"] if not HARMLESS.search(name))
+    if strange:  # transformers has left them out
+        raise ConfigError(
+            f"{named} holds {strange[0]}, for which the architecture that its config.json names has no place "
+            f"({len(strange)} such tensors); correct config.json, or merge what was laid over the model into it",
+            code="no_model",
+        )
+    if beyond := _beyond(load_tokenizer(target), model.get_input_embeddings().weight.shape[0]):
+        raise ConfigError(
+            f"the tokenizer of {named} knows {beyond!r}, for which the model has no weights (its vocabulary is "
+            "smaller); add the tokenizer that it was trained with",
+            code="no_model",
+        )
 
 
-def measure_fingerprint(folder: Path) -> dict[str, Any]:
-    """Hash everything that decides what a base model computes."""
+def _keep_own_tokenizer(source: Path, target: Path) -> None:
+    """See that what is stored makes the tokens of the source's ``tokenizer.json``.
+
+    For some classes that ``tokenizer_config.json`` may name, transformers builds another one of the vocabulary alone.
+    """
+    own = source / "tokenizer.json"
+    if not own.is_file() or base_source.other_tokens(load_tokenizer(target), own) is None:
+        return
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(
+        str(source), local_files_only=True, trust_remote_code=False
+    )
+    tokenizer.save_pretrained(target)
+    if text := base_source.other_tokens(load_tokenizer(target), own):
+        raise ValueError(f"its tokenizer makes other tokens of {text[:40]!r} than its tokenizer.json")
+
+
+def _beyond(tokenizer: Any, rows: int) -> str | None:
+    """Return a token for which a model has no row, or None.
+
+    Special tokens that no chat template writes may be such: lorad never makes one of what people write.
+    """
+    template = str(tokenizer.chat_template)
+    named = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token)
+    unused = {
+        number
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special and token.content not in template and token.content not in named
+    }
+    known = tokenizer.get_vocab().items()
+    return min((word for word, number in known if number >= rows and number not in unused), default=None)
+
+
+def measure_fingerprint(folder: Path, *, is_flat: bool = False) -> dict[str, Any]:
+    """Hash everything that decides what a base model computes; ``is_flat`` as it was before templates in a folder."""
     kept = {".safetensors", ".json", ".jinja", ".model", ".txt"}
     hashes = {
         p.name: files.file_digest(p)
         for p in sorted(folder.iterdir())
         if p.suffix in kept and p.name != FINGERPRINT
     }
-    return {"fingerprint": digest(hashes), "files": hashes}
+    if is_flat:
+        return {"fingerprint": digest(hashes), "files": hashes}
+    hashes |= {name: files.file_digest(folder / name) for name in additional_templates(folder)}
+    return {"fingerprint": digest(hashes), "files": hashes, "templates": True}
+
+
+def additional_templates(folder: Path) -> list[str]:
+    """Return the chat templates beside a folder's own, for tools and such, by their paths in it."""
+    return sorted(f"{ADDITIONAL}/{path.name}" for path in (folder / ADDITIONAL).glob("*.jinja"))
 
 
 def read_fingerprint(folder: Path) -> str:
@@ -183,7 +249,8 @@ def _damaged_base(folder: Path, changed: list[str]) -> ConfigError:
 
 def verify_base(folder: Path) -> str:
     """Hash a base model's files anew; return its fingerprint, or raise ``ConfigError`` naming what has changed."""
-    stored, found = _read_fingerprint(folder), measure_fingerprint(folder)
+    stored = _read_fingerprint(folder)
+    found = measure_fingerprint(folder, is_flat="templates" not in stored)
     if stored != found:
         then, now = stored["files"], found["files"]
         changed = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
@@ -528,7 +595,10 @@ def as_peft_loads(model: Any, folder: Path, tensors: dict[str, Tensor]) -> Itera
 def _load_with_peft(model: Any, folder: Path, tensors: dict[str, Tensor]) -> tuple[Any, Any]:
     try:
         with passing_errors(f"loading {folder.name}"):
-            wrapped = get_peft_model(model, LoraConfig.from_pretrained(str(folder)))
+            config = LoraConfig.from_pretrained(str(folder))
+            for key in ("rank_pattern", "alpha_pattern"):  # null, as other programs write them, stops PEFT
+                setattr(config, key, getattr(config, key) or {})
+            wrapped = get_peft_model(model, config)
             told = set_peft_model_state_dict(wrapped, tensors)
     except RetryLater:
         raise
@@ -590,9 +660,15 @@ def subtract(tensors: dict[str, Tensor], base: nn.Module, rank: int) -> tuple[Ad
     """
     factors = {}
     lost = total = 0.0
-    for name, weight in base.state_dict().items():
+    ours = base.state_dict()
+    if strange := sorted(name for name in tensors.keys() - ours.keys() if not HARMLESS.search(name)):
+        raise RegistryError(
+            f"the model has {strange[0]}, which its base has not; add it as a base of its own with: lorad base add",
+            code="wrong_base",
+        )
+    for name, weight in ours.items():
         if name not in tensors:
-            if name == "lm_head.weight":  # tied to the embedding, so not stored twice
+            if name in tied(base):  # not stored twice
                 continue
             raise RegistryError(f"the model lacks {name}, which its base has", code="wrong_base")
         if tensors[name].shape != weight.shape:
@@ -620,6 +696,62 @@ def subtract(tensors: dict[str, Tensor], base: nn.Module, rank: int) -> tuple[Ad
     if not factors:
         raise RegistryError("the model equals its base: there is nothing to add", code="nothing_new")
     return Adapter(factors), (lost / total) ** 0.5
+
+
+def tied(model: nn.Module) -> set[str]:
+    """Return the names of weights that a model's files may leave out, because another name stands for the same ones."""
+    return set(getattr(model, "all_tied_weights_keys", ()))
+
+
+def load_as_told(folder: Path, tensors: dict[str, Tensor]) -> Any:
+    """Return an outside model as its own config.json describes it, with these tensors, in float32.
+
+    Raise ``RegistryError`` when they are not all that it has.
+    """
+    try:
+        with passing_errors(f"loading {folder.name}"):
+            config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            told = model.load_state_dict(tensors, strict=False)
+    except RetryLater:
+        raise
+    except Exception as error:  # whatever a configuration may lead to
+        raise RegistryError(
+            f"{folder} holds no language model that transformers can load: {first_line(error)}",
+            code="no_model",
+        ) from error
+    lacks = set(told.missing_keys) - tied(model)
+    strange = [name for name in told.unexpected_keys if not HARMLESS.search(name)]
+    for names, what in ((sorted(lacks), "lacks"), (strange, "does not know")):
+        if names:
+            raise RegistryError(
+                f"the model that config.json in {folder} describes {what} {names[0]}; put its own config.json there",
+                code="wrong_base",
+            )
+    return model.requires_grad_(False).train(mode=False)
+
+
+def check_settings(folder: Path, model: Any) -> None:
+    """Raise ``RegistryError`` when a folder's config.json, if there is one, computes otherwise than a model's own."""
+    if not (folder / "config.json").is_file():
+        return
+    try:
+        theirs = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        raise RegistryError(
+            f"{folder / 'config.json'} cannot be read: {first_line(error)}", code="no_model"
+        ) from error
+    known = type(model.config)().to_dict().keys()  # what no code reads computes nothing
+    read, ours = (
+        {key: told.get(key) for key in known} for told in (theirs.to_dict(), model.config.to_dict())
+    )
+    if key := base_source.another_setting(read, ours):
+        raise RegistryError(
+            f"the model's config.json says {key}: {str(read[key])[:80]}, its base's {str(ours[key])[:80]}, which no LoRA "
+            "can hold; add it as a base of its own with: lorad base add",
+            code="not_a_lora",
+            key=key,
+        )
 
 
 def check_adapter(folder: Path, model: nn.Module) -> None:
