@@ -246,7 +246,7 @@ def test_case_12_without_ids_what_tools_said_stays_as_it_stands():
         ([*HELLO, told("fog", "a")], "messages[1]"),
         ([*calling("a"), told("fog", "a"), *HELLO, told("rain", "a")], "messages[4]"),
         ([*calling("a"), told("fog", "b")], "messages[2].tool_call_id"),
-        ([*calling("a", "b"), told("fog", "b"), told("rain", "b")], "messages[2].tool_call_id"),
+        ([*calling("a", "b"), told("fog", "b"), told("rain", "b")], "messages[3].tool_call_id"),
     ],
 )
 def test_case_12_what_a_tool_said_without_a_call_is_refused(messages, where):

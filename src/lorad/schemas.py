@@ -8,7 +8,6 @@ completion request as the engine is asked. What never does: routes, answers, kno
 import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -23,7 +22,6 @@ DEPTH = 64
 """Lists and objects in one another; what is deeper costs Python its stack."""
 
 _SHOWN = 60
-_UNKNOWN_CALL = "must be the id of a call in the message before the answers"
 _TEXT_PARTS = ("text", "input_text", "output_text")
 """What a part of a message that is text calls itself in OpenAI's chat completions and in its responses."""
 _TOKENS = Field(default=None, ge=1, lt=2**31)
@@ -279,34 +277,13 @@ def _message(given: Any, where: str) -> dict[str, Any]:
 
 def _in_order_of_calls(said: Sequence[dict[str, Any]], given: Sequence[Any]) -> list[dict[str, Any]]:
     """Return messages with what tools said in the order of the calls: no template knows ids."""
-    ordered: list[dict[str, Any]] = []
-    for is_tools, group in groupby(range(len(said)), lambda index: said[index]["role"] == "tool"):
-        places = list(group)
-        ordered += (said[place] for place in (_by_call(places, given) if is_tools else places))
-    return ordered
-
-
-def _by_call(places: Sequence[int], given: Sequence[Any]) -> Sequence[int]:
-    """Return the places of what tools said, sorted as the message before them calls; where ids are missing, as they are."""
-    begin = places[0]
-    called = _call_ids(given[begin - 1]) if begin else []
-    if not called:
-        raise _refused(f"messages[{begin}]", "what a tool said must follow the call of it", "no_call")
-    ids = [given[place].get("tool_call_id") for place in places]
-    if not all(called) or any(called.count(each) > 1 for each in called):
-        return places
-    for place, answered in zip(places, ids, strict=True):
-        if answered and (answered not in called or ids.count(answered) > 1):
-            told = "stands twice; a call has one answer" if answered in called else _UNKNOWN_CALL
-            raise _refused(f"messages[{place}].tool_call_id", told, "unknown_call")
-    return sorted(places, key=lambda place: called.index(ids[place - begin])) if all(ids) else places
-
-
-def _call_ids(message: Mapping[str, Any]) -> list[Any]:
-    """Return the id of each call of a message that has been read, ``None`` for one without."""
-    made = message.get("tool_calls") or []
-    found = parse(made) if isinstance(made, str) else made
-    return [call.get("id") for call in (found if isinstance(found, list) else [found])]
+    for index, message in enumerate(said):
+        if message["role"] == "tool" and not conversations.is_called(said[:index]):
+            raise _refused(f"messages[{index}]", "what a tool said must follow the call of it", "no_call")
+    try:
+        return [said[place] for place in calls.order(given)]
+    except BadRow as problem:
+        raise _refused(problem.field, str(problem), "unknown_call") from None
 
 
 def _text(content: Any, where: str) -> str:

@@ -63,7 +63,7 @@ _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 _ADDRESS = re.compile(r"\w+:/\S+|www\.\S+|[\W\d_]+")
 
 #: What stands between the cells of a table, and how many of its lines are looked at.
-_CELLS, _LOOKED_AT = re.compile(r"[,;\t|]"), 20
+
 
 #: By task, the fields that a row of each format must have, and those that may stand beside them.
 _SHAPES = {
