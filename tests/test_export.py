@@ -291,21 +291,20 @@ def test_case_2_an_export_says_where_an_answer_ends_as_lorad_has_trained_it(tmp_
     assert told[0] == tokenizer.convert_tokens_to_ids("<|end|>")
 
 
+ALIKE = "makes lorad's prompt, token by token, in"
+OPENED = r"put '<|im_start|>assistant\n' behind what it writes"
+
+
 @pytest.mark.parametrize(
-    ("style", "told"),
+    ("form", "style", "told"),
     [
-        ("smollm2", "makes lorad's prompt, token by token, in"),
-        ("phi3", "makes lorad's prompt, token by token, in"),
-        ("llama3", "makes lorad's prompt, token by token, in"),
-        ("gemma", "makes lorad's prompt, token by token, in"),
-        ("qwen3", 'chat_template_kwargs {"enable_thinking": false}'),
-        ("chatml_without_prompt", r"put '<|im_start|>assistant\n' behind what it writes"),
+        *((form, style, ALIKE) for form in ("merged", "gguf") for style in ("smollm2", "llama3")),
+        *(("merged", style, ALIKE) for style in ("phi3", "gemma")),  # GGUF takes byte-level vocabularies only
+        *((form, "qwen3", 'chat_template_kwargs {"enable_thinking": false}') for form in ("merged", "gguf")),
+        *((form, "chatml_without_prompt", OPENED) for form in ("merged", "gguf")),
     ],
 )
-@pytest.mark.parametrize("form", ["merged", "gguf"])
-def test_case_2_an_export_says_whether_its_own_template_asks_as_lorad_does(tmp_path, style, told, form):
-    if form == "gguf" and style in {"phi3", "gemma"}:
-        pytest.skip("GGUF is written for byte-level vocabularies only")
+def test_case_2_an_export_says_whether_its_own_template_asks_as_lorad_does(tmp_path, form, style, told):
     version, base = a_version(tmp_path, templates.STYLES[style]())
 
     exported = export.export(version, base, tmp_path / "out", form)
