@@ -158,6 +158,21 @@ def figures_of(options: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
+def draw(figures: dict[str, Any]) -> None:
+    """Draw the share of facts that come back, an arm a bar."""
+    plt = report.pyplot()
+    figure, axes = plt.subplots(figsize=(7, 2.2))
+    shares = {arm: figures[f"{arm}_recall"] for arm in ARMS if f"{arm}_recall" in figures}
+    bars = axes.barh(list(shares), list(shares.values()), color="#4c72b0")
+    axes.bar_label(bars, [f"{share:.1%}" for share in shares.values()], padding=4)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.1)
+    axes.set_xlabel(f"share of {figures['facts']} facts that come back exactly")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(report.RESULTS / "export.png", dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fresh", action="store_true", help="learn and ask again")
@@ -181,6 +196,7 @@ def main() -> None:
     if options.smoke:
         json.dump(figures, sys.stdout, indent=2)
     else:
+        draw(figures)
         report.save("export", figures, NOTES)
         print(json.dumps(figures, indent=2))
 
