@@ -57,6 +57,10 @@ _ODD = f"  **{_ANSWER}** {{x}}\n\n\t`a` <b> \\ \"c\" 'd' &\n\n"
 Shape = tuple[tuple[tuple[str, bool, int], ...], int, bool]
 
 
+#: Forms of conversation that are remembered; people may send any number.
+_SHAPES = 1000
+
+
 class ChatTemplate:
     """One tokenizer's template: prompts, and answers as it writes them."""
 
@@ -214,6 +218,8 @@ class ChatTemplate:
         parts = tuple((m["role"], bool(m["content"]), len(m.get("tool_calls", ()))) for m in said)
         shape = (parts, tools, is_asked)
         if shape not in self._lost:
+            if len(self._lost) >= _SHAPES:
+                self._lost.clear()
             self._lost[shape] = self._find_lost(shape)
         if lost := self._lost[shape]:
             raise no_tools() if lost in ("tool", "tools") else _left_out(lost)
