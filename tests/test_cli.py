@@ -1078,6 +1078,26 @@ def test_a_sidecar_is_dropped_before_its_file(lorad, home, tmp_path):
     assert [path.name for path in files] == ["a.json.meta.yaml", "a.json"]
 
 
+def test_a_sidecar_that_is_named_beside_its_file_goes_along_once(lorad, home, tmp_path):
+    (tmp_path / "a.json").write_text("[]")
+    (tmp_path / "a.json.meta.yaml").write_text("description: x")
+
+    result = lorad("drop", str(tmp_path / "a.json.meta.yaml"), str(tmp_path / "a.json"))
+
+    assert result.exit_code == 0
+    assert sorted(path.name for path in (home / "inbox").glob("a.*")) == ["a.json", "a.json.meta.yaml"]
+
+
+def test_a_sidecar_is_not_dropped_alone(lorad, home, tmp_path):
+    (tmp_path / "a.json.meta.yaml").write_text("description: x")
+
+    result = lorad("drop", str(tmp_path / "a.json.meta.yaml"))
+
+    assert result.exit_code == 1
+    assert "drop a.json alone" in result.output
+    assert not list((home / "inbox").glob("a.*"))
+
+
 @pytest.mark.parametrize(
     ("redirected", "words", "told", "status"),
     [

@@ -83,6 +83,13 @@ def test_case_17_a_title_above_the_columns_names_is_passed_over(read, above):
     assert [example.line for example in reading.examples] == [len(above) + 2, len(above) + 3]
 
 
+@pytest.mark.parametrize("sign", [",", ";"])
+def test_case_17_a_title_may_stand_above_names_in_any_case(read, sign):
+    reading = read(f"My table\nQuestion{sign}Answer\nHow tall?{sign}11 metres\n")
+
+    assert answers(reading) == {"How tall?": "11 metres"}
+
+
 @pytest.mark.parametrize("above", ["Where?,Pier 4", "Author,Ann\n"])
 def test_case_17_what_may_be_a_row_above_the_columns_names_is_told(refused, above):
     error = refused(f"{above}\n{table(',')}")

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import tiny
 from home import Track
-from lorad import files, offline, weights
+from lorad import files, llamacpp, offline, weights
 from lorad.errors import ConfigError, RegistryError
 from lorad.registry import Registry
 from lorad.tasks import find
@@ -199,6 +199,7 @@ def test_case_2_an_export_tells_whose_prompt_ollama_makes(track, tmp_path):
     assert told["difference"] < 0.05
     assert "token by token, in 17 conversations" in told["notes"][0]
     assert "token by token, in 17 conversations" in " ".join(shown.split())
+    assert llamacpp.is_installed() or "pip install 'lorad[llamacpp]'" in " ".join(shown.split())
 
 
 @pytest.mark.parametrize("name", ["../chat", "..", "", ".hidden", "a/b"])

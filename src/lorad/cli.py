@@ -557,7 +557,12 @@ def drop(
             raise ConfigError(f"{source} is not a file", code="no_such_file", path=str(source))
         if pattern := passed_by(source.name):
             raise ConfigError(f"the inbox passes by files named {pattern}; rename {source}", code="passed_by")
-    for source in files:
+        if source.name.endswith(SIDECAR) and source.with_name(source.name.removesuffix(SIDECAR)) not in files:
+            raise ConfigError(
+                f"{source.name} goes along with its file; drop {source.name.removesuffix(SIDECAR)} alone",
+                code="lone_sidecar",
+            )
+    for source in (file for file in files if not file.name.endswith(SIDECAR)):
         for part in _with_sidecar(source):
             _copy_in(part, inbox)
         typer.echo(f"dropped {source.name} into {inbox}; wait for it with: lorad wait")

@@ -107,7 +107,7 @@ def find_below(head: bytes, layout: Layout) -> Header | None:
         if (
             header
             and len(header.columns) > 1
-            and (not layout.own or not {*layout.own}.isdisjoint(header.columns))
+            and (not layout.own or not {*layout.own}.isdisjoint(layout.columns(header.columns) or ()))
         ):
             return _checked(replace(header, line=at), lines)
     return None

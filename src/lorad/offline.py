@@ -974,7 +974,7 @@ def _say(data: dict[str, Any], as_json: bool, sentence: str) -> None:
     if as_json:
         terminal.write(json.dumps(data) + "\n")
     else:
-        console.print(sentence, highlight=False, soft_wrap=True)
+        console.print(sentence, highlight=False, soft_wrap=True, markup=False)
 
 
 def main() -> None:
