@@ -123,8 +123,11 @@ def base_add(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as scratch:
         folder, gguf = _fetch(source, Path(scratch))
-        fingerprint = weights.store_base(folder, target, gguf, _try_template)
-    trials = [trial for trial in _try_template(target) if trial.status != "ok"]
+        tried: list[domain.Trial] = []
+        fingerprint = weights.store_base(
+            folder, target, gguf, lambda stored: tried.extend(_try_template(stored))
+        )
+    trials = [trial for trial in tried if trial.status != "ok"]
     _say(
         {
             "name": name,

@@ -403,6 +403,7 @@ class ChatTemplate:
         return Trial(name="markup", status="unsupported", detail=told)
 
 
+@functools.lru_cache(maxsize=64)  # asked for at every rendering
 def pinned(text: str) -> str:
     """Return a template that writes ``PINNED_DATE`` where it would write today's."""
     plain = _CALL_FOR_DATE.sub(lambda call: repr(PINNED_DATE.strftime(call[2])), text)
