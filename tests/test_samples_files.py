@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lorad import rows, samples, strict_json, textfile
+from lorad import rows, samples, source, strict_json, textfile
 from lorad.config import InboxSettings
 from lorad.errors import SampleError
 
@@ -519,7 +519,7 @@ def test_a_sign_may_lie_across_two_chunks(tmp_path, size):
     path = tmp_path / "a.json"
     path.write_text("é€😀", encoding="utf-8")
 
-    with textfile.opened(path, InboxSettings()) as text:
+    with source.opened(path) as opened, textfile.opened(opened, InboxSettings()) as text:
         assert "".join(iter(lambda: text.chunk(size), "")) == "é€😀"
 
 
@@ -620,11 +620,12 @@ def test_a_file_that_still_grows_has_an_end(tmp_path):
     # Given a writer that goes on after the file was measured
     path = tmp_path / "a.jsonl"
     path.write_text(LINE * 10)
-    found = rows.read(path, InboxSettings(max_bytes=20 * len(LINE)), lambda _: False)
-    path.write_text(LINE * 21)
+    with source.opened(path) as opened:
+        found = rows.read(opened, InboxSettings(max_bytes=20 * len(LINE)), lambda _: False)
+        path.write_text(LINE * 21)
 
-    with pytest.raises(SampleError) as caught:
-        list(found)
+        with pytest.raises(SampleError) as caught:
+            list(found)
 
     assert caught.value.code == "too_large"
 
@@ -703,7 +704,8 @@ def test_memory_is_a_rows_not_a_files(tmp_path, name):
 
     tracemalloc.start()
     try:
-        found = sum(1 for _ in rows.read(path, InboxSettings(), partial(samples._is_header, fields={})))
+        with source.opened(path) as opened:
+            found = sum(1 for _ in rows.read(opened, InboxSettings(), partial(samples._is_header, fields={})))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

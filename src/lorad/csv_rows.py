@@ -213,10 +213,10 @@ def read(text: TextFile, limits: InboxSettings, header: Header) -> Iterator[tupl
 def _refuse(text: TextFile, header: Header) -> None:
     if header.problem:
         told = header.problem.format(line=text.number + header.line)
-        raise SampleError(f"{text.path.name} {told}", code="bad_header")
+        raise SampleError(f"{text.source.name} {told}", code="bad_header")
     if names := twice(header.columns):
         told = f"two columns {names[0]}" if names[0] == names[1] else f"columns {names[0]} and {names[1]}"
-        raise SampleError(f"{text.path.name} has {told}; name them apart", code="bad_header")
+        raise SampleError(f"{text.source.name} has {told}; name them apart", code="bad_header")
 
 
 def _is_header_again(text: TextFile, header: Header, cells: Sequence[str], line: int) -> bool:
@@ -228,7 +228,7 @@ def _is_header_again(text: TextFile, header: Header, cells: Sequence[str], line:
         told = (
             f"names its columns again on line {line}, in another order; drop each table as a file of its own"
         )
-        raise SampleError(f"{text.path.name} {told}", code="bad_header")
+        raise SampleError(f"{text.source.name} {told}", code="bad_header")
     return names == columns
 
 

@@ -275,7 +275,7 @@ def _object_rows(
     places = lists + [key for key, value in pairs if _is_place(key, value, layout)]
     if len(places) > 1:
         raise SampleError(
-            f"{text.path.name} holds rows in more than one place ({', '.join(places)}); keep one list of rows, the one "
+            f"{text.source.name} holds rows in more than one place ({', '.join(places)}); keep one list of rows, the one "
             f'to learn from, such as {{"{places[0].rpartition(".")[2]}": […]}}',
             code="not_rows",
         )
@@ -289,7 +289,7 @@ def _refuse_around(text: TextFile, pairs: Sequence[tuple[str, Any]], layout: Lay
         is_frame = isinstance(value, dict) and key.lower() in _FRAMES
         if is_said and not is_frame and layout.is_around(key.rpartition(".")[2]):
             raise SampleError(
-                f"{text.path.name} holds {key} beside its rows, where it is not read; write it into each row that "
+                f"{text.source.name} holds {key} beside its rows, where it is not read; write it into each row that "
                 "needs it",
                 code="not_rows",
             )

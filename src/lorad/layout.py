@@ -102,7 +102,7 @@ def too_long(limits: InboxSettings) -> BadRow:
 def cut_off(text: TextFile, line: int) -> SampleError:
     """Return why a file that ends inside a row is refused."""
     return SampleError(
-        f"{text.path.name} ends inside the row that begins on line {line}: half of the file is missing, or the end "
+        f"{text.source.name} ends inside the row that begins on line {line}: half of the file is missing, or the end "
         "of that row; drop the whole file",
         code="cut_off",
         row=line,

@@ -44,7 +44,7 @@ class Document:
 
 def document(text: TextFile, limits: InboxSettings) -> Iterator[tuple[int, Document]]:
     """Yield the whole file as its only row; raise ``SampleError`` when that is longer than a row may be."""
-    name = text.path.name.encode(errors="replace").decode()  # it is kept, and a name need not be UTF-8
+    name = text.source.name.encode(errors="replace").decode()  # it is kept, and a name need not be UTF-8
     plain = Path(name[: -len(".gz")] if name.lower().endswith(".gz") else name)
     if plain.suffix.lower() not in DOCUMENTS:
         raise SampleError(
@@ -170,7 +170,7 @@ class _Columns:
             return len(cells)
         told = "is plain text in which no word has a tag; write a word and its tag on each line (EU B-ORG), or JSON"
         raise SampleError(
-            f'{self._text.path.name} {told} such as {{"text": "…", "spans": []}}', code="plain_text"
+            f'{self._text.source.name} {told} such as {{"text": "…", "spans": []}}', code="plain_text"
         )
 
 

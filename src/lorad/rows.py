@@ -31,6 +31,7 @@ from lorad.layout import (
     too_long,
     twice,
 )
+from lorad.source import Source
 from lorad.strict_json import NotJson, is_deeper
 from lorad.textfile import TextFile, opened
 
@@ -54,7 +55,7 @@ _NOTATIONS = (
 
 
 def read(
-    path: Path,
+    source: Source,
     limits: InboxSettings,
     is_header: IsHeader,
     plain: Plain | None = None,
@@ -67,20 +68,20 @@ def read(
     ``is_header`` knows a table's first row by its names, ``plain`` reads other text where a task takes it, ``own`` are
     fields that only a row has, ``listed`` those that hold a list in each. Raise ``SampleError`` when the file cannot be read on.
     """
-    size = path.stat().st_size
+    size = source.size
     if size > limits.max_bytes:
         raise SampleError(
-            f"{path.name} has {size} bytes, more than inbox.max_bytes ({limits.max_bytes}); split it",
+            f"{source.name} has {size} bytes, more than inbox.max_bytes ({limits.max_bytes}); split it",
             code="too_large",
         )
     layout = Layout(is_header, plain, tuple(example), own, listed)
     count = 0
     try:
-        for line, row in _rows(path, limits, layout):
+        for line, row in _rows(source, limits, layout):
             count += 1
             if count > limits.max_rows:
                 raise SampleError(
-                    f"{path.name} has more than inbox.max_rows ({limits.max_rows}) rows; split it",
+                    f"{source.name} has more than inbox.max_rows ({limits.max_rows}) rows; split it",
                     code="too_many_rows",
                 )
             if is_deeper(row, limits.max_depth):
@@ -88,29 +89,29 @@ def read(
             else:
                 yield line, row
     except NotJson as error:
-        place = f"row {count + 1} of {path.name}"
+        place = f"row {count + 1} of {source.name}"
         told = {
-            "not_json": f"{path.name} is not JSON: row {count + 1}: {error}; correct it and drop it again",
+            "not_json": f"{source.name} is not JSON: row {count + 1}: {error}; correct it and drop it again",
             "too_deep": f"{place} is nested too deeply to be read; take it out",
-            "cut_off": f"{path.name} ends behind row {count}, inside its list or object: the rest of the file is missing; drop the "
+            "cut_off": f"{source.name} ends behind row {count}, inside its list or object: the rest of the file is missing; drop the "
             "whole file",
             "row_too_long": f"{place} is longer than inbox.max_row_bytes ({limits.max_row_bytes}); {error}",
         }
         raise SampleError(told[error.code], code=error.code, row=count + 1) from None
 
 
-def _rows(path: Path, limits: InboxSettings, layout: Layout) -> Iterator[tuple[int, Any]]:
-    with path.open("rb") as file:
+def _rows(source: Source, limits: InboxSettings, layout: Layout) -> Iterator[tuple[int, Any]]:
+    with source.open() as file:
         is_parquet = file.read(len(PARQUET)) == PARQUET
     if is_parquet:
-        yield from enumerate(_parquet(path, limits), start=1)
+        yield from enumerate(_parquet(source, limits), start=1)
         return
-    with opened(path, limits) as text:
+    with opened(source, limits) as text:
         yield from _text_rows(text, limits, layout)
 
 
 def _text_rows(text: TextFile, limits: InboxSettings, layout: Layout) -> Iterator[tuple[int, Any]]:
-    suffix = Path(text.path.name.lower().removesuffix(".gz")).suffix
+    suffix = Path(text.source.name.lower().removesuffix(".gz")).suffix
     is_named_lines = suffix in {".jsonl", ".ndjson"}
     if not text.head:
         return
@@ -133,7 +134,7 @@ def _text_rows(text: TextFile, limits: InboxSettings, layout: Layout) -> Iterato
 def _no_rows_inside(
     text: TextFile, suffix: str, limits: InboxSettings, example: Sequence[str]
 ) -> SampleError:
-    name, columns = text.path.name, ",".join(example)
+    name, columns = text.source.name, ",".join(example)
     if notation := _notation(text.head):
         return SampleError(
             f"{name} is {notation}; write its rows as JSON, one object a line", code="unknown_format"
@@ -167,28 +168,28 @@ def _notation(head: bytes) -> str:
 # Parquet
 
 
-def _parquet(path: Path, limits: InboxSettings) -> Iterator[Any]:
+def _parquet(source: Source, limits: InboxSettings) -> Iterator[Any]:
     try:
         import pyarrow as pa  # noqa: PLC0415 - optional
         from pyarrow.parquet import ParquetFile  # noqa: PLC0415
     except ImportError:
         raise SampleError(
-            f"{path.name} is Parquet, which needs pyarrow; run pip install 'lorad[parquet]', or save it as JSONL",
+            f"{source.name} is Parquet, which needs pyarrow; run pip install 'lorad[parquet]', or save it as JSONL",
             code="needs_pyarrow",
         ) from None
     try:
-        with ParquetFile(path) as file:
+        with source.open() as stream, ParquetFile(stream) as file:
             groups = range(file.metadata.num_row_groups)
             size = sum(file.metadata.row_group(group).total_byte_size for group in groups)
             if size > limits.max_unpacked_bytes:
                 raise SampleError(
-                    f"{path.name} holds more than inbox.max_unpacked_bytes ({limits.max_unpacked_bytes}) "
+                    f"{source.name} holds more than inbox.max_unpacked_bytes ({limits.max_unpacked_bytes}) "
                     "bytes; split it",
                     code="too_large_unpacked",
                 )
             if names := twice(file.schema_arrow.names):
                 raise SampleError(
-                    f"{path.name} has columns {names[0]} and {names[1]}; name them apart", code="bad_header"
+                    f"{source.name} has columns {names[0]} and {names[1]}; name them apart", code="bad_header"
                 )
             floats = [field.name for field in file.schema_arrow if field.type == pa.float32()]
             for batch in file.iter_batches(batch_size=_BATCH):
@@ -199,7 +200,7 @@ def _parquet(path: Path, limits: InboxSettings) -> Iterator[Any]:
         if isinstance(error, OSError) and error.errno in {errno.EIO, errno.ENOENT, errno.EACCES}:
             raise  # the disk's fault, not the file's
         raise SampleError(
-            f"{path.name} is damaged Parquet ({error}); write it again", code="damaged"
+            f"{source.name} is damaged Parquet ({error}); write it again", code="damaged"
         ) from None
 
 

@@ -31,6 +31,7 @@ from lorad.domain import Example, RowProblem
 from lorad.errors import SampleError
 from lorad.pairs import PAIRS
 from lorad.rows import BadRow
+from lorad.source import Source, opened
 from lorad.spool import Spool
 
 __all__ = ["PAIRS", "TASKS", "Reading", "read"]
@@ -100,7 +101,7 @@ class Reading:
 
 
 def read(
-    path: Path,
+    file: Path | Source,
     limits: InboxSettings,
     task: str = "chat",
     fields: Mapping[str, str] | None = None,
@@ -110,27 +111,31 @@ def read(
     """Read a dataset file for a task; raise ``SampleError`` when nothing in it, or too little of it, can be used.
 
     Given ``fields`` (ours -> the file's), each row is those and nothing else. ``labels`` names what it numbers. A row
-    with an example for which ``check`` raises ``SampleError`` is a bad row.
+    with an example for which ``check`` raises ``SampleError`` is a bad row. A path is one that a person named: where it
+    is a link, what it leads to is read.
     """
+    if isinstance(file, Path):
+        with opened(file, follow=True) as source:
+            return read(source, limits, task, fields, labels, check)
     named = fields or {}
     _check_fields(named, task)
-    tally = _Tally(path, limits, task, named, labels, check)
+    tally = _Tally(file, limits, task, named, labels, check)
     try:
         return _read(tally)
     except SampleError as error:
         found = None if named else _helpful(tally, error)
         if found is None:
             raise
-        raise _with_sidecar(error, path, found) from None
+        raise _with_sidecar(error, file.name, found) from None
 
 
 def _read(tally: "_Tally") -> Reading:
-    path, limits, task = tally.path, tally.limits, tally.task
+    source, limits, task = tally.source, tally.limits, tally.task
     is_header = partial(_is_header, fields=tally.fields, task=task)
     columns = annotations.EXAMPLE.get(task, rows.QUESTION_AND_ANSWER)
     own = tally.fields.values() or _OWN if task == "chat" else ()
     listed = {tally.fields.get(name, name).strip().lower() for name in rows.LISTED}
-    for line, row in rows.read(path, limits, is_header, annotations.PLAIN.get(task), columns, own, listed):
+    for line, row in rows.read(source, limits, is_header, annotations.PLAIN.get(task), columns, own, listed):
         tally.take(line, row)
     return tally.reading()
 
@@ -140,21 +145,21 @@ class _Tally:
 
     def __init__(
         self,
-        path: Path,
+        source: Source,
         limits: InboxSettings,
         task: str,
         fields: Mapping[str, str],
         labels: Sequence[str],
         check: Check,
     ) -> None:
-        self.path, self.limits, self.task, self.fields, self.labels = path, limits, task, fields, labels
+        self.source, self.limits, self.task, self.fields, self.labels = source, limits, task, fields, labels
         self.check = check
         self.refused: dict[tuple[str, ...], Row] = {}
         """The first bad rows that have different fields."""
         self._formats: Counter[str] = Counter()
         self._left_out: Counter[str] = Counter()
         self._problems: list[RowProblem] = []
-        self._latest = Spool(task, _dataset(path))
+        self._latest = Spool(task, _dataset(source.name))
         self._contradicted: list[Example] = []
         self._count = self._bad = self._repeated = self._contradictions = 0
         # with more problems than these no file is accepted
@@ -206,9 +211,9 @@ class _Tally:
     def reading(self) -> Reading:
         """Return everything that the file said; raise ``SampleError`` when that is too little."""
         if self._bad and (not self._latest or self._bad / self._count >= self.limits.max_bad_share):
-            raise _bad_rows(self.path, self._bad, self._count, self._problems)
+            raise _bad_rows(self.source.name, self._bad, self._count, self._problems)
         if not self._latest:
-            raise _no_rows(self.path, self.task, self._count, self._left_out)
+            raise _no_rows(self.source.name, self.task, self._count, self._left_out)
         return Reading(
             examples=self._latest,
             problems=tuple(self._problems),
@@ -222,18 +227,19 @@ class _Tally:
         )
 
 
-def _dataset(path: Path) -> str:
+def _dataset(name: str) -> str:
     """Return a file's name without what says how it is written."""
+    path = Path(name)
     return (Path(path.stem) if path.suffix.lower() == ".gz" else path).stem
 
 
 # refusals
 
 
-def _bad_rows(path: Path, bad: int, count: int, problems: Sequence[RowProblem]) -> SampleError:
+def _bad_rows(name: str, bad: int, count: int, problems: Sequence[RowProblem]) -> SampleError:
     first = problems[0]
     return SampleError(
-        f"{path.name}: {bad} of {count} rows cannot be used; the first is row {first.line}"
+        f"{name}: {bad} of {count} rows cannot be used; the first is row {first.line}"
         + (f", field {first.field!r}" if first.field else "")
         + f": {first.message}. Correct them and drop the file again",
         code="bad_rows",
@@ -243,11 +249,11 @@ def _bad_rows(path: Path, bad: int, count: int, problems: Sequence[RowProblem]) 
     )
 
 
-def _no_rows(path: Path, task: str, count: int, left_out: Mapping[str, int]) -> SampleError:
+def _no_rows(name: str, task: str, count: int, left_out: Mapping[str, int]) -> SampleError:
     has = f"only rows that teach nothing ({count})" if count else "no rows"
     why = ", ".join(f"{often} {reason}" for reason, often in left_out.items())
     told = f"{has}: {why}" if why else has
-    return SampleError(f"{path.name} has {told}; {annotations.NEEDS[task]}", code="no_rows")
+    return SampleError(f"{name} has {told}; {annotations.NEEDS[task]}", code="no_rows")
 
 
 def _helpful(tally: _Tally, error: SampleError) -> Mapping[str, str] | None:
@@ -261,22 +267,22 @@ def _helpful(tally: _Tally, error: SampleError) -> Mapping[str, str] | None:
                 named for named in found if named and not any(suggestion.lacks(row, named) for row in held)
             ]
     elif error.code == "no_header":
-        found = list(suggestion.columns(tally.path, tally.limits, tally.task))
+        found = list(suggestion.columns(tally.source, tally.limits, tally.task))
     return next((fields for fields in found if fields and _is_read(tally, fields)), None)
 
 
 def _is_read(tally: _Tally, fields: Mapping[str, str]) -> bool:
     try:
-        _read(_Tally(tally.path, tally.limits, tally.task, fields, tally.labels, tally.check))
+        _read(_Tally(tally.source, tally.limits, tally.task, fields, tally.labels, tally.check))
     except SampleError:
         return False
     return True
 
 
-def _with_sidecar(error: SampleError, path: Path, fields: Mapping[str, str]) -> SampleError:
-    line, name = sidecar.line(fields), sidecar.path_of(path).name
+def _with_sidecar(error: SampleError, name: str, fields: Mapping[str, str]) -> SampleError:
+    line, beside = sidecar.line(fields), sidecar.companion(name, sidecar.SUFFIX)
     message = (
-        f"{error.message}. Or, to read these fields and leave the others out, write in {name}: {line} "
+        f"{error.message}. Or, to read these fields and leave the others out, write in {beside}: {line} "
         "(lorad's name, then the file's), and drop both, it first"
     )
     return SampleError(message, code=error.code, **error.data, sidecar=line)

@@ -5,7 +5,6 @@ moving files (``inbox``).
 """
 
 import difflib
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,10 +12,10 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError
 
-from lorad import files
 from lorad.config import Section, TrackName
 from lorad.domain import digest
 from lorad.errors import SampleError
+from lorad.source import Source, opened
 
 SUFFIX = ".meta.yaml"
 
@@ -103,23 +102,28 @@ def path_of(file: Path) -> Path:
 
 
 def beside(file: Path) -> Sidecar:
-    """Read a file's sidecar, an empty one where there is none; raise ``SampleError``, never open what is no file."""
-    path = path_of(file)
-    if not files.is_there(path):
-        return Sidecar()
-    status = path.lstat()
-    if not stat.S_ISREG(status.st_mode):
-        raise _wrong(path.name, "it is no plain file; put a copy of the file itself there")
-    if status.st_size > LARGEST:
-        raise _wrong(path.name, f"it has {status.st_size} bytes, more than {LARGEST}")
+    """Read a file's sidecar, an empty one where there is none; raise ``SampleError``, also for what is no plain file."""
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Unique)  # noqa: S506 - a SafeLoader
+        with opened(path_of(file)) as source:
+            return read(source)
+    except FileNotFoundError:
+        return Sidecar()
+
+
+def read(source: Source) -> Sidecar:
+    """Read a sidecar; raise ``SampleError``."""
+    with source.open() as stream:
+        written = stream.read(LARGEST + 1)
+    if len(written) > LARGEST:
+        raise _wrong(source.name, f"it has {source.size} bytes, more than {LARGEST}")
+    try:
+        data = yaml.load(written.decode(), _Unique)  # noqa: S506 - a SafeLoader
     except (UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
-        raise _wrong(path.name, f"it is not YAML: {' '.join(str(error).split())}") from None
+        raise _wrong(source.name, f"it is not YAML: {' '.join(str(error).split())}") from None
     try:
         return Sidecar.model_validate({} if data is None else data)
     except ValidationError as error:
-        raise _wrong(path.name, "; ".join(_explain(problem) for problem in error.errors()[:20])) from None
+        raise _wrong(source.name, "; ".join(_explain(problem) for problem in error.errors()[:20])) from None
 
 
 def line(fields: Mapping[str, str]) -> str:

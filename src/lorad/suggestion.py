@@ -7,13 +7,13 @@ it), and trying that. What never does: deciding anything: a person writes the si
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from lorad import annotations, cells, conversations, csv_rows, exports, pairs, preferences
 from lorad.cells import Row, unpacked
 from lorad.config import InboxSettings
 from lorad.rows import BadRow
+from lorad.source import Source
 from lorad.textfile import opened
 
 Fields = dict[str, str]
@@ -127,12 +127,12 @@ def lacks(row: Row, named: Mapping[str, str]) -> bool:
     )
 
 
-def columns(path: Path, limits: InboxSettings, task: str) -> Iterator[Fields]:
+def columns(source: Source, limits: InboxSettings, task: str) -> Iterator[Fields]:
     """Yield what the first lines of a table name, if one's cells look like names: a header that nobody knows.
 
     Where those of every line do, each may be a row: a sidecar for the first one would lose it.
     """
-    with opened(path, limits) as text:
+    with opened(source, limits) as text:
         lines = csv_rows.first_lines(text.head)
     said, below = csv_rows.said_delimiter(lines[0])
     for delimiter in said or csv_rows.DELIMITERS:

@@ -11,11 +11,11 @@ import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from lorad.config import InboxSettings
 from lorad.errors import SampleError
+from lorad.source import Source
 
 GZIP = b"\x1f\x8b"
 
@@ -65,9 +65,9 @@ class LineTooLong(Exception):  # noqa: N818 - whoever reads lines makes a row's 
 class _Bounded(io.RawIOBase):
     """Bytes up to a limit: what a small gzip file unpacks to, or a writer goes on appending, has no end."""
 
-    def __init__(self, raw: Any, path: Path, limits: InboxSettings) -> None:
+    def __init__(self, raw: Any, name: str, limits: InboxSettings) -> None:
         self._raw = raw
-        self._path = path
+        self._name = name
         self._is_packed = isinstance(raw, gzip.GzipFile)
         self._limit = limits.max_unpacked_bytes if self._is_packed else limits.max_bytes
         self._count = 0
@@ -80,11 +80,11 @@ class _Bounded(io.RawIOBase):
             count: int = self._raw.readinto(buffer)
         except EOFError:
             raise SampleError(
-                f"{self._path.name} ends in the middle of its gzip data; copy it again", code="cut_off"
+                f"{self._name} ends in the middle of its gzip data; copy it again", code="cut_off"
             ) from None
         except (gzip.BadGzipFile, zlib.error) as error:
             raise SampleError(
-                f"{self._path.name} is damaged gzip data ({error}); copy it again", code="damaged"
+                f"{self._name} is damaged gzip data ({error}); copy it again", code="damaged"
             ) from None
         self._count += count
         if self._count > self._limit:
@@ -94,7 +94,7 @@ class _Bounded(io.RawIOBase):
                 else ("max_bytes", "too_large")
             )
             raise SampleError(
-                f"{self._path.name} holds more than inbox.{name} ({self._limit}) bytes; split it", code=code
+                f"{self._name} holds more than inbox.{name} ({self._limit}) bytes; split it", code=code
             )
         return count
 
@@ -102,9 +102,9 @@ class _Bounded(io.RawIOBase):
 class _FromUtf16(io.RawIOBase):
     """UTF-16 as UTF-8, a piece at a time; its mark says which one it is."""
 
-    def __init__(self, raw: Any, path: Path) -> None:
+    def __init__(self, raw: Any, name: str) -> None:
         self._raw = raw
-        self._path = path
+        self._name = name
         self._decoder = codecs.getincrementaldecoder("utf-16")()
         self._rest = b""
 
@@ -119,7 +119,7 @@ class _FromUtf16(io.RawIOBase):
                 self._rest = self._decoder.decode(data, final=not data).encode()
             except UnicodeDecodeError as error:
                 raise SampleError(
-                    f"{self._path.name} is damaged UTF-16 ({error.reason}); save it as UTF-8 and drop it again",
+                    f"{self._name} is damaged UTF-16 ({error.reason}); save it as UTF-8 and drop it again",
                     code="encoding",
                 ) from None
         size = min(len(self._rest), len(buffer))
@@ -128,23 +128,23 @@ class _FromUtf16(io.RawIOBase):
 
 
 @contextmanager
-def opened(path: Path, limits: InboxSettings) -> Iterator["TextFile"]:
+def opened(source: Source, limits: InboxSettings) -> Iterator["TextFile"]:
     """Open a file, unpacked if it is gzip; raise ``SampleError`` when it is neither UTF-8 nor marked as UTF-16."""
-    with path.open("rb") as file:
+    with source.open() as file:
         is_packed = file.peek(len(GZIP)).startswith(GZIP)
         raw = gzip.GzipFile(fileobj=file) if is_packed else file
-        stream: io.BufferedReader[Any] = io.BufferedReader(_Bounded(raw, path, limits), CHUNK)
+        stream: io.BufferedReader[Any] = io.BufferedReader(_Bounded(raw, source.name, limits), CHUNK)
         start = stream.peek(CHUNK)[: len(codecs.BOM_UTF32_LE)]
         if start.startswith(_UTF16_MARKS) and not start.startswith(_UTF32_MARKS):
-            stream = io.BufferedReader(_FromUtf16(stream, path), CHUNK)
-        yield TextFile(path, stream)
+            stream = io.BufferedReader(_FromUtf16(stream, source.name), CHUNK)
+        yield TextFile(source, stream)
 
 
 class TextFile:
     """Text that is read once, from its first sign that is not white space, or the tabs of a table before it."""
 
-    def __init__(self, path: Path, stream: io.BufferedReader) -> None:
-        self.path = path
+    def __init__(self, source: Source, stream: io.BufferedReader) -> None:
+        self.source = source
         self.number = 0
         """The lines that were passed."""
         self.offset = 0
@@ -217,7 +217,7 @@ class TextFile:
     def _refuse_other_formats(self) -> None:
         for first, what in _FOREIGN:
             if self.head.startswith(first):
-                raise SampleError(f"{self.path.name} is {what}", code="unknown_format")
+                raise SampleError(f"{self.source.name} is {what}", code="unknown_format")
         start = self.head[: len(codecs.BOM_UTF32_LE)]
         encoding = "UTF-32" if start.startswith(_UTF32_MARKS) else None
         if encoding is None and b"\x00" in start:
@@ -225,12 +225,12 @@ class TextFile:
             encoding = "UTF-16" if start.strip(b"\x00") and b"\x00\x00" not in start else "not text"
         if encoding is not None:
             raise SampleError(
-                f"{self.path.name} is {encoding}; save it as UTF-8 and drop it again", code="encoding"
+                f"{self.source.name} is {encoding}; save it as UTF-8 and drop it again", code="encoding"
             )
 
     def _not_utf8(self, at: int, line: int, error: UnicodeDecodeError) -> SampleError:
         """Return what a file is told that has another encoding; ``at`` is the byte at which the decoder began."""
-        told = f"{self.path.name} is not UTF-8 (byte {at + error.start}) on line {line}"
+        told = f"{self.source.name} is not UTF-8 (byte {at + error.start}) on line {line}"
         if error.reason == "unexpected end of data":
             told += ": it ends inside a character, so a part of it may be missing"
         elif _WESTERN.match(error.object, error.start):
