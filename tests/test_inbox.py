@@ -32,7 +32,12 @@ def inbox(tmp_path):
 
 
 def an_inbox(tmp_path, tracks=("chat", "law"), **settings):
-    return Inbox(tmp_path / "inbox", InboxSettings(**{"settle_seconds": 5, **settings}), tracks)
+    return Inbox(
+        tmp_path / "inbox",
+        InboxSettings(**{"settle_seconds": 5, **settings}),
+        tracks,
+        tmp_path / "drops",
+    )
 
 
 def put(inbox, name, content="[]", mtime=None):
