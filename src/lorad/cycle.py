@@ -415,9 +415,11 @@ class Cycle:
         reason = error.as_dict()
         with contextlib.suppress(ProtocolError):
             drop = self.ledger.drop(file.drop)
+            reason |= {"track": drop.track}
             if drop.state is DropState.TAKEN:
                 self._fail(drop, error, now)
-                reason |= {"track": drop.track}
+            elif drop.state is not DropState.FAILED:
+                reason["message"] = f"{drop.name} was read, but could not be moved to done/: {error.message}"
         self.inbox.fail(file.path, reason)
         self._begun.pop(file.drop, None)
 

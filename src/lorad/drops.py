@@ -216,7 +216,7 @@ def beside(inbox: Folder, wanted: Path | None) -> Folder:
     """Open the folder that holds these folders: ``wanted``, or one in the inbox where that is elsewhere."""
     if wanted is not None:
         files.make_folder(wanted.parent)
-        with Folder.open(wanted.parent) as parent:
+        with type(inbox).open(wanted.parent) as parent:
             if parent.takes_from(inbox):
                 return parent.own(wanted.name, SHARED)
     folder = inbox.own(APART, SHARED)

@@ -40,15 +40,15 @@ class Folder:
         self.descriptor = descriptor
 
     @classmethod
-    def open(cls, path: Path) -> "Folder":
+    def open(cls, path: Path) -> Self:
         """Open the directory that a person named; of a link, the one that it leads to."""
         return cls(path, os.open(path, _OPEN))
 
-    def enter(self, name: str) -> "Folder":
+    def enter(self, name: str) -> Self:
         """Open a directory in this one; a link is none (``OSError``)."""
-        return Folder(self.path / name, os.open(name, _OPEN | os.O_NOFOLLOW, dir_fd=self.descriptor))
+        return type(self)(self.path / name, os.open(name, _OPEN | os.O_NOFOLLOW, dir_fd=self.descriptor))
 
-    def make(self, name: str, mode: int) -> "Folder":
+    def make(self, name: str, mode: int) -> Self:
         """Open a directory in this one, durably made if it must be, whatever the umask."""
         if self.holds(name):
             return self.enter(name)
@@ -60,7 +60,7 @@ class Folder:
         made.close_to(mode)
         return made
 
-    def own(self, name: str, mode: int) -> "Folder":
+    def own(self, name: str, mode: int) -> Self:
         """Open a directory of this user's in this one, with this mode; refuse (``ConfigError``) what is not ours."""
         path = self.path / name
         try:

@@ -187,7 +187,7 @@ class Taken:
     @property
     def signature(self) -> tuple[Signature, Signature | None]:
         """Return what differs when one of the two was written to."""
-        return self.source.signature, self.beside and self.beside.signature
+        return self.source.signature, self.beside.signature if self.beside else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +212,12 @@ class Inbox:
     """The folder that people drop files into."""
 
     def __init__(
-        self, folder: Path, settings: InboxSettings, tracks: tuple[str, ...], place: Path | None = None
+        self,
+        folder: Path,
+        settings: InboxSettings,
+        tracks: tuple[str, ...],
+        place: Path | None = None,
+        open_folder: Callable[[Path], Folder] = Folder.open,
     ) -> None:
         self.folder = folder
         self.held: dict[Path, str] = {}
@@ -223,6 +228,7 @@ class Inbox:
         self._tracks = tracks
         self._place = place
         """Where the drops' own folders are; without it, in the inbox."""
+        self._open_folder = open_folder
         self._open: Folder | None = None
         self._drops: Drops | None = None
         self._refused: dict[Path, tuple[Signature, SampleError]] = {}
@@ -253,7 +259,7 @@ class Inbox:
         self._drops.recover(inbox.state().st_gid)
         self._make_tracks(inbox)
         self._return_sidecars()
-        self._put_up(inbox)
+        self._put_up()
         return told
 
     def _make_tracks(self, inbox: Folder) -> None:
@@ -267,7 +273,7 @@ class Inbox:
         """Return the inbox, opened anew where its path leads to another one."""
         status, held = self.folder.stat(), self._open
         if held is None or not os.path.samestat(held.state(), status):
-            self._open = held = Folder.open(self.folder)
+            self._open = held = self._open_folder(self.folder)
         return held
 
     @property
@@ -288,16 +294,19 @@ class Inbox:
             with self._inbox().enter(path.parent.name) as folder:
                 yield folder
 
-    def _put_up(self, inbox: Folder) -> None:
+    def _put_up(self) -> None:
         """Make the links by which people find where files end; a name that somebody else uses is passed by."""
         for name in SIGNPOSTS:
-            if self._is_up(inbox, name):
-                continue
             with contextlib.suppress(OSError, RetryLater):  # nothing rests on them
-                if inbox.points(name) is not None and inbox.status(name).st_uid == os.geteuid():
-                    inbox.remove(name)  # of another place
-                if not inbox.holds(name):
-                    inbox.link(name, self._way(name))
+                self._put_up_one(self._inbox(), name)
+
+    def _put_up_one(self, inbox: Folder, name: str) -> None:
+        if self._is_up(inbox, name):
+            return
+        if inbox.points(name) is not None and inbox.status(name).st_uid == os.geteuid():
+            inbox.remove(name)  # it leads to another place
+        if not inbox.holds(name):
+            inbox.link(name, self._way(name))
 
     def _is_up(self, inbox: Folder, name: str) -> bool:
         return name in SIGNPOSTS and inbox.points(name) == self._way(name)
@@ -411,12 +420,12 @@ class Inbox:
 
     def settled(self, now: float) -> list[Waiting]:
         """Return the files that are complete at ``now`` (monotonic seconds), each with the track that learns it."""
+        if self._drops is None or not self._is_due(now):
+            return []
         if self._has_lone:
             self._return_sidecars()
-        if not self._is_due(now):
-            return []
         self._has_changed, self._scanned_at = False, now
-        self._put_up(self._inbox())
+        self._put_up()
         hints = list(self._complete)  # what the watcher's thread tells from here on is for the next look
         others: list[tuple[Waiting, int, SampleError]] = []
         ready, troubles = self._ready(self._oldest(self._counted(others)), now)
