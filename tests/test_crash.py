@@ -133,7 +133,7 @@ def daemon(home):
 
 def check(world):
     """Hold inbox, ledger, memory, tracker, links and folders against the one story."""
-    _check_files(world.home / "inbox")
+    _check_files(world.home / "inbox", world.home / "models" / "drops")
     _check_ledger(world.cycle.ledger)
     _check_memory(world)
     _check_versions(world)
@@ -141,8 +141,10 @@ def check(world):
     assert leftovers == [world.registry.folder / ".lock"]
 
 
-def _check_files(inbox):
-    ended = [path for path in inbox.rglob("*") if path.is_file()]
+def _check_files(inbox, drops):
+    assert sorted(path.name for path in inbox.iterdir()) == ["chat", "done", "failed"]
+    assert [path for path in inbox.rglob("*") if path.is_file()] == []
+    ended = [path for path in drops.rglob("*") if path.is_file()]
     assert sorted(path.name for path in ended) == sorted([*BEFORE, *FILES, *BESIDE, "bad.json.reason.json"])
     failed = sorted(path.name for path in (inbox / "failed").iterdir())
     assert failed == ["bad.json", "bad.json.meta.yaml", "bad.json.reason.json"]

@@ -32,7 +32,16 @@ def inbox(tmp_path):
 
 
 def an_inbox(tmp_path, tracks=("chat", "law"), **settings):
-    return Inbox(tmp_path / "inbox", InboxSettings(**{"settle_seconds": 5, **settings}), tracks)
+    return Inbox(
+        tmp_path / "inbox",
+        InboxSettings(**{"settle_seconds": 5, **settings}),
+        tracks,
+        tmp_path / "drops",
+    )
+
+
+def drops(inbox):
+    return inbox._own.folder.path
 
 
 def put(inbox, name, content="[]", mtime=None):
@@ -323,18 +332,24 @@ def test_an_inbox_that_is_not_there_holds_nothing(tmp_path):
     assert (inbox.waiting(), inbox.processing(), inbox.settled(0.0)) == ([], [], [])
 
 
+def test_an_inbox_that_goes_while_the_daemon_runs_holds_nothing_until_it_is_back(inbox):
+    put(inbox, "a.json")
+    inbox.folder.rename(inbox.folder.with_name("away"))
+    assert (inbox.waiting(), inbox.processing(), inbox.settled(0.0)) == ([], [], [])
+
+    inbox.folder.with_name("away").rename(inbox.folder)
+    inbox.settled(1.0)
+
+    assert names(inbox.settled(6.0)) == ["a.json"]
+
+
 def test_the_folders_are_made_and_kept(inbox):
     put(inbox, "done/a.json")
 
     inbox.recover()
 
-    assert sorted(path.name for path in inbox.folder.iterdir()) == [
-        "chat",
-        "done",
-        "failed",
-        "law",
-        "processing",
-    ]
+    assert sorted(path.name for path in inbox.folder.iterdir()) == ["chat", "done", "failed", "law"]
+    assert sorted(path.name for path in drops(inbox).iterdir()) == ["done", "failed", "processing"]
     assert (inbox.folder / "done" / "a.json").exists()
 
 
@@ -373,7 +388,7 @@ def take(inbox, name, content="[]", drop=1):
 def test_a_taken_file_is_out_of_its_writers_reach(inbox):
     taken = take(inbox, "law/a.json", "[1]")
 
-    assert taken == inbox.folder / "processing" / "law" / "1" / "a.json"
+    assert taken == drops(inbox) / "processing" / "law" / "1" / "a.json"
     assert inbox.waiting() == []
     assert [(item.path, item.track, item.size, item.drop) for item in inbox.processing()] == [
         (taken, "law", 3, 1)
@@ -383,14 +398,15 @@ def test_a_taken_file_is_out_of_its_writers_reach(inbox):
 def test_an_accepted_file_is_kept_under_its_day(inbox):
     ended = inbox.finish(take(inbox, "a.json", "[1]"), NOON)
 
-    assert ended == inbox.folder / "done" / TODAY / "a.json"
-    assert contents(inbox.folder) == {f"done/{TODAY}/a.json": "[1]"}
+    assert ended == drops(inbox) / "done" / TODAY / "a.json"
+    assert (inbox.folder / "done" / TODAY / "a.json").read_text() == "[1]"  # where people look
+    assert contents(drops(inbox)) == {f"done/{TODAY}/a.json": "[1]"}
 
 
 def test_a_failed_file_lies_beside_its_reason(inbox):
     ended = inbox.fail(take(inbox, "law/a.json", "[1]"), {"code": "no_rows", "message": "é"})
 
-    assert ended == inbox.folder / "failed" / "a.json"
+    assert ended == drops(inbox) / "failed" / "a.json"
     assert ended.read_text() == "[1]"
     reason = json.loads((inbox.folder / "failed" / "a.json.reason.json").read_text(encoding="utf-8"))
     assert reason == {"file": "a.json", "code": "no_rows", "message": "é"}
@@ -435,7 +451,7 @@ def test_what_was_being_processed_is_found_after_a_restart(inbox, tmp_path):
     take(inbox, "law/b.json", drop=9)
     take(inbox, "a.json", drop=10)
     take(inbox, "c.json", drop=2)
-    (inbox.folder / "processing" / "chat" / "11").mkdir()
+    (drops(inbox) / "processing" / "chat" / "11").mkdir()
 
     again = an_inbox(tmp_path)
     again.recover()
@@ -445,7 +461,7 @@ def test_what_was_being_processed_is_found_after_a_restart(inbox, tmp_path):
         ("b.json", "law", 9),
         ("a.json", "chat", 10),
     ]
-    assert sorted(path.name for path in (inbox.folder / "processing" / "chat").iterdir()) == ["10", "2"]
+    assert sorted(path.name for path in (drops(inbox) / "processing" / "chat").iterdir()) == ["10", "2"]
 
 
 def test_a_reason_is_written_however_long_the_name(inbox):
@@ -455,9 +471,8 @@ def test_a_reason_is_written_however_long_the_name(inbox):
     ended = inbox.fail(take(inbox, name), {"code": "no_rows"})
 
     assert ended.exists()
-    assert [json.loads(text) for path, text in contents(inbox.folder).items() if "reason" in path] == [
-        {"file": ended.name, "code": "no_rows"}
-    ]
+    reason = ended.with_name(f"{ended.name}.reason.json")
+    assert json.loads(reason.read_text()) == {"file": ended.name, "code": "no_rows"}
 
 
 def test_a_reason_is_written_whatever_the_file_held(inbox):
@@ -564,35 +579,49 @@ def test_a_file_that_somebody_still_writes_to_is_not_taken(inbox, is_renamed):
     assert inbox.held == {}
 
 
+@contextlib.contextmanager
+def reading(inbox, name="a.json", content="[1]"):
+    """Take a file and open it as a reader does, to be left unchanged."""
+    taken = take(inbox, name, content)
+    (item,) = inbox.processing()
+    with inbox.opened(item) as opened, unchanged(opened):
+        yield taken
+
+
 def test_a_file_that_changes_while_it_is_read_is_read_again(inbox):
-    path = put(inbox, "a.json", "[1]")
-
-    with pytest.raises(RetryLater, match="changed while it was read"), unchanged(path):
+    with pytest.raises(RetryLater, match="changed while it was read"), reading(inbox) as path:
         path.write_text("[1, 2]")
-    with pytest.raises(RetryLater), unchanged(path):  # what is wrong with half a file is no fault of its rows
-        _cut_off(path)
 
 
-def _cut_off(path):
-    path.write_text("[1, 2, 3")
-    raise SampleError("cut off")
+def test_what_is_wrong_with_half_a_file_is_no_fault_of_its_rows(inbox):
+    with pytest.raises(RetryLater), reading(inbox) as path:
+        path.write_text("[1, 2, 3")
+        raise SampleError("cut off")
+
+
+def test_a_sidecar_that_changes_while_its_file_is_read_is_read_again(inbox):
+    put(inbox, "a.json.meta.yaml", "description: x")
+
+    with pytest.raises(RetryLater, match="changed while it was read"), reading(inbox) as path:
+        path.with_name("a.json.meta.yaml").write_text("description: y and z")
 
 
 def test_a_file_that_rests_while_it_is_read_keeps_its_own_error(inbox):
-    path = put(inbox, "a.json", "[1")
-
-    with unchanged(path):
-        pass
-    with pytest.raises(SampleError, match="cut off"), unchanged(path):
+    with pytest.raises(SampleError, match="cut off"), reading(inbox):
         raise SampleError("cut off")
 
 
 @needs_proc
 def test_a_file_that_can_still_be_written_to_is_read_again(inbox):
-    path = put(inbox, "a.json", "[1]")
+    taken = take(inbox, "a.json", "[1]")
+    (item,) = inbox.processing()
 
-    with hold_open(path) as writer:
-        with pytest.raises(RetryLater, match=f"process {writer.pid}"), unchanged(path):
+    with hold_open(taken) as writer:
+        with (
+            pytest.raises(RetryLater, match=f"process {writer.pid}"),
+            inbox.opened(item) as opened,
+            unchanged(opened),
+        ):
             pass
         writer.communicate(b"\n")
 
@@ -671,14 +700,14 @@ def test_a_sidecar_goes_where_its_file_goes(inbox):
     inbox.settled(0.0)
 
     taken = inbox.take(inbox.settled(5.0)[0], 7)
-    assert contents(inbox.folder) == {
+    assert contents(drops(inbox)) == {
         "processing/chat/7/a.json": "[1]",
         "processing/chat/7/a.json.meta.yaml": "description: x",
     }
     assert [item.path for item in inbox.processing()] == [taken]
 
     inbox.finish(taken, NOON)
-    assert contents(inbox.folder) == {
+    assert contents(drops(inbox)) == {
         f"done/{TODAY}/a.json": "[1]",
         f"done/{TODAY}/a.json.meta.yaml": "description: x",
     }
@@ -729,7 +758,7 @@ def test_two_pairs_of_one_name_are_not_mixed(inbox):
         take(inbox, "a.json", text, drop=number)
     take(inbox, "a.json", "none", drop=2)
 
-    folder = inbox.folder / "processing" / "chat"
+    folder = drops(inbox) / "processing" / "chat"
     assert contents(folder) == {
         "0/a.json": "first",
         "0/a.json.meta.yaml": "description: first",
@@ -774,15 +803,14 @@ def test_a_file_is_not_taken_again_without_the_sidecar_that_a_full_disk_kept(inb
 
 def test_a_pair_that_was_torn_apart_when_it_was_taken_is_whole_after_a_restart(inbox, tmp_path):
     put(inbox, "law/a.json")
-    put(
-        inbox, "processing/law/7/a.json.meta.yaml", "description: x"
-    )  # moved first, and here the power failed
+    # moved first, and here the power failed
+    put(inbox, drops(inbox) / "processing/law/7/a.json.meta.yaml", "description: x")
 
     again = an_inbox(tmp_path)
     again.recover()
 
     assert contents(inbox.folder) == {"law/a.json": "[]", "law/a.json.meta.yaml": "description: x"}
-    assert list((inbox.folder / "processing" / "law").iterdir()) == []
+    assert list((drops(inbox) / "processing" / "law").iterdir()) == []
 
 
 def test_a_pair_that_was_torn_apart_when_it_ended_ends_together(inbox):
@@ -799,7 +827,7 @@ def test_a_pair_that_was_torn_apart_when_it_ended_ends_together(inbox):
 
 def test_a_sidecar_whose_file_somebody_took_away_is_nobody_elses(inbox, tmp_path):
     # Given a sidecar that was taken when the power failed, and a new pair of its name
-    put(inbox, "processing/chat/7/a.json.meta.yaml", "description: old")
+    put(inbox, drops(inbox) / "processing/chat/7/a.json.meta.yaml", "description: old")
     put(inbox, "a.json")
     put(inbox, "a.json.meta.yaml", "description: new")
 
@@ -926,20 +954,19 @@ def test_a_file_that_may_not_be_read_fails_instead_of_waiting_for_ever(bound, cl
     put(bound, "a.json.meta.yaml", "description: x")
     taken = take(bound, "a.json")
     taken.with_name(closed).chmod(0)
+    (item,) = bound.processing()
 
     with (
         pytest.raises(SampleError, match=rf"^{closed} cannot be read.*chmod g\+r") as caught,
-        unchanged(taken),
+        bound.opened(item),
     ):
-        taken.with_name(closed).read_text()
+        pass
 
     assert caught.value.code == "unreadable"
 
 
 def test_a_refusal_that_is_not_the_files_own_is_passed_on(bound):
-    path = put(bound, "a.json")
-
-    with pytest.raises(PermissionError), unchanged(path):
+    with pytest.raises(PermissionError), reading(bound):
         raise PermissionError
 
 

@@ -167,7 +167,7 @@ class World:
         self.cycle = Cycle(
             settings=self.settings,
             database=self.database,
-            inbox=Inbox(self.home / "inbox", self.settings.inbox, ("chat",)),
+            inbox=Inbox(self.home / "inbox", self.settings.inbox, ("chat",), self.home / "models" / "drops"),
             registries={"chat": self.registry},
             tracks=self.models,
             base_folder=lambda name: self.home / "models" / "base" / name,

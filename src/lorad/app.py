@@ -41,6 +41,8 @@ logger = log.get_logger()
 
 LOOK_SECONDS = 1.0
 """The cycle looks at least this often; events only make it look sooner."""
+STOP_SECONDS = 10.0
+"""A step that has not ended by then is left alone when the daemon stops."""
 JOBS_TOLD = 20
 """Ended jobs that a snapshot lists."""
 SHOWN = 3
@@ -299,7 +301,9 @@ class App:
         self.cycle = Cycle(
             settings=self.settings,
             database=database,
-            inbox=inbox.Inbox(self.home.inbox, self.settings.inbox, tuple(self.settings.tracks)),
+            inbox=inbox.Inbox(
+                self.home.inbox, self.settings.inbox, tuple(self.settings.tracks), self.home.drops
+            ),
             registries=self.registries,
             tracks=self.models_held,
             base_folder=self.home.base,
@@ -340,7 +344,7 @@ class App:
 
     def _learn(self) -> None:
         """Start the worker, the watcher and the scheduler."""
-        self._undo.append(("session", lambda: self._exclusively(lambda: self.cycle.halt(time.time()))))
+        self._undo.append(("session", self._halt))
         self._thread("learn", self._tick)
         scheduler = _scheduler()
         self._watch(scheduler)
@@ -355,6 +359,18 @@ class App:
                 scheduler.add_job(act, trigger, coalesce=True, misfire_grace_time=3600)
         scheduler.start()
         self._undo.append(("scheduler", lambda: scheduler.shutdown(wait=False)))
+
+    def _halt(self) -> None:
+        """Stop the session and excuse the file that is being read; a step that hangs does not keep the daemon up."""
+        has_turn = self._turn.acquire(timeout=STOP_SECONDS)
+        if not has_turn:
+            logger.error("step_hangs", why="a step did not end; the daemon ends without it")
+        try:
+            self.cycle.excuse_readings()
+            self.cycle.halt(time.time())
+        finally:
+            if has_turn:
+                self._turn.release()
 
     def _watch(self, scheduler: BackgroundScheduler) -> None:
         """Be told of what happens in the inbox, or look every second where nobody would tell."""

@@ -687,16 +687,16 @@ def retry(
 ) -> None:
     """Queue a rejected, failed or cancelled job again, or put a failed file back into the inbox."""
     if not what.isdecimal() or len(what) > LONGEST_NUMBER:
-        _put_back(find_home(ctx.obj.home).inbox, what)
+        _put_back(find_home(ctx.obj.home), what)
         return
     changed = dict(_setting(text) for text in settings or ())
     _client(ctx).retry(int(what), force=force, settings=changed)
     typer.echo(f"job {what} is queued again")
 
 
-def _put_back(inbox: Path, name: str) -> None:
+def _put_back(home: Home, name: str) -> None:
     """Move a failed file to where it was dropped, its sidecar first, and its reason away."""
-    failed = inbox / "failed"
+    inbox, failed = home.inbox, home.dropped("failed")
     known = {path.name for path in failed.iterdir()} if failed.is_dir() else set()
     data = sorted(known - {other for other in known if other.endswith((SIDECAR, REASON))})
     if name not in data:
@@ -708,7 +708,8 @@ def _put_back(inbox: Path, name: str) -> None:
         track = str(json.loads(reason.read_text(encoding="utf-8"))["track"])
     except (OSError, ValueError, KeyError, TypeError):
         track = ""
-    target = inbox / track if track and (inbox / track).is_dir() else inbox
+    is_there = track and (inbox / track).is_dir() and not (inbox / track).is_symlink()
+    target = inbox / track if is_there else inbox
     if (target / name).exists():
         raise ConfigError(f"{target / name} still waits to be taken; try again later", code="already_waiting")
     try:
@@ -716,6 +717,9 @@ def _put_back(inbox: Path, name: str) -> None:
             if part in known:
                 (failed / part).replace(target / part)
         reason.unlink(missing_ok=True)
+    except PermissionError:  # of the group that drops files: it reads what failed and changes nothing there
+        told = f"you may not move {failed / name}; drop it again: lorad drop {failed / name}"
+        raise ConfigError(told, code="not_moved") from None
     except OSError as error:
         raise ConfigError(f"{name} could not be moved: {error.strerror}", code="not_moved") from None
     typer.echo(f"{name} is in {target} again; wait for it with: lorad wait")

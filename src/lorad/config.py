@@ -25,7 +25,7 @@ TimeOfDay = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
 
 
 #: A track's name is a folder in ``models/`` and in ``inbox/``, beside folders of lorad's own.
-RESERVED = ("base", "processing", "done", "failed")
+RESERVED = ("base", "drops", "processing", "done", "failed")
 
 
 def _not_reserved(name: str) -> str:

@@ -8,6 +8,8 @@ same ``step`` as always. What meets a full disk or short memory is tried again l
 wait, and at once after a restart.
 """
 
+import contextlib
+import json
 import os
 import signal
 from collections.abc import Callable, Hashable, Sequence
@@ -16,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from lorad import domain, files, judge, planner, samples, sidecar
+from lorad import domain, failures, files, judge, planner, samples, sidecar
 from lorad.config import RegistrySettings, Settings
 from lorad.database import Database
 from lorad.domain import BASE, Evaluation, Example, Job, Order, Plan, Score, Verdict
@@ -29,11 +31,13 @@ from lorad.errors import (
     TrainingError,
     describe,
 )
-from lorad.inbox import Inbox, Stranger, Waiting, unchanged
+from lorad.inbox import PATIENCE, Inbox, Stranger, Taken, Waiting, unchanged
 from lorad.ledger import Ledger
 from lorad.log import get_logger
 from lorad.memory import Memory, Recalled
+from lorad.names import readable
 from lorad.registry import Birth, Registry
+from lorad.source import Signature
 from lorad.states import OPEN_JOBS, TRANSITIONS, DropState, JobState
 
 log = get_logger()
@@ -62,6 +66,16 @@ WHY_NOT = {
 """Why a job does not take an order, and which one it would take."""
 TOLD = 20
 """Bad rows, contradictions and replaced answers that a drop's report lists."""
+
+MAX_READS = 3
+"""A file that the daemon died of so often while it read it is not read again."""
+
+LOOK_BACK_SECONDS = 86_400.0
+"""A file that ended is looked at so long: whoever wrote it may go on."""
+LOOK_BACK_FILES = 1000
+"""The newest files that are looked at again."""
+MOST_AGAIN = 10
+"""How often a file is read again that goes on after it was read."""
 
 TAKEN_AT_ONCE = 100
 """Files that one step takes: a flood must not keep the session and people's commands waiting."""
@@ -119,6 +133,10 @@ class Waits:
         self._waits[what] = (tries, ticks + max(least, min(LONGEST_WAIT, 2.0 ** (tries - 1))))
         return tries
 
+    def tries(self, what: Hashable) -> int:
+        """Return how often this has failed."""
+        return self._waits.get(what, (0, 0.0))[0]
+
     def end(self, what: Hashable) -> None:
         """Note that this went well."""
         self._waits.pop(what, None)
@@ -147,6 +165,12 @@ class Cycle:
         self._base_folder = base_folder
         self._running: tuple[Job, Session] | None = None
         self._waits = Waits()
+        self._told: set[tuple[Hashable, str]] = set()
+        """What has been logged in full: the same again is told in a line."""
+        self._begun: dict[int, domain.Drop] = {}
+        """The drops whose reading is counted in the ledger as one that the daemon has not survived yet."""
+        self._cut: set[Path] = set()
+        """Files whose end was missing when they were read; they are read once more."""
         self._is_swept = False
         self._is_log_empty = False
         """Whether the database's log, where forgotten words may still stand, was emptied since they were forgotten."""
@@ -159,13 +183,13 @@ class Cycle:
     def step(self, now: float, ticks: float) -> None:
         """Do what can be done now, without waiting. ``now`` is the time of day, ``ticks`` a steady clock."""
         self._try("look", ticks, partial(self.look, now, ticks))
-        for file in self.inbox.processing():
-            self._try(file.path, ticks, partial(self.accept, file, now))
+        self._try("accept", ticks, partial(self._accept_all, now, ticks))
+        self._try("look back", ticks, partial(self._look_back, now, ticks))
         if self._running is None:
             self._try("start", ticks, partial(self.start_next, now, ticks))
         else:
             self._try("watch", ticks, partial(self.watch, now, ticks))
-        self._serve_waiting(ticks)
+        self._try("serve", ticks, partial(self._serve_waiting, ticks))
         if not self._is_swept:
             self._try("sweep", ticks, partial(self.sweep, now))
         if not self._is_log_empty:
@@ -177,16 +201,54 @@ class Cycle:
             return
         try:
             act()
-        except (RetryLater, OSError, MemoryError) as error:
-            is_written = isinstance(error, RetryLater) and error.code == "changed"
-            tries = self._waits.lengthen(what, ticks, self.settings.inbox.settle_seconds * is_written)
-            if isinstance(what, Path):
-                self.inbox.held[what] = str(error) or type(error).__name__
-            log.warning("tried_again_later", what=str(what), tries=tries, **describe(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the rest of a step has its turn
+            self._put_off(what, ticks, error)
         else:
             self._waits.end(what)
+            self._told = {told for told in self._told if told[0] != what}
             if isinstance(what, Path):
                 self.inbox.held.pop(what, None)
+
+    def _put_off(self, what: Hashable, ticks: float, error: Exception) -> None:
+        tries = self._waits.lengthen(what, ticks, self._least_wait(error))
+        if isinstance(what, Path):
+            self.inbox.held[what] = str(error) or type(error).__name__
+        facts = {"what": readable(str(what)), "tries": tries, **describe(error)}
+        kind = (what, type(error).__name__)
+        if failures.is_passing(error) or kind in self._told:
+            log.warning("tried_again_later", **facts)
+        else:
+            self._told.add(kind)
+            log.error("step_failed", **facts, exc_info=error)
+
+    def _least_wait(self, error: Exception) -> float:
+        """Return the seconds that a file rests at least which somebody writes to, or whose end is missing."""
+        times = {"changed": 1, "cut_off": PATIENCE}.get(getattr(error, "code", ""), 0)
+        return self.settings.inbox.settle_seconds * times * isinstance(error, RetryLater)
+
+    def _try_file(
+        self,
+        file: Waiting,
+        ticks: float,
+        act: Callable[[], None],
+        end: Callable[[SampleError], None],
+    ) -> None:
+        """Try something with one file; what cannot pass, or will not, is the ``end`` of that file and of no other."""
+
+        def attempt() -> None:
+            try:
+                act()
+            except Exception as error:
+                if not failures.ends_file(error, self._waits.tries(file.path) + 1):
+                    raise
+                log.exception("file_ended", file=file.name, **describe(error))
+                end(failures.as_reason(file.name, error))
+
+        self._try(file.path, ticks, attempt)
+
+    def _accept_all(self, now: float, ticks: float) -> None:
+        for file in self.inbox.processing():
+            self._try_file(file, ticks, partial(self.accept, file, now), partial(self._end_unread, file, now))
 
     def _empty_log(self) -> None:
         self._database.empty_log()
@@ -196,7 +258,9 @@ class Cycle:
 
     def recover(self, now: float) -> None:
         """Bring ledger, folders and tracker to one story after any kind of stop."""
-        self.inbox.recover()
+        for sentence in self.inbox.recover():
+            log.warning("folders_moved", what=sentence)
+            self.ledger.note("recovered", now, what=sentence)
         taken = {file.drop for file in self.inbox.processing()}
         for drop in self.ledger.drops(state=DropState.TAKEN, limit=-1):
             if drop.id not in taken:
@@ -277,9 +341,15 @@ class Cycle:
         ready = self.inbox.settled(ticks)
         self._tell_full(ready, room, now)
         for file in ready[: max(0, min(room, TAKEN_AT_ONCE))]:
-            self._try(file.path, ticks, partial(self.take, file, now))
+            self._try_file(file, ticks, partial(self.take, file, now), partial(self._leave, file, now))
         for stranger in self.inbox.strangers():
-            self._try(stranger.file.path, ticks, partial(self._refuse, stranger, now))
+            file = stranger.file
+            self._try_file(file, ticks, partial(self._refuse, stranger, now), partial(self._leave, file, now))
+
+    def _leave(self, file: Waiting, now: float, error: SampleError) -> None:
+        """Tell of a file that cannot be moved, and leave it where it lies until it is another one."""
+        self.inbox.leave(file.path, error)
+        self.ledger.note("not_taken", now, file=file.name, code=error.code, why=error.message)
 
     def _tell_full(self, ready: Sequence[Waiting], room: int, now: float) -> None:
         was_full, self._is_full = self._is_full, self.inbox.count > room and len(ready) >= room
@@ -326,31 +396,89 @@ class Cycle:
             return
         if drop.state is DropState.TAKEN:
             drop = self._close(drop, file, now)
-        if drop.state is DropState.FAILED:
+        self._put_away_file(drop, file, now)
+
+    def _put_away_file(self, drop: domain.Drop, file: Waiting, now: float) -> None:
+        """Move a file whose drop has ended to where people find it, the ledger told of the place before."""
+        is_failed = drop.state is DropState.FAILED
+        place = self.inbox.place_of_failed(file.path) if is_failed else self.inbox.place_of(file.path, now)
+        if drop.read_as:
+            self.ledger.keep(drop.id, place)
+        if is_failed:
             self.inbox.fail(file.path, drop.reason | {"track": drop.track})
         else:
             self.inbox.finish(file.path, now)
+        self._cut.discard(file.path)
+
+    def _end_unread(self, file: Waiting, now: float, error: SampleError) -> None:
+        """End a file that raised what no reader should."""
+        reason = error.as_dict()
+        with contextlib.suppress(ProtocolError):
+            drop = self.ledger.drop(file.drop)
+            reason |= {"track": drop.track}
+            if drop.state is DropState.TAKEN:
+                self._fail(drop, error, now)
+            elif drop.state is not DropState.FAILED:
+                reason["message"] = f"{drop.name} was read, but could not be moved to done/: {error.message}"
+        self.inbox.fail(file.path, reason)
+        self._begun.pop(file.drop, None)
 
     def _close(self, drop: domain.Drop, file: Waiting, now: float) -> domain.Drop:
+        """Read a file and remember what it says, or fail it. The ledger counts the readings that end the daemon."""
+        if drop.id not in self._begun:
+            if drop.attempts >= MAX_READS:
+                return self._fail(drop, _deadly(drop), now)
+            self.ledger.count_attempt(drop, 1)
+            self._begun[drop.id] = drop
         try:
-            with unchanged(file.path):
-                meta, reading = self._read(file)
-            return self._remember(drop, reading, now, meta.description)
-        except SampleError as error:
-            with self._database.transaction():
-                closed = self.ledger.close_drop(drop, "fail", now, reason=error.as_dict())
-                self.ledger.note("failed", now, file=drop.name, code=error.code, why=error.message)
-            log.warning("file_failed", file=drop.name, code=error.code, why=error.message)
-            return closed
+            closed = self._read_and_remember(drop, file, now)
+        except Exception:
+            with contextlib.suppress(Exception):  # it is not counted again before it is taken back
+                self.excuse_readings()
+            raise
+        self._begun.pop(drop.id, None)
+        return closed
 
-    def _read(self, file: Waiting) -> tuple[sidecar.Sidecar, samples.Reading]:
-        meta, task = sidecar.beside(file.path), self.settings.tracks[file.track].task
-        meta.fit(sidecar.path_of(file.path).name, file.track, task, tuple(self.settings.tracks))
-        check = partial(self._tracks.check, file.track)
-        return meta, samples.read(file.path, self.settings.inbox, task, meta.fields, meta.labels, check)
+    def excuse_readings(self) -> None:
+        """Take back the count of files that are being read: the daemon ends, or goes on, for another reason."""
+        for number, drop in list(self._begun.items()):
+            self.ledger.count_attempt(drop, -1)
+            self._begun.pop(number, None)
+
+    def _read_and_remember(self, drop: domain.Drop, file: Waiting, now: float) -> domain.Drop:
+        read_as = ""
+        try:
+            with self.inbox.opened(file) as taken:
+                read_as = json.dumps(taken.source.signature)
+                with unchanged(taken):
+                    meta, reading = self._read(taken)
+            return self._remember(drop, reading, now, meta.description, read_as)
+        except SampleError as error:
+            if error.code == "cut_off" and file.path not in self._cut:
+                self._cut.add(file.path)
+                raise RetryLater(
+                    f"{file.name} is cut off; in case somebody still writes it, it is read again",
+                    code="cut_off",
+                ) from error
+            return self._fail(drop, error, now, read_as)
+
+    def _fail(self, drop: domain.Drop, error: SampleError, now: float, read_as: str = "") -> domain.Drop:
+        with self._database.transaction():
+            self._tell_again(drop, now)
+            closed = self.ledger.close_drop(drop, "fail", now, reason=error.as_dict(), read_as=read_as)
+            self.ledger.note("failed", now, file=drop.name, code=error.code, why=error.message)
+        log.warning("file_failed", file=drop.name, code=error.code, why=error.message)
+        return closed
+
+    def _read(self, taken: Taken) -> tuple[sidecar.Sidecar, samples.Reading]:
+        meta = sidecar.read(taken.beside) if taken.beside else sidecar.Sidecar()
+        task = self.settings.tracks[taken.track].task
+        meta.fit(sidecar.path_of(taken.path).name, taken.track, task, tuple(self.settings.tracks))
+        check = partial(self._tracks.check, taken.track)
+        return meta, samples.read(taken.source, self.settings.inbox, task, meta.fields, meta.labels, check)
 
     def _remember(
-        self, drop: domain.Drop, reading: samples.Reading, now: float, description: str
+        self, drop: domain.Drop, reading: samples.Reading, now: float, description: str, read_as: str
     ) -> domain.Drop:
         twin = self.ledger.find_content(drop.track, reading.digest)
         report = {
@@ -364,6 +492,8 @@ class Cycle:
             **({"description": description} if description else {}),
         }
         with self._database.transaction():
+            self._tell_again(drop, now)
+            self._take_back_rows(drop, reading, now)
             registry = self.registries[drop.track]
             lineage = registry.lineage(registry.latest)
             open_drops = {int(job.settings.get("drop", 0)) for job in self.ledger.open_jobs()}
@@ -375,7 +505,7 @@ class Cycle:
             }
             event = "accept" if intake.new else "repeat"
             closed = self.ledger.close_drop(
-                drop, event, now, content=reading.digest, rows=reading.rows, reason=report
+                drop, event, now, content=reading.digest, rows=reading.rows, reason=report, read_as=read_as
             )
             if intake.new == 0:
                 same = f"it says the same as {twin.name}" if twin else "every row was known already"
@@ -390,6 +520,52 @@ class Cycle:
             "accepted", file=drop.name, rows=reading.rows, new=intake.new, known=intake.known, job=job.id
         )
         return closed
+
+    # -- what was written to after it was read
+
+    def _look_back(self, now: float, ticks: float) -> None:
+        """Take files again that have ended and went on since."""
+        if not self.inbox.is_to_look_back(ticks):
+            return
+        kept = {drop.kept_as: drop for drop in self.ledger.kept(now - LOOK_BACK_SECONDS, LOOK_BACK_FILES)}
+        ended = {place: _signature(drop) for place, drop in kept.items()}
+        for place in self.inbox.changed(ended, ticks):
+            self._try(("again", place), ticks, partial(self._take_again, kept[place], now))
+
+    def _take_again(self, drop: domain.Drop, now: float) -> None:
+        if len(self.ledger.origins(drop)) >= MOST_AGAIN:
+            why = (
+                f"{drop.name} was read {MOST_AGAIN} times and still goes on; drop it anew when it is finished"
+            )
+            self.ledger.keep(drop.id, "")
+            self.ledger.note("changed_later", now, file=drop.name, why=why)
+            log.warning("changed_later", file=drop.name, why=why)
+            return
+        again = self.ledger.take(drop.name, drop.track, now, again_of=drop.id)
+        try:
+            self.inbox.take_back(drop.kept_as, drop.name, drop.track, again.id)
+        except FileNotFoundError:
+            self.ledger.withdraw(again)
+        except BaseException:
+            self.ledger.withdraw(again)
+            raise
+
+    def _tell_again(self, drop: domain.Drop, now: float) -> None:
+        if drop.again_of is None:
+            return
+        why = f"{drop.name} went on after it was read; it is read again"
+        self.ledger.keep(drop.again_of, "")
+        self.ledger.note("changed_later", now, file=drop.name, why=why)
+        log.warning("changed_later", file=drop.name, why=why)
+
+    def _take_back_rows(self, drop: domain.Drop, reading: samples.Reading, now: float) -> None:
+        """Forget what an earlier reading of the same file said and this one does not: half an answer, say."""
+        earlier = self.ledger.origins(drop)
+        gone = self.memory.take_back(drop.track, earlier, reading.examples, now) if earlier else 0
+        if gone:
+            why = f"{drop.name} no longer says it; a version that learned it keeps it until: lorad consolidate --refit"
+            self.ledger.note("forgotten", now, track=drop.track, file=drop.name, examples=gone, why=why)
+            self._is_swept = self._is_log_empty = False
 
     # -- plan and train
 
@@ -939,3 +1115,16 @@ def _cut_off(folder: Path) -> str | None:
         return str(files.read_json(folder / DECIDES)["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _signature(drop: domain.Drop) -> Signature:
+    """Return what a drop's file was when it was read."""
+    size, changed_at, number = json.loads(drop.read_as)
+    return size, changed_at, number
+
+
+def _deadly(drop: domain.Drop) -> SampleError:
+    return SampleError(
+        f"the daemon ended {drop.attempts} times while it read {drop.name}; split it and drop the parts",
+        code="ended_the_daemon",
+    )

@@ -120,6 +120,14 @@ MIGRATIONS = (
     ALTER TABLE learned RENAME TO learnings;
     DROP TABLE asked;
     """,
+    # a file may go on after it was read, and one may end the daemon that reads it. Sizes, times and numbers of files
+    # are larger than SQLite's numbers on some file systems, so they are text
+    """
+    ALTER TABLE drops ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE drops ADD COLUMN again_of INTEGER;
+    ALTER TABLE drops ADD COLUMN read_as TEXT NOT NULL DEFAULT '';
+    ALTER TABLE drops ADD COLUMN kept_as TEXT NOT NULL DEFAULT '';
+    """,
 )
 
 

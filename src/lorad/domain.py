@@ -215,6 +215,14 @@ class Drop:
     taken_at: float
     ended_at: float | None = None
     reason: dict[str, Any] = field(default_factory=dict)
+    attempts: int = 0
+    """How often the daemon ended while it read the file."""
+    again_of: int | None = None
+    """The earlier drop of the same file, which went on after it was read."""
+    read_as: str = ""
+    """The file's signature when it was read, as JSON; empty until then."""
+    kept_as: str = ""
+    """Where the file lies since it ended, while it is looked at for changes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,10 +26,11 @@ CHUNK = 1 << 20
 PART = ".part"
 
 #: errno values that a later try may not meet: full disk, quota, short memory, too many open files, busy or
-#: interrupted I/O.
+#: interrupted I/O, a share
+#: that went away.
 PASSING = {
     *(errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE),
-    *(errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO),
+    *(errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.ESTALE),
 }
 
 
@@ -53,12 +54,12 @@ def sync(path: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             with step("sync", path):
-                _flush(descriptor)
+                flush(descriptor)
         finally:
             os.close(descriptor)
 
 
-def _flush(descriptor: int) -> None:
+def flush(descriptor: int) -> None:
     """Bring a file onto the medium itself; on macOS fsync leaves it in the drive's own cache."""
     wholly = getattr(fcntl, "F_FULLFSYNC", None)
     if wholly is not None:
@@ -92,7 +93,7 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
                     stream.flush()
                     os.fchmod(stream.fileno(), mode)
                 with step("sync", name):
-                    _flush(stream.fileno())
+                    flush(stream.fileno())
             with step("rename", path):
                 Path(name).replace(path)
         except BaseException:

@@ -14,6 +14,10 @@ SOCKET_PATH_LIMIT = 103
 """Bytes; macOS allows 103, Linux 107."""
 
 
+APART = ".drops"
+"""The folder in the inbox that stands in for ``models/drops`` where a file cannot be renamed from one into the other."""
+
+
 class Home:
     """The folders and files of one home."""
 
@@ -22,9 +26,20 @@ class Home:
         self.configs = self.root / "configs"
         self.inbox = self.root / "inbox"
         self.models = self.root / "models"
+        self.drops = self.models / "drops"
+        """Where the daemon keeps what it took out of the inbox; see ``dropped``."""
         self.database = self.models / "lorad.sqlite3"
         self.address = self.models / ".daemon.json"
         """Where a running daemon says which socket it answers on."""
+
+    def dropped(self, name: str) -> Path:
+        """Return where ``done`` or ``failed`` is: in ``drops``, or in the inbox where that is on another file system."""
+        apart = self.inbox / APART
+        is_apart = (
+            apart.is_dir() and not apart.is_symlink() and apart.stat().st_uid == self.models.stat().st_uid
+        )
+        places = [self.drops / name, *([apart / name] if is_apart else []), self.inbox / name]
+        return next((place for place in places if place.is_dir()), self.drops / name)
 
     def base(self, name: str) -> Path:
         """Return where the base model of this name lies."""

@@ -29,14 +29,18 @@ class Ledger:
 
     # -- drops
 
-    def take(self, name: str, track: str, now: float) -> Drop:
-        """Record that a file is taken out of the inbox; the drop's number names its folder in ``processing/``."""
+    def take(self, name: str, track: str, now: float, again_of: int | None = None) -> Drop:
+        """Record that a file is taken out of the inbox; the drop's number names its folder in ``processing/``.
+
+        ``again_of`` is the earlier drop of a file that went on after it was read.
+        """
         cursor = self._db.run(
-            "INSERT INTO drops (name, track, state, taken_at) VALUES (?, ?, ?, ?)",
+            "INSERT INTO drops (name, track, state, taken_at, again_of) VALUES (?, ?, ?, ?, ?)",
             name,
             track,
             DropState.TAKEN,
             now,
+            again_of,
         )
         return self.drop(int(cursor.lastrowid or 0))
 
@@ -46,7 +50,7 @@ class Ledger:
 
     def drop(self, drop_id: int) -> Drop:
         """Return one drop; raise ``ProtocolError`` (404) when there is none."""
-        rows = self._db.rows("SELECT * FROM drops WHERE id = ?", drop_id)
+        rows = self._db.rows("SELECT * FROM drops WHERE id = ?", drop_id) if abs(drop_id) <= LARGEST else []
         if not rows:
             raise ProtocolError(f"there is no drop {drop_id}", status=404, code="no_such_drop")
         return _drop(rows[0])
@@ -78,18 +82,50 @@ class Ledger:
         content: str = "",
         rows: int = 0,
         reason: dict[str, Any] | None = None,
+        read_as: str = "",
     ) -> Drop:
         """Move a drop to where ``event`` leads."""
         self._db.run(
-            "UPDATE drops SET state = ?, ended_at = ?, digest = ?, rows = ?, reason = ? WHERE id = ?",
+            "UPDATE drops SET state = ?, ended_at = ?, digest = ?, rows = ?, reason = ?, read_as = ?, attempts = 0"
+            " WHERE id = ?",
             advance(drop.state, event),
             now,
             content,
             rows,
             json.dumps(reason or {}),
+            read_as,
             drop.id,
         )
         return self.drop(drop.id)
+
+    def count_attempt(self, drop: Drop, by: int) -> None:
+        """Note that a file is about to be read, or that reading it did not end the daemon (-1)."""
+        self._db.run("UPDATE drops SET attempts = MAX(0, attempts + ?) WHERE id = ?", by, drop.id)
+
+    def keep(self, drop_id: int, place: str) -> None:
+        """Note where a drop's file lies that has ended; an empty place ends the looking."""
+        self._db.run("UPDATE drops SET kept_as = ? WHERE id = ?", place, drop_id)
+
+    def kept(self, since: float, limit: int) -> list[Drop]:
+        """Return the drops that ended ``since`` then and whose files are still looked at, of the last ``limit``."""
+        rows = self._db.rows(
+            "SELECT * FROM drops WHERE id > (SELECT MAX(id) FROM drops) - ? AND kept_as != '' AND read_as != ''"
+            " AND ended_at >= ?",
+            limit,
+            since,
+        )
+        return [_drop(row) for row in rows]
+
+    def origins(self, drop: Drop) -> list[int]:
+        """Return the earlier drops of the same file, the newest first."""
+        found: list[int] = []
+        while drop.again_of is not None and drop.again_of not in found:
+            found.append(drop.again_of)
+            try:
+                drop = self.drop(drop.again_of)
+            except ProtocolError:
+                break
+        return found
 
     # -- jobs
 

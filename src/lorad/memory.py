@@ -253,11 +253,27 @@ class Memory:
         What stays of each is that there was one, so that an older answer to its question does not come back.
         """
         gone = self.meant(track, selector)
+        self._remove(track, (example.id for example in gone), now)
+        return len(gone)
+
+    def take_back(self, track: str, drops: Sequence[int], examples: Iterable[Example], now: float) -> int:
+        """Remove, words and all, what only earlier readings of a file held; return how many examples that were.
+
+        A file that went on after it was read may have ended in the middle of an answer.
+        """
+        marks = ",".join("?" * len(drops))
+        query = f"SELECT id FROM examples WHERE track = ? AND forgotten_at IS NULL AND drop_id IN ({marks})"
+        gone = {str(row["id"]) for row in self._db.rows(query, track, *drops)}
+        for example in examples:
+            gone.discard(example.id)
+        self._remove(track, gone, now)
+        return len(gone)
+
+    def _remove(self, track: str, ids: Iterable[str], now: float) -> None:
         self._db.run_many(
             "UPDATE examples SET forgotten_at = ?, question = 'null', answer = 'null' WHERE track = ? AND id = ?",
-            [(now, track, example.id) for example in gone],
+            [(now, track, example_id) for example_id in ids],
         )
-        return len(gone)
 
     def meant(self, track: str, selector: str) -> list[Example]:
         """Return a dataset by name, else every example whose question or answer holds the text."""

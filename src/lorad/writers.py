@@ -26,7 +26,9 @@ def open_for_writing(
     for looked_at, (pid, entry) in enumerate(_descriptors(proc, own) if wanted else ()):
         if looked_at >= most:
             break
-        with contextlib.suppress(OSError):  # closed meanwhile
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # closed meanwhile, or told in a way that we do not know
             path = wanted.get(os.readlink(entry.path))  # noqa: PTH115 - thousands of them
             if path is not None and _writes(proc / str(pid) / "fdinfo" / entry.name):
                 found[path] = pid
@@ -47,7 +49,6 @@ def _descriptors(proc: Path, own: int) -> Iterator[tuple[int, os.DirEntry[str]]]
 
 
 def _writes(description: Path) -> bool:
-    flags = next(
-        line.split()[1] for line in description.read_text().splitlines() if line.startswith("flags:")
-    )
+    lines = description.read_text(errors="replace").splitlines()
+    flags = next((line.split()[1] for line in lines if line.startswith("flags:")), "0")
     return int(flags, 8) & os.O_ACCMODE != os.O_RDONLY

@@ -1,0 +1,694 @@
+"""What an attacker and bad luck do to the intake: each file ends by itself, and nothing else happens."""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import stat
+import tempfile
+import traceback
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import tiny
+from lorad import durable, files
+from lorad.config import Settings
+from lorad.cycle import MAX_READS, MOST_AGAIN, Cycle
+from lorad.errors import ConfigError, RegistryError, RetryLater, SampleError
+from lorad.folders import Folder
+from lorad.inbox import Inbox
+from lorad.states import DropState
+from world import World
+
+
+@pytest.fixture
+def world(tmp_path):
+    made = World(tmp_path)
+    yield made
+    made.database.close()
+
+
+def drops(world):
+    return world.home / "models" / "drops"
+
+
+def told(world, name):
+    return [event for event in world.cycle.ledger.events(limit=1000) if event["name"] == name]
+
+
+def pass_long(world, steps=12, seconds=61.0):
+    for _ in range(steps):
+        world.pass_time(seconds)
+
+
+def tree(folder):
+    """Return what lies in a folder, and what it says."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() and not path.is_symlink() else None
+        for path in folder.rglob("*")
+    }
+
+
+# A4: what is read is what was taken
+
+
+@contextlib.contextmanager
+def meddling(name, act):
+    """Let somebody do something just before a file of this name is moved out of the inbox."""
+
+    @contextlib.contextmanager
+    def guard(operation, place):
+        if operation == "rename" and "processing" in place and place.endswith(name):
+            act()
+        yield
+
+    with durable.guarded(guard):
+        yield
+
+
+def put_in_its_place(path, kind, secret):
+    path.unlink()
+    if kind == "link":
+        path.symlink_to(secret)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+        (path / "inner").write_text("x")
+    else:
+        os.link(secret, path)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder", "hard link"])
+@pytest.mark.parametrize("is_sidecar", [False, True])
+def test_a4_what_is_swapped_at_the_last_moment_is_not_opened(world, kind, is_sidecar):
+    # Given a file of the daemon's own that nobody else may read, and an inbox that others may write to
+    (world.home / "inbox").chmod(0o770)
+    secret = world.home / "secret"
+    secret.write_text(json.dumps(tiny.rows(tiny.facts(2, "zyzzyva"))))
+    secret.chmod(0o600)
+    path = world.drop("a.json", tiny.facts(2))
+    if is_sidecar:
+        path = world.home / "inbox" / "a.json.meta.yaml"
+        path.write_text("description: x")
+    world.drop("b.json", tiny.facts(3, subject="gate"))
+
+    with meddling(path.name, lambda: put_in_its_place(path, kind, secret) if path.exists() else None):
+        world.pass_time()
+    pass_long(world, 3)
+
+    assert "a.json" in world.failed()
+    reason = files.read_json(world.home / "inbox" / "failed" / "a.json.reason.json")
+    assert reason["code"] == ("hard_link" if kind == "hard link" else "no_file")
+    assert world.done() == ["b.json"]
+    assert "zyzzyva" not in str(world.cycle.memory.all("chat"))
+    assert world.cycle.inbox.processing() == []
+    assert json.loads(secret.read_text())
+
+
+def test_a4_a_hard_link_is_as_good_as_a_file_where_nobody_else_writes(world):
+    (world.home / "inbox").chmod(0o700)
+    path = world.drop("a.json", tiny.facts(2))
+    os.link(path, world.home / "kept")
+
+    world.pass_time()
+
+    assert world.done() == ["a.json"]
+
+
+# A5, and whatever else one file raises
+
+
+ODD = [
+    KeyError("x"),
+    RecursionError("deep"),
+    OverflowError("too large"),
+    StopIteration(),
+    UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"),
+    OSError(errno.ENAMETOOLONG, "File name too long"),
+    OSError(errno.ELOOP, "Too many levels of symbolic links"),
+    AssertionError(),
+]
+
+
+class Odd(Cycle):
+    """A loop whose reader stumbles over one file."""
+
+    error: Exception | None = None
+
+    def _read(self, taken):
+        if self.error and taken.name == "odd.json":
+            raise self.error
+        return super()._read(taken)
+
+
+def stumble(world, error):
+    world.cycle.__class__ = Odd
+    world.cycle.error = error
+
+
+@pytest.mark.parametrize("error", ODD, ids=repr)
+def test_a5_whatever_a_file_raises_ends_that_file_alone(world, error):
+    stumble(world, error)
+    world.drop("odd.json", tiny.facts(2))
+    world.drop("doors.json", tiny.facts(4, subject="gate"))
+
+    world.pass_time()
+
+    assert world.failed() == ["odd.json", "odd.json.reason.json"]
+    assert world.done() == ["doors.json"]
+    reason = files.read_json(world.home / "inbox" / "failed" / "odd.json.reason.json")
+    assert reason["code"] in {"unexpected", "unreadable"}
+    assert [event["file"] for event in told(world, "failed")] == ["odd.json"]
+    assert world.cycle.inbox.processing() == []
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), PermissionError(errno.EACCES, "no"), OSError(errno.EIO, "bad")]
+)
+def test_a5_what_may_pass_and_does_not_ends_too(world, error):
+    stumble(world, error)
+    world.drop("odd.json", tiny.facts(2))
+
+    pass_long(world, 40)
+
+    assert world.failed() == ["odd.json", "odd.json.reason.json"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'track: !!int ""',
+        'track: !!float ""',
+        "track: !!bool maybe",
+        "track: !!set [1]",
+        "track: !!timestamp x",
+    ],
+)
+def test_a5_a_sidecar_that_no_yaml_reader_survives_is_one_files_end(world, text):
+    (world.home / "inbox" / "a.json.meta.yaml").write_text(text)
+    world.drop("a.json", tiny.facts(2))
+    world.drop("doors.json", tiny.facts(4, subject="gate"))
+
+    world.pass_time()
+
+    assert world.failed() == ["a.json", "a.json.meta.yaml", "a.json.reason.json"]
+    assert world.done() == ["doors.json"]
+
+
+@pytest.mark.parametrize(
+    ("part", "attribute"),
+    [
+        ("look", "look"),
+        ("look back", "_look_back"),
+        ("start", "start_next"),
+        ("serve", "_serve_waiting"),
+        ("sweep", "sweep"),
+        ("empty log", "_empty_log"),
+    ],
+)
+def test_a5_each_part_of_a_step_is_guarded_by_itself(world, monkeypatch, part, attribute):
+    calls = []
+
+    def stumble(*_):
+        calls.append(part)
+        raise KeyError(part)
+
+    world.drop("doors.json", tiny.facts(4))
+    world.pass_time(0)
+    world.cycle._is_swept = world.cycle._is_log_empty = False
+    with monkeypatch.context() as patched:
+        patched.setattr(world.cycle, attribute, stumble)
+        for _ in range(60):
+            world.pass_time(1)
+        assert 2 < len(calls) < 15  # ever more rarely
+        if part != "look":
+            assert world.done() == ["doors.json"]
+
+    pass_long(world, 6)
+
+    assert world.done() == ["doors.json"]
+    assert len(world.models.sessions) == 1
+
+
+def test_a5_a_letter_that_another_one_equals_stops_nothing(world):
+    # Given a name that a pattern matches and no pattern is found for: a long s is an s, in another case
+    world.drop("odd.\u017fwp", tiny.facts(2))
+    world.drop("doors.json", tiny.facts(4, subject="gate"))
+
+    world.pass_time()
+
+    assert world.done() == ["doors.json"]
+
+
+# A6, A7: our own folders
+
+
+@pytest.mark.parametrize("name", ["9" * 23, "zz", "٣", "-1", "0", "1e3"])
+def test_a7_a_folder_that_no_ledger_numbered_holds_a_file_that_is_taken_anew(world, name):
+    folder = drops(world) / "processing" / "chat" / name
+    folder.mkdir(parents=True)
+    (folder / "a.json").write_text(json.dumps(tiny.rows(tiny.facts(2))))
+
+    world.pass_time()
+
+    assert world.done() == ["a.json"]
+    assert not folder.exists()
+
+
+def test_a7_a_number_that_sqlite_does_not_know_names_no_drop(world):
+    assert world.archive() is not None
+    with pytest.raises(Exception, match="no drop"):
+        world.cycle.ledger.drop(10**23)
+
+
+# A8: a file that goes on
+
+
+ROWS = [json.dumps(row) for row in tiny.rows(tiny.facts(5))]
+
+
+def append(path, text):
+    with path.open("a") as stream:
+        stream.write(text)
+
+
+def test_a8_a_file_that_goes_on_after_it_was_read_is_read_again_and_that_is_said(world):
+    # Given somebody who writes a line, pauses longer than files rest, and writes on through the same handle
+    path = world.drop("slow.jsonl", ROWS[0] + "\n")
+    with path.open("a") as stream:
+        world.pass_time()
+        assert len(world.cycle.memory.all("chat")) == 1
+        stream.write("".join(row + "\n" for row in ROWS[1:]))
+
+    pass_long(world, 4)
+
+    assert len(world.cycle.memory.all("chat")) == 5
+    assert [event["file"] for event in told(world, "changed_later")] == ["slow.jsonl"]
+    assert "went on after it was read" in told(world, "changed_later")[0]["why"]
+    assert [path.name for path in (drops(world) / "done").rglob("*.jsonl")] == ["slow.jsonl"]
+    pass_long(world, 4)
+    assert len(world.cycle.ledger.drops()) == 2
+
+
+def test_a8_a_file_that_failed_and_goes_on_is_read_again(world):
+    path = world.drop("slow.jsonl", ROWS[0] + '\n{"instruction": "only half"}\n')
+    with path.open("a") as stream:
+        world.pass_time()
+        assert world.failed() == ["slow.jsonl", "slow.jsonl.reason.json"]
+        stream.write("".join(row + "\n" for row in [ROWS[n % 5] for n in range(60)]))
+
+    pass_long(world, 4)
+
+    assert world.failed() == []
+    assert len(world.cycle.memory.all("chat")) == 5
+
+
+def test_a8_half_a_cell_that_was_learned_as_whole_is_forgotten(world):
+    path = world.drop("slow.csv", "instruction,response\nWhich colour?,dark blue\nWhich car?,ye\n")
+    with path.open("r+") as stream:
+        world.pass_time()
+        assert "ye" in [example.answer for example in world.cycle.memory.all("chat")]
+        stream.seek(len("instruction,response\nWhich colour?,dark blue\nWhich car?,ye"))
+        stream.write("llow\nWhich hat?,red\n")
+
+    pass_long(world, 4)
+
+    assert sorted(example.answer for example in world.cycle.memory.all("chat")) == [
+        "dark blue",
+        "red",
+        "yellow",
+    ]
+    assert [event["examples"] for event in told(world, "forgotten")] == [1]
+    assert b'"ye"' not in (world.home / "models" / "lorad.sqlite3").read_bytes()
+
+
+def test_a8_what_a_file_said_in_every_reading_stays_whoever_taught_it(world):
+    world.learn("slow.jsonl", ROWS[0] + "\n" + ROWS[1] + "\n")
+    path = next((drops(world) / "done").rglob("slow.jsonl"))
+    append(path, ROWS[2] + "\n")
+    pass_long(world, 2)
+    world.models.sessions[-1].end()
+    append(next((drops(world) / "done").rglob("slow.jsonl")), ROWS[3] + "\n")
+    pass_long(world, 4)
+
+    assert len(world.cycle.memory.all("chat")) == 4
+    assert told(world, "forgotten") == []
+    assert world.cycle.ledger.origins(world.cycle.ledger.drops()[0]) == [2, 1]
+
+
+def test_a8_a_file_that_never_ends_is_given_up(world):
+    world.drop("slow.jsonl", ROWS[0] + "\n")
+    for number in range(MOST_AGAIN + 5):
+        pass_long(world, 2)
+        for path in (drops(world) / "done").rglob("slow.jsonl"):
+            append(path, json.dumps({"instruction": f"What is {number}?", "response": str(number)}) + "\n")
+
+    assert len(world.cycle.ledger.drops()) == MOST_AGAIN + 1
+    assert "still goes on" in told(world, "changed_later")[-1]["why"]
+
+
+def test_a8_what_lies_long_or_is_another_file_is_left_alone(world):
+    world.drop("old.jsonl", ROWS[0] + "\n")
+    world.drop("other.jsonl", ROWS[1] + "\n")
+    world.pass_time()
+    done = next((drops(world) / "done").iterdir())
+    (done / "new").write_text(ROWS[2] + "\n")
+    (done / "new").replace(done / "other.jsonl")
+    pass_long(world, 4)
+    assert len(world.cycle.ledger.drops()) == 2
+
+    world.now += 2 * 86_400
+    append(done / "old.jsonl", ROWS[3] + "\n")
+    pass_long(world, 4)
+
+    assert len(world.cycle.ledger.drops()) == 2
+
+
+@pytest.mark.parametrize("number", range(0, 60, 3))
+def test_a8_wherever_reading_again_is_cut_off_it_happens_once(tmp_path, number):
+    class Killed(BaseException):
+        pass
+
+    count = 0
+
+    @contextlib.contextmanager
+    def killer(name, place):
+        nonlocal count
+        if count >= number:
+            raise Killed(f"{name} {place}")
+        count += 1
+        yield
+
+    world = World(tmp_path)
+    world.learn("slow.jsonl", ROWS[0] + "\n")
+    append(next((drops(world) / "done").rglob("slow.jsonl")), ROWS[1] + "\n")
+    with contextlib.suppress(Killed), durable.guarded(killer):
+        pass_long(world, 2)
+    world.database.close()
+    again = World(tmp_path)
+    again.now, again.ticks = world.now, world.ticks
+    pass_long(again, 4)
+
+    assert len(again.cycle.memory.all("chat")) == 2
+    assert len(told(again, "changed_later")) == 1
+    assert len([path for path in drops(again).rglob("slow*") if path.is_file()]) == 1
+    assert again.cycle.inbox.processing() == []
+    again.database.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "waits"),
+    [
+        ('{"instruction": "a", "respon', True),
+        ("instruction,response\na,b", True),
+        ("", True),
+        ("instruction,response\na,b\n", False),
+        ('[{"instruction": "a", "response": "b"}]', False),
+        ('{"instruction": "a", "response": "b"}', False),
+        ('[{"instruction": "a", "response": "b"}]  ', False),
+    ],
+)
+def test_a8_a_text_without_an_end_waits_longer(world, text, waits):
+    path = world.drop("a.csv", text)
+
+    world.pass_time(6)
+    assert path.exists() == waits
+    assert ("its end is missing" in world.cycle.inbox.held.get(path, "")) == waits
+
+    for _ in range(6):
+        world.pass_time(6)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a8_a_line_ends_in_other_encodings_too(world, encoding):
+    path = world.home / "inbox" / "a.csv"
+    path.write_bytes("instruction,response\na,b\n".encode(encoding))
+
+    world.pass_time(6)
+
+    assert not path.exists()
+
+
+def test_a8_a_file_that_is_cut_off_is_read_once_more_before_it_fails(world):
+    world.drop("a.json", json.dumps(tiny.rows(tiny.facts(2)))[:-1])  # ends with a brace
+    world.pass_time(6)
+    (taken,) = world.cycle.inbox.processing()
+    assert "read again" in world.cycle.inbox.held[taken.path]
+    append(taken.path, "]")
+
+    for _ in range(8):
+        world.pass_time(6)
+
+    assert world.done() == ["a.json"]
+    world.drop("b.json", json.dumps(tiny.rows(tiny.facts(2)))[:-1])
+    for _ in range(9):
+        world.pass_time(6)
+    assert world.failed() == ["b.json", "b.json.reason.json"]
+
+
+# a file that ends the daemon
+
+
+class Dead(BaseException):
+    """The process is gone."""
+
+
+def test_a10_a_file_that_has_ended_the_daemon_three_times_fails(world):
+    world.drop("odd.json", tiny.facts(2))
+    for _ in range(MAX_READS):
+        world.cycle.__class__ = Odd
+        world.cycle.error = Dead()
+        with pytest.raises(Dead):
+            world.pass_time()
+        world.database.close()
+        world.start()
+    world.drop("doors.json", tiny.facts(4, subject="gate"))
+
+    world.pass_time()
+
+    assert world.failed() == ["odd.json", "odd.json.reason.json"]
+    reason = files.read_json(world.home / "inbox" / "failed" / "odd.json.reason.json")
+    assert reason["code"] == "ended_the_daemon"
+    assert world.done() == ["doors.json"]
+
+
+def test_a10_an_end_that_is_no_crash_does_not_count(world):
+    world.drop("odd.json", tiny.facts(2))
+    for _ in range(MAX_READS + 1):
+        world.cycle.__class__ = Odd
+        world.cycle.error = Dead()
+        with pytest.raises(Dead):
+            world.pass_time()
+        world.cycle.excuse_readings()  # as the daemon does when it is asked to stop
+        world.database.close()
+        world.start()
+    world.pass_time()
+
+    assert world.done() == ["odd.json"]
+
+
+def test_a10_errors_that_pass_do_not_count(world):
+    stumble(world, MemoryError())
+    world.drop("odd.json", tiny.facts(2))
+    pass_long(world, 4)
+
+    assert world.cycle.ledger.drops()[0].attempts == 0
+    world.cycle.error = None
+    pass_long(world, 6)
+    assert world.done() == ["odd.json"]
+
+
+# A18: names
+
+
+LONG_NAMES = [
+    "a" * 250 + ".json",
+    "é" * 125 + ".json",
+    "\x01" * 250,
+    "\x1b]0;" + "x" * 240 + ".json",
+    os.fsdecode(b"\xff" * 250),
+    "a" * 253 + ".b",
+]
+
+
+@pytest.mark.parametrize("name", LONG_NAMES, ids=lambda name: ascii(name)[:12])
+@pytest.mark.parametrize("is_good", [True, False])
+@pytest.mark.parametrize("has_sidecar", [True, False])
+def test_a18_a_name_as_long_as_there_are_dropped_three_times_ends_three_times(
+    world, name, is_good, has_sidecar
+):
+    from lorad import sidecar  # noqa: PLC0415
+
+    for number in range(3):
+        if has_sidecar:
+            beside = sidecar.path_of(world.home / "inbox" / name)
+            beside.write_text("description: x")
+        world.drop(name, tiny.facts(2, subject=f"door {number}") if is_good else "[7]")
+        world.pass_time()
+        world.pass_time()
+
+    assert world.cycle.inbox.processing() == []
+    assert world.cycle.inbox.waiting() == []
+    states = {str(drop.state) for drop in world.cycle.ledger.drops()}
+    assert states == {"accepted" if is_good else "failed"}
+    assert len(world.cycle.ledger.drops()) == 3
+    place = drops(world) / ("done" if is_good else "failed")
+    ended = [path for path in place.rglob("*") if path.is_file()]
+    assert len(ended) == 3 * (1 + has_sidecar + (not is_good))
+    if not is_good:
+        for reason in place.glob("*.reason.json"):
+            assert (place / files.read_json(reason)["file"]).exists()
+
+
+# what cannot be moved
+
+
+def test_a_file_that_can_never_be_moved_is_left_and_told_of_once(world):
+    class Stuck(Inbox):
+        def take(self, item, drop):
+            if item.path.name == "stuck.json":
+                raise OSError(errno.EPERM, "Operation not permitted")
+            return super().take(item, drop)
+
+    world.cycle.inbox.__class__ = Stuck
+    path = world.drop("stuck.json", tiny.facts(2))
+    pass_long(world, 40)
+
+    assert world.cycle.inbox.waiting() != []
+    assert [event["file"] for event in told(world, "not_taken")] == ["stuck.json"]
+    assert path in world.cycle.inbox.left
+    assert path not in world.cycle.inbox.held
+    assert len(world.cycle.ledger.drops()) == 0
+
+    # When it is another file, it is tried again
+    world.cycle.inbox.__class__ = Inbox
+    world.drop("stuck.json", tiny.facts(3))
+    pass_long(world, 4)
+    assert world.done() == ["stuck.json"]
+
+
+# a property
+
+
+EXCEPTIONS = st.sampled_from(
+    [
+        *ODD,
+        *(
+            OSError(n, os.strerror(n))
+            for n in (errno.EIO, errno.EACCES, errno.ENOSPC, errno.ESTALE, errno.EMFILE)
+        ),
+        *(
+            FileNotFoundError(errno.ENOENT, "gone"),
+            NotADirectoryError(errno.ENOTDIR, "swapped"),
+            MemoryError(),
+        ),
+        *(RetryLater("later", code="disk"), SampleError("bad"), RegistryError("damaged")),
+    ]
+)
+
+
+class Trouble:
+    """Which of the coming operations raise what."""
+
+    plan: dict = {}  # noqa: RUF012 - set by each example
+    count = 0
+    is_on = False
+
+    @classmethod
+    def meet(cls):
+        if cls.is_on:
+            cls.count += 1
+            if error := cls.plan.get(cls.count):
+                raise error
+
+
+def _troubled(name):
+    def method(self, *arguments, **named):
+        Trouble.meet()
+        return getattr(Folder, name).__get__(self, type(self))(*arguments, **named)
+
+    return method
+
+
+OPERATIONS = (
+    "enter",
+    "make",
+    "own",
+    "entries",
+    "names",
+    "status",
+    "holds",
+    "free_name",
+    "rename",
+    "write_json",
+)
+OPERATIONS += (
+    "points",
+    "link",
+    "remove",
+    "remove_empty",
+    "sync",
+    "state",
+    "is_usable",
+    "takes_from",
+    "close_to",
+)
+Troubled = type("Troubled", (Folder,), {name: _troubled(name) for name in OPERATIONS})
+
+
+class TroubledWorld(World):
+    """A home whose folders may raise anything."""
+
+    def start(self):
+        super().start()
+        place = self.home / "models" / "drops"
+        inbox = Inbox(self.home / "inbox", self.settings.inbox, ("chat",), place, Troubled.open)
+        inbox.recover()
+        self.cycle.inbox = inbox
+
+
+FILES = {
+    "doors.json": json.dumps(tiny.rows(tiny.facts(2, subject="door"))),
+    "gates.json": json.dumps(tiny.rows(tiny.facts(2, subject="gate"))),
+    "bad.json": "[7]",
+}
+
+
+@given(plan=st.dictionaries(st.integers(1, 160), EXCEPTIONS, min_size=1, max_size=12))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_whatever_any_operation_raises_every_file_comes_to_its_end_once(plan):
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
+        world = TroubledWorld(Path(folder))
+        for name, text in FILES.items():
+            world.drop(name, text)
+        (world.home / "inbox" / "gates.json.meta.yaml").write_text("description: x")
+        Trouble.plan, Trouble.count, Trouble.is_on = plan, 0, True
+        try:
+            pass_long(world, 8)  # nothing escapes a step
+        finally:
+            Trouble.is_on = False
+        world.database.close()
+        world.start()
+        pass_long(world, 20)
+
+        held = [path for path in world.home.rglob("*.json") if path.is_file() and path.name in FILES]
+        ended = [
+            p
+            for p in drops(world).rglob("*")
+            if p.is_file() and p.suffix == ".json" and ".reason." not in p.name
+        ]
+        assert len(ended) == len(FILES), (held, [e for e in world.cycle.ledger.events(limit=100)])
+        assert {path.read_text() for path in ended} == set(FILES.values())
+        learned = world.cycle.memory.all("chat")
+        assert len({example.id for example in learned}) == len(learned)
+        accepted = [d.name for d in world.cycle.ledger.drops() if d.state is DropState.ACCEPTED]
+        assert len(accepted) == len(set(accepted))
+        assert len(learned) == 2 * len(accepted)
+        assert world.cycle.inbox.processing() == []
+        world.database.close()
