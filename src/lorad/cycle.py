@@ -10,14 +10,14 @@ wait, and at once after a restart.
 
 import os
 import signal
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from lorad import domain, files, judge, planner, samples, sidecar
-from lorad.config import RegistrySettings, Settings
+from lorad.config import InboxSettings, RegistrySettings, Settings
 from lorad.database import Database
 from lorad.domain import BASE, Evaluation, Example, Job, Order, Plan, Score, Verdict
 from lorad.errors import (
@@ -33,7 +33,9 @@ from lorad.inbox import Inbox, Stranger, Waiting, unchanged
 from lorad.ledger import Ledger
 from lorad.log import get_logger
 from lorad.memory import Memory, Recalled
+from lorad.reader import Here
 from lorad.registry import Birth, Registry
+from lorad.source import Source
 from lorad.states import OPEN_JOBS, TRANSITIONS, DropState, JobState
 
 log = get_logger()
@@ -103,6 +105,24 @@ class Tracks(Protocol):
         """Hash the base models' files anew; return one error for each base that is not what was added."""
 
 
+class Reader(Protocol):
+    """Reads dropped files, in this process or in one of its own (``reader``)."""
+
+    def read(
+        self,
+        file: Path,
+        limits: InboxSettings,
+        task: str,
+        fields: Mapping[str, str],
+        labels: Sequence[str],
+        check: samples.Check,
+    ) -> samples.Reading:
+        """Read a dataset file; raise ``SampleError`` for one of which too little can be used."""
+
+    def sidecar(self, source: Source) -> sidecar.Sidecar:
+        """Read a sidecar; raise ``SampleError``."""
+
+
 class Waits:
     """What has to wait before it is tried again, in seconds of a steady clock."""
 
@@ -136,8 +156,10 @@ class Cycle:
         registries: dict[str, Registry],
         tracks: Tracks,
         base_folder: Callable[[str], Path],
+        reader: Reader | None = None,
     ) -> None:
         self.settings = settings
+        self._reader: Reader = reader or Here()
         self.ledger = Ledger(database)
         self.memory = Memory(database)
         self.registries = registries
@@ -344,10 +366,10 @@ class Cycle:
             return closed
 
     def _read(self, file: Waiting) -> tuple[sidecar.Sidecar, samples.Reading]:
-        meta, task = sidecar.beside(file.path), self.settings.tracks[file.track].task
+        meta, task = sidecar.beside(file.path, self._reader.sidecar), self.settings.tracks[file.track].task
         meta.fit(sidecar.path_of(file.path).name, file.track, task, tuple(self.settings.tracks))
         check = partial(self._tracks.check, file.track)
-        return meta, samples.read(file.path, self.settings.inbox, task, meta.fields, meta.labels, check)
+        return meta, self._reader.read(file.path, self.settings.inbox, task, meta.fields, meta.labels, check)
 
     def _remember(
         self, drop: domain.Drop, reading: samples.Reading, now: float, description: str
