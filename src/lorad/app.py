@@ -47,7 +47,17 @@ JOBS_TOLD = 20
 """Ended jobs that a snapshot lists."""
 SHOWN = 3
 """Examples that are shown before they are forgotten."""
-READER_NEEDS = ("PATH", "PYTHON", "HOME", "LANG", "LC_", "LD_LIBRARY_PATH", "DYLD_", "VIRTUAL_ENV", "CONDA_PREFIX")
+READER_NEEDS = (
+    "PATH",
+    "PYTHON",
+    "HOME",
+    "LANG",
+    "LC_",
+    "LD_LIBRARY_PATH",
+    "DYLD_",
+    "VIRTUAL_ENV",
+    "CONDA_PREFIX",
+)
 """How variables of the environment begin that the process that reads files is given: no tokens."""
 FILES_TOLD = 100
 """Waiting files that a snapshot lists; ten thousand would only fill a screen."""

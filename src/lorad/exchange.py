@@ -132,7 +132,9 @@ def rows(message: Any, task: str) -> list[Converted]:
 
 def _row(sent: Any, task: str) -> Converted:
     match sent:
-        case [int(line), str(name), dict(left_out), list(pairs)] if line in _NUMBERS and _are_counts(left_out):
+        case [int(line), str(name), dict(left_out), list(pairs)] if line in _NUMBERS and _are_counts(
+            left_out
+        ):
             examples = [_example(pair, task) for pair in pairs]
             return line, Content(format=name, examples=examples, left_out=left_out)
         case [int(line), str(field), str(message)] if line in _NUMBERS:
@@ -196,9 +198,9 @@ def _failure(error: Exception) -> dict[str, Any]:
     return {"kind": "unknown", "message": f"{type(error).__name__}: {error}"[:_LONGEST_SENTENCE]}
 
 
-def suggestions(message: Mapping[str, Any]) -> list[dict[str, str]]:
+def suggestions(message: Any) -> list[dict[str, str]]:
     """Return the fields that an end suggests; raise ``Malformed``."""
-    found = message.get("suggested", [])
+    found = message.get("suggested", []) if isinstance(message, dict) else None
     if not isinstance(found, list) or not all(map(_is_naming, found)):
         raise Malformed("suggestions have another form")
     return found[:_MOST_SUGGESTED]
@@ -213,7 +215,9 @@ def failure(message: Mapping[str, Any], name: str, limits: InboxSettings) -> Exc
     match message.get("error"):
         case None:
             return None
-        case {"kind": "sample", "code": str(code), "message": str(told), **data} if data.keys().isdisjoint({"self"}):
+        case {"kind": "sample", "code": str(code), "message": str(told), **data} if data.keys().isdisjoint(
+            {"self"}
+        ):
             return SampleError(told[:_LONGEST_SENTENCE], code=code, **data)
         case {"kind": "memory"}:
             return too_much_memory(name, limits)

@@ -33,7 +33,7 @@ LOOK_SECONDS = 0.1
 DEATHS = 3
 
 #: Share of ``reader_bytes`` that the process may keep after a file; the rest is for the next one.
-KEPT = 0.25
+KEPT = 0.5
 
 
 class Child(Protocol):
@@ -101,6 +101,11 @@ class Reader:
 
         return self._blaming(source, act)
 
+    @property
+    def is_running(self) -> bool:
+        """Tell whether there is a process that waits for files."""
+        return self._child is not None and _is_waiting(self._child.connection)
+
     def rest(self) -> None:
         """End the process when there was no file for a while."""
         if self._child is not None and self._clock() - self._used >= IDLE_SECONDS:
@@ -162,7 +167,7 @@ class Reader:
                 self.close()
 
     def _ready(self) -> Child:
-        if self._child is None or not _is_waiting(self._child.connection):
+        if self._child is None or not self.is_running:
             self.close()
             self._child = self._begun()
         return self._child
@@ -173,15 +178,19 @@ class Reader:
         except OSError as error:
             raise _not_started(str(error)) from error
         child.connection.setblocking(False)
-        is_ready = False
+        why = "it does not say that it is ready"
         try:
-            is_ready = self._call(child, "").receive() == exchange.READY
-        except (SampleError, Malformed, _Gone) as error:
-            raise _not_started(str(error) or _ended_by(child.end())) from None
-        finally:
-            if not is_ready:
-                child.end()
-        return child
+            if self._call(child, "").receive() == exchange.READY:
+                return child
+        except RetryLater:
+            child.end()
+            raise
+        except _Gone:
+            why = _ended_by(child.end())
+        except (SampleError, Malformed):
+            pass
+        child.end()
+        raise _not_started(why)
 
     def _call(self, child: Child, name: str) -> "_Call":
         return _Call(child, name, self._limits, self._clock, self._is_stopping)
@@ -230,7 +239,7 @@ class _Call:
         sent = self._try(lambda: socket.send_fds(connection, [data[:1]], [descriptor]), select.POLLOUT)
         view = memoryview(data)
         while sent < len(data):
-            sent += self._try(lambda: connection.send(view[sent:]), select.POLLOUT)
+            sent += self._try(partial(connection.send, view[sent:]), select.POLLOUT)
 
     def receive(self) -> Any:
         """Return the next message; raise ``SampleError`` when it does not come, or is too long."""
@@ -258,7 +267,7 @@ class _Call:
         data, at = bytearray(size), 0
         view = memoryview(data)
         while at < size:
-            count = self._try(lambda: self._child.connection.recv_into(view[at:]), select.POLLIN)
+            count = self._try(partial(self._child.connection.recv_into, view[at:]), select.POLLIN)
             if not count:
                 raise _Gone
             at += count
@@ -329,5 +338,6 @@ def _not_started(why: str) -> RetryLater:
 
 def _too_slow(name: str, setting: str, seconds: float) -> SampleError:
     return SampleError(
-        f"reading {name} takes longer than inbox.{setting} ({seconds:g} s); split it, or raise that", code="too_slow"
+        f"reading {name} takes longer than inbox.{setting} ({seconds:g} s); split it, or raise that",
+        code="too_slow",
     )

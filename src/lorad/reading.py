@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lorad import exchange, sidecar
@@ -88,10 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sender.end(exchange.ready())
         while asked := _receive(connection):
             request, descriptor = asked
-            try:
-                _answer(sender, request, Source(request["name"], descriptor))
-            finally:
-                os.close(descriptor)
+            end = _answer(sender, request, Source(request["name"], descriptor))
+            os.close(descriptor)
+            sender.end(end)
 
 
 def lower_rights() -> None:
@@ -126,41 +125,40 @@ def _receive(connection: socket.socket) -> tuple[Any, int] | None:
         return None
 
 
-def _answer(sender: Sender, request: Any, source: Source) -> None:
+def _answer(sender: Sender, request: Any, source: Source) -> str:
+    """Send what is asked for, and return how it ended."""
     limits = InboxSettings.model_validate(request["limits"])
-    # mapped files count as little as they cost; a limit that is lower already stays
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError):  # a limit that is lower already stays
         resource.setrlimit(resource.RLIMIT_DATA, (limits.reader_bytes, limits.reader_bytes))
     sender.begin(limits)
     if request.get("sidecar"):
-        _read_sidecar(sender, source)
-    else:
-        _read_rows(sender, source, exchange.purpose_of(request))
+        return _sidecar(source)
+    return _rows(sender, source, exchange.purpose_of(request))
 
 
-def _read_sidecar(sender: Sender, source: Source) -> None:
+def _sidecar(source: Source) -> str:
     try:
-        said = exchange.said(sidecar.read(source))
+        return exchange.said(sidecar.read(source))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's end
-        sender.end(exchange.end(error))
-    else:
-        sender.end(said)
+        return exchange.end(error)
 
 
-def _read_rows(sender: Sender, source: Source, purpose: Purpose) -> None:
+def _rows(sender: Sender, source: Source, purpose: Purpose) -> str:
     conversion, longest = Conversion(source, purpose), exchange.row_limit(purpose.limits)
-    failure: Exception | None = None
     try:
         for line, said in conversion:
             sender.row(exchange.row(line, said, longest))
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's end
-        failure = error.with_traceback(None)  # which would hold what took the memory
-    suggested: list[Any] = []
+    except Exception as error:  # noqa: BLE001 - as above
+        code = error.code if isinstance(error, SampleError) else ""
+        return exchange.end(error, _suggested(conversion, purpose, code))
+    return exchange.end(None, _suggested(conversion, purpose, "bad_rows"))
+
+
+def _suggested(conversion: Conversion, purpose: Purpose, code: str) -> Sequence[Mapping[str, str]]:
     if not purpose.fields:
         with contextlib.suppress(Exception):  # nothing rests on them
-            code = failure.code if isinstance(failure, SampleError) else "" if failure else "bad_rows"
-            suggested = list(conversion.suggested(code))
-    sender.end(exchange.end(failure, suggested))
+            return list(conversion.suggested(code))
+    return ()
 
 
 if __name__ == "__main__":
