@@ -215,9 +215,8 @@ def failure(message: Mapping[str, Any], name: str, limits: InboxSettings) -> Exc
     match message.get("error"):
         case None:
             return None
-        case {"kind": "sample", "code": str(code), "message": str(told), **data} if data.keys().isdisjoint(
-            {"self"}
-        ):
+        case {"kind": "sample", "code": str(code), "message": str(told), **rest} if "self" not in rest:
+            data = {str(key): value for key, value in rest.items()}
             return SampleError(told[:_LONGEST_SENTENCE], code=code, **data)
         case {"kind": "memory"}:
             return too_much_memory(name, limits)
