@@ -104,6 +104,7 @@ def test_three_drops_are_learned_in_turn_and_all_three_are_what_is_served(home):
         for name, examples in drops.items():
             job = learn(client, home, f"{name}.json", examples)
             assert job["state"] == "promoted", job["reason"]
+        assert app.reader.is_running  # no file was read in the daemon itself
 
         for examples in drops.values():
             assert [ask(client, example)[0] for example in examples] == [

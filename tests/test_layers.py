@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-PURE = "errors states domain config files log database samples memory ledger rehearsal retention calibration planner judge registry inbox"
+PURE = "errors states domain config files log database samples memory ledger rehearsal retention calibration planner judge registry inbox exchange reader reading"
 
 
 def python(program):

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -33,6 +34,7 @@ from lorad.domain import BASE, Example, Plan
 from lorad.engine import Engine, Sampling, Ticket
 from lorad.errors import ConfigError, LoradError, ProtocolError
 from lorad.home import Home, find_home
+from lorad.reader import Reader
 from lorad.registry import MANIFEST, Registry
 from lorad.tasks import encode, find
 from lorad.weights import load_to_answer, machine, quieten, shape, verify_base
@@ -47,6 +49,18 @@ JOBS_TOLD = 20
 """Ended jobs that a snapshot lists."""
 SHOWN = 3
 """Examples that are shown before they are forgotten."""
+READER_NEEDS = (
+    "PATH",
+    "PYTHON",
+    "HOME",
+    "LANG",
+    "LC_",
+    "LD_LIBRARY_PATH",
+    "DYLD_",
+    "VIRTUAL_ENV",
+    "CONDA_PREFIX",
+)
+"""How variables of the environment begin that the process that reads files is given: no tokens."""
 FILES_TOLD = 100
 """Waiting files that a snapshot lists; ten thousand would only fill a screen."""
 
@@ -124,6 +138,45 @@ class ChildSession:
         for line in lines:
             newest |= line
         return newest | {"history": [line["closed"] for line in lines if "closed" in line]}
+
+
+class ReadingProcess:
+    """A process that reads files, without our secrets; it ends with us by the pipe whose other end it holds."""
+
+    def __init__(self) -> None:
+        self.connection, theirs = socket.socketpair()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-B", "-m", "lorad.reading", str(theirs.fileno())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,  # a file must not fill the log
+                stderr=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={name: value for name, value in os.environ.items() if name.startswith(READER_NEEDS)}
+                | {"OMP_NUM_THREADS": "1"},
+            )
+        except BaseException:
+            self.connection.close()
+            raise
+        finally:
+            theirs.close()
+
+    @property
+    def memory(self) -> int:
+        """Return the bytes that it holds in memory."""
+        try:
+            return int(psutil.Process(self._process.pid).memory_info().rss)
+        except psutil.Error:  # it has ended
+            return 0
+
+    def end(self) -> int:
+        """End it, if it still runs, and return its exit status."""
+        self.connection.close()
+        self._process.kill()
+        status = self._process.wait()
+        if self._process.stdin:
+            self._process.stdin.close()
+        return status
 
 
 class Models:
@@ -298,6 +351,10 @@ class App:
         self.engine = Engine(self.settings.engine)
         self.registries = {name: Registry(self.home.track(name)) for name in self.settings.tracks}
         self.models_held = Models(self.settings, self.home, self.engine, self.registries)
+        self.reader = Reader(
+            self.settings.inbox, start=ReadingProcess, clock=time.monotonic, is_stopping=self.stopping.is_set
+        )
+        self._undo.append(("reader", self.reader.close))
         self.cycle = Cycle(
             settings=self.settings,
             database=database,
@@ -307,6 +364,7 @@ class App:
             registries=self.registries,
             tracks=self.models_held,
             base_folder=self.home.base,
+            reader=self.reader,
         )
         self.archive = Archive(self.registries, self.cycle.ledger, self.cycle.memory)
         self.cycle.recover(time.time())
@@ -418,6 +476,7 @@ class App:
             self._exclusively(lambda: self.cycle.step(time.time(), time.monotonic()))
         except Exception:  # one bad step must not end the daemon
             logger.exception("step_failed")
+        self.reader.rest()
 
     def _tidy(self) -> None:
         self._exclusively(lambda: self.cycle.tidy(time.time()))

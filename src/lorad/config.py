@@ -62,6 +62,12 @@ class InboxSettings(Section):
     """Lists and objects in one another in a row."""
     max_bad_share: Share = 0.05
     """Accept the good rows of a file while less than this share is bad; from there on the file fails."""
+    reader_bytes: Annotated[int, Field(ge=128 << 20)] = 2_000_000_000
+    """Memory of the process that reads a file; one that needs more fails."""
+    reader_silent_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """How long that process may work on a file without a word, such as a row; then the file fails."""
+    reader_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """How long the daemon waits for one file's rows, all in all; then the file fails."""
     keep_done_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
     """Remove what was learned from ``done/`` after so many days; ``None`` keeps it for ever."""
     preferences: Literal["refuse", "learn_chosen"] = "refuse"

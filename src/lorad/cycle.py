@@ -12,14 +12,14 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from lorad import domain, failures, files, judge, planner, samples, sidecar
-from lorad.config import RegistrySettings, Settings
+from lorad.config import InboxSettings, RegistrySettings, Settings
 from lorad.database import Database
 from lorad.domain import BASE, Evaluation, Example, Job, Order, Plan, Score, Verdict
 from lorad.errors import (
@@ -36,8 +36,9 @@ from lorad.ledger import Ledger
 from lorad.log import get_logger
 from lorad.memory import Memory, Recalled
 from lorad.names import readable
+from lorad.reader import Here
 from lorad.registry import Birth, Registry
-from lorad.source import Signature
+from lorad.source import Signature, Source
 from lorad.states import OPEN_JOBS, TRANSITIONS, DropState, JobState
 
 log = get_logger()
@@ -117,6 +118,24 @@ class Tracks(Protocol):
         """Hash the base models' files anew; return one error for each base that is not what was added."""
 
 
+class Reader(Protocol):
+    """Reads dropped files, in this process or in one of its own (``reader``)."""
+
+    def read(
+        self,
+        file: Path,
+        limits: InboxSettings,
+        task: str,
+        fields: Mapping[str, str],
+        labels: Sequence[str],
+        check: samples.Check,
+    ) -> samples.Reading:
+        """Read a dataset file; raise ``SampleError`` for one of which too little can be used."""
+
+    def sidecar(self, source: Source) -> sidecar.Sidecar:
+        """Read a sidecar; raise ``SampleError``."""
+
+
 class Waits:
     """What has to wait before it is tried again, in seconds of a steady clock."""
 
@@ -154,8 +173,10 @@ class Cycle:
         registries: dict[str, Registry],
         tracks: Tracks,
         base_folder: Callable[[str], Path],
+        reader: Reader | None = None,
     ) -> None:
         self.settings = settings
+        self._reader: Reader = reader or Here()
         self.ledger = Ledger(database)
         self.memory = Memory(database)
         self.registries = registries
@@ -471,11 +492,12 @@ class Cycle:
         return closed
 
     def _read(self, taken: Taken) -> tuple[sidecar.Sidecar, samples.Reading]:
-        meta = sidecar.read(taken.beside) if taken.beside else sidecar.Sidecar()
+        meta = self._reader.sidecar(taken.beside) if taken.beside else sidecar.Sidecar()
         task = self.settings.tracks[taken.track].task
         meta.fit(sidecar.path_of(taken.path).name, taken.track, task, tuple(self.settings.tracks))
         check = partial(self._tracks.check, taken.track)
-        return meta, samples.read(taken.source, self.settings.inbox, task, meta.fields, meta.labels, check)
+        limits = self.settings.inbox
+        return meta, self._reader.read(taken.source, limits, task, meta.fields, meta.labels, check)
 
     def _remember(
         self, drop: domain.Drop, reading: samples.Reading, now: float, description: str, read_as: str

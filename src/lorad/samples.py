@@ -5,12 +5,13 @@ containers and encodings (``rows``), what a format's fields mean (``pairs``, ``c
 ``preferences``, for other tasks ``annotations``), touching the inbox, tokenizers or models.
 """
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lorad import (
     annotations,
@@ -34,7 +35,7 @@ from lorad.rows import BadRow
 from lorad.source import Source, opened
 from lorad.spool import Spool
 
-__all__ = ["PAIRS", "TASKS", "Reading", "read"]
+__all__ = ["PAIRS", "TASKS", "Conversion", "Converted", "Purpose", "Reading", "Rows", "read"]
 
 #: Problems that are told of a file that is refused.
 _TOLD = 20
@@ -100,6 +101,86 @@ class Reading:
     """What of good rows is not learned from: reason -> how often."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Purpose:
+    """What a file is read for: all that decides what its rows come to, except the base model."""
+
+    limits: InboxSettings
+    task: str = "chat"
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Ours -> the file's."""
+    labels: Sequence[str] = ()
+    """Names of what it numbers."""
+
+
+#: A row's line, and what it says or why it is bad.
+Converted = tuple[int, Content | BadRow]
+
+
+class Rows(Protocol):
+    """A file's rows while they are converted: in this process (``Conversion``) or in one of its own (``reader``)."""
+
+    def __iter__(self) -> Generator[Converted]:
+        """Yield what each row comes to; raise ``SampleError`` when the file cannot be read on."""
+
+    def suggested(self, code: str) -> Iterable[Mapping[str, str]]:
+        """Return fields with which the file might be read, now that it was refused with this code."""
+
+
+#: Begins to convert a file's rows.
+Convert = Callable[[Source, Purpose], Rows]
+
+
+class Conversion:
+    """A file's rows on their way to examples: all of reading that looks at the file, and nothing that needs a model."""
+
+    def __init__(self, source: Source, purpose: Purpose) -> None:
+        self._source, self._purpose = source, purpose
+        self._refused: dict[tuple[str, ...], Row] = {}
+        """The first bad rows that have different fields."""
+
+    def __iter__(self) -> Generator[Converted]:
+        """Yield what each row comes to."""
+        limits, task, fields = self._purpose.limits, self._purpose.task, self._purpose.fields
+        is_header = partial(_is_header, fields=fields, task=task)
+        columns = annotations.EXAMPLE.get(task, rows.QUESTION_AND_ANSWER)
+        own = fields.values() or _OWN if task == "chat" else ()
+        listed = {fields.get(name, name).strip().lower() for name in rows.LISTED}
+        plain = annotations.PLAIN.get(task)
+        for line, row in rows.read(self._source, limits, is_header, plain, columns, own, listed):
+            yield line, self._said(row)
+
+    def _said(self, row: Any) -> Content | BadRow:
+        fields = self._purpose.fields
+        try:
+            return self._convert(_renamed(row, fields) if fields else row)
+        except BadRow as problem:
+            self._remember(row)
+            return BadRow(fields.get(problem.field, problem.field), str(problem))
+        except SampleError as error:
+            return BadRow("", error.message)
+
+    def _convert(self, row: Any) -> Content:
+        return _convert(self._purpose.limits, row, self._purpose.task, self._purpose.labels)
+
+    def _remember(self, row: Any) -> None:
+        if isinstance(row, Mapping) and len(self._refused) < _SOUGHT:
+            self._refused.setdefault(tuple(row), row)
+
+    def suggested(self, code: str) -> Iterable[Mapping[str, str]]:
+        """Return lorad's names for fields that the file calls otherwise."""
+        task = self._purpose.task
+        if code == "no_header":
+            return suggestion.columns(self._source, self._purpose.limits, task)
+        if code != "bad_rows":
+            return ()
+        held = [each for row in self._refused.values() for each in shapes.held(row)]
+        found = [named for row in held if (named := suggestion.fields(row, task, self._convert))]
+        if task != "chat":
+            return found
+        return [named for named in found if not any(suggestion.lacks(row, named) for row in held)]
+
+
 def read(
     file: Path | Source,
     limits: InboxSettings,
@@ -107,6 +188,7 @@ def read(
     fields: Mapping[str, str] | None = None,
     labels: Sequence[str] = (),
     check: Check = lambda example: example,
+    convert: Convert = Conversion,
 ) -> Reading:
     """Read a dataset file for a task; raise ``SampleError`` when nothing in it, or too little of it, can be used.
 
@@ -116,70 +198,60 @@ def read(
     """
     if isinstance(file, Path):
         with opened(file, follow=True) as source:
-            return read(source, limits, task, fields, labels, check)
-    named = fields or {}
-    _check_fields(named, task)
-    tally = _Tally(file, limits, task, named, labels, check)
+            return read(source, limits, task, fields, labels, check, convert)
+    purpose = Purpose(limits=limits, task=task, fields=fields or {}, labels=labels)
+    _check_fields(purpose.fields, task)
+    converted = convert(file, purpose)
     try:
-        return _read(tally)
+        return _tallied(file.name, purpose, check, converted)
     except SampleError as error:
-        found = None if named else _helpful(tally, error)
-        if found is None:
+        suggested = () if purpose.fields else converted.suggested(error.code)
+
+        def is_read(named: Mapping[str, str]) -> bool:
+            again = replace(purpose, fields=named)
+            with contextlib.suppress(SampleError):
+                return bool(_tallied(file.name, again, check, convert(file, again)).rows)
+            return False
+
+        # the file is read with them, to be sure
+        named = next(filter(is_read, suggested), None)
+        if named is None:
             raise
-        raise _with_sidecar(error, file.name, found) from None
+        raise _with_sidecar(error, file.name, named) from None
 
 
-def _read(tally: "_Tally") -> Reading:
-    source, limits, task = tally.source, tally.limits, tally.task
-    is_header = partial(_is_header, fields=tally.fields, task=task)
-    columns = annotations.EXAMPLE.get(task, rows.QUESTION_AND_ANSWER)
-    own = tally.fields.values() or _OWN if task == "chat" else ()
-    listed = {tally.fields.get(name, name).strip().lower() for name in rows.LISTED}
-    for line, row in rows.read(source, limits, is_header, annotations.PLAIN.get(task), columns, own, listed):
-        tally.take(line, row)
+def _tallied(name: str, purpose: Purpose, check: Check, converted: Rows) -> Reading:
+    tally = _Tally(name, purpose, check)
+    with contextlib.closing(iter(converted)) as stream:  # at once: a process may be at its other end
+        for line, said in stream:
+            tally.take(line, said)
     return tally.reading()
 
 
 class _Tally:
     """What a file's rows come to while it is read."""
 
-    def __init__(
-        self,
-        source: Source,
-        limits: InboxSettings,
-        task: str,
-        fields: Mapping[str, str],
-        labels: Sequence[str],
-        check: Check,
-    ) -> None:
-        self.source, self.limits, self.task, self.fields, self.labels = source, limits, task, fields, labels
-        self.check = check
-        self.refused: dict[tuple[str, ...], Row] = {}
-        """The first bad rows that have different fields."""
+    def __init__(self, name: str, purpose: Purpose, check: Check) -> None:
+        self._name, self._purpose, self._check = name, purpose, check
         self._formats: Counter[str] = Counter()
         self._left_out: Counter[str] = Counter()
         self._problems: list[RowProblem] = []
-        self._latest = Spool(task, _dataset(source.name))
+        self._latest = Spool(purpose.task, _dataset(name))
         self._contradicted: list[Example] = []
         self._count = self._bad = self._repeated = self._contradictions = 0
         # with more problems than these no file is accepted
-        self._listed = limits.max_bad_share * limits.max_rows + _TOLD
+        self._listed = purpose.limits.max_bad_share * purpose.limits.max_rows + _TOLD
 
-    def convert(self, row: Any) -> Content:
-        """Return what a row says under the names that we know; raise ``BadRow`` with the file's own."""
-        return _convert(self.limits, row, self.task, self.labels)
-
-    def take(self, line: int, row: Any) -> None:
+    def take(self, line: int, said: Content | BadRow) -> None:
         """Count a row, and keep what it says."""
         self._count += 1
-        try:
-            said = self.convert(_renamed(row, self.fields) if self.fields else row)
-            examples = [self.check(example) for example in said.examples]
-        except BadRow as problem:
-            self._refuse(line, row, problem)
+        if isinstance(said, BadRow):
+            self._refuse(line, said)
             return
+        try:
+            examples = [self._check(example) for example in said.examples]
         except SampleError as error:
-            self._refuse(line, row, BadRow("", error.message))
+            self._refuse(line, BadRow("", error.message))
             return
         self._formats[said.format] += 1
         if said.left_out:
@@ -189,13 +261,10 @@ class _Tally:
         for example in examples:
             self._keep(example, line)
 
-    def _refuse(self, line: int, row: Any, problem: BadRow) -> None:
+    def _refuse(self, line: int, problem: BadRow) -> None:
         self._bad += 1
         if self._bad <= self._listed:
-            field = self.fields.get(problem.field, problem.field)
-            self._problems.append(RowProblem(line=line, field=field, message=str(problem)))
-        if isinstance(row, Mapping) and len(self.refused) < _SOUGHT:
-            self.refused.setdefault(tuple(row), row)
+            self._problems.append(RowProblem(line=line, field=problem.field, message=str(problem)))
 
     def _keep(self, example: Example, line: int) -> None:
         older = self._latest.put(example.question, example.answer, line)
@@ -210,10 +279,10 @@ class _Tally:
 
     def reading(self) -> Reading:
         """Return everything that the file said; raise ``SampleError`` when that is too little."""
-        if self._bad and (not self._latest or self._bad / self._count >= self.limits.max_bad_share):
-            raise _bad_rows(self.source.name, self._bad, self._count, self._problems)
+        if self._bad and (not self._latest or self._bad / self._count >= self._purpose.limits.max_bad_share):
+            raise _bad_rows(self._name, self._bad, self._count, self._problems)
         if not self._latest:
-            raise _no_rows(self.source.name, self.task, self._count, self._left_out)
+            raise _no_rows(self._name, self._purpose.task, self._count, self._left_out)
         return Reading(
             examples=self._latest,
             problems=tuple(self._problems),
@@ -254,29 +323,6 @@ def _no_rows(name: str, task: str, count: int, left_out: Mapping[str, int]) -> S
     why = ", ".join(f"{often} {reason}" for reason, often in left_out.items())
     told = f"{has}: {why}" if why else has
     return SampleError(f"{name} has {told}; {annotations.NEEDS[task]}", code="no_rows")
-
-
-def _helpful(tally: _Tally, error: SampleError) -> Mapping[str, str] | None:
-    """Return the fields with which a sidecar would have the file read: the file is read with them, to be sure."""
-    found: list[Mapping[str, str] | None] = []
-    if error.code == "bad_rows":
-        held = [each for row in tally.refused.values() for each in shapes.held(row)]
-        found = [suggestion.fields(row, tally.task, tally.convert) for row in held]
-        if tally.task == "chat":
-            found = [
-                named for named in found if named and not any(suggestion.lacks(row, named) for row in held)
-            ]
-    elif error.code == "no_header":
-        found = list(suggestion.columns(tally.source, tally.limits, tally.task))
-    return next((fields for fields in found if fields and _is_read(tally, fields)), None)
-
-
-def _is_read(tally: _Tally, fields: Mapping[str, str]) -> bool:
-    try:
-        _read(_Tally(tally.source, tally.limits, tally.task, fields, tally.labels, tally.check))
-    except SampleError:
-        return False
-    return True
 
 
 def _with_sidecar(error: SampleError, name: str, fields: Mapping[str, str]) -> SampleError:

@@ -5,7 +5,7 @@ moving files (``inbox``).
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -101,11 +101,14 @@ def path_of(file: Path) -> Path:
     return file.with_name(companion(file.name, SUFFIX))
 
 
-def beside(file: Path) -> Sidecar:
-    """Read a file's sidecar, an empty one where there is none; raise ``SampleError``, also for what is no plain file."""
+def beside(file: Path, reads: Callable[[Source], Sidecar] | None = None) -> Sidecar:
+    """Read a file's sidecar, an empty one where there is none; raise ``SampleError``, also for what is no plain file.
+
+    ``reads`` does it elsewhere than in this process.
+    """
     try:
         with opened(path_of(file)) as source:
-            return read(source)
+            return (reads or read)(source)
     except FileNotFoundError:
         return Sidecar()
 
