@@ -27,14 +27,28 @@ from lorad.layout import (
     IsHeader,
     Layout,
     Plain,
+    TooDeep,
     cut_off,
+    shown,
     too_long,
+    too_many_columns,
     twice,
 )
 from lorad.strict_json import NotJson, is_deeper
 from lorad.textfile import TextFile, opened
 
-__all__ = ["LISTED", "QUESTION_AND_ANSWER", "BadRow", "IsHeader", "Plain", "cut_off", "read", "too_long"]
+__all__ = [
+    "LISTED",
+    "QUESTION_AND_ANSWER",
+    "BadRow",
+    "IsHeader",
+    "Plain",
+    "TooDeep",
+    "cut_off",
+    "read",
+    "shown",
+    "too_long",
+]
 
 PARQUET = b"PAR1"
 
@@ -45,11 +59,12 @@ _BATCH = 256
 _STRUCTURED = {".json", ".jsonl", ".ndjson", ".csv"}
 
 
-#: Notations that may hold rows and are not read, by how they begin.
+#: Notations that may hold rows and are not read, by how they begin. No part of a pattern gives back what it took: two
+#: that take the same signs would try a megabyte of them in every division.
 _NOTATIONS = (
     (re.compile(rb"<!doctype html|<html", re.IGNORECASE), "a web page"),
-    (re.compile(rb"<\?xml|<([A-Za-z][\w:.-]*)[^<>]*>(?s:.*)</\1>\s*$"), "XML"),
-    (re.compile(rb"---\s*\n|%YAML|-\s+[\w\"' -]+:(\s|$)|[\w-]+:[ \t]*\n\s*-\s"), "YAML"),
+    (re.compile(rb"<\?xml|<([A-Za-z][\w:.-]*+)[^<>]*+>(?s:.*)</\1>\s*$"), "XML"),
+    (re.compile(rb"---\s*\n|%YAML|-\s++[\w\"' -]++:(\s|$)|[\w-]++:[ \t]*+\n\s*+-\s"), "YAML"),
 )
 
 
@@ -83,7 +98,9 @@ def read(
                     f"{path.name} has more than inbox.max_rows ({limits.max_rows}) rows; split it",
                     code="too_many_rows",
                 )
-            if is_deeper(row, limits.max_depth):
+            if isinstance(row, dict) and len(row) > limits.max_columns:
+                yield line, BadRow("", f"the row {too_many_columns(len(row), limits)}")
+            elif is_deeper(row, limits.max_depth):
                 yield line, BadRow("", f"the row is nested deeper than inbox.max_depth ({limits.max_depth})")
             else:
                 yield line, row

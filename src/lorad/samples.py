@@ -5,8 +5,9 @@ containers and encodings (``rows``), what a format's fields mean (``pairs``, ``c
 ``preferences``, for other tasks ``annotations``), touching the inbox, tokenizers or models.
 """
 
+import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -30,14 +31,27 @@ from lorad.conversations import IGNORED, REFUSED, Content
 from lorad.domain import Example, RowProblem
 from lorad.errors import SampleError
 from lorad.pairs import PAIRS
-from lorad.rows import BadRow
+from lorad.rows import BadRow, shown
 from lorad.spool import Spool
+from lorad.strict_json import is_deeper
 
 __all__ = ["PAIRS", "TASKS", "Reading", "read"]
 
 #: Problems that are told of a file that is refused.
 _TOLD = 20
 _TOLD_CONTRADICTIONS = 1000
+
+#: Bytes of the contradicted examples that are kept to be told.
+_TOLD_BYTES = 10_000_000
+
+#: Characters of a field's name and of a problem that are kept: a file may have many, and a name may be a megabyte.
+_LONGEST_FIELD, _LONGEST_MESSAGE = 200, 1000
+
+_TOO_LARGE = "too_large_expanded"
+_EXPANDED = (
+    "its {count} examples come to more than inbox.max_expanded_row_bytes ({most}), because each answer stands behind all "
+    "before it; split the row into shorter ones"
+)
 
 #: Rows of a refused file for which a sidecar is sought.
 _SOUGHT = 3
@@ -147,8 +161,8 @@ class _Tally:
         labels: Sequence[str],
         check: Check,
     ) -> None:
-        self.path, self.limits, self.task, self.fields, self.labels = path, limits, task, fields, labels
-        self.check = check
+        self.path, self.limits, self.task, self.fields = path, limits, task, fields
+        self.labels, self.check = annotations.Labels(labels), check
         self.refused: dict[tuple[str, ...], Row] = {}
         """The first bad rows that have different fields."""
         self._formats: Counter[str] = Counter()
@@ -156,39 +170,70 @@ class _Tally:
         self._problems: list[RowProblem] = []
         self._latest = Spool(task, _dataset(path))
         self._contradicted: list[Example] = []
-        self._count = self._bad = self._repeated = self._contradictions = 0
+        self._count = self._bad = self._repeated = self._contradictions = self._size = self._told = 0
         # with more problems than these no file is accepted
         self._listed = limits.max_bad_share * limits.max_rows + _TOLD
 
     def convert(self, row: Any) -> Content:
         """Return what a row says under the names that we know; raise ``BadRow`` with the file's own."""
-        return _convert(self.limits, row, self.task, self.labels)
+        try:
+            return _convert(self.limits, row, self.task, self.labels)
+        except RecursionError:
+            raise BadRow("", "the row is nested too deeply to be read") from None
 
     def take(self, line: int, row: Any) -> None:
         """Count a row, and keep what it says."""
         self._count += 1
         try:
             said = self.convert(_renamed(row, self.fields) if self.fields else row)
-            examples = [self.check(example) for example in said.examples]
+            given = self._bounded(said)
+            examples = [self.check(example) for example in given]
         except BadRow as problem:
             self._refuse(line, row, problem)
             return
         except SampleError as error:
+            if error.code == _TOO_LARGE:
+                raise
             self._refuse(line, row, BadRow("", error.message))
             return
         self._formats[said.format] += 1
         if said.left_out:
             self._left_out.update(said.left_out)
-        if changed := sum(one is not other for one, other in zip(examples, said.examples, strict=True)):
+        if changed := sum(one is not other for one, other in zip(examples, given, strict=True)):
             self._left_out[_END_TOKENS] += changed
         for example in examples:
             self._keep(example, line)
 
+    def _bounded(self, said: Content) -> list[Example]:
+        """Return a row's examples; raise ``BadRow`` when together they are larger than a row's may be, or one is too deep."""
+        found: list[Example] = []
+        size = 0
+        for example in said.examples:
+            size += _size(example)
+            if size > self.limits.max_expanded_row_bytes:
+                raise BadRow(
+                    "", _EXPANDED.format(count=len(said.examples), most=self.limits.max_expanded_row_bytes)
+                )
+            if is_deeper(example.answer, self.limits.max_depth) or is_deeper(
+                example.question, self.limits.max_depth
+            ):
+                raise BadRow("", f"the row is nested deeper than inbox.max_depth ({self.limits.max_depth})")
+            found.append(example)
+        self._size += size
+        if self._size > self.limits.max_expanded_bytes:
+            raise SampleError(
+                f"{self.path.name} comes to more than inbox.max_expanded_bytes ({self.limits.max_expanded_bytes}) with "
+                "each answer behind all that it rests on; split it",
+                code=_TOO_LARGE,
+            )
+        return found
+
     def _refuse(self, line: int, row: Any, problem: BadRow) -> None:
         self._bad += 1
         if self._bad <= self._listed:
-            field = self.fields.get(problem.field, problem.field)
-            self._problems.append(RowProblem(line=line, field=field, message=str(problem)))
+            field = shown(self.fields.get(problem.field, problem.field), _LONGEST_FIELD)
+            message = shown(str(problem), _LONGEST_MESSAGE)
+            self._problems.append(RowProblem(line=line, field=field, message=message))
         if isinstance(row, Mapping) and len(self.refused) < _SOUGHT:
             self.refused.setdefault(tuple(row), row)
 
@@ -200,7 +245,8 @@ class _Tally:
             self._repeated += 1
             return
         self._contradictions += 1
-        if self._contradictions <= _TOLD_CONTRADICTIONS:
+        self._told += _size(older)
+        if self._contradictions <= _TOLD_CONTRADICTIONS and self._told <= _TOLD_BYTES:
             self._contradicted.append(older)
 
     def reading(self) -> Reading:
@@ -220,6 +266,11 @@ class _Tally:
             digest=self._latest.digest,
             left_out=dict(self._left_out),
         )
+
+
+def _size(example: Example) -> int:
+    """Return the bytes of an example as memory keeps it."""
+    return len(json.dumps(example.question)) + len(json.dumps(example.answer))
 
 
 def _dataset(path: Path) -> str:
@@ -311,10 +362,11 @@ def _renamed(row: Any, fields: Mapping[str, str]) -> Any:
     return found
 
 
-def _is_header(columns: Sequence[str], fields: Mapping[str, str], task: str = "chat") -> bool:
+def _is_header(columns: Collection[str], fields: Mapping[str, str], task: str = "chat") -> bool:
     """Tell whether a table with these columns holds rows of a known format, if of another task's."""
+    columns = frozenset(columns)
     if fields:
-        return any(name in columns for name in fields.values())
+        return not columns.isdisjoint(fields.values())
     if task in annotations.TASKS and annotations.is_header(columns, task):
         return True
     if any(name in columns for name in conversations.LISTS[:2]) or any(
@@ -378,8 +430,8 @@ def _no_format(row: Row) -> BadRow:
     known = f"a row has {known}, or messages, or conversations"
     if _NAMES.isdisjoint(row) and (foreign := annotations.foreign(row, "chat")):
         return foreign
-    beside = conversations.BESIDE | pairs.BESIDE
-    strange = [str(key) for key in row if key not in _NAMES | beside | IGNORED]
+    named = _NAMES | conversations.BESIDE | pairs.BESIDE | IGNORED
+    strange = [str(key) for key in row if key not in named]
     if refused := next((key for key in strange if key in REFUSED), None):
         return BadRow(refused, REFUSED[refused])
     if isinstance(row.get("chat"), Mapping):
