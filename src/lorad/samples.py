@@ -214,11 +214,13 @@ class _Tally:
                 raise BadRow(
                     "", _EXPANDED.format(count=len(said.examples), most=self.limits.max_expanded_row_bytes)
                 )
-            if is_deeper(example.answer, self.limits.max_depth) or is_deeper(
-                example.question, self.limits.max_depth
-            ):
-                raise BadRow("", f"the row is nested deeper than inbox.max_depth ({self.limits.max_depth})")
             found.append(example)
+        # the last question of a conversation holds those before it
+        if is_deeper(
+            [found[-1].question, *(each.answer for each in found)] if found else None,
+            self.limits.max_depth + 1,
+        ):
+            raise BadRow("", f"the row is nested deeper than inbox.max_depth ({self.limits.max_depth})")
         self._size += size
         if self._size > self.limits.max_expanded_bytes:
             raise SampleError(
