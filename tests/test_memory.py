@@ -11,6 +11,7 @@ from lorad.database import Database
 from lorad.domain import Example
 from lorad.ledger import Ledger
 from lorad.memory import Memory
+from lorad.strict_json import is_deeper
 
 
 @pytest.fixture
@@ -528,3 +529,39 @@ def test_two_answers_of_one_version_may_be_forgotten_and_learned_anew(memory, dr
 
     learn(memory, drop, "v0.2", MILL)
     assert known(memory, "v0.1", "v0.2") == [MILL]
+
+
+USER = {"role": "user", "content": "Where is the mill?"}
+DEEP = json.loads("[" * 300 + "]" * 300)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ([USER], "half \ud83d"),
+        ([{"role": "user", "content": "\ud800"}], "a"),
+        (
+            [USER],
+            {"content": "", "tool_calls": [{"name": "f", "arguments": {"\ud800": [float("inf"), "\udfff"]}}]},
+        ),
+        ([USER], {"content": "", "tool_calls": [{"name": "f", "arguments": {"a": DEEP}}]}),
+        ([{"role": "tools", "content": json.dumps([{"name": "f", "x": DEEP}])}, USER], "a"),
+        ([{"role": "tools", "content": '[{"name": "f", "x": Infinity}]'}, USER], "a"),
+        ([{"role": "tools", "content": '[{"name": "f", "x": "\\ud800"}]'}, USER], "a"),
+        ([{"role": "tools", "content": "[" * 5000}, USER], "a"),
+        ([{"role": "tools", "content": "no JSON"}, USER], "a"),
+    ],
+)
+def test_a11_whatever_an_older_lorad_kept_can_be_exported(memory, drop, database, question, answer):
+    # Given a row that today's reader would refuse, and one behind it
+    old = Example(task="chat", question=question, answer=answer, dataset="d")
+    memory.add("chat", [Example(task="chat", question=[USER], answer="x", dataset="d")], drop(), 1.0)
+    database.run(
+        "UPDATE examples SET question = ?, answer = ?", json.dumps(old.question), json.dumps(old.answer)
+    )
+
+    (row,) = memory.page("chat")
+
+    written = json.dumps(row, ensure_ascii=False, allow_nan=False)
+    assert json.loads(written.encode())["messages"][-1]["role"] == "assistant"
+    assert not is_deeper(row, 80)

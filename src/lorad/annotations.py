@@ -14,17 +14,28 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 from lorad import cells
 from lorad.cells import Row, unpacked
 from lorad.domain import Example
 from lorad.plaintext import TAG, Document, Sentence, document, sentences
-from lorad.rows import BadRow, Plain
+from lorad.rows import BadRow, Plain, shown
 
-Labels = Sequence[str]
 Span = tuple[int, int, str]
+
+
+class Labels(tuple[str, ...]):  # noqa: SLOT001 - a tuple cannot have slots beside its values
+    """What a sidecar names, by number, and found by name as fast however many they are: a row may have as many tags."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        del names  # the tuple has them
+        self._known = frozenset(self)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._known
+
 
 #: What a row of each task must have, for errors.
 NEEDS = {
@@ -97,14 +108,14 @@ def find(row: Any, task: str) -> Format | None:
     return next((each for each in found if each.task == task), found[0] if found else None)
 
 
-def convert(row: Any, task: str, labels: Labels) -> tuple[str, list[Example]]:
+def convert(row: Any, task: str, labels: Sequence[str]) -> tuple[str, list[Example]]:
     """Return the name of a row's format and its examples; raise ``BadRow``."""
     if isinstance(row, BadRow):
         raise row
     found = find(row, task)
     if found is None or found.task != task:
         raise foreign(row, task) or _no_format(row, task)
-    return found.name, [found.read(row, labels)]
+    return found.name, [found.read(row, labels if isinstance(labels, Labels) else Labels(labels))]
 
 
 def foreign(row: Any, task: str) -> BadRow | None:
@@ -134,7 +145,7 @@ def _no_format(row: Any, task: str) -> BadRow:
     return BadRow(missing, f"the field is missing or empty; {NEEDS[task]}")
 
 
-def is_header(columns: Sequence[str], task: str) -> bool:
+def is_header(columns: Collection[str], task: str) -> bool:
     """Tell whether a table with these columns holds rows for a task."""
     names = set(columns)
     if task == "tagging":
@@ -277,29 +288,51 @@ def _gliner(row: Row, labels: Labels) -> Example:
 def _spans(row: Row, labels: Labels) -> Example:
     key = _only(row, _SPANS)
     _refuse_unknown(row, {"text", key})
-    text = cells.text(row, "text")
+    text = _Text(cells.text(row, "text"))
     return _of_text(text, [(f"{key}[{i}]", item) for i, item in enumerate(_list(row, key))], key, labels)
 
 
-def _of_text(text: str, items: Iterable[tuple[str, Any]], field: str, labels: Labels) -> Example:
+class _Text:
+    """A text in which many spans are looked up, each as fast as what it says of itself is long."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._pressed = ""
+        self._places: list[int] = []
+        """Where each character stands in the text without white space."""
+
+    def says(self, start: int, end: int, told: str) -> bool:
+        """Tell whether a span says this, white space aside."""
+        if len(told) == end - start and self.text.startswith(told, start):
+            return True
+        if not self._places:
+            spaced = _without_escapes(self.text)
+            self._pressed = "".join(spaced.split())
+            self._places = list(accumulate((not sign.isspace() for sign in spaced), initial=0))
+        pressed, first = "".join(_without_escapes(told).split()), self._places[start]
+        return self._places[end] - first == len(pressed) and self._pressed.startswith(pressed, first)
+
+
+def _without_escapes(text: str) -> str:
+    return text.replace("\\n", "\n\n")  # Label Studio writes line breaks as \n in a span's text
+
+
+def _of_text(text: _Text, items: Iterable[tuple[str, Any]], field: str, labels: Labels) -> Example:
     spans: set[Span] = set()  # twice the same says nothing new
+    size = len(text.text)
     for where, item in items:
         start, end, label = _span(item, where, labels)
-        if not 0 <= start < end <= len(text):
-            raise BadRow(where, f"goes from {start} to {end}, and the text has {len(text)} characters")
+        if not 0 <= start < end <= size:
+            raise BadRow(where, f"goes from {start} to {end}, and the text has {size} characters")
         said = item.get("text") if isinstance(item, Mapping) else None
-        if isinstance(said, str) and _pressed(said) != _pressed(text[start:end]):
-            told = f"says {said!r}, and at {start} to {end} the text says {text[start:end]!r}"
+        if isinstance(said, str) and not text.says(start, end, said):
+            told = (
+                f"says {shown(said)!r}, and at {start} to {end} the text says {shown(text.text[start:end])!r}"
+            )
             raise BadRow(where, f"{told}; count characters from 0, the end exclusive")
         spans.add((start, end, label))
     _refuse_overlap(sorted(spans), field)
-    return Example(task="tagging", question=text, answer=[list(span) for span in sorted(spans)])
-
-
-def _pressed(text: str) -> str:
-    return "".join(
-        text.replace("\\n", "\n").split()
-    )  # Label Studio writes line breaks as \n in a span's text
+    return Example(task="tagging", question=text.text, answer=[list(span) for span in sorted(spans)])
 
 
 def _refuse_overlap(spans: Sequence[Span], field: str) -> None:
@@ -334,7 +367,7 @@ def _spacy(row: Any, labels: Labels) -> Example:
 
 def _label_studio(row: Row, labels: Labels) -> Example:
     """Read one task of Label Studio's JSON export; its other fields are the tool's bookkeeping."""
-    text = _task_text(row["data"])
+    text = _Text(_task_text(row["data"]))
     given = [(f"annotations[{at}]", each) for at, each in enumerate(_list(row, "annotations"))]
     kept = [(where, each) for where, each in given if _result(each, where) is not None]
     kept = [(where, each) for where, each in kept if each.get("ground_truth")] or kept

@@ -4,12 +4,11 @@ What lives here: the two as OpenAI and its kin write them, their arguments in an
 ``datasets`` fills up a column. What never does: turns (``conversations``), whether a template has a place for tools.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lorad import cells
-from lorad.cells import Row, check_text, is_empty, unpacked
+from lorad.cells import Row, is_empty, unpacked
 from lorad.rows import BadRow
 
 #: A function's description, or its name and arguments.
@@ -27,6 +26,7 @@ def functions(row: Row) -> list[Function]:
     for index, function in enumerate(found):
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise BadRow(f"tools[{index}]", "must be a function with a name")
+        cells.check_json(f"tools[{index}]", function)
     return [_described(function) for function in found]
 
 
@@ -93,25 +93,34 @@ def _without_nulls(value: Any, schema: Any) -> Any:
     }
 
 
-def read(written: Any, where: str, functions: Sequence[Function]) -> tuple[tuple[Function, ...], int]:
+def by_name(functions: Sequence[Function]) -> dict[str, Function]:
+    """Return functions by their names; of several with one name the first counts."""
+    return {function["name"]: function for function in reversed(functions)}
+
+
+def read(
+    written: Any, where: str, functions: Sequence[Function] | Mapping[str, Function]
+) -> tuple[tuple[Function, ...], int]:
     """Return calls as name and arguments, and how many nulls were left out although nothing says what they are."""
     found = cells.parsed(written, where) if isinstance(written, str) else written
     listed = found if isinstance(found, list) else [found]
-    made = [_call(call, f"{where}[{index}]", functions) for index, call in enumerate(listed)]
+    described = functions if isinstance(functions, Mapping) else by_name(functions)
+    made = [_call(call, f"{where}[{index}]", described) for index, call in enumerate(listed)]
     return tuple(call for call, _ in made), sum(nulls for _, nulls in made)
 
 
-def _call(call: Any, where: str, functions: Sequence[Function]) -> tuple[Function, int]:
+def _call(call: Any, where: str, functions: Mapping[str, Function]) -> tuple[Function, int]:
     function = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
         raise BadRow(where, "must be a call of a function with a name")
     written = function.get("arguments")
     written = function.get("parameters") if written is None else written
     given = arguments(written, f"{where}.arguments")
-    described = next((each for each in functions if each["name"] == function["name"]), None)
+    described = functions.get(function["name"])
     # what is JSON inside a text was written by whoever made the call, nulls and all
     kept = given if isinstance(written, str) else _without_nulls(given, (described or {}).get("parameters"))
-    check_text(where, json.dumps([function["name"], kept], ensure_ascii=False))
+    cells.check_text(where, function["name"])
+    cells.check_json(where, kept)
     return {"name": function["name"], "arguments": kept}, 0 if described else _nulls(given) - _nulls(kept)
 
 
@@ -154,15 +163,16 @@ def _call_ids(message: Any) -> list[str]:
 
 def _sorted(messages: Sequence[Any], run: range, ids: Sequence[str], where: str) -> list[int]:
     named = {at: messages[at].get("tool_call_id") for at in run}
+    places = {name: place for place, name in enumerate(ids)}
     answered: dict[str, int] = {}
     for at, name in named.items():
         if not ids or not name:
             continue
-        if name not in ids:
+        if not isinstance(name, str) or name not in places:
             raise BadRow(f"{where}[{at}].tool_call_id", "must be the id of a call in the message before")
         if name in answered:
             raise BadRow(f"{where}[{at}].tool_call_id", "stands twice; a call has one answer")
         answered[name] = at
     if len(answered) < len(named):
         return list(run)
-    return sorted(run, key=lambda at: ids.index(named[at]))
+    return sorted(run, key=lambda at: places[named[at]])

@@ -8,12 +8,13 @@ kept, lists that a table holds as JSON, fields that would be lost. What never do
 import functools
 import json
 import math
+import re
 from collections.abc import Collection, Mapping
 from decimal import Decimal
 from typing import Any
 
-from lorad.rows import BadRow
-from lorad.strict_json import Flaw, NotJson, Number, parse
+from lorad.rows import BadRow, TooDeep
+from lorad.strict_json import LEVELS, Flaw, NotJson, Number, is_deeper, parse
 
 Row = Mapping[str, Any]
 
@@ -22,6 +23,9 @@ Row = Mapping[str, Any]
 IGNORED = frozenset(
     {"id", "source", "category", "metadata", "difficulty", "dataset", "provenance", "__index_level_0__"}
 )
+
+#: A NUL character as JSON writes it: behind an even number of backslashes.
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def matched(row: Row, names: frozenset[str]) -> tuple[Row, Mapping[str, str]]:
@@ -97,6 +101,19 @@ def check_text(key: str, value: str) -> None:
         raise BadRow(key, "holds half of a surrogate pair")
 
 
+def check_json(key: str, value: Any) -> None:
+    """Raise ``BadRow`` when a value from inside a row holds what its JSON, a database or a tokenizer does not take."""
+    if is_deeper(value, LEVELS):
+        raise TooDeep(key, f"is nested more than {LEVELS} levels deep")
+    try:
+        written = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise BadRow(key, "holds a number that is too large, or none; put quotes around it") from None
+    if "\\u0000" in written and _NUL.search(written):
+        raise BadRow(key, "holds a NUL character")
+    check_text(key, written)
+
+
 def is_whole(value: str) -> bool:
     """Tell whether a text holds no half of a character (a lone surrogate)."""
     try:
@@ -109,8 +126,10 @@ def is_whole(value: str) -> bool:
 def parsed(value: str, where: str) -> Any:
     """Return what a text says as JSON; raise ``BadRow`` when it is none."""
     try:
-        return parse(value)
+        return parse(value, levels=LEVELS)
     except (Flaw, NotJson) as error:
+        if isinstance(error, NotJson) and error.code == "too_deep":
+            raise TooDeep(where, f"is {error}") from None
         raise BadRow(where, f"is not JSON: {error}") from None
 
 
@@ -120,7 +139,7 @@ def unpacked(row: Row, key: str, sign: str = "[") -> Any:
     if not isinstance(value, str) or not value.lstrip().startswith(sign):
         return value
     try:
-        return parse(value)
+        return parse(value, levels=LEVELS)
     except (Flaw, NotJson):
         return value
 

@@ -59,7 +59,13 @@ class InboxSettings(Section):
     max_row_bytes: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1_000_000
     """A row as it stands in its file; the most that reading holds in memory beside what it keeps."""
     max_depth: Count = 32
-    """Lists and objects in one another in a row."""
+    """Lists and objects in one another in a row, those inside its texts that are read as JSON included."""
+    max_columns: Count = 1000
+    """Fields of a row, and columns of a table."""
+    max_expanded_row_bytes: Annotated[int, Field(ge=1, le=1_000_000_000)] = 16_000_000
+    """What the examples of one row may come to: each answer of a chat stands behind all turns before it."""
+    max_expanded_bytes: Count = 4_000_000_000
+    """What the examples of one file may come to."""
     max_bad_share: Share = 0.05
     """Accept the good rows of a file while less than this share is bad; from there on the file fails."""
     reader_bytes: Annotated[int, Field(ge=128 << 20)] = 2_000_000_000

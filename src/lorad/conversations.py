@@ -7,10 +7,11 @@ exports of other products (``exports``).
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, overload
 
 from lorad import calls, cells, preferences
 from lorad.cells import Row, check_text, is_empty, unpacked
@@ -70,6 +71,23 @@ class Content:
     examples: Sequence[Example]
     left_out: Mapping[str, int] = field(default_factory=dict)
     """What of it is not learned from: reason -> how often."""
+
+
+class Unfolded(Sequence[Example]):
+    """Examples that are made when they are asked for: all of a long conversation's together repeat it a thousand times."""
+
+    def __init__(self, made: Sequence[Callable[[], Example]]) -> None:
+        self.made = made
+
+    def __len__(self) -> int:
+        return len(self.made)
+
+    @overload
+    def __getitem__(self, at: int) -> Example: ...
+    @overload
+    def __getitem__(self, at: slice) -> "Unfolded": ...
+    def __getitem__(self, at: int | slice) -> "Example | Unfolded":
+        return Unfolded(self.made[at]) if isinstance(at, slice) else self.made[at]()
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +225,8 @@ def turns(listed: Any, field: str, functions: Sequence[Message] = ()) -> list[Tu
     """Return a list's turns; raise ``BadRow``."""
     if not isinstance(listed, list) or not listed:
         raise BadRow(field, "must be a list of turns that is not empty, in a table its JSON")
-    made = [_turn(turn, f"{field}[{index}]", functions) for index, turn in enumerate(listed)]
+    described = calls.by_name(functions)
+    made = [_turn(turn, f"{field}[{index}]", described) for index, turn in enumerate(listed)]
     return [made[at] for at in calls.order(listed, field)]
 
 
@@ -221,7 +240,7 @@ def _keys_of(turn: Row) -> tuple[str, str]:
     return role, text
 
 
-def _turn(turn: Any, where: str, functions: Sequence[Message]) -> Turn:
+def _turn(turn: Any, where: str, functions: Mapping[str, Message]) -> Turn:
     turn = cells.matched(turn, _TURN)[0] if isinstance(turn, Mapping) else {}
     role_key, text_key = _keys_of(turn)
     role = cells.fold(turn[role_key]) if isinstance(turn.get(role_key), str) else ""
@@ -277,21 +296,23 @@ def content(format: str, turns: Sequence[Turn], field: str) -> Content:  # noqa:
     ShareGPT's conversations often begin in the middle: an answer before any question is left out, as FastChat does.
     """
     messages: list[Message] = []
-    examples: list[Example] = []
+    learned: list[Callable[[], Example]] = []
     opening: list[Turn] = []
+    is_asked = is_called = False
     for turn in turns:
         called = {"tool_calls": list(turn.calls)} if turn.calls else {}
-        if turn.role == "assistant":
-            if not any(message["role"] == "user" for message in messages):
-                opening.append(turn)
-                continue
-            if turn.is_learned:
-                answer = {"content": turn.content, **called} if called else turn.content
-                examples.append(Example(task="chat", question=list(messages), answer=answer))
-        elif turn.role == "tool" and not is_called(messages):
+        if turn.role == "assistant" and not is_asked:
+            opening.append(turn)
+            continue
+        if turn.role == "assistant" and turn.is_learned:
+            answer = {"content": turn.content, **called} if called else turn.content
+            learned.append(partial(_example, messages, len(messages), answer))
+        elif turn.role == "tool" and not is_called:
             raise BadRow(turn.where, "what a tool said must follow the call of it")
+        is_asked = is_asked or turn.role == "user"
+        is_called = turn.role == "tool" or bool(called)
         messages.append({"role": turn.role, "content": turn.content, **called})
-    if not examples:
+    if not learned:
         told = (
             "an answer must follow a question of the user"
             if opening
@@ -299,7 +320,11 @@ def content(format: str, turns: Sequence[Turn], field: str) -> Content:  # noqa:
         )
         raise BadRow(opening[0].where if opening else field, told)
     left_out = Counter({OPENING: len(opening), NULLS: sum(turn.nulls for turn in turns)})
-    return Content(format=format, examples=examples, left_out=+left_out)
+    return Content(format=format, examples=Unfolded(learned), left_out=+left_out)
+
+
+def _example(messages: Sequence[Message], place: int, answer: Any) -> Example:
+    return Example(task="chat", question=list(messages[:place]), answer=answer)
 
 
 def is_called(messages: Sequence[Message]) -> bool:

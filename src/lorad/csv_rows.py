@@ -12,7 +12,7 @@ from typing import Any
 
 from lorad.config import InboxSettings
 from lorad.errors import SampleError
-from lorad.layout import BadRow, Layout, cut_off, too_long, twice
+from lorad.layout import BadRow, Layout, cut_off, shown, too_long, too_many_columns, twice
 from lorad.textfile import CHUNK, LineTooLong, TextFile
 
 #: What may stand between columns, in the order in which they are tried.
@@ -25,7 +25,7 @@ _FIRST_LINES = 10
 _SEP = re.compile(r'"?sep=(\\t|[^"])"?[,;\t|]*', re.IGNORECASE)
 
 #: The second line of a table in Markdown.
-_RULE = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*")
+_RULE = re.compile(r"[ \t]*+\|?[ \t]*+:?-++:?[ \t]*+(?:\|[ \t]*+:?-++:?[ \t]*+)*+\|?[ \t]*+")
 
 #: Lines inside a table's cell that all read as rows, from which on they are rows and the quotes around them are not.
 _SWALLOWED = 3
@@ -41,7 +41,7 @@ _ROW_NUMBER = re.compile(r"\s*\d+(\.0)?\s*")
 _LONGEST_SHOWN = 30
 
 #: A cell whose quotes stand behind a blank, where the csv module takes them for text.
-_QUOTED = re.compile(r' +"[^"]*"')
+_QUOTED = r' ++"[^"]*+"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ class _RowLines:
 
 def read(text: TextFile, limits: InboxSettings, header: Header) -> Iterator[tuple[int, Any]]:
     """Yield a table's rows with the line on which each begins."""
-    _refuse(text, header)
+    _refuse(text, header, limits)
     csv.field_size_limit(max(csv.field_size_limit(), limits.max_row_bytes))  # the module's own is too small
     lines = _RowLines(text, limits.max_row_bytes)
     reader = header.cells(lines)
@@ -210,12 +210,16 @@ def read(text: TextFile, limits: InboxSettings, header: Header) -> Iterator[tupl
         yield from _with_swallowed(line, row, lines.passed, header)
 
 
-def _refuse(text: TextFile, header: Header) -> None:
+def _refuse(text: TextFile, header: Header, limits: InboxSettings) -> None:
+    if len(header.columns) > limits.max_columns:
+        told = too_many_columns(len(header.columns), limits)
+        raise SampleError(f"{text.source.name} {told}", code="too_many_columns")
     if header.problem:
         told = header.problem.format(line=text.number + header.line)
         raise SampleError(f"{text.source.name} {told}", code="bad_header")
     if names := twice(header.columns):
-        told = f"two columns {names[0]}" if names[0] == names[1] else f"columns {names[0]} and {names[1]}"
+        one, other = map(shown, names)
+        told = f"two columns {one}" if one == other else f"columns {one} and {other}"
         raise SampleError(f"{text.source.name} has {told}; name them apart", code="bad_header")
 
 
@@ -264,11 +268,9 @@ def _named(header: Header, cells: Sequence[str], written: str) -> Any:
     """Return cells by column; an empty one holds nothing, and columns without a name are row numbers or empty."""
     if len(cells) != len(header.columns):
         return BadRow("", _why_uneven(header, cells, written))
-    for name, cell in zip(header.columns, cells, strict=True):
-        if cell.startswith(" ") and _QUOTED.fullmatch(cell) and f"{header.delimiter}{cell}" in written:
-            return BadRow(
-                name, "has a blank before its quotes, which makes them part of the text; take it out"
-            )
+    may_be = any(cell.startswith(" ") and '"' in cell for cell in cells)
+    if may_be and (name := _blank_before_quotes(header, cells, written)) is not None:
+        return BadRow(name, "has a blank before its quotes, which makes them part of the text; take it out")
     if header.is_padded:
         cells = [cell.rstrip(" ") for cell in cells]
     if text := _nameless_text(header.columns, cells):
@@ -276,6 +278,12 @@ def _named(header: Header, cells: Sequence[str], written: str) -> Any:
     return {
         name: cell or None for name, cell in zip(header.columns, cells, strict=True) if not _is_nameless(name)
     }
+
+
+def _blank_before_quotes(header: Header, cells: Sequence[str], written: str) -> str | None:
+    """Return the first column whose cell is written as a blank and then quotes, None when there is none."""
+    found = set(re.findall(f"(?={re.escape(header.delimiter)}({_QUOTED}))", written))
+    return next((name for name, cell in zip(header.columns, cells, strict=True) if cell in found), None)
 
 
 def _is_nameless(name: str) -> bool:

@@ -23,6 +23,15 @@ BASE = "base"
 #: What a text with code has, in which white space and case may decide.
 _CODE = re.compile(r"[`\\]|\n[ \t]+\S")
 
+#: Marks on one letter: Unicode's stream-safe form allows 30, and Python sorts n of them in n² steps.
+_MOST_MARKS = 30
+
+#: What may be more, and three marks that are two each.
+_PILE, _DOUBLE = re.compile(rf"[^\w\s\x00-\x7f]{{{_MOST_MARKS},}}"), "\u0f73\u0f75\u0f81"
+
+#: Characters of a text whose normal form is held.
+_LONGEST_HELD = 2000
+
 #: What stands around words, and what joins their parts (e-mail, don't).
 _PUNCTUATION, _JOINTS = ".,;:!?\"'()…“”„\u2018\u2019«»¿¡", re.compile("['\u2019-]")
 
@@ -46,12 +55,33 @@ def normal_form(text: str) -> str:
     an indented line), and the case of a word that is a single letter (vim's p and P), an option (-a), a word with
     capitals inside (getName) or one with digits and signs. Not case folding: to it Maße and Masse, two German words, are one.
     """
-    text = text if text.isascii() else unicodedata.normalize("NFC", text)
+    return _normal(text) if len(text) <= _LONGEST_HELD else _normal.__wrapped__(text)
+
+
+@functools.lru_cache(maxsize=1024)
+def _normal(text: str) -> str:
+    """Return a text's normal form; held, because each answer of a long chat asks for that of all turns before it."""
+    text = _composed(text)
     if _CODE.search(text):
         return text
     words = text.split()
     is_shouted = len(words) > 1 and text.isupper()  # there a single letter is in capitals as all others are
     return " ".join(word.lower() if is_shouted and word.isalpha() else _spelled(word) for word in words)
+
+
+def _composed(text: str) -> str:
+    """Return a text in NFC; one with more marks on a letter than any script writes stays, for to sort them takes for ever."""
+    return text if text.isascii() or _is_piled(text) else unicodedata.normalize("NFC", text)
+
+
+def _is_piled(text: str) -> bool:
+    for pile in _PILE.finditer(text):
+        marks = 0
+        for sign in pile[0]:
+            marks = marks + 1 if unicodedata.combining(sign) or sign in _DOUBLE else 0
+            if marks > _MOST_MARKS:
+                return True
+    return False
 
 
 def _spelled(word: str) -> str:
@@ -65,7 +95,7 @@ def _spelled(word: str) -> str:
         part.isalpha() and part in (part.lower(), part.upper(), part[:1].upper() + part[1:].lower())
         for part in _JOINTS.split(core)
     )
-    return unicodedata.normalize("NFC", word.lower()) if is_ordinary else word
+    return _composed(word.lower()) if is_ordinary else word
 
 
 def normal_question(task: str, question: Any) -> Any:

@@ -11,11 +11,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from lorad import calls, cells, conversations
 from lorad.cells import Row
-from lorad.conversations import Content, Turn
+from lorad.conversations import Content, Turn, Unfolded
 from lorad.domain import Example
 from lorad.rows import BadRow
 
@@ -41,7 +42,7 @@ _TAUGHT = ("question", "prompt", "instruction", "input", "messages")
 _ANSWERS = ("answer", "response", "output", "completion", "generation")
 
 #: What ChatGPT writes where it shows a source.
-_CITATION = re.compile("[\ue200-\ue20f]|【[^】]*†[^】]*】")
+_CITATION = re.compile("[\ue200-\ue20f]|【[^【】†]*†[^【】]*】")
 
 #: Why a product says that an answer ended before its end.
 _CUTS = {"length", "max_tokens", "interrupted", "content_filter", "user_canceled", "user_cancelled"}
@@ -92,7 +93,7 @@ def _conversation(name: str, said: Sequence[_Said]) -> Content:
 def _reasons(said: Sequence[_Said]) -> Iterator[str | None]:
     """Yield why each turn is left out, None for those that stay."""
     is_asked, is_complete = True, True
-    for at, turn in enumerate(said):
+    for turn, uses_tools in zip(said, _using_tools(said), strict=True):
         if turn.role == "user" and turn.reason != HIDDEN:
             is_asked = turn.reason is None
             is_complete = is_complete and turn.reason not in (WITH_FILES, NOT_TEXT)
@@ -103,17 +104,20 @@ def _reasons(said: Sequence[_Said]) -> Iterator[str | None]:
         elif not is_complete:
             yield FOLLOWING
         else:
-            yield BEFORE_TOOLS if _uses_tools(said[at + 1 :]) else turn.reason
+            yield BEFORE_TOOLS if uses_tools else turn.reason
 
 
-def _uses_tools(later: Sequence[_Said]) -> bool:
-    """Tell whether a tool is called before the next question."""
-    for turn in later:
+def _using_tools(said: Sequence[_Said]) -> list[bool]:
+    """Tell behind which turns a tool is called before the next question."""
+    found: list[bool] = []
+    uses_tools = False
+    for turn in reversed(said):
+        found.append(uses_tools)
         if turn.role == "user":
-            return False
-        if turn.role == "tool" or (turn.role == "assistant" and turn.reason == NOT_SPOKEN):
-            return True
-    return False
+            uses_tools = False
+        elif turn.role == "tool" or (turn.role == "assistant" and turn.reason == NOT_SPOKEN):
+            uses_tools = True
+    return found[::-1]
 
 
 def _spoken(role: str, text: str, *, is_cut: bool = False) -> _Said:
@@ -217,11 +221,11 @@ def _open_last(row: Row, listed: Sequence[Any]) -> list[int]:
     if all(parent is None for parent in before):
         return list(range(len(listed)))
     at: int | None = named.get(str(row.get("current_leaf_message_uuid")), len(listed) - 1)
-    branch: list[int] = []
+    branch: dict[int, None] = {}
     while at is not None and at not in branch:
-        branch.append(at)
+        branch[at] = None
         at = before[at]
-    return branch[::-1]
+    return list(branch)[::-1]
 
 
 def _from_claude(message: Any, where: str) -> _Said:
@@ -289,14 +293,21 @@ def _is_batch(row: Row) -> bool:
 def _squad(row: Row) -> Content:
     """Read an article, or one of its passages: a file has them in ``data``."""
     given = row["paragraphs"] if isinstance(row.get("paragraphs"), list) else [row]
-    examples: list[Example] = []
+    made: list[Callable[[], Example]] = []
     unanswered = 0
     for at, passage in enumerate(given):
+        context: str | None = None
         for where, asked in _asked(passage, f"paragraphs[{at}]"):
-            example = _squad_example(asked, passage, where)
-            examples += [example] if example else []
-            unanswered += example is None
-    return Content(format="squad", examples=examples, left_out=+Counter({UNANSWERED: unanswered}))
+            answer = _squad_answer(asked)
+            if answer is None:
+                unanswered += 1
+                continue
+            context = context or _squad_text(passage, "context", where)
+            question = _squad_text(asked, "question", where)
+            told = _squad_text({"answers": answer}, "answers", where)
+            made.append(partial(_squad_example, context, question, told))
+    left_out = +Counter({UNANSWERED: unanswered})
+    return Content(format="squad", examples=Unfolded(made), left_out=left_out)
 
 
 def _asked(passage: Any, where: str) -> Iterator[tuple[str, Row]]:
@@ -313,25 +324,31 @@ def _squad_question(row: Row) -> Content:
     """Read a question with its passage in one row, as the hub has them."""
     known = {"title", "context", "question", "answers", "is_impossible"}
     conversations.refuse_unknown(row, known)
-    example = _squad_example(row, row, "")
-    return Content(
-        format="squad",
-        examples=[example] if example else [],
-        left_out={} if example else {UNANSWERED: 1},
-    )
-
-
-def _squad_example(asked: Row, passage: Row, where: str) -> Example | None:
-    """Return a question behind the passage on which it rests, and the first answer; None when it has none."""
-    answer = None if asked.get("is_impossible") else _first_answer(asked.get("answers"))
+    answer = _squad_answer(row)
     if answer is None:
-        return None
+        return Content(format="squad", examples=[], left_out={UNANSWERED: 1})
+    context, question = _squad_text(row, "context"), _squad_text(row, "question")
+    example = _squad_example(context, question, _squad_text({"answers": answer}, "answers"))
+    return Content(format="squad", examples=[example])
+
+
+def _squad_answer(asked: Row) -> Any:
+    """Return the first answer to a question, None when it has none."""
+    return None if asked.get("is_impossible") else _first_answer(asked.get("answers"))
+
+
+def _squad_text(row: Row, key: str, where: str = "") -> str:
     try:
-        context, question = cells.text(passage, "context"), cells.text(asked, "question")
-        told = cells.text({"answers": answer}, "answers")
+        return cells.text(row, key)
     except BadRow as problem:
         raise BadRow(where + problem.field, str(problem)) from None
-    return Example(task="chat", question=[{"role": "user", "content": f"{context}\n{question}"}], answer=told)
+
+
+def _squad_example(context: str, question: str, answer: str) -> Example:
+    """Return a question behind the passage on which it rests."""
+    return Example(
+        task="chat", question=[{"role": "user", "content": f"{context}\n{question}"}], answer=answer
+    )
 
 
 def _first_answer(answers: Any) -> Any:
@@ -376,8 +393,12 @@ def _conversations(row: Row) -> Content:
     conversations.refuse_unknown(row, {"conversations"})
     made = [_chatgpt(each) if _is_chatgpt(each) else _claude(each) for each in row["conversations"]]
     left_out = sum((Counter(each.left_out) for each in made), Counter[str]())
-    examples = [example for each in made for example in each.examples]
-    return Content(format=made[0].format, examples=examples, left_out=left_out)
+    examples = [make for each in made for make in _made(each.examples)]
+    return Content(format=made[0].format, examples=Unfolded(examples), left_out=left_out)
+
+
+def _made(examples: Sequence[Example]) -> Sequence[Callable[[], Example]]:
+    return examples.made if isinstance(examples, Unfolded) else []  # of an export all are, or none is there
 
 
 _READERS: tuple[tuple[Callable[[Row], bool], Callable[[Row], Content]], ...] = (

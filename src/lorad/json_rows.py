@@ -7,14 +7,14 @@ What never does: shapes that need no reading (``shapes``), what a row's fields m
 import itertools
 import re
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lorad import shapes
 from lorad.config import InboxSettings
 from lorad.errors import SampleError
-from lorad.layout import BadRow, Layout, cut_off, too_long
-from lorad.strict_json import Flaw, NotJson, Stream, parse
+from lorad.layout import BadRow, Layout, cut_off, shown, too_long
+from lorad.strict_json import PART, Flaw, NotJson, Stream, parse
 from lorad.textfile import CHUNK, LineTooLong, TextFile
 
 #: What an object around a list of rows calls it.
@@ -34,11 +34,11 @@ _ENCODED = re.compile(rb'"\s*[\[{]\s*(\\"|[\[\]{}])')
 
 #: How an object begins that holds a list of rows, or another object with it.
 _FRAMED = re.compile(
-    rb"\{\s*(\"[^\"]*\"\s*:\s*(\"[^\"]*\"|[^\[{\"]*)\s*,\s*)*\"(?P<name>[^\"]*)\"\s*:\s*[\[{]\s*[\[{\"]"
+    rb"\{\s*+(?:\"[^\"]*+\"\s*+:\s*+(?:\"[^\"]*+\"\s*+|[^\[{\",]*+),\s*+)*+\"(?P<name>[^\"]*+)\"\s*+:\s*+[\[{]\s*+[\[{\"]"
 )
 
-#: A text with the quote that ends it, or a bracket.
-_TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+("?)|[{}\[\]]', re.DOTALL)
+#: Places of rows that an error names.
+_MOST_PLACES = 10
 
 #: Lines that show whether a first line that ends too early goes on below it.
 _SHOWN = 3
@@ -128,7 +128,7 @@ class _Depth:
 
     def add(self, line: str) -> bool:
         """Tell whether more lines must follow this one; a text that it does not end is no reason."""
-        for token in _TOKEN.finditer(line):
+        for token in PART.finditer(line):
             sign = token[0][0]
             if sign == '"' and not token[1]:
                 return False
@@ -274,9 +274,10 @@ def _object_rows(
         return
     places = lists + [key for key, value in pairs if _is_place(key, value, layout)]
     if len(places) > 1:
+        named = ", ".join(map(shown, places[:_MOST_PLACES]))
         raise SampleError(
-            f"{text.source.name} holds rows in more than one place ({', '.join(places)}); keep one list of rows, the one "
-            f'to learn from, such as {{"{places[0].rpartition(".")[2]}": […]}}',
+            f"{text.source.name} holds rows in more than one place ({named}); keep one list of rows, the one "
+            f'to learn from, such as {{"{shown(places[0]).rpartition(".")[2]}": […]}}',
             code="not_rows",
         )
     _refuse_around(text, pairs, layout)
@@ -289,7 +290,7 @@ def _refuse_around(text: TextFile, pairs: Sequence[tuple[str, Any]], layout: Lay
         is_frame = isinstance(value, dict) and key.lower() in _FRAMES
         if is_said and not is_frame and layout.is_around(key.rpartition(".")[2]):
             raise SampleError(
-                f"{text.source.name} holds {key} beside its rows, where it is not read; write it into each row that "
+                f"{text.source.name} holds {shown(key)} beside its rows, where it is not read; write it into each row that "
                 "needs it",
                 code="not_rows",
             )
@@ -313,7 +314,8 @@ def _parts(
     lists: list[str] = []
     pairs: list[tuple[str, Any]] = []
     waiting: list[Any] = []
-    size = 0
+    beside: dict[str, Any] = {}
+    size = noted = 0
     for key in _keys(stream):
         before, sign = stream.passed, stream.peek()
         if sign == "[":
@@ -322,10 +324,12 @@ def _parts(
             if _is_list_of_rows(key, first, layout):
                 lists.append(frame + key)
                 found = itertools.chain(first, values)
-                if _lack_names(first, pairs, layout):
+                beside |= {name: value for name, value in pairs[noted:] if _is_about_rows(name)}
+                noted = len(pairs)
+                if len(lists) <= 1 and _lack_names(first, beside, layout):
                     waiting.append(_gathered([], found, stream, limits))
                     continue
-                yield from _named(_listed(found, stream, limits), dict(pairs), layout)
+                yield from _named(_listed(found, stream, limits), dict(beside), layout)
                 continue
             if (
                 lists and key != "columns"
@@ -346,18 +350,24 @@ def _parts(
         size += stream.passed - before
         if size > limits.max_row_bytes:
             raise NotJson(_TOO_LONG, "row_too_long")
+    beside |= {name: value for name, value in pairs[noted:] if _is_about_rows(name)}
     for rows in waiting:
-        yield from [rows] if isinstance(rows, BadRow) else _named(rows, dict(pairs), layout)
+        yield from [rows] if isinstance(rows, BadRow) else _named(rows, beside, layout)
     return lists, pairs
 
 
-def _lack_names(first: Sequence[Any], pairs: Sequence[tuple[str, Any]], layout: Layout) -> bool:
+def _is_about_rows(name: str) -> bool:
+    """Tell whether a field says what the columns of the rows beside it are."""
+    return name == "schema" or name.rpartition(".")[2] == "columns"
+
+
+def _lack_names(first: Sequence[Any], beside: Mapping[str, Any], layout: Layout) -> bool:
     """Tell whether rows are lists of cells whose names may follow behind them."""
     cells = first[0] if first and isinstance(first[0], list) else []
     if not cells or any(isinstance(cell, list | dict) for cell in cells):
         return False
     is_header = all(isinstance(cell, str) for cell in cells) and layout.columns(cells)
-    return not is_header and all(key.rpartition(".")[2] != "columns" for key, _ in pairs)
+    return not is_header and all(key.rpartition(".")[2] != "columns" for key in beside)
 
 
 def _is_list_of_rows(key: str, first: Sequence[Any], layout: Layout) -> bool:
@@ -370,7 +380,7 @@ def _is_list_of_rows(key: str, first: Sequence[Any], layout: Layout) -> bool:
     return not set(layout.columns(names) or ()).isdisjoint(layout.own)
 
 
-def _named(rows: Iterable[Any], beside: dict[str, Any], layout: Layout) -> Iterator[Any]:
+def _named(rows: Iterable[Any], beside: Mapping[str, Any], layout: Layout) -> Iterator[Any]:
     """Yield rows by what stands before them: the names of columns, and which of them only numbers the rows."""
     columns = next((value for key, value in beside.items() if key.rpartition(".")[2] == "columns"), None)
     is_named = isinstance(columns, list) and bool(columns) and all(isinstance(name, str) for name in columns)

@@ -48,6 +48,10 @@ class BadRow(Exception):  # noqa: N818 - carried to the row's report, never to t
         self.field = field
 
 
+class TooDeep(BadRow):
+    """A value whose lists and objects stand in one another on too many levels."""
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """What a task's files may look like."""
@@ -83,6 +87,12 @@ class Layout:
         return self.example == QUESTION_AND_ANSWER
 
 
+def shown(text: str, longest: int = 60) -> str:
+    """Return a text as an error may show it: its beginning if it is long, and nothing that cannot be written."""
+    cut = text if len(text) <= longest else f"{text[:longest]}…"
+    return cut.encode(errors="backslashreplace").decode()
+
+
 def twice(names: Sequence[str]) -> tuple[str, str] | None:
     """Return the first two names that differ in case and blanks at most; what has no name differs from nothing."""
     seen: dict[str, str] = {}
@@ -92,6 +102,11 @@ def twice(names: Sequence[str]) -> tuple[str, str] | None:
             return seen[key], name
         seen[key] = name
     return None
+
+
+def too_many_columns(count: int, limits: InboxSettings) -> str:
+    """Return what a row or a table with too many fields is told."""
+    return f"has {count} columns, more than inbox.max_columns ({limits.max_columns}); leave out those that teach nothing"
 
 
 def too_long(limits: InboxSettings) -> BadRow:

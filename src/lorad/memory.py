@@ -10,16 +10,21 @@ the others. So neither a rollback nor its undoing needs any bookkeeping here. Wh
 
 import itertools
 import json
+import math
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lorad.database import Database
 from lorad.domain import Example, as_message
+from lorad.strict_json import LEVELS, Flaw, NotJson, is_deeper, parse
 
 #: Examples that are looked up and kept at once; SQLite takes 999 values and more.
 _BATCH = 500
+
+#: Levels of an example that is exported, which stands in a row and its messages: a call's arguments may have LEVELS.
+_DEEPEST = LEVELS + 4
 
 #: Every example of the track ?1, seen by the lineage ?2 (JSON; null means all versions): the version that learned it,
 #: whether that is one of the lineage, and which answer to its question was learned last. What the lineage did not
@@ -300,7 +305,7 @@ class Memory:
 
 
 def _exported(row: sqlite3.Row) -> dict[str, Any]:
-    example = _example(row)
+    example = _readable(row)
     provenance = ("line", "added_at", "learned_in", "recalled", "recalled_in")
     tools = [message["content"] for message in example.question if message["role"] == "tools"]
     # what is learned of a conversation has a row for each turn: here the turns before are context
@@ -311,10 +316,49 @@ def _exported(row: sqlite3.Row) -> dict[str, Any]:
     ]
     return {
         "messages": [*asked, {"role": "assistant", **as_message(example.answer)}],
-        **({"tools": json.loads(tools[0])} if tools else {}),
-        "dataset": example.dataset,
+        **({"tools": _functions(tools[0])} if tools else {}),
+        "dataset": _clean(example.dataset),
         "provenance": {"row": row["rowid"], **{name: row[name] for name in provenance}},
     }
+
+
+def _readable(row: sqlite3.Row) -> Example:
+    """Return an example that can be written as JSON and read again: what an older lorad kept need not be.
+
+    Then a half of a character, a number that JSON lacks and what is nested too deeply are told as text.
+    """
+    try:
+        example = _example(row)
+        json.dumps([example.question, example.answer], ensure_ascii=False, allow_nan=False).encode()
+    except RecursionError:
+        return Example(task=row["task"], question=[], answer=row["answer"], dataset=row["dataset"])
+    except ValueError:
+        return replace(example, question=_clean(example.question), answer=_clean(example.answer))
+    if is_deeper([example.question, example.answer], _DEEPEST):
+        return replace(example, question=_clean(example.question), answer=_clean(example.answer))
+    return example
+
+
+def _clean(value: Any, levels: int = _DEEPEST) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict | list) and not levels:
+        return json.dumps(value)
+    if isinstance(value, dict):
+        return {_clean(key): _clean(each, levels - 1) for key, each in value.items()}
+    return [_clean(each, levels - 1) for each in value] if isinstance(value, list) else value
+
+
+def _functions(written: str) -> Any:
+    """Return what a conversation may call; as text where an older lorad kept what cannot be written as a value."""
+    try:
+        found = parse(written, levels=LEVELS)
+        json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
+    except (NotJson, Flaw, ValueError):
+        return written
+    return found
 
 
 def _example(row: sqlite3.Row) -> Example:

@@ -20,7 +20,7 @@ DOCUMENTS = {".txt", ".text", ".md", ".markdown", ""}
 #: A tag of the IOB family, by which a file in columns is known.
 TAG = re.compile(r"O|[BIESLUM]-.+")
 
-_HEADING = re.compile(r"#{1,6}[ \t]+(.*?)[ \t]*#*[ \t]*")
+_HEADING = re.compile(r"#{1,6}[ \t]++(.*)")
 _UNDERLINE = re.compile(r"=+[ \t]*")
 _FENCE = re.compile(r"(`{3,}|~{3,})")
 
@@ -75,13 +75,19 @@ def _heading(text: str) -> str:
         mark = _FENCE.match(line.lstrip())
         if mark and (not fence or line.strip().startswith(fence)):
             fence, above = ("" if fence else mark[0]), ""
-        elif not fence and (heading := _HEADING.fullmatch(line)) and heading[1]:
-            return heading[1]
+        elif not fence and (heading := _title(line)):
+            return heading
         elif not fence and above and _UNDERLINE.fullmatch(line):
             return above
         else:
             above = line.strip()
     return ""
+
+
+def _title(line: str) -> str:
+    """Return what a line says as a heading, without the signs that close it; "" when it is none."""
+    found = _HEADING.fullmatch(line)
+    return found[1].rstrip(" \t").rstrip("#").rstrip(" \t") if found else ""
 
 
 def sentences(text: TextFile, limits: InboxSettings) -> Iterator[tuple[int, Sentence | BadRow]]:

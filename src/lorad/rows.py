@@ -27,30 +27,44 @@ from lorad.layout import (
     IsHeader,
     Layout,
     Plain,
+    TooDeep,
     cut_off,
+    shown,
     too_long,
-    twice,
+    too_many_columns,
 )
 from lorad.source import Source
 from lorad.strict_json import NotJson, is_deeper
 from lorad.textfile import TextFile, opened
 
-__all__ = ["LISTED", "QUESTION_AND_ANSWER", "BadRow", "IsHeader", "Plain", "cut_off", "read", "too_long"]
+__all__ = [
+    "LISTED",
+    "QUESTION_AND_ANSWER",
+    "BadRow",
+    "IsHeader",
+    "Plain",
+    "TooDeep",
+    "cut_off",
+    "read",
+    "shown",
+    "too_long",
+]
 
 PARQUET = b"PAR1"
 
-#: Rows of Parquet that are in memory at once.
-_BATCH = 256
+#: What the figures at the end of a Parquet file may take.
+_THRIFT = {"thrift_string_size_limit": 50_000_000, "thrift_container_size_limit": 200_000}
 
 #: Names under which text is never one document, and never sentences in columns.
 _STRUCTURED = {".json", ".jsonl", ".ndjson", ".csv"}
 
 
-#: Notations that may hold rows and are not read, by how they begin.
+#: Notations that may hold rows and are not read, by how they begin. No part of a pattern gives back what it took: two
+#: that take the same signs would try a megabyte of them in every division.
 _NOTATIONS = (
     (re.compile(rb"<!doctype html|<html", re.IGNORECASE), "a web page"),
-    (re.compile(rb"<\?xml|<([A-Za-z][\w:.-]*)[^<>]*>(?s:.*)</\1>\s*$"), "XML"),
-    (re.compile(rb"---\s*\n|%YAML|-\s+[\w\"' -]+:(\s|$)|[\w-]+:[ \t]*\n\s*-\s"), "YAML"),
+    (re.compile(rb"<\?xml|<([A-Za-z][\w:.-]*+)[^<>]*+>(?s:.*)</\1>\s*$"), "XML"),
+    (re.compile(rb"---\s*\n|%YAML|-\s++[\w\"' -]++:(\s|$)|[\w-]++:[ \t]*+\n\s*+-\s"), "YAML"),
 )
 
 
@@ -84,7 +98,9 @@ def read(
                     f"{source.name} has more than inbox.max_rows ({limits.max_rows}) rows; split it",
                     code="too_many_rows",
                 )
-            if is_deeper(row, limits.max_depth):
+            if isinstance(row, dict) and len(row) > limits.max_columns:
+                yield line, BadRow("", f"the row {too_many_columns(len(row), limits)}")
+            elif is_deeper(row, limits.max_depth):
                 yield line, BadRow("", f"the row is nested deeper than inbox.max_depth ({limits.max_depth})")
             else:
                 yield line, row
@@ -172,50 +188,47 @@ def _parquet(source: Source, limits: InboxSettings) -> Iterator[Any]:
     try:
         import pyarrow as pa  # noqa: PLC0415 - optional
         from pyarrow.parquet import ParquetFile  # noqa: PLC0415
+
+        from lorad import arrow_rows  # noqa: PLC0415 - loads NumPy
     except ImportError:
         raise SampleError(
             f"{source.name} is Parquet, which needs pyarrow; run pip install 'lorad[parquet]', or save it as JSONL",
             code="needs_pyarrow",
         ) from None
     try:
-        with source.open() as stream, ParquetFile(stream) as file:
-            groups = range(file.metadata.num_row_groups)
-            size = sum(file.metadata.row_group(group).total_byte_size for group in groups)
-            if size > limits.max_unpacked_bytes:
-                raise SampleError(
-                    f"{source.name} holds more than inbox.max_unpacked_bytes ({limits.max_unpacked_bytes}) "
-                    "bytes; split it",
-                    code="too_large_unpacked",
-                )
-            if names := twice(file.schema_arrow.names):
-                raise SampleError(
-                    f"{source.name} has columns {names[0]} and {names[1]}; name them apart", code="bad_header"
-                )
+        with (
+            source.open() as stream,
+            ParquetFile(stream, read_dictionary=[*range(arrow_rows.LEAVES)], **_THRIFT) as file,
+        ):
+            arrow_rows.check(file, source.name, limits)
             floats = [field.name for field in file.schema_arrow if field.type == pa.float32()]
-            for batch in file.iter_batches(batch_size=_BATCH):
-                for row in _rounded(batch.to_pylist(), floats):
-                    is_long = len(json.dumps(row, default=str).encode()) > limits.max_row_bytes
-                    yield too_long(limits) if is_long else row
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+            for batch in file.iter_batches(batch_size=arrow_rows.batch_rows(file)):
+                for row in arrow_rows.rows(batch, limits):
+                    yield row if isinstance(row, BadRow) else _measured(_rounded(row, floats), limits)
+    except SampleError:
+        raise
+    except Exception as error:
         if isinstance(error, OSError) and error.errno in {errno.EIO, errno.ENOENT, errno.EACCES}:
             raise  # the disk's fault, not the file's
         raise SampleError(
-            f"{source.name} is damaged Parquet ({error}); write it again", code="damaged"
+            f"{source.name} is damaged Parquet ({shown(str(error), 300)}); write it again", code="damaged"
         ) from None
 
 
-def _rounded(rows: list[Any], floats: Sequence[str]) -> list[Any]:
-    """Return rows whose short floats are the numbers that were meant: 19.9, and not the float that is nearest to it."""
-    for row in rows:
-        for name in floats:
-            value = row[name]
-            if isinstance(value, float) and math.isfinite(value):
-                row[name] = next(
-                    short
-                    for digits in range(1, 10)
-                    if _single(short := float(f"{value:.{digits}g}")) == value
-                )
-    return rows
+def _measured(row: dict[str, Any], limits: InboxSettings) -> Any:
+    is_long = len(json.dumps(row, default=str).encode()) > limits.max_row_bytes
+    return too_long(limits) if is_long else row
+
+
+def _rounded(row: dict[str, Any], floats: Sequence[str]) -> dict[str, Any]:
+    """Return a row whose short floats are the numbers that were meant: 19.9, and not the float that is nearest to it."""
+    for name in floats:
+        value = row[name]
+        if isinstance(value, float) and math.isfinite(value):
+            row[name] = next(
+                short for digits in range(1, 10) if _single(short := float(f"{value:.{digits}g}")) == value
+            )
+    return row
 
 
 def _single(value: float) -> float:

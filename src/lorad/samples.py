@@ -6,8 +6,9 @@ containers and encodings (``rows``), what a format's fields mean (``pairs``, ``c
 """
 
 import contextlib
+import json
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -31,15 +32,27 @@ from lorad.conversations import IGNORED, REFUSED, Content
 from lorad.domain import Example, RowProblem
 from lorad.errors import SampleError
 from lorad.pairs import PAIRS
-from lorad.rows import BadRow
+from lorad.rows import BadRow, shown
 from lorad.source import Source, opened
 from lorad.spool import Spool
+from lorad.strict_json import is_deeper
 
 __all__ = ["PAIRS", "TASKS", "Conversion", "Converted", "Purpose", "Reading", "Rows", "read"]
 
 #: Problems that are told of a file that is refused.
 _TOLD = 20
 _TOLD_CONTRADICTIONS = 1000
+
+#: Bytes of the contradicted examples that are kept to be told.
+_TOLD_BYTES = 10_000_000
+
+#: Characters of a field's name and of a problem that are kept: a file may have many, and a name may be a megabyte.
+_LONGEST_FIELD, _LONGEST_MESSAGE = 200, 1000
+
+_EXPANDED = (
+    "its {count} examples come to more than inbox.max_expanded_row_bytes ({most}), because each answer stands behind all "
+    "before it; split the row into shorter ones"
+)
 
 #: Rows of a refused file for which a sidecar is sought.
 _SOUGHT = 3
@@ -136,6 +149,8 @@ class Conversion:
 
     def __init__(self, source: Source, purpose: Purpose) -> None:
         self._source, self._purpose = source, purpose
+        self._labels = annotations.Labels(purpose.labels)
+        self._size = 0
         self._refused: dict[tuple[str, ...], Row] = {}
         """The first bad rows that have different fields."""
 
@@ -149,19 +164,48 @@ class Conversion:
         plain = annotations.PLAIN.get(task)
         for line, row in rows.read(self._source, limits, is_header, plain, columns, own, listed):
             yield line, self._said(row)
+            if self._size > limits.max_expanded_bytes:
+                raise SampleError(
+                    f"{self._source.name} comes to more than inbox.max_expanded_bytes ({limits.max_expanded_bytes}) with "
+                    "each answer behind all that it rests on; split it",
+                    code="too_large_expanded",
+                )
 
     def _said(self, row: Any) -> Content | BadRow:
         fields = self._purpose.fields
         try:
-            return self._convert(_renamed(row, fields) if fields else row)
+            return self._bounded(self._convert(_renamed(row, fields) if fields else row))
         except BadRow as problem:
             self._remember(row)
-            return BadRow(fields.get(problem.field, problem.field), str(problem))
+            field = shown(fields.get(problem.field, problem.field), _LONGEST_FIELD)
+            return BadRow(field, shown(str(problem), _LONGEST_MESSAGE))
         except SampleError as error:
             return BadRow("", error.message)
 
     def _convert(self, row: Any) -> Content:
-        return _convert(self._purpose.limits, row, self._purpose.task, self._purpose.labels)
+        try:
+            return _convert(self._purpose.limits, row, self._purpose.task, self._labels)
+        except RecursionError:
+            raise BadRow("", "the row is nested too deeply to be read") from None
+
+    def _bounded(self, said: Content) -> Content:
+        """Return what a row says; raise ``BadRow`` when its examples together are larger than they may be, or one is too deep."""
+        limits = self._purpose.limits
+        found: list[Example] = []
+        size = 0
+        for example in said.examples:
+            size += _size(example)
+            if size > limits.max_expanded_row_bytes:
+                raise BadRow(
+                    "", _EXPANDED.format(count=len(said.examples), most=limits.max_expanded_row_bytes)
+                )
+            found.append(example)
+        # the last question of a conversation holds those before it
+        deepest = [found[-1].question, *(each.answer for each in found)] if found else None
+        if is_deeper(deepest, limits.max_depth + 1):
+            raise BadRow("", f"the row is nested deeper than inbox.max_depth ({limits.max_depth})")
+        self._size += size
+        return replace(said, examples=found)
 
     def _remember(self, row: Any) -> None:
         if isinstance(row, Mapping) and len(self._refused) < _SOUGHT:
@@ -238,7 +282,7 @@ class _Tally:
         self._problems: list[RowProblem] = []
         self._latest = Spool(purpose.task, _dataset(name))
         self._contradicted: list[Example] = []
-        self._count = self._bad = self._repeated = self._contradictions = 0
+        self._count = self._bad = self._repeated = self._contradictions = self._told = 0
         # with more problems than these no file is accepted
         self._listed = purpose.limits.max_bad_share * purpose.limits.max_rows + _TOLD
 
@@ -264,7 +308,8 @@ class _Tally:
     def _refuse(self, line: int, problem: BadRow) -> None:
         self._bad += 1
         if self._bad <= self._listed:
-            self._problems.append(RowProblem(line=line, field=problem.field, message=str(problem)))
+            message = shown(str(problem), _LONGEST_MESSAGE)
+            self._problems.append(RowProblem(line=line, field=problem.field, message=message))
 
     def _keep(self, example: Example, line: int) -> None:
         older = self._latest.put(example.question, example.answer, line)
@@ -274,7 +319,8 @@ class _Tally:
             self._repeated += 1
             return
         self._contradictions += 1
-        if self._contradictions <= _TOLD_CONTRADICTIONS:
+        self._told += _size(older)
+        if self._contradictions <= _TOLD_CONTRADICTIONS and self._told <= _TOLD_BYTES:
             self._contradicted.append(older)
 
     def reading(self) -> Reading:
@@ -294,6 +340,11 @@ class _Tally:
             digest=self._latest.digest,
             left_out=dict(self._left_out),
         )
+
+
+def _size(example: Example) -> int:
+    """Return the bytes of an example as memory keeps it."""
+    return len(json.dumps(example.question)) + len(json.dumps(example.answer))
 
 
 def _dataset(name: str) -> str:
@@ -363,10 +414,11 @@ def _renamed(row: Any, fields: Mapping[str, str]) -> Any:
     return found
 
 
-def _is_header(columns: Sequence[str], fields: Mapping[str, str], task: str = "chat") -> bool:
+def _is_header(columns: Collection[str], fields: Mapping[str, str], task: str = "chat") -> bool:
     """Tell whether a table with these columns holds rows of a known format, if of another task's."""
+    columns = frozenset(columns)
     if fields:
-        return any(name in columns for name in fields.values())
+        return not columns.isdisjoint(fields.values())
     if task in annotations.TASKS and annotations.is_header(columns, task):
         return True
     if any(name in columns for name in conversations.LISTS[:2]) or any(
@@ -430,8 +482,8 @@ def _no_format(row: Row) -> BadRow:
     known = f"a row has {known}, or messages, or conversations"
     if _NAMES.isdisjoint(row) and (foreign := annotations.foreign(row, "chat")):
         return foreign
-    beside = conversations.BESIDE | pairs.BESIDE
-    strange = [str(key) for key in row if key not in _NAMES | beside | IGNORED]
+    named = _NAMES | conversations.BESIDE | pairs.BESIDE | IGNORED
+    strange = [str(key) for key in row if key not in named]
     if refused := next((key for key in strange if key in REFUSED), None):
         return BadRow(refused, REFUSED[refused])
     if isinstance(row.get("chat"), Mapping):

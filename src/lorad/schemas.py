@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from lorad import calls, cells, conversations, parameters
 from lorad.engine import Sampling
 from lorad.errors import ProtocolError
-from lorad.rows import BadRow
+from lorad.rows import BadRow, TooDeep
 from lorad.strict_json import Flaw, NotJson, is_deeper, parse
 
 DEPTH = 64
@@ -311,6 +311,8 @@ def _calls(given: Any, role: str, where: str) -> list[dict[str, Any]]:
         raise _refused(where, "only the assistant calls tools")
     try:
         found, _ = calls.read(given, where, ())
+    except TooDeep as problem:
+        raise _too_deep(problem.field) from None
     except BadRow as problem:
         raise _refused(problem.field, str(problem)) from None
     except RecursionError:

@@ -5,6 +5,7 @@ moving files (``inbox``).
 """
 
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,8 +26,20 @@ LABELLED = ("tagging", "classify")
 #: Bytes; a sidecar is a few lines.
 LARGEST = 64_000
 
+#: Values in a sidecar, and levels of lists and mappings in one another: twice what its keys need.
+MOST_VALUES, DEEPEST = 20_000, 6
+
 #: Bytes that file systems allow a name.
 LONGEST_NAME = 255
+
+#: Characters of a text that a reason shows, and of what PyYAML says.
+LONGEST_SHOWN, _LONGEST_REASON = 60, 500
+
+#: What no name of a field and no description needs: control characters and halves of characters.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
+
+#: The name of a field or a label.
+_Text = Annotated[str, Field(max_length=1000)]
 
 
 class Sidecar(Section):
@@ -34,11 +47,11 @@ class Sidecar(Section):
 
     track: TrackName | None = None
     """The track that learns it, whatever folder it lies in."""
-    task: str | None = None
+    task: _Text | None = None
     """The task that its rows are for; only a check, because a track has one task."""
-    fields: dict[str, str] = Field(default_factory=dict)
+    fields: dict[_Text, _Text] = Field(default_factory=dict)
     """lorad's name of a field -> the file's; fields that are not named here are left out."""
-    labels: Annotated[tuple[str, ...], Field(max_length=10_000)] = ()
+    labels: Annotated[tuple[_Text, ...], Field(max_length=10_000)] = ()
     """Names of the labels that the file numbers."""
     description: Annotated[str, Field(max_length=2000)] = ""
     """For people; kept in the ledger."""
@@ -77,16 +90,72 @@ class Sidecar(Section):
                 )
 
 
-class _Unique(yaml.SafeLoader):
-    """YAML in which a key that stands twice is a mistake and not the last one's."""
+class _Plain(yaml.SafeLoader):
+    """YAML of texts, lists and mappings alone: what it makes of a document is never larger than the document.
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if str(key.value) in seen:
-                raise yaml.YAMLError(f"the key {key.value!r} stands twice")
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep=deep)
+    Tags make values of any type, and some of them from nothing; anchors and merge keys make a gigabyte of a kilobyte.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._nodes = 0
+        self._depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event: Any = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+            raise yaml.YAMLError("it has an anchor or an alias (& or *); write out what they stand for")
+        if event.tag is not None:
+            raise yaml.YAMLError(
+                f"it has the tag {event.tag[:LONGEST_SHOWN]}; write plain values without tags"
+            )
+        self._nodes += 1
+        self._depth += 1
+        if self._nodes > MOST_VALUES:
+            raise yaml.YAMLError(f"it holds more than {MOST_VALUES} values")
+        if self._depth > DEEPEST:
+            raise yaml.YAMLError(f"it is nested more than {DEEPEST} levels deep")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
+def _value(node: yaml.Node, where: str = "") -> Any:
+    """Return what a node says; raise ``YAMLError`` for what is neither text, list, mapping nor nothing."""
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(each, f"{where}[{at}]") for at, each in enumerate(node.value)]
+    if isinstance(node, yaml.MappingNode):
+        return _mapping(node, where)
+    kind = node.tag.rpartition(":")[2]
+    if kind == "null":
+        return None
+    if kind != "str":
+        raise yaml.YAMLError(
+            f"{where or 'the whole'}: YAML reads {_shown(node.value)} as {kind}; put quotes around it"
+        )
+    if _UNPRINTABLE.search(node.value):
+        raise yaml.YAMLError(
+            f"{where or 'the whole'}: {_shown(node.value)} holds a control character; take it out"
+        )
+    return node.value
+
+
+def _mapping(node: yaml.MappingNode, where: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        key = _value(key_node, where)
+        if not isinstance(key, str):
+            raise yaml.YAMLError(f"{where or 'the whole'}: a key must be a text")
+        if key in found:
+            raise yaml.YAMLError(f"the key {_shown(key)} stands twice")
+        found[key] = _value(value_node, f"{where}.{key}" if where else key)
+    return found
+
+
+def _shown(text: str) -> str:
+    """Return a text as it may be shown: in quotes, printable, and its beginning if it is long."""
+    cut = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+    return repr(cut)
 
 
 def companion(name: str, suffix: str) -> str:
@@ -116,17 +185,28 @@ def beside(file: Path, reads: Callable[[Source], Sidecar] | None = None) -> Side
 def read(source: Source) -> Sidecar:
     """Read a sidecar; raise ``SampleError``."""
     with source.open() as stream:
-        written = stream.read(LARGEST + 1)
-    if len(written) > LARGEST:
-        raise _wrong(source.name, f"it has {source.size} bytes, more than {LARGEST}")
+        return parse(source.name, stream.read(LARGEST + 1))
+
+
+def parse(name: str, content: bytes) -> Sidecar:
+    """Return what the bytes of a sidecar say; raise ``SampleError`` whatever is wrong with them."""
+    if len(content) > LARGEST:
+        raise _wrong(name, f"it has more than {LARGEST} bytes")
     try:
-        data = yaml.load(written.decode(), _Unique)  # noqa: S506 - a SafeLoader
-    except (UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
-        raise _wrong(source.name, f"it is not YAML: {' '.join(str(error).split())}") from None
+        loader = _Plain(content.decode())
+        node = loader.get_single_node()
+        data = {} if node is None else _value(node)
+    except Exception as error:  # noqa: BLE001 - PyYAML lets any exception of Python's out, and it is this file's end
+        raise _wrong(name, f"it is not YAML that can be read: {_told(error)}") from None
     try:
         return Sidecar.model_validate({} if data is None else data)
     except ValidationError as error:
-        raise _wrong(source.name, "; ".join(_explain(problem) for problem in error.errors()[:20])) from None
+        raise _wrong(name, "; ".join(_explain(problem) for problem in error.errors()[:20])) from None
+
+
+def _told(error: Exception) -> str:
+    told = " ".join(str(error)[:_LONGEST_REASON].split()) or type(error).__name__
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in told)
 
 
 def line(fields: Mapping[str, str]) -> str:
@@ -138,7 +218,7 @@ def line(fields: Mapping[str, str]) -> str:
 
 
 def _explain(problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
+    where = ".".join(_shown(str(part))[1:-1] for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
         return f"{where or 'the whole'}: {problem['msg']}"
     known = sorted(Sidecar.model_fields)

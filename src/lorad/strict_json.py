@@ -7,7 +7,6 @@ a value means.
 
 import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +24,8 @@ _CHUNK = 1 << 16
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 
+#: A text with the quote that ends it, or a bracket.
+PART = re.compile(r'"(?:[^"\\]++|\\.)*+("?)|[{}\[\]]', re.DOTALL)
 
 #: How a backslash is written, and what another program would have made of it.
 _BACKSLASH = re.compile(r"\\\\?")
@@ -41,8 +42,13 @@ _CONTROLS = {
     "\t": "a tab inside a string must be written \\t",
 }
 
-#: What Python's own message would have the reader change in the program.
-_TOO_MANY_DIGITS = f"a number has more than {sys.get_int_max_str_digits()} digits; put quotes around it"
+#: Digits of a whole number: Python makes no text of a longer one, and JSON can say it in a text.
+MOST_DIGITS = 4300
+
+#: Levels of lists and objects in the JSON that a text inside a row holds, whatever a row itself may have.
+LEVELS = 64
+
+_TOO_DEEP = "nested too deeply"
 
 _PYTHON = "this is how Python prints a value; write it with json.dumps"
 _COMMENT = "JSON has no comments; take it out"
@@ -96,7 +102,12 @@ class _Decoder(json.JSONDecoder):
 
     def __init__(self) -> None:
         self.flaws: list[str] = []
-        super().__init__(object_pairs_hook=self._object, parse_float=Number, parse_constant=self._constant)
+        super().__init__(
+            object_pairs_hook=self._object,
+            parse_float=Number,
+            parse_int=self._int,
+            parse_constant=self._constant,
+        )
 
     def checked(self, value: Any) -> Any:
         """Return what was read; raise ``Flaw`` when anything was noted."""
@@ -114,22 +125,34 @@ class _Decoder(json.JSONDecoder):
     def _constant(self, name: str) -> None:
         self.flaws.append(f"{name} is not JSON")
 
+    def _int(self, text: str) -> int:
+        if len(text.lstrip("-")) <= MOST_DIGITS:
+            try:
+                return int(text)
+            except ValueError:  # whoever started this Python allows fewer
+                pass
+        self.flaws.append(f"a number has more than {MOST_DIGITS} digits; put quotes around it")
+        return 0
 
-def parse(text: str, line: int = 1) -> Any:
-    """Return the value of a whole text, which begins on this line; raise ``NotJson`` or ``Flaw``."""
+
+def parse(text: str, line: int = 1, *, levels: int | None = None) -> Any:
+    """Return the value of a whole text, which begins on this line; raise ``NotJson`` or ``Flaw``.
+
+    With ``levels`` a value whose lists and objects stand in one another on more of them is ``NotJson`` as well.
+    """
     decoder = _Decoder()
     try:
         value = decoder.decode(text)
     except RecursionError:
-        raise NotJson("nested too deeply", "too_deep") from None
+        raise NotJson(_TOO_DEEP, "too_deep") from None
     except json.JSONDecodeError as error:
         place = f"character {error.pos + 1}"
         if "\n" in text.strip():
             place = f"line {line + error.lineno - 1}"
         told = _told(error.msg, place, text, error.pos)
         raise NotJson(told, is_cut=_may_be_cut(error, text.rstrip())) from None
-    except ValueError:
-        raise NotJson(_TOO_MANY_DIGITS) from None
+    if levels is not None and is_deeper(value, levels):
+        raise NotJson(f"nested more than {levels} levels deep", "too_deep")
     return decoder.checked(value)
 
 
@@ -256,18 +279,32 @@ class Stream:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._at)
             except RecursionError:
-                raise NotJson("nested too deeply", "too_deep") from None
+                if found := self._end_of_deep():
+                    self._decoder.flaws[:] = [f"the row is {_TOO_DEEP} to be read"]
+                    return None, found
+                if self._has_ended or len(self._text) - self._at > self._longest:
+                    raise NotJson(_TOO_DEEP, "too_deep") from None
             except json.JSONDecodeError as error:
                 if self._has_ended or not _may_be_cut(error, self._text):
                     raise self._not_json(error.msg, error.pos) from None
-            except ValueError:
-                raise self._not_json(_TOO_MANY_DIGITS, self._at) from None
             else:
                 if end < len(self._text) or self._has_ended:  # else a number may go on
                     return value, end
             if len(self._text) - self._at > self._longest:
                 raise self._too_long()
             self._read_on()
+
+    def _end_of_deep(self) -> int | None:
+        """Return where a value ends that is too deep for Python's reader, None when more text must say so."""
+        depth = 0
+        for part in PART.finditer(self._text, self._at):
+            sign = part[0][0]
+            if sign == '"' and not part[1]:
+                return None
+            depth += (sign in "{[") - (sign in "}]")
+            if not depth:
+                return part.end()
+        return None
 
     def _read_on(self) -> None:
         """Read as much again as is held, so that a long value is not decoded more than a few times."""
