@@ -53,7 +53,8 @@ class Bodies:
     @contextlib.asynccontextmanager
     async def _taken(self, request: Request) -> AsyncIterator[bytes]:
         """Lend a body that was taken in piece by piece: what is said of its length may be wrong, or nothing."""
-        if int(request.headers.get("content-length") or 0) > self._longest:
+        declared = request.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > self._longest:
             raise self._too_long()
         body, counted = bytearray(), 0
         try:

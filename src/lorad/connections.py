@@ -9,6 +9,7 @@ waited longest first. So whoever opens many and says nothing pushes out his own.
 """
 
 import asyncio
+import logging
 import resource
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +25,9 @@ from lorad.errors import ProtocolError
 from lorad.log import get_logger
 
 log = get_logger()
+
+_quiet = logging.getLogger("lorad.connections")
+_quiet.setLevel(logging.ERROR)  # uvicorn warns of every request that is not HTTP: whoever sends them fills the log
 
 BACKLOG = 64
 """Connections that the system keeps until they are accepted, and that are accepted at once."""
@@ -111,6 +115,7 @@ class Connection(H11Protocol):
 
     def __init__(self, gate: Gate, settings: ServerSettings, **given: Any) -> None:
         super().__init__(**given)
+        self.logger = _quiet
         self._gate = gate
         self._seconds: dict[Turn, float] = {
             "header": settings.header_seconds,
@@ -175,7 +180,7 @@ class Connection(H11Protocol):
         self._gate.wait(self, has_begun=turn is not None)
 
     def _end(self) -> None:
-        """Cut off a client that lets everybody wait; one that is silent between two requests is no trouble."""
+        """Cut off a client that lets everybody wait."""
         self._gate.late.add()
         self.transport.abort()
 
