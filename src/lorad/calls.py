@@ -154,15 +154,16 @@ def _call_ids(message: Any) -> list[str]:
 
 def _sorted(messages: Sequence[Any], run: range, ids: Sequence[str], where: str) -> list[int]:
     named = {at: messages[at].get("tool_call_id") for at in run}
+    places = {name: place for place, name in enumerate(ids)}
     answered: dict[str, int] = {}
     for at, name in named.items():
         if not ids or not name:
             continue
-        if name not in ids:
+        if not isinstance(name, str) or name not in places:
             raise BadRow(f"{where}[{at}].tool_call_id", "must be the id of a call in the message before")
         if name in answered:
             raise BadRow(f"{where}[{at}].tool_call_id", "stands twice; a call has one answer")
         answered[name] = at
     if len(answered) < len(named):
         return list(run)
-    return sorted(run, key=lambda at: ids.index(named[at]))
+    return sorted(run, key=lambda at: places[named[at]])

@@ -29,8 +29,10 @@ log = get_logger()
 _quiet = logging.getLogger("lorad.connections")
 _quiet.setLevel(logging.ERROR)  # uvicorn warns of every request that is not HTTP: whoever sends them fills the log
 
-BACKLOG = 64
-"""Connections that the system keeps until they are accepted, and that are accepted at once."""
+AT_ONCE = 64
+"""Connections that are accepted at once, before any can make room."""
+BACKLOG = 2048
+"""Connections that the system keeps until they are accepted; one more is refused to whoever does not wait."""
 TOLD_EVERY = 60.0
 """Seconds between two lines about the same kind of trouble."""
 
@@ -199,6 +201,8 @@ class Server(uvicorn.Server):
         loop.set_exception_handler(gate.complain)
         self.config.http_protocol_class = partial(Connection, gate, self._settings)  # type: ignore[assignment]
         await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)  # asyncio has one number for both
 
 
 def serve(app: Any, settings: ServerSettings) -> Server:
@@ -209,7 +213,7 @@ def serve(app: Any, settings: ServerSettings) -> Server:
         ws="none",
         log_config=None,
         lifespan="off",
-        backlog=BACKLOG,
+        backlog=AT_ONCE,
         timeout_graceful_shutdown=5,
     )
     return Server(config, settings)

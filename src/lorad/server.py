@@ -27,6 +27,7 @@ from lorad import __version__, archive, http_errors, strict_json
 from lorad.archive import Archive
 from lorad.bodies import Bodies, Json
 from lorad.config import ServerSettings
+from lorad.connections import BACKLOG
 from lorad.engine import Piece, Sampling, Ticket
 from lorad.errors import ConfigError, ProtocolError
 from lorad.home import check_socket_path
@@ -376,7 +377,7 @@ def _bind(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path))
     path.chmod(0o660)
-    listener.listen(128)
+    listener.listen(BACKLOG)
     return listener
 
 
