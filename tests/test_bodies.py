@@ -69,7 +69,7 @@ def test_a19_many_long_bodies_at_once_are_bounded_together_and_small_ones_find_r
         bodies, hold = Bodies(LONGEST), asyncio.Event()
         senders = [Sender(20, holds=hold) for _ in range(4 * TOGETHER)]
         reading = [asyncio.create_task(bodies.read(sender.request, len)) for sender in senders]
-        while sum(sender.taken for sender in senders) < TOGETHER * 19:  # as far as they come
+        for _ in range(2000):  # as far as they come
             await asyncio.sleep(0)
         small = await bodies.read(Sender(1).request, len)
         hold.set()

@@ -93,7 +93,10 @@ def test_a19_idle_and_half_open_connections_keep_nobody_out_and_the_log_quiet(tm
         (b"GET /healthz HTTP/1.1\r\n", "header_seconds"),
         (b"GET /healthz HTTP/1.1\r\n\r\nGET /healthz HTTP", "header_seconds"),
         (b"POST /api/rollback HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{", "transfer_seconds"),
-        (b"POST /api/rollback HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{", "transfer_seconds"),
+        (
+            b"POST /api/rollback HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",
+            "transfer_seconds",
+        ),
         # refused at once, and still sending
         (b"POST /api/rollback HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n{", "transfer_seconds"),
     ],
@@ -159,7 +162,10 @@ def test_one_connection_may_ask_again_and_again(tmp_path):
 
 def test_what_is_not_http_is_refused_without_a_line_of_log(tmp_path, caplog):
     with capture_logs() as logs, serving(tmp_path) as path:
-        for said in (b"\x16\x03\x01\n\r\n\r\n", b"GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n"):
+        for said in (
+            b"\x16\x03\x01\n\r\n\r\n",
+            b"GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
+        ):
             client = connect(path, said + b"x" * 70_000)
             assert client.recv(12) == b"HTTP/1.1 400" or is_cut_off(client)
             client.close()

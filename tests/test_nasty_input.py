@@ -7,7 +7,7 @@ models that read their bodies.
 import inspect
 import json
 import types
-from typing import Union, get_args, get_origin
+from typing import get_args
 
 import pytest
 import requests
@@ -156,7 +156,9 @@ def document(routes):
     for route in routes:
         told = {"responses": {"200": {"description": "it went well"}}, "parameters": []}
         for name, parameter in inspect.signature(route.endpoint, eval_str=True).parameters.items():
-            kind = get_args(parameter.annotation)[0] if get_args(parameter.annotation) else parameter.annotation
+            kind = (
+                get_args(parameter.annotation)[0] if get_args(parameter.annotation) else parameter.annotation
+            )
             if isinstance(kind, type) and issubclass(kind, Body):
                 made = kind.model_json_schema(ref_template="#/components/schemas/{model}")
                 models |= made.pop("$defs", {})
@@ -184,7 +186,12 @@ OPERATIONS = [found.ok() for found in SCHEMA.get_all_operations()]
 
 
 def test_the_document_names_every_route_and_body():
-    bodies = [told["requestBody"] for each in DOCUMENT["paths"].values() for told in each.values() if "requestBody" in told]
+    bodies = [
+        told["requestBody"]
+        for each in DOCUMENT["paths"].values()
+        for told in each.values()
+        if "requestBody" in told
+    ]
 
     assert len(OPERATIONS) == len(ROUTES) > 20
     assert len(bodies) == len(list(_kinds(Body))) - 1  # StreamOptions are a part of another
@@ -199,7 +206,9 @@ def _kinds(kind):
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: each.label)
 def test_no_route_answers_500_to_what_schemathesis_makes_up(path, operation):
-    takes = operation.body or operation.path_parameters or operation.query  # else nothing can be wrong with it
+    takes = (
+        operation.body or operation.path_parameters or operation.query
+    )  # else nothing can be wrong with it
     modes = [GenerationMode.POSITIVE, *([GenerationMode.NEGATIVE] if takes else [])]
 
     @given(case=st.one_of([operation.as_strategy(generation_mode=mode) for mode in modes]))
@@ -221,7 +230,9 @@ REQUESTED = ("method", "url", "params", "json", "data")
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("route", [each for each in ROUTES if "POST" in each.methods], ids=lambda each: each.path)
+@pytest.mark.parametrize(
+    "route", [each for each in ROUTES if "POST" in each.methods], ids=lambda each: each.path
+)
 def test_no_route_answers_500_to_a_nasty_body(path, route):
     target = route.path.replace("{job}", "2").replace("{version}", "v0.1")
     schema = DOCUMENT["paths"][route.path]["post"].get("requestBody")
@@ -252,12 +263,21 @@ def test_a07_no_route_answers_500_to_a_nasty_address(path, route):
             assert_is_expected(path, method, target + more, b"{}")
 
 
-@pytest.mark.parametrize("number", ["1" + "0" * 23, "9223372036854775808", "-9223372036854775809", "9" * 5000])
-@pytest.mark.parametrize("target", ["/api/jobs/{}", "/api/jobs/{}/retry", "/api/events?after={}", "/api/memory/examples?after={}"])
+@pytest.mark.parametrize(
+    "number", ["1" + "0" * 23, "9223372036854775808", "-9223372036854775809", "9" * 5000]
+)
+@pytest.mark.parametrize(
+    "target", ["/api/jobs/{}", "/api/jobs/{}/retry", "/api/events?after={}", "/api/memory/examples?after={}"]
+)
 def test_a07_numbers_that_no_database_counts_to_are_answered(path, target, number):
     method = "POST" if target.endswith("retry") else "GET"
 
     assert send(path, method, target.format(number))[0] in {200, 400, 404}
+
+
+def test_a07_a_track_that_is_not_there_is_404_whatever_else_is_asked(path):
+    for body in (b'{"track": "", "to": "v0.1"}', b'{"track": "no", "to": "base"}', b'{"track": "no"}'):
+        assert send(path, "POST", "/api/rollback", body)[0] == 404
 
 
 def test_a12_after_all_that_status_answers(path):

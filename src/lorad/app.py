@@ -571,7 +571,8 @@ class App:
         The previous one is that of now, not of when the turn comes: asked twice, because the first answer was slow,
         it must not lead back.
         """
-        to = to or self.archive.registry(track).previous
+        registry = self.archive.registry(track)
+        to = to or registry.previous
         found: dict[str, Any] = self._exclusively(lambda: self.cycle.rollback(track, to, time.time()))
         return found
 

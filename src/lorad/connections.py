@@ -27,7 +27,9 @@ from lorad.log import get_logger
 log = get_logger()
 
 _quiet = logging.getLogger("lorad.connections")
-_quiet.setLevel(logging.ERROR)  # uvicorn warns of every request that is not HTTP: whoever sends them fills the log
+_quiet.setLevel(
+    logging.ERROR
+)  # uvicorn warns of every request that is not HTTP: whoever sends them fills the log
 
 AT_ONCE = 64
 """Connections that are accepted at once, before any can make room."""

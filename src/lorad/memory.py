@@ -320,7 +320,6 @@ def _example(row: sqlite3.Row) -> Example:
 
 def _holds(example: Example, text: str) -> bool:
     """Tell whether a text stands in an example's own words, not in the names of its parts."""
-
     parts: list[Any] = [example.question, example.answer]
     while parts:  # not by recursion: an older lorad may have kept what is nested as deep as Python goes
         part = parts.pop()
