@@ -19,9 +19,10 @@ from schemathesis import GenerationMode
 
 from home import Track
 from lorad.app import App
-from lorad.client import UnixConnection
+from lorad.client import Client, UnixConnection
 from lorad.config import Settings
 from lorad.domain import Example
+from lorad.errors import ProtocolError
 from lorad.home import Home
 from lorad.ledger import Ledger
 from lorad.schemas import Body
@@ -278,6 +279,38 @@ def test_a07_numbers_that_no_database_counts_to_are_answered(path, target, numbe
 def test_a07_a_track_that_is_not_there_is_404_whatever_else_is_asked(path):
     for body in (b'{"track": "", "to": "v0.1"}', b'{"track": "no", "to": "base"}', b'{"track": "no"}'):
         assert send(path, "POST", "/api/rollback", body)[0] == 404
+
+
+@pytest.mark.parametrize("value", ['"\\ud800"', "NaN", "1e400", "1" + "0" * 23, '"8"', "true", "0", "[]"])
+def test_a12_retry_stores_no_value_that_a_plan_cannot_have(app, path, value):
+    before = app.cycle.ledger.job(2)
+
+    status, answer = send(path, "POST", "/api/jobs/2/retry", f'{{"settings": {{"rank": {value}}}}}'.encode())
+
+    assert status == 400
+    assert json.loads(answer)["error"]["code"] in {"bad_setting", "bad_text", "invalid_json"}
+    assert app.cycle.ledger.job(2).settings == before.settings
+
+
+def test_a19_a_question_of_18_megabytes_is_refused(path):
+    with pytest.raises(ProtocolError, match="the body is longer than 200000 bytes") as refused:
+        Client(path).chat([{"role": "user", "content": "word " * 3_600_000}])
+
+    assert (refused.value.status, refused.value.code) == (413, "body_too_long")
+
+
+def test_a19_a_body_without_a_length_is_refused_as_soon_as_it_is_too_long(path):
+    connection = UnixConnection(path, 60)
+    pieces = (b"x" * 50_000 for _ in range(100))
+    connection.request("POST", "/v1/chat/completions", pieces, encode_chunked=True, headers=CHUNKED)
+    response = connection.getresponse()
+
+    assert response.status == 413
+    assert json.loads(response.read())["error"]["code"] == "body_too_long"
+    connection.close()
+
+
+CHUNKED = {"Transfer-Encoding": "chunked"}
 
 
 def test_a12_after_all_that_status_answers(path):

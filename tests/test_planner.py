@@ -340,6 +340,11 @@ def test_an_override_that_no_plan_can_have_is_refused(overrides):
         a_plan(overrides=overrides)
 
 
+def ascii_type(value):
+    """Return what names a value that cannot be printed."""
+    return value if isinstance(value, str) and value.isascii() else type(value).__name__
+
+
 @pytest.mark.parametrize("name", list(RANGES))
 @pytest.mark.parametrize(
     "value",
@@ -358,6 +363,7 @@ def test_an_override_that_no_plan_can_have_is_refused(overrides):
         [],
         {},
     ],
+    ids=ascii_type,
 )
 def test_a12_a_value_that_no_plan_can_have_is_refused_with_its_field_and_range(name, value):
     with pytest.raises(ConfigError) as refused:
