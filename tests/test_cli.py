@@ -1161,3 +1161,36 @@ def test_case_27_a_command_that_chat_does_not_know_is_said(lorad, daemon):
 
 def test_case_27_a_name_of_very_many_digits_is_a_files(lorad):
     assert f"no file {'9' * 5000}" in lorad("retry", "9" * 5000).stderr
+
+
+def test_a11_an_example_that_cannot_be_read_is_told_and_the_others_are_exported(lorad, daemon, tmp_path):
+    odd = exported(2, "mills") | {"more": "half \ud83d"}
+    unread = {"unreadable": "JSONDecodeError: \x1b[31m", "dataset": "\x1b]0;", "provenance": {"row": 3}}
+    pages = [[exported(1, "mills"), odd, unread], [exported(9, "inns")], []]
+    daemon.answers("GET /api/memory/examples", *({"examples": page} for page in pages))
+
+    result = lorad("memory", "export", str(tmp_path / "memory.jsonl"))
+
+    lines = (tmp_path / "memory.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == [exported(1, "mills"), odd, exported(9, "inns")]
+    assert result.exit_code == 0
+    assert "example 3 of '\\x1b]0;' cannot be read and is left out" in result.output
+    assert "\x1b" not in result.output
+
+
+@pytest.mark.parametrize("value", ["[" * 5000, "9" * 5000, "NaN", '"\\ud800"'])
+def test_a12_what_is_typed_for_a_plan_is_passed_on_and_never_a_traceback(lorad, daemon, value):
+    daemon.answers("POST /api/jobs/1/retry", Problem(400, "bad_setting", "rank must be a whole number"))
+
+    result = lorad("retry", "1", "--settings", f"rank={value}")
+
+    assert result.exit_code == 1
+    assert result.output.startswith("lorad: rank must be")
+
+
+@pytest.mark.parametrize("interval", ["inf", "1e300", "nan"])
+def test_a12_a_rest_that_no_clock_takes_is_refused(lorad, interval):
+    result = lorad("wait", "--interval", interval)
+
+    assert result.exit_code == 2
+    assert not isinstance(result.exception, ValueError | OverflowError)

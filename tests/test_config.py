@@ -333,3 +333,52 @@ def test_a_home_that_does_not_exist_is_not_made(tmp_path):
 
     assert caught.value.data["path"] == str(tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "inbox.settle_seconds=.nan",
+        "inbox.settle_seconds=.inf",
+        "judge.max_kl=.inf",
+        "judge.max_perplexity_rise=-.inf",
+        "judge.max_kl=1e400",
+        "training.seed=-1",
+        "training.seed=" + "9" * 23,
+        "training.nice=1000",
+        "training.threads=0",
+        "planner.warmup_max=-1",
+        "registry.keep=" + "9" * 23,
+        "registry.max_age_days=" + "9" * 23,
+        "engine.max_waiting=" + "9" * 23,
+        "server.max_connections=0",
+        "server.header_seconds=0",
+        "server.transfer_seconds=.nan",
+        "server.max_body_bytes=1e400",
+        "server.socket=\udcff",
+        "tracks.\udcff.base=x",
+        "inbox.max_rows=!!int ''",
+        "inbox.max_rows=!!float ''",
+        "inbox.max_rows=!!bool maybe",
+        "inbox.max_rows=!!set [1]",
+        "inbox.max_rows=!!timestamp 2001-99-99",
+        "inbox.max_rows={[1]: 2}",
+        "inbox.max_rows=" + "[" * 5000,
+        "inbox.max_rows=" + "9" * 5000,
+        ".".join("a" * 3000) + "=1",
+    ],
+)
+def test_a12_what_no_setting_can_be_is_told_in_a_sentence(home, override):
+    assert problems(home, override)
+
+
+@pytest.mark.parametrize(
+    "text", ["inbox: {max_rows: !!int ''}", "inbox: !!set [1]", "? [1]\n: 2", "a: " + "[" * 5000]
+)
+def test_a05_a_settings_file_that_yaml_trips_over_is_named(home, text):
+    path = write(home, "default.yaml", text)
+
+    with pytest.raises(ConfigError, match="cannot read the settings") as caught:
+        load_settings(home)
+
+    assert str(path) in caught.value.message

@@ -1268,3 +1268,17 @@ def test_of_what_was_refused_the_newest_is_kept(world):
         world.learn(f"d{number}.json", tiny.facts(number, subject=f"d{number}"), recall=0.0)
 
     assert sorted(path.name for path in world.registry.rejected.iterdir()) == ["job-2", "job-3"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), "\ud800", 10**23, float("inf")])
+def test_a12_what_retry_is_given_is_checked_before_it_is_stored(world, value):
+    world.drop("doors.json", tiny.facts(3, "doors"))
+    world.pass_time()
+    world.models.sessions[-1].end(recall=0.1)
+    world.pass_time()
+    before = world.job()
+
+    with pytest.raises(ConfigError, match="rank must be a whole number from 1 to 4096"):
+        world.cycle.retry(1, world.now, settings={"rank": value})
+
+    assert world.job() == before

@@ -13,7 +13,17 @@ import tiny
 from lorad import examine, files, weights
 from lorad.config import EngineSettings
 from lorad.domain import Example
-from lorad.engine import UNKNOWN_CONTEXT, Engine, Sampling, _Streamer, answer_room, context_length
+from lorad.engine import (
+    LONGEST_TOKEN,
+    UNKNOWN_CONTEXT,
+    Engine,
+    Sampling,
+    _Enough,
+    _Streamer,
+    answer_room,
+    check_length,
+    context_length,
+)
 from lorad.errors import ConfigError, ProtocolError, RegistryError
 from lorad.tasks import find
 
@@ -496,3 +506,99 @@ def test_case_9_a_tiny_temperature_takes_the_likeliest_token(engine, temperature
 )
 def test_case_9_the_bounds_of_sampling_can_be_answered(engine, chosen):
     assert answer(engine, sampling=Sampling(max_tokens=3, temperature=1e-5, **chosen))[1]
+
+
+class Uncounted:
+    """A task whose prompt must not be made."""
+
+    def __getattr__(self, name):
+        raise AssertionError(f"{name} was asked of a question that is refused")
+
+
+def test_a19_a_question_that_no_context_can_hold_is_refused_before_it_is_tokenized(engine):
+    engine._seats["chat"].task = Uncounted()
+    context = context_length(engine.base("chat").model.config)
+    long = [{"role": "user", "content": "x" * context * LONGEST_TOKEN}]
+    many = [{"role": "user", "content": ""}] * (context * LONGEST_TOKEN // 20)
+
+    for question in (long, many):
+        with pytest.raises(ProtocolError, match="send fewer than") as refused:
+            engine.submit("chat", question, Sampling())
+
+        assert (refused.value.code, refused.value.data["param"]) == ("context_length_exceeded", "messages")
+    assert engine.waiting == 0
+
+
+def test_a19_a_question_that_some_context_can_hold_is_counted_token_by_token():
+    check_length([{"role": "user", "content": "x" * 1000}], 100)
+    check_length([{"role": "user", "content": "x" * 1_000_000}], None)
+
+
+def test_a19_where_too_many_wait_a_question_is_refused_before_it_is_tokenized(engine):
+    for _ in range(3):
+        engine.submit("chat", QUESTION, Sampling(max_tokens=1))
+    engine._seats["chat"].task = Uncounted()
+
+    with pytest.raises(ProtocolError, match="too many questions"):
+        engine.submit("chat", QUESTION, Sampling(max_tokens=1))
+
+
+def test_a19_who_asks_and_leaves_does_not_fill_the_queue(engine):
+    left = []
+    for _ in range(50):
+        ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=1))
+        ticket.cancelled.set()
+        left.append(ticket)
+    waiting = engine.submit("chat", QUESTION, Sampling(max_tokens=1))
+
+    assert engine._accepted == [waiting]
+    assert engine._tickets.qsize() == 1
+    assert [next(ticket.answer(0)).finish for ticket in left] == ["cancelled"] * 50
+    with Worker(engine):
+        assert list(waiting.answer(60))[-1].answer_tokens == 1
+
+
+class Searched(str):
+    """A text that counts the characters in which stop texts are looked for."""
+
+    __slots__ = ()
+    searched = 0
+
+    def __getitem__(self, key):
+        return Searched(super().__getitem__(key))
+
+    def find(self, *given):
+        Searched.searched += len(self)
+        return super().find(*given)
+
+
+def test_a19_what_a_stop_text_costs_does_not_grow_with_the_answer(engine):
+    # Given an answer of many tokens, and as many long stop texts as are allowed
+    stops = tuple(f"{'y' * 250}{number}" for number in range(16))
+    ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=2, stop=stops))
+    streamer = _Streamer(ticket, lambda tokens: Searched(_as_text(tokens)), {0})
+    streamer.put(torch.tensor([1]))
+
+    for _ in range(400):
+        streamer.put(torch.tensor([ord("x")]))
+    streamer.close()
+
+    assert "".join(piece.text for piece in ticket.answer(0)) == "x" * 400
+    assert Searched.searched == 400 * len(stops)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_stop_text_that_comes_in_pieces_is_held_back_and_ends_the_answer(engine, cut):
+    ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=2, stop=("STOP", "TOO")))
+    streamer = _Streamer(ticket, _as_text, {0})
+    text = b"a STO b STSTOP c"
+
+    streamer.put(torch.tensor([1]))
+    with pytest.raises(_Enough):
+        for at in range(0, len(text), cut):
+            streamer.put(torch.tensor(list(text[at : at + cut])))
+    streamer.close()
+
+    pieces = list(ticket.answer(0))
+    assert "".join(piece.text for piece in pieces) == "a STO b ST"
+    assert pieces[-1].finish == "stop"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lorad.config import PlannerSettings, RateRow, RehearsalSettings, SizeRow, TrainingSettings, UntilSettings
 from lorad.domain import Machine, Mix, ModelShape, Until
 from lorad.errors import ConfigError
-from lorad.planner import choose_row, plan
+from lorad.planner import RANGES, check_changes, choose_row, plan
 
 SMOLLM2 = ModelShape(name="smollm2", parameters=135_000_000, layers=30, hidden=576, vocabulary=49_152)
 LLAMA = dataclasses.replace(SMOLLM2, name="llama", parameters=8_000_000_000, layers=32, hidden=4096)
@@ -338,3 +338,66 @@ def test_every_plan_can_be_trained(lengths, memory, layers):
 def test_an_override_that_no_plan_can_have_is_refused(overrides):
     with pytest.raises(ConfigError):
         a_plan(overrides=overrides)
+
+
+def ascii_type(value):
+    """Return what names a value that cannot be printed."""
+    return value if isinstance(value, str) and value.isascii() else type(value).__name__
+
+
+@pytest.mark.parametrize("name", list(RANGES))
+@pytest.mark.parametrize(
+    "value",
+    [
+        float("nan"),
+        float("inf"),
+        float("-inf"),
+        10**23,
+        10**5000,
+        -(10**23),
+        -1,
+        True,
+        "8",
+        "\ud800",
+        None,
+        [],
+        {},
+    ],
+    ids=ascii_type,
+)
+def test_a12_a_value_that_no_plan_can_have_is_refused_with_its_field_and_range(name, value):
+    with pytest.raises(ConfigError) as refused:
+        check_changes({name: value})
+
+    assert (refused.value.code, refused.value.data["param"]) == ("bad_setting", name)
+    assert refused.value.message.startswith(
+        f"{name} must be a {'whole ' if RANGES[name].is_whole else ''}number from"
+    )
+    assert refused.value.message.isascii()
+    assert len(refused.value.message) < 200
+
+
+def test_a12_ranges_are_told_in_full():
+    with pytest.raises(
+        ConfigError, match=r"^rank must be a whole number from 1 to 4096 \(given: '.ud800'\)$"
+    ):
+        check_changes({"rank": "\ud800"})
+
+
+@pytest.mark.parametrize("name", list(RANGES))
+def test_a12_the_ends_of_a_range_make_a_plan(name):
+    for end in (RANGES[name].least, RANGES[name].most):
+        value = int(end) if RANGES[name].is_whole else end
+        decided = a_plan(overrides={name: value})
+
+        assert value in (getattr(decided, name, None), getattr(decided.until, name, None))
+
+
+@pytest.mark.parametrize("name", ["\ud800", "x" * 10_000, "\x1b[31m"])
+def test_a12_a_name_that_no_plan_has_is_told_in_plain_text(name):
+    with pytest.raises(ConfigError) as refused:
+        check_changes({name: 1})
+
+    assert refused.value.message.isascii()
+    assert refused.value.message.isprintable()
+    assert len(refused.value.message) < 300

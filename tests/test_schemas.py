@@ -7,7 +7,16 @@ import pytest
 from lorad import samples
 from lorad.config import InboxSettings
 from lorad.errors import ProtocolError
-from lorad.schemas import DEPTH, ChatBody, ForgetBody, PruneBody, RetryBody, TagBody
+from lorad.schemas import (
+    DEPTH,
+    ChatBody,
+    ForgetBody,
+    PruneBody,
+    ResumeBody,
+    RetryBody,
+    RollbackBody,
+    TagBody,
+)
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -315,3 +324,48 @@ def test_case_11_a_number_beyond_all_bounds_is_told(kind, field):
     body = {"messages": HELLO} if kind is ChatBody else {}
 
     assert refusal(lambda: kind.read(json.dumps({**body, field: 10**400}).encode())).data["param"] == field
+
+
+@pytest.mark.parametrize("stop", [["x"] * 5000, ["x"] * 17, "x" * 257, ["a", "x" * 100_000]])
+def test_a19_many_or_long_stop_texts_are_refused(stop):
+    with pytest.raises(ProtocolError, match="stop: must be at most 16 texts of at most 256 characters"):
+        ChatBody.read(json.dumps({"messages": HELLO, "stop": stop}).encode()).sampling()
+
+
+def test_as_many_stop_texts_as_are_allowed_are_passed_on():
+    stops = [f"{'x' * 250}{number}" for number in range(16)]
+
+    assert ChatBody.read(json.dumps({"messages": HELLO, "stop": stops}).encode()).sampling().stop == tuple(
+        stops
+    )
+
+
+def test_a19_a_body_of_very_many_fields_is_not_compared_with_what_is_known():
+    with pytest.raises(ProtocolError, match="the body has 50001 fields; send at most 100"):
+        ChatBody.read(json.dumps({"messages": HELLO, **{f"max_tokns{i}": 1 for i in range(50_000)}}).encode())
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [
+        (TagBody, "tag"),
+        (TagBody, "track"),
+        (ResumeBody, "checkpoint"),
+        (RollbackBody, "to"),
+        (ChatBody, "model"),
+    ],
+)
+def test_a12_a_name_has_a_length_and_is_told_cut(kind, field):
+    body = {"messages": HELLO} if kind is ChatBody else {"tag": "t"} if kind is TagBody else {}
+
+    with pytest.raises(ProtocolError, match=f"^{field}: ") as refused:
+        kind.read(json.dumps(body | {field: "x" * 100_000}).encode())
+
+    assert len(refused.value.message) < 200
+
+
+def test_a_field_of_a_very_long_name_is_told_cut():
+    with pytest.raises(ProtocolError, match="there is no such field") as refused:
+        RollbackBody.read(json.dumps({"x" * 100_000: 1}).encode())
+
+    assert len(refused.value.message) < 200

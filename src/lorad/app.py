@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -21,11 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import uvicorn
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
-from lorad import __version__, archive, domain, files, inbox, log, planner, server
+from lorad import __version__, archive, connections, domain, files, inbox, log, planner, server
 from lorad.archive import Archive
 from lorad.config import Settings, load_settings
 from lorad.cycle import Cycle
@@ -45,6 +45,8 @@ LOOK_SECONDS = 1.0
 """The cycle looks at least this often; events only make it look sooner."""
 STOP_SECONDS = 10.0
 """A step that has not ended by then is left alone when the daemon stops."""
+DESCRIPTORS = 10_240
+"""Files and connections that may be open at once; macOS allows no more."""
 JOBS_TOLD = 20
 """Ended jobs that a snapshot lists."""
 SHOWN = 3
@@ -271,6 +273,15 @@ def _scheduler() -> BackgroundScheduler:
     return BackgroundScheduler(timezone=here.tzinfo)
 
 
+def _raise_descriptors() -> None:
+    """Allow as many open files as the system lets this user have: the usual limit is for programs that open few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # the system may have a limit that it does not name
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 class App:
     """The daemon of one home: ``start``, ``run``, ``stop``."""
 
@@ -377,14 +388,9 @@ class App:
 
     def _listen(self) -> None:
         path = self.home.socket(self.settings.server.socket)
+        _raise_descriptors()
         listener = server.bind(path)
-        config = uvicorn.Config(
-            server.build(self),
-            log_config=None,
-            lifespan="off",
-            timeout_graceful_shutdown=5,
-        )
-        http = uvicorn.Server(config)
+        http = connections.serve(server.build(self, self.settings.server), self.settings.server)
         thread = threading.Thread(target=http.run, kwargs={"sockets": [listener]}, name="http", daemon=True)
         thread.start()
 
@@ -640,7 +646,8 @@ class App:
         The previous one is that of now, not of when the turn comes: asked twice, because the first answer was slow,
         it must not lead back.
         """
-        to = to or self.archive.registry(track).previous
+        registry = self.archive.registry(track)
+        to = to or registry.previous
         found: dict[str, Any] = self._exclusively(lambda: self.cycle.rollback(track, to, time.time()))
         return found
 

@@ -58,9 +58,9 @@ class Archive:
         """Return a job with the report of the file that it learns; what was forgotten since is not in it."""
         found = self._ledger.job(job)
         number = found.settings.get("drop")
-        if number is None:
+        if not isinstance(number, int):
             return domain.as_json(found) | {"drop": None}
-        drop: dict[str, Any] = domain.as_json(self._ledger.drop(int(number)))
+        drop: dict[str, Any] = domain.as_json(self._ledger.drop(number))
         if replaced := drop["reason"].get("replaced"):
             examples = self._memory.named(found.track, replaced)
             drop["reason"]["replaced"] = [tell(e) | {"dataset": e.dataset} for e in examples]

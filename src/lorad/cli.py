@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from lorad import __version__, phrases, tables, terminal
+from lorad import __version__, phrases, strict_json, tables, terminal
 from lorad.client import Client
 from lorad.errors import ConfigError, LoradError, RegistryError
 from lorad.home import Home, find_home
@@ -51,6 +51,9 @@ CUT = "length"
 MARK = "\ufeff"
 """A mark of byte order."""
 
+LONGEST_REST = 86_400.0
+"""Seconds between two looks; a clock takes no infinite number of them."""
+
 CLEAR_LINE = "\r\x1b[2K"
 LONGEST_NUMBER = 19
 """Digits of a job's number; a file may have a name of more."""
@@ -69,7 +72,9 @@ AS_TYPED = {
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Track = Annotated[str, typer.Option(metavar="NAME", help="The line of learning.")]
-Interval = Annotated[float, typer.Option(min=0.0, metavar="S", help="Seconds between two looks.")]
+Interval = Annotated[
+    float, typer.Option(min=0.0, max=LONGEST_REST, metavar="S", help="Seconds between two looks.")
+]
 Model = Annotated[
     str, typer.Option(metavar="NAME", help="A track, or track@previous, track@v0.1, track@TAG, track@base.")
 ]
@@ -729,7 +734,7 @@ def _setting(text: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise ConfigError(f"--settings {text}: write it as key=value, for example --settings rank=16")
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         return key, json.loads(value)
     return key, value
 
@@ -922,21 +927,31 @@ def memory_export(
     """Write the examples as JSONL, which the inbox and import read; - is standard output."""
     rows = _records(ctx).examples(track, dataset)
     if str(file) == "-":
-        for row in rows:
-            _print_json(row, indent=None)
+        for row in _readable(rows):
+            terminal.write(f"{strict_json.encoded(row).decode()}\n")
         return
     count = 0
     hidden = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         with hidden.open("w", encoding="utf-8") as stream:
-            for count, row in enumerate(rows, 1):  # noqa: B007 - the last number is the count
-                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            for count, row in enumerate(_readable(rows), 1):  # noqa: B007 - the last number is the count
+                stream.write(f"{strict_json.encoded(row).decode()}\n")
         hidden.rename(file)
     except OSError as error:
         raise ConfigError(f"{file} could not be written: {error.strerror}", code="not_written") from None
     finally:
         hidden.unlink(missing_ok=True)  # renamed already when all went well
     typer.echo(f"wrote {phrases.plural(count, 'example')} to {file}")
+
+
+def _readable(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the rows that can be read, and say which cannot."""
+    for row in rows:
+        if "unreadable" in row:
+            place = f"example {row['provenance']['row']} of {row['dataset']!a}"
+            typer.echo(f"lorad: {place} cannot be read and is left out: {row['unreadable']!a}", err=True)
+        else:
+            yield row
 
 
 @memory.command("import")

@@ -130,7 +130,8 @@ class Client:
             with _broken_connections():
                 payload = None if body is None else json.dumps(body).encode()
                 headers = {} if payload is None else {"Content-Type": "application/json"}
-                connection.request(method, _target(path, query or {}), payload, headers)
+                with contextlib.suppress(BrokenPipeError):  # refused before all was sent: the answer says why
+                    connection.request(method, _target(path, query or {}), payload, headers)
                 response = connection.getresponse()
                 if response.status >= http.client.BAD_REQUEST:
                     raise _complaint(response.status, response.read())

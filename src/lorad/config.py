@@ -19,8 +19,16 @@ from lorad.errors import ConfigError
 from lorad.home import Home
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Seconds = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(ge=0, le=31_536_000)]
+Limit = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+CountOrZero = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Bytes = Annotated[int, Field(ge=1, le=2**63 - 1)]
+Days = Annotated[int, Field(ge=1, le=36_500)]
+Parallel = Annotated[int, Field(ge=1, le=4096)]
+Rounds = Annotated[int, Field(ge=1, le=10_000)]
+Rate = Annotated[float, Field(ge=1e-9, le=10)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 TimeOfDay = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
 
 
@@ -40,7 +48,7 @@ TrackName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$"), AfterVa
 class Section(BaseModel):
     """A frozen part of the settings that refuses keys that it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class InboxSettings(Section):
@@ -52,8 +60,8 @@ class InboxSettings(Section):
     """The folder is read anew this often, whatever the events said; every second where there are none."""
     max_waiting: Count = 1000
     """Files that may wait to be learned; further ones stay where they lie until there is room."""
-    max_bytes: Count = 1_000_000_000
-    max_unpacked_bytes: Count = 1_000_000_000
+    max_bytes: Bytes = 1_000_000_000
+    max_unpacked_bytes: Bytes = 1_000_000_000
     """What a compressed file may unpack to."""
     max_rows: Count = 1_000_000
     max_row_bytes: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1_000_000
@@ -74,7 +82,7 @@ class InboxSettings(Section):
     """How long that process may work on a file without a word, such as a row; then the file fails."""
     reader_seconds: Annotated[float, Field(gt=0)] = 600.0
     """How long the daemon waits for one file's rows, all in all; then the file fails."""
-    keep_done_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
+    keep_done_days: Days | None = None
     """Remove what was learned from ``done/`` after so many days; ``None`` keeps it for ever."""
     preferences: Literal["refuse", "learn_chosen"] = "refuse"
     """Rows that prefer one answer to another: ``learn_chosen`` learns the good one as any answer, never the bad one."""
@@ -85,27 +93,27 @@ class SizeRow(Section):
 
     below: Count | None = None
     """``None`` in the last row: everything larger."""
-    rank: Count
-    alpha: Count
-    epochs: Count
-    batch: Count
-    accumulation: Count
-    max_length: Count
+    rank: Parallel
+    alpha: Annotated[int, Field(ge=1, le=65_536)]
+    epochs: Rounds
+    batch: Parallel
+    accumulation: Parallel
+    max_length: Annotated[int, Field(ge=1, le=1_048_576)]
 
 
 class RateRow(Section):
     """The learning rate for models of fewer than ``below_parameters`` parameters, up to alpha 32; see ``planner``."""
 
     below_parameters: float | None = None
-    learning_rate: Annotated[float, Field(gt=0)]
+    learning_rate: Rate
 
 
 class UntilSettings(Section):
     """When a session may end; see ``domain.Until``."""
 
     recall: Share = 0.98
-    max_epochs: Count = 30
-    patience: Count = 3
+    max_epochs: Rounds = 30
+    patience: Rounds = 3
     min_delta: Share = 0.01
     patience_steps: Count = 48
 
@@ -126,11 +134,11 @@ class PlannerSettings(Section):
         RateRow(below_parameters=2e9, learning_rate=1e-3),
         RateRow(learning_rate=3e-4),
     )
-    loraplus_ratio: Annotated[float, Field(ge=1)] = 4.0
+    loraplus_ratio: Annotated[float, Field(ge=1, le=1000)] = 4.0
     """An adapter's B learns this many times faster than its A (LoRA+, Hayou et al. 2024)."""
     warmup_share: Share = 0.1
     """Warm-up is min(share x n, ``warmup_max``) steps."""
-    warmup_max: int = 50
+    warmup_max: CountOrZero = 50
     until: UntilSettings = UntilSettings()
 
 
@@ -139,7 +147,7 @@ class RehearsalSettings(Section):
 
     share: Share = 0.5
     """Most that old and recalled examples may take of a round: 0.5 is as many as are new."""
-    max_examples: int = 2000
+    max_examples: CountOrZero = 2000
     """All old examples that are not recalled are trained while the old are at most this many; of more, ``share``."""
     strategy: Literal["wrong_first", "balanced", "all"] = "wrong_first"
     """``wrong_first``: what is not recalled, then the least trained. ``balanced``: the least trained, whatever is
@@ -150,22 +158,22 @@ class RehearsalSettings(Section):
     """Share of general conversation in every step; the model is held to the pristine base's own words."""
     general_share_most: Share = 0.5
     """The same, where the parent has used up all of ``judge.max_perplexity_rise``; in proportion where some of it."""
-    general_weight: Annotated[float, Field(ge=0)] = 3.0
+    general_weight: Annotated[float, Field(ge=0, le=1000)] = 3.0
     """Weight of that beside 1 for the answers."""
 
 
 class TrainingSettings(Section):
     """How the session's child process runs."""
 
-    seed: int = 20_261_121
+    seed: Seed = 20_261_121
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     gradient_checkpointing: bool | None = None
     """``None`` lets the planner decide by the machine."""
-    threads: int | None = None
+    threads: Parallel | None = None
     """CPU threads of the child; ``None`` takes all cores, at lower priority than answering."""
-    nice: int = 10
-    max_rank: Count = 64
+    nice: Annotated[int, Field(ge=-20, le=19)] = 10
+    max_rank: Parallel = 64
     """The summed rank above which a session first truncates what it begins with."""
     consolidate_at: TimeOfDay | None = "03:00"
     """Local time of day at which an adapter of more than half of ``max_rank`` is made smaller; ``None`` is never."""
@@ -180,18 +188,18 @@ class JudgeSettings(Section):
 
     min_recall: Share = 0.95
     """Recall on the new data."""
-    max_drop_examples: int = 2
+    max_drop_examples: CountOrZero = 2
     max_drop_share: Share = 0.02
     """An old dataset may lose at most max(``max_drop_examples``, this share of it)."""
     significance: Share = 0.05
     """Pooled loss over old examples, exact McNemar test."""
-    max_perplexity_rise: float = 0.15
-    max_kl: float = 1.0
+    max_perplexity_rise: Limit = 0.15
+    max_kl: Limit = 1.0
     max_degenerate_share: Share = 0.1
-    max_reload_difference: float = 1e-6
-    max_merge_difference: float = 2.0
+    max_reload_difference: Limit = 1e-6
+    max_merge_difference: Limit = 2.0
     """Logits; float32 stays under 0.01, bfloat16 rounds the merged weights."""
-    max_truncation_error: float = 1.0
+    max_truncation_error: Limit = 1.0
     """Share of an adapter that a truncation may lose. 1 refuses none: what it did to recall decides."""
 
 
@@ -216,6 +224,15 @@ class ServerSettings(Section):
 
     socket: str = "run/lorad.sock"
     """Relative to the home. The folder is made 0750, the socket 0660."""
+    max_body_bytes: Annotated[int, Field(ge=1024, le=1_000_000_000)] = 1_000_000
+    """A longer request gets 413 and is not kept; about a million characters."""
+    max_connections: Annotated[int, Field(ge=1, le=65_536)] = 512
+    """At once, and never more than half of the descriptors that the system allows. One that waits for its client makes
+    room for a new one, the oldest first; where all are being answered, a new one gets 503."""
+    header_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """A client that has not sent its request's header after so long is cut off."""
+    transfer_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """The same for the body, and for taking what waits to be read of an answer."""
 
 
 class TrackSettings(Section):
@@ -231,11 +248,11 @@ class RegistrySettings(Section):
 
     keep: Count = 10
     """Most versions on disk."""
-    max_age_days: Count | None = None
+    max_age_days: Days | None = None
     """Older versions are removed; ``None`` keeps them however old."""
-    max_bytes: Count | None = None
+    max_bytes: Bytes | None = None
     """Most bytes that the versions take together; ``None`` is no limit."""
-    keep_rejected: Annotated[int, Field(ge=0)] = 10
+    keep_rejected: CountOrZero = 10
     """Refused candidates that are kept for ``lorad retry --force``; the oldest go first."""
     scrub_at: TimeOfDay | None = "04:00"
     """Local time of day at which versions and base models are hashed anew; ``None`` is never."""
@@ -271,6 +288,10 @@ class Settings(Section):
         return self.tracks[name]
 
 
+#: What the YAML reader lets through from the constructors of its types: ``!!int ""``, a list as a key, too deep a nest.
+_NOT_VALUES = (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError)
+
+
 def load_settings(home: Home, config: str | None = None, overrides: Sequence[str] = ()) -> Settings:
     """Read the settings of a home; raise one ``ConfigError`` that names every problem."""
     tree: dict[str, Any] = {}
@@ -301,7 +322,7 @@ def _find_config(home: Home, name: str) -> Path:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, *_NOT_VALUES) as error:
         raise ConfigError(f"cannot read the settings in {path}: {error}", code="unreadable_config") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold a mapping of sections, not a {type(data).__name__}")
@@ -316,7 +337,7 @@ def _parse_override(text: str) -> dict[str, Any]:
         )
     try:
         tree: Any = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, *_NOT_VALUES) as error:
         raise ConfigError(f"--set {text}: the value is not YAML: {error}") from None
     for part in reversed(key.strip().split(".")):
         tree = {part: tree}

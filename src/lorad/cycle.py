@@ -979,7 +979,7 @@ class Cycle:
         By force alone, the candidate that was refused is promoted as it is; with other settings it is made anew.
         """
         job = self._job_for(job_id, "retry")
-        planner.check_names(settings or {})
+        planner.check_changes(settings or {})
         if settings:
             files.remove(self.registries[job.track].rejected / f"job-{job.id}")
         settings = job.settings | (settings or {})

@@ -23,13 +23,16 @@ from transformers.generation.streamers import BaseStreamer
 
 from lorad import loader
 from lorad.config import EngineSettings
-from lorad.domain import BASE
+from lorad.domain import BASE, canonical
 from lorad.errors import LoradError, ProtocolError, RegistryError, SampleError
 from lorad.tasks import Task
 from lorad.weights import Base, Deck
 
 GREEDY = 1e-5
 """A temperature below this only ever takes the likeliest token, and the smallest cannot be divided by."""
+
+LONGEST_TOKEN = 32
+"""Characters that a token has at most, on average: so many more than in any text that what is longer is not even counted."""
 
 UNKNOWN_CONTEXT = 4096
 """Most tokens of prompt and answer together that are taken by default where a model does not name its context."""
@@ -99,6 +102,19 @@ def context_length(config: Any) -> int | None:
     return next((length for length in found if isinstance(length, int) and length > 0), None)
 
 
+def check_length(question: Any, context: int | None) -> None:
+    """Raise ``ProtocolError`` on a question that no context of this length can hold: tokenizing it would take minutes."""
+    if context is None:
+        return
+    length, most = len(canonical(question)), context * LONGEST_TOKEN
+    if length > most:
+        raise ProtocolError(
+            f"the context length is {context} tokens, and the messages have {length} characters; send fewer than {most}",
+            code="context_length_exceeded",
+            param="messages",
+        )
+
+
 def answer_room(prompt: int, context: int | None, wanted: int | None) -> int:
     """Return how many tokens an answer may have; raise ``ProtocolError`` when the context has no room for them."""
     if context is None:
@@ -152,6 +168,8 @@ class Engine:
         self._tickets: queue.Queue[Ticket | Callable[[], None]] = queue.Queue()
         self._door = threading.Lock()
         self._accepted: list[Ticket] = []
+        self._preparing = 0
+        """Requests whose prompt is being made: they have their places in the queue."""
         self.requests = 0
         self.active = 0
         self.tokens_per_second: float | None = None
@@ -254,25 +272,53 @@ class Engine:
     def submit(self, track: str, question: Any, sampling: Sampling, version: str | None = None) -> Ticket:
         """Accept a request at the end of the queue; raise ``ProtocolError`` (503) when the queue is full."""
         seat = self._find(track)
+        with self._place():
+            prompt = self._prompt(seat, question)
+            room = answer_room(len(prompt), context_length(seat.deck.base.model.config), sampling.max_tokens)
+            sampling = replace(sampling, max_tokens=self._capped(room, sampling.max_tokens))
+            with self._door:
+                ticket = Ticket(track, version or seat.serving, prompt, sampling)
+                self._accepted.append(ticket)
+                self.requests += 1
+                self._tickets.put(ticket)
+        return ticket
+
+    def _prompt(self, seat: _Seat, question: Any) -> list[int]:
+        check_length(question, context_length(seat.deck.base.model.config))
         try:
-            prompt = seat.task.prompt(seat.deck.base.tokenizer, question)
+            return seat.task.prompt(seat.deck.base.tokenizer, question)
         except SampleError as error:
             raise ProtocolError(error.message, code=error.code) from None
-        room = answer_room(len(prompt), context_length(seat.deck.base.model.config), sampling.max_tokens)
-        sampling = replace(sampling, max_tokens=self._capped(room, sampling.max_tokens))
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        """Hold a place in the queue while a prompt is made; raise ``ProtocolError`` (503) when there is none."""
         with self._door:
-            if self._wanted() >= self._settings.max_waiting:
+            self._drop_cancelled()
+            if self._wanted() + self._preparing >= self._settings.max_waiting:
                 raise ProtocolError(
                     "too many questions are waiting; try again in a second",
                     status=503,
                     code="busy",
                     retry_after=1,
                 )
-            ticket = Ticket(track, version or seat.serving, prompt, sampling)
-            self._accepted.append(ticket)
-            self.requests += 1
-        self._tickets.put(ticket)
-        return ticket
+            self._preparing += 1
+        try:
+            yield
+        finally:
+            with self._door:
+                self._preparing -= 1
+
+    def _drop_cancelled(self) -> None:
+        """Take those out of the queue for which nobody waits any more: whoever asks and leaves must not fill it."""
+        with self._tickets.mutex:
+            queued = self._tickets.queue
+            left = [item for item in queued if isinstance(item, Ticket) and item.cancelled.is_set()]
+            for ticket in left:
+                queued.remove(ticket)
+        for ticket in left:
+            self._accepted.remove(ticket)
+            ticket.pieces.put(Piece("", "cancelled"))  # whoever still listens is not left waiting
 
     def _capped(self, room: int, wanted: int | None) -> int:
         """Hold an answer of no stated length to the operator's limit, if there is one."""
@@ -369,7 +415,8 @@ class _Streamer(BaseStreamer):
         self._text = text
         self._ends = ends
         self._tokens: list[int] = []
-        self._sent = ""
+        self._sent = 0
+        """Characters of the answer that were sent."""
         self._ended = False
         self._prompt_seen = False
         self._finish = "length"
@@ -404,13 +451,15 @@ class _Streamer(BaseStreamer):
         text = self._text(self._tokens)
         if not whole and text.endswith("\ufffd"):
             return  # half of a character: wait for the rest of it
-        cut = min((at for stop in self._ticket.sampling.stop if (at := text.find(stop)) >= 0), default=-1)
+        fresh = text[self._sent :]  # what was sent holds no part of a stop text: that is held back
+        stops = self._ticket.sampling.stop
+        cut = min((at for stop in stops if (at := fresh.find(stop)) >= 0), default=-1)
         if cut >= 0:
-            text, self._finish, self._ended = text[:cut], "stop", True
-        held = 0 if whole or self._ended else _possible_stop(text, self._ticket.sampling.stop)
-        fresh = text[len(self._sent) : len(text) - held]
+            fresh, self._finish, self._ended = fresh[:cut], "stop", True
+        held = 0 if whole or self._ended else _possible_stop(fresh, stops)
+        fresh = fresh[: len(fresh) - held]
         if fresh:
-            self._sent += fresh
+            self._sent += len(fresh)
             self._ticket.pieces.put(Piece(fresh))
         if self._ended:
             raise _Enough

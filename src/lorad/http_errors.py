@@ -11,19 +11,22 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Route
 
 from lorad import schemas
-from lorad.errors import LoradError, ProtocolError, RegistryError, RetryLater, describe
+from lorad.bodies import Json
+from lorad.errors import ConfigError, LoradError, ProtocolError, RegistryError, RetryLater, describe
 
 CHAT = "POST /v1/chat/completions"
 
 CLIENT_LEFT = 499
 """The status that proxies note for a client that left before its answer."""
+
+ASKED_FOR = {"bad_setting", "no_such_setting"}
+"""What is wrong with settings that a request brings, not with the daemon's own."""
 
 MEANT = {
     "/v1/responses": CHAT,
@@ -42,18 +45,18 @@ def add_handlers(app: FastAPI) -> None:
     """Answer every error in OpenAI's form."""
 
     @app.exception_handler(LoradError)
-    def known(_: Request, error: LoradError) -> JSONResponse:
+    def known(_: Request, error: LoradError) -> Json:
         return response(error)
 
     @app.exception_handler(RequestValidationError)
-    def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    def invalid(_: Request, error: RequestValidationError) -> Json:
         problems = [
             {**each, "loc": each["loc"][1:]} for each in error.errors()
         ]  # without query, path or body
         return response(schemas.invalid(problems))
 
     @app.exception_handler(HTTPException)
-    def refused(request: Request, error: HTTPException) -> JSONResponse:
+    def refused(request: Request, error: HTTPException) -> Json:
         return response(_explained(request, error, _routes(app)), dict(error.headers or {}))
 
     @app.exception_handler(ClientDisconnect)
@@ -61,15 +64,15 @@ def add_handlers(app: FastAPI) -> None:
         return Response(status_code=CLIENT_LEFT)  # nobody hears it, and nothing is wrong here
 
     @app.exception_handler(Exception)
-    def unknown(_: Request, error: Exception) -> JSONResponse:
+    def unknown(_: Request, error: Exception) -> Json:
         return response(error)
 
 
-def response(error: Exception, headers: dict[str, str] | None = None) -> JSONResponse:
+def response(error: Exception, headers: dict[str, str] | None = None) -> Json:
     """Return an error as an answer."""
     data = error.data if isinstance(error, LoradError) else {}
     more = {"Retry-After": str(data["retry_after"])} if "retry_after" in data else {}
-    return JSONResponse(form(error), status_code=status(error), headers={**(headers or {}), **more})
+    return Json(form(error), status_code=status(error), headers={**(headers or {}), **more})
 
 
 def form(error: Exception) -> dict[str, Any]:
@@ -82,6 +85,8 @@ def status(error: Exception) -> int:
     """Return the status that fits an error."""
     if isinstance(error, ProtocolError):
         return error.status
+    if isinstance(error, ConfigError) and error.code in ASKED_FOR:
+        return HTTPStatus.BAD_REQUEST
     if isinstance(error, RetryLater):
         return HTTPStatus.SERVICE_UNAVAILABLE
     if isinstance(error, RegistryError):

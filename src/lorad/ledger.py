@@ -4,6 +4,7 @@ What lives here: drops, jobs, events and flags in SQLite, every state change thr
 What never does: examples (that is ``memory``), files, deciding.
 """
 
+import contextlib
 import json
 import sqlite3
 from typing import Any
@@ -14,6 +15,8 @@ from lorad.errors import ProtocolError
 from lorad.states import OPEN_JOBS, DropState, JobState, advance
 
 EVENTS_KEPT = 2000
+
+_LONGEST_SHOWN = 200
 
 LARGEST = 2**63 - 1
 """The largest number that SQLite knows; nothing has a larger one."""
@@ -216,7 +219,7 @@ class Ledger:
         """Return the newest events after an id, oldest first."""
         rows = self._db.rows("SELECT * FROM events WHERE id > ? ORDER BY id DESC LIMIT ?", after, limit)
         return [
-            {"id": row["id"], "at": row["at"], "name": row["name"], **json.loads(row["data"])}
+            {"id": row["id"], "at": row["at"], "name": row["name"], **_stored(row["data"])}
             for row in reversed(rows)
         ]
 
@@ -234,8 +237,17 @@ class Ledger:
         )
 
 
+def _stored(text: str) -> dict[str, Any]:
+    """Return what a column holds; one that cannot be read, as something else may have written it, is told as it is."""
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
+        found = json.loads(text)
+        if isinstance(found, dict):
+            return found
+    return {"unreadable": str(text)[:_LONGEST_SHOWN]}
+
+
 def _drop(row: sqlite3.Row) -> Drop:
-    return Drop(**{**dict(row), "state": DropState(row["state"]), "reason": json.loads(row["reason"])})
+    return Drop(**{**dict(row), "state": DropState(row["state"]), "reason": _stored(row["reason"])})
 
 
 def _job(row: sqlite3.Row) -> Job:
@@ -244,7 +256,7 @@ def _job(row: sqlite3.Row) -> Job:
             **dict(row),
             "state": JobState(row["state"]),
             "force": bool(row["force"]),
-            "settings": json.loads(row["settings"]),
-            "reason": json.loads(row["reason"]),
+            "settings": _stored(row["settings"]),
+            "reason": _stored(row["reason"]),
         }
     )

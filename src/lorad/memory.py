@@ -224,11 +224,12 @@ class Memory:
     ) -> list[dict[str, Any]]:
         """Return examples as rows to export, with where they come from, in order of arrival.
 
-        ``after`` is the ``row`` of the last one seen. Left out is what was replaced or forgotten.
+        ``after`` is the ``row`` of the last one seen. Left out is what was replaced or forgotten. One that cannot be read
+        says so under ``unreadable``: the others are wanted all the same.
         """
         held = "forgotten_at IS NULL AND NOT is_replaced AND rowid > ?3 AND (?4 IS NULL OR dataset = ?4)"
         rows = self._seen(track, lineage, held, after, dataset, limit=limit)
-        return [_exported(row) for row in rows]
+        return [_shown(row) for row in rows]
 
     def _select(self, track: str, condition: str, *values: Any) -> list[Example]:
         query = f"SELECT * FROM examples WHERE track = ? AND forgotten_at IS NULL {condition} ORDER BY rowid"
@@ -304,9 +305,17 @@ class Memory:
         return list(counts)
 
 
-def _exported(row: sqlite3.Row) -> dict[str, Any]:
-    example = _readable(row)
-    provenance = ("line", "added_at", "learned_in", "recalled", "recalled_in")
+def _shown(row: sqlite3.Row) -> dict[str, Any]:
+    names = ("line", "added_at", "learned_in", "recalled", "recalled_in")
+    provenance = {"row": row["rowid"], **{name: row[name] for name in names}}
+    try:
+        told = _exported(_readable(row))
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        told = {"unreadable": f"{type(error).__name__}: {error}"}
+    return told | {"dataset": _clean(row["dataset"]), "provenance": provenance}
+
+
+def _exported(example: Example) -> dict[str, Any]:
     tools = [message["content"] for message in example.question if message["role"] == "tools"]
     # what is learned of a conversation has a row for each turn: here the turns before are context
     asked = [
@@ -317,8 +326,6 @@ def _exported(row: sqlite3.Row) -> dict[str, Any]:
     return {
         "messages": [*asked, {"role": "assistant", **as_message(example.answer)}],
         **({"tools": _functions(tools[0])} if tools else {}),
-        "dataset": _clean(example.dataset),
-        "provenance": {"row": row["rowid"], **{name: row[name] for name in provenance}},
     }
 
 
@@ -373,10 +380,13 @@ def _example(row: sqlite3.Row) -> Example:
 
 def _holds(example: Example, text: str) -> bool:
     """Tell whether a text stands in an example's own words, not in the names of its parts."""
-
-    def within(value: Any) -> bool:
-        if isinstance(value, dict):
-            return any(within(part) for name, part in value.items() if name != "role")
-        return any(map(within, value)) if isinstance(value, list) else text in str(value)
-
-    return within(example.question) or within(example.answer)
+    parts: list[Any] = [example.question, example.answer]
+    while parts:  # not by recursion: an older lorad may have kept what is nested as deep as Python goes
+        part = parts.pop()
+        if isinstance(part, dict):
+            parts += (value for name, value in part.items() if name != "role")
+        elif isinstance(part, list):
+            parts += part
+        elif text in str(part):
+            return True
+    return False

@@ -5,10 +5,20 @@ reading files, loading models.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from lorad.config import PlannerSettings, RehearsalSettings, SizeRow, TrainingSettings
+from annotated_types import Ge, Le
+
+from lorad.config import (
+    PlannerSettings,
+    RateRow,
+    RehearsalSettings,
+    Section,
+    SizeRow,
+    TrainingSettings,
+    UntilSettings,
+)
 from lorad.domain import Machine, Mix, ModelShape, Plan, Until, as_json, restore
 from lorad.errors import ConfigError
 
@@ -27,6 +37,42 @@ FULL_RATE_ALPHA = 32
 #: Settings of a plan that a human may override with ``lorad retry --settings``.
 OVERRIDABLE = ("rank", "alpha", "epochs", "batch", "accumulation", "max_length", "learning_rate", "seed")
 UNTIL = tuple(field.name for field in fields(Until) if field.name != "min_epochs")  # that is `epochs`
+
+_LONGEST_SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The numbers that a setting may be."""
+
+    least: float
+    most: float
+    is_whole: bool
+
+    def holds(self, value: Any) -> bool:
+        """Tell whether a value is one of them; not a number is none, and neither are true and false."""
+        is_number = isinstance(value, int if self.is_whole else int | float) and not isinstance(value, bool)
+        return is_number and self.least <= value <= self.most
+
+    def __str__(self) -> str:
+        return f"a {'whole ' if self.is_whole else ''}number from {self.least:.10g} to {self.most:.10g}"
+
+
+def _range(section: type[Section], name: str) -> Range:
+    """Return what a setting may be where it is written in the settings."""
+    field = section.model_fields[name]
+    least = next(bound.ge for bound in field.metadata if isinstance(bound, Ge))
+    most = next(bound.le for bound in field.metadata if isinstance(bound, Le))
+    return Range(float(least), float(most), field.annotation is int)  # type: ignore[arg-type]
+
+
+#: What a human may set of a plan is what ``config`` lets stand in the settings for the same.
+RANGES = {
+    **{name: _range(SizeRow, name) for name in OVERRIDABLE[:6]},
+    "learning_rate": _range(RateRow, "learning_rate"),
+    "seed": _range(TrainingSettings, "seed"),
+    **{name: _range(UntilSettings, name) for name in UNTIL},
+}
 
 
 def plan(
@@ -181,43 +227,41 @@ def _dtype(training: TrainingSettings, machine: Machine, reasons: list[str]) -> 
     return "float32"
 
 
-def check_names(overrides: Mapping[str, Any]) -> None:
-    """Raise ``ConfigError`` when a plan has no setting of such a name."""
+def check_changes(overrides: Mapping[str, Any]) -> None:
+    """Raise ``ConfigError`` when a plan has no setting of such a name, or none that may be so."""
     known = (*OVERRIDABLE, *UNTIL)
     unknown = sorted(set(overrides) - set(known))
     if unknown:
         raise ConfigError(
-            f"a plan has no setting {unknown[0]!r}; known: {', '.join(known)}", code="no_such_setting"
+            f"a plan has no setting {_shown(unknown[0])}; known: {', '.join(known)}", code="no_such_setting"
         )
+    for name, value in overrides.items():
+        if not RANGES[name].holds(value):
+            raise ConfigError(
+                f"{name} must be {RANGES[name]} (given: {_shown(value)})", code="bad_setting", param=name
+            )
+
+
+def _shown(value: Any) -> str:
+    """Return a value as it is printed, in ASCII: it may be half of a character, or very long."""
+    try:
+        told = ascii(value)
+    except (ValueError, RecursionError):  # a number of more digits than Python prints
+        return f"a {type(value).__name__}"
+    return told if len(told) <= _LONGEST_SHOWN else f"{told[:_LONGEST_SHOWN]}..."
 
 
 def _override(decided: Plan, overrides: Mapping[str, Any]) -> Plan:
-    check_names(overrides)
-    until = {key: value for key, value in overrides.items() if key in UNTIL}
-    direct = {key: value for key, value in overrides.items() if key in OVERRIDABLE}
+    check_changes(overrides)
     if not overrides:
         return decided
+    until = {key: value for key, value in overrides.items() if key in UNTIL}
+    direct = {key: value for key, value in overrides.items() if key in OVERRIDABLE}
     reason = "set by hand: " + ", ".join(f"{key} = {value}" for key, value in sorted(overrides.items()))
-    changed = _checked(decided, direct | {"until": as_json(decided.until) | until})
+    changed = restore(Plan, as_json(decided) | direct | {"until": as_json(decided.until) | until})
     return replace(
         changed,
         pack_tokens=changed.batch * changed.max_length,
         until=replace(changed.until, min_epochs=changed.epochs),
         reasons=(*decided.reasons, reason),
     )
-
-
-def _checked(decided: Plan, changes: Mapping[str, Any]) -> Plan:
-    """Return the plan with changes, each of the type and size that a plan takes."""
-    try:
-        changed = restore(Plan, as_json(decided) | dict(changes))
-    except ValueError as error:  # pydantic's, with every problem in its text
-        raise ConfigError(f"these settings do not fit a plan: {error}", code="bad_setting") from None
-    small = [
-        name
-        for name in ("rank", "alpha", "epochs", "batch", "accumulation", "max_length")
-        if getattr(changed, name) < 1
-    ]
-    if small or changed.learning_rate <= 0:
-        raise ConfigError(f"{(small or ['learning_rate'])[0]} must be larger than 0", code="bad_setting")
-    return changed

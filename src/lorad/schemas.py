@@ -6,13 +6,12 @@ completion request as the engine is asked. What never does: routes, answers, kno
 """
 
 import difflib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lorad import calls, cells, conversations, parameters
+from lorad import calls, cells, conversations, parameters, strict_json
 from lorad.engine import Sampling
 from lorad.errors import ProtocolError
 from lorad.rows import BadRow, TooDeep
@@ -21,9 +20,21 @@ from lorad.strict_json import Flaw, NotJson, is_deeper, parse
 DEPTH = 64
 """Lists and objects in one another; what is deeper costs Python its stack."""
 
+FIELDS = 100
+"""Fields of a body; each that is not known is compared with all that are."""
+
+STOPS = 16
+STOP_LENGTH = 256
+"""Texts that end an answer, and their characters: every token that is generated is compared with all of them."""
+
+NAME_LENGTH = 255
+"""Characters of what names something: a track, a version, a tag, a checkpoint."""
+
 _SHOWN = 60
 _TEXT_PARTS = ("text", "input_text", "output_text")
 """What a part of a message that is text calls itself in OpenAI's chat completions and in its responses."""
+_TRACK = Field(default="chat", max_length=NAME_LENGTH)
+_NAME = Field(default=None, max_length=NAME_LENGTH)
 _TOKENS = Field(default=None, ge=1, lt=2**31)
 _LIMIT = Field(default=None, ge=1, lt=2**63)
 
@@ -71,7 +82,7 @@ class ChatBody(Body):
 
     example: ClassVar[str] = '{"model": "chat", "messages": [{"role": "user", "content": "Where is it?"}]}'
 
-    model: str = "chat"
+    model: str = Field(default="chat", max_length=2 * NAME_LENGTH)
     messages: list[Any] = Field(min_length=1)
     tools: list[Any] = []
     tool_choice: Any = "auto"
@@ -147,14 +158,14 @@ class ResumeBody(Body):
 
     example: ClassVar[str] = '{"checkpoint": "round-0003"}'
 
-    checkpoint: str | None = None
+    checkpoint: str | None = _NAME
 
 
 class RollbackBody(Body):
     """Which version to serve again: the previous one, or this."""
 
-    track: str = "chat"
-    to: str | None = None
+    track: str = _TRACK
+    to: str | None = _NAME
 
 
 class ForgetBody(Body):
@@ -162,7 +173,7 @@ class ForgetBody(Body):
 
     example: ClassVar[str] = '{"track": "chat", "selector": "a dataset, or a text", "dry_run": true}'
 
-    track: str = "chat"
+    track: str = _TRACK
     selector: str = ""
     dry_run: bool = False
 
@@ -170,14 +181,14 @@ class ForgetBody(Body):
 class ConsolidateBody(Body):
     """Whether to make the adapter smaller, or to learn everything anew."""
 
-    track: str = "chat"
+    track: str = _TRACK
     refit: bool = False
 
 
 class PinBody(Body):
     """Whether a version stays whatever the limits say."""
 
-    track: str = "chat"
+    track: str = _TRACK
     pinned: bool = True
 
 
@@ -186,8 +197,8 @@ class TagBody(Body):
 
     example: ClassVar[str] = '{"track": "chat", "tag": "good"}'
 
-    track: str = "chat"
-    tag: str
+    track: str = _TRACK
+    tag: str = Field(max_length=NAME_LENGTH)
     remove: bool = False
 
 
@@ -196,7 +207,7 @@ class PruneBody(Body):
 
     example: ClassVar[str] = '{"track": "chat", "keep": 5, "dry_run": true}'
 
-    track: str = "chat"
+    track: str = _TRACK
     keep: int | None = _LIMIT
     max_age_days: int | None = _LIMIT
     max_bytes: int | None = _LIMIT
@@ -226,6 +237,10 @@ def _object(raw: bytes, example: str) -> dict[str, Any]:
         ) from None
     if not isinstance(value, dict):
         raise ProtocolError(f"the body is {_kind(value)}; {send}", code="invalid_json")
+    if len(value) > FIELDS:
+        raise ProtocolError(
+            f"the body has {len(value)} fields; send at most {FIELDS}", code="too_many_fields"
+        )
     if is_deeper(value, DEPTH):
         raise ProtocolError(
             f"the body is nested more than {DEPTH} levels deep; send a flatter one", code="too_deep"
@@ -244,12 +259,16 @@ def _kind(value: Any) -> str:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        yield from value
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _texts(inner)
+    values = [value]
+    while values:
+        inner = values.pop()
+        if isinstance(inner, str):
+            yield inner
+        elif isinstance(inner, dict):
+            yield from inner
+            values += inner.values()
+        elif isinstance(inner, list):
+            values += inner
 
 
 # -- conversations
@@ -277,8 +296,11 @@ def _message(given: Any, where: str) -> dict[str, Any]:
 
 def _in_order_of_calls(said: Sequence[dict[str, Any]], given: Sequence[Any]) -> list[dict[str, Any]]:
     """Return messages with what tools said in the order of the calls: no template knows ids."""
+    is_called = False
     for index, message in enumerate(said):
-        if message["role"] == "tool" and not conversations.is_called(said[:index]):
+        if message["role"] != "tool":
+            is_called = "tool_calls" in message
+        elif not is_called:
             raise _refused(f"messages[{index}]", "what a tool said must follow the call of it", "no_call")
     try:
         return [said[place] for place in calls.order(given)]
@@ -344,6 +366,8 @@ def _stops(given: Any) -> tuple[str, ...]:
     stops = [given] if isinstance(given, str) else [] if given is None else given
     if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
         raise _refused("stop", "must be a text or a list of texts")
+    if len(stops) > STOPS or any(len(stop) > STOP_LENGTH for stop in stops):
+        raise _refused("stop", f"must be at most {STOPS} texts of at most {STOP_LENGTH} characters")
     return tuple(filter(None, stops))
 
 
@@ -369,7 +393,7 @@ def invalid(problems: Sequence[Any], known: Sequence[str] = ()) -> ProtocolError
         return _refused(where, f"there is no such field; {told}")
     if first["type"] == "missing":
         return _refused(where, "is missing")
-    shown = json.dumps(first["input"], ensure_ascii=False, default=repr)
+    shown = strict_json.encoded(first["input"]).decode()
     shown = shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 1]}…"
     return _refused(where, f"{first['msg'].lower().replace('input should', 'must')} (given: {shown})")
 
@@ -377,4 +401,5 @@ def invalid(problems: Sequence[Any], known: Sequence[str] = ()) -> ProtocolError
 def _where(path: Sequence[str | int]) -> str:
     """Return a place as people write it: ``stream_options.include_usage``."""
     steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
-    return "".join(steps).removeprefix(".")
+    told = "".join(steps).removeprefix(".")
+    return told if len(told) <= _SHOWN else f"{told[: _SHOWN - 1]}…"

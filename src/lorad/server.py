@@ -7,7 +7,8 @@ that it is given.
 
 import asyncio
 import contextlib
-import json
+import functools
+import inspect
 import math
 import socket
 import time
@@ -18,11 +19,15 @@ from typing import Annotated, Any, Protocol, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, FastAPI, Query, Request
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
+from fastapi.routing import APIRoute
 from starlette.routing import Route
 
-from lorad import __version__, archive, http_errors
+from lorad import __version__, archive, http_errors, strict_json
 from lorad.archive import Archive
+from lorad.bodies import Bodies, Json
+from lorad.config import ServerSettings
+from lorad.connections import BACKLOG
 from lorad.engine import Piece, Sampling, Ticket
 from lorad.errors import ConfigError, ProtocolError
 from lorad.home import check_socket_path
@@ -65,7 +70,31 @@ class Daemon(Protocol):
     def consolidate(self, track: str, *, refit: bool) -> dict[str, Any]: ...
 
 
-def build(daemon: Daemon) -> FastAPI:
+class _Route(APIRoute):
+    """A route whose answer is written by ``Json``: FastAPI's own writing fails on what JSON has no word for."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, _written(endpoint), **{**options, "response_model": None})
+
+
+def _written(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a route's function so that what it returns is the answer itself."""
+
+    def answer(made: Any) -> Response:
+        return made if isinstance(made, Response) else Json(made)
+
+    @functools.wraps(endpoint)
+    async def wait(*given: Any, **named: Any) -> Response:
+        return answer(await endpoint(*given, **named))
+
+    @functools.wraps(endpoint)
+    def call(*given: Any, **named: Any) -> Response:
+        return answer(endpoint(*given, **named))
+
+    return wait if inspect.iscoroutinefunction(endpoint) else call
+
+
+def build(daemon: Daemon, settings: ServerSettings | None = None) -> FastAPI:
     """Return the HTTP application for a daemon."""
     # no openapi.json: bodies are read by their content, whatever their type, and it would say that there are none
     app = FastAPI(
@@ -75,6 +104,8 @@ def build(daemon: Daemon) -> FastAPI:
         redirect_slashes=False,
         dependencies=[Depends(http_errors.refuse_unknown_query)],
     )
+    app.router.route_class = _Route
+    app.state.bodies = Bodies((settings or ServerSettings()).max_body_bytes)
     http_errors.add_handlers(app)
     _add_health(app, daemon)
     _add_openai(app, daemon)
@@ -97,7 +128,8 @@ def _given(kind: type[Body]) -> Any:
 
     async def read(request: Request) -> Body:
         http_errors.refuse_encoding(request)
-        return kind.read(await request.body())
+        bodies: Bodies = request.app.state.bodies
+        return await bodies.read(request, kind.read)
 
     return Depends(read)
 
@@ -108,9 +140,9 @@ def _add_health(app: FastAPI, daemon: Daemon) -> None:
         return {"alive": True}
 
     @app.get("/readyz")
-    async def readyz() -> JSONResponse:
+    async def readyz() -> Json:
         ready = daemon.is_ready()
-        return JSONResponse({"ready": ready}, status_code=200 if ready else 503)
+        return Json({"ready": ready}, status_code=200 if ready else 503)
 
     @app.get("/api/status")
     def status() -> dict[str, Any]:
@@ -137,7 +169,7 @@ def _add_openai(app: FastAPI, daemon: Daemon) -> None:
 
     threads = _Threads()
 
-    @app.post("/v1/chat/completions", response_model=None)
+    @app.post("/v1/chat/completions")
     async def chat(
         body: Annotated[ChatBody, _given(ChatBody)], request: Request
     ) -> dict[str, Any] | StreamingResponse:
@@ -209,12 +241,11 @@ def _whole(pieces: list[Piece], head: dict[str, Any]) -> dict[str, Any]:
 
 async def _events(
     ticket: Ticket, head: dict[str, Any], threads: _Threads, *, has_usage: bool
-) -> AsyncIterator[str]:
-    def event(choices: list[dict[str, Any]], **more: Any) -> str:
-        told = {**head, "object": "chat.completion.chunk", "choices": choices, **more}
-        return f"data: {json.dumps(told, ensure_ascii=False)}\n\n"
+) -> AsyncIterator[bytes]:
+    def event(choices: list[dict[str, Any]], **more: Any) -> bytes:
+        return _sent({**head, "object": "chat.completion.chunk", "choices": choices, **more})
 
-    def said(delta: dict[str, str], finish: str | None = None) -> str:
+    def said(delta: dict[str, str], finish: str | None = None) -> bytes:
         return event([{"index": 0, "delta": delta, "finish_reason": finish}])
 
     yield said({"role": "assistant", "content": ""})
@@ -225,10 +256,15 @@ async def _events(
             if piece.finish and has_usage:
                 yield event([], usage=_usage(piece))
     except Exception as error:  # noqa: BLE001 - the status is sent; the client is told in its own form
-        yield f"data: {json.dumps(http_errors.form(error), ensure_ascii=False)}\n\n"
+        yield _sent(http_errors.form(error))
     finally:
         ticket.cancelled.set()  # also when the client has left: nobody needs the rest
-    yield "data: [DONE]\n\n"
+    yield b"data: [DONE]\n\n"
+
+
+def _sent(told: dict[str, Any]) -> bytes:
+    """Return a server-sent event."""
+    return b"data: " + strict_json.encoded(told) + b"\n\n"
 
 
 def _add_jobs(app: FastAPI, daemon: Daemon) -> None:
@@ -341,7 +377,7 @@ def _bind(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path))
     path.chmod(0o660)
-    listener.listen(128)
+    listener.listen(BACKLOG)
     return listener
 
 

@@ -1,11 +1,12 @@
 """A tool: JSON as the standard has it, whole or as a stream.
 
 What lives here: refusing what Python's reader lets pass (``NaN``, a key that stands twice), telling how what it
-refuses is mended, and reading value after value from text that is too large to hold. What never does: files, what
-a value means.
+refuses is mended, reading value after value from text that is too large to hold, and writing whatever is held. What
+never does: files, what a value means.
 """
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -74,6 +75,15 @@ _USUAL = (
     ("expecting , or ", "a comma is missing, or the value before it ends too early"),
     ("Extra data", "the value ends before it; what follows belongs on a line of its own"),
 )
+
+
+#: Lists and objects in one another that are written; what is deeper costs Python its stack.
+_DEEPEST = 200
+
+#: Bits of the longest whole number that Python prints, with room to spare.
+_LONGEST_NUMBER = 4096
+
+_LEFT_OUT = "nested too deeply"
 
 
 class NotJson(ValueError):  # noqa: N818 - it says what the text is
@@ -154,6 +164,29 @@ def parse(text: str, line: int = 1, *, levels: int | None = None) -> Any:
     if levels is not None and is_deeper(value, levels):
         raise NotJson(f"nested more than {levels} levels deep", "too_deep")
     return decoder.checked(value)
+
+
+def encoded(value: Any) -> bytes:
+    """Return a value as JSON in UTF-8, whatever it holds: what JSON cannot say is null, half a character is escaped."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, TypeError, RecursionError):
+        return json.dumps(_sayable(value, _DEEPEST)).encode()
+
+
+def _sayable(value: Any, levels: int) -> Any:
+    """Return a value with nothing in it that JSON has no word for."""
+    if isinstance(value, dict | list | tuple):
+        if not levels:
+            return _LEFT_OUT
+        if isinstance(value, dict):
+            return {str(key): _sayable(each, levels - 1) for key, each in value.items()}
+        return [_sayable(each, levels - 1) for each in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, int):
+        return value if value.bit_length() <= _LONGEST_NUMBER else None
+    return value if value is None or isinstance(value, str) else str(value)
 
 
 def _may_be_cut(error: json.JSONDecodeError, text: str) -> bool:
