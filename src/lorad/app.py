@@ -24,7 +24,7 @@ import uvicorn
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
-from lorad import __version__, archive, domain, files, inbox, log, planner, server
+from lorad import __version__, archive, domain, files, inbox, log, planner, server, terminal
 from lorad.archive import Archive
 from lorad.config import Settings, load_settings
 from lorad.cycle import Cycle
@@ -627,6 +627,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", help="a settings file, or the name of one in configs/")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     options = parser.parse_args(arguments)
+    terminal.prepare()
     try:
         home = find_home(options.home)
         settings = load_settings(home, options.config, options.set)
@@ -634,7 +635,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         quieten()
         App(home, settings).run()
     except LoradError as error:
-        sys.stderr.write(f"lorad: {error.message}\n")
+        terminal.complain(error.message)
         return 1
     return 0
 

@@ -6,7 +6,6 @@ A program of its own, because ``lorad`` itself never loads torch; ``lorad base â
 
 import contextlib
 import importlib
-import json
 import os
 import re
 import shutil
@@ -24,7 +23,6 @@ from typing import Annotated, Any
 import torch
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
@@ -40,6 +38,7 @@ from lorad import (
     judge,
     loader,
     planner,
+    printable,
     reproduction,
     samples,
     sidecar,
@@ -56,6 +55,7 @@ from lorad.errors import ConfigError, LoradError, RegistryError, SampleError, Tr
 from lorad.home import Home, find_home
 from lorad.memory import Memory
 from lorad.registry import Birth, Registry, bad_calibration
+from lorad.screen import Screen
 from lorad.states import VersionState
 from lorad.tasks import encode, find
 
@@ -64,10 +64,12 @@ NO_REFERENCE = 2
 OTHER_BASE = "other_base.json"
 """Beside an export onto another base than the version was made for: which, and which it was."""
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-base_app = typer.Typer(no_args_is_help=True, help="Add and list base models.")
+app = typer.Typer(
+    cls=terminal.Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+base_app = typer.Typer(cls=terminal.Commands, no_args_is_help=True, help="Add and list base models.")
 app.add_typer(base_app, name="base")
-console = Console()
+console = Screen()
 
 HomeOption = Annotated[
     str | None, typer.Option("--home", help="The home folder; else LORAD_HOME, else this folder.")
@@ -224,7 +226,7 @@ def base_list(home: HomeOption = None, as_json: JsonOption = False) -> None:
         for path in folders
     ]
     if as_json:
-        terminal.write(json.dumps(rows, indent=2) + "\n")
+        terminal.write_json(rows)
         return
     table = Table("name", "parameters", "layers", "fingerprint", box=None)
     for row in rows:
@@ -253,10 +255,13 @@ def plan(
     lengths = [len(encoded) for _, encoded in usable]
     decided = _plan(place, chosen, track, lengths)
     if as_json:
-        terminal.write(json.dumps(domain.as_json(decided), indent=2) + "\n")
+        terminal.write_json(domain.as_json(decided))
         return
     console.print(
-        f"[bold]{file.name}[/]: {reading.rows} rows, {len(lengths)} examples, longest {max(lengths)} tokens\n"
+        Text.assemble(
+            (printable.line(file.name), "bold"), f": {reading.rows} rows, {len(lengths)} examples, "
+        ),
+        Text(f"longest {max(lengths)} tokens\n"),
     )
     table = Table(box=None, show_header=False)
     for label, value in _settings_of(decided):
@@ -264,7 +269,7 @@ def plan(
     console.print(table)
     console.print("\nwhy:")
     for reason in decided.reasons:
-        console.print(f"  - {reason}", highlight=False)
+        console.print(f"  - {reason}")
 
 
 def _settings_of(plan: domain.Plan) -> list[tuple[str, str]]:
@@ -310,9 +315,7 @@ def check(
         about, reading = _read_for(chosen, task, file) if task else _read_as(place, chosen, track, file)
     except SampleError as error:
         if as_json:
-            terminal.write(
-                json.dumps({"file": file.name, "error": error.as_dict()}, indent=2, ensure_ascii=False) + "\n"
-            )
+            terminal.write_json({"file": file.name, "error": error.as_dict()})
         else:
             _print_lines([("refused", error.message), *_bad_rows(error)])
         raise typer.Exit(1) from None
@@ -325,7 +328,7 @@ def check(
     refusal = survey.refusal(report)
     if as_json:
         told = report | ({"error": refusal} if refusal else {})
-        terminal.write(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+        terminal.write_json(told)
     else:
         _print_lines([*survey.lines(report), *([("refused", refusal["message"])] if refusal else [])])
     if refusal:
@@ -368,7 +371,7 @@ def _print_lines(told: list[tuple[str, str]]) -> None:
     table.add_column(no_wrap=True, justify="right", style="bold")
     table.add_column(overflow="fold")
     for heading, text in told:
-        table.add_row(Text(heading), Text(text))
+        table.add_row(Text(printable.line(heading)), Text(printable.text(text)))
     console.print(table)
 
 
@@ -383,7 +386,7 @@ def look_over(
     """Say what is wrong with this machine and this home, and the remedy; exit code 1 if something failed."""
     findings = [*_installed(), *_place(home, config, settings)]
     if as_json:
-        terminal.write(json.dumps([domain.as_json(f) for f in findings], indent=2, ensure_ascii=False) + "\n")
+        terminal.write_json([domain.as_json(f) for f in findings])
     else:
         console.print(_chart(findings))
     if doctor.failed(findings, strict=strict):
@@ -718,7 +721,7 @@ def verify_versions(
         rows[-1] |= {"seconds": round(time.perf_counter() - began, 3)}
         deck.drop(name)
     if as_json:
-        terminal.write(json.dumps(rows, indent=2) + "\n")
+        terminal.write_json(rows)
     for row in rows if not as_json else ():
         told = "; ".join(row["differs"]) or "sound" if row["sound"] else row["message"]
         style = "green" if row["sound"] else "red"
@@ -796,7 +799,7 @@ def _run_session(folder: Path, *, quiet: bool) -> None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(timeout=1.0)
             if not quiet:
-                status.update(_standing(files.read_lines(folder / "progress.jsonl")))
+                status.update(Text(_standing(files.read_lines(folder / "progress.jsonl"))))
     if child.returncode:
         lines = files.read_lines(folder / "progress.jsonl")
         said = next((line["error"]["message"] for line in reversed(lines) if "error" in line), "")
@@ -833,9 +836,7 @@ def calibrate(
     name = registry.resolve(version)
     stored = None if force and not check else _reference(registry, name)
     if check and stored is None:
-        sys.stderr.write(
-            f"lorad: {name} has nothing to compare with yet; measure it: lorad calibrate {name}\n"
-        )
+        terminal.complain(f"{name} has nothing to compare with yet; measure it: lorad calibrate {name}")
         raise typer.Exit(NO_REFERENCE)
     if stored and held_out and not check:
         raise ConfigError(f"{name} was measured before; measure it anew with --force", code="measured_before")
@@ -904,7 +905,7 @@ def _interview(
 @contextlib.contextmanager
 def _progress() -> Iterator[confidence.Tell]:
     """Show how many questions are answered, while somebody watches."""
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+    with Progress(console=Screen(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("asking", total=None)
 
         def tell(done: int, total: int) -> None:
@@ -922,7 +923,7 @@ def _tell_calibration(
     if plot:
         tables.reliability(report, plot)
     if as_json:
-        terminal.write(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+        terminal.write_json(told)
     else:
         console.print(tables.calibration(told))
 
@@ -975,9 +976,9 @@ def _plan(place: Home, settings: Settings, track: str, lengths: Sequence[int]) -
 
 def _say(data: dict[str, Any], as_json: bool, sentence: str) -> None:
     if as_json:
-        terminal.write(json.dumps(data) + "\n")
+        terminal.write_json(data, indent=None)
     else:
-        console.print(sentence, highlight=False, soft_wrap=True, markup=False)
+        terminal.say(*sentence.split("\n"))
 
 
 def main() -> None:
@@ -987,7 +988,7 @@ def main() -> None:
     try:
         app(prog_name="lorad")
     except LoradError as error:
-        sys.stderr.write(f"lorad: {error.message}\n")
+        terminal.complain(error.message)
         sys.exit(1)
     except OSError as error:
         sys.exit(terminal.fail(error))
