@@ -245,13 +245,15 @@ def _print(answer: Any, as_json: bool, shape: "Callable[[Any], RenderableType]")
 @app.command()
 def init(folder: Annotated[Path, typer.Argument(help="Made if it is missing; what is there stays.")]) -> None:
     """Make a home: configs/, inbox/ and models/."""
+    from lorad.files import make_folder, write_bytes  # noqa: PLC0415 - see the module's docstring
+
     texts = {f"{name}/README.md": text for name, text in phrases.README.items()}
     for name, text in (texts | {"configs/default.yaml": _settings_to_change()}).items():
         file = folder / name
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(file.parent)
             if not file.exists():
-                file.write_text(text, encoding="utf-8")
+                write_bytes(file, text.encode())
         except OSError as error:
             raise ConfigError(f"{file.parent} cannot be made: {error.strerror}", code="no_home") from None
     terminal.say(

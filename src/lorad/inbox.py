@@ -219,7 +219,7 @@ class Inbox:
             files.make_folder(self.folder / name)
         for name in self._tracks:  # before people do: a folder of their own may be closed to the daemon
             if not files.is_there(self.folder / name):
-                files.make_folder(self.folder / name)
+                files.make_folder(self.folder / name, mode=stat.S_IMODE(self.folder.stat().st_mode))
         files.remove_parts(self.folder / "failed")
         self._return_sidecars()
         for folder in (self.folder / "processing").glob("*/*"):

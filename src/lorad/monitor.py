@@ -24,6 +24,7 @@ from lorad.phrases import (
     NOTHING,
     clock,
     duration,
+    ended_in,
     event_line,
     job_result,
     moment,
@@ -256,7 +257,8 @@ def _rest(snapshot: Record) -> Panel:
         told = "The next session starts in a moment."
     else:
         told = f"Nothing to learn: drop a JSON file into {snapshot['home']}/inbox"
-    last = next((job_result(job) for job in snapshot["jobs"] if job.get("ended_at")), "")
+    ended = [job for job in snapshot["jobs"] if job.get("ended_at")]
+    last = job_result(max(ended, key=ended_in(snapshot["events"]))) if ended else ""
     texts = [
         Text(told, overflow="fold"),
         Text(""),

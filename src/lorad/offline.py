@@ -37,6 +37,7 @@ from lorad import (
     files,
     judge,
     loader,
+    permissions,
     planner,
     printable,
     reproduction,
@@ -102,6 +103,7 @@ def base_add(
     as_json: JsonOption = False,
 ) -> None:
     """Store a base model as safetensors with its tokenizer and fingerprint, and try its chat template."""
+    os.umask(permissions.UMASK)
     place = find_home(home)
     name = name or Path(source).expanduser().resolve().name.lower()
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
@@ -122,7 +124,7 @@ def base_add(
                 f"{name} is there already and sound: {target}",
             )
             return
-    target.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(target.parent)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as scratch:
         folder, gguf = _fetch(source, Path(scratch))
         tried: list[domain.Trial] = []
@@ -378,19 +380,30 @@ def _print_lines(told: list[tuple[str, str]]) -> None:
 @app.command("doctor")
 def look_over(
     strict: Annotated[bool, typer.Option("--strict", help="Count warnings as failures.")] = False,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Close what others may read or change, before looking.")
+    ] = False,
     home: HomeOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what is wrong with this machine and this home, and the remedy; exit code 1 if something failed."""
-    findings = [*_installed(), *_place(home, config, settings)]
+    mended = _mend(home, config, settings) if fix else []
+    findings = [*mended, *_installed(), *_place(home, config, settings)]
     if as_json:
         terminal.write_json([domain.as_json(f) for f in findings])
     else:
         console.print(_chart(findings))
     if doctor.failed(findings, strict=strict):
         raise typer.Exit(1)
+
+
+def _mend(home: str | None, config: str | None, overrides: list[str] | None) -> list[Finding]:
+    """Close an open home, and say what was closed; what could not be closed is found again by the looks."""
+    place, chosen = _load(home, config, overrides)
+    done, _ = permissions.close(place, place.socket(chosen.server.socket), doctor.owner(place))
+    return [doctor.mended(exposure) for exposure in done]
 
 
 def _chart(findings: list[Finding]) -> Table:
@@ -485,6 +498,7 @@ def _storage(place: Home, chosen: Settings, shapes: list[domain.ModelShape]) -> 
     socket = place.socket(chosen.server.socket)
     yield doctor.disk(shutil.disk_usage(place.root).free, adapter, chosen.registry.keep)
     yield from doctor.folders(place, socket)
+    yield from doctor.private(place, socket)
     yield doctor.attempt(
         "socket", partial(doctor.socket_path, socket), "lorad --set server.socket=/tmp/lorad/lorad.sock run"
     )
@@ -565,6 +579,7 @@ def export_version(
     made = export.export(folder, chosen, target, form, strict=made_for == fingerprint)
     if made_for != fingerprint:
         files.write_json(target / OTHER_BASE, {"version": version, "made_for": made_for, "base": fingerprint})
+        export.open_as_usual(target)
     _say(
         {"version": folder.name, "format": form, "path": str(target), **domain.as_json(made)},
         as_json,
@@ -597,6 +612,7 @@ def adopt_version(
     as_json: JsonOption = False,
 ) -> None:
     """Enter what another program trained as a version, after the checks that every version passes."""
+    os.umask(permissions.UMASK)
     place, settings = _load(home, config, overrides)
     registry, base_folder = _track(place, settings, track)
     performance = _metrics(metric or [])
@@ -743,6 +759,7 @@ def reproduce_version(
     as_json: JsonOption = False,
 ) -> None:
     """Make a version once more from its papers and memory, and compare; exit code 1 if it is not the same."""
+    os.umask(permissions.UMASK)
     place, settings = _load(home, config, overrides)
     registry, base_folder = _track(place, settings, track)
     version = registry.resolve(version)
@@ -786,7 +803,7 @@ def _standing(lines: list[dict[str, Any]]) -> str:
 def _run_session(folder: Path, *, quiet: bool) -> None:
     """Run a session in a process of its own, as the daemon does, and tell how it goes."""
     with (
-        (folder / "session.log").open("wb") as log,
+        files.open_secret(folder / "session.log", "wb") as log,
         console.status("", spinner="dots") as status,
         subprocess.Popen(  # the open pipe tells the child that somebody waits: it ends when that closes
             [sys.executable, "-P", "-m", "lorad.session", str(folder)],

@@ -6,7 +6,7 @@ What lives here: durations, shares, local times, one line for a job, a session, 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -194,9 +194,18 @@ def _queue_lines(snapshot: Record) -> list[tuple[str, str]]:
     if inbox.get("why"):
         lines.append(("inbox", f"read every second: {inbox['why']}"))
     if ended:
-        last = max(ended, key=lambda job: float(job["ended_at"]))
+        last = max(ended, key=ended_in(snapshot["events"]))
         lines.append(("last", f"{job_result(last)} ({moment(last['ended_at'])})"))
     return lines
+
+
+def ended_in(events: Iterable[Record]) -> Callable[[Record], tuple[int, int]]:
+    """Return by what ended jobs are in order: by the newest event that names them, else by their number.
+
+    Never by the clock, which may have been set back: what ended yesterday would be the newest until tomorrow.
+    """
+    told = {event["job"]: event["id"] for event in events if isinstance(event.get("job"), int)}
+    return lambda job: (told.get(job["id"], 0), job["id"])
 
 
 def _names(rows: list[Record], key: str, most: int = 3) -> str:
