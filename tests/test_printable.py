@@ -52,7 +52,12 @@ def test_whatever_a_text_holds_it_is_safe_and_told_once(value):
 
 def test_of_a_record_every_text_is_safe_at_any_depth_and_the_rest_is_as_it_was():
     record = {"a\x1b": ["\x07", {"b\n": "\x9b"}], "n": 1, "none": None, "yes": True}
-    assert printable.record(record) == {r"a\x1b": [r"\x07", {"b ": r"\x9b"}], "n": 1, "none": None, "yes": True}
+    assert printable.record(record) == {
+        r"a\x1b": [r"\x07", {"b ": r"\x9b"}],
+        "n": 1,
+        "none": None,
+        "yes": True,
+    }
 
 
 @given(st.recursive(st.text(st.characters()) | st.integers(), lambda inner: st.lists(inner)))

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -141,8 +141,8 @@ def base_add(
             "trials": [domain.as_json(trial) for trial in trials],
         },
         as_json,
-        f"{name} added: {target} (fingerprint {fingerprint[:12]})"
-        + "".join(f"\n  - {trial.name}: {trial.detail}" for trial in trials),
+        f"{name} added: {target} (fingerprint {fingerprint[:12]})",
+        [f"{trial.name}: {trial.detail}" for trial in trials],
     )
 
 
@@ -411,9 +411,9 @@ def _chart(findings: list[Finding]) -> Table:
     colours = {"ok": "green", "warn": "yellow", "fail": "red"}
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for finding in findings:
-        told = Text(finding.detail, overflow="fold")
+        told = Text(printable.text(finding.detail), overflow="fold")
         if finding.status != "ok":
-            told.append(f"\n-> {finding.remedy}", style="bold")
+            told.append(f"\n-> {printable.line(finding.remedy)}", style="bold")
         table.add_row(Text(finding.status, style=colours[finding.status]), finding.name, told)
     return table
 
@@ -584,8 +584,8 @@ def export_version(
         {"version": folder.name, "format": form, "path": str(target), **domain.as_json(made)},
         as_json,
         f"{folder.name} is in {target} as {form}; read back, its logits differ by at most {made.difference:.2g}"
-        + (f"; it was made for another base, which {OTHER_BASE} says" if made_for != fingerprint else "")
-        + "".join(f"\n  - {note}" for note in made.notes),
+        + (f"; it was made for another base, which {OTHER_BASE} says" if made_for != fingerprint else ""),
+        made.notes,
     )
 
 
@@ -668,7 +668,8 @@ def adopt_version(
         },
         as_json,
         f"{version} is in, rank {found.adapter.rank}, and recalls {sum(right.values())} of {len(right)} examples"
-        f"{told}" + "".join(f"\n  - {note}" for note in notes),
+        f"{told}",
+        notes,
     )
 
 
@@ -741,7 +742,9 @@ def verify_versions(
     for row in rows if not as_json else ():
         told = "; ".join(row["differs"]) or "sound" if row["sound"] else row["message"]
         style = "green" if row["sound"] else "red"
-        console.print(Text(f"{row['version']:>8}  "), Text(told, style=style), f" ({row['seconds']} s)")
+        console.print(
+            Text(f"{row['version']:>8}  "), Text(printable.line(told), style=style), f" ({row['seconds']} s)"
+        )
     if not all(row["sound"] for row in rows):
         raise typer.Exit(1)
 
@@ -991,11 +994,11 @@ def _plan(place: Home, settings: Settings, track: str, lengths: Sequence[int]) -
     )
 
 
-def _say(data: dict[str, Any], as_json: bool, sentence: str) -> None:
+def _say(data: dict[str, Any], as_json: bool, sentence: str, notes: Iterable[str] = ()) -> None:
     if as_json:
         terminal.write_json(data, indent=None)
     else:
-        terminal.say(*sentence.split("\n"))
+        terminal.say(sentence, *(f"  - {note}" for note in notes))
 
 
 def main() -> None:

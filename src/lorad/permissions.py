@@ -95,6 +95,8 @@ def _everything(home: Home, socket: Path, user: int) -> Iterator[_Found]:
 
 def _below(top: Path, user: int) -> Iterator[_Found]:
     yield from _look(top, FOLDER, user)
+    if not top.is_dir():
+        return
     for folder, names, files, descriptor in os.fwalk(top, follow_symlinks=False):
         for name in files:
             allowed = SECRET_FILE if name.endswith(SECRET_ENDINGS) else FILE

@@ -51,4 +51,6 @@ def _mark(found: re.Match[str]) -> str:
 
 
 def _escape(found: re.Match[str]) -> str:
-    return json.dumps(found[0])[1:-1].replace("\x7f", "\\u007f")  # the one control character that JSON lets be
+    return json.dumps(found[0])[1:-1].replace(
+        "\x7f", "\\u007f"
+    )  # the one control character that JSON lets be

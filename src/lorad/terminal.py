@@ -113,12 +113,16 @@ def fail(error: OSError) -> int:
 
 def write(text: str) -> None:
     """Write to standard output: exactly, as UTF-8, to a pipe or a file; to a terminal as it shows text, without escapes."""
-    if sys.stdout.isatty() or not hasattr(sys.stdout, "buffer"):
+    if _is_for_people() or not hasattr(sys.stdout, "buffer"):
         sys.stdout.write(printable.text(text))
     else:
         sys.stdout.flush()
         sys.stdout.buffer.write(text.encode(errors="replace"))
     sys.stdout.flush()
+
+
+def _is_for_people() -> bool:
+    return sys.stdout.isatty()
 
 
 def write_json(data: Any, indent: int | None = 2) -> None:
