@@ -24,7 +24,7 @@ def logged(monkeypatch):
         logger = log.get_logger()
         logger.warning("file_refused", file=EVIL, rows=[EVIL], why="w")
         try:
-            raise ValueError(EVIL)
+            int(EVIL + "\x07")
         except ValueError:
             logger.exception("step_failed")
         return stream.getvalue()

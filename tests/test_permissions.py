@@ -34,7 +34,8 @@ def modes(folder):
 # What lorad makes
 
 
-def test_a15_a_new_home_is_closed_to_others_under_any_umask(tmp_path, umask):
+@pytest.mark.usefixtures("umask")
+def test_a15_a_new_home_is_closed_to_others_under_any_umask(tmp_path):
     result = CliRunner().invoke(cli.app, ["init", str(tmp_path / "home")])
 
     assert result.exit_code == 0, result.output
@@ -55,7 +56,8 @@ def test_a15_init_leaves_an_inbox_as_open_as_its_owner_made_it(tmp_path):
     assert mode(tmp_path / "inbox") == 0o2770
 
 
-def test_a15_files_folders_and_locks_have_their_modes_under_any_umask(tmp_path, umask):
+@pytest.mark.usefixtures("umask")
+def test_a15_files_folders_and_locks_have_their_modes_under_any_umask(tmp_path):
     files.write_json(tmp_path / "a" / "b" / "paper.json", {})
     files.write_lines(tmp_path / "a" / "new.jsonl", [{"question": "secret"}])
     with files.open_secret(tmp_path / "a" / "session.log", "wb"), files.locked(tmp_path / "a" / ".lock"):
@@ -81,7 +83,8 @@ def test_a15_a_folder_in_a_shared_one_keeps_the_group(tmp_path):
     assert mode(tmp_path / "chat") & stat.S_ISGID
 
 
-def test_a15_the_database_and_what_sqlite_writes_beside_it_are_the_daemons_alone(tmp_path, umask):
+@pytest.mark.usefixtures("umask")
+def test_a15_the_database_and_what_sqlite_writes_beside_it_are_the_daemons_alone(tmp_path):
     database = Database(tmp_path / "lorad.sqlite3")
     database.run("INSERT INTO flags VALUES ('a', 'b')")
     assert modes(tmp_path) == dict.fromkeys(

@@ -191,7 +191,7 @@ def test_a17_brackets_are_printed_as_they_are(lorad, command, monkeypatch):
     assert "[/red]" in "".join(told.split())
 
 
-def test_a17_a_word_that_a_command_cannot_take_is_told_as_text(lorad, tmp_path):
+def test_a17_a_word_that_a_command_cannot_take_is_told_as_text(lorad):
     for words in (
         ["status", f"x{EVIL}"],
         ["--x\x1b[31m"],
@@ -244,9 +244,6 @@ def test_an_error_in_json_is_safe_too(lorad):
 def test_a17_our_own_fault_is_told_as_text(monkeypatch):
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
-    try:
-        raise ValueError(EVIL)
-    except ValueError as error:
-        terminal._tell_crash(type(error), error, error.__traceback__)
-    assert "Traceback" in stream.getvalue()
+    terminal._tell_crash(ValueError, ValueError(EVIL), None)
+    assert "ValueError: é" in stream.getvalue()
     assert is_safe(stream.getvalue())
