@@ -17,14 +17,16 @@ import torch
 from peft import PeftModel
 
 import tiny
-from lorad import teacher, weights
+from lorad import permissions, teacher, weights
 from lorad.app import App, ChildSession, _scheduler
 from lorad.archive import Archive
 from lorad.client import Client
 from lorad.config import Settings
+from lorad.database import Database
 from lorad.engine import Sampling
 from lorad.errors import ConfigError, ProtocolError
 from lorad.home import Home
+from lorad.ledger import Ledger
 from lorad.registry import Registry
 from lorad.tasks import find
 
@@ -122,7 +124,16 @@ def test_three_drops_are_learned_in_turn_and_all_three_are_what_is_served(home):
 
     assert threading.active_count() < before
     assert not home.socket(SETTINGS.server.socket).exists()
+    _check_modes(home)
     _check_restart(home, drops)
+
+
+def _check_modes(home):
+    """A15: what others could read before the start was closed, told once, and nothing was opened since."""
+    assert permissions.close_below(home.models, os.geteuid()) == ([], [])
+    assert stat.S_IMODE(home.database.stat().st_mode) == 0o600
+    told = [row["name"] for row in Ledger(Database(home.database)).events(limit=2000)]
+    assert told.count("closed_to_others") == 1
 
 
 def _check_socket(home):

@@ -214,6 +214,18 @@ def test_a_consolidation_that_came_to_nothing_is_not_repeated_every_night(world)
     assert len(world.cycle.tidy(world.now)) == 1  # another version: it may go better
 
 
+def test_a21_a_consolidation_that_came_to_nothing_after_the_clock_was_set_back_is_not_repeated(world):
+    world.learn("doors.json", tiny.facts(4), rank=33)
+    world.now -= 86_400
+    world.cycle.tidy(world.now)
+    world.pass_time()
+    world.models.sessions[-1].end(rank=32, recall=0.1)
+    world.pass_time()
+    assert world.job().state is JobState.REJECTED
+
+    assert world.cycle.tidy(world.now) == []
+
+
 def test_asked_for_twice_a_consolidation_is_queued_once(world):
     world.learn("doors.json", tiny.facts(4))
 

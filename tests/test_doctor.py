@@ -353,6 +353,63 @@ def test_a_sound_home_passes(living, examine):
     assert set(found["home"]) == {"name", "status", "detail", "remedy"}
 
 
+def opened(home):
+    """Open a home to others, as an older lorad left one."""
+    for path in (home.root, *home.root.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    home.database.touch(mode=0o644)
+    return home
+
+
+def test_a15_an_open_home_is_a_warning_with_the_command_that_mends_it(home):
+    found = doctor.private(opened(home), home.socket("run/lorad.sock"))
+
+    assert statuses(found) == ["warn", "warn"]
+    assert found[0].detail.startswith(f"others may read {home.root} (mode 0755) and ")
+    assert found[1].detail == f"the group may read {home.database} (mode 0644)"
+    assert {finding.remedy for finding in found} == {f"lorad doctor --home {home.root} --fix"}
+
+
+def test_a15_a_group_that_may_change_what_only_the_daemon_should_is_a_warning(home):
+    home.models.chmod(0o770)
+    home.inbox.chmod(0o2770)
+    (found,) = doctor.private(home, home.socket("run/lorad.sock"))
+    assert found.detail == f"the group may change {home.models} (mode 0770)"
+
+
+def test_a15_a_home_that_anybody_can_replace_is_a_warning(home):
+    inner = Home(home.inbox)  # whatever it is: it lies in a folder of the test's own
+    home.root.chmod(0o777)
+    found = doctor.private(inner, inner.socket("run/lorad.sock"))
+    assert f"chmod +t {home.root}, or move the home" in {finding.remedy for finding in found}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a15_what_another_user_owns_is_a_warning(home):
+    os.chown(home.models / "chat", 12345, -1)
+    (found,) = doctor.private(home, home.socket("run/lorad.sock"))
+    assert found.detail.startswith(f"12345, and not root, owns {home.models / 'chat'}")
+    assert found.remedy == f"sudo chown -h root {home.models / 'chat'}"
+
+
+def test_a15_fix_closes_an_open_home_and_says_what_it_did(living, examine):
+    opened(living)
+    found, _ = examine(living)
+    assert found["privacy"]["status"] == "warn"
+
+    found, _ = examine(living, "--fix")
+
+    assert found["privacy"] == {
+        "name": "privacy",
+        "status": "ok",
+        "detail": "others may read and change nothing",
+        "remedy": "",
+    }
+    assert found["mended"]["status"] == "ok"
+    assert re.fullmatch(r"chmod 0\d{3} /.* \(was 0\d{3}\)", found["mended"]["detail"])
+    assert "mended" not in examine(living, "--fix")[0]
+
+
 def test_strict_minds_warnings(living, examine):
     living.inbox.chmod(0o777)
     found, code = examine(living)

@@ -150,11 +150,13 @@ def test_an_illegal_move_changes_nothing(ledger):
     assert ledger.job(job.id) == job
 
 
-def test_the_jobs_that_ended_last_come_first_whatever_their_number(ledger):
-    # Given jobs that end in another order than they came, of two kinds
+@pytest.mark.parametrize("set_back", [0.0, 86_400.0])
+def test_a21_the_jobs_that_ended_last_come_first_whatever_their_number_and_the_clock(ledger, set_back):
+    # Given jobs that end in another order than they came, of two kinds, while the clock may be set back
     jobs = [ledger.queue("chat", "a", 1.0, kind=kind) for kind in ("learn", "consolidate", "learn", "learn")]
-    for number, at in ((2, 60.0), (0, 70.0), (1, 80.0)):
+    for number, at in ((2, 60.0), (0, 70.0 - set_back), (1, 80.0 - 2 * set_back)):
         run(ledger, jobs[number], "start crash", at)
+        ledger.note("session_failed", at, job=jobs[number].id)
 
     assert [job.id for job in ledger.ended_jobs(limit=2)] == [2, 1]
     assert [job.id for job in ledger.ended_jobs(kind="learn")] == [1, 3]

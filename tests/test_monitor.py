@@ -239,3 +239,24 @@ def test_once_has_nothing_to_wait_for():
     steps = Steps(ConfigError("lorad is not running"))
     with pytest.raises(ConfigError):
         watch(steps.fetch, console=screen(), sleep=steps.sleep, once=True)
+
+
+def test_a17_data_steers_no_screen_and_every_panel_keeps_its_lines():
+    evil = "\x1b[2J\x9b[/red]\nforged"
+    data = snapshot(
+        home=evil,
+        jobs=[promoted(1, evil, "v0.1")],
+        events=[event(1, "failed", file=evil)],
+        waiting_files=[waiting_file(evil)],
+        session=SESSION | {"dataset": evil, "phase": evil},
+    )
+    shown = lines(render(data), 80)
+    assert len(shown) == 24
+    assert not any(sign in "".join(shown) for sign in "\x1b\x9b\x07")
+    assert not any(line.lstrip("│ ").startswith("forged") for line in shown)
+
+
+def test_a21_the_last_result_is_the_newest_by_number_or_event():
+    jobs = [promoted(2, "new", "v0.2", ended_at=NOW - 86_400), promoted(1, "old", "v0.1", ended_at=NOW)]
+    assert "job 2 new promoted" in text(snapshot(jobs=jobs))
+    assert "job 1 old promoted" in text(snapshot(jobs=jobs, events=[event(7, "promoted", job=1)]))

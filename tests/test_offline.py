@@ -16,6 +16,7 @@ from lorad import files, llamacpp, offline, weights
 from lorad.errors import ConfigError, RegistryError
 from lorad.registry import Registry
 from lorad.tasks import find
+from test_printable import is_safe
 
 
 @pytest.fixture(scope="module")
@@ -298,3 +299,87 @@ def test_case_27_a_pipe_that_is_not_utf8_gets_json_as_it_is(track, tmp_path):
 
     assert json.loads(result.stdout.decode("utf-8"))["file"] == "größe.jsonl"
     assert "Groß, 7 m²" in result.stdout.decode("utf-8")
+
+
+EVIL = "d\x1b]0;t\x07\x9b2J\u202e[/red][bold]\n7  forged"
+
+
+def safe(result):
+    """Return what a command has printed; no character of it steers a terminal."""
+    told = result.stdout + result.stderr
+    assert is_safe(told, also="\n"), repr(told)
+    return told
+
+
+@pytest.fixture
+def evil(tmp_path):
+    """Return a dataset whose name, words and sidecar are full of escapes."""
+    file = tmp_path / f"{EVIL.replace('/', '_')}.json"
+    rows = [{"question": f"{number} {EVIL}", "answer": EVIL} for number in range(3)]
+    rows += [{"question": rows[0]["question"], "answer": f"another {EVIL}"}, {"question": 7, "answer": EVIL}]
+    file.write_text(json.dumps(rows))
+    file.with_name(f"{file.name}.meta.yaml").write_text(f"description: {json.dumps(EVIL)}")
+    return file
+
+
+@pytest.mark.parametrize("words", [["check"], ["check", "--task", "chat"], ["plan"]])
+def test_a17_what_a_file_holds_is_printed_as_text(track, evil, words):
+    told = safe(typed(track, *words, evil))
+    assert r"d\x1b]0;t\x07\x9b2J\u202e" in told
+    assert "[bold]" in "".join(told.split())
+
+
+def test_a17_check_in_json_is_exact_and_safe(track, evil):
+    told = safe(typed(track, "check", evil, "--json"))
+    assert json.loads(told)["file"] == evil.name
+
+
+def test_a17_a_word_that_cannot_be_taken_is_told_as_text(track, evil):
+    missing = evil.with_name(f"no{evil.name}")
+    for words in (["check", missing], ["verify", "v0.1", EVIL], [EVIL]):
+        result = CliRunner().invoke(offline.app, [*map(str, words), "--home", str(track.root)])
+        assert result.exit_code == 2
+        safe(result)
+
+
+def test_a17_an_export_to_an_odd_place_is_told_as_text(track, tmp_path):
+    # Given a folder whose name would end rich's markup, and steer the terminal
+    target = tmp_path / "x[" / "red] \x1b[2J\n7  forged"
+    target.parent.mkdir()
+    result = typed(track, "export", "v0.1", target)
+    assert is_safe(result.stdout)
+    assert rf"{target.parent}/red] \x1b[2J 7  forged as adapter" in result.stdout
+    assert target.is_dir()
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_a15_an_export_has_the_modes_that_its_users_umask_gives(track, tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        typed(track, "export", "v0.1", tmp_path / "mine")
+    finally:
+        os.umask(before)
+    modes = {path.is_dir(): path.stat().st_mode & 0o777 for path in (tmp_path / "mine").rglob("*")}
+    assert modes[False] == 0o666 & ~umask
+    assert (tmp_path / "mine").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+def test_a17_a_base_with_an_odd_name_is_listed_as_text(track):
+    odd = track.base.with_name("b\x1b[2J[red]")
+    odd.symlink_to(track.base.name)
+    try:
+        told = safe(typed(track, "base", "list"))
+        safe(typed(track, "doctor"))
+    finally:
+        odd.unlink()
+    assert r"b\x1b[2J[red]" in told
+
+
+def test_a17_an_error_with_data_is_told_as_text(track, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", ["lorad", "verify", f"v0{EVIL}", "--home", str(track.root)])
+    with pytest.raises(SystemExit):
+        offline.main()
+    monkeypatch.undo()
+    told = capfd.readouterr().err
+    assert is_safe(told)
+    assert told.startswith("lorad: ")

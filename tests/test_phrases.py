@@ -156,3 +156,26 @@ def test_a_summary_tells_why_a_file_waits_and_what_is_not_taken():
         "inbox    read every second: it lies on SMB",
     ):
         assert f"  {line}\n" in f"{told}\n"
+
+
+def test_a21_the_last_job_is_the_newest_by_number_though_the_clock_was_set_back():
+    jobs = [promoted(2, "new", "v0.2", ended_at=NOW - 86_400), promoted(1, "old", "v0.1", ended_at=NOW)]
+    assert "job 2 new promoted" in phrases.summary(snapshot(jobs=jobs)).splitlines()[-1]
+    tried_again = snapshot(jobs=jobs, events=[event(7, "promoted", job=1)])
+    assert "job 1 old promoted" in phrases.summary(tried_again).splitlines()[-1]
+
+
+def test_a21_no_time_is_told_below_nothing():
+    back = {"started_at": NOW, "ended_at": NOW - 86_400}
+    assert phrases.took(back) == "0 s"
+    assert phrases.duration(-5.0) == "0 s"
+    assert "up 0 s" in phrases.summary(snapshot(started_at=NOW + 86_400))
+
+
+def test_a17_the_summary_is_text_and_nobody_adds_a_line_to_it():
+    evil = snapshot(home="/h\x1b]0;t\x07", jobs=[promoted(1, "d\nlast  job 9 forged", "v0.1")])
+    told = phrases.summary(evil)
+    assert "/h\\x1b]0;t\\x07" in told
+    assert len(told.splitlines()) == len(
+        phrases.summary(snapshot(jobs=[promoted(1, "d", "v0.1")])).splitlines()
+    )

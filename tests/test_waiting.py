@@ -117,3 +117,58 @@ def test_patience_ends():
     with pytest.raises(RetryLater) as caught:
         wait(snapshot(jobs=[job(1, "a", "training")]), is_late=lambda: True)
     assert caught.value.code == "timeout"
+
+
+DAY = 86_400
+
+
+def test_a21_a_clock_that_is_set_back_does_not_bring_old_jobs_forward():
+    # Given jobs of "tomorrow", and one that is learned after the clock was set back a day
+    old = [rejected(2, "old", ended_at=NOW + DAY), promoted(1, "older", "v0.1", ended_at=NOW + DAY - 50)]
+    steps = [
+        snapshot(jobs=[job(3, "a", "training") | {"created_at": NOW + DAY}, *old]),
+        snapshot(jobs=[promoted(3, "a", "v0.2", ended_at=NOW), *old]),
+    ]
+    # When it is waited for, then only that one is told
+    assert told(wait(*steps, steps[-1])) == [(3, True)]
+
+
+def test_a21_a_clock_that_is_set_back_while_a_job_ends_unseen_hides_nothing():
+    steps = [snapshot(now=NOW), snapshot(now=NOW - DAY, jobs=[promoted(1, "a", "v0.1", ended_at=NOW - DAY)])]
+    assert told(wait(*steps, steps[-1])) == [(1, True)]
+
+
+def test_a21_a_file_that_fails_after_the_clock_was_set_back_counts():
+    old = event(4, "failed", at=NOW + DAY, file="old.json", why="x")
+    new = event(5, "failed", at=NOW - DAY, file="new.json", why="x")
+    steps = [snapshot(events=[old], waiting_files=[waiting_file("new.json")]), snapshot(events=[old, new])]
+    assert told(wait(*steps, steps[-1])) == [(5, False)]
+
+
+def test_a21_what_ended_last_is_told_by_number():
+    idle = snapshot(jobs=[promoted(2, "b", "v0.1", ended_at=NOW - DAY), rejected(1, "a", ended_at=NOW)])
+    assert told(wait(idle, idle)) == [(2, True)]
+
+
+def test_a21_an_older_job_that_was_tried_again_ended_last_if_events_say_so():
+    again = event(9, "promoted", at=NOW - DAY, job=1)
+    jobs = [rejected(2, "b", ended_at=NOW), promoted(1, "a", "v0.1", ended_at=NOW - DAY)]
+    idle = snapshot(jobs=jobs, events=[event(8, "rejected", job=2), again])
+    assert told(wait(idle, idle)) == [(1, True)]
+
+
+def test_a_job_that_is_retried_and_ends_between_two_looks_counts():
+    before, after = rejected(1, "a", ended_at=NOW), promoted(1, "a", "v0.1", ended_at=NOW - DAY)
+    steps = [
+        snapshot(jobs=[before], waiting_files=[waiting_file("b")]),
+        snapshot(jobs=[after | {"attempts": 2}]),
+    ]
+    assert told(wait(*steps, steps[-1])) == [(1, True)]
+
+
+def test_an_old_job_that_a_snapshot_tells_of_only_later_is_not_ours():
+    steps = [
+        snapshot(jobs=[job(9, "b", "queued"), rejected(8, "a")]),
+        snapshot(jobs=[promoted(9, "b", "v0.1"), rejected(8, "a"), rejected(1, "a")]),
+    ]
+    assert told(wait(*steps, steps[-1])) == [(9, True)]

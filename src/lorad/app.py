@@ -25,7 +25,19 @@ import psutil
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
-from lorad import __version__, archive, connections, domain, files, inbox, log, planner, server
+from lorad import (
+    __version__,
+    archive,
+    connections,
+    domain,
+    files,
+    inbox,
+    log,
+    permissions,
+    planner,
+    server,
+    terminal,
+)
 from lorad.archive import Archive
 from lorad.config import Settings, load_settings
 from lorad.cycle import Cycle
@@ -78,7 +90,7 @@ class ChildSession:
         self._folder = folder
         self._deadline: float | None = None
         self._limit = settings.training.max_seconds
-        self._log = (folder / "session.log").open("wb")
+        self._log = files.open_secret(folder / "session.log", "wb")
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         self._process = subprocess.Popen(
             # -P: a torch.py in the current folder is not torch
@@ -113,7 +125,7 @@ class ChildSession:
             "message": f"the session was ended after training.max_seconds ({self._limit:.0f} s); raise it, and let the "
             "session go on with: lorad resume JOB",
         }
-        with contextlib.suppress(OSError), (self._folder / "progress.jsonl").open("a") as stream:
+        with contextlib.suppress(OSError), files.open_secret(self._folder / "progress.jsonl", "a") as stream:
             stream.write(json.dumps({"error": said}) + "\n")
 
     def stop(self) -> None:
@@ -346,7 +358,7 @@ class App:
     def _claim(self) -> None:
         """One daemon a home."""
         for folder in (self.home.inbox, self.home.models):
-            folder.mkdir(parents=True, exist_ok=True)
+            files.make_folder(folder)
         stack = contextlib.ExitStack()
         try:
             stack.enter_context(files.locked(self.home.models / ".daemon.lock", wait=False))
@@ -357,6 +369,7 @@ class App:
         self._undo.append(("lock", stack.close))
 
     def _wire(self) -> None:
+        tightened, open_still = permissions.close_below(self.home.models, os.geteuid())
         database = Database(self.home.database)
         self._undo.append(("database", database.close))
         self.engine = Engine(self.settings.engine)
@@ -378,8 +391,21 @@ class App:
             reader=self.reader,
         )
         self.archive = Archive(self.registries, self.cycle.ledger, self.cycle.memory)
+        self._tell_modes(tightened, open_still)
         self.cycle.recover(time.time())
         self.models_held.seat()
+
+    def _tell_modes(
+        self, tightened: Sequence[permissions.Exposure], open_still: Sequence[permissions.Exposure]
+    ) -> None:
+        """Say once what an older lorad, or somebody, had left open in models/ and is closed now."""
+        if tightened:
+            first = str(tightened[0].path)
+            self.cycle.ledger.note("closed_to_others", time.time(), files=len(tightened), first=first)
+            logger.warning("closed_to_others", files=len(tightened), first=first)
+        if open_still:
+            told = "see: lorad doctor"
+            logger.warning("open_to_others", files=len(open_still), first=str(open_still[0].path), why=told)
 
     def _answer(self) -> None:
         """Start the thread that generates, and serve the newest sound version."""
@@ -608,7 +634,7 @@ class App:
         if running is None:
             return None
         job, progress = running
-        elapsed = now - (job.started_at or now)
+        elapsed = max(0.0, now - (job.started_at or now))  # the clock may have been set back
         return {"job": job.id, "dataset": job.dataset, "phase": "loading", "elapsed": elapsed, **progress}
 
     def retry(self, job: int, *, force: bool, settings: dict[str, Any]) -> dict[str, Any]:
@@ -709,6 +735,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", help="a settings file, or the name of one in configs/")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     options = parser.parse_args(arguments)
+    terminal.prepare()
+    os.umask(permissions.UMASK)
     try:
         home = find_home(options.home)
         settings = load_settings(home, options.config, options.set)
@@ -716,7 +744,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         quieten()
         App(home, settings).run()
     except LoradError as error:
-        sys.stderr.write(f"lorad: {error.message}\n")
+        terminal.complain(error.message)
         return 1
     return 0
 

@@ -45,7 +45,8 @@ class Checkpoints:
         partial = target.with_suffix(".part")
         files.remove(partial)
         files.remove(target)
-        partial.mkdir(parents=True)
+        files.make_folder(self._folder, mode=0o700)  # what training remembers of people's words
+        partial.mkdir(mode=0o700)
         files.write_bytes(
             partial / TENSORS, save({name: tensor.contiguous() for name, tensor in tensors.items()})
         )

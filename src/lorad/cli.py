@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
 
 from lorad import __version__, phrases, strict_json, tables, terminal
 from lorad.client import Client
@@ -54,7 +53,6 @@ MARK = "\ufeff"
 LONGEST_REST = 86_400.0
 """Seconds between two looks; a clock takes no infinite number of them."""
 
-CLEAR_LINE = "\r\x1b[2K"
 LONGEST_NUMBER = 19
 """Digits of a job's number; a file may have a name of more."""
 GLOBAL_OPTIONS = ("--home", "--config", "--set")
@@ -141,7 +139,7 @@ class Place:
         return [word for name, value in given if value is not None for word in (name, value)]
 
 
-class Commands(TyperGroup):
+class Commands(terminal.Commands):
     """All commands: takes global options anywhere, and turns errors into one sentence."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -155,9 +153,9 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except LoradError as error:
             if ctx.meta["lorad.json"]:
-                _print_json({"error": error.as_dict()}, indent=None)
+                terminal.write_json({"error": error.as_dict()}, indent=None)
             else:
-                typer.echo(f"lorad: {error.message}", err=True)
+                terminal.complain(error.message)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
@@ -198,7 +196,7 @@ def main() -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"lorad {__version__}")
+        terminal.say(f"lorad {__version__}")
         raise typer.Exit
 
 
@@ -233,21 +231,17 @@ def _records(ctx: typer.Context) -> "Client | Archive":
         return client
     from lorad import archive  # noqa: PLC0415 - see the module's docstring
 
-    typer.echo("lorad is not running; this is what its home has recorded", err=True)
+    terminal.say("lorad is not running; this is what its home has recorded", err=True)
     return ctx.with_resource(archive.read(*ctx.obj.find()))
-
-
-def _print_json(answer: Any, indent: int | None = 2) -> None:
-    terminal.write(json.dumps(answer, indent=indent, ensure_ascii=False) + "\n")
 
 
 def _print(answer: Any, as_json: bool, shape: "Callable[[Any], RenderableType]") -> None:
     if as_json:
-        _print_json(answer)
+        terminal.write_json(answer)
         return
-    from rich.console import Console  # noqa: PLC0415 - see the module's docstring
+    from lorad.screen import Screen  # noqa: PLC0415 - see the module's docstring
 
-    Console(highlight=False).print(shape(answer))
+    Screen().print(shape(answer))
 
 
 # Homes and daemons
@@ -256,17 +250,21 @@ def _print(answer: Any, as_json: bool, shape: "Callable[[Any], RenderableType]")
 @app.command()
 def init(folder: Annotated[Path, typer.Argument(help="Made if it is missing; what is there stays.")]) -> None:
     """Make a home: configs/, inbox/ and models/."""
+    from lorad.files import make_folder, write_bytes  # noqa: PLC0415 - see the module's docstring
+
     texts = {f"{name}/README.md": text for name, text in phrases.README.items()}
     for name, text in (texts | {"configs/default.yaml": _settings_to_change()}).items():
         file = folder / name
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(file.parent)
             if not file.exists():
-                file.write_text(text, encoding="utf-8")
+                write_bytes(file, text.encode())
         except OSError as error:
             raise ConfigError(f"{file.parent} cannot be made: {error.strerror}", code="no_home") from None
-    typer.echo(
-        f"{folder} is a lorad home. Next:\n  lorad --home {folder} base --help\n  lorad --home {folder} run"
+    terminal.say(
+        f"{folder} is a lorad home. Next:",
+        f"  lorad --home {folder} base --help",
+        f"  lorad --home {folder} run",
     )
 
 
@@ -363,20 +361,19 @@ def status(ctx: typer.Context, as_json: Json = False) -> None:
     """Show what lorad serves and does."""
     snapshot = _client(ctx).status()
     if as_json:
-        _print_json(snapshot)
+        terminal.write_json(snapshot)
     else:
-        typer.echo(phrases.summary(snapshot))
+        terminal.say(*phrases.summary(snapshot).split("\n"))
 
 
 @app.command()
 def monitor(ctx: typer.Context, once: Once = False, interval: Interval = 1.0) -> None:
     """Watch lorad at work; Ctrl-C ends it."""
-    from rich.console import Console  # noqa: PLC0415 - see the module's docstring
-
-    from lorad.monitor import watch  # noqa: PLC0415
+    from lorad.monitor import watch  # noqa: PLC0415 - see the module's docstring
+    from lorad.screen import Screen  # noqa: PLC0415
 
     with contextlib.suppress(KeyboardInterrupt):
-        watch(_client(ctx).status, console=Console(), sleep=time.sleep, once=once, interval=interval)
+        watch(_client(ctx).status, console=Screen(), sleep=time.sleep, once=once, interval=interval)
 
 
 @app.command()
@@ -387,14 +384,14 @@ def events(
     client = _client(ctx) if follow else _records(ctx)
     after: int | None = None
     if as_json and not follow:
-        _print_json(client.events())
+        terminal.write_json(client.events())
         return
     while True:
         for event in client.events(after)["events"]:
             if as_json:
-                _print_json(event, indent=None)
+                terminal.write_json(event, indent=None)
             else:
-                typer.echo(tables.event(event))
+                terminal.say(tables.event(event))
             after = event["id"]
         if not follow:
             return
@@ -427,9 +424,9 @@ def ask(
         _type_out(stream)
         finish, tokens = stream.finish_reason, stream.tokens
     if sys.stdout.isatty() and not as_json:  # a pipe gets what was generated and not a byte more
-        typer.echo()
+        terminal.say("")
     if finish == CUT:
-        typer.echo(phrases.cut(tokens), err=True)
+        terminal.say(phrases.cut(tokens), err=True)
         raise typer.Exit(0 if max_tokens else 1)
 
 
@@ -437,7 +434,7 @@ def _print_whole(answer: dict[str, Any], *, as_json: bool) -> tuple[str | None, 
     """Print an answer; return why it ended and how many tokens it has."""
     choice = answer["choices"][0]
     if as_json:
-        _print_json(answer)
+        terminal.write_json(answer)
     else:
         terminal.write(choice["message"]["content"])
     return choice.get("finish_reason"), answer.get("usage", {}).get("completion_tokens")
@@ -506,9 +503,9 @@ def chat(
         command, _, rest = line.partition(" ")
         if command == "/model":
             model = rest.strip() or model
-            typer.echo(f"{model} answers")
+            terminal.say(f"{model} answers")
         elif command[:1] == "/" and "/" not in command[1:]:  # /etc/hosts may be asked about
-            typer.echo(f"there is no {command}; /model NAME changes who answers, /quit ends", err=True)
+            terminal.say(f"there is no {command}; /model NAME changes who answers, /quit ends", err=True)
         elif line:
             messages.append({"role": "user", "content": line})
             messages = _turn(client, messages, model, max_tokens=max_tokens, temperature=temperature)
@@ -519,7 +516,7 @@ def _lines() -> Iterator[str]:
         try:
             line = input("> ").removeprefix(MARK).strip()
         except EOFError:
-            typer.echo()
+            terminal.say("")
             return
         if line == "/quit":
             return
@@ -533,11 +530,11 @@ def _turn(client: Client, messages: list[dict[str, str]], model: str, **options:
         stream = client.stream_chat(messages, model, **options)
         answer = _type_out(stream)
     except LoradError as error:
-        typer.echo(f"lorad: {error.message}", err=True)
+        terminal.complain(error.message)
         return messages[:-1]
-    typer.echo()
+    terminal.say("")
     if stream.finish_reason == CUT:
-        typer.echo(phrases.cut(stream.tokens), err=True)
+        terminal.say(phrases.cut(stream.tokens), err=True)
     return [*messages, {"role": "assistant", "content": answer}]
 
 
@@ -570,7 +567,7 @@ def drop(
     for source in (file for file in files if not file.name.endswith(SIDECAR)):
         for part in _with_sidecar(source):
             _copy_in(part, inbox)
-        typer.echo(f"dropped {source.name} into {inbox}; wait for it with: lorad wait")
+        terminal.say(f"dropped {source.name} into {inbox}; wait for it with: lorad wait")
 
 
 def _with_sidecar(file: Path) -> list[Path]:
@@ -626,10 +623,10 @@ def wait(
         )
     has_succeeded = all(end.is_good for end in ends)
     if as_json:
-        _print_json({"ok": has_succeeded, "ended": [end.record for end in ends]})
+        terminal.write_json({"ok": has_succeeded, "ended": [end.record for end in ends]})
     for end in [] if as_json else ends:
         line = phrases.job_result(end.record) if end.is_job else phrases.event_line(end.record)
-        typer.echo(line, err=not end.is_good)
+        terminal.say(line, err=not end.is_good)
     raise typer.Exit(0 if has_succeeded else 1)
 
 
@@ -658,14 +655,14 @@ def _progress(interval: float) -> Iterator[Callable[[Any], None]]:
     def rest(snapshot: Any) -> None:
         if is_watched:
             line = phrases.progress(snapshot)[: shutil.get_terminal_size().columns - 1]
-            typer.echo(f"{CLEAR_LINE}{line}", nl=False, err=True)
+            terminal.redraw(line)
         time.sleep(interval)
 
     try:
         yield rest
     finally:
         if is_watched:
-            typer.echo(CLEAR_LINE, nl=False, err=True)
+            terminal.redraw("")
 
 
 @app.command()
@@ -696,7 +693,7 @@ def retry(
         return
     changed = dict(_setting(text) for text in settings or ())
     _client(ctx).retry(int(what), force=force, settings=changed)
-    typer.echo(f"job {what} is queued again")
+    terminal.say(f"job {what} is queued again")
 
 
 def _put_back(home: Home, name: str) -> None:
@@ -727,7 +724,7 @@ def _put_back(home: Home, name: str) -> None:
         raise ConfigError(told, code="not_moved") from None
     except OSError as error:
         raise ConfigError(f"{name} could not be moved: {error.strerror}", code="not_moved") from None
-    typer.echo(f"{name} is in {target} again; wait for it with: lorad wait")
+    terminal.say(f"{name} is in {target} again; wait for it with: lorad wait")
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -743,14 +740,14 @@ def _setting(text: str) -> tuple[str, Any]:
 def cancel(ctx: typer.Context, job: int) -> None:
     """Take a job out of the queue, or end its session."""
     _client(ctx).cancel(job)
-    typer.echo(f"job {job} is cancelled; again: lorad retry {job}")
+    terminal.say(f"job {job} is cancelled; again: lorad retry {job}")
 
 
 @app.command()
 def pause(ctx: typer.Context) -> None:
     """Start no more sessions; questions are answered as before."""
     _client(ctx).pause()
-    typer.echo("paused: no session starts until: lorad resume")
+    terminal.say("paused: no session starts until: lorad resume")
 
 
 @app.command()
@@ -760,7 +757,7 @@ def resume(ctx: typer.Context, job: ResumedJob = None, checkpoint: FromCheckpoin
         if checkpoint is not None:
             raise ConfigError("--from needs a job: lorad resume JOB --from CHECKPOINT", code="no_job")
         _client(ctx).resume()
-        typer.echo("learning again")
+        terminal.say("learning again")
         return
     behind = _client(ctx).resume_job(job, checkpoint)["checkpoint"]
     where = (
@@ -768,7 +765,7 @@ def resume(ctx: typer.Context, job: ResumedJob = None, checkpoint: FromCheckpoin
         if behind
         else "begin anew: it has no complete checkpoint"
     )
-    typer.echo(f"job {job} is queued, to {where}")
+    terminal.say(f"job {job} is queued, to {where}")
 
 
 # Versions and memory
@@ -808,7 +805,7 @@ def versions_latest(ctx: typer.Context, track: Track = "chat") -> None:
             "lorad rollback",
             code="no_version",
         )
-    typer.echo(latest)
+    terminal.say(latest)
 
 
 @versions.command("show")
@@ -829,28 +826,28 @@ def versions_add(ctx: typer.Context) -> None:
 def versions_pin(ctx: typer.Context, version: OneVersion, track: Track = "chat") -> None:
     """Keep a version whatever the limits say."""
     pinned = _client(ctx).pin(track, version, pinned=True)["version"]
-    typer.echo(f"{pinned} is never pruned until: lorad versions unpin {pinned}")
+    terminal.say(f"{pinned} is never pruned until: lorad versions unpin {pinned}")
 
 
 @versions.command("unpin")
 def versions_unpin(ctx: typer.Context, version: OneVersion, track: Track = "chat") -> None:
     """Let the limits decide about a version again."""
     unpinned = _client(ctx).pin(track, version, pinned=False)["version"]
-    typer.echo(f"{unpinned} is no longer pinned")
+    terminal.say(f"{unpinned} is no longer pinned")
 
 
 @versions.command("tag")
 def versions_tag(ctx: typer.Context, version: OneVersion, name: Tag, track: Track = "chat") -> None:
     """Give a version a name of its own; one that had it loses it."""
     tagged = _client(ctx).tag(track, version, name)["version"]
-    typer.echo(f"{tagged} is now called {name}; ask it with: lorad ask --model {track}@{name} QUESTION")
+    terminal.say(f"{tagged} is now called {name}; ask it with: lorad ask --model {track}@{name} QUESTION")
 
 
 @versions.command("untag")
 def versions_untag(ctx: typer.Context, version: OneVersion, name: Tag, track: Track = "chat") -> None:
     """Take a name away from a version."""
     untagged = _client(ctx).tag(track, version, name, remove=True)["version"]
-    typer.echo(f"{untagged} is no longer called {name}")
+    terminal.say(f"{untagged} is no longer called {name}")
 
 
 @versions.command("prune")
@@ -868,12 +865,12 @@ def versions_prune(
     limits = {"keep": keep, "max_age_days": older_than, "max_bytes": max_bytes}
     answer = _client(ctx).prune(track, dry_run=dry_run, **limits)
     if as_json:
-        _print_json(answer)
+        terminal.write_json(answer)
         return
     for version, why in answer["pruned"].items():
-        typer.echo(f"{'would remove' if dry_run else 'removed'} {version}: {why}")
+        terminal.say(f"{'would remove' if dry_run else 'removed'} {version}: {why}")
     if not answer["pruned"]:
-        typer.echo("nothing is beyond the limits; latest, previous, pinned and tagged versions stay anyway")
+        terminal.say("nothing is beyond the limits; latest, previous, pinned and tagged versions stay anyway")
 
 
 @app.command()
@@ -904,7 +901,7 @@ def rollback(ctx: typer.Context, to: Target = None, track: Track = "chat") -> No
     """Serve an earlier version again, or the base alone."""
     now = _client(ctx).rollback(track, to)
     latest, previous = now["latest"] or "none", now["previous"] or "none"
-    typer.echo(f"{now['serving'] or 'the base'} serves; latest is {latest}, previous is {previous}")
+    terminal.say(f"{now['serving'] or 'the base'} serves; latest is {latest}, previous is {previous}")
 
 
 memory = typer.Typer(invoke_without_command=True)
@@ -928,7 +925,7 @@ def memory_export(
     rows = _records(ctx).examples(track, dataset)
     if str(file) == "-":
         for row in _readable(rows):
-            terminal.write(f"{strict_json.encoded(row).decode()}\n")
+            terminal.write_json(row, indent=None)
         return
     count = 0
     hidden = file.with_name(f".{file.name}.{os.getpid()}.part")
@@ -941,7 +938,7 @@ def memory_export(
         raise ConfigError(f"{file} could not be written: {error.strerror}", code="not_written") from None
     finally:
         hidden.unlink(missing_ok=True)  # renamed already when all went well
-    typer.echo(f"wrote {phrases.plural(count, 'example')} to {file}")
+    terminal.say(f"wrote {phrases.plural(count, 'example')} to {file}")
 
 
 def _readable(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -949,7 +946,7 @@ def _readable(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for row in rows:
         if "unreadable" in row:
             place = f"example {row['provenance']['row']} of {row['dataset']!a}"
-            typer.echo(f"lorad: {place} cannot be read and is left out: {row['unreadable']!a}", err=True)
+            terminal.complain(f"{place} cannot be read and is left out: {row['unreadable']!a}")
         else:
             yield row
 
@@ -969,7 +966,7 @@ def memory_import(
         for source in sources:
             _copy_in(source, inbox)
     names = ", ".join(source.stem for source in sources)
-    typer.echo(f"dropped {phrases.plural(len(sources), 'dataset')} into {inbox}: {names}")
+    terminal.say(f"dropped {phrases.plural(len(sources), 'dataset')} into {inbox}: {names}")
 
 
 def _split_by_dataset(file: Path, folder: Path) -> list[Path]:
@@ -1010,18 +1007,18 @@ def forget(
     if dry_run or not yes:
         meant = client.forget(track, selector, dry_run=True)
         for example in meant["examples"]:
-            typer.echo(f"  {example['question']}  →  {example['answer']}")
+            terminal.say(f"  {example['question']}  →  {example['answer']}")
         more = meant["forgotten"] - len(meant["examples"])
         if more:
-            typer.echo(f"  … and {more} more")
+            terminal.say(f"  … and {more} more")
         count = phrases.plural(meant["forgotten"], "example")
         if dry_run or not meant["forgotten"]:
-            typer.echo(f"{selector!r} means {count}; nothing was forgotten")
+            terminal.say(f"{selector!r} means {count}; nothing was forgotten")
             return
         if not typer.confirm(f"Forget {count}?"):
             raise typer.Exit(1)
     count = phrases.plural(client.forget(track, selector)["forgotten"], "example")
-    typer.echo(
+    terminal.say(
         f"forgot {count}; the weights still hold them until: lorad consolidate --refit, and earlier versions until they are "
         "pruned; the dropped file itself is in inbox/done"
     )
@@ -1031,7 +1028,7 @@ def forget(
 def consolidate(ctx: typer.Context, track: Track = "chat", refit: Refit = False) -> None:
     """Make one small adapter of all that was learned."""
     job = _client(ctx).consolidate(track, refit=refit)
-    typer.echo(f"queued job {job['id']}; wait for it with: lorad wait --job {job['id']}")
+    terminal.say(f"queued job {job['id']}; wait for it with: lorad wait --job {job['id']}")
 
 
 if __name__ == "__main__":

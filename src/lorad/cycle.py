@@ -1045,9 +1045,9 @@ class Cycle:
         return same or self.ledger.queue(track, "memory", now, kind=kind)
 
     def _was_consolidated_in_vain(self, track: str, version: str) -> bool:
-        since = self.registries[track].created_at(version)
+        made_by = self.registries[track].manifest(version)["job"] or 0  # by number: the clock may be set back
         return any(
-            job.state in {JobState.REJECTED, JobState.FAILED} and (job.ended_at or 0.0) >= since
+            job.state in {JobState.REJECTED, JobState.FAILED} and job.id > made_by
             for job in self.ledger.ended_jobs(track=track, kind="consolidate", limit=1)
         )
 

@@ -6,7 +6,9 @@ full synchronisation: a committed transaction survives a power cut.
 
 import contextlib
 import json
+import os
 import sqlite3
+import stat
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -27,6 +29,9 @@ PASSING = {
 
 #: Results that blame the reader's rights: SQLite writes beside a database even to read it.
 DENIED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
+
+#: The database holds everybody's words.
+MODE = 0o600
 
 #: Seconds to wait for somebody else who writes.
 PATIENCE = 30
@@ -139,6 +144,8 @@ class Database:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()
         self._depth = 0
+        if path != ":memory:" and not is_read_only:
+            _close_to_others(Path(path))
         address = f"{Path(path).absolute().as_uri()}?mode=ro" if is_read_only else path
         try:
             self._connection = sqlite3.connect(
@@ -280,6 +287,22 @@ class Database:
         """Close the connection."""
         with self._lock:
             self._connection.close()
+
+
+def _close_to_others(path: Path) -> None:
+    """Let the file and what SQLite writes beside it be its owner's alone, whatever the umask.
+
+    SQLite gives what it makes beside a database the mode of the database.
+    """
+    with contextlib.suppress(OSError):  # what cannot be opened, opening it says
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, MODE))
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        with contextlib.suppress(OSError):  # it is not there, or another user's
+            descriptor = os.open(f"{path}{suffix}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) & MODE)
+            finally:
+                os.close(descriptor)
 
 
 def _question_id(task: str, question: str) -> str:

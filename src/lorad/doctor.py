@@ -7,6 +7,7 @@ where they are missing, and can say so.
 
 import os
 import platform
+import pwd
 import stat
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from lorad import permissions
 from lorad.domain import Machine, ModelShape, Trial
 from lorad.errors import describe
 from lorad.home import SOCKET_PATH_LIMIT, Home, check_socket_path
@@ -258,6 +260,61 @@ def _folder(path: Path, root: Path, may: Callable[[Path], bool]) -> Finding | No
     if path.stat().st_mode & stat.S_IWOTH:
         return Finding("folder", "warn", f"{path} can be changed by everybody", f"chmod o-w {path}")
     return None
+
+
+def owner(home: Home) -> int:
+    """Return the user whose home this is: the daemon's."""
+    return home.root.stat().st_uid
+
+
+def private(home: Home, socket: Path) -> list[Finding]:
+    """Judge who else may read or change what is the daemon's."""
+    found = permissions.exposed(home, socket, owner(home))
+    kinds = [
+        (
+            "others may change",
+            [each for each in found if each.surplus & stat.S_IWOTH],
+        ),
+        ("others may read", [each for each in found if each.surplus & stat.S_IRWXO & ~stat.S_IWOTH]),
+        ("the group may change", [each for each in found if each.surplus & stat.S_IWGRP]),
+        ("the group may read", [each for each in found if each.surplus & stat.S_IRWXG & ~stat.S_IWGRP]),
+    ]
+    remedy = f"lorad doctor --home {home.root} --fix"
+    told = [_exposed(words, which, remedy) for words, which in kinds if which]
+    if foreign := [each for each in found if each.is_foreign]:
+        name = _user(owner(home))
+        theirs = _user(foreign[0].owner)
+        told.append(
+            _exposed(f"{theirs}, and not {name}, owns", foreign, f"sudo chown -h {name} {foreign[0].path}")
+        )
+    told += [
+        Finding(
+            "privacy",
+            "warn",
+            f"anybody may put another folder in the place of the home: {parent} can be changed by everybody",
+            f"chmod +t {parent}, or move the home",
+        )
+        for parent in permissions.unsafe_parents(home.root)
+    ]
+    return told or [Finding("privacy", "ok", "others may read and change nothing")]
+
+
+def _exposed(words: str, which: Sequence[permissions.Exposure], remedy: str) -> Finding:
+    more = f" and {len(which) - 1} more" if len(which) > 1 else ""
+    return Finding("privacy", "warn", f"{words} {which[0].path} (mode {which[0].mode:04o}){more}", remedy)
+
+
+def mended(exposure: permissions.Exposure) -> Finding:
+    """Say what was closed."""
+    now = exposure.mode & ~exposure.surplus
+    return Finding("mended", "ok", f"chmod {now:04o} {exposure.path} (was {exposure.mode:04o})")
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
 
 
 def socket_path(path: Path) -> Finding:

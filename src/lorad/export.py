@@ -6,6 +6,7 @@ changing versions.
 The destination appears whole or not at all, and only after what was written answers the version's probes.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,11 +79,19 @@ def export(version: Path, base: Path, target: Path, form: str, *, strict: bool =
         difference, limit = examine.probe_again(read(partial, base), probes)
         if strict:
             _expect(difference, limit, f"what was written as {form}")
+        open_as_usual(partial)
         files.sync_tree(partial)
         partial.rename(target)
     finally:
         files.remove(partial)
     return Exported(difference=difference, notes=tuple(notes))
+
+
+def open_as_usual(folder: Path) -> None:
+    """Give what somebody asked for the modes that every file of theirs has, as their umask says."""
+    umask = os.umask(0)
+    os.umask(umask)
+    files.set_modes(folder, folder_mode=0o777 & ~umask, file_mode=0o666 & ~umask)
 
 
 def _tell_of_template(folder: Path, base: Path, form: str) -> str:

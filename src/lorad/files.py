@@ -12,15 +12,19 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lorad.durable import step
 from lorad.errors import RetryLater
 
 CHUNK = 1 << 20
+
+#: What files and folders allow, whatever the umask; what holds people's words is nobody else's to read.
+FILE, FOLDER, SECRET = 0o640, 0o750, 0o600
 
 #: How the name of a file ends that is not yet what its name will say.
 PART = ".part"
@@ -69,18 +73,31 @@ def flush(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it durably: what is moved into it must not go with it in a power cut."""
+def make_folder(folder: Path, *, mode: int = FOLDER) -> None:
+    """Make a folder and those above it durably: what is moved into it must not go with it in a power cut.
+
+    The folder itself has the mode given, whatever the umask; one that is there keeps its own.
+    """
     if folder.is_dir():
         return
     make_folder(folder.parent)
     with passing_errors(f"making {folder}"):
         with step("mkdir", folder):
-            folder.mkdir(exist_ok=True)
+            _make(folder, mode)
         sync(folder.parent)
 
 
-def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+def _make(folder: Path, mode: int) -> None:
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:  # somebody was faster
+        if not folder.is_dir():
+            raise
+    else:
+        folder.chmod(mode | (folder.stat().st_mode & stat.S_ISGID))
+
+
+def write_bytes(path: Path, data: bytes, *, mode: int = FILE) -> None:
     """Replace a file's content atomically and durably; readers see the old or the new, never a part."""
     make_folder(path.parent)
     with passing_errors(f"writing {path}"):
@@ -122,8 +139,16 @@ def read_json(path: Path) -> Any:
 
 
 def write_lines(path: Path, rows: Iterator[Any] | list[Any]) -> None:
-    """Write one JSON value a line, atomically."""
-    write_bytes(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+    """Write one JSON value a line, atomically, for nobody else to read: these are people's words."""
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_bytes(path, lines.encode(), mode=SECRET)
+
+
+def open_secret(path: Path, mode: str = "ab") -> IO[Any]:
+    """Open a log for writing that nobody else may read, whatever the umask and whoever made it."""
+    stream = open(path, mode, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, SECRET))  # noqa: SIM115 - Path.open has no opener
+    os.fchmod(stream.fileno(), SECRET)
+    return stream
 
 
 def read_lines(path: Path) -> list[Any]:
@@ -187,6 +212,13 @@ def sync_tree(folder: Path) -> None:
     sync(folder)
 
 
+def set_modes(folder: Path, *, folder_mode: int, file_mode: int) -> None:
+    """Give everything in a folder of our own making, and the folder, the same modes; links stay as they are."""
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(folder_mode if path.is_dir() else file_mode)
+
+
 def points(link: Path) -> str | None:
     """Return what a symbolic link points at, ``None`` when it is none."""
     return str(link.readlink()) if link.is_symlink() else None
@@ -237,6 +269,8 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     make_folder(path.parent)
     with passing_errors(f"locking {path}"), step("create", path):
         stream = path.open("a")
+        with contextlib.suppress(OSError):  # somebody else's, who may lock it as well
+            os.fchmod(stream.fileno(), FILE)
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

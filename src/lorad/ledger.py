@@ -169,10 +169,15 @@ class Ledger:
         return [_job(row) for row in self._db.rows("SELECT * FROM jobs ORDER BY id DESC LIMIT ?", limit)]
 
     def ended_jobs(self, *, limit: int = 100, track: str | None = None, kind: str | None = None) -> list[Job]:
-        """Return the jobs that ended last, of one track or kind if given."""
+        """Return the jobs that ended last, of one track or kind if given.
+
+        Which those are, events tell and then numbers, never the clock, which may have been set back.
+        """
         rows = self._db.rows(
-            "SELECT * FROM jobs WHERE ended_at IS NOT NULL AND (?1 IS NULL OR track = ?1) AND (?2 IS NULL OR kind = ?2)"
-            " ORDER BY ended_at DESC, id DESC LIMIT ?3",
+            "SELECT jobs.* FROM jobs LEFT JOIN"
+            " (SELECT json_extract(data, '$.job') AS job, MAX(id) AS newest FROM events GROUP BY 1) ON job = jobs.id"
+            " WHERE ended_at IS NOT NULL AND (?1 IS NULL OR track = ?1) AND (?2 IS NULL OR kind = ?2)"
+            " ORDER BY COALESCE(newest, 0) DESC, jobs.id DESC LIMIT ?3",
             track,
             kind,
             limit,

@@ -6,9 +6,11 @@ only: under systemd and launchd that is the journal.
 
 import logging
 import sys
+from typing import Any
 
 import structlog
 
+from lorad import printable
 from lorad.config import LogSettings
 
 get_logger = structlog.get_logger
@@ -17,18 +19,18 @@ get_logger = structlog.get_logger
 def configure(settings: LogSettings) -> None:
     """Set the process-wide log format and level. Global state department: only programs call this."""
     for_people = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
-    renderer = (
-        structlog.dev.ConsoleRenderer()
+    renderers = (
+        [_as_text, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if for_people
-        else structlog.processors.JSONRenderer(ensure_ascii=False)
+        else [structlog.processors.JSONRenderer(serializer=printable.as_json)]
     )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if for_people else [structlog.processors.format_exc_info]),
-            renderer,
+            structlog.processors.format_exc_info,
+            *renderers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.level.upper())),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
@@ -36,3 +38,17 @@ def configure(settings: LogSettings) -> None:
     )
     for noisy in ("httpx", "transformers", "apscheduler", "uvicorn.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    if logging.lastResort is not None:  # where libraries' warnings and uvicorn's errors go
+        logging.lastResort.setFormatter(_Printable())
+
+
+def _as_text(_: object, __: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Let nothing that came from a file or a name steer the terminal that a log goes to."""
+    trace = event.pop("exception", None)
+    told: dict[str, Any] = printable.record(event)
+    return told if trace is None else told | {"exception": printable.text(trace)}
+
+
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable.text(super().format(record))

@@ -11,18 +11,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.box import ROUNDED
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from lorad import printable
 from lorad.errors import LoradError
 from lorad.phrases import (
     NOTHING,
     clock,
     duration,
+    ended_in,
     event_line,
     job_result,
     moment,
@@ -32,6 +34,7 @@ from lorad.phrases import (
     size,
     state,
 )
+from lorad.screen import Screen
 
 Record = Mapping[str, Any]
 
@@ -61,7 +64,7 @@ JOB_STYLES = {
 def watch(
     fetch: Callable[[], Record],
     *,
-    console: Console,
+    console: Screen,
     sleep: Callable[[float], None],
     once: bool = False,
     interval: float = 1.0,
@@ -76,7 +79,7 @@ def watch(
             sleep(interval)
 
 
-def _look(fetch: Callable[[], Record], console: Console) -> RenderableType:
+def _look(fetch: Callable[[], Record], console: Screen) -> RenderableType:
     try:
         snapshot = fetch()
     except LoradError as error:
@@ -86,6 +89,7 @@ def _look(fetch: Callable[[], Record], console: Console) -> RenderableType:
 
 def render(snapshot: Record, *, width: int = 80, height: int = 24) -> RenderableType:
     """Return the whole screen for a snapshot."""
+    snapshot = printable.record(snapshot)
     left = max(2 * LEAST_LINES, height - HEADER_LINES - SESSION_LINES)
     middle = max(LEAST_LINES, left // 2)
     session = _session(snapshot["session"], width) if snapshot["session"] else _rest(snapshot)
@@ -253,7 +257,8 @@ def _rest(snapshot: Record) -> Panel:
         told = "The next session starts in a moment."
     else:
         told = f"Nothing to learn: drop a JSON file into {snapshot['home']}/inbox"
-    last = next((job_result(job) for job in snapshot["jobs"] if job.get("ended_at")), "")
+    ended = [job for job in snapshot["jobs"] if job.get("ended_at")]
+    last = job_result(max(ended, key=ended_in(snapshot["events"]))) if ended else ""
     texts = [
         Text(told, overflow="fold"),
         Text(""),

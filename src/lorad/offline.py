@@ -6,7 +6,6 @@ A program of its own, because ``lorad`` itself never loads torch; ``lorad base â
 
 import contextlib
 import importlib
-import json
 import os
 import re
 import shutil
@@ -15,7 +14,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +23,6 @@ from typing import Annotated, Any
 import torch
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
@@ -39,7 +37,9 @@ from lorad import (
     files,
     judge,
     loader,
+    permissions,
     planner,
+    printable,
     reproduction,
     samples,
     sidecar,
@@ -56,6 +56,7 @@ from lorad.errors import ConfigError, LoradError, RegistryError, SampleError, Tr
 from lorad.home import Home, find_home
 from lorad.memory import Memory
 from lorad.registry import Birth, Registry, bad_calibration
+from lorad.screen import Screen
 from lorad.states import VersionState
 from lorad.tasks import encode, find
 
@@ -64,10 +65,12 @@ NO_REFERENCE = 2
 OTHER_BASE = "other_base.json"
 """Beside an export onto another base than the version was made for: which, and which it was."""
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-base_app = typer.Typer(no_args_is_help=True, help="Add and list base models.")
+app = typer.Typer(
+    cls=terminal.Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+base_app = typer.Typer(cls=terminal.Commands, no_args_is_help=True, help="Add and list base models.")
 app.add_typer(base_app, name="base")
-console = Console()
+console = Screen()
 
 HomeOption = Annotated[
     str | None, typer.Option("--home", help="The home folder; else LORAD_HOME, else this folder.")
@@ -100,6 +103,7 @@ def base_add(
     as_json: JsonOption = False,
 ) -> None:
     """Store a base model as safetensors with its tokenizer and fingerprint, and try its chat template."""
+    os.umask(permissions.UMASK)
     place = find_home(home)
     name = name or Path(source).expanduser().resolve().name.lower()
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
@@ -120,7 +124,7 @@ def base_add(
                 f"{name} is there already and sound: {target}",
             )
             return
-    target.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(target.parent)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as scratch:
         folder, gguf = _fetch(source, Path(scratch))
         tried: list[domain.Trial] = []
@@ -137,8 +141,8 @@ def base_add(
             "trials": [domain.as_json(trial) for trial in trials],
         },
         as_json,
-        f"{name} added: {target} (fingerprint {fingerprint[:12]})"
-        + "".join(f"\n  - {trial.name}: {trial.detail}" for trial in trials),
+        f"{name} added: {target} (fingerprint {fingerprint[:12]})",
+        [f"{trial.name}: {trial.detail}" for trial in trials],
     )
 
 
@@ -224,7 +228,7 @@ def base_list(home: HomeOption = None, as_json: JsonOption = False) -> None:
         for path in folders
     ]
     if as_json:
-        terminal.write(json.dumps(rows, indent=2) + "\n")
+        terminal.write_json(rows)
         return
     table = Table("name", "parameters", "layers", "fingerprint", box=None)
     for row in rows:
@@ -253,10 +257,13 @@ def plan(
     lengths = [len(encoded) for _, encoded in usable]
     decided = _plan(place, chosen, track, lengths)
     if as_json:
-        terminal.write(json.dumps(domain.as_json(decided), indent=2) + "\n")
+        terminal.write_json(domain.as_json(decided))
         return
     console.print(
-        f"[bold]{file.name}[/]: {reading.rows} rows, {len(lengths)} examples, longest {max(lengths)} tokens\n"
+        Text.assemble(
+            (printable.line(file.name), "bold"), f": {reading.rows} rows, {len(lengths)} examples, "
+        ),
+        Text(f"longest {max(lengths)} tokens\n"),
     )
     table = Table(box=None, show_header=False)
     for label, value in _settings_of(decided):
@@ -264,7 +271,7 @@ def plan(
     console.print(table)
     console.print("\nwhy:")
     for reason in decided.reasons:
-        console.print(f"  - {reason}", highlight=False)
+        console.print(f"  - {reason}")
 
 
 def _settings_of(plan: domain.Plan) -> list[tuple[str, str]]:
@@ -310,9 +317,7 @@ def check(
         about, reading = _read_for(chosen, task, file) if task else _read_as(place, chosen, track, file)
     except SampleError as error:
         if as_json:
-            terminal.write(
-                json.dumps({"file": file.name, "error": error.as_dict()}, indent=2, ensure_ascii=False) + "\n"
-            )
+            terminal.write_json({"file": file.name, "error": error.as_dict()})
         else:
             _print_lines([("refused", error.message), *_bad_rows(error)])
         raise typer.Exit(1) from None
@@ -325,7 +330,7 @@ def check(
     refusal = survey.refusal(report)
     if as_json:
         told = report | ({"error": refusal} if refusal else {})
-        terminal.write(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+        terminal.write_json(told)
     else:
         _print_lines([*survey.lines(report), *([("refused", refusal["message"])] if refusal else [])])
     if refusal:
@@ -368,26 +373,37 @@ def _print_lines(told: list[tuple[str, str]]) -> None:
     table.add_column(no_wrap=True, justify="right", style="bold")
     table.add_column(overflow="fold")
     for heading, text in told:
-        table.add_row(Text(heading), Text(text))
+        table.add_row(Text(printable.line(heading)), Text(printable.text(text)))
     console.print(table)
 
 
 @app.command("doctor")
 def look_over(
     strict: Annotated[bool, typer.Option("--strict", help="Count warnings as failures.")] = False,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Close what others may read or change, before looking.")
+    ] = False,
     home: HomeOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what is wrong with this machine and this home, and the remedy; exit code 1 if something failed."""
-    findings = [*_installed(), *_place(home, config, settings)]
+    mended = _mend(home, config, settings) if fix else []
+    findings = [*mended, *_installed(), *_place(home, config, settings)]
     if as_json:
-        terminal.write(json.dumps([domain.as_json(f) for f in findings], indent=2, ensure_ascii=False) + "\n")
+        terminal.write_json([domain.as_json(f) for f in findings])
     else:
         console.print(_chart(findings))
     if doctor.failed(findings, strict=strict):
         raise typer.Exit(1)
+
+
+def _mend(home: str | None, config: str | None, overrides: list[str] | None) -> list[Finding]:
+    """Close an open home, and say what was closed; what could not be closed is found again by the looks."""
+    place, chosen = _load(home, config, overrides)
+    done, _ = permissions.close(place, place.socket(chosen.server.socket), doctor.owner(place))
+    return [doctor.mended(exposure) for exposure in done]
 
 
 def _chart(findings: list[Finding]) -> Table:
@@ -395,9 +411,9 @@ def _chart(findings: list[Finding]) -> Table:
     colours = {"ok": "green", "warn": "yellow", "fail": "red"}
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for finding in findings:
-        told = Text(finding.detail, overflow="fold")
+        told = Text(printable.text(finding.detail), overflow="fold")
         if finding.status != "ok":
-            told.append(f"\n-> {finding.remedy}", style="bold")
+            told.append(f"\n-> {printable.line(finding.remedy)}", style="bold")
         table.add_row(Text(finding.status, style=colours[finding.status]), finding.name, told)
     return table
 
@@ -482,6 +498,7 @@ def _storage(place: Home, chosen: Settings, shapes: list[domain.ModelShape]) -> 
     socket = place.socket(chosen.server.socket)
     yield doctor.disk(shutil.disk_usage(place.root).free, adapter, chosen.registry.keep)
     yield from doctor.folders(place, socket)
+    yield from doctor.private(place, socket)
     yield doctor.attempt(
         "socket", partial(doctor.socket_path, socket), "lorad --set server.socket=/tmp/lorad/lorad.sock run"
     )
@@ -562,12 +579,13 @@ def export_version(
     made = export.export(folder, chosen, target, form, strict=made_for == fingerprint)
     if made_for != fingerprint:
         files.write_json(target / OTHER_BASE, {"version": version, "made_for": made_for, "base": fingerprint})
+        export.open_as_usual(target)
     _say(
         {"version": folder.name, "format": form, "path": str(target), **domain.as_json(made)},
         as_json,
         f"{folder.name} is in {target} as {form}; read back, its logits differ by at most {made.difference:.2g}"
-        + (f"; it was made for another base, which {OTHER_BASE} says" if made_for != fingerprint else "")
-        + "".join(f"\n  - {note}" for note in made.notes),
+        + (f"; it was made for another base, which {OTHER_BASE} says" if made_for != fingerprint else ""),
+        made.notes,
     )
 
 
@@ -594,6 +612,7 @@ def adopt_version(
     as_json: JsonOption = False,
 ) -> None:
     """Enter what another program trained as a version, after the checks that every version passes."""
+    os.umask(permissions.UMASK)
     place, settings = _load(home, config, overrides)
     registry, base_folder = _track(place, settings, track)
     performance = _metrics(metric or [])
@@ -649,7 +668,8 @@ def adopt_version(
         },
         as_json,
         f"{version} is in, rank {found.adapter.rank}, and recalls {sum(right.values())} of {len(right)} examples"
-        f"{told}" + "".join(f"\n  - {note}" for note in notes),
+        f"{told}",
+        notes,
     )
 
 
@@ -718,11 +738,13 @@ def verify_versions(
         rows[-1] |= {"seconds": round(time.perf_counter() - began, 3)}
         deck.drop(name)
     if as_json:
-        terminal.write(json.dumps(rows, indent=2) + "\n")
+        terminal.write_json(rows)
     for row in rows if not as_json else ():
         told = "; ".join(row["differs"]) or "sound" if row["sound"] else row["message"]
         style = "green" if row["sound"] else "red"
-        console.print(Text(f"{row['version']:>8}  "), Text(told, style=style), f" ({row['seconds']} s)")
+        console.print(
+            Text(f"{row['version']:>8}  "), Text(printable.line(told), style=style), f" ({row['seconds']} s)"
+        )
     if not all(row["sound"] for row in rows):
         raise typer.Exit(1)
 
@@ -740,6 +762,7 @@ def reproduce_version(
     as_json: JsonOption = False,
 ) -> None:
     """Make a version once more from its papers and memory, and compare; exit code 1 if it is not the same."""
+    os.umask(permissions.UMASK)
     place, settings = _load(home, config, overrides)
     registry, base_folder = _track(place, settings, track)
     version = registry.resolve(version)
@@ -783,7 +806,7 @@ def _standing(lines: list[dict[str, Any]]) -> str:
 def _run_session(folder: Path, *, quiet: bool) -> None:
     """Run a session in a process of its own, as the daemon does, and tell how it goes."""
     with (
-        (folder / "session.log").open("wb") as log,
+        files.open_secret(folder / "session.log", "wb") as log,
         console.status("", spinner="dots") as status,
         subprocess.Popen(  # the open pipe tells the child that somebody waits: it ends when that closes
             [sys.executable, "-P", "-m", "lorad.session", str(folder)],
@@ -796,7 +819,7 @@ def _run_session(folder: Path, *, quiet: bool) -> None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(timeout=1.0)
             if not quiet:
-                status.update(_standing(files.read_lines(folder / "progress.jsonl")))
+                status.update(Text(_standing(files.read_lines(folder / "progress.jsonl"))))
     if child.returncode:
         lines = files.read_lines(folder / "progress.jsonl")
         said = next((line["error"]["message"] for line in reversed(lines) if "error" in line), "")
@@ -833,9 +856,7 @@ def calibrate(
     name = registry.resolve(version)
     stored = None if force and not check else _reference(registry, name)
     if check and stored is None:
-        sys.stderr.write(
-            f"lorad: {name} has nothing to compare with yet; measure it: lorad calibrate {name}\n"
-        )
+        terminal.complain(f"{name} has nothing to compare with yet; measure it: lorad calibrate {name}")
         raise typer.Exit(NO_REFERENCE)
     if stored and held_out and not check:
         raise ConfigError(f"{name} was measured before; measure it anew with --force", code="measured_before")
@@ -904,7 +925,7 @@ def _interview(
 @contextlib.contextmanager
 def _progress() -> Iterator[confidence.Tell]:
     """Show how many questions are answered, while somebody watches."""
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+    with Progress(console=Screen(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("asking", total=None)
 
         def tell(done: int, total: int) -> None:
@@ -922,7 +943,7 @@ def _tell_calibration(
     if plot:
         tables.reliability(report, plot)
     if as_json:
-        terminal.write(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+        terminal.write_json(told)
     else:
         console.print(tables.calibration(told))
 
@@ -973,11 +994,11 @@ def _plan(place: Home, settings: Settings, track: str, lengths: Sequence[int]) -
     )
 
 
-def _say(data: dict[str, Any], as_json: bool, sentence: str) -> None:
+def _say(data: dict[str, Any], as_json: bool, sentence: str, notes: Iterable[str] = ()) -> None:
     if as_json:
-        terminal.write(json.dumps(data) + "\n")
+        terminal.write_json(data, indent=None)
     else:
-        console.print(sentence, highlight=False, soft_wrap=True, markup=False)
+        terminal.say(sentence, *(f"  - {note}" for note in notes))
 
 
 def main() -> None:
@@ -987,7 +1008,7 @@ def main() -> None:
     try:
         app(prog_name="lorad")
     except LoradError as error:
-        sys.stderr.write(f"lorad: {error.message}\n")
+        terminal.complain(error.message)
         sys.exit(1)
     except OSError as error:
         sys.exit(terminal.fail(error))

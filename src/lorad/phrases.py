@@ -2,13 +2,15 @@
 
 What lives here: durations, shares, local times, one line for a job, a session, an event, the summary that
 ``lorad status`` prints, the texts of a new home. What never does: colours, tables, clocks; every age is counted from the
-``now`` of the snapshot. Imports the standard library alone, for ``lorad status`` must feel instant.
+``now`` of the snapshot. Imports the standard library and ``printable`` alone, for ``lorad status`` must feel instant.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
+
+from lorad import printable
 
 Record = Mapping[str, Any]
 
@@ -138,11 +140,12 @@ def event_line(event: Record) -> str:
 
 def _one_line(text: str) -> str:
     """Keep lists of problems and odd file names from tearing a screen apart."""
-    return " ".join(text.split())
+    return " ".join(printable.text(text).split())
 
 
 def progress(snapshot: Record) -> str:
     """Return in one line what somebody who waits is waiting for."""
+    snapshot = printable.record(snapshot)
     if snapshot["session"]:
         return session_line(snapshot["session"])
     queued = [job for job in snapshot["jobs"] if job["state"] == "queued"]
@@ -155,6 +158,7 @@ def progress(snapshot: Record) -> str:
 
 def summary(snapshot: Record) -> str:
     """Return what ``lorad status`` prints: state, what serves, session, queue, last result."""
+    snapshot = printable.record(snapshot)
     up = duration(snapshot["now"] - snapshot["started_at"])
     paused = ", learning paused" if snapshot["paused"] and state(snapshot) != "paused" else ""
     lines = [f"lorad {snapshot['lorad']} in {snapshot['home']}: {state(snapshot)}{paused}, up {up}"]
@@ -190,9 +194,18 @@ def _queue_lines(snapshot: Record) -> list[tuple[str, str]]:
     if inbox.get("why"):
         lines.append(("inbox", f"read every second: {inbox['why']}"))
     if ended:
-        last = max(ended, key=lambda job: float(job["ended_at"]))
+        last = max(ended, key=ended_in(snapshot["events"]))
         lines.append(("last", f"{job_result(last)} ({moment(last['ended_at'])})"))
     return lines
+
+
+def ended_in(events: Iterable[Record]) -> Callable[[Record], tuple[int, int]]:
+    """Return by what ended jobs are in order: by the newest event that names them, else by their number.
+
+    Never by the clock, which may have been set back: what ended yesterday would be the newest until tomorrow.
+    """
+    told = {event["job"]: event["id"] for event in events if isinstance(event.get("job"), int)}
+    return lambda job: (told.get(job["id"], 0), job["id"])
 
 
 def _names(rows: list[Record], key: str, most: int = 3) -> str:

@@ -37,6 +37,7 @@ from lorad import (
     general,
     judge,
     loader,
+    permissions,
     teacher,
     trainer,
     weights,
@@ -108,7 +109,7 @@ class Session:
         self._notes: list[str] = []
         self._repairs: list[str] = []
         self._too_long = 0
-        self._began = time.time()
+        self._began = time.monotonic()
 
     # -- the picture
 
@@ -154,7 +155,7 @@ class Session:
         seconds_per_token = so_far.seconds / max(1, so_far.tokens)
         rounds = max(REFIT_ROUNDS, 2 * self.order.plan.epochs)
         needed = rounds * seconds_per_token * sum(len(lesson.encoded) for lesson in lessons)
-        left = self._training.max_seconds - (time.time() - self._began)
+        left = self._training.max_seconds - (time.monotonic() - self._began)
         if needed > left:
             self._notes.append(
                 f"no refit: it would take about {needed:.0f} s, of training.max_seconds {left:.0f} s are left"
@@ -391,7 +392,7 @@ class Session:
     def _fresh_folder(self, name: str) -> Path:
         candidate = self.folder / name
         files.remove(candidate)
-        candidate.mkdir()
+        files.make_folder(candidate)
         return candidate
 
     # -- after
@@ -411,6 +412,7 @@ class Session:
         files.remove(target)  # of a session that was cut off
         try:
             export.export(self.folder / CANDIDATE, base, target, "merged")
+            files.set_modes(target, folder_mode=files.FOLDER, file_mode=files.FILE)
         except (OSError, LoradError) as error:
             self._notes.append(f"no merged copy: {error}")
 
@@ -471,7 +473,7 @@ class Session:
                 "seconds": round(outcome.seconds, 2),
                 "tokens_per_second": round(outcome.tokens / max(outcome.seconds, 1e-9), 1),
                 "peak_gib": round(outcome.peak_bytes / 2**30, 3),
-                "session_seconds": round(time.time() - self._began, 2),
+                "session_seconds": round(time.monotonic() - self._began, 2),
             },
             "curves": outcome.history,
             "final": {"recall": evaluation.told.recall},
@@ -490,7 +492,7 @@ class Session:
 
     def report(self, line: dict[str, Any]) -> None:
         """Append a line of progress; readers keep the newest value of every key."""
-        with (self.folder / "progress.jsonl").open("a", encoding="utf-8") as stream:
+        with files.open_secret(self.folder / "progress.jsonl", "a") as stream:
             stream.write(json.dumps(line) + "\n")
 
 
@@ -545,6 +547,7 @@ def _end_when_told() -> None:
 
 def main(folder: Path) -> int:
     """Run the order in a folder; return the process's exit status."""
+    os.umask(permissions.UMASK)
     weights.quieten()
     order = domain.restore(Order, files.read_json(folder / "request.json"))
     threads = order.settings["training"]["threads"]

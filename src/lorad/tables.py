@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from lorad import printable
 from lorad.errors import ConfigError
 from lorad.phrases import NOTHING, clock, duration, event_line, moment, plural, reason, share, size, took
 
@@ -386,11 +387,11 @@ def _table(
 
 
 def _text(cell: Cell) -> "Text":
-    """Return a cell as text in which brackets are only brackets."""
+    """Return a cell as text of one line, in which brackets are only brackets and an escape steers nothing."""
     from rich.text import Text  # noqa: PLC0415 - see the module's docstring
 
     text, style = (cell, "") if isinstance(cell, str) else cell
-    return Text(text, style=style)
+    return Text(printable.line(text), style=style)
 
 
 def _stack(*parts: "RenderableType") -> "RenderableType":

@@ -1,13 +1,53 @@
 """A tool: what a program may write where people read, and where programs do.
 
-What lives here: making a terminal that knows few characters print something instead of failing, and writing data as it
-is. What never does: what is written.
+What lives here: the one way to standard output and standard error. What people read passes ``say``, ``complain`` or
+``redraw`` (and tables ``screen``), where nothing that came from a file, a question or an answer can steer the
+terminal; what programs read passes ``write``, exactly. What never does: what is written. No other module may print:
+ruff's ``banned-api`` in pyproject.toml sees to it.
 """
 
+import contextlib
 import errno
 import io
 import os
 import sys
+import traceback
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, cast
+
+import typer
+from typer.core import TyperGroup
+
+from lorad import printable
+
+CLEAR_LINE = "\r\x1b[2K"
+
+#: Words that a command cannot take; typer does not name the class.
+_UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
+
+
+class Commands(TyperGroup):
+    """The commands of a program: typer tells of words that it cannot take, such as a file's name, as text."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Read the words before the command."""
+        with _told_as_text():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Read the other words and run the command."""
+        with _told_as_text():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _told_as_text() -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as error:
+        error.message = printable.line(error.message)
+        raise
 
 
 def prepare() -> None:
@@ -20,6 +60,7 @@ def prepare() -> None:
         sys.stdout.reconfigure(errors="replace")
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")
+    sys.excepthook = _tell_crash
 
 
 def _open_closed() -> None:
@@ -33,6 +74,30 @@ def _open_closed() -> None:
             setattr(sys, name, stream)
 
 
+def _tell_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback of a fault of our own: its message may quote anything."""
+    sys.stderr.write(printable.text("".join(traceback.format_exception(kind, error, trace))))
+
+
+def say(*lines: str, err: bool = False) -> None:
+    """Print lines for people: each stays one, whatever is in it."""
+    stream = sys.stderr if err else sys.stdout
+    stream.write("".join(f"{printable.line(line)}\n" for line in lines))
+    stream.flush()
+
+
+def complain(message: str) -> None:
+    """Print on standard error what is wrong; a message may have several lines."""
+    sys.stderr.write(f"lorad: {printable.text(message)}\n")
+    sys.stderr.flush()
+
+
+def redraw(line: str) -> None:
+    """Replace the last line of standard error, where somebody watches."""
+    sys.stderr.write(f"{CLEAR_LINE}{printable.line(line)}")
+    sys.stderr.flush()
+
+
 def fail(error: OSError) -> int:
     """Say what the system refuses, such as output to a full disk; return the exit status.
 
@@ -40,17 +105,26 @@ def fail(error: OSError) -> int:
     """
     where = f"{error.filename}: " if error.filename else ""
     if error.errno != errno.EPIPE:  # whoever closed the pipe wants no more, and knows
-        sys.stderr.write(f"lorad: {where}{error.strerror or error}\n")
+        complain(f"{where}{error.strerror or error}")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     return 1
 
 
 def write(text: str) -> None:
-    """Write data to standard output: for a terminal in its own characters, for a pipe or a file exactly, as UTF-8."""
-    if sys.stdout.isatty() or not hasattr(sys.stdout, "buffer"):
-        sys.stdout.write(text)
+    """Write to standard output: exactly, as UTF-8, to a pipe or a file; to a terminal as it shows text, without escapes."""
+    if _is_for_people() or not hasattr(sys.stdout, "buffer"):
+        sys.stdout.write(printable.text(text))
     else:
         sys.stdout.flush()
         sys.stdout.buffer.write(text.encode(errors="replace"))
     sys.stdout.flush()
+
+
+def _is_for_people() -> bool:
+    return sys.stdout.isatty()
+
+
+def write_json(data: Any, indent: int | None = 2) -> None:
+    """Write data for programs as JSON, exactly: what would steer a terminal is escaped as JSON escapes it."""
+    write(printable.as_json(data, indent) + "\n")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorad.errors import RetryLater
+from lorad.phrases import ended_in
 from lorad.states import OPEN_JOBS
 
 Record = Mapping[str, Any]
@@ -18,7 +19,6 @@ Record = Mapping[str, Any]
 class End:
     """Something that ended: a job, or a file that never became one."""
 
-    at: float
     is_good: bool
     """Promoted, or a file of which every row was known already."""
     is_job: bool
@@ -35,58 +35,86 @@ class Wait:
     """What ends while somebody waits: shown one snapshot after the other, it says when all is done.
 
     Between the inbox and the queue a file may be seen in neither, so all is done only when two snapshots
-    in a row have nothing to do.
+    in a row have nothing to do. What is new since the first look is told by numbers, never by the clock, which may
+    be set back meanwhile.
     """
 
     def __init__(self) -> None:
-        self._since: float | None = None
-        self._files_since = 0.0
+        self._before: dict[tuple[bool, int], Record] | None = None
+        """What had ended at the first look."""
+        self._newest_job = 0
         self._unfinished: set[int] = set()
         self._ends: dict[tuple[bool, int], End] = {}
-        self._newest: End | None = None
+        self._last: End | None = None
         self._idle_looks = 0
 
     def look(self, snapshot: Record) -> bool:
         """Take in a snapshot; return whether nothing is left to wait for."""
         still_open = [job for job in snapshot["jobs"] if job["state"] in OPEN_JOBS]
-        if self._since is None:
-            self._since = snapshot["now"]
-            # what was dropped together with the newest job may have failed before anybody could look
-            self._files_since = max((job["created_at"] for job in still_open), default=self._since)
-        unfinished = {job["id"] for job in still_open}
-        self._unfinished |= unfinished
         ends = ends_in(snapshot)
-        ours = [end for end in ends if self._is_ours(end)]
-        self._ends |= {end.key: end for end in ours}
-        before = [self._newest] if self._newest else []
-        self._newest = max([*before, *ends], key=lambda end: end.at, default=None)
-        self._idle_looks = 0 if unfinished or snapshot["waiting_files"] else self._idle_looks + 1
+        if self._before is None:
+            self._begin(snapshot, still_open, ends)
+        self._unfinished |= {job["id"] for job in still_open}
+        self._ends |= {end.key: end for end in ends if self._is_ours(end)}
+        self._last = ends[-1] if ends else self._last
+        self._idle_looks = 0 if still_open or snapshot["waiting_files"] else self._idle_looks + 1
         return self._idle_looks > 1
 
+    def _begin(self, snapshot: Record, still_open: list[Record], ends: list[End]) -> None:
+        """Remember what is old, but not what was dropped together with the newest job and failed before anybody looked."""
+        self._newest_job = max((job["id"] for job in snapshot["jobs"]), default=0)
+        newest = max(still_open, key=lambda job: int(job["id"]), default=None)
+        together = _events_with(newest, snapshot["events"])
+        self._before = {
+            end.key: end.record
+            for end in ends
+            if end.is_job or together is None or end.record["id"] < together
+        }
+
     def _is_ours(self, end: End) -> bool:
-        if end.is_job:
-            return end.at >= (self._since or 0.0) or end.record["id"] in self._unfinished
-        return end.at >= self._files_since
+        before = (self._before or {}).get(end.key)
+        if not end.is_job:
+            return before is None
+        is_new = end.record["id"] > self._newest_job or end.record["id"] in self._unfinished
+        return is_new or (before is not None and _end_of(before) != _end_of(end.record))
 
     def results(self) -> list[End]:
         """Return what ended meanwhile; when nothing did, what had ended last before."""
-        return sorted(self._ends.values(), key=lambda end: end.at) or ([self._newest] if self._newest else [])
+        return list(self._ends.values()) or ([self._last] if self._last else [])
+
+
+def _events_with(job: Record | None, events: list[Record]) -> int | None:
+    """Return the number of the first event of the step that queued a job: all of a step has one and the same time."""
+    if job is None:
+        return None
+    named = [
+        event["id"] for event in events if event.get("job") == job["id"] or event["at"] == job["created_at"]
+    ]
+    return min(named, default=None)
+
+
+def _end_of(job: Record) -> tuple[object, ...]:
+    """Return what differs when a job has ended once more."""
+    return job["attempts"], job["ended_at"], job["state"]
 
 
 def ends_in(snapshot: Record) -> list[End]:
-    """Return every end that a snapshot still tells of."""
+    """Return every end that a snapshot still tells of, the last one last."""
+    order = ended_in(snapshot["events"])
     files = [
         event for event in snapshot["events"] if event["name"] in {"failed", "repeated"} and "file" in event
     ]
-    return [job_end(job) for job in snapshot["jobs"] if job["state"] not in OPEN_JOBS] + [
-        End(at=event["at"], is_good=event["name"] == "repeated", is_job=False, record=event)
+    ends = [(order(job), job_end(job)) for job in snapshot["jobs"] if job["state"] not in OPEN_JOBS]
+    ends += [
+        ((event["id"], 0), End(is_good=event["name"] == "repeated", is_job=False, record=event))
         for event in files
     ]
+    return [end for _, end in sorted(ends, key=lambda pair: pair[0])]
 
 
 def job_end(job: Record) -> End:
     """Return how a job ended; only a promoted one ended well."""
-    return End(at=job["ended_at"], is_good=job["state"] == "promoted", is_job=True, record=job)
+    return End(is_good=job["state"] == "promoted", is_job=True, record=job)
 
 
 def wait_for(

@@ -109,6 +109,9 @@ def store_base(
         fingerprint = measure_fingerprint(partial)
         files.write_json(partial / FINGERPRINT, fingerprint)
         check(partial)
+        files.set_modes(
+            partial, folder_mode=files.FOLDER, file_mode=files.FILE
+        )  # other programs' code wrote some of it
         files.sync_tree(partial)
         files.remove(target)
         partial.rename(target)
@@ -504,7 +507,7 @@ def write_adapter(adapter: Adapter, folder: Path, base_name: str) -> None:
         a, b = _padded(pair, rank)
         tensors[f"{PREFIX}{name}.lora_A.weight"] = a.contiguous()
         tensors[f"{PREFIX}{name}.lora_B.weight"] = b.contiguous()
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

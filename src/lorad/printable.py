@@ -1,0 +1,56 @@
+r"""The ground: text that a terminal shows as text, whatever somebody has put into it.
+
+What lives here: visible marks for characters that steer a terminal, turn the reading direction or hide. What never
+does: printing (``terminal``), knowing whose words these are.
+
+A mark is what Python writes for the character: ``\x1b`` for an escape. JSON keeps its data exactly and writes the same
+characters as JSON's own escapes.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+#: Control characters but tab and line feed, format characters but the two that join letters and emoji, the two
+#: other line ends of Unicode, and halves of characters, which no encoding can write.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b\u200e\u200f\u2028-\u202e"
+    "\u2060-\u206f\ufeff\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f\ud800-\udfff]"
+)
+
+_BREAKS = re.compile(r"\r\n|[\n\t]")
+
+
+def text(value: str) -> str:
+    """Return text with visible marks; tabs and line breaks stay."""
+    return _UNSAFE.sub(_mark, value.replace("\r\n", "\n"))
+
+
+def line(value: str) -> str:
+    """Return text with visible marks on one line: a tab or a line break becomes a space."""
+    return text(_BREAKS.sub(" ", value))
+
+
+def record(value: Any) -> Any:
+    """Return an answer's data with every text in it, keys too, on one line with visible marks."""
+    if isinstance(value, str):
+        return line(value)
+    if isinstance(value, Mapping):
+        return {record(key): record(inner) for key, inner in value.items()}
+    return [record(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def as_json(value: Any, indent: int | None = None, default: Callable[[Any], Any] | None = None) -> str:
+    """Return JSON of exactly this data, in which letters are letters and no character is unsafe."""
+    return _UNSAFE.sub(_escape, json.dumps(value, indent=indent, default=default, ensure_ascii=False))
+
+
+def _mark(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
+
+
+def _escape(found: re.Match[str]) -> str:
+    return json.dumps(found[0])[1:-1].replace(
+        "\x7f", "\\u007f"
+    )  # the one control character that JSON lets be

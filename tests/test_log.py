@@ -1,0 +1,60 @@
+"""The daemon's log: for people text, for programs JSON, for a terminal nothing else."""
+
+import io
+import json
+import logging
+
+import pytest
+import structlog
+
+from lorad import log
+from lorad.config import LogSettings
+from test_printable import is_safe
+from test_screen import STYLES
+
+EVIL = "a\x1b]0;t\x07\n2026-01-01 [info] forged\u2028\x9b[/red]"
+
+
+@pytest.fixture
+def logged(monkeypatch):
+    def run(form):
+        stream = io.StringIO()
+        monkeypatch.setattr("sys.stderr", stream)
+        log.configure(LogSettings(format=form))
+        logger = log.get_logger()
+        logger.warning("file_refused", file=EVIL, rows=[EVIL], why="w")
+        try:
+            int(EVIL + "\x07")
+        except ValueError:
+            logger.exception("step_failed")
+        return stream.getvalue()
+
+    before, formatter = structlog.get_config(), logging.lastResort.formatter
+    yield run
+    structlog.reset_defaults()
+    structlog.configure(**before)
+    logging.lastResort.setFormatter(formatter)
+
+
+def test_a17_the_log_for_people_shows_escapes_as_text_and_an_event_is_one_line(logged):
+    told = STYLES.sub("", logged("console"))
+    assert is_safe(told)
+    assert r"\x1b]0;t\x07" in told
+    assert "[/red]" in told
+    assert "\n2026-01-01 [info] forged" not in told.partition("Traceback")[0]
+
+
+def test_a17_the_log_for_programs_is_exact_and_safe_to_look_at(logged):
+    told = logged("json")
+    assert is_safe(told)
+    assert json.loads(told.splitlines()[0])["file"] == EVIL
+
+
+def test_what_a_library_warns_of_is_text_too(logged, monkeypatch):
+    logged("console")
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    record = logging.LogRecord("x", logging.WARNING, "", 0, EVIL, None, None)
+    logging.lastResort.handle(record)
+    assert is_safe(stream.getvalue())
+    assert r"\x1b" in stream.getvalue()
