@@ -280,7 +280,7 @@ def writing(path: Path, *, replace: bool) -> Iterator[IO[str]]:
     check_replaceable(path, replace=replace)
     descriptor, hidden = tempfile.mkstemp(prefix=".lorad-", suffix=PART, dir=path.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
             yield stream
         if replace:
             Path(hidden).replace(path)
