@@ -295,7 +295,11 @@ def _counts(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
         elif isinstance(value, list):
             left += [(key, inner) for inner in value if isinstance(inner, list | Mapping)]
             yield f"{key} (a list for each layer)", len(value)
-        elif type(value) in (int, float) and math.isfinite(value) and not any(word in key for word in UNCOUNTED):
+        elif (
+            type(value) in (int, float)
+            and math.isfinite(value)
+            and not any(word in key for word in UNCOUNTED)
+        ):
             yield key, int(value)
 
 

@@ -1015,16 +1015,14 @@ def forget(
         if more:
             typer.echo(f"  … and {more} more")
         count = phrases.plural(meant["forgotten"], "example")
+        told = f"; {meant['told']}" if meant["forgotten"] and "told" in meant else ""
         if dry_run or not meant["forgotten"]:
-            typer.echo(f"{selector!r} means {count}; nothing was forgotten")
+            typer.echo(f"{selector!r} means {count}; nothing was forgotten{told}")
             return
         if not typer.confirm(f"Forget {count}?"):
             raise typer.Exit(1)
-    count = phrases.plural(client.forget(track, selector)["forgotten"], "example")
-    typer.echo(
-        f"forgot {count}; the weights still hold them until: lorad consolidate --refit, and earlier versions until they are "
-        "pruned; the dropped file itself is in inbox/done"
-    )
+    done = client.forget(track, selector)
+    typer.echo(f"forgot {phrases.plural(done['forgotten'], 'example')}; {done.get('told', '')}".rstrip("; "))
 
 
 @app.command()

@@ -39,9 +39,7 @@ def run(command: Sequence[str], stages: Mapping[str, float], memory: int) -> Any
         finally:
             program.kill()
     if not said:
-        raise _beyond(
-            f"{stage} ended at once, as where it takes more than {memory / GIB:.0f} GiB of memory"
-        )
+        raise _beyond(f"{stage} ended at once, as where it takes more than {memory / GIB:.0f} GiB of memory")
     if "result" in said:
         return said["result"]
     data = said["error"]

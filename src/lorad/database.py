@@ -261,6 +261,10 @@ class Database:
             except sqlite3.OperationalError as error:
                 raise _later(error) from error
 
+    def prove_writable(self) -> None:
+        """Write what is there once more; raise ``RetryLater`` where that cannot be done."""
+        self.run(f"PRAGMA user_version={len(MIGRATIONS)}")
+
     def rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
         """Return all rows of a query."""
         with self._lock:

@@ -302,9 +302,7 @@ def check_replaceable(path: Path, *, replace: bool) -> None:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path} could not be written: {reason}", code="not_written") from None
     if not stat.S_ISREG(mode):
-        raise ConfigError(
-            f"{path} is no plain file, and is left as it is; name a file", code="not_written"
-        )
+        raise ConfigError(f"{path} is no plain file, and is left as it is; name a file", code="not_written")
     if not replace:
         raise _taken(path)
 

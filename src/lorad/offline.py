@@ -161,7 +161,18 @@ def _make_base(source: Path, target: Path, gguf: str | None) -> list[dict[str, A
         f"trying the chat template of {source.name}": TRYING_SECONDS,
     }
     made: list[dict[str, Any]] = confined.run(
-        [sys.executable, "-P", "-m", "lorad.offline", "make-base", "--", str(source), str(target), gguf or "", str(memory)],
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "lorad.offline",
+            "make-base",
+            "--",
+            str(source),
+            str(target),
+            gguf or "",
+            str(memory),
+        ],
         stages,
         memory,
     )

@@ -601,6 +601,10 @@ class Registry:
         for _, folder in found[: max(0, len(found) - keep)]:
             files.remove(folder)
 
+    def kept(self) -> list[tuple[int, Path]]:
+        """Return the refused candidates: job and folder."""
+        return _by_job(self.rejected)
+
     def left(self) -> list[tuple[int, Path]]:
         """Return what sessions left among the candidates: job and folder."""
         return _by_job(self.candidates)

@@ -123,7 +123,8 @@ def _check_place(source: Path, target: Path) -> None:
     own, theirs = target.resolve(), source.resolve()
     if own.is_relative_to(theirs) or theirs.is_relative_to(own):
         raise ConfigError(
-            f"{source} and {target} lie in one another; add a base from a folder of its own", code="bad_target"
+            f"{source} and {target} lie in one another; add a base from a folder of its own",
+            code="bad_target",
         )
 
 
