@@ -23,6 +23,8 @@ MOST_BYTES = {".json": 128 * 2**20, ".jinja": 2**20, ".model": 128 * 2**20, ".tx
 """Of what is read whole; the largest tokenizers of 2026 take 35 MB."""
 FEW, MANY = 1024, 2**20
 """Layers or experts, and any other size, that are built at no cost whether or not there are tensors for them."""
+MATRIX = 2
+"""Dimensions; experts are stacked into one more."""
 UNCOUNTED = (
     *("position", "theta", "token", "window", "length", "seq", "ctx", "context", "base", "seed", "param"),
     *("factor", "scale", "version"),
@@ -269,7 +271,7 @@ def _absurd(folder: Path, config: dict[str, Any]) -> str | None:
     if not shapes:
         return None  # what cannot be read is told when it is loaded
     largest = max((size for shape in shapes for size in shape), default=1)
-    stacked = max((shape[0] for shape in shapes if len(shape) > 2), default=0)
+    stacked = max((shape[0] for shape in shapes if len(shape) > MATRIX), default=0)
     limits = {
         "layer": max(len(shapes), FEW),
         "expert": max(len(shapes), stacked, FEW),

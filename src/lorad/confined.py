@@ -19,7 +19,6 @@ from typing import Any
 
 import psutil
 
-from lorad import errors
 from lorad.errors import ConfigError, LoradError, describe
 
 GIB = 2**30
@@ -45,9 +44,8 @@ def run(command: Sequence[str], stages: Mapping[str, float], memory: int) -> Any
     data = said["error"]
     if data["code"] == "memory":
         raise _beyond(f"{stage} takes more than {memory / GIB:.0f} GiB of memory")
-    kind = getattr(errors, said["kind"], None)
-    is_ours = isinstance(kind, type) and issubclass(kind, LoradError) and kind is not LoradError
-    raise (kind if is_ours else ConfigError)(data["message"], code=data["code"])
+    kinds = {kind.__name__: kind for kind in LoradError.__subclasses__()}
+    raise kinds.get(said["kind"], ConfigError)(data["message"], code=data["code"])
 
 
 def _listen(program: subprocess.Popen[bytes], stages: Mapping[str, float]) -> tuple[dict[str, Any], str]:
