@@ -291,9 +291,6 @@ class App:
         with files.passing_errors(f"starting in {self.home.root}"):
             for folder in (self.home.inbox, self.home.models):
                 folder.mkdir(parents=True, exist_ok=True)
-        for path in (self.home.running_socket(), self.home.socket(self.settings.server.socket)):
-            if path and server.is_alive(path):  # whatever became of the lock
-                raise ConfigError(f"another lorad answers at {path}; stop it first", code="already_running")
         stack = contextlib.ExitStack()
         try:
             stack.enter_context(files.locked(self.home.models / ".daemon.lock", wait=False))
@@ -304,6 +301,9 @@ class App:
                 f"another lorad runs in {self.home.root}; stop it first", code="already_running"
             ) from None
         self._undo.append(("lock", stack.close))
+        for path in (self.home.running_socket(), self.home.socket(self.settings.server.socket)):
+            if path and server.is_alive(path):  # whatever became of the lock
+                raise ConfigError(f"another lorad answers at {path}; stop it first", code="already_running")
 
     def _wire(self) -> None:
         database = Database(self.home.database)

@@ -194,10 +194,11 @@ class Database:
 
         Raise ``RetryLater`` while somebody else reads, or where there is no room.
         """
-        with self._lock, step("empty log"):
+        with self._lock:
             self._connection.execute("PRAGMA busy_timeout=0")  # whoever waits holds everybody up
             try:
-                is_busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+                with step("empty log"):
+                    is_busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             except sqlite3.OperationalError as error:
                 raise _later(error) from error
             finally:
