@@ -346,3 +346,68 @@ def test_case_10_a_model_with_nothing_behind_its_at_is_not_there(home):
         app.ask("chat@", [], Sampling())
 
     assert (missing.value.status, missing.value.code) == (404, "model_not_found")
+
+
+@pytest.mark.parametrize("gone", [[".daemon.lock"], [".daemon.lock", ".daemon.json"]])
+def test_a20_a_second_daemon_disturbs_nothing_when_the_lock_was_removed(home, gone):
+    # Given a daemon whose lock file, and perhaps all that tells of it, somebody has removed
+    app = App(home, SETTINGS)
+    app.start()
+    try:
+        for name in gone:
+            (home.models / name).unlink()
+        before = app.cycle.ledger.events(limit=1000)
+
+        with pytest.raises(ConfigError, match="another lorad") as caught:
+            App(home, SETTINGS).start()
+
+        assert caught.value.code == "already_running"
+        assert app.cycle.ledger.events(limit=1000) == before
+        assert Client(home.socket(SETTINGS.server.socket)).status()["ready"]
+    finally:
+        app.stop()
+
+
+def test_a20_a_daemon_that_answers_nowhere_yet_is_found_by_its_folder(home):
+    app = App(home, SETTINGS)
+    app._claim()
+    try:
+        (home.models / ".daemon.lock").unlink()
+        with pytest.raises(ConfigError, match="another lorad runs"):
+            App(home, SETTINGS)._claim()
+    finally:
+        app.stop()
+
+
+@pytest.fixture
+def asked_to_stop(home):
+    """Return what a signal does to a daemon, without starting one."""
+    kept = {name: signal.getsignal(name) for name in signal.Signals if name.name in SIGNALS}
+    app = App(home, SETTINGS)
+    app.start = lambda: None  # its start is not what is tested
+
+    def send(*names):
+        app.stopping.wait = lambda timeout: (
+            [os.kill(os.getpid(), getattr(signal, name)) for name in names] or True
+        )
+        app.run()
+        return app.stopping.is_set()
+
+    yield send
+    for name, handler in kept.items():
+        signal.signal(name, handler)
+
+
+SIGNALS = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM")
+
+
+@pytest.mark.parametrize("names", [[name] for name in SIGNALS] + [["SIGHUP", "SIGHUP", "SIGTERM", "SIGHUP"]])
+def test_a20_a_closed_terminal_stops_the_daemon_as_sigterm_does_and_never_forces(asked_to_stop, names):
+    assert asked_to_stop(*names)
+
+
+def test_a20_what_nohup_has_ignored_stays_ignored(home, asked_to_stop):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    assert asked_to_stop()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

@@ -50,6 +50,16 @@ class Found:
     notes: tuple[str, ...]
 
 
+def check_source(source: Path) -> None:
+    """Raise ``RegistryError`` where there is nothing to read, or what would stop whoever reads it."""
+    try:
+        objection = base_source.unreadable(source) if source.exists() else f"there is no {source}"
+    except (OSError, ValueError) as error:
+        objection = f"{source} cannot be read: {getattr(error, 'strerror', None) or error}"
+    if objection:
+        raise RegistryError(objection, code="no_such_path")
+
+
 def made_for(source: Path) -> str | None:
     """Return the fingerprint of the base that an outside folder was made for, if it says so."""
     try:
@@ -60,6 +70,7 @@ def made_for(source: Path) -> str | None:
 
 def read(source: Path, base: weights.Base, rank: int) -> Found:
     """Read a folder (or one file) of tensors; raise ``RegistryError`` when it is nothing that lorad can keep."""
+    check_source(source)
     paths = _tensor_files(source)
     tensors = _tensors(source, paths)
     folder = _folder(source)

@@ -31,6 +31,7 @@ from lorad import (
     connections,
     domain,
     files,
+    forgetting,
     inbox,
     log,
     permissions,
@@ -44,7 +45,7 @@ from lorad.cycle import Cycle
 from lorad.database import Database
 from lorad.domain import BASE, Example, Plan
 from lorad.engine import Engine, Sampling, Ticket
-from lorad.errors import ConfigError, LoradError, ProtocolError
+from lorad.errors import ConfigError, LoradError, ProtocolError, RetryLater
 from lorad.home import Home, find_home
 from lorad.reader import Reader
 from lorad.registry import MANIFEST, Registry
@@ -337,15 +338,24 @@ class App:
         logger.info("stopped")
 
     def run(self) -> None:
-        """Serve until a signal asks to stop; a second one forces."""
+        """Serve until a signal asks to stop; a second one forces.
+
+        But SIGHUP asks and never forces: a closed terminal sends several, and others besides. SIGPIPE stays ignored, as
+        Python has it: whoever reads the log may go away.
+        """
+        is_told = False
 
         def handle(signum: int, _: object) -> None:
-            if self.stopping.is_set():
+            nonlocal is_told
+            if is_told and signum != signal.SIGHUP:
                 os._exit(128 + signum)
+            is_told = is_told or signum != signal.SIGHUP
             self.stopping.set()
 
-        for name in (signal.SIGINT, signal.SIGTERM):
+        for name in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
             signal.signal(name, handle)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(signal.SIGHUP, handle)
         self.start()
         try:
             while not self.stopping.wait(timeout=0.5):
@@ -357,16 +367,22 @@ class App:
 
     def _claim(self) -> None:
         """One daemon a home."""
-        for folder in (self.home.inbox, self.home.models):
-            files.make_folder(folder)
+        with files.passing_errors(f"starting in {self.home.root}"):
+            for folder in (self.home.inbox, self.home.models):
+                files.make_folder(folder)
         stack = contextlib.ExitStack()
         try:
             stack.enter_context(files.locked(self.home.models / ".daemon.lock", wait=False))
-        except LoradError:
+        except RetryLater as error:
+            if error.code != "locked":
+                raise
             raise ConfigError(
                 f"another lorad runs in {self.home.root}; stop it first", code="already_running"
             ) from None
         self._undo.append(("lock", stack.close))
+        for path in (self.home.running_socket(), self.home.socket(self.settings.server.socket)):
+            if path and server.is_alive(path):  # whatever became of the lock
+                raise ConfigError(f"another lorad answers at {path}; stop it first", code="already_running")
 
     def _wire(self) -> None:
         tightened, open_still = permissions.close_below(self.home.models, os.geteuid())
@@ -519,7 +535,7 @@ class App:
 
     def _exclusively(self, act: Callable[[], Any]) -> Any:
         """Take the cycle's turn: steps and people's commands never overlap."""
-        with self._turn:
+        with self._turn, files.passing_errors("it could not be done"):
             return act()
 
     # -- what the socket asks (server.Daemon)
@@ -581,6 +597,7 @@ class App:
             "waiting_files": self._waiting_files(now),
             "inbox": self._inbox(),
             "session": self._session(now),
+            "troubles": self.cycle.troubles,
             "engine": {
                 "requests": self.engine.requests,
                 "waiting": self.engine.waiting,
@@ -684,6 +701,7 @@ class App:
     def pin(self, track: str, version: str, *, pinned: bool) -> dict[str, Any]:
         """Keep a version whatever the limits say, or no longer."""
         registry = self.archive.registry(track)
+        self.cycle.ledger.prove_writable()
         found = self._exclusively(lambda: registry.pin(version, pinned=pinned))
         self.cycle.ledger.note("pinned" if pinned else "unpinned", time.time(), track=track, version=found)
         return {"version": found, "pinned": pinned}
@@ -692,6 +710,7 @@ class App:
         """Give a version a name of its own, or take it away."""
         registry = self.archive.registry(track)
         change = registry.untag if remove else registry.tag
+        self.cycle.ledger.prove_writable()
         found = self._exclusively(lambda: change(version, tag))
         self.cycle.ledger.note(
             "untagged" if remove else "tagged", time.time(), track=track, version=found, tag=tag
@@ -702,6 +721,8 @@ class App:
         """Remove the versions beyond the settings' limits, or beyond these where given, or only tell which."""
         self.archive.registry(track)
         wanted = self.settings.registry.model_copy(update=limits)
+        if not dry_run:
+            self.cycle.ledger.prove_writable()
         gone = self._exclusively(lambda: self.cycle.prune(track, wanted, time.time(), dry_run=dry_run))
         return {"pruned": gone, "dry_run": dry_run}
 
@@ -713,12 +734,23 @@ class App:
                 "say what to forget: a dataset's name, or a text that its examples hold",
                 code="empty_selector",
             )
+        forgotten: dict[str, Any] = self._exclusively(lambda: self._forget(track, selector, dry_run=dry_run))
+        self._wake.set()
+        return forgotten
+
+    def _forget(self, track: str, selector: str, *, dry_run: bool) -> dict[str, Any]:
+        """Look at what is meant and what holds it before that is gone."""
+        remains = self.cycle.remains(track, selector)
+        told = {
+            "dry_run": dry_run,
+            "held": domain.as_json(remains),
+            "told": forgetting.tell(remains, is_done=not dry_run),
+        }
         if dry_run:
             meant = self.cycle.memory.meant(track, selector)
             shown = [archive.tell(example) for example in meant[:SHOWN]]
-            return {"forgotten": len(meant), "dry_run": True, "examples": shown}
-        forgotten = self._exclusively(lambda: self.cycle.forget(track, selector, time.time()))
-        return {"forgotten": forgotten, "dry_run": False}
+            return {"forgotten": len(meant), **told, "examples": shown}
+        return {"forgotten": self.cycle.forget(track, selector, time.time()), **told}
 
     def consolidate(self, track: str, *, refit: bool) -> dict[str, Any]:
         """Queue a session that makes one adapter of all, or refits one from the pristine base."""

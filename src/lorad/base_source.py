@@ -6,7 +6,10 @@ of two models' settings compute otherwise; whether a tokenizer is the one in the
 """
 
 import contextlib
+import math
+import stat
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,18 @@ from tokenizers import Tokenizer
 
 from lorad import files
 
+MOST_FILES = 10_000
+MOST_BYTES = {".json": 128 * 2**20, ".jinja": 2**20, ".model": 128 * 2**20, ".txt": 128 * 2**20}
+"""Of what is read whole; the largest tokenizers of 2026 take 35 MB."""
+FEW, MANY = 1024, 2**20
+"""Layers or experts, and any other size, that are built at no cost whether or not there are tensors for them."""
+MATRIX = 2
+"""Dimensions; experts are stacked into one more."""
+UNCOUNTED = (
+    *("position", "theta", "token", "window", "length", "seq", "ctx", "context", "base", "seed", "param"),
+    *("factor", "scale", "version"),
+)
+"""Words in the names of numbers that are no sizes of tensors."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 QUANTISED_BESIDE = {
     "quantize_config.json": "gptq",
@@ -63,10 +78,38 @@ LENGTHS = ("max_position_embeddings", "original_max_position_embeddings")
 """Change logits only where the rotation of positions is scaled by them."""
 
 
+def unreadable(source: Path) -> str | None:
+    """Return why a file or folder from outside must not be opened at all, or None.
+
+    Pipes and devices stop whoever opens them, and some files are larger than any that are what their names say.
+    """
+    paths = list(islice(source.iterdir(), MOST_FILES + 1)) if source.is_dir() else [source]
+    if len(paths) > MOST_FILES:
+        return f"{source} holds more than {MOST_FILES} files; give a folder with the model's own alone"
+    templates = source / "additional_chat_templates"
+    paths += list(islice(templates.iterdir(), MOST_FILES)) if templates.is_dir() else []
+    return next(filter(None, map(_unreadable_file, sorted(paths))), None)
+
+
+def _unreadable_file(path: Path) -> str | None:
+    try:
+        found = path.stat()
+    except OSError:  # a link to nothing: told by whoever needs the file
+        return None
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        return f"{path} is no plain file; remove it, and give a folder with the model's own files alone"
+    most = MOST_BYTES.get(path.suffix)
+    if most is not None and stat.S_ISREG(found.st_mode) and found.st_size > most:
+        return f"{path} is larger than {most / 2**20:.0f} MiB, which no such file of a language model is"
+    return None
+
+
 def objection(folder: Path) -> str | None:
     """Return why a folder cannot become a base model, in one sentence that says what to do, or None."""
     if not folder.is_dir():
         return f"{folder} is no folder; give a folder with config.json, *.safetensors and a tokenizer"
+    if told := unreadable(folder):
+        return told
     names = {path.name for path in folder.iterdir()}
     config, tokenizer = (_read(folder / name) for name in ("config.json", "tokenizer_config.json"))
     return (
@@ -74,6 +117,8 @@ def objection(folder: Path) -> str | None:
         or _quantised(folder, config, names)
         or _own_code(folder, config, tokenizer)
         or _without_weights(folder, names)
+        or _elsewhere(folder)
+        or _absurd(folder, config)
     )
 
 
@@ -208,6 +253,65 @@ def _without_weights(folder: Path, names: set[str]) -> str | None:
             "save_pretrained it as safetensors, and add that"
         )
     return f"{folder} holds no weights: there is no .safetensors file"
+
+
+def _elsewhere(folder: Path) -> str | None:
+    """Return what an index of weights names that is not a file of its folder, or None."""
+    for path in sorted(folder.glob("*.index.json")):
+        named = _read(path).get("weight_map")
+        for name in sorted(set(map(str, named.values()))) if isinstance(named, dict) else ():
+            if Path(name).name != name or not (folder / name).is_file():
+                return f"{path} names {name[:80]!r}, which is no file beside it; give the whole folder"
+    return None
+
+
+def _absurd(folder: Path, config: dict[str, Any]) -> str | None:
+    """Return a size that config.json says and no tensor beside it has, or None: to build that may take all memory."""
+    shapes = list(_shapes(folder))
+    if not shapes:
+        return None  # what cannot be read is told when it is loaded
+    largest = max((size for shape in shapes for size in shape), default=1)
+    stacked = max((shape[0] for shape in shapes if len(shape) > MATRIX), default=0)
+    limits = {
+        "layer": max(len(shapes), FEW),
+        "expert": max(len(shapes), stacked, FEW),
+        "": max(largest, MANY),
+    }
+    for key, value in _counts(config):
+        limit = next(most for word, most in limits.items() if word in key)
+        if value > limit:
+            return (
+                f"config.json in {folder} says {key}: {str(value)[:40]}, and the {len(shapes)} tensors beside it are "
+                "not of such a model; put its own config.json there"
+            )
+    return None
+
+
+def _counts(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Yield what a configuration counts, and how long its lists are, by the names that it gives them."""
+    left: list[tuple[str, Any]] = [("", config)]
+    while left:
+        key, value = left.pop()
+        if isinstance(value, Mapping):
+            left += [(str(name).lower(), inner) for name, inner in value.items()]
+        elif isinstance(value, list):
+            left += [(key, inner) for inner in value if isinstance(inner, list | Mapping)]
+            yield f"{key} (a list for each layer)", len(value)
+        elif (
+            type(value) in (int, float)
+            and math.isfinite(value)
+            and not any(word in key for word in UNCOUNTED)
+        ):
+            yield key, int(value)
+
+
+def _shapes(folder: Path) -> Iterator[list[int]]:
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as handle:
+                yield from (handle.get_slice(name).get_shape() for name in handle.keys())  # noqa: SIM118 - not a mapping
+        except (OSError, SafetensorError):
+            return
 
 
 def _read(path: Path) -> dict[str, Any]:

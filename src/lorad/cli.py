@@ -53,6 +53,9 @@ MARK = "\ufeff"
 LONGEST_REST = 86_400.0
 """Seconds between two looks; a clock takes no infinite number of them."""
 
+LONGEST_STEM = 200
+"""Bytes; a file's name has 255 at most, and what is added to it on its way through the inbox must fit too."""
+
 LONGEST_NUMBER = 19
 """Digits of a job's number; a file may have a name of more."""
 GLOBAL_OPTIONS = ("--home", "--config", "--set")
@@ -106,6 +109,7 @@ OlderThan = Annotated[int | None, typer.Option(min=1, metavar="DAYS", help="Remo
 MaxBytes = Annotated[int | None, typer.Option(min=1, metavar="N", help="Most bytes of all together.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what would be removed, and remove nothing.")]
 ExportFile = Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="Where to; - is standard output.")]
+Replace = Annotated[bool, typer.Option("--force", help="Replace the file if there is one.")]
 Dataset = Annotated[str | None, typer.Option(metavar="NAME", help="Only this dataset.")]
 Refit = Annotated[bool, typer.Option("--refit", help="Learn all of memory anew from the base model.")]
 Selector = Annotated[str, typer.Argument(help="A dataset's name, else a text that the examples hold.")]
@@ -919,25 +923,29 @@ def _memory(ctx: typer.Context, track: Track = "chat", as_json: Json = False) ->
 
 @memory.command("export")
 def memory_export(
-    ctx: typer.Context, file: ExportFile, track: Track = "chat", dataset: Dataset = None
+    ctx: typer.Context,
+    file: ExportFile,
+    track: Track = "chat",
+    dataset: Dataset = None,
+    force: Replace = False,
 ) -> None:
     """Write the examples as JSONL, which the inbox and import read; - is standard output."""
+    from lorad.files import check_replaceable, writing  # noqa: PLC0415 - see the module's docstring
+
+    if str(file) != "-":
+        check_replaceable(file, replace=force)
     rows = _records(ctx).examples(track, dataset)
     if str(file) == "-":
         for row in _readable(rows):
             terminal.write_json(row, indent=None)
         return
     count = 0
-    hidden = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
-        with hidden.open("w", encoding="utf-8") as stream:
+        with writing(file, replace=force) as stream:
             for count, row in enumerate(_readable(rows), 1):  # noqa: B007 - the last number is the count
                 stream.write(f"{strict_json.encoded(row).decode()}\n")
-        hidden.rename(file)
     except OSError as error:
         raise ConfigError(f"{file} could not be written: {error.strerror}", code="not_written") from None
-    finally:
-        hidden.unlink(missing_ok=True)  # renamed already when all went well
     terminal.say(f"wrote {phrases.plural(count, 'example')} to {file}")
 
 
@@ -971,23 +979,34 @@ def memory_import(
 
 def _split_by_dataset(file: Path, folder: Path) -> list[Path]:
     """Write one JSONL file per dataset, named after it."""
-    with contextlib.ExitStack() as stack:
-        streams: dict[str, Any] = {}
-        for number, line in enumerate(_lines_of(file), 1):
-            try:
-                name = str(json.loads(line)["dataset"])
-            except (ValueError, KeyError, TypeError):
-                raise ConfigError(
-                    f"{file}, line {number}: this is not a row that lorad memory export wrote; drop other "
-                    f"datasets with: lorad drop {file}",
-                    code="not_exported",
-                ) from None
-            safe = "".join(sign if sign.isalnum() or sign in "._- " else "_" for sign in name).lstrip(".")
-            if name not in streams:
-                path = folder / f"{safe or 'dataset'}.jsonl"
-                streams[name] = stack.enter_context(path.open("a", encoding="utf-8"))
-            streams[name].write(line.rstrip("\n") + "\n")
-    return sorted(folder.iterdir())
+    paths: dict[str, Path] = {}
+    for number, line in enumerate(_lines_of(file), 1):
+        try:
+            name = json.loads(line)["dataset"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            name = None
+        if not isinstance(name, str):
+            raise ConfigError(
+                f"{file}, line {number}: this is not a row that lorad memory export wrote; drop other "
+                f"datasets with: lorad drop {file}",
+                code="not_exported",
+            )
+        if name not in paths:
+            paths[name] = _file_named(name, folder)
+        with paths[name].open("a", encoding="utf-8") as stream:  # each in its turn: there may be thousands
+            stream.write(line.rstrip("\n") + "\n")
+    return sorted(paths.values())
+
+
+def _file_named(dataset: str, folder: Path) -> Path:
+    """Return a new file named after a dataset, as far as a file can be; two datasets never share one."""
+    from lorad.files import free_name  # noqa: PLC0415 - see the module's docstring
+
+    safe = "".join(sign if sign.isalnum() or sign in "._- " else "_" for sign in dataset).lstrip(".")
+    short = safe.encode()[:LONGEST_STEM].decode(errors="ignore")
+    path = free_name(folder / f"{short or 'dataset'}.jsonl")
+    path.touch()
+    return path
 
 
 def _lines_of(file: Path) -> Iterator[str]:
@@ -1012,15 +1031,15 @@ def forget(
         if more:
             terminal.say(f"  … and {more} more")
         count = phrases.plural(meant["forgotten"], "example")
+        told = f"; {meant['told']}" if meant["forgotten"] and "told" in meant else ""
         if dry_run or not meant["forgotten"]:
-            terminal.say(f"{selector!r} means {count}; nothing was forgotten")
+            terminal.say(f"{selector!r} means {count}; nothing was forgotten{told}")
             return
         if not typer.confirm(f"Forget {count}?"):
             raise typer.Exit(1)
-    count = phrases.plural(client.forget(track, selector)["forgotten"], "example")
+    done = client.forget(track, selector)
     terminal.say(
-        f"forgot {count}; the weights still hold them until: lorad consolidate --refit, and earlier versions until they are "
-        "pruned; the dropped file itself is in inbox/done"
+        f"forgot {phrases.plural(done['forgotten'], 'example')}; {done.get('told', '')}".rstrip("; ")
     )
 
 

@@ -12,13 +12,13 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from lorad import domain, failures, files, judge, planner, samples, sidecar
+from lorad import domain, failures, files, forgetting, judge, planner, samples, sidecar
 from lorad.config import InboxSettings, RegistrySettings, Settings
 from lorad.database import Database
 from lorad.domain import BASE, Evaluation, Example, Job, Order, Plan, Score, Verdict
@@ -45,8 +45,6 @@ log = get_logger()
 
 CHECKPOINTS = "checkpoints"
 """The folder of a session's rounds, beside its request."""
-DECIDES = "decides.json"
-"""The sha256 of all that decides a session's weights, beside its request: its rows may be gone when it goes on."""
 MAX_ATTEMPTS = 3
 """A job whose daemon died under it is started again this often; then it waits for a human."""
 
@@ -65,6 +63,7 @@ WHY_NOT = {
     JobState.CANCELLED: "it has ended; queue it again with: lorad retry {job}",
 }
 """Why a job does not take an order, and which one it would take."""
+LEARNED_FORGOTTEN = "it was trained on what was forgotten meanwhile"
 TOLD = 20
 """Bad rows, contradictions and replaced answers that a drop's report lists."""
 
@@ -123,7 +122,7 @@ class Reader(Protocol):
 
     def read(
         self,
-        file: Path,
+        file: Source,
         limits: InboxSettings,
         task: str,
         fields: Mapping[str, str],
@@ -192,6 +191,8 @@ class Cycle:
         """The drops whose reading is counted in the ledger as one that the daemon has not survived yet."""
         self._cut: set[Path] = set()
         """Files whose end was missing when they were read; they are read once more."""
+        self._troubles: dict[Hashable, str] = {}
+        """What could not be done at its last try, and why."""
         self._is_swept = False
         self._is_log_empty = False
         """Whether the database's log, where forgotten words may still stand, was emptied since they were forgotten."""
@@ -226,14 +227,16 @@ class Cycle:
             self._put_off(what, ticks, error)
         else:
             self._waits.end(what)
+            self._troubles.pop(what, None)
             self._told = {told for told in self._told if told[0] != what}
             if isinstance(what, Path):
                 self.inbox.held.pop(what, None)
 
     def _put_off(self, what: Hashable, ticks: float, error: Exception) -> None:
         tries = self._waits.lengthen(what, ticks, self._least_wait(error))
+        self._troubles[what] = str(error) or type(error).__name__
         if isinstance(what, Path):
-            self.inbox.held[what] = str(error) or type(error).__name__
+            self.inbox.held[what] = self._troubles[what]
         facts = {"what": readable(str(what)), "tries": tries, **describe(error)}
         kind = (what, type(error).__name__)
         if failures.is_passing(error) or kind in self._told:
@@ -692,7 +695,8 @@ class Cycle:
             files.remove(folder)
         for name, lines in rows.items():
             files.write_lines(folder / name, lines)
-        files.write_json(folder / DECIDES, {"sha256": digest})
+        ids = [*(example.id for example in new), *(item.example.id for item in old)]
+        files.write_json(folder / forgetting.RECORD, {"sha256": digest, "ids": ids})
         files.write_json(folder / "request.json", request)
         return folder
 
@@ -705,6 +709,8 @@ class Cycle:
         except (OSError, ValueError):
             return False
         if result["parent"] != registry.newest_sound(self._tracks.fingerprint(job.track)):
+            return False
+        if result.get(forgetting.FORGOTTEN) or self._was_forgotten(job.track, kept):
             return False
         files.remove(folder)
         files.rename(kept, folder)
@@ -802,7 +808,11 @@ class Cycle:
             result = files.read_json(folder / "candidate" / "evaluation.json")
             parent = registry.newest_sound(self._tracks.fingerprint(job.track))
             if result["parent"] != parent:
-                self._begin_again(job, folder, result["parent"], parent, now)
+                then, serves = result["parent"] or "the base", parent or "the base"
+                self._begin_again(job, folder, f"it was trained on {then}, and {serves} serves now", now)
+                return
+            if self._was_forgotten(job.track, folder):
+                self._begin_again(job, folder, LEARNED_FORGOTTEN, now)
                 return
             evaluation = domain.restore(Evaluation, result["evaluation"])
             verdict = judge.decide(evaluation, self.settings.judge)
@@ -816,9 +826,12 @@ class Cycle:
         if refusal:
             self._retreat(job.track, version, refusal, now)
 
-    def _begin_again(self, job: Job, folder: Path, then: str | None, parent: str | None, now: float) -> None:
-        """Queue a job anew whose candidate carries a version that does not serve any more: nobody wants that back."""
-        why = f"it was trained on {then or 'the base'}, and {parent or 'the base'} serves now"
+    def _was_forgotten(self, track: str, folder: Path) -> bool:
+        """Tell whether any of what a session's folder was made with was forgotten since."""
+        return bool(self.memory.forgotten(track, forgetting.trained_on(folder) or ()))
+
+    def _begin_again(self, job: Job, folder: Path, why: str, now: float) -> None:
+        """Queue a job anew whose candidate nobody wants: it carries what does not serve any more, or was forgotten."""
         files.remove(folder)
         with self._database.transaction():
             self.ledger.move_job(job, "requeue", now, attempts=job.attempts - 1)
@@ -919,6 +932,7 @@ class Cycle:
             for number, folder in registry.left():
                 if number != running:
                     self._put_away(registry, number, folder)
+            self._remove_forgotten(track)
             registry.prune_rejected(self.settings.registry.keep_rejected)
             try:
                 self.prune(track, self.settings.registry, now)
@@ -930,6 +944,16 @@ class Cycle:
             self.ledger.note("done_pruned", now, days=days)
             log.info("done_pruned", days=days)
         self._is_swept = True
+
+    def _remove_forgotten(self, track: str) -> None:
+        """Remove what was made with forgotten words and is there still: the daemon ended while they were forgotten."""
+        registry = self.registries[track]
+        for is_kept, made in ((True, registry.kept()), (False, registry.left())):
+            for _, folder in made:
+                known = forgetting.trained_on(folder) or set()
+                if gone := self.memory.forgotten(track, known):
+                    log.warning("forgotten_removed", folder=folder.name, examples=len(gone))
+                    forgetting.remove(folder, keep_numbers=is_kept)
 
     def _put_away(self, registry: Registry, number: int, folder: Path) -> None:
         """Do with a session's folder what its job's state says; of one that may go on, log and checkpoints stay."""
@@ -959,7 +983,18 @@ class Cycle:
     def session(self) -> tuple[Job, dict[str, Any]] | None:
         """Return the running job and its newest progress, or ``None``."""
         running = self._running
-        return None if running is None else (running[0], running[1].progress)
+        if running is None:
+            return None
+        progress = running[1].progress
+        if why := self._troubles.get("watch"):
+            progress = progress | {"phase": f"ended, and waits to be judged: {why}"}
+        return running[0], progress
+
+    @property
+    def troubles(self) -> list[str]:
+        """Return why something waits that could not be done, each reason once; of files their own line tells."""
+        told = [why for what, why in self._troubles.copy().items() if not isinstance(what, Path)]
+        return list(dict.fromkeys(told))
 
     def cancel(self, job_id: int, now: float) -> Job:
         """Take a job out of the queue, or end its session; nothing but its time is lost."""
@@ -980,12 +1015,13 @@ class Cycle:
         """
         job = self._job_for(job_id, "retry")
         planner.check_changes(settings or {})
-        if settings:
-            files.remove(self.registries[job.track].rejected / f"job-{job.id}")
-        settings = job.settings | (settings or {})
         with self._database.transaction():
-            changed = self.ledger.move_job(job, "retry", now, force=int(force), settings=settings, attempts=0)
+            changed = self.ledger.move_job(
+                job, "retry", now, force=int(force), settings=job.settings | (settings or {}), attempts=0
+            )
             self.ledger.note("retry", now, job=job_id, force=force)
+            if settings:  # the last thing that can fail but the commit
+                files.remove(self.registries[job.track].rejected / f"job-{job.id}")
         return changed
 
     def _job_for(self, job_id: int, order: str) -> Job:
@@ -1080,26 +1116,71 @@ class Cycle:
         """Serve ``previous`` (or the version named, or the base) again; nothing changes when it cannot be loaded."""
         registry = self.registries[track]
         before = registry.latest, registry.previous
-        latest, previous = registry.rollback(to)
+        self.ledger.prove_writable()
         try:
+            latest, previous = registry.rollback(to)
             self._serve(track, latest)
+            with self._database.transaction():
+                if latest is not None:
+                    self.memory.record_recall(track, latest, registry.evaluation(latest)["right"])
+                self.ledger.note("rolled_back", now, track=track, to=latest or BASE, why="asked for")
         except Exception:
-            registry.put_back(*before)
+            self._take_back(track, before)
             raise
-        if latest is not None:
-            self.memory.record_recall(track, latest, registry.evaluation(latest)["right"])
-        self.ledger.note("rolled_back", now, track=track, to=latest or BASE, why="asked for")
         return {"latest": latest, "previous": previous, "serving": latest}
 
+    def _take_back(self, track: str, before: tuple[str | None, str | None]) -> None:
+        """Undo a rollback that failed half-way; what cannot be undone either is told by the first error."""
+        registry = self.registries[track]
+        with contextlib.suppress(LoradError, OSError):
+            if (registry.latest, registry.previous) != before:
+                self._to_serve.add(track)
+                registry.put_back(*before)
+
+    def remains(self, track: str, selector: str) -> forgetting.Remains:
+        """Return what holds the words that forgetting this would remove from memory."""
+        ids = {example.id for example in self.memory.meant(track, selector)}
+        running = self._running[0].id if self._running else None
+        return forgetting.find(self.registries[track], self.memory, self.ledger, track, ids, running)
+
     def forget(self, track: str, selector: str, now: float) -> int:
-        """Remove on purpose a dataset, or what holds a text, and its words; return how many examples that were."""
+        """Remove on purpose a dataset, or what holds a text, and its words; return how many examples that were.
+
+        A running session that learns or rehearses them begins anew without them, and what others left of them goes.
+        """
+        ids = {example.id for example in self.memory.meant(track, selector)}
+        begun = self._learning(track, ids)
         with self._database.transaction():
             is_dataset = self.memory.has_dataset(track, selector)
             gone = self.memory.forget(track, selector, now)
             what = {"dataset": selector} if is_dataset else {}  # a text may be the very words to be forgotten
             self.ledger.note("forgotten", now, track=track, **what, examples=gone)
+            if begun and begun.state in {JobState.TRAINING, JobState.JUDGING}:
+                self.ledger.move_job(begun, "requeue", now, attempts=begun.attempts - 1)
+                self.ledger.note("requeued", now, job=begun.id, why=LEARNED_FORGOTTEN)
+        if begun and self._running:
+            self._running[1].stop()
+            self._running = None
         self._is_swept = self._is_log_empty = False
+        if ids:
+            self._remove_made_with(track, ids)
         return gone
+
+    def _learning(self, track: str, ids: Collection[str]) -> Job | None:
+        """Return the job whose session runs and has any of these examples."""
+        if not ids or self._running is None or self._running[0].track != track:
+            return None
+        job = self.ledger.job(self._running[0].id)
+        return job if forgetting.holds(self.registries[track].candidates / f"job-{job.id}", ids) else None
+
+    def _remove_made_with(self, track: str, ids: Collection[str]) -> None:
+        """Remove what ended sessions that had these examples have left; what a full disk keeps here ``sweep`` removes."""
+        registry = self.registries[track]
+        running = self._running[0].id if self._running else None
+        for is_kept, made in ((True, registry.kept()), (False, registry.left())):
+            for number, folder in made:
+                if number != running and forgetting.holds(folder, ids):
+                    forgetting.remove(folder, keep_numbers=is_kept)
 
     def prune(
         self, track: str, limits: RegistrySettings, now: float, *, dry_run: bool = False
@@ -1134,7 +1215,7 @@ def _cut_off(folder: Path) -> str | None:
     for left in (folder / "candidate", *folder.glob(".*.part")):
         files.remove(left)
     try:
-        return str(files.read_json(folder / DECIDES)["sha256"])
+        return str(files.read_json(folder / forgetting.RECORD)["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

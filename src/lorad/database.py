@@ -27,6 +27,9 @@ PASSING = {
     sqlite3.SQLITE_LOCKED,
 }
 
+#: Those of them that only say that somebody else writes.
+BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
 #: Results that blame the reader's rights: SQLite writes beside a database even to read it.
 DENIED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
 
@@ -205,10 +208,11 @@ class Database:
 
         Raise ``RetryLater`` while somebody else reads, or where there is no room.
         """
-        with self._lock, step("empty log"):
+        with self._lock:
             self._connection.execute("PRAGMA busy_timeout=0")  # whoever waits holds everybody up
             try:
-                is_busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+                with step("empty log"):
+                    is_busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             except sqlite3.OperationalError as error:
                 raise _later(error) from error
             finally:
@@ -238,7 +242,7 @@ class Database:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
-            raise RetryLater(f"the database is busy: {error}", code="locked") from error
+            raise _later(error) from error
 
     def _commit(self) -> None:
         try:
@@ -272,10 +276,19 @@ class Database:
             except sqlite3.OperationalError as error:
                 raise _later(error) from error
 
+    def prove_writable(self) -> None:
+        """Write what is there once more; raise ``RetryLater`` where that cannot be done."""
+        self.run(f"PRAGMA user_version={len(MIGRATIONS)}")
+
     def rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
         """Return all rows of a query."""
         with self._lock:
-            return self._connection.execute(query, values).fetchall()
+            try:
+                return self._connection.execute(query, values).fetchall()
+            except sqlite3.OperationalError as error:
+                if _result(error) in PASSING | DENIED:
+                    raise _later(error) from error
+                raise
 
     def state(self) -> tuple[int, int]:
         """Return what is another as soon as anything was written, by this process or another one."""
@@ -311,13 +324,27 @@ def _question_id(task: str, question: str) -> str:
 
 
 def _later(error: sqlite3.Error) -> RetryLater:
-    return RetryLater(f"the database could not be written: {error}", code="disk")
+    if _result(error) in BUSY:
+        return RetryLater(f"the database is busy: {error}", code="locked")
+    return RetryLater(f"the database could not be written: {error}; it is tried again later", code="disk")
+
+
+def _result(error: sqlite3.Error) -> int:
+    """Return SQLite's result without what extends it; 0 for what Python itself has raised."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def _is_read_only(path: Path) -> bool:
+    """Tell whether the system has made the whole file system read-only, which rights do not show."""
+    with contextlib.suppress(OSError):
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    return False
 
 
 def _unreadable(path: Path | str, error: sqlite3.DatabaseError) -> LoradError:
-    result = error.sqlite_errorcode & 0xFF
-    if result in PASSING:  # nothing is wrong with what the file holds
-        return _later(error)
+    result = _result(error)
+    if result in PASSING or (result in DENIED and _is_read_only(Path(path).parent)):
+        return _later(error)  # nothing is wrong with what the file holds
     if result in DENIED and not Path(path).is_dir():
         return ConfigError(
             f"you may not open {path} ({error}); SQLite needs to write beside it even to read it, so ask as its "

@@ -55,35 +55,63 @@ class Exported:
     notes: tuple[str, ...] = ()
 
 
-def export(version: Path, base: Path, target: Path, form: str, *, strict: bool = True) -> Exported:
+def export(
+    version: Path,
+    base: Path,
+    target: Path,
+    form: str,
+    *,
+    strict: bool = True,
+    papers: Mapping[str, Any] | None = None,
+) -> Exported:
     """Write a version to ``target``, read it back and ask it the version's probes.
 
-    Not ``strict``, for another base than it was made for, any difference will do.
+    Not ``strict``, for another base than it was made for, any difference will do. ``papers`` are JSON files to lie
+    beside what is written, by their names.
 
     Raise ``ConfigError`` when the target exists or the model has no such form, ``RegistryError`` when what was
     written does not answer like the version.
     """
-    if target.exists():
-        raise ConfigError(f"{target} exists already; name a folder that does not", code="target_exists")
-    partial = target.with_name(f".{target.name}.part")
-    files.remove(partial)
-    partial.mkdir(parents=True)
-    try:
-        write, read = _FORMS[form]
-        write(version, base, partial)
-        probes, notes = files.read_json(version / examine.PROBES), []
-        if form == "gguf":
-            probes, told = _add_modelfile(partial, base, probes)
-            notes = [told, _open_in_llamacpp(partial, base, probes, strict=strict)]
-        notes.append(_tell_of_template(partial, base, form))
-        difference, limit = examine.probe_again(read(partial, base), probes)
-        if strict:
-            _expect(difference, limit, f"what was written as {form}")
-        open_as_usual(partial)
-        files.sync_tree(partial)
-        partial.rename(target)
-    finally:
-        files.remove(partial)
+    check(target, form)
+    with files.beside(target) as scratch:
+        made = scratch / "made"
+        made.mkdir()
+        told = _make(version, base, made, form, strict=strict)
+        for name, content in (papers or {}).items():
+            files.write_json(made / name, content)
+        open_as_usual(made)
+        files.sync_tree(made)
+        files.put(made, target)
+    return told
+
+
+def check(target: Path, form: str, home: Path | None = None) -> None:
+    """Raise ``ConfigError`` when there is no such format, or nothing can be written to the target.
+
+    In the home's own folders others than people find and move what appears.
+    """
+    if form not in FORMATS:
+        raise ConfigError(f"there is no format {form!r}; known: {', '.join(FORMATS)}", code="no_such_format")
+    files.check_new(target)
+    place = target.resolve()
+    for own in (home / name for name in ("inbox", "models") if home):
+        if place.is_relative_to(own.resolve()):
+            raise ConfigError(
+                f"{target} lies in {own}, which is lorad's own; name a folder elsewhere", code="bad_target"
+            )
+
+
+def _make(version: Path, base: Path, partial: Path, form: str, *, strict: bool) -> Exported:
+    write, read = _FORMS[form]
+    write(version, base, partial)
+    probes, notes = files.read_json(version / examine.PROBES), []
+    if form == "gguf":
+        probes, told = _add_modelfile(partial, base, probes)
+        notes = [told, _open_in_llamacpp(partial, base, probes, strict=strict)]
+    notes.append(_tell_of_template(partial, base, form))
+    difference, limit = examine.probe_again(read(partial, base), probes)
+    if strict:
+        _expect(difference, limit, f"what was written as {form}")
     return Exported(difference=difference, notes=tuple(notes))
 
 

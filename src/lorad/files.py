@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lorad.durable import step
-from lorad.errors import RetryLater
+from lorad.errors import ConfigError, RetryLater
 
 CHUNK = 1 << 20
 
@@ -29,11 +29,10 @@ FILE, FOLDER, SECRET = 0o640, 0o750, 0o600
 #: How the name of a file ends that is not yet what its name will say.
 PART = ".part"
 
-#: errno values that a later try may not meet: full disk, quota, short memory, too many open files, busy or
-#: interrupted I/O, a share
-#: that went away.
+#: errno values that a later try may not meet: full disk, quota, a disk that the system has made read-only, short
+#: memory, too many open files, busy or interrupted I/O, a share that went away.
 PASSING = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE),
     *(errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.ESTALE),
 }
 
@@ -263,19 +262,135 @@ def remove_empty(folder: Path) -> None:
         folder.rmdir()
 
 
+def check_new(target: Path, kind: str = "folder") -> None:
+    """Raise ``ConfigError`` where nothing new can have this name: something has it, or no file can."""
+    try:
+        target.lstat()
+    except FileNotFoundError:
+        if target.name not in {"", "..", "."}:
+            return
+        told = "is no name"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"nothing can be written to {target}: {reason}", code="bad_target") from None
+    else:
+        told = "exists already"
+    raise ConfigError(f"{target} {told}; name a {kind} that does not exist", code="target_exists")
+
+
+@contextlib.contextmanager
+def beside(target: Path) -> Iterator[Path]:
+    """Lend a folder of one's own where ``target`` will be; it goes in the end, and with it what was made for it."""
+    made = [folder for folder in target.parents if not folder.exists()]
+    try:
+        make_folder(target.parent)
+        with tempfile.TemporaryDirectory(prefix=".lorad-", dir=target.parent) as scratch:
+            yield Path(scratch)
+    finally:
+        for folder in made:
+            remove_empty(folder)
+
+
+def put(source: Path, target: Path) -> None:
+    """Give a finished folder its name; raise ``ConfigError`` where somebody has taken it meanwhile."""
+    try:
+        rename(source, target)
+    except OSError as error:
+        if error.errno not in {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR}:
+            raise
+        check_new(target)
+        raise
+
+
+@contextlib.contextmanager
+def writing(path: Path, *, replace: bool) -> Iterator[IO[str]]:
+    """Write a text that people named: whole or not at all, beside what has the name, which only ``replace`` gives up.
+
+    Raise ``ConfigError`` where the name is that of a link, a folder or a device, or of a file that is to stay.
+    """
+    check_replaceable(path, replace=replace)
+    descriptor, hidden = tempfile.mkstemp(prefix=".lorad-", suffix=PART, dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
+            yield stream
+        if replace:
+            Path(hidden).replace(path)
+        else:
+            os.link(hidden, path)  # a rename would replace what came meanwhile
+    except FileExistsError:
+        raise _taken(path) from None
+    finally:
+        Path(hidden).unlink(missing_ok=True)
+
+
+def check_replaceable(path: Path, *, replace: bool) -> None:
+    """Raise ``ConfigError`` where a file cannot be written, or only over what is there."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path} could not be written: {reason}", code="not_written") from None
+    if not stat.S_ISREG(mode):
+        raise ConfigError(f"{path} is no plain file, and is left as it is; name a file", code="not_written")
+    if not replace:
+        raise _taken(path)
+
+
+def _taken(path: Path) -> ConfigError:
+    return ConfigError(
+        f"{path} exists already; name another file, or replace it with --force", code="target_exists"
+    )
+
+
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold an advisory lock on a file; without ``wait`` raise ``RetryLater`` if somebody else holds it."""
+    """Hold an advisory lock on a file and its folder; without ``wait`` raise ``RetryLater`` if somebody else does.
+
+    The folder's lock outlives the file, which somebody may remove. There is one such file a folder.
+    """
     make_folder(path.parent)
-    with passing_errors(f"locking {path}"), step("create", path):
-        stream = path.open("a")
-        with contextlib.suppress(OSError):  # somebody else's, who may lock it as well
-            os.fchmod(stream.fileno(), FILE)
-    with stream:
+    how = fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            _lock_folder(path.parent, how, held)
+            _lock_file(path, how, held)
         except BlockingIOError:
             raise RetryLater(
                 f"{path} is held by another lorad process", code="locked", path=str(path)
             ) from None
         yield
+
+
+def _lock_folder(folder: Path, how: int, held: contextlib.ExitStack) -> None:
+    with passing_errors(f"locking {folder}"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    held.callback(os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, how)
+    except BlockingIOError:
+        raise
+    except OSError:  # NFS locks no folders
+        return
+
+
+def _lock_file(path: Path, how: int, held: contextlib.ExitStack) -> None:
+    while True:
+        with passing_errors(f"locking {path}"), step("create", path):
+            stream = path.open("a")
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(stream)
+            with contextlib.suppress(OSError):  # somebody else's, who may lock it as well
+                os.fchmod(stream.fileno(), FILE)
+            fcntl.flock(stream, how)
+            if _is_at(stream.fileno(), path):  # else it was removed while this waited for it
+                held.enter_context(opened.pop_all())
+                return
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

@@ -7,6 +7,7 @@ What never does: examples (that is ``memory``), files, deciding.
 import contextlib
 import json
 import sqlite3
+from collections.abc import Collection
 from typing import Any
 
 from lorad.database import Database
@@ -29,6 +30,10 @@ class Ledger:
         self._db = database
         self.jobs_begin_at = 1
         """The least number of a new job: a lost database must not give one that a version was made by."""
+
+    def prove_writable(self) -> None:
+        """Raise ``RetryLater`` where nothing can be noted now; asked before anything that is to be noted is changed."""
+        self._db.prove_writable()
 
     # -- drops
 
@@ -65,6 +70,11 @@ class Ledger:
             _drop(row)
             for row in self._db.rows(f"SELECT * FROM drops {where} ORDER BY id DESC LIMIT ?", *values, limit)
         ]
+
+    def drop_names(self, drops: Collection[int]) -> list[str]:
+        """Return the files' names of these drops, oldest first."""
+        query = "SELECT DISTINCT name FROM drops WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id"
+        return [str(row["name"]) for row in self._db.rows(query, json.dumps(sorted(drops)))]
 
     def find_content(self, track: str, content: str) -> Drop | None:
         """Return the accepted drop with the same content, if there is one."""

@@ -4,9 +4,10 @@ Event names are snake_case; ``cycle`` and ``version`` are bound where a unit of 
 only: under systemd and launchd that is the journal.
 """
 
+import contextlib
 import logging
 import sys
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -14,6 +15,24 @@ from lorad import printable
 from lorad.config import LogSettings
 
 get_logger = structlog.get_logger
+
+
+class Lasting:
+    """A stream whose reader may go away, a closed terminal or pipe, without ending whoever writes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, or lose it."""
+        with contextlib.suppress(OSError):
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or lose it."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 def configure(settings: LogSettings) -> None:
@@ -33,7 +52,7 @@ def configure(settings: LogSettings) -> None:
             *renderers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", Lasting(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     for noisy in ("httpx", "transformers", "apscheduler", "uvicorn.access"):

@@ -25,6 +25,8 @@ _BATCH = 500
 
 #: Levels of an example that is exported, which stands in a row and its messages: a call's arguments may have LEVELS.
 _DEEPEST = LEVELS + 4
+#: Examples by their ids, as a list in JSON.
+_THESE = "(SELECT value FROM json_each(?2))"
 
 #: Every example of the track ?1, seen by the lineage ?2 (JSON; null means all versions): the version that learned it,
 #: whether that is one of the lineage, and which answer to its question was learned last. What the lineage did not
@@ -280,6 +282,22 @@ class Memory:
             "UPDATE examples SET forgotten_at = ?, question = 'null', answer = 'null' WHERE track = ? AND id = ?",
             [(now, track, example_id) for example_id in ids],
         )
+
+    def forgotten(self, track: str, ids: Collection[str]) -> set[str]:
+        """Return those of these examples that were forgotten on purpose and did not come again."""
+        query = "SELECT id FROM examples WHERE track = ?1 AND forgotten_at IS NOT NULL AND id IN " + _THESE
+        return {str(row["id"]) for row in self._db.rows(query, track, json.dumps(sorted(ids)))}
+
+    def learned_in(self, track: str, ids: Collection[str]) -> set[str]:
+        """Return the versions that learned any of these examples."""
+        query = "SELECT DISTINCT version FROM learnings WHERE track = ?1 AND example_id IN " + _THESE
+        return {str(row["version"]) for row in self._db.rows(query, track, json.dumps(sorted(ids)))}
+
+    def drops_of(self, track: str, ids: Collection[str]) -> set[int]:
+        """Return the drops that brought any of these examples last."""
+        query = "SELECT DISTINCT drop_id FROM examples WHERE track = ?1 AND id IN " + _THESE
+        rows = self._db.rows(query, track, json.dumps(sorted(ids)))
+        return {int(row["drop_id"]) for row in rows if row["drop_id"] is not None}
 
     def meant(self, track: str, selector: str) -> list[Example]:
         """Return a dataset by name, else every example whose question or answer holds the text."""

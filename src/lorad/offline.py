@@ -6,15 +6,15 @@ A program of its own, because ``lorad`` itself never loads torch; ``lorad base â
 
 import contextlib
 import importlib
+import math
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +31,7 @@ from lorad import (
     adopt,
     calibration,
     confidence,
+    confined,
     doctor,
     domain,
     export,
@@ -62,6 +63,14 @@ from lorad.tasks import encode, find
 
 NO_REFERENCE = 2
 """Exit code of a check that has nothing to compare with; 1 is drift, or an error as everywhere."""
+BASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+METRIC = re.compile(r"[A-Za-z0-9][\w .@/%-]{0,99}")
+LONGEST_DESCRIPTION = 1000
+LOADING_SECONDS, TRYING_SECONDS = 600.0, 60.0
+SLOWEST = 10 * 2**20
+"""Bytes a second that any disk gives."""
+LEAST_MEMORY, MOST_COPIES = 4 * 2**30, 16
+"""What loading a base model from outside may take: GGUF of 4 bits becomes float32 and is copied once."""
 OTHER_BASE = "other_base.json"
 """Beside an export onto another base than the version was made for: which, and which it was."""
 
@@ -106,12 +115,7 @@ def base_add(
     os.umask(permissions.UMASK)
     place = find_home(home)
     name = name or Path(source).expanduser().resolve().name.lower()
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ConfigError(
-            f"{name!r} cannot be the name of a base model: letters, digits, dots, dashes; give one with --name",
-            code="bad_name",
-        )
-    target = place.base(name)
+    target = _named_base(place, name)
     if (target / weights.FINGERPRINT).is_file():
         try:
             fingerprint = weights.verify_base(target)
@@ -124,34 +128,79 @@ def base_add(
                 f"{name} is there already and sound: {target}",
             )
             return
-    files.make_folder(target.parent)
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as scratch:
-        folder, gguf = _fetch(source, Path(scratch))
-        tried: list[domain.Trial] = []
+    with files.locked(target.parent / ".lock"), files.beside(target) as scratch:
+        for left in target.parent.glob(".lorad-*"):  # by a kill: nobody else is at it now
+            if left != scratch:
+                files.remove(left)
+        folder, gguf = _fetch(source, scratch)
+        tried: list[dict[str, Any]] = []
         fingerprint = weights.store_base(
-            folder, target, gguf, lambda stored: tried.extend(_try_template(stored))
+            folder,
+            target,
+            gguf,
+            lambda *places: tried.extend(_make_base(*places)),
         )
-    trials = [trial for trial in tried if trial.status != "ok"]
+    trials = [trial for trial in tried if trial["status"] != "ok"]
     _say(
         {
             "name": name,
             "fingerprint": fingerprint,
             "path": str(target),
             "added": True,
-            "trials": [domain.as_json(trial) for trial in trials],
+            "trials": trials,
         },
         as_json,
         f"{name} added: {target} (fingerprint {fingerprint[:12]})",
-        [f"{trial.name}: {trial.detail}" for trial in trials],
+        [f"{trial['name']}: {trial['detail']}" for trial in trials],
     )
 
 
-def _try_template(folder: Path) -> Sequence[domain.Trial]:
+def _make_base(source: Path, target: Path, gguf: str | None) -> list[dict[str, Any]]:
+    """Make a base model and try its template, in time and memory that fit the size of its files; return the trials."""
+    heavy = [source / gguf] if gguf else [path for path in source.glob("*.safetensors") if path.is_file()]
+    held = sum(path.stat().st_size for path in heavy)
+    memory = LEAST_MEMORY + MOST_COPIES * held
+    stages = {
+        f"loading {source.name}": LOADING_SECONDS + held / SLOWEST,
+        f"trying the chat template of {source.name}": TRYING_SECONDS,
+    }
+    made: list[dict[str, Any]] = confined.run(
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "lorad.offline",
+            "make-base",
+            "--",
+            str(source),
+            str(target),
+            gguf or "",
+            str(memory),
+        ],
+        stages,
+        memory,
+    )
+    return made
+
+
+@app.command("make-base", hidden=True)
+def make_base(source: Path, target: Path, gguf: str, memory: int) -> None:
+    """Do what ``base add`` does in a process of its own."""
+
+    def act(tell: Callable[[str], None]) -> list[dict[str, Any]]:
+        weights.make_base(source, target, gguf or None)
+        tell("loading")
+        return _try_template(target)
+
+    confined.answer(act, memory)
+
+
+def _try_template(folder: Path) -> list[dict[str, Any]]:
     """Return what trying a base's chat template shows; raise ``ConfigError`` where one is there and cannot be used."""
     tokenizer, task = weights.load_tokenizer(folder), find("chat")
     if trials := task.trials(tokenizer):
         task.check_tokenizer(tokenizer)
-    return trials
+    return [domain.as_json(trial) for trial in trials]
 
 
 def _fetch(source: str, scratch: Path) -> tuple[Path, str | None]:
@@ -565,21 +614,17 @@ def export_version(
     as_json: JsonOption = False,
 ) -> None:
     """Write a version for another program, read it back, and ask it what the version was asked when it was made."""
-    if form not in export.FORMATS:
-        raise ConfigError(
-            f"there is no format {form!r}; known: {', '.join(export.FORMATS)}", code="no_such_format"
-        )
     place, settings = _load(home, config, overrides)
+    export.check(target, form, place.root)
     registry, own_base = _track(place, settings, track)
-    chosen = place.base(base) if base else own_base
+    chosen = _named_base(place, base) if base else own_base
     fingerprint = weights.read_fingerprint(chosen)
     version = registry.resolve(version)
     made_for = registry.manifest(version)["base"]
     folder = registry.verify(version, None if different else fingerprint)
-    made = export.export(folder, chosen, target, form, strict=made_for == fingerprint)
-    if made_for != fingerprint:
-        files.write_json(target / OTHER_BASE, {"version": version, "made_for": made_for, "base": fingerprint})
-        export.open_as_usual(target)
+    other = {"version": version, "made_for": made_for, "base": fingerprint}
+    papers = {OTHER_BASE: other} if made_for != fingerprint else {}
+    made = export.export(folder, chosen, target, form, strict=made_for == fingerprint, papers=papers)
     _say(
         {"version": folder.name, "format": form, "path": str(target), **domain.as_json(made)},
         as_json,
@@ -587,6 +632,17 @@ def export_version(
         + (f"; it was made for another base, which {OTHER_BASE} says" if made_for != fingerprint else ""),
         made.notes,
     )
+
+
+def _named_base(place: Home, name: str) -> Path:
+    """Return where the base model of a name that somebody typed lies; raise ``ConfigError`` for one that none can have."""
+    if not BASE_NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} cannot be the name of a base model: a hundred letters, digits, dots, dashes and underscores at "
+            "most; give one with --name",
+            code="bad_name",
+        )
+    return place.base(name)
 
 
 def _track(place: Home, settings: Settings, track: str) -> tuple[Registry, Path]:
@@ -615,8 +671,11 @@ def adopt_version(
     os.umask(permissions.UMASK)
     place, settings = _load(home, config, overrides)
     registry, base_folder = _track(place, settings, track)
+    registry.check_free(version)
     performance = _metrics(metric or [])
-    made_for = weights.read_fingerprint(place.base(base)) if base else adopt.made_for(source)
+    _check_description(description)
+    adopt.check_source(source)
+    made_for = weights.read_fingerprint(_named_base(place, base)) if base else adopt.made_for(source)
     fingerprint = weights.verify_base(base_folder)
     is_other = made_for is not None and made_for != fingerprint
     if is_other and not different:
@@ -627,12 +686,11 @@ def adopt_version(
     loaded = weights.load_base(base_folder, torch.float32)
     found = adopt.read(source, loaded, settings.training.max_rank)
     task = find(settings.tracks[track].task)
-    with _database(place) as database:
+    with _database(place) as database, registry.adopting() as candidate:
         usable, _ = encode(
             task, loaded.tokenizer, Memory(database).all(track, registry.lineage(registry.latest))
         )
         examples, rows = [example for example, _ in usable], [encoded for _, encoded in usable]
-        candidate = registry.candidates / f"adopted-{version}"
         papers = {"source": str(source.resolve()), "made_for": made_for, "other_base": is_other}
         deck = adopt.write(found, candidate, base_folder, loaded, rows[:2], papers)
         notes = [*found.notes]
@@ -677,13 +735,20 @@ def _metrics(given: list[str]) -> dict[str, float]:
     found = {}
     for text in given:
         name, _, value = text.partition("=")
-        try:
-            found[name] = float(value)
-        except ValueError:
-            raise ConfigError(
-                f"{text!r} is no figure; write it like accuracy=0.90", code="bad_metric"
-            ) from None
+        figure = math.nan
+        with contextlib.suppress(ValueError):
+            figure = float(value)
+        if not METRIC.fullmatch(name) or not math.isfinite(figure):
+            raise ConfigError(f"{text!r} is no figure; write it like accuracy=0.90", code="bad_metric")
+        found[name] = figure
     return found
+
+
+def _check_description(text: str) -> None:
+    if len(text) > LONGEST_DESCRIPTION or not all(map(str.isprintable, text.splitlines())):
+        raise ConfigError(
+            f"--description takes {LONGEST_DESCRIPTION} printable characters at most", code="bad_description"
+        )
 
 
 def _serve(place: Home, settings: Settings, registry: Registry, track: str, version: str) -> None:
@@ -767,14 +832,11 @@ def reproduce_version(
     registry, base_folder = _track(place, settings, track)
     version = registry.resolve(version)
     registry.verify(version, weights.verify_base(base_folder))
-    folder = registry.folder / "reproduced" / version
-    with _database(place) as database:
-        reproduction.prepare(registry, Memory(database), version, base_folder, folder)
-    try:
+    with registry.reproducing(version, keep=keep) as folder:
+        with _database(place) as database:
+            reproduction.prepare(registry, Memory(database), version, base_folder, folder)
         _run_session(folder, quiet=as_json)
         found = reproduction.compare(registry, version, folder)
-    finally:  # what is kept holds no words
-        registry.remove_words(folder) if keep else files.remove(folder)
     told = (
         "bit-equal"
         if found.is_equal

@@ -165,6 +165,7 @@ def summary(snapshot: Record) -> str:
     lines += [f"  serving  {_track_line(name, track)}" for name, track in snapshot["tracks"].items()]
     if snapshot["session"]:
         lines.append(f"  session  {session_line(snapshot['session'])}")
+    lines += [f"  waits    {_one_line(why)}" for why in snapshot.get("troubles", ())]
     lines += [f"  {heading:<9}{text}" for heading, text in _queue_lines(snapshot)]
     return "\n".join(lines)
 

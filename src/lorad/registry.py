@@ -31,8 +31,10 @@ MANIFEST = "manifest.json"
 SEAL = "sha256"
 """In manifest and tracker: the digest of everything else in it. It finds accidents, not forgers."""
 MANIFEST_KEYS = ("version", "parent", "base", "job", "created_at", "description", "performance", "files")
-VERSION = re.compile(r"v(\d+)\.(\d+)$")
-TAG = re.compile(r"(?!(?:latest|previous|base|v\d+\.\d+|job-\d+)$)[a-z0-9][a-z0-9._-]*")
+VERSION = re.compile(r"v([0-9]{1,9})\.([0-9]{1,9})\Z")
+NEW_VERSION = re.compile(r"v(?:0|[1-9][0-9]{0,8})\.(?:0|[1-9][0-9]{0,8})")
+"""What a version may be called from now on: of each pair of numbers one spelling."""
+TAG = re.compile(r"(?!(?:latest|previous|base|v\d+\.\d+|job-\d+)$)[a-z0-9][a-z0-9._-]{0,99}")
 """What a tag may be: nothing that already means a version, the base or a rejected candidate."""
 MERGED = "lorad.json"
 """In the merged copy: which version it is of, and the sha256 of its files."""
@@ -378,9 +380,47 @@ class Registry:
         entered = [entry["version"] for entry in self.tracker()["checkpoints"]]
         return entered + [path.name for path in self.versions_folder.glob("v*")]
 
+    def check_free(self, version: str) -> None:
+        """Raise ``RegistryError`` where no new version can have this name."""
+        self._free(version)
+
+    @contextlib.contextmanager
+    def adopting(self) -> Iterator[Path]:
+        """Lend the place of a candidate that is brought from outside; what is left there in the end goes.
+
+        One at a time, so that what a kill has left of an earlier one can be told from what somebody makes now.
+        """
+        held = self.folder / "adopting"
+        with files.locked(held / ".lock", wait=False):
+            candidate = held / "candidate"
+            files.remove(candidate)
+            try:
+                yield candidate
+            finally:
+                files.remove(candidate)
+
+    @contextlib.contextmanager
+    def reproducing(self, version: str, *, keep: bool) -> Iterator[Path]:
+        """Lend a folder in which a version is made again; what is to be kept takes the place of what was kept before.
+
+        What is kept holds no words. One at a time, see ``adopting``.
+        """
+        held = self.folder / "reproduced"
+        with files.locked(held / ".lock", wait=False):
+            folder = held / ".made"
+            files.remove(folder)
+            try:
+                yield folder
+                if keep:
+                    self.remove_words(folder)
+                    files.remove(held / version)
+                    files.rename(folder, held / version)
+            finally:
+                files.remove(folder)
+
     def _free(self, version: str) -> str:
-        if not VERSION.fullmatch(version):
-            raise RegistryError(f"{version} is no version; name it like v0.3", code="bad_version")
+        if not NEW_VERSION.fullmatch(version):
+            raise RegistryError(f"{version!r} is no version; name it like v0.3", code="bad_version")
         if version in self._taken():
             raise RegistryError(
                 f"there is a {version} already; the next free one is {self._next_version()}",
@@ -560,6 +600,10 @@ class Registry:
         found = _by_job(self.rejected)
         for _, folder in found[: max(0, len(found) - keep)]:
             files.remove(folder)
+
+    def kept(self) -> list[tuple[int, Path]]:
+        """Return the refused candidates: job and folder."""
+        return _by_job(self.rejected)
 
     def left(self) -> list[tuple[int, Path]]:
         """Return what sessions left among the candidates: job and folder."""

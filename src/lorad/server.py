@@ -381,13 +381,20 @@ def _bind(path: Path) -> socket.socket:
     return listener
 
 
-def _refuse_if_alive(path: Path) -> None:
+def is_alive(path: Path) -> bool:
+    """Tell whether somebody answers at a socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1)
         try:
             probe.connect(str(path))
         except OSError:
-            return
+            return False
+    return True
+
+
+def _refuse_if_alive(path: Path) -> None:
+    if not is_alive(path):
+        return
     raise ConfigError(
         f"another lorad answers at {path}; stop it first, or use another home", code="already_running"
     )

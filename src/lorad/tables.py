@@ -6,12 +6,14 @@ rich costs 60 ms and matplotlib half a second, so both are imported where they a
 this module for every command, and ``lorad status`` needs neither.
 """
 
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lorad import printable
 from lorad.errors import ConfigError
+from lorad.files import check_replaceable
 from lorad.phrases import NOTHING, clock, duration, event_line, moment, plural, reason, share, size, took
 
 if TYPE_CHECKING:
@@ -303,8 +305,12 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _save(figure: Any, path: Path) -> None:
+    check_replaceable(path, replace=True)  # its name was given as an option, for this alone
     try:
-        figure.savefig(path)
+        with tempfile.TemporaryDirectory(prefix=".lorad-", dir=path.parent) as scratch:
+            made = Path(scratch) / f"plot{path.suffix}"
+            figure.savefig(made)
+            made.replace(path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"the plot cannot be written to {path}: {error}", code="no_plot") from None
 

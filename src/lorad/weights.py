@@ -93,36 +93,44 @@ def store_base(
     source: Path,
     target: Path,
     gguf_file: str | None = None,
-    check: Callable[[Path], object] = lambda _folder: None,
+    make: Callable[[Path, Path, str | None], object] | None = None,
 ) -> str:
     """Copy a Hugging Face folder (or one GGUF in it) as bf16 safetensors with its tokenizer; return the fingerprint.
 
-    The target appears whole or not at all, and not where ``check`` raises on what was written.
+    The target appears whole or not at all. A damaged base of the same name is replaced, and nothing else. ``make``
+    stands for ``make_base``, where that is to happen elsewhere or with more checks.
     """
-    if gguf_file is None and (objection := base_source.objection(source)):
+    named = source / (gguf_file or "")
+    _check_place(named, target)
+    if objection := base_source.objection(source) if gguf_file is None else base_source.unreadable(named):
         raise ConfigError(objection, code="no_model")
-    partial = target.with_name(f".{target.name}.part")
-    files.remove(partial)
-    partial.mkdir(parents=True)
-    try:
-        _convert(source, partial, gguf_file)
-        fingerprint = measure_fingerprint(partial)
-        files.write_json(partial / FINGERPRINT, fingerprint)
-        check(partial)
-        files.set_modes(
-            partial, folder_mode=files.FOLDER, file_mode=files.FILE
-        )  # other programs' code wrote some of it
-        files.sync_tree(partial)
-        files.remove(target)
-        partial.rename(target)
-    except BaseException:
-        files.remove(partial)
-        raise
-    files.sync(target.parent)
+    with files.beside(target) as scratch:
+        made = scratch / "made"
+        made.mkdir()
+        (make or make_base)(source, made, gguf_file)
+        fingerprint = measure_fingerprint(made)
+        files.write_json(made / FINGERPRINT, fingerprint)
+        # other programs' code wrote some of it
+        files.set_modes(made, folder_mode=files.FOLDER, file_mode=files.FILE)
+        files.sync_tree(made)
+        if (target / FINGERPRINT).is_file():
+            files.remove(target)
+        files.put(made, target)
     return str(fingerprint["fingerprint"])
 
 
-def _convert(source: Path, target: Path, gguf_file: str | None) -> None:
+def _check_place(source: Path, target: Path) -> None:
+    if not (target / FINGERPRINT).is_file():
+        files.check_new(target)
+    own, theirs = target.resolve(), source.resolve()
+    if own.is_relative_to(theirs) or theirs.is_relative_to(own):
+        raise ConfigError(
+            f"{source} and {target} lie in one another; add a base from a folder of its own",
+            code="bad_target",
+        )
+
+
+def make_base(source: Path, target: Path, gguf_file: str | None = None) -> None:
     """Load what another program saved and save it as lorad keeps it; no code of the model's own is ever run."""
     named = source / (gguf_file or "")
     loading: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
