@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from lorad import samples
 from lorad.config import InboxSettings
 from lorad.errors import SampleError
+from lorad.strict_json import is_deeper
 
 DATA = Path(__file__).parent / "data"
 Q, A = "Where is the mill?", "By the river."
@@ -63,6 +65,16 @@ TOKENS = st.sampled_from(
         *(bytes([sign]) for sign in b'"{}[],;\t\n\r\\\x00\xff'),
         *(b"\\ud800", b"NaN", b"null", b'"question": 1,', b'""', "é".encode()),
         *(b"[" * 40, b"x" * 3000, b"\n" * 60),
+        # more of what a megabyte of once took for ever, numbers that are none, texts that are read twice
+        *(
+            b" " * 3000,
+            b"|-" * 900,
+            b"<" + b"a" * 900,
+            b"# " * 900,
+            b"," * 900,
+            "\u0315\u0316".encode() * 300,
+        ),
+        *(b"1e400", b"9" * 5000, b"-Infinity", b'"' + b"[" * 300 + b"]" * 300 + b'"', b'"{\\"a\\": 1e999}"'),
     ]
 )
 EDITS = st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 40), TOKENS | st.just(b"")), max_size=3)
@@ -111,8 +123,18 @@ def test_any_file_is_read_or_refused_for_any_task(tmp_path_factory, content, edi
             assert all(one[1] <= other[0] for one, other in pairwise(spans))
 
 
+DEEP = "[" * 70 + "]" * 70
 WORDS = st.sampled_from(
-    [Q, A, "", " ", "user", "assistant", "human", "gpt", "\ud800", "\x00", "x", "[1]", "[{"]
+    [
+        *(Q, A, "", " ", "user", "assistant", "human", "gpt", "\ud800", "\x00", "x", "[1]", "[{"),
+        *(
+            DEEP,
+            f'{{"a": {DEEP}}}',
+            '{"a": 1e400}',
+            '{"\\ud800": 1}',
+            '{"name": "f", "arguments": {"a": NaN}}',
+        ),
+    ]
 )
 VALUES = st.recursive(
     WORDS | st.none() | st.integers() | st.floats(allow_nan=False) | st.booleans(),
@@ -226,6 +248,43 @@ def test_any_json_is_read_or_refused(is_read_or_refused, rows, is_list):
     content = json.dumps(rows) if is_list else "\n".join(map(json.dumps, rows))
 
     is_read_or_refused(content.encode(), "a.json" if is_list else "a.jsonl")
+
+
+@given(rows=st.lists(ROWS, min_size=1, max_size=3), times=st.sampled_from([1, 30, 200]), name=NAMES)
+@settings(max_examples=40, deadline=None)
+def test_a10_whatever_is_repeated_takes_no_more_than_its_bounds(tmp_path_factory, rows, times, name):
+    # Given lists that go on, up to what a row may have
+    longer = [
+        {key: value * times if isinstance(value, list) else value for key, value in row.items()}
+        if isinstance(row, dict)
+        else row
+        for row in rows
+    ]
+    path = tmp_path_factory.getbasetemp() / name
+    path.write_bytes("\n".join(map(json.dumps, longer)).encode())
+    limits = LIMITS.model_copy(update={"max_row_bytes": 50_000, "max_expanded_row_bytes": 500_000})
+
+    tracemalloc.start()
+    try:
+        samples.read(path, limits)
+    except SampleError as error:
+        assert len(json.dumps(error.as_dict())) < 60_000  # noqa: PT017 - that it is refused is one of two good ends
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+
+    assert peak < 16 << 20
+
+
+@given(rows=st.lists(ROWS, min_size=1, max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_a11_what_is_read_can_be_written_and_read_again(tmp_path_factory, rows):
+    path = tmp_path_factory.getbasetemp() / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, [*rows, ROW])))
+
+    for example in samples.read(path, LIMITS).examples:
+        written = json.dumps([example.question, example.answer], ensure_ascii=False, allow_nan=False).encode()
+        assert not is_deeper(json.loads(written), LIMITS.max_depth + 1)
 
 
 @given(

@@ -192,9 +192,9 @@ class Conversion:
         """Return what a row says; raise ``BadRow`` when its examples together are larger than they may be, or one is too deep."""
         limits = self._purpose.limits
         found: list[Example] = []
-        size = 0
+        size, known = 0, dict[int, int]()
         for example in said.examples:
-            size += _size(example)
+            size += _size(example, known)
             if size > limits.max_expanded_row_bytes:
                 raise BadRow(
                     "", _EXPANDED.format(count=len(said.examples), most=limits.max_expanded_row_bytes)
@@ -319,7 +319,7 @@ class _Tally:
             self._repeated += 1
             return
         self._contradictions += 1
-        self._told += _size(older)
+        self._told += _size(older, {})
         if self._contradictions <= _TOLD_CONTRADICTIONS and self._told <= _TOLD_BYTES:
             self._contradicted.append(older)
 
@@ -342,9 +342,13 @@ class _Tally:
         )
 
 
-def _size(example: Example) -> int:
-    """Return the bytes of an example as memory keeps it."""
-    return len(json.dumps(example.question)) + len(json.dumps(example.answer))
+def _size(example: Example, known: dict[int, int]) -> int:
+    """Return about the bytes of an example as memory keeps it; messages that several share are measured once."""
+    parts = example.question if isinstance(example.question, list) else [example.question]
+    for part in parts:
+        if id(part) not in known:
+            known[id(part)] = len(json.dumps(part)) + 2
+    return sum(known[id(part)] for part in parts) + len(json.dumps(example.answer))
 
 
 def _dataset(name: str) -> str:

@@ -102,7 +102,7 @@ class _Plain(yaml.SafeLoader):
         self._depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event: Any = self.peek_event()
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call] # PyYAML's stubs leave it so
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
             raise yaml.YAMLError("it has an anchor or an alias (& or *); write out what they stand for")
         if event.tag is not None:
