@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 import tiny
 from lorad import durable, files
@@ -331,7 +332,7 @@ def test_a8_what_a_file_said_in_every_reading_stays_whoever_taught_it(world):
     world.learn("slow.jsonl", ROWS[0] + "\n" + ROWS[1] + "\n")
     path = next((drops(world) / "done").rglob("slow.jsonl"))
     append(path, ROWS[2] + "\n")
-    pass_long(world, 2)
+    pass_long(world, 4)
     world.models.sessions[-1].end()
     append(next((drops(world) / "done").rglob("slow.jsonl")), ROWS[3] + "\n")
     pass_long(world, 4)
@@ -343,8 +344,8 @@ def test_a8_what_a_file_said_in_every_reading_stays_whoever_taught_it(world):
 
 def test_a8_a_file_that_never_ends_is_given_up(world):
     world.drop("slow.jsonl", ROWS[0] + "\n")
-    for number in range(MOST_AGAIN + 5):
-        pass_long(world, 2)
+    for number in range(MOST_AGAIN + 3):
+        pass_long(world, 4)
         for path in (drops(world) / "done").rglob("slow.jsonl"):
             append(path, json.dumps({"instruction": f"What is {number}?", "response": str(number)}) + "\n")
 
@@ -573,6 +574,222 @@ def test_a_file_that_can_never_be_moved_is_left_and_told_of_once(world):
     assert world.done() == ["stuck.json"]
 
 
+# two users
+
+
+DAEMON, MEMBER, GROUP = 20_001, 20_002, 20_001
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
+
+
+def as_member(act):
+    """Do something as somebody of the group that drops files, in a process of his own."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setresuid(0, 0, 0)
+            os.setgroups([GROUP])
+            os.setresgid(MEMBER, MEMBER, MEMBER)
+            os.setresuid(MEMBER, MEMBER, MEMBER)
+            act()
+        except BaseException:  # noqa: BLE001 - nothing of this process may go on in the child
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.fixture
+def shared():
+    """Return a home as daemon/README.md sets it up, of a daemon whose inbox a group shares."""
+    root = Path(tempfile.mkdtemp(prefix="lorad-two-"))
+    groups, umask, home = os.getgroups(), os.umask(0o007), root / "home"
+    for path, mode in ((root, 0o755), (home, 0o750), (home / "models", 0o750), (home / "inbox", 0o2770)):
+        path.mkdir(exist_ok=True)
+        os.chown(path, DAEMON, GROUP)
+        path.chmod(mode)
+    os.setgroups([GROUP])
+    os.setresgid(GROUP, GROUP, 0)
+    os.setresuid(DAEMON, DAEMON, 0)
+    settings = Settings.model_validate({"inbox": {"settle_seconds": 5, "keep_done_days": 2}})
+    world = World(home, settings)
+    try:
+        yield world
+    finally:
+        world.database.close()
+        os.setresuid(0, 0, 0)
+        os.setresgid(0, 0, 0)
+        os.setgroups(groups)
+        os.umask(umask)
+        shutil.rmtree(root)
+
+
+@needs_root
+def test_the_documented_set_up_serves_a_group(shared):
+    inbox = shared.home / "inbox"
+
+    # When a member copies, moves and slowly writes files, one of them bad
+    def drop():
+        (inbox / "copied.json").write_text(json.dumps(tiny.rows(tiny.facts(2, subject="mill"))))
+        (inbox / ".moved.part").write_text(json.dumps(tiny.rows(tiny.facts(2, subject="gate"))))
+        (inbox / ".moved.part").rename(inbox / "moved.json")
+        (inbox / "chat" / "bad.json").write_text("[7]")
+        (inbox / "slow.jsonl").write_text(ROWS[0] + "\n" + ROWS[1][:20])
+
+    as_member(drop)
+    shared.pass_time()
+    as_member(lambda: append(inbox / "slow.jsonl", ROWS[1][20:] + "\n"))
+    shared.pass_time()
+
+    assert shared.done() == ["copied.json", "moved.json"]
+    assert len(shared.cycle.memory.all("chat")) == 2 + 2 + 2
+
+    # Then he reads what became of them where he dropped them, and changes nothing there
+    def read():
+        reason = json.loads((inbox / "failed" / "bad.json.reason.json").read_text())
+        assert reason["code"] == "bad_rows"
+        for name in ("done", "failed", "processing"):
+            with contextlib.suppress(FileNotFoundError), pytest.raises(PermissionError):
+                (shared.home / "models" / "drops" / name / "mine").symlink_to("/etc")
+        with pytest.raises(PermissionError):
+            (inbox / "failed" / "bad.json").rename(inbox / "failed" / "x.json")
+        with pytest.raises(PermissionError):
+            list((shared.home / "models" / "drops" / "processing").iterdir())
+
+    as_member(read)
+
+
+@needs_root
+def test_a1_a2_a3_what_a_member_puts_under_our_names_leads_nowhere_and_is_said(shared):
+    # Given folders of the daemon's own beside the home, and what is in them
+    inbox, victim = shared.home / "inbox", shared.home / "site-packages"
+    victim.mkdir()
+    (victim / "2020-01-01").mkdir()
+    (victim / "2020-01-01" / "kept").write_text("x")
+    before = tree(victim)
+
+    # When a member puts links to them in the places of ours
+    def attack():
+        (inbox / "processing" / "chat").mkdir(parents=True)
+        (inbox / "processing" / "chat" / "999").symlink_to(shared.home / "models")
+        for name in ("done", "failed"):
+            (inbox / name).unlink()
+            (inbox / name).symlink_to(victim)
+        (inbox / "evil.pth").write_text("import os\n")
+        (inbox / "good.json").write_text(json.dumps(tiny.rows(tiny.facts(2))))
+
+    as_member(attack)
+    for _ in range(4):
+        shared.pass_time()
+    shared.cycle.sweep(shared.now)
+    shared.database.close()
+    shared.start()
+    for _ in range(3):
+        shared.pass_time()
+
+    assert tree(victim) == before
+    assert (shared.home / "models" / "lorad.sqlite3").exists()
+    assert "evil.pth" in [path.name for path in (drops(shared) / "failed").iterdir()]
+    assert [path.name for path in (drops(shared) / "done").rglob("*.json")] == ["good.json"]
+    said = {(event["file"], event["code"]) for event in told(shared, "not_taken")}
+    assert said == {(name, "reserved_name") for name in ("processing", "done", "failed")}
+    assert len(shared.cycle.memory.all("chat")) == 2
+
+
+@needs_root
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_a4_what_a_member_swaps_at_the_last_moment_is_not_opened(shared, kind):
+    inbox, secret = shared.home / "inbox", shared.home / "secret.json"
+    secret.write_text(json.dumps(tiny.rows(tiny.facts(2, "zyzzyva"))))
+    secret.chmod(0o600)
+    as_member(lambda: (inbox / "a.json").write_text("[7]"))
+
+    with meddling("a.json", lambda: as_member(lambda: put_in_its_place(inbox / "a.json", kind, secret))):
+        shared.pass_time()
+    pass_long(shared, 2)
+
+    assert "zyzzyva" not in str(shared.cycle.memory.all("chat"))
+    assert "no_file" in [event["code"] for event in told(shared, "failed")]
+    assert shared.cycle.inbox.processing() == []
+
+
+@needs_root
+def test_a4_a_file_that_a_member_links_to_is_refused_where_the_system_lets_him(shared):
+    inbox, secret = shared.home / "inbox", shared.home / "secret.json"
+    secret.write_text(json.dumps(tiny.rows(tiny.facts(2, "zyzzyva"))))
+    secret.chmod(0o600)
+    os.link(secret, inbox / "a.json")  # as he can where fs.protected_hardlinks is 0
+    shared.pass_time()
+
+    assert [event["code"] for event in told(shared, "failed")] == ["hard_link"]
+    assert shared.cycle.memory.all("chat") == []
+
+
+@needs_root
+def test_a6_a_folder_that_is_closed_is_passed_by_and_told_of(shared):
+    closed = drops(shared) / "processing" / "chat" / "zz"
+    closed.mkdir(parents=True)
+    closed.chmod(0)
+    shared.drop("good.json", tiny.facts(2))
+    shared.database.close()
+    shared.start()
+
+    shared.pass_time()
+    shared.pass_time()
+
+    assert shared.done() == ["good.json"]
+    assert [(e["file"], e["code"]) for e in told(shared, "not_taken")] == [("zz", "closed_folder")]
+    assert shared.cycle.inbox.processing() == []
+
+
+# an inbox elsewhere
+
+
+needs_shm = pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no second file system")  # noqa: S108
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """Return an inbox on another file system than the home."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as share:  # noqa: S108 - the folder inside is our own
+        if os.stat(share).st_dev == tmp_path.stat().st_dev:
+            pytest.skip("no second file system")
+        (tmp_path / "inbox").symlink_to(share)
+        yield Path(share)
+
+
+@needs_shm
+def test_where_the_inbox_is_on_another_file_system_the_folders_are_in_it(elsewhere, tmp_path):
+    world = World(tmp_path)
+    world.drop("bad.json", "[7]")
+    world.learn("good.json", tiny.facts(2))
+
+    assert world.failed() == ["bad.json", "bad.json.reason.json"]
+    assert world.done() == ["good.json"]
+    assert stat.S_IMODE((elsewhere / ".drops").stat().st_mode) & 0o027 == 0
+    assert not (tmp_path / "models" / "drops").exists()
+    world.database.close()
+
+
+@needs_shm
+@pytest.mark.parametrize("kind", ["link", "file", "stranger"])
+def test_a1_there_a_start_refuses_what_is_not_its_own_by_name(elsewhere, tmp_path, kind):
+    place = elsewhere / ".drops"
+    if kind == "link":
+        place.symlink_to(tmp_path)
+    elif kind == "file":
+        place.write_text("")
+    elif os.geteuid() == 0:
+        place.mkdir()
+        os.chown(place, MEMBER, MEMBER)
+    else:
+        pytest.skip("only root can give a folder away")
+
+    with pytest.raises(ConfigError, match=r"\.drops") as caught:
+        World(tmp_path)
+
+    assert caught.value.code == "not_own"
+
+
 # a property
 
 
@@ -661,9 +878,13 @@ FILES = {
 
 
 @given(plan=st.dictionaries(st.integers(1, 160), EXCEPTIONS, min_size=1, max_size=12))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_any_operation_raises_every_file_comes_to_its_end_once(plan):
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
+    room = "/dev/shm"  # noqa: S108 - the folder inside is our own
+    with (
+        capture_logs(),  # tracebacks take their time
+        tempfile.TemporaryDirectory(dir=room if os.access(room, os.W_OK) else None) as folder,
+    ):
         world = TroubledWorld(Path(folder))
         for name, text in FILES.items():
             world.drop(name, text)
@@ -675,15 +896,14 @@ def test_whatever_any_operation_raises_every_file_comes_to_its_end_once(plan):
             Trouble.is_on = False
         world.database.close()
         world.start()
-        pass_long(world, 20)
+        pass_long(world, 12)
 
-        held = [path for path in world.home.rglob("*.json") if path.is_file() and path.name in FILES]
         ended = [
             p
             for p in drops(world).rglob("*")
             if p.is_file() and p.suffix == ".json" and ".reason." not in p.name
         ]
-        assert len(ended) == len(FILES), (held, [e for e in world.cycle.ledger.events(limit=100)])
+        assert len(ended) == len(FILES)
         assert {path.read_text() for path in ended} == set(FILES.values())
         learned = world.cycle.memory.all("chat")
         assert len({example.id for example in learned}) == len(learned)

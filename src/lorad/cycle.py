@@ -365,15 +365,12 @@ class Cycle:
         ready = self.inbox.settled(ticks)
         self._tell_full(ready, room, now)
         for file in ready[: max(0, min(room, TAKEN_AT_ONCE))]:
-            self._try_file(file, ticks, partial(self.take, file, now), partial(self._leave, file, now))
+            self._try_file(file, ticks, partial(self.take, file, now), partial(self.inbox.leave, file.path))
         for stranger in self.inbox.strangers():
             file = stranger.file
-            self._try_file(file, ticks, partial(self._refuse, stranger, now), partial(self._leave, file, now))
-
-    def _leave(self, file: Waiting, now: float, error: SampleError) -> None:
-        """Tell of a file that cannot be moved, and leave it where it lies until it is another one."""
-        self.inbox.leave(file.path, error)
-        self.ledger.note("not_taken", now, file=file.name, code=error.code, why=error.message)
+            self._try_file(
+                file, ticks, partial(self._refuse, stranger, now), partial(self.inbox.leave, file.path)
+            )
 
     def _tell_full(self, ready: Sequence[Waiting], room: int, now: float) -> None:
         was_full, self._is_full = self._is_full, self.inbox.count > room and len(ready) >= room
