@@ -695,3 +695,43 @@ def test_case_6_what_no_whole_model_could_bring_either_is_not_sent_that_way(key,
 
     assert "lorad base add" in caught.value.message
     assert "add the whole model" not in caught.value.message
+
+
+@pytest.mark.parametrize("rank", [64, 65, 130])
+def test_a9_an_adapter_of_a_rank_above_a_layers_size_is_brought_whole(base, base_folder, tmp_path, rank):
+    # Given PEFT's own adapter with a rank above every layer's smaller side
+    torch.manual_seed(3)
+    config = LoraConfig(r=rank, lora_alpha=8, target_modules=["k_proj", "down_proj"], task_type="CAUSAL_LM")
+    model = get_peft_model(weights.load_base(base_folder, torch.float32).model, config).eval()
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(std=0.05)
+    model.save_pretrained(tmp_path / "theirs")
+
+    for most in (256, rank - 1):  # whole, and cut below what it has
+        found = adopt.read(tmp_path / "theirs", base, most)
+        deck = adopt.write(found, tmp_path / "candidate", base_folder, base, rows()[:2], {})
+
+        assert torch.allclose(brought(deck), logits(model), atol=1e-3)
+        assert weights.difference(deck.read("candidate"), found.adapter) == 0
+        deck.drop("candidate")
+
+
+def test_a9_a_cut_adapter_is_the_same_after_it_was_exported_and_brought_back(base, tmp_path):
+    adapter = weights.Adapter(
+        {
+            f"model.layers.{layer}.{name}": (torch.randn(96, size), torch.randn(rows_, 96) * 0.01)
+            for layer in range(2)
+            for name, size, rows_ in (("self_attn.k_proj", 64, 32), ("mlp.down_proj", 128, 64))
+        }
+    )
+    cut, _ = weights.consolidate(adapter, 80)
+    weights.write_adapter(cut, tmp_path / "once", "x")
+
+    again = adopt.read(tmp_path / "once", base, 80).adapter
+    weights.write_adapter(again, tmp_path / "twice", "x")
+
+    assert weights.difference(weights.read_adapter(tmp_path / "twice"), cut) == 0
+    grown = weights.concatenate(again, weights.consolidate(adapter, 40)[0])
+    weights.write_adapter(grown, tmp_path / "grown", "x")
+    assert weights.difference(weights.read_adapter(tmp_path / "grown"), grown) == 0

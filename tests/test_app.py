@@ -387,9 +387,12 @@ def asked_to_stop(home):
     app.start = lambda: None  # its start is not what is tested
 
     def send(*names):
-        app.stopping.wait = lambda timeout: (
-            [os.kill(os.getpid(), getattr(signal, name)) for name in names] or True
-        )
+        def wait(**_):
+            for name in names:
+                os.kill(os.getpid(), getattr(signal, name))
+            return True
+
+        app.stopping.wait = wait
         app.run()
         return app.stopping.is_set()
 
@@ -406,7 +409,7 @@ def test_a20_a_closed_terminal_stops_the_daemon_as_sigterm_does_and_never_forces
     assert asked_to_stop(*names)
 
 
-def test_a20_what_nohup_has_ignored_stays_ignored(home, asked_to_stop):
+def test_a20_what_nohup_has_ignored_stays_ignored(asked_to_stop):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     assert asked_to_stop()

@@ -873,6 +873,29 @@ def test_nothing_is_forgotten_by_accident(lorad, daemon, typed, flags, is_asked)
     assert result.exit_code == (0 if is_asked else 1)
 
 
+@pytest.mark.parametrize("is_done", [True, False])
+def test_a16_what_still_holds_forgotten_words_is_told(lorad, daemon, is_done):
+    told = {"forgotten": 2, "dry_run": not is_done, "examples": [], "told": "v0.1 (pinned) still holds them"}
+    daemon.answers("POST /api/forget", told)
+
+    result = lorad("forget", "mills", "--yes" if is_done else "--dry-run")
+
+    assert "; v0.1 (pinned) still holds them\n" in result.stdout
+
+
+@pytest.mark.parametrize("flags", [[], ["--force"]])
+def test_a13_an_export_of_memory_replaces_a_file_only_when_told(lorad, daemon, tmp_path, flags):
+    daemon.answers("GET /api/memory/examples", {"examples": [exported(1, "mills")]}, {"examples": []})
+    file = tmp_path / "memory.jsonl"
+    file.write_text("precious")
+
+    result = lorad("memory", "export", str(file), *flags)
+
+    assert (result.exit_code, file.read_text() == "precious") == ((0, False) if flags else (1, True))
+    assert bool(daemon.asked) is bool(flags)
+    assert [path.name for path in tmp_path.iterdir()] == ["memory.jsonl"]
+
+
 def test_what_would_be_forgotten_is_told_and_kept(lorad, daemon):
     daemon.answers("POST /api/forget", {"forgotten": 0, "dry_run": True, "examples": []})
     result = lorad("forget", "campsu_cs", "--dry-run")

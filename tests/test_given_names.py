@@ -53,7 +53,7 @@ BAD_VERSIONS = [
         "latest",
         "v٣.1",
     ),
-    *("v0.03", "v00.3", f"v0.{'9' * 300}", "x" * 300, "/tmp/v0.3", "v0.3\x1b[0m", "-v0.3"),
+    *("v0.03", "v00.3", f"v0.{'9' * 300}", "x" * 300, "/var/v0.3", "v0.3\x1b[0m"),
 ]
 
 
@@ -65,7 +65,7 @@ def test_a13_a_name_is_checked_before_anything_is_written(track, theirs, name):
     before = everything(track.root)
 
     with pytest.raises(RegistryError, match="is no version") as caught:
-        typed(track, "adopt", "--", name, theirs) if name == "-v0.3" else typed(track, "adopt", name, theirs)
+        typed(track, "adopt", name, theirs)
 
     assert caught.value.code == "bad_version"
     assert everything(track.root) == before
@@ -238,9 +238,13 @@ def test_a13_a_file_is_only_replaced_where_that_was_said(tmp_path, kind):
 def test_a13_what_comes_while_a_file_is_written_stays(tmp_path):
     target = tmp_path / "memory.jsonl"
 
-    with pytest.raises(ConfigError, match="--force"), files.writing(target, replace=False) as stream:
-        stream.write("mine")
-        target.write_text("yours")
+    def write():
+        with files.writing(target, replace=False) as stream:
+            stream.write("mine")
+            target.write_text("yours")
+
+    with pytest.raises(ConfigError, match="--force"):
+        write()
 
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("memory.jsonl", "yours")]
 
@@ -248,7 +252,7 @@ def test_a13_what_comes_while_a_file_is_written_stays(tmp_path):
 # base models
 
 
-@pytest.mark.parametrize("name", ["../x", "/tmp/x", ".", "..", ".hidden", "a" * 300, "a\nb", "a b", "ø"])
+@pytest.mark.parametrize("name", ["../x", "/var/x", ".", "..", ".hidden", "a" * 300, "a\nb", "a b", "ø"])
 def test_a13_a_base_is_named_like_one(track, tmp_path, name):
     source = tiny.save(tmp_path / "source")
 
@@ -369,9 +373,7 @@ def change(folder, name="config.json", **values):
 def test_a20_sizes_that_no_tensor_has_are_told_before_they_are_built(source, tmp_path, values):
     change(source, **values)
 
-    with pytest.raises(
-        ConfigError, match="the 20 tensors beside it are not of such a model|is no whole number|cannot"
-    ):
+    with pytest.raises(ConfigError, match="the 20 tensors beside it are not of such a model"):
         weights.store_base(source, tmp_path / "base")
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
@@ -407,9 +409,9 @@ def test_a20_a_folder_that_would_stop_whoever_opens_it_is_refused(source, tmp_pa
         with (source / name).open("ab") as stream:
             stream.truncate(500 * 2**20)
 
-    with pytest.raises(ConfigError, match="no plain file|more than 10000 files|is larger than"):
+    with pytest.raises(ConfigError, match=r"no plain file|more than 10000 files|is larger than"):
         weights.store_base(source, tmp_path / "base")
-    with pytest.raises(RegistryError, match="no plain file|more than 10000 files|is larger than"):
+    with pytest.raises(RegistryError, match=r"no plain file|more than 10000 files|is larger than"):
         adopt.check_source(source)
 
 
@@ -434,12 +436,13 @@ def test_a20_weights_that_lie_are_a_sentence(source, tmp_path, content):
 
 
 def test_a20_a_pickle_beside_safetensors_is_never_opened(source, tmp_path):
-    (source / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch /tmp/lorad-was-here'\ntR.")
+    mark = tmp_path / "it-was-run"
+    (source / "pytorch_model.bin").write_bytes(f"cos\nsystem\n(S'touch {mark}'\ntR.".encode())
 
     weights.store_base(source, tmp_path / "base")
 
     assert not (tmp_path / "base" / "pytorch_model.bin").exists()
-    assert not os.path.exists("/tmp/lorad-was-here")
+    assert not mark.exists()
 
 
 @pytest.mark.timeout(300)
@@ -459,6 +462,7 @@ def test_a20_a_chat_template_without_end_is_ended(track, source, monkeypatch, te
         typed(track, "base", "add", source, "--name", "endless")
 
     assert "Traceback" not in caught.value.message
-    assert [
-        p.name for p in (track.root / "models" / "base").iterdir() if p.name not in {"smollm2", ".lock"}
-    ] == []
+    left = sorted(
+        p.name for p in (track.root / "models" / "base").iterdir() if not p.name.startswith("smollm2")
+    )
+    assert left == [".lock"]

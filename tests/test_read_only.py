@@ -182,7 +182,7 @@ def test_a22_a_database_on_a_disk_that_is_read_only_is_no_fault_of_its_rights(tm
     Database(tmp_path / "disk" / "lorad.sqlite3").close()
     read_only(tmp_path / "disk")
 
-    with pytest.raises(RetryLater, match="readonly|read-only|unable to open"):
+    with pytest.raises(RetryLater, match=r"readonly|read-only|unable to open"):
         Database(tmp_path / "disk" / "lorad.sqlite3")
 
 

@@ -6,7 +6,6 @@ of two models' settings compute otherwise; whether a tokenizer is the one in the
 """
 
 import contextlib
-import math
 import stat
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -297,12 +296,8 @@ def _counts(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
         elif isinstance(value, list):
             left += [(key, inner) for inner in value if isinstance(inner, list | Mapping)]
             yield f"{key} (a list for each layer)", len(value)
-        elif (
-            type(value) in (int, float)
-            and math.isfinite(value)
-            and not any(word in key for word in UNCOUNTED)
-        ):
-            yield key, int(value)
+        elif type(value) is int and not any(word in key for word in UNCOUNTED):
+            yield key, value
 
 
 def _shapes(folder: Path) -> Iterator[list[int]]:
