@@ -31,8 +31,6 @@ BATCH = 1 << 18
 
 READY = {"ready": True}
 
-#: How often a row may be as long as ``inbox.max_row_bytes`` once it is examples: each turn repeats what was said before.
-_REPEATS = 16
 
 #: Bytes of what is no row: an error may list bad rows.
 _PAPERS = 1 << 20
@@ -70,8 +68,8 @@ def parsed(data: bytes | bytearray) -> Any:
 
 
 def row_limit(limits: InboxSettings) -> int:
-    """Return the bytes that a row may become."""
-    return min(_REPEATS * limits.max_row_bytes, limits.reader_bytes // 4)
+    """Return the bytes that a row may become as it is sent: its examples and what stands around them."""
+    return min(2 * limits.max_expanded_row_bytes, limits.reader_bytes // 4)
 
 
 def message_limit(limits: InboxSettings) -> int:
