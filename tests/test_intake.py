@@ -505,7 +505,7 @@ def test_a10_errors_that_pass_do_not_count(world):
     assert world.done() == ["odd.json"]
 
 
-# A18: names
+# names (A18)
 
 
 LONG_NAMES = [
@@ -750,8 +750,8 @@ needs_shm = pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no se
 @pytest.fixture
 def elsewhere(tmp_path):
     """Return an inbox on another file system than the home."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as share:  # noqa: S108 - the folder inside is our own
-        if os.stat(share).st_dev == tmp_path.stat().st_dev:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as share:
+        if Path(share).stat().st_dev == tmp_path.stat().st_dev:
             pytest.skip("no second file system")
         (tmp_path / "inbox").symlink_to(share)
         yield Path(share)
