@@ -302,7 +302,7 @@ def kills(options: argparse.Namespace) -> dict[str, Any]:
 
 def unfinished(at: Home) -> list[Path]:
     waiting = [path for path in at.inbox.iterdir() if path.is_file() and not path.name.startswith("README")]
-    return waiting + [path for path in (at.inbox / "processing").rglob("*") if path.is_file()]
+    return waiting + [path for path in (at.drops / "processing").rglob("*") if path.is_file()]
 
 
 def count(at: Home, dropper: Dropper) -> dict[str, int]:

@@ -593,10 +593,14 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(inbox):
         path.write_text("[1, 2]")
 
 
+def _cut_off(path):
+    path.write_text("[1, 2, 3")
+    raise SampleError("cut off")
+
+
 def test_what_is_wrong_with_half_a_file_is_no_fault_of_its_rows(inbox):
     with pytest.raises(RetryLater), reading(inbox) as path:
-        path.write_text("[1, 2, 3")
-        raise SampleError("cut off")
+        _cut_off(path)
 
 
 def test_a_sidecar_that_changes_while_its_file_is_read_is_read_again(inbox):

@@ -349,8 +349,13 @@ class Inbox:
         self._has_changed = True
 
     def waiting(self) -> list[Waiting]:
-        """Return the regular files that lie in the inbox and in its tracks' folders, the oldest ``max_waiting``."""
-        return self._oldest(self._files())
+        """Return the regular files that lie in the inbox and in its tracks' folders, the oldest ``max_waiting``.
+
+        What will not be taken as it is does not wait; nor does what cannot be listed, which a look tells of.
+        """
+        with contextlib.suppress(OSError):
+            return self._oldest(file for file in self._files() if file.path not in self.left)
+        return []
 
     def _oldest(self, found: Iterable[Waiting]) -> list[Waiting]:
         most = self._settings.max_waiting  # of a million only so many are held in memory
