@@ -216,10 +216,17 @@ def test_a_process_without_work_is_ended(home, small):
 # a10: what files do
 
 
-def test_a10_a_file_that_needs_more_memory_than_reading_may_have_fails_alone(home, tmp_path, small):
+class Unwatched(ReadingProcess):
+    """A process at whose memory nobody looks; it has a limit of its own."""
+
+    memory = 0
+
+
+@pytest.mark.parametrize("start", [ReadingProcess, pytest.param(Unwatched, marks=LINUX)])
+def test_a10_a_file_that_needs_more_memory_than_reading_may_have_fails_alone(home, tmp_path, small, start):
     bomb = tmp_path / "bomb.jsonl.gz"
     bomb.write_bytes(gzip.compress(b'{"instruction": "' + b"a" * (140 << 20) + b'", "response": "b"}', 1))
-    at = home(SMALL)
+    at = home(SMALL, start)
 
     error = at.refusal(bomb)
 
