@@ -594,9 +594,9 @@ def test_a_stop_text_that_comes_in_pieces_is_held_back_and_ends_the_answer(engin
     text = b"a STO b STSTOP c"
 
     streamer.put(torch.tensor([1]))
+    parts = (text[at : at + cut] for at in range(0, len(text), cut))
     with pytest.raises(_Enough):
-        for at in range(0, len(text), cut):
-            streamer.put(torch.tensor(list(text[at : at + cut])))
+        any(streamer.put(torch.tensor(list(part))) for part in parts)
     streamer.close()
 
     pieces = list(ticket.answer(0))
