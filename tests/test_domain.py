@@ -23,6 +23,7 @@ from lorad.domain import (
     as_json,
     canonical,
     digest,
+    normal_question,
     restore,
 )
 from lorad.states import DropState, JobState
@@ -268,3 +269,24 @@ def test_recall_is_the_share_answered_right(right, total, recall):
 
 def test_an_optimizer_step_learns_from_batch_times_accumulation():
     assert a_plan(batch=2, accumulation=4).effective_batch == 8
+
+
+TEXTS = st.sampled_from(
+    ["Where is it?", "WHERE  IS it", "", "x" * 3000, "caf\u00e9", "cafe\u0301", '"', "`a  b`"]
+)
+MESSAGES = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["user", "assistant", "system", "tools", "tool"]), "content": TEXTS},
+        optional={"tool_calls": st.just([{"name": "f", "arguments": {"b": 1, "a": 2}}])},
+    ),
+    max_size=5,
+)
+
+
+@given(question=MESSAGES, answer=TEXTS | st.just({"content": "", "tool_calls": []}))
+@settings(deadline=None)
+def test_a10_ids_of_long_chats_are_the_digests_that_they_were(question, answer):
+    example = Example(task="chat", question=question, answer=answer)
+
+    assert example.id == digest(["chat", question, answer])
+    assert example.question_id == digest(["chat", normal_question("chat", question)])

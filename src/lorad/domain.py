@@ -45,7 +45,11 @@ def canonical(value: Any) -> str:
 
 def digest(value: Any) -> str:
     """Return the sha256 of a value's canonical JSON as 64 hex digits."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
+    return _hashed(canonical(value))
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def normal_form(text: str) -> str:
@@ -114,6 +118,32 @@ def normal_question(task: str, question: Any) -> Any:
     ]
 
 
+def _message(message: Any) -> str:
+    """Return a message's canonical JSON; short ones are held, because each answer of a long chat has all turns before it."""
+    return _written(message["role"], message["content"]) if _is_held(message) else canonical(message)
+
+
+def _normal_message(message: Any) -> str:
+    if message["role"] == "tools":
+        return _message(message)
+    if _is_held(message):
+        return _written(message["role"], _normal(message["content"]))
+    return canonical(message | {"content": normal_form(message["content"])})
+
+
+def _is_held(message: Any) -> bool:
+    """Tell whether a message is a role and a short text, as most are."""
+    if not isinstance(message, dict) or len(message) != 2 or type(message.get("role")) is not str:  # noqa: PLR2004
+        return False
+    content = message.get("content")
+    return type(content) is str and len(content) <= _LONGEST_HELD
+
+
+@functools.lru_cache(maxsize=2048)
+def _written(role: str, content: str) -> str:
+    return canonical({"content": content, "role": role})
+
+
 def as_message(answer: Any) -> dict[str, Any]:
     """Return a chat answer as the fields of a message: its text, and the calls of tools where there are any."""
     return answer if isinstance(answer, dict) else {"content": answer}
@@ -153,11 +183,17 @@ class Example:
     @property
     def question_id(self) -> str:
         """Identify what is asked, however it is written: the same with different answers is a contradiction."""
-        return digest([self.task, normal_question(self.task, self.question)])
+        asked = self.question
+        if self.task == "chat" and isinstance(asked, list):
+            return _hashed(f'["chat",[{",".join(map(_normal_message, asked))}]]')
+        return digest([self.task, normal_question(self.task, asked)])
 
     @property
     def id(self) -> str:
         """Identify the example by its content alone: a copy in another file has the same id."""
+        if self.task == "chat" and isinstance(self.question, list):
+            asked = ",".join(map(_message, self.question))
+            return _hashed(f'["chat",[{asked}],{canonical(self.answer)}]')
         return digest([self.task, self.question, self.answer])
 
     @property
