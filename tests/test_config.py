@@ -375,7 +375,7 @@ def test_a12_what_no_setting_can_be_is_told_in_a_sentence(home, override):
 @pytest.mark.parametrize(
     "text", ["inbox: {max_rows: !!int ''}", "inbox: !!set [1]", "? [1]\n: 2", "a: " + "[" * 5000]
 )
-def test_a05_a_settings_file_that_yaml_trips_over_is_named(home, text):
+def test_a5_a_settings_file_that_yaml_trips_over_is_named(home, text):
     path = write(home, "default.yaml", text)
 
     with pytest.raises(ConfigError, match="cannot read the settings") as caught:

@@ -16,6 +16,7 @@ from fastapi.routing import APIRoute
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
+from structlog.testing import capture_logs
 
 from home import Track
 from lorad.app import App
@@ -251,7 +252,7 @@ def test_no_route_answers_500_to_a_nasty_body(path, route):
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("route", ROUTES, ids=lambda each: each.path)
-def test_a07_no_route_answers_500_to_a_nasty_address(path, route):
+def test_a7_no_route_answers_500_to_a_nasty_address(path, route):
     method = min(route.methods)
     names = [each["name"] for each in DOCUMENT["paths"][route.path][method.lower()]["parameters"]]
     plain = {"job": "2", "version": "v0.1", "name": "chat"}
@@ -270,13 +271,13 @@ def test_a07_no_route_answers_500_to_a_nasty_address(path, route):
 @pytest.mark.parametrize(
     "target", ["/api/jobs/{}", "/api/jobs/{}/retry", "/api/events?after={}", "/api/memory/examples?after={}"]
 )
-def test_a07_numbers_that_no_database_counts_to_are_answered(path, target, number):
+def test_a7_numbers_that_no_database_counts_to_are_answered(path, target, number):
     method = "POST" if target.endswith("retry") else "GET"
 
     assert send(path, method, target.format(number))[0] in {200, 400, 404}
 
 
-def test_a07_a_track_that_is_not_there_is_404_whatever_else_is_asked(path):
+def test_a7_a_track_that_is_not_there_is_404_whatever_else_is_asked(path):
     for body in (b'{"track": "", "to": "v0.1"}', b'{"track": "no", "to": "base"}', b'{"track": "no"}'):
         assert send(path, "POST", "/api/rollback", body)[0] == 404
 
@@ -316,6 +317,19 @@ CHUNKED = {"Transfer-Encoding": "chunked"}
 def test_a12_after_all_that_status_answers(path):
     assert send(path, "GET", "/api/status")[0] == 200
     assert send(path, "GET", "/api/jobs")[0] == 200
+
+
+def test_questions_and_what_is_wrong_with_them_stand_in_no_log(path, caplog):
+    word = "quincunx"
+    with capture_logs() as told, caplog.at_level("DEBUG"):
+        for body in (
+            {"model": "chat", "messages": [{"role": "user", "content": word}], "max_tokens": 2},
+            {"model": "chat", "messages": [{"role": word, "content": word}]},
+            {"model": "chat", "messages": [{"role": "user", "content": word * 20_000}]},
+        ):
+            send(path, "POST", "/v1/chat/completions", json.dumps(body).encode())
+
+    assert word not in str(told) + caplog.text
 
 
 # What an older lorad stored

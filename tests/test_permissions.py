@@ -132,7 +132,7 @@ def test_a15_a_log_is_never_written_through_a_link(tmp_path):
 def home(tmp_path):
     """Return a home as an older lorad left it under umask 022."""
     root = tmp_path / "home"
-    for name in ("configs", "inbox/chat", "models/chat/versions/v0.1", "models/drops/1", "run"):
+    for name in ("configs", "inbox/chat", "models/chat/versions/v0.1", "models/drops/done/1", "run"):
         (root / name).mkdir(parents=True)
     for name in (
         "configs/default.yaml",
@@ -140,7 +140,7 @@ def home(tmp_path):
         "models/lorad.sqlite3-wal",
         "models/chat/tracker.json",
         "models/chat/versions/v0.1/session.log",
-        "models/drops/1/mine.json",
+        "models/drops/done/1/mine.json",
     ):
         (root / name).touch()
     for path in (root, *root.rglob("*")):
@@ -172,7 +172,8 @@ def test_what_is_open_is_found_with_what_it_should_be(home):
         "models/chat/versions": 0o750,
         "models/chat/versions/v0.1": 0o750,
         "models/chat/versions/v0.1/session.log": 0o600,
-        "models/drops": 0o700,
+        "models/drops": 0o750,
+        "models/drops/done": 0o750,
     }
 
 
@@ -182,10 +183,11 @@ def test_what_is_open_is_closed_once_and_nothing_is_opened(home):
 
     done, left = permissions.close(home, socket_of(home), ME)
 
-    assert len(done) == 13
+    assert len(done) == 14
     assert left == []
     assert mode(home.database) == 0o600
-    assert mode(home.models / "drops") == 0o700
+    assert mode(home.models / "drops" / "done") == 0o750
+    assert mode(home.models / "drops" / "done" / "1" / "mine.json") == 0o644
     assert mode(home.models / "chat" / "tracker.json") == 0o400
     assert mode(home.inbox) == 0o2770
     assert permissions.close(home, socket_of(home), ME) == ([], [])

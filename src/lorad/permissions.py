@@ -24,7 +24,9 @@ FOLDER, FILE, SHARED_FOLDER = 0o750, 0o640, 0o770
 SECRET_FOLDER, SECRET_FILE = 0o700, 0o600
 
 #: Folders that hold people's words: nobody else enters them, so nobody looks at what lies in them either.
-SECRET_FOLDERS = {"checkpoints", "drops"}
+SECRET_FOLDERS = {"checkpoints", "processing"}
+#: Folders of dropped files, whose modes and owners are those of whoever dropped them.
+DROPPED_FOLDERS = {"done", "failed"}
 SECRET_ENDINGS = (".sqlite3", "-wal", "-shm", "-journal", ".log", ".jsonl")
 
 _NO_MATTER = stat.S_ISGID | stat.S_ISVTX
@@ -104,7 +106,7 @@ def _below(top: Path, user: int) -> Iterator[_Found]:
         for name in names:
             allowed = SECRET_FOLDER if name in SECRET_FOLDERS else FOLDER
             yield from _look(Path(folder, name), allowed, user, descriptor)
-        names[:] = [name for name in names if name not in SECRET_FOLDERS]
+        names[:] = [name for name in names if name not in SECRET_FOLDERS | DROPPED_FOLDERS]
 
 
 def _look(path: Path, allowed: int, user: int, folder: int | None = None) -> Iterator[_Found]:
