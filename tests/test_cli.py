@@ -676,8 +676,10 @@ def test_waiting_ends_well_when_all_is_promoted(lorad, daemon):
 
 
 def test_waiting_ends_badly_with_the_reason(lorad, daemon):
+    # Given two jobs under way, of which the first ends badly
+    begun = [job(2, "b", "queued"), job(1, "a", "training")]
     jobs = [promoted(2, "b", "v0.1", ended_at=NOW + 9), rejected(1, "a", ended_at=NOW + 5)]
-    daemon.answers("GET /api/status", snapshot(jobs=jobs))
+    daemon.answers("GET /api/status", snapshot(jobs=begun), snapshot(jobs=jobs))
     result = lorad("wait", "--interval", "0")
     assert result.stderr == "job 1 a rejected after 1 min: recall on the new data is 62.0 %\n"
     assert "job 2 b promoted as v0.1" in result.stdout
