@@ -175,12 +175,13 @@ class ReadingProcess:
             raise
         finally:
             theirs.close()
+        self._watched = psutil.Process(self._process.pid)  # nobody else has its number before ``end``
 
     @property
     def memory(self) -> int:
         """Return the bytes that it holds in memory."""
         try:
-            return int(psutil.Process(self._process.pid).memory_info().rss)
+            return int(self._watched.memory_info().rss)
         except psutil.Error:  # it has ended
             return 0
 
