@@ -110,6 +110,16 @@ def test_a10_a_table_of_too_many_columns_is_told_at_its_header(read, name):
     assert caught.value.code == "too_many_columns"
 
 
+@pytest.mark.parametrize("end", ["", "\nq,a\n"])
+def test_a10_a_header_longer_than_can_be_seen_is_told(read, end):
+    names = ",".join(["question", "answer", *(f"c{at}" + "x" * 1400 for at in range(900))])
+
+    with pytest.raises(SampleError, match="shorten the names") as caught:
+        read(names + end, "a.csv")
+
+    assert caught.value.code == "bad_header"
+
+
 def test_a10_a_row_of_too_many_fields_is_a_bad_row(read):
     wide = PAIR | {f"k{at}": None for at in range(999)}
 

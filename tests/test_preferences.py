@@ -1,5 +1,6 @@
 """Preferences: refused by name, and when asked for the good answer as any other."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,15 @@ def test_what_both_conversations_begin_with_is_the_question():
         (example,) = read({"chosen": [*begun, TOLD], "rejected": rejected})
 
         assert (example.question, example.answer) == (begun, A)
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+@pytest.mark.parametrize("keys", [("chosen", "rejected"), ("Chosen", "REJECTED "), ("rejected", "other")])
+def test_the_only_row_of_a_file_is_no_list_of_conversations(tmp_path, name, keys):
+    # Given one row, whose two conversations could be two rows
+    asked = {"role": "user", "content": "Where is the mill?"}
+    good, bad = ([asked, {"role": "assistant", "content": said}] for said in ("By the river.", "Nowhere."))
+    (tmp_path / name).write_text(json.dumps(dict(zip(keys, (good, bad), strict=True))))
+
+    with pytest.raises(SampleError, match="preferences are not learned"):
+        samples.read(tmp_path / name, InboxSettings())

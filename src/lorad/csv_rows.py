@@ -185,8 +185,7 @@ def read(text: TextFile, limits: InboxSettings, header: Header) -> Iterator[tupl
     csv.field_size_limit(max(csv.field_size_limit(), limits.max_row_bytes))  # the module's own is too small
     lines = _RowLines(text, limits.max_row_bytes)
     reader = header.cells(lines)
-    for _ in range(header.line):
-        text.line(CHUNK)
+    _pass_header(text, header)
     while True:
         lines.begin()
         line = text.number + 1
@@ -221,6 +220,15 @@ def _refuse(text: TextFile, header: Header, limits: InboxSettings) -> None:
         one, other = map(shown, names)
         told = f"two columns {one}" if one == other else f"columns {one} and {other}"
         raise SampleError(f"{text.source.name} has {told}; name them apart", code="bad_header")
+
+
+def _pass_header(text: TextFile, header: Header) -> None:
+    try:
+        for _ in range(header.line):
+            text.line(CHUNK)
+    except LineTooLong:
+        told = f"has a line of more than {CHUNK} bytes where its columns are named; shorten the names"
+        raise SampleError(f"{text.path.name} {told}", code="bad_header") from None
 
 
 def _is_header_again(text: TextFile, header: Header, cells: Sequence[str], line: int) -> bool:

@@ -17,6 +17,9 @@ _TURNS = (("role", "messages"), ("from", "conversations"))
 #: What a turn says; a person in a row may have a role as well.
 _SAID = frozenset({"content", "value", "text", "parts", "tool_calls"})
 
+#: Conversations of one row, of which one is preferred to the other.
+_JUDGED = frozenset({"chosen", "rejected", "preferred_output", "non_preferred_output"})
+
 #: How a question ends, in the scripts that have a sign for it.
 _ASKING = ("?", "\uff1f", "\u061f", "\u037e", "\u055e", "\u2e2e")
 
@@ -63,7 +66,8 @@ def spread(whole: dict[str, Any], layout: Layout) -> list[Any]:
         if any(is_row(value, layout) for value in values):
             return values
     if values and all(isinstance(value, list) for value in values):
-        if all(map(field_of_turns, values)) and not columns:
+        is_judged = any(name.strip().lower() in _JUDGED for name in whole)  # one of them is the bad answer
+        if all(map(field_of_turns, values)) and not columns and not is_judged:
             return values
         if columns and _are_columns(whole, layout):
             return _from_columns(whole)
