@@ -228,7 +228,7 @@ def _pass_header(text: TextFile, header: Header) -> None:
             text.line(CHUNK)
     except LineTooLong:
         told = f"has a line of more than {CHUNK} bytes where its columns are named; shorten the names"
-        raise SampleError(f"{text.path.name} {told}", code="bad_header") from None
+        raise SampleError(f"{text.source.name} {told}", code="bad_header") from None
 
 
 def _is_header_again(text: TextFile, header: Header, cells: Sequence[str], line: int) -> bool:
