@@ -382,3 +382,7 @@ def test_a5_a_settings_file_that_yaml_trips_over_is_named(home, text):
         load_settings(home)
 
     assert str(path) in caught.value.message
+
+
+def test_what_is_built_in_keeps_its_own_ranges():
+    assert Settings.model_validate(Settings().model_dump()) == Settings()

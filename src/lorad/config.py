@@ -72,7 +72,7 @@ class InboxSettings(Section):
     """Fields of a row, and columns of a table."""
     max_expanded_row_bytes: Annotated[int, Field(ge=1, le=1_000_000_000)] = 16_000_000
     """What the examples of one row may come to: each answer of a chat stands behind all turns before it."""
-    max_expanded_bytes: Count = 4_000_000_000
+    max_expanded_bytes: Bytes = 4_000_000_000
     """What the examples of one file may come to."""
     max_bad_share: Share = 0.05
     """Accept the good rows of a file while less than this share is bad; from there on the file fails."""
