@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from attacks_world import IS_ROOT, SECRET, World, facts, lines, require, wait
+from attacks_world import DAEMON, GROUP, IS_ROOT, MEMBER, SECRET, World, facts, lines, require, wait
 
 Act = Callable[[World], None]
 Case = tuple[str, str, Act]
@@ -34,11 +34,12 @@ def _replace(path: Path, target: Path) -> Callable[[], None]:
 
 
 def _put_back(world: World, *names: str) -> None:
-    """Take a member's links away again, as the owner does it."""
+    """Take a member's links away again, as the owner does it; the daemon makes its own anew."""
     for name in names:
         path, gone = world.inbox / name, world.inbox / f"{name}.gone"
-        if path.is_symlink() and gone.exists():
+        if path.is_symlink() and path.lstat().st_uid == MEMBER:
             path.unlink()
+        if os.path.lexists(gone) and not os.path.lexists(path):
             gone.rename(path)
 
 
@@ -187,7 +188,7 @@ def unreadable_in_processing(world: World) -> None:
     for name in ("zz", "9" * 23, "0", "-1"):
         (place / name).mkdir(exist_ok=True)
         if IS_ROOT:
-            os.chown(place / name, 62001, 62000)
+            os.chown(place / name, DAEMON, GROUP)
         (place / name / "x.jsonl").write_bytes(lines(facts(f"odd {name}")))
     (place / "zz").chmod(0)
     world.good()
@@ -445,7 +446,6 @@ def control_names(world: World) -> None:
         os.fsdecode(b"\xff\xfe") + ".jsonl",
         "\u202egnp.jsonl",
         "\x01" * 250,
-        "...jsonl",
         "-rf.jsonl",
         "%s%n{0}[red].jsonl",
     ]
