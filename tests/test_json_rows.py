@@ -5,7 +5,7 @@ import tracemalloc
 
 import pytest
 
-from lorad import rows, samples
+from lorad import rows, samples, source
 from lorad.config import InboxSettings
 from lorad.errors import SampleError
 
@@ -189,8 +189,9 @@ def test_memory_is_a_rows_in_every_shape(tmp_path, text):
     tracemalloc.start()
     try:
         known = set(FERRY)
-        found = rows.read(path, limits, lambda names: known <= set(names), own=tuple(known))
-        assert sum(isinstance(row, dict) for _, row in found) >= 20_000
+        with source.opened(path) as file:
+            found = rows.read(file, limits, lambda names: known <= set(names), own=tuple(known))
+            assert sum(isinstance(row, dict) for _, row in found) >= 20_000
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

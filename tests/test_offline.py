@@ -313,12 +313,12 @@ def safe(result):
 
 @pytest.fixture
 def evil(tmp_path):
-    """Return a dataset whose name, words and sidecar are full of escapes."""
+    """Return a dataset whose name and words are full of escapes, and its sidecar of markup: it may have no escapes."""
     file = tmp_path / f"{EVIL.replace('/', '_')}.json"
     rows = [{"question": f"{number} {EVIL}", "answer": EVIL} for number in range(3)]
     rows += [{"question": rows[0]["question"], "answer": f"another {EVIL}"}, {"question": 7, "answer": EVIL}]
     file.write_text(json.dumps(rows))
-    file.with_name(f"{file.name}.meta.yaml").write_text(f"description: {json.dumps(EVIL)}")
+    file.with_name(f"{file.name}.meta.yaml").write_text("description: 'd[/red][bold]'")
     return file
 
 

@@ -354,10 +354,11 @@ def _readable(row: sqlite3.Row) -> Example:
     """
     try:
         example = _example(row)
-        json.dumps([example.question, example.answer], ensure_ascii=False, allow_nan=False).encode()
     except RecursionError:
         return Example(task=row["task"], question=[], answer=row["answer"], dataset=row["dataset"])
-    except ValueError:
+    try:
+        json.dumps([example.question, example.answer], ensure_ascii=False, allow_nan=False).encode()
+    except (RecursionError, ValueError):
         return replace(example, question=_clean(example.question), answer=_clean(example.answer))
     if is_deeper([example.question, example.answer], _DEEPEST):
         return replace(example, question=_clean(example.question), answer=_clean(example.answer))
