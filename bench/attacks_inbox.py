@@ -1,5 +1,6 @@
 """Attacks through the inbox: links and swaps by a member, sidecars, bombs, growing files, names, floods."""
 
+import contextlib
 import gzip
 import io
 import json
@@ -8,6 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import psutil
 
 from attacks_world import DAEMON, GROUP, IS_ROOT, MEMBER, SECRET, World, facts, lines, require, wait
 
@@ -496,20 +499,22 @@ def database_lock(world: World) -> None:
 def ends_the_daemon(world: World) -> None:
     """Kill the daemon three times while it reads one file, as a file does that its reading cannot bear."""
     name = "killer.jsonl"
-    world.put(name, lines(facts(name, 200_000)))
+    world.put(name, lines(facts(name, 100_000)))
     for _ in range(3):
-        if not wait(
-            lambda: (
-                list((world.root / "models" / "drops" / "processing").glob(f"*/*/{name}"))
-                or list((world.inbox / "processing").glob(f"*/*/{name}"))
-            ),
-            30,
-        ):
-            break
-        time.sleep(0.3)
+        require(wait(lambda: _is_being_read(world, name), 60), "it is not read again")
         world.stop(9)
         world.start()
     require(wait((world.inbox / "failed" / f"{name}.reason.json").exists, 60), "it is read for ever")
+
+
+def _is_being_read(world: World, name: str) -> bool:
+    """Tell whether the process that reads was given the file."""
+    assert world.daemon is not None
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process(world.daemon.pid).children():
+            if "lorad.reading" in child.cmdline() and any(name in file.path for file in child.open_files()):
+                return True
+    return False
 
 
 def cases() -> Iterator[Case]:

@@ -67,6 +67,16 @@ def test_it_learns_until_everything_is_recalled_and_says_so():
     assert {"step", "loss", "learning_rate", "tokens_per_second", "recall", "peak_gib"} <= set().union(*lines)
 
 
+def test_nothing_is_made_in_the_folder_that_it_runs_in(tmp_path, monkeypatch):
+    # Given the folder of a service, where its user may not write
+    monkeypatch.chdir(tmp_path)
+
+    model, tokenizer = learner()
+    run(model, material(tokenizer, 2))
+
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_base_is_left_as_it_was():
     model, tokenizer = learner()
     before = {name: weight.clone() for name, weight in model.named_parameters() if "lora" not in name}

@@ -8,6 +8,7 @@ import math
 import random
 import resource
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -251,7 +252,7 @@ def peak_memory(device: str) -> int:
 
 def _arguments(plan: Plan, most_steps: int, device: str) -> TrainingArguments:
     arguments = TrainingArguments(
-        output_dir="unused",
+        output_dir=tempfile.gettempdir(),  # it is made if it must be; nothing is written there
         per_device_train_batch_size=plan.effective_batch,  # packs bound the memory of a pass, see Plan.pack_tokens
         max_steps=most_steps,
         max_grad_norm=1.0,
