@@ -82,7 +82,7 @@ def struck(subject: str, when: str, strike: Callable[[World], object]) -> Act:
         if world.daemon is None or world.daemon.poll() is not None:
             world.daemon = None
             world.start()
-        require(wait(lambda: _is_learned(world, subject), 120), f"{subject} is not learned")
+        require(wait(lambda: _is_learned(world, subject), 200), f"{subject} is not learned")
         for row in _facts(subject):
             held = [example for example in _messages(world) if example == row["instruction"]]
             require(len(held) == 1, f"{row['instruction']} stands {len(held)} times")
@@ -99,7 +99,7 @@ def kill_daemon(world: World) -> None:
     assert world.daemon is not None
     world.daemon.kill()
     world.daemon.wait()
-    require(wait(lambda: not _sessions(world), 20), "the session outlives its daemon")
+    require(wait(lambda: not _sessions(world), 60), "the session outlives its daemon")
 
 
 def _sessions(world: World) -> list[int]:
