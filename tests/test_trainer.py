@@ -67,6 +67,16 @@ def test_it_learns_until_everything_is_recalled_and_says_so():
     assert {"step", "loss", "learning_rate", "tokens_per_second", "recall", "peak_gib"} <= set().union(*lines)
 
 
+def test_nothing_is_written_where_it_was_started(tmp_path, monkeypatch):
+    tmp_path.chmod(0o500)  # as / is to a service's user; root sees that nothing is made
+    monkeypatch.chdir(tmp_path)
+    model, tokenizer = learner()
+
+    run(model, material(tokenizer, count=2), replace(PLAN, until=replace(PLAN.until, max_epochs=1)))
+
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_base_is_left_as_it_was():
     model, tokenizer = learner()
     before = {name: weight.clone() for name, weight in model.named_parameters() if "lora" not in name}
