@@ -259,7 +259,7 @@ def plot(answer: Record, path: Path) -> None:
     """Draw every dataset's recall over the versions into a picture; the file's ending chooses the format."""
     figure = _figure(8, 4.5)
     axes = figure.add_subplot(xlabel="version", ylabel="recall", ylim=(0, 1.05))
-    for column, dataset in enumerate(answer["datasets"]):
+    for column in range(len(answer["datasets"])):
         measured = [(at, row[column]) for at, row in enumerate(answer["matrix"]) if row[column] is not None]
         axes.plot(*zip(*measured, strict=True) if measured else ((), ()), marker="o")
     axes.set_xticks(range(len(answer["versions"])), answer["versions"])
