@@ -643,6 +643,14 @@ def test_a18_a_name_of_255_bytes_is_dropped(lorad, home, tmp_path):
     assert (home / "inbox" / file.name).exists()
 
 
+def test_a20_no_pipe_and_no_device_is_imported(lorad, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for file in (tmp_path / "pipe", "/dev/zero"):
+        result = lorad("memory", "import", str(file))
+        assert result.exit_code == 1
+        assert "is no plain file" in result.stderr
+
+
 def test_nothing_is_dropped_when_one_file_is_missing(lorad, home, tmp_path):
     (tmp_path / "a.json").write_text("1")
     result = lorad("drop", str(tmp_path / "a.json"), str(tmp_path / "b.json"))

@@ -1049,6 +1049,8 @@ def _file_named(dataset: str, folder: Path) -> Path:
 
 
 def _lines_of(file: Path) -> Iterator[str]:
+    if file.exists() and not file.is_file():  # a pipe may never say anything, a device never end
+        raise ConfigError(f"{file} is no plain file; write what it holds into one", code="unreadable")
     try:
         with file.open(encoding="utf-8") as stream:
             yield from (line for line in stream if line.strip())
