@@ -606,6 +606,51 @@ def test_a_waiting_file_is_never_overwritten(lorad, home, tmp_path):
     assert (home / "inbox" / "a.json").read_text() == "waiting"
 
 
+def test_a1_a_drop_writes_through_no_link_that_lies_in_the_inbox(lorad, home, tmp_path):
+    # Given links to a file of the user's under every name that a copy of an older lorad might have had
+    mine = tmp_path / "mine"
+    mine.write_text("precious")
+    file = tmp_path / "a.json"
+    file.write_text('{"instruction": "?", "response": "!"}')
+    (home / "inbox" / f".a.json.{os.getpid()}.part").symlink_to(mine)
+
+    result = lorad("drop", str(file))
+
+    assert result.exit_code == 0
+    assert mine.read_text() == "precious"
+    assert (home / "inbox" / "a.json").read_text() == file.read_text()
+    assert not (home / "inbox" / "a.json").is_symlink()
+
+
+def test_a1_a_drop_goes_into_no_folder_that_is_a_link(lorad, home, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (home / "inbox" / "chat").symlink_to(elsewhere)
+    file = tmp_path / "a.json"
+    file.write_text("{}")
+
+    result = lorad("drop", str(file), "--track", "chat")
+
+    assert result.exit_code == 1
+    assert "could not be copied" in result.stderr
+    assert not list(elsewhere.iterdir())
+
+
+def test_a18_a_name_of_255_bytes_is_dropped(lorad, home, tmp_path):
+    file = tmp_path / f"{'n' * 250}.json"
+    file.write_text("{}")
+    assert lorad("drop", str(file)).exit_code == 0
+    assert (home / "inbox" / file.name).exists()
+
+
+def test_a20_no_pipe_and_no_device_is_imported(lorad, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for file in (tmp_path / "pipe", "/dev/zero"):
+        result = lorad("memory", "import", str(file))
+        assert result.exit_code == 1
+        assert "is no plain file" in result.stderr
+
+
 def test_nothing_is_dropped_when_one_file_is_missing(lorad, home, tmp_path):
     (tmp_path / "a.json").write_text("1")
     result = lorad("drop", str(tmp_path / "a.json"), str(tmp_path / "b.json"))

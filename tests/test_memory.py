@@ -75,6 +75,20 @@ def test_memory_is_read_page_by_page(memory, drop):
     assert memory.page("tags") == []
 
 
+def test_a11_a_page_ends_when_it_is_long_and_the_next_one_goes_on(memory, drop):
+    # Given five answers of a megabyte each, and a short one behind them
+    long = [an_example(f"What is {number}?", "x" * 1_000_000) for number in range(5)]
+    memory.add("chat", [*long, FORD], drop(), 1.0)
+
+    pages, after = [], 0
+    while page := memory.page("chat", after=after):
+        pages.append(len(page))
+        after = page[-1]["provenance"]["row"]
+
+    assert pages == [4, 2]
+    memory.add("chat", [INN], drop(), 2.0)  # a page that was not read to its end keeps nothing locked
+
+
 def test_calls_of_tools_come_back_from_an_export(memory, drop, tmp_path):
     # Given a conversation that calls a tool and makes something of what it said
     known = samples.read(Path(__file__).parent / "data" / "openai_tools.jsonl", InboxSettings()).examples[:2]

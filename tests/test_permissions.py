@@ -250,3 +250,38 @@ def test_a_socket_in_a_folder_that_all_share_is_none_of_ours_to_close(home, tmp_
 def test_a_home_in_a_folder_of_everybodys_can_be_replaced(home, bits, is_unsafe):
     home.root.parent.chmod(bits)  # the test's own folder, of which pytest makes a new one
     assert (home.root.parent in permissions.unsafe_parents(home.root)) is is_unsafe
+
+
+def test_a15_folders_that_the_user_linked_into_the_home_are_looked_at_and_closed(tmp_path):
+    # Given models/ on another disk and an inbox on a share, both too open
+    home, disk, share = Home(tmp_path / "home"), tmp_path / "disk", tmp_path / "share"
+    for folder in (home.configs, disk, share):
+        folder.mkdir(parents=True)
+    home.root.chmod(0o750)
+    home.configs.chmod(0o750)
+    (disk / "lorad.sqlite3").touch()
+    (disk / "lorad.sqlite3").chmod(0o644)
+    disk.chmod(0o755)
+    share.chmod(0o777)
+    home.models.symlink_to(disk)
+    home.inbox.symlink_to(share)
+
+    done, left = permissions.close(home, home.root / "run" / "lorad.sock", ME)
+
+    assert {each.path for each in done} == {share, disk, disk / "lorad.sqlite3"}
+    assert not left
+    assert (mode(share), mode(disk), mode(disk / "lorad.sqlite3")) == (0o770, 0o750, 0o600)
+
+
+@pytest.mark.skipif(ME != 0, reason="only root can give a link away")
+def test_a15_a_link_of_somebody_else_in_place_of_a_folder_is_not_followed(tmp_path):
+    home, theirs = Home(tmp_path / "home"), tmp_path / "theirs"
+    for folder in (home.configs, home.models, theirs):
+        folder.mkdir(parents=True)
+    theirs.chmod(0o777)
+    home.inbox.symlink_to(theirs)
+    os.lchown(home.inbox, 62_002, 62_000)
+
+    permissions.close(home, home.root / "run" / "lorad.sock", ME)
+
+    assert mode(theirs) == 0o777

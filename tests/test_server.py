@@ -14,7 +14,7 @@ import uvicorn
 from lorad.client import Client, UnixConnection
 from lorad.engine import Piece, Ticket
 from lorad.errors import ConfigError, ProtocolError, RegistryError
-from lorad.server import bind, build
+from lorad.server import MOST_ORDERS, bind, build
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -27,6 +27,7 @@ class FakeDaemon:
         self.pieces = [Piece("See https://a.example/x?y=1 "), Piece(" and é\n"), Piece("", "stop", 7, 3)]
         self.error = None
         self.archive = self
+        self.turn = threading.Event()
 
     def ask(self, model, messages, sampling):
         if self.error:
@@ -42,6 +43,10 @@ class FakeDaemon:
 
     def models(self):
         return [{"id": "chat", "object": "model", "created": 1, "owned_by": "lorad"}]
+
+    def cancel(self, job):
+        self.turn.wait(10)
+        return {"id": job}
 
     def job(self, job):
         raise ProtocolError(f"there is no job {job}", status=404, code="no_such_job")
@@ -118,6 +123,29 @@ def test_a_whole_answer_has_openais_form_and_is_exactly_what_was_generated(path)
     ]
     assert answer["usage"] == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
     assert (answer["model"], answer["system_fingerprint"]) == ("chat@v0.1", "v0.1-abc")
+
+
+def test_a19_however_many_orders_wait_for_their_turn_questions_are_answered(path, daemon):
+    # Given more orders than may wait, while a step reads a long file
+    extra = 10
+    answers = queue.Queue()
+    givers = [
+        threading.Thread(target=lambda: answers.put(post(path, "/api/jobs/1/cancel", {})))
+        for _ in range(MOST_ORDERS + extra)
+    ]
+    for giver in givers:
+        giver.start()
+    refused = [answers.get(timeout=10) for _ in range(extra)]
+
+    # Then a route that needs a thread is answered, and those too many are told
+    assert Client(path).call("GET", "/v1/models", timeout=5)["data"]
+    assert {(status, headers["retry-after"]) for status, headers, _ in refused} == {(503, "1")}
+
+    # And when the step has ended, all others have their answer
+    daemon.turn.set()
+    for giver in givers:
+        giver.join()
+    assert [answers.get()[0] for _ in range(MOST_ORDERS)] == [200] * MOST_ORDERS
 
 
 def test_a_streamed_answer_is_events_that_end_with_done(path):

@@ -232,6 +232,13 @@ def test_a_plot_is_a_picture(tmp_path):
     assert (tmp_path / "retention.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("dataset", [r"$\frac{$", "_hidden", "x" * 5000, "two\nlines"])
+def test_a17_a_plot_shows_any_dataset(tmp_path, dataset):
+    pytest.importorskip("matplotlib")
+    tables.plot({"versions": ["v0.1"], "datasets": [dataset], "matrix": [[1.0]]}, tmp_path / "r.png")
+    assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_plot_of_nothing_is_empty(tmp_path):
     pytest.importorskip("matplotlib")
     tables.plot({"versions": [], "datasets": [], "matrix": []}, tmp_path / "empty.png")

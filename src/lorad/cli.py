@@ -58,6 +58,9 @@ LONGEST_STEM = 200
 
 LONGEST_NUMBER = 19
 """Digits of a job's number; a file may have a name of more."""
+_PLACE = getattr(os, "O_PATH", os.O_RDONLY)
+"""How a folder is opened that may be written to and need not be read."""
+
 GLOBAL_OPTIONS = ("--home", "--config", "--set")
 FORWARDED = ("base", "plan", "check", "doctor", "export", "verify", "reproduce", "calibrate")
 GROUPS = ("base",)
@@ -570,41 +573,77 @@ def drop(
             )
     for source in (file for file in files if not file.name.endswith(SIDECAR)):
         for part in _with_sidecar(source):
-            _copy_in(part, inbox)
+            _copy_in(part, home.inbox, track or "")
         terminal.say(f"dropped {source.name} into {inbox}; wait for it with: lorad wait")
 
 
 def _with_sidecar(file: Path) -> list[Path]:
     """Return a file's sidecar, if it has one, and then the file: the inbox takes a file without waiting for more."""
     beside = file.with_name(f"{file.name}{SIDECAR}")
-    return [beside, file] if beside.is_file() else [file]
+    with contextlib.suppress(OSError):  # no file's name can be that long
+        return [beside, file] if beside.is_file() else [file]
+    return [file]
 
 
-def _copy_in(source: Path, inbox: Path) -> None:
-    """Copy under a hidden name and rename: the inbox sees the whole file or none."""
-    target, hidden = inbox / source.name, inbox / f".{source.name}.{os.getpid()}.part"
-    if target.exists():
-        raise ConfigError(
-            f"{target} still waits to be taken; drop it again once it is", code="already_waiting"
-        )
+def _copy_in(source: Path, inbox: Path, track: str = "") -> None:
+    """Copy under a hidden name and rename: the inbox sees the whole file or none.
+
+    Others may write there: what they have laid is neither followed nor written over.
+    """
+    place, hidden = inbox / track, f".{os.urandom(8).hex()}.part"
     try:
-        if not inbox.is_dir():
-            inbox.mkdir(exist_ok=True)
-            inbox.chmod(_mode(inbox.parent))  # whatever the umask: the daemon must be able to empty it
-        shutil.copyfile(source, hidden)
-        if _mode(inbox) & stat.S_IWGRP:  # a group shares the inbox, and the daemon is of it
-            hidden.chmod(_mode(hidden) | stat.S_IRGRP)
-        hidden.rename(target)
+        with _opened(inbox, track) as folder:
+            if _is_taken(source.name, folder):
+                raise ConfigError(
+                    f"{place / source.name} still waits to be taken; drop it again once it is",
+                    code="already_waiting",
+                )
+            try:
+                _copy(source, hidden, folder)
+                os.rename(hidden, source.name, src_dir_fd=folder, dst_dir_fd=folder)
+            finally:
+                with contextlib.suppress(OSError):  # renamed already when all went well
+                    os.unlink(hidden, dir_fd=folder)
     except OSError as error:
-        told = f"{source} could not be copied into {inbox}: {error.strerror}"
+        told = f"{source} could not be copied into {place}: {error.strerror}"
         raise ConfigError(told, code="not_copied") from None
-    finally:
-        with contextlib.suppress(OSError):  # renamed already when all went well
-            hidden.unlink()
 
 
-def _mode(path: Path) -> int:
-    return stat.S_IMODE(path.stat().st_mode)
+@contextlib.contextmanager
+def _opened(inbox: Path, track: str) -> Iterator[int]:
+    """Lend the inbox, or a track's folder in it, which is made if it is missing and is no link, as a descriptor."""
+    with contextlib.ExitStack() as opened:
+        folder = os.open(inbox, _PLACE | os.O_DIRECTORY)
+        opened.callback(os.close, folder)
+        if track:
+            outer, is_new = folder, not _is_taken(track, folder)
+            if is_new:
+                with contextlib.suppress(FileExistsError):  # somebody was faster
+                    os.mkdir(track, dir_fd=outer)
+            how = os.O_RDONLY if is_new else _PLACE
+            folder = os.open(track, how | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=outer)
+            opened.callback(os.close, folder)
+            if is_new:  # whatever the umask: the daemon must be able to empty it
+                os.fchmod(folder, stat.S_IMODE(os.fstat(outer).st_mode))
+        yield folder
+
+
+def _is_taken(name: str, folder: int) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _copy(source: Path, name: str, folder: int) -> None:
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666, dir_fd=folder)
+    with os.fdopen(descriptor, "wb") as made, source.open("rb") as stream:
+        shutil.copyfileobj(stream, made)
+        if (
+            stat.S_IMODE(os.fstat(folder).st_mode) & stat.S_IWGRP
+        ):  # a group shares it, and the daemon is of it
+            os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) | stat.S_IRGRP)
 
 
 @app.command()
@@ -972,7 +1011,7 @@ def memory_import(
     with tempfile.TemporaryDirectory() as folder:
         sources = _split_by_dataset(file, Path(folder))
         for source in sources:
-            _copy_in(source, inbox)
+            _copy_in(source, home.inbox, track)
     names = ", ".join(source.stem for source in sources)
     terminal.say(f"dropped {phrases.plural(len(sources), 'dataset')} into {inbox}: {names}")
 
@@ -1010,6 +1049,8 @@ def _file_named(dataset: str, folder: Path) -> Path:
 
 
 def _lines_of(file: Path) -> Iterator[str]:
+    if file.exists() and not file.is_file():  # a pipe may never say anything, a device never end
+        raise ConfigError(f"{file} is no plain file; write what it holds into one", code="unreadable")
     try:
         with file.open(encoding="utf-8") as stream:
             yield from (line for line in stream if line.strip())

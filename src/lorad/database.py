@@ -10,7 +10,7 @@ import os
 import sqlite3
 import stat
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -280,11 +280,14 @@ class Database:
         """Write what is there once more; raise ``RetryLater`` where that cannot be done."""
         self.run(f"PRAGMA user_version={len(MIGRATIONS)}")
 
-    def rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
-        """Return all rows of a query."""
+    def rows(
+        self, query: str, *values: Any, is_enough: Callable[[sqlite3.Row], bool] | None = None
+    ) -> list[sqlite3.Row]:
+        """Return all rows of a query, or those up to the one that ``is_enough``."""
         with self._lock:
             try:
-                return self._connection.execute(query, values).fetchall()
+                found = self._connection.execute(query, values)
+                return found.fetchall() if is_enough is None else _up_to(is_enough, found)
             except sqlite3.OperationalError as error:
                 if _result(error) in PASSING | DENIED:
                     raise _later(error) from error
@@ -300,6 +303,16 @@ class Database:
         """Close the connection."""
         with self._lock:
             self._connection.close()
+
+
+def _up_to(is_enough: Callable[[sqlite3.Row], bool], found: sqlite3.Cursor) -> list[sqlite3.Row]:
+    rows = []
+    with contextlib.closing(found):  # what is not read must not keep the database from changes
+        for row in found:
+            rows.append(row)
+            if is_enough(row):
+                break
+    return rows
 
 
 def _close_to_others(path: Path) -> None:

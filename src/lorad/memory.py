@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,9 @@ from lorad.strict_json import LEVELS, Flaw, NotJson, is_deeper, parse
 
 #: Examples that are looked up and kept at once; SQLite takes 999 values and more.
 _BATCH = 500
+
+#: Characters of questions and answers after which a page ends: a row may have a megabyte.
+PAGE_LENGTH = 4_000_000
 
 #: Levels of an example that is exported, which stands in a row and its messages: a call's arguments may have LEVELS.
 _DEEPEST = LEVELS + 4
@@ -146,10 +149,16 @@ class Memory:
         return known + waiting
 
     def _seen(
-        self, track: str, lineage: Sequence[str] | None, condition: str, *values: Any, limit: int = -1
+        self,
+        track: str,
+        lineage: Sequence[str] | None,
+        condition: str,
+        *values: Any,
+        limit: int = -1,
+        is_enough: Callable[[sqlite3.Row], bool] | None = None,
     ) -> list[sqlite3.Row]:
         query = f"{_TOLD} SELECT * FROM told WHERE {condition} ORDER BY rowid LIMIT {limit}"
-        return self._db.rows(query, track, json.dumps(lineage), *values)
+        return self._db.rows(query, track, json.dumps(lineage), *values, is_enough=is_enough)
 
     def _insert(self, track: str, examples: Sequence[Example], drop_id: int, now: float) -> None:
         """Keep examples; what was forgotten and comes again is learned anew, and nothing older stands in for it."""
@@ -224,13 +233,13 @@ class Memory:
         limit: int = 1000,
         lineage: Sequence[str] | None = None,
     ) -> list[dict[str, Any]]:
-        """Return examples as rows to export, with where they come from, in order of arrival.
+        """Return examples as rows to export, with where they come from, in order of arrival; fewer where they are long.
 
-        ``after`` is the ``row`` of the last one seen. Left out is what was replaced or forgotten. One that cannot be read
+        ``after`` is the ``row`` of the last one seen; there are no more behind a page without any. Left out is what was replaced or forgotten. One that cannot be read
         says so under ``unreadable``: the others are wanted all the same.
         """
         held = "forgotten_at IS NULL AND NOT is_replaced AND rowid > ?3 AND (?4 IS NULL OR dataset = ?4)"
-        rows = self._seen(track, lineage, held, after, dataset, limit=limit)
+        rows = self._seen(track, lineage, held, after, dataset, limit=limit, is_enough=_Full())
         return [_shown(row) for row in rows]
 
     def _select(self, track: str, condition: str, *values: Any) -> list[Example]:
@@ -321,6 +330,17 @@ class Memory:
             counts = [{name: row[name] or 0 for name in row.keys()} for row in rows]  # noqa: SIM118 - a Row iterates values
             self._counted[track] = (seen_by, state), counts
         return list(counts)
+
+
+class _Full:
+    """Tells of one row after the other whether a page is full with it."""
+
+    def __init__(self) -> None:
+        self._length = 0
+
+    def __call__(self, row: sqlite3.Row) -> bool:
+        self._length += len(row["question"]) + len(row["answer"])
+        return self._length >= PAGE_LENGTH
 
 
 def _shown(row: sqlite3.Row) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """A tool: who may read and change what lies in a home.
 
 What lives here: what is the most that lorad's own files and folders allow, finding what is more open than that, and
-closing it. What never does: opening anything wider, changing an owner, following a link.
+closing it. What never does: opening anything wider, changing an owner, following a link but the user's own in place of
+one of a home's folders.
 
 The daemon's user may do everything. The group may read what is no secret, enter the folders and ask the socket; what
 holds people's words is the daemon's alone. Others may do nothing. ``inbox/`` is as open to the group as its owner
@@ -70,7 +71,7 @@ def close(home: Home, socket: Path, user: int) -> tuple[list[Exposure], list[Exp
 
 def close_below(top: Path, user: int) -> tuple[list[Exposure], list[Exposure]]:
     """Close what is too open in a folder and below; return what is closed now, and what is not."""
-    return _close_all(_below(top, user), user)
+    return _close_all(_below(_meant(top, user), user), user)
 
 
 def unsafe_parents(root: Path) -> list[Path]:
@@ -89,10 +90,19 @@ def _everything(home: Home, socket: Path, user: int) -> Iterator[_Found]:
         )
     elif socket.parent != home.root:
         yield from _look(socket.parent, FOLDER, user)
-    for folder in (home.inbox, *sorted(home.inbox.glob("*/"))):
+    inbox = _meant(home.inbox, user)
+    for folder in (inbox, *sorted(inbox.glob("*/"))):
         yield from _look(folder, SHARED_FOLDER, user)
     for top in (home.configs, home.models):
-        yield from _below(top, user)
+        yield from _below(_meant(top, user), user)
+
+
+def _meant(top: Path, user: int) -> Path:
+    """Return a folder of a home, or where it lies if the user has put a link in its place."""
+    with contextlib.suppress(OSError):
+        if top.is_symlink() and top.lstat().st_uid == user:
+            return top.resolve(strict=True)
+    return top
 
 
 def _below(top: Path, user: int) -> Iterator[_Found]:

@@ -13,7 +13,7 @@ import math
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
@@ -46,6 +46,11 @@ from lorad.schemas import (
 
 T = TypeVar("T")
 
+ORDERS_AT_ONCE = 8
+"""Orders that wait for the end of a step in threads; answers to questions have their own."""
+MOST_ORDERS = 128
+"""Orders that wait at all; whoever gives one more is asked to come back."""
+
 
 class Daemon(Protocol):
     """What the routes ask of the running daemon."""
@@ -73,8 +78,10 @@ class Daemon(Protocol):
 class _Route(APIRoute):
     """A route whose answer is written by ``Json``: FastAPI's own writing fails on what JSON has no word for."""
 
-    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        super().__init__(path, _written(endpoint), **{**options, "response_model": None})
+    def __init__(self, path: str, endpoint: Callable[..., Any], *, orders: "_Orders", **options: Any) -> None:
+        is_order = "POST" in options["methods"] and not inspect.iscoroutinefunction(endpoint)
+        act = orders.given_by(endpoint) if is_order else endpoint
+        super().__init__(path, _written(act), **{**options, "response_model": None})
 
 
 def _written(endpoint: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,7 +111,7 @@ def build(daemon: Daemon, settings: ServerSettings | None = None) -> FastAPI:
         redirect_slashes=False,
         dependencies=[Depends(http_errors.refuse_unknown_query)],
     )
-    app.router.route_class = _Route
+    app.router.route_class = functools.partial(_Route, orders=_Orders())  # type: ignore[assignment] # it makes one
     app.state.bodies = Bodies((settings or ServerSettings()).max_body_bytes)
     http_errors.add_handlers(app)
     _add_health(app, daemon)
@@ -195,13 +202,42 @@ class _Threads:
     How many wait is bounded by ``engine.max_waiting``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: float = math.inf) -> None:
+        self._most = most
         self._limiter: CapacityLimiter | None = None
 
     async def run(self, act: Callable[..., T], *arguments: Any) -> T:
         """Wait in a thread; whoever is cancelled leaves it behind."""
-        self._limiter = self._limiter or CapacityLimiter(math.inf)  # belongs to the loop that runs
+        self._limiter = self._limiter or CapacityLimiter(self._most)  # belongs to the loop that runs
         return await to_thread.run_sync(act, *arguments, abandon_on_cancel=True, limiter=self._limiter)
+
+
+class _Orders:
+    """Where orders wait for the end of a step: in few threads, so that status finds one however many are given."""
+
+    def __init__(self) -> None:
+        self._threads = _Threads(ORDERS_AT_ONCE)
+        self._count = 0
+
+    def given_by(self, endpoint: Callable[..., T]) -> Callable[..., Awaitable[T]]:
+        """Return a route's function so that it has its turn among the orders."""
+
+        @functools.wraps(endpoint)
+        async def give(*given: Any, **named: Any) -> T:
+            if self._count >= MOST_ORDERS:
+                raise ProtocolError(
+                    "too many orders wait for their turn; try again in a second",
+                    status=503,
+                    code="busy",
+                    retry_after=1,
+                )
+            self._count += 1
+            try:
+                return await self._threads.run(functools.partial(endpoint, *given, **named))
+            finally:
+                self._count -= 1
+
+        return give
 
 
 @contextlib.asynccontextmanager

@@ -27,6 +27,9 @@ Cell = str | tuple[str, str]
 GOOD, FAIR = 0.95, 0.8
 """Recall from which a cell is green, and from which it is yellow."""
 
+_LONGEST_LABEL = 40
+"""Characters of a dataset's name in a plot."""
+
 STATE_STYLES = {
     "promoted": "green",
     "sound": "green",
@@ -256,13 +259,20 @@ def plot(answer: Record, path: Path) -> None:
     """Draw every dataset's recall over the versions into a picture; the file's ending chooses the format."""
     figure = _figure(8, 4.5)
     axes = figure.add_subplot(xlabel="version", ylabel="recall", ylim=(0, 1.05))
-    for column, dataset in enumerate(answer["datasets"]):
+    for column in range(len(answer["datasets"])):
         measured = [(at, row[column]) for at, row in enumerate(answer["matrix"]) if row[column] is not None]
-        axes.plot(*zip(*measured, strict=True) if measured else ((), ()), marker="o", label=dataset)
+        axes.plot(*zip(*measured, strict=True) if measured else ((), ()), marker="o")
     axes.set_xticks(range(len(answer["versions"])), answer["versions"])
-    if answer["datasets"]:
-        axes.legend()
+    if answer["datasets"]:  # named apart: a line's own label is left out where it begins with _
+        legend = axes.legend(axes.lines, [_label(dataset) for dataset in answer["datasets"]])
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # $ is no formula
     _save(figure, path)
+
+
+def _label(dataset: str) -> str:
+    told = printable.line(dataset)
+    return told if len(told) <= _LONGEST_LABEL else f"{told[: _LONGEST_LABEL - 1]}…"
 
 
 def reliability(answer: Record, path: Path) -> None:

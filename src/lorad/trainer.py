@@ -5,10 +5,10 @@ versions, choosing settings.
 """
 
 import math
+import os
 import random
 import resource
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -252,7 +252,7 @@ def peak_memory(device: str) -> int:
 
 def _arguments(plan: Plan, most_steps: int, device: str) -> TrainingArguments:
     arguments = TrainingArguments(
-        output_dir=tempfile.gettempdir(),  # it is made if it must be; nothing is written there
+        output_dir=os.sep,  # nothing is saved, but what is not there is made: a service's own folder is not its to change
         per_device_train_batch_size=plan.effective_batch,  # packs bound the memory of a pass, see Plan.pack_tokens
         max_steps=most_steps,
         max_grad_norm=1.0,
