@@ -1,5 +1,7 @@
 """The real daemon in a temporary home: drop a file, wait, ask. The only test that waits for real time."""
 
+import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -17,7 +19,7 @@ import torch
 from peft import PeftModel
 
 import tiny
-from lorad import permissions, teacher, weights
+from lorad import files, permissions, teacher, weights
 from lorad.app import App, ChildSession, _scheduler
 from lorad.archive import Archive
 from lorad.client import Client
@@ -377,6 +379,52 @@ def test_a20_a_daemon_that_answers_nowhere_yet_is_found_by_its_folder(home):
             App(home, SETTINGS)._claim()
     finally:
         app.stop()
+
+
+def _lock_all(home, writing):
+    """Lock, as a member of the group, whatever can be opened, and wait to be killed."""
+    try:
+        os.setgroups([])
+        os.setgid(62000)
+        os.setuid(62002)
+        tops = (home.root, home.models, home.track("chat"))
+        for path in (*tops, *(path for top in tops for path in top.iterdir())):
+            with contextlib.suppress(OSError):
+                fcntl.flock(os.open(path, os.O_RDONLY | os.O_NONBLOCK), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(writing, b"locked")
+        signal.pause()
+    finally:
+        os._exit(1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_a20_whoever_may_only_read_a_home_cannot_lock_it(home):
+    # Given a member of the daemon's group who locks whatever of a stopped daemon's home he can open
+    first = App(home, SETTINGS)
+    first.start()
+    first.stop()
+    for each in (home.root, home.models, home.track("chat"), home.models / ".daemon.lock"):
+        os.chown(each, -1, 62000)
+    home.root.chmod(0o750)
+    for above in list(home.root.parents)[:-2]:
+        above.chmod(above.stat().st_mode | 0o011)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _lock_all(home, writing)
+    os.close(writing)
+    assert os.read(reading, 6) == b"locked"
+    again = App(home, SETTINGS)
+    try:
+        # When it starts anew, and its registry is locked for a change, then nothing keeps it
+        again.start()
+        with files.locked(home.track("chat") / ".lock", wait=False):
+            pass
+    finally:
+        again.stop()
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reading)
 
 
 @pytest.fixture

@@ -478,3 +478,34 @@ def test_a_disk_that_is_full_only_at_the_commit_is_tried_again_later(tmp_path):
     database.run(ADD, "a", "1" * 100_000)
     assert flags(database) == ["a"]
     database.close()
+
+
+# readers beside a long transaction
+
+
+def test_a10_whoever_asks_while_much_is_written_is_told_what_was_committed_before(tmp_path):
+    # Given a thread that is in the middle of a long transaction, as while a large file is accepted
+    database = Database(tmp_path / "lorad.sqlite3")
+    database.run(ADD, "before", "1")
+    began, may_end = threading.Event(), threading.Event()
+
+    def write():
+        with database.transaction():
+            database.run(ADD, "meanwhile", "1")
+            began.set()
+            may_end.wait(60)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    began.wait(60)
+    try:
+        # Then another one reads at once what was there before, and its own thread what it wrote itself
+        assert flags(database) == ["before"]
+        state = database.state()
+    finally:
+        may_end.set()
+        writer.join()
+    assert flags(database) == ["before", "meanwhile"]
+    assert database.state() != state
+    database.empty_log()  # nothing of the reader's keeps it
+    database.close()

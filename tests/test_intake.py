@@ -426,6 +426,70 @@ def test_a8_a_text_without_an_end_waits_longer(world, text, waits):
     assert not path.exists()
 
 
+def test_a8_a_sidecar_that_goes_on_after_it_was_taken_is_read_again(world):
+    # Given half a sidecar, which names another field than the whole one
+    row = {"Frage": "where?", "Antwort": "here", "Antw": "nowhere"}
+    beside = world.home / "inbox" / "a.jsonl.meta.yaml"
+    beside.write_text("fields:\n  instruction: Frage\n  response: Antw")
+    world.drop("a.jsonl", json.dumps(row) + "\n")
+    with beside.open("a") as writer:
+        world.pass_time(6)
+        assert [example.answer for example in world.cycle.memory.all("chat")] == ["nowhere"]
+
+        # When its writer goes on
+        writer.write("ort\n")
+    pass_long(world, 4)
+
+    # Then the file says what the whole one makes of it, and that is told
+    assert [example.answer for example in world.cycle.memory.all("chat")] == ["here"]
+    assert "went on" in told(world, "changed_later")[-1]["why"]
+
+
+def test_a5_a_folder_in_a_sidecars_place_is_told_of_at_once(world):
+    (world.home / "inbox" / "a.json.meta.yaml").mkdir()
+    path = world.drop("a.json", tiny.facts(2))
+
+    for _ in range(3):
+        world.pass_time(6)
+
+    assert "is a folder where a sidecar would be" in world.cycle.inbox.left[path].message
+    assert [event["file"] for event in told(world, "not_taken")].count("a.json") == 1
+    world.drop("b.json", tiny.facts(2))
+    world.pass_time(6)
+    assert world.cycle.ledger.open_jobs()
+
+
+def test_a6_why_a_file_cannot_be_moved_is_told_while_it_is_tried_again(world):
+    path = world.drop("a.json", tiny.facts(2))
+
+    @contextlib.contextmanager
+    def guard(operation, place):
+        if operation == "rename" and place.endswith("a.json"):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        yield
+
+    with durable.guarded(guard):
+        for _ in range(3):
+            world.pass_time(6)
+        (waiting,) = world.cycle.inbox.waiting()
+
+    assert path.exists()
+    assert "not permitted" in world.cycle.why_waiting(waiting)
+
+
+def test_a10_sidecars_of_a_flood_are_read_once_each(world, monkeypatch):
+    read = []
+    monkeypatch.setattr(Inbox, "_named_track", lambda _, item: read.append(item.name) or item.track)
+    monkeypatch.setattr("lorad.cycle.TAKEN_AT_ONCE", 2)
+    for number in range(6):
+        world.drop(f"{number}.json", tiny.facts(2))
+
+    for _ in range(6):
+        world.pass_time(6)
+
+    assert sorted(read) == [f"{number}.json" for number in range(6)]
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
 def test_a8_a_line_ends_in_other_encodings_too(world, encoding):
     path = world.home / "inbox" / "a.csv"

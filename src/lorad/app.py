@@ -373,7 +373,8 @@ class App:
                 files.make_folder(folder)
         stack = contextlib.ExitStack()
         try:
-            stack.enter_context(files.locked(self.home.models / ".daemon.lock", wait=False))
+            lock, apart = self.home.models / ".daemon.lock", self.home.models / ".daemon"
+            stack.enter_context(files.locked(lock, wait=False, apart=apart))
         except RetryLater as error:
             if error.code != "locked":
                 raise
@@ -631,7 +632,7 @@ class App:
                 "track": w.track,
                 "bytes": w.size,
                 "age_seconds": max(0.0, now - w.changed_at),
-                "why": self.cycle.inbox.held.get(w.path, ""),
+                "why": self.cycle.why_waiting(w),
             }
             for w in waiting[:FILES_TOLD]
         ]

@@ -38,7 +38,7 @@ from lorad.memory import Memory, Recalled
 from lorad.names import readable
 from lorad.reader import Here
 from lorad.registry import Birth, Registry
-from lorad.source import Signature, Source
+from lorad.source import Signature, Source, together
 from lorad.states import OPEN_JOBS, TRANSITIONS, DropState, JobState
 
 log = get_logger()
@@ -265,7 +265,10 @@ class Cycle:
             except Exception as error:
                 if not failures.ends_file(error, self._waits.tries(file.path) + 1):
                     raise
-                log.exception("file_ended", file=file.name, **describe(error))
+                tell = (
+                    log.warning if isinstance(error, SampleError) else log.exception
+                )  # which says what it is
+                tell("file_ended", file=file.name, **describe(error))
                 end(failures.as_reason(file.name, error))
 
         self._try(file.path, ticks, attempt)
@@ -362,9 +365,10 @@ class Cycle:
         room = self.settings.inbox.max_waiting - taken
         if room <= 0 and self._is_full:
             return
-        ready = self.inbox.settled(ticks)
+        most = max(0, min(room, TAKEN_AT_ONCE))
+        ready = self.inbox.settled(ticks, most)
         self._tell_full(ready, room, now)
-        for file in ready[: max(0, min(room, TAKEN_AT_ONCE))]:
+        for file in ready[:most]:
             self._try_file(file, ticks, partial(self.take, file, now), partial(self.inbox.leave, file.path))
         for stranger in self.inbox.strangers():
             file = stranger.file
@@ -470,7 +474,7 @@ class Cycle:
         read_as = ""
         try:
             with self.inbox.opened(file) as taken:
-                read_as = json.dumps(taken.source.signature)
+                read_as = json.dumps(together(*taken.signature))
                 with unchanged(taken):
                     meta, reading = self._read(taken)
             return self._remember(drop, reading, now, meta.description, read_as)
@@ -986,6 +990,10 @@ class Cycle:
         if why := self._troubles.get("watch"):
             progress = progress | {"phase": f"ended, and waits to be judged: {why}"}
         return running[0], progress
+
+    def why_waiting(self, file: Waiting) -> str:
+        """Return why a file is not taken or accepted yet, as far as it is known."""
+        return self.inbox.held.get(file.path) or self._troubles.get(file.path, "")
 
     @property
     def troubles(self) -> list[str]:

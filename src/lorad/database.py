@@ -39,6 +39,9 @@ MODE = 0o600
 #: Seconds to wait for somebody else who writes.
 PATIENCE = 30
 
+#: Seconds after which a reader does not wait any longer for a transaction of another thread of this process.
+OTHERS_PATIENCE = 0.05
+
 #: Each entry is applied once, in order; ``PRAGMA user_version`` counts them. Never edit one that was released.
 MIGRATIONS = (
     """
@@ -140,13 +143,19 @@ MIGRATIONS = (
 
 
 class Database:
-    """One connection to the home's SQLite file, shared by the threads of one process."""
+    """One connection to the home's SQLite file, shared by the threads of one process.
+
+    While one of them changes much at once, the others read what was committed before, by a second one.
+    """
 
     def __init__(self, path: Path | str, *, is_read_only: bool = False) -> None:
         if path != ":memory:" and not is_read_only:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()
         self._depth = 0
+        self._path = None if is_read_only or path == ":memory:" else Path(path)
+        self._reading = threading.Lock()
+        self._reader: sqlite3.Connection | None = None
         if path != ":memory:" and not is_read_only:
             _close_to_others(Path(path))
         address = f"{Path(path).absolute().as_uri()}?mode=ro" if is_read_only else path
@@ -283,26 +292,55 @@ class Database:
     def rows(
         self, query: str, *values: Any, is_enough: Callable[[sqlite3.Row], bool] | None = None
     ) -> list[sqlite3.Row]:
-        """Return all rows of a query, or those up to the one that ``is_enough``."""
-        with self._lock:
+        """Return all rows of a query, or those up to the one that ``is_enough``.
+
+        Of another thread's transaction nothing is seen, if that takes long.
+        """
+        with self._free_connection() as connection:
             try:
-                found = self._connection.execute(query, values)
+                found = connection.execute(query, values)
                 return found.fetchall() if is_enough is None else _up_to(is_enough, found)
             except sqlite3.OperationalError as error:
                 if _result(error) in PASSING | DENIED:
                     raise _later(error) from error
                 raise
 
-    def state(self) -> tuple[int, int]:
+    @contextlib.contextmanager
+    def _free_connection(self) -> Iterator[sqlite3.Connection]:
+        if self._lock.acquire(timeout=-1 if self._path is None else OTHERS_PATIENCE):
+            try:
+                yield self._connection
+            finally:
+                self._lock.release()
+            return
+        with self._reading:
+            yield self._second()
+
+    def _second(self) -> sqlite3.Connection:
+        if self._reader is None:
+            assert self._path is not None  # noqa: S101 - what has no path waits for ever
+            self._reader = sqlite3.connect(
+                f"{self._path.absolute().as_uri()}?mode=ro",
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
+                timeout=PATIENCE,
+            )
+            self._reader.row_factory = sqlite3.Row
+        return self._reader
+
+    def state(self) -> tuple[int, ...]:
         """Return what is another as soon as anything was written, by this process or another one."""
-        with self._lock:
-            by_others = self._connection.execute("PRAGMA data_version").fetchone()[0]
-            return by_others, self._connection.total_changes
+        with self._free_connection() as connection:
+            by_others = connection.execute("PRAGMA data_version").fetchone()[0]
+            return id(connection), by_others, connection.total_changes
 
     def close(self) -> None:
-        """Close the connection."""
-        with self._lock:
+        """Close the connections."""
+        with self._lock, self._reading:
             self._connection.close()
+            if self._reader is not None:
+                self._reader.close()
 
 
 def _up_to(is_enough: Callable[[sqlite3.Row], bool], found: sqlite3.Cursor) -> list[sqlite3.Row]:

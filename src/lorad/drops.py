@@ -24,7 +24,7 @@ from lorad.folders import Folder
 from lorad.home import APART
 from lorad.names import LONGEST, fitting, readable
 from lorad.sidecar import SUFFIX, companion
-from lorad.source import Signature
+from lorad.source import Signature, signature, together
 
 REASON = ".reason.json"
 
@@ -182,15 +182,15 @@ class Drops:
         self.failed.write_json(companion(name, REASON), {"file": name, **reason})
 
     def signature(self, place: str) -> Signature | None:
-        """Return what tells whether a file that has ended was written to since; ``None`` where it is gone."""
+        """Return what tells whether a file that has ended, or its sidecar, was written to since; ``None`` where it is gone."""
         path = self.folder.path / place
         try:
             with self.entered(path.parent) as folder:
-                status = folder.status(path.name)
+                status, beside = folder.status(path.name), companion(path.name, SUFFIX)
+                other = signature(folder.status(beside)) if folder.holds(beside) else None
         except OSError:
             return None
-        is_file = stat.S_ISREG(status.st_mode)
-        return (status.st_size, status.st_mtime_ns, status.st_ino) if is_file else None
+        return together(signature(status), other) if stat.S_ISREG(status.st_mode) else None
 
     def take_back(self, place: str, name: str, track: str, drop: int) -> None:
         """Move a file that has ended, its sidecar first, into the folder of another drop, and its reason away."""

@@ -24,7 +24,7 @@ from lorad.errors import ConfigError, RetryLater
 CHUNK = 1 << 20
 
 #: What files and folders allow, whatever the umask; what holds people's words is nobody else's to read.
-FILE, FOLDER, SECRET = 0o640, 0o750, 0o600
+FILE, FOLDER, SECRET, CLOSED = 0o640, 0o750, 0o600, 0o700
 
 #: How the name of a file ends that is not yet what its name will say.
 PART = ".part"
@@ -345,16 +345,18 @@ def _taken(path: Path) -> ConfigError:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold an advisory lock on a file and its folder; without ``wait`` raise ``RetryLater`` if somebody else does.
+def locked(path: Path, *, wait: bool = True, apart: Path | None = None) -> Iterator[None]:
+    """Hold an advisory lock on a file; without ``wait`` raise ``RetryLater`` if somebody else does.
 
-    The folder's lock outlives the file, which somebody may remove. There is one such file a folder.
+    Whoever may read a file can lock it, so nobody else may. The file may be removed by mistake; the lock of the folder
+    ``apart``, which is for nothing else, outlives it.
     """
     make_folder(path.parent)
     how = fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)
     with contextlib.ExitStack() as held:
         try:
-            _lock_folder(path.parent, how, held)
+            if apart is not None:
+                _lock_folder(apart, how, held)
             _lock_file(path, how, held)
         except BlockingIOError:
             raise RetryLater(
@@ -364,9 +366,12 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 def _lock_folder(folder: Path, how: int, held: contextlib.ExitStack) -> None:
+    make_folder(folder, mode=CLOSED)
     with passing_errors(f"locking {folder}"):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     held.callback(os.close, descriptor)
+    with contextlib.suppress(PermissionError):  # another user's
+        os.fchmod(descriptor, CLOSED)
     try:
         fcntl.flock(descriptor, how)
     except BlockingIOError:
@@ -378,11 +383,11 @@ def _lock_folder(folder: Path, how: int, held: contextlib.ExitStack) -> None:
 def _lock_file(path: Path, how: int, held: contextlib.ExitStack) -> None:
     while True:
         with passing_errors(f"locking {path}"), step("create", path):
-            stream = path.open("a")
+            stream = open(path, "a", opener=lambda name, flags: os.open(name, flags, SECRET))  # noqa: SIM115 - see open_secret
         with contextlib.ExitStack() as opened:
             opened.enter_context(stream)
             with contextlib.suppress(OSError):  # somebody else's, who may lock it as well
-                os.fchmod(stream.fileno(), FILE)
+                os.fchmod(stream.fileno(), SECRET)
             fcntl.flock(stream, how)
             if _is_at(stream.fileno(), path):  # else it was removed while this waited for it
                 held.enter_context(opened.pop_all())

@@ -423,8 +423,11 @@ class Inbox:
             with contextlib.suppress(OSError):  # gone meanwhile
                 self._complete[path] = _signature(path)
 
-    def settled(self, now: float) -> list[Waiting]:
-        """Return the files that are complete at ``now`` (monotonic seconds), each with the track that learns it."""
+    def settled(self, now: float, most: int | None = None) -> list[Waiting]:
+        """Return the files that are complete at ``now`` (monotonic seconds), each with the track that learns it.
+
+        Of more than ``most``, which will be taken, the sidecars are not read yet: each look would read all of them.
+        """
         if self._drops is None or not self._is_due(now):
             return []
         if self._has_lone:
@@ -444,7 +447,10 @@ class Inbox:
         for path in hints:
             if not files.is_there(path):
                 self._complete.pop(path, None)
-        return [replace(item, track=self._named_track(item)) for item in ready if item.path not in writers]
+        ready = [item for item in ready if item.path not in writers]
+        return [replace(item, track=self._named_track(item)) for item in ready[:most]] + ready[
+            len(ready[:most]) :
+        ]
 
     def _ready(self, waiting: Iterable[Waiting], now: float) -> tuple[list[Waiting], list["Stranger"]]:
         """Return the files that are complete, and those of which that cannot be known: each for itself."""
@@ -629,6 +635,7 @@ class Inbox:
         with self._entered(item.path) as source, self._own.made(item.track, drop) as into:
             had_lone = self._has_lone
             if source.holds(beside):
+                _require_no_folder(source, beside)
                 self._has_lone = True  # until its file is there as well, whatever happens
                 source.rename(beside, into, sidecar.path_of(target).name)
             source.rename(item.path.name, into, item.name)
@@ -780,6 +787,13 @@ def _require_rest(taken: Taken, before: object) -> None:
         raise RetryLater(
             f"{taken.name} is open for writing by process {pid}; it is read again", code="changed"
         )
+
+
+def _require_no_folder(folder: Folder, name: str) -> None:
+    """Refuse a folder in a sidecar's place: its owner decides whether it can be moved, and where it can not."""
+    if stat.S_ISDIR(folder.status(name).st_mode):
+        told = "is a folder where a sidecar would be; remove it, then drop its file again"
+        raise SampleError(f"{readable(name)} {told}", code="no_file")
 
 
 def _signature(path: Path) -> Signature:

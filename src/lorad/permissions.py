@@ -28,7 +28,8 @@ SECRET_FOLDER, SECRET_FILE = 0o700, 0o600
 SECRET_FOLDERS = {"checkpoints", "processing"}
 #: Folders of dropped files, whose modes and owners are those of whoever dropped them.
 DROPPED_FOLDERS = {"done", "failed"}
-SECRET_ENDINGS = (".sqlite3", "-wal", "-shm", "-journal", ".log", ".jsonl")
+#: What holds people's words, and locks: whoever may read a file can lock it.
+SECRET_ENDINGS = (".sqlite3", "-wal", "-shm", "-journal", ".log", ".jsonl", ".lock")
 
 _NO_MATTER = stat.S_ISGID | stat.S_ISVTX
 """Bits of a folder that let nobody do more."""

@@ -19,6 +19,16 @@ from lorad.errors import SampleError
 Signature = tuple[int, int, int]
 
 
+def together(file: Signature, beside: Signature | None) -> Signature:
+    """Return what differs when a file was written to, or its sidecar."""
+    return file if beside is None else (file[0] + beside[0], file[1] + beside[1], file[2])
+
+
+def signature(status: os.stat_result) -> Signature:
+    """Return what a file's status says of whether it was written to."""
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A plain file that is open."""
@@ -35,8 +45,7 @@ class Source:
     @property
     def signature(self) -> Signature:
         """Return what tells whether it was written to."""
-        status = os.fstat(self.descriptor)
-        return status.st_size, status.st_mtime_ns, status.st_ino
+        return signature(os.fstat(self.descriptor))
 
     def open(self) -> io.BufferedReader:
         """Return a stream that begins at the beginning and is independent of every other one."""
