@@ -14,6 +14,7 @@ import difflib
 import json
 import math
 import os
+import secrets
 import shutil
 import stat
 import sys
@@ -28,7 +29,7 @@ import typer
 
 from lorad import __version__, phrases, strict_json, tables, terminal
 from lorad.client import Client
-from lorad.errors import ConfigError, LoradError, RegistryError
+from lorad.errors import ConfigError, LoradError, RegistryError, RetryLater
 from lorad.home import Home, find_home
 from lorad.waiting import wait_for
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from lorad.archive import Archive
     from lorad.config import Settings
+    from lorad.folders import Folder
 
 SIDECAR, REASON = ".meta.yaml", ".reason.json"
 """What may lie beside a file; spelled here because their own modules load more than a command line should."""
@@ -569,8 +571,15 @@ def drop(
                 code="lone_sidecar",
             )
     for source in (file for file in files if not file.name.endswith(SIDECAR)):
-        for part in _with_sidecar(source):
-            _copy_in(part, inbox)
+        try:
+            with _opened(home.inbox, track) as folder:
+                for part in _with_sidecar(source):
+                    _copy_in(part, folder)
+        except (OSError, RetryLater) as error:
+            why = getattr(error, "strerror", None) or error
+            raise ConfigError(
+                f"{source} could not be copied into {inbox}: {why}", code="not_copied"
+            ) from None
         terminal.say(f"dropped {source.name} into {inbox}; wait for it with: lorad wait")
 
 
@@ -580,27 +589,44 @@ def _with_sidecar(file: Path) -> list[Path]:
     return [beside, file] if beside.is_file() else [file]
 
 
-def _copy_in(source: Path, inbox: Path) -> None:
-    """Copy under a hidden name and rename: the inbox sees the whole file or none."""
-    target, hidden = inbox / source.name, inbox / f".{source.name}.{os.getpid()}.part"
-    if target.exists():
+@contextlib.contextmanager
+def _opened(inbox: Path, track: str | None) -> "Iterator[Folder]":
+    """Open the inbox, or a track's folder in it, made if it must be: where others may write, no link leads elsewhere."""
+    from lorad.folders import Folder  # noqa: PLC0415 - as above
+
+    if not inbox.is_dir():
+        inbox.mkdir(exist_ok=True)
+        inbox.chmod(_mode(inbox.parent))  # whatever the umask: the daemon must be able to empty it
+    with Folder.open(inbox) as folder:
+        if track is None:
+            yield folder
+            return
+        with folder.make(track, stat.S_IMODE(folder.state().st_mode)) as inner:
+            yield inner
+
+
+def _copy_in(source: Path, folder: "Folder") -> None:
+    """Copy under a hidden name that nobody knows before, and rename: the inbox sees the whole file or none."""
+    if folder.holds(source.name):
         raise ConfigError(
-            f"{target} still waits to be taken; drop it again once it is", code="already_waiting"
+            f"{folder.path / source.name} still waits to be taken; drop it again once it is",
+            code="already_waiting",
         )
+    hidden, where = f".{secrets.token_hex(8)}.part", folder.descriptor
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        if not inbox.is_dir():
-            inbox.mkdir(exist_ok=True)
-            inbox.chmod(_mode(inbox.parent))  # whatever the umask: the daemon must be able to empty it
-        shutil.copyfile(source, hidden)
-        if _mode(inbox) & stat.S_IWGRP:  # a group shares the inbox, and the daemon is of it
-            hidden.chmod(_mode(hidden) | stat.S_IRGRP)
-        hidden.rename(target)
-    except OSError as error:
-        told = f"{source} could not be copied into {inbox}: {error.strerror}"
-        raise ConfigError(told, code="not_copied") from None
+        with (
+            source.open("rb") as reading,
+            os.fdopen(os.open(hidden, flags, 0o666, dir_fd=where), "wb") as writing,
+        ):
+            shutil.copyfileobj(reading, writing)
+            if folder.state().st_mode & stat.S_IWGRP:  # a group shares the inbox, and the daemon is of it
+                mode = stat.S_IMODE(os.fstat(writing.fileno()).st_mode)
+                os.fchmod(writing.fileno(), mode | stat.S_IRGRP)
+        os.rename(hidden, source.name, src_dir_fd=where, dst_dir_fd=where)
     finally:
         with contextlib.suppress(OSError):  # renamed already when all went well
-            hidden.unlink()
+            os.unlink(hidden, dir_fd=where)
 
 
 def _mode(path: Path) -> int:
@@ -702,6 +728,8 @@ def retry(
 
 def _put_back(home: Home, name: str) -> None:
     """Move a failed file to where it was dropped, its sidecar first, and its reason away."""
+    from lorad.folders import Folder  # noqa: PLC0415 - as above
+
     inbox, failed = home.inbox, home.dropped("failed")
     known = {path.name for path in failed.iterdir()} if failed.is_dir() else set()
     data = sorted(known - {other for other in known if other.endswith((SIDECAR, REASON))})
@@ -716,18 +744,22 @@ def _put_back(home: Home, name: str) -> None:
         track = ""
     is_there = track and (inbox / track).is_dir() and not (inbox / track).is_symlink()
     target = inbox / track if is_there else inbox
-    if (target / name).exists():
-        raise ConfigError(f"{target / name} still waits to be taken; try again later", code="already_waiting")
     try:
-        for part in (f"{name}{SIDECAR}", name):
-            if part in known:
-                (failed / part).replace(target / part)
-        reason.unlink(missing_ok=True)
+        with Folder.open(failed) as source, _opened(inbox, track if is_there else None) as folder:
+            if folder.holds(name):
+                raise ConfigError(
+                    f"{target / name} still waits to be taken; try again later", code="already_waiting"
+                )
+            for part in (f"{name}{SIDECAR}", name):
+                if part in known:
+                    source.rename(part, folder, part)
+            source.remove(reason.name)
     except PermissionError:  # of the group that drops files: it reads what failed and changes nothing there
         told = f"you may not move {failed / name}; drop it again: lorad drop {failed / name}"
         raise ConfigError(told, code="not_moved") from None
-    except OSError as error:
-        raise ConfigError(f"{name} could not be moved: {error.strerror}", code="not_moved") from None
+    except (OSError, RetryLater) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{name} could not be moved: {why}", code="not_moved") from None
     terminal.say(f"{name} is in {target} again; wait for it with: lorad wait")
 
 
