@@ -29,6 +29,7 @@ from fake_daemon import (
     snapshot,
     waiting_file,
 )
+from lorad import durable
 from lorad.cli import app
 from lorad.config import Settings, load_settings
 from lorad.home import Home
@@ -683,6 +684,26 @@ def test_a_track_has_its_own_folder(lorad, home, tmp_path):
     assert result.stderr == "lorad: there is no track 'chad'; known: chat\n"
 
 
+def test_a2_drop_writes_through_no_link_that_a_member_lays_in_the_inbox(lorad, home, tmp_path):
+    # Given links under the names that a drop would use, to a file and to a folder of whoever drops
+    (tmp_path / "a.json").write_text("[1]")
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("keep")
+    hidden = home / "inbox" / f".a.json.{os.getpid()}.part"
+    hidden.symlink_to(precious / "file")
+
+    assert lorad("drop", str(tmp_path / "a.json")).exit_code == 0
+    assert (home / "inbox" / "a.json").read_text() == "[1]"
+
+    (home / "inbox" / "chat").symlink_to(precious)
+    refused = lorad("drop", str(tmp_path / "a.json"), "--track", "chat")
+
+    assert refused.exit_code != 0
+    assert "could not be copied" in refused.output
+    assert {path.name: path.read_text() for path in precious.iterdir()} == {"file": "keep"}
+
+
 @pytest.mark.parametrize(("inbox", "folder", "file"), [(0o770, 0o770, 0o640), (0o750, 0o750, 0o600)])
 def test_what_is_dropped_is_for_whom_the_inbox_is_for(lorad, home, tmp_path, inbox, folder, file):
     # Given an inbox that the daemon's group shares, or does not, and a person who hides new files from others
@@ -1084,6 +1105,30 @@ def failed(home):
 
 def tree(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a2_retry_moves_through_no_link_that_takes_the_place_of_a_tracks_folder(lorad, home, tmp_path):
+    # Given a member who swaps the track's folder for a link just before a failed file is moved there
+    failed = home / "models" / "drops" / "failed"
+    failed.mkdir(parents=True)
+    (failed / "evil.pth").write_text("[1]")
+    (failed / "evil.pth.reason.json").write_text('{"track": "chat"}')
+    (home / "inbox" / "chat").mkdir()
+    precious = tmp_path / "precious"
+    precious.mkdir()
+
+    @contextlib.contextmanager
+    def swap(operation, place):
+        if operation == "rename" and place.endswith("evil.pth"):
+            (home / "inbox" / "chat").rename(home / "inbox" / "away")
+            (home / "inbox" / "chat").symlink_to(precious)
+        yield
+
+    with durable.guarded(swap):
+        lorad("retry", "evil.pth")
+
+    assert list(precious.iterdir()) == []
+    assert [path.name for path in (home / "inbox" / "away").iterdir()] == ["evil.pth"]
 
 
 @pytest.mark.parametrize(("has_folder", "place"), [(False, "a.json"), (True, "chat/a.json")])

@@ -459,6 +459,26 @@ def test_a5_a_folder_in_a_sidecars_place_is_told_of_at_once(world):
     assert world.cycle.ledger.open_jobs()
 
 
+def test_a6_a_sidecar_that_cannot_be_moved_out_again_stops_neither_intake_nor_start(world):
+    # Given a sidecar that lies alone in processing/, as a folder that its owner closed after it was taken
+    alone = drops(world) / "processing" / "chat" / "7"
+    alone.mkdir(parents=True)
+    (alone / "x.json.meta.yaml").write_text("description: x")
+
+    @contextlib.contextmanager
+    def guard(operation, place):
+        if operation == "rename" and place.endswith("x.json.meta.yaml"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        yield
+
+    with durable.guarded(guard):
+        world.cycle.inbox.recover()
+        world.drop("a.json", tiny.facts(2))
+        world.pass_time(6)
+
+    assert world.cycle.ledger.open_jobs()
+
+
 def test_a6_why_a_file_cannot_be_moved_is_told_while_it_is_tried_again(world):
     path = world.drop("a.json", tiny.facts(2))
 

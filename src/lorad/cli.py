@@ -14,6 +14,7 @@ import difflib
 import json
 import math
 import os
+import secrets
 import shutil
 import stat
 import sys
@@ -28,7 +29,7 @@ import typer
 
 from lorad import __version__, phrases, strict_json, tables, terminal
 from lorad.client import Client
-from lorad.errors import ConfigError, LoradError, RegistryError
+from lorad.errors import ConfigError, LoradError, RegistryError, RetryLater
 from lorad.home import Home, find_home
 from lorad.waiting import wait_for
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from lorad.archive import Archive
     from lorad.config import Settings
+    from lorad.folders import Folder
 
 SIDECAR, REASON = ".meta.yaml", ".reason.json"
 """What may lie beside a file; spelled here because their own modules load more than a command line should."""
@@ -58,8 +60,6 @@ LONGEST_STEM = 200
 
 LONGEST_NUMBER = 19
 """Digits of a job's number; a file may have a name of more."""
-_PLACE = getattr(os, "O_PATH", os.O_RDONLY)
-"""How a folder is opened that may be written to and need not be read."""
 
 GLOBAL_OPTIONS = ("--home", "--config", "--set")
 FORWARDED = ("base", "plan", "check", "doctor", "export", "verify", "reproduce", "calibrate")
@@ -572,8 +572,7 @@ def drop(
                 code="lone_sidecar",
             )
     for source in (file for file in files if not file.name.endswith(SIDECAR)):
-        for part in _with_sidecar(source):
-            _copy_in(part, home.inbox, track or "")
+        _copy_all(_with_sidecar(source), home.inbox, track)
         terminal.say(f"dropped {source.name} into {inbox}; wait for it with: lorad wait")
 
 
@@ -585,65 +584,59 @@ def _with_sidecar(file: Path) -> list[Path]:
     return [file]
 
 
-def _copy_in(source: Path, inbox: Path, track: str = "") -> None:
-    """Copy under a hidden name and rename: the inbox sees the whole file or none.
+def _copy_all(parts: Sequence[Path], inbox: Path, track: str | None) -> None:
+    """Copy files into the inbox, or into a track's folder in it; raise ``ConfigError`` where that cannot be."""
 
-    Others may write there: what they have laid is neither followed nor written over.
-    """
-    place, hidden = inbox / track, f".{os.urandom(8).hex()}.part"
     try:
         with _opened(inbox, track) as folder:
-            if _is_taken(source.name, folder):
-                raise ConfigError(
-                    f"{place / source.name} still waits to be taken; drop it again once it is",
-                    code="already_waiting",
-                )
-            try:
-                _copy(source, hidden, folder)
-                os.rename(hidden, source.name, src_dir_fd=folder, dst_dir_fd=folder)
-            finally:
-                with contextlib.suppress(OSError):  # renamed already when all went well
-                    os.unlink(hidden, dir_fd=folder)
-    except OSError as error:
-        told = f"{source} could not be copied into {place}: {error.strerror}"
+            for part in parts:
+                _copy_in(part, folder)
+    except (OSError, RetryLater) as error:
+        why = getattr(error, "strerror", None) or error
+        told = f"{parts[-1]} could not be copied into {inbox / (track or '')}: {why}"
         raise ConfigError(told, code="not_copied") from None
 
 
 @contextlib.contextmanager
-def _opened(inbox: Path, track: str) -> Iterator[int]:
-    """Lend the inbox, or a track's folder in it, which is made if it is missing and is no link, as a descriptor."""
-    with contextlib.ExitStack() as opened:
-        folder = os.open(inbox, _PLACE | os.O_DIRECTORY)
-        opened.callback(os.close, folder)
-        if track:
-            outer, is_new = folder, not _is_taken(track, folder)
-            if is_new:
-                with contextlib.suppress(FileExistsError):  # somebody was faster
-                    os.mkdir(track, dir_fd=outer)
-            how = os.O_RDONLY if is_new else _PLACE
-            folder = os.open(track, how | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=outer)
-            opened.callback(os.close, folder)
-            if is_new:  # whatever the umask: the daemon must be able to empty it
-                os.fchmod(folder, stat.S_IMODE(os.fstat(outer).st_mode))
-        yield folder
+def _opened(inbox: Path, track: str | None) -> "Iterator[Folder]":
+    """Open the inbox, or a track's folder in it, made if it must be: where others may write, no link leads elsewhere."""
+    from lorad.folders import Folder  # noqa: PLC0415 - as above
+
+    if not inbox.is_dir():
+        inbox.mkdir(exist_ok=True)
+        inbox.chmod(
+            stat.S_IMODE(inbox.parent.stat().st_mode)
+        )  # whatever the umask: the daemon must be able to empty it
+    with Folder.open(inbox) as folder:
+        if track is None:
+            yield folder
+            return
+        with folder.make(track, stat.S_IMODE(folder.state().st_mode)) as inner:
+            yield inner
 
 
-def _is_taken(name: str, folder: int) -> bool:
+def _copy_in(source: Path, folder: "Folder") -> None:
+    """Copy under a hidden name that nobody knows before, and rename: the inbox sees the whole file or none."""
+    if folder.holds(source.name):
+        raise ConfigError(
+            f"{folder.path / source.name} still waits to be taken; drop it again once it is",
+            code="already_waiting",
+        )
+    hidden, where = f".{secrets.token_hex(8)}.part", folder.descriptor
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _copy(source: Path, name: str, folder: int) -> None:
-    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666, dir_fd=folder)
-    with os.fdopen(descriptor, "wb") as made, source.open("rb") as stream:
-        shutil.copyfileobj(stream, made)
-        if (
-            stat.S_IMODE(os.fstat(folder).st_mode) & stat.S_IWGRP
-        ):  # a group shares it, and the daemon is of it
-            os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) | stat.S_IRGRP)
+        with (
+            source.open("rb") as reading,
+            os.fdopen(os.open(hidden, flags, 0o666, dir_fd=where), "wb") as writing,
+        ):
+            shutil.copyfileobj(reading, writing)
+            if folder.state().st_mode & stat.S_IWGRP:  # a group shares the inbox, and the daemon is of it
+                mode = stat.S_IMODE(os.fstat(writing.fileno()).st_mode)
+                os.fchmod(writing.fileno(), mode | stat.S_IRGRP)
+        os.rename(hidden, source.name, src_dir_fd=where, dst_dir_fd=where)
+    finally:
+        with contextlib.suppress(OSError):  # renamed already when all went well
+            os.unlink(hidden, dir_fd=where)
 
 
 @app.command()
@@ -741,6 +734,8 @@ def retry(
 
 def _put_back(home: Home, name: str) -> None:
     """Move a failed file to where it was dropped, its sidecar first, and its reason away."""
+    from lorad.folders import Folder  # noqa: PLC0415 - as above
+
     inbox, failed = home.inbox, home.dropped("failed")
     known = {path.name for path in failed.iterdir()} if failed.is_dir() else set()
     data = sorted(known - {other for other in known if other.endswith((SIDECAR, REASON))})
@@ -755,18 +750,22 @@ def _put_back(home: Home, name: str) -> None:
         track = ""
     is_there = track and (inbox / track).is_dir() and not (inbox / track).is_symlink()
     target = inbox / track if is_there else inbox
-    if (target / name).exists():
-        raise ConfigError(f"{target / name} still waits to be taken; try again later", code="already_waiting")
     try:
-        for part in (f"{name}{SIDECAR}", name):
-            if part in known:
-                (failed / part).replace(target / part)
-        reason.unlink(missing_ok=True)
+        with Folder.open(failed) as source, _opened(inbox, track if is_there else None) as folder:
+            if folder.holds(name):
+                raise ConfigError(
+                    f"{target / name} still waits to be taken; try again later", code="already_waiting"
+                )
+            for part in (f"{name}{SIDECAR}", name):
+                if part in known:
+                    source.rename(part, folder, part)
+            source.remove(reason.name)
     except PermissionError:  # of the group that drops files: it reads what failed and changes nothing there
         told = f"you may not move {failed / name}; drop it again: lorad drop {failed / name}"
         raise ConfigError(told, code="not_moved") from None
-    except OSError as error:
-        raise ConfigError(f"{name} could not be moved: {error.strerror}", code="not_moved") from None
+    except (OSError, RetryLater) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{name} could not be moved: {why}", code="not_moved") from None
     terminal.say(f"{name} is in {target} again; wait for it with: lorad wait")
 
 
@@ -1010,8 +1009,7 @@ def memory_import(
     inbox = home.inbox / track
     with tempfile.TemporaryDirectory() as folder:
         sources = _split_by_dataset(file, Path(folder))
-        for source in sources:
-            _copy_in(source, home.inbox, track)
+        _copy_all(sources, home.inbox, track)
     names = ", ".join(source.stem for source in sources)
     terminal.say(f"dropped {phrases.plural(len(sources), 'dataset')} into {inbox}: {names}")
 

@@ -19,7 +19,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -322,18 +322,24 @@ class Inbox:
         lone = self._own.lone_sidecars(self._tracks)
         there = [*(item.path for item in self._files()), *self._taken_paths()] if lone else []
         for path in lone:
-            homes = (sidecar.path_of(file) for file in there)
-            home = next((home for home in homes if home.name == path.name and not files.is_there(home)), None)
-            with self._entered(path) as source:
-                if home:
-                    with self._entered(home) as into:
-                        source.rename(path.name, into, home.name)
-                else:  # somebody took its file away
-                    done = self._own.done
-                    source.rename(path.name, done, done.free_name(path.name))
-            with self._own.entered(path.parent.parent) as above:
-                above.remove_empty(path.parent.name)
+            with contextlib.suppress(
+                OSError
+            ):  # what its owner lets nobody move stays, and keeps nothing from its turn
+                self._return_sidecar(path, there)
         self._has_lone = False
+
+    def _return_sidecar(self, path: Path, there: Sequence[Path]) -> None:
+        homes = (sidecar.path_of(file) for file in there)
+        home = next((home for home in homes if home.name == path.name and not files.is_there(home)), None)
+        with self._entered(path) as source:
+            if home:
+                with self._entered(home) as into:
+                    source.rename(path.name, into, home.name)
+            else:  # somebody took its file away
+                done = self._own.done
+                source.rename(path.name, done, done.free_name(path.name))
+        with self._own.entered(path.parent.parent) as above:
+            above.remove_empty(path.parent.name)
 
     def _taken_paths(self) -> list[Path]:
         return [item.path for item in self.processing()]
