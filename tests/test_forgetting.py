@@ -268,3 +268,19 @@ def test_a16_where_nothing_was_learned_that_is_said(world):
     assert "no version has learned them" in sentence
     world.cycle.forget("chat", WORD, world.now)
     assert told(world, "gates")[0].removed == ()
+
+
+def test_a16_what_a_killed_reproduction_has_left_goes_and_one_that_runs_is_left_alone(world):
+    begin(world)
+    made = world.registry.folder / "reproduced" / ".made" / "new.jsonl"
+    made.parent.mkdir(parents=True)
+    made.write_text(WORD)
+
+    with files.locked(made.parents[1] / ".lock"):  # it runs
+        world.cycle.forget("chat", "doors", 1.0)
+        world.pass_time()
+        assert made.exists()
+    world.cycle.forget("chat", "doors", 2.0)
+    world.pass_time()
+
+    assert not made.parent.exists()

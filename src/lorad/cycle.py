@@ -934,6 +934,7 @@ class Cycle:
                 if number != running:
                     self._put_away(registry, number, folder)
             self._remove_forgotten(track)
+            registry.remove_unfinished()
             registry.prune_rejected(self.settings.registry.keep_rejected)
             try:
                 self.prune(track, self.settings.registry, now)

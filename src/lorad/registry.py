@@ -23,7 +23,7 @@ from typing import Any
 from lorad import domain, files
 from lorad.config import RegistrySettings
 from lorad.domain import Evaluation
-from lorad.errors import LoradError, ProtocolError, RegistryError
+from lorad.errors import LoradError, ProtocolError, RegistryError, RetryLater
 from lorad.states import VersionState, advance
 
 TRACKER = "checkpoint_tracker.json"
@@ -589,6 +589,14 @@ class Registry:
         self.remove_words(candidate)
         files.rename(candidate, target)
         return target
+
+    def remove_unfinished(self) -> None:
+        """Remove what a kill has left of a version that was made again or brought from outside, words and all."""
+        for made in (self.folder / "adopting" / "candidate", self.folder / "reproduced" / ".made"):
+            if made.exists():
+                # where somebody is at it, he removes it in the end
+                with contextlib.suppress(RetryLater), files.locked(made.parent / ".lock", wait=False):
+                    files.remove(made)
 
     def remove_words(self, candidate: Path) -> None:
         """Remove the rows that a session learned from: they are in memory, where `lorad forget` finds them."""
