@@ -586,7 +586,6 @@ def _with_sidecar(file: Path) -> list[Path]:
 
 def _copy_all(parts: Sequence[Path], inbox: Path, track: str | None) -> None:
     """Copy files into the inbox, or into a track's folder in it; raise ``ConfigError`` where that cannot be."""
-
     try:
         with _opened(inbox, track) as folder:
             for part in parts:
