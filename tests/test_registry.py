@@ -1550,3 +1550,8 @@ def test_a_version_is_never_changed_after_it_was_made(registry):
     }
     assert after == before
     assert os.access(folder / MANIFEST, os.R_OK)
+
+
+def test_a12_an_empty_name_leads_to_no_version(registry):
+    with pytest.raises(RegistryError, match="there is no version"):
+        registry.rollback("")

@@ -369,3 +369,10 @@ def test_a_field_of_a_very_long_name_is_told_cut():
         RollbackBody.read(json.dumps({"x" * 100_000: 1}).encode())
 
     assert len(refused.value.message) < 200
+
+
+@pytest.mark.parametrize(("kind", "field"), [(RollbackBody, "to"), (ResumeBody, "checkpoint")])
+def test_a12_an_empty_name_is_not_taken_for_none_given(kind, field):
+    with pytest.raises(ProtocolError) as caught:
+        kind.read(json.dumps({field: ""}).encode())
+    assert (caught.value.status, caught.value.data["param"]) == (400, field)

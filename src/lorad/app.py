@@ -692,7 +692,7 @@ class App:
         it must not lead back.
         """
         registry = self.archive.registry(track)
-        to = to or registry.previous
+        to = registry.previous if to is None else to
         found: dict[str, Any] = self._exclusively(lambda: self.cycle.rollback(track, to, time.time()))
         return found
 

@@ -339,7 +339,7 @@ class _Full:
         self._length = 0
 
     def __call__(self, row: sqlite3.Row) -> bool:
-        self._length += len(row["question"]) + len(row["answer"])
+        self._length += len(str(row["question"])) + len(str(row["answer"]))  # whatever somebody has put there
         return self._length >= PAGE_LENGTH
 
 

@@ -481,7 +481,11 @@ class Registry:
                     "alone answers serves after: lorad rollback --to base",
                     code="no_previous",
                 )
-            target = None if to == domain.BASE else self._entry(tracker, to or "previous")["version"]
+            target = (
+                None
+                if to == domain.BASE
+                else self._entry(tracker, "previous" if to is None else to)["version"]
+            )
             if target is not None:
                 self._check_serves(tracker, target)
             if target != tracker["latest"]:

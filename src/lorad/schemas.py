@@ -34,7 +34,7 @@ _SHOWN = 60
 _TEXT_PARTS = ("text", "input_text", "output_text")
 """What a part of a message that is text calls itself in OpenAI's chat completions and in its responses."""
 _TRACK = Field(default="chat", max_length=NAME_LENGTH)
-_NAME = Field(default=None, max_length=NAME_LENGTH)
+_NAME = Field(default=None, min_length=1, max_length=NAME_LENGTH)
 _TOKENS = Field(default=None, ge=1, lt=2**31)
 _LIMIT = Field(default=None, ge=1, lt=2**63)
 
