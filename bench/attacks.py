@@ -1,6 +1,6 @@
 """Attack a daemon in every way that we could think of, and see what is lost, wrong, entered and hung.
 
-    python bench/attacks.py [--only GROUP] [--case TEXT] [--keep-going]
+    python bench/attacks.py [--only GROUP] [--case TEXT]
 
 Each case is one attack or misfortune on a real daemon with the tests' tiny model, set up as daemon/README.md says: the
 daemon's user, a member of its group who drops files, and (as root) both with their real uids. After each case a new
@@ -18,12 +18,14 @@ one case wrote into its log. Cases that need two users or a mount are left out w
 
 import argparse
 import contextlib
+import dataclasses
+import json
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +35,16 @@ import attacks_sessions
 import attacks_socket
 import report
 from attacks_inbox import Case
-from attacks_world import GROUP, IS_ROOT, Outcome, World, Wrong, save_base, world
+from attacks_world import IS_ROOT, Outcome, World, Wrong, save_base, world
 
 KINDS = ("lost", "wrong", "entered", "hung")
+CASES = {
+    "inbox": attacks_inbox.cases,
+    "socket": attacks_socket.cases,
+    "offline": attacks_offline.cases,
+    "sessions": attacks_sessions.cases,
+}
+LANES = (("inbox", "socket", "offline"), ("sessions", "disk"))
 
 
 def attempt(place: World, case: Case) -> Outcome:
@@ -108,17 +117,27 @@ def on_a_disk(base: Path, wanted: Callable[[Case], bool]) -> Iterator[Outcome]:
                 yield attempt(made, case)
 
 
-def outcomes(base: Path, only: str | None, wanted: Callable[[Case], bool]) -> Iterator[Outcome]:
-    if only in {None, "inbox"}:
-        yield from in_one_home(base, attacks_inbox.cases(), wanted, paused=True)
-    if only in {None, "socket"}:
-        yield from in_one_home(base, attacks_socket.cases(), wanted, paused=True)
-    if only in {None, "offline"}:
-        yield from in_one_home(base, attacks_offline.cases(), wanted, paused=True)
-    if only in {None, "sessions"}:
-        yield from in_one_home(base, attacks_sessions.cases(), wanted, paused=False)
-    if only in {None, "disk"} and IS_ROOT and shutil.which("mkfs.ext4"):
-        yield from on_a_disk(base, wanted)
+def outcomes(base: Path, groups: Sequence[str], wanted: Callable[[Case], bool]) -> Iterator[Outcome]:
+    for group in groups:
+        if group == "disk":
+            if IS_ROOT and shutil.which("mkfs.ext4"):
+                yield from on_a_disk(base, wanted)
+        else:
+            yield from in_one_home(base, CASES[group](), wanted, paused=group != "sessions")
+
+
+def in_lanes() -> list[Outcome]:
+    """Run all groups, two at a time: most of what they do is waiting."""
+    with tempfile.TemporaryDirectory() as folder:
+        places = [Path(folder) / "-".join(groups) for groups in LANES]
+        command = [sys.executable, __file__]
+        running = [
+            subprocess.Popen([*command, *(f"--only={group}" for group in groups), f"--found={place}"])
+            for groups, place in zip(LANES, places, strict=True)
+        ]
+        for process in running:
+            process.wait()
+        return [Outcome(**each) for place in places for each in json.loads(place.read_text())]
 
 
 def figures(found: list[Outcome], left_out: int, seconds: float) -> dict[str, Any]:
@@ -169,22 +188,31 @@ def draw(found: list[Outcome]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", choices=("inbox", "socket", "offline", "sessions", "disk"))
+    parser.add_argument("--only", choices=(*CASES, "disk"), action="append", help="a group, repeatable")
     parser.add_argument("--case", default="", help="only cases whose row or name has this text")
+    parser.add_argument("--found", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     began = time.monotonic()
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
-        base = save_base(Path(folder))
-        for outcome in outcomes(base, options.only, lambda case: options.case in f"{case[0]} {case[1]}"):
-            tell(outcome)
-            found.append(outcome)
+    is_whole = not options.only and not options.case
+    if is_whole:
+        found = in_lanes()
+    else:
+        found = []
+        with tempfile.TemporaryDirectory() as folder:
+            base = save_base(Path(folder))
+            groups = options.only or [*CASES, "disk"]
+            for outcome in outcomes(base, groups, lambda case: options.case in f"{case[0]} {case[1]}"):
+                tell(outcome)
+                found.append(outcome)
+    if options.found:
+        options.found.write_text(json.dumps([dataclasses.asdict(outcome) for outcome in found]))
+        return
     if not found:
         sys.exit("no such case")
     left_out = 0 if IS_ROOT and shutil.which("mkfs.ext4") else len(list(attacks_sessions.disk_cases()))
     told = figures(found, left_out, time.monotonic() - began)
-    print(told, f"group {GROUP}")
-    if not options.only and not options.case:
+    print(json.dumps(told, indent=2))
+    if is_whole:
         draw(found)
         notes = [*(__doc__ or "").splitlines(), "", "Aims: lost, wrong, in and hung 0; cases at least 60."]
         report.save("attacks", told, notes, tables=table(found))

@@ -84,6 +84,18 @@ def put_in_its_place(path, kind, secret):
         os.link(secret, path)
 
 
+@pytest.mark.parametrize("content", ['[{"instruction": "half"}]', '[{"instruction": "a", "response": "b"}]'])
+def test_a15_what_was_taken_is_closed_to_others(world, content):
+    path = world.home / "inbox" / "a.json"
+    path.write_text(content)
+    path.chmod(0o644)
+
+    pass_long(world, 3)
+
+    (end,) = [found for found in (world.home / "models" / "drops").rglob("a.json") if found.is_file()]
+    assert stat.S_IMODE(end.stat().st_mode) == 0o640
+
+
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder", "hard link"])
 @pytest.mark.parametrize("is_sidecar", [False, True])
 def test_a4_what_is_swapped_at_the_last_moment_is_not_opened(world, kind, is_sidecar):

@@ -31,6 +31,7 @@ from watchdog.observers import Observer
 from lorad import drops, files, old_folders, sidecar
 from lorad.config import InboxSettings
 from lorad.drops import REASON, Drops, Waiting, local_date
+from lorad.durable import step
 from lorad.errors import RetryLater, SampleError
 from lorad.folders import Folder
 from lorad.mounts import Mount, why_silent
@@ -692,6 +693,7 @@ class Inbox:
             told = "cannot be read by the daemon; let its group read it (chmod g+r) and drop it again"
             raise SampleError(f"{readable(name)} {told}", code="unreadable") from None
         self._require_copy(source)
+        _close_to_others(source)
         return source
 
     def _require_copy(self, source: Source) -> None:
@@ -800,6 +802,15 @@ def _require_no_folder(folder: Folder, name: str) -> None:
     if stat.S_ISDIR(folder.status(name).st_mode):
         told = "is a folder where a sidecar would be; remove it, then drop its file again"
         raise SampleError(f"{readable(name)} {told}", code="no_file")
+
+
+def _close_to_others(source: Source) -> None:
+    """Take from others what the umask of whoever dropped a file has given them, where it is this user's own file."""
+    status = os.fstat(source.descriptor)
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & stat.S_IRWXO and status.st_uid == os.geteuid() and status.st_nlink == 1:
+        with contextlib.suppress(OSError), step("chmod", source.name):  # not every file system keeps modes
+            os.fchmod(source.descriptor, mode & ~stat.S_IRWXO)
 
 
 def _signature(path: Path) -> Signature:
