@@ -100,11 +100,14 @@ def disk(megabytes: int = 300) -> Iterator[Path]:
         with image.open("wb") as file:
             file.truncate(megabytes << 20)
         subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
-        subprocess.run(["mount", "-o", "loop,errors=remount-ro", image, place], check=True)
+        made = subprocess.run(["losetup", "-f", "--show", image], check=True, capture_output=True, text=True)
+        device = made.stdout.strip()
+        subprocess.run(["mount", "-o", "errors=remount-ro", device, place], check=True)
         place.chmod(0o755)
         yield place
     finally:
         subprocess.run(["umount", "-l", place], check=False, capture_output=True)
+        subprocess.run(["losetup", "-d", device], check=False, capture_output=True)
         shutil.rmtree(place, ignore_errors=True)
         image.unlink()
 

@@ -169,6 +169,7 @@ class World:
         self.folder.chmod(0o755)
         self.root.chmod(0o750)
         (self.root / "inbox").chmod(0o2770)  # as daemon/README.md says
+        os.sync()  # what a broken disk loses must have been written by the daemon
 
     def _make_precious(self) -> None:
         """Lay what is the daemon's user's own and no part of the home."""
