@@ -1,5 +1,6 @@
 """Names that people give are checked before anything is read, written or removed; what was there stays."""
 
+import errno
 import json
 import os
 import threading
@@ -233,6 +234,20 @@ def test_a13_a_file_is_only_replaced_where_that_was_said(tmp_path, kind):
         with files.writing(target, replace=True) as stream:
             stream.write("new \ud800")
         assert target.read_text() == "new \\ud800"
+
+
+def test_a_file_is_written_where_files_have_one_name_only(tmp_path, monkeypatch):
+    # Given a memory stick
+    def refuse(source, target):
+        raise OSError(errno.EPERM, "Operation not permitted", source, None, target)
+
+    monkeypatch.setattr(os, "link", refuse)
+
+    with files.writing(tmp_path / "memory.jsonl", replace=False) as stream:
+        stream.write("rows")
+
+    assert (tmp_path / "memory.jsonl").read_text() == "rows"
+    assert [path.name for path in tmp_path.iterdir()] == ["memory.jsonl"]
 
 
 def test_a13_what_comes_while_a_file_is_written_stays(tmp_path):

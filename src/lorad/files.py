@@ -316,11 +316,22 @@ def writing(path: Path, *, replace: bool) -> Iterator[IO[str]]:
         if replace:
             Path(hidden).replace(path)
         else:
-            os.link(hidden, path)  # a rename would replace what came meanwhile
+            _put_new(Path(hidden), path)
     except FileExistsError:
         raise _taken(path) from None
     finally:
         Path(hidden).unlink(missing_ok=True)
+
+
+def _put_new(source: Path, target: Path) -> None:
+    """Give a finished file its name; raise ``FileExistsError`` where somebody has taken it meanwhile."""
+    try:
+        os.link(source, target)  # a rename would replace what came meanwhile
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}:
+            raise
+        with target.open("x"):  # the file system of a memory stick knows no second names
+            source.replace(target)
 
 
 def check_replaceable(path: Path, *, replace: bool) -> None:
