@@ -184,7 +184,8 @@ def test_a_sidecar_is_read_there_too(warm, tmp_path):
     path = written(tmp_path / "a.jsonl", 1)
     sidecar.path_of(path).write_text("fields: {question: Frage}\nlabels: [é, b]\n")
 
-    assert sidecar.beside(path, warm.reader.sidecar) == sidecar.beside(path)
+    with source.opened(sidecar.path_of(path)) as opened:
+        assert warm.reader.sidecar(opened) == sidecar.beside(path)
 
 
 def test_many_files_are_read_by_one_process_that_keeps_nothing_of_them(home, small):
@@ -257,8 +258,8 @@ def test_a10_a_sidecar_whose_aliases_are_endless_fails_alone(home, tmp_path, sma
     at.read(small)
     at.clock.pace = 0.5
 
-    with pytest.raises(SampleError):
-        sidecar.beside(path, at.reader.sidecar)
+    with source.opened(sidecar.path_of(path)) as opened, pytest.raises(SampleError):
+        at.reader.sidecar(opened)
 
     at.clock.pace = 0.0
     assert at.read(small).rows == 3
@@ -545,6 +546,7 @@ from lorad.app import ReadingProcess
 from lorad.config import InboxSettings
 
 limits = InboxSettings()
+from lorad.source import opened
 here = reader.Reader(limits, start=ReadingProcess, clock=lambda: 0.0, is_stopping=lambda: False)
 
 def check(example):
@@ -552,7 +554,8 @@ def check(example):
     sys.stdin.readline()
     os.kill(os.getpid(), signal.SIGKILL)
 
-here.read(Path({str(large)!r}), limits, check=check)
+with opened(Path({str(large)!r})) as source:
+    here.read(source, limits, check=check)
 """
     with python(program) as daemon:
         orphan = os.pidfd_open(int(daemon.stdout.readline()))

@@ -323,9 +323,8 @@ class Inbox:
         lone = self._own.lone_sidecars(self._tracks)
         there = [*(item.path for item in self._files()), *self._taken_paths()] if lone else []
         for path in lone:
-            with contextlib.suppress(
-                OSError
-            ):  # what its owner lets nobody move stays, and keeps nothing from its turn
+            # what its owner lets nobody move stays, and keeps nothing from its turn
+            with contextlib.suppress(OSError):
                 self._return_sidecar(path, there)
         self._has_lone = False
 

@@ -10,7 +10,6 @@ import socket
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from lorad import exchange, samples, sidecar
@@ -19,7 +18,7 @@ from lorad.errors import RetryLater, SampleError
 from lorad.exchange import HEADER, Malformed
 from lorad.samples import Check, Converted, Purpose, Reading
 from lorad.sidecar import Sidecar
-from lorad.source import Signature, Source, opened
+from lorad.source import Signature, Source
 
 T = TypeVar("T")
 
@@ -74,7 +73,7 @@ class Reader:
 
     def read(
         self,
-        file: Path | Source,
+        file: Source,
         limits: InboxSettings,
         task: str = "chat",
         fields: Mapping[str, str] | None = None,
@@ -82,9 +81,6 @@ class Reader:
         check: Check = lambda example: example,
     ) -> Reading:
         """Read a dataset file as ``samples.read`` does; raise ``SampleError`` also for one that takes too much."""
-        if isinstance(file, Path):
-            with opened(file) as source:
-                return self.read(source, limits, task, fields, labels, check)
 
         def convert(source: Source, purpose: Purpose) -> _Rows:
             return _Rows(partial(self._asked, source, exchange.ask_rows(source, purpose)), purpose.task)

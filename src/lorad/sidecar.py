@@ -6,7 +6,7 @@ moving files (``inbox``).
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -170,14 +170,11 @@ def path_of(file: Path) -> Path:
     return file.with_name(companion(file.name, SUFFIX))
 
 
-def beside(file: Path, reads: Callable[[Source], Sidecar] | None = None) -> Sidecar:
-    """Read a file's sidecar, an empty one where there is none; raise ``SampleError``, also for what is no plain file.
-
-    ``reads`` does it elsewhere than in this process.
-    """
+def beside(file: Path) -> Sidecar:
+    """Read a file's sidecar, an empty one where there is none; raise ``SampleError``, also for what is no plain file."""
     try:
         with opened(path_of(file)) as source:
-            return (reads or read)(source)
+            return read(source)
     except FileNotFoundError:
         return Sidecar()
 
