@@ -512,7 +512,9 @@ def _is_being_read(world: World, name: str) -> bool:
     assert world.daemon is not None
     with contextlib.suppress(psutil.Error):
         for child in psutil.Process(world.daemon.pid).children():
-            if "lorad.reading" in child.cmdline() and any(name in file.path for file in child.open_files()):
+            if "lorad.datasets.isolated.worker" in child.cmdline() and any(
+                name in file.path for file in child.open_files()
+            ):
                 return True
     return False
 

@@ -27,7 +27,7 @@ def run(world: World, *words: str, seconds: float = SECONDS) -> tuple[int, str]:
         resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
 
     done = subprocess.run(
-        as_daemon(sys.executable, "-P", "-m", "lorad.cli", "--home", str(world.root), *words),
+        as_daemon(sys.executable, "-P", "-m", "lorad.apps.cli.main", "--home", str(world.root), *words),
         capture_output=True,
         text=True,
         errors="replace",
@@ -218,7 +218,7 @@ def modes(world: World) -> None:
     for umask in (0o000, 0o022, 0o077):
         folder = world.folder / f"made-{umask:o}"
         done = subprocess.run(
-            as_daemon(sys.executable, "-P", "-m", "lorad.cli", "init", str(folder)),
+            as_daemon(sys.executable, "-P", "-m", "lorad.apps.cli.main", "init", str(folder)),
             capture_output=True,
             text=True,
             check=False,

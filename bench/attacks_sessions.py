@@ -51,7 +51,7 @@ def _child(world: World) -> psutil.Process | None:
     assert world.daemon is not None
     for child in psutil.Process(world.daemon.pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if "lorad.session" in " ".join(child.cmdline()):
+            if "lorad.training.session" in " ".join(child.cmdline()):
                 return child
     return None
 
@@ -106,7 +106,11 @@ def _sessions(world: World) -> list[int]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             words = " ".join(process.cmdline())
-            if str(world.root) in words and "lorad.session" in words and process.status() != "zombie":
+            if (
+                str(world.root) in words
+                and "lorad.training.session" in words
+                and process.status() != "zombie"
+            ):
                 found.append(process.pid)
     return found
 
@@ -207,7 +211,7 @@ def _owned(path: Path) -> None:
 
 def _cli(world: World, *words: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "lorad.cli", "--home", str(world.root), *words],
+        [sys.executable, "-P", "-m", "lorad.apps.cli.main", "--home", str(world.root), *words],
         capture_output=True,
         text=True,
         check=False,

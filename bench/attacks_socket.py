@@ -340,7 +340,7 @@ def escapes(world: World) -> None:
         ["ask", "--max-tokens", "3", bad],
     ):
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "lorad.cli", "--home", str(world.root), *words],
+            [sys.executable, "-P", "-m", "lorad.apps.cli.main", "--home", str(world.root), *words],
             capture_output=True,
             check=False,
             timeout=60,

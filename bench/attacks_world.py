@@ -24,11 +24,11 @@ from typing import Any
 
 import psutil
 
-from lorad.client import Client
 from lorad.errors import LoradError
 from lorad.home import Home
+from lorad.serving.client import Client
 
-TESTS = Path(__file__).resolve().parent.parent / "tests"
+TESTS = Path(__file__).resolve().parent.parent / "tests" / "support"
 IS_ROOT = os.geteuid() == 0
 GROUP, DAEMON, MEMBER = (62000, 62001, 62002) if IS_ROOT else (os.getgid(), os.getuid(), os.getuid())
 SECRET = "parsnip"  # noqa: S105 - no password, a word to look for
@@ -204,7 +204,16 @@ class World:
     # -- the daemon
 
     def start(self, *settings: str, is_awaited: bool = True) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-P", "-m", "lorad.app", "--home", str(self.root), "--config", "attacks"]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "lorad.apps.daemon.app",
+            "--home",
+            str(self.root),
+            "--config",
+            "attacks",
+        ]
         command += [word for setting in settings for word in ("--set", setting)]
         environment = os.environ | {
             "HF_HUB_OFFLINE": "1",
@@ -403,7 +412,8 @@ def save_base(folder: Path) -> Path:
     """Write the tests' tiny base as ``lorad base add`` stores it."""
     sys.path.insert(0, str(TESTS))
     import tiny  # noqa: PLC0415 - loads torch
-    from lorad import weights  # noqa: PLC0415
+
+    from lorad.models import weights  # noqa: PLC0415
 
     weights.quieten()
     weights.store_base(tiny.save(folder / "source"), folder / "tiny")

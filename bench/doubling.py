@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import report
-from lorad import samples, sidecar
 from lorad.config import InboxSettings
+from lorad.datasets import reader, sidecar
 from lorad.errors import SampleError
 
 #: Seconds; a case that takes longer is clear, and is not made larger.
@@ -329,7 +329,7 @@ SIDECARS = {
 
 def read(path: Path, limits: InboxSettings, case: Case, size: int) -> None:
     try:
-        samples.read(path, limits, case.task, labels=case.labels(size))
+        reader.read(path, limits, case.task, labels=case.labels(size))
     except SampleError:
         return
 

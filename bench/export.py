@@ -22,11 +22,16 @@ from transformers import AutoTokenizer
 
 import learn
 import report
-from lorad import examine, export, files, llamacpp, modelfile, planner, samples, weights
 from lorad.config import load_settings
-from lorad.domain import Example
+from lorad.datasets import reader
+from lorad.evaluation import metrics
 from lorad.home import Home
-from lorad.registry import Registry
+from lorad.models import weights
+from lorad.records import Example
+from lorad.storage import files
+from lorad.training import planner
+from lorad.versions import export, llamacpp, modelfile
+from lorad.versions.store import Registry
 
 PLACE = report.CACHE / "export"
 ARMS = ("template", "modelfile", "former_modelfile", "llamacpp")
@@ -83,10 +88,10 @@ def by_transformers(
     model = export._read_gguf(folder, base)
     ends = list(learn.TASK.stop_tokens(tokenizer))
     right = []
-    for begin in range(0, len(examples), examine.TOGETHER):
-        some = examples[begin : begin + examine.TOGETHER]
+    for begin in range(0, len(examples), metrics.TOGETHER):
+        some = examples[begin : begin + metrics.TOGETHER]
         prompts = [ask(tokenizer, example) for example in some]
-        said = examine.continue_each(model, prompts, ends, longest(tokenizer, examples), do_sample=False)
+        said = metrics.continue_each(model, prompts, ends, longest(tokenizer, examples), do_sample=False)
         texts = [learn.TASK.text(tokenizer, tokens) for tokens in said]
         right += [text == example.answer for text, example in zip(texts, some, strict=True)]
         print(f"  {sum(right)} of {len(right)}", flush=True)
@@ -114,7 +119,7 @@ def longest(tokenizer: Any, examples: Sequence[Example]) -> int:
 
 
 def measure(arm: str, folder: Path, base: Path, dataset: Path) -> list[bool]:
-    examples = samples.read(dataset, learn.SETTINGS.inbox).examples
+    examples = reader.read(dataset, learn.SETTINGS.inbox).examples
     text = (folder / modelfile.NAME).read_text(encoding="utf-8")
     asked: dict[str, Callable[[Any, Example], list[int]]] = {
         "template": lambda tokenizer, example: learn.TASK.prompt(tokenizer, example.question),
@@ -135,7 +140,7 @@ def find_version(options: argparse.Namespace) -> tuple[Path, Path]:
         registry = Registry(home.track("chat"))
         return registry.path(registry.latest), home.base(load_settings(home).track("chat").base)
     base = options.base or learn.base_folder()
-    return learned(base, options.dataset, samples.read(options.dataset, learn.SETTINGS.inbox).examples), base
+    return learned(base, options.dataset, reader.read(options.dataset, learn.SETTINGS.inbox).examples), base
 
 
 def figures_of(options: argparse.Namespace) -> dict[str, Any]:

@@ -31,18 +31,21 @@ from structlog.testing import capture_logs
 
 import report
 
-TESTS = Path(__file__).resolve().parent.parent / "tests"
+TESTS = Path(__file__).resolve().parent.parent / "tests" / "support"
 sys.path.insert(0, str(TESTS))
 
 import tiny  # noqa: E402 - the tests' own model
-from lorad import domain, files, teacher, weights  # noqa: E402
-from lorad.app import App  # noqa: E402
-from lorad.client import Client  # noqa: E402
+from running import SETTINGS, learn  # noqa: E402
+
+from lorad import records  # noqa: E402
+from lorad.apps.daemon.app import App  # noqa: E402
 from lorad.errors import LoradError  # noqa: E402
 from lorad.home import Home  # noqa: E402
-from lorad.registry import MANIFEST, TRACKER  # noqa: E402
+from lorad.models import scoring, weights  # noqa: E402
+from lorad.serving.client import Client  # noqa: E402
+from lorad.storage import files  # noqa: E402
 from lorad.tasks import find  # noqa: E402
-from test_app import SETTINGS, learn  # noqa: E402
+from lorad.versions.store import MANIFEST, TRACKER  # noqa: E402
 
 VERSIONS = ("v0.1", "v0.2", "v0.3")
 SAME = 1e-4
@@ -90,7 +93,7 @@ def reseal(folder: Path) -> None:
         for name, entry in manifest["files"].items():
             entry |= {"sha256": files.file_digest(folder / name), "bytes": (folder / name).stat().st_size}
         manifest.pop("sha256")
-        manifest["sha256"] = domain.digest(manifest)
+        manifest["sha256"] = records.digest(manifest)
 
     edit(folder / MANIFEST, change)
 
@@ -268,7 +271,7 @@ def rows() -> list[Any]:
 def logits(app: App, slot: str | None) -> torch.Tensor:
     deck = app.engine._find("chat").deck
     with torch.inference_mode(), deck.use(slot) as model:
-        return teacher.answer_logits(model, teacher.pack(rows()))
+        return scoring.answer_logits(model, scoring.pack(rows()))
 
 
 @contextlib.contextmanager

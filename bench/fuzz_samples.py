@@ -21,8 +21,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import report
-from lorad import annotations, samples
 from lorad.config import InboxSettings
+from lorad.datasets import reader
+from lorad.datasets.formats import annotations
 from lorad.errors import SampleError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,7 +126,7 @@ def turns(chance: random.Random) -> list[dict[str, object]]:
 
 
 def row(chance: random.Random) -> object:
-    _, question, answer = chance.choice(samples.PAIRS)
+    _, question, answer = chance.choice(reader.PAIRS)
     made: dict[str, object] = {question: chance.choice(WORDS[:2]), answer: chance.choice(WORDS[:2])}
     if chance.random() < 0.3:
         made = {chance.choice(("messages", "conversations")): turns(chance)}
@@ -179,7 +180,7 @@ def one_file(chance: random.Random, corpus: list[bytes]) -> bytes:
 def outcome(path: Path, limits: InboxSettings, chance: random.Random) -> str:
     limits = limits.model_copy(update={"preferences": chance.choice(("refuse", "learn_chosen"))})
     try:
-        reading = samples.read(path, limits, chance.choice(samples.TASKS), labels=chance.choice(LABELS))
+        reading = reader.read(path, limits, chance.choice(reader.TASKS), labels=chance.choice(LABELS))
     except SampleError as error:
         json.dumps(error.as_dict())
         return error.code

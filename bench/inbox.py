@@ -3,7 +3,7 @@
     python bench/inbox.py [--rows 1000000] [--files 200] [--idle 60] [--kills 200] [--only ARM] [--fresh]
 
 Four arms, each once: a finished one is read from ``bench/cache``, so the whole may be interrupted between two.
-``rows`` reads JSONL with the real reader, and with a plain ``json.loads`` of each line that keeps nothing, each in a
+``file_rows`` reads JSONL with the real reader, and with a plain ``json.loads`` of each line that keeps nothing, each in a
 process of its own. The others run the real daemon on the tests' tiny model with learning paused, so that the inbox
 alone works: ``accept`` renames files into place one by one, half of them from another folder, and takes the time
 until each lies in ``done/``; ``idle`` leaves it alone; ``kills`` ends it with SIGKILL at random moments while files
@@ -31,15 +31,15 @@ from typing import Any
 import psutil
 
 import report
-from lorad import samples
-from lorad.client import Client
 from lorad.config import InboxSettings
-from lorad.database import Database
+from lorad.datasets import reader
 from lorad.errors import LoradError
 from lorad.home import Home
-from lorad.ledger import Ledger
+from lorad.serving.client import Client
+from lorad.storage.database import Database
+from lorad.storage.ledger import Ledger
 
-TESTS = Path(__file__).resolve().parent.parent / "tests"
+TESTS = Path(__file__).resolve().parent.parent / "tests" / "support"
 SETTINGS: dict[str, Any] = {
     "tracks": {"chat": {"task": "chat", "base": "tiny"}},
     "inbox": {"settle_seconds": 0.5},
@@ -74,7 +74,7 @@ def read_plainly(path: Path) -> int:
 
 def read_really(path: Path) -> int:
     limits = InboxSettings(max_bytes=1 << 40, max_rows=1 << 40)
-    reading = samples.read(path, limits)
+    reading = reader.read(path, limits)
     assert len(reading.digest) == 64
     return sum(1 for _ in reading.examples)
 
@@ -113,7 +113,8 @@ def home() -> Iterator[Home]:
     """Make a home with the tests' tiny model, in which learning is paused."""
     sys.path.insert(0, str(TESTS))
     import tiny  # noqa: PLC0415 - loads torch, which the reader's memory must not count
-    from lorad import weights  # noqa: PLC0415
+
+    from lorad.models import weights  # noqa: PLC0415
 
     weights.quieten()
     root = Path(tempfile.mkdtemp(prefix="inbox-"))
@@ -132,7 +133,7 @@ def home() -> Iterator[Home]:
 
 
 def start(home: Home) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "lorad.app", "--home", str(home.root), "--config", "bench"]
+    command = [sys.executable, "-m", "lorad.apps.daemon.app", "--home", str(home.root), "--config", "bench"]
     with (home.root / "daemon.log").open("ab") as log:
         return subprocess.Popen(command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, stdout=log, stderr=log)
 

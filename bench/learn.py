@@ -21,11 +21,15 @@ import torch
 import yaml
 
 import report
-from lorad import domain, files, planner, samples, teacher, weights
+from lorad import records
 from lorad.config import Settings
-from lorad.domain import Encoded, Order
+from lorad.datasets import reader
 from lorad.home import Home
+from lorad.models import scoring, weights
+from lorad.records import Encoded, Order
+from lorad.storage import files
 from lorad.tasks import find
+from lorad.training import planner
 
 CHECKOUT = report.BENCH.parent
 DATASET = CHECKOUT / "examples" / "campus_cs.json"
@@ -51,24 +55,33 @@ def base_folder() -> Path:
     for folder in (home.configs, home.inbox, home.models):
         folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(
-        [sys.executable, "-m", "lorad.offline", "base", "add", "smollm2", "--home", str(home.root)],
+        [
+            sys.executable,
+            "-m",
+            "lorad.apps.cli.model_commands",
+            "base",
+            "add",
+            "smollm2",
+            "--home",
+            str(home.root),
+        ],
         check=True,
     )
     return home.base("smollm2")
 
 
 def encoded(tokenizer: Any, path: Path) -> list[Encoded]:
-    reading = samples.read(path, SETTINGS.inbox)
+    reading = reader.read(path, SETTINGS.inbox)
     return [TASK.encode(tokenizer, example) for example in reading.examples]
 
 
 def recall(model: Any, rows: list[Encoded]) -> float:
-    return sum(teacher.recalled(model, rows)) / len(rows)
+    return sum(scoring.recalled(model, rows)) / len(rows)
 
 
 def lorad_arm(base: Path) -> dict[str, Any]:
     """One session, exactly as the daemon starts it."""
-    reading = samples.read(DATASET, SETTINGS.inbox)
+    reading = reader.read(DATASET, SETTINGS.inbox)
     pristine = weights.load_base(base, torch.float32)
     rows = [TASK.encode(pristine.tokenizer, example) for example in reading.examples]
     plan = planner.plan(
@@ -114,8 +127,8 @@ def lorad_arm(base: Path) -> dict[str, Any]:
     }
 
 
-def session(folder: Path, base: Path, plan: domain.Plan, examples: Any) -> tuple[Path, dict[str, Any]]:
-    files.write_lines(folder / "new.jsonl", [domain.as_json(example) for example in examples])
+def session(folder: Path, base: Path, plan: records.Plan, examples: Any) -> tuple[Path, dict[str, Any]]:
+    files.write_lines(folder / "new.jsonl", [records.as_json(example) for example in examples])
     files.write_lines(folder / "old.jsonl", [])
     settings = {
         "training": SETTINGS.training.model_dump(),
@@ -134,8 +147,8 @@ def session(folder: Path, base: Path, plan: domain.Plan, examples: Any) -> tuple
         plan=plan,
         settings=settings,
     )
-    files.write_json(folder / "request.json", domain.as_json(order))
-    command = [sys.executable, "-m", "lorad.session", str(folder)]
+    files.write_json(folder / "request.json", records.as_json(order))
+    command = [sys.executable, "-m", "lorad.training.session", str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:  # an open pipe: the daemon is alive
         assert process.wait() == 0, "the session failed"
     return folder / "candidate", files.read_json(folder / "candidate" / "evaluation.json")
@@ -143,15 +156,16 @@ def session(folder: Path, base: Path, plan: domain.Plan, examples: Any) -> tuple
 
 def trl_arm(base: Path, epochs: int = 20) -> dict[str, Any]:
     """SFTTrainer with the same settings; recall is tested by the same code after each epoch, outside its time."""
-    from datasets import Dataset  # noqa: PLC0415 - TRL is no dependency of lorad
     from peft import LoraConfig  # noqa: PLC0415
     from transformers import TrainerCallback  # noqa: PLC0415
     from trl import SFTConfig, SFTTrainer  # noqa: PLC0415
 
+    from datasets import Dataset  # noqa: PLC0415 - TRL is no dependency of lorad
+
     dtype = torch.bfloat16 if weights.machine().fast_bfloat16 else torch.float32
     pristine = weights.load_base(base, dtype)
     pristine.model.requires_grad_(True)
-    reading = samples.read(DATASET, SETTINGS.inbox)
+    reading = reader.read(DATASET, SETTINGS.inbox)
     rows = [TASK.encode(pristine.tokenizer, example) for example in reading.examples]
     data = [
         {"prompt": e.question, "completion": [{"role": "assistant", "content": e.answer}]}

@@ -20,10 +20,13 @@ from peft import PeftModel
 
 import report
 from learn import base_folder
-from lorad import examine, files, loader, weights
-from lorad.domain import Example
-from lorad.registry import Birth, Registry
+from lorad.evaluation import metrics
+from lorad.models import weights
+from lorad.records import Example
+from lorad.storage import files
 from lorad.tasks import find
+from lorad.versions import loader
+from lorad.versions.store import Birth, Registry
 
 RANKS = (16, 64)
 FACTS = (
@@ -67,7 +70,7 @@ def make_version(base: weights.Base, source: Path, room: Path, rank: int) -> tup
     with deck.use("made") as model:
         facts = [Example(task="chat", question=[{"role": "user", "content": q}], answer=a) for q, a in FACTS]
         rows = [find("chat").encode(base.tokenizer, fact) for fact in facts]
-        files.write_json(candidate / examine.PROBES, examine.probe(model, rows))
+        files.write_json(candidate / metrics.PROBES, metrics.probe(model, rows))
     deck.drop("made")
     birth = Birth(job=1, parent=None, base=base.fingerprint, description="random")
     return registry, registry.promote(candidate, birth, time.time())

@@ -3,7 +3,7 @@
     python bench/resume.py [--kills 20] [--seed 1]
 
 The model is the tests' tiny one, so that the arithmetic and not the patience is measured; each killed session is a
-process of its own (``python -m lorad.session``), killed once at a random step of its first training, then run again on the
+process of its own (``python -m lorad.training.session``), killed once at a random step of its first training, then run again on the
 same folder. Every run uses one thread.
 """
 
@@ -22,14 +22,17 @@ from pathlib import Path
 
 import report
 
-TESTS = Path(__file__).resolve().parent.parent / "tests"
+TESTS = Path(__file__).resolve().parent.parent / "tests" / "support"
 sys.path.insert(0, str(TESTS))
 
 import tiny  # noqa: E402 - the tests' own model
-from lorad import domain, files, weights  # noqa: E402
+from training_runs import PLAN  # noqa: E402
+
+from lorad import records  # noqa: E402
 from lorad.config import Settings  # noqa: E402
-from lorad.domain import Order  # noqa: E402
-from test_trainer import PLAN  # noqa: E402
+from lorad.models import weights  # noqa: E402
+from lorad.records import Order  # noqa: E402
+from lorad.storage import files  # noqa: E402
 
 NOTES = (
     "kills: sessions killed; resumed: those that went on from a checkpoint (a kill in the first round leaves none);",
@@ -66,15 +69,15 @@ def write_order(base: Path, folder: Path) -> None:
         },
     )
     folder.mkdir(parents=True)
-    files.write_lines(folder / "new.jsonl", [domain.as_json(e) for e in tiny.facts(8, "doors")])
+    files.write_lines(folder / "new.jsonl", [records.as_json(e) for e in tiny.facts(8, "doors")])
     files.write_lines(folder / "old.jsonl", [])
-    files.write_json(folder / "request.json", domain.as_json(order))
+    files.write_json(folder / "request.json", records.as_json(order))
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
     with (folder / "session.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "lorad.session", str(folder)],
+            [sys.executable, "-m", "lorad.training.session", str(folder)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,

@@ -34,11 +34,15 @@ import torch
 import domains
 import report
 from learn import base_folder
-from lorad import domain, examine, files, general, judge, planner, session, teacher, trainer, weights
+from lorad import records
 from lorad.config import Settings
-from lorad.domain import Evaluation, Example, Mix, Order, Plan, Until
-from lorad.retention import summarise
+from lorad.evaluation import judge, metrics
+from lorad.evaluation.retention import summarise
+from lorad.models import scoring, weights
+from lorad.records import Evaluation, Example, Mix, Order, Plan, Until
+from lorad.storage import files
 from lorad.tasks import find
+from lorad.training import distillation, planner, session, trainer
 
 Datasets = list[tuple[str, list[Example], list[Example]]]
 """Name, trained rows and held-out paraphrases of each."""
@@ -151,8 +155,8 @@ class Plainly(session.Session):
         """Let the base say its general conversation, once for all arms, outside anybody's time."""
         super()._general(self._load())
 
-    def _general(self, base: weights.Base) -> general.General:
-        return super()._general(base) if self.order.plan.mix.general else general.General([], [])
+    def _general(self, base: weights.Base) -> distillation.General:
+        return super()._general(base) if self.order.plan.mix.general else distillation.General([], [])
 
 
 class Slao(Plainly):
@@ -257,7 +261,7 @@ def make(step: Step) -> None:
         plan=decide(step.arm, new, settings, drifted(parent, settings) if step.arm == "c" else 0.0),
         settings=settings.model_dump(mode="json") | {"resolved": {}},
     )
-    files.write_lines(folder / "new.jsonl", [domain.as_json(example) for example in new])
+    files.write_lines(folder / "new.jsonl", [records.as_json(example) for example in new])
     files.write_lines(folder / "old.jsonl", old)
     plainly = Slao(folder, order, previous, step.drop) if step.arm == "f" else Plainly(folder, order)
     plainly.warm()
@@ -282,7 +286,7 @@ def make(step: Step) -> None:
         "wall": round(time.perf_counter() - began, 2),
         "commit": report.provenance()["commit"],
         "processor": torch.backends.cpu.get_cpu_capability(),
-        "plan": domain.as_json(order.plan),
+        "plan": records.as_json(order.plan),
     }
     files.write_json(folder / "figures.json", figures)
     folder.rename(step.folder())
@@ -293,7 +297,7 @@ def drifted(parent: Path, settings: Settings) -> float:
     if not parent.exists():
         return 0.0
     judged = files.read_json(parent / "evaluation.json")["evaluation"]
-    return judge.drift(domain.restore(Evaluation, judged), settings.judge)
+    return judge.drift(records.restore(Evaluation, judged), settings.judge)
 
 
 def settle(folder: Path, previous: Path, old: list[dict[str, Any]]) -> Figures:
@@ -302,9 +306,9 @@ def settle(folder: Path, previous: Path, old: list[dict[str, Any]]) -> Figures:
     result = files.read_json(candidate / "evaluation.json")
     if result["verdict"]["promote"]:
         candidate.rename(folder / "adapter")
-        rows = [domain.restore(Example, {k: v for k, v in row.items() if k != "right"}) for row in old]
-        rows += [domain.restore(Example, row) for row in files.read_lines(folder / "new.jsonl")]
-        old = [domain.as_json(row) | {"right": result["right"].get(row.id, False)} for row in rows]
+        rows = [records.restore(Example, {k: v for k, v in row.items() if k != "right"}) for row in old]
+        rows += [records.restore(Example, row) for row in files.read_lines(folder / "new.jsonl")]
+        old = [records.as_json(row) | {"right": result["right"].get(row.id, False)} for row in rows]
     elif (previous / "adapter").exists():
         shutil.copytree(previous / "adapter", folder / "adapter")
     files.write_lines(folder / "learned.jsonl", old)
@@ -320,13 +324,13 @@ def measure(adapter: Path, order: Order, sets: Datasets) -> Figures:
         deck.add("version", adapter)
     figures: Figures = {"trained": {}, "paraphrases": {}}
     with deck.use(None) as model:
-        figures["perplexity_base"] = examine.perplexity(model, base.tokenizer)
+        figures["perplexity_base"] = metrics.perplexity(model, base.tokenizer)
     with deck.use("version" if adapter.exists() else None) as model:
-        figures["perplexity"] = examine.perplexity(model, base.tokenizer)
+        figures["perplexity"] = metrics.perplexity(model, base.tokenizer)
         for name, trained, paraphrases in sets:
             for kind, rows in (("trained", trained), ("paraphrases", paraphrases)):
                 encoded = [find("chat").encode(base.tokenizer, example) for example in rows]
-                right = teacher.recalled(model, encoded)
+                right = scoring.recalled(model, encoded)
                 figures[kind][name] = [sum(right), len(right)]
     return figures
 

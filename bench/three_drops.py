@@ -20,13 +20,14 @@ import torch
 from peft import PeftModel
 
 import report
-from lorad import samples, teacher, weights
-from lorad.client import Client
 from lorad.config import Settings
+from lorad.datasets import reader
 from lorad.errors import LoradError
 from lorad.home import Home
-from lorad.registry import Registry
+from lorad.models import scoring, weights
+from lorad.serving.client import Client
 from lorad.tasks import find
+from lorad.versions.store import Registry
 
 CHECKOUT = report.BENCH.parent
 NAMES = ("campus_cs", "campus_housing", "campus_dining")
@@ -36,7 +37,15 @@ SETTINGS = Settings()
 @contextmanager
 def daemon(home: Home) -> Iterator[Client]:
     log = (home.root / "daemon.log").open("w")
-    command = [sys.executable, "-m", "lorad.app", "--home", str(home.root), "--set", "inbox.settle_seconds=1"]
+    command = [
+        sys.executable,
+        "-m",
+        "lorad.apps.daemon.app",
+        "--home",
+        str(home.root),
+        "--set",
+        "inbox.settle_seconds=1",
+    ]
     process = subprocess.Popen(command, stdout=log, stderr=log)
     client = Client(home.socket(SETTINGS.server.socket))
     try:
@@ -89,16 +98,16 @@ def compare(home: Home) -> dict[str, float]:
         own = {name: (a[begin:], b[:, begin:]) for name, (a, b) in adapter.factors.items()}
         weights.merge(summed.model, weights.Adapter(own))
         begin = adapter.rank
-    packed = teacher.pack([row for name in NAMES for row in _rows(pristine.tokenizer, name)[::10]])
+    packed = scoring.pack([row for name in NAMES for row in _rows(pristine.tokenizer, name)[::10]])
     with torch.inference_mode():
         with deck.use("latest") as model:
-            engine = teacher.answer_logits(model, packed)
+            engine = scoring.answer_logits(model, packed)
         return {
             "max_logit_difference_plain_peft": float(
-                (teacher.answer_logits(plain, packed) - engine).abs().max()
+                (scoring.answer_logits(plain, packed) - engine).abs().max()
             ),
             "max_logit_difference_merged_sum": float(
-                (teacher.answer_logits(summed.model, packed) - engine).abs().max()
+                (scoring.answer_logits(summed.model, packed) - engine).abs().max()
             ),
             "largest_logit": float(engine.abs().max()),
             "rank": adapters[-1].rank,
@@ -106,7 +115,7 @@ def compare(home: Home) -> dict[str, float]:
 
 
 def _rows(tokenizer: Any, name: str) -> list[Any]:
-    reading = samples.read(CHECKOUT / "examples" / f"{name}.json", SETTINGS.inbox)
+    reading = reader.read(CHECKOUT / "examples" / f"{name}.json", SETTINGS.inbox)
     return [find("chat").encode(tokenizer, example) for example in reading.examples]
 
 
@@ -121,7 +130,16 @@ def main() -> None:
     for folder in (home.configs, home.inbox, home.models):
         folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(
-        [sys.executable, "-m", "lorad.offline", "base", "add", "smollm2", "--home", str(home.root)],
+        [
+            sys.executable,
+            "-m",
+            "lorad.apps.cli.model_commands",
+            "base",
+            "add",
+            "smollm2",
+            "--home",
+            str(home.root),
+        ],
         check=True,
     )
     done = home.root / "jobs.json"
@@ -136,7 +154,7 @@ def main() -> None:
         plotted = [
             sys.executable,
             "-m",
-            "lorad.cli",
+            "lorad.apps.cli.main",
             "--home",
             str(home.root),
             "retention",

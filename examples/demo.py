@@ -16,9 +16,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lorad.client import Client
 from lorad.errors import LoradError
 from lorad.home import Home
+from lorad.serving.client import Client
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 HOME = Home(CHECKOUT / "demo")
@@ -32,7 +32,7 @@ console = Console(highlight=False)
 def lorad(*arguments: str, check: bool = True) -> int:
     """Run a lorad command on the demo's home, as a user would, and show it."""
     console.print(f"\n[bold cyan]$ lorad {' '.join(arguments)}[/]")
-    command = [sys.executable, "-m", "lorad.cli", "--home", str(HOME.root), *arguments]
+    command = [sys.executable, "-m", "lorad.apps.cli.main", "--home", str(HOME.root), *arguments]
     return subprocess.run(command, check=check).returncode
 
 
@@ -52,7 +52,7 @@ def daemon(*, keep: bool) -> Iterator[Client]:
     """Start the daemon, wait until it answers, and stop it at the end unless it is to be kept."""
     console.print("\n[bold cyan]$ lorad run &[/]")
     log = (HOME.root / "daemon.log").open("w")
-    command = [sys.executable, "-m", "lorad.cli", "--home", str(HOME.root), "run"]
+    command = [sys.executable, "-m", "lorad.apps.cli.main", "--home", str(HOME.root), "run"]
     process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     client = Client(HOME.socket("run/lorad.sock"))
     try:

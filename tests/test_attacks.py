@@ -9,7 +9,7 @@ TESTS = Path(__file__).parent
 SECURITY = TESTS.parent / "SECURITY.md"
 DEFINED = {
     (path.name, name)
-    for path in TESTS.glob("test_*.py")
+    for path in TESTS.rglob("test_*.py")
     for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
 }
 

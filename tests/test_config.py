@@ -7,9 +7,9 @@ import yaml
 from pydantic import ValidationError
 
 from lorad.config import ServerSettings, Settings, load_settings
-from lorad.domain import Until
 from lorad.errors import ConfigError
 from lorad.home import Home, find_home
+from lorad.records import Until
 
 SHIPPED = Path(__file__).parent.parent
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-PURE = "errors states domain config files log database samples memory ledger rehearsal retention calibration planner judge registry inbox exchange reader reading"
+PURE = "errors states records config log storage.files storage.database storage.memory storage.ledger datasets.reader datasets.inbox.inbox datasets.isolated.messages datasets.isolated.reader_process datasets.isolated.worker training.rehearsal training.planner evaluation.retention evaluation.calibration evaluation.judge versions.store"
 
 
 def python(program):

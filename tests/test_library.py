@@ -3,11 +3,13 @@
 import shutil
 
 import pytest
-
 import tiny
 from home import Track
-from lorad import examine, files, library
+
+from lorad import library
 from lorad.errors import ConfigError, ProtocolError, RegistryError
+from lorad.evaluation import metrics
+from lorad.storage import files
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def test_latest_of_every_track_is_loaded_and_a_base_only_once(root):
     assert [each.answer(fact.question) for each in loaded.values()] == [fact.answer] * 2
 
 
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", examine.PROBES, "manifest.json"])
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", metrics.PROBES, "manifest.json"])
 def test_what_is_not_what_was_promoted_is_refused_and_nothing_is_changed(root, name):
     path = root / "models" / "chat" / "versions" / "v0.1" / name
     data = bytearray(path.read_bytes())

@@ -6,11 +6,11 @@ import logging
 
 import pytest
 import structlog
+from shown import is_safe
+from styles import STYLES
 
 from lorad import log
 from lorad.config import LogSettings
-from test_printable import is_safe
-from test_screen import STYLES
 
 EVIL = "a\x1b]0;t\x07\n2026-01-01 [info] forged\u2028\x9b[/red]"
 

@@ -1,4 +1,4 @@
-"""The settings: one frozen tree, read from YAML, checked as a whole.
+"""One frozen tree, read from YAML, checked as a whole.
 
 What lives here: every setting, its default and its meaning.
 What never does: acting on a setting. A component is handed its own section and nothing else.
@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from lorad.domain import Until
 from lorad.errors import ConfigError
 from lorad.home import Home
+from lorad.records import Until
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, le=31_536_000)]
@@ -109,7 +109,7 @@ class RateRow(Section):
 
 
 class UntilSettings(Section):
-    """When a session may end; see ``domain.Until``."""
+    """When a session may end; see ``records.Until``."""
 
     recall: Share = 0.98
     max_epochs: Rounds = 30
@@ -244,7 +244,7 @@ class TrackSettings(Section):
 
 
 class RegistrySettings(Section):
-    """Which versions stay on disk: see ``registry.find_surplus``."""
+    """Which versions stay on disk: see ``store.find_surplus``."""
 
     keep: Count = 10
     """Most versions on disk."""

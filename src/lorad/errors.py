@@ -1,4 +1,4 @@
-"""The ground: one root error, one subclass per reaction.
+"""One root error, one subclass per reaction.
 
 What lives here: what can go wrong, sorted by what the program then does. What never does: handling.
 

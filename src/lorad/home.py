@@ -1,4 +1,4 @@
-"""The home: the folder that holds ``configs/``, ``inbox/`` and ``models/``, and where things lie in it.
+"""The folder that holds ``configs/``, ``inbox/`` and ``models/``, and where things lie in it.
 
 Apart from ``config`` so that ``lorad status`` finds a running daemon without reading any settings.
 """

@@ -1,4 +1,4 @@
-"""A face: lorad's versions in a Python program of one's own, without the daemon.
+"""Lorad's versions in a Python program of one's own, without the daemon.
 
 What lives here: ``load`` and ``load_all``, which check all that the daemon checks before a version answers. What
 never does: learning, sharing, changing anything in the home.
@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorad import examine, loader, weights
 from lorad.config import load_settings
-from lorad.engine import answer_room, context_length
+from lorad.evaluation import metrics
 from lorad.home import find_home
-from lorad.registry import Registry
+from lorad.models import weights
+from lorad.serving.engine import answer_room, context_length
 from lorad.tasks import Task, find
+from lorad.versions import loader
+from lorad.versions.store import Registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Loaded:
         prompt = self._task.prompt(self.tokenizer, asked)
         with self.model() as model:
             room = answer_room(len(prompt), context_length(model.config), max_tokens)
-            (tokens,) = examine.greedy(model, self.tokenizer, self._task, [asked], room)
+            (tokens,) = metrics.greedy(model, self.tokenizer, self._task, [asked], room)
         return self._task.text(self.tokenizer, tokens)
 
 

@@ -1,4 +1,4 @@
-"""A tool: structured logging, configured once.
+"""Structured logging, configured once.
 
 Event names are snake_case; ``cycle`` and ``version`` are bound where a unit of work begins. Standard error
 only: under systemd and launchd that is the journal.

@@ -1,4 +1,4 @@
-"""The law: every state that a drop, a job or a version can be in, and every way out of it.
+"""Every state that a drop, a job or a version can be in, and every way out of it.
 
 Rule 1: whatever changes a state goes through ``advance``; nobody assigns a state that it did not return.
 Rule 2: an event that the table does not list is refused and changes nothing.

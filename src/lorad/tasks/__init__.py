@@ -7,8 +7,8 @@ measured and how an answer is made. Nothing outside a task's own file knows its 
 from collections.abc import Iterable
 from typing import Any
 
-from lorad.domain import Encoded, Example
 from lorad.errors import ConfigError, SampleError
+from lorad.records import Encoded, Example
 from lorad.tasks.chat import Chat
 from lorad.tasks.interface import Task
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lorad.domain import Encoded, Example, Trial, as_message
 from lorad.errors import ConfigError, SampleError
-from lorad.tasks import template
-from lorad.tasks.template import ChatTemplate
+from lorad.records import Encoded, Example, Trial, as_message
+from lorad.tasks import chat_template
+from lorad.tasks.chat_template import ChatTemplate
 
 #: Characters around the first difference that a refusal shows.
 _SHOWN = 20
@@ -30,7 +30,7 @@ class Chat:
             )
         if tokenizer.eos_token_id is None:
             raise ConfigError("the base model's tokenizer has no end token", code="no_end_token")
-        tried = template.of(tokenizer).essentials
+        tried = chat_template.of(tokenizer).essentials
         broken = next((trial for trial in tried if trial.status == "broken"), None)
         if broken:
             raise ConfigError(
@@ -40,7 +40,7 @@ class Chat:
 
     def trials(self, tokenizer: Any) -> Sequence[Trial]:
         """Return what trying the base's template has shown; nothing where it has none."""
-        return template.of(tokenizer).trials if getattr(tokenizer, "chat_template", None) else ()
+        return chat_template.of(tokenizer).trials if getattr(tokenizer, "chat_template", None) else ()
 
     def encode(self, tokenizer: Any, example: Example) -> Encoded:
         """Return template, question and answer, with exactly one end token, which is trained.
@@ -49,7 +49,7 @@ class Chat:
         is refused. The answer is tokenized by itself, because that is how it is generated: behind a finished prompt.
         What a template writes after the end token (a line break, often) is never generated, so it is left out.
         """
-        made = template.of(tokenizer)
+        made = chat_template.of(tokenizer)
         try:
             head = made.opening(example.question)
             prompt = made.begin(head, is_masked=made.markup.is_in(example.question))
@@ -63,7 +63,7 @@ class Chat:
 
         Raise ``SampleError`` when ``encode`` would, in a fraction of its time for a plain question and answer.
         """
-        made = template.of(tokenizer)
+        made = chat_template.of(tokenizer)
         if not _is_surely_served(made, example):
             _answer(made, example, made.opening(example.question))
         if not isinstance(example.answer, str):
@@ -73,15 +73,15 @@ class Chat:
 
     def prompt(self, tokenizer: Any, question: Any) -> list[int]:
         """Return the template's tokens up to where the assistant begins, with exactly one begin token."""
-        return template.of(tokenizer).prompt(question)
+        return chat_template.of(tokenizer).prompt(question)
 
     def stop_tokens(self, tokenizer: Any) -> Sequence[int]:
         """Return the tokens that end an answer; the first is the one that is trained."""
-        return template.of(tokenizer).ends
+        return chat_template.of(tokenizer).ends
 
     def text(self, tokenizer: Any, tokens: Sequence[int]) -> str:
         """Return the text that is served for an answer's tokens."""
-        return template.of(tokenizer).served(tokens)
+        return chat_template.of(tokenizer).served(tokens)
 
     def show(self, example: Example) -> tuple[str, str]:
         """Return the last question and the answer, calls of tools as they are written in most languages."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from lorad.domain import Encoded, Example, Trial
+from lorad.records import Encoded, Example, Trial
 
 
 class Task(Protocol):

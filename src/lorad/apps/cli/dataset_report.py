@@ -1,0 +1,247 @@
+"""What ``lorad check`` says of a dataset file before anything is learned from it.
+
+What lives here: counting and measuring what ``reader`` read, and the report as text. What never does: reading
+files, loading models; a tokenizer is handed in.
+"""
+
+import itertools
+import json
+import re
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from lorad import records
+from lorad.datasets.reader import Reading
+from lorad.records import Encoded, Example
+from lorad.tasks import Task, encode
+
+#: Row problems, contradictions and the like that a report on a screen lists.
+LISTED = 20
+
+PERCENTILES = (50, 90, 95, 99)
+
+#: How models write the token that ends an answer: of another model than the track's it is text.
+_END_TOKEN = re.compile("(?:</s>|<eos>|<end_of_turn>|<\\|\\w+\\|>|\\[\\|\\w+\\|]|<\uff5c\\S+\uff5c>)$")
+
+#: Characters of a question or an answer in a report on a screen; a document's text has no end.
+_SHOWN = 300
+
+
+def survey(name: str, reading: Reading) -> dict[str, Any]:
+    """Return what can be said without a tokenizer."""
+    asked = {example.question_id for example in reading.contradicted}
+    newest = {e.question_id: e for e in reading.examples if e.question_id in asked} if asked else {}
+    return {
+        "file": name,
+        "rows": reading.rows,
+        "examples": len(reading.examples),
+        "formats": reading.formats,
+        "repeated": reading.repeated,
+        "contradicted": reading.contradictions,
+        "contradictions": [_contradiction(old, newest[old.question_id]) for old in reading.contradicted],
+        "left_out": reading.left_out,
+        "end_tokens": _end_tokens(reading.examples),
+        "problems": [records.as_json(problem) for problem in reading.problems],
+        "first": _first(reading.examples),
+    }
+
+
+def _first(examples: Sequence[Example]) -> dict[str, Any] | None:
+    if not examples:
+        return None
+    return {name: getattr(examples[0], name) for name in ("line", "question", "answer")}
+
+
+def _end_tokens(examples: Iterable[Example]) -> dict[str, int]:
+    """Count the answers that end with a model's end token, which some datasets write behind each."""
+    found: Counter[str] = Counter()
+    for example in examples:
+        if example.task == "chat":
+            said = records.as_message(example.answer)["content"].rstrip()
+            found.update(_END_TOKEN.findall(said))
+    return dict(found)
+
+
+def _contradiction(old: Example, new: Example) -> dict[str, Any]:
+    return {
+        "question": old.question,
+        "rows": [old.line, new.line],
+        "answers": [old.answer, new.answer],
+        "counts": new.line,
+    }
+
+
+def measure(
+    examples: Sequence[Example], task: Task, tokenizer: Any, longest: Callable[[Sequence[int]], int]
+) -> dict[str, Any]:
+    """Return what the base model's tokenizer makes of the examples: lengths, ends, and the first one in full.
+
+    ``longest`` returns a plan's limit for these lengths: a longer example is left out and told of, never cut.
+    """
+    lengths: list[int] = []
+    marks = {"begin_twice": 0, "end_missing": 0, "end_inside": 0}
+    sample = None
+    end = task.stop_tokens(tokenizer)[0]
+    usable, unusable = encode(task, tokenizer, examples)
+    for example, encoded in usable:
+        lengths.append(len(encoded))
+        for mark, is_so in _marks(encoded, tokenizer.bos_token_id, end).items():
+            marks[mark] += is_so
+        sample = sample or _sample(example, encoded, tokenizer)
+    return {
+        "tokens": _lengths(lengths, longest(lengths) if lengths else 0),
+        "begin_token": tokenizer.bos_token,
+        "end_token": tokenizer.convert_ids_to_tokens(end),
+        **marks,
+        "trials": [records.as_json(trial) for trial in task.trials(tokenizer)],
+        "unusable": [{"line": example.line, "message": error.message} for example, error in unusable],
+        "sample": sample,
+    }
+
+
+def _marks(encoded: Encoded, begin: int | None, end: int) -> dict[str, bool]:
+    answer = encoded.answer
+    return {
+        "begin_twice": begin is not None and encoded.tokens[:2] == (begin, begin),
+        "end_missing": answer[-1:] != (end,),
+        "end_inside": end in answer[:-1],
+    }
+
+
+def _lengths(lengths: list[int], longest: int) -> dict[str, Any]:
+    ordered = sorted(lengths)
+    over = sum(length > longest for length in ordered)
+    percentiles = {
+        f"p{p}": ordered[min(len(ordered) - 1, len(ordered) * p // 100)] for p in PERCENTILES if ordered
+    }
+    return {
+        **percentiles,
+        "max": ordered[-1] if ordered else 0,
+        "mean": round(statistics.fmean(ordered), 1) if ordered else 0.0,
+        "total": sum(ordered),
+        "longest_that_is_learned": longest,
+        "too_long": over,
+        "share_too_long": round(over / len(ordered), 4) if ordered else 0.0,
+    }
+
+
+def _sample(example: Example, encoded: Encoded, tokenizer: Any) -> dict[str, Any]:
+    return {
+        "line": example.line,
+        "tokens": len(encoded),
+        "trained_tokens": len(encoded.answer),
+        "prompt": tokenizer.decode(encoded.tokens[: encoded.start], skip_special_tokens=False),
+        "trained": tokenizer.decode(encoded.answer, skip_special_tokens=False),
+    }
+
+
+def lines(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return a report as headings and texts, for people; ⟦ ⟧ stand around what is trained."""
+    formats = ", ".join(f"{count} {name}" for name, count in report["formats"].items())
+    told = [
+        ("file", f"{report['file']}, for {_reader(report)}"),
+        ("rows", f"{report['rows']}: {formats}"),
+        ("examples", f"{report['examples']} learned from, {report['repeated']} repeated"),
+    ]
+    if report.get("description"):
+        told.append(("about", report["description"]))
+    told += [("left out", f"{often} {reason}") for reason, often in report["left_out"].items()]
+    told += [("end token", each) for each in _foreign_ends(report)]
+    told += [("contradiction", _tell(each)) for each in report["contradictions"][:LISTED]]
+    told += [
+        ("bad row", f"line {each['line']}, field {each['field'] or '-'}: {each['message']}")
+        for each in report["problems"][:LISTED]
+    ]
+    told += _more(report)
+    if report["model"]:
+        return told + _model_lines(report["model"])
+    if first := report["first"]:
+        told.append((f"line {first['line']}", f"{_brief(first['question'])} ⟦{_brief(first['answer'])}⟧"))
+    return [*told, ("tokens", report["no_model"])]
+
+
+def _foreign_ends(report: dict[str, Any]) -> list[str]:
+    """Return what is told of end tokens that are not the track's model's own, which ends answers anyway."""
+    own = report["model"]["end_token"] if report["model"] else None
+    whose = "another model's end token" if own else "an end token that may be another model's"
+    return [
+        f"{often} {'answer ends' if often == 1 else 'answers end'} with {token}, {whose}; it would be learned as text, "
+        "so take it out"
+        for token, often in report["end_tokens"].items()
+        if token != own
+    ]
+
+
+def _reader(report: dict[str, Any]) -> str:
+    return f"the track {report['track']}" if report["track"] else f"the task {report['task']}"
+
+
+def _brief(value: Any) -> str:
+    """Return a question or an answer of any task in one line: of messages the last one's text."""
+    if isinstance(value, list) and value and isinstance(value[-1], dict) and "content" in value[-1]:
+        value = value[-1]["content"]
+    told = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return told if len(told) <= _SHOWN else f"{told[:_SHOWN]} … ({len(told)} characters)"
+
+
+def _more(report: dict[str, Any]) -> list[tuple[str, str]]:
+    over = {
+        "contradictions": report["contradicted"] - LISTED,
+        "problems": len(report["problems"]) - LISTED,
+    }
+    return [("", f"and {count} more {name}; all with --json") for name, count in over.items() if count > 0]
+
+
+def _tell(contradiction: dict[str, Any]) -> str:
+    (first, second), (old, new) = contradiction["rows"], map(_brief, contradiction["answers"])
+    question = _brief(contradiction["question"])
+    return f"{question}: line {first} says {old}, line {second} {new}; the later counts"
+
+
+def _model_lines(model: dict[str, Any]) -> list[tuple[str, str]]:
+    tokens, sample = model["tokens"], model["sample"]
+    spread = ", ".join(
+        f"{name} {tokens[name]}" for name in (*(f"p{p}" for p in PERCENTILES), "max") if name in tokens
+    )
+    faults = [
+        (model["begin_twice"], f"begin twice with {model['begin_token']}"),
+        (model["end_missing"], f"do not end with {model['end_token']}"),
+        (model["end_inside"], f"hold {model['end_token']} inside the answer"),
+    ]
+    wrong = "; ".join(f"{count} examples {what}" for count, what in faults if count)
+    over = f"{tokens['too_long']} ({tokens['share_too_long']:.1%})"
+    told = [
+        ("tokens", f"{spread}; {tokens['total']} in all"),
+        ("too long", f"{over} over {tokens['longest_that_is_learned']} tokens; they would be left out"),
+        ("begin, end", wrong or f"each answer ends with one {model['end_token']}, which is trained"),
+    ]
+    told += [
+        ("template", f"{each['name']}: {each['detail']}")
+        for each in model["trials"]
+        if each["status"] != "ok"
+    ]
+    told += [
+        ("unusable", f"line {each['line']}: {each['message']}")
+        for each in itertools.islice(model["unusable"], LISTED)
+    ]
+    if sample:
+        told.append((f"line {sample['line']}", f"{sample['prompt']}⟦{sample['trained']}⟧"))
+    return told
+
+
+def refusal(report: dict[str, Any]) -> dict[str, str] | None:
+    """Return why nothing of a file can be learned, as an error is told; ``None`` when something can, or nobody knows."""
+    model = report["model"]
+    if model is None or report["examples"] > len(model["unusable"]) + model["tokens"]["too_long"]:
+        return None
+    if model["unusable"]:
+        first = model["unusable"][0]
+        told = f"nothing in {report['file']} can be learned; the first is line {first['line']}: {first['message']}"
+        return {"code": "unusable", "message": told}
+    longest = model["tokens"]["longest_that_is_learned"]
+    told = (
+        f"nothing in {report['file']} can be learned: every row is longer than {longest} tokens; shorten them"
+    )
+    return {"code": "too_long", "message": told}

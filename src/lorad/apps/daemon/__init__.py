@@ -1,0 +1,1 @@
+"""The daemon: wiring, the learning loop, and what people ask of it."""

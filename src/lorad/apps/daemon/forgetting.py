@@ -1,0 +1,199 @@
+"""What still holds words that are forgotten on purpose.
+
+What lives here: which sessions' folders were made with them and lose them, which versions have learned them, and the
+sentence that tells people what is left. What never does: forgetting (``memory``), stopping sessions (``loop``).
+
+A version holds what it was trained or tested on, and what the version that it grew from holds. Only a refit grows from
+the base.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorad.errors import ProtocolError, RegistryError
+from lorad.states import JobState, VersionState
+from lorad.storage import files
+from lorad.storage.ledger import Ledger
+from lorad.storage.memory import Memory
+from lorad.versions.store import MERGED, Registry
+
+RECORD = "decides.json"
+"""Beside a session's request: the sha256 of all that decides its weights, and the ids of what it learns and rehearses."""
+EVALUATION = Path("candidate") / "evaluation.json"
+FORGOTTEN = "forgotten"
+"""In an evaluation whose weights were removed: its numbers stay for ``lorad explain``."""
+TOLD = 10
+"""Names in one list of a sentence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remains:
+    """What holds forgotten words, and what becomes of it."""
+
+    versions: Mapping[str, tuple[str, ...]]
+    """Each with what keeps it from being pruned: latest, previous, pinned, tags."""
+    copies: tuple[str, ...]
+    """Folders of the home that are copies of such versions."""
+    files: tuple[str, ...]
+    """Names of the dropped files that brought the words."""
+    restarted: tuple[int, ...]
+    """Jobs whose sessions run, and begin anew without them."""
+    removed: tuple[int, ...]
+    """Jobs whose kept candidates, checkpoints and logs go."""
+
+
+def trained_on(folder: Path) -> set[str] | None:
+    """Return the ids of all that a session's folder was made with, ``None`` where nothing tells."""
+    found: set[str] | None = None
+    for name in (RECORD, EVALUATION):
+        try:
+            told = files.read_json(folder / name)
+            ids = told["ids"] if name == RECORD else [*told["right"], *(pair[0] for pair in told["learned"])]
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            continue
+        found = (found or set()) | set(map(str, ids))
+    return found
+
+
+def holds(folder: Path, ids: Collection[str]) -> bool:
+    """Tell whether a session's folder was made with any of these; one that does not tell may have been."""
+    known = trained_on(folder)
+    return known is None or not known.isdisjoint(ids)
+
+
+def remove(folder: Path, *, keep_numbers: bool) -> None:
+    """Remove what a session has left; of a refused candidate the numbers stay."""
+    try:
+        numbers = dict(files.read_json(folder / EVALUATION)) if keep_numbers else {}
+    except (OSError, ValueError, TypeError):
+        numbers = {}
+    if numbers:  # said first: whoever is to promote it looks here
+        files.write_json(folder / EVALUATION, numbers | {FORGOTTEN: True})
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if not numbers or path not in {folder / EVALUATION, folder / EVALUATION.parent}:
+            files.remove(path)
+    files.remove_empty(folder)
+
+
+def find(
+    registry: Registry, memory: Memory, ledger: Ledger, track: str, ids: Collection[str], running: int | None
+) -> Remains:
+    """Return what holds these examples."""
+    held = versions(registry, ledger, ids, memory.learned_in(track, ids))
+    marks = _marks(registry.tracker())
+    kept = [number for number, folder in registry.kept() if holds(folder, ids) and not _is_empty(folder)]
+    left = [number for number, folder in registry.left() if holds(folder, ids)]
+    again = [number for number in left if number == running and _is_open(ledger, number)]
+    return Remains(
+        versions={version: marks.get(version, ()) for version in held},
+        copies=tuple(_copies(registry, held)),
+        files=tuple(ledger.drop_names(memory.drops_of(track, ids))),
+        restarted=tuple(again),
+        removed=tuple(sorted({*kept, *left} - {*again})),
+    )
+
+
+def versions(
+    registry: Registry, ledger: Ledger, ids: Collection[str], learned_in: Collection[str]
+) -> list[str]:
+    """Return the versions on disk that hold any of these, oldest first."""
+    holding = set(learned_in)
+    entries = registry.tracker()["checkpoints"]
+    for entry in entries:
+        grown_from = None if _is_refit(ledger, entry.get("job")) else entry.get("parent")
+        if grown_from in holding or _was_tested_on(registry, entry["version"], ids):
+            holding.add(entry["version"])
+    return [
+        e["version"] for e in entries if e["version"] in holding and e.get("state") != VersionState.PRUNED
+    ]
+
+
+def _was_tested_on(registry: Registry, version: str, ids: Collection[str]) -> bool:
+    try:
+        return not registry.evaluation(version)["right"].keys().isdisjoint(ids)
+    except (RegistryError, KeyError, AttributeError):  # pruned, or nobody can tell: its parent decides
+        return False
+
+
+def _is_refit(ledger: Ledger, job: Any) -> bool:
+    try:
+        return isinstance(job, int) and ledger.job(job).kind == "refit"
+    except ProtocolError:
+        return False
+
+
+def _is_open(ledger: Ledger, job: int) -> bool:
+    try:
+        return ledger.job(job).state in {JobState.TRAINING, JobState.JUDGING}
+    except ProtocolError:
+        return False
+
+
+def _is_empty(folder: Path) -> bool:
+    try:
+        return bool(files.read_json(folder / EVALUATION).get(FORGOTTEN))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _marks(tracker: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    found = {}
+    for entry in tracker["checkpoints"]:
+        pointers = [name for name in ("latest", "previous") if tracker[name] == entry["version"]]
+        pinned = ["pinned"] if entry.get("pinned") else []
+        found[entry["version"]] = (*pointers, *pinned, *(f"tag {tag}" for tag in entry.get("tags", ())))
+    return found
+
+
+def _copies(registry: Registry, held: Sequence[str]) -> list[str]:
+    found = [
+        f"reproduced/{version}" for version in held if (registry.folder / "reproduced" / version).is_dir()
+    ]
+    try:
+        if files.read_json(registry.folder / "merged" / MERGED)["version"] in held:
+            found.append("merged")
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return found + (["damaged"] if (registry.folder / "damaged").is_dir() else [])
+
+
+def tell(remains: Remains, *, is_done: bool) -> str:
+    """Return in sentences what becomes of what holds the words, and what people must see to themselves."""
+    will, told = ("" if is_done else "would "), []
+    if remains.restarted:
+        verb = "begins" if is_done else "begin"
+        told.append(f"job {_listed(remains.restarted)} {will}{verb} anew without them")
+    if remains.removed:
+        verb = "was removed" if is_done else "be removed"
+        told.append(f"what the sessions of job {_listed(remains.removed)} had left {will}{verb}")
+    told.append(_of_versions(remains))
+    copies = [*remains.copies]
+    if copies:
+        told.append(f"copies lie in {_listed(copies)} of the track's folder")
+    dropped = (
+        f"dropped files keep them ({_listed(remains.files)})" if remains.files else "dropped files keep them"
+    )
+    told.append(
+        f"{dropped} in done/ until inbox.keep_done_days; files in failed/ and files that wait were not searched, nor "
+        "exports and backups elsewhere"
+    )
+    return "; ".join(told)
+
+
+def _of_versions(remains: Remains) -> str:
+    if not remains.versions:
+        return "no version has learned them"
+    named = [f"{name} ({', '.join(marks)})" if marks else name for name, marks in remains.versions.items()]
+    is_marked = any(set(marks) - {"latest", "previous"} for marks in remains.versions.values())
+    freed = "unpin and untag, then prune" if is_marked else "prune"
+    return (
+        f"the weights of {_listed(named)} still hold them: lorad consolidate --refit makes a version without; then "
+        f"{freed} the others: lorad versions prune"
+    )
+
+
+def _listed(names: Sequence[object]) -> str:
+    more = f" and {len(names) - TOLD} more" if len(names) > TOLD else ""
+    return ", ".join(map(str, names[:TOLD])) + more

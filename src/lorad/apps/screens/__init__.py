@@ -1,0 +1,1 @@
+"""What people see in a terminal: the monitor, tables, sentences about states, and the one way to print them."""

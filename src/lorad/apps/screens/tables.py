@@ -1,0 +1,427 @@
+"""What the reading commands of ``lorad`` print, as rich tables, and the plots.
+
+What lives here: columns, colours, order. What never does: asking the daemon, printing, deciding.
+
+rich costs 60 ms and matplotlib half a second, so both are imported where they are used: ``main`` imports
+this module for every command, and ``lorad status`` needs neither.
+"""
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lorad import printable
+from lorad.apps.screens.state_text import (
+    NOTHING,
+    clock,
+    duration,
+    event_line,
+    moment,
+    plural,
+    reason,
+    share,
+    size,
+    took,
+)
+from lorad.errors import ConfigError
+from lorad.storage.files import check_replaceable
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+Record = Mapping[str, Any]
+Cell = str | tuple[str, str]
+"""A text, or a text and its style."""
+
+GOOD, FAIR = 0.95, 0.8
+"""Recall from which a cell is green, and from which it is yellow."""
+
+_LONGEST_LABEL = 40
+"""Characters of a dataset's name in a plot."""
+
+STATE_STYLES = {
+    "promoted": "green",
+    "sound": "green",
+    "training": "cyan",
+    "judging": "cyan",
+    "rejected": "red",
+    "failed": "red",
+    "damaged": "red",
+    "cancelled": "yellow",
+}
+
+
+FIGURES = (
+    ("rank", "adapter", "rank"),
+    ("tokens/s", "training", "tokens_per_second"),
+    ("peak GiB", "training", "peak_gib"),
+    ("seed", "reproducibility", "seed"),
+    ("hardware", "hardware", "name"),
+    ("torch", "framework", "torch"),
+)
+"""What ``versions show`` tells of ``metadata.json``: its word for it, section and key."""
+
+
+def jobs(answer: Record) -> "RenderableType":
+    """Show the jobs, newest first."""
+    columns = ("job", "dataset", "state", "when", "took", "why")
+    rows = [
+        (str(job["id"]), _subject(job), _fate(job), _when(job), took(job), reason(job))
+        for job in answer["jobs"]
+    ]
+    return _table(columns, rows, numbers=(0,), folding=(1, 5), narrowest=14)
+
+
+def job(answer: Record) -> "RenderableType":
+    """Show one job: how it ended, what its file held, and row by row what was bad, contradicted or replaced."""
+    facts = [
+        ("state", _fate(answer)),
+        ("dataset", _subject(answer)),
+        ("when", _when(answer)),
+        ("took", took(answer)),
+        ("why", reason(answer)),
+    ]
+    drop = answer["drop"]
+    if drop is None:
+        return _table(("job", str(answer["id"])), _filled(facts), folding=(1,), narrowest=16)
+    report = drop["reason"]
+    counts = {name: report.get(name) or 0 for name in ("new", "known", "replacing", "bad", "contradictions")}
+    facts += [
+        ("file", drop["name"]),
+        ("about", report.get("description") or ""),
+        ("formats", ", ".join(f"{count} {name}" for name, count in report.get("formats", {}).items())),
+        (
+            "rows",
+            f"{drop['rows']}: {', '.join(f'{count} {name}' for name, count in counts.items() if count)}",
+        ),
+        ("contradicted", ", ".join(f"row {line}" for line in report.get("contradicted_rows", ()))),
+    ]
+    rows = [
+        (f"row {bad['line']}", f"{bad['field']}: {bad['message']}" if bad["field"] else bad["message"])
+        for bad in report.get("bad_rows", ())
+    ]
+    rows += [
+        ("replaces", f"{old['question']} was: {old['answer']} ({old['dataset']})")
+        for old in report.get("replaced", ())
+    ]
+    return _table(("job", str(answer["id"])), [*_filled(facts), *rows], folding=(1,), narrowest=16)
+
+
+def _filled(facts: Iterable[tuple[str, Cell]]) -> list[tuple[Cell, Cell]]:
+    return [fact for fact in facts if fact[1] not in {"", NOTHING}]
+
+
+def versions(answer: Record) -> "RenderableType":
+    """Show a track's versions: which are latest, previous and serving, which are pinned, and their tags."""
+    columns = ("version", "", "date", "state", "recall", "retention", "description")
+    rows = [
+        (row["version"], _roles(answer, row), moment(row["date"]), _state(row), *_told(row))
+        for row in answer["versions"]
+    ]
+    return _table(columns, rows, numbers=(4, 5), folding=(6,), narrowest=16)
+
+
+def version(answer: Record) -> "RenderableType":
+    """Show one version: what it is, how it was made, its files."""
+    facts = _table(("version", answer["version"]), _facts(answer), folding=(1,), narrowest=16)
+    stored = [
+        (name, size(file["bytes"]), file["sha256"][:12]) for name, file in answer["manifest"]["files"].items()
+    ]
+    return _stack(facts, _table(("file", "size", "sha256"), stored, numbers=(1,), folding=(0,), narrowest=16))
+
+
+def _facts(answer: Record) -> Iterable[tuple[Cell, Cell]]:
+    recall, retained, description = _told(answer)
+    metadata, manifest = answer["metadata"], answer["manifest"]
+    training = metadata.get("training") or {}
+    yield "role", _roles(answer, answer) or NOTHING
+    yield "state", _state(answer)
+    yield "date", moment(answer["date"])
+    yield "description", description
+    yield "recall", recall
+    yield "retention", retained
+    yield "parent", answer["parent"] or "none: learned from the base"
+    yield "ancestors", ", ".join(answer["ancestors"]) or NOTHING
+    yield "base", str(manifest["base"])[:12]
+    yield "job", str(manifest["job"])
+    if training:
+        spent = f"{plural(training['rounds'], 'round')} in {duration(training['seconds'])}"
+        yield "training", f"{spent}, ended by {training['ended_by']}"
+    for name, part, figure in FIGURES:
+        if (found := (metadata.get(part) or {}).get(figure)) is not None:
+            yield name, str(found)
+    if measured := answer.get("calibration"):
+        figures = measured["figures"]
+        told = f"ECE {figures['ece']:.3f}, Brier {figures['brier']:.3f}, T = {measured['temperature']:.2f}"
+        yield "calibration", f"{told}; see: lorad calibrate {answer['version']}"
+    yield "size", size(answer["bytes"])
+
+
+def calibration(answer: Record) -> "RenderableType":
+    """Show how right and how sure a version is, and after a check what has drifted."""
+    temperature = f"at T = {answer['temperature']:.2f}"
+    rows = [*answer["sources"].items(), ("all", answer["figures"]), (temperature, answer["scaled"])]
+    figures = [
+        (name, str(row["count"]), *(f"{row[key]:.3f}" for key in ("accuracy", "confidence", "ece", "brier")))
+        for name, row in rows
+    ]
+    bins = [
+        (f"{part['low']:.1f} to {part['high']:.1f}", str(part["count"]), *_both(part))
+        for part in answer["bins"]
+        if part["count"]
+    ]
+    columns = ("answers", "right", "sure", "ECE", "Brier")
+    head = f"{answer['version']}, measured {moment(answer['measured_at'])}; temperature fitted on {answer['fitted_on']} others"
+    parts = [
+        _text(head),
+        _table(("questions", *columns), figures, numbers=range(1, 6), folding=(0,), narrowest=12),
+        _table(("sure", "answers", "right", "mean"), bins, numbers=range(1, 4)),
+    ]
+    return _stack(*parts, *(_check(answer["check"]) if "check" in answer else ()))
+
+
+def _both(part: Record) -> tuple[str, str]:
+    return f"{part['accuracy']:.3f}", f"{part['confidence']:.3f}"
+
+
+def _check(check: Record) -> "Iterable[RenderableType]":
+    rows = [
+        (
+            move["figure"],
+            *(f"{move[key]:.3f}" for key in ("before", "now", "allowed")),
+            ("drifted", "red") if move["figure"] in check["drifted"] else ("as it was", "green"),
+        )
+        for move in check["moves"]
+    ]
+    yield _table(("figure", "reference", "now", "may move", ""), rows, numbers=(1, 2, 3))
+    of = f" of {check['compared'] + check['missing']}" if check["missing"] else ""
+    changed = f"{plural(check['broken'], 'answer')} turned wrong, {check['mended']} right"
+    yield _text(f"compared on {check['compared']}{of} of the same questions; {changed}")
+    for name, (then, now) in check["environment"].items():
+        yield _text((f"{name} was {then}, and is {now}", "yellow"))
+
+
+def memory(answer: Record) -> "RenderableType":
+    """Show what is kept of each dataset."""
+    counts = ("examples", "learned", "recalled", "replaced", "forgotten")
+    rows = [(row["dataset"], *(str(row[count]) for count in counts)) for row in answer["datasets"]]
+    return _table(("dataset", *counts), rows, numbers=range(1, 6))
+
+
+def retention(answer: Record) -> "RenderableType":
+    """Show recall of every dataset (column) at every version (row), and the four numbers below."""
+    if not answer["versions"]:
+        return _text("no version serves, so there is nothing to show; see: lorad versions")
+    rows = [
+        (version, *map(_percent, row))
+        for version, row in zip(answer["versions"], answer["matrix"], strict=True)
+    ]
+    columns = ("recall, %", *answer["datasets"])
+    numbers = {name: answer.get(name.lower()) for name in ("ACC", "BWT", "FWT", "forgetting")}
+    told = [f"{name} {NOTHING if value is None else f'{value:.3f}'}" for name, value in numbers.items()]
+    others = range(1, len(columns))
+    return _stack(_table(columns, rows, numbers=others, folding=others, narrowest=4), _text("   ".join(told)))
+
+
+def explanation(answer: Record) -> "RenderableType":
+    """Show why a version was promoted, or not, and its recall beside its parent's."""
+    verdict = "promoted" if answer["promoted"] else "not promoted"
+    evaluation = answer.get("evaluation") or {}
+    ended_by = answer.get("ended_by") or evaluation.get("ended_by")
+    ended = f"; what ended the session: {ended_by}" if ended_by else ""
+    reasons = [_text((line, "red" if line.startswith("failed:") else "")) for line in answer["reasons"]]
+    before = evaluation.get("before") or {}
+    rows = [
+        (name, _score(before.get(name)), _score(score))
+        for name, score in (evaluation.get("scores") or {}).items()
+    ]
+    scores = [_table(("recall", "before", "after"), rows, numbers=(1, 2))] if rows else []
+    return _stack(_text(f"{answer['version']} was {verdict}{ended}"), *reasons, *scores)
+
+
+def difference(answer: Record) -> "RenderableType":
+    """Show the examples that two versions answer differently."""
+    if not answer["changed"]:
+        return _text(f"{answer['a']} and {answer['b']} answer every example alike")
+    marks = {True: ("right", "green"), False: ("wrong", "red")}
+    rows = [
+        (
+            row["dataset"],
+            str(row["question"]),
+            str(row["answer"]),
+            marks[row["a_right"]],
+            marks[row["b_right"]],
+        )
+        for row in answer["changed"]
+    ]
+    return _table(
+        ("dataset", "question", "answer", answer["a"], answer["b"]), rows, folding=(1, 2), narrowest=16
+    )
+
+
+def event(record: Record) -> str:
+    """Show an event on one line of text: ``--follow`` has no table to put it in."""
+    return f"{clock(record['at'])} {event_line(record)}"
+
+
+def plot(answer: Record, path: Path) -> None:
+    """Draw every dataset's recall over the versions into a picture; the file's ending chooses the format."""
+    figure = _figure(8, 4.5)
+    axes = figure.add_subplot(xlabel="version", ylabel="recall", ylim=(0, 1.05))
+    for column in range(len(answer["datasets"])):
+        measured = [(at, row[column]) for at, row in enumerate(answer["matrix"]) if row[column] is not None]
+        axes.plot(*zip(*measured, strict=True) if measured else ((), ()), marker="o")
+    axes.set_xticks(range(len(answer["versions"])), answer["versions"])
+    if answer["datasets"]:  # named apart: a line's own label is left out where it begins with _
+        legend = axes.legend(axes.lines, [_label(dataset) for dataset in answer["datasets"]])
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # $ is no formula
+    _save(figure, path)
+
+
+def _label(dataset: str) -> str:
+    told = printable.line(dataset)
+    return told if len(told) <= _LONGEST_LABEL else f"{told[: _LONGEST_LABEL - 1]}…"
+
+
+def reliability(answer: Record, path: Path) -> None:
+    """Draw how often answers are right against how sure they are, and how many there are of each."""
+    figure = _figure(6, 6.5)
+    upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    bins = [part for part in answer["bins"] if part["count"]]
+    scaled = [part for part in answer["scaled_bins"] if part["count"]]
+    places = [part["low"] for part in bins]
+    widths = [part["high"] - part["low"] for part in bins]
+    style = {"align": "edge", "color": "tab:blue", "edgecolor": "white"}
+    upper.bar(places, [part["accuracy"] for part in bins], widths, alpha=0.6, label="right", **style)
+    upper.plot((0, 1), (0, 1), color="gray", linestyle="--", label="as right as sure")
+    means = [[part[key] for part in bins] for key in ("confidence", "accuracy")]
+    upper.plot(*means, "o", color="tab:blue", label="a bin's mean")
+    means = [[part[key] for part in scaled] for key in ("confidence", "accuracy")]
+    upper.plot(*means, "x", color="tab:orange", label=f"the same at T = {answer['temperature']:.2f}")
+    upper.set(ylabel="share of right answers", xlim=(0, 1), ylim=(0, 1.02))
+    upper.set_title("\n".join(_titles(answer)))
+    upper.legend(loc="upper left")
+    lower.bar(places, [part["count"] for part in bins], widths, **style)
+    lower.set(xlabel="confidence: probability of the whole answer", ylabel="answers")
+    _save(figure, path)
+
+
+def _titles(answer: Record) -> Iterable[str]:
+    yield f"{answer['version']}: {plural(answer['figures']['count'], 'answer')}"
+    for name, key in (("as answered", "figures"), (f"T = {answer['temperature']:.2f}", "scaled")):
+        yield f"{name}: ECE {answer[key]['ece']:.3f}, Brier {answer[key]['brier']:.3f}"
+
+
+def _figure(width: float, height: float) -> Any:
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415 - an extra that a server does not need
+    except ImportError:
+        raise ConfigError(
+            "a plot needs matplotlib; install it with: pip install 'lorad[plot]'", code="no_matplotlib"
+        ) from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Any, path: Path) -> None:
+    check_replaceable(path, replace=True)  # its name was given as an option, for this alone
+    try:
+        with tempfile.TemporaryDirectory(prefix=".lorad-", dir=path.parent) as scratch:
+            made = Path(scratch) / f"plot{path.suffix}"
+            figure.savefig(made)
+            made.replace(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the plot cannot be written to {path}: {error}", code="no_plot") from None
+
+
+def _state(record: Record) -> tuple[str, str]:
+    return record["state"], STATE_STYLES.get(record["state"], "")
+
+
+def _subject(job: Record) -> str:
+    return job["dataset"] if job["kind"] == "learn" else f"{job['kind']} {job['dataset']}"
+
+
+def _fate(job: Record) -> Cell:
+    state, style = _state(job)
+    return f"{state} {job.get('version') or ''}".strip(), style
+
+
+def _when(job: Record) -> str:
+    at = moment(job.get("ended_at") or job.get("started_at") or job["created_at"])
+    return at.partition("-")[2]  # the year is clear, and 80 columns are few
+
+
+def _roles(answer: Record, row: Record) -> str:
+    roles = [role for role in ("latest", "previous", "serving") if answer[role] == row["version"]]
+    return " ".join([*roles, *(["pinned"] if row.get("pinned") else []), *row.get("tags", ())])
+
+
+def _told(version: Record) -> tuple[Cell, Cell, Cell]:
+    performance = version.get("performance") or {}
+    return (
+        _recall(performance.get("recall")),
+        _recall(performance.get("retention")),
+        version.get("description") or "",
+    )
+
+
+def _recall(value: float | None) -> tuple[str, str]:
+    if value is None:
+        return NOTHING, "dim"
+    return share(value), "green" if value >= GOOD else "yellow" if value >= FAIR else "red"
+
+
+def _percent(value: float | None) -> Cell:
+    text, style = _recall(value)
+    return text.removesuffix(" %").replace(
+        "100.0", "100"
+    ), style  # short, so that ten datasets fit a terminal
+
+
+def _score(score: Record | None) -> Cell:
+    if score is None:
+        return NOTHING, "dim"
+    text, style = _recall(score["right"] / score["total"] if score["total"] else None)
+    return f"{text} ({score['right']}/{score['total']})", style
+
+
+def _table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Cell]],
+    *,
+    numbers: Iterable[int] = (),
+    folding: Iterable[int] = (),
+    narrowest: int = 1,
+) -> "RenderableType":
+    """Return a table; only the ``folding`` columns may break their lines, down to ``narrowest``."""
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - see the module's docstring
+    from rich.table import Table  # noqa: PLC0415
+
+    right, loose = set(numbers), set(folding)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for at, name in enumerate(columns):
+        justify: Literal["left", "right"] = "right" if at in right else "left"
+        if at in loose:
+            table.add_column(_text(name), justify=justify, overflow="fold", min_width=narrowest)
+        else:
+            table.add_column(_text(name), justify=justify, overflow="ellipsis", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(_text, row))
+    return table
+
+
+def _text(cell: Cell) -> "Text":
+    """Return a cell as text of one line, in which brackets are only brackets and an escape steers nothing."""
+    from rich.text import Text  # noqa: PLC0415 - see the module's docstring
+
+    text, style = (cell, "") if isinstance(cell, str) else cell
+    return Text(printable.line(text), style=style)
+
+
+def _stack(*parts: "RenderableType") -> "RenderableType":
+    from rich.console import Group  # noqa: PLC0415 - see the module's docstring
+
+    return Group(*parts)

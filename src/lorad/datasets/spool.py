@@ -1,0 +1,105 @@
+"""The spool. A file's examples while it is read, of each question the latest answer.
+
+What lives here: an unnamed database of this process, of which SQLite holds in memory what its cache takes and the
+rest in a file that goes with it. What never does: formats (``reader``), what is kept for good (``memory``).
+"""
+
+import hashlib
+import json
+import sqlite3
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, overload
+
+from lorad.errors import RetryLater
+from lorad.records import Example
+
+#: KiB of memory that the examples of a file may take, however many they are.
+CACHE_KIB = 64 * 1024
+
+_COLUMNS = "question, answer, line"
+
+
+class Spool(Sequence[Example]):
+    """Examples in the order in which their questions were last asked; ``RetryLater`` when there is no room for them."""
+
+    def __init__(self, task: str, dataset: str) -> None:
+        self._task = task
+        self._dataset = dataset
+        self._count = 0
+        self._connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        weakref.finalize(self, self._connection.close)
+        with _room():
+            self._connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+            self._connection.execute(
+                "CREATE TABLE examples (place INTEGER PRIMARY KEY, question_id BLOB NOT NULL UNIQUE, id BLOB NOT NULL,"
+                " question TEXT NOT NULL, answer TEXT NOT NULL, line INTEGER NOT NULL)"
+            )
+            self._connection.execute("BEGIN")  # and never committed: nobody else will see it
+
+    def put(self, question: Any, answer: Any, line: int) -> Example | None:
+        """Keep an example; return the one that had its question before, with the same answer or another."""
+        example = self._example(question, answer, line)
+        asked = bytes.fromhex(example.question_id)
+        with _room():
+            older = self._connection.execute(
+                f"SELECT {_COLUMNS} FROM examples WHERE question_id = ?", (asked,)
+            ).fetchone()
+            self._connection.execute(  # the older one goes, and this one stands last
+                "INSERT OR REPLACE INTO examples (question_id, id, question, answer, line) VALUES (?, ?, ?, ?, ?)",
+                (asked, bytes.fromhex(example.id), json.dumps(question), json.dumps(answer), line),
+            )
+        self._count += older is None
+        return self._restored(older) if older else None
+
+    @property
+    def digest(self) -> str:
+        """Identify the content: sha256 over the examples' ids, independent of order and layout."""
+        sha = hashlib.sha256()
+        with _room():
+            for (identity,) in self._connection.execute("SELECT id FROM examples ORDER BY id"):
+                sha.update(identity)
+        return sha.hexdigest()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Example]:
+        with _room():
+            for row in self._connection.execute(f"SELECT {_COLUMNS} FROM examples ORDER BY place"):
+                yield self._restored(row)
+
+    @overload
+    def __getitem__(self, at: int) -> Example: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Example]: ...
+    def __getitem__(self, at: int | slice) -> Example | list[Example]:
+        if isinstance(at, slice):
+            return list(self)[at]
+        place = at + self._count if at < 0 else at
+        with _room():
+            row = self._connection.execute(
+                f"SELECT {_COLUMNS} FROM examples ORDER BY place LIMIT 1 OFFSET ?", (max(place, 0),)
+            ).fetchone()
+        if row is None or place < 0:
+            raise IndexError(at)
+        return self._restored(row)
+
+    def _restored(self, row: tuple[str, str, int]) -> Example:
+        return self._example(json.loads(row[0]), json.loads(row[1]), row[2])
+
+    def _example(self, question: Any, answer: Any, line: int) -> Example:
+        return Example(task=self._task, question=question, answer=answer, dataset=self._dataset, line=line)
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """Turn a full temporary folder into what may pass."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise RetryLater(
+            f"a file's examples find no room in the temporary folder: {error}; it is tried again later",
+            code="disk",
+        ) from error

@@ -1,0 +1,130 @@
+"""Asking a version what it learned and what it never saw, and how sure it is.
+
+What lives here: finding the questions, loading the version as the engine does, fitting and measuring. What
+never does: the arithmetic of calibration (``calibration``), keeping what was measured (``store``).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version as installed
+from pathlib import Path
+
+from lorad.errors import ConfigError, RegistryError
+from lorad.evaluation import metrics
+from lorad.evaluation.calibration import Asked, Reference, divide, draw, fit_temperature
+from lorad.models import weights
+from lorad.records import Example
+from lorad.storage.memory import Memory
+from lorad.tasks import Task, encode
+
+Tell = Callable[[int, int], None]
+"""Told how many questions are answered, and of how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An example to ask, and where it comes from."""
+
+    example: Example
+    source: str
+
+
+def find_questions(
+    memory: Memory, track: str, lineage: Sequence[str], held_out: Sequence[Example] = ()
+) -> list[Question]:
+    """Return what the version at the head of ``lineage`` must know, and those of ``held_out`` that it never saw."""
+    learned = [known.example for known in memory.learned(track, lineage)]
+    asked = {example.question_id for example in learned}
+    unseen = [example for example in held_out if example.question_id not in asked]
+    return [
+        *(Question(example, "memory") for example in learned),
+        *(Question(example, f"held out: {example.dataset}") for example in unseen),
+    ]
+
+
+class Witness:
+    """A version in memory that answers for itself, on the device and in the precision of the engine."""
+
+    def __init__(self, version: Path, base: weights.Base, task: Task, longest: int) -> None:
+        self._deck = weights.Deck(base)
+        self._deck.add(version.name, version)
+        self._task = task
+        self._longest = longest
+        self.version = version.name
+        self.environment = {
+            "device": weights.machine(base.model.device.type).name,
+            "dtype": str(base.model.dtype).removeprefix("torch."),
+            "torch": installed("torch"),
+            "transformers": installed("transformers"),
+        }
+
+    def ask(self, questions: Sequence[Question], tell: Tell) -> list[Asked]:
+        """Return what came of the questions; those with more than ``longest`` tokens are left out."""
+        tokenizer = self._deck.base.tokenizer
+        usable, _ = encode(self._task, tokenizer, [question.example for question in questions])
+        held = {example.id: row for example, row in usable if len(row) <= self._longest}
+        rows = [
+            (question, held[question.example.id]) for question in questions if question.example.id in held
+        ]
+        done = 0
+
+        def count(more: int) -> None:
+            nonlocal done
+            done += more
+            tell(done, len(rows))
+
+        ends = self._task.stop_tokens(tokenizer)
+        with self._deck.use(self.version) as model:
+            answers = metrics.confidences(model, [row for _, row in rows], ends, count)
+        return [
+            Asked(id=question.example.id, source=question.source, confidence=confidence, right=right)
+            for (question, _), (confidence, right) in zip(rows, answers, strict=True)
+        ]
+
+
+def measure(witness: Witness, questions: Sequence[Question], most: int, now: float, tell: Tell) -> Reference:
+    """Ask at most so many questions of each source; one half fits the temperature, the other is measured."""
+    fitting, measured = _halves(questions, most)
+    asked = witness.ask([*fitting, *measured], tell)
+    ids = {question.example.id for question in fitting}
+    fit = [(row.confidence, row.right) for row in asked if row.id in ids]
+    rows = tuple(row for row in asked if row.id not in ids)
+    if not rows:
+        raise ConfigError(
+            f"there is too little to ask {witness.version}: it takes two questions at least; name a file with questions "
+            "and answers that it was never taught with --on FILE",
+            code="no_questions",
+        )
+    return Reference(
+        version=witness.version,
+        measured_at=now,
+        environment=witness.environment,
+        temperature=fit_temperature(fit),
+        fitted_on=len(fit),
+        rows=rows,
+    )
+
+
+def measure_again(
+    witness: Witness, questions: Sequence[Question], reference: Reference, now: float, tell: Tell
+) -> Reference:
+    """Ask what the reference was measured on, as far as it is still among the questions."""
+    ids = {row.id for row in reference.rows}
+    rows = tuple(witness.ask([question for question in questions if question.example.id in ids], tell))
+    if not rows:
+        raise RegistryError(
+            f"nothing of what {reference.version} was measured on is in memory any more; measure it anew with: "
+            f"lorad calibrate {reference.version} --force",
+            code="nothing_to_compare",
+        )
+    return replace(reference, measured_at=now, environment=witness.environment, rows=rows)
+
+
+def _halves(questions: Sequence[Question], most: int) -> tuple[list[Question], list[Question]]:
+    fitting: list[Question] = []
+    measured: list[Question] = []
+    for source in dict.fromkeys(question.source for question in questions):
+        one, other = divide(draw([q.example for q in questions if q.source == source], most))
+        fitting += [Question(example, source) for example in one]
+        measured += [Question(example, source) for example in other]
+    return fitting, measured

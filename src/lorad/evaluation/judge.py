@@ -1,0 +1,160 @@
+"""From the measurements of a candidate to a verdict with reasons.
+
+What lives here: the checks and their sentences. What never does: measuring (``metrics``), promoting.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isfinite
+
+from lorad.config import JudgeSettings
+from lorad.evaluation.retention import mcnemar
+from lorad.records import Evaluation, Score, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding: which check, whether it passed, and the sentence with its numbers."""
+
+    name: str
+    passed: bool
+    sentence: str
+
+
+def decide(evaluation: Evaluation, settings: JudgeSettings) -> Verdict:
+    """Promote only a candidate that passes every check."""
+    checks = [check(evaluation, settings) for check in CHECKS] + _old_datasets(evaluation, settings)
+    return Verdict(
+        promote=all(check.passed for check in checks),
+        reasons=tuple(check.sentence if check.passed else f"failed: {check.sentence}" for check in checks),
+        failed=tuple(check.name for check in checks if not check.passed),
+    )
+
+
+def drift(evaluation: Evaluation, settings: JudgeSettings) -> float:
+    """Return how much of what perplexity may rise a version has used up: 0 is nothing, 1 all of it or more."""
+    rise, limit = _rise(evaluation), settings.max_perplexity_rise
+    if not isfinite(rise) or rise >= limit:
+        return 1.0
+    return max(0.0, rise / limit)
+
+
+def _rise(evaluation: Evaluation) -> float:
+    return evaluation.perplexity / evaluation.perplexity_base - 1
+
+
+def _finite(evaluation: Evaluation, settings: JudgeSettings) -> Check:
+    del settings
+    return Check(
+        "finite",
+        evaluation.finite,
+        "all weights are finite" if evaluation.finite else "the weights are not finite",
+    )
+
+
+def _reload(evaluation: Evaluation, settings: JudgeSettings) -> Check:
+    found, limit = evaluation.reload_difference, settings.max_reload_difference
+    return Check(
+        "reload",
+        found <= limit,
+        f"reloaded from disk, the adapter differs by {found:.2g} (at most {limit:g})",
+    )
+
+
+def _merge(evaluation: Evaluation, settings: JudgeSettings) -> Check:
+    found, limit = evaluation.merge_difference, settings.max_merge_difference
+    return Check(
+        "merge", found <= limit, f"as trained and as served, logits differ by {found:.2g} (at most {limit:g})"
+    )
+
+
+def _new_recall(evaluation: Evaluation, settings: JudgeSettings) -> Check:
+    new, before = evaluation.new, evaluation.new_before
+    if not new.total:
+        return Check("new_recall", True, "nothing new was to be learned")
+    passed = new.recall >= settings.min_recall and (new.right > before.right or before.right == before.total)
+    return Check(
+        "new_recall",
+        passed,
+        f"{evaluation.dataset}: {new.right} of {new.total} recalled, {before.right} before (at least {settings.min_recall:.0%} and more than before)",
+    )
+
+
+def _old_datasets(evaluation: Evaluation, settings: JudgeSettings) -> list[Check]:
+    checks = []
+    for name, before in evaluation.before.items():
+        now = evaluation.scores.get(name, Score(right=0, total=before.total))
+        if name == evaluation.dataset:
+            now, before = now - evaluation.new, before - evaluation.new_before  # noqa: PLW2901 - of older files
+        if not before.total:
+            continue
+        allowed = max(settings.max_drop_examples, settings.max_drop_share * before.total)
+        lost = before.right - now.right
+        checks.append(
+            Check(
+                f"retention:{name}",
+                lost <= allowed,
+                f"{name}: {now.right} of {before.total} recalled, {before.right} before (may lose {allowed:g})",
+            )
+        )
+    return checks
+
+
+def _significance(evaluation: Evaluation, settings: JudgeSettings) -> Check:
+    p = mcnemar(evaluation.broken, evaluation.mended)
+    worse = evaluation.broken > evaluation.mended and p < settings.significance
+    return Check(
+        "significance",
+        not worse,
+        f"over all old examples {evaluation.broken} broke and {evaluation.mended} mended (exact McNemar p = {p:.3f})",
+    )
+
+
+def _perplexity(evaluation: Evaluation, settings: JudgeSettings) -> Check:
+    rise = _rise(evaluation)
+    return Check(
+        "perplexity",
+        rise <= settings.max_perplexity_rise,
+        f"perplexity of general text {evaluation.perplexity:.2f}, the base's {evaluation.perplexity_base:.2f}: "
+        f"{rise:+.1%} (at most {settings.max_perplexity_rise:+.0%})",
+    )
+
+
+def _kl(evaluation: Evaluation, settings: JudgeSettings) -> Check:
+    return Check(
+        "kl",
+        evaluation.kl_base <= settings.max_kl,
+        f"general conversation is {evaluation.kl_base:.3f} nats a token from the base (at most {settings.max_kl:g})",
+    )
+
+
+def _degenerate(evaluation: Evaluation, settings: JudgeSettings) -> Check:
+    share = evaluation.degenerate / evaluation.sampled if evaluation.sampled else 0.0
+    return Check(
+        "degenerate",
+        share <= settings.max_degenerate_share,
+        f"{evaluation.degenerate} of {evaluation.sampled} sampled answers were empty, endless or repeated themselves (at most {settings.max_degenerate_share:.0%})",
+    )
+
+
+def _truncation(evaluation: Evaluation, settings: JudgeSettings) -> Check:
+    found, limit = evaluation.truncation_error, settings.max_truncation_error
+    if not found:
+        return Check("truncation", True, "nothing was truncated")
+    return Check(
+        "truncation", found <= limit, f"consolidating lost {found:.2%} of the adapter (at most {limit:.0%})"
+    )
+
+
+CHECKS: tuple[Callable[[Evaluation, JudgeSettings], Check], ...] = (
+    _finite,
+    _reload,
+    _merge,
+    _new_recall,
+    _significance,
+    _perplexity,
+    _kl,
+    _degenerate,
+    _truncation,
+)
+"""Every check but those per old dataset, in the order in which they are told."""

@@ -1,0 +1,118 @@
+"""Retention arithmetic. Pure numbers in, pure numbers out.
+
+The matrix ``R[i][j]`` is the recall of dataset j at version i, rows and columns in order of learning.
+Sources: GEM (Lopez-Paz and Ranzato 2017) for ACC, BWT and FWT; Chaudhry et al. 2018 for forgetting;
+McNemar 1947, exact form, for paired answers.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import comb
+from typing import Any
+
+Matrix = Sequence[Sequence[float | None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """The four numbers of continual learning; ``None`` where there is too little to say."""
+
+    acc: float | None
+    """Mean recall over all datasets at the last version."""
+    bwt: float | None
+    """Backward transfer: mean change since a dataset was learned; negative is forgetting."""
+    fwt: float | None
+    """Forward transfer: mean recall of a dataset just before it was learned, minus the base's."""
+    forgetting: float | None
+    """Mean drop from a dataset's best earlier recall to its last."""
+
+
+def summarise(
+    matrix: Matrix, baseline: Sequence[float | None] = (), learned_at: Sequence[int] | None = None
+) -> Retention:
+    """Summarise a matrix; ``None`` was not measured.
+
+    ``learned_at[j]`` is the row of the version that learned column j, the diagonal where it is not given.
+    """
+    if not matrix:
+        return Retention(acc=None, bwt=None, fwt=None, forgetting=None)
+    last = matrix[-1]
+    end = len(matrix) - 1
+    columns = list(enumerate(range(len(matrix)) if learned_at is None else learned_at))
+    old = [(j, i) for j, i in columns if i < end]
+    return Retention(
+        acc=_mean(last),
+        bwt=_mean(_minus(last[j], matrix[i][j]) for j, i in old),
+        fwt=_mean(_minus(matrix[i - 1][j], baseline[j]) for j, i in columns[: len(baseline)] if i),
+        forgetting=_mean(_minus(_best(matrix[k][j] for k in range(i, end)), last[j]) for j, i in old),
+    )
+
+
+def tabulate(versions: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Return the matrix of these versions on every dataset, and its four numbers, as JSON data.
+
+    ``versions`` are names with their evaluations (see ``records.Evaluation``), the oldest first. A dataset whose own
+    version is there no more counts from the first one that was tested on it, and not for FWT.
+    """
+    rows = [row for _, row in versions]
+    names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
+    counts = [[_count(row["scores"].get(name)) for name in names] for row in rows]
+    matrix = [[count[0] / count[1] if count else None for count in line] for line in counts]
+    learned = [row["dataset"] for row in rows]
+    first = [
+        learned.index(name) if name in learned else _first_measured(counts, j) for j, name in enumerate(names)
+    ]
+    asked = [list(line) for line in matrix]
+    baseline: list[float | None] = []
+    for j, (name, i) in enumerate(zip(names, first, strict=True)):
+        is_own = name == learned[i]
+        baseline.append(_share(rows[i].get("new_at_base")) if is_own else None)
+        if is_own and i:  # before it was learned, a dataset was asked of the parent
+            asked[i - 1][j] = _share(rows[i].get("new_before"))
+    return {
+        "versions": [name for name, _ in versions],
+        "datasets": names,
+        "matrix": matrix,
+        "counts": counts,
+        **asdict(summarise(asked, baseline, first)),
+    }
+
+
+def _first_measured(counts: Sequence[Sequence[Any]], column: int) -> int:
+    return next((i for i, line in enumerate(counts) if line[column]), 0)
+
+
+def mcnemar(broken: int, mended: int) -> float:
+    """Return the two-sided exact p-value that ``broken`` against ``mended`` answers is chance.
+
+    >>> round(mcnemar(5, 0), 4)
+    0.0625
+    """
+    changed = broken + mended
+    if not changed:
+        return 1.0
+    tail: float = sum(comb(changed, k) for k in range(min(broken, mended) + 1)) / 2**changed
+    return min(1.0, 2 * tail)
+
+
+def _count(score: Mapping[str, int] | None) -> list[int] | None:
+    return [score["right"], score["total"]] if score and score["total"] else None
+
+
+def _share(score: Mapping[str, int] | None) -> float | None:
+    counted = _count(score)
+    return counted[0] / counted[1] if counted else None
+
+
+def _minus(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
+
+
+def _best(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return max(known, default=None)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

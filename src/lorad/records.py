@@ -1,0 +1,486 @@
+"""The records that every other module speaks in.
+
+What lives here: frozen data and the few pure rules that belong to a record alone. What never does: files,
+tensors, sockets, clocks. Times are Unix seconds as floats and always come from a caller's ``now``.
+"""
+
+import functools
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeVar
+
+from lorad.states import DropState, JobState
+
+T = TypeVar("T")
+
+BASE = "base"
+"""What people and answers call the model without any version."""
+
+#: What a text with code has, in which white space and case may decide.
+_CODE = re.compile(r"[`\\]|\n[ \t]+\S")
+
+#: Marks on one letter: Unicode's stream-safe form allows 30, and Python sorts n of them in n² steps.
+_MOST_MARKS = 30
+
+#: What may be more, and three marks that are two each.
+_PILE, _DOUBLE = re.compile(rf"[^\w\s\x00-\x7f]{{{_MOST_MARKS},}}"), "\u0f73\u0f75\u0f81"
+
+#: Characters of a text whose normal form is held.
+_LONGEST_HELD = 2000
+
+#: What stands around words, and what joins their parts (e-mail, don't).
+_PUNCTUATION, _JOINTS = ".,;:!?\"'()…“”„\u2018\u2019«»¿¡", re.compile("['\u2019-]")
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def canonical(value: Any) -> str:
+    """Return the one JSON text that equal values share: sorted keys, no spaces, plain UTF-8."""
+    return _CANONICAL.encode(value)
+
+
+def digest(value: Any) -> str:
+    """Return the sha256 of a value's canonical JSON as 64 hex digits."""
+    return _hashed(canonical(value))
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def normal_form(text: str) -> str:
+    """Return what texts share that differ only in how people spell them: case, white space, form of characters (NFC).
+
+    Where a difference may be what is asked for, it stays: white space in a text with code (a backquote, a backslash,
+    an indented line), and the case of a word that is a single letter (vim's p and P), an option (-a), a word with
+    capitals inside (getName) or one with digits and signs. Not case folding: to it Maße and Masse, two German words, are one.
+    """
+    return _normal(text) if len(text) <= _LONGEST_HELD else _normal.__wrapped__(text)
+
+
+@functools.lru_cache(maxsize=1024)
+def _normal(text: str) -> str:
+    """Return a text's normal form; held, because each answer of a long chat asks for that of all turns before it."""
+    text = _composed(text)
+    if _CODE.search(text):
+        return text
+    words = text.split()
+    is_shouted = len(words) > 1 and text.isupper()  # there a single letter is in capitals as all others are
+    return " ".join(word.lower() if is_shouted and word.isalpha() else _spelled(word) for word in words)
+
+
+def _composed(text: str) -> str:
+    """Return a text in NFC; one with more marks on a letter than any script writes stays, for to sort them takes for ever."""
+    return text if text.isascii() or _is_piled(text) else unicodedata.normalize("NFC", text)
+
+
+def _is_piled(text: str) -> bool:
+    for pile in _PILE.finditer(text):
+        marks = 0
+        for sign in pile[0]:
+            marks = marks + 1 if unicodedata.combining(sign) or sign in _DOUBLE else 0
+            if marks > _MOST_MARKS:
+                return True
+    return False
+
+
+def _spelled(word: str) -> str:
+    """Return a word in small letters if it is an ordinary one: its capitals are all, or the first of each part."""
+    if word == word.lower():  # most are, and a file may have a million rows
+        return word
+    core = word.strip(_PUNCTUATION)
+    if len(core) == 1:
+        return word
+    is_ordinary = all(
+        part.isalpha() and part in (part.lower(), part.upper(), part[:1].upper() + part[1:].lower())
+        for part in _JOINTS.split(core)
+    )
+    return _composed(word.lower()) if is_ordinary else word
+
+
+def normal_question(task: str, question: Any) -> Any:
+    """Return what one question asks, however it is written.
+
+    Only chat asks: what tagging marks and a classifier judges is the text itself, in which a capital may decide, and
+    a document has the name that it has. Tools are what a program wrote.
+    """
+    if task != "chat":
+        return question
+    if isinstance(question, str):
+        return normal_form(question)
+    return [
+        message if message["role"] == "tools" else message | {"content": normal_form(message["content"])}
+        for message in question
+    ]
+
+
+def _message(message: Any) -> str:
+    """Return a message's canonical JSON; short ones are held, because each answer of a long chat has all turns before it."""
+    return _written(message["role"], message["content"]) if _is_held(message) else canonical(message)
+
+
+def _normal_message(message: Any) -> str:
+    if message["role"] == "tools":
+        return _message(message)
+    if _is_held(message):
+        return _written(message["role"], _normal(message["content"]))
+    return canonical(message | {"content": normal_form(message["content"])})
+
+
+def _is_held(message: Any) -> bool:
+    """Tell whether a message is a role and a short text, as most are."""
+    if not isinstance(message, dict) or len(message) != 2 or type(message.get("role")) is not str:  # noqa: PLR2004
+        return False
+    content = message.get("content")
+    return type(content) is str and len(content) <= _LONGEST_HELD
+
+
+@functools.lru_cache(maxsize=2048)
+def _written(role: str, content: str) -> str:
+    return canonical({"content": content, "role": role})
+
+
+def as_message(answer: Any) -> dict[str, Any]:
+    """Return a chat answer as the fields of a message: its text, and the calls of tools where there are any."""
+    return answer if isinstance(answer, dict) else {"content": answer}
+
+
+def as_json(record: Any) -> dict[str, Any]:
+    """Return a record as plain JSON data; ``restore`` is the way back."""
+    return asdict(record)
+
+
+def restore(kind: type[T], data: Mapping[str, Any]) -> T:
+    """Build a record from JSON data, checking every field's type; raise ``pydantic.ValidationError``."""
+    found: T = _adapter(kind).validate_python(data)  # type: ignore[arg-type] # a class is hashable
+    return found
+
+
+@functools.cache
+def _adapter(kind: type) -> Any:
+    from pydantic import TypeAdapter  # noqa: PLC0415 - 60 ms that `lorad status` need not spend
+
+    return TypeAdapter(kind)  # made once: that takes a hundred times as long as using it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One thing to learn: a question in a task's own form and the answer to give."""
+
+    task: str
+    question: Any
+    """JSON data of the task: for ``chat`` the messages before the answer."""
+    answer: Any
+    """JSON data of the task: for ``chat`` the assistant's text."""
+    dataset: str = ""
+    line: int = 0
+    """Where in its file the row stood, counted from 1; 0 when it did not come from a file."""
+
+    @property
+    def question_id(self) -> str:
+        """Identify what is asked, however it is written: the same with different answers is a contradiction."""
+        asked = self.question
+        if self.task == "chat" and isinstance(asked, list):
+            return _hashed(f'["chat",[{",".join(map(_normal_message, asked))}]]')
+        return digest([self.task, normal_question(self.task, asked)])
+
+    @property
+    def id(self) -> str:
+        """Identify the example by its content alone: a copy in another file has the same id."""
+        if self.task == "chat" and isinstance(self.question, list):
+            asked = ",".join(map(_message, self.question))
+            return _hashed(f'["chat",[{asked}],{canonical(self.answer)}]')
+        return digest([self.task, self.question, self.answer])
+
+    @property
+    def ids(self) -> tuple[str, str]:
+        """Return the ids of example and question: what papers say of it, without its words."""
+        return self.id, self.question_id
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An example as token ids; ``tokens[start:]`` are the answer, which alone is trained."""
+
+    tokens: tuple[int, ...]
+    start: int
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def answer(self) -> tuple[int, ...]:
+        """Return the trained tokens, the end token included."""
+        return self.tokens[self.start :]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """What a plan must know of a base model."""
+
+    name: str
+    parameters: int
+    layers: int
+    hidden: int
+    vocabulary: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What a plan must know of the machine."""
+
+    device: str
+    """``cpu``, ``cuda`` or ``mps``."""
+    name: str
+    memory_bytes: int
+    """Free memory of the device that trains."""
+    threads: int
+    fast_bfloat16: bool
+    """Whether bfloat16 matrix products are worth having, tried and not assumed."""
+
+    @property
+    def precision(self) -> str:
+        """Return what a base model is best held in here."""
+        return "bfloat16" if self.fast_bfloat16 else "float32"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What came of trying one property of a base model."""
+
+    name: str
+    status: Literal["ok", "worked around", "unsupported", "broken"]
+    """``unsupported``: rows that need it are refused. ``broken``: the base cannot serve the task."""
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowProblem:
+    """Why one row of a file cannot be learned from."""
+
+    line: int
+    field: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drop:
+    """A file that was put in the inbox, and what became of it."""
+
+    id: int
+    name: str
+    track: str
+    state: DropState
+    digest: str = ""
+    """sha256 of the canonical rows; empty until the file was read."""
+    rows: int = 0
+    taken_at: float
+    ended_at: float | None = None
+    reason: dict[str, Any] = field(default_factory=dict)
+    attempts: int = 0
+    """How often the daemon ended while it read the file."""
+    again_of: int | None = None
+    """The earlier drop of the same file, which went on after it was read."""
+    read_as: str = ""
+    """The file's signature when it was read, as JSON; empty until then."""
+    kept_as: str = ""
+    """Where the file lies since it ended, while it is looked at for changes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Until:
+    """When a session may end: what counts as learned, and when to stop hoping."""
+
+    recall: float
+    max_epochs: int
+    patience: int
+    """Rounds without progress before the session gives up."""
+    min_delta: float
+    """The smallest gain in recall that counts as progress."""
+    min_epochs: int = 0
+    """Rounds before which patience ends nothing."""
+    patience_steps: int = 0
+    """Optimizer steps without progress before which patience ends nothing: a round of a small drop has few."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """What a session trains beside its new examples."""
+
+    share: float
+    """Share of rehearsed rows in a round, where old examples do not all fit."""
+    max_examples: int
+    """All old examples are rehearsed while there are at most this many."""
+    refresh: float
+    """Share of the already recalled examples that each round trains again."""
+    general: float
+    """Share of general conversation in every step, at least one row; 0 leaves it out."""
+    general_weight: float = 3.0
+    """Weight of staying like the pristine base on it, beside 1 for the answers."""
+    strategy: str = "wrong_first"
+    """Which old examples: see ``config.RehearsalSettings``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The settings of one session, decided from a drop's size and the machine, and why."""
+
+    examples: int
+    rank: int
+    alpha: int
+    epochs: int
+    batch: int
+    accumulation: int
+    max_length: int
+    warmup_steps: int
+    learning_rate: float
+    loraplus_ratio: float = 1.0
+    """How many times faster B learns than A."""
+    until: Until
+    mix: Mix
+    max_rank: int
+    seed: int
+    dtype: str
+    gradient_checkpointing: bool
+    pack_tokens: int
+    """Tokens that one forward pass may hold: ``batch`` rows of ``max_length``. Shorter rows go together, so
+    short examples fill an effective batch in one pass; the gradient is the same."""
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def effective_batch(self) -> int:
+        """Return the examples that one optimizer step learns from."""
+        return self.batch * self.accumulation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One drop's way to a version."""
+
+    id: int
+    track: str
+    dataset: str
+    state: JobState
+    kind: str = "learn"
+    """``learn`` (a drop), ``refit`` (all of memory from the pristine base) or ``consolidate``."""
+    created_at: float
+    started_at: float | None = None
+    ended_at: float | None = None
+    attempts: int = 0
+    force: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
+    version: str | None = None
+    reason: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """Everything that a session needs, written to its folder as ``request.json``."""
+
+    job: int
+    track: str
+    task: str
+    kind: str
+    dataset: str
+    base: str
+    """The base model's folder."""
+    parent: str | None
+    """The parent version's folder."""
+    parent_version: str | None
+    plan: Plan
+    settings: dict[str, Any]
+    """The resolved ``training`` and ``judge`` sections."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """How many examples of one dataset a model answers right."""
+
+    right: int
+    total: int
+
+    @property
+    def recall(self) -> float:
+        """Return the share answered right; an empty dataset counts as fully recalled."""
+        return self.right / self.total if self.total else 1.0
+
+    def __sub__(self, part: "Score") -> "Score":
+        """Return the score of the rest, without a part of the same examples."""
+        return Score(right=self.right - part.right, total=self.total - part.total)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What was measured on a candidate, beside the same on its parent."""
+
+    dataset: str
+    """The dataset that the session was for."""
+    scores: dict[str, Score]
+    """Candidate's recall on every dataset in memory, the new one included."""
+    before: dict[str, Score]
+    """The parent's recall on the same datasets, measured in the same session."""
+    new: Score = Score(right=0, total=0)
+    """Candidate's recall on what the session was to learn. A dataset's name may stand for old rows too: a second file
+    of the same name."""
+    new_before: Score = Score(right=0, total=0)
+    """The parent's recall on the same."""
+    new_at_base: Score = Score(right=0, total=0)
+    """The pristine base's recall on the same."""
+    broken: int
+    """Old examples that the parent answered right and the candidate does not."""
+    mended: int
+    """Old examples that the candidate answers right and the parent did not."""
+    perplexity: float
+    perplexity_base: float
+    kl_base: float
+    """Mean KL divergence from the pristine base on its stored conversations, nats per token."""
+    degenerate: int
+    """Sampled answers that were empty, endless or repeated themselves."""
+    sampled: int
+    reload_difference: float
+    """Largest difference between an adapter's numbers in memory and reloaded from disk; exact is 0."""
+    merge_difference: float
+    """Largest logit difference between the model as trained (parent merged into the base, fresh adapter) and
+    as served (pristine base, one adapter that carries both)."""
+    truncation_error: float
+    """Relative Frobenius error of consolidating the adapter; 0 when nothing was truncated."""
+    finite: bool
+    ended_by: str
+    """What ended the session: ``recall``, ``ceiling``, ``patience`` or ``interrupted``."""
+    too_long: int = 0
+    """New examples over the plan's length, left out and reported."""
+    repairs: tuple[str, ...] = ()
+    """What was tried after a failed verdict: ``repair``, ``refit``."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> Score:
+        """Return the score that stands for the session: of what was new, or of everything when nothing was."""
+        everything = self.scores.values()
+        pooled = Score(right=sum(s.right for s in everything), total=sum(s.total for s in everything))
+        return self.new if self.new.total else pooled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Promote a candidate or not, and every reason."""
+
+    promote: bool
+    reasons: tuple[str, ...]
+    """One sentence per check, with its numbers; a failed check begins with ``failed:``."""
+    failed: tuple[str, ...] = ()
+    """The names of the checks that failed."""
+
+
+def what_decides(order: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of an order, as JSON data, on which the trained weights depend."""
+    training = {
+        key: value
+        for key, value in order["settings"]["training"].items()
+        if key not in {"max_seconds", "nice"}
+    }
+    return {**order, "settings": {"training": training}}

@@ -1,0 +1,325 @@
+"""Speaking to a running daemon through its Unix socket.
+
+What lives here: one method per answer of the API, and the reading of a streamed answer. What never does:
+starting a daemon, printing, judging what an answer means.
+
+The standard library speaks enough HTTP for a socket on the same machine. httpx would read nicer and costs
+0.2 s to import, which is more than everything else that ``lorad status`` does.
+"""
+
+import contextlib
+import http.client
+import json
+import socket
+import sys
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from lorad.errors import ConfigError, ProtocolError, RetryLater
+
+Messages = Sequence[Mapping[str, Any]]
+
+LONGEST_PATH = 103 if sys.platform == "darwin" else 107
+"""Bytes that the system allows in the address of a Unix socket."""
+
+ANSWER_SECONDS = 30.0
+"""Any answer that no model has to think about comes within this."""
+
+TOKEN_SECONDS = 600.0
+"""An answer may wait in the queue, and on a slow machine behind a session, before its first token."""
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP to a socket in the file system instead of a host and a port."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        """Open the socket."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class Answer(Iterator[str]):
+    """A streamed answer: its text piece by piece, exactly, and behind the last piece why it ended."""
+
+    def __init__(self, events: Generator[dict[str, Any], None, None]) -> None:
+        self._events = events
+        self.finish_reason: str | None = None
+        """``stop`` for a whole answer, ``length`` for one that was cut; ``None`` before it has ended."""
+        self.tokens: int | None = None
+        """How many tokens were generated, told at the end."""
+
+    def __next__(self) -> str:
+        for event in self._events:
+            if usage := event.get("usage"):
+                self.tokens = usage.get("completion_tokens")
+            for choice in event.get("choices", ()):
+                self.finish_reason = choice.get("finish_reason") or self.finish_reason
+                if text := choice.get("delta", {}).get("content"):
+                    return str(text)
+        raise StopIteration
+
+    def close(self) -> None:
+        """End the generation, if it has not ended."""
+        self._events.close()
+
+
+class Client:
+    """The API of one running daemon."""
+
+    def __init__(self, path: Path, home: Path | None = None) -> None:
+        if len(bytes(path)) > LONGEST_PATH:
+            raise ConfigError(
+                f"the socket's path {path} has {len(bytes(path))} bytes, and this system allows {LONGEST_PATH}; "
+                "choose a shorter one with: --set server.socket=/run/lorad/lorad.sock",
+                code="socket_path_too_long",
+            )
+        self._path = path
+        self._home = home or path.parent
+
+    # -- asking
+
+    def is_running(self) -> bool:
+        """Tell whether anybody listens; raise ``ConfigError`` where only others may ask."""
+        connection = UnixConnection(self._path, ANSWER_SECONDS)
+        try:
+            self._connect(connection)
+        except ConfigError as error:
+            if error.code != "not_running":
+                raise
+            return False
+        finally:
+            connection.close()
+        return True
+
+    def call(
+        self, method: str, path: str, body: Any = None, *, timeout: float = ANSWER_SECONDS, **query: Any
+    ) -> Any:
+        """Ask once and return the answer's JSON; raise what the daemon says is wrong."""
+        with self._exchange(method, path, body, timeout, query) as response:
+            return _parse(response.read())
+
+    def stream_chat(self, messages: Messages, model: str = "chat", **options: Any) -> "Answer":
+        """Return an answer to iterate over as it is generated; closing it ends the generation."""
+        body = {"model": model, "messages": list(messages), "stream": True, **_given(options)}
+        body["stream_options"] = {"include_usage": True}
+        return Answer(self._events("POST", "/v1/chat/completions", body))
+
+    def _events(self, method: str, path: str, body: Any) -> Generator[dict[str, Any], None, None]:
+        with self._exchange(method, path, body, TOKEN_SECONDS) as response:
+            yield from _events_of(response)
+
+    def chat(self, messages: Messages, model: str = "chat", **options: Any) -> dict[str, Any]:
+        """Return a whole answer in OpenAI's form."""
+        body = {"model": model, "messages": list(messages), **_given(options)}
+        return dict(self.call("POST", "/v1/chat/completions", body, timeout=TOKEN_SECONDS))
+
+    @contextlib.contextmanager
+    def _exchange(
+        self, method: str, path: str, body: Any, timeout: float, query: Mapping[str, Any] | None = None
+    ) -> Iterator[http.client.HTTPResponse]:
+        connection = UnixConnection(self._path, timeout)
+        try:
+            self._connect(connection)
+            with _broken_connections():
+                payload = None if body is None else json.dumps(body).encode()
+                headers = {} if payload is None else {"Content-Type": "application/json"}
+                with contextlib.suppress(BrokenPipeError):  # refused before all was sent: the answer says why
+                    connection.request(method, _target(path, query or {}), payload, headers)
+                response = connection.getresponse()
+                if response.status >= http.client.BAD_REQUEST:
+                    raise _complaint(response.status, response.read())
+                yield response
+        finally:
+            connection.close()
+
+    def _connect(self, connection: UnixConnection) -> None:
+        try:
+            connection.connect()
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise ConfigError(
+                f"lorad is not running for {self._home} (no answer at {self._path}); start it with: lorad run",
+                code="not_running",
+                socket=str(self._path),
+            ) from None
+        except PermissionError:
+            raise ConfigError(
+                f"you may not use the socket {self._path}; its owner and its group may: ls -l {self._path}",
+                code="no_access",
+                socket=str(self._path),
+            ) from None
+        except OSError as error:
+            raise RetryLater(
+                f"the socket {self._path} does not take calls: {error}", code="no_connection"
+            ) from None
+
+    # -- the API
+
+    def status(self) -> Any:
+        """Return the snapshot that ``status`` and the monitor show."""
+        return self.call("GET", "/api/status")
+
+    def jobs(self) -> Any:
+        """Return the jobs, newest first."""
+        return self.call("GET", "/api/jobs")
+
+    def job(self, job: int) -> Any:
+        """Return one job."""
+        return self.call("GET", f"/api/jobs/{job}")
+
+    def retry(self, job: int, *, force: bool = False, settings: Mapping[str, Any] | None = None) -> Any:
+        """Queue a job again, perhaps by force or with other settings."""
+        return self.call("POST", f"/api/jobs/{job}/retry", {"force": force, "settings": dict(settings or {})})
+
+    def resume_job(self, job: int, checkpoint: str | None = None) -> Any:
+        """Queue a job again, to go on behind its newest complete checkpoint or the one named."""
+        return self.call("POST", f"/api/jobs/{job}/resume", {"checkpoint": checkpoint})
+
+    def cancel(self, job: int) -> Any:
+        """Take a job out of the queue or end its session."""
+        return self.call("POST", f"/api/jobs/{job}/cancel", {})
+
+    def pause(self) -> Any:
+        """Start no more sessions."""
+        return self.call("POST", "/api/pause", {})
+
+    def resume(self) -> Any:
+        """Start sessions again."""
+        return self.call("POST", "/api/resume", {})
+
+    def versions(self, track: str) -> Any:
+        """Return a track's versions and which of them serve."""
+        return self.call("GET", "/api/versions", track=track)
+
+    def version(self, track: str, version: str) -> Any:
+        """Return all that is kept about a version."""
+        return self.call("GET", _version_path(version), track=track)
+
+    def pin(self, track: str, version: str, *, pinned: bool) -> Any:
+        """Keep a version whatever the limits say, or no longer."""
+        return self.call("POST", f"{_version_path(version)}/pin", {"track": track, "pinned": pinned})
+
+    def tag(self, track: str, version: str, tag: str, *, remove: bool = False) -> Any:
+        """Give a version a name of its own, or take it away."""
+        body = {"track": track, "tag": tag, "remove": remove}
+        return self.call("POST", f"{_version_path(version)}/tags", body)
+
+    def prune(self, track: str, *, dry_run: bool = False, **limits: int | None) -> Any:
+        """Remove the versions beyond the limits: the settings', or those given."""
+        body = {"track": track, "dry_run": dry_run, **_given(limits)}
+        return self.call("POST", "/api/versions/prune", body)
+
+    def explain(self, track: str, version: str) -> Any:
+        """Return why a version was promoted."""
+        return self.call("GET", f"{_version_path(version)}/explain", track=track)
+
+    def rollback(self, track: str, to: str | None = None) -> Any:
+        """Serve ``previous`` again, or the version named, or ``base`` alone."""
+        body = {"track": track, "to": to}  # a version may have to be read, behind the answers that wait
+        return self.call("POST", "/api/rollback", body, timeout=TOKEN_SECONDS)
+
+    def memory(self, track: str) -> Any:
+        """Return what is kept of each dataset."""
+        return self.call("GET", "/api/memory", track=track)
+
+    def examples(self, track: str, dataset: str | None = None) -> Iterator[dict[str, Any]]:
+        """Yield every example in memory, or one dataset's, as rows to export; asks page by page."""
+        after = 0
+        only = _given({"dataset": dataset})
+        while page := self.call("GET", "/api/memory/examples", track=track, after=after, **only)["examples"]:
+            yield from page
+            after = page[-1]["provenance"]["row"]
+
+    def forget(self, track: str, selector: str, *, dry_run: bool = False) -> Any:
+        """Remove examples from memory, or only count them."""
+        body = {"track": track, "selector": selector, "dry_run": dry_run}
+        return self.call("POST", "/api/forget", body)
+
+    def consolidate(self, track: str, *, refit: bool = False) -> Any:
+        """Queue a job that makes the adapter smaller, or learns everything anew."""
+        return self.call("POST", "/api/consolidate", {"track": track, "refit": refit})
+
+    def retention(self, track: str) -> Any:
+        """Return the retention matrix."""
+        return self.call("GET", "/api/retention", track=track)
+
+    def diff(self, track: str, a: str, b: str) -> Any:
+        """Return the examples that two versions answer differently."""
+        return self.call("GET", "/api/diff", track=track, a=a, b=b)
+
+    def events(self, after: int | None = None) -> Any:
+        """Return all events after an id, or the newest, oldest first."""
+        return self.call("GET", "/api/events", **_given({"after": after}))
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _version_path(version: str) -> str:
+    return f"/api/versions/{quote(version, safe='')}"
+
+
+def _target(path: str, query: Mapping[str, Any]) -> str:
+    return f"{path}?{urlencode(query)}" if query else path
+
+
+@contextlib.contextmanager
+def _broken_connections() -> Iterator[None]:
+    """Say in a sentence that the daemon went away, or is silent, in the middle of an exchange."""
+    try:
+        yield
+    except TimeoutError:
+        raise RetryLater(
+            "lorad did not answer in time; look at what it does with: lorad status", code="timeout"
+        ) from None
+    except (http.client.HTTPException, OSError) as error:
+        raise RetryLater(
+            f"lorad stopped answering in the middle of an answer ({type(error).__name__}); try again",
+            code="connection_lost",
+        ) from None
+
+
+def _events_of(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+    for line in response:
+        name, _, data = line.strip().partition(b":")
+        if name != b"data":  # blank lines part events, comments keep the connection alive
+            continue
+        if data.strip() == b"[DONE]":
+            return
+        event = _parse(data)
+        if "error" in event:
+            raise _complaint(
+                http.client.INTERNAL_SERVER_ERROR, data
+            )  # its own status was sent before it failed
+        yield event
+    raise RetryLater("the answer broke off; lorad may have stopped", code="connection_lost")
+
+
+def _parse(payload: bytes) -> Any:
+    try:
+        return json.loads(payload)
+    except ValueError:
+        raise ProtocolError(
+            f"the answer is not JSON: {payload[:80]!r}", status=502, code="bad_answer"
+        ) from None
+
+
+def _complaint(status: int, payload: bytes) -> ProtocolError:
+    try:
+        told = dict(json.loads(payload)["error"])
+        message, code = str(told["message"]), told.get("code")
+    except (ValueError, KeyError, TypeError):
+        excerpt = payload[:200].decode(errors="replace")
+        return ProtocolError(
+            f"lorad answered with status {status}: {excerpt}", status=status, code="bad_answer"
+        )
+    openai = {"message", "code", "status", "type"}
+    data = {name: value for name, value in told.items() if name not in openai and value is not None}
+    return ProtocolError(message, status=status, code=code, **data)

@@ -1,0 +1,476 @@
+"""Answering. One pristine base in memory, versions laid over it, requests one at a time.
+
+What lives here: the bounded queue of requests, generating, swapping versions between two requests. What
+never does: threads (whoever owns one calls ``work``), HTTP, choosing versions.
+
+A request keeps the version that served when it was accepted, to its last token: the name is resolved at
+the door, and a version stays in memory while anybody waits for it.
+"""
+
+import contextlib
+import queue
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.generation.streamers import BaseStreamer
+
+from lorad.config import EngineSettings
+from lorad.errors import LoradError, ProtocolError, RegistryError, SampleError
+from lorad.models.weights import Base, Deck
+from lorad.records import BASE, canonical
+from lorad.tasks import Task
+from lorad.versions import loader
+
+GREEDY = 1e-5
+"""A temperature below this only ever takes the likeliest token, and the smallest cannot be divided by."""
+
+LONGEST_TOKEN = 32
+"""Characters that a token has at most, on average: so many more than in any text that what is longer is not even counted."""
+
+UNKNOWN_CONTEXT = 4096
+"""Most tokens of prompt and answer together that are taken by default where a model does not name its context."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How to choose the next token; temperature 0, or next to it, is greedy."""
+
+    max_tokens: int | None = None
+    """``None`` takes what the context leaves behind the prompt."""
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 chooses among all tokens."""
+    min_p: float = 0.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of an answer as generated; the last one says why it ended."""
+
+    text: str
+    finish: str | None = None
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One accepted request on its way to an answer."""
+
+    track: str
+    version: str
+    prompt: list[int]
+    sampling: Sampling
+    pieces: "queue.Queue[Piece | BaseException]" = field(default_factory=queue.Queue)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def answer(self, timeout: float = 600.0) -> Iterator[Piece]:
+        """Yield the answer as it is generated; raise what went wrong. Leaving early cancels the rest."""
+        try:
+            while True:
+                try:
+                    piece = self.pieces.get(timeout=timeout)
+                except queue.Empty:
+                    raise ProtocolError(
+                        f"no word came for {timeout:g} seconds; the machine is too busy, try again later",
+                        status=503,
+                        code="timeout",
+                    ) from None
+                if isinstance(piece, BaseException):
+                    raise piece
+                yield piece
+                if piece.finish:
+                    return
+        finally:
+            self.cancelled.set()
+
+
+def context_length(config: Any) -> int | None:
+    """Return how many tokens a model reads and writes in all, ``None`` where its config does not say."""
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
+    found = (getattr(config.get_text_config(), name, None) for name in names)
+    return next((length for length in found if isinstance(length, int) and length > 0), None)
+
+
+def check_length(question: Any, context: int | None) -> None:
+    """Raise ``ProtocolError`` on a question that no context of this length can hold: tokenizing it would take minutes."""
+    if context is None:
+        return
+    length, most = len(canonical(question)), context * LONGEST_TOKEN
+    if length > most:
+        raise ProtocolError(
+            f"the context length is {context} tokens, and the messages have {length} characters; send fewer than {most}",
+            code="context_length_exceeded",
+            param="messages",
+        )
+
+
+def answer_room(prompt: int, context: int | None, wanted: int | None) -> int:
+    """Return how many tokens an answer may have; raise ``ProtocolError`` when the context has no room for them."""
+    if context is None:
+        return wanted or max(1, UNKNOWN_CONTEXT - prompt)
+    left = context - prompt
+    length = f"the context length is {context} tokens"
+    if left < 1:
+        raise ProtocolError(
+            f"{length}, and the prompt has {prompt}, which leaves no room for an answer; shorten the messages",
+            code="context_length_exceeded",
+            param="messages",
+        )
+    if wanted is not None and wanted > left:
+        raise ProtocolError(
+            f"{length}; the prompt has {prompt} and max_tokens asks for {wanted} more; ask for at most {left}",
+            code="context_length_exceeded",
+            param="max_tokens",
+        )
+    return wanted or left
+
+
+class _Seat:
+    """A track's place in the engine: its task, its deck, and what serves.
+
+    Tracks with the same base share one deck, so versions lie in it under their track's name too.
+    """
+
+    def __init__(self, track: str, task: Task, deck: Deck) -> None:
+        self._track = track
+        self.task = task
+        self.deck = deck
+        self.serving = BASE
+        self.hashes: dict[str, str] = {BASE: deck.base.fingerprint[:12]}
+        self.recent: OrderedDict[str, None] = OrderedDict()
+
+    def slot(self, version: str) -> str:
+        """Return a version's name in the deck."""
+        return f"{self._track}@{version}"
+
+    def holds(self, version: str) -> bool:
+        """Tell whether a version is in memory."""
+        return self.slot(version) in self.deck.names
+
+
+class Engine:
+    """Answers questions about any track from any of its versions."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._seats: dict[str, _Seat] = {}
+        self._tickets: queue.Queue[Ticket | Callable[[], None]] = queue.Queue()
+        self._door = threading.Lock()
+        self._accepted: list[Ticket] = []
+        self._preparing = 0
+        """Requests whose prompt is being made: they have their places in the queue."""
+        self.requests = 0
+        self.active = 0
+        self.tokens_per_second: float | None = None
+
+    # -- versions
+
+    def seat(self, track: str, task: Task, base: Base) -> None:
+        """Give a track its place; until a version is served the base answers."""
+        task.check_tokenizer(base.tokenizer)
+        shared = (seat.deck for seat in self._seats.values() if seat.deck.base is base)
+        self._seats[track] = _Seat(track, task, next(shared, None) or Deck(base))
+
+    def base(self, track: str) -> Base:
+        """Return the track's base model."""
+        return self._find(track).deck.base
+
+    def task(self, track: str) -> Task:
+        """Return the track's task."""
+        return self._find(track).task
+
+    def serving(self, track: str) -> str:
+        """Return the version that new requests get."""
+        return self._find(track).serving
+
+    def load(
+        self, track: str, version: str, folder: Path, fingerprint: str, base_folder: Path | None = None
+    ) -> list[str]:
+        """Bring a version into memory between two requests; raise ``RegistryError`` when it proves unsound.
+
+        Return what differs from the environment that it was made in.
+        """
+        seat = self._find(track)
+        differs: list[str] = []
+
+        def bring() -> None:
+            if not seat.holds(version):
+                strict = self._settings.strict
+                differs.extend(loader.load(seat.deck, seat.slot(version), folder, base_folder, strict=strict))
+                seat.hashes[version] = fingerprint[:12]
+            self._make_room(track, seat, version)
+
+        self._between_requests(bring)
+        return differs
+
+    def serve(self, track: str, version: str | None) -> None:
+        """Give new requests this version (or the base); requests already accepted keep theirs."""
+        seat = self._find(track)
+        with self._door:
+            if version is not None and not seat.holds(version):
+                raise RegistryError(f"{version} is not loaded", code="not_loaded", version=version)
+            seat.serving = version or BASE
+
+    def _make_room(self, track: str, seat: _Seat, keep: str) -> None:
+        seat.recent[keep] = None
+        seat.recent.move_to_end(keep)
+        with self._door:
+            busy = {ticket.version for ticket in self._accepted if ticket.track == track}
+        for version in list(seat.recent):
+            if len(seat.recent) <= self._settings.resident_versions:
+                break
+            if version not in busy | {keep, seat.serving}:
+                seat.deck.drop(seat.slot(version))
+                del seat.recent[version]
+
+    def _between_requests(self, act: Callable[[], None]) -> None:
+        """Run something on the thread that generates, and wait for it."""
+        done: queue.Queue[BaseException | None] = queue.Queue()
+
+        def run() -> None:
+            try:
+                act()
+            except Exception as error:  # noqa: BLE001 - handed to whoever waits
+                done.put(error)
+            else:
+                done.put(None)
+
+        self._tickets.put(run)
+        if (error := done.get()) is not None:
+            raise error
+
+    def _find(self, track: str) -> _Seat:
+        if track not in self._seats:
+            raise ProtocolError(
+                f"there is no model {track!r}; list them with: GET /v1/models",
+                status=404,
+                code="model_not_found",
+            )
+        return self._seats[track]
+
+    # -- requests
+
+    def resident(self, track: str, version: str) -> bool:
+        """Tell whether a version is in memory."""
+        return version == BASE or self._find(track).holds(version)
+
+    def fingerprint(self, track: str, version: str) -> str:
+        """Return ``system_fingerprint``: the version and the first digits of its hash."""
+        return f"{version}-{self._find(track).hashes.get(version, 'unknown')}"
+
+    def submit(self, track: str, question: Any, sampling: Sampling, version: str | None = None) -> Ticket:
+        """Accept a request at the end of the queue; raise ``ProtocolError`` (503) when the queue is full."""
+        seat = self._find(track)
+        with self._place():
+            prompt = self._prompt(seat, question)
+            room = answer_room(len(prompt), context_length(seat.deck.base.model.config), sampling.max_tokens)
+            sampling = replace(sampling, max_tokens=self._capped(room, sampling.max_tokens))
+            with self._door:
+                ticket = Ticket(track, version or seat.serving, prompt, sampling)
+                self._accepted.append(ticket)
+                self.requests += 1
+                self._tickets.put(ticket)
+        return ticket
+
+    def _prompt(self, seat: _Seat, question: Any) -> list[int]:
+        check_length(question, context_length(seat.deck.base.model.config))
+        try:
+            return seat.task.prompt(seat.deck.base.tokenizer, question)
+        except SampleError as error:
+            raise ProtocolError(error.message, code=error.code) from None
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        """Hold a place in the queue while a prompt is made; raise ``ProtocolError`` (503) when there is none."""
+        with self._door:
+            self._drop_cancelled()
+            if self._wanted() + self._preparing >= self._settings.max_waiting:
+                raise ProtocolError(
+                    "too many questions are waiting; try again in a second",
+                    status=503,
+                    code="busy",
+                    retry_after=1,
+                )
+            self._preparing += 1
+        try:
+            yield
+        finally:
+            with self._door:
+                self._preparing -= 1
+
+    def _drop_cancelled(self) -> None:
+        """Take those out of the queue for which nobody waits any more: whoever asks and leaves must not fill it."""
+        with self._tickets.mutex:
+            queued = self._tickets.queue
+            left = [item for item in queued if isinstance(item, Ticket) and item.cancelled.is_set()]
+            for ticket in left:
+                queued.remove(ticket)
+        for ticket in left:
+            self._accepted.remove(ticket)
+            ticket.pieces.put(Piece("", "cancelled"))  # whoever still listens is not left waiting
+
+    def _capped(self, room: int, wanted: int | None) -> int:
+        """Hold an answer of no stated length to the operator's limit, if there is one."""
+        cap = self._settings.max_new_tokens
+        return room if wanted is not None or cap is None else min(room, cap)
+
+    @property
+    def waiting(self) -> int:
+        """Count the requests that are not yet answered, those being answered included."""
+        with self._door:
+            return self._wanted()
+
+    def _wanted(self) -> int:
+        """Count those that somebody still waits for: who has left must not keep others out."""
+        return sum(not ticket.cancelled.is_set() for ticket in self._accepted)
+
+    # -- work
+
+    def work(self, timeout: float) -> bool:
+        """Do the next thing in the queue; return whether there was one within ``timeout`` seconds."""
+        try:
+            item = self._tickets.get(timeout=timeout)
+        except queue.Empty:
+            return False
+        if isinstance(item, Ticket):
+            self._answer(item)
+        else:
+            item()
+        return True
+
+    def _answer(self, ticket: Ticket) -> None:
+        self.active = 1
+        try:
+            if ticket.cancelled.is_set():
+                ticket.pieces.put(Piece("", "cancelled"))  # whoever still listens is not left waiting
+            else:
+                self._generate(ticket)
+        except LoradError as error:
+            ticket.pieces.put(error)
+        except Exception as error:  # noqa: BLE001 - the client is told, the engine lives on
+            ticket.pieces.put(
+                ProtocolError(
+                    f"answering failed: {type(error).__name__}: {error}", status=500, code="internal"
+                )
+            )
+        finally:
+            self.active = 0
+            with self._door:
+                self._accepted.remove(ticket)
+
+    @torch.inference_mode()
+    def _generate(self, ticket: Ticket) -> None:
+        seat = self._find(ticket.track)
+        tokenizer = seat.deck.base.tokenizer
+        ends = set(seat.task.stop_tokens(tokenizer))
+        streamer = _Streamer(ticket, partial(seat.task.text, tokenizer), ends)
+        began = time.perf_counter()
+        if ticket.sampling.seed is not None:
+            torch.manual_seed(ticket.sampling.seed)
+        with seat.deck.use(None if ticket.version == BASE else seat.slot(ticket.version)) as model:
+            ids = torch.tensor([ticket.prompt], device=model.device)
+            with contextlib.suppress(_Enough):
+                model.generate(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    streamer=streamer,
+                    max_new_tokens=ticket.sampling.max_tokens,
+                    eos_token_id=sorted(ends),
+                    pad_token_id=min(ends),
+                    **_how(ticket.sampling),
+                )
+        streamer.close()
+        elapsed = time.perf_counter() - began
+        if streamer.count and elapsed:
+            self.tokens_per_second = round(streamer.count / elapsed, 1)
+
+
+def _how(sampling: Sampling) -> dict[str, Any]:
+    if sampling.temperature < GREEDY:
+        return {"do_sample": False}
+    chosen = {"top_p": sampling.top_p, "top_k": sampling.top_k, "min_p": sampling.min_p}
+    return {"do_sample": True, "temperature": sampling.temperature, **chosen}
+
+
+class _Enough(Exception):  # noqa: N818 - control flow: a stop text was met, or the client left
+    pass
+
+
+class _Streamer(BaseStreamer):
+    """Turn tokens into text as they come, as the task has it."""
+
+    def __init__(self, ticket: Ticket, text: Callable[[list[int]], str], ends: set[int]) -> None:
+        self._ticket = ticket
+        self._text = text
+        self._ends = ends
+        self._tokens: list[int] = []
+        self._sent = 0
+        """Characters of the answer that were sent."""
+        self._ended = False
+        self._prompt_seen = False
+        self._finish = "length"
+        self.count = 0
+
+    def put(self, value: Any) -> None:
+        """Take the next token; the first call is the prompt."""
+        if not self._prompt_seen:
+            self._prompt_seen = True
+            return
+        if self._ticket.cancelled.is_set():
+            raise _Enough
+        for token in value.flatten().tolist():
+            self.count += 1
+            if token in self._ends:
+                self._finish = "stop"
+                return
+            self._tokens.append(token)
+        self._send(whole=False)
+
+    def end(self) -> None:
+        """Nothing: ``close`` ends the answer, also after an early stop."""
+
+    def close(self) -> None:
+        """Send what is left and say why the answer ended."""
+        if not self._ended:
+            with contextlib.suppress(_Enough):  # a stop text may show in the last half of a character
+                self._send(whole=True)
+        self._ticket.pieces.put(Piece("", self._finish, len(self._ticket.prompt), self.count))
+
+    def _send(self, *, whole: bool) -> None:
+        text = self._text(self._tokens)
+        if not whole and text.endswith("\ufffd"):
+            return  # half of a character: wait for the rest of it
+        fresh = text[self._sent :]  # what was sent holds no part of a stop text: that is held back
+        stops = self._ticket.sampling.stop
+        cut = min((at for stop in stops if (at := fresh.find(stop)) >= 0), default=-1)
+        if cut >= 0:
+            fresh, self._finish, self._ended = fresh[:cut], "stop", True
+        held = 0 if whole or self._ended else _possible_stop(fresh, stops)
+        fresh = fresh[: len(fresh) - held]
+        if fresh:
+            self._sent += len(fresh)
+            self._ticket.pieces.put(Piece(fresh))
+        if self._ended:
+            raise _Enough
+
+
+def _possible_stop(text: str, stops: tuple[str, ...]) -> int:
+    """Return how many last characters may be the beginning of a stop text."""
+    lengths = (
+        size
+        for stop in stops
+        for size in range(min(len(stop) - 1, len(text)), 0, -1)
+        if stop.startswith(text[-size:])
+    )
+    return max(lengths, default=0)

@@ -1,0 +1,407 @@
+"""The bodies of requests. Bytes in, a checked record out, or a sentence that says what to send.
+
+What lives here: reading a body as JSON whatever its content type says, the fields of each route's body, and a chat
+completion request as the engine is asked. What never does: routes, answers, knowing what is unsupported
+(``parameters``), a second reader of what files hold too (``reader``).
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lorad.datasets.containers.file_rows import BadRow, TooDeep
+from lorad.datasets.formats import conversations, row_values, tool_calls
+from lorad.errors import ProtocolError
+from lorad.serving.engine import Sampling
+from lorad.serving.http import parameters
+from lorad.storage import strict_json
+from lorad.storage.strict_json import Flaw, NotJson, is_deeper, parse
+
+DEPTH = 64
+"""Lists and objects in one another; what is deeper costs Python its stack."""
+
+FIELDS = 100
+"""Fields of a body; each that is not known is compared with all that are."""
+
+STOPS = 16
+STOP_LENGTH = 256
+"""Texts that end an answer, and their characters: every token that is generated is compared with all of them."""
+
+NAME_LENGTH = 255
+"""Characters of what names something: a track, a version, a tag, a checkpoint."""
+
+_SHOWN = 60
+_TEXT_PARTS = ("text", "input_text", "output_text")
+"""What a part of a message that is text calls itself in OpenAI's chat completions and in its responses."""
+_TRACK = Field(default="chat", max_length=NAME_LENGTH)
+_NAME = Field(default=None, min_length=1, max_length=NAME_LENGTH)
+_TOKENS = Field(default=None, ge=1, lt=2**31)
+_LIMIT = Field(default=None, ge=1, lt=2**63)
+
+
+def _said(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if value is not None}
+
+
+class Body(BaseModel):
+    """A request body. JSON has types, so a number in quotes is a mistake; ``null`` is what nobody set."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    example: ClassVar[str] = '{"track": "chat"}'
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_nulls(cls, given: Any) -> Any:
+        """Take ``null`` for not given: OpenAI's clients send it for what nobody set."""
+        return _said(given) if isinstance(given, dict) else given
+
+    @classmethod
+    def read(cls, raw: bytes) -> Self:
+        """Return a request's body, or one of defaults if there is none; raise ``ProtocolError`` that says what to send."""
+        is_needed = any(field.is_required() for field in cls.model_fields.values())
+        given = _object(raw, cls.example) if is_needed or raw.strip() else {}
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise invalid(error.errors(), tuple(cls.model_fields)) from None
+
+
+class StreamOptions(Body):
+    """What a stream tells besides the answer."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    include_usage: bool = False
+
+
+class ChatBody(Body):
+    """OpenAI's chat completion request, as far as a local model can follow it."""
+
+    model_config = ConfigDict(extra="ignore")  # what would matter, ``parameters`` has refused
+
+    example: ClassVar[str] = '{"model": "chat", "messages": [{"role": "user", "content": "Where is it?"}]}'
+
+    model: str = Field(default="chat", max_length=2 * NAME_LENGTH)
+    messages: list[Any] = Field(min_length=1)
+    tools: list[Any] = []
+    tool_choice: Any = "auto"
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    max_tokens: int | None = _TOKENS
+    max_completion_tokens: int | None = _TOKENS
+    temperature: float = Field(default=0.0, ge=0, le=5)
+    top_p: float = Field(default=1.0, ge=0, le=1)
+    top_k: int = Field(default=0, ge=-1, lt=2**31)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    stop: Any = None
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            parameters.check(given)
+        return given
+
+    def question(self) -> list[dict[str, Any]]:
+        """Return the conversation as examples hold it: what may be called comes first."""
+        said = [_message(given, f"messages[{index}]") for index, given in enumerate(self.messages)]
+        if said[-1]["role"] == "assistant":
+            raise _refused(
+                "messages",
+                "the last message is the assistant's, and lorad does not continue a started answer; end with the "
+                "message to answer",
+                "unsupported_parameter",
+            )
+        return [*self._tools(), *_in_order_of_calls(said, self.messages)]
+
+    def sampling(self) -> Sampling:
+        """Return how to generate."""
+        return Sampling(
+            max_tokens=self._limit(),
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=max(0, self.top_k),
+            min_p=self.min_p,
+            stop=_stops(self.stop),
+            seed=self.seed,
+        )
+
+    def _limit(self) -> int | None:
+        old, new = self.max_tokens, self.max_completion_tokens
+        if old is not None and new is not None and old != new:
+            raise _refused("max_tokens", f"asks for {old}, and max_completion_tokens for {new}; send one")
+        return old if new is None else new
+
+    def _tools(self) -> list[dict[str, Any]]:
+        if self.tool_choice not in ("auto", "none"):
+            raise _refused(
+                "tool_choice",
+                'lorad cannot make a model call a tool; send "auto", or "none" to leave the tools out',
+                "unsupported_parameter",
+            )
+        return [] if self.tool_choice == "none" else _tools(self.tools)
+
+
+class RetryBody(Body):
+    """How to try a job again."""
+
+    example: ClassVar[str] = '{"force": true, "settings": {"rank": 16}}'
+
+    force: bool = False
+    settings: dict[str, Any] = {}
+
+
+class ResumeBody(Body):
+    """Where a job goes on: behind its newest complete checkpoint, or this one."""
+
+    example: ClassVar[str] = '{"checkpoint": "round-0003"}'
+
+    checkpoint: str | None = _NAME
+
+
+class RollbackBody(Body):
+    """Which version to serve again: the previous one, or this."""
+
+    track: str = _TRACK
+    to: str | None = _NAME
+
+
+class ForgetBody(Body):
+    """What to remove from memory."""
+
+    example: ClassVar[str] = '{"track": "chat", "selector": "a dataset, or a text", "dry_run": true}'
+
+    track: str = _TRACK
+    selector: str = ""
+    dry_run: bool = False
+
+
+class ConsolidateBody(Body):
+    """Whether to make the adapter smaller, or to learn everything anew."""
+
+    track: str = _TRACK
+    refit: bool = False
+
+
+class PinBody(Body):
+    """Whether a version stays whatever the limits say."""
+
+    track: str = _TRACK
+    pinned: bool = True
+
+
+class TagBody(Body):
+    """A name for a version to get or to lose."""
+
+    example: ClassVar[str] = '{"track": "chat", "tag": "good"}'
+
+    track: str = _TRACK
+    tag: str = Field(max_length=NAME_LENGTH)
+    remove: bool = False
+
+
+class PruneBody(Body):
+    """Limits that hold this once instead of the settings'; see ``config.RegistrySettings``."""
+
+    example: ClassVar[str] = '{"track": "chat", "keep": 5, "dry_run": true}'
+
+    track: str = _TRACK
+    keep: int | None = _LIMIT
+    max_age_days: int | None = _LIMIT
+    max_bytes: int | None = _LIMIT
+    dry_run: bool = False
+
+    def limits(self) -> dict[str, int]:
+        """Return the limits that were given."""
+        return self.model_dump(exclude={"track", "dry_run"}, exclude_none=True)
+
+
+# -- JSON
+
+
+def _object(raw: bytes, example: str) -> dict[str, Any]:
+    send = f"send a JSON object such as {example}"
+    if not raw.strip():
+        raise ProtocolError(f"the body is empty; {send}", code="invalid_json")
+    try:
+        value = parse(raw.decode("utf-8-sig"))  # some programs write a mark of byte order
+    except UnicodeDecodeError as error:
+        raise ProtocolError(
+            f"the body is not UTF-8 (byte {error.start + 1}); {send} in UTF-8", code="invalid_json"
+        ) from None
+    except (NotJson, Flaw) as error:
+        raise ProtocolError(
+            f"the body cannot be read as JSON: {error}; {send}", code="invalid_json"
+        ) from None
+    if not isinstance(value, dict):
+        raise ProtocolError(f"the body is {_kind(value)}; {send}", code="invalid_json")
+    if len(value) > FIELDS:
+        raise ProtocolError(
+            f"the body has {len(value)} fields; send at most {FIELDS}", code="too_many_fields"
+        )
+    if is_deeper(value, DEPTH):
+        raise ProtocolError(
+            f"the body is nested more than {DEPTH} levels deep; send a flatter one", code="too_deep"
+        )
+    if not all(map(row_values.is_whole, _texts(value))):
+        raise ProtocolError(
+            "the body holds half of a character (a lone surrogate); whoever cut the text cut an emoji in two",
+            code="bad_text",
+        )
+    return value
+
+
+def _kind(value: Any) -> str:
+    names = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    values = [value]
+    while values:
+        inner = values.pop()
+        if isinstance(inner, str):
+            yield inner
+        elif isinstance(inner, dict):
+            yield from inner
+            values += inner.values()
+        elif isinstance(inner, list):
+            values += inner
+
+
+# -- conversations
+
+
+def _message(given: Any, where: str) -> dict[str, Any]:
+    """Return role and text, and the calls if there are any, as examples hold them."""
+    if not isinstance(given, dict):
+        raise _refused(where, "must be an object with a role and its content")
+    message = _said(given)
+    parameters.check_message(message, where)
+    role = message.get("role")
+    if role == "tools":  # what examples call their first message
+        raise _refused(f"{where}.role", "tools stand beside the messages, under tools", "unknown_role")
+    if not isinstance(role, str) or role not in conversations.OPENAI.roles:
+        known = ", ".join(sorted(conversations.OPENAI.roles))
+        raise _refused(f"{where}.role", f"must be one of {known}", "unknown_role")
+    role = conversations.OPENAI.roles[role]  # as files are read: developer is system
+    called = _calls(message.get("tool_calls"), role, f"{where}.tool_calls")
+    if "content" not in message and not called:
+        raise _refused(f"{where}.content", "is missing; a message needs its content", "no_content")
+    text = _text(message.get("content", ""), f"{where}.content")
+    return {"role": role, "content": text} | ({"tool_calls": called} if called else {})
+
+
+def _in_order_of_calls(said: Sequence[dict[str, Any]], given: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return messages with what tools said in the order of the calls: no template knows ids."""
+    is_called = False
+    for index, message in enumerate(said):
+        if message["role"] != "tool":
+            is_called = "tool_calls" in message
+        elif not is_called:
+            raise _refused(f"messages[{index}]", "what a tool said must follow the call of it", "no_call")
+    try:
+        return [said[place] for place in tool_calls.order(given)]
+    except BadRow as problem:
+        raise _refused(problem.field, str(problem), "unknown_call") from None
+
+
+def _text(content: Any, where: str) -> str:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise _refused(where, "must be a text, or a list of text parts")
+    return "".join(_part(part, f"{where}[{index}]") for index, part in enumerate(content))
+
+
+def _part(part: Any, where: str) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind not in _TEXT_PARTS:
+        raise _refused(f"{where}.type", "must be text; this model reads text only", "unsupported_content")
+    if not isinstance(part.get("text"), str):
+        raise _refused(f"{where}.text", "must be text")
+    return str(part["text"])
+
+
+def _calls(given: Any, role: str, where: str) -> list[dict[str, Any]]:
+    """Return the calls of tools, read as files are."""
+    if not given:
+        return []
+    if role != "assistant":
+        raise _refused(where, "only the assistant calls tools")
+    try:
+        found, _ = tool_calls.read(given, where, ())
+    except TooDeep as problem:
+        raise _too_deep(problem.field) from None
+    except BadRow as problem:
+        raise _refused(problem.field, str(problem)) from None
+    except RecursionError:
+        raise _too_deep(where) from None
+    called = list(found)
+    if is_deeper(called, DEPTH):
+        raise _too_deep(where)
+    return called
+
+
+def _tools(given: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return the message that says what may be called, read as files are."""
+    for index, tool in enumerate(given):
+        if isinstance(tool, dict) and tool.get("type", "function") != "function":
+            raise _refused(
+                f"tools[{index}].type",
+                "must be function; lorad has no tools of its own",
+                "unsupported_parameter",
+            )
+    try:
+        turns = conversations.tool_turns(tool_calls.functions({"tools": list(given)}))
+    except BadRow as problem:
+        raise _refused(problem.field, str(problem)) from None
+    return [{"role": turn.role, "content": turn.content} for turn in turns]
+
+
+def _stops(given: Any) -> tuple[str, ...]:
+    """Return the texts that end an answer; an empty one, which some clients send, ends nothing."""
+    stops = [given] if isinstance(given, str) else [] if given is None else given
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise _refused("stop", "must be a text or a list of texts")
+    if len(stops) > STOPS or any(len(stop) > STOP_LENGTH for stop in stops):
+        raise _refused("stop", f"must be at most {STOPS} texts of at most {STOP_LENGTH} characters")
+    return tuple(filter(None, stops))
+
+
+def _too_deep(where: str) -> ProtocolError:
+    return _refused(where, f"is nested more than {DEPTH} levels deep; send a flatter one", "too_deep")
+
+
+def _refused(where: str, told: str, code: str = "invalid_request") -> ProtocolError:
+    return ProtocolError(f"{where}: {told}", code=code, param=where)
+
+
+# -- fields
+
+
+def invalid(problems: Sequence[Any], known: Sequence[str] = ()) -> ProtocolError:
+    """Return the first thing that pydantic found wrong, as a sentence with the field's name."""
+    first = problems[0]
+    where = _where(first["loc"])
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(where, known, n=1)
+        others = f"known here: {', '.join(known)}" if known else "none is known here; leave it out"
+        told = f"did you mean {near[0]}?" if near else others
+        return _refused(where, f"there is no such field; {told}")
+    if first["type"] == "missing":
+        return _refused(where, "is missing")
+    shown = strict_json.encoded(first["input"]).decode()
+    shown = shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 1]}…"
+    return _refused(where, f"{first['msg'].lower().replace('input should', 'must')} (given: {shown})")
+
+
+def _where(path: Sequence[str | int]) -> str:
+    """Return a place as people write it: ``stream_options.include_usage``."""
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    told = "".join(steps).removeprefix(".")
+    return told if len(told) <= _SHOWN else f"{told[: _SHOWN - 1]}…"

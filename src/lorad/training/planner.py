@@ -1,0 +1,267 @@
+"""From a drop's size, a model and a machine to a session's settings, with reasons.
+
+What lives here: the table look-up, the memory estimate, the learning rate by model size. What never does:
+reading files, loading models.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from annotated_types import Ge, Le
+
+from lorad.config import (
+    PlannerSettings,
+    RateRow,
+    RehearsalSettings,
+    Section,
+    SizeRow,
+    TrainingSettings,
+    UntilSettings,
+)
+from lorad.errors import ConfigError
+from lorad.records import Machine, Mix, ModelShape, Plan, Until, as_json, restore
+
+#: Share of the free memory that a session may count on; the rest is for answering and for surprises.
+MEMORY_SHARE = 0.5
+
+#: Bytes kept for the backward pass per token, layer and hidden unit: about 34 values of 2 bytes each
+#: (Korthikanti et al. 2022, eq. 1 without attention scores), times 1.5 because adapters run in fp32.
+ACTIVATION_BYTES = 100
+
+#: The largest alpha that learns at the model's full rate. B moves by about the rate with every step in each of ``rank``
+#: directions, so their sum, scaled by alpha / rank, moves by rate x alpha (the best rate hardly depends on the rank where
+#: alpha is one for all: Schulman 2025, LoRA Without Regret). Measured: DECISIONS.md, 2026-11-28.
+FULL_RATE_ALPHA = 32
+
+#: Settings of a plan that a human may override with ``lorad retry --settings``.
+OVERRIDABLE = ("rank", "alpha", "epochs", "batch", "accumulation", "max_length", "learning_rate", "seed")
+UNTIL = tuple(field.name for field in fields(Until) if field.name != "min_epochs")  # that is `epochs`
+
+_LONGEST_SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The numbers that a setting may be."""
+
+    least: float
+    most: float
+    is_whole: bool
+
+    def holds(self, value: Any) -> bool:
+        """Tell whether a value is one of them; not a number is none, and neither are true and false."""
+        is_number = isinstance(value, int if self.is_whole else int | float) and not isinstance(value, bool)
+        return is_number and self.least <= value <= self.most
+
+    def __str__(self) -> str:
+        return f"a {'whole ' if self.is_whole else ''}number from {self.least:.10g} to {self.most:.10g}"
+
+
+def _range(section: type[Section], name: str) -> Range:
+    """Return what a setting may be where it is written in the settings."""
+    field = section.model_fields[name]
+    least = next(bound.ge for bound in field.metadata if isinstance(bound, Ge))
+    most = next(bound.le for bound in field.metadata if isinstance(bound, Le))
+    return Range(float(least), float(most), field.annotation is int)  # type: ignore[arg-type]
+
+
+#: What a human may set of a plan is what ``config`` lets stand in the settings for the same.
+RANGES = {
+    **{name: _range(SizeRow, name) for name in OVERRIDABLE[:6]},
+    "learning_rate": _range(RateRow, "learning_rate"),
+    "seed": _range(TrainingSettings, "seed"),
+    **{name: _range(UntilSettings, name) for name in UNTIL},
+}
+
+
+def plan(
+    *,
+    lengths: Sequence[int],
+    shape: ModelShape,
+    machine: Machine,
+    planner: PlannerSettings,
+    rehearsal: RehearsalSettings,
+    training: TrainingSettings,
+    overrides: Mapping[str, Any] | None = None,
+    drift: float = 0.0,
+) -> Plan:
+    """Decide a session's settings for examples of these token lengths.
+
+    ``drift`` is how much of what general ability may lose the parent has lost already, 0 to 1 (``judge.drift``).
+    """
+    count = len(lengths)
+    row = choose_row(planner.table, count)
+    reasons = [_row_reason(row, planner.table, count)]
+    learning_rate = _learning_rate(planner, shape, reasons)
+    max_length = _max_length(row, lengths, shape, machine, reasons)
+    checkpointing = _checkpointing(training, row.batch * max_length, shape, machine, reasons)
+    decided = Plan(
+        examples=count,
+        rank=row.rank,
+        alpha=row.alpha,
+        epochs=row.epochs,
+        batch=row.batch,
+        accumulation=row.accumulation,
+        max_length=max_length,
+        warmup_steps=int(min(planner.warmup_share * count, planner.warmup_max)),
+        learning_rate=learning_rate,
+        loraplus_ratio=planner.loraplus_ratio,
+        until=replace(planner.until.as_until(), min_epochs=row.epochs),
+        mix=Mix(
+            share=rehearsal.share,
+            max_examples=rehearsal.max_examples,
+            refresh=rehearsal.refresh,
+            general=_general(rehearsal, drift, reasons),
+            general_weight=rehearsal.general_weight,
+            strategy=rehearsal.strategy,
+        ),
+        max_rank=training.max_rank,
+        seed=training.seed,
+        dtype=_dtype(training, machine, reasons),
+        gradient_checkpointing=checkpointing,
+        pack_tokens=row.batch * max_length,
+        reasons=tuple(reasons),
+    )
+    changed = _override(decided, overrides or {})
+    return changed if "learning_rate" in (overrides or {}) else _steadied(changed)
+
+
+def choose_row(table: Sequence[SizeRow], count: int) -> SizeRow:
+    """Return the first row whose bound is above ``count``; the last row has none."""
+    for row in table:
+        if row.below is None or count < row.below:
+            return row
+    raise ConfigError(f"planner.table has no row for {count} examples; its last row must have no `below`")
+
+
+def _row_reason(row: SizeRow, table: Sequence[SizeRow], count: int) -> str:
+    lower = max((other.below for other in table if other.below and other.below <= count), default=1)
+    size = f"{lower} to {row.below - 1}" if row.below else f"{lower} and more"
+    return (
+        f"{count} examples, so the row for {size}: rank {row.rank}, alpha {row.alpha}, {row.epochs} epochs or more, "
+        f"batch {row.batch} x {row.accumulation}, length {row.max_length}"
+    )
+
+
+def _learning_rate(planner: PlannerSettings, shape: ModelShape, reasons: list[str]) -> float:
+    for row in planner.learning_rates:
+        if row.below_parameters is None or shape.parameters < row.below_parameters:
+            reasons.append(
+                f"{shape.name} has {shape.parameters / 1e6:.0f} million parameters: learning rate {row.learning_rate:g}"
+            )
+            return row.learning_rate
+    raise ConfigError("planner.learning_rates must end with a row without `below_parameters`")
+
+
+def _steadied(decided: Plan) -> Plan:
+    """Lower the rate of a large adapter, which would move too far with every step."""
+    if decided.alpha <= FULL_RATE_ALPHA:
+        return decided
+    rate = decided.learning_rate * FULL_RATE_ALPHA / decided.alpha
+    reason = (
+        f"alpha {decided.alpha} moves an adapter further with every step: learning rate {rate:g} instead of "
+        f"{decided.learning_rate:g}"
+    )
+    return replace(decided, learning_rate=rate, reasons=(*decided.reasons, reason))
+
+
+def _max_length(
+    row: SizeRow, lengths: Sequence[int], shape: ModelShape, machine: Machine, reasons: list[str]
+) -> int:
+    ordered = sorted(lengths)
+    percentile = ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))] if ordered else 0
+    if percentile <= row.max_length:
+        return row.max_length
+    if _fits(row.batch * percentile, shape, machine):
+        reasons.append(
+            f"1 % of the examples or more are longer than {row.max_length} tokens: length raised to {percentile}"
+        )
+        return percentile
+    too_long = sum(length > row.max_length for length in lengths)
+    reasons.append(
+        f"{too_long} examples are longer than {row.max_length} tokens and memory allows no more: they are left out"
+    )
+    return row.max_length
+
+
+def _general(rehearsal: RehearsalSettings, drift: float, reasons: list[str]) -> float:
+    """Return the share of general conversation, in proportion between what is usual and the most that it may be."""
+    usual = rehearsal.general_share
+    share = round(usual + max(0.0, rehearsal.general_share_most - usual) * drift, 3) if usual else usual
+    if share > usual:
+        reasons.append(
+            f"the parent has used {drift:.0%} of what general ability may lose: {share:.0%} of every step is "
+            f"general conversation instead of {usual:.0%}"
+        )
+    return share
+
+
+def _checkpointing(
+    training: TrainingSettings,
+    tokens: int,
+    shape: ModelShape,
+    machine: Machine,
+    reasons: list[str],
+) -> bool:
+    if training.gradient_checkpointing is not None:
+        return training.gradient_checkpointing
+    if _fits(tokens, shape, machine):
+        return False
+    reasons.append("activations do not fit in memory: gradient checkpointing, slower by about a third")
+    return True
+
+
+def _fits(tokens: int, shape: ModelShape, machine: Machine) -> bool:
+    needed = tokens * (shape.layers * shape.hidden * ACTIVATION_BYTES + shape.vocabulary * 8)
+    return needed < MEMORY_SHARE * machine.memory_bytes
+
+
+def _dtype(training: TrainingSettings, machine: Machine, reasons: list[str]) -> str:
+    if training.dtype != "auto":
+        return training.dtype
+    if machine.fast_bfloat16:
+        reasons.append(f"{machine.name}: base in bfloat16, adapters in float32")
+        return "bfloat16"
+    reasons.append(f"{machine.name} gains nothing from bfloat16: base in float32")
+    return "float32"
+
+
+def check_changes(overrides: Mapping[str, Any]) -> None:
+    """Raise ``ConfigError`` when a plan has no setting of such a name, or none that may be so."""
+    known = (*OVERRIDABLE, *UNTIL)
+    unknown = sorted(set(overrides) - set(known))
+    if unknown:
+        raise ConfigError(
+            f"a plan has no setting {_shown(unknown[0])}; known: {', '.join(known)}", code="no_such_setting"
+        )
+    for name, value in overrides.items():
+        if not RANGES[name].holds(value):
+            raise ConfigError(
+                f"{name} must be {RANGES[name]} (given: {_shown(value)})", code="bad_setting", param=name
+            )
+
+
+def _shown(value: Any) -> str:
+    """Return a value as it is printed, in ASCII: it may be half of a character, or very long."""
+    try:
+        told = ascii(value)
+    except (ValueError, RecursionError):  # a number of more digits than Python prints
+        return f"a {type(value).__name__}"
+    return told if len(told) <= _LONGEST_SHOWN else f"{told[:_LONGEST_SHOWN]}..."
+
+
+def _override(decided: Plan, overrides: Mapping[str, Any]) -> Plan:
+    check_changes(overrides)
+    if not overrides:
+        return decided
+    until = {key: value for key, value in overrides.items() if key in UNTIL}
+    direct = {key: value for key, value in overrides.items() if key in OVERRIDABLE}
+    reason = "set by hand: " + ", ".join(f"{key} = {value}" for key, value in sorted(overrides.items()))
+    changed = restore(Plan, as_json(decided) | direct | {"until": as_json(decided.until) | until})
+    return replace(
+        changed,
+        pack_tokens=changed.batch * changed.max_length,
+        until=replace(changed.until, min_epochs=changed.epochs),
+        reasons=(*decided.reasons, reason),
+    )

@@ -1,0 +1,124 @@
+"""Making a version once more, from its papers and memory, and comparing.
+
+What lives here: rebuilding a session's order and rows, and saying how equal two candidates are. What never does: training
+(``session``), changing versions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorad import records
+from lorad.errors import RegistryError
+from lorad.models import weights
+from lorad.records import Order
+from lorad.storage import files
+from lorad.storage.memory import Memory
+from lorad.versions import loader
+from lorad.versions.store import Registry
+
+TOLERANCE = 0.005
+"""Of the share of right answers, where bit-equality cannot be expected: other packages, another device (seed 001)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """How a version that was made again compares with the first one."""
+
+    largest_difference: float
+    """Of any number of the two adapters; infinite when they differ in shape."""
+    first: float
+    """Share of right answers over all rows of the session."""
+    again: float
+    changed: tuple[str, ...]
+    """What differs between the environments."""
+
+    @property
+    def is_equal(self) -> bool:
+        """Tell whether the two are bit-equal."""
+        return self.largest_difference == 0
+
+    @property
+    def is_close(self) -> bool:
+        """Tell whether they agree within the tolerance; in the same environment only equality will do."""
+        return self.is_equal or (bool(self.changed) and round(abs(self.first - self.again), 6) <= TOLERANCE)
+
+
+def prepare(registry: Registry, memory: Memory, version: str, base: Path, folder: Path) -> Order:
+    """Write the request that made a version into a fresh folder; raise ``RegistryError`` when something is gone."""
+    told = _papers(registry, version)
+    order = records.restore(Order, told["order"])
+    parent = None
+    if order.parent_version and order.parent:
+        parent = str(_parent(registry, order.parent_version, version))
+    order = _at(order, str(base), parent)
+    new = memory.named(order.track, told["materials"]["new"])
+    right = dict(told["materials"]["old"])
+    old = memory.named(order.track, list(right))
+    gone = len(told["materials"]["new"]) + len(right) - len(new) - len(old)
+    if gone:
+        raise RegistryError(
+            f"{gone} of the examples that made {version} were forgotten since; it cannot be made again",
+            code="examples_gone",
+            version=version,
+        )
+    files.remove(folder)
+    files.write_lines(folder / "new.jsonl", [records.as_json(example) for example in new])
+    files.write_lines(
+        folder / "old.jsonl", [records.as_json(example) | {"right": right[example.id]} for example in old]
+    )
+    files.write_json(folder / "request.json", records.as_json(order))
+    return order
+
+
+def _papers(registry: Registry, version: str) -> dict[str, Any]:
+    try:
+        told = dict(files.read_json(registry.path(version) / loader.METADATA))
+        _ = told["order"]["plan"], told["materials"]["new"], told["materials"]["old"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RegistryError(
+            f"{version} has no record of the session that made it; what was brought from outside has none",
+            code="no_order",
+            version=version,
+        ) from error
+    return told
+
+
+def _parent(registry: Registry, parent: str, version: str) -> Path:
+    try:
+        return registry.verify(parent)
+    except RegistryError as error:
+        raise RegistryError(
+            f"{version} was made on {parent}, which is not there any more or is damaged: {error.message}",
+            code="parent_gone",
+            version=version,
+        ) from error
+
+
+def _at(order: Order, base: str, parent: str | None) -> Order:
+    """Return the order for this home: it may have moved, and a copy beside the version is not wanted."""
+    settings = order.settings | {"training": order.settings["training"] | {"merge_adapters_on_save": False}}
+    return records.restore(
+        Order, records.as_json(order) | {"base": base, "parent": parent, "settings": settings}
+    )
+
+
+def compare(registry: Registry, version: str, folder: Path) -> Comparison:
+    """Compare a version with what its order made the second time."""
+    first, again = registry.path(version), folder / "candidate"
+    rights = [
+        _share(files.read_json(place / "evaluation.json")["right"].values()) for place in (first, again)
+    ]
+    made_in = _papers(registry, version)["framework"]
+    now = files.read_json(again / loader.METADATA)["framework"]
+    return Comparison(
+        largest_difference=weights.difference(weights.read_adapter(first), weights.read_adapter(again)),
+        first=rights[0],
+        again=rights[1],
+        changed=tuple(loader.compare(made_in, now)),
+    )
+
+
+def _share(answers: Sequence[bool]) -> float:
+    return sum(answers) / max(1, len(answers))

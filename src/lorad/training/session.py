@@ -1,0 +1,572 @@
+"""One session, run as a child process. An order in a folder in, a candidate in the same folder out.
+
+    python -m lorad.training.session FOLDER
+
+Its only result is the folder: ``progress.jsonl`` while it runs, ``candidate/`` when it is done. It never
+touches the ledger, the versions or the inbox, so that killing it loses nothing but time.
+
+    base + parent, merged exactly -> fresh LoRA on new data + rehearsal -> parent and fresh side by side
+    -> written, reloaded onto the pristine base, measured; one repair, one refit, if the judge says no
+"""
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import set_seed
+
+from lorad import __version__, records
+from lorad.config import JudgeSettings, TrainingSettings
+from lorad.errors import LoradError, RetryLater, TrainingError, describe
+from lorad.evaluation import judge, metrics
+from lorad.models import scoring, weights
+from lorad.records import Encoded, Evaluation, Example, Order, Plan, Score, Verdict
+from lorad.storage import files, permissions
+from lorad.tasks import Task, encode, find
+from lorad.training import distillation, trainer
+from lorad.training.checkpoint import Checkpoints
+from lorad.training.rehearsal import Item
+from lorad.versions import export, loader
+
+PROBES = 4
+CHECKPOINTS = "checkpoints"  # as the cycle names it
+CANDIDATE = "candidate"
+REFITTED = "refitted"
+MERGE_ROOM = 2
+"""Free bytes that a merged copy must find, as a multiple of its own: the rest of the machine writes too."""
+REFIT_ROUNDS = 10
+"""Rounds that learning everything anew takes at least."""
+STOPPED = 75
+"""Exit status of a session that was told to end (``EX_TEMPFAIL``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """An example with its tokens and what is known of it before training."""
+
+    example: Example
+    encoded: Encoded
+    is_new: bool
+    right: bool
+    """Whether the parent version recalls it: what the candidate is compared with."""
+    knows: bool
+    """Whether the model that training begins with recalls it; differs from ``right`` after a truncation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What training begins with: the base with the parent merged into it."""
+
+    base: weights.Base
+    parent: weights.Adapter | None
+    truncation: float
+    voices: list[scoring.Voice]
+    """General conversation as the pristine base says it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A trained adapter for the pristine base, and how it came about."""
+
+    adapter: weights.Adapter
+    outcome: trainer.Outcome
+    sample: scoring.Pack
+    logits: torch.Tensor
+    """What the model in memory said to ``sample``, to be compared with the one reloaded from disk."""
+    truncation: float
+
+
+class Session:
+    """One order on its way to a candidate."""
+
+    def __init__(self, folder: Path, order: Order) -> None:
+        self.folder = folder
+        self.order = order
+        self._training = TrainingSettings.model_validate(order.settings["training"])
+        self._limits = JudgeSettings.model_validate(order.settings["judge"])
+        self._task: Task = find(order.task)
+        self._notes: list[str] = []
+        self._repairs: list[str] = []
+        self._too_long = 0
+        self._began = time.monotonic()
+
+    # -- the picture
+
+    def run(self) -> None:
+        """Make a candidate: train, measure, and mend it once or twice if it does not pass."""
+        files.remove(self.folder / "progress.jsonl")  # of a session that was cut off
+        self.report({"phase": "loading"})
+        parent = weights.read_adapter(Path(self.order.parent)) if self.order.parent else None
+        start = self._prepare(parent, self.order.plan)
+        lessons = self._ask_parent(start, self._lessons(start.base))
+        taught = _anew(lessons) if self.order.kind == "refit" else lessons
+        made = self._train(start, taught, self.order.plan, self._checkpoints())
+        evaluation, right, verdict = self._measure(made, lessons)
+        if not verdict.promote and self._repairable(verdict):
+            self._repairs.append("repair")
+            made = self._repair(made, lessons, right)
+            evaluation, right, verdict = self._measure(made, lessons)
+        wanted = not verdict.promote and self._refittable(verdict) and parent is not None
+        if wanted and self._has_time_to_refit(made.outcome, lessons):
+            self._repairs.append("refit")
+            refitted = self._refit(lessons)
+            measured = self._measure(refitted, lessons, REFITTED)
+            if measured[2].promote:
+                made, (evaluation, right, verdict) = refitted, measured
+                files.remove(self.folder / CANDIDATE)
+                (self.folder / REFITTED).rename(self.folder / CANDIDATE)
+            else:
+                self._notes.append(f"the refit failed too: {', '.join(measured[2].failed)}")
+                files.remove(self.folder / REFITTED)
+        if verdict.promote and self._training.merge_adapters_on_save:
+            self._merge()
+        evaluation = replace(evaluation, repairs=tuple(self._repairs), notes=tuple(self._notes))
+        self._write(made, lessons, evaluation, right, verdict)
+
+    def _checkpoints(self) -> Checkpoints:
+        """Return where this very order, with these very rows, keeps its rounds in case it is cut off."""
+        rows = [files.file_digest(self.folder / name) for name in ("new.jsonl", "old.jsonl")]
+        order = records.what_decides(records.as_json(self.order))
+        return Checkpoints(self.folder / CHECKPOINTS, records.digest([trainer.CHECKPOINT_FORM, order, rows]))
+
+    def _has_time_to_refit(self, so_far: trainer.Outcome, lessons: Sequence[Lesson]) -> bool:
+        """Tell whether every row can be learned anew, at the pace so far, before the session is stopped."""
+        seconds_per_token = so_far.seconds / max(1, so_far.tokens)
+        rounds = max(REFIT_ROUNDS, 2 * self.order.plan.epochs)
+        needed = rounds * seconds_per_token * sum(len(lesson.encoded) for lesson in lessons)
+        left = self._training.max_seconds - (time.monotonic() - self._began)
+        if needed > left:
+            self._notes.append(
+                f"no refit: it would take about {needed:.0f} s, of training.max_seconds {left:.0f} s are left"
+            )
+        return needed <= left
+
+    def _repairable(self, verdict: Verdict) -> bool:
+        """Only what more training can mend is worth its time."""
+        return all(name.startswith(("new_recall", "retention", "significance")) for name in verdict.failed)
+
+    def _refittable(self, verdict: Verdict) -> bool:
+        """Learning everything anew also ends what has drifted over many sessions; a broken machine it does not mend."""
+        return not {"finite", "reload", "merge"} & set(verdict.failed)
+
+    # -- before
+
+    def _load(self) -> weights.Base:
+        dtype = weights.DTYPES[self.order.plan.dtype]
+        return weights.load_base(Path(self.order.base), dtype, weights.machine(self._training.device).device)
+
+    def _prepare(self, parent: weights.Adapter | None, plan: Plan) -> Start:
+        """Load the pristine base and merge the parent into it, truncated first if the ranks would not fit.
+
+        Truncating before training and not after it lets the training mend what the truncation broke.
+        """
+        base = self._load()
+        voices = self._general(base).trained  # the pristine base's, so before anything is merged into it
+        truncation = 0.0
+        limit = plan.max_rank // 2 if self.order.kind == "consolidate" else plan.max_rank
+        if parent is not None and parent.rank + plan.rank > limit:
+            parent, truncation = weights.consolidate(parent, max(1, limit - plan.rank))
+            self._notes.append(
+                f"the parent was truncated to rank {parent.rank}, relative error {truncation:.4f}"
+            )
+        if parent is not None:
+            weights.merge(base.model, parent)
+        return Start(base, parent, truncation, voices)
+
+    def _ask_parent(self, start: Start, lessons: Sequence[Lesson]) -> list[Lesson]:
+        """Test what the merged parent knows of the new examples, and after a truncation of the old ones."""
+        self.report({"phase": "testing"})
+        asked = [lesson for lesson in lessons if lesson.is_new or start.truncation]
+        answers = scoring.recalled(start.base.model, [lesson.encoded for lesson in asked])
+        said = {lesson.example.id: bool(ok) for lesson, ok in zip(asked, answers, strict=True)}
+        found = []
+        for lesson in lessons:
+            knows = said.get(lesson.example.id, lesson.knows)
+            found.append(replace(lesson, knows=knows, right=knows if lesson.is_new else lesson.right))
+        if start.truncation:
+            both = zip(lessons, found, strict=True)
+            lost = sum(then.knows and not now.knows for then, now in both if not now.is_new)
+            self._notes.append(f"the truncation made {lost} old examples wrong before training")
+        return found
+
+    def _lessons(self, base: weights.Base) -> list[Lesson]:
+        """Encode the examples and leave out, with a note, what is too long or cannot be written for this model."""
+        new = [records.restore(Example, row) for row in files.read_lines(self.folder / "new.jsonl")]
+        old = [
+            (records.restore(Example, _without(row, "right")), row["right"])
+            for row in files.read_lines(self.folder / "old.jsonl")
+        ]
+        fresh, unusable = encode(self._task, base.tokenizer, new)
+        held, unheld = encode(self._task, base.tokenizer, [example for example, _ in old])
+        known = {example.id: right for example, right in old}
+        found = [Lesson(example, row, is_new=True, right=False, knows=False) for example, row in fresh]
+        found += [
+            Lesson(example, row, is_new=False, right=right, knows=right)
+            for example, row in held
+            for right in [known[example.id]]
+        ]
+        unusable += unheld
+        if unusable:
+            lines = [example.line for example, _ in unusable]
+            self._notes.append(
+                f"{len(lines)} rows cannot be written for this model and were left out: {lines[:20]}; the first: "
+                f"{unusable[0][1].message}"
+            )
+        limit = self.order.plan.max_length  # of this file: an older one's longer rows are kept
+        lessons = [lesson for lesson in found if not lesson.is_new or len(lesson.encoded) <= limit]
+        if len(lessons) < len(found):
+            lines = [lesson.example.line for lesson in found if lesson.is_new and len(lesson.encoded) > limit]
+            self._too_long = len(lines)
+            self._notes.append(
+                f"{len(lines)} rows are longer than {self.order.plan.max_length} tokens and were left out: {lines[:20]}"
+            )
+            self.report({"too_long": lines})
+        if not any(lesson.is_new for lesson in lessons) and self.order.kind == "learn":
+            if unusable:
+                raise unusable[0][1]
+            raise TrainingError(
+                f"every row is longer than {self.order.plan.max_length} tokens; shorten them", code="too_long"
+            )
+        return lessons
+
+    def _general(self, base: weights.Base) -> distillation.General:
+        """Return general conversation in the pristine base's own words; made once per base and kept beside it."""
+        path = Path(self.order.base).with_name(
+            f"{Path(self.order.base).name}.{self.order.task}.general.safetensors"
+        )
+        found = distillation.read(path, base.fingerprint, self._task)
+        if found is None:
+
+            def tell(done: int, total: int) -> None:
+                self.report({"phase": f"asking the base, once for all sessions: {done} of {total} texts"})
+
+            found = distillation.make(path, base.model, base.tokenizer, self._task, base.fingerprint, tell)
+        return found
+
+    # -- training
+
+    def _train(
+        self,
+        start: Start,
+        lessons: Sequence[Lesson],
+        plan: Plan,
+        checkpoints: Checkpoints | None = None,
+    ) -> Made:
+        """Train a fresh adapter on the merged parent, and put both side by side."""
+        set_seed(plan.seed)  # here and not once: a session that goes on from a checkpoint repairs alike
+        model = self._fresh_lora(start.base, plan)
+        material = trainer.Material(
+            rows=[lesson.encoded for lesson in lessons],
+            items=[
+                Item(
+                    dataset=lesson.example.dataset,
+                    is_new=lesson.is_new,
+                    recalled=lesson.knows,
+                    known=lesson.right,
+                )
+                for lesson in lessons
+            ],
+            general=start.voices,
+        )
+        self.report({"phase": "training", "rounds": plan.until.max_epochs, "target": plan.until.recall})
+        outcome = trainer.train(model, material, plan, report=self.report, checkpoints=checkpoints)
+        self._notes += checkpoints.broken if checkpoints else []
+        if outcome.pack_tokens < plan.pack_tokens:
+            self._notes.append(
+                f"memory ran out, so a pass held {outcome.pack_tokens} tokens at the end instead of {plan.pack_tokens}: "
+                "slower, the same gradient"
+            )
+        if outcome.returned_to:
+            self._notes.append(
+                f"training went on to round {len(outcome.history)} and brought no more, so the weights are those of round "
+                f"{outcome.returned_to}, which tested better"
+            )
+        model.eval()
+        sample = scoring.pack([lesson.encoded for lesson in lessons[:PROBES]])
+        with torch.inference_mode():
+            logits = scoring.answer_logits(model, sample).float().cpu()
+        return Made(
+            weights.concatenate(start.parent, weights.read_live(model)),
+            outcome,
+            sample,
+            logits,
+            start.truncation,
+        )
+
+    def _fresh_lora(self, base: weights.Base, plan: Plan) -> Any:
+        """Return the base with what will be trained around it."""
+        return weights.add_lora(base.model, plan.rank, plan.alpha)
+
+    def _repair(self, made: Made, lessons: Sequence[Lesson], right: dict[str, bool]) -> Made:
+        """Go on from the candidate, rehearsing above all what it gets wrong."""
+        self.report({"phase": "repairing"})
+        plan = trainer.milder(self.order.plan)
+        start = self._prepare(made.adapter, plan)
+        knowing = self._ask_parent(
+            start, [replace(lesson, knows=right[lesson.example.id]) for lesson in lessons]
+        )
+        again = [replace(now, right=then.right) for now, then in zip(knowing, lessons, strict=True)]
+        mended = self._train(start, _anew(again) if self.order.kind == "refit" else again, plan)
+        return replace(mended, truncation=max(made.truncation, mended.truncation))
+
+    def _refit(self, lessons: Sequence[Lesson]) -> Made:
+        """Train one adapter from the pristine base on everything."""
+        self.report({"phase": "refitting"})
+        return self._train(self._prepare(None, self.order.plan), _anew(lessons), self.order.plan)
+
+    # -- measuring
+
+    def _measure(
+        self, made: Made, lessons: Sequence[Lesson], name: str = CANDIDATE
+    ) -> tuple[Evaluation, dict[str, bool], Verdict]:
+        """Write the adapter, reload it onto the pristine base as it will be served, and measure that."""
+        self.report({"phase": "judging"})
+        candidate = self._fresh_folder(name)
+        weights.write_adapter(made.adapter, candidate, self.order.base)
+        base = self._load()
+        deck = weights.Deck(base)
+        deck.add("candidate", candidate)
+        sampled = _spread(lessons, metrics.SAMPLED)
+        questions = [lesson.example.question for lesson in sampled]
+        new = [lesson for lesson in lessons if lesson.is_new]
+        with deck.use(None) as pristine:
+            perplexity_base = metrics.perplexity(pristine, base.tokenizer)
+            at_base = scoring.recalled(pristine, [lesson.encoded for lesson in new])
+        with deck.use("candidate") as model:
+            right = scoring.recalled(model, [lesson.encoded for lesson in lessons])
+            perplexity = metrics.perplexity(model, base.tokenizer)
+            own = [lesson.encoded.answer for lesson in sampled]
+            bad = metrics.degenerate(model, base.tokenizer, self._task, questions, own)
+            with torch.inference_mode():
+                logits = scoring.answer_logits(model, made.sample).float().cpu()
+            asked = [lesson.encoded for lesson in lessons[:PROBES]]
+            files.write_json(candidate / metrics.PROBES, metrics.probe(model, asked))
+        answered = {lesson.example.id: ok for lesson, ok in zip(lessons, right, strict=True)}
+        old = [(lesson.right, answered[lesson.example.id]) for lesson in lessons if not lesson.is_new]
+        evaluation = Evaluation(
+            dataset=self.order.dataset,
+            scores=_scores(lessons, answered),
+            before=_scores(lessons, {lesson.example.id: lesson.right for lesson in lessons}),
+            new=_score([answered[lesson.example.id] for lesson in new]),
+            new_before=_score([lesson.right for lesson in new]),
+            new_at_base=_score(at_base),
+            broken=sum(before and not now for before, now in old),
+            mended=sum(now and not before for before, now in old),
+            perplexity=perplexity,
+            perplexity_base=perplexity_base,
+            kl_base=metrics.distance_from_base(deck, "candidate", self._general(base).measured),
+            degenerate=bad,
+            sampled=len(questions),
+            reload_difference=weights.difference(deck.read("candidate"), made.adapter),
+            merge_difference=float((logits - made.logits).abs().max()),
+            truncation_error=made.truncation,
+            finite=made.adapter.is_finite(),
+            ended_by=made.outcome.ended_by,
+            too_long=self._too_long,
+            repairs=tuple(self._repairs),
+            notes=tuple(self._notes),
+        )
+        return evaluation, answered, judge.decide(evaluation, self._limits)
+
+    def _fresh_folder(self, name: str) -> Path:
+        candidate = self.folder / name
+        files.remove(candidate)
+        files.make_folder(candidate)
+        return candidate
+
+    # -- after
+
+    def _merge(self) -> None:
+        """Leave a copy that needs no base beside the candidate; what stands in its way never costs the version."""
+        base = Path(self.order.base)
+        needed = sum(path.stat().st_size for path in base.glob("*.safetensors"))
+        free = shutil.disk_usage(self.folder).free
+        if free < MERGE_ROOM * needed:
+            self._notes.append(
+                f"no merged copy: it needs {needed / 2**20:.0f} MiB, and {free / 2**20:.0f} MiB are free"
+            )
+            return
+        self.report({"phase": "merging"})
+        target = self.folder / "merged"
+        files.remove(target)  # of a session that was cut off
+        try:
+            export.export(self.folder / CANDIDATE, base, target, "merged")
+            files.set_modes(target, folder_mode=files.FOLDER, file_mode=files.FILE)
+        except (OSError, LoradError) as error:
+            self._notes.append(f"no merged copy: {error}")
+
+    def _write(
+        self,
+        made: Made,
+        lessons: Sequence[Lesson],
+        evaluation: Evaluation,
+        right: dict[str, bool],
+        verdict: Verdict,
+    ) -> None:
+        """Complete the candidate; ``evaluation.json`` comes last, without it there is no candidate."""
+        self.report({"phase": "saving"})
+        candidate = self.folder / CANDIDATE
+        base = Path(self.order.base)
+        loader.keep_tokenizer(base, candidate)
+        resolved = {"settings": self.order.settings["resolved"], "plan": records.as_json(self.order.plan)}
+        files.write_bytes(
+            candidate / "config.yaml",
+            yaml.safe_dump(json.loads(json.dumps(resolved)), sort_keys=False).encode(),
+        )
+        files.write_json(candidate / loader.METADATA, self._metadata(made, lessons, evaluation))
+        learned = [lesson.example for lesson in lessons if lesson.is_new]
+        files.write_json(
+            candidate / "evaluation.json",
+            {
+                "parent": self.order.parent_version,
+                "base": weights.read_fingerprint(base),
+                "evaluation": records.as_json(evaluation),
+                "verdict": records.as_json(verdict),
+                "learned": [example.ids for example in learned],  # no words, see `_metadata`
+                "right": right,
+            },
+        )
+        files.remove(self.folder / CHECKPOINTS)  # the candidate is complete: nothing is left to go on with
+
+    def _metadata(self, made: Made, lessons: Sequence[Lesson], evaluation: Evaluation) -> dict[str, Any]:
+        """Return what a person wants to know of this session later, and all that is needed to run it again."""
+        outcome = made.outcome
+        machine = weights.machine(self._training.device)
+        return {
+            "lorad": __version__,
+            "framework": loader.environment(machine.device, self.order.plan.dtype),
+            "order": records.as_json(self.order),
+            # ids alone: an example that is forgotten must not live on in a version's papers
+            "materials": {
+                "new": [lesson.example.id for lesson in lessons if lesson.is_new],
+                "old": [[lesson.example.id, lesson.right] for lesson in lessons if not lesson.is_new],
+            },
+            "datasets": _digests(lessons),
+            "hardware": {**records.as_json(machine), "platform": platform.platform()},
+            "training": {
+                "plan": records.as_json(self.order.plan),
+                "ended_by": outcome.ended_by,
+                "rounds": len(outcome.history),
+                "steps": outcome.steps,
+                "tokens": outcome.tokens,
+                "seconds": round(outcome.seconds, 2),
+                "tokens_per_second": round(outcome.tokens / max(outcome.seconds, 1e-9), 1),
+                "peak_gib": round(outcome.peak_bytes / 2**30, 3),
+                "session_seconds": round(time.monotonic() - self._began, 2),
+            },
+            "curves": outcome.history,
+            "final": {"recall": evaluation.told.recall},
+            "reproducibility": {
+                "seed": self.order.plan.seed,
+                "deterministic": machine.device == "cpu",
+                "threads": torch.get_num_threads(),
+                "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+            },
+            "adapter": {
+                "rank": made.adapter.rank,
+                "merge_difference": evaluation.merge_difference,
+                "truncation_error": made.truncation,
+            },
+        }
+
+    def report(self, line: dict[str, Any]) -> None:
+        """Append a line of progress; readers keep the newest value of every key."""
+        with files.open_secret(self.folder / "progress.jsonl", "a") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+
+def _without(row: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != key}
+
+
+def _spread(values: Sequence[Any], count: int) -> list[Any]:
+    step = max(1, len(values) // count)
+    return list(values[::step][:count])
+
+
+def _digests(lessons: Sequence[Lesson]) -> dict[str, str]:
+    """Return the sha256 of each dataset's examples, whatever their order."""
+    ids: dict[str, list[str]] = defaultdict(list)
+    for lesson in lessons:
+        ids[lesson.example.dataset].append(lesson.example.id)
+    return {name: records.digest(sorted(found)) for name, found in ids.items()}
+
+
+def _anew(lessons: Sequence[Lesson]) -> list[Lesson]:
+    """Return the lessons as a refit takes them: nothing is known of any."""
+    return [replace(lesson, is_new=True, knows=False) for lesson in lessons]
+
+
+def _score(answers: Sequence[bool]) -> Score:
+    return Score(right=sum(map(bool, answers)), total=len(answers))
+
+
+def _scores(lessons: Sequence[Lesson], right: dict[str, bool]) -> dict[str, Score]:
+    tallies: dict[str, list[bool]] = defaultdict(list)
+    for lesson in lessons:
+        tallies[lesson.example.dataset].append(right[lesson.example.id])
+    return {name: _score(tally) for name, tally in tallies.items()}
+
+
+def _end_when_told() -> None:
+    """End on SIGTERM, and when the daemon at the other end of standard input is gone, even by SIGKILL.
+
+    At once and without clean-up: nothing that this process has written counts before it has ended well.
+    """
+
+    def watch_daemon() -> None:
+        while os.read(sys.stdin.fileno(), 1):  # unbuffered: a buffer's lock would be held at exit
+            pass
+        os._exit(STOPPED)
+
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(STOPPED))
+    if not sys.stdin.isatty():
+        threading.Thread(target=watch_daemon, daemon=True).start()
+
+
+def main(folder: Path) -> int:
+    """Run the order in a folder; return the process's exit status."""
+    os.umask(permissions.UMASK)
+    weights.quieten()
+    order = records.restore(Order, files.read_json(folder / "request.json"))
+    threads = order.settings["training"]["threads"]
+    if threads:
+        torch.set_num_threads(threads)
+    _end_when_told()
+    session = Session(folder, order)
+    try:
+        with files.passing_errors("training"):
+            session.run()
+    except RetryLater as error:  # the line that says so may not find room either
+        with contextlib.suppress(OSError):
+            session.report({"error": describe(error)})
+        return os.EX_IOERR
+    except Exception as error:
+        session.report({"error": describe(_named(error))})
+        raise
+    return 0
+
+
+def _named(error: Exception) -> Exception:
+    """Return what says what to do where memory ran out outside of training, which takes less at once by itself."""
+    if isinstance(error, RuntimeError) and weights.is_short_of_memory(error):
+        said = f"memory ran out ({error}); free some of it, or give this job a base model that is smaller"
+        return TrainingError(said, code="out_of_memory")
+    return error
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,153 @@
+"""Bringing a version into memory, after it has proven that it is what was promoted.
+
+What lives here: the checks between verified files and the first answer, in the order in which the cheaper and
+the more certain comes first. What never does: hashes (``store.verify``), what happens to a version that fails.
+
+    files as promoted -> header -> config against weights -> vocabulary -> environment -> probes
+"""
+
+import contextlib
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorad.errors import RegistryError
+from lorad.evaluation import metrics
+from lorad.models import weights
+from lorad.models.weights import Deck
+from lorad.storage import files
+
+PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy")
+METADATA = "metadata.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+"""What a version keeps of the tokenizer that it was trained with, with the templates beside its own."""
+
+
+def environment(device: str, dtype: str) -> dict[str, str]:
+    """Return what the numbers of a model may depend on: versions, device and precision."""
+    return {
+        "python": platform.python_version(),
+        **{name: installed(name) for name in PACKAGES},
+        "device": device,
+        "processor": _processor(device),
+        "dtype": dtype,
+    }
+
+
+def _processor(device: str) -> str:
+    """Name what computes: another card or processor may round otherwise."""
+    if device == "cuda":
+        return str(torch.cuda.get_device_name())
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def compare(made_in: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
+    """Return one sentence for each thing that differs; what was not noted then cannot differ."""
+    return [
+        f"{name} was {made_in[name]} and is {value}"
+        for name, value in now.items()
+        if made_in.get(name) is not None and str(made_in[name]) != value
+    ]
+
+
+def check(folder: Path, base: weights.Base, base_folder: Path | None, *, strict: bool) -> list[str]:
+    """Check a version against itself, its base and this environment; return what differs without being refused.
+
+    Raise ``RegistryError``; its codes are those of ``weights.check_adapter``, ``other_tokenizer`` and, when
+    ``strict``, ``other_environment``.
+    """
+    weights.check_adapter(folder, base.model)
+    if base_folder is not None:
+        _check_tokenizer(folder, base_folder)
+    differs = compare(_made_in(folder), environment(base.model.device.type, _dtype(base.model)))
+    if differs and strict:
+        raise RegistryError(
+            f"{folder.name} was made in another environment: {'; '.join(differs)}; restore that one, set "
+            "engine.strict to false, or learn anew with: lorad consolidate --refit",
+            code="other_environment",
+            version=folder.name,
+            differs=differs,
+        )
+    return differs
+
+
+def keep_tokenizer(base_folder: Path, folder: Path) -> None:
+    """Copy what there is of a base's tokenizer into a version's folder."""
+    for name in (*TOKENIZER_FILES, *weights.additional_templates(base_folder)):
+        if (base_folder / name).is_file():
+            files.write_bytes(folder / name, (base_folder / name).read_bytes())
+
+
+def _check_tokenizer(folder: Path, base_folder: Path) -> None:
+    for name in (*TOKENIZER_FILES, *weights.additional_templates(folder)):
+        kept, present = folder / name, base_folder / name
+        if kept.is_file() and (not present.is_file() or kept.read_bytes() != present.read_bytes()):
+            raise RegistryError(
+                f"{folder.name} was trained with another {name} than its base model has now; restore that base",
+                code="other_tokenizer",
+                version=folder.name,
+                file=name,
+            )
+
+
+def _dtype(model: Any) -> str:
+    return str(model.dtype).removeprefix("torch.")
+
+
+def _made_in(folder: Path) -> dict[str, Any]:
+    """Return the environment that a version's metadata tells of; an import may tell of none."""
+    try:
+        return dict(files.read_json(folder / METADATA)["framework"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+
+
+def load(
+    deck: Deck, slot: str, folder: Path, base_folder: Path | None = None, *, strict: bool = False
+) -> list[str]:
+    """Bring a version whose files are verified into a deck, or leave the deck as it was and raise ``RegistryError``.
+
+    Return what differs from the environment that it was made in.
+    """
+    differs = check(folder, deck.base, base_folder, strict=strict)
+    deck.add(slot, folder)
+    try:
+        prove(deck, slot, folder)
+    except BaseException:
+        deck.drop(slot)
+        raise
+    return differs
+
+
+def prove(deck: Deck, slot: str, folder: Path) -> None:
+    """Ask a loaded version its probes; raise if it answers otherwise than when it was made."""
+    path, version = folder / metrics.PROBES, folder.name
+    if not path.is_file():  # whether it should be there is the manifest's business
+        return
+    try:
+        with weights.passing_errors(f"asking {version} its probes"), deck.use(slot) as model:
+            found, limit = metrics.probe_again(model, files.read_json(path))
+    except (OSError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise RegistryError(
+            f"the probes of {version} cannot be asked: {error}", code="probes_damaged", version=version
+        ) from error
+    if not found <= limit:
+        raise RegistryError(
+            f"{version} does not answer its probes as when it was made: a logit differs by {found:.3g} "
+            f"(at most {limit:g}); lorad serves the newest sound version instead",
+            code="probes_failed",
+            version=version,
+        )

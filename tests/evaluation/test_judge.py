@@ -1,0 +1,267 @@
+"""The verdict: every check alone, at its limit and just beyond it, and the sentences that tell."""
+
+import dataclasses
+from math import inf, nan
+
+import pytest
+
+from lorad.config import JudgeSettings
+from lorad.evaluation.judge import decide, drift
+from lorad.records import Evaluation, Score
+
+LIMITS = JudgeSettings()
+
+
+def an_evaluation(**changes):
+    """Return a candidate that learned ``new`` and lost nothing of ``old``."""
+    return Evaluation(
+        **{
+            "dataset": "new",
+            "scores": {"new": Score(right=100, total=100), "old": Score(right=100, total=100)},
+            "before": {"new": Score(right=0, total=100), "old": Score(right=100, total=100)},
+            "new": Score(right=100, total=100),
+            "new_before": Score(right=0, total=100),
+            "broken": 0,
+            "mended": 0,
+            "perplexity": 10.0,
+            "perplexity_base": 10.0,
+            "kl_base": 0.0,
+            "degenerate": 0,
+            "sampled": 20,
+            "reload_difference": 0.0,
+            "merge_difference": 0.0,
+            "truncation_error": 0.0,
+            "finite": True,
+            "ended_by": "recall",
+            **changes,
+        }
+    )
+
+
+def recalled(new=100, old=100, *, new_before=0, old_before=100, total=100):
+    return {
+        "scores": {"new": Score(right=new, total=100), "old": Score(right=old, total=total)},
+        "before": {"new": Score(right=new_before, total=100), "old": Score(right=old_before, total=total)},
+        "new": Score(right=new, total=100),
+        "new_before": Score(right=new_before, total=100),
+    }
+
+
+def test_a_candidate_that_passes_everything_is_promoted_with_every_reason():
+    verdict = decide(an_evaluation(), LIMITS)
+
+    assert verdict.promote
+    assert verdict.failed == ()
+    assert len(verdict.reasons) == 10
+    assert not any(reason.startswith("failed:") for reason in verdict.reasons)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"reload_difference": 1e-6},
+        {"merge_difference": 2.0},
+        {"perplexity": 11.5},
+        {"perplexity": 5.0},
+        {"kl_base": 1.0},
+        {"degenerate": 2},
+        {"degenerate": 0, "sampled": 0},
+        {"truncation_error": 1.0},
+        {"broken": 5, "mended": 0},  # p = 0.0625
+        {"broken": 0, "mended": 50},
+        recalled(new=95),
+        recalled(new=100, new_before=100),  # the parent knew it all
+        recalled(old=98),
+        recalled(old=980, old_before=1000, total=1000),
+    ],
+)
+def test_at_its_limit_a_candidate_passes(changes):
+    assert decide(an_evaluation(**changes), LIMITS).failed == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "check"),
+    [
+        ({"finite": False}, "finite"),
+        ({"reload_difference": 1.1e-6}, "reload"),
+        ({"merge_difference": 2.01}, "merge"),
+        ({"perplexity": 11.51}, "perplexity"),
+        ({"kl_base": 1.01}, "kl"),
+        ({"degenerate": 3}, "degenerate"),
+        ({"broken": 6, "mended": 0}, "significance"),  # p = 0.03125
+        ({"broken": 60, "mended": 30}, "significance"),
+        (recalled(new=94), "new_recall"),
+        (recalled(new=96, new_before=96), "new_recall"),  # nothing was gained
+        (recalled(new=96, new_before=97), "new_recall"),
+        (recalled(old=97), "retention:old"),
+        (recalled(old=979, old_before=1000, total=1000), "retention:old"),
+        # what cannot be measured is not proven
+        ({"reload_difference": nan}, "reload"),
+        ({"merge_difference": nan}, "merge"),
+        ({"perplexity": nan}, "perplexity"),
+        ({"perplexity": inf}, "perplexity"),
+        ({"kl_base": nan}, "kl"),
+        ({"truncation_error": nan}, "truncation"),
+    ],
+)
+def test_beyond_its_limit_a_candidate_fails_for_this_alone(changes, check):
+    verdict = decide(an_evaluation(**changes), LIMITS)
+
+    assert not verdict.promote
+    assert verdict.failed == (check,)
+    assert len([reason for reason in verdict.reasons if reason.startswith("failed: ")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"finite": False}, "failed: the weights are not finite"),
+        ({}, "all weights are finite"),
+        ({}, "nothing was truncated"),
+        ({"truncation_error": 0.2}, "consolidating lost 20.00% of the adapter (at most 100%)"),
+        (
+            {"reload_difference": 0.5},
+            "failed: reloaded from disk, the adapter differs by 0.5 (at most 1e-06)",
+        ),
+        ({"merge_difference": 0.5}, "as trained and as served, logits differ by 0.5 (at most 2)"),
+        (
+            recalled(new=90),
+            "failed: new: 90 of 100 recalled, 0 before (at least 95% and more than before)",
+        ),
+        (recalled(old=90), "failed: old: 90 of 100 recalled, 100 before (may lose 2)"),
+        (
+            {"broken": 6, "mended": 0},
+            "failed: over all old examples 6 broke and 0 mended (exact McNemar p = 0.031)",
+        ),
+        (
+            {"perplexity": 12.0},
+            "failed: perplexity of general text 12.00, the base's 10.00: +20.0% (at most +15%)",
+        ),
+        (
+            {"kl_base": 2.0},
+            "failed: general conversation is 2.000 nats a token from the base (at most 1)",
+        ),
+        (
+            {"degenerate": 20},
+            "failed: 20 of 20 sampled answers were empty, endless or repeated themselves (at most 10%)",
+        ),
+    ],
+)
+def test_a_reason_has_its_numbers(changes, sentence):
+    assert sentence in decide(an_evaluation(**changes), LIMITS).reasons
+
+
+def test_every_reason_for_refusing_is_told():
+    changes = {**recalled(new=0, old=0), "finite": False, "kl_base": 9.0, "broken": 100}
+
+    verdict = decide(an_evaluation(**changes), LIMITS)
+
+    assert verdict.failed == ("finite", "new_recall", "significance", "kl", "retention:old")
+
+
+def test_every_old_dataset_is_checked_for_itself():
+    # Given three datasets: one gained more than the other two lost
+    scores = {"new": Score(right=100, total=100)}
+    before = {"new": Score(right=0, total=100)}
+    for name, was, now in [("a", 50, 100), ("b", 100, 97), ("c", 100, 98)]:
+        before[name], scores[name] = Score(right=was, total=100), Score(right=now, total=100)
+
+    verdict = decide(an_evaluation(scores=scores, before=before), LIMITS)
+
+    assert verdict.failed == ("retention:b",)
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "failed"),
+    [
+        (20, 100, ()),
+        (20, 98, ()),
+        (20, 96, ("retention:faq",)),  # though 116 of 120 are recalled, and more than before
+        (2, 100, ("new_recall",)),  # though 102 of 120 are more than before
+    ],
+)
+def test_a_second_file_of_the_same_name_is_judged_apart_from_the_first(new, old, failed):
+    # Given 100 rows of faq.json that the parent knows, and 20 new ones in another faq.json
+    evaluation = an_evaluation(
+        dataset="faq",
+        scores={"faq": Score(right=new + old, total=120)},
+        before={"faq": Score(right=100, total=120)},
+        new=Score(right=new, total=20),
+        new_before=Score(right=0, total=20),
+    )
+
+    assert decide(evaluation, LIMITS).failed == failed
+
+
+@pytest.mark.parametrize(("lost", "promote"), [(2, True), (3, False)])
+def test_a_small_dataset_may_lose_a_few_examples_and_not_a_share(lost, promote):
+    changes = recalled(old=10 - lost, old_before=10, total=10)
+
+    assert decide(an_evaluation(**changes), LIMITS).promote is promote
+
+
+def test_a_refit_has_nothing_new_to_prove():
+    # Given a session over all of memory, whose dataset is not one of those tested
+    known = {"old": Score(right=100, total=100)}
+
+    nothing = Score(right=0, total=0)
+
+    verdict = decide(
+        an_evaluation(dataset="memory", scores=known, before=known, new=nothing, new_before=nothing), LIMITS
+    )
+
+    assert verdict.promote
+    assert "nothing new was to be learned" in verdict.reasons
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "changes"),
+    [
+        ("min_recall", 0.5, recalled(new=50)),
+        ("max_drop_examples", 10, recalled(old=90)),
+        ("max_drop_share", 0.2, recalled(old=80)),
+        ("significance", 0.01, {"broken": 6}),
+        ("max_perplexity_rise", 0.5, {"perplexity": 14.0}),
+        ("max_kl", 3.0, {"kl_base": 2.5}),
+        ("max_degenerate_share", 1.0, {"degenerate": 20}),
+        ("max_reload_difference", 1.0, {"reload_difference": 0.5}),
+        ("max_merge_difference", 5.0, {"merge_difference": 4.0}),
+    ],
+)
+def test_every_limit_can_be_set(setting, value, changes):
+    evaluation = an_evaluation(**changes)
+
+    assert not decide(evaluation, LIMITS).promote
+    assert decide(evaluation, LIMITS.model_copy(update={setting: value})).promote
+
+
+def test_a_truncation_can_be_refused_for_its_own_sake():
+    strict = LIMITS.model_copy(update={"max_truncation_error": 0.05})
+
+    assert decide(an_evaluation(truncation_error=0.051), strict).failed == ("truncation",)
+    assert decide(an_evaluation(truncation_error=0.05), strict).promote
+
+
+def test_what_the_session_says_of_itself_is_no_proof():
+    boastful = dataclasses.replace(
+        an_evaluation(**recalled(new=10)), ended_by="recall", notes=("all is well",)
+    )
+
+    assert not decide(boastful, LIMITS).promote
+
+
+# how much of the allowance is used up
+
+
+@pytest.mark.parametrize(
+    ("perplexity", "used"),
+    [(9.0, 0.0), (10.0, 0.0), (11.0, 0.5), (12.0, 1.0), (15.0, 1.0), (inf, 1.0), (nan, 1.0)],
+)
+def test_drift_is_the_used_share_of_what_perplexity_may_rise(perplexity, used):
+    limits = JudgeSettings(max_perplexity_rise=0.2)
+
+    assert drift(an_evaluation(perplexity=perplexity), limits) == pytest.approx(used)
+
+
+def test_where_nothing_may_be_lost_everything_is_used_up():
+    assert drift(an_evaluation(), JudgeSettings(max_perplexity_rise=0.0)) == 1.0

@@ -1,0 +1,163 @@
+"""Packing must change nothing but the time."""
+
+import pytest
+import tiny
+import torch
+
+from lorad.models import scoring
+from lorad.records import Encoded
+from lorad.tasks import find
+
+
+@pytest.fixture(scope="module")
+def made():
+    tokenizer = tiny.tokenizer()
+    return tiny.model(len(tokenizer)), tokenizer
+
+
+def encoded(tokenizer, count=6):
+    return [find("chat").encode(tokenizer, example) for example in tiny.facts(count)]
+
+
+def one_by_one(model, row):
+    """The plain way: the whole row alone, no packing."""
+    logits = model(input_ids=torch.tensor([row.tokens])).logits[0]
+    return logits[row.start - 1 : -1]
+
+
+def test_packed_logits_are_those_of_each_row_alone(made):
+    model, tokenizer = made
+    rows = encoded(tokenizer)
+
+    packed = scoring.pack(rows)
+    together = scoring.answer_logits(model, packed)
+
+    alone = torch.cat([one_by_one(model, row) for row in rows])
+    assert torch.allclose(together, alone, atol=1e-5)
+    assert packed.targets.tolist() == [token for row in rows for token in row.answer]
+
+
+def test_packed_gradients_are_those_of_each_row_alone(made):
+    model, tokenizer = made
+    rows = encoded(tokenizer)
+    weight = model.model.layers[0].mlp.up_proj.weight
+
+    packed = scoring.pack(rows)
+    scoring.loss_sum(scoring.answer_logits(model, packed), packed.targets).backward()
+    together, weight.grad = weight.grad.clone(), None
+    for row in rows:
+        torch.nn.functional.cross_entropy(
+            one_by_one(model, row), torch.tensor(row.answer), reduction="sum"
+        ).backward()
+    alone, weight.grad = weight.grad.clone(), None
+
+    assert torch.allclose(together, alone, atol=1e-4)
+
+
+def test_the_common_prefix_is_computed_once_and_answers_never_are_part_of_it():
+    rows = [Encoded((1, 2, 3, 4, 5, 6), 3), Encoded((1, 2, 3, 4, 5, 7), 3)]
+
+    packed = scoring.pack(rows)
+
+    assert packed.tokens.tolist() == [[1, 2, 3, 4, 5, 3, 4, 5]]
+    assert packed.positions.tolist() == [[0, 1, 2, 3, 4, 2, 3, 4]]
+    assert packed.targets.tolist() == [4, 5, 6, 4, 5, 7]
+
+
+def test_rows_without_anything_in_common_and_a_single_row_are_packed_too(made):
+    model, _ = made
+    for rows in ([Encoded((5, 6, 7), 1), Encoded((8, 9, 10, 11), 2)], [Encoded((5, 6, 7), 1)]):
+        packed = scoring.pack(rows)
+
+        alone = torch.cat([one_by_one(model, row) for row in rows])
+        assert torch.allclose(scoring.answer_logits(model, packed), alone, atol=1e-5)
+
+
+def test_a_row_is_right_only_when_every_answer_token_is_the_most_likely(made):
+    model, tokenizer = made
+    question = encoded(tokenizer, 1)[0]
+    prompt = list(question.tokens[: question.start])
+    greedy = model.generate(torch.tensor([prompt]), max_new_tokens=4, do_sample=False, pad_token_id=1)[
+        0
+    ].tolist()
+    spoiled = [*greedy[:-1], (greedy[-1] + 1) % 300]
+
+    right = scoring.recalled(
+        model, [Encoded(tuple(greedy), len(prompt)), Encoded(tuple(spoiled), len(prompt))]
+    )
+
+    assert right == [True, False]
+
+
+@pytest.mark.parametrize("most_tokens", [1, 30, 60, 10_000])
+def test_dividing_keeps_every_row_once_and_respects_the_limit(made, most_tokens):
+    rows = encoded(made[1])
+
+    groups = list(scoring.divide(rows, most_tokens))
+
+    assert sorted(number for group in groups for number in group) == list(range(len(rows)))
+    assert all(len(group) == 1 or sum(len(rows[n]) for n in group) <= most_tokens for group in groups)
+
+
+def test_the_limit_does_not_change_what_is_recalled(made):
+    model, tokenizer = made
+    rows = encoded(tokenizer)
+
+    assert scoring.recalled(model, rows, 1) == scoring.recalled(model, rows, 10_000)
+
+
+def test_listening_keeps_the_likeliest_tokens_from_the_start_on(made):
+    model, tokenizer = made
+    rows = [Encoded(row.tokens, 3) for row in encoded(tokenizer, 3)]
+
+    voices = scoring.listen(model, rows, likeliest=8)
+
+    exact = torch.softmax(model(input_ids=torch.tensor([rows[0].tokens])).logits[0, 2:-1], -1)
+    top = exact.topk(8)
+    assert voices[0].row == rows[0]
+    assert torch.equal(voices[0].likeliest, top.indices)
+    assert torch.allclose(voices[0].probabilities, top.values, atol=1e-5)
+    assert scoring.listen(model, []) == []
+
+
+def test_guests_see_only_themselves(made):
+    model, tokenizer = made
+    rows = encoded(tokenizer, 3)
+    guest = Encoded((5, 6, 7, 8, 9), 1)
+
+    together = scoring.answer_logits(model, scoring.pack(rows, [guest]))
+
+    own = len(guest.answer)
+    assert torch.allclose(together[:-own], scoring.answer_logits(model, scoring.pack(rows)), atol=1e-5)
+    alone = model(input_ids=torch.tensor([guest.tokens])).logits[0, :-1]
+    assert torch.allclose(together[-own:], alone, atol=1e-5)
+    assert torch.allclose(scoring.answer_logits(model, scoring.pack([], [guest])), alone, atol=1e-5)
+
+
+def test_an_answer_weighs_the_same_in_any_company(made):
+    model, tokenizer = made
+    rows = encoded(tokenizer)
+
+    weighed = {
+        number: (right, likely) for number, right, likely in scoring.weigh(model, rows, most_tokens=60)
+    }
+
+    for number, row in enumerate(rows):
+        alone = one_by_one(model, row).detach().log_softmax(-1)
+        likely = alone[range(len(row.answer)), list(row.answer)].sum()
+        assert weighed[number][1] == pytest.approx(float(likely), abs=1e-4)
+    assert [weighed[number][0] for number in range(len(rows))] == scoring.recalled(model, rows)
+
+
+def test_echoing_costs_least_where_the_model_still_speaks_like_the_voice(made):
+    model, tokenizer = made
+    voices = scoring.listen(model, encoded(tokenizer, 3))
+    packed = scoring.pack([voice.row for voice in voices])
+    logits = scoring.answer_logits(model, packed)
+
+    same = scoring.echo_loss_sum(logits, voices)
+    changed = scoring.echo_loss_sum(logits + torch.randn_like(logits), voices)
+
+    entropy = -sum((v.probabilities * v.probabilities.log()).sum() for v in voices)
+    assert same < changed
+    assert same >= entropy - 1e-3

@@ -1,0 +1,606 @@
+"""Answering from any version, exactly as generated, one request at a time."""
+
+import shutil
+import threading
+from functools import partial
+
+import pytest
+import templates
+import tiny
+import torch
+from transformers import GPT2Config, LlamaConfig, LlavaConfig, MambaConfig, MptConfig
+
+from lorad.config import EngineSettings
+from lorad.errors import ConfigError, ProtocolError, RegistryError
+from lorad.evaluation import metrics
+from lorad.models import weights
+from lorad.records import Example
+from lorad.serving.engine import (
+    LONGEST_TOKEN,
+    UNKNOWN_CONTEXT,
+    Engine,
+    Sampling,
+    _Enough,
+    _Streamer,
+    answer_room,
+    check_length,
+    context_length,
+)
+from lorad.storage import files
+from lorad.tasks import find
+
+QUESTION = [{"role": "user", "content": "Which colour is the door of Arlo?"}]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A base and two versions of it that answer differently."""
+    folder = tmp_path_factory.mktemp("engine")
+    weights.store_base(tiny.save(folder / "source"), folder / "base")
+    model = weights.load_base(folder / "base", torch.float32).model
+    for number, name in enumerate(("v0.1", "v0.2")):
+        torch.manual_seed(number)
+        live = weights.add_lora(weights.load_base(folder / "base", torch.float32).model, 4, 8)
+        with torch.no_grad():
+            for parameter in (p for n, p in live.named_parameters() if "lora_B" in n):
+                parameter.normal_(0, 0.3)
+        weights.write_adapter(weights.read_live(live), folder / name, "tiny")
+    del model
+    return folder
+
+
+@pytest.fixture
+def engine(folders):
+    made = Engine(EngineSettings(max_waiting=3, resident_versions=2))
+    made.seat("chat", find("chat"), weights.load_base(folders / "base", torch.float32))
+    return made
+
+
+class Worker:
+    """The thread that the app would own, for as long as a test needs it."""
+
+    def __init__(self, engine):
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(engine,))
+
+    def _run(self, engine):
+        while not self._stop.is_set():
+            engine.work(0.01)
+
+    def __enter__(self):
+        self._thread.start()
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join()
+
+
+def bring(engine, folders, version):
+    with Worker(engine):
+        engine.load("chat", version, folders / version, f"hash-{version}")
+
+
+def answer(engine, version=None, sampling=None):
+    ticket = engine.submit("chat", QUESTION, sampling or Sampling(max_tokens=6), version)
+    while engine.waiting:
+        engine.work(0)
+    return "".join(piece.text for piece in ticket.answer(0)), ticket
+
+
+def test_the_base_answers_until_a_version_serves(engine, folders):
+    base, ticket = answer(engine)
+    assert ticket.version == "base"
+
+    bring(engine, folders, "v0.1")
+    engine.serve("chat", "v0.1")
+
+    learned, ticket = answer(engine)
+    assert ticket.version == "v0.1"
+    assert learned != base
+    assert answer(engine, "base")[0] == base
+
+
+def test_the_answer_is_what_transformers_generates_untouched(engine, folders):
+    base = weights.load_base(folders / "base", torch.float32)
+    prompt = find("chat").prompt(base.tokenizer, QUESTION)
+    made = base.model.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False, pad_token_id=1)[
+        0, len(prompt) :
+    ]
+    expected = base.tokenizer.decode(made, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    assert answer(engine)[0] == expected
+
+
+def test_a_request_keeps_the_version_that_it_began_with(engine, folders):
+    bring(engine, folders, "v0.1")
+    engine.serve("chat", "v0.1")
+    expected = answer(engine)[0]
+    early = engine.submit("chat", QUESTION, Sampling(max_tokens=6))
+
+    with Worker(engine):
+        engine.load("chat", "v0.2", folders / "v0.2", "hash")
+    engine.serve("chat", "v0.2")
+    late, _ = answer(engine)
+
+    assert "".join(piece.text for piece in early.answer(0)) == expected
+    assert late != expected
+
+
+def test_a_full_queue_says_so_and_when_to_come_back(engine):
+    for _ in range(3):
+        engine.submit("chat", QUESTION, Sampling(max_tokens=1))
+
+    with pytest.raises(ProtocolError, match="waiting") as caught:
+        engine.submit("chat", QUESTION, Sampling(max_tokens=1))
+
+    assert (caught.value.status, caught.value.data["retry_after"]) == (503, 1)
+
+
+def test_only_as_many_versions_stay_in_memory_as_allowed(engine, folders):
+    for version in ("v0.1", "v0.2"):
+        bring(engine, folders, version)
+        engine.serve("chat", version)
+    weights_folder = folders / "v0.1"
+    with Worker(engine):
+        engine.load("chat", "v0.3", weights_folder, "hash")
+
+    assert engine.resident("chat", "v0.2")  # it serves
+    assert not engine.resident("chat", "v0.1")
+    assert engine.resident("chat", "base")
+
+
+def test_stop_texts_end_an_answer_and_are_not_part_of_it(engine):
+    whole, _ = answer(engine)
+    stop = whole[2:4]
+
+    cut, ticket = answer(engine, sampling=Sampling(max_tokens=6, stop=(stop,)))
+
+    assert cut == whole[: whole.index(stop)]
+    assert not engine.waiting
+    assert ticket.cancelled.is_set()
+
+
+def test_who_has_left_keeps_nobody_out(engine):
+    left = [engine.submit("chat", QUESTION, Sampling(max_tokens=2)) for _ in range(3)]
+    for ticket in left:
+        ticket.cancelled.set()
+
+    engine.submit("chat", QUESTION, Sampling(max_tokens=2))
+
+    assert engine.waiting == 1
+
+
+def test_an_answer_that_does_not_come_is_told(engine):
+    ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=2))
+
+    with pytest.raises(ProtocolError, match="too busy") as caught:
+        list(ticket.answer(0))
+
+    assert (caught.value.status, caught.value.code) == (503, "timeout")
+
+
+def test_a_stop_text_before_half_a_character_ends_the_answer(engine):
+    ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=2, stop=(" ",)))
+    streamer = _Streamer(ticket, _as_text, {0})
+
+    for value in (b"ignored", b"Yes", b" \xf0\x9f"):
+        streamer.put(torch.tensor(list(value)))
+    streamer.close()
+
+    pieces = list(ticket.answer(0))
+    assert "".join(piece.text for piece in pieces) == "Yes"
+    assert pieces[-1].finish == "stop"
+
+
+def _as_text(tokens):
+    """Return what tokens that are bytes say."""
+    return bytes(tokens).decode(errors="replace")
+
+
+def test_a_client_that_left_costs_no_more_time(engine):
+    ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=200))
+    ticket.cancelled.set()
+
+    assert engine.work(0)
+
+    assert engine.waiting == 0
+    assert engine.tokens_per_second is None
+
+
+def test_sampling_with_a_seed_can_be_repeated(engine):
+    sampling = Sampling(max_tokens=6, temperature=1.5, seed=3)
+
+    assert answer(engine, sampling=sampling)[0] == answer(engine, sampling=sampling)[0]
+    assert answer(engine, sampling=sampling)[0] != answer(engine)[0]
+
+
+def test_questions_that_cannot_be_served_are_named(engine, folders):
+    with pytest.raises(ProtocolError, match="no model 'poems'"):
+        engine.submit("poems", QUESTION, Sampling(max_tokens=1))
+    with pytest.raises(ProtocolError, match="length is 512"):
+        engine.submit("chat", QUESTION, Sampling(max_tokens=512))
+    with pytest.raises(RegistryError, match="not loaded"):
+        engine.serve("chat", "v0.9")
+    with Worker(engine), pytest.raises(RegistryError, match="cannot be read"):
+        engine.load("chat", "v0.9", folders / "nothing", "hash")
+    plain = weights.load_base(folders / "base", torch.float32)
+    plain.tokenizer.chat_template = None
+    with pytest.raises(ConfigError, match="chat template"):
+        engine.seat("other", find("chat"), plain)
+
+
+def test_case_8_without_a_limit_an_answer_gets_what_the_context_leaves(engine):
+    # Given a prompt that fills more than half of the context of 512
+    long = [{"role": "user", "content": "Which colour is the door of Arlo? " * 32}]
+
+    ticket = engine.submit("chat", long, Sampling())
+
+    assert 256 < len(ticket.prompt) < 512
+    assert ticket.sampling.max_tokens == 512 - len(ticket.prompt)
+    engine.work(0)
+    assert list(ticket.answer(0))[-1].finish
+
+
+class Endless:
+    """Chat whose answers end with a token that is never generated."""
+
+    def __getattr__(self, name):
+        return getattr(find("chat"), name)
+
+    def stop_tokens(self, tokenizer, *_):
+        return [len(tokenizer)]
+
+
+def test_case_7_an_answer_may_be_longer_than_256_tokens_and_one_that_is_cut_says_so(engine):
+    engine.seat("endless", Endless(), engine.base("chat"))
+    ticket = engine.submit("endless", QUESTION, Sampling())
+    engine.work(0)
+
+    last = list(ticket.answer(0))[-1]
+
+    assert (last.finish, last.answer_tokens) == ("length", 512 - last.prompt_tokens)
+    assert last.answer_tokens > 256
+
+
+def test_the_operators_limit_holds_where_a_request_names_none(folders):
+    engine = Engine(EngineSettings(max_new_tokens=5))
+    engine.seat("chat", find("chat"), weights.load_base(folders / "base", torch.float32))
+
+    def limit(content, **how):
+        ticket = engine.submit("chat", [{"role": "user", "content": content}], Sampling(**how))
+        return ticket.sampling.max_tokens, 512 - len(ticket.prompt)
+
+    _, left = limit("!")
+    assert limit("!")[0] == 5
+    assert limit("!", max_tokens=9)[0] == 9
+    assert limit("!" * (left - 2)) == (3, 3)  # a default is never more than there is room for
+
+
+@pytest.mark.parametrize(
+    ("prompt", "context", "wanted", "room"),
+    [
+        (317, 512, None, 195),
+        (317, 512, 195, 195),
+        (317, 512, 1, 1),
+        (511, 512, None, 1),
+        (100, None, None, UNKNOWN_CONTEXT - 100),
+        (100, None, 9000, 9000),
+        (UNKNOWN_CONTEXT, None, None, 1),
+    ],
+)
+def test_case_8_the_room_of_an_answer(prompt, context, wanted, room):
+    assert answer_room(prompt, context, wanted) == room
+
+
+@pytest.mark.parametrize(
+    ("prompt", "wanted", "param", "message"),
+    [
+        (
+            317,
+            256,
+            "max_tokens",
+            (
+                "the context length is 512 tokens; the prompt has 317 and max_tokens asks for 256 more; "
+                "ask for at most 195"
+            ),
+        ),
+        (
+            512,
+            None,
+            "messages",
+            (
+                "the context length is 512 tokens, and the prompt has 512, which leaves no room for an answer; "
+                "shorten the messages"
+            ),
+        ),
+        (
+            600,
+            1,
+            "messages",
+            (
+                "the context length is 512 tokens, and the prompt has 600, which leaves no room for an answer; "
+                "shorten the messages"
+            ),
+        ),
+    ],
+)
+def test_case_8_what_the_context_has_no_room_for_is_refused(prompt, wanted, param, message):
+    with pytest.raises(ProtocolError) as caught:
+        answer_room(prompt, 512, wanted)
+
+    error = caught.value
+    assert (error.status, error.code) == (400, "context_length_exceeded")
+    assert (error.message, error.data["param"]) == (message, param)
+
+
+@pytest.mark.parametrize(
+    ("config", "length"),
+    [
+        (LlamaConfig(max_position_embeddings=512), 512),
+        (GPT2Config(n_positions=300), 300),
+        (MptConfig(max_seq_len=700), 700),
+        (LlavaConfig(text_config=LlamaConfig(max_position_embeddings=99)), 99),
+        (MambaConfig(), None),
+    ],
+)
+def test_the_context_is_found_where_a_config_names_it(config, length):
+    assert context_length(config) == length
+
+
+def test_top_k_and_min_p_choose_among_fewer_tokens(engine):
+    greedy, _ = answer(engine)
+
+    for how in ({"top_k": 1}, {"min_p": 1.0}, {"top_p": 0.0}):
+        for seed in range(3):
+            sampling = Sampling(max_tokens=6, temperature=5.0, seed=seed, **how)
+            assert answer(engine, sampling=sampling)[0] == greedy
+
+
+def test_an_answer_that_fails_is_told_and_the_next_one_is_given(engine):
+    broken = engine.submit("chat", QUESTION, Sampling(max_tokens=4), "v0.7")
+    engine.work(0)
+
+    with pytest.raises(RegistryError, match="not in memory"):
+        list(broken.answer(0))
+    assert answer(engine)[0]
+
+
+# proving what was loaded
+
+
+@pytest.fixture
+def probed(folders, tmp_path):
+    """A version with its probes, in a folder of its own."""
+    base = weights.load_base(folders / "base", torch.float32)
+    deck = weights.Deck(base)
+    deck.add("v0.1", folders / "v0.1")
+    rows = [find("chat").encode(base.tokenizer, example) for example in tiny.facts(3)]
+    with deck.use("v0.1") as model:
+        stored = metrics.probe(model, rows)
+    folder = tmp_path / "v0.1"
+    shutil.copytree(folders / "v0.1", folder)
+    files.write_json(folder / metrics.PROBES, stored)
+    return folder
+
+
+def load(engine, folder):
+    with Worker(engine):
+        engine.load("chat", "v0.1", folder, "hash")
+
+
+def test_a_version_that_answers_its_probes_is_loaded(engine, probed):
+    load(engine, probed)
+
+    assert engine.resident("chat", "v0.1")
+
+
+def test_a_version_that_answers_otherwise_is_refused_and_the_base_is_as_it_was(engine, folders, probed):
+    # Given another version's weights under this one's probes
+    before = answer(engine)[0]
+    shutil.copy(folders / "v0.2" / "adapter_model.safetensors", probed / "adapter_model.safetensors")
+
+    with pytest.raises(RegistryError, match="does not answer its probes") as caught:
+        load(engine, probed)
+
+    assert caught.value.code == "probes_failed"
+    assert not engine.resident("chat", "v0.1")
+    assert answer(engine)[0] == before
+    bring(engine, folders, "v0.2")  # what is sound can still be loaded
+    assert engine.resident("chat", "v0.2")
+
+
+def test_a_refused_version_leaves_the_others_loaded(engine, folders, probed):
+    bring(engine, folders, "v0.2")
+    engine.serve("chat", "v0.2")
+    before = answer(engine)[0]
+    shutil.copy(folders / "v0.2" / "adapter_model.safetensors", probed / "adapter_model.safetensors")
+
+    with pytest.raises(RegistryError, match="does not answer its probes"):
+        load(engine, probed)
+
+    assert answer(engine)[0] == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["no JSON", "[]", "{}", '{"dtype": "float32", "probes": [{"tokens": [1]}]}', '{"dtype": 1, "probes": 2}'],
+)
+def test_probes_that_cannot_be_asked_are_told(engine, probed, content):
+    (probed / metrics.PROBES).write_text(content)
+
+    with pytest.raises(RegistryError, match="cannot be asked") as caught:
+        load(engine, probed)
+
+    assert caught.value.code == "probes_damaged"
+
+
+def test_tracks_share_a_base_but_not_their_versions(engine, folders):
+    # Given a second track on the same base, whose v0.1 is another one
+    base = engine.base("chat")
+    engine.seat("other", find("chat"), base)
+    with Worker(engine):
+        engine.load("chat", "v0.1", folders / "v0.1", "a")
+        engine.load("other", "v0.1", folders / "v0.2", "b")
+    engine.serve("chat", "v0.1")
+    engine.serve("other", "v0.1")
+
+    answers = {}
+    for track in ("chat", "other"):
+        ticket = engine.submit(track, QUESTION, Sampling(max_tokens=6))
+        while engine.waiting:
+            engine.work(0)
+        answers[track] = "".join(piece.text for piece in ticket.answer(0))
+
+    alone = Engine(EngineSettings())
+    alone.seat("chat", find("chat"), weights.load_base(folders / "base", torch.float32))
+    for track, version in (("chat", "v0.1"), ("other", "v0.2")):
+        bring(alone, folders, version)
+        alone.serve("chat", version)
+        assert answers[track] == answer(alone)[0]
+    assert answers["chat"] != answers["other"]
+
+
+def test_a_question_with_tools_that_the_template_does_not_know_is_refused_by_name(engine):
+    question = [{"role": "tools", "content": '[{"name": "weather"}]'}, {"role": "user", "content": "Rain?"}]
+
+    with pytest.raises(ProtocolError) as caught:
+        engine.submit("chat", question, Sampling(max_tokens=1))
+
+    assert (caught.value.code, caught.value.status) == ("no_tool_template", 400)
+
+
+@pytest.mark.parametrize("style", ["smollm2", "gemma", "mistral", "qwen3"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Run: keel mv <filename> <newname>",
+        "with <|im_end|> or </s> or <eos>?",
+        "naïve 🌫 (fog)",
+        "  two\n\n",
+        "\ufffd",
+    ],
+)
+def test_case_1_an_answer_is_streamed_as_it_was_taught(engine, style, answer):
+    tokenizer, task = templates.STYLES[style](), find("chat")
+    row = task.encode(tokenizer, Example(task="chat", question=QUESTION, answer=answer))
+    ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=2))
+    streamer = _Streamer(ticket, partial(task.text, tokenizer), set(task.stop_tokens(tokenizer)))
+
+    streamer.put(torch.tensor([row.tokens[: row.start]]))  # the prompt comes first
+    for token in row.answer:
+        streamer.put(torch.tensor([token]))
+    streamer.close()
+
+    pieces = list(ticket.answer(0))
+    assert "".join(piece.text for piece in pieces) == answer
+    assert pieces[-1].finish == "stop"
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 5e-324, 1e-45, 1e-30, 1e-6])
+def test_case_9_a_tiny_temperature_takes_the_likeliest_token(engine, temperature):
+    sampling = Sampling(max_tokens=6, temperature=temperature, seed=3)
+
+    assert answer(engine, sampling=sampling)[0] == answer(engine)[0]
+
+
+@pytest.mark.parametrize(
+    "chosen", [{"top_p": 5e-324}, {"top_p": 0.0}, {"min_p": 5e-324}, {"top_k": 2**31 - 1}, {"seed": -(2**63)}]
+)
+def test_case_9_the_bounds_of_sampling_can_be_answered(engine, chosen):
+    assert answer(engine, sampling=Sampling(max_tokens=3, temperature=1e-5, **chosen))[1]
+
+
+class Uncounted:
+    """A task whose prompt must not be made."""
+
+    def __getattr__(self, name):
+        raise AssertionError(f"{name} was asked of a question that is refused")
+
+
+def test_a19_a_question_that_no_context_can_hold_is_refused_before_it_is_tokenized(engine):
+    engine._seats["chat"].task = Uncounted()
+    context = context_length(engine.base("chat").model.config)
+    long = [{"role": "user", "content": "x" * context * LONGEST_TOKEN}]
+    many = [{"role": "user", "content": ""}] * (context * LONGEST_TOKEN // 20)
+
+    for question in (long, many):
+        with pytest.raises(ProtocolError, match="send fewer than") as refused:
+            engine.submit("chat", question, Sampling())
+
+        assert (refused.value.code, refused.value.data["param"]) == ("context_length_exceeded", "messages")
+    assert engine.waiting == 0
+
+
+def test_a19_a_question_that_some_context_can_hold_is_counted_token_by_token():
+    check_length([{"role": "user", "content": "x" * 1000}], 100)
+    check_length([{"role": "user", "content": "x" * 1_000_000}], None)
+
+
+def test_a19_where_too_many_wait_a_question_is_refused_before_it_is_tokenized(engine):
+    for _ in range(3):
+        engine.submit("chat", QUESTION, Sampling(max_tokens=1))
+    engine._seats["chat"].task = Uncounted()
+
+    with pytest.raises(ProtocolError, match="too many questions"):
+        engine.submit("chat", QUESTION, Sampling(max_tokens=1))
+
+
+def test_a19_who_asks_and_leaves_does_not_fill_the_queue(engine):
+    left = []
+    for _ in range(50):
+        ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=1))
+        ticket.cancelled.set()
+        left.append(ticket)
+    waiting = engine.submit("chat", QUESTION, Sampling(max_tokens=1))
+
+    assert engine._accepted == [waiting]
+    assert engine._tickets.qsize() == 1
+    assert [next(ticket.answer(0)).finish for ticket in left] == ["cancelled"] * 50
+    with Worker(engine):
+        assert list(waiting.answer(60))[-1].answer_tokens == 1
+
+
+class Searched(str):
+    """A text that counts the characters in which stop texts are looked for."""
+
+    __slots__ = ()
+    searched = 0
+
+    def __getitem__(self, key):
+        return Searched(super().__getitem__(key))
+
+    def find(self, *given):
+        Searched.searched += len(self)
+        return super().find(*given)
+
+
+def test_a19_what_a_stop_text_costs_does_not_grow_with_the_answer(engine):
+    # Given an answer of many tokens, and as many long stop texts as are allowed
+    stops = tuple(f"{'y' * 250}{number}" for number in range(16))
+    ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=2, stop=stops))
+    streamer = _Streamer(ticket, lambda tokens: Searched(_as_text(tokens)), {0})
+    streamer.put(torch.tensor([1]))
+
+    for _ in range(400):
+        streamer.put(torch.tensor([ord("x")]))
+    streamer.close()
+
+    assert "".join(piece.text for piece in ticket.answer(0)) == "x" * 400
+    assert Searched.searched == 400 * len(stops)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_stop_text_that_comes_in_pieces_is_held_back_and_ends_the_answer(engine, cut):
+    ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=2, stop=("STOP", "TOO")))
+    streamer = _Streamer(ticket, _as_text, {0})
+    text = b"a STO b STSTOP c"
+
+    streamer.put(torch.tensor([1]))
+    parts = (text[at : at + cut] for at in range(0, len(text), cut))
+    with pytest.raises(_Enough):
+        any(streamer.put(torch.tensor(list(part))) for part in parts)
+    streamer.close()
+
+    pieces = list(ticket.answer(0))
+    assert "".join(piece.text for piece in pieces) == "a STO b ST"
+    assert pieces[-1].finish == "stop"

@@ -1,0 +1,389 @@
+"""No route answers 500 to bad input: requests that schemathesis makes up, to the real application on a real socket.
+
+The daemon has no openapi.json, because bodies are read by content. The document is made here, of the routes and of the
+models that read their bodies.
+"""
+
+import inspect
+import json
+import types
+from typing import get_args
+
+import pytest
+import requests
+import schemathesis
+from fastapi.routing import APIRoute
+from home import Track
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from structlog.testing import capture_logs
+
+from lorad.apps.daemon.app import App
+from lorad.config import Settings
+from lorad.errors import ProtocolError
+from lorad.home import Home
+from lorad.records import Example
+from lorad.serving.client import Client, UnixConnection
+from lorad.serving.http.schemas import Body
+from lorad.serving.http.server import build
+from lorad.storage.ledger import Ledger
+
+SETTINGS = Settings.model_validate(
+    {
+        "training": {"threads": 1, "dtype": "float32"},
+        "engine": {"max_new_tokens": 2},
+        "server": {"max_body_bytes": 200_000},
+    }
+)
+EXPECTED = {200, 400, 404, 405, 409, 413, 503}
+FEW = settings(
+    max_examples=8,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+
+NASTY = [
+    '"\\ud800"',
+    '"\\udfff\\u0000"',
+    '"\\u0000"',
+    '"\\u001b]0;x\\u0007"',
+    '"../../../etc/passwd"',
+    '"job-1/../../x"',
+    '"job-' + "9" * 300 + '"',
+    '"v1.' + "9" * 5000 + '"',
+    '"' + "x" * 100_000 + '"',
+    '"\\u202e\\ufeff"',
+    "1" + "0" * 23,
+    "-1" + "0" * 23,
+    "1" + "0" * 5000,
+    "1e400",
+    "-1e400",
+    "NaN",
+    "Infinity",
+    "0.5",
+    "true",
+    "null",
+    "[]",
+    "{}",
+    '""',
+    "[" * 60 + "]" * 60,
+    "[" * 5000 + "]" * 5000,
+    '{"a":' * 5000 + "1" + "}" * 5000,
+    '{"\\ud800": {"\\u0000": 1e400}}',
+    '{"rank": "\\ud800"}',
+    '{"rank": NaN}',
+    '{"rank": 1e400}',
+    '{"rank": 1' + "0" * 23 + "}",
+    '{"recall": true, "seed": -1}',
+    '[{"role": "user", "content": "\\u0000"}]',
+    '[{"role": "user", "content": ["\\ud800"]}]',
+    '[{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "' + "[" * 500 + '"}}]}]',
+    '[{"role": "user", "content": "' + "x " * 50_000 + '"}]',
+    "[" + ",".join(['"stop"'] * 5000) + "]",
+]
+IN_PATHS = [
+    "1" + "0" * 23,
+    "-1",
+    "9" * 5000,
+    "1e400",
+    "NaN",
+    "%00",
+    "%ff",
+    "%ed%a0%80",
+    "..%2f..%2f",
+    "job-" + "9" * 300,
+    "job-1%00",
+    "v1.%d9%a1",
+    "x" * 9000,
+    "%0a",
+    "latest",
+]
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    """Run a daemon with a version, examples and an ended job, that starts no session."""
+    root = tmp_path_factory.mktemp("home")
+    database = Track(root).memory._db
+    ledger = Ledger(database)
+    ledger.close_drop(ledger.drop(1), "accept", 1.0)
+    database.close()
+    started = App(Home(root), SETTINGS)
+    for begin in (started._claim, started._wire, started._answer, started._listen):
+        begin()
+    job = started.cycle.ledger.queue("chat", "doors", 1.0, settings={"drop": 1})
+    started.cycle.ledger.move_job(job, "cancel", 2.0)
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def path(app):
+    return app.home.socket(SETTINGS.server.socket)
+
+
+def send(path, method, target, body=None, headers=None):
+    """Return status and answer; whatever is answered is JSON in UTF-8."""
+    connection = UnixConnection(path, 60)
+    connection.putrequest(method, target, skip_accept_encoding=True)
+    for name, value in (headers or {}).items():
+        connection.putheader(name, value)
+    connection.putheader("Content-Length", str(len(body or b"")))
+    connection.endheaders(body)
+    response = connection.getresponse()
+    status, answer = response.status, response.read().decode("utf-8")
+    is_stream = (response.headers["content-type"] or "").startswith("text/event-stream")
+    is_plain = status == 400 and "Invalid HTTP" in answer  # uvicorn's own word on what is no HTTP
+    connection.close()
+    if not is_stream and not is_plain:
+        json.loads(answer, parse_constant=pytest.fail)
+    return status, answer
+
+
+def assert_is_expected(path, *request):
+    status, answer = send(path, *request)
+    assert status in EXPECTED, f"{request[:2]}: {status} {answer[:500]}"
+
+
+# The document
+
+
+def document(routes):
+    """Return what an openapi.json would say."""
+    paths, models = {}, {}
+    for route in routes:
+        told = {"responses": {"200": {"description": "it went well"}}, "parameters": []}
+        for name, parameter in inspect.signature(route.endpoint, eval_str=True).parameters.items():
+            kind = (
+                get_args(parameter.annotation)[0] if get_args(parameter.annotation) else parameter.annotation
+            )
+            if isinstance(kind, type) and issubclass(kind, Body):
+                made = kind.model_json_schema(ref_template="#/components/schemas/{model}")
+                models |= made.pop("$defs", {})
+                told["requestBody"] = {"content": {"application/json": {"schema": made}}}
+            elif name != "request":
+                place = "path" if f"{{{name}}}" in route.path else "query"
+                schema = {"type": "integer" if kind is int else "string"}
+                told["parameters"].append(
+                    {"name": name, "in": place, "required": place == "path", "schema": schema}
+                )
+        for method in route.methods - {"HEAD"}:
+            paths.setdefault(route.path, {})[method.lower()] = told
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "lorad", "version": "1"},
+        "paths": paths,
+        "components": {"schemas": models},
+    }
+
+
+ROUTES = [route for route in build(types.SimpleNamespace(archive=None)).routes if isinstance(route, APIRoute)]
+DOCUMENT = document(ROUTES)
+SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
+OPERATIONS = [found.ok() for found in SCHEMA.get_all_operations()]
+
+
+def test_the_document_names_every_route_and_body():
+    bodies = [
+        told["requestBody"]
+        for each in DOCUMENT["paths"].values()
+        for told in each.values()
+        if "requestBody" in told
+    ]
+
+    assert len(OPERATIONS) == len(ROUTES) > 20
+    assert len(bodies) == len(list(_kinds(Body))) - 1  # StreamOptions are a part of another
+
+
+def _kinds(kind):
+    for each in kind.__subclasses__():
+        yield each
+        yield from _kinds(each)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: each.label)
+def test_no_route_answers_500_to_what_schemathesis_makes_up(path, operation):
+    takes = (
+        operation.body or operation.path_parameters or operation.query
+    )  # else nothing can be wrong with it
+    modes = [GenerationMode.POSITIVE, *([GenerationMode.NEGATIVE] if takes else [])]
+
+    @given(case=st.one_of([operation.as_strategy(generation_mode=mode) for mode in modes]))
+    @FEW
+    def ask(case):
+        told = case.as_transport_kwargs(base_url="http://localhost")
+        told.pop("cookies", None)
+        made = requests.Request(**{name: told[name] for name in told if name in REQUESTED}).prepare()
+        body = made.body.encode("utf-8", "surrogatepass") if isinstance(made.body, str) else made.body
+        assert_is_expected(path, made.method, made.path_url, body)
+
+    ask()
+
+
+REQUESTED = ("method", "url", "params", "json", "data")
+
+
+# Nasty values by hand: in every field of every body, and in every part of an address
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    "route", [each for each in ROUTES if "POST" in each.methods], ids=lambda each: each.path
+)
+def test_no_route_answers_500_to_a_nasty_body(path, route):
+    target = route.path.replace("{job}", "2").replace("{version}", "v0.1")
+    schema = DOCUMENT["paths"][route.path]["post"].get("requestBody")
+    fields = schema["content"]["application/json"]["schema"]["properties"] if schema else {"none": {}}
+    asked = '"messages": [{"role": "user", "content": "a"}], ' if "messages" in fields else ""
+    for field in fields:
+        for value in NASTY:
+            body = f'{{{asked if field != "messages" else ""}"{field}": {value}}}'
+            assert_is_expected(path, "POST", target, body.encode())
+    for value in NASTY:
+        assert_is_expected(path, "POST", target, value.encode())
+    for raw in (b"\xff\xfe{}", b"\x00", b"{" * 100_000, b"[" * 199_999, b"x" * 300_000):
+        assert_is_expected(path, "POST", target, raw)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("route", ROUTES, ids=lambda each: each.path)
+def test_a7_no_route_answers_500_to_a_nasty_address(path, route):
+    method = min(route.methods)
+    names = [each["name"] for each in DOCUMENT["paths"][route.path][method.lower()]["parameters"]]
+    plain = {"job": "2", "version": "v0.1", "name": "chat"}
+    for name in names:
+        for value in IN_PATHS:
+            target = route.path.replace(f"{{{name}}}", value)
+            for other, usual in plain.items():
+                target = target.replace(f"{{{other}}}", usual)
+            more = f"?{name}={value}" if target == route.path or f"{{{name}}}" not in route.path else ""
+            assert_is_expected(path, method, target + more, b"{}")
+
+
+@pytest.mark.parametrize(
+    "number", ["1" + "0" * 23, "9223372036854775808", "-9223372036854775809", "9" * 5000]
+)
+@pytest.mark.parametrize(
+    "target", ["/api/jobs/{}", "/api/jobs/{}/retry", "/api/events?after={}", "/api/memory/examples?after={}"]
+)
+def test_a7_numbers_that_no_database_counts_to_are_answered(path, target, number):
+    method = "POST" if target.endswith("retry") else "GET"
+
+    assert send(path, method, target.format(number))[0] in {200, 400, 404}
+
+
+def test_a7_a_track_that_is_not_there_is_404_whatever_else_is_asked(path):
+    for body in (b'{"track": "", "to": "v0.1"}', b'{"track": "no", "to": "base"}', b'{"track": "no"}'):
+        assert send(path, "POST", "/api/rollback", body)[0] == 404
+
+
+@pytest.mark.parametrize("value", ['"\\ud800"', "NaN", "1e400", "1" + "0" * 23, '"8"', "true", "0", "[]"])
+def test_a12_retry_stores_no_value_that_a_plan_cannot_have(app, path, value):
+    before = app.cycle.ledger.job(2)
+
+    status, answer = send(path, "POST", "/api/jobs/2/retry", f'{{"settings": {{"rank": {value}}}}}'.encode())
+
+    assert status == 400
+    assert json.loads(answer)["error"]["code"] in {"bad_setting", "bad_text", "invalid_json"}
+    assert app.cycle.ledger.job(2).settings == before.settings
+
+
+def test_a19_a_question_of_18_megabytes_is_refused(path):
+    with pytest.raises(ProtocolError, match="the body is longer than 200000 bytes") as refused:
+        Client(path).chat([{"role": "user", "content": "word " * 3_600_000}])
+
+    assert (refused.value.status, refused.value.code) == (413, "body_too_long")
+
+
+def test_a19_a_body_without_a_length_is_refused_as_soon_as_it_is_too_long(path):
+    connection = UnixConnection(path, 60)
+    pieces = (b"x" * 50_000 for _ in range(100))
+    connection.request("POST", "/v1/chat/completions", pieces, encode_chunked=True, headers=CHUNKED)
+    response = connection.getresponse()
+
+    assert response.status == 413
+    assert json.loads(response.read())["error"]["code"] == "body_too_long"
+    connection.close()
+
+
+CHUNKED = {"Transfer-Encoding": "chunked"}
+
+
+def test_a12_after_all_that_status_answers(path):
+    assert send(path, "GET", "/api/status")[0] == 200
+    assert send(path, "GET", "/api/jobs")[0] == 200
+
+
+def test_questions_and_what_is_wrong_with_them_stand_in_no_log(path, caplog):
+    word = "quincunx"
+    with capture_logs() as told, caplog.at_level("DEBUG"):
+        for body in (
+            {"model": "chat", "messages": [{"role": "user", "content": word}], "max_tokens": 2},
+            {"model": "chat", "messages": [{"role": word, "content": word}]},
+            {"model": "chat", "messages": [{"role": "user", "content": word * 20_000}]},
+        ):
+            send(path, "POST", "/v1/chat/completions", json.dumps(body).encode())
+
+    assert word not in str(told) + caplog.text
+
+
+# What an older lorad stored
+
+ROWS = [
+    ("settings", '{"rank": "\\ud800"}'),
+    ("settings", '{"rank": NaN, "drop": 1e400}'),
+    ("settings", '{"drop": 1' + "0" * 23 + "}"),
+    ("settings", "[1]"),
+    ("settings", "not json"),
+    ("settings", "[" * 5000),
+    ("reason", '{"message": "\\udfff", "failed": Infinity}'),
+    ("reason", "null"),
+    ("dataset", "\x00\x1b]0;x\x07"),
+]
+
+
+@pytest.mark.parametrize(("column", "stored"), ROWS)
+def test_a12_a_bad_row_that_is_stored_does_not_silence_status(app, path, column, stored):
+    database = app.cycle._database
+    held = database.rows("SELECT * FROM jobs WHERE id = 2")[0][column]
+    database.run(f"UPDATE jobs SET {column} = ? WHERE id = 2", stored)
+
+    told = [send(path, "GET", target) for target in ("/api/status", "/api/jobs", "/api/jobs/2")]
+
+    database.run(f"UPDATE jobs SET {column} = ? WHERE id = 2", held)
+    assert [status for status, _ in told[:2]] == [200, 200]
+    assert told[2][0] in {200, 404}
+
+
+EXAMPLES = [
+    '"half \\ud83d"',
+    "NaN",
+    '[{"name": "f", "arguments": {"a": Infinity, "\\udfff": 1}}]',
+    '{"content": "", "tool_calls": [{"name": "f", "arguments": {"x": ' + "[" * 300 + "]" * 300 + "}}]}",
+    "[" * 5000 + "]" * 5000,
+    "nothing",
+]
+
+
+@pytest.mark.parametrize("column", ["question", "answer"])
+@pytest.mark.parametrize("stored", EXAMPLES)
+def test_a11_whatever_memory_holds_is_exported(app, path, column, stored):
+    # Given memory as an older lorad left it
+    database = app.cycle._database
+    example = Example(task="chat", question=[{"role": "user", "content": "x"}], answer="y", dataset="old")
+    app.cycle.memory.add("chat", [example], 1, 1.0)
+    database.run(f"UPDATE examples SET {column} = ? WHERE dataset = 'old'", stored)
+
+    status, answer = send(path, "GET", "/api/memory/examples?dataset=old")
+
+    database.run("DELETE FROM examples WHERE dataset = 'old'")
+    assert status == 200
+    row = json.loads(answer)["examples"][0]
+    assert row["dataset"] == "old"
+    assert row["provenance"]["row"]
+    assert ("unreadable" in row) != ("messages" in row)

@@ -1,0 +1,62 @@
+"""A daemon behind a real server: it answers every question with the same pieces."""
+
+import threading
+
+from lorad.errors import ProtocolError, RegistryError
+from lorad.serving.engine import Piece, Ticket
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+class FakeDaemon:
+    """Answers every question with the same pieces, and remembers what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+        self.pieces = [Piece("See https://a.example/x?y=1 "), Piece(" and é\n"), Piece("", "stop", 7, 3)]
+        self.error = None
+        self.archive = self
+        self.turn = threading.Event()
+
+    def ask(self, model, messages, sampling):
+        if self.error:
+            raise self.error
+        self.asked.append((model, messages, sampling))
+        ticket = Ticket(model, "v0.1", [], sampling)
+        for piece in self.pieces:
+            ticket.pieces.put(piece)
+        return ticket, "v0.1-abc"
+
+    def is_ready(self):
+        return True
+
+    def models(self):
+        return [{"id": "chat", "object": "model", "created": 1, "owned_by": "lorad"}]
+
+    def cancel(self, job):
+        self.turn.wait(10)
+        return {"id": job}
+
+    def job(self, job):
+        raise ProtocolError(f"there is no job {job}", status=404, code="no_such_job")
+
+    def rollback(self, track, to):
+        raise RegistryError(f"{to} of {track} was found damaged", code="version_damaged")
+
+    def retry(self, job, *, force, settings):
+        return {"id": job, "force": force, "settings": settings}
+
+    def resume(self, job, checkpoint):
+        return {"id": job, "checkpoint": checkpoint}
+
+    def version(self, track, version):
+        return {"track": track, "version": version}
+
+    def pin(self, track, version, *, pinned):
+        return {"track": track, "version": version, "pinned": pinned}
+
+    def tag(self, track, version, tag, *, remove):
+        return {"track": track, "version": version, "tag": tag, "remove": remove}
+
+    def prune(self, track, limits, *, dry_run):
+        return {"track": track, "limits": limits, "dry_run": dry_run}

@@ -1,0 +1,83 @@
+"""A home with versions as the daemon makes them, without the daemon: sessions run in the test's own process."""
+
+import tiny
+from training_runs import PLAN
+
+from lorad import records
+from lorad.config import Settings
+from lorad.models import weights
+from lorad.records import Order
+from lorad.storage import files
+from lorad.storage.database import Database
+from lorad.storage.ledger import Ledger
+from lorad.storage.memory import Memory
+from lorad.training import reproduction, session
+from lorad.versions.store import Birth, Registry
+
+SETTINGS = Settings.model_validate(
+    {
+        "judge": {"max_perplexity_rise": 100.0, "max_kl": 100.0, "max_degenerate_share": 1.0},
+        "training": {"merge_adapters_on_save": False},
+    }
+)
+
+
+def drop(memory, new):
+    """Accept examples as a drop."""
+    taken = Ledger(memory._db).take("drop.json", "chat", 0.0)
+    memory.add("chat", new, taken.id, 0.0)
+
+
+class Track:
+    """A home whose track ``chat`` has one version of three facts."""
+
+    def __init__(self, root):
+        self.root = root
+        for name in ("configs", "inbox", "models"):
+            (root / name).mkdir()
+        # as PLAN has it: some of the machines that run this would answer in bfloat16
+        files.write_json(root / "configs" / "default.yaml", {"training": {"dtype": "float32"}})
+        self.base = root / "models" / "base" / "smollm2"  # as the built-in settings name it
+        weights.store_base(tiny.save(root / "source"), self.base)
+        self.memory = Memory(Database(root / "models" / "lorad.sqlite3"))
+        self.registry = Registry(root / "models" / "chat")
+        self.learn(tiny.facts(3, "doors"), 1)
+
+    def learn(self, new, job):
+        drop(self.memory, new)
+        folder = self.registry.candidates / f"job-{job}"
+        parent = self.registry.latest
+        old = self.memory.learned("chat", self.registry.lineage(parent))
+        order = Order(
+            job=job,
+            track="chat",
+            task="chat",
+            kind="learn",
+            dataset=new[0].dataset,
+            base=str(self.base),
+            parent=str(self.registry.path(parent)) if parent else None,
+            parent_version=parent,
+            plan=PLAN,
+            settings={
+                "training": SETTINGS.training.model_dump(),
+                "judge": SETTINGS.judge.model_dump(),
+                "resolved": SETTINGS.model_dump(mode="json"),
+            },
+        )
+        files.write_lines(folder / "new.jsonl", [records.as_json(example) for example in new])
+        files.write_lines(
+            folder / "old.jsonl", [records.as_json(item.example) | {"right": item.right} for item in old]
+        )
+        session.Session(folder, order).run()
+        result = files.read_json(folder / "candidate" / "evaluation.json")
+        birth = Birth(job=job, parent=parent, base=result["base"], description="learned")
+        version = self.registry.promote(folder / "candidate", birth, 1000.0)
+        self.memory.mark_learned("chat", [example.ids for example in new], version)
+        self.memory.record_recall("chat", version, result["right"])
+        return version
+
+    def again(self, version):
+        folder = self.root / "again"
+        order = reproduction.prepare(self.registry, self.memory, version, self.base, folder)
+        session.Session(folder, order).run()
+        return reproduction.compare(self.registry, version, folder)

@@ -1,0 +1,42 @@
+"""A training run on a tiny model: its plan, its model and what it learns."""
+
+import tiny
+import torch
+
+from lorad.models import weights
+from lorad.records import Mix, Plan, Until
+from lorad.tasks import find
+from lorad.training import trainer
+from lorad.training.rehearsal import Item
+
+PLAN = Plan(
+    examples=6,
+    rank=8,
+    alpha=16,
+    epochs=20,
+    batch=2,
+    accumulation=4,
+    max_length=128,
+    warmup_steps=2,
+    learning_rate=1e-2,
+    until=Until(recall=1.0, max_epochs=60, patience=60, min_delta=0.01),
+    mix=Mix(share=0.5, max_examples=100, refresh=0.5, general=0.1, general_weight=1.0),
+    max_rank=64,
+    seed=1,
+    dtype="float32",
+    gradient_checkpointing=False,
+    pack_tokens=256,
+)
+
+
+def learner(seed=0):
+    tokenizer = tiny.tokenizer()
+    model = tiny.model(len(tokenizer))
+    model.requires_grad_(False)
+    torch.manual_seed(seed)
+    return weights.add_lora(model, PLAN.rank, PLAN.alpha), tokenizer
+
+
+def material(tokenizer, count=6, *, is_new=True):
+    rows = [find("chat").encode(tokenizer, example) for example in tiny.facts(count)]
+    return trainer.Material(rows=rows, items=[Item(dataset="facts", is_new=is_new, recalled=False)] * count)

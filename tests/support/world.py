@@ -1,0 +1,216 @@
+"""A home, its cycle and a clock, with a fake trainer: what the tests of the learning loop live in."""
+
+import json
+
+import tiny
+
+from lorad import records
+from lorad.apps.daemon.loop import Cycle
+from lorad.config import Settings
+from lorad.datasets.inbox.inbox import Inbox
+from lorad.errors import ProtocolError, RegistryError, RetryLater, SampleError
+from lorad.evaluation import judge
+from lorad.records import Evaluation, Machine, ModelShape, Score
+from lorad.serving.queries import Archive
+from lorad.storage import files
+from lorad.storage.database import Database
+from lorad.training.planner import plan
+from lorad.versions.store import Registry
+
+SETTINGS = Settings.model_validate({"inbox": {"settle_seconds": 5}})
+SHAPE = ModelShape(name="tiny", parameters=1000, layers=2, hidden=8, vocabulary=100)
+MACHINE = Machine(device="cpu", name="cpu", memory_bytes=10**10, threads=1, fast_bfloat16=False)
+
+
+def evaluate(order, new, old, recall=1.0, broken=0, perplexity=10.0):
+    """Return what a session would have measured."""
+    datasets = {row["dataset"] for row in old} - {order["dataset"]}
+    totals = {name: sum(row["dataset"] == name for row in old) for name in datasets} | {
+        order["dataset"]: len(new)
+    }
+    return Evaluation(
+        dataset=order["dataset"],
+        scores={
+            name: Score(right=round(total * recall) - broken * (name in datasets), total=total)
+            for name, total in totals.items()
+        },
+        before={
+            name: Score(right=total if name in datasets else 0, total=total) for name, total in totals.items()
+        },
+        new=Score(right=round(len(new) * recall), total=len(new)),
+        new_before=Score(right=0, total=len(new)),
+        broken=broken,
+        mended=0,
+        perplexity=perplexity,
+        perplexity_base=10.0,
+        kl_base=0.1,
+        degenerate=0,
+        sampled=6,
+        reload_difference=0.0,
+        merge_difference=0.0,
+        truncation_error=0.0,
+        finite=True,
+        ended_by="recall",
+    )
+
+
+class FakeSession:
+    """A child process that ends when the test says so."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.status = None
+        self.stopped = False
+        self.progress = {"phase": "training"}
+
+    def poll(self, ticks):
+        del ticks
+        return self.status
+
+    def stop(self):
+        self.stopped = True
+
+    def end(self, status=0, rank=8, **measured):
+        """End like a session does: the candidate first, then the exit status."""
+        if status == 0:
+            order = files.read_json(self.folder / "request.json")
+            new, old = (files.read_lines(self.folder / f"{name}.jsonl") for name in ("new", "old"))
+            found = evaluate(order, new, old, **measured)
+            candidate = self.folder / "candidate"
+            files.write_bytes(candidate / "adapter_model.safetensors", b"weights of job %d" % order["job"])
+            files.write_json(candidate / "adapter_config.json", {"r": rank})
+            learned = [records.restore(records.Example, row) for row in new]
+            result = {
+                "parent": order["parent_version"],
+                "base": "base-print",
+                "evaluation": records.as_json(found),
+                "verdict": records.as_json(judge.decide(found, SETTINGS.judge)),
+                "learned": [example.ids for example in learned],
+                "right": {example.id: True for example in learned},
+            }
+            files.write_json(candidate / "evaluation.json", result)
+        self.status = status
+
+
+class FakeModels:
+    """The models of a home: plans for real, starts fakes, notes what serves."""
+
+    def __init__(self):
+        self.sessions = []
+        self.serving = None
+        self.broken = set()
+        self.is_short = False
+        self.bad_bases = []
+        self.is_seated = False
+        self.as_it_serves = lambda: None
+        self.refuses = ""
+        """A word that the base cannot say."""
+
+    def check(self, track, example):
+        del track
+        if self.refuses and self.refuses in str(example.answer):
+            raise SampleError("the base model would answer otherwise", code="not_served")
+        return example
+
+    def plan(self, track, examples, overrides, drift):
+        del track
+        return plan(
+            lengths=[10] * len(examples),
+            shape=SHAPE,
+            machine=MACHINE,
+            planner=SETTINGS.planner,
+            rehearsal=SETTINGS.rehearsal,
+            training=SETTINGS.training,
+            overrides=overrides,
+            drift=drift,
+        )
+
+    def start(self, folder):
+        self.sessions.append(FakeSession(folder))
+        return self.sessions[-1]
+
+    def serve(self, track, version):
+        self._check_seat(track)
+        if self.is_short:
+            raise RetryLater("loading: no memory", code="memory")
+        if version in self.broken:
+            raise RegistryError(f"{version} cannot be loaded", version=version)
+        self.as_it_serves()
+        self.serving = version
+
+    def fingerprint(self, track):
+        self._check_seat(track)
+        return "base-print"
+
+    def damaged_bases(self):
+        return self.bad_bases
+
+    def _check_seat(self, track):
+        """Refuse what the engine refuses before the base models are loaded."""
+        if not self.is_seated:
+            raise ProtocolError(f"there is no model {track!r}", code="model_not_found")
+
+
+class World:
+    """A home, its cycle and two clocks: the time of day, and a steady one."""
+
+    def __init__(self, home, settings=SETTINGS):
+        self.home = home
+        self.settings = settings
+        self.now = 1000.0
+        self.ticks = 0.0
+        self.models = FakeModels()
+        self.start()
+
+    def start(self):
+        """Start the daemon's loop anew, as after a restart."""
+        self.models.is_seated = False
+        self.database = Database(self.home / "models" / "lorad.sqlite3")
+        self.registry = Registry(self.home / "models" / "chat")
+        self.cycle = Cycle(
+            settings=self.settings,
+            database=self.database,
+            inbox=Inbox(self.home / "inbox", self.settings.inbox, ("chat",), self.home / "models" / "drops"),
+            registries={"chat": self.registry},
+            tracks=self.models,
+            base_folder=lambda name: self.home / "models" / "base" / name,
+        )
+        self.cycle.recover(self.now)
+        self.models.is_seated = True
+        self.cycle.serve_all(self.ticks)
+
+    def archive(self):
+        """Return what the daemon tells of this home."""
+        return Archive({"chat": self.registry}, self.cycle.ledger, self.cycle.memory)
+
+    def drop(self, name, examples):
+        path = self.home / "inbox" / name
+        path.write_text(examples if isinstance(examples, str) else json.dumps(tiny.rows(examples)))
+        return path
+
+    def pass_time(self, seconds=6.0):
+        """Look, wait until dropped files have rested, look again."""
+        self.cycle.step(self.now, self.ticks)
+        self.now += seconds
+        self.ticks += seconds
+        self.cycle.step(self.now, self.ticks)
+
+    def learn(self, name, examples, **measured):
+        """Drop a file and let its session end well."""
+        self.drop(name, examples)
+        self.pass_time()
+        self.models.sessions[-1].end(**measured)
+        self.pass_time()
+
+    def order(self):
+        """Return what the newest session was ordered to do."""
+        return files.read_json(self.models.sessions[-1].folder / "request.json")
+
+    def job(self):
+        return self.cycle.ledger.jobs()[0]
+
+    def done(self):
+        return sorted(path.name for path in (self.home / "inbox" / "done").rglob("*.json"))
+
+    def failed(self):
+        return sorted(path.name for path in (self.home / "inbox" / "failed").iterdir())

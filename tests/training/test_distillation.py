@@ -1,0 +1,115 @@
+"""General conversation: said once by the pristine base, stored, half to train and half to measure."""
+
+import pytest
+import tiny
+import torch
+
+from lorad.models import scoring
+from lorad.tasks import find
+from lorad.training import distillation
+
+CHAT = find("chat")
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory):
+    """Let the tiny model speak once."""
+    tokenizer = tiny.tokenizer()
+    model = tiny.model(len(tokenizer))
+    path = tmp_path_factory.mktemp("general") / "tiny.chat.general.safetensors"
+    torch.manual_seed(1)
+    return model, path, distillation.make(path, model, tokenizer, CHAT, "abc")
+
+
+def same(one, other):
+    return (
+        [v.row for v in one.trained] == [v.row for v in other.trained]
+        and one.measured == other.measured
+        and all(
+            torch.equal(a.likeliest, b.likeliest) and torch.equal(a.probabilities, b.probabilities)
+            for a, b in zip(one.trained, other.trained, strict=True)
+        )
+    )
+
+
+def test_what_was_said_is_read_back_as_it_was(spoken):
+    _, path, made = spoken
+
+    found = distillation.read(path, "abc", CHAT)
+
+    assert found is not None
+    assert same(found, made)
+
+
+def test_it_says_how_far_it_is(tmp_path):
+    tokenizer = tiny.tokenizer()
+    told = []
+
+    made = distillation.make(
+        tmp_path / "x.safetensors",
+        tiny.model(len(tokenizer)),
+        tokenizer,
+        CHAT,
+        "abc",
+        lambda *numbers: told.append(numbers),
+    )
+
+    (total,) = {total for _, total in told}
+    assert told[0] == (0, total)
+    assert sorted(set(told)) == told
+    assert told[-1][0] + len(distillation.openings()) // 2 == total
+    assert total == len(distillation.prompts()) + len(distillation.openings()) // 2 + len(made.trained)
+
+
+def test_voices_hold_the_base_to_its_own_distribution(spoken):
+    model, _, made = spoken
+
+    for voice in made.trained[::80]:
+        (again,) = scoring.listen(model, [voice.row])
+        assert torch.equal(voice.likeliest, again.likeliest)
+        assert torch.allclose(voice.probabilities, again.probabilities, atol=1e-6)
+
+
+def test_nothing_that_is_measured_is_trained(spoken):
+    _, _, made = spoken
+
+    begins = {voice.row.tokens[:40] for voice in made.trained}
+
+    assert made.measured
+    assert not begins & {row.tokens[:40] for row in made.measured}
+
+
+def test_plain_text_alone_is_trained_and_conversation_is_measured_too(spoken):
+    _, _, made = spoken
+    head = tuple(CHAT.prompt(tiny.tokenizer(), [{"role": "user", "content": "x"}])[:2])
+
+    assert len(made.trained) == len(distillation.openings()) // 2 * distillation.CONTINUATIONS
+    assert not any(voice.row.tokens[:2] == head for voice in made.trained)
+    assert {True, False} == {row.tokens[:2] == head for row in made.measured}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+        lambda path: path.write_bytes(b"no tensors"),
+    ],
+)
+def test_a_file_that_is_gone_or_damaged_is_made_anew(spoken, tmp_path, change):
+    path = tmp_path / "copy.safetensors"
+    path.write_bytes(spoken[1].read_bytes())
+    change(path)
+
+    assert distillation.read(path, "abc", CHAT) is None
+
+
+def test_another_base_has_other_words(spoken):
+    assert distillation.read(spoken[1], "another", CHAT) is None
+
+
+def test_openings_and_prompts_are_all_different():
+    texts = [*distillation.prompts(), *distillation.openings()]
+
+    assert len(set(texts)) == len(texts) == 80
+    assert all(text.strip() for text in texts)

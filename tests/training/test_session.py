@@ -1,0 +1,439 @@
+"""One session from order to candidate, in this process, on a tiny model."""
+
+import errno
+import json
+import os
+import shutil
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+from peft import PeftModel
+from training_runs import PLAN
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lorad import records
+from lorad.config import Settings
+from lorad.errors import SampleError, TrainingError
+from lorad.models import scoring, weights
+from lorad.records import Evaluation, Example, Order
+from lorad.storage import files
+from lorad.tasks import find
+from lorad.training import session
+
+SETTINGS = Settings.model_validate(
+    {"judge": {"max_perplexity_rise": 100.0, "max_kl": 100.0, "max_degenerate_share": 1.0}}
+)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("session")
+    weights.store_base(tiny.save(folder / "source"), folder / "tiny")
+    return folder / "tiny"
+
+
+def order(base, folder, new, old=(), *, parent=None, plan=PLAN, kind="learn", dataset=None, **training):
+    """Write an order as the cycle does."""
+    files.write_lines(folder / "new.jsonl", [records.as_json(example) for example in new])
+    files.write_lines(folder / "old.jsonl", [records.as_json(example) | {"right": True} for example in old])
+    request = Order(
+        job=1,
+        track="chat",
+        task="chat",
+        kind=kind,
+        dataset=dataset or new[0].dataset,
+        base=str(base),
+        parent=str(parent) if parent else None,
+        parent_version="v0.1" if parent else None,
+        plan=plan,
+        settings={
+            "training": SETTINGS.training.model_dump() | training,
+            "judge": SETTINGS.judge.model_dump(),
+            "resolved": SETTINGS.model_dump(mode="json"),
+        },
+    )
+    return session.Session(folder, request)
+
+
+def evaluation(folder):
+    result = files.read_json(folder / "candidate" / "evaluation.json")
+    return records.restore(Evaluation, result["evaluation"]), result
+
+
+def served(base, folder):
+    """Load a candidate as anybody would: plain PEFT on the untouched base."""
+    loaded = weights.load_base(base, torch.float32)
+    return PeftModel.from_pretrained(loaded.model, str(folder / "candidate")).eval(), loaded.tokenizer
+
+
+def encode(tokenizer, examples):
+    return [find("chat").encode(tokenizer, example) for example in examples]
+
+
+@pytest.fixture(scope="module")
+def first(base, tmp_path_factory):
+    """A finished first session."""
+    folder = tmp_path_factory.mktemp("first")
+    order(base, folder, tiny.facts(4, "doors")).run()
+    return folder
+
+
+def test_a_session_leaves_a_complete_candidate_that_knows_the_new_facts(first):
+    found, result = evaluation(first)
+
+    assert found.scores["doors"].recall == 1.0
+    assert found.before["doors"].right < 4
+    assert found.ended_by == "recall"
+    assert result["verdict"]["promote"], result["verdict"]["reasons"]
+    assert {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "tokenizer.json",
+        "config.yaml",
+        "metadata.json",
+        "probes.json",
+    } <= {path.name for path in (first / "candidate").iterdir()}
+
+
+def test_plain_peft_on_the_untouched_base_recalls_what_the_session_says(base, first):
+    model, tokenizer = served(base, first)
+
+    assert all(scoring.recalled(model, encode(tokenizer, tiny.facts(4))))
+
+
+def test_a_merged_copy_lies_beside_a_candidate_that_passes(first):
+    model = AutoModelForCausalLM.from_pretrained(first / "merged", dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(first / "merged")
+
+    assert all(scoring.recalled(model, encode(tokenizer, tiny.facts(4))))
+
+
+@pytest.mark.parametrize("why", ["setting", "disk"])
+def test_without_a_merged_copy_the_candidate_is_the_same(base, tmp_path, monkeypatch, why):
+    if why == "disk":
+        full = type("Usage", (), {"free": 1000})()
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+
+    order(base, tmp_path, tiny.facts(4, "doors"), merge_adapters_on_save=why == "disk").run()
+
+    found, result = evaluation(tmp_path)
+    assert result["verdict"]["promote"]
+    assert not (tmp_path / "merged").exists()
+    assert any("no merged copy: it needs" in note for note in found.notes) is (why == "disk")
+
+
+def test_trained_and_served_are_the_same_model(first):
+    found, _ = evaluation(first)
+
+    assert found.reload_difference == 0
+    assert found.merge_difference < 1e-3
+
+
+def test_the_next_session_keeps_the_first_ones_weights_and_facts(base, first, tmp_path):
+    old = tiny.facts(4, "doors")
+    new = tiny.facts(4, "gates", subject="gate")
+
+    order(base, tmp_path, new, old, parent=first / "candidate").run()
+
+    found, result = evaluation(tmp_path)
+    assert found.scores["doors"].recall == found.scores["gates"].recall == 1.0
+    assert result["parent"] == "v0.1"
+    parent, child = (weights.read_adapter(folder / "candidate") for folder in (first, tmp_path))
+    name = next(iter(parent.factors))
+    assert child.rank == parent.rank + PLAN.rank
+    assert torch.equal(child.factors[name][0][: parent.rank], parent.factors[name][0])
+    assert torch.equal(child.factors[name][1][:, : parent.rank], parent.factors[name][1])
+    model, tokenizer = served(base, tmp_path)
+    assert all(scoring.recalled(model, encode(tokenizer, [*old, *new])))
+
+
+def test_above_the_rank_limit_the_parent_is_truncated_and_training_mends_it(base, first, tmp_path):
+    old = tiny.facts(4, "doors")
+    new = tiny.facts(3, "gates", subject="gate")
+
+    order(base, tmp_path, new, old, parent=first / "candidate", plan=replace(PLAN, max_rank=10)).run()
+
+    found, _ = evaluation(tmp_path)
+    assert weights.read_adapter(tmp_path / "candidate").rank == 10
+    assert found.truncation_error > 0
+    assert any("truncated to rank 2" in note for note in found.notes)
+    assert found.scores["doors"].recall == 1.0
+
+
+def test_consolidating_halves_the_limit_and_mends_what_it_breaks(base, first, tmp_path):
+    old = tiny.facts(4, "doors")
+    plan = replace(PLAN, rank=2, alpha=4, max_rank=12)
+
+    order(
+        base, tmp_path, [], old, parent=first / "candidate", plan=plan, kind="consolidate", dataset="memory"
+    ).run()
+
+    found, result = evaluation(tmp_path)
+    assert weights.read_adapter(tmp_path / "candidate").rank == 6
+    assert any("truncated to rank 4" in note for note in found.notes)
+    assert found.scores["doors"].recall == 1.0
+    assert result["verdict"]["promote"], result["verdict"]["reasons"]
+
+
+def test_what_does_not_pass_is_repaired_and_then_refitted(base, first, tmp_path):
+    # Given a plan that ends long before anything is learned, and a parent
+    hopeless = replace(PLAN, learning_rate=1e-6, until=replace(PLAN.until, max_epochs=1))
+    new = tiny.facts(3, "gates", subject="gate")
+
+    order(base, tmp_path, new, tiny.facts(4, "doors"), parent=first / "candidate", plan=hopeless).run()
+
+    found, result = evaluation(tmp_path)
+    assert found.repairs == ("repair", "refit")
+    assert not result["verdict"]["promote"]
+    assert found.scores["doors"].recall == 1.0
+    # and the candidate that is kept is the one that was measured: the refit, no better, would have the plan's rank
+    assert weights.read_adapter(tmp_path / "candidate").rank > PLAN.rank
+    assert any(note.startswith("the refit failed too: ") for note in found.notes)
+    assert not (tmp_path / "refitted").exists()
+
+
+def test_a_refit_that_would_take_too_long_is_left_out_and_said(base, first, tmp_path):
+    hopeless = replace(PLAN, learning_rate=1e-6, until=replace(PLAN.until, max_epochs=1))
+    made = order(
+        base,
+        tmp_path,
+        tiny.facts(3, "gates", subject="gate"),
+        tiny.facts(4, "doors"),
+        parent=first / "candidate",
+        plan=hopeless,
+        max_seconds=0.0,
+    )
+
+    made.run()
+
+    found, _ = evaluation(tmp_path)
+    assert found.repairs == ("repair",)
+    assert any(note.startswith("no refit: it would take about") for note in found.notes)
+
+
+def test_a_repair_can_save_a_session(base, tmp_path):
+    # Given a plan whose rounds do not suffice, and a repair's rounds that do
+    short = replace(PLAN, until=replace(PLAN.until, max_epochs=7))
+    session_ = order(base, tmp_path, tiny.facts(6, "doors"), plan=short)
+
+    session_.run()
+
+    found, result = evaluation(tmp_path)
+    assert result["verdict"]["promote"], (found.scores, found.ended_by)
+    assert found.repairs == ("repair",)
+
+
+class Killed(BaseException):
+    """What a signal does to a session."""
+
+
+def die_in_round_three(session):
+    """Run a session to the end of its third round, before that is saved."""
+    report = session.report
+
+    def die(line):
+        report(line)
+        if line.get("closed", {}).get("round") == 3:
+            raise Killed
+
+    session.report = die
+    with pytest.raises(Killed):
+        session.run()
+
+
+def test_a_session_begins_anew_where_an_older_lorad_left_a_checkpoint(base, tmp_path, monkeypatch):
+    die_in_round_three(order(base, tmp_path, tiny.facts(4, "doors")))
+    monkeypatch.setattr("lorad.training.trainer.CHECKPOINT_FORM", 99)
+
+    order(base, tmp_path, tiny.facts(4, "doors")).run()
+
+    lines = files.read_lines(tmp_path / "progress.jsonl")
+    assert not any("resumed_from" in line for line in lines)
+    assert evaluation(tmp_path)[0].scores["doors"].recall == 1.0
+
+
+def test_a_session_that_was_killed_goes_on_to_the_same_candidate(base, first, tmp_path):
+    # Given a session that dies in its third round
+    def begin(folder):
+        return order(
+            base,
+            folder,
+            tiny.facts(3, "gates", subject="gate"),
+            tiny.facts(4, "doors"),
+            parent=first / "candidate",
+        )
+
+    unbroken, cut_off = tmp_path / "unbroken", tmp_path / "cut_off"
+    unbroken.mkdir()
+    cut_off.mkdir()
+    begin(unbroken).run()
+    die_in_round_three(begin(cut_off))
+
+    # When the same order is run again
+    begin(cut_off).run()
+
+    # Then it went on, ended at the same weights, and left no checkpoints
+    lines = files.read_lines(cut_off / "progress.jsonl")
+    assert any(line.get("resumed_from") == "round-0002" for line in lines)
+    one, other = (weights.read_adapter(folder / "candidate") for folder in (unbroken, cut_off))
+    assert weights.difference(one, other) == 0
+    assert not (cut_off / "checkpoints").exists()
+
+
+def test_a9_a_layer_that_is_smaller_than_the_rank_is_learned_too(base, first, tmp_path):
+    # Given a parent at the highest rank, and layers of 32 outputs
+    parent = tmp_path / "parent"
+    shutil.copytree(first / "candidate", parent)
+    learned = weights.read_adapter(parent)
+    padding = {
+        name: (a.new_zeros(52, a.shape[1]), b.new_zeros(b.shape[0], 52))
+        for name, (a, b) in learned.factors.items()
+    }
+    weights.write_adapter(weights.concatenate(learned, weights.Adapter(padding)), parent, "tiny")
+
+    order(base, tmp_path, tiny.facts(2, "windows", "window"), tiny.facts(4, "doors"), parent=parent).run()
+
+    found, result = evaluation(tmp_path)
+    assert found.reload_difference == 0
+    assert "reload" not in result["verdict"]["failed"]
+    assert found.scores["windows"].recall == 1.0
+    assert weights.read_adapter(tmp_path / "candidate").rank == PLAN.max_rank
+
+
+def test_refitting_makes_one_adapter_of_everything(base, tmp_path):
+    order(base, tmp_path, [], tiny.facts(4, "doors"), kind="refit", dataset="memory").run()
+
+    found, result = evaluation(tmp_path)
+    assert weights.read_adapter(tmp_path / "candidate").rank == PLAN.rank
+    assert found.scores["doors"].recall == 1.0
+    assert result["learned"] == []
+
+
+def test_a_refit_learns_everything_anew_whatever_the_parent_knew(base, tmp_path):
+    # Given more rows than fit a round, and little patience
+    plan = replace(PLAN, until=replace(PLAN.until, patience=10))
+
+    order(base, tmp_path, [], tiny.facts(12, "doors"), kind="refit", dataset="memory", plan=plan).run()
+
+    found, _ = evaluation(tmp_path)
+    assert found.ended_by == "recall"
+    assert found.scores["doors"].recall == 1.0
+    assert found.told.recall == 1.0
+
+
+def test_an_old_row_that_is_longer_than_the_new_ones_is_still_asked(base, tmp_path):
+    long = replace(tiny.facts(1, "mills")[0], question=[{"role": "user", "content": "Which colour? " * 40}])
+
+    order(base, tmp_path, tiny.facts(2, "doors"), [long]).run()
+
+    found, result = evaluation(tmp_path)
+    assert found.scores["mills"].total == 1
+    assert found.notes == ()
+    assert found.too_long == 0
+    assert long.id in result["right"]
+
+
+def test_the_papers_hold_no_words_of_an_example(first):
+    question = tiny.facts(1)[0].question[0]["content"]
+
+    assert not any(question in path.read_text() for path in (first / "candidate").glob("*.json"))
+
+
+def test_a_session_that_meets_a_full_disk_says_so_by_its_status(base, tmp_path, monkeypatch):
+    order(base, tmp_path, tiny.facts(2, "doors"))
+    request = order(base, tmp_path, tiny.facts(2, "doors")).order
+    files.write_json(tmp_path / "request.json", records.as_json(request))
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(session.Session, "report", full)
+    monkeypatch.setattr(session, "_end_when_told", lambda: None)
+
+    assert session.main(tmp_path) == os.EX_IOERR
+
+
+def test_a_session_whose_memory_runs_out_before_it_trains_says_what_to_do(base, tmp_path, monkeypatch):
+    request = order(base, tmp_path, tiny.facts(2, "doors")).order
+    files.write_json(tmp_path / "request.json", records.as_json(request))
+
+    def short(*_):
+        raise RuntimeError("MPS backend out of memory (MPS allocated: 8 GiB)")
+
+    monkeypatch.setattr(weights, "load_base", short)
+    monkeypatch.setattr(session, "_end_when_told", lambda: None)
+
+    with pytest.raises(RuntimeError):
+        session.main(tmp_path)
+
+    said = files.read_lines(tmp_path / "progress.jsonl")[-1]["error"]
+    assert said["code"] == "out_of_memory"
+    assert "free some of it" in said["message"]
+
+
+def test_rows_that_are_too_long_are_left_out_and_said(base, tmp_path):
+    long = replace(
+        tiny.facts(1, "doors")[0], question=[{"role": "user", "content": "Which colour? " * 40}], line=99
+    )
+
+    order(base, tmp_path, [*tiny.facts(2, "doors"), long]).run()
+
+    found, result = evaluation(tmp_path)
+    assert found.scores["doors"].total == 2
+    assert "[99]" in found.notes[0]
+    assert len(result["learned"]) == 2
+
+
+def test_rows_that_the_template_cannot_hold_are_left_out_and_said(base, tmp_path):
+    # Given a row that speaks of tools, and a template that knows none
+    tools = {"role": "tools", "content": '[{"name": "weather"}]'}
+    row = tiny.facts(1, "doors")[0]
+    unheld = replace(row, question=[tools, *row.question], line=99)
+
+    order(base, tmp_path, [*tiny.facts(2, "doors"), unheld]).run()
+
+    found, result = evaluation(tmp_path)
+    assert found.scores["doors"].total == 2
+    assert "[99]" in found.notes[0]
+    assert "no place for tools" in found.notes[0]
+    assert len(result["learned"]) == 2
+
+
+def test_a_session_without_one_usable_row_fails_with_a_sentence(base, tmp_path):
+    with pytest.raises(TrainingError, match="longer than 5 tokens"):
+        order(base, tmp_path, tiny.facts(2), plan=replace(PLAN, max_length=5)).run()
+    unheld = [replace(row, answer="</s>") for row in tiny.facts(2)]
+    with pytest.raises(SampleError, match="no tokens"):
+        order(base, tmp_path / "unheld", unheld).run()
+
+
+def test_progress_is_lines_of_json_that_end_with_saving(first):
+    lines = [json.loads(line) for line in (first / "progress.jsonl").read_text().splitlines()]
+
+    phases = [line["phase"] for line in lines if "phase" in line]
+    assert phases[0] == "loading"
+    assert phases[-1] == "saving"
+    assert any(line.get("closed", {}).get("recall") == 1.0 for line in lines)
+
+
+def test_metadata_says_how_it_was_made(first):
+    metadata = files.read_json(first / "candidate" / "metadata.json")
+
+    assert metadata["framework"]["torch"] == torch.__version__
+    assert metadata["training"]["ended_by"] == "recall"
+    assert metadata["training"]["plan"]["seed"] == PLAN.seed
+    assert metadata["reproducibility"] == {
+        "seed": PLAN.seed,
+        "deterministic": True,
+        "threads": torch.get_num_threads(),
+        "deterministic_algorithms": False,
+    }
+    assert metadata["order"]["dataset"] == "doors"
+    assert metadata["materials"]["old"] == []
+    assert metadata["materials"]["new"] == [
+        records.restore(Example, row).id for row in files.read_lines(first / "new.jsonl")
+    ]
+    assert list(metadata["datasets"]) == ["doors"]
+    assert len(metadata["curves"]) == metadata["training"]["rounds"]
