@@ -41,9 +41,9 @@ SETTINGS: dict[str, Any] = {
     "planner": {
         "table": [{"rank": 8, "alpha": 16, "epochs": 20, "batch": 2, "accumulation": 4, "max_length": 128}],
         "learning_rates": [{"learning_rate": 0.01}],
-        "until": {"recall": 1.0, "max_epochs": 120, "patience": 120},
+        "stopping": {"recall": 1.0, "max_rounds": 120, "patience": 120},
     },
-    "rehearsal": {"refresh": 1.0, "general_share": 0.0},
+    "rehearsal": {"recalled_share": 1.0, "general_share": 0.0},
     "training": {"threads": 1, "dtype": "float32"},
     "judge": {"max_perplexity_rise": 100.0, "max_kl": 100.0, "max_degenerate_share": 1.0},
 }

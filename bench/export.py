@@ -77,7 +77,7 @@ def exported(version: Path, base: Path) -> Path:
 def former(example: Example) -> str:
     """Return the prompt of the Modelfile that was written by hand: ChatML without the base's system message."""
     turn = "<|im_start|>{role}\n{content}<|im_end|>\n"
-    return "".join(turn.format(**message) for message in example.question) + "<|im_start|>assistant\n"
+    return "".join(turn.format(**message) for message in example.input) + "<|im_start|>assistant\n"
 
 
 def by_transformers(
@@ -93,7 +93,7 @@ def by_transformers(
         prompts = [ask(tokenizer, example) for example in some]
         said = metrics.continue_each(model, prompts, ends, longest(tokenizer, examples), do_sample=False)
         texts = [learn.TASK.text(tokenizer, tokens) for tokens in said]
-        right += [text == example.answer for text, example in zip(texts, some, strict=True)]
+        right += [text == example.target for text, example in zip(texts, some, strict=True)]
         print(f"  {sum(right)} of {len(right)}", flush=True)
     return right
 
@@ -107,24 +107,24 @@ def by_llamacpp(folder: Path, base: Path, examples: Sequence[Example]) -> list[b
     with llamacpp.opened(file, asked + 2 * SPARE) as llama:
         for example in examples:
             said = llama.create_chat_completion(
-                example.question, max_tokens=longest(tokenizer, examples), temperature=0.0
+                example.input, max_tokens=longest(tokenizer, examples), temperature=0.0
             )
-            right.append(said["choices"][0]["message"]["content"] == example.answer)
+            right.append(said["choices"][0]["message"]["content"] == example.target)
             print(f"  {sum(right)} of {len(right)}", flush=True)
     return right
 
 
 def longest(tokenizer: Any, examples: Sequence[Example]) -> int:
-    return SPARE + max(len(learn.TASK.encode(tokenizer, example).answer) for example in examples)
+    return SPARE + max(len(learn.TASK.encode(tokenizer, example).target) for example in examples)
 
 
 def measure(arm: str, folder: Path, base: Path, dataset: Path) -> list[bool]:
     examples = reader.read(dataset, learn.SETTINGS.inbox).examples
     text = (folder / modelfile.NAME).read_text(encoding="utf-8")
     asked: dict[str, Callable[[Any, Example], list[int]]] = {
-        "template": lambda tokenizer, example: learn.TASK.prompt(tokenizer, example.question),
+        "template": lambda tokenizer, example: learn.TASK.prompt(tokenizer, example.input),
         "modelfile": lambda tokenizer, example: modelfile.tokens(
-            tokenizer, modelfile.render(text, example.question)
+            tokenizer, modelfile.render(text, example.input)
         ),
         "former_modelfile": lambda tokenizer, example: modelfile.tokens(tokenizer, former(example)),
     }

@@ -26,7 +26,7 @@ from lorad.config import Settings
 from lorad.datasets import reader
 from lorad.home import Home
 from lorad.models import scoring, weights
-from lorad.records import Encoded, Order
+from lorad.records import Encoded, SessionSpec
 from lorad.storage import files
 from lorad.tasks import find
 from lorad.training import planner
@@ -96,7 +96,7 @@ def lorad_arm(base: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         candidate, result = session(folder, base, plan, reading.examples)
-        deck = weights.Deck(pristine)
+        deck = weights.AdapterStack(pristine)
         deck.add("candidate", candidate)
         with deck.use("candidate") as model:
             paraphrased = {
@@ -135,7 +135,7 @@ def session(folder: Path, base: Path, plan: records.Plan, examples: Any) -> tupl
         "judge": SETTINGS.judge.model_dump(),
         "resolved": {},
     }
-    order = Order(
+    order = SessionSpec(
         job=1,
         track="chat",
         task="chat",
@@ -168,7 +168,7 @@ def trl_arm(base: Path, epochs: int = 20) -> dict[str, Any]:
     reading = reader.read(DATASET, SETTINGS.inbox)
     rows = [TASK.encode(pristine.tokenizer, example) for example in reading.examples]
     data = [
-        {"prompt": e.question, "completion": [{"role": "assistant", "content": e.answer}]}
+        {"prompt": e.input, "completion": [{"role": "assistant", "content": e.target}]}
         for e in reading.examples
     ]
     curve: list[list[float]] = []

@@ -26,7 +26,7 @@ from lorad.records import Example
 from lorad.storage import files
 from lorad.tasks import find
 from lorad.versions import loader
-from lorad.versions.store import Birth, Registry
+from lorad.versions.store import PromotionRecord, Registry
 
 RANKS = (16, 64)
 FACTS = (
@@ -65,14 +65,14 @@ def make_version(base: weights.Base, source: Path, room: Path, rank: int) -> tup
         if (source / name).is_file():
             files.write_bytes(candidate / name, (source / name).read_bytes())
     files.write_json(candidate / loader.METADATA, {"framework": loader.environment("cpu", "float32")})
-    deck = weights.Deck(base)
+    deck = weights.AdapterStack(base)
     deck.add("made", candidate)
     with deck.use("made") as model:
-        facts = [Example(task="chat", question=[{"role": "user", "content": q}], answer=a) for q, a in FACTS]
+        facts = [Example(task="chat", input=[{"role": "user", "content": q}], target=a) for q, a in FACTS]
         rows = [find("chat").encode(base.tokenizer, fact) for fact in facts]
         files.write_json(candidate / metrics.PROBES, metrics.probe(model, rows))
     deck.drop("made")
-    birth = Birth(job=1, parent=None, base=base.fingerprint, description="random")
+    birth = PromotionRecord(job=1, parent=None, base=base.fingerprint, description="random")
     return registry, registry.promote(candidate, birth, time.time())
 
 
@@ -85,7 +85,7 @@ def measure(
     model = PeftModel.from_pretrained(base.model, str(folder))
     found["plain PEFT"] = time.perf_counter() - began
     model.unload()
-    deck = weights.Deck(base)
+    deck = weights.AdapterStack(base)
     found["sha256"] = seconds(lambda: registry.verify(version, base.fingerprint))
     found["header, config, tokenizer, environment"] = seconds(
         lambda: loader.check(folder, base, source, strict=False)

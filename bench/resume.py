@@ -31,7 +31,7 @@ from training_runs import PLAN  # noqa: E402
 from lorad import records  # noqa: E402
 from lorad.config import Settings  # noqa: E402
 from lorad.models import weights  # noqa: E402
-from lorad.records import Order  # noqa: E402
+from lorad.records import SessionSpec  # noqa: E402
 from lorad.storage import files  # noqa: E402
 
 NOTES = (
@@ -49,10 +49,10 @@ def write_order(base: Path, folder: Path) -> None:
         batch=2,
         accumulation=2,
         dtype="float32",
-        until=replace(PLAN.until, recall=1.1, max_epochs=ROUNDS),
+        stopping=replace(PLAN.stopping, recall=1.1, max_rounds=ROUNDS),
     )
     settings = Settings.model_validate({"judge": {"max_perplexity_rise": 1e9, "max_kl": 1e9}})
-    order = Order(
+    order = SessionSpec(
         job=1,
         track="chat",
         task="chat",

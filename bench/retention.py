@@ -39,14 +39,14 @@ from lorad.config import Settings
 from lorad.evaluation import judge, metrics
 from lorad.evaluation.retention import summarise
 from lorad.models import scoring, weights
-from lorad.records import Evaluation, Example, Mix, Order, Plan, Until
+from lorad.records import Evaluation, Example, Plan, ReplayMix, SessionSpec, StoppingRule
 from lorad.storage import files
 from lorad.tasks import find
 from lorad.training import distillation, planner, session, trainer
 
 Datasets = list[tuple[str, list[Example], list[Example]]]
 """Name, trained rows and held-out paraphrases of each."""
-Figures = dict[str, Any]
+CalibrationMetrics = dict[str, Any]
 
 SETTINGS = Settings.model_validate({"training": {"merge_adapters_on_save": False, "dtype": "float32"}})
 """The disk would not hold merged copies; and what is learned must not hang on which machine has bfloat16."""
@@ -61,7 +61,7 @@ CYCLE = len(domains.DOMAINS)
 """Drops after which the same domain comes again."""
 REFITTED = (1, 5, 10, 20)
 """Drops of the long run at which (e) is made: its time about doubles from one to the next."""
-PLAIN = Mix(share=0.5, max_examples=2000, refresh=1.0, general=0.0)
+PLAIN = ReplayMix(share=0.5, max_examples=2000, recalled_share=1.0, general=0.0)
 """Every row every epoch, no general conversation."""
 LABELS = {
     "a": "(a) only the previous adapter merged",
@@ -111,12 +111,12 @@ class Step(NamedTuple):
         """Return the arm's previous step."""
         return self._replace(drop=self.drop - 1) if self.drop > 1 and self.arm not in "de" else None
 
-    def figures(self) -> Figures | None:
+    def figures(self) -> CalibrationMetrics | None:
         """Return what was measured, if the step is finished."""
         path = self.folder() / "figures.json"
         return files.read_json(path) if path.exists() else self._recorded()
 
-    def _recorded(self) -> Figures | None:
+    def _recorded(self) -> CalibrationMetrics | None:
         arm = [str(step) for step in STEPS if step[:3] == self[:3]]
         if self.arm in "de" or all(name in RECORDED for name in arm):
             return RECORDED.get(str(self))
@@ -135,7 +135,7 @@ STEPS = [
     if arm != "e1" or run.drops == 5 or drop in REFITTED
 ]
 RECORDS = report.RESULTS / "retention.steps.json"
-RECORDED: dict[str, Figures] = files.read_json(RECORDS) if RECORDS.exists() else {}
+RECORDED: dict[str, CalibrationMetrics] = files.read_json(RECORDS) if RECORDS.exists() else {}
 
 
 # -- one step, in a child process
@@ -144,7 +144,7 @@ RECORDED: dict[str, Figures] = files.read_json(RECORDS) if RECORDS.exists() else
 class Plainly(session.Session):
     """A session without judge, repair and old examples: what the other arms are made of."""
 
-    def learn(self) -> session.Made:
+    def learn(self) -> session.TrainingResult:
         """Merge the parent, if there is one, and train a fresh adapter on the new rows."""
         session.set_seed(self.order.plan.seed)
         parent = weights.read_adapter(Path(self.order.parent)) if self.order.parent else None
@@ -162,13 +162,13 @@ class Plainly(session.Session):
 class Slao(Plainly):
     """Training goes on in one adapter on the untouched base, beginning orthogonally; its average is what counts."""
 
-    def __init__(self, folder: Path, order: Order, previous: Path, number: int) -> None:
+    def __init__(self, folder: Path, order: SessionSpec, previous: Path, number: int) -> None:
         super().__init__(folder, order)
         self._tuned = weights.read_adapter(previous / "own") if number > 1 else None
         self._merged = weights.read_adapter(previous / "adapter") if number > 1 else None
         self._number = number
 
-    def learn(self) -> session.Made:
+    def learn(self) -> session.TrainingResult:
         """Train on from the last drop, keep that for the next one, and return the average."""
         made = super().learn()
         weights.write_adapter(made.adapter, self.folder / "own", self.order.base)
@@ -206,14 +206,14 @@ def data(run: Run) -> Iterator[tuple[str, list[Example], list[Example]]]:
 
     def example(dataset: str, question: str, answer: str) -> Example:
         asked = [{"role": "user", "content": question}]
-        return Example(task="chat", question=asked, answer=answer, dataset=dataset)
+        return Example(task="chat", input=asked, target=answer, dataset=dataset)
 
     names = [domains.DOMAINS[number % len(domains.DOMAINS)] for number in range(run.drops)]
     drops = domains.drops([(name, run.rows) for name in names], 0, cache=domains.CACHE)
     for number, facts in enumerate(drops):
         name = f"{number + 1:02d}-{names[number]}"
-        trained = [example(name, fact.question, fact.answer) for fact in facts]
-        yield name, trained, [example(name, fact.paraphrase, fact.answer) for fact in facts]
+        trained = [example(name, fact.input, fact.target) for fact in facts]
+        yield name, trained, [example(name, fact.paraphrase, fact.target) for fact in facts]
 
 
 def decide(arm: str, rows: Sequence[Example], settings: Settings, drift: float = 0.0) -> Plan:
@@ -230,9 +230,9 @@ def decide(arm: str, rows: Sequence[Example], settings: Settings, drift: float =
     )
     if arm in {"a", "b", "f"}:
         epochs = plan.epochs if arm == "a" else MERGED_EPOCHS
-        never = Until(recall=2.0, max_epochs=epochs, patience=epochs, min_delta=0.01)
-        return replace(plan, until=never, mix=PLAIN, max_rank=sys.maxsize)  # sums are never cut
-    return replace(plan, until=replace(plan.until, recall=CEILING)) if arm == "d" else plan
+        never = StoppingRule(recall=2.0, max_rounds=epochs, patience=epochs, min_delta=0.01)
+        return replace(plan, stopping=never, mix=PLAIN, max_rank=sys.maxsize)  # sums are never cut
+    return replace(plan, stopping=replace(plan.stopping, recall=CEILING)) if arm == "d" else plan
 
 
 def make(step: Step) -> None:
@@ -249,7 +249,7 @@ def make(step: Step) -> None:
     new = [example for _, rows, _ in sets[0 if step.arm in "de" else -1 :] for example in rows]
     old = files.read_lines(previous / "learned.jsonl")  # only (c) leaves it
     parent = previous / ("own" if step.arm == "a" else "adapter")
-    order = Order(
+    order = SessionSpec(
         job=step.drop,
         track="chat",
         task="chat",
@@ -271,7 +271,7 @@ def make(step: Step) -> None:
     else:
         made = plainly.learn()
         weights.write_adapter(made.adapter, folder / "adapter", order.base)  # as served: with its parent
-    figures: Figures = {"seconds": round(time.perf_counter() - started, 2)}
+    figures: CalibrationMetrics = {"seconds": round(time.perf_counter() - started, 2)}
     figures["peak_gib"] = round(trainer.peak_memory(weights.machine().device) / 2**30, 3)
     if step.arm == "c":
         figures |= settle(folder, previous, old)
@@ -300,7 +300,7 @@ def drifted(parent: Path, settings: Settings) -> float:
     return judge.drift(records.restore(Evaluation, judged), settings.judge)
 
 
-def settle(folder: Path, previous: Path, old: list[dict[str, Any]]) -> Figures:
+def settle(folder: Path, previous: Path, old: list[dict[str, Any]]) -> CalibrationMetrics:
     """Treat a candidate as the daemon does: promoted, it is the parent of the next; refused, it counts for nothing."""
     candidate = folder / "candidate"
     result = files.read_json(candidate / "evaluation.json")
@@ -316,13 +316,13 @@ def settle(folder: Path, previous: Path, old: list[dict[str, Any]]) -> Figures:
     return {**result["verdict"], **said}
 
 
-def measure(adapter: Path, order: Order, sets: Datasets) -> Figures:
+def measure(adapter: Path, order: SessionSpec, sets: Datasets) -> CalibrationMetrics:
     """Ask everything so far, in trained and in held-out wording, of the adapter reloaded onto the pristine base."""
     base = weights.load_base(Path(order.base), weights.DTYPES[order.plan.dtype], weights.machine().device)
-    deck = weights.Deck(base)
+    deck = weights.AdapterStack(base)
     if adapter.exists():
         deck.add("version", adapter)
-    figures: Figures = {"trained": {}, "paraphrases": {}}
+    figures: CalibrationMetrics = {"trained": {}, "paraphrases": {}}
     with deck.use(None) as model:
         figures["perplexity_base"] = metrics.perplexity(model, base.tokenizer)
     with deck.use("version" if adapter.exists() else None) as model:
@@ -362,17 +362,17 @@ def advance(steps: Sequence[Step], minutes: float) -> None:
 # -- what came of it
 
 
-def label(arm: str, history: dict[int, Figures]) -> str:
+def label(arm: str, history: dict[int, CalibrationMetrics]) -> str:
     """Return an arm's name, with an asterisk where NOTES say something of its seconds."""
     is_faster = any(line.get("processor") == "AVX512" for line in history.values())
     return LABELS[arm] + " *" * is_faster
 
 
-def mean(figures: Figures, kind: str) -> float:
+def mean(figures: CalibrationMetrics, kind: str) -> float:
     return statistics.fmean(right / total for right, total in figures[kind].values())
 
 
-def summary(lines: Sequence[Figures]) -> dict[str, float]:
+def summary(lines: Sequence[CalibrationMetrics]) -> dict[str, float]:
     """Return the figures of one arm and seed whose drops are all done."""
     first, last = lines[0], lines[-1]
     whole = all(len(line["trained"]) == number for number, line in enumerate(lines, 1))
@@ -399,18 +399,18 @@ def summary(lines: Sequence[Figures]) -> dict[str, float]:
     return found
 
 
-def collect() -> dict[tuple[Run, str, int], dict[int, Figures]]:
+def collect() -> dict[tuple[Run, str, int], dict[int, CalibrationMetrics]]:
     """Return the finished drops of every run, arm and seed."""
-    found: dict[tuple[Run, str, int], dict[int, Figures]] = {}
+    found: dict[tuple[Run, str, int], dict[int, CalibrationMetrics]] = {}
     for step in STEPS:
         if line := step.figures():
             found.setdefault((step.run, step.arm, step.seed), {})[step.drop] = line
     return found
 
 
-def flatten() -> Figures:
+def flatten() -> CalibrationMetrics:
     """Return the flat figures of every arm that has a seed with all drops done."""
-    flat: Figures = {}
+    flat: CalibrationMetrics = {}
     complete: dict[tuple[Run, str], list[dict[str, float]]] = {}
     for (run, arm, _), history in collect().items():
         if run.drops in history:

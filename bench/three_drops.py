@@ -86,7 +86,7 @@ def compare(home: Home) -> dict[str, float]:
     registry = Registry(home.track("chat"))
     chain = [registry.path(version) for version in reversed(registry.lineage(registry.latest))]
     pristine = weights.load_base(base, torch.float32)
-    deck = weights.Deck(pristine)
+    deck = weights.AdapterStack(pristine)
     deck.add("latest", chain[-1])
     plain = PeftModel.from_pretrained(
         weights.load_base(base, torch.float32).model, str(home.track("chat") / "latest")

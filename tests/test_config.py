@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from lorad.config import ServerSettings, Settings, load_settings
 from lorad.errors import ConfigError
 from lorad.home import Home, find_home
-from lorad.records import Until
+from lorad.records import StoppingRule
 
 SHIPPED = Path(__file__).parent.parent
 
@@ -62,8 +62,8 @@ def test_the_defaults_are_the_promised_ones():
     defaults = Settings()
 
     assert defaults.inbox.settle_seconds == 5.0
-    assert defaults.planner.until.as_until() == Until(
-        recall=0.98, max_epochs=30, patience=3, min_delta=0.01, patience_steps=48
+    assert defaults.planner.stopping.as_rule() == StoppingRule(
+        recall=0.98, max_rounds=30, patience=3, min_delta=0.01, patience_steps=48
     )
     assert [row.below for row in defaults.planner.table] == [100, 500, None]
     assert defaults.registry.keep == 10
@@ -189,7 +189,10 @@ def test_a_value_that_is_not_yaml_is_refused_in_a_sentence(home, value):
     [
         ("imbox.max_rows=1", "imbox: there is no such setting; did you mean inbox?"),
         ("inbox.max_row=1", "inbox.max_row: there is no such setting; did you mean max_rows?"),
-        ("planner.until.recal=1", "planner.until.recal: there is no such setting; did you mean recall?"),
+        (
+            "planner.stopping.recal=1",
+            "planner.stopping.recal: there is no such setting; did you mean recall?",
+        ),
         ("tracks.chat.bas=x", "tracks.chat.bas: there is no such setting; did you mean base?"),
         ("tracks.inbox.bas=x", "tracks.inbox.bas: there is no such setting; did you mean base?"),
         (
@@ -350,7 +353,7 @@ def test_a_home_that_does_not_exist_is_not_made(tmp_path):
         "planner.warmup_max=-1",
         "registry.keep=" + "9" * 23,
         "registry.max_age_days=" + "9" * 23,
-        "engine.max_waiting=" + "9" * 23,
+        "engine.max_queued_requests=" + "9" * 23,
         "server.max_connections=0",
         "server.header_seconds=0",
         "server.transfer_seconds=.nan",

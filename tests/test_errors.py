@@ -48,7 +48,7 @@ def test_an_answer_to_a_client_has_a_status_that_is_not_part_of_its_body(given, 
     ("error", "told"),
     [
         (
-            errors.RetryLater("the disk is full", code="disk"),
+            errors.TransientError("the disk is full", code="disk"),
             {"code": "disk", "message": "the disk is full"},
         ),
         (KeyError("x"), {"code": "internal", "message": "KeyError: 'x'"}),

@@ -27,12 +27,12 @@ def test_a_version_answers_what_it_learned(made):
 
     assert (loaded.track, loaded.version, loaded.differs) == ("chat", "v0.1", ())
     for fact in tiny.facts(3, "doors"):
-        assert loaded.answer(fact.question) == fact.answer
+        assert loaded.answer(fact.input) == fact.target
     asked = tiny.facts(1, "doors")[0]
-    assert loaded.answer(asked.question[-1]["content"], max_tokens=8) == asked.answer
+    assert loaded.answer(asked.input[-1]["content"], max_tokens=8) == asked.target
     assert loaded.answer("Which colour is the door of Arlo? " * 20)  # as long as the context is, by default
     with pytest.raises(ProtocolError, match="ask for at most"):
-        loaded.answer(asked.question, max_tokens=512)
+        loaded.answer(asked.input, max_tokens=512)
 
 
 def test_latest_of_every_track_is_loaded_and_a_base_only_once(root):
@@ -46,7 +46,7 @@ def test_latest_of_every_track_is_loaded_and_a_base_only_once(root):
     assert loaded.keys() == {"chat", "law"}
     assert loaded["chat"].tokenizer is loaded["law"].tokenizer
     fact = tiny.facts(1, "doors")[0]
-    assert [each.answer(fact.question) for each in loaded.values()] == [fact.answer] * 2
+    assert [each.answer(fact.input) for each in loaded.values()] == [fact.target] * 2
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", metrics.PROBES, "manifest.json"])

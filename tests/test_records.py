@@ -15,15 +15,15 @@ from lorad.records import (
     Evaluation,
     Example,
     Job,
-    Mix,
-    Order,
     Plan,
+    ReplayMix,
     Score,
-    Until,
+    SessionSpec,
+    StoppingRule,
     as_json,
     canonical,
     digest,
-    normal_question,
+    normal_input,
     restore,
 )
 from lorad.states import DropState, JobState
@@ -53,8 +53,8 @@ def a_plan(**changes):
             "max_length": 640,
             "warmup_steps": 10,
             "learning_rate": 1e-3,
-            "until": Until(recall=0.95, max_epochs=30, patience=3, min_delta=0.01),
-            "mix": Mix(share=0.5, max_examples=2000, refresh=0.25, general=0.1),
+            "stopping": StoppingRule(recall=0.95, max_rounds=30, patience=3, min_delta=0.01),
+            "mix": ReplayMix(share=0.5, max_examples=2000, recalled_share=0.25, general=0.1),
             "max_rank": 64,
             "seed": 7,
             "dtype": "float32",
@@ -72,7 +72,7 @@ RECORDS = [
     Drop(id=1, name="a.json", track="chat", state=DropState.FAILED, taken_at=1.5, reason={"code": "x"}),
     a_plan(),
     Job(id=1, track="chat", dataset="a", state=JobState.QUEUED, created_at=2.5, settings={"rank": 8}),
-    Order(
+    SessionSpec(
         job=1,
         track="chat",
         task="chat",
@@ -117,7 +117,7 @@ def test_a_record_survives_the_way_through_a_file(record):
     [
         (Score, {"right": "many", "total": 2}),
         (Score, {"right": 1}),
-        (Plan, as_json(a_plan()) | {"until": {"recall": 0.9}}),
+        (Plan, as_json(a_plan()) | {"stopping": {"recall": 0.9}}),
         (Drop, as_json(RECORDS[2]) | {"state": "promoted"}),
     ],
 )
@@ -153,7 +153,7 @@ def test_an_example_is_its_content_and_not_its_place():
     there = an_example(dataset="rivers", line=9)
 
     assert here.id == there.id
-    assert here.question_id == there.question_id
+    assert here.input_id == there.input_id
 
 
 @pytest.mark.parametrize(
@@ -168,11 +168,11 @@ def test_another_content_is_another_example(change, same_question):
     one, other = an_example(), an_example(**change)
 
     assert one.id != other.id
-    assert (one.question_id == other.question_id) is same_question
+    assert (one.input_id == other.input_id) is same_question
 
 
 def asked(*texts, **more):
-    return an_example(question=[{"role": "user", "content": text} for text in texts], **more).question_id
+    return an_example(question=[{"role": "user", "content": text} for text in texts], **more).input_id
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_case_21_a_question_is_the_same_however_it_is_spelled(spelled):
     assert asked(spelled) == asked("Where is the mill?")
     assert asked("Hello.", spelled) == asked("hello.", "Where is the mill?")
     as_given = an_example(question=[{"role": "user", "content": spelled}])
-    assert as_given.question[0]["content"] == spelled
+    assert as_given.input[0]["content"] == spelled
     assert as_given.id != an_example(question=[{"role": "user", "content": "Where is the mill?"}]).id
 
 
@@ -242,7 +242,7 @@ def test_case_21_roles_calls_and_tools_count_as_they_are():
     tools = {"role": "tools", "content": '[{"name": "At"}]'}
 
     ids = [
-        an_example(question=question).question_id
+        an_example(question=question).input_id
         for question in ([call], [other], [tools], [tools | {"content": '[{"name": "at"}]'}])
     ]
 
@@ -252,13 +252,13 @@ def test_case_21_roles_calls_and_tools_count_as_they_are():
 def test_case_21_what_is_marked_or_classified_is_the_text_as_it_is():
     for task in ("tagging", "classify"):
         one, other = (an_example(task=task, question=text) for text in ("Turkey is hot.", "turkey is hot."))
-        assert one.question_id != other.question_id
+        assert one.input_id != other.input_id
 
 
 def test_the_answer_is_what_stands_after_the_prompt():
     encoded = Encoded((5, 6, 7, 8), 3)
 
-    assert encoded.answer == (8,)
+    assert encoded.target == (8,)
     assert len(encoded) == 4
 
 
@@ -286,7 +286,7 @@ MESSAGES = st.lists(
 @given(question=MESSAGES, answer=TEXTS | st.just({"content": "", "tool_calls": []}))
 @settings(deadline=None)
 def test_a10_ids_of_long_chats_are_the_digests_that_they_were(question, answer):
-    example = Example(task="chat", question=question, answer=answer)
+    example = Example(task="chat", input=question, target=answer)
 
     assert example.id == digest(["chat", question, answer])
-    assert example.question_id == digest(["chat", normal_question("chat", question)])
+    assert example.input_id == digest(["chat", normal_input("chat", question)])

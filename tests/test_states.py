@@ -40,10 +40,10 @@ def test_no_event_makes_one_kind_of_thing_another(state):
 @pytest.mark.parametrize(
     ("start", "events", "end"),
     [
-        (DropState.TAKEN, "accept", DropState.ACCEPTED),
-        (DropState.TAKEN, "repeat", DropState.REPEATED),
-        (DropState.TAKEN, "fail", DropState.FAILED),
-        (DropState.TAKEN, "fail retry accept", DropState.ACCEPTED),
+        (DropState.PROCESSING, "accept", DropState.ACCEPTED),
+        (DropState.PROCESSING, "repeat", DropState.DUPLICATE),
+        (DropState.PROCESSING, "fail", DropState.FAILED),
+        (DropState.PROCESSING, "fail retry accept", DropState.ACCEPTED),
         (JobState.QUEUED, "start trained promote", JobState.PROMOTED),
         (JobState.QUEUED, "start trained reject", JobState.REJECTED),
         (JobState.QUEUED, "start trained reject retry", JobState.QUEUED),
@@ -54,10 +54,10 @@ def test_no_event_makes_one_kind_of_thing_another(state):
         (JobState.QUEUED, "start trained crash", JobState.FAILED),
         (JobState.QUEUED, "start cancel", JobState.CANCELLED),
         (JobState.QUEUED, "cancel retry", JobState.QUEUED),
-        (VersionState.SOUND, "damage", VersionState.DAMAGED),
-        (VersionState.SOUND, "damage repair", VersionState.SOUND),
-        (VersionState.SOUND, "damage prune", VersionState.PRUNED),
-        (VersionState.SOUND, "prune", VersionState.PRUNED),
+        (VersionState.INTACT, "damage", VersionState.CORRUPT),
+        (VersionState.INTACT, "damage repair", VersionState.INTACT),
+        (VersionState.INTACT, "damage prune", VersionState.PRUNED),
+        (VersionState.INTACT, "prune", VersionState.PRUNED),
     ],
 )
 def test_the_ways_that_things_go(start, events, end):
@@ -72,14 +72,14 @@ def test_the_ways_that_things_go(start, events, end):
     ("state", "allowed"),
     [
         (DropState.ACCEPTED, set()),
-        (DropState.REPEATED, set()),
+        (DropState.DUPLICATE, set()),
         (DropState.FAILED, {"retry"}),
         (JobState.QUEUED, {"start", "cancel"}),
         (JobState.JUDGING, {"promote", "reject", "crash", "requeue"}),
         (JobState.PROMOTED, set()),
         (JobState.REJECTED, {"retry"}),
         (JobState.CANCELLED, {"retry"}),
-        (VersionState.SOUND, {"damage", "prune"}),
+        (VersionState.INTACT, {"damage", "prune"}),
         (VersionState.PRUNED, set()),
     ],
 )
@@ -114,7 +114,7 @@ def test_a_job_that_is_not_open_moves_only_when_a_human_says_so():
 
 
 @given(
-    start=st.sampled_from([DropState.TAKEN, JobState.QUEUED, VersionState.SOUND]),
+    start=st.sampled_from([DropState.PROCESSING, JobState.QUEUED, VersionState.INTACT]),
     choices=st.lists(st.integers(0, 99), max_size=12),
 )
 @settings(max_examples=60, deadline=None)

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from lorad.errors import ConfigError
 from lorad.home import Home
-from lorad.records import Until
+from lorad.records import StoppingRule
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, le=31_536_000)]
@@ -58,7 +58,7 @@ class InboxSettings(Section):
     """A file is taken once its size and time of change have rested this long."""
     rescan_seconds: Seconds = 30.0
     """The folder is read anew this often, whatever the events said; every second where there are none."""
-    max_waiting: Count = 1000
+    max_queued_files: Count = 1000
     """Files that may wait to be learned; further ones stay where they lie until there is room."""
     max_bytes: Bytes = 1_000_000_000
     max_unpacked_bytes: Bytes = 1_000_000_000
@@ -108,18 +108,18 @@ class RateRow(Section):
     learning_rate: Rate
 
 
-class UntilSettings(Section):
-    """When a session may end; see ``records.Until``."""
+class StoppingSettings(Section):
+    """When a session may end; see ``records.StoppingRule``."""
 
     recall: Share = 0.98
-    max_epochs: Rounds = 30
+    max_rounds: Rounds = 30
     patience: Rounds = 3
     min_delta: Share = 0.01
     patience_steps: Count = 48
 
-    def as_until(self) -> Until:
+    def as_rule(self) -> StoppingRule:
         """Return the record that the plan carries."""
-        return Until(**self.model_dump())
+        return StoppingRule(**self.model_dump())
 
 
 class PlannerSettings(Section):
@@ -139,7 +139,7 @@ class PlannerSettings(Section):
     warmup_share: Share = 0.1
     """Warm-up is min(share x n, ``warmup_max``) steps."""
     warmup_max: CountOrZero = 50
-    until: UntilSettings = UntilSettings()
+    stopping: StoppingSettings = StoppingSettings()
 
 
 class RehearsalSettings(Section):
@@ -152,11 +152,11 @@ class RehearsalSettings(Section):
     strategy: Literal["wrong_first", "balanced", "all"] = "wrong_first"
     """``wrong_first``: what is not recalled, then the least trained. ``balanced``: the least trained, whatever is
     recalled. ``all``: every old example in every round, at any cost."""
-    refresh: Share = 0.25
+    recalled_share: Share = 0.25
     """Share of what is already recalled that each round trains again."""
     general_share: Share = 0.1
     """Share of general conversation in every step; the model is held to the pristine base's own words."""
-    general_share_most: Share = 0.5
+    general_share_max: Share = 0.5
     """The same, where the parent has used up all of ``judge.max_perplexity_rise``; in proportion where some of it."""
     general_weight: Annotated[float, Field(ge=0, le=1000)] = 3.0
     """Weight of that beside 1 for the answers."""
@@ -188,9 +188,9 @@ class JudgeSettings(Section):
 
     min_recall: Share = 0.95
     """Recall on the new data."""
-    max_drop_examples: CountOrZero = 2
-    max_drop_share: Share = 0.02
-    """An old dataset may lose at most max(``max_drop_examples``, this share of it)."""
+    max_lost_examples: CountOrZero = 2
+    max_lost_share: Share = 0.02
+    """An old dataset may lose at most max(``max_lost_examples``, this share of it)."""
     significance: Share = 0.05
     """Pooled loss over old examples, exact McNemar test."""
     max_perplexity_rise: Limit = 0.15
@@ -207,15 +207,15 @@ class EngineSettings(Section):
     """How questions are answered."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    max_waiting: Count = 32
+    max_queued_requests: Count = 32
     """Requests beyond this many get 503 and Retry-After."""
     max_new_tokens: Count | None = None
     """Most tokens of an answer whose request names no ``max_tokens``; ``None`` is what the context leaves."""
-    resident_versions: Count = 3
+    max_loaded_versions: Count = 3
     """Adapters kept in memory; ``latest`` and ``previous`` always are."""
     verify_base: bool = True
     """Hash the base models' files at every start: about a second for each GB."""
-    strict: bool = False
+    strict_environment: bool = False
     """Refuse a version that was made with other packages, another device or precision, instead of saying so."""
 
 
@@ -288,6 +288,20 @@ class Settings(Section):
         return self.tracks[name]
 
 
+RENAMED = {
+    "inbox.max_waiting": "inbox.max_queued_files",
+    "planner.until": "planner.stopping (and max_epochs in it max_rounds)",
+    "planner.stopping.max_epochs": "planner.stopping.max_rounds",
+    "rehearsal.refresh": "rehearsal.recalled_share",
+    "rehearsal.general_share_most": "rehearsal.general_share_max",
+    "judge.max_drop_examples": "judge.max_lost_examples",
+    "judge.max_drop_share": "judge.max_lost_share",
+    "engine.max_waiting": "engine.max_queued_requests",
+    "engine.resident_versions": "engine.max_loaded_versions",
+    "engine.strict": "engine.strict_environment",
+}
+"""Settings that had another name before: the old one is refused with the new one."""
+
 #: What the YAML reader lets through from the constructors of its types: ``!!int ""``, a list as a key, too deep a nest.
 _NOT_VALUES = (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError)
 
@@ -356,6 +370,8 @@ def _explain(problem: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
         return f"{where}: {problem['msg']} (given: {problem['input']!r})"
+    if where in RENAMED:
+        return f"{where} is now called {RENAMED[where]}; rename it"
     known = _known_keys(problem["loc"][:-1])
     near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"

@@ -39,7 +39,7 @@ class SampleError(LoradError):
     code = "sample"
 
 
-class RetryLater(LoradError):  # noqa: N818 - a reaction, not a mistake of anybody's
+class TransientError(LoradError):
     """Try again later: the disk is full, memory is short, somebody else holds the lock."""
 
     code = "retry_later"

@@ -32,7 +32,7 @@ class Loaded:
     differs: tuple[str, ...]
     """What is otherwise here than where it was made, one sentence each."""
     _slot: str
-    _deck: weights.Deck
+    _deck: weights.AdapterStack
     _task: Task
 
     @property
@@ -69,7 +69,7 @@ def load(
 ) -> Loaded:
     """Load a version (also ``previous`` or a tag) of a track, after every check that the daemon makes.
 
-    ``strict`` refuses another environment than the version was made in; without it ``engine.strict`` decides. Raise
+    ``strict`` refuses another environment than the version was made in; without it ``engine.strict_environment`` decides. Raise
     ``ConfigError`` when there is no such track, ``RegistryError`` when there is no such version or it is not what was
     promoted (``is_damage``).
     """
@@ -88,8 +88,8 @@ class _Library:
     def __init__(self, home: str | Path | None, config: str | None, strict: bool | None) -> None:
         self._home = find_home(None if home is None else str(home))
         self._settings = load_settings(self._home, config, ())
-        self._strict = self._settings.engine.strict if strict is None else strict
-        self._decks: dict[Path, weights.Deck] = {}
+        self._strict = self._settings.engine.strict_environment if strict is None else strict
+        self._decks: dict[Path, weights.AdapterStack] = {}
 
     def learned(self) -> list[str]:
         return [track for track in self._settings.tracks if Registry(self._home.track(track)).latest]
@@ -105,9 +105,9 @@ class _Library:
         differs = loader.load(deck, slot, proven, folder, strict=self._strict)
         return Loaded(track, name, tuple(differs), slot, deck, find(chosen.task))
 
-    def _deck(self, folder: Path) -> weights.Deck:
+    def _deck(self, folder: Path) -> weights.AdapterStack:
         if folder not in self._decks:
             weights.verify_base(folder)
             base = weights.load_to_answer(folder, self._settings.engine.device, self._settings.training.dtype)
-            self._decks[folder] = weights.Deck(base)
+            self._decks[folder] = weights.AdapterStack(base)
         return self._decks[folder]

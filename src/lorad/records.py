@@ -102,7 +102,7 @@ def _spelled(word: str) -> str:
     return _composed(word.lower()) if is_ordinary else word
 
 
-def normal_question(task: str, question: Any) -> Any:
+def normal_input(task: str, question: Any) -> Any:
     """Return what one question asks, however it is written.
 
     Only chat asks: what tagging marks and a classifier judges is the text itself, in which a capital may decide, and
@@ -172,34 +172,34 @@ class Example:
     """One thing to learn: a question in a task's own form and the answer to give."""
 
     task: str
-    question: Any
+    input: Any
     """JSON data of the task: for ``chat`` the messages before the answer."""
-    answer: Any
+    target: Any
     """JSON data of the task: for ``chat`` the assistant's text."""
     dataset: str = ""
     line: int = 0
     """Where in its file the row stood, counted from 1; 0 when it did not come from a file."""
 
     @property
-    def question_id(self) -> str:
+    def input_id(self) -> str:
         """Identify what is asked, however it is written: the same with different answers is a contradiction."""
-        asked = self.question
+        asked = self.input
         if self.task == "chat" and isinstance(asked, list):
             return _hashed(f'["chat",[{",".join(map(_normal_message, asked))}]]')
-        return digest([self.task, normal_question(self.task, asked)])
+        return digest([self.task, normal_input(self.task, asked)])
 
     @property
     def id(self) -> str:
         """Identify the example by its content alone: a copy in another file has the same id."""
-        if self.task == "chat" and isinstance(self.question, list):
-            asked = ",".join(map(_message, self.question))
-            return _hashed(f'["chat",[{asked}],{canonical(self.answer)}]')
-        return digest([self.task, self.question, self.answer])
+        if self.task == "chat" and isinstance(self.input, list):
+            asked = ",".join(map(_message, self.input))
+            return _hashed(f'["chat",[{asked}],{canonical(self.target)}]')
+        return digest([self.task, self.input, self.target])
 
     @property
     def ids(self) -> tuple[str, str]:
         """Return the ids of example and question: what papers say of it, without its words."""
-        return self.id, self.question_id
+        return self.id, self.input_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +213,7 @@ class Encoded:
         return len(self.tokens)
 
     @property
-    def answer(self) -> tuple[int, ...]:
+    def target(self) -> tuple[int, ...]:
         """Return the trained tokens, the end token included."""
         return self.tokens[self.start :]
 
@@ -292,30 +292,30 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Until:
+class StoppingRule:
     """When a session may end: what counts as learned, and when to stop hoping."""
 
     recall: float
-    max_epochs: int
+    max_rounds: int
     patience: int
     """Rounds without progress before the session gives up."""
     min_delta: float
     """The smallest gain in recall that counts as progress."""
-    min_epochs: int = 0
+    min_rounds: int = 0
     """Rounds before which patience ends nothing."""
     patience_steps: int = 0
     """Optimizer steps without progress before which patience ends nothing: a round of a small drop has few."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mix:
+class ReplayMix:
     """What a session trains beside its new examples."""
 
     share: float
     """Share of rehearsed rows in a round, where old examples do not all fit."""
     max_examples: int
     """All old examples are rehearsed while there are at most this many."""
-    refresh: float
+    recalled_share: float
     """Share of the already recalled examples that each round trains again."""
     general: float
     """Share of general conversation in every step, at least one row; 0 leaves it out."""
@@ -340,8 +340,8 @@ class Plan:
     learning_rate: float
     loraplus_ratio: float = 1.0
     """How many times faster B learns than A."""
-    until: Until
-    mix: Mix
+    stopping: StoppingRule
+    mix: ReplayMix
     max_rank: int
     seed: int
     dtype: str
@@ -378,7 +378,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class SessionSpec:
     """Everything that a session needs, written to its folder as ``request.json``."""
 
     job: int
@@ -450,7 +450,7 @@ class Evaluation:
     """Relative Frobenius error of consolidating the adapter; 0 when nothing was truncated."""
     finite: bool
     ended_by: str
-    """What ended the session: ``recall``, ``ceiling``, ``patience`` or ``interrupted``."""
+    """What ended the session: ``recall``, ``max_rounds``, ``patience`` or ``interrupted``."""
     too_long: int = 0
     """New examples over the plan's length, left out and reported."""
     repairs: tuple[str, ...] = ()
@@ -458,7 +458,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
 
     @property
-    def told(self) -> Score:
+    def headline_score(self) -> Score:
         """Return the score that stands for the session: of what was new, or of everything when nothing was."""
         everything = self.scores.values()
         pooled = Score(right=sum(s.right for s in everything), total=sum(s.total for s in everything))
@@ -476,7 +476,7 @@ class Verdict:
     """The names of the checks that failed."""
 
 
-def what_decides(order: Mapping[str, Any]) -> dict[str, Any]:
+def training_inputs(order: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of an order, as JSON data, on which the trained weights depend."""
     training = {
         key: value

@@ -5,7 +5,7 @@ Rule 2: an event that the table does not list is refused and changes nothing.
 Rule 3: the tables are literal. What they do not show cannot happen.
 
 A *drop* is a file in the inbox. It ends as ``accepted`` (its examples are in memory and a job is queued
-for them) or ``failed`` (it lies in ``inbox/failed`` beside its reason), or as ``repeated`` (every row was
+for them) or ``failed`` (it lies in ``inbox/failed`` beside its reason), or as ``duplicate`` (every row was
 already known). A *job* turns one drop into one session, its candidate and a verdict. A *version* is what
 a promoted candidate becomes.
 """
@@ -19,9 +19,9 @@ from lorad.errors import RegistryError
 class DropState(StrEnum):
     """Where a dropped file is on its way in."""
 
-    TAKEN = "taken"
+    PROCESSING = "processing"
     ACCEPTED = "accepted"
-    REPEATED = "repeated"
+    DUPLICATE = "duplicate"
     FAILED = "failed"
 
 
@@ -40,24 +40,27 @@ class JobState(StrEnum):
 class VersionState(StrEnum):
     """What a version is good for."""
 
-    SOUND = "sound"
-    DAMAGED = "damaged"
+    INTACT = "intact"
+    CORRUPT = "corrupt"
     PRUNED = "pruned"
 
 
 State = DropState | JobState | VersionState
+
+RENAMED = {"sound": VersionState.INTACT, "damaged": VersionState.CORRUPT}
+"""What an older lorad called states that lie in files."""
 S = TypeVar("S", DropState, JobState, VersionState)
 
 TRANSITIONS: dict[type[StrEnum], dict[State, dict[str, State]]] = {
     DropState: {
-        DropState.TAKEN: {
+        DropState.PROCESSING: {
             "accept": DropState.ACCEPTED,
-            "repeat": DropState.REPEATED,
+            "repeat": DropState.DUPLICATE,
             "fail": DropState.FAILED,
         },
-        DropState.FAILED: {"retry": DropState.TAKEN},
+        DropState.FAILED: {"retry": DropState.PROCESSING},
         DropState.ACCEPTED: {},
-        DropState.REPEATED: {},
+        DropState.DUPLICATE: {},
     },
     JobState: {
         JobState.QUEUED: {"start": JobState.TRAINING, "cancel": JobState.CANCELLED},
@@ -79,8 +82,8 @@ TRANSITIONS: dict[type[StrEnum], dict[State, dict[str, State]]] = {
         JobState.PROMOTED: {},
     },
     VersionState: {
-        VersionState.SOUND: {"damage": VersionState.DAMAGED, "prune": VersionState.PRUNED},
-        VersionState.DAMAGED: {"prune": VersionState.PRUNED, "repair": VersionState.SOUND},
+        VersionState.INTACT: {"damage": VersionState.CORRUPT, "prune": VersionState.PRUNED},
+        VersionState.CORRUPT: {"prune": VersionState.PRUNED, "repair": VersionState.INTACT},
         VersionState.PRUNED: {},
     },
 }

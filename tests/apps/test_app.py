@@ -66,7 +66,7 @@ def test_three_drops_are_learned_in_turn_and_all_three_are_what_is_served(home):
 
         for examples in drops.values():
             assert [ask(client, example)[0] for example in examples] == [
-                example.answer for example in examples
+                example.target for example in examples
             ]
         assert ask(client, drops["doors"][0])[1] == "chat@v0.3"
         _check_socket(home)
@@ -135,7 +135,7 @@ def _check_plain_peft(app, home, drops):
 def _check_routes(client):
     models = [entry["id"] for entry in client.call("GET", "/v1/models")["data"]]
     assert models == ["chat", "chat@base", "chat@v0.1", "chat@v0.2", "chat@v0.3"]
-    assert "".join(client.stream_chat(tiny.facts(1)[0].question, "chat")) == tiny.facts(1)[0].answer
+    assert "".join(client.stream_chat(tiny.facts(1)[0].input, "chat")) == tiny.facts(1)[0].target
     retention = client.call("GET", "/api/retention")
     assert retention["datasets"] == ["doors", "gates", "hats"]
     assert retention["matrix"] == [[1.0, None, None], [1.0, 1.0, None], [1.0, 1.0, 1.0]]
@@ -152,7 +152,7 @@ def _check_bad_file(client, home):
 
 def _check_rollback(client, drops):
     assert client.call("POST", "/api/rollback", {})["latest"] == "v0.2"
-    assert ask(client, drops["doors"][0]) == (drops["doors"][0].answer, "chat@v0.2")
+    assert ask(client, drops["doors"][0]) == (drops["doors"][0].target, "chat@v0.2")
     assert ask(client, drops["doors"][0], "chat@previous")[1] == "chat@v0.3"
     assert client.call("POST", "/api/rollback", {})["latest"] == "v0.3"
     assert client.call("POST", "/api/rollback", {"to": "base"})["serving"] is None
@@ -170,7 +170,7 @@ def _check_restart(home, drops):
     app.start()
     try:
         client = Client(home.socket(SETTINGS.server.socket))
-        assert ask(client, drops["gates"][0]) == (drops["gates"][0].answer, "chat@v0.2")
+        assert ask(client, drops["gates"][0]) == (drops["gates"][0].target, "chat@v0.2")
         assert client.call("GET", "/api/versions")["latest"] == "v0.2"
     finally:
         app.stop()

@@ -157,12 +157,12 @@ def _check_files(inbox, drops):
 
 
 def _check_ledger(ledger):
-    told = dict.fromkeys([*BEFORE, *FILES], "accepted") | {"bad.json": "failed", "copy.json": "repeated"}
+    told = dict.fromkeys([*BEFORE, *FILES], "accepted") | {"bad.json": "failed", "copy.json": "duplicate"}
     assert {drop.name: str(drop.state) for drop in ledger.drops()} == told
     assert len(ledger.drops()) == len(told)
     assert [d.name for d in ledger.drops() if d.reason.get("description") == "by hand"] == ["keys.json"]
     events = ledger.events(limit=1000)
-    for name in ("accepted", "failed", "repeated"):
+    for name in ("accepted", "failed", "duplicate"):
         said = sorted(event["file"] for event in events if event["name"] == name and "file" in event)
         assert said == sorted(file for file, state in told.items() if state == name)
     assert {job.dataset: (str(job.state), job.version) for job in ledger.jobs()} == {
@@ -192,8 +192,8 @@ def _check_versions(world):
     jobs = {job.dataset: job.id for job in world.cycle.ledger.jobs()}
     assert [(e["version"], e["job"], e["state"], e["parent"]) for e in tracker["checkpoints"]] == [
         ("v0.1", jobs["doors"], "pruned", None),
-        ("v0.2", jobs["gates"], "sound", "v0.1"),
-        ("v0.3", jobs["keys"], "sound", "v0.2"),
+        ("v0.2", jobs["gates"], "intact", "v0.1"),
+        ("v0.3", jobs["keys"], "intact", "v0.2"),
     ]
     assert (tracker["latest"], tracker["previous"], world.models.serving) == ("v0.3", "v0.2", "v0.3")
     assert sorted(path.name for path in registry.versions_folder.iterdir()) == ["v0.2", "v0.3"]

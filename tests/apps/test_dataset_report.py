@@ -69,8 +69,8 @@ def test_a_sample_shows_what_is_trained_and_what_is_not(tokenizer):
 
     sample = dataset_report.measure([fact], find("chat"), tokenizer, len)["sample"]
 
-    assert sample["prompt"] == f"<s>user\n{fact.question[0]['content']}</s>\n<s>assistant\n"
-    assert sample["trained"] == f"{fact.answer}</s>"
+    assert sample["prompt"] == f"<s>user\n{fact.input[0]['content']}</s>\n<s>assistant\n"
+    assert sample["trained"] == f"{fact.target}</s>"
     assert (sample["line"], sample["trained_tokens"] < sample["tokens"]) == (1, True)
 
 
@@ -85,9 +85,9 @@ class Odd:
 
     def encode(self, tokenizer, example):
         del tokenizer
-        if example.answer == "none":
+        if example.target == "none":
             raise SampleError("the answer has no tokens")
-        return Encoded(example.answer, 1)
+        return Encoded(example.target, 1)
 
 
 @pytest.mark.parametrize(

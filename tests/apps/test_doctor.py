@@ -22,7 +22,7 @@ from lorad.home import SOCKET_PATH_LIMIT, Home
 from lorad.models import weights
 from lorad.records import Machine, ModelShape, Trial
 from lorad.storage import files
-from lorad.versions.store import Birth, Registry
+from lorad.versions.store import PromotionRecord, Registry
 
 ROOT = Path(__file__).parents[2]
 GB = 1_000_000_000
@@ -333,7 +333,7 @@ def living(home):
     candidate = registry.candidates / "job-1"
     candidate.mkdir(parents=True)
     (candidate / "adapter_model.safetensors").write_bytes(b"weights")
-    birth = Birth(job=1, parent=None, base=weights.read_fingerprint(base), description="learned")
+    birth = PromotionRecord(job=1, parent=None, base=weights.read_fingerprint(base), description="learned")
     registry.promote(candidate, birth, 0.0)
     return home
 

@@ -10,7 +10,7 @@ from lorad.states import JobState
 from lorad.storage import files
 
 DOORS, GATES = tiny.facts(4, "doors", "door"), tiny.facts(4, "gates", "gate")
-WORD = DOORS[0].question[0]["content"]
+WORD = DOORS[0].input[0]["content"]
 
 
 @pytest.fixture

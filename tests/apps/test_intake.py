@@ -20,7 +20,7 @@ from world import World
 from lorad.apps.daemon.loop import MAX_READS, MOST_AGAIN, Cycle
 from lorad.config import Settings
 from lorad.datasets.inbox.inbox import Inbox
-from lorad.errors import ConfigError, RegistryError, RetryLater, SampleError
+from lorad.errors import ConfigError, RegistryError, SampleError, TransientError
 from lorad.states import DropState
 from lorad.storage import fault_points, files
 from lorad.storage.directories import Folder
@@ -325,13 +325,13 @@ def test_a8_half_a_cell_that_was_learned_as_whole_is_forgotten(world):
     path = world.drop("slow.csv", "instruction,response\nWhich colour?,dark blue\nWhich car?,ye\n")
     with path.open("r+") as stream:
         world.pass_time()
-        assert "ye" in [example.answer for example in world.cycle.memory.all("chat")]
+        assert "ye" in [example.target for example in world.cycle.memory.all("chat")]
         stream.seek(len("instruction,response\nWhich colour?,dark blue\nWhich car?,ye"))
         stream.write("llow\nWhich hat?,red\n")
 
     pass_long(world, 4)
 
-    assert sorted(example.answer for example in world.cycle.memory.all("chat")) == [
+    assert sorted(example.target for example in world.cycle.memory.all("chat")) == [
         "dark blue",
         "red",
         "yellow",
@@ -446,14 +446,14 @@ def test_a8_a_sidecar_that_goes_on_after_it_was_taken_is_read_again(world):
     world.drop("a.jsonl", json.dumps(row) + "\n")
     with beside.open("a") as writer:
         world.pass_time(6)
-        assert [example.answer for example in world.cycle.memory.all("chat")] == ["nowhere"]
+        assert [example.target for example in world.cycle.memory.all("chat")] == ["nowhere"]
 
         # When its writer goes on
         writer.write("ort\n")
     pass_long(world, 4)
 
     # Then the file says what the whole one makes of it, and that is told
-    assert [example.answer for example in world.cycle.memory.all("chat")] == ["here"]
+    assert [example.target for example in world.cycle.memory.all("chat")] == ["here"]
     assert "went on" in told(world, "changed_later")[-1]["why"]
 
 
@@ -777,7 +777,7 @@ def test_a1_a2_a3_what_a_member_puts_under_our_names_leads_nowhere_and_is_said(s
     as_member(attack)
     for _ in range(4):
         shared.pass_time()
-    shared.cycle.sweep(shared.now)
+    shared.cycle.clean_up(shared.now)
     shared.database.close()
     shared.start()
     for _ in range(3):
@@ -902,7 +902,7 @@ EXCEPTIONS = st.sampled_from(
             NotADirectoryError(errno.ENOTDIR, "swapped"),
             MemoryError(),
         ),
-        *(RetryLater("later", code="disk"), SampleError("bad"), RegistryError("damaged")),
+        *(TransientError("later", code="disk"), SampleError("bad"), RegistryError("damaged")),
     ]
 )
 

@@ -4,7 +4,7 @@ import pytest
 from fake_daemon import NOW, event, job, promoted, rejected, snapshot, waiting_file
 
 from lorad.apps.cli.job_wait import Wait, wait_for
-from lorad.errors import RetryLater
+from lorad.errors import TransientError
 
 
 def wait(*snapshots, job=None, is_late=lambda: False):
@@ -76,7 +76,7 @@ def test_a_file_that_failed_is_a_bad_end_though_it_never_became_a_job():
 
 
 def test_a_file_that_says_nothing_new_is_a_good_end():
-    repeated = event(9, "repeated", at=NOW - 5, file="again.json", why="every row was known already")
+    repeated = event(9, "duplicate", at=NOW - 5, file="again.json", why="every row was known already")
     idle = snapshot(jobs=[rejected(1, "a", ended_at=NOW - 90)], events=[repeated])
     assert told(wait(idle, idle)) == [(9, True)]
 
@@ -114,7 +114,7 @@ def test_one_job_is_waited_for_though_the_snapshot_no_longer_lists_it():
 
 
 def test_patience_ends():
-    with pytest.raises(RetryLater) as caught:
+    with pytest.raises(TransientError) as caught:
         wait(snapshot(jobs=[job(1, "a", "training")]), is_late=lambda: True)
     assert caught.value.code == "timeout"
 

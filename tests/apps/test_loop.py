@@ -66,7 +66,7 @@ def test_a_session_on_a_parent_that_drifted_trains_more_general_conversation(wor
     world.pass_time()
     refitted = world.order()["plan"]["mix"]["general"]
 
-    assert learned == pytest.approx((rehearsal.general_share + rehearsal.general_share_most) / 2)
+    assert learned == pytest.approx((rehearsal.general_share + rehearsal.general_share_max) / 2)
     assert refitted == rehearsal.general_share
 
 
@@ -113,7 +113,7 @@ def test_the_same_content_under_another_name_is_recognised_and_not_learned_twice
     assert len(world.cycle.ledger.jobs()) == 1
     assert world.done() == ["copy.json", "doors.json"]
     assert "same as doors.json" in next(
-        e["why"] for e in world.cycle.ledger.events() if e["name"] == "repeated"
+        e["why"] for e in world.cycle.ledger.events() if e["name"] == "duplicate"
     )
 
 
@@ -166,7 +166,7 @@ def test_short_memory_at_the_swap_is_no_fault_of_the_version(world):
     world.learn("gates.json", tiny.facts(4, subject="gate"))
 
     assert (world.job().state, world.models.serving) == (JobState.PROMOTED, "v0.1")
-    assert (world.registry.latest, world.registry.newest_sound()) == ("v0.2", "v0.2")
+    assert (world.registry.latest, world.registry.newest_intact()) == ("v0.2", "v0.2")
 
     world.models.is_short = False
     world.pass_time(60)
@@ -203,28 +203,28 @@ def test_after_the_database_is_lost_no_job_has_a_number_that_made_a_version(worl
 
 def test_a_consolidation_that_came_to_nothing_is_not_repeated_every_night(world):
     world.learn("doors.json", tiny.facts(4), rank=33)
-    world.cycle.tidy(world.now)
+    world.cycle.consolidate_idle(world.now)
     world.pass_time()
     world.models.sessions[-1].end(rank=32, recall=0.1)
     world.pass_time()
     assert world.job().state is JobState.REJECTED
 
-    assert world.cycle.tidy(world.now) == []
+    assert world.cycle.consolidate_idle(world.now) == []
 
     world.learn("gates.json", tiny.facts(4, subject="gate"), rank=40)
-    assert len(world.cycle.tidy(world.now)) == 1  # another version: it may go better
+    assert len(world.cycle.consolidate_idle(world.now)) == 1  # another version: it may go better
 
 
 def test_a21_a_consolidation_that_came_to_nothing_after_the_clock_was_set_back_is_not_repeated(world):
     world.learn("doors.json", tiny.facts(4), rank=33)
     world.now -= 86_400
-    world.cycle.tidy(world.now)
+    world.cycle.consolidate_idle(world.now)
     world.pass_time()
     world.models.sessions[-1].end(rank=32, recall=0.1)
     world.pass_time()
     assert world.job().state is JobState.REJECTED
 
-    assert world.cycle.tidy(world.now) == []
+    assert world.cycle.consolidate_idle(world.now) == []
 
 
 def test_asked_for_twice_a_consolidation_is_queued_once(world):
@@ -239,30 +239,30 @@ def test_an_adapter_that_has_grown_is_made_smaller_at_night(world):
     # Given a version of more than half the rank limit, and no more to learn
     world.learn("doors.json", tiny.facts(4), rank=33)
 
-    queued = world.cycle.tidy(world.now)
+    queued = world.cycle.consolidate_idle(world.now)
     world.pass_time()
 
     assert [(job.kind, job.dataset) for job in queued] == [("consolidate", "memory")]
     order = world.order()
     assert (order["kind"], order["plan"]["rank"], order["parent_version"]) == ("consolidate", 8, "v0.1")
     assert len(files.read_lines(world.models.sessions[-1].folder / "old.jsonl")) == 4
-    assert world.cycle.tidy(world.now) == []  # one is under way
+    assert world.cycle.consolidate_idle(world.now) == []  # one is under way
 
     world.models.sessions[-1].end(rank=32)
     world.pass_time()
 
     assert world.registry.latest == "v0.2"
-    assert world.cycle.tidy(world.now) == []  # small enough
+    assert world.cycle.consolidate_idle(world.now) == []  # small enough
 
 
 def test_at_night_a_home_without_versions_or_with_work_is_left_alone(world):
-    assert world.cycle.tidy(world.now) == []
+    assert world.cycle.consolidate_idle(world.now) == []
 
     world.learn("doors.json", tiny.facts(4), rank=64)
     world.drop("gates.json", tiny.facts(4, subject="gate"))
     world.pass_time()
 
-    assert world.cycle.tidy(world.now) == []
+    assert world.cycle.consolidate_idle(world.now) == []
 
 
 def test_a_session_that_dies_is_a_failed_job_with_its_last_words(world):
@@ -420,7 +420,7 @@ def test_a_version_that_cannot_be_loaded_is_damaged_and_the_last_sound_one_serve
     assert world.models.serving == world.registry.latest == "v0.1"
     assert (
         next(e["state"] for e in world.registry.tracker()["checkpoints"] if e["version"] == "v0.2")
-        == "damaged"
+        == "corrupt"
     )
     told = [event["name"] for event in world.cycle.ledger.events()]
     assert [name for name in told if name in {"promoted", "rolled_back"}] == [
@@ -529,7 +529,7 @@ def test_a_first_session_builds_on_nothing(world):
 
 def test_a_new_answer_replaces_the_old_one_once_it_is_learned(world):
     world.learn("doors.json", tiny.facts(4, "doors"))
-    changed = [records.Example(task="chat", question=tiny.facts(1)[0].question, answer="no colour")]
+    changed = [records.Example(task="chat", input=tiny.facts(1)[0].input, target="no colour")]
 
     world.drop("news.json", changed)
     world.pass_time()
@@ -539,10 +539,10 @@ def test_a_new_answer_replaces_the_old_one_once_it_is_learned(world):
 
     assert len(rehearsed) == 3
     known = {
-        item.example.answer for item in world.cycle.memory.learned("chat", world.registry.lineage("v0.2"))
+        item.example.target for item in world.cycle.memory.learned("chat", world.registry.lineage("v0.2"))
     }
     assert "no colour" in known
-    assert tiny.facts(1)[0].answer not in known
+    assert tiny.facts(1)[0].target not in known
 
 
 def test_cancelling_ends_the_session_and_leaves_nothing(world):
@@ -723,7 +723,7 @@ def test_a_drop_says_which_rows_were_bad_contradicted_and_which_answers_it_repla
     world.learn("doors.json", tiny.facts(2))
     first, second = tiny.facts(2)
     rows = tiny.rows(
-        [replace(first, answer="plaid"), *(replace(second, answer=f"hue {n}") for n in range(30))]
+        [replace(first, target="plaid"), *(replace(second, target=f"hue {n}") for n in range(30))]
     )
     world.drop("news.json", json.dumps([*rows, {"instruction": "half"}]))
 
@@ -736,8 +736,8 @@ def test_a_drop_says_which_rows_were_bad_contradicted_and_which_answers_it_repla
     assert report["contradicted_rows"] == list(range(2, 22))
     replaced = world.archive().job(2)["drop"]["reason"]["replaced"]
     assert [(old["answer"], old["dataset"]) for old in replaced] == [
-        (first.answer, "doors"),
-        (second.answer, "doors"),
+        (first.target, "doors"),
+        (second.target, "doors"),
     ]
     accepted = [e for e in world.cycle.ledger.events(limit=50) if e["name"] == "accepted"][-1]
     assert (accepted["bad"], accepted["contradictions"]) == (1, 29)
@@ -784,7 +784,7 @@ def test_a_sidecar_says_how_a_file_is_read_and_is_kept_with_it(world):
 
     world.pass_time()
 
-    assert [example.answer for example in world.cycle.memory.all("chat")] == ["Rome", "Oslo"]
+    assert [example.target for example in world.cycle.memory.all("chat")] == ["Rome", "Oslo"]
     assert world.cycle.ledger.drops()[0].reason["description"] == "by hand"
     done = sorted(path.name for path in (world.home / "inbox" / "done").rglob("a.*"))
     assert done == ["a.json", "a.json.meta.yaml"]
@@ -828,7 +828,7 @@ def test_a_pipe_and_a_folder_keep_nobody_waiting(world):
 
 def test_a_flood_waits_where_it_lies_and_is_taken_as_there_is_room(world):
     # Given room for three, of which one is being learned, and five more files
-    world.cycle.settings = Settings.model_validate({"inbox": {"settle_seconds": 5, "max_waiting": 3}})
+    world.cycle.settings = Settings.model_validate({"inbox": {"settle_seconds": 5, "max_queued_files": 3}})
     world.drop("doors.json", tiny.facts(4))
     world.pass_time()
     for number in range(5):
@@ -1034,7 +1034,7 @@ def test_what_was_given_up_for_the_base_does_not_stand_in_for_what_came_after(wo
     world.learn("gates.json", tiny.facts(3, subject="gate"))
 
     assert world.models.serving is None
-    assert world.registry.newest_sound("base-print") is None
+    assert world.registry.newest_intact("base-print") is None
 
 
 def test_old_rows_are_compared_with_what_the_version_that_serves_recalled(world):
@@ -1134,7 +1134,7 @@ def test_dropped_files_are_kept_for_as_many_days_as_one_says(tmp_path):
 def test_after_forgetting_no_file_of_the_home_but_the_dropped_ones_holds_the_words(world):
     # Given a word that was learned, replaced, and met by a session that failed
     old, *others = tiny.facts(3)
-    secret = replace(old, answer="zyzzyva")
+    secret = replace(old, target="zyzzyva")
     world.learn("doors.json", [secret, *others])
     world.learn("news.json", [old, tiny.facts(4)[3]])
     world.drop("again.json", [secret])
@@ -1172,7 +1172,7 @@ def test_a_session_that_waits_or_never_starts_again_holds_no_forgotten_words(wor
 
 
 def test_forgotten_words_leave_the_log_as_soon_as_nobody_reads(world):
-    world.learn("doors.json", [replace(tiny.facts(1)[0], answer="zyzzyva")])
+    world.learn("doors.json", [replace(tiny.facts(1)[0], target="zyzzyva")])
     log = world.home / "models" / "lorad.sqlite3-wal"
     reader = sqlite3.connect(world.home / "models" / "lorad.sqlite3")
     reader.execute("BEGIN")

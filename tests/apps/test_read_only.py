@@ -9,7 +9,7 @@ import pytest
 import tiny
 from world import World
 
-from lorad.errors import ConfigError, LoradError, RetryLater
+from lorad.errors import ConfigError, LoradError, TransientError
 from lorad.serving.http.http_errors import status
 from lorad.states import JobState
 from lorad.storage import fault_points, files
@@ -91,7 +91,7 @@ def test_a22_an_order_on_a_read_only_disk_is_a_named_error_and_changes_nothing(w
             world.pass_time()
     before = story(world)
 
-    with fault_points.guarded(ReadOnlyDisk(result=result)), pytest.raises(RetryLater) as caught:
+    with fault_points.guarded(ReadOnlyDisk(result=result)), pytest.raises(TransientError) as caught:
         ORDERS[order](world)
 
     assert (status(caught.value), caught.value.code) == (503, "disk")
@@ -182,7 +182,7 @@ def test_a22_a_database_on_a_disk_that_is_read_only_is_no_fault_of_its_rights(tm
     Database(tmp_path / "disk" / "lorad.sqlite3").close()
     read_only(tmp_path / "disk")
 
-    with pytest.raises(RetryLater, match=r"readonly|read-only|unable to open"):
+    with pytest.raises(TransientError, match=r"readonly|read-only|unable to open"):
         Database(tmp_path / "disk" / "lorad.sqlite3")
 
 

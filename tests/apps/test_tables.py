@@ -115,7 +115,7 @@ def test_one_version_shows_what_it_is_made_of():
     expected = {
         "version": "v0.3",
         "role": "latest serving pinned good",
-        "state": "sound",
+        "state": "intact",
         "description": "learned campus_dining",
         "recall": "96.2 %",
         "parent": "v0.2",
@@ -174,7 +174,7 @@ def test_ten_datasets_fit_80_columns():
 
 def test_an_explanation_shows_reasons_and_scores():
     evaluation = {
-        "ended_by": "ceiling",
+        "ended_by": "max_rounds",
         "scores": {"a": {"right": 9, "total": 10}, "b": {"right": 4, "total": 4}},
         "before": {"a": {"right": 10, "total": 10}},
     }
@@ -186,7 +186,7 @@ def test_an_explanation_shows_reasons_and_scores():
     }
     shown = text(tables.explanation(answer))
     assert shown.splitlines()[:3] == [
-        "job-3 was not promoted; what ended the session: ceiling",
+        "job-3 was not promoted; what ended the session: max_rounds",
         "failed: [a] lost 1",
         "fine",
     ]

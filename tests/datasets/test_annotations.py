@@ -33,7 +33,7 @@ def from_file(name, task):
 
 
 def said(reading):
-    return [(example.question, example.answer) for example in reading.examples]
+    return [(example.input, example.target) for example in reading.examples]
 
 
 # files
@@ -141,13 +141,13 @@ def test_a_file_of_labels_is_read_as_its_tool_means_it(name, expected):
 def test_documents_are_read_with_what_names_them():
     reading = from_file("documents.jsonl", "retrieval")
 
-    assert [example.answer for example in reading.examples] == [
+    assert [example.target for example in reading.examples] == [
         "The mill stands by the river.",
         "The ford is below the mill.",
         "Bread is baked on Fridays.",
         "Rain is common.",
     ]
-    first, second, *others = (example.question for example in reading.examples)
+    first, second, *others = (example.input for example in reading.examples)
     assert first == {"title": "The mill", "url": "https://example.org/mill", "id": "7"}
     assert second == {"title": "The ford", "id": "doc2", "digest": second["digest"]}
     assert [other["source"] for other in others] == ["village", "village"]
@@ -166,9 +166,9 @@ def test_a_plain_file_is_one_document(name, title, start):
     reading = from_file(name, "retrieval")
 
     (example,) = reading.examples
-    assert example.question == {"title": title, "source": name}
-    assert example.answer.startswith(start)
-    assert example.answer == (DATA / name).read_text(encoding="utf-8")
+    assert example.input == {"title": title, "source": name}
+    assert example.target.startswith(start)
+    assert example.target == (DATA / name).read_text(encoding="utf-8")
     assert (example.line, reading.formats) == (1, {"file": 1})
 
 
@@ -269,8 +269,8 @@ def test_a_span_holds_its_words_joined(pairs):
 
     _, (example,) = annotations.convert({"tokens": tokens, "tags": tags}, "tagging", ())
 
-    assert example.question == " ".join(tokens)
-    assert [(example.question[start:end], label) for start, end, label in example.answer] == [
+    assert example.input == " ".join(tokens)
+    assert [(example.input[start:end], label) for start, end, label in example.target] == [
         (" ".join(tokens[first:end]), label) for first, end, label in annotations.entities(tags)
     ]
 
@@ -445,14 +445,14 @@ def test_a_tables_numbers_are_the_same_labels_as_jsons():
         annotations.convert({"text": "x", "label": label}, "classify", NAMES)[1] for label in (1, "1", "good")
     ]
 
-    assert found == [[Example(task="classify", question="x", answer="good")]] * 3
+    assert found == [[Example(task="classify", input="x", target="good")]] * 3
 
 
 @pytest.mark.parametrize("label", ["[other]", "{}", "a [b]"])
 def test_a_label_may_have_brackets(label):
     _, (example,) = annotations.convert({"text": "x", "label": label}, "classify", ())
 
-    assert example.answer == label
+    assert example.target == label
 
 
 @pytest.mark.parametrize(
@@ -492,8 +492,8 @@ def test_two_documents_of_one_source_are_two_and_a_page_read_again_replaces_itse
 
     reading = reader.read(path, InboxSettings(), "retrieval")
 
-    assert [example.answer for example in reading.examples] == ["one", "two", "new"]
-    assert [example.answer for example in reading.contradicted] == ["old"]
+    assert [example.target for example in reading.examples] == ["one", "two", "new"]
+    assert [example.target for example in reading.contradicted] == ["old"]
 
 
 @pytest.mark.parametrize(

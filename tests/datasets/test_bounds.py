@@ -165,7 +165,7 @@ def test_a11_what_cannot_be_read_of_a_row_is_that_rows_problem(read, name, row):
 
     reading = read(f"[{rows[0]}, {rows[1]}]" if name == "a.json" else "\n".join(rows), name)
 
-    assert [example.answer for example in reading.examples] == [A]
+    assert [example.target for example in reading.examples] == [A]
     assert len(reading.problems) == 1
 
 
@@ -218,7 +218,7 @@ def test_a11_the_limits_hold_inside_texts_and_the_row_is_bad_not_the_file(read, 
 
     assert bad(reading).isprintable()
     assert all(
-        json.dumps([e.question, e.answer], ensure_ascii=False, allow_nan=False).encode()
+        json.dumps([e.input, e.target], ensure_ascii=False, allow_nan=False).encode()
         for e in reading.examples
     )
     reading.problems[0].field.encode()
@@ -228,7 +228,7 @@ def test_a11_the_limits_hold_inside_texts_and_the_row_is_bad_not_the_file(read, 
 def test_a11_an_answer_that_only_looks_like_json_is_text(read, answer):
     (example,) = read(lines({"question": Q, "answer": answer})).examples
 
-    assert example.answer == answer
+    assert example.target == answer
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ def test_rows_of_every_kind_of_column_are_measured(parquet):
 
     reading = parquet(columns, max_row_bytes=1000)
 
-    assert [example.answer for example in reading.examples] == ["a", "b"]
+    assert [example.target for example in reading.examples] == ["a", "b"]
     assert [problem.line for problem in reading.problems] == [3]
 
 

@@ -46,7 +46,7 @@ def refused(row):
 def test_case_18_a_turn_is_told_by_its_keys(name, turns, form):
     said = convert({name: turns})
 
-    assert [(example.question, example.answer) for example in said.examples] == [([USER], A)]
+    assert [(example.input, example.target) for example in said.examples] == [([USER], A)]
     assert said.format == form
 
 
@@ -81,12 +81,12 @@ def test_case_18_a_role_of_neither_form_is_refused_with_those_of_the_form():
 def test_case_19_a_system_message_may_stand_beside_the_turns(beside, turns):
     (example,) = convert({"messages": turns, **beside}).examples
 
-    assert example.question == [BRIEF, USER]
+    assert example.input == [BRIEF, USER]
 
 
 def test_case_19_the_same_system_message_twice_is_one_and_two_are_refused():
     (example,) = convert({"messages": [BRIEF, *OPENAI], "system": "Be brief."}).examples
-    assert example.question == [BRIEF, USER]
+    assert example.input == [BRIEF, USER]
 
     field, told = refused({"messages": [BRIEF, *OPENAI], "system": "Be long."})
     assert (field, told) == ("system", "stands beside the system message in messages[0]; keep one")
@@ -98,7 +98,7 @@ def test_case_19_bedrocks_parts_have_no_type():
 
     (example,) = convert({"messages": turns}).examples
 
-    assert (example.question, example.answer) == ([USER], A)
+    assert (example.input, example.target) == ([USER], A)
     assert refused({"messages": [USER | {"content": [{"image": {"format": "png"}}]}]})[0].endswith("type")
 
 
@@ -116,7 +116,7 @@ def test_case_15_what_openai_writes_beside_a_text_is_empty_and_passed_by():
 
     (example,) = convert({"messages": [BRIEF, USER | {"name": "ann"}, said], "id": "x"}).examples
 
-    assert (example.question, example.answer) == ([BRIEF, USER], A)
+    assert (example.input, example.target) == ([BRIEF, USER], A)
 
 
 def test_case_q06_a_weight_may_be_a_float():
@@ -139,7 +139,7 @@ def test_case_p07_what_the_assistant_says_before_any_question_is_left_out_and_co
 
     said = convert({"conversations": [opening, *SHAREGPT]})
 
-    assert [(example.question, example.answer) for example in said.examples] == [([USER], A)]
+    assert [(example.input, example.target) for example in said.examples] == [([USER], A)]
     assert said.left_out == {conversations.OPENING: 1}
 
 
@@ -148,7 +148,7 @@ def test_case_p07b_questions_in_a_row_are_asked_as_they_stand():
 
     (example,) = convert({"messages": [hello, *OPENAI]}).examples
 
-    assert example.question == [hello, USER]
+    assert example.input == [hello, USER]
 
 
 def test_case_o21_a_system_message_is_no_question():
@@ -170,7 +170,7 @@ def test_case_o18_one_opening_has_one_answer_and_each_conversation_goes_on(tmp_p
     reading = reader.read(path, InboxSettings())
 
     assert reading.contradictions == 2
-    assert [example.answer for example in reading.examples] == [A, A, "Hm.", A]
+    assert [example.target for example in reading.examples] == [A, A, "Hm.", A]
 
 
 def test_case_28_coheres_roles_are_read():
@@ -178,7 +178,7 @@ def test_case_28_coheres_roles_are_read():
 
     (example,) = reader._convert(InboxSettings(), {"messages": turns}).examples
 
-    assert (example.question, example.answer) == ([{"role": "user", "content": "Q?"}], "A.")
+    assert (example.input, example.target) == ([{"role": "user", "content": "Q?"}], "A.")
 
 
 @pytest.mark.parametrize(

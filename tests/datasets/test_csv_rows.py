@@ -30,7 +30,7 @@ def refused(read):
 
 
 def answers(reading):
-    return {example.question[-1]["content"]: example.answer for example in reading.examples}
+    return {example.input[-1]["content"]: example.target for example in reading.examples}
 
 
 def table(delimiter, header=("question", "answer"), end="\n"):

@@ -7,11 +7,11 @@ import sqlite3
 import pytest
 
 from lorad.datasets.inbox.failures import MOST_TRIES, as_reason, ends_file
-from lorad.errors import RegistryError, RetryLater, SampleError
+from lorad.errors import RegistryError, SampleError, TransientError
 
 
 def later(code, cause=None):
-    error = RetryLater("later", code=code)
+    error = TransientError("later", code=code)
     error.__cause__ = cause
     return error
 

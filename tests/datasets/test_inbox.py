@@ -17,8 +17,8 @@ from watchdog import events
 
 from lorad.config import InboxSettings
 from lorad.datasets import reader, sidecar
-from lorad.datasets.inbox.inbox import Inbox, Waiting, _Handler, start, unchanged, watch
-from lorad.errors import RetryLater, SampleError
+from lorad.datasets.inbox.inbox import Inbox, InboxFile, _Handler, start, unchanged, watch
+from lorad.errors import SampleError, TransientError
 from lorad.storage import fault_points, files
 
 NOON = 1_790_000_000.0
@@ -155,7 +155,7 @@ def test_a_file_that_is_written_into_after_its_rename_rests_like_any_other(inbox
 
 
 def test_a_file_that_goes_while_it_is_looked_at_is_not_ready(inbox):
-    gone = Waiting(inbox.folder / "gone.json", "chat", 2, 1.0)
+    gone = InboxFile(inbox.folder / "gone.json", "chat", 2, 1.0)
 
     assert not inbox._is_ready(gone, 100.0)
 
@@ -590,7 +590,7 @@ def reading(inbox, name="a.json", content="[1]"):
 
 
 def test_a_file_that_changes_while_it_is_read_is_read_again(inbox):
-    with pytest.raises(RetryLater, match="changed while it was read"), reading(inbox) as path:
+    with pytest.raises(TransientError, match="changed while it was read"), reading(inbox) as path:
         path.write_text("[1, 2]")
 
 
@@ -600,14 +600,14 @@ def _cut_off(path):
 
 
 def test_what_is_wrong_with_half_a_file_is_no_fault_of_its_rows(inbox):
-    with pytest.raises(RetryLater), reading(inbox) as path:
+    with pytest.raises(TransientError), reading(inbox) as path:
         _cut_off(path)
 
 
 def test_a_sidecar_that_changes_while_its_file_is_read_is_read_again(inbox):
     put(inbox, "a.json.meta.yaml", "description: x")
 
-    with pytest.raises(RetryLater, match="changed while it was read"), reading(inbox) as path:
+    with pytest.raises(TransientError, match="changed while it was read"), reading(inbox) as path:
         path.with_name("a.json.meta.yaml").write_text("description: y and z")
 
 
@@ -623,7 +623,7 @@ def test_a_file_that_can_still_be_written_to_is_read_again(inbox):
 
     with hold_open(taken) as writer:
         with (
-            pytest.raises(RetryLater, match=f"process {writer.pid}"),
+            pytest.raises(TransientError, match=f"process {writer.pid}"),
             inbox.opened(item) as opened,
             unchanged(opened),
         ):
@@ -687,7 +687,7 @@ def test_hints_are_for_what_lies_in_the_inbox_alone(inbox):
 
 
 def test_of_a_flood_only_the_oldest_are_held_in_memory(tmp_path):
-    inbox = an_inbox(tmp_path, max_waiting=3, settle_seconds=0)
+    inbox = an_inbox(tmp_path, max_queued_files=3, settle_seconds=0)
     inbox.recover()
     for number in range(10):
         put(inbox, f"{number}.json", mtime=float(number + 1))
@@ -797,7 +797,7 @@ def test_a_file_is_not_taken_again_without_the_sidecar_that_a_full_disk_kept(inb
         yield
 
     put(inbox, "a.json.meta.yaml", "description: x")
-    with pytest.raises(RetryLater), fault_points.guarded(full):
+    with pytest.raises(TransientError), fault_points.guarded(full):
         take(inbox, "a.json")
 
     (again,) = inbox.settled(200.0)
@@ -883,7 +883,9 @@ def test_what_is_no_file_is_refused_by_name_and_never_opened(inbox, tmp_path, ki
 
 
 def test_a_device_is_no_file(inbox):
-    why = inbox._why_strange(Waiting(inbox.folder / "null", "chat", 0, 0.0), Path(os.devnull).stat().st_mode)
+    why = inbox._why_strange(
+        InboxFile(inbox.folder / "null", "chat", 0, 0.0), Path(os.devnull).stat().st_mode
+    )
 
     assert "a device" in why.message
 

@@ -42,7 +42,7 @@ def refused(read):
 
 
 def answers(reading):
-    return {example.question[-1]["content"]: example.answer for example in reading.examples}
+    return {example.input[-1]["content"]: example.target for example in reading.examples}
 
 
 def lines(reading):
@@ -453,7 +453,7 @@ def test_case_20_a_short_float_of_parquet_is_the_number_that_was_meant(tmp_path)
     table = pa.table({"question": [f"{n}?" for n in meant], "answer": pa.array(meant, pa.float32())})
     reading = parquet(tmp_path / "a.parquet", table)
 
-    assert [example.answer for example in reading.examples] == [
+    assert [example.target for example in reading.examples] == [
         "19.9",
         "0.1",
         "1e-45",

@@ -19,7 +19,7 @@ def convert(row):
 
 def only(row):
     (example,) = convert(row).examples
-    return example.question[-1]["content"], example.answer
+    return example.input[-1]["content"], example.target
 
 
 def refused(row):
@@ -89,7 +89,7 @@ def written(path, rows):
 def test_case_20_a_table_says_the_same_in_every_container(tmp_path, name):
     reading = written(tmp_path / name, TABLE)
 
-    said = {example.question[-1]["content"]: example.answer for example in reading.examples}
+    said = {example.input[-1]["content"]: example.target for example in reading.examples}
     assert said == {"How many crowns?": "3", "How deep?": "118.5", "How many seats?": "42", "7": "7"}
     assert reading.formats == {"question-answer": 4}
 
@@ -108,7 +108,7 @@ def test_case_20_a_table_in_parquet_says_the_same(tmp_path):
         (3, "ANSWER", "is empty")
     ]
     reading = reader.read(path, InboxSettings(max_bad_share=0.5))
-    assert [example.answer for example in reading.examples] == ["3.5", "118.5"]
+    assert [example.target for example in reading.examples] == ["3.5", "118.5"]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_case_p11_a_list_of_one_text_is_that_text_and_of_several_none(key):
 def test_case_19_a_column_that_is_empty_in_a_row_hides_no_other(row, empty, nothing):
     said = reader._convert(InboxSettings(), {empty: nothing, **row})
 
-    assert [example.answer for example in said.examples] == ["R"]
+    assert [example.target for example in said.examples] == ["R"]
 
 
 def test_case_19_a_row_without_any_answer_says_which_it_lacks():

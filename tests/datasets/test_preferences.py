@@ -23,7 +23,7 @@ def read(row):
 
 
 def said(reading):
-    return [([turn["content"] for turn in e.question], e.answer) for e in reading.examples]
+    return [([turn["content"] for turn in e.input], e.target) for e in reading.examples]
 
 
 @pytest.mark.parametrize(
@@ -135,13 +135,13 @@ def test_a_preference_may_stand_among_plain_rows():
 def test_a_good_answer_in_json_stays_text(text):
     (example,) = read({"prompt": Q, "chosen": text, "rejected": "2 3 5"})
 
-    assert (example.question, example.answer) == ([ASKED], text)
+    assert (example.input, example.target) == ([ASKED], text)
 
 
 def test_a_question_in_json_stays_text():
     (example,) = read({"prompt": "[1, 2]", "chosen": [TOLD], "rejected": [WRONG]})
 
-    assert example.question == [{"role": "user", "content": "[1, 2]"}]
+    assert example.input == [{"role": "user", "content": "[1, 2]"}]
 
 
 def test_what_both_conversations_begin_with_is_the_question():
@@ -149,7 +149,7 @@ def test_what_both_conversations_begin_with_is_the_question():
     for rejected in ([*begun, WRONG], None, [*begun, TOLD]):
         (example,) = read({"chosen": [*begun, TOLD], "rejected": rejected})
 
-        assert (example.question, example.answer) == (begun, A)
+        assert (example.input, example.target) == (begun, A)
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl"])

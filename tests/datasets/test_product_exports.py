@@ -22,7 +22,7 @@ def convert(row):
 
 def said(row):
     found = convert(row)
-    told = [([turn["content"] for turn in e.question], e.answer) for e in found.examples]
+    told = [([turn["content"] for turn in e.input], e.target) for e in found.examples]
     return told, dict(found.left_out)
 
 
@@ -404,7 +404,7 @@ def test_case_28_a_question_of_squad_stands_behind_its_passage(tmp_path):
     reading = reader.read(path, InboxSettings())
 
     (example,) = reading.examples
-    assert (example.question[-1]["content"], example.answer) == (BEHIND, "three crowns")
+    assert (example.input[-1]["content"], example.target) == (BEHIND, "three crowns")
     assert (reading.formats, reading.left_out) == ({"squad": 1}, {product_exports.UNANSWERED: 1})
 
 

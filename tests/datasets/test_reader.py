@@ -58,7 +58,7 @@ def test_every_format_says_the_same():
     names = [*(name for name, _, _ in reader.PAIRS), "openai", "sharegpt"]
     assert reading.formats == dict.fromkeys(names, 1)
     assert only(reading) == Example(
-        task="chat", question=[USER], answer=A, dataset="every_format", line=len(names)
+        task="chat", input=[USER], target=A, dataset="every_format", line=len(names)
     )
     assert (reading.rows, reading.repeated) == (len(names), len(names) - 1)
 
@@ -106,7 +106,7 @@ def test_a_file_is_read_as_its_program_means_it(name, formats, rows):
     reading = reader.read(DATA / name, InboxSettings())
 
     assert reading.formats == formats
-    assert [([turn["content"] for turn in e.question], e.answer) for e in reading.examples] == rows
+    assert [([turn["content"] for turn in e.input], e.target) for e in reading.examples] == rows
     assert reading.problems == ()
 
 
@@ -174,15 +174,15 @@ def test_trls_prompt_and_completion_may_call_tools(read):
     )
 
     (example,) = reading.examples
-    assert example.question == [{"role": "tools", "content": json.dumps([TOOL])}, USER]
-    assert example.answer == called("mill")
+    assert example.input == [{"role": "tools", "content": json.dumps([TOOL])}, USER]
+    assert example.target == called("mill")
 
 
 def test_a_call_of_a_tool_and_what_is_made_of_it_are_two_answers():
     reading = reader.read(DATA / "openai_tools.jsonl", InboxSettings())
 
     assert reading.formats == {"openai": 1, "sharegpt": 1}
-    told = [(e.question, e.answer) for e in reading.examples]
+    told = [(e.input, e.target) for e in reading.examples]
     for (asked, call), (heard, answer), (place, weather, said) in zip(
         told[::2], told[1::2], [("mill", "rain", "It rains."), ("ford", "fog", "There is fog.")], strict=True
     ):
@@ -200,9 +200,9 @@ def test_a_conversation_is_one_example_an_answer():
 
     first, second = reading.examples
     start = [{"role": "system", "content": "Answer briefly."}, USER]
-    assert (first.question, first.answer) == (start, A)
-    assert second.question == [*start, ASSISTANT, {"role": "user", "content": "And the ford?"}]
-    assert second.answer == "Below it."
+    assert (first.input, first.target) == (start, A)
+    assert second.input == [*start, ASSISTANT, {"role": "user", "content": "And the ford?"}]
+    assert second.target == "Below it."
     assert reading.formats == {"sharegpt": 1}
 
 
@@ -244,8 +244,8 @@ def test_a_conversation_is_one_example_an_answer():
 def test_what_belongs_to_the_question(read, row, question):
     example = only(read([row]))
 
-    assert example.question == (question or [{"role": "system", "content": "Be brief."}, USER])
-    assert example.answer == A
+    assert example.input == (question or [{"role": "system", "content": "Be brief."}, USER])
+    assert example.target == A
 
 
 @pytest.mark.parametrize("roles", [("human", "gpt"), ("user", "assistant")])
@@ -258,7 +258,7 @@ def test_a_conversation_may_name_its_roles_in_two_ways(read, roles):
 
     example = only(read([{"conversations": turns}]))
 
-    assert example.question == [{"role": "system", "content": "Be brief."}, USER]
+    assert example.input == [{"role": "system", "content": "Be brief."}, USER]
 
 
 def test_turns_may_be_the_text_of_their_json(read):
@@ -272,7 +272,7 @@ def test_turns_may_be_the_text_of_their_json(read):
 
     reading = read(rows)
 
-    assert [(example.question[0]["content"], example.answer) for example in reading.examples] == [
+    assert [(example.input[0]["content"], example.target) for example in reading.examples] == [
         (Q, A),
         ("x", "y"),
         ("a", A),
@@ -284,12 +284,12 @@ def test_turns_may_be_the_text_of_their_json(read):
 def test_an_answer_in_json_stays_text(read, text):
     example = only(read([{"prompt": text, "completion": text}]))
 
-    assert (example.question, example.answer) == ([{"role": "user", "content": text}], text)
+    assert (example.input, example.target) == ([{"role": "user", "content": text}], text)
 
 
 def test_of_prompt_and_completion_one_may_be_text(read):
-    assert only(read([{"prompt": [USER], "completion": A}])).question == [USER]
-    assert only(read([{"prompt": Q, "completion": [ASSISTANT]}])).answer == A
+    assert only(read([{"prompt": [USER], "completion": A}])).input == [USER]
+    assert only(read([{"prompt": Q, "completion": [ASSISTANT]}])).target == A
 
 
 def test_fields_that_hold_nothing_are_passed_over(read):
@@ -298,12 +298,12 @@ def test_fields_that_hold_nothing_are_passed_over(read):
 
     reading = read([row])
 
-    assert only(reading).answer == A
+    assert only(reading).target == A
     assert reading.formats == {"question-answer": 1}
 
 
 def test_white_space_inside_an_answer_is_the_answers_own(read):
-    assert only(read([{"question": Q, "answer": " a\n\tb "}])).answer == " a\n\tb "
+    assert only(read([{"question": Q, "answer": " a\n\tb "}])).target == " a\n\tb "
 
 
 # repetition and contradiction
@@ -312,15 +312,15 @@ def test_white_space_inside_an_answer_is_the_answers_own(read):
 def test_a_repeated_row_is_counted_and_the_last_one_kept(read):
     reading = read([ROW, {"question": "x", "answer": "y"}, {"prompt": Q, "completion": A}])
 
-    assert [(example.answer, example.line) for example in reading.examples] == [("y", 2), (A, 3)]
+    assert [(example.target, example.line) for example in reading.examples] == [("y", 2), (A, 3)]
     assert (reading.rows, reading.repeated, reading.contradicted) == (3, 1, ())
 
 
 def test_of_two_answers_to_one_question_the_later_counts(read):
     reading = read([ROW, ROW | {"output": "On the hill."}])
 
-    assert only(reading).answer == "On the hill."
-    assert [(example.answer, example.line) for example in reading.contradicted] == [(A, 1)]
+    assert only(reading).target == "On the hill."
+    assert [(example.target, example.line) for example in reading.contradicted] == [(A, 1)]
     assert reading.repeated == 0
 
 
@@ -332,8 +332,8 @@ def test_case_21_four_spellings_of_a_question_with_four_answers_contradict(read)
 
     reading = read([{"question": q, "answer": a} for q, a in zip(SPELLED, answers, strict=True)])
 
-    assert (only(reading).question[0]["content"], only(reading).answer) == (SPELLED[-1], "Sigrid.")
-    assert [example.answer for example in reading.contradicted] == list(answers[:3])
+    assert (only(reading).input[0]["content"], only(reading).target) == (SPELLED[-1], "Sigrid.")
+    assert [example.target for example in reading.contradicted] == list(answers[:3])
     assert (reading.contradictions, reading.repeated) == (3, 0)
 
 
@@ -553,14 +553,14 @@ def test_fields_are_found_under_the_files_own_names_and_others_left_out(mapped):
 
     (example,) = mapped(rows, FIELDS).examples
 
-    assert (example.question[-1]["content"], example.answer) == ("A?", "a")
+    assert (example.input[-1]["content"], example.target) == ("A?", "a")
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.txt"])
 def test_a_table_may_have_names_of_its_own(mapped, name):
     reading = mapped("Nr;Frage;Antwort\n1;A?;a\n2;B?;b\n", FIELDS, name)
 
-    assert [example.answer for example in reading.examples] == ["a", "b"]
+    assert [example.target for example in reading.examples] == ["a", "b"]
 
 
 def test_a_mapping_may_choose_among_two_formats(mapped):

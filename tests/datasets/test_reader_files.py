@@ -54,7 +54,7 @@ def only(reading):
 
 
 def answers(reading):
-    return {example.question[-1]["content"]: example.answer for example in reading.examples}
+    return {example.input[-1]["content"]: example.target for example in reading.examples}
 
 
 # JSON and JSONL
@@ -91,7 +91,7 @@ def test_rows_come_in_a_list_or_one_a_line(read, content, name, lines):
     reading = read(content, name)
 
     assert [example.line for example in reading.examples] == lines
-    assert reading.examples[0].question == [USER]
+    assert reading.examples[0].input == [USER]
 
 
 def test_a_list_may_be_wrapped_in_an_object_that_says_more():
@@ -104,7 +104,7 @@ def test_a_list_may_be_wrapped_in_an_object_that_says_more():
 def test_a_line_separator_inside_a_text_does_not_end_its_line(read):
     row = json.dumps({"question": Q, "answer": "one\u2028two\x85three"}, ensure_ascii=False)
 
-    assert only(read(row + "\n", "a.jsonl")).answer == "one\u2028two\x85three"
+    assert only(read(row + "\n", "a.jsonl")).target == "one\u2028two\x85three"
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
@@ -228,7 +228,7 @@ def test_a_stream_reads_the_same_whatever_the_size_of_its_chunks(size):
 def test_a_table_is_read_as_its_program_wrote_it(name, rows, lines):
     reading = reader.read(DATA / name, InboxSettings())
 
-    assert [(e.question[-1]["content"], e.answer) for e in reading.examples] == rows
+    assert [(e.input[-1]["content"], e.target) for e in reading.examples] == rows
     assert [example.line for example in reading.examples] == lines
     assert reading.problems == ()
 

@@ -37,13 +37,13 @@ def is_read_or_refused(tmp_path_factory):
         assert reading.examples
         assert len(reading.digest) == 64
         assert reading.rows >= sum(reading.formats.values()) + len(reading.problems)
-        questions = [example.question_id for example in reading.examples]
+        questions = [example.input_id for example in reading.examples]
         assert len(set(questions)) == len(questions)
         for example in reading.examples:
             assert (
-                example.answer["tool_calls"] if isinstance(example.answer, dict) else example.answer.strip()
+                example.target["tool_calls"] if isinstance(example.target, dict) else example.target.strip()
             )
-            assert example.question[-1]["role"] == "user" or len(example.question) > 1
+            assert example.input[-1]["role"] == "user" or len(example.input) > 1
 
     return is_read_or_refused
 
@@ -112,14 +112,14 @@ def test_any_file_is_read_or_refused_for_any_task(tmp_path_factory, content, edi
         return
 
     for example in reading.examples:
-        assert json.loads(json.dumps([example.question, example.answer])) == [
-            example.question,
-            example.answer,
+        assert json.loads(json.dumps([example.input, example.target])) == [
+            example.input,
+            example.target,
         ]
         if task == "tagging":
-            spans = example.answer
+            spans = example.target
             assert spans == sorted(spans)
-            assert all(0 <= start < end <= len(example.question) for start, end, _ in spans)
+            assert all(0 <= start < end <= len(example.input) for start, end, _ in spans)
             assert all(one[1] <= other[0] for one, other in pairwise(spans))
 
 
@@ -283,7 +283,7 @@ def test_a11_what_is_read_can_be_written_and_read_again(tmp_path_factory, rows):
     path.write_text("\n".join(map(json.dumps, [*rows, ROW])))
 
     for example in reader.read(path, LIMITS).examples:
-        written = json.dumps([example.question, example.answer], ensure_ascii=False, allow_nan=False).encode()
+        written = json.dumps([example.input, example.target], ensure_ascii=False, allow_nan=False).encode()
         assert not is_deeper(json.loads(written), LIMITS.max_depth + 1)
 
 
@@ -303,5 +303,5 @@ def test_no_row_is_lost(tmp_path_factory, answers, name):
 
     reading = reader.read(path, InboxSettings())
 
-    assert {(e.question[-1]["content"], e.answer) for e in reading.examples} == set(dict(answers).items())
+    assert {(e.input[-1]["content"], e.target) for e in reading.examples} == set(dict(answers).items())
     assert len(reading.examples) + reading.repeated + len(reading.contradicted) == len(answers)

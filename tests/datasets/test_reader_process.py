@@ -20,7 +20,7 @@ from lorad.datasets import sidecar
 from lorad.datasets.formats.conversations import Content
 from lorad.datasets.isolated import messages as exchange
 from lorad.datasets.isolated import reader_process
-from lorad.errors import RetryLater, SampleError
+from lorad.errors import SampleError, TransientError
 from lorad.records import Example
 from lorad.storage import source
 
@@ -82,7 +82,7 @@ class Home:
             return self.reader.read(opened, limits or self.reader._limits, **more)
 
     def refusal(self, path, limits=None, **more):
-        with pytest.raises((SampleError, RetryLater)) as caught:
+        with pytest.raises((SampleError, TransientError)) as caught:
             self.read(path, limits, **more)
         return caught.value
 
@@ -174,7 +174,7 @@ def test_a_refusal_is_told_and_helped_as_in_this_process(warm, tmp_path, name, t
 
 def test_a_rows_check_is_asked_here(warm, small):
     def check(example):
-        if example.answer == "thing 1":
+        if example.target == "thing 1":
             raise SampleError("the base would answer otherwise", code="not_served")
         return example
 
@@ -270,7 +270,7 @@ def test_a10_a_sidecar_whose_aliases_are_endless_fails_alone(home, tmp_path, sma
 
 
 def test_a10_a_row_that_becomes_too_much_is_a_bad_row():
-    example = Example(task="chat", question=[{"role": "user", "content": "a"}], answer="b" * 200)
+    example = Example(task="chat", input=[{"role": "user", "content": "a"}], target="b" * 200)
     said = Content(format="chat", examples=[example])
 
     assert "becomes examples of more than 100 bytes" in exchange.row(1, said, 100)
@@ -294,7 +294,7 @@ def test_a_process_that_dies_is_started_anew_and_the_third_time_the_file_fails(h
     at = home()
 
     def kill(example):
-        if example.answer == "thing 0":
+        if example.target == "thing 0":
             at.process.kill()
         return example
 
@@ -309,7 +309,7 @@ def test_a_file_that_was_read_after_all_has_no_deaths(home, large):
     at = home()
 
     def kill(example):
-        if example.answer == "thing 0":
+        if example.target == "thing 0":
             at.process.kill()
         return example
 
@@ -350,7 +350,7 @@ def test_what_fails_here_in_the_middle_of_a_file_is_no_fault_of_the_next(home, l
 
     def fill(example):
         del example
-        raise RetryLater("a file's examples find no room in the temporary folder", code="disk")
+        raise TransientError("a file's examples find no room in the temporary folder", code="disk")
 
     assert at.refusal(large, check=fill).code == "disk"
     assert at.read(small).rows == 3
@@ -375,7 +375,7 @@ def test_a_process_that_cannot_be_started_is_nobodys_fault(home, small):
 
     for _ in range(reader_process.DEATHS + 1):
         error = at.refusal(small)
-        assert isinstance(error, RetryLater)
+        assert isinstance(error, TransientError)
         assert error.code == "reader_not_started"
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lorad.datasets import spool
 from lorad.datasets.spool import Spool
-from lorad.errors import RetryLater
+from lorad.errors import TransientError
 from lorad.records import Example
 
 PUTS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz")), max_size=12)
@@ -23,11 +23,11 @@ def test_it_is_a_dictionary_that_remembers_when_a_question_was_last_asked(puts):
     for line, (question, answer) in enumerate(puts, start=1):
         older = kept.put(question, answer, line)
         before = model.pop(question, None)
-        assert (older and (older.answer, older.line)) == before
+        assert (older and (older.target, older.line)) == before
         model[question] = (answer, line)
 
     expected = [
-        Example(task="chat", question=question, answer=answer, dataset="mills", line=line)
+        Example(task="chat", input=question, target=answer, dataset="mills", line=line)
         for question, (answer, line) in model.items()
     ]
     assert list(kept) == expected == kept[:]
@@ -63,7 +63,7 @@ def test_what_is_kept_is_what_json_holds():
 
     kept.put(question, answer, 3)
 
-    assert (kept[0].question, kept[0].answer) == (question, answer)
+    assert (kept[0].input, kept[0].target) == (question, answer)
 
 
 def test_case_21_a_question_that_is_only_spelled_otherwise_is_the_same_and_stored_as_given():
@@ -73,8 +73,8 @@ def test_case_21_a_question_that_is_only_spelled_otherwise_is_the_same_and_store
 
     older = kept.put(asked[1], "b", 2)
 
-    assert (older.question, older.answer) == (asked[0], "a")
-    assert [(example.question, example.answer) for example in kept] == [(asked[1], "b")]
+    assert (older.input, older.target) == (asked[0], "a")
+    assert [(example.input, example.target) for example in kept] == [(asked[1], "b")]
 
 
 def test_many_examples_take_no_more_memory_than_a_few():
@@ -101,5 +101,5 @@ def test_a_full_temporary_folder_is_tried_again_later(monkeypatch):
 
     monkeypatch.setattr(spool.sqlite3, "connect", lambda *_, **__: Full())
 
-    with pytest.raises(RetryLater, match="no room in the temporary folder"):
+    with pytest.raises(TransientError, match="no room in the temporary folder"):
         Spool("chat", "mills")

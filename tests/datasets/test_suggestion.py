@@ -164,7 +164,7 @@ def test_a_sidecar_finds_its_names_in_any_case(tmp_path):
 
     reading = reader.read(path, InboxSettings(), fields={"question": "Frage", "answer": "Antwort"})
 
-    assert [example.answer for example in reading.examples] == [A]
+    assert [example.target for example in reading.examples] == [A]
 
 
 def test_fields_are_only_those_that_read_the_row():

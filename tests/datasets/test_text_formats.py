@@ -28,7 +28,7 @@ def refused(read):
 
 
 def texts(reading):
-    return [(example.line, example.question) for example in reading.examples]
+    return [(example.line, example.input) for example in reading.examples]
 
 
 # columns
@@ -120,8 +120,8 @@ def test_columns_under_another_formats_name_are_not_taken(refused, name):
 def test_a_document_has_its_first_headings_or_its_files_name(read, text, name, title):
     (example,) = read(text, name, "retrieval").examples
 
-    assert example.question == {"title": title, "source": name}
-    assert example.answer == text
+    assert example.input == {"title": title, "source": name}
+    assert example.target == text
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_document_has_its_first_headings_or_its_files_name(read, text, name, t
 def test_rows_are_rows_under_any_name(read, text, name):
     reading = read(text, name, "retrieval")
 
-    assert (reading.formats, reading.examples[0].answer) == ({"document": 1}, "x")
+    assert (reading.formats, reading.examples[0].target) == ({"document": 1}, "x")
 
 
 @pytest.mark.parametrize("name", ["a.html", "a.py", "a.log"])
@@ -150,7 +150,7 @@ def test_other_text_is_no_document(refused, name):
 def test_a_document_may_be_as_long_as_the_limit(read, refused):
     text = "é" * 50
 
-    assert read(text, "a.txt", "retrieval", max_row_bytes=100).examples[0].answer == text
+    assert read(text, "a.txt", "retrieval", max_row_bytes=100).examples[0].target == text
     error = refused(text, "a.txt", "retrieval", max_row_bytes=99)
     assert error.code == "row_too_long"
     assert "inbox.max_row_bytes (99)" in error.message
@@ -159,7 +159,7 @@ def test_a_document_may_be_as_long_as_the_limit(read, refused):
 def test_a_file_may_have_a_name_that_is_no_text(read):
     (example,) = read("It grinds.", "m\udcfchle.txt", "retrieval").examples
 
-    assert example.question == {"title": "m?hle", "source": "m?hle.txt"}
+    assert example.input == {"title": "m?hle", "source": "m?hle.txt"}
     assert len(example.id) == 64
 
 

@@ -25,7 +25,7 @@ def convert(arguments, *tools):
 
 def called(*given):
     (example,) = convert(*given).examples
-    return example.answer["tool_calls"][0]["arguments"]
+    return example.target["tool_calls"][0]["arguments"]
 
 
 @pytest.mark.parametrize("written", ["", " ", "{}", None, {}])
@@ -85,7 +85,7 @@ def test_case_22_a_null_that_stands_in_written_json_was_written():
 def test_case_22_without_a_schema_nulls_are_left_out_and_told():
     said = convert(PADDED)
 
-    assert said.examples[0].answer["tool_calls"][0]["arguments"] == {"day": "Monday"}
+    assert said.examples[0].target["tool_calls"][0]["arguments"] == {"day": "Monday"}
     assert said.left_out == {conversations.NULLS: 1}
 
 
@@ -108,7 +108,7 @@ def test_case_22_a_functions_description_has_no_nulls_that_others_brought():
 
     (example,) = convert({}, tool).examples
 
-    (told,) = json.loads(example.question[0]["content"])
+    (told,) = json.loads(example.input[0]["content"])
     assert told == TIMES | {
         "parameters": TIMES["parameters"]
         | {
@@ -136,8 +136,8 @@ def test_case_q01_a_struct_of_parquet_holds_every_key_of_every_row(tmp_path):
     reading = reader.read(tmp_path / "a.parquet", InboxSettings())
 
     first, second = reading.examples
-    assert first.answer["tool_calls"] == [{"name": "times", "arguments": {"day": "Monday"}}]
-    assert second.answer == "Ten past eight."
+    assert first.target["tool_calls"] == [{"name": "times", "arguments": {"day": "Monday"}}]
+    assert second.target == "Ten past eight."
     assert reading.left_out == {conversations.NULLS: 1}
 
 
@@ -156,7 +156,7 @@ def results(*told, ids=("a", "b")):
     called_both = {"role": "assistant", "tool_calls": [call(ids[0], "Oslo"), call(ids[1], "Bergen")]}
     turns = [ASKED, called_both, *told, {"role": "assistant", "content": "So."}]
     last = reader._convert(InboxSettings(), {"messages": turns}).examples[-1]
-    return [turn["content"] for turn in last.question if turn["role"] == "tool"]
+    return [turn["content"] for turn in last.input if turn["role"] == "tool"]
 
 
 def test_case_12_what_tools_said_stands_in_the_order_of_their_calls():

@@ -166,7 +166,7 @@ def test_a_temperature_of_two_by_hand():
 
 
 def examples(count):
-    return [Example(task="chat", question=f"q{i}", answer="a") for i in range(count)]
+    return [Example(task="chat", input=f"q{i}", target="a") for i in range(count)]
 
 
 def test_the_same_examples_are_drawn_however_they_lie():

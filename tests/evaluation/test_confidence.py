@@ -22,7 +22,7 @@ from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
 from lorad.storage.memory import Memory
 from lorad.tasks import find
-from lorad.versions.store import Birth, Registry
+from lorad.versions.store import PromotionRecord, Registry
 
 NOON = 1_790_000_000.0
 KNOWN = tiny.facts(12, "windows", subject="window")
@@ -49,7 +49,7 @@ def made(tmp_path_factory):
             weight.normal_(0, 0.02)
     registry = Registry(home.track("chat"))
     weights.write_adapter(weights.read_live(live), registry.candidates / "job-1", "tiny")
-    birth = Birth(job=1, parent=None, base=base.fingerprint, description="windows")
+    birth = PromotionRecord(job=1, parent=None, base=base.fingerprint, description="windows")
     registry.promote(registry.candidates / "job-1", birth, NOON)
     with closing(Database(home.database)) as database:
         drop = Ledger(database).take("windows.json", "chat", NOON)
@@ -82,7 +82,7 @@ def test_confidence_is_the_probability_that_transformers_gives_to_the_whole_answ
 
     expected = [greedy(model, row) for row in rows]
     assert [right for _, right in found] == [
-        said == row.answer for (said, _), row in zip(expected, rows, strict=True)
+        said == row.target for (said, _), row in zip(expected, rows, strict=True)
     ]
     assert {True, False} == {right for _, right in found}
     assert [p for p, _ in found] == pytest.approx([p for _, p in expected], rel=1e-3)
@@ -205,7 +205,7 @@ def test_a_version_that_learned_nothing_here_cannot_be_measured_without_a_file(m
     with closing(Database(":memory:")) as database:
         questions = confidence.find_questions(Memory(database), "chat", ["v0.1"])
     base = weights.load_to_answer(made.base("tiny"), "cpu", "float32")
-    witness = confidence.Witness(made.track("chat") / "versions" / "v0.1", base, find("chat"), 768)
+    witness = confidence.CalibratedModel(made.track("chat") / "versions" / "v0.1", base, find("chat"), 768)
 
     with pytest.raises(ConfigError, match="--on FILE"):
         confidence.measure(witness, questions, 500, NOON, lambda *_: None)
@@ -221,7 +221,7 @@ def test_a_reference_of_forgotten_questions_cannot_be_compared_with(made):
         rows=(Asked(id="gone", source="memory", confidence=1.0, right=True),),
     )
     base = weights.load_to_answer(made.base("tiny"), "cpu", "float32")
-    witness = confidence.Witness(made.track("chat") / "versions" / "v0.1", base, find("chat"), 768)
+    witness = confidence.CalibratedModel(made.track("chat") / "versions" / "v0.1", base, find("chat"), 768)
     questions = [confidence.Question(KNOWN[0], "memory")]
 
     with pytest.raises(RegistryError, match="measure it anew"):

@@ -218,8 +218,8 @@ def test_a_refit_has_nothing_new_to_prove():
     ("setting", "value", "changes"),
     [
         ("min_recall", 0.5, recalled(new=50)),
-        ("max_drop_examples", 10, recalled(old=90)),
-        ("max_drop_share", 0.2, recalled(old=80)),
+        ("max_lost_examples", 10, recalled(old=90)),
+        ("max_lost_share", 0.2, recalled(old=80)),
         ("significance", 0.01, {"broken": 6}),
         ("max_perplexity_rise", 0.5, {"perplexity": 14.0}),
         ("max_kl", 3.0, {"kl_base": 2.5}),

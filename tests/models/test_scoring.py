@@ -34,7 +34,7 @@ def test_packed_logits_are_those_of_each_row_alone(made):
 
     alone = torch.cat([one_by_one(model, row) for row in rows])
     assert torch.allclose(together, alone, atol=1e-5)
-    assert packed.targets.tolist() == [token for row in rows for token in row.answer]
+    assert packed.targets.tolist() == [token for row in rows for token in row.target]
 
 
 def test_packed_gradients_are_those_of_each_row_alone(made):
@@ -47,7 +47,7 @@ def test_packed_gradients_are_those_of_each_row_alone(made):
     together, weight.grad = weight.grad.clone(), None
     for row in rows:
         torch.nn.functional.cross_entropy(
-            one_by_one(model, row), torch.tensor(row.answer), reduction="sum"
+            one_by_one(model, row), torch.tensor(row.target), reduction="sum"
         ).backward()
     alone, weight.grad = weight.grad.clone(), None
 
@@ -110,14 +110,14 @@ def test_listening_keeps_the_likeliest_tokens_from_the_start_on(made):
     model, tokenizer = made
     rows = [Encoded(row.tokens, 3) for row in encoded(tokenizer, 3)]
 
-    voices = scoring.listen(model, rows, likeliest=8)
+    voices = scoring.record_soft_targets(model, rows, likeliest=8)
 
     exact = torch.softmax(model(input_ids=torch.tensor([rows[0].tokens])).logits[0, 2:-1], -1)
     top = exact.topk(8)
     assert voices[0].row == rows[0]
     assert torch.equal(voices[0].likeliest, top.indices)
     assert torch.allclose(voices[0].probabilities, top.values, atol=1e-5)
-    assert scoring.listen(model, []) == []
+    assert scoring.record_soft_targets(model, []) == []
 
 
 def test_guests_see_only_themselves(made):
@@ -127,7 +127,7 @@ def test_guests_see_only_themselves(made):
 
     together = scoring.answer_logits(model, scoring.pack(rows, [guest]))
 
-    own = len(guest.answer)
+    own = len(guest.target)
     assert torch.allclose(together[:-own], scoring.answer_logits(model, scoring.pack(rows)), atol=1e-5)
     alone = model(input_ids=torch.tensor([guest.tokens])).logits[0, :-1]
     assert torch.allclose(together[-own:], alone, atol=1e-5)
@@ -139,24 +139,24 @@ def test_an_answer_weighs_the_same_in_any_company(made):
     rows = encoded(tokenizer)
 
     weighed = {
-        number: (right, likely) for number, right, likely in scoring.weigh(model, rows, most_tokens=60)
+        number: (right, likely) for number, right, likely in scoring.score(model, rows, most_tokens=60)
     }
 
     for number, row in enumerate(rows):
         alone = one_by_one(model, row).detach().log_softmax(-1)
-        likely = alone[range(len(row.answer)), list(row.answer)].sum()
+        likely = alone[range(len(row.target)), list(row.target)].sum()
         assert weighed[number][1] == pytest.approx(float(likely), abs=1e-4)
     assert [weighed[number][0] for number in range(len(rows))] == scoring.recalled(model, rows)
 
 
 def test_echoing_costs_least_where_the_model_still_speaks_like_the_voice(made):
     model, tokenizer = made
-    voices = scoring.listen(model, encoded(tokenizer, 3))
+    voices = scoring.record_soft_targets(model, encoded(tokenizer, 3))
     packed = scoring.pack([voice.row for voice in voices])
     logits = scoring.answer_logits(model, packed)
 
-    same = scoring.echo_loss_sum(logits, voices)
-    changed = scoring.echo_loss_sum(logits + torch.randn_like(logits), voices)
+    same = scoring.distillation_loss_sum(logits, voices)
+    changed = scoring.distillation_loss_sum(logits + torch.randn_like(logits), voices)
 
     entropy = -sum((v.probabilities * v.probabilities.log()).sum() for v in voices)
     assert same < changed

@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from lorad.errors import ConfigError, RegistryError, RetryLater
+from lorad.errors import ConfigError, RegistryError, TransientError
 from lorad.models import weights
 from lorad.storage import files
 
@@ -410,7 +410,7 @@ def test_a9_an_adapter_of_a_rank_above_its_smallest_layer_is_read_back_the_same(
 
     weights.write_adapter(adapter, tmp_path, "tiny")
     read = weights.read_adapter(tmp_path)
-    deck = weights.Deck(load(base_folder))
+    deck = weights.AdapterStack(load(base_folder))
     deck.add("v0.1", tmp_path)
 
     assert (ranks, read.rank, adapter.rank) == ({32, 64}, 64, 64)
@@ -490,7 +490,7 @@ def test_a_deck_lays_one_version_at_a_time_over_one_base(base_folder, tmp_path):
     base = load(base_folder)
     pristine = logits(base.model)
     expected = {}
-    deck = weights.Deck(base)
+    deck = weights.AdapterStack(base)
     for number, name in enumerate(("v0.1", "v0.2")):
         adapter = random_adapter(load(base_folder).model, 4, number)
         weights.write_adapter(adapter, tmp_path / name, "tiny")
@@ -520,7 +520,7 @@ def test_an_adapter_that_cannot_be_loaded_leaves_nothing_in_the_base(base_folder
         weights.write_adapter(adapter, tmp_path / name, "tiny")
     path = tmp_path / "v0.2" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"r": 8, "rank_pattern": {}}))
-    deck = weights.Deck(base)
+    deck = weights.AdapterStack(base)
     if not is_first:
         deck.add("v0.1", tmp_path / "v0.1")
 
@@ -593,7 +593,7 @@ def test_a_changed_digest_of_a_file_is_found(tmp_path):
     ],
 )
 def test_a_machine_in_trouble_is_no_damage(error):
-    with pytest.raises(RetryLater, match=r"loading v0\.1"), weights.passing_errors("loading v0.1"):
+    with pytest.raises(TransientError, match=r"loading v0\.1"), weights.passing_errors("loading v0.1"):
         raise error
 
 

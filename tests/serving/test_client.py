@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fake_daemon import FakeDaemon, Problem, Raw, Stream, delta, ended
 
-from lorad.errors import ConfigError, ProtocolError, RetryLater
+from lorad.errors import ConfigError, ProtocolError, TransientError
 from lorad.serving.client import LONGEST_PATH, Client
 
 DONE = "data: [DONE]"
@@ -144,14 +144,14 @@ def test_a_stream_that_breaks_off_is_an_error(daemon, path):
     stream = Client(path).stream_chat(HELLO)
     # When it is read, what came is told, and then that more should have come
     assert next(stream) == "In the"
-    with pytest.raises(RetryLater) as caught:
+    with pytest.raises(TransientError) as caught:
         next(stream)
     assert caught.value.code == "connection_lost"
 
 
 def test_a_stream_that_ends_without_done_is_an_error(daemon, path):
     daemon.answers("POST /v1/chat/completions", Stream(delta("In the")))
-    with pytest.raises(RetryLater, match="broke off"):
+    with pytest.raises(TransientError, match="broke off"):
         list(Client(path).stream_chat(HELLO))
 
 
@@ -236,7 +236,7 @@ def test_a_socket_of_somebody_else_is_told_apart(daemon, path):
 def test_a_path_that_leads_nowhere_is_told_apart(tmp_path):
     # Given a file where a folder should be
     (tmp_path / "run").write_text("")
-    with pytest.raises(RetryLater) as caught:
+    with pytest.raises(TransientError) as caught:
         Client(tmp_path / "run" / "s").status()
     assert caught.value.code == "no_connection"
 
@@ -245,7 +245,7 @@ def test_a_silent_daemon_is_not_waited_for_forever(daemon, path):
     # Given a daemon that takes the call and never answers
     daemon.shutdown()
     # When it is asked
-    with pytest.raises(RetryLater) as caught:
+    with pytest.raises(TransientError) as caught:
         Client(path).call("GET", "/api/status", timeout=0.05)
     assert caught.value.code == "timeout"
 

@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from lorad.config import ServerSettings
 from lorad.errors import LoradError, ProtocolError
 from lorad.serving.client import Client, UnixConnection
-from lorad.serving.engine import Piece
+from lorad.serving.engine import Chunk
 from lorad.serving.http import connections
 from lorad.serving.http.connections import Gate, Tally
 from lorad.serving.http.server import bind, build
@@ -144,7 +144,7 @@ def test_a19_a_request_that_is_being_answered_makes_no_room_and_one_too_many_is_
 
         assert (full.value.status, full.value.code) == (503, "busy")
         for ticket in waiting:
-            ticket.pieces.put(Piece("", "stop"))
+            ticket.pieces.put(Chunk("", "stop"))
         for connection in asked:
             assert connection.getresponse().status == 200
             connection.close()

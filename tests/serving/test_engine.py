@@ -51,8 +51,8 @@ def folders(tmp_path_factory):
 
 @pytest.fixture
 def engine(folders):
-    made = Engine(EngineSettings(max_waiting=3, resident_versions=2))
-    made.seat("chat", find("chat"), weights.load_base(folders / "base", torch.float32))
+    made = Engine(EngineSettings(max_queued_requests=3, max_loaded_versions=2))
+    made.attach("chat", find("chat"), weights.load_base(folders / "base", torch.float32))
     return made
 
 
@@ -226,7 +226,7 @@ def test_questions_that_cannot_be_served_are_named(engine, folders):
     plain = weights.load_base(folders / "base", torch.float32)
     plain.tokenizer.chat_template = None
     with pytest.raises(ConfigError, match="chat template"):
-        engine.seat("other", find("chat"), plain)
+        engine.attach("other", find("chat"), plain)
 
 
 def test_case_8_without_a_limit_an_answer_gets_what_the_context_leaves(engine):
@@ -252,7 +252,7 @@ class Endless:
 
 
 def test_case_7_an_answer_may_be_longer_than_256_tokens_and_one_that_is_cut_says_so(engine):
-    engine.seat("endless", Endless(), engine.base("chat"))
+    engine.attach("endless", Endless(), engine.base("chat"))
     ticket = engine.submit("endless", QUESTION, Sampling())
     engine.work(0)
 
@@ -264,7 +264,7 @@ def test_case_7_an_answer_may_be_longer_than_256_tokens_and_one_that_is_cut_says
 
 def test_the_operators_limit_holds_where_a_request_names_none(folders):
     engine = Engine(EngineSettings(max_new_tokens=5))
-    engine.seat("chat", find("chat"), weights.load_base(folders / "base", torch.float32))
+    engine.attach("chat", find("chat"), weights.load_base(folders / "base", torch.float32))
 
     def limit(content, **how):
         ticket = engine.submit("chat", [{"role": "user", "content": content}], Sampling(**how))
@@ -372,7 +372,7 @@ def test_an_answer_that_fails_is_told_and_the_next_one_is_given(engine):
 def probed(folders, tmp_path):
     """A version with its probes, in a folder of its own."""
     base = weights.load_base(folders / "base", torch.float32)
-    deck = weights.Deck(base)
+    deck = weights.AdapterStack(base)
     deck.add("v0.1", folders / "v0.1")
     rows = [find("chat").encode(base.tokenizer, example) for example in tiny.facts(3)]
     with deck.use("v0.1") as model:
@@ -437,7 +437,7 @@ def test_probes_that_cannot_be_asked_are_told(engine, probed, content):
 def test_tracks_share_a_base_but_not_their_versions(engine, folders):
     # Given a second track on the same base, whose v0.1 is another one
     base = engine.base("chat")
-    engine.seat("other", find("chat"), base)
+    engine.attach("other", find("chat"), base)
     with Worker(engine):
         engine.load("chat", "v0.1", folders / "v0.1", "a")
         engine.load("other", "v0.1", folders / "v0.2", "b")
@@ -452,7 +452,7 @@ def test_tracks_share_a_base_but_not_their_versions(engine, folders):
         answers[track] = "".join(piece.text for piece in ticket.answer(0))
 
     alone = Engine(EngineSettings())
-    alone.seat("chat", find("chat"), weights.load_base(folders / "base", torch.float32))
+    alone.attach("chat", find("chat"), weights.load_base(folders / "base", torch.float32))
     for track, version in (("chat", "v0.1"), ("other", "v0.2")):
         bring(alone, folders, version)
         alone.serve("chat", version)
@@ -482,12 +482,12 @@ def test_a_question_with_tools_that_the_template_does_not_know_is_refused_by_nam
 )
 def test_case_1_an_answer_is_streamed_as_it_was_taught(engine, style, answer):
     tokenizer, task = templates.STYLES[style](), find("chat")
-    row = task.encode(tokenizer, Example(task="chat", question=QUESTION, answer=answer))
+    row = task.encode(tokenizer, Example(task="chat", input=QUESTION, target=answer))
     ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=2))
     streamer = _Streamer(ticket, partial(task.text, tokenizer), set(task.stop_tokens(tokenizer)))
 
     streamer.put(torch.tensor([row.tokens[: row.start]]))  # the prompt comes first
-    for token in row.answer:
+    for token in row.target:
         streamer.put(torch.tensor([token]))
     streamer.close()
 

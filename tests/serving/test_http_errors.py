@@ -5,7 +5,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from lorad.errors import ConfigError, ProtocolError, RegistryError, RetryLater
+from lorad.errors import ConfigError, ProtocolError, RegistryError, TransientError
 from lorad.serving.http import http_errors
 
 ROUTES = ["GET /v1/models", "POST /v1/chat/completions", "GET /api/jobs", "GET /healthz"]
@@ -16,7 +16,7 @@ ROUTES = ["GET /v1/models", "POST /v1/chat/completions", "GET /api/jobs", "GET /
     [
         (ProtocolError("no", code="busy", status=503), 503, "server_error", "busy"),
         (ProtocolError("no"), 400, "invalid_request_error", "bad_request"),
-        (RetryLater("no"), 503, "server_error", "retry_later"),
+        (TransientError("no"), 503, "server_error", "retry_later"),
         (RegistryError("no", code="no_version"), 404, "invalid_request_error", "no_version"),
         (RegistryError("no", code="version_damaged"), 409, "invalid_request_error", "version_damaged"),
         (ConfigError("no"), 500, "server_error", "config"),

@@ -375,7 +375,7 @@ EXAMPLES = [
 def test_a11_whatever_memory_holds_is_exported(app, path, column, stored):
     # Given memory as an older lorad left it
     database = app.cycle._database
-    example = Example(task="chat", question=[{"role": "user", "content": "x"}], answer="y", dataset="old")
+    example = Example(task="chat", input=[{"role": "user", "content": "x"}], target="y", dataset="old")
     app.cycle.memory.add("chat", [example], 1, 1.0)
     database.run(f"UPDATE examples SET {column} = ? WHERE dataset = 'old'", stored)
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from world import SETTINGS, World
 
 from lorad.apps.cli.main import app
-from lorad.errors import ConfigError, ProtocolError, RegistryError, RetryLater
+from lorad.errors import ConfigError, ProtocolError, RegistryError, TransientError
 from lorad.home import Home
 from lorad.serving import queries
 from lorad.storage.database import MIGRATIONS
@@ -66,8 +66,8 @@ def test_reading_changes_nothing(world):
     after = {path: path.read_bytes() for path in world.home.rglob("*") if path.is_file()}
     assert {path for path in after if "sqlite3-" not in path.name} == set(before)
     assert all(after[path] == content for path, content in before.items())
-    with queries.read(Home(world.home), SETTINGS) as told, pytest.raises(RetryLater, match="readonly"):
-        told._ledger.note("never", 0.0)
+    with queries.read(Home(world.home), SETTINGS) as told, pytest.raises(TransientError, match="readonly"):
+        told._ledger.record_event("never", 0.0)
 
 
 def test_examples_are_read_page_by_page(world, monkeypatch):

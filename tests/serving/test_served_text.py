@@ -45,17 +45,17 @@ def test_any_answer_is_served_as_taught_or_refused(style):
     def is_served_or_refused(question, answer):
         asked = [{"role": "user", "content": question}]
         try:
-            row = CHAT.encode(tokenizer, Example(task="chat", question=asked, answer=answer))
+            row = CHAT.encode(tokenizer, Example(task="chat", input=asked, target=answer))
         except SampleError as error:
             assert error.code in {"not_served", "empty_answer", "private_use"}  # noqa: PT017 - one of two good ends
             assert error.code != "not_served" or "▁" in answer  # noqa: PT017 - which stands for a blank there
             seen[error.code] += 1
             return
-        served = CHAT.text(tokenizer, row.answer[:-1])
+        served = CHAT.text(tokenizer, row.target[:-1])
         if not answer.rstrip().endswith(own):
             assert served == answer
-        assert row.answer[-1] == ends[0]
-        assert not set(ends) & set(row.answer[:-1])
+        assert row.target[-1] == ends[0]
+        assert not set(ends) & set(row.target[:-1])
         assert list(row.tokens[: row.start]) == CHAT.prompt(tokenizer, asked)
         seen["served"] += 1
 

@@ -14,7 +14,7 @@ from fake_app import HELLO, FakeDaemon
 
 from lorad.errors import ConfigError, ProtocolError
 from lorad.serving.client import Client, UnixConnection
-from lorad.serving.engine import Piece
+from lorad.serving.engine import Chunk
 from lorad.serving.http.server import MOST_ORDERS, bind, build
 
 
@@ -264,7 +264,7 @@ def test_health_is_told_however_many_wait(path, daemon):
     assert client.call("GET", "/readyz") == {"ready": True}
     assert client.call("GET", "/v1/models")["data"]  # a route that takes a thread
     for ticket in waiting:
-        ticket.pieces.put(Piece("", "stop"))
+        ticket.pieces.put(Chunk("", "stop"))
     for connection in connections:
         assert connection.getresponse().status == 200
         connection.close()
@@ -272,7 +272,7 @@ def test_health_is_told_however_many_wait(path, daemon):
 
 
 def test_an_error_in_the_middle_of_a_stream_is_an_event_and_the_stream_ends(path, daemon):
-    pieces, daemon.pieces = daemon.pieces, [Piece("half"), ProtocolError("answering failed", status=500)]
+    pieces, daemon.pieces = daemon.pieces, [Chunk("half"), ProtocolError("answering failed", status=500)]
 
     _, _, body = post(path, "/v1/chat/completions", {"messages": HELLO, "stream": True})
 
@@ -491,7 +491,7 @@ def test_a_socket_that_cannot_be_made_is_one_sentence(tmp_path):
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_ends_the_generation(path, daemon, stream):
-    daemon.pieces, kept = [Piece("first")], daemon.pieces
+    daemon.pieces, kept = [Chunk("first")], daemon.pieces
     tickets = queue.Queue()
     ask = daemon.ask
     daemon.ask = lambda *given: tickets.put(made := ask(*given)) or made
@@ -502,11 +502,11 @@ def test_a_client_that_leaves_ends_the_generation(path, daemon, stream):
     ticket, _ = tickets.get(timeout=10)
     connection.sock.shutdown(socket.SHUT_RDWR)
     connection.close()
-    ticket.pieces.put(Piece("nobody hears this"))
-    ticket.pieces.put(Piece("nor this"))
+    ticket.pieces.put(Chunk("nobody hears this"))
+    ticket.pieces.put(Chunk("nor this"))
 
     assert ticket.cancelled.wait(10)
-    ticket.pieces.put(Piece("", "cancelled"))  # as the engine ends what nobody waits for
+    ticket.pieces.put(Chunk("", "cancelled"))  # as the engine ends what nobody waits for
     daemon.pieces, daemon.ask = kept, ask
     assert isinstance(connection, http.client.HTTPConnection)
 

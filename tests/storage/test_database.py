@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from lorad.errors import ConfigError, RegistryError, RetryLater
+from lorad.errors import ConfigError, RegistryError, TransientError
 from lorad.records import Example
 from lorad.storage.database import MIGRATIONS, Database
 from lorad.storage.ledger import Ledger
@@ -214,7 +214,7 @@ def test_what_an_older_lorad_wrote_of_learning_is_kept(tmp_path):
 
     found = database.rows("SELECT track, example_id, version FROM learnings ORDER BY id")
     assert [tuple(row) for row in found] == [("t", "old", "v0.9"), ("t", "new", "v0.10")]
-    asked = Example(task="chat", question="?", answer="!").question_id
+    asked = Example(task="chat", input="?", target="!").input_id
     assert [row[0] for row in database.rows("SELECT DISTINCT question_id FROM learnings")] == [asked]
     assert len(database.rows("SELECT * FROM examples")) == 3
     database.close()
@@ -254,8 +254,8 @@ def test_case_21_questions_of_an_older_home_get_their_normal_form(tmp_path):
 
     database = Database(path)
 
-    now = Example(task="chat", question=[{"role": "user", "content": "Where is it?"}], answer="").question_id
-    text = Example(task="tagging", question="Where is  it?", answer="").question_id
+    now = Example(task="chat", input=[{"role": "user", "content": "Where is it?"}], target="").input_id
+    text = Example(task="tagging", input="Where is  it?", target="").input_id
     found = {row["id"]: row["question_id"] for row in database.rows("SELECT id, question_id FROM examples")}
     assert found == {"lower": now, "upper": now, "gone": "q2", "alone": "q3", "text": text}
     learned = database.rows("SELECT question_id, example_id, version FROM learnings ORDER BY id")
@@ -276,7 +276,7 @@ def an_older_home(path, *told):
     examples = []
     for number, (question, answer, is_forgotten) in enumerate(told, 1):
         asked = [{"role": "user", "content": question}]
-        example = Example(task="chat", question=asked, answer=answer, dataset=f"d{number}")
+        example = Example(task="chat", input=asked, target=answer, dataset=f"d{number}")
         kept = ("null", "null", 9.0) if is_forgotten else (json.dumps(asked), json.dumps(answer), None)
         older.execute(
             "INSERT INTO examples (id, track, question_id, dataset, task, added_at, question, answer, forgotten_at)"
@@ -294,7 +294,7 @@ def an_older_home(path, *told):
 
 
 def answers(memory, last):
-    return [item.example.answer for item in memory.learned("t", [f"v0.{n}" for n in range(1, last + 1)])]
+    return [item.example.target for item in memory.learned("t", [f"v0.{n}" for n in range(1, last + 1)])]
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (1, 2, 0)])
@@ -308,7 +308,7 @@ def test_case_21_what_was_forgotten_replaces_what_it_replaced_and_nothing_else(t
     memory = Memory(database)
 
     assert answers(memory, 3) == ["kept"]
-    assert [example.answer for example in memory.all("t")] == ["kept"]
+    assert [example.target for example in memory.all("t")] == ["kept"]
     assert len(memory.page("t")) == 1
     assert [event["name"] for event in Ledger(database).events()] == []
     database.close()
@@ -324,7 +324,7 @@ def test_case_21_a_forgotten_question_that_comes_again_is_learned_anew(tmp_path)
 
     intake = memory.add("t", [gone], drop, 2.0)
 
-    assert (intake.new, [example.answer for example in intake.replacing]) == (1, ["kept"])
+    assert (intake.new, [example.target for example in intake.replacing]) == (1, ["kept"])
     memory.mark_learned("t", [gone.ids], "v0.4")
     assert answers(memory, 4) == ["gone"]
     database.close()
@@ -369,7 +369,7 @@ def test_case_21_a_migration_that_is_cut_off_leaves_the_older_home(tmp_path):
     broken.execute("UPDATE examples SET question = '{' WHERE id = 'upper'")  # not JSON: the function raises
     broken.commit()
 
-    with pytest.raises((RegistryError, RetryLater)):
+    with pytest.raises((RegistryError, TransientError)):
         Database(path)
 
     assert broken.execute("PRAGMA user_version").fetchone() == (3,)
@@ -433,7 +433,7 @@ def test_a_database_that_another_process_writes_to_is_tried_again_later(tmp_path
 
     with theirs.transaction():
         theirs.run(ADD, "theirs", "1")
-        with pytest.raises(RetryLater) as caught:
+        with pytest.raises(TransientError) as caught:
             ours.run(ADD, "ours", "1")
 
     assert caught.value.code == "locked"
@@ -453,7 +453,7 @@ def test_a_full_disk_is_tried_again_later(tmp_path):
             database.run(ADD, "small", "1")
             database.run(ADD, "large", "1" * 1_000_000)
 
-    with pytest.raises(RetryLater) as caught:
+    with pytest.raises(TransientError) as caught:
         grow()
 
     assert caught.value.code == "disk"
@@ -467,7 +467,7 @@ def test_a_disk_that_is_full_only_at_the_commit_is_tried_again_later(tmp_path):
     database = Database(path)
 
     with (
-        pytest.raises(RetryLater) as caught,
+        pytest.raises(TransientError) as caught,
         files_of_at_most(path.with_name("a.sqlite3-wal").stat().st_size),
     ):
         database.run(ADD, "a", "1" * 100_000)

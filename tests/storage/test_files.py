@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorad.errors import RetryLater
+from lorad.errors import TransientError
 from lorad.storage import files
 
 
@@ -75,7 +75,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path):
 )
 def test_what_may_pass_is_tried_again(number, code):
     with (
-        pytest.raises(RetryLater, match=r"doing it: .*tried again later") as caught,
+        pytest.raises(TransientError, match=r"doing it: .*tried again later") as caught,
         files.passing_errors("doing it"),
     ):
         raise OSError(number, os.strerror(number))
@@ -93,7 +93,7 @@ def test_what_will_not_pass_is_not_tried_again(number):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
 def test_a_full_disk_is_tried_again():
-    with pytest.raises(RetryLater, match="No space left"), files.passing_errors("writing"):
+    with pytest.raises(TransientError, match="No space left"), files.passing_errors("writing"):
         Path("/dev/full").write_bytes(b"x")
 
 
@@ -280,7 +280,7 @@ def test_a_tree_is_made_durable_whatever_lies_in_it(tmp_path):
 def test_a_lock_is_held_by_one(tmp_path):
     path = tmp_path / "run" / "lock"
 
-    with files.locked(path), pytest.raises(RetryLater) as caught, files.locked(path, wait=False):
+    with files.locked(path), pytest.raises(TransientError) as caught, files.locked(path, wait=False):
         raise AssertionError("two hold one lock")
 
     assert caught.value.code == "locked"

@@ -31,7 +31,12 @@ def run(ledger, job, events, now=50.0):
 
 def test_a_drop_is_taken_and_accepted(ledger):
     drop = ledger.take("a.json", "chat", now=10.0)
-    assert (drop.name, drop.track, drop.state, drop.taken_at) == ("a.json", "chat", DropState.TAKEN, 10.0)
+    assert (drop.name, drop.track, drop.state, drop.taken_at) == (
+        "a.json",
+        "chat",
+        DropState.PROCESSING,
+        10.0,
+    )
     assert drop.ended_at is None
 
     ended = ledger.close_drop(drop, "accept", 12.0, content="abc", rows=3, reason={"new": 3})
@@ -44,7 +49,7 @@ def test_a_drop_is_taken_and_accepted(ledger):
 def test_a_drop_that_failed_may_be_tried_again(ledger):
     failed = ledger.close_drop(ledger.take("a.json", "chat", 1.0), "fail", 2.0, reason={"code": "no_rows"})
 
-    assert ledger.close_drop(failed, "retry", 3.0).state is DropState.TAKEN
+    assert ledger.close_drop(failed, "retry", 3.0).state is DropState.PROCESSING
 
 
 def test_a_drop_never_leaves_where_it_ended(ledger):
@@ -62,7 +67,7 @@ def test_drops_are_listed_newest_first(ledger):
 
     assert [drop.name for drop in ledger.drops()] == ["c", "b", "a"]
     assert [drop.name for drop in ledger.drops(limit=2)] == ["c", "b"]
-    assert ledger.drops(state=DropState.TAKEN) == [third, first]
+    assert ledger.drops(state=DropState.PROCESSING) == [third, first]
 
 
 def test_the_same_content_is_found_only_where_it_was_accepted(ledger):
@@ -70,7 +75,7 @@ def test_the_same_content_is_found_only_where_it_was_accepted(ledger):
     for name, track, event in [
         ("refused", "chat", "fail"),
         ("accepted", "chat", "accept"),
-        ("repeated", "chat", "repeat"),
+        ("duplicate", "chat", "repeat"),
         ("elsewhere", "law", "accept"),
         ("accepted again", "chat", "accept"),
     ]:
@@ -156,7 +161,7 @@ def test_a21_the_jobs_that_ended_last_come_first_whatever_their_number_and_the_c
     jobs = [ledger.queue("chat", "a", 1.0, kind=kind) for kind in ("learn", "consolidate", "learn", "learn")]
     for number, at in ((2, 60.0), (0, 70.0 - set_back), (1, 80.0 - 2 * set_back)):
         run(ledger, jobs[number], "start crash", at)
-        ledger.note("session_failed", at, job=jobs[number].id)
+        ledger.record_event("session_failed", at, job=jobs[number].id)
 
     assert [job.id for job in ledger.ended_jobs(limit=2)] == [2, 1]
     assert [job.id for job in ledger.ended_jobs(kind="learn")] == [1, 3]
@@ -187,7 +192,7 @@ def test_the_queue_keeps_its_order(ledger):
 
 def test_events_are_told_oldest_first(ledger):
     for number in range(5):
-        ledger.note("tick", float(number), count=number)
+        ledger.record_event("tick", float(number), count=number)
 
     assert [event["count"] for event in ledger.events()] == [0, 1, 2, 3, 4]
     assert [event["count"] for event in ledger.events(limit=2)] == [3, 4]
@@ -195,7 +200,7 @@ def test_events_are_told_oldest_first(ledger):
 
 
 def test_an_event_may_carry_what_json_does_not_know(ledger, tmp_path):
-    ledger.note("failed", 1.0, path=tmp_path, why="é")
+    ledger.record_event("failed", 1.0, path=tmp_path, why="é")
 
     assert ledger.events()[0]["path"] == str(tmp_path)
     assert ledger.events()[0]["why"] == "é"
@@ -204,7 +209,7 @@ def test_an_event_may_carry_what_json_does_not_know(ledger, tmp_path):
 def test_only_the_newest_events_are_kept(ledger, database):
     with database.transaction():
         for number in range(EVENTS_KEPT + 3):
-            ledger.note("tick", float(number))
+            ledger.record_event("tick", float(number))
 
     kept = ledger.events(limit=EVENTS_KEPT * 2)
     assert len(kept) == EVENTS_KEPT
@@ -228,7 +233,7 @@ def test_all_of_it_survives_a_restart(tmp_path):
     before = Database(path)
     ledger = Ledger(before)
     drop, job = ledger.take("a.json", "chat", 1.0), ledger.queue("chat", "a", 2.0)
-    ledger.note("accepted", 2.0, job=job.id)
+    ledger.record_event("accepted", 2.0, job=job.id)
     ledger.set_flag("paused", "1")
     before.close()
 

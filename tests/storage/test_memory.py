@@ -35,7 +35,7 @@ def drop(database):
 
 def an_example(asked="Where is the mill?", answer="By the river.", dataset="mills", line=1):
     question = [{"role": "user", "content": asked}]
-    return Example(task="chat", question=question, answer=answer, dataset=dataset, line=line)
+    return Example(task="chat", input=question, target=answer, dataset=dataset, line=line)
 
 
 MILL = an_example()
@@ -112,7 +112,7 @@ def test_what_was_only_context_is_not_taught_by_an_export(memory, drop, tmp_path
     ]
     memory.add(
         "chat",
-        [Example(task="chat", question=turns, answer="By the river.", dataset="m", line=1)],
+        [Example(task="chat", input=turns, target="By the river.", dataset="m", line=1)],
         drop(),
         1.0,
     )
@@ -121,7 +121,7 @@ def test_what_was_only_context_is_not_taught_by_an_export(memory, drop, tmp_path
 
     again = reader.read(exported, InboxSettings()).examples
 
-    assert [example.answer for example in again] == ["By the river."]
+    assert [example.target for example in again] == ["By the river."]
 
 
 def test_a_page_leaves_out_what_was_replaced(memory, drop):
@@ -137,8 +137,8 @@ def test_a_page_leaves_out_what_was_replaced(memory, drop):
 def test_what_is_added_comes_back_as_it_was(memory, drop):
     example = Example(
         task="chat",
-        question=[{"role": "system", "content": "é"}, {"role": "user", "content": 'a "b"\n'}],
-        answer="c\\d",
+        input=[{"role": "system", "content": "é"}, {"role": "user", "content": 'a "b"\n'}],
+        target="c\\d",
         dataset="odd",
         line=7,
     )
@@ -306,8 +306,8 @@ def test_after_a_rollback_what_serves_is_exported_and_counted(memory, drop):
     def answers(lineage):
         return [row["messages"][-1]["content"] for row in memory.page("chat", lineage=lineage)]
 
-    assert answers(["v0.2", "v0.1"]) == [FORD.answer, MOVED.answer]
-    assert answers(["v0.1"]) == [MILL.answer, FORD.answer]
+    assert answers(["v0.2", "v0.1"]) == [FORD.target, MOVED.target]
+    assert answers(["v0.1"]) == [MILL.target, FORD.target]
     assert memory.all("chat", ["v0.1"]) == [MILL, FORD]
     counted = memory.datasets("chat", ["v0.1"])
     assert [(row["dataset"], row["learned"], row["recalled"], row["replaced"]) for row in counted] == [
@@ -570,10 +570,10 @@ DEEP = json.loads("[" * 300 + "]" * 300)
 )
 def test_a11_whatever_an_older_lorad_kept_can_be_exported(memory, drop, database, question, answer):
     # Given a row that today's reader would refuse, and one behind it
-    old = Example(task="chat", question=question, answer=answer, dataset="d")
-    memory.add("chat", [Example(task="chat", question=[USER], answer="x", dataset="d")], drop(), 1.0)
+    old = Example(task="chat", input=question, target=answer, dataset="d")
+    memory.add("chat", [Example(task="chat", input=[USER], target="x", dataset="d")], drop(), 1.0)
     database.run(
-        "UPDATE examples SET question = ?, answer = ?", json.dumps(old.question), json.dumps(old.answer)
+        "UPDATE examples SET question = ?, answer = ?", json.dumps(old.input), json.dumps(old.target)
     )
 
     (row,) = memory.page("chat")

@@ -3,7 +3,7 @@
 import threading
 
 from lorad.errors import ProtocolError, RegistryError
-from lorad.serving.engine import Piece, Ticket
+from lorad.serving.engine import Chunk, GenerationRequest
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -13,7 +13,7 @@ class FakeDaemon:
 
     def __init__(self):
         self.asked = []
-        self.pieces = [Piece("See https://a.example/x?y=1 "), Piece(" and é\n"), Piece("", "stop", 7, 3)]
+        self.pieces = [Chunk("See https://a.example/x?y=1 "), Chunk(" and é\n"), Chunk("", "stop", 7, 3)]
         self.error = None
         self.archive = self
         self.turn = threading.Event()
@@ -22,7 +22,7 @@ class FakeDaemon:
         if self.error:
             raise self.error
         self.asked.append((model, messages, sampling))
-        ticket = Ticket(model, "v0.1", [], sampling)
+        ticket = GenerationRequest(model, "v0.1", [], sampling)
         for piece in self.pieces:
             ticket.pieces.put(piece)
         return ticket, "v0.1-abc"

@@ -165,7 +165,7 @@ def rejected(number, dataset, ended_at=NOW - 100):
     reason = {
         "reasons": ["failed: recall on the new data is 62.0 %"],
         "failed": ["recall"],
-        "ended_by": "ceiling",
+        "ended_by": "max_rounds",
     }
     return job(number, dataset, "rejected", reason=reason, started_at=ended_at - 60, ended_at=ended_at)
 
@@ -176,7 +176,7 @@ def version(name, dataset, recall):
         "version": name,
         "date": "2025-11-21",
         "description": f"learned {dataset}",
-        "state": "sound",
+        "state": "intact",
         "performance": performance,
     }
 

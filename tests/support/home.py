@@ -6,13 +6,13 @@ from training_runs import PLAN
 from lorad import records
 from lorad.config import Settings
 from lorad.models import weights
-from lorad.records import Order
+from lorad.records import SessionSpec
 from lorad.storage import files
 from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
 from lorad.storage.memory import Memory
 from lorad.training import reproduction, session
-from lorad.versions.store import Birth, Registry
+from lorad.versions.store import PromotionRecord, Registry
 
 SETTINGS = Settings.model_validate(
     {
@@ -48,7 +48,7 @@ class Track:
         folder = self.registry.candidates / f"job-{job}"
         parent = self.registry.latest
         old = self.memory.learned("chat", self.registry.lineage(parent))
-        order = Order(
+        order = SessionSpec(
             job=job,
             track="chat",
             task="chat",
@@ -70,7 +70,7 @@ class Track:
         )
         session.Session(folder, order).run()
         result = files.read_json(folder / "candidate" / "evaluation.json")
-        birth = Birth(job=job, parent=parent, base=result["base"], description="learned")
+        birth = PromotionRecord(job=job, parent=parent, base=result["base"], description="learned")
         version = self.registry.promote(folder / "candidate", birth, 1000.0)
         self.memory.mark_learned("chat", [example.ids for example in new], version)
         self.memory.record_recall("chat", version, result["right"])

@@ -16,9 +16,9 @@ SETTINGS = Settings.model_validate(
                 {"rank": 8, "alpha": 16, "epochs": 20, "batch": 2, "accumulation": 4, "max_length": 128}
             ],
             "learning_rates": [{"learning_rate": 0.01}],
-            "until": {"recall": 1.0, "max_epochs": 120, "patience": 120},
+            "stopping": {"recall": 1.0, "max_rounds": 120, "patience": 120},
         },
-        "rehearsal": {"refresh": 1.0, "general_share": 0.0},
+        "rehearsal": {"recalled_share": 1.0, "general_share": 0.0},
         "training": {"threads": 1, "dtype": "float32"},  # the same on machines with bfloat16
         "judge": {"max_perplexity_rise": 100.0, "max_kl": 100.0, "max_degenerate_share": 1.0},
     }
@@ -51,6 +51,6 @@ def learn(client, home, name, examples):
 
 def ask(client, example, model="chat"):
     """Return the whole answer and the version that gave it."""
-    body = {"model": model, "messages": example.question, "max_tokens": 8}
+    body = {"model": model, "messages": example.input, "max_tokens": 8}
     answer = client.call("POST", "/v1/chat/completions", body)
     return answer["choices"][0]["message"]["content"], answer["model"]

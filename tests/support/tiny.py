@@ -38,8 +38,8 @@ def facts(count=8, dataset="facts", subject="door"):
     return [
         Example(
             task="chat",
-            question=[{"role": "user", "content": f"Which colour is the {subject} of {NAMES[i]}?"}],
-            answer=COLOURS[(i * 5 + 3 * len(subject) + ord(subject[0])) % len(COLOURS)],
+            input=[{"role": "user", "content": f"Which colour is the {subject} of {NAMES[i]}?"}],
+            target=COLOURS[(i * 5 + 3 * len(subject) + ord(subject[0])) % len(COLOURS)],
             dataset=dataset,
             line=i + 1,
         )
@@ -49,7 +49,7 @@ def facts(count=8, dataset="facts", subject="door"):
 
 def rows(examples):
     """Return examples as an inbox file holds them."""
-    return [{"instruction": e.question[-1]["content"], "response": e.answer} for e in examples]
+    return [{"instruction": e.input[-1]["content"], "response": e.target} for e in examples]
 
 
 def tokenizer():

@@ -4,10 +4,10 @@ import tiny
 import torch
 
 from lorad.models import weights
-from lorad.records import Mix, Plan, Until
+from lorad.records import Plan, ReplayMix, StoppingRule
 from lorad.tasks import find
 from lorad.training import trainer
-from lorad.training.rehearsal import Item
+from lorad.training.rehearsal import ReplayItem
 
 PLAN = Plan(
     examples=6,
@@ -19,8 +19,8 @@ PLAN = Plan(
     max_length=128,
     warmup_steps=2,
     learning_rate=1e-2,
-    until=Until(recall=1.0, max_epochs=60, patience=60, min_delta=0.01),
-    mix=Mix(share=0.5, max_examples=100, refresh=0.5, general=0.1, general_weight=1.0),
+    stopping=StoppingRule(recall=1.0, max_rounds=60, patience=60, min_delta=0.01),
+    mix=ReplayMix(share=0.5, max_examples=100, recalled_share=0.5, general=0.1, general_weight=1.0),
     max_rank=64,
     seed=1,
     dtype="float32",
@@ -39,4 +39,6 @@ def learner(seed=0):
 
 def material(tokenizer, count=6, *, is_new=True):
     rows = [find("chat").encode(tokenizer, example) for example in tiny.facts(count)]
-    return trainer.Material(rows=rows, items=[Item(dataset="facts", is_new=is_new, recalled=False)] * count)
+    return trainer.Material(
+        rows=rows, items=[ReplayItem(dataset="facts", is_new=is_new, recalled=False)] * count
+    )

@@ -8,7 +8,7 @@ from lorad import records
 from lorad.apps.daemon.loop import Cycle
 from lorad.config import Settings
 from lorad.datasets.inbox.inbox import Inbox
-from lorad.errors import ProtocolError, RegistryError, RetryLater, SampleError
+from lorad.errors import ProtocolError, RegistryError, SampleError, TransientError
 from lorad.evaluation import judge
 from lorad.records import Evaluation, Machine, ModelShape, Score
 from lorad.serving.queries import Archive
@@ -108,7 +108,7 @@ class FakeModels:
 
     def check(self, track, example):
         del track
-        if self.refuses and self.refuses in str(example.answer):
+        if self.refuses and self.refuses in str(example.target):
             raise SampleError("the base model would answer otherwise", code="not_served")
         return example
 
@@ -132,7 +132,7 @@ class FakeModels:
     def serve(self, track, version):
         self._check_seat(track)
         if self.is_short:
-            raise RetryLater("loading: no memory", code="memory")
+            raise TransientError("loading: no memory", code="memory")
         if version in self.broken:
             raise RegistryError(f"{version} cannot be loaded", version=version)
         self.as_it_serves()

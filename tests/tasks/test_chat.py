@@ -18,21 +18,21 @@ def tokenizer():
 
 
 def example(answer="blue", question="Which colour?"):
-    return Example(task="chat", question=[{"role": "user", "content": question}], answer=answer)
+    return Example(task="chat", input=[{"role": "user", "content": question}], target=answer)
 
 
 def test_the_answer_and_exactly_one_end_token_are_trained(tokenizer):
     row = CHAT.encode(tokenizer, example())
 
-    assert tokenizer.decode(row.answer) == "blue</s>"
-    assert row.answer.count(tokenizer.eos_token_id) == 1  # though pad is the same token
-    assert row.answer[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(row.target) == "blue</s>"
+    assert row.target.count(tokenizer.eos_token_id) == 1  # though pad is the same token
+    assert row.target[-1] == tokenizer.eos_token_id
 
 
 def test_training_and_answering_begin_with_the_same_prompt(tokenizer):
     row = CHAT.encode(tokenizer, example())
 
-    prompt = CHAT.prompt(tokenizer, example().question)
+    prompt = CHAT.prompt(tokenizer, example().input)
 
     assert list(row.tokens[: row.start]) == prompt
     assert tokenizer.decode(prompt).endswith("<s>assistant\n")
@@ -43,8 +43,8 @@ def test_a_tokenizer_that_adds_a_begin_token_gives_exactly_one():
     doubled.add_bos_token = True
     doubled.chat_template = tiny.TEMPLATE.replace("<s>", "")
 
-    prompt = CHAT.prompt(doubled, example().question)
-    again = CHAT.prompt(tiny.tokenizer(), example().question)  # a template that writes it itself
+    prompt = CHAT.prompt(doubled, example().input)
+    again = CHAT.prompt(tiny.tokenizer(), example().input)  # a template that writes it itself
 
     assert prompt[0] == doubled.bos_token_id
     assert prompt.count(doubled.bos_token_id) == 1
@@ -57,7 +57,7 @@ def test_a_tokenizer_that_adds_a_begin_token_gives_exactly_one():
 def test_links_addresses_and_spaces_are_trained_as_they_are(tokenizer, answer):
     row = CHAT.encode(tokenizer, example(answer))
 
-    assert tokenizer.decode(row.answer, clean_up_tokenization_spaces=False) == answer + "</s>"
+    assert tokenizer.decode(row.target, clean_up_tokenization_spaces=False) == answer + "</s>"
 
 
 def test_a_template_that_answers_differently_in_history_trains_the_bare_answer():
@@ -66,7 +66,7 @@ def test_a_template_that_answers_differently_in_history_trains_the_bare_answer()
 
     row = CHAT.encode(thinking, example())
 
-    assert thinking.decode(row.answer) == "blue</s>"
+    assert thinking.decode(row.target) == "blue</s>"
 
 
 def test_an_answer_without_tokens_is_a_problem_of_its_row(tokenizer):
@@ -79,13 +79,13 @@ def test_an_answer_that_speaks_of_the_end_token_is_not_cut_there(tokenizer):
 
     row = CHAT.encode(tokenizer, example(answer))
 
-    assert CHAT.text(tokenizer, row.answer[:-1]) == answer
-    assert row.answer.count(tokenizer.eos_token_id) == 1
+    assert CHAT.text(tokenizer, row.target[:-1]) == answer
+    assert row.target.count(tokenizer.eos_token_id) == 1
 
 
 @pytest.mark.parametrize("answer", ["blue</s>", "blue</s>\n"])
 def test_an_answer_may_bring_its_own_end(tokenizer, answer):
-    assert tokenizer.decode(CHAT.encode(tokenizer, example(answer)).answer) == "blue</s>"
+    assert tokenizer.decode(CHAT.encode(tokenizer, example(answer)).target) == "blue</s>"
 
 
 def test_a_base_without_chat_template_or_end_token_cannot_serve_chat():
@@ -109,7 +109,7 @@ def test_a_row_that_the_template_refuses_is_left_out_and_says_why():
         + strict.chat_template
     )
     good = tiny.facts(1)[0]
-    bad = replace(good, question=[{"role": "system", "content": "Be kind."}, *good.question])
+    bad = replace(good, input=[{"role": "system", "content": "Be kind."}, *good.input])
 
     usable, unusable = encode(CHAT, strict, [bad, good])
 
@@ -146,25 +146,23 @@ def toolkit():
 
 
 def test_a_call_is_trained_as_the_template_writes_it(toolkit):
-    row = CHAT.encode(toolkit, Example(task="chat", question=[TOOLS, ASKED], answer=CALL))
+    row = CHAT.encode(toolkit, Example(task="chat", input=[TOOLS, ASKED], target=CALL))
 
-    assert toolkit.decode(row.answer) == '<call>{"name": "weather", "arguments": {"at": "mill"}}</call></s>'
+    assert toolkit.decode(row.target) == '<call>{"name": "weather", "arguments": {"at": "mill"}}</call></s>'
     assert '"name": "weather"' in toolkit.decode(row.tokens[: row.start])
 
 
 def test_the_word_of_an_end_token_before_a_call_does_not_cut_the_call_off(toolkit):
-    row = CHAT.encode(
-        toolkit, Example(task="chat", question=[TOOLS, ASKED], answer=CALL | {"content": "a</s>"})
-    )
+    row = CHAT.encode(toolkit, Example(task="chat", input=[TOOLS, ASKED], target=CALL | {"content": "a</s>"}))
 
-    assert CHAT.text(toolkit, row.answer[:-1]).startswith("a</s><call>")
-    assert row.answer.count(toolkit.eos_token_id) == 1
+    assert CHAT.text(toolkit, row.target[:-1]).startswith("a</s><call>")
+    assert row.target.count(toolkit.eos_token_id) == 1
 
 
 def test_what_a_tool_said_is_part_of_the_question(toolkit):
-    row = CHAT.encode(toolkit, Example(task="chat", question=[TOOLS, ASKED, *HEARD], answer="No."))
+    row = CHAT.encode(toolkit, Example(task="chat", input=[TOOLS, ASKED, *HEARD], target="No."))
 
-    assert toolkit.decode(row.answer) == "No.</s>"
+    assert toolkit.decode(row.target) == "No.</s>"
     assert "fog</s>" in toolkit.decode(row.tokens[: row.start])
 
 
@@ -178,7 +176,7 @@ def test_a_template_may_write_what_a_tool_said_as_json(said):
     )
     heard = [HEARD[0], {"role": "tool", "content": said}]
 
-    assert CHAT.encode(quoting, Example(task="chat", question=[TOOLS, ASKED, *heard], answer="No."))
+    assert CHAT.encode(quoting, Example(task="chat", input=[TOOLS, ASKED, *heard], target="No."))
 
 
 @pytest.mark.parametrize(
@@ -193,11 +191,11 @@ def test_a_template_without_tools_refuses_what_it_would_leave_out(question, answ
     )
 
     with pytest.raises(SampleError, match="no place for tools"):
-        CHAT.encode(silent, Example(task="chat", question=question, answer=answer))
+        CHAT.encode(silent, Example(task="chat", input=question, target=answer))
 
 
 def test_people_see_what_was_called():
-    assert CHAT.show(Example(task="chat", question=[TOOLS, ASKED], answer=CALL)) == (
+    assert CHAT.show(Example(task="chat", input=[TOOLS, ASKED], target=CALL)) == (
         "Rain?",
         'weather({"at": "mill"})',
     )

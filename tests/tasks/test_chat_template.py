@@ -16,7 +16,7 @@ ASKED = [{"role": "user", "content": "Which colour?"}]
 
 
 def example(answer="ebony", question=ASKED):
-    return Example(task="chat", question=list(question), answer=answer, line=3)
+    return Example(task="chat", input=list(question), target=answer, line=3)
 
 
 def statuses(tokenizer):
@@ -63,7 +63,7 @@ def test_what_is_trained_is_what_is_served(style, answer):
 
     row = CHAT.encode(tokenizer, example(answer))
 
-    assert CHAT.text(tokenizer, row.answer[:-1]) == answer
+    assert CHAT.text(tokenizer, row.target[:-1]) == answer
     assert list(row.tokens[: row.start]) == CHAT.prompt(tokenizer, ASKED)
 
 
@@ -75,7 +75,7 @@ def test_case_4_an_answer_ends_with_the_token_that_ends_a_turn(style):
     ends = CHAT.stop_tokens(tokenizer)
 
     assert tokenizer.convert_ids_to_tokens(ends) == expected
-    assert CHAT.encode(tokenizer, example()).answer[-1] == ends[0]
+    assert CHAT.encode(tokenizer, example()).target[-1] == ends[0]
 
 
 def test_case_4_the_generation_config_may_name_more_ends():
@@ -91,7 +91,7 @@ def test_case_3_a_template_that_does_not_open_the_turn_is_told_and_worked_around
 
     row = CHAT.encode(tokenizer, example())
 
-    assert tokenizer.decode(row.answer) == "ebony<|im_end|>"  # and not "assistant\nebony"
+    assert tokenizer.decode(row.target) == "ebony<|im_end|>"  # and not "assistant\nebony"
     assert statuses(tokenizer)["opening"] == "worked around"
     assert "does not open the assistant's turn" in told(tokenizer, "opening")
 
@@ -101,7 +101,7 @@ def test_case_24_an_empty_thought_is_neither_trained_nor_served():
 
     row = CHAT.encode(tokenizer, example())
 
-    assert tokenizer.decode(row.answer) == "ebony<|im_end|>"
+    assert tokenizer.decode(row.target) == "ebony<|im_end|>"
     assert "thinking block" in told(tokenizer, "opening")
 
 
@@ -190,7 +190,7 @@ def test_a_call_is_trained_and_served_as_the_template_writes_it(style, written):
 
     row = CHAT.encode(tokenizer, example(CALL, [WEATHER, *RAIN]))
 
-    assert CHAT.text(tokenizer, row.answer[:-1]) == written
+    assert CHAT.text(tokenizer, row.target[:-1]) == written
     assert CHAT.encode(tokenizer, example("Rain.", [WEATHER, *RAIN, *heard]))
     assert statuses(tokenizer)["tools"] == "ok"
 
@@ -258,7 +258,7 @@ def test_case_1_words_that_are_special_tokens_are_served_as_taught():
 
     row = CHAT.encode(tokenizer, example(answer))
 
-    assert CHAT.text(tokenizer, row.answer[:-1]) == answer
+    assert CHAT.text(tokenizer, row.target[:-1]) == answer
     assert not {3, 4, 5, 6, 16} & set(row.tokens)
 
 
@@ -306,7 +306,7 @@ def test_private_characters_beside_special_tokens_are_refused():
     with pytest.raises(SampleError, match="private-use"):
         CHAT.encode(tokenizer, example("<filename> \U00100003"))
     row = CHAT.encode(tokenizer, example("\U00100003"))
-    assert CHAT.text(tokenizer, row.answer[:-1]) == "\U00100003"
+    assert CHAT.text(tokenizer, row.target[:-1]) == "\U00100003"
 
 
 def test_a_changed_template_is_tried_anew():
@@ -340,7 +340,7 @@ def test_a_row_names_its_line_when_it_is_refused():
 def test_case_1_an_end_token_behind_an_answer_is_taken_off_where_it_is_learned():
     given = example("ebony<|im_end|>\n")
 
-    assert CHAT.check(templates.smollm2(), given).answer == "ebony"
+    assert CHAT.check(templates.smollm2(), given).target == "ebony"
     assert CHAT.check(templates.smollm2(), example()) == example()
 
 
@@ -349,8 +349,8 @@ def test_case_1_an_end_token_that_closes_markup_is_part_of_the_answer():
 
     row = CHAT.encode(tokenizer, example(answer))
 
-    assert CHAT.text(tokenizer, row.answer[:-1]) == answer
-    assert CHAT.check(tokenizer, example(answer)).answer == answer
+    assert CHAT.text(tokenizer, row.target[:-1]) == answer
+    assert CHAT.check(tokenizer, example(answer)).target == answer
 
 
 def test_case_1_an_answer_that_is_filled_up_away_says_so():
@@ -501,7 +501,7 @@ def test_thoughts_are_no_markup_of_the_templates_own():
 
     row = CHAT.encode(tokenizer, example("<think>dark</think>ebony"))
 
-    assert tokenizer.convert_tokens_to_ids("<think>") in row.answer
+    assert tokenizer.convert_tokens_to_ids("<think>") in row.target
 
 
 @pytest.mark.parametrize("change", ["m.content | replace('**', '')", "m.content | replace('\n', ' ')"])
@@ -525,7 +525,7 @@ def test_a_template_that_writes_the_system_message_last_takes_it():
     row = CHAT.encode(tokenizer, example(question=question))
 
     assert tokenizer.decode(row.tokens[: row.start]) == "<s>[INST] Be brief.\n\nWhich colour? [/INST]"
-    assert CHAT.text(tokenizer, row.answer[:-1]) == "ebony"
+    assert CHAT.text(tokenizer, row.target[:-1]) == "ebony"
     assert statuses(tokenizer)["system"] == "ok"
 
 

@@ -12,7 +12,7 @@ from lorad.models import weights
 from lorad.training import trainer
 from lorad.training.checkpoint import Checkpoints
 
-LONG = replace(PLAN, batch=2, accumulation=1, until=replace(PLAN.until, recall=1.1, max_epochs=8))
+LONG = replace(PLAN, batch=2, accumulation=1, stopping=replace(PLAN.stopping, recall=1.1, max_rounds=8))
 
 
 class Killed(BaseException):

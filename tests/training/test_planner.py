@@ -6,9 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorad.config import PlannerSettings, RateRow, RehearsalSettings, SizeRow, TrainingSettings, UntilSettings
+from lorad.config import (
+    PlannerSettings,
+    RateRow,
+    RehearsalSettings,
+    SizeRow,
+    StoppingSettings,
+    TrainingSettings,
+)
 from lorad.errors import ConfigError
-from lorad.records import Machine, Mix, ModelShape, Until
+from lorad.records import Machine, ModelShape, ReplayMix, StoppingRule
 from lorad.training.planner import RANGES, check_changes, choose_row, plan
 
 SMOLLM2 = ModelShape(name="smollm2", parameters=135_000_000, layers=30, hidden=576, vocabulary=49_152)
@@ -210,16 +217,16 @@ def test_numbers_are_as_wide_as_the_machine_likes(asked, is_fast, dtype, reason)
 def test_the_settings_reach_the_plan():
     decided = a_plan(
         planner=PlannerSettings(
-            until=UntilSettings(recall=0.8, max_epochs=7, patience=2, min_delta=0.05, patience_steps=9)
+            until=StoppingSettings(recall=0.8, max_rounds=7, patience=2, min_delta=0.05, patience_steps=9)
         ),
-        rehearsal=RehearsalSettings(share=0.3, max_examples=9, refresh=0.2, general_share=0.15),
+        rehearsal=RehearsalSettings(share=0.3, max_examples=9, recalled_share=0.2, general_share=0.15),
         training=TrainingSettings(seed=11, max_rank=48),
     )
 
-    assert decided.until == Until(
-        recall=0.8, max_epochs=7, patience=2, min_delta=0.05, min_epochs=10, patience_steps=9
+    assert decided.stopping == StoppingRule(
+        recall=0.8, max_rounds=7, patience=2, min_delta=0.05, min_rounds=10, patience_steps=9
     )
-    assert decided.mix == Mix(share=0.3, max_examples=9, refresh=0.2, general=0.15)
+    assert decided.mix == ReplayMix(share=0.3, max_examples=9, recalled_share=0.2, general=0.15)
     assert (decided.seed, decided.max_rank) == (11, 48)
 
 
@@ -237,7 +244,7 @@ def test_the_settings_reach_the_plan():
     ],
 )
 def test_the_further_a_parent_drifted_the_more_general_conversation(usual, most, drift, share):
-    chosen = RehearsalSettings(general_share=usual, general_share_most=most)
+    chosen = RehearsalSettings(general_share=usual, general_share_max=most)
 
     decided = a_plan(rehearsal=chosen, drift=drift)
 
@@ -277,17 +284,17 @@ def test_a_human_may_set_one_thing_and_keeps_the_rest(key, value):
     changed = {
         f.name for f in dataclasses.fields(decided) if getattr(decided, f.name) != getattr(before, f.name)
     }
-    assert changed <= {key, "reasons", "pack_tokens", *(["until"] if key == "epochs" else [])}
+    assert changed <= {key, "reasons", "pack_tokens", *(["stopping"] if key == "epochs" else [])}
     assert decided.reasons == (*before.reasons, f"set by hand: {key} = {value}")
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("recall", 0.5), ("max_epochs", 3), ("patience", 9), ("min_delta", 0.2)]
+    ("key", "value"), [("recall", 0.5), ("max_rounds", 3), ("patience", 9), ("min_delta", 0.2)]
 )
 def test_a_human_may_set_when_a_session_ends(key, value):
     before, decided = a_plan(), a_plan(overrides={key: value, "rank": 4})
 
-    assert decided.until == dataclasses.replace(before.until, **{key: value})
+    assert decided.stopping == dataclasses.replace(before.stopping, **{key: value})
     assert decided.rank == 4
     first, second = sorted([(key, value), ("rank", 4)])
     assert decided.reasons[-1] == f"set by hand: {first[0]} = {first[1]}, {second[0]} = {second[1]}"
@@ -299,7 +306,7 @@ def test_a_pass_holds_the_batch_that_a_human_set():
     assert decided.pack_tokens == 3 * 2048
 
 
-@pytest.mark.parametrize("key", ["examples", "until", "dtype", "ranks"])
+@pytest.mark.parametrize("key", ["examples", "stopping", "dtype", "ranks"])
 def test_what_a_plan_does_not_offer_is_refused(key):
     with pytest.raises(ConfigError) as caught:
         a_plan(overrides={"rank": 4, key: 1})
@@ -390,7 +397,7 @@ def test_a12_the_ends_of_a_range_make_a_plan(name):
         value = int(end) if RANGES[name].is_whole else end
         decided = a_plan(overrides={name: value})
 
-        assert value in (getattr(decided, name, None), getattr(decided.until, name, None))
+        assert value in (getattr(decided, name, None), getattr(decided.stopping, name, None))
 
 
 @pytest.mark.parametrize("name", ["\ud800", "x" * 10_000, "\x1b[31m"])

@@ -7,20 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorad.records import Mix, Until
-from lorad.training.rehearsal import Item, Rehearsal
+from lorad.records import ReplayMix, StoppingRule
+from lorad.training.rehearsal import Rehearsal, ReplayItem
 
-MIX = Mix(share=0.5, max_examples=100, refresh=0.25, general=0.1)
-UNTIL = Until(recall=0.9, max_epochs=30, patience=2, min_delta=0.05)
+MIX = ReplayMix(share=0.5, max_examples=100, recalled_share=0.25, general=0.1)
+UNTIL = StoppingRule(recall=0.9, max_rounds=30, patience=2, min_delta=0.05)
 
 
 def new(count, dataset="new"):
-    return [Item(dataset=dataset, is_new=True, recalled=False)] * count
+    return [ReplayItem(dataset=dataset, is_new=True, recalled=False)] * count
 
 
 def old(right, wrong=0, dataset="old"):
-    return [Item(dataset=dataset, is_new=False, recalled=True)] * right + [
-        Item(dataset=dataset, is_new=False, recalled=False)
+    return [ReplayItem(dataset=dataset, is_new=False, recalled=True)] * right + [
+        ReplayItem(dataset=dataset, is_new=False, recalled=False)
     ] * wrong
 
 
@@ -83,7 +83,7 @@ def test_what_was_forgotten_is_trained_again():
 
 
 def test_a_new_example_is_new_even_if_the_parent_answered_it():
-    session = a_session([Item(dataset="new", is_new=True, recalled=True)])
+    session = a_session([ReplayItem(dataset="new", is_new=True, recalled=True)])
 
     assert session.recall(new=True) == 0
     assert session.choose() == [0]
@@ -104,7 +104,7 @@ def test_the_order_is_shuffled_and_the_seed_decides_it():
     [(0.5, 40, 40), (0.25, 30, 10), (0.0, 30, 0), (1.0, 4, 40), (0.5, 0, 100)],
 )
 def test_where_the_old_do_not_all_fit_they_get_their_share(share, count_new, count_old):
-    mix = Mix(share=share, max_examples=100, refresh=0.25, general=0.1)
+    mix = ReplayMix(share=share, max_examples=100, recalled_share=0.25, general=0.1)
     session = a_session(new(count_new) + old(101), mix=mix)
 
     chosen = session.choose()
@@ -142,15 +142,17 @@ def test_a_large_dataset_does_not_crowd_out_a_small_one():
 @given(
     counts=st.tuples(*[st.integers(0, 30)] * 4),
     share=st.floats(0, 1),
-    refresh=st.floats(0, 1),
+    recalled_share=st.floats(0, 1),
     most=st.integers(0, 60),
     seen=st.dictionaries(st.integers(0, 200), st.booleans(), max_size=30),
 )
 @settings(max_examples=50, deadline=None)
-def test_a_round_never_repeats_and_never_misses_a_new_wrong_one(counts, share, refresh, most, seen):
+def test_a_round_never_repeats_and_never_misses_a_new_wrong_one(counts, share, recalled_share, most, seen):
     n, a, b, c = counts
     items = new(n) + old(a, wrong=b, dataset="one") + old(c, dataset="two")
-    session = a_session(items, mix=Mix(share=share, max_examples=most, refresh=refresh, general=0.0))
+    session = a_session(
+        items, mix=ReplayMix(share=share, max_examples=most, recalled_share=recalled_share, general=0.0)
+    )
     known = {number: right for number, right in seen.items() if number < len(items)}
     session.saw(known)
 
@@ -224,7 +226,7 @@ def test_a_dataset_is_kept_when_it_is_as_good_as_the_parent_had_it(count, unknow
 
 def test_what_a_truncation_broke_must_come_back():
     # Given rows that the parent recalled and the truncated parent does not
-    broken = [Item(dataset="old", is_new=False, recalled=False, known=True)] * 20
+    broken = [ReplayItem(dataset="old", is_new=False, recalled=False, known=True)] * 20
     session = a_session(new(1) + broken)
     session.choose()
 
@@ -232,7 +234,7 @@ def test_what_a_truncation_broke_must_come_back():
 
 
 def test_a_look_before_giving_up_may_find_that_all_is_well():
-    session = a_session(new(10), until=Until(recall=0.9, max_epochs=30, patience=0, min_delta=0.01))
+    session = a_session(new(10), until=StoppingRule(recall=0.9, max_rounds=30, patience=0, min_delta=0.01))
     session.saw({number: number < 6 for number in range(10)})
     session.choose()
     session.not_tested()
@@ -282,18 +284,18 @@ def test_the_strategy_decides_which_old_rows_come_along(strategy, count):
 
 
 def test_the_ceiling_ends_a_session():
-    session = a_session(new(10), until=Until(recall=0.9, max_epochs=3, patience=99, min_delta=0.01))
+    session = a_session(new(10), until=StoppingRule(recall=0.9, max_rounds=3, patience=99, min_delta=0.01))
 
     ended = []
     for _ in range(3):
         session.choose()
         ended.append(session.not_tested())
 
-    assert ended == [None, None, "ceiling"]
+    assert ended == [None, None, "max_rounds"]
 
 
 def test_the_target_counts_even_in_the_last_round():
-    session = a_session(new(10), until=Until(recall=0.9, max_epochs=1, patience=0, min_delta=0.01))
+    session = a_session(new(10), until=StoppingRule(recall=0.9, max_rounds=1, patience=0, min_delta=0.01))
     session.choose()
 
     assert session.tested(all_right(new(10))) == "recall"
@@ -361,19 +363,19 @@ def test_a_test_is_compared_with_tests():
     ],
 )
 def test_what_is_given_up_is_past_its_best_where_an_earlier_round_tested_better(tests, best, is_past):
-    session = small(recall=1.0, max_epochs=5, patience=9)
+    session = small(recall=1.0, max_rounds=5, patience=9)
 
     for count in tests:
         [ended] = stand_still(session, 1, right=count, tested=True)
 
-    assert ended == "ceiling"
+    assert ended == "max_rounds"
     assert (session.best_round, session.is_past_its_best()) == (best, is_past)
     session.return_to_best()
     assert session.right.count(True) == max(tests)
 
 
 def test_who_meets_the_target_is_not_past_its_best():
-    session = small(recall=0.8, max_epochs=5, patience=9)
+    session = small(recall=0.8, max_rounds=5, patience=9)
 
     stand_still(session, 1, right=6, tested=True)
 
@@ -392,7 +394,7 @@ def test_who_meets_the_target_is_not_past_its_best():
 )
 def test_a_test_of_everything_says_more_than_one_of_the_new_rows(tests, best):
     # Given eight new rows and eight old ones, which a test may leave out
-    session = a_session(new(8) + old(8), until=replace(UNTIL, recall=1.0, max_epochs=2, patience=9))
+    session = a_session(new(8) + old(8), until=replace(UNTIL, recall=1.0, max_rounds=2, patience=9))
 
     for right_new, right_old, asks_all in tests:
         session.choose()
@@ -404,9 +406,9 @@ def test_a_test_of_everything_says_more_than_one_of_the_new_rows(tests, best):
 
 
 def test_passes_alone_are_no_best_to_return_to():
-    session = small(recall=1.0, max_epochs=2)
+    session = small(recall=1.0, max_rounds=2)
 
-    assert stand_still(session, 2) == [None, "ceiling"]
+    assert stand_still(session, 2) == [None, "max_rounds"]
     assert not session.is_past_its_best()
 
 
@@ -476,7 +478,7 @@ def test_where_there_is_nothing_all_is_recalled():
 
 def test_patience_ends_nothing_before_the_epochs_that_were_planned():
     # Given rows of which all but two are learned, and no progress with those
-    until = replace(UNTIL, patience=1, min_epochs=6)
+    until = replace(UNTIL, patience=1, min_rounds=6)
     session = Rehearsal(new(10), MIX, until, 7)
     right = {number: number > 1 for number in range(10)}
 

@@ -13,7 +13,7 @@ from lorad.storage.database import Database
 from lorad.storage.memory import Memory
 from lorad.training import reproduction
 from lorad.training.reproduction import Comparison
-from lorad.versions.store import Birth, Registry
+from lorad.versions.store import PromotionRecord, Registry
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,9 @@ def test_a_version_without_papers_is_told(track, tmp_path):
     candidate = tmp_path / "chat" / "candidates" / "adopted"
     files.write_json(candidate / "metadata.json", {"imported": {}})
     registry = Registry(tmp_path / "chat")
-    version = registry.promote(candidate, Birth(job=None, parent=None, base="b", description=""), 0.0)
+    version = registry.promote(
+        candidate, PromotionRecord(job=None, parent=None, base="b", description=""), 0.0
+    )
 
     with pytest.raises(RegistryError) as caught:
         reproduction.prepare(registry, track.memory, version, track.base, tmp_path / "again")

@@ -17,7 +17,7 @@ from lorad import records
 from lorad.config import Settings
 from lorad.errors import SampleError, TrainingError
 from lorad.models import scoring, weights
-from lorad.records import Evaluation, Example, Order
+from lorad.records import Evaluation, Example, SessionSpec
 from lorad.storage import files
 from lorad.tasks import find
 from lorad.training import session
@@ -38,7 +38,7 @@ def order(base, folder, new, old=(), *, parent=None, plan=PLAN, kind="learn", da
     """Write an order as the cycle does."""
     files.write_lines(folder / "new.jsonl", [records.as_json(example) for example in new])
     files.write_lines(folder / "old.jsonl", [records.as_json(example) | {"right": True} for example in old])
-    request = Order(
+    request = SessionSpec(
         job=1,
         track="chat",
         task="chat",
@@ -179,7 +179,7 @@ def test_consolidating_halves_the_limit_and_mends_what_it_breaks(base, first, tm
 
 def test_what_does_not_pass_is_repaired_and_then_refitted(base, first, tmp_path):
     # Given a plan that ends long before anything is learned, and a parent
-    hopeless = replace(PLAN, learning_rate=1e-6, until=replace(PLAN.until, max_epochs=1))
+    hopeless = replace(PLAN, learning_rate=1e-6, stopping=replace(PLAN.stopping, max_rounds=1))
     new = tiny.facts(3, "gates", subject="gate")
 
     order(base, tmp_path, new, tiny.facts(4, "doors"), parent=first / "candidate", plan=hopeless).run()
@@ -195,7 +195,7 @@ def test_what_does_not_pass_is_repaired_and_then_refitted(base, first, tmp_path)
 
 
 def test_a_refit_that_would_take_too_long_is_left_out_and_said(base, first, tmp_path):
-    hopeless = replace(PLAN, learning_rate=1e-6, until=replace(PLAN.until, max_epochs=1))
+    hopeless = replace(PLAN, learning_rate=1e-6, stopping=replace(PLAN.stopping, max_rounds=1))
     made = order(
         base,
         tmp_path,
@@ -215,7 +215,7 @@ def test_a_refit_that_would_take_too_long_is_left_out_and_said(base, first, tmp_
 
 def test_a_repair_can_save_a_session(base, tmp_path):
     # Given a plan whose rounds do not suffice, and a repair's rounds that do
-    short = replace(PLAN, until=replace(PLAN.until, max_epochs=7))
+    short = replace(PLAN, stopping=replace(PLAN.stopping, max_rounds=7))
     session_ = order(base, tmp_path, tiny.facts(6, "doors"), plan=short)
 
     session_.run()
@@ -313,18 +313,18 @@ def test_refitting_makes_one_adapter_of_everything(base, tmp_path):
 
 def test_a_refit_learns_everything_anew_whatever_the_parent_knew(base, tmp_path):
     # Given more rows than fit a round, and little patience
-    plan = replace(PLAN, until=replace(PLAN.until, patience=10))
+    plan = replace(PLAN, stopping=replace(PLAN.stopping, patience=10))
 
     order(base, tmp_path, [], tiny.facts(12, "doors"), kind="refit", dataset="memory", plan=plan).run()
 
     found, _ = evaluation(tmp_path)
     assert found.ended_by == "recall"
     assert found.scores["doors"].recall == 1.0
-    assert found.told.recall == 1.0
+    assert found.headline_score.recall == 1.0
 
 
 def test_an_old_row_that_is_longer_than_the_new_ones_is_still_asked(base, tmp_path):
-    long = replace(tiny.facts(1, "mills")[0], question=[{"role": "user", "content": "Which colour? " * 40}])
+    long = replace(tiny.facts(1, "mills")[0], input=[{"role": "user", "content": "Which colour? " * 40}])
 
     order(base, tmp_path, tiny.facts(2, "doors"), [long]).run()
 
@@ -336,7 +336,7 @@ def test_an_old_row_that_is_longer_than_the_new_ones_is_still_asked(base, tmp_pa
 
 
 def test_the_papers_hold_no_words_of_an_example(first):
-    question = tiny.facts(1)[0].question[0]["content"]
+    question = tiny.facts(1)[0].input[0]["content"]
 
     assert not any(question in path.read_text() for path in (first / "candidate").glob("*.json"))
 
@@ -375,7 +375,7 @@ def test_a_session_whose_memory_runs_out_before_it_trains_says_what_to_do(base, 
 
 def test_rows_that_are_too_long_are_left_out_and_said(base, tmp_path):
     long = replace(
-        tiny.facts(1, "doors")[0], question=[{"role": "user", "content": "Which colour? " * 40}], line=99
+        tiny.facts(1, "doors")[0], input=[{"role": "user", "content": "Which colour? " * 40}], line=99
     )
 
     order(base, tmp_path, [*tiny.facts(2, "doors"), long]).run()
@@ -390,7 +390,7 @@ def test_rows_that_the_template_cannot_hold_are_left_out_and_said(base, tmp_path
     # Given a row that speaks of tools, and a template that knows none
     tools = {"role": "tools", "content": '[{"name": "weather"}]'}
     row = tiny.facts(1, "doors")[0]
-    unheld = replace(row, question=[tools, *row.question], line=99)
+    unheld = replace(row, input=[tools, *row.input], line=99)
 
     order(base, tmp_path, [*tiny.facts(2, "doors"), unheld]).run()
 
@@ -404,7 +404,7 @@ def test_rows_that_the_template_cannot_hold_are_left_out_and_said(base, tmp_path
 def test_a_session_without_one_usable_row_fails_with_a_sentence(base, tmp_path):
     with pytest.raises(TrainingError, match="longer than 5 tokens"):
         order(base, tmp_path, tiny.facts(2), plan=replace(PLAN, max_length=5)).run()
-    unheld = [replace(row, answer="</s>") for row in tiny.facts(2)]
+    unheld = [replace(row, target="</s>") for row in tiny.facts(2)]
     with pytest.raises(SampleError, match="no tokens"):
         order(base, tmp_path / "unheld", unheld).run()
 

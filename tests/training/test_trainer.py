@@ -41,7 +41,7 @@ def test_nothing_is_written_where_it_was_started(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model, tokenizer = learner()
 
-    run(model, material(tokenizer, count=2), replace(PLAN, until=replace(PLAN.until, max_epochs=1)))
+    run(model, material(tokenizer, count=2), replace(PLAN, stopping=replace(PLAN.stopping, max_rounds=1)))
 
     assert not list(tmp_path.iterdir())
 
@@ -59,17 +59,17 @@ def test_the_base_is_left_as_it_was():
 
 def test_the_ceiling_ends_a_run_that_cannot_reach_its_target():
     model, tokenizer = learner()
-    plan = replace(PLAN, learning_rate=1e-6, until=replace(PLAN.until, max_epochs=2))
+    plan = replace(PLAN, learning_rate=1e-6, stopping=replace(PLAN.stopping, max_rounds=2))
 
     outcome, _ = run(model, material(tokenizer), plan)
 
-    assert outcome.ended_by == "ceiling"
+    assert outcome.ended_by == "max_rounds"
     assert len(outcome.history) == 2
 
 
 def test_what_is_given_up_stands_where_it_tested_best(tmp_path):
     # Given a run that never meets its target, and whose last round loses everything
-    plan = replace(PLAN, until=replace(PLAN.until, recall=1.04, max_epochs=30))
+    plan = replace(PLAN, stopping=replace(PLAN.stopping, recall=1.04, max_rounds=30))
     model, tokenizer = learner()
     given = material(tokenizer)
 
@@ -82,7 +82,7 @@ def test_what_is_given_up_stands_where_it_tested_best(tmp_path):
     outcome = trainer.train(model, given, plan, report=spoil, checkpoints=Checkpoints(tmp_path, "run"))
 
     # Then it stands as after the round before
-    assert (outcome.ended_by, outcome.returned_to) == ("ceiling", 29)
+    assert (outcome.ended_by, outcome.returned_to) == ("max_rounds", 29)
     assert outcome.history[-1]["recall"] < 1.0
     assert outcome.right == [True] * 6 == scoring.recalled(model, given.rows)
 
@@ -99,7 +99,7 @@ def test_the_same_seed_gives_the_same_adapter():
     adapters = []
     for _ in range(2):
         model, tokenizer = learner()
-        run(model, material(tokenizer), replace(PLAN, until=replace(PLAN.until, max_epochs=3)))
+        run(model, material(tokenizer), replace(PLAN, stopping=replace(PLAN.stopping, max_rounds=3)))
         adapters.append(weights.read_live(model))
 
     assert weights.difference(*adapters) == 0
@@ -117,7 +117,7 @@ def run_short(runs_out):
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
 
     model.register_forward_pre_hook(forward, with_kwargs=True)
-    plan = replace(PLAN, pack_tokens=80, until=replace(PLAN.until, max_epochs=2))
+    plan = replace(PLAN, pack_tokens=80, stopping=replace(PLAN.stopping, max_rounds=2))
     outcome, _ = run(model, material(tokenizer), plan)
     return weights.read_live(model), outcome, passes
 
@@ -164,7 +164,7 @@ def test_the_size_of_a_pack_does_not_change_what_is_learned():
         run(
             model,
             material(tokenizer),
-            replace(PLAN, pack_tokens=tokens, until=replace(PLAN.until, max_epochs=2)),
+            replace(PLAN, pack_tokens=tokens, stopping=replace(PLAN.stopping, max_rounds=2)),
         )
         adapters.append(weights.read_live(model))
 
@@ -175,7 +175,9 @@ def test_gradient_checkpointing_learns_the_same():
     adapters = []
     for checkpointing in (False, True):
         model, tokenizer = learner()
-        plan = replace(PLAN, gradient_checkpointing=checkpointing, until=replace(PLAN.until, max_epochs=2))
+        plan = replace(
+            PLAN, gradient_checkpointing=checkpointing, stopping=replace(PLAN.stopping, max_rounds=2)
+        )
         run(model, material(tokenizer), plan)
         adapters.append(weights.read_live(model))
 
@@ -204,7 +206,7 @@ def distance(model, voices):
     with torch.inference_mode():
         packed = scoring.pack([voice.row for voice in voices])
         return float(
-            scoring.echo_loss_sum(scoring.answer_logits(model, packed), voices) / len(packed.targets)
+            scoring.distillation_loss_sum(scoring.answer_logits(model, packed), voices) / len(packed.targets)
         )
 
 
@@ -213,12 +215,14 @@ def test_general_conversation_holds_the_model_to_the_base():
     for share in (0.0, 0.5):
         model, tokenizer = learner()
         rows = [find("chat").encode(tokenizer, e) for e in tiny.facts(8, subject="window")]
-        voices = scoring.listen(model, [Encoded(row.tokens, 3) for row in rows])
+        voices = scoring.record_soft_targets(model, [Encoded(row.tokens, 3) for row in rows])
         given = replace(material(tokenizer), general=voices)
         run(
             model,
             given,
-            replace(PLAN, mix=replace(PLAN.mix, general=share), until=replace(PLAN.until, max_epochs=10)),
+            replace(
+                PLAN, mix=replace(PLAN.mix, general=share), stopping=replace(PLAN.stopping, max_rounds=10)
+            ),
         )
         distances[share] = distance(model, voices)
 
@@ -233,7 +237,7 @@ def test_b_learns_faster_by_the_ratio():
         run(
             model,
             material(tokenizer),
-            replace(PLAN, loraplus_ratio=ratio, until=replace(PLAN.until, max_epochs=1)),
+            replace(PLAN, loraplus_ratio=ratio, stopping=replace(PLAN.stopping, max_rounds=1)),
         )
         _, b = next(iter(weights.read_live(model).factors.values()))
         moved.append(float(b.abs().max()))

@@ -93,7 +93,7 @@ def test_case_2_the_probes_are_asked_through_the_prompt_that_ollama_makes(made, 
     exported = export.export(folder / "v0.1", folder / "tiny", tmp_path / "out", "gguf")
 
     text = (tmp_path / "out" / "Modelfile").read_text(encoding="utf-8")
-    messages = tiny.facts(1)[0].question
+    messages = tiny.facts(1)[0].input
     tokenizer = tiny.tokenizer()
     asked = find("chat").prompt(tokenizer, messages)
     assert modelfile.tokens(tokenizer, modelfile.render(text, messages)) == asked

@@ -74,7 +74,7 @@ def test_probes_ask_the_shortest_rows_in_one_pass_and_at_least_one(base_folder):
 
 
 def test_a_sound_version_is_loaded_and_nothing_differs(base_folder, version):
-    deck = weights.Deck(weights.load_base(base_folder, torch.float32))
+    deck = weights.AdapterStack(weights.load_base(base_folder, torch.float32))
 
     assert loader.load(deck, "chat@v0.1", version, base_folder, strict=True) == []
 
@@ -83,7 +83,7 @@ def test_a_sound_version_is_loaded_and_nothing_differs(base_folder, version):
 
 
 def test_beside_another_version_it_is_checked_all_the_same(base_folder, version):
-    deck = weights.Deck(weights.load_base(base_folder, torch.float32))
+    deck = weights.AdapterStack(weights.load_base(base_folder, torch.float32))
     loader.load(deck, "one", version, base_folder)
 
     loader.load(deck, "two", version, base_folder)
@@ -196,7 +196,7 @@ def test_what_was_not_noted_cannot_differ(base, version, content):
 
 
 def test_a_version_that_answers_otherwise_leaves_the_deck_as_it_was(base_folder, version):
-    deck = weights.Deck(weights.load_base(base_folder, torch.float32))
+    deck = weights.AdapterStack(weights.load_base(base_folder, torch.float32))
     pristine = logits(deck, None)
     adapter = weights.read_adapter(version)
     louder = {name: (a, 3 * b) for name, (a, b) in adapter.factors.items()}

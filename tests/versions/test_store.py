@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from lorad.config import RegistrySettings
 from lorad.errors import LoradError, ProtocolError, RegistryError
 from lorad.storage import fault_points, files
-from lorad.versions.store import DAY, MANIFEST, TRACKER, Birth, Registry, Stored, find_surplus
+from lorad.versions.store import DAY, MANIFEST, TRACKER, PromotionRecord, Registry, Stored, find_surplus
 
 BASE = "fingerprint of the base"
 RAM = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - every step is an fsync; in memory they cost nothing
@@ -45,7 +45,7 @@ def promote(registry, count=1):
     """Promote candidates, each a child of the version before; return the last one's name."""
     for _ in range(count):
         job = len(registry.tracker()["checkpoints"]) + 1
-        birth = Birth(
+        birth = PromotionRecord(
             job=job,
             parent=registry.latest,
             base=BASE,
@@ -110,15 +110,15 @@ def assert_consistent(registry):
     assert len(set(names)) == len(names)
     assert links(registry) == {"latest": tracker["latest"], "previous": tracker["previous"]}
     assert all(
-        (registry.versions_folder / name).is_dir() for name, s in states(registry).items() if s == "sound"
+        (registry.versions_folder / name).is_dir() for name, s in states(registry).items() if s == "intact"
     )
     assert not any(
         (registry.versions_folder / name).exists() for name, s in states(registry).items() if s == "pruned"
     )
     if tracker["latest"] is None:
         assert names == []
-    elif "sound" in states(registry).values():
-        assert states(registry)[tracker["latest"]] == "sound"
+    elif "intact" in states(registry).values():
+        assert states(registry)[tracker["latest"]] == "intact"
         assert registry.verify(tracker["latest"], BASE)
     assert tracker["previous"] != tracker["latest"] or tracker["latest"] is None
 
@@ -131,7 +131,7 @@ def test_a_new_track_has_nothing(registry):
     assert registry.tracker() == {"latest": None, "previous": None, "checkpoints": []}
     assert registry.lineage(None) == []
     assert registry.of_job(1) is None
-    assert registry.newest_sound() is None
+    assert registry.newest_intact() is None
     assert prune(registry, 1) == []
 
 
@@ -204,7 +204,9 @@ def test_what_cannot_be_read_is_told(registry, file, read, code, content):
 
 def test_the_first_version(registry):
     candidate = a_candidate(registry, 7)
-    birth = Birth(job=7, parent=None, base=BASE, description="learned mills", performance={"recall": 0.98})
+    birth = PromotionRecord(
+        job=7, parent=None, base=BASE, description="learned mills", performance={"recall": 0.98}
+    )
 
     version = registry.promote(candidate, birth, NOON)
 
@@ -219,7 +221,7 @@ def test_the_first_version(registry):
             "performance": {"recall": 0.98},
             "parent": None,
             "job": 7,
-            "state": "sound",
+            "state": "intact",
         }
     ]
     assert_consistent(registry)
@@ -258,10 +260,10 @@ def test_a_candidate_whose_promotion_was_cut_short_can_be_promoted_again(registr
     candidate = a_candidate(registry, 1)
     (candidate / MANIFEST).write_text("{}")
 
-    registry.promote(candidate, Birth(job=1, parent=None, base=BASE, description="learned"), NOON)
+    registry.promote(candidate, PromotionRecord(job=1, parent=None, base=BASE, description="learned"), NOON)
 
     assert MANIFEST not in registry.manifest("v0.1")["files"]
-    assert registry.newest_sound(BASE) == "v0.1"
+    assert registry.newest_intact(BASE) == "v0.1"
 
 
 def test_versions_are_counted_and_latest_becomes_previous(registry):
@@ -283,7 +285,9 @@ def test_a_number_is_never_given_twice(registry, lost):
         (registry.folder / TRACKER).unlink()
 
     assert (
-        registry.promote(a_candidate(registry, 4), Birth(job=4, parent=None, base=BASE, description=""), NOON)
+        registry.promote(
+            a_candidate(registry, 4), PromotionRecord(job=4, parent=None, base=BASE, description=""), NOON
+        )
         == "v0.4"
     )
 
@@ -400,7 +404,7 @@ def test_a_promotion_that_fails_leaves_everything_as_it_was(registry, older, fai
         failing = FailsHalfWay(registry.folder, failure.partition(" ")[0])
     before = registry.tracker(), links(registry)
     candidate = a_candidate(registry, 9)
-    birth = Birth(job=9, parent=registry.latest, base=BASE, description="learned")
+    birth = PromotionRecord(job=9, parent=registry.latest, base=BASE, description="learned")
 
     # When a candidate is promoted
     with no_file_longer_than(4000 if failure == "no room" else -1), pytest.raises((OSError, LoradError)):
@@ -508,8 +512,8 @@ def test_a_version_of_another_base_does_not_serve(registry):
 def test_latest_serves_while_it_is_sound(registry):
     promote(registry, 3)
 
-    assert registry.newest_sound(BASE) == "v0.3"
-    assert set(states(registry).values()) == {"sound"}
+    assert registry.newest_intact(BASE) == "v0.3"
+    assert set(states(registry).values()) == {"intact"}
 
 
 @pytest.mark.parametrize(
@@ -526,10 +530,10 @@ def test_when_latest_is_damaged_an_older_one_serves(registry, damaged, serves):
     for version in damaged:
         flip(weights(registry, version))
 
-    assert registry.newest_sound(BASE) == serves
+    assert registry.newest_intact(BASE) == serves
 
     looked_at = damaged if serves != "v0.3" else []
-    assert [name for name, state in states(registry).items() if state == "damaged"] == sorted(looked_at)
+    assert [name for name, state in states(registry).items() if state == "corrupt"] == sorted(looked_at)
 
 
 def test_previous_comes_before_newer_ones(registry):
@@ -539,35 +543,35 @@ def test_previous_comes_before_newer_ones(registry):
     registry.rollback("v0.1")
     flip(weights(registry, "v0.1"))
 
-    assert registry.newest_sound(BASE) == "v0.2"
+    assert registry.newest_intact(BASE) == "v0.2"
 
 
 def test_a_version_marked_as_damaged_is_not_tried_again(registry):
     # Given a version whose files are whole, but that could not be loaded
     promote(registry, 2)
-    registry.mark_damaged("v0.2")
+    registry.mark_corrupt("v0.2")
 
-    assert registry.newest_sound(BASE) == "v0.1"
-    assert states(registry) == {"v0.1": "sound", "v0.2": "damaged"}
+    assert registry.newest_intact(BASE) == "v0.1"
+    assert states(registry) == {"v0.1": "intact", "v0.2": "corrupt"}
 
 
 def test_a_base_that_comes_back_finds_its_versions(registry):
     # Given a day on which another base lay in the base's place
     promote(registry, 2)
-    assert registry.newest_sound("another") is None
+    assert registry.newest_intact("another") is None
 
-    assert registry.newest_sound(BASE) == "v0.2"
+    assert registry.newest_intact(BASE) == "v0.2"
 
 
 def test_marking_twice_or_what_does_not_exist_is_harmless(registry):
     promote(registry, 3)
     prune(registry, 2)
-    registry.mark_damaged("v0.2")
-    registry.mark_damaged("v0.2")
-    registry.mark_damaged("v0.1")
-    registry.mark_damaged("v9.9")
+    registry.mark_corrupt("v0.2")
+    registry.mark_corrupt("v0.2")
+    registry.mark_corrupt("v0.1")
+    registry.mark_corrupt("v9.9")
 
-    assert states(registry) == {"v0.1": "pruned", "v0.2": "damaged", "v0.3": "sound"}
+    assert states(registry) == {"v0.1": "pruned", "v0.2": "corrupt", "v0.3": "intact"}
 
 
 # going back
@@ -613,7 +617,7 @@ def test_nobody_goes_back_to_what_cannot_serve(registry, reason, code):
     if reason == "flipped":
         flip(weights(registry, "v0.1"))
     elif reason == "marked":
-        registry.mark_damaged("v0.1")
+        registry.mark_corrupt("v0.1")
     elif reason == "pruned":
         assert prune(registry, 3) == ["v0.1"]
     before = pointers(registry)
@@ -641,7 +645,7 @@ def test_the_base_alone_can_serve_again(registry):
 
     # Then no version is served, and a start changes nothing of it
     assert registry.recover() == []
-    assert registry.newest_sound(BASE) is None
+    assert registry.newest_intact(BASE) is None
     assert links(registry) == {"latest": None, "previous": "v0.2"}
     # and the way back is the one that people know
     assert registry.rollback() == ("v0.2", None)
@@ -664,11 +668,11 @@ def test_that_the_base_serves_outlives_the_tracker(registry, harm):
     if harm == "gone":  # nothing tells it from a promotion that was cut off
         assert registry.latest == "v0.2"
     else:
-        assert (registry.latest, registry.previous, registry.newest_sound(BASE)) == (None, "v0.2", None)
+        assert (registry.latest, registry.previous, registry.newest_intact(BASE)) == (None, "v0.2", None)
 
 
 def test_what_nobody_asked_to_serve_is_not_latest_when_the_tracker_is_rebuilt(registry):
-    birth = Birth(job=None, parent=None, base=BASE, description="brought", serve=False)
+    birth = PromotionRecord(job=None, parent=None, base=BASE, description="brought", serve=False)
     promote(registry)
     registry.promote(a_candidate(registry, 8), birth, NOON, "v0.7")
     (registry.folder / TRACKER).write_text("{")
@@ -807,14 +811,14 @@ def test_a_version_is_described_whole(registry):
     promote(registry, 2)
     candidate = a_candidate(registry, 3)
     files.write_json(candidate / "metadata.json", {"lorad": "0.1.0"})
-    birth = Birth(job=3, parent="v0.2", base=BASE, description="learned d3")
+    birth = PromotionRecord(job=3, parent="v0.2", base=BASE, description="learned d3")
     folder = registry.path(registry.promote(candidate, birth, NOON))
     registry.tag("v0.3", "good")
 
     found = registry.describe("good")
 
     assert found["version"] == "v0.3"
-    assert (found["pinned"], found["tags"], found["state"]) == (False, ["good"], "sound")
+    assert (found["pinned"], found["tags"], found["state"]) == (False, ["good"], "intact")
     assert (found["parent"], found["ancestors"]) == ("v0.2", ["v0.2", "v0.1"])
     assert found["manifest"] == registry.manifest("v0.3")
     assert found["metadata"] == {"lorad": "0.1.0"}
@@ -880,7 +884,7 @@ def test_fields_that_lorad_does_not_know_survive_every_change(registry):
     registry.tag("v0.3", "good")
     registry.untag("v0.3", "good")
     registry.rollback("v0.3")
-    registry.mark_damaged("v0.4")
+    registry.mark_corrupt("v0.4")
     assert promote(registry) == "v0.5"
     prune(registry, 3)
     registry.recover()
@@ -944,7 +948,7 @@ def test_writers_in_many_processes_lose_nothing(registry):
         for turn in range(3)
     ]
     assert placed == sorted([*own, *theirs, ("shared", "v0.4")])
-    assert states(registry) == {"v0.1": "pruned"} | {f"v0.{number}": "sound" for number in range(2, 6)}
+    assert states(registry) == {"v0.1": "pruned"} | {f"v0.{number}": "intact" for number in range(2, 6)}
     assert_consistent(registry)
 
 
@@ -1203,7 +1207,7 @@ def test_a_power_cut_in_any_step_of_promotion_ends_in_a_sound_state(registry, ol
     if cut != "candidate":
         copy = registry.folder / "copy"
         shutil.copytree(candidate, copy)
-        birth = Birth(job=older + 1, parent=registry.latest, base=BASE, description="learned")
+        birth = PromotionRecord(job=older + 1, parent=registry.latest, base=BASE, description="learned")
         assert registry.promote(candidate, birth, NOON) == new
         if cut == "manifest":
             (registry.versions_folder / new).rename(candidate)
@@ -1222,7 +1226,7 @@ def test_a_power_cut_in_any_step_of_promotion_ends_in_a_sound_state(registry, ol
     is_there = cut not in {"candidate", "manifest"}
     old = f"v0.{older}" if older else None
     assert registry.latest == (new if is_there else old)
-    assert registry.newest_sound(BASE) == registry.latest
+    assert registry.newest_intact(BASE) == registry.latest
     assert (registry.of_job(older + 1) == new) is is_there
     if is_there:
         assert registry.previous == old
@@ -1258,10 +1262,10 @@ def test_when_latest_has_lost_its_manifest_previous_serves(registry):
     (registry.versions_folder / "v0.2" / MANIFEST).unlink()
     registry.recover()
 
-    assert registry.newest_sound(BASE) == "v0.1"
+    assert registry.newest_intact(BASE) == "v0.1"
 
     assert registry.rollback("v0.1")[0] == registry.latest == "v0.1"
-    assert states(registry)["v0.2"] == "damaged"
+    assert states(registry)["v0.2"] == "corrupt"
 
 
 @pytest.mark.parametrize("remains", ["whole", "without weights", "without manifest", "empty"])
@@ -1281,7 +1285,7 @@ def test_a_power_cut_while_pruning_is_finished(registry, remains):
     registry.recover()
 
     assert on_disk(registry) == ["v0.2", "v0.3"]
-    assert registry.newest_sound(BASE) == "v0.3"
+    assert registry.newest_intact(BASE) == "v0.3"
     assert_consistent(registry)
 
 
@@ -1310,7 +1314,7 @@ def test_a_damaged_tracker_is_rebuilt_from_the_versions(registry, content):
     assert (registry.latest, registry.previous) == ("v0.3", "v0.2")
     assert registry.lineage("v0.3") == ["v0.3", "v0.2", "v0.1"]
     assert registry.of_job(2) == "v0.2"
-    assert registry.newest_sound(BASE) == "v0.3"
+    assert registry.newest_intact(BASE) == "v0.3"
     assert_consistent(registry)
 
 
@@ -1343,7 +1347,7 @@ def test_a_damaged_version_does_not_stop_the_rebuilding(registry, damaged, conte
 
     registry.recover()
 
-    assert registry.newest_sound(BASE) == ("v0.2" if damaged == "v0.3" else "v0.3")
+    assert registry.newest_intact(BASE) == ("v0.2" if damaged == "v0.3" else "v0.3")
 
 
 @pytest.mark.parametrize("harm", ["missing", "elsewhere"])
@@ -1403,7 +1407,7 @@ def test_marks_of_a_changed_tracker_are_kept_where_they_can_be(registry):
     tracker = registry.tracker()
     tracker["checkpoints"][0] |= {"description": "somebody else's", "owner": "me"}
     tracker["checkpoints"][1]["tags"] = ["no tag!", 5]
-    tracker["checkpoints"].append({"version": "v0.9", "state": "sound"})
+    tracker["checkpoints"].append({"version": "v0.9", "state": "intact"})
     files.write_json(registry.folder / TRACKER, tracker)
 
     registry.recover()
@@ -1416,7 +1420,7 @@ def test_marks_of_a_changed_tracker_are_kept_where_they_can_be(registry):
 
 def test_a_version_from_outside_serves_only_when_asked(registry):
     promote(registry, 1)
-    birth = Birth(job=None, parent=None, base=BASE, description="brought", serve=False)
+    birth = PromotionRecord(job=None, parent=None, base=BASE, description="brought", serve=False)
 
     assert registry.promote(a_candidate(registry, 8), birth, NOON, "v0.7") == "v0.7"
 
@@ -1426,10 +1430,10 @@ def test_a_version_from_outside_serves_only_when_asked(registry):
 
 
 def test_a_version_from_outside_that_nobody_asked_to_serve_does_not_serve_for_want_of_another(registry):
-    birth = Birth(job=None, parent=None, base=BASE, description="brought", serve=False)
+    birth = PromotionRecord(job=None, parent=None, base=BASE, description="brought", serve=False)
     registry.promote(a_candidate(registry, 8), birth, NOON, "v0.7")
 
-    assert registry.newest_sound(BASE) is None
+    assert registry.newest_intact(BASE) is None
 
 
 @pytest.mark.parametrize(
@@ -1440,7 +1444,9 @@ def test_a_name_that_cannot_be_had_is_told(registry, name, code):
     candidate = a_candidate(registry, 8)
 
     with pytest.raises(RegistryError) as caught:
-        registry.promote(candidate, Birth(job=None, parent=None, base=BASE, description=""), NOON, name)
+        registry.promote(
+            candidate, PromotionRecord(job=None, parent=None, base=BASE, description=""), NOON, name
+        )
 
     assert caught.value.code == code
     assert candidate.exists()
@@ -1462,9 +1468,9 @@ def test_an_old_tracker_without_states_is_understood(registry):
         del entry["state"]
     registry._write(tracker)
 
-    assert registry.newest_sound(BASE) == "v0.2"
-    registry.mark_damaged("v0.2")
-    assert registry.newest_sound(BASE) == "v0.1"
+    assert registry.newest_intact(BASE) == "v0.2"
+    registry.mark_corrupt("v0.2")
+    assert registry.newest_intact(BASE) == "v0.1"
 
 
 # whatever the order
@@ -1472,7 +1478,7 @@ def test_an_old_tracker_without_states_is_understood(registry):
 
 def serve_newest(registry):
     """Do what the program does at its start and when a version fails."""
-    version = registry.newest_sound(BASE)
+    version = registry.newest_intact(BASE)
     if version and version != registry.latest:
         registry.rollback(version)
 
@@ -1498,7 +1504,7 @@ def act(registry, action, number):
     else:
         version = choose(registry, number)
         if action == "fail to load":
-            registry.mark_damaged(version)
+            registry.mark_corrupt(version)
         elif weights(registry, version).exists():
             flip(weights(registry, version))
         serve_newest(registry)
@@ -1540,10 +1546,10 @@ def test_a_version_is_never_changed_after_it_was_made(registry):
 
     promote(registry, 2)
     registry.rollback("v0.1")
-    registry.mark_damaged("v0.3")
+    registry.mark_corrupt("v0.3")
     prune(registry, 1)
     registry.recover()
-    registry.newest_sound(BASE)
+    registry.newest_intact(BASE)
 
     after = {
         path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()

@@ -192,7 +192,7 @@ class Conversion:
                 )
             found.append(example)
         # the last question of a conversation holds those before it
-        deepest = [found[-1].question, *(each.answer for each in found)] if found else None
+        deepest = [found[-1].input, *(each.target for each in found)] if found else None
         if is_deeper(deepest, limits.max_depth + 1):
             raise BadRow("", f"the row is nested deeper than inbox.max_depth ({limits.max_depth})")
         self._size += size
@@ -303,10 +303,10 @@ class _Tally:
             self._problems.append(RowProblem(line=line, field=problem.field, message=message))
 
     def _keep(self, example: Example, line: int) -> None:
-        older = self._latest.put(example.question, example.answer, line)
+        older = self._latest.put(example.input, example.target, line)
         if older is None:
             return
-        if older.answer == example.answer:
+        if older.target == example.target:
             self._repeated += 1
             return
         self._contradictions += 1
@@ -335,11 +335,11 @@ class _Tally:
 
 def _size(example: Example, known: dict[int, int]) -> int:
     """Return about the bytes of an example as memory keeps it; messages that several share are measured once."""
-    parts = example.question if isinstance(example.question, list) else [example.question]
+    parts = example.input if isinstance(example.input, list) else [example.input]
     for part in parts:
         if id(part) not in known:
             known[id(part)] = len(json.dumps(part)) + 2
-    return sum(known[id(part)] for part in parts) + len(json.dumps(example.answer))
+    return sum(known[id(part)] for part in parts) + len(json.dumps(example.target))
 
 
 def _dataset(name: str) -> str:

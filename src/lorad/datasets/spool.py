@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, overload
 
-from lorad.errors import RetryLater
+from lorad.errors import TransientError
 from lorad.records import Example
 
 #: KiB of memory that the examples of a file may take, however many they are.
@@ -22,7 +22,7 @@ _COLUMNS = "question, answer, line"
 
 
 class Spool(Sequence[Example]):
-    """Examples in the order in which their questions were last asked; ``RetryLater`` when there is no room for them."""
+    """Examples in the order in which their questions were last asked; ``TransientError`` when there is no room for them."""
 
     def __init__(self, task: str, dataset: str) -> None:
         self._task = task
@@ -41,7 +41,7 @@ class Spool(Sequence[Example]):
     def put(self, question: Any, answer: Any, line: int) -> Example | None:
         """Keep an example; return the one that had its question before, with the same answer or another."""
         example = self._example(question, answer, line)
-        asked = bytes.fromhex(example.question_id)
+        asked = bytes.fromhex(example.input_id)
         with _room():
             older = self._connection.execute(
                 f"SELECT {_COLUMNS} FROM examples WHERE question_id = ?", (asked,)
@@ -90,7 +90,7 @@ class Spool(Sequence[Example]):
         return self._example(json.loads(row[0]), json.loads(row[1]), row[2])
 
     def _example(self, question: Any, answer: Any, line: int) -> Example:
-        return Example(task=self._task, question=question, answer=answer, dataset=self._dataset, line=line)
+        return Example(task=self._task, input=question, target=answer, dataset=self._dataset, line=line)
 
 
 @contextmanager
@@ -99,7 +99,7 @@ def _room() -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        raise RetryLater(
+        raise TransientError(
             f"a file's examples find no room in the temporary folder: {error}; it is tried again later",
             code="disk",
         ) from error

@@ -26,7 +26,7 @@ CERTAIN = 1e-6
 TOLERANCE = {"accuracy": 0.02, "confidence": 0.02, "ece": 0.03, "brier": 0.02}
 """How far a figure may move before it has drifted. The same rows are asked again, so no chance is in it, only
 other arithmetic: bfloat16 or another device tips over a row in hundreds. One in fifty is what the judge lets a
-session lose (``judge.max_drop_share``). ECE sums absolute gaps and moves more, when rows change their bin."""
+session lose (``judge.max_lost_share``). ECE sums absolute gaps and moves more, when rows change their bin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class Bin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
+class CalibrationMetrics:
     """How sure and how right a set of answers is."""
 
     count: int
@@ -139,7 +139,7 @@ def _means(pairs: Sequence[Pair]) -> tuple[float, float]:
     return sum(p for p, _ in pairs) / len(pairs), sum(right for _, right in pairs) / len(pairs)
 
 
-def measure(pairs: Sequence[Pair]) -> Figures:
+def measure(pairs: Sequence[Pair]) -> CalibrationMetrics:
     """Return the figures of at least one answer."""
     confidence, accuracy = _means(pairs)
     gaps = [
@@ -147,7 +147,7 @@ def measure(pairs: Sequence[Pair]) -> Figures:
         for part in reliability(pairs)
         if part.accuracy is not None and part.confidence is not None
     ]
-    return Figures(
+    return CalibrationMetrics(
         count=len(pairs),
         accuracy=accuracy,
         confidence=confidence,

@@ -34,19 +34,19 @@ def find_questions(
 ) -> list[Question]:
     """Return what the version at the head of ``lineage`` must know, and those of ``held_out`` that it never saw."""
     learned = [known.example for known in memory.learned(track, lineage)]
-    asked = {example.question_id for example in learned}
-    unseen = [example for example in held_out if example.question_id not in asked]
+    asked = {example.input_id for example in learned}
+    unseen = [example for example in held_out if example.input_id not in asked]
     return [
         *(Question(example, "memory") for example in learned),
         *(Question(example, f"held out: {example.dataset}") for example in unseen),
     ]
 
 
-class Witness:
+class CalibratedModel:
     """A version in memory that answers for itself, on the device and in the precision of the engine."""
 
     def __init__(self, version: Path, base: weights.Base, task: Task, longest: int) -> None:
-        self._deck = weights.Deck(base)
+        self._deck = weights.AdapterStack(base)
         self._deck.add(version.name, version)
         self._task = task
         self._longest = longest
@@ -82,7 +82,9 @@ class Witness:
         ]
 
 
-def measure(witness: Witness, questions: Sequence[Question], most: int, now: float, tell: Tell) -> Reference:
+def measure(
+    witness: CalibratedModel, questions: Sequence[Question], most: int, now: float, tell: Tell
+) -> Reference:
     """Ask at most so many questions of each source; one half fits the temperature, the other is measured."""
     fitting, measured = _halves(questions, most)
     asked = witness.ask([*fitting, *measured], tell)
@@ -106,7 +108,7 @@ def measure(witness: Witness, questions: Sequence[Question], most: int, now: flo
 
 
 def measure_again(
-    witness: Witness, questions: Sequence[Question], reference: Reference, now: float, tell: Tell
+    witness: CalibratedModel, questions: Sequence[Question], reference: Reference, now: float, tell: Tell
 ) -> Reference:
     """Ask what the reference was measured on, as far as it is still among the questions."""
     ids = {row.id for row in reference.rows}

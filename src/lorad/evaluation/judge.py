@@ -88,7 +88,7 @@ def _old_datasets(evaluation: Evaluation, settings: JudgeSettings) -> list[Check
             now, before = now - evaluation.new, before - evaluation.new_before  # noqa: PLW2901 - of older files
         if not before.total:
             continue
-        allowed = max(settings.max_drop_examples, settings.max_drop_share * before.total)
+        allowed = max(settings.max_lost_examples, settings.max_lost_share * before.total)
         lost = before.right - now.right
         checks.append(
             Check(

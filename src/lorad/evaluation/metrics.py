@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from lorad.models import scoring
-from lorad.models.weights import Deck
+from lorad.models.weights import AdapterStack
 from lorad.records import Encoded
 from lorad.tasks import Task
 
@@ -82,7 +82,7 @@ def confidences(
     """
     found = [(0.0, False)] * len(rows)
     others = []
-    for number, is_recalled, likely in scoring.weigh(model, rows):
+    for number, is_recalled, likely in scoring.score(model, rows):
         if is_recalled:
             found[number] = exp(likely), True
             tell(1)
@@ -93,7 +93,7 @@ def confidences(
         prompts = [list(rows[number].tokens[: rows[number].start]) for number in numbers]
         said = continue_each(model, prompts, ends, ENDLESS, do_sample=False)
         answers = [Encoded((*prompt, *more), len(prompt)) for prompt, more in zip(prompts, said, strict=True)]
-        for at, _, likely in scoring.weigh(model, answers):
+        for at, _, likely in scoring.score(model, answers):
             found[numbers[at]] = exp(likely), False
         tell(len(numbers))
     return found
@@ -164,7 +164,7 @@ def _answers(model: Any, rows: Sequence[Encoded]) -> Sequence[torch.Tensor]:
     if not rows:
         return []
     logits = scoring.answer_logits(model, scoring.pack(rows)).float().cpu()
-    return torch.split(logits, [len(row.answer) for row in rows])
+    return torch.split(logits, [len(row.target) for row in rows])
 
 
 @torch.inference_mode()
@@ -183,7 +183,9 @@ def probe_again(model: Any, stored: Mapping[str, Any]) -> tuple[float, float]:
 
 
 @torch.inference_mode()
-def distance_from_base(deck: Deck, name: str, rows: Sequence[Encoded], most_tokens: int = 512) -> float:
+def distance_from_base(
+    deck: AdapterStack, name: str, rows: Sequence[Encoded], most_tokens: int = 512
+) -> float:
     """Return the mean KL(base || version) in nats a token over the base's own answers."""
     total = count = 0.0
     for numbers in scoring.divide(rows, most_tokens):

@@ -60,9 +60,9 @@ def pack(rows: Sequence[Encoded], guests: Sequence[Encoded] = ()) -> Pack:
         positions += range(cut, cut + len(own))
         segments += [number + 1] * len(own)
         first = begin + row.start - cut - 1
-        predicting += range(first, first + len(row.answer))
-        targets += row.answer
-        owners += [number] * len(row.answer)
+        predicting += range(first, first + len(row.target))
+        targets += row.target
+        owners += [number] * len(row.target)
     segment = torch.tensor(segments)
     earlier = torch.ones(len(tokens), len(tokens), dtype=torch.bool).tril()
     behind_prefix = (segment[None, :] == 0) & (segment[:, None] <= len(rows))
@@ -126,7 +126,7 @@ def loss_sum(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Voice:
+class SoftTargets:
     """A row to say as another model says it: its likeliest tokens and their probabilities at every position."""
 
     row: Encoded
@@ -137,21 +137,23 @@ class Voice:
 
 
 @torch.inference_mode()
-def listen(model: Any, rows: Sequence[Encoded], likeliest: int = 64, most_tokens: int = 512) -> list[Voice]:
+def record_soft_targets(
+    model: Any, rows: Sequence[Encoded], likeliest: int = 64, most_tokens: int = 512
+) -> list[SoftTargets]:
     """Return what a model would say at every position of these rows from ``start`` on, in their order."""
-    voices: dict[int, Voice] = {}
+    voices: dict[int, SoftTargets] = {}
     for numbers in divide(rows, most_tokens):
         scores = answer_logits(model, pack([], [rows[number] for number in numbers])).float()
         top = scores.topk(min(likeliest, scores.shape[-1]))
-        lengths = [len(rows[number].answer) for number in numbers]
+        lengths = [len(rows[number].target) for number in numbers]
         probabilities = (top.values - scores.logsumexp(-1, keepdim=True)).exp()
         parts = (torch.split(part.cpu(), lengths) for part in (top.indices, probabilities))
         for number, *part in zip(numbers, *parts, strict=True):
-            voices[number] = Voice(rows[number], *part)
+            voices[number] = SoftTargets(rows[number], *part)
     return [voices[number] for number in range(len(rows))]
 
 
-def echo_loss_sum(logits: Tensor, voices: Sequence[Voice]) -> Tensor:
+def distillation_loss_sum(logits: Tensor, voices: Sequence[SoftTargets]) -> Tensor:
     """Return the summed cross entropy in nats against the voices' own distributions, in fp32.
 
     All tokens but the likeliest count as one: were their share left out, the model would learn to think them
@@ -185,7 +187,7 @@ def recalled(model: Any, rows: Sequence[Encoded], most_tokens: int = 1024) -> li
 
 
 @torch.inference_mode()
-def weigh(model: Any, rows: Sequence[Encoded], most_tokens: int = 1024) -> Iterator[tuple[int, bool, float]]:
+def score(model: Any, rows: Sequence[Encoded], most_tokens: int = 1024) -> Iterator[tuple[int, bool, float]]:
     """Test rows pack by pack; yield each one's number, whether it is recalled, and its answer's log probability."""
     for numbers in divide(rows, most_tokens):
         packed = pack([rows[number] for number in numbers])

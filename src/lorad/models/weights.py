@@ -42,7 +42,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from lorad.errors import ConfigError, RegistryError, RetryLater
+from lorad.errors import ConfigError, RegistryError, TransientError
 from lorad.models import base_source
 from lorad.records import Machine, ModelShape, digest
 from lorad.storage import files
@@ -151,7 +151,7 @@ def make_base(source: Path, target: Path, gguf_file: str | None = None) -> None:
             tokenizer.save_pretrained(target)
             if gguf_file is None:
                 _keep_own_tokenizer(source, target)
-    except RetryLater:
+    except TransientError:
         raise
     except Exception as error:  # a package that is missing, a template, a header: whatever there may be
         raise ConfigError(
@@ -612,7 +612,7 @@ def _load_with_peft(model: Any, folder: Path, tensors: dict[str, Tensor]) -> tup
                 setattr(config, key, getattr(config, key) or {})
             wrapped = get_peft_model(model, config)
             told = set_peft_model_state_dict(wrapped, tensors)
-    except RetryLater:
+    except TransientError:
         raise
     except Exception as error:  # whatever PEFT may raise is its reason
         raise RegistryError(
@@ -725,7 +725,7 @@ def load_as_told(folder: Path, tensors: dict[str, Tensor]) -> Any:
             config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
             model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
             told = model.load_state_dict(tensors, strict=False)
-    except RetryLater:
+    except TransientError:
         raise
     except Exception as error:  # whatever a configuration may lead to
         raise RegistryError(
@@ -848,7 +848,7 @@ def _of_layer(config: dict[str, Any], key: str, name: str, otherwise: Any) -> An
 # -- a base with any number of adapters beside it, for answering
 
 
-class Deck:
+class AdapterStack:
     """One pristine base in memory and the adapters that are laid over it, one at a time."""
 
     def __init__(self, base: Base) -> None:
@@ -925,13 +925,13 @@ class Deck:
 
 @contextlib.contextmanager
 def passing_errors(doing: str) -> Iterator[None]:
-    """Turn what is no fault of the files' into ``RetryLater``: short memory, a device or a disk in trouble."""
+    """Turn what is no fault of the files' into ``TransientError``: short memory, a device or a disk in trouble."""
     try:
         with files.passing_errors(doing):
             yield
     except RuntimeError as error:
         if is_short_of_memory(error) or isinstance(error, torch.AcceleratorError):
-            raise RetryLater(f"{doing}: {error}; it is tried again later", code="memory") from error
+            raise TransientError(f"{doing}: {error}; it is tried again later", code="memory") from error
         raise
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from lorad.errors import ConfigError, ProtocolError, RetryLater
+from lorad.errors import ConfigError, ProtocolError, TransientError
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -155,7 +155,7 @@ class Client:
                 socket=str(self._path),
             ) from None
         except OSError as error:
-            raise RetryLater(
+            raise TransientError(
                 f"the socket {self._path} does not take calls: {error}", code="no_connection"
             ) from None
 
@@ -276,11 +276,11 @@ def _broken_connections() -> Iterator[None]:
     try:
         yield
     except TimeoutError:
-        raise RetryLater(
+        raise TransientError(
             "lorad did not answer in time; look at what it does with: lorad status", code="timeout"
         ) from None
     except (http.client.HTTPException, OSError) as error:
-        raise RetryLater(
+        raise TransientError(
             f"lorad stopped answering in the middle of an answer ({type(error).__name__}); try again",
             code="connection_lost",
         ) from None
@@ -299,7 +299,7 @@ def _events_of(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
                 http.client.INTERNAL_SERVER_ERROR, data
             )  # its own status was sent before it failed
         yield event
-    raise RetryLater("the answer broke off; lorad may have stopped", code="connection_lost")
+    raise TransientError("the answer broke off; lorad may have stopped", code="connection_lost")
 
 
 def _parse(payload: bytes) -> Any:

@@ -23,7 +23,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from lorad.config import EngineSettings
 from lorad.errors import LoradError, ProtocolError, RegistryError, SampleError
-from lorad.models.weights import Base, Deck
+from lorad.models.weights import AdapterStack, Base
 from lorad.records import BASE, canonical
 from lorad.tasks import Task
 from lorad.versions import loader
@@ -54,7 +54,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Chunk:
     """A part of an answer as generated; the last one says why it ended."""
 
     text: str
@@ -64,17 +64,17 @@ class Piece:
 
 
 @dataclass(slots=True, eq=False)
-class Ticket:
+class GenerationRequest:
     """One accepted request on its way to an answer."""
 
     track: str
     version: str
     prompt: list[int]
     sampling: Sampling
-    pieces: "queue.Queue[Piece | BaseException]" = field(default_factory=queue.Queue)
+    pieces: "queue.Queue[Chunk | BaseException]" = field(default_factory=queue.Queue)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
-    def answer(self, timeout: float = 600.0) -> Iterator[Piece]:
+    def answer(self, timeout: float = 600.0) -> Iterator[Chunk]:
         """Yield the answer as it is generated; raise what went wrong. Leaving early cancels the rest."""
         try:
             while True:
@@ -136,13 +136,13 @@ def answer_room(prompt: int, context: int | None, wanted: int | None) -> int:
     return wanted or left
 
 
-class _Seat:
+class _ServedTrack:
     """A track's place in the engine: its task, its deck, and what serves.
 
     Tracks with the same base share one deck, so versions lie in it under their track's name too.
     """
 
-    def __init__(self, track: str, task: Task, deck: Deck) -> None:
+    def __init__(self, track: str, task: Task, deck: AdapterStack) -> None:
         self._track = track
         self.task = task
         self.deck = deck
@@ -164,10 +164,10 @@ class Engine:
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
-        self._seats: dict[str, _Seat] = {}
-        self._tickets: queue.Queue[Ticket | Callable[[], None]] = queue.Queue()
+        self._seats: dict[str, _ServedTrack] = {}
+        self._tickets: queue.Queue[GenerationRequest | Callable[[], None]] = queue.Queue()
         self._door = threading.Lock()
-        self._accepted: list[Ticket] = []
+        self._accepted: list[GenerationRequest] = []
         self._preparing = 0
         """Requests whose prompt is being made: they have their places in the queue."""
         self.requests = 0
@@ -176,11 +176,11 @@ class Engine:
 
     # -- versions
 
-    def seat(self, track: str, task: Task, base: Base) -> None:
+    def attach(self, track: str, task: Task, base: Base) -> None:
         """Give a track its place; until a version is served the base answers."""
         task.check_tokenizer(base.tokenizer)
         shared = (seat.deck for seat in self._seats.values() if seat.deck.base is base)
-        self._seats[track] = _Seat(track, task, next(shared, None) or Deck(base))
+        self._seats[track] = _ServedTrack(track, task, next(shared, None) or AdapterStack(base))
 
     def base(self, track: str) -> Base:
         """Return the track's base model."""
@@ -206,7 +206,7 @@ class Engine:
 
         def bring() -> None:
             if not seat.holds(version):
-                strict = self._settings.strict
+                strict = self._settings.strict_environment
                 differs.extend(loader.load(seat.deck, seat.slot(version), folder, base_folder, strict=strict))
                 seat.hashes[version] = fingerprint[:12]
             self._make_room(track, seat, version)
@@ -222,13 +222,13 @@ class Engine:
                 raise RegistryError(f"{version} is not loaded", code="not_loaded", version=version)
             seat.serving = version or BASE
 
-    def _make_room(self, track: str, seat: _Seat, keep: str) -> None:
+    def _make_room(self, track: str, seat: _ServedTrack, keep: str) -> None:
         seat.recent[keep] = None
         seat.recent.move_to_end(keep)
         with self._door:
             busy = {ticket.version for ticket in self._accepted if ticket.track == track}
         for version in list(seat.recent):
-            if len(seat.recent) <= self._settings.resident_versions:
+            if len(seat.recent) <= self._settings.max_loaded_versions:
                 break
             if version not in busy | {keep, seat.serving}:
                 seat.deck.drop(seat.slot(version))
@@ -250,7 +250,7 @@ class Engine:
         if (error := done.get()) is not None:
             raise error
 
-    def _find(self, track: str) -> _Seat:
+    def _find(self, track: str) -> _ServedTrack:
         if track not in self._seats:
             raise ProtocolError(
                 f"there is no model {track!r}; list them with: GET /v1/models",
@@ -269,7 +269,9 @@ class Engine:
         """Return ``system_fingerprint``: the version and the first digits of its hash."""
         return f"{version}-{self._find(track).hashes.get(version, 'unknown')}"
 
-    def submit(self, track: str, question: Any, sampling: Sampling, version: str | None = None) -> Ticket:
+    def submit(
+        self, track: str, question: Any, sampling: Sampling, version: str | None = None
+    ) -> GenerationRequest:
         """Accept a request at the end of the queue; raise ``ProtocolError`` (503) when the queue is full."""
         seat = self._find(track)
         with self._place():
@@ -277,13 +279,13 @@ class Engine:
             room = answer_room(len(prompt), context_length(seat.deck.base.model.config), sampling.max_tokens)
             sampling = replace(sampling, max_tokens=self._capped(room, sampling.max_tokens))
             with self._door:
-                ticket = Ticket(track, version or seat.serving, prompt, sampling)
+                ticket = GenerationRequest(track, version or seat.serving, prompt, sampling)
                 self._accepted.append(ticket)
                 self.requests += 1
                 self._tickets.put(ticket)
         return ticket
 
-    def _prompt(self, seat: _Seat, question: Any) -> list[int]:
+    def _prompt(self, seat: _ServedTrack, question: Any) -> list[int]:
         check_length(question, context_length(seat.deck.base.model.config))
         try:
             return seat.task.prompt(seat.deck.base.tokenizer, question)
@@ -295,7 +297,7 @@ class Engine:
         """Hold a place in the queue while a prompt is made; raise ``ProtocolError`` (503) when there is none."""
         with self._door:
             self._drop_cancelled()
-            if self._wanted() + self._preparing >= self._settings.max_waiting:
+            if self._wanted() + self._preparing >= self._settings.max_queued_requests:
                 raise ProtocolError(
                     "too many questions are waiting; try again in a second",
                     status=503,
@@ -313,12 +315,14 @@ class Engine:
         """Take those out of the queue for which nobody waits any more: whoever asks and leaves must not fill it."""
         with self._tickets.mutex:
             queued = self._tickets.queue
-            left = [item for item in queued if isinstance(item, Ticket) and item.cancelled.is_set()]
+            left = [
+                item for item in queued if isinstance(item, GenerationRequest) and item.cancelled.is_set()
+            ]
             for ticket in left:
                 queued.remove(ticket)
         for ticket in left:
             self._accepted.remove(ticket)
-            ticket.pieces.put(Piece("", "cancelled"))  # whoever still listens is not left waiting
+            ticket.pieces.put(Chunk("", "cancelled"))  # whoever still listens is not left waiting
 
     def _capped(self, room: int, wanted: int | None) -> int:
         """Hold an answer of no stated length to the operator's limit, if there is one."""
@@ -343,17 +347,17 @@ class Engine:
             item = self._tickets.get(timeout=timeout)
         except queue.Empty:
             return False
-        if isinstance(item, Ticket):
+        if isinstance(item, GenerationRequest):
             self._answer(item)
         else:
             item()
         return True
 
-    def _answer(self, ticket: Ticket) -> None:
+    def _answer(self, ticket: GenerationRequest) -> None:
         self.active = 1
         try:
             if ticket.cancelled.is_set():
-                ticket.pieces.put(Piece("", "cancelled"))  # whoever still listens is not left waiting
+                ticket.pieces.put(Chunk("", "cancelled"))  # whoever still listens is not left waiting
             else:
                 self._generate(ticket)
         except LoradError as error:
@@ -370,7 +374,7 @@ class Engine:
                 self._accepted.remove(ticket)
 
     @torch.inference_mode()
-    def _generate(self, ticket: Ticket) -> None:
+    def _generate(self, ticket: GenerationRequest) -> None:
         seat = self._find(ticket.track)
         tokenizer = seat.deck.base.tokenizer
         ends = set(seat.task.stop_tokens(tokenizer))
@@ -410,7 +414,7 @@ class _Enough(Exception):  # noqa: N818 - control flow: a stop text was met, or 
 class _Streamer(BaseStreamer):
     """Turn tokens into text as they come, as the task has it."""
 
-    def __init__(self, ticket: Ticket, text: Callable[[list[int]], str], ends: set[int]) -> None:
+    def __init__(self, ticket: GenerationRequest, text: Callable[[list[int]], str], ends: set[int]) -> None:
         self._ticket = ticket
         self._text = text
         self._ends = ends
@@ -445,7 +449,7 @@ class _Streamer(BaseStreamer):
         if not self._ended:
             with contextlib.suppress(_Enough):  # a stop text may show in the last half of a character
                 self._send(whole=True)
-        self._ticket.pieces.put(Piece("", self._finish, len(self._ticket.prompt), self.count))
+        self._ticket.pieces.put(Chunk("", self._finish, len(self._ticket.prompt), self.count))
 
     def _send(self, *, whole: bool) -> None:
         text = self._text(self._tokens)
@@ -460,7 +464,7 @@ class _Streamer(BaseStreamer):
         fresh = fresh[: len(fresh) - held]
         if fresh:
             self._sent += len(fresh)
-            self._ticket.pieces.put(Piece(fresh))
+            self._ticket.pieces.put(Chunk(fresh))
         if self._ended:
             raise _Enough
 

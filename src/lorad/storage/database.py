@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lorad.errors import ConfigError, LoradError, RegistryError, RetryLater
+from lorad.errors import ConfigError, LoradError, RegistryError, TransientError
 from lorad.records import Example
 from lorad.storage.fault_points import step
 
@@ -139,6 +139,17 @@ MIGRATIONS = (
     ALTER TABLE drops ADD COLUMN read_as TEXT NOT NULL DEFAULT '';
     ALTER TABLE drops ADD COLUMN kept_as TEXT NOT NULL DEFAULT '';
     """,
+    # the field's words for states and settings
+    """
+    UPDATE drops SET state = 'processing' WHERE state = 'taken';
+    UPDATE drops SET state = 'duplicate' WHERE state = 'repeated';
+    UPDATE events SET name = 'duplicate' WHERE name = 'repeated';
+    UPDATE jobs SET reason = json_set(reason, '$.ended_by', 'max_rounds')
+        WHERE json_extract(reason, '$.ended_by') = 'ceiling';
+    UPDATE jobs SET settings = json_remove(
+        json_set(settings, '$.max_rounds', json_extract(settings, '$.max_epochs')), '$.max_epochs'
+    ) WHERE json_extract(settings, '$.max_epochs') IS NOT NULL;
+    """,
 )
 
 
@@ -215,7 +226,7 @@ class Database:
     def empty_log(self) -> None:
         """Write everything into the file itself and empty the log: what was overwritten still stands there.
 
-        Raise ``RetryLater`` while somebody else reads, or where there is no room.
+        Raise ``TransientError`` while somebody else reads, or where there is no room.
         """
         with self._lock:
             self._connection.execute("PRAGMA busy_timeout=0")  # whoever waits holds everybody up
@@ -227,7 +238,7 @@ class Database:
             finally:
                 self._connection.execute(f"PRAGMA busy_timeout={PATIENCE * 1000}")
         if is_busy:
-            raise RetryLater("somebody else reads the database", code="locked")
+            raise TransientError("somebody else reads the database", code="locked")
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -286,7 +297,7 @@ class Database:
                 raise _later(error) from error
 
     def prove_writable(self) -> None:
-        """Write what is there once more; raise ``RetryLater`` where that cannot be done."""
+        """Write what is there once more; raise ``TransientError`` where that cannot be done."""
         self.run(f"PRAGMA user_version={len(MIGRATIONS)}")
 
     def rows(
@@ -371,13 +382,13 @@ def _close_to_others(path: Path) -> None:
 
 def _question_id(task: str, question: str) -> str:
     """Return what an example's question is known by; for a migration, which has the words alone."""
-    return Example(task=task, question=json.loads(question), answer=None).question_id
+    return Example(task=task, input=json.loads(question), target=None).input_id
 
 
-def _later(error: sqlite3.Error) -> RetryLater:
+def _later(error: sqlite3.Error) -> TransientError:
     if _result(error) in BUSY:
-        return RetryLater(f"the database is busy: {error}", code="locked")
-    return RetryLater(f"the database could not be written: {error}; it is tried again later", code="disk")
+        return TransientError(f"the database is busy: {error}", code="locked")
+    return TransientError(f"the database could not be written: {error}; it is tried again later", code="disk")
 
 
 def _result(error: sqlite3.Error) -> int:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from lorad.errors import ConfigError, RetryLater
+from lorad.errors import ConfigError, TransientError
 from lorad.storage.fault_points import step
 
 CHUNK = 1 << 20
@@ -39,12 +39,12 @@ PASSING = {
 
 @contextlib.contextmanager
 def passing_errors(doing: str) -> Iterator[None]:
-    """Turn operating-system errors that may pass into ``RetryLater``; let the others through."""
+    """Turn operating-system errors that may pass into ``TransientError``; let the others through."""
     try:
         yield
     except OSError as error:
         if error.errno in PASSING:
-            raise RetryLater(
+            raise TransientError(
                 f"{doing}: {error.strerror}; it is tried again later",
                 code="disk" if error.errno != errno.ENOMEM else "memory",
             ) from error
@@ -357,7 +357,7 @@ def _taken(path: Path) -> ConfigError:
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = True, apart: Path | None = None) -> Iterator[None]:
-    """Hold an advisory lock on a file; without ``wait`` raise ``RetryLater`` if somebody else does.
+    """Hold an advisory lock on a file; without ``wait`` raise ``TransientError`` if somebody else does.
 
     Whoever may read a file can lock it, so nobody else may. The file may be removed by mistake; the lock of the folder
     ``apart``, which is for nothing else, outlives it.
@@ -370,7 +370,7 @@ def locked(path: Path, *, wait: bool = True, apart: Path | None = None) -> Itera
                 _lock_folder(apart, how, held)
             _lock_file(path, how, held)
         except BlockingIOError:
-            raise RetryLater(
+            raise TransientError(
                 f"{path} is held by another lorad process", code="locked", path=str(path)
             ) from None
         yield

@@ -32,7 +32,7 @@ class Ledger:
         """The least number of a new job: a lost database must not give one that a version was made by."""
 
     def prove_writable(self) -> None:
-        """Raise ``RetryLater`` where nothing can be noted now; asked before anything that is to be noted is changed."""
+        """Raise ``TransientError`` where nothing can be noted now; asked before anything that is to be noted is changed."""
         self._db.prove_writable()
 
     # -- drops
@@ -46,7 +46,7 @@ class Ledger:
             "INSERT INTO drops (name, track, state, taken_at, again_of) VALUES (?, ?, ?, ?, ?)",
             name,
             track,
-            DropState.TAKEN,
+            DropState.PROCESSING,
             now,
             again_of,
         )
@@ -54,7 +54,7 @@ class Ledger:
 
     def withdraw(self, drop: Drop) -> None:
         """Forget a drop whose file was not taken after all."""
-        self._db.run("DELETE FROM drops WHERE id = ? AND state = ?", drop.id, DropState.TAKEN)
+        self._db.run("DELETE FROM drops WHERE id = ? AND state = ?", drop.id, DropState.PROCESSING)
 
     def drop(self, drop_id: int) -> Drop:
         """Return one drop; raise ``ProtocolError`` (404) when there is none."""
@@ -219,7 +219,7 @@ class Ledger:
 
     # -- events and flags
 
-    def note(self, name: str, now: float, **data: Any) -> None:
+    def record_event(self, name: str, now: float, **data: Any) -> None:
         """Append an event for the monitor and ``/api/events``; only the newest are kept."""
         with self._db.transaction():
             self._db.run(

@@ -63,7 +63,7 @@ FROM told GROUP BY dataset ORDER BY MIN(rowid)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Intake:
+class AddResult:
     """What became of a drop's examples."""
 
     new: int
@@ -96,7 +96,7 @@ class Memory:
         now: float,
         lineage: Sequence[str] | None = None,
         open_drops: Collection[int] | None = None,
-    ) -> Intake:
+    ) -> AddResult:
         """Keep examples; what is the last word on its question already is counted and not kept twice.
 
         The last word is what waits in the newest of the ``open_drops``, else what the ``lineage`` of the version that
@@ -112,18 +112,16 @@ class Memory:
                 held = self._answers(track, batch, lineage, open_drops)
                 last = {row["question_id"]: row["answer"] for row in held}
                 new = [
-                    example
-                    for example in batch
-                    if last.get(example.question_id) != json.dumps(example.answer)
+                    example for example in batch if last.get(example.input_id) != json.dumps(example.target)
                 ]
-                mine = {example.question_id: example.id for example in new}
+                mine = {example.input_id: example.id for example in new}
                 replacing += [
                     _example(row) for row in held if mine.get(row["question_id"], row["id"]) != row["id"]
                 ]
                 self._insert(track, new, drop_id, now)
                 count += len(batch)
                 kept += len(new)
-        return Intake(new=kept, known=count - kept, replacing=tuple(replacing))
+        return AddResult(new=kept, known=count - kept, replacing=tuple(replacing))
 
     def _answers(
         self,
@@ -133,7 +131,7 @@ class Memory:
         open_drops: Collection[int] | None,
     ) -> list[sqlite3.Row]:
         """Return the answers that hold for these examples' questions, known or waiting, each question's last word last."""
-        questions = [example.question_id for example in examples]
+        questions = [example.input_id for example in examples]
         rows = self._seen(
             track,
             lineage,
@@ -162,7 +160,7 @@ class Memory:
 
     def _insert(self, track: str, examples: Sequence[Example], drop_id: int, now: float) -> None:
         """Keep examples; what was forgotten and comes again is learned anew, and nothing older stands in for it."""
-        questions = [example.question_id for example in examples]
+        questions = [example.input_id for example in examples]
         self._db.run(
             f"UPDATE OR REPLACE learnings SET example_id = '' WHERE track = ? AND question_id IN ({','.join('?' * len(questions))})"
             " AND EXISTS (SELECT 1 FROM examples e WHERE e.track = learnings.track AND e.id = learnings.example_id"
@@ -181,11 +179,11 @@ class Memory:
                 (
                     e.id,
                     track,
-                    e.question_id,
+                    e.input_id,
                     e.dataset,
                     e.task,
-                    json.dumps(e.question),
-                    json.dumps(e.answer),
+                    json.dumps(e.input),
+                    json.dumps(e.target),
                     e.line,
                     drop_id,
                     now,
@@ -200,8 +198,8 @@ class Memory:
         Of each question the last answer: a drop that an older lorad took may hold two in other spellings.
         """
         brought = self._select(track, "AND dataset = ? AND drop_id = ?", dataset, drop_id)
-        last = {example.question_id: example.id for example in sorted(brought, key=lambda each: each.line)}
-        return [example for example in brought if last[example.question_id] == example.id]
+        last = {example.input_id: example.id for example in sorted(brought, key=lambda each: each.line)}
+        return [example for example in brought if last[example.input_id] == example.id]
 
     def learned(self, track: str, lineage: Sequence[str]) -> list[Recalled]:
         """Return what the version at the head of ``lineage`` must know, with the last test's result.
@@ -254,7 +252,7 @@ class Memory:
         self._db.run_many(
             "INSERT OR IGNORE INTO learnings (track, question_id, example_id, version) VALUES (?1,"
             " coalesce((SELECT question_id FROM examples WHERE track = ?1 AND id = ?3), ?2), ?3, ?4)",
-            [(track, question_id, example_id, version) for example_id, question_id in learned],
+            [(track, input_id, example_id, version) for example_id, input_id in learned],
         )
 
     def record_recall(self, track: str, version: str, right: Mapping[str, bool]) -> None:
@@ -354,15 +352,15 @@ def _shown(row: sqlite3.Row) -> dict[str, Any]:
 
 
 def _exported(example: Example) -> dict[str, Any]:
-    tools = [message["content"] for message in example.question if message["role"] == "tools"]
+    tools = [message["content"] for message in example.input if message["role"] == "tools"]
     # what is learned of a conversation has a row for each turn: here the turns before are context
     asked = [
         message | ({"weight": 0} if message["role"] == "assistant" else {})
-        for message in example.question
+        for message in example.input
         if message["role"] != "tools"
     ]
     return {
-        "messages": [*asked, {"role": "assistant", **as_message(example.answer)}],
+        "messages": [*asked, {"role": "assistant", **as_message(example.target)}],
         **({"tools": _functions(tools[0])} if tools else {}),
     }
 
@@ -375,13 +373,13 @@ def _readable(row: sqlite3.Row) -> Example:
     try:
         example = _example(row)
     except RecursionError:
-        return Example(task=row["task"], question=[], answer=row["answer"], dataset=row["dataset"])
+        return Example(task=row["task"], input=[], target=row["answer"], dataset=row["dataset"])
     try:
-        json.dumps([example.question, example.answer], ensure_ascii=False, allow_nan=False).encode()
+        json.dumps([example.input, example.target], ensure_ascii=False, allow_nan=False).encode()
     except (RecursionError, ValueError):
-        return replace(example, question=_clean(example.question), answer=_clean(example.answer))
-    if is_deeper([example.question, example.answer], _DEEPEST):
-        return replace(example, question=_clean(example.question), answer=_clean(example.answer))
+        return replace(example, input=_clean(example.input), target=_clean(example.target))
+    if is_deeper([example.input, example.target], _DEEPEST):
+        return replace(example, input=_clean(example.input), target=_clean(example.target))
     return example
 
 
@@ -410,8 +408,8 @@ def _functions(written: str) -> Any:
 def _example(row: sqlite3.Row) -> Example:
     return Example(
         task=row["task"],
-        question=json.loads(row["question"]),
-        answer=json.loads(row["answer"]),
+        input=json.loads(row["question"]),
+        target=json.loads(row["answer"]),
         dataset=row["dataset"],
         line=row["line"],
     )
@@ -419,7 +417,7 @@ def _example(row: sqlite3.Row) -> Example:
 
 def _holds(example: Example, text: str) -> bool:
     """Tell whether a text stands in an example's own words, not in the names of its parts."""
-    parts: list[Any] = [example.question, example.answer]
+    parts: list[Any] = [example.input, example.target]
     while parts:  # not by recursion: an older lorad may have kept what is nested as deep as Python goes
         part = parts.pop()
         if isinstance(part, dict):

@@ -51,8 +51,8 @@ class Chat:
         """
         made = chat_template.of(tokenizer)
         try:
-            head = made.opening(example.question)
-            prompt = made.begin(head, is_masked=made.markup.is_in(example.question))
+            head = made.opening(example.input)
+            prompt = made.begin(head, is_masked=made.markup.is_in(example.input))
             answer = _answer(made, example, head)
         except SampleError as error:
             raise SampleError(f"row {example.line}: {error.message}", code=error.code) from None
@@ -65,11 +65,11 @@ class Chat:
         """
         made = chat_template.of(tokenizer)
         if not _is_surely_served(made, example):
-            _answer(made, example, made.opening(example.question))
-        if not isinstance(example.answer, str):
+            _answer(made, example, made.opening(example.input))
+        if not isinstance(example.target, str):
             return example
-        answer = made.without_own_end(example.answer)
-        return example if answer == example.answer else replace(example, answer=answer)
+        answer = made.without_own_end(example.target)
+        return example if answer == example.target else replace(example, target=answer)
 
     def prompt(self, tokenizer: Any, question: Any) -> list[int]:
         """Return the template's tokens up to where the assistant begins, with exactly one begin token."""
@@ -85,14 +85,14 @@ class Chat:
 
     def show(self, example: Example) -> tuple[str, str]:
         """Return the last question and the answer, calls of tools as they are written in most languages."""
-        return _shown(example.question[-1]), _shown(as_message(example.answer))
+        return _shown(example.input[-1]), _shown(as_message(example.target))
 
 
 def _is_surely_served(made: ChatTemplate, example: Example) -> bool:
     """Tell whether the bare answer behind a single question comes back as it is: no template can stand in its way."""
-    answer = example.answer
-    is_plain = len(example.question) == 1 and isinstance(answer, str) and made.is_faithful
-    if not is_plain or not answer or made.markup.is_in(answer) or made.markup.is_in(example.question):
+    answer = example.target
+    is_plain = len(example.input) == 1 and isinstance(answer, str) and made.is_faithful
+    if not is_plain or not answer or made.markup.is_in(answer) or made.markup.is_in(example.input):
         return False
     tokens = made.markup.encode(answer)
     return not set(made.ends) & set(tokens) and made.served(tokens) == answer
@@ -103,7 +103,7 @@ def _answer(made: ChatTemplate, example: Example, head: str) -> list[int]:
     wanted, ways = _ways(made, example, head)
     if not wanted:
         raise SampleError("the answer has no tokens but an end token", code="empty_answer")
-    is_masked = made.markup.is_in(example.answer)
+    is_masked = made.markup.is_in(example.target)
     instead = []
     for way in ways:
         tokens = made.tokens(way, is_masked=is_masked)
@@ -125,12 +125,12 @@ def _ways(made: ChatTemplate, example: Example, head: str) -> tuple[str, list[st
 
     Last with a blank in front, for tokenizers of sentence pieces that take the first one for their own.
     """
-    if isinstance(example.answer, str):
-        wanted = made.without_own_end(example.answer)
+    if isinstance(example.target, str):
+        wanted = made.without_own_end(example.target)
         (bare,) = made.markup.mask([wanted])
-        written = made.answer(example.question, {"content": wanted}, head)
+        written = made.answer(example.input, {"content": wanted}, head)
         return wanted, [way for way in dict.fromkeys((written, bare, f" {bare}")) if way is not None]
-    written = made.answer(example.question, as_message(example.answer), head)
+    written = made.answer(example.input, as_message(example.target), head)
     if written is None:
         raise SampleError(
             "the base model's chat template writes a call behind another opening than an answer, so that it cannot be "

@@ -45,7 +45,7 @@ FORM = "7"
 class General:
     """What the pristine base said."""
 
-    trained: list[scoring.Voice]
+    trained: list[scoring.SoftTargets]
     measured: list[Encoded]
 
 
@@ -90,7 +90,7 @@ def make(
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         rows = _speak(model, tokenizer, task, tell)
-    tensors = _fold(scoring.listen(model, rows))
+    tensors = _fold(scoring.record_soft_targets(model, rows))
     files.write_bytes(path, save(tensors, metadata=_metadata(fingerprint, task)))
     return _unfold(tensors)
 
@@ -115,7 +115,7 @@ def _metadata(fingerprint: str, task: Task) -> dict[str, str]:
     return {"fingerprint": fingerprint, "task": task.name, "form": FORM}
 
 
-def _fold(voices: Sequence[scoring.Voice]) -> dict[str, Tensor]:
+def _fold(voices: Sequence[scoring.SoftTargets]) -> dict[str, Tensor]:
     return {
         "tokens": torch.tensor([token for voice in voices for token in voice.row.tokens], dtype=torch.int32),
         "lengths": torch.tensor([len(voice.row) for voice in voices], dtype=torch.int32),
@@ -129,10 +129,10 @@ def _unfold(tensors: dict[str, Tensor]) -> General:
     lengths, starts = tensors["lengths"].tolist(), tensors["starts"].tolist()
     tokens = torch.split(tensors["tokens"], lengths)
     rows = [Encoded(tuple(t.tolist()), start) for t, start in zip(tokens, starts, strict=True)]
-    answers = [len(row.answer) for row in rows]
+    answers = [len(row.target) for row in rows]
     likeliest = torch.split(tensors["likeliest"].long(), answers)
     probabilities = torch.split(tensors["probabilities"], answers)
-    voices = [scoring.Voice(*parts) for parts in zip(rows, likeliest, probabilities, strict=True)]
+    voices = [scoring.SoftTargets(*parts) for parts in zip(rows, likeliest, probabilities, strict=True)]
     asked, trained = len(prompts()), len(prompts()) + len(openings()) // 2  # the order of ``_speak``
     return General(voices[trained:], [*_spread(rows[:asked]), *_spread(rows[asked:trained])])
 

@@ -16,11 +16,11 @@ from lorad.config import (
     RehearsalSettings,
     Section,
     SizeRow,
+    StoppingSettings,
     TrainingSettings,
-    UntilSettings,
 )
 from lorad.errors import ConfigError
-from lorad.records import Machine, Mix, ModelShape, Plan, Until, as_json, restore
+from lorad.records import Machine, ModelShape, Plan, ReplayMix, StoppingRule, as_json, restore
 
 #: Share of the free memory that a session may count on; the rest is for answering and for surprises.
 MEMORY_SHARE = 0.5
@@ -36,7 +36,9 @@ FULL_RATE_ALPHA = 32
 
 #: Settings of a plan that a human may override with ``lorad retry --settings``.
 OVERRIDABLE = ("rank", "alpha", "epochs", "batch", "accumulation", "max_length", "learning_rate", "seed")
-UNTIL = tuple(field.name for field in fields(Until) if field.name != "min_epochs")  # that is `epochs`
+STOPPING = tuple(
+    field.name for field in fields(StoppingRule) if field.name != "min_rounds"
+)  # that is `epochs`
 
 _LONGEST_SHOWN = 60
 
@@ -71,7 +73,7 @@ RANGES = {
     **{name: _range(SizeRow, name) for name in OVERRIDABLE[:6]},
     "learning_rate": _range(RateRow, "learning_rate"),
     "seed": _range(TrainingSettings, "seed"),
-    **{name: _range(UntilSettings, name) for name in UNTIL},
+    **{name: _range(StoppingSettings, name) for name in STOPPING},
 }
 
 
@@ -107,11 +109,11 @@ def plan(
         warmup_steps=int(min(planner.warmup_share * count, planner.warmup_max)),
         learning_rate=learning_rate,
         loraplus_ratio=planner.loraplus_ratio,
-        until=replace(planner.until.as_until(), min_epochs=row.epochs),
-        mix=Mix(
+        stopping=replace(planner.stopping.as_rule(), min_rounds=row.epochs),
+        mix=ReplayMix(
             share=rehearsal.share,
             max_examples=rehearsal.max_examples,
-            refresh=rehearsal.refresh,
+            recalled_share=rehearsal.recalled_share,
             general=_general(rehearsal, drift, reasons),
             general_weight=rehearsal.general_weight,
             strategy=rehearsal.strategy,
@@ -188,7 +190,7 @@ def _max_length(
 def _general(rehearsal: RehearsalSettings, drift: float, reasons: list[str]) -> float:
     """Return the share of general conversation, in proportion between what is usual and the most that it may be."""
     usual = rehearsal.general_share
-    share = round(usual + max(0.0, rehearsal.general_share_most - usual) * drift, 3) if usual else usual
+    share = round(usual + max(0.0, rehearsal.general_share_max - usual) * drift, 3) if usual else usual
     if share > usual:
         reasons.append(
             f"the parent has used {drift:.0%} of what general ability may lose: {share:.0%} of every step is "
@@ -229,7 +231,7 @@ def _dtype(training: TrainingSettings, machine: Machine, reasons: list[str]) -> 
 
 def check_changes(overrides: Mapping[str, Any]) -> None:
     """Raise ``ConfigError`` when a plan has no setting of such a name, or none that may be so."""
-    known = (*OVERRIDABLE, *UNTIL)
+    known = (*OVERRIDABLE, *STOPPING)
     unknown = sorted(set(overrides) - set(known))
     if unknown:
         raise ConfigError(
@@ -255,13 +257,13 @@ def _override(decided: Plan, overrides: Mapping[str, Any]) -> Plan:
     check_changes(overrides)
     if not overrides:
         return decided
-    until = {key: value for key, value in overrides.items() if key in UNTIL}
+    stopping = {key: value for key, value in overrides.items() if key in STOPPING}
     direct = {key: value for key, value in overrides.items() if key in OVERRIDABLE}
     reason = "set by hand: " + ", ".join(f"{key} = {value}" for key, value in sorted(overrides.items()))
-    changed = restore(Plan, as_json(decided) | direct | {"until": as_json(decided.until) | until})
+    changed = restore(Plan, as_json(decided) | direct | {"stopping": as_json(decided.stopping) | stopping})
     return replace(
         changed,
         pack_tokens=changed.batch * changed.max_length,
-        until=replace(changed.until, min_epochs=changed.epochs),
+        stopping=replace(changed.stopping, min_rounds=changed.epochs),
         reasons=(*decided.reasons, reason),
     )

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lorad.records import Mix, Until
+from lorad.records import ReplayMix, StoppingRule
 
 HALF = 0.5
 """Before half is learned, recall of whole answers stands still for long and says nothing."""
@@ -32,7 +32,7 @@ KEPT_FROM = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
+class ReplayItem:
     """One example in a session: new or old, its dataset, and whether it is recalled as training begins."""
 
     dataset: str
@@ -45,9 +45,11 @@ class Item:
 class Rehearsal:
     """Choose each round's examples from what is known of their recall."""
 
-    def __init__(self, items: Sequence[Item], mix: Mix, until: Until, seed: int, batch: int = 1) -> None:
+    def __init__(
+        self, items: Sequence[ReplayItem], mix: ReplayMix, stopping: StoppingRule, seed: int, batch: int = 1
+    ) -> None:
         self._mix = mix
-        self._until = until
+        self._stopping = stopping
         self._batch = batch
         self._random = random.Random(seed)  # noqa: S311 - reproducible choice, not a secret
         self._items = items
@@ -118,9 +120,9 @@ class Rehearsal:
         return round(self._mix.share / (1 - min(self._mix.share, 0.9)) * len(self._new))
 
     def _refreshed(self, right: Sequence[int]) -> int:
-        if not right or not self._mix.refresh:
+        if not right or not self._mix.recalled_share:
             return 0
-        return max(1, round(self._mix.refresh * len(right)))
+        return max(1, round(self._mix.recalled_share * len(right)))
 
     def _draw(self, numbers: Sequence[int], count: int) -> list[int]:
         """Draw from the datasets in turn, the least trained first, so that a large one does not crowd out a small one."""
@@ -142,11 +144,11 @@ class Rehearsal:
 
     def is_near(self, slack: float = 0.05) -> bool:
         """Tell whether the target may be met, so that a test for certain is worth its time."""
-        return self.recall(new=True) >= self._until.recall - slack and self._is_kept(slack)
+        return self.recall(new=True) >= self._stopping.recall - slack and self._is_kept(slack)
 
     def is_learned(self) -> bool:
         """Tell whether the new rows are at their target, as far as is known."""
-        return self.recall(new=True) >= self._until.recall
+        return self.recall(new=True) >= self._stopping.recall
 
     def tested(self, right: Mapping[int, bool]) -> str | None:
         """Note a test of the new examples or of all; return what ends the session, if anything does."""
@@ -155,7 +157,7 @@ class Rehearsal:
         if self.is_learned() and self._is_kept():
             return self._end("recall")
         score = self._score()
-        is_better = score >= self._best_tested + self._until.min_delta
+        is_better = score >= self._best_tested + self._stopping.min_delta
         self._best_tested = max(self._best_tested, score)
         rank = (len(right) == len(self._items), score)
         if rank >= self._best_rank:
@@ -167,7 +169,7 @@ class Rehearsal:
 
         What trains on at a plateau wanders; the best that was seen is the one to keep (Prechelt 1998, Early Stopping).
         """
-        return self.ended_by in {"patience", "ceiling"} and 0 < self.best_round < self.rounds
+        return self.ended_by in {"patience", "max_rounds"} and 0 < self.best_round < self.rounds
 
     def return_to_best(self) -> None:
         """Know of every row what was known after the best round; the caller puts its weights back."""
@@ -179,15 +181,19 @@ class Rehearsal:
 
     def _judge_progress(self, *, is_better: bool = False) -> str | None:
         score = self._score()
-        if score >= self._best + self._until.min_delta:
+        if score >= self._best + self._stopping.min_delta:
             self._best, self._stale = max(score, self._best), 0
         else:
             self._stale += 1
         self._idle = 0 if is_better or not self._stale else self._idle + self._steps
-        if self.rounds >= self._until.max_epochs:
-            return self._end("ceiling")
-        is_plateau = self._stale > self._until.patience and self._idle >= self._until.patience_steps
-        if is_plateau and self.rounds >= self._until.min_epochs and self.recall(new=bool(self._new)) > HALF:
+        if self.rounds >= self._stopping.max_rounds:
+            return self._end("max_rounds")
+        is_plateau = self._stale > self._stopping.patience and self._idle >= self._stopping.patience_steps
+        if (
+            is_plateau
+            and self.rounds >= self._stopping.min_rounds
+            and self.recall(new=bool(self._new)) > HALF
+        ):
             return self._end("patience")
         return None
 
@@ -267,13 +273,13 @@ class Rehearsal:
         )
 
 
-def _by_dataset(items: Sequence[Item], numbers: Sequence[int]) -> dict[str, list[int]]:
+def _by_dataset(items: Sequence[ReplayItem], numbers: Sequence[int]) -> dict[str, list[int]]:
     shelves: dict[str, list[int]] = {}
     for number in numbers:
         shelves.setdefault(items[number].dataset, []).append(number)
     return shelves
 
 
-def _may_miss(items: Sequence[Item], numbers: Sequence[int]) -> int:
+def _may_miss(items: Sequence[ReplayItem], numbers: Sequence[int]) -> int:
     known = [items[n].recalled if items[n].known is None else items[n].known for n in numbers]
     return max(min(1, len(numbers) // KEPT_FROM), int((1 - KEPT) * len(numbers)), known.count(False))

@@ -12,7 +12,7 @@ from typing import Any
 from lorad import records
 from lorad.errors import RegistryError
 from lorad.models import weights
-from lorad.records import Order
+from lorad.records import SessionSpec
 from lorad.storage import files
 from lorad.storage.memory import Memory
 from lorad.versions import loader
@@ -45,10 +45,10 @@ class Comparison:
         return self.is_equal or (bool(self.changed) and round(abs(self.first - self.again), 6) <= TOLERANCE)
 
 
-def prepare(registry: Registry, memory: Memory, version: str, base: Path, folder: Path) -> Order:
+def prepare(registry: Registry, memory: Memory, version: str, base: Path, folder: Path) -> SessionSpec:
     """Write the request that made a version into a fresh folder; raise ``RegistryError`` when something is gone."""
     told = _papers(registry, version)
-    order = records.restore(Order, told["order"])
+    order = records.restore(SessionSpec, told["order"])
     parent = None
     if order.parent_version and order.parent:
         parent = str(_parent(registry, order.parent_version, version))
@@ -96,11 +96,11 @@ def _parent(registry: Registry, parent: str, version: str) -> Path:
         ) from error
 
 
-def _at(order: Order, base: str, parent: str | None) -> Order:
+def _at(order: SessionSpec, base: str, parent: str | None) -> SessionSpec:
     """Return the order for this home: it may have moved, and a copy beside the version is not wanted."""
     settings = order.settings | {"training": order.settings["training"] | {"merge_adapters_on_save": False}}
     return records.restore(
-        Order, records.as_json(order) | {"base": base, "parent": parent, "settings": settings}
+        SessionSpec, records.as_json(order) | {"base": base, "parent": parent, "settings": settings}
     )
 
 

@@ -30,15 +30,15 @@ from transformers import set_seed
 
 from lorad import __version__, records
 from lorad.config import JudgeSettings, TrainingSettings
-from lorad.errors import LoradError, RetryLater, TrainingError, describe
+from lorad.errors import LoradError, TrainingError, TransientError, describe
 from lorad.evaluation import judge, metrics
 from lorad.models import scoring, weights
-from lorad.records import Encoded, Evaluation, Example, Order, Plan, Score, Verdict
+from lorad.records import Encoded, Evaluation, Example, Plan, Score, SessionSpec, Verdict
 from lorad.storage import files, permissions
 from lorad.tasks import Task, encode, find
 from lorad.training import distillation, trainer
 from lorad.training.checkpoint import Checkpoints
-from lorad.training.rehearsal import Item
+from lorad.training.rehearsal import ReplayItem
 from lorad.versions import export, loader
 
 PROBES = 4
@@ -54,7 +54,7 @@ STOPPED = 75
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class SessionExample:
     """An example with its tokens and what is known of it before training."""
 
     example: Example
@@ -67,18 +67,18 @@ class Lesson:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class StartingModel:
     """What training begins with: the base with the parent merged into it."""
 
     base: weights.Base
     parent: weights.Adapter | None
     truncation: float
-    voices: list[scoring.Voice]
+    voices: list[scoring.SoftTargets]
     """General conversation as the pristine base says it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class TrainingResult:
     """A trained adapter for the pristine base, and how it came about."""
 
     adapter: weights.Adapter
@@ -92,7 +92,7 @@ class Made:
 class Session:
     """One order on its way to a candidate."""
 
-    def __init__(self, folder: Path, order: Order) -> None:
+    def __init__(self, folder: Path, order: SessionSpec) -> None:
         self.folder = folder
         self.order = order
         self._training = TrainingSettings.model_validate(order.settings["training"])
@@ -139,10 +139,10 @@ class Session:
     def _checkpoints(self) -> Checkpoints:
         """Return where this very order, with these very rows, keeps its rounds in case it is cut off."""
         rows = [files.file_digest(self.folder / name) for name in ("new.jsonl", "old.jsonl")]
-        order = records.what_decides(records.as_json(self.order))
+        order = records.training_inputs(records.as_json(self.order))
         return Checkpoints(self.folder / CHECKPOINTS, records.digest([trainer.CHECKPOINT_FORM, order, rows]))
 
-    def _has_time_to_refit(self, so_far: trainer.Outcome, lessons: Sequence[Lesson]) -> bool:
+    def _has_time_to_refit(self, so_far: trainer.Outcome, lessons: Sequence[SessionExample]) -> bool:
         """Tell whether every row can be learned anew, at the pace so far, before the session is stopped."""
         seconds_per_token = so_far.seconds / max(1, so_far.tokens)
         rounds = max(REFIT_ROUNDS, 2 * self.order.plan.epochs)
@@ -168,7 +168,7 @@ class Session:
         dtype = weights.DTYPES[self.order.plan.dtype]
         return weights.load_base(Path(self.order.base), dtype, weights.machine(self._training.device).device)
 
-    def _prepare(self, parent: weights.Adapter | None, plan: Plan) -> Start:
+    def _prepare(self, parent: weights.Adapter | None, plan: Plan) -> StartingModel:
         """Load the pristine base and merge the parent into it, truncated first if the ranks would not fit.
 
         Truncating before training and not after it lets the training mend what the truncation broke.
@@ -184,9 +184,9 @@ class Session:
             )
         if parent is not None:
             weights.merge(base.model, parent)
-        return Start(base, parent, truncation, voices)
+        return StartingModel(base, parent, truncation, voices)
 
-    def _ask_parent(self, start: Start, lessons: Sequence[Lesson]) -> list[Lesson]:
+    def _ask_parent(self, start: StartingModel, lessons: Sequence[SessionExample]) -> list[SessionExample]:
         """Test what the merged parent knows of the new examples, and after a truncation of the old ones."""
         self.report({"phase": "testing"})
         asked = [lesson for lesson in lessons if lesson.is_new or start.truncation]
@@ -202,7 +202,7 @@ class Session:
             self._notes.append(f"the truncation made {lost} old examples wrong before training")
         return found
 
-    def _lessons(self, base: weights.Base) -> list[Lesson]:
+    def _lessons(self, base: weights.Base) -> list[SessionExample]:
         """Encode the examples and leave out, with a note, what is too long or cannot be written for this model."""
         new = [records.restore(Example, row) for row in files.read_lines(self.folder / "new.jsonl")]
         old = [
@@ -212,9 +212,11 @@ class Session:
         fresh, unusable = encode(self._task, base.tokenizer, new)
         held, unheld = encode(self._task, base.tokenizer, [example for example, _ in old])
         known = {example.id: right for example, right in old}
-        found = [Lesson(example, row, is_new=True, right=False, knows=False) for example, row in fresh]
+        found = [
+            SessionExample(example, row, is_new=True, right=False, knows=False) for example, row in fresh
+        ]
         found += [
-            Lesson(example, row, is_new=False, right=right, knows=right)
+            SessionExample(example, row, is_new=False, right=right, knows=right)
             for example, row in held
             for right in [known[example.id]]
         ]
@@ -260,18 +262,18 @@ class Session:
 
     def _train(
         self,
-        start: Start,
-        lessons: Sequence[Lesson],
+        start: StartingModel,
+        lessons: Sequence[SessionExample],
         plan: Plan,
         checkpoints: Checkpoints | None = None,
-    ) -> Made:
+    ) -> TrainingResult:
         """Train a fresh adapter on the merged parent, and put both side by side."""
         set_seed(plan.seed)  # here and not once: a session that goes on from a checkpoint repairs alike
         model = self._fresh_lora(start.base, plan)
         material = trainer.Material(
             rows=[lesson.encoded for lesson in lessons],
             items=[
-                Item(
+                ReplayItem(
                     dataset=lesson.example.dataset,
                     is_new=lesson.is_new,
                     recalled=lesson.knows,
@@ -281,7 +283,7 @@ class Session:
             ],
             general=start.voices,
         )
-        self.report({"phase": "training", "rounds": plan.until.max_epochs, "target": plan.until.recall})
+        self.report({"phase": "training", "rounds": plan.stopping.max_rounds, "target": plan.stopping.recall})
         outcome = trainer.train(model, material, plan, report=self.report, checkpoints=checkpoints)
         self._notes += checkpoints.broken if checkpoints else []
         if outcome.pack_tokens < plan.pack_tokens:
@@ -298,7 +300,7 @@ class Session:
         sample = scoring.pack([lesson.encoded for lesson in lessons[:PROBES]])
         with torch.inference_mode():
             logits = scoring.answer_logits(model, sample).float().cpu()
-        return Made(
+        return TrainingResult(
             weights.concatenate(start.parent, weights.read_live(model)),
             outcome,
             sample,
@@ -310,10 +312,12 @@ class Session:
         """Return the base with what will be trained around it."""
         return weights.add_lora(base.model, plan.rank, plan.alpha)
 
-    def _repair(self, made: Made, lessons: Sequence[Lesson], right: dict[str, bool]) -> Made:
+    def _repair(
+        self, made: TrainingResult, lessons: Sequence[SessionExample], right: dict[str, bool]
+    ) -> TrainingResult:
         """Go on from the candidate, rehearsing above all what it gets wrong."""
         self.report({"phase": "repairing"})
-        plan = trainer.milder(self.order.plan)
+        plan = trainer.repair_plan(self.order.plan)
         start = self._prepare(made.adapter, plan)
         knowing = self._ask_parent(
             start, [replace(lesson, knows=right[lesson.example.id]) for lesson in lessons]
@@ -322,7 +326,7 @@ class Session:
         mended = self._train(start, _anew(again) if self.order.kind == "refit" else again, plan)
         return replace(mended, truncation=max(made.truncation, mended.truncation))
 
-    def _refit(self, lessons: Sequence[Lesson]) -> Made:
+    def _refit(self, lessons: Sequence[SessionExample]) -> TrainingResult:
         """Train one adapter from the pristine base on everything."""
         self.report({"phase": "refitting"})
         return self._train(self._prepare(None, self.order.plan), _anew(lessons), self.order.plan)
@@ -330,17 +334,17 @@ class Session:
     # -- measuring
 
     def _measure(
-        self, made: Made, lessons: Sequence[Lesson], name: str = CANDIDATE
+        self, made: TrainingResult, lessons: Sequence[SessionExample], name: str = CANDIDATE
     ) -> tuple[Evaluation, dict[str, bool], Verdict]:
         """Write the adapter, reload it onto the pristine base as it will be served, and measure that."""
         self.report({"phase": "judging"})
         candidate = self._fresh_folder(name)
         weights.write_adapter(made.adapter, candidate, self.order.base)
         base = self._load()
-        deck = weights.Deck(base)
+        deck = weights.AdapterStack(base)
         deck.add("candidate", candidate)
         sampled = _spread(lessons, metrics.SAMPLED)
-        questions = [lesson.example.question for lesson in sampled]
+        questions = [lesson.example.input for lesson in sampled]
         new = [lesson for lesson in lessons if lesson.is_new]
         with deck.use(None) as pristine:
             perplexity_base = metrics.perplexity(pristine, base.tokenizer)
@@ -348,7 +352,7 @@ class Session:
         with deck.use("candidate") as model:
             right = scoring.recalled(model, [lesson.encoded for lesson in lessons])
             perplexity = metrics.perplexity(model, base.tokenizer)
-            own = [lesson.encoded.answer for lesson in sampled]
+            own = [lesson.encoded.target for lesson in sampled]
             bad = metrics.degenerate(model, base.tokenizer, self._task, questions, own)
             with torch.inference_mode():
                 logits = scoring.answer_logits(model, made.sample).float().cpu()
@@ -410,8 +414,8 @@ class Session:
 
     def _write(
         self,
-        made: Made,
-        lessons: Sequence[Lesson],
+        made: TrainingResult,
+        lessons: Sequence[SessionExample],
         evaluation: Evaluation,
         right: dict[str, bool],
         verdict: Verdict,
@@ -441,7 +445,9 @@ class Session:
         )
         files.remove(self.folder / CHECKPOINTS)  # the candidate is complete: nothing is left to go on with
 
-    def _metadata(self, made: Made, lessons: Sequence[Lesson], evaluation: Evaluation) -> dict[str, Any]:
+    def _metadata(
+        self, made: TrainingResult, lessons: Sequence[SessionExample], evaluation: Evaluation
+    ) -> dict[str, Any]:
         """Return what a person wants to know of this session later, and all that is needed to run it again."""
         outcome = made.outcome
         machine = weights.machine(self._training.device)
@@ -468,7 +474,7 @@ class Session:
                 "session_seconds": round(time.monotonic() - self._began, 2),
             },
             "curves": outcome.history,
-            "final": {"recall": evaluation.told.recall},
+            "final": {"recall": evaluation.headline_score.recall},
             "reproducibility": {
                 "seed": self.order.plan.seed,
                 "deterministic": machine.device == "cpu",
@@ -497,7 +503,7 @@ def _spread(values: Sequence[Any], count: int) -> list[Any]:
     return list(values[::step][:count])
 
 
-def _digests(lessons: Sequence[Lesson]) -> dict[str, str]:
+def _digests(lessons: Sequence[SessionExample]) -> dict[str, str]:
     """Return the sha256 of each dataset's examples, whatever their order."""
     ids: dict[str, list[str]] = defaultdict(list)
     for lesson in lessons:
@@ -505,7 +511,7 @@ def _digests(lessons: Sequence[Lesson]) -> dict[str, str]:
     return {name: records.digest(sorted(found)) for name, found in ids.items()}
 
 
-def _anew(lessons: Sequence[Lesson]) -> list[Lesson]:
+def _anew(lessons: Sequence[SessionExample]) -> list[SessionExample]:
     """Return the lessons as a refit takes them: nothing is known of any."""
     return [replace(lesson, is_new=True, knows=False) for lesson in lessons]
 
@@ -514,7 +520,7 @@ def _score(answers: Sequence[bool]) -> Score:
     return Score(right=sum(map(bool, answers)), total=len(answers))
 
 
-def _scores(lessons: Sequence[Lesson], right: dict[str, bool]) -> dict[str, Score]:
+def _scores(lessons: Sequence[SessionExample], right: dict[str, bool]) -> dict[str, Score]:
     tallies: dict[str, list[bool]] = defaultdict(list)
     for lesson in lessons:
         tallies[lesson.example.dataset].append(right[lesson.example.id])
@@ -541,7 +547,7 @@ def main(folder: Path) -> int:
     """Run the order in a folder; return the process's exit status."""
     os.umask(permissions.UMASK)
     weights.quieten()
-    order = records.restore(Order, files.read_json(folder / "request.json"))
+    order = records.restore(SessionSpec, files.read_json(folder / "request.json"))
     threads = order.settings["training"]["threads"]
     if threads:
         torch.set_num_threads(threads)
@@ -550,7 +556,7 @@ def main(folder: Path) -> int:
     try:
         with files.passing_errors("training"):
             session.run()
-    except RetryLater as error:  # the line that says so may not find room either
+    except TransientError as error:  # the line that says so may not find room either
         with contextlib.suppress(OSError):
             session.report({"error": describe(error)})
         return os.EX_IOERR

@@ -31,7 +31,7 @@ from lorad.errors import TrainingError
 from lorad.models import scoring, weights
 from lorad.records import Encoded, Plan
 from lorad.training.checkpoint import Checkpoint, Checkpoints
-from lorad.training.rehearsal import Item, Rehearsal
+from lorad.training.rehearsal import Rehearsal, ReplayItem
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -45,8 +45,8 @@ class Material:
     """What a session trains on: rows with their bookkeeping, and general conversation beside them."""
 
     rows: Sequence[Encoded]
-    items: Sequence[Item]
-    general: Sequence[scoring.Voice] = ()
+    items: Sequence[ReplayItem]
+    general: Sequence[scoring.SoftTargets] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ def train(
 
     With ``checkpoints`` it goes on behind the last round of theirs that is complete, to the same end.
     """
-    rehearsal = Rehearsal(material.items, plan.mix, plan.until, plan.seed, plan.effective_batch)
+    rehearsal = Rehearsal(material.items, plan.mix, plan.stopping, plan.seed, plan.effective_batch)
     tally = _Tally()
     rounds = _Rounds(material, rehearsal, plan)
     watcher = _Watcher(model, material, plan, rehearsal=rehearsal, tally=tally, report=report, clock=clock)
@@ -207,7 +207,7 @@ def train(
         run.return_to_best()
         report({"returned_to": returned_to, **watcher.recall()})
     return Outcome(
-        ended_by=rehearsal.ended_by or "ceiling",
+        ended_by=rehearsal.ended_by or "max_rounds",
         right=rehearsal.right,
         history=tally.history,
         steps=tally.steps,
@@ -278,14 +278,14 @@ class _Batch:
 
     numbers: list[int]
     rows: list[Encoded]
-    voices: list[scoring.Voice]
+    voices: list[scoring.SoftTargets]
 
     @property
     def both(self) -> list[Encoded]:
         """Return everything that goes through the model."""
         return [*self.rows, *(voice.row for voice in self.voices)]
 
-    def packs(self, most_tokens: int) -> Iterator[tuple[scoring.Pack, list[int], list[scoring.Voice]]]:
+    def packs(self, most_tokens: int) -> Iterator[tuple[scoring.Pack, list[int], list[scoring.SoftTargets]]]:
         """Yield packs of at most so many tokens, each with its rows' numbers and the conversation behind them."""
         both = self.both
         for group in scoring.divide(both, most_tokens):
@@ -303,7 +303,7 @@ class _Rounds(IterableDataset[int]):
         self._rehearsal = rehearsal
         self._plan = plan
         self._random = random.Random(plan.seed + 1)  # noqa: S311 - reproducible choice, not a secret
-        self.most_steps = math.ceil(len(material.rows) / plan.effective_batch) * plan.until.max_epochs
+        self.most_steps = math.ceil(len(material.rows) / plan.effective_batch) * plan.stopping.max_rounds
 
     def state(self) -> Any:
         """Return where the choice of general conversation stands, as JSON data."""
@@ -322,7 +322,7 @@ class _Rounds(IterableDataset[int]):
         rows = [self._material.rows[number] for number in numbers]
         return {"batch": _Batch(numbers, rows, self._general(len(numbers)))}
 
-    def _general(self, rows: int) -> list[scoring.Voice]:
+    def _general(self, rows: int) -> list[scoring.SoftTargets]:
         share = self._plan.mix.general
         wanted = max(1, round(share * rows)) if share else 0
         return self._random.sample(self._material.general, min(wanted, len(self._material.general)))
@@ -374,8 +374,8 @@ class _Trainer(Trainer):
 
     def _accumulate(self, model: Any, batch: _Batch) -> tuple[torch.Tensor, dict[int, bool]]:
         """Add up the gradient of the answers' mean loss and that of general conversation; return what was right."""
-        answers = sum(len(row.answer) for row in batch.rows)
-        general = sum(len(voice.row.answer) for voice in batch.voices)
+        answers = sum(len(row.target) for row in batch.rows)
+        general = sum(len(voice.row.target) for voice in batch.voices)
         total = torch.zeros((), device=model.device)
         right: dict[int, bool] = {}
         for packed, numbers, voices in batch.packs(self.pack_tokens):
@@ -384,7 +384,9 @@ class _Trainer(Trainer):
             answer_loss = scoring.loss_sum(logits[:cut], packed.targets[:cut]) / answers
             loss = answer_loss
             if voices:
-                loss = loss + self.general_weight * scoring.echo_loss_sum(logits[cut:], voices) / general
+                loss = (
+                    loss + self.general_weight * scoring.distillation_loss_sum(logits[cut:], voices) / general
+                )
             self.accelerator.backward(loss)
             total += answer_loss.detach()
             graded = zip(numbers, scoring.grade(logits, packed), strict=False)  # the rest is conversation
@@ -445,13 +447,13 @@ class _Watcher(TrainerCallback):
             {
                 "phase": "training",
                 "round": self._rehearsal.rounds,
-                "rounds": self._plan.until.max_epochs,
+                "rounds": self._plan.stopping.max_rounds,
                 "step": self._tally.steps,
                 "steps": state.max_steps,
                 "loss": round(sum(self._tally.losses[-10:]) / max(1, len(self._tally.losses[-10:])), 4),
                 "learning_rate": kwargs["lr_scheduler"].get_last_lr()[0],
                 "tokens_per_second": round(self._tally.tokens / max(elapsed, 1e-9), 1),
-                "target": self._plan.until.recall,
+                "target": self._plan.stopping.recall,
                 "peak_gib": round(peak_memory(self._model.device.type) / 2**30, 2),
                 **self.recall(),
             }
@@ -465,7 +467,7 @@ class _Watcher(TrainerCallback):
     def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Close a round: test if the target is near, note the numbers, stop if that is it."""
         del args, state, kwargs
-        near = self._rehearsal.is_near() or self._rehearsal.rounds >= self._plan.until.max_epochs
+        near = self._rehearsal.is_near() or self._rehearsal.rounds >= self._plan.stopping.max_rounds
         ended = self._test() if near else self._rehearsal.not_tested()
         if ended and not near:
             ended = self._test()  # before giving up, look
@@ -497,7 +499,7 @@ class _Watcher(TrainerCallback):
         self._model.eval()
         right = self._ask(self._new)
         self._rehearsal.saw(right)
-        last = self._rehearsal.rounds >= self._plan.until.max_epochs
+        last = self._rehearsal.rounds >= self._plan.stopping.max_rounds
         if last or self._rehearsal.is_learned():
             right |= self._ask(self._old)
         self._tally.testing += self._clock() - began
@@ -513,16 +515,16 @@ class _Watcher(TrainerCallback):
         gain = (recent[-1] - recent[0]) / max(1, len(recent) - 1)
         if gain <= 0 or len(recent) < 2:  # noqa: PLR2004 - a slope needs two points
             return None
-        missing = max(0.0, self._plan.until.recall - recent[-1])
+        missing = max(0.0, self._plan.stopping.recall - recent[-1])
         return round(missing / gain * elapsed / self._rehearsal.rounds, 1)
 
 
-def milder(plan: Plan) -> Plan:
+def repair_plan(plan: Plan) -> Plan:
     """Return the plan of a repair: half the rate, few rounds, everything rehearsed."""
     return replace(
         plan,
         learning_rate=plan.learning_rate / 2,
         warmup_steps=min(plan.warmup_steps, 5),
-        until=replace(plan.until, max_epochs=max(4, plan.until.max_epochs // 4), min_epochs=0),
-        mix=replace(plan.mix, refresh=max(0.5, plan.mix.refresh)),
+        stopping=replace(plan.stopping, max_rounds=max(4, plan.stopping.max_rounds // 4), min_rounds=0),
+        mix=replace(plan.mix, recalled_share=max(0.5, plan.mix.recalled_share)),
     )

@@ -154,7 +154,7 @@ def _write_adapter(version: Path, base: Path, target: Path) -> None:
 
 
 def _read_adapter(folder: Path, base: Path) -> Any:
-    deck = weights.Deck(weights.load_base(base, torch.float32))
+    deck = weights.AdapterStack(weights.load_base(base, torch.float32))
     deck.add("exported", folder)
     return deck.model
 

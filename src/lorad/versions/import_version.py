@@ -261,7 +261,7 @@ def _agree(adapter: weights.Adapter, base: weights.Base, expected: torch.Tensor,
     """
     with tempfile.TemporaryDirectory() as scratch:
         weights.write_adapter(adapter, Path(scratch), "base")
-        deck = weights.Deck(base)
+        deck = weights.AdapterStack(base)
         deck.add("outside", Path(scratch))
         try:
             with deck.use("outside") as model:
@@ -290,7 +290,7 @@ def write(
     base: weights.Base,
     rows: Sequence[Encoded],
     metadata: dict[str, Any],
-) -> weights.Deck:
+) -> weights.AdapterStack:
     """Write a complete candidate and return it loaded; raise ``RegistryError`` when it does not fit the base."""
     files.remove(candidate)
     weights.write_adapter(found.adapter, candidate, base_folder.name)
@@ -310,7 +310,7 @@ def write(
             },
         },
     )
-    deck = weights.Deck(base)
+    deck = weights.AdapterStack(base)
     loader.load(deck, "candidate", candidate, base_folder)
     asked = [*rows, *metrics.text_rows(base.tokenizer, 2)]
     with deck.use("candidate") as model:
@@ -318,7 +318,7 @@ def write(
     return deck
 
 
-def compare(source: Path, deck: weights.Deck, whole: Any) -> float:
+def compare(source: Path, deck: weights.AdapterStack, whole: Any) -> float:
     """Return how far a whole model is from the adapter made of it; raise ``RegistryError`` when too far.
 
     It is loaded as its own config.json tells, or into ``whole``, a pristine base, where there is none.
@@ -340,7 +340,7 @@ def compare(source: Path, deck: weights.Deck, whole: Any) -> float:
 
 
 def evaluate(
-    deck: weights.Deck,
+    deck: weights.AdapterStack,
     examples: Sequence[Example],
     rows: Sequence[Encoded],
     candidate: Path,

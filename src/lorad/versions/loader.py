@@ -18,7 +18,7 @@ import torch
 from lorad.errors import RegistryError
 from lorad.evaluation import metrics
 from lorad.models import weights
-from lorad.models.weights import Deck
+from lorad.models.weights import AdapterStack
 from lorad.storage import files
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy")
@@ -76,7 +76,7 @@ def check(folder: Path, base: weights.Base, base_folder: Path | None, *, strict:
     if differs and strict:
         raise RegistryError(
             f"{folder.name} was made in another environment: {'; '.join(differs)}; restore that one, set "
-            "engine.strict to false, or learn anew with: lorad consolidate --refit",
+            "engine.strict_environment to false, or learn anew with: lorad consolidate --refit",
             code="other_environment",
             version=folder.name,
             differs=differs,
@@ -116,7 +116,7 @@ def _made_in(folder: Path) -> dict[str, Any]:
 
 
 def load(
-    deck: Deck, slot: str, folder: Path, base_folder: Path | None = None, *, strict: bool = False
+    deck: AdapterStack, slot: str, folder: Path, base_folder: Path | None = None, *, strict: bool = False
 ) -> list[str]:
     """Bring a version whose files are verified into a deck, or leave the deck as it was and raise ``RegistryError``.
 
@@ -132,7 +132,7 @@ def load(
     return differs
 
 
-def prove(deck: Deck, slot: str, folder: Path) -> None:
+def prove(deck: AdapterStack, slot: str, folder: Path) -> None:
     """Ask a loaded version its probes; raise if it answers otherwise than when it was made."""
     path, version = folder / metrics.PROBES, folder.name
     if not path.is_file():  # whether it should be there is the manifest's business

@@ -22,9 +22,9 @@ from typing import Any
 
 from lorad import records
 from lorad.config import RegistrySettings
-from lorad.errors import LoradError, ProtocolError, RegistryError, RetryLater
+from lorad.errors import LoradError, ProtocolError, RegistryError, TransientError
 from lorad.records import Evaluation
-from lorad.states import VersionState, advance
+from lorad.states import RENAMED, VersionState, advance
 from lorad.storage import files
 
 TRACKER = "checkpoint_tracker.json"
@@ -43,7 +43,7 @@ DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Birth:
+class PromotionRecord:
     """What is said about a candidate when it becomes a version."""
 
     job: int | None
@@ -111,7 +111,7 @@ class Registry:
         try:
             found = dict(files.read_json(path))
             is_sealed = found.pop(SEAL, None) == records.digest(found)
-            checkpoints = [{"version": entry["version"], **entry} for entry in found["checkpoints"]]
+            checkpoints = [_todays({"version": entry["version"], **entry}) for entry in found["checkpoints"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RegistryError(
                 f"{path} is damaged ({error}); lorad rebuilds it from the versions at the next start",
@@ -320,7 +320,7 @@ class Registry:
 
     # -- changing
 
-    def promote(self, candidate: Path, birth: Birth, now: float, version: str | None = None) -> str:
+    def promote(self, candidate: Path, birth: PromotionRecord, now: float, version: str | None = None) -> str:
         """Turn a complete candidate folder into a version and make it ``latest``, or change nothing.
 
         Without a name it gets the next one; raise ``RegistryError`` when the name cannot be had.
@@ -436,7 +436,7 @@ class Registry:
         major, minor = max(numbers, default=(0, 0))
         return f"v{major}.{minor + 1}"
 
-    def _write_manifest(self, candidate: Path, version: str, birth: Birth, now: float) -> None:
+    def _write_manifest(self, candidate: Path, version: str, birth: PromotionRecord, now: float) -> None:
         files.remove_parts(candidate)
         contents = {
             str(path.relative_to(candidate)): {
@@ -464,7 +464,7 @@ class Registry:
     def _enter(self, version: str) -> None:
         manifest = self.manifest(version)
         tracker = self.tracker()
-        tracker["checkpoints"].append(_facts(manifest) | {"state": VersionState.SOUND})
+        tracker["checkpoints"].append(_facts(manifest) | {"state": VersionState.INTACT})
         if manifest.get("serve", True):
             tracker["previous"], tracker["latest"] = tracker["latest"], version
         self._write(tracker)
@@ -508,11 +508,11 @@ class Registry:
                 version=version,
             )
 
-    def mark_damaged(self, version: str) -> None:
+    def mark_corrupt(self, version: str) -> None:
         """Record that a version must not serve any more."""
         with self._changing() as tracker:
             for entry in tracker["checkpoints"]:
-                if entry["version"] == version and _state(entry) is VersionState.SOUND:
+                if entry["version"] == version and _state(entry) is VersionState.INTACT:
                     entry["state"] = advance(_state(entry), "damage")
 
     def pin(self, name: str, *, pinned: bool) -> str:
@@ -550,7 +550,7 @@ class Registry:
             _drop_tag(tracker, tag)
         return str(entry["version"])
 
-    def newest_sound(self, base_fingerprint: str | None = None, besides: Collection[str] = ()) -> str | None:
+    def newest_intact(self, base_fingerprint: str | None = None, besides: Collection[str] = ()) -> str | None:
         """Return the version to serve: ``latest`` if it verifies, else ``previous``, else the newest ancestor that does.
 
         None when none is the latest: the base serves because somebody wants it to, or nobody said that a version
@@ -571,7 +571,7 @@ class Registry:
                 self.verify(version, base_fingerprint)
             except RegistryError as error:
                 if error.is_damage or error.code == "no_such_version":
-                    self.mark_damaged(version)
+                    self.mark_corrupt(version)
             else:
                 return str(version)
         return None
@@ -583,7 +583,7 @@ class Registry:
             try:
                 self.verify(version)
             except RegistryError as error:
-                self.mark_damaged(version)
+                self.mark_corrupt(version)
                 found[version] = error
         return found
 
@@ -600,7 +600,7 @@ class Registry:
         for made in (self.folder / "adopting" / "candidate", self.folder / "reproduced" / ".made"):
             if made.exists():
                 # where somebody is at it, he removes it in the end
-                with contextlib.suppress(RetryLater), files.locked(made.parent / ".lock", wait=False):
+                with contextlib.suppress(TransientError), files.locked(made.parent / ".lock", wait=False):
                     files.remove(made)
 
     def remove_words(self, candidate: Path) -> None:
@@ -698,7 +698,7 @@ class Registry:
                     f"their manifests say, and latest is {tracker['latest']}"
                 )
             states = {
-                entry["version"]: entry.get("state", VersionState.SOUND) for entry in tracker["checkpoints"]
+                entry["version"]: entry.get("state", VersionState.INTACT) for entry in tracker["checkpoints"]
             }
             folders = sorted(self.versions_folder.glob("v*"), key=_order)
             done += filter(
@@ -732,7 +732,7 @@ class Registry:
             | {"state": _likely(told.get(name), name in there)}
             for name in sorted({*there, *pruned}, key=lambda name: _order(Path(name)))
         ]
-        names = [entry["version"] for entry in entries if entry["state"] == VersionState.SOUND]
+        names = [entry["version"] for entry in entries if entry["state"] == VersionState.INTACT]
         linked = {name: Path(files.points(self.folder / name) or "").name for name in ("latest", "previous")}
         pointers = {
             name: next((found for found in (link, tracker.get(name)) if found in names), None)
@@ -805,16 +805,21 @@ def _likely(entry: dict[str, Any] | None, is_there: bool) -> VersionState:
     """Return the state of a version whose entry cannot be trusted: one that is there was never pruned."""
     if not is_there:
         return VersionState.PRUNED
-    was_damaged = entry is not None and entry.get("state") == VersionState.DAMAGED
-    return VersionState.DAMAGED if was_damaged else VersionState.SOUND
+    was_damaged = entry is not None and entry.get("state") == VersionState.CORRUPT
+    return VersionState.CORRUPT if was_damaged else VersionState.INTACT
 
 
 def _sound(tracker: dict[str, Any]) -> set[str]:
-    return {e["version"] for e in tracker["checkpoints"] if _state(e) is VersionState.SOUND}
+    return {e["version"] for e in tracker["checkpoints"] if _state(e) is VersionState.INTACT}
+
+
+def _todays(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry whose state has today's name: an older lorad wrote another."""
+    return entry | {"state": RENAMED.get(entry["state"], entry["state"])} if "state" in entry else entry
 
 
 def _state(entry: dict[str, Any]) -> VersionState:
-    return VersionState(entry.get("state", VersionState.SOUND))
+    return VersionState(entry.get("state", VersionState.INTACT))
 
 
 def _drop_tag(tracker: dict[str, Any], tag: str) -> None:

@@ -31,8 +31,8 @@ _SHOWN = 300
 
 def survey(name: str, reading: Reading) -> dict[str, Any]:
     """Return what can be said without a tokenizer."""
-    asked = {example.question_id for example in reading.contradicted}
-    newest = {e.question_id: e for e in reading.examples if e.question_id in asked} if asked else {}
+    asked = {example.input_id for example in reading.contradicted}
+    newest = {e.input_id: e for e in reading.examples if e.input_id in asked} if asked else {}
     return {
         "file": name,
         "rows": reading.rows,
@@ -40,7 +40,7 @@ def survey(name: str, reading: Reading) -> dict[str, Any]:
         "formats": reading.formats,
         "repeated": reading.repeated,
         "contradicted": reading.contradictions,
-        "contradictions": [_contradiction(old, newest[old.question_id]) for old in reading.contradicted],
+        "contradictions": [_contradiction(old, newest[old.input_id]) for old in reading.contradicted],
         "left_out": reading.left_out,
         "end_tokens": _end_tokens(reading.examples),
         "problems": [records.as_json(problem) for problem in reading.problems],
@@ -59,16 +59,16 @@ def _end_tokens(examples: Iterable[Example]) -> dict[str, int]:
     found: Counter[str] = Counter()
     for example in examples:
         if example.task == "chat":
-            said = records.as_message(example.answer)["content"].rstrip()
+            said = records.as_message(example.target)["content"].rstrip()
             found.update(_END_TOKEN.findall(said))
     return dict(found)
 
 
 def _contradiction(old: Example, new: Example) -> dict[str, Any]:
     return {
-        "question": old.question,
+        "question": old.input,
         "rows": [old.line, new.line],
-        "answers": [old.answer, new.answer],
+        "answers": [old.target, new.target],
         "counts": new.line,
     }
 
@@ -102,7 +102,7 @@ def measure(
 
 
 def _marks(encoded: Encoded, begin: int | None, end: int) -> dict[str, bool]:
-    answer = encoded.answer
+    answer = encoded.target
     return {
         "begin_twice": begin is not None and encoded.tokens[:2] == (begin, begin),
         "end_missing": answer[-1:] != (end,),
@@ -131,9 +131,9 @@ def _sample(example: Example, encoded: Encoded, tokenizer: Any) -> dict[str, Any
     return {
         "line": example.line,
         "tokens": len(encoded),
-        "trained_tokens": len(encoded.answer),
+        "trained_tokens": len(encoded.target),
         "prompt": tokenizer.decode(encoded.tokens[: encoded.start], skip_special_tokens=False),
-        "trained": tokenizer.decode(encoded.answer, skip_special_tokens=False),
+        "trained": tokenizer.decode(encoded.target, skip_special_tokens=False),
     }
 
 

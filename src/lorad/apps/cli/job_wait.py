@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorad.apps.screens.state_text import ended_in
-from lorad.errors import RetryLater
+from lorad.errors import TransientError
 from lorad.states import OPEN_JOBS
 
 Record = Mapping[str, Any]
@@ -102,11 +102,11 @@ def ends_in(snapshot: Record) -> list[End]:
     """Return every end that a snapshot still tells of, the last one last."""
     order = ended_in(snapshot["events"])
     files = [
-        event for event in snapshot["events"] if event["name"] in {"failed", "repeated"} and "file" in event
+        event for event in snapshot["events"] if event["name"] in {"failed", "duplicate"} and "file" in event
     ]
     ends = [(order(job), job_end(job)) for job in snapshot["jobs"] if job["state"] not in OPEN_JOBS]
     ends += [
-        ((event["id"], 0), End(is_good=event["name"] == "repeated", is_job=False, record=event))
+        ((event["id"], 0), End(is_good=event["name"] == "duplicate", is_job=False, record=event))
         for event in files
     ]
     return [end for _, end in sorted(ends, key=lambda pair: pair[0])]
@@ -134,7 +134,7 @@ def wait_for(
         if seen.look(snapshot) and not one:
             return seen.results()
         if is_late():
-            raise RetryLater(
+            raise TransientError(
                 "the time is up, and lorad is not done; look at it with: lorad status", code="timeout"
             )
         rest(snapshot)

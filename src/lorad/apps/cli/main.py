@@ -30,7 +30,7 @@ import typer
 from lorad import __version__
 from lorad.apps.cli.job_wait import wait_for
 from lorad.apps.screens import state_text, tables, terminal
-from lorad.errors import ConfigError, LoradError, RegistryError, RetryLater
+from lorad.errors import ConfigError, LoradError, RegistryError, TransientError
 from lorad.home import Home, find_home
 from lorad.serving.client import Client
 from lorad.storage import strict_json
@@ -127,7 +127,7 @@ Overrides = Annotated[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class CliContext:
     """Which home is meant, and with which settings."""
 
     home: str | None
@@ -222,7 +222,7 @@ def _globals(
     overrides: Overrides = None,
     _version: Version = False,
 ) -> None:
-    ctx.obj = Place(home=home, config=config, overrides=tuple(overrides or ()))
+    ctx.obj = CliContext(home=home, config=config, overrides=tuple(overrides or ()))
 
 
 def _client(ctx: typer.Context) -> Client:
@@ -592,7 +592,7 @@ def _copy_all(parts: Sequence[Path], inbox: Path, track: str | None) -> None:
         with _opened(inbox, track) as folder:
             for part in parts:
                 _copy_in(part, folder)
-    except (OSError, RetryLater) as error:
+    except (OSError, TransientError) as error:
         why = getattr(error, "strerror", None) or error
         told = f"{parts[-1]} could not be copied into {inbox / (track or '')}: {why}"
         raise ConfigError(told, code="not_copied") from None
@@ -764,7 +764,7 @@ def _put_back(home: Home, name: str) -> None:
     except PermissionError:  # of the group that drops files: it reads what failed and changes nothing there
         told = f"you may not move {failed / name}; drop it again: lorad drop {failed / name}"
         raise ConfigError(told, code="not_moved") from None
-    except (OSError, RetryLater) as error:
+    except (OSError, TransientError) as error:
         why = getattr(error, "strerror", None) or error
         raise ConfigError(f"{name} could not be moved: {why}", code="not_moved") from None
     terminal.say(f"{name} is in {target} again; wait for it with: lorad wait")

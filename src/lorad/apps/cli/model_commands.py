@@ -46,7 +46,7 @@ from lorad.storage.memory import Memory
 from lorad.tasks import encode, find
 from lorad.training import planner, reproduction
 from lorad.versions import export, import_version, loader
-from lorad.versions.store import Birth, Registry, bad_calibration
+from lorad.versions.store import PromotionRecord, Registry, bad_calibration
 
 NO_REFERENCE = 2
 """Exit code of a check that has nothing to compare with; 1 is drift, or an error as everywhere."""
@@ -311,14 +311,14 @@ def plan(
 
 
 def _settings_of(plan: records.Plan) -> list[tuple[str, str]]:
-    until = plan.until
+    until = plan.stopping
     return [
         ("rank / alpha", f"{plan.rank} / {plan.alpha}"),
         (
             "epochs",
             (
                 f"until recall {until.recall:.0%}; given up after {until.patience} ({until.patience_steps} steps) without progress, "
-                f"but not before {until.min_epochs} or after {until.max_epochs}"
+                f"but not before {until.min_rounds} or after {until.max_rounds}"
             ),
         ),
         (
@@ -689,7 +689,7 @@ def adopt_version(
             notes.append(f"the adapter is {distance:.2g} nats a token from the model that it was made of")
         console.print(f"testing it on {len(rows)} examples of memory …") if rows and not as_json else None
         right = import_version.evaluate(deck, examples, rows, candidate, notes)
-        birth = Birth(
+        birth = PromotionRecord(
             job=None,
             parent=registry.latest,
             base=fingerprint,
@@ -781,7 +781,7 @@ def verify_versions(
     there = [e["version"] for e in entries if e.get("state") != VersionState.PRUNED]
     rows: list[dict[str, Any]] = []
     for name in [registry.resolve(version)] if version else there:
-        deck = weights.Deck(base)
+        deck = weights.AdapterStack(base)
         began = time.perf_counter()
         try:
             folder = registry.verify(name, base.fingerprint)
@@ -936,7 +936,7 @@ def _reference(registry: Registry, version: str) -> calibration.Reference | None
 
 def _summon(
     place: Home, settings: Settings, track: str, version: str, held_out: Path | None
-) -> tuple[confidence.Witness, list[confidence.Question]]:
+) -> tuple[confidence.CalibratedModel, list[confidence.Question]]:
     """Load a version and find what to ask it."""
     chosen, (registry, base) = settings.track(track), _track(place, settings, track)
     folder = registry.verify(version, weights.read_fingerprint(base))
@@ -945,7 +945,7 @@ def _summon(
         questions = confidence.find_questions(Memory(database), track, registry.lineage(version), unseen)
     longest = max(row.max_length for row in settings.planner.table)
     held = weights.load_to_answer(base, settings.engine.device, settings.training.dtype)
-    witness = confidence.Witness(folder, held, find(chosen.task), longest)
+    witness = confidence.CalibratedModel(folder, held, find(chosen.task), longest)
     return witness, questions
 
 
@@ -960,7 +960,7 @@ def _unseen(place: Home, settings: Settings, track: str, file: Path) -> Sequence
 
 
 def _interview(
-    witness: confidence.Witness,
+    witness: confidence.CalibratedModel,
     questions: list[confidence.Question],
     stored: calibration.Reference | None,
     most: int,

@@ -32,14 +32,15 @@ from lorad.apps.screens import terminal
 from lorad.config import Settings, load_settings
 from lorad.datasets.inbox import inbox
 from lorad.datasets.isolated.reader_process import Reader
-from lorad.errors import ConfigError, LoradError, ProtocolError, RetryLater
+from lorad.errors import ConfigError, LoradError, ProtocolError, TransientError
 from lorad.home import Home, find_home
 from lorad.models.weights import load_to_answer, machine, quieten, shape, verify_base
 from lorad.records import BASE, Example, Plan
 from lorad.serving import queries
-from lorad.serving.engine import Engine, Sampling, Ticket
+from lorad.serving.engine import Engine, GenerationRequest, Sampling
 from lorad.serving.http import connections, server
 from lorad.serving.queries import Archive
+from lorad.states import VersionState
 from lorad.storage import files, permissions
 from lorad.storage.database import Database
 from lorad.tasks import encode, find
@@ -189,7 +190,7 @@ class ReadingProcess:
         return status
 
 
-class Models:
+class ModelHost:
     """The cycle's view of models: plans with real token counts, starts children, swaps versions."""
 
     def __init__(
@@ -200,7 +201,7 @@ class Models:
         self._engine = engine
         self._registries = registries
 
-    def seat(self) -> None:
+    def attach(self) -> None:
         """Load every track's base model, once."""
         loaded: dict[str, Any] = {}
         for name, track in self._settings.tracks.items():
@@ -211,7 +212,7 @@ class Models:
                 loaded[track.base] = load_to_answer(
                     folder, self._settings.engine.device, self._settings.training.dtype
                 )
-            self._engine.seat(name, find(track.task), loaded[track.base])
+            self._engine.attach(name, find(track.task), loaded[track.base])
 
     def check(self, track: str, example: Example) -> Example:
         """Return an example as the track learns it; raise ``SampleError`` for one that its base could not give back."""
@@ -251,7 +252,7 @@ class Models:
                 found.append(error)
         return found
 
-    def bring(self, track: str, version: str) -> None:
+    def ensure_loaded(self, track: str, version: str) -> None:
         """Verify a version and bring it into memory."""
         if self._engine.resident(track, version):
             return
@@ -265,7 +266,7 @@ class Models:
     def serve(self, track: str, version: str | None) -> None:
         """Verify a version, bring it into memory and answer from it."""
         if version is not None:
-            self.bring(track, version)
+            self.ensure_loaded(track, version)
         self._engine.serve(track, version)
 
 
@@ -369,7 +370,7 @@ class App:
         try:
             lock, apart = self.home.models / ".daemon.lock", self.home.models / ".daemon"
             stack.enter_context(files.locked(lock, wait=False, apart=apart))
-        except RetryLater as error:
+        except TransientError as error:
             if error.code != "locked":
                 raise
             raise ConfigError(
@@ -386,7 +387,7 @@ class App:
         self._undo.append(("database", database.close))
         self.engine = Engine(self.settings.engine)
         self.registries = {name: Registry(self.home.track(name)) for name in self.settings.tracks}
-        self.models_held = Models(self.settings, self.home, self.engine, self.registries)
+        self.models_held = ModelHost(self.settings, self.home, self.engine, self.registries)
         self.reader = Reader(
             self.settings.inbox, start=ReadingProcess, clock=time.monotonic, is_stopping=self.stopping.is_set
         )
@@ -405,7 +406,7 @@ class App:
         self.archive = Archive(self.registries, self.cycle.ledger, self.cycle.memory)
         self._tell_modes(tightened, open_still)
         self.cycle.recover(time.time())
-        self.models_held.seat()
+        self.models_held.attach()
 
     def _tell_modes(
         self, tightened: Sequence[permissions.Exposure], open_still: Sequence[permissions.Exposure]
@@ -413,7 +414,7 @@ class App:
         """Say once what an older lorad, or somebody, had left open in models/ and is closed now."""
         if tightened:
             first = str(tightened[0].path)
-            self.cycle.ledger.note("closed_to_others", time.time(), files=len(tightened), first=first)
+            self.cycle.ledger.record_event("closed_to_others", time.time(), files=len(tightened), first=first)
             logger.warning("closed_to_others", files=len(tightened), first=first)
         if open_still:
             told = "see: lorad doctor"
@@ -523,7 +524,7 @@ class App:
         self.reader.rest()
 
     def _tidy(self) -> None:
-        self._exclusively(lambda: self.cycle.tidy(time.time()))
+        self._exclusively(lambda: self.cycle.consolidate_idle(time.time()))
         self._wake.set()
 
     def _scrub(self) -> None:
@@ -540,7 +541,9 @@ class App:
         """Tell whether questions are answered and drops are taken."""
         return self._ready and not self.stopping.is_set()
 
-    def ask(self, model: str, messages: list[dict[str, Any]], sampling: Sampling) -> tuple[Ticket, str]:
+    def ask(
+        self, model: str, messages: list[dict[str, Any]], sampling: Sampling
+    ) -> tuple[GenerationRequest, str]:
         """Accept a question for ``track`` or ``track@latest|previous|vN|TAG|base``."""
         track, named, wanted = model.partition("@")
         version = self._resolve(track, wanted) if named else None
@@ -562,7 +565,7 @@ class App:
         if wanted == "previous" and registry.previous is None:
             raise ProtocolError(f"{track} has no previous version yet", status=404, code="model_not_found")
         version = registry.resolve(wanted)
-        self.models_held.bring(track, version)
+        self.models_held.ensure_loaded(track, version)
         return version
 
     def models(self) -> list[dict[str, Any]]:
@@ -573,7 +576,7 @@ class App:
             names += [
                 (f"{track}@{e['version']}", int(self._started_at))
                 for e in registry.tracker()["checkpoints"]
-                if e.get("state") == "sound"
+                if e.get("state") == VersionState.INTACT
             ]
         return [{"id": name, "object": "model", "created": at, "owned_by": "lorad"} for name, at in names]
 
@@ -671,7 +674,7 @@ class App:
     def pause(self, *, paused: bool) -> dict[str, Any]:
         """Start no more sessions, or start them again."""
         self.cycle.ledger.set_flag("paused", "yes" if paused else "")
-        self.cycle.ledger.note("paused" if paused else "resumed", time.time())
+        self.cycle.ledger.record_event("paused" if paused else "resumed", time.time())
         self._wake.set()
         return {"paused": paused}
 
@@ -699,7 +702,9 @@ class App:
         registry = self.archive.registry(track)
         self.cycle.ledger.prove_writable()
         found = self._exclusively(lambda: registry.pin(version, pinned=pinned))
-        self.cycle.ledger.note("pinned" if pinned else "unpinned", time.time(), track=track, version=found)
+        self.cycle.ledger.record_event(
+            "pinned" if pinned else "unpinned", time.time(), track=track, version=found
+        )
         return {"version": found, "pinned": pinned}
 
     def tag(self, track: str, version: str, tag: str, *, remove: bool) -> dict[str, Any]:
@@ -708,7 +713,7 @@ class App:
         change = registry.untag if remove else registry.tag
         self.cycle.ledger.prove_writable()
         found = self._exclusively(lambda: change(version, tag))
-        self.cycle.ledger.note(
+        self.cycle.ledger.record_event(
             "untagged" if remove else "tagged", time.time(), track=track, version=found, tag=tag
         )
         return {"version": found, "tag": tag, "removed": remove}

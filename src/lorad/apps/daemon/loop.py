@@ -24,20 +24,20 @@ from lorad.config import InboxSettings, RegistrySettings, Settings
 from lorad.datasets import reader as samples
 from lorad.datasets import sidecar
 from lorad.datasets.inbox import failures
-from lorad.datasets.inbox.inbox import PATIENCE, Inbox, Stranger, Taken, Waiting, unchanged
-from lorad.datasets.isolated.reader_process import Here
+from lorad.datasets.inbox.inbox import PATIENCE, Inbox, InboxFile, RejectedEntry, Taken, unchanged
+from lorad.datasets.isolated.reader_process import InProcessReader
 from lorad.errors import (
     LoradError,
     ProtocolError,
     RegistryError,
-    RetryLater,
     SampleError,
     TrainingError,
+    TransientError,
     describe,
 )
 from lorad.evaluation import judge
 from lorad.log import get_logger
-from lorad.records import BASE, Evaluation, Example, Job, Order, Plan, Score, Verdict
+from lorad.records import BASE, Evaluation, Example, Job, Plan, Score, SessionSpec, Verdict
 from lorad.states import OPEN_JOBS, TRANSITIONS, DropState, JobState
 from lorad.storage import files
 from lorad.storage.database import Database
@@ -46,7 +46,7 @@ from lorad.storage.ledger import Ledger
 from lorad.storage.memory import Memory, Recalled
 from lorad.storage.source import Signature, Source, together
 from lorad.training import planner
-from lorad.versions.store import Birth, Registry
+from lorad.versions.store import PromotionRecord, Registry
 
 log = get_logger()
 
@@ -102,7 +102,7 @@ class Session(Protocol):
         """Return the newest line of progress."""
 
 
-class Tracks(Protocol):
+class ModelPort(Protocol):
     """What the cycle asks of those who hold models: measure rows, start sessions, swap versions."""
 
     def check(self, track: str, example: Example) -> Example:
@@ -142,7 +142,7 @@ class Reader(Protocol):
         """Read a sidecar; raise ``SampleError``."""
 
 
-class Waits:
+class Backoff:
     """What has to wait before it is tried again, in seconds of a steady clock."""
 
     def __init__(self) -> None:
@@ -177,12 +177,12 @@ class Cycle:
         database: Database,
         inbox: Inbox,
         registries: dict[str, Registry],
-        tracks: Tracks,
+        tracks: ModelPort,
         base_folder: Callable[[str], Path],
         reader: Reader | None = None,
     ) -> None:
         self.settings = settings
-        self._reader: Reader = reader or Here()
+        self._reader: Reader = reader or InProcessReader()
         self.ledger = Ledger(database)
         self.memory = Memory(database)
         self.registries = registries
@@ -191,7 +191,7 @@ class Cycle:
         self._tracks = tracks
         self._base_folder = base_folder
         self._running: tuple[Job, Session] | None = None
-        self._waits = Waits()
+        self._waits = Backoff()
         self._told: set[tuple[Hashable, str]] = set()
         """What has been logged in full: the same again is told in a line."""
         self._begun: dict[int, records.Drop] = {}
@@ -220,7 +220,7 @@ class Cycle:
             self._try("watch", ticks, partial(self.watch, now, ticks))
         self._try("serve", ticks, partial(self._serve_waiting, ticks))
         if not self._is_swept:
-            self._try("sweep", ticks, partial(self.sweep, now))
+            self._try("sweep", ticks, partial(self.clean_up, now))
         if not self._is_log_empty:
             self._try("empty log", ticks, self._empty_log)
 
@@ -255,11 +255,11 @@ class Cycle:
     def _least_wait(self, error: Exception) -> float:
         """Return the seconds that a file rests at least which somebody writes to, or whose end is missing."""
         times = {"changed": 1, "cut_off": PATIENCE}.get(getattr(error, "code", ""), 0)
-        return self.settings.inbox.settle_seconds * times * isinstance(error, RetryLater)
+        return self.settings.inbox.settle_seconds * times * isinstance(error, TransientError)
 
     def _try_file(
         self,
-        file: Waiting,
+        file: InboxFile,
         ticks: float,
         act: Callable[[], None],
         end: Callable[[SampleError], None],
@@ -294,9 +294,9 @@ class Cycle:
         """Bring ledger, folders and tracker to one story after any kind of stop."""
         for sentence in self.inbox.recover():
             log.warning("folders_moved", what=sentence)
-            self.ledger.note("recovered", now, what=sentence)
+            self.ledger.record_event("recovered", now, what=sentence)
         taken = {file.drop for file in self.inbox.processing()}
-        for drop in self.ledger.drops(state=DropState.TAKEN, limit=-1):
+        for drop in self.ledger.drops(state=DropState.PROCESSING, limit=-1):
             if drop.id not in taken:
                 self.ledger.withdraw(drop)  # its file still lies in the inbox, or somebody took it away
         for track in self.registries:
@@ -326,7 +326,9 @@ class Cycle:
         else:
             with self._database.transaction():
                 self.ledger.move_job(job, "requeue", now)
-                self.ledger.note("requeued", now, job=job.id, why="the daemon stopped during the session")
+                self.ledger.record_event(
+                    "requeued", now, job=job.id, why="the daemon stopped during the session"
+                )
 
     def serve_all(self, ticks: float) -> None:
         """Serve every track's newest version; what short memory prevents is tried again by ``step``."""
@@ -347,13 +349,13 @@ class Cycle:
         """Serve ``latest`` or what stands in for it; the base, when there is neither."""
         registry = self.registries[track]
         refused: set[str] = set()
-        while version := registry.newest_sound(self._tracks.fingerprint(track), refused):
+        while version := registry.newest_intact(self._tracks.fingerprint(track), refused):
             try:
                 self._serve(track, version)
             except RegistryError as error:
                 refused.add(version)
                 if error.is_damage:
-                    registry.mark_damaged(version)
+                    registry.mark_corrupt(version)
                 log.warning("version_refused", track=track, **error.as_dict())
             else:
                 if version != registry.latest:
@@ -369,7 +371,7 @@ class Cycle:
     def look(self, now: float, ticks: float) -> None:
         """Take what lies complete in the inbox while there is room, and refuse what is no dataset file."""
         taken = len(self.inbox.processing()) + len(self.ledger.open_jobs())
-        room = self.settings.inbox.max_waiting - taken
+        room = self.settings.inbox.max_queued_files - taken
         if room <= 0 and self._is_full:
             return
         most = max(0, min(room, TAKEN_AT_ONCE))
@@ -383,17 +385,17 @@ class Cycle:
                 file, ticks, partial(self._refuse, stranger, now), partial(self.inbox.leave, file.path)
             )
 
-    def _tell_full(self, ready: Sequence[Waiting], room: int, now: float) -> None:
+    def _tell_full(self, ready: Sequence[InboxFile], room: int, now: float) -> None:
         was_full, self._is_full = self._is_full, self.inbox.count > room and len(ready) >= room
         if self._is_full and not was_full:
             why = (
-                f"{self.inbox.count} files lie in the inbox, and no more than inbox.max_waiting "
-                f"({self.settings.inbox.max_waiting}) wait to be learned; the others are taken as there is room"
+                f"{self.inbox.count} files lie in the inbox, and no more than inbox.max_queued_files "
+                f"({self.settings.inbox.max_queued_files}) wait to be learned; the others are taken as there is room"
             )
-            self.ledger.note("inbox_full", now, code="too_many_files", why=why)
+            self.ledger.record_event("inbox_full", now, code="too_many_files", why=why)
             log.warning("inbox_full", code="too_many_files", why=why)
 
-    def take(self, file: Waiting, now: float) -> None:
+    def take(self, file: InboxFile, now: float) -> None:
         """Move a complete file out of its writer's reach, into the folder of a new drop."""
         drop = self.ledger.take(file.name, file.track, now)
         try:
@@ -405,16 +407,16 @@ class Cycle:
             self.ledger.withdraw(drop)
             raise
 
-    def _refuse(self, stranger: Stranger, now: float) -> None:
+    def _refuse(self, stranger: RejectedEntry, now: float) -> None:
         """Tell of what is no dataset file; links, pipes and devices are put aside, unopened."""
         file, error = stranger.file, stranger.error
         if not stranger.is_left:
             self.inbox.fail(file.path, error.as_dict() | {"track": file.track})
         name = "not_taken" if stranger.is_left else "failed"
-        self.ledger.note(name, now, file=file.name, code=error.code, why=error.message)
+        self.ledger.record_event(name, now, file=file.name, code=error.code, why=error.message)
         log.warning("file_refused", file=file.name, code=error.code, why=error.message)
 
-    def accept(self, file: Waiting, now: float) -> None:
+    def accept(self, file: InboxFile, now: float) -> None:
         """Bring a taken file to its end: its examples into memory and a job into the queue, or it to ``failed/``.
 
         The ledger is told first, and all at once; moving the file is what a crash may leave to be done.
@@ -426,11 +428,11 @@ class Cycle:
         if drop is None or (drop.name, drop.track) != (file.name, file.track):
             self.take(file, now)  # another ledger took it, one that was lost
             return
-        if drop.state is DropState.TAKEN:
+        if drop.state is DropState.PROCESSING:
             drop = self._close(drop, file, now)
         self._put_away_file(drop, file, now)
 
-    def _put_away_file(self, drop: records.Drop, file: Waiting, now: float) -> None:
+    def _put_away_file(self, drop: records.Drop, file: InboxFile, now: float) -> None:
         """Move a file whose drop has ended to where people find it, the ledger told of the place before."""
         is_failed = drop.state is DropState.FAILED
         place = self.inbox.place_of_failed(file.path) if is_failed else self.inbox.place_of(file.path, now)
@@ -442,20 +444,20 @@ class Cycle:
             self.inbox.finish(file.path, now)
         self._cut.discard(file.path)
 
-    def _end_unread(self, file: Waiting, now: float, error: SampleError) -> None:
+    def _end_unread(self, file: InboxFile, now: float, error: SampleError) -> None:
         """End a file that raised what no reader should."""
         reason = error.as_dict()
         with contextlib.suppress(ProtocolError):
             drop = self.ledger.drop(file.drop)
             reason |= {"track": drop.track}
-            if drop.state is DropState.TAKEN:
+            if drop.state is DropState.PROCESSING:
                 self._fail(drop, error, now)
             elif drop.state is not DropState.FAILED:
                 reason["message"] = f"{drop.name} was read, but could not be moved to done/: {error.message}"
         self.inbox.fail(file.path, reason)
         self._begun.pop(file.drop, None)
 
-    def _close(self, drop: records.Drop, file: Waiting, now: float) -> records.Drop:
+    def _close(self, drop: records.Drop, file: InboxFile, now: float) -> records.Drop:
         """Read a file and remember what it says, or fail it. The ledger counts the readings that end the daemon."""
         if drop.id not in self._begun:
             if drop.attempts >= MAX_READS:
@@ -477,7 +479,7 @@ class Cycle:
             self.ledger.count_attempt(drop, -1)
             self._begun.pop(number, None)
 
-    def _read_and_remember(self, drop: records.Drop, file: Waiting, now: float) -> records.Drop:
+    def _read_and_remember(self, drop: records.Drop, file: InboxFile, now: float) -> records.Drop:
         read_as = ""
         try:
             with self.inbox.opened(file) as taken:
@@ -488,7 +490,7 @@ class Cycle:
         except SampleError as error:
             if error.code == "cut_off" and file.path not in self._cut:
                 self._cut.add(file.path)
-                raise RetryLater(
+                raise TransientError(
                     f"{file.name} is cut off; in case somebody still writes it, it is read again",
                     code="cut_off",
                 ) from error
@@ -498,7 +500,7 @@ class Cycle:
         with self._database.transaction():
             self._tell_again(drop, now)
             closed = self.ledger.close_drop(drop, "fail", now, reason=error.as_dict(), read_as=read_as)
-            self.ledger.note("failed", now, file=drop.name, code=error.code, why=error.message)
+            self.ledger.record_event("failed", now, file=drop.name, code=error.code, why=error.message)
         log.warning("file_failed", file=drop.name, code=error.code, why=error.message)
         return closed
 
@@ -542,13 +544,13 @@ class Cycle:
             )
             if intake.new == 0:
                 same = f"it says the same as {twin.name}" if twin else "every row was known already"
-                self.ledger.note("repeated", now, file=drop.name, why=same)
+                self.ledger.record_event("duplicate", now, file=drop.name, why=same)
                 return closed
             dataset = reading.examples[0].dataset
             job = self.ledger.queue(drop.track, dataset, now, settings={"drop": drop.id})
             counts |= {"bad": len(reading.problems), "contradictions": reading.contradictions}
             told = {name: count for name, count in counts.items() if count}
-            self.ledger.note("accepted", now, file=drop.name, rows=reading.rows, job=job.id, **told)
+            self.ledger.record_event("accepted", now, file=drop.name, rows=reading.rows, job=job.id, **told)
         log.info(
             "accepted", file=drop.name, rows=reading.rows, new=intake.new, known=intake.known, job=job.id
         )
@@ -571,7 +573,7 @@ class Cycle:
                 f"{drop.name} was read {MOST_AGAIN} times and still goes on; drop it anew when it is finished"
             )
             self.ledger.keep(drop.id, "")
-            self.ledger.note("changed_later", now, file=drop.name, why=why)
+            self.ledger.record_event("changed_later", now, file=drop.name, why=why)
             log.warning("changed_later", file=drop.name, why=why)
             return
         again = self.ledger.take(drop.name, drop.track, now, again_of=drop.id)
@@ -588,7 +590,7 @@ class Cycle:
             return
         why = f"{drop.name} went on after it was read; it is read again"
         self.ledger.keep(drop.again_of, "")
-        self.ledger.note("changed_later", now, file=drop.name, why=why)
+        self.ledger.record_event("changed_later", now, file=drop.name, why=why)
         log.warning("changed_later", file=drop.name, why=why)
 
     def _take_back_rows(self, drop: records.Drop, reading: samples.Reading, now: float) -> None:
@@ -597,7 +599,9 @@ class Cycle:
         gone = self.memory.take_back(drop.track, earlier, reading.examples, now) if earlier else 0
         if gone:
             why = f"{drop.name} no longer says it; a version that learned it keeps it until: lorad consolidate --refit"
-            self.ledger.note("forgotten", now, track=drop.track, file=drop.name, examples=gone, why=why)
+            self.ledger.record_event(
+                "forgotten", now, track=drop.track, file=drop.name, examples=gone, why=why
+            )
             self._is_swept = self._is_log_empty = False
 
     # -- plan and train
@@ -622,18 +626,18 @@ class Cycle:
         try:
             with files.passing_errors(f"preparing job {job.id}"):
                 folder = self._prepare(job)
-        except (RetryLater, MemoryError):
+        except (TransientError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the jobs behind this one must have their turn
             self._crash(self.ledger.move_job(job, "start", now), error, now)
             return
         with self._database.transaction():
             started = self.ledger.move_job(job, "start", now)
-            self.ledger.note("training", now, job=job.id, dataset=job.dataset)
+            self.ledger.record_event("training", now, job=job.id, dataset=job.dataset)
         try:
             with files.passing_errors(f"starting job {job.id}"):
                 self._running = (started, self._tracks.start(folder))
-        except RetryLater:
+        except TransientError:
             self.ledger.move_job(started, "requeue", now, attempts=job.attempts)
             raise
         except (LoradError, OSError) as error:
@@ -644,7 +648,7 @@ class Cycle:
     def _prepare(self, job: Job) -> Path:
         registry = self.registries[job.track]
         track = self.settings.tracks[job.track]
-        parent = registry.newest_sound(self._tracks.fingerprint(job.track))
+        parent = registry.newest_intact(self._tracks.fingerprint(job.track))
         new, old = self.materials(job, registry.lineage(parent))
         # of the parent itself: memory tells of the version that was tested last
         right = registry.evaluation(parent)["right"] if parent else {}
@@ -676,7 +680,7 @@ class Cycle:
                     code="nothing_to_consolidate",
                 )
             overrides = {"rank": rank, "alpha": 2 * rank, **overrides}
-        order = Order(
+        order = SessionSpec(
             job=job.id,
             track=job.track,
             task=track.task,
@@ -697,7 +701,7 @@ class Cycle:
             "old.jsonl": [records.as_json(item.example) | {"right": item.right} for item in old],
         }
         request = records.as_json(order)
-        digest = records.digest([rows, records.what_decides(request)])
+        digest = records.digest([rows, records.training_inputs(request)])
         folder = registry.candidates / f"job-{job.id}"
         if _cut_off(folder) != digest:
             files.remove(folder)
@@ -716,7 +720,7 @@ class Cycle:
             result = files.read_json(kept / "candidate" / "evaluation.json")
         except (OSError, ValueError):
             return False
-        if result["parent"] != registry.newest_sound(self._tracks.fingerprint(job.track)):
+        if result["parent"] != registry.newest_intact(self._tracks.fingerprint(job.track)):
             return False
         if result.get(forgetting.FORGOTTEN) or self._was_forgotten(job.track, kept):
             return False
@@ -733,13 +737,11 @@ class Cycle:
             if job.kind == "learn"
             else []
         )
-        answered = {example.question_id for example in new}
+        answered = {example.input_id for example in new}
         ids = {example.id for example in new}
         learned = self.memory.learned(job.track, lineage)
         old = [
-            item
-            for item in learned
-            if item.example.question_id not in answered and item.example.id not in ids
+            item for item in learned if item.example.input_id not in answered and item.example.id not in ids
         ]
         return new, old
 
@@ -769,7 +771,7 @@ class Cycle:
             tries = self._waits.lengthen("session", ticks)
             with self._database.transaction():
                 self.ledger.move_job(job, "requeue", now, attempts=job.attempts - 1)
-                self.ledger.note("requeued", now, job=job.id, why=error.message)
+                self.ledger.record_event("requeued", now, job=job.id, why=error.message)
             log.warning("session_tried_again_later", job=job.id, tries=tries, **error.as_dict())
             return
         self._waits.end("session")
@@ -783,7 +785,7 @@ class Cycle:
         try:
             with files.passing_errors(f"judging job {job.id}"):
                 self.settle_candidate(job, folder, now)
-        except RetryLater:
+        except TransientError:
             raise
         except (LoradError, OSError) as failure:
             self._crash(self.ledger.job(job.id), failure, now)
@@ -814,7 +816,7 @@ class Cycle:
         version = registry.of_job(job.id)
         if version is None:
             result = files.read_json(folder / "candidate" / "evaluation.json")
-            parent = registry.newest_sound(self._tracks.fingerprint(job.track))
+            parent = registry.newest_intact(self._tracks.fingerprint(job.track))
             if result["parent"] != parent:
                 then, serves = result["parent"] or "the base", parent or "the base"
                 self._begin_again(job, folder, f"it was trained on {then}, and {serves} serves now", now)
@@ -843,14 +845,14 @@ class Cycle:
         files.remove(folder)
         with self._database.transaction():
             self.ledger.move_job(job, "requeue", now, attempts=job.attempts - 1)
-            self.ledger.note("requeued", now, job=job.id, why=why)
+            self.ledger.record_event("requeued", now, job=job.id, why=why)
         log.warning("session_begins_again", job=job.id, why=why)
 
-    def _birth(self, job: Job, result: dict[str, Any], evaluation: Evaluation) -> Birth:
+    def _birth(self, job: Job, result: dict[str, Any], evaluation: Evaluation) -> PromotionRecord:
         new = {evaluation.dataset: evaluation.new}
         old = [score - new.get(name, Score(right=0, total=0)) for name, score in evaluation.scores.items()]
         performance = {
-            "recall": round(evaluation.told.recall, 4),
+            "recall": round(evaluation.headline_score.recall, 4),
             "retention": round(sum(s.right for s in old) / max(1, sum(s.total for s in old)), 4),
             "perplexity": round(evaluation.perplexity, 3),
         }
@@ -861,7 +863,7 @@ class Cycle:
             "refit": "refitted from all of memory",
             "consolidate": "consolidated",
         }
-        return Birth(
+        return PromotionRecord(
             job=job.id,
             parent=result["parent"],
             base=result["base"],
@@ -885,7 +887,11 @@ class Cycle:
         """Serve a version, now or later; return what speaks against it, if anything does."""
         try:
             self._serve(track, version)
-        except (RetryLater, OSError, MemoryError) as error:  # short memory, say: the version is not to blame
+        except (
+            TransientError,
+            OSError,
+            MemoryError,
+        ) as error:  # short memory, say: the version is not to blame
             log.warning("serving_later", track=track, version=version, **describe(error))
         except LoradError as error:
             return error
@@ -901,23 +907,25 @@ class Cycle:
             "job": job.id,
             "dataset": job.dataset,
             "version": job.version,
-            "recall": round(evaluation.told.recall, 4),
+            "recall": round(evaluation.headline_score.recall, 4),
         }
         with self._database.transaction():
             moved = self.ledger.move_job(job, event, now, version=job.version, reason=reason)
-            self.ledger.note(str(moved.state), now, **facts, failed=list(verdict.failed))
+            self.ledger.record_event(str(moved.state), now, **facts, failed=list(verdict.failed))
         log.info(str(moved.state), **facts, failed=list(verdict.failed), ended_by=evaluation.ended_by)
 
     def _retreat(self, track: str, version: str, error: LoradError, now: float) -> None:
         """Go back to the newest sound version: the promoted one cannot serve."""
         registry = self.registries[track]
         if getattr(error, "is_damage", True):
-            registry.mark_damaged(version)
-        sound = registry.newest_sound(self._tracks.fingerprint(track), {version})
+            registry.mark_corrupt(version)
+        sound = registry.newest_intact(self._tracks.fingerprint(track), {version})
         if sound:
             registry.rollback(sound)
         self._serve(track, sound)
-        self.ledger.note("rolled_back", now, track=track, version=version, to=sound, why=error.message)
+        self.ledger.record_event(
+            "rolled_back", now, track=track, version=version, to=sound, why=error.message
+        )
         log.error("rolled_back", track=track, version=version, to=sound, code=error.code, why=error.message)
 
     def _crash(self, job: Job, error: BaseException, now: float) -> None:
@@ -925,12 +933,14 @@ class Cycle:
         self._is_swept = False
         with self._database.transaction():
             self.ledger.move_job(job, "crash", now, reason=reason)
-            self.ledger.note("session_failed", now, job=job.id, dataset=job.dataset, why=reason["message"])
+            self.ledger.record_event(
+                "session_failed", now, job=job.id, dataset=job.dataset, why=reason["message"]
+            )
         log.error("session_failed", job=job.id, **reason)
 
     # -- prune
 
-    def sweep(self, now: float) -> None:
+    def clean_up(self, now: float) -> None:
         """Put away what ended sessions left, and prune; can be repeated.
 
         A cancelled session writes until it is gone; its folder's turn comes when ``watch`` has seen its end.
@@ -945,12 +955,12 @@ class Cycle:
             registry.prune_rejected(self.settings.registry.keep_rejected)
             try:
                 self.prune(track, self.settings.registry, now)
-            except RetryLater:
+            except TransientError:
                 raise
             except LoradError as error:  # versions serve; what is too much can go another day
                 log.warning("prune_failed", track=track, **describe(error))
         if days := self.inbox.prune_done(now):
-            self.ledger.note("done_pruned", now, days=days)
+            self.ledger.record_event("done_pruned", now, days=days)
             log.info("done_pruned", days=days)
         self._is_swept = True
 
@@ -976,7 +986,7 @@ class Cycle:
         elif job.state is JobState.PROMOTED and job.version:
             try:
                 registry.keep_merged(folder / "merged", job.version)
-            except RetryLater:
+            except TransientError:
                 raise
             except (LoradError, OSError) as error:  # the version stands without it
                 log.warning("no_merged_copy", job=job.id, version=job.version, error=str(error))
@@ -999,7 +1009,7 @@ class Cycle:
             progress = progress | {"phase": f"ended, and waits to be judged: {why}"}
         return running[0], progress
 
-    def why_waiting(self, file: Waiting) -> str:
+    def why_waiting(self, file: InboxFile) -> str:
         """Return why a file is not taken or accepted yet, as far as it is known."""
         return self.inbox.held.get(file.path) or self._troubles.get(file.path, "")
 
@@ -1013,7 +1023,7 @@ class Cycle:
         """Take a job out of the queue, or end its session; nothing but its time is lost."""
         with self._database.transaction():
             job = self.ledger.move_job(self._job_for(job_id, "cancel"), "cancel", now)
-            self.ledger.note("cancelled", now, job=job_id)
+            self.ledger.record_event("cancelled", now, job=job_id)
         if self._running and self._running[0].id == job_id:
             self._running[1].stop()
         self._is_swept = False
@@ -1032,7 +1042,7 @@ class Cycle:
             changed = self.ledger.move_job(
                 job, "retry", now, force=int(force), settings=job.settings | (settings or {}), attempts=0
             )
-            self.ledger.note("retry", now, job=job_id, force=force)
+            self.ledger.record_event("retry", now, job=job_id, force=force)
             if settings:  # the last thing that can fail but the commit
                 files.remove(self.registries[job.track].rejected / f"job-{job.id}")
         return changed
@@ -1066,7 +1076,7 @@ class Cycle:
             files.remove(folder / name)
         return changed, checkpoint or (known[-1] if known else None)
 
-    def tidy(self, now: float) -> list[Job]:
+    def consolidate_idle(self, now: float) -> list[Job]:
         """Queue the consolidation of every track that is idle and whose adapter has grown over half its limit.
 
         One that came to nothing for what serves now would come to nothing again, and is not repeated.
@@ -1074,7 +1084,7 @@ class Cycle:
         busy = {job.track for job in self.ledger.open_jobs()}
         queued = []
         for track, registry in self.registries.items():
-            version = registry.newest_sound(self._tracks.fingerprint(track))
+            version = registry.newest_intact(self._tracks.fingerprint(track))
             if (
                 version
                 and track not in busy
@@ -1083,7 +1093,9 @@ class Cycle:
             ):
                 with self._database.transaction():
                     queued.append(self.ledger.queue(track, "memory", now, kind="consolidate"))
-                    self.ledger.note("consolidating", now, track=track, version=version, job=queued[-1].id)
+                    self.ledger.record_event(
+                        "consolidating", now, track=track, version=version, job=queued[-1].id
+                    )
         return queued
 
     def consolidate(self, track: str, now: float, *, refit: bool) -> Job:
@@ -1114,16 +1126,16 @@ class Cycle:
                 self._retreat(track, str(registry.latest), damaged[registry.latest], now)
             found += damaged.values()
         for error in found:
-            self.ledger.note("damaged", now, why=error.message)
+            self.ledger.record_event("damaged", now, why=error.message)
             log.error("damaged", **error.as_dict())
-        self.ledger.note("scrubbed", now, damaged=len(found))
+        self.ledger.record_event("scrubbed", now, damaged=len(found))
         self._is_swept = False  # days have passed, whether or not a session has ended
         return found
 
     def _recover_registry(self, track: str, now: float) -> None:
         for sentence in self.registries[track].recover():
             log.warning("registry_recovered", track=track, what=sentence)
-            self.ledger.note("recovered", now, track=track, what=sentence)
+            self.ledger.record_event("recovered", now, track=track, what=sentence)
 
     def rollback(self, track: str, to: str | None, now: float) -> dict[str, str | None]:
         """Serve ``previous`` (or the version named, or the base) again; nothing changes when it cannot be loaded."""
@@ -1136,7 +1148,7 @@ class Cycle:
             with self._database.transaction():
                 if latest is not None:
                     self.memory.record_recall(track, latest, registry.evaluation(latest)["right"])
-                self.ledger.note("rolled_back", now, track=track, to=latest or BASE, why="asked for")
+                self.ledger.record_event("rolled_back", now, track=track, to=latest or BASE, why="asked for")
         except Exception:
             self._take_back(track, before)
             raise
@@ -1167,10 +1179,10 @@ class Cycle:
             is_dataset = self.memory.has_dataset(track, selector)
             gone = self.memory.forget(track, selector, now)
             what = {"dataset": selector} if is_dataset else {}  # a text may be the very words to be forgotten
-            self.ledger.note("forgotten", now, track=track, **what, examples=gone)
+            self.ledger.record_event("forgotten", now, track=track, **what, examples=gone)
             if begun and begun.state in {JobState.TRAINING, JobState.JUDGING}:
                 self.ledger.move_job(begun, "requeue", now, attempts=begun.attempts - 1)
-                self.ledger.note("requeued", now, job=begun.id, why=LEARNED_FORGOTTEN)
+                self.ledger.record_event("requeued", now, job=begun.id, why=LEARNED_FORGOTTEN)
         if begun and self._running:
             self._running[1].stop()
             self._running = None
@@ -1201,7 +1213,7 @@ class Cycle:
         """Remove the versions beyond the limits, but not the one that the running session builds on."""
         gone = self.registries[track].prune(limits, now, self._needed(track), dry_run=dry_run)
         if gone and not dry_run:
-            self.ledger.note("pruned", now, track=track, versions=list(gone))
+            self.ledger.record_event("pruned", now, track=track, versions=list(gone))
             log.info("pruned", track=track, versions=gone)
         return gone
 

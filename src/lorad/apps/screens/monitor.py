@@ -321,7 +321,7 @@ def _version_style(track: Record, version: Record) -> str:
         "bold green"
         if version["version"] == serving(track)
         else "red"
-        if version["state"] == "damaged"
+        if version["state"] == "corrupt"
         else ""
     )
 

@@ -43,12 +43,12 @@ _LONGEST_LABEL = 40
 
 STATE_STYLES = {
     "promoted": "green",
-    "sound": "green",
+    "intact": "green",
     "training": "cyan",
     "judging": "cyan",
     "rejected": "red",
     "failed": "red",
-    "damaged": "red",
+    "corrupt": "red",
     "cancelled": "yellow",
 }
 

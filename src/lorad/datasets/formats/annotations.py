@@ -254,7 +254,7 @@ def _of_words(tokens: Sequence[Any], field: str, spans: Iterable[Span]) -> Examp
     row_values.check_text(field, text)
     ends = [start + len(token) for start, token in zip(starts, tokens, strict=True)]
     answer = [[starts[first], ends[end - 1], label] for first, end, label in spans]
-    return Example(task="tagging", question=text, answer=sorted(answer))
+    return Example(task="tagging", input=text, target=sorted(answer))
 
 
 def _tokens(row: Row, labels: Labels) -> Example:
@@ -332,7 +332,7 @@ def _of_text(text: _Text, items: Iterable[tuple[str, Any]], field: str, labels: 
             raise BadRow(where, f"{told}; count characters from 0, the end exclusive")
         spans.add((start, end, label))
     _refuse_overlap(sorted(spans), field)
-    return Example(task="tagging", question=text.text, answer=[list(span) for span in sorted(spans)])
+    return Example(task="tagging", input=text.text, target=[list(span) for span in sorted(spans)])
 
 
 def _refuse_overlap(spans: Sequence[Span], field: str) -> None:
@@ -374,7 +374,7 @@ def _label_studio(row: Row, labels: Labels) -> Example:
     found = [_of_text(text, _regions(each, where), where, labels) for where, each in kept]
     if not found:
         raise BadRow("annotations", "holds no annotation; export only the tasks that were annotated")
-    if any(other.answer != found[0].answer for other in found):
+    if any(other.target != found[0].target for other in found):
         raise BadRow("annotations", "holds several that differ; mark one of them as ground truth")
     return found[0]
 
@@ -419,7 +419,7 @@ def _classified(row: Row, labels: Labels) -> Example:
     _refuse_unknown(row, {body, key})
     value = unpacked(row, key)
     answer = _several(value, key, labels) if isinstance(value, list) else _name(value, key, labels)
-    return Example(task="classify", question=row_values.text(row, body), answer=answer)
+    return Example(task="classify", input=row_values.text(row, body), target=answer)
 
 
 def _several(values: list[Any], key: str, labels: Labels) -> list[str]:
@@ -449,7 +449,7 @@ def _document(row: Row, labels: Labels) -> Example:
     name = {key.lstrip("_"): _written(row, key) for key in _NAMES if not row_values.is_empty(row.get(key))}
     if "url" not in name:
         name["digest"] = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return Example(task="retrieval", question=name, answer=text)
+    return Example(task="retrieval", input=name, target=text)
 
 
 def _written(row: Row, key: str) -> str:
@@ -460,7 +460,7 @@ def _written(row: Row, key: str) -> str:
 def _file(row: Document, labels: Labels) -> Example:
     del labels
     row_values.check_text("text", row.text)
-    return Example(task="retrieval", question={"title": row.title, "source": row.source}, answer=row.text)
+    return Example(task="retrieval", input={"title": row.title, "source": row.source}, target=row.text)
 
 
 # which is which

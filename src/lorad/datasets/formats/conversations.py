@@ -324,7 +324,7 @@ def content(format: str, turns: Sequence[Turn], field: str) -> Content:  # noqa:
 
 
 def _example(messages: Sequence[Message], place: int, answer: Any) -> Example:
-    return Example(task="chat", question=list(messages[:place]), answer=answer)
+    return Example(task="chat", input=list(messages[:place]), target=answer)
 
 
 def is_called(messages: Sequence[Message]) -> bool:

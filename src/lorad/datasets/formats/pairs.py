@@ -79,7 +79,7 @@ def _pair(row: Row, question: str, answer: str) -> Example:
     messages: list[Message] = [_message(turn) for turn in conversations.system_turns(row)]
     messages += _history(row)
     messages.append({"role": "user", "content": _asked(row, question)})
-    return Example(task="chat", question=messages, answer=text(row, answer))
+    return Example(task="chat", input=messages, target=text(row, answer))
 
 
 def _message(turn: Turn) -> Message:

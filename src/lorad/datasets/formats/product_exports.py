@@ -346,9 +346,7 @@ def _squad_text(row: Row, key: str, where: str = "") -> str:
 
 def _squad_example(context: str, question: str, answer: str) -> Example:
     """Return a question behind the passage on which it rests."""
-    return Example(
-        task="chat", question=[{"role": "user", "content": f"{context}\n{question}"}], answer=answer
-    )
+    return Example(task="chat", input=[{"role": "user", "content": f"{context}\n{question}"}], target=answer)
 
 
 def _first_answer(answers: Any) -> Any:

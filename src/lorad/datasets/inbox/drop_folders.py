@@ -42,7 +42,7 @@ _ROOM = LONGEST - len(REASON)
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class InboxFile:
     """A file that lies in the inbox, with the track that its folder names."""
 
     path: Path
@@ -102,9 +102,9 @@ class Drops:
                     above.remove_empty(str(drop))
                 raise
 
-    def survey(self, tracks: Sequence[str]) -> tuple[list[Waiting], list[tuple[Path, OSError]]]:
+    def survey(self, tracks: Sequence[str]) -> tuple[list[InboxFile], list[tuple[Path, OSError]]]:
         """Return what was taken and has no end yet, in order of taking, and the folders that cannot be looked into."""
-        taken: list[Waiting] = []
+        taken: list[InboxFile] = []
         closed: list[tuple[Path, OSError]] = []
         for track in tracks:
             try:
@@ -122,7 +122,7 @@ class Drops:
         above: Folder,
         number: str,
         track: str,
-        taken: list[Waiting],
+        taken: list[InboxFile],
         closed: list[tuple[Path, OSError]],
     ) -> None:
         # a number that no ledger gave is none, and its file is taken anew
@@ -132,7 +132,7 @@ class Drops:
                 for name, status in folder.entries():
                     if not name.endswith(SUFFIX) or not stat.S_ISREG(status.st_mode):
                         path = folder.path / name
-                        taken.append(Waiting(path, track, status.st_size, status.st_mtime, drop))
+                        taken.append(InboxFile(path, track, status.st_size, status.st_mtime, drop))
         except FileNotFoundError:  # whoever asks for the status is not the one who moves files
             return
         except OSError as error:

@@ -10,7 +10,7 @@ Rule 3: whatever else a file raises ends it at once, and nothing but it.
 import errno
 import sqlite3
 
-from lorad.errors import LoradError, RetryLater, SampleError
+from lorad.errors import LoradError, SampleError, TransientError
 
 #: Tries of what may pass; each waits longer than the one before, so that they take some twenty minutes.
 MOST_TRIES = 12
@@ -26,7 +26,7 @@ _FINAL = {
     *(errno.EFBIG, errno.ENODEV, errno.ENXIO, errno.ENOTSUP, errno.EILSEQ, errno.EMLINK, errno.ETXTBSY),
 }
 
-#: What ``RetryLater`` says of a file and not of the machine.
+#: What ``TransientError`` says of a file and not of the machine.
 _OF_THE_FILE = {"changed", "cut_off"}
 
 
@@ -45,7 +45,7 @@ def ends_file(error: Exception, tries: int) -> bool:
     """Tell whether an exception that a file raised ends it, ``tries`` having failed before."""
     if not is_passing(error):
         return True
-    if isinstance(error, RetryLater):
+    if isinstance(error, TransientError):
         is_own = error.code in _OF_THE_FILE or _is_of_the_file(error.__cause__)
     else:
         is_own = _is_of_the_file(error)
@@ -62,7 +62,7 @@ def as_reason(name: str, error: Exception) -> SampleError:
     """Return why a file ended, in words that hold nothing of what it says."""
     if isinstance(error, SampleError):
         return error
-    if isinstance(error, RetryLater):
+    if isinstance(error, TransientError):
         return SampleError(f"{name} was given up after {MOST_TRIES} tries: {error.message}", code=error.code)
     if isinstance(error, MemoryError):
         told = "takes more memory than there is; split it and drop the parts"

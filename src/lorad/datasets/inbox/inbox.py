@@ -31,8 +31,8 @@ from watchdog.observers import Observer
 from lorad.config import InboxSettings
 from lorad.datasets import sidecar
 from lorad.datasets.inbox import drop_folders, old_folders
-from lorad.datasets.inbox.drop_folders import REASON, Drops, Waiting, local_date
-from lorad.errors import RetryLater, SampleError
+from lorad.datasets.inbox.drop_folders import REASON, Drops, InboxFile, local_date
+from lorad.errors import SampleError, TransientError
 from lorad.storage import files
 from lorad.storage.directories import Folder
 from lorad.storage.fault_points import step
@@ -44,9 +44,9 @@ from lorad.storage.source import Signature, Source, opened
 __all__ = [
     "REASON",
     "Inbox",
-    "Stranger",
+    "InboxFile",
+    "RejectedEntry",
     "Taken",
-    "Waiting",
     "passed_by",
     "readable",
     "start",
@@ -194,10 +194,10 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
-class Stranger:
+class RejectedEntry:
     """Something that lies in the inbox and is no dataset file, and why it is not taken."""
 
-    file: Waiting
+    file: InboxFile
     error: SampleError
     is_left: bool
     """It stays where it is; otherwise it belongs into ``failed/``."""
@@ -245,7 +245,7 @@ class Inbox:
         self._has_changed = True
         self._scanned_at = 0.0
         self._looked_back_at = float("-inf")
-        self._news: list[Stranger] = []
+        self._news: list[RejectedEntry] = []
         self.count = 0
         """Files that lay in the inbox at the last scan."""
 
@@ -300,7 +300,7 @@ class Inbox:
     def _put_up(self) -> None:
         """Make the links by which people find where files end; a name that somebody else uses is passed by."""
         for name in SIGNPOSTS:
-            with contextlib.suppress(OSError, RetryLater):  # nothing rests on them
+            with contextlib.suppress(OSError, TransientError):  # nothing rests on them
                 self._put_up_one(self._inbox(), name)
 
     def _put_up_one(self, inbox: Folder, name: str) -> None:
@@ -356,7 +356,7 @@ class Inbox:
         """Note that something changed."""
         self._has_changed = True
 
-    def waiting(self) -> list[Waiting]:
+    def waiting(self) -> list[InboxFile]:
         """Return the regular files that lie in the inbox and in its tracks' folders, the oldest ``max_waiting``.
 
         What will not be taken as it is does not wait; nor does what cannot be listed, which a look tells of.
@@ -365,14 +365,14 @@ class Inbox:
             return self._oldest(file for file in self._files() if file.path not in self.left)
         return []
 
-    def _oldest(self, found: Iterable[Waiting]) -> list[Waiting]:
-        most = self._settings.max_waiting  # of a million only so many are held in memory
+    def _oldest(self, found: Iterable[InboxFile]) -> list[InboxFile]:
+        most = self._settings.max_queued_files  # of a million only so many are held in memory
         return heapq.nsmallest(most, found, key=lambda item: (item.changed_at, item.path.name))
 
-    def _files(self) -> Iterator[Waiting]:
+    def _files(self) -> Iterator[InboxFile]:
         return (file for file, mode in self._entries() if self._is_dataset(file, mode))
 
-    def _is_dataset(self, file: Waiting, mode: int) -> bool:
+    def _is_dataset(self, file: InboxFile, mode: int) -> bool:
         """Tell whether it may hold rows: a regular file that is no sidecar, and not in the way of a name of ours."""
         return (
             stat.S_ISREG(mode)
@@ -380,7 +380,7 @@ class Inbox:
             and not self._is_ours(file.path)
         )
 
-    def _counted(self, others: list[tuple[Waiting, int, SampleError]]) -> Iterator[Waiting]:
+    def _counted(self, others: list[tuple[InboxFile, int, SampleError]]) -> Iterator[InboxFile]:
         """Count the files while they pass, and put aside what is none and why."""
         count = 0
         for file, mode in self._entries():
@@ -394,12 +394,12 @@ class Inbox:
                 yield file
         self.count = count
 
-    def _entries(self) -> Iterator[tuple[Waiting, int]]:
+    def _entries(self) -> Iterator[tuple[InboxFile, int]]:
         for folder, path, track in self._places():
             # one that cannot be listed to its end keeps the others from nothing
             with contextlib.suppress(*((OSError,) if path != self.folder else ())):
                 for name, status in folder.entries(unless=passed_by):
-                    file = Waiting(path / name, track, status.st_size, status.st_mtime)
+                    file = InboxFile(path / name, track, status.st_size, status.st_mtime)
                     yield file, status.st_mode  # a link could leave the inbox; devices and pipes could block
 
     def _places(self) -> Iterator[tuple[Folder, Path, str]]:
@@ -431,7 +431,7 @@ class Inbox:
             with contextlib.suppress(OSError):  # gone meanwhile
                 self._complete[path] = _signature(path)
 
-    def settled(self, now: float, most: int | None = None) -> list[Waiting]:
+    def settled(self, now: float, most: int | None = None) -> list[InboxFile]:
         """Return the files that are complete at ``now`` (monotonic seconds), each with the track that learns it.
 
         Of more than ``most``, which will be taken, the sidecars are not read yet: each look would read all of them.
@@ -443,7 +443,7 @@ class Inbox:
         self._has_changed, self._scanned_at = False, now
         self._put_up()
         hints = list(self._complete)  # what the watcher's thread tells from here on is for the next look
-        others: list[tuple[Waiting, int, SampleError]] = []
+        others: list[tuple[InboxFile, int, SampleError]] = []
         ready, troubles = self._ready(self._oldest(self._counted(others)), now)
         writers = open_for_writing([item.path for item in ready])
         self._hold(writers, now)
@@ -460,7 +460,9 @@ class Inbox:
             len(ready[:most]) :
         ]
 
-    def _ready(self, waiting: Iterable[Waiting], now: float) -> tuple[list[Waiting], list["Stranger"]]:
+    def _ready(
+        self, waiting: Iterable[InboxFile], now: float
+    ) -> tuple[list[InboxFile], list["RejectedEntry"]]:
         """Return the files that are complete, and those of which that cannot be known: each for itself."""
         ready, troubles = [], []
         for item in waiting:
@@ -469,7 +471,7 @@ class Inbox:
                     ready.append(item)
             except Exception as error:  # noqa: BLE001 - whatever it is, the other files have their turn
                 told = f"{item.name} cannot be looked at ({type(error).__name__}); drop it anew under another name"
-                troubles.append(Stranger(item, SampleError(told, code="unexpected"), is_left=True))
+                troubles.append(RejectedEntry(item, SampleError(told, code="unexpected"), is_left=True))
         return ready, troubles
 
     def _hold(self, writers: Mapping[Path, int], now: float) -> None:
@@ -488,7 +490,7 @@ class Inbox:
         is_rescan = now - self._scanned_at >= self._settings.rescan_seconds
         return bool(not self._is_told or self._has_changed or self._resting or is_rescan)
 
-    def _is_ready(self, item: Waiting, now: float) -> bool:
+    def _is_ready(self, item: InboxFile, now: float) -> bool:
         beside = sidecar.path_of(item.path)
         has_rested = not files.is_there(beside) or self._rests(beside, now)
         return self._rests(item.path, now) and has_rested and not self._wants_patience(item.path, now)
@@ -536,7 +538,7 @@ class Inbox:
 
     # -- what is not taken
 
-    def strangers(self) -> list[Stranger]:
+    def strangers(self) -> list[RejectedEntry]:
         """Return what was found to be no dataset file; each is told of once while it lies there."""
         news, self._news = self._news, []
         return news
@@ -557,23 +559,23 @@ class Inbox:
         return None
 
     def _find_strangers(
-        self, others: Iterable[tuple[Waiting, int, SampleError]], now: float
-    ) -> Iterator[Stranger]:
+        self, others: Iterable[tuple[InboxFile, int, SampleError]], now: float
+    ) -> Iterator[RejectedEntry]:
         for file, mode, error in others:
             seconds = LONE_SECONDS if error.code == "lone_sidecar" else None
             if file.path in self.left or self._rests(file.path, now, seconds):
-                yield Stranger(file, error, is_left=self._is_left(file, mode))
+                yield RejectedEntry(file, error, is_left=self._is_left(file, mode))
 
-    def _is_left(self, file: Waiting, mode: int) -> bool:
+    def _is_left(self, file: InboxFile, mode: int) -> bool:
         has_name = self._is_ours(file.path) or self._is_track(file.path)
         return stat.S_ISREG(mode) or stat.S_ISDIR(mode) or has_name or bool(self._why_refused(file.path))
 
-    def _find_closed(self) -> Iterator[Stranger]:
+    def _find_closed(self) -> Iterator[RejectedEntry]:
         """Return the folders of taken files that cannot be looked into: the daemon's own, so somebody changed them."""
         for path, error in self._own.survey(self._tracks)[1]:
             told = f"{path} cannot be looked into ({error.strerror}), so what was taken into it waits; open or remove it"
-            stranger = Waiting(path, path.parent.name, 0, 0.0)
-            yield Stranger(stranger, SampleError(told, code="closed_folder"), is_left=True)
+            stranger = InboxFile(path, path.parent.name, 0, 0.0)
+            yield RejectedEntry(stranger, SampleError(told, code="closed_folder"), is_left=True)
 
     def _is_track(self, path: Path) -> bool:
         return path.parent == self.folder and path.name in self._tracks
@@ -581,21 +583,21 @@ class Inbox:
     def _is_ours(self, path: Path) -> bool:
         return path.parent == self.folder and path.name in OWN_NAMES
 
-    def _why_not(self, file: Waiting, mode: int) -> SampleError | None:
+    def _why_not(self, file: InboxFile, mode: int) -> SampleError | None:
         if self._is_ours(file.path):
             return self._why_in_the_way(file)
         if stat.S_ISREG(mode):
             return self._why_lone(file)
         return self._why_closed(file) if self._is_track(file.path) else self._why_strange(file, mode)
 
-    def _why_in_the_way(self, file: Waiting) -> SampleError | None:
+    def _why_in_the_way(self, file: InboxFile) -> SampleError | None:
         if self._is_up(self._inbox(), file.path.name):
             return None
         where = self._own.folder.path
         told = f"is not lorad's and is passed by; what was taken is in {where}. Remove it: rm -r"
         return SampleError(f"{file.name} in the inbox {told} {file.path}", code="reserved_name")
 
-    def _why_lone(self, file: Waiting) -> SampleError | None:
+    def _why_lone(self, file: InboxFile) -> SampleError | None:
         data = file.path.with_name(file.path.name.removesuffix(sidecar.SUFFIX))
         if files.is_there(data):
             return None
@@ -604,7 +606,7 @@ class Inbox:
             code="lone_sidecar",
         )
 
-    def _why_strange(self, file: Waiting, mode: int) -> SampleError:
+    def _why_strange(self, file: InboxFile, mode: int) -> SampleError:
         if stat.S_ISDIR(mode):
             tracks = ", ".join(self._tracks)
             told = f"is a folder and names no track (there is: {tracks}); put its files into the inbox itself"
@@ -614,7 +616,7 @@ class Inbox:
             f"{file.name} is {kind} and was not opened; drop a copy of the file", code="no_file"
         )
 
-    def _why_closed(self, file: Waiting) -> SampleError | None:
+    def _why_closed(self, file: InboxFile) -> SampleError | None:
         inbox, name = self._inbox(), file.path.name
         folder = self._track(inbox, name)
         if folder:
@@ -634,7 +636,7 @@ class Inbox:
 
     # -- taking and opening
 
-    def take(self, item: Waiting, drop: int) -> Path:
+    def take(self, item: InboxFile, drop: int) -> Path:
         """Move a complete file into ``processing/<track>/<drop>/``, its sidecar first, out of its writer's reach."""
         target = self._own.path(item.track, drop) / item.name
         if item.path == target:
@@ -657,7 +659,7 @@ class Inbox:
         self._own.take_back(place, name, track, drop)
         self._late.pop(place, None)
 
-    def _named_track(self, item: Waiting) -> str:
+    def _named_track(self, item: InboxFile) -> str:
         """Return the track that a sidecar names; a sidecar that cannot be read is refused when the file is."""
         name = sidecar.path_of(item.path).name
         with (
@@ -669,12 +671,12 @@ class Inbox:
             return named if named in self._tracks else item.track
         return item.track
 
-    def processing(self) -> list[Waiting]:
+    def processing(self) -> list[InboxFile]:
         """Return the files that were taken and have no end yet, in order of taking; after a crash these come first."""
         return self._drops.survey(self._tracks)[0] if self._drops else []
 
     @contextlib.contextmanager
-    def opened(self, file: Waiting) -> Iterator[Taken]:
+    def opened(self, file: InboxFile) -> Iterator[Taken]:
         """Open a taken file and its sidecar, once; raise ``SampleError`` for what is no plain file that it may read."""
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(self._entered(file.path))
@@ -779,7 +781,7 @@ def passed_by(name: str) -> str | None:
 
 @contextlib.contextmanager
 def unchanged(taken: Taken) -> Iterator[None]:
-    """Raise ``RetryLater`` when a file changed while it was read, or somebody can still write to it."""
+    """Raise ``TransientError`` when a file changed while it was read, or somebody can still write to it."""
     before = taken.signature
     try:
         yield
@@ -791,9 +793,9 @@ def unchanged(taken: Taken) -> Iterator[None]:
 
 def _require_rest(taken: Taken, before: object) -> None:
     if taken.signature != before:
-        raise RetryLater(f"{taken.name} changed while it was read; it is read again", code="changed")
+        raise TransientError(f"{taken.name} changed while it was read; it is read again", code="changed")
     if pid := open_for_writing([taken.path]).get(taken.path):
-        raise RetryLater(
+        raise TransientError(
             f"{taken.name} is open for writing by process {pid}; it is read again", code="changed"
         )
 

@@ -113,7 +113,7 @@ def row(line: int, said: Content | BadRow, longest: int) -> str:
     """Return a row as it is sent; one that became too long is a bad one."""
     if isinstance(said, BadRow):
         return _ENCODER.encode([line, said.field[:_LONGEST_SENTENCE], str(said)[:_LONGEST_SENTENCE]])
-    pairs = [[example.question, example.answer] for example in said.examples]
+    pairs = [[example.input, example.target] for example in said.examples]
     text = _ENCODER.encode([line, said.format, dict(said.left_out), pairs])
     if len(text) <= longest:
         return text
@@ -147,7 +147,7 @@ def _are_counts(left_out: Mapping[str, Any]) -> bool:
 def _example(pair: Any, task: str) -> Example:
     match pair:
         case [question, answer] if task != "chat" or (_is_asked(question) and isinstance(answer, str | dict)):
-            return Example(task=task, question=question, answer=answer)
+            return Example(task=task, input=question, target=answer)
     raise Malformed("an example has another form")
 
 

@@ -18,7 +18,7 @@ from lorad.datasets.isolated import messages
 from lorad.datasets.isolated.messages import HEADER, Malformed
 from lorad.datasets.reader import Check, Converted, Purpose, Reading
 from lorad.datasets.sidecar import Sidecar
-from lorad.errors import RetryLater, SampleError
+from lorad.errors import SampleError, TransientError
 from lorad.storage.source import Signature, Source
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ class Child(Protocol):
         """End it, if it still runs, and return its exit status."""
 
 
-class Here:
+class InProcessReader:
     """Reads in this process: for commands, whose files are their user's own."""
 
     read = staticmethod(reader.read)
@@ -128,14 +128,14 @@ class Reader:
         self._deaths.pop(key, None)
         return found
 
-    def _blamed(self, key: tuple[str, Signature], status: int) -> SampleError | RetryLater:
+    def _blamed(self, key: tuple[str, Signature], status: int) -> SampleError | TransientError:
         name = key[0]
         if status == -signal.SIGALRM:  # by the clock that it sets itself
             return _too_slow(name, "reader_silent_seconds", self._limits.reader_silent_seconds)
         deaths = self._deaths[key] = self._deaths.get(key, 0) + 1
         if deaths < DEATHS:
             told = f"the process that reads {name} ended ({_ended_by(status)}); it is read again"
-            return RetryLater(told, code="reader_died")
+            return TransientError(told, code="reader_died")
         del self._deaths[key]
         return SampleError(
             f"{name} ended the process that reads it {DEATHS} times ({_ended_by(status)}): it is damaged, or needs more "
@@ -179,7 +179,7 @@ class Reader:
         try:
             if self._call(child, "").receive() == messages.READY:
                 return child
-        except RetryLater:
+        except TransientError:
             child.end()
             raise
         except _Gone:
@@ -286,7 +286,7 @@ class _Call:
 
     def _look(self) -> None:
         if self._is_stopping():
-            raise RetryLater("the daemon stops; the file is read when it runs again", code="stopping")
+            raise TransientError("the daemon stops; the file is read when it runs again", code="stopping")
         waits = self._clock() - self._began
         if waits > self._limits.reader_silent_seconds:
             raise _too_slow(self._name, "reader_silent_seconds", self._limits.reader_silent_seconds)
@@ -326,8 +326,8 @@ def _ended_by(status: int) -> str:
         return f"signal {-status}"
 
 
-def _not_started(why: str) -> RetryLater:
-    return RetryLater(
+def _not_started(why: str) -> TransientError:
+    return TransientError(
         f"the process that reads files does not start ({why}); it is tried again later",
         code="reader_not_started",
     )

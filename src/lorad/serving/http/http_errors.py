@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Route
 
-from lorad.errors import ConfigError, LoradError, ProtocolError, RegistryError, RetryLater, describe
+from lorad.errors import ConfigError, LoradError, ProtocolError, RegistryError, TransientError, describe
 from lorad.serving.http import schemas
 from lorad.serving.http.bodies import Json
 
@@ -87,7 +87,7 @@ def status(error: Exception) -> int:
         return error.status
     if isinstance(error, ConfigError) and error.code in ASKED_FOR:
         return HTTPStatus.BAD_REQUEST
-    if isinstance(error, RetryLater):
+    if isinstance(error, TransientError):
         return HTTPStatus.SERVICE_UNAVAILABLE
     if isinstance(error, RegistryError):
         return HTTPStatus.NOT_FOUND if error.code.startswith("no_") else HTTPStatus.CONFLICT

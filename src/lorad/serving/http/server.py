@@ -28,7 +28,7 @@ from lorad.config import ServerSettings
 from lorad.errors import ConfigError, ProtocolError
 from lorad.home import check_socket_path
 from lorad.serving import queries
-from lorad.serving.engine import Piece, Sampling, Ticket
+from lorad.serving.engine import Chunk, GenerationRequest, Sampling
 from lorad.serving.http import http_errors
 from lorad.serving.http.bodies import Bodies, Json
 from lorad.serving.http.connections import BACKLOG
@@ -63,7 +63,9 @@ class Daemon(Protocol):
     def snapshot(self) -> dict[str, Any]: ...
     def is_ready(self) -> bool: ...
     def models(self) -> list[dict[str, Any]]: ...
-    def ask(self, model: str, messages: list[dict[str, Any]], sampling: Sampling) -> tuple[Ticket, str]: ...
+    def ask(
+        self, model: str, messages: list[dict[str, Any]], sampling: Sampling
+    ) -> tuple[GenerationRequest, str]: ...
     def retry(self, job: int, *, force: bool, settings: dict[str, Any]) -> dict[str, Any]: ...
     def resume(self, job: int, checkpoint: str | None) -> dict[str, Any]: ...
     def cancel(self, job: int) -> dict[str, Any]: ...
@@ -202,7 +204,7 @@ def _add_openai(app: FastAPI, daemon: Daemon) -> None:
 class _Threads:
     """Where answers are waited for: threads of their own, so that status and health find one however many wait.
 
-    How many wait is bounded by ``engine.max_waiting``.
+    How many wait is bounded by ``engine.max_queued_requests``.
     """
 
     def __init__(self, most: float = math.inf) -> None:
@@ -244,7 +246,7 @@ class _Orders:
 
 
 @contextlib.asynccontextmanager
-async def _cancelled_when_left(request: Request, ticket: Ticket) -> AsyncIterator[None]:
+async def _cancelled_when_left(request: Request, ticket: GenerationRequest) -> AsyncIterator[None]:
     """End an answer when the client closes its connection: nobody needs the rest."""
 
     async def watch() -> None:
@@ -259,7 +261,7 @@ async def _cancelled_when_left(request: Request, ticket: Ticket) -> AsyncIterato
         watcher.cancel()
 
 
-def _usage(last: Piece) -> dict[str, int]:
+def _usage(last: Chunk) -> dict[str, int]:
     return {
         "prompt_tokens": last.prompt_tokens,
         "completion_tokens": last.answer_tokens,
@@ -267,7 +269,7 @@ def _usage(last: Piece) -> dict[str, int]:
     }
 
 
-def _whole(pieces: list[Piece], head: dict[str, Any]) -> dict[str, Any]:
+def _whole(pieces: list[Chunk], head: dict[str, Any]) -> dict[str, Any]:
     last = pieces[-1]
     message = {"role": "assistant", "content": "".join(piece.text for piece in pieces)}
     return {
@@ -279,7 +281,7 @@ def _whole(pieces: list[Piece], head: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _events(
-    ticket: Ticket, head: dict[str, Any], threads: _Threads, *, has_usage: bool
+    ticket: GenerationRequest, head: dict[str, Any], threads: _Threads, *, has_usage: bool
 ) -> AsyncIterator[bytes]:
     def event(choices: list[dict[str, Any]], **more: Any) -> bytes:
         return _sent({**head, "object": "chat.completion.chunk", "choices": choices, **more})
