@@ -38,7 +38,7 @@ JSON = st.recursive(
 
 def an_example(**changes):
     asked = [{"role": "user", "content": "Where is the mill?"}]
-    return Example(**{"task": "chat", "question": asked, "answer": "By the river.", **changes})
+    return Example(**{"task": "chat", "input": asked, "target": "By the river.", **changes})
 
 
 def a_plan(**changes):
@@ -159,8 +159,8 @@ def test_an_example_is_its_content_and_not_its_place():
 @pytest.mark.parametrize(
     ("change", "same_question"),
     [
-        ({"answer": "On the hill."}, True),
-        ({"question": [{"role": "user", "content": "Where is the mill"}]}, False),
+        ({"target": "On the hill."}, True),
+        ({"input": [{"role": "user", "content": "Where is the mill"}]}, False),
         ({"task": "tagging"}, False),
     ],
 )
@@ -172,7 +172,7 @@ def test_another_content_is_another_example(change, same_question):
 
 
 def asked(*texts, **more):
-    return an_example(question=[{"role": "user", "content": text} for text in texts], **more).input_id
+    return an_example(input=[{"role": "user", "content": text} for text in texts], **more).input_id
 
 
 @pytest.mark.parametrize(
@@ -182,9 +182,9 @@ def asked(*texts, **more):
 def test_case_21_a_question_is_the_same_however_it_is_spelled(spelled):
     assert asked(spelled) == asked("Where is the mill?")
     assert asked("Hello.", spelled) == asked("hello.", "Where is the mill?")
-    as_given = an_example(question=[{"role": "user", "content": spelled}])
+    as_given = an_example(input=[{"role": "user", "content": spelled}])
     assert as_given.input[0]["content"] == spelled
-    assert as_given.id != an_example(question=[{"role": "user", "content": "Where is the mill?"}]).id
+    assert as_given.id != an_example(input=[{"role": "user", "content": "Where is the mill?"}]).id
 
 
 def test_case_21_characters_are_the_same_in_either_form():
@@ -242,7 +242,7 @@ def test_case_21_roles_calls_and_tools_count_as_they_are():
     tools = {"role": "tools", "content": '[{"name": "At"}]'}
 
     ids = [
-        an_example(question=question).input_id
+        an_example(input=question).input_id
         for question in ([call], [other], [tools], [tools | {"content": '[{"name": "at"}]'}])
     ]
 
@@ -251,7 +251,7 @@ def test_case_21_roles_calls_and_tools_count_as_they_are():
 
 def test_case_21_what_is_marked_or_classified_is_the_text_as_it_is():
     for task in ("tagging", "classify"):
-        one, other = (an_example(task=task, question=text) for text in ("Turkey is hot.", "turkey is hot."))
+        one, other = (an_example(task=task, input=text) for text in ("Turkey is hot.", "turkey is hot."))
         assert one.input_id != other.input_id
 
 

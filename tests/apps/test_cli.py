@@ -65,7 +65,7 @@ def lorad(home):
 
 def process(*words, executable=None, **environment):
     """Run the command in a process of its own, as its script would."""
-    program = "import sys; from lorad.cli import main; "
+    program = "import sys; from lorad.apps.cli.main import main; "
     program += f"sys.executable = {executable!r}; " if executable else ""
     return subprocess.run(
         [sys.executable, "-c", program + "main()", *words],
@@ -80,7 +80,14 @@ def process(*words, executable=None, **environment):
 def in_shell(redirected, home, *words, typed=""):
     """Run the command as a process of its own, with its streams as a shell redirects them."""
     line = f'"$@" {redirected}'
-    command = [sys.executable, "-c", "from lorad.cli import main; main()", "--home", str(home), *words]
+    command = [
+        sys.executable,
+        "-c",
+        "from lorad.apps.cli.main import main; main()",
+        "--home",
+        str(home),
+        *words,
+    ]
     return subprocess.run(
         ["/bin/sh", "-c", line, "sh", *command],
         env={**os.environ, "PYTHONPATH": SOURCE},
@@ -280,7 +287,7 @@ def test_status_loads_nothing_heavy(home, daemon):
     daemon.answers("GET /api/status", snapshot())
     # When its state is asked for in a fresh process that tells what it has loaded
     program = (
-        "import sys; from lorad.cli import app\n"
+        "import sys; from lorad.apps.cli.main import app\n"
         "try: app()\n"
         "except SystemExit as end: assert not end.code\n"
         f"print([name for name in {HEAVY} if name in sys.modules])"
@@ -471,7 +478,7 @@ def on_terminal(*words, **environment):
     """Run the command with a terminal for its output; return what it showed, its errors and its status."""
     controller, terminal = pty.openpty()
     running = subprocess.Popen(
-        [sys.executable, "-c", "from lorad.cli import main; main()", *words],
+        [sys.executable, "-c", "from lorad.apps.cli.main import main; main()", *words],
         env={**os.environ, "PYTHONPATH": SOURCE, **environment},
         stdin=subprocess.DEVNULL,
         stdout=terminal,
@@ -512,7 +519,7 @@ def test_case_27_data_in_a_pipe_is_exact_whatever_the_terminal_shows(daemon, hom
     daemon.answers("GET /api/memory/examples", {"examples": [row]}, {"examples": []})
 
     def piped(*words):
-        program = "from lorad.cli import main; main()"
+        program = "from lorad.apps.cli.main import main; main()"
         environ = {**os.environ, "PYTHONPATH": SOURCE, **environment}
         command = [sys.executable, "-c", program, "--home", str(home), *words]
         return subprocess.run(command, env=environ, capture_output=True, check=True, timeout=30).stdout
@@ -524,7 +531,7 @@ def test_case_27_data_in_a_pipe_is_exact_whatever_the_terminal_shows(daemon, hom
 
 
 def test_case_27_a_question_that_is_not_text_is_told(daemon, home):
-    program = "import sys; sys.argv.append('caf\\udce9'); from lorad.cli import main; main()"
+    program = "import sys; sys.argv.append('caf\\udce9'); from lorad.apps.cli.main import main; main()"
     command = [sys.executable, "-c", program, "--home", str(home), "ask"]
     result = subprocess.run(
         command,
@@ -551,7 +558,7 @@ def test_case_27_a_pipe_that_is_closed_is_no_traceback(daemon, home, words):
     reader, writer = os.pipe()
     os.close(reader)
     result = subprocess.run(
-        [sys.executable, "-c", "from lorad.cli import main; main()", "--home", str(home), *words],
+        [sys.executable, "-c", "from lorad.apps.cli.main import main; main()", "--home", str(home), *words],
         env={**os.environ, "PYTHONPATH": SOURCE},
         stdout=writer,
         stderr=subprocess.PIPE,
@@ -789,7 +796,7 @@ def test_waiting_shows_progress_on_a_terminal_only(home, daemon):
     command = [
         sys.executable,
         "-c",
-        "from lorad.cli import main; main()",
+        "from lorad.apps.cli.main import main; main()",
         "wait",
         "--home",
         str(home),
@@ -1057,7 +1064,7 @@ def test_ctrl_c_ends_with_130(home, daemon):
     daemon.answers("GET /api/status", snapshot(jobs=[job(1, "a", "training")]))
     # (who starts the tests in the background lets them ignore Ctrl-C, and that is inherited)
     program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    program += "from lorad.cli import main; main()"
+    program += "from lorad.apps.cli.main import main; main()"
     command = [sys.executable, "-c", program, "wait", "--home", str(home), "--interval", "60"]
     running = subprocess.Popen(
         command, env={**os.environ, "PYTHONPATH": SOURCE}, stderr=subprocess.PIPE, text=True

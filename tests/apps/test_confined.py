@@ -9,7 +9,7 @@ from lorad.errors import ConfigError, RegistryError
 
 ACT = """
 import os, sys, time
-from lorad import confined
+from lorad.apps.cli import confined
 from lorad.errors import RegistryError
 def act(tell):
     tell("first")

@@ -101,14 +101,14 @@ class Odd:
     ],
 )
 def test_begin_and_end_are_checked_on_every_example(tokens, faults):
-    example = SimpleNamespace(answer=tokens, line=7)
+    example = SimpleNamespace(target=tokens, line=7)
     tokenizer = SimpleNamespace(
         bos_token_id=0,
         bos_token="<s>",
         decode=lambda ids, **_: str(ids),
         convert_ids_to_tokens=lambda _: "</s>",
     )
-    broken = SimpleNamespace(answer="none", line=9)
+    broken = SimpleNamespace(target="none", line=9)
 
     found = dataset_report.measure([example, broken], Odd(), tokenizer, len)
 

@@ -493,7 +493,13 @@ def test_people_read_findings_and_remedies(home):
 def lorad(program, *words, path=(), flags=()):
     """Run the command line in a process of its own."""
     return subprocess.run(
-        [sys.executable, *flags, "-c", f"import sys; from lorad.cli import main; {program} main()", *words],
+        [
+            sys.executable,
+            *flags,
+            "-c",
+            f"import sys; from lorad.apps.cli.main import main; {program} main()",
+            *words,
+        ],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), *path])},
         capture_output=True,
         text=True,

@@ -220,7 +220,7 @@ def test_a5_a_sidecar_that_no_yaml_reader_survives_is_one_files_end(world, text)
         ("look back", "_look_back"),
         ("start", "start_next"),
         ("serve", "_serve_waiting"),
-        ("sweep", "sweep"),
+        ("clean up", "clean_up"),
         ("empty log", "_empty_log"),
     ],
 )

@@ -523,7 +523,7 @@ def python(program, **more):
 @LINUX
 def test_it_ends_with_the_daemon_even_inside_of_an_endless_expression():
     with python(
-        f"from lorad import reading; reading.lower_rights(); print(1, flush=True); {ENDLESS}"
+        f"from lorad.datasets.isolated import worker; worker.lower_rights(); print(1, flush=True); {ENDLESS}"
     ) as process:
         process.stdout.readline()
         process.stdin.close()
@@ -533,8 +533,8 @@ def test_it_ends_with_the_daemon_even_inside_of_an_endless_expression():
 
 def test_it_ends_by_its_own_clock_where_nobody_watches():
     program = (
-        "from lorad import reading; from lorad.config import InboxSettings; reading.GRACE_SECONDS = 0.01; "
-        f"reading.Sender(None).begin(InboxSettings(reader_silent_seconds=0.01)); {ENDLESS}"
+        "from lorad.datasets.isolated import worker; from lorad.config import InboxSettings; worker.GRACE_SECONDS = 0.01; "
+        f"worker.Sender(None).begin(InboxSettings(reader_silent_seconds=0.01)); {ENDLESS}"
     )
     with python(program) as process:
         assert process.wait(timeout=50) == -signal.SIGALRM
@@ -545,13 +545,13 @@ def test_a_daemon_that_is_killed_while_a_file_is_read_leaves_no_orphan(large):
     program = f"""
 import os, signal, sys
 from pathlib import Path
-from lorad import reader
-from lorad.app import ReadingProcess
+from lorad.datasets.isolated import reader_process
+from lorad.apps.daemon.app import ReadingProcess
 from lorad.config import InboxSettings
 
 limits = InboxSettings()
-from lorad.source import opened
-here = reader.Reader(limits, start=ReadingProcess, clock=lambda: 0.0, is_stopping=lambda: False)
+from lorad.storage.source import opened
+here = reader_process.Reader(limits, start=ReadingProcess, clock=lambda: 0.0, is_stopping=lambda: False)
 
 def check(example):
     print(here._child._process.pid, flush=True)

@@ -180,9 +180,9 @@ import resource, sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[2]]
 resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))
-from lorad import connections
+from lorad.serving.http import connections
 from lorad.config import ServerSettings
-from lorad.server import bind, build
+from lorad.serving.http.server import bind, build
 from fake_app import FakeDaemon
 held = [open("/dev/null") for _ in range(int(sys.argv[3]))]
 listener = bind(Path(sys.argv[1]))
@@ -196,7 +196,14 @@ def test_a19_without_descriptors_the_log_is_quiet_and_status_answers(tmp_path, h
     # Given a server that may open few files, of which the rest of the daemon holds some
     path, told = tmp_path / "s", tmp_path / "log"
     with told.open("wb") as log:
-        command = [sys.executable, "-c", STARVED, str(path), str(Path(__file__).parents[1]), str(held)]
+        command = [
+            sys.executable,
+            "-c",
+            STARVED,
+            str(path),
+            str(Path(__file__).parents[1] / "support"),
+            str(held),
+        ]
         process = subprocess.Popen(command, stderr=log, stdout=log)
     try:
         while not (path.exists() and has_begun(path)):

@@ -179,14 +179,14 @@ def test_a_misspelt_field_of_lorads_own_routes_is_not_ignored():
     ],
 )
 def test_case_9_a_message_that_would_not_be_heard_is_refused_where_it_stands(message, where):
-    error = refusal(chat(messages=[message]).input)
+    error = refusal(chat(messages=[message]).question)
 
     assert error.data["param"] == where
     assert error.message.startswith(where)
 
 
 def test_case_9_a_started_answer_is_refused():
-    error = refusal(chat(messages=[*HELLO, {"role": "assistant", "content": "It is"}]).input)
+    error = refusal(chat(messages=[*HELLO, {"role": "assistant", "content": "It is"}]).question)
 
     assert (error.code, error.data["param"]) == ("unsupported_parameter", "messages")
     assert "does not continue a started answer" in error.message
@@ -259,7 +259,7 @@ def test_case_12_without_ids_what_tools_said_stays_as_it_stands():
     ],
 )
 def test_case_12_what_a_tool_said_without_a_call_is_refused(messages, where):
-    assert refusal(chat(messages=messages).input).data["param"] == where
+    assert refusal(chat(messages=messages).question).data["param"] == where
 
 
 @pytest.mark.parametrize("kind", ["text", "input_text", "output_text"])
@@ -273,7 +273,7 @@ def test_case_11_text_is_text_whatever_its_part_is_called(kind):
 def test_case_12_arguments_that_cannot_be_read_are_refused(arguments):
     call = {"function": {"name": "weather", "arguments": arguments}}
 
-    error = refusal(chat(messages=[*HELLO, {"role": "assistant", "tool_calls": [call]}]).input)
+    error = refusal(chat(messages=[*HELLO, {"role": "assistant", "tool_calls": [call]}]).question)
 
     assert error.data["param"] == "messages[1].tool_calls[0].arguments"
 
@@ -282,7 +282,7 @@ def test_case_12_arguments_that_are_nested_too_deeply_are_refused():
     deep = '{"a": ' * 200 + "1" + "}" * 200
     call = {"function": {"name": "weather", "arguments": deep}}
 
-    error = refusal(chat(messages=[*HELLO, {"role": "assistant", "tool_calls": [call]}]).input)
+    error = refusal(chat(messages=[*HELLO, {"role": "assistant", "tool_calls": [call]}]).question)
 
     assert error.code == "too_deep"
 
@@ -300,14 +300,14 @@ def test_tools_are_read_as_in_a_file_and_left_out_when_none_may_be_called():
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
 def test_case_9_a_tool_cannot_be_forced(choice):
-    error = refusal(chat(tools=[TOOL], tool_choice=choice).input)
+    error = refusal(chat(tools=[TOOL], tool_choice=choice).question)
 
     assert (error.code, error.data["param"]) == ("unsupported_parameter", "tool_choice")
 
 
 @pytest.mark.parametrize("tool", [{"type": "web_search"}, {"type": "custom", "custom": {"name": "f"}}])
 def test_case_9_tools_that_lorad_would_have_to_bring_are_refused(tool):
-    assert refusal(chat(tools=[tool]).input).data["param"] == "tools[0].type"
+    assert refusal(chat(tools=[tool]).question).data["param"] == "tools[0].type"
 
 
 def test_case_11_a_number_of_very_many_digits_is_told_in_a_sentence():

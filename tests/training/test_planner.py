@@ -217,7 +217,7 @@ def test_numbers_are_as_wide_as_the_machine_likes(asked, is_fast, dtype, reason)
 def test_the_settings_reach_the_plan():
     decided = a_plan(
         planner=PlannerSettings(
-            until=StoppingSettings(recall=0.8, max_rounds=7, patience=2, min_delta=0.05, patience_steps=9)
+            stopping=StoppingSettings(recall=0.8, max_rounds=7, patience=2, min_delta=0.05, patience_steps=9)
         ),
         rehearsal=RehearsalSettings(share=0.3, max_examples=9, recalled_share=0.2, general_share=0.15),
         training=TrainingSettings(seed=11, max_rank=48),

@@ -86,7 +86,7 @@ def test_only_another_environment_excuses_a_difference(difference, first, again,
 def test_replaced_answers_are_found_by_id_and_forgotten_ones_are_not(tmp_path):
     memory = Memory(Database(tmp_path / "m.sqlite3"))
     old = tiny.facts(2)
-    newer = Example(**{**records.as_json(old[0]), "answer": "white"})
+    newer = Example(**{**records.as_json(old[0]), "target": "white"})
     drop(memory, old)
     memory.mark_learned("chat", [example.ids for example in old], "v0.1")
     drop(memory, [newer])

@@ -899,7 +899,7 @@ def test_fields_that_lorad_does_not_know_survive_every_change(registry):
 WRITER = """
 import sys
 from pathlib import Path
-from lorad.registry import Registry
+from lorad.versions.store import Registry
 
 registry, number = Registry(Path(sys.argv[1])), int(sys.argv[2])
 print("ready", flush=True)

@@ -51,7 +51,8 @@ def survey(name: str, reading: Reading) -> dict[str, Any]:
 def _first(examples: Sequence[Example]) -> dict[str, Any] | None:
     if not examples:
         return None
-    return {name: getattr(examples[0], name) for name in ("line", "question", "answer")}
+    first = examples[0]
+    return {"line": first.line, "question": first.input, "answer": first.target}
 
 
 def _end_tokens(examples: Iterable[Example]) -> dict[str, int]:

@@ -2,8 +2,8 @@
 
 What lives here: commands and their options, reading what people type, exit statuses. What never does:
 tables (``tables``), sentences about states (``state_text``), HTTP (``client``), models. The commands that need
-models hand over to another program by ``execv``: ``run`` to ``lorad.app``; those in ``FORWARDED`` to
-``lorad.offline``.
+models hand over to another program by ``execv``: ``run`` to ``lorad.apps.daemon.app``; those in ``FORWARDED`` to
+``lorad.apps.cli.model_commands``.
 
 ``lorad status`` must feel instant. So what only some commands need is imported inside them (rich 60 ms,
 pydantic and YAML for the settings 80 ms), and torch, FastAPI and httpx never are.

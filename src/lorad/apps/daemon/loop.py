@@ -220,7 +220,7 @@ class Cycle:
             self._try("watch", ticks, partial(self.watch, now, ticks))
         self._try("serve", ticks, partial(self._serve_waiting, ticks))
         if not self._is_swept:
-            self._try("sweep", ticks, partial(self.clean_up, now))
+            self._try("clean up", ticks, partial(self.clean_up, now))
         if not self._is_log_empty:
             self._try("empty log", ticks, self._empty_log)
 
