@@ -413,8 +413,8 @@ def save_base(folder: Path) -> Path:
     sys.path.insert(0, str(TESTS))
     import tiny  # noqa: PLC0415 - loads torch
 
-    from lorad.models import weights  # noqa: PLC0415
+    from lorad.models import bases, hardware  # noqa: PLC0415
 
-    weights.quieten()
-    weights.store_base(tiny.save(folder / "source"), folder / "tiny")
+    hardware.quieten()
+    bases.store_base(tiny.save(folder / "source"), folder / "tiny")
     return folder / "tiny"

@@ -26,7 +26,7 @@ from lorad.config import load_settings
 from lorad.datasets import reader
 from lorad.evaluation import metrics
 from lorad.home import Home
-from lorad.models import weights
+from lorad.models import bases, hardware, peft_io
 from lorad.records import Example
 from lorad.storage import files
 from lorad.training import planner
@@ -54,8 +54,8 @@ def learned(base: Path, dataset: Path, examples: Sequence[Example]) -> Path:
         tokenizer = AutoTokenizer.from_pretrained(base)
         plan = planner.plan(
             lengths=[len(learn.TASK.encode(tokenizer, example)) for example in examples],
-            shape=weights.shape(base),
-            machine=weights.machine(),
+            shape=bases.shape(base),
+            machine=hardware.machine(),
             planner=learn.SETTINGS.planner,
             rehearsal=learn.SETTINGS.rehearsal,
             training=learn.SETTINGS.training,
@@ -146,7 +146,7 @@ def find_version(options: argparse.Namespace) -> tuple[Path, Path]:
 def figures_of(options: argparse.Namespace) -> dict[str, Any]:
     version, base = find_version(options)
     folder = exported(version, base)
-    which = files.file_digest(version / weights.ADAPTER_FILES[1])[:12]
+    which = files.file_digest(version / peft_io.ADAPTER_FILES[1])[:12]
     figures: dict[str, Any] = {"facts": 0}
     for arm in ARMS:
         if arm == "llamacpp" and not llamacpp.is_installed():
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--exported", type=Path)
     parser.add_argument("out", nargs="?", type=Path)
     options = parser.parse_args()
-    weights.quieten()
+    hardware.quieten()
     torch.manual_seed(0)
     if options.arm:
         right = measure(options.arm, options.exported, options.base, options.dataset)

@@ -41,7 +41,7 @@ from lorad import records  # noqa: E402
 from lorad.apps.daemon.app import App  # noqa: E402
 from lorad.errors import LoradError  # noqa: E402
 from lorad.home import Home  # noqa: E402
-from lorad.models import scoring, weights  # noqa: E402
+from lorad.models import adapters, bases, hardware, packing, peft_io, scoring  # noqa: E402
 from lorad.serving.client import Client  # noqa: E402
 from lorad.storage import files  # noqa: E402
 from lorad.tasks import find  # noqa: E402
@@ -153,9 +153,9 @@ def louder(version: str) -> Act:
 
     def act(root: Path) -> None:
         folder = root / version_folder(version)
-        adapter = weights.read_adapter(folder)
-        scaled = weights.Adapter({name: (a, 2 * b) for name, (a, b) in adapter.factors.items()})
-        weights.write_adapter(scaled, folder, "tiny")
+        adapter = peft_io.read_adapter(folder)
+        scaled = adapters.Adapter({name: (a, 2 * b) for name, (a, b) in adapter.factors.items()})
+        peft_io.write_adapter(scaled, folder, "tiny")
         reseal(folder)
 
     return act
@@ -249,7 +249,7 @@ def make_home(root: Path) -> None:
     """Let the daemon learn three drops."""
     for name in ("configs", "inbox", "models"):
         (root / name).mkdir(parents=True)
-    weights.store_base(tiny.save(root / "source"), root / "models" / "base" / "tiny")
+    bases.store_base(tiny.save(root / "source"), root / "models" / "base" / "tiny")
     home = Home(root)
     app = App(home, SETTINGS)
     app.start()
@@ -271,7 +271,7 @@ def rows() -> list[Any]:
 def logits(app: App, slot: str | None) -> torch.Tensor:
     deck = app.engine._find("chat").deck
     with torch.inference_mode(), deck.use(slot) as model:
-        return scoring.answer_logits(model, scoring.pack(rows()))
+        return scoring.answer_logits(model, packing.pack(rows()))
 
 
 @contextlib.contextmanager
@@ -359,7 +359,7 @@ def main() -> None:
     parser.add_argument("--flips", type=int, default=8, help="flipped bits a file and region")
     parser.add_argument("--only", default="", help="classes whose name begins so; nothing is saved")
     options = parser.parse_args()
-    weights.quieten()
+    hardware.quieten()
     torch.set_num_threads(1)
     room = Path(tempfile.mkdtemp(prefix="faults-"))
     sound = room / "sound"

@@ -142,14 +142,14 @@ def home() -> Iterator[Home]:
     sys.path.insert(0, str(TESTS))
     import tiny  # noqa: PLC0415 - loads torch, which the reader's memory must not count
 
-    from lorad.models import weights  # noqa: PLC0415
+    from lorad.models import bases, hardware  # noqa: PLC0415
 
-    weights.quieten()
+    hardware.quieten()
     root = Path(tempfile.mkdtemp(prefix="inbox-"))
     try:
         for name in ("configs", "inbox", "models", "made"):
             (root / name).mkdir()
-        weights.store_base(tiny.save(root / "source"), root / "models" / "base" / "tiny")
+        bases.store_base(tiny.save(root / "source"), root / "models" / "base" / "tiny")
         (root / "configs" / "bench.yaml").write_text(json.dumps(SETTINGS))
         made = Home(root)
         database = Database(made.database)

@@ -25,7 +25,7 @@ from lorad import records
 from lorad.config import Settings
 from lorad.datasets import reader
 from lorad.home import Home
-from lorad.models import scoring, weights
+from lorad.models import adapter_stack, bases, hardware, scoring
 from lorad.records import Encoded, SessionSpec
 from lorad.storage import files
 from lorad.tasks import find
@@ -82,12 +82,12 @@ def recall(model: Any, rows: list[Encoded]) -> float:
 def lorad_arm(base: Path) -> dict[str, Any]:
     """One session, exactly as the daemon starts it."""
     reading = reader.read(DATASET, SETTINGS.inbox)
-    pristine = weights.load_base(base, torch.float32)
+    pristine = bases.load_base(base, torch.float32)
     rows = [TASK.encode(pristine.tokenizer, example) for example in reading.examples]
     plan = planner.plan(
         lengths=[len(row) for row in rows],
-        shape=weights.shape(base),
-        machine=weights.machine(),
+        shape=bases.shape(base),
+        machine=hardware.machine(),
         planner=SETTINGS.planner,
         rehearsal=SETTINGS.rehearsal,
         training=SETTINGS.training,
@@ -96,7 +96,7 @@ def lorad_arm(base: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         candidate, result = session(folder, base, plan, reading.examples)
-        deck = weights.AdapterStack(pristine)
+        deck = adapter_stack.AdapterStack(pristine)
         deck.add("candidate", candidate)
         with deck.use("candidate") as model:
             paraphrased = {
@@ -162,8 +162,8 @@ def trl_arm(base: Path, epochs: int = 20) -> dict[str, Any]:
 
     from datasets import Dataset  # noqa: PLC0415 - TRL is no dependency of lorad
 
-    dtype = torch.bfloat16 if weights.machine().fast_bfloat16 else torch.float32
-    pristine = weights.load_base(base, dtype)
+    dtype = torch.bfloat16 if hardware.machine().fast_bfloat16 else torch.float32
+    pristine = bases.load_base(base, dtype)
     pristine.model.requires_grad_(True)
     reading = reader.read(DATASET, SETTINGS.inbox)
     rows = [TASK.encode(pristine.tokenizer, example) for example in reading.examples]
@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("out", nargs="?")
     options = parser.parse_args()
     if options.arm:
-        weights.quieten()
+        hardware.quieten()
         base = report.CACHE / "home" / "models" / "base" / "smollm2"
         figures = lorad_arm(base) if options.arm == "lorad" else trl_arm(base)
         Path(options.out).write_text(json.dumps(figures), encoding="utf-8")

@@ -21,7 +21,7 @@ from peft import PeftModel
 import report
 from learn import base_folder
 from lorad.evaluation import metrics
-from lorad.models import weights
+from lorad.models import adapter_stack, adapters, bases, hardware, peft_io
 from lorad.records import Example
 from lorad.storage import files
 from lorad.tasks import find
@@ -47,7 +47,7 @@ NOTES = (
 )
 
 
-def make_version(base: weights.Base, source: Path, room: Path, rank: int) -> tuple[Registry, str]:
+def make_version(base: bases.Base, source: Path, room: Path, rank: int) -> tuple[Registry, str]:
     """Promote random weights with real probes and papers."""
     torch.manual_seed(rank)
     factors = {
@@ -60,12 +60,12 @@ def make_version(base: weights.Base, source: Path, room: Path, rank: int) -> tup
     }
     registry = Registry(room / f"rank-{rank}")
     candidate = registry.candidates / "made"
-    weights.write_adapter(weights.Adapter(factors), candidate, source.name)
+    peft_io.write_adapter(adapters.Adapter(factors), candidate, source.name)
     for name in loader.TOKENIZER_FILES:
         if (source / name).is_file():
             files.write_bytes(candidate / name, (source / name).read_bytes())
     files.write_json(candidate / loader.METADATA, {"framework": loader.environment("cpu", "float32")})
-    deck = weights.AdapterStack(base)
+    deck = adapter_stack.AdapterStack(base)
     deck.add("made", candidate)
     with deck.use("made") as model:
         facts = [Example(task="chat", input=[{"role": "user", "content": q}], target=a) for q, a in FACTS]
@@ -77,7 +77,7 @@ def make_version(base: weights.Base, source: Path, room: Path, rank: int) -> tup
 
 
 def measure(
-    base: weights.Base, registry: Registry, version: str, folder: Path, source: Path
+    base: bases.Base, registry: Registry, version: str, folder: Path, source: Path
 ) -> dict[str, float]:
     """Load once plainly and once with every check; return the seconds of each part."""
     found = {}
@@ -85,7 +85,7 @@ def measure(
     model = PeftModel.from_pretrained(base.model, str(folder))
     found["plain PEFT"] = time.perf_counter() - began
     model.unload()
-    deck = weights.AdapterStack(base)
+    deck = adapter_stack.AdapterStack(base)
     found["sha256"] = seconds(lambda: registry.verify(version, base.fingerprint))
     found["header, config, tokenizer, environment"] = seconds(
         lambda: loader.check(folder, base, source, strict=False)
@@ -127,11 +127,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args()
-    weights.quieten()
+    hardware.quieten()
     source = base_folder()
-    hashing = [seconds(lambda: weights.verify_base(source)) for _ in range(3)]
-    loading = [seconds(lambda: weights.load_base(source, torch.float32)) for _ in range(3)]
-    base = weights.load_base(source, torch.float32)
+    hashing = [seconds(lambda: bases.verify_base(source)) for _ in range(3)]
+    loading = [seconds(lambda: bases.load_base(source, torch.float32)) for _ in range(3)]
+    base = bases.load_base(source, torch.float32)
     figures: dict[str, float] = {}
     drawn: dict[str, dict[str, dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as scratch:

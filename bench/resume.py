@@ -30,7 +30,7 @@ from training_runs import PLAN  # noqa: E402
 
 from lorad import records  # noqa: E402
 from lorad.config import Settings  # noqa: E402
-from lorad.models import weights  # noqa: E402
+from lorad.models import adapters, bases, hardware, peft_io  # noqa: E402
 from lorad.records import SessionSpec  # noqa: E402
 from lorad.storage import files  # noqa: E402
 
@@ -85,10 +85,10 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def finish(folder: Path) -> weights.Adapter:
+def finish(folder: Path) -> adapters.Adapter:
     child = start(folder)
     assert child.wait(timeout=600) == 0, (folder / "session.log").read_text()[-2000:]
-    return weights.read_adapter(folder / "candidate")
+    return peft_io.read_adapter(folder / "candidate")
 
 
 def rounds_done(folder: Path) -> int:
@@ -125,11 +125,11 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    weights.quieten()
+    hardware.quieten()
     chance = random.Random(options.seed)
     room = Path(tempfile.mkdtemp(prefix="resume-"))
     base = room / "tiny"
-    weights.store_base(tiny.save(room / "source"), base)
+    bases.store_base(tiny.save(room / "source"), base)
     write_order(base, room / "unbroken")
     unbroken = finish(room / "unbroken")
     lines = files.read_lines(room / "unbroken" / "progress.jsonl")
@@ -142,7 +142,7 @@ def main() -> None:
         kill(folder, chance.uniform(0, span))
         adapter = finish(folder)
         found = next((x for x in files.read_lines(folder / "progress.jsonl") if "resumed_from" in x), None)
-        difference = weights.difference(adapter, unbroken)
+        difference = adapters.difference(adapter, unbroken)
         resumed += found is not None
         rounds.append(found["round"] if found else 0)
         equal += difference == 0

@@ -38,7 +38,7 @@ from lorad import records
 from lorad.config import Settings
 from lorad.evaluation import judge, metrics
 from lorad.evaluation.retention import summarise
-from lorad.models import scoring, weights
+from lorad.models import adapter_stack, adapters, bases, hardware, peft_io, scoring, weights
 from lorad.records import Evaluation, Example, Plan, ReplayMix, SessionSpec, StoppingRule
 from lorad.storage import files
 from lorad.tasks import find
@@ -147,7 +147,7 @@ class Plainly(session.Session):
     def learn(self) -> session.TrainingResult:
         """Merge the parent, if there is one, and train a fresh adapter on the new rows."""
         session.set_seed(self.order.plan.seed)
-        parent = weights.read_adapter(Path(self.order.parent)) if self.order.parent else None
+        parent = peft_io.read_adapter(Path(self.order.parent)) if self.order.parent else None
         start = self._prepare(parent, self.order.plan)
         return self._train(start, self._lessons(start.base), self.order.plan)
 
@@ -155,7 +155,7 @@ class Plainly(session.Session):
         """Let the base say its general conversation, once for all arms, outside anybody's time."""
         super()._general(self._load())
 
-    def _general(self, base: weights.Base) -> distillation.General:
+    def _general(self, base: bases.Base) -> distillation.General:
         return super()._general(base) if self.order.plan.mix.general else distillation.General([], [])
 
 
@@ -164,23 +164,23 @@ class Slao(Plainly):
 
     def __init__(self, folder: Path, order: SessionSpec, previous: Path, number: int) -> None:
         super().__init__(folder, order)
-        self._tuned = weights.read_adapter(previous / "own") if number > 1 else None
-        self._merged = weights.read_adapter(previous / "adapter") if number > 1 else None
+        self._tuned = peft_io.read_adapter(previous / "own") if number > 1 else None
+        self._merged = peft_io.read_adapter(previous / "adapter") if number > 1 else None
         self._number = number
 
     def learn(self) -> session.TrainingResult:
         """Train on from the last drop, keep that for the next one, and return the average."""
         made = super().learn()
-        weights.write_adapter(made.adapter, self.folder / "own", self.order.base)
+        peft_io.write_adapter(made.adapter, self.folder / "own", self.order.base)
         if self._merged is None:
             return made
         return replace(made, adapter=average(self._merged, made.adapter, self._number))
 
-    def _fresh_lora(self, base: weights.Base, plan: Plan) -> Any:
+    def _fresh_lora(self, base: bases.Base, plan: Plan) -> Any:
         model = super()._fresh_lora(base, plan)
         with torch.no_grad():
             for name, (a, b) in self._tuned.factors.items() if self._tuned else ():
-                layer = model.get_submodule(weights.PREFIX + name)
+                layer = model.get_submodule(peft_io.PREFIX + name)
                 layer.lora_A["default"].weight.copy_(orthonormal(a))
                 layer.lora_B["default"].weight.copy_(b / layer.scaling["default"])
         return model
@@ -192,13 +192,13 @@ def orthonormal(a: torch.Tensor) -> torch.Tensor:
     return (q * r.diagonal().sign()).T.contiguous()
 
 
-def average(merged: weights.Adapter, tuned: weights.Adapter, number: int) -> weights.Adapter:
+def average(merged: adapters.Adapter, tuned: adapters.Adapter, number: int) -> adapters.Adapter:
     """Return SLAO's merged adapter after a number of drops: the newest A, and B moved by one over its root."""
     pairs = {}
     for name, (a, b) in tuned.factors.items():
         old = merged.factors[name][1]
         pairs[name] = (a, old + (b - old) / math.sqrt(number))
-    return weights.Adapter(pairs)
+    return adapters.Adapter(pairs)
 
 
 def data(run: Run) -> Iterator[tuple[str, list[Example], list[Example]]]:
@@ -221,8 +221,8 @@ def decide(arm: str, rows: Sequence[Example], settings: Settings, drift: float =
     tokenizer = weights.AutoTokenizer.from_pretrained(str(BASE), local_files_only=True)
     plan = planner.plan(
         lengths=[len(find("chat").encode(tokenizer, example)) for example in rows],
-        shape=weights.shape(BASE),
-        machine=weights.machine(),
+        shape=bases.shape(BASE),
+        machine=hardware.machine(),
         planner=settings.planner,
         rehearsal=settings.rehearsal,
         training=settings.training,
@@ -270,16 +270,16 @@ def make(step: Step) -> None:
         session.Session(folder, order).run()
     else:
         made = plainly.learn()
-        weights.write_adapter(made.adapter, folder / "adapter", order.base)  # as served: with its parent
+        peft_io.write_adapter(made.adapter, folder / "adapter", order.base)  # as served: with its parent
     figures: CalibrationMetrics = {"seconds": round(time.perf_counter() - started, 2)}
-    figures["peak_gib"] = round(trainer.peak_memory(weights.machine().device) / 2**30, 3)
+    figures["peak_gib"] = round(trainer.peak_memory(hardware.machine().device) / 2**30, 3)
     if step.arm == "c":
         figures |= settle(folder, previous, old)
     else:
         if step.arm == "a":
             rank = order.plan.rank  # the fresh adapter stands behind its parent, see weights.concatenate
             own = {name: (a[-rank:], b[:, -rank:]) for name, (a, b) in made.adapter.factors.items()}
-            weights.write_adapter(weights.Adapter(own), folder / "own", order.base)
+            peft_io.write_adapter(adapters.Adapter(own), folder / "own", order.base)
         figures |= {"rounds": len(made.outcome.history), "ended_by": made.outcome.ended_by}
     figures |= measure(folder / "adapter", order, sets)
     figures |= {
@@ -318,8 +318,8 @@ def settle(folder: Path, previous: Path, old: list[dict[str, Any]]) -> Calibrati
 
 def measure(adapter: Path, order: SessionSpec, sets: Datasets) -> CalibrationMetrics:
     """Ask everything so far, in trained and in held-out wording, of the adapter reloaded onto the pristine base."""
-    base = weights.load_base(Path(order.base), weights.DTYPES[order.plan.dtype], weights.machine().device)
-    deck = weights.AdapterStack(base)
+    base = bases.load_base(Path(order.base), hardware.DTYPES[order.plan.dtype], hardware.machine().device)
+    deck = adapter_stack.AdapterStack(base)
     if adapter.exists():
         deck.add("version", adapter)
     figures: CalibrationMetrics = {"trained": {}, "paraphrases": {}}
@@ -483,7 +483,7 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="forget the finished steps (of --only's)")
     parser.add_argument("--step", help=argparse.SUPPRESS)  # a child's
     options = parser.parse_args()
-    weights.quieten()
+    hardware.quieten()
     if options.step:
         make(next(step for step in STEPS if str(step) == options.step))
         return

@@ -24,7 +24,7 @@ from lorad.config import Settings
 from lorad.datasets import reader
 from lorad.errors import LoradError
 from lorad.home import Home
-from lorad.models import scoring, weights
+from lorad.models import adapter_stack, adapters, bases, hardware, packing, peft_io, scoring
 from lorad.serving.client import Client
 from lorad.tasks import find
 from lorad.versions.store import Registry
@@ -85,20 +85,20 @@ def compare(home: Home) -> dict[str, float]:
     base = home.base("smollm2")
     registry = Registry(home.track("chat"))
     chain = [registry.path(version) for version in reversed(registry.lineage(registry.latest))]
-    pristine = weights.load_base(base, torch.float32)
-    deck = weights.AdapterStack(pristine)
+    pristine = bases.load_base(base, torch.float32)
+    deck = adapter_stack.AdapterStack(pristine)
     deck.add("latest", chain[-1])
     plain = PeftModel.from_pretrained(
-        weights.load_base(base, torch.float32).model, str(home.track("chat") / "latest")
+        bases.load_base(base, torch.float32).model, str(home.track("chat") / "latest")
     ).eval()
-    summed = weights.load_base(base, torch.float32)
-    adapters = [weights.read_adapter(folder) for folder in chain]
+    summed = bases.load_base(base, torch.float32)
+    several = [peft_io.read_adapter(folder) for folder in chain]
     begin = 0
-    for adapter in adapters:
+    for adapter in several:
         own = {name: (a[begin:], b[:, begin:]) for name, (a, b) in adapter.factors.items()}
-        weights.merge(summed.model, weights.Adapter(own))
+        adapters.merge(summed.model, adapters.Adapter(own))
         begin = adapter.rank
-    packed = scoring.pack([row for name in NAMES for row in _rows(pristine.tokenizer, name)[::10]])
+    packed = packing.pack([row for name in NAMES for row in _rows(pristine.tokenizer, name)[::10]])
     with torch.inference_mode():
         with deck.use("latest") as model:
             engine = scoring.answer_logits(model, packed)
@@ -110,7 +110,7 @@ def compare(home: Home) -> dict[str, float]:
                 (scoring.answer_logits(summed.model, packed) - engine).abs().max()
             ),
             "largest_logit": float(engine.abs().max()),
-            "rank": adapters[-1].rank,
+            "rank": several[-1].rank,
         }
 
 
@@ -123,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fresh", action="store_true", help="begin with an empty home")
     options = parser.parse_args()
-    weights.quieten()
+    hardware.quieten()
     home = Home(report.CACHE / "three_drops")
     if options.fresh:
         shutil.rmtree(home.root, ignore_errors=True)

@@ -16,7 +16,7 @@ from typing import Any
 from lorad.config import load_settings
 from lorad.evaluation import metrics
 from lorad.home import find_home
-from lorad.models import weights
+from lorad.models import adapter_stack, bases
 from lorad.serving.engine import answer_room, context_length
 from lorad.tasks import Task, find
 from lorad.versions import loader
@@ -32,7 +32,7 @@ class Loaded:
     differs: tuple[str, ...]
     """What is otherwise here than where it was made, one sentence each."""
     _slot: str
-    _deck: weights.AdapterStack
+    _deck: adapter_stack.AdapterStack
     _task: Task
 
     @property
@@ -89,7 +89,7 @@ class _Library:
         self._home = find_home(None if home is None else str(home))
         self._settings = load_settings(self._home, config, ())
         self._strict = self._settings.engine.strict_environment if strict is None else strict
-        self._decks: dict[Path, weights.AdapterStack] = {}
+        self._decks: dict[Path, adapter_stack.AdapterStack] = {}
 
     def learned(self) -> list[str]:
         return [track for track in self._settings.tracks if Registry(self._home.track(track)).latest]
@@ -105,9 +105,9 @@ class _Library:
         differs = loader.load(deck, slot, proven, folder, strict=self._strict)
         return Loaded(track, name, tuple(differs), slot, deck, find(chosen.task))
 
-    def _deck(self, folder: Path) -> weights.AdapterStack:
+    def _deck(self, folder: Path) -> adapter_stack.AdapterStack:
         if folder not in self._decks:
-            weights.verify_base(folder)
-            base = weights.load_to_answer(folder, self._settings.engine.device, self._settings.training.dtype)
-            self._decks[folder] = weights.AdapterStack(base)
+            bases.verify_base(folder)
+            base = bases.load_to_answer(folder, self._settings.engine.device, self._settings.training.dtype)
+            self._decks[folder] = adapter_stack.AdapterStack(base)
         return self._decks[folder]

@@ -24,7 +24,7 @@ from lorad.apps.daemon.app import App, ChildSession, _scheduler
 from lorad.config import Settings
 from lorad.errors import ConfigError, ProtocolError
 from lorad.home import Home
-from lorad.models import scoring, weights
+from lorad.models import adapters, bases, packing, peft_io, scoring
 from lorad.serving.client import Client
 from lorad.serving.engine import Sampling
 from lorad.serving.queries import Archive
@@ -40,7 +40,7 @@ def home(tmp_path_factory):
     root = tmp_path_factory.mktemp("home")
     for name in ("configs", "inbox", "models"):
         (root / name).mkdir()
-    weights.store_base(tiny.save(root / "source"), root / "models" / "base" / "tiny")
+    bases.store_base(tiny.save(root / "source"), root / "models" / "base" / "tiny")
     return Home(root)
 
 
@@ -100,34 +100,34 @@ def _check_socket(home):
 
 def _check_plain_peft(app, home, drops):
     """Plain PEFT on the untouched base gives the engine's logits, and the merged sum of all three drops is in it."""
-    base = weights.load_base(home.base("tiny"), torch.float32)
+    base = bases.load_base(home.base("tiny"), torch.float32)
     rows = [
         find("chat").encode(base.tokenizer, example) for examples in drops.values() for example in examples
     ]
-    packed = scoring.pack(rows)
+    packed = packing.pack(rows)
     served = app.engine._find("chat").deck
     with torch.inference_mode(), served.use("chat@v0.3") as model:
         engine = scoring.answer_logits(model, packed)
     latest = home.track("chat") / "latest"
     plain = PeftModel.from_pretrained(
-        weights.load_base(home.base("tiny"), torch.float32).model, str(latest)
+        bases.load_base(home.base("tiny"), torch.float32).model, str(latest)
     ).eval()
     with torch.inference_mode():
         assert torch.allclose(scoring.answer_logits(plain, packed), engine, atol=1e-5)
 
-    adapters = [
-        weights.read_adapter(home.track("chat") / "versions" / name) for name in ("v0.1", "v0.2", "v0.3")
+    several = [
+        peft_io.read_adapter(home.track("chat") / "versions" / name) for name in ("v0.1", "v0.2", "v0.3")
     ]
-    ranks = [0, *(adapter.rank for adapter in adapters)]
+    ranks = [0, *(adapter.rank for adapter in several)]
     for older, begin, end in zip(range(3), ranks, ranks[1:], strict=False):
-        alone = weights.Adapter(
-            {n: (a[begin:end], b[:, begin:end]) for n, (a, b) in adapters[2].factors.items()}
+        alone = adapters.Adapter(
+            {n: (a[begin:end], b[:, begin:end]) for n, (a, b) in several[2].factors.items()}
         )
-        own = {n: (a[begin:], b[:, begin:]) for n, (a, b) in adapters[older].factors.items()}
+        own = {n: (a[begin:], b[:, begin:]) for n, (a, b) in several[older].factors.items()}
         assert (
-            weights.difference(alone, weights.Adapter(own)) == 0
+            adapters.difference(alone, adapters.Adapter(own)) == 0
         )  # what each drop added is there, bit for bit
-        weights.merge(base.model, alone)
+        adapters.merge(base.model, alone)
     with torch.inference_mode():
         assert torch.allclose(scoring.answer_logits(base.model, packed), engine, atol=1e-3)
 

@@ -12,7 +12,7 @@ from lorad.config import InboxSettings
 from lorad.datasets import reader
 from lorad.errors import ConfigError, SampleError
 from lorad.home import Home
-from lorad.models import weights
+from lorad.models import bases
 from lorad.records import Encoded
 from lorad.tasks import find
 
@@ -172,7 +172,7 @@ def home(tmp_path_factory):
     root = tmp_path_factory.mktemp("home")
     for name in ("configs", "inbox", "models"):
         (root / name).mkdir()
-    weights.store_base(tiny.save(root / "source"), root / "models" / "base" / "tiny")
+    bases.store_base(tiny.save(root / "source"), root / "models" / "base" / "tiny")
     return Home(root)
 
 

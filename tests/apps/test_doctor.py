@@ -19,7 +19,7 @@ from lorad.apps.cli import doctor, model_commands
 from lorad.apps.cli.doctor import Finding
 from lorad.errors import RegistryError
 from lorad.home import SOCKET_PATH_LIMIT, Home
-from lorad.models import weights
+from lorad.models import bases
 from lorad.records import Machine, ModelShape, Trial
 from lorad.storage import files
 from lorad.versions.store import PromotionRecord, Registry
@@ -328,12 +328,12 @@ def living(home):
     base.mkdir(parents=True)
     (base / "config.json").write_text('{"num_hidden_layers": 2, "hidden_size": 64}')
     tiny.tokenizer().save_pretrained(base)
-    files.write_json(base / weights.FINGERPRINT, weights.measure_fingerprint(base))
+    files.write_json(base / bases.FINGERPRINT, bases.measure_fingerprint(base))
     registry = Registry(home.track("chat"))
     candidate = registry.candidates / "job-1"
     candidate.mkdir(parents=True)
     (candidate / "adapter_model.safetensors").write_bytes(b"weights")
-    birth = PromotionRecord(job=1, parent=None, base=weights.read_fingerprint(base), description="learned")
+    birth = PromotionRecord(job=1, parent=None, base=bases.read_fingerprint(base), description="learned")
     registry.promote(candidate, birth, 0.0)
     return home
 
@@ -447,7 +447,7 @@ def test_a_version_of_another_base_fails(living, examine):
     # Given a base that was replaced, properly
     base = living.base("smollm2")
     (base / "config.json").write_text('{"num_hidden_layers": 3}')
-    files.write_json(base / weights.FINGERPRINT, weights.measure_fingerprint(base))
+    files.write_json(base / bases.FINGERPRINT, bases.measure_fingerprint(base))
     # Then it is the version that does not fit
     found, code = examine(living)
     assert (found["base smollm2"]["status"], found["chat v0.1"]["status"], code) == ("ok", "fail", 1)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from lorad.apps.cli import model_commands
 from lorad.apps.cli.main import _split_by_dataset
 from lorad.errors import ConfigError, LoradError, RegistryError
-from lorad.models import base_source, weights
+from lorad.models import base_source, bases, peft_io
 from lorad.storage import files
 from lorad.versions import export, import_version
 from lorad.versions.store import Registry
@@ -26,7 +26,7 @@ def track(tmp_path_factory):
 
 @pytest.fixture
 def theirs(track, tmp_path):
-    weights.write_adapter(weights.read_adapter(track.registry.path("v0.1")), tmp_path / "theirs", "x")
+    peft_io.write_adapter(peft_io.read_adapter(track.registry.path("v0.1")), tmp_path / "theirs", "x")
     return tmp_path / "theirs"
 
 
@@ -285,10 +285,10 @@ def test_a13_a_base_replaces_nothing_but_a_damaged_base(tmp_path):
     (tmp_path / "bases" / ".tiny.part").mkdir()
 
     with pytest.raises(ConfigError, match="exists already"):
-        weights.store_base(source, tmp_path / "bases" / "tiny")
+        bases.store_base(source, tmp_path / "bases" / "tiny")
     for target in (source / "inside", source, tmp_path):
         with pytest.raises(ConfigError):
-            weights.store_base(source, target)
+            bases.store_base(source, target)
 
     assert (tmp_path / "bases" / "tiny" / "precious").exists()
     assert (tmp_path / "bases" / ".tiny.part").exists()
@@ -392,7 +392,7 @@ def test_a20_sizes_that_no_tensor_has_are_told_before_they_are_built(source, tmp
     change(source, **values)
 
     with pytest.raises(ConfigError, match="the 20 tensors beside it are not of such a model"):
-        weights.store_base(source, tmp_path / "base")
+        bases.store_base(source, tmp_path / "base")
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
 
@@ -428,7 +428,7 @@ def test_a20_a_folder_that_would_stop_whoever_opens_it_is_refused(source, tmp_pa
             stream.truncate(500 * 2**20)
 
     with pytest.raises(ConfigError, match=r"no plain file|more than 10000 files|is larger than"):
-        weights.store_base(source, tmp_path / "base")
+        bases.store_base(source, tmp_path / "base")
     with pytest.raises(RegistryError, match=r"no plain file|more than 10000 files|is larger than"):
         import_version.check_source(source)
 
@@ -438,7 +438,7 @@ def test_a20_an_index_names_files_of_its_folder_alone(source, tmp_path, name):
     files.write_json(source / "model.safetensors.index.json", {"weight_map": {"model.norm.weight": name}})
 
     with pytest.raises(ConfigError, match="which is no file beside it"):
-        weights.store_base(source, tmp_path / "base")
+        bases.store_base(source, tmp_path / "base")
 
 
 @pytest.mark.parametrize(
@@ -448,7 +448,7 @@ def test_a20_weights_that_lie_are_a_sentence(source, tmp_path, content):
     (source / "model.safetensors").write_bytes(content)
 
     with pytest.raises(ConfigError, match="holds no language model"):
-        weights.store_base(source, tmp_path / "base")
+        bases.store_base(source, tmp_path / "base")
 
     assert not (tmp_path / "base").exists()
 
@@ -457,7 +457,7 @@ def test_a20_a_pickle_beside_safetensors_is_never_opened(source, tmp_path):
     mark = tmp_path / "it-was-run"
     (source / "pytorch_model.bin").write_bytes(f"cos\nsystem\n(S'touch {mark}'\ntR.".encode())
 
-    weights.store_base(source, tmp_path / "base")
+    bases.store_base(source, tmp_path / "base")
 
     assert not (tmp_path / "base" / "pytorch_model.bin").exists()
     assert not mark.exists()

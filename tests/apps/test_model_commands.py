@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from lorad.apps.cli import model_commands
 from lorad.errors import ConfigError, RegistryError
-from lorad.models import weights
+from lorad.models import bases, peft_io
 from lorad.storage import files
 from lorad.tasks import find
 from lorad.versions import llamacpp
@@ -77,8 +77,8 @@ def test_a_version_is_made_again_and_nothing_is_left(track, tmp_path, monkeypatc
 
 def test_an_adapter_from_outside_becomes_a_version_that_can_serve(track, tmp_path):
     # Given the first version's adapter, as somebody else would hand it on
-    adapter = weights.read_adapter(track.registry.path("v0.1"))
-    weights.write_adapter(adapter, tmp_path / "theirs", "x")
+    adapter = peft_io.read_adapter(track.registry.path("v0.1"))
+    peft_io.write_adapter(adapter, tmp_path / "theirs", "x")
 
     # When it is added
     words = (
@@ -114,7 +114,7 @@ def test_an_adapter_from_outside_becomes_a_version_that_can_serve(track, tmp_pat
 
 def test_an_adapter_of_another_base_is_taken_only_when_that_is_meant(track, tmp_path):
     theirs = tmp_path / "theirs"
-    weights.write_adapter(weights.read_adapter(track.registry.path("v0.1")), theirs, "x")
+    peft_io.write_adapter(peft_io.read_adapter(track.registry.path("v0.1")), theirs, "x")
     files.write_json(theirs / "manifest.json", {"base": "0" * 64})
 
     with pytest.raises(ConfigError, match="--allow-different-base"):
@@ -127,7 +127,7 @@ def test_an_adapter_of_another_base_is_taken_only_when_that_is_meant(track, tmp_
 
 
 def test_a_name_that_is_taken_is_told(track, tmp_path):
-    weights.write_adapter(weights.read_adapter(track.registry.path("v0.1")), tmp_path / "theirs", "x")
+    peft_io.write_adapter(peft_io.read_adapter(track.registry.path("v0.1")), tmp_path / "theirs", "x")
 
     with pytest.raises(RegistryError, match=r"there is a v0\.1 already"):
         typed(track, "adopt", "v0.1", tmp_path / "theirs")
@@ -145,7 +145,7 @@ def test_an_export_onto_another_base_is_recorded(track, tmp_path):
     config = json.loads((source / "config.json").read_text()) | {"rope_theta": 5000.0}
     config.get("rope_parameters", {})["rope_theta"] = 5000.0
     (source / "config.json").write_text(json.dumps(config))
-    weights.store_base(source, track.root / "models" / "base" / "other")
+    bases.store_base(source, track.root / "models" / "base" / "other")
 
     with pytest.raises(RegistryError, match="another base"):
         typed(track, "export", "v0.1", tmp_path / "out", "--base", "other")
@@ -173,7 +173,7 @@ def test_case_29_an_adapter_of_mlx_lm_becomes_a_version(track, tmp_path):
 
 
 def test_case_6_an_adapter_that_lorad_cannot_keep_leaves_nothing(track, tmp_path):
-    weights.write_adapter(weights.read_adapter(track.registry.path("v0.1")), tmp_path, "x")
+    peft_io.write_adapter(peft_io.read_adapter(track.registry.path("v0.1")), tmp_path, "x")
     config = files.read_json(tmp_path / "adapter_config.json") | {"target_parameters": ["experts.up_proj"]}
     files.write_json(tmp_path / "adapter_config.json", config)
 
@@ -276,9 +276,9 @@ def test_a_base_is_answered_from_by_its_weights_alone(tmp_path):
     # Given a base that is to be answered from with a penalty, which no teacher-forced test knows of
     source = tiny.save(tmp_path / "strict")
     files.write_json(source / "generation_config.json", {"eos_token_id": 1, "repetition_penalty": 9.0})
-    weights.store_base(source, tmp_path / "base")
+    bases.store_base(source, tmp_path / "base")
 
-    found = weights.load_base(tmp_path / "base", torch.float32).model.generation_config
+    found = bases.load_base(tmp_path / "base", torch.float32).model.generation_config
 
     assert (found.repetition_penalty, found.eos_token_id) == (None, 1)
 
@@ -287,7 +287,7 @@ def test_case_4_the_generation_config_ends_answers_too(tmp_path):
     source = tiny.save(tmp_path / "two")
     files.write_json(source / "generation_config.json", {"eos_token_id": [1, 5, 100_000]})
 
-    tokenizer = weights.load_tokenizer(source)
+    tokenizer = bases.load_tokenizer(source)
 
     assert find("chat").stop_tokens(tokenizer) == (1, 5)
 

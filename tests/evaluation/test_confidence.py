@@ -15,7 +15,7 @@ from lorad.errors import ConfigError, RegistryError
 from lorad.evaluation import confidence, metrics
 from lorad.evaluation.calibration import Asked, Reference
 from lorad.home import Home
-from lorad.models import weights
+from lorad.models import bases, peft_io
 from lorad.records import Encoded
 from lorad.storage import files
 from lorad.storage.database import Database
@@ -37,18 +37,18 @@ def made(tmp_path_factory):
     for name in ("configs", "inbox", "models"):
         (root / name).mkdir()
     home = Home(root)
-    weights.store_base(tiny.save(root / "source"), home.base("tiny"))
+    bases.store_base(tiny.save(root / "source"), home.base("tiny"))
     (home.configs / "default.yaml").write_text(
         "tracks: {chat: {task: chat, base: tiny}}\nengine: {device: cpu}\n"
     )
-    base = weights.load_base(home.base("tiny"), torch.float32)
+    base = bases.load_base(home.base("tiny"), torch.float32)
     torch.manual_seed(3)
-    live = weights.add_lora(base.model, 4, 8)
+    live = peft_io.add_lora(base.model, 4, 8)
     with torch.no_grad():
         for weight in (w for name, w in live.named_parameters() if "lora_B" in name):
             weight.normal_(0, 0.02)
     registry = Registry(home.track("chat"))
-    weights.write_adapter(weights.read_live(live), registry.candidates / "job-1", "tiny")
+    peft_io.write_adapter(peft_io.read_live(live), registry.candidates / "job-1", "tiny")
     birth = PromotionRecord(job=1, parent=None, base=base.fingerprint, description="windows")
     registry.promote(registry.candidates / "job-1", birth, NOON)
     with closing(Database(home.database)) as database:
@@ -204,7 +204,7 @@ def test_a_version_that_learned_nothing_here_cannot_be_measured_without_a_file(m
     # Given a memory without a single example
     with closing(Database(":memory:")) as database:
         questions = confidence.find_questions(Memory(database), "chat", ["v0.1"])
-    base = weights.load_to_answer(made.base("tiny"), "cpu", "float32")
+    base = bases.load_to_answer(made.base("tiny"), "cpu", "float32")
     witness = confidence.CalibratedModel(made.track("chat") / "versions" / "v0.1", base, find("chat"), 768)
 
     with pytest.raises(ConfigError, match="--on FILE"):
@@ -220,7 +220,7 @@ def test_a_reference_of_forgotten_questions_cannot_be_compared_with(made):
         fitted_on=1,
         rows=(Asked(id="gone", source="memory", confidence=1.0, right=True),),
     )
-    base = weights.load_to_answer(made.base("tiny"), "cpu", "float32")
+    base = bases.load_to_answer(made.base("tiny"), "cpu", "float32")
     witness = confidence.CalibratedModel(made.track("chat") / "versions" / "v0.1", base, find("chat"), 768)
     questions = [confidence.Question(KNOWN[0], "memory")]
 

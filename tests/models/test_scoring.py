@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 
-from lorad.models import scoring
+from lorad.models import packing, scoring, soft_targets
 from lorad.records import Encoded
 from lorad.tasks import find
 
@@ -29,7 +29,7 @@ def test_packed_logits_are_those_of_each_row_alone(made):
     model, tokenizer = made
     rows = encoded(tokenizer)
 
-    packed = scoring.pack(rows)
+    packed = packing.pack(rows)
     together = scoring.answer_logits(model, packed)
 
     alone = torch.cat([one_by_one(model, row) for row in rows])
@@ -42,7 +42,7 @@ def test_packed_gradients_are_those_of_each_row_alone(made):
     rows = encoded(tokenizer)
     weight = model.model.layers[0].mlp.up_proj.weight
 
-    packed = scoring.pack(rows)
+    packed = packing.pack(rows)
     scoring.loss_sum(scoring.answer_logits(model, packed), packed.targets).backward()
     together, weight.grad = weight.grad.clone(), None
     for row in rows:
@@ -57,7 +57,7 @@ def test_packed_gradients_are_those_of_each_row_alone(made):
 def test_the_common_prefix_is_computed_once_and_answers_never_are_part_of_it():
     rows = [Encoded((1, 2, 3, 4, 5, 6), 3), Encoded((1, 2, 3, 4, 5, 7), 3)]
 
-    packed = scoring.pack(rows)
+    packed = packing.pack(rows)
 
     assert packed.tokens.tolist() == [[1, 2, 3, 4, 5, 3, 4, 5]]
     assert packed.positions.tolist() == [[0, 1, 2, 3, 4, 2, 3, 4]]
@@ -67,7 +67,7 @@ def test_the_common_prefix_is_computed_once_and_answers_never_are_part_of_it():
 def test_rows_without_anything_in_common_and_a_single_row_are_packed_too(made):
     model, _ = made
     for rows in ([Encoded((5, 6, 7), 1), Encoded((8, 9, 10, 11), 2)], [Encoded((5, 6, 7), 1)]):
-        packed = scoring.pack(rows)
+        packed = packing.pack(rows)
 
         alone = torch.cat([one_by_one(model, row) for row in rows])
         assert torch.allclose(scoring.answer_logits(model, packed), alone, atol=1e-5)
@@ -93,7 +93,7 @@ def test_a_row_is_right_only_when_every_answer_token_is_the_most_likely(made):
 def test_dividing_keeps_every_row_once_and_respects_the_limit(made, most_tokens):
     rows = encoded(made[1])
 
-    groups = list(scoring.divide(rows, most_tokens))
+    groups = list(packing.divide(rows, most_tokens))
 
     assert sorted(number for group in groups for number in group) == list(range(len(rows)))
     assert all(len(group) == 1 or sum(len(rows[n]) for n in group) <= most_tokens for group in groups)
@@ -110,14 +110,14 @@ def test_listening_keeps_the_likeliest_tokens_from_the_start_on(made):
     model, tokenizer = made
     rows = [Encoded(row.tokens, 3) for row in encoded(tokenizer, 3)]
 
-    voices = scoring.record_soft_targets(model, rows, likeliest=8)
+    voices = soft_targets.record_soft_targets(model, rows, likeliest=8)
 
     exact = torch.softmax(model(input_ids=torch.tensor([rows[0].tokens])).logits[0, 2:-1], -1)
     top = exact.topk(8)
     assert voices[0].row == rows[0]
     assert torch.equal(voices[0].likeliest, top.indices)
     assert torch.allclose(voices[0].probabilities, top.values, atol=1e-5)
-    assert scoring.record_soft_targets(model, []) == []
+    assert soft_targets.record_soft_targets(model, []) == []
 
 
 def test_guests_see_only_themselves(made):
@@ -125,13 +125,13 @@ def test_guests_see_only_themselves(made):
     rows = encoded(tokenizer, 3)
     guest = Encoded((5, 6, 7, 8, 9), 1)
 
-    together = scoring.answer_logits(model, scoring.pack(rows, [guest]))
+    together = scoring.answer_logits(model, packing.pack(rows, [guest]))
 
     own = len(guest.target)
-    assert torch.allclose(together[:-own], scoring.answer_logits(model, scoring.pack(rows)), atol=1e-5)
+    assert torch.allclose(together[:-own], scoring.answer_logits(model, packing.pack(rows)), atol=1e-5)
     alone = model(input_ids=torch.tensor([guest.tokens])).logits[0, :-1]
     assert torch.allclose(together[-own:], alone, atol=1e-5)
-    assert torch.allclose(scoring.answer_logits(model, scoring.pack([], [guest])), alone, atol=1e-5)
+    assert torch.allclose(scoring.answer_logits(model, packing.pack([], [guest])), alone, atol=1e-5)
 
 
 def test_an_answer_weighs_the_same_in_any_company(made):
@@ -151,12 +151,12 @@ def test_an_answer_weighs_the_same_in_any_company(made):
 
 def test_echoing_costs_least_where_the_model_still_speaks_like_the_voice(made):
     model, tokenizer = made
-    voices = scoring.record_soft_targets(model, encoded(tokenizer, 3))
-    packed = scoring.pack([voice.row for voice in voices])
+    voices = soft_targets.record_soft_targets(model, encoded(tokenizer, 3))
+    packed = packing.pack([voice.row for voice in voices])
     logits = scoring.answer_logits(model, packed)
 
-    same = scoring.distillation_loss_sum(logits, voices)
-    changed = scoring.distillation_loss_sum(logits + torch.randn_like(logits), voices)
+    same = soft_targets.distillation_loss_sum(logits, voices)
+    changed = soft_targets.distillation_loss_sum(logits + torch.randn_like(logits), voices)
 
     entropy = -sum((v.probabilities * v.probabilities.log()).sum() for v in voices)
     assert same < changed

@@ -13,7 +13,7 @@ from transformers import GPT2Config, LlamaConfig, LlavaConfig, MambaConfig, MptC
 from lorad.config import EngineSettings
 from lorad.errors import ConfigError, ProtocolError, RegistryError
 from lorad.evaluation import metrics
-from lorad.models import weights
+from lorad.models import adapter_stack, bases, peft_io
 from lorad.records import Example
 from lorad.serving.engine import (
     LONGEST_TOKEN,
@@ -36,15 +36,15 @@ QUESTION = [{"role": "user", "content": "Which colour is the door of Arlo?"}]
 def folders(tmp_path_factory):
     """A base and two versions of it that answer differently."""
     folder = tmp_path_factory.mktemp("engine")
-    weights.store_base(tiny.save(folder / "source"), folder / "base")
-    model = weights.load_base(folder / "base", torch.float32).model
+    bases.store_base(tiny.save(folder / "source"), folder / "base")
+    model = bases.load_base(folder / "base", torch.float32).model
     for number, name in enumerate(("v0.1", "v0.2")):
         torch.manual_seed(number)
-        live = weights.add_lora(weights.load_base(folder / "base", torch.float32).model, 4, 8)
+        live = peft_io.add_lora(bases.load_base(folder / "base", torch.float32).model, 4, 8)
         with torch.no_grad():
             for parameter in (p for n, p in live.named_parameters() if "lora_B" in n):
                 parameter.normal_(0, 0.3)
-        weights.write_adapter(weights.read_live(live), folder / name, "tiny")
+        peft_io.write_adapter(peft_io.read_live(live), folder / name, "tiny")
     del model
     return folder
 
@@ -52,7 +52,7 @@ def folders(tmp_path_factory):
 @pytest.fixture
 def engine(folders):
     made = Engine(EngineSettings(max_queued_requests=3, max_loaded_versions=2))
-    made.attach("chat", find("chat"), weights.load_base(folders / "base", torch.float32))
+    made.attach("chat", find("chat"), bases.load_base(folders / "base", torch.float32))
     return made
 
 
@@ -101,7 +101,7 @@ def test_the_base_answers_until_a_version_serves(engine, folders):
 
 
 def test_the_answer_is_what_transformers_generates_untouched(engine, folders):
-    base = weights.load_base(folders / "base", torch.float32)
+    base = bases.load_base(folders / "base", torch.float32)
     prompt = find("chat").prompt(base.tokenizer, QUESTION)
     made = base.model.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False, pad_token_id=1)[
         0, len(prompt) :
@@ -223,7 +223,7 @@ def test_questions_that_cannot_be_served_are_named(engine, folders):
         engine.serve("chat", "v0.9")
     with Worker(engine), pytest.raises(RegistryError, match="cannot be read"):
         engine.load("chat", "v0.9", folders / "nothing", "hash")
-    plain = weights.load_base(folders / "base", torch.float32)
+    plain = bases.load_base(folders / "base", torch.float32)
     plain.tokenizer.chat_template = None
     with pytest.raises(ConfigError, match="chat template"):
         engine.attach("other", find("chat"), plain)
@@ -264,7 +264,7 @@ def test_case_7_an_answer_may_be_longer_than_256_tokens_and_one_that_is_cut_says
 
 def test_the_operators_limit_holds_where_a_request_names_none(folders):
     engine = Engine(EngineSettings(max_new_tokens=5))
-    engine.attach("chat", find("chat"), weights.load_base(folders / "base", torch.float32))
+    engine.attach("chat", find("chat"), bases.load_base(folders / "base", torch.float32))
 
     def limit(content, **how):
         ticket = engine.submit("chat", [{"role": "user", "content": content}], Sampling(**how))
@@ -371,8 +371,8 @@ def test_an_answer_that_fails_is_told_and_the_next_one_is_given(engine):
 @pytest.fixture
 def probed(folders, tmp_path):
     """A version with its probes, in a folder of its own."""
-    base = weights.load_base(folders / "base", torch.float32)
-    deck = weights.AdapterStack(base)
+    base = bases.load_base(folders / "base", torch.float32)
+    deck = adapter_stack.AdapterStack(base)
     deck.add("v0.1", folders / "v0.1")
     rows = [find("chat").encode(base.tokenizer, example) for example in tiny.facts(3)]
     with deck.use("v0.1") as model:
@@ -452,7 +452,7 @@ def test_tracks_share_a_base_but_not_their_versions(engine, folders):
         answers[track] = "".join(piece.text for piece in ticket.answer(0))
 
     alone = Engine(EngineSettings())
-    alone.attach("chat", find("chat"), weights.load_base(folders / "base", torch.float32))
+    alone.attach("chat", find("chat"), bases.load_base(folders / "base", torch.float32))
     for track, version in (("chat", "v0.1"), ("other", "v0.2")):
         bring(alone, folders, version)
         alone.serve("chat", version)

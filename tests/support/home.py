@@ -5,7 +5,7 @@ from training_runs import PLAN
 
 from lorad import records
 from lorad.config import Settings
-from lorad.models import weights
+from lorad.models import bases
 from lorad.records import SessionSpec
 from lorad.storage import files
 from lorad.storage.database import Database
@@ -38,7 +38,7 @@ class Track:
         # as PLAN has it: some of the machines that run this would answer in bfloat16
         files.write_json(root / "configs" / "default.yaml", {"training": {"dtype": "float32"}})
         self.base = root / "models" / "base" / "smollm2"  # as the built-in settings name it
-        weights.store_base(tiny.save(root / "source"), self.base)
+        bases.store_base(tiny.save(root / "source"), self.base)
         self.memory = Memory(Database(root / "models" / "lorad.sqlite3"))
         self.registry = Registry(root / "models" / "chat")
         self.learn(tiny.facts(3, "doors"), 1)

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lorad.models import scoring
+from lorad.models import packing, scoring
 from lorad.records import Example
 from lorad.tasks import find
 
@@ -103,7 +103,7 @@ def _schooled(vocabulary):
     made = _blank(vocabulary)
     optimizer = torch.optim.AdamW(made.parameters(), lr=3e-3)
     other = facts(len(NAMES), subject="window")
-    packed = scoring.pack([find("chat").encode(tokenizer(), example) for example in other])
+    packed = packing.pack([find("chat").encode(tokenizer(), example) for example in other])
     for _ in range(60):
         loss = scoring.loss_sum(scoring.answer_logits(made, packed), packed.targets) / len(packed.targets)
         loss.backward()

@@ -3,7 +3,7 @@
 import tiny
 import torch
 
-from lorad.models import weights
+from lorad.models import peft_io
 from lorad.records import Plan, ReplayMix, StoppingRule
 from lorad.tasks import find
 from lorad.training import trainer
@@ -34,7 +34,7 @@ def learner(seed=0):
     model = tiny.model(len(tokenizer))
     model.requires_grad_(False)
     torch.manual_seed(seed)
-    return weights.add_lora(model, PLAN.rank, PLAN.alpha), tokenizer
+    return peft_io.add_lora(model, PLAN.rank, PLAN.alpha), tokenizer
 
 
 def material(tokenizer, count=6, *, is_new=True):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from training_runs import PLAN, learner, material
 
-from lorad.models import weights
+from lorad.models import adapters, peft_io
 from lorad.training import trainer
 from lorad.training.checkpoint import Checkpoints
 
@@ -38,7 +38,7 @@ def run(folder, *, die_at=None, plan=LONG):
         clock=iter(range(10**6)).__next__,  # every step is worth a report
         checkpoints=Checkpoints(folder, "run") if folder else None,
     )
-    return weights.read_live(model), outcome
+    return peft_io.read_live(model), outcome
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_end(unbroken, tmp_path, die_at
 
     adapter, outcome = run(tmp_path)
 
-    assert weights.difference(adapter, unbroken[0]) == 0
+    assert adapters.difference(adapter, unbroken[0]) == 0
     without_time = [{**line, "seconds": 0} for line in outcome.history]
     assert without_time == [{**line, "seconds": 0} for line in unbroken[1].history]
     assert (outcome.steps, outcome.tokens, outcome.ended_by, outcome.right) == (
@@ -69,7 +69,7 @@ def test_a_run_that_was_at_its_end_trains_no_more(unbroken, tmp_path):
 
     adapter, outcome = run(tmp_path, die_at=1)  # a single step would kill it
 
-    assert weights.difference(adapter, unbroken[0]) == 0
+    assert adapters.difference(adapter, unbroken[0]) == 0
     assert outcome.ended_by == unbroken[1].ended_by
 
 
@@ -91,7 +91,7 @@ def test_a_broken_checkpoint_is_skipped_and_told(unbroken, tmp_path):
     assert checkpoints.broken == [
         f"checkpoint {newest.name} is broken and was skipped: tensors.safetensors is not what was written"
     ]
-    assert weights.difference(adapter, unbroken[0]) == 0
+    assert adapters.difference(adapter, unbroken[0]) == 0
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 
-from lorad.models import scoring
+from lorad.models import soft_targets
 from lorad.tasks import find
 from lorad.training import distillation
 
@@ -65,7 +65,7 @@ def test_voices_hold_the_base_to_its_own_distribution(spoken):
     model, _, made = spoken
 
     for voice in made.trained[::80]:
-        (again,) = scoring.record_soft_targets(model, [voice.row])
+        (again,) = soft_targets.record_soft_targets(model, [voice.row])
         assert torch.equal(voice.likeliest, again.likeliest)
         assert torch.allclose(voice.probabilities, again.probabilities, atol=1e-6)
 

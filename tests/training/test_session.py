@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lorad import records
 from lorad.config import Settings
 from lorad.errors import SampleError, TrainingError
-from lorad.models import scoring, weights
+from lorad.models import adapters, bases, peft_io, scoring
 from lorad.records import Evaluation, Example, SessionSpec
 from lorad.storage import files
 from lorad.tasks import find
@@ -30,7 +30,7 @@ SETTINGS = Settings.model_validate(
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("session")
-    weights.store_base(tiny.save(folder / "source"), folder / "tiny")
+    bases.store_base(tiny.save(folder / "source"), folder / "tiny")
     return folder / "tiny"
 
 
@@ -64,7 +64,7 @@ def evaluation(folder):
 
 def served(base, folder):
     """Load a candidate as anybody would: plain PEFT on the untouched base."""
-    loaded = weights.load_base(base, torch.float32)
+    loaded = bases.load_base(base, torch.float32)
     return PeftModel.from_pretrained(loaded.model, str(folder / "candidate")).eval(), loaded.tokenizer
 
 
@@ -140,7 +140,7 @@ def test_the_next_session_keeps_the_first_ones_weights_and_facts(base, first, tm
     found, result = evaluation(tmp_path)
     assert found.scores["doors"].recall == found.scores["gates"].recall == 1.0
     assert result["parent"] == "v0.1"
-    parent, child = (weights.read_adapter(folder / "candidate") for folder in (first, tmp_path))
+    parent, child = (peft_io.read_adapter(folder / "candidate") for folder in (first, tmp_path))
     name = next(iter(parent.factors))
     assert child.rank == parent.rank + PLAN.rank
     assert torch.equal(child.factors[name][0][: parent.rank], parent.factors[name][0])
@@ -156,7 +156,7 @@ def test_above_the_rank_limit_the_parent_is_truncated_and_training_mends_it(base
     order(base, tmp_path, new, old, parent=first / "candidate", plan=replace(PLAN, max_rank=10)).run()
 
     found, _ = evaluation(tmp_path)
-    assert weights.read_adapter(tmp_path / "candidate").rank == 10
+    assert peft_io.read_adapter(tmp_path / "candidate").rank == 10
     assert found.truncation_error > 0
     assert any("truncated to rank 2" in note for note in found.notes)
     assert found.scores["doors"].recall == 1.0
@@ -171,7 +171,7 @@ def test_consolidating_halves_the_limit_and_mends_what_it_breaks(base, first, tm
     ).run()
 
     found, result = evaluation(tmp_path)
-    assert weights.read_adapter(tmp_path / "candidate").rank == 6
+    assert peft_io.read_adapter(tmp_path / "candidate").rank == 6
     assert any("truncated to rank 4" in note for note in found.notes)
     assert found.scores["doors"].recall == 1.0
     assert result["verdict"]["promote"], result["verdict"]["reasons"]
@@ -189,7 +189,7 @@ def test_what_does_not_pass_is_repaired_and_then_refitted(base, first, tmp_path)
     assert not result["verdict"]["promote"]
     assert found.scores["doors"].recall == 1.0
     # and the candidate that is kept is the one that was measured: the refit, no better, would have the plan's rank
-    assert weights.read_adapter(tmp_path / "candidate").rank > PLAN.rank
+    assert peft_io.read_adapter(tmp_path / "candidate").rank > PLAN.rank
     assert any(note.startswith("the refit failed too: ") for note in found.notes)
     assert not (tmp_path / "refitted").exists()
 
@@ -277,8 +277,8 @@ def test_a_session_that_was_killed_goes_on_to_the_same_candidate(base, first, tm
     # Then it went on, ended at the same weights, and left no checkpoints
     lines = files.read_lines(cut_off / "progress.jsonl")
     assert any(line.get("resumed_from") == "round-0002" for line in lines)
-    one, other = (weights.read_adapter(folder / "candidate") for folder in (unbroken, cut_off))
-    assert weights.difference(one, other) == 0
+    one, other = (peft_io.read_adapter(folder / "candidate") for folder in (unbroken, cut_off))
+    assert adapters.difference(one, other) == 0
     assert not (cut_off / "checkpoints").exists()
 
 
@@ -286,12 +286,12 @@ def test_a9_a_layer_that_is_smaller_than_the_rank_is_learned_too(base, first, tm
     # Given a parent at the highest rank, and layers of 32 outputs
     parent = tmp_path / "parent"
     shutil.copytree(first / "candidate", parent)
-    learned = weights.read_adapter(parent)
+    learned = peft_io.read_adapter(parent)
     padding = {
         name: (a.new_zeros(52, a.shape[1]), b.new_zeros(b.shape[0], 52))
         for name, (a, b) in learned.factors.items()
     }
-    weights.write_adapter(weights.concatenate(learned, weights.Adapter(padding)), parent, "tiny")
+    peft_io.write_adapter(adapters.concatenate(learned, adapters.Adapter(padding)), parent, "tiny")
 
     order(base, tmp_path, tiny.facts(2, "windows", "window"), tiny.facts(4, "doors"), parent=parent).run()
 
@@ -299,14 +299,14 @@ def test_a9_a_layer_that_is_smaller_than_the_rank_is_learned_too(base, first, tm
     assert found.reload_difference == 0
     assert "reload" not in result["verdict"]["failed"]
     assert found.scores["windows"].recall == 1.0
-    assert weights.read_adapter(tmp_path / "candidate").rank == PLAN.max_rank
+    assert peft_io.read_adapter(tmp_path / "candidate").rank == PLAN.max_rank
 
 
 def test_refitting_makes_one_adapter_of_everything(base, tmp_path):
     order(base, tmp_path, [], tiny.facts(4, "doors"), kind="refit", dataset="memory").run()
 
     found, result = evaluation(tmp_path)
-    assert weights.read_adapter(tmp_path / "candidate").rank == PLAN.rank
+    assert peft_io.read_adapter(tmp_path / "candidate").rank == PLAN.rank
     assert found.scores["doors"].recall == 1.0
     assert result["learned"] == []
 
@@ -362,7 +362,7 @@ def test_a_session_whose_memory_runs_out_before_it_trains_says_what_to_do(base, 
     def short(*_):
         raise RuntimeError("MPS backend out of memory (MPS allocated: 8 GiB)")
 
-    monkeypatch.setattr(weights, "load_base", short)
+    monkeypatch.setattr(bases, "load_base", short)
     monkeypatch.setattr(session, "_end_when_told", lambda: None)
 
     with pytest.raises(RuntimeError):

@@ -8,7 +8,7 @@ import torch
 from training_runs import PLAN, learner, material
 
 from lorad.errors import TrainingError
-from lorad.models import scoring, weights
+from lorad.models import adapters, packing, peft_io, scoring, soft_targets
 from lorad.records import Encoded
 from lorad.tasks import find
 from lorad.training import trainer
@@ -92,17 +92,17 @@ def test_what_is_given_up_stands_where_it_tested_best(tmp_path):
         again, given, plan, report=lambda _: None, checkpoints=Checkpoints(tmp_path, "run")
     )
     assert (resumed.returned_to, resumed.right, resumed.steps) == (29, outcome.right, outcome.steps)
-    assert weights.difference(weights.read_live(again), weights.read_live(model)) == 0
+    assert adapters.difference(peft_io.read_live(again), peft_io.read_live(model)) == 0
 
 
 def test_the_same_seed_gives_the_same_adapter():
-    adapters = []
+    several = []
     for _ in range(2):
         model, tokenizer = learner()
         run(model, material(tokenizer), replace(PLAN, stopping=replace(PLAN.stopping, max_rounds=3)))
-        adapters.append(weights.read_live(model))
+        several.append(peft_io.read_live(model))
 
-    assert weights.difference(*adapters) == 0
+    assert adapters.difference(*several) == 0
 
 
 def run_short(runs_out):
@@ -119,7 +119,7 @@ def run_short(runs_out):
     model.register_forward_pre_hook(forward, with_kwargs=True)
     plan = replace(PLAN, pack_tokens=80, stopping=replace(PLAN.stopping, max_rounds=2))
     outcome, _ = run(model, material(tokenizer), plan)
-    return weights.read_live(model), outcome, passes
+    return peft_io.read_live(model), outcome, passes
 
 
 @pytest.mark.parametrize("at", [1, 2])
@@ -133,7 +133,7 @@ def test_where_memory_runs_out_a_pass_holds_less_and_what_is_learned_is_the_same
 
     assert outcome.pack_tokens == 40
     assert max(passes[at:]) <= 40 < max(passes[:at])
-    assert weights.difference(short, enough) < 1e-3
+    assert adapters.difference(short, enough) < 1e-3
     assert outcome.steps == 2
 
 
@@ -158,7 +158,7 @@ def test_what_else_goes_wrong_on_a_device_is_passed_on():
 
 
 def test_the_size_of_a_pack_does_not_change_what_is_learned():
-    adapters = []
+    several = []
     for tokens in (40, 4096):
         model, tokenizer = learner()
         run(
@@ -166,22 +166,22 @@ def test_the_size_of_a_pack_does_not_change_what_is_learned():
             material(tokenizer),
             replace(PLAN, pack_tokens=tokens, stopping=replace(PLAN.stopping, max_rounds=2)),
         )
-        adapters.append(weights.read_live(model))
+        several.append(peft_io.read_live(model))
 
-    assert weights.difference(*adapters) < 1e-3
+    assert adapters.difference(*several) < 1e-3
 
 
 def test_gradient_checkpointing_learns_the_same():
-    adapters = []
+    several = []
     for checkpointing in (False, True):
         model, tokenizer = learner()
         plan = replace(
             PLAN, gradient_checkpointing=checkpointing, stopping=replace(PLAN.stopping, max_rounds=2)
         )
         run(model, material(tokenizer), plan)
-        adapters.append(weights.read_live(model))
+        several.append(peft_io.read_live(model))
 
-    assert weights.difference(*adapters) < 1e-3
+    assert adapters.difference(*several) < 1e-3
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_advice():
@@ -204,9 +204,10 @@ def test_the_rate_warms_up_and_then_follows_the_rehearsal():
 def distance(model, voices):
     """Return how far a model is from the voices, in nats a token."""
     with torch.inference_mode():
-        packed = scoring.pack([voice.row for voice in voices])
+        packed = packing.pack([voice.row for voice in voices])
         return float(
-            scoring.distillation_loss_sum(scoring.answer_logits(model, packed), voices) / len(packed.targets)
+            soft_targets.distillation_loss_sum(scoring.answer_logits(model, packed), voices)
+            / len(packed.targets)
         )
 
 
@@ -215,7 +216,7 @@ def test_general_conversation_holds_the_model_to_the_base():
     for share in (0.0, 0.5):
         model, tokenizer = learner()
         rows = [find("chat").encode(tokenizer, e) for e in tiny.facts(8, subject="window")]
-        voices = scoring.record_soft_targets(model, [Encoded(row.tokens, 3) for row in rows])
+        voices = soft_targets.record_soft_targets(model, [Encoded(row.tokens, 3) for row in rows])
         given = replace(material(tokenizer), general=voices)
         run(
             model,
@@ -239,7 +240,7 @@ def test_b_learns_faster_by_the_ratio():
             material(tokenizer),
             replace(PLAN, loraplus_ratio=ratio, stopping=replace(PLAN.stopping, max_rounds=1)),
         )
-        _, b = next(iter(weights.read_live(model).factors.values()))
+        _, b = next(iter(peft_io.read_live(model).factors.values()))
         moved.append(float(b.abs().max()))
 
     assert moved[1] / moved[0] == pytest.approx(4.0, rel=0.01)

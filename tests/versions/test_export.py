@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from lorad.errors import ConfigError, RegistryError
 from lorad.evaluation import metrics
-from lorad.models import scoring, weights
+from lorad.models import bases, packing, peft_io, scoring
 from lorad.storage import files
 from lorad.tasks import find
 from lorad.versions import export, export_template, modelfile
@@ -31,25 +31,25 @@ def _no_llamacpp(monkeypatch):
 def made(tmp_path_factory):
     """A base, a version of it with probes, and what the version answers."""
     folder = tmp_path_factory.mktemp("export")
-    weights.store_base(tiny.save(folder / "source"), folder / "tiny")
-    base = weights.load_base(folder / "tiny", torch.float32)
+    bases.store_base(tiny.save(folder / "source"), folder / "tiny")
+    base = bases.load_base(folder / "tiny", torch.float32)
     torch.manual_seed(3)
-    live = weights.add_lora(base.model, 4, 8)
+    live = peft_io.add_lora(base.model, 4, 8)
     with torch.no_grad():
         for weight in (w for name, w in live.named_parameters() if "lora_B" in name):
             weight.normal_(0, 0.1)
     version = folder / "v0.1"
-    weights.write_adapter(weights.read_live(live), version, "tiny")
+    peft_io.write_adapter(peft_io.read_live(live), version, "tiny")
     rows = [find("chat").encode(base.tokenizer, example) for example in tiny.facts(4)]
     files.write_json(version / metrics.PROBES, metrics.probe(live.eval(), rows))
     with torch.inference_mode():
-        logits = scoring.answer_logits(live, scoring.pack(rows))
+        logits = scoring.answer_logits(live, packing.pack(rows))
     return folder, rows, logits
 
 
 def answer(model, rows):
     with torch.inference_mode():
-        return scoring.answer_logits(model, scoring.pack(rows)).float()
+        return scoring.answer_logits(model, packing.pack(rows)).float()
 
 
 def test_an_adapter_is_one_for_plain_peft(made, tmp_path):
@@ -264,13 +264,13 @@ def a_version(folder, tokenizer, *, ends=None, change=None, **settings):
     if change:
         path = folder / "source" / "tokenizer.json"
         files.write_json(path, change(files.read_json(path)))
-    weights.store_base(folder / "source", folder / "base")
-    base = weights.load_base(folder / "base", torch.float32)
-    live = weights.add_lora(base.model, 2, 2)
+    bases.store_base(folder / "source", folder / "base")
+    base = bases.load_base(folder / "base", torch.float32)
+    live = peft_io.add_lora(base.model, 2, 2)
     with torch.no_grad():
         for weight in (w for name, w in live.named_parameters() if "lora_B" in name):
             weight.normal_(0, 0.05)
-    weights.write_adapter(weights.read_live(live), folder / "v0.1", "base")
+    peft_io.write_adapter(peft_io.read_live(live), folder / "v0.1", "base")
     rows = [find("chat").encode(base.tokenizer, example) for example in tiny.facts(2)]
     files.write_json(folder / "v0.1" / metrics.PROBES, metrics.probe(live.eval(), rows))
     return folder / "v0.1", folder / "base"
@@ -290,7 +290,7 @@ def test_case_2_an_export_says_where_an_answer_ends_as_lorad_has_trained_it(tmp_
     export.export(version, base, tmp_path / "out", form)
 
     told = files.read_json(tmp_path / "out" / "generation_config.json")["eos_token_id"]
-    assert told == list(find("chat").stop_tokens(weights.load_tokenizer(base)))
+    assert told == list(find("chat").stop_tokens(bases.load_tokenizer(base)))
     assert told[0] == tokenizer.convert_tokens_to_ids("<|end|>")
 
 
@@ -322,7 +322,7 @@ def test_case_2_an_exported_template_writes_the_date_that_was_trained(tmp_path):
 
     exported = AutoTokenizer.from_pretrained(tmp_path / "out")
     messages = [{"role": "user", "content": "Who?"}]
-    assert asked_by(exported, messages) == find("chat").prompt(weights.load_tokenizer(base), messages)
+    assert asked_by(exported, messages) == find("chat").prompt(bases.load_tokenizer(base), messages)
     assert "26 Jul 2024" in exported.apply_chat_template(messages, tokenize=False)
 
 

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lorad.errors import RegistryError
 from lorad.evaluation import metrics
-from lorad.models import adapter_formats, scoring, weights
+from lorad.models import adapter_formats, adapters, bases, packing, peft_io, scoring
 from lorad.storage import files
 from lorad.tasks import find
 from lorad.versions import import_version
@@ -21,13 +21,13 @@ from lorad.versions import import_version
 @pytest.fixture(scope="module")
 def base_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    weights.store_base(tiny.save(folder / "source"), folder / "base")
+    bases.store_base(tiny.save(folder / "source"), folder / "base")
     return folder / "base"
 
 
 @pytest.fixture
 def base(base_folder):
-    return weights.load_base(base_folder, torch.float32)
+    return bases.load_base(base_folder, torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def trained(base_folder, tmp_path_factory):
     """An adapter as PEFT saves one: alpha is not the rank, and not every layer has one."""
     torch.manual_seed(5)
     config = LoraConfig(r=4, lora_alpha=12, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
-    model = get_peft_model(weights.load_base(base_folder, torch.float32).model, config).eval()
+    model = get_peft_model(bases.load_base(base_folder, torch.float32).model, config).eval()
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             weight.data.normal_(std=0.1)
@@ -52,7 +52,7 @@ def rows():
 
 def logits(model):
     with torch.inference_mode():
-        return scoring.answer_logits(model, scoring.pack(rows()))
+        return scoring.answer_logits(model, packing.pack(rows()))
 
 
 def brought(deck):
@@ -83,7 +83,7 @@ def test_a_whole_model_becomes_the_adapter_that_makes_it(base, base_folder, trai
 
     found = import_version.read(folder / "model", base, 16)
     deck = import_version.write(found, tmp_path / "candidate", base_folder, base, [], {})
-    whole = weights.load_base(base_folder, torch.float32).model
+    whole = bases.load_base(base_folder, torch.float32).model
 
     assert found.kind == "model"
     assert import_version.compare(folder / "model", deck, whole) < 1e-5
@@ -97,7 +97,7 @@ def test_a_model_that_is_no_low_rank_change_is_refused(base, base_folder, traine
     deck = import_version.write(found, tmp_path / "candidate", base_folder, base, [], {})
 
     with pytest.raises(RegistryError, match="would be another one") as caught:
-        import_version.compare(folder / "model", deck, weights.load_base(base_folder, torch.float32).model)
+        import_version.compare(folder / "model", deck, bases.load_base(base_folder, torch.float32).model)
     assert caught.value.code == "not_low_rank"
 
 
@@ -232,7 +232,7 @@ def perturbed(base_folder, target, **settings):
     """Save an adapter of these settings as PEFT does, after every weight of it has moved."""
     torch.manual_seed(3)
     config = {"r": 4, "lora_alpha": 12, "target_modules": ["q_proj", "v_proj", "down_proj"]} | settings
-    model = weights.load_base(base_folder, torch.float32).model
+    model = bases.load_base(base_folder, torch.float32).model
     live = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **config)).eval()
     for name, weight in live.named_parameters():
         if "lora_" in name:
@@ -242,7 +242,7 @@ def perturbed(base_folder, target, **settings):
 
 
 def as_peft_loads(base_folder, folder):
-    model = weights.load_base(base_folder, torch.float32).model
+    model = bases.load_base(base_folder, torch.float32).model
     return logits(PeftModel.from_pretrained(model, str(folder)).eval())
 
 
@@ -302,7 +302,7 @@ def test_case_6_what_lorad_cannot_keep_is_refused_by_its_name(base, base_folder,
 
 @pytest.mark.filterwarnings("ignore:PiSSA changes the base weights:UserWarning")
 def test_case_6_pissa_saved_with_its_conversion_is_taken(base, base_folder, tmp_path):
-    model = weights.load_base(base_folder, torch.float32).model
+    model = bases.load_base(base_folder, torch.float32).model
     config = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights="pissa")
     live = get_peft_model(model, config).eval()
     live.peft_config["default"].init_lora_weights = True  # as PEFT's own example of the conversion does
@@ -424,7 +424,7 @@ def by_mlx(folder, config=MLX_CONFIG, seed=2, name="adapters.safetensors"):
 
 def formula(base_folder, tensors, scale):
     """Compute mlx-lm's ``y + scale * ((x @ a) @ b)`` in the base's own layers, from the tensors as saved."""
-    model = weights.load_base(base_folder, torch.float32).model
+    model = bases.load_base(base_folder, torch.float32).model
     for name in {name.removesuffix(".lora_a") for name in tensors if name.endswith(".lora_a")}:
         layer, a, b = model.get_submodule(name), tensors[f"{name}.lora_a"], tensors[f"{name}.lora_b"]
         plain = layer.forward
@@ -467,8 +467,8 @@ def test_case_29_a_conversion_that_turns_a_matrix_is_caught_by_the_logits(base, 
         expected = import_version._logits(model, base)
 
     with pytest.raises(RegistryError, match="mlx-lm computes"):
-        import_version._agree(weights.Adapter(turned.factors()), base, expected, "mlx-lm computes")
-    import_version._agree(weights.Adapter(right.factors()), base, expected, "mlx-lm computes")
+        import_version._agree(adapters.Adapter(turned.factors()), base, expected, "mlx-lm computes")
+    import_version._agree(adapters.Adapter(right.factors()), base, expected, "mlx-lm computes")
 
 
 def test_case_29_checkpoints_beside_the_last_file_are_passed_by(base, base_folder, tmp_path):
@@ -714,7 +714,7 @@ def test_a9_an_adapter_of_a_rank_above_a_layers_size_is_brought_whole(base, base
     # Given PEFT's own adapter with a rank above every layer's smaller side
     torch.manual_seed(3)
     config = LoraConfig(r=rank, lora_alpha=8, target_modules=["k_proj", "down_proj"], task_type="CAUSAL_LM")
-    model = get_peft_model(weights.load_base(base_folder, torch.float32).model, config).eval()
+    model = get_peft_model(bases.load_base(base_folder, torch.float32).model, config).eval()
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             weight.data.normal_(std=0.05)
@@ -725,25 +725,25 @@ def test_a9_an_adapter_of_a_rank_above_a_layers_size_is_brought_whole(base, base
         deck = import_version.write(found, tmp_path / "candidate", base_folder, base, rows()[:2], {})
 
         assert torch.allclose(brought(deck), logits(model), atol=1e-3)
-        assert weights.difference(deck.read("candidate"), found.adapter) == 0
+        assert adapters.difference(deck.read("candidate"), found.adapter) == 0
         deck.drop("candidate")
 
 
 def test_a9_a_cut_adapter_is_the_same_after_it_was_exported_and_brought_back(base, tmp_path):
-    adapter = weights.Adapter(
+    adapter = adapters.Adapter(
         {
             f"model.layers.{layer}.{name}": (torch.randn(96, size), torch.randn(rows_, 96) * 0.01)
             for layer in range(2)
             for name, size, rows_ in (("self_attn.k_proj", 64, 32), ("mlp.down_proj", 128, 64))
         }
     )
-    cut, _ = weights.consolidate(adapter, 80)
-    weights.write_adapter(cut, tmp_path / "once", "x")
+    cut, _ = adapters.consolidate(adapter, 80)
+    peft_io.write_adapter(cut, tmp_path / "once", "x")
 
     again = import_version.read(tmp_path / "once", base, 80).adapter
-    weights.write_adapter(again, tmp_path / "twice", "x")
+    peft_io.write_adapter(again, tmp_path / "twice", "x")
 
-    assert weights.difference(weights.read_adapter(tmp_path / "twice"), cut) == 0
-    grown = weights.concatenate(again, weights.consolidate(adapter, 40)[0])
-    weights.write_adapter(grown, tmp_path / "grown", "x")
-    assert weights.difference(weights.read_adapter(tmp_path / "grown"), grown) == 0
+    assert adapters.difference(peft_io.read_adapter(tmp_path / "twice"), cut) == 0
+    grown = adapters.concatenate(again, adapters.consolidate(adapter, 40)[0])
+    peft_io.write_adapter(grown, tmp_path / "grown", "x")
+    assert adapters.difference(peft_io.read_adapter(tmp_path / "grown"), grown) == 0

@@ -8,7 +8,7 @@ import tiny
 import torch
 
 from lorad.evaluation import metrics
-from lorad.models import weights
+from lorad.models import bases, peft_io
 from lorad.storage import files
 from lorad.tasks import find
 from lorad.versions import export, llamacpp
@@ -18,10 +18,10 @@ from lorad.versions import export, llamacpp
     not llamacpp.is_installed(), reason="llama-cpp-python is an extra that has to be compiled"
 )
 def test_llama_cpp_answers_like_the_version_and_makes_the_same_prompts(tmp_path):
-    weights.store_base(tiny.save(tmp_path / "source"), tmp_path / "tiny")
-    base = weights.load_base(tmp_path / "tiny", torch.float32)
-    live = weights.add_lora(base.model, 4, 8)
-    weights.write_adapter(weights.read_live(live), tmp_path / "v0.1", "tiny")
+    bases.store_base(tiny.save(tmp_path / "source"), tmp_path / "tiny")
+    base = bases.load_base(tmp_path / "tiny", torch.float32)
+    live = peft_io.add_lora(base.model, 4, 8)
+    peft_io.write_adapter(peft_io.read_live(live), tmp_path / "v0.1", "tiny")
     rows = [find("chat").encode(base.tokenizer, example) for example in tiny.facts(4)]
     files.write_json(tmp_path / "v0.1" / metrics.PROBES, metrics.probe(live.eval(), rows))
 

@@ -9,7 +9,7 @@ import torch
 
 from lorad.errors import RegistryError
 from lorad.evaluation import metrics
-from lorad.models import scoring, weights
+from lorad.models import adapter_stack, adapters, bases, packing, peft_io, scoring
 from lorad.records import Encoded
 from lorad.storage import files
 from lorad.tasks import find
@@ -19,25 +19,25 @@ from lorad.versions import loader
 @pytest.fixture(scope="module")
 def base_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    weights.store_base(tiny.save(folder / "source"), folder / "base")
+    bases.store_base(tiny.save(folder / "source"), folder / "base")
     return folder / "base"
 
 
 @pytest.fixture(scope="module")
 def base(base_folder):
-    return weights.load_base(base_folder, torch.float32)
+    return bases.load_base(base_folder, torch.float32)
 
 
 @pytest.fixture
 def version(tmp_path, base_folder):
     """A version as a session writes it, with weights that say something."""
     torch.manual_seed(3)
-    wrapped = weights.add_lora(weights.load_base(base_folder, torch.float32).model, 4, 8)
+    wrapped = peft_io.add_lora(bases.load_base(base_folder, torch.float32).model, 4, 8)
     for name, weight in wrapped.named_parameters():
         if "lora_B" in name:
             weight.data.normal_(std=0.1)
     folder = tmp_path / "v0.1"
-    weights.write_adapter(weights.read_live(wrapped), folder, "base")
+    peft_io.write_adapter(peft_io.read_live(wrapped), folder, "base")
     tokenizer = tiny.tokenizer()
     rows = [find("chat").encode(tokenizer, example) for example in tiny.facts(2)]
     files.write_json(folder / metrics.PROBES, metrics.probe(wrapped.eval(), rows))
@@ -50,18 +50,18 @@ def version(tmp_path, base_folder):
 
 
 def edit(folder, **changes):
-    path = folder / weights.ADAPTER_FILES[0]
+    path = folder / peft_io.ADAPTER_FILES[0]
     files.write_json(path, files.read_json(path) | changes)
 
 
 def logits(deck, name):
     row = find("chat").encode(tiny.tokenizer(), tiny.facts(1)[0])
     with torch.inference_mode(), deck.use(name) as model:
-        return scoring.answer_logits(model, scoring.pack([row]))
+        return scoring.answer_logits(model, packing.pack([row]))
 
 
 def test_probes_ask_the_shortest_rows_in_one_pass_and_at_least_one(base_folder):
-    model = weights.load_base(base_folder, torch.float32).model
+    model = bases.load_base(base_folder, torch.float32).model
     rows = [Encoded(tuple(range(5, 5 + length)), length - 3) for length in (40, 20, 10, 100)]
 
     short = metrics.probe(model, rows)["probes"]
@@ -74,7 +74,7 @@ def test_probes_ask_the_shortest_rows_in_one_pass_and_at_least_one(base_folder):
 
 
 def test_a_sound_version_is_loaded_and_nothing_differs(base_folder, version):
-    deck = weights.AdapterStack(weights.load_base(base_folder, torch.float32))
+    deck = adapter_stack.AdapterStack(bases.load_base(base_folder, torch.float32))
 
     assert loader.load(deck, "chat@v0.1", version, base_folder, strict=True) == []
 
@@ -83,7 +83,7 @@ def test_a_sound_version_is_loaded_and_nothing_differs(base_folder, version):
 
 
 def test_beside_another_version_it_is_checked_all_the_same(base_folder, version):
-    deck = weights.AdapterStack(weights.load_base(base_folder, torch.float32))
+    deck = adapter_stack.AdapterStack(bases.load_base(base_folder, torch.float32))
     loader.load(deck, "one", version, base_folder)
 
     loader.load(deck, "two", version, base_folder)
@@ -117,7 +117,7 @@ def test_a_config_that_does_not_go_with_the_weights_is_refused(base, version, ch
 
 @pytest.mark.parametrize("harm", ["header", "cut", "longer", "empty", "gone"])
 def test_a_header_that_does_not_go_with_the_bytes_is_refused(base, version, harm):
-    path = version / weights.ADAPTER_FILES[1]
+    path = version / peft_io.ADAPTER_FILES[1]
     content = path.read_bytes()
     if harm == "gone":
         path.unlink()
@@ -137,11 +137,11 @@ def test_a_header_that_does_not_go_with_the_bytes_is_refused(base, version, harm
 
 
 def test_a_layer_that_the_base_does_not_have_is_refused(base, version):
-    adapter = weights.read_adapter(version)
+    adapter = peft_io.read_adapter(version)
     one, *others = adapter.factors
     renamed = {one.replace("layers.0", "layers.7"): adapter.factors[one]}
-    weights.write_adapter(
-        weights.Adapter(renamed | {name: adapter.factors[name] for name in others}), version, "base"
+    peft_io.write_adapter(
+        adapters.Adapter(renamed | {name: adapter.factors[name] for name in others}), version, "base"
     )
 
     with pytest.raises(RegistryError, match="does not have") as caught:
@@ -152,10 +152,10 @@ def test_a_layer_that_the_base_does_not_have_is_refused(base, version):
 
 
 def test_a_layer_of_another_width_is_refused(base, version):
-    adapter = weights.read_adapter(version)
+    adapter = peft_io.read_adapter(version)
     name, (a, b) = next(iter(adapter.factors.items()))
     wider = torch.nn.functional.pad(a, (0, 1))
-    weights.write_adapter(weights.Adapter(adapter.factors | {name: (wider, b)}), version, "base")
+    peft_io.write_adapter(adapters.Adapter(adapter.factors | {name: (wider, b)}), version, "base")
 
     with pytest.raises(RegistryError, match="does not fit") as caught:
         loader.check(version, base, None, strict=False)
@@ -196,11 +196,11 @@ def test_what_was_not_noted_cannot_differ(base, version, content):
 
 
 def test_a_version_that_answers_otherwise_leaves_the_deck_as_it_was(base_folder, version):
-    deck = weights.AdapterStack(weights.load_base(base_folder, torch.float32))
+    deck = adapter_stack.AdapterStack(bases.load_base(base_folder, torch.float32))
     pristine = logits(deck, None)
-    adapter = weights.read_adapter(version)
+    adapter = peft_io.read_adapter(version)
     louder = {name: (a, 3 * b) for name, (a, b) in adapter.factors.items()}
-    weights.write_adapter(weights.Adapter(louder), version, "base")
+    peft_io.write_adapter(adapters.Adapter(louder), version, "base")
 
     with pytest.raises(RegistryError, match="does not answer its probes"):
         loader.load(deck, "chat@v0.1", version, base_folder)
@@ -213,13 +213,13 @@ def test_a_version_that_answers_otherwise_leaves_the_deck_as_it_was(base_folder,
 def test_case_25_a_version_keeps_the_templates_beside_its_bases_own(base_folder, tmp_path, change):
     base, kept = tmp_path / "base", tmp_path / "kept"
     shutil.copytree(base_folder, base)
-    template = base / weights.ADDITIONAL / "tool_use.jinja"
+    template = base / bases.ADDITIONAL / "tool_use.jinja"
     template.parent.mkdir()
     template.write_text("one")
 
     loader.keep_tokenizer(base, kept)
 
-    assert (kept / weights.ADDITIONAL / "tool_use.jinja").read_text() == "one"
+    assert (kept / bases.ADDITIONAL / "tool_use.jinja").read_text() == "one"
     loader._check_tokenizer(kept, base)
     template.write_text(change) if change else template.unlink()
     with pytest.raises(RegistryError, match=r"tool_use\.jinja") as caught:

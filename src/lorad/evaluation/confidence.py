@@ -12,7 +12,7 @@ from pathlib import Path
 from lorad.errors import ConfigError, RegistryError
 from lorad.evaluation import metrics
 from lorad.evaluation.calibration import Asked, Reference, divide, draw, fit_temperature
-from lorad.models import weights
+from lorad.models import adapter_stack, bases, hardware
 from lorad.records import Example
 from lorad.storage.memory import Memory
 from lorad.tasks import Task, encode
@@ -45,14 +45,14 @@ def find_questions(
 class CalibratedModel:
     """A version in memory that answers for itself, on the device and in the precision of the engine."""
 
-    def __init__(self, version: Path, base: weights.Base, task: Task, longest: int) -> None:
-        self._deck = weights.AdapterStack(base)
+    def __init__(self, version: Path, base: bases.Base, task: Task, longest: int) -> None:
+        self._deck = adapter_stack.AdapterStack(base)
         self._deck.add(version.name, version)
         self._task = task
         self._longest = longest
         self.version = version.name
         self.environment = {
-            "device": weights.machine(base.model.device.type).name,
+            "device": hardware.machine(base.model.device.type).name,
             "dtype": str(base.model.dtype).removeprefix("torch."),
             "torch": installed("torch"),
             "transformers": installed("transformers"),

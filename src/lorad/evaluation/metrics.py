@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from lorad.models import scoring
-from lorad.models.weights import AdapterStack
+from lorad.models import packing, scoring
+from lorad.models.adapter_stack import AdapterStack
 from lorad.records import Encoded
 from lorad.tasks import Task
 
@@ -145,7 +145,7 @@ def probe(model: Any, rows: Sequence[Encoded], likeliest: int = 5) -> dict[str, 
     Of the rows the shortest are asked, as many as ``PROBE_TOKENS`` allow and at least one: all in one pass, since
     at every load somebody waits for it.
     """
-    asked = [rows[number] for number in next(scoring.divide(rows, PROBE_TOKENS), [])]
+    asked = [rows[number] for number in next(packing.divide(rows, PROBE_TOKENS), [])]
     probes = [
         {
             "tokens": list(row.tokens),
@@ -163,7 +163,7 @@ def _answers(model: Any, rows: Sequence[Encoded]) -> Sequence[torch.Tensor]:
     """Return each row's logits [answer tokens, vocabulary], in fp32 on the CPU."""
     if not rows:
         return []
-    logits = scoring.answer_logits(model, scoring.pack(rows)).float().cpu()
+    logits = scoring.answer_logits(model, packing.pack(rows)).float().cpu()
     return torch.split(logits, [len(row.target) for row in rows])
 
 
@@ -188,8 +188,8 @@ def distance_from_base(
 ) -> float:
     """Return the mean KL(base || version) in nats a token over the base's own answers."""
     total = count = 0.0
-    for numbers in scoring.divide(rows, most_tokens):
-        packed = scoring.pack([rows[number] for number in numbers])
+    for numbers in packing.divide(rows, most_tokens):
+        packed = packing.pack([rows[number] for number in numbers])
         with deck.use(name) as model:
             ours = functional.log_softmax(scoring.answer_logits(model, packed).float(), -1)
         with deck.use(None) as model:

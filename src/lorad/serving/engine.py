@@ -23,7 +23,8 @@ from transformers.generation.streamers import BaseStreamer
 
 from lorad.config import EngineSettings
 from lorad.errors import LoradError, ProtocolError, RegistryError, SampleError
-from lorad.models.weights import AdapterStack, Base
+from lorad.models.adapter_stack import AdapterStack
+from lorad.models.bases import Base
 from lorad.records import BASE, canonical
 from lorad.tasks import Task
 from lorad.versions import loader

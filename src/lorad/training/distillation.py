@@ -24,7 +24,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lorad.evaluation import metrics
-from lorad.models import scoring
+from lorad.models import packing, soft_targets
 from lorad.records import Encoded
 from lorad.storage import files
 from lorad.tasks import Task
@@ -45,7 +45,7 @@ FORM = "7"
 class General:
     """What the pristine base said."""
 
-    trained: list[scoring.SoftTargets]
+    trained: list[soft_targets.SoftTargets]
     measured: list[Encoded]
 
 
@@ -90,7 +90,7 @@ def make(
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         rows = _speak(model, tokenizer, task, tell)
-    tensors = _fold(scoring.record_soft_targets(model, rows))
+    tensors = _fold(soft_targets.record_soft_targets(model, rows))
     files.write_bytes(path, save(tensors, metadata=_metadata(fingerprint, task)))
     return _unfold(tensors)
 
@@ -99,7 +99,7 @@ def _speak(model: Any, tokenizer: Any, task: Task, tell: Callable[[int, int], ob
     """Return the answer to every question, every other opening continued once, and the rest again and again."""
     asked = [task.prompt(tokenizer, [{"role": "user", "content": text}]) for text in prompts()]
     plain = [list(tokenizer(text)["input_ids"]) for text in openings()]
-    begun = [(asked, scoring.common_prefix(asked)), (plain[1::2], 1)] + [(plain[::2], 1)] * CONTINUATIONS
+    begun = [(asked, packing.common_prefix(asked)), (plain[1::2], 1)] + [(plain[::2], 1)] * CONTINUATIONS
     total = sum(len(begins) for begins, _ in begun)
     rows: list[Encoded] = []
     for begins, start in begun:
@@ -115,7 +115,7 @@ def _metadata(fingerprint: str, task: Task) -> dict[str, str]:
     return {"fingerprint": fingerprint, "task": task.name, "form": FORM}
 
 
-def _fold(voices: Sequence[scoring.SoftTargets]) -> dict[str, Tensor]:
+def _fold(voices: Sequence[soft_targets.SoftTargets]) -> dict[str, Tensor]:
     return {
         "tokens": torch.tensor([token for voice in voices for token in voice.row.tokens], dtype=torch.int32),
         "lengths": torch.tensor([len(voice.row) for voice in voices], dtype=torch.int32),
@@ -132,7 +132,7 @@ def _unfold(tensors: dict[str, Tensor]) -> General:
     answers = [len(row.target) for row in rows]
     likeliest = torch.split(tensors["likeliest"].long(), answers)
     probabilities = torch.split(tensors["probabilities"], answers)
-    voices = [scoring.SoftTargets(*parts) for parts in zip(rows, likeliest, probabilities, strict=True)]
+    voices = [soft_targets.SoftTargets(*parts) for parts in zip(rows, likeliest, probabilities, strict=True)]
     asked, trained = len(prompts()), len(prompts()) + len(openings()) // 2  # the order of ``_speak``
     return General(voices[trained:], [*_spread(rows[:asked]), *_spread(rows[asked:trained])])
 

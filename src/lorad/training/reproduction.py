@@ -11,7 +11,7 @@ from typing import Any
 
 from lorad import records
 from lorad.errors import RegistryError
-from lorad.models import weights
+from lorad.models import adapters, peft_io
 from lorad.records import SessionSpec
 from lorad.storage import files
 from lorad.storage.memory import Memory
@@ -113,7 +113,7 @@ def compare(registry: Registry, version: str, folder: Path) -> Comparison:
     made_in = _papers(registry, version)["framework"]
     now = files.read_json(again / loader.METADATA)["framework"]
     return Comparison(
-        largest_difference=weights.difference(weights.read_adapter(first), weights.read_adapter(again)),
+        largest_difference=adapters.difference(peft_io.read_adapter(first), peft_io.read_adapter(again)),
         first=rights[0],
         again=rights[1],
         changed=tuple(loader.compare(made_in, now)),

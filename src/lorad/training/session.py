@@ -32,7 +32,7 @@ from lorad import __version__, records
 from lorad.config import JudgeSettings, TrainingSettings
 from lorad.errors import LoradError, TrainingError, TransientError, describe
 from lorad.evaluation import judge, metrics
-from lorad.models import scoring, weights
+from lorad.models import adapter_stack, adapters, bases, hardware, packing, peft_io, scoring, soft_targets
 from lorad.records import Encoded, Evaluation, Example, Plan, Score, SessionSpec, Verdict
 from lorad.storage import files, permissions
 from lorad.tasks import Task, encode, find
@@ -70,10 +70,10 @@ class SessionExample:
 class StartingModel:
     """What training begins with: the base with the parent merged into it."""
 
-    base: weights.Base
-    parent: weights.Adapter | None
+    base: bases.Base
+    parent: adapters.Adapter | None
     truncation: float
-    voices: list[scoring.SoftTargets]
+    voices: list[soft_targets.SoftTargets]
     """General conversation as the pristine base says it."""
 
 
@@ -81,9 +81,9 @@ class StartingModel:
 class TrainingResult:
     """A trained adapter for the pristine base, and how it came about."""
 
-    adapter: weights.Adapter
+    adapter: adapters.Adapter
     outcome: trainer.Outcome
-    sample: scoring.Pack
+    sample: packing.Pack
     logits: torch.Tensor
     """What the model in memory said to ``sample``, to be compared with the one reloaded from disk."""
     truncation: float
@@ -109,7 +109,7 @@ class Session:
         """Make a candidate: train, measure, and mend it once or twice if it does not pass."""
         files.remove(self.folder / "progress.jsonl")  # of a session that was cut off
         self.report({"phase": "loading"})
-        parent = weights.read_adapter(Path(self.order.parent)) if self.order.parent else None
+        parent = peft_io.read_adapter(Path(self.order.parent)) if self.order.parent else None
         start = self._prepare(parent, self.order.plan)
         lessons = self._ask_parent(start, self._lessons(start.base))
         taught = _anew(lessons) if self.order.kind == "refit" else lessons
@@ -164,11 +164,11 @@ class Session:
 
     # -- before
 
-    def _load(self) -> weights.Base:
-        dtype = weights.DTYPES[self.order.plan.dtype]
-        return weights.load_base(Path(self.order.base), dtype, weights.machine(self._training.device).device)
+    def _load(self) -> bases.Base:
+        dtype = hardware.DTYPES[self.order.plan.dtype]
+        return bases.load_base(Path(self.order.base), dtype, hardware.machine(self._training.device).device)
 
-    def _prepare(self, parent: weights.Adapter | None, plan: Plan) -> StartingModel:
+    def _prepare(self, parent: adapters.Adapter | None, plan: Plan) -> StartingModel:
         """Load the pristine base and merge the parent into it, truncated first if the ranks would not fit.
 
         Truncating before training and not after it lets the training mend what the truncation broke.
@@ -178,12 +178,12 @@ class Session:
         truncation = 0.0
         limit = plan.max_rank // 2 if self.order.kind == "consolidate" else plan.max_rank
         if parent is not None and parent.rank + plan.rank > limit:
-            parent, truncation = weights.consolidate(parent, max(1, limit - plan.rank))
+            parent, truncation = adapters.consolidate(parent, max(1, limit - plan.rank))
             self._notes.append(
                 f"the parent was truncated to rank {parent.rank}, relative error {truncation:.4f}"
             )
         if parent is not None:
-            weights.merge(base.model, parent)
+            adapters.merge(base.model, parent)
         return StartingModel(base, parent, truncation, voices)
 
     def _ask_parent(self, start: StartingModel, lessons: Sequence[SessionExample]) -> list[SessionExample]:
@@ -202,7 +202,7 @@ class Session:
             self._notes.append(f"the truncation made {lost} old examples wrong before training")
         return found
 
-    def _lessons(self, base: weights.Base) -> list[SessionExample]:
+    def _lessons(self, base: bases.Base) -> list[SessionExample]:
         """Encode the examples and leave out, with a note, what is too long or cannot be written for this model."""
         new = [records.restore(Example, row) for row in files.read_lines(self.folder / "new.jsonl")]
         old = [
@@ -244,7 +244,7 @@ class Session:
             )
         return lessons
 
-    def _general(self, base: weights.Base) -> distillation.General:
+    def _general(self, base: bases.Base) -> distillation.General:
         """Return general conversation in the pristine base's own words; made once per base and kept beside it."""
         path = Path(self.order.base).with_name(
             f"{Path(self.order.base).name}.{self.order.task}.general.safetensors"
@@ -297,20 +297,20 @@ class Session:
                 f"{outcome.returned_to}, which tested better"
             )
         model.eval()
-        sample = scoring.pack([lesson.encoded for lesson in lessons[:PROBES]])
+        sample = packing.pack([lesson.encoded for lesson in lessons[:PROBES]])
         with torch.inference_mode():
             logits = scoring.answer_logits(model, sample).float().cpu()
         return TrainingResult(
-            weights.concatenate(start.parent, weights.read_live(model)),
+            adapters.concatenate(start.parent, peft_io.read_live(model)),
             outcome,
             sample,
             logits,
             start.truncation,
         )
 
-    def _fresh_lora(self, base: weights.Base, plan: Plan) -> Any:
+    def _fresh_lora(self, base: bases.Base, plan: Plan) -> Any:
         """Return the base with what will be trained around it."""
-        return weights.add_lora(base.model, plan.rank, plan.alpha)
+        return peft_io.add_lora(base.model, plan.rank, plan.alpha)
 
     def _repair(
         self, made: TrainingResult, lessons: Sequence[SessionExample], right: dict[str, bool]
@@ -339,9 +339,9 @@ class Session:
         """Write the adapter, reload it onto the pristine base as it will be served, and measure that."""
         self.report({"phase": "judging"})
         candidate = self._fresh_folder(name)
-        weights.write_adapter(made.adapter, candidate, self.order.base)
+        peft_io.write_adapter(made.adapter, candidate, self.order.base)
         base = self._load()
-        deck = weights.AdapterStack(base)
+        deck = adapter_stack.AdapterStack(base)
         deck.add("candidate", candidate)
         sampled = _spread(lessons, metrics.SAMPLED)
         questions = [lesson.example.input for lesson in sampled]
@@ -374,7 +374,7 @@ class Session:
             kl_base=metrics.distance_from_base(deck, "candidate", self._general(base).measured),
             degenerate=bad,
             sampled=len(questions),
-            reload_difference=weights.difference(deck.read("candidate"), made.adapter),
+            reload_difference=adapters.difference(deck.read("candidate"), made.adapter),
             merge_difference=float((logits - made.logits).abs().max()),
             truncation_error=made.truncation,
             finite=made.adapter.is_finite(),
@@ -436,7 +436,7 @@ class Session:
             candidate / "evaluation.json",
             {
                 "parent": self.order.parent_version,
-                "base": weights.read_fingerprint(base),
+                "base": bases.read_fingerprint(base),
                 "evaluation": records.as_json(evaluation),
                 "verdict": records.as_json(verdict),
                 "learned": [example.ids for example in learned],  # no words, see `_metadata`
@@ -450,7 +450,7 @@ class Session:
     ) -> dict[str, Any]:
         """Return what a person wants to know of this session later, and all that is needed to run it again."""
         outcome = made.outcome
-        machine = weights.machine(self._training.device)
+        machine = hardware.machine(self._training.device)
         return {
             "lorad": __version__,
             "framework": loader.environment(machine.device, self.order.plan.dtype),
@@ -546,7 +546,7 @@ def _end_when_told() -> None:
 def main(folder: Path) -> int:
     """Run the order in a folder; return the process's exit status."""
     os.umask(permissions.UMASK)
-    weights.quieten()
+    hardware.quieten()
     order = records.restore(SessionSpec, files.read_json(folder / "request.json"))
     threads = order.settings["training"]["threads"]
     if threads:
@@ -568,7 +568,7 @@ def main(folder: Path) -> int:
 
 def _named(error: Exception) -> Exception:
     """Return what says what to do where memory ran out outside of training, which takes less at once by itself."""
-    if isinstance(error, RuntimeError) and weights.is_short_of_memory(error):
+    if isinstance(error, RuntimeError) and hardware.is_short_of_memory(error):
         said = f"memory ran out ({error}); free some of it, or give this job a base model that is smaller"
         return TrainingError(said, code="out_of_memory")
     return error

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from lorad.errors import TrainingError
-from lorad.models import scoring, weights
+from lorad.models import hardware, packing, scoring, soft_targets
 from lorad.records import Encoded, Plan
 from lorad.training.checkpoint import Checkpoint, Checkpoints
 from lorad.training.rehearsal import Rehearsal, ReplayItem
@@ -46,7 +46,7 @@ class Material:
 
     rows: Sequence[Encoded]
     items: Sequence[ReplayItem]
-    general: Sequence[scoring.SoftTargets] = ()
+    general: Sequence[soft_targets.SoftTargets] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,20 +278,22 @@ class _Batch:
 
     numbers: list[int]
     rows: list[Encoded]
-    voices: list[scoring.SoftTargets]
+    voices: list[soft_targets.SoftTargets]
 
     @property
     def both(self) -> list[Encoded]:
         """Return everything that goes through the model."""
         return [*self.rows, *(voice.row for voice in self.voices)]
 
-    def packs(self, most_tokens: int) -> Iterator[tuple[scoring.Pack, list[int], list[scoring.SoftTargets]]]:
+    def packs(
+        self, most_tokens: int
+    ) -> Iterator[tuple[packing.Pack, list[int], list[soft_targets.SoftTargets]]]:
         """Yield packs of at most so many tokens, each with its rows' numbers and the conversation behind them."""
         both = self.both
-        for group in scoring.divide(both, most_tokens):
+        for group in packing.divide(both, most_tokens):
             own = [i for i in group if i < len(self.rows)]
             other = [i for i in group if i >= len(self.rows)]
-            packed = scoring.pack([both[i] for i in own], [both[i] for i in other])
+            packed = packing.pack([both[i] for i in own], [both[i] for i in other])
             yield packed, [self.numbers[i] for i in own], [self.voices[i - len(self.rows)] for i in other]
 
 
@@ -322,7 +324,7 @@ class _Rounds(IterableDataset[int]):
         rows = [self._material.rows[number] for number in numbers]
         return {"batch": _Batch(numbers, rows, self._general(len(numbers)))}
 
-    def _general(self, rows: int) -> list[scoring.SoftTargets]:
+    def _general(self, rows: int) -> list[soft_targets.SoftTargets]:
         share = self._plan.mix.general
         wanted = max(1, round(share * rows)) if share else 0
         return self._random.sample(self._material.general, min(wanted, len(self._material.general)))
@@ -353,7 +355,7 @@ class _Trainer(Trainer):
             try:
                 loss, right = self._accumulate(model, batch)
             except RuntimeError as error:
-                if not weights.is_short_of_memory(error):
+                if not hardware.is_short_of_memory(error):
                     raise
                 self._check_divisible(batch, error)
             else:
@@ -385,7 +387,8 @@ class _Trainer(Trainer):
             loss = answer_loss
             if voices:
                 loss = (
-                    loss + self.general_weight * scoring.distillation_loss_sum(logits[cut:], voices) / general
+                    loss
+                    + self.general_weight * soft_targets.distillation_loss_sum(logits[cut:], voices) / general
                 )
             self.accelerator.backward(loss)
             total += answer_loss.detach()

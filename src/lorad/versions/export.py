@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from lorad.errors import ConfigError, RegistryError
 from lorad.evaluation import metrics
-from lorad.models import weights
+from lorad.models import adapter_stack, adapters, bases, hardware, peft_io
 from lorad.storage import files
 from lorad.tasks import find
 from lorad.versions import export_template, llamacpp, modelfile
@@ -126,7 +126,7 @@ def open_as_usual(folder: Path) -> None:
 
 
 def _tell_of_template(folder: Path, base: Path, form: str) -> str:
-    tokenizer = weights.load_tokenizer(base)
+    tokenizer = bases.load_tokenizer(base)
     if form != "gguf":
         return export_template.tell(
             tokenizer, AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
@@ -149,12 +149,12 @@ def _expect(difference: float, limit: float, what: str) -> None:
 
 
 def _write_adapter(version: Path, base: Path, target: Path) -> None:
-    weights.write_adapter(weights.read_adapter(version), target, base.name)
+    peft_io.write_adapter(peft_io.read_adapter(version), target, base.name)
     _copy_tokenizer(base, target)
 
 
 def _read_adapter(folder: Path, base: Path) -> Any:
-    deck = weights.AdapterStack(weights.load_base(base, torch.float32))
+    deck = adapter_stack.AdapterStack(bases.load_base(base, torch.float32))
     deck.add("exported", folder)
     return deck.model
 
@@ -162,16 +162,16 @@ def _read_adapter(folder: Path, base: Path) -> Any:
 # -- merged: a model that needs no base
 
 
-def _merged(version: Path, base: Path) -> weights.Base:
-    made = weights.load_base(base, torch.float32)
-    weights.merge(made.model, weights.read_adapter(version))
+def _merged(version: Path, base: Path) -> bases.Base:
+    made = bases.load_base(base, torch.float32)
+    adapters.merge(made.model, peft_io.read_adapter(version))
     return made
 
 
 def _write_merged(version: Path, base: Path, target: Path) -> None:
     model = _merged(version, base).model
     stored = files.read_json(base / "config.json").get("dtype", "float32")
-    model.to(weights.DTYPES.get(stored, torch.float32)).save_pretrained(target)
+    model.to(hardware.DTYPES.get(stored, torch.float32)).save_pretrained(target)
     _copy_tokenizer(base, target)
 
 
@@ -185,12 +185,12 @@ def _copy_tokenizer(base: Path, target: Path) -> None:
     """Write a base's tokenizer, with the date that lorad writes, and where an answer ends as lorad has trained it."""
     keep_tokenizer(base, target)
     export_template.pin(target)
-    path, tokenizer = base / weights.GENERATION, weights.load_tokenizer(base)
+    path, tokenizer = base / bases.GENERATION, bases.load_tokenizer(base)
     settings = files.read_json(path) if path.is_file() else {}
     if tokenizer.chat_template:
         settings["eos_token_id"] = list(find("chat").stop_tokens(tokenizer))
     if settings:
-        files.write_json(target / weights.GENERATION, settings)
+        files.write_json(target / bases.GENERATION, settings)
 
 
 # -- GGUF: for llama.cpp and Ollama
@@ -268,7 +268,7 @@ def _describe(writer: gguf.GGUFWriter, config: dict[str, Any], name: str) -> Non
 
 def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: dict[str, Any], size: int, base: Path) -> None:
     word = _word_for(tokenizer["pre_tokenizer"] or {})
-    known = weights.load_tokenizer(base)
+    known = bases.load_tokenizer(base)
     words, kinds_of = _tokens_of(tokenizer, modelfile.controls(known))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(word)
@@ -329,7 +329,7 @@ def _gguf_tensors(model: Any, config: dict[str, Any]) -> Iterator[tuple[str, Ten
     heads = config["num_attention_heads"]
     key_heads = config.get("num_key_value_heads") or heads
     for name, tensor in model.state_dict().items():
-        if name in weights.tied(model) and config.get("tie_word_embeddings"):
+        if name in adapters.tied(model) and config.get("tie_word_embeddings"):
             continue
         key = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if key is None:
@@ -347,7 +347,7 @@ def _interleaved(matrix: Tensor, heads: int) -> Tensor:
 
 def _add_modelfile(folder: Path, base: Path, probes: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Write what Ollama needs; return the probes, asked through it, and what there is to tell."""
-    tokenizer = weights.load_tokenizer(base)
+    tokenizer = bases.load_tokenizer(base)
     (file,) = folder.glob("*.gguf")
     try:
         text = modelfile.write(tokenizer, file.name)
@@ -365,7 +365,7 @@ def _open_in_llamacpp(folder: Path, base: Path, probes: Mapping[str, Any], *, st
     """Ask llama.cpp the probes, where it is installed; return what there is to tell."""
     if not llamacpp.is_installed():
         return "llama-cpp-python is not installed, so llama.cpp was not asked: pip install 'lorad[llamacpp]'"
-    tokenizer = weights.load_tokenizer(base)
+    tokenizer = bases.load_tokenizer(base)
     (file,) = folder.glob("*.gguf")
     found = llamacpp.ask(file, probes, list(modelfile.prompts(tokenizer)))
     if strict:

@@ -14,7 +14,7 @@ from typing import Any
 
 import jinja2
 
-from lorad.models import weights
+from lorad.models import bases
 from lorad.storage import files
 from lorad.tasks import chat_template
 from lorad.versions import modelfile
@@ -37,7 +37,7 @@ class Pair:
 
 def pin(folder: Path) -> None:
     """Hold the date in every chat template of a folder: lorad always writes the same."""
-    for name in (TEMPLATE, *weights.additional_templates(folder)):
+    for name in (TEMPLATE, *bases.additional_templates(folder)):
         if (folder / name).is_file():
             text = (folder / name).read_text(encoding="utf-8")
             if (pinned := chat_template.pinned(text)) != text:

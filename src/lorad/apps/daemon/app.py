@@ -34,7 +34,8 @@ from lorad.datasets.inbox import inbox
 from lorad.datasets.isolated.reader_process import Reader
 from lorad.errors import ConfigError, LoradError, ProtocolError, TransientError
 from lorad.home import Home, find_home
-from lorad.models.weights import load_to_answer, machine, quieten, shape, verify_base
+from lorad.models.bases import load_to_answer, shape, verify_base
+from lorad.models.hardware import machine, quieten
 from lorad.records import BASE, Example, Plan
 from lorad.serving import queries
 from lorad.serving.engine import Engine, GenerationRequest, Sampling

@@ -15,27 +15,27 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from lorad.errors import ConfigError, RegistryError, TransientError
-from lorad.models import weights
+from lorad.models import adapter_stack, adapters, bases, hardware, peft_io
 from lorad.storage import files
 
 
 @pytest.fixture(scope="module")
 def base_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
-    weights.store_base(tiny.save(folder / "source"), folder / "tiny")
+    bases.store_base(tiny.save(folder / "source"), folder / "tiny")
     return folder / "tiny"
 
 
 def load(folder):
-    return weights.load_base(folder, torch.float32)
+    return bases.load_base(folder, torch.float32)
 
 
 @pytest.mark.parametrize("asked", ["float32", "bfloat16", "auto"])
 def test_answers_are_given_in_the_precision_that_was_judged(base_folder, asked):
-    base = weights.load_to_answer(base_folder, "cpu", asked)
+    base = bases.load_to_answer(base_folder, "cpu", asked)
 
-    expected = weights.machine("cpu").precision if asked == "auto" else asked
-    assert base.model.dtype == weights.DTYPES[expected]
+    expected = hardware.machine("cpu").precision if asked == "auto" else asked
+    assert base.model.dtype == hardware.DTYPES[expected]
 
 
 def random_adapter(model, rank, seed):
@@ -45,7 +45,7 @@ def random_adapter(model, rank, seed):
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and "lm_head" not in name
     ]
-    return weights.Adapter(
+    return adapters.Adapter(
         {
             name: (
                 torch.randn(rank, model.get_submodule(name).in_features) * 0.1,
@@ -62,12 +62,12 @@ def logits(model):
 
 
 def test_a_base_is_stored_whole_with_a_fingerprint_of_its_content(base_folder):
-    stored = weights.read_fingerprint(base_folder)
+    stored = bases.read_fingerprint(base_folder)
 
-    assert stored == weights.measure_fingerprint(base_folder)["fingerprint"]
+    assert stored == bases.measure_fingerprint(base_folder)["fingerprint"]
     assert not list(base_folder.parent.glob(".*part"))
-    assert weights.shape(base_folder).layers == 2
-    assert weights.shape(base_folder).parameters == load(base_folder).parameters
+    assert bases.shape(base_folder).layers == 2
+    assert bases.shape(base_folder).parameters == load(base_folder).parameters
 
 
 def test_another_byte_is_another_fingerprint(base_folder, tmp_path):
@@ -78,7 +78,7 @@ def test_another_byte_is_another_fingerprint(base_folder, tmp_path):
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-5}))
 
-    assert weights.measure_fingerprint(copy)["fingerprint"] != weights.read_fingerprint(base_folder)
+    assert bases.measure_fingerprint(copy)["fingerprint"] != bases.read_fingerprint(base_folder)
 
 
 @pytest.fixture
@@ -86,14 +86,14 @@ def base_with_templates(tmp_path):
     """A base with a template for tools beside its own."""
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = {"default": tiny.TEMPLATE, "tool_use": "{{ tools }}" + tiny.TEMPLATE}
-    weights.store_base(save_base(tmp_path / "many", tokenizer), tmp_path / "templates")
+    bases.store_base(save_base(tmp_path / "many", tokenizer), tmp_path / "templates")
     return tmp_path / "templates"
 
 
 @pytest.mark.parametrize("change", ["changed", "gone", "more"])
 def test_case_25_templates_beside_the_first_are_part_of_the_fingerprint(base_with_templates, change):
     base = base_with_templates
-    fingerprint = weights.verify_base(base)
+    fingerprint = bases.verify_base(base)
     template = base / "additional_chat_templates" / "tool_use.jinja"
     if change == "changed":
         template.write_text("another")
@@ -103,9 +103,9 @@ def test_case_25_templates_beside_the_first_are_part_of_the_fingerprint(base_wit
         template.with_name("rag.jinja").write_text("one more")
 
     with pytest.raises(ConfigError, match="additional_chat_templates/") as caught:
-        weights.verify_base(base)
+        bases.verify_base(base)
     assert caught.value.code == "base_damaged"
-    assert weights.measure_fingerprint(base)["fingerprint"] != fingerprint
+    assert bases.measure_fingerprint(base)["fingerprint"] != fingerprint
 
 
 def test_case_25_a_base_that_was_stored_before_that_stays_what_it_was(base_with_templates):
@@ -114,28 +114,28 @@ def test_case_25_a_base_that_was_stored_before_that_stays_what_it_was(base_with_
     hashes = {
         path.name: files.file_digest(path)
         for path in base.iterdir()
-        if path.is_file() and path.name != weights.FINGERPRINT
+        if path.is_file() and path.name != bases.FINGERPRINT
     }
-    old = {"fingerprint": weights.digest(hashes), "files": hashes}
-    files.write_json(base / weights.FINGERPRINT, old)
+    old = {"fingerprint": bases.digest(hashes), "files": hashes}
+    files.write_json(base / bases.FINGERPRINT, old)
 
-    assert weights.verify_base(base) == old["fingerprint"]
+    assert bases.verify_base(base) == old["fingerprint"]
 
 
 def test_case_25_without_such_templates_the_fingerprint_is_what_it_was(base_folder):
-    found = weights.measure_fingerprint(base_folder)
+    found = bases.measure_fingerprint(base_folder)
 
-    assert found["fingerprint"] == weights.digest(found["files"])
-    assert found["fingerprint"] == weights.measure_fingerprint(base_folder, is_flat=True)["fingerprint"]
+    assert found["fingerprint"] == bases.digest(found["files"])
+    assert found["fingerprint"] == bases.measure_fingerprint(base_folder, is_flat=True)["fingerprint"]
 
 
 def test_a_folder_without_a_model_is_a_named_error(tmp_path):
     (tmp_path / "empty").mkdir()
 
     with pytest.raises(ConfigError, match="no language model"):
-        weights.store_base(tmp_path / "empty", tmp_path / "base")
+        bases.store_base(tmp_path / "empty", tmp_path / "base")
     with pytest.raises(ConfigError, match="lorad base add"):
-        weights.load_base(tmp_path / "base", torch.float32)
+        bases.load_base(tmp_path / "base", torch.float32)
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_case_25_whatever_cannot_be_a_base_is_told_in_one_sentence(source, tmp_p
     harm(source, what)
 
     with pytest.raises(ConfigError) as caught:
-        weights.store_base(source, tmp_path / "base")
+        bases.store_base(source, tmp_path / "base")
 
     assert told in caught.value.message
     assert caught.value.code == "no_model"
@@ -222,7 +222,7 @@ def test_case_25_tensors_that_the_architecture_has_no_place_for_are_refused_by_n
     add_tensor(source, **{name: torch.ones(4, 64)})
 
     with pytest.raises(ConfigError, match=re.escape(name)) as caught:
-        weights.store_base(source, tmp_path / "base")
+        bases.store_base(source, tmp_path / "base")
     assert caught.value.code == "no_model"
     assert not (tmp_path / "base").exists()
 
@@ -231,7 +231,7 @@ def test_case_25_a_config_with_a_layer_fewer_than_the_weights_is_refused(source,
     set_in(source / "config.json", num_hidden_layers=1)
 
     with pytest.raises(ConfigError, match=r"model\.layers\.1\."):
-        weights.store_base(source, tmp_path / "base")
+        bases.store_base(source, tmp_path / "base")
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_case_25_a_config_with_a_layer_fewer_than_the_weights_is_refused(source,
 def test_case_25_buffers_of_older_programs_are_passed_by(source, tmp_path, name):
     add_tensor(source, **{name: torch.ones(8)})
 
-    assert weights.store_base(source, tmp_path / "base")
+    assert bases.store_base(source, tmp_path / "base")
 
 
 def save_base(folder, tokenizer, vocabulary=None):
@@ -253,7 +253,7 @@ def test_case_25_a_vocabulary_smaller_than_the_tokenizers_is_refused(tmp_path):
     source = save_base(tmp_path / "source", tiny.tokenizer(), 100)
 
     with pytest.raises(ConfigError, match="for which the model has no weights") as caught:
-        weights.store_base(source, tmp_path / "base")
+        bases.store_base(source, tmp_path / "base")
     assert caught.value.code == "no_model"
 
 
@@ -270,10 +270,10 @@ def test_case_25_a_special_token_beyond_the_vocabulary_may_be_one_that_is_never_
     source = save_base(tmp_path / "source", tokenizer, len(tokenizer) - 1)
 
     if is_taken:
-        assert weights.store_base(source, tmp_path / "base")
+        assert bases.store_base(source, tmp_path / "base")
         return
     with pytest.raises(ConfigError, match="<image>"):
-        weights.store_base(source, tmp_path / "base")
+        bases.store_base(source, tmp_path / "base")
 
 
 @pytest.mark.parametrize(
@@ -294,9 +294,9 @@ def test_case_25_the_tokenizer_that_is_stored_makes_the_tokens_of_the_sources_ow
     source = save_base(tmp_path / "source", made)
     set_in(source / "tokenizer_config.json", tokenizer_class=name)
 
-    weights.store_base(source, tmp_path / "base")
+    bases.store_base(source, tmp_path / "base")
 
-    stored = weights.load_tokenizer(tmp_path / "base")
+    stored = bases.load_tokenizer(tmp_path / "base")
     for text in ("① a", "two  blanks\n", "漢 é", "<s>a</s>"):
         wanted = core.encode(text, add_special_tokens=False).ids
         assert stored(text, add_special_tokens=False)["input_ids"] == wanted
@@ -305,10 +305,10 @@ def test_case_25_the_tokenizer_that_is_stored_makes_the_tokens_of_the_sources_ow
 
 def test_case_25_a_tokenizer_that_cannot_be_kept_is_refused_by_name(source, tmp_path, monkeypatch):
     # Given a source whose tokenizer no way of storing it keeps
-    monkeypatch.setattr(weights.base_source, "other_tokens", lambda *_: "Óskarsdóttir")
+    monkeypatch.setattr(bases.base_source, "other_tokens", lambda *_: "Óskarsdóttir")
 
     with pytest.raises(ConfigError, match="makes other tokens of 'Óskarsdóttir' than"):
-        weights.store_base(source, tmp_path / "base")
+        bases.store_base(source, tmp_path / "base")
 
 
 @pytest.mark.parametrize("content", [b"GGUF", b"nothing of it", b""])
@@ -316,7 +316,7 @@ def test_case_25_a_gguf_that_transformers_does_not_know_is_told(tmp_path, conten
     (tmp_path / "x.gguf").write_bytes(content)
 
     with pytest.raises(ConfigError, match=r"x\.gguf holds no language model") as caught:
-        weights.store_base(tmp_path, tmp_path / "base", "x.gguf")
+        bases.store_base(tmp_path, tmp_path / "base", "x.gguf")
 
     assert "\n" not in caught.value.message
 
@@ -326,7 +326,7 @@ def test_concatenated_adapters_add_their_deltas_exactly(base_folder, rank, other
     model = load(base_folder).model
     one, two = random_adapter(model, rank, 1), random_adapter(model, other, 2)
 
-    both = weights.concatenate(one, two)
+    both = adapters.concatenate(one, two)
 
     assert both.rank == rank + other
     for name in one.factors:
@@ -336,19 +336,19 @@ def test_concatenated_adapters_add_their_deltas_exactly(base_folder, rank, other
 def test_without_a_parent_the_fresh_adapter_stands_alone(base_folder):
     fresh = random_adapter(load(base_folder).model, 4, 1)
 
-    assert weights.concatenate(None, fresh) is fresh
+    assert adapters.concatenate(None, fresh) is fresh
 
 
 def test_merging_three_adapters_is_the_same_as_laying_their_concatenation_over_the_base(
     base_folder, tmp_path
 ):
     merged, plain = load(base_folder), load(base_folder)
-    adapters = [random_adapter(merged.model, rank, rank) for rank in (2, 4, 8)]
-    carried = weights.concatenate(weights.concatenate(adapters[0], adapters[1]), adapters[2])
+    several = [random_adapter(merged.model, rank, rank) for rank in (2, 4, 8)]
+    carried = adapters.concatenate(adapters.concatenate(several[0], several[1]), several[2])
 
-    for adapter in adapters:
-        weights.merge(merged.model, adapter)
-    weights.write_adapter(carried, tmp_path, "tiny")
+    for adapter in several:
+        adapters.merge(merged.model, adapter)
+    peft_io.write_adapter(carried, tmp_path, "tiny")
     loaded = PeftModel.from_pretrained(plain.model, str(tmp_path)).eval()
 
     assert torch.allclose(logits(merged.model), logits(loaded), atol=1e-4)
@@ -357,7 +357,7 @@ def test_merging_three_adapters_is_the_same_as_laying_their_concatenation_over_t
 def test_merging_changes_what_is_answered(base_folder):
     pristine, merged = load(base_folder), load(base_folder)
 
-    weights.merge(merged.model, random_adapter(merged.model, 4, 3))
+    adapters.merge(merged.model, random_adapter(merged.model, 4, 3))
 
     assert not torch.allclose(logits(pristine.model), logits(merged.model), atol=1e-2)
 
@@ -374,18 +374,18 @@ def test_reading_an_adapter_folds_its_scale_as_peft_applies_it(base_folder, tmp_
     live.save_pretrained(tmp_path)
 
     merged = load(base_folder)
-    weights.merge(merged.model, weights.read_adapter(tmp_path))
+    adapters.merge(merged.model, peft_io.read_adapter(tmp_path))
 
     assert torch.allclose(logits(merged.model), expected, atol=1e-4)
-    assert weights.difference(weights.read_live(live), weights.read_adapter(tmp_path)) == 0
+    assert adapters.difference(peft_io.read_live(live), peft_io.read_adapter(tmp_path)) == 0
 
 
 def test_what_is_written_is_what_is_read(base_folder, tmp_path):
     adapter = random_adapter(load(base_folder).model, 4, 5)
 
-    weights.write_adapter(adapter, tmp_path, "tiny")
+    peft_io.write_adapter(adapter, tmp_path, "tiny")
 
-    assert weights.difference(weights.read_adapter(tmp_path), adapter) == 0
+    assert adapters.difference(peft_io.read_adapter(tmp_path), adapter) == 0
 
 
 def test_modules_of_unequal_rank_are_padded_and_mean_the_same(base_folder, tmp_path):
@@ -393,10 +393,10 @@ def test_modules_of_unequal_rank_are_padded_and_mean_the_same(base_folder, tmp_p
     adapter = random_adapter(model, 4, 5)
     first = next(iter(adapter.factors))
     a, b = adapter.factors[first]
-    uneven = weights.Adapter({**adapter.factors, first: (a[:2], b[:, :2])})
+    uneven = adapters.Adapter({**adapter.factors, first: (a[:2], b[:, :2])})
 
-    weights.write_adapter(uneven, tmp_path, "tiny")
-    read = weights.read_adapter(tmp_path)
+    peft_io.write_adapter(uneven, tmp_path, "tiny")
+    read = peft_io.read_adapter(tmp_path)
 
     assert read.rank == 4
     assert torch.allclose(read.delta(first), uneven.delta(first))
@@ -405,17 +405,17 @@ def test_modules_of_unequal_rank_are_padded_and_mean_the_same(base_folder, tmp_p
 def test_a9_an_adapter_of_a_rank_above_its_smallest_layer_is_read_back_the_same(base_folder, tmp_path):
     # Given a layer of 32 outputs: no matrix that it can be changed by has a higher rank
     model = load(base_folder).model
-    adapter, _ = weights.consolidate(random_adapter(model, 130, 5), 128)
+    adapter, _ = adapters.consolidate(random_adapter(model, 130, 5), 128)
     ranks = {a.shape[0] for a, _ in adapter.factors.values()}
 
-    weights.write_adapter(adapter, tmp_path, "tiny")
-    read = weights.read_adapter(tmp_path)
-    deck = weights.AdapterStack(load(base_folder))
+    peft_io.write_adapter(adapter, tmp_path, "tiny")
+    read = peft_io.read_adapter(tmp_path)
+    deck = adapter_stack.AdapterStack(load(base_folder))
     deck.add("v0.1", tmp_path)
 
     assert (ranks, read.rank, adapter.rank) == ({32, 64}, 64, 64)
-    assert weights.difference(adapter, read) == 0
-    assert weights.difference(deck.read("v0.1"), adapter) == 0
+    assert adapters.difference(adapter, read) == 0
+    assert adapters.difference(deck.read("v0.1"), adapter) == 0
     assert all(torch.equal(read.delta(name), adapter.delta(name)) for name in adapter.factors)
 
 
@@ -423,21 +423,21 @@ def test_a9_what_an_adapter_has_in_its_other_ranks_is_a_difference(base_folder):
     adapter = random_adapter(load(base_folder).model, 8, 5)
     first = next(iter(adapter.factors))
     a, b = adapter.factors[first]
-    shorter = weights.Adapter(adapter.factors | {first: (a[:4], b[:, :4])})
-    narrower = weights.Adapter(adapter.factors | {first: (a[:, :9], b)})
+    shorter = adapters.Adapter(adapter.factors | {first: (a[:4], b[:, :4])})
+    narrower = adapters.Adapter(adapter.factors | {first: (a[:, :9], b)})
 
-    assert weights.difference(adapter, shorter) == max(a[4:].abs().max(), b[:, 4:].abs().max())
-    assert weights.difference(shorter, adapter) == weights.difference(adapter, shorter)
-    assert weights.difference(adapter, narrower) == float("inf")
+    assert adapters.difference(adapter, shorter) == max(a[4:].abs().max(), b[:, 4:].abs().max())
+    assert adapters.difference(shorter, adapter) == adapters.difference(adapter, shorter)
+    assert adapters.difference(adapter, narrower) == float("inf")
 
 
 @settings(max_examples=20, deadline=None)
 @given(rank=st.integers(1, 12), kept=st.integers(1, 16), seed=st.integers(0, 999))
 def test_consolidating_is_the_best_approximation_and_says_its_error(rank, kept, seed):
     torch.manual_seed(seed)
-    adapter = weights.Adapter({"layer": (torch.randn(rank, 10), torch.randn(14, rank))})
+    adapter = adapters.Adapter({"layer": (torch.randn(rank, 10), torch.randn(14, rank))})
 
-    small, error = weights.consolidate(adapter, kept)
+    small, error = adapters.consolidate(adapter, kept)
 
     exact = adapter.delta("layer").double()
     found = small.delta("layer").double()
@@ -450,7 +450,7 @@ def test_consolidating_is_the_best_approximation_and_says_its_error(rank, kept, 
 def test_consolidating_within_the_rank_loses_nothing(base_folder):
     adapter = random_adapter(load(base_folder).model, 4, 6)
 
-    same, error = weights.consolidate(adapter, 4)
+    same, error = adapters.consolidate(adapter, 4)
 
     assert error < 1e-6
     assert all(torch.allclose(same.delta(name), adapter.delta(name), atol=1e-5) for name in adapter.factors)
@@ -458,10 +458,10 @@ def test_consolidating_within_the_rank_loses_nothing(base_folder):
 
 def test_an_adapter_for_another_base_is_refused(base_folder):
     model = load(base_folder).model
-    stranger = weights.Adapter({"model.layers.9.self_attn.q_proj": (torch.zeros(1, 64), torch.zeros(64, 1))})
+    stranger = adapters.Adapter({"model.layers.9.self_attn.q_proj": (torch.zeros(1, 64), torch.zeros(64, 1))})
 
     with pytest.raises(RegistryError, match="does not have"):
-        weights.merge(model, stranger)
+        adapters.merge(model, stranger)
 
 
 @pytest.mark.parametrize(
@@ -469,33 +469,33 @@ def test_an_adapter_for_another_base_is_refused(base_folder):
     [({"r": 5}, "rank 5"), ({"peft_type": "IA3"}, "plain LoRA"), ({"use_dora": True}, "plain LoRA")],
 )
 def test_a_configuration_that_does_not_fit_its_weights_is_refused(base_folder, tmp_path, change, message):
-    weights.write_adapter(random_adapter(load(base_folder).model, 4, 1), tmp_path, "tiny")
+    peft_io.write_adapter(random_adapter(load(base_folder).model, 4, 1), tmp_path, "tiny")
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
 
     with pytest.raises(RegistryError, match=message):
-        weights.read_adapter(tmp_path)
+        peft_io.read_adapter(tmp_path)
 
 
 def test_a_truncated_file_is_refused(base_folder, tmp_path):
-    weights.write_adapter(random_adapter(load(base_folder).model, 4, 1), tmp_path, "tiny")
+    peft_io.write_adapter(random_adapter(load(base_folder).model, 4, 1), tmp_path, "tiny")
     path = tmp_path / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
 
     with pytest.raises(RegistryError, match="cannot be read"):
-        weights.read_adapter(tmp_path)
+        peft_io.read_adapter(tmp_path)
 
 
 def test_a_deck_lays_one_version_at_a_time_over_one_base(base_folder, tmp_path):
     base = load(base_folder)
     pristine = logits(base.model)
     expected = {}
-    deck = weights.AdapterStack(base)
+    deck = adapter_stack.AdapterStack(base)
     for number, name in enumerate(("v0.1", "v0.2")):
         adapter = random_adapter(load(base_folder).model, 4, number)
-        weights.write_adapter(adapter, tmp_path / name, "tiny")
+        peft_io.write_adapter(adapter, tmp_path / name, "tiny")
         alone = load(base_folder)
-        weights.merge(alone.model, adapter)
+        adapters.merge(alone.model, adapter)
         expected[name] = logits(alone.model)
         deck.add(name, tmp_path / name)
 
@@ -517,10 +517,10 @@ def test_an_adapter_that_cannot_be_loaded_leaves_nothing_in_the_base(base_folder
     pristine, modules = logits(base.model), [name for name, _ in base.model.named_modules()]
     for number, name in enumerate(("v0.1", "v0.2", "v0.3")):
         adapter = random_adapter(load(base_folder).model, 4, number)
-        weights.write_adapter(adapter, tmp_path / name, "tiny")
+        peft_io.write_adapter(adapter, tmp_path / name, "tiny")
     path = tmp_path / "v0.2" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"r": 8, "rank_pattern": {}}))
-    deck = weights.AdapterStack(base)
+    deck = adapter_stack.AdapterStack(base)
     if not is_first:
         deck.add("v0.1", tmp_path / "v0.1")
 
@@ -534,22 +534,22 @@ def test_an_adapter_that_cannot_be_loaded_leaves_nothing_in_the_base(base_folder
         assert [name for name, _ in base.model.named_modules()] == modules
     deck.add("v0.2", tmp_path / "v0.3")
     alone = load(base_folder)
-    weights.merge(alone.model, weights.read_adapter(tmp_path / "v0.3"))
+    adapters.merge(alone.model, peft_io.read_adapter(tmp_path / "v0.3"))
     with deck.use("v0.2") as model:
         assert torch.allclose(logits(model), logits(alone.model), atol=1e-4)
 
 
 def test_a_base_whose_files_have_changed_is_named(tmp_path):
     folder = tmp_path / "base"
-    fingerprint = weights.store_base(tiny.save(tmp_path / "source"), folder)
-    assert weights.verify_base(folder) == fingerprint
+    fingerprint = bases.store_base(tiny.save(tmp_path / "source"), folder)
+    assert bases.verify_base(folder) == fingerprint
     path = folder / "model.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
 
     with pytest.raises(ConfigError, match=r"model\.safetensors has changed") as caught:
-        weights.verify_base(folder)
+        bases.verify_base(folder)
 
     assert caught.value.code == "base_damaged"
 
@@ -564,24 +564,24 @@ def test_a_base_whose_files_have_changed_is_named(tmp_path):
 )
 def test_a_fingerprint_that_cannot_be_trusted_is_damage_and_not_a_missing_base(tmp_path, content, names):
     folder = tmp_path / "base"
-    weights.store_base(tiny.save(tmp_path / "source"), folder)
-    (folder / weights.FINGERPRINT).write_text(content)
+    bases.store_base(tiny.save(tmp_path / "source"), folder)
+    (folder / bases.FINGERPRINT).write_text(content)
 
     with pytest.raises(ConfigError, match=names) as caught:
-        weights.verify_base(folder)
+        bases.verify_base(folder)
 
     assert caught.value.code == "base_damaged"
 
 
 def test_a_changed_digest_of_a_file_is_found(tmp_path):
     folder = tmp_path / "base"
-    weights.store_base(tiny.save(tmp_path / "source"), folder)
-    stored = json.loads((folder / weights.FINGERPRINT).read_text())
+    bases.store_base(tiny.save(tmp_path / "source"), folder)
+    stored = json.loads((folder / bases.FINGERPRINT).read_text())
     stored["files"]["config.json"] = "0" * 64
-    (folder / weights.FINGERPRINT).write_text(json.dumps(stored))
+    (folder / bases.FINGERPRINT).write_text(json.dumps(stored))
 
     with pytest.raises(ConfigError, match=r"config\.json has changed"):
-        weights.verify_base(folder)
+        bases.verify_base(folder)
 
 
 @pytest.mark.parametrize(
@@ -593,7 +593,7 @@ def test_a_changed_digest_of_a_file_is_found(tmp_path):
     ],
 )
 def test_a_machine_in_trouble_is_no_damage(error):
-    with pytest.raises(TransientError, match=r"loading v0\.1"), weights.passing_errors("loading v0.1"):
+    with pytest.raises(TransientError, match=r"loading v0\.1"), hardware.passing_errors("loading v0.1"):
         raise error
 
 
@@ -601,7 +601,7 @@ def test_a_machine_in_trouble_is_no_damage(error):
     "error", [RuntimeError("size mismatch for lora_A"), OSError(errno.ENOENT, "No such file")]
 )
 def test_what_is_wrong_with_a_file_stays_wrong(error):
-    with pytest.raises(type(error)) as caught, weights.passing_errors("loading v0.1"):
+    with pytest.raises(type(error)) as caught, hardware.passing_errors("loading v0.1"):
         raise error
 
     assert caught.value is error

@@ -1,0 +1,202 @@
+"""The exact arithmetic of adapters.
+
+    W_t = W_0 + sum_i s_i B_i A_i
+
+An adapter is held as factors with the scale already in B, so that ``delta = B A`` and nothing else has to be known.
+Concatenating ranks adds deltas exactly; adding them into a weight happens once, in fp32, and is cast once. Weights that
+are quantised are never merged into: merge first, quantise once. What never lives here: files (``peft_io``).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lorad.errors import RegistryError
+from lorad.models.bases import HARMLESS
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA as factors: module name -> (A [rank, in], B [out, rank]), fp32, the scale already in B."""
+
+    factors: dict[str, tuple[Tensor, Tensor]]
+
+    @property
+    def rank(self) -> int:
+        """Return the largest rank of any module."""
+        return max((a.shape[0] for a, _ in self.factors.values()), default=0)
+
+    def delta(self, module: str) -> Tensor:
+        """Return ``B A`` [out, in] of one module, fp32."""
+        a, b = self.factors[module]
+        return b @ a
+
+    def is_finite(self) -> bool:
+        """Tell whether every number is finite."""
+        return all(bool(torch.isfinite(t).all()) for pair in self.factors.values() for t in pair)
+
+
+def concatenate(parent: Adapter | None, fresh: Adapter) -> Adapter:
+    """Return the adapter whose delta is the sum of both: ranks side by side, exact."""
+    if parent is None:
+        return fresh
+    factors = {}
+    for name in sorted({*parent.factors, *fresh.factors}):
+        parts = [adapter.factors[name] for adapter in (parent, fresh) if name in adapter.factors]
+        factors[name] = (torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts], dim=1))
+    return Adapter(factors)
+
+
+def consolidate(adapter: Adapter, rank: int) -> tuple[Adapter, float]:
+    """Return the best adapter of at most ``rank``, and the relative Frobenius error over all modules.
+
+    Thin QR of both factors, SVD of the small core, truncate (Eckart and Young 1936): no full-size delta is
+    ever formed.
+    """
+    factors = {}
+    lost = total = 0.0
+    for name, (a, b) in adapter.factors.items():
+        q_b, r_b = torch.linalg.qr(b.double())
+        q_a, r_a = torch.linalg.qr(a.double().T)
+        u, s, vh = torch.linalg.svd(r_b @ r_a.T)
+        kept = min(rank, s.numel())
+        root = s[:kept].sqrt()
+        factors[name] = ((root[:, None] * (vh[:kept] @ q_a.T)).float(), ((q_b @ u[:, :kept]) * root).float())
+        lost += float((s[kept:] ** 2).sum())
+        total += float((s**2).sum())
+    return Adapter(factors), (lost / total) ** 0.5 if total else 0.0
+
+
+@torch.no_grad()
+def merge(model: nn.Module, adapter: Adapter) -> float:
+    """Add an adapter into a pristine model's weights in fp32, cast once; return the largest relative cast error."""
+    worst = 0.0
+    for name, (a, b) in adapter.factors.items():
+        weight = linear(model, name).weight
+        exact = weight.float() + (b @ a).to(weight.device)
+        weight.copy_(exact.to(weight.dtype))
+        worst = max(worst, float((weight.float() - exact).norm() / exact.norm().clamp_min(1e-30)))
+    return worst
+
+
+def difference(one: Adapter, other: Adapter) -> float:
+    """Return the largest difference between two adapters' numbers; infinite when they differ in shape.
+
+    Both are compared at the rank that they are written with: rows of zeros change nothing.
+    """
+    if one.factors.keys() != other.factors.keys():
+        return math.inf
+    worst, rank = 0.0, max(one.rank, other.rank)
+    for name, pair in one.factors.items():
+        for mine, theirs in zip(padded(pair, rank), padded(other.factors[name], rank), strict=True):
+            if mine.shape != theirs.shape:
+                return math.inf
+            worst = max(worst, float((mine - theirs).abs().max()))
+    return worst
+
+
+def check_fit(adapter: Adapter, model: Any) -> None:
+    """Raise ``RegistryError`` when an adapter changes what this base does not have, or what it uses twice."""
+    tied = model.get_input_embeddings().weight
+    for name, (a, b) in adapter.factors.items():
+        layer = linear(model, name)
+        if (a.shape[1], b.shape[0]) != (layer.in_features, layer.out_features):
+            raise RegistryError(f"{name} has another shape than in the base model", code="wrong_base")
+        if layer.weight is tied:
+            raise RegistryError(
+                f"the adapter changes {name}, whose weights this base model also uses as its embedding; an adapter "
+                "can be merged into one of both alone, so train it again without that layer",
+                code="adapter_kind",
+            )
+
+
+def complete(adapter: Adapter, model: nn.Module) -> Adapter:
+    """Return an adapter with zeros for each layer that it passes by and that is named like one of its own.
+
+    A version names its layers by their last names, so that PEFT looks for weights for all of these.
+    """
+    named = {name.rpartition(".")[2] for name in adapter.factors}
+    passed_by = {
+        name: (torch.zeros(adapter.rank, module.in_features), torch.zeros(module.out_features, adapter.rank))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in named
+    }
+    return Adapter(passed_by | adapter.factors)
+
+
+@torch.no_grad()
+def subtract(tensors: dict[str, Tensor], base: nn.Module, rank: int) -> tuple[Adapter, float]:
+    """Return what a whole model has learned beyond its base, as an adapter, and the relative Frobenius error.
+
+    Only linear layers may differ; raise ``RegistryError`` naming what else does. The truncated SVD is randomised
+    (Halko et al. 2011, 4 power iterations), so that no layer is ever decomposed whole.
+    """
+    factors = {}
+    lost = total = 0.0
+    ours = base.state_dict()
+    if strange := sorted(name for name in tensors.keys() - ours.keys() if not HARMLESS.search(name)):
+        raise RegistryError(
+            f"the model has {strange[0]}, which its base has not; add it as a base of its own with: lorad base add",
+            code="wrong_base",
+        )
+    for name, weight in ours.items():
+        if name not in tensors:
+            if name in tied(base):  # not stored twice
+                continue
+            raise RegistryError(f"the model lacks {name}, which its base has", code="wrong_base")
+        if tensors[name].shape != weight.shape:
+            raise RegistryError(f"{name} has another shape than in the base model", code="wrong_base")
+        delta = tensors[name].float() - weight.float()
+        if not delta.abs().max() > 0:
+            continue
+        module = name.removesuffix(".weight")
+        if (
+            not name.endswith(".weight")
+            or not isinstance(base.get_submodule(module), nn.Linear)
+            or name == "lm_head.weight"
+        ):
+            raise RegistryError(
+                f"the model differs from its base in {name}, which no LoRA of lorad's can hold; add it as a base "
+                "of its own with: lorad base add",
+                code="not_a_lora",
+            )
+        u, s, v = torch.svd_lowrank(delta, q=min(rank + 8, *delta.shape), niter=4)
+        kept = min(rank, s.numel())
+        root = s[:kept].sqrt()
+        factors[module] = ((v[:, :kept] * root).T.contiguous(), (u[:, :kept] * root).contiguous())
+        lost += float((delta - factors[module][1] @ factors[module][0]).pow(2).sum())
+        total += float(delta.pow(2).sum())
+    if not factors:
+        raise RegistryError("the model equals its base: there is nothing to add", code="nothing_new")
+    return Adapter(factors), (lost / total) ** 0.5
+
+
+def tied(model: nn.Module) -> set[str]:
+    """Return the names of weights that a model's files may leave out, because another name stands for the same ones."""
+    return set(getattr(model, "all_tied_weights_keys", ()))
+
+
+def linear(model: nn.Module, name: str, *, wrapped: bool = False) -> nn.Linear:
+    """Return a layer by name; ``wrapped`` also where PEFT has put its own around it."""
+    try:
+        module = model.get_submodule(name)
+        module = getattr(module, "base_layer", module) if wrapped else module
+    except AttributeError:
+        raise RegistryError(
+            f"the adapter changes {name}, which this base model does not have", code="wrong_base"
+        ) from None
+    if not isinstance(module, nn.Linear):
+        raise RegistryError(
+            f"the adapter changes {name}, which is not a linear layer here", code="wrong_base"
+        )
+    return module
+
+
+def padded(pair: tuple[Tensor, Tensor], rank: int) -> tuple[Tensor, Tensor]:
+    """Return a layer's factors with zero rows up to a rank: PEFT wants one rank for all layers."""
+    a, b = pair
+    short = rank - a.shape[0]
+    return nn.functional.pad(a, (0, 0, 0, short)), nn.functional.pad(b, (0, short))

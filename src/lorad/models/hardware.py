@@ -1,0 +1,105 @@
+"""The machine: which device computes, in which precision, and what it says when memory runs out.
+
+What never lives here: models.
+"""
+
+import contextlib
+import functools
+import math
+import platform
+import time
+import warnings
+from collections.abc import Iterator
+
+import psutil
+import torch
+from transformers.utils import logging as transformers_logging
+
+from lorad.errors import ConfigError, TransientError
+from lorad.records import Machine
+from lorad.storage import files
+
+#: A plan's word for a precision, and torch's.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+#: bfloat16 halves the memory that a step reads, so it may be a little slower per product and still pay.
+BFLOAT16_SLOWER = 1.2
+
+
+def quieten() -> None:
+    """Silence the libraries' bars and hints; lorad tells what happens itself. Only programs call this."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+
+
+@functools.cache
+def machine(wanted: str = "auto") -> Machine:
+    """Look at the machine once: which device, how much memory, whether bfloat16 pays."""
+    device = wanted
+    if wanted == "auto":
+        device = (
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                "CUDA is asked for, but torch sees no CUDA device; see: lorad doctor", code="no_device"
+            )
+        name, memory = torch.cuda.get_device_name(), int(torch.cuda.mem_get_info()[0])
+    else:
+        name, memory = platform.processor() or platform.machine(), int(psutil.virtual_memory().available)
+    return Machine(
+        device=device,
+        name=f"{device} ({name})",
+        memory_bytes=memory,
+        threads=torch.get_num_threads(),
+        fast_bfloat16=_bfloat16_pays(device),
+    )
+
+
+def _bfloat16_pays(device: str) -> bool:
+    """Time one product of the size that matters, both ways, instead of reading flags."""
+    timings = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        try:
+            x = torch.randn(256, 576, device=device).to(dtype)
+            w = torch.randn(1536, 576, device=device).to(dtype)
+            best = math.inf
+            for _ in range(5):
+                began = time.perf_counter()
+                torch.nn.functional.linear(x, w).sum().item()
+                best = min(best, time.perf_counter() - began)
+            timings[dtype] = best
+        except RuntimeError:
+            timings[dtype] = math.inf
+    return timings[torch.bfloat16] < BFLOAT16_SLOWER * timings[torch.float32]
+
+
+def first_line(error: Exception) -> str:
+    """Return what a library says in its first line, and the kind of its error."""
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {said[:300]}" if said else type(error).__name__
+
+
+@contextlib.contextmanager
+def passing_errors(doing: str) -> Iterator[None]:
+    """Turn what is no fault of the files' into ``TransientError``: short memory, a device or a disk in trouble."""
+    try:
+        with files.passing_errors(doing):
+            yield
+    except RuntimeError as error:
+        if is_short_of_memory(error) or isinstance(error, torch.AcceleratorError):
+            raise TransientError(f"{doing}: {error}; it is tried again later", code="memory") from error
+        raise
+
+
+def is_short_of_memory(error: RuntimeError) -> bool:
+    """Tell whether an error says that memory ran out; torch has a type for it on CUDA alone."""
+    said = str(error)
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or "can't allocate memory" in said
+        or "out of memory" in said
+    )

@@ -1,0 +1,311 @@
+"""Adapters in PEFT's form: read, written, checked against their base, as PEFT itself would apply them.
+
+PEFT lives here alone. What never does: the arithmetic (``adapters``), several adapters on one base (``adapter_stack``).
+"""
+
+import contextlib
+import json
+import math
+import pickle
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import get_pattern_key
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+)
+
+from lorad.errors import RegistryError, TransientError
+from lorad.models import base_source
+from lorad.models.adapters import Adapter, linear, padded, tied
+from lorad.models.bases import HARMLESS
+from lorad.models.hardware import first_line, passing_errors
+from lorad.storage import files
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+PREFIX = "base_model.model."
+
+
+def add_lora(model: Any, rank: int, alpha: int) -> Any:
+    """Wrap a frozen model with a fresh fp32 LoRA on all linear layers but the head."""
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules="all-linear",
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def read_live(model: Any, adapter: str = "default") -> Adapter:
+    """Return an adapter of a PEFT model in memory, copied, with its scale folded in."""
+    factors = {}
+    for name, module in model.named_modules():
+        if hasattr(module, "lora_A") and adapter in module.lora_A:
+            a = module.lora_A[adapter].weight.detach().float().cpu().clone()
+            b = module.lora_B[adapter].weight.detach().float().cpu() * module.scaling[adapter]
+            factors[name.removeprefix(PREFIX)] = (a, b)
+    return Adapter(factors)
+
+
+def write_adapter(adapter: Adapter, folder: Path, base_name: str) -> None:
+    """Write a standard PEFT adapter (scale 1) for the pristine base."""
+    rank = adapter.rank
+    tensors = {}
+    for name, pair in adapter.factors.items():
+        a, b = padded(pair, rank)
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = a.contiguous()
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = b.contiguous()
+    files.make_folder(folder)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name,
+        "r": rank,
+        "lora_alpha": rank,
+        "target_modules": sorted({name.rsplit(".", 1)[-1] for name in adapter.factors}),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    files.write_json(folder / ADAPTER_FILES[0], config)
+    files.write_bytes(folder / ADAPTER_FILES[1], save(tensors, metadata={"format": "pt"}))
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Read a PEFT LoRA from disk with its scale folded in; raise ``RegistryError`` on anything unsound."""
+    try:
+        config = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
+        tensors = load_file(folder / ADAPTER_FILES[1])
+        return fold(tensors, config, folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise RegistryError(
+            f"the adapter in {folder} cannot be read: {error}", code="adapter_damaged"
+        ) from error
+
+
+def fold(tensors: dict[str, Tensor], config: dict[str, Any], folder: Path) -> Adapter:
+    """Return a PEFT LoRA's tensors as an adapter with the scale folded in."""
+    if config.get("peft_type") != "LORA" or config.get("use_dora"):
+        raise RegistryError(f"the adapter in {folder} is not a plain LoRA", code="adapter_kind")
+    return Adapter(dict(_fold(tensors, config, folder)))
+
+
+@contextlib.contextmanager
+def as_peft_loads(model: Any, folder: Path, tensors: dict[str, Tensor]) -> Iterator[Any]:
+    """Yield a pristine base with an outside adapter as PEFT itself lays it over, and take it off again.
+
+    Raise ``RegistryError`` with PEFT's reason when it cannot, or when it would pass over tensors without a word.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what PEFT only warns of is looked at here
+        try:
+            wrapped, told = _load_with_peft(model, folder, tensors)
+            lacks = [name for name in told.missing_keys if ".lora_" in name]
+            for names, what in ((told.unexpected_keys, "passes over"), (lacks, "finds no weights for")):
+                if names:
+                    raise RegistryError(
+                        f"PEFT {what} {names[0]} in {folder}: the adapter was made for another base model, or its "
+                        "adapter_config.json names other layers than its weights",
+                        code="wrong_base",
+                    )
+            yield wrapped
+        finally:
+            unwrap(model)
+
+
+def _load_with_peft(model: Any, folder: Path, tensors: dict[str, Tensor]) -> tuple[Any, Any]:
+    try:
+        with passing_errors(f"loading {folder.name}"):
+            config = LoraConfig.from_pretrained(str(folder))
+            for key in ("rank_pattern", "alpha_pattern"):  # null, as other programs write them, stops PEFT
+                setattr(config, key, getattr(config, key) or {})
+            wrapped = get_peft_model(model, config)
+            told = set_peft_model_state_dict(wrapped, tensors)
+    except TransientError:
+        raise
+    except Exception as error:  # whatever PEFT may raise is its reason
+        raise RegistryError(
+            f"PEFT cannot load the adapter in {folder}: {first_line(error)}", code="peft_cannot_load"
+        ) from error
+    return wrapped.eval(), told
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read tensors that another program wrote; nothing else in the file is ever run.
+
+    ``.bin``, ``.pt`` and ``.pth`` are pickles: ``weights_only`` builds tensors and plain containers and refuses all else.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+        raise RegistryError(
+            f"{path} cannot be read as tensors alone: {str(error).splitlines()[0]}; save it as safetensors",
+            code="not_tensors",
+        ) from error
+    for key in ("state_dict", "model_state_dict", "model"):  # as training scripts wrap them
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    found = (
+        {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
+        if isinstance(loaded, dict)
+        else {}
+    )
+    if not found:
+        raise RegistryError(f"{path} holds no named tensors", code="not_tensors")
+    return found
+
+
+def load_as_told(folder: Path, tensors: dict[str, Tensor]) -> Any:
+    """Return an outside model as its own config.json describes it, with these tensors, in float32.
+
+    Raise ``RegistryError`` when they are not all that it has.
+    """
+    try:
+        with passing_errors(f"loading {folder.name}"):
+            config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            told = model.load_state_dict(tensors, strict=False)
+    except TransientError:
+        raise
+    except Exception as error:  # whatever a configuration may lead to
+        raise RegistryError(
+            f"{folder} holds no language model that transformers can load: {first_line(error)}",
+            code="no_model",
+        ) from error
+    lacks = set(told.missing_keys) - tied(model)
+    strange = [name for name in told.unexpected_keys if not HARMLESS.search(name)]
+    for names, what in ((sorted(lacks), "lacks"), (strange, "does not know")):
+        if names:
+            raise RegistryError(
+                f"the model that config.json in {folder} describes {what} {names[0]}; put its own config.json there",
+                code="wrong_base",
+            )
+    return model.requires_grad_(False).train(mode=False)
+
+
+def check_settings(folder: Path, model: Any) -> None:
+    """Raise ``RegistryError`` when a folder's config.json, if there is one, computes otherwise than a model's own."""
+    if not (folder / "config.json").is_file():
+        return
+    try:
+        theirs = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        raise RegistryError(
+            f"{folder / 'config.json'} cannot be read: {first_line(error)}", code="no_model"
+        ) from error
+    known = type(model.config)().to_dict().keys()  # what no code reads computes nothing
+    read, ours = (
+        {key: told.get(key) for key in known} for told in (theirs.to_dict(), model.config.to_dict())
+    )
+    if key := base_source.another_setting(read, ours):
+        raise RegistryError(
+            f"the model's config.json says {key}: {str(read[key])[:80]}, its base's {str(ours[key])[:80]}, which no LoRA "
+            "can hold; add it as a base of its own with: lorad base add",
+            code="not_a_lora",
+            key=key,
+        )
+
+
+def check_adapter(folder: Path, model: nn.Module) -> None:
+    """Compare a version's adapter with its own config and with the base, reading headers alone.
+
+    Raise ``RegistryError``: ``adapter_damaged`` when a header cannot be read, ``adapter_config`` when config and
+    weights disagree, ``wrong_base`` when the base has no such layers.
+    """
+    try:
+        config = files.read_json(folder / ADAPTER_FILES[0])
+        with safe_open(folder / ADAPTER_FILES[1], framework="pt") as handle:
+            # the library has checked that offsets, shapes and the file's length agree
+            shapes = {name: handle.get_slice(name).get_shape() for name in handle.keys()}  # noqa: SIM118 - not a mapping
+        rank, alpha, targets = int(config["r"]), config["lora_alpha"], set(config["target_modules"])
+        kind = (config["peft_type"], bool(config.get("use_dora")), bool(config.get("use_rslora")))
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise RegistryError(
+            f"the adapter in {folder} cannot be read: {error}", code="adapter_damaged", version=folder.name
+        ) from error
+    modules = {name.removeprefix(PREFIX).rpartition(".lora_")[0] for name in shapes}
+    for told, is_so in {
+        "is not a plain LoRA": kind == ("LORA", False, False),
+        f"has alpha {alpha} and rank {rank}, which lorad writes alike": alpha == rank > 0,
+        "has patterns of rank or alpha, which lorad never writes": not (
+            config.get("rank_pattern") or config.get("alpha_pattern")
+        ),
+        f"names the layers {sorted(targets)}, its weights others": targets
+        == {name.rpartition(".")[2] for name in modules},
+        "holds weights that are no pair of A and B": set(shapes)
+        == {f"{PREFIX}{name}.lora_{part}.weight" for name in modules for part in "AB"},
+    }.items():
+        if not is_so:
+            raise RegistryError(
+                f"the adapter of {folder.name} {told}", code="adapter_config", version=folder.name
+            )
+    for name in modules:
+        layer = linear(model, name, wrapped=True)
+        expected = ([rank, layer.in_features], [layer.out_features, rank])
+        found = tuple(shapes[f"{PREFIX}{name}.lora_{part}.weight"] for part in "AB")
+        if found[0][1:] != expected[0][1:] or found[1][:1] != expected[1][:1]:
+            raise RegistryError(
+                f"the adapter of {folder.name} does not fit {name} of this base model", code="wrong_base"
+            )
+        if found != expected:
+            raise RegistryError(
+                f"the adapter of {folder.name} says rank {rank}, its weights do not",
+                code="adapter_config",
+                version=folder.name,
+            )
+
+
+def _fold(
+    tensors: dict[str, Tensor], config: dict[str, Any], folder: Path
+) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
+    for key, a in tensors.items():
+        if not key.endswith(".lora_A.weight"):
+            continue
+        stem = key.removesuffix(".lora_A.weight")
+        b = tensors.get(f"{stem}.lora_B.weight")
+        rank = a.shape[0]
+        name = stem.removeprefix(PREFIX)
+        if (
+            b is None
+            or b.shape[1] != rank
+            or rank != _of_layer(config, "rank_pattern", name, config.get("r"))
+        ):
+            raise RegistryError(
+                f"the adapter in {folder} says rank {config.get('r')}, its weights do not",
+                code="adapter_config",
+            )
+        alpha = float(_of_layer(config, "alpha_pattern", name, config["lora_alpha"]))
+        scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+        yield name, (a.float(), b.float() * scale)
+
+
+def _of_layer(config: dict[str, Any], key: str, name: str, otherwise: Any) -> Any:
+    """Return what a pattern of PEFT's says of a layer; its keys are ends of names, or regular expressions of them."""
+    pattern = config.get(key) or {}
+    return pattern.get(get_pattern_key(list(pattern), name), otherwise)
+
+
+def unwrap(model: Any) -> None:
+    """Put a base's own layers back in the place of PEFT's."""
+    layers = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)]
+    for path, layer in layers:
+        model.set_submodule(path, layer.get_base_layer())
+    if hasattr(model, "peft_config"):
+        del model.peft_config
