@@ -34,7 +34,7 @@ from lorad.apps.screens import tables, terminal
 from lorad.apps.screens.screen import Screen
 from lorad.config import Settings, load_settings
 from lorad.datasets import reader, sidecar
-from lorad.errors import ConfigError, LoradError, RegistryError, SampleError, TrainingError
+from lorad.errors import ConfigError, LoradError, RegistryError, SampleError
 from lorad.evaluation import calibration, confidence, judge
 from lorad.home import Home, find_home
 from lorad.models import adapter_stack, bases, hardware
@@ -45,6 +45,9 @@ from lorad.storage.database import Database
 from lorad.storage.memory import Memory
 from lorad.tasks import encode, find
 from lorad.training import planner, reproduction
+from lorad.training.executors.interface import Executor
+from lorad.training.executors.local import LocalExecutor
+from lorad.training.run_folder import RunFolder
 from lorad.versions import export, import_version, loader
 from lorad.versions.store import PromotionRecord, Registry, bad_calibration
 
@@ -53,6 +56,8 @@ NO_REFERENCE = 2
 BASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 METRIC = re.compile(r"[A-Za-z0-9][\w .@/%-]{0,99}")
 LONGEST_DESCRIPTION = 1000
+LOOK_SECONDS = 0.5
+"""Between two looks at a session that runs."""
 LOADING_SECONDS, TRYING_SECONDS = 600.0, 60.0
 SLOWEST = 10 * 2**20
 """Bytes a second that any disk gives."""
@@ -821,11 +826,13 @@ def reproduce_version(
     registry, base_folder = _track(place, settings, track)
     version = registry.resolve(version)
     registry.verify(version, bases.verify_base(base_folder))
-    with registry.reproducing(version, keep=keep) as folder:
+    with registry.reproducing(version, keep=keep) as path:
+        folder = RunFolder(path)
         with _database(place) as database:
             reproduction.prepare(registry, Memory(database), version, base_folder, folder)
-        _run_session(folder, quiet=as_json)
+        _run_session(folder, LocalExecutor(nice=settings.training.nice), quiet=as_json)
         found = reproduction.compare(registry, version, folder)
+        folder.remove_words()
     told = (
         "bit-equal"
         if found.is_equal
@@ -843,38 +850,27 @@ def reproduce_version(
         raise typer.Exit(1)
 
 
-def _standing(lines: list[dict[str, Any]]) -> str:
+def _standing(progress: dict[str, Any]) -> str:
     """Say where a session stands."""
-    newest: dict[str, Any] = {}
-    for line in lines:
-        newest |= line
-    parts = [str(newest.get("phase", "loading"))]
-    parts += [f"round {newest['round']}"] if newest.get("round") else []
-    parts += [f"recall {newest['recall']:.0%}"] if newest.get("recall") is not None else []
+    parts = [str(progress.get("phase", "loading"))]
+    parts += [f"round {progress['round']}"] if progress.get("round") else []
+    parts += [f"recall {progress['recall']:.0%}"] if progress.get("recall") is not None else []
     return ", ".join(parts)
 
 
-def _run_session(folder: Path, *, quiet: bool) -> None:
-    """Run a session in a process of its own, as the daemon does, and tell how it goes."""
-    with (
-        files.open_secret(folder / "session.log", "wb") as log,
-        console.status("", spinner="dots") as status,
-        subprocess.Popen(  # the open pipe tells the child that somebody waits: it ends when that closes
-            [sys.executable, "-P", "-m", "lorad.training.session", str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-        ) as child,
-    ):
-        while child.poll() is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(timeout=1.0)
-            if not quiet:
-                status.update(Text(_standing(files.read_lines(folder / "progress.jsonl"))))
-    if child.returncode:
-        lines = files.read_lines(folder / "progress.jsonl")
-        said = next((line["error"]["message"] for line in reversed(lines) if "error" in line), "")
-        raise TrainingError(f"the session failed: {said or (folder / 'session.log')}", code="session_died")
+def _run_session(folder: RunFolder, executor: Executor, *, quiet: bool) -> None:
+    """Run a session as the daemon does, and tell how it goes; raise ``TrainingError`` when it fails."""
+    running = executor.start(folder)
+    try:
+        with console.status("", spinner="dots") as status:
+            while (ended := running.poll(time.monotonic())) is None:
+                if not quiet:
+                    status.update(Text(_standing(running.progress)))
+                time.sleep(LOOK_SECONDS)
+    finally:
+        running.stop()
+    if ended:
+        raise folder.failure(ended)
 
 
 @app.command()
@@ -1041,7 +1037,7 @@ def _plan(place: Home, settings: Settings, track: str, lengths: Sequence[int]) -
         planner=settings.planner,
         rehearsal=settings.rehearsal,
         training=settings.training,
-        drift=judge.drift(registry.measured(latest), settings.judge) if latest else 0.0,
+        drift=judge.drift(registry.result(latest).evaluation, settings.judge) if latest else 0.0,
     )
 
 
