@@ -30,7 +30,7 @@ from lorad.apps.daemon import forgetting
 from lorad.apps.daemon.loop import Cycle
 from lorad.apps.screens import terminal
 from lorad.config import Settings, load_settings
-from lorad.datasets.inbox import inbox
+from lorad.datasets.inbox import inbox, watching
 from lorad.datasets.isolated.reader_process import Reader
 from lorad.errors import ConfigError, LoradError, ProtocolError, TransientError
 from lorad.home import Home, find_home
@@ -478,14 +478,15 @@ class App:
 
     def _watch(self, scheduler: BackgroundScheduler) -> None:
         """Be told of what happens in the inbox, or look every second where nobody would tell."""
-        watcher = inbox.watch(self.home.inbox, self.cycle.inbox.hint_complete, self._look)
-        self._polls_because = inbox.start(watcher, self.home.inbox, psutil.disk_partitions(all=True))
+        tracks = tuple(self.settings.tracks)
+        watcher = watching.watch(self.home.inbox, tracks, self.cycle.inbox.hint_complete, self._look)
+        self._polls_because = watching.start(watcher, self.home.inbox, psutil.disk_partitions(all=True))
         if watcher.is_alive():
             self._undo.append(("watcher", lambda: (watcher.stop(), watcher.join(timeout=5))))
         if self._polls_because:
-            logger.warning("inbox_polled", why=self._polls_because, seconds=inbox.POLL_SECONDS)
+            logger.warning("inbox_polled", why=self._polls_because, seconds=watching.POLL_SECONDS)
             scheduler.add_job(
-                self._look, "interval", seconds=inbox.POLL_SECONDS, max_instances=1, coalesce=True
+                self._look, "interval", seconds=watching.POLL_SECONDS, max_instances=1, coalesce=True
             )
         else:
             self.cycle.inbox.rely_on_events()
