@@ -221,7 +221,10 @@ def test_an_unknown_setting_is_answered_with_the_nearest_known_one(home, overrid
             "training.device=tpu",
             "training.device: Input should be 'auto', 'cpu', 'cuda' or 'mps' (given: 'tpu')",
         ),
-        ("tracks.chat.task=poetry", "tracks.chat.task: Input should be 'chat'"),
+        (
+            "tracks.chat.task=poetry",
+            "tracks.chat.task: Value error, there is no such task; known: chat, and a class of yours",
+        ),
         (
             "planner.learning_rates=[{learning_rate: 0}]",
             "planner.learning_rates.0.learning_rate: Input should be",

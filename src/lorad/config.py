@@ -7,6 +7,7 @@ Order, later wins: built-in defaults, ``configs/default.yaml`` of the home, ``--
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -235,10 +236,23 @@ class ServerSettings(Section):
     """The same for the body, and for taking what waits to be read of an answer."""
 
 
+#: The tasks that lorad brings along, by the word that settings use: the one list of them. See ``tasks.find``.
+TASKS = {"chat": "lorad.tasks.chat:Chat"}
+
+
+def _is_task(name: str) -> str:
+    if name not in TASKS and not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
+        raise ValueError(
+            f"there is no such task; known: {', '.join(TASKS)}, and a class of yours as module:Class"
+        )
+    return name
+
+
 class TrackSettings(Section):
     """One line of learning."""
 
-    task: Literal["chat"] = "chat"
+    task: Annotated[str, AfterValidator(_is_task)] = "chat"
+    """What it learns: a task's word, or a class of yours as ``module:Class`` (``docs``: ``lorad.tasks.interface``)."""
     base: str = "smollm2"
     """A name under ``models/base``, made by ``lorad base add``."""
 
