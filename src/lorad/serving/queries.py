@@ -69,7 +69,7 @@ class Archive:
 
     def versions(self, track: str) -> dict[str, Any]:
         """Return a track's versions and their roles; which of them serves, only a daemon can add."""
-        tracker = self.registry(track).tracker()
+        tracker = self.registry(track).tracker.read()
         roles = {role: tracker[role] for role in ("latest", "previous")}
         return {"track": track, **roles, "serving": None, "versions": tracker["checkpoints"]}
 
