@@ -1,4 +1,4 @@
-"""Write the documents that are made from the code: ``settings.md`` and ``monitor.svg``. Run with ``make docs``.
+"""Write the documents that are made from the code: ``settings.md``, ``modules.md``, ``monitor.svg``. Run with ``make docs``.
 
 ``tests/test_documents.py`` fails when the committed files are not what this script writes.
 """
@@ -23,6 +23,7 @@ from lorad.apps.screens import monitor
 from lorad.apps.screens.screen import Screen
 
 DOCS = Path(__file__).resolve().parent
+SOURCES = DOCS.parent / "src" / "lorad"
 
 INTRO = """# Settings
 
@@ -32,6 +33,11 @@ A home's settings are in `configs/default.yaml`. Unset keys use the defaults. La
 `configs/default.yaml`, `--config FILE`, `--set section.key=value`. An unknown key is refused, and the error suggests the
 nearest known one. All problems are reported together. The daemon reads the settings when it starts; each version keeps
 the settings it was made with in its `config.yaml`.
+"""
+
+MODULES_INTRO = """# Modules
+
+This page is made from the modules' docstrings with `make docs`. [architecture.md](architecture.md) explains the folders.
 """
 
 KINDS = {"integer": "whole number", "boolean": "`true`, `false`", "string": "text"}
@@ -150,6 +156,30 @@ def _renamed() -> str:
     return "\n".join([*head, "| old | new |", "|---|---|", *rows, ""])
 
 
+# modules.md
+
+
+def modules_page() -> str:
+    """Return ``modules.md``: every module with the first sentence of its docstring, folder by folder."""
+    lines = [MODULES_INTRO]
+    for folder in sorted(path.parent for path in SOURCES.rglob("__init__.py")):
+        lines += _folder(folder)
+    return "\n".join(lines)
+
+
+def _folder(folder: Path) -> list[str]:
+    heading = f"## `{folder.relative_to(SOURCES.parent)}`\n{_first_sentences(folder / '__init__.py')}\n"
+    modules = [module for module in sorted(folder.glob("*.py")) if not module.name.startswith("__")]
+    rows = [f"| `{module.stem}` | {_first_sentences(module)} |" for module in modules]
+    return [heading, *(["| module | |", "|---|---|", *rows, ""] if rows else [])]
+
+
+def _first_sentences(module: Path) -> str:
+    """Return the first paragraph of a module's docstring on one line."""
+    text = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or ""
+    return " ".join(text.split("\n\n")[0].split()).replace("``", "`").replace("|", "\\|")
+
+
 # monitor.svg
 
 
@@ -263,7 +293,7 @@ def _session() -> dict[str, Any]:
     }
 
 
-MADE = {"settings.md": settings_page, "monitor.svg": monitor_picture}
+MADE = {"settings.md": settings_page, "modules.md": modules_page, "monitor.svg": monitor_picture}
 """Each generated file with the function that returns its text."""
 
 
