@@ -19,11 +19,11 @@ from lorad.errors import ConfigError, ProtocolError, RegistryError
 from lorad.evaluation.retention import tabulate
 from lorad.home import Home
 from lorad.records import Example
-from lorad.storage import files
 from lorad.storage.database import Database
 from lorad.storage.ledger import EVENTS_KEPT, LARGEST, Ledger
 from lorad.storage.memory import Memory
 from lorad.tasks import find
+from lorad.versions import papers
 from lorad.versions.store import Registry
 
 EVENTS_TOLD = 50
@@ -83,12 +83,12 @@ class Archive:
         """Return why a version was promoted, or why a rejected job (``job-N``) was not."""
         registry = self.registry(track)
         if version.startswith("job-"):
-            path = registry.rejected / version / "candidate" / "evaluation.json"
-            if not _CANDIDATE.fullmatch(version) or not path.is_file():
+            folder = registry.rejected / version / papers.CANDIDATE
+            if not _CANDIDATE.fullmatch(version) or not (folder / papers.EVALUATION).is_file():
                 raise ProtocolError(
                     f"there is no rejected candidate {version}", status=404, code="no_such_version"
                 )
-            result = files.read_json(path)
+            result = papers.read_evaluation(folder)
         else:
             version = registry.resolve(version)
             result = registry.evaluation(version)

@@ -13,8 +13,8 @@ from typing import Any
 from lorad import records
 from lorad.config import RegistrySettings
 from lorad.errors import RegistryError
-from lorad.records import Evaluation
-from lorad.versions import calibrations, merged_copy, promotion, pruning, recovery, version_names
+from lorad.records import SessionResult
+from lorad.versions import calibrations, merged_copy, papers, promotion, pruning, recovery, version_names
 from lorad.versions.promotion import PromotionRecord
 from lorad.versions.tracker import Tracker, intact
 from lorad.versions.workspace import Workspace
@@ -63,9 +63,9 @@ class Registry:
         """Return a version's row of the retention matrix, with its verdict."""
         return self.folders.evaluation(version)
 
-    def measured(self, version: str) -> Evaluation:
-        """Return what was measured of a version before it was promoted."""
-        return self.folders.measured(version)
+    def result(self, version: str) -> SessionResult:
+        """Return what the session that made a version said of it, with the verdict."""
+        return self.folders.result(version)
 
     def rank(self, version: str) -> int:
         """Return the rank of a version's adapter."""
@@ -90,7 +90,7 @@ class Registry:
         version = entry["version"]
         metadata: dict[str, Any] = {}
         with contextlib.suppress(OSError, ValueError, TypeError):  # told, never needed
-            metadata = self.folders.metadata(version)
+            metadata = papers.read_metadata(self.path(version))
         calibration = None
         with contextlib.suppress(RegistryError):  # likewise
             calibration = self.calibration(version)
@@ -244,9 +244,6 @@ class Registry:
 
     def remove_unfinished(self) -> None:  # noqa: D102
         self.workspace.remove_unfinished()
-
-    def remove_words(self, candidate: Path) -> None:  # noqa: D102
-        self.workspace.remove_rows(candidate)
 
     def prune_rejected(self, keep: int) -> None:  # noqa: D102
         self.workspace.prune_rejected(keep)

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorad import records
 from lorad.errors import RegistryError
-from lorad.records import Evaluation
+from lorad.records import SessionResult
 from lorad.storage import files
-from lorad.versions import manifests, old_papers, version_names
+from lorad.versions import manifests, papers, version_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,25 +76,22 @@ class VersionFolders:
 
     # -- its papers
 
-    def metadata(self, version: str) -> dict[str, Any]:
-        """Return how a version was made, in today's words; raise what reading JSON raises."""
-        return old_papers.metadata(dict(files.read_json(self.path(version) / "metadata.json")))
-
     def evaluation(self, version: str) -> dict[str, Any]:
         """Return a version's row of the retention matrix, with its verdict."""
-        path = self.path(version) / "evaluation.json"
+        folder = self.path(version)
         try:
-            return old_papers.evaluation(dict(files.read_json(path)))
+            return papers.read_evaluation(folder)
         except (OSError, ValueError, TypeError) as error:
             raise RegistryError(
                 f"{version} has no readable evaluation: {error}", code="evaluation_damaged", version=version
             ) from error
 
-    def measured(self, version: str) -> Evaluation:
-        """Return what was measured of a version before it was promoted."""
+    def result(self, version: str) -> SessionResult:
+        """Return what the session that made a version said of it, with the verdict."""
+        folder = self.path(version)
         try:
-            return records.restore(Evaluation, self.evaluation(version)["evaluation"])
-        except (KeyError, ValueError) as error:
+            return papers.read_result(folder)
+        except (OSError, ValueError, TypeError) as error:
             raise RegistryError(
                 f"{version}'s evaluation lacks what it must tell: {error}",
                 code="evaluation_damaged",

@@ -10,9 +10,7 @@ from pathlib import Path
 
 from lorad.errors import TransientError
 from lorad.storage import files
-
-#: The rows that a session learned from. They are in memory, where ``lorad forget`` finds them.
-ROWS = ("new.jsonl", "old.jsonl")
+from lorad.versions import papers
 
 
 class Workspace:
@@ -40,14 +38,8 @@ class Workspace:
         """Keep a refused candidate, with its numbers, out of the way."""
         target = self.rejected / f"job-{job}"
         files.remove(target)
-        self.remove_rows(candidate)
         files.rename(candidate, target)
         return target
-
-    def remove_rows(self, folder: Path) -> None:
-        """Remove the rows that a session learned from."""
-        for name in ROWS:
-            files.remove(folder / name)
 
     def prune_rejected(self, keep: int) -> None:
         """Remove all but the newest refused candidates."""
@@ -57,7 +49,7 @@ class Workspace:
 
     def remove_unfinished(self) -> None:
         """Remove what a kill has left of a version that was made again or brought from outside, words and all."""
-        for made in (self._adopting / "candidate", self._reproduced / ".made"):
+        for made in (self._adopting / papers.CANDIDATE, self._reproduced / ".made"):
             if made.exists():
                 # where somebody is at it, he removes it in the end
                 with contextlib.suppress(TransientError), files.locked(made.parent / ".lock", wait=False):
@@ -70,7 +62,7 @@ class Workspace:
         One at a time, so that what a kill has left of an earlier one can be told from what somebody makes now.
         """
         with files.locked(self._adopting / ".lock", wait=False):
-            candidate = self._adopting / "candidate"
+            candidate = self._adopting / papers.CANDIDATE
             files.remove(candidate)
             try:
                 yield candidate
@@ -81,7 +73,7 @@ class Workspace:
     def reproducing(self, version: str, *, keep: bool) -> Iterator[Path]:
         """Lend a folder in which a version is made again; what is to be kept takes the place of what was kept before.
 
-        What is kept holds no words. One at a time, see ``adopting``.
+        One at a time, see ``adopting``.
         """
         with files.locked(self._reproduced / ".lock", wait=False):
             folder = self._reproduced / ".made"
@@ -89,7 +81,6 @@ class Workspace:
             try:
                 yield folder
                 if keep:
-                    self.remove_rows(folder)
                     files.remove(self._reproduced / version)
                     files.rename(folder, self._reproduced / version)
             finally:
