@@ -68,7 +68,7 @@ def build(model: Any, head: Head, labels: Sequence[str]) -> None:
     for name in parts(model, head):
         part = getattr(model, name)
         owner, key = (part, "original_module") if hasattr(part, "modules_to_save") else (model, name)
-        setattr(owner, key, _sized(getattr(owner, key), model.config.num_labels, len(labels)))
+        setattr(owner, key, _sized(getattr(owner, key), len(labels)))
     name_outputs(model, labels)
     if hasattr(model, "num_labels"):
         model.num_labels = len(labels)
@@ -88,14 +88,14 @@ def put(model: Any, tensors: Mapping[str, Tensor]) -> None:
         own[name][: tensor.shape[0]] = tensor.to(own[name])
 
 
-def _sized(part: nn.Module, outputs: int, wanted: int) -> nn.Module:
-    """Return a head with so many outputs, in float32 and freshly initialised: by its last layer that has them."""
+def _sized(part: nn.Module, outputs: int) -> nn.Module:
+    """Return a head whose last layer has so many outputs, in float32 and freshly initialised."""
     layers = [(name, layer) for name, layer in part.named_modules() if isinstance(layer, nn.Linear)]
-    last = next(name for name, layer in reversed(layers) if layer.out_features == outputs)
+    last = layers[-1][0]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         for name, layer in layers:
-            size = wanted if name == last else layer.out_features
+            size = outputs if name == last else layer.out_features
             fresh = nn.Linear(layer.in_features, size, bias=layer.bias is not None, dtype=torch.float32)
             fresh.weight.normal_(std=SPREAD)
             if fresh.bias is not None:

@@ -31,7 +31,7 @@ from lorad import __version__, records
 from lorad.config import JudgeSettings, TrainingSettings
 from lorad.errors import LoradError, TrainingError, TransientError, describe
 from lorad.evaluation import judge, metrics
-from lorad.models import adapters, bases, hardware, peft_io, soft_targets
+from lorad.models import adapters, bases, hardware, heads, peft_io, soft_targets
 from lorad.records import Evaluation, Plan, SessionResult, SessionSpec, Verdict
 from lorad.storage import files, permissions
 from lorad.tasks import Generating, Task, encode, find
@@ -104,7 +104,7 @@ class Session:
             else:
                 self._notes.append(f"the refit failed too: {', '.join(measured[2].failed)}")
                 files.remove(self.folder.refitted)
-        if verdict.promote and self._training.merge_adapters_on_save:
+        if verdict.promote and self._training.merge_adapters_on_save and isinstance(self._task, Generating):
             self._merge()
         evaluation = replace(evaluation, repairs=tuple(self._repairs), notes=tuple(self._notes))
         self._write(made, lessons, evaluation, right, verdict)
@@ -139,7 +139,8 @@ class Session:
 
     def _load(self) -> bases.Base:
         dtype = hardware.DTYPES[self.order.plan.dtype]
-        return bases.load_base(Path(self.order.base), dtype, hardware.machine(self._training.device).device)
+        device = hardware.machine(self._training.device).device
+        return bases.load_base(Path(self.order.base), dtype, device, self._task.head)
 
     def _prepare(self, parent: adapters.Adapter | None, plan: Plan) -> StartingModel:
         """Load the pristine base and merge the parent into it, truncated first if the ranks would not fit.
@@ -157,7 +158,16 @@ class Session:
             )
         if parent is not None:
             adapters.merge(base.model, parent)
+        if self._task.head.parts:
+            heads.build(base.model, self._task.head, self._labels(parent))
+            heads.put(base.model, parent.head if parent else {})
         return StartingModel(base, parent, truncation, voices)
+
+    def _labels(self, parent: adapters.Adapter | None) -> list[str]:
+        """Return the labels that the candidate knows: its parent's, and behind them those that are new."""
+        examples = [*self.folder.new(), *(item.example for item in self.folder.old())]
+        known = parent.labels if parent else ()
+        return list(dict.fromkeys([*known, *self._task.labels(examples)]))
 
     def _ask_parent(self, start: StartingModel, lessons: Sequence[SessionExample]) -> list[SessionExample]:
         """Test what the merged parent knows of the new examples, and after a truncation of the old ones."""
@@ -282,7 +292,7 @@ class Session:
 
     def _fresh_lora(self, base: bases.Base, plan: Plan) -> Any:
         """Return the base with what will be trained around it."""
-        return peft_io.add_lora(base.model, plan.rank, plan.alpha)
+        return peft_io.add_lora(base.model, plan.rank, plan.alpha, self._task.head)
 
     def _repair(
         self, made: TrainingResult, lessons: Sequence[SessionExample], right: dict[str, bool]
@@ -311,7 +321,7 @@ class Session:
         """Write the adapter, reload it onto the pristine base as it will be served, and measure that."""
         self.report({"phase": "judging"})
         candidate = _fresh_folder(candidate or self.folder.candidate)
-        peft_io.write_adapter(made.adapter, candidate, self.order.base)
+        peft_io.write_adapter(made.adapter, candidate, self.order.base, self._task.head)
         base = self._load()
         evaluation, answered = measure(
             self._task,
@@ -417,6 +427,7 @@ class Session:
             },
             "adapter": {
                 "rank": made.adapter.rank,
+                "labels": made.adapter.labels,
                 "merge_difference": evaluation.merge_difference,
                 "truncation_error": made.truncation,
             },
