@@ -5,7 +5,6 @@ What never does: reading datasets.
 """
 
 import contextlib
-import difflib
 import json
 import os
 import secrets
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lorad.apps.screens import terminal
-from lorad.errors import ConfigError, TransientError
+from lorad.errors import ConfigError, TransientError, did_you_mean
 from lorad.home import Home
 
 if TYPE_CHECKING:
@@ -129,9 +128,8 @@ def put_back(home: Home, name: str) -> None:
     known = {path.name for path in failed.iterdir()} if failed.is_dir() else set()
     data = sorted(known - {other for other in known if other.endswith((SIDECAR, REASON))})
     if name not in data:
-        near = difflib.get_close_matches(name, data, n=1)
-        told = f"did you mean {near[0]}?" if near else f"there is: {', '.join(data[:10]) or 'nothing'}"
-        raise ConfigError(f"no file {name} in {failed}; {told}", code="no_such_file")
+        hint = did_you_mean(name, data, f"there is: {', '.join(data[:10]) or 'nothing'}")
+        raise ConfigError(f"no file {name} in {failed}; {hint}", code="no_such_file")
     reason = failed / f"{name}{REASON}"
     try:
         track = str(json.loads(reason.read_text(encoding="utf-8"))["track"])
