@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import subprocess
-import sys
-from pathlib import Path
+import time
 from typing import Annotated, Any
 
 import typer
@@ -14,20 +12,27 @@ from lorad import records
 from lorad.apps.cli.model_commands.context import find_track, load
 from lorad.apps.cli.model_commands.options import ConfigOption, HomeOption, JsonOption, SetOption, TrackOption
 from lorad.apps.cli.model_commands.output import console, say
-from lorad.errors import TrainingError
 from lorad.models import bases
-from lorad.storage import files, permissions
+from lorad.storage import permissions
 from lorad.storage.database import Database
 from lorad.storage.memory import Memory
 from lorad.training import reproduction
+from lorad.training.executors.interface import Executor
+from lorad.training.executors.local import LocalExecutor
+from lorad.training.run_folder import RunFolder
 
 app = typer.Typer()
+
+POLL_SECONDS = 0.5
+"""Pause between two polls of the running session."""
 
 
 @app.command("reproduce")
 def reproduce_version(
     version: Annotated[str, typer.Argument(help="A version, a tag, latest or previous.")],
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the result in models/TRACK/reproduced.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the result in models/TRACK/reproduced.")
+    ] = False,
     track: TrackOption = "chat",
     home: HomeOption = None,
     config: ConfigOption = None,
@@ -40,57 +45,51 @@ def reproduce_version(
     registry, base_folder = find_track(place, settings, track)
     version = registry.resolve(version)
     registry.verify(version, bases.verify_base(base_folder))
-    with registry.reproducing(version, keep=keep) as folder:
+    with registry.reproducing(version, keep=keep) as path:
+        folder = RunFolder(path)
         with contextlib.closing(Database(place.database)) as database:
             reproduction.prepare(registry, Memory(database), version, base_folder, folder)
-        _run_session(folder, quiet=as_json)
+        _run_session(folder, LocalExecutor(nice=settings.training.nice), quiet=as_json)
         found = reproduction.compare(registry, version, folder)
-    told = (
-        "bit-equal"
-        if found.is_equal
-        else (
-            f"not bit-equal: weights differ by up to {found.largest_difference:.3g}; correct answers {found.first:.2%} then, {found.again:.2%} now"
-        )
-    )
-    why = f" ({'; '.join(found.changed)})" if found.changed else ""
+        folder.remove_words()
     say(
         {"version": version, **records.as_json(found), "equal": found.is_equal, "close": found.is_close},
         as_json,
-        f"the reproduced {version} is {told}{why}",
+        f"the reproduced {version} is {_result(found)}",
     )
     if not found.is_close:
         raise typer.Exit(1)
 
 
-def _standing(lines: list[dict[str, Any]]) -> str:
+def _result(found: reproduction.Comparison) -> str:
+    """Return how the two versions compare, and what differs between their environments."""
+    why = f" ({'; '.join(found.changed)})" if found.changed else ""
+    if found.is_equal:
+        return f"bit-equal{why}"
+    return (
+        f"not bit-equal: weights differ by up to {found.largest_difference:.3g}; "
+        f"correct answers {found.first:.2%} then, {found.again:.2%} now{why}"
+    )
+
+
+def _summary(progress: dict[str, Any]) -> str:
     """Return a session's progress in a few words."""
-    newest: dict[str, Any] = {}
-    for line in lines:
-        newest |= line
-    parts = [str(newest.get("phase", "loading"))]
-    parts += [f"round {newest['round']}"] if newest.get("round") else []
-    parts += [f"recall {newest['recall']:.0%}"] if newest.get("recall") is not None else []
+    parts = [str(progress.get("phase", "loading"))]
+    parts += [f"round {progress['round']}"] if progress.get("round") else []
+    parts += [f"recall {progress['recall']:.0%}"] if progress.get("recall") is not None else []
     return ", ".join(parts)
 
 
-def _run_session(folder: Path, *, quiet: bool) -> None:
-    """Run a session in a child process, as the daemon does, and show its progress."""
-    with (
-        files.open_secret(folder / "session.log", "wb") as log,
-        console.status("", spinner="dots") as status,
-        subprocess.Popen(  # the open pipe tells the child that somebody waits: it ends when that closes
-            [sys.executable, "-P", "-m", "lorad.training.session", str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-        ) as child,
-    ):
-        while child.poll() is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(timeout=1.0)
-            if not quiet:
-                status.update(Text(_standing(files.read_lines(folder / "progress.jsonl"))))
-    if child.returncode:
-        lines = files.read_lines(folder / "progress.jsonl")
-        said = next((line["error"]["message"] for line in reversed(lines) if "error" in line), "")
-        raise TrainingError(f"the session failed: {said or (folder / 'session.log')}", code="session_died")
+def _run_session(folder: RunFolder, executor: Executor, *, quiet: bool) -> None:
+    """Run a session as the daemon does and show its progress; raise ``TrainingError`` if it fails."""
+    running = executor.start(folder)
+    try:
+        with console.status("", spinner="dots") as status:
+            while (ended := running.poll(time.monotonic())) is None:
+                if not quiet:
+                    status.update(Text(_summary(running.progress)))
+                time.sleep(POLL_SECONDS)
+    finally:
+        running.stop()
+    if ended:
+        raise folder.failure(ended)
