@@ -473,7 +473,7 @@ def test_a_device_that_is_set_and_missing_fails(living, examine):
 
 def test_a_base_of_another_track_must_be_there(living, examine):
     found, code = examine(living, "--set", "tracks.law.base=big")
-    assert (found["base big"]["detail"], code) == ("is not there", 1)
+    assert (found["base big"]["detail"], code) == ("is missing", 1)
     assert found["base big"]["remedy"] == "lorad base add SOURCE --name big"
 
 
@@ -496,7 +496,7 @@ def test_people_read_findings_and_remedies(home):
     result = CliRunner().invoke(main.app, ["doctor", "--home", str(home.root)])
     # Then the line says so, and the next one what to type
     lines = [line.split() for line in result.stdout.splitlines()]
-    at = lines.index(["fail", "base", "smollm2", "is", "not", "there"])
+    at = lines.index(["fail", "base", "smollm2", "is", "missing"])
     assert lines[at + 1] == ["->", "lorad", "base", "add", "smollm2"]
 
 

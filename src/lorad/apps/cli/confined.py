@@ -39,7 +39,7 @@ def run(command: Sequence[str], stages: Mapping[str, float], memory: int) -> Any
             program.kill()
     if not said:
         raise _beyond(
-            f"{stage} was killed, probably because it needs more than {memory / GIB:.0f} GiB of memory"
+            f"{stage} ended unexpectedly, probably because it needs more than {memory / GIB:.0f} GiB of memory"
         )
     if "result" in said:
         return said["result"]

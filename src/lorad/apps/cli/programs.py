@@ -88,13 +88,13 @@ def calibrate(ctx: typer.Context) -> None:
     hand_over(ctx, "calibrate")
 
 
-def hand_over(ctx: typer.Context, command: str) -> NoReturn:
+def hand_over(ctx: typer.Context, *command: str) -> NoReturn:
     """Pass on the arguments as they were typed, followed by the options before the command."""
     cut = ctx.args.index("--") if "--" in ctx.args else len(ctx.args)
-    is_group = command in GROUPS
+    is_group = command[0] in GROUPS
     has_command = not is_group or (ctx.args and not ctx.args[0].startswith("-"))  # else it needs no home
     known = ctx.obj.arguments(with_settings=not is_group) if has_command else []
-    _become("lorad.apps.cli.model_commands", [command, *ctx.args[:cut], *known, *ctx.args[cut:]])
+    _become("lorad.apps.cli.model_commands", [*command, *ctx.args[:cut], *known, *ctx.args[cut:]])
 
 
 def _become(module: str, arguments: list[str]) -> NoReturn:

@@ -67,7 +67,7 @@ def versions_show(
 @group.command("add", **AS_TYPED)  # type: ignore[arg-type]
 def versions_add(ctx: typer.Context) -> None:
     """Import an externally trained adapter or model; see: lorad versions add --help."""
-    hand_over(ctx, "import-version")
+    hand_over(ctx, "versions", "add")
 
 
 @group.command("pin")

@@ -38,12 +38,14 @@ from lorad.versions import import_version
 from lorad.versions.store import PromotionRecord, Registry
 
 app = typer.Typer()
+versions_app = typer.Typer(help="Import versions.")
+app.add_typer(versions_app, name="versions", hidden=True)
 METRIC = re.compile(r"[A-Za-z0-9][\w .@/%-]{0,99}")
 MAX_DESCRIPTION = 1000
 
 
-@app.command("import-version", hidden=True)
-def import_command(
+@versions_app.command("add")
+def versions_add(
     version: Annotated[str, typer.Argument(help="The name of the new version, such as v0.3.")],
     source: Annotated[Path, typer.Argument(help="A PEFT adapter, a whole model, or a file of tensors.")],
     description: Annotated[str, typer.Option("--description", help="A description for people.")] = "",

@@ -30,9 +30,7 @@ POLL_SECONDS = 0.5
 @app.command("reproduce")
 def reproduce_version(
     version: Annotated[str, typer.Argument(help="A version, a tag, latest or previous.")],
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Keep the result in models/TRACK/reproduced.")
-    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the result in models/TRACK/reproduced.")] = False,
     track: TrackOption = "chat",
     home: HomeOption = None,
     config: ConfigOption = None,
