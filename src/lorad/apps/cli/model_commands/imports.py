@@ -35,7 +35,8 @@ from lorad.storage.database import Database
 from lorad.storage.memory import Memory
 from lorad.tasks import encode, find
 from lorad.versions import import_version
-from lorad.versions.store import PromotionRecord, Registry
+from lorad.versions.promotion import PromotionRecord
+from lorad.versions.store import Registry
 
 app = typer.Typer()
 versions_app = typer.Typer(help="Import versions.")
