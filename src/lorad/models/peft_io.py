@@ -59,7 +59,8 @@ def add_lora(model: Any, rank: int, alpha: int, head: Head = CAUSAL) -> Any:
 
 def read_live(model: Any, adapter: str = "default") -> Adapter:
     """Return an adapter of a PEFT model in memory, copied, with its scale folded in; its labels are the model's."""
-    factors, head = {}, {}
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    head: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         if isinstance(module, ModulesToSaveWrapper) and adapter in module.modules_to_save:
             trained = module.modules_to_save[adapter].state_dict()
