@@ -168,7 +168,7 @@ def test_gguf_says_which_tokens_are_text_which_control_and_where_to_stop(made, t
     [([1], {"eos": 1}), ([1, 7], {"eos": 1, "eot": 7}), ([8, 7, 1], {"eos": 1, "eot": 8, "eom": 7})],
 )
 def test_case_4_each_token_that_ends_a_turn_is_one_at_which_llama_cpp_stops(monkeypatch, ends, named):
-    monkeypatch.setattr(export, "find", lambda _: SimpleNamespace(stop_tokens=lambda _: ends))
+    monkeypatch.setattr(export.Chat, "stop_tokens", lambda *_: ends)
 
     assert export._ends(SimpleNamespace(eos_token_id=1)) == named
 
