@@ -159,15 +159,16 @@ class Session:
         if parent is not None:
             adapters.merge(base.model, parent)
         if self._task.head.parts:
-            heads.build(base.model, self._task.head, self._labels(parent))
+            heads.build(base.model, self._task.head, self._labels(base, parent))
             heads.put(base.model, parent.head if parent else {})
         return StartingModel(base, parent, truncation, voices)
 
-    def _labels(self, parent: adapters.Adapter | None) -> list[str]:
+    def _labels(self, base: bases.Base, parent: adapters.Adapter | None) -> list[str]:
         """Return the labels that the candidate knows: its parent's, and behind them those that are new."""
         examples = [*self.folder.new(), *(item.example for item in self.folder.old())]
+        usable, _ = encode(self._task, base.tokenizer, examples)
         known = parent.labels if parent else ()
-        return list(dict.fromkeys([*known, *self._task.labels(examples)]))
+        return list(dict.fromkeys([*known, *self._task.labels([row for _, row in usable])]))
 
     def _ask_parent(self, start: StartingModel, lessons: Sequence[SessionExample]) -> list[SessionExample]:
         """Test what the merged parent knows of the new examples, and after a truncation of the old ones."""
