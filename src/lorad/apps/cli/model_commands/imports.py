@@ -80,7 +80,7 @@ def adopt_version(
     task = find(settings.tracks[track].task)
     with open_database(place) as database, registry.adopting() as candidate:
         usable, _ = encode(
-            task, loaded.tokenizer, Memory(database).all(track, registry.lineage(registry.latest))
+            task, loaded.tokenizer, Memory(database, track).all(registry.lineage(registry.latest))
         )
         examples, rows = [example for example, _ in usable], [encoded for _, encoded in usable]
         papers = {"source": str(source.resolve()), "made_for": made_for, "other_base": is_other}
@@ -104,7 +104,7 @@ def adopt_version(
         registry.promote(candidate, birth, time.time(), version)
         if set_latest:
             _serve(place, settings, registry, track, version)
-            Memory(database).record_recall(track, version, right)
+            Memory(database, track).record_recall(version, right)
     told = "" if set_latest else f"; serve it with: lorad rollback --to {version}"
     say(
         {
