@@ -19,7 +19,6 @@ from lorad.errors import ConfigError, ProtocolError, RegistryError
 from lorad.evaluation.retention import tabulate
 from lorad.home import Home
 from lorad.records import Example
-from lorad.storage import files
 from lorad.storage.database import Database
 from lorad.storage.ledger import EVENTS_KEPT, LARGEST, Ledger
 from lorad.tasks import find
@@ -68,7 +67,7 @@ class Archive:
 
     def versions(self, track: str) -> dict[str, Any]:
         """Return a track's versions and their roles; which of them serves, only a daemon can add."""
-        tracker = self.track(track).registry.tracker()
+        tracker = self.track(track).registry.tracker.read()
         roles = {role: tracker[role] for role in ("latest", "previous")}
         return {"track": track, **roles, "serving": None, "versions": tracker["checkpoints"]}
 
@@ -82,12 +81,12 @@ class Archive:
         """Return why a version was promoted, or why a rejected job (``job-N``) was not."""
         registry = self.track(track).registry
         if version.startswith("job-"):
-            path = registry.rejected / version / papers.CANDIDATE / papers.EVALUATION
-            if not _CANDIDATE.fullmatch(version) or not path.is_file():
+            folder = registry.rejected / version / papers.CANDIDATE
+            if not _CANDIDATE.fullmatch(version) or not (folder / papers.EVALUATION).is_file():
                 raise ProtocolError(
                     f"there is no rejected candidate {version}", status=404, code="no_such_version"
                 )
-            result = files.read_json(path)
+            result = papers.read_evaluation(folder)
         else:
             version = registry.resolve(version)
             result = registry.evaluation(version)

@@ -23,7 +23,7 @@ from lorad.records import Example, SessionResult, SessionSpec
 from lorad.storage import files
 from lorad.storage.memory import Recalled
 from lorad.track import Track
-from lorad.versions import papers
+from lorad.versions import old_papers, papers
 
 REQUEST = "request.json"
 NEW, OLD = "new.jsonl", "old.jsonl"
@@ -80,7 +80,7 @@ class RunFolder:
 
     def spec(self) -> SessionSpec:
         """Return the request."""
-        return records.restore(SessionSpec, files.read_json(self.path / REQUEST))
+        return records.restore(SessionSpec, old_papers.spec(files.read_json(self.path / REQUEST)))
 
     def new(self) -> list[Example]:
         """Return the examples to learn."""

@@ -87,7 +87,7 @@ class Api:
         """Return what ``/v1/models`` lists: every track and each of its versions."""
         names = [*self._tracks]
         for name, track in self._tracks.items():
-            entries = track.registry.tracker()["checkpoints"]
+            entries = track.registry.tracker.read()["checkpoints"]
             intact = [entry["version"] for entry in entries if entry.get("state") == VersionState.INTACT]
             names += [f"{name}@{version}" for version in (BASE, *intact)]
         created = int(self._started_at)

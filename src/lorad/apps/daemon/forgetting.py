@@ -13,11 +13,11 @@ from typing import Any
 
 from lorad.errors import ProtocolError, RegistryError
 from lorad.states import JobState, VersionState
-from lorad.storage import files
 from lorad.storage.ledger import Ledger
 from lorad.track import Track
 from lorad.training.run_folder import RunFolder
-from lorad.versions.store import MERGED, Registry
+from lorad.versions import merged_copy
+from lorad.versions.store import Registry
 
 TOLD = 10
 """Names in one list of a sentence."""
@@ -43,7 +43,7 @@ def find(track: Track, ledger: Ledger, ids: Collection[str], running: int | None
     """Return what holds these examples; ``running`` is the job whose session runs."""
     registry, memory = track.registry, track.memory
     held = versions(registry, ledger, ids, memory.learned_in(ids))
-    marks = _marks(registry.tracker())
+    marks = _marks(registry.tracker.read())
     kept = [
         number
         for number, folder in registry.kept()
@@ -65,7 +65,7 @@ def versions(
 ) -> list[str]:
     """Return the versions on disk that hold any of these, oldest first."""
     holding = set(learned_in)
-    entries = registry.tracker()["checkpoints"]
+    entries = registry.tracker.read()["checkpoints"]
     for entry in entries:
         grown_from = None if _is_refit(ledger, entry.get("job")) else entry.get("parent")
         if grown_from in holding or _was_tested_on(registry, entry["version"], ids):
@@ -109,11 +109,8 @@ def _copies(registry: Registry, held: Sequence[str]) -> list[str]:
     found = [
         f"reproduced/{version}" for version in held if (registry.folder / "reproduced" / version).is_dir()
     ]
-    try:
-        if files.read_json(registry.folder / "merged" / MERGED)["version"] in held:
-            found.append("merged")
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    if merged_copy.of_version(registry.folder) in held:
+        found.append(merged_copy.COPY)
     return found + (["damaged"] if (registry.folder / "damaged").is_dir() else [])
 
 

@@ -17,7 +17,7 @@ from lorad.storage import files
 from lorad.tasks import encode, find
 from lorad.track import Track
 from lorad.training import planner
-from lorad.versions.store import MANIFEST
+from lorad.versions.manifests import MANIFEST
 
 log = get_logger()
 

@@ -21,7 +21,7 @@ from lorad.storage.ledger import Ledger
 from lorad.track import Track
 from lorad.training import run_folder
 from lorad.training.run_folder import RunFolder
-from lorad.versions.store import PromotionRecord
+from lorad.versions.promotion import PromotionRecord
 
 log = get_logger()
 
