@@ -17,8 +17,9 @@ from lorad.apps.daemon.turn import Turn
 from lorad.errors import ProtocolError
 from lorad.records import BASE
 from lorad.serving import queries
-from lorad.serving.engine import Engine, GenerationRequest, Sampling
+from lorad.serving.engine import Engine
 from lorad.serving.queries import Archive
+from lorad.serving.requests import GenerationRequest, Sampling
 from lorad.states import VersionState
 from lorad.track import Track
 
