@@ -11,7 +11,7 @@ from training_runs import PLAN
 from transformers import AutoModelForSequenceClassification
 
 from lorad.config import EngineSettings, Settings
-from lorad.errors import ProtocolError, RegistryError, SampleError
+from lorad.errors import ConfigError, ProtocolError, RegistryError, SampleError
 from lorad.evaluation import metrics
 from lorad.models import adapter_stack, adapters, bases, heads, peft_io
 from lorad.records import Example, SessionSpec
@@ -22,7 +22,7 @@ from lorad.storage.memory import Recalled
 from lorad.tasks import find
 from lorad.training import session
 from lorad.training.run_folder import RunFolder
-from lorad.versions import loader
+from lorad.versions import export, loader
 
 TASK = "toy_task:Toy"
 TOY = find(TASK)
@@ -256,6 +256,11 @@ def test_whoever_leaves_takes_no_place_in_the_queue(engine, first):
     with pytest.raises(ProtocolError, match="cancelled"):
         left.answer(timeout=0)
     assert engine.waiting == 0
+
+
+def test_what_no_export_holds_is_refused(base, first, tmp_path):
+    with pytest.raises(ConfigError, match="standard PEFT adapter already"):
+        export.export(first.candidate, base, tmp_path / "out", "merged")
 
 
 def test_an_example_with_several_labels_is_refused(base):
