@@ -7,7 +7,8 @@ import pytest
 import tiny
 from typer.testing import CliRunner
 
-from lorad.apps.cli import dataset_report, model_commands
+from lorad.apps.cli import dataset_report
+from lorad.apps.cli.model_commands import main
 from lorad.config import InboxSettings
 from lorad.datasets import reader
 from lorad.errors import ConfigError, SampleError
@@ -184,7 +185,7 @@ def check(home, tmp_path):
         if meta:
             (tmp_path / "a.json.meta.yaml").write_text(meta)
         command = ["check", str(path), "--home", str(home.root), "--set", f"tracks.chat.base={base}", *words]
-        return CliRunner().invoke(model_commands.app, command, env={"COLUMNS": "200"})
+        return CliRunner().invoke(main.app, command, env={"COLUMNS": "200"})
 
     return run
 

@@ -15,8 +15,9 @@ import tiny
 import torch
 from typer.testing import CliRunner
 
-from lorad.apps.cli import doctor, model_commands
+from lorad.apps.cli import doctor
 from lorad.apps.cli.doctor import Finding
+from lorad.apps.cli.model_commands import main
 from lorad.errors import RegistryError
 from lorad.home import SOCKET_PATH_LIMIT, Home
 from lorad.models import bases
@@ -341,9 +342,7 @@ def living(home):
 @pytest.fixture
 def examine():
     def run(home, *words):
-        result = CliRunner().invoke(
-            model_commands.app, ["doctor", "--home", str(home.root), "--json", *words]
-        )
+        result = CliRunner().invoke(main.app, ["doctor", "--home", str(home.root), "--json", *words])
         assert result.exit_code in {0, 1}, result.output
         return {row["name"]: row for row in json.loads(result.stdout)}, result.exit_code
 
@@ -483,7 +482,7 @@ def test_a_missing_home_is_a_finding(tmp_path, examine):
 
 def test_people_read_findings_and_remedies(home):
     # Given a home without its base model
-    result = CliRunner().invoke(model_commands.app, ["doctor", "--home", str(home.root)])
+    result = CliRunner().invoke(main.app, ["doctor", "--home", str(home.root)])
     # Then the line says so, and the next one what to type
     lines = [line.split() for line in result.stdout.splitlines()]
     at = lines.index(["fail", "base", "smollm2", "is", "not", "there"])

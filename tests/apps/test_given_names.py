@@ -10,8 +10,8 @@ import tiny
 from home import Track
 from typer.testing import CliRunner
 
-from lorad.apps.cli import model_commands
-from lorad.apps.cli.main import _split_by_dataset
+from lorad.apps.cli.memory import _split_by_dataset
+from lorad.apps.cli.model_commands import base_models, main
 from lorad.errors import ConfigError, LoradError, RegistryError
 from lorad.models import base_source, bases, peft_io
 from lorad.storage import files
@@ -31,7 +31,7 @@ def theirs(track, tmp_path):
 
 
 def typed(track, *words):
-    result = CliRunner().invoke(model_commands.app, [*map(str, words), "--home", str(track.root)])
+    result = CliRunner().invoke(main.app, [*map(str, words), "--home", str(track.root)])
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
@@ -474,7 +474,7 @@ def test_a20_a_pickle_beside_safetensors_is_never_opened(source, tmp_path):
 )
 def test_a20_a_chat_template_without_end_is_ended(track, source, monkeypatch, template):
     (source / "chat_template.jinja").write_text(template)
-    monkeypatch.setattr(model_commands, "TRYING_SECONDS", 3.0)
+    monkeypatch.setattr(base_models, "TRYING_SECONDS", 3.0)
 
     with pytest.raises(LoradError) as caught:
         typed(track, "base", "add", source, "--name", "endless")

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from shown import is_safe
 from typer.testing import CliRunner
 
-from lorad.apps.cli import model_commands
+from lorad.apps.cli.model_commands import main
 from lorad.errors import ConfigError, RegistryError
 from lorad.models import bases, peft_io
 from lorad.storage import files
@@ -28,7 +28,7 @@ def track(tmp_path_factory):
 
 
 def typed(track, *words):
-    result = CliRunner().invoke(model_commands.app, [*map(str, words), "--home", str(track.root)])
+    result = CliRunner().invoke(main.app, [*map(str, words), "--home", str(track.root)])
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
@@ -349,7 +349,7 @@ def test_a17_check_in_json_is_exact_and_safe(track, evil):
 def test_a17_a_word_that_cannot_be_taken_is_told_as_text(track, evil):
     missing = evil.with_name(f"no{evil.name}")
     for words in (["check", missing], ["verify", "v0.1", EVIL], [EVIL]):
-        result = CliRunner().invoke(model_commands.app, [*map(str, words), "--home", str(track.root)])
+        result = CliRunner().invoke(main.app, [*map(str, words), "--home", str(track.root)])
         assert result.exit_code == 2
         safe(result)
 
@@ -390,7 +390,7 @@ def test_a17_a_base_with_an_odd_name_is_listed_as_text(track):
 def test_a17_an_error_with_data_is_told_as_text(track, monkeypatch, capfd):
     monkeypatch.setattr(sys, "argv", ["lorad", "verify", f"v0{EVIL}", "--home", str(track.root)])
     with pytest.raises(SystemExit):
-        model_commands.main()
+        main.main()
     monkeypatch.undo()
     told = capfd.readouterr().err
     assert is_safe(told)

@@ -26,7 +26,7 @@ from fake_daemon import (
 from shown import is_safe
 from typer.testing import CliRunner
 
-from lorad.apps.cli import main
+from lorad.apps.cli import programs
 from lorad.apps.cli.main import app
 from lorad.apps.screens import terminal
 
@@ -116,7 +116,7 @@ ASKING = {
     "consolidate": ([], {"POST /api/consolidate": {"id": 4}}),
 }
 #: Commands that hand over to another program, and those that say nothing of anybody's: tests of their own.
-OTHERS = {*main.FORWARDED, "versions add", "run", "init"}
+OTHERS = {*programs.FORWARDED, "versions add", "run", "init"}
 
 
 def commands():

@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from lorad.apps.cli import model_commands
+from lorad.apps.cli.model_commands import main
 from lorad.errors import ConfigError, RegistryError
 from lorad.evaluation import confidence, metrics
 from lorad.evaluation.calibration import Asked, Reference
@@ -67,7 +67,7 @@ def registry(made):
 
 
 def lorad(made, *words):
-    return CliRunner().invoke(model_commands.app, ["calibrate", *words, "--home", str(made.root)])
+    return CliRunner().invoke(main.app, ["calibrate", *words, "--home", str(made.root)])
 
 
 def test_confidence_is_the_probability_that_transformers_gives_to_the_whole_answer(made):

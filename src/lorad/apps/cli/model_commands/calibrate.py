@@ -1,0 +1,157 @@
+"""``lorad calibrate``: measure a version's confidence, and whether it has drifted."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.progress import Progress
+
+from lorad import records
+from lorad.apps.cli.model_commands.context import find_track, load
+from lorad.apps.cli.model_commands.dataset_files import read
+from lorad.apps.cli.model_commands.options import ConfigOption, HomeOption, JsonOption, SetOption
+from lorad.apps.cli.model_commands.output import console
+from lorad.apps.screens import tables, terminal
+from lorad.apps.screens.screen import Screen
+from lorad.config import Settings
+from lorad.errors import ConfigError
+from lorad.evaluation import calibration, confidence
+from lorad.home import Home
+from lorad.models import bases
+from lorad.storage.database import Database
+from lorad.storage.memory import Memory
+from lorad.tasks import find
+from lorad.versions.store import Registry, bad_calibration
+
+app = typer.Typer()
+
+
+NO_REFERENCE = 2
+"""Exit code of a check that has nothing to compare with; 1 is drift, or an error as everywhere."""
+
+
+@app.command()
+def calibrate(
+    version: Annotated[str, typer.Argument(help="A version, a tag, latest or previous.")] = "latest",
+    track: Annotated[str, typer.Option("--track", help="The line of learning.")] = "chat",
+    held_out: Annotated[
+        Path | None,
+        typer.Option(
+            "--on", exists=True, dir_okay=False, help="Ask this dataset too, which it never learned."
+        ),
+    ] = None,
+    most: Annotated[
+        int, typer.Option("--rows", min=2, help="Most questions of memory, and most of the file.")
+    ] = 500,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Ask again and compare: exit code 1 on drift, 2 without a reference."),
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Measure anew what was measured before.")] = False,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw a reliability diagram: FILE.png.")] = None,
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure whether a version is as often right as it is sure; keep that beside it, or tell what has drifted."""
+    place, settings = load(home, config, overrides)
+    registry, _ = find_track(place, settings, track)
+    name = registry.resolve(version)
+    stored = None if force and not check else _reference(registry, name)
+    if check and stored is None:
+        terminal.complain(f"{name} has nothing to compare with yet; measure it: lorad calibrate {name}")
+        raise typer.Exit(NO_REFERENCE)
+    if stored and held_out and not check:
+        raise ConfigError(f"{name} was measured before; measure it anew with --force", code="measured_before")
+    if stored and not check:
+        found, comparison = stored, None
+    else:
+        witness, questions = _summon(place, settings, track, name, held_out)
+        found, comparison = _interview(witness, questions, stored, most)
+    report = calibration.report(found)
+    if stored is None:
+        registry.keep_calibration(name, report)
+    _tell_calibration(report, comparison, plot, as_json)
+    if comparison and comparison.drifted:
+        raise typer.Exit(1)
+
+
+def _reference(registry: Registry, version: str) -> calibration.Reference | None:
+    found = registry.calibration(version)
+    if found is None:
+        return None
+    try:
+        return records.restore(calibration.Reference, found)
+    except ValidationError as error:
+        raise bad_calibration(version, error) from None
+
+
+def _summon(
+    place: Home, settings: Settings, track: str, version: str, held_out: Path | None
+) -> tuple[confidence.CalibratedModel, list[confidence.Question]]:
+    """Load a version and find what to ask it."""
+    chosen, (registry, base) = settings.track(track), find_track(place, settings, track)
+    folder = registry.verify(version, bases.read_fingerprint(base))
+    unseen = _unseen(place, settings, track, held_out) if held_out else ()
+    with contextlib.closing(Database(place.database)) as database:
+        questions = confidence.find_questions(Memory(database), track, registry.lineage(version), unseen)
+    longest = max(row.max_length for row in settings.planner.table)
+    held = bases.load_to_answer(base, settings.engine.device, settings.training.dtype)
+    witness = confidence.CalibratedModel(folder, held, find(chosen.task), longest)
+    return witness, questions
+
+
+def _unseen(place: Home, settings: Settings, track: str, file: Path) -> Sequence[records.Example]:
+    whose, _, reading = read(place, settings, track, file)
+    if whose != track:
+        raise ConfigError(
+            f"{file.name} is for the track {whose}, as its sidecar says; ask a version of that: --track {whose}",
+            code="other_track",
+        )
+    return reading.examples
+
+
+def _interview(
+    witness: confidence.CalibratedModel,
+    questions: list[confidence.Question],
+    stored: calibration.Reference | None,
+    most: int,
+) -> tuple[calibration.Reference, calibration.Comparison | None]:
+    """Measure for the first time, or again and compare."""
+    with _progress() as tell:
+        if stored is None:
+            return confidence.measure(witness, questions, most, time.time(), tell), None
+        found = confidence.measure_again(witness, questions, stored, time.time(), tell)
+    return found, calibration.compare(stored, found)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[confidence.Tell]:
+    """Show how many questions are answered, while somebody watches."""
+    with Progress(console=Screen(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("asking", total=None)
+
+        def tell(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield tell
+
+
+def _tell_calibration(
+    report: dict[str, Any], comparison: calibration.Comparison | None, plot: Path | None, as_json: bool
+) -> None:
+    told = {key: value for key, value in report.items() if key != "rows"}
+    if comparison:
+        told["check"] = {**records.as_json(comparison), "drifted": list(comparison.drifted)}
+    if plot:
+        tables.reliability(report, plot)
+    if as_json:
+        terminal.write_json(told)
+    else:
+        console.print(tables.calibration(told))
