@@ -14,7 +14,7 @@ from typing import Any
 
 from lorad.evaluation.retention import Retention
 from lorad.records import Drop, Evaluation, Job
-from lorad.serving.record_json import rest
+from lorad.serving.record_json import RecordError, read, rest
 from lorad.states import VersionState
 
 # -- health
@@ -168,7 +168,7 @@ class VersionEntry:
     date: str = ""
     """The day it was made, as ``2026-11-28``."""
     description: str = ""
-    performance: Mapping[str, float] = field(default_factory=dict)
+    performance: Mapping[str, float | None] = field(default_factory=dict)
     """What it was promoted with, such as ``recall`` of what was new and ``retention`` of the rest."""
     parent: str | None = None
     """The version that it was trained on top of; ``null`` for the base."""
@@ -301,6 +301,14 @@ class FileReport:
     bad_rows: tuple[BadRow, ...] = ()
     replaced: tuple[ShownExample, ...] = ()
     """Older examples whose question the file answers differently."""
+
+
+def report_of(drop: Drop) -> FileReport:
+    """Return what an accepted file held; an empty report where nobody can tell."""
+    try:
+        return read(FileReport, drop.reason)
+    except RecordError:
+        return FileReport()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +19,8 @@ from lorad.apps.cli.options import Interval, Json
 from lorad.apps.screens import state_text, tables, terminal
 from lorad.errors import ConfigError
 from lorad.home import find_home
+from lorad.records import Job
+from lorad.serving.answers import Event, Status
 from lorad.serving.client import Client
 
 app = typer.Typer()
@@ -73,34 +76,37 @@ def wait(
     if as_json:
         terminal.write_json({"ok": has_succeeded, "ended": [end.record for end in ends]})
     for end in [] if as_json else ends:
-        line = state_text.job_result(end.record) if end.is_job else state_text.event_line(end.record)
-        terminal.say(line, err=not end.is_good)
+        terminal.say(_told(end.record), err=not end.is_good)
     raise typer.Exit(0 if has_succeeded else 1)
 
 
-def _looking_back(client: Client) -> Callable[[], Any]:
+def _told(ended: Job | Event) -> str:
+    return state_text.job_result(ended) if isinstance(ended, Job) else state_text.event_line(ended)
+
+
+def _looking_back(client: Client) -> Callable[[], Status]:
     """Return a way to take snapshots with all events since the last one: a snapshot's own are only the newest."""
     seen: int | None = None
 
-    def look() -> Any:
+    def look() -> Status:
         nonlocal seen
         snapshot = client.status()
         if seen is None:
-            newest = max((event["id"] for event in snapshot["events"]), default=0)
+            newest = max((event.id for event in snapshot.events), default=0)
             seen = max(0, newest - LOOKED_BACK)
-        events = client.events(seen)["events"]
-        seen = max([seen, *(event["id"] for event in events)])
-        return snapshot | {"events": events}
+        events = client.events(seen).events
+        seen = max([seen, *(event.id for event in events)])
+        return replace(snapshot, events=events)
 
     return look
 
 
 @contextlib.contextmanager
-def _progress(interval: float) -> Iterator[Callable[[Any], None]]:
+def _progress(interval: float) -> Iterator[Callable[[Status], None]]:
     """Rest between two looks, with one line of standard error up to date while somebody watches."""
     is_watched = sys.stderr.isatty()
 
-    def rest(snapshot: Any) -> None:
+    def rest(snapshot: Status) -> None:
         if is_watched:
             line = state_text.progress(snapshot)[: shutil.get_terminal_size().columns - 1]
             terminal.redraw(line)
@@ -176,7 +182,7 @@ def resume(ctx: typer.Context, job: ResumedJob = None, checkpoint: FromCheckpoin
         connect(ctx).resume()
         terminal.say("learning again")
         return
-    behind = connect(ctx).resume_job(job, checkpoint)["checkpoint"]
+    behind = connect(ctx).resume_job(job, checkpoint).checkpoint
     where = (
         f"go on behind {behind}, if what it learns is still the same"
         if behind
