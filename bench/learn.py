@@ -26,10 +26,13 @@ from lorad.config import Settings
 from lorad.datasets import reader
 from lorad.home import Home
 from lorad.models import adapter_stack, bases, hardware, scoring
-from lorad.records import Encoded, SessionSpec
+from lorad.records import Encoded, SessionResult, SessionSpec
 from lorad.storage import files
 from lorad.tasks import find
 from lorad.training import planner
+from lorad.training.executors.local import LocalExecutor
+from lorad.training.run_folder import RunFolder
+from lorad.versions import papers
 
 CHECKOUT = report.BENCH.parent
 DATASET = CHECKOUT / "examples" / "campus_cs.json"
@@ -104,14 +107,14 @@ def lorad_arm(base: Path) -> dict[str, Any]:
                 for name, path in PARAPHRASES.items()
                 if path.exists()
             }
-        training = files.read_json(candidate / "metadata.json")["training"]
-        curves = files.read_json(candidate / "metadata.json")["curves"]
-    evaluation = result["evaluation"]
-    score = evaluation["scores"]["campus_cs"]
+        training = files.read_json(candidate / papers.METADATA)["training"]
+        curves = files.read_json(candidate / papers.METADATA)["curves"]
+    evaluation = result.evaluation
+    score = evaluation.scores["campus_cs"]
     reached = next((line["seconds"] for line in curves if line["tested"] and line["recall"] >= TARGET), None)
     return {
         "recall_before": round(before, 4),
-        "recall_after": round(score["right"] / score["total"], 4),
+        "recall_after": round(score.recall, 4),
         **{f"{name}_recall": round(value, 4) for name, value in paraphrased.items()},
         "seconds": training["session_seconds"],
         "seconds_to_recall": reached,
@@ -120,16 +123,14 @@ def lorad_arm(base: Path) -> dict[str, Any]:
         "tokens_per_second": training["tokens_per_second"],
         "peak_gib": training["peak_gib"],
         "dtype": plan.dtype,
-        "promoted": result["verdict"]["promote"],
-        "perplexity_rise": round(evaluation["perplexity"] / evaluation["perplexity_base"] - 1, 4),
-        "kl_base": round(evaluation["kl_base"], 4),
+        "promoted": result.verdict.promote,
+        "perplexity_rise": round(evaluation.perplexity / evaluation.perplexity_base - 1, 4),
+        "kl_base": round(evaluation.kl_base, 4),
         "curve": [[line["seconds"], line["recall"]] for line in curves],
     }
 
 
-def session(folder: Path, base: Path, plan: records.Plan, examples: Any) -> tuple[Path, dict[str, Any]]:
-    files.write_lines(folder / "new.jsonl", [records.as_json(example) for example in examples])
-    files.write_lines(folder / "old.jsonl", [])
+def session(folder: Path, base: Path, plan: records.Plan, examples: Any) -> tuple[Path, SessionResult]:
     settings = {
         "training": SETTINGS.training.model_dump(),
         "judge": SETTINGS.judge.model_dump(),
@@ -147,11 +148,13 @@ def session(folder: Path, base: Path, plan: records.Plan, examples: Any) -> tupl
         plan=plan,
         settings=settings,
     )
-    files.write_json(folder / "request.json", records.as_json(order))
-    command = [sys.executable, "-m", "lorad.training.session", str(folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:  # an open pipe: the daemon is alive
-        assert process.wait() == 0, "the session failed"
-    return folder / "candidate", files.read_json(folder / "candidate" / "evaluation.json")
+    run = RunFolder(folder)
+    run.begin(order, examples, [])
+    running = LocalExecutor(nice=0).start(run)
+    while (status := running.poll(time.monotonic())) is None:
+        time.sleep(0.05)
+    assert status == 0, run.failure(status).message
+    return run.candidate, run.result()
 
 
 def trl_arm(base: Path, epochs: int = 20) -> dict[str, Any]:

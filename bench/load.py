@@ -25,7 +25,7 @@ from lorad.models import adapter_stack, adapters, bases, hardware, peft_io
 from lorad.records import Example
 from lorad.storage import files
 from lorad.tasks import find
-from lorad.versions import loader
+from lorad.versions import loader, papers
 from lorad.versions.store import PromotionRecord, Registry
 
 RANKS = (16, 64)
@@ -64,7 +64,7 @@ def make_version(base: bases.Base, source: Path, room: Path, rank: int) -> tuple
     for name in loader.TOKENIZER_FILES:
         if (source / name).is_file():
             files.write_bytes(candidate / name, (source / name).read_bytes())
-    files.write_json(candidate / loader.METADATA, {"framework": loader.environment("cpu", "float32")})
+    files.write_json(candidate / papers.METADATA, {"framework": loader.environment("cpu", "float32")})
     deck = adapter_stack.AdapterStack(base)
     deck.add("made", candidate)
     with deck.use("made") as model:

@@ -476,6 +476,23 @@ class Verdict:
     """The names of the checks that failed."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionResult:
+    """What a session says of its candidate. No words: what people forget must not live on in papers."""
+
+    parent: str | None
+    """The version that it was trained on."""
+    base: str
+    """The base model's fingerprint."""
+    evaluation: Evaluation
+    verdict: Verdict
+    """Decided by the session, once; nobody decides it again."""
+    learned: tuple[tuple[str, str], ...]
+    """Ids of example and question of what was new."""
+    right: dict[str, bool]
+    """Of every example asked, by id: whether the candidate recalls it."""
+
+
 def training_inputs(order: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of an order, as JSON data, on which the trained weights depend."""
     training = {

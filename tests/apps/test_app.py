@@ -20,7 +20,7 @@ import torch
 from peft import PeftModel
 from running import SETTINGS, ask, learn, wait_for
 
-from lorad.apps.daemon.app import App, ChildSession, _scheduler
+from lorad.apps.daemon.app import App, _scheduler
 from lorad.config import Settings
 from lorad.errors import ConfigError, ProtocolError
 from lorad.home import Home
@@ -174,26 +174,6 @@ def _check_restart(home, drops):
         assert client.call("GET", "/api/versions")["latest"] == "v0.2"
     finally:
         app.stop()
-
-
-def test_a_session_that_takes_too_long_is_ended_and_says_what_to_do(tmp_path):
-    (tmp_path / "progress.jsonl").write_text('{"round": 2}\n')
-    child = ChildSession(tmp_path, Settings.model_validate({"training": {"max_seconds": 60}}))
-    assert child.poll(1000.0) is None
-    assert child.poll(1059.0) is None
-
-    assert child.poll(1061.0) == -signal.SIGKILL
-
-    said = child.progress
-    assert (said["round"], said["error"]["code"]) == (2, "too_slow")
-    assert "raise it, and let the session go on with: lorad resume JOB" in said["error"]["message"]
-
-
-def test_a_session_takes_no_library_from_the_current_folder(tmp_path):
-    child = ChildSession(tmp_path, Settings())
-    child.stop()
-
-    assert child._process.args[:3] == [sys.executable, "-P", "-m"]
 
 
 @pytest.fixture

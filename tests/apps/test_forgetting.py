@@ -8,6 +8,7 @@ from lorad import records
 from lorad.apps.daemon import forgetting
 from lorad.states import JobState
 from lorad.storage import files
+from lorad.training import run_folder
 
 DOORS, GATES = tiny.facts(4, "doors", "door"), tiny.facts(4, "gates", "gate")
 WORD = DOORS[0].input[0]["content"]
@@ -195,7 +196,7 @@ def test_a16_of_a_folder_that_does_not_tell_the_worst_is_thought(world):
     folder = begin(world)
     world.models.sessions[-1].status = -9
     world.pass_time()
-    files.remove(folder / forgetting.RECORD)
+    files.remove(folder / run_folder.INPUTS)
 
     world.cycle.forget("chat", WORD, world.now)
 

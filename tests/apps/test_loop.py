@@ -16,7 +16,6 @@ from lorad.apps.daemon.loop import MAX_ATTEMPTS, TAKEN_AT_ONCE, Cycle
 from lorad.config import RegistrySettings, Settings
 from lorad.datasets.inbox.inbox import Inbox
 from lorad.errors import ConfigError, ProtocolError, RegistryError
-from lorad.records import Evaluation
 from lorad.states import JobState
 from lorad.storage import files
 from lorad.versions.store import Registry
@@ -382,11 +381,9 @@ def test_a_crash_between_promotion_and_ledger_is_finished_at_the_next_start(worl
     world.drop("doors.json", tiny.facts(4))
     world.pass_time()
     world.models.sessions[0].end()
-    folder = world.models.sessions[0].folder
-    result = files.read_json(folder / "candidate" / "evaluation.json")
-    job = world.cycle.ledger.job(1)
-    birth = world.cycle._birth(job, result, records.restore(Evaluation, result["evaluation"]))
-    world.registry.promote(folder / "candidate", birth, world.now)  # and here the power fails
+    run = world.models.sessions[0].run
+    birth = world.cycle._birth(world.cycle.ledger.job(1), run.result())
+    world.registry.promote(run.candidate, birth, world.now)  # and here the power fails
 
     world.database.close()
     world.start()
@@ -886,6 +883,7 @@ def meddle(world, *meddling):
         inbox=world.cycle.inbox,
         registries=world.cycle.registries,
         tracks=world.models,
+        executor=world.models,
         base_folder=world.cycle._base_folder,
     )
 

@@ -7,17 +7,14 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from watchdog import events
 
 from lorad.config import InboxSettings
 from lorad.datasets import reader, sidecar
-from lorad.datasets.inbox.inbox import Inbox, InboxFile, _Handler, start, unchanged, watch
+from lorad.datasets.inbox.inbox import Inbox, InboxFile, unchanged
 from lorad.errors import SampleError, TransientError
 from lorad.storage import fault_points, files
 
@@ -485,65 +482,6 @@ def test_a_reason_is_written_whatever_the_file_held(inbox):
     inbox.fail(path, caught.value.as_dict())
 
     assert (inbox.folder / "failed" / "a.json.reason.json").exists()
-
-
-# being told
-
-
-@pytest.mark.parametrize(
-    ("event", "complete", "looks"),
-    [
-        (events.FileCreatedEvent("inbox/a.json"), [], 1),
-        (events.FileModifiedEvent("inbox/a.json"), [], 1),
-        (events.FileClosedEvent("inbox/a.json"), [], 1),
-        (events.FileMovedEvent("inbox/.a.part", "inbox/a.json"), ["a.json"], 1),
-        (events.FileMovedEvent("", "inbox/a.json"), ["a.json"], 1),
-        (events.FileMovedEvent("inbox/a.json", ""), [], 0),
-        (events.FileOpenedEvent("inbox/a.json"), [], 0),
-        (events.FileClosedNoWriteEvent("inbox/a.json"), [], 0),
-        (events.FileDeletedEvent("inbox/a.json"), [], 0),
-        (events.DirCreatedEvent("inbox/law"), [], 0),
-        (events.DirMovedEvent("inbox/old", "inbox/law"), [], 0),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_only_a_rename_says_complete_and_only_a_change_says_look(event, complete, looks):
-    told, looked = [], []
-
-    _Handler(lambda path: told.append(path.name), lambda: looked.append(1)).dispatch(event)
-
-    assert told == complete
-    assert len(looked) == looks
-
-
-def test_a_watcher_is_not_started_by_who_makes_it(tmp_path):
-    watcher = watch(tmp_path, print, print)
-
-    assert not watcher.is_alive()
-    assert [(emitter.watch.path, emitter.watch.is_recursive) for emitter in watcher.emitters] == [
-        (str(tmp_path), True)
-    ]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only inotify tells it")
-def test_a_rename_from_outside_the_inbox_says_complete_and_a_copy_does_not(tmp_path):
-    # Given a watched folder
-    (tmp_path / "inbox").mkdir()
-    told, looked = [], threading.Semaphore(0)
-    watcher = watch(tmp_path / "inbox", lambda path: told.append(path.name), looked.release)
-    watcher.start()
-    try:
-        # When one file is written in it and another, from beside it, renamed into it
-        (tmp_path / "inbox" / "written.json").write_text("[]")
-        (tmp_path / "made.json").write_text("[]")
-        (tmp_path / "made.json").rename(tmp_path / "inbox" / "renamed.json")
-        while "renamed.json" not in told:
-            assert looked.acquire(timeout=10)
-    finally:
-        watcher.stop()
-        watcher.join()
-
-    assert told == ["renamed.json"]
 
 
 # who still writes
@@ -1019,50 +957,3 @@ def test_no_name_can_steer_a_terminal_or_break_a_record(inbox, name, shown):
 
     assert waiting.name == shown
     assert inbox.take(waiting, 1).name == shown
-
-
-# being told, or not
-
-
-class FakeWatcher:
-    """A watcher that starts, or cannot."""
-
-    def __init__(self, error=None):
-        self.error = error
-        self.is_started = False
-
-    def start(self):
-        if self.error:
-            raise self.error
-        self.is_started = True
-
-
-class Line(NamedTuple):
-    mountpoint: str
-    fstype: str
-
-
-@pytest.mark.parametrize(
-    ("error", "fstype", "why"),
-    [
-        (None, "ext4", ""),
-        (None, "cifs", "it lies on SMB, which"),
-        (OSError(errno.ENOSPC, "inotify watch limit reached"), "ext4", "inotify watch limit reached"),
-        (OSError(errno.EMFILE, "inotify instance limit reached"), "ext4", "inotify instance limit reached"),
-    ],
-)
-def test_where_events_cannot_be_relied_on_the_reason_is_told(tmp_path, error, fstype, why):
-    watcher = FakeWatcher(error)
-
-    found = start(watcher, tmp_path, [Line("/", fstype)])
-
-    assert (why in found) if why else found == ""
-    assert watcher.is_started == (error is None)
-
-
-def test_an_inbox_that_is_a_link_to_a_share_is_one_on_a_share(tmp_path):
-    (tmp_path / "share").mkdir()
-    (tmp_path / "inbox").symlink_to(tmp_path / "share")
-    table = [Line("/", "ext4"), Line(str((tmp_path / "share").resolve()), "nfs4")]
-
-    assert "NFS" in start(FakeWatcher(), tmp_path / "inbox", table)

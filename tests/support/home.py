@@ -3,7 +3,6 @@
 import tiny
 from training_runs import PLAN
 
-from lorad import records
 from lorad.config import Settings
 from lorad.models import bases
 from lorad.records import SessionSpec
@@ -12,6 +11,7 @@ from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
 from lorad.storage.memory import Memory
 from lorad.training import reproduction, session
+from lorad.training.run_folder import RunFolder
 from lorad.versions.store import PromotionRecord, Registry
 
 SETTINGS = Settings.model_validate(
@@ -45,7 +45,7 @@ class Track:
 
     def learn(self, new, job):
         drop(self.memory, new)
-        folder = self.registry.candidates / f"job-{job}"
+        folder = RunFolder(self.registry.candidates / f"job-{job}")
         parent = self.registry.latest
         old = self.memory.learned("chat", self.registry.lineage(parent))
         order = SessionSpec(
@@ -64,20 +64,17 @@ class Track:
                 "resolved": SETTINGS.model_dump(mode="json"),
             },
         )
-        files.write_lines(folder / "new.jsonl", [records.as_json(example) for example in new])
-        files.write_lines(
-            folder / "old.jsonl", [records.as_json(item.example) | {"right": item.right} for item in old]
-        )
+        folder.begin(order, new, old)
         session.Session(folder, order).run()
-        result = files.read_json(folder / "candidate" / "evaluation.json")
-        birth = PromotionRecord(job=job, parent=parent, base=result["base"], description="learned")
-        version = self.registry.promote(folder / "candidate", birth, 1000.0)
+        result = folder.result()
+        birth = PromotionRecord(job=job, parent=parent, base=result.base, description="learned")
+        version = self.registry.promote(folder.candidate, birth, 1000.0)
         self.memory.mark_learned("chat", [example.ids for example in new], version)
-        self.memory.record_recall("chat", version, result["right"])
+        self.memory.record_recall("chat", version, result.right)
         return version
 
     def again(self, version):
-        folder = self.root / "again"
+        folder = RunFolder(self.root / "again")
         order = reproduction.prepare(self.registry, self.memory, version, self.base, folder)
         session.Session(folder, order).run()
         return reproduction.compare(self.registry, version, folder)

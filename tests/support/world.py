@@ -4,17 +4,17 @@ import json
 
 import tiny
 
-from lorad import records
 from lorad.apps.daemon.loop import Cycle
 from lorad.config import Settings
 from lorad.datasets.inbox.inbox import Inbox
 from lorad.errors import ProtocolError, RegistryError, SampleError, TransientError
 from lorad.evaluation import judge
-from lorad.records import Evaluation, Machine, ModelShape, Score
+from lorad.records import Evaluation, Machine, ModelShape, Score, SessionResult
 from lorad.serving.queries import Archive
 from lorad.storage import files
 from lorad.storage.database import Database
 from lorad.training.planner import plan
+from lorad.versions import papers
 from lorad.versions.store import Registry
 
 SETTINGS = Settings.model_validate({"inbox": {"settle_seconds": 5}})
@@ -22,14 +22,13 @@ SHAPE = ModelShape(name="tiny", parameters=1000, layers=2, hidden=8, vocabulary=
 MACHINE = Machine(device="cpu", name="cpu", memory_bytes=10**10, threads=1, fast_bfloat16=False)
 
 
-def evaluate(order, new, old, recall=1.0, broken=0, perplexity=10.0):
+def evaluate(spec, new, old, recall=1.0, broken=0, perplexity=10.0):
     """Return what a session would have measured."""
-    datasets = {row["dataset"] for row in old} - {order["dataset"]}
-    totals = {name: sum(row["dataset"] == name for row in old) for name in datasets} | {
-        order["dataset"]: len(new)
-    }
+    names = [item.example.dataset for item in old]
+    datasets = set(names) - {spec.dataset}
+    totals = {name: names.count(name) for name in datasets} | {spec.dataset: len(new)}
     return Evaluation(
-        dataset=order["dataset"],
+        dataset=spec.dataset,
         scores={
             name: Score(right=round(total * recall) - broken * (name in datasets), total=total)
             for name, total in totals.items()
@@ -57,8 +56,9 @@ def evaluate(order, new, old, recall=1.0, broken=0, perplexity=10.0):
 class FakeSession:
     """A child process that ends when the test says so."""
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, run):
+        self.run = run
+        self.folder = run.path
         self.status = None
         self.stopped = False
         self.progress = {"phase": "training"}
@@ -73,22 +73,22 @@ class FakeSession:
     def end(self, status=0, rank=8, **measured):
         """End like a session does: the candidate first, then the exit status."""
         if status == 0:
-            order = files.read_json(self.folder / "request.json")
-            new, old = (files.read_lines(self.folder / f"{name}.jsonl") for name in ("new", "old"))
-            found = evaluate(order, new, old, **measured)
-            candidate = self.folder / "candidate"
-            files.write_bytes(candidate / "adapter_model.safetensors", b"weights of job %d" % order["job"])
+            spec, new, old = self.run.spec(), self.run.new(), self.run.old()
+            found = evaluate(spec, new, old, **measured)
+            candidate = self.run.candidate
+            files.write_bytes(candidate / "adapter_model.safetensors", b"weights of job %d" % spec.job)
             files.write_json(candidate / "adapter_config.json", {"r": rank})
-            learned = [records.restore(records.Example, row) for row in new]
-            result = {
-                "parent": order["parent_version"],
-                "base": "base-print",
-                "evaluation": records.as_json(found),
-                "verdict": records.as_json(judge.decide(found, SETTINGS.judge)),
-                "learned": [example.ids for example in learned],
-                "right": {example.id: True for example in learned},
-            }
-            files.write_json(candidate / "evaluation.json", result)
+            papers.write_result(
+                candidate,
+                SessionResult(
+                    parent=spec.parent_version,
+                    base="base-print",
+                    evaluation=found,
+                    verdict=judge.decide(found, SETTINGS.judge),
+                    learned=tuple(example.ids for example in new),
+                    right={example.id: True for example in new},
+                ),
+            )
         self.status = status
 
 
@@ -173,6 +173,7 @@ class World:
             inbox=Inbox(self.home / "inbox", self.settings.inbox, ("chat",), self.home / "models" / "drops"),
             registries={"chat": self.registry},
             tracks=self.models,
+            executor=self.models,
             base_folder=lambda name: self.home / "models" / "base" / name,
         )
         self.cycle.recover(self.now)

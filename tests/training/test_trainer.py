@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
+from torch.utils.data import DataLoader, IterableDataset
 from training_runs import PLAN, learner, material
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from lorad.errors import TrainingError
 from lorad.models import adapters, packing, peft_io, scoring, soft_targets
@@ -13,11 +15,15 @@ from lorad.records import Encoded
 from lorad.tasks import find
 from lorad.training import trainer
 from lorad.training.checkpoint import Checkpoints
+from lorad.training.rehearsal import Rehearsal
+from lorad.training.rounds import Rounds
+from lorad.training.run_state import Tally
 
 
 def run(model, given, plan=PLAN):
     lines = []
-    return trainer.train(model, given, plan, report=lines.append), lines
+    clock = iter(range(10**6)).__next__  # a second for each look
+    return trainer.train(model, given, plan, report=lines.append, clock=clock), lines
 
 
 def test_it_learns_until_everything_is_recalled_and_says_so():
@@ -103,6 +109,62 @@ def test_the_same_seed_gives_the_same_adapter():
         several.append(peft_io.read_live(model))
 
     assert adapters.difference(*several) == 0
+
+
+class Reference(Trainer):
+    """The loop of transformers, over the same rounds."""
+
+    def compute_loss(self, model, inputs, **_):
+        ((packed, numbers, _),) = inputs["batch"].packs(4096)
+        logits = scoring.answer_logits(model, packed)
+        self.rehearsal.saw(dict(zip(numbers, scoring.grade(logits, packed), strict=True)))
+        return scoring.loss_sum(logits, packed.targets) / len(packed.targets)
+
+    def get_train_dataloader(self):
+        return DataLoader(RoundAfterRound(self.train_dataset, self.rehearsal), batch_size=None)
+
+
+class RoundAfterRound(IterableDataset):
+    def __init__(self, rounds, rehearsal):
+        self.rounds, self.rehearsal = rounds, rehearsal
+
+    def __iter__(self):
+        while not self.rehearsal.ended_by:
+            yield from ({"batch": batch} for batch in self.rounds)
+            self.rehearsal.not_tested()
+
+
+def test_the_loop_is_bit_for_bit_that_of_transformers(tmp_path):
+    # Given several steps a round, a warm-up, two rates, and a target that is never near
+    stopping = replace(PLAN.stopping, recall=1.2, max_rounds=6)
+    plan = replace(PLAN, batch=2, accumulation=1, loraplus_ratio=4.0, stopping=stopping, pack_tokens=4096)
+    ours, tokenizer = learner()
+    given = material(tokenizer)
+    outcome, _ = run(ours, given, plan)
+
+    theirs, _ = learner()
+    rehearsal = Rehearsal(given.items, plan.mix, plan.stopping, plan.seed, plan.effective_batch)
+    rounds = Rounds(given, rehearsal, plan)
+    state = trainer._begin(theirs, plan, rehearsal, rounds, Tally())
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=outcome.steps,
+        max_grad_norm=1.0,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    reference = Reference(
+        model=theirs, args=arguments, train_dataset=rounds, optimizers=(state.optimizer, state.schedule)
+    )
+    reference.rehearsal = rehearsal
+    reference.remove_callback(PrinterCallback)
+    reference.train()
+
+    assert outcome.steps == 18
+    assert adapters.difference(peft_io.read_live(ours), peft_io.read_live(theirs)) == 0
 
 
 def run_short(runs_out):

@@ -13,7 +13,7 @@ from lorad.models import adapter_stack, adapters, bases, packing, peft_io, scori
 from lorad.records import Encoded
 from lorad.storage import files
 from lorad.tasks import find
-from lorad.versions import loader
+from lorad.versions import loader, papers
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def version(tmp_path, base_folder):
         if (base_folder / name).is_file():
             files.write_bytes(folder / name, (base_folder / name).read_bytes())
     framework = loader.environment("cpu", "float32")
-    files.write_json(folder / loader.METADATA, {"framework": framework})
+    files.write_json(folder / papers.METADATA, {"framework": framework})
     return folder
 
 
@@ -176,7 +176,7 @@ def test_another_tokenizer_than_the_bases_is_refused_and_the_version_is_not_to_b
 
 def test_another_environment_is_told_or_refused(base, version):
     framework = loader.environment("cpu", "bfloat16") | {"torch": "1.0", "processor": "another"}
-    files.write_json(version / loader.METADATA, {"framework": framework})
+    files.write_json(version / papers.METADATA, {"framework": framework})
 
     differs = loader.check(version, base, None, strict=False)
 
@@ -188,9 +188,9 @@ def test_another_environment_is_told_or_refused(base, version):
 
 @pytest.mark.parametrize("content", [None, "", "[]", "{}", json.dumps({"framework": {"julia": "1.9"}})])
 def test_what_was_not_noted_cannot_differ(base, version, content):
-    (version / loader.METADATA).unlink()
+    (version / papers.METADATA).unlink()
     if content is not None:
-        (version / loader.METADATA).write_text(content)
+        (version / papers.METADATA).write_text(content)
 
     assert loader.check(version, base, None, strict=True) == []
 

@@ -43,6 +43,7 @@ from lorad.storage.database import Database
 from lorad.storage.ledger import EVENTS_KEPT, LARGEST, Ledger
 from lorad.storage.memory import Memory
 from lorad.tasks import find
+from lorad.versions import papers
 from lorad.versions.store import Registry
 
 T = TypeVar("T")
@@ -107,7 +108,7 @@ class Archive:
         """Return why a version was promoted, or why a rejected job (``job-N``) was not."""
         registry = self.registry(track)
         if version.startswith("job-"):
-            path = registry.rejected / version / "candidate" / "evaluation.json"
+            path = registry.rejected / version / papers.CANDIDATE / papers.EVALUATION
             if not _CANDIDATE.fullmatch(version) or not path.is_file():
                 raise ProtocolError(
                     f"there is no rejected candidate {version}", status=404, code="no_such_version"

@@ -14,8 +14,9 @@ from lorad.errors import RegistryError
 from lorad.models import adapters, peft_io
 from lorad.records import SessionSpec
 from lorad.storage import files
-from lorad.storage.memory import Memory
-from lorad.versions import loader
+from lorad.storage.memory import Memory, Recalled
+from lorad.training.run_folder import RunFolder
+from lorad.versions import loader, papers
 from lorad.versions.store import Registry
 
 TOLERANCE = 0.005
@@ -45,7 +46,7 @@ class Comparison:
         return self.is_equal or (bool(self.changed) and round(abs(self.first - self.again), 6) <= TOLERANCE)
 
 
-def prepare(registry: Registry, memory: Memory, version: str, base: Path, folder: Path) -> SessionSpec:
+def prepare(registry: Registry, memory: Memory, version: str, base: Path, folder: RunFolder) -> SessionSpec:
     """Write the request that made a version into a fresh folder; raise ``RegistryError`` when something is gone."""
     told = _papers(registry, version)
     order = records.restore(SessionSpec, told["order"])
@@ -63,18 +64,14 @@ def prepare(registry: Registry, memory: Memory, version: str, base: Path, folder
             code="examples_gone",
             version=version,
         )
-    files.remove(folder)
-    files.write_lines(folder / "new.jsonl", [records.as_json(example) for example in new])
-    files.write_lines(
-        folder / "old.jsonl", [records.as_json(example) | {"right": right[example.id]} for example in old]
-    )
-    files.write_json(folder / "request.json", records.as_json(order))
+    files.remove(folder.path)
+    folder.begin(order, new, [Recalled(example=example, right=right[example.id]) for example in old])
     return order
 
 
 def _papers(registry: Registry, version: str) -> dict[str, Any]:
     try:
-        told = dict(files.read_json(registry.path(version) / loader.METADATA))
+        told = dict(files.read_json(registry.path(version) / papers.METADATA))
         _ = told["order"]["plan"], told["materials"]["new"], told["materials"]["old"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RegistryError(
@@ -104,14 +101,12 @@ def _at(order: SessionSpec, base: str, parent: str | None) -> SessionSpec:
     )
 
 
-def compare(registry: Registry, version: str, folder: Path) -> Comparison:
+def compare(registry: Registry, version: str, folder: RunFolder) -> Comparison:
     """Compare a version with what its order made the second time."""
-    first, again = registry.path(version), folder / "candidate"
-    rights = [
-        _share(files.read_json(place / "evaluation.json")["right"].values()) for place in (first, again)
-    ]
+    first, again = registry.path(version), folder.candidate
+    rights = [_share([*papers.read_result(place).right.values()]) for place in (first, again)]
     made_in = _papers(registry, version)["framework"]
-    now = files.read_json(again / loader.METADATA)["framework"]
+    now = files.read_json(again / papers.METADATA)["framework"]
     return Comparison(
         largest_difference=adapters.difference(peft_io.read_adapter(first), peft_io.read_adapter(again)),
         first=rights[0],

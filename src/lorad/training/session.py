@@ -33,18 +33,16 @@ from lorad.config import JudgeSettings, TrainingSettings
 from lorad.errors import LoradError, TrainingError, TransientError, describe
 from lorad.evaluation import judge, metrics
 from lorad.models import adapter_stack, adapters, bases, hardware, packing, peft_io, scoring, soft_targets
-from lorad.records import Encoded, Evaluation, Example, Plan, Score, SessionSpec, Verdict
+from lorad.records import Encoded, Evaluation, Example, Plan, Score, SessionResult, SessionSpec, Verdict
 from lorad.storage import files, permissions
 from lorad.tasks import Task, encode, find
 from lorad.training import distillation, trainer
 from lorad.training.checkpoint import Checkpoints
 from lorad.training.rehearsal import ReplayItem
-from lorad.versions import export, loader
+from lorad.training.run_folder import RunFolder
+from lorad.versions import export, loader, papers
 
 PROBES = 4
-CHECKPOINTS = "checkpoints"  # as the cycle names it
-CANDIDATE = "candidate"
-REFITTED = "refitted"
 MERGE_ROOM = 2
 """Free bytes that a merged copy must find, as a multiple of its own: the rest of the machine writes too."""
 REFIT_ROUNDS = 10
@@ -92,7 +90,7 @@ class TrainingResult:
 class Session:
     """One order on its way to a candidate."""
 
-    def __init__(self, folder: Path, order: SessionSpec) -> None:
+    def __init__(self, folder: RunFolder, order: SessionSpec) -> None:
         self.folder = folder
         self.order = order
         self._training = TrainingSettings.model_validate(order.settings["training"])
@@ -107,7 +105,7 @@ class Session:
 
     def run(self) -> None:
         """Make a candidate: train, measure, and mend it once or twice if it does not pass."""
-        files.remove(self.folder / "progress.jsonl")  # of a session that was cut off
+        self.folder.remove_progress()  # of a session that was cut off
         self.report({"phase": "loading"})
         parent = peft_io.read_adapter(Path(self.order.parent)) if self.order.parent else None
         start = self._prepare(parent, self.order.plan)
@@ -123,14 +121,13 @@ class Session:
         if wanted and self._has_time_to_refit(made.outcome, lessons):
             self._repairs.append("refit")
             refitted = self._refit(lessons)
-            measured = self._measure(refitted, lessons, REFITTED)
+            measured = self._measure(refitted, lessons, self.folder.refitted)
             if measured[2].promote:
                 made, (evaluation, right, verdict) = refitted, measured
-                files.remove(self.folder / CANDIDATE)
-                (self.folder / REFITTED).rename(self.folder / CANDIDATE)
+                self.folder.accept_refit()
             else:
                 self._notes.append(f"the refit failed too: {', '.join(measured[2].failed)}")
-                files.remove(self.folder / REFITTED)
+                files.remove(self.folder.refitted)
         if verdict.promote and self._training.merge_adapters_on_save:
             self._merge()
         evaluation = replace(evaluation, repairs=tuple(self._repairs), notes=tuple(self._notes))
@@ -138,9 +135,9 @@ class Session:
 
     def _checkpoints(self) -> Checkpoints:
         """Return where this very order, with these very rows, keeps its rounds in case it is cut off."""
-        rows = [files.file_digest(self.folder / name) for name in ("new.jsonl", "old.jsonl")]
+        rows = self.folder.row_digests()
         order = records.training_inputs(records.as_json(self.order))
-        return Checkpoints(self.folder / CHECKPOINTS, records.digest([trainer.CHECKPOINT_FORM, order, rows]))
+        return Checkpoints(self.folder.checkpoints, records.digest([trainer.CHECKPOINT_FORM, order, rows]))
 
     def _has_time_to_refit(self, so_far: trainer.Outcome, lessons: Sequence[SessionExample]) -> bool:
         """Tell whether every row can be learned anew, at the pace so far, before the session is stopped."""
@@ -204,14 +201,10 @@ class Session:
 
     def _lessons(self, base: bases.Base) -> list[SessionExample]:
         """Encode the examples and leave out, with a note, what is too long or cannot be written for this model."""
-        new = [records.restore(Example, row) for row in files.read_lines(self.folder / "new.jsonl")]
-        old = [
-            (records.restore(Example, _without(row, "right")), row["right"])
-            for row in files.read_lines(self.folder / "old.jsonl")
-        ]
-        fresh, unusable = encode(self._task, base.tokenizer, new)
-        held, unheld = encode(self._task, base.tokenizer, [example for example, _ in old])
-        known = {example.id: right for example, right in old}
+        old = self.folder.old()
+        fresh, unusable = encode(self._task, base.tokenizer, self.folder.new())
+        held, unheld = encode(self._task, base.tokenizer, [item.example for item in old])
+        known = {item.example.id: item.right for item in old}
         found = [
             SessionExample(example, row, is_new=True, right=False, knows=False) for example, row in fresh
         ]
@@ -334,11 +327,11 @@ class Session:
     # -- measuring
 
     def _measure(
-        self, made: TrainingResult, lessons: Sequence[SessionExample], name: str = CANDIDATE
+        self, made: TrainingResult, lessons: Sequence[SessionExample], candidate: Path | None = None
     ) -> tuple[Evaluation, dict[str, bool], Verdict]:
         """Write the adapter, reload it onto the pristine base as it will be served, and measure that."""
         self.report({"phase": "judging"})
-        candidate = self._fresh_folder(name)
+        candidate = _fresh_folder(candidate or self.folder.candidate)
         peft_io.write_adapter(made.adapter, candidate, self.order.base)
         base = self._load()
         deck = adapter_stack.AdapterStack(base)
@@ -385,29 +378,23 @@ class Session:
         )
         return evaluation, answered, judge.decide(evaluation, self._limits)
 
-    def _fresh_folder(self, name: str) -> Path:
-        candidate = self.folder / name
-        files.remove(candidate)
-        files.make_folder(candidate)
-        return candidate
-
     # -- after
 
     def _merge(self) -> None:
         """Leave a copy that needs no base beside the candidate; what stands in its way never costs the version."""
         base = Path(self.order.base)
         needed = sum(path.stat().st_size for path in base.glob("*.safetensors"))
-        free = shutil.disk_usage(self.folder).free
+        free = shutil.disk_usage(self.folder.path).free
         if free < MERGE_ROOM * needed:
             self._notes.append(
                 f"no merged copy: it needs {needed / 2**20:.0f} MiB, and {free / 2**20:.0f} MiB are free"
             )
             return
         self.report({"phase": "merging"})
-        target = self.folder / "merged"
+        target = self.folder.merged
         files.remove(target)  # of a session that was cut off
         try:
-            export.export(self.folder / CANDIDATE, base, target, "merged")
+            export.export(self.folder.candidate, base, target, "merged")
             files.set_modes(target, folder_mode=files.FOLDER, file_mode=files.FILE)
         except (OSError, LoradError) as error:
             self._notes.append(f"no merged copy: {error}")
@@ -422,28 +409,26 @@ class Session:
     ) -> None:
         """Complete the candidate; ``evaluation.json`` comes last, without it there is no candidate."""
         self.report({"phase": "saving"})
-        candidate = self.folder / CANDIDATE
+        candidate = self.folder.candidate
         base = Path(self.order.base)
         loader.keep_tokenizer(base, candidate)
         resolved = {"settings": self.order.settings["resolved"], "plan": records.as_json(self.order.plan)}
         files.write_bytes(
-            candidate / "config.yaml",
+            candidate / papers.CONFIG,
             yaml.safe_dump(json.loads(json.dumps(resolved)), sort_keys=False).encode(),
         )
-        files.write_json(candidate / loader.METADATA, self._metadata(made, lessons, evaluation))
+        files.write_json(candidate / papers.METADATA, self._metadata(made, lessons, evaluation))
         learned = [lesson.example for lesson in lessons if lesson.is_new]
-        files.write_json(
-            candidate / "evaluation.json",
-            {
-                "parent": self.order.parent_version,
-                "base": bases.read_fingerprint(base),
-                "evaluation": records.as_json(evaluation),
-                "verdict": records.as_json(verdict),
-                "learned": [example.ids for example in learned],  # no words, see `_metadata`
-                "right": right,
-            },
+        self.folder.write_result(
+            SessionResult(
+                parent=self.order.parent_version,
+                base=bases.read_fingerprint(base),
+                evaluation=evaluation,
+                verdict=verdict,
+                learned=tuple(example.ids for example in learned),  # no words, see `_metadata`
+                right=right,
+            )
         )
-        files.remove(self.folder / CHECKPOINTS)  # the candidate is complete: nothing is left to go on with
 
     def _metadata(
         self, made: TrainingResult, lessons: Sequence[SessionExample], evaluation: Evaluation
@@ -490,12 +475,13 @@ class Session:
 
     def report(self, line: dict[str, Any]) -> None:
         """Append a line of progress; readers keep the newest value of every key."""
-        with files.open_secret(self.folder / "progress.jsonl", "a") as stream:
-            stream.write(json.dumps(line) + "\n")
+        self.folder.report(line)
 
 
-def _without(row: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name != key}
+def _fresh_folder(folder: Path) -> Path:
+    files.remove(folder)
+    files.make_folder(folder)
+    return folder
 
 
 def _spread(values: Sequence[Any], count: int) -> list[Any]:
@@ -543,11 +529,11 @@ def _end_when_told() -> None:
         threading.Thread(target=watch_daemon, daemon=True).start()
 
 
-def main(folder: Path) -> int:
+def main(folder: RunFolder) -> int:
     """Run the order in a folder; return the process's exit status."""
     os.umask(permissions.UMASK)
     hardware.quieten()
-    order = records.restore(SessionSpec, files.read_json(folder / "request.json"))
+    order = folder.spec()
     threads = order.settings["training"]["threads"]
     if threads:
         torch.set_num_threads(threads)
@@ -575,4 +561,4 @@ def _named(error: Exception) -> Exception:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(RunFolder(Path(sys.argv[1]))))

@@ -35,7 +35,7 @@ from lorad.models import (
 from lorad.records import Encoded, Evaluation, Example, Score
 from lorad.storage import files
 from lorad.tasks import chat_template
-from lorad.versions import loader
+from lorad.versions import loader, papers
 
 CONFIG = "config.json"
 MANIFEST = "manifest.json"
@@ -306,7 +306,7 @@ def write(
     loader.keep_tokenizer(base_folder, candidate)
     dtype = str(base.model.dtype).removeprefix("torch.")
     files.write_json(
-        candidate / loader.METADATA,
+        candidate / papers.METADATA,
         {
             "lorad": __version__,
             "framework": loader.environment(base.model.device.type, dtype),
@@ -385,7 +385,7 @@ def evaluate(
         notes=tuple(notes),
     )
     files.write_json(
-        candidate / "evaluation.json",
+        candidate / papers.EVALUATION,
         {
             "parent": None,
             "base": deck.base.fingerprint,

@@ -20,9 +20,9 @@ from lorad.evaluation import metrics
 from lorad.models import bases, hardware, peft_io
 from lorad.models.adapter_stack import AdapterStack
 from lorad.storage import files
+from lorad.versions import papers
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy")
-METADATA = "metadata.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -110,7 +110,7 @@ def _dtype(model: Any) -> str:
 def _made_in(folder: Path) -> dict[str, Any]:
     """Return the environment that a version's metadata tells of; an import may tell of none."""
     try:
-        return dict(files.read_json(folder / METADATA)["framework"])
+        return dict(files.read_json(folder / papers.METADATA)["framework"])
     except (OSError, ValueError, TypeError, KeyError):
         return {}
 

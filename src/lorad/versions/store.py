@@ -23,9 +23,10 @@ from typing import Any
 from lorad import records
 from lorad.config import RegistrySettings
 from lorad.errors import LoradError, ProtocolError, RegistryError, TransientError
-from lorad.records import Evaluation
+from lorad.records import SessionResult
 from lorad.states import RENAMED, VersionState, advance
 from lorad.storage import files
+from lorad.versions import papers
 
 TRACKER = "checkpoint_tracker.json"
 MANIFEST = "manifest.json"
@@ -180,7 +181,7 @@ class Registry:
 
     def evaluation(self, version: str) -> dict[str, Any]:
         """Return a version's row of the retention matrix, with its verdict."""
-        path = self.path(version) / "evaluation.json"
+        path = self.path(version) / papers.EVALUATION
         try:
             return dict(files.read_json(path))
         except (OSError, ValueError, TypeError) as error:
@@ -188,11 +189,11 @@ class Registry:
                 f"{version} has no readable evaluation: {error}", code="evaluation_damaged", version=version
             ) from error
 
-    def measured(self, version: str) -> Evaluation:
-        """Return what was measured of a version before it was promoted."""
+    def result(self, version: str) -> SessionResult:
+        """Return what the session that made a version said of it, with the verdict."""
         try:
-            return records.restore(Evaluation, self.evaluation(version)["evaluation"])
-        except (KeyError, ValueError) as error:
+            return papers.read_result(self.path(version))
+        except (OSError, ValueError, TypeError) as error:
             raise RegistryError(
                 f"{version}'s evaluation lacks what it must tell: {error}",
                 code="evaluation_damaged",
@@ -205,7 +206,7 @@ class Registry:
         version = entry["version"]
         metadata: dict[str, Any] = {}
         with contextlib.suppress(OSError, ValueError, TypeError):  # told, never needed
-            metadata = dict(files.read_json(self.path(version) / "metadata.json"))
+            metadata = dict(files.read_json(self.path(version) / papers.METADATA))
         calibration = None
         with contextlib.suppress(RegistryError):  # likewise
             calibration = self.calibration(version)
@@ -393,7 +394,7 @@ class Registry:
         """
         held = self.folder / "adopting"
         with files.locked(held / ".lock", wait=False):
-            candidate = held / "candidate"
+            candidate = held / papers.CANDIDATE
             files.remove(candidate)
             try:
                 yield candidate
@@ -404,7 +405,7 @@ class Registry:
     def reproducing(self, version: str, *, keep: bool) -> Iterator[Path]:
         """Lend a folder in which a version is made again; what is to be kept takes the place of what was kept before.
 
-        What is kept holds no words. One at a time, see ``adopting``.
+        One at a time, see ``adopting``.
         """
         held = self.folder / "reproduced"
         with files.locked(held / ".lock", wait=False):
@@ -413,7 +414,6 @@ class Registry:
             try:
                 yield folder
                 if keep:
-                    self.remove_words(folder)
                     files.remove(held / version)
                     files.rename(folder, held / version)
             finally:
@@ -591,22 +591,16 @@ class Registry:
         """Keep a refused candidate, with its numbers, out of the way."""
         target = self.rejected / f"job-{job}"
         files.remove(target)
-        self.remove_words(candidate)
         files.rename(candidate, target)
         return target
 
     def remove_unfinished(self) -> None:
         """Remove what a kill has left of a version that was made again or brought from outside, words and all."""
-        for made in (self.folder / "adopting" / "candidate", self.folder / "reproduced" / ".made"):
+        for made in (self.folder / "adopting" / papers.CANDIDATE, self.folder / "reproduced" / ".made"):
             if made.exists():
                 # where somebody is at it, he removes it in the end
                 with contextlib.suppress(TransientError), files.locked(made.parent / ".lock", wait=False):
                     files.remove(made)
-
-    def remove_words(self, candidate: Path) -> None:
-        """Remove the rows that a session learned from: they are in memory, where `lorad forget` finds them."""
-        for name in ("new.jsonl", "old.jsonl"):
-            files.remove(candidate / name)
 
     def prune_rejected(self, keep: int) -> None:
         """Remove all but the newest refused candidates."""

@@ -7,7 +7,6 @@ HTTP server have their own.
 
 import argparse
 import contextlib
-import json
 import os
 import resource
 import signal
@@ -18,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -30,7 +28,7 @@ from lorad.apps.daemon import forgetting
 from lorad.apps.daemon.loop import Cycle
 from lorad.apps.screens import terminal
 from lorad.config import Settings, load_settings
-from lorad.datasets.inbox import inbox
+from lorad.datasets.inbox import inbox, watching
 from lorad.datasets.isolated.reader_process import Reader
 from lorad.errors import ConfigError, LoradError, ProtocolError, TransientError
 from lorad.home import Home, find_home
@@ -46,6 +44,7 @@ from lorad.storage import files, permissions
 from lorad.storage.database import Database
 from lorad.tasks import encode, find
 from lorad.training import planner
+from lorad.training.executors.local import LocalExecutor
 from lorad.versions.store import MANIFEST, Registry
 
 logger = log.get_logger()
@@ -74,81 +73,6 @@ READER_NEEDS = (
 """How variables of the environment begin that the process that reads files is given: no tokens."""
 FILES_TOLD = 100
 """Waiting files that a snapshot lists; ten thousand would only fill a screen."""
-
-
-class ChildSession:
-    """A training process: started with low priority, watched by its progress file, ended by a signal.
-
-    The child holds the read end of a pipe whose other end is ours: if the daemon dies, even by SIGKILL, the
-    child sees the pipe close and stops.
-    """
-
-    def __init__(self, folder: Path, settings: Settings) -> None:
-        self._folder = folder
-        self._deadline: float | None = None
-        self._limit = settings.training.max_seconds
-        self._log = files.open_secret(folder / "session.log", "wb")
-        environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        self._process = subprocess.Popen(
-            # -P: a torch.py in the current folder is not torch
-            [sys.executable, "-P", "-m", "lorad.training.session", str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,  # a Ctrl-C at the terminal is for the daemon; it tells the child itself
-        )
-        with contextlib.suppress(OSError, psutil.Error):
-            psutil.Process(self._process.pid).nice(settings.training.nice)
-            # Linux shares its time among sessions first, and the child's is its own: inside it nice says nothing
-            Path(f"/proc/{self._process.pid}/autogroup").write_text(str(settings.training.nice))
-
-    def poll(self, ticks: float) -> int | None:
-        """Return the exit status, or ``None`` while it runs; end it when it takes too long."""
-        if self._deadline is None:
-            self._deadline = ticks + self._limit
-        elif ticks > self._deadline:
-            self._process.kill()
-            self._process.wait()
-            self._tell_late()
-        status = self._process.poll()
-        if status is not None:
-            self._close()
-        return status
-
-    def _tell_late(self) -> None:
-        said = {
-            "code": "too_slow",
-            "message": f"the session was ended after training.max_seconds ({self._limit:.0f} s); raise it, and let the "
-            "session go on with: lorad resume JOB",
-        }
-        with contextlib.suppress(OSError), files.open_secret(self._folder / "progress.jsonl", "a") as stream:
-            stream.write(json.dumps({"error": said}) + "\n")
-
-    def stop(self) -> None:
-        """Ask it to end, then make it."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        self._close()
-
-    def _close(self) -> None:
-        self._log.close()
-        if self._process.stdin:
-            self._process.stdin.close()
-
-    @property
-    def progress(self) -> dict[str, Any]:
-        """Return the newest line of progress, with the history of rounds."""
-        lines = files.read_lines(self._folder / "progress.jsonl")
-        newest: dict[str, Any] = {}
-        for line in lines:
-            newest |= line
-        return newest | {"history": [line["closed"] for line in lines if "closed" in line]}
 
 
 class ReadingProcess:
@@ -234,10 +158,6 @@ class ModelHost:
             overrides=overrides,
             drift=drift,
         )
-
-    def start(self, folder: Path) -> ChildSession:
-        """Start a session on the order in a folder."""
-        return ChildSession(folder, self._settings)
 
     def fingerprint(self, track: str) -> str:
         """Return the fingerprint of the track's base model."""
@@ -401,6 +321,9 @@ class App:
             ),
             registries=self.registries,
             tracks=self.models_held,
+            executor=LocalExecutor(
+                nice=self.settings.training.nice, max_seconds=self.settings.training.max_seconds
+            ),
             base_folder=self.home.base,
             reader=self.reader,
         )
@@ -478,14 +401,15 @@ class App:
 
     def _watch(self, scheduler: BackgroundScheduler) -> None:
         """Be told of what happens in the inbox, or look every second where nobody would tell."""
-        watcher = inbox.watch(self.home.inbox, self.cycle.inbox.hint_complete, self._look)
-        self._polls_because = inbox.start(watcher, self.home.inbox, psutil.disk_partitions(all=True))
+        tracks = tuple(self.settings.tracks)
+        watcher = watching.watch(self.home.inbox, tracks, self.cycle.inbox.hint_complete, self._look)
+        self._polls_because = watching.start(watcher, self.home.inbox, psutil.disk_partitions(all=True))
         if watcher.is_alive():
             self._undo.append(("watcher", lambda: (watcher.stop(), watcher.join(timeout=5))))
         if self._polls_because:
-            logger.warning("inbox_polled", why=self._polls_because, seconds=inbox.POLL_SECONDS)
+            logger.warning("inbox_polled", why=self._polls_because, seconds=watching.POLL_SECONDS)
             scheduler.add_job(
-                self._look, "interval", seconds=inbox.POLL_SECONDS, max_instances=1, coalesce=True
+                self._look, "interval", seconds=watching.POLL_SECONDS, max_instances=1, coalesce=True
             )
         else:
             self.cycle.inbox.rely_on_events()

@@ -10,8 +10,6 @@ wait, and at once after a restart.
 
 import contextlib
 import json
-import os
-import signal
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -37,7 +35,7 @@ from lorad.errors import (
 )
 from lorad.evaluation import judge
 from lorad.log import get_logger
-from lorad.records import BASE, Evaluation, Example, Job, Plan, Score, SessionSpec, Verdict
+from lorad.records import BASE, Example, Job, Plan, Score, SessionResult, SessionSpec
 from lorad.states import OPEN_JOBS, TRANSITIONS, DropState, JobState
 from lorad.storage import files
 from lorad.storage.database import Database
@@ -46,12 +44,12 @@ from lorad.storage.ledger import Ledger
 from lorad.storage.memory import Memory, Recalled
 from lorad.storage.source import Signature, Source, together
 from lorad.training import planner
+from lorad.training.executors.interface import Executor, RunningSession
+from lorad.training.run_folder import RunFolder
 from lorad.versions.store import PromotionRecord, Registry
 
 log = get_logger()
 
-CHECKPOINTS = "checkpoints"
-"""The folder of a session's rounds, beside its request."""
 MAX_ATTEMPTS = 3
 """A job whose daemon died under it is started again this often; then it waits for a human."""
 
@@ -88,20 +86,6 @@ TAKEN_AT_ONCE = 100
 """Files that one step takes: a flood must not keep the session and people's commands waiting."""
 
 
-class Session(Protocol):
-    """A running child process, seen from here."""
-
-    def poll(self, ticks: float) -> int | None:
-        """Return the exit status, or ``None`` while it runs."""
-
-    def stop(self) -> None:
-        """Ask it to end soon; it leaves no candidate behind."""
-
-    @property
-    def progress(self) -> dict[str, Any]:
-        """Return the newest line of progress."""
-
-
 class ModelPort(Protocol):
     """What the cycle asks of those who hold models: measure rows, start sessions, swap versions."""
 
@@ -110,9 +94,6 @@ class ModelPort(Protocol):
 
     def plan(self, track: str, examples: Sequence[Example], overrides: dict[str, Any], drift: float) -> Plan:
         """Plan a session for these examples, on a parent that has drifted so far from its base (``judge.drift``)."""
-
-    def start(self, folder: Path) -> Session:
-        """Start a session on the order in a folder."""
 
     def serve(self, track: str, version: str | None) -> None:
         """Answer from this version from now on; raise ``RegistryError`` when it cannot be loaded."""
@@ -178,6 +159,7 @@ class Cycle:
         inbox: Inbox,
         registries: dict[str, Registry],
         tracks: ModelPort,
+        executor: Executor,
         base_folder: Callable[[str], Path],
         reader: Reader | None = None,
     ) -> None:
@@ -189,8 +171,9 @@ class Cycle:
         self.inbox = inbox
         self._database = database
         self._tracks = tracks
+        self._executor = executor
         self._base_folder = base_folder
-        self._running: tuple[Job, Session] | None = None
+        self._running: tuple[Job, RunningSession] | None = None
         self._waits = Backoff()
         self._told: set[tuple[Hashable, str]] = set()
         """What has been logged in full: the same again is told in a line."""
@@ -636,7 +619,7 @@ class Cycle:
             self.ledger.record_event("training", now, job=job.id, dataset=job.dataset)
         try:
             with files.passing_errors(f"starting job {job.id}"):
-                self._running = (started, self._tracks.start(folder))
+                self._running = (started, self._executor.start(folder))
         except TransientError:
             self.ledger.move_job(started, "requeue", now, attempts=job.attempts)
             raise
@@ -645,13 +628,13 @@ class Cycle:
         else:
             log.info("training", job=job.id, dataset=job.dataset)
 
-    def _prepare(self, job: Job) -> Path:
+    def _prepare(self, job: Job) -> RunFolder:
         registry = self.registries[job.track]
         track = self.settings.tracks[job.track]
         parent = registry.newest_intact(self._tracks.fingerprint(job.track))
         new, old = self.materials(job, registry.lineage(parent))
         # of the parent itself: memory tells of the version that was tested last
-        right = registry.evaluation(parent)["right"] if parent else {}
+        right = registry.result(parent).right if parent else {}
         old = [replace(item, right=right.get(item.example.id, item.right)) for item in old]
         if job.kind == "learn" and not new:
             raise TrainingError(
@@ -669,7 +652,9 @@ class Cycle:
             )
         overrides = {key: value for key, value in job.settings.items() if key != "drop"}
         grown_from = parent if job.kind != "refit" else None
-        drift = judge.drift(registry.measured(grown_from), self.settings.judge) if grown_from else 0.0
+        drift = (
+            judge.drift(registry.result(grown_from).evaluation, self.settings.judge) if grown_from else 0.0
+        )
         if job.kind == "consolidate":  # what mends a truncation is small, or nothing would be gained
             rank = max(1, self.settings.training.max_rank // 8)
             limit = self.settings.training.max_rank // 2
@@ -696,36 +681,27 @@ class Cycle:
                 "resolved": self.settings.model_dump(mode="json"),
             },
         )
-        rows = {
-            "new.jsonl": [records.as_json(example) for example in new],
-            "old.jsonl": [records.as_json(item.example) | {"right": item.right} for item in old],
-        }
-        request = records.as_json(order)
-        digest = records.digest([rows, records.training_inputs(request)])
-        folder = registry.candidates / f"job-{job.id}"
-        if _cut_off(folder) != digest:
-            files.remove(folder)
-        for name, lines in rows.items():
-            files.write_lines(folder / name, lines)
-        ids = [*(example.id for example in new), *(item.example.id for item in old)]
-        files.write_json(folder / forgetting.RECORD, {"sha256": digest, "ids": ids})
-        files.write_json(folder / "request.json", request)
+        folder = self._run_folder(job)
+        folder.begin(order, new, old)
         return folder
+
+    def _run_folder(self, job: Job) -> RunFolder:
+        return RunFolder(self.registries[job.track].candidates / f"job-{job.id}")
 
     def _promote_kept(self, job: Job, now: float) -> bool:
         """By force, promote the candidate that was refused, if what it was trained on serves still; tell whether it was."""
         registry = self.registries[job.track]
-        kept, folder = registry.rejected / f"job-{job.id}", registry.candidates / f"job-{job.id}"
+        kept, folder = RunFolder(registry.rejected / f"job-{job.id}"), self._run_folder(job)
         try:
-            result = files.read_json(kept / "candidate" / "evaluation.json")
+            result = kept.result()
         except (OSError, ValueError):
             return False
-        if result["parent"] != registry.newest_intact(self._tracks.fingerprint(job.track)):
+        if result.parent != registry.newest_intact(self._tracks.fingerprint(job.track)):
             return False
-        if result.get(forgetting.FORGOTTEN) or self._was_forgotten(job.track, kept):
+        if kept.is_empty() or self._was_forgotten(job.track, kept):
             return False
-        files.remove(folder)
-        files.rename(kept, folder)
+        files.remove(folder.path)
+        files.rename(kept.path, folder.path)
         self._settle(self.ledger.move_job(job, "start", now), folder, now)
         self._is_swept = False
         return True
@@ -765,8 +741,8 @@ class Cycle:
         self._is_swept = False
 
     def _end_session(self, job: Job, status: int, now: float, ticks: float) -> None:
-        folder = self.registries[job.track].candidates / f"job-{job.id}"
-        error = self._why(folder, status) if status else None
+        folder = self._run_folder(job)
+        error = folder.failure(status) if status else None
         if error is not None and error.code in PASSING:
             tries = self._waits.lengthen("session", ticks)
             with self._database.transaction():
@@ -780,7 +756,7 @@ class Cycle:
         else:
             self._settle(job, folder, now)
 
-    def _settle(self, job: Job, folder: Path, now: float) -> None:
+    def _settle(self, job: Job, folder: RunFolder, now: float) -> None:
         """Settle a candidate; what cannot be settled is a failed job, what may pass is raised."""
         try:
             with files.passing_errors(f"judging job {job.id}"):
@@ -790,65 +766,48 @@ class Cycle:
         except (LoradError, OSError) as failure:
             self._crash(self.ledger.job(job.id), failure, now)
 
-    def _why(self, folder: Path, status: int) -> TrainingError:
-        lines = files.read_lines(folder / "progress.jsonl")
-        said = next((line["error"] for line in reversed(lines) if "error" in line), None)
-        if said:
-            return TrainingError(said["message"], code=said["code"])
-        if status == os.EX_IOERR:
-            return TrainingError("the session met a full disk; it is tried again later", code="disk")
-        killed = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        if status == -signal.SIGKILL:
-            killed += ", as the system does where memory runs out (then: lorad retry JOB --settings batch=1)"
-        return TrainingError(
-            f"the session {killed}; its last words are in {folder / 'session.log'}",
-            code="session_died",
-            status=status,
-        )
-
-    def settle_candidate(self, job: Job, folder: Path, now: float) -> None:
+    def settle_candidate(self, job: Job, folder: RunFolder, now: float) -> None:
         """Judge a candidate; promote it and swap, or keep it aside with its numbers. Can be repeated."""
         registry = self.registries[job.track]
         if job.state is JobState.TRAINING:
             job = self.ledger.move_job(job, "trained", now)
-        if not (folder / "candidate").exists():
+        if not folder.candidate.exists():
             registry.recover()  # it had become a version when the disk was full
         version = registry.of_job(job.id)
         if version is None:
-            result = files.read_json(folder / "candidate" / "evaluation.json")
+            result = folder.result()
             parent = registry.newest_intact(self._tracks.fingerprint(job.track))
-            if result["parent"] != parent:
-                then, serves = result["parent"] or "the base", parent or "the base"
+            if result.parent != parent:
+                then, serves = result.parent or "the base", parent or "the base"
                 self._begin_again(job, folder, f"it was trained on {then}, and {serves} serves now", now)
                 return
             if self._was_forgotten(job.track, folder):
                 self._begin_again(job, folder, LEARNED_FORGOTTEN, now)
                 return
-            evaluation = records.restore(Evaluation, result["evaluation"])
-            verdict = judge.decide(evaluation, self.settings.judge)
-            if not verdict.promote and not job.force:
-                self._report(job, "reject", verdict, evaluation, now)
+            if not result.verdict.promote and not job.force:
+                self._report(job, "reject", result, now)
                 return
-            version = registry.promote(folder / "candidate", self._birth(job, result, evaluation), now)
+            version = registry.promote(folder.candidate, self._birth(job, result), now)
         # before it is told: whoever hears of the promotion asks the version at once
         refusal = self._swap(job.track, version)
         self._enter(job, version, now)
         if refusal:
             self._retreat(job.track, version, refusal, now)
 
-    def _was_forgotten(self, track: str, folder: Path) -> bool:
+    def _was_forgotten(self, track: str, folder: RunFolder) -> bool:
         """Tell whether any of what a session's folder was made with was forgotten since."""
-        return bool(self.memory.forgotten(track, forgetting.trained_on(folder) or ()))
+        return bool(self.memory.forgotten(track, folder.trained_on() or ()))
 
-    def _begin_again(self, job: Job, folder: Path, why: str, now: float) -> None:
+    def _begin_again(self, job: Job, folder: RunFolder, why: str, now: float) -> None:
         """Queue a job anew whose candidate nobody wants: it carries what does not serve any more, or was forgotten."""
-        files.remove(folder)
+        files.remove(folder.path)
         with self._database.transaction():
             self.ledger.move_job(job, "requeue", now, attempts=job.attempts - 1)
             self.ledger.record_event("requeued", now, job=job.id, why=why)
         log.warning("session_begins_again", job=job.id, why=why)
 
-    def _birth(self, job: Job, result: dict[str, Any], evaluation: Evaluation) -> PromotionRecord:
+    def _birth(self, job: Job, result: SessionResult) -> PromotionRecord:
+        evaluation = result.evaluation
         new = {evaluation.dataset: evaluation.new}
         old = [score - new.get(name, Score(right=0, total=0)) for name, score in evaluation.scores.items()]
         performance = {
@@ -865,23 +824,21 @@ class Cycle:
         }
         return PromotionRecord(
             job=job.id,
-            parent=result["parent"],
-            base=result["base"],
+            parent=result.parent,
+            base=result.base,
             description=words[job.kind],
             performance=performance,
         )
 
     def _enter(self, job: Job, version: str, now: float) -> None:
         """Make ledger and memory agree with a version that is already on disk; can be repeated."""
-        result = self.registries[job.track].evaluation(version)
-        evaluation = records.restore(Evaluation, result["evaluation"])
-        verdict = judge.decide(evaluation, self.settings.judge)
+        result = self.registries[job.track].result(version)
         with self._database.transaction():
             if job.state is JobState.TRAINING:
                 job = self.ledger.move_job(job, "trained", now)
-            self.memory.mark_learned(job.track, result["learned"], version)
-            self.memory.record_recall(job.track, version, result["right"])
-            self._report(replace(job, version=version), "promote", verdict, evaluation, now)
+            self.memory.mark_learned(job.track, result.learned, version)
+            self.memory.record_recall(job.track, version, result.right)
+            self._report(replace(job, version=version), "promote", result, now)
 
     def _swap(self, track: str, version: str) -> LoradError | None:
         """Serve a version, now or later; return what speaks against it, if anything does."""
@@ -897,7 +854,8 @@ class Cycle:
             return error
         return None
 
-    def _report(self, job: Job, event: str, verdict: Verdict, evaluation: Evaluation, now: float) -> None:
+    def _report(self, job: Job, event: str, result: SessionResult, now: float) -> None:
+        verdict, evaluation = result.verdict, result.evaluation
         reason = {
             "reasons": list(verdict.reasons),
             "failed": list(verdict.failed),
@@ -969,10 +927,10 @@ class Cycle:
         registry = self.registries[track]
         for is_kept, made in ((True, registry.kept()), (False, registry.left())):
             for _, folder in made:
-                known = forgetting.trained_on(folder) or set()
+                known = RunFolder(folder).trained_on() or set()
                 if gone := self.memory.forgotten(track, known):
                     log.warning("forgotten_removed", folder=folder.name, examples=len(gone))
-                    forgetting.remove(folder, keep_numbers=is_kept)
+                    RunFolder(folder).empty(keep_numbers=is_kept)
 
     def _put_away(self, registry: Registry, number: int, folder: Path) -> None:
         """Do with a session's folder what its job's state says; of one that may go on, log and checkpoints stay."""
@@ -981,11 +939,13 @@ class Cycle:
         except ProtocolError:  # of a ledger that was lost
             files.remove(folder)
             return
+        left = RunFolder(folder)
         if job.state is JobState.REJECTED:
+            left.remove_words()
             registry.reject(folder, job.id)
         elif job.state is JobState.PROMOTED and job.version:
             try:
-                registry.keep_merged(folder / "merged", job.version)
+                registry.keep_merged(left.merged, job.version)
             except TransientError:
                 raise
             except (LoradError, OSError) as error:  # the version stands without it
@@ -994,7 +954,7 @@ class Cycle:
         elif job.state is JobState.CANCELLED:
             files.remove(folder)
         elif job.state in {JobState.FAILED, JobState.QUEUED}:
-            registry.remove_words(folder)
+            left.remove_words()
 
     # -- what people ask for
 
@@ -1063,8 +1023,8 @@ class Cycle:
         Return the job and that checkpoint, ``None`` when there is none and it begins anew.
         """
         job = self._job_for(job_id, "retry")
-        folder = self.registries[job.track].candidates / f"job-{job_id}" / CHECKPOINTS
-        known = sorted(path.name for path in folder.glob("round-*") if path.is_dir() and not path.suffix)
+        folder = self._run_folder(job)
+        known = folder.checkpoint_names()
         if checkpoint is not None and checkpoint not in known:
             raise ProtocolError(
                 f"job {job_id} has no checkpoint {checkpoint}; it has: {', '.join(known) or 'none'}",
@@ -1072,8 +1032,8 @@ class Cycle:
                 code="no_such_checkpoint",
             )
         changed = self.retry(job_id, now, force=bool(job.force))
-        for name in known[known.index(checkpoint) + 1 :] if checkpoint is not None else ():
-            files.remove(folder / name)
+        if checkpoint is not None:
+            folder.remove_checkpoints(known[known.index(checkpoint) + 1 :])
         return changed, checkpoint or (known[-1] if known else None)
 
     def consolidate_idle(self, now: float) -> list[Job]:
@@ -1147,7 +1107,7 @@ class Cycle:
             self._serve(track, latest)
             with self._database.transaction():
                 if latest is not None:
-                    self.memory.record_recall(track, latest, registry.evaluation(latest)["right"])
+                    self.memory.record_recall(track, latest, registry.result(latest).right)
                 self.ledger.record_event("rolled_back", now, track=track, to=latest or BASE, why="asked for")
         except Exception:
             self._take_back(track, before)
@@ -1196,7 +1156,7 @@ class Cycle:
         if not ids or self._running is None or self._running[0].track != track:
             return None
         job = self.ledger.job(self._running[0].id)
-        return job if forgetting.holds(self.registries[track].candidates / f"job-{job.id}", ids) else None
+        return job if self._run_folder(job).holds(ids) else None
 
     def _remove_made_with(self, track: str, ids: Collection[str]) -> None:
         """Remove what ended sessions that had these examples have left; what a full disk keeps here ``sweep`` removes."""
@@ -1204,8 +1164,8 @@ class Cycle:
         running = self._running[0].id if self._running else None
         for is_kept, made in ((True, registry.kept()), (False, registry.left())):
             for number, folder in made:
-                if number != running and forgetting.holds(folder, ids):
-                    forgetting.remove(folder, keep_numbers=is_kept)
+                if number != running and RunFolder(folder).holds(ids):
+                    RunFolder(folder).empty(keep_numbers=is_kept)
 
     def prune(
         self, track: str, limits: RegistrySettings, now: float, *, dry_run: bool = False
@@ -1220,8 +1180,7 @@ class Cycle:
     def _needed(self, track: str) -> list[str]:
         if self._running is None or self._running[0].track != track:
             return []
-        folder = self.registries[track].candidates / f"job-{self._running[0].id}"
-        parent = files.read_json(folder / "request.json")["parent_version"]
+        parent = self._run_folder(self._running[0]).spec().parent_version
         return [parent] if parent else []
 
     def halt(self, now: float) -> None:
@@ -1233,16 +1192,6 @@ class Cycle:
             current = self.ledger.job(job.id)
             if current.state is JobState.TRAINING:
                 self.ledger.move_job(current, "requeue", now, attempts=job.attempts - 1)
-
-
-def _cut_off(folder: Path) -> str | None:
-    """Return what a session that was cut off was to learn: asked the same, it goes on from its checkpoints."""
-    for left in (folder / "candidate", *folder.glob(".*.part")):
-        files.remove(left)
-    try:
-        return str(files.read_json(folder / forgetting.RECORD)["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _signature(drop: records.Drop) -> Signature:

@@ -18,15 +18,11 @@ import heapq
 import os
 import re
 import stat
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-
-from watchdog.events import FileSystemEvent, FileSystemEventHandler
-from watchdog.observers import Observer
 
 from lorad.config import InboxSettings
 from lorad.datasets import sidecar
@@ -37,7 +33,6 @@ from lorad.storage import files
 from lorad.storage.directories import Folder
 from lorad.storage.fault_points import step
 from lorad.storage.file_names import readable
-from lorad.storage.mounts import Mount, why_silent
 from lorad.storage.open_files import open_for_writing
 from lorad.storage.source import Signature, Source, opened
 
@@ -49,9 +44,7 @@ __all__ = [
     "Taken",
     "passed_by",
     "readable",
-    "start",
     "unchanged",
-    "watch",
 ]
 
 #: What lies beside a dataset for people to read, whatever its ending.
@@ -163,9 +156,6 @@ _KINDS = (
 
 #: A sidecar without a file is spoken of when it has waited so long; its file may still be under way.
 LONE_SECONDS = 60.0
-
-#: Seconds between two looks at a folder that no events tell of.
-POLL_SECONDS = 1.0
 
 #: A file whose end is missing rests so many times as long as others: whoever writes it may only be slow.
 PATIENCE = 6
@@ -829,42 +819,3 @@ def _ends_open(source: Source) -> bool:
         stream.seek(max(0, source.size - TAIL))
         end = stream.read(TAIL).rstrip(b"\0 \t")  # two bytes a sign, perhaps
     return end[-1:] not in {b"\n", b"\r", b"}", b"]"}
-
-
-class _Handler(FileSystemEventHandler):
-    """Pass on the one event that says complete; the others only say look."""
-
-    def __init__(self, complete: Callable[[Path], None], look: Callable[[], None]) -> None:
-        self._complete = complete
-        self._look = look
-
-    def on_any_event(self, event: FileSystemEvent) -> None:
-        if event.is_directory or event.event_type in {"opened", "closed_no_write", "deleted"}:
-            return  # watchdog also reports our own reading
-        if event.event_type == "moved":
-            if not event.dest_path:
-                return  # out of the inbox
-            self._complete(Path(os.fsdecode(event.dest_path)))
-        self._look()
-
-
-def watch(folder: Path, complete: Callable[[Path], None], look: Callable[[], None]) -> Any:
-    """Return a watcher of the inbox, not started; its thread belongs to whoever starts it."""
-    # inotify alone tells a rename from outside the inbox from a file that somebody begins to write
-    options: Any = {"generate_full_events": True} if sys.platform == "linux" else {}
-    observer = Observer(**options)
-    observer.schedule(_Handler(complete, look), str(folder), recursive=True)
-    return observer
-
-
-def start(watcher: Any, folder: Path, mounts: Iterable[Mount]) -> str:
-    """Start a watcher; return why the folder must be polled instead, ``""`` when events can be relied on.
-
-    A watcher of a silent folder is started as well: what this machine does there, it tells at once.
-    """
-    try:
-        watcher.start()
-    except (OSError, RuntimeError) as error:  # inotify's limits on watches and on instances, above all
-        return f"it cannot be watched: {getattr(error, 'strerror', None) or error}; see lorad doctor"
-    silent = why_silent(Path(os.path.realpath(folder)), mounts)
-    return silent and f"it lies on {silent}, which does not tell of what other machines change"

@@ -196,5 +196,5 @@ def _plan(place: Home, settings: Settings, track: str, lengths: Sequence[int]) -
         planner=settings.planner,
         rehearsal=settings.rehearsal,
         training=settings.training,
-        drift=judge.drift(registry.measured(latest), settings.judge) if latest else 0.0,
+        drift=judge.drift(registry.result(latest).evaluation, settings.judge) if latest else 0.0,
     )

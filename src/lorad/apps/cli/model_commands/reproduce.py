@@ -1,10 +1,7 @@
 """``lorad reproduce``: make a version again and compare."""
 
-import contextlib
 import os
-import subprocess
-import sys
-from pathlib import Path
+import time
 from typing import Annotated, Any
 
 import typer
@@ -14,13 +11,18 @@ from lorad import records
 from lorad.apps.cli.model_commands.context import find_track, load, open_database
 from lorad.apps.cli.model_commands.options import ConfigOption, HomeOption, JsonOption, SetOption, TrackOption
 from lorad.apps.cli.model_commands.output import console, say
-from lorad.errors import TrainingError
 from lorad.models import bases
-from lorad.storage import files, permissions
+from lorad.storage import permissions
 from lorad.storage.memory import Memory
 from lorad.training import reproduction
+from lorad.training.executors.interface import Executor
+from lorad.training.executors.local import LocalExecutor
+from lorad.training.run_folder import RunFolder
 
 app = typer.Typer()
+
+LOOK_SECONDS = 0.5
+"""Between two looks at a session that runs."""
 
 
 @app.command("reproduce")
@@ -41,11 +43,13 @@ def reproduce_version(
     registry, base_folder = find_track(place, settings, track)
     version = registry.resolve(version)
     registry.verify(version, bases.verify_base(base_folder))
-    with registry.reproducing(version, keep=keep) as folder:
+    with registry.reproducing(version, keep=keep) as path:
+        folder = RunFolder(path)
         with open_database(place) as database:
             reproduction.prepare(registry, Memory(database), version, base_folder, folder)
-        _run_session(folder, quiet=as_json)
+        _run_session(folder, LocalExecutor(nice=settings.training.nice), quiet=as_json)
         found = reproduction.compare(registry, version, folder)
+        folder.remove_words()
     told = (
         "bit-equal"
         if found.is_equal
@@ -63,35 +67,24 @@ def reproduce_version(
         raise typer.Exit(1)
 
 
-def _standing(lines: list[dict[str, Any]]) -> str:
+def _standing(progress: dict[str, Any]) -> str:
     """Say where a session stands."""
-    newest: dict[str, Any] = {}
-    for line in lines:
-        newest |= line
-    parts = [str(newest.get("phase", "loading"))]
-    parts += [f"round {newest['round']}"] if newest.get("round") else []
-    parts += [f"recall {newest['recall']:.0%}"] if newest.get("recall") is not None else []
+    parts = [str(progress.get("phase", "loading"))]
+    parts += [f"round {progress['round']}"] if progress.get("round") else []
+    parts += [f"recall {progress['recall']:.0%}"] if progress.get("recall") is not None else []
     return ", ".join(parts)
 
 
-def _run_session(folder: Path, *, quiet: bool) -> None:
-    """Run a session in a process of its own, as the daemon does, and tell how it goes."""
-    with (
-        files.open_secret(folder / "session.log", "wb") as log,
-        console.status("", spinner="dots") as status,
-        subprocess.Popen(  # the open pipe tells the child that somebody waits: it ends when that closes
-            [sys.executable, "-P", "-m", "lorad.training.session", str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-        ) as child,
-    ):
-        while child.poll() is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(timeout=1.0)
-            if not quiet:
-                status.update(Text(_standing(files.read_lines(folder / "progress.jsonl"))))
-    if child.returncode:
-        lines = files.read_lines(folder / "progress.jsonl")
-        said = next((line["error"]["message"] for line in reversed(lines) if "error" in line), "")
-        raise TrainingError(f"the session failed: {said or (folder / 'session.log')}", code="session_died")
+def _run_session(folder: RunFolder, executor: Executor, *, quiet: bool) -> None:
+    """Run a session as the daemon does, and tell how it goes; raise ``TrainingError`` when it fails."""
+    running = executor.start(folder)
+    try:
+        with console.status("", spinner="dots") as status:
+            while (ended := running.poll(time.monotonic())) is None:
+                if not quiet:
+                    status.update(Text(_standing(running.progress)))
+                time.sleep(LOOK_SECONDS)
+    finally:
+        running.stop()
+    if ended:
+        raise folder.failure(ended)

@@ -1,0 +1,84 @@
+"""The gradient of one optimizer step, in as many passes as memory wants.
+
+What lives here: adding up gradients pack by pack, and smaller packs where memory runs out. What never does: which
+rows (``rounds``), the optimizer (``trainer``).
+"""
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from lorad.errors import TrainingError
+from lorad.models import hardware, scoring, soft_targets
+from lorad.training.rounds import StepBatch
+
+
+class Gradients:
+    """Adds up the gradients of a model's trained weights, step by step."""
+
+    def __init__(
+        self, model: Any, accelerator: Accelerator, *, general_weight: float, pack_tokens: int
+    ) -> None:
+        self._model = model
+        self._accelerator = accelerator
+        self._general_weight = general_weight
+        self.pack_tokens = pack_tokens
+        """Tokens of a pass; halved where memory runs out, which changes no gradient."""
+
+    def add_up(self, batch: StepBatch) -> tuple[float, dict[int, bool]]:
+        """Add up one step's gradient; return the answers' mean loss, and which rows were right before it.
+
+        Raise ``TrainingError`` when the loss is no number, or memory does not hold a single row.
+        """
+        while True:
+            try:
+                loss, right = self._accumulate(batch)
+            except RuntimeError as error:
+                if not hardware.is_short_of_memory(error):
+                    raise
+                self._check_divisible(batch, error)
+            else:
+                break
+            # outside of `except`: the error holds on to what the failed pass had made
+            self._model.zero_grad(set_to_none=True)
+            self.pack_tokens //= 2
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                "the loss is not a number any more; lower planner.learning_rates, or retry with --settings learning_rate=1e-4",
+                code="diverged",
+            )
+        return float(loss), right
+
+    def _accumulate(self, batch: StepBatch) -> tuple[torch.Tensor, dict[int, bool]]:
+        """Add up the gradient of the answers' mean loss and that of general conversation; return what was right."""
+        answers = sum(len(row.target) for row in batch.rows)
+        general = sum(len(voice.row.target) for voice in batch.voices)
+        total = torch.zeros((), device=self._model.device)
+        right: dict[int, bool] = {}
+        for packed, numbers, voices in batch.packs(self.pack_tokens):
+            logits = scoring.answer_logits(self._model, packed)
+            cut = int((packed.owners < len(numbers)).sum())  # answers come first in a pack
+            answer_loss = scoring.loss_sum(logits[:cut], packed.targets[:cut]) / answers
+            loss = answer_loss
+            if voices:
+                loss = (
+                    loss
+                    + self._general_weight
+                    * soft_targets.distillation_loss_sum(logits[cut:], voices)
+                    / general
+                )
+            self._accelerator.backward(loss)
+            total += answer_loss.detach()
+            graded = zip(numbers, scoring.grade(logits, packed), strict=False)  # the rest is conversation
+            right |= dict(graded)
+        return total, right
+
+    def _check_divisible(self, batch: StepBatch, error: RuntimeError) -> None:
+        longest = max(map(len, batch.both))
+        if self.pack_tokens <= longest:
+            raise TrainingError(
+                f"memory does not hold one row of {longest} tokens; free some of it, set training.gradient_checkpointing to "
+                "true, or leave long rows out with a smaller max_length in planner.table",
+                code="out_of_memory",
+            ) from error
