@@ -22,7 +22,8 @@ from lorad.serving.client import Client, UnixConnection
 from lorad.serving.engine import Chunk
 from lorad.serving.http import connections
 from lorad.serving.http.connections import Gate, Tally
-from lorad.serving.http.server import bind, build
+from lorad.serving.http.server import build
+from lorad.serving.http.unix_socket import bind
 
 
 @contextlib.contextmanager
@@ -182,7 +183,8 @@ sys.path[:0] = [sys.argv[2]]
 resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))
 from lorad.serving.http import connections
 from lorad.config import ServerSettings
-from lorad.serving.http.server import bind, build
+from lorad.serving.http.server import build
+from lorad.serving.http.unix_socket import bind
 from fake_app import FakeDaemon
 held = [open("/dev/null") for _ in range(int(sys.argv[3]))]
 listener = bind(Path(sys.argv[1]))

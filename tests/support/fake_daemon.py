@@ -11,6 +11,9 @@ from pathlib import Path
 from socketserver import ThreadingMixIn, UnixStreamServer
 from urllib.parse import parse_qs, urlsplit
 
+from lorad.serving.answers import Status
+from lorad.serving.record_json import read
+
 NOW = 1_763_700_000.0
 
 
@@ -135,6 +138,11 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+def told(data):
+    """Return what a client makes of an answer to ``/api/status``."""
+    return read(Status, data)
+
+
 def job(number, dataset, state, **changes):
     """Return a job as the API tells it."""
     return {
@@ -207,6 +215,28 @@ def described(name="v0.3", **changes):
             "reproducibility": {"seed": 20_261_121, "deterministic": True},
         },
         "calibration": None,
+        **changes,
+    }
+
+
+def measured(**changes):
+    """Return an evaluation as the API tells it."""
+    return {
+        "dataset": "campus_cs",
+        "scores": {},
+        "before": {},
+        "broken": 0,
+        "mended": 0,
+        "perplexity": 9.1,
+        "perplexity_base": 9.0,
+        "kl_base": 0.01,
+        "degenerate": 0,
+        "sampled": 6,
+        "reload_difference": 0.0,
+        "merge_difference": 0.0,
+        "truncation_error": 0.0,
+        "finite": True,
+        "ended_by": "recall",
         **changes,
     }
 
