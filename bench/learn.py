@@ -48,7 +48,7 @@ NOTES = (
     "same rows: rank 16, rate 1e-3, effective batch 8 (TRL as 8 x 1, its recall tests not counted, lorad's counted).",
     "",
     "`paraphrase_recall`: the same facts asked in quite other words; the whole answer must be right word for word. The aim",
-    "of 0.90 is missed by both: see DECISIONS.md. `reworded_recall`: the same nouns in another frame.",
+    "of 0.90 is missed by both: see bench/LOG.md. `reworded_recall`: the same nouns in another frame.",
 )
 
 

@@ -9,7 +9,7 @@ of the openings are only ever measured. Sampled and not greedy, because what is 
 distribution: a cut answer teaches nothing about stopping, a dull one would be all that is held.
 
 Plain text alone is trained. A model that is held to the base's words on questions does not carry what
-it learns to questions in other words (DECISIONS.md has the figures); the answers to questions are measured all the same.
+it learns to questions in other words (bench/LOG.md has the figures); the answers to questions are measured all the same.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,0 +1,92 @@
+"""What documents say, held against the code: names of tests, paths, settings, routes, decisions."""
+
+import re
+import runpy
+import types
+from pathlib import Path
+
+import named_tests
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+WRITTEN = [
+    path
+    for path in (
+        *ROOT.glob("*.md"),
+        *DOCS.rglob("*.md"),
+        *(ROOT / "bench").glob("*.md"),
+        ROOT / "daemon/README.md",
+    )
+    if path.name != "LICENSE"
+]
+LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[\w-]+)?\)")
+PATH = re.compile(r"`((?:src|docs|tests|bench|examples|configs|daemon)/[\w./-]*)`")
+
+
+def read(path):
+    return path.read_text(encoding="utf-8")
+
+
+def relative(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.fixture(scope="module")
+def generate():
+    return types.SimpleNamespace(**runpy.run_path(str(DOCS / "generate.py")))
+
+
+def test_every_test_that_the_seeds_name_is_there():
+    text = read(DOCS / "seeds.md")
+
+    assert len(named_tests.named(text)) > 100
+    assert named_tests.named(text) - named_tests.defined() == set()
+    assert named_tests.misplaced(text) == set()
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=relative)
+def test_every_link_leads_to_something(path):
+    targets = [target for target in LINK.findall(read(path)) if "://" not in target]
+
+    assert [target for target in targets if not (path.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=relative)
+def test_every_path_that_is_named_is_there(path):
+    assert [named for named in PATH.findall(read(path)) if not (ROOT / named).exists()] == []
+
+
+@pytest.mark.parametrize("name", ["settings.md", "modules.md"])
+def test_a_page_that_is_made_from_the_code_says_what_the_code_says(generate, name):
+    assert read(DOCS / name) == generate.MADE[name](), "run: make docs"
+
+
+def test_the_picture_of_the_monitor_can_be_drawn_again(generate):
+    picture = generate.monitor_picture()
+
+    assert picture.startswith("<svg")
+    for shown in ("campus_library", "v0.3", "98.0", "training"):
+        assert shown in picture
+
+
+DECISIONS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
+
+
+def test_the_index_names_every_decision():
+    listed = re.findall(
+        r"^\| (\d+) \| \[.*\]\((\d\S+)\) \|", read(DOCS / "decisions/README.md"), re.MULTILINE
+    )
+
+    assert [name for _, name in listed] == [path.name for path in DECISIONS]
+    assert [int(number) for number, _ in listed] == list(range(1, len(DECISIONS) + 1))
+
+
+@pytest.mark.parametrize("path", DECISIONS, ids=lambda path: path.stem)
+def test_a_decision_says_why_what_and_what_follows(path):
+    text = read(path)
+
+    assert text.startswith(f"# {int(path.stem[:4])}. ")
+    assert re.search(r"^Date: 20\d\d-\d\d-\d\d.* Status: (accepted|superseded)", text, re.MULTILINE)
+    for part in ("**Context.** ", "**Decision.** ", "**Consequences.** "):
+        assert part in text
