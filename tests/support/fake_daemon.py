@@ -11,8 +11,9 @@ from pathlib import Path
 from socketserver import ThreadingMixIn, UnixStreamServer
 from urllib.parse import parse_qs, urlsplit
 
-from lorad.serving.answers import Status
-from lorad.serving.record_json import read
+from lorad.serving.answers import Status, VersionEntry, VersionPapers
+from lorad.serving.completions import Completion
+from lorad.serving.record_json import as_json, read
 
 NOW = 1_763_700_000.0
 
@@ -178,20 +179,26 @@ def rejected(number, dataset, ended_at=NOW - 100):
     return job(number, dataset, "rejected", reason=reason, started_at=ended_at - 60, ended_at=ended_at)
 
 
+def whole(kind, data):
+    """Return JSON data with everything that a record of this kind holds, as a daemon sends it."""
+    return json.loads(json.dumps(as_json(read(kind, data))))
+
+
 def version(name, dataset, recall):
-    performance = {"recall": recall, "retention": 0.99}
-    return {
-        "version": name,
-        "date": "2025-11-21",
-        "description": f"learned {dataset}",
-        "state": "intact",
-        "performance": performance,
-    }
+    return whole(
+        VersionEntry,
+        {
+            "version": name,
+            "date": "2025-11-21",
+            "description": f"learned {dataset}",
+            "performance": {"recall": recall, "retention": 0.99},
+        },
+    )
 
 
 def described(name="v0.3", **changes):
     """Return a version with all that is kept about it, as the API tells it."""
-    return {
+    papers = {
         "track": "chat",
         "latest": "v0.3",
         "previous": "v0.2",
@@ -215,8 +222,27 @@ def described(name="v0.3", **changes):
             "reproducibility": {"seed": 20_261_121, "deterministic": True},
         },
         "calibration": None,
-        **changes,
     }
+    return whole(VersionPapers, papers | changes)
+
+
+def completion(content, finish=None):
+    """Return a whole answer in OpenAI's form."""
+    choices = [{"message": {"content": content}, "finish_reason": finish}]
+    return whole(Completion, {"id": "chatcmpl-1", "choices": choices})
+
+
+RETENTION = {
+    "versions": ["v0.1"],
+    "datasets": ["d"],
+    "matrix": [[0.9]],
+    "counts": [[[9, 10]]],
+    "acc": 0.9,
+    "bwt": None,
+    "fwt": None,
+    "forgetting": None,
+}
+"""A retention matrix as the API tells it."""
 
 
 def measured(**changes):
@@ -294,7 +320,7 @@ def snapshot(**changes):
             },
         ],
     }
-    return {
+    told = {
         "lorad": "0.1.0",
         "home": "/srv/lorad",
         "now": NOW,
@@ -308,8 +334,8 @@ def snapshot(**changes):
         "session": None,
         "engine": {"requests": 12, "waiting": 0, "active": 1, "tokens_per_second": 21.5},
         "events": [],
-        **changes,
     }
+    return whole(Status, told | changes)
 
 
 def waiting_file(name):
