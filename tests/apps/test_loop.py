@@ -16,6 +16,7 @@ from lorad.apps.daemon.loop import MAX_ATTEMPTS, TAKEN_AT_ONCE, Cycle
 from lorad.config import RegistrySettings, Settings
 from lorad.datasets.inbox.inbox import Inbox
 from lorad.errors import ConfigError, ProtocolError, RegistryError
+from lorad.serving.answers import Roles
 from lorad.states import JobState
 from lorad.storage import files
 from lorad.versions.store import Registry
@@ -445,7 +446,7 @@ def test_rollback_serves_previous_and_what_it_never_knew_is_not_expected_of_it(w
 
     answer = world.cycle.rollback("chat", None, world.now)
 
-    assert answer == {"latest": "v0.1", "previous": "v0.2", "serving": "v0.1"}
+    assert answer == Roles(track="chat", latest="v0.1", previous="v0.2", serving="v0.1")
     assert world.models.serving == "v0.1"
     assert {
         item.example.dataset for item in world.cycle.memory.learned("chat", world.registry.lineage("v0.1"))
@@ -731,7 +732,7 @@ def test_a_drop_says_which_rows_were_bad_contradicted_and_which_answers_it_repla
     assert [report[name] for name in counts] == [2, 0, 2, 1, 29]
     assert [bad["line"] for bad in report["bad_rows"]] == [32]
     assert report["contradicted_rows"] == list(range(2, 22))
-    replaced = world.archive().job(2)["drop"]["reason"]["replaced"]
+    replaced = world.archive().job(2).drop.reason["replaced"]
     assert [(old["answer"], old["dataset"]) for old in replaced] == [
         (first.target, "doors"),
         (second.target, "doors"),

@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 
 from lorad.config import ServerSettings
 from lorad.errors import LoradError, ProtocolError
+from lorad.serving.answers import VersionPapers
 from lorad.serving.client import Client, UnixConnection
 from lorad.serving.engine import Chunk
 from lorad.serving.http import connections
@@ -114,7 +115,7 @@ def test_a19_who_stops_in_the_middle_of_a_request_is_cut_off(tmp_path, said, set
 
 def test_a19_who_does_not_read_the_answer_is_cut_off(tmp_path):
     daemon = FakeDaemon()
-    daemon.version = lambda track, version: {"track": track, "version": version, "much": "x" * 5_000_000}
+    daemon.version = lambda _, version: VersionPapers(version=version, description="x" * 5_000_000)
     with serving(tmp_path, daemon, transfer_seconds=0.3) as path:
         silent = [
             connect(path, b"GET /api/versions/v0.1 HTTP/1.1\r\nHost: x\r\n" + more + b"\r\n")
@@ -123,7 +124,7 @@ def test_a19_who_does_not_read_the_answer_is_cut_off(tmp_path):
 
         assert all(map(is_cut_off, silent))
 
-        assert len(Client(path).version("chat", "v0.1")["much"]) == 5_000_000  # who reads gets all
+        assert len(Client(path).version("chat", "v0.1").description) == 5_000_000  # who reads gets all
         for client in silent:
             client.close()
 

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -23,7 +24,7 @@ import psutil
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
-from lorad import __version__, log, records
+from lorad import __version__, log
 from lorad.apps.daemon import forgetting
 from lorad.apps.daemon.loop import Cycle
 from lorad.apps.screens import terminal
@@ -34,11 +35,31 @@ from lorad.errors import ConfigError, LoradError, ProtocolError, TransientError
 from lorad.home import Home, find_home
 from lorad.models.bases import load_to_answer, shape, verify_base
 from lorad.models.hardware import machine, quieten
-from lorad.records import BASE, Example, Plan
+from lorad.records import BASE, Example, Job, Plan
 from lorad.serving import queries
+from lorad.serving.answers import (
+    EngineStatus,
+    Forgotten,
+    InboxStatus,
+    Pause,
+    Pinned,
+    Pruned,
+    RejectedFile,
+    ResumedJob,
+    Roles,
+    SessionProgress,
+    Status,
+    Tagged,
+    TrackStatus,
+    VersionPapers,
+    Versions,
+    WaitingFile,
+)
+from lorad.serving.completions import Model
 from lorad.serving.engine import Engine, GenerationRequest, Sampling
-from lorad.serving.http import connections, server
+from lorad.serving.http import connections, server, unix_socket
 from lorad.serving.queries import Archive
+from lorad.serving.record_json import fields_of, read
 from lorad.states import VersionState
 from lorad.storage import files, permissions
 from lorad.storage.database import Database
@@ -71,6 +92,7 @@ READER_NEEDS = (
     "CONDA_PREFIX",
 )
 """How variables of the environment begin that the process that reads files is given: no tokens."""
+EVENTS_TOLD = 20
 FILES_TOLD = 100
 """Waiting files that a snapshot lists; ten thousand would only fill a screen."""
 
@@ -299,7 +321,7 @@ class App:
             ) from None
         self._undo.append(("lock", stack.close))
         for path in (self.home.running_socket(), self.home.socket(self.settings.server.socket)):
-            if path and server.is_alive(path):  # whatever became of the lock
+            if path and unix_socket.is_alive(path):  # whatever became of the lock
                 raise ConfigError(f"another lorad answers at {path}; stop it first", code="already_running")
 
     def _wire(self) -> None:
@@ -352,7 +374,7 @@ class App:
     def _listen(self) -> None:
         path = self.home.socket(self.settings.server.socket)
         _raise_descriptors()
-        listener = server.bind(path)
+        listener = unix_socket.bind(path)
         http = connections.serve(server.build(self, self.settings.server), self.settings.server)
         thread = threading.Thread(target=http.run, kwargs={"sockets": [listener]}, name="http", daemon=True)
         thread.start()
@@ -493,7 +515,7 @@ class App:
         self.models_held.ensure_loaded(track, version)
         return version
 
-    def models(self) -> list[dict[str, Any]]:
+    def models(self) -> tuple[Model, ...]:
         """Return what ``/v1/models`` lists: every track and each of its versions."""
         names = [(track, int(self._started_at)) for track in self.registries]
         for track, registry in self.registries.items():
@@ -503,111 +525,115 @@ class App:
                 for e in registry.tracker()["checkpoints"]
                 if e.get("state") == VersionState.INTACT
             ]
-        return [{"id": name, "object": "model", "created": at, "owned_by": "lorad"} for name, at in names]
+        return tuple(Model(id=name, created=at) for name, at in names)
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> Status:
         """Return everything that ``lorad status`` and ``lorad monitor`` show."""
         now = time.time()
-        return {
-            "lorad": __version__,
-            "home": str(self.home.root),
-            "now": now,
-            "started_at": self._started_at,
-            "pid": os.getpid(),
-            "paused": bool(self.cycle.ledger.flag("paused")),
-            "ready": self.is_ready(),
-            "tracks": {track: self._track(track) for track in self.registries},
-            "jobs": self._jobs_told(),
-            "waiting_files": self._waiting_files(now),
-            "inbox": self._inbox(),
-            "session": self._session(now),
-            "troubles": self.cycle.troubles,
-            "engine": {
-                "requests": self.engine.requests,
-                "waiting": self.engine.waiting,
-                "active": self.engine.active,
-                "tokens_per_second": self.engine.tokens_per_second,
-            },
-            "events": self.cycle.ledger.events(limit=20),
-        }
+        return Status(
+            lorad=__version__,
+            home=str(self.home.root),
+            now=now,
+            started_at=self._started_at,
+            pid=os.getpid(),
+            paused=bool(self.cycle.ledger.flag("paused")),
+            ready=self.is_ready(),
+            tracks={track: self._track(track) for track in self.registries},
+            jobs=self._jobs_told(),
+            waiting_files=self._waiting_files(now),
+            inbox=self._inbox(),
+            session=self._session(now),
+            troubles=tuple(self.cycle.troubles),
+            engine=EngineStatus(
+                requests=self.engine.requests,
+                waiting=self.engine.waiting,
+                active=self.engine.active,
+                tokens_per_second=self.engine.tokens_per_second,
+            ),
+            events=self.archive.newest_events(EVENTS_TOLD),
+        )
 
-    def _jobs_told(self) -> list[dict[str, Any]]:
+    def _jobs_told(self) -> tuple[Job, ...]:
         """Return every job that is not done and those that ended last, so that nobody misses an end."""
         told = [*self.cycle.ledger.open_jobs(), *self.cycle.ledger.ended_jobs(limit=JOBS_TOLD)]
-        newest_first = sorted({job.id: job for job in told}.values(), key=lambda job: -job.id)
-        return [records.as_json(job) for job in newest_first]
+        return tuple(sorted({job.id: job for job in told}.values(), key=lambda job: -job.id))
 
-    def _track(self, track: str) -> dict[str, Any]:
+    def _track(self, track: str) -> TrackStatus:
         settings = self.settings.tracks[track]
-        return {
-            "task": settings.task,
-            "base": settings.base,
-            **self.versions(track),
-            **self.archive.memory(track),
-        }
+        return TrackStatus(
+            **fields_of(self.versions(track)),
+            task=settings.task,
+            base=settings.base,
+            datasets=self.archive.datasets(track),
+        )
 
-    def _waiting_files(self, now: float) -> list[dict[str, Any]]:
+    def _waiting_files(self, now: float) -> tuple[WaitingFile, ...]:
         waiting = [*self.cycle.inbox.processing(), *self.cycle.inbox.waiting()]
-        return [
-            {
-                "name": w.name,
-                "track": w.track,
-                "bytes": w.size,
-                "age_seconds": max(0.0, now - w.changed_at),
-                "why": self.cycle.why_waiting(w),
-            }
-            for w in waiting[:FILES_TOLD]
-        ]
+        return tuple(
+            WaitingFile(
+                name=file.name,
+                track=file.track,
+                bytes=file.size,
+                age_seconds=max(0.0, now - file.changed_at),
+                why=self.cycle.why_waiting(file),
+            )
+            for file in waiting[:FILES_TOLD]
+        )
 
-    def _inbox(self) -> dict[str, Any]:
-        left = dict(self.cycle.inbox.left)
-        return {
-            "watching": "polling" if self._polls_because else "events",
-            "why": self._polls_because,
-            "files": self.cycle.inbox.count,
-            "not_taken": [{"name": inbox.readable(p.name), **e.as_dict()} for p, e in left.items()][
-                :FILES_TOLD
-            ],
-        }
+    def _inbox(self) -> InboxStatus:
+        left = list(dict(self.cycle.inbox.left).items())[:FILES_TOLD]
+        return InboxStatus(
+            watching="polling" if self._polls_because else "events",
+            why=self._polls_because,
+            files=self.cycle.inbox.count,
+            not_taken=tuple(
+                RejectedFile(
+                    name=inbox.readable(path.name), code=error.code, message=error.message, data=error.data
+                )
+                for path, error in left
+            ),
+        )
 
-    def _session(self, now: float) -> dict[str, Any] | None:
+    def _session(self, now: float) -> SessionProgress | None:
         running = self.cycle.session
         if running is None:
             return None
         job, progress = running
         elapsed = max(0.0, now - (job.started_at or now))  # the clock may have been set back
-        return {"job": job.id, "dataset": job.dataset, "phase": "loading", "elapsed": elapsed, **progress}
+        known = {"job": job.id, "dataset": job.dataset, "elapsed": elapsed}
+        return read(SessionProgress, {**progress, **known})
 
-    def retry(self, job: int, *, force: bool, settings: dict[str, Any]) -> dict[str, Any]:
+    def retry(self, job: int, *, force: bool, settings: dict[str, Any]) -> Job:
         """Queue a job again."""
-        changed = self._exclusively(
+        changed: Job = self._exclusively(
             lambda: self.cycle.retry(job, time.time(), force=force, settings=settings)
         )
         self._wake.set()
-        return records.as_json(changed)
+        return changed
 
-    def resume(self, job: int, checkpoint: str | None) -> dict[str, Any]:
+    def resume(self, job: int, checkpoint: str | None) -> ResumedJob:
         """Queue a job again, to go on behind a checkpoint; return it and which that is."""
         changed, found = self._exclusively(lambda: self.cycle.resume(job, checkpoint, time.time()))
         self._wake.set()
-        return records.as_json(changed) | {"checkpoint": found}
+        return ResumedJob(**fields_of(changed), checkpoint=found)
 
-    def cancel(self, job: int) -> dict[str, Any]:
+    def cancel(self, job: int) -> Job:
         """End a job."""
-        return records.as_json(self._exclusively(lambda: self.cycle.cancel(job, time.time())))
+        ended: Job = self._exclusively(lambda: self.cycle.cancel(job, time.time()))
+        return ended
 
-    def pause(self, *, paused: bool) -> dict[str, Any]:
+    def pause(self, *, paused: bool) -> Pause:
         """Start no more sessions, or start them again."""
         self.cycle.ledger.set_flag("paused", "yes" if paused else "")
         self.cycle.ledger.record_event("paused" if paused else "resumed", time.time())
         self._wake.set()
-        return {"paused": paused}
+        return Pause(paused=paused)
 
-    def versions(self, track: str) -> dict[str, Any]:
+    def versions(self, track: str) -> Versions:
         """Return a track's versions and what serves."""
-        return self.archive.versions(track) | {"serving": self.engine.serving(track)}
+        return replace(self.archive.versions(track), serving=self.engine.serving(track))
 
-    def rollback(self, track: str, to: str | None) -> dict[str, Any]:
+    def rollback(self, track: str, to: str | None) -> Roles:
         """Serve an earlier version again, or the base alone.
 
         The previous one is that of now, not of when the turn comes: asked twice, because the first answer was slow,
@@ -615,14 +641,14 @@ class App:
         """
         registry = self.archive.registry(track)
         to = registry.previous if to is None else to
-        found: dict[str, Any] = self._exclusively(lambda: self.cycle.rollback(track, to, time.time()))
+        found: Roles = self._exclusively(lambda: self.cycle.rollback(track, to, time.time()))
         return found
 
-    def version(self, track: str, version: str) -> dict[str, Any]:
+    def version(self, track: str, version: str) -> VersionPapers:
         """Return all that is kept about a version, and what serves."""
-        return self.archive.version(track, version) | {"serving": self.engine.serving(track)}
+        return replace(self.archive.version(track, version), serving=self.engine.serving(track))
 
-    def pin(self, track: str, version: str, *, pinned: bool) -> dict[str, Any]:
+    def pin(self, track: str, version: str, *, pinned: bool) -> Pinned:
         """Keep a version whatever the limits say, or no longer."""
         registry = self.archive.registry(track)
         self.cycle.ledger.prove_writable()
@@ -630,9 +656,9 @@ class App:
         self.cycle.ledger.record_event(
             "pinned" if pinned else "unpinned", time.time(), track=track, version=found
         )
-        return {"version": found, "pinned": pinned}
+        return Pinned(version=found, pinned=pinned)
 
-    def tag(self, track: str, version: str, tag: str, *, remove: bool) -> dict[str, Any]:
+    def tag(self, track: str, version: str, tag: str, *, remove: bool) -> Tagged:
         """Give a version a name of its own, or take it away."""
         registry = self.archive.registry(track)
         change = registry.untag if remove else registry.tag
@@ -641,18 +667,18 @@ class App:
         self.cycle.ledger.record_event(
             "untagged" if remove else "tagged", time.time(), track=track, version=found, tag=tag
         )
-        return {"version": found, "tag": tag, "removed": remove}
+        return Tagged(version=found, tag=tag, removed=remove)
 
-    def prune(self, track: str, limits: dict[str, int], *, dry_run: bool) -> dict[str, Any]:
+    def prune(self, track: str, limits: dict[str, int], *, dry_run: bool) -> Pruned:
         """Remove the versions beyond the settings' limits, or beyond these where given, or only tell which."""
         self.archive.registry(track)
         wanted = self.settings.registry.model_copy(update=limits)
         if not dry_run:
             self.cycle.ledger.prove_writable()
         gone = self._exclusively(lambda: self.cycle.prune(track, wanted, time.time(), dry_run=dry_run))
-        return {"pruned": gone, "dry_run": dry_run}
+        return Pruned(pruned=gone, dry_run=dry_run)
 
-    def forget(self, track: str, selector: str, *, dry_run: bool) -> dict[str, Any]:
+    def forget(self, track: str, selector: str, *, dry_run: bool) -> Forgotten:
         """Remove examples from memory on purpose, or only tell which these would be."""
         self.archive.registry(track)
         if not selector.strip():
@@ -660,30 +686,27 @@ class App:
                 "say what to forget: a dataset's name, or a text that its examples hold",
                 code="empty_selector",
             )
-        forgotten: dict[str, Any] = self._exclusively(lambda: self._forget(track, selector, dry_run=dry_run))
+        forgotten: Forgotten = self._exclusively(lambda: self._forget(track, selector, dry_run=dry_run))
         self._wake.set()
         return forgotten
 
-    def _forget(self, track: str, selector: str, *, dry_run: bool) -> dict[str, Any]:
+    def _forget(self, track: str, selector: str, *, dry_run: bool) -> Forgotten:
         """Look at what is meant and what holds it before that is gone."""
-        remains = self.cycle.remains(track, selector)
-        told = {
-            "dry_run": dry_run,
-            "held": records.as_json(remains),
-            "told": forgetting.tell(remains, is_done=not dry_run),
-        }
-        if dry_run:
-            meant = self.cycle.memory.meant(track, selector)
-            shown = [queries.tell(example) for example in meant[:SHOWN]]
-            return {"forgotten": len(meant), **told, "examples": shown}
-        return {"forgotten": self.cycle.forget(track, selector, time.time()), **told}
+        remains, meant = self.cycle.remains(track, selector), self.cycle.memory.meant(track, selector)
+        return Forgotten(
+            forgotten=len(meant) if dry_run else self.cycle.forget(track, selector, time.time()),
+            dry_run=dry_run,
+            held=remains,
+            told=forgetting.tell(remains, is_done=not dry_run),
+            examples=tuple(map(queries.show, meant[:SHOWN])) if dry_run else (),
+        )
 
-    def consolidate(self, track: str, *, refit: bool) -> dict[str, Any]:
+    def consolidate(self, track: str, *, refit: bool) -> Job:
         """Queue a session that makes one adapter of all, or refits one from the pristine base."""
         self.archive.registry(track)
-        job = self._exclusively(lambda: self.cycle.consolidate(track, time.time(), refit=refit))
+        job: Job = self._exclusively(lambda: self.cycle.consolidate(track, time.time(), refit=refit))
         self._wake.set()
-        return records.as_json(job)
+        return job
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -36,6 +36,7 @@ from lorad.errors import (
 from lorad.evaluation import judge
 from lorad.log import get_logger
 from lorad.records import BASE, Example, Job, Plan, Score, SessionResult, SessionSpec
+from lorad.serving.answers import Remains, Roles
 from lorad.states import OPEN_JOBS, TRANSITIONS, DropState, JobState
 from lorad.storage import files
 from lorad.storage.database import Database
@@ -1097,7 +1098,7 @@ class Cycle:
             log.warning("registry_recovered", track=track, what=sentence)
             self.ledger.record_event("recovered", now, track=track, what=sentence)
 
-    def rollback(self, track: str, to: str | None, now: float) -> dict[str, str | None]:
+    def rollback(self, track: str, to: str | None, now: float) -> Roles:
         """Serve ``previous`` (or the version named, or the base) again; nothing changes when it cannot be loaded."""
         registry = self.registries[track]
         before = registry.latest, registry.previous
@@ -1112,7 +1113,7 @@ class Cycle:
         except Exception:
             self._take_back(track, before)
             raise
-        return {"latest": latest, "previous": previous, "serving": latest}
+        return Roles(track=track, latest=latest, previous=previous, serving=latest)
 
     def _take_back(self, track: str, before: tuple[str | None, str | None]) -> None:
         """Undo a rollback that failed half-way; what cannot be undone either is told by the first error."""
@@ -1122,7 +1123,7 @@ class Cycle:
                 self._to_serve.add(track)
                 registry.put_back(*before)
 
-    def remains(self, track: str, selector: str) -> forgetting.Remains:
+    def remains(self, track: str, selector: str) -> Remains:
         """Return what holds the words that forgetting this would remove from memory."""
         ids = {example.id for example in self.memory.meant(track, selector)}
         running = self._running[0].id if self._running else None

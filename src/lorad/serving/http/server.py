@@ -22,6 +22,7 @@ def build(daemon: Daemon, settings: ServerSettings | None = None) -> FastAPI:
         version=__version__,
         docs_url=None,  # they would load scripts from elsewhere
         redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
         redirect_slashes=False,
         dependencies=[Depends(http_errors.refuse_unknown_query)],
     )
