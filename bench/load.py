@@ -26,7 +26,8 @@ from lorad.records import Example
 from lorad.storage import files
 from lorad.tasks import find
 from lorad.versions import loader, papers
-from lorad.versions.store import PromotionRecord, Registry
+from lorad.versions.promotion import PromotionRecord
+from lorad.versions.store import Registry
 
 RANKS = (16, 64)
 FACTS = (

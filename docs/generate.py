@@ -46,15 +46,15 @@ KINDS = {"integer": "whole number", "boolean": "`true`, `false`", "string": "tex
 UNBOUNDED = 2**31 - 1
 """A maximum from here on says how wide a number is stored, and nothing to people."""
 
-WIDTH, HEIGHT = 100, 30
+WIDTH, HEIGHT = 100, 26
 NOW = 1_795_876_980.0
 LEARNED = (("v0.1", "campus_cs", 0.972), ("v0.2", "campus_housing", 0.986), ("v0.3", "campus_dining", 0.987))
 HISTORY = ((2.71, 0.0), (1.94, 0.08), (1.32, 0.27), (0.88, 0.49), (0.57, 0.66), (0.38, 0.79), (0.24, 0.88))
 EVENTS = (
-    (-2210, "promoted", {"job": 3, "version": "v0.3"}),
-    (-655, "accepted", {"file": "campus_library.json", "rows": 60, "job": 4}),
-    (-650, "training", {"job": 4, "dataset": "campus_library"}),
-    (-120, "accepted", {"file": "campus_clubs.csv", "rows": 41, "job": 5}),
+    (-2210, "promoted", {"job": 3, "dataset": "campus_dining", "version": "v0.3", "recall": 0.987}),
+    (-171, "accepted", {"file": "campus_library.json", "rows": 60, "job": 4, "new": 60}),
+    (-166, "training", {"job": 4, "dataset": "campus_library"}),
+    (-40, "accepted", {"file": "campus_clubs.csv", "rows": 41, "job": 5, "new": 41}),
 )
 
 
@@ -245,7 +245,7 @@ def _jobs() -> list[dict[str, Any]]:
     ]
     return [
         _job(5, "campus_clubs", "queued"),
-        _job(4, "campus_library", "training", started_at=NOW - 650),
+        _job(4, "campus_library", "training", started_at=NOW - 166),
         *reversed(ended),
     ]
 

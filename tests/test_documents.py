@@ -7,6 +7,10 @@ from pathlib import Path
 
 import named_tests
 import pytest
+import typer
+
+from lorad.apps.cli import main
+from lorad.config import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -20,6 +24,7 @@ WRITTEN = [
     )
     if path.name != "LICENSE"
 ]
+SECTIONS = tuple(Settings.model_fields)
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[\w-]+)?\)")
 PATH = re.compile(r"`((?:src|docs|tests|bench|examples|configs|daemon)/[\w./-]*)`")
 
@@ -60,6 +65,41 @@ def test_every_path_that_is_named_is_there(path):
 @pytest.mark.parametrize("name", ["settings.md", "modules.md"])
 def test_a_page_that_is_made_from_the_code_says_what_the_code_says(generate, name):
     assert read(DOCS / name) == generate.MADE[name](), "run: make docs"
+
+
+def test_every_setting_that_is_named_is_there(generate):
+    # Given the page of settings, with sections such as ``planner.stopping`` and ``tracks.NAME``
+    page = generate.settings_page().partition("## Renamed")[0]
+    known, section = set(), ""
+    for kind, name in re.findall(r"^(## |\| )`([\w.\[\]]+)`", page, re.MULTILINE):
+        section = name if kind == "## " else section
+        known |= {section, f"{section}.{name}"}
+    known |= {name.split("[", 1)[0] for name in known} | {"tracks.chat.base", "log.*"}
+
+    named = {
+        (relative(path), name)
+        for path in WRITTEN
+        if path.name != "settings.md" and path.parent.name != "bench"
+        for name in re.findall(r"`((?:" + "|".join(SECTIONS) + r")\.[\w.*]+)`", read(path))
+    }
+
+    assert {(path, name) for path, name in named if name not in known} == set()
+
+
+CODE = re.compile(r"^```\w*\n(.*?)^```|`([^`\n]+)`", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^lorad(?: --\w+ \S+)* ([a-z]+)(?: ([a-z]+))?", re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=relative)
+def test_every_command_that_is_named_is_there(path):
+    known = typer.main.get_command(main.app).commands
+
+    def is_known(command, following):
+        inner = getattr(known.get(command), "commands", None)
+        return command in known and (not inner or following in {"", *inner})
+
+    code = "\n".join(block or span for block, span in CODE.findall(read(path)))
+    assert [words for words in COMMAND.findall(code) if not is_known(*words)] == []
 
 
 def test_the_picture_of_the_monitor_can_be_drawn_again(generate):

@@ -244,7 +244,7 @@ class TrackSettings(Section):
 
 
 class RegistrySettings(Section):
-    """Which versions stay on disk: see ``store.find_surplus``."""
+    """Which versions stay on disk: see ``versions.pruning.find_surplus``."""
 
     keep: Count = 10
     """Most versions on disk."""

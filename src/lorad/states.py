@@ -47,8 +47,6 @@ class VersionState(StrEnum):
 
 State = DropState | JobState | VersionState
 
-RENAMED = {"sound": VersionState.INTACT, "damaged": VersionState.CORRUPT}
-"""What an older lorad called states that lie in files."""
 S = TypeVar("S", DropState, JobState, VersionState)
 
 TRANSITIONS: dict[type[StrEnum], dict[State, dict[str, State]]] = {

@@ -188,7 +188,7 @@ def _check_memory(world):
 
 def _check_versions(world):
     registry = world.registry
-    tracker = registry.tracker()
+    tracker = registry.tracker.read()
     jobs = {job.dataset: job.id for job in world.cycle.ledger.jobs()}
     assert [(e["version"], e["job"], e["state"], e["parent"]) for e in tracker["checkpoints"]] == [
         ("v0.1", jobs["doors"], "pruned", None),
@@ -196,7 +196,7 @@ def _check_versions(world):
         ("v0.3", jobs["keys"], "intact", "v0.2"),
     ]
     assert (tracker["latest"], tracker["previous"], world.models.serving) == ("v0.3", "v0.2", "v0.3")
-    assert sorted(path.name for path in registry.versions_folder.iterdir()) == ["v0.2", "v0.3"]
+    assert sorted(path.name for path in registry.folders.folder.iterdir()) == ["v0.2", "v0.3"]
     for name, version in (("latest", "v0.3"), ("previous", "v0.2")):
         assert (registry.folder / name).resolve() == registry.verify(version)
     assert list(registry.candidates.iterdir()) == []
@@ -310,7 +310,7 @@ def test_wherever_a_promotion_by_force_is_cut_off_it_happens_once(home):
 def _check_forced(world, job):
     registry = world.registry
     assert (registry.latest, registry.previous, world.models.serving) == ("v0.4", "v0.3", "v0.4")
-    assert [(e["version"], e["job"]) for e in registry.tracker()["checkpoints"]][3:] == [("v0.4", job)]
+    assert [(e["version"], e["job"]) for e in registry.tracker.read()["checkpoints"]][3:] == [("v0.4", job)]
     registry.verify("v0.4")
     assert str(world.cycle.ledger.job(job).state) == "promoted"
     hats = {example.id for example in HATS}

@@ -23,7 +23,8 @@ from lorad.home import SOCKET_PATH_LIMIT, Home
 from lorad.models import bases
 from lorad.records import Machine, ModelShape, Trial
 from lorad.storage import files
-from lorad.versions.store import PromotionRecord, Registry
+from lorad.versions.promotion import PromotionRecord
+from lorad.versions.store import Registry
 
 ROOT = Path(__file__).parents[2]
 GB = 1_000_000_000

@@ -68,7 +68,7 @@ def test_a13_a_name_is_checked_before_anything_is_written(track, theirs, name):
     (kept / "precious").touch()
     before = everything(track.root)
 
-    with pytest.raises(RegistryError, match="is no version") as caught:
+    with pytest.raises(RegistryError, match="invalid version name") as caught:
         typed(track, "adopt", name, theirs)
 
     assert caught.value.code == "bad_version"

@@ -20,6 +20,7 @@ from lorad.serving.answers import Roles
 from lorad.states import JobState
 from lorad.storage import files
 from lorad.versions.store import Registry
+from lorad.versions.tracker import Tracker
 
 
 @pytest.fixture
@@ -417,7 +418,7 @@ def test_a_version_that_cannot_be_loaded_is_damaged_and_the_last_sound_one_serve
 
     assert world.models.serving == world.registry.latest == "v0.1"
     assert (
-        next(e["state"] for e in world.registry.tracker()["checkpoints"] if e["version"] == "v0.2")
+        next(e["state"] for e in world.registry.tracker.read()["checkpoints"] if e["version"] == "v0.2")
         == "corrupt"
     )
     told = [event["name"] for event in world.cycle.ledger.events()]
@@ -453,18 +454,19 @@ def test_rollback_serves_previous_and_what_it_never_knew_is_not_expected_of_it(w
     } == {"doors"}
 
 
-class Unwritable(Registry):
-    """A registry that cannot write its tracker."""
+class Unwritable(Tracker):
+    """A tracker that cannot be written."""
 
-    def _write(self, tracker):
-        del tracker
+    def write(self, content):
+        del content
         raise OSError(errno.EACCES, "Permission denied")
 
 
 def test_a_promotion_that_fails_is_not_found_promoted_at_the_next_start(world):
     # Given a tracker that becomes unwritable before the second version is promoted
     world.learn("doors.json", tiny.facts(4))
-    world.cycle.registries["chat"] = Unwritable(world.registry.folder)
+    world.cycle.registries["chat"] = Registry(world.registry.folder)
+    world.cycle.registries["chat"].tracker = Unwritable(world.registry.folder)
     world.learn("gates.json", tiny.facts(3, subject="gate"))
     assert world.job().state is JobState.FAILED
 
@@ -620,7 +622,7 @@ def test_a_scrub_finds_rot_under_a_version_that_serves_and_leaves_sound_ones_alo
     world.learn("gates.json", tiny.facts(4, "gates", subject="gate"))
     assert world.cycle.scrub(world.now) == []
     assert world.models.serving == "v0.2"
-    path = next((world.registry.versions_folder / "v0.2").glob("*.json"))
+    path = next((world.registry.folders.folder / "v0.2").glob("*.json"))
     path.write_bytes(path.read_bytes() + b" ")
     world.models.bad_bases = [ConfigError("the base has changed", code="base_damaged")]
 

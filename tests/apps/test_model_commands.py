@@ -97,7 +97,7 @@ def test_an_adapter_from_outside_becomes_a_version_that_can_serve(track, tmp_pat
     told = json.loads(result.stdout)
     assert (told["version"], told["recalled"], told["examples"], told["latest"]) == ("v0.7", 3, 3, False)
     registry = Registry(track.registry.folder)
-    entry = registry.tracker()["checkpoints"][-1]
+    entry = registry.tracker.read()["checkpoints"][-1]
     assert (entry["version"], entry["description"], entry["performance"]) == (
         "v0.7",
         "theirs",
@@ -123,7 +123,7 @@ def test_an_adapter_of_another_base_is_taken_only_when_that_is_meant(track, tmp_
 
     metadata = files.read_json(track.registry.path("v0.9") / "metadata.json")
     assert metadata["imported"]["other_base"] is True
-    assert "another base" in track.registry.tracker()["checkpoints"][-1]["description"]
+    assert "another base" in track.registry.tracker.read()["checkpoints"][-1]["description"]
 
 
 def test_a_name_that_is_taken_is_told(track, tmp_path):

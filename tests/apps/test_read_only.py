@@ -55,7 +55,7 @@ def story(world):
     ledger = world.cycle.ledger
     return (
         world.models.serving,
-        world.registry.tracker(),
+        world.registry.tracker.read(),
         [example.id for example in world.cycle.memory.all("chat")],
         ledger.jobs(),
         ledger.events(limit=1000),

@@ -22,7 +22,8 @@ from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
 from lorad.storage.memory import Memory
 from lorad.tasks import find
-from lorad.versions.store import PromotionRecord, Registry
+from lorad.versions.promotion import PromotionRecord
+from lorad.versions.store import Registry
 
 NOON = 1_790_000_000.0
 KNOWN = tiny.facts(12, "windows", subject="window")

@@ -12,7 +12,8 @@ from lorad.storage.ledger import Ledger
 from lorad.storage.memory import Memory
 from lorad.training import reproduction, session
 from lorad.training.run_folder import RunFolder
-from lorad.versions.store import PromotionRecord, Registry
+from lorad.versions.promotion import PromotionRecord
+from lorad.versions.store import Registry
 
 SETTINGS = Settings.model_validate(
     {

@@ -13,7 +13,8 @@ from lorad.storage.database import Database
 from lorad.storage.memory import Memory
 from lorad.training import reproduction
 from lorad.training.reproduction import Comparison
-from lorad.versions.store import PromotionRecord, Registry
+from lorad.versions.promotion import PromotionRecord
+from lorad.versions.store import Registry
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,6 @@ from lorad.serving.answers import (
     Versions,
 )
 from lorad.states import VersionState
-from lorad.storage import files
 from lorad.storage.database import Database
 from lorad.storage.ledger import EVENTS_KEPT, LARGEST, Ledger
 from lorad.storage.memory import Memory
@@ -90,7 +89,7 @@ class Archive:
 
     def versions(self, track: str) -> Versions:
         """Return a track's versions and their roles; which of them serves, only a daemon can add."""
-        tracker = self.registry(track).tracker()
+        tracker = self.registry(track).tracker.read()
         return Versions(
             track=track,
             latest=tracker["latest"],
@@ -108,12 +107,12 @@ class Archive:
         """Return why a version was promoted, or why a rejected job (``job-N``) was not."""
         registry = self.registry(track)
         if version.startswith("job-"):
-            path = registry.rejected / version / papers.CANDIDATE / papers.EVALUATION
-            if not _CANDIDATE.fullmatch(version) or not path.is_file():
+            folder = registry.rejected / version / papers.CANDIDATE
+            if not _CANDIDATE.fullmatch(version) or not (folder / papers.EVALUATION).is_file():
                 raise ProtocolError(
                     f"there is no rejected candidate {version}", status=404, code="no_such_version"
                 )
-            result = files.read_json(path)
+            result = papers.read_evaluation(folder)
         else:
             version = registry.resolve(version)
             result = registry.evaluation(version)

@@ -71,7 +71,7 @@ def prepare(registry: Registry, memory: Memory, version: str, base: Path, folder
 
 def _papers(registry: Registry, version: str) -> dict[str, Any]:
     try:
-        told = dict(files.read_json(registry.path(version) / papers.METADATA))
+        told = papers.read_metadata(registry.path(version))
         _ = told["order"]["plan"], told["materials"]["new"], told["materials"]["old"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RegistryError(
@@ -106,7 +106,7 @@ def compare(registry: Registry, version: str, folder: RunFolder) -> Comparison:
     first, again = registry.path(version), folder.candidate
     rights = [_share([*papers.read_result(place).right.values()]) for place in (first, again)]
     made_in = _papers(registry, version)["framework"]
-    now = files.read_json(again / papers.METADATA)["framework"]
+    now = papers.read_metadata(again)["framework"]
     return Comparison(
         largest_difference=adapters.difference(peft_io.read_adapter(first), peft_io.read_adapter(again)),
         first=rights[0],

@@ -22,7 +22,7 @@ from lorad.errors import TrainingError
 from lorad.records import Example, SessionResult, SessionSpec
 from lorad.storage import files
 from lorad.storage.memory import Recalled
-from lorad.versions import papers
+from lorad.versions import old_papers, papers
 
 REQUEST = "request.json"
 NEW, OLD = "new.jsonl", "old.jsonl"
@@ -79,7 +79,7 @@ class RunFolder:
 
     def spec(self) -> SessionSpec:
         """Return the request."""
-        return records.restore(SessionSpec, files.read_json(self.path / REQUEST))
+        return records.restore(SessionSpec, old_papers.spec(files.read_json(self.path / REQUEST)))
 
     def new(self) -> list[Example]:
         """Return the examples to learn."""

@@ -1,7 +1,7 @@
 """Bringing a version into memory, after it has proven that it is what was promoted.
 
 What lives here: the checks between verified files and the first answer, in the order in which the cheaper and
-the more certain comes first. What never does: hashes (``store.verify``), what happens to a version that fails.
+the more certain comes first. What never does: hashes (``version_folders.verify``), what happens to a version that fails.
 
     files as promoted -> header -> config against weights -> vocabulary -> environment -> probes
 """

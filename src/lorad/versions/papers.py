@@ -1,14 +1,17 @@
 """A version's papers: the names of its files beside the adapter, and what its session measured.
 
-What lives here: those names, and reading and writing ``evaluation.json``. What never does: the manifest (``store``).
+What lives here: those names, reading them in today's words (``old_papers``), and writing ``evaluation.json``. What never
+does: the manifest (``manifests``).
 A candidate has the same papers; they are never changed once it is a version.
 """
 
 from pathlib import Path
+from typing import Any
 
 from lorad import records
 from lorad.records import SessionResult
 from lorad.storage import files
+from lorad.versions import old_papers
 
 CANDIDATE = "candidate"
 """The folder, beside a session's request, that becomes a version."""
@@ -17,9 +20,19 @@ EVALUATION = "evaluation.json"
 METADATA = "metadata.json"
 
 
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """Return how the adapter in a folder was made; raise ``OSError``, ``ValueError`` or ``TypeError``."""
+    return old_papers.metadata(dict(files.read_json(folder / METADATA)))
+
+
+def read_evaluation(folder: Path) -> dict[str, Any]:
+    """Return what a session said, as it stands there; raise ``OSError``, ``ValueError`` or ``TypeError``."""
+    return old_papers.evaluation(dict(files.read_json(folder / EVALUATION)))
+
+
 def read_result(folder: Path) -> SessionResult:
-    """Return what a session said of the candidate in a folder; raise ``OSError`` or ``ValueError``."""
-    return records.restore(SessionResult, files.read_json(folder / EVALUATION))
+    """Return what a session said of the candidate in a folder; raise ``OSError``, ``ValueError`` or ``TypeError``."""
+    return records.restore(SessionResult, read_evaluation(folder))
 
 
 def write_result(folder: Path, result: SessionResult) -> None:

@@ -66,7 +66,8 @@ from lorad.storage.database import Database
 from lorad.tasks import encode, find
 from lorad.training import planner
 from lorad.training.executors.local import LocalExecutor
-from lorad.versions.store import MANIFEST, Registry
+from lorad.versions.manifests import MANIFEST
+from lorad.versions.store import Registry
 
 logger = log.get_logger()
 
@@ -522,7 +523,7 @@ class App:
             names += [(f"{track}@{BASE}", int(self._started_at))]
             names += [
                 (f"{track}@{e['version']}", int(self._started_at))
-                for e in registry.tracker()["checkpoints"]
+                for e in registry.tracker.read()["checkpoints"]
                 if e.get("state") == VersionState.INTACT
             ]
         return tuple(Model(id=name, created=at) for name, at in names)

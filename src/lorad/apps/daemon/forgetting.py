@@ -13,11 +13,11 @@ from typing import Any
 from lorad.errors import ProtocolError, RegistryError
 from lorad.serving.answers import Remains
 from lorad.states import JobState, VersionState
-from lorad.storage import files
 from lorad.storage.ledger import Ledger
 from lorad.storage.memory import Memory
 from lorad.training.run_folder import RunFolder
-from lorad.versions.store import MERGED, Registry
+from lorad.versions import merged_copy
+from lorad.versions.store import Registry
 
 TOLD = 10
 """Names in one list of a sentence."""
@@ -28,7 +28,7 @@ def find(
 ) -> Remains:
     """Return what holds these examples."""
     held = versions(registry, ledger, ids, memory.learned_in(track, ids))
-    marks = _marks(registry.tracker())
+    marks = _marks(registry.tracker.read())
     kept = [
         number
         for number, folder in registry.kept()
@@ -50,7 +50,7 @@ def versions(
 ) -> list[str]:
     """Return the versions on disk that hold any of these, oldest first."""
     holding = set(learned_in)
-    entries = registry.tracker()["checkpoints"]
+    entries = registry.tracker.read()["checkpoints"]
     for entry in entries:
         grown_from = None if _is_refit(ledger, entry.get("job")) else entry.get("parent")
         if grown_from in holding or _was_tested_on(registry, entry["version"], ids):
@@ -94,11 +94,8 @@ def _copies(registry: Registry, held: Sequence[str]) -> list[str]:
     found = [
         f"reproduced/{version}" for version in held if (registry.folder / "reproduced" / version).is_dir()
     ]
-    try:
-        if files.read_json(registry.folder / "merged" / MERGED)["version"] in held:
-            found.append("merged")
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    if merged_copy.of_version(registry.folder) in held:
+        found.append(merged_copy.COPY)
     return found + (["damaged"] if (registry.folder / "damaged").is_dir() else [])
 
 

@@ -47,7 +47,8 @@ from lorad.storage.source import Signature, Source, together
 from lorad.training import planner
 from lorad.training.executors.interface import Executor, RunningSession
 from lorad.training.run_folder import RunFolder
-from lorad.versions.store import PromotionRecord, Registry
+from lorad.versions.promotion import PromotionRecord
+from lorad.versions.store import Registry
 
 log = get_logger()
 

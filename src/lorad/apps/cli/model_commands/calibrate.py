@@ -26,7 +26,8 @@ from lorad.models import bases
 from lorad.storage.database import Database
 from lorad.storage.memory import Memory
 from lorad.tasks import find
-from lorad.versions.store import Registry, bad_calibration
+from lorad.versions import calibrations
+from lorad.versions.store import Registry
 
 app = typer.Typer()
 
@@ -89,7 +90,7 @@ def _reference(registry: Registry, version: str) -> calibration.Reference | None
     try:
         return records.restore(calibration.Reference, found)
     except ValidationError as error:
-        raise bad_calibration(version, error) from None
+        raise calibrations.unreadable(version, error) from None
 
 
 def _summon(

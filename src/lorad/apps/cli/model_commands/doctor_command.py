@@ -192,7 +192,7 @@ def _versions(place: Home, chosen: Settings) -> Iterator[Finding]:
         with contextlib.suppress(ConfigError):  # a base that is missing or damaged has a finding of its own
             base = bases.read_fingerprint(place.base(track.base))
         try:
-            entries = registry.tracker()["checkpoints"]
+            entries = registry.tracker.read()["checkpoints"]
         except RegistryError as error:
             yield doctor.broken(f"track {name}", error, "lorad run")
             continue

@@ -31,7 +31,8 @@ from lorad.storage import permissions
 from lorad.storage.memory import Memory
 from lorad.tasks import encode, find
 from lorad.versions import import_version
-from lorad.versions.store import PromotionRecord, Registry
+from lorad.versions.promotion import PromotionRecord
+from lorad.versions.store import Registry
 
 app = typer.Typer()
 

@@ -36,7 +36,7 @@ def verify_versions(
     registry, base_folder = find_track(place, settings, track)
     bases.verify_base(base_folder)
     base = bases.load_to_answer(base_folder, settings.engine.device, settings.training.dtype)
-    entries = registry.tracker()["checkpoints"]
+    entries = registry.tracker.read()["checkpoints"]
     there = [e["version"] for e in entries if e.get("state") != VersionState.PRUNED]
     rows: list[dict[str, Any]] = []
     for name in [registry.resolve(version)] if version else there:
