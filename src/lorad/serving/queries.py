@@ -40,10 +40,9 @@ from lorad.serving.answers import (
 from lorad.states import VersionState
 from lorad.storage.database import Database
 from lorad.storage.ledger import EVENTS_KEPT, LARGEST, Ledger
-from lorad.storage.memory import Memory
 from lorad.tasks import find
+from lorad.track import Track, all_tracks
 from lorad.versions import papers
-from lorad.versions.store import Registry
 
 T = TypeVar("T")
 
@@ -57,20 +56,19 @@ PAGE = 1000
 class Archive:
     """The records of every track of a home."""
 
-    def __init__(self, registries: Mapping[str, Registry], ledger: Ledger, memory: Memory) -> None:
-        self._registries = registries
+    def __init__(self, tracks: Mapping[str, Track], ledger: Ledger) -> None:
+        self._tracks = tracks
         self._ledger = ledger
-        self._memory = memory
 
-    def registry(self, track: str) -> Registry:
-        """Return a track's versions; raise ``ProtocolError`` (404) when there is no such track."""
-        if track not in self._registries:
+    def track(self, name: str) -> Track:
+        """Return a track; raise ``ProtocolError`` (404) when there is none of this name."""
+        if name not in self._tracks:
             raise ProtocolError(
-                f"there is no track {track!r}; known: {', '.join(self._registries)}",
+                f"there is no track {name!r}; known: {', '.join(self._tracks)}",
                 status=404,
                 code="no_such_track",
             )
-        return self._registries[track]
+        return self._tracks[name]
 
     def jobs(self) -> Jobs:
         """Return all jobs, newest first."""
@@ -82,14 +80,14 @@ class Archive:
         number = found.settings.get("drop")
         drop = self._ledger.drop(number) if isinstance(number, int) else None
         if drop and (replaced := drop.reason.get("replaced")):
-            examples = self._memory.named(found.track, replaced)
+            examples = self._tracks[found.track].memory.named(replaced)
             shown = [record_json.as_json(show(example)) for example in examples]
             drop = replace(drop, reason=drop.reason | {"replaced": shown})
         return JobWithFile(**record_json.fields_of(found), drop=drop)
 
     def versions(self, track: str) -> Versions:
         """Return a track's versions and their roles; which of them serves, only a daemon can add."""
-        tracker = self.registry(track).tracker.read()
+        tracker = self.track(track).registry.tracker.read()
         return Versions(
             track=track,
             latest=tracker["latest"],
@@ -99,13 +97,13 @@ class Archive:
 
     def version(self, track: str, version: str) -> VersionPapers:
         """Return all that is kept about a version."""
-        registry = self.registry(track)
+        registry = self.track(track).registry
         roles = {"track": track, "latest": registry.latest, "previous": registry.previous}
         return _papers(VersionPapers, version, {**registry.describe(version), **roles})
 
     def explain(self, track: str, version: str) -> Explanation:
         """Return why a version was promoted, or why a rejected job (``job-N``) was not."""
-        registry = self.registry(track)
+        registry = self.track(track).registry
         if version.startswith("job-"):
             folder = registry.rejected / version / papers.CANDIDATE
             if not _CANDIDATE.fullmatch(version) or not (folder / papers.EVALUATION).is_file():
@@ -127,12 +125,14 @@ class Archive:
 
     def datasets(self, track: str) -> tuple[DatasetCounts, ...]:
         """Return what is kept of each dataset, in order of arrival."""
-        counted = self._memory.datasets(track, self._lineage(track))
+        found = self.track(track)
+        counted = found.memory.datasets(found.lineage())
         return tuple(DatasetCounts(**counts) for counts in counted)
 
     def page(self, track: str, dataset: str | None, after: int, limit: int = PAGE) -> ExamplesPage:
         """Return a page of memory's examples."""
-        rows = self._memory.page(track, dataset, _place(after), limit, self._lineage(track))
+        found = self.track(track)
+        rows = found.memory.page(dataset, _place(after), limit, found.lineage())
         return ExamplesPage(examples=tuple(rows))
 
     def examples(self, track: str, dataset: str | None = None) -> Iterator[Mapping[str, Any]]:
@@ -144,22 +144,22 @@ class Archive:
 
     def retention(self, track: str) -> RetentionMatrix:
         """Return the matrix of every version on every dataset, and its four numbers."""
-        registry = self.registry(track)
+        registry = self.track(track).registry
         rows = []
-        for version in reversed(self._lineage(track)):
+        for version in reversed(self.track(track).lineage()):
             with contextlib.suppress(RegistryError):
                 rows.append((version, registry.evaluation(version)["evaluation"]))
         return record_json.read(RetentionMatrix, tabulate(rows))
 
     def diff(self, track: str, a: str, b: str) -> Difference:
         """Return the examples that one version answers right and the other does not."""
-        registry = self.registry(track)
+        registry = self.track(track).registry
         a, b = registry.resolve(a), registry.resolve(b)
         right_a, right_b = registry.evaluation(a)["right"], registry.evaluation(b)["right"]
         differing = [name for name, right in right_a.items() if right_b.get(name, right) != right]
         changed = (
             ChangedAnswer(**record_json.fields_of(show(e)), a_right=right_a[e.id], b_right=right_b[e.id])
-            for e in self._memory.named(track, differing)
+            for e in self.track(track).memory.named(differing)
         )
         return Difference(a=a, b=b, changed=tuple(changed))
 
@@ -171,10 +171,6 @@ class Archive:
     def newest_events(self, limit: int, after: int = 0) -> tuple[Event, ...]:
         """Return the newest events after an id, oldest first."""
         return tuple(_event(**told) for told in self._ledger.events(after=_place(after), limit=limit))
-
-    def _lineage(self, track: str) -> list[str]:
-        registry = self.registry(track)
-        return registry.lineage(registry.latest)
 
 
 def _place(after: int) -> int:
@@ -225,8 +221,7 @@ def read(home: Home, settings: Settings) -> Iterator[Archive]:
             code="no_access",
         )
     database = Database(home.database, is_read_only=True) if home.database.exists() else Database(":memory:")
-    registries = {name: Registry(home.track(name)) for name in settings.tracks}
     try:
-        yield Archive(registries, Ledger(database), Memory(database))
+        yield Archive(all_tracks(home, settings, database), Ledger(database))
     finally:
         database.close()
