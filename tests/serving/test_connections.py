@@ -20,11 +20,11 @@ from lorad.config import ServerSettings
 from lorad.errors import LoradError, ProtocolError
 from lorad.serving.answers import VersionPapers
 from lorad.serving.client import Client, UnixConnection
-from lorad.serving.engine import Chunk
 from lorad.serving.http import connections
 from lorad.serving.http.connections import Gate, Tally
 from lorad.serving.http.server import build
 from lorad.serving.http.unix_socket import bind
+from lorad.serving.requests import Chunk
 
 
 @contextlib.contextmanager
@@ -186,6 +186,7 @@ from lorad.serving.http import connections
 from lorad.config import ServerSettings
 from lorad.serving.http.server import build
 from lorad.serving.http.unix_socket import bind
+from lorad.serving.requests import Chunk
 from fake_app import FakeDaemon
 held = [open("/dev/null") for _ in range(int(sys.argv[3]))]
 listener = bind(Path(sys.argv[1]))

@@ -15,11 +15,11 @@ from fake_app import HELLO, FakeDaemon, made
 from lorad.errors import ConfigError, ProtocolError
 from lorad.serving.answers import Pinned, Pruned, ResumedJob, Tagged, VersionPapers
 from lorad.serving.client import Client, UnixConnection
-from lorad.serving.engine import Chunk
 from lorad.serving.http.routing import MOST_ORDERS
 from lorad.serving.http.server import build
 from lorad.serving.http.unix_socket import bind
 from lorad.serving.record_json import fields_of
+from lorad.serving.requests import Chunk
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from lorad.errors import ProtocolError, RegistryError
 from lorad.records import Job
 from lorad.serving.answers import Pinned, Pruned, ResumedJob, Tagged, VersionPapers
 from lorad.serving.completions import Model
-from lorad.serving.engine import Chunk, GenerationRequest
 from lorad.serving.record_json import fields_of
+from lorad.serving.requests import Chunk, GenerationRequest
 from lorad.states import JobState
 
 HELLO = [{"role": "user", "content": "hello"}]

@@ -18,7 +18,7 @@ from lorad.config import Settings
 from lorad.errors import ConfigError, ProtocolError, RegistryError
 from lorad.evaluation.retention import tabulate
 from lorad.home import Home
-from lorad.records import Example
+from lorad.records import Example, as_line
 from lorad.serving import record_json
 from lorad.serving.answers import (
     ChangedAnswer,
@@ -40,7 +40,6 @@ from lorad.serving.answers import (
 from lorad.states import VersionState
 from lorad.storage.database import Database
 from lorad.storage.ledger import EVENTS_KEPT, LARGEST, Ledger
-from lorad.tasks import find
 from lorad.track import Track, all_tracks
 from lorad.versions import papers
 
@@ -180,8 +179,9 @@ def _place(after: int) -> int:
 
 def show(example: Example) -> ShownExample:
     """Return an example as people read it."""
-    question, answer = find(example.task).show(example)
-    return ShownExample(question=question, answer=answer, dataset=example.dataset)
+    return ShownExample(
+        question=as_line(example.input), answer=as_line(example.target), dataset=example.dataset
+    )
 
 
 def _event(id: int, at: float, name: str, **data: Any) -> Event:  # noqa: A002 - the field's name

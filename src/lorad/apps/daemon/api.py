@@ -30,9 +30,10 @@ from lorad.serving.answers import (
     Versions,
 )
 from lorad.serving.completions import Model
-from lorad.serving.engine import Engine, GenerationRequest, Sampling
+from lorad.serving.engine import Engine
 from lorad.serving.queries import Archive
 from lorad.serving.record_json import fields_of
+from lorad.serving.requests import GenerationRequest, Sampling
 from lorad.states import VersionState
 from lorad.track import Track
 

@@ -190,8 +190,5 @@ def _performance(evaluation: Evaluation) -> dict[str, float]:
     old = [score - new.get(name, Score(right=0, total=0)) for name, score in evaluation.scores.items()]
     total = sum(score.total for score in old)
     retention = {"retention": round(sum(score.right for score in old) / total, 4)} if total else {}
-    return {
-        "recall": round(evaluation.headline_score.recall, 4),
-        **retention,
-        "perplexity": round(evaluation.perplexity, 3),
-    }
+    general = {} if evaluation.perplexity is None else {"perplexity": round(evaluation.perplexity, 3)}
+    return {"recall": round(evaluation.headline_score.recall, 4), **retention, **general}

@@ -16,8 +16,8 @@ from lorad.serving.answers import (
     Versions,
 )
 from lorad.serving.completions import Model
-from lorad.serving.engine import GenerationRequest, Sampling
 from lorad.serving.queries import Archive
+from lorad.serving.requests import GenerationRequest, Sampling
 
 
 class Daemon(Protocol):

@@ -25,12 +25,12 @@ from lorad.serving.completions import (
     Models,
     Usage,
 )
-from lorad.serving.engine import Chunk, GenerationRequest
 from lorad.serving.http import http_errors
 from lorad.serving.http.bodies import encoded
 from lorad.serving.http.daemon import Daemon
 from lorad.serving.http.routing import Threads, given
 from lorad.serving.http.schemas import ChatBody
+from lorad.serving.requests import Chunk, GenerationRequest
 
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
