@@ -38,7 +38,7 @@ def drop(
     track: Annotated[str | None, typer.Option(metavar="NAME", help="Learn it on this track.")] = None,
 ) -> None:
     """Copy files into the inbox, safely."""
-    from lorad.datasets.inbox.inbox import passed_by  # noqa: PLC0415 - 130 ms that `lorad status` need not spend
+    from lorad.datasets.inbox.ignored_names import passed_by  # noqa: PLC0415 - 130 ms that `lorad status` need not spend
 
     home, settings = ctx.obj.find()
     if track is not None:

@@ -28,7 +28,8 @@ from lorad.apps.daemon import forgetting
 from lorad.apps.daemon.loop import Cycle
 from lorad.apps.screens import terminal
 from lorad.config import Settings, load_settings
-from lorad.datasets.inbox import inbox, watching
+from lorad.datasets.inbox import watching
+from lorad.datasets.inbox.inbox import Inbox
 from lorad.datasets.isolated.reader_process import Reader
 from lorad.errors import ConfigError, LoradError, ProtocolError, TransientError
 from lorad.home import Home, find_home
@@ -42,6 +43,7 @@ from lorad.serving.queries import Archive
 from lorad.states import VersionState
 from lorad.storage import files, permissions
 from lorad.storage.database import Database
+from lorad.storage.file_names import readable
 from lorad.tasks import encode, find
 from lorad.training import planner
 from lorad.training.executors.local import LocalExecutor
@@ -317,9 +319,7 @@ class App:
         self.cycle = Cycle(
             settings=self.settings,
             database=database,
-            inbox=inbox.Inbox(
-                self.home.inbox, self.settings.inbox, tuple(self.settings.tracks), self.home.drops
-            ),
+            inbox=Inbox(self.home.inbox, self.settings.inbox, tuple(self.settings.tracks), self.home.drops),
             registries=self.registries,
             tracks=self.models_held,
             executor=LocalExecutor(
@@ -416,7 +416,7 @@ class App:
             self.cycle.inbox.rely_on_events()
 
     def _look(self) -> None:
-        self.cycle.inbox.look()
+        self.cycle.inbox.request_scan()
         self._wake.set()
 
     def _thread(self, name: str, work: Callable[[], object]) -> None:
@@ -561,14 +561,12 @@ class App:
         ]
 
     def _inbox(self) -> dict[str, Any]:
-        left = dict(self.cycle.inbox.left)
+        left = dict(self.cycle.inbox.not_taken)
         return {
             "watching": "polling" if self._polls_because else "events",
             "why": self._polls_because,
             "files": self.cycle.inbox.count,
-            "not_taken": [{"name": inbox.readable(p.name), **e.as_dict()} for p, e in left.items()][
-                :FILES_TOLD
-            ],
+            "not_taken": [{"name": readable(p.name), **e.as_dict()} for p, e in left.items()][:FILES_TOLD],
         }
 
     def _session(self, now: float) -> dict[str, Any] | None:

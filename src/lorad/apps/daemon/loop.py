@@ -22,7 +22,11 @@ from lorad.config import InboxSettings, RegistrySettings, Settings
 from lorad.datasets import reader as samples
 from lorad.datasets import sidecar
 from lorad.datasets.inbox import failures
-from lorad.datasets.inbox.inbox import PATIENCE, Inbox, InboxFile, RejectedEntry, Taken, unchanged
+from lorad.datasets.inbox.drop_folders import InboxFile
+from lorad.datasets.inbox.inbox import Inbox
+from lorad.datasets.inbox.rejected_entries import RejectedEntry
+from lorad.datasets.inbox.settling import PATIENCE
+from lorad.datasets.inbox.taken_files import Taken, unchanged
 from lorad.datasets.isolated.reader_process import InProcessReader
 from lorad.errors import (
     LoradError,
@@ -221,13 +225,13 @@ class Cycle:
             self._troubles.pop(what, None)
             self._told = {told for told in self._told if told[0] != what}
             if isinstance(what, Path):
-                self.inbox.held.pop(what, None)
+                self.inbox.delayed.pop(what, None)
 
     def _put_off(self, what: Hashable, ticks: float, error: Exception) -> None:
         tries = self._waits.lengthen(what, ticks, self._least_wait(error))
         self._troubles[what] = str(error) or type(error).__name__
         if isinstance(what, Path):
-            self.inbox.held[what] = self._troubles[what]
+            self.inbox.delayed[what] = self._troubles[what]
         facts = {"what": readable(str(what)), "tries": tries, **describe(error)}
         kind = (what, type(error).__name__)
         if failures.is_passing(error) or kind in self._told:
@@ -363,7 +367,7 @@ class Cycle:
         self._tell_full(ready, room, now)
         for file in ready[:most]:
             self._try_file(file, ticks, partial(self.take, file, now), partial(self.inbox.leave, file.path))
-        for stranger in self.inbox.strangers():
+        for stranger in self.inbox.rejected():
             file = stranger.file
             self._try_file(
                 file, ticks, partial(self._refuse, stranger, now), partial(self.inbox.leave, file.path)
@@ -609,6 +613,7 @@ class Cycle:
             return
         try:
             with files.passing_errors(f"preparing job {job.id}"):
+                checkpoints = self._run_folder(job).checkpoint_names()
                 folder = self._prepare(job)
         except (TransientError, MemoryError):
             raise
@@ -618,6 +623,10 @@ class Cycle:
         with self._database.transaction():
             started = self.ledger.move_job(job, "start", now)
             self.ledger.record_event("training", now, job=job.id, dataset=job.dataset)
+            if checkpoints and not folder.checkpoint_names():
+                why = "its checkpoints are of another request, or of an older lorad"
+                self.ledger.record_event("session_begins_again", now, job=job.id, why=why)
+                log.warning("session_begins_again", job=job.id, why=why)
         try:
             with files.passing_errors(f"starting job {job.id}"):
                 self._running = (started, self._executor.start(folder))
@@ -972,7 +981,7 @@ class Cycle:
 
     def why_waiting(self, file: InboxFile) -> str:
         """Return why a file is not taken or accepted yet, as far as it is known."""
-        return self.inbox.held.get(file.path) or self._troubles.get(file.path, "")
+        return self.inbox.delayed.get(file.path) or self._troubles.get(file.path, "")
 
     @property
     def troubles(self) -> list[str]:
