@@ -199,7 +199,7 @@ def test_the_version_is_printed_without_a_home():
         (["reproduce", "v0.1", "--keep"], "-P -m lorad.apps.cli.model_commands reproduce v0.1 --keep"),
         (
             ["--set", "a=1", "versions", "add", "v0.3", "theirs", "--set-latest", "--metric", "f1=0.9"],
-            "-P -m lorad.apps.cli.model_commands adopt v0.3 theirs --set-latest --metric f1=0.9 --set a=1",
+            "-P -m lorad.apps.cli.model_commands versions add v0.3 theirs --set-latest --metric f1=0.9 --set a=1",
         ),
         (
             ["calibrate", "--check", "--home", "/h"],
@@ -256,7 +256,7 @@ def test_init_into_a_file_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     result = CliRunner().invoke(app, ["init", str(tmp_path / "file")])
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
-    assert "cannot be made" in result.stderr
+    assert "cannot be created" in result.stderr
 
 
 # Status, monitor, events
@@ -467,7 +467,7 @@ def test_a_question_is_read_from_a_pipe(lorad, daemon, words):
 
 def test_no_question_is_one_sentence(lorad, daemon):
     result = lorad("ask", typed="")
-    assert result.stderr.startswith("lorad: there is no question; write one: lorad ask QUESTION")
+    assert result.stderr.startswith("lorad: no question given; use: lorad ask QUESTION")
     assert (result.exit_code, daemon.asked) == (1, [])
 
 
@@ -541,7 +541,7 @@ def test_case_27_a_question_that_is_not_text_is_told(daemon, home):
         check=False,
         timeout=30,
     )
-    assert result.stderr.startswith("lorad: what was typed is not text in this terminal's encoding")
+    assert result.stderr.startswith("lorad: the input is not valid text in this terminal's encoding")
     assert (result.returncode, daemon.asked) == (1, [])
 
 
@@ -616,7 +616,7 @@ def test_a_waiting_file_is_never_overwritten(lorad, home, tmp_path):
     (tmp_path / "a.json").write_text("newer")
     result = lorad("drop", str(tmp_path / "a.json"))
     assert result.exit_code == 1
-    assert "still waits" in result.stderr
+    assert "is still in the inbox" in result.stderr
     assert (home / "inbox" / "a.json").read_text() == "waiting"
 
 
@@ -662,7 +662,7 @@ def test_a20_no_pipe_and_no_device_is_imported(lorad, tmp_path):
     for file in (tmp_path / "pipe", "/dev/zero"):
         result = lorad("memory", "import", str(file))
         assert result.exit_code == 1
-        assert "is no plain file" in result.stderr
+        assert "is not a regular file" in result.stderr
 
 
 def test_nothing_is_dropped_when_one_file_is_missing(lorad, home, tmp_path):
@@ -685,7 +685,7 @@ def test_what_the_inbox_would_pass_by_is_not_dropped(lorad, home, tmp_path, name
     (tmp_path / "a.json").write_text("1")
     (tmp_path / name).write_text("1")
     result = lorad("drop", str(tmp_path / "a.json"), str(tmp_path / name))
-    assert f"the inbox passes by files named {pattern}; rename {tmp_path / name}" in result.stderr
+    assert f"the inbox ignores files named {pattern}; rename {tmp_path / name}" in result.stderr
     assert (result.exit_code, list((home / "inbox").iterdir())) == (1, [])
 
 
@@ -786,7 +786,7 @@ def test_waiting_gives_up(lorad, daemon):
     daemon.answers("GET /api/status", snapshot(jobs=[job(1, "a", "training")]))
     result = lorad("wait", "--timeout", "0")
     assert (result.stdout, result.exit_code) == ("", 1)
-    assert result.stderr.startswith("lorad: the time is up")
+    assert result.stderr.startswith("lorad: timed out")
 
 
 def test_waiting_shows_progress_on_a_terminal_only(home, daemon):
@@ -827,7 +827,7 @@ def test_a_job_is_tried_again_with_other_settings(lorad, daemon):
 @pytest.mark.parametrize("setting", ["rank", "=16"])
 def test_a_setting_without_a_key_or_value_is_refused(lorad, daemon, setting):
     result = lorad("retry", "3", "--settings", setting)
-    assert "write it as key=value" in result.stderr
+    assert "use the form key=value" in result.stderr
     assert daemon.asked == []
 
 
@@ -849,21 +849,21 @@ def test_the_latest_version_is_printed_alone(lorad, daemon):
     assert lorad("versions", "latest").stdout == "v0.2\n"
     result = lorad("versions", "latest", "--track", "chat")
     assert (result.stdout, result.exit_code) == ("", 1)
-    assert "no version of chat is the latest" in result.stderr
+    assert "chat has no latest version" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("words", "route", "body", "told"),
     [
-        ("pin good", "good/pin", {"pinned": True}, "v0.1 is never pruned until: lorad versions unpin v0.1"),
+        ("pin good", "good/pin", {"pinned": True}, "v0.1 is pinned; undo it with: lorad versions unpin v0.1"),
         ("unpin v0.1", "v0.1/pin", {"pinned": False}, "v0.1 is no longer pinned"),
         (
             "tag v0.1 good",
             "v0.1/tags",
             {"tag": "good", "remove": False},
-            "v0.1 is now called good; ask it with: lorad ask --model chat@good QUESTION",
+            "v0.1 has the tag good; ask it with: lorad ask --model chat@good QUESTION",
         ),
-        ("untag good good", "good/tags", {"tag": "good", "remove": True}, "v0.1 is no longer called good"),
+        ("untag good good", "good/tags", {"tag": "good", "remove": True}, "v0.1 no longer has the tag good"),
     ],
 )
 def test_versions_are_marked(lorad, daemon, words, route, body, told):
@@ -885,7 +885,7 @@ def test_an_option_in_front_of_the_subcommand_is_refused_and_not_ignored(lorad, 
     result = lorad(*words)
 
     assert result.exit_code == 1
-    assert f"put {words[1]} behind" in result.output
+    assert f"put {words[1]} after" in result.output
 
 
 def test_an_import_into_a_track_that_is_not_there_is_refused(lorad, home, tmp_path):
@@ -915,7 +915,7 @@ def test_pruning_tells_what_went_and_why(lorad, daemon):
         "would remove v0.1: older than max_age_days (30)\n",
     ]
     assert json.loads(told[2]) == found
-    assert told[3].startswith("nothing is beyond the limits")
+    assert told[3].startswith("no version is beyond the limits")
     assert [body for _, _, body in daemon.asked] == [
         {"track": "chat", "dry_run": False, "keep": 3, "max_age_days": 30, "max_bytes": 1000},
         {"track": "chat", "dry_run": True},
@@ -980,7 +980,7 @@ def test_a13_an_export_of_memory_replaces_a_file_only_when_told(lorad, daemon, t
 def test_what_would_be_forgotten_is_told_and_kept(lorad, daemon):
     daemon.answers("POST /api/forget", {"forgotten": 0, "dry_run": True, "examples": []})
     result = lorad("forget", "campsu_cs", "--dry-run")
-    assert result.stdout == "'campsu_cs' means 0 examples; nothing was forgotten\n"
+    assert result.stdout == "'campsu_cs' matches 0 examples; nothing was forgotten\n"
     assert (result.exit_code, len(daemon.asked)) == (0, 1)
 
 
@@ -1039,7 +1039,7 @@ def test_only_an_export_is_imported(lorad, tmp_path):
     file = tmp_path / "other.jsonl"
     file.write_text('{"instruction": "a", "response": "b"}\n')
     result = lorad("memory", "import", str(file))
-    assert "line 1: this is not a row that lorad memory export wrote" in result.stderr
+    assert "line 1: not a row written by lorad memory export" in result.stderr
     assert result.exit_code == 1
 
 
@@ -1079,7 +1079,8 @@ def test_ctrl_c_ends_with_130(home, daemon):
 
 
 @pytest.mark.parametrize(
-    ("behind", "told"), [("round-0003", "behind round-0003"), (None, "begin anew: it has no complete")]
+    ("behind", "told"),
+    [("round-0003", "continues after round-0003"), (None, "starts over: it has no complete")],
 )
 def test_resuming_tells_where_a_job_goes_on(lorad, daemon, behind, told):
     daemon.answers("POST /api/jobs/3/resume", {"checkpoint": behind})
@@ -1093,7 +1094,7 @@ def test_a_job_is_resumed_from_a_checkpoint(lorad, daemon):
     result = lorad("resume", "3", "--from", "round-0002")
 
     assert result.exit_code == 0, result.output
-    assert "behind round-0002" in result.output
+    assert "continues after round-0002" in result.output
     assert daemon.asked[-1][2] == {"checkpoint": "round-0002"}
 
 
@@ -1190,7 +1191,7 @@ def test_only_a_failed_file_goes_back(lorad, home, name, told):
 def test_a_failed_file_does_not_replace_one_that_waits(lorad, home, failed):
     (home / "inbox" / "a.json").write_text("[2]")
 
-    assert "still waits" in lorad("retry", "a.json").stderr
+    assert "is still in the inbox" in lorad("retry", "a.json").stderr
     assert (home / "inbox" / "a.json").read_text() == "[2]"
     assert (failed / "a.json").read_text() == "[1]"
 
@@ -1222,14 +1223,14 @@ def test_a_sidecar_is_not_dropped_alone(lorad, home, tmp_path):
     result = lorad("drop", str(tmp_path / "a.json.meta.yaml"))
 
     assert result.exit_code == 1
-    assert "drop a.json alone" in result.output
+    assert "name only a.json" in result.output
     assert not list((home / "inbox").glob("a.*"))
 
 
 @pytest.mark.parametrize(
     ("redirected", "words", "told", "status"),
     [
-        ("<&-", ("ask",), "lorad: there is no question", 1),
+        ("<&-", ("ask",), "lorad: no question given", 1),
         ("0> /dev/null", ("ask",), "lorad: standard input cannot be read: Bad file descriptor", 1),
         ("<&-", ("chat",), "", 0),
         (">&-", ("ask", "Where?"), "", 0),
@@ -1271,7 +1272,7 @@ def test_case_27_a_mark_of_byte_order_is_no_part_of_a_question(lorad, daemon, ty
 def test_case_27_a_blank_question_is_not_asked(lorad, daemon, words):
     result = lorad(*words, typed="\ufeff \n\t\n")
 
-    assert "there is no question" in result.stderr
+    assert "no question given" in result.stderr
     assert (result.exit_code, daemon.asked) == (1, [])
 
 
@@ -1281,10 +1282,10 @@ def test_case_27_a_command_that_chat_does_not_know_is_said(lorad, daemon):
     result = lorad("chat", typed="/modelx\n/models chat@v0.1\n/help\n/etc/hosts is what?\n/quit\n")
 
     told = [line.split(";")[0] for line in result.stderr.splitlines()]
-    assert told == ["there is no /modelx", "there is no /models", "there is no /help"]
+    assert told == ["unknown command /modelx", "unknown command /models", "unknown command /help"]
     (only,) = [body["messages"] for _, _, body in daemon.asked]
     assert only == [{"role": "user", "content": "/etc/hosts is what?"}]
-    assert "answers" not in result.stdout
+    assert "now talking" not in result.stdout
 
 
 def test_case_27_a_name_of_very_many_digits_is_a_files(lorad):
@@ -1302,7 +1303,7 @@ def test_a11_an_example_that_cannot_be_read_is_told_and_the_others_are_exported(
     lines = (tmp_path / "memory.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == [exported(1, "mills"), odd, exported(9, "inns")]
     assert result.exit_code == 0
-    assert "example 3 of '\\x1b]0;' cannot be read and is left out" in result.output
+    assert "example 3 of '\\x1b]0;' cannot be read and is skipped" in result.output
     assert "\x1b" not in result.output
 
 

@@ -331,7 +331,7 @@ def test_people_see_the_contradictions_and_a_row_of_any_task(check):
     assert "a.json, for the task classify" in told
     assert """'Bread.': line 1 says 'food', line 2 ["food", "place"]; the later counts""" in told
     assert """line 2 'Bread.' ⟦["food", "place"]⟧""" in told
-    assert "not counted: read for the task classify alone" in told
+    assert "not counted: read for the task classify only" in told
 
 
 def test_a_long_text_is_shown_in_part(check):

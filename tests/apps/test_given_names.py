@@ -69,7 +69,7 @@ def test_a13_a_name_is_checked_before_anything_is_written(track, theirs, name):
     before = everything(track.root)
 
     with pytest.raises(RegistryError, match="invalid version name") as caught:
-        typed(track, "adopt", name, theirs)
+        typed(track, "versions", "add", name, theirs)
 
     assert caught.value.code == "bad_version"
     assert everything(track.root) == before
@@ -77,7 +77,7 @@ def test_a13_a_name_is_checked_before_anything_is_written(track, theirs, name):
 
 def test_a13_a_name_that_is_taken_is_told_before_anything_is_read(track):
     with pytest.raises(RegistryError, match=r"there is a v0\.1 already"):
-        typed(track, "adopt", "v0.1", "/nowhere")
+        typed(track, "versions", "add", "v0.1", "/nowhere")
 
 
 @pytest.mark.parametrize(
@@ -96,18 +96,18 @@ def test_a13_whatever_is_said_of_a_version_is_checked_first(track, theirs, words
     before = everything(track.root)
 
     with pytest.raises(ConfigError):
-        typed(track, "adopt", "v0.9", theirs, *words)
+        typed(track, "versions", "add", "v0.9", theirs, *words)
 
     assert everything(track.root) == before
 
 
 def test_a13_what_is_brought_is_made_in_a_place_of_its_own_by_one_at_a_time(track, theirs):
     with track.registry.adopting(), pytest.raises(LoradError, match="another lorad process"):
-        typed(track, "adopt", "v0.9", theirs)
+        typed(track, "versions", "add", "v0.9", theirs)
 
     # what a kill has left of an earlier one goes
     files.write_json(track.registry.folder / "adopting" / "candidate" / "old.json", {})
-    typed(track, "adopt", "v0.9", theirs)
+    typed(track, "versions", "add", "v0.9", theirs)
     registry = Registry(track.registry.folder)
     assert not (registry.path("v0.9") / "old.json").exists()
     assert [p.name for p in (registry.folder / "adopting").iterdir()] == [".lock"]
@@ -274,7 +274,7 @@ def test_a13_what_comes_while_a_file_is_written_stays(tmp_path):
 def test_a13_a_base_is_named_like_one(track, tmp_path, name):
     source = tiny.save(tmp_path / "source")
 
-    with pytest.raises(ConfigError, match="cannot be the name of a base model"):
+    with pytest.raises(ConfigError, match="invalid base model name"):
         typed(track, "base", "add", source, "--name", name)
 
 
@@ -357,7 +357,7 @@ def test_a20_names_that_look_alike_stay_apart_and_there_may_be_thousands(tmp_pat
 def test_a20_a_row_of_no_export_is_a_sentence(tmp_path, row):
     (tmp_path / "memory.jsonl").write_text(row + "\n")
 
-    with pytest.raises(ConfigError, match="line 1: this is not a row"):
+    with pytest.raises(ConfigError, match="line 1: not a row"):
         _split_by_dataset(tmp_path / "memory.jsonl", tmp_path)
 
 

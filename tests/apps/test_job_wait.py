@@ -3,7 +3,7 @@
 import pytest
 from fake_daemon import NOW, event, job, promoted, rejected, snapshot, waiting_file
 
-from lorad.apps.cli.job_wait import Wait, wait_for
+from lorad.apps.cli.job_wait import Completion, wait_for
 from lorad.errors import TransientError
 
 
@@ -92,11 +92,10 @@ def test_a_failed_session_is_told_as_its_job_and_not_twice():
 
 def test_a_job_that_was_retried_counts_by_its_last_end():
     bad, good = rejected(1, "a", ended_at=NOW + 5), promoted(1, "a", "v0.1", ended_at=NOW + 50)
-    look = Wait().look
-    seen = look.__self__
+    seen = Completion()
     # Given a job that is rejected, queued again and promoted while we wait
     for jobs in ([job(1, "a", "training")], [bad], [job(1, "a", "queued")], [good], [good]):
-        look(snapshot(jobs=jobs))
+        seen.update(snapshot(jobs=jobs))
     assert told(seen.results()) == [(1, True)]
 
 

@@ -146,7 +146,7 @@ def test_without_a_reference_a_check_says_so_and_ends_with_2(made, registry):
     result = lorad(made, "--check")
 
     assert result.exit_code == 2
-    assert result.stderr == "lorad: v0.1 has nothing to compare with yet; measure it: lorad calibrate v0.1\n"
+    assert result.stderr == "lorad: v0.1 has no reference yet; measure it with: lorad calibrate v0.1\n"
     assert registry.calibration("v0.1") is None
 
 
@@ -187,7 +187,7 @@ def test_a_held_out_file_is_read_as_its_sidecar_says(made, tmp_path):
     beside.write_text("track: notes\nfields: {instruction: words, response: what}\n")
     refused = lorad(made, "--on", str(file), "--force", "--set", "tracks.notes.base=tiny")
     assert refused.exit_code == 1
-    assert "odd.json is for the track notes" in str(refused.exception)
+    assert "the sidecar of odd.json names the track notes" in str(refused.exception)
 
 
 @pytest.mark.usefixtures("registry")

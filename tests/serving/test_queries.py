@@ -144,7 +144,7 @@ def test_what_is_recorded_is_told_where_no_daemon_runs(world):
     result = typed(world, "versions", "--json")
 
     assert json.loads(result.stdout) == world.archive().versions("chat")
-    assert result.stderr == "lorad is not running; this is what its home has recorded\n"
+    assert result.stderr == "lorad is not running; showing what its home has recorded\n"
     assert typed(world, "versions", "latest").stdout == "v0.2\n"
 
 

@@ -4,7 +4,6 @@ What lives here: its keys, reading it, and whether it fits the track. What never
 moving files (``inbox``).
 """
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from lorad.config import Section, TrackName
-from lorad.errors import SampleError
+from lorad.errors import SampleError, did_you_mean
 from lorad.records import digest
 from lorad.storage.source import Source, opened
 
@@ -219,8 +218,7 @@ def _explain(problem: Any) -> str:
     if problem["type"] != "extra_forbidden":
         return f"{where or 'the whole'}: {problem['msg']}"
     known = sorted(Sidecar.model_fields)
-    near = difflib.get_close_matches(where, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    hint = did_you_mean(where, known, f"known: {', '.join(known)}")
     return f"there is no key {where}; {hint}"
 
 

@@ -14,35 +14,24 @@ from lorad.serving.client import Client
 
 app = typer.Typer()
 
-
 CUT = "length"
-"""The finish reason of an answer that would have gone on."""
+"""The finish reason of an answer that was cut off."""
 
-
-MARK = "\ufeff"
-"""A mark of byte order."""
-
+BYTE_ORDER_MARK = "\ufeff"
+"""The byte order mark."""
 
 Model = Annotated[
     str, typer.Option(metavar="NAME", help="A track, or track@previous, track@v0.1, track@TAG, track@base.")
 ]
-
-
-System = Annotated[str | None, typer.Option(metavar="TEXT", help="A system message.")]
-
-
-Question = Annotated[str | None, typer.Argument(help="- or none reads standard input.", show_default=False)]
-
-
-MaxTokens = Annotated[
-    int | None, typer.Option(min=1, help="Most tokens of an answer; else what the context leaves.")
+System = Annotated[str | None, typer.Option(metavar="TEXT", help="The system message.")]
+Question = Annotated[
+    str | None, typer.Argument(help="Without it, or with -, read standard input.", show_default=False)
 ]
-
-
-Temperature = Annotated[float, typer.Option(min=0.0, help="0 gives the likeliest answer.")]
-
-
-NoStream = Annotated[bool, typer.Option("--no-stream", help="Print the answer when it is complete.")]
+MaxTokens = Annotated[
+    int | None, typer.Option(min=1, help="Maximum number of tokens; default: the rest of the context.")
+]
+Temperature = Annotated[float, typer.Option(min=0.0, help="0 is greedy decoding.")]
+NoStream = Annotated[bool, typer.Option("--no-stream", help="Print the answer once it is complete.")]
 
 
 @app.command()
@@ -57,7 +46,7 @@ def ask(
     no_stream: NoStream = False,
     as_json: Json = False,
 ) -> None:
-    """Ask one question, and print the answer exactly; status 1 if it was cut and no --max-tokens asked for that."""
+    """Ask one question and print only the answer; exit code 1 if it was cut off without --max-tokens."""
     messages = [*_opening(system), {"role": "user", "content": _asked(question)}]
     client = connect(ctx)
     options = {"max_tokens": max_tokens, "temperature": temperature}
@@ -67,7 +56,7 @@ def ask(
         stream = client.stream_chat(messages, model, **options)
         _type_out(stream)
         finish, tokens = stream.finish_reason, stream.tokens
-    if sys.stdout.isatty() and not as_json:  # a pipe gets what was generated and not a byte more
+    if sys.stdout.isatty() and not as_json:  # a pipe gets exactly what was generated
         terminal.say("")
     if finish == CUT:
         terminal.say(state_text.cut(tokens), err=True)
@@ -75,7 +64,7 @@ def ask(
 
 
 def _print_whole(answer: dict[str, Any], *, as_json: bool) -> tuple[str | None, int | None]:
-    """Print an answer; return why it ended and how many tokens it has."""
+    """Print an answer; return its finish reason and its number of tokens."""
     choice = answer["choices"][0]
     if as_json:
         terminal.write_json(answer)
@@ -85,35 +74,31 @@ def _print_whole(answer: dict[str, Any], *, as_json: bool) -> tuple[str | None, 
 
 
 def _asked(question: str | None) -> str:
-    """Return the question that was typed, or that standard input holds."""
+    """Return the question from the command line or from standard input."""
     if question in (None, "-"):
         question = "" if sys.stdin.isatty() else _piped()
     if not question or question.isspace():
-        raise ConfigError(
-            "there is no question; write one: lorad ask QUESTION, or pipe it in", code="no_question"
-        )
+        raise ConfigError("no question given; use: lorad ask QUESTION, or pipe it in", code="no_question")
     _check_typed(question)
     return question
 
 
 def _piped() -> str:
-    """Return what standard input holds, without the mark of byte order that some programs write in front."""
+    """Return standard input without the byte order mark that some programs write."""
     try:
-        return sys.stdin.read().removeprefix(MARK).rstrip("\n")
+        return sys.stdin.read().removeprefix(BYTE_ORDER_MARK).rstrip("\n")
     except OSError as error:
-        told = (
-            f"standard input cannot be read: {error.strerror or error}; name the question: lorad ask QUESTION"
-        )
+        told = f"standard input cannot be read: {error.strerror or error}; use: lorad ask QUESTION"
         raise ConfigError(told, code="no_question") from None
 
 
 def _check_typed(question: str) -> None:
-    """Raise ``ConfigError`` when the terminal has given bytes that are no text."""
+    """Raise ``ConfigError`` if the terminal sent bytes that are not valid text."""
     try:
         question.encode()
     except UnicodeEncodeError:
         raise ConfigError(
-            "what was typed is not text in this terminal's encoding; set one that fits, such as LC_ALL=C.UTF-8",
+            "the input is not valid text in this terminal's encoding; set a matching one, such as LC_ALL=C.UTF-8",
             code="bad_text",
         ) from None
 
@@ -139,7 +124,7 @@ def chat(
     max_tokens: MaxTokens = None,
     temperature: Temperature = 0.0,
 ) -> None:
-    """Talk; /model NAME changes who answers, /quit ends."""
+    """Start a conversation; /model NAME changes the model, /quit ends."""
     client, messages = connect(ctx), _opening(system)
     if sys.stdin.isatty():
         import readline  # noqa: F401, PLC0415 - gives input() its line editing
@@ -147,9 +132,9 @@ def chat(
         command, _, rest = line.partition(" ")
         if command == "/model":
             model = rest.strip() or model
-            terminal.say(f"{model} answers")
-        elif command[:1] == "/" and "/" not in command[1:]:  # /etc/hosts may be asked about
-            terminal.say(f"there is no {command}; /model NAME changes who answers, /quit ends", err=True)
+            terminal.say(f"now talking to {model}")
+        elif command[:1] == "/" and "/" not in command[1:]:  # a question may begin with /etc/hosts
+            terminal.say(f"unknown command {command}; /model NAME changes the model, /quit ends", err=True)
         elif line:
             messages.append({"role": "user", "content": line})
             messages = _turn(client, messages, model, max_tokens=max_tokens, temperature=temperature)
@@ -158,7 +143,7 @@ def chat(
 def _lines() -> Iterator[str]:
     while True:
         try:
-            line = input("> ").removeprefix(MARK).strip()
+            line = input("> ").removeprefix(BYTE_ORDER_MARK).strip()
         except EOFError:
             terminal.say("")
             return
@@ -168,7 +153,7 @@ def _lines() -> Iterator[str]:
 
 
 def _turn(client: Client, messages: list[dict[str, str]], model: str, **options: Any) -> list[dict[str, str]]:
-    """Answer once; return the conversation to go on with, without a question that got no answer."""
+    """Answer once; return the conversation so far, without a question that got no answer."""
     try:
         _check_typed(messages[-1]["content"])
         stream = client.stream_chat(messages, model, **options)

@@ -1,7 +1,7 @@
-"""Where a command runs: the home, its settings, and whom it asks.
+"""The context of a command: the home, its settings, and the source of its answers.
 
-What lives here: the context that every command gets, the daemon's client, or without a daemon what the home has
-recorded, and printing an answer. What never does: commands.
+What lives here: the options given before every command, the daemon's client, the home's own records when no daemon
+is running, and printing an answer. What never does: commands.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CliContext:
-    """Which home is meant, and with which settings."""
+    """The home and the settings that the user named."""
 
     home: str | None
     config: str | None
@@ -37,34 +37,34 @@ class CliContext:
         return home, load_settings(home, self.config, self.overrides)
 
     def arguments(self, *, with_settings: bool = True) -> list[str]:
-        """Return the options that say the same to another program."""
+        """Return the same options for another program."""
         settings = [("--config", self.config), *(("--set", override) for override in self.overrides)]
         given = [("--home", self.home), *(settings if with_settings else [])]
         return [word for name, value in given if value is not None for word in (name, value)]
 
 
 def connect(ctx: typer.Context) -> Client:
-    """Return the client of the home's daemon, which may not run."""
+    """Return the client of the home's daemon, whether it is running or not."""
     home = find_home(ctx.obj.home)
     running = home.running_socket()
-    if running is None:  # never started, or stopped well: the settings say where it would answer
+    if running is None:  # never started, or stopped cleanly: the settings name its socket
         running = home.socket(ctx.obj.find()[1].server.socket)
     return Client(running, home.root)
 
 
 def connect_or_read(ctx: typer.Context) -> "Client | Archive":
-    """Return the daemon, or where none runs what its home has recorded: that is when people ask why."""
+    """Return the client of the daemon; if it is not running, a reader of what its home has recorded."""
     client = connect(ctx)
     if client.is_running():
         return client
     from lorad.serving import queries  # noqa: PLC0415 - see lorad.apps.cli
 
-    terminal.say("lorad is not running; this is what its home has recorded", err=True)
+    terminal.say("lorad is not running; showing what its home has recorded", err=True)
     return ctx.with_resource(queries.read(*ctx.obj.find()))
 
 
 def show(answer: Any, as_json: bool, shape: "Callable[[Any], RenderableType]") -> None:
-    """Print an answer as JSON, or in the shape that people read."""
+    """Print an answer as JSON, or for people as a table."""
     if as_json:
         terminal.write_json(answer)
         return

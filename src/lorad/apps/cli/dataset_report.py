@@ -19,7 +19,6 @@ from lorad.tasks import Task, encode
 
 #: Row problems, contradictions and the like that a report on a screen lists.
 LISTED = 20
-
 PERCENTILES = (50, 90, 95, 99)
 
 #: How models write the token that ends an answer: of another model than the track's it is text.

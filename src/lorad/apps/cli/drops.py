@@ -1,11 +1,10 @@
-"""``lorad drop``: copy files into the inbox; and move failed files back there.
+"""``lorad drop``: copy files into the inbox. Also moves failed files back there, for ``lorad retry``.
 
-What lives here: writing into a folder that a group may share, through descriptors, so that no link leads elsewhere.
-What never does: reading datasets.
+What lives here: safe writing into a folder that other users may share: through descriptors, so that no symbolic link
+is followed. What never does: reading datasets.
 """
 
 import contextlib
-import difflib
 import json
 import os
 import secrets
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lorad.apps.screens import terminal
-from lorad.errors import ConfigError, TransientError
+from lorad.datasets.inbox.ignored_names import passed_by
+from lorad.errors import ConfigError, TransientError, did_you_mean
 from lorad.home import Home
 
 if TYPE_CHECKING:
@@ -26,20 +26,17 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-
 SIDECAR, REASON = ".meta.yaml", ".reason.json"
-"""What may lie beside a file; spelled here because their own modules load more than a command line should."""
+"""Suffixes of the files beside a dataset; repeated here because their own modules are slow to import."""
 
 
 @app.command()
 def drop(
     ctx: typer.Context,
     files: Annotated[list[Path], typer.Argument(metavar="FILE...")],
-    track: Annotated[str | None, typer.Option(metavar="NAME", help="Learn it on this track.")] = None,
+    track: Annotated[str | None, typer.Option(metavar="NAME", help="The track that learns it.")] = None,
 ) -> None:
-    """Copy files into the inbox, safely."""
-    from lorad.datasets.inbox.ignored_names import passed_by  # noqa: PLC0415 - 130 ms that `lorad status` need not spend
-
+    """Copy files into the inbox."""
     home, settings = ctx.obj.find()
     if track is not None:
         settings.track(track)
@@ -48,10 +45,10 @@ def drop(
         if not source.is_file():
             raise ConfigError(f"{source} is not a file", code="no_such_file", path=str(source))
         if pattern := passed_by(source.name):
-            raise ConfigError(f"the inbox passes by files named {pattern}; rename {source}", code="passed_by")
+            raise ConfigError(f"the inbox ignores files named {pattern}; rename {source}", code="passed_by")
         if source.name.endswith(SIDECAR) and source.with_name(source.name.removesuffix(SIDECAR)) not in files:
             raise ConfigError(
-                f"{source.name} goes along with its file; drop {source.name.removesuffix(SIDECAR)} alone",
+                f"{source.name} is copied together with its file; name only {source.name.removesuffix(SIDECAR)}",
                 code="lone_sidecar",
             )
     for source in (file for file in files if not file.name.endswith(SIDECAR)):
@@ -60,15 +57,15 @@ def drop(
 
 
 def _with_sidecar(file: Path) -> list[Path]:
-    """Return a file's sidecar, if it has one, and then the file: the inbox takes a file without waiting for more."""
+    """Return a file after its sidecar, if it has one: the inbox reads a file as soon as it sees it."""
     beside = file.with_name(f"{file.name}{SIDECAR}")
-    with contextlib.suppress(OSError):  # no file's name can be that long
+    with contextlib.suppress(OSError):  # the name may be too long for any file
         return [beside, file] if beside.is_file() else [file]
     return [file]
 
 
 def copy_all(parts: Sequence[Path], inbox: Path, track: str | None) -> None:
-    """Copy files into the inbox, or into a track's folder in it; raise ``ConfigError`` where that cannot be."""
+    """Copy files into the inbox, or into a track's folder there; raise ``ConfigError`` on failure."""
     try:
         with _opened(inbox, track) as folder:
             for part in parts:
@@ -81,14 +78,14 @@ def copy_all(parts: Sequence[Path], inbox: Path, track: str | None) -> None:
 
 @contextlib.contextmanager
 def _opened(inbox: Path, track: str | None) -> "Iterator[Folder]":
-    """Open the inbox, or a track's folder in it, made if it must be: where others may write, no link leads elsewhere."""
+    """Open the inbox, or a track's folder in it, without following links; create what is missing."""
     from lorad.storage.directories import Folder  # noqa: PLC0415 - see lorad.apps.cli
 
     if not inbox.is_dir():
         inbox.mkdir(exist_ok=True)
         inbox.chmod(
             stat.S_IMODE(inbox.parent.stat().st_mode)
-        )  # whatever the umask: the daemon must be able to empty it
+        )  # whatever the umask is, the daemon must be able to empty it
     with Folder.open(inbox) as folder:
         if track is None:
             yield folder
@@ -98,10 +95,10 @@ def _opened(inbox: Path, track: str | None) -> "Iterator[Folder]":
 
 
 def _copy_in(source: Path, folder: "Folder") -> None:
-    """Copy under a hidden name that nobody knows before, and rename: the inbox sees the whole file or none."""
+    """Copy under a hidden, random name, then rename: the inbox sees the whole file or nothing."""
     if folder.holds(source.name):
         raise ConfigError(
-            f"{folder.path / source.name} still waits to be taken; drop it again once it is",
+            f"{folder.path / source.name} is still in the inbox; drop it again once it was read",
             code="already_waiting",
         )
     hidden, where = f".{secrets.token_hex(8)}.part", folder.descriptor
@@ -112,26 +109,27 @@ def _copy_in(source: Path, folder: "Folder") -> None:
             os.fdopen(os.open(hidden, flags, 0o666, dir_fd=where), "wb") as writing,
         ):
             shutil.copyfileobj(reading, writing)
-            if folder.state().st_mode & stat.S_IWGRP:  # a group shares the inbox, and the daemon is of it
+            if (
+                folder.state().st_mode & stat.S_IWGRP
+            ):  # a group shares the inbox, and the daemon belongs to it
                 mode = stat.S_IMODE(os.fstat(writing.fileno()).st_mode)
                 os.fchmod(writing.fileno(), mode | stat.S_IRGRP)
         os.rename(hidden, source.name, src_dir_fd=where, dst_dir_fd=where)
     finally:
-        with contextlib.suppress(OSError):  # renamed already when all went well
+        with contextlib.suppress(OSError):  # already renamed if all went well
             os.unlink(hidden, dir_fd=where)
 
 
 def put_back(home: Home, name: str) -> None:
-    """Move a failed file to where it was dropped, its sidecar first, and its reason away."""
+    """Move a failed file and its sidecar back to where it was dropped, and remove its reason."""
     from lorad.storage.directories import Folder  # noqa: PLC0415 - see lorad.apps.cli
 
     inbox, failed = home.inbox, home.dropped("failed")
     known = {path.name for path in failed.iterdir()} if failed.is_dir() else set()
     data = sorted(known - {other for other in known if other.endswith((SIDECAR, REASON))})
     if name not in data:
-        near = difflib.get_close_matches(name, data, n=1)
-        told = f"did you mean {near[0]}?" if near else f"there is: {', '.join(data[:10]) or 'nothing'}"
-        raise ConfigError(f"no file {name} in {failed}; {told}", code="no_such_file")
+        hint = did_you_mean(name, data, f"there is: {', '.join(data[:10]) or 'nothing'}")
+        raise ConfigError(f"no file {name} in {failed}; {hint}", code="no_such_file")
     reason = failed / f"{name}{REASON}"
     try:
         track = str(json.loads(reason.read_text(encoding="utf-8"))["track"])
@@ -143,16 +141,16 @@ def put_back(home: Home, name: str) -> None:
         with Folder.open(failed) as source, _opened(inbox, track if is_there else None) as folder:
             if folder.holds(name):
                 raise ConfigError(
-                    f"{target / name} still waits to be taken; try again later", code="already_waiting"
+                    f"{target / name} is still in the inbox; try again later", code="already_waiting"
                 )
             for part in (f"{name}{SIDECAR}", name):
                 if part in known:
                     source.rename(part, folder, part)
             source.remove(reason.name)
-    except PermissionError:  # of the group that drops files: it reads what failed and changes nothing there
-        told = f"you may not move {failed / name}; drop it again: lorad drop {failed / name}"
+    except PermissionError:  # users who may only drop files can read the failed ones, but not move them
+        told = f"no permission to move {failed / name}; drop it again: lorad drop {failed / name}"
         raise ConfigError(told, code="not_moved") from None
     except (OSError, TransientError) as error:
         why = getattr(error, "strerror", None) or error
         raise ConfigError(f"{name} could not be moved: {why}", code="not_moved") from None
-    terminal.say(f"{name} is in {target} again; wait for it with: lorad wait")
+    terminal.say(f"{name} is back in {target}; wait for it with: lorad wait")

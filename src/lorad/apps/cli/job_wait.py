@@ -1,7 +1,7 @@
-"""When a wait is over, and what ended meanwhile. Snapshots in, an answer out.
+"""Decides from snapshots when all jobs are done, and what ended meanwhile, for ``lorad wait``.
 
-What lives here: reading from snapshots what is unfinished and what ended. What never does: asking for a
-snapshot, sleeping, clocks; ``wait_for`` is handed whatever does that.
+What lives here: reading from snapshots what is unfinished and what ended. What never does: requests, sleeping,
+clocks; ``wait_for`` gets functions for them.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,10 +20,10 @@ class End:
     """Something that ended: a job, or a file that never became one."""
 
     is_good: bool
-    """Promoted, or a file of which every row was known already."""
+    """Promoted, or a file that is a duplicate."""
     is_job: bool
     record: Record
-    """The job, or the event that tells of the file."""
+    """The job, or the event about the file."""
 
     @property
     def key(self) -> tuple[bool, int]:
@@ -31,25 +31,25 @@ class End:
         return self.is_job, self.record["id"]
 
 
-class Wait:
-    """What ends while somebody waits: shown one snapshot after the other, it says when all is done.
+class Completion:
+    """Collects what ends, from one snapshot after the other, and tells when nothing is left to do.
 
-    Between the inbox and the queue a file may be seen in neither, so all is done only when two snapshots
-    in a row have nothing to do. What is new since the first look is told by numbers, never by the clock, which may
+    Between the inbox and the queue a snapshot may show a file in neither, so all is done only when two snapshots in a
+    row have nothing to do. What is new since the first snapshot is decided by numbers, never by the clock, which may
     be set back meanwhile.
     """
 
     def __init__(self) -> None:
         self._before: dict[tuple[bool, int], Record] | None = None
-        """What had ended at the first look."""
+        """What had ended at the first snapshot."""
         self._newest_job = 0
         self._unfinished: set[int] = set()
         self._ends: dict[tuple[bool, int], End] = {}
         self._last: End | None = None
-        self._idle_looks = 0
+        self._idle_snapshots = 0
 
-    def look(self, snapshot: Record) -> bool:
-        """Take in a snapshot; return whether nothing is left to wait for."""
+    def update(self, snapshot: Record) -> bool:
+        """Read a snapshot; return whether nothing is left to wait for."""
         still_open = [job for job in snapshot["jobs"] if job["state"] in OPEN_JOBS]
         ends = ends_in(snapshot)
         if self._before is None:
@@ -57,11 +57,11 @@ class Wait:
         self._unfinished |= {job["id"] for job in still_open}
         self._ends |= {end.key: end for end in ends if self._is_ours(end)}
         self._last = ends[-1] if ends else self._last
-        self._idle_looks = 0 if still_open or snapshot["waiting_files"] else self._idle_looks + 1
-        return self._idle_looks > 1
+        self._idle_snapshots = 0 if still_open or snapshot["waiting_files"] else self._idle_snapshots + 1
+        return self._idle_snapshots > 1
 
     def _begin(self, snapshot: Record, still_open: list[Record], ends: list[End]) -> None:
-        """Remember what is old, but not what was dropped together with the newest job and failed before anybody looked."""
+        """Remember what had ended before, except files that were dropped together with the newest open job."""
         self._newest_job = max((job["id"] for job in snapshot["jobs"]), default=0)
         newest = max(still_open, key=lambda job: int(job["id"]), default=None)
         together = _events_with(newest, snapshot["events"])
@@ -79,12 +79,12 @@ class Wait:
         return is_new or (before is not None and _end_of(before) != _end_of(end.record))
 
     def results(self) -> list[End]:
-        """Return what ended meanwhile; when nothing did, what had ended last before."""
+        """Return what ended meanwhile; if nothing did, the last end before."""
         return list(self._ends.values()) or ([self._last] if self._last else [])
 
 
 def _events_with(job: Record | None, events: list[Record]) -> int | None:
-    """Return the number of the first event of the step that queued a job: all of a step has one and the same time."""
+    """Return the id of the first event of the step that queued a job: all events of a step have the same time."""
     if job is None:
         return None
     named = [
@@ -94,12 +94,12 @@ def _events_with(job: Record | None, events: list[Record]) -> int | None:
 
 
 def _end_of(job: Record) -> tuple[object, ...]:
-    """Return what differs when a job has ended once more."""
+    """Return what changes when a job ends again."""
     return job["attempts"], job["ended_at"], job["state"]
 
 
 def ends_in(snapshot: Record) -> list[End]:
-    """Return every end that a snapshot still tells of, the last one last."""
+    """Return all ends in a snapshot, the last one last."""
     order = ended_in(snapshot["events"])
     files = [
         event for event in snapshot["events"] if event["name"] in {"failed", "duplicate"} and "file" in event
@@ -113,7 +113,7 @@ def ends_in(snapshot: Record) -> list[End]:
 
 
 def job_end(job: Record) -> End:
-    """Return how a job ended; only a promoted one ended well."""
+    """Return the end of a job; only a promoted one is good."""
     return End(is_good=job["state"] == "promoted", is_job=True, record=job)
 
 
@@ -124,17 +124,15 @@ def wait_for(
     is_late: Callable[[], bool],
     rest: Callable[[Record], None],
 ) -> list[End]:
-    """Look again and again until all is done, or only the one ``job``; return what ended."""
-    seen = Wait()
+    """Fetch snapshots until all is done, or only the one ``job``; return what ended."""
+    seen = Completion()
     while True:
         snapshot = fetch()
         one = job() if job else None
         if one and one["state"] not in OPEN_JOBS:
             return [job_end(one)]
-        if seen.look(snapshot) and not one:
+        if seen.update(snapshot) and not one:
             return seen.results()
         if is_late():
-            raise TransientError(
-                "the time is up, and lorad is not done; look at it with: lorad status", code="timeout"
-            )
+            raise TransientError("timed out before everything was learned; see: lorad status", code="timeout")
         rest(snapshot)

@@ -22,32 +22,20 @@ from lorad.serving.client import Client
 
 app = typer.Typer()
 
+EVENTS_BEFORE = 500
+"""Events before the first snapshot: a file that was dropped together with the others may have failed by then."""
 
-LOOKED_BACK = 500
-"""Events before the first look in which a file may have failed that was dropped with those to wait for."""
+MAX_DIGITS = 19
+"""Digits of a job's number; a longer one is the name of a file."""
 
-
-LONGEST_NUMBER = 19
-"""Digits of a job's number; a file may have a name of more."""
-
-
-Timeout = Annotated[float | None, typer.Option(min=0.0, metavar="S", help="Give up after so many seconds.")]
-
-
-OneJob = Annotated[int | None, typer.Option(min=1, metavar="N", help="Wait for this job alone.")]
-
-
-Force = Annotated[bool, typer.Option("--force", help="Promote it whatever the judge says.")]
-
-
-Changes = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Change its plan, repeatable.")]
-
-
-ResumedJob = Annotated[int | None, typer.Argument(metavar="[JOB]", help="Else sessions in general.")]
-
-
+Timeout = Annotated[float | None, typer.Option(min=0.0, metavar="S", help="Give up after this many seconds.")]
+OneJob = Annotated[int | None, typer.Option(min=1, metavar="N", help="Wait for this job only.")]
+Force = Annotated[bool, typer.Option("--force", help="Promote it whatever the judge decides.")]
+Changes = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Change its plan; repeatable.")]
+ResumedJob = Annotated[int | None, typer.Argument(metavar="[JOB]", help="Default: sessions in general.")]
 FromCheckpoint = Annotated[
-    str | None, typer.Option("--from", metavar="CHECKPOINT", help="Like round-0003; later ones are removed.")
+    str | None,
+    typer.Option("--from", metavar="CHECKPOINT", help="For example round-0003; later ones are removed."),
 ]
 
 
@@ -59,12 +47,12 @@ def wait(
     interval: Interval = 0.5,
     as_json: Json = False,
 ) -> None:
-    """Wait until all is learned; status 0 if it was promoted."""
+    """Wait until nothing is left to learn; exit code 0 if everything was promoted."""
     client = connect(ctx)
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     with _progress(interval) as rest:
         ends = wait_for(
-            _looking_back(client),
+            _snapshots_with_events(client),
             job=None if job is None else lambda: client.job(job),
             is_late=lambda: time.monotonic() >= deadline,
             rest=rest,
@@ -78,30 +66,30 @@ def wait(
     raise typer.Exit(0 if has_succeeded else 1)
 
 
-def _looking_back(client: Client) -> Callable[[], Any]:
-    """Return a way to take snapshots with all events since the last one: a snapshot's own are only the newest."""
+def _snapshots_with_events(client: Client) -> Callable[[], Any]:
+    """Return a function that takes snapshots with all events since the last one; the daemon's own have only the newest."""
     seen: int | None = None
 
-    def look() -> Any:
+    def take() -> Any:
         nonlocal seen
         snapshot = client.status()
         if seen is None:
             newest = max((event["id"] for event in snapshot["events"]), default=0)
-            seen = max(0, newest - LOOKED_BACK)
+            seen = max(0, newest - EVENTS_BEFORE)
         events = client.events(seen)["events"]
         seen = max([seen, *(event["id"] for event in events)])
         return snapshot | {"events": events}
 
-    return look
+    return take
 
 
 @contextlib.contextmanager
 def _progress(interval: float) -> Iterator[Callable[[Any], None]]:
-    """Rest between two looks, with one line of standard error up to date while somebody watches."""
-    is_watched = sys.stderr.isatty()
+    """Return a pause between two snapshots, which updates one line of standard error on a terminal."""
+    is_terminal = sys.stderr.isatty()
 
     def rest(snapshot: Any) -> None:
-        if is_watched:
+        if is_terminal:
             line = state_text.progress(snapshot)[: shutil.get_terminal_size().columns - 1]
             terminal.redraw(line)
         time.sleep(interval)
@@ -109,17 +97,17 @@ def _progress(interval: float) -> Iterator[Callable[[Any], None]]:
     try:
         yield rest
     finally:
-        if is_watched:
+        if is_terminal:
             terminal.redraw("")
 
 
 @app.command()
 def jobs(
     ctx: typer.Context,
-    job: Annotated[int | None, typer.Argument(metavar="[JOB]", help="Show this one in full.")] = None,
+    job: Annotated[int | None, typer.Argument(metavar="[JOB]", help="Show all of this one.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the jobs, newest first, or show one: what its file held, what was bad, what it replaced."""
+    """List the jobs, newest first, or show one job with its file."""
     if job is None:
         show(connect_or_read(ctx).jobs(), as_json, tables.jobs)
     else:
@@ -135,8 +123,8 @@ def retry(
     force: Force = False,
     settings: Changes = None,
 ) -> None:
-    """Queue a rejected, failed or cancelled job again, or put a failed file back into the inbox."""
-    if not what.isdecimal() or len(what) > LONGEST_NUMBER:
+    """Queue a rejected, failed or cancelled job again, or move a failed file back into the inbox."""
+    if not what.isdecimal() or len(what) > MAX_DIGITS:
         put_back(find_home(ctx.obj.home), what)
         return
     changed = dict(_setting(text) for text in settings or ())
@@ -147,7 +135,7 @@ def retry(
 def _setting(text: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
     if not separator or not key:
-        raise ConfigError(f"--settings {text}: write it as key=value, for example --settings rank=16")
+        raise ConfigError(f"--settings {text}: use the form key=value, for example --settings rank=16")
     with contextlib.suppress(ValueError, RecursionError):
         return key, json.loads(value)
     return key, value
@@ -155,31 +143,31 @@ def _setting(text: str) -> tuple[str, Any]:
 
 @app.command()
 def cancel(ctx: typer.Context, job: int) -> None:
-    """Take a job out of the queue, or end its session."""
+    """Remove a job from the queue, or stop its session."""
     connect(ctx).cancel(job)
-    terminal.say(f"job {job} is cancelled; again: lorad retry {job}")
+    terminal.say(f"job {job} is cancelled; queue it again with: lorad retry {job}")
 
 
 @app.command()
 def pause(ctx: typer.Context) -> None:
-    """Start no more sessions; questions are answered as before."""
+    """Stop starting sessions; questions are still answered."""
     connect(ctx).pause()
-    terminal.say("paused: no session starts until: lorad resume")
+    terminal.say("paused; start sessions again with: lorad resume")
 
 
 @app.command()
 def resume(ctx: typer.Context, job: ResumedJob = None, checkpoint: FromCheckpoint = None) -> None:
-    """Start sessions again after a pause; with JOB, let a failed job go on where it stood."""
+    """Start sessions again after a pause; with JOB, continue a failed job from its checkpoint."""
     if job is None:
         if checkpoint is not None:
             raise ConfigError("--from needs a job: lorad resume JOB --from CHECKPOINT", code="no_job")
         connect(ctx).resume()
-        terminal.say("learning again")
+        terminal.say("resumed")
         return
     behind = connect(ctx).resume_job(job, checkpoint)["checkpoint"]
     where = (
-        f"go on behind {behind}, if what it learns is still the same"
+        f"continues after {behind} if its data and settings are unchanged"
         if behind
-        else "begin anew: it has no complete checkpoint"
+        else "starts over: it has no complete checkpoint"
     )
-    terminal.say(f"job {job} is queued, to {where}")
+    terminal.say(f"job {job} is queued and {where}")

@@ -1,12 +1,6 @@
-"""The ``lorad`` command.
+"""The ``lorad`` program: puts the groups of commands together.
 
-What lives here: commands and their options, reading what people type, exit statuses. What never does:
-tables (``tables``), sentences about states (``state_text``), HTTP (``client``), models. The commands that need
-models hand over to another program by ``execv``: ``run`` to ``lorad.apps.daemon.app``; those in ``FORWARDED`` to
-``lorad.apps.cli.model_commands``.
-
-``lorad status`` must feel instant. So what only some commands need is imported inside them (rich 60 ms,
-pydantic and YAML for the settings 80 ms), and torch, FastAPI and httpx never are.
+What lives here: global options, errors and exit codes. What never does: commands; each group has a module.
 """
 
 import sys
@@ -22,29 +16,25 @@ from lorad.apps.screens import terminal
 from lorad.errors import LoradError
 
 GLOBAL_OPTIONS = ("--home", "--config", "--set")
-
-
-HomeFolder = Annotated[str | None, typer.Option(metavar="FOLDER", help="Else LORAD_HOME, else this folder.")]
-
-
-ConfigFile = Annotated[str | None, typer.Option(metavar="FILE", help="Settings on top of default.yaml.")]
-
-
+HomeFolder = Annotated[
+    str | None, typer.Option(metavar="FOLDER", help="Default: LORAD_HOME, then this folder.")
+]
+ConfigFile = Annotated[str | None, typer.Option(metavar="FILE", help="Settings that override default.yaml.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting, repeatable.")
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; repeatable.")
 ]
 
 
 class Commands(terminal.Commands):
-    """All commands: takes global options anywhere, and turns errors into one sentence."""
+    """All commands; global options may stand anywhere, and errors become one sentence."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Move global options to the front, where typer looks for them."""
+        """Move global options to the front, where typer expects them."""
         ctx.meta["lorad.json"] = "--json" in args
         return super().parse_args(ctx, _hoist(args))
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; what can go wrong ends in a sentence on standard error and status 1."""
+        """Run a command; an error becomes a sentence on standard error and exit code 1."""
         try:
             return super().invoke(ctx)
         except LoradError as error:
@@ -77,7 +67,7 @@ app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Keeps a local language model learning, and proves that it forgets nothing.",
+    help="Keeps a local language model learning, and tests after every session what was forgotten.",
 )
 for module in (init, programs, status, ask, drops, jobs, versions, memory):
     app.add_typer(module.app)
@@ -99,7 +89,8 @@ def _print_version(wanted: bool) -> None:
 
 
 Version = Annotated[
-    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    bool,
+    typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
 ]
 
 

@@ -21,31 +21,22 @@ group = typer.Typer(invoke_without_command=True)
 app.add_typer(group, name="memory")
 
 
-LONGEST_STEM = 200
-"""Bytes; a file's name has 255 at most, and what is added to it on its way through the inbox must fit too."""
+MAX_STEM_BYTES = 200
+"""Bytes; a file name has 255 at most, and lorad adds suffixes to it."""
 
-
-ExportFile = Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="Where to; - is standard output.")]
-
-
-Replace = Annotated[bool, typer.Option("--force", help="Replace the file if there is one.")]
-
-
+ExportFile = Annotated[
+    Path, typer.Argument(metavar="FILE.jsonl", help="The file to write; - is standard output.")
+]
+Replace = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
 Dataset = Annotated[str | None, typer.Option(metavar="NAME", help="Only this dataset.")]
-
-
-Refit = Annotated[bool, typer.Option("--refit", help="Learn all of memory anew from the base model.")]
-
-
-Selector = Annotated[str, typer.Argument(help="A dataset's name, else a text that the examples hold.")]
-
-
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Refit = Annotated[bool, typer.Option("--refit", help="Train all of memory again from the base model.")]
+Selector = Annotated[str, typer.Argument(help="The name of a dataset, or a text that the examples contain.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
 @group.callback()
 def _memory(ctx: typer.Context, track: Track = "chat", as_json: Json = False) -> None:
-    """List the datasets in memory, and how much of each is recalled."""
+    """List the datasets in memory and the recall of each."""
     if ctx.invoked_subcommand is None:
         show(connect_or_read(ctx).memory(track), as_json, tables.memory)
     else:
@@ -60,7 +51,7 @@ def memory_export(
     dataset: Dataset = None,
     force: Replace = False,
 ) -> None:
-    """Write the examples as JSONL, which the inbox and import read; - is standard output."""
+    """Export the examples as JSONL; the inbox and import can read it."""
     from lorad.storage.files import check_replaceable, writing  # noqa: PLC0415 - see lorad.apps.cli
 
     if str(file) != "-":
@@ -81,11 +72,11 @@ def memory_export(
 
 
 def _readable(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield the rows that can be read, and say which cannot."""
+    """Yield the readable rows, and report the others."""
     for row in rows:
         if "unreadable" in row:
             place = f"example {row['provenance']['row']} of {row['dataset']!a}"
-            terminal.complain(f"{place} cannot be read and is left out: {row['unreadable']!a}")
+            terminal.complain(f"{place} cannot be read and is skipped: {row['unreadable']!a}")
         else:
             yield row
 
@@ -93,10 +84,10 @@ def _readable(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 @group.command("import")
 def memory_import(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(help="A file that export wrote.")],
+    file: Annotated[Path, typer.Argument(help="A file written by export.")],
     track: Track = "chat",
 ) -> None:
-    """Drop an exported memory into the inbox, each dataset under its own name."""
+    """Drop an exported memory into the inbox, as one file per dataset."""
     home, settings = ctx.obj.find()
     settings.track(track)
     inbox = home.inbox / track
@@ -117,31 +108,33 @@ def _split_by_dataset(file: Path, folder: Path) -> list[Path]:
             name = None
         if not isinstance(name, str):
             raise ConfigError(
-                f"{file}, line {number}: this is not a row that lorad memory export wrote; drop other "
+                f"{file}, line {number}: not a row written by lorad memory export; drop other "
                 f"datasets with: lorad drop {file}",
                 code="not_exported",
             )
         if name not in paths:
             paths[name] = _file_named(name, folder)
-        with paths[name].open("a", encoding="utf-8") as stream:  # each in its turn: there may be thousands
+        with paths[name].open(
+            "a", encoding="utf-8"
+        ) as stream:  # opened one at a time: there may be thousands
             stream.write(line.rstrip("\n") + "\n")
     return sorted(paths.values())
 
 
 def _file_named(dataset: str, folder: Path) -> Path:
-    """Return a new file named after a dataset, as far as a file can be; two datasets never share one."""
+    """Create a file named after a dataset, without characters that file names cannot have; no two share one."""
     from lorad.storage.files import free_name  # noqa: PLC0415 - see lorad.apps.cli
 
     safe = "".join(sign if sign.isalnum() or sign in "._- " else "_" for sign in dataset).lstrip(".")
-    short = safe.encode()[:LONGEST_STEM].decode(errors="ignore")
+    short = safe.encode()[:MAX_STEM_BYTES].decode(errors="ignore")
     path = free_name(folder / f"{short or 'dataset'}.jsonl")
     path.touch()
     return path
 
 
 def _lines_of(file: Path) -> Iterator[str]:
-    if file.exists() and not file.is_file():  # a pipe may never say anything, a device never end
-        raise ConfigError(f"{file} is no plain file; write what it holds into one", code="unreadable")
+    if file.exists() and not file.is_file():  # a pipe may never send anything, a device may never end
+        raise ConfigError(f"{file} is not a regular file; copy its content into one", code="unreadable")
     try:
         with file.open(encoding="utf-8") as stream:
             yield from (line for line in stream if line.strip())
@@ -153,7 +146,7 @@ def _lines_of(file: Path) -> Iterator[str]:
 def forget(
     ctx: typer.Context, selector: Selector, track: Track = "chat", yes: Yes = False, dry_run: DryRun = False
 ) -> None:
-    """Remove examples from memory on purpose: a dataset by name, else whatever holds a text."""
+    """Remove examples from memory: a dataset by name, or all that contain a text."""
     client = connect(ctx)
     if dry_run or not yes:
         meant = client.forget(track, selector, dry_run=True)
@@ -165,7 +158,7 @@ def forget(
         count = state_text.plural(meant["forgotten"], "example")
         told = f"; {meant['told']}" if meant["forgotten"] and "told" in meant else ""
         if dry_run or not meant["forgotten"]:
-            terminal.say(f"{selector!r} means {count}; nothing was forgotten{told}")
+            terminal.say(f"{selector!r} matches {count}; nothing was forgotten{told}")
             return
         if not typer.confirm(f"Forget {count}?"):
             raise typer.Exit(1)
@@ -177,6 +170,6 @@ def forget(
 
 @app.command()
 def consolidate(ctx: typer.Context, track: Track = "chat", refit: Refit = False) -> None:
-    """Make one small adapter of all that was learned."""
+    """Compress all that was learned into one small adapter."""
     job = connect(ctx).consolidate(track, refit=refit)
     terminal.say(f"queued job {job['id']}; wait for it with: lorad wait --job {job['id']}")

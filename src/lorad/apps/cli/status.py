@@ -11,17 +11,13 @@ from lorad.apps.cli.options import Interval, Json
 from lorad.apps.screens import state_text, tables, terminal
 
 app = typer.Typer()
-
-
-Once = Annotated[bool, typer.Option("--once", help="Print one picture.")]
-
-
-Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on with what happens next.")]
+Once = Annotated[bool, typer.Option("--once", help="Render once and exit.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new events.")]
 
 
 @app.command()
 def status(ctx: typer.Context, as_json: Json = False) -> None:
-    """Show what lorad serves and does."""
+    """Show what lorad serves and what it is doing."""
     snapshot = connect(ctx).status()
     if as_json:
         terminal.write_json(snapshot)
@@ -31,7 +27,7 @@ def status(ctx: typer.Context, as_json: Json = False) -> None:
 
 @app.command()
 def monitor(ctx: typer.Context, once: Once = False, interval: Interval = 1.0) -> None:
-    """Watch lorad at work; Ctrl-C ends it."""
+    """Show a live dashboard; Ctrl-C ends it."""
     from lorad.apps.screens.monitor import watch  # noqa: PLC0415 - see lorad.apps.cli
     from lorad.apps.screens.screen import Screen  # noqa: PLC0415
 
@@ -43,7 +39,7 @@ def monitor(ctx: typer.Context, once: Once = False, interval: Interval = 1.0) ->
 def events(
     ctx: typer.Context, follow: Follow = False, interval: Interval = 1.0, as_json: Json = False
 ) -> None:
-    """Show what happened."""
+    """Show the events, oldest first."""
     client = connect(ctx) if follow else connect_or_read(ctx)
     after: int | None = None
     if as_json and not follow:

@@ -16,37 +16,27 @@ group = typer.Typer(invoke_without_command=True)
 app.add_typer(group, name="versions")
 
 
-PlotFile = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw it into a picture.")]
-
-
+PlotFile = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Also draw it as an image.")]
 Target = Annotated[
-    str | None, typer.Option(metavar="V", help="A version or a tag, or base for none; else the previous one.")
+    str | None, typer.Option(metavar="V", help="A version, a tag, or base; default: previous.")
 ]
-
-
 OneVersion = Annotated[
-    str, typer.Argument(metavar="V", help="A version, or a tag, latest or previous.", show_default=False)
+    str, typer.Argument(metavar="V", help="A version, a tag, latest or previous.", show_default=False)
 ]
-
-
-Tag = Annotated[str, typer.Argument(metavar="NAME", help="Small letters, digits, dots, dashes.")]
-
-
-Keep = Annotated[int | None, typer.Option(min=1, metavar="N", help="Most versions; else the settings'.")]
-
-
-OlderThan = Annotated[int | None, typer.Option(min=1, metavar="DAYS", help="Remove what is older.")]
-
-
-MaxBytes = Annotated[int | None, typer.Option(min=1, metavar="N", help="Most bytes of all together.")]
-
-
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what would be removed, and remove nothing.")]
+Tag = Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits, dots, dashes.")]
+Keep = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Maximum number of versions; default: as set.")
+]
+OlderThan = Annotated[int | None, typer.Option(min=1, metavar="DAYS", help="Maximum age in days.")]
+MaxBytes = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Maximum size of all together, in bytes.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")]
 
 
 @group.callback()
 def _versions(ctx: typer.Context, track: Track = "chat", as_json: Json = False) -> None:
-    """List the versions, and which of them serve."""
+    """List the versions of a track."""
     if ctx.invoked_subcommand is None:
         show(connect_or_read(ctx).versions(track), as_json, tables.versions)
     else:
@@ -59,7 +49,7 @@ def versions_latest(ctx: typer.Context, track: Track = "chat") -> None:
     latest = connect_or_read(ctx).versions(track)["latest"]
     if latest is None:
         raise RegistryError(
-            f"no version of {track} is the latest: the base alone serves; drop a file, or go back to a version with: "
+            f"{track} has no latest version, so its base serves; drop a file, or go back to a version with: "
             "lorad rollback",
             code="no_version",
         )
@@ -70,42 +60,42 @@ def versions_latest(ctx: typer.Context, track: Track = "chat") -> None:
 def versions_show(
     ctx: typer.Context, version: OneVersion, track: Track = "chat", as_json: Json = False
 ) -> None:
-    """Show what a version is made of."""
+    """Show one version in full."""
     show(connect_or_read(ctx).version(track, version), as_json, tables.version)
 
 
 @group.command("add", **AS_TYPED)  # type: ignore[arg-type]
 def versions_add(ctx: typer.Context) -> None:
-    """Enter what another program trained: VERSION PATH; see: lorad versions add --help."""
-    hand_over(ctx, "adopt")
+    """Import an externally trained adapter or model; see: lorad versions add --help."""
+    hand_over(ctx, "versions", "add")
 
 
 @group.command("pin")
 def versions_pin(ctx: typer.Context, version: OneVersion, track: Track = "chat") -> None:
-    """Keep a version whatever the limits say."""
+    """Protect a version from pruning."""
     pinned = connect(ctx).pin(track, version, pinned=True)["version"]
-    terminal.say(f"{pinned} is never pruned until: lorad versions unpin {pinned}")
+    terminal.say(f"{pinned} is pinned; undo it with: lorad versions unpin {pinned}")
 
 
 @group.command("unpin")
 def versions_unpin(ctx: typer.Context, version: OneVersion, track: Track = "chat") -> None:
-    """Let the limits decide about a version again."""
+    """Allow a version to be pruned again."""
     unpinned = connect(ctx).pin(track, version, pinned=False)["version"]
     terminal.say(f"{unpinned} is no longer pinned")
 
 
 @group.command("tag")
 def versions_tag(ctx: typer.Context, version: OneVersion, name: Tag, track: Track = "chat") -> None:
-    """Give a version a name of its own; one that had it loses it."""
+    """Give a version a tag; another version with this tag loses it."""
     tagged = connect(ctx).tag(track, version, name)["version"]
-    terminal.say(f"{tagged} is now called {name}; ask it with: lorad ask --model {track}@{name} QUESTION")
+    terminal.say(f"{tagged} has the tag {name}; ask it with: lorad ask --model {track}@{name} QUESTION")
 
 
 @group.command("untag")
 def versions_untag(ctx: typer.Context, version: OneVersion, name: Tag, track: Track = "chat") -> None:
-    """Take a name away from a version."""
+    """Remove a tag from a version."""
     untagged = connect(ctx).tag(track, version, name, remove=True)["version"]
-    terminal.say(f"{untagged} is no longer called {name}")
+    terminal.say(f"{untagged} no longer has the tag {name}")
 
 
 @group.command("prune")
@@ -119,7 +109,7 @@ def versions_prune(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Remove versions beyond the limits: the settings', or those given."""
+    """Remove the versions beyond the limits: those of the settings, or those given here."""
     limits = {"keep": keep, "max_age_days": older_than, "max_bytes": max_bytes}
     answer = connect(ctx).prune(track, dry_run=dry_run, **limits)
     if as_json:
@@ -128,18 +118,20 @@ def versions_prune(
     for version, why in answer["pruned"].items():
         terminal.say(f"{'would remove' if dry_run else 'removed'} {version}: {why}")
     if not answer["pruned"]:
-        terminal.say("nothing is beyond the limits; latest, previous, pinned and tagged versions stay anyway")
+        terminal.say(
+            "no version is beyond the limits; latest, previous, pinned and tagged versions are always kept"
+        )
 
 
 @app.command()
 def explain(ctx: typer.Context, version: str, track: Track = "chat", as_json: Json = False) -> None:
-    """Say why a version was promoted, or a job (job-N) not."""
+    """Explain why a version was promoted, or why a job (job-N) was not."""
     show(connect_or_read(ctx).explain(track, version), as_json, tables.explanation)
 
 
 @app.command()
 def diff(ctx: typer.Context, a: str, b: str, track: Track = "chat", as_json: Json = False) -> None:
-    """Show what one version answers right and the other does not."""
+    """Show the examples that only one of two versions answers correctly."""
     show(connect_or_read(ctx).diff(track, a, b), as_json, tables.difference)
 
 
@@ -147,7 +139,7 @@ def diff(ctx: typer.Context, a: str, b: str, track: Track = "chat", as_json: Jso
 def retention(
     ctx: typer.Context, track: Track = "chat", plot: PlotFile = None, as_json: Json = False
 ) -> None:
-    """Show recall of every dataset at every version."""
+    """Show the retention matrix: recall of every dataset at every version."""
     answer = connect_or_read(ctx).retention(track)
     if plot:
         tables.plot(answer, plot)
@@ -156,7 +148,7 @@ def retention(
 
 @app.command()
 def rollback(ctx: typer.Context, to: Target = None, track: Track = "chat") -> None:
-    """Serve an earlier version again, or the base alone."""
+    """Serve an earlier version again, or the base model."""
     now = connect(ctx).rollback(track, to)
     latest, previous = now["latest"] or "none", now["previous"] or "none"
     terminal.say(f"{now['serving'] or 'the base'} serves; latest is {latest}, previous is {previous}")

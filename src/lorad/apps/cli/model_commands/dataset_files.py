@@ -1,4 +1,4 @@
-"""``lorad plan`` and ``lorad check``: what would become of a dataset file. They read it as the inbox does."""
+"""``lorad plan`` and ``lorad check``: what would happen to a dataset file. They read it as the inbox does."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -30,13 +30,13 @@ app = typer.Typer()
 @app.command()
 def plan(
     file: Annotated[Path, typer.Argument(help="A dataset file.", exists=True, dir_okay=False)],
-    track: Annotated[str, typer.Option(help="The track that it would be for.")] = "chat",
+    track: Annotated[str, typer.Option(help="The track that would learn it.")] = "chat",
     home: HomeOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print what would be done with a file and why; do nothing."""
+    """Print the plan for training on a file, with reasons; change nothing."""
     place, chosen = load(home, config, settings)
     track, _, reading = read(place, chosen, track, file)
     task, tokenizer = find(chosen.tracks[track].task), _tokenizer(place, chosen, track)
@@ -64,14 +64,14 @@ def plan(
 
 
 def _settings_of(plan: records.Plan) -> list[tuple[str, str]]:
-    until = plan.stopping
+    stopping = plan.stopping
     return [
         ("rank / alpha", f"{plan.rank} / {plan.alpha}"),
         (
             "epochs",
             (
-                f"until recall {until.recall:.0%}; given up after {until.patience} ({until.patience_steps} steps) without progress, "
-                f"but not before {until.min_rounds} or after {until.max_rounds}"
+                f"until recall is {stopping.recall:.0%}, or {stopping.patience} rounds ({stopping.patience_steps} steps) bring no progress; "
+                f"at least {stopping.min_rounds}, at most {stopping.max_rounds}"
             ),
         ),
         (
@@ -90,7 +90,7 @@ def _settings_of(plan: records.Plan) -> list[tuple[str, str]]:
 @app.command()
 def check(
     file: Annotated[Path, typer.Argument(help="A dataset file.", exists=True, dir_okay=False)],
-    track: Annotated[str, typer.Option(help="The track that it would be for.")] = "chat",
+    track: Annotated[str, typer.Option(help="The track that would learn it.")] = "chat",
     task: Annotated[
         str | None,
         typer.Option(help=f"Read it for this task, without a track or a model: {', '.join(reader.TASKS)}."),
@@ -100,7 +100,7 @@ def check(
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read a file (and NAME.meta.yaml beside it) as the inbox would, and report; nothing is kept."""
+    """Read a file (and NAME.meta.yaml beside it) as the inbox does, and report; change nothing."""
     place, chosen = load(home, config, settings)
     try:
         about, reading = _read_for(chosen, task, file) if task else _read_as(place, chosen, track, file)
@@ -108,22 +108,22 @@ def check(
         if as_json:
             terminal.write_json({"file": file.name, "error": error.as_dict()})
         else:
-            print_lines([("refused", error.message), *_bad_rows(error)])
+            print_lines([("rejected", error.message), *_bad_rows(error)])
         raise typer.Exit(1) from None
-    alone = f"not counted: read for the task {task} alone, without a model"
+    alone = f"not counted: read for the task {task} only, without a model"
     report = (
         dataset_report.survey(file.name, reading) | about | {"model": None, "no_model": alone if task else ""}
     )
     try:
         report["model"] = _measured(place, chosen, about["track"], reading) if about["track"] else None
-    except ConfigError as error:  # what the file holds can be told without a model
+    except ConfigError as error:  # the file's content can be reported without a model
         report["no_model"] = f"not counted: {error.message}"
     refusal = dataset_report.refusal(report)
     if as_json:
         told = report | ({"error": refusal} if refusal else {})
         terminal.write_json(told)
     else:
-        print_lines([*dataset_report.lines(report), *([("refused", refusal["message"])] if refusal else [])])
+        print_lines([*dataset_report.lines(report), *([("rejected", refusal["message"])] if refusal else [])])
     if refusal:
         raise typer.Exit(1)
 
@@ -162,7 +162,7 @@ def _bad_rows(error: SampleError) -> list[tuple[str, str]]:
 def read(
     place: Home, settings: Settings, track: str, file: Path
 ) -> tuple[str, sidecar.Sidecar, reader.Reading]:
-    """Read a file and its sidecar as the inbox does; return also the track, which the sidecar may have named."""
+    """Read a file and its sidecar as the inbox does; return also its track, which the sidecar may name."""
     meta = sidecar.beside(file)
     track = meta.track or track
     task = settings.track(track).task
@@ -172,7 +172,7 @@ def read(
 
 
 def _row_check(place: Home, settings: Settings, track: str) -> reader.Check:
-    """Return what checks each row as the inbox would; nothing where the track's base model is not there yet."""
+    """Return the check that the inbox runs on each row; without the track's base model, none."""
     try:
         tokenizer = _tokenizer(place, settings, track)
     except ConfigError:

@@ -19,8 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lorad import printable, records
-from lorad.apps.cli import doctor
-from lorad.apps.cli.doctor import Finding
+from lorad.apps.cli import doctor, packages
+from lorad.apps.cli.findings import Finding, attempt, broken, failed
 from lorad.apps.cli.model_commands.context import load
 from lorad.apps.cli.model_commands.options import ConfigOption, HomeOption, JsonOption, SetOption
 from lorad.apps.cli.model_commands.output import console
@@ -38,36 +38,36 @@ app = typer.Typer()
 
 
 @app.command("doctor")
-def look_over(
+def examine(
     strict: Annotated[bool, typer.Option("--strict", help="Count warnings as failures.")] = False,
     fix: Annotated[
-        bool, typer.Option("--fix", help="Close what others may read or change, before looking.")
+        bool, typer.Option("--fix", help="First remove the permissions that others should not have.")
     ] = False,
     home: HomeOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what is wrong with this machine and this home, and the remedy; exit code 1 if something failed."""
-    mended = _mend(home, config, settings) if fix else []
-    findings = [*mended, *_installed(), *_place(home, config, settings)]
+    """Check this machine and this home, and suggest remedies; exit code 1 if something failed."""
+    fixed = _fix_permissions(home, config, settings) if fix else []
+    findings = [*fixed, *_check_installed(), *_check_home(home, config, settings)]
     if as_json:
         terminal.write_json([records.as_json(f) for f in findings])
     else:
         console.print(_chart(findings))
-    if doctor.failed(findings, strict=strict):
+    if failed(findings, strict=strict):
         raise typer.Exit(1)
 
 
-def _mend(home: str | None, config: str | None, overrides: list[str] | None) -> list[Finding]:
-    """Close an open home, and say what was closed; what could not be closed is found again by the looks."""
+def _fix_permissions(home: str | None, config: str | None, overrides: list[str] | None) -> list[Finding]:
+    """Remove permissions that others should not have; what cannot be removed is found again by the checks."""
     place, chosen = load(home, config, overrides)
     done, _ = permissions.close(place, place.socket(chosen.server.socket), doctor.owner(place))
-    return [doctor.mended(exposure) for exposure in done]
+    return [doctor.fixed(exposure) for exposure in done]
 
 
 def _chart(findings: list[Finding]) -> Table:
-    """Show a remedy below what it is for; none of it is rich's markup."""
+    """Return a table with each remedy below its problem; none of it is rich's markup."""
     colours = {"ok": "green", "warn": "yellow", "fail": "red"}
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for finding in findings:
@@ -78,56 +78,56 @@ def _chart(findings: list[Finding]) -> Table:
     return table
 
 
-def _installed() -> Iterator[Finding]:
-    yield doctor.python(sys.version_info[:3])
-    yield from doctor.packages()
+def _check_installed() -> Iterator[Finding]:
+    yield packages.check_python(sys.version_info[:3])
+    yield from packages.check_packages()
     yield from doctor.inotify()
     yield from doctor.service()
 
 
-def _place(home: str | None, config: str | None, overrides: list[str] | None) -> Iterator[Finding]:
-    """Look at the home and at the machine as its settings want it; with broken settings as the defaults do."""
+def _check_home(home: str | None, config: str | None, overrides: list[str] | None) -> Iterator[Finding]:
+    """Check the home, and the machine for its settings; with invalid settings for the defaults."""
     chosen = Settings()
     try:
         place = find_home(home)
     except ConfigError as error:
-        yield doctor.broken("home", error, "lorad init FOLDER")
-        yield from _compute(chosen, [])
+        yield broken("home", error, "lorad init FOLDER")
+        yield from _check_devices(chosen, [])
         return
     yield Finding("home", "ok", str(place.root))
     try:
         chosen = load_settings(place, config, overrides or ())
-        yield Finding("settings", "ok", "can be read")
+        yield Finding("settings", "ok", "valid")
     except ConfigError as error:
-        yield doctor.broken("settings", error, "correct them; what follows is judged by the defaults")
+        yield broken("settings", error, "correct them; the other checks use the defaults")
     shapes = []
     for track in chosen.tracks.values():
-        with contextlib.suppress(LoradError):  # a base that is missing or damaged has a finding of its own
+        with contextlib.suppress(LoradError):  # a missing or corrupt base has a finding of its own
             shapes.append(bases.shape(place.base(track.base)))
-    yield from _compute(chosen, shapes)
-    yield from _storage(place, chosen, shapes)
-    yield from _bases(place, chosen)
-    yield from _versions(place, chosen)
+    yield from _check_devices(chosen, shapes)
+    yield from _check_storage(place, chosen, shapes)
+    yield from _check_bases(place, chosen)
+    yield from _check_versions(place, chosen)
 
 
-def _compute(chosen: Settings, shapes: list[records.ModelShape]) -> Iterator[Finding]:
+def _check_devices(chosen: Settings, shapes: list[records.ModelShape]) -> Iterator[Finding]:
     parameters = max((shape.parameters for shape in shapes), default=0)
     for wanted in dict.fromkeys((chosen.training.device, chosen.engine.device)):
         try:
             machine = hardware.machine(wanted)
             torch.ones(8, device=machine.device).sum().item()
         except (LoradError, RuntimeError) as error:
-            yield doctor.broken("device", error, "set training.device and engine.device to auto")
+            yield broken("device", error, "set training.device and engine.device to auto")
             continue
         unused = wanted == "auto" and machine.device == "cpu" and Path("/dev/nvidiactl").exists()
         yield doctor.device(machine, parameters, unused_card=unused)
         yield doctor.bfloat16(machine, chosen.training.dtype)
         packing = partial(_round_trip, machine.device) if find_spec("bitsandbytes") else None
-        yield doctor.attempt(
+        yield attempt(
             "4-bit", partial(doctor.four_bit, packing), "pip install --upgrade bitsandbytes", "warn"
         )
     for index in range(torch.cuda.device_count()):
-        yield doctor.attempt(
+        yield attempt(
             f"cuda:{index}",
             partial(_card, index),
             f"install a torch that has kernels for this card: {doctor.TORCH_SITE}",
@@ -135,9 +135,9 @@ def _compute(chosen: Settings, shapes: list[records.ModelShape]) -> Iterator[Fin
 
 
 def _round_trip(device: str) -> float:
-    """Return the largest error that packing into 4 bits and unpacking makes."""
+    """Return the largest error of quantising to 4 bits and back."""
     library: Any = importlib.import_module("bitsandbytes.functional")
-    exact = torch.linspace(-1, 1, 64, device=device).repeat(64)  # every block of 64 meets every level
+    exact = torch.linspace(-1, 1, 64, device=device).repeat(64)  # every block of 64 reaches every level
     packed, state = library.quantize_4bit(exact, quant_type="nf4")
     return float((library.dequantize_4bit(packed, state) - exact).abs().max())
 
@@ -153,30 +153,30 @@ def _card(index: int) -> Finding:
     )
 
 
-def _storage(place: Home, chosen: Settings, shapes: list[records.ModelShape]) -> Iterator[Finding]:
+def _check_storage(place: Home, chosen: Settings, shapes: list[records.ModelShape]) -> Iterator[Finding]:
     adapter = max((doctor.adapter_bytes(shape, chosen.training.max_rank) for shape in shapes), default=0)
     socket = place.socket(chosen.server.socket)
     yield doctor.disk(shutil.disk_usage(place.root).free, adapter, chosen.registry.keep)
     yield from doctor.folders(place, socket)
     yield from doctor.private(place, socket)
-    yield doctor.attempt(
+    yield attempt(
         "socket", partial(doctor.socket_path, socket), "lorad --set server.socket=/tmp/lorad/lorad.sock run"
     )
 
 
-def _bases(place: Home, chosen: Settings) -> Iterator[Finding]:
+def _check_bases(place: Home, chosen: Settings) -> Iterator[Finding]:
     stored = {path.parent.name for path in (place.models / "base").glob(f"*/{bases.FINGERPRINT}")}
     for name in sorted({track.base for track in chosen.tracks.values()} | stored):
         known = name in bases.WHEELS
         remedy = f"lorad base add {name}" if known else f"lorad base add SOURCE --name {name}"
-        yield doctor.attempt(f"base {name}", partial(_base, place.base(name), remedy), remedy)
+        yield attempt(f"base {name}", partial(_base, place.base(name), remedy), remedy)
         if name in stored:
-            yield doctor.attempt(f"template {name}", partial(_template, place.base(name)), remedy)
+            yield attempt(f"template {name}", partial(_template, place.base(name)), remedy)
 
 
 def _base(folder: Path, remedy: str) -> Finding:
     if not (folder / bases.FINGERPRINT).is_file():
-        return Finding(f"base {folder.name}", "fail", "is not there", remedy)
+        return Finding(f"base {folder.name}", "fail", "is missing", remedy)
     fingerprint = bases.verify_base(folder)
     return Finding(f"base {folder.name}", "ok", f"verified, fingerprint {fingerprint[:12]}")
 
@@ -185,22 +185,22 @@ def _template(folder: Path) -> Finding:
     return doctor.template(folder.name, find("chat").trials(bases.load_tokenizer(folder)))
 
 
-def _versions(place: Home, chosen: Settings) -> Iterator[Finding]:
+def _check_versions(place: Home, chosen: Settings) -> Iterator[Finding]:
     for name, track in chosen.tracks.items():
         registry = Registry(place.track(name))
         base = None
-        with contextlib.suppress(ConfigError):  # a base that is missing or damaged has a finding of its own
+        with contextlib.suppress(ConfigError):  # a missing or corrupt base has a finding of its own
             base = bases.read_fingerprint(place.base(track.base))
         try:
             entries = registry.tracker.read()["checkpoints"]
         except RegistryError as error:
-            yield doctor.broken(f"track {name}", error, "lorad run")
+            yield broken(f"track {name}", error, "lorad run")
             continue
         for version in (e["version"] for e in entries if e.get("state") != VersionState.PRUNED):
-            yield doctor.attempt(
+            yield attempt(
                 f"{name} {version}",
                 partial(_version, registry, version, base),
-                f"put the folder back from a backup, or learn all anew: lorad consolidate --refit --track {name}",
+                f"restore the folder from a backup, or learn everything again: lorad consolidate --refit --track {name}",
             )
 
 

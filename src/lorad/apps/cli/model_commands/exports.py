@@ -22,15 +22,14 @@ from lorad.versions import export
 
 app = typer.Typer()
 
-
 OTHER_BASE = "other_base.json"
-"""Beside an export onto another base than the version was made for: which, and which it was."""
+"""The file in an export onto another base that records both bases."""
 
 
 @app.command("export")
 def export_version(
     version: Annotated[str, typer.Argument(help="A version, a tag, latest or previous.")],
-    target: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.")],
+    target: Annotated[Path, typer.Argument(help="The folder to create; it must not exist.")],
     form: Annotated[
         str, typer.Option("--format", help=f"{', '.join(export.FORMATS)} (for llama.cpp and Ollama).")
     ] = "adapter",
@@ -42,7 +41,7 @@ def export_version(
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a version for another program, read it back, and ask it what the version was asked when it was made."""
+    """Export a version for another program, then reload it and check its answers to the version's probes."""
     place, settings = load(home, config, overrides)
     export.check(target, form, place.root)
     registry, own_base = find_track(place, settings, track)
@@ -57,7 +56,7 @@ def export_version(
     say(
         {"version": folder.name, "format": form, "path": str(target), **records.as_json(made)},
         as_json,
-        f"{folder.name} is in {target} as {form}; read back, its logits differ by at most {made.difference:.2g}"
-        + (f"; it was made for another base, which {OTHER_BASE} says" if made_for != fingerprint else ""),
+        f"exported {folder.name} to {target} as {form}; after reloading, its logits differ by at most {made.difference:.2g}"
+        + (f"; it was made for another base, see {OTHER_BASE}" if made_for != fingerprint else ""),
         made.notes,
     )

@@ -22,16 +22,18 @@ app = typer.Typer()
 @app.command("verify")
 def verify_versions(
     version: Annotated[
-        str | None, typer.Argument(help="A version, a tag, latest or previous; else all.")
+        str | None, typer.Argument(help="A version, a tag, latest or previous; default: all.")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse another environment.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail if the environment differs from the one it was made in.")
+    ] = False,
     track: TrackOption = "chat",
     home: HomeOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Load versions as the daemon would, with every check and their probes; exit code 1 if one is unsound."""
+    """Load versions as the daemon does and run all checks and probes; exit code 1 if one fails."""
     place, settings = load(home, config, overrides)
     registry, base_folder = find_track(place, settings, track)
     bases.verify_base(base_folder)
@@ -53,7 +55,7 @@ def verify_versions(
     if as_json:
         terminal.write_json(rows)
     for row in rows if not as_json else ():
-        told = "; ".join(row["differs"]) or "sound" if row["sound"] else row["message"]
+        told = "; ".join(row["differs"]) or "intact" if row["sound"] else row["message"]
         style = "green" if row["sound"] else "red"
         console.print(
             Text(f"{row['version']:>8}  "), Text(printable.line(told), style=style), f" ({row['seconds']} s)"
