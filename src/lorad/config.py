@@ -6,6 +6,7 @@ What never does: acting on a setting. A component gets its own section and nothi
 Later sources override earlier ones: built-in defaults, ``configs/default.yaml`` of the home, ``--config FILE``, ``--set k=v``.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -260,11 +261,23 @@ class ServerSettings(Section):
     """Time limit for a client to send its request body, and to read what was sent to it."""
 
 
+#: The tasks that lorad brings along, by the word that settings use: the one list of them. See ``tasks.find``.
+TASKS = {"chat": "lorad.tasks.chat:Chat"}
+
+
+def _is_task(name: str) -> str:
+    if name not in TASKS and not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
+        raise ValueError(
+            f"there is no such task; known: {', '.join(TASKS)}, and a class of yours as module:Class"
+        )
+    return name
+
+
 class TrackSettings(Section):
     """A track: what is learned for one task on one base model."""
 
-    task: Literal["chat"] = "chat"
-    """What is learned; see ``lorad.tasks``."""
+    task: Annotated[str, AfterValidator(_is_task)] = "chat"
+    """What it learns: ``chat``, or a task of your own as ``module:Class`` (see ``lorad.tasks.interface``)."""
     base: str = "smollm2"
     """Name of a base model in ``models/base``; see ``lorad base add``."""
 

@@ -15,7 +15,7 @@ from typing import Any
 from lorad import records
 from lorad.datasets.reader import Reading
 from lorad.records import Encoded, Example
-from lorad.tasks import Task, encode
+from lorad.tasks import Generating, Row, Task, encode
 
 #: Row problems, contradictions and the like that a report on a screen lists.
 LISTED = 20
@@ -78,22 +78,25 @@ def measure(
 ) -> dict[str, Any]:
     """Return what the base model's tokenizer makes of the examples: lengths, ends, and the first one in full.
 
+    Begin and end tokens are looked at where the task answers in text.
+
     ``longest`` returns a plan's limit for these lengths: a longer example is left out and told of, never cut.
     """
     lengths: list[int] = []
     marks = {"begin_twice": 0, "end_missing": 0, "end_inside": 0}
     sample = None
-    end = task.stop_tokens(tokenizer)[0]
+    end = task.stop_tokens(tokenizer)[0] if isinstance(task, Generating) else None
     usable, unusable = encode(task, tokenizer, examples)
     for example, encoded in usable:
         lengths.append(len(encoded))
-        for mark, is_so in _marks(encoded, tokenizer.bos_token_id, end).items():
-            marks[mark] += is_so
+        if end is not None:
+            for mark, is_so in _marks(encoded, tokenizer.bos_token_id, end).items():
+                marks[mark] += is_so
         sample = sample or _sample(example, encoded, tokenizer)
     return {
         "tokens": _lengths(lengths, longest(lengths) if lengths else 0),
         "begin_token": tokenizer.bos_token,
-        "end_token": tokenizer.convert_ids_to_tokens(end),
+        "end_token": None if end is None else tokenizer.convert_ids_to_tokens(end),
         **marks,
         "trials": [records.as_json(trial) for trial in task.trials(tokenizer)],
         "unusable": [{"line": example.line, "message": error.message} for example, error in unusable],
@@ -127,7 +130,11 @@ def _lengths(lengths: list[int], longest: int) -> dict[str, Any]:
     }
 
 
-def _sample(example: Example, encoded: Encoded, tokenizer: Any) -> dict[str, Any]:
+def _sample(example: Example, encoded: Row, tokenizer: Any) -> dict[str, Any]:
+    if not isinstance(encoded, Encoded):
+        asked, taught = records.as_line(example.input), records.as_line(example.target)
+        sizes = {"tokens": len(encoded), "trained_tokens": encoded.weight}
+        return {"line": example.line, **sizes, "prompt": asked, "trained": taught}
     return {
         "line": example.line,
         "tokens": len(encoded),
@@ -210,12 +217,13 @@ def _model_lines(model: dict[str, Any]) -> list[tuple[str, str]]:
         (model["end_missing"], f"do not end with {model['end_token']}"),
         (model["end_inside"], f"hold {model['end_token']} inside the answer"),
     ]
+    ended = f"each answer ends with one {model['end_token']}, which is trained"
     wrong = "; ".join(f"{count} examples {what}" for count, what in faults if count)
     over = f"{tokens['too_long']} ({tokens['share_too_long']:.1%})"
     told = [
         ("tokens", f"{spread}; {tokens['total']} in all"),
         ("too long", f"{over} over {tokens['longest_that_is_learned']} tokens; they would be left out"),
-        ("begin, end", wrong or f"each answer ends with one {model['end_token']}, which is trained"),
+        *([("begin, end", wrong or ended)] if model["end_token"] else []),
     ]
     told += [
         ("template", f"{each['name']}: {each['detail']}")
