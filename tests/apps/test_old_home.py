@@ -228,7 +228,7 @@ def test_every_version_verifies_but_the_damaged_one(opened):
 @pytest.mark.parametrize("version", ["v0.1", "v0.4"])
 def test_an_old_version_is_reproduced_bit_for_bit(opened, tmp_path, version):
     # Given its papers, its parent's and what memory holds
-    home, memory = opened.home, Memory(Database(opened.home.database))
+    home, memory = opened.home, Memory(Database(opened.home.database), "chat")
     folder = RunFolder(tmp_path / "again")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

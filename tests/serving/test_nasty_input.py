@@ -115,8 +115,8 @@ def app(tmp_path_factory):
     started = App(Home(root), SETTINGS)
     for begin in (started._claim, started._wire, started._answer, started._listen):
         begin()
-    job = started.cycle.ledger.queue("chat", "doors", 1.0, settings={"drop": 1})
-    started.cycle.ledger.move_job(job, "cancel", 2.0)
+    job = started.ledger.queue("chat", "doors", 1.0, settings={"drop": 1})
+    started.ledger.move_job(job, "cancel", 2.0)
     yield started
     started.stop()
 
@@ -284,13 +284,13 @@ def test_a7_a_track_that_is_not_there_is_404_whatever_else_is_asked(path):
 
 @pytest.mark.parametrize("value", ['"\\ud800"', "NaN", "1e400", "1" + "0" * 23, '"8"', "true", "0", "[]"])
 def test_a12_retry_stores_no_value_that_a_plan_cannot_have(app, path, value):
-    before = app.cycle.ledger.job(2)
+    before = app.ledger.job(2)
 
     status, answer = send(path, "POST", "/api/jobs/2/retry", f'{{"settings": {{"rank": {value}}}}}'.encode())
 
     assert status == 400
     assert json.loads(answer)["error"]["code"] in {"bad_setting", "bad_text", "invalid_json"}
-    assert app.cycle.ledger.job(2).settings == before.settings
+    assert app.ledger.job(2).settings == before.settings
 
 
 def test_a19_a_question_of_18_megabytes_is_refused(path):
@@ -349,7 +349,7 @@ ROWS = [
 
 @pytest.mark.parametrize(("column", "stored"), ROWS)
 def test_a12_a_bad_row_that_is_stored_does_not_silence_status(app, path, column, stored):
-    database = app.cycle._database
+    database = app.ledger._db
     held = database.rows("SELECT * FROM jobs WHERE id = 2")[0][column]
     database.run(f"UPDATE jobs SET {column} = ? WHERE id = 2", stored)
 
@@ -374,9 +374,9 @@ EXAMPLES = [
 @pytest.mark.parametrize("stored", EXAMPLES)
 def test_a11_whatever_memory_holds_is_exported(app, path, column, stored):
     # Given memory as an older lorad left it
-    database = app.cycle._database
+    database = app.ledger._db
     example = Example(task="chat", input=[{"role": "user", "content": "x"}], target="y", dataset="old")
-    app.cycle.memory.add("chat", [example], 1, 1.0)
+    app.tracks["chat"].memory.add([example], 1, 1.0)
     database.run(f"UPDATE examples SET {column} = ? WHERE dataset = 'old'", stored)
 
     status, answer = send(path, "GET", "/api/memory/examples?dataset=old")

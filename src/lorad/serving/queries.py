@@ -21,9 +21,8 @@ from lorad.home import Home
 from lorad.records import Example, as_line
 from lorad.storage.database import Database
 from lorad.storage.ledger import EVENTS_KEPT, LARGEST, Ledger
-from lorad.storage.memory import Memory
+from lorad.track import Track, all_tracks
 from lorad.versions import papers
-from lorad.versions.store import Registry
 
 EVENTS_TOLD = 50
 """Events that are told to whoever does not say since when."""
@@ -35,20 +34,19 @@ PAGE = 1000
 class Archive:
     """The records of every track of a home."""
 
-    def __init__(self, registries: Mapping[str, Registry], ledger: Ledger, memory: Memory) -> None:
-        self._registries = registries
+    def __init__(self, tracks: Mapping[str, Track], ledger: Ledger) -> None:
+        self._tracks = tracks
         self._ledger = ledger
-        self._memory = memory
 
-    def registry(self, track: str) -> Registry:
-        """Return a track's versions; raise ``ProtocolError`` (404) when there is no such track."""
-        if track not in self._registries:
+    def track(self, name: str) -> Track:
+        """Return a track; raise ``ProtocolError`` (404) when there is none of this name."""
+        if name not in self._tracks:
             raise ProtocolError(
-                f"there is no track {track!r}; known: {', '.join(self._registries)}",
+                f"there is no track {name!r}; known: {', '.join(self._tracks)}",
                 status=404,
                 code="no_such_track",
             )
-        return self._registries[track]
+        return self._tracks[name]
 
     def jobs(self) -> dict[str, Any]:
         """Return all jobs, newest first."""
@@ -62,25 +60,25 @@ class Archive:
             return records.as_json(found) | {"drop": None}
         drop: dict[str, Any] = records.as_json(self._ledger.drop(number))
         if replaced := drop["reason"].get("replaced"):
-            examples = self._memory.named(found.track, replaced)
+            examples = self._tracks[found.track].memory.named(replaced)
             drop["reason"]["replaced"] = [tell(e) | {"dataset": e.dataset} for e in examples]
         return records.as_json(found) | {"drop": drop}
 
     def versions(self, track: str) -> dict[str, Any]:
         """Return a track's versions and their roles; which of them serves, only a daemon can add."""
-        tracker = self.registry(track).tracker.read()
+        tracker = self.track(track).registry.tracker.read()
         roles = {role: tracker[role] for role in ("latest", "previous")}
         return {"track": track, **roles, "serving": None, "versions": tracker["checkpoints"]}
 
     def version(self, track: str, version: str) -> dict[str, Any]:
         """Return all that is kept about a version."""
-        registry = self.registry(track)
+        registry = self.track(track).registry
         roles = {"latest": registry.latest, "previous": registry.previous}
         return {"track": track, **roles, "serving": None, **registry.describe(version)}
 
     def explain(self, track: str, version: str) -> dict[str, Any]:
         """Return why a version was promoted, or why a rejected job (``job-N``) was not."""
-        registry = self.registry(track)
+        registry = self.track(track).registry
         if version.startswith("job-"):
             folder = registry.rejected / version / papers.CANDIDATE
             if not _CANDIDATE.fullmatch(version) or not (folder / papers.EVALUATION).is_file():
@@ -100,11 +98,12 @@ class Archive:
 
     def memory(self, track: str) -> dict[str, Any]:
         """Return the datasets in memory."""
-        return {"datasets": self._memory.datasets(track, self._lineage(track))}
+        return {"datasets": self.track(track).memory.datasets(self.track(track).lineage())}
 
     def page(self, track: str, dataset: str | None, after: int, limit: int = PAGE) -> dict[str, Any]:
         """Return a page of memory's examples."""
-        return {"examples": self._memory.page(track, dataset, _place(after), limit, self._lineage(track))}
+        found = self.track(track)
+        return {"examples": found.memory.page(dataset, _place(after), limit, found.lineage())}
 
     def examples(self, track: str, dataset: str | None = None) -> Iterator[dict[str, Any]]:
         """Yield every example in memory, or one dataset's, as rows to export."""
@@ -115,22 +114,22 @@ class Archive:
 
     def retention(self, track: str) -> dict[str, Any]:
         """Return the matrix of every version on every dataset, and its four numbers."""
-        registry = self.registry(track)
+        registry = self.track(track).registry
         rows = []
-        for version in reversed(self._lineage(track)):
+        for version in reversed(self.track(track).lineage()):
             with contextlib.suppress(RegistryError):
                 rows.append((version, registry.evaluation(version)["evaluation"]))
         return tabulate(rows)
 
     def diff(self, track: str, a: str, b: str) -> dict[str, Any]:
         """Return the examples that one version answers right and the other does not."""
-        registry = self.registry(track)
+        registry = self.track(track).registry
         a, b = registry.resolve(a), registry.resolve(b)
         right_a, right_b = registry.evaluation(a)["right"], registry.evaluation(b)["right"]
         differing = [name for name, right in right_a.items() if right_b.get(name, right) != right]
         changed = [
             {"dataset": e.dataset, **tell(e), "a_right": right_a[e.id], "b_right": right_b[e.id]}
-            for e in self._memory.named(track, differing)
+            for e in self.track(track).memory.named(differing)
         ]
         return {"a": a, "b": b, "changed": changed}
 
@@ -138,10 +137,6 @@ class Archive:
         """Return all events after an id, or the newest, oldest first."""
         limit = EVENTS_TOLD if after is None else EVENTS_KEPT
         return {"events": self._ledger.events(after=_place(after or 0), limit=limit)}
-
-    def _lineage(self, track: str) -> list[str]:
-        registry = self.registry(track)
-        return registry.lineage(registry.latest)
 
 
 def _place(after: int) -> int:
@@ -166,8 +161,7 @@ def read(home: Home, settings: Settings) -> Iterator[Archive]:
             code="no_access",
         )
     database = Database(home.database, is_read_only=True) if home.database.exists() else Database(":memory:")
-    registries = {name: Registry(home.track(name)) for name in settings.tracks}
     try:
-        yield Archive(registries, Ledger(database), Memory(database))
+        yield Archive(all_tracks(home, settings, database), Ledger(database))
     finally:
         database.close()

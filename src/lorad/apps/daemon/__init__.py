@@ -1,1 +1,16 @@
-"""The daemon: wiring, the learning loop, and what people ask of it."""
+"""The daemon: what makes a home learn.
+
+    app              starts everything in order and stops it in reverse; owns threads, signals, clocks
+    loop             one step: scan, accept, start or watch, serve, clean up
+    intake           a file in the inbox becomes examples in memory and a job in the queue, or fails with a reason
+    sessions         a queued job becomes a request and a running session
+    settlement       what a session left becomes a version, a rejected candidate or a failed job
+    served_versions  which version each track answers from
+    recovery         what a start and the nightly scrub find and mend
+    housekeeping     what ended sessions left, and versions beyond the limits, go
+    commands         what people ask for
+    api, snapshot    the same and all that is told, as the socket asks for it
+
+What never lives here: reading datasets, training, measuring, deciding what is good enough: these are handed in or lie
+in folders of their own.
+"""

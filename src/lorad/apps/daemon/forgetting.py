@@ -14,7 +14,7 @@ from typing import Any
 from lorad.errors import ProtocolError, RegistryError
 from lorad.states import JobState, VersionState
 from lorad.storage.ledger import Ledger
-from lorad.storage.memory import Memory
+from lorad.track import Track
 from lorad.training.run_folder import RunFolder
 from lorad.versions import merged_copy
 from lorad.versions.store import Registry
@@ -39,23 +39,22 @@ class Remains:
     """Jobs whose kept candidates, checkpoints and logs go."""
 
 
-def find(
-    registry: Registry, memory: Memory, ledger: Ledger, track: str, ids: Collection[str], running: int | None
-) -> Remains:
-    """Return what holds these examples."""
-    held = versions(registry, ledger, ids, memory.learned_in(track, ids))
+def find(track: Track, ledger: Ledger, ids: Collection[str], running: int | None) -> Remains:
+    """Return what holds these examples; ``running`` is the job whose session runs."""
+    registry, memory = track.registry, track.memory
+    held = versions(registry, ledger, ids, memory.learned_in(ids))
     marks = _marks(registry.tracker.read())
     kept = [
         number
-        for number, folder in registry.kept()
+        for number, folder in registry.workspace.rejected_jobs()
         if RunFolder(folder).holds(ids) and not RunFolder(folder).is_empty()
     ]
-    left = [number for number, folder in registry.left() if RunFolder(folder).holds(ids)]
+    left = [number for number, folder in registry.workspace.unfinished_jobs() if RunFolder(folder).holds(ids)]
     again = [number for number in left if number == running and _is_open(ledger, number)]
     return Remains(
         versions={version: marks.get(version, ()) for version in held},
         copies=tuple(_copies(registry, held)),
-        files=tuple(ledger.drop_names(memory.drops_of(track, ids))),
+        files=tuple(ledger.drop_names(memory.drops_of(ids))),
         restarted=tuple(again),
         removed=tuple(sorted({*kept, *left} - {*again})),
     )

@@ -43,10 +43,10 @@ def reproduce_version(
     registry, base_folder = find_track(place, settings, track)
     version = registry.resolve(version)
     registry.verify(version, bases.verify_base(base_folder))
-    with registry.reproducing(version, keep=keep) as path:
+    with registry.workspace.reproducing(version, keep=keep) as path:
         folder = RunFolder(path)
         with contextlib.closing(Database(place.database)) as database:
-            reproduction.prepare(registry, Memory(database), version, base_folder, folder)
+            reproduction.prepare(registry, Memory(database, track), version, base_folder, folder)
         _run_session(folder, LocalExecutor(nice=settings.training.nice), quiet=as_json)
         found = reproduction.compare(registry, version, folder)
         folder.remove_words()
