@@ -168,7 +168,7 @@ def start(home: Home) -> subprocess.Popen[bytes]:
 def is_ready(home: Home) -> bool:
     try:
         path = home.running_socket()
-        return path is not None and bool(Client(path).status()["ready"])
+        return path is not None and bool(Client(path).status().ready)
     except (LoradError, OSError):
         return False
 

@@ -55,7 +55,7 @@ def test_three_drops_are_learned_in_turn_and_all_three_are_what_is_served(home):
     app.start()
     try:
         client = Client(home.socket(SETTINGS.server.socket))
-        assert client.status()["ready"]
+        assert client.status().ready
         assert ask(client, drops["doors"][0])[1] == "chat@base"
 
         for name, examples in drops.items():
@@ -146,7 +146,7 @@ def _check_routes(client):
 def _check_bad_file(client, home):
     (home.inbox / "bad.json").write_text('[{"question": "a"}]')
     wait_for((home.inbox / "failed" / "bad.json.reason.json").exists)
-    assert client.status()["ready"]
+    assert client.status().ready
 
 
 def _check_rollback(client, drops):
@@ -219,7 +219,7 @@ def test_a_second_daemon_in_the_same_home_is_refused(home):
     try:
         with pytest.raises(ConfigError, match="another lorad runs"):
             App(home, SETTINGS).start()
-        assert Client(home.socket(SETTINGS.server.socket)).status()["ready"]
+        assert Client(home.socket(SETTINGS.server.socket)).status().ready
     finally:
         app.stop()
 
@@ -261,7 +261,7 @@ def test_the_daemon_as_a_process_stops_on_sigterm(home):
 
     def ready():
         try:
-            return client.status()["ready"]
+            return client.status().ready
         except ConfigError:
             assert process.poll() is None
             return False
@@ -300,7 +300,7 @@ def test_a20_a_second_daemon_disturbs_nothing_when_the_lock_was_removed(home, go
 
         assert caught.value.code == "already_running"
         assert app.ledger.events(limit=1000) == before
-        assert Client(home.socket(SETTINGS.server.socket)).status()["ready"]
+        assert Client(home.socket(SETTINGS.server.socket)).status().ready
     finally:
         app.stop()
 

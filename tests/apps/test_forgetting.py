@@ -81,7 +81,7 @@ def test_a16_a_refused_candidate_keeps_its_numbers(world):
 
     world.loop.commands.forget(world.track, "doors", world.now)
 
-    assert world.archive().explain("chat", "job-1")["failed"]
+    assert world.archive().explain("chat", "job-1").failed
     kept = world.registry.rejected / "job-1"
     assert [path.name for path in kept.rglob("*") if path.is_file()] == ["evaluation.json"]
 

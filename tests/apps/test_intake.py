@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from world import World
 
-from lorad.apps.daemon.intake import MAX_READS, MOST_AGAIN
+from lorad.apps.daemon.acceptance import MAX_READS
+from lorad.apps.daemon.intake import MOST_AGAIN
 from lorad.config import Settings
 from lorad.datasets.inbox.inbox import Inbox
 from lorad.datasets.isolated.reader_process import InProcessReader

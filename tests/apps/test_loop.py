@@ -18,6 +18,7 @@ from lorad.config import RegistrySettings, Settings
 from lorad.datasets.inbox.inbox import Inbox
 from lorad.datasets.isolated.reader_process import InProcessReader
 from lorad.errors import ConfigError, ProtocolError, RegistryError
+from lorad.serving.answers import Roles
 from lorad.states import JobState
 from lorad.storage import files
 from lorad.versions.store import Registry
@@ -448,7 +449,7 @@ def test_rollback_serves_previous_and_what_it_never_knew_is_not_expected_of_it(w
 
     answer = world.loop.commands.rollback(world.track, None, world.now)
 
-    assert answer == {"latest": "v0.1", "previous": "v0.2", "serving": "v0.1"}
+    assert answer == Roles(track="chat", latest="v0.1", previous="v0.2", serving="v0.1")
     assert world.models.serving == "v0.1"
     assert {item.example.dataset for item in world.track.memory.learned(world.registry.lineage("v0.1"))} == {
         "doors"
@@ -734,7 +735,7 @@ def test_a_drop_says_which_rows_were_bad_contradicted_and_which_answers_it_repla
     assert [report[name] for name in counts] == [2, 0, 2, 1, 29]
     assert [bad["line"] for bad in report["bad_rows"]] == [32]
     assert report["contradicted_rows"] == list(range(2, 22))
-    replaced = world.archive().job(2)["drop"]["reason"]["replaced"]
+    replaced = world.archive().job(2).drop.reason["replaced"]
     assert [(old["answer"], old["dataset"]) for old in replaced] == [
         (first.target, "doors"),
         (second.target, "doors"),
@@ -993,7 +994,7 @@ def test_after_a_rollback_to_the_base_learning_begins_with_it(world):
 
     answer = world.loop.commands.rollback(world.track, "base", world.now)
 
-    assert answer == {"latest": None, "previous": "v0.1", "serving": None}
+    assert answer == Roles(track="chat", latest=None, previous="v0.1", serving=None)
     world.loop.served.serve_newest(world.track)  # as a start does
     assert world.models.serving is None
     # When something is learned now, nothing of before is carried along

@@ -1,4 +1,4 @@
-"""What the socket asks of the running daemon (``serving.http.server.Daemon``).
+"""What the socket asks of the running daemon (``serving.http.daemon.Daemon``).
 
 What lives here: finding what a name means, waiting for the turn between two steps, telling the outcome. What never
 does: the orders themselves (``commands``), HTTP.
@@ -6,19 +6,33 @@ does: the orders themselves (``commands``), HTTP.
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from lorad import records
 from lorad.apps.daemon import forgetting
 from lorad.apps.daemon.commands import Commands
 from lorad.apps.daemon.model_host import ModelHost
 from lorad.apps.daemon.snapshot import Snapshot
 from lorad.apps.daemon.turn import Turn
 from lorad.errors import ProtocolError
-from lorad.records import BASE
+from lorad.records import BASE, Job
 from lorad.serving import queries
+from lorad.serving.answers import (
+    Forgotten,
+    Pause,
+    Pinned,
+    Pruned,
+    ResumedJob,
+    Roles,
+    Status,
+    Tagged,
+    VersionPapers,
+    Versions,
+)
+from lorad.serving.completions import Model
 from lorad.serving.engine import Engine
 from lorad.serving.queries import Archive
+from lorad.serving.record_json import fields_of
 from lorad.serving.requests import GenerationRequest, Sampling
 from lorad.states import VersionState
 from lorad.track import Track
@@ -84,7 +98,7 @@ class Api:
         self._models.ensure_loaded(track, version)
         return version
 
-    def models(self) -> list[dict[str, Any]]:
+    def models(self) -> tuple[Model, ...]:
         """Return what ``/v1/models`` lists: every track and each of its versions."""
         names = [*self._tracks]
         for name, track in self._tracks.items():
@@ -92,55 +106,53 @@ class Api:
             intact = [entry["version"] for entry in entries if entry.get("state") == VersionState.INTACT]
             names += [f"{name}@{version}" for version in (BASE, *intact)]
         created = int(self._started_at)
-        return [{"id": name, "object": "model", "created": created, "owned_by": "lorad"} for name in names]
+        return tuple(Model(id=name, created=created) for name in names)
 
     # -- telling
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> Status:
         """Return everything that ``lorad status`` and ``lorad monitor`` show."""
         return self._snapshot.take(time.time(), is_ready=self.is_ready())
 
-    def versions(self, track: str) -> dict[str, Any]:
+    def versions(self, track: str) -> Versions:
         """Return a track's versions and what serves."""
         return self._snapshot.versions(track)
 
-    def version(self, track: str, version: str) -> dict[str, Any]:
+    def version(self, track: str, version: str) -> VersionPapers:
         """Return all that is kept about a version, and what serves."""
-        return self.archive.version(track, version) | {"serving": self._engine.serving(track)}
+        return replace(self.archive.version(track, version), serving=self._engine.serving(track))
 
     # -- orders about jobs
 
-    def retry(self, job: int, *, force: bool, settings: dict[str, Any]) -> dict[str, Any]:
+    def retry(self, job: int, *, force: bool, settings: dict[str, Any]) -> Job:
         """Queue a job again."""
-        changed = self._obey(
+        return self._obey(
             lambda now: self._commands.retry(job, now, force=force, settings=settings), wakes=True
         )
-        return records.as_json(changed)
 
-    def resume(self, job: int, checkpoint: str | None) -> dict[str, Any]:
+    def resume(self, job: int, checkpoint: str | None) -> ResumedJob:
         """Queue a job again, to go on behind a checkpoint; return it and which that is."""
         changed, found = self._obey(lambda now: self._commands.resume(job, checkpoint, now), wakes=True)
-        return records.as_json(changed) | {"checkpoint": found}
+        return ResumedJob(**fields_of(changed), checkpoint=found)
 
-    def cancel(self, job: int) -> dict[str, Any]:
+    def cancel(self, job: int) -> Job:
         """End a job."""
-        return records.as_json(self._obey(lambda now: self._commands.cancel(job, now)))
+        return self._obey(lambda now: self._commands.cancel(job, now))
 
-    def pause(self, *, paused: bool) -> dict[str, Any]:
+    def pause(self, *, paused: bool) -> Pause:
         """Start no more sessions, or start them again; this waits for no turn."""
         self._commands.pause(time.time(), paused=paused)
         self._turn.wake.set()
-        return {"paused": paused}
+        return Pause(paused=paused)
 
-    def consolidate(self, track: str, *, refit: bool) -> dict[str, Any]:
+    def consolidate(self, track: str, *, refit: bool) -> Job:
         """Queue a session that makes one adapter of all, or refits one from the pristine base."""
         found = self._track(track)
-        job = self._obey(lambda now: self._commands.consolidate(found, now, refit=refit), wakes=True)
-        return records.as_json(job)
+        return self._obey(lambda now: self._commands.consolidate(found, now, refit=refit), wakes=True)
 
     # -- orders about versions
 
-    def rollback(self, track: str, to: str | None) -> dict[str, Any]:
+    def rollback(self, track: str, to: str | None) -> Roles:
         """Serve an earlier version again, or the base alone.
 
         The previous one is that of now, not of when the turn comes: asked twice, because the first answer was slow,
@@ -150,27 +162,27 @@ class Api:
         wanted = found.registry.previous if to is None else to
         return self._obey(lambda now: self._commands.rollback(found, wanted, now))
 
-    def pin(self, track: str, version: str, *, pinned: bool) -> dict[str, Any]:
+    def pin(self, track: str, version: str, *, pinned: bool) -> Pinned:
         """Keep a version whatever the limits say, or no longer."""
         found = self._track(track)
         name = self._obey(lambda now: self._commands.pin(found, version, now, pinned=pinned))
-        return {"version": name, "pinned": pinned}
+        return Pinned(version=name, pinned=pinned)
 
-    def tag(self, track: str, version: str, tag: str, *, remove: bool) -> dict[str, Any]:
+    def tag(self, track: str, version: str, tag: str, *, remove: bool) -> Tagged:
         """Give a version a name of its own, or take it away."""
         found = self._track(track)
         name = self._obey(lambda now: self._commands.tag(found, version, tag, now, remove=remove))
-        return {"version": name, "tag": tag, "removed": remove}
+        return Tagged(version=name, tag=tag, removed=remove)
 
-    def prune(self, track: str, limits: dict[str, int], *, dry_run: bool) -> dict[str, Any]:
+    def prune(self, track: str, limits: dict[str, int], *, dry_run: bool) -> Pruned:
         """Remove the versions beyond the settings' limits, or beyond these where given, or only tell which."""
         found = self._track(track)
         gone = self._obey(lambda now: self._commands.prune(found, limits, now, dry_run=dry_run))
-        return {"pruned": gone, "dry_run": dry_run}
+        return Pruned(pruned=gone, dry_run=dry_run)
 
     # -- orders about memory
 
-    def forget(self, track: str, selector: str, *, dry_run: bool) -> dict[str, Any]:
+    def forget(self, track: str, selector: str, *, dry_run: bool) -> Forgotten:
         """Remove examples from memory on purpose, or only tell which these would be."""
         found = self._track(track)
         if not selector.strip():
@@ -180,19 +192,16 @@ class Api:
             )
         return self._obey(lambda now: self._forget(found, selector, now, dry_run=dry_run), wakes=True)
 
-    def _forget(self, track: Track, selector: str, now: float, *, dry_run: bool) -> dict[str, Any]:
+    def _forget(self, track: Track, selector: str, now: float, *, dry_run: bool) -> Forgotten:
         """Look at what is meant and what holds it before that is gone."""
-        remains = self._commands.remains(track, selector)
-        told = {
-            "dry_run": dry_run,
-            "held": records.as_json(remains),
-            "told": forgetting.tell(remains, is_done=not dry_run),
-        }
-        if dry_run:
-            meant = track.memory.meant(selector)
-            shown = [queries.tell(example) for example in meant[:SHOWN]]
-            return {"forgotten": len(meant), **told, "examples": shown}
-        return {"forgotten": self._commands.forget(track, selector, now), **told}
+        remains, meant = self._commands.remains(track, selector), track.memory.meant(selector)
+        return Forgotten(
+            forgotten=len(meant) if dry_run else self._commands.forget(track, selector, now),
+            dry_run=dry_run,
+            held=remains,
+            told=forgetting.tell(remains, is_done=not dry_run),
+            examples=tuple(map(queries.show, meant[:SHOWN])) if dry_run else (),
+        )
 
     # -- how orders are obeyed
 

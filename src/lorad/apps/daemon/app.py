@@ -35,7 +35,7 @@ from lorad.errors import ConfigError, LoradError, TransientError
 from lorad.home import Home, find_home
 from lorad.models.hardware import quieten
 from lorad.serving.engine import Engine
-from lorad.serving.http import connections, server
+from lorad.serving.http import connections, server, unix_socket
 from lorad.serving.queries import Archive
 from lorad.storage import files, permissions
 from lorad.storage.database import Database
@@ -146,7 +146,7 @@ class App:
             ) from None
         self._undo.append(("lock", stack.close))
         for path in (self.home.running_socket(), self.home.socket(self.settings.server.socket)):
-            if path and server.is_alive(path):  # whatever became of the lock
+            if path and unix_socket.is_alive(path):  # whatever became of the lock
                 raise ConfigError(f"another lorad answers at {path}; stop it first", code="already_running")
 
     def _wire(self) -> None:
@@ -226,7 +226,7 @@ class App:
     def _listen(self) -> None:
         path = self.home.socket(self.settings.server.socket)
         _raise_descriptors()
-        listener = server.bind(path)
+        listener = unix_socket.bind(path)
         http = connections.serve(server.build(self.api, self.settings.server), self.settings.server)
         thread = threading.Thread(target=http.run, kwargs={"sockets": [listener]}, name="http", daemon=True)
         thread.start()

@@ -16,6 +16,7 @@ from lorad.apps.daemon.settlement import LEARNED_FORGOTTEN
 from lorad.config import RegistrySettings, Settings
 from lorad.errors import ProtocolError
 from lorad.records import BASE, Job
+from lorad.serving.answers import Remains, Roles
 from lorad.states import TRANSITIONS, JobState
 from lorad.storage import files
 from lorad.storage.ledger import Ledger
@@ -159,7 +160,7 @@ class Commands:
 
     # -- versions
 
-    def rollback(self, track: Track, to: str | None, now: float) -> dict[str, str | None]:
+    def rollback(self, track: Track, to: str | None, now: float) -> Roles:
         """Serve ``previous`` (or the version named, or the base) again; nothing changes when it cannot be loaded."""
         registry = track.registry
         before = registry.latest, registry.previous
@@ -176,7 +177,7 @@ class Commands:
         except Exception:
             self._served.put_back(track, *before)
             raise
-        return {"latest": latest, "previous": previous, "serving": latest}
+        return Roles(track=track.name, latest=latest, previous=previous, serving=latest)
 
     def pin(self, track: Track, version: str, now: float, *, pinned: bool) -> str:
         """Keep a version whatever the limits say, or no longer; return which."""
@@ -205,7 +206,7 @@ class Commands:
 
     # -- memory
 
-    def remains(self, track: Track, selector: str) -> forgetting.Remains:
+    def remains(self, track: Track, selector: str) -> Remains:
         """Return what holds the words that forgetting this would remove from memory."""
         ids = {example.id for example in track.memory.meant(selector)}
         return forgetting.find(track, self._ledger, ids, self._state.running_job)

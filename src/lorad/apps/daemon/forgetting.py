@@ -8,10 +8,10 @@ the base.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from lorad.errors import ProtocolError, RegistryError
+from lorad.serving.answers import Remains
 from lorad.states import JobState, VersionState
 from lorad.storage.ledger import Ledger
 from lorad.track import Track
@@ -21,22 +21,6 @@ from lorad.versions.store import Registry
 
 TOLD = 10
 """Names in one list of a sentence."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Remains:
-    """What holds forgotten words, and what becomes of it."""
-
-    versions: Mapping[str, tuple[str, ...]]
-    """Each with what keeps it from being pruned: latest, previous, pinned, tags."""
-    copies: tuple[str, ...]
-    """Folders of the home that are copies of such versions."""
-    files: tuple[str, ...]
-    """Names of the dropped files that brought the words."""
-    restarted: tuple[int, ...]
-    """Jobs whose sessions run, and begin anew without them."""
-    removed: tuple[int, ...]
-    """Jobs whose kept candidates, checkpoints and logs go."""
 
 
 def find(track: Track, ledger: Ledger, ids: Collection[str], running: int | None) -> Remains:
