@@ -906,14 +906,14 @@ def test_a_file_that_is_written_to_while_it_is_read_is_read_again_once_it_rests(
 
     world.pass_time()
     assert world.track.memory.all() == []
-    assert "changed while it was read" in next(iter(world.inbox.held.values()))
+    assert "changed while it was read" in next(iter(world.inbox.delayed.values()))
     world.pass_time(4)  # less than it must rest
     assert world.track.memory.all() == []
     world.pass_time(6)
 
     assert len(world.track.memory.all()) == 4
     assert world.done() == ["doors.json"]
-    assert world.inbox.held == {}
+    assert world.inbox.delayed == {}
 
 
 def test_what_may_pass_is_tried_again_and_what_cannot_is_not(world):
@@ -968,7 +968,7 @@ def test_a_file_that_cannot_be_moved_does_not_keep_others_waiting(world):
     world.pass_time()
 
     assert world.done() == ["doors.json"]
-    assert "cross-device" in world.inbox.held[path]
+    assert "cross-device" in world.inbox.delayed[path]
 
 
 def test_a_job_that_is_cancelled_and_retried_at_once_starts_again(world):

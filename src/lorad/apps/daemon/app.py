@@ -279,7 +279,7 @@ class App:
             self.inbox.rely_on_events()
 
     def _look(self) -> None:
-        self.inbox.look()
+        self.inbox.request_scan()
         self._turn.wake.set()
 
     def _thread(self, name: str, work: Callable[[], object]) -> None:
