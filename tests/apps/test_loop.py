@@ -456,6 +456,20 @@ def test_rollback_serves_previous_and_what_it_never_knew_is_not_expected_of_it(w
     }
 
 
+def test_the_sessions_verdict_holds_though_the_settings_were_changed_meanwhile(tmp_path):
+    # Given a session that was judged before somebody asked for more
+    stricter = Settings.model_validate({"inbox": {"settle_seconds": 5}, "judge": {"max_kl": 0.05}})
+    world = World(tmp_path, stricter)
+    world.learn("doors.json", tiny.facts(4))
+
+    # Then it is promoted, its papers say so, and so do job and explanation
+    assert (world.job().state, world.registry.latest) == (JobState.PROMOTED, "v0.1")
+    assert world.registry.result("v0.1").verdict.promote
+    assert world.job().reason["failed"] == []
+    assert world.archive().explain("chat", "v0.1").today.failed == ("kl",)
+    world.database.close()
+
+
 class Unwritable(Tracker):
     """A tracker that cannot be written."""
 

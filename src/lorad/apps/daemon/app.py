@@ -183,7 +183,7 @@ class App:
 
     def _wire_api(self) -> None:
         started_at = time.time()
-        archive = Archive(self.tracks, self.ledger)
+        archive = Archive(self.tracks, self.ledger, self.settings.judge)
         self.snapshot = Snapshot(
             home=self.home,
             started_at=started_at,
