@@ -8,7 +8,8 @@ import pytest
 from fake_daemon import FakeDaemon, Problem, Raw, Stream, delta, ended
 
 from lorad.errors import ConfigError, ProtocolError, TransientError
-from lorad.serving.client import LONGEST_PATH, Client
+from lorad.home import SOCKET_PATH_LIMIT
+from lorad.serving.client import Client
 
 DONE = "data: [DONE]"
 HELLO = [{"role": "user", "content": "hello"}]
@@ -252,10 +253,10 @@ def test_a_silent_daemon_is_not_waited_for_forever(daemon, path):
 
 def test_a_path_that_no_socket_can_have_is_refused():
     # Given a path with one byte more than the system allows, though fewer characters
-    longest = "/" + "a" * (LONGEST_PATH - 1)
+    longest = "/" + "a" * (SOCKET_PATH_LIMIT - 1)
     Client(Path(longest))
-    too_long = "/" + "ä" * (LONGEST_PATH // 2) + "a" * (LONGEST_PATH % 2)
+    too_long = "/" + "ä" * (SOCKET_PATH_LIMIT // 2) + "a" * (SOCKET_PATH_LIMIT % 2)
     # When a client is made for it, it is refused before anything is tried
-    with pytest.raises(ConfigError, match=f"allows {LONGEST_PATH}") as caught:
+    with pytest.raises(ConfigError, match=f"the limit is {SOCKET_PATH_LIMIT}") as caught:
         Client(Path(too_long))
     assert caught.value.code == "socket_path_too_long"
