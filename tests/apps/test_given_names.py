@@ -427,9 +427,9 @@ def test_a20_a_folder_that_would_stop_whoever_opens_it_is_refused(source, tmp_pa
         with (source / name).open("ab") as stream:
             stream.truncate(500 * 2**20)
 
-    with pytest.raises(ConfigError, match=r"no plain file|more than 10000 files|is larger than"):
+    with pytest.raises(ConfigError, match=r"not a regular file|more than 10000 files|is larger than"):
         bases.store_base(source, tmp_path / "base")
-    with pytest.raises(RegistryError, match=r"no plain file|more than 10000 files|is larger than"):
+    with pytest.raises(RegistryError, match=r"not a regular file|more than 10000 files|is larger than"):
         import_version.check_source(source)
 
 

@@ -553,9 +553,7 @@ class Cycle:
 
     def _take_again(self, drop: records.Drop, now: float) -> None:
         if len(self.ledger.origins(drop)) >= MOST_AGAIN:
-            why = (
-                f"{drop.name} was read {MOST_AGAIN} times and still goes on; drop it anew when it is finished"
-            )
+            why = f"{drop.name} was read {MOST_AGAIN} times and still goes on; drop it again when it is finished"
             self.ledger.keep(drop.id, "")
             self.ledger.record_event("changed_later", now, file=drop.name, why=why)
             log.warning("changed_later", file=drop.name, why=why)
