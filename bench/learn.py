@@ -24,8 +24,9 @@ import report
 from lorad import records
 from lorad.config import Settings
 from lorad.datasets import reader
+from lorad.evaluation import metrics
 from lorad.home import Home
-from lorad.models import adapter_stack, bases, hardware, scoring
+from lorad.models import adapter_stack, bases, hardware
 from lorad.records import Encoded, SessionResult, SessionSpec
 from lorad.storage import files
 from lorad.tasks import find
@@ -79,7 +80,7 @@ def encoded(tokenizer: Any, path: Path) -> list[Encoded]:
 
 
 def recall(model: Any, rows: list[Encoded]) -> float:
-    return sum(scoring.recalled(model, rows)) / len(rows)
+    return sum(metrics.recalled(find("chat"), model, rows)) / len(rows)
 
 
 def lorad_arm(base: Path) -> dict[str, Any]:

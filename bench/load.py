@@ -71,7 +71,7 @@ def make_version(base: bases.Base, source: Path, room: Path, rank: int) -> tuple
     with deck.use("made") as model:
         facts = [Example(task="chat", input=[{"role": "user", "content": q}], target=a) for q, a in FACTS]
         rows = [find("chat").encode(base.tokenizer, fact) for fact in facts]
-        files.write_json(candidate / metrics.PROBES, metrics.probe(model, rows))
+        files.write_json(candidate / metrics.PROBES, metrics.probe(find("chat"), model, rows))
     deck.drop("made")
     birth = PromotionRecord(job=1, parent=None, base=base.fingerprint, description="random")
     return registry, registry.promote(candidate, birth, time.time())
@@ -91,8 +91,8 @@ def measure(
     found["header, config, tokenizer, environment"] = seconds(
         lambda: loader.check(folder, base, source, strict=False)
     )
-    whole = seconds(lambda: loader.load(deck, "it", folder, source))
-    found["probes"] = seconds(lambda: loader.prove(deck, "it", folder))
+    whole = seconds(lambda: loader.load(find("chat"), deck, "it", folder, source))
+    found["probes"] = seconds(lambda: loader.prove(find("chat"), deck, "it", folder))
     found["PEFT's call"] = whole - found["probes"] - found["header, config, tokenizer, environment"]
     deck.drop("it")
     return found

@@ -37,9 +37,9 @@ import report
 from learn import base_folder
 from lorad import records
 from lorad.config import Settings
-from lorad.evaluation import judge, metrics
+from lorad.evaluation import general_ability, judge, metrics
 from lorad.evaluation.retention import summarise
-from lorad.models import adapter_stack, adapters, bases, hardware, peft_io, scoring
+from lorad.models import adapter_stack, adapters, bases, hardware, peft_io
 from lorad.records import Example, Plan, ReplayMix, SessionSpec, StoppingRule
 from lorad.storage import files
 from lorad.storage.memory import Recalled
@@ -325,13 +325,13 @@ def measure(adapter: Path, order: SessionSpec, sets: Datasets) -> CalibrationMet
         deck.add("version", adapter)
     figures: CalibrationMetrics = {"trained": {}, "paraphrases": {}}
     with deck.use(None) as model:
-        figures["perplexity_base"] = metrics.perplexity(model, base.tokenizer)
+        figures["perplexity_base"] = general_ability.perplexity(model, base.tokenizer)
     with deck.use("version" if adapter.exists() else None) as model:
-        figures["perplexity"] = metrics.perplexity(model, base.tokenizer)
+        figures["perplexity"] = general_ability.perplexity(model, base.tokenizer)
         for name, trained, paraphrases in sets:
             for kind, rows in (("trained", trained), ("paraphrases", paraphrases)):
                 encoded = [find("chat").encode(base.tokenizer, example) for example in rows]
-                right = scoring.recalled(model, encoded)
+                right = metrics.recalled(find("chat"), model, encoded)
                 figures[kind][name] = [sum(right), len(right)]
     return figures
 

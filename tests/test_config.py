@@ -250,7 +250,10 @@ def test_what_a_setting_was_renamed_to_exists():
             "training.device=tpu",
             "training.device: Input should be 'auto', 'cpu', 'cuda' or 'mps' (given: 'tpu')",
         ),
-        ("tracks.chat.task=poetry", "tracks.chat.task: Input should be 'chat'"),
+        (
+            "tracks.chat.task=poetry",
+            "tracks.chat.task: Value error, there is no such task; known: chat, and a class of yours",
+        ),
         (
             "planner.learning_rates=[{learning_rate: 0}]",
             "planner.learning_rates.0.learning_rate: Input should be",

@@ -67,6 +67,12 @@ def test_a_page_that_is_made_from_the_code_says_what_the_code_says(generate, nam
     assert read(DOCS / name) == generate.MADE[name](), "run: make docs"
 
 
+def test_every_setting_has_a_meaning(generate):
+    rows = [row.split(" | ") for row in generate.settings_page().splitlines() if row.startswith("| `")]
+
+    assert [row[0] for row in rows if len(row) == 4 and not row[3].strip(" |")] == []
+
+
 def test_every_setting_that_is_named_is_there(generate):
     # Given the page of settings, with sections such as ``planner.stopping`` and ``tracks.NAME``
     page = generate.settings_page().partition("## Renamed")[0]

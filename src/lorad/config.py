@@ -6,6 +6,7 @@ What never does: acting on a setting. A component gets its own section and nothi
 Later sources override earlier ones: built-in defaults, ``configs/default.yaml`` of the home, ``--config FILE``, ``--set k=v``.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -60,9 +61,11 @@ class InboxSettings(Section):
     max_queued_files: Count = 1000
     """Accepted files that are not learned yet; while there are this many, further files stay in the inbox."""
     max_bytes: Bytes = 1_000_000_000
+    """Maximum size of a file."""
     max_unpacked_bytes: Bytes = 1_000_000_000
     """Maximum size of a compressed file once unpacked."""
     max_rows: Count = 1_000_000
+    """Maximum number of rows of a file."""
     max_row_bytes: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1_000_000
     """Maximum size of one row in its file."""
     max_depth: Count = 32
@@ -93,18 +96,26 @@ class SizeRow(Section):
     below: Count | None = None
     """``None`` in the last row: any number."""
     rank: Parallel
+    """Rank of the fresh adapter."""
     alpha: Annotated[int, Field(ge=1, le=65_536)]
+    """LoRA alpha; the scale is alpha / rank."""
     epochs: Rounds
+    """Rounds before which patience does not end a session."""
     batch: Parallel
+    """Rows of ``max_length`` that one pass holds; shorter rows share it."""
     accumulation: Parallel
+    """Passes per optimizer step; the effective batch is ``batch`` x ``accumulation``."""
     max_length: Annotated[int, Field(ge=1, le=1_048_576)]
+    """Tokens that a row may have; the planner raises it where memory allows."""
 
 
 class RateRow(Section):
     """The learning rate for models of fewer than ``below_parameters`` parameters, up to alpha 32; see ``planner``."""
 
     below_parameters: float | None = None
+    """``None`` in the last row: any number."""
     learning_rate: Rate
+    """Learning rate of the fresh adapter, at its highest."""
 
 
 class StoppingSettings(Section):
@@ -143,6 +154,7 @@ class PlannerSettings(Section):
     warmup_share: Share = 0.1
     """Warm-up takes min(``warmup_share`` x number of examples, ``warmup_max``) steps."""
     warmup_max: CountOrZero = 50
+    """Maximum number of warm-up steps."""
     stopping: StoppingSettings = StoppingSettings()
 
 
@@ -172,6 +184,7 @@ class TrainingSettings(Section):
     seed: Seed = 20_261_121
     """Seed of every random number generator; the same seed gives the same adapter."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Device of a session; ``auto`` takes a GPU if there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the base model, for training and answering; ``auto`` uses the faster one on this device."""
     gradient_checkpointing: bool | None = None
@@ -179,6 +192,7 @@ class TrainingSettings(Section):
     threads: Parallel | None = None
     """CPU threads of a session; ``None`` uses all cores, at lower priority than answering."""
     nice: Annotated[int, Field(ge=-20, le=19)] = 10
+    """Nice value of a session; 19 yields to everything else."""
     max_rank: Parallel = 64
     """Maximum rank of the whole adapter; a session that would exceed it truncates the parent's first."""
     consolidate_at: TimeOfDay | None = "03:00"
@@ -195,6 +209,7 @@ class JudgeSettings(Section):
     min_recall: Share = 0.95
     """Minimum recall on the new data."""
     max_lost_examples: CountOrZero = 2
+    """Examples that an old dataset may lose, even if they are more than ``max_lost_share``."""
     max_lost_share: Share = 0.02
     """An old dataset may lose at most max(``max_lost_examples``, this share of it)."""
     significance: Share = 0.05
@@ -217,6 +232,7 @@ class EngineSettings(Section):
     """How questions are answered."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Device for answering; ``auto`` takes a GPU if there is one."""
     max_queued_requests: Count = 32
     """Further requests get 503 with Retry-After."""
     max_new_tokens: Count | None = None
@@ -245,10 +261,23 @@ class ServerSettings(Section):
     """Time limit for a client to send its request body, and to read what was sent to it."""
 
 
+#: The tasks that lorad brings along, by the word that settings use: the one list of them. See ``tasks.find``.
+TASKS = {"chat": "lorad.tasks.chat:Chat"}
+
+
+def _is_task(name: str) -> str:
+    if name not in TASKS and not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
+        raise ValueError(
+            f"there is no such task; known: {', '.join(TASKS)}, and a class of yours as module:Class"
+        )
+    return name
+
+
 class TrackSettings(Section):
     """A track: what is learned for one task on one base model."""
 
-    task: Literal["chat"] = "chat"
+    task: Annotated[str, AfterValidator(_is_task)] = "chat"
+    """What it learns: ``chat``, or a task of your own as ``module:Class`` (see ``lorad.tasks.interface``)."""
     base: str = "smollm2"
     """Name of a base model in ``models/base``; see ``lorad base add``."""
 
@@ -272,6 +301,7 @@ class LogSettings(Section):
     """What is logged to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important messages to write."""
     format: Literal["auto", "console", "json"] = "auto"
     """``auto``: ``console`` on a terminal, ``json`` elsewhere."""
 

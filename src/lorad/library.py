@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from lorad.config import load_settings
-from lorad.evaluation import metrics
+from lorad.errors import ProtocolError
 from lorad.home import find_home
-from lorad.models import adapter_stack, bases
+from lorad.models import adapter_stack, bases, generation
 from lorad.serving.engine import answer_room, context_length
-from lorad.tasks import Task, find
+from lorad.tasks import Generating, Task, find
 from lorad.versions import loader
 from lorad.versions.store import Registry
 
@@ -52,10 +52,12 @@ class Loaded:
         Raise ``ProtocolError`` when the context has no room for that.
         """
         asked = [{"role": "user", "content": question}] if isinstance(question, str) else list(question)
+        if not isinstance(self._task, Generating):
+            raise ProtocolError(f"{self.track} does not answer in text", code="not_generating")
         prompt = self._task.prompt(self.tokenizer, asked)
         with self.model() as model:
             room = answer_room(len(prompt), context_length(model.config), max_tokens)
-            (tokens,) = metrics.greedy(model, self.tokenizer, self._task, [asked], room)
+            (tokens,) = generation.greedy(model, [prompt], self._task.stop_tokens(self.tokenizer), room)
         return self._task.text(self.tokenizer, tokens)
 
 
@@ -102,7 +104,7 @@ class _Library:
         deck = self._deck(folder)
         proven = registry.verify(name, deck.base.fingerprint)
         slot = f"{track}-{name}"
-        differs = loader.load(deck, slot, proven, folder, strict=self._strict)
+        differs = loader.load(find(chosen.task), deck, slot, proven, folder, strict=self._strict)
         return Loaded(track, name, tuple(differs), slot, deck, find(chosen.task))
 
     def _deck(self, folder: Path) -> adapter_stack.AdapterStack:

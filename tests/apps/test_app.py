@@ -26,8 +26,8 @@ from lorad.errors import ConfigError, ProtocolError
 from lorad.home import Home
 from lorad.models import adapters, bases, packing, peft_io, scoring
 from lorad.serving.client import Client
-from lorad.serving.engine import Sampling
 from lorad.serving.queries import Archive
+from lorad.serving.requests import Sampling
 from lorad.storage import files, permissions
 from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger

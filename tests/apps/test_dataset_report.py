@@ -16,6 +16,7 @@ from lorad.home import Home
 from lorad.models import bases
 from lorad.records import Encoded
 from lorad.tasks import find
+from lorad.tasks.chat import Chat
 
 ROWS = [
     {"question": "Where is the mill?", "answer": "By the river."},
@@ -75,7 +76,7 @@ def test_a_sample_shows_what_is_trained_and_what_is_not(tokenizer):
     assert (sample["line"], sample["trained_tokens"] < sample["tokens"]) == (1, True)
 
 
-class Odd:
+class Odd(Chat):
     """A task whose examples begin and end in every wrong way."""
 
     def stop_tokens(self, _):

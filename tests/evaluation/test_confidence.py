@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from lorad.apps.cli.model_commands import main
 from lorad.errors import ConfigError, RegistryError
-from lorad.evaluation import confidence, metrics
+from lorad.evaluation import confidence, general_ability
 from lorad.evaluation.calibration import Asked, Reference
 from lorad.home import Home
 from lorad.models import bases, peft_io
@@ -79,7 +79,7 @@ def test_confidence_is_the_probability_that_transformers_gives_to_the_whole_answ
     rows = [chat.encode(tokenizer, example) for example in [*KNOWN, *UNKNOWN]]
     done = []
 
-    found = metrics.confidences(model, rows, chat.stop_tokens(tokenizer), done.append)
+    found = chat.confidences(model, tokenizer, rows, done.append)
 
     expected = [greedy(model, row) for row in rows]
     assert [right for _, right in found] == [
@@ -93,7 +93,7 @@ def test_confidence_is_the_probability_that_transformers_gives_to_the_whole_answ
 def greedy(model, row: Encoded):
     """Answer with one token after the other; return what was said and the product of the probabilities."""
     tokens, likely = list(row.tokens[: row.start]), 1.0
-    while len(tokens) - row.start < metrics.ENDLESS and tokens[-1:] != [1]:
+    while len(tokens) - row.start < general_ability.ENDLESS and tokens[-1:] != [1]:
         with torch.inference_mode():
             chances = model(input_ids=torch.tensor([tokens])).logits[0, -1].softmax(-1)
         tokens.append(int(chances.argmax()))

@@ -19,10 +19,10 @@ from structlog.testing import capture_logs
 from lorad.config import ServerSettings
 from lorad.errors import LoradError, ProtocolError
 from lorad.serving.client import Client, UnixConnection
-from lorad.serving.engine import Chunk
 from lorad.serving.http import connections
 from lorad.serving.http.connections import Gate, Tally
 from lorad.serving.http.server import bind, build
+from lorad.serving.requests import Chunk
 
 
 @contextlib.contextmanager

@@ -14,8 +14,8 @@ from fake_app import HELLO, FakeDaemon
 
 from lorad.errors import ConfigError, ProtocolError
 from lorad.serving.client import Client, UnixConnection
-from lorad.serving.engine import Chunk
 from lorad.serving.http.server import MOST_ORDERS, bind, build
+from lorad.serving.requests import Chunk
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import threading
 
 from lorad.errors import ProtocolError, RegistryError
-from lorad.serving.engine import Chunk, GenerationRequest
+from lorad.serving.requests import Chunk, GenerationRequest
 
 HELLO = [{"role": "user", "content": "hello"}]
 

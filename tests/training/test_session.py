@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lorad import records
 from lorad.config import Settings
 from lorad.errors import SampleError, TrainingError
-from lorad.models import adapters, bases, peft_io, scoring
+from lorad.evaluation import metrics
+from lorad.models import adapters, bases, peft_io
 from lorad.records import Evaluation, Example, SessionSpec
 from lorad.storage import files
 from lorad.storage.memory import Recalled
@@ -102,14 +103,14 @@ def test_a_session_leaves_a_complete_candidate_that_knows_the_new_facts(first):
 def test_plain_peft_on_the_untouched_base_recalls_what_the_session_says(base, first):
     model, tokenizer = served(base, first)
 
-    assert all(scoring.recalled(model, encode(tokenizer, tiny.facts(4))))
+    assert all(metrics.recalled(find("chat"), model, encode(tokenizer, tiny.facts(4))))
 
 
 def test_a_merged_copy_lies_beside_a_candidate_that_passes(first):
     model = AutoModelForCausalLM.from_pretrained(first / "merged", dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(first / "merged")
 
-    assert all(scoring.recalled(model, encode(tokenizer, tiny.facts(4))))
+    assert all(metrics.recalled(find("chat"), model, encode(tokenizer, tiny.facts(4))))
 
 
 @pytest.mark.parametrize("why", ["setting", "disk"])
@@ -148,7 +149,7 @@ def test_the_next_session_keeps_the_first_ones_weights_and_facts(base, first, tm
     assert torch.equal(child.factors[name][0][: parent.rank], parent.factors[name][0])
     assert torch.equal(child.factors[name][1][:, : parent.rank], parent.factors[name][1])
     model, tokenizer = served(base, tmp_path)
-    assert all(scoring.recalled(model, encode(tokenizer, [*old, *new])))
+    assert all(metrics.recalled(find("chat"), model, encode(tokenizer, [*old, *new])))
 
 
 def test_above_the_rank_limit_the_parent_is_truncated_and_training_mends_it(base, first, tmp_path):

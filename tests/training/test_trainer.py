@@ -10,6 +10,7 @@ from training_runs import PLAN, learner, material
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from lorad.errors import TrainingError
+from lorad.evaluation import metrics
 from lorad.models import adapters, packing, peft_io, scoring, soft_targets
 from lorad.records import Encoded
 from lorad.tasks import find
@@ -23,18 +24,18 @@ from lorad.training.run_state import Tally
 def run(model, given, plan=PLAN):
     lines = []
     clock = iter(range(10**6)).__next__  # a second for each look
-    return trainer.train(model, given, plan, report=lines.append, clock=clock), lines
+    return trainer.train(find("chat"), model, given, plan, report=lines.append, clock=clock), lines
 
 
 def test_it_learns_until_everything_is_recalled_and_says_so():
     model, tokenizer = learner()
     given = material(tokenizer)
-    assert not any(scoring.recalled(model, given.rows))
+    assert not any(metrics.recalled(find("chat"), model, given.rows))
 
     outcome, lines = run(model, given)
 
     assert outcome.ended_by == "recall"
-    assert outcome.right == [True] * 6 == scoring.recalled(model, given.rows)
+    assert outcome.right == [True] * 6 == metrics.recalled(find("chat"), model, given.rows)
     assert outcome.history[-1]["recall"] == 1.0
     told = [line["eta_seconds"] for line in lines if "closed" in line]
     assert told[-1] is None
@@ -85,17 +86,19 @@ def test_what_is_given_up_stands_where_it_tested_best(tmp_path):
                 for name, weight in model.named_parameters():
                     weight.mul_("lora_B" not in name)
 
-    outcome = trainer.train(model, given, plan, report=spoil, checkpoints=Checkpoints(tmp_path, "run"))
+    outcome = trainer.train(
+        find("chat"), model, given, plan, report=spoil, checkpoints=Checkpoints(tmp_path, "run")
+    )
 
     # Then it stands as after the round before
     assert (outcome.ended_by, outcome.returned_to) == ("max_rounds", 29)
     assert outcome.history[-1]["recall"] < 1.0
-    assert outcome.right == [True] * 6 == scoring.recalled(model, given.rows)
+    assert outcome.right == [True] * 6 == metrics.recalled(find("chat"), model, given.rows)
 
     # and so does who goes on from the last checkpoint
     again, _ = learner(seed=1)
     resumed = trainer.train(
-        again, given, plan, report=lambda _: None, checkpoints=Checkpoints(tmp_path, "run")
+        find("chat"), again, given, plan, report=lambda _: None, checkpoints=Checkpoints(tmp_path, "run")
     )
     assert (resumed.returned_to, resumed.right, resumed.steps) == (29, outcome.right, outcome.steps)
     assert adapters.difference(peft_io.read_live(again), peft_io.read_live(model)) == 0
@@ -115,9 +118,11 @@ class Reference(Trainer):
     """The loop of transformers, over the same rounds."""
 
     def compute_loss(self, model, inputs, **_):
-        ((packed, numbers, _),) = inputs["batch"].packs(4096)
+        ((numbers, rows, _),) = inputs["batch"].passes(4096)
+        packed = packing.pack(rows)
         logits = scoring.answer_logits(model, packed)
-        self.rehearsal.saw(dict(zip(numbers, scoring.grade(logits, packed), strict=True)))
+        outputs = scoring.Outputs(logits=logits, targets=packed.targets, owners=packed.owners, rows=len(rows))
+        self.rehearsal.saw(dict(zip(numbers, scoring.grade(outputs), strict=True)))
         return scoring.loss_sum(logits, packed.targets) / len(packed.targets)
 
     def get_train_dataloader(self):

@@ -40,7 +40,7 @@ def version(tmp_path, base_folder):
     peft_io.write_adapter(peft_io.read_live(wrapped), folder, "base")
     tokenizer = tiny.tokenizer()
     rows = [find("chat").encode(tokenizer, example) for example in tiny.facts(2)]
-    files.write_json(folder / metrics.PROBES, metrics.probe(wrapped.eval(), rows))
+    files.write_json(folder / metrics.PROBES, metrics.probe(find("chat"), wrapped.eval(), rows))
     for name in loader.TOKENIZER_FILES:
         if (base_folder / name).is_file():
             files.write_bytes(folder / name, (base_folder / name).read_bytes())
@@ -64,19 +64,19 @@ def test_probes_ask_the_shortest_rows_in_one_pass_and_at_least_one(base_folder):
     model = bases.load_base(base_folder, torch.float32).model
     rows = [Encoded(tuple(range(5, 5 + length)), length - 3) for length in (40, 20, 10, 100)]
 
-    short = metrics.probe(model, rows)["probes"]
-    long = metrics.probe(model, rows[3:])["probes"]
+    short = metrics.probe(find("chat"), model, rows)["probes"]
+    long = metrics.probe(find("chat"), model, rows[3:])["probes"]
 
     assert [len(entry["tokens"]) for entry in short] == [10, 20]
     assert [len(entry["logits"]) for entry in short] == [3, 3]
     assert [len(entry["tokens"]) for entry in long] == [100]
-    assert metrics.probe(model, []) == {"dtype": "float32", "probes": []}
+    assert metrics.probe(find("chat"), model, []) == {"dtype": "float32", "probes": []}
 
 
 def test_a_sound_version_is_loaded_and_nothing_differs(base_folder, version):
     deck = adapter_stack.AdapterStack(bases.load_base(base_folder, torch.float32))
 
-    assert loader.load(deck, "chat@v0.1", version, base_folder, strict=True) == []
+    assert loader.load(find("chat"), deck, "chat@v0.1", version, base_folder, strict=True) == []
 
     assert deck.names == ["chat@v0.1"]
     assert not torch.equal(logits(deck, "chat@v0.1"), logits(deck, None))
@@ -84,9 +84,9 @@ def test_a_sound_version_is_loaded_and_nothing_differs(base_folder, version):
 
 def test_beside_another_version_it_is_checked_all_the_same(base_folder, version):
     deck = adapter_stack.AdapterStack(bases.load_base(base_folder, torch.float32))
-    loader.load(deck, "one", version, base_folder)
+    loader.load(find("chat"), deck, "one", version, base_folder)
 
-    loader.load(deck, "two", version, base_folder)
+    loader.load(find("chat"), deck, "two", version, base_folder)
 
     assert torch.equal(logits(deck, "one"), logits(deck, "two"))
 
@@ -203,7 +203,7 @@ def test_a_version_that_answers_otherwise_leaves_the_deck_as_it_was(base_folder,
     peft_io.write_adapter(adapters.Adapter(louder), version, "base")
 
     with pytest.raises(RegistryError, match="does not answer its probes"):
-        loader.load(deck, "chat@v0.1", version, base_folder)
+        loader.load(find("chat"), deck, "chat@v0.1", version, base_folder)
 
     assert deck.names == []
     assert torch.equal(logits(deck, None), pristine)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version as installed
 from pathlib import Path
 
+import torch
+
 from lorad.errors import ConfigError, RegistryError
-from lorad.evaluation import metrics
 from lorad.evaluation.calibration import Asked, Reference, divide, draw, fit_temperature
 from lorad.models import adapter_stack, bases, hardware
 from lorad.records import Example
@@ -73,9 +74,8 @@ class CalibratedModel:
             done += more
             tell(done, len(rows))
 
-        ends = self._task.stop_tokens(tokenizer)
-        with self._deck.use(self.version) as model:
-            answers = metrics.confidences(model, [row for _, row in rows], ends, count)
+        with self._deck.use(self.version) as model, torch.inference_mode():
+            answers = self._task.confidences(model, tokenizer, [row for _, row in rows], count)
         return [
             Asked(id=question.example.id, source=question.source, confidence=confidence, right=right)
             for (question, _), (confidence, right) in zip(rows, answers, strict=True)

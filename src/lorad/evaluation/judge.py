@@ -23,7 +23,8 @@ class Check:
 
 def decide(evaluation: Evaluation, settings: JudgeSettings) -> Verdict:
     """Promote only a candidate that passes every check."""
-    checks = [check(evaluation, settings) for check in CHECKS] + _old_datasets(evaluation, settings)
+    found = [check(evaluation, settings) for check in CHECKS]
+    checks = [check for check in found if check is not None] + _old_datasets(evaluation, settings)
     return Verdict(
         promote=all(check.passed for check in checks),
         reasons=tuple(check.sentence if check.passed else f"failed: {check.sentence}" for check in checks),
@@ -34,12 +35,16 @@ def decide(evaluation: Evaluation, settings: JudgeSettings) -> Verdict:
 def drift(evaluation: Evaluation, settings: JudgeSettings) -> float:
     """Return how much of what perplexity may rise a version has used up: 0 is nothing, 1 all of it or more."""
     rise, limit = _rise(evaluation), settings.max_perplexity_rise
+    if rise is None:
+        return 0.0
     if not isfinite(rise) or rise >= limit:
         return 1.0
     return max(0.0, rise / limit)
 
 
-def _rise(evaluation: Evaluation) -> float:
+def _rise(evaluation: Evaluation) -> float | None:
+    if evaluation.perplexity is None or evaluation.perplexity_base is None:
+        return None
     return evaluation.perplexity / evaluation.perplexity_base - 1
 
 
@@ -110,8 +115,10 @@ def _significance(evaluation: Evaluation, settings: JudgeSettings) -> Check:
     )
 
 
-def _perplexity(evaluation: Evaluation, settings: JudgeSettings) -> Check:
+def _perplexity(evaluation: Evaluation, settings: JudgeSettings) -> Check | None:
     rise = _rise(evaluation)
+    if rise is None:
+        return None
     return Check(
         "perplexity",
         rise <= settings.max_perplexity_rise,
@@ -120,7 +127,9 @@ def _perplexity(evaluation: Evaluation, settings: JudgeSettings) -> Check:
     )
 
 
-def _kl(evaluation: Evaluation, settings: JudgeSettings) -> Check:
+def _kl(evaluation: Evaluation, settings: JudgeSettings) -> Check | None:
+    if evaluation.kl_base is None:
+        return None
     return Check(
         "kl",
         evaluation.kl_base <= settings.max_kl,
@@ -128,7 +137,9 @@ def _kl(evaluation: Evaluation, settings: JudgeSettings) -> Check:
     )
 
 
-def _degenerate(evaluation: Evaluation, settings: JudgeSettings) -> Check:
+def _degenerate(evaluation: Evaluation, settings: JudgeSettings) -> Check | None:
+    if evaluation.degenerate is None:
+        return None
     share = evaluation.degenerate / evaluation.sampled if evaluation.sampled else 0.0
     return Check(
         "degenerate",
@@ -146,7 +157,7 @@ def _truncation(evaluation: Evaluation, settings: JudgeSettings) -> Check:
     )
 
 
-CHECKS: tuple[Callable[[Evaluation, JudgeSettings], Check], ...] = (
+CHECKS: tuple[Callable[[Evaluation, JudgeSettings], Check | None], ...] = (
     _finite,
     _reload,
     _merge,
@@ -157,4 +168,4 @@ CHECKS: tuple[Callable[[Evaluation, JudgeSettings], Check], ...] = (
     _degenerate,
     _truncation,
 )
-"""Every check but those per old dataset, in the order in which they are told."""
+"""Every check but those per old dataset, in the order in which they are told; ``None`` where it does not apply."""

@@ -18,11 +18,10 @@ from lorad.config import Settings
 from lorad.errors import ConfigError, ProtocolError, RegistryError
 from lorad.evaluation.retention import tabulate
 from lorad.home import Home
-from lorad.records import Example
+from lorad.records import Example, as_line
 from lorad.storage.database import Database
 from lorad.storage.ledger import EVENTS_KEPT, LARGEST, Ledger
 from lorad.storage.memory import Memory
-from lorad.tasks import find
 from lorad.versions import papers
 from lorad.versions.store import Registry
 
@@ -152,8 +151,7 @@ def _place(after: int) -> int:
 
 def tell(example: Example) -> dict[str, Any]:
     """Return an example's question and answer as people read them."""
-    question, answer = find(example.task).show(example)
-    return {"question": question, "answer": answer}
+    return {"question": as_line(example.input), "answer": as_line(example.target)}
 
 
 @contextlib.contextmanager

@@ -1,25 +1,33 @@
 """The chat task: messages in, the assistant's answer out. The only file that knows what an answer is worth."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from lorad.errors import ConfigError, SampleError
+from lorad.models import generation, heads, scoring
+from lorad.models.scoring import Outputs
 from lorad.records import Encoded, Example, Trial, as_message
 from lorad.tasks import chat_template
 from lorad.tasks.chat_template import ChatTemplate
+from lorad.tasks.interface import Generating
 
 #: Characters around the first difference that a refusal shows.
 _SHOWN = 20
 
 
-class Chat:
-    """Questions and answers in the base model's own chat template."""
+class Chat(Generating):
+    """Questions and answers in the base model's own chat template.
+
+    A row is right when each of its answer tokens, the end token included, is the likeliest one behind the question and
+    the answer so far.
+    """
 
     name = "chat"
-    head = "causal"
-    metric = "recall"
+    formats = "chat"
+    head = heads.CAUSAL
+    checks = frozenset({"perplexity", "kl", "degenerate"})
+    row = Encoded
 
     def check_tokenizer(self, tokenizer: Any) -> None:
         """Require a chat template that opens a turn, and an end token."""
@@ -83,9 +91,19 @@ class Chat:
         """Return the text that is served for an answer's tokens."""
         return chat_template.of(tokenizer).served(tokens)
 
-    def show(self, example: Example) -> tuple[str, str]:
-        """Return the last question and the answer, calls of tools as they are written in most languages."""
-        return _shown(example.input[-1]), _shown(as_message(example.target))
+    def forward(self, model: Any, rows: Sequence[Encoded], guests: Sequence[Encoded] = ()) -> Outputs:
+        """Return what a causal model says at each answer token of these rows, packed into one sequence."""
+        return scoring.causal_outputs(model, rows, guests)
+
+    def confidences(
+        self,
+        model: Any,
+        tokenizer: Any,
+        rows: Sequence[Encoded],
+        tell: Callable[[int], None] = lambda _: None,
+    ) -> list[tuple[float, bool]]:
+        """Answer the rows' questions greedily; what is not recalled is generated."""
+        return generation.confidences(model, rows, self.stop_tokens(tokenizer), tell)
 
 
 def _is_surely_served(made: ChatTemplate, example: Example) -> bool:
@@ -149,8 +167,3 @@ def _difference(taught: str, served: str, why: str) -> str:
         f"the base model would answer {served[cut]!r} where {taught[cut]!r} was taught, because {why}; write it "
         "otherwise"
     )
-
-
-def _shown(message: Mapping[str, Any]) -> str:
-    calls = [f"{call['name']}({json.dumps(call['arguments'])})" for call in message.get("tool_calls", ())]
-    return " ".join(filter(None, [str(message["content"]), *calls]))

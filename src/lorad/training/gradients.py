@@ -10,7 +10,8 @@ import torch
 from accelerate import Accelerator
 
 from lorad.errors import TrainingError
-from lorad.models import hardware, scoring, soft_targets
+from lorad.models import hardware, soft_targets
+from lorad.tasks import Task
 from lorad.training.rounds import StepBatch
 
 
@@ -18,8 +19,9 @@ class Gradients:
     """Adds up the gradients of a model's trained weights, step by step."""
 
     def __init__(
-        self, model: Any, accelerator: Accelerator, *, general_weight: float, pack_tokens: int
+        self, task: Task, model: Any, accelerator: Accelerator, *, general_weight: float, pack_tokens: int
     ) -> None:
+        self._task = task
         self._model = model
         self._accelerator = accelerator
         self._general_weight = general_weight
@@ -27,7 +29,7 @@ class Gradients:
         """Tokens of a pass; halved where memory runs out, which changes no gradient."""
 
     def add_up(self, batch: StepBatch) -> tuple[float, dict[int, bool]]:
-        """Add up one step's gradient; return the answers' mean loss, and which rows were right before it.
+        """Add up one step's gradient; return the rows' mean loss, and which rows were right before it.
 
         Raise ``TrainingError`` when the loss is no number, or memory does not hold a single row.
         """
@@ -51,27 +53,21 @@ class Gradients:
         return float(loss), right
 
     def _accumulate(self, batch: StepBatch) -> tuple[torch.Tensor, dict[int, bool]]:
-        """Add up the gradient of the answers' mean loss and that of general conversation; return what was right."""
-        answers = sum(len(row.target) for row in batch.rows)
-        general = sum(len(voice.row.target) for voice in batch.voices)
+        """Add up the gradient of the rows' mean loss and that of general conversation; return what was right."""
+        weight = sum(row.weight for row in batch.rows)
+        general = sum(voice.row.weight for voice in batch.voices)
         total = torch.zeros((), device=self._model.device)
         right: dict[int, bool] = {}
-        for packed, numbers, voices in batch.packs(self.pack_tokens):
-            logits = scoring.answer_logits(self._model, packed)
-            cut = int((packed.owners < len(numbers)).sum())  # answers come first in a pack
-            answer_loss = scoring.loss_sum(logits[:cut], packed.targets[:cut]) / answers
-            loss = answer_loss
-            if voices:
-                loss = (
-                    loss
-                    + self._general_weight
-                    * soft_targets.distillation_loss_sum(logits[cut:], voices)
-                    / general
-                )
+        for numbers, rows, voices in batch.passes(self.pack_tokens):
+            outputs = self._task.forward(self._model, rows, [voice.row for voice in voices])
+            rows_loss = self._task.loss(outputs) / weight
+            loss = rows_loss
+            if outputs.guests is not None:
+                distilled = soft_targets.distillation_loss_sum(outputs.guests, voices) / general
+                loss = loss + self._general_weight * distilled
             self._accelerator.backward(loss)
-            total += answer_loss.detach()
-            graded = zip(numbers, scoring.grade(logits, packed), strict=False)  # the rest is conversation
-            right |= dict(graded)
+            total += rows_loss.detach()
+            right |= dict(zip(numbers, self._task.grade(outputs), strict=True))
         return total, right
 
     def _check_divisible(self, batch: StepBatch, error: RuntimeError) -> None:

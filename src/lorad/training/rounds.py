@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorad.models import packing, soft_targets
-from lorad.records import Encoded, Plan
+from lorad.records import Plan
+from lorad.tasks import Row
 from lorad.training.rehearsal import Rehearsal, ReplayItem
 
 
@@ -19,7 +20,7 @@ from lorad.training.rehearsal import Rehearsal, ReplayItem
 class Material:
     """What a session trains on: rows with their bookkeeping, and general conversation beside them."""
 
-    rows: Sequence[Encoded]
+    rows: Sequence[Row]
     items: Sequence[ReplayItem]
     general: Sequence[soft_targets.SoftTargets] = ()
 
@@ -29,11 +30,11 @@ class StepBatch:
     """The rows of one optimizer step with their numbers, and some general conversation beside them."""
 
     numbers: list[int]
-    rows: list[Encoded]
+    rows: list[Row]
     voices: list[soft_targets.SoftTargets]
 
     @property
-    def both(self) -> list[Encoded]:
+    def both(self) -> list[Row]:
         """Return everything that goes through the model."""
         return [*self.rows, *(voice.row for voice in self.voices)]
 
@@ -42,16 +43,14 @@ class StepBatch:
         """Count the tokens of everything that goes through the model."""
         return sum(map(len, self.both))
 
-    def packs(
+    def passes(
         self, most_tokens: int
-    ) -> Iterator[tuple[packing.Pack, list[int], list[soft_targets.SoftTargets]]]:
-        """Yield packs of at most so many tokens, each with its rows' numbers and the conversation behind them."""
-        both = self.both
-        for group in packing.divide(both, most_tokens):
+    ) -> Iterator[tuple[list[int], list[Row], list[soft_targets.SoftTargets]]]:
+        """Yield passes of at most so many tokens: the numbers of its rows, these, and the conversation beside them."""
+        for group in packing.divide(self.both, most_tokens):
             own = [i for i in group if i < len(self.rows)]
-            other = [i for i in group if i >= len(self.rows)]
-            packed = packing.pack([both[i] for i in own], [both[i] for i in other])
-            yield packed, [self.numbers[i] for i in own], [self.voices[i - len(self.rows)] for i in other]
+            voices = [self.voices[i - len(self.rows)] for i in group if i >= len(self.rows)]
+            yield [self.numbers[i] for i in own], [self.rows[i] for i in own], voices
 
 
 class Rounds:

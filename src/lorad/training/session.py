@@ -18,7 +18,6 @@ import signal
 import sys
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,14 +31,16 @@ from lorad import __version__, records
 from lorad.config import JudgeSettings, TrainingSettings
 from lorad.errors import LoradError, TrainingError, TransientError, describe
 from lorad.evaluation import judge, metrics
-from lorad.models import adapter_stack, adapters, bases, hardware, packing, peft_io, scoring, soft_targets
-from lorad.records import Encoded, Evaluation, Example, Plan, Score, SessionResult, SessionSpec, Verdict
+from lorad.models import adapters, bases, hardware, heads, peft_io, soft_targets
+from lorad.records import Evaluation, Plan, SessionResult, SessionSpec, Verdict
 from lorad.storage import files, permissions
-from lorad.tasks import Task, encode, find
+from lorad.tasks import Generating, Task, encode, find
 from lorad.training import distillation, trainer
 from lorad.training.checkpoint import Checkpoints
+from lorad.training.measurement import TrainingResult, ask, measure
 from lorad.training.rehearsal import ReplayItem
 from lorad.training.run_folder import RunFolder
+from lorad.training.session_examples import SessionExample, anew, digests
 from lorad.versions import export, loader, papers
 
 PROBES = 4
@@ -52,19 +53,6 @@ STOPPED = 75
 
 
 @dataclass(frozen=True, slots=True)
-class SessionExample:
-    """An example with its tokens and what is known of it before training."""
-
-    example: Example
-    encoded: Encoded
-    is_new: bool
-    right: bool
-    """Whether the parent version recalls it: what the candidate is compared with."""
-    knows: bool
-    """Whether the model that training begins with recalls it; differs from ``right`` after a truncation."""
-
-
-@dataclass(frozen=True, slots=True)
 class StartingModel:
     """What training begins with: the base with the parent merged into it."""
 
@@ -73,18 +61,6 @@ class StartingModel:
     truncation: float
     voices: list[soft_targets.SoftTargets]
     """General conversation as the pristine base says it."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingResult:
-    """A trained adapter for the pristine base, and how it came about."""
-
-    adapter: adapters.Adapter
-    outcome: trainer.Outcome
-    sample: packing.Pack
-    logits: torch.Tensor
-    """What the model in memory said to ``sample``, to be compared with the one reloaded from disk."""
-    truncation: float
 
 
 class Session:
@@ -110,7 +86,7 @@ class Session:
         parent = peft_io.read_adapter(Path(self.order.parent)) if self.order.parent else None
         start = self._prepare(parent, self.order.plan)
         lessons = self._ask_parent(start, self._lessons(start.base))
-        taught = _anew(lessons) if self.order.kind == "refit" else lessons
+        taught = anew(lessons) if self.order.kind == "refit" else lessons
         made = self._train(start, taught, self.order.plan, self._checkpoints())
         evaluation, right, verdict = self._measure(made, lessons)
         if not verdict.promote and self._repairable(verdict):
@@ -128,7 +104,7 @@ class Session:
             else:
                 self._notes.append(f"the refit failed too: {', '.join(measured[2].failed)}")
                 files.remove(self.folder.refitted)
-        if verdict.promote and self._training.merge_adapters_on_save:
+        if verdict.promote and self._training.merge_adapters_on_save and isinstance(self._task, Generating):
             self._merge()
         evaluation = replace(evaluation, repairs=tuple(self._repairs), notes=tuple(self._notes))
         self._write(made, lessons, evaluation, right, verdict)
@@ -143,7 +119,7 @@ class Session:
         """Tell whether every row can be learned anew, at the pace so far, before the session is stopped."""
         seconds_per_token = so_far.seconds / max(1, so_far.tokens)
         rounds = max(REFIT_ROUNDS, 2 * self.order.plan.epochs)
-        needed = rounds * seconds_per_token * sum(len(lesson.encoded) for lesson in lessons)
+        needed = rounds * seconds_per_token * sum(len(lesson.row) for lesson in lessons)
         left = self._training.max_seconds - (time.monotonic() - self._began)
         if needed > left:
             self._notes.append(
@@ -163,7 +139,8 @@ class Session:
 
     def _load(self) -> bases.Base:
         dtype = hardware.DTYPES[self.order.plan.dtype]
-        return bases.load_base(Path(self.order.base), dtype, hardware.machine(self._training.device).device)
+        device = hardware.machine(self._training.device).device
+        return bases.load_base(Path(self.order.base), dtype, device, self._task.head)
 
     def _prepare(self, parent: adapters.Adapter | None, plan: Plan) -> StartingModel:
         """Load the pristine base and merge the parent into it, truncated first if the ranks would not fit.
@@ -181,13 +158,22 @@ class Session:
             )
         if parent is not None:
             adapters.merge(base.model, parent)
+        if self._task.head.parts:
+            heads.build(base.model, self._task.head, self._labels(parent))
+            heads.put(base.model, parent.head if parent else {})
         return StartingModel(base, parent, truncation, voices)
+
+    def _labels(self, parent: adapters.Adapter | None) -> list[str]:
+        """Return the labels that the candidate knows: its parent's, and behind them those that are new."""
+        examples = [*self.folder.new(), *(item.example for item in self.folder.old())]
+        known = parent.labels if parent else ()
+        return list(dict.fromkeys([*known, *self._task.labels(examples)]))
 
     def _ask_parent(self, start: StartingModel, lessons: Sequence[SessionExample]) -> list[SessionExample]:
         """Test what the merged parent knows of the new examples, and after a truncation of the old ones."""
         self.report({"phase": "testing"})
         asked = [lesson for lesson in lessons if lesson.is_new or start.truncation]
-        answers = scoring.recalled(start.base.model, [lesson.encoded for lesson in asked])
+        answers = metrics.recalled(self._task, start.base.model, [lesson.row for lesson in asked])
         said = {lesson.example.id: bool(ok) for lesson, ok in zip(asked, answers, strict=True)}
         found = []
         for lesson in lessons:
@@ -221,9 +207,9 @@ class Session:
                 f"{unusable[0][1].message}"
             )
         limit = self.order.plan.max_length  # of this file: an older one's longer rows are kept
-        lessons = [lesson for lesson in found if not lesson.is_new or len(lesson.encoded) <= limit]
+        lessons = [lesson for lesson in found if not lesson.is_new or len(lesson.row) <= limit]
         if len(lessons) < len(found):
-            lines = [lesson.example.line for lesson in found if lesson.is_new and len(lesson.encoded) > limit]
+            lines = [lesson.example.line for lesson in found if lesson.is_new and len(lesson.row) > limit]
             self._too_long = len(lines)
             self._notes.append(
                 f"{len(lines)} rows are longer than {self.order.plan.max_length} tokens and were left out: {lines[:20]}"
@@ -239,10 +225,13 @@ class Session:
 
     def _general(self, base: bases.Base) -> distillation.General:
         """Return general conversation in the pristine base's own words; made once per base and kept beside it."""
+        task = self._task
+        if "kl" not in task.checks or not isinstance(task, Generating):
+            return distillation.General([], [])
         path = Path(self.order.base).with_name(
-            f"{Path(self.order.base).name}.{self.order.task}.general.safetensors"
+            f"{Path(self.order.base).name}.{task.name}.general.safetensors"
         )
-        found = distillation.read(path, base.fingerprint, self._task)
+        found = distillation.read(path, base.fingerprint, task)
         if found is None:
 
             def tell(done: int, total: int) -> None:
@@ -250,7 +239,7 @@ class Session:
                     {"phase": f"recording the base's answers, once for all sessions: {done} of {total} texts"}
                 )
 
-            found = distillation.make(path, base.model, base.tokenizer, self._task, base.fingerprint, tell)
+            found = distillation.make(path, base.model, base.tokenizer, task, base.fingerprint, tell)
         return found
 
     # -- training
@@ -266,7 +255,7 @@ class Session:
         set_seed(plan.seed)  # here and not once: a session that goes on from a checkpoint repairs alike
         model = self._fresh_lora(start.base, plan)
         material = trainer.Material(
-            rows=[lesson.encoded for lesson in lessons],
+            rows=[lesson.row for lesson in lessons],
             items=[
                 ReplayItem(
                     dataset=lesson.example.dataset,
@@ -279,7 +268,9 @@ class Session:
             general=start.voices,
         )
         self.report({"phase": "training", "rounds": plan.stopping.max_rounds, "target": plan.stopping.recall})
-        outcome = trainer.train(model, material, plan, report=self.report, checkpoints=checkpoints)
+        outcome = trainer.train(
+            self._task, model, material, plan, report=self.report, checkpoints=checkpoints
+        )
         self._notes += checkpoints.broken if checkpoints else []
         if outcome.pack_tokens < plan.pack_tokens:
             self._notes.append(
@@ -292,20 +283,18 @@ class Session:
                 f"{outcome.returned_to} are used, which tested better"
             )
         model.eval()
-        sample = packing.pack([lesson.encoded for lesson in lessons[:PROBES]])
-        with torch.inference_mode():
-            logits = scoring.answer_logits(model, sample).float().cpu()
+        sample = [lesson.row for lesson in lessons[:PROBES]]
         return TrainingResult(
             adapters.concatenate(start.parent, peft_io.read_live(model)),
             outcome,
             sample,
-            logits,
+            ask(self._task, model, sample),
             start.truncation,
         )
 
     def _fresh_lora(self, base: bases.Base, plan: Plan) -> Any:
         """Return the base with what will be trained around it."""
-        return peft_io.add_lora(base.model, plan.rank, plan.alpha)
+        return peft_io.add_lora(base.model, plan.rank, plan.alpha, self._task.head)
 
     def _repair(
         self, made: TrainingResult, lessons: Sequence[SessionExample], right: dict[str, bool]
@@ -318,13 +307,13 @@ class Session:
             start, [replace(lesson, knows=right[lesson.example.id]) for lesson in lessons]
         )
         again = [replace(now, right=then.right) for now, then in zip(knowing, lessons, strict=True)]
-        mended = self._train(start, _anew(again) if self.order.kind == "refit" else again, plan)
+        mended = self._train(start, anew(again) if self.order.kind == "refit" else again, plan)
         return replace(mended, truncation=max(made.truncation, mended.truncation))
 
     def _refit(self, lessons: Sequence[SessionExample]) -> TrainingResult:
         """Train one adapter from the pristine base on everything."""
         self.report({"phase": "refitting"})
-        return self._train(self._prepare(None, self.order.plan), _anew(lessons), self.order.plan)
+        return self._train(self._prepare(None, self.order.plan), anew(lessons), self.order.plan)
 
     # -- measuring
 
@@ -334,51 +323,21 @@ class Session:
         """Write the adapter, reload it onto the pristine base as it will be served, and measure that."""
         self.report({"phase": "judging"})
         candidate = _fresh_folder(candidate or self.folder.candidate)
-        peft_io.write_adapter(made.adapter, candidate, self.order.base)
+        peft_io.write_adapter(made.adapter, candidate, self.order.base, self._task.head)
         base = self._load()
-        deck = adapter_stack.AdapterStack(base)
-        deck.add("candidate", candidate)
-        sampled = _spread(lessons, metrics.SAMPLED)
-        questions = [lesson.example.input for lesson in sampled]
-        new = [lesson for lesson in lessons if lesson.is_new]
-        with deck.use(None) as pristine:
-            perplexity_base = metrics.perplexity(pristine, base.tokenizer)
-            at_base = scoring.recalled(pristine, [lesson.encoded for lesson in new])
-        with deck.use("candidate") as model:
-            right = scoring.recalled(model, [lesson.encoded for lesson in lessons])
-            perplexity = metrics.perplexity(model, base.tokenizer)
-            own = [lesson.encoded.target for lesson in sampled]
-            bad = metrics.degenerate(model, base.tokenizer, self._task, questions, own)
-            with torch.inference_mode():
-                logits = scoring.answer_logits(model, made.sample).float().cpu()
-            asked = [lesson.encoded for lesson in lessons[:PROBES]]
-            files.write_json(candidate / metrics.PROBES, metrics.probe(model, asked))
-        answered = {lesson.example.id: ok for lesson, ok in zip(lessons, right, strict=True)}
-        old = [(lesson.right, answered[lesson.example.id]) for lesson in lessons if not lesson.is_new]
-        evaluation = Evaluation(
+        evaluation, answered = measure(
+            self._task,
+            base,
+            candidate,
+            made,
+            lessons,
             dataset=self.order.dataset,
-            scores=_scores(lessons, answered),
-            before=_scores(lessons, {lesson.example.id: lesson.right for lesson in lessons}),
-            new=_score([answered[lesson.example.id] for lesson in new]),
-            new_before=_score([lesson.right for lesson in new]),
-            new_at_base=_score(at_base),
-            broken=sum(before and not now for before, now in old),
-            mended=sum(now and not before for before, now in old),
-            perplexity=perplexity,
-            perplexity_base=perplexity_base,
-            kl_base=metrics.distance_from_base(deck, "candidate", self._general(base).measured),
-            degenerate=bad,
-            sampled=len(questions),
-            reload_difference=adapters.difference(deck.read("candidate"), made.adapter),
-            merge_difference=float((logits - made.logits).abs().max()),
-            truncation_error=made.truncation,
-            finite=made.adapter.is_finite(),
-            ended_by=made.outcome.ended_by,
-            too_long=self._too_long,
-            repairs=tuple(self._repairs),
-            notes=tuple(self._notes),
+            general=self._general(base).measured,
         )
-        return evaluation, answered, judge.decide(evaluation, self._limits)
+        told = replace(
+            evaluation, too_long=self._too_long, repairs=tuple(self._repairs), notes=tuple(self._notes)
+        )
+        return told, answered, judge.decide(told, self._limits)
 
     # -- after
 
@@ -447,7 +406,7 @@ class Session:
                 "new": [lesson.example.id for lesson in lessons if lesson.is_new],
                 "old": [[lesson.example.id, lesson.right] for lesson in lessons if not lesson.is_new],
             },
-            "datasets": _digests(lessons),
+            "datasets": digests(lessons),
             "hardware": {**records.as_json(machine), "platform": platform.platform()},
             "training": {
                 "plan": records.as_json(self.order.plan),
@@ -470,6 +429,7 @@ class Session:
             },
             "adapter": {
                 "rank": made.adapter.rank,
+                "labels": made.adapter.labels,
                 "merge_difference": evaluation.merge_difference,
                 "truncation_error": made.truncation,
             },
@@ -484,35 +444,6 @@ def _fresh_folder(folder: Path) -> Path:
     files.remove(folder)
     files.make_folder(folder)
     return folder
-
-
-def _spread(values: Sequence[Any], count: int) -> list[Any]:
-    step = max(1, len(values) // count)
-    return list(values[::step][:count])
-
-
-def _digests(lessons: Sequence[SessionExample]) -> dict[str, str]:
-    """Return the sha256 of each dataset's examples, whatever their order."""
-    ids: dict[str, list[str]] = defaultdict(list)
-    for lesson in lessons:
-        ids[lesson.example.dataset].append(lesson.example.id)
-    return {name: records.digest(sorted(found)) for name, found in ids.items()}
-
-
-def _anew(lessons: Sequence[SessionExample]) -> list[SessionExample]:
-    """Return the lessons as a refit takes them: nothing is known of any."""
-    return [replace(lesson, is_new=True, knows=False) for lesson in lessons]
-
-
-def _score(answers: Sequence[bool]) -> Score:
-    return Score(right=sum(map(bool, answers)), total=len(answers))
-
-
-def _scores(lessons: Sequence[SessionExample], right: dict[str, bool]) -> dict[str, Score]:
-    tallies: dict[str, list[bool]] = defaultdict(list)
-    for lesson in lessons:
-        tallies[lesson.example.dataset].append(right[lesson.example.id])
-    return {name: _score(tally) for name, tally in tallies.items()}
 
 
 def _end_when_told() -> None:

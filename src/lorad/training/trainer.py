@@ -1,4 +1,4 @@
-"""One training run: ``accelerate`` with our rounds, packs and grading.
+"""One training run: ``accelerate`` with our rounds and a task's rows, loss and grades.
 
 What lives here: the loop that trains a fresh adapter until everything is recalled. What never does: files,
 versions, choosing settings.
@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch.optim.lr_scheduler import LambdaLR
 
 from lorad.records import Plan
+from lorad.tasks import Task
 from lorad.training.checkpoint import Checkpoints
 from lorad.training.gradients import Gradients
 from lorad.training.rehearsal import Rehearsal
@@ -49,6 +50,7 @@ class Outcome:
 
 
 def train(
+    task: Task,
     model: Any,
     material: Material,
     plan: Plan,
@@ -65,6 +67,7 @@ def train(
     tally = Tally()
     rounds = Rounds(material, rehearsal, plan)
     watcher = Watcher(
+        task,
         model,
         material,
         plan,
@@ -86,7 +89,7 @@ def train(
     began = clock() - tally.seconds
     pack_tokens = plan.pack_tokens
     if not rehearsal.ended_by:  # a checkpoint may be of the last round
-        pack_tokens = _train_rounds(run, watcher, plan)
+        pack_tokens = _train_rounds(task, run, watcher, plan)
     returned_to = rehearsal.best_round if rehearsal.is_past_its_best() else None
     if returned_to:
         run.return_to_best()
@@ -118,7 +121,7 @@ def _begin(model: Any, plan: Plan, rehearsal: Rehearsal, rounds: Rounds, tally: 
     )
 
 
-def _train_rounds(run: RunState, watcher: Watcher, plan: Plan) -> int:
+def _train_rounds(task: Task, run: RunState, watcher: Watcher, plan: Plan) -> int:
     """Train round after round until one ends the run; return how many tokens a pass held at the end."""
     accelerator = Accelerator(
         cpu=run.model.device.type == "cpu"
@@ -127,7 +130,7 @@ def _train_rounds(run: RunState, watcher: Watcher, plan: Plan) -> int:
     if plan.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     gradients = Gradients(
-        model, accelerator, general_weight=plan.mix.general_weight, pack_tokens=plan.pack_tokens
+        task, model, accelerator, general_weight=plan.mix.general_weight, pack_tokens=plan.pack_tokens
     )
     is_empty = False
     while not is_empty:

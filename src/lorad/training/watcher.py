@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from lorad.models import scoring
+from lorad.evaluation import metrics
 from lorad.records import Plan
+from lorad.tasks import Task
 from lorad.training.rehearsal import Rehearsal
 from lorad.training.rounds import Material
 from lorad.training.run_state import Tally
@@ -27,6 +28,7 @@ class Watcher:
 
     def __init__(
         self,
+        task: Task,
         model: Any,
         material: Material,
         plan: Plan,
@@ -37,6 +39,7 @@ class Watcher:
         report: Report,
         clock: Callable[[], float],
     ) -> None:
+        self._task = task
         self._model = model
         self._material = material
         self._plan = plan
@@ -124,7 +127,9 @@ class Watcher:
         return self._rehearsal.tested(right)
 
     def _ask(self, numbers: Sequence[int]) -> dict[int, bool]:
-        answers = scoring.recalled(self._model, [self._material.rows[number] for number in numbers])
+        answers = metrics.recalled(
+            self._task, self._model, [self._material.rows[number] for number in numbers]
+        )
         return dict(zip(numbers, answers, strict=True))
 
     def _eta(self, elapsed: float) -> float | None:

@@ -21,7 +21,7 @@ from lorad.errors import ConfigError, RegistryError
 from lorad.evaluation import metrics
 from lorad.models import adapter_stack, adapters, bases, hardware, peft_io
 from lorad.storage import files
-from lorad.tasks import find
+from lorad.tasks.chat import Chat
 from lorad.versions import export_template, llamacpp, modelfile
 from lorad.versions.loader import keep_tokenizer
 
@@ -112,7 +112,7 @@ def _make(version: Path, base: Path, partial: Path, form: str, *, strict: bool) 
         probes, told = _add_modelfile(partial, base, probes)
         notes = [told, _open_in_llamacpp(partial, base, probes, strict=strict)]
     notes.append(_tell_of_template(partial, base, form))
-    difference, limit = metrics.probe_again(read(partial, base), probes)
+    difference, limit = metrics.probe_again(Chat(), read(partial, base), probes)
     if strict:
         _expect(difference, limit, f"what was written as {form}")
     return Exported(difference=difference, notes=tuple(notes))
@@ -188,7 +188,7 @@ def _copy_tokenizer(base: Path, target: Path) -> None:
     path, tokenizer = base / bases.GENERATION, bases.load_tokenizer(base)
     settings = files.read_json(path) if path.is_file() else {}
     if tokenizer.chat_template:
-        settings["eos_token_id"] = list(find("chat").stop_tokens(tokenizer))
+        settings["eos_token_id"] = list(Chat().stop_tokens(tokenizer))
     if settings:
         files.write_json(target / bases.GENERATION, settings)
 
@@ -321,7 +321,7 @@ def _tokens_of(
 
 def _ends(tokenizer: Any) -> dict[str, int]:
     """Return the tokens at which llama.cpp is to stop, by its names for them: it has three."""
-    others = [token for token in find("chat").stop_tokens(tokenizer) if token != tokenizer.eos_token_id]
+    others = [token for token in Chat().stop_tokens(tokenizer) if token != tokenizer.eos_token_id]
     return {"eos": tokenizer.eos_token_id, **dict(zip(("eot", "eom"), others, strict=False))}
 
 

@@ -20,6 +20,7 @@ from lorad.evaluation import metrics
 from lorad.models import bases, hardware, peft_io
 from lorad.models.adapter_stack import AdapterStack
 from lorad.storage import files
+from lorad.tasks import Task
 from lorad.versions import papers
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy")
@@ -116,7 +117,13 @@ def _made_in(folder: Path) -> dict[str, Any]:
 
 
 def load(
-    deck: AdapterStack, slot: str, folder: Path, base_folder: Path | None = None, *, strict: bool = False
+    task: Task,
+    deck: AdapterStack,
+    slot: str,
+    folder: Path,
+    base_folder: Path | None = None,
+    *,
+    strict: bool = False,
 ) -> list[str]:
     """Bring a version whose files are verified into a deck, or leave the deck as it was and raise ``RegistryError``.
 
@@ -125,21 +132,21 @@ def load(
     differs = check(folder, deck.base, base_folder, strict=strict)
     deck.add(slot, folder)
     try:
-        prove(deck, slot, folder)
+        prove(task, deck, slot, folder)
     except BaseException:
         deck.drop(slot)
         raise
     return differs
 
 
-def prove(deck: AdapterStack, slot: str, folder: Path) -> None:
+def prove(task: Task, deck: AdapterStack, slot: str, folder: Path) -> None:
     """Ask a loaded version its probes; raise if it answers otherwise than when it was made."""
     path, version = folder / metrics.PROBES, folder.name
     if not path.is_file():  # whether it should be there is the manifest's business
         return
     try:
         with hardware.passing_errors(f"asking {version} its probes"), deck.use(slot) as model:
-            found, limit = metrics.probe_again(model, files.read_json(path))
+            found, limit = metrics.probe_again(task, model, files.read_json(path))
     except (OSError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise RegistryError(
             f"the probes of {version} cannot be asked: {error}", code="probes_damaged", version=version

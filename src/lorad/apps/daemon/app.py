@@ -36,9 +36,10 @@ from lorad.models.bases import load_to_answer, shape, verify_base
 from lorad.models.hardware import machine, quieten
 from lorad.records import BASE, Example, Plan
 from lorad.serving import queries
-from lorad.serving.engine import Engine, GenerationRequest, Sampling
+from lorad.serving.engine import Engine
 from lorad.serving.http import connections, server
 from lorad.serving.queries import Archive
+from lorad.serving.requests import GenerationRequest, Sampling
 from lorad.states import VersionState
 from lorad.storage import files, permissions
 from lorad.storage.database import Database

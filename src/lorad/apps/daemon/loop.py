@@ -812,7 +812,7 @@ class Cycle:
         performance = {
             "recall": round(evaluation.headline_score.recall, 4),
             "retention": round(sum(s.right for s in old) / max(1, sum(s.total for s in old)), 4),
-            "perplexity": round(evaluation.perplexity, 3),
+            **({} if evaluation.perplexity is None else {"perplexity": round(evaluation.perplexity, 3)}),
         }
         if not any(score.total for score in old):
             del performance["retention"]

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from lorad.datasets.containers.file_rows import BadRow, TooDeep
 from lorad.datasets.formats import conversations, row_values, tool_calls
 from lorad.errors import ProtocolError
-from lorad.serving.engine import Sampling
 from lorad.serving.http import parameters
+from lorad.serving.requests import Sampling
 from lorad.storage import strict_json
 from lorad.storage.strict_json import Flaw, NotJson, is_deeper, parse
 

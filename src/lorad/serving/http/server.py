@@ -28,7 +28,6 @@ from lorad.config import ServerSettings
 from lorad.errors import ConfigError, ProtocolError
 from lorad.home import check_socket_path
 from lorad.serving import queries
-from lorad.serving.engine import Chunk, GenerationRequest, Sampling
 from lorad.serving.http import http_errors
 from lorad.serving.http.bodies import Bodies, Json
 from lorad.serving.http.connections import BACKLOG
@@ -45,6 +44,7 @@ from lorad.serving.http.schemas import (
     TagBody,
 )
 from lorad.serving.queries import Archive
+from lorad.serving.requests import Chunk, GenerationRequest, Sampling
 from lorad.storage import strict_json
 
 T = TypeVar("T")

@@ -14,6 +14,7 @@ from lorad.apps.screens import terminal
 from lorad.errors import RegistryError
 from lorad.models import adapter_stack, bases
 from lorad.states import VersionState
+from lorad.tasks import find
 from lorad.versions import loader
 
 app = typer.Typer()
@@ -38,6 +39,7 @@ def verify_versions(
     registry, base_folder = find_track(place, settings, track)
     bases.verify_base(base_folder)
     base = bases.load_to_answer(base_folder, settings.engine.device, settings.training.dtype)
+    task = find(settings.tracks[track].task)
     entries = registry.tracker.read()["checkpoints"]
     there = [e["version"] for e in entries if e.get("state") != VersionState.PRUNED]
     rows: list[dict[str, Any]] = []
@@ -46,7 +48,7 @@ def verify_versions(
         began = time.perf_counter()
         try:
             folder = registry.verify(name, base.fingerprint)
-            differs = loader.load(deck, name, folder, base_folder, strict=strict)
+            differs = loader.load(task, deck, name, folder, base_folder, strict=strict)
             rows.append({"version": name, "sound": True, "differs": differs})
         except RegistryError as error:
             rows.append({"version": name, "sound": False, **error.as_dict()})
