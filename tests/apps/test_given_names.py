@@ -171,7 +171,7 @@ def test_a13_what_can_be_no_name_of_an_export_leaves_nothing(track, version, tmp
     "place", ["inbox/x", "models/chat/versions/v9.9", "models/base/x", "configs/../inbox/x"]
 )
 def test_a13_nothing_is_exported_into_what_the_daemon_looks_after(track, place):
-    with pytest.raises(ConfigError, match="lorad's own"):
+    with pytest.raises(ConfigError, match="lorad uses itself"):
         typed(track, "export", "v0.1", track.root / place)
 
     assert not (track.root / place).exists()
