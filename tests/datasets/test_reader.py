@@ -143,7 +143,7 @@ def test_a_file_is_read_as_its_program_means_it(name, formats, rows):
         (
             "preferences.jsonl",
             ["chosen", "label", "preferred_output", "text", "input_ids", "segments"],
-            ["preferences"] * 3 + ["a question and its answer", "tokens", "segments are not learned"],
+            ["preferences"] * 3 + ["a question and its answer", "token ids", "segments are not learned"],
         ),
     ],
 )
