@@ -301,7 +301,7 @@ def examine(root: Path, case: Case, before: dict[str, torch.Tensor]) -> dict[str
                     case.act(root)
                 for version in VERSIONS:
                     try:
-                        app.models_held.ensure_loaded("chat", version)
+                        app.models.ensure_loaded(app.tracks["chat"], version)
                     except LoradError as error:
                         found.append(f"{version}: {error.code}")
                         continue
@@ -314,7 +314,7 @@ def examine(root: Path, case: Case, before: dict[str, torch.Tensor]) -> dict[str
                     served.append(f"as {answering}")
                 found += [
                     f"{entry['version']}: {entry['state']}"
-                    for entry in app.registries["chat"].tracker.read()["checkpoints"]
+                    for entry in app.tracks["chat"].registry.tracker.read()["checkpoints"]
                     if entry["state"] != "intact"
                 ]
         except LoradError as error:
@@ -367,7 +367,7 @@ def main() -> None:
     make_home(sound)
     with started(sound) as app:
         for version in VERSIONS:
-            app.models_held.ensure_loaded("chat", version)
+            app.models.ensure_loaded(app.tracks["chat"], version)
         before = {version: logits(app, f"chat@{version}") for version in VERSIONS}
         before["base"] = logits(app, None)
     chance = random.Random(options.seed)

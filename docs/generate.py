@@ -21,6 +21,8 @@ from rich.terminal_theme import MONOKAI
 from lorad import config
 from lorad.apps.screens import monitor
 from lorad.apps.screens.screen import Screen
+from lorad.serving.answers import Status
+from lorad.serving.record_json import read
 
 DOCS = Path(__file__).resolve().parent
 SOURCES = DOCS.parent / "src" / "lorad"
@@ -186,7 +188,7 @@ def _first_sentences(module: Path) -> str:
 def monitor_picture() -> str:
     """Return the monitor during a session, drawn by the monitor's own code."""
     screen = Screen(width=WIDTH, height=HEIGHT, record=True, file=io.StringIO(), force_terminal=True)
-    screen.print(monitor.render(status(), width=WIDTH, height=HEIGHT))
+    screen.print(monitor.render(read(Status, status()), width=WIDTH, height=HEIGHT))
     return screen.export_svg(title="lorad monitor", theme=MONOKAI, unique_id="lorad")
 
 

@@ -11,6 +11,7 @@ import typer
 
 from lorad.apps.cli import main
 from lorad.config import Settings
+from lorad.serving.http.server import build
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -114,6 +115,42 @@ def test_the_picture_of_the_monitor_can_be_drawn_again(generate):
     assert picture.startswith("<svg")
     for shown in ("campus_library", "v0.3", "98.0", "training"):
         assert shown in picture
+
+
+ROUTE = re.compile(r"^\| `((?:GET|POST) \S+)` \|(.*?)\|(.*?)\|$", re.MULTILINE)
+
+
+def in_code(text):
+    return set(re.findall(r"`(\w+)`", text))
+
+
+def test_the_page_of_the_socket_is_what_the_daemon_says_of_itself():
+    """Hold routes, what each takes and what it answers against openapi.json."""
+    document = build(types.SimpleNamespace(archive=None)).openapi()
+
+    def takes(told):
+        body = told.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+        queries = {field["name"] for field in told.get("parameters", ()) if field["in"] == "query"}
+        return queries | set(body.get("properties", ()))
+
+    def answers(told):
+        schema = told["responses"]["200"]["content"]["application/json"]["schema"]
+        return schema["$ref"].rsplit("/", 1)[1]
+
+    real = {
+        f"{method.upper()} {path}": (takes(told), answers(told))
+        for path, methods in document["paths"].items()
+        for method, told in methods.items()
+        if method != "head"
+    }
+    written = ROUTE.findall(read(DOCS / "http.md"))
+
+    assert {route: in_code(fields) for route, fields, _ in written} == {
+        r: fields for r, (fields, _) in real.items()
+    }
+    assert {route: re.search(r"`(\w+)`", told)[1] for route, _, told in written} == {
+        r: made for r, (_, made) in real.items()
+    }
 
 
 DECISIONS = sorted((DOCS / "decisions").glob("[0-9]*.md"))

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 from fake_daemon import (
     NOW,
+    RETENTION,
     SESSION,
     FakeDaemon,
     Problem,
     Stream,
+    completion,
     delta,
     described,
     ended,
@@ -26,12 +28,14 @@ from fake_daemon import (
     rejected,
     snapshot,
     waiting_file,
+    whole,
 )
 from typer.testing import CliRunner
 
 from lorad.apps.cli.main import app
 from lorad.config import Settings, load_settings
 from lorad.home import Home
+from lorad.serving import answers
 from lorad.storage import fault_points
 
 DONE = "data: [DONE]"
@@ -316,21 +320,21 @@ def test_a_version_tells_how_it_is_calibrated(lorad, daemon):
 
 def test_reading_commands_tell_the_same_in_json(lorad, daemon):
     # Given everything that can be read
-    answers = {
+    told = {
         "status": ("GET /api/status", snapshot()),
         "jobs": ("GET /api/jobs", {"jobs": [rejected(1, "é")]}),
-        "versions": ("GET /api/versions", snapshot()["tracks"]["chat"]),
+        "versions": ("GET /api/versions", whole(answers.Versions, snapshot()["tracks"]["chat"])),
         "versions show good": ("GET /api/versions/good", described()),
         "memory": ("GET /api/memory", {"datasets": []}),
-        "retention": ("GET /api/retention", {"versions": [], "datasets": [], "matrix": []}),
+        "retention": ("GET /api/retention", RETENTION),
         "explain v0.1": (
             "GET /api/versions/v0.1/explain",
-            {"version": "v0.1", "promoted": True, "reasons": []},
+            whole(answers.Explanation, {"version": "v0.1", "promoted": True}),
         ),
         "diff v0.1 v0.2": ("GET /api/diff", {"a": "v0.1", "b": "v0.2", "changed": []}),
         "events": ("GET /api/events", {"events": [event(1, "paused")]}),
     }
-    for words, (route, answer) in answers.items():
+    for words, (route, answer) in told.items():
         daemon.answers(route, answer)
         # When it is asked for in JSON, then it is what the daemon told
         assert json.loads(lorad(*words.split(), "--json").stdout) == answer
@@ -346,7 +350,8 @@ def test_tables_are_printed(lorad, daemon):
 
 
 def test_one_job_is_shown_in_full(lorad, daemon):
-    drop = {"name": "a.json", "rows": 2, "reason": {"formats": {"alpaca": 2}, "new": 2}}
+    drop = {"id": 1, "name": "a.json", "track": "chat", "state": "accepted", "taken_at": 1.0}
+    drop |= {"rows": 2, "reason": {"formats": {"alpaca": 2}, "new": 2}}
     daemon.answers("GET /api/jobs/2", promoted(2, "campus_dining", "v0.2") | {"drop": drop})
 
     assert "2 alpaca" in lorad("jobs", "2").stdout
@@ -414,7 +419,7 @@ def test_an_answer_is_printed_exactly(lorad, daemon):
 
 
 def test_an_answer_can_be_had_whole(lorad, daemon):
-    answer = {"id": "chatcmpl-1", "choices": [{"message": {"role": "assistant", "content": " a mill\n"}}]}
+    answer = completion(" a mill\n")
     daemon.answers("POST /v1/chat/completions", answer)
     assert lorad("ask", "Where?", "--no-stream").stdout == " a mill\n"
     assert json.loads(lorad("ask", "Where?", "--json", "--temperature", "0.7").stdout) == answer
@@ -433,13 +438,13 @@ def test_an_answer_that_breaks_off_fails(lorad, daemon):
 @pytest.mark.parametrize("form", ["streamed", "--no-stream", "--json"])
 def test_case_7_an_answer_that_was_cut_is_told(lorad, daemon, options, status, form):
     # Given an answer that ends because it may not be longer
-    whole = {"choices": [{"message": {"content": "In the old"}, "finish_reason": "length"}]}
-    whole["usage"] = {"completion_tokens": 3}
+    answer = completion("In the old", "length")
+    answer["usage"]["completion_tokens"] = 3
     stream = Stream(delta("In the"), delta(" old"), *ended("length", 3), DONE)
-    daemon.answers("POST /v1/chat/completions", stream if form == "streamed" else whole)
+    daemon.answers("POST /v1/chat/completions", stream if form == "streamed" else answer)
     # When it is asked for, it is printed exactly, and standard error says that it goes on
     result = lorad("ask", "Where?", *options, *([] if form == "streamed" else [form]))
-    assert json.loads(result.stdout) == whole if form == "--json" else result.stdout == "In the old"
+    assert json.loads(result.stdout) == answer if form == "--json" else result.stdout == "In the old"
     assert result.stderr == "lorad: the answer was cut after 3 tokens; ask for more with --max-tokens\n"
     # Then it has failed, unless whoever asked had set the limit
     assert result.exit_code == status
@@ -512,7 +517,7 @@ def test_case_27_what_a_terminal_cannot_show_is_replaced(daemon, home, environme
 
 @pytest.mark.parametrize("environment", NOT_UTF8)
 def test_case_27_data_in_a_pipe_is_exact_whatever_the_terminal_shows(daemon, home, environment):
-    answer = {"choices": [{"message": {"content": "the Mühle 🌾"}, "finish_reason": "stop"}]}
+    answer = completion("the Mühle 🌾", "stop")
     streamed = Stream(delta("the Mühle"), delta(" 🌾"), *ended("stop", 2), DONE)
     daemon.answers("POST /v1/chat/completions", streamed, answer, answer)
     row = {"instruction": "Wo?", "response": "die Mühle", "provenance": {"row": 1}}
@@ -816,7 +821,7 @@ def test_waiting_shows_progress_on_a_terminal_only(home, daemon):
 
 
 def test_a_job_is_tried_again_with_other_settings(lorad, daemon):
-    daemon.answers("POST /api/jobs/3/retry", {})
+    daemon.answers("POST /api/jobs/3/retry", job(3, "a", "queued"))
     result = lorad(
         "retry", "3", "--force", "--settings", "rank=16", "--settings", "dtype=float32", "--settings", "x=a=b"
     )
@@ -836,7 +841,7 @@ def test_a_setting_without_a_key_or_value_is_refused(lorad, daemon, setting):
     [("pause", "POST /api/pause"), ("resume", "POST /api/resume"), ("cancel 3", "POST /api/jobs/3/cancel")],
 )
 def test_simple_orders(lorad, daemon, word, route):
-    daemon.answers(route, {})
+    daemon.answers(route, job(3, "a", "cancelled") | {"paused": True})
     assert lorad(*word.split()).exit_code == 0
     assert [asked for asked, _, _ in daemon.asked] == [route]
 
@@ -867,7 +872,7 @@ def test_the_latest_version_is_printed_alone(lorad, daemon):
     ],
 )
 def test_versions_are_marked(lorad, daemon, words, route, body, told):
-    daemon.answers(f"POST /api/versions/{route}", {"version": "v0.1"})
+    daemon.answers(f"POST /api/versions/{route}", {"version": "v0.1", "tag": "good", "removed": True} | body)
     result = lorad("versions", *words.split())
     assert (result.stdout, result.exit_code) == (f"{told}\n", 0)
     assert [sent for _, _, sent in daemon.asked] == [{"track": "chat", **body}]
@@ -1044,16 +1049,14 @@ def test_only_an_export_is_imported(lorad, tmp_path):
 
 
 def test_consolidating_names_its_job(lorad, daemon):
-    daemon.answers("POST /api/consolidate", {"id": 7})
+    daemon.answers("POST /api/consolidate", job(7, "memory", "queued"))
     assert "lorad wait --job 7" in lorad("consolidate", "--refit").stdout
     assert daemon.asked[0][2] == {"track": "chat", "refit": True}
 
 
 def test_retention_is_drawn(lorad, daemon, tmp_path):
     pytest.importorskip("matplotlib")
-    daemon.answers(
-        "GET /api/retention", {"versions": ["v0.1"], "datasets": ["a"], "matrix": [[0.9]], "acc": 0.9}
-    )
+    daemon.answers("GET /api/retention", RETENTION)
     result = lorad("retention", "--plot", str(tmp_path / "r.png"))
     assert (tmp_path / "r.png").stat().st_size > 0
     assert "ACC 0.900" in result.stdout
@@ -1083,13 +1086,13 @@ def test_ctrl_c_ends_with_130(home, daemon):
     [("round-0003", "continues after round-0003"), (None, "starts over: it has no complete")],
 )
 def test_resuming_tells_where_a_job_goes_on(lorad, daemon, behind, told):
-    daemon.answers("POST /api/jobs/3/resume", {"checkpoint": behind})
+    daemon.answers("POST /api/jobs/3/resume", job(3, "a", "queued") | {"checkpoint": behind})
 
     assert told in lorad("resume", "3").output
 
 
 def test_a_job_is_resumed_from_a_checkpoint(lorad, daemon):
-    daemon.answers("POST /api/jobs/3/resume", {"checkpoint": "round-0002"})
+    daemon.answers("POST /api/jobs/3/resume", job(3, "a", "queued") | {"checkpoint": "round-0002"})
 
     result = lorad("resume", "3", "--from", "round-0002")
 

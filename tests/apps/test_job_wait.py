@@ -2,14 +2,17 @@
 
 import pytest
 from fake_daemon import NOW, event, job, promoted, rejected, snapshot, waiting_file
+from fake_daemon import told as as_told
 
 from lorad.apps.cli.job_wait import Completion, wait_for
 from lorad.errors import TransientError
+from lorad.records import Job
+from lorad.serving.record_json import read
 
 
 def wait(*snapshots, job=None, is_late=lambda: False):
     """Wait through snapshots; a wait that wants one more fails."""
-    left, jobs = list(snapshots), list(job or ())
+    left, jobs = list(map(as_told, snapshots)), [read(Job, each) for each in job or ()]
     return wait_for(
         lambda: left.pop(0),
         job=(lambda: jobs.pop(0)) if jobs else None,
@@ -19,7 +22,7 @@ def wait(*snapshots, job=None, is_late=lambda: False):
 
 
 def told(ends):
-    return [(end.record["id"], end.is_good) for end in ends]
+    return [(end.record.id, end.is_good) for end in ends]
 
 
 def test_a_file_that_was_just_dropped_is_waited_for():
@@ -95,7 +98,7 @@ def test_a_job_that_was_retried_counts_by_its_last_end():
     seen = Completion()
     # Given a job that is rejected, queued again and promoted while we wait
     for jobs in ([job(1, "a", "training")], [bad], [job(1, "a", "queued")], [good], [good]):
-        seen.update(snapshot(jobs=jobs))
+        seen.update(as_told(snapshot(jobs=jobs)))
     assert told(seen.results()) == [(1, True)]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lorad.apps.daemon.app import ReadingProcess
+from lorad.apps.daemon.reading_process import ReadingProcess
 from lorad.config import InboxSettings
 from lorad.datasets import reader as samples
 from lorad.datasets import sidecar
@@ -546,7 +546,7 @@ def test_a_daemon_that_is_killed_while_a_file_is_read_leaves_no_orphan(large):
 import os, signal, sys
 from pathlib import Path
 from lorad.datasets.isolated import reader_process
-from lorad.apps.daemon.app import ReadingProcess
+from lorad.apps.daemon.reading_process import ReadingProcess
 from lorad.config import InboxSettings
 
 limits = InboxSettings()

@@ -54,9 +54,9 @@ def made(tmp_path_factory):
     registry.promote(registry.candidates / "job-1", birth, NOON)
     with closing(Database(home.database)) as database:
         drop = Ledger(database).take("windows.json", "chat", NOON)
-        memory = Memory(database)
-        memory.add("chat", KNOWN, drop.id, NOON)
-        memory.mark_learned("chat", [example.ids for example in KNOWN], "v0.1")
+        memory = Memory(database, "chat")
+        memory.add(KNOWN, drop.id, NOON)
+        memory.mark_learned([example.ids for example in KNOWN], "v0.1")
     files.write_json(root / "doors.json", tiny.rows([*UNKNOWN, *KNOWN[:2]]))
     return home
 
@@ -204,7 +204,7 @@ def test_what_is_too_long_for_a_session_is_not_asked(made):
 def test_a_version_that_learned_nothing_here_cannot_be_measured_without_a_file(made):
     # Given a memory without a single example
     with closing(Database(":memory:")) as database:
-        questions = confidence.find_questions(Memory(database), "chat", ["v0.1"])
+        questions = confidence.find_questions(Memory(database, "chat"), ["v0.1"])
     base = bases.load_to_answer(made.base("tiny"), "cpu", "float32")
     witness = confidence.CalibratedModel(made.track("chat") / "versions" / "v0.1", base, find("chat"), 768)
 

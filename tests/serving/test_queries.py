@@ -13,6 +13,7 @@ from lorad.apps.cli.main import app
 from lorad.errors import ConfigError, ProtocolError, RegistryError, TransientError
 from lorad.home import Home
 from lorad.serving import queries
+from lorad.serving.record_json import as_json
 from lorad.storage.database import MIGRATIONS
 
 
@@ -83,9 +84,9 @@ def test_a_home_that_never_ran_has_nothing_to_tell(tmp_path):
     (tmp_path / "models").mkdir()
 
     with queries.read(Home(tmp_path), SETTINGS) as told:
-        assert told.jobs() == {"jobs": []}
-        assert told.versions("chat")["versions"] == []
-        assert told.memory("chat") == {"datasets": []}
+        assert told.jobs().jobs == ()
+        assert told.versions("chat").versions == ()
+        assert told.memory("chat").datasets == ()
     assert not list((tmp_path / "models").iterdir())
 
 
@@ -143,7 +144,7 @@ def test_who_may_not_read_is_told(world):
 def test_what_is_recorded_is_told_where_no_daemon_runs(world):
     result = typed(world, "versions", "--json")
 
-    assert json.loads(result.stdout) == world.archive().versions("chat")
+    assert json.loads(result.stdout) == as_json(world.archive().versions("chat"))
     assert result.stderr == "lorad is not running; showing what its home has recorded\n"
     assert typed(world, "versions", "latest").stdout == "v0.2\n"
 
@@ -176,8 +177,8 @@ def test_case_10_a_number_that_no_database_counts_to_is_of_nothing(world, number
     with pytest.raises(ProtocolError, match=f"there is no job {number}") as missing:
         told.job(number)
     assert missing.value.status == 404
-    assert bool(told.events(number)["events"]) == (number < 0)
-    assert bool(told.page("chat", None, number)["examples"]) == (number < 0)
+    assert bool(told.events(number).events) == (number < 0)
+    assert bool(told.page("chat", None, number).examples) == (number < 0)
 
 
 @pytest.mark.parametrize("version", ["job-" + "9" * 5000, "job-x", "job-../.."])

@@ -10,11 +10,15 @@ import time
 
 import pytest
 import uvicorn
-from fake_app import HELLO, FakeDaemon
+from fake_app import HELLO, FakeDaemon, made
 
 from lorad.errors import ConfigError, ProtocolError
+from lorad.serving.answers import Pinned, Pruned, ResumedJob, Tagged, VersionPapers
 from lorad.serving.client import Client, UnixConnection
-from lorad.serving.http.server import MOST_ORDERS, bind, build
+from lorad.serving.http.routing import MOST_ORDERS
+from lorad.serving.http.server import build
+from lorad.serving.http.unix_socket import bind
+from lorad.serving.record_json import fields_of
 from lorad.serving.requests import Chunk
 
 
@@ -56,7 +60,7 @@ def post(path, route, body):
 
 
 def test_a_whole_answer_has_openais_form_and_is_exactly_what_was_generated(path):
-    answer = Client(path).chat(HELLO)
+    answer = Client(path).call("POST", "/v1/chat/completions", {"messages": HELLO})
 
     assert answer["object"] == "chat.completion"
     assert answer["choices"] == [
@@ -301,41 +305,35 @@ def test_errors_keep_their_code_and_get_the_fitting_status(path):
 def test_a_job_goes_on_behind_the_checkpoint_that_is_named(path):
     client = Client(path)
 
-    assert client.resume_job(3) == {"id": 3, "checkpoint": None}
-    assert client.resume_job(3, "round-0002") == {"id": 3, "checkpoint": "round-0002"}
+    assert client.resume_job(3) == ResumedJob(**fields_of(made(3)), checkpoint=None)
+    assert client.resume_job(3, "round-0002") == ResumedJob(**fields_of(made(3)), checkpoint="round-0002")
 
 
 def test_retry_passes_on_force_and_settings(path):
     answer = Client(path).call("POST", "/api/jobs/3/retry", {"force": True, "settings": {"rank": 4}})
 
-    assert answer == {"id": 3, "force": True, "settings": {"rank": 4}}
+    assert (answer["id"], answer["force"], answer["settings"]) == (3, True, {"rank": 4})
 
 
 def test_versions_are_shown_pinned_tagged_and_pruned(path):
     client = Client(path)
-    version = {"track": "chat", "version": "v0.1"}
 
-    assert client.version("chat", "v0.1") == version
-    assert client.pin("chat", "v0.1", pinned=False) == version | {"pinned": False}
-    assert client.tag("chat", "v0.1", "good") == version | {"tag": "good", "remove": False}
-    assert client.tag("other", "good", "good", remove=True) == {
-        "track": "other",
-        "version": "good",
-        "tag": "good",
-        "remove": True,
-    }
-    assert client.prune("chat", keep=3, max_age_days=None, max_bytes=5, dry_run=True) == {
-        "track": "chat",
-        "limits": {"keep": 3, "max_bytes": 5},
-        "dry_run": True,
-    }
+    assert client.version("chat", "v0.1") == VersionPapers(track="chat", version="v0.1")
+    assert client.pin("chat", "v0.1", pinned=False) == Pinned(version="chat v0.1", pinned=False)
+    assert client.tag("chat", "v0.1", "good") == Tagged(version="chat v0.1", tag="good", removed=False)
+    assert client.tag("other", "good", "good", remove=True) == Tagged(
+        version="other good", tag="good", removed=True
+    )
+    assert client.prune("chat", keep=3, max_age_days=None, max_bytes=5, dry_run=True) == Pruned(
+        pruned={"chat": "{'keep': 3, 'max_bytes': 5}"}, dry_run=True
+    )
 
 
 def test_without_a_body_a_version_is_pinned_and_the_settings_limits_hold(path):
     client = Client(path)
 
     assert client.call("POST", "/api/versions/v0.1/pin")["pinned"]
-    assert client.call("POST", "/api/versions/prune") == {"track": "chat", "limits": {}, "dry_run": False}
+    assert client.call("POST", "/api/versions/prune") == {"pruned": {"chat": "{}"}, "dry_run": False}
 
 
 @pytest.mark.parametrize(

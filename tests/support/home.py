@@ -26,7 +26,7 @@ SETTINGS = Settings.model_validate(
 def drop(memory, new):
     """Accept examples as a drop."""
     taken = Ledger(memory._db).take("drop.json", "chat", 0.0)
-    memory.add("chat", new, taken.id, 0.0)
+    memory.add(new, taken.id, 0.0)
 
 
 class Track:
@@ -40,7 +40,7 @@ class Track:
         files.write_json(root / "configs" / "default.yaml", {"training": {"dtype": "float32"}})
         self.base = root / "models" / "base" / "smollm2"  # as the built-in settings name it
         bases.store_base(tiny.save(root / "source"), self.base)
-        self.memory = Memory(Database(root / "models" / "lorad.sqlite3"))
+        self.memory = Memory(Database(root / "models" / "lorad.sqlite3"), "chat")
         self.registry = Registry(root / "models" / "chat")
         self.learn(tiny.facts(3, "doors"), 1)
 
@@ -48,7 +48,7 @@ class Track:
         drop(self.memory, new)
         folder = RunFolder(self.registry.candidates / f"job-{job}")
         parent = self.registry.latest
-        old = self.memory.learned("chat", self.registry.lineage(parent))
+        old = self.memory.learned(self.registry.lineage(parent))
         order = SessionSpec(
             job=job,
             track="chat",
@@ -70,8 +70,8 @@ class Track:
         result = folder.result()
         birth = PromotionRecord(job=job, parent=parent, base=result.base, description="learned")
         version = self.registry.promote(folder.candidate, birth, 1000.0)
-        self.memory.mark_learned("chat", [example.ids for example in new], version)
-        self.memory.record_recall("chat", version, result.right)
+        self.memory.mark_learned([example.ids for example in new], version)
+        self.memory.record_recall(version, result.right)
         return version
 
     def again(self, version):

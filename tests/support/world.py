@@ -4,18 +4,21 @@ import json
 
 import tiny
 
-from lorad.apps.daemon.loop import Cycle
+from lorad.apps.daemon.loop import LearningLoop
 from lorad.config import Settings
 from lorad.datasets.inbox.inbox import Inbox
+from lorad.datasets.isolated.reader_process import InProcessReader
 from lorad.errors import ProtocolError, RegistryError, SampleError, TransientError
 from lorad.evaluation import judge
+from lorad.home import Home
 from lorad.records import Evaluation, Machine, ModelShape, Score, SessionResult
 from lorad.serving.queries import Archive
 from lorad.storage import files
 from lorad.storage.database import Database
+from lorad.storage.ledger import Ledger
+from lorad.track import all_tracks
 from lorad.training.planner import plan
 from lorad.versions import papers
-from lorad.versions.store import Registry
 
 SETTINGS = Settings.model_validate({"inbox": {"settle_seconds": 5}})
 SHAPE = ModelShape(name="tiny", parameters=1000, layers=2, hidden=8, vocabulary=100)
@@ -148,7 +151,7 @@ class FakeModels:
     def _check_seat(self, track):
         """Refuse what the engine refuses before the base models are loaded."""
         if not self.is_seated:
-            raise ProtocolError(f"there is no model {track!r}", code="model_not_found")
+            raise ProtocolError(f"there is no model {track.name!r}", code="model_not_found")
 
 
 class World:
@@ -166,23 +169,34 @@ class World:
         """Start the daemon's loop anew, as after a restart."""
         self.models.is_seated = False
         self.database = Database(self.home / "models" / "lorad.sqlite3")
-        self.registry = Registry(self.home / "models" / "chat")
-        self.cycle = Cycle(
-            settings=self.settings,
-            database=self.database,
-            inbox=Inbox(self.home / "inbox", self.settings.inbox, ("chat",), self.home / "models" / "drops"),
-            registries={"chat": self.registry},
-            tracks=self.models,
-            executor=self.models,
-            base_folder=lambda name: self.home / "models" / "base" / name,
+        self.ledger = Ledger(self.database)
+        self.tracks = dict(all_tracks(Home(self.home), self.settings, self.database))
+        self.track = self.tracks["chat"]
+        self.registry = self.track.registry
+        self.inbox = Inbox(
+            self.home / "inbox", self.settings.inbox, ("chat",), self.home / "models" / "drops"
         )
-        self.cycle.recover(self.now)
+        self.wire(InProcessReader())
+        self.loop.recovery.recover(self.now)
         self.models.is_seated = True
-        self.cycle.serve_all(self.ticks)
+        self.loop.served.serve_all(self.ticks)
+
+    def wire(self, reader):
+        """Put the loop together from what there is; it has no memory of the one before."""
+        self.reader = reader
+        self.loop = LearningLoop(
+            settings=self.settings,
+            tracks=self.tracks,
+            ledger=self.ledger,
+            inbox=self.inbox,
+            reader=reader,
+            models=self.models,
+            executor=self.models,
+        )
 
     def archive(self):
         """Return what the daemon tells of this home."""
-        return Archive({"chat": self.registry}, self.cycle.ledger, self.cycle.memory)
+        return Archive(self.tracks, self.ledger)
 
     def drop(self, name, examples):
         path = self.home / "inbox" / name
@@ -191,10 +205,10 @@ class World:
 
     def pass_time(self, seconds=6.0):
         """Look, wait until dropped files have rested, look again."""
-        self.cycle.step(self.now, self.ticks)
+        self.loop.step(self.now, self.ticks)
         self.now += seconds
         self.ticks += seconds
-        self.cycle.step(self.now, self.ticks)
+        self.loop.step(self.now, self.ticks)
 
     def learn(self, name, examples, **measured):
         """Drop a file and let its session end well."""
@@ -208,7 +222,7 @@ class World:
         return files.read_json(self.models.sessions[-1].folder / "request.json")
 
     def job(self):
-        return self.cycle.ledger.jobs()[0]
+        return self.ledger.jobs()[0]
 
     def done(self):
         return sorted(path.name for path in (self.home / "inbox" / "done").rglob("*.json"))

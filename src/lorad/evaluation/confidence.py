@@ -31,10 +31,10 @@ class Question:
 
 
 def find_questions(
-    memory: Memory, track: str, lineage: Sequence[str], held_out: Sequence[Example] = ()
+    memory: Memory, lineage: Sequence[str], held_out: Sequence[Example] = ()
 ) -> list[Question]:
     """Return what the version at the head of ``lineage`` must know, and those of ``held_out`` that it never saw."""
-    learned = [known.example for known in memory.learned(track, lineage)]
+    learned = [known.example for known in memory.learned(lineage)]
     asked = {example.input_id for example in learned}
     unseen = [example for example in held_out if example.input_id not in asked]
     return [

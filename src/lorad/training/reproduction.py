@@ -54,9 +54,9 @@ def prepare(registry: Registry, memory: Memory, version: str, base: Path, folder
     if order.parent_version and order.parent:
         parent = str(_parent(registry, order.parent_version, version))
     order = _at(order, str(base), parent)
-    new = memory.named(order.track, told["materials"]["new"])
+    new = memory.named(told["materials"]["new"])
     right = dict(told["materials"]["old"])
-    old = memory.named(order.track, list(right))
+    old = memory.named(list(right))
     gone = len(told["materials"]["new"]) + len(right) - len(new) - len(old)
     if gone:
         raise RegistryError(

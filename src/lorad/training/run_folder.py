@@ -22,6 +22,7 @@ from lorad.errors import TrainingError
 from lorad.records import Example, SessionResult, SessionSpec
 from lorad.storage import files
 from lorad.storage.memory import Recalled
+from lorad.track import Track
 from lorad.versions import old_papers, papers
 
 REQUEST = "request.json"
@@ -215,3 +216,13 @@ def from_row(row: dict[str, Any]) -> Recalled:
     """Return the old example of a line of ``old.jsonl``."""
     known = {name: value for name, value in row.items() if name != "right"}
     return Recalled(example=records.restore(Example, known), right=row["right"])
+
+
+def of_job(track: Track, job: int) -> RunFolder:
+    """Return where a job's session runs."""
+    return RunFolder(track.registry.candidates / f"job-{job}")
+
+
+def refused(track: Track, job: int) -> RunFolder:
+    """Return where a job's candidate is kept that was refused."""
+    return RunFolder(track.registry.rejected / f"job-{job}")

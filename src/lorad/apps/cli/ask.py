@@ -11,6 +11,7 @@ from lorad.apps.cli.options import Json
 from lorad.apps.screens import state_text, terminal
 from lorad.errors import ConfigError, LoradError
 from lorad.serving.client import Client
+from lorad.serving.completions import Completion
 
 app = typer.Typer()
 
@@ -63,14 +64,14 @@ def ask(
         raise typer.Exit(0 if max_tokens else 1)
 
 
-def _print_whole(answer: dict[str, Any], *, as_json: bool) -> tuple[str | None, int | None]:
+def _print_whole(answer: Completion, *, as_json: bool) -> tuple[str | None, int | None]:
     """Print an answer; return its finish reason and its number of tokens."""
-    choice = answer["choices"][0]
+    choice = answer.choices[0]
     if as_json:
         terminal.write_json(answer)
     else:
-        terminal.write(choice["message"]["content"])
-    return choice.get("finish_reason"), answer.get("usage", {}).get("completion_tokens")
+        terminal.write(choice.message.content)
+    return choice.finish_reason, answer.usage.completion_tokens
 
 
 def _asked(question: str | None) -> str:

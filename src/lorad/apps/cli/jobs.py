@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +19,8 @@ from lorad.apps.cli.options import Interval, Json
 from lorad.apps.screens import state_text, tables, terminal
 from lorad.errors import ConfigError
 from lorad.home import find_home
+from lorad.records import Job
+from lorad.serving.answers import Event, Status
 from lorad.serving.client import Client
 
 app = typer.Typer()
@@ -61,34 +64,37 @@ def wait(
     if as_json:
         terminal.write_json({"ok": has_succeeded, "ended": [end.record for end in ends]})
     for end in [] if as_json else ends:
-        line = state_text.job_result(end.record) if end.is_job else state_text.event_line(end.record)
-        terminal.say(line, err=not end.is_good)
+        terminal.say(_told(end.record), err=not end.is_good)
     raise typer.Exit(0 if has_succeeded else 1)
 
 
-def _snapshots_with_events(client: Client) -> Callable[[], Any]:
+def _told(ended: Job | Event) -> str:
+    return state_text.job_result(ended) if isinstance(ended, Job) else state_text.event_line(ended)
+
+
+def _snapshots_with_events(client: Client) -> Callable[[], Status]:
     """Return a function that takes snapshots with all events since the last one; the daemon's own have only the newest."""
     seen: int | None = None
 
-    def take() -> Any:
+    def take() -> Status:
         nonlocal seen
         snapshot = client.status()
         if seen is None:
-            newest = max((event["id"] for event in snapshot["events"]), default=0)
+            newest = max((event.id for event in snapshot.events), default=0)
             seen = max(0, newest - EVENTS_BEFORE)
-        events = client.events(seen)["events"]
-        seen = max([seen, *(event["id"] for event in events)])
-        return snapshot | {"events": events}
+        events = client.events(seen).events
+        seen = max([seen, *(event.id for event in events)])
+        return replace(snapshot, events=events)
 
     return take
 
 
 @contextlib.contextmanager
-def _progress(interval: float) -> Iterator[Callable[[Any], None]]:
+def _progress(interval: float) -> Iterator[Callable[[Status], None]]:
     """Return a pause between two snapshots, which updates one line of standard error on a terminal."""
     is_terminal = sys.stderr.isatty()
 
-    def rest(snapshot: Any) -> None:
+    def rest(snapshot: Status) -> None:
         if is_terminal:
             line = state_text.progress(snapshot)[: shutil.get_terminal_size().columns - 1]
             terminal.redraw(line)
@@ -164,7 +170,7 @@ def resume(ctx: typer.Context, job: ResumedJob = None, checkpoint: FromCheckpoin
         connect(ctx).resume()
         terminal.say("resumed")
         return
-    behind = connect(ctx).resume_job(job, checkpoint)["checkpoint"]
+    behind = connect(ctx).resume_job(job, checkpoint).checkpoint
     where = (
         f"continues after {behind} if its data and settings are unchanged"
         if behind

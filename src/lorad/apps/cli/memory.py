@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,7 +71,7 @@ def memory_export(
     terminal.say(f"wrote {state_text.plural(count, 'example')} to {file}")
 
 
-def _readable(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _readable(rows: Iterator[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     """Yield the readable rows, and report the others."""
     for row in rows:
         if "unreadable" in row:
@@ -150,26 +150,24 @@ def forget(
     client = connect(ctx)
     if dry_run or not yes:
         meant = client.forget(track, selector, dry_run=True)
-        for example in meant["examples"]:
-            terminal.say(f"  {example['question']}  →  {example['answer']}")
-        more = meant["forgotten"] - len(meant["examples"])
+        for example in meant.examples:
+            terminal.say(f"  {example.question}  →  {example.answer}")
+        more = meant.forgotten - len(meant.examples)
         if more:
             terminal.say(f"  … and {more} more")
-        count = state_text.plural(meant["forgotten"], "example")
-        told = f"; {meant['told']}" if meant["forgotten"] and "told" in meant else ""
-        if dry_run or not meant["forgotten"]:
+        count = state_text.plural(meant.forgotten, "example")
+        told = f"; {meant.told}" if meant.forgotten and meant.told else ""
+        if dry_run or not meant.forgotten:
             terminal.say(f"{selector!r} matches {count}; nothing was forgotten{told}")
             return
         if not typer.confirm(f"Forget {count}?"):
             raise typer.Exit(1)
     done = client.forget(track, selector)
-    terminal.say(
-        f"forgot {state_text.plural(done['forgotten'], 'example')}; {done.get('told', '')}".rstrip("; ")
-    )
+    terminal.say(f"forgot {state_text.plural(done.forgotten, 'example')}; {done.told}".rstrip("; "))
 
 
 @app.command()
 def consolidate(ctx: typer.Context, track: Track = "chat", refit: Refit = False) -> None:
     """Compress all that was learned into one small adapter."""
     job = connect(ctx).consolidate(track, refit=refit)
-    terminal.say(f"queued job {job['id']}; wait for it with: lorad wait --job {job['id']}")
+    terminal.say(f"queued job {job.id}; wait for it with: lorad wait --job {job.id}")

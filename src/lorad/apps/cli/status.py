@@ -46,12 +46,12 @@ def events(
         terminal.write_json(client.events())
         return
     while True:
-        for event in client.events(after)["events"]:
+        for event in client.events(after).events:
             if as_json:
                 terminal.write_json(event, indent=None)
             else:
                 terminal.say(tables.event(event))
-            after = event["id"]
+            after = event.id
         if not follow:
             return
         time.sleep(interval)

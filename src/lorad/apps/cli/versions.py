@@ -46,7 +46,7 @@ def _versions(ctx: typer.Context, track: Track = "chat", as_json: Json = False) 
 @group.command("latest")
 def versions_latest(ctx: typer.Context, track: Track = "chat") -> None:
     """Print the name of the latest version."""
-    latest = connect_or_read(ctx).versions(track)["latest"]
+    latest = connect_or_read(ctx).versions(track).latest
     if latest is None:
         raise RegistryError(
             f"{track} has no latest version, so its base serves; drop a file, or go back to a version with: "
@@ -73,28 +73,28 @@ def versions_add(ctx: typer.Context) -> None:
 @group.command("pin")
 def versions_pin(ctx: typer.Context, version: OneVersion, track: Track = "chat") -> None:
     """Protect a version from pruning."""
-    pinned = connect(ctx).pin(track, version, pinned=True)["version"]
+    pinned = connect(ctx).pin(track, version, pinned=True).version
     terminal.say(f"{pinned} is pinned; undo it with: lorad versions unpin {pinned}")
 
 
 @group.command("unpin")
 def versions_unpin(ctx: typer.Context, version: OneVersion, track: Track = "chat") -> None:
     """Allow a version to be pruned again."""
-    unpinned = connect(ctx).pin(track, version, pinned=False)["version"]
+    unpinned = connect(ctx).pin(track, version, pinned=False).version
     terminal.say(f"{unpinned} is no longer pinned")
 
 
 @group.command("tag")
 def versions_tag(ctx: typer.Context, version: OneVersion, name: Tag, track: Track = "chat") -> None:
     """Give a version a tag; another version with this tag loses it."""
-    tagged = connect(ctx).tag(track, version, name)["version"]
+    tagged = connect(ctx).tag(track, version, name).version
     terminal.say(f"{tagged} has the tag {name}; ask it with: lorad ask --model {track}@{name} QUESTION")
 
 
 @group.command("untag")
 def versions_untag(ctx: typer.Context, version: OneVersion, name: Tag, track: Track = "chat") -> None:
     """Remove a tag from a version."""
-    untagged = connect(ctx).tag(track, version, name, remove=True)["version"]
+    untagged = connect(ctx).tag(track, version, name, remove=True).version
     terminal.say(f"{untagged} no longer has the tag {name}")
 
 
@@ -115,9 +115,9 @@ def versions_prune(
     if as_json:
         terminal.write_json(answer)
         return
-    for version, why in answer["pruned"].items():
+    for version, why in answer.pruned.items():
         terminal.say(f"{'would remove' if dry_run else 'removed'} {version}: {why}")
-    if not answer["pruned"]:
+    if not answer.pruned:
         terminal.say(
             "no version is beyond the limits; latest, previous, pinned and tagged versions are always kept"
         )
@@ -150,5 +150,5 @@ def retention(
 def rollback(ctx: typer.Context, to: Target = None, track: Track = "chat") -> None:
     """Serve an earlier version again, or the base model."""
     now = connect(ctx).rollback(track, to)
-    latest, previous = now["latest"] or "none", now["previous"] or "none"
-    terminal.say(f"{now['serving'] or 'the base'} serves; latest is {latest}, previous is {previous}")
+    latest, previous = now.latest or "none", now.previous or "none"
+    terminal.say(f"{now.serving or 'the base'} serves; latest is {latest}, previous is {previous}")

@@ -8,13 +8,13 @@ the base.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from lorad.errors import ProtocolError, RegistryError
+from lorad.serving.answers import Remains
 from lorad.states import JobState, VersionState
 from lorad.storage.ledger import Ledger
-from lorad.storage.memory import Memory
+from lorad.track import Track
 from lorad.training.run_folder import RunFolder
 from lorad.versions import merged_copy
 from lorad.versions.store import Registry
@@ -23,27 +23,10 @@ TOLD = 10
 """Names in one list of a sentence."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Remains:
-    """What holds forgotten words, and what becomes of it."""
-
-    versions: Mapping[str, tuple[str, ...]]
-    """Each with what keeps it from being pruned: latest, previous, pinned, tags."""
-    copies: tuple[str, ...]
-    """Folders of the home that are copies of such versions."""
-    files: tuple[str, ...]
-    """Names of the dropped files that brought the words."""
-    restarted: tuple[int, ...]
-    """Jobs whose sessions run, and begin anew without them."""
-    removed: tuple[int, ...]
-    """Jobs whose kept candidates, checkpoints and logs go."""
-
-
-def find(
-    registry: Registry, memory: Memory, ledger: Ledger, track: str, ids: Collection[str], running: int | None
-) -> Remains:
-    """Return what holds these examples."""
-    held = versions(registry, ledger, ids, memory.learned_in(track, ids))
+def find(track: Track, ledger: Ledger, ids: Collection[str], running: int | None) -> Remains:
+    """Return what holds these examples; ``running`` is the job whose session runs."""
+    registry, memory = track.registry, track.memory
+    held = versions(registry, ledger, ids, memory.learned_in(ids))
     marks = _marks(registry.tracker.read())
     kept = [
         number
@@ -55,7 +38,7 @@ def find(
     return Remains(
         versions={version: marks.get(version, ()) for version in held},
         copies=tuple(_copies(registry, held)),
-        files=tuple(ledger.drop_names(memory.drops_of(track, ids))),
+        files=tuple(ledger.drop_names(memory.drops_of(ids))),
         restarted=tuple(again),
         removed=tuple(sorted({*kept, *left} - {*again})),
     )

@@ -109,7 +109,7 @@ def _prepare(
     folder = registry.verify(version, bases.read_fingerprint(base))
     unseen = _unseen(place, settings, track, held_out) if held_out else ()
     with contextlib.closing(Database(place.database)) as database:
-        questions = confidence.find_questions(Memory(database), track, registry.lineage(version), unseen)
+        questions = confidence.find_questions(Memory(database, track), registry.lineage(version), unseen)
     longest = max(row.max_length for row in settings.planner.table)
     held = bases.load_to_answer(base, settings.engine.device, settings.training.dtype)
     model = confidence.CalibratedModel(folder, held, find(chosen.task), longest)

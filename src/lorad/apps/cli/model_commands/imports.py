@@ -82,7 +82,7 @@ def versions_add(
     loaded = bases.load_base(base_folder, torch.float32)
     found = import_version.read(source, loaded, settings.training.max_rank)
     with contextlib.closing(Database(place.database)) as database, registry.adopting() as candidate:
-        examples = Memory(database).all(track, registry.lineage(registry.latest))
+        examples = Memory(database, track).all(registry.lineage(registry.latest))
         usable, _ = encode(find(settings.tracks[track].task), loaded.tokenizer, examples)
         deck = import_version.write(
             found, candidate, base_folder, loaded, [rows for _, rows in usable[:2]], origin
@@ -100,7 +100,7 @@ def versions_add(
         registry.promote(candidate, record, time.time(), version)
         if set_latest:
             _serve(place, settings, registry, track, version)
-            Memory(database).record_recall(track, version, right)
+            Memory(database, track).record_recall(version, right)
     recalled = sum(right.values())
     say(
         {

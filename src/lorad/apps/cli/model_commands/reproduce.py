@@ -46,7 +46,7 @@ def reproduce_version(
     with registry.reproducing(version, keep=keep) as path:
         folder = RunFolder(path)
         with contextlib.closing(Database(place.database)) as database:
-            reproduction.prepare(registry, Memory(database), version, base_folder, folder)
+            reproduction.prepare(registry, Memory(database, track), version, base_folder, folder)
         _run_session(folder, LocalExecutor(nice=settings.training.nice), quiet=as_json)
         found = reproduction.compare(registry, version, folder)
         folder.remove_words()
