@@ -26,7 +26,7 @@ from lorad.errors import ConfigError
 from lorad.home import find_home
 from lorad.models import bases
 from lorad.storage import files, permissions
-from lorad.tasks import find
+from lorad.tasks import Task, find
 
 app = typer.Typer()
 base_app = typer.Typer(cls=terminal.Commands, no_args_is_help=True, help="Add and list base models.")
@@ -51,12 +51,16 @@ def base_add(
     name: Annotated[
         str | None, typer.Option("--name", help="Its name in models/base; default: from the source.")
     ] = None,
+    task: Annotated[
+        str, typer.Option("--task", help="The task that will use it: chat, or your own as module:Class.")
+    ] = "chat",
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Store a base model as safetensors with its tokenizer and fingerprint, and test its chat template."""
+    """Store a base model as safetensors with its tokenizer and fingerprint, and test it for the task that will use it."""
     os.umask(permissions.UMASK)
     place = find_home(home)
+    find(task)
     name = name or Path(source).expanduser().resolve().name.lower()
     target = named_base(place, name)
     if (target / bases.FINGERPRINT).is_file():
@@ -81,7 +85,7 @@ def base_add(
             folder,
             target,
             gguf,
-            lambda *places: tried.extend(_make_base(*places)),
+            lambda *places: tried.extend(_make_base(*places, task)),
         )
     trials = [trial for trial in tried if trial["status"] != "ok"]
     say(
@@ -98,14 +102,14 @@ def base_add(
     )
 
 
-def _make_base(source: Path, target: Path, gguf: str | None) -> list[dict[str, Any]]:
-    """Convert a model in a child process, within limits that depend on its size; return its template's trials."""
+def _make_base(source: Path, target: Path, gguf: str | None, task: str) -> list[dict[str, Any]]:
+    """Convert a model in a child process, within limits that depend on its size; return its trials for a task."""
     heavy = [source / gguf] if gguf else [path for path in source.glob("*.safetensors") if path.is_file()]
     held = sum(path.stat().st_size for path in heavy)
     memory = LEAST_MEMORY + MOST_COPIES * held
     stages = {
         f"loading {source.name}": LOADING_SECONDS + held / SLOWEST_DISK,
-        f"testing the chat template of {source.name}": TRYING_SECONDS,
+        f"testing {source.name} for {find(task).name}": TRYING_SECONDS,
     }
     made: list[dict[str, Any]] = confined.run(
         [
@@ -119,6 +123,7 @@ def _make_base(source: Path, target: Path, gguf: str | None) -> list[dict[str, A
             str(target),
             gguf or "",
             str(memory),
+            task,
         ],
         stages,
         memory,
@@ -127,20 +132,20 @@ def _make_base(source: Path, target: Path, gguf: str | None) -> list[dict[str, A
 
 
 @app.command("make-base", hidden=True)
-def make_base(source: Path, target: Path, gguf: str, memory: int) -> None:
+def make_base(source: Path, target: Path, gguf: str, memory: int, task: str) -> None:
     """Run the part of ``base add`` that needs a child process."""
 
     def act(tell: Callable[[str], None]) -> list[dict[str, Any]]:
-        bases.make_base(source, target, gguf or None)
+        bases.make_base(source, target, gguf or None, find(task).head)
         tell("loading")
-        return _try_template(target)
+        return _try(find(task), target)
 
     confined.answer(act, memory)
 
 
-def _try_template(folder: Path) -> list[dict[str, Any]]:
-    """Return the trials of a base's chat template; raise ``ConfigError`` if it has one that cannot be used."""
-    tokenizer, task = bases.load_tokenizer(folder), find("chat")
+def _try(task: Task, folder: Path) -> list[dict[str, Any]]:
+    """Return the trials of a base for a task; raise ``ConfigError`` if one shows that it cannot be used."""
+    tokenizer = bases.load_tokenizer(folder)
     if trials := task.trials(tokenizer):
         task.check_tokenizer(tokenizer)
     return [records.as_json(trial) for trial in trials]
