@@ -11,7 +11,7 @@ from pathlib import Path
 from lorad.errors import ConfigError
 
 SOCKET_PATH_LIMIT = 103
-"""Bytes; macOS allows 103, Linux 107."""
+"""Bytes; macOS allows 103, Linux 107, and a home may move from one to the other."""
 
 
 APART = ".drops"
@@ -66,7 +66,7 @@ def check_socket_path(path: Path) -> None:
     if len(os.fsencode(path)) > SOCKET_PATH_LIMIT:
         raise ConfigError(
             f"the socket path {path} is longer than {SOCKET_PATH_LIMIT} bytes; set server.socket to a shorter, absolute one",
-            code="socket_path",
+            code="socket_path_too_long",
         )
 
 
