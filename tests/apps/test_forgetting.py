@@ -214,8 +214,8 @@ def told(world, selector=WORD):
 def test_a16_the_versions_that_hold_it_are_named_with_what_keeps_them(world):
     world.learn("doors.json", DOORS)
     world.learn("gates.json", GATES)
-    world.registry.pin("v0.1", pinned=True)
-    world.registry.tag("v0.1", "gold")
+    world.registry.tracker.pin("v0.1", pinned=True)
+    world.registry.tracker.tag("v0.1", "gold")
 
     remains, sentence = told(world)
 

@@ -102,7 +102,7 @@ def test_a13_whatever_is_said_of_a_version_is_checked_first(track, theirs, words
 
 
 def test_a13_what_is_brought_is_made_in_a_place_of_its_own_by_one_at_a_time(track, theirs):
-    with track.registry.adopting(), pytest.raises(LoradError, match="another lorad process"):
+    with track.registry.workspace.adopting(), pytest.raises(LoradError, match="another lorad process"):
         typed(track, "versions", "add", "v0.9", theirs)
 
     # what a kill has left of an earlier one goes
@@ -295,11 +295,11 @@ def test_a13_a_base_replaces_nothing_but_a_damaged_base(tmp_path):
 
 
 def test_a13_what_was_made_again_and_kept_is_not_removed_by_the_next(track):
-    with track.registry.reproducing("v0.1", keep=True) as folder:
+    with track.registry.workspace.reproducing("v0.1", keep=True) as folder:
         files.write_json(folder / "first.json", {})
-    with track.registry.reproducing("v0.1", keep=False) as folder:
+    with track.registry.workspace.reproducing("v0.1", keep=False) as folder:
         files.write_json(folder / "second.json", {})
-    with pytest.raises(RegistryError), track.registry.reproducing("v0.1", keep=True):
+    with pytest.raises(RegistryError), track.registry.workspace.reproducing("v0.1", keep=True):
         raise RegistryError("it failed")
 
     kept = track.registry.folder / "reproduced"

@@ -71,8 +71,8 @@ ORDERS = {
     "resume": lambda world: world.loop.commands.resume(3, None, world.now),
     "cancel": lambda world: world.loop.commands.cancel(4, world.now),
     "consolidate": lambda world: world.loop.commands.consolidate(world.track, world.now, refit=True),
-    "pin": lambda world: world.registry.pin("v0.1", pinned=True),
-    "tag": lambda world: world.registry.tag("v0.1", "gold"),
+    "pin": lambda world: world.registry.tracker.pin("v0.1", pinned=True),
+    "tag": lambda world: world.registry.tracker.tag("v0.1", "gold"),
 }
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lorad.evaluation.retention import Retention
-from lorad.records import Drop, Evaluation, Job
+from lorad.records import Drop, Evaluation, Job, Verdict
 from lorad.serving.record_json import RecordError, read, rest
 from lorad.states import VersionState
 
@@ -373,6 +373,8 @@ class Explanation:
     failed: tuple[str, ...] = ()
     """The names of the checks that failed."""
     evaluation: Evaluation | None = None
+    today: Verdict | None = None
+    """What the judge would say by today's settings, where it would decide otherwise; it changes nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

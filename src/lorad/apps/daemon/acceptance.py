@@ -16,7 +16,9 @@ from lorad.apps.daemon.loop_state import LoopState
 from lorad.apps.daemon.ports import ModelPort, Reader
 from lorad.config import InboxSettings
 from lorad.datasets import reader, sidecar
-from lorad.datasets.inbox.inbox import Inbox, InboxFile, Taken, unchanged
+from lorad.datasets.inbox.drop_folders import InboxFile
+from lorad.datasets.inbox.inbox import Inbox
+from lorad.datasets.inbox.taken_files import Taken, unchanged
 from lorad.errors import ProtocolError, SampleError, TransientError
 from lorad.log import get_logger
 from lorad.records import Drop, Job

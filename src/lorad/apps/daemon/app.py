@@ -183,7 +183,7 @@ class App:
 
     def _wire_api(self) -> None:
         started_at = time.time()
-        archive = Archive(self.tracks, self.ledger)
+        archive = Archive(self.tracks, self.ledger, self.settings.judge)
         self.snapshot = Snapshot(
             home=self.home,
             started_at=started_at,
@@ -279,7 +279,7 @@ class App:
             self.inbox.rely_on_events()
 
     def _look(self) -> None:
-        self.inbox.look()
+        self.inbox.request_scan()
         self._turn.wake.set()
 
     def _thread(self, name: str, work: Callable[[], object]) -> None:

@@ -13,7 +13,10 @@ from lorad.apps.daemon.acceptance import Acceptance
 from lorad.apps.daemon.backoff import Attempts
 from lorad.config import InboxSettings
 from lorad.datasets.inbox import failures
-from lorad.datasets.inbox.inbox import PATIENCE, Inbox, InboxFile, RejectedEntry
+from lorad.datasets.inbox.drop_folders import InboxFile
+from lorad.datasets.inbox.inbox import Inbox
+from lorad.datasets.inbox.rejected_entries import RejectedEntry
+from lorad.datasets.inbox.settling import PATIENCE
 from lorad.errors import ProtocolError, SampleError, TransientError, describe
 from lorad.log import get_logger
 from lorad.records import Drop
@@ -76,7 +79,7 @@ class Intake:
         self._tell_full(ready, room, now)
         for file in ready[:most]:
             self._attempt(file, ticks, partial(self.take, file, now), partial(self._inbox.leave, file.path))
-        for entry in self._inbox.strangers():
+        for entry in self._inbox.rejected():
             leave = partial(self._inbox.leave, entry.file.path)
             self._attempt(entry.file, ticks, partial(self._refuse, entry, now), leave)
 
@@ -183,19 +186,19 @@ class Intake:
                 act()
             except Exception as error:
                 if not failures.ends_file(error, self._attempts.backoff.tries(file.path) + 1):
-                    self._inbox.held[file.path] = str(error) or type(error).__name__
+                    self._inbox.delayed[file.path] = str(error) or type(error).__name__
                     raise
                 # an exception's traceback says what it is
                 tell = log.warning if isinstance(error, SampleError) else log.exception
                 tell("file_ended", file=file.name, **describe(error))
                 end(failures.as_reason(file.name, error))
-            self._inbox.held.pop(file.path, None)
+            self._inbox.delayed.pop(file.path, None)
 
         self._attempts.attempt(file.path, ticks, attempt)
 
     def why_waiting(self, file: InboxFile) -> str:
         """Return why a file is not taken or accepted yet, as far as it is known."""
-        return self._inbox.held.get(file.path) or self._attempts.why(file.path)
+        return self._inbox.delayed.get(file.path) or self._attempts.why(file.path)
 
 
 def least_rest(settle_seconds: float, error: Exception) -> float:
