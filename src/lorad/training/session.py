@@ -235,7 +235,9 @@ class Session:
         if found is None:
 
             def tell(done: int, total: int) -> None:
-                self.report({"phase": f"asking the base, once for all sessions: {done} of {total} texts"})
+                self.report(
+                    {"phase": f"recording the base's answers, once for all sessions: {done} of {total} texts"}
+                )
 
             found = distillation.make(path, base.model, base.tokenizer, task, base.fingerprint, tell)
         return found
@@ -277,8 +279,8 @@ class Session:
             )
         if outcome.returned_to:
             self._notes.append(
-                f"training went on to round {len(outcome.history)} and brought no more, so the weights are those of round "
-                f"{outcome.returned_to}, which tested better"
+                f"training continued to round {len(outcome.history)} without improvement, so the weights of round "
+                f"{outcome.returned_to} are used, which tested better"
             )
         model.eval()
         sample = [lesson.row for lesson in lessons[:PROBES]]

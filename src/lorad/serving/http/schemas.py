@@ -303,7 +303,7 @@ def _in_order_of_calls(said: Sequence[dict[str, Any]], given: Sequence[Any]) -> 
         if message["role"] != "tool":
             is_called = "tool_calls" in message
         elif not is_called:
-            raise _refused(f"messages[{index}]", "what a tool said must follow the call of it", "no_call")
+            raise _refused(f"messages[{index}]", "the result of a tool must follow its call", "no_call")
     try:
         return [said[place] for place in tool_calls.order(given)]
     except BadRow as problem:
