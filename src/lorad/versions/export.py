@@ -76,6 +76,12 @@ def export(
     written does not answer like the version.
     """
     check(target, form)
+    if peft_io.read_labels(version):
+        raise ConfigError(
+            f"{version.name} brings a head of its own, which no export holds yet; its folder {version} is a standard PEFT "
+            "adapter already",
+            code="has_head",
+        )
     with files.beside(target) as scratch:
         made = scratch / "made"
         made.mkdir()

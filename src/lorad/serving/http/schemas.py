@@ -29,6 +29,9 @@ STOPS = 16
 STOP_LENGTH = 256
 """Maximum number of stop texts, and of their characters: each generated token is compared with all of them."""
 
+INPUTS = 64
+"""Inputs of one request for predictions: they go through the model together."""
+
 NAME_LENGTH = 255
 """Maximum characters of a name: of a track, a version, a tag, a checkpoint."""
 
@@ -161,6 +164,15 @@ class ResumeBody(Body):
     example: ClassVar[str] = '{"checkpoint": "round-0003"}'
 
     checkpoint: str | None = _NAME
+
+
+class PredictBody(Body):
+    """Inputs to be answered with data; what one is, the track's task says: a text, say."""
+
+    example: ClassVar[str] = '{"model": "mail", "inputs": ["Win a prize now"]}'
+
+    model: str = Field(max_length=2 * NAME_LENGTH)
+    inputs: list[Any] = Field(min_length=1, max_length=INPUTS)
 
 
 class RollbackBody(Body):
