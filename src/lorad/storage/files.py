@@ -48,7 +48,7 @@ def passing_errors(doing: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in PASSING:
             raise TransientError(
-                f"{doing}: {error.strerror}; it is tried again later",
+                f"{doing}: {error.strerror}; lorad will retry",
                 code="disk" if error.errno != errno.ENOMEM else "memory",
             ) from error
         raise
