@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from lorad.errors import ConfigError, RegistryError
 from lorad.evaluation import metrics
 from lorad.models import adapter_stack, adapters, bases, hardware, peft_io
-from lorad.storage import files
+from lorad.storage import files, targets
 from lorad.tasks.chat import Chat
 from lorad.versions import export_template, llamacpp, modelfile
 from lorad.versions.loader import keep_tokenizer
@@ -76,7 +76,13 @@ def export(
     written does not answer like the version.
     """
     check(target, form)
-    with files.beside(target) as scratch:
+    if peft_io.read_labels(version):
+        raise ConfigError(
+            f"{version.name} brings a head of its own, which no export holds yet; its folder {version} is a standard PEFT "
+            "adapter already",
+            code="has_head",
+        )
+    with targets.beside(target) as scratch:
         made = scratch / "made"
         made.mkdir()
         told = _make(version, base, made, form, strict=strict)
@@ -84,7 +90,7 @@ def export(
             files.write_json(made / name, content)
         open_as_usual(made)
         files.sync_tree(made)
-        files.put(made, target)
+        targets.put(made, target)
     return told
 
 
@@ -95,7 +101,7 @@ def check(target: Path, form: str, home: Path | None = None) -> None:
     """
     if form not in FORMATS:
         raise ConfigError(f"there is no format {form!r}; known: {', '.join(FORMATS)}", code="no_such_format")
-    files.check_new(target)
+    targets.check_new(target)
     place = target.resolve()
     for own in (home / name for name in ("inbox", "models") if home):
         if place.is_relative_to(own.resolve()):

@@ -25,7 +25,7 @@ from lorad.apps.screens import terminal
 from lorad.errors import ConfigError
 from lorad.home import find_home
 from lorad.models import bases
-from lorad.storage import files, permissions
+from lorad.storage import files, locks, permissions, targets
 from lorad.tasks import find
 
 app = typer.Typer()
@@ -89,7 +89,7 @@ def _intact_fingerprint(target: Path) -> str | None:
 def _store(source: str, target: Path) -> tuple[str, list[dict[str, Any]]]:
     """Find a model and store it as a base; return its fingerprint and what its chat template did not pass."""
     trials: list[dict[str, Any]] = []
-    with files.locked(target.parent / ".lock"), files.beside(target) as scratch:
+    with locks.locked(target.parent / ".lock"), targets.beside(target) as scratch:
         for left in target.parent.glob(".lorad-*"):  # left by a killed process: the lock is ours
             if left != scratch:
                 files.remove(left)

@@ -111,8 +111,9 @@ def _prepare(
     with contextlib.closing(Database(home.database)) as database:
         questions = confidence.find_questions(Memory(database, track), registry.lineage(version), unseen)
     longest = max(row.max_length for row in settings.planner.table)
-    held = bases.load_to_answer(base, settings.engine.device, settings.training.dtype)
-    model = confidence.CalibratedModel(folder, held, find(settings.tracks[track].task), longest)
+    task = find(settings.tracks[track].task)
+    held = bases.load_to_answer(base, settings.engine.device, settings.training.dtype, task.head)
+    model = confidence.CalibratedModel(folder, held, task, longest)
     return model, questions
 
 
