@@ -349,6 +349,11 @@ class World:
             after = page[-1]["provenance"]["row"]
         return found
 
+    def missing(self, held: Counter[str] | None = None) -> list[str]:
+        """Return the answers that memory has to hold and does not."""
+        held = self.answers() if held is None else held
+        return [answer for answer in self.expected if not held[answer]]
+
     def events(self, *names: str) -> list[dict[str, Any]]:
         told = self.call("GET", "/api/events", after=0)["events"]
         return [event for event in told if event["name"] in names]
@@ -375,11 +380,12 @@ class World:
             if not wait(lambda: self.is_accepted(name)):
                 outcome.hung.append(f"{name}, dropped afterwards, is not accepted")
             self._spare(name)
+            wait(lambda: not self.missing(), 30)  # one that was dropped before may come to rest later
             held = self.answers()
         except (Wrong, LoradError, OSError) as error:
             outcome.hung.append(f"{type(error).__name__}: {error}"[:300])
             return
-        outcome.lost += [answer for answer in self.expected if not held[answer]]
+        outcome.lost += self.missing(held)
         outcome.wrong += [f"{answer} stands twice" for answer in self.expected if held[answer] > 1]
         outcome.entered += [answer for answer in held if SECRET in answer]
         after = self.precious()

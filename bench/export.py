@@ -24,9 +24,8 @@ import learn
 import report
 from lorad.config import load_settings
 from lorad.datasets import reader
-from lorad.evaluation import metrics
 from lorad.home import Home
-from lorad.models import bases, hardware, peft_io
+from lorad.models import bases, generation, hardware, peft_io
 from lorad.records import Example
 from lorad.storage import files
 from lorad.training import planner
@@ -88,10 +87,10 @@ def by_transformers(
     model = export._read_gguf(folder, base)
     ends = list(learn.TASK.stop_tokens(tokenizer))
     right = []
-    for begin in range(0, len(examples), metrics.TOGETHER):
-        some = examples[begin : begin + metrics.TOGETHER]
+    for begin in range(0, len(examples), generation.TOGETHER):
+        some = examples[begin : begin + generation.TOGETHER]
         prompts = [ask(tokenizer, example) for example in some]
-        said = metrics.continue_each(model, prompts, ends, longest(tokenizer, examples), do_sample=False)
+        said = generation.continue_each(model, prompts, ends, longest(tokenizer, examples), do_sample=False)
         texts = [learn.TASK.text(tokenizer, tokens) for tokens in said]
         right += [text == example.target for text, example in zip(texts, some, strict=True)]
         print(f"  {sum(right)} of {len(right)}", flush=True)

@@ -45,7 +45,8 @@ from lorad.models import adapters, bases, hardware, packing, peft_io, scoring  #
 from lorad.serving.client import Client  # noqa: E402
 from lorad.storage import files  # noqa: E402
 from lorad.tasks import find  # noqa: E402
-from lorad.versions.store import MANIFEST, TRACKER  # noqa: E402
+from lorad.versions.manifests import MANIFEST  # noqa: E402
+from lorad.versions.tracker import TRACKER  # noqa: E402
 
 VERSIONS = ("v0.1", "v0.2", "v0.3")
 SAME = 1e-4
@@ -300,7 +301,7 @@ def examine(root: Path, case: Case, before: dict[str, torch.Tensor]) -> dict[str
                     case.act(root)
                 for version in VERSIONS:
                     try:
-                        app.models_held.ensure_loaded("chat", version)
+                        app.models.ensure_loaded(app.tracks["chat"], version)
                     except LoradError as error:
                         found.append(f"{version}: {error.code}")
                         continue
@@ -313,7 +314,7 @@ def examine(root: Path, case: Case, before: dict[str, torch.Tensor]) -> dict[str
                     served.append(f"as {answering}")
                 found += [
                     f"{entry['version']}: {entry['state']}"
-                    for entry in app.registries["chat"].tracker()["checkpoints"]
+                    for entry in app.tracks["chat"].registry.tracker.read()["checkpoints"]
                     if entry["state"] != "intact"
                 ]
         except LoradError as error:
@@ -366,7 +367,7 @@ def main() -> None:
     make_home(sound)
     with started(sound) as app:
         for version in VERSIONS:
-            app.models_held.ensure_loaded("chat", version)
+            app.models.ensure_loaded(app.tracks["chat"], version)
         before = {version: logits(app, f"chat@{version}") for version in VERSIONS}
         before["base"] = logits(app, None)
     chance = random.Random(options.seed)

@@ -31,6 +31,7 @@ from typing import Any
 import psutil
 
 import report
+from lorad.apps.daemon.reading_process import ReadingProcess
 from lorad.config import InboxSettings
 from lorad.datasets import reader
 from lorad.datasets.isolated.reader_process import Reader
@@ -77,8 +78,6 @@ def read_plainly(path: Path) -> tuple[int, float]:
 
 
 def read_as_the_daemon(path: Path) -> tuple[int, float]:
-    from lorad.apps.daemon.app import ReadingProcess  # noqa: PLC0415 - loads torch, which the others' memory must not count
-
     made: list[ReadingProcess] = []
     process = Reader(
         LIMITS,
@@ -169,7 +168,7 @@ def start(home: Home) -> subprocess.Popen[bytes]:
 def is_ready(home: Home) -> bool:
     try:
         path = home.running_socket()
-        return path is not None and bool(Client(path).status()["ready"])
+        return path is not None and bool(Client(path).status().ready)
     except (LoradError, OSError):
         return False
 

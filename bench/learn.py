@@ -24,12 +24,16 @@ import report
 from lorad import records
 from lorad.config import Settings
 from lorad.datasets import reader
+from lorad.evaluation import metrics
 from lorad.home import Home
-from lorad.models import adapter_stack, bases, hardware, scoring
-from lorad.records import Encoded, SessionSpec
+from lorad.models import adapter_stack, bases, hardware
+from lorad.records import Encoded, SessionResult, SessionSpec
 from lorad.storage import files
 from lorad.tasks import find
 from lorad.training import planner
+from lorad.training.executors.local import LocalExecutor
+from lorad.training.run_folder import RunFolder
+from lorad.versions import papers
 
 CHECKOUT = report.BENCH.parent
 DATASET = CHECKOUT / "examples" / "campus_cs.json"
@@ -45,7 +49,7 @@ NOTES = (
     "same rows: rank 16, rate 1e-3, effective batch 8 (TRL as 8 x 1, its recall tests not counted, lorad's counted).",
     "",
     "`paraphrase_recall`: the same facts asked in quite other words; the whole answer must be right word for word. The aim",
-    "of 0.90 is missed by both: see DECISIONS.md. `reworded_recall`: the same nouns in another frame.",
+    "of 0.90 is missed by both: see bench/LOG.md. `reworded_recall`: the same nouns in another frame.",
 )
 
 
@@ -76,7 +80,7 @@ def encoded(tokenizer: Any, path: Path) -> list[Encoded]:
 
 
 def recall(model: Any, rows: list[Encoded]) -> float:
-    return sum(scoring.recalled(model, rows)) / len(rows)
+    return sum(metrics.recalled(find("chat"), model, rows)) / len(rows)
 
 
 def lorad_arm(base: Path) -> dict[str, Any]:
@@ -104,14 +108,14 @@ def lorad_arm(base: Path) -> dict[str, Any]:
                 for name, path in PARAPHRASES.items()
                 if path.exists()
             }
-        training = files.read_json(candidate / "metadata.json")["training"]
-        curves = files.read_json(candidate / "metadata.json")["curves"]
-    evaluation = result["evaluation"]
-    score = evaluation["scores"]["campus_cs"]
+        training = files.read_json(candidate / papers.METADATA)["training"]
+        curves = files.read_json(candidate / papers.METADATA)["curves"]
+    evaluation = result.evaluation
+    score = evaluation.scores["campus_cs"]
     reached = next((line["seconds"] for line in curves if line["tested"] and line["recall"] >= TARGET), None)
     return {
         "recall_before": round(before, 4),
-        "recall_after": round(score["right"] / score["total"], 4),
+        "recall_after": round(score.recall, 4),
         **{f"{name}_recall": round(value, 4) for name, value in paraphrased.items()},
         "seconds": training["session_seconds"],
         "seconds_to_recall": reached,
@@ -120,16 +124,14 @@ def lorad_arm(base: Path) -> dict[str, Any]:
         "tokens_per_second": training["tokens_per_second"],
         "peak_gib": training["peak_gib"],
         "dtype": plan.dtype,
-        "promoted": result["verdict"]["promote"],
-        "perplexity_rise": round(evaluation["perplexity"] / evaluation["perplexity_base"] - 1, 4),
-        "kl_base": round(evaluation["kl_base"], 4),
+        "promoted": result.verdict.promote,
+        "perplexity_rise": round(evaluation.perplexity / evaluation.perplexity_base - 1, 4),
+        "kl_base": round(evaluation.kl_base, 4),
         "curve": [[line["seconds"], line["recall"]] for line in curves],
     }
 
 
-def session(folder: Path, base: Path, plan: records.Plan, examples: Any) -> tuple[Path, dict[str, Any]]:
-    files.write_lines(folder / "new.jsonl", [records.as_json(example) for example in examples])
-    files.write_lines(folder / "old.jsonl", [])
+def session(folder: Path, base: Path, plan: records.Plan, examples: Any) -> tuple[Path, SessionResult]:
     settings = {
         "training": SETTINGS.training.model_dump(),
         "judge": SETTINGS.judge.model_dump(),
@@ -147,11 +149,13 @@ def session(folder: Path, base: Path, plan: records.Plan, examples: Any) -> tupl
         plan=plan,
         settings=settings,
     )
-    files.write_json(folder / "request.json", records.as_json(order))
-    command = [sys.executable, "-m", "lorad.training.session", str(folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:  # an open pipe: the daemon is alive
-        assert process.wait() == 0, "the session failed"
-    return folder / "candidate", files.read_json(folder / "candidate" / "evaluation.json")
+    run = RunFolder(folder)
+    run.begin(order, examples, [])
+    running = LocalExecutor(nice=0).start(run)
+    while (status := running.poll(time.monotonic())) is None:
+        time.sleep(0.05)
+    assert status == 0, run.failure(status).message
+    return run.candidate, run.result()
 
 
 def trl_arm(base: Path, epochs: int = 20) -> dict[str, Any]:

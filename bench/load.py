@@ -25,8 +25,9 @@ from lorad.models import adapter_stack, adapters, bases, hardware, peft_io
 from lorad.records import Example
 from lorad.storage import files
 from lorad.tasks import find
-from lorad.versions import loader
-from lorad.versions.store import PromotionRecord, Registry
+from lorad.versions import loader, papers
+from lorad.versions.promotion import PromotionRecord
+from lorad.versions.store import Registry
 
 RANKS = (16, 64)
 FACTS = (
@@ -64,13 +65,13 @@ def make_version(base: bases.Base, source: Path, room: Path, rank: int) -> tuple
     for name in loader.TOKENIZER_FILES:
         if (source / name).is_file():
             files.write_bytes(candidate / name, (source / name).read_bytes())
-    files.write_json(candidate / loader.METADATA, {"framework": loader.environment("cpu", "float32")})
+    files.write_json(candidate / papers.METADATA, {"framework": loader.environment("cpu", "float32")})
     deck = adapter_stack.AdapterStack(base)
     deck.add("made", candidate)
     with deck.use("made") as model:
         facts = [Example(task="chat", input=[{"role": "user", "content": q}], target=a) for q, a in FACTS]
         rows = [find("chat").encode(base.tokenizer, fact) for fact in facts]
-        files.write_json(candidate / metrics.PROBES, metrics.probe(model, rows))
+        files.write_json(candidate / metrics.PROBES, metrics.probe(find("chat"), model, rows))
     deck.drop("made")
     birth = PromotionRecord(job=1, parent=None, base=base.fingerprint, description="random")
     return registry, registry.promote(candidate, birth, time.time())
@@ -90,8 +91,8 @@ def measure(
     found["header, config, tokenizer, environment"] = seconds(
         lambda: loader.check(folder, base, source, strict=False)
     )
-    whole = seconds(lambda: loader.load(deck, "it", folder, source))
-    found["probes"] = seconds(lambda: loader.prove(deck, "it", folder))
+    whole = seconds(lambda: loader.load(find("chat"), deck, "it", folder, source))
+    found["probes"] = seconds(lambda: loader.prove(find("chat"), deck, "it", folder))
     found["PEFT's call"] = whole - found["probes"] - found["header, config, tokenizer, environment"]
     deck.drop("it")
     return found

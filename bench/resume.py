@@ -9,11 +9,8 @@ same folder. Every run uses one thread.
 
 import argparse
 import json
-import os
 import random
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,11 +25,11 @@ sys.path.insert(0, str(TESTS))
 import tiny  # noqa: E402 - the tests' own model
 from training_runs import PLAN  # noqa: E402
 
-from lorad import records  # noqa: E402
 from lorad.config import Settings  # noqa: E402
 from lorad.models import adapters, bases, hardware, peft_io  # noqa: E402
 from lorad.records import SessionSpec  # noqa: E402
-from lorad.storage import files  # noqa: E402
+from lorad.training.executors.local import LocalExecutor  # noqa: E402
+from lorad.training.run_folder import RunFolder  # noqa: E402
 
 NOTES = (
     "kills: sessions killed; resumed: those that went on from a checkpoint (a kill in the first round leaves none);",
@@ -40,9 +37,10 @@ NOTES = (
     "steps_saved: share of the unbroken run's steps that the resumed ones did not repeat.",
 )
 ROUNDS = 30
+EXECUTOR = LocalExecutor(nice=0)
 
 
-def write_order(base: Path, folder: Path) -> None:
+def write_order(base: Path, folder: RunFolder) -> None:
     """Write an order of 8 new facts that lasts ``ROUNDS`` rounds of two steps or more."""
     plan = replace(
         PLAN,
@@ -68,41 +66,24 @@ def write_order(base: Path, folder: Path) -> None:
             "resolved": settings.model_dump(mode="json"),
         },
     )
-    folder.mkdir(parents=True)
-    files.write_lines(folder / "new.jsonl", [records.as_json(e) for e in tiny.facts(8, "doors")])
-    files.write_lines(folder / "old.jsonl", [])
-    files.write_json(folder / "request.json", records.as_json(order))
+    folder.begin(order, tiny.facts(8, "doors"), [])
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
-    with (folder / "session.log").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "lorad.training.session", str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            env=os.environ | {"HF_HUB_OFFLINE": "1"},
-        )
+def finish(folder: RunFolder) -> adapters.Adapter:
+    session = EXECUTOR.start(folder)
+    while (status := session.poll(time.monotonic())) is None:
+        time.sleep(0.005)
+    assert status == 0, folder.log.read_text()[-2000:]
+    return peft_io.read_adapter(folder.candidate)
 
 
-def finish(folder: Path) -> adapters.Adapter:
-    child = start(folder)
-    assert child.wait(timeout=600) == 0, (folder / "session.log").read_text()[-2000:]
-    return peft_io.read_adapter(folder / "candidate")
-
-
-def rounds_done(folder: Path) -> int:
-    return sum("closed" in line for line in files.read_lines(folder / "progress.jsonl"))
-
-
-def kill(folder: Path, after: float) -> None:
+def kill(folder: RunFolder, after: float) -> None:
     """Start a session and kill it some seconds behind its first round."""
-    child = start(folder)
-    while not rounds_done(folder) and child.poll() is None:
+    session = EXECUTOR.start(folder)
+    while not folder.progress()["history"] and session.poll(0.0) is None:
         time.sleep(0.005)
     time.sleep(after)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    session.kill()
 
 
 def draw(rounds: list[int]) -> None:
@@ -130,25 +111,26 @@ def main() -> None:
     room = Path(tempfile.mkdtemp(prefix="resume-"))
     base = room / "tiny"
     bases.store_base(tiny.save(room / "source"), base)
-    write_order(base, room / "unbroken")
-    unbroken = finish(room / "unbroken")
-    lines = files.read_lines(room / "unbroken" / "progress.jsonl")
+    unbroken_folder = RunFolder(room / "unbroken")
+    write_order(base, unbroken_folder)
+    unbroken = finish(unbroken_folder)
+    lines = unbroken_folder.reports()
     span = max(line["closed"]["seconds"] for line in lines if "closed" in line)
     resumed, equal, largest = 0, 0, 0.0
     rounds: list[int] = []
     for number in range(options.kills):
-        folder = room / f"killed-{number}"
+        folder = RunFolder(room / f"killed-{number}")
         write_order(base, folder)
         kill(folder, chance.uniform(0, span))
         adapter = finish(folder)
-        found = next((x for x in files.read_lines(folder / "progress.jsonl") if "resumed_from" in x), None)
+        found = next((line for line in folder.reports() if "resumed_from" in line), None)
         difference = adapters.difference(adapter, unbroken)
         resumed += found is not None
         rounds.append(found["round"] if found else 0)
         equal += difference == 0
         largest = max(largest, difference)
         print(json.dumps({"kill": number, "resumed": found, "difference": difference}), flush=True)
-        shutil.rmtree(folder)
+        shutil.rmtree(folder.path)
     shutil.rmtree(room)
     figures = {
         "kills": options.kills,

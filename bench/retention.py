@@ -30,19 +30,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from transformers import AutoTokenizer
 
 import domains
 import report
 from learn import base_folder
 from lorad import records
 from lorad.config import Settings
-from lorad.evaluation import judge, metrics
+from lorad.evaluation import general_ability, judge, metrics
 from lorad.evaluation.retention import summarise
-from lorad.models import adapter_stack, adapters, bases, hardware, peft_io, scoring, weights
-from lorad.records import Evaluation, Example, Plan, ReplayMix, SessionSpec, StoppingRule
+from lorad.models import adapter_stack, adapters, bases, hardware, peft_io
+from lorad.records import Example, Plan, ReplayMix, SessionSpec, StoppingRule
 from lorad.storage import files
+from lorad.storage.memory import Recalled
 from lorad.tasks import find
 from lorad.training import distillation, planner, session, trainer
+from lorad.training.run_folder import RunFolder, as_row, from_row
+from lorad.versions import papers
 
 Datasets = list[tuple[str, list[Example], list[Example]]]
 """Name, trained rows and held-out paraphrases of each."""
@@ -149,7 +153,7 @@ class Plainly(session.Session):
         session.set_seed(self.order.plan.seed)
         parent = peft_io.read_adapter(Path(self.order.parent)) if self.order.parent else None
         start = self._prepare(parent, self.order.plan)
-        return self._train(start, self._lessons(start.base), self.order.plan)
+        return self._train(start, self._examples(start.base), self.order.plan)
 
     def warm(self) -> None:
         """Let the base say its general conversation, once for all arms, outside anybody's time."""
@@ -162,7 +166,7 @@ class Plainly(session.Session):
 class Slao(Plainly):
     """Training goes on in one adapter on the untouched base, beginning orthogonally; its average is what counts."""
 
-    def __init__(self, folder: Path, order: SessionSpec, previous: Path, number: int) -> None:
+    def __init__(self, folder: RunFolder, order: SessionSpec, previous: Path, number: int) -> None:
         super().__init__(folder, order)
         self._tuned = peft_io.read_adapter(previous / "own") if number > 1 else None
         self._merged = peft_io.read_adapter(previous / "adapter") if number > 1 else None
@@ -171,7 +175,7 @@ class Slao(Plainly):
     def learn(self) -> session.TrainingResult:
         """Train on from the last drop, keep that for the next one, and return the average."""
         made = super().learn()
-        peft_io.write_adapter(made.adapter, self.folder / "own", self.order.base)
+        peft_io.write_adapter(made.adapter, self.folder.path / "own", self.order.base)
         if self._merged is None:
             return made
         return replace(made, adapter=average(self._merged, made.adapter, self._number))
@@ -218,7 +222,7 @@ def data(run: Run) -> Iterator[tuple[str, list[Example], list[Example]]]:
 
 def decide(arm: str, rows: Sequence[Example], settings: Settings, drift: float = 0.0) -> Plan:
     """Return the planner's plan for these rows on a parent that drifted so far, changed as the arm demands."""
-    tokenizer = weights.AutoTokenizer.from_pretrained(str(BASE), local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(str(BASE), local_files_only=True)
     plan = planner.plan(
         lengths=[len(find("chat").encode(tokenizer, example)) for example in rows],
         shape=bases.shape(BASE),
@@ -247,7 +251,7 @@ def make(step: Step) -> None:
     previous = before.folder() if before else folder  # the first step finds nothing in its own folder
     sets = list(data(step.run))[: step.drop]
     new = [example for _, rows, _ in sets[0 if step.arm in "de" else -1 :] for example in rows]
-    old = files.read_lines(previous / "learned.jsonl")  # only (c) leaves it
+    old = [from_row(row) for row in files.read_lines(previous / "learned.jsonl")]  # only (c) leaves it
     parent = previous / ("own" if step.arm == "a" else "adapter")
     order = SessionSpec(
         job=step.drop,
@@ -261,23 +265,23 @@ def make(step: Step) -> None:
         plan=decide(step.arm, new, settings, drifted(parent, settings) if step.arm == "c" else 0.0),
         settings=settings.model_dump(mode="json") | {"resolved": {}},
     )
-    files.write_lines(folder / "new.jsonl", [records.as_json(example) for example in new])
-    files.write_lines(folder / "old.jsonl", old)
-    plainly = Slao(folder, order, previous, step.drop) if step.arm == "f" else Plainly(folder, order)
+    run = RunFolder(folder)
+    run.begin(order, new, old)
+    plainly = Slao(run, order, previous, step.drop) if step.arm == "f" else Plainly(run, order)
     plainly.warm()
     started = time.perf_counter()
     if step.arm == "c":
-        session.Session(folder, order).run()
+        session.Session(run, order).run()
     else:
         made = plainly.learn()
         peft_io.write_adapter(made.adapter, folder / "adapter", order.base)  # as served: with its parent
     figures: CalibrationMetrics = {"seconds": round(time.perf_counter() - started, 2)}
     figures["peak_gib"] = round(trainer.peak_memory(hardware.machine().device) / 2**30, 3)
     if step.arm == "c":
-        figures |= settle(folder, previous, old)
+        figures |= settle(run, previous, old)
     else:
         if step.arm == "a":
-            rank = order.plan.rank  # the fresh adapter stands behind its parent, see weights.concatenate
+            rank = order.plan.rank  # the fresh adapter stands behind its parent, see adapters.concatenate
             own = {name: (a[-rank:], b[:, -rank:]) for name, (a, b) in made.adapter.factors.items()}
             peft_io.write_adapter(adapters.Adapter(own), folder / "own", order.base)
         figures |= {"rounds": len(made.outcome.history), "ended_by": made.outcome.ended_by}
@@ -296,24 +300,21 @@ def drifted(parent: Path, settings: Settings) -> float:
     """Return how far (c)'s parent has drifted, as the daemon reads it from its evaluation; 0 for the base."""
     if not parent.exists():
         return 0.0
-    judged = files.read_json(parent / "evaluation.json")["evaluation"]
-    return judge.drift(records.restore(Evaluation, judged), settings.judge)
+    return judge.drift(papers.read_result(parent).evaluation, settings.judge)
 
 
-def settle(folder: Path, previous: Path, old: list[dict[str, Any]]) -> CalibrationMetrics:
+def settle(run: RunFolder, previous: Path, old: list[Recalled]) -> CalibrationMetrics:
     """Treat a candidate as the daemon does: promoted, it is the parent of the next; refused, it counts for nothing."""
-    candidate = folder / "candidate"
-    result = files.read_json(candidate / "evaluation.json")
-    if result["verdict"]["promote"]:
-        candidate.rename(folder / "adapter")
-        rows = [records.restore(Example, {k: v for k, v in row.items() if k != "right"}) for row in old]
-        rows += [records.restore(Example, row) for row in files.read_lines(folder / "new.jsonl")]
-        old = [records.as_json(row) | {"right": result["right"].get(row.id, False)} for row in rows]
+    result = run.result()
+    if result.verdict.promote:
+        run.candidate.rename(run.path / "adapter")
+        rows = [*(item.example for item in old), *run.new()]
+        old = [Recalled(example=row, right=result.right.get(row.id, False)) for row in rows]
     elif (previous / "adapter").exists():
-        shutil.copytree(previous / "adapter", folder / "adapter")
-    files.write_lines(folder / "learned.jsonl", old)
-    said = {key: result["evaluation"][key] for key in ("repairs", "notes", "ended_by")}
-    return {**result["verdict"], **said}
+        shutil.copytree(previous / "adapter", run.path / "adapter")
+    files.write_lines(run.path / "learned.jsonl", [as_row(item) for item in old])
+    said = {key: getattr(result.evaluation, key) for key in ("repairs", "notes", "ended_by")}
+    return {**records.as_json(result.verdict), **said}
 
 
 def measure(adapter: Path, order: SessionSpec, sets: Datasets) -> CalibrationMetrics:
@@ -324,13 +325,13 @@ def measure(adapter: Path, order: SessionSpec, sets: Datasets) -> CalibrationMet
         deck.add("version", adapter)
     figures: CalibrationMetrics = {"trained": {}, "paraphrases": {}}
     with deck.use(None) as model:
-        figures["perplexity_base"] = metrics.perplexity(model, base.tokenizer)
+        figures["perplexity_base"] = general_ability.perplexity(model, base.tokenizer)
     with deck.use("version" if adapter.exists() else None) as model:
-        figures["perplexity"] = metrics.perplexity(model, base.tokenizer)
+        figures["perplexity"] = general_ability.perplexity(model, base.tokenizer)
         for name, trained, paraphrases in sets:
             for kind, rows in (("trained", trained), ("paraphrases", paraphrases)):
                 encoded = [find("chat").encode(base.tokenizer, example) for example in rows]
-                right = scoring.recalled(model, encoded)
+                right = metrics.recalled(find("chat"), model, encoded)
                 figures[kind][name] = [sum(right), len(right)]
     return figures
 

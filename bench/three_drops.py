@@ -60,7 +60,7 @@ def daemon(home: Home) -> Iterator[Client]:
 
 def _is_ready(client: Client) -> bool:
     try:
-        return bool(client.status()["ready"])
+        return bool(client.status().ready)
     except LoradError:
         return False
 

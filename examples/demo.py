@@ -73,7 +73,7 @@ def wait_until_ready(client: Client, process: "subprocess.Popen[bytes]") -> None
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(LoradError):
-            if client.status()["ready"]:
+            if client.status().ready:
                 return
         time.sleep(0.2)
     raise SystemExit(f"the daemon did not start; see {HOME.root / 'daemon.log'}")
@@ -83,9 +83,8 @@ def ask(client: Client, questions: list[dict[str, str]]) -> list[bool]:
     """Ask the questions; show the answers and whether they are right."""
     results = []
     for row in questions:
-        answer = client.chat([{"role": "user", "content": row["instruction"]}], "chat")["choices"][0][
-            "message"
-        ]["content"]
+        told = client.chat([{"role": "user", "content": row["instruction"]}], "chat")
+        answer = told.choices[0].message.content
         results.append(answer == row["response"])
         mark = "[green]right[/]" if results[-1] else "[red]wrong[/]"
         console.print(f"\n  [bold]{row['instruction']}[/]\n  {answer.strip()[:300]}  {mark}")

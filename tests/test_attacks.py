@@ -3,27 +3,23 @@
 import re
 from pathlib import Path
 
+import named_tests
 import pytest
 
-TESTS = Path(__file__).parent
-SECURITY = TESTS.parent / "SECURITY.md"
-DEFINED = {
-    (path.name, name)
-    for path in TESTS.rglob("test_*.py")
-    for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
-}
+SECURITY = Path(__file__).parent.parent / "SECURITY.md"
 
 
 @pytest.mark.parametrize("row", range(1, 23))
 def test_every_row_of_the_table_has_a_test(row):
-    assert [name for _, name in DEFINED if re.match(rf"test_(a\d+_)*a{row}_", name)]
+    assert [name for _, name in named_tests.defined() if re.match(rf"test_(a\d+_)*a{row}_", name)]
 
 
 def test_every_test_that_the_security_table_names_is_there():
-    named = set(re.findall(r"`(test_\w+\.py)::(test_\w+)`", SECURITY.read_text(encoding="utf-8")))
+    text = SECURITY.read_text(encoding="utf-8")
 
-    assert len(named) > 20
-    assert not named - DEFINED
+    assert len(named_tests.named(text)) > 20
+    assert named_tests.named(text) - named_tests.defined() == set()
+    assert named_tests.misplaced(text) == set()
 
 
 def test_no_line_of_the_security_table_lacks_its_test():

@@ -1,12 +1,14 @@
 """The settings: defaults, the order of what overrides what, and every problem told at once."""
 
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import pytest
 import yaml
 from pydantic import ValidationError
 
-from lorad.config import ServerSettings, Settings, load_settings
+from lorad.config import RENAMED, ServerSettings, Settings, load_settings
 from lorad.errors import ConfigError
 from lorad.home import Home, find_home
 from lorad.records import StoppingRule
@@ -173,7 +175,7 @@ def test_a_setting_on_the_command_line_is_yaml(home, override, section, key, val
 
 @pytest.mark.parametrize("override", ["inbox.settle_seconds", "=1", " =1", ""])
 def test_a_setting_without_a_key_or_an_equals_sign_is_refused(home, override):
-    assert "write it as section.key=value" in problems(home, override)[0]
+    assert "use the form section.key=value" in problems(home, override)[0]
 
 
 @pytest.mark.parametrize("value", ["[1", "{", "'a", "!!python/object:os.system x", "\x00"])
@@ -207,6 +209,33 @@ def test_an_unknown_setting_is_answered_with_the_nearest_known_one(home, overrid
 
 
 @pytest.mark.parametrize(
+    ("old", "told"),
+    [
+        ("inbox.max_waiting", "inbox.max_queued_files"),
+        ("planner.until", "planner.stopping, and its max_epochs to max_rounds"),
+        ("planner.stopping.max_epochs", "planner.stopping.max_rounds"),
+        ("rehearsal.refresh", "rehearsal.recalled_share"),
+        ("rehearsal.general_share_most", "rehearsal.general_share_max"),
+        ("judge.max_drop_examples", "judge.max_lost_examples"),
+        ("judge.max_drop_share", "judge.max_lost_share"),
+        ("engine.max_waiting", "engine.max_queued_requests"),
+        ("engine.resident_versions", "engine.max_loaded_versions"),
+        ("engine.strict", "engine.strict_environment"),
+    ],
+)
+@pytest.mark.parametrize("value", ["1", "null", "{max_epochs: 7}"])
+def test_a_setting_that_was_renamed_is_refused_with_its_new_name(home, old, told, value):
+    assert problems(home, f"{old}={value}") == [f"{old} was renamed to {told}"]
+
+
+def test_what_a_setting_was_renamed_to_exists():
+    known = Settings().model_dump()
+
+    for new in RENAMED.values():
+        assert reduce(getitem, new.partition(",")[0].split("."), known) is not None
+
+
+@pytest.mark.parametrize(
     ("override", "beginning"),
     [
         (
@@ -221,7 +250,10 @@ def test_an_unknown_setting_is_answered_with_the_nearest_known_one(home, overrid
             "training.device=tpu",
             "training.device: Input should be 'auto', 'cpu', 'cuda' or 'mps' (given: 'tpu')",
         ),
-        ("tracks.chat.task=poetry", "tracks.chat.task: Input should be 'chat'"),
+        (
+            "tracks.chat.task=poetry",
+            "tracks.chat.task: Value error, there is no such task; known: chat, and a class of yours",
+        ),
         (
             "planner.learning_rates=[{learning_rate: 0}]",
             "planner.learning_rates.0.learning_rate: Input should be",

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import warnings
 
 import pytest
 import structlog
@@ -30,10 +31,13 @@ def logged(monkeypatch):
         return stream.getvalue()
 
     before, formatter = structlog.get_config(), logging.lastResort.formatter
-    yield run
+    filters = list(logging.lastResort.filters)
+    with warnings.catch_warnings():
+        yield run
     structlog.reset_defaults()
     structlog.configure(**before)
     logging.lastResort.setFormatter(formatter)
+    logging.lastResort.filters[:] = filters
 
 
 def test_a17_the_log_for_people_shows_escapes_as_text_and_an_event_is_one_line(logged):
@@ -58,3 +62,30 @@ def test_what_a_library_warns_of_is_text_too(logged, monkeypatch):
     logging.lastResort.handle(record)
     assert is_safe(stream.getvalue())
     assert r"\x1b" in stream.getvalue()
+
+
+def record(at, line=7):
+    made = logging.LogRecord("watchdog", logging.ERROR, "inotify.py", line, "queue overflowed", None, None)
+    made.created = at
+    return made
+
+
+def test_a7_a_library_that_repeats_itself_does_not_fill_the_log():
+    seldom = log.Seldom()
+
+    told = [seldom.filter(record(100.0 + number / 1000)) for number in range(5000)]
+
+    assert sum(told) == log.MOST_ALIKE
+    assert seldom.filter(record(101.0, line=8))  # another place
+    assert seldom.filter(record(100.0 + log.ALIKE_SECONDS))  # a minute later
+
+
+def test_a7_what_libraries_write_goes_through_that(logged, monkeypatch):
+    logged("console")
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+
+    for _ in range(100):
+        logging.lastResort.handle(record(100.0))
+
+    assert stream.getvalue().count("queue overflowed") == log.MOST_ALIKE

@@ -289,4 +289,4 @@ def test_a10_ids_of_long_chats_are_the_digests_that_they_were(question, answer):
     example = Example(task="chat", input=question, target=answer)
 
     assert example.id == digest(["chat", question, answer])
-    assert example.input_id == digest(["chat", normal_input("chat", question)])
+    assert example.input_id == digest(["chat", normal_input(question)])

@@ -1,20 +1,20 @@
-"""One frozen tree, read from YAML, checked as a whole.
+"""The settings: one frozen tree, read from YAML and checked as a whole.
 
 What lives here: every setting, its default and its meaning.
-What never does: acting on a setting. A component is handed its own section and nothing else.
+What never does: acting on a setting. A component gets its own section and nothing else.
 
-Order, later wins: built-in defaults, ``configs/default.yaml`` of the home, ``--config FILE``, ``--set k=v``.
+Later sources override earlier ones: built-in defaults, ``configs/default.yaml`` of the home, ``--config FILE``, ``--set k=v``.
 """
 
-import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from lorad.errors import ConfigError
+from lorad.errors import ConfigError, did_you_mean
 from lorad.home import Home
 from lorad.records import StoppingRule
 
@@ -32,13 +32,13 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 TimeOfDay = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
 
 
-#: A track's name is a folder in ``models/`` and in ``inbox/``, beside folders of lorad's own.
+#: A track's name is a folder in ``models/`` and in ``inbox/``, where lorad has folders of its own.
 RESERVED = ("base", "drops", "processing", "done", "failed")
 
 
 def _not_reserved(name: str) -> str:
     if name in RESERVED:
-        raise ValueError(f"{name} is a folder of lorad's own; choose another name")
+        raise ValueError(f"lorad uses the folder {name} itself; choose another name")
     return name
 
 
@@ -46,76 +46,91 @@ TrackName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$"), AfterVa
 
 
 class Section(BaseModel):
-    """A frozen part of the settings that refuses keys that it does not know."""
+    """A frozen part of the settings; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class InboxSettings(Section):
-    """When a dropped file is complete, and what is too much."""
+    """When a dropped file is complete, and how large it may be."""
 
     settle_seconds: Seconds = 5.0
-    """A file is taken once its size and time of change have rested this long."""
+    """A file is read once its size and modification time have not changed for this long."""
     rescan_seconds: Seconds = 30.0
-    """The folder is read anew this often, whatever the events said; every second where there are none."""
+    """The inbox is scanned this often, besides file system events; every second where there are no events."""
     max_queued_files: Count = 1000
-    """Files that may wait to be learned; further ones stay where they lie until there is room."""
+    """Accepted files that are not learned yet; while there are this many, further files stay in the inbox."""
     max_bytes: Bytes = 1_000_000_000
+    """Maximum size of a file."""
     max_unpacked_bytes: Bytes = 1_000_000_000
-    """What a compressed file may unpack to."""
+    """Maximum size of a compressed file once unpacked."""
     max_rows: Count = 1_000_000
+    """Maximum number of rows of a file."""
     max_row_bytes: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1_000_000
-    """A row as it stands in its file; the most that reading holds in memory beside what it keeps."""
+    """Maximum size of one row in its file."""
     max_depth: Count = 32
-    """Lists and objects in one another in a row, those inside its texts that are read as JSON included."""
+    """Maximum nesting depth of a row, including texts inside it that are read as JSON."""
     max_columns: Count = 1000
-    """Fields of a row, and columns of a table."""
+    """Maximum number of fields of a row and of columns of a table."""
     max_expanded_row_bytes: Annotated[int, Field(ge=1, le=1_000_000_000)] = 16_000_000
-    """What the examples of one row may come to: each answer of a chat stands behind all turns before it."""
+    """Maximum size of the examples made from one row: each answer of a conversation repeats all turns before it."""
     max_expanded_bytes: Bytes = 4_000_000_000
-    """What the examples of one file may come to."""
+    """Maximum size of the examples made from one file."""
     max_bad_share: Share = 0.05
-    """Accept the good rows of a file while less than this share is bad; from there on the file fails."""
+    """A file with a smaller share of bad rows is accepted without them; with this share or more it fails."""
     reader_bytes: Annotated[int, Field(ge=128 << 20)] = 2_000_000_000
-    """Memory of the process that reads a file; one that needs more fails."""
+    """Memory limit of the process that reads a file; a file that needs more fails."""
     reader_silent_seconds: Annotated[float, Field(gt=0)] = 60.0
-    """How long that process may work on a file without a word, such as a row; then the file fails."""
+    """That process must report progress (a row, for example) within this time, or the file fails."""
     reader_seconds: Annotated[float, Field(gt=0)] = 600.0
-    """How long the daemon waits for one file's rows, all in all; then the file fails."""
+    """Maximum time to read one file; then the file fails."""
     keep_done_days: Days | None = None
-    """Remove what was learned from ``done/`` after so many days; ``None`` keeps it for ever."""
+    """Days after which learned files are removed from ``done/``; ``None`` keeps them."""
     preferences: Literal["refuse", "learn_chosen"] = "refuse"
-    """Rows that prefer one answer to another: ``learn_chosen`` learns the good one as any answer, never the bad one."""
+    """Preference rows (DPO, KTO): ``learn_chosen`` trains on the chosen answer only, never on the rejected one."""
 
 
 class SizeRow(Section):
-    """One row of the planner's table: the settings for drops of fewer than ``below`` examples."""
+    """One row of the planner's table: the settings for files of fewer than ``below`` examples."""
 
     below: Count | None = None
-    """``None`` in the last row: everything larger."""
+    """``None`` in the last row: any number."""
     rank: Parallel
+    """Rank of the fresh adapter."""
     alpha: Annotated[int, Field(ge=1, le=65_536)]
+    """LoRA alpha; the scale is alpha / rank."""
     epochs: Rounds
+    """Rounds before which patience does not end a session."""
     batch: Parallel
+    """Rows of ``max_length`` that one pass holds; shorter rows share it."""
     accumulation: Parallel
+    """Passes per optimizer step; the effective batch is ``batch`` x ``accumulation``."""
     max_length: Annotated[int, Field(ge=1, le=1_048_576)]
+    """Tokens that a row may have; the planner raises it where memory allows."""
 
 
 class RateRow(Section):
     """The learning rate for models of fewer than ``below_parameters`` parameters, up to alpha 32; see ``planner``."""
 
     below_parameters: float | None = None
+    """``None`` in the last row: any number."""
     learning_rate: Rate
+    """Learning rate of the fresh adapter, at its highest."""
 
 
 class StoppingSettings(Section):
-    """When a session may end; see ``records.StoppingRule``."""
+    """When a session ends; see ``records.StoppingRule``."""
 
     recall: Share = 0.98
+    """Recall on the new data at which a session ends, if no old dataset has lost recall."""
     max_rounds: Rounds = 30
+    """Maximum number of rounds (epochs)."""
     patience: Rounds = 3
+    """Rounds without progress after which a session ends, but not before the epochs of the planner's table."""
     min_delta: Share = 0.01
+    """The smallest gain in recall that counts as progress."""
     patience_steps: Count = 48
+    """Minimum number of optimizer steps without progress; a round of a small file has few."""
 
     def as_rule(self) -> StoppingRule:
         """Return the record that the plan carries."""
@@ -123,7 +138,7 @@ class StoppingSettings(Section):
 
 
 class PlannerSettings(Section):
-    """How a drop's size becomes a session's settings."""
+    """How the size of a dataset determines a session's hyperparameters."""
 
     table: tuple[SizeRow, ...] = (
         SizeRow(below=100, rank=8, alpha=16, epochs=10, batch=2, accumulation=4, max_length=512),
@@ -135,139 +150,164 @@ class PlannerSettings(Section):
         RateRow(learning_rate=3e-4),
     )
     loraplus_ratio: Annotated[float, Field(ge=1, le=1000)] = 4.0
-    """An adapter's B learns this many times faster than its A (LoRA+, Hayou et al. 2024)."""
+    """Learning rate of an adapter's B divided by that of its A (LoRA+, Hayou et al. 2024)."""
     warmup_share: Share = 0.1
-    """Warm-up is min(share x n, ``warmup_max``) steps."""
+    """Warm-up takes min(``warmup_share`` x number of examples, ``warmup_max``) steps."""
     warmup_max: CountOrZero = 50
+    """Maximum number of warm-up steps."""
     stopping: StoppingSettings = StoppingSettings()
 
 
 class RehearsalSettings(Section):
-    """How old examples are trained again beside the new ones."""
+    """How old examples are trained again along with the new ones."""
 
     share: Share = 0.5
-    """Most that old and recalled examples may take of a round: 0.5 is as many as are new."""
+    """Maximum share of old and already recalled examples in a round: 0.5 is as many as new ones."""
     max_examples: CountOrZero = 2000
-    """All old examples that are not recalled are trained while the old are at most this many; of more, ``share``."""
+    """With at most this many old examples, all that are not recalled are trained; with more, ``share`` limits them."""
     strategy: Literal["wrong_first", "balanced", "all"] = "wrong_first"
-    """``wrong_first``: what is not recalled, then the least trained. ``balanced``: the least trained, whatever is
-    recalled. ``all``: every old example in every round, at any cost."""
+    """``wrong_first``: examples that are not recalled, then the least trained. ``balanced``: the least trained, recalled
+    or not. ``all``: every old example in every round."""
     recalled_share: Share = 0.25
-    """Share of what is already recalled that each round trains again."""
+    """Share of the already recalled examples that each round trains again."""
     general_share: Share = 0.1
-    """Share of general conversation in every step; the model is held to the pristine base's own words."""
+    """Share of general conversation in every step, distilled from the pristine base."""
     general_share_max: Share = 0.5
-    """The same, where the parent has used up all of ``judge.max_perplexity_rise``; in proportion where some of it."""
+    """The same share when the parent has used up all of ``judge.max_perplexity_rise``; interpolated in between."""
     general_weight: Annotated[float, Field(ge=0, le=1000)] = 3.0
-    """Weight of that beside 1 for the answers."""
+    """Weight of the distillation loss; the loss on answers has weight 1."""
 
 
 class TrainingSettings(Section):
-    """How the session's child process runs."""
+    """How a session runs, in a child process."""
 
     seed: Seed = 20_261_121
+    """Seed of every random number generator; the same seed gives the same adapter."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Device of a session; ``auto`` takes a GPU if there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the base model, for training and answering; ``auto`` uses the faster one on this device."""
     gradient_checkpointing: bool | None = None
-    """``None`` lets the planner decide by the machine."""
+    """``None``: on when the activations would not fit in memory."""
     threads: Parallel | None = None
-    """CPU threads of the child; ``None`` takes all cores, at lower priority than answering."""
+    """CPU threads of a session; ``None`` uses all cores, at lower priority than answering."""
     nice: Annotated[int, Field(ge=-20, le=19)] = 10
+    """Nice value of a session; 19 yields to everything else."""
     max_rank: Parallel = 64
-    """The summed rank above which a session first truncates what it begins with."""
+    """Maximum rank of the whole adapter; a session that would exceed it truncates the parent's first."""
     consolidate_at: TimeOfDay | None = "03:00"
-    """Local time of day at which an adapter of more than half of ``max_rank`` is made smaller; ``None`` is never."""
+    """Local time of day at which an adapter of more than half of ``max_rank`` is consolidated; ``None``: never."""
     merge_adapters_on_save: bool = True
-    """Keep one copy of ``latest`` that needs no base, in ``models/<track>/merged``, where the disk has room."""
+    """Keep a merged copy of ``latest`` in ``models/<track>/merged``, if there is enough disk space."""
     max_seconds: Seconds = 6 * 3600
-    """A session that takes longer is stopped and counts as failed."""
+    """A session that takes longer is stopped and fails."""
 
 
 class JudgeSettings(Section):
-    """What a candidate must prove."""
+    """What a candidate must pass to become ``latest``."""
 
     min_recall: Share = 0.95
-    """Recall on the new data."""
+    """Minimum recall on the new data."""
     max_lost_examples: CountOrZero = 2
+    """Examples that an old dataset may lose, even if they are more than ``max_lost_share``."""
     max_lost_share: Share = 0.02
     """An old dataset may lose at most max(``max_lost_examples``, this share of it)."""
     significance: Share = 0.05
-    """Pooled loss over old examples, exact McNemar test."""
+    """Significance level of the exact McNemar test over all old examples."""
     max_perplexity_rise: Limit = 0.15
+    """Maximum relative rise of perplexity on a fixed general text, compared with the base."""
     max_kl: Limit = 1.0
+    """Maximum KL divergence from the base on its own general conversation, in nats per token."""
     max_degenerate_share: Share = 0.1
+    """Maximum share of sampled answers that are empty, endless or repeat themselves."""
     max_reload_difference: Limit = 1e-6
+    """Maximum difference of logits after reloading the candidate from disk."""
     max_merge_difference: Limit = 2.0
-    """Logits; float32 stays under 0.01, bfloat16 rounds the merged weights."""
+    """Maximum difference of logits between training and serving; float32 stays below 0.01, bfloat16 rounds the merged weights."""
     max_truncation_error: Limit = 1.0
-    """Share of an adapter that a truncation may lose. 1 refuses none: what it did to recall decides."""
+    """Maximum share of an adapter that truncation may lose; with 1 only recall decides."""
 
 
 class EngineSettings(Section):
     """How questions are answered."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Device for answering; ``auto`` takes a GPU if there is one."""
     max_queued_requests: Count = 32
-    """Requests beyond this many get 503 and Retry-After."""
+    """Further requests get 503 with Retry-After."""
     max_new_tokens: Count | None = None
-    """Most tokens of an answer whose request names no ``max_tokens``; ``None`` is what the context leaves."""
+    """Default of a request's ``max_tokens``; ``None``: the rest of the context."""
     max_loaded_versions: Count = 3
-    """Adapters kept in memory; ``latest`` and ``previous`` always are."""
+    """Versions kept in memory; ``latest`` and ``previous`` always are."""
     verify_base: bool = True
-    """Hash the base models' files at every start: about a second for each GB."""
+    """Hash the base models' files at every start: about one second per GB."""
     strict_environment: bool = False
-    """Refuse a version that was made with other packages, another device or precision, instead of saying so."""
+    """Refuse a version that was made with other packages, another device or precision; otherwise only report it."""
 
 
 class ServerSettings(Section):
-    """Where questions arrive."""
+    """The socket and its limits."""
 
     socket: str = "run/lorad.sock"
-    """Relative to the home. The folder is made 0750, the socket 0660."""
+    """Path of the socket, relative to the home; its folder has mode 0750, the socket 0660."""
     max_body_bytes: Annotated[int, Field(ge=1024, le=1_000_000_000)] = 1_000_000
-    """A longer request gets 413 and is not kept; about a million characters."""
+    """A longer request body gets 413."""
     max_connections: Annotated[int, Field(ge=1, le=65_536)] = 512
-    """At once, and never more than half of the descriptors that the system allows. One that waits for its client makes
-    room for a new one, the oldest first; where all are being answered, a new one gets 503."""
+    """Simultaneous connections, never more than half of the allowed file descriptors. When all are taken, the oldest idle
+    connection is closed for a new one; if none is idle, the new one gets 503."""
     header_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
-    """A client that has not sent its request's header after so long is cut off."""
+    """Time limit for a client to send its request header."""
     transfer_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
-    """The same for the body, and for taking what waits to be read of an answer."""
+    """Time limit for a client to send its request body, and to read what was sent to it."""
+
+
+#: The tasks that lorad brings along, by the word that settings use: the one list of them. See ``tasks.find``.
+TASKS = {"chat": "lorad.tasks.chat:Chat"}
+
+
+def _is_task(name: str) -> str:
+    if name not in TASKS and not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
+        raise ValueError(
+            f"there is no such task; known: {', '.join(TASKS)}, and a class of yours as module:Class"
+        )
+    return name
 
 
 class TrackSettings(Section):
-    """One line of learning."""
+    """A track: what is learned for one task on one base model."""
 
-    task: Literal["chat"] = "chat"
+    task: Annotated[str, AfterValidator(_is_task)] = "chat"
+    """What it learns: ``chat``, or a task of your own as ``module:Class`` (see ``lorad.tasks.interface``)."""
     base: str = "smollm2"
-    """A name under ``models/base``, made by ``lorad base add``."""
+    """Name of a base model in ``models/base``; see ``lorad base add``."""
 
 
 class RegistrySettings(Section):
-    """Which versions stay on disk: see ``store.find_surplus``."""
+    """Which versions stay on disk; ``latest``, ``previous``, pinned and tagged versions always do."""
 
     keep: Count = 10
-    """Most versions on disk."""
+    """Maximum number of versions."""
     max_age_days: Days | None = None
-    """Older versions are removed; ``None`` keeps them however old."""
+    """Maximum age of a version; ``None``: no limit."""
     max_bytes: Bytes | None = None
-    """Most bytes that the versions take together; ``None`` is no limit."""
+    """Maximum size of all versions together; ``None``: no limit."""
     keep_rejected: CountOrZero = 10
-    """Refused candidates that are kept for ``lorad retry --force``; the oldest go first."""
+    """Maximum number of rejected candidates kept for ``lorad retry --force``; the oldest are removed first."""
     scrub_at: TimeOfDay | None = "04:00"
-    """Local time of day at which versions and base models are hashed anew; ``None`` is never."""
+    """Local time of day at which all versions and base models are hashed and verified; ``None``: never."""
 
 
 class LogSettings(Section):
-    """What is written to standard error."""
+    """What is logged to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important messages to write."""
     format: Literal["auto", "console", "json"] = "auto"
-    """``auto`` writes for people on a terminal and JSON elsewhere."""
+    """``auto``: ``console`` on a terminal, ``json`` elsewhere."""
 
 
 class Settings(Section):
-    """Everything that can be set."""
+    """All settings."""
 
     tracks: Annotated[dict[TrackName, TrackSettings], Field(min_length=1)] = {"chat": TrackSettings()}
     inbox: InboxSettings = InboxSettings()
@@ -281,7 +321,7 @@ class Settings(Section):
     log: LogSettings = LogSettings()
 
     def track(self, name: str) -> TrackSettings:
-        """Return a track's settings; raise ``ConfigError`` naming the known ones."""
+        """Return a track's settings; raise ``ConfigError`` with the known tracks."""
         if name not in self.tracks:
             known = ", ".join(self.tracks)
             raise ConfigError(f"there is no track {name!r}; known: {known}", code="no_such_track")
@@ -290,7 +330,7 @@ class Settings(Section):
 
 RENAMED = {
     "inbox.max_waiting": "inbox.max_queued_files",
-    "planner.until": "planner.stopping (and max_epochs in it max_rounds)",
+    "planner.until": "planner.stopping",
     "planner.stopping.max_epochs": "planner.stopping.max_rounds",
     "rehearsal.refresh": "rehearsal.recalled_share",
     "rehearsal.general_share_most": "rehearsal.general_share_max",
@@ -300,9 +340,9 @@ RENAMED = {
     "engine.resident_versions": "engine.max_loaded_versions",
     "engine.strict": "engine.strict_environment",
 }
-"""Settings that had another name before: the old one is refused with the new one."""
+"""Settings that were renamed: the old name is refused, and the error tells the new one."""
 
-#: What the YAML reader lets through from the constructors of its types: ``!!int ""``, a list as a key, too deep a nest.
+#: What PyYAML raises itself for some values: ``!!int ""``, a list as a key, too deep nesting.
 _NOT_VALUES = (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError)
 
 
@@ -318,9 +358,7 @@ def load_settings(home: Home, config: str | None = None, overrides: Sequence[str
         return Settings.model_validate(tree)
     except ValidationError as error:
         problems = [_explain(problem) for problem in error.errors()]
-        raise ConfigError(
-            "the settings do not work:\n  " + "\n  ".join(problems), problems=problems
-        ) from None
+        raise ConfigError("invalid settings:\n  " + "\n  ".join(problems), problems=problems) from None
 
 
 def _find_config(home: Home, name: str) -> Path:
@@ -328,9 +366,7 @@ def _find_config(home: Home, name: str) -> Path:
     for path in candidates:
         if path.is_file():
             return path
-    raise ConfigError(
-        f"no settings file {name}; looked at {', '.join(map(str, candidates))}", code="no_config"
-    )
+    raise ConfigError(f"no settings file {name}; tried {', '.join(map(str, candidates))}", code="no_config")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -347,12 +383,12 @@ def _parse_override(text: str) -> dict[str, Any]:
     key, separator, value = text.partition("=")
     if not separator or not key.strip():
         raise ConfigError(
-            f"--set {text}: write it as section.key=value, for example --set inbox.settle_seconds=1"
+            f"--set {text}: use the form section.key=value, for example --set inbox.settle_seconds=1"
         )
     try:
         tree: Any = yaml.safe_load(value)
     except (yaml.YAMLError, *_NOT_VALUES) as error:
-        raise ConfigError(f"--set {text}: the value is not YAML: {error}") from None
+        raise ConfigError(f"--set {text}: the value is not valid YAML: {error}") from None
     for part in reversed(key.strip().split(".")):
         tree = {part: tree}
     return dict(tree)
@@ -371,24 +407,32 @@ def _explain(problem: Any) -> str:
     if problem["type"] != "extra_forbidden":
         return f"{where}: {problem['msg']} (given: {problem['input']!r})"
     if where in RENAMED:
-        return f"{where} is now called {RENAMED[where]}; rename it"
+        return _tell_renamed(where)
     known = _known_keys(problem["loc"][:-1])
-    near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+    hint = did_you_mean(str(problem["loc"][-1]), known, f"known here: {', '.join(known)}")
     return f"{where}: there is no such setting; {hint}"
 
 
+def _tell_renamed(old: str) -> str:
+    """Say what a setting is called now, and what of a section's own settings is."""
+    new = RENAMED[old]
+    inner = [
+        f"{key.removeprefix(new + '.')} to {now.removeprefix(new + '.')}"
+        for key, now in RENAMED.items()
+        if key.startswith(f"{new}.")
+    ]
+    return f"{old} was renamed to {new}" + (f", and its {', '.join(inner)}" if inner else "")
+
+
 def _known_keys(path: Iterable[Any]) -> list[str]:
-    model: Any = Settings
+    """Return the keys of a section, in alphabetical order."""
+    section: Any = Settings
     for part in path:
-        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
-            model = model.model_fields[part].annotation
-        else:  # inside dict[str, X] or tuple[X, ...]: the key or index says nothing, the type's argument does
-            model = getattr(model, "__args__", (None, None))[-1 if not isinstance(part, int) else 0]
-        if (
-            hasattr(model, "__args__")
-            and not isinstance(part, int)
-            and getattr(model, "__origin__", None) is None
-        ):
-            model = model.__args__[0]
-    return sorted(getattr(model, "model_fields", {}))
+        fields = getattr(section, "model_fields", None)
+        section = fields[part].annotation if fields else _section_in(section)
+    return sorted(section.model_fields)
+
+
+def _section_in(collection: Any) -> type[Section]:
+    """Return the kind of section that a mapping or a tuple holds."""
+    return next(kind for kind in get_args(collection) if isinstance(kind, type) and issubclass(kind, Section))

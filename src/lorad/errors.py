@@ -6,6 +6,8 @@ Every error has a stable ``code`` for machines, a sentence that says what to do 
 fields. Raise or log, never both; only the loops (cycle, server, app, cli) log.
 """
 
+import difflib
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -77,3 +79,9 @@ def describe(error: BaseException) -> dict[str, Any]:
     if isinstance(error, LoradError):
         return error.as_dict()
     return {"code": "internal", "message": f"{type(error).__name__}: {error}"}
+
+
+def did_you_mean(given: str, known: Sequence[str], otherwise: str) -> str:
+    """Return the nearest known name as a question to whoever mistyped one; without one, what to say instead."""
+    near = difflib.get_close_matches(given, known, n=1)
+    return f"did you mean {near[0]}?" if near else otherwise

@@ -7,6 +7,7 @@ only: under systemd and launchd that is the journal.
 import contextlib
 import logging
 import sys
+import warnings
 from typing import Any, TextIO, cast
 
 import structlog
@@ -15,6 +16,9 @@ from lorad import printable
 from lorad.config import LogSettings
 
 get_logger = structlog.get_logger
+
+#: Records of one place in a library that are written within so many seconds.
+MOST_ALIKE, ALIKE_SECONDS = 10, 60.0
 
 
 class Lasting:
@@ -59,6 +63,9 @@ def configure(settings: LogSettings) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if logging.lastResort is not None:  # where libraries' warnings and uvicorn's errors go
         logging.lastResort.setFormatter(_Printable())
+        logging.lastResort.filters[:] = [Seldom()]
+    # one for each folder that comes and goes, and Python remembers each
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"watchdog\.")
 
 
 def _as_text(_: object, __: str, event: dict[str, Any]) -> dict[str, Any]:
@@ -71,3 +78,20 @@ def _as_text(_: object, __: str, event: dict[str, Any]) -> dict[str, Any]:
 class _Printable(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return printable.text(super().format(record))
+
+
+class Seldom(logging.Filter):
+    """Let a place in a library say only so much at a time: whoever drops files may make it repeat itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, int], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a record is written."""
+        place = record.name, record.lineno
+        since, count = self._said.get(place, (record.created, 0))
+        if record.created - since >= ALIKE_SECONDS:
+            since, count = record.created, 0
+        self._said[place] = since, count + 1
+        return count < MOST_ALIKE

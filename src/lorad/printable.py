@@ -7,10 +7,13 @@ A mark is what Python writes for the character: ``\x1b`` for an escape. JSON kee
 characters as JSON's own escapes.
 """
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 #: Control characters but tab and line feed, format characters but the two that join letters and emoji, the two
 #: other line ends of Unicode, and halves of characters, which no encoding can write.
@@ -32,13 +35,24 @@ def line(value: str) -> str:
     return text(_BREAKS.sub(" ", value))
 
 
-def record(value: Any) -> Any:
-    """Return an answer's data with every text in it, keys too, on one line with visible marks."""
+def record(value: T) -> T:
+    """Return a record, or JSON data, with every text in it, keys too, on one line with visible marks."""
+    found: T = _marked(value)
+    return found
+
+
+def _marked(value: Any) -> Any:
     if isinstance(value, str):
         return line(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.replace(
+            value, **{field.name: _marked(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        )
+    if isinstance(value, tuple):
+        return tuple(map(_marked, value))
     if isinstance(value, Mapping):
-        return {record(key): record(inner) for key, inner in value.items()}
-    return [record(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {_marked(key): _marked(inner) for key, inner in value.items()}
+    return [_marked(inner) for inner in value] if isinstance(value, list) else value
 
 
 def as_json(value: Any, indent: int | None = None, default: Callable[[Any], Any] | None = None) -> str:

@@ -102,20 +102,27 @@ def _spelled(word: str) -> str:
     return _composed(word.lower()) if is_ordinary else word
 
 
-def normal_input(task: str, question: Any) -> Any:
-    """Return what one question asks, however it is written.
+def normal_input(asked: Any) -> Any:
+    """Return what one input asks, however it is written.
 
-    Only chat asks: what tagging marks and a classifier judges is the text itself, in which a capital may decide, and
+    Only messages ask: what tagging marks and a classifier judges is the text itself, in which a capital may decide, and
     a document has the name that it has. Tools are what a program wrote.
     """
-    if task != "chat":
-        return question
-    if isinstance(question, str):
-        return normal_form(question)
+    if not _is_messages(asked):
+        return asked
     return [
         message if message["role"] == "tools" else message | {"content": normal_form(message["content"])}
-        for message in question
+        for message in asked
     ]
+
+
+def _is_messages(value: Any) -> bool:
+    """Tell whether a value is the messages of a chat: a list of them, and of nothing else."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(each, dict) and "role" in each and "content" in each for each in value)
+    )
 
 
 def _message(message: Any) -> str:
@@ -149,6 +156,16 @@ def as_message(answer: Any) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {"content": answer}
 
 
+def as_line(value: Any) -> str:
+    """Return an example's input or target as people read it: of messages the last one, with its calls of tools."""
+    if _is_messages(value):
+        value = value[-1]
+    if isinstance(value, dict) and "content" in value:
+        calls = [f"{call['name']}({json.dumps(call['arguments'])})" for call in value.get("tool_calls", ())]
+        return " ".join(filter(None, [str(value["content"]), *calls]))
+    return value if isinstance(value, str) else canonical(value)
+
+
 def as_json(record: Any) -> dict[str, Any]:
     """Return a record as plain JSON data; ``restore`` is the way back."""
     return asdict(record)
@@ -172,6 +189,7 @@ class Example:
     """One thing to learn: a question in a task's own form and the answer to give."""
 
     task: str
+    """What kind of thing it is, as the formats of datasets name it (``tasks.Task.formats``)."""
     input: Any
     """JSON data of the task: for ``chat`` the messages before the answer."""
     target: Any
@@ -183,17 +201,17 @@ class Example:
     @property
     def input_id(self) -> str:
         """Identify what is asked, however it is written: the same with different answers is a contradiction."""
-        asked = self.input
-        if self.task == "chat" and isinstance(asked, list):
-            return _hashed(f'["chat",[{",".join(map(_normal_message, asked))}]]')
-        return digest([self.task, normal_input(self.task, asked)])
+        if _is_messages(self.input):
+            asked = ",".join(map(_normal_message, self.input))
+            return _hashed(f"[{canonical(self.task)},[{asked}]]")
+        return digest([self.task, normal_input(self.input)])
 
     @property
     def id(self) -> str:
         """Identify the example by its content alone: a copy in another file has the same id."""
-        if self.task == "chat" and isinstance(self.input, list):
+        if _is_messages(self.input):
             asked = ",".join(map(_message, self.input))
-            return _hashed(f'["chat",[{asked}],{canonical(self.target)}]')
+            return _hashed(f"[{canonical(self.task)},[{asked}],{canonical(self.target)}]")
         return digest([self.task, self.input, self.target])
 
     @property
@@ -204,7 +222,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An example as token ids; ``tokens[start:]`` are the answer, which alone is trained."""
+    """A row of a causal model: token ids, of which ``tokens[start:]`` are the answer, which alone is trained."""
 
     tokens: tuple[int, ...]
     start: int
@@ -216,6 +234,11 @@ class Encoded:
     def target(self) -> tuple[int, ...]:
         """Return the trained tokens, the end token included."""
         return self.tokens[self.start :]
+
+    @property
+    def weight(self) -> int:
+        """Count the trained tokens."""
+        return len(self.tokens) - self.start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -434,13 +457,14 @@ class Evaluation:
     """Old examples that the parent answered right and the candidate does not."""
     mended: int
     """Old examples that the candidate answers right and the parent did not."""
-    perplexity: float
-    perplexity_base: float
-    kl_base: float
+    perplexity: float | None = None
+    """Of a fixed text; like the next three ``None`` where the task has no such check."""
+    perplexity_base: float | None = None
+    kl_base: float | None = None
     """Mean KL divergence from the pristine base on its stored conversations, nats per token."""
-    degenerate: int
+    degenerate: int | None = None
     """Sampled answers that were empty, endless or repeated themselves."""
-    sampled: int
+    sampled: int = 0
     reload_difference: float
     """Largest difference between an adapter's numbers in memory and reloaded from disk; exact is 0."""
     merge_difference: float
@@ -474,6 +498,23 @@ class Verdict:
     """One sentence per check, with its numbers; a failed check begins with ``failed:``."""
     failed: tuple[str, ...] = ()
     """The names of the checks that failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionResult:
+    """What a session says of its candidate. No words: what people forget must not live on in papers."""
+
+    parent: str | None
+    """The version that it was trained on."""
+    base: str
+    """The base model's fingerprint."""
+    evaluation: Evaluation
+    verdict: Verdict
+    """Decided by the session, once; nobody decides it again."""
+    learned: tuple[tuple[str, str], ...]
+    """Ids of example and question of what was new."""
+    right: dict[str, bool]
+    """Of every example asked, by id: whether the candidate recalls it."""
 
 
 def training_inputs(order: Mapping[str, Any]) -> dict[str, Any]:

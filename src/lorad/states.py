@@ -47,8 +47,6 @@ class VersionState(StrEnum):
 
 State = DropState | JobState | VersionState
 
-RENAMED = {"sound": VersionState.INTACT, "damaged": VersionState.CORRUPT}
-"""What an older lorad called states that lie in files."""
 S = TypeVar("S", DropState, JobState, VersionState)
 
 TRANSITIONS: dict[type[StrEnum], dict[State, dict[str, State]]] = {
@@ -58,7 +56,7 @@ TRANSITIONS: dict[type[StrEnum], dict[State, dict[str, State]]] = {
             "repeat": DropState.DUPLICATE,
             "fail": DropState.FAILED,
         },
-        DropState.FAILED: {"retry": DropState.PROCESSING},
+        DropState.FAILED: {},
         DropState.ACCEPTED: {},
         DropState.DUPLICATE: {},
     },
@@ -83,7 +81,7 @@ TRANSITIONS: dict[type[StrEnum], dict[State, dict[str, State]]] = {
     },
     VersionState: {
         VersionState.INTACT: {"damage": VersionState.CORRUPT, "prune": VersionState.PRUNED},
-        VersionState.CORRUPT: {"prune": VersionState.PRUNED, "repair": VersionState.INTACT},
+        VersionState.CORRUPT: {"prune": VersionState.PRUNED},
         VersionState.PRUNED: {},
     },
 }

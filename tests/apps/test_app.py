@@ -20,19 +20,18 @@ import torch
 from peft import PeftModel
 from running import SETTINGS, ask, learn, wait_for
 
-from lorad.apps.daemon.app import App, ChildSession, _scheduler
+from lorad.apps.daemon import nightly
+from lorad.apps.daemon.app import App
 from lorad.config import Settings
 from lorad.errors import ConfigError, ProtocolError
 from lorad.home import Home
 from lorad.models import adapters, bases, packing, peft_io, scoring
 from lorad.serving.client import Client
-from lorad.serving.engine import Sampling
-from lorad.serving.queries import Archive
-from lorad.storage import files, permissions
+from lorad.serving.requests import Sampling
+from lorad.storage import locks, permissions
 from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
 from lorad.tasks import find
-from lorad.versions.store import Registry
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +55,7 @@ def test_three_drops_are_learned_in_turn_and_all_three_are_what_is_served(home):
     app.start()
     try:
         client = Client(home.socket(SETTINGS.server.socket))
-        assert client.status()["ready"]
+        assert client.status().ready
         assert ask(client, drops["doors"][0])[1] == "chat@base"
 
         for name, examples in drops.items():
@@ -147,7 +146,7 @@ def _check_routes(client):
 def _check_bad_file(client, home):
     (home.inbox / "bad.json").write_text('[{"question": "a"}]')
     wait_for((home.inbox / "failed" / "bad.json.reason.json").exists)
-    assert client.status()["ready"]
+    assert client.status().ready
 
 
 def _check_rollback(client, drops):
@@ -176,26 +175,6 @@ def _check_restart(home, drops):
         app.stop()
 
 
-def test_a_session_that_takes_too_long_is_ended_and_says_what_to_do(tmp_path):
-    (tmp_path / "progress.jsonl").write_text('{"round": 2}\n')
-    child = ChildSession(tmp_path, Settings.model_validate({"training": {"max_seconds": 60}}))
-    assert child.poll(1000.0) is None
-    assert child.poll(1059.0) is None
-
-    assert child.poll(1061.0) == -signal.SIGKILL
-
-    said = child.progress
-    assert (said["round"], said["error"]["code"]) == (2, "too_slow")
-    assert "raise it, and let the session go on with: lorad resume JOB" in said["error"]["message"]
-
-
-def test_a_session_takes_no_library_from_the_current_folder(tmp_path):
-    child = ChildSession(tmp_path, Settings())
-    child.stop()
-
-    assert child._process.args[:3] == [sys.executable, "-P", "-m"]
-
-
 @pytest.fixture
 def place(monkeypatch):
     """Return how to be in another zone, and what the system's files say of it if that is something else."""
@@ -221,7 +200,7 @@ def offsets(zone):
 def test_nightly_work_keeps_its_hour_when_the_clocks_change_where_the_zone_is_known(place, zone, hours):
     place(zone)
 
-    found = _scheduler().timezone
+    found = nightly.scheduler().timezone
 
     assert offsets(found) == (hours or offsets(found))
     assert datetime.now(found).utcoffset() == datetime.now().astimezone().utcoffset()
@@ -231,7 +210,7 @@ def test_a_zone_that_the_clock_does_not_keep_is_not_believed(place):
     # Given a container whose files name another zone than its clock has
     place("Asia/Kolkata", named=ZoneInfo("UTC"))
 
-    assert offsets(_scheduler().timezone) == [5.5, 5.5]
+    assert offsets(nightly.scheduler().timezone) == [5.5, 5.5]
 
 
 def test_a_second_daemon_in_the_same_home_is_refused(home):
@@ -240,7 +219,7 @@ def test_a_second_daemon_in_the_same_home_is_refused(home):
     try:
         with pytest.raises(ConfigError, match="another lorad runs"):
             App(home, SETTINGS).start()
-        assert Client(home.socket(SETTINGS.server.socket)).status()["ready"]
+        assert Client(home.socket(SETTINGS.server.socket)).status().ready
     finally:
         app.stop()
 
@@ -282,7 +261,7 @@ def test_the_daemon_as_a_process_stops_on_sigterm(home):
 
     def ready():
         try:
-            return client.status()["ready"]
+            return client.status().ready
         except ConfigError:
             assert process.poll() is None
             return False
@@ -296,10 +275,12 @@ def test_the_daemon_as_a_process_stops_on_sigterm(home):
 
 def test_case_10_a_model_with_nothing_behind_its_at_is_not_there(home):
     app = App(home, SETTINGS)
-    app.archive = Archive({"chat": Registry(home.track("chat"))}, None, None)
-
-    with pytest.raises(ProtocolError, match="there is no model 'chat@'") as missing:
-        app.ask("chat@", [], Sampling())
+    try:
+        app._wire()
+        with pytest.raises(ProtocolError, match="there is no model 'chat@'") as missing:
+            app.api.ask("chat@", [], Sampling())
+    finally:
+        app.stop()
 
     assert (missing.value.status, missing.value.code) == (404, "model_not_found")
 
@@ -312,14 +293,14 @@ def test_a20_a_second_daemon_disturbs_nothing_when_the_lock_was_removed(home, go
     try:
         for name in gone:
             (home.models / name).unlink()
-        before = app.cycle.ledger.events(limit=1000)
+        before = app.ledger.events(limit=1000)
 
         with pytest.raises(ConfigError, match="another lorad") as caught:
             App(home, SETTINGS).start()
 
         assert caught.value.code == "already_running"
-        assert app.cycle.ledger.events(limit=1000) == before
-        assert Client(home.socket(SETTINGS.server.socket)).status()["ready"]
+        assert app.ledger.events(limit=1000) == before
+        assert Client(home.socket(SETTINGS.server.socket)).status().ready
     finally:
         app.stop()
 
@@ -372,7 +353,7 @@ def test_a20_whoever_may_only_read_a_home_cannot_lock_it(home):
     try:
         # When it starts anew, and its registry is locked for a change, then nothing keeps it
         again.start()
-        with files.locked(home.track("chat") / ".lock", wait=False):
+        with locks.locked(home.track("chat") / ".lock", wait=False):
             pass
     finally:
         again.stop()

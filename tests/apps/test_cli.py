@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 from fake_daemon import (
     NOW,
+    RETENTION,
     SESSION,
     FakeDaemon,
     Problem,
     Stream,
+    completion,
     delta,
     described,
     ended,
@@ -26,12 +28,14 @@ from fake_daemon import (
     rejected,
     snapshot,
     waiting_file,
+    whole,
 )
 from typer.testing import CliRunner
 
 from lorad.apps.cli.main import app
 from lorad.config import Settings, load_settings
 from lorad.home import Home
+from lorad.serving import answers
 from lorad.storage import fault_points
 
 DONE = "data: [DONE]"
@@ -199,7 +203,7 @@ def test_the_version_is_printed_without_a_home():
         (["reproduce", "v0.1", "--keep"], "-P -m lorad.apps.cli.model_commands reproduce v0.1 --keep"),
         (
             ["--set", "a=1", "versions", "add", "v0.3", "theirs", "--set-latest", "--metric", "f1=0.9"],
-            "-P -m lorad.apps.cli.model_commands adopt v0.3 theirs --set-latest --metric f1=0.9 --set a=1",
+            "-P -m lorad.apps.cli.model_commands versions add v0.3 theirs --set-latest --metric f1=0.9 --set a=1",
         ),
         (
             ["calibrate", "--check", "--home", "/h"],
@@ -256,7 +260,7 @@ def test_init_into_a_file_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     result = CliRunner().invoke(app, ["init", str(tmp_path / "file")])
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
-    assert "cannot be made" in result.stderr
+    assert "cannot be created" in result.stderr
 
 
 # Status, monitor, events
@@ -316,21 +320,21 @@ def test_a_version_tells_how_it_is_calibrated(lorad, daemon):
 
 def test_reading_commands_tell_the_same_in_json(lorad, daemon):
     # Given everything that can be read
-    answers = {
+    told = {
         "status": ("GET /api/status", snapshot()),
         "jobs": ("GET /api/jobs", {"jobs": [rejected(1, "é")]}),
-        "versions": ("GET /api/versions", snapshot()["tracks"]["chat"]),
+        "versions": ("GET /api/versions", whole(answers.Versions, snapshot()["tracks"]["chat"])),
         "versions show good": ("GET /api/versions/good", described()),
         "memory": ("GET /api/memory", {"datasets": []}),
-        "retention": ("GET /api/retention", {"versions": [], "datasets": [], "matrix": []}),
+        "retention": ("GET /api/retention", RETENTION),
         "explain v0.1": (
             "GET /api/versions/v0.1/explain",
-            {"version": "v0.1", "promoted": True, "reasons": []},
+            whole(answers.Explanation, {"version": "v0.1", "promoted": True}),
         ),
         "diff v0.1 v0.2": ("GET /api/diff", {"a": "v0.1", "b": "v0.2", "changed": []}),
         "events": ("GET /api/events", {"events": [event(1, "paused")]}),
     }
-    for words, (route, answer) in answers.items():
+    for words, (route, answer) in told.items():
         daemon.answers(route, answer)
         # When it is asked for in JSON, then it is what the daemon told
         assert json.loads(lorad(*words.split(), "--json").stdout) == answer
@@ -346,7 +350,8 @@ def test_tables_are_printed(lorad, daemon):
 
 
 def test_one_job_is_shown_in_full(lorad, daemon):
-    drop = {"name": "a.json", "rows": 2, "reason": {"formats": {"alpaca": 2}, "new": 2}}
+    drop = {"id": 1, "name": "a.json", "track": "chat", "state": "accepted", "taken_at": 1.0}
+    drop |= {"rows": 2, "reason": {"formats": {"alpaca": 2}, "new": 2}}
     daemon.answers("GET /api/jobs/2", promoted(2, "campus_dining", "v0.2") | {"drop": drop})
 
     assert "2 alpaca" in lorad("jobs", "2").stdout
@@ -414,7 +419,7 @@ def test_an_answer_is_printed_exactly(lorad, daemon):
 
 
 def test_an_answer_can_be_had_whole(lorad, daemon):
-    answer = {"id": "chatcmpl-1", "choices": [{"message": {"role": "assistant", "content": " a mill\n"}}]}
+    answer = completion(" a mill\n")
     daemon.answers("POST /v1/chat/completions", answer)
     assert lorad("ask", "Where?", "--no-stream").stdout == " a mill\n"
     assert json.loads(lorad("ask", "Where?", "--json", "--temperature", "0.7").stdout) == answer
@@ -433,13 +438,13 @@ def test_an_answer_that_breaks_off_fails(lorad, daemon):
 @pytest.mark.parametrize("form", ["streamed", "--no-stream", "--json"])
 def test_case_7_an_answer_that_was_cut_is_told(lorad, daemon, options, status, form):
     # Given an answer that ends because it may not be longer
-    whole = {"choices": [{"message": {"content": "In the old"}, "finish_reason": "length"}]}
-    whole["usage"] = {"completion_tokens": 3}
+    answer = completion("In the old", "length")
+    answer["usage"]["completion_tokens"] = 3
     stream = Stream(delta("In the"), delta(" old"), *ended("length", 3), DONE)
-    daemon.answers("POST /v1/chat/completions", stream if form == "streamed" else whole)
+    daemon.answers("POST /v1/chat/completions", stream if form == "streamed" else answer)
     # When it is asked for, it is printed exactly, and standard error says that it goes on
     result = lorad("ask", "Where?", *options, *([] if form == "streamed" else [form]))
-    assert json.loads(result.stdout) == whole if form == "--json" else result.stdout == "In the old"
+    assert json.loads(result.stdout) == answer if form == "--json" else result.stdout == "In the old"
     assert result.stderr == "lorad: the answer was cut after 3 tokens; ask for more with --max-tokens\n"
     # Then it has failed, unless whoever asked had set the limit
     assert result.exit_code == status
@@ -467,7 +472,7 @@ def test_a_question_is_read_from_a_pipe(lorad, daemon, words):
 
 def test_no_question_is_one_sentence(lorad, daemon):
     result = lorad("ask", typed="")
-    assert result.stderr.startswith("lorad: there is no question; write one: lorad ask QUESTION")
+    assert result.stderr.startswith("lorad: no question given; use: lorad ask QUESTION")
     assert (result.exit_code, daemon.asked) == (1, [])
 
 
@@ -512,7 +517,7 @@ def test_case_27_what_a_terminal_cannot_show_is_replaced(daemon, home, environme
 
 @pytest.mark.parametrize("environment", NOT_UTF8)
 def test_case_27_data_in_a_pipe_is_exact_whatever_the_terminal_shows(daemon, home, environment):
-    answer = {"choices": [{"message": {"content": "the Mühle 🌾"}, "finish_reason": "stop"}]}
+    answer = completion("the Mühle 🌾", "stop")
     streamed = Stream(delta("the Mühle"), delta(" 🌾"), *ended("stop", 2), DONE)
     daemon.answers("POST /v1/chat/completions", streamed, answer, answer)
     row = {"instruction": "Wo?", "response": "die Mühle", "provenance": {"row": 1}}
@@ -541,7 +546,7 @@ def test_case_27_a_question_that_is_not_text_is_told(daemon, home):
         check=False,
         timeout=30,
     )
-    assert result.stderr.startswith("lorad: what was typed is not text in this terminal's encoding")
+    assert result.stderr.startswith("lorad: the input is not valid text in this terminal's encoding")
     assert (result.returncode, daemon.asked) == (1, [])
 
 
@@ -616,7 +621,7 @@ def test_a_waiting_file_is_never_overwritten(lorad, home, tmp_path):
     (tmp_path / "a.json").write_text("newer")
     result = lorad("drop", str(tmp_path / "a.json"))
     assert result.exit_code == 1
-    assert "still waits" in result.stderr
+    assert "is still in the inbox" in result.stderr
     assert (home / "inbox" / "a.json").read_text() == "waiting"
 
 
@@ -662,7 +667,7 @@ def test_a20_no_pipe_and_no_device_is_imported(lorad, tmp_path):
     for file in (tmp_path / "pipe", "/dev/zero"):
         result = lorad("memory", "import", str(file))
         assert result.exit_code == 1
-        assert "is no plain file" in result.stderr
+        assert "is not a regular file" in result.stderr
 
 
 def test_nothing_is_dropped_when_one_file_is_missing(lorad, home, tmp_path):
@@ -685,7 +690,7 @@ def test_what_the_inbox_would_pass_by_is_not_dropped(lorad, home, tmp_path, name
     (tmp_path / "a.json").write_text("1")
     (tmp_path / name).write_text("1")
     result = lorad("drop", str(tmp_path / "a.json"), str(tmp_path / name))
-    assert f"the inbox passes by files named {pattern}; rename {tmp_path / name}" in result.stderr
+    assert f"the inbox ignores files named {pattern}; rename {tmp_path / name}" in result.stderr
     assert (result.exit_code, list((home / "inbox").iterdir())) == (1, [])
 
 
@@ -786,7 +791,7 @@ def test_waiting_gives_up(lorad, daemon):
     daemon.answers("GET /api/status", snapshot(jobs=[job(1, "a", "training")]))
     result = lorad("wait", "--timeout", "0")
     assert (result.stdout, result.exit_code) == ("", 1)
-    assert result.stderr.startswith("lorad: the time is up")
+    assert result.stderr.startswith("lorad: timed out")
 
 
 def test_waiting_shows_progress_on_a_terminal_only(home, daemon):
@@ -816,7 +821,7 @@ def test_waiting_shows_progress_on_a_terminal_only(home, daemon):
 
 
 def test_a_job_is_tried_again_with_other_settings(lorad, daemon):
-    daemon.answers("POST /api/jobs/3/retry", {})
+    daemon.answers("POST /api/jobs/3/retry", job(3, "a", "queued"))
     result = lorad(
         "retry", "3", "--force", "--settings", "rank=16", "--settings", "dtype=float32", "--settings", "x=a=b"
     )
@@ -827,7 +832,7 @@ def test_a_job_is_tried_again_with_other_settings(lorad, daemon):
 @pytest.mark.parametrize("setting", ["rank", "=16"])
 def test_a_setting_without_a_key_or_value_is_refused(lorad, daemon, setting):
     result = lorad("retry", "3", "--settings", setting)
-    assert "write it as key=value" in result.stderr
+    assert "use the form key=value" in result.stderr
     assert daemon.asked == []
 
 
@@ -836,7 +841,7 @@ def test_a_setting_without_a_key_or_value_is_refused(lorad, daemon, setting):
     [("pause", "POST /api/pause"), ("resume", "POST /api/resume"), ("cancel 3", "POST /api/jobs/3/cancel")],
 )
 def test_simple_orders(lorad, daemon, word, route):
-    daemon.answers(route, {})
+    daemon.answers(route, job(3, "a", "cancelled") | {"paused": True})
     assert lorad(*word.split()).exit_code == 0
     assert [asked for asked, _, _ in daemon.asked] == [route]
 
@@ -849,25 +854,25 @@ def test_the_latest_version_is_printed_alone(lorad, daemon):
     assert lorad("versions", "latest").stdout == "v0.2\n"
     result = lorad("versions", "latest", "--track", "chat")
     assert (result.stdout, result.exit_code) == ("", 1)
-    assert "no version of chat is the latest" in result.stderr
+    assert "chat has no latest version" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("words", "route", "body", "told"),
     [
-        ("pin good", "good/pin", {"pinned": True}, "v0.1 is never pruned until: lorad versions unpin v0.1"),
+        ("pin good", "good/pin", {"pinned": True}, "v0.1 is pinned; undo it with: lorad versions unpin v0.1"),
         ("unpin v0.1", "v0.1/pin", {"pinned": False}, "v0.1 is no longer pinned"),
         (
             "tag v0.1 good",
             "v0.1/tags",
             {"tag": "good", "remove": False},
-            "v0.1 is now called good; ask it with: lorad ask --model chat@good QUESTION",
+            "v0.1 has the tag good; ask it with: lorad ask --model chat@good QUESTION",
         ),
-        ("untag good good", "good/tags", {"tag": "good", "remove": True}, "v0.1 is no longer called good"),
+        ("untag good good", "good/tags", {"tag": "good", "remove": True}, "v0.1 no longer has the tag good"),
     ],
 )
 def test_versions_are_marked(lorad, daemon, words, route, body, told):
-    daemon.answers(f"POST /api/versions/{route}", {"version": "v0.1"})
+    daemon.answers(f"POST /api/versions/{route}", {"version": "v0.1", "tag": "good", "removed": True} | body)
     result = lorad("versions", *words.split())
     assert (result.stdout, result.exit_code) == (f"{told}\n", 0)
     assert [sent for _, _, sent in daemon.asked] == [{"track": "chat", **body}]
@@ -885,7 +890,7 @@ def test_an_option_in_front_of_the_subcommand_is_refused_and_not_ignored(lorad, 
     result = lorad(*words)
 
     assert result.exit_code == 1
-    assert f"put {words[1]} behind" in result.output
+    assert f"put {words[1]} after" in result.output
 
 
 def test_an_import_into_a_track_that_is_not_there_is_refused(lorad, home, tmp_path):
@@ -915,7 +920,7 @@ def test_pruning_tells_what_went_and_why(lorad, daemon):
         "would remove v0.1: older than max_age_days (30)\n",
     ]
     assert json.loads(told[2]) == found
-    assert told[3].startswith("nothing is beyond the limits")
+    assert told[3].startswith("no version is beyond the limits")
     assert [body for _, _, body in daemon.asked] == [
         {"track": "chat", "dry_run": False, "keep": 3, "max_age_days": 30, "max_bytes": 1000},
         {"track": "chat", "dry_run": True},
@@ -980,7 +985,7 @@ def test_a13_an_export_of_memory_replaces_a_file_only_when_told(lorad, daemon, t
 def test_what_would_be_forgotten_is_told_and_kept(lorad, daemon):
     daemon.answers("POST /api/forget", {"forgotten": 0, "dry_run": True, "examples": []})
     result = lorad("forget", "campsu_cs", "--dry-run")
-    assert result.stdout == "'campsu_cs' means 0 examples; nothing was forgotten\n"
+    assert result.stdout == "'campsu_cs' matches 0 examples; nothing was forgotten\n"
     assert (result.exit_code, len(daemon.asked)) == (0, 1)
 
 
@@ -1039,21 +1044,19 @@ def test_only_an_export_is_imported(lorad, tmp_path):
     file = tmp_path / "other.jsonl"
     file.write_text('{"instruction": "a", "response": "b"}\n')
     result = lorad("memory", "import", str(file))
-    assert "line 1: this is not a row that lorad memory export wrote" in result.stderr
+    assert "line 1: not a row written by lorad memory export" in result.stderr
     assert result.exit_code == 1
 
 
 def test_consolidating_names_its_job(lorad, daemon):
-    daemon.answers("POST /api/consolidate", {"id": 7})
+    daemon.answers("POST /api/consolidate", job(7, "memory", "queued"))
     assert "lorad wait --job 7" in lorad("consolidate", "--refit").stdout
     assert daemon.asked[0][2] == {"track": "chat", "refit": True}
 
 
 def test_retention_is_drawn(lorad, daemon, tmp_path):
     pytest.importorskip("matplotlib")
-    daemon.answers(
-        "GET /api/retention", {"versions": ["v0.1"], "datasets": ["a"], "matrix": [[0.9]], "acc": 0.9}
-    )
+    daemon.answers("GET /api/retention", RETENTION)
     result = lorad("retention", "--plot", str(tmp_path / "r.png"))
     assert (tmp_path / "r.png").stat().st_size > 0
     assert "ACC 0.900" in result.stdout
@@ -1079,21 +1082,22 @@ def test_ctrl_c_ends_with_130(home, daemon):
 
 
 @pytest.mark.parametrize(
-    ("behind", "told"), [("round-0003", "behind round-0003"), (None, "begin anew: it has no complete")]
+    ("behind", "told"),
+    [("round-0003", "continues after round-0003"), (None, "starts over: it has no complete")],
 )
 def test_resuming_tells_where_a_job_goes_on(lorad, daemon, behind, told):
-    daemon.answers("POST /api/jobs/3/resume", {"checkpoint": behind})
+    daemon.answers("POST /api/jobs/3/resume", job(3, "a", "queued") | {"checkpoint": behind})
 
     assert told in lorad("resume", "3").output
 
 
 def test_a_job_is_resumed_from_a_checkpoint(lorad, daemon):
-    daemon.answers("POST /api/jobs/3/resume", {"checkpoint": "round-0002"})
+    daemon.answers("POST /api/jobs/3/resume", job(3, "a", "queued") | {"checkpoint": "round-0002"})
 
     result = lorad("resume", "3", "--from", "round-0002")
 
     assert result.exit_code == 0, result.output
-    assert "behind round-0002" in result.output
+    assert "continues after round-0002" in result.output
     assert daemon.asked[-1][2] == {"checkpoint": "round-0002"}
 
 
@@ -1190,7 +1194,7 @@ def test_only_a_failed_file_goes_back(lorad, home, name, told):
 def test_a_failed_file_does_not_replace_one_that_waits(lorad, home, failed):
     (home / "inbox" / "a.json").write_text("[2]")
 
-    assert "still waits" in lorad("retry", "a.json").stderr
+    assert "is still in the inbox" in lorad("retry", "a.json").stderr
     assert (home / "inbox" / "a.json").read_text() == "[2]"
     assert (failed / "a.json").read_text() == "[1]"
 
@@ -1222,14 +1226,14 @@ def test_a_sidecar_is_not_dropped_alone(lorad, home, tmp_path):
     result = lorad("drop", str(tmp_path / "a.json.meta.yaml"))
 
     assert result.exit_code == 1
-    assert "drop a.json alone" in result.output
+    assert "name only a.json" in result.output
     assert not list((home / "inbox").glob("a.*"))
 
 
 @pytest.mark.parametrize(
     ("redirected", "words", "told", "status"),
     [
-        ("<&-", ("ask",), "lorad: there is no question", 1),
+        ("<&-", ("ask",), "lorad: no question given", 1),
         ("0> /dev/null", ("ask",), "lorad: standard input cannot be read: Bad file descriptor", 1),
         ("<&-", ("chat",), "", 0),
         (">&-", ("ask", "Where?"), "", 0),
@@ -1271,7 +1275,7 @@ def test_case_27_a_mark_of_byte_order_is_no_part_of_a_question(lorad, daemon, ty
 def test_case_27_a_blank_question_is_not_asked(lorad, daemon, words):
     result = lorad(*words, typed="\ufeff \n\t\n")
 
-    assert "there is no question" in result.stderr
+    assert "no question given" in result.stderr
     assert (result.exit_code, daemon.asked) == (1, [])
 
 
@@ -1281,10 +1285,10 @@ def test_case_27_a_command_that_chat_does_not_know_is_said(lorad, daemon):
     result = lorad("chat", typed="/modelx\n/models chat@v0.1\n/help\n/etc/hosts is what?\n/quit\n")
 
     told = [line.split(";")[0] for line in result.stderr.splitlines()]
-    assert told == ["there is no /modelx", "there is no /models", "there is no /help"]
+    assert told == ["unknown command /modelx", "unknown command /models", "unknown command /help"]
     (only,) = [body["messages"] for _, _, body in daemon.asked]
     assert only == [{"role": "user", "content": "/etc/hosts is what?"}]
-    assert "answers" not in result.stdout
+    assert "now talking" not in result.stdout
 
 
 def test_case_27_a_name_of_very_many_digits_is_a_files(lorad):
@@ -1302,7 +1306,7 @@ def test_a11_an_example_that_cannot_be_read_is_told_and_the_others_are_exported(
     lines = (tmp_path / "memory.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == [exported(1, "mills"), odd, exported(9, "inns")]
     assert result.exit_code == 0
-    assert "example 3 of '\\x1b]0;' cannot be read and is left out" in result.output
+    assert "example 3 of '\\x1b]0;' cannot be read and is skipped" in result.output
     assert "\x1b" not in result.output
 
 

@@ -97,11 +97,11 @@ def end_session(world):
 def is_over(world):
     """Tell whether nothing is left to be done."""
     return (
-        not world.cycle.inbox.waiting()
-        and not world.cycle.inbox.processing()
-        and not world.cycle.ledger.open_jobs()
-        and world.cycle.session is None
-        and world.cycle._is_swept
+        not world.inbox.waiting()
+        and not world.inbox.processing()
+        and not world.ledger.open_jobs()
+        and world.loop.sessions.running is None
+        and world.loop.state.is_clean
     )
 
 
@@ -110,11 +110,11 @@ def live(world, end=end_session, seconds=1.0):
     for _ in range(STEPS):
         if is_over(world):
             return
-        if world.cycle.session and world.models.sessions[-1].status is None:
+        if world.loop.sessions.running and world.models.sessions[-1].status is None:
             end(world)
         world.now += seconds
         world.ticks += 1.0
-        world.cycle.step(world.now, world.ticks)
+        world.loop.step(world.now, world.ticks)
     raise AssertionError("it never came to an end")
 
 
@@ -134,7 +134,7 @@ def daemon(home):
 def check(world):
     """Hold inbox, ledger, memory, tracker, links and folders against the one story."""
     _check_files(world.home / "inbox", world.home / "models" / "drops")
-    _check_ledger(world.cycle.ledger)
+    _check_ledger(world.ledger)
     _check_memory(world)
     _check_versions(world)
     leftovers = [path for path in world.home.rglob("*") if path.name.startswith(".") or "part" in path.suffix]
@@ -188,15 +188,15 @@ def _check_memory(world):
 
 def _check_versions(world):
     registry = world.registry
-    tracker = registry.tracker()
-    jobs = {job.dataset: job.id for job in world.cycle.ledger.jobs()}
+    tracker = registry.tracker.read()
+    jobs = {job.dataset: job.id for job in world.ledger.jobs()}
     assert [(e["version"], e["job"], e["state"], e["parent"]) for e in tracker["checkpoints"]] == [
         ("v0.1", jobs["doors"], "pruned", None),
         ("v0.2", jobs["gates"], "intact", "v0.1"),
         ("v0.3", jobs["keys"], "intact", "v0.2"),
     ]
     assert (tracker["latest"], tracker["previous"], world.models.serving) == ("v0.3", "v0.2", "v0.3")
-    assert sorted(path.name for path in registry.versions_folder.iterdir()) == ["v0.2", "v0.3"]
+    assert sorted(path.name for path in registry.folders.folder.iterdir()) == ["v0.2", "v0.3"]
     for name, version in (("latest", "v0.3"), ("previous", "v0.2")):
         assert (registry.folder / name).resolve() == registry.verify(version)
     assert list(registry.candidates.iterdir()) == []
@@ -287,12 +287,12 @@ def test_a_second_crash_while_the_first_is_mended_changes_nothing(home):
 def test_wherever_a_promotion_by_force_is_cut_off_it_happens_once(home):
     with daemon(home) as world:
         live(world)
-        refused = next(job.id for job in world.cycle.ledger.jobs() if job.state is JobState.REJECTED)
+        refused = next(job.id for job in world.ledger.jobs() if job.state is JobState.REJECTED)
     keep(home, home.parent / "refused")
     put_back(home, "refused")
     camera = Camera(home)
     with fault_points.guarded(camera), daemon(home) as world:
-        world.cycle.retry(refused, world.now, force=True)
+        world.loop.commands.retry(refused, world.now, force=True)
         live(world)
         camera.shoot("the end")
     assert len(camera.names) > 20
@@ -301,8 +301,8 @@ def test_wherever_a_promotion_by_force_is_cut_off_it_happens_once(home):
         with told(f"after a crash before operation {number}: {name}"):
             put_back(home, str(number))
             with daemon(home) as world:
-                if world.cycle.ledger.job(refused).state is JobState.REJECTED:  # the order was not yet heard
-                    world.cycle.retry(refused, world.now, force=True)
+                if world.ledger.job(refused).state is JobState.REJECTED:  # the order was not yet heard
+                    world.loop.commands.retry(refused, world.now, force=True)
                 live(world)
                 _check_forced(world, refused)
 
@@ -310,9 +310,9 @@ def test_wherever_a_promotion_by_force_is_cut_off_it_happens_once(home):
 def _check_forced(world, job):
     registry = world.registry
     assert (registry.latest, registry.previous, world.models.serving) == ("v0.4", "v0.3", "v0.4")
-    assert [(e["version"], e["job"]) for e in registry.tracker()["checkpoints"]][3:] == [("v0.4", job)]
+    assert [(e["version"], e["job"]) for e in registry.tracker.read()["checkpoints"]][3:] == [("v0.4", job)]
     registry.verify("v0.4")
-    assert str(world.cycle.ledger.job(job).state) == "promoted"
+    assert str(world.ledger.job(job).state) == "promoted"
     hats = {example.id for example in HATS}
     learned = world.database.rows("SELECT example_id, version FROM learnings")
     assert {row["version"] for row in learned if row["example_id"] in hats} == {"v0.4"}
@@ -433,11 +433,11 @@ def struggle(home, minutes=3):
     except (LoradError, OSError):
         return
     for _ in range(minutes * 4):
-        if world.cycle.session and world.models.sessions[-1].status is None:
+        if world.loop.sessions.running and world.models.sessions[-1].status is None:
             end_session_on_a_full_disk(world)
         world.now += 15
         world.ticks += 15
-        world.cycle.step(world.now, world.ticks)
+        world.loop.step(world.now, world.ticks)
     world.database.close()
 
 
@@ -479,10 +479,10 @@ def end_session_unless(world, killer):
             end_session(world)
     except Killed:
         world.models.sessions[-1].status = -9
-        world.cycle.step(world.now, world.ticks)
-        job = next(job for job in world.cycle.ledger.jobs() if job.state is JobState.FAILED)
+        world.loop.step(world.now, world.ticks)
+        job = next(job for job in world.ledger.jobs() if job.state is JobState.FAILED)
         assert "killed by signal 9" in job.reason["message"]
-        world.cycle.retry(job.id, world.now)
+        world.loop.commands.retry(job.id, world.now)
 
 
 def test_whenever_the_trainer_is_killed_its_job_can_be_tried_again(home):

@@ -7,7 +7,8 @@ import pytest
 import tiny
 from typer.testing import CliRunner
 
-from lorad.apps.cli import dataset_report, model_commands
+from lorad.apps.cli import dataset_report
+from lorad.apps.cli.model_commands import main
 from lorad.config import InboxSettings
 from lorad.datasets import reader
 from lorad.errors import ConfigError, SampleError
@@ -15,6 +16,7 @@ from lorad.home import Home
 from lorad.models import bases
 from lorad.records import Encoded
 from lorad.tasks import find
+from lorad.tasks.chat import Chat
 
 ROWS = [
     {"question": "Where is the mill?", "answer": "By the river."},
@@ -74,7 +76,7 @@ def test_a_sample_shows_what_is_trained_and_what_is_not(tokenizer):
     assert (sample["line"], sample["trained_tokens"] < sample["tokens"]) == (1, True)
 
 
-class Odd:
+class Odd(Chat):
     """A task whose examples begin and end in every wrong way."""
 
     def stop_tokens(self, _):
@@ -184,7 +186,7 @@ def check(home, tmp_path):
         if meta:
             (tmp_path / "a.json.meta.yaml").write_text(meta)
         command = ["check", str(path), "--home", str(home.root), "--set", f"tracks.chat.base={base}", *words]
-        return CliRunner().invoke(model_commands.app, command, env={"COLUMNS": "200"})
+        return CliRunner().invoke(main.app, command, env={"COLUMNS": "200"})
 
     return run
 
@@ -202,7 +204,7 @@ def test_a_file_is_read_as_the_inbox_would_and_reported(check):
 def test_people_get_the_same_in_words(check):
     told = " ".join(check(ROWS).output.split())
 
-    assert "'Who owns it?': line 3 says 'Arlo.', line 4 'Brix.'; the later counts" in told
+    assert "'Who owns it?': line 3 says 'Arlo.', line 4 'Brix.'; the later one counts" in told
     assert "By the river.</s>⟧" in told
     assert "each answer ends with one </s>, which is trained" in told
 
@@ -328,9 +330,9 @@ def test_people_see_the_contradictions_and_a_row_of_any_task(check):
     told = " ".join(check(rows, "--task", "classify").output.split())
 
     assert "a.json, for the task classify" in told
-    assert """'Bread.': line 1 says 'food', line 2 ["food", "place"]; the later counts""" in told
+    assert """'Bread.': line 1 says 'food', line 2 ["food", "place"]; the later one counts""" in told
     assert """line 2 'Bread.' ⟦["food", "place"]⟧""" in told
-    assert "not counted: read for the task classify alone" in told
+    assert "not counted: read for the task classify only" in told
 
 
 def test_a_long_text_is_shown_in_part(check):

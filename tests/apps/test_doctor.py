@@ -15,14 +15,16 @@ import tiny
 import torch
 from typer.testing import CliRunner
 
-from lorad.apps.cli import doctor, model_commands
-from lorad.apps.cli.doctor import Finding
+from lorad.apps.cli import doctor, packages
+from lorad.apps.cli.findings import Finding, attempt, failed
+from lorad.apps.cli.model_commands import main
 from lorad.errors import RegistryError
 from lorad.home import SOCKET_PATH_LIMIT, Home
 from lorad.models import bases
 from lorad.records import Machine, ModelShape, Trial
 from lorad.storage import files
-from lorad.versions.store import PromotionRecord, Registry
+from lorad.versions.promotion import PromotionRecord
+from lorad.versions.store import Registry
 
 ROOT = Path(__file__).parents[2]
 GB = 1_000_000_000
@@ -41,10 +43,10 @@ def statuses(findings):
 
 def test_only_failures_fail_unless_strict():
     fine, warning, failure = (Finding("a", status, "told") for status in ("ok", "warn", "fail"))
-    assert not doctor.failed([fine, warning])
-    assert doctor.failed([fine, warning], strict=True)
-    assert doctor.failed([fine, failure])
-    assert not doctor.failed([fine], strict=True)
+    assert not failed([fine, warning])
+    assert failed([fine, warning], strict=True)
+    assert failed([fine, failure])
+    assert not failed([fine], strict=True)
 
 
 @pytest.mark.parametrize(
@@ -54,32 +56,43 @@ def test_only_failures_fail_unless_strict():
         (ZeroDivisionError("oh"), "ZeroDivisionError: oh"),
     ],
 )
-def test_what_a_look_raises_is_its_finding(error, told):
-    # Given a look that dies
-    def look():
+def test_what_a_check_raises_is_its_finding(error, told):
+    # Given a check that fails
+    def check():
         raise error
 
     # Then that is what was found
-    assert doctor.attempt("x", look, "mend it") == Finding("x", "fail", told, "mend it")
-    assert doctor.attempt("x", look, "mend it", "warn").status == "warn"
+    assert attempt("x", check, "mend it") == Finding("x", "fail", told, "mend it")
+    assert attempt("x", check, "mend it", "warn").status == "warn"
 
 
 # What is installed
 
 
-def pins():
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    return dict(line.split("==") for line in lines if not line.startswith("#"))
-
-
-def test_the_tested_set_is_what_is_pinned():
-    assert {name: pins().get(name) for name in doctor.TESTED} == doctor.TESTED
-
-
-def test_the_tested_set_holds_every_dependency():
+def test_every_dependency_is_compared_with_what_is_pinned():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert set(doctor.TESTED) == {needed.partition(">=")[0] for needed in project["dependencies"]}
-    assert project["requires-python"] == ">=" + ".".join(map(str, doctor.PYTHON))
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+
+    names = [needed.partition(">=")[0] for needed in project["dependencies"]]
+    assert packages.tested() == {name: pins[name] for name in names}
+    assert project["requires-python"] == ">=" + ".".join(map(str, packages.PYTHON))
+
+
+def test_without_an_installed_lorad_nothing_is_compared(tmp_path):
+    # Given lorad run from its sources alone, where only the standard library is beside it
+    result = subprocess.run(
+        [sys.executable, "-S", "-c", "from lorad.apps.cli import packages; print(packages.check_packages())"],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    # Then that is told, and not that all is well
+    assert "status='warn'" in result.stdout
+    assert "not compared" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -87,13 +100,13 @@ def test_the_tested_set_holds_every_dependency():
     [((3, 10, 14), "fail"), ((3, 11, 0), "ok"), ((3, 14, 1), "ok")],
 )
 def test_python(version, status):
-    assert doctor.python(version).status == status
+    assert packages.check_python(version).status == status
 
 
 def test_packages_that_are_missing_or_others_are_named():
     # Given one package as tested, one newer, one missing
     tested = {"a": "1.0", "b": "2.0", "c": "3.0"}
-    found = doctor.packages({"a": "1.0", "b": "2.1"}.get, tested)
+    found = packages.compare(tested, {"a": "1.0", "b": "2.1"}.get)
     # Then the good ones are counted and the others told with what to type
     assert found == [
         Finding("packages", "ok", "1 of 3 are the tested versions"),
@@ -108,8 +121,8 @@ def test_a_build_is_no_other_version(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: lorad-probe\nVersion: 2.13.0+cpu\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert doctor.installed("lorad-probe") == "2.13.0"
-    assert doctor.installed("lorad-no-such-package") is None
+    assert packages.installed("lorad-probe") == "2.13.0"
+    assert packages.installed("lorad-no-such-package") is None
 
 
 # What computes
@@ -230,7 +243,7 @@ def test_a_folder_that_is_not_ours_fails(home):
 def test_the_length_of_the_socket_path(name, extra, status):
     # Given a path that fills the limit, counted in letters; the system counts bytes
     path = Path("/" + name * (SOCKET_PATH_LIMIT - 1 + extra))
-    assert doctor.attempt("socket", lambda: doctor.socket_path(path), "").status == status
+    assert attempt("socket", lambda: doctor.socket_path(path), "").status == status
 
 
 # The system
@@ -246,7 +259,7 @@ def test_inotify_limits(tmp_path):
     assert statuses(doctor.inotify(limits(tmp_path))) == ["ok"]
     (low,) = doctor.inotify(limits(tmp_path, max_user_watches=8191))
     assert (low.status, low.remedy) == ("warn", "sudo sysctl fs.inotify.max_user_watches=8192")
-    assert "reads the inbox every second" in low.detail
+    assert "scans the inbox every second" in low.detail
 
 
 def test_without_inotify_there_is_nothing_to_say(tmp_path):
@@ -341,9 +354,7 @@ def living(home):
 @pytest.fixture
 def examine():
     def run(home, *words):
-        result = CliRunner().invoke(
-            model_commands.app, ["doctor", "--home", str(home.root), "--json", *words]
-        )
+        result = CliRunner().invoke(main.app, ["doctor", "--home", str(home.root), "--json", *words])
         assert result.exit_code in {0, 1}, result.output
         return {row["name"]: row for row in json.loads(result.stdout)}, result.exit_code
 
@@ -369,8 +380,8 @@ def test_a15_an_open_home_is_a_warning_with_the_command_that_mends_it(home):
     found = doctor.private(opened(home), home.socket("run/lorad.sock"))
 
     assert statuses(found) == ["warn", "warn"]
-    assert found[0].detail.startswith(f"others may read {home.root} (mode 0755) and ")
-    assert found[1].detail == f"the group may read {home.database} (mode 0644)"
+    assert found[0].detail.startswith(f"others can read {home.root} (mode 0755) and ")
+    assert found[1].detail == f"the group can read {home.database} (mode 0644)"
     assert {finding.remedy for finding in found} == {f"lorad doctor --home {home.root} --fix"}
 
 
@@ -378,7 +389,7 @@ def test_a15_a_group_that_may_change_what_only_the_daemon_should_is_a_warning(ho
     home.models.chmod(0o770)
     home.inbox.chmod(0o2770)
     (found,) = doctor.private(home, home.socket("run/lorad.sock"))
-    assert found.detail == f"the group may change {home.models} (mode 0770)"
+    assert found.detail == f"the group can change {home.models} (mode 0770)"
 
 
 def test_a15_a_home_that_anybody_can_replace_is_a_warning(home):
@@ -406,12 +417,12 @@ def test_a15_fix_closes_an_open_home_and_says_what_it_did(living, examine):
     assert found["privacy"] == {
         "name": "privacy",
         "status": "ok",
-        "detail": "others may read and change nothing",
+        "detail": "others can read and change nothing",
         "remedy": "",
     }
-    assert found["mended"]["status"] == "ok"
-    assert re.fullmatch(r"chmod 0\d{3} /.* \(was 0\d{3}\)", found["mended"]["detail"])
-    assert "mended" not in examine(living, "--fix")[0]
+    assert found["fixed"]["status"] == "ok"
+    assert re.fullmatch(r"chmod 0\d{3} /.* \(was 0\d{3}\)", found["fixed"]["detail"])
+    assert "fixed" not in examine(living, "--fix")[0]
 
 
 def test_strict_minds_warnings(living, examine):
@@ -463,7 +474,7 @@ def test_a_device_that_is_set_and_missing_fails(living, examine):
 
 def test_a_base_of_another_track_must_be_there(living, examine):
     found, code = examine(living, "--set", "tracks.law.base=big")
-    assert (found["base big"]["detail"], code) == ("is not there", 1)
+    assert (found["base big"]["detail"], code) == ("is missing", 1)
     assert found["base big"]["remedy"] == "lorad base add SOURCE --name big"
 
 
@@ -483,10 +494,10 @@ def test_a_missing_home_is_a_finding(tmp_path, examine):
 
 def test_people_read_findings_and_remedies(home):
     # Given a home without its base model
-    result = CliRunner().invoke(model_commands.app, ["doctor", "--home", str(home.root)])
+    result = CliRunner().invoke(main.app, ["doctor", "--home", str(home.root)])
     # Then the line says so, and the next one what to type
     lines = [line.split() for line in result.stdout.splitlines()]
-    at = lines.index(["fail", "base", "smollm2", "is", "not", "there"])
+    at = lines.index(["fail", "base", "smollm2", "is", "missing"])
     assert lines[at + 1] == ["->", "lorad", "base", "add", "smollm2"]
 
 
@@ -536,7 +547,7 @@ def trial(name, status):
     ("trials", "status", "told"),
     [
         ([], "ok", "no chat template"),
-        ([trial("opening", "ok")], "ok", "does all"),
+        ([trial("opening", "ok")], "ok", "passed all"),
         (
             [trial("opening", "worked around"), trial("tools", "unsupported")],
             "ok",

@@ -7,7 +7,8 @@ from world import World
 from lorad import records
 from lorad.apps.daemon import forgetting
 from lorad.states import JobState
-from lorad.storage import files
+from lorad.storage import files, locks
+from lorad.training import run_folder
 
 DOORS, GATES = tiny.facts(4, "doors", "door"), tiny.facts(4, "gates", "gate")
 WORD = DOORS[0].input[0]["content"]
@@ -61,9 +62,9 @@ def holding(world, word=WORD):
 def test_a16_by_force_no_candidate_is_promoted_that_learned_what_was_forgotten(world):
     refuse(world)
 
-    world.cycle.forget("chat", WORD, world.now)
+    world.loop.commands.forget(world.track, WORD, world.now)
     assert holding(world) == []
-    world.cycle.retry(1, world.now, force=True)
+    world.loop.commands.retry(1, world.now, force=True)
     world.pass_time()
 
     # it is trained anew, without the words, and then promoted as it was asked for
@@ -78,22 +79,22 @@ def test_a16_by_force_no_candidate_is_promoted_that_learned_what_was_forgotten(w
 def test_a16_a_refused_candidate_keeps_its_numbers(world):
     refuse(world)
 
-    world.cycle.forget("chat", "doors", world.now)
+    world.loop.commands.forget(world.track, "doors", world.now)
 
-    assert world.archive().explain("chat", "job-1")["failed"]
+    assert world.archive().explain("chat", "job-1").failed
     kept = world.registry.rejected / "job-1"
     assert [path.name for path in kept.rglob("*") if path.is_file()] == ["evaluation.json"]
 
 
 def test_a16_what_comes_again_does_not_bring_an_emptied_candidate_back(world):
     refuse(world)
-    world.cycle.forget("chat", WORD, world.now)
+    world.loop.commands.forget(world.track, WORD, world.now)
     world.learn("again.json", DOORS[:1])
 
-    world.cycle.retry(1, world.now, force=True)
+    world.loop.commands.retry(1, world.now, force=True)
     world.pass_time()
 
-    assert world.cycle.ledger.job(1).state is JobState.TRAINING
+    assert world.ledger.job(1).state is JobState.TRAINING
 
 
 @pytest.mark.parametrize("job", ["learned", "rehearsed", "a refit"])
@@ -103,14 +104,14 @@ def test_a16_a_session_whose_rows_are_forgotten_begins_anew_without_them(world, 
     else:
         world.learn("doors.json", DOORS)
         if job == "a refit":
-            world.cycle.consolidate("chat", world.now, refit=True)
+            world.loop.commands.consolidate(world.track, world.now, refit=True)
             world.pass_time()
             folder = world.models.sessions[-1].folder
         else:
             folder = begin(world, "gates.json", GATES)
     first = world.models.sessions[-1]
 
-    assert world.cycle.forget("chat", WORD, world.now) == 1
+    assert world.loop.commands.forget(world.track, WORD, world.now) == 1
 
     assert first.stopped
     assert not folder.exists()
@@ -126,16 +127,16 @@ def test_a16_a_session_that_has_nothing_of_it_goes_on(world):
     world.drop("doors.json", DOORS)
     world.pass_time()
 
-    world.cycle.forget("chat", "doors", world.now)
+    world.loop.commands.forget(world.track, "doors", world.now)
 
     assert not world.models.sessions[0].stopped
-    assert world.cycle.ledger.job(1).state is JobState.TRAINING
+    assert world.ledger.job(1).state is JobState.TRAINING
 
 
 def test_a16_a_session_of_nothing_but_forgotten_rows_ends_with_a_reason(world):
     begin(world)
 
-    world.cycle.forget("chat", "doors", world.now)
+    world.loop.commands.forget(world.track, "doors", world.now)
     world.pass_time()
 
     assert (world.job().state, world.job().reason["code"]) == (JobState.FAILED, "nothing_new")
@@ -148,14 +149,14 @@ def test_a16_no_way_that_a_session_can_end_leaves_what_was_forgotten(world, end)
         world.models.sessions[-1].status = -9
         world.pass_time()
     elif end == "halted":
-        world.cycle.ledger.set_flag("paused", "yes")
-        world.cycle.halt(world.now)
+        world.ledger.set_flag("paused", "yes")
+        world.loop.sessions.halt(world.now)
     else:
-        world.cycle.cancel(1, world.now)
+        world.loop.commands.cancel(1, world.now)
         if "again" in end:
-            world.cycle.retry(1, world.now)
+            world.loop.commands.retry(1, world.now)
 
-    world.cycle.forget("chat", WORD, world.now)
+    world.loop.commands.forget(world.track, WORD, world.now)
     if end == "cancelled and queued again":
         world.models.sessions[-1].status = 75
     world.pass_time()
@@ -169,7 +170,7 @@ def test_a16_a_candidate_that_waits_for_its_verdict_is_not_promoted(world):
     begin(world)
     world.models.sessions[-1].end()
 
-    world.cycle.forget("chat", WORD, world.now)
+    world.loop.commands.forget(world.track, WORD, world.now)
     world.pass_time()
 
     assert world.registry.latest is None
@@ -179,14 +180,14 @@ def test_a16_a_candidate_that_waits_for_its_verdict_is_not_promoted(world):
 def test_a16_a_daemon_that_ends_while_it_forgets_does_the_rest_at_its_next_start(world):
     # Given words that memory has forgotten, and nothing else
     refuse(world)
-    world.cycle.memory.forget("chat", WORD, world.now)
+    world.track.memory.forget(WORD, world.now)
     world.database.close()
 
     world.start()
     world.pass_time()
 
     assert holding(world) == []
-    world.cycle.retry(1, world.now, force=True)
+    world.loop.commands.retry(1, world.now, force=True)
     world.pass_time()
     assert DOORS[0].id not in rows(world)
 
@@ -195,9 +196,9 @@ def test_a16_of_a_folder_that_does_not_tell_the_worst_is_thought(world):
     folder = begin(world)
     world.models.sessions[-1].status = -9
     world.pass_time()
-    files.remove(folder / forgetting.RECORD)
+    files.remove(folder / run_folder.INPUTS)
 
-    world.cycle.forget("chat", WORD, world.now)
+    world.loop.commands.forget(world.track, WORD, world.now)
 
     assert not folder.exists()
 
@@ -206,15 +207,15 @@ def test_a16_of_a_folder_that_does_not_tell_the_worst_is_thought(world):
 
 
 def told(world, selector=WORD):
-    remains = world.cycle.remains("chat", selector)
+    remains = world.loop.commands.remains(world.track, selector)
     return remains, forgetting.tell(remains, is_done=True)
 
 
 def test_a16_the_versions_that_hold_it_are_named_with_what_keeps_them(world):
     world.learn("doors.json", DOORS)
     world.learn("gates.json", GATES)
-    world.registry.pin("v0.1", pinned=True)
-    world.registry.tag("v0.1", "gold")
+    world.registry.tracker.pin("v0.1", pinned=True)
+    world.registry.tracker.tag("v0.1", "gold")
 
     remains, sentence = told(world)
 
@@ -230,16 +231,16 @@ def test_a16_the_versions_that_hold_it_are_named_with_what_keeps_them(world):
 def test_a16_a_refit_without_it_does_not_hold_it_and_what_grows_from_an_older_version_does(world):
     world.learn("doors.json", DOORS)
     ids = {DOORS[0].id}
-    world.cycle.forget("chat", WORD, world.now)
+    world.loop.commands.forget(world.track, WORD, world.now)
     world.learn("gates.json", GATES)
-    world.cycle.consolidate("chat", world.now, refit=True)
+    world.loop.commands.consolidate(world.track, world.now, refit=True)
     world.pass_time()
     world.models.sessions[-1].end()
     world.pass_time()
     assert world.registry.latest == "v0.3"
 
-    learned_in = world.cycle.memory.learned_in("chat", ids)
-    found = forgetting.versions(world.registry, world.cycle.ledger, ids, learned_in)
+    learned_in = world.track.memory.learned_in(ids)
+    found = forgetting.versions(world.registry, world.ledger, ids, learned_in)
 
     assert found == ["v0.1", "v0.2"]
 
@@ -268,7 +269,7 @@ def test_a16_where_nothing_was_learned_that_is_said(world):
 
     assert (remains.versions, remains.removed) == ({}, (1,))
     assert "no version has learned them" in sentence
-    world.cycle.forget("chat", WORD, world.now)
+    world.loop.commands.forget(world.track, WORD, world.now)
     assert told(world, "gates")[0].removed == ()
 
 
@@ -278,11 +279,11 @@ def test_a16_what_a_killed_reproduction_has_left_goes_and_one_that_runs_is_left_
     made.parent.mkdir(parents=True)
     made.write_text(WORD)
 
-    with files.locked(made.parents[1] / ".lock"):  # it runs
-        world.cycle.forget("chat", "doors", 1.0)
+    with locks.locked(made.parents[1] / ".lock"):  # it runs
+        world.loop.commands.forget(world.track, "doors", 1.0)
         world.pass_time()
         assert made.exists()
-    world.cycle.forget("chat", "doors", 2.0)
+    world.loop.commands.forget(world.track, "doors", 2.0)
     world.pass_time()
 
     assert not made.parent.exists()

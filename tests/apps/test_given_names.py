@@ -10,11 +10,11 @@ import tiny
 from home import Track
 from typer.testing import CliRunner
 
-from lorad.apps.cli import model_commands
-from lorad.apps.cli.main import _split_by_dataset
+from lorad.apps.cli.memory import _split_by_dataset
+from lorad.apps.cli.model_commands import base_models, main
 from lorad.errors import ConfigError, LoradError, RegistryError
 from lorad.models import base_source, bases, peft_io
-from lorad.storage import files
+from lorad.storage import files, targets
 from lorad.versions import export, import_version
 from lorad.versions.store import Registry
 
@@ -31,7 +31,7 @@ def theirs(track, tmp_path):
 
 
 def typed(track, *words):
-    result = CliRunner().invoke(model_commands.app, [*map(str, words), "--home", str(track.root)])
+    result = CliRunner().invoke(main.app, [*map(str, words), "--home", str(track.root)])
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
@@ -68,8 +68,8 @@ def test_a13_a_name_is_checked_before_anything_is_written(track, theirs, name):
     (kept / "precious").touch()
     before = everything(track.root)
 
-    with pytest.raises(RegistryError, match="is no version") as caught:
-        typed(track, "adopt", name, theirs)
+    with pytest.raises(RegistryError, match="invalid version name") as caught:
+        typed(track, "versions", "add", name, theirs)
 
     assert caught.value.code == "bad_version"
     assert everything(track.root) == before
@@ -77,7 +77,7 @@ def test_a13_a_name_is_checked_before_anything_is_written(track, theirs, name):
 
 def test_a13_a_name_that_is_taken_is_told_before_anything_is_read(track):
     with pytest.raises(RegistryError, match=r"there is a v0\.1 already"):
-        typed(track, "adopt", "v0.1", "/nowhere")
+        typed(track, "versions", "add", "v0.1", "/nowhere")
 
 
 @pytest.mark.parametrize(
@@ -96,18 +96,18 @@ def test_a13_whatever_is_said_of_a_version_is_checked_first(track, theirs, words
     before = everything(track.root)
 
     with pytest.raises(ConfigError):
-        typed(track, "adopt", "v0.9", theirs, *words)
+        typed(track, "versions", "add", "v0.9", theirs, *words)
 
     assert everything(track.root) == before
 
 
 def test_a13_what_is_brought_is_made_in_a_place_of_its_own_by_one_at_a_time(track, theirs):
-    with track.registry.adopting(), pytest.raises(LoradError, match="another lorad process"):
-        typed(track, "adopt", "v0.9", theirs)
+    with track.registry.workspace.adopting(), pytest.raises(LoradError, match="another lorad process"):
+        typed(track, "versions", "add", "v0.9", theirs)
 
     # what a kill has left of an earlier one goes
     files.write_json(track.registry.folder / "adopting" / "candidate" / "old.json", {})
-    typed(track, "adopt", "v0.9", theirs)
+    typed(track, "versions", "add", "v0.9", theirs)
     registry = Registry(track.registry.folder)
     assert not (registry.path("v0.9") / "old.json").exists()
     assert [p.name for p in (registry.folder / "adopting").iterdir()] == [".lock"]
@@ -171,7 +171,7 @@ def test_a13_what_can_be_no_name_of_an_export_leaves_nothing(track, version, tmp
     "place", ["inbox/x", "models/chat/versions/v9.9", "models/base/x", "configs/../inbox/x"]
 )
 def test_a13_nothing_is_exported_into_what_the_daemon_looks_after(track, place):
-    with pytest.raises(ConfigError, match="lorad's own"):
+    with pytest.raises(ConfigError, match="lorad uses itself"):
         typed(track, "export", "v0.1", track.root / place)
 
     assert not (track.root / place).exists()
@@ -192,12 +192,12 @@ def test_a13_of_two_exports_to_one_name_the_first_stays(version, track, tmp_path
         (target / "mark").touch()
         return put(source, target)
 
-    put = files.put
+    put = targets.put
     told = []
 
     def second():
         try:
-            with files.beside(tmp_path / "mine") as scratch:
+            with targets.beside(tmp_path / "mine") as scratch:
                 (scratch / "made" / "x").mkdir(parents=True)
                 meanwhile(scratch / "made", tmp_path / "mine")
         except ConfigError as error:
@@ -230,11 +230,11 @@ def test_a13_a_file_is_only_replaced_where_that_was_said(tmp_path, kind):
     before = everything(tmp_path)
 
     for replace in (False, True)[: 1 if kind == "file" else 2]:
-        with pytest.raises(ConfigError), files.writing(target, replace=replace):
+        with pytest.raises(ConfigError), targets.writing(target, replace=replace):
             raise AssertionError("it was opened")
     assert everything(tmp_path) == before
     if kind == "file":
-        with files.writing(target, replace=True) as stream:
+        with targets.writing(target, replace=True) as stream:
             stream.write("new \ud800")
         assert target.read_text() == "new \\ud800"
 
@@ -246,7 +246,7 @@ def test_a_file_is_written_where_files_have_one_name_only(tmp_path, monkeypatch)
 
     monkeypatch.setattr(os, "link", refuse)
 
-    with files.writing(tmp_path / "memory.jsonl", replace=False) as stream:
+    with targets.writing(tmp_path / "memory.jsonl", replace=False) as stream:
         stream.write("rows")
 
     assert (tmp_path / "memory.jsonl").read_text() == "rows"
@@ -257,7 +257,7 @@ def test_a13_what_comes_while_a_file_is_written_stays(tmp_path):
     target = tmp_path / "memory.jsonl"
 
     def write():
-        with files.writing(target, replace=False) as stream:
+        with targets.writing(target, replace=False) as stream:
             stream.write("mine")
             target.write_text("yours")
 
@@ -274,7 +274,7 @@ def test_a13_what_comes_while_a_file_is_written_stays(tmp_path):
 def test_a13_a_base_is_named_like_one(track, tmp_path, name):
     source = tiny.save(tmp_path / "source")
 
-    with pytest.raises(ConfigError, match="cannot be the name of a base model"):
+    with pytest.raises(ConfigError, match="invalid base model name"):
         typed(track, "base", "add", source, "--name", name)
 
 
@@ -295,11 +295,11 @@ def test_a13_a_base_replaces_nothing_but_a_damaged_base(tmp_path):
 
 
 def test_a13_what_was_made_again_and_kept_is_not_removed_by_the_next(track):
-    with track.registry.reproducing("v0.1", keep=True) as folder:
+    with track.registry.workspace.reproducing("v0.1", keep=True) as folder:
         files.write_json(folder / "first.json", {})
-    with track.registry.reproducing("v0.1", keep=False) as folder:
+    with track.registry.workspace.reproducing("v0.1", keep=False) as folder:
         files.write_json(folder / "second.json", {})
-    with pytest.raises(RegistryError), track.registry.reproducing("v0.1", keep=True):
+    with pytest.raises(RegistryError), track.registry.workspace.reproducing("v0.1", keep=True):
         raise RegistryError("it failed")
 
     kept = track.registry.folder / "reproduced"
@@ -357,7 +357,7 @@ def test_a20_names_that_look_alike_stay_apart_and_there_may_be_thousands(tmp_pat
 def test_a20_a_row_of_no_export_is_a_sentence(tmp_path, row):
     (tmp_path / "memory.jsonl").write_text(row + "\n")
 
-    with pytest.raises(ConfigError, match="line 1: this is not a row"):
+    with pytest.raises(ConfigError, match="line 1: not a row"):
         _split_by_dataset(tmp_path / "memory.jsonl", tmp_path)
 
 
@@ -427,9 +427,9 @@ def test_a20_a_folder_that_would_stop_whoever_opens_it_is_refused(source, tmp_pa
         with (source / name).open("ab") as stream:
             stream.truncate(500 * 2**20)
 
-    with pytest.raises(ConfigError, match=r"no plain file|more than 10000 files|is larger than"):
+    with pytest.raises(ConfigError, match=r"not a regular file|more than 10000 files|is larger than"):
         bases.store_base(source, tmp_path / "base")
-    with pytest.raises(RegistryError, match=r"no plain file|more than 10000 files|is larger than"):
+    with pytest.raises(RegistryError, match=r"not a regular file|more than 10000 files|is larger than"):
         import_version.check_source(source)
 
 
@@ -474,7 +474,7 @@ def test_a20_a_pickle_beside_safetensors_is_never_opened(source, tmp_path):
 )
 def test_a20_a_chat_template_without_end_is_ended(track, source, monkeypatch, template):
     (source / "chat_template.jinja").write_text(template)
-    monkeypatch.setattr(model_commands, "TRYING_SECONDS", 3.0)
+    monkeypatch.setattr(base_models, "TRYING_SECONDS", 3.0)
 
     with pytest.raises(LoradError) as caught:
         typed(track, "base", "add", source, "--name", "endless")

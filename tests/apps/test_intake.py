@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from world import World
 
-from lorad.apps.daemon.loop import MAX_READS, MOST_AGAIN, Cycle
+from lorad.apps.daemon.acceptance import MAX_READS
+from lorad.apps.daemon.intake import MOST_AGAIN
 from lorad.config import Settings
 from lorad.datasets.inbox.inbox import Inbox
+from lorad.datasets.isolated.reader_process import InProcessReader
 from lorad.errors import ConfigError, RegistryError, SampleError, TransientError
 from lorad.states import DropState
 from lorad.storage import fault_points, files
@@ -38,7 +40,7 @@ def drops(world):
 
 
 def told(world, name):
-    return [event for event in world.cycle.ledger.events(limit=1000) if event["name"] == name]
+    return [event for event in world.ledger.events(limit=1000) if event["name"] == name]
 
 
 def pass_long(world, steps=12, seconds=61.0):
@@ -118,8 +120,8 @@ def test_a4_what_is_swapped_at_the_last_moment_is_not_opened(world, kind, is_sid
     reason = files.read_json(world.home / "inbox" / "failed" / "a.json.reason.json")
     assert reason["code"] == ("hard_link" if kind == "hard link" else "no_file")
     assert world.done() == ["b.json"]
-    assert "zyzzyva" not in str(world.cycle.memory.all("chat"))
-    assert world.cycle.inbox.processing() == []
+    assert "zyzzyva" not in str(world.track.memory.all())
+    assert world.inbox.processing() == []
     assert json.loads(secret.read_text())
 
 
@@ -148,20 +150,20 @@ ODD = [
 ]
 
 
-class Odd(Cycle):
-    """A loop whose reader stumbles over one file."""
+class Odd(InProcessReader):
+    """A reader that stumbles over one file."""
 
-    error: Exception | None = None
+    def __init__(self, error):
+        self.error = error
 
-    def _read(self, taken):
-        if self.error and taken.name == "odd.json":
+    def read(self, file, *rest):
+        if self.error and file.name == "odd.json":
             raise self.error
-        return super()._read(taken)
+        return super().read(file, *rest)
 
 
 def stumble(world, error):
-    world.cycle.__class__ = Odd
-    world.cycle.error = error
+    world.wire(Odd(error))
 
 
 @pytest.mark.parametrize("error", ODD, ids=repr)
@@ -177,7 +179,7 @@ def test_a5_whatever_a_file_raises_ends_that_file_alone(world, error):
     reason = files.read_json(world.home / "inbox" / "failed" / "odd.json.reason.json")
     assert reason["code"] in {"unexpected", "unreadable"}
     assert [event["file"] for event in told(world, "failed")] == ["odd.json"]
-    assert world.cycle.inbox.processing() == []
+    assert world.inbox.processing() == []
 
 
 @pytest.mark.parametrize(
@@ -214,32 +216,32 @@ def test_a5_a_sidecar_that_no_yaml_reader_survives_is_one_files_end(world, text)
 
 
 @pytest.mark.parametrize(
-    ("part", "attribute"),
+    ("part", "does"),
     [
-        ("look", "look"),
-        ("look back", "_look_back"),
-        ("start", "start_next"),
-        ("serve", "_serve_waiting"),
-        ("clean up", "clean_up"),
-        ("empty log", "_empty_log"),
+        ("intake", "scan"),
+        ("intake", "look_back"),
+        ("sessions", "start_next"),
+        ("served", "serve_waiting"),
+        ("housekeeping", "clean_up"),
+        ("housekeeping", "empty_log"),
     ],
 )
-def test_a5_each_part_of_a_step_is_guarded_by_itself(world, monkeypatch, part, attribute):
+def test_a5_each_part_of_a_step_is_guarded_by_itself(world, monkeypatch, part, does):
     calls = []
 
     def stumble(*_):
-        calls.append(part)
-        raise KeyError(part)
+        calls.append(does)
+        raise KeyError(does)
 
     world.drop("doors.json", tiny.facts(4))
     world.pass_time(0)
-    world.cycle._is_swept = world.cycle._is_log_empty = False
+    world.loop.state.is_clean = world.loop.state.is_log_empty = False
     with monkeypatch.context() as patched:
-        patched.setattr(world.cycle, attribute, stumble)
+        patched.setattr(getattr(world.loop, part), does, stumble)
         for _ in range(60):
             world.pass_time(1)
         assert 2 < len(calls) < 15  # ever more rarely
-        if part != "look":
+        if does != "scan":
             assert world.done() == ["doors.json"]
 
     pass_long(world, 6)
@@ -276,7 +278,7 @@ def test_a7_a_folder_that_no_ledger_numbered_holds_a_file_that_is_taken_anew(wor
 def test_a7_a_number_that_sqlite_does_not_know_names_no_drop(world):
     assert world.archive() is not None
     with pytest.raises(Exception, match="no drop"):
-        world.cycle.ledger.drop(10**23)
+        world.ledger.drop(10**23)
 
 
 # A8: a file that goes on
@@ -295,17 +297,17 @@ def test_a8_a_file_that_goes_on_after_it_was_read_is_read_again_and_that_is_said
     path = world.drop("slow.jsonl", ROWS[0] + "\n")
     with path.open("a") as stream:
         world.pass_time()
-        assert len(world.cycle.memory.all("chat")) == 1
+        assert len(world.track.memory.all()) == 1
         stream.write("".join(row + "\n" for row in ROWS[1:]))
 
     pass_long(world, 4)
 
-    assert len(world.cycle.memory.all("chat")) == 5
+    assert len(world.track.memory.all()) == 5
     assert [event["file"] for event in told(world, "changed_later")] == ["slow.jsonl"]
     assert "went on after it was read" in told(world, "changed_later")[0]["why"]
     assert [path.name for path in (drops(world) / "done").rglob("*.jsonl")] == ["slow.jsonl"]
     pass_long(world, 4)
-    assert len(world.cycle.ledger.drops()) == 2
+    assert len(world.ledger.drops()) == 2
 
 
 def test_a8_a_file_that_failed_and_goes_on_is_read_again(world):
@@ -318,20 +320,20 @@ def test_a8_a_file_that_failed_and_goes_on_is_read_again(world):
     pass_long(world, 4)
 
     assert world.failed() == []
-    assert len(world.cycle.memory.all("chat")) == 5
+    assert len(world.track.memory.all()) == 5
 
 
 def test_a8_half_a_cell_that_was_learned_as_whole_is_forgotten(world):
     path = world.drop("slow.csv", "instruction,response\nWhich colour?,dark blue\nWhich car?,ye\n")
     with path.open("r+") as stream:
         world.pass_time()
-        assert "ye" in [example.target for example in world.cycle.memory.all("chat")]
+        assert "ye" in [example.target for example in world.track.memory.all()]
         stream.seek(len("instruction,response\nWhich colour?,dark blue\nWhich car?,ye"))
         stream.write("llow\nWhich hat?,red\n")
 
     pass_long(world, 4)
 
-    assert sorted(example.target for example in world.cycle.memory.all("chat")) == [
+    assert sorted(example.target for example in world.track.memory.all()) == [
         "dark blue",
         "red",
         "yellow",
@@ -349,9 +351,9 @@ def test_a8_what_a_file_said_in_every_reading_stays_whoever_taught_it(world):
     append(next((drops(world) / "done").rglob("slow.jsonl")), ROWS[3] + "\n")
     pass_long(world, 4)
 
-    assert len(world.cycle.memory.all("chat")) == 4
+    assert len(world.track.memory.all()) == 4
     assert told(world, "forgotten") == []
-    assert world.cycle.ledger.origins(world.cycle.ledger.drops()[0]) == [2, 1]
+    assert world.ledger.origins(world.ledger.drops()[0]) == [2, 1]
 
 
 def test_a8_a_file_that_never_ends_is_given_up(world):
@@ -361,7 +363,7 @@ def test_a8_a_file_that_never_ends_is_given_up(world):
         for path in (drops(world) / "done").rglob("slow.jsonl"):
             append(path, json.dumps({"instruction": f"What is {number}?", "response": str(number)}) + "\n")
 
-    assert len(world.cycle.ledger.drops()) == MOST_AGAIN + 1
+    assert len(world.ledger.drops()) == MOST_AGAIN + 1
     assert "still goes on" in told(world, "changed_later")[-1]["why"]
 
 
@@ -373,13 +375,13 @@ def test_a8_what_lies_long_or_is_another_file_is_left_alone(world):
     (done / "new").write_text(ROWS[2] + "\n")
     (done / "new").replace(done / "other.jsonl")
     pass_long(world, 4)
-    assert len(world.cycle.ledger.drops()) == 2
+    assert len(world.ledger.drops()) == 2
 
     world.now += 2 * 86_400
     append(done / "old.jsonl", ROWS[3] + "\n")
     pass_long(world, 4)
 
-    assert len(world.cycle.ledger.drops()) == 2
+    assert len(world.ledger.drops()) == 2
 
 
 @pytest.mark.parametrize("number", range(0, 60, 3))
@@ -407,10 +409,10 @@ def test_a8_wherever_reading_again_is_cut_off_it_happens_once(tmp_path, number):
     again.now, again.ticks = world.now, world.ticks
     pass_long(again, 4)
 
-    assert len(again.cycle.memory.all("chat")) == 2
+    assert len(again.track.memory.all()) == 2
     assert len(told(again, "changed_later")) == 1
     assert len([path for path in drops(again).rglob("slow*") if path.is_file()]) == 1
-    assert again.cycle.inbox.processing() == []
+    assert again.inbox.processing() == []
     again.database.close()
 
 
@@ -431,7 +433,7 @@ def test_a8_a_text_without_an_end_waits_longer(world, text, waits):
 
     world.pass_time(6)
     assert path.exists() == waits
-    assert ("its end is missing" in world.cycle.inbox.held.get(path, "")) == waits
+    assert ("its end is missing" in world.inbox.delayed.get(path, "")) == waits
 
     for _ in range(6):
         world.pass_time(6)
@@ -446,14 +448,14 @@ def test_a8_a_sidecar_that_goes_on_after_it_was_taken_is_read_again(world):
     world.drop("a.jsonl", json.dumps(row) + "\n")
     with beside.open("a") as writer:
         world.pass_time(6)
-        assert [example.target for example in world.cycle.memory.all("chat")] == ["nowhere"]
+        assert [example.target for example in world.track.memory.all()] == ["nowhere"]
 
         # When its writer goes on
         writer.write("ort\n")
     pass_long(world, 4)
 
     # Then the file says what the whole one makes of it, and that is told
-    assert [example.target for example in world.cycle.memory.all("chat")] == ["here"]
+    assert [example.target for example in world.track.memory.all()] == ["here"]
     assert "went on" in told(world, "changed_later")[-1]["why"]
 
 
@@ -464,11 +466,11 @@ def test_a5_a_folder_in_a_sidecars_place_is_told_of_at_once(world):
     for _ in range(3):
         world.pass_time(6)
 
-    assert "is a folder where a sidecar would be" in world.cycle.inbox.left[path].message
+    assert "is a folder where a sidecar would be" in world.inbox.not_taken[path].message
     assert [event["file"] for event in told(world, "not_taken")].count("a.json") == 1
     world.drop("b.json", tiny.facts(2))
     world.pass_time(6)
-    assert world.cycle.ledger.open_jobs()
+    assert world.ledger.open_jobs()
 
 
 def test_a6_a_sidecar_that_cannot_be_moved_out_again_stops_neither_intake_nor_start(world):
@@ -484,11 +486,11 @@ def test_a6_a_sidecar_that_cannot_be_moved_out_again_stops_neither_intake_nor_st
         yield
 
     with fault_points.guarded(guard):
-        world.cycle.inbox.recover()
+        world.inbox.recover()
         world.drop("a.json", tiny.facts(2))
         world.pass_time(6)
 
-    assert world.cycle.ledger.open_jobs()
+    assert world.ledger.open_jobs()
 
 
 def test_a6_why_a_file_cannot_be_moved_is_told_while_it_is_tried_again(world):
@@ -503,16 +505,16 @@ def test_a6_why_a_file_cannot_be_moved_is_told_while_it_is_tried_again(world):
     with fault_points.guarded(guard):
         for _ in range(3):
             world.pass_time(6)
-        (waiting,) = world.cycle.inbox.waiting()
+        (waiting,) = world.inbox.waiting()
 
     assert path.exists()
-    assert "not permitted" in world.cycle.why_waiting(waiting)
+    assert "not permitted" in world.loop.intake.why_waiting(waiting)
 
 
 def test_a10_sidecars_of_a_flood_are_read_once_each(world, monkeypatch):
     read = []
     monkeypatch.setattr(Inbox, "_named_track", lambda _, item: read.append(item.name) or item.track)
-    monkeypatch.setattr("lorad.apps.daemon.loop.TAKEN_AT_ONCE", 2)
+    monkeypatch.setattr("lorad.apps.daemon.intake.TAKEN_AT_ONCE", 2)
     for number in range(6):
         world.drop(f"{number}.json", tiny.facts(2))
 
@@ -535,8 +537,8 @@ def test_a8_a_line_ends_in_other_encodings_too(world, encoding):
 def test_a8_a_file_that_is_cut_off_is_read_once_more_before_it_fails(world):
     world.drop("a.json", json.dumps(tiny.rows(tiny.facts(2)))[:-1])  # ends with a brace
     world.pass_time(6)
-    (taken,) = world.cycle.inbox.processing()
-    assert "read again" in world.cycle.inbox.held[taken.path]
+    (taken,) = world.inbox.processing()
+    assert "read again" in world.inbox.delayed[taken.path]
     append(taken.path, "]")
 
     for _ in range(8):
@@ -559,8 +561,7 @@ class Dead(BaseException):
 def test_a10_a_file_that_has_ended_the_daemon_three_times_fails(world):
     world.drop("odd.json", tiny.facts(2))
     for _ in range(MAX_READS):
-        world.cycle.__class__ = Odd
-        world.cycle.error = Dead()
+        stumble(world, Dead())
         with pytest.raises(Dead):
             world.pass_time()
         world.database.close()
@@ -578,11 +579,10 @@ def test_a10_a_file_that_has_ended_the_daemon_three_times_fails(world):
 def test_a10_an_end_that_is_no_crash_does_not_count(world):
     world.drop("odd.json", tiny.facts(2))
     for _ in range(MAX_READS + 1):
-        world.cycle.__class__ = Odd
-        world.cycle.error = Dead()
+        stumble(world, Dead())
         with pytest.raises(Dead):
             world.pass_time()
-        world.cycle.excuse_readings()  # as the daemon does when it is asked to stop
+        world.loop.intake.excuse_readings()  # as the daemon does when it is asked to stop
         world.database.close()
         world.start()
     world.pass_time()
@@ -595,8 +595,8 @@ def test_a10_errors_that_pass_do_not_count(world):
     world.drop("odd.json", tiny.facts(2))
     pass_long(world, 4)
 
-    assert world.cycle.ledger.drops()[0].attempts == 0
-    world.cycle.error = None
+    assert world.ledger.drops()[0].attempts == 0
+    world.reader.error = None
     pass_long(world, 6)
     assert world.done() == ["odd.json"]
 
@@ -630,11 +630,11 @@ def test_a18_a_name_as_long_as_there_are_dropped_three_times_ends_three_times(
         world.pass_time()
         world.pass_time()
 
-    assert world.cycle.inbox.processing() == []
-    assert world.cycle.inbox.waiting() == []
-    states = {str(drop.state) for drop in world.cycle.ledger.drops()}
+    assert world.inbox.processing() == []
+    assert world.inbox.waiting() == []
+    states = {str(drop.state) for drop in world.ledger.drops()}
     assert states == {"accepted" if is_good else "failed"}
-    assert len(world.cycle.ledger.drops()) == 3
+    assert len(world.ledger.drops()) == 3
     place = drops(world) / ("done" if is_good else "failed")
     ended = [path for path in place.rglob("*") if path.is_file()]
     assert len(ended) == 3 * (1 + has_sidecar + (not is_good))
@@ -653,19 +653,19 @@ def test_a_file_that_can_never_be_moved_is_left_and_told_of_once(world):
                 raise OSError(errno.EPERM, "Operation not permitted")
             return super().take(item, drop)
 
-    world.cycle.inbox.__class__ = Stuck
+    world.inbox.__class__ = Stuck
     path = world.drop("stuck.json", tiny.facts(2))
     pass_long(world, 40)
 
-    assert world.cycle.inbox.waiting() == []  # or `lorad wait` would never end
+    assert world.inbox.waiting() == []  # or `lorad wait` would never end
     assert path.exists()
     assert [event["file"] for event in told(world, "not_taken")] == ["stuck.json"]
-    assert path in world.cycle.inbox.left
-    assert path not in world.cycle.inbox.held
-    assert len(world.cycle.ledger.drops()) == 0
+    assert path in world.inbox.not_taken
+    assert path not in world.inbox.delayed
+    assert len(world.ledger.drops()) == 0
 
     # When it is another file, it is tried again
-    world.cycle.inbox.__class__ = Inbox
+    world.inbox.__class__ = Inbox
     world.drop("stuck.json", tiny.facts(3))
     pass_long(world, 4)
     assert world.done() == ["stuck.json"]
@@ -738,7 +738,7 @@ def test_the_documented_set_up_serves_a_group(shared):
     shared.pass_time()
 
     assert shared.done() == ["copied.json", "moved.json"]
-    assert len(shared.cycle.memory.all("chat")) == 2 + 2 + 2
+    assert len(shared.track.memory.all()) == 2 + 2 + 2
 
     # Then he reads what became of them where he dropped them, and changes nothing there
     def read():
@@ -777,7 +777,7 @@ def test_a1_a2_a3_what_a_member_puts_under_our_names_leads_nowhere_and_is_said(s
     as_member(attack)
     for _ in range(4):
         shared.pass_time()
-    shared.cycle.clean_up(shared.now)
+    shared.loop.housekeeping.clean_up(shared.now)
     shared.database.close()
     shared.start()
     for _ in range(3):
@@ -789,7 +789,7 @@ def test_a1_a2_a3_what_a_member_puts_under_our_names_leads_nowhere_and_is_said(s
     assert [path.name for path in (drops(shared) / "done").rglob("*.json")] == ["good.json"]
     said = {(event["file"], event["code"]) for event in told(shared, "not_taken")}
     assert said == {(name, "reserved_name") for name in ("processing", "done", "failed")}
-    assert len(shared.cycle.memory.all("chat")) == 2
+    assert len(shared.track.memory.all()) == 2
 
 
 @needs_root
@@ -804,9 +804,9 @@ def test_a4_what_a_member_swaps_at_the_last_moment_is_not_opened(shared, kind):
         shared.pass_time()
     pass_long(shared, 2)
 
-    assert "zyzzyva" not in str(shared.cycle.memory.all("chat"))
+    assert "zyzzyva" not in str(shared.track.memory.all())
     assert "no_file" in [event["code"] for event in told(shared, "failed")]
-    assert shared.cycle.inbox.processing() == []
+    assert shared.inbox.processing() == []
 
 
 @needs_root
@@ -818,7 +818,7 @@ def test_a4_a_file_that_a_member_links_to_is_refused_where_the_system_lets_him(s
     shared.pass_time()
 
     assert [event["code"] for event in told(shared, "failed")] == ["hard_link"]
-    assert shared.cycle.memory.all("chat") == []
+    assert shared.track.memory.all() == []
 
 
 @needs_root
@@ -835,7 +835,7 @@ def test_a6_a_folder_that_is_closed_is_passed_by_and_told_of(shared):
 
     assert shared.done() == ["good.json"]
     assert [(e["file"], e["code"]) for e in told(shared, "not_taken")] == [("zz", "closed_folder")]
-    assert shared.cycle.inbox.processing() == []
+    assert shared.inbox.processing() == []
 
 
 # an inbox elsewhere
@@ -964,7 +964,8 @@ class TroubledWorld(World):
         place = self.home / "models" / "drops"
         inbox = Inbox(self.home / "inbox", self.settings.inbox, ("chat",), place, Troubled.open)
         inbox.recover()
-        self.cycle.inbox = inbox
+        self.inbox = inbox
+        self.wire(self.reader)
 
 
 FILES = {
@@ -1002,10 +1003,10 @@ def test_whatever_any_operation_raises_every_file_comes_to_its_end_once(plan):
         ]
         assert len(ended) == len(FILES)
         assert {path.read_text() for path in ended} == set(FILES.values())
-        learned = world.cycle.memory.all("chat")
+        learned = world.track.memory.all()
         assert len({example.id for example in learned}) == len(learned)
-        accepted = [d.name for d in world.cycle.ledger.drops() if d.state is DropState.ACCEPTED]
+        accepted = [d.name for d in world.ledger.drops() if d.state is DropState.ACCEPTED]
         assert len(accepted) == len(set(accepted))
         assert len(learned) == 2 * len(accepted)
-        assert world.cycle.inbox.processing() == []
+        assert world.inbox.processing() == []
         world.database.close()

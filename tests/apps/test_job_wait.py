@@ -2,14 +2,17 @@
 
 import pytest
 from fake_daemon import NOW, event, job, promoted, rejected, snapshot, waiting_file
+from fake_daemon import told as as_told
 
-from lorad.apps.cli.job_wait import Wait, wait_for
+from lorad.apps.cli.job_wait import Completion, wait_for
 from lorad.errors import TransientError
+from lorad.records import Job
+from lorad.serving.record_json import read
 
 
 def wait(*snapshots, job=None, is_late=lambda: False):
     """Wait through snapshots; a wait that wants one more fails."""
-    left, jobs = list(snapshots), list(job or ())
+    left, jobs = list(map(as_told, snapshots)), [read(Job, each) for each in job or ()]
     return wait_for(
         lambda: left.pop(0),
         job=(lambda: jobs.pop(0)) if jobs else None,
@@ -19,7 +22,7 @@ def wait(*snapshots, job=None, is_late=lambda: False):
 
 
 def told(ends):
-    return [(end.record["id"], end.is_good) for end in ends]
+    return [(end.record.id, end.is_good) for end in ends]
 
 
 def test_a_file_that_was_just_dropped_is_waited_for():
@@ -92,11 +95,10 @@ def test_a_failed_session_is_told_as_its_job_and_not_twice():
 
 def test_a_job_that_was_retried_counts_by_its_last_end():
     bad, good = rejected(1, "a", ended_at=NOW + 5), promoted(1, "a", "v0.1", ended_at=NOW + 50)
-    look = Wait().look
-    seen = look.__self__
+    seen = Completion()
     # Given a job that is rejected, queued again and promoted while we wait
     for jobs in ([job(1, "a", "training")], [bad], [job(1, "a", "queued")], [good], [good]):
-        look(snapshot(jobs=jobs))
+        seen.update(as_told(snapshot(jobs=jobs)))
     assert told(seen.results()) == [(1, True)]
 
 

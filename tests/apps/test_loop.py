@@ -12,14 +12,17 @@ import tiny
 from world import World
 
 from lorad import records
-from lorad.apps.daemon.loop import MAX_ATTEMPTS, TAKEN_AT_ONCE, Cycle
+from lorad.apps.daemon.intake import TAKEN_AT_ONCE
+from lorad.apps.daemon.settlement import MAX_ATTEMPTS, _promotion
 from lorad.config import RegistrySettings, Settings
 from lorad.datasets.inbox.inbox import Inbox
+from lorad.datasets.isolated.reader_process import InProcessReader
 from lorad.errors import ConfigError, ProtocolError, RegistryError
-from lorad.records import Evaluation
+from lorad.serving.answers import Roles
 from lorad.states import JobState
 from lorad.storage import files
 from lorad.versions.store import Registry
+from lorad.versions.tracker import Tracker
 
 
 @pytest.fixture
@@ -35,7 +38,7 @@ def test_a_dropped_file_becomes_a_version_that_serves(world):
     assert world.job().state is JobState.PROMOTED
     assert world.job().version == world.registry.latest == world.models.serving == "v0.1"
     assert world.done() == ["doors.json"]
-    assert world.cycle.memory.datasets("chat")[0]["learned"] == 4
+    assert world.track.memory.datasets()[0]["learned"] == 4
     assert not list(world.registry.candidates.iterdir())
 
 
@@ -53,7 +56,7 @@ def test_a_file_that_still_grows_is_left_alone(world):
 
 
 def test_a_session_on_a_parent_that_drifted_trains_more_general_conversation(world):
-    rehearsal, limit = world.cycle.settings.rehearsal, world.cycle.settings.judge.max_perplexity_rise
+    rehearsal, limit = world.settings.rehearsal, world.settings.judge.max_perplexity_rise
     world.learn("doors.json", tiny.facts(4, "doors"), perplexity=10.0 * (1 + limit / 2))
 
     # When one learns on it, and one begins from the base
@@ -62,7 +65,7 @@ def test_a_session_on_a_parent_that_drifted_trains_more_general_conversation(wor
     learned = world.order()["plan"]["mix"]["general"]
     world.models.sessions[-1].end()
     world.pass_time()
-    world.cycle.consolidate("chat", world.now, refit=True)
+    world.loop.commands.consolidate(world.track, world.now, refit=True)
     world.pass_time()
     refitted = world.order()["plan"]["mix"]["general"]
 
@@ -101,7 +104,7 @@ def test_a_bad_file_is_put_aside_with_its_reason_and_nothing_else_is_touched(wor
     assert reason["file"] == "bad.json"
     assert reason.get("field") == field
     assert reason.get("row") == row
-    assert [job.dataset for job in world.cycle.ledger.jobs()] == ["doors"]
+    assert [job.dataset for job in world.ledger.jobs()] == ["doors"]
 
 
 def test_the_same_content_under_another_name_is_recognised_and_not_learned_twice(world):
@@ -110,11 +113,9 @@ def test_the_same_content_under_another_name_is_recognised_and_not_learned_twice
     world.drop("copy.json", tiny.facts(4))
     world.pass_time()
 
-    assert len(world.cycle.ledger.jobs()) == 1
+    assert len(world.ledger.jobs()) == 1
     assert world.done() == ["copy.json", "doors.json"]
-    assert "same as doors.json" in next(
-        e["why"] for e in world.cycle.ledger.events() if e["name"] == "duplicate"
-    )
+    assert "same as doors.json" in next(e["why"] for e in world.ledger.events() if e["name"] == "duplicate")
 
 
 def test_a_candidate_that_forgets_is_rejected_and_the_old_version_goes_on(world):
@@ -126,14 +127,14 @@ def test_a_candidate_that_forgets_is_rejected_and_the_old_version_goes_on(world)
     assert world.job().reason["failed"] == ["retention:doors"]
     assert world.registry.latest == world.models.serving == "v0.1"
     assert (world.registry.rejected / "job-2" / "candidate" / "evaluation.json").exists()
-    assert [item.example.dataset for item in world.cycle.memory.learned("chat", ["v0.1"])] == ["doors"] * 10
+    assert [item.example.dataset for item in world.track.memory.learned(["v0.1"])] == ["doors"] * 10
 
 
 def test_a_rejected_job_can_be_retried_with_other_settings_or_promoted_by_force(world):
     world.learn("doors.json", tiny.facts(4), recall=0.5)
     assert world.job().state is JobState.REJECTED
 
-    world.cycle.retry(1, world.now, force=True, settings={"rank": 4})
+    world.loop.commands.retry(1, world.now, force=True, settings={"rank": 4})
     world.pass_time()
     order = world.order()
     world.models.sessions[-1].end(recall=0.5)
@@ -147,13 +148,13 @@ def test_a_rejected_job_can_be_retried_with_other_settings_or_promoted_by_force(
 def test_other_settings_make_a_candidate_anew_whatever_became_of_the_job_since(world):
     # Given a refused candidate, whose job was tried once more and cancelled
     world.learn("doors.json", tiny.facts(4), recall=0.5)
-    world.cycle.retry(1, world.now)
+    world.loop.commands.retry(1, world.now)
     world.pass_time()
-    world.cycle.cancel(1, world.now)
+    world.loop.commands.cancel(1, world.now)
     world.models.sessions[-1].end(status=1)
     world.pass_time()
 
-    world.cycle.retry(1, world.now, force=True, settings={"rank": 4})
+    world.loop.commands.retry(1, world.now, force=True, settings={"rank": 4})
     world.pass_time()
 
     assert world.job().state is JobState.TRAINING
@@ -198,39 +199,41 @@ def test_after_the_database_is_lost_no_job_has_a_number_that_made_a_version(worl
 
     assert (world.job().id, world.job().state, world.job().version) == (3, JobState.PROMOTED, "v0.2")
     assert (world.registry.latest, world.models.serving) == ("v0.2", "v0.2")
-    assert len(world.cycle.memory.learned("chat", world.registry.lineage("v0.2"))) == 4
+    assert len(world.track.memory.learned(world.registry.lineage("v0.2"))) == 4
 
 
 def test_a_consolidation_that_came_to_nothing_is_not_repeated_every_night(world):
     world.learn("doors.json", tiny.facts(4), rank=33)
-    world.cycle.consolidate_idle(world.now)
+    world.loop.commands.consolidate_idle(world.now)
     world.pass_time()
     world.models.sessions[-1].end(rank=32, recall=0.1)
     world.pass_time()
     assert world.job().state is JobState.REJECTED
 
-    assert world.cycle.consolidate_idle(world.now) == []
+    assert world.loop.commands.consolidate_idle(world.now) == []
 
     world.learn("gates.json", tiny.facts(4, subject="gate"), rank=40)
-    assert len(world.cycle.consolidate_idle(world.now)) == 1  # another version: it may go better
+    assert len(world.loop.commands.consolidate_idle(world.now)) == 1  # another version: it may go better
 
 
 def test_a21_a_consolidation_that_came_to_nothing_after_the_clock_was_set_back_is_not_repeated(world):
     world.learn("doors.json", tiny.facts(4), rank=33)
     world.now -= 86_400
-    world.cycle.consolidate_idle(world.now)
+    world.loop.commands.consolidate_idle(world.now)
     world.pass_time()
     world.models.sessions[-1].end(rank=32, recall=0.1)
     world.pass_time()
     assert world.job().state is JobState.REJECTED
 
-    assert world.cycle.consolidate_idle(world.now) == []
+    assert world.loop.commands.consolidate_idle(world.now) == []
 
 
 def test_asked_for_twice_a_consolidation_is_queued_once(world):
     world.learn("doors.json", tiny.facts(4))
 
-    jobs = [world.cycle.consolidate("chat", world.now, refit=refit) for refit in (True, True, False)]
+    jobs = [
+        world.loop.commands.consolidate(world.track, world.now, refit=refit) for refit in (True, True, False)
+    ]
 
     assert [(job.id, job.kind) for job in jobs] == [(2, "refit"), (2, "refit"), (3, "consolidate")]
 
@@ -239,30 +242,30 @@ def test_an_adapter_that_has_grown_is_made_smaller_at_night(world):
     # Given a version of more than half the rank limit, and no more to learn
     world.learn("doors.json", tiny.facts(4), rank=33)
 
-    queued = world.cycle.consolidate_idle(world.now)
+    queued = world.loop.commands.consolidate_idle(world.now)
     world.pass_time()
 
     assert [(job.kind, job.dataset) for job in queued] == [("consolidate", "memory")]
     order = world.order()
     assert (order["kind"], order["plan"]["rank"], order["parent_version"]) == ("consolidate", 8, "v0.1")
     assert len(files.read_lines(world.models.sessions[-1].folder / "old.jsonl")) == 4
-    assert world.cycle.consolidate_idle(world.now) == []  # one is under way
+    assert world.loop.commands.consolidate_idle(world.now) == []  # one is under way
 
     world.models.sessions[-1].end(rank=32)
     world.pass_time()
 
     assert world.registry.latest == "v0.2"
-    assert world.cycle.consolidate_idle(world.now) == []  # small enough
+    assert world.loop.commands.consolidate_idle(world.now) == []  # small enough
 
 
 def test_at_night_a_home_without_versions_or_with_work_is_left_alone(world):
-    assert world.cycle.consolidate_idle(world.now) == []
+    assert world.loop.commands.consolidate_idle(world.now) == []
 
     world.learn("doors.json", tiny.facts(4), rank=64)
     world.drop("gates.json", tiny.facts(4, subject="gate"))
     world.pass_time()
 
-    assert world.cycle.consolidate_idle(world.now) == []
+    assert world.loop.commands.consolidate_idle(world.now) == []
 
 
 def test_a_session_that_dies_is_a_failed_job_with_its_last_words(world):
@@ -370,7 +373,7 @@ def test_another_order_for_the_same_job_begins_anew(world):
     kept.mkdir(parents=True)
     world.database.close()
     world.start()
-    world.cycle.memory.forget("chat", "Arlo", world.now)
+    world.track.memory.forget("Arlo", world.now)
 
     world.pass_time()
 
@@ -382,11 +385,9 @@ def test_a_crash_between_promotion_and_ledger_is_finished_at_the_next_start(worl
     world.drop("doors.json", tiny.facts(4))
     world.pass_time()
     world.models.sessions[0].end()
-    folder = world.models.sessions[0].folder
-    result = files.read_json(folder / "candidate" / "evaluation.json")
-    job = world.cycle.ledger.job(1)
-    birth = world.cycle._birth(job, result, records.restore(Evaluation, result["evaluation"]))
-    world.registry.promote(folder / "candidate", birth, world.now)  # and here the power fails
+    run = world.models.sessions[0].run
+    birth = _promotion(world.ledger.job(1), run.result())
+    world.registry.promote(run.candidate, birth, world.now)  # and here the power fails
 
     world.database.close()
     world.start()
@@ -394,12 +395,12 @@ def test_a_crash_between_promotion_and_ledger_is_finished_at_the_next_start(worl
     assert world.job().state is JobState.PROMOTED
     assert world.job().version == "v0.1"
     assert world.models.serving == "v0.1"
-    assert world.cycle.memory.datasets("chat")[0]["learned"] == 4
+    assert world.track.memory.datasets()[0]["learned"] == 4
 
 
 def test_a_crash_while_accepting_takes_the_file_up_again_exactly_once(world):
     path = world.drop("doors.json", tiny.facts(4))
-    world.cycle.take(world.cycle.inbox.waiting()[0], world.now)  # taken, and here the power fails
+    world.loop.intake.take(world.inbox.waiting()[0], world.now)  # taken, and here the power fails
     assert not path.exists()
 
     world.database.close()
@@ -407,8 +408,8 @@ def test_a_crash_while_accepting_takes_the_file_up_again_exactly_once(world):
     world.pass_time(0)
 
     assert world.done() == ["doors.json"]
-    assert world.cycle.memory.datasets("chat")[0]["examples"] == 4
-    assert len(world.cycle.ledger.jobs()) == 1
+    assert world.track.memory.datasets()[0]["examples"] == 4
+    assert len(world.ledger.jobs()) == 1
 
 
 def test_a_version_that_cannot_be_loaded_is_damaged_and_the_last_sound_one_serves(world):
@@ -419,10 +420,10 @@ def test_a_version_that_cannot_be_loaded_is_damaged_and_the_last_sound_one_serve
 
     assert world.models.serving == world.registry.latest == "v0.1"
     assert (
-        next(e["state"] for e in world.registry.tracker()["checkpoints"] if e["version"] == "v0.2")
+        next(e["state"] for e in world.registry.tracker.read()["checkpoints"] if e["version"] == "v0.2")
         == "corrupt"
     )
-    told = [event["name"] for event in world.cycle.ledger.events()]
+    told = [event["name"] for event in world.ledger.events()]
     assert [name for name in told if name in {"promoted", "rolled_back"}] == [
         "promoted",
         "promoted",
@@ -446,27 +447,43 @@ def test_rollback_serves_previous_and_what_it_never_knew_is_not_expected_of_it(w
     world.learn("doors.json", tiny.facts(4, "doors"))
     world.learn("gates.json", tiny.facts(3, "gates", subject="gate"))
 
-    answer = world.cycle.rollback("chat", None, world.now)
+    answer = world.loop.commands.rollback(world.track, None, world.now)
 
-    assert answer == {"latest": "v0.1", "previous": "v0.2", "serving": "v0.1"}
+    assert answer == Roles(track="chat", latest="v0.1", previous="v0.2", serving="v0.1")
     assert world.models.serving == "v0.1"
-    assert {
-        item.example.dataset for item in world.cycle.memory.learned("chat", world.registry.lineage("v0.1"))
-    } == {"doors"}
+    assert {item.example.dataset for item in world.track.memory.learned(world.registry.lineage("v0.1"))} == {
+        "doors"
+    }
 
 
-class Unwritable(Registry):
-    """A registry that cannot write its tracker."""
+def test_the_sessions_verdict_holds_though_the_settings_were_changed_meanwhile(tmp_path):
+    # Given a session that was judged before somebody asked for more
+    stricter = Settings.model_validate({"inbox": {"settle_seconds": 5}, "judge": {"max_kl": 0.05}})
+    world = World(tmp_path, stricter)
+    world.learn("doors.json", tiny.facts(4))
 
-    def _write(self, tracker):
-        del tracker
+    # Then it is promoted, its papers say so, and so do job and explanation
+    assert (world.job().state, world.registry.latest) == (JobState.PROMOTED, "v0.1")
+    assert world.registry.result("v0.1").verdict.promote
+    assert world.job().reason["failed"] == []
+    assert world.archive().explain("chat", "v0.1").today.failed == ("kl",)
+    world.database.close()
+
+
+class Unwritable(Tracker):
+    """A tracker that cannot be written."""
+
+    def write(self, content):
+        del content
         raise OSError(errno.EACCES, "Permission denied")
 
 
 def test_a_promotion_that_fails_is_not_found_promoted_at_the_next_start(world):
     # Given a tracker that becomes unwritable before the second version is promoted
     world.learn("doors.json", tiny.facts(4))
-    world.cycle.registries["chat"] = Unwritable(world.registry.folder)
+    registry = Registry(world.registry.folder)
+    registry.tracker = Unwritable(world.registry.folder)
+    world.tracks["chat"] = replace(world.track, registry=registry)
     world.learn("gates.json", tiny.facts(3, subject="gate"))
     assert world.job().state is JobState.FAILED
 
@@ -476,7 +493,7 @@ def test_a_promotion_that_fails_is_not_found_promoted_at_the_next_start(world):
 
     # Then the job is as failed as it was, and trying again learns it
     assert world.registry.latest == "v0.1"
-    world.cycle.retry(world.job().id, world.now)
+    world.loop.commands.retry(world.job().id, world.now)
     world.pass_time()
     world.models.sessions[-1].end()
     world.pass_time()
@@ -491,7 +508,7 @@ class Unprunable(Registry):
 
 
 def test_a_version_is_promoted_though_older_ones_cannot_be_pruned(world):
-    world.cycle.registries["chat"] = Unprunable(world.registry.folder)
+    world.tracks["chat"] = replace(world.track, registry=Unprunable(world.registry.folder))
 
     world.learn("doors.json", tiny.facts(4))
 
@@ -505,18 +522,18 @@ def test_what_the_running_session_builds_on_is_not_pruned(world):
         world.learn(f"doors{number}.json", tiny.facts(number + 2, f"doors{number}", subject=f"door {number}"))
     world.drop("gates.json", tiny.facts(3, subject="gate"))
     world.pass_time()
-    world.cycle.rollback("chat", "v0.1", world.now)
-    world.cycle.rollback("chat", "v0.2", world.now)
+    world.loop.commands.rollback(world.track, "v0.1", world.now)
+    world.loop.commands.rollback(world.track, "v0.2", world.now)
     limits = RegistrySettings(keep=1)
 
     # When everything is pruned that can be
-    assert world.cycle.prune("chat", limits, world.now) == {}
-    world.cycle.halt(world.now)
+    assert world.loop.commands.prune(world.track, limits, world.now) == {}
+    world.loop.sessions.halt(world.now)
 
     # Then that version goes once the session is over, and one is told
-    assert list(world.cycle.prune("chat", limits, world.now, dry_run=True)) == ["v0.3"]
-    assert list(world.cycle.prune("chat", limits, world.now)) == ["v0.3"]
-    told = [e for e in world.cycle.ledger.events() if e["name"] == "pruned"]
+    assert list(world.loop.commands.prune(world.track, limits, world.now, dry_run=True)) == ["v0.3"]
+    assert list(world.loop.commands.prune(world.track, limits, world.now)) == ["v0.3"]
+    told = [e for e in world.ledger.events() if e["name"] == "pruned"]
     assert [event["versions"] for event in told] == [["v0.3"]]
 
 
@@ -524,7 +541,7 @@ def test_a_first_session_builds_on_nothing(world):
     world.drop("doors.json", tiny.facts(4))
     world.pass_time()
 
-    assert world.cycle.prune("chat", RegistrySettings(keep=1), world.now) == {}
+    assert world.loop.commands.prune(world.track, RegistrySettings(keep=1), world.now) == {}
 
 
 def test_a_new_answer_replaces_the_old_one_once_it_is_learned(world):
@@ -538,9 +555,7 @@ def test_a_new_answer_replaces_the_old_one_once_it_is_learned(world):
     world.pass_time()
 
     assert len(rehearsed) == 3
-    known = {
-        item.example.target for item in world.cycle.memory.learned("chat", world.registry.lineage("v0.2"))
-    }
+    known = {item.example.target for item in world.track.memory.learned(world.registry.lineage("v0.2"))}
     assert "no colour" in known
     assert tiny.facts(1)[0].target not in known
 
@@ -549,7 +564,7 @@ def test_cancelling_ends_the_session_and_leaves_nothing(world):
     world.drop("doors.json", tiny.facts(4))
     world.pass_time()
 
-    world.cycle.cancel(1, world.now)
+    world.loop.commands.cancel(1, world.now)
     session = world.models.sessions[0]
     session.status = 75
     world.pass_time()
@@ -564,7 +579,7 @@ def test_what_a_cancelled_session_still_writes_to_is_swept_when_it_is_gone(world
     world.pass_time()
     session = world.models.sessions[0]
 
-    world.cycle.cancel(1, world.now)
+    world.loop.commands.cancel(1, world.now)
     world.pass_time()
 
     assert (session.folder / "request.json").exists()
@@ -574,13 +589,13 @@ def test_what_a_cancelled_session_still_writes_to_is_swept_when_it_is_gone(world
 
 
 def test_while_paused_files_are_accepted_and_wait(world):
-    world.cycle.ledger.set_flag("paused", "yes")
+    world.ledger.set_flag("paused", "yes")
 
     world.drop("doors.json", tiny.facts(4))
     world.pass_time()
 
     assert world.job().state is JobState.QUEUED
-    world.cycle.ledger.set_flag("paused", "")
+    world.ledger.set_flag("paused", "")
     world.pass_time()
     assert world.job().state is JobState.TRAINING
 
@@ -589,7 +604,7 @@ def test_stopping_the_daemon_puts_the_session_back_into_the_queue(world):
     world.drop("doors.json", tiny.facts(4))
     world.pass_time()
 
-    world.cycle.halt(world.now)
+    world.loop.sessions.halt(world.now)
 
     assert world.models.sessions[0].stopped
     assert (world.job().state, world.job().attempts) == (JobState.QUEUED, 0)
@@ -598,13 +613,13 @@ def test_stopping_the_daemon_puts_the_session_back_into_the_queue(world):
 def test_a_file_dropped_again_after_a_rollback_is_learned_again(world):
     world.learn("doors.json", tiny.facts(4, "doors"))
     world.learn("gates.json", tiny.facts(3, "gates", subject="gate"))
-    world.cycle.rollback("chat", None, world.now)
+    world.loop.commands.rollback(world.track, None, world.now)
 
     world.learn("gates.json", tiny.facts(3, "gates", subject="gate"))
 
     assert world.job().state is JobState.PROMOTED
     assert world.registry.lineage("v0.3") == ["v0.3", "v0.1"]
-    assert len(world.cycle.memory.learned("chat", world.registry.lineage("v0.3"))) == 7
+    assert len(world.track.memory.learned(world.registry.lineage("v0.3"))) == 7
 
 
 def test_a_file_whose_name_is_not_utf8_is_taken_like_any_other(world):
@@ -620,18 +635,18 @@ def test_a_file_whose_name_is_not_utf8_is_taken_like_any_other(world):
 def test_a_scrub_finds_rot_under_a_version_that_serves_and_leaves_sound_ones_alone(world):
     world.learn("doors.json", tiny.facts(4, "doors"))
     world.learn("gates.json", tiny.facts(4, "gates", subject="gate"))
-    assert world.cycle.scrub(world.now) == []
+    assert world.loop.recovery.scrub(world.now) == []
     assert world.models.serving == "v0.2"
-    path = next((world.registry.versions_folder / "v0.2").glob("*.json"))
+    path = next((world.registry.folders.folder / "v0.2").glob("*.json"))
     path.write_bytes(path.read_bytes() + b" ")
     world.models.bad_bases = [ConfigError("the base has changed", code="base_damaged")]
 
-    found = world.cycle.scrub(world.now)
+    found = world.loop.recovery.scrub(world.now)
 
     assert [error.code for error in found] == ["base_damaged", "version_damaged"]
     assert world.models.serving == world.registry.latest == "v0.1"
-    assert [e["name"] for e in world.cycle.ledger.events(limit=3)].count("damaged") == 2
-    assert world.cycle.scrub(world.now) == found[:1]
+    assert [e["name"] for e in world.ledger.events(limit=3)].count("damaged") == 2
+    assert world.loop.recovery.scrub(world.now) == found[:1]
 
 
 def test_a_scrub_mends_a_tracker_that_something_else_has_changed(world):
@@ -639,7 +654,7 @@ def test_a_scrub_mends_a_tracker_that_something_else_has_changed(world):
     path = world.registry.folder / "checkpoint_tracker.json"
     files.write_json(path, files.read_json(path) | {"latest": "v9.9"})
 
-    world.cycle.scrub(world.now)
+    world.loop.recovery.scrub(world.now)
 
     assert world.registry.latest == "v0.1"
 
@@ -660,7 +675,7 @@ def failed_with_checkpoints(world):
 def test_a_job_goes_on_behind_the_checkpoint_that_is_named(world):
     folder = failed_with_checkpoints(world)
 
-    assert world.cycle.resume(1, "round-0002", world.now)[1] == "round-0002"
+    assert world.loop.commands.resume(1, "round-0002", world.now)[1] == "round-0002"
     world.pass_time()
 
     assert world.job().state is JobState.TRAINING
@@ -670,7 +685,7 @@ def test_a_job_goes_on_behind_the_checkpoint_that_is_named(world):
 def test_without_a_name_every_checkpoint_stays(world):
     folder = failed_with_checkpoints(world)
 
-    assert world.cycle.resume(1, None, world.now)[1] == "round-0003"
+    assert world.loop.commands.resume(1, None, world.now)[1] == "round-0003"
     world.pass_time()
 
     assert len(list(folder.iterdir())) == 3
@@ -680,7 +695,7 @@ def test_a_checkpoint_that_is_not_there_is_told_and_nothing_changes(world):
     folder = failed_with_checkpoints(world)
 
     with pytest.raises(ProtocolError, match="round-0001, round-0002, round-0003"):
-        world.cycle.resume(1, "round-0009", world.now)
+        world.loop.commands.resume(1, "round-0009", world.now)
 
     assert world.job().state is JobState.FAILED
     assert len(list(folder.iterdir())) == 3
@@ -699,11 +714,11 @@ def test_a_checkpoint_that_is_not_there_is_told_and_nothing_changes(world):
     ],
 )
 def test_an_order_that_a_job_does_not_take_says_which_it_would(world, state, order, told):
-    world.cycle.ledger.set_flag("paused", "yes" if state == "queued" else "")
+    world.ledger.set_flag("paused", "yes" if state == "queued" else "")
     world.drop("doors.json", tiny.facts(4))
     world.pass_time()
     if state == "cancelled":
-        world.cycle.cancel(1, world.now)
+        world.loop.commands.cancel(1, world.now)
     elif state in {"promoted", "rejected"}:
         world.models.sessions[-1].end(**({"recall": 0.0} if state == "rejected" else {}))
         world.pass_time()
@@ -713,7 +728,7 @@ def test_an_order_that_a_job_does_not_take_says_which_it_would(world, state, ord
     assert world.job().state == state
 
     with pytest.raises(ProtocolError, match=told) as caught:
-        getattr(world.cycle, order)(1, world.now)
+        getattr(world.loop.commands, order)(1, world.now)
 
     assert caught.value.status == 409
     assert world.job().state == state
@@ -729,17 +744,17 @@ def test_a_drop_says_which_rows_were_bad_contradicted_and_which_answers_it_repla
 
     world.pass_time()
 
-    report = world.cycle.ledger.drops()[0].reason
+    report = world.ledger.drops()[0].reason
     counts = ("new", "known", "replacing", "bad", "contradictions")
     assert [report[name] for name in counts] == [2, 0, 2, 1, 29]
     assert [bad["line"] for bad in report["bad_rows"]] == [32]
     assert report["contradicted_rows"] == list(range(2, 22))
-    replaced = world.archive().job(2)["drop"]["reason"]["replaced"]
+    replaced = world.archive().job(2).drop.reason["replaced"]
     assert [(old["answer"], old["dataset"]) for old in replaced] == [
         (first.target, "doors"),
         (second.target, "doors"),
     ]
-    accepted = [e for e in world.cycle.ledger.events(limit=50) if e["name"] == "accepted"][-1]
+    accepted = [e for e in world.ledger.events(limit=50) if e["name"] == "accepted"][-1]
     assert (accepted["bad"], accepted["contradictions"]) == (1, 29)
 
 
@@ -750,7 +765,7 @@ def test_case_1_a_row_that_its_base_could_not_give_back_is_refused_at_intake(wor
 
     world.pass_time()
 
-    report = world.cycle.ledger.drops()[0].reason
+    report = world.ledger.drops()[0].reason
     (bad,) = report["bad_rows"]
     assert (bad["line"], bad["message"]) == (33, "the base model would answer otherwise")
     assert report["new"] == 8
@@ -765,14 +780,14 @@ def test_case_1_a_file_of_such_rows_fails_with_the_reason(world):
     reason = files.read_json(world.home / "inbox" / "failed" / "doors.json.reason.json")
     assert reason["code"] == "bad_rows"
     assert "row 1: the base model would answer otherwise" in reason["message"]
-    assert world.cycle.ledger.jobs() == []
+    assert world.ledger.jobs() == []
 
 
 # what people drop beside good files
 
 
 def told(world, name):
-    return [event for event in world.cycle.ledger.events() if event["name"] == name]
+    return [event for event in world.ledger.events() if event["name"] == name]
 
 
 def test_a_sidecar_says_how_a_file_is_read_and_is_kept_with_it(world):
@@ -784,8 +799,8 @@ def test_a_sidecar_says_how_a_file_is_read_and_is_kept_with_it(world):
 
     world.pass_time()
 
-    assert [example.target for example in world.cycle.memory.all("chat")] == ["Rome", "Oslo"]
-    assert world.cycle.ledger.drops()[0].reason["description"] == "by hand"
+    assert [example.target for example in world.track.memory.all()] == ["Rome", "Oslo"]
+    assert world.ledger.drops()[0].reason["description"] == "by hand"
     done = sorted(path.name for path in (world.home / "inbox" / "done").rglob("a.*"))
     assert done == ["a.json", "a.json.meta.yaml"]
 
@@ -797,7 +812,7 @@ def test_a_sidecar_says_how_a_file_is_read_and_is_kept_with_it(world):
         ("labels: [PER]", "labels"),
         ("task: tagging", "not tagging"),
         ("colour: red", "no key colour"),
-        ("fields: {frage: question}", "a field frage"),
+        ("fields: {frage: question}", "an unknown field frage"),
     ],
 )
 def test_a_wrong_sidecar_fails_its_file_and_names_the_key(world, text, told):
@@ -828,7 +843,8 @@ def test_a_pipe_and_a_folder_keep_nobody_waiting(world):
 
 def test_a_flood_waits_where_it_lies_and_is_taken_as_there_is_room(world):
     # Given room for three, of which one is being learned, and five more files
-    world.cycle.settings = Settings.model_validate({"inbox": {"settle_seconds": 5, "max_queued_files": 3}})
+    world.settings = Settings.model_validate({"inbox": {"settle_seconds": 5, "max_queued_files": 3}})
+    world.wire(world.reader)
     world.drop("doors.json", tiny.facts(4))
     world.pass_time()
     for number in range(5):
@@ -837,22 +853,22 @@ def test_a_flood_waits_where_it_lies_and_is_taken_as_there_is_room(world):
     world.pass_time()
     world.pass_time()
 
-    assert len(world.cycle.ledger.open_jobs()) == 3
-    assert len(world.cycle.inbox.waiting()) == 3
+    assert len(world.ledger.open_jobs()) == 3
+    assert len(world.inbox.waiting()) == 3
     assert [event["code"] for event in told(world, "inbox_full")] == ["too_many_files"]
 
     # When all are learned in turn
-    while world.cycle.ledger.open_jobs():
+    while world.ledger.open_jobs():
         world.models.sessions[-1].end()
         world.pass_time()
 
     assert world.done() == [f"{number}.json" for number in range(5)] + ["doors.json"]
-    assert len(world.cycle.ledger.jobs()) == 6
+    assert len(world.ledger.jobs()) == 6
     assert len(told(world, "inbox_full")) == 1
 
 
 def test_a_step_takes_no_more_than_it_can_do_at_once(world):
-    world.cycle.ledger.set_flag("paused", "yes")
+    world.ledger.set_flag("paused", "yes")
     for number in range(TAKEN_AT_ONCE + 3):
         world.drop(f"{number}.json", tiny.facts(1, subject=f"gate {number}"))
 
@@ -862,32 +878,25 @@ def test_a_step_takes_no_more_than_it_can_do_at_once(world):
     assert len(world.done()) == TAKEN_AT_ONCE + 3
 
 
-class Meddled(Cycle):
-    """A loop that does something to a file just after its rows were read, once for each thing to do."""
+class Meddled(InProcessReader):
+    """A reader that does something to a file just after its rows were read, once for each thing to do."""
 
-    def __init__(self, *, meddling, **rest):
-        super().__init__(**rest)
+    def __init__(self, inbox, meddling):
+        self.inbox = inbox
         self.meddling = meddling
 
-    def _read(self, file):
+    def read(self, file, *rest):
         if self.meddling and isinstance(self.meddling[0], BaseException):
             raise self.meddling.pop(0)
-        found = super()._read(file)
+        found = super().read(file, *rest)
         if self.meddling:
-            self.meddling.pop(0)(file.path)
+            (taken,) = self.inbox.processing()
+            self.meddling.pop(0)(taken.path)
         return found
 
 
 def meddle(world, *meddling):
-    world.cycle = Meddled(
-        meddling=list(meddling),
-        settings=world.settings,
-        database=world.database,
-        inbox=world.cycle.inbox,
-        registries=world.cycle.registries,
-        tracks=world.models,
-        base_folder=world.cycle._base_folder,
-    )
+    world.wire(Meddled(world.inbox, list(meddling)))
 
 
 def test_a_file_that_is_written_to_while_it_is_read_is_read_again_once_it_rests(world):
@@ -896,15 +905,15 @@ def test_a_file_that_is_written_to_while_it_is_read_is_read_again_once_it_rests(
     world.drop("doors.json", tiny.facts(2))
 
     world.pass_time()
-    assert world.cycle.memory.all("chat") == []
-    assert "changed while it was read" in next(iter(world.cycle.inbox.held.values()))
+    assert world.track.memory.all() == []
+    assert "changed while it was read" in next(iter(world.inbox.delayed.values()))
     world.pass_time(4)  # less than it must rest
-    assert world.cycle.memory.all("chat") == []
+    assert world.track.memory.all() == []
     world.pass_time(6)
 
-    assert len(world.cycle.memory.all("chat")) == 4
+    assert len(world.track.memory.all()) == 4
     assert world.done() == ["doors.json"]
-    assert world.cycle.inbox.held == {}
+    assert world.inbox.delayed == {}
 
 
 def test_what_may_pass_is_tried_again_and_what_cannot_is_not(world):
@@ -920,10 +929,10 @@ def test_what_may_pass_is_tried_again_and_what_cannot_is_not(world):
     for _ in range(20):  # one whose end is missing rests longer, before it is read and before it fails
         world.pass_time()
 
-    assert world.cycle.meddling == []
+    assert world.reader.meddling == []
     assert world.failed() == ["bad.json", "bad.json.reason.json"]
     assert len(told(world, "failed")) == 1
-    assert len(world.cycle.ledger.drops()) == 1
+    assert len(world.ledger.drops()) == 1
 
 
 def test_after_a_restart_what_could_not_be_read_is_tried_at_once(world):
@@ -947,10 +956,11 @@ def test_a_file_that_cannot_be_moved_does_not_keep_others_waiting(world):
                 raise OSError(errno.EXDEV, "Invalid cross-device link")
             return super().take(item, drop)
 
-    world.cycle.inbox = Stuck(
+    world.inbox = Stuck(
         world.home / "inbox", world.settings.inbox, ("chat",), world.home / "models" / "drops"
     )
-    world.cycle.inbox.recover()
+    world.inbox.recover()
+    world.wire(world.reader)
     path = world.drop("stuck.json", tiny.facts(2))
     os.utime(path, (1, 1))
     world.drop("doors.json", tiny.facts(4))
@@ -958,15 +968,15 @@ def test_a_file_that_cannot_be_moved_does_not_keep_others_waiting(world):
     world.pass_time()
 
     assert world.done() == ["doors.json"]
-    assert "cross-device" in world.cycle.inbox.held[path]
+    assert "cross-device" in world.inbox.delayed[path]
 
 
 def test_a_job_that_is_cancelled_and_retried_at_once_starts_again(world):
     world.drop("doors.json", tiny.facts(4))
     world.pass_time()
 
-    world.cycle.cancel(1, world.now)
-    world.cycle.retry(1, world.now)
+    world.loop.commands.cancel(1, world.now)
+    world.loop.commands.retry(1, world.now)
     world.models.sessions[0].status = 75  # only now it is gone
     world.pass_time()
 
@@ -981,7 +991,7 @@ def test_a_candidate_built_on_what_was_rolled_back_meanwhile_is_trained_anew(wor
     world.pass_time()
 
     # When v0.2 is taken back while a session builds on it
-    world.cycle.rollback("chat", None, world.now)
+    world.loop.commands.rollback(world.track, None, world.now)
     world.models.sessions[-1].end()
     world.pass_time()
 
@@ -996,10 +1006,10 @@ def test_a_candidate_built_on_what_was_rolled_back_meanwhile_is_trained_anew(wor
 def test_after_a_rollback_to_the_base_learning_begins_with_it(world):
     world.learn("doors.json", tiny.facts(4, "doors"))
 
-    answer = world.cycle.rollback("chat", "base", world.now)
+    answer = world.loop.commands.rollback(world.track, "base", world.now)
 
-    assert answer == {"latest": None, "previous": "v0.1", "serving": None}
-    world.cycle.serve_newest("chat")  # as a start does
+    assert answer == Roles(track="chat", latest=None, previous="v0.1", serving=None)
+    world.loop.served.serve_newest(world.track)  # as a start does
     assert world.models.serving is None
     # When something is learned now, nothing of before is carried along
     world.drop("gates.json", tiny.facts(3, subject="gate"))
@@ -1016,19 +1026,19 @@ def test_a_rollback_to_what_cannot_be_loaded_changes_nothing(world):
     world.models.broken.add("v0.1")
 
     with pytest.raises(RegistryError):
-        world.cycle.rollback("chat", None, world.now)
+        world.loop.commands.rollback(world.track, None, world.now)
 
     assert world.registry.latest == world.models.serving == "v0.2"
     # nor from the base, whose way back stays as it is
-    world.cycle.rollback("chat", "base", world.now)
+    world.loop.commands.rollback(world.track, "base", world.now)
     with pytest.raises(RegistryError):
-        world.cycle.rollback("chat", "v0.1", world.now)
+        world.loop.commands.rollback(world.track, "v0.1", world.now)
     assert (world.registry.latest, world.registry.previous) == (None, "v0.2")
 
 
 def test_what_was_given_up_for_the_base_does_not_stand_in_for_what_came_after(world):
     world.learn("doors.json", tiny.facts(4, "doors"))
-    world.cycle.rollback("chat", "base", world.now)
+    world.loop.commands.rollback(world.track, "base", world.now)
     world.models.broken.add("v0.2")
 
     world.learn("gates.json", tiny.facts(3, subject="gate"))
@@ -1040,8 +1050,8 @@ def test_what_was_given_up_for_the_base_does_not_stand_in_for_what_came_after(wo
 def test_old_rows_are_compared_with_what_the_version_that_serves_recalled(world):
     # Given a version that memory was not asked of last
     world.learn("doors.json", tiny.facts(4, "doors"))
-    ids = [item.example.id for item in world.cycle.memory.learned("chat", ["v0.1"])]
-    world.cycle.memory.record_recall("chat", "v0.2", dict.fromkeys(ids, False))
+    ids = [item.example.id for item in world.track.memory.learned(["v0.1"])]
+    world.track.memory.record_recall("v0.2", dict.fromkeys(ids, False))
 
     world.drop("gates.json", tiny.facts(3, subject="gate"))
     world.pass_time()
@@ -1064,30 +1074,30 @@ def test_whatever_stands_in_a_jobs_way_the_next_one_has_its_turn(world, monkeypa
     world.drop("gates.json", tiny.facts(4, subject="gate"))
     world.pass_time()
 
-    assert world.cycle.ledger.job(1).state is JobState.FAILED
-    assert world.cycle.ledger.job(2).state is JobState.TRAINING
+    assert world.ledger.job(1).state is JobState.FAILED
+    assert world.ledger.job(2).state is JobState.TRAINING
 
 
 @pytest.mark.parametrize("state", [JobState.QUEUED, JobState.TRAINING])
 def test_a_job_of_a_track_that_is_gone_waits_and_keeps_nobody(world, state):
-    job = world.cycle.ledger.queue("notes", "old", world.now)
+    job = world.ledger.queue("notes", "old", world.now)
     if state is JobState.TRAINING:
-        world.cycle.ledger.move_job(job, "start", world.now)
+        world.ledger.move_job(job, "start", world.now)
     world.database.close()
     world.start()
 
     world.drop("doors.json", tiny.facts(4))
     world.pass_time()
 
-    assert world.cycle.ledger.job(1).state is state
-    assert world.cycle.ledger.job(2).state is JobState.TRAINING
+    assert world.ledger.job(1).state is state
+    assert world.ledger.job(2).state is JobState.TRAINING
 
 
 def test_a_setting_that_no_plan_has_is_refused_before_it_is_kept(world):
     world.learn("doors.json", tiny.facts(4), recall=0.5)
 
     with pytest.raises(ConfigError, match="rnak"):
-        world.cycle.retry(1, world.now, settings={"rnak": 16})
+        world.loop.commands.retry(1, world.now, settings={"rnak": 16})
 
     assert (world.job().state, "rnak" in world.job().settings) == (JobState.REJECTED, False)
 
@@ -1125,7 +1135,7 @@ def test_dropped_files_are_kept_for_as_many_days_as_one_says(tmp_path):
     assert len(told(world, "done_pruned")) == 1
     # and days pass without a session too
     world.now += 5 * 86_400
-    world.cycle.scrub(world.now)
+    world.loop.recovery.scrub(world.now)
     world.pass_time()
     assert world.done() == []
     world.database.close()
@@ -1143,12 +1153,12 @@ def test_after_forgetting_no_file_of_the_home_but_the_dropped_ones_holds_the_wor
     world.pass_time()
     assert world.job().state is JobState.FAILED
 
-    assert world.cycle.forget("chat", "zyzzyva", world.now) == 1
+    assert world.loop.commands.forget(world.track, "zyzzyva", world.now) == 1
     world.pass_time()
 
     holding = [p for p in world.home.rglob("*") if p.is_file() and b"zyzzyva" in p.read_bytes()]
     assert sorted(path.name for path in holding) == ["again.json", "doors.json"]  # in inbox/done
-    told = [event for event in world.cycle.ledger.events(limit=5) if event["name"] == "forgotten"]
+    told = [event for event in world.ledger.events(limit=5) if event["name"] == "forgotten"]
     assert [event["examples"] for event in told] == [1]
 
 
@@ -1157,14 +1167,14 @@ def test_a_session_that_waits_or_never_starts_again_holds_no_forgotten_words(wor
     # Given a session that the daemon's end cut off
     world.drop("doors.json", tiny.facts(4))
     world.pass_time()
-    world.cycle.halt(world.now)
+    world.loop.sessions.halt(world.now)
     world.database.close()
     world.start()
     folder = world.registry.candidates / "job-1"
     assert (folder / "new.jsonl").exists()
-    world.cycle.ledger.set_flag("paused", "yes" if paused else "")
+    world.ledger.set_flag("paused", "yes" if paused else "")
 
-    world.cycle.forget("chat", "doors", world.now)
+    world.loop.commands.forget(world.track, "doors", world.now)
     world.pass_time()
 
     assert world.job().state is (JobState.QUEUED if paused else JobState.FAILED)
@@ -1178,7 +1188,7 @@ def test_forgotten_words_leave_the_log_as_soon_as_nobody_reads(world):
     reader.execute("BEGIN")
     reader.execute("SELECT COUNT(*) FROM examples").fetchall()
 
-    world.cycle.forget("chat", "zyzzyva", world.now)
+    world.loop.commands.forget(world.track, "zyzzyva", world.now)
     world.pass_time()
 
     assert log.stat().st_size
@@ -1192,7 +1202,7 @@ def test_a_failed_session_leaves_no_rows_and_goes_on_behind_its_checkpoints(worl
     folder = failed_with_checkpoints(world)
     assert not list(folder.parent.glob("*.jsonl"))
 
-    world.cycle.retry(1, world.now)
+    world.loop.commands.retry(1, world.now)
     world.pass_time()
 
     assert len(list(folder.glob("round-*"))) == 3
@@ -1201,8 +1211,8 @@ def test_a_failed_session_leaves_no_rows_and_goes_on_behind_its_checkpoints(worl
 
 def test_a_refit_of_nothing_says_so(world):
     world.learn("doors.json", tiny.facts(4, "doors"))
-    world.cycle.memory.forget("chat", "doors", world.now)
-    world.cycle.ledger.queue("chat", "memory", world.now, kind="refit")
+    world.track.memory.forget("doors", world.now)
+    world.ledger.queue("chat", "memory", world.now, kind="refit")
 
     world.pass_time()
 
@@ -1240,7 +1250,7 @@ def test_by_force_alone_what_was_refused_is_promoted_as_it_is(world):
     world.learn("doors.json", tiny.facts(4), recall=0.5)
     refused = (world.registry.rejected / "job-1" / "candidate" / "adapter_model.safetensors").read_bytes()
 
-    world.cycle.retry(1, world.now, force=True)
+    world.loop.commands.retry(1, world.now, force=True)
     world.pass_time()
 
     assert world.job().state is JobState.PROMOTED
@@ -1254,16 +1264,16 @@ def test_by_force_what_stands_on_another_version_is_trained_anew(world):
     world.learn("doors.json", tiny.facts(4), recall=0.5)
     world.learn("gates.json", tiny.facts(3, subject="gate"))
 
-    world.cycle.retry(1, world.now, force=True)
+    world.loop.commands.retry(1, world.now, force=True)
     world.pass_time()
 
-    assert world.cycle.ledger.job(1).state is JobState.TRAINING
+    assert world.ledger.job(1).state is JobState.TRAINING
     assert len(world.models.sessions) == 3
 
 
 def test_consolidating_what_is_small_says_that_nothing_would_be_gained(world):
     world.learn("doors.json", tiny.facts(4), rank=8)
-    world.cycle.ledger.queue("chat", "memory", world.now, kind="consolidate")
+    world.ledger.queue("chat", "memory", world.now, kind="consolidate")
 
     world.pass_time()
 
@@ -1292,6 +1302,6 @@ def test_a12_what_retry_is_given_is_checked_before_it_is_stored(world, value):
     before = world.job()
 
     with pytest.raises(ConfigError, match="rank must be a whole number from 1 to 4096"):
-        world.cycle.retry(1, world.now, settings={"rank": value})
+        world.loop.commands.retry(1, world.now, settings={"rank": value})
 
     assert world.job() == before

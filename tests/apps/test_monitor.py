@@ -3,7 +3,7 @@
 import io
 
 import pytest
-from fake_daemon import NOW, SESSION, event, job, promoted, rejected, snapshot, version, waiting_file
+from fake_daemon import NOW, SESSION, event, job, promoted, rejected, snapshot, told, version, waiting_file
 from rich.console import Console
 
 from lorad.apps.screens.monitor import render, render_absence, sparkline, watch
@@ -32,13 +32,13 @@ def lines(renderable, width=80):
 
 
 def text(data, width=80, height=24):
-    return "\n".join(lines(render(data, width=width, height=height), width))
+    return "\n".join(lines(render(told(data), width=width, height=height), width))
 
 
 @pytest.mark.parametrize("data", [BUSY, snapshot(), snapshot(ready=False), snapshot(paused=True)])
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (200, 60)])
 def test_the_screen_is_filled_and_not_a_column_more(data, width, height):
-    shown = lines(render(data, width=width, height=height), width)
+    shown = lines(render(told(data), width=width, height=height), width)
     assert len(shown) == height
     assert max(map(len, shown)) <= width
 
@@ -46,7 +46,7 @@ def test_the_screen_is_filled_and_not_a_column_more(data, width, height):
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_session_is_shown_whole(width):
     shown = text(BUSY, width)
-    for told in (
+    for words in (
         "lorad 0.1.0",
         "serving chat v0.2",
         "up 3 h 12 min",
@@ -63,7 +63,7 @@ def test_a_session_is_shown_whole(width):
         "left 1 min 35 s",
         "loss █▁  recall ▁▅",
     ):
-        assert told in shown
+        assert words in shown
 
 
 def test_bars_grow_with_what_is_done():
@@ -124,7 +124,7 @@ def test_the_newest_events_are_shown():
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "words"),
     [
         ({}, "drop a JSON file into /srv/lorad/inbox"),
         ({"ready": False}, "base model is being loaded"),
@@ -135,8 +135,8 @@ def test_the_newest_events_are_shown():
         ({"session": SESSION, "paused": True}, "learning, then paused"),
     ],
 )
-def test_without_a_session_it_says_what_comes_next(changes, told):
-    assert told in text(snapshot(**changes))
+def test_without_a_session_it_says_what_comes_next(changes, words):
+    assert words in text(snapshot(**changes))
 
 
 def test_a_fresh_home_is_told_what_there_will_be():
@@ -152,14 +152,14 @@ def test_a_fresh_home_is_told_what_there_will_be():
             engine={"requests": 0, "active": 0, "waiting": 0, "tokens_per_second": None},
         )
     )
-    for told in (
+    for words in (
         "serving chat base",
         "only the base model so far",
         "no file was dropped yet",
         "nothing happened yet",
         "0 requests",
     ):
-        assert told in shown
+        assert words in shown
 
 
 def test_ages_are_counted_from_the_snapshot():
@@ -197,7 +197,7 @@ class Steps:
         step = self.left.pop(0)
         if isinstance(step, Exception):
             raise step
-        return step
+        return told(step)
 
     def sleep(self, seconds):
         self.rests.append(seconds)
@@ -219,7 +219,7 @@ def test_a_daemon_that_goes_away_is_waited_for():
     # Then all three were shown in this order, with a rest after each, and the screen was given back
     shown = console.file.getvalue()
     places = [
-        shown.index(told) for told in ("Nothing to learn", "no answer, trying again", "Learning is paused")
+        shown.index(words) for words in ("Nothing to learn", "no answer, trying again", "Learning is paused")
     ]
     assert places == sorted(places)
     assert steps.rests == [2.0, 2.0, 2.0]
@@ -250,7 +250,7 @@ def test_a17_data_steers_no_screen_and_every_panel_keeps_its_lines():
         waiting_files=[waiting_file(evil)],
         session=SESSION | {"dataset": evil, "phase": evil},
     )
-    shown = lines(render(data), 80)
+    shown = lines(render(told(data)), 80)
     assert len(shown) == 24
     assert not any(sign in "".join(shown) for sign in "\x1b\x9b\x07")
     assert not any(line.lstrip("│ ").startswith("forged") for line in shown)

@@ -12,7 +12,7 @@ from world import World
 from lorad.errors import ConfigError, LoradError, TransientError
 from lorad.serving.http.http_errors import status
 from lorad.states import JobState
-from lorad.storage import fault_points, files
+from lorad.storage import fault_points, locks
 from lorad.storage.database import Database
 from lorad.versions.store import Registry
 
@@ -52,11 +52,11 @@ def world(tmp_path):
 
 def story(world):
     """Return what must not change: what serves, the tracker, memory, the jobs, what happened."""
-    ledger = world.cycle.ledger
+    ledger = world.ledger
     return (
         world.models.serving,
-        world.registry.tracker(),
-        [example.id for example in world.cycle.memory.all("chat")],
+        world.registry.tracker.read(),
+        [example.id for example in world.track.memory.all()],
         ledger.jobs(),
         ledger.events(limit=1000),
         sorted(str(path) for path in world.registry.folder.rglob("*")),
@@ -64,15 +64,15 @@ def story(world):
 
 
 ORDERS = {
-    "rollback": lambda world: world.cycle.rollback("chat", None, world.now),
-    "rollback to base": lambda world: world.cycle.rollback("chat", "base", world.now),
-    "forget": lambda world: world.cycle.forget("chat", "doors", world.now),
-    "retry": lambda world: world.cycle.retry(3, world.now, force=True, settings={"rank": 4}),
-    "resume": lambda world: world.cycle.resume(3, None, world.now),
-    "cancel": lambda world: world.cycle.cancel(4, world.now),
-    "consolidate": lambda world: world.cycle.consolidate("chat", world.now, refit=True),
-    "pin": lambda world: world.registry.pin("v0.1", pinned=True),
-    "tag": lambda world: world.registry.tag("v0.1", "gold"),
+    "rollback": lambda world: world.loop.commands.rollback(world.track, None, world.now),
+    "rollback to base": lambda world: world.loop.commands.rollback(world.track, "base", world.now),
+    "forget": lambda world: world.loop.commands.forget(world.track, "doors", world.now),
+    "retry": lambda world: world.loop.commands.retry(3, world.now, force=True, settings={"rank": 4}),
+    "resume": lambda world: world.loop.commands.resume(3, None, world.now),
+    "cancel": lambda world: world.loop.commands.cancel(4, world.now),
+    "consolidate": lambda world: world.loop.commands.consolidate(world.track, world.now, refit=True),
+    "pin": lambda world: world.registry.tracker.pin("v0.1", pinned=True),
+    "tag": lambda world: world.registry.tracker.tag("v0.1", "gold"),
 }
 
 
@@ -101,17 +101,17 @@ def test_a22_an_order_on_a_read_only_disk_is_a_named_error_and_changes_nothing(w
 def test_a22_a_rollback_that_meets_it_half_way_is_done_or_undone(world):
     counter = ReadOnlyDisk(10**9)
     with fault_points.guarded(counter):
-        world.cycle.rollback("chat", "v0.1", world.now)
-    world.cycle.rollback("chat", "v0.2", world.now)
+        world.loop.commands.rollback(world.track, "v0.1", world.now)
+    world.loop.commands.rollback(world.track, "v0.2", world.now)
 
     for number in range(counter.count):
         with fault_points.guarded(ReadOnlyDisk(number)), pytest.raises(LoradError):
-            world.cycle.rollback("chat", "v0.1", world.now)
+            world.loop.commands.rollback(world.track, "v0.1", world.now)
         # when it can be written again
         for _ in range(3):
             world.pass_time(600)
         assert world.models.serving == world.registry.latest, number
-        world.cycle.rollback("chat", "v0.2", world.now)
+        world.loop.commands.rollback(world.track, "v0.2", world.now)
 
 
 @pytest.mark.parametrize("is_child_hit", [True, False])
@@ -126,9 +126,9 @@ def test_a22_a_session_on_a_read_only_disk_is_told_and_goes_on_later(world, is_c
 
     with fault_points.guarded(ReadOnlyDisk()):
         world.pass_time(600)
-        _, progress = world.cycle.session
+        _, progress = world.loop.sessions.running
         assert progress["phase"].startswith("ended, and waits to be judged: ")
-        assert any("readonly" in why for why in world.cycle.troubles)
+        assert any("readonly" in why for why in world.loop.attempts.troubles)
 
     for _ in range(3):
         world.pass_time(600)
@@ -136,12 +136,12 @@ def test_a22_a_session_on_a_read_only_disk_is_told_and_goes_on_later(world, is_c
         world.models.sessions[-1].end()
         world.pass_time(600)
     assert (world.job().state, world.job().attempts) == (JobState.PROMOTED, 1)
-    assert world.cycle.troubles == []
+    assert world.loop.attempts.troubles == []
 
 
 def test_a22_a_daemon_that_starts_on_it_says_what_it_is(tmp_path):
     with fault_points.guarded(ReadOnlyDisk()), pytest.raises(LoradError, match="Read-only file system"):
-        files.locked(tmp_path / "new" / ".daemon.lock").__enter__()
+        locks.locked(tmp_path / "new" / ".daemon.lock").__enter__()
 
 
 def test_a22_a_disk_that_becomes_read_only_anywhere_in_a_cycle_costs_nothing(tmp_path):
@@ -164,11 +164,11 @@ def run(home):
     (home / "inbox").mkdir(parents=True, exist_ok=True)
     world = World(home)
     try:
-        if not world.cycle.ledger.drops() and not list((home / "inbox").glob("*.json")):
+        if not world.ledger.drops() and not list((home / "inbox").glob("*.json")):
             world.drop("doors.json", DOORS)
         for _ in range(12):
             world.pass_time(300)
-            if world.cycle.session and world.models.sessions[-1].status is None:
+            if world.loop.sessions.running and world.models.sessions[-1].status is None:
                 with contextlib.suppress(LoradError, OSError):
                     world.models.sessions[-1].end()
                 if world.models.sessions[-1].status is None:

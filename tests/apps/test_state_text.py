@@ -3,9 +3,25 @@
 import time
 
 import pytest
-from fake_daemon import NOW, SESSION, event, job, promoted, rejected, snapshot, waiting_file
+from fake_daemon import NOW, SESSION, event, job, promoted, rejected, told, waiting_file
+from fake_daemon import snapshot as sent
 
 from lorad.apps.screens import state_text
+from lorad.records import Job
+from lorad.serving.answers import Event, SessionProgress
+from lorad.serving.record_json import read
+
+
+def snapshot(**changes):
+    return told(sent(**changes))
+
+
+def job_result(data):
+    return state_text.job_result(read(Job, data))
+
+
+def session_line(data):
+    return state_text.session_line(read(SessionProgress, data))
 
 
 @pytest.mark.parametrize(
@@ -73,27 +89,27 @@ def test_one_word_says_what_the_daemon_does(changes, expected):
 
 def test_a_job_tells_what_came_of_it():
     died = job(4, "d", "failed", ended_at=NOW, reason={"code": "session_died", "message": "it was\nkilled"})
-    assert state_text.job_result(promoted(2, "b", "v0.2")) == "job 2 b promoted as v0.2 after 2 min 5 s"
-    assert (
-        state_text.job_result(rejected(3, "c"))
-        == "job 3 c rejected after 1 min: recall on the new data is 62.0 %"
-    )
-    assert state_text.job_result(died) == "job 4 d failed: it was killed"
-    assert state_text.job_result(job(5, "e", "queued")) == "job 5 e queued"
+    assert job_result(promoted(2, "b", "v0.2")) == "job 2 b promoted as v0.2 after 2 min 5 s"
+    assert job_result(rejected(3, "c")) == "job 3 c rejected after 1 min: recall on the new data is 62.0 %"
+    assert job_result(died) == "job 4 d failed: it was killed"
+    assert job_result(job(5, "e", "queued")) == "job 5 e queued"
 
 
 def test_a_session_tells_only_what_is_known():
     loading = {"job": 3, "dataset": "c", "phase": "loading", "elapsed": 1.0}
-    assert state_text.session_line(loading) == "job 3 c: loading"
+    assert session_line(loading) == "job 3 c: loading"
     line = "job 3 campus_housing: training, round 4 of 30, recall 62.0 % of 95.0 %, about 1 min 35 s left"
-    assert state_text.session_line(SESSION) == line
+    assert session_line(SESSION) == line
 
 
 def test_an_event_is_one_line():
-    told = event(
+    failed = event(
         1, "failed", file="a b.json", why="two\nlines", rows=3, formats={"x": 1}, bad_rows=[], version=None
     )
-    assert state_text.event_line(told) == 'failed file=a b.json why=two lines rows=3 formats={"x": 1}'
+    assert (
+        state_text.event_line(read(Event, failed))
+        == 'failed file=a b.json why=two lines rows=3 formats={"x": 1}'
+    )
 
 
 def test_the_summary_of_a_busy_daemon():
@@ -104,7 +120,7 @@ def test_the_summary_of_a_busy_daemon():
     assert lines[:-1] == [
         "lorad 0.1.0 in /srv/lorad: learning, up 3 h 12 min",
         "  serving  chat v0.2 (recall 96.2 %, retention 99.0 %, previous v0.1, 2 datasets)",
-        f"  session  {state_text.session_line(SESSION)}",
+        f"  session  {session_line(SESSION)}",
         "  queue    2 jobs: d, e",
         "  inbox    1 file: f.json",
     ]
@@ -126,7 +142,7 @@ def test_the_summary_says_that_a_running_session_is_the_last_for_now():
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"session": SESSION}, state_text.session_line(SESSION)),
+        ({"session": SESSION}, session_line(SESSION)),
         (
             {"jobs": [job(1, "a", "queued")], "paused": True},
             "paused with 1 job in the queue; go on with: lorad resume",
@@ -151,7 +167,7 @@ def test_a_summary_tells_why_a_file_waits_and_what_is_not_taken():
         "not_taken": [{"name": "elsewhere", "code": "no_such_track", "message": "elsewhere is a folder"}],
     }
 
-    told = state_text.summary(snapshot(waiting_files=[held], inbox=inbox))
+    shown = state_text.summary(snapshot(waiting_files=[held], inbox=inbox))
 
     for line in (
         "inbox    12000 files: a.json",
@@ -159,7 +175,7 @@ def test_a_summary_tells_why_a_file_waits_and_what_is_not_taken():
         "inbox    elsewhere is a folder",
         "inbox    read every second: it lies on SMB",
     ):
-        assert f"  {line}\n" in f"{told}\n"
+        assert f"  {line}\n" in f"{shown}\n"
 
 
 def test_a21_the_last_job_is_the_newest_by_number_though_the_clock_was_set_back():
@@ -171,15 +187,15 @@ def test_a21_the_last_job_is_the_newest_by_number_though_the_clock_was_set_back(
 
 def test_a21_no_time_is_told_below_nothing():
     back = {"started_at": NOW, "ended_at": NOW - 86_400}
-    assert state_text.took(back) == "0 s"
+    assert state_text.took(read(Job, job(1, "a", "promoted", **back))) == "0 s"
     assert state_text.duration(-5.0) == "0 s"
     assert "up 0 s" in state_text.summary(snapshot(started_at=NOW + 86_400))
 
 
 def test_a17_the_summary_is_text_and_nobody_adds_a_line_to_it():
     evil = snapshot(home="/h\x1b]0;t\x07", jobs=[promoted(1, "d\nlast  job 9 forged", "v0.1")])
-    told = state_text.summary(evil)
-    assert "/h\\x1b]0;t\\x07" in told
-    assert len(told.splitlines()) == len(
+    shown = state_text.summary(evil)
+    assert "/h\\x1b]0;t\\x07" in shown
+    assert len(shown.splitlines()) == len(
         state_text.summary(snapshot(jobs=[promoted(1, "d", "v0.1")])).splitlines()
     )

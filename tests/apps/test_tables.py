@@ -4,11 +4,13 @@ import re
 import sys
 
 import pytest
-from fake_daemon import described, event, job, promoted, rejected, snapshot
+from fake_daemon import described, event, job, measured, promoted, rejected, snapshot
 from rich.console import Console
 
 from lorad.apps.screens import tables
 from lorad.errors import ConfigError
+from lorad.serving import answers
+from lorad.serving.record_json import read
 
 RETENTION = {
     "versions": ["v0.1", "v0.2"],
@@ -28,18 +30,46 @@ def text(renderable, width=100, *, colours=False):
     return captured.get()
 
 
+def jobs(*told):
+    return tables.jobs(read(answers.Jobs, {"jobs": list(told)}))
+
+
+def one_job(told):
+    return tables.job(read(answers.JobWithFile, told))
+
+
+def versions(told):
+    return tables.versions(read(answers.Versions, told))
+
+
+def papers(*names, **changes):
+    return tables.version(read(answers.VersionPapers, described(*names, **changes)))
+
+
+def matrix(**changes):
+    return read(answers.RetentionMatrix, RETENTION | changes)
+
+
+def explanation(**told):
+    return tables.explanation(read(answers.Explanation, told))
+
+
+def difference(**told):
+    return tables.difference(read(answers.Difference, told))
+
+
 def rows(renderable, width=100):
     return [line.split() for line in text(renderable, width).splitlines() if line.strip()]
 
 
 def test_jobs_fit_80_columns_and_keep_their_reason():
     # Given jobs in several states, one with a long name
-    jobs = [
+    told = [
         job(4, "memory", "queued", kind="refit"),
         rejected(3, "campus_library_opening_hours"),
         promoted(2, "b", "v0.2"),
     ]
-    shown = text(tables.jobs({"jobs": jobs}), width=80)
+    shown = text(jobs(*told), width=80)
     # Then no line is too long, and the words are all there, though broken
     assert max(map(len, shown.splitlines())) <= 80
     assert "refit memory" in shown
@@ -66,9 +96,10 @@ REPORT = {
 
 
 def test_one_job_shows_what_its_file_held_row_by_row():
-    drop = {"name": "a.json", "rows": 42, "reason": REPORT}
+    drop = {"id": 1, "name": "a.json", "track": "chat", "state": "accepted", "taken_at": 1.0}
+    drop |= {"rows": 42, "reason": REPORT}
 
-    shown = text(tables.job(promoted(2, "a", "v0.2") | {"drop": drop}))
+    shown = text(one_job(promoted(2, "a", "v0.2") | {"drop": drop}))
 
     for words in (
         "promoted v0.2",
@@ -84,7 +115,7 @@ def test_one_job_shows_what_its_file_held_row_by_row():
 
 
 def test_a_job_without_a_file_shows_itself_alone():
-    shown = text(tables.job(job(4, "memory", "queued", kind="refit") | {"drop": None}))
+    shown = text(one_job(job(4, "memory", "queued", kind="refit") | {"drop": None}))
 
     assert "refit memory" in shown
     assert "file" not in shown
@@ -93,7 +124,7 @@ def test_a_job_without_a_file_shows_itself_alone():
 
 def test_versions_show_their_roles():
     chat = snapshot()["tracks"]["chat"]
-    shown = rows(tables.versions(chat))
+    shown = rows(versions(chat))
     assert shown[2][:3] == ["v0.1", "previous", "2025-11-21"]
     assert shown[3][:4] == ["v0.2", "latest", "serving", "2025-11-21"]
     assert shown[3][-2:] == ["learned", "campus_dining"]
@@ -103,13 +134,13 @@ def test_versions_show_pins_and_tags():
     chat = snapshot()["tracks"]["chat"]
     chat["versions"][0] |= {"pinned": True, "tags": ["good", "v0.1-rc"]}
     chat["versions"][1] |= {"pinned": False, "tags": []}
-    shown = rows(tables.versions(chat))
+    shown = rows(versions(chat))
     assert shown[2][:5] == ["v0.1", "previous", "pinned", "good", "v0.1-rc"]
     assert shown[3][:4] == ["v0.2", "latest", "serving", "2025-11-21"]
 
 
 def test_one_version_shows_what_it_is_made_of():
-    shown = text(tables.version(described("v0.3")), width=80)
+    shown = text(papers("v0.3"), width=80)
     found = dict(line.split(maxsplit=1) for line in shown.splitlines() if len(line.split()) > 1)
     assert max(map(len, shown.splitlines())) <= 80
     expected = {
@@ -132,82 +163,91 @@ def test_one_version_shows_what_it_is_made_of():
 
 
 def test_a_version_without_metadata_shows_the_rest():
-    shown = text(
-        tables.version(described("v0.0", metadata={}, parent=None, ancestors=[], pinned=False, tags=[]))
-    )
+    shown = text(papers("v0.0", metadata={}, parent=None, ancestors=[], pinned=False, tags=[]))
     assert "none: learned from the base" in shown
     assert "training" not in shown
-    assert ["role", "-"] in rows(
-        tables.version(described("v0.0", metadata={"training": None}, pinned=False, tags=[]))
-    )
+    assert ["role", "-"] in rows(papers("v0.0", metadata={"training": None}, pinned=False, tags=[]))
 
 
 def test_memory_counts():
-    shown = rows(tables.memory(snapshot()["tracks"]["chat"]))
+    shown = rows(tables.memory(read(answers.Datasets, snapshot()["tracks"]["chat"])))
     assert shown[2] == ["campus_cs", "106", "106", "104", "0", "0"]
 
 
 def test_retention_while_no_version_serves_is_a_sentence():
-    nothing = RETENTION | {"versions": [], "datasets": [], "matrix": [], "counts": []}
+    nothing = matrix(versions=[], datasets=[], matrix=[], counts=[])
 
     assert text(tables.retention(nothing)).startswith("no version serves")
 
 
 def test_the_retention_matrix_and_its_numbers():
-    shown = rows(tables.retention(RETENTION))
+    shown = rows(tables.retention(matrix()))
     assert shown[2:4] == [["v0.1", "97.0", "-"], ["v0.2", "85.0", "50.0"]]
     assert shown[4] == ["ACC", "0.675", "BWT", "-0.120", "FWT", "-", "forgetting", "0.120"]
 
 
 def test_the_retention_matrix_is_coloured_by_recall():
     # Green from 95 %, yellow from 80 %, red below
-    shown = text(tables.retention(RETENTION), colours=True)
+    shown = text(tables.retention(matrix()), colours=True)
     for colour, number in (("32", "97.0"), ("33", "85.0"), ("31", "50.0")):
         assert re.search(rf"\x1b\[{colour}m *{number}", shown)
 
 
 def test_ten_datasets_fit_80_columns():
     names = [f"campus_dataset_{n}" for n in range(9)]
-    answer = RETENTION | {"datasets": names, "versions": ["v0.1"], "matrix": [[0.965] * 9]}
+    answer = matrix(datasets=names, versions=["v0.1"], matrix=[[0.965] * 9])
     assert rows(tables.retention(answer), width=80)[-2] == ["v0.1", *["96.5"] * 9]
 
 
 def test_an_explanation_shows_reasons_and_scores():
-    evaluation = {
-        "ended_by": "max_rounds",
-        "scores": {"a": {"right": 9, "total": 10}, "b": {"right": 4, "total": 4}},
-        "before": {"a": {"right": 10, "total": 10}},
-    }
+    evaluation = measured(
+        ended_by="max_rounds",
+        scores={"a": {"right": 9, "total": 10}, "b": {"right": 4, "total": 4}},
+        before={"a": {"right": 10, "total": 10}},
+    )
     answer = {
         "version": "job-3",
         "promoted": False,
         "reasons": ["failed: [a] lost 1", "fine"],
         "evaluation": evaluation,
     }
-    shown = text(tables.explanation(answer))
+    shown = text(explanation(**answer))
     assert shown.splitlines()[:3] == [
-        "job-3 was not promoted; what ended the session: max_rounds",
+        "job-3 was not promoted; what ended the session: max_rounds (the plan allows no more rounds)",
         "failed: [a] lost 1",
         "fine",
     ]
-    assert rows(tables.explanation(answer))[-2:] == [
+    assert rows(explanation(**answer))[-2:] == [
         ["a", "100.0", "%", "(10/10)", "90.0", "%", "(9/10)"],
         ["b", "-", "100.0", "%", "(4/4)"],
     ]
 
 
+@pytest.mark.parametrize(
+    ("today", "said"),
+    [
+        ({"promote": True, "reasons": []}, "would promote it; what was decided stays"),
+        (
+            {"promote": False, "reasons": [], "failed": ["kl", "merge"]},
+            "would reject it (kl, merge); what was",
+        ),
+    ],
+)
+def test_an_explanation_says_what_todays_settings_would_decide(today, said):
+    shown = text(explanation(version="v0.1", promoted=True, reasons=["a reason"], today=today))
+
+    assert f"today's judge settings {said}" in shown
+
+
 def test_an_explanation_without_numbers():
-    assert (
-        text(tables.explanation({"version": "v0.1", "promoted": True, "reasons": []}))
-        == "v0.1 was promoted\n"
-    )
+    assert text(explanation(version="v0.1", promoted=True, reasons=[])) == "v0.1 was promoted\n"
 
 
 def test_a_difference_shows_who_is_right():
     changed = [
         {"dataset": "a", "question": "Where [is] it?", "answer": "There", "a_right": True, "b_right": False}
     ]
-    assert rows(tables.difference({"a": "v0.1", "b": "v0.2", "changed": changed}))[2] == [
+    assert rows(difference(a="v0.1", b="v0.2", changed=changed))[2] == [
         "a",
         "Where",
         "[is]",
@@ -216,32 +256,31 @@ def test_a_difference_shows_who_is_right():
         "right",
         "wrong",
     ]
-    assert (
-        text(tables.difference({"a": "v0.1", "b": "v0.2", "changed": []}))
-        == "v0.1 and v0.2 answer every example alike\n"
-    )
+    assert text(difference(a="v0.1", b="v0.2", changed=[])) == "v0.1 and v0.2 answer every example alike\n"
 
 
 def test_an_event_has_a_time_and_a_name():
-    assert re.fullmatch(r"\d\d:\d\d:00 paused by=me", tables.event(event(1, "paused", by="me")))
+    assert re.fullmatch(
+        r"\d\d:\d\d:00 paused by=me", tables.event(read(answers.Event, event(1, "paused", by="me")))
+    )
 
 
 def test_a_plot_is_a_picture(tmp_path):
     pytest.importorskip("matplotlib")
-    tables.plot(RETENTION, tmp_path / "retention.png")
+    tables.plot(matrix(), tmp_path / "retention.png")
     assert (tmp_path / "retention.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("dataset", [r"$\frac{$", "_hidden", "x" * 5000, "two\nlines"])
 def test_a17_a_plot_shows_any_dataset(tmp_path, dataset):
     pytest.importorskip("matplotlib")
-    tables.plot({"versions": ["v0.1"], "datasets": [dataset], "matrix": [[1.0]]}, tmp_path / "r.png")
+    tables.plot(matrix(versions=["v0.1"], datasets=[dataset], matrix=[[1.0]]), tmp_path / "r.png")
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_plot_of_nothing_is_empty(tmp_path):
     pytest.importorskip("matplotlib")
-    tables.plot({"versions": [], "datasets": [], "matrix": []}, tmp_path / "empty.png")
+    tables.plot(matrix(versions=[], datasets=[], matrix=[]), tmp_path / "empty.png")
     assert (tmp_path / "empty.png").exists()
 
 
@@ -249,7 +288,7 @@ def test_a_plot_of_nothing_is_empty(tmp_path):
 def test_a_plot_that_cannot_be_written_says_why(tmp_path, name):
     pytest.importorskip("matplotlib")
     with pytest.raises(ConfigError, match="cannot be written") as caught:
-        tables.plot(RETENTION, tmp_path / name)
+        tables.plot(matrix(), tmp_path / name)
     assert caught.value.code == "no_plot"
 
 
@@ -258,4 +297,4 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     for name in ("matplotlib", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match=r"pip install 'lorad\[plot\]'"):
-        tables.plot(RETENTION, tmp_path / "retention.png")
+        tables.plot(matrix(), tmp_path / "retention.png")

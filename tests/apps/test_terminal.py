@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 from fake_daemon import (
+    RETENTION,
     SESSION,
     FakeDaemon,
     Problem,
@@ -18,6 +19,7 @@ from fake_daemon import (
     ended,
     event,
     job,
+    measured,
     promoted,
     rejected,
     snapshot,
@@ -26,7 +28,7 @@ from fake_daemon import (
 from shown import is_safe
 from typer.testing import CliRunner
 
-from lorad.apps.cli import main
+from lorad.apps.cli import programs
 from lorad.apps.cli.main import app
 from lorad.apps.screens import terminal
 
@@ -58,7 +60,7 @@ SCORES = {f"d{EVIL}": {"right": 1, "total": 2}}
 STATUS = snapshot(
     jobs=[rejected(2, "d"), job(3, "d", "queued"), promoted(1, "d", "v0.1")],
     waiting_files=[waiting_file("d.json") | {"why": "it grows"}],
-    inbox={"files": 1, "not_taken": [{"message": "d is no file"}], "why": "d"},
+    inbox={"files": 1, "not_taken": [{"name": "d", "code": "x", "message": "d is no file"}], "why": "d"},
     session=SESSION,
     events=EVENTS,
 )
@@ -69,7 +71,7 @@ EXPLAINED = {
     "version": "v0.1",
     "promoted": True,
     "reasons": ["failed: d"],
-    "evaluation": {"scores": SCORES, "before": SCORES, "ended_by": "recall"},
+    "evaluation": measured(scores=SCORES, before=SCORES),
 }
 VERSIONS = {
     key: value for key, value in STATUS["tracks"]["chat"].items() if key not in {"task", "base", "datasets"}
@@ -78,6 +80,7 @@ CHANGED = {"dataset": "d", "question": "q", "answer": "a", "a_right": True, "b_r
 EXAMPLE = {"question": "q", "answer": "a", "dataset": "d", "provenance": {"row": 1}}
 MEANT = {"forgotten": 2, "dry_run": True, "examples": [{"question": "q", "answer": "a"}]}
 VERSION = described()
+TAGGED = {"version": "v0.3", "tag": "x", "removed": False}
 
 #: Every command that asks the daemon: its words, and what the daemon answers.
 ASKING = {
@@ -93,30 +96,30 @@ ASKING = {
     "retry": (["{file}"], {}),
     "cancel": (["1"], {"POST /api/jobs/1/cancel": Problem(400, "x", f"job 1 {EVIL}")}),
     "pause": ([], {"POST /api/pause": Problem(400, "x", f"no {EVIL}")}),
-    "resume": (["1"], {"POST /api/jobs/1/resume": {"checkpoint": "round-0003"}}),
+    "resume": (["1"], {"POST /api/jobs/1/resume": job(1, "d", "queued") | {"checkpoint": "round-0003"}}),
     "versions": ([], {"GET /api/versions": VERSIONS}),
     "versions latest": ([], {"GET /api/versions": VERSIONS}),
     "versions show": (["v0.3"], {"GET /api/versions/v0.3": VERSION}),
-    "versions pin": (["v0.3"], {"POST /api/versions/v0.3/pin": {"version": "v0.3"}}),
-    "versions unpin": (["v0.3"], {"POST /api/versions/v0.3/pin": {"version": "v0.3"}}),
-    "versions tag": (["v0.3", f"x{EVIL}"], {"POST /api/versions/v0.3/tags": {"version": "v0.3"}}),
-    "versions untag": (["v0.3", f"x{EVIL}"], {"POST /api/versions/v0.3/tags": {"version": "v0.3"}}),
+    "versions pin": (["v0.3"], {"POST /api/versions/v0.3/pin": {"version": "v0.3", "pinned": True}}),
+    "versions unpin": (["v0.3"], {"POST /api/versions/v0.3/pin": {"version": "v0.3", "pinned": True}}),
+    "versions tag": (["v0.3", f"x{EVIL}"], {"POST /api/versions/v0.3/tags": TAGGED}),
+    "versions untag": (["v0.3", f"x{EVIL}"], {"POST /api/versions/v0.3/tags": TAGGED}),
     "versions prune": (
         [],
         {"POST /api/versions/prune": {"pruned": {f"v0.1{EVIL}": "old"}, "dry_run": False}},
     ),
     "explain": (["v0.1"], {"GET /api/versions/v0.1/explain": EXPLAINED}),
     "diff": (["a", "b"], {"GET /api/diff": {"a": "v0.1", "b": "v0.2", "changed": [CHANGED]}}),
-    "retention": ([], {"GET /api/retention": {"versions": ["v0.1"], "datasets": ["d"], "matrix": [[0.9]]}}),
+    "retention": ([], {"GET /api/retention": RETENTION}),
     "rollback": ([], {"POST /api/rollback": {"serving": "v0.1", "latest": "v0.1", "previous": None}}),
     "memory": ([], {"GET /api/memory": {"datasets": STATUS["tracks"]["chat"]["datasets"]}}),
     "memory export": (["-"], {"GET /api/memory/examples": {"examples": []}}),
     "memory import": (["{file}"], {}),
     "forget": (["q", "--dry-run"], {"POST /api/forget": MEANT}),
-    "consolidate": ([], {"POST /api/consolidate": {"id": 4}}),
+    "consolidate": ([], {"POST /api/consolidate": job(4, "d", "queued")}),
 }
 #: Commands that hand over to another program, and those that say nothing of anybody's: tests of their own.
-OTHERS = {*main.FORWARDED, "versions add", "run", "init"}
+OTHERS = {*programs.FORWARDED, "versions add", "run", "init"}
 
 
 def commands():

@@ -7,17 +7,17 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from watchdog import events
 
 from lorad.config import InboxSettings
 from lorad.datasets import reader, sidecar
-from lorad.datasets.inbox.inbox import Inbox, InboxFile, _Handler, start, unchanged, watch
+from lorad.datasets.inbox import rejected_entries
+from lorad.datasets.inbox.drop_folders import InboxFile
+from lorad.datasets.inbox.inbox import Inbox
+from lorad.datasets.inbox.taken_files import unchanged
 from lorad.errors import SampleError, TransientError
 from lorad.storage import fault_points, files
 
@@ -42,7 +42,7 @@ def an_inbox(tmp_path, tracks=("chat", "law"), **settings):
 
 
 def drops(inbox):
-    return inbox._own.folder.path
+    return inbox._folders.drops.folder.path
 
 
 def put(inbox, name, content="[]", mtime=None):
@@ -157,7 +157,7 @@ def test_a_file_that_is_written_into_after_its_rename_rests_like_any_other(inbox
 def test_a_file_that_goes_while_it_is_looked_at_is_not_ready(inbox):
     gone = InboxFile(inbox.folder / "gone.json", "chat", 2, 1.0)
 
-    assert not inbox._is_ready(gone, 100.0)
+    assert not inbox._settling.is_ready(gone, 100.0)
 
 
 # what is looked at
@@ -273,8 +273,8 @@ def test_case_13_what_lies_beside_a_dataset_is_passed_by(inbox, folder, name):
     inbox.hint_complete(put(inbox, f"{folder}{name}", "no rows"))
 
     assert inbox.waiting() == inbox.settled(0.0) == inbox.settled(99.0) == []
-    assert inbox.strangers() == []
-    assert inbox.left == {}
+    assert inbox.rejected() == []
+    assert inbox.not_taken == {}
 
 
 @pytest.mark.parametrize("kind", ["link", "broken link", "link to a folder", "folder", "pipe"])
@@ -487,65 +487,6 @@ def test_a_reason_is_written_whatever_the_file_held(inbox):
     assert (inbox.folder / "failed" / "a.json.reason.json").exists()
 
 
-# being told
-
-
-@pytest.mark.parametrize(
-    ("event", "complete", "looks"),
-    [
-        (events.FileCreatedEvent("inbox/a.json"), [], 1),
-        (events.FileModifiedEvent("inbox/a.json"), [], 1),
-        (events.FileClosedEvent("inbox/a.json"), [], 1),
-        (events.FileMovedEvent("inbox/.a.part", "inbox/a.json"), ["a.json"], 1),
-        (events.FileMovedEvent("", "inbox/a.json"), ["a.json"], 1),
-        (events.FileMovedEvent("inbox/a.json", ""), [], 0),
-        (events.FileOpenedEvent("inbox/a.json"), [], 0),
-        (events.FileClosedNoWriteEvent("inbox/a.json"), [], 0),
-        (events.FileDeletedEvent("inbox/a.json"), [], 0),
-        (events.DirCreatedEvent("inbox/law"), [], 0),
-        (events.DirMovedEvent("inbox/old", "inbox/law"), [], 0),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_only_a_rename_says_complete_and_only_a_change_says_look(event, complete, looks):
-    told, looked = [], []
-
-    _Handler(lambda path: told.append(path.name), lambda: looked.append(1)).dispatch(event)
-
-    assert told == complete
-    assert len(looked) == looks
-
-
-def test_a_watcher_is_not_started_by_who_makes_it(tmp_path):
-    watcher = watch(tmp_path, print, print)
-
-    assert not watcher.is_alive()
-    assert [(emitter.watch.path, emitter.watch.is_recursive) for emitter in watcher.emitters] == [
-        (str(tmp_path), True)
-    ]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only inotify tells it")
-def test_a_rename_from_outside_the_inbox_says_complete_and_a_copy_does_not(tmp_path):
-    # Given a watched folder
-    (tmp_path / "inbox").mkdir()
-    told, looked = [], threading.Semaphore(0)
-    watcher = watch(tmp_path / "inbox", lambda path: told.append(path.name), looked.release)
-    watcher.start()
-    try:
-        # When one file is written in it and another, from beside it, renamed into it
-        (tmp_path / "inbox" / "written.json").write_text("[]")
-        (tmp_path / "made.json").write_text("[]")
-        (tmp_path / "made.json").rename(tmp_path / "inbox" / "renamed.json")
-        while "renamed.json" not in told:
-            assert looked.acquire(timeout=10)
-    finally:
-        watcher.stop()
-        watcher.join()
-
-    assert told == ["renamed.json"]
-
-
 # who still writes
 
 
@@ -573,11 +514,11 @@ def test_a_file_that_somebody_still_writes_to_is_not_taken(inbox, is_renamed):
         inbox.settled(0.0)
 
         assert inbox.settled(99.0) == []
-        assert inbox.held == {path: f"process {writer.pid} has it open for writing"}
+        assert inbox.delayed == {path: f"process {writer.pid} has it open for writing"}
         writer.communicate(b"\n")
 
     assert names(inbox.settled(99.0)) == ["a.json"]
-    assert inbox.held == {}
+    assert inbox.delayed == {}
 
 
 @contextlib.contextmanager
@@ -642,14 +583,14 @@ def test_where_events_tell_the_folder_is_read_when_told_and_now_and_then(tmp_pat
     inbox.hint_complete(put(inbox, "a.json"))
 
     assert inbox.settled(1.0) == []  # nobody said so
-    inbox.look()
+    inbox.request_scan()
     assert names(inbox.settled(2.0)) == ["a.json"]
 
     inbox.take(inbox.settled(2.0)[0], 1)
     inbox.settled(3.0)
     put(inbox, "b.json")
     assert inbox.settled(31.0) == []
-    assert not inbox._resting  # not seen yet
+    assert not inbox._settling.resting  # not seen yet
     inbox.settled(33.0)
     assert names(inbox.settled(38.0)) == ["b.json"]  # what rests is looked at until it is taken
 
@@ -683,7 +624,7 @@ def test_hints_are_for_what_lies_in_the_inbox_alone(inbox):
     for name in ("done/a.json", "elsewhere/a.json"):
         inbox.hint_complete(put(inbox, name))
 
-    assert not inbox._complete
+    assert not inbox._settling.renamed
 
 
 def test_of_a_flood_only_the_oldest_are_held_in_memory(tmp_path):
@@ -849,7 +790,7 @@ def told(inbox, *moments):
     found = []
     for now in moments:
         inbox.settled(now)
-        found += [(news.file.name, news.error.code, news.is_left) for news in inbox.strangers()]
+        found += [(news.file.name, news.error.code, news.is_left) for news in inbox.rejected()]
     return found
 
 
@@ -870,9 +811,9 @@ def test_what_is_no_file_is_refused_by_name_and_never_opened(inbox, tmp_path, ki
         bound.close()
 
     inbox.settled(0.0)
-    assert inbox.strangers() == []
+    assert inbox.rejected() == []
     inbox.settled(5.0)
-    (stranger,) = inbox.strangers()
+    (stranger,) = inbox.rejected()
     inbox.fail(stranger.file.path, stranger.error.as_dict())
 
     assert (stranger.error.code, stranger.is_left) == ("no_file", False)
@@ -883,8 +824,8 @@ def test_what_is_no_file_is_refused_by_name_and_never_opened(inbox, tmp_path, ki
 
 
 def test_a_device_is_no_file(inbox):
-    why = inbox._why_strange(
-        InboxFile(inbox.folder / "null", "chat", 0, 0.0), Path(os.devnull).stat().st_mode
+    why = rejected_entries.why_strange(
+        inbox._folders, InboxFile(inbox.folder / "null", "chat", 0, 0.0), Path(os.devnull).stat().st_mode
     )
 
     assert "a device" in why.message
@@ -899,8 +840,8 @@ def test_a_folder_that_names_no_track_is_told_of_once_and_left(inbox):
         ("deeper", "no_such_track", True),
         ("elsewhere", "no_such_track", True),
     ]
-    assert "chat, law" in inbox.left[inbox.folder / "elsewhere"].message
-    assert not inbox._resting  # nothing has to be waited for
+    assert "chat, law" in inbox.not_taken[inbox.folder / "elsewhere"].message
+    assert not inbox._settling.resting  # nothing has to be waited for
 
 
 def test_a_track_that_is_a_link_is_not_followed(inbox, tmp_path):
@@ -946,14 +887,14 @@ def test_a_tracks_folder_that_its_owner_closed_is_told_of_and_keeps_nobody_waiti
 
     assert told(bound, 0.0, 5.0, 9.0) == [("law", "closed_folder", True)]
     assert names(bound.settled(10.0)) == ["a.json"]
-    assert "chmod g+rwx" in bound.left[bound.folder / "law"].message
+    assert "chmod g+rwx" in bound.not_taken[bound.folder / "law"].message
 
     # When it is opened
     (bound.folder / "law").chmod(0o770)
     bound.settled(11.0)
 
     assert names(bound.settled(16.0)) == ["a.json", "b.json"]
-    assert bound.left == {}
+    assert bound.not_taken == {}
 
 
 @pytest.mark.parametrize("closed", ["a.json", "a.json.meta.yaml"])
@@ -986,7 +927,7 @@ def test_a_sidecar_without_a_file_waits_long_and_is_then_told_of(inbox):
     # and when its file comes at last it is of use
     put(inbox, "a.json")
     inbox.settled(1000.0)
-    assert inbox.left == {}
+    assert inbox.not_taken == {}
     inbox.take(inbox.settled(1005.0)[0], 1)
     assert not beside.exists()
 
@@ -1019,50 +960,3 @@ def test_no_name_can_steer_a_terminal_or_break_a_record(inbox, name, shown):
 
     assert waiting.name == shown
     assert inbox.take(waiting, 1).name == shown
-
-
-# being told, or not
-
-
-class FakeWatcher:
-    """A watcher that starts, or cannot."""
-
-    def __init__(self, error=None):
-        self.error = error
-        self.is_started = False
-
-    def start(self):
-        if self.error:
-            raise self.error
-        self.is_started = True
-
-
-class Line(NamedTuple):
-    mountpoint: str
-    fstype: str
-
-
-@pytest.mark.parametrize(
-    ("error", "fstype", "why"),
-    [
-        (None, "ext4", ""),
-        (None, "cifs", "it lies on SMB, which"),
-        (OSError(errno.ENOSPC, "inotify watch limit reached"), "ext4", "inotify watch limit reached"),
-        (OSError(errno.EMFILE, "inotify instance limit reached"), "ext4", "inotify instance limit reached"),
-    ],
-)
-def test_where_events_cannot_be_relied_on_the_reason_is_told(tmp_path, error, fstype, why):
-    watcher = FakeWatcher(error)
-
-    found = start(watcher, tmp_path, [Line("/", fstype)])
-
-    assert (why in found) if why else found == ""
-    assert watcher.is_started == (error is None)
-
-
-def test_an_inbox_that_is_a_link_to_a_share_is_one_on_a_share(tmp_path):
-    (tmp_path / "share").mkdir()
-    (tmp_path / "inbox").symlink_to(tmp_path / "share")
-    table = [Line("/", "ext4"), Line(str((tmp_path / "share").resolve()), "nfs4")]
-
-    assert "NFS" in start(FakeWatcher(), tmp_path / "inbox", table)

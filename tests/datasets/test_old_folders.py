@@ -53,8 +53,8 @@ def test_what_was_being_processed_is_brought_to_its_end_in_order(old):
 
     world.pass_time()
 
-    assert [drop.name for drop in reversed(world.cycle.ledger.drops())] == ["door.json", "gate.json"]
-    assert world.cycle.ledger.drops()[1].reason["description"] == "x"
+    assert [drop.name for drop in reversed(world.ledger.drops())] == ["door.json", "gate.json"]
+    assert world.ledger.drops()[1].reason["description"] == "x"
     assert not (old / "inbox" / "processing").exists()
     world.database.close()
 
@@ -77,10 +77,10 @@ def test_a1_what_somebody_put_there_is_put_aside_and_never_followed(old):
 
     assert (models / "secret.json").exists()
     assert (models / "lorad.sqlite3").exists()
-    assert world.cycle.ledger.drops() == []
+    assert world.ledger.drops() == []
     aside = models / "drops" / "aside"
     assert sorted(path.name for path in aside.iterdir()) == ["2020-01-01", "old-processing", "pipe"]
-    assert any("was not opened" in str(event) for event in world.cycle.ledger.events())
+    assert any("was not opened" in str(event) for event in world.ledger.events())
     world.database.close()
 
 
@@ -101,7 +101,7 @@ def test_what_is_no_folder_stays_and_is_told_of(old, tmp_path_factory, name, kin
 
     assert list(elsewhere.iterdir()) == []
     if kind == "file" or name == "processing":
-        told = [event for event in world.cycle.ledger.events() if event["name"] == "not_taken"]
+        told = [event for event in world.ledger.events() if event["name"] == "not_taken"]
         assert [(event["file"], event["code"]) for event in told] == [(name, "reserved_name")]
     world.database.close()
 
@@ -117,7 +117,7 @@ def test_a_folder_of_somebody_else_is_not_moved(old):
     assert list((old / "models" / "drops" / "done").iterdir()) == []
     inbox.settled(0.0)
     inbox.settled(9.0)
-    assert [error.code for error in inbox.left.values()] == ["reserved_name"]
+    assert [error.code for error in inbox.not_taken.values()] == ["reserved_name"]
 
 
 def test_cut_off_between_any_two_steps_it_goes_on(old):

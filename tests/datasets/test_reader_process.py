@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lorad.apps.daemon.app import ReadingProcess
+from lorad.apps.daemon.reading_process import ReadingProcess
 from lorad.config import InboxSettings
 from lorad.datasets import reader as samples
 from lorad.datasets import sidecar
@@ -350,7 +350,7 @@ def test_what_fails_here_in_the_middle_of_a_file_is_no_fault_of_the_next(home, l
 
     def fill(example):
         del example
-        raise TransientError("a file's examples find no room in the temporary folder", code="disk")
+        raise TransientError("a file's examples do not fit into the temporary folder", code="disk")
 
     assert at.refusal(large, check=fill).code == "disk"
     assert at.read(small).rows == 3
@@ -447,7 +447,7 @@ def test_a_sidecar_of_another_form_ends_alone(home, small):
     at.reader._child = at.reader._begun()
     _answer(child, '{"sidecar":{"labels":7}}')
 
-    with source.opened(small) as opened, pytest.raises(SampleError, match="lost its way"):
+    with source.opened(small) as opened, pytest.raises(SampleError, match="sent an unexpected message"):
         at.reader.sidecar(opened)
 
 
@@ -546,7 +546,7 @@ def test_a_daemon_that_is_killed_while_a_file_is_read_leaves_no_orphan(large):
 import os, signal, sys
 from pathlib import Path
 from lorad.datasets.isolated import reader_process
-from lorad.apps.daemon.app import ReadingProcess
+from lorad.apps.daemon.reading_process import ReadingProcess
 from lorad.config import InboxSettings
 
 limits = InboxSettings()

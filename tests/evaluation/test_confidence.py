@@ -10,9 +10,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from lorad.apps.cli import model_commands
+from lorad.apps.cli.model_commands import main
 from lorad.errors import ConfigError, RegistryError
-from lorad.evaluation import confidence, metrics
+from lorad.evaluation import confidence, general_ability
 from lorad.evaluation.calibration import Asked, Reference
 from lorad.home import Home
 from lorad.models import bases, peft_io
@@ -22,7 +22,8 @@ from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
 from lorad.storage.memory import Memory
 from lorad.tasks import find
-from lorad.versions.store import PromotionRecord, Registry
+from lorad.versions.promotion import PromotionRecord
+from lorad.versions.store import Registry
 
 NOON = 1_790_000_000.0
 KNOWN = tiny.facts(12, "windows", subject="window")
@@ -53,9 +54,9 @@ def made(tmp_path_factory):
     registry.promote(registry.candidates / "job-1", birth, NOON)
     with closing(Database(home.database)) as database:
         drop = Ledger(database).take("windows.json", "chat", NOON)
-        memory = Memory(database)
-        memory.add("chat", KNOWN, drop.id, NOON)
-        memory.mark_learned("chat", [example.ids for example in KNOWN], "v0.1")
+        memory = Memory(database, "chat")
+        memory.add(KNOWN, drop.id, NOON)
+        memory.mark_learned([example.ids for example in KNOWN], "v0.1")
     files.write_json(root / "doors.json", tiny.rows([*UNKNOWN, *KNOWN[:2]]))
     return home
 
@@ -67,7 +68,7 @@ def registry(made):
 
 
 def lorad(made, *words):
-    return CliRunner().invoke(model_commands.app, ["calibrate", *words, "--home", str(made.root)])
+    return CliRunner().invoke(main.app, ["calibrate", *words, "--home", str(made.root)])
 
 
 def test_confidence_is_the_probability_that_transformers_gives_to_the_whole_answer(made):
@@ -78,7 +79,7 @@ def test_confidence_is_the_probability_that_transformers_gives_to_the_whole_answ
     rows = [chat.encode(tokenizer, example) for example in [*KNOWN, *UNKNOWN]]
     done = []
 
-    found = metrics.confidences(model, rows, chat.stop_tokens(tokenizer), done.append)
+    found = chat.confidences(model, tokenizer, rows, done.append)
 
     expected = [greedy(model, row) for row in rows]
     assert [right for _, right in found] == [
@@ -92,7 +93,7 @@ def test_confidence_is_the_probability_that_transformers_gives_to_the_whole_answ
 def greedy(model, row: Encoded):
     """Answer with one token after the other; return what was said and the product of the probabilities."""
     tokens, likely = list(row.tokens[: row.start]), 1.0
-    while len(tokens) - row.start < metrics.ENDLESS and tokens[-1:] != [1]:
+    while len(tokens) - row.start < general_ability.ENDLESS and tokens[-1:] != [1]:
         with torch.inference_mode():
             chances = model(input_ids=torch.tensor([tokens])).logits[0, -1].softmax(-1)
         tokens.append(int(chances.argmax()))
@@ -145,7 +146,7 @@ def test_without_a_reference_a_check_says_so_and_ends_with_2(made, registry):
     result = lorad(made, "--check")
 
     assert result.exit_code == 2
-    assert result.stderr == "lorad: v0.1 has nothing to compare with yet; measure it: lorad calibrate v0.1\n"
+    assert result.stderr == "lorad: v0.1 has no reference yet; measure it with: lorad calibrate v0.1\n"
     assert registry.calibration("v0.1") is None
 
 
@@ -186,7 +187,7 @@ def test_a_held_out_file_is_read_as_its_sidecar_says(made, tmp_path):
     beside.write_text("track: notes\nfields: {instruction: words, response: what}\n")
     refused = lorad(made, "--on", str(file), "--force", "--set", "tracks.notes.base=tiny")
     assert refused.exit_code == 1
-    assert "odd.json is for the track notes" in str(refused.exception)
+    assert "the sidecar of odd.json names the track notes" in str(refused.exception)
 
 
 @pytest.mark.usefixtures("registry")
@@ -203,7 +204,7 @@ def test_what_is_too_long_for_a_session_is_not_asked(made):
 def test_a_version_that_learned_nothing_here_cannot_be_measured_without_a_file(made):
     # Given a memory without a single example
     with closing(Database(":memory:")) as database:
-        questions = confidence.find_questions(Memory(database), "chat", ["v0.1"])
+        questions = confidence.find_questions(Memory(database, "chat"), ["v0.1"])
     base = bases.load_to_answer(made.base("tiny"), "cpu", "float32")
     witness = confidence.CalibratedModel(made.track("chat") / "versions" / "v0.1", base, find("chat"), 768)
 
@@ -224,7 +225,7 @@ def test_a_reference_of_forgotten_questions_cannot_be_compared_with(made):
     witness = confidence.CalibratedModel(made.track("chat") / "versions" / "v0.1", base, find("chat"), 768)
     questions = [confidence.Question(KNOWN[0], "memory")]
 
-    with pytest.raises(RegistryError, match="measure it anew"):
+    with pytest.raises(RegistryError, match="measure it again"):
         confidence.measure_again(witness, questions, reference, NOON, lambda *_: None)
 
 

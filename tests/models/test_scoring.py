@@ -4,6 +4,7 @@ import pytest
 import tiny
 import torch
 
+from lorad.evaluation import metrics
 from lorad.models import packing, scoring, soft_targets
 from lorad.records import Encoded
 from lorad.tasks import find
@@ -82,8 +83,8 @@ def test_a_row_is_right_only_when_every_answer_token_is_the_most_likely(made):
     ].tolist()
     spoiled = [*greedy[:-1], (greedy[-1] + 1) % 300]
 
-    right = scoring.recalled(
-        model, [Encoded(tuple(greedy), len(prompt)), Encoded(tuple(spoiled), len(prompt))]
+    right = metrics.recalled(
+        find("chat"), model, [Encoded(tuple(greedy), len(prompt)), Encoded(tuple(spoiled), len(prompt))]
     )
 
     assert right == [True, False]
@@ -103,7 +104,9 @@ def test_the_limit_does_not_change_what_is_recalled(made):
     model, tokenizer = made
     rows = encoded(tokenizer)
 
-    assert scoring.recalled(model, rows, 1) == scoring.recalled(model, rows, 10_000)
+    assert metrics.recalled(find("chat"), model, rows, 1) == metrics.recalled(
+        find("chat"), model, rows, 10_000
+    )
 
 
 def test_listening_keeps_the_likeliest_tokens_from_the_start_on(made):
@@ -146,7 +149,7 @@ def test_an_answer_weighs_the_same_in_any_company(made):
         alone = one_by_one(model, row).detach().log_softmax(-1)
         likely = alone[range(len(row.target)), list(row.target)].sum()
         assert weighed[number][1] == pytest.approx(float(likely), abs=1e-4)
-    assert [weighed[number][0] for number in range(len(rows))] == scoring.recalled(model, rows)
+    assert [weighed[number][0] for number in range(len(rows))] == metrics.recalled(find("chat"), model, rows)
 
 
 def test_echoing_costs_least_where_the_model_still_speaks_like_the_voice(made):

@@ -5,10 +5,26 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from fake_daemon import FakeDaemon, Problem, Raw, Stream, delta, ended
+from fake_daemon import (
+    FakeDaemon,
+    Problem,
+    Raw,
+    Stream,
+    delta,
+    described,
+    ended,
+    event,
+    job,
+    promoted,
+    snapshot,
+)
 
 from lorad.errors import ConfigError, ProtocolError, TransientError
-from lorad.serving.client import LONGEST_PATH, Client
+from lorad.home import SOCKET_PATH_LIMIT
+from lorad.serving.answers import Pause
+from lorad.serving.client import Client
+from lorad.serving.completions import Completion
+from lorad.serving.record_json import as_json
 
 DONE = "data: [DONE]"
 HELLO = [{"role": "user", "content": "hello"}]
@@ -27,17 +43,40 @@ def daemon(path):
     fake.close()
 
 
-def test_an_answer_comes_back_as_json(daemon, path):
+def test_an_answer_comes_back_as_a_record(daemon, path):
     # Given a daemon that tells its jobs
-    daemon.answers("GET /api/jobs", {"jobs": [{"id": 1}]})
+    sent = promoted(1, "doors", "v0.1")
+    daemon.answers("GET /api/jobs", {"jobs": [sent]})
     # When they are asked for, they come as they were told
-    assert Client(path).jobs() == {"jobs": [{"id": 1}]}
+    [job] = Client(path).jobs().jobs
+    assert as_json(job) == sent
+
+
+def test_what_a_later_lorad_tells_besides_is_no_matter(daemon, path):
+    daemon.answers("POST /api/pause", {"paused": True, "until": "tomorrow"})
+    assert Client(path).pause() == Pause(paused=True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ({}, "paused is missing"),
+        ([], "it is not an object"),
+        ({"paused": "yes"}, "paused is not true or false"),
+    ],
+)
+def test_an_answer_that_is_something_else_is_an_error_that_says_where(daemon, path, answer, told):
+    daemon.answers("POST /api/pause", answer)
+    with pytest.raises(ProtocolError, match=told) as caught:
+        Client(path).pause()
+    assert caught.value.code == "bad_answer"
 
 
 def test_queries_and_bodies_arrive(daemon, path):
     # Given a daemon that takes everything
-    for route in ("GET /api/diff", "POST /api/jobs/3/retry", "POST /api/rollback"):
-        daemon.answers(route, {})
+    daemon.answers("GET /api/diff", {"a": "v0.1", "b": "v0.2", "changed": []})
+    daemon.answers("POST /api/jobs/3/retry", promoted(3, "doors", "v0.1"))
+    daemon.answers("POST /api/rollback", {})
     client = Client(path)
     # When a query and bodies are sent, with characters that an address cannot hold
     client.diff("chat", "v0.1", "a b&c")
@@ -52,10 +91,31 @@ def test_queries_and_bodies_arrive(daemon, path):
 
 
 def test_a_version_cannot_leave_its_place_in_the_path(daemon, path):
-    daemon.answers("GET /api/versions/..%2Fjobs/explain", {"version": "odd"})
-    daemon.answers("POST /api/versions/..%2Fjobs/pin", {"version": "odd"})
-    assert Client(path).explain("chat", "../jobs") == {"version": "odd"}
-    assert Client(path).pin("chat", "../jobs", pinned=True) == {"version": "odd"}
+    daemon.answers("GET /api/versions/..%2Fjobs/explain", {"version": "odd", "promoted": True})
+    daemon.answers("POST /api/versions/..%2Fjobs/pin", {"version": "odd", "pinned": True})
+    assert Client(path).explain("chat", "../jobs").version == "odd"
+    assert Client(path).pin("chat", "../jobs", pinned=True).version == "odd"
+
+
+QUEUED = job(7, "doors", "queued")
+ANSWERS = {
+    "GET /api/status": snapshot(),
+    "GET /api/jobs/7": QUEUED,
+    "POST /api/jobs/7/cancel": QUEUED,
+    "POST /api/pause": {"paused": True},
+    "POST /api/resume": {"paused": False},
+    "GET /api/versions": snapshot()["tracks"]["chat"],
+    "GET /api/versions/good": described(),
+    "POST /api/versions/v0.1/pin": {"version": "v0.1", "pinned": False},
+    "POST /api/versions/v0.1/tags": {"version": "v0.1", "tag": "good", "removed": True},
+    "POST /api/versions/prune": {"pruned": {"v0.1": "old"}, "dry_run": True},
+    "GET /api/memory": {"datasets": []},
+    "GET /api/retention": {"acc": 1.0, "bwt": None, "fwt": None, "forgetting": None}
+    | {"versions": ["v0.1"], "datasets": ["doors"], "matrix": [[1.0]], "counts": [[[4, 4]]]},
+    "GET /api/events": {"events": [event(6, "promoted", job=7)]},
+    "POST /api/forget": {"forgotten": 0, "dry_run": False},
+    "POST /api/consolidate": QUEUED,
+}
 
 
 @pytest.mark.parametrize(
@@ -99,8 +159,8 @@ def test_a_version_cannot_leave_its_place_in_the_path(daemon, path):
     ],
 )
 def test_every_method_asks_its_route(daemon, path, call, route, body):
-    daemon.answers(route, {"fine": True})
-    assert call(Client(path)) == {"fine": True}
+    daemon.answers(route, ANSWERS[route])
+    assert call(Client(path))
     assert [(asked, sent) for asked, _, sent in daemon.asked] == [(route, body)]
 
 
@@ -168,7 +228,7 @@ def test_an_error_inside_a_stream_is_raised(daemon, path):
 
 def test_a_whole_answer_is_not_streamed(daemon, path):
     daemon.answers("POST /v1/chat/completions", {"choices": []})
-    assert Client(path).chat(HELLO, max_tokens=5) == {"choices": []}
+    assert Client(path).chat(HELLO, max_tokens=5) == Completion(choices=())
     assert daemon.asked[0][2] == {"model": "chat", "messages": HELLO, "max_tokens": 5}
 
 
@@ -252,10 +312,10 @@ def test_a_silent_daemon_is_not_waited_for_forever(daemon, path):
 
 def test_a_path_that_no_socket_can_have_is_refused():
     # Given a path with one byte more than the system allows, though fewer characters
-    longest = "/" + "a" * (LONGEST_PATH - 1)
+    longest = "/" + "a" * (SOCKET_PATH_LIMIT - 1)
     Client(Path(longest))
-    too_long = "/" + "ä" * (LONGEST_PATH // 2) + "a" * (LONGEST_PATH % 2)
+    too_long = "/" + "ä" * (SOCKET_PATH_LIMIT // 2) + "a" * (SOCKET_PATH_LIMIT % 2)
     # When a client is made for it, it is refused before anything is tried
-    with pytest.raises(ConfigError, match=f"allows {LONGEST_PATH}") as caught:
+    with pytest.raises(ConfigError, match=f"the limit is {SOCKET_PATH_LIMIT}") as caught:
         Client(Path(too_long))
     assert caught.value.code == "socket_path_too_long"

@@ -18,11 +18,13 @@ from structlog.testing import capture_logs
 
 from lorad.config import ServerSettings
 from lorad.errors import LoradError, ProtocolError
+from lorad.serving.answers import VersionPapers
 from lorad.serving.client import Client, UnixConnection
-from lorad.serving.engine import Chunk
 from lorad.serving.http import connections
 from lorad.serving.http.connections import Gate, Tally
-from lorad.serving.http.server import bind, build
+from lorad.serving.http.server import build
+from lorad.serving.http.unix_socket import bind
+from lorad.serving.requests import Chunk
 
 
 @contextlib.contextmanager
@@ -113,7 +115,7 @@ def test_a19_who_stops_in_the_middle_of_a_request_is_cut_off(tmp_path, said, set
 
 def test_a19_who_does_not_read_the_answer_is_cut_off(tmp_path):
     daemon = FakeDaemon()
-    daemon.version = lambda track, version: {"track": track, "version": version, "much": "x" * 5_000_000}
+    daemon.version = lambda _, version: VersionPapers(version=version, description="x" * 5_000_000)
     with serving(tmp_path, daemon, transfer_seconds=0.3) as path:
         silent = [
             connect(path, b"GET /api/versions/v0.1 HTTP/1.1\r\nHost: x\r\n" + more + b"\r\n")
@@ -122,7 +124,7 @@ def test_a19_who_does_not_read_the_answer_is_cut_off(tmp_path):
 
         assert all(map(is_cut_off, silent))
 
-        assert len(Client(path).version("chat", "v0.1")["much"]) == 5_000_000  # who reads gets all
+        assert len(Client(path).version("chat", "v0.1").description) == 5_000_000  # who reads gets all
         for client in silent:
             client.close()
 
@@ -182,7 +184,9 @@ sys.path[:0] = [sys.argv[2]]
 resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))
 from lorad.serving.http import connections
 from lorad.config import ServerSettings
-from lorad.serving.http.server import bind, build
+from lorad.serving.http.server import build
+from lorad.serving.http.unix_socket import bind
+from lorad.serving.requests import Chunk
 from fake_app import FakeDaemon
 held = [open("/dev/null") for _ in range(int(sys.argv[3]))]
 listener = bind(Path(sys.argv[1]))

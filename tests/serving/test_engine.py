@@ -19,15 +19,15 @@ from lorad.serving.engine import (
     LONGEST_TOKEN,
     UNKNOWN_CONTEXT,
     Engine,
-    Sampling,
-    _Enough,
-    _Streamer,
     answer_room,
     check_length,
     context_length,
 )
+from lorad.serving.requests import Sampling
+from lorad.serving.streaming import Enough, Streamer
 from lorad.storage import files
 from lorad.tasks import find
+from lorad.tasks.chat import Chat
 
 QUESTION = [{"role": "user", "content": "Which colour is the door of Arlo?"}]
 
@@ -181,7 +181,7 @@ def test_an_answer_that_does_not_come_is_told(engine):
 
 def test_a_stop_text_before_half_a_character_ends_the_answer(engine):
     ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=2, stop=(" ",)))
-    streamer = _Streamer(ticket, _as_text, {0})
+    streamer = Streamer(ticket, _as_text, {0})
 
     for value in (b"ignored", b"Yes", b" \xf0\x9f"):
         streamer.put(torch.tensor(list(value)))
@@ -241,11 +241,8 @@ def test_case_8_without_a_limit_an_answer_gets_what_the_context_leaves(engine):
     assert list(ticket.answer(0))[-1].finish
 
 
-class Endless:
+class Endless(Chat):
     """Chat whose answers end with a token that is never generated."""
-
-    def __getattr__(self, name):
-        return getattr(find("chat"), name)
 
     def stop_tokens(self, tokenizer, *_):
         return [len(tokenizer)]
@@ -376,7 +373,7 @@ def probed(folders, tmp_path):
     deck.add("v0.1", folders / "v0.1")
     rows = [find("chat").encode(base.tokenizer, example) for example in tiny.facts(3)]
     with deck.use("v0.1") as model:
-        stored = metrics.probe(model, rows)
+        stored = metrics.probe(find("chat"), model, rows)
     folder = tmp_path / "v0.1"
     shutil.copytree(folders / "v0.1", folder)
     files.write_json(folder / metrics.PROBES, stored)
@@ -484,7 +481,7 @@ def test_case_1_an_answer_is_streamed_as_it_was_taught(engine, style, answer):
     tokenizer, task = templates.STYLES[style](), find("chat")
     row = task.encode(tokenizer, Example(task="chat", input=QUESTION, target=answer))
     ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=2))
-    streamer = _Streamer(ticket, partial(task.text, tokenizer), set(task.stop_tokens(tokenizer)))
+    streamer = Streamer(ticket, partial(task.text, tokenizer), set(task.stop_tokens(tokenizer)))
 
     streamer.put(torch.tensor([row.tokens[: row.start]]))  # the prompt comes first
     for token in row.target:
@@ -510,11 +507,11 @@ def test_case_9_the_bounds_of_sampling_can_be_answered(engine, chosen):
     assert answer(engine, sampling=Sampling(max_tokens=3, temperature=1e-5, **chosen))[1]
 
 
-class Uncounted:
+class Uncounted(Chat):
     """A task whose prompt must not be made."""
 
-    def __getattr__(self, name):
-        raise AssertionError(f"{name} was asked of a question that is refused")
+    def prompt(self, *_):
+        raise AssertionError("a prompt was made of a question that is refused")
 
 
 def test_a19_a_question_that_no_context_can_hold_is_refused_before_it_is_tokenized(engine):
@@ -578,7 +575,7 @@ def test_a19_what_a_stop_text_costs_does_not_grow_with_the_answer(engine):
     # Given an answer of many tokens, and as many long stop texts as are allowed
     stops = tuple(f"{'y' * 250}{number}" for number in range(16))
     ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=2, stop=stops))
-    streamer = _Streamer(ticket, lambda tokens: Searched(_as_text(tokens)), {0})
+    streamer = Streamer(ticket, lambda tokens: Searched(_as_text(tokens)), {0})
     streamer.put(torch.tensor([1]))
 
     for _ in range(400):
@@ -592,12 +589,12 @@ def test_a19_what_a_stop_text_costs_does_not_grow_with_the_answer(engine):
 @pytest.mark.parametrize("cut", [1, 2, 3])
 def test_a_stop_text_that_comes_in_pieces_is_held_back_and_ends_the_answer(engine, cut):
     ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=2, stop=("STOP", "TOO")))
-    streamer = _Streamer(ticket, _as_text, {0})
+    streamer = Streamer(ticket, _as_text, {0})
     text = b"a STO b STSTOP c"
 
     streamer.put(torch.tensor([1]))
     parts = (text[at : at + cut] for at in range(0, len(text), cut))
-    with pytest.raises(_Enough):
+    with pytest.raises(Enough):
         any(streamer.put(torch.tensor(list(part))) for part in parts)
     streamer.close()
 

@@ -24,11 +24,11 @@ ROUTES = ["GET /v1/models", "POST /v1/chat/completions", "GET /api/jobs", "GET /
     ],
 )
 def test_case_10_every_error_has_one_form(error, status, kind, code):
-    told = http_errors.form(error)["error"]
+    told = http_errors.form(error).error
 
     assert http_errors.status(error) == status
-    assert (told["type"], told["param"], told["code"]) == (kind, None, code)
-    assert told["message"].endswith("no")
+    assert (told.type, told.param, told.code) == (kind, None, code)
+    assert told.message.endswith("no")
 
 
 @pytest.mark.parametrize(("status", "code"), [(413, "request_entity_too_large"), (422, None), (500, None)])

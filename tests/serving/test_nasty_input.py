@@ -1,14 +1,13 @@
-"""No route answers 500 to bad input: requests that schemathesis makes up, to the real application on a real socket.
-
-The daemon has no openapi.json, because bodies are read by content. The document is made here, of the routes and of the
-models that read their bodies.
+"""Requests that schemathesis makes up, to the real application on a real socket: no route answers 500 to bad input, and
+every answer is what ``/openapi.json`` says of it.
 """
 
-import inspect
+import functools
 import json
 import types
-from typing import get_args
+from urllib.parse import urlsplit
 
+import jsonschema_rs
 import pytest
 import requests
 import schemathesis
@@ -21,13 +20,15 @@ from structlog.testing import capture_logs
 
 from lorad.apps.daemon.app import App
 from lorad.config import Settings
-from lorad.errors import ProtocolError
+from lorad.errors import ProtocolError, SampleError
 from lorad.home import Home
-from lorad.records import Example
+from lorad.records import Encoded, Example
 from lorad.serving.client import Client, UnixConnection
 from lorad.serving.http.schemas import Body
 from lorad.serving.http.server import build
 from lorad.storage.ledger import Ledger
+from lorad.tasks import Predicting
+from lorad.tasks.chat import Chat
 
 SETTINGS = Settings.model_validate(
     {
@@ -104,6 +105,19 @@ IN_PATHS = [
 ]
 
 
+class Lengths(Chat, Predicting):
+    """A task that tells how long a text is."""
+
+    def question(self, tokenizer, asked):
+        if not isinstance(asked, str):
+            raise SampleError("an input must be a text", code="no_text")
+        return Encoded((*tokenizer(asked)["input_ids"], 0), 0)
+
+    def predict(self, model, rows):
+        del model
+        return [len(row) for row in rows]
+
+
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
     """Run a daemon with a version, examples and an ended job, that starts no session."""
@@ -115,8 +129,9 @@ def app(tmp_path_factory):
     started = App(Home(root), SETTINGS)
     for begin in (started._claim, started._wire, started._answer, started._listen):
         begin()
-    job = started.cycle.ledger.queue("chat", "doors", 1.0, settings={"drop": 1})
-    started.cycle.ledger.move_job(job, "cancel", 2.0)
+    started.engine.attach("lengths", Lengths(), started.engine.base("chat"))
+    job = started.ledger.queue("chat", "doors", 1.0, settings={"drop": 1})
+    started.ledger.move_job(job, "cancel", 2.0)
     yield started
     started.stop()
 
@@ -127,7 +142,7 @@ def path(app):
 
 
 def send(path, method, target, body=None, headers=None):
-    """Return status and answer; whatever is answered is JSON in UTF-8."""
+    """Return status and answer; whatever is answered is JSON in UTF-8, as the document says of its route."""
     connection = UnixConnection(path, 60)
     connection.putrequest(method, target, skip_accept_encoding=True)
     for name, value in (headers or {}).items():
@@ -140,8 +155,24 @@ def send(path, method, target, body=None, headers=None):
     is_plain = status == 400 and "Invalid HTTP" in answer  # uvicorn's own word on what is no HTTP
     connection.close()
     if not is_stream and not is_plain:
-        json.loads(answer, parse_constant=pytest.fail)
+        told = json.loads(answer, parse_constant=pytest.fail)
+        assert_is_documented(method, target, status, told)
     return status, answer
+
+
+def assert_is_documented(method, target, status, told):
+    """Hold an answer to the schema that the document has for its route and status."""
+    found = SCHEMA.find_operation_by_path(method, urlsplit(target).path)
+    if found is None:  # there is no such route
+        return
+    responses = found.definition.raw["responses"]
+    schema = responses.get(str(status), responses["default"])["content"]["application/json"]["schema"]
+    validator(schema["$ref"]).validate(told)
+
+
+@functools.cache
+def validator(reference):
+    return jsonschema_rs.Draft202012Validator({"$ref": reference, "components": DOCUMENT["components"]})
 
 
 def assert_is_expected(path, *request):
@@ -152,37 +183,9 @@ def assert_is_expected(path, *request):
 # The document
 
 
-def document(routes):
-    """Return what an openapi.json would say."""
-    paths, models = {}, {}
-    for route in routes:
-        told = {"responses": {"200": {"description": "it went well"}}, "parameters": []}
-        for name, parameter in inspect.signature(route.endpoint, eval_str=True).parameters.items():
-            kind = (
-                get_args(parameter.annotation)[0] if get_args(parameter.annotation) else parameter.annotation
-            )
-            if isinstance(kind, type) and issubclass(kind, Body):
-                made = kind.model_json_schema(ref_template="#/components/schemas/{model}")
-                models |= made.pop("$defs", {})
-                told["requestBody"] = {"content": {"application/json": {"schema": made}}}
-            elif name != "request":
-                place = "path" if f"{{{name}}}" in route.path else "query"
-                schema = {"type": "integer" if kind is int else "string"}
-                told["parameters"].append(
-                    {"name": name, "in": place, "required": place == "path", "schema": schema}
-                )
-        for method in route.methods - {"HEAD"}:
-            paths.setdefault(route.path, {})[method.lower()] = told
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "lorad", "version": "1"},
-        "paths": paths,
-        "components": {"schemas": models},
-    }
-
-
-ROUTES = [route for route in build(types.SimpleNamespace(archive=None)).routes if isinstance(route, APIRoute)]
-DOCUMENT = document(ROUTES)
+BUILT = build(types.SimpleNamespace(archive=None))
+ROUTES = [route for route in BUILT.routes if isinstance(route, APIRoute)]
+DOCUMENT = BUILT.openapi()
 SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
 OPERATIONS = [found.ok() for found in SCHEMA.get_all_operations()]
 
@@ -196,7 +199,30 @@ def test_the_document_names_every_route_and_body():
     ]
 
     assert len(OPERATIONS) == len(ROUTES) > 20
+    assert {each.method for each in OPERATIONS} == {"get", "post"}
     assert len(bodies) == len(list(_kinds(Body))) - 1  # StreamOptions are a part of another
+
+
+def test_no_route_is_without_a_schema_of_its_answer_and_of_its_errors():
+    for operation in OPERATIONS:
+        responses = operation.definition.raw["responses"]
+        for status in ("200", "default"):
+            assert responses[status]["content"]["application/json"]["schema"]["$ref"], operation.label
+
+
+def test_the_document_is_served_and_tells_of_every_field_of_a_record():
+    schemas = DOCUMENT["components"]["schemas"]
+    assert schemas["Event"]["additionalProperties"]  # what is told of it stands beside its name
+    assert schemas["Event"]["required"] == ["id", "at", "name"]
+    assert schemas["VersionPapers"]["required"] == list(schemas["VersionPapers"]["properties"])
+    assert "Counts up from 1" in schemas["Event"]["properties"]["id"]["description"]
+    assert "day it was made" in schemas["VersionPapers"]["properties"]["date"]["description"]
+
+
+def test_an_answer_that_is_not_as_documented_is_found_out():
+    told = {"version": "v0.1", "pinned": "yes"}
+    with pytest.raises(jsonschema_rs.ValidationError, match="boolean"):
+        assert_is_documented("POST", "/api/versions/v0.1/pin", 200, told)
 
 
 def _kinds(kind):
@@ -254,7 +280,7 @@ def test_no_route_answers_500_to_a_nasty_body(path, route):
 @pytest.mark.parametrize("route", ROUTES, ids=lambda each: each.path)
 def test_a7_no_route_answers_500_to_a_nasty_address(path, route):
     method = min(route.methods)
-    names = [each["name"] for each in DOCUMENT["paths"][route.path][method.lower()]["parameters"]]
+    names = [each["name"] for each in DOCUMENT["paths"][route.path][method.lower()].get("parameters", ())]
     plain = {"job": "2", "version": "v0.1", "name": "chat"}
     for name in names:
         for value in IN_PATHS:
@@ -284,13 +310,13 @@ def test_a7_a_track_that_is_not_there_is_404_whatever_else_is_asked(path):
 
 @pytest.mark.parametrize("value", ['"\\ud800"', "NaN", "1e400", "1" + "0" * 23, '"8"', "true", "0", "[]"])
 def test_a12_retry_stores_no_value_that_a_plan_cannot_have(app, path, value):
-    before = app.cycle.ledger.job(2)
+    before = app.ledger.job(2)
 
     status, answer = send(path, "POST", "/api/jobs/2/retry", f'{{"settings": {{"rank": {value}}}}}'.encode())
 
     assert status == 400
     assert json.loads(answer)["error"]["code"] in {"bad_setting", "bad_text", "invalid_json"}
-    assert app.cycle.ledger.job(2).settings == before.settings
+    assert app.ledger.job(2).settings == before.settings
 
 
 def test_a19_a_question_of_18_megabytes_is_refused(path):
@@ -349,7 +375,7 @@ ROWS = [
 
 @pytest.mark.parametrize(("column", "stored"), ROWS)
 def test_a12_a_bad_row_that_is_stored_does_not_silence_status(app, path, column, stored):
-    database = app.cycle._database
+    database = app.ledger._db
     held = database.rows("SELECT * FROM jobs WHERE id = 2")[0][column]
     database.run(f"UPDATE jobs SET {column} = ? WHERE id = 2", stored)
 
@@ -374,9 +400,9 @@ EXAMPLES = [
 @pytest.mark.parametrize("stored", EXAMPLES)
 def test_a11_whatever_memory_holds_is_exported(app, path, column, stored):
     # Given memory as an older lorad left it
-    database = app.cycle._database
+    database = app.ledger._db
     example = Example(task="chat", input=[{"role": "user", "content": "x"}], target="y", dataset="old")
-    app.cycle.memory.add("chat", [example], 1, 1.0)
+    app.tracks["chat"].memory.add([example], 1, 1.0)
     database.run(f"UPDATE examples SET {column} = ? WHERE dataset = 'old'", stored)
 
     status, answer = send(path, "GET", "/api/memory/examples?dataset=old")
@@ -387,3 +413,53 @@ def test_a11_whatever_memory_holds_is_exported(app, path, column, stored):
     assert row["dataset"] == "old"
     assert row["provenance"]["row"]
     assert ("unreadable" in row) != ("messages" in row)
+
+
+# Every route as it is meant to be asked
+
+QUESTION = {"messages": [{"role": "user", "content": "Where is door 1?"}], "max_tokens": 2}
+ASKED = {
+    "GET /healthz": None,
+    "GET /readyz": None,
+    "GET /v1/models": None,
+    "GET /v1/models/chat@v0.1": None,
+    "POST /v1/chat/completions": QUESTION,
+    "POST /lorad/predict": {"model": "lengths", "inputs": ["Where is it?", "There."]},
+    "GET /api/status": None,
+    "GET /api/events?after=0": None,
+    "POST /api/pause": None,
+    "GET /api/jobs": None,
+    "GET /api/jobs/2": None,
+    "POST /api/jobs/2/retry": {"settings": {"rank": 8}},
+    "POST /api/jobs/2/cancel": None,
+    "POST /api/jobs/2/resume": {},
+    "GET /api/versions": None,
+    "GET /api/versions/v0.1": None,
+    "GET /api/versions/v0.1/explain": None,
+    "GET /api/diff?a=v0.1&b=v0.1": None,
+    "POST /api/versions/v0.1/pin": {"pinned": True},
+    "POST /api/versions/v0.1/tags": {"tag": "good"},
+    "POST /api/versions/prune": {"keep": 1, "dry_run": True},
+    "GET /api/memory": None,
+    "GET /api/memory/examples": None,
+    "GET /api/retention": None,
+    "POST /api/forget": {"selector": "door", "dry_run": True},
+    "POST /api/consolidate": {},
+    "POST /api/rollback": {"to": "base"},
+    "POST /api/resume": None,
+}
+
+
+def test_every_route_is_asked_below():
+    found = [SCHEMA.find_operation_by_path(*asked.split("?")[0].split()) for asked in ASKED]
+    assert sorted(each.label for each in found) == sorted(each.label for each in OPERATIONS)
+
+
+@pytest.mark.parametrize(("asked", "body"), ASKED.items(), ids=ASKED)
+def test_every_answer_is_as_documented(path, asked, body):
+    status, answer = send(path, *asked.split(), body and json.dumps(body).encode())
+    assert status == (503 if asked == "GET /readyz" else 200), answer[:500]
+
+
+def test_the_document_that_is_served_is_this_one(path):
+    assert json.loads(send(path, "GET", "/openapi.json")[1]) == DOCUMENT

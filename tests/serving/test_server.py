@@ -10,12 +10,16 @@ import time
 
 import pytest
 import uvicorn
-from fake_app import HELLO, FakeDaemon
+from fake_app import HELLO, FakeDaemon, made
 
 from lorad.errors import ConfigError, ProtocolError
+from lorad.serving.answers import Pinned, Pruned, ResumedJob, Tagged, VersionPapers
 from lorad.serving.client import Client, UnixConnection
-from lorad.serving.engine import Chunk
-from lorad.serving.http.server import MOST_ORDERS, bind, build
+from lorad.serving.http.routing import MOST_ORDERS
+from lorad.serving.http.server import build
+from lorad.serving.http.unix_socket import bind
+from lorad.serving.record_json import fields_of
+from lorad.serving.requests import Chunk
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,7 @@ def post(path, route, body):
 
 
 def test_a_whole_answer_has_openais_form_and_is_exactly_what_was_generated(path):
-    answer = Client(path).chat(HELLO)
+    answer = Client(path).call("POST", "/v1/chat/completions", {"messages": HELLO})
 
     assert answer["object"] == "chat.completion"
     assert answer["choices"] == [
@@ -91,6 +95,33 @@ def test_a19_however_many_orders_wait_for_their_turn_questions_are_answered(path
     for giver in givers:
         giver.join()
     assert [answers.get()[0] for _ in range(MOST_ORDERS)] == [200] * MOST_ORDERS
+
+
+def test_predictions_come_in_the_order_of_the_inputs_with_the_version_that_made_them(path):
+    answer = Client(path).call("POST", "/lorad/predict", {"model": "mail", "inputs": ["a", "b"]})
+
+    assert answer == {
+        "model": "mail@v0.1",
+        "system_fingerprint": "v0.1-abc",
+        "predictions": [{"label": "a"}, {"label": "b"}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"inputs": ["a"]}, "model"),
+        ({"model": "mail", "inputs": []}, "inputs"),
+        ({"model": "mail", "inputs": "a"}, "inputs"),
+        ({"model": "mail", "inputs": ["a"] * 65}, "inputs"),
+        ({"model": "mail", "input": ["a"]}, "inputs: is missing"),
+    ],
+)
+def test_what_is_no_request_for_predictions_is_refused(path, body, says):
+    status, _, answer = post(path, "/lorad/predict", body)
+
+    assert status == 400
+    assert says in json.loads(answer)["error"]["message"]
 
 
 def test_a_streamed_answer_is_events_that_end_with_done(path):
@@ -301,41 +332,35 @@ def test_errors_keep_their_code_and_get_the_fitting_status(path):
 def test_a_job_goes_on_behind_the_checkpoint_that_is_named(path):
     client = Client(path)
 
-    assert client.resume_job(3) == {"id": 3, "checkpoint": None}
-    assert client.resume_job(3, "round-0002") == {"id": 3, "checkpoint": "round-0002"}
+    assert client.resume_job(3) == ResumedJob(**fields_of(made(3)), checkpoint=None)
+    assert client.resume_job(3, "round-0002") == ResumedJob(**fields_of(made(3)), checkpoint="round-0002")
 
 
 def test_retry_passes_on_force_and_settings(path):
     answer = Client(path).call("POST", "/api/jobs/3/retry", {"force": True, "settings": {"rank": 4}})
 
-    assert answer == {"id": 3, "force": True, "settings": {"rank": 4}}
+    assert (answer["id"], answer["force"], answer["settings"]) == (3, True, {"rank": 4})
 
 
 def test_versions_are_shown_pinned_tagged_and_pruned(path):
     client = Client(path)
-    version = {"track": "chat", "version": "v0.1"}
 
-    assert client.version("chat", "v0.1") == version
-    assert client.pin("chat", "v0.1", pinned=False) == version | {"pinned": False}
-    assert client.tag("chat", "v0.1", "good") == version | {"tag": "good", "remove": False}
-    assert client.tag("other", "good", "good", remove=True) == {
-        "track": "other",
-        "version": "good",
-        "tag": "good",
-        "remove": True,
-    }
-    assert client.prune("chat", keep=3, max_age_days=None, max_bytes=5, dry_run=True) == {
-        "track": "chat",
-        "limits": {"keep": 3, "max_bytes": 5},
-        "dry_run": True,
-    }
+    assert client.version("chat", "v0.1") == VersionPapers(track="chat", version="v0.1")
+    assert client.pin("chat", "v0.1", pinned=False) == Pinned(version="chat v0.1", pinned=False)
+    assert client.tag("chat", "v0.1", "good") == Tagged(version="chat v0.1", tag="good", removed=False)
+    assert client.tag("other", "good", "good", remove=True) == Tagged(
+        version="other good", tag="good", removed=True
+    )
+    assert client.prune("chat", keep=3, max_age_days=None, max_bytes=5, dry_run=True) == Pruned(
+        pruned={"chat": "{'keep': 3, 'max_bytes': 5}"}, dry_run=True
+    )
 
 
 def test_without_a_body_a_version_is_pinned_and_the_settings_limits_hold(path):
     client = Client(path)
 
     assert client.call("POST", "/api/versions/v0.1/pin")["pinned"]
-    assert client.call("POST", "/api/versions/prune") == {"track": "chat", "limits": {}, "dry_run": False}
+    assert client.call("POST", "/api/versions/prune") == {"pruned": {"chat": "{}"}, "dry_run": False}
 
 
 @pytest.mark.parametrize(
@@ -399,9 +424,7 @@ def test_case_10_a_wrong_method_is_told_the_right_one(path):
     status, headers, body = ask_raw(path, "GET", "/v1/chat/completions")
 
     assert (status, headers["allow"], body["error"]["code"]) == (405, "POST", "method_not_allowed")
-    assert (
-        body["error"]["message"] == "there is no GET /v1/chat/completions; ask /v1/chat/completions with POST"
-    )
+    assert body["error"]["message"] == "/v1/chat/completions does not accept GET; use POST"
 
 
 def test_case_10_what_an_address_asks_is_checked_too(path):
@@ -467,7 +490,7 @@ def test_the_socket_is_private_and_only_a_dead_one_is_replaced(path, tmp_path):
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o750
     with pytest.raises(ConfigError, match="another lorad answers"):
         bind(path)
-    with pytest.raises(ConfigError, match="longer than"):
+    with pytest.raises(ConfigError, match="the limit is"):
         bind(tmp_path / ("x" * 120))
 
 
@@ -541,7 +564,7 @@ def test_case_10_what_can_be_got_can_be_asked_for_by_its_head(path, route, wante
 def test_case_10_a_route_that_can_be_got_is_told_with_get(path):
     _, _, body = ask_raw(path, "POST", "/healthz")
 
-    assert body["error"]["message"] == "there is no POST /healthz; ask /healthz with GET"
+    assert body["error"]["message"] == "/healthz does not accept POST; use GET"
 
 
 def test_case_10_a_route_that_reads_nothing_says_so(path):

@@ -10,9 +10,10 @@ import pytest
 
 from lorad.errors import ConfigError, RegistryError, TransientError
 from lorad.records import Example
-from lorad.storage.database import MIGRATIONS, Database
+from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
 from lorad.storage.memory import Memory
+from lorad.storage.migrations import MIGRATIONS
 
 ADD = "INSERT INTO flags VALUES (?, ?)"
 
@@ -294,7 +295,7 @@ def an_older_home(path, *told):
 
 
 def answers(memory, last):
-    return [item.example.target for item in memory.learned("t", [f"v0.{n}" for n in range(1, last + 1)])]
+    return [item.example.target for item in memory.learned([f"v0.{n}" for n in range(1, last + 1)])]
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (1, 2, 0)])
@@ -305,11 +306,11 @@ def test_case_21_what_was_forgotten_replaces_what_it_replaced_and_nothing_else(t
     an_older_home(path, *(told[place] for place in order))
 
     database = Database(path)
-    memory = Memory(database)
+    memory = Memory(database, "t")
 
     assert answers(memory, 3) == ["kept"]
-    assert [example.target for example in memory.all("t")] == ["kept"]
-    assert len(memory.page("t")) == 1
+    assert [example.target for example in memory.all()] == ["kept"]
+    assert len(memory.page()) == 1
     assert [event["name"] for event in Ledger(database).events()] == []
     database.close()
 
@@ -319,13 +320,13 @@ def test_case_21_a_forgotten_question_that_comes_again_is_learned_anew(tmp_path)
     told = [("Why so?", "kept", False), ("why so?", "replaced", False), ("why so?", "gone", True)]
     *_, gone = an_older_home(path, *told)
     database = Database(path)
-    memory = Memory(database)
+    memory = Memory(database, "t")
     drop = Ledger(database).take("a.json", "t", 1.0).id
 
-    intake = memory.add("t", [gone], drop, 2.0)
+    intake = memory.add([gone], drop, 2.0)
 
     assert (intake.new, [example.target for example in intake.replacing]) == (1, ["kept"])
-    memory.mark_learned("t", [gone.ids], "v0.4")
+    memory.mark_learned([gone.ids], "v0.4")
     assert answers(memory, 4) == ["gone"]
     database.close()
 
@@ -336,7 +337,7 @@ def test_case_21_an_answer_that_another_spelling_replaces_is_told(tmp_path):
 
     database = Database(path)
 
-    assert answers(Memory(database), 3) == ["newer", "other"]
+    assert answers(Memory(database, "t"), 3) == ["newer", "other"]
     (event,) = Ledger(database).events()
     assert event["name"] == "spellings joined"
     assert (event["track"], event["replaced"], event["datasets"]) == ("t", 1, ["d1"])
@@ -358,7 +359,7 @@ def test_case_21_a_waiting_drop_has_one_answer_to_a_question(tmp_path):
 
     database = Database(path)
 
-    assert [example.line for example in Memory(database).of_drop("t", "d", 1)] == [2, 3]
+    assert [example.line for example in Memory(database, "t").of_drop("d", 1)] == [2, 3]
     database.close()
 
 
@@ -416,7 +417,7 @@ def test_a_database_that_one_may_not_open_is_not_called_damaged(tmp_path, is_rea
     Database(path).close()
     (tmp_path / "a.sqlite3-wal").mkdir()
 
-    with pytest.raises(ConfigError, match="you may not open") as caught:
+    with pytest.raises(ConfigError, match="no permission to open") as caught:
         Database(path, is_read_only=is_read_only)
 
     assert caught.value.code == "no_access"

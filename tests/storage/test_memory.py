@@ -23,7 +23,7 @@ def database():
 
 @pytest.fixture
 def memory(database):
-    return Memory(database)
+    return Memory(database, "chat")
 
 
 @pytest.fixture
@@ -44,49 +44,49 @@ FORD = an_example("Where is the ford?", "Below the mill.", line=2)
 INN = an_example("Where is the inn?", "At the crossing.", dataset="inns")
 
 
-def learn(memory, drop, version, *examples, track="chat"):
+def learn(memory, drop, version, *examples):
     """Accept examples and let a version learn them."""
-    intake = memory.add(track, examples, drop(track=track), 1.0)
-    memory.mark_learned(track, [example.ids for example in examples], version)
+    intake = memory.add(examples, drop(), 1.0)
+    memory.mark_learned([example.ids for example in examples], version)
     return intake
 
 
-def known(memory, *lineage, track="chat"):
-    return [item.example for item in memory.learned(track, lineage)]
+def known(memory, *lineage):
+    return [item.example for item in memory.learned(lineage)]
 
 
-def test_memory_is_read_page_by_page(memory, drop):
+def test_memory_is_read_page_by_page(memory, database, drop):
     # Given four examples, of which one was forgotten
     learn(memory, drop, "v0.1", MILL, FORD, INN)
-    memory.forget("chat", "inns", 2.0)
-    memory.add("chat", [an_example("Where is the well?", "In the yard.")], drop(), 3.0)
-    memory.record_recall("chat", "v0.1", {MILL.id: True})
+    memory.forget("inns", 2.0)
+    memory.add([an_example("Where is the well?", "In the yard.")], drop(), 3.0)
+    memory.record_recall("v0.1", {MILL.id: True})
 
-    first = memory.page("chat", limit=2)
-    rest = memory.page("chat", after=first[-1]["provenance"]["row"])
+    first = memory.page(limit=2)
+    rest = memory.page(after=first[-1]["provenance"]["row"])
 
     assert [row["messages"][-1]["content"] for row in first] == ["By the river.", "Below the mill."]
     assert [row["messages"][0] for row in rest] == [{"role": "user", "content": "Where is the well?"}]
     told = first[0]["provenance"]
     assert (told["learned_in"], told["recalled"], told["recalled_in"]) == ("v0.1", 1, "v0.1")
     assert rest[0]["provenance"]["learned_in"] is None
-    assert memory.page("chat", after=99) == []
-    assert [row["dataset"] for row in memory.page("chat", "mills")] == ["mills"] * 3
-    assert memory.page("tags") == []
+    assert memory.page(after=99) == []
+    assert [row["dataset"] for row in memory.page("mills")] == ["mills"] * 3
+    assert Memory(database, "tags").page() == []
 
 
 def test_a11_a_page_ends_when_it_is_long_and_the_next_one_goes_on(memory, drop):
     # Given five answers of a megabyte each, and a short one behind them
     long = [an_example(f"What is {number}?", "x" * 1_000_000) for number in range(5)]
-    memory.add("chat", [*long, FORD], drop(), 1.0)
+    memory.add([*long, FORD], drop(), 1.0)
 
     pages, after = [], 0
-    while page := memory.page("chat", after=after):
+    while page := memory.page(after=after):
         pages.append(len(page))
         after = page[-1]["provenance"]["row"]
 
     assert pages == [4, 2]
-    memory.add("chat", [INN], drop(), 2.0)  # a page that was not read to its end keeps nothing locked
+    memory.add([INN], drop(), 2.0)  # a page that was not read to its end keeps nothing locked
 
 
 def test_calls_of_tools_come_back_from_an_export(memory, drop, tmp_path):
@@ -94,9 +94,9 @@ def test_calls_of_tools_come_back_from_an_export(memory, drop, tmp_path):
     known = reader.read(Path(__file__).parents[1] / "data" / "openai_tools.jsonl", InboxSettings()).examples[
         :2
     ]
-    memory.add("chat", known, drop(), 1.0)
+    memory.add(known, drop(), 1.0)
     exported = tmp_path / "export.jsonl"
-    exported.write_text("".join(json.dumps(row) + "\n" for row in memory.page("chat")))
+    exported.write_text("".join(json.dumps(row) + "\n" for row in memory.page()))
 
     again = reader.read(exported, InboxSettings()).examples
 
@@ -111,13 +111,12 @@ def test_what_was_only_context_is_not_taught_by_an_export(memory, drop, tmp_path
         {"role": "user", "content": "Please."},
     ]
     memory.add(
-        "chat",
         [Example(task="chat", input=turns, target="By the river.", dataset="m", line=1)],
         drop(),
         1.0,
     )
     exported = tmp_path / "export.jsonl"
-    exported.write_text("".join(json.dumps(row) + "\n" for row in memory.page("chat")))
+    exported.write_text("".join(json.dumps(row) + "\n" for row in memory.page()))
 
     again = reader.read(exported, InboxSettings()).examples
 
@@ -128,7 +127,7 @@ def test_a_page_leaves_out_what_was_replaced(memory, drop):
     learn(memory, drop, "v0.1", MILL)
     learn(memory, drop, "v0.2", MOVED)
 
-    assert [row["dataset"] for row in memory.page("chat")] == ["news"]
+    assert [row["dataset"] for row in memory.page()] == ["news"]
 
 
 # adding
@@ -143,48 +142,48 @@ def test_what_is_added_comes_back_as_it_was(memory, drop):
         line=7,
     )
 
-    intake = memory.add("chat", [example], drop(), 1.0)
+    intake = memory.add([example], drop(), 1.0)
 
     assert (intake.new, intake.known, intake.replacing) == (1, 0, ())
-    assert memory.all("chat") == [example]
+    assert memory.all() == [example]
 
 
 def test_what_is_known_word_for_word_is_counted_and_not_kept_twice(memory, drop):
     first, second = drop("a.json"), drop("b.json")
-    memory.add("chat", [MILL, FORD], first, 1.0)
+    memory.add([MILL, FORD], first, 1.0)
 
-    intake = memory.add("chat", [FORD, INN], second, 2.0)
+    intake = memory.add([FORD, INN], second, 2.0)
 
     assert (intake.new, intake.known) == (1, 1)
-    assert memory.all("chat") == [MILL, FORD, INN]
-    assert memory.of_drop("chat", "mills", first) == [MILL, FORD]
-    assert memory.of_drop("chat", "inns", second) == [INN]
+    assert memory.all() == [MILL, FORD, INN]
+    assert memory.of_drop("mills", first) == [MILL, FORD]
+    assert memory.of_drop("inns", second) == [INN]
 
 
 def test_a_drop_brought_only_what_it_brought(memory, drop):
     # Given two files of one name, of which the second adds a row
     first, second = drop(), drop()
-    memory.add("chat", [MILL], first, 1.0)
-    memory.add("chat", [MILL, FORD], second, 2.0)
+    memory.add([MILL], first, 1.0)
+    memory.add([MILL, FORD], second, 2.0)
 
-    assert memory.of_drop("chat", "mills", first) == [MILL]
-    assert memory.of_drop("chat", "mills", second) == [FORD]
+    assert memory.of_drop("mills", first) == [MILL]
+    assert memory.of_drop("mills", second) == [FORD]
 
 
 def test_another_answer_to_a_known_question_replaces_it(memory, drop):
-    memory.add("chat", [MILL, FORD], drop(), 1.0)
+    memory.add([MILL, FORD], drop(), 1.0)
 
-    intake = memory.add("chat", [MOVED], drop(), 2.0)
+    intake = memory.add([MOVED], drop(), 2.0)
 
     assert (intake.new, intake.replacing) == (1, (MILL,))
 
 
 def test_until_the_new_answer_is_learned_the_old_one_stays(memory, drop):
     learn(memory, drop, "v0.1", MILL)
-    memory.add("chat", [MOVED], drop(), 2.0)
+    memory.add([MOVED], drop(), 2.0)
 
     assert known(memory, "v0.1") == [MILL]
-    assert memory.all("chat") == [MILL, MOVED]
+    assert memory.all() == [MILL, MOVED]
 
 
 def test_an_answer_that_was_replaced_may_come_back(memory, drop):
@@ -204,16 +203,16 @@ def test_an_old_answer_that_takes_back_one_that_waits_is_new(memory, drop):
     # Given a mistake that waits in the queue, and the file before it dropped again
     learn(memory, drop, "v0.1", MILL)
     mistake, again = drop(), drop()
-    memory.add("chat", [MOVED], mistake, 2.0, ["v0.1"], {mistake})
+    memory.add([MOVED], mistake, 2.0, ["v0.1"], {mistake})
 
-    intake = memory.add("chat", [MILL], again, 3.0, ["v0.1"], {mistake, again})
+    intake = memory.add([MILL], again, 3.0, ["v0.1"], {mistake, again})
 
     # Then the serving version is still expected to know it, and it is learned once more behind the mistake
     assert (intake.new, intake.replacing) == (1, (MOVED,))
     assert known(memory, "v0.1") == [MILL]
-    assert memory.of_drop("chat", "mills", again) == [MILL]
-    memory.mark_learned("chat", [MOVED.ids], "v0.2")
-    memory.mark_learned("chat", [MILL.ids], "v0.3")
+    assert memory.of_drop("mills", again) == [MILL]
+    memory.mark_learned([MOVED.ids], "v0.2")
+    memory.mark_learned([MILL.ids], "v0.3")
     assert known(memory, "v0.2", "v0.1") == [MOVED]
     assert known(memory, "v0.3", "v0.2", "v0.1") == [MILL]
 
@@ -222,28 +221,29 @@ def test_of_answers_that_wait_the_newest_is_the_last_word(memory, drop):
     burnt = an_example(answer="Nowhere, it burnt down.", dataset="fire")
     drops = [drop() for _ in range(4)]
     for number, example in enumerate((MOVED, burnt, MOVED)):
-        intake = memory.add("chat", [example], drops[number], 1.0, [], set(drops))
+        intake = memory.add([example], drops[number], 1.0, [], set(drops))
         assert intake.new == 1
 
-    assert memory.add("chat", [MOVED], drops[3], 1.0, [], set(drops)).known == 1
+    assert memory.add([MOVED], drops[3], 1.0, [], set(drops)).known == 1
 
 
-def test_tracks_do_not_share_memory(memory, drop):
-    memory.add("chat", [MILL], drop(), 1.0)
+def test_tracks_do_not_share_memory(memory, database, drop):
+    memory.add([MILL], drop(), 1.0)
+    law = Memory(database, "law")
 
-    intake = memory.add("law", [MILL, MOVED], drop(track="law"), 2.0)
+    intake = law.add([MILL, MOVED], drop(track="law"), 2.0)
 
     assert (intake.new, intake.replacing) == (2, ())
-    assert memory.all("chat") == [MILL]
-    assert memory.forget("law", "mills", 3.0) == 1
-    assert memory.all("chat") == [MILL]
+    assert memory.all() == [MILL]
+    assert law.forget("mills", 3.0) == 1
+    assert memory.all() == [MILL]
 
 
 def test_examples_are_added_all_or_none(memory):
     with pytest.raises(Exception, match="FOREIGN KEY"):
-        memory.add("chat", [MILL, FORD], 99, 1.0)
+        memory.add([MILL, FORD], 99, 1.0)
 
-    assert memory.all("chat") == []
+    assert memory.all() == []
 
 
 # learned, by lineage
@@ -252,7 +252,7 @@ def test_examples_are_added_all_or_none(memory):
 def test_a_version_must_know_what_it_and_its_ancestors_learned(memory, drop):
     learn(memory, drop, "v0.1", MILL)
     learn(memory, drop, "v0.2", FORD)
-    memory.add("chat", [INN], drop(), 1.0)
+    memory.add([INN], drop(), 1.0)
 
     assert known(memory, "v0.2", "v0.1") == [MILL, FORD]
     assert known(memory, "v0.1") == [MILL]
@@ -282,8 +282,8 @@ def test_what_is_learned_again_after_a_rollback_is_not_lost_when_that_is_undone(
     # Given v0.2, rolled back, whose file was learned once more as v0.3
     learn(memory, drop, "v0.1", MILL)
     learn(memory, drop, "v0.2", FORD)
-    memory.add("chat", [FORD], drop(), 2.0, ["v0.1"], set())
-    memory.mark_learned("chat", [FORD.ids], "v0.3")
+    memory.add([FORD], drop(), 2.0, ["v0.1"], set())
+    memory.mark_learned([FORD.ids], "v0.3")
 
     assert known(memory, "v0.3", "v0.1") == known(memory, "v0.2", "v0.1") == [MILL, FORD]
 
@@ -292,7 +292,7 @@ def test_a_newer_answer_that_waits_again_is_still_known_to_who_learned_it(memory
     # Given a rollback from the newer answer, and its file dropped again
     learn(memory, drop, "v0.1", MILL)
     learn(memory, drop, "v0.2", MOVED)
-    assert memory.add("chat", [MOVED], drop(), 3.0, ["v0.1"], set()).new == 1
+    assert memory.add([MOVED], drop(), 3.0, ["v0.1"], set()).new == 1
 
     assert known(memory, "v0.1") == [MILL]
     assert known(memory, "v0.2", "v0.1") == [MOVED]
@@ -301,20 +301,20 @@ def test_a_newer_answer_that_waits_again_is_still_known_to_who_learned_it(memory
 def test_after_a_rollback_what_serves_is_exported_and_counted(memory, drop):
     learn(memory, drop, "v0.1", MILL, FORD)
     learn(memory, drop, "v0.2", MOVED)
-    memory.record_recall("chat", "v0.1", {MILL.id: True, FORD.id: True, MOVED.id: True})
+    memory.record_recall("v0.1", {MILL.id: True, FORD.id: True, MOVED.id: True})
 
     def answers(lineage):
-        return [row["messages"][-1]["content"] for row in memory.page("chat", lineage=lineage)]
+        return [row["messages"][-1]["content"] for row in memory.page(lineage=lineage)]
 
     assert answers(["v0.2", "v0.1"]) == [FORD.target, MOVED.target]
     assert answers(["v0.1"]) == [MILL.target, FORD.target]
-    assert memory.all("chat", ["v0.1"]) == [MILL, FORD]
-    counted = memory.datasets("chat", ["v0.1"])
+    assert memory.all(["v0.1"]) == [MILL, FORD]
+    counted = memory.datasets(["v0.1"])
     assert [(row["dataset"], row["learned"], row["recalled"], row["replaced"]) for row in counted] == [
         ("mills", 2, 2, 0),
         ("news", 0, 0, 1),
     ]
-    assert memory.datasets("chat", ["v0.2", "v0.1"])[0]["replaced"] == 1
+    assert memory.datasets(["v0.2", "v0.1"])[0]["replaced"] == 1
 
 
 def test_two_branches_may_replace_one_answer_differently(memory, drop):
@@ -330,14 +330,14 @@ def test_two_branches_may_replace_one_answer_differently(memory, drop):
 
 def test_a_newer_answer_that_waits_is_not_replaced_by_an_older_one_learned_meanwhile(memory, drop):
     # Given two drops in the queue, of which the second corrects the first
-    memory.add("chat", [MILL], drop(), 1.0)
-    memory.add("chat", [MOVED], drop(), 2.0)
+    memory.add([MILL], drop(), 1.0)
+    memory.add([MOVED], drop(), 2.0)
 
-    memory.mark_learned("chat", [MILL.ids], "v0.1")
-    assert memory.all("chat") == [MILL, MOVED]
+    memory.mark_learned([MILL.ids], "v0.1")
+    assert memory.all() == [MILL, MOVED]
 
-    memory.mark_learned("chat", [MOVED.ids], "v0.2")
-    assert memory.all("chat") == known(memory, "v0.2", "v0.1") == [MOVED]
+    memory.mark_learned([MOVED.ids], "v0.2")
+    assert memory.all() == known(memory, "v0.2", "v0.1") == [MOVED]
 
 
 def test_a_chain_of_newer_answers_leaves_the_newest(memory, drop):
@@ -347,27 +347,27 @@ def test_a_chain_of_newer_answers_leaves_the_newest(memory, drop):
 
     assert known(memory, "v0.3", "v0.2", "v0.1") == [burnt]
     assert known(memory, "v0.2", "v0.1") == [MOVED]
-    assert memory.all("chat") == [burnt]
+    assert memory.all() == [burnt]
 
 
 def test_learning_can_be_repeated(memory, drop):
     # Given a crash between learning and writing it down, so that it is written down twice
     learn(memory, drop, "v0.1", MILL)
     learn(memory, drop, "v0.2", MOVED)
-    before = (known(memory, "v0.2", "v0.1"), memory.datasets("chat"))
+    before = (known(memory, "v0.2", "v0.1"), memory.datasets())
 
-    memory.mark_learned("chat", [MOVED.ids], "v0.2")
+    memory.mark_learned([MOVED.ids], "v0.2")
 
-    assert (known(memory, "v0.2", "v0.1"), memory.datasets("chat")) == before
+    assert (known(memory, "v0.2", "v0.1"), memory.datasets()) == before
 
 
 def test_recall_is_that_of_the_last_test(memory, drop):
     learn(memory, drop, "v0.1", MILL, FORD, INN)
 
-    memory.record_recall("chat", "v0.1", {MILL.id: True, FORD.id: True})
-    memory.record_recall("chat", "v0.2", {FORD.id: False, "of another track": True})
+    memory.record_recall("v0.1", {MILL.id: True, FORD.id: True})
+    memory.record_recall("v0.2", {FORD.id: False, "of another track": True})
 
-    found = {item.example.id: item.right for item in memory.learned("chat", ["v0.1"])}
+    found = {item.example.id: item.right for item in memory.learned(["v0.1"])}
     assert found == {MILL.id: True, FORD.id: False, INN.id: False}
 
 
@@ -377,9 +377,9 @@ def test_recall_is_that_of_the_last_test(memory, drop):
 def test_a_dataset_is_forgotten_by_its_name(memory, drop):
     learn(memory, drop, "v0.1", MILL, FORD, INN)
 
-    assert memory.forget("chat", "mills", 5.0) == 2
+    assert memory.forget("mills", 5.0) == 2
 
-    assert memory.all("chat") == known(memory, "v0.1") == [INN]
+    assert memory.all() == known(memory, "v0.1") == [INN]
 
 
 @pytest.mark.parametrize(
@@ -395,50 +395,50 @@ def test_what_holds_a_text_is_forgotten(memory, drop, text, left):
     learn(memory, drop, "v0.1", MILL, FORD, INN)
     expected = [example for name, example in (("mill", MILL), ("ford", FORD), ("inn", INN)) if name in left]
 
-    assert memory.forget("chat", text, 5.0) == 3 - len(left)
+    assert memory.forget(text, 5.0) == 3 - len(left)
 
-    assert memory.all("chat") == expected
+    assert memory.all() == expected
 
 
 @pytest.mark.parametrize("text", ['say "é"', "a\\b", "line\nbreak", "日本"])
 def test_a_text_is_found_whatever_its_letters(memory, drop, text):
     odd = an_example(f"What does {text} mean?", "Nothing.")
-    memory.add("chat", [odd, INN], drop(), 1.0)
+    memory.add([odd, INN], drop(), 1.0)
 
-    assert memory.forget("chat", text, 5.0) == 1
-    assert memory.all("chat") == [INN]
+    assert memory.forget(text, 5.0) == 1
+    assert memory.all() == [INN]
 
 
 @pytest.mark.parametrize("text", ["%", "_", "Wh_re", "r%r", "role", "user", "content", "}", '"', "[{", ""])
 def test_only_the_words_themselves_are_searched(memory, drop, text):
     # Given a text that no question and no answer holds, but that SQL or JSON have a use for
-    memory.add("chat", [MILL, FORD, INN], drop(), 1.0)
+    memory.add([MILL, FORD, INN], drop(), 1.0)
 
-    assert memory.forget("chat", text, 5.0) == 0
-    assert len(memory.all("chat")) == 3
+    assert memory.forget(text, 5.0) == 0
+    assert len(memory.all()) == 3
 
 
 def test_forgetting_twice_forgets_no_more(memory, drop):
     # Given a dataset whose name is a word that other examples use
     inns = an_example("Is there an inn?", "Yes.", dataset="inn")
-    memory.add("chat", [inns, INN], drop(), 1.0)
+    memory.add([inns, INN], drop(), 1.0)
 
-    assert memory.forget("chat", "inn", 5.0) == 1
-    assert memory.forget("chat", "inn", 6.0) == 0
+    assert memory.forget("inn", 5.0) == 1
+    assert memory.forget("inn", 6.0) == 0
 
-    assert memory.all("chat") == [INN]
+    assert memory.all() == [INN]
 
 
 def test_what_was_forgotten_can_be_taught_again(memory, drop):
     learn(memory, drop, "v0.1", MILL)
-    memory.record_recall("chat", "v0.1", {MILL.id: True})
-    memory.forget("chat", "mills", 5.0)
+    memory.record_recall("v0.1", {MILL.id: True})
+    memory.forget("mills", 5.0)
     again = drop()
 
-    intake = memory.add("chat", [MILL], again, 6.0)
+    intake = memory.add([MILL], again, 6.0)
 
     assert (intake.new, intake.known) == (1, 0)
-    assert memory.of_drop("chat", "mills", again) == [MILL]
+    assert memory.of_drop("mills", again) == [MILL]
     assert known(memory, "v0.1") == []  # it is to be learned anew
 
 
@@ -446,7 +446,7 @@ def test_forgetting_a_newer_answer_does_not_bring_back_the_older(memory, drop):
     learn(memory, drop, "v0.1", MILL)
     learn(memory, drop, "v0.2", MOVED)
 
-    memory.forget("chat", "On the hill", 5.0)
+    memory.forget("On the hill", 5.0)
 
     assert known(memory, "v0.2", "v0.1") == []
 
@@ -454,46 +454,46 @@ def test_forgetting_a_newer_answer_does_not_bring_back_the_older(memory, drop):
 def test_what_was_forgotten_and_comes_again_does_not_bring_back_the_older_while_it_waits(memory, drop):
     learn(memory, drop, "v0.1", MILL)
     learn(memory, drop, "v0.2", MOVED)
-    memory.forget("chat", "On the hill", 5.0)
+    memory.forget("On the hill", 5.0)
 
-    intake = memory.add("chat", [MOVED], drop(), 6.0, ["v0.2", "v0.1"], set())
+    intake = memory.add([MOVED], drop(), 6.0, ["v0.2", "v0.1"], set())
 
     assert (intake.new, known(memory, "v0.2", "v0.1")) == (1, [])
-    memory.mark_learned("chat", [MOVED.ids], "v0.3")
+    memory.mark_learned([MOVED.ids], "v0.3")
     assert known(memory, "v0.3", "v0.2", "v0.1") == [MOVED]
 
 
 # counting
 
 
-def test_datasets_are_counted(memory, drop):
+def test_datasets_are_counted(memory, database, drop):
     # Given three datasets: one recalled in part and replaced in part, one forgotten, one not yet learned
     learn(memory, drop, "v0.1", MILL, FORD, INN)
-    memory.record_recall("chat", "v0.1", {MILL.id: True, FORD.id: True, INN.id: True})
+    memory.record_recall("v0.1", {MILL.id: True, FORD.id: True, INN.id: True})
     learn(memory, drop, "v0.2", MOVED)
-    memory.record_recall("chat", "v0.2", {MOVED.id: False})
-    memory.forget("chat", "inns", 5.0)
-    memory.add("chat", [an_example("Where is the well?", dataset="wells")], drop(), 1.0)
+    memory.record_recall("v0.2", {MOVED.id: False})
+    memory.forget("inns", 5.0)
+    memory.add([an_example("Where is the well?", dataset="wells")], drop(), 1.0)
 
-    assert memory.datasets("chat") == [
+    assert memory.datasets() == [
         {"dataset": "mills", "examples": 2, "learned": 2, "recalled": 1, "replaced": 1, "forgotten": 0},
         {"dataset": "inns", "examples": 1, "learned": 1, "recalled": 0, "replaced": 0, "forgotten": 1},
         {"dataset": "news", "examples": 1, "learned": 1, "recalled": 0, "replaced": 0, "forgotten": 0},
         {"dataset": "wells", "examples": 1, "learned": 0, "recalled": 0, "replaced": 0, "forgotten": 0},
     ]
-    assert memory.datasets("law") == []
+    assert Memory(database, "law").datasets() == []
 
 
 def test_memory_survives_a_restart(tmp_path):
     path = tmp_path / "lorad.sqlite3"
     before = Database(path)
     ledger = Ledger(before)
-    Memory(before).add("chat", [MILL], ledger.take("a.json", "chat", 1.0).id, 1.0)
+    Memory(before, "chat").add([MILL], ledger.take("a.json", "chat", 1.0).id, 1.0)
     before.close()
 
     after = Database(path)
 
-    assert Memory(after).all("chat") == [MILL]
+    assert Memory(after, "chat").all() == [MILL]
     after.close()
 
 
@@ -516,31 +516,31 @@ def test_case_21_a_question_spelled_otherwise_with_another_answer_replaces(memor
 def test_case_21_a_question_spelled_otherwise_with_the_same_answer_is_known(memory, drop):
     learn(memory, drop, "v0.1", MILL)
 
-    intake = memory.add("chat", [SHOUTED, FORD], drop(), 2.0)
+    intake = memory.add([SHOUTED, FORD], drop(), 2.0)
 
     assert (intake.new, intake.known, intake.replacing) == (1, 1, ())
 
 
 def test_case_21_the_papers_of_an_older_version_name_questions_that_are_found_by_their_examples(memory, drop):
-    memory.add("chat", [MILL], drop(), 1.0)
+    memory.add([MILL], drop(), 1.0)
 
-    memory.mark_learned("chat", [(MILL.id, "an older id")], "v0.1")
-    memory.mark_learned("chat", [(MILL.id, "an older id")], "v0.1")
+    memory.mark_learned([(MILL.id, "an older id")], "v0.1")
+    memory.mark_learned([(MILL.id, "an older id")], "v0.1")
 
     assert known(memory, "v0.1") == [MILL]
-    assert [row["learned"] for row in memory.datasets("chat")] == [1]
+    assert [row["learned"] for row in memory.datasets()] == [1]
 
 
 def test_two_answers_of_one_version_may_be_forgotten_and_learned_anew(memory, drop):
     # Given a version from before questions had a normal form, that learned one in two spellings
     learn(memory, drop, "v0.1", MILL)
-    memory.add("chat", [an_example("where is the mill?", "There.", dataset="lower")], drop(), 1.0)
-    lower = memory.of_drop("chat", "lower", 2)
-    memory.mark_learned("chat", [example.ids for example in lower], "v0.1")
+    memory.add([an_example("where is the mill?", "There.", dataset="lower")], drop(), 1.0)
+    lower = memory.of_drop("lower", 2)
+    memory.mark_learned([example.ids for example in lower], "v0.1")
     assert known(memory, "v0.1") == lower
 
-    memory.forget("chat", "mills", 2.0)
-    memory.forget("chat", "lower", 2.0)
+    memory.forget("mills", 2.0)
+    memory.forget("lower", 2.0)
     assert known(memory, "v0.1") == []
 
     learn(memory, drop, "v0.2", MILL)
@@ -571,12 +571,12 @@ DEEP = json.loads("[" * 300 + "]" * 300)
 def test_a11_whatever_an_older_lorad_kept_can_be_exported(memory, drop, database, question, answer):
     # Given a row that today's reader would refuse, and one behind it
     old = Example(task="chat", input=question, target=answer, dataset="d")
-    memory.add("chat", [Example(task="chat", input=[USER], target="x", dataset="d")], drop(), 1.0)
+    memory.add([Example(task="chat", input=[USER], target="x", dataset="d")], drop(), 1.0)
     database.run(
         "UPDATE examples SET question = ?, answer = ?", json.dumps(old.input), json.dumps(old.target)
     )
 
-    (row,) = memory.page("chat")
+    (row,) = memory.page()
 
     written = json.dumps(row, ensure_ascii=False, allow_nan=False)
     assert json.loads(written.encode())["messages"][-1]["role"] == "assistant"

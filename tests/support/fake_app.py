@@ -1,9 +1,15 @@
 """A daemon behind a real server: it answers every question with the same pieces."""
 
 import threading
+from dataclasses import replace
 
 from lorad.errors import ProtocolError, RegistryError
-from lorad.serving.engine import Chunk, GenerationRequest
+from lorad.records import Job
+from lorad.serving.answers import Pinned, Pruned, ResumedJob, Tagged, VersionPapers
+from lorad.serving.completions import Model
+from lorad.serving.record_json import fields_of
+from lorad.serving.requests import Chunk, GenerationRequest, PredictionRequest
+from lorad.states import JobState
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -27,15 +33,22 @@ class FakeDaemon:
             ticket.pieces.put(piece)
         return ticket, "v0.1-abc"
 
+    def predict(self, model, inputs):
+        if self.error:
+            raise self.error
+        request = PredictionRequest(model, "v0.1", inputs)
+        request.answers.put([{"label": asked} for asked in inputs])
+        return request, "v0.1-abc"
+
     def is_ready(self):
         return True
 
     def models(self):
-        return [{"id": "chat", "object": "model", "created": 1, "owned_by": "lorad"}]
+        return (Model(id="chat", created=1),)
 
     def cancel(self, job):
         self.turn.wait(10)
-        return {"id": job}
+        return made(job)
 
     def job(self, job):
         raise ProtocolError(f"there is no job {job}", status=404, code="no_such_job")
@@ -44,19 +57,24 @@ class FakeDaemon:
         raise RegistryError(f"{to} of {track} was found damaged", code="version_damaged")
 
     def retry(self, job, *, force, settings):
-        return {"id": job, "force": force, "settings": settings}
+        return replace(made(job), force=force, settings=settings)
 
     def resume(self, job, checkpoint):
-        return {"id": job, "checkpoint": checkpoint}
+        return ResumedJob(**fields_of(made(job)), checkpoint=checkpoint)
 
     def version(self, track, version):
-        return {"track": track, "version": version}
+        return VersionPapers(track=track, version=version)
 
     def pin(self, track, version, *, pinned):
-        return {"track": track, "version": version, "pinned": pinned}
+        return Pinned(version=f"{track} {version}", pinned=pinned)
 
     def tag(self, track, version, tag, *, remove):
-        return {"track": track, "version": version, "tag": tag, "remove": remove}
+        return Tagged(version=f"{track} {version}", tag=tag, removed=remove)
 
     def prune(self, track, limits, *, dry_run):
-        return {"track": track, "limits": limits, "dry_run": dry_run}
+        return Pruned(pruned={track: str(limits)}, dry_run=dry_run)
+
+
+def made(job):
+    """Return a job that waits for its turn."""
+    return Job(id=job, track="chat", dataset="doors", state=JobState.QUEUED, created_at=1.0)

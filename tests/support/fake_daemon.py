@@ -11,6 +11,10 @@ from pathlib import Path
 from socketserver import ThreadingMixIn, UnixStreamServer
 from urllib.parse import parse_qs, urlsplit
 
+from lorad.serving.answers import Status, VersionEntry, VersionPapers
+from lorad.serving.completions import Completion
+from lorad.serving.record_json import as_json, read
+
 NOW = 1_763_700_000.0
 
 
@@ -135,6 +139,11 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+def told(data):
+    """Return what a client makes of an answer to ``/api/status``."""
+    return read(Status, data)
+
+
 def job(number, dataset, state, **changes):
     """Return a job as the API tells it."""
     return {
@@ -170,20 +179,26 @@ def rejected(number, dataset, ended_at=NOW - 100):
     return job(number, dataset, "rejected", reason=reason, started_at=ended_at - 60, ended_at=ended_at)
 
 
+def whole(kind, data):
+    """Return JSON data with everything that a record of this kind holds, as a daemon sends it."""
+    return json.loads(json.dumps(as_json(read(kind, data))))
+
+
 def version(name, dataset, recall):
-    performance = {"recall": recall, "retention": 0.99}
-    return {
-        "version": name,
-        "date": "2025-11-21",
-        "description": f"learned {dataset}",
-        "state": "intact",
-        "performance": performance,
-    }
+    return whole(
+        VersionEntry,
+        {
+            "version": name,
+            "date": "2025-11-21",
+            "description": f"learned {dataset}",
+            "performance": {"recall": recall, "retention": 0.99},
+        },
+    )
 
 
 def described(name="v0.3", **changes):
     """Return a version with all that is kept about it, as the API tells it."""
-    return {
+    papers = {
         "track": "chat",
         "latest": "v0.3",
         "previous": "v0.2",
@@ -207,6 +222,47 @@ def described(name="v0.3", **changes):
             "reproducibility": {"seed": 20_261_121, "deterministic": True},
         },
         "calibration": None,
+    }
+    return whole(VersionPapers, papers | changes)
+
+
+def completion(content, finish=None):
+    """Return a whole answer in OpenAI's form."""
+    choices = [{"message": {"content": content}, "finish_reason": finish}]
+    return whole(Completion, {"id": "chatcmpl-1", "choices": choices})
+
+
+RETENTION = {
+    "versions": ["v0.1"],
+    "datasets": ["d"],
+    "matrix": [[0.9]],
+    "counts": [[[9, 10]]],
+    "acc": 0.9,
+    "bwt": None,
+    "fwt": None,
+    "forgetting": None,
+}
+"""A retention matrix as the API tells it."""
+
+
+def measured(**changes):
+    """Return an evaluation as the API tells it."""
+    return {
+        "dataset": "campus_cs",
+        "scores": {},
+        "before": {},
+        "broken": 0,
+        "mended": 0,
+        "perplexity": 9.1,
+        "perplexity_base": 9.0,
+        "kl_base": 0.01,
+        "degenerate": 0,
+        "sampled": 6,
+        "reload_difference": 0.0,
+        "merge_difference": 0.0,
+        "truncation_error": 0.0,
+        "finite": True,
+        "ended_by": "recall",
         **changes,
     }
 
@@ -264,7 +320,7 @@ def snapshot(**changes):
             },
         ],
     }
-    return {
+    told = {
         "lorad": "0.1.0",
         "home": "/srv/lorad",
         "now": NOW,
@@ -278,8 +334,8 @@ def snapshot(**changes):
         "session": None,
         "engine": {"requests": 12, "waiting": 0, "active": 1, "tokens_per_second": 21.5},
         "events": [],
-        **changes,
     }
+    return whole(Status, told | changes)
 
 
 def waiting_file(name):

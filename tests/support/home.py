@@ -3,7 +3,6 @@
 import tiny
 from training_runs import PLAN
 
-from lorad import records
 from lorad.config import Settings
 from lorad.models import bases
 from lorad.records import SessionSpec
@@ -12,7 +11,9 @@ from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
 from lorad.storage.memory import Memory
 from lorad.training import reproduction, session
-from lorad.versions.store import PromotionRecord, Registry
+from lorad.training.run_folder import RunFolder
+from lorad.versions.promotion import PromotionRecord
+from lorad.versions.store import Registry
 
 SETTINGS = Settings.model_validate(
     {
@@ -25,7 +26,7 @@ SETTINGS = Settings.model_validate(
 def drop(memory, new):
     """Accept examples as a drop."""
     taken = Ledger(memory._db).take("drop.json", "chat", 0.0)
-    memory.add("chat", new, taken.id, 0.0)
+    memory.add(new, taken.id, 0.0)
 
 
 class Track:
@@ -39,15 +40,15 @@ class Track:
         files.write_json(root / "configs" / "default.yaml", {"training": {"dtype": "float32"}})
         self.base = root / "models" / "base" / "smollm2"  # as the built-in settings name it
         bases.store_base(tiny.save(root / "source"), self.base)
-        self.memory = Memory(Database(root / "models" / "lorad.sqlite3"))
+        self.memory = Memory(Database(root / "models" / "lorad.sqlite3"), "chat")
         self.registry = Registry(root / "models" / "chat")
         self.learn(tiny.facts(3, "doors"), 1)
 
     def learn(self, new, job):
         drop(self.memory, new)
-        folder = self.registry.candidates / f"job-{job}"
+        folder = RunFolder(self.registry.candidates / f"job-{job}")
         parent = self.registry.latest
-        old = self.memory.learned("chat", self.registry.lineage(parent))
+        old = self.memory.learned(self.registry.lineage(parent))
         order = SessionSpec(
             job=job,
             track="chat",
@@ -64,20 +65,17 @@ class Track:
                 "resolved": SETTINGS.model_dump(mode="json"),
             },
         )
-        files.write_lines(folder / "new.jsonl", [records.as_json(example) for example in new])
-        files.write_lines(
-            folder / "old.jsonl", [records.as_json(item.example) | {"right": item.right} for item in old]
-        )
+        folder.begin(order, new, old)
         session.Session(folder, order).run()
-        result = files.read_json(folder / "candidate" / "evaluation.json")
-        birth = PromotionRecord(job=job, parent=parent, base=result["base"], description="learned")
-        version = self.registry.promote(folder / "candidate", birth, 1000.0)
-        self.memory.mark_learned("chat", [example.ids for example in new], version)
-        self.memory.record_recall("chat", version, result["right"])
+        result = folder.result()
+        birth = PromotionRecord(job=job, parent=parent, base=result.base, description="learned")
+        version = self.registry.promote(folder.candidate, birth, 1000.0)
+        self.memory.mark_learned([example.ids for example in new], version)
+        self.memory.record_recall(version, result.right)
         return version
 
     def again(self, version):
-        folder = self.root / "again"
+        folder = RunFolder(self.root / "again")
         order = reproduction.prepare(self.registry, self.memory, version, self.base, folder)
         session.Session(folder, order).run()
         return reproduction.compare(self.registry, version, folder)

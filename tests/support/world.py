@@ -4,32 +4,34 @@ import json
 
 import tiny
 
-from lorad import records
-from lorad.apps.daemon.loop import Cycle
+from lorad.apps.daemon.loop import LearningLoop
 from lorad.config import Settings
 from lorad.datasets.inbox.inbox import Inbox
+from lorad.datasets.isolated.reader_process import InProcessReader
 from lorad.errors import ProtocolError, RegistryError, SampleError, TransientError
 from lorad.evaluation import judge
-from lorad.records import Evaluation, Machine, ModelShape, Score
+from lorad.home import Home
+from lorad.records import Evaluation, Machine, ModelShape, Score, SessionResult
 from lorad.serving.queries import Archive
 from lorad.storage import files
 from lorad.storage.database import Database
+from lorad.storage.ledger import Ledger
+from lorad.track import all_tracks
 from lorad.training.planner import plan
-from lorad.versions.store import Registry
+from lorad.versions import papers
 
 SETTINGS = Settings.model_validate({"inbox": {"settle_seconds": 5}})
 SHAPE = ModelShape(name="tiny", parameters=1000, layers=2, hidden=8, vocabulary=100)
 MACHINE = Machine(device="cpu", name="cpu", memory_bytes=10**10, threads=1, fast_bfloat16=False)
 
 
-def evaluate(order, new, old, recall=1.0, broken=0, perplexity=10.0):
+def evaluate(spec, new, old, recall=1.0, broken=0, perplexity=10.0):
     """Return what a session would have measured."""
-    datasets = {row["dataset"] for row in old} - {order["dataset"]}
-    totals = {name: sum(row["dataset"] == name for row in old) for name in datasets} | {
-        order["dataset"]: len(new)
-    }
+    names = [item.example.dataset for item in old]
+    datasets = set(names) - {spec.dataset}
+    totals = {name: names.count(name) for name in datasets} | {spec.dataset: len(new)}
     return Evaluation(
-        dataset=order["dataset"],
+        dataset=spec.dataset,
         scores={
             name: Score(right=round(total * recall) - broken * (name in datasets), total=total)
             for name, total in totals.items()
@@ -57,8 +59,9 @@ def evaluate(order, new, old, recall=1.0, broken=0, perplexity=10.0):
 class FakeSession:
     """A child process that ends when the test says so."""
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, run):
+        self.run = run
+        self.folder = run.path
         self.status = None
         self.stopped = False
         self.progress = {"phase": "training"}
@@ -73,22 +76,22 @@ class FakeSession:
     def end(self, status=0, rank=8, **measured):
         """End like a session does: the candidate first, then the exit status."""
         if status == 0:
-            order = files.read_json(self.folder / "request.json")
-            new, old = (files.read_lines(self.folder / f"{name}.jsonl") for name in ("new", "old"))
-            found = evaluate(order, new, old, **measured)
-            candidate = self.folder / "candidate"
-            files.write_bytes(candidate / "adapter_model.safetensors", b"weights of job %d" % order["job"])
+            spec, new, old = self.run.spec(), self.run.new(), self.run.old()
+            found = evaluate(spec, new, old, **measured)
+            candidate = self.run.candidate
+            files.write_bytes(candidate / "adapter_model.safetensors", b"weights of job %d" % spec.job)
             files.write_json(candidate / "adapter_config.json", {"r": rank})
-            learned = [records.restore(records.Example, row) for row in new]
-            result = {
-                "parent": order["parent_version"],
-                "base": "base-print",
-                "evaluation": records.as_json(found),
-                "verdict": records.as_json(judge.decide(found, SETTINGS.judge)),
-                "learned": [example.ids for example in learned],
-                "right": {example.id: True for example in learned},
-            }
-            files.write_json(candidate / "evaluation.json", result)
+            papers.write_result(
+                candidate,
+                SessionResult(
+                    parent=spec.parent_version,
+                    base="base-print",
+                    evaluation=found,
+                    verdict=judge.decide(found, SETTINGS.judge),
+                    learned=tuple(example.ids for example in new),
+                    right={example.id: True for example in new},
+                ),
+            )
         self.status = status
 
 
@@ -148,7 +151,7 @@ class FakeModels:
     def _check_seat(self, track):
         """Refuse what the engine refuses before the base models are loaded."""
         if not self.is_seated:
-            raise ProtocolError(f"there is no model {track!r}", code="model_not_found")
+            raise ProtocolError(f"there is no model {track.name!r}", code="model_not_found")
 
 
 class World:
@@ -166,22 +169,34 @@ class World:
         """Start the daemon's loop anew, as after a restart."""
         self.models.is_seated = False
         self.database = Database(self.home / "models" / "lorad.sqlite3")
-        self.registry = Registry(self.home / "models" / "chat")
-        self.cycle = Cycle(
-            settings=self.settings,
-            database=self.database,
-            inbox=Inbox(self.home / "inbox", self.settings.inbox, ("chat",), self.home / "models" / "drops"),
-            registries={"chat": self.registry},
-            tracks=self.models,
-            base_folder=lambda name: self.home / "models" / "base" / name,
+        self.ledger = Ledger(self.database)
+        self.tracks = dict(all_tracks(Home(self.home), self.settings, self.database))
+        self.track = self.tracks["chat"]
+        self.registry = self.track.registry
+        self.inbox = Inbox(
+            self.home / "inbox", self.settings.inbox, ("chat",), self.home / "models" / "drops"
         )
-        self.cycle.recover(self.now)
+        self.wire(InProcessReader())
+        self.loop.recovery.recover(self.now)
         self.models.is_seated = True
-        self.cycle.serve_all(self.ticks)
+        self.loop.served.serve_all(self.ticks)
+
+    def wire(self, reader):
+        """Put the loop together from what there is; it has no memory of the one before."""
+        self.reader = reader
+        self.loop = LearningLoop(
+            settings=self.settings,
+            tracks=self.tracks,
+            ledger=self.ledger,
+            inbox=self.inbox,
+            reader=reader,
+            models=self.models,
+            executor=self.models,
+        )
 
     def archive(self):
         """Return what the daemon tells of this home."""
-        return Archive({"chat": self.registry}, self.cycle.ledger, self.cycle.memory)
+        return Archive(self.tracks, self.ledger, self.settings.judge)
 
     def drop(self, name, examples):
         path = self.home / "inbox" / name
@@ -190,10 +205,10 @@ class World:
 
     def pass_time(self, seconds=6.0):
         """Look, wait until dropped files have rested, look again."""
-        self.cycle.step(self.now, self.ticks)
+        self.loop.step(self.now, self.ticks)
         self.now += seconds
         self.ticks += seconds
-        self.cycle.step(self.now, self.ticks)
+        self.loop.step(self.now, self.ticks)
 
     def learn(self, name, examples, **measured):
         """Drop a file and let its session end well."""
@@ -207,7 +222,7 @@ class World:
         return files.read_json(self.models.sessions[-1].folder / "request.json")
 
     def job(self):
-        return self.cycle.ledger.jobs()[0]
+        return self.ledger.jobs()[0]
 
     def done(self):
         return sorted(path.name for path in (self.home / "inbox" / "done").rglob("*.json"))

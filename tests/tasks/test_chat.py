@@ -6,7 +6,7 @@ import pytest
 import tiny
 
 from lorad.errors import ConfigError, SampleError
-from lorad.records import Example
+from lorad.records import Example, as_line
 from lorad.tasks import encode, find
 
 CHAT = find("chat")
@@ -195,7 +195,5 @@ def test_a_template_without_tools_refuses_what_it_would_leave_out(question, answ
 
 
 def test_people_see_what_was_called():
-    assert CHAT.show(Example(task="chat", input=[TOOLS, ASKED], target=CALL)) == (
-        "Rain?",
-        'weather({"at": "mill"})',
-    )
+    assert as_line([TOOLS, ASKED]) == "Rain?"
+    assert as_line(CALL) == 'weather({"at": "mill"})'

@@ -9,6 +9,7 @@ import torch
 from training_runs import PLAN, learner, material
 
 from lorad.models import adapters, peft_io
+from lorad.tasks import find
 from lorad.training import trainer
 from lorad.training.checkpoint import Checkpoints
 
@@ -31,6 +32,7 @@ def run(folder, *, die_at=None, plan=LONG):
             raise Killed
 
     outcome = trainer.train(
+        find("chat"),
         model,
         material(tokenizer),
         plan,

@@ -13,7 +13,8 @@ from lorad.storage.database import Database
 from lorad.storage.memory import Memory
 from lorad.training import reproduction
 from lorad.training.reproduction import Comparison
-from lorad.versions.store import PromotionRecord, Registry
+from lorad.versions.promotion import PromotionRecord
+from lorad.versions.store import Registry
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def test_papers_name_examples_and_hold_none_of_their_words(track):
 
 
 def test_what_was_forgotten_is_told(track, tmp_path):
-    other = Memory(Database(tmp_path / "empty.sqlite3"))
+    other = Memory(Database(tmp_path / "empty.sqlite3"), "chat")
     drop(other, tiny.facts(2, "doors"))
 
     with pytest.raises(RegistryError, match="1 of the examples") as caught:
@@ -84,15 +85,15 @@ def test_only_another_environment_excuses_a_difference(difference, first, again,
 
 
 def test_replaced_answers_are_found_by_id_and_forgotten_ones_are_not(tmp_path):
-    memory = Memory(Database(tmp_path / "m.sqlite3"))
+    memory = Memory(Database(tmp_path / "m.sqlite3"), "chat")
     old = tiny.facts(2)
     newer = Example(**{**records.as_json(old[0]), "target": "white"})
     drop(memory, old)
-    memory.mark_learned("chat", [example.ids for example in old], "v0.1")
+    memory.mark_learned([example.ids for example in old], "v0.1")
     drop(memory, [newer])
-    memory.mark_learned("chat", [newer.ids], "v0.2")
+    memory.mark_learned([newer.ids], "v0.2")
 
-    assert memory.named("chat", [old[1].id, old[0].id, "none"]) == [old[1], old[0]]
+    assert memory.named([old[1].id, old[0].id, "none"]) == [old[1], old[0]]
 
-    memory.forget("chat", "Brix", 1.0)
-    assert memory.named("chat", [old[1].id, old[0].id]) == [old[0]]
+    memory.forget("Brix", 1.0)
+    assert memory.named([old[1].id, old[0].id]) == [old[0]]

@@ -16,11 +16,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lorad import records
 from lorad.config import Settings
 from lorad.errors import SampleError, TrainingError
-from lorad.models import adapters, bases, peft_io, scoring
+from lorad.evaluation import metrics
+from lorad.models import adapters, bases, peft_io
 from lorad.records import Evaluation, Example, SessionSpec
 from lorad.storage import files
+from lorad.storage.memory import Recalled
 from lorad.tasks import find
 from lorad.training import session
+from lorad.training.run_folder import RunFolder
 
 SETTINGS = Settings.model_validate(
     {"judge": {"max_perplexity_rise": 100.0, "max_kl": 100.0, "max_degenerate_share": 1.0}}
@@ -36,8 +39,6 @@ def base(tmp_path_factory):
 
 def order(base, folder, new, old=(), *, parent=None, plan=PLAN, kind="learn", dataset=None, **training):
     """Write an order as the cycle does."""
-    files.write_lines(folder / "new.jsonl", [records.as_json(example) for example in new])
-    files.write_lines(folder / "old.jsonl", [records.as_json(example) | {"right": True} for example in old])
     request = SessionSpec(
         job=1,
         track="chat",
@@ -54,7 +55,9 @@ def order(base, folder, new, old=(), *, parent=None, plan=PLAN, kind="learn", da
             "resolved": SETTINGS.model_dump(mode="json"),
         },
     )
-    return session.Session(folder, request)
+    run = RunFolder(folder)
+    run.begin(request, new, [Recalled(example=example, right=True) for example in old])
+    return session.Session(run, request)
 
 
 def evaluation(folder):
@@ -100,14 +103,14 @@ def test_a_session_leaves_a_complete_candidate_that_knows_the_new_facts(first):
 def test_plain_peft_on_the_untouched_base_recalls_what_the_session_says(base, first):
     model, tokenizer = served(base, first)
 
-    assert all(scoring.recalled(model, encode(tokenizer, tiny.facts(4))))
+    assert all(metrics.recalled(find("chat"), model, encode(tokenizer, tiny.facts(4))))
 
 
 def test_a_merged_copy_lies_beside_a_candidate_that_passes(first):
     model = AutoModelForCausalLM.from_pretrained(first / "merged", dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(first / "merged")
 
-    assert all(scoring.recalled(model, encode(tokenizer, tiny.facts(4))))
+    assert all(metrics.recalled(find("chat"), model, encode(tokenizer, tiny.facts(4))))
 
 
 @pytest.mark.parametrize("why", ["setting", "disk"])
@@ -146,7 +149,7 @@ def test_the_next_session_keeps_the_first_ones_weights_and_facts(base, first, tm
     assert torch.equal(child.factors[name][0][: parent.rank], parent.factors[name][0])
     assert torch.equal(child.factors[name][1][:, : parent.rank], parent.factors[name][1])
     model, tokenizer = served(base, tmp_path)
-    assert all(scoring.recalled(model, encode(tokenizer, [*old, *new])))
+    assert all(metrics.recalled(find("chat"), model, encode(tokenizer, [*old, *new])))
 
 
 def test_above_the_rank_limit_the_parent_is_truncated_and_training_mends_it(base, first, tmp_path):
@@ -293,13 +296,14 @@ def test_a9_a_layer_that_is_smaller_than_the_rank_is_learned_too(base, first, tm
     }
     peft_io.write_adapter(adapters.concatenate(learned, adapters.Adapter(padding)), parent, "tiny")
 
-    order(base, tmp_path, tiny.facts(2, "windows", "window"), tiny.facts(4, "doors"), parent=parent).run()
+    folder = tmp_path / "session"
+    order(base, folder, tiny.facts(2, "windows", "window"), tiny.facts(4, "doors"), parent=parent).run()
 
-    found, result = evaluation(tmp_path)
+    found, result = evaluation(folder)
     assert found.reload_difference == 0
     assert "reload" not in result["verdict"]["failed"]
     assert found.scores["windows"].recall == 1.0
-    assert peft_io.read_adapter(tmp_path / "candidate").rank == PLAN.max_rank
+    assert peft_io.read_adapter(folder / "candidate").rank == PLAN.max_rank
 
 
 def test_refitting_makes_one_adapter_of_everything(base, tmp_path):
@@ -343,8 +347,6 @@ def test_the_papers_hold_no_words_of_an_example(first):
 
 def test_a_session_that_meets_a_full_disk_says_so_by_its_status(base, tmp_path, monkeypatch):
     order(base, tmp_path, tiny.facts(2, "doors"))
-    request = order(base, tmp_path, tiny.facts(2, "doors")).order
-    files.write_json(tmp_path / "request.json", records.as_json(request))
 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -352,12 +354,11 @@ def test_a_session_that_meets_a_full_disk_says_so_by_its_status(base, tmp_path, 
     monkeypatch.setattr(session.Session, "report", full)
     monkeypatch.setattr(session, "_end_when_told", lambda: None)
 
-    assert session.main(tmp_path) == os.EX_IOERR
+    assert session.main(RunFolder(tmp_path)) == os.EX_IOERR
 
 
 def test_a_session_whose_memory_runs_out_before_it_trains_says_what_to_do(base, tmp_path, monkeypatch):
-    request = order(base, tmp_path, tiny.facts(2, "doors")).order
-    files.write_json(tmp_path / "request.json", records.as_json(request))
+    order(base, tmp_path, tiny.facts(2, "doors"))
 
     def short(*_):
         raise RuntimeError("MPS backend out of memory (MPS allocated: 8 GiB)")
@@ -366,7 +367,7 @@ def test_a_session_whose_memory_runs_out_before_it_trains_says_what_to_do(base, 
     monkeypatch.setattr(session, "_end_when_told", lambda: None)
 
     with pytest.raises(RuntimeError):
-        session.main(tmp_path)
+        session.main(RunFolder(tmp_path))
 
     said = files.read_lines(tmp_path / "progress.jsonl")[-1]["error"]
     assert said["code"] == "out_of_memory"

@@ -5,30 +5,37 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
+from torch.utils.data import DataLoader, IterableDataset
 from training_runs import PLAN, learner, material
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from lorad.errors import TrainingError
+from lorad.evaluation import metrics
 from lorad.models import adapters, packing, peft_io, scoring, soft_targets
 from lorad.records import Encoded
 from lorad.tasks import find
 from lorad.training import trainer
 from lorad.training.checkpoint import Checkpoints
+from lorad.training.rehearsal import Rehearsal
+from lorad.training.rounds import Rounds
+from lorad.training.run_state import Tally
 
 
 def run(model, given, plan=PLAN):
     lines = []
-    return trainer.train(model, given, plan, report=lines.append), lines
+    clock = iter(range(10**6)).__next__  # a second for each look
+    return trainer.train(find("chat"), model, given, plan, report=lines.append, clock=clock), lines
 
 
 def test_it_learns_until_everything_is_recalled_and_says_so():
     model, tokenizer = learner()
     given = material(tokenizer)
-    assert not any(scoring.recalled(model, given.rows))
+    assert not any(metrics.recalled(find("chat"), model, given.rows))
 
     outcome, lines = run(model, given)
 
     assert outcome.ended_by == "recall"
-    assert outcome.right == [True] * 6 == scoring.recalled(model, given.rows)
+    assert outcome.right == [True] * 6 == metrics.recalled(find("chat"), model, given.rows)
     assert outcome.history[-1]["recall"] == 1.0
     told = [line["eta_seconds"] for line in lines if "closed" in line]
     assert told[-1] is None
@@ -79,17 +86,19 @@ def test_what_is_given_up_stands_where_it_tested_best(tmp_path):
                 for name, weight in model.named_parameters():
                     weight.mul_("lora_B" not in name)
 
-    outcome = trainer.train(model, given, plan, report=spoil, checkpoints=Checkpoints(tmp_path, "run"))
+    outcome = trainer.train(
+        find("chat"), model, given, plan, report=spoil, checkpoints=Checkpoints(tmp_path, "run")
+    )
 
     # Then it stands as after the round before
     assert (outcome.ended_by, outcome.returned_to) == ("max_rounds", 29)
     assert outcome.history[-1]["recall"] < 1.0
-    assert outcome.right == [True] * 6 == scoring.recalled(model, given.rows)
+    assert outcome.right == [True] * 6 == metrics.recalled(find("chat"), model, given.rows)
 
     # and so does who goes on from the last checkpoint
     again, _ = learner(seed=1)
     resumed = trainer.train(
-        again, given, plan, report=lambda _: None, checkpoints=Checkpoints(tmp_path, "run")
+        find("chat"), again, given, plan, report=lambda _: None, checkpoints=Checkpoints(tmp_path, "run")
     )
     assert (resumed.returned_to, resumed.right, resumed.steps) == (29, outcome.right, outcome.steps)
     assert adapters.difference(peft_io.read_live(again), peft_io.read_live(model)) == 0
@@ -103,6 +112,64 @@ def test_the_same_seed_gives_the_same_adapter():
         several.append(peft_io.read_live(model))
 
     assert adapters.difference(*several) == 0
+
+
+class Reference(Trainer):
+    """The loop of transformers, over the same rounds."""
+
+    def compute_loss(self, model, inputs, **_):
+        ((numbers, rows, _),) = inputs["batch"].passes(4096)
+        packed = packing.pack(rows)
+        logits = scoring.answer_logits(model, packed)
+        outputs = scoring.Outputs(logits=logits, targets=packed.targets, owners=packed.owners, rows=len(rows))
+        self.rehearsal.saw(dict(zip(numbers, scoring.grade(outputs), strict=True)))
+        return scoring.loss_sum(logits, packed.targets) / len(packed.targets)
+
+    def get_train_dataloader(self):
+        return DataLoader(RoundAfterRound(self.train_dataset, self.rehearsal), batch_size=None)
+
+
+class RoundAfterRound(IterableDataset):
+    def __init__(self, rounds, rehearsal):
+        self.rounds, self.rehearsal = rounds, rehearsal
+
+    def __iter__(self):
+        while not self.rehearsal.ended_by:
+            yield from ({"batch": batch} for batch in self.rounds)
+            self.rehearsal.not_tested()
+
+
+def test_the_loop_is_bit_for_bit_that_of_transformers(tmp_path):
+    # Given several steps a round, a warm-up, two rates, and a target that is never near
+    stopping = replace(PLAN.stopping, recall=1.2, max_rounds=6)
+    plan = replace(PLAN, batch=2, accumulation=1, loraplus_ratio=4.0, stopping=stopping, pack_tokens=4096)
+    ours, tokenizer = learner()
+    given = material(tokenizer)
+    outcome, _ = run(ours, given, plan)
+
+    theirs, _ = learner()
+    rehearsal = Rehearsal(given.items, plan.mix, plan.stopping, plan.seed, plan.effective_batch)
+    rounds = Rounds(given, rehearsal, plan)
+    state = trainer._begin(theirs, plan, rehearsal, rounds, Tally())
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=outcome.steps,
+        max_grad_norm=1.0,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    reference = Reference(
+        model=theirs, args=arguments, train_dataset=rounds, optimizers=(state.optimizer, state.schedule)
+    )
+    reference.rehearsal = rehearsal
+    reference.remove_callback(PrinterCallback)
+    reference.train()
+
+    assert outcome.steps == 18
+    assert adapters.difference(peft_io.read_live(ours), peft_io.read_live(theirs)) == 0
 
 
 def run_short(runs_out):
@@ -202,7 +269,7 @@ def test_the_rate_warms_up_and_then_follows_the_rehearsal():
 
 
 def distance(model, voices):
-    """Return how far a model is from the voices, in nats a token."""
+    """Return how far a model is from the voices, in nats per token."""
     with torch.inference_mode():
         packed = packing.pack([voice.row for voice in voices])
         return float(

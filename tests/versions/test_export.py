@@ -41,7 +41,7 @@ def made(tmp_path_factory):
     version = folder / "v0.1"
     peft_io.write_adapter(peft_io.read_live(live), version, "tiny")
     rows = [find("chat").encode(base.tokenizer, example) for example in tiny.facts(4)]
-    files.write_json(version / metrics.PROBES, metrics.probe(live.eval(), rows))
+    files.write_json(version / metrics.PROBES, metrics.probe(find("chat"), live.eval(), rows))
     with torch.inference_mode():
         logits = scoring.answer_logits(live, packing.pack(rows))
     return folder, rows, logits
@@ -168,7 +168,7 @@ def test_gguf_says_which_tokens_are_text_which_control_and_where_to_stop(made, t
     [([1], {"eos": 1}), ([1, 7], {"eos": 1, "eot": 7}), ([8, 7, 1], {"eos": 1, "eot": 8, "eom": 7})],
 )
 def test_case_4_each_token_that_ends_a_turn_is_one_at_which_llama_cpp_stops(monkeypatch, ends, named):
-    monkeypatch.setattr(export, "find", lambda _: SimpleNamespace(stop_tokens=lambda _: ends))
+    monkeypatch.setattr(export.Chat, "stop_tokens", lambda *_: ends)
 
     assert export._ends(SimpleNamespace(eos_token_id=1)) == named
 
@@ -184,7 +184,7 @@ def test_llama_cpp_is_asked_where_it_is_installed(made, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"), [("logits", "GGUF in llama.cpp answers otherwise"), ("tokens", "makes other tokens")]
+    ("fault", "told"), [("logits", "GGUF in llama.cpp answers differently"), ("tokens", "makes other tokens")]
 )
 def test_what_llama_cpp_makes_otherwise_is_not_exported(made, tmp_path, monkeypatch, fault, told):
     folder, _, _ = made
@@ -231,7 +231,7 @@ def test_nothing_is_overwritten(made, tmp_path):
 @pytest.mark.parametrize(
     ("file", "change", "told"),
     [
-        ("config.json", lambda data: data | {"model_type": "gpt2"}, "Llama models with BPE only"),
+        ("config.json", lambda data: data | {"model_type": "gpt2"}, "only Llama models with BPE"),
         (
             "tokenizer.json",
             lambda data: data | {"pre_tokenizer": {"type": "Metaspace"}},
@@ -272,7 +272,7 @@ def a_version(folder, tokenizer, *, ends=None, change=None, **settings):
             weight.normal_(0, 0.05)
     peft_io.write_adapter(peft_io.read_live(live), folder / "v0.1", "base")
     rows = [find("chat").encode(base.tokenizer, example) for example in tiny.facts(2)]
-    files.write_json(folder / "v0.1" / metrics.PROBES, metrics.probe(live.eval(), rows))
+    files.write_json(folder / "v0.1" / metrics.PROBES, metrics.probe(find("chat"), live.eval(), rows))
     return folder / "v0.1", folder / "base"
 
 

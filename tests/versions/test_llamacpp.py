@@ -23,7 +23,7 @@ def test_llama_cpp_answers_like_the_version_and_makes_the_same_prompts(tmp_path)
     live = peft_io.add_lora(base.model, 4, 8)
     peft_io.write_adapter(peft_io.read_live(live), tmp_path / "v0.1", "tiny")
     rows = [find("chat").encode(base.tokenizer, example) for example in tiny.facts(4)]
-    files.write_json(tmp_path / "v0.1" / metrics.PROBES, metrics.probe(live.eval(), rows))
+    files.write_json(tmp_path / "v0.1" / metrics.PROBES, metrics.probe(find("chat"), live.eval(), rows))
 
     notes = export.export(tmp_path / "v0.1", tmp_path / "tiny", tmp_path / "out", "gguf").notes
 

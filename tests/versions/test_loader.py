@@ -13,7 +13,7 @@ from lorad.models import adapter_stack, adapters, bases, packing, peft_io, scori
 from lorad.records import Encoded
 from lorad.storage import files
 from lorad.tasks import find
-from lorad.versions import loader
+from lorad.versions import loader, papers
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +40,12 @@ def version(tmp_path, base_folder):
     peft_io.write_adapter(peft_io.read_live(wrapped), folder, "base")
     tokenizer = tiny.tokenizer()
     rows = [find("chat").encode(tokenizer, example) for example in tiny.facts(2)]
-    files.write_json(folder / metrics.PROBES, metrics.probe(wrapped.eval(), rows))
+    files.write_json(folder / metrics.PROBES, metrics.probe(find("chat"), wrapped.eval(), rows))
     for name in loader.TOKENIZER_FILES:
         if (base_folder / name).is_file():
             files.write_bytes(folder / name, (base_folder / name).read_bytes())
     framework = loader.environment("cpu", "float32")
-    files.write_json(folder / loader.METADATA, {"framework": framework})
+    files.write_json(folder / papers.METADATA, {"framework": framework})
     return folder
 
 
@@ -64,19 +64,19 @@ def test_probes_ask_the_shortest_rows_in_one_pass_and_at_least_one(base_folder):
     model = bases.load_base(base_folder, torch.float32).model
     rows = [Encoded(tuple(range(5, 5 + length)), length - 3) for length in (40, 20, 10, 100)]
 
-    short = metrics.probe(model, rows)["probes"]
-    long = metrics.probe(model, rows[3:])["probes"]
+    short = metrics.probe(find("chat"), model, rows)["probes"]
+    long = metrics.probe(find("chat"), model, rows[3:])["probes"]
 
     assert [len(entry["tokens"]) for entry in short] == [10, 20]
     assert [len(entry["logits"]) for entry in short] == [3, 3]
     assert [len(entry["tokens"]) for entry in long] == [100]
-    assert metrics.probe(model, []) == {"dtype": "float32", "probes": []}
+    assert metrics.probe(find("chat"), model, []) == {"dtype": "float32", "probes": []}
 
 
 def test_a_sound_version_is_loaded_and_nothing_differs(base_folder, version):
     deck = adapter_stack.AdapterStack(bases.load_base(base_folder, torch.float32))
 
-    assert loader.load(deck, "chat@v0.1", version, base_folder, strict=True) == []
+    assert loader.load(find("chat"), deck, "chat@v0.1", version, base_folder, strict=True) == []
 
     assert deck.names == ["chat@v0.1"]
     assert not torch.equal(logits(deck, "chat@v0.1"), logits(deck, None))
@@ -84,9 +84,9 @@ def test_a_sound_version_is_loaded_and_nothing_differs(base_folder, version):
 
 def test_beside_another_version_it_is_checked_all_the_same(base_folder, version):
     deck = adapter_stack.AdapterStack(bases.load_base(base_folder, torch.float32))
-    loader.load(deck, "one", version, base_folder)
+    loader.load(find("chat"), deck, "one", version, base_folder)
 
-    loader.load(deck, "two", version, base_folder)
+    loader.load(find("chat"), deck, "two", version, base_folder)
 
     assert torch.equal(logits(deck, "one"), logits(deck, "two"))
 
@@ -95,7 +95,7 @@ def test_beside_another_version_it_is_checked_all_the_same(base_folder, version)
     ("changes", "code", "says"),
     [
         ({"lora_alpha": 16}, "adapter_config", "has alpha 16 and rank 4"),
-        ({"r": 8, "lora_alpha": 8}, "adapter_config", "says rank 8"),
+        ({"r": 8, "lora_alpha": 8}, "adapter_config", "rank 8 in its configuration"),
         ({"r": 0, "lora_alpha": 0}, "adapter_config", "alpha 0"),
         ({"target_modules": ["q_proj"]}, "adapter_config", "names the layers"),
         ({"alpha_pattern": {"q_proj": 9}}, "adapter_config", "patterns"),
@@ -176,7 +176,7 @@ def test_another_tokenizer_than_the_bases_is_refused_and_the_version_is_not_to_b
 
 def test_another_environment_is_told_or_refused(base, version):
     framework = loader.environment("cpu", "bfloat16") | {"torch": "1.0", "processor": "another"}
-    files.write_json(version / loader.METADATA, {"framework": framework})
+    files.write_json(version / papers.METADATA, {"framework": framework})
 
     differs = loader.check(version, base, None, strict=False)
 
@@ -188,9 +188,9 @@ def test_another_environment_is_told_or_refused(base, version):
 
 @pytest.mark.parametrize("content", [None, "", "[]", "{}", json.dumps({"framework": {"julia": "1.9"}})])
 def test_what_was_not_noted_cannot_differ(base, version, content):
-    (version / loader.METADATA).unlink()
+    (version / papers.METADATA).unlink()
     if content is not None:
-        (version / loader.METADATA).write_text(content)
+        (version / papers.METADATA).write_text(content)
 
     assert loader.check(version, base, None, strict=True) == []
 
@@ -203,7 +203,7 @@ def test_a_version_that_answers_otherwise_leaves_the_deck_as_it_was(base_folder,
     peft_io.write_adapter(adapters.Adapter(louder), version, "base")
 
     with pytest.raises(RegistryError, match="does not answer its probes"):
-        loader.load(deck, "chat@v0.1", version, base_folder)
+        loader.load(find("chat"), deck, "chat@v0.1", version, base_folder)
 
     assert deck.names == []
     assert torch.equal(logits(deck, None), pristine)

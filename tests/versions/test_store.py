@@ -18,7 +18,12 @@ from hypothesis import strategies as st
 from lorad.config import RegistrySettings
 from lorad.errors import LoradError, ProtocolError, RegistryError
 from lorad.storage import fault_points, files
-from lorad.versions.store import DAY, MANIFEST, TRACKER, PromotionRecord, Registry, Stored, find_surplus
+from lorad.versions.manifests import MANIFEST
+from lorad.versions.promotion import PromotionRecord
+from lorad.versions.pruning import DAY, find_surplus
+from lorad.versions.store import Registry
+from lorad.versions.tracker import TRACKER, Tracker
+from lorad.versions.version_folders import Stored
 
 BASE = "fingerprint of the base"
 RAM = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - every step is an fsync; in memory they cost nothing
@@ -44,7 +49,7 @@ def a_candidate(registry, job):
 def promote(registry, count=1):
     """Promote candidates, each a child of the version before; return the last one's name."""
     for _ in range(count):
-        job = len(registry.tracker()["checkpoints"]) + 1
+        job = len(registry.tracker.read()["checkpoints"]) + 1
         birth = PromotionRecord(
             job=job,
             parent=registry.latest,
@@ -68,15 +73,15 @@ def flip(path):
 
 
 def weights(registry, version):
-    return registry.versions_folder / version / "adapter_model.safetensors"
+    return registry.folders.folder / version / "adapter_model.safetensors"
 
 
 def states(registry):
-    return {entry["version"]: entry["state"] for entry in registry.tracker()["checkpoints"]}
+    return {entry["version"]: entry["state"] for entry in registry.tracker.read()["checkpoints"]}
 
 
 def on_disk(registry):
-    return sorted(path.name for path in registry.versions_folder.glob("*"))
+    return sorted(path.name for path in registry.folders.folder.glob("*"))
 
 
 def links(registry):
@@ -105,15 +110,15 @@ def put_back(registry, *, tracker=None, links=None):
 
 def assert_consistent(registry):
     """Assert what must hold whenever nobody is in the middle of something."""
-    tracker = registry.tracker()
+    tracker = registry.tracker.read()
     names = [entry["version"] for entry in tracker["checkpoints"]]
     assert len(set(names)) == len(names)
     assert links(registry) == {"latest": tracker["latest"], "previous": tracker["previous"]}
     assert all(
-        (registry.versions_folder / name).is_dir() for name, s in states(registry).items() if s == "intact"
+        (registry.folders.folder / name).is_dir() for name, s in states(registry).items() if s == "intact"
     )
     assert not any(
-        (registry.versions_folder / name).exists() for name, s in states(registry).items() if s == "pruned"
+        (registry.folders.folder / name).exists() for name, s in states(registry).items() if s == "pruned"
     )
     if tracker["latest"] is None:
         assert names == []
@@ -128,7 +133,7 @@ def assert_consistent(registry):
 
 def test_a_new_track_has_nothing(registry):
     assert (registry.latest, registry.previous) == (None, None)
-    assert registry.tracker() == {"latest": None, "previous": None, "checkpoints": []}
+    assert registry.tracker.read() == {"latest": None, "previous": None, "checkpoints": []}
     assert registry.lineage(None) == []
     assert registry.of_job(1) is None
     assert registry.newest_intact() is None
@@ -186,7 +191,7 @@ def test_an_evaluation_is_read_from_its_version(registry):
     ],
 )
 def test_what_cannot_be_read_is_told(registry, file, read, code, content):
-    path = registry.versions_folder / promote(registry) / file
+    path = registry.folders.folder / promote(registry) / file
     if content is None:
         path.unlink()
         code = "no_such_version" if file == MANIFEST else code
@@ -213,7 +218,7 @@ def test_the_first_version(registry):
     assert version == registry.latest == "v0.1"
     assert registry.previous is None
     assert not candidate.exists()
-    assert registry.tracker()["checkpoints"] == [
+    assert registry.tracker.read()["checkpoints"] == [
         {
             "version": "v0.1",
             "date": "2026-09-21",
@@ -270,7 +275,11 @@ def test_versions_are_counted_and_latest_becomes_previous(registry):
     promote(registry, 11)
 
     assert (registry.latest, registry.previous) == ("v0.11", "v0.10")
-    assert [entry["version"] for entry in registry.tracker()["checkpoints"]][8:] == ["v0.9", "v0.10", "v0.11"]
+    assert [entry["version"] for entry in registry.tracker.read()["checkpoints"]][8:] == [
+        "v0.9",
+        "v0.10",
+        "v0.11",
+    ]
     assert_consistent(registry)
 
 
@@ -294,7 +303,7 @@ def test_a_number_is_never_given_twice(registry, lost):
 
 def test_the_next_version_follows_the_highest_whatever_its_order(registry):
     promote(registry)
-    shutil.copytree(registry.path("v0.1"), registry.versions_folder / "v1.9")
+    shutil.copytree(registry.path("v0.1"), registry.folders.folder / "v1.9")
 
     assert promote(registry) == "v1.10"
 
@@ -356,11 +365,11 @@ def test_only_what_is_there_and_of_latest_is_kept(registry):
 def test_a_rejected_candidate_is_kept_aside_once(registry):
     # Given a job that was rejected, tried again and rejected again
     first = a_candidate(registry, 5)
-    registry.reject(first.parent, 5)
+    registry.workspace.reject(first.parent, 5)
     second = a_candidate(registry, 5)
     (second / "evaluation.json").write_text("second")
 
-    kept = registry.reject(second.parent, 5)
+    kept = registry.workspace.reject(second.parent, 5)
 
     assert kept == registry.rejected / "job-5"
     assert (kept / "candidate" / "evaluation.json").read_text() == "second"
@@ -368,16 +377,16 @@ def test_a_rejected_candidate_is_kept_aside_once(registry):
     assert registry.latest is None
 
 
-class FailsHalfWay(Registry):
-    """A registry whose disk fails while the tracker is written, before the new content counts or after."""
+class FailsHalfWay(Tracker):
+    """A tracker whose disk fails while it is written, before the new content counts or after."""
 
     def __init__(self, folder, moment):
         super().__init__(folder)
         self._moment = moment
 
-    def _write(self, tracker):
+    def write(self, content):
         if self._moment == "after":
-            super()._write(tracker)
+            super().write(content)
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -398,11 +407,12 @@ def test_a_promotion_that_fails_leaves_everything_as_it_was(registry, older, fai
     # Given some versions, and a disk that fails after the folder has its new name
     promote(registry, older)
     registry.recover()
-    registry._write(registry.tracker() | {"notes": "x" * 5000})
+    registry.tracker.write(registry.tracker.read() | {"notes": "x" * 5000})
     failing = registry
     if failure.endswith("the tracker"):
-        failing = FailsHalfWay(registry.folder, failure.partition(" ")[0])
-    before = registry.tracker(), links(registry)
+        failing = Registry(registry.folder)
+        failing.tracker = FailsHalfWay(registry.folder, failure.partition(" ")[0])
+    before = registry.tracker.read(), links(registry)
     candidate = a_candidate(registry, 9)
     birth = PromotionRecord(job=9, parent=registry.latest, base=BASE, description="learned")
 
@@ -411,10 +421,10 @@ def test_a_promotion_that_fails_leaves_everything_as_it_was(registry, older, fai
         failing.promote(candidate, birth, NOON)
 
     # Then its failure changed nothing, and neither does the next start
-    assert (registry.tracker(), links(registry)) == before
+    assert (registry.tracker.read(), links(registry)) == before
     assert (candidate / "adapter_model.safetensors").is_file()
     assert registry.recover() == []
-    assert registry.tracker() == before[0]
+    assert registry.tracker.read() == before[0]
     assert registry.of_job(9) is None
     assert_consistent(registry)
 
@@ -427,7 +437,7 @@ def test_a_promotion_that_fails_leaves_everything_as_it_was(registry, older, fai
 
 
 def test_a_sound_version_verifies(registry):
-    folder = registry.versions_folder / promote(registry)
+    folder = registry.folders.folder / promote(registry)
 
     assert registry.verify("v0.1") == folder
     assert registry.verify("v0.1", BASE) == folder
@@ -436,7 +446,7 @@ def test_a_sound_version_verifies(registry):
 @pytest.mark.parametrize("harm", ["flip", "truncate", "lengthen", "delete", "empty", "folder"])
 @pytest.mark.parametrize("file", ["adapter_model.safetensors", "evaluation.json", "tokenizer/vocab.json"])
 def test_every_harm_to_every_file_is_found(registry, file, harm):
-    path = registry.versions_folder / promote(registry) / file
+    path = registry.folders.folder / promote(registry) / file
     content = path.read_bytes()
     if harm == "flip":
         flip(path)
@@ -454,7 +464,7 @@ def test_every_harm_to_every_file_is_found(registry, file, harm):
 
 
 def test_every_flipped_bit_in_a_manifest_is_found(registry):
-    path = registry.versions_folder / promote(registry) / MANIFEST
+    path = registry.folders.folder / promote(registry) / MANIFEST
     content = path.read_bytes()
 
     for position in range(len(content)):
@@ -469,8 +479,8 @@ def test_every_flipped_bit_in_a_manifest_is_found(registry):
 
 def test_a_whole_version_in_anothers_place_is_found(registry):
     promote(registry, 2)
-    shutil.rmtree(registry.versions_folder / "v0.2")
-    shutil.copytree(registry.versions_folder / "v0.1", registry.versions_folder / "v0.2")
+    shutil.rmtree(registry.folders.folder / "v0.2")
+    shutil.copytree(registry.folders.folder / "v0.1", registry.folders.folder / "v0.2")
 
     with pytest.raises(RegistryError, match="is that of another version"):
         registry.verify("v0.2", BASE)
@@ -491,7 +501,7 @@ def test_a_whole_version_in_anothers_place_is_found(registry):
     ],
 )
 def test_a_manifest_that_proves_nothing_is_refused(registry, content):
-    (registry.versions_folder / promote(registry) / MANIFEST).write_text(content)
+    (registry.folders.folder / promote(registry) / MANIFEST).write_text(content)
 
     with pytest.raises(RegistryError):
         registry.verify("v0.1", BASE)
@@ -720,7 +730,7 @@ def test_learning_goes_on_from_where_one_went_back_to(registry):
 
 def test_a_version_is_found_by_every_name_it_has(registry):
     promote(registry, 3)
-    registry.tag("v0.1", "good")
+    registry.tracker.tag("v0.1", "good")
 
     assert [registry.resolve(name) for name in ("v0.1", "good", "previous", "latest")] == [
         "v0.1",
@@ -734,9 +744,9 @@ def test_a_version_is_found_by_every_name_it_has(registry):
 def test_a_name_that_nothing_has_is_told(registry, name):
     # Given one version, and a folder beside it that the tracker does not know yet
     promote(registry)
-    shutil.copytree(registry.path("v0.1"), registry.versions_folder / "v0.2")
+    shutil.copytree(registry.path("v0.1"), registry.folders.folder / "v0.2")
 
-    for act in (registry.resolve, registry.describe, lambda name: registry.pin(name, pinned=True)):
+    for act in (registry.resolve, registry.describe, lambda name: registry.tracker.pin(name, pinned=True)):
         with pytest.raises(RegistryError, match="there is no version") as caught:
             act(name)
         assert caught.value.code == "no_such_version"
@@ -747,32 +757,32 @@ def test_a_pruned_version_has_no_name_any_more(registry):
     prune(registry, 2)
 
     with pytest.raises(RegistryError, match=r"there is no version v0\.1"):
-        registry.tag("v0.1", "good")
+        registry.tracker.tag("v0.1", "good")
 
 
 def test_a_tag_moves(registry):
     promote(registry, 3)
 
-    assert registry.tag("v0.1", "good") == "v0.1"
-    assert registry.tag("latest", "good") == "v0.3"
-    assert registry.tag("good", "best") == "v0.3"
-    assert registry.tag("v0.3", "good") == "v0.3"
+    assert registry.tracker.tag("v0.1", "good") == "v0.1"
+    assert registry.tracker.tag("latest", "good") == "v0.3"
+    assert registry.tracker.tag("good", "best") == "v0.3"
+    assert registry.tracker.tag("v0.3", "good") == "v0.3"
 
-    tags = {entry["version"]: entry.get("tags") for entry in registry.tracker()["checkpoints"]}
+    tags = {entry["version"]: entry.get("tags") for entry in registry.tracker.read()["checkpoints"]}
     assert tags == {"v0.1": [], "v0.2": None, "v0.3": ["best", "good"]}
 
 
 def test_a_tag_is_taken_away_from_the_version_that_has_it(registry):
     promote(registry, 2)
-    registry.tag("v0.1", "good")
-    registry.tag("v0.1", "old")
+    registry.tracker.tag("v0.1", "good")
+    registry.tracker.tag("v0.1", "old")
 
     with pytest.raises(RegistryError) as caught:
-        registry.untag("v0.2", "good")
+        registry.tracker.untag("v0.2", "good")
     assert caught.value.code == "no_such_tag"
-    assert registry.untag("good", "good") == "v0.1"
+    assert registry.tracker.untag("good", "good") == "v0.1"
 
-    assert registry.tracker()["checkpoints"][0]["tags"] == ["old"]
+    assert registry.tracker.read()["checkpoints"][0]["tags"] == ["old"]
 
 
 @pytest.mark.parametrize(
@@ -784,7 +794,7 @@ def test_what_cannot_be_a_tag_is_told(registry, tag):
     before = pointers(registry)
 
     with pytest.raises(ProtocolError) as caught:
-        registry.tag("v0.1", tag)
+        registry.tracker.tag("v0.1", tag)
 
     assert (caught.value.code, caught.value.status) == ("bad_tag", 400)
     assert pointers(registry) == before
@@ -793,14 +803,14 @@ def test_what_cannot_be_a_tag_is_told(registry, tag):
 @pytest.mark.parametrize("tag", ["good", "0", "v0.1-rc", "v1", "job-x", "a._-9", "latest2"])
 def test_what_can_be_a_tag(registry, tag):
     promote(registry)
-    registry.tag("v0.1", tag)
+    registry.tracker.tag("v0.1", tag)
 
     assert registry.resolve(tag) == "v0.1"
 
 
 def test_one_goes_back_to_a_tag(registry):
     promote(registry, 3)
-    registry.tag("v0.1", "good")
+    registry.tracker.tag("v0.1", "good")
 
     assert registry.rollback("good") == ("v0.1", "v0.3")
     assert registry.rollback("previous") == ("v0.3", "v0.1")
@@ -813,7 +823,7 @@ def test_a_version_is_described_whole(registry):
     files.write_json(candidate / "metadata.json", {"lorad": "0.1.0"})
     birth = PromotionRecord(job=3, parent="v0.2", base=BASE, description="learned d3")
     folder = registry.path(registry.promote(candidate, birth, NOON))
-    registry.tag("v0.3", "good")
+    registry.tracker.tag("v0.3", "good")
 
     found = registry.describe("good")
 
@@ -873,16 +883,16 @@ def test_without_metadata_the_rest_is_described(registry, content):
 def test_fields_that_lorad_does_not_know_survive_every_change(registry):
     # Given a tracker into which another tool has written
     promote(registry, 4)
-    tracker = registry.tracker() | {"owner": {"team": 5}}
+    tracker = registry.tracker.read() | {"owner": {"team": 5}}
     for entry in tracker["checkpoints"]:
         entry["f1_score"] = 0.86
     files.write_json(registry.folder / TRACKER, tracker)
 
     # When everything is done that changes the tracker
-    registry.pin("v0.2", pinned=True)
-    registry.pin("v0.2", pinned=False)
-    registry.tag("v0.3", "good")
-    registry.untag("v0.3", "good")
+    registry.tracker.pin("v0.2", pinned=True)
+    registry.tracker.pin("v0.2", pinned=False)
+    registry.tracker.tag("v0.3", "good")
+    registry.tracker.untag("v0.3", "good")
     registry.rollback("v0.3")
     registry.mark_corrupt("v0.4")
     assert promote(registry) == "v0.5"
@@ -890,7 +900,7 @@ def test_fields_that_lorad_does_not_know_survive_every_change(registry):
     registry.recover()
 
     # Then all of it is still there
-    after = registry.tracker()
+    after = registry.tracker.read()
     assert after["owner"] == {"team": 5}
     assert [entry.get("f1_score") for entry in after["checkpoints"]] == [0.86] * 4 + [None]
     assert states(registry)["v0.1"] == "pruned"
@@ -905,9 +915,9 @@ registry, number = Registry(Path(sys.argv[1])), int(sys.argv[2])
 print("ready", flush=True)
 sys.stdin.readline()
 for turn in range(3):
-    registry.tag("v0.%d" % (2 + (number + turn) % 3), "tag-%d-%d" % (number, turn))
-    registry.tag("v0.%d" % (2 + turn % 3), "shared")
-    registry.pin("v0.2", pinned=bool(turn % 2))
+    registry.tracker.tag("v0.%d" % (2 + (number + turn) % 3), "tag-%d-%d" % (number, turn))
+    registry.tracker.tag("v0.%d" % (2 + turn % 3), "shared")
+    registry.tracker.pin("v0.2", pinned=bool(turn % 2))
 """
 WRITERS = 50
 
@@ -916,7 +926,7 @@ def test_writers_in_many_processes_lose_nothing(registry):
     # Given versions of which only the first may be pruned, and fifty processes that wait for the same word
     promote(registry, 4)
     for version in ("v0.2", "v0.3", "v0.4"):
-        registry.tag(version, f"own-{version}")
+        registry.tracker.tag(version, f"own-{version}")
     command = [sys.executable, "-c", WRITER, str(registry.folder)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     writers = [subprocess.Popen([*command, str(number)], **pipes) for number in range(WRITERS)]
@@ -932,14 +942,14 @@ def test_writers_in_many_processes_lose_nothing(registry):
     while any(writer.poll() is None for writer in writers):
         registry.rollback()
         prune(registry, 1)
-        assert len(registry.tracker()["checkpoints"]) == 5
+        assert len(registry.tracker.read()["checkpoints"]) == 5
     for writer in writers:
         writer.communicate()
 
     # Then every tag is where it was put, and the contested one is on one version
     assert [writer.returncode for writer in writers] == [0] * WRITERS
     placed = sorted(
-        (tag, e["version"]) for e in registry.tracker()["checkpoints"] for tag in e.get("tags", ())
+        (tag, e["version"]) for e in registry.tracker.read()["checkpoints"] for tag in e.get("tags", ())
     )
     own = [(f"own-v0.{number}", f"v0.{number}") for number in (2, 3, 4)]
     theirs = [
@@ -1037,12 +1047,12 @@ def test_no_more_is_removed_than_must_be(ages, sizes, protected, keep, max_age_d
 
 def test_what_people_have_marked_is_never_pruned(registry):
     promote(registry, 6)
-    registry.pin("v0.1", pinned=True)
-    registry.tag("v0.3", "good")
+    registry.tracker.pin("v0.1", pinned=True)
+    registry.tracker.tag("v0.3", "good")
 
     assert prune(registry, 1) == ["v0.2", "v0.4"]
-    registry.pin("v0.1", pinned=False)
-    registry.untag("v0.3", "good")
+    registry.tracker.pin("v0.1", pinned=False)
+    registry.tracker.untag("v0.3", "good")
     assert prune(registry, 1) == ["v0.1", "v0.3"]
     assert_consistent(registry)
 
@@ -1176,7 +1186,7 @@ def test_a_rebuilt_tracker_still_knows_pruned_ancestors(registry):
 def test_a_first_start_makes_an_empty_track(registry):
     assert registry.recover() == []
 
-    assert registry.tracker() == {"latest": None, "previous": None, "checkpoints": []}
+    assert registry.tracker.read() == {"latest": None, "previous": None, "checkpoints": []}
     assert_consistent(registry)
 
 
@@ -1210,7 +1220,7 @@ def test_a_power_cut_in_any_step_of_promotion_ends_in_a_sound_state(registry, ol
         birth = PromotionRecord(job=older + 1, parent=registry.latest, base=BASE, description="learned")
         assert registry.promote(candidate, birth, NOON) == new
         if cut == "manifest":
-            (registry.versions_folder / new).rename(candidate)
+            (registry.folders.folder / new).rename(candidate)
             put_back(registry, tracker=tracker, links=old_links)
         elif cut == "renamed":
             put_back(registry, tracker=tracker, links=old_links)
@@ -1231,7 +1241,9 @@ def test_a_power_cut_in_any_step_of_promotion_ends_in_a_sound_state(registry, ol
     if is_there:
         assert registry.previous == old
     told = [sentence for sentence in done if "pointed at" not in sentence]
-    assert told == ([f"{new} was complete but not entered: it is now latest"] if cut == "renamed" else [])
+    assert told == (
+        [f"{new} was complete but not in the tracker: it is now latest"] if cut == "renamed" else []
+    )
     assert len(done) == {"renamed": 1, "tracker": 2 if older else 1, "one link": 1 if older else 0}.get(
         cut, 0
     )
@@ -1247,10 +1259,10 @@ def test_a_power_cut_in_any_step_of_promotion_ends_in_a_sound_state(registry, ol
 def test_a_version_without_a_manifest_is_no_version(registry):
     # Given a folder that somebody began to copy back
     promote(registry)
-    (registry.versions_folder / "v0.2").mkdir()
-    (registry.versions_folder / "v0.2" / "adapter_model.safetensors").write_bytes(b"half")
+    (registry.folders.folder / "v0.2").mkdir()
+    (registry.folders.folder / "v0.2" / "adapter_model.safetensors").write_bytes(b"half")
 
-    assert registry.recover() == ["v0.2 has no manifest and is put aside in damaged/"]
+    assert registry.recover() == ["v0.2 has no manifest and was moved to damaged/"]
 
     assert on_disk(registry) == ["v0.1"]
     assert registry.latest == "v0.1"
@@ -1259,7 +1271,7 @@ def test_a_version_without_a_manifest_is_no_version(registry):
 
 def test_when_latest_has_lost_its_manifest_previous_serves(registry):
     promote(registry, 2)
-    (registry.versions_folder / "v0.2" / MANIFEST).unlink()
+    (registry.folders.folder / "v0.2" / MANIFEST).unlink()
     registry.recover()
 
     assert registry.newest_intact(BASE) == "v0.1"
@@ -1280,7 +1292,7 @@ def test_a_power_cut_while_pruning_is_finished(registry, remains):
         kept.mkdir()
     elif remains != "whole":
         (kept / (MANIFEST if remains == "without manifest" else "adapter_model.safetensors")).unlink()
-    kept.rename(registry.versions_folder / "v0.1")
+    kept.rename(registry.folders.folder / "v0.1")
 
     registry.recover()
 
@@ -1309,7 +1321,7 @@ def test_a_damaged_tracker_is_rebuilt_from_the_versions(registry, content):
 
     done = registry.recover()
 
-    assert done == ["the tracker was damaged and is rebuilt from the versions, without pins and tags"]
+    assert done == ["the tracker was corrupt and was rebuilt from the versions, without pins and tags"]
     assert (registry.folder / f"{TRACKER}.damaged").read_bytes() == content
     assert (registry.latest, registry.previous) == ("v0.3", "v0.2")
     assert registry.lineage("v0.3") == ["v0.3", "v0.2", "v0.1"]
@@ -1343,7 +1355,7 @@ def test_a_lost_tracker_is_rebuilt_in_the_order_of_versions(registry):
 def test_a_damaged_version_does_not_stop_the_rebuilding(registry, damaged, content):
     promote(registry, 3)
     (registry.folder / TRACKER).unlink()
-    (registry.versions_folder / damaged / MANIFEST).write_text(content)
+    (registry.folders.folder / damaged / MANIFEST).write_text(content)
 
     registry.recover()
 
@@ -1379,10 +1391,10 @@ def test_a_folder_in_a_links_place_is_put_aside(registry):
 def test_every_flipped_bit_in_the_tracker_is_found_and_changes_nothing(registry):
     # Given three versions, one of them tagged, one gone back to
     promote(registry, 3)
-    registry.tag("v0.1", "good")
+    registry.tracker.tag("v0.1", "good")
     registry.rollback("v0.2")
     path = registry.folder / TRACKER
-    content, whole = path.read_bytes(), registry.tracker()
+    content, whole = path.read_bytes(), registry.tracker.read()
 
     for position in range(0, len(content), 5):
         damaged = bytearray(content)
@@ -1394,7 +1406,7 @@ def test_every_flipped_bit_in_the_tracker_is_found_and_changes_nothing(registry)
         assert pointers(registry)[1] == {"latest": "v0.2", "previous": "v0.3"}
         facts = [
             {k: v for k, v in e.items() if k in {"version", "job", "performance", "state"}}
-            for e in registry.tracker()["checkpoints"]
+            for e in registry.tracker.read()["checkpoints"]
         ]
         assert facts == [{k: e[k] for k in f} for e, f in zip(whole["checkpoints"], facts, strict=True)]
         assert registry.recover() == []
@@ -1402,9 +1414,9 @@ def test_every_flipped_bit_in_the_tracker_is_found_and_changes_nothing(registry)
 
 def test_marks_of_a_changed_tracker_are_kept_where_they_can_be(registry):
     promote(registry, 2)
-    registry.pin("v0.1", pinned=True)
-    registry.tag("v0.1", "good")
-    tracker = registry.tracker()
+    registry.tracker.pin("v0.1", pinned=True)
+    registry.tracker.tag("v0.1", "good")
+    tracker = registry.tracker.read()
     tracker["checkpoints"][0] |= {"description": "somebody else's", "owner": "me"}
     tracker["checkpoints"][1]["tags"] = ["no tag!", 5]
     tracker["checkpoints"].append({"version": "v0.9", "state": "intact"})
@@ -1412,7 +1424,7 @@ def test_marks_of_a_changed_tracker_are_kept_where_they_can_be(registry):
 
     registry.recover()
 
-    first, second = registry.tracker()["checkpoints"]
+    first, second = registry.tracker.read()["checkpoints"]
     assert first == first | {"description": "learned d1", "owner": "me", "pinned": True, "tags": ["good"]}
     assert second["tags"] == []
     assert registry.latest == "v0.2"
@@ -1463,10 +1475,10 @@ def test_a_link_to_nothing_is_removed(registry):
 
 def test_an_old_tracker_without_states_is_understood(registry):
     promote(registry, 2)
-    tracker = registry.tracker()
+    tracker = registry.tracker.read()
     for entry in tracker["checkpoints"]:
         del entry["state"]
-    registry._write(tracker)
+    registry.tracker.write(tracker)
 
     assert registry.newest_intact(BASE) == "v0.2"
     registry.mark_corrupt("v0.2")
@@ -1496,7 +1508,7 @@ def act(registry, action, number):
     elif action == "go back to":
         registry.rollback(choose(registry, number))
     elif action == "tag":
-        registry.tag(choose(registry, number), f"tag-{number % 3}")
+        registry.tracker.tag(choose(registry, number), f"tag-{number % 3}")
     elif action == "prune":
         prune(registry, 1 + number % 4)
     elif action == "restart":

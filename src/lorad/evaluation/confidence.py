@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version as installed
 from pathlib import Path
 
+import torch
+
 from lorad.errors import ConfigError, RegistryError
-from lorad.evaluation import metrics
 from lorad.evaluation.calibration import Asked, Reference, divide, draw, fit_temperature
 from lorad.models import adapter_stack, bases, hardware
 from lorad.records import Example
@@ -30,10 +31,10 @@ class Question:
 
 
 def find_questions(
-    memory: Memory, track: str, lineage: Sequence[str], held_out: Sequence[Example] = ()
+    memory: Memory, lineage: Sequence[str], held_out: Sequence[Example] = ()
 ) -> list[Question]:
     """Return what the version at the head of ``lineage`` must know, and those of ``held_out`` that it never saw."""
-    learned = [known.example for known in memory.learned(track, lineage)]
+    learned = [known.example for known in memory.learned(lineage)]
     asked = {example.input_id for example in learned}
     unseen = [example for example in held_out if example.input_id not in asked]
     return [
@@ -73,9 +74,8 @@ class CalibratedModel:
             done += more
             tell(done, len(rows))
 
-        ends = self._task.stop_tokens(tokenizer)
-        with self._deck.use(self.version) as model:
-            answers = metrics.confidences(model, [row for _, row in rows], ends, count)
+        with self._deck.use(self.version) as model, torch.inference_mode():
+            answers = self._task.confidences(model, tokenizer, [row for _, row in rows], count)
         return [
             Asked(id=question.example.id, source=question.source, confidence=confidence, right=right)
             for (question, _), (confidence, right) in zip(rows, answers, strict=True)
@@ -93,8 +93,8 @@ def measure(
     rows = tuple(row for row in asked if row.id not in ids)
     if not rows:
         raise ConfigError(
-            f"there is too little to ask {witness.version}: it takes two questions at least; name a file with questions "
-            "and answers that it was never taught with --on FILE",
+            f"there are too few questions for {witness.version}: at least two are needed; name a file of questions and "
+            "answers that it never learned with --on FILE",
             code="no_questions",
         )
     return Reference(
@@ -115,7 +115,7 @@ def measure_again(
     rows = tuple(witness.ask([question for question in questions if question.example.id in ids], tell))
     if not rows:
         raise RegistryError(
-            f"nothing of what {reference.version} was measured on is in memory any more; measure it anew with: "
+            f"none of the questions that {reference.version} was measured on are in memory any more; measure it again with: "
             f"lorad calibrate {reference.version} --force",
             code="nothing_to_compare",
         )

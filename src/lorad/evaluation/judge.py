@@ -23,7 +23,8 @@ class Check:
 
 def decide(evaluation: Evaluation, settings: JudgeSettings) -> Verdict:
     """Promote only a candidate that passes every check."""
-    checks = [check(evaluation, settings) for check in CHECKS] + _old_datasets(evaluation, settings)
+    found = [check(evaluation, settings) for check in CHECKS]
+    checks = [check for check in found if check is not None] + _old_datasets(evaluation, settings)
     return Verdict(
         promote=all(check.passed for check in checks),
         reasons=tuple(check.sentence if check.passed else f"failed: {check.sentence}" for check in checks),
@@ -34,12 +35,16 @@ def decide(evaluation: Evaluation, settings: JudgeSettings) -> Verdict:
 def drift(evaluation: Evaluation, settings: JudgeSettings) -> float:
     """Return how much of what perplexity may rise a version has used up: 0 is nothing, 1 all of it or more."""
     rise, limit = _rise(evaluation), settings.max_perplexity_rise
+    if rise is None:
+        return 0.0
     if not isfinite(rise) or rise >= limit:
         return 1.0
     return max(0.0, rise / limit)
 
 
-def _rise(evaluation: Evaluation) -> float:
+def _rise(evaluation: Evaluation) -> float | None:
+    if evaluation.perplexity is None or evaluation.perplexity_base is None:
+        return None
     return evaluation.perplexity / evaluation.perplexity_base - 1
 
 
@@ -71,7 +76,7 @@ def _merge(evaluation: Evaluation, settings: JudgeSettings) -> Check:
 def _new_recall(evaluation: Evaluation, settings: JudgeSettings) -> Check:
     new, before = evaluation.new, evaluation.new_before
     if not new.total:
-        return Check("new_recall", True, "nothing new was to be learned")
+        return Check("new_recall", True, "there was nothing new to learn")
     passed = new.recall >= settings.min_recall and (new.right > before.right or before.right == before.total)
     return Check(
         "new_recall",
@@ -106,12 +111,14 @@ def _significance(evaluation: Evaluation, settings: JudgeSettings) -> Check:
     return Check(
         "significance",
         not worse,
-        f"over all old examples {evaluation.broken} broke and {evaluation.mended} mended (exact McNemar p = {p:.3f})",
+        f"over all old examples {evaluation.broken} are newly wrong and {evaluation.mended} newly right (exact McNemar p = {p:.3f})",
     )
 
 
-def _perplexity(evaluation: Evaluation, settings: JudgeSettings) -> Check:
+def _perplexity(evaluation: Evaluation, settings: JudgeSettings) -> Check | None:
     rise = _rise(evaluation)
+    if rise is None:
+        return None
     return Check(
         "perplexity",
         rise <= settings.max_perplexity_rise,
@@ -120,15 +127,19 @@ def _perplexity(evaluation: Evaluation, settings: JudgeSettings) -> Check:
     )
 
 
-def _kl(evaluation: Evaluation, settings: JudgeSettings) -> Check:
+def _kl(evaluation: Evaluation, settings: JudgeSettings) -> Check | None:
+    if evaluation.kl_base is None:
+        return None
     return Check(
         "kl",
         evaluation.kl_base <= settings.max_kl,
-        f"general conversation is {evaluation.kl_base:.3f} nats a token from the base (at most {settings.max_kl:g})",
+        f"general conversation is {evaluation.kl_base:.3f} nats per token from the base (at most {settings.max_kl:g})",
     )
 
 
-def _degenerate(evaluation: Evaluation, settings: JudgeSettings) -> Check:
+def _degenerate(evaluation: Evaluation, settings: JudgeSettings) -> Check | None:
+    if evaluation.degenerate is None:
+        return None
     share = evaluation.degenerate / evaluation.sampled if evaluation.sampled else 0.0
     return Check(
         "degenerate",
@@ -146,7 +157,7 @@ def _truncation(evaluation: Evaluation, settings: JudgeSettings) -> Check:
     )
 
 
-CHECKS: tuple[Callable[[Evaluation, JudgeSettings], Check], ...] = (
+CHECKS: tuple[Callable[[Evaluation, JudgeSettings], Check | None], ...] = (
     _finite,
     _reload,
     _merge,
@@ -157,4 +168,4 @@ CHECKS: tuple[Callable[[Evaluation, JudgeSettings], Check], ...] = (
     _degenerate,
     _truncation,
 )
-"""Every check but those per old dataset, in the order in which they are told."""
+"""Every check but those per old dataset, in the order in which they are told; ``None`` where it does not apply."""

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ from peft import PeftModel
 from safetensors import SafetensorError
 
 from lorad.errors import RegistryError
+from lorad.models import heads
 from lorad.models.adapters import Adapter
 from lorad.models.bases import Base
 from lorad.models.hardware import passing_errors
-from lorad.models.peft_io import read_live, unwrap
+from lorad.models.peft_io import read_labels, read_live, unwrap
 
 
 class AdapterStack:
@@ -22,6 +24,7 @@ class AdapterStack:
         self.base = base
         self._peft: Any = None
         self.names: list[str] = []
+        self._labels: dict[str, tuple[str, ...]] = {}
 
     @property
     def model(self) -> Any:
@@ -41,6 +44,9 @@ class AdapterStack:
         self.names.append(name)
 
     def _read_in(self, name: str, folder: Path) -> None:
+        labels = read_labels(folder)
+        if labels:  # what PEFT copies and fills with this version's head
+            heads.build(self.base.model, self.base.head, labels)
         try:
             if self._peft is None:
                 self._peft = PeftModel.from_pretrained(self.base.model, str(folder), adapter_name=_slot(name))
@@ -49,6 +55,7 @@ class AdapterStack:
         except BaseException:
             self._take_out(name)
             raise
+        self._labels[name] = labels
 
     def _take_out(self, name: str) -> None:
         """Undo what was begun of an adapter: its layers stand in the base before its numbers are read."""
@@ -61,13 +68,14 @@ class AdapterStack:
 
     def read(self, name: str) -> Adapter:
         """Return an adapter as it lies in memory."""
-        return read_live(self._peft, _slot(name))
+        return replace(read_live(self._peft, _slot(name)), labels=self._labels[name])
 
     def drop(self, name: str) -> None:
         """Free an adapter's memory."""
         if name not in self.names:
             return
         self.names.remove(name)
+        self._labels.pop(name)
         if self.names:
             self._peft.set_adapter(_slot(self.names[0]))  # the one in use cannot be deleted quietly
             self._peft.delete_adapter(_slot(name))
@@ -87,6 +95,8 @@ class AdapterStack:
                 yield self._peft
         else:
             self._peft.set_adapter(_slot(name))
+            if self._labels[name]:
+                heads.name_outputs(self.base.model, self._labels[name])
             yield self._peft
 
 

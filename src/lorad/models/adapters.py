@@ -2,13 +2,14 @@
 
     W_t = W_0 + sum_i s_i B_i A_i
 
-An adapter is held as factors with the scale already in B, so that ``delta = B A`` and nothing else has to be known.
-Concatenating ranks adds deltas exactly; adding them into a weight happens once, in fp32, and is cast once. Weights that
+An adapter is held as factors with the scale already in B, so that ``delta = B A`` and nothing else has to be known; a
+classifier's also has its head, whole. Concatenating ranks adds deltas exactly, and of two heads the newer one counts; adding them into a weight happens once, in fp32, and is cast once. Weights that
 are quantised are never merged into: merge first, quantise once. What never lives here: files (``peft_io``).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -23,6 +24,10 @@ class Adapter:
     """A LoRA as factors: module name -> (A [rank, in], B [out, rank]), fp32, the scale already in B."""
 
     factors: dict[str, tuple[Tensor, Tensor]]
+    head: dict[str, Tensor] = field(default_factory=dict)
+    """All tensors of the head that was trained with it, by their names in the model; none for a base's own head."""
+    labels: tuple[str, ...] = ()
+    """What that head's outputs are, in order."""
 
     @property
     def rank(self) -> int:
@@ -36,18 +41,19 @@ class Adapter:
 
     def is_finite(self) -> bool:
         """Tell whether every number is finite."""
-        return all(bool(torch.isfinite(t).all()) for pair in self.factors.values() for t in pair)
+        numbers = chain(*self.factors.values(), self.head.values())
+        return all(bool(torch.isfinite(tensor).all()) for tensor in numbers)
 
 
 def concatenate(parent: Adapter | None, fresh: Adapter) -> Adapter:
-    """Return the adapter whose delta is the sum of both: ranks side by side, exact."""
+    """Return the adapter whose delta is the sum of both: ranks side by side, exact; with the fresh one's head."""
     if parent is None:
         return fresh
     factors = {}
     for name in sorted({*parent.factors, *fresh.factors}):
         parts = [adapter.factors[name] for adapter in (parent, fresh) if name in adapter.factors]
         factors[name] = (torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts], dim=1))
-    return Adapter(factors)
+    return replace(fresh, factors=factors)
 
 
 def consolidate(adapter: Adapter, rank: int) -> tuple[Adapter, float]:
@@ -67,12 +73,15 @@ def consolidate(adapter: Adapter, rank: int) -> tuple[Adapter, float]:
         factors[name] = ((root[:, None] * (vh[:kept] @ q_a.T)).float(), ((q_b @ u[:, :kept]) * root).float())
         lost += float((s[kept:] ** 2).sum())
         total += float((s**2).sum())
-    return Adapter(factors), (lost / total) ** 0.5 if total else 0.0
+    return replace(adapter, factors=factors), (lost / total) ** 0.5 if total else 0.0
 
 
 @torch.no_grad()
 def merge(model: nn.Module, adapter: Adapter) -> float:
-    """Add an adapter into a pristine model's weights in fp32, cast once; return the largest relative cast error."""
+    """Add an adapter into a pristine model's weights in fp32, cast once; return the largest relative cast error.
+
+    Its head is not put in: that is replaced whole (``heads.put``).
+    """
     worst = 0.0
     for name, (a, b) in adapter.factors.items():
         weight = linear(model, name).weight
@@ -87,15 +96,15 @@ def difference(one: Adapter, other: Adapter) -> float:
 
     Both are compared at the rank that they are written with: rows of zeros change nothing.
     """
-    if one.factors.keys() != other.factors.keys():
+    if (one.factors.keys(), one.head.keys()) != (other.factors.keys(), other.head.keys()):
         return math.inf
-    worst, rank = 0.0, max(one.rank, other.rank)
+    rank = max(one.rank, other.rank)
+    pairs = [(tensor, other.head[name]) for name, tensor in one.head.items()]
     for name, pair in one.factors.items():
-        for mine, theirs in zip(padded(pair, rank), padded(other.factors[name], rank), strict=True):
-            if mine.shape != theirs.shape:
-                return math.inf
-            worst = max(worst, float((mine - theirs).abs().max()))
-    return worst
+        pairs += zip(padded(pair, rank), padded(other.factors[name], rank), strict=True)
+    if any(mine.shape != theirs.shape for mine, theirs in pairs):
+        return math.inf
+    return max((float((mine - theirs).abs().max()) for mine, theirs in pairs), default=0.0)
 
 
 def check_fit(adapter: Adapter, model: Any) -> None:
@@ -139,7 +148,7 @@ def subtract(tensors: dict[str, Tensor], base: nn.Module, rank: int) -> tuple[Ad
     ours = base.state_dict()
     if strange := sorted(name for name in tensors.keys() - ours.keys() if not HARMLESS.search(name)):
         raise RegistryError(
-            f"the model has {strange[0]}, which its base has not; add it as a base of its own with: lorad base add",
+            f"the model has {strange[0]}, which its base lacks; add it as a base of its own with: lorad base add",
             code="wrong_base",
         )
     for name, weight in ours.items():
@@ -159,7 +168,7 @@ def subtract(tensors: dict[str, Tensor], base: nn.Module, rank: int) -> tuple[Ad
             or name == "lm_head.weight"
         ):
             raise RegistryError(
-                f"the model differs from its base in {name}, which no LoRA of lorad's can hold; add it as a base "
+                f"the model differs from its base in {name}, which no LoRA adapter can represent; add it as a base "
                 "of its own with: lorad base add",
                 code="not_a_lora",
             )

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
+    AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -24,8 +27,9 @@ from transformers import (
 from lorad.errors import ConfigError, TransientError
 from lorad.models import base_source
 from lorad.models.hardware import DTYPES, first_line, machine, passing_errors
+from lorad.models.heads import CAUSAL, Head
 from lorad.records import ModelShape, digest
-from lorad.storage import files
+from lorad.storage import files, targets
 
 HARMLESS = re.compile(r"rotary_emb\.inv_freq$|(^|\.)position_ids$")
 """Tensors that older programs stored, and that follow from config.json."""
@@ -52,6 +56,7 @@ class Base:
     model: Any
     tokenizer: Any
     fingerprint: str
+    head: Head = CAUSAL
 
     @property
     def parameters(self) -> int:
@@ -74,7 +79,7 @@ def store_base(
     _check_place(named, target)
     if objection := base_source.objection(source) if gguf_file is None else base_source.unreadable(named):
         raise ConfigError(objection, code="no_model")
-    with files.beside(target) as scratch:
+    with targets.beside(target) as scratch:
         made = scratch / "made"
         made.mkdir()
         (make or make_base)(source, made, gguf_file)
@@ -85,23 +90,26 @@ def store_base(
         files.sync_tree(made)
         if (target / FINGERPRINT).is_file():
             files.remove(target)
-        files.put(made, target)
+        targets.put(made, target)
     return str(fingerprint["fingerprint"])
 
 
 def _check_place(source: Path, target: Path) -> None:
     if not (target / FINGERPRINT).is_file():
-        files.check_new(target)
+        targets.check_new(target)
     own, theirs = target.resolve(), source.resolve()
     if own.is_relative_to(theirs) or theirs.is_relative_to(own):
         raise ConfigError(
-            f"{source} and {target} lie in one another; add a base from a folder of its own",
+            f"{source} and {target} contain one another; add a base from another folder",
             code="bad_target",
         )
 
 
-def make_base(source: Path, target: Path, gguf_file: str | None = None) -> None:
-    """Load what another program saved and save it as lorad keeps it; no code of the model's own is ever run."""
+def make_base(source: Path, target: Path, gguf_file: str | None = None, head: Head = CAUSAL) -> None:
+    """Load what another program saved and save it as lorad keeps it; no code of the model's own is ever run.
+
+    Under a head that is not causal it is kept as the class that its config.json names: an encoder, say.
+    """
     named = source / (gguf_file or "")
     loading: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     model_loading: dict[str, Any] = {"dtype": torch.bfloat16, "use_safetensors": True}
@@ -111,7 +119,8 @@ def make_base(source: Path, target: Path, gguf_file: str | None = None) -> None:
         model_loading = {"dtype": torch.bfloat16, "quantization_config": GgufConfig(dequantize=True)}
     try:
         with passing_errors(f"loading {source.name}"):
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            kind = AutoModelForCausalLM if head is CAUSAL else _own_class(source)
+            loaded: Any = kind.from_pretrained(
                 str(source), **loading, **model_loading, output_loading_info=True
             )
             model, told = loaded
@@ -145,6 +154,12 @@ def make_base(source: Path, target: Path, gguf_file: str | None = None) -> None:
             "smaller); add the tokenizer that it was trained with",
             code="no_model",
         )
+
+
+def _own_class(source: Path) -> Any:
+    config = AutoConfig.from_pretrained(str(source), local_files_only=True, trust_remote_code=False)
+    named = (config.architectures or ("AutoModel",))[0]
+    return getattr(transformers, named, AutoModel)
 
 
 def _keep_own_tokenizer(source: Path, target: Path) -> None:
@@ -221,7 +236,7 @@ def _read_fingerprint(folder: Path) -> dict[str, Any]:
 
 def _damaged_base(folder: Path, changed: list[str]) -> ConfigError:
     return ConfigError(
-        f"the base model in {folder} is not what was added: {', '.join(changed)} has changed; put the folder back "
+        f"the base model in {folder} is not what was added: {', '.join(changed)} has changed; restore the folder "
         f"from a backup, or: lorad base add SOURCE --name {folder.name}",
         code="base_damaged",
         files=changed,
@@ -239,22 +254,23 @@ def verify_base(folder: Path) -> str:
     return str(found["fingerprint"])
 
 
-def load_base(folder: Path, dtype: torch.dtype, device: str = "cpu") -> Base:
-    """Load a base model that ``store_base`` made."""
+def load_base(folder: Path, dtype: torch.dtype, device: str = "cpu", head: Head = CAUSAL) -> Base:
+    """Load a base model that ``store_base`` made, with a head on it; what versions bring of it is not there yet."""
     fingerprint = read_fingerprint(folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, local_files_only=True)
+        model = head.loads.from_pretrained(str(folder), dtype=dtype, local_files_only=True)
         tokenizer = load_tokenizer(folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(
             f"the base model in {folder} cannot be loaded: {error}", code="base_damaged"
         ) from error
     # a repetition penalty or forbidden tokens of the base's own would change what is served, and no test would see it
-    model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
+    if model.can_generate():
+        model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
     nn.Module.to(model, device)
     model.requires_grad_(False)
     model.train(mode=False)
-    return Base(model, tokenizer, fingerprint)
+    return Base(model, tokenizer, fingerprint, head)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -278,7 +294,7 @@ def shape(folder: Path) -> ModelShape:
         parameters = sum(_parameters(path) for path in folder.glob("*.safetensors"))
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(
-            f"the base model in {folder} cannot be read: {error}; lorad base add it again",
+            f"the base model in {folder} cannot be read: {error}; add it again with: lorad base add",
             code="base_damaged",
         ) from error
     return ModelShape(
@@ -295,10 +311,10 @@ def _parameters(path: Path) -> int:
         return sum(math.prod(handle.get_slice(name).get_shape()) for name in handle.keys())  # noqa: SIM118 - not a mapping
 
 
-def load_to_answer(folder: Path, device: str, dtype: str) -> Base:
+def load_to_answer(folder: Path, device: str, dtype: str, head: Head = CAUSAL) -> Base:
     """Return a base model on the device that ``engine.device`` asks for, in ``training.dtype``: what was judged serves.
 
     Where that is ``auto``, in the precision that pays there.
     """
     found = machine(device)
-    return load_base(folder, DTYPES[found.precision if dtype == "auto" else dtype], found.device)
+    return load_base(folder, DTYPES[found.precision if dtype == "auto" else dtype], found.device, head)

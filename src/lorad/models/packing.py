@@ -1,6 +1,6 @@
 """Many rows in one sequence that do not see each other, with the positions that predict their answers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -75,7 +75,7 @@ def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
-def divide(rows: Sequence[Encoded], most_tokens: int) -> Iterator[list[int]]:
+def divide(rows: Sequence[Sized], most_tokens: int) -> Iterator[list[int]]:
     """Split rows, longest together, into packs of at most ``most_tokens`` (or one row); yield their numbers."""
     group: list[int] = []
     used = 0

@@ -8,14 +8,15 @@ import json
 import math
 import pickle
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import get_pattern_key
+from peft.utils.other import ModulesToSaveWrapper, get_pattern_key
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -25,10 +26,11 @@ from transformers import (
 )
 
 from lorad.errors import RegistryError, TransientError
-from lorad.models import base_source
+from lorad.models import base_source, heads
 from lorad.models.adapters import Adapter, linear, padded, tied
 from lorad.models.bases import HARMLESS
 from lorad.models.hardware import first_line, passing_errors
+from lorad.models.heads import CAUSAL, Head
 from lorad.storage import files
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -37,42 +39,56 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 PREFIX = "base_model.model."
 
 
-def add_lora(model: Any, rank: int, alpha: int) -> Any:
-    """Wrap a frozen model with a fresh fp32 LoRA on all linear layers but the head."""
+#: What an adapter's labels are called in the header of its tensors: PEFT's configuration has no place for them.
+_LABELS = "labels"
+
+
+def add_lora(model: Any, rank: int, alpha: int, head: Head = CAUSAL) -> Any:
+    """Wrap a frozen model with a fresh fp32 LoRA on all linear layers but the head, and with a head that learns too."""
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         target_modules="all-linear",
         lora_dropout=0.0,
         bias="none",
-        task_type="CAUSAL_LM",
+        task_type=head.task_type,
+        modules_to_save=heads.parts(model, head) or None,
     )
     return get_peft_model(model, config)
 
 
 def read_live(model: Any, adapter: str = "default") -> Adapter:
-    """Return an adapter of a PEFT model in memory, copied, with its scale folded in."""
-    factors = {}
+    """Return an adapter of a PEFT model in memory, copied, with its scale folded in; its labels are the model's."""
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    head: dict[str, Tensor] = {}
     for name, module in model.named_modules():
+        if isinstance(module, ModulesToSaveWrapper) and adapter in module.modules_to_save:
+            trained = module.modules_to_save[adapter].state_dict()
+            head |= {f"{name.removeprefix(PREFIX)}.{key}": _kept(value) for key, value in trained.items()}
         if hasattr(module, "lora_A") and adapter in module.lora_A:
             a = module.lora_A[adapter].weight.detach().float().cpu().clone()
             b = module.lora_B[adapter].weight.detach().float().cpu() * module.scaling[adapter]
             factors[name.removeprefix(PREFIX)] = (a, b)
-    return Adapter(factors)
+    return Adapter(factors, head, tuple(model.config.id2label.values()) if head else ())
 
 
-def write_adapter(adapter: Adapter, folder: Path, base_name: str) -> None:
-    """Write a standard PEFT adapter (scale 1) for the pristine base."""
+def _kept(tensor: Tensor) -> Tensor:
+    return tensor.detach().float().cpu().clone()
+
+
+def write_adapter(adapter: Adapter, folder: Path, base_name: str, head: Head = CAUSAL) -> None:
+    """Write a standard PEFT adapter (scale 1) for the pristine base with this head."""
     rank = adapter.rank
     tensors = {}
     for name, pair in adapter.factors.items():
         a, b = padded(pair, rank)
         tensors[f"{PREFIX}{name}.lora_A.weight"] = a.contiguous()
         tensors[f"{PREFIX}{name}.lora_B.weight"] = b.contiguous()
+    tensors |= {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in adapter.head.items()}
     files.make_folder(folder)
     config = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": head.task_type,
         "base_model_name_or_path": base_name,
         "r": rank,
         "lora_alpha": rank,
@@ -82,8 +98,12 @@ def write_adapter(adapter: Adapter, folder: Path, base_name: str) -> None:
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
+    told = {"format": "pt"}
+    if adapter.head:
+        config["modules_to_save"] = sorted({name.partition(".")[0] for name in adapter.head})
+        told[_LABELS] = json.dumps(adapter.labels)
     files.write_json(folder / ADAPTER_FILES[0], config)
-    files.write_bytes(folder / ADAPTER_FILES[1], save(tensors, metadata={"format": "pt"}))
+    files.write_bytes(folder / ADAPTER_FILES[1], save(tensors, metadata=told))
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -91,7 +111,7 @@ def read_adapter(folder: Path) -> Adapter:
     try:
         config = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
         tensors = load_file(folder / ADAPTER_FILES[1])
-        return fold(tensors, config, folder)
+        return replace(fold(tensors, config, folder), labels=read_labels(folder))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise RegistryError(
             f"the adapter in {folder} cannot be read: {error}", code="adapter_damaged"
@@ -102,7 +122,19 @@ def fold(tensors: dict[str, Tensor], config: dict[str, Any], folder: Path) -> Ad
     """Return a PEFT LoRA's tensors as an adapter with the scale folded in."""
     if config.get("peft_type") != "LORA" or config.get("use_dora"):
         raise RegistryError(f"the adapter in {folder} is not a plain LoRA", code="adapter_kind")
-    return Adapter(dict(_fold(tensors, config, folder)))
+    head = {name.removeprefix(PREFIX): t.float() for name, t in tensors.items() if _is_of_head(name, config)}
+    return Adapter(dict(_fold(tensors, config, folder)), head)
+
+
+def _is_of_head(name: str, config: Mapping[str, Any]) -> bool:
+    parts = config.get("modules_to_save") or ()
+    return name.removeprefix(PREFIX).startswith(tuple(f"{part}." for part in parts))
+
+
+def read_labels(folder: Path) -> tuple[str, ...]:
+    """Return the labels of an adapter's head, from the header alone; none where the base's own head stands."""
+    with safe_open(folder / ADAPTER_FILES[1], framework="pt") as handle:
+        return tuple(json.loads((handle.metadata() or {}).get(_LABELS, "[]")))
 
 
 @contextlib.contextmanager
@@ -240,6 +272,7 @@ def check_adapter(folder: Path, model: nn.Module) -> None:
         raise RegistryError(
             f"the adapter in {folder} cannot be read: {error}", code="adapter_damaged", version=folder.name
         ) from error
+    head = {name: shapes.pop(name) for name in list(shapes) if _is_of_head(name, config)}
     modules = {name.removeprefix(PREFIX).rpartition(".lora_")[0] for name in shapes}
     for told, is_so in {
         "is not a plain LoRA": kind == ("LORA", False, False),
@@ -266,9 +299,28 @@ def check_adapter(folder: Path, model: nn.Module) -> None:
             )
         if found != expected:
             raise RegistryError(
-                f"the adapter of {folder.name} says rank {rank}, its weights do not",
+                f"the adapter of {folder.name} has rank {rank} in its configuration, and another in its weights",
                 code="adapter_config",
                 version=folder.name,
+            )
+    _check_head(folder.name, model, {name.removeprefix(PREFIX): shape for name, shape in head.items()})
+
+
+def _check_head(version: str, model: nn.Module, shapes: Mapping[str, list[int]]) -> None:
+    """Compare a version's head with the base's: the same tensors, of as many inputs."""
+    for part in {name.partition(".")[0] for name in shapes}:
+        own = getattr(model, part, None)
+        own = getattr(own, "original_module", own)
+        held = {name: shape for name, shape in shapes.items() if name.startswith(f"{part}.")}
+        fits = isinstance(own, nn.Module) and (
+            {f"{part}.{name}": list(tensor.shape[1:]) for name, tensor in own.state_dict().items()}
+            == {name: shape[1:] for name, shape in held.items()}
+        )
+        if not fits:
+            raise RegistryError(
+                f"the head {part} of {version} does not fit this base model",
+                code="wrong_base",
+                version=version,
             )
 
 
@@ -304,8 +356,10 @@ def _of_layer(config: dict[str, Any], key: str, name: str, otherwise: Any) -> An
 
 def unwrap(model: Any) -> None:
     """Put a base's own layers back in the place of PEFT's."""
-    layers = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)]
-    for path, layer in layers:
-        model.set_submodule(path, layer.get_base_layer())
+    for path, layer in list(model.named_modules()):
+        if isinstance(layer, BaseTunerLayer):
+            model.set_submodule(path, layer.get_base_layer())
+        elif isinstance(layer, ModulesToSaveWrapper):
+            model.set_submodule(path, layer.original_module)
     if hasattr(model, "peft_config"):
         del model.peft_config

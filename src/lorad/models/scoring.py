@@ -1,18 +1,17 @@
-"""Teacher-forced passes. Many rows in one sequence, scores for the answers alone.
+"""What a model says at the places where rows have something to predict, and how good that is.
 
-What lives here: packing rows so that nothing is computed twice or for nothing, and grading them. What never
-does: optimizers, deciding what to train.
+What lives here: the outputs of a teacher-forced pass, loss and grades by cross entropy, and such a pass of a causal
+model. What never does: optimizers, deciding what to train, which rows a task has (``tasks``).
 
-The rows of a pack share their longest common prefix (the template's head, the system prompt), which is
-computed once; the rest of the rows follow one another without padding, each seeing the prefix and itself
-(a four-dimensional attention mask) at positions that restart behind the prefix. Logits are computed only
-where an answer token is predicted. Same numbers as one padded row at a time; a test holds that.
-
-A short answer is *recalled* when each of its tokens, the end token included, is the most likely one given
-the question and the answer so far: the same as greedy decoding giving exactly that answer.
+The rows of a causal pack share their longest common prefix (the template's head, the system prompt), which is computed
+once; the rest of the rows follow one another without padding, each seeing the prefix and itself (a four-dimensional
+attention mask) at positions that restart behind the prefix. Logits are computed only where an answer token is predicted.
+Same numbers as one padded row at a time; a test holds that.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import exp
 from typing import Any
 
 import torch
@@ -22,9 +21,65 @@ from torch.nn import functional
 from lorad.models.packing import Pack, divide, pack
 from lorad.records import Encoded
 
+UNKNOWN = -1
+"""The target of a row whose label this model has no output for: it cannot be right."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """What a model says of some rows: M predictions, each among C classes (tokens of a vocabulary, labels)."""
+
+    logits: Tensor
+    """[M, C], on the model's device, with its gradient where one is wanted."""
+    targets: Tensor
+    """[M] int64, on the CPU: the right class of each, or ``UNKNOWN``."""
+    owners: Tensor
+    """[M] int64, on the CPU: which row each prediction belongs to, in order."""
+    rows: int
+    guests: Tensor | None = None
+    """[G, C]: the same at every position of the guests, in their order."""
+
+
+def loss_sum(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the summed cross entropy in nats over predictions [M], in fp32."""
+    return functional.cross_entropy(logits.float(), targets.to(logits.device), reduction="sum")
+
+
+def grade(outputs: Outputs) -> list[bool]:
+    """Tell for every row whether each of its predictions is the right class.
+
+    Of a causal model's answer, the end token included, this is the same as greedy decoding giving exactly that answer.
+    """
+    wrong = outputs.logits.detach().argmax(-1).cpu() != outputs.targets
+    missed = torch.zeros(outputs.rows, dtype=torch.bool)
+    missed[outputs.owners[wrong]] = True
+    return [not bool(m) for m in missed]
+
+
+def log_probabilities(outputs: Outputs) -> list[float]:
+    """Return the log probability of every row's targets together, in nats."""
+    logits, targets = outputs.logits.float(), outputs.targets
+    surprise = functional.cross_entropy(
+        logits, targets.to(logits.device), reduction="none", ignore_index=UNKNOWN
+    ).cpu()
+    return _by_row(outputs, -surprise.masked_fill(targets == UNKNOWN, torch.inf))
+
+
+def confidences(outputs: Outputs) -> list[tuple[float, bool]]:
+    """Return how sure the likeliest classes of every row together are, as a probability, and whether they are right."""
+    surest = functional.log_softmax(outputs.logits.float(), -1).max(-1).values.cpu()
+    sums = _by_row(outputs, surest)
+    return [(exp(likely), right) for likely, right in zip(sums, grade(outputs), strict=True)]
+
+
+def _by_row(outputs: Outputs, values: Tensor) -> list[float]:
+    sums = torch.zeros(outputs.rows, dtype=torch.float64)
+    added: list[float] = sums.index_add_(0, outputs.owners, values.double()).tolist()
+    return added
+
 
 def answer_logits(model: Any, packed: Pack) -> Tensor:
-    """Return the logits [M, vocabulary] that predict the answer tokens of a pack."""
+    """Return the logits [M, vocabulary] with which a causal model predicts the answer tokens of a pack."""
     device, dtype = model.device, model.dtype
     hidden = torch.zeros(packed.visible.shape, dtype=dtype).masked_fill(
         ~packed.visible, torch.finfo(dtype).min
@@ -40,38 +95,23 @@ def answer_logits(model: Any, packed: Pack) -> Tensor:
     return logits
 
 
-def loss_sum(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the summed cross entropy in nats over answer tokens [M], in fp32."""
-    return functional.cross_entropy(logits.float(), targets.to(logits.device), reduction="sum")
-
-
-def grade(logits: Tensor, packed: Pack) -> list[bool]:
-    """Tell for every row of a pack whether its answer is recalled."""
-    wrong = logits.detach().argmax(-1).cpu() != packed.targets
-    missed = torch.zeros(packed.rows, dtype=torch.bool)
-    missed[packed.owners[wrong]] = True
-    return [not bool(m) for m in missed]
-
-
-@torch.inference_mode()
-def recalled(model: Any, rows: Sequence[Encoded], most_tokens: int = 1024) -> list[bool]:
-    """Test every row with one pass; the model's mode is left as it was."""
-    results = [False] * len(rows)
-    for numbers in divide(rows, most_tokens):
-        packed = pack([rows[number] for number in numbers])
-        for number, right in zip(numbers, grade(answer_logits(model, packed), packed), strict=True):
-            results[number] = right
-    return results
+def causal_outputs(model: Any, rows: Sequence[Encoded], guests: Sequence[Encoded] = ()) -> Outputs:
+    """Return what a causal model says of rows' answers, all in one pass, and of guests that see only themselves."""
+    packed = pack(rows, guests)
+    logits = answer_logits(model, packed)
+    cut = int((packed.owners < len(rows)).sum())  # answers come first in a pack
+    return Outputs(
+        logits=logits[:cut],
+        targets=packed.targets[:cut],
+        owners=packed.owners[:cut],
+        rows=len(rows),
+        guests=logits[cut:] if guests else None,
+    )
 
 
 @torch.inference_mode()
 def score(model: Any, rows: Sequence[Encoded], most_tokens: int = 1024) -> Iterator[tuple[int, bool, float]]:
-    """Test rows pack by pack; yield each one's number, whether it is recalled, and its answer's log probability."""
+    """Test answers pack by pack; yield each one's number, whether it is recalled, and its log probability."""
     for numbers in divide(rows, most_tokens):
-        packed = pack([rows[number] for number in numbers])
-        logits = answer_logits(model, packed).float()
-        surprise = functional.cross_entropy(logits, packed.targets.to(logits.device), reduction="none").cpu()
-        likely = torch.zeros(packed.rows, dtype=torch.float64).index_add_(
-            0, packed.owners, -surprise.double()
-        )
-        yield from zip(numbers, grade(logits, packed), likely.tolist(), strict=True)
+        outputs = causal_outputs(model, [rows[number] for number in numbers])
+        yield from zip(numbers, grade(outputs), log_probabilities(outputs), strict=True)

@@ -1,7 +1,7 @@
 """Speaking to a running daemon through its Unix socket.
 
-What lives here: one method per answer of the API, and the reading of a streamed answer. What never does:
-starting a daemon, printing, judging what an answer means.
+What lives here: one method per answer of the API, which returns the record that the daemon made, and the reading of a
+streamed answer. What never does: starting a daemon, printing, judging what an answer means.
 
 The standard library speaks enough HTTP for a socket on the same machine. httpx would read nicer and costs
 0.2 s to import, which is more than everything else that ``lorad status`` does.
@@ -11,18 +11,39 @@ import contextlib
 import http.client
 import json
 import socket
-import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from lorad.errors import ConfigError, ProtocolError, TransientError
+from lorad.home import check_socket_path
+from lorad.records import Job
+from lorad.serving.answers import (
+    Datasets,
+    Difference,
+    Events,
+    ExamplesPage,
+    Explanation,
+    Forgotten,
+    Jobs,
+    JobWithFile,
+    Pause,
+    Pinned,
+    Pruned,
+    ResumedJob,
+    RetentionMatrix,
+    Roles,
+    Status,
+    Tagged,
+    VersionPapers,
+    Versions,
+)
+from lorad.serving.completions import Completion, CompletionChunk, Failure
+from lorad.serving.record_json import RecordError, read
 
+T = TypeVar("T")
 Messages = Sequence[Mapping[str, Any]]
-
-LONGEST_PATH = 103 if sys.platform == "darwin" else 107
-"""Bytes that the system allows in the address of a Unix socket."""
 
 ANSWER_SECONDS = 30.0
 """Any answer that no model has to think about comes within this."""
@@ -48,7 +69,7 @@ class UnixConnection(http.client.HTTPConnection):
 class Answer(Iterator[str]):
     """A streamed answer: its text piece by piece, exactly, and behind the last piece why it ended."""
 
-    def __init__(self, events: Generator[dict[str, Any], None, None]) -> None:
+    def __init__(self, events: Generator[CompletionChunk, None, None]) -> None:
         self._events = events
         self.finish_reason: str | None = None
         """``stop`` for a whole answer, ``length`` for one that was cut; ``None`` before it has ended."""
@@ -57,12 +78,12 @@ class Answer(Iterator[str]):
 
     def __next__(self) -> str:
         for event in self._events:
-            if usage := event.get("usage"):
-                self.tokens = usage.get("completion_tokens")
-            for choice in event.get("choices", ()):
-                self.finish_reason = choice.get("finish_reason") or self.finish_reason
-                if text := choice.get("delta", {}).get("content"):
-                    return str(text)
+            if event.usage:
+                self.tokens = event.usage.completion_tokens
+            for choice in event.choices:
+                self.finish_reason = choice.finish_reason or self.finish_reason
+                if text := choice.delta.get("content"):
+                    return text
         raise StopIteration
 
     def close(self) -> None:
@@ -74,12 +95,7 @@ class Client:
     """The API of one running daemon."""
 
     def __init__(self, path: Path, home: Path | None = None) -> None:
-        if len(bytes(path)) > LONGEST_PATH:
-            raise ConfigError(
-                f"the socket's path {path} has {len(bytes(path))} bytes, and this system allows {LONGEST_PATH}; "
-                "choose a shorter one with: --set server.socket=/run/lorad/lorad.sock",
-                code="socket_path_too_long",
-            )
+        check_socket_path(path)
         self._path = path
         self._home = home or path.parent
 
@@ -105,20 +121,24 @@ class Client:
         with self._exchange(method, path, body, timeout, query) as response:
             return _parse(response.read())
 
+    def _ask(self, kind: type[T], method: str, path: str, body: Any = None, **options: Any) -> T:
+        """Ask once and return the answer as a record."""
+        return _record(kind, self.call(method, path, body, **options))
+
     def stream_chat(self, messages: Messages, model: str = "chat", **options: Any) -> "Answer":
         """Return an answer to iterate over as it is generated; closing it ends the generation."""
         body = {"model": model, "messages": list(messages), "stream": True, **_given(options)}
         body["stream_options"] = {"include_usage": True}
         return Answer(self._events("POST", "/v1/chat/completions", body))
 
-    def _events(self, method: str, path: str, body: Any) -> Generator[dict[str, Any], None, None]:
+    def _events(self, method: str, path: str, body: Any) -> Generator[CompletionChunk, None, None]:
         with self._exchange(method, path, body, TOKEN_SECONDS) as response:
             yield from _events_of(response)
 
-    def chat(self, messages: Messages, model: str = "chat", **options: Any) -> dict[str, Any]:
+    def chat(self, messages: Messages, model: str = "chat", **options: Any) -> Completion:
         """Return a whole answer in OpenAI's form."""
         body = {"model": model, "messages": list(messages), **_given(options)}
-        return dict(self.call("POST", "/v1/chat/completions", body, timeout=TOKEN_SECONDS))
+        return self._ask(Completion, "POST", "/v1/chat/completions", body, timeout=TOKEN_SECONDS)
 
     @contextlib.contextmanager
     def _exchange(
@@ -156,106 +176,113 @@ class Client:
             ) from None
         except OSError as error:
             raise TransientError(
-                f"the socket {self._path} does not take calls: {error}", code="no_connection"
+                f"the socket {self._path} cannot be connected to: {error}", code="no_connection"
             ) from None
 
     # -- the API
 
-    def status(self) -> Any:
+    def status(self) -> Status:
         """Return the snapshot that ``status`` and the monitor show."""
-        return self.call("GET", "/api/status")
+        return self._ask(Status, "GET", "/api/status")
 
-    def jobs(self) -> Any:
+    def jobs(self) -> Jobs:
         """Return the jobs, newest first."""
-        return self.call("GET", "/api/jobs")
+        return self._ask(Jobs, "GET", "/api/jobs")
 
-    def job(self, job: int) -> Any:
+    def job(self, job: int) -> JobWithFile:
         """Return one job."""
-        return self.call("GET", f"/api/jobs/{job}")
+        return self._ask(JobWithFile, "GET", f"/api/jobs/{job}")
 
-    def retry(self, job: int, *, force: bool = False, settings: Mapping[str, Any] | None = None) -> Any:
+    def retry(self, job: int, *, force: bool = False, settings: Mapping[str, Any] | None = None) -> Job:
         """Queue a job again, perhaps by force or with other settings."""
-        return self.call("POST", f"/api/jobs/{job}/retry", {"force": force, "settings": dict(settings or {})})
+        body = {"force": force, "settings": dict(settings or {})}
+        return self._ask(Job, "POST", f"/api/jobs/{job}/retry", body)
 
-    def resume_job(self, job: int, checkpoint: str | None = None) -> Any:
+    def resume_job(self, job: int, checkpoint: str | None = None) -> ResumedJob:
         """Queue a job again, to go on behind its newest complete checkpoint or the one named."""
-        return self.call("POST", f"/api/jobs/{job}/resume", {"checkpoint": checkpoint})
+        return self._ask(ResumedJob, "POST", f"/api/jobs/{job}/resume", {"checkpoint": checkpoint})
 
-    def cancel(self, job: int) -> Any:
+    def cancel(self, job: int) -> Job:
         """Take a job out of the queue or end its session."""
-        return self.call("POST", f"/api/jobs/{job}/cancel", {})
+        return self._ask(Job, "POST", f"/api/jobs/{job}/cancel", {})
 
-    def pause(self) -> Any:
+    def pause(self) -> Pause:
         """Start no more sessions."""
-        return self.call("POST", "/api/pause", {})
+        return self._ask(Pause, "POST", "/api/pause", {})
 
-    def resume(self) -> Any:
+    def resume(self) -> Pause:
         """Start sessions again."""
-        return self.call("POST", "/api/resume", {})
+        return self._ask(Pause, "POST", "/api/resume", {})
 
-    def versions(self, track: str) -> Any:
+    def versions(self, track: str) -> Versions:
         """Return a track's versions and which of them serve."""
-        return self.call("GET", "/api/versions", track=track)
+        return self._ask(Versions, "GET", "/api/versions", track=track)
 
-    def version(self, track: str, version: str) -> Any:
+    def version(self, track: str, version: str) -> VersionPapers:
         """Return all that is kept about a version."""
-        return self.call("GET", _version_path(version), track=track)
+        return self._ask(VersionPapers, "GET", _version_path(version), track=track)
 
-    def pin(self, track: str, version: str, *, pinned: bool) -> Any:
+    def pin(self, track: str, version: str, *, pinned: bool) -> Pinned:
         """Keep a version whatever the limits say, or no longer."""
-        return self.call("POST", f"{_version_path(version)}/pin", {"track": track, "pinned": pinned})
+        body = {"track": track, "pinned": pinned}
+        return self._ask(Pinned, "POST", f"{_version_path(version)}/pin", body)
 
-    def tag(self, track: str, version: str, tag: str, *, remove: bool = False) -> Any:
+    def tag(self, track: str, version: str, tag: str, *, remove: bool = False) -> Tagged:
         """Give a version a name of its own, or take it away."""
         body = {"track": track, "tag": tag, "remove": remove}
-        return self.call("POST", f"{_version_path(version)}/tags", body)
+        return self._ask(Tagged, "POST", f"{_version_path(version)}/tags", body)
 
-    def prune(self, track: str, *, dry_run: bool = False, **limits: int | None) -> Any:
+    def prune(self, track: str, *, dry_run: bool = False, **limits: int | None) -> Pruned:
         """Remove the versions beyond the limits: the settings', or those given."""
         body = {"track": track, "dry_run": dry_run, **_given(limits)}
-        return self.call("POST", "/api/versions/prune", body)
+        return self._ask(Pruned, "POST", "/api/versions/prune", body)
 
-    def explain(self, track: str, version: str) -> Any:
+    def explain(self, track: str, version: str) -> Explanation:
         """Return why a version was promoted."""
-        return self.call("GET", f"{_version_path(version)}/explain", track=track)
+        return self._ask(Explanation, "GET", f"{_version_path(version)}/explain", track=track)
 
-    def rollback(self, track: str, to: str | None = None) -> Any:
+    def rollback(self, track: str, to: str | None = None) -> Roles:
         """Serve ``previous`` again, or the version named, or ``base`` alone."""
         body = {"track": track, "to": to}  # a version may have to be read, behind the answers that wait
-        return self.call("POST", "/api/rollback", body, timeout=TOKEN_SECONDS)
+        return self._ask(Roles, "POST", "/api/rollback", body, timeout=TOKEN_SECONDS)
 
-    def memory(self, track: str) -> Any:
+    def memory(self, track: str) -> Datasets:
         """Return what is kept of each dataset."""
-        return self.call("GET", "/api/memory", track=track)
+        return self._ask(Datasets, "GET", "/api/memory", track=track)
 
-    def examples(self, track: str, dataset: str | None = None) -> Iterator[dict[str, Any]]:
+    def examples(self, track: str, dataset: str | None = None) -> Iterator[Mapping[str, Any]]:
         """Yield every example in memory, or one dataset's, as rows to export; asks page by page."""
         after = 0
         only = _given({"dataset": dataset})
-        while page := self.call("GET", "/api/memory/examples", track=track, after=after, **only)["examples"]:
+        while page := self._page(track, after, only):
             yield from page
             after = page[-1]["provenance"]["row"]
 
-    def forget(self, track: str, selector: str, *, dry_run: bool = False) -> Any:
+    def _page(self, track: str, after: int, only: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+        return self._ask(
+            ExamplesPage, "GET", "/api/memory/examples", track=track, after=after, **only
+        ).examples
+
+    def forget(self, track: str, selector: str, *, dry_run: bool = False) -> Forgotten:
         """Remove examples from memory, or only count them."""
         body = {"track": track, "selector": selector, "dry_run": dry_run}
-        return self.call("POST", "/api/forget", body)
+        return self._ask(Forgotten, "POST", "/api/forget", body)
 
-    def consolidate(self, track: str, *, refit: bool = False) -> Any:
+    def consolidate(self, track: str, *, refit: bool = False) -> Job:
         """Queue a job that makes the adapter smaller, or learns everything anew."""
-        return self.call("POST", "/api/consolidate", {"track": track, "refit": refit})
+        return self._ask(Job, "POST", "/api/consolidate", {"track": track, "refit": refit})
 
-    def retention(self, track: str) -> Any:
+    def retention(self, track: str) -> RetentionMatrix:
         """Return the retention matrix."""
-        return self.call("GET", "/api/retention", track=track)
+        return self._ask(RetentionMatrix, "GET", "/api/retention", track=track)
 
-    def diff(self, track: str, a: str, b: str) -> Any:
-        """Return the examples that two versions answer differently."""
-        return self.call("GET", "/api/diff", track=track, a=a, b=b)
+    def diff(self, track: str, a: str, b: str) -> Difference:
+        """Return the examples that one version answers right and the other does not."""
+        return self._ask(Difference, "GET", "/api/diff", track=track, a=a, b=b)
 
-    def events(self, after: int | None = None) -> Any:
+    def events(self, after: int | None = None) -> Events:
         """Return all events after an id, or the newest, oldest first."""
-        return self.call("GET", "/api/events", **_given({"after": after}))
+        return self._ask(Events, "GET", "/api/events", **_given({"after": after}))
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -276,17 +303,15 @@ def _broken_connections() -> Iterator[None]:
     try:
         yield
     except TimeoutError:
-        raise TransientError(
-            "lorad did not answer in time; look at what it does with: lorad status", code="timeout"
-        ) from None
+        raise TransientError("lorad did not answer in time; see: lorad status", code="timeout") from None
     except (http.client.HTTPException, OSError) as error:
         raise TransientError(
-            f"lorad stopped answering in the middle of an answer ({type(error).__name__}); try again",
+            f"the connection to lorad broke in the middle of an answer ({type(error).__name__}); try again",
             code="connection_lost",
         ) from None
 
 
-def _events_of(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+def _events_of(response: http.client.HTTPResponse) -> Iterator[CompletionChunk]:
     for line in response:
         name, _, data = line.strip().partition(b":")
         if name != b"data":  # blank lines part events, comments keep the connection alive
@@ -298,7 +323,7 @@ def _events_of(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
             raise _complaint(
                 http.client.INTERNAL_SERVER_ERROR, data
             )  # its own status was sent before it failed
-        yield event
+        yield _record(CompletionChunk, event)
     raise TransientError("the answer broke off; lorad may have stopped", code="connection_lost")
 
 
@@ -311,15 +336,24 @@ def _parse(payload: bytes) -> Any:
         ) from None
 
 
+def _record(kind: type[T], told: Any) -> T:
+    try:
+        return read(kind, told)
+    except RecordError as error:
+        raise ProtocolError(
+            f"lorad sent an unexpected answer: {error}; if it was upgraded, restart it",
+            status=http.client.BAD_GATEWAY,
+            code="bad_answer",
+        ) from None
+
+
 def _complaint(status: int, payload: bytes) -> ProtocolError:
     try:
-        told = dict(json.loads(payload)["error"])
-        message, code = str(told["message"]), told.get("code")
-    except (ValueError, KeyError, TypeError):
+        told = read(Failure, json.loads(payload)).error
+    except ValueError:
         excerpt = payload[:200].decode(errors="replace")
         return ProtocolError(
             f"lorad answered with status {status}: {excerpt}", status=status, code="bad_answer"
         )
-    openai = {"message", "code", "status", "type"}
-    data = {name: value for name, value in told.items() if name not in openai and value is not None}
-    return ProtocolError(message, status=status, code=code, **data)
+    data = {name: value for name, value in told.data.items() if name != "status" and value is not None}
+    return ProtocolError(told.message, status=status, code=told.code, **data)

@@ -1,6 +1,6 @@
 """Answering. One pristine base in memory, versions laid over it, requests one at a time.
 
-What lives here: the bounded queue of requests, generating, swapping versions between two requests. What
+What lives here: the bounded queue of requests, generating and predicting, swapping versions between two requests. What
 never does: threads (whoever owns one calls ``work``), HTTP, choosing versions.
 
 A request keeps the version that served when it was accepted, to its last token: the name is resolved at
@@ -12,21 +12,22 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from transformers.generation.streamers import BaseStreamer
 
 from lorad.config import EngineSettings
 from lorad.errors import LoradError, ProtocolError, RegistryError, SampleError
 from lorad.models.adapter_stack import AdapterStack
 from lorad.models.bases import Base
 from lorad.records import BASE, canonical
-from lorad.tasks import Task
+from lorad.serving.requests import GenerationRequest, PredictionRequest, Request, Sampling
+from lorad.serving.streaming import Enough, Streamer
+from lorad.tasks import Generating, Predicting, Task
 from lorad.versions import loader
 
 GREEDY = 1e-5
@@ -37,63 +38,6 @@ LONGEST_TOKEN = 32
 
 UNKNOWN_CONTEXT = 4096
 """Most tokens of prompt and answer together that are taken by default where a model does not name its context."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """How to choose the next token; temperature 0, or next to it, is greedy."""
-
-    max_tokens: int | None = None
-    """``None`` takes what the context leaves behind the prompt."""
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    """0 chooses among all tokens."""
-    min_p: float = 0.0
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A part of an answer as generated; the last one says why it ended."""
-
-    text: str
-    finish: str | None = None
-    prompt_tokens: int = 0
-    answer_tokens: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class GenerationRequest:
-    """One accepted request on its way to an answer."""
-
-    track: str
-    version: str
-    prompt: list[int]
-    sampling: Sampling
-    pieces: "queue.Queue[Chunk | BaseException]" = field(default_factory=queue.Queue)
-    cancelled: threading.Event = field(default_factory=threading.Event)
-
-    def answer(self, timeout: float = 600.0) -> Iterator[Chunk]:
-        """Yield the answer as it is generated; raise what went wrong. Leaving early cancels the rest."""
-        try:
-            while True:
-                try:
-                    piece = self.pieces.get(timeout=timeout)
-                except queue.Empty:
-                    raise ProtocolError(
-                        f"no word came for {timeout:g} seconds; the machine is too busy, try again later",
-                        status=503,
-                        code="timeout",
-                    ) from None
-                if isinstance(piece, BaseException):
-                    raise piece
-                yield piece
-                if piece.finish:
-                    return
-        finally:
-            self.cancelled.set()
 
 
 def context_length(config: Any) -> int | None:
@@ -155,6 +99,12 @@ class _ServedTrack:
         """Return a version's name in the deck."""
         return f"{self._track}@{version}"
 
+    @contextlib.contextmanager
+    def use(self, version: str) -> Iterator[Any]:
+        """Lay a version, or none, over the base for the time of a block."""
+        with self.deck.use(None if version == BASE else self.slot(version)) as model:
+            yield model
+
     def holds(self, version: str) -> bool:
         """Tell whether a version is in memory."""
         return self.slot(version) in self.deck.names
@@ -166,9 +116,9 @@ class Engine:
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
         self._seats: dict[str, _ServedTrack] = {}
-        self._tickets: queue.Queue[GenerationRequest | Callable[[], None]] = queue.Queue()
+        self._tickets: queue.Queue[Request | Callable[[], None]] = queue.Queue()
         self._door = threading.Lock()
-        self._accepted: list[GenerationRequest] = []
+        self._accepted: list[Request] = []
         self._preparing = 0
         """Requests whose prompt is being made: they have their places in the queue."""
         self.requests = 0
@@ -208,7 +158,9 @@ class Engine:
         def bring() -> None:
             if not seat.holds(version):
                 strict = self._settings.strict_environment
-                differs.extend(loader.load(seat.deck, seat.slot(version), folder, base_folder, strict=strict))
+                differs.extend(
+                    loader.load(seat.task, seat.deck, seat.slot(version), folder, base_folder, strict=strict)
+                )
                 seat.hashes[version] = fingerprint[:12]
             self._make_room(track, seat, version)
 
@@ -273,25 +225,53 @@ class Engine:
     def submit(
         self, track: str, question: Any, sampling: Sampling, version: str | None = None
     ) -> GenerationRequest:
-        """Accept a request at the end of the queue; raise ``ProtocolError`` (503) when the queue is full."""
+        """Accept a question at the end of the queue; raise ``ProtocolError`` (503) when the queue is full."""
         seat = self._find(track)
         with self._place():
-            prompt = self._prompt(seat, question)
+            prompt = self._prompt(seat, track, question)
             room = answer_room(len(prompt), context_length(seat.deck.base.model.config), sampling.max_tokens)
             sampling = replace(sampling, max_tokens=self._capped(room, sampling.max_tokens))
             with self._door:
-                ticket = GenerationRequest(track, version or seat.serving, prompt, sampling)
-                self._accepted.append(ticket)
-                self.requests += 1
-                self._tickets.put(ticket)
-        return ticket
+                request = GenerationRequest(track, version or seat.serving, prompt, sampling)
+                self._enter(request)
+        return request
 
-    def _prompt(self, seat: _ServedTrack, question: Any) -> list[int]:
+    def predict(self, track: str, inputs: Sequence[Any], version: str | None = None) -> PredictionRequest:
+        """Accept inputs to be answered with data, all at once; raise ``ProtocolError`` as ``submit`` does."""
+        seat = self._find(track)
+        with self._place():
+            rows = [self._question(seat, track, asked) for asked in inputs]
+            with self._door:
+                request = PredictionRequest(track, version or seat.serving, rows)
+                self._enter(request)
+        return request
+
+    def _enter(self, request: Request) -> None:
+        self._accepted.append(request)
+        self.requests += 1
+        self._tickets.put(request)
+
+    def _prompt(self, seat: _ServedTrack, track: str, question: Any) -> list[int]:
+        if not isinstance(seat.task, Generating):
+            raise _other_way(track, seat.task, "POST /lorad/predict")
         check_length(question, context_length(seat.deck.base.model.config))
-        try:
+        with _as_protocol_errors():
             return seat.task.prompt(seat.deck.base.tokenizer, question)
-        except SampleError as error:
-            raise ProtocolError(error.message, code=error.code) from None
+
+    def _question(self, seat: _ServedTrack, track: str, asked: Any) -> Any:
+        if not isinstance(seat.task, Predicting):
+            raise _other_way(track, seat.task, "POST /v1/chat/completions")
+        context = context_length(seat.deck.base.model.config)
+        check_length(asked, context)
+        with _as_protocol_errors():
+            row = seat.task.question(seat.deck.base.tokenizer, asked)
+        if context is not None and len(row) > context:
+            raise ProtocolError(
+                f"the context length is {context} tokens, and an input has {len(row)}; send shorter ones",
+                code="context_length_exceeded",
+                param="inputs",
+            )
+        return row
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[None]:
@@ -316,14 +296,12 @@ class Engine:
         """Take those out of the queue for which nobody waits any more: whoever asks and leaves must not fill it."""
         with self._tickets.mutex:
             queued = self._tickets.queue
-            left = [
-                item for item in queued if isinstance(item, GenerationRequest) and item.cancelled.is_set()
-            ]
+            left = [item for item in queued if isinstance(item, Request) and item.cancelled.is_set()]
             for ticket in left:
                 queued.remove(ticket)
         for ticket in left:
             self._accepted.remove(ticket)
-            ticket.pieces.put(Chunk("", "cancelled"))  # whoever still listens is not left waiting
+            ticket.end_cancelled()  # whoever still listens is not left waiting
 
     def _capped(self, room: int, wanted: int | None) -> int:
         """Hold an answer of no stated length to the operator's limit, if there is one."""
@@ -348,23 +326,25 @@ class Engine:
             item = self._tickets.get(timeout=timeout)
         except queue.Empty:
             return False
-        if isinstance(item, GenerationRequest):
+        if isinstance(item, Request):
             self._answer(item)
         else:
             item()
         return True
 
-    def _answer(self, ticket: GenerationRequest) -> None:
+    def _answer(self, ticket: Request) -> None:
         self.active = 1
         try:
             if ticket.cancelled.is_set():
-                ticket.pieces.put(Chunk("", "cancelled"))  # whoever still listens is not left waiting
-            else:
+                ticket.end_cancelled()  # whoever still listens is not left waiting
+            elif isinstance(ticket, GenerationRequest):
                 self._generate(ticket)
+            else:
+                self._predict(ticket)
         except LoradError as error:
-            ticket.pieces.put(error)
+            ticket.fail(error)
         except Exception as error:  # noqa: BLE001 - the client is told, the engine lives on
-            ticket.pieces.put(
+            ticket.fail(
                 ProtocolError(
                     f"answering failed: {type(error).__name__}: {error}", status=500, code="internal"
                 )
@@ -377,15 +357,15 @@ class Engine:
     @torch.inference_mode()
     def _generate(self, ticket: GenerationRequest) -> None:
         seat = self._find(ticket.track)
-        tokenizer = seat.deck.base.tokenizer
-        ends = set(seat.task.stop_tokens(tokenizer))
-        streamer = _Streamer(ticket, partial(seat.task.text, tokenizer), ends)
+        tokenizer, task = seat.deck.base.tokenizer, cast("Generating", seat.task)
+        ends = set(task.stop_tokens(tokenizer))
+        streamer = Streamer(ticket, partial(task.text, tokenizer), ends)
         began = time.perf_counter()
         if ticket.sampling.seed is not None:
             torch.manual_seed(ticket.sampling.seed)
-        with seat.deck.use(None if ticket.version == BASE else seat.slot(ticket.version)) as model:
+        with seat.use(ticket.version) as model:
             ids = torch.tensor([ticket.prompt], device=model.device)
-            with contextlib.suppress(_Enough):
+            with contextlib.suppress(Enough):
                 model.generate(
                     input_ids=ids,
                     attention_mask=torch.ones_like(ids),
@@ -400,82 +380,35 @@ class Engine:
         if streamer.count and elapsed:
             self.tokens_per_second = round(streamer.count / elapsed, 1)
 
+    @torch.inference_mode()
+    def _predict(self, request: PredictionRequest) -> None:
+        seat = self._find(request.track)
+        task = cast("Predicting", seat.task)
+        if request.version == BASE and task.head.parts:
+            raise ProtocolError(
+                f"{request.track} has learned nothing yet: its base cannot answer alone; drop a dataset first",
+                status=409,
+                code="nothing_learned",
+            )
+        with seat.use(request.version) as model:
+            request.answers.put(task.predict(model, request.rows))
+
+
+@contextlib.contextmanager
+def _as_protocol_errors() -> Iterator[None]:
+    """Tell a client what is wrong with what it asks."""
+    try:
+        yield
+    except SampleError as error:
+        raise ProtocolError(error.message, code=error.code) from None
+
+
+def _other_way(track: str, task: Task, way: str) -> ProtocolError:
+    return ProtocolError(f"{track} learns {task.name}; ask it with: {way}", code="other_way")
+
 
 def _how(sampling: Sampling) -> dict[str, Any]:
     if sampling.temperature < GREEDY:
         return {"do_sample": False}
     chosen = {"top_p": sampling.top_p, "top_k": sampling.top_k, "min_p": sampling.min_p}
     return {"do_sample": True, "temperature": sampling.temperature, **chosen}
-
-
-class _Enough(Exception):  # noqa: N818 - control flow: a stop text was met, or the client left
-    pass
-
-
-class _Streamer(BaseStreamer):
-    """Turn tokens into text as they come, as the task has it."""
-
-    def __init__(self, ticket: GenerationRequest, text: Callable[[list[int]], str], ends: set[int]) -> None:
-        self._ticket = ticket
-        self._text = text
-        self._ends = ends
-        self._tokens: list[int] = []
-        self._sent = 0
-        """Characters of the answer that were sent."""
-        self._ended = False
-        self._prompt_seen = False
-        self._finish = "length"
-        self.count = 0
-
-    def put(self, value: Any) -> None:
-        """Take the next token; the first call is the prompt."""
-        if not self._prompt_seen:
-            self._prompt_seen = True
-            return
-        if self._ticket.cancelled.is_set():
-            raise _Enough
-        for token in value.flatten().tolist():
-            self.count += 1
-            if token in self._ends:
-                self._finish = "stop"
-                return
-            self._tokens.append(token)
-        self._send(whole=False)
-
-    def end(self) -> None:
-        """Nothing: ``close`` ends the answer, also after an early stop."""
-
-    def close(self) -> None:
-        """Send what is left and say why the answer ended."""
-        if not self._ended:
-            with contextlib.suppress(_Enough):  # a stop text may show in the last half of a character
-                self._send(whole=True)
-        self._ticket.pieces.put(Chunk("", self._finish, len(self._ticket.prompt), self.count))
-
-    def _send(self, *, whole: bool) -> None:
-        text = self._text(self._tokens)
-        if not whole and text.endswith("\ufffd"):
-            return  # half of a character: wait for the rest of it
-        fresh = text[self._sent :]  # what was sent holds no part of a stop text: that is held back
-        stops = self._ticket.sampling.stop
-        cut = min((at for stop in stops if (at := fresh.find(stop)) >= 0), default=-1)
-        if cut >= 0:
-            fresh, self._finish, self._ended = fresh[:cut], "stop", True
-        held = 0 if whole or self._ended else _possible_stop(fresh, stops)
-        fresh = fresh[: len(fresh) - held]
-        if fresh:
-            self._sent += len(fresh)
-            self._ticket.pieces.put(Chunk(fresh))
-        if self._ended:
-            raise _Enough
-
-
-def _possible_stop(text: str, stops: tuple[str, ...]) -> int:
-    """Return how many last characters may be the beginning of a stop text."""
-    lengths = (
-        size
-        for stop in stops
-        for size in range(min(len(stop) - 1, len(text)), 0, -1)
-        if stop.startswith(text[-size:])
-    )
-    return max(lengths, default=0)

@@ -35,6 +35,14 @@ class Ledger:
         """Raise ``TransientError`` where nothing can be noted now; asked before anything that is to be noted is changed."""
         self._db.prove_writable()
 
+    def transaction(self) -> contextlib.AbstractContextManager[None]:
+        """Do several things wholly or not at all; memory is in the same database."""
+        return self._db.transaction()
+
+    def empty_log(self) -> None:
+        """Empty the database's log, where removed words may still stand."""
+        self._db.empty_log()
+
     # -- drops
 
     def take(self, name: str, track: str, now: float, again_of: int | None = None) -> Drop:

@@ -10,24 +10,18 @@ the others. So neither a rollback nor its undoing needs any bookkeeping here. Wh
 
 import itertools
 import json
-import math
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from lorad.records import Example, as_message
+from lorad.records import Example
 from lorad.storage.database import Database
-from lorad.storage.strict_json import LEVELS, Flaw, NotJson, is_deeper, parse
+from lorad.storage.example_rows import FullPage, exported, read_example
 
 #: Examples that are looked up and kept at once; SQLite takes 999 values and more.
 _BATCH = 500
 
-#: Characters of questions and answers after which a page ends: a row may have a megabyte.
-PAGE_LENGTH = 4_000_000
-
-#: Levels of an example that is exported, which stands in a row and its messages: a call's arguments may have LEVELS.
-_DEEPEST = LEVELS + 4
 #: Examples by their ids, as a list in JSON.
 _THESE = "(SELECT value FROM json_each(?2))"
 
@@ -82,15 +76,15 @@ class Recalled:
 
 
 class Memory:
-    """The accepted examples of every track."""
+    """The accepted examples of one track."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, track: str) -> None:
         self._db = database
-        self._counted: dict[str, tuple[Any, list[dict[str, Any]]]] = {}
+        self._track = track
+        self._counted: tuple[Any, list[dict[str, Any]]] = (None, [])
 
     def add(
         self,
-        track: str,
         examples: Iterable[Example],
         drop_id: int,
         now: float,
@@ -109,23 +103,22 @@ class Memory:
         rest = iter(examples)
         with self._db.transaction():
             while batch := list(itertools.islice(rest, _BATCH)):  # a drop may have a million
-                held = self._answers(track, batch, lineage, open_drops)
+                held = self._answers(batch, lineage, open_drops)
                 last = {row["question_id"]: row["answer"] for row in held}
                 new = [
                     example for example in batch if last.get(example.input_id) != json.dumps(example.target)
                 ]
                 mine = {example.input_id: example.id for example in new}
                 replacing += [
-                    _example(row) for row in held if mine.get(row["question_id"], row["id"]) != row["id"]
+                    read_example(row) for row in held if mine.get(row["question_id"], row["id"]) != row["id"]
                 ]
-                self._insert(track, new, drop_id, now)
+                self._insert(new, drop_id, now)
                 count += len(batch)
                 kept += len(new)
         return AddResult(new=kept, known=count - kept, replacing=tuple(replacing))
 
     def _answers(
         self,
-        track: str,
         examples: Sequence[Example],
         lineage: Sequence[str] | None,
         open_drops: Collection[int] | None,
@@ -133,7 +126,6 @@ class Memory:
         """Return the answers that hold for these examples' questions, known or waiting, each question's last word last."""
         questions = [example.input_id for example in examples]
         rows = self._seen(
-            track,
             lineage,
             f"forgotten_at IS NULL AND question_id IN ({','.join('?' * len(questions))})",
             *questions,
@@ -148,7 +140,6 @@ class Memory:
 
     def _seen(
         self,
-        track: str,
         lineage: Sequence[str] | None,
         condition: str,
         *values: Any,
@@ -156,16 +147,16 @@ class Memory:
         is_enough: Callable[[sqlite3.Row], bool] | None = None,
     ) -> list[sqlite3.Row]:
         query = f"{_TOLD} SELECT * FROM told WHERE {condition} ORDER BY rowid LIMIT {limit}"
-        return self._db.rows(query, track, json.dumps(lineage), *values, is_enough=is_enough)
+        return self._db.rows(query, self._track, json.dumps(lineage), *values, is_enough=is_enough)
 
-    def _insert(self, track: str, examples: Sequence[Example], drop_id: int, now: float) -> None:
+    def _insert(self, examples: Sequence[Example], drop_id: int, now: float) -> None:
         """Keep examples; what was forgotten and comes again is learned anew, and nothing older stands in for it."""
         questions = [example.input_id for example in examples]
         self._db.run(
             f"UPDATE OR REPLACE learnings SET example_id = '' WHERE track = ? AND question_id IN ({','.join('?' * len(questions))})"
             " AND EXISTS (SELECT 1 FROM examples e WHERE e.track = learnings.track AND e.id = learnings.example_id"
             " AND e.forgotten_at IS NOT NULL)",
-            track,
+            self._track,
             *questions,
         )
         self._db.run_many(
@@ -178,7 +169,7 @@ class Memory:
             (
                 (
                     e.id,
-                    track,
+                    self._track,
                     e.input_id,
                     e.dataset,
                     e.task,
@@ -192,40 +183,39 @@ class Memory:
             ),
         )
 
-    def of_drop(self, track: str, dataset: str, drop_id: int) -> list[Example]:
+    def of_drop(self, dataset: str, drop_id: int) -> list[Example]:
         """Return what a drop brought that memory did not hold before, in file order.
 
         Of each question the last answer: a drop that an older lorad took may hold two in other spellings.
         """
-        brought = self._select(track, "AND dataset = ? AND drop_id = ?", dataset, drop_id)
+        brought = self._select("AND dataset = ? AND drop_id = ?", dataset, drop_id)
         last = {example.input_id: example.id for example in sorted(brought, key=lambda each: each.line)}
         return [example for example in brought if last[example.input_id] == example.id]
 
-    def learned(self, track: str, lineage: Sequence[str]) -> list[Recalled]:
+    def learned(self, lineage: Sequence[str]) -> list[Recalled]:
         """Return what the version at the head of ``lineage`` must know, with the last test's result.
 
         ``lineage`` lists a version and its ancestors. Left out: what was forgotten on purpose, and what a
         version of the lineage replaced by a newer answer.
         """
-        rows = self._seen(track, lineage, "is_learned AND NOT is_replaced AND forgotten_at IS NULL")
-        return [Recalled(example=_example(row), right=bool(row["recalled"])) for row in rows]
+        rows = self._seen(lineage, "is_learned AND NOT is_replaced AND forgotten_at IS NULL")
+        return [Recalled(example=read_example(row), right=bool(row["recalled"])) for row in rows]
 
-    def all(self, track: str, lineage: Sequence[str] | None = None) -> list[Example]:
+    def all(self, lineage: Sequence[str] | None = None) -> list[Example]:
         """Return every example that is neither replaced nor forgotten."""
-        rows = self._seen(track, lineage, "NOT is_replaced AND forgotten_at IS NULL")
-        return [_example(row) for row in rows]
+        rows = self._seen(lineage, "NOT is_replaced AND forgotten_at IS NULL")
+        return [read_example(row) for row in rows]
 
-    def named(self, track: str, ids: Sequence[str]) -> list[Example]:
+    def named(self, ids: Sequence[str]) -> list[Example]:
         """Return these examples in this order, the replaced ones too; what was forgotten on purpose is not there."""
         held: dict[str, Example] = {}
         for batch in (ids[start : start + _BATCH] for start in range(0, len(ids), _BATCH)):
-            found = self._select(track, f"AND id IN ({','.join('?' * len(batch))})", *batch)
+            found = self._select(f"AND id IN ({','.join('?' * len(batch))})", *batch)
             held |= {example.id: example for example in found}
         return [held[example_id] for example_id in ids if example_id in held]
 
     def page(
         self,
-        track: str,
         dataset: str | None = None,
         after: int = 0,
         limit: int = 1000,
@@ -237,14 +227,14 @@ class Memory:
         says so under ``unreadable``: the others are wanted all the same.
         """
         held = "forgotten_at IS NULL AND NOT is_replaced AND rowid > ?3 AND (?4 IS NULL OR dataset = ?4)"
-        rows = self._seen(track, lineage, held, after, dataset, limit=limit, is_enough=_Full())
-        return [_shown(row) for row in rows]
+        rows = self._seen(lineage, held, after, dataset, limit=limit, is_enough=FullPage())
+        return [exported(row) for row in rows]
 
-    def _select(self, track: str, condition: str, *values: Any) -> list[Example]:
+    def _select(self, condition: str, *values: Any) -> list[Example]:
         query = f"SELECT * FROM examples WHERE track = ? AND forgotten_at IS NULL {condition} ORDER BY rowid"
-        return [_example(row) for row in self._db.rows(query, track, *values)]
+        return [read_example(row) for row in self._db.rows(query, self._track, *values)]
 
-    def mark_learned(self, track: str, learned: Iterable[Sequence[str]], version: str) -> None:
+    def mark_learned(self, learned: Iterable[Sequence[str]], version: str) -> None:
         """Record that a promoted version learned these, ids of example and question each; can be repeated.
 
         The question's id in an older version's papers is from before questions had a normal form; memory's counts.
@@ -252,167 +242,82 @@ class Memory:
         self._db.run_many(
             "INSERT OR IGNORE INTO learnings (track, question_id, example_id, version) VALUES (?1,"
             " coalesce((SELECT question_id FROM examples WHERE track = ?1 AND id = ?3), ?2), ?3, ?4)",
-            [(track, input_id, example_id, version) for example_id, input_id in learned],
+            [(self._track, input_id, example_id, version) for example_id, input_id in learned],
         )
 
-    def record_recall(self, track: str, version: str, right: Mapping[str, bool]) -> None:
+    def record_recall(self, version: str, right: Mapping[str, bool]) -> None:
         """Keep a test's result for every example id."""
         self._db.run_many(
             "UPDATE examples SET recalled = ?, recalled_in = ? WHERE track = ? AND id = ?",
-            [(int(answered), version, track, example_id) for example_id, answered in right.items()],
+            [(int(answered), version, self._track, example_id) for example_id, answered in right.items()],
         )
 
-    def forget(self, track: str, selector: str, now: float) -> int:
+    def forget(self, selector: str, now: float) -> int:
         """Remove on purpose what ``meant`` returns, words and all; return how many examples that were.
 
         What stays of each is that there was one, so that an older answer to its question does not come back.
         """
-        gone = self.meant(track, selector)
-        self._remove(track, (example.id for example in gone), now)
+        gone = self.meant(selector)
+        self._remove((example.id for example in gone), now)
         return len(gone)
 
-    def take_back(self, track: str, drops: Sequence[int], examples: Iterable[Example], now: float) -> int:
+    def take_back(self, drops: Sequence[int], examples: Iterable[Example], now: float) -> int:
         """Remove, words and all, what only earlier readings of a file held; return how many examples that were.
 
         A file that went on after it was read may have ended in the middle of an answer.
         """
         marks = ",".join("?" * len(drops))
         query = f"SELECT id FROM examples WHERE track = ? AND forgotten_at IS NULL AND drop_id IN ({marks})"
-        gone = {str(row["id"]) for row in self._db.rows(query, track, *drops)}
+        gone = {str(row["id"]) for row in self._db.rows(query, self._track, *drops)}
         for example in examples:
             gone.discard(example.id)
-        self._remove(track, gone, now)
+        self._remove(gone, now)
         return len(gone)
 
-    def _remove(self, track: str, ids: Iterable[str], now: float) -> None:
+    def _remove(self, ids: Iterable[str], now: float) -> None:
         self._db.run_many(
             "UPDATE examples SET forgotten_at = ?, question = 'null', answer = 'null' WHERE track = ? AND id = ?",
-            [(now, track, example_id) for example_id in ids],
+            [(now, self._track, example_id) for example_id in ids],
         )
 
-    def forgotten(self, track: str, ids: Collection[str]) -> set[str]:
+    def forgotten(self, ids: Collection[str]) -> set[str]:
         """Return those of these examples that were forgotten on purpose and did not come again."""
         query = "SELECT id FROM examples WHERE track = ?1 AND forgotten_at IS NOT NULL AND id IN " + _THESE
-        return {str(row["id"]) for row in self._db.rows(query, track, json.dumps(sorted(ids)))}
+        return {str(row["id"]) for row in self._db.rows(query, self._track, json.dumps(sorted(ids)))}
 
-    def learned_in(self, track: str, ids: Collection[str]) -> set[str]:
+    def learned_in(self, ids: Collection[str]) -> set[str]:
         """Return the versions that learned any of these examples."""
         query = "SELECT DISTINCT version FROM learnings WHERE track = ?1 AND example_id IN " + _THESE
-        return {str(row["version"]) for row in self._db.rows(query, track, json.dumps(sorted(ids)))}
+        return {str(row["version"]) for row in self._db.rows(query, self._track, json.dumps(sorted(ids)))}
 
-    def drops_of(self, track: str, ids: Collection[str]) -> set[int]:
+    def drops_of(self, ids: Collection[str]) -> set[int]:
         """Return the drops that brought any of these examples last."""
         query = "SELECT DISTINCT drop_id FROM examples WHERE track = ?1 AND id IN " + _THESE
-        rows = self._db.rows(query, track, json.dumps(sorted(ids)))
+        rows = self._db.rows(query, self._track, json.dumps(sorted(ids)))
         return {int(row["drop_id"]) for row in rows if row["drop_id"] is not None}
 
-    def meant(self, track: str, selector: str) -> list[Example]:
+    def meant(self, selector: str) -> list[Example]:
         """Return a dataset by name, else every example whose question or answer holds the text."""
-        if self.has_dataset(track, selector):
-            return self._select(track, "AND dataset = ?", selector)
+        if self.has_dataset(selector):
+            return self._select("AND dataset = ?", selector)
         if not selector.strip():
             return []
-        return [example for example in self._select(track, "") if _holds(example, selector)]
+        return [example for example in self._select("") if _holds(example, selector)]
 
-    def has_dataset(self, track: str, name: str) -> bool:
+    def has_dataset(self, name: str) -> bool:
         """Tell whether a dataset of this name ever came."""
         query = "SELECT 1 FROM examples WHERE track = ? AND dataset = ? LIMIT 1"
-        return bool(self._db.rows(query, track, name))
+        return bool(self._db.rows(query, self._track, name))
 
-    def datasets(self, track: str, lineage: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    def datasets(self, lineage: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Return one row a dataset: counts of examples, learned, recalled at the last test, replaced, forgotten."""
         seen_by, state = json.dumps(lineage), self._db.state()
-        known_for, counts = self._counted.get(track, (None, []))
+        known_for, counts = self._counted
         if known_for != (seen_by, state):  # asked every second, and changed now and then
-            rows = self._db.rows(_COUNTED, track, seen_by)
+            rows = self._db.rows(_COUNTED, self._track, seen_by)
             counts = [{name: row[name] or 0 for name in row.keys()} for row in rows]  # noqa: SIM118 - a Row iterates values
-            self._counted[track] = (seen_by, state), counts
+            self._counted = (seen_by, state), counts
         return list(counts)
-
-
-class _Full:
-    """Tells of one row after the other whether a page is full with it."""
-
-    def __init__(self) -> None:
-        self._length = 0
-
-    def __call__(self, row: sqlite3.Row) -> bool:
-        self._length += len(str(row["question"])) + len(str(row["answer"]))  # whatever somebody has put there
-        return self._length >= PAGE_LENGTH
-
-
-def _shown(row: sqlite3.Row) -> dict[str, Any]:
-    names = ("line", "added_at", "learned_in", "recalled", "recalled_in")
-    provenance = {"row": row["rowid"], **{name: row[name] for name in names}}
-    try:
-        told = _exported(_readable(row))
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        told = {"unreadable": f"{type(error).__name__}: {error}"}
-    return told | {"dataset": _clean(row["dataset"]), "provenance": provenance}
-
-
-def _exported(example: Example) -> dict[str, Any]:
-    tools = [message["content"] for message in example.input if message["role"] == "tools"]
-    # what is learned of a conversation has a row for each turn: here the turns before are context
-    asked = [
-        message | ({"weight": 0} if message["role"] == "assistant" else {})
-        for message in example.input
-        if message["role"] != "tools"
-    ]
-    return {
-        "messages": [*asked, {"role": "assistant", **as_message(example.target)}],
-        **({"tools": _functions(tools[0])} if tools else {}),
-    }
-
-
-def _readable(row: sqlite3.Row) -> Example:
-    """Return an example that can be written as JSON and read again: what an older lorad kept need not be.
-
-    Then a half of a character, a number that JSON lacks and what is nested too deeply are told as text.
-    """
-    try:
-        example = _example(row)
-    except RecursionError:
-        return Example(task=row["task"], input=[], target=row["answer"], dataset=row["dataset"])
-    try:
-        json.dumps([example.input, example.target], ensure_ascii=False, allow_nan=False).encode()
-    except (RecursionError, ValueError):
-        return replace(example, input=_clean(example.input), target=_clean(example.target))
-    if is_deeper([example.input, example.target], _DEEPEST):
-        return replace(example, input=_clean(example.input), target=_clean(example.target))
-    return example
-
-
-def _clean(value: Any, levels: int = _DEEPEST) -> Any:
-    if isinstance(value, str):
-        return value.encode(errors="backslashreplace").decode()
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict | list) and not levels:
-        return json.dumps(value)
-    if isinstance(value, dict):
-        return {_clean(key): _clean(each, levels - 1) for key, each in value.items()}
-    return [_clean(each, levels - 1) for each in value] if isinstance(value, list) else value
-
-
-def _functions(written: str) -> Any:
-    """Return what a conversation may call; as text where an older lorad kept what cannot be written as a value."""
-    try:
-        found = parse(written, levels=LEVELS)
-        json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
-    except (NotJson, Flaw, ValueError):
-        return written
-    return found
-
-
-def _example(row: sqlite3.Row) -> Example:
-    return Example(
-        task=row["task"],
-        input=json.loads(row["question"]),
-        target=json.loads(row["answer"]),
-        dataset=row["dataset"],
-        line=row["line"],
-    )
 
 
 def _holds(example: Example, text: str) -> bool:

@@ -1,36 +1,50 @@
 """Tasks: interchangeable kinds of learning behind one interface.
 
-A task says which examples it accepts, how they become tokens, which model head it needs, how right is
-measured and how an answer is made. Nothing outside a task's own file knows its templates.
+A task says which examples it accepts, how they become rows, which head its model needs, how right is measured and how an
+answer is made (``interface`` tells all of it). What never lives here: reading files, models and adapters, training,
+judging, versions. Nothing outside a task's own file knows its templates, its rows or its labels.
 """
 
+import importlib
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
+from lorad.config import TASKS
 from lorad.errors import ConfigError, SampleError
-from lorad.records import Encoded, Example
-from lorad.tasks.chat import Chat
-from lorad.tasks.interface import Task
+from lorad.records import Example
+from lorad.tasks.interface import Generating, Predicting, Row, Task
 
-__all__ = ["Task", "encode", "find"]
-
-_TASKS: dict[str, Task] = {task.name: task for task in (Chat(),)}
+__all__ = ["Generating", "Predicting", "Row", "Task", "encode", "find"]
 
 
+@cache
 def find(name: str) -> Task:
-    """Return the task of this name; raise ``ConfigError`` naming the known ones."""
-    if name not in _TASKS:
+    """Return the task that a track's settings name: one of ``config.TASKS``, or a class of yours as ``module:Class``.
+
+    A class is named where it is used, and not registered: the session, a process of its own, finds it by the same
+    word from its order, and a task needs neither packaging with entry points nor a second setting. Its module must be
+    installed where lorad is. Raise ``ConfigError`` when there is no such task, naming the known ones.
+    """
+    module, _, kind = TASKS.get(name, name).partition(":")
+    try:
+        found = getattr(importlib.import_module(module), kind) if kind else None
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"the task {name!r} cannot be loaded: {error}", code="no_such_task") from error
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        known = ", ".join(sorted(TASKS))
         raise ConfigError(
-            f"there is no task {name!r}; known: {', '.join(sorted(_TASKS))}", code="no_such_task"
+            f"there is no task {name!r}; known: {known}, and a class of yours as module:Class",
+            code="no_such_task",
         )
-    return _TASKS[name]
+    return found()
 
 
 def encode(
     task: Task, tokenizer: Any, examples: Iterable[Example]
-) -> tuple[list[tuple[Example, Encoded]], list[tuple[Example, SampleError]]]:
-    """Return the examples that this base model's tokenizer and template can hold, and the others with the reason."""
-    usable: list[tuple[Example, Encoded]] = []
+) -> tuple[list[tuple[Example, Any]], list[tuple[Example, SampleError]]]:
+    """Return the examples that this base model's tokenizer can hold, as rows, and the others with the reason."""
+    usable: list[tuple[Example, Any]] = []
     unusable: list[tuple[Example, SampleError]] = []
     for example in examples:
         try:

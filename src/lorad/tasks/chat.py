@@ -1,31 +1,39 @@
 """The chat task: messages in, the assistant's answer out. The only file that knows what an answer is worth."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from lorad.errors import ConfigError, SampleError
+from lorad.models import generation, heads, scoring
+from lorad.models.scoring import Outputs
 from lorad.records import Encoded, Example, Trial, as_message
 from lorad.tasks import chat_template
 from lorad.tasks.chat_template import ChatTemplate
+from lorad.tasks.interface import Generating
 
 #: Characters around the first difference that a refusal shows.
 _SHOWN = 20
 
 
-class Chat:
-    """Questions and answers in the base model's own chat template."""
+class Chat(Generating):
+    """Questions and answers in the base model's own chat template.
+
+    A row is right when each of its answer tokens, the end token included, is the likeliest one behind the question and
+    the answer so far.
+    """
 
     name = "chat"
-    head = "causal"
-    metric = "recall"
+    formats = "chat"
+    head = heads.CAUSAL
+    checks = frozenset({"perplexity", "kl", "degenerate"})
+    row = Encoded
 
     def check_tokenizer(self, tokenizer: Any) -> None:
         """Require a chat template that opens a turn, and an end token."""
         if not getattr(tokenizer, "chat_template", None):
             raise ConfigError(
-                "the base model has no chat template; take an instruction-tuned one for a chat track",
+                "the base model has no chat template; use an instruction-tuned one for a chat track",
                 code="no_chat_template",
             )
         if tokenizer.eos_token_id is None:
@@ -34,7 +42,7 @@ class Chat:
         broken = next((trial for trial in tried if trial.status == "broken"), None)
         if broken:
             raise ConfigError(
-                f"the base model's chat template cannot be used: {broken.detail}; take another base model",
+                f"the base model's chat template cannot be used: {broken.detail}; use another base model",
                 code="bad_chat_template",
             )
 
@@ -83,9 +91,19 @@ class Chat:
         """Return the text that is served for an answer's tokens."""
         return chat_template.of(tokenizer).served(tokens)
 
-    def show(self, example: Example) -> tuple[str, str]:
-        """Return the last question and the answer, calls of tools as they are written in most languages."""
-        return _shown(example.input[-1]), _shown(as_message(example.target))
+    def forward(self, model: Any, rows: Sequence[Encoded], guests: Sequence[Encoded] = ()) -> Outputs:
+        """Return what a causal model says at each answer token of these rows, packed into one sequence."""
+        return scoring.causal_outputs(model, rows, guests)
+
+    def confidences(
+        self,
+        model: Any,
+        tokenizer: Any,
+        rows: Sequence[Encoded],
+        tell: Callable[[int], None] = lambda _: None,
+    ) -> list[tuple[float, bool]]:
+        """Answer the rows' questions greedily; what is not recalled is generated."""
+        return generation.confidences(model, rows, self.stop_tokens(tokenizer), tell)
 
 
 def _is_surely_served(made: ChatTemplate, example: Example) -> bool:
@@ -102,7 +120,7 @@ def _answer(made: ChatTemplate, example: Example, head: str) -> list[int]:
     """Return the answer's tokens; raise ``SampleError`` when what would be served is not the answer."""
     wanted, ways = _ways(made, example, head)
     if not wanted:
-        raise SampleError("the answer has no tokens but an end token", code="empty_answer")
+        raise SampleError("the answer has no tokens except an end token", code="empty_answer")
     is_masked = made.markup.is_in(example.target)
     instead = []
     for way in ways:
@@ -134,7 +152,7 @@ def _ways(made: ChatTemplate, example: Example, head: str) -> tuple[str, list[st
     if written is None:
         raise SampleError(
             "the base model's chat template writes a call behind another opening than an answer, so that it cannot be "
-            "asked for; leave such rows out",
+            "asked for; remove such rows",
             code="no_tool_template",
         )
     return made.markup.unmask(written), [written]
@@ -149,8 +167,3 @@ def _difference(taught: str, served: str, why: str) -> str:
         f"the base model would answer {served[cut]!r} where {taught[cut]!r} was taught, because {why}; write it "
         "otherwise"
     )
-
-
-def _shown(message: Mapping[str, Any]) -> str:
-    calls = [f"{call['name']}({json.dumps(call['arguments'])})" for call in message.get("tool_calls", ())]
-    return " ".join(filter(None, [str(message["content"]), *calls]))

@@ -1,49 +1,161 @@
-"""The one interface of all tasks."""
+"""The one interface of all tasks. A new kind of learning is one file with one class, and one line of configuration.
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+    tracks:
+      mail: {task: "my_package.spam:Spam", base: minilm}
 
-from lorad.records import Encoded, Example, Trial
+What a task says:
+
+- **rows**: which formats its dataset files have (``formats``), what of a row cannot be learned (``check``), and how an
+  example becomes a row (``encode``): a frozen dataclass of JSON data with ``__len__`` (what it costs, in tokens) and
+  ``weight`` (how many predictions it is graded on: answer tokens, tagged words, 1 for a text's label);
+- **model**: which head stands on its base (``head``), and which outputs that has (``labels``);
+- **learning**: what a model says of some rows (``forward``), and how far that is from right (``loss``);
+- **grading**: which rows are right (``grade``) and how sure the model is (``log_probabilities``, ``confidences``); right
+  rows are *recalled*, and rehearsal, the judge and the retention matrix count nothing else;
+- **checks** of the judge beside those for all tasks: ``perplexity``, ``kl`` and ``degenerate`` measure a causal model;
+- **serving**: a task is ``Predicting`` (``POST /lorad/predict``) or ``Generating`` (chat completions).
+
+Everything else is the same for all and asks the task for nothing more: reading files, memory, planning, rehearsal, exact
+cumulative adapters, the judge, versions, probes, hot swap, rollback, the command line. The building blocks that a task
+file is made of are in ``models``: ``heads``, ``scoring`` (cross entropy, grades), ``packing`` (rows of a causal model in
+one sequence), ``generation``. ``tests/support/toy_task.py`` is the smallest complete task, ``tasks/chat.py`` the largest.
+
+A task holds no state: one instance serves all tracks and threads. Tensors stay on the device of the model that made them;
+what it returns to others (targets, grades) is on the CPU.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
+
+from lorad.models import scoring
+from lorad.models.heads import Head
+from lorad.models.scoring import Outputs
+from lorad.records import Example, Trial
 
 
-class Task(Protocol):
-    """What every task offers."""
+class Row(Protocol):
+    """An example as a model takes it, without tensors."""
+
+    def __len__(self) -> int:
+        """Count the tokens (peaks, patches) that it costs: plans, packs and limits of length go by it."""
 
     @property
-    def name(self) -> str:
-        """The word that settings and examples use."""
+    def weight(self) -> int:
+        """Count its predictions: how many rows of logits ``forward`` gives for it."""
 
-    @property
-    def head(self) -> str:
-        """The model head: ``causal`` predicts the next token."""
 
-    @property
-    def metric(self) -> str:
-        """The name of the share that counts as right."""
+class Task(ABC):
+    """What every task offers; the class has a constructor without arguments."""
 
-    def check_tokenizer(self, tokenizer: Any) -> None:
+    name: ClassVar[str]
+    """One word, for people and for what is stored once per base and task."""
+    formats: ClassVar[str]
+    """Which formats its files have: ``chat``, ``tagging``, ``classify`` or ``retrieval`` (``datasets.reader``), which also
+    say what ``Example.input`` and ``target`` are."""
+    head: ClassVar[Head]
+    """What stands on the base: one of ``models.heads``, or one of the task's own."""
+    metric: ClassVar[str] = "recall"
+    """The field's name for the share of rows that are right."""
+    checks: ClassVar[frozenset[str]] = frozenset()
+    """Checks of the judge that apply beside those for all: ``perplexity``, ``kl`` (also: general conversation is trained
+    beside the rows), ``degenerate``."""
+    row: ClassVar[type]
+    """The dataclass that ``encode`` returns; probes are stored and read by its fields."""
+
+    # -- the base
+
+    def check_tokenizer(self, tokenizer: Any) -> None:  # noqa: B027 - most take any
         """Raise ``ConfigError`` when a base model's tokenizer cannot serve this task."""
 
     def trials(self, tokenizer: Any) -> Sequence[Trial]:
         """Return what trying a base model for this task has shown."""
+        del tokenizer
+        return ()
 
-    def encode(self, tokenizer: Any, example: Example) -> Encoded:
-        """Return the tokens to train and test an example with, never truncated.
-
-        Raise ``SampleError`` for an example whose answer ``text`` could not give back as it was taught.
-        """
-
-    def prompt(self, tokenizer: Any, question: Any) -> list[int]:
-        """Return the tokens after which the model is to answer."""
-
-    def stop_tokens(self, tokenizer: Any) -> Sequence[int]:
-        """Return the tokens that end an answer; the first is the one that is trained."""
+    # -- rows
 
     def check(self, tokenizer: Any, example: Example) -> Example:
         """Return a dropped example as it is learned; raise ``SampleError`` when ``encode`` would."""
+        self.encode(tokenizer, example)
+        return example
 
+    @abstractmethod
+    def encode(self, tokenizer: Any, example: Example) -> Any:
+        """Return the ``Row`` to train and test an example with, never truncated.
+
+        Raise ``SampleError`` for an example that cannot be learned or could not be given back as it was taught.
+        """
+
+    def labels(self, rows: Sequence[Any]) -> Sequence[str]:
+        """Return the labels that these rows teach, each once; none for a head whose outputs are given.
+
+        A version's labels are its parent's with the new ones behind them: outputs keep their places.
+        """
+        del rows
+        return ()
+
+    # -- learning and grading
+
+    @abstractmethod
+    def forward(self, model: Any, rows: Sequence[Any], guests: Sequence[Any] = ()) -> Outputs:
+        """Return what a model says of these rows in one pass: ``weight`` predictions for each, in their order.
+
+        A label's output is ``model.config.label2id[label]``; the target of one that the model does not know is
+        ``scoring.UNKNOWN``. ``guests`` are rows whose loss is measured against another model's distribution; only a task
+        with the check ``kl`` is given any.
+        """
+
+    def loss(self, outputs: Outputs) -> Tensor:
+        """Return the loss summed over all predictions, a scalar in float32; the caller divides it by their number."""
+        return scoring.loss_sum(outputs.logits, outputs.targets)
+
+    def grade(self, outputs: Outputs) -> list[bool]:
+        """Tell for each row whether it is right."""
+        return scoring.grade(outputs)
+
+    def log_probabilities(self, outputs: Outputs) -> list[float]:
+        """Return for each row the log probability of what is right, in nats."""
+        return scoring.log_probabilities(outputs)
+
+    def confidences(
+        self, model: Any, tokenizer: Any, rows: Sequence[Any], tell: Callable[[int], None] = lambda _: None
+    ) -> list[tuple[float, bool]]:
+        """Answer the rows as it is served; return how sure each answer is (0 to 1), and whether it is the row's own.
+
+        ``tell`` is told how many more rows are done.
+        """
+        del tokenizer
+        found = scoring.confidences(self.forward(model, rows)) if rows else []
+        tell(len(rows))
+        return found
+
+
+class Predicting(Task):
+    """A task whose answer is data: labels, spans, properties. Served at ``/lorad/predict``."""
+
+    @abstractmethod
+    def question(self, tokenizer: Any, asked: Any) -> Any:
+        """Return what a client asks (JSON data, as ``Example.input``) as a row; raise ``SampleError`` when it is none."""
+
+    @abstractmethod
+    def predict(self, model: Any, rows: Sequence[Any]) -> list[Any]:
+        """Return the answer to each of these rows as JSON data, how sure the model is included."""
+
+
+class Generating(Task):
+    """A task whose answer is text, token by token. Served as chat completions."""
+
+    @abstractmethod
+    def prompt(self, tokenizer: Any, question: Any) -> list[int]:
+        """Return the tokens after which the model is to answer; raise ``SampleError`` when it cannot be asked."""
+
+    @abstractmethod
+    def stop_tokens(self, tokenizer: Any) -> Sequence[int]:
+        """Return the tokens that end an answer; the first is the one that is trained."""
+
+    @abstractmethod
     def text(self, tokenizer: Any, tokens: Sequence[int]) -> str:
         """Return the text that is served for an answer's tokens."""
-
-    def show(self, example: Example) -> tuple[str, str]:
-        """Return question and answer as one line of text each, for people."""

@@ -9,7 +9,7 @@ of the openings are only ever measured. Sampled and not greedy, because what is 
 distribution: a cut answer teaches nothing about stopping, a dull one would be all that is held.
 
 Plain text alone is trained. A model that is held to the base's words on questions does not carry what
-it learns to questions in other words (DECISIONS.md has the figures); the answers to questions are measured all the same.
+it learns to questions in other words (bench/LOG.md has the figures); the answers to questions are measured all the same.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,11 +23,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from lorad.evaluation import metrics
-from lorad.models import packing, soft_targets
+from lorad.models import generation, packing, soft_targets
 from lorad.records import Encoded
 from lorad.storage import files
-from lorad.tasks import Task
+from lorad.tasks import Generating
 
 CONTINUATIONS = 16
 """Of every opening that is trained. With 2, after five sessions a base had moved four times as far on texts that none of them trained."""
@@ -63,7 +62,7 @@ def _lines(name: str) -> list[str]:
     return resources.files("lorad.training").joinpath(name).read_text(encoding="utf-8").splitlines()
 
 
-def read(path: Path, fingerprint: str, task: Task) -> General | None:
+def read(path: Path, fingerprint: str, task: Generating) -> General | None:
     """Return what was stored, or ``None`` when it is not there, damaged, or another base's."""
     try:
         with safe_open(path, framework="pt") as handle:
@@ -79,7 +78,7 @@ def make(
     path: Path,
     model: Any,
     tokenizer: Any,
-    task: Task,
+    task: Generating,
     fingerprint: str,
     tell: Callable[[int, int], object] = lambda _done, _total: None,
 ) -> General:
@@ -95,7 +94,7 @@ def make(
     return _unfold(tensors)
 
 
-def _speak(model: Any, tokenizer: Any, task: Task, tell: Callable[[int, int], object]) -> list[Encoded]:
+def _speak(model: Any, tokenizer: Any, task: Generating, tell: Callable[[int, int], object]) -> list[Encoded]:
     """Return the answer to every question, every other opening continued once, and the rest again and again."""
     asked = [task.prompt(tokenizer, [{"role": "user", "content": text}]) for text in prompts()]
     plain = [list(tokenizer(text)["input_ids"]) for text in openings()]
@@ -104,14 +103,14 @@ def _speak(model: Any, tokenizer: Any, task: Task, tell: Callable[[int, int], ob
     rows: list[Encoded] = []
     for begins, start in begun:
         tell(len(rows), total)
-        said = metrics.continue_each(
+        said = generation.continue_each(
             model, begins, task.stop_tokens(tokenizer), LENGTH, do_sample=True, top_p=0.95, top_k=0
         )
         rows += [Encoded((*begin, *more), start) for begin, more in zip(begins, said, strict=True)]
     return rows
 
 
-def _metadata(fingerprint: str, task: Task) -> dict[str, str]:
+def _metadata(fingerprint: str, task: Generating) -> dict[str, str]:
     return {"fingerprint": fingerprint, "task": task.name, "form": FORM}
 
 

@@ -31,7 +31,7 @@ ACTIVATION_BYTES = 100
 
 #: The largest alpha that learns at the model's full rate. B moves by about the rate with every step in each of ``rank``
 #: directions, so their sum, scaled by alpha / rank, moves by rate x alpha (the best rate hardly depends on the rank where
-#: alpha is one for all: Schulman 2025, LoRA Without Regret). Measured: DECISIONS.md, 2026-11-28.
+#: alpha is one for all: Schulman 2025, LoRA Without Regret). Measured: bench/LOG.md, 2026-11-28.
 FULL_RATE_ALPHA = 32
 
 #: Settings of a plan that a human may override with ``lorad retry --settings``.

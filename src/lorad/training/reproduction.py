@@ -14,8 +14,9 @@ from lorad.errors import RegistryError
 from lorad.models import adapters, peft_io
 from lorad.records import SessionSpec
 from lorad.storage import files
-from lorad.storage.memory import Memory
-from lorad.versions import loader
+from lorad.storage.memory import Memory, Recalled
+from lorad.training.run_folder import RunFolder
+from lorad.versions import loader, papers
 from lorad.versions.store import Registry
 
 TOLERANCE = 0.005
@@ -45,7 +46,7 @@ class Comparison:
         return self.is_equal or (bool(self.changed) and round(abs(self.first - self.again), 6) <= TOLERANCE)
 
 
-def prepare(registry: Registry, memory: Memory, version: str, base: Path, folder: Path) -> SessionSpec:
+def prepare(registry: Registry, memory: Memory, version: str, base: Path, folder: RunFolder) -> SessionSpec:
     """Write the request that made a version into a fresh folder; raise ``RegistryError`` when something is gone."""
     told = _papers(registry, version)
     order = records.restore(SessionSpec, told["order"])
@@ -53,9 +54,9 @@ def prepare(registry: Registry, memory: Memory, version: str, base: Path, folder
     if order.parent_version and order.parent:
         parent = str(_parent(registry, order.parent_version, version))
     order = _at(order, str(base), parent)
-    new = memory.named(order.track, told["materials"]["new"])
+    new = memory.named(told["materials"]["new"])
     right = dict(told["materials"]["old"])
-    old = memory.named(order.track, list(right))
+    old = memory.named(list(right))
     gone = len(told["materials"]["new"]) + len(right) - len(new) - len(old)
     if gone:
         raise RegistryError(
@@ -63,22 +64,18 @@ def prepare(registry: Registry, memory: Memory, version: str, base: Path, folder
             code="examples_gone",
             version=version,
         )
-    files.remove(folder)
-    files.write_lines(folder / "new.jsonl", [records.as_json(example) for example in new])
-    files.write_lines(
-        folder / "old.jsonl", [records.as_json(example) | {"right": right[example.id]} for example in old]
-    )
-    files.write_json(folder / "request.json", records.as_json(order))
+    files.remove(folder.path)
+    folder.begin(order, new, [Recalled(example=example, right=right[example.id]) for example in old])
     return order
 
 
 def _papers(registry: Registry, version: str) -> dict[str, Any]:
     try:
-        told = dict(files.read_json(registry.path(version) / loader.METADATA))
+        told = papers.read_metadata(registry.path(version))
         _ = told["order"]["plan"], told["materials"]["new"], told["materials"]["old"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RegistryError(
-            f"{version} has no record of the session that made it; what was brought from outside has none",
+            f"{version} has no record of the session that made it; imported versions have none",
             code="no_order",
             version=version,
         ) from error
@@ -90,7 +87,7 @@ def _parent(registry: Registry, parent: str, version: str) -> Path:
         return registry.verify(parent)
     except RegistryError as error:
         raise RegistryError(
-            f"{version} was made on {parent}, which is not there any more or is damaged: {error.message}",
+            f"{version} was made on {parent}, which is missing or corrupt: {error.message}",
             code="parent_gone",
             version=version,
         ) from error
@@ -104,14 +101,12 @@ def _at(order: SessionSpec, base: str, parent: str | None) -> SessionSpec:
     )
 
 
-def compare(registry: Registry, version: str, folder: Path) -> Comparison:
+def compare(registry: Registry, version: str, folder: RunFolder) -> Comparison:
     """Compare a version with what its order made the second time."""
-    first, again = registry.path(version), folder / "candidate"
-    rights = [
-        _share(files.read_json(place / "evaluation.json")["right"].values()) for place in (first, again)
-    ]
+    first, again = registry.path(version), folder.candidate
+    rights = [_share([*papers.read_result(place).right.values()]) for place in (first, again)]
     made_in = _papers(registry, version)["framework"]
-    now = files.read_json(again / loader.METADATA)["framework"]
+    now = papers.read_metadata(again)["framework"]
     return Comparison(
         largest_difference=adapters.difference(peft_io.read_adapter(first), peft_io.read_adapter(again)),
         first=rights[0],

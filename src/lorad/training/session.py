@@ -10,60 +10,40 @@ touches the ledger, the versions or the inbox, so that killing it loses nothing 
 """
 
 import contextlib
-import json
 import os
-import platform
-import shutil
 import signal
 import sys
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from transformers import set_seed
 
-from lorad import __version__, records
+from lorad import records
 from lorad.config import JudgeSettings, TrainingSettings
-from lorad.errors import LoradError, TrainingError, TransientError, describe
+from lorad.errors import TrainingError, TransientError, describe
 from lorad.evaluation import judge, metrics
-from lorad.models import adapter_stack, adapters, bases, hardware, packing, peft_io, scoring, soft_targets
-from lorad.records import Encoded, Evaluation, Example, Plan, Score, SessionSpec, Verdict
+from lorad.models import adapters, bases, hardware, heads, peft_io, soft_targets
+from lorad.records import Evaluation, Plan, SessionResult, SessionSpec, Verdict
 from lorad.storage import files, permissions
-from lorad.tasks import Task, encode, find
-from lorad.training import distillation, trainer
+from lorad.tasks import Generating, Task, encode, find
+from lorad.training import distillation, merged_copy, session_papers, trainer
 from lorad.training.checkpoint import Checkpoints
+from lorad.training.measurement import TrainingResult, ask, measure
 from lorad.training.rehearsal import ReplayItem
-from lorad.versions import export, loader
+from lorad.training.run_folder import RunFolder
+from lorad.training.session_examples import SessionExample, anew, select
+from lorad.versions import loader
 
 PROBES = 4
-CHECKPOINTS = "checkpoints"  # as the cycle names it
-CANDIDATE = "candidate"
-REFITTED = "refitted"
-MERGE_ROOM = 2
-"""Free bytes that a merged copy must find, as a multiple of its own: the rest of the machine writes too."""
 REFIT_ROUNDS = 10
 """Rounds that learning everything anew takes at least."""
 STOPPED = 75
 """Exit status of a session that was told to end (``EX_TEMPFAIL``)."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionExample:
-    """An example with its tokens and what is known of it before training."""
-
-    example: Example
-    encoded: Encoded
-    is_new: bool
-    right: bool
-    """Whether the parent version recalls it: what the candidate is compared with."""
-    knows: bool
-    """Whether the model that training begins with recalls it; differs from ``right`` after a truncation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +57,10 @@ class StartingModel:
     """General conversation as the pristine base says it."""
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingResult:
-    """A trained adapter for the pristine base, and how it came about."""
-
-    adapter: adapters.Adapter
-    outcome: trainer.Outcome
-    sample: packing.Pack
-    logits: torch.Tensor
-    """What the model in memory said to ``sample``, to be compared with the one reloaded from disk."""
-    truncation: float
-
-
 class Session:
     """One order on its way to a candidate."""
 
-    def __init__(self, folder: Path, order: SessionSpec) -> None:
+    def __init__(self, folder: RunFolder, order: SessionSpec) -> None:
         self.folder = folder
         self.order = order
         self._training = TrainingSettings.model_validate(order.settings["training"])
@@ -107,46 +75,46 @@ class Session:
 
     def run(self) -> None:
         """Make a candidate: train, measure, and mend it once or twice if it does not pass."""
-        files.remove(self.folder / "progress.jsonl")  # of a session that was cut off
+        self.folder.remove_progress()  # of a session that was cut off
         self.report({"phase": "loading"})
         parent = peft_io.read_adapter(Path(self.order.parent)) if self.order.parent else None
         start = self._prepare(parent, self.order.plan)
-        lessons = self._ask_parent(start, self._lessons(start.base))
-        taught = _anew(lessons) if self.order.kind == "refit" else lessons
+        examples = self._ask_parent(start, self._examples(start.base))
+        taught = anew(examples) if self.order.kind == "refit" else examples
         made = self._train(start, taught, self.order.plan, self._checkpoints())
-        evaluation, right, verdict = self._measure(made, lessons)
+        evaluation, right, verdict = self._measure(made, examples)
         if not verdict.promote and self._repairable(verdict):
             self._repairs.append("repair")
-            made = self._repair(made, lessons, right)
-            evaluation, right, verdict = self._measure(made, lessons)
+            made = self._repair(made, examples, right)
+            evaluation, right, verdict = self._measure(made, examples)
         wanted = not verdict.promote and self._refittable(verdict) and parent is not None
-        if wanted and self._has_time_to_refit(made.outcome, lessons):
+        if wanted and self._has_time_to_refit(made.outcome, examples):
             self._repairs.append("refit")
-            refitted = self._refit(lessons)
-            measured = self._measure(refitted, lessons, REFITTED)
+            refitted = self._refit(examples)
+            measured = self._measure(refitted, examples, self.folder.refitted)
             if measured[2].promote:
                 made, (evaluation, right, verdict) = refitted, measured
-                files.remove(self.folder / CANDIDATE)
-                (self.folder / REFITTED).rename(self.folder / CANDIDATE)
+                self.folder.accept_refit()
             else:
                 self._notes.append(f"the refit failed too: {', '.join(measured[2].failed)}")
-                files.remove(self.folder / REFITTED)
-        if verdict.promote and self._training.merge_adapters_on_save:
-            self._merge()
+                files.remove(self.folder.refitted)
+        if verdict.promote and self._training.merge_adapters_on_save and isinstance(self._task, Generating):
+            self.report({"phase": "merging"})
+            self._notes += merged_copy.write(self.folder, Path(self.order.base))
         evaluation = replace(evaluation, repairs=tuple(self._repairs), notes=tuple(self._notes))
-        self._write(made, lessons, evaluation, right, verdict)
+        self._write(made, examples, evaluation, right, verdict)
 
     def _checkpoints(self) -> Checkpoints:
         """Return where this very order, with these very rows, keeps its rounds in case it is cut off."""
-        rows = [files.file_digest(self.folder / name) for name in ("new.jsonl", "old.jsonl")]
+        rows = self.folder.row_digests()
         order = records.training_inputs(records.as_json(self.order))
-        return Checkpoints(self.folder / CHECKPOINTS, records.digest([trainer.CHECKPOINT_FORM, order, rows]))
+        return Checkpoints(self.folder.checkpoints, records.digest([trainer.CHECKPOINT_FORM, order, rows]))
 
-    def _has_time_to_refit(self, so_far: trainer.Outcome, lessons: Sequence[SessionExample]) -> bool:
+    def _has_time_to_refit(self, so_far: trainer.Outcome, examples: Sequence[SessionExample]) -> bool:
         """Tell whether every row can be learned anew, at the pace so far, before the session is stopped."""
         seconds_per_token = so_far.seconds / max(1, so_far.tokens)
         rounds = max(REFIT_ROUNDS, 2 * self.order.plan.epochs)
-        needed = rounds * seconds_per_token * sum(len(lesson.encoded) for lesson in lessons)
+        needed = rounds * seconds_per_token * sum(len(each.row) for each in examples)
         left = self._training.max_seconds - (time.monotonic() - self._began)
         if needed > left:
             self._notes.append(
@@ -166,7 +134,8 @@ class Session:
 
     def _load(self) -> bases.Base:
         dtype = hardware.DTYPES[self.order.plan.dtype]
-        return bases.load_base(Path(self.order.base), dtype, hardware.machine(self._training.device).device)
+        device = hardware.machine(self._training.device).device
+        return bases.load_base(Path(self.order.base), dtype, device, self._task.head)
 
     def _prepare(self, parent: adapters.Adapter | None, plan: Plan) -> StartingModel:
         """Load the pristine base and merge the parent into it, truncated first if the ranks would not fit.
@@ -184,78 +153,60 @@ class Session:
             )
         if parent is not None:
             adapters.merge(base.model, parent)
+        if self._task.head.parts:
+            heads.build(base.model, self._task.head, self._labels(base, parent))
+            heads.put(base.model, parent.head if parent else {})
         return StartingModel(base, parent, truncation, voices)
 
-    def _ask_parent(self, start: StartingModel, lessons: Sequence[SessionExample]) -> list[SessionExample]:
+    def _labels(self, base: bases.Base, parent: adapters.Adapter | None) -> list[str]:
+        """Return the labels that the candidate knows: its parent's, and behind them those that are new."""
+        examples = [*self.folder.new(), *(item.example for item in self.folder.old())]
+        usable, _ = encode(self._task, base.tokenizer, examples)
+        known = parent.labels if parent else ()
+        return list(dict.fromkeys([*known, *self._task.labels([row for _, row in usable])]))
+
+    def _ask_parent(self, start: StartingModel, examples: Sequence[SessionExample]) -> list[SessionExample]:
         """Test what the merged parent knows of the new examples, and after a truncation of the old ones."""
         self.report({"phase": "testing"})
-        asked = [lesson for lesson in lessons if lesson.is_new or start.truncation]
-        answers = scoring.recalled(start.base.model, [lesson.encoded for lesson in asked])
-        said = {lesson.example.id: bool(ok) for lesson, ok in zip(asked, answers, strict=True)}
+        asked = [each for each in examples if each.is_new or start.truncation]
+        answers = metrics.recalled(self._task, start.base.model, [each.row for each in asked])
+        said = {each.example.id: bool(ok) for each, ok in zip(asked, answers, strict=True)}
         found = []
-        for lesson in lessons:
-            knows = said.get(lesson.example.id, lesson.knows)
-            found.append(replace(lesson, knows=knows, right=knows if lesson.is_new else lesson.right))
+        for each in examples:
+            knows = said.get(each.example.id, each.knows)
+            found.append(replace(each, knows=knows, right=knows if each.is_new else each.right))
         if start.truncation:
-            both = zip(lessons, found, strict=True)
+            both = zip(examples, found, strict=True)
             lost = sum(then.knows and not now.knows for then, now in both if not now.is_new)
             self._notes.append(f"the truncation made {lost} old examples wrong before training")
         return found
 
-    def _lessons(self, base: bases.Base) -> list[SessionExample]:
-        """Encode the examples and leave out, with a note, what is too long or cannot be written for this model."""
-        new = [records.restore(Example, row) for row in files.read_lines(self.folder / "new.jsonl")]
-        old = [
-            (records.restore(Example, _without(row, "right")), row["right"])
-            for row in files.read_lines(self.folder / "old.jsonl")
-        ]
-        fresh, unusable = encode(self._task, base.tokenizer, new)
-        held, unheld = encode(self._task, base.tokenizer, [example for example, _ in old])
-        known = {example.id: right for example, right in old}
-        found = [
-            SessionExample(example, row, is_new=True, right=False, knows=False) for example, row in fresh
-        ]
-        found += [
-            SessionExample(example, row, is_new=False, right=right, knows=right)
-            for example, row in held
-            for right in [known[example.id]]
-        ]
-        unusable += unheld
-        if unusable:
-            lines = [example.line for example, _ in unusable]
-            self._notes.append(
-                f"{len(lines)} rows cannot be written for this model and were left out: {lines[:20]}; the first: "
-                f"{unusable[0][1].message}"
-            )
-        limit = self.order.plan.max_length  # of this file: an older one's longer rows are kept
-        lessons = [lesson for lesson in found if not lesson.is_new or len(lesson.encoded) <= limit]
-        if len(lessons) < len(found):
-            lines = [lesson.example.line for lesson in found if lesson.is_new and len(lesson.encoded) > limit]
-            self._too_long = len(lines)
-            self._notes.append(
-                f"{len(lines)} rows are longer than {self.order.plan.max_length} tokens and were left out: {lines[:20]}"
-            )
-            self.report({"too_long": lines})
-        if not any(lesson.is_new for lesson in lessons) and self.order.kind == "learn":
-            if unusable:
-                raise unusable[0][1]
-            raise TrainingError(
-                f"every row is longer than {self.order.plan.max_length} tokens; shorten them", code="too_long"
-            )
-        return lessons
+    def _examples(self, base: bases.Base) -> list[SessionExample]:
+        """Return the examples of the order with their rows; what is left out is noted."""
+        selection = select(self.folder, self._task, base.tokenizer, self.order)
+        self._notes += selection.notes
+        self._too_long = len(selection.too_long)
+        if selection.too_long:
+            self.report({"too_long": selection.too_long})
+        return selection.examples
 
     def _general(self, base: bases.Base) -> distillation.General:
         """Return general conversation in the pristine base's own words; made once per base and kept beside it."""
+        task = self._task
+        if "kl" not in task.checks or not isinstance(task, Generating):
+            return distillation.General([], [])
         path = Path(self.order.base).with_name(
-            f"{Path(self.order.base).name}.{self.order.task}.general.safetensors"
+            f"{Path(self.order.base).name}.{task.name}.general.safetensors"
         )
-        found = distillation.read(path, base.fingerprint, self._task)
+        found = distillation.read(path, base.fingerprint, task)
         if found is None:
 
             def tell(done: int, total: int) -> None:
-                self.report({"phase": f"asking the base, once for all sessions: {done} of {total} texts"})
+                self.report(
+                    {"phase": f"recording the base's answers, once for all sessions: {done} of {total} texts"}
+                )
 
-            found = distillation.make(path, base.model, base.tokenizer, self._task, base.fingerprint, tell)
+            found = distillation.make(path, base.model, base.tokenizer, task, base.fingerprint, tell)
         return found
 
     # -- training
@@ -263,7 +214,7 @@ class Session:
     def _train(
         self,
         start: StartingModel,
-        lessons: Sequence[SessionExample],
+        examples: Sequence[SessionExample],
         plan: Plan,
         checkpoints: Checkpoints | None = None,
     ) -> TrainingResult:
@@ -271,20 +222,22 @@ class Session:
         set_seed(plan.seed)  # here and not once: a session that goes on from a checkpoint repairs alike
         model = self._fresh_lora(start.base, plan)
         material = trainer.Material(
-            rows=[lesson.encoded for lesson in lessons],
+            rows=[each.row for each in examples],
             items=[
                 ReplayItem(
-                    dataset=lesson.example.dataset,
-                    is_new=lesson.is_new,
-                    recalled=lesson.knows,
-                    known=lesson.right,
+                    dataset=each.example.dataset,
+                    is_new=each.is_new,
+                    recalled=each.knows,
+                    known=each.right,
                 )
-                for lesson in lessons
+                for each in examples
             ],
             general=start.voices,
         )
         self.report({"phase": "training", "rounds": plan.stopping.max_rounds, "target": plan.stopping.recall})
-        outcome = trainer.train(model, material, plan, report=self.report, checkpoints=checkpoints)
+        outcome = trainer.train(
+            self._task, model, material, plan, report=self.report, checkpoints=checkpoints
+        )
         self._notes += checkpoints.broken if checkpoints else []
         if outcome.pack_tokens < plan.pack_tokens:
             self._notes.append(
@@ -293,238 +246,102 @@ class Session:
             )
         if outcome.returned_to:
             self._notes.append(
-                f"training went on to round {len(outcome.history)} and brought no more, so the weights are those of round "
-                f"{outcome.returned_to}, which tested better"
+                f"training continued to round {len(outcome.history)} without improvement, so the weights of round "
+                f"{outcome.returned_to} are used, which tested better"
             )
         model.eval()
-        sample = packing.pack([lesson.encoded for lesson in lessons[:PROBES]])
-        with torch.inference_mode():
-            logits = scoring.answer_logits(model, sample).float().cpu()
+        sample = [each.row for each in examples[:PROBES]]
         return TrainingResult(
             adapters.concatenate(start.parent, peft_io.read_live(model)),
             outcome,
             sample,
-            logits,
+            ask(self._task, model, sample),
             start.truncation,
         )
 
     def _fresh_lora(self, base: bases.Base, plan: Plan) -> Any:
         """Return the base with what will be trained around it."""
-        return peft_io.add_lora(base.model, plan.rank, plan.alpha)
+        return peft_io.add_lora(base.model, plan.rank, plan.alpha, self._task.head)
 
     def _repair(
-        self, made: TrainingResult, lessons: Sequence[SessionExample], right: dict[str, bool]
+        self, made: TrainingResult, examples: Sequence[SessionExample], right: dict[str, bool]
     ) -> TrainingResult:
         """Go on from the candidate, rehearsing above all what it gets wrong."""
         self.report({"phase": "repairing"})
         plan = trainer.repair_plan(self.order.plan)
         start = self._prepare(made.adapter, plan)
-        knowing = self._ask_parent(
-            start, [replace(lesson, knows=right[lesson.example.id]) for lesson in lessons]
-        )
-        again = [replace(now, right=then.right) for now, then in zip(knowing, lessons, strict=True)]
-        mended = self._train(start, _anew(again) if self.order.kind == "refit" else again, plan)
+        knowing = self._ask_parent(start, [replace(each, knows=right[each.example.id]) for each in examples])
+        again = [replace(now, right=then.right) for now, then in zip(knowing, examples, strict=True)]
+        mended = self._train(start, anew(again) if self.order.kind == "refit" else again, plan)
         return replace(mended, truncation=max(made.truncation, mended.truncation))
 
-    def _refit(self, lessons: Sequence[SessionExample]) -> TrainingResult:
+    def _refit(self, examples: Sequence[SessionExample]) -> TrainingResult:
         """Train one adapter from the pristine base on everything."""
         self.report({"phase": "refitting"})
-        return self._train(self._prepare(None, self.order.plan), _anew(lessons), self.order.plan)
+        return self._train(self._prepare(None, self.order.plan), anew(examples), self.order.plan)
 
     # -- measuring
 
     def _measure(
-        self, made: TrainingResult, lessons: Sequence[SessionExample], name: str = CANDIDATE
+        self, made: TrainingResult, examples: Sequence[SessionExample], candidate: Path | None = None
     ) -> tuple[Evaluation, dict[str, bool], Verdict]:
         """Write the adapter, reload it onto the pristine base as it will be served, and measure that."""
         self.report({"phase": "judging"})
-        candidate = self._fresh_folder(name)
-        peft_io.write_adapter(made.adapter, candidate, self.order.base)
+        candidate = _fresh_folder(candidate or self.folder.candidate)
+        peft_io.write_adapter(made.adapter, candidate, self.order.base, self._task.head)
         base = self._load()
-        deck = adapter_stack.AdapterStack(base)
-        deck.add("candidate", candidate)
-        sampled = _spread(lessons, metrics.SAMPLED)
-        questions = [lesson.example.input for lesson in sampled]
-        new = [lesson for lesson in lessons if lesson.is_new]
-        with deck.use(None) as pristine:
-            perplexity_base = metrics.perplexity(pristine, base.tokenizer)
-            at_base = scoring.recalled(pristine, [lesson.encoded for lesson in new])
-        with deck.use("candidate") as model:
-            right = scoring.recalled(model, [lesson.encoded for lesson in lessons])
-            perplexity = metrics.perplexity(model, base.tokenizer)
-            own = [lesson.encoded.target for lesson in sampled]
-            bad = metrics.degenerate(model, base.tokenizer, self._task, questions, own)
-            with torch.inference_mode():
-                logits = scoring.answer_logits(model, made.sample).float().cpu()
-            asked = [lesson.encoded for lesson in lessons[:PROBES]]
-            files.write_json(candidate / metrics.PROBES, metrics.probe(model, asked))
-        answered = {lesson.example.id: ok for lesson, ok in zip(lessons, right, strict=True)}
-        old = [(lesson.right, answered[lesson.example.id]) for lesson in lessons if not lesson.is_new]
-        evaluation = Evaluation(
+        evaluation, answered = measure(
+            self._task,
+            base,
+            candidate,
+            made,
+            examples,
             dataset=self.order.dataset,
-            scores=_scores(lessons, answered),
-            before=_scores(lessons, {lesson.example.id: lesson.right for lesson in lessons}),
-            new=_score([answered[lesson.example.id] for lesson in new]),
-            new_before=_score([lesson.right for lesson in new]),
-            new_at_base=_score(at_base),
-            broken=sum(before and not now for before, now in old),
-            mended=sum(now and not before for before, now in old),
-            perplexity=perplexity,
-            perplexity_base=perplexity_base,
-            kl_base=metrics.distance_from_base(deck, "candidate", self._general(base).measured),
-            degenerate=bad,
-            sampled=len(questions),
-            reload_difference=adapters.difference(deck.read("candidate"), made.adapter),
-            merge_difference=float((logits - made.logits).abs().max()),
-            truncation_error=made.truncation,
-            finite=made.adapter.is_finite(),
-            ended_by=made.outcome.ended_by,
-            too_long=self._too_long,
-            repairs=tuple(self._repairs),
-            notes=tuple(self._notes),
+            general=self._general(base).measured,
         )
-        return evaluation, answered, judge.decide(evaluation, self._limits)
-
-    def _fresh_folder(self, name: str) -> Path:
-        candidate = self.folder / name
-        files.remove(candidate)
-        files.make_folder(candidate)
-        return candidate
+        told = replace(
+            evaluation, too_long=self._too_long, repairs=tuple(self._repairs), notes=tuple(self._notes)
+        )
+        return told, answered, judge.decide(told, self._limits)
 
     # -- after
-
-    def _merge(self) -> None:
-        """Leave a copy that needs no base beside the candidate; what stands in its way never costs the version."""
-        base = Path(self.order.base)
-        needed = sum(path.stat().st_size for path in base.glob("*.safetensors"))
-        free = shutil.disk_usage(self.folder).free
-        if free < MERGE_ROOM * needed:
-            self._notes.append(
-                f"no merged copy: it needs {needed / 2**20:.0f} MiB, and {free / 2**20:.0f} MiB are free"
-            )
-            return
-        self.report({"phase": "merging"})
-        target = self.folder / "merged"
-        files.remove(target)  # of a session that was cut off
-        try:
-            export.export(self.folder / CANDIDATE, base, target, "merged")
-            files.set_modes(target, folder_mode=files.FOLDER, file_mode=files.FILE)
-        except (OSError, LoradError) as error:
-            self._notes.append(f"no merged copy: {error}")
 
     def _write(
         self,
         made: TrainingResult,
-        lessons: Sequence[SessionExample],
+        examples: Sequence[SessionExample],
         evaluation: Evaluation,
         right: dict[str, bool],
         verdict: Verdict,
     ) -> None:
         """Complete the candidate; ``evaluation.json`` comes last, without it there is no candidate."""
         self.report({"phase": "saving"})
-        candidate = self.folder / CANDIDATE
+        candidate = self.folder.candidate
         base = Path(self.order.base)
         loader.keep_tokenizer(base, candidate)
-        resolved = {"settings": self.order.settings["resolved"], "plan": records.as_json(self.order.plan)}
-        files.write_bytes(
-            candidate / "config.yaml",
-            yaml.safe_dump(json.loads(json.dumps(resolved)), sort_keys=False).encode(),
+        seconds = time.monotonic() - self._began
+        session_papers.write(candidate, self.order, made, examples, evaluation, seconds)
+        learned = [each.example for each in examples if each.is_new]
+        self.folder.write_result(
+            SessionResult(
+                parent=self.order.parent_version,
+                base=bases.read_fingerprint(base),
+                evaluation=evaluation,
+                verdict=verdict,
+                learned=tuple(example.ids for example in learned),  # no words, see `_metadata`
+                right=right,
+            )
         )
-        files.write_json(candidate / loader.METADATA, self._metadata(made, lessons, evaluation))
-        learned = [lesson.example for lesson in lessons if lesson.is_new]
-        files.write_json(
-            candidate / "evaluation.json",
-            {
-                "parent": self.order.parent_version,
-                "base": bases.read_fingerprint(base),
-                "evaluation": records.as_json(evaluation),
-                "verdict": records.as_json(verdict),
-                "learned": [example.ids for example in learned],  # no words, see `_metadata`
-                "right": right,
-            },
-        )
-        files.remove(self.folder / CHECKPOINTS)  # the candidate is complete: nothing is left to go on with
-
-    def _metadata(
-        self, made: TrainingResult, lessons: Sequence[SessionExample], evaluation: Evaluation
-    ) -> dict[str, Any]:
-        """Return what a person wants to know of this session later, and all that is needed to run it again."""
-        outcome = made.outcome
-        machine = hardware.machine(self._training.device)
-        return {
-            "lorad": __version__,
-            "framework": loader.environment(machine.device, self.order.plan.dtype),
-            "order": records.as_json(self.order),
-            # ids alone: an example that is forgotten must not live on in a version's papers
-            "materials": {
-                "new": [lesson.example.id for lesson in lessons if lesson.is_new],
-                "old": [[lesson.example.id, lesson.right] for lesson in lessons if not lesson.is_new],
-            },
-            "datasets": _digests(lessons),
-            "hardware": {**records.as_json(machine), "platform": platform.platform()},
-            "training": {
-                "plan": records.as_json(self.order.plan),
-                "ended_by": outcome.ended_by,
-                "rounds": len(outcome.history),
-                "steps": outcome.steps,
-                "tokens": outcome.tokens,
-                "seconds": round(outcome.seconds, 2),
-                "tokens_per_second": round(outcome.tokens / max(outcome.seconds, 1e-9), 1),
-                "peak_gib": round(outcome.peak_bytes / 2**30, 3),
-                "session_seconds": round(time.monotonic() - self._began, 2),
-            },
-            "curves": outcome.history,
-            "final": {"recall": evaluation.headline_score.recall},
-            "reproducibility": {
-                "seed": self.order.plan.seed,
-                "deterministic": machine.device == "cpu",
-                "threads": torch.get_num_threads(),
-                "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
-            },
-            "adapter": {
-                "rank": made.adapter.rank,
-                "merge_difference": evaluation.merge_difference,
-                "truncation_error": made.truncation,
-            },
-        }
 
     def report(self, line: dict[str, Any]) -> None:
         """Append a line of progress; readers keep the newest value of every key."""
-        with files.open_secret(self.folder / "progress.jsonl", "a") as stream:
-            stream.write(json.dumps(line) + "\n")
+        self.folder.report(line)
 
 
-def _without(row: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name != key}
-
-
-def _spread(values: Sequence[Any], count: int) -> list[Any]:
-    step = max(1, len(values) // count)
-    return list(values[::step][:count])
-
-
-def _digests(lessons: Sequence[SessionExample]) -> dict[str, str]:
-    """Return the sha256 of each dataset's examples, whatever their order."""
-    ids: dict[str, list[str]] = defaultdict(list)
-    for lesson in lessons:
-        ids[lesson.example.dataset].append(lesson.example.id)
-    return {name: records.digest(sorted(found)) for name, found in ids.items()}
-
-
-def _anew(lessons: Sequence[SessionExample]) -> list[SessionExample]:
-    """Return the lessons as a refit takes them: nothing is known of any."""
-    return [replace(lesson, is_new=True, knows=False) for lesson in lessons]
-
-
-def _score(answers: Sequence[bool]) -> Score:
-    return Score(right=sum(map(bool, answers)), total=len(answers))
-
-
-def _scores(lessons: Sequence[SessionExample], right: dict[str, bool]) -> dict[str, Score]:
-    tallies: dict[str, list[bool]] = defaultdict(list)
-    for lesson in lessons:
-        tallies[lesson.example.dataset].append(right[lesson.example.id])
-    return {name: _score(tally) for name, tally in tallies.items()}
+def _fresh_folder(folder: Path) -> Path:
+    files.remove(folder)
+    files.make_folder(folder)
+    return folder
 
 
 def _end_when_told() -> None:
@@ -543,11 +360,11 @@ def _end_when_told() -> None:
         threading.Thread(target=watch_daemon, daemon=True).start()
 
 
-def main(folder: Path) -> int:
+def main(folder: RunFolder) -> int:
     """Run the order in a folder; return the process's exit status."""
     os.umask(permissions.UMASK)
     hardware.quieten()
-    order = records.restore(SessionSpec, files.read_json(folder / "request.json"))
+    order = folder.spec()
     threads = order.settings["training"]["threads"]
     if threads:
         torch.set_num_threads(threads)
@@ -575,4 +392,4 @@ def _named(error: Exception) -> Exception:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(RunFolder(Path(sys.argv[1]))))

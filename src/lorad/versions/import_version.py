@@ -21,7 +21,7 @@ import torch
 
 from lorad import __version__, records
 from lorad.errors import RegistryError
-from lorad.evaluation import metrics
+from lorad.evaluation import general_ability, metrics
 from lorad.models import (
     adapter_formats,
     adapter_stack,
@@ -35,7 +35,8 @@ from lorad.models import (
 from lorad.records import Encoded, Evaluation, Example, Score
 from lorad.storage import files
 from lorad.tasks import chat_template
-from lorad.versions import loader
+from lorad.tasks.chat import Chat
+from lorad.versions import loader, papers
 
 CONFIG = "config.json"
 MANIFEST = "manifest.json"
@@ -138,17 +139,17 @@ def _cut(adapter: adapters.Adapter, base: bases.Base, rank: int) -> tuple[adapte
     whole, less = (copy.deepcopy(base.model) for _ in range(2))
     adapters.merge(whole, adapter)
     adapters.merge(less, cut)
-    found = metrics.divergence(whole, less, base.tokenizer)
+    found = general_ability.divergence(whole, less, base.tokenizer)
     told = f"cut from rank {adapter.rank} to training.max_rank ({rank})"
     if not found <= MOST_DIVERGENCE:
         raise RegistryError(
-            f"{told}, this adapter would be another one: {found:.3g} nats a token away (at most {MOST_DIVERGENCE}), "
+            f"{told}, this adapter would change too much: {found:.3g} nats per token away (at most {MOST_DIVERGENCE}), "
             f"relative error {lost:.4f}; raise training.max_rank to {adapter.rank}",
             code="not_low_rank",
         )
     return (
         cut,
-        f"then {told}: {found:.2g} nats a token away (at most {MOST_DIVERGENCE}), relative error {lost:.4f}",
+        f"then {told}: {found:.2g} nats per token away (at most {MOST_DIVERGENCE}), relative error {lost:.4f}",
     )
 
 
@@ -259,7 +260,7 @@ def _fitted(adapter: adapters.Adapter, base: bases.Base, source: Path) -> adapte
 
 @torch.inference_mode()
 def _logits(model: Any, base: bases.Base) -> torch.Tensor:
-    rows = metrics.text_rows(base.tokenizer, COMPARED_ROWS)
+    rows = general_ability.text_rows(base.tokenizer, COMPARED_ROWS)
     return scoring.answer_logits(model, packing.pack(rows)).float().cpu()
 
 
@@ -286,7 +287,7 @@ def _agree(adapter: adapters.Adapter, base: bases.Base, expected: torch.Tensor, 
 
 def _another(told: str, difference: float) -> RegistryError:
     return RegistryError(
-        f"as a version this adapter would be another one: {told}; merge it into its base and add the whole model",
+        f"as a version this adapter would change too much: {told}; merge it into its base and add the whole model",
         code="not_the_same",
         difference=difference,
     )
@@ -306,7 +307,7 @@ def write(
     loader.keep_tokenizer(base_folder, candidate)
     dtype = str(base.model.dtype).removeprefix("torch.")
     files.write_json(
-        candidate / loader.METADATA,
+        candidate / papers.METADATA,
         {
             "lorad": __version__,
             "framework": loader.environment(base.model.device.type, dtype),
@@ -320,10 +321,10 @@ def write(
         },
     )
     deck = adapter_stack.AdapterStack(base)
-    loader.load(deck, "candidate", candidate, base_folder)
-    asked = [*rows, *metrics.text_rows(base.tokenizer, 2)]
+    loader.load(Chat(), deck, "candidate", candidate, base_folder)
+    asked = [*rows, *general_ability.text_rows(base.tokenizer, 2)]
     with deck.use("candidate") as model:
-        files.write_json(candidate / metrics.PROBES, metrics.probe(model, asked))
+        files.write_json(candidate / metrics.PROBES, metrics.probe(Chat(), model, asked))
     return deck
 
 
@@ -338,10 +339,10 @@ def compare(source: Path, deck: adapter_stack.AdapterStack, whole: Any) -> float
     else:
         whole.load_state_dict(tensors, strict=False)
     with deck.use("candidate") as model:
-        found = metrics.divergence(whole, model, deck.base.tokenizer)
+        found = general_ability.divergence(whole, model, deck.base.tokenizer)
     if not found <= MOST_DIVERGENCE:
         raise RegistryError(
-            f"as an adapter this model would be another one: {found:.3g} nats a token away (at most {MOST_DIVERGENCE}); "
+            f"as an adapter this model would change too much: {found:.3g} nats per token away (at most {MOST_DIVERGENCE}); "
             "raise training.max_rank, or add it as a base of its own with: lorad base add",
             code="not_low_rank",
         )
@@ -358,10 +359,10 @@ def evaluate(
     """Test a candidate on memory, write what came of it beside its weights, and return what it recalls."""
     tokenizer = deck.base.tokenizer
     with deck.use(None) as model:
-        perplexity_base = metrics.perplexity(model, tokenizer)
+        perplexity_base = general_ability.perplexity(model, tokenizer)
     with deck.use("candidate") as model:
-        answers = scoring.recalled(model, rows)
-        perplexity = metrics.perplexity(model, tokenizer)
+        answers = metrics.recalled(Chat(), model, rows)
+        perplexity = general_ability.perplexity(model, tokenizer)
     right = {example.id: bool(ok) for example, ok in zip(examples, answers, strict=True)}
     names = dict.fromkeys(example.dataset for example in examples)
     by_name = {name: [right[e.id] for e in examples if e.dataset == name] for name in names}
@@ -373,7 +374,9 @@ def evaluate(
         mended=0,
         perplexity=perplexity,
         perplexity_base=perplexity_base,
-        kl_base=metrics.distance_from_base(deck, "candidate", metrics.text_rows(tokenizer, TEXT_ROWS)),
+        kl_base=general_ability.distance_from_base(
+            deck, "candidate", general_ability.text_rows(tokenizer, TEXT_ROWS)
+        ),
         degenerate=0,
         sampled=0,
         reload_difference=0.0,
@@ -385,14 +388,14 @@ def evaluate(
         notes=tuple(notes),
     )
     files.write_json(
-        candidate / "evaluation.json",
+        candidate / papers.EVALUATION,
         {
             "parent": None,
             "base": deck.base.fingerprint,
             "evaluation": records.as_json(evaluation),
             "verdict": {
                 "promote": True,
-                "reasons": ["brought from outside by hand, not judged"],
+                "reasons": ["imported by hand, not judged"],
                 "failed": [],
             },
             "learned": [],

@@ -1,7 +1,7 @@
 """Bringing a version into memory, after it has proven that it is what was promoted.
 
 What lives here: the checks between verified files and the first answer, in the order in which the cheaper and
-the more certain comes first. What never does: hashes (``store.verify``), what happens to a version that fails.
+the more certain comes first. What never does: hashes (``version_folders.verify``), what happens to a version that fails.
 
     files as promoted -> header -> config against weights -> vocabulary -> environment -> probes
 """
@@ -20,9 +20,10 @@ from lorad.evaluation import metrics
 from lorad.models import bases, hardware, peft_io
 from lorad.models.adapter_stack import AdapterStack
 from lorad.storage import files
+from lorad.tasks import Task
+from lorad.versions import papers
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy")
-METADATA = "metadata.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -76,7 +77,7 @@ def check(folder: Path, base: bases.Base, base_folder: Path | None, *, strict: b
     if differs and strict:
         raise RegistryError(
             f"{folder.name} was made in another environment: {'; '.join(differs)}; restore that one, set "
-            "engine.strict_environment to false, or learn anew with: lorad consolidate --refit",
+            "engine.strict_environment to false, or train again with: lorad consolidate --refit",
             code="other_environment",
             version=folder.name,
             differs=differs,
@@ -110,13 +111,19 @@ def _dtype(model: Any) -> str:
 def _made_in(folder: Path) -> dict[str, Any]:
     """Return the environment that a version's metadata tells of; an import may tell of none."""
     try:
-        return dict(files.read_json(folder / METADATA)["framework"])
+        return dict(files.read_json(folder / papers.METADATA)["framework"])
     except (OSError, ValueError, TypeError, KeyError):
         return {}
 
 
 def load(
-    deck: AdapterStack, slot: str, folder: Path, base_folder: Path | None = None, *, strict: bool = False
+    task: Task,
+    deck: AdapterStack,
+    slot: str,
+    folder: Path,
+    base_folder: Path | None = None,
+    *,
+    strict: bool = False,
 ) -> list[str]:
     """Bring a version whose files are verified into a deck, or leave the deck as it was and raise ``RegistryError``.
 
@@ -125,21 +132,21 @@ def load(
     differs = check(folder, deck.base, base_folder, strict=strict)
     deck.add(slot, folder)
     try:
-        prove(deck, slot, folder)
+        prove(task, deck, slot, folder)
     except BaseException:
         deck.drop(slot)
         raise
     return differs
 
 
-def prove(deck: AdapterStack, slot: str, folder: Path) -> None:
+def prove(task: Task, deck: AdapterStack, slot: str, folder: Path) -> None:
     """Ask a loaded version its probes; raise if it answers otherwise than when it was made."""
     path, version = folder / metrics.PROBES, folder.name
     if not path.is_file():  # whether it should be there is the manifest's business
         return
     try:
         with hardware.passing_errors(f"asking {version} its probes"), deck.use(slot) as model:
-            found, limit = metrics.probe_again(model, files.read_json(path))
+            found, limit = metrics.probe_again(task, model, files.read_json(path))
     except (OSError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise RegistryError(
             f"the probes of {version} cannot be asked: {error}", code="probes_damaged", version=version
@@ -147,7 +154,7 @@ def prove(deck: AdapterStack, slot: str, folder: Path) -> None:
     if not found <= limit:
         raise RegistryError(
             f"{version} does not answer its probes as when it was made: a logit differs by {found:.3g} "
-            f"(at most {limit:g}); lorad serves the newest sound version instead",
+            f"(at most {limit:g}); lorad serves the newest intact version instead",
             code="probes_failed",
             version=version,
         )

@@ -15,7 +15,8 @@ from itertools import groupby, pairwise
 from typing import Any
 
 from lorad.errors import ConfigError, SampleError
-from lorad.tasks import chat_template, find
+from lorad.tasks import chat_template
+from lorad.tasks.chat import Chat
 from lorad.versions import go_template
 from lorad.versions.go_template import GoError, quote
 from lorad.versions.llamacpp import Asked
@@ -80,13 +81,13 @@ def controls(tokenizer: Any) -> set[int]:
     source = str(tokenizer.chat_template)
     written = {number for number in special if str(tokenizer.added_tokens_decoder[number]) in source}
     named = {tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
-    return special & (made | written | named | set(find("chat").stop_tokens(tokenizer)))
+    return special & (made | written | named | set(Chat().stop_tokens(tokenizer)))
 
 
 def asked(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """Return the prompt that lorad makes of messages, nothing where the base's template refuses them."""
     try:
-        return list(find("chat").prompt(tokenizer, messages))
+        return list(Chat().prompt(tokenizer, messages))
     except SampleError:
         return []
 
@@ -135,7 +136,7 @@ def _more(tokenizer: Any, roles: Sequence[str], gaps: Gaps) -> Gaps:
 
 def _between(tokenizer: Any, roles: Sequence[str]) -> Gaps:
     messages = _marked(roles)
-    text = text_of(tokenizer, find("chat").prompt(tokenizer, messages))
+    text = text_of(tokenizer, Chat().prompt(tokenizer, messages))
     gaps = {}
     for pair, message in zip(pairwise((START, *roles)), messages, strict=True):
         before, found, text = text.partition(message["content"])
@@ -158,7 +159,7 @@ def _unlike(reason: str) -> ConfigError:
 
 def write(tokenizer: Any, file: str) -> str:
     """Return the Modelfile for a GGUF file, compared; raise ``ConfigError`` where no Modelfile makes the base's prompt."""
-    ends = [tokenizer.convert_ids_to_tokens(token) for token in find("chat").stop_tokens(tokenizer)]
+    ends = [tokenizer.convert_ids_to_tokens(token) for token in Chat().stop_tokens(tokenizer)]
     lines = [
         f"FROM ./{file}",
         "PARAMETER temperature 0",

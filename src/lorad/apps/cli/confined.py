@@ -1,9 +1,9 @@
-"""Doing something in a process of its own, within limits of memory and time.
+"""Work in a child process with limits of memory and time, for files from outside that may be huge or never end.
 
-What lives here: both ends of it, for what somebody else's files may make endless or enormous: ``run`` starts a program
-and hears what comes of it, ``answer`` is what that program does. What never does: knowing what is done.
+What lives here: both ends: ``run`` starts a program and reads its result, ``answer`` runs in that program. What never
+does: the work itself.
 
-The program writes one JSON value a line: the end of each stage, and in the end its result or one of lorad's errors.
+The program writes one JSON value per line: the end of each stage, and finally its result or an error.
 """
 
 import contextlib
@@ -22,13 +22,13 @@ import psutil
 from lorad.errors import ConfigError, LoradError, describe
 
 GIB = 2**30
-MOST_SAID = 64 * 2**20
+MAX_OUTPUT_BYTES = 64 * 2**20
 
 
 def run(command: Sequence[str], stages: Mapping[str, float], memory: int) -> Any:
-    """Return a program's result, or raise its error; ``ConfigError`` when a stage takes too many seconds or too much memory.
+    """Return a program's result, or raise its error; ``ConfigError`` if a stage exceeds its seconds or the memory.
 
-    ``memory`` is what it was told that it may take beyond its own.
+    ``memory`` is the limit in bytes that the program was given, beyond its own size.
     """
     with subprocess.Popen(
         [*command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -38,18 +38,20 @@ def run(command: Sequence[str], stages: Mapping[str, float], memory: int) -> Any
         finally:
             program.kill()
     if not said:
-        raise _beyond(f"{stage} ended at once, as where it takes more than {memory / GIB:.0f} GiB of memory")
+        raise _beyond(
+            f"{stage} ended unexpectedly, probably because it needs more than {memory / GIB:.0f} GiB of memory"
+        )
     if "result" in said:
         return said["result"]
     data = said["error"]
     if data["code"] == "memory":
-        raise _beyond(f"{stage} takes more than {memory / GIB:.0f} GiB of memory")
+        raise _beyond(f"{stage} needs more than {memory / GIB:.0f} GiB of memory")
     kinds = {kind.__name__: kind for kind in LoradError.__subclasses__()}
     raise kinds.get(said["kind"], ConfigError)(data["message"], code=data["code"])
 
 
 def _listen(program: subprocess.Popen[bytes], stages: Mapping[str, float]) -> tuple[dict[str, Any], str]:
-    """Return the last thing that a program says, nothing if it dies before, and at which stage that was."""
+    """Return a program's last message, empty if it died before, and its stage at that time."""
     left = list(stages)
     heard = b""
     deadline = time.monotonic() + stages[left[0]]
@@ -67,19 +69,19 @@ def _listen(program: subprocess.Popen[bytes], stages: Mapping[str, float]) -> tu
                 return told, left[0]
             left = left[1:] or left
             deadline = time.monotonic() + stages[left[0]]
-        if not more or len(heard) > MOST_SAID:
+        if not more or len(heard) > MAX_OUTPUT_BYTES:
             return {}, left[0]
 
 
 def answer(act: Callable[[Callable[[str], None]], Any], memory: int) -> None:
-    """Do something within this much memory, and say on standard output what came of it; nothing else may write there."""
+    """Do some work within this much memory and report the result on standard output; nothing else may write there."""
     limit = psutil.Process().memory_info().vms + memory
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     try:
         said = {"result": act(lambda stage: _say({"done": stage}))}
     except MemoryError:
-        said = {"kind": "RetryLater", "error": {"code": "memory", "message": ""}}
+        said = {"kind": "TransientError", "error": {"code": "memory", "message": ""}}
     except Exception as error:  # noqa: BLE001 - the other process raises it
         said = {"kind": type(error).__name__, "error": describe(error)}
     _say(said)
@@ -91,4 +93,4 @@ def _say(told: Mapping[str, Any]) -> None:
 
 
 def _beyond(told: str) -> ConfigError:
-    return ConfigError(f"{told}; nothing of it was kept", code="beyond_limits")
+    return ConfigError(f"{told}; nothing was kept", code="beyond_limits")

@@ -7,280 +7,50 @@ HTTP server have their own.
 
 import argparse
 import contextlib
-import json
 import os
 import resource
 import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
-from pathlib import Path
-from typing import Any
 
 import psutil
 from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.cron import CronTrigger
 
-from lorad import __version__, log, records
-from lorad.apps.daemon import forgetting
-from lorad.apps.daemon.loop import Cycle
+from lorad import log
+from lorad.apps.daemon import nightly
+from lorad.apps.daemon.api import Api
+from lorad.apps.daemon.loop import LearningLoop
+from lorad.apps.daemon.model_host import ModelHost
+from lorad.apps.daemon.reading_process import ReadingProcess
+from lorad.apps.daemon.snapshot import Snapshot
+from lorad.apps.daemon.turn import Turn
 from lorad.apps.screens import terminal
 from lorad.config import Settings, load_settings
-from lorad.datasets.inbox import inbox
+from lorad.datasets.inbox import watching
+from lorad.datasets.inbox.inbox import Inbox
 from lorad.datasets.isolated.reader_process import Reader
-from lorad.errors import ConfigError, LoradError, ProtocolError, TransientError
+from lorad.errors import ConfigError, LoradError, TransientError
 from lorad.home import Home, find_home
-from lorad.models.bases import load_to_answer, shape, verify_base
-from lorad.models.hardware import machine, quieten
-from lorad.records import BASE, Example, Plan
-from lorad.serving import queries
-from lorad.serving.engine import Engine, GenerationRequest, Sampling
-from lorad.serving.http import connections, server
+from lorad.models.hardware import quieten
+from lorad.serving.engine import Engine
+from lorad.serving.http import connections, server, unix_socket
 from lorad.serving.queries import Archive
-from lorad.states import VersionState
-from lorad.storage import files, permissions
+from lorad.storage import files, locks, permissions
 from lorad.storage.database import Database
-from lorad.tasks import encode, find
-from lorad.training import planner
-from lorad.versions.store import MANIFEST, Registry
+from lorad.storage.ledger import Ledger
+from lorad.track import all_tracks
+from lorad.training.executors.local import LocalExecutor
 
 logger = log.get_logger()
 
 LOOK_SECONDS = 1.0
-"""The cycle looks at least this often; events only make it look sooner."""
+"""The loop looks at least this often; events only make it look sooner."""
 STOP_SECONDS = 10.0
 """A step that has not ended by then is left alone when the daemon stops."""
 DESCRIPTORS = 10_240
 """Files and connections that may be open at once; macOS allows no more."""
-JOBS_TOLD = 20
-"""Ended jobs that a snapshot lists."""
-SHOWN = 3
-"""Examples that are shown before they are forgotten."""
-READER_NEEDS = (
-    "PATH",
-    "PYTHON",
-    "HOME",
-    "LANG",
-    "LC_",
-    "LD_LIBRARY_PATH",
-    "DYLD_",
-    "VIRTUAL_ENV",
-    "CONDA_PREFIX",
-)
-"""How variables of the environment begin that the process that reads files is given: no tokens."""
-FILES_TOLD = 100
-"""Waiting files that a snapshot lists; ten thousand would only fill a screen."""
-
-
-class ChildSession:
-    """A training process: started with low priority, watched by its progress file, ended by a signal.
-
-    The child holds the read end of a pipe whose other end is ours: if the daemon dies, even by SIGKILL, the
-    child sees the pipe close and stops.
-    """
-
-    def __init__(self, folder: Path, settings: Settings) -> None:
-        self._folder = folder
-        self._deadline: float | None = None
-        self._limit = settings.training.max_seconds
-        self._log = files.open_secret(folder / "session.log", "wb")
-        environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        self._process = subprocess.Popen(
-            # -P: a torch.py in the current folder is not torch
-            [sys.executable, "-P", "-m", "lorad.training.session", str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,  # a Ctrl-C at the terminal is for the daemon; it tells the child itself
-        )
-        with contextlib.suppress(OSError, psutil.Error):
-            psutil.Process(self._process.pid).nice(settings.training.nice)
-            # Linux shares its time among sessions first, and the child's is its own: inside it nice says nothing
-            Path(f"/proc/{self._process.pid}/autogroup").write_text(str(settings.training.nice))
-
-    def poll(self, ticks: float) -> int | None:
-        """Return the exit status, or ``None`` while it runs; end it when it takes too long."""
-        if self._deadline is None:
-            self._deadline = ticks + self._limit
-        elif ticks > self._deadline:
-            self._process.kill()
-            self._process.wait()
-            self._tell_late()
-        status = self._process.poll()
-        if status is not None:
-            self._close()
-        return status
-
-    def _tell_late(self) -> None:
-        said = {
-            "code": "too_slow",
-            "message": f"the session was ended after training.max_seconds ({self._limit:.0f} s); raise it, and let the "
-            "session go on with: lorad resume JOB",
-        }
-        with contextlib.suppress(OSError), files.open_secret(self._folder / "progress.jsonl", "a") as stream:
-            stream.write(json.dumps({"error": said}) + "\n")
-
-    def stop(self) -> None:
-        """Ask it to end, then make it."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        self._close()
-
-    def _close(self) -> None:
-        self._log.close()
-        if self._process.stdin:
-            self._process.stdin.close()
-
-    @property
-    def progress(self) -> dict[str, Any]:
-        """Return the newest line of progress, with the history of rounds."""
-        lines = files.read_lines(self._folder / "progress.jsonl")
-        newest: dict[str, Any] = {}
-        for line in lines:
-            newest |= line
-        return newest | {"history": [line["closed"] for line in lines if "closed" in line]}
-
-
-class ReadingProcess:
-    """A process that reads files, without our secrets; it ends with us by the pipe whose other end it holds."""
-
-    def __init__(self) -> None:
-        self.connection, theirs = socket.socketpair()
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-B", "-m", "lorad.datasets.isolated.worker", str(theirs.fileno())],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,  # a file must not fill the log
-                stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env={name: value for name, value in os.environ.items() if name.startswith(READER_NEEDS)}
-                | {"OMP_NUM_THREADS": "1"},
-            )
-        except BaseException:
-            self.connection.close()
-            raise
-        finally:
-            theirs.close()
-        self._watched = psutil.Process(self._process.pid)  # nobody else has its number before ``end``
-
-    @property
-    def memory(self) -> int:
-        """Return the bytes that it holds in memory."""
-        try:
-            return int(self._watched.memory_info().rss)
-        except psutil.Error:  # it has ended
-            return 0
-
-    def end(self) -> int:
-        """End it, if it still runs, and return its exit status."""
-        self.connection.close()
-        self._process.kill()
-        status = self._process.wait()
-        if self._process.stdin:
-            self._process.stdin.close()
-        return status
-
-
-class ModelHost:
-    """The cycle's view of models: plans with real token counts, starts children, swaps versions."""
-
-    def __init__(
-        self, settings: Settings, home: Home, engine: Engine, registries: dict[str, Registry]
-    ) -> None:
-        self._settings = settings
-        self._home = home
-        self._engine = engine
-        self._registries = registries
-
-    def attach(self) -> None:
-        """Load every track's base model, once."""
-        loaded: dict[str, Any] = {}
-        for name, track in self._settings.tracks.items():
-            if track.base not in loaded:
-                folder = self._home.base(track.base)
-                if self._settings.engine.verify_base:
-                    verify_base(folder)
-                loaded[track.base] = load_to_answer(
-                    folder, self._settings.engine.device, self._settings.training.dtype
-                )
-            self._engine.attach(name, find(track.task), loaded[track.base])
-
-    def check(self, track: str, example: Example) -> Example:
-        """Return an example as the track learns it; raise ``SampleError`` for one that its base could not give back."""
-        return self._engine.task(track).check(self._engine.base(track).tokenizer, example)
-
-    def plan(self, track: str, examples: Sequence[Example], overrides: dict[str, Any], drift: float) -> Plan:
-        """Plan a session for these examples, on a parent that has drifted so far from its base."""
-        usable, unusable = encode(self._engine.task(track), self._engine.base(track).tokenizer, examples)
-        if not usable and unusable:
-            raise unusable[0][1]
-        return planner.plan(
-            lengths=[len(encoded) for _, encoded in usable],
-            shape=shape(self._home.base(self._settings.tracks[track].base)),
-            machine=machine(self._settings.training.device),
-            planner=self._settings.planner,
-            rehearsal=self._settings.rehearsal,
-            training=self._settings.training,
-            overrides=overrides,
-            drift=drift,
-        )
-
-    def start(self, folder: Path) -> ChildSession:
-        """Start a session on the order in a folder."""
-        return ChildSession(folder, self._settings)
-
-    def fingerprint(self, track: str) -> str:
-        """Return the fingerprint of the track's base model."""
-        return self._engine.base(track).fingerprint
-
-    def damaged_bases(self) -> list[LoradError]:
-        """Hash the base models' files anew; return one error for each base that is not what was added."""
-        found: list[LoradError] = []
-        for name in dict.fromkeys(track.base for track in self._settings.tracks.values()):
-            try:
-                verify_base(self._home.base(name))
-            except LoradError as error:
-                found.append(error)
-        return found
-
-    def ensure_loaded(self, track: str, version: str) -> None:
-        """Verify a version and bring it into memory."""
-        if self._engine.resident(track, version):
-            return
-        folder = self._registries[track].verify(version, self.fingerprint(track))
-        base_folder = self._home.base(self._settings.tracks[track].base)
-        digest = files.file_digest(folder / MANIFEST)
-        differs = self._engine.load(track, version, folder, digest, base_folder)
-        if differs:
-            logger.warning("environment_differs", track=track, version=version, differs=differs)
-
-    def serve(self, track: str, version: str | None) -> None:
-        """Verify a version, bring it into memory and answer from it."""
-        if version is not None:
-            self.ensure_loaded(track, version)
-        self._engine.serve(track, version)
-
-
-def _scheduler() -> BackgroundScheduler:
-    """Return a scheduler that knows when the clocks of this place change; else one by today's offset."""
-    here = datetime.now().astimezone()
-    with contextlib.suppress(LookupError, ValueError, OSError, Warning):  # TZ may name no zone
-        scheduler = BackgroundScheduler()
-        if here.astimezone(scheduler.timezone).utcoffset() == here.utcoffset():
-            return scheduler
-    told = "the system does not name its zone; nightly work is an hour off after the clocks change, until a restart"
-    logger.info("no_time_zone", why=told)
-    return BackgroundScheduler(timezone=here.tzinfo)
 
 
 def _raise_descriptors() -> None:
@@ -299,11 +69,8 @@ class App:
         self.home = home
         self.settings = settings
         self.stopping = threading.Event()
-        self._wake = threading.Event()
         self._ready = False
-        self._started_at = time.time()
-        self._polls_because = ""
-        self._turn = threading.RLock()
+        self._turn = Turn()
         self._undo: list[tuple[str, Callable[[], object]]] = []
 
     # -- life
@@ -325,7 +92,7 @@ class App:
         """Stop everything in reverse order; what fails to stop is said and does not keep the rest running."""
         self._ready = False
         self.stopping.set()
-        self._wake.set()
+        self._turn.wake.set()
         while self._undo:
             name, undo = self._undo.pop()
             try:
@@ -370,7 +137,7 @@ class App:
         stack = contextlib.ExitStack()
         try:
             lock, apart = self.home.models / ".daemon.lock", self.home.models / ".daemon"
-            stack.enter_context(files.locked(lock, wait=False, apart=apart))
+            stack.enter_context(locks.locked(lock, wait=False, apart=apart))
         except TransientError as error:
             if error.code != "locked":
                 raise
@@ -379,35 +146,65 @@ class App:
             ) from None
         self._undo.append(("lock", stack.close))
         for path in (self.home.running_socket(), self.home.socket(self.settings.server.socket)):
-            if path and server.is_alive(path):  # whatever became of the lock
+            if path and unix_socket.is_alive(path):  # whatever became of the lock
                 raise ConfigError(f"another lorad answers at {path}; stop it first", code="already_running")
 
     def _wire(self) -> None:
+        """Make everything that the daemon consists of, and bring what is on disk to one story."""
         tightened, open_still = permissions.close_below(self.home.models, os.geteuid())
         database = Database(self.home.database)
         self._undo.append(("database", database.close))
+        self.ledger = Ledger(database)
+        self.tracks = all_tracks(self.home, self.settings, database)
         self.engine = Engine(self.settings.engine)
-        self.registries = {name: Registry(self.home.track(name)) for name in self.settings.tracks}
-        self.models_held = ModelHost(self.settings, self.home, self.engine, self.registries)
+        self.models = ModelHost(self.settings, self.tracks, self.engine)
+        self.inbox = Inbox(self.home.inbox, self.settings.inbox, tuple(self.tracks), self.home.drops)
+        self._wire_loop()
+        self._wire_api()
+        self._tell_modes(tightened, open_still)
+        self.loop.recovery.recover(time.time())
+        self.models.attach()
+
+    def _wire_loop(self) -> None:
         self.reader = Reader(
             self.settings.inbox, start=ReadingProcess, clock=time.monotonic, is_stopping=self.stopping.is_set
         )
         self._undo.append(("reader", self.reader.close))
-        self.cycle = Cycle(
+        training = self.settings.training
+        self.loop = LearningLoop(
             settings=self.settings,
-            database=database,
-            inbox=inbox.Inbox(
-                self.home.inbox, self.settings.inbox, tuple(self.settings.tracks), self.home.drops
-            ),
-            registries=self.registries,
-            tracks=self.models_held,
-            base_folder=self.home.base,
+            tracks=self.tracks,
+            ledger=self.ledger,
+            inbox=self.inbox,
             reader=self.reader,
+            models=self.models,
+            executor=LocalExecutor(nice=training.nice, max_seconds=training.max_seconds),
         )
-        self.archive = Archive(self.registries, self.cycle.ledger, self.cycle.memory)
-        self._tell_modes(tightened, open_still)
-        self.cycle.recover(time.time())
-        self.models_held.attach()
+
+    def _wire_api(self) -> None:
+        started_at = time.time()
+        archive = Archive(self.tracks, self.ledger, self.settings.judge)
+        self.snapshot = Snapshot(
+            home=self.home,
+            started_at=started_at,
+            tracks=self.tracks,
+            ledger=self.ledger,
+            inbox=self.inbox,
+            loop=self.loop,
+            engine=self.engine,
+            archive=archive,
+        )
+        self.api = Api(
+            tracks=self.tracks,
+            commands=self.loop.commands,
+            models=self.models,
+            engine=self.engine,
+            archive=archive,
+            snapshot=self.snapshot,
+            turn=self._turn,
+            started_at=started_at,
+            is_ready=self.is_ready,
+        )
 
     def _tell_modes(
         self, tightened: Sequence[permissions.Exposure], open_still: Sequence[permissions.Exposure]
@@ -415,7 +212,7 @@ class App:
         """Say once what an older lorad, or somebody, had left open in models/ and is closed now."""
         if tightened:
             first = str(tightened[0].path)
-            self.cycle.ledger.record_event("closed_to_others", time.time(), files=len(tightened), first=first)
+            self.ledger.record_event("closed_to_others", time.time(), files=len(tightened), first=first)
             logger.warning("closed_to_others", files=len(tightened), first=first)
         if open_still:
             told = "see: lorad doctor"
@@ -424,13 +221,13 @@ class App:
     def _answer(self) -> None:
         """Start the thread that generates, and serve the newest sound version."""
         self._thread("answer", lambda: self.engine.work(timeout=0.2))
-        self.cycle.serve_all(time.monotonic())
+        self.loop.served.serve_all(time.monotonic())
 
     def _listen(self) -> None:
         path = self.home.socket(self.settings.server.socket)
         _raise_descriptors()
-        listener = server.bind(path)
-        http = connections.serve(server.build(self, self.settings.server), self.settings.server)
+        listener = unix_socket.bind(path)
+        http = connections.serve(server.build(self.api, self.settings.server), self.settings.server)
         thread = threading.Thread(target=http.run, kwargs={"sockets": [listener]}, name="http", daemon=True)
         thread.start()
 
@@ -450,49 +247,40 @@ class App:
         """Start the worker, the watcher and the scheduler."""
         self._undo.append(("session", self._halt))
         self._thread("learn", self._tick)
-        scheduler = _scheduler()
+        scheduler = nightly.scheduler()
         self._watch(scheduler)
-        nightly = {
-            self._tidy: self.settings.training.consolidate_at,
-            self._scrub: self.settings.registry.scrub_at,
-        }
-        for act, at in nightly.items():
-            if at:
-                hour, _, minute = at.partition(":")
-                trigger = CronTrigger(hour=hour, minute=minute, timezone=scheduler.timezone)
-                scheduler.add_job(act, trigger, coalesce=True, misfire_grace_time=3600)
+        nightly.every_day(scheduler, self.settings.training.consolidate_at, self._consolidate)
+        nightly.every_day(scheduler, self.settings.registry.scrub_at, self._scrub)
         scheduler.start()
         self._undo.append(("scheduler", lambda: scheduler.shutdown(wait=False)))
 
     def _halt(self) -> None:
         """Stop the session and excuse the file that is being read; a step that hangs does not keep the daemon up."""
-        has_turn = self._turn.acquire(timeout=STOP_SECONDS)
-        if not has_turn:
-            logger.error("step_hangs", why="a step did not end; the daemon ends without it")
-        try:
-            self.cycle.excuse_readings()
-            self.cycle.halt(time.time())
-        finally:
-            if has_turn:
-                self._turn.release()
+
+        def halt(has_turn: bool) -> None:
+            if not has_turn:
+                logger.error("step_hangs", why="a step did not end; the daemon ends without it")
+            self.loop.intake.excuse_readings()
+            self.loop.sessions.halt(time.time())
+
+        self._turn.take_within(STOP_SECONDS, halt)
 
     def _watch(self, scheduler: BackgroundScheduler) -> None:
         """Be told of what happens in the inbox, or look every second where nobody would tell."""
-        watcher = inbox.watch(self.home.inbox, self.cycle.inbox.hint_complete, self._look)
-        self._polls_because = inbox.start(watcher, self.home.inbox, psutil.disk_partitions(all=True))
+        watcher = watching.watch(self.home.inbox, tuple(self.tracks), self.inbox.hint_complete, self._look)
+        polls_because = watching.start(watcher, self.home.inbox, psutil.disk_partitions(all=True))
+        self.snapshot.polls_because = polls_because
         if watcher.is_alive():
             self._undo.append(("watcher", lambda: (watcher.stop(), watcher.join(timeout=5))))
-        if self._polls_because:
-            logger.warning("inbox_polled", why=self._polls_because, seconds=inbox.POLL_SECONDS)
-            scheduler.add_job(
-                self._look, "interval", seconds=inbox.POLL_SECONDS, max_instances=1, coalesce=True
-            )
+        if polls_because:
+            logger.warning("inbox_polled", why=polls_because, seconds=watching.POLL_SECONDS)
+            nightly.every(scheduler, watching.POLL_SECONDS, self._look)
         else:
-            self.cycle.inbox.rely_on_events()
+            self.inbox.rely_on_events()
 
     def _look(self) -> None:
-        self.cycle.inbox.look()
-        self._wake.set()
+        self.inbox.request_scan()
+        self._turn.wake.set()
 
     def _thread(self, name: str, work: Callable[[], object]) -> None:
         stop = threading.Event()  # its own: what depends on this thread is stopped before it is
@@ -506,260 +294,33 @@ class App:
 
         def join() -> None:
             stop.set()
-            self._wake.set()
+            self._turn.wake.set()
             thread.join(timeout=15)
 
         self._undo.append((name, join))
 
     def _tick(self) -> None:
-        self._wake.wait(
-            LOOK_SECONDS
-        )  # by a steady clock: the scheduler's stands still when the time of day jumps
-        self._wake.clear()
+        # by a steady clock: the scheduler's stands still when the time of day jumps
+        self._turn.wake.wait(LOOK_SECONDS)
+        self._turn.wake.clear()
         if self.stopping.is_set():
             return
         try:
-            self._exclusively(lambda: self.cycle.step(time.time(), time.monotonic()))
+            self._turn.take(lambda: self.loop.step(time.time(), time.monotonic()))
         except Exception:  # one bad step must not end the daemon
             logger.exception("step_failed")
         self.reader.rest()
 
-    def _tidy(self) -> None:
-        self._exclusively(lambda: self.cycle.consolidate_idle(time.time()))
-        self._wake.set()
+    def _consolidate(self) -> None:
+        self._turn.take(lambda: self.loop.commands.consolidate_idle(time.time()))
+        self._turn.wake.set()
 
     def _scrub(self) -> None:
-        self._exclusively(lambda: self.cycle.scrub(time.time()))
-
-    def _exclusively(self, act: Callable[[], Any]) -> Any:
-        """Take the cycle's turn: steps and people's commands never overlap."""
-        with self._turn, files.passing_errors("it could not be done"):
-            return act()
-
-    # -- what the socket asks (server.Daemon)
+        self._turn.take(lambda: self.loop.recovery.scrub(time.time()))
 
     def is_ready(self) -> bool:
         """Tell whether questions are answered and drops are taken."""
         return self._ready and not self.stopping.is_set()
-
-    def ask(
-        self, model: str, messages: list[dict[str, Any]], sampling: Sampling
-    ) -> tuple[GenerationRequest, str]:
-        """Accept a question for ``track`` or ``track@latest|previous|vN|TAG|base``."""
-        track, named, wanted = model.partition("@")
-        version = self._resolve(track, wanted) if named else None
-        ticket = self.engine.submit(track, messages, sampling, version)
-        return ticket, self.engine.fingerprint(track, ticket.version)
-
-    def _resolve(self, track: str, wanted: str) -> str | None:
-        registry = self.archive.registry(track)
-        if not wanted:
-            raise ProtocolError(
-                f"there is no model '{track}@'; name a version behind the @, or leave the @ out",
-                status=404,
-                code="model_not_found",
-            )
-        if wanted == "latest":
-            return None
-        if wanted == BASE:
-            return BASE
-        if wanted == "previous" and registry.previous is None:
-            raise ProtocolError(f"{track} has no previous version yet", status=404, code="model_not_found")
-        version = registry.resolve(wanted)
-        self.models_held.ensure_loaded(track, version)
-        return version
-
-    def models(self) -> list[dict[str, Any]]:
-        """Return what ``/v1/models`` lists: every track and each of its versions."""
-        names = [(track, int(self._started_at)) for track in self.registries]
-        for track, registry in self.registries.items():
-            names += [(f"{track}@{BASE}", int(self._started_at))]
-            names += [
-                (f"{track}@{e['version']}", int(self._started_at))
-                for e in registry.tracker()["checkpoints"]
-                if e.get("state") == VersionState.INTACT
-            ]
-        return [{"id": name, "object": "model", "created": at, "owned_by": "lorad"} for name, at in names]
-
-    def snapshot(self) -> dict[str, Any]:
-        """Return everything that ``lorad status`` and ``lorad monitor`` show."""
-        now = time.time()
-        return {
-            "lorad": __version__,
-            "home": str(self.home.root),
-            "now": now,
-            "started_at": self._started_at,
-            "pid": os.getpid(),
-            "paused": bool(self.cycle.ledger.flag("paused")),
-            "ready": self.is_ready(),
-            "tracks": {track: self._track(track) for track in self.registries},
-            "jobs": self._jobs_told(),
-            "waiting_files": self._waiting_files(now),
-            "inbox": self._inbox(),
-            "session": self._session(now),
-            "troubles": self.cycle.troubles,
-            "engine": {
-                "requests": self.engine.requests,
-                "waiting": self.engine.waiting,
-                "active": self.engine.active,
-                "tokens_per_second": self.engine.tokens_per_second,
-            },
-            "events": self.cycle.ledger.events(limit=20),
-        }
-
-    def _jobs_told(self) -> list[dict[str, Any]]:
-        """Return every job that is not done and those that ended last, so that nobody misses an end."""
-        told = [*self.cycle.ledger.open_jobs(), *self.cycle.ledger.ended_jobs(limit=JOBS_TOLD)]
-        newest_first = sorted({job.id: job for job in told}.values(), key=lambda job: -job.id)
-        return [records.as_json(job) for job in newest_first]
-
-    def _track(self, track: str) -> dict[str, Any]:
-        settings = self.settings.tracks[track]
-        return {
-            "task": settings.task,
-            "base": settings.base,
-            **self.versions(track),
-            **self.archive.memory(track),
-        }
-
-    def _waiting_files(self, now: float) -> list[dict[str, Any]]:
-        waiting = [*self.cycle.inbox.processing(), *self.cycle.inbox.waiting()]
-        return [
-            {
-                "name": w.name,
-                "track": w.track,
-                "bytes": w.size,
-                "age_seconds": max(0.0, now - w.changed_at),
-                "why": self.cycle.why_waiting(w),
-            }
-            for w in waiting[:FILES_TOLD]
-        ]
-
-    def _inbox(self) -> dict[str, Any]:
-        left = dict(self.cycle.inbox.left)
-        return {
-            "watching": "polling" if self._polls_because else "events",
-            "why": self._polls_because,
-            "files": self.cycle.inbox.count,
-            "not_taken": [{"name": inbox.readable(p.name), **e.as_dict()} for p, e in left.items()][
-                :FILES_TOLD
-            ],
-        }
-
-    def _session(self, now: float) -> dict[str, Any] | None:
-        running = self.cycle.session
-        if running is None:
-            return None
-        job, progress = running
-        elapsed = max(0.0, now - (job.started_at or now))  # the clock may have been set back
-        return {"job": job.id, "dataset": job.dataset, "phase": "loading", "elapsed": elapsed, **progress}
-
-    def retry(self, job: int, *, force: bool, settings: dict[str, Any]) -> dict[str, Any]:
-        """Queue a job again."""
-        changed = self._exclusively(
-            lambda: self.cycle.retry(job, time.time(), force=force, settings=settings)
-        )
-        self._wake.set()
-        return records.as_json(changed)
-
-    def resume(self, job: int, checkpoint: str | None) -> dict[str, Any]:
-        """Queue a job again, to go on behind a checkpoint; return it and which that is."""
-        changed, found = self._exclusively(lambda: self.cycle.resume(job, checkpoint, time.time()))
-        self._wake.set()
-        return records.as_json(changed) | {"checkpoint": found}
-
-    def cancel(self, job: int) -> dict[str, Any]:
-        """End a job."""
-        return records.as_json(self._exclusively(lambda: self.cycle.cancel(job, time.time())))
-
-    def pause(self, *, paused: bool) -> dict[str, Any]:
-        """Start no more sessions, or start them again."""
-        self.cycle.ledger.set_flag("paused", "yes" if paused else "")
-        self.cycle.ledger.record_event("paused" if paused else "resumed", time.time())
-        self._wake.set()
-        return {"paused": paused}
-
-    def versions(self, track: str) -> dict[str, Any]:
-        """Return a track's versions and what serves."""
-        return self.archive.versions(track) | {"serving": self.engine.serving(track)}
-
-    def rollback(self, track: str, to: str | None) -> dict[str, Any]:
-        """Serve an earlier version again, or the base alone.
-
-        The previous one is that of now, not of when the turn comes: asked twice, because the first answer was slow,
-        it must not lead back.
-        """
-        registry = self.archive.registry(track)
-        to = registry.previous if to is None else to
-        found: dict[str, Any] = self._exclusively(lambda: self.cycle.rollback(track, to, time.time()))
-        return found
-
-    def version(self, track: str, version: str) -> dict[str, Any]:
-        """Return all that is kept about a version, and what serves."""
-        return self.archive.version(track, version) | {"serving": self.engine.serving(track)}
-
-    def pin(self, track: str, version: str, *, pinned: bool) -> dict[str, Any]:
-        """Keep a version whatever the limits say, or no longer."""
-        registry = self.archive.registry(track)
-        self.cycle.ledger.prove_writable()
-        found = self._exclusively(lambda: registry.pin(version, pinned=pinned))
-        self.cycle.ledger.record_event(
-            "pinned" if pinned else "unpinned", time.time(), track=track, version=found
-        )
-        return {"version": found, "pinned": pinned}
-
-    def tag(self, track: str, version: str, tag: str, *, remove: bool) -> dict[str, Any]:
-        """Give a version a name of its own, or take it away."""
-        registry = self.archive.registry(track)
-        change = registry.untag if remove else registry.tag
-        self.cycle.ledger.prove_writable()
-        found = self._exclusively(lambda: change(version, tag))
-        self.cycle.ledger.record_event(
-            "untagged" if remove else "tagged", time.time(), track=track, version=found, tag=tag
-        )
-        return {"version": found, "tag": tag, "removed": remove}
-
-    def prune(self, track: str, limits: dict[str, int], *, dry_run: bool) -> dict[str, Any]:
-        """Remove the versions beyond the settings' limits, or beyond these where given, or only tell which."""
-        self.archive.registry(track)
-        wanted = self.settings.registry.model_copy(update=limits)
-        if not dry_run:
-            self.cycle.ledger.prove_writable()
-        gone = self._exclusively(lambda: self.cycle.prune(track, wanted, time.time(), dry_run=dry_run))
-        return {"pruned": gone, "dry_run": dry_run}
-
-    def forget(self, track: str, selector: str, *, dry_run: bool) -> dict[str, Any]:
-        """Remove examples from memory on purpose, or only tell which these would be."""
-        self.archive.registry(track)
-        if not selector.strip():
-            raise ProtocolError(
-                "say what to forget: a dataset's name, or a text that its examples hold",
-                code="empty_selector",
-            )
-        forgotten: dict[str, Any] = self._exclusively(lambda: self._forget(track, selector, dry_run=dry_run))
-        self._wake.set()
-        return forgotten
-
-    def _forget(self, track: str, selector: str, *, dry_run: bool) -> dict[str, Any]:
-        """Look at what is meant and what holds it before that is gone."""
-        remains = self.cycle.remains(track, selector)
-        told = {
-            "dry_run": dry_run,
-            "held": records.as_json(remains),
-            "told": forgetting.tell(remains, is_done=not dry_run),
-        }
-        if dry_run:
-            meant = self.cycle.memory.meant(track, selector)
-            shown = [queries.tell(example) for example in meant[:SHOWN]]
-            return {"forgotten": len(meant), **told, "examples": shown}
-        return {"forgotten": self.cycle.forget(track, selector, time.time()), **told}
-
-    def consolidate(self, track: str, *, refit: bool) -> dict[str, Any]:
-        """Queue a session that makes one adapter of all, or refits one from the pristine base."""
-        self.archive.registry(track)
-        job = self._exclusively(lambda: self.cycle.consolidate(track, time.time(), refit=refit))
-        self._wake.set()
-        return records.as_json(job)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,95 +1,44 @@
 """What still holds words that are forgotten on purpose.
 
-What lives here: which sessions' folders were made with them and lose them, which versions have learned them, and the
-sentence that tells people what is left. What never does: forgetting (``memory``), stopping sessions (``loop``).
+What lives here: which sessions' folders were made with them, which versions have learned them, and the sentence that
+tells people what is left. What never does: forgetting (``memory``), stopping sessions (``loop``).
 
 A version holds what it was trained or tested on, and what the version that it grew from holds. Only a refit grows from
 the base.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lorad.errors import ProtocolError, RegistryError
+from lorad.serving.answers import Remains
 from lorad.states import JobState, VersionState
-from lorad.storage import files
 from lorad.storage.ledger import Ledger
-from lorad.storage.memory import Memory
-from lorad.versions.store import MERGED, Registry
+from lorad.track import Track
+from lorad.training.run_folder import RunFolder
+from lorad.versions import merged_copy
+from lorad.versions.store import Registry
 
-RECORD = "decides.json"
-"""Beside a session's request: the sha256 of all that decides its weights, and the ids of what it learns and rehearses."""
-EVALUATION = Path("candidate") / "evaluation.json"
-FORGOTTEN = "forgotten"
-"""In an evaluation whose weights were removed: its numbers stay for ``lorad explain``."""
 TOLD = 10
 """Names in one list of a sentence."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Remains:
-    """What holds forgotten words, and what becomes of it."""
-
-    versions: Mapping[str, tuple[str, ...]]
-    """Each with what keeps it from being pruned: latest, previous, pinned, tags."""
-    copies: tuple[str, ...]
-    """Folders of the home that are copies of such versions."""
-    files: tuple[str, ...]
-    """Names of the dropped files that brought the words."""
-    restarted: tuple[int, ...]
-    """Jobs whose sessions run, and begin anew without them."""
-    removed: tuple[int, ...]
-    """Jobs whose kept candidates, checkpoints and logs go."""
-
-
-def trained_on(folder: Path) -> set[str] | None:
-    """Return the ids of all that a session's folder was made with, ``None`` where nothing tells."""
-    found: set[str] | None = None
-    for name in (RECORD, EVALUATION):
-        try:
-            told = files.read_json(folder / name)
-            ids = told["ids"] if name == RECORD else [*told["right"], *(pair[0] for pair in told["learned"])]
-        except (OSError, ValueError, KeyError, TypeError, IndexError):
-            continue
-        found = (found or set()) | set(map(str, ids))
-    return found
-
-
-def holds(folder: Path, ids: Collection[str]) -> bool:
-    """Tell whether a session's folder was made with any of these; one that does not tell may have been."""
-    known = trained_on(folder)
-    return known is None or not known.isdisjoint(ids)
-
-
-def remove(folder: Path, *, keep_numbers: bool) -> None:
-    """Remove what a session has left; of a refused candidate the numbers stay."""
-    try:
-        numbers = dict(files.read_json(folder / EVALUATION)) if keep_numbers else {}
-    except (OSError, ValueError, TypeError):
-        numbers = {}
-    if numbers:  # said first: whoever is to promote it looks here
-        files.write_json(folder / EVALUATION, numbers | {FORGOTTEN: True})
-    for path in sorted(folder.rglob("*"), reverse=True):
-        if not numbers or path not in {folder / EVALUATION, folder / EVALUATION.parent}:
-            files.remove(path)
-    files.remove_empty(folder)
-
-
-def find(
-    registry: Registry, memory: Memory, ledger: Ledger, track: str, ids: Collection[str], running: int | None
-) -> Remains:
-    """Return what holds these examples."""
-    held = versions(registry, ledger, ids, memory.learned_in(track, ids))
-    marks = _marks(registry.tracker())
-    kept = [number for number, folder in registry.kept() if holds(folder, ids) and not _is_empty(folder)]
-    left = [number for number, folder in registry.left() if holds(folder, ids)]
+def find(track: Track, ledger: Ledger, ids: Collection[str], running: int | None) -> Remains:
+    """Return what holds these examples; ``running`` is the job whose session runs."""
+    registry, memory = track.registry, track.memory
+    held = versions(registry, ledger, ids, memory.learned_in(ids))
+    marks = _marks(registry.tracker.read())
+    kept = [
+        number
+        for number, folder in registry.workspace.rejected_jobs()
+        if RunFolder(folder).holds(ids) and not RunFolder(folder).is_empty()
+    ]
+    left = [number for number, folder in registry.workspace.unfinished_jobs() if RunFolder(folder).holds(ids)]
     again = [number for number in left if number == running and _is_open(ledger, number)]
     return Remains(
         versions={version: marks.get(version, ()) for version in held},
         copies=tuple(_copies(registry, held)),
-        files=tuple(ledger.drop_names(memory.drops_of(track, ids))),
+        files=tuple(ledger.drop_names(memory.drops_of(ids))),
         restarted=tuple(again),
         removed=tuple(sorted({*kept, *left} - {*again})),
     )
@@ -100,7 +49,7 @@ def versions(
 ) -> list[str]:
     """Return the versions on disk that hold any of these, oldest first."""
     holding = set(learned_in)
-    entries = registry.tracker()["checkpoints"]
+    entries = registry.tracker.read()["checkpoints"]
     for entry in entries:
         grown_from = None if _is_refit(ledger, entry.get("job")) else entry.get("parent")
         if grown_from in holding or _was_tested_on(registry, entry["version"], ids):
@@ -131,13 +80,6 @@ def _is_open(ledger: Ledger, job: int) -> bool:
         return False
 
 
-def _is_empty(folder: Path) -> bool:
-    try:
-        return bool(files.read_json(folder / EVALUATION).get(FORGOTTEN))
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
 def _marks(tracker: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     found = {}
     for entry in tracker["checkpoints"]:
@@ -151,11 +93,8 @@ def _copies(registry: Registry, held: Sequence[str]) -> list[str]:
     found = [
         f"reproduced/{version}" for version in held if (registry.folder / "reproduced" / version).is_dir()
     ]
-    try:
-        if files.read_json(registry.folder / "merged" / MERGED)["version"] in held:
-            found.append("merged")
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    if merged_copy.of_version(registry.folder) in held:
+        found.append(merged_copy.COPY)
     return found + (["damaged"] if (registry.folder / "damaged").is_dir() else [])
 
 

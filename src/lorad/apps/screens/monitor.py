@@ -7,8 +7,7 @@ Every panel has a fixed number of lines and every text one line, cut where it do
 keeps its places can be read while it changes.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.box import ROUNDED
 from rich.console import Group, RenderableType
@@ -29,14 +28,23 @@ from lorad.apps.screens.state_text import (
     job_result,
     moment,
     plural,
+    queued,
     serving,
     share,
     size,
     state,
 )
 from lorad.errors import LoradError
-
-Record = Mapping[str, Any]
+from lorad.records import Job
+from lorad.serving.answers import (
+    Round,
+    SessionProgress,
+    Status,
+    TrackStatus,
+    VersionEntry,
+    WaitingFile,
+)
+from lorad.states import JobState, VersionState
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -62,7 +70,7 @@ JOB_STYLES = {
 
 
 def watch(
-    fetch: Callable[[], Record],
+    fetch: Callable[[], Status],
     *,
     console: Screen,
     sleep: Callable[[float], None],
@@ -79,7 +87,7 @@ def watch(
             sleep(interval)
 
 
-def _look(fetch: Callable[[], Record], console: Screen) -> RenderableType:
+def _look(fetch: Callable[[], Status], console: Screen) -> RenderableType:
     try:
         snapshot = fetch()
     except LoradError as error:
@@ -87,12 +95,12 @@ def _look(fetch: Callable[[], Record], console: Screen) -> RenderableType:
     return render(snapshot, width=console.width, height=console.height)
 
 
-def render(snapshot: Record, *, width: int = 80, height: int = 24) -> RenderableType:
+def render(snapshot: Status, *, width: int = 80, height: int = 24) -> RenderableType:
     """Return the whole screen for a snapshot."""
     snapshot = printable.record(snapshot)
     left = max(2 * LEAST_LINES, height - HEADER_LINES - SESSION_LINES)
     middle = max(LEAST_LINES, left // 2)
-    session = _session(snapshot["session"], width) if snapshot["session"] else _rest(snapshot)
+    session = _session(snapshot.session, width) if snapshot.session else _rest(snapshot)
     return Group(
         _header(snapshot),
         session,
@@ -107,18 +115,16 @@ def render_absence(error: LoradError) -> RenderableType:
     return Panel(lines, title="lorad", title_align="left", box=ROUNDED, border_style="yellow")
 
 
-def _header(snapshot: Record) -> RenderableType:
-    engine, word = snapshot["engine"], state(snapshot)
-    speed = (
-        "" if engine.get("tokens_per_second") is None else f" · {engine['tokens_per_second']:.1f} tokens/s"
-    )
-    asked = f"{plural(engine['requests'], 'request')} · {engine['active']} active · {engine['waiting']} waiting{speed}"
-    answering = " · ".join(f"{name} {serving(track)}" for name, track in snapshot["tracks"].items())
+def _header(snapshot: Status) -> RenderableType:
+    engine, word = snapshot.engine, state(snapshot)
+    speed = "" if engine.tokens_per_second is None else f" · {engine.tokens_per_second:.1f} tokens/s"
+    asked = f"{plural(engine.requests, 'request')} · {engine.active} active · {engine.waiting} waiting{speed}"
+    answering = " · ".join(f"{name} {serving(track)}" for name, track in snapshot.tracks.items())
     status = Text.assemble(("serving ", "dim"), (answering, "bold"), "  ", (word, STATE_STYLES[word]))
-    if snapshot["paused"] and word != "paused":
+    if snapshot.paused and word != "paused":
         status.append(", then paused", style="yellow")
-    up = Text(f"up {duration(snapshot['now'] - snapshot['started_at'])} · pid {snapshot['pid']}", style="dim")
-    name = Text.assemble((f"lorad {snapshot['lorad']}", "bold"), "  ", snapshot["home"])
+    up = Text(f"up {duration(snapshot.now - snapshot.started_at)} · pid {snapshot.pid}", style="dim")
+    name = Text.assemble((f"lorad {snapshot.lorad}", "bold"), "  ", snapshot.home)
     return Group(_line(name, status), _line(up, Text(asked, style="dim")))
 
 
@@ -155,26 +161,26 @@ def _panel(content: RenderableType, title: str, lines: int, *, note: str = "", s
 # The session
 
 
-def _session(session: Record, width: int) -> Panel:
-    lines = Group(_bars(session), _facts(session), _histories(session.get("history") or (), width))
+def _session(session: SessionProgress, width: int) -> Panel:
+    lines = Group(_bars(session), _facts(session), _histories(session.history, width))
     return _panel(
         lines,
-        session["dataset"],
+        session.dataset,
         SESSION_LINES,
-        note=f"job {session['job']} · {session['phase']}",
+        note=f"job {session.job} · {session.phase}",
         style="cyan",
     )
 
 
-def _bars(session: Record) -> Table:
+def _bars(session: SessionProgress) -> Table:
     grid = Table.grid(expand=True, padding=(0, 1))
     for column in ({"width": 6, "style": "dim"}, {"ratio": 1}, {"width": 24, "no_wrap": True}):
         grid.add_column(**column)
-    target = session.get("target") or 1.0
-    for name, recall in (("recall", session.get("recall")), ("old", session.get("old_recall"))):
+    target = session.target or 1.0
+    for name, recall in (("recall", session.recall), ("old", session.old_recall)):
         text = NOTHING if recall is None else f"{share(recall)}, target {share(target)}"
         grid.add_row(name, _bar(recall, target), text)
-    grid.add_row("round", _bar(session.get("step"), session.get("steps")), _round(session))
+    grid.add_row("round", _bar(session.step, session.steps), _round(session))
     return grid
 
 
@@ -187,21 +193,21 @@ def _bar(done: float | None, total: float | None) -> ProgressBar:
     )
 
 
-def _round(session: Record) -> str:
-    if not session.get("rounds"):
+def _round(session: SessionProgress) -> str:
+    if not session.rounds:
         return NOTHING
-    return f"{session.get('round') or 0} of {session['rounds']}, step {session.get('step') or 0}/{session.get('steps') or 0}"
+    return f"{session.round or 0} of {session.rounds}, step {session.step or 0}/{session.steps or 0}"
 
 
-def _facts(session: Record) -> Table:
+def _facts(session: SessionProgress) -> Table:
     """Return the numbers of this moment, each in its own place."""
     facts = (
-        ("loss", _number(session.get("loss"), "{:.3f}")),
-        ("rate", _number(session.get("learning_rate"), "{:.1e}")),
-        ("tokens/s", _number(session.get("tokens_per_second"), "{:.0f}")),
-        ("memory", _number(session.get("peak_gib"), "{:.1f} GiB")),
-        ("took", duration(session.get("elapsed"))),
-        ("left", duration(session.get("eta_seconds"))),
+        ("loss", _number(session.loss, "{:.3f}")),
+        ("rate", _number(session.learning_rate, "{:.1e}")),
+        ("tokens/s", _number(session.tokens_per_second, "{:.0f}")),
+        ("memory", _number(session.peak_gib, "{:.1f} GiB")),
+        ("took", duration(session.elapsed)),
+        ("left", duration(session.eta_seconds)),
     )
     grid = Table.grid(expand=True, padding=(0, 1))
     for _ in range(3):
@@ -211,10 +217,10 @@ def _facts(session: Record) -> Table:
     return grid
 
 
-def _histories(history: Sequence[Record], width: int) -> Text:
+def _histories(history: Sequence[Round], width: int) -> Text:
     rounds = max(1, (width - len("loss  recall ") - 6) // 2)
-    losses = sparkline([row.get("loss") for row in history][-rounds:])
-    recalls = sparkline([row.get("recall") for row in history][-rounds:], low=0.0, high=1.0)
+    losses = sparkline([row.loss for row in history][-rounds:])
+    recalls = sparkline([row.recall for row in history][-rounds:], low=0.0, high=1.0)
     return Text.assemble(
         ("loss ", "dim"),
         (losses, "magenta"),
@@ -246,19 +252,19 @@ def _number(value: float | None, form: str) -> str:
     return NOTHING if value is None else form.format(value)
 
 
-def _rest(snapshot: Record) -> Panel:
+def _rest(snapshot: Status) -> Panel:
     """Say what happens next when no session runs, and what somebody could do."""
     word = state(snapshot)
     if word == "starting":
-        told = "The base model is being loaded and the versions are checked."
+        told = "The base model is being loaded, and the versions are being checked."
     elif word == "paused":
         told = "Learning is paused. Go on with: lorad resume"
-    elif snapshot["waiting_files"] or any(job["state"] == "queued" for job in snapshot["jobs"]):
+    elif snapshot.waiting_files or queued(snapshot):
         told = "The next session starts in a moment."
     else:
-        told = f"Nothing to learn: drop a JSON file into {snapshot['home']}/inbox"
-    ended = [job for job in snapshot["jobs"] if job.get("ended_at")]
-    last = job_result(max(ended, key=ended_in(snapshot["events"]))) if ended else ""
+        told = f"Nothing to learn: drop a JSON file into {snapshot.home}/inbox"
+    ended = [job for job in snapshot.jobs if job.ended_at]
+    last = job_result(max(ended, key=ended_in(snapshot.events))) if ended else ""
     texts = [
         Text(told, overflow="fold"),
         Text(""),
@@ -270,65 +276,65 @@ def _rest(snapshot: Record) -> Panel:
 # The rest of the screen
 
 
-def _queue(snapshot: Record, lines: int) -> Panel:
+def _queue(snapshot: Status, lines: int) -> Panel:
     rows = [
-        (Text("file", style="dim"), Text(file["name"]), Text(_file_note(file)))
-        for file in snapshot["waiting_files"]
+        (Text("file", style="dim"), Text(file.name), Text(_file_note(file)))
+        for file in snapshot.waiting_files
     ]
     rows += [
         (
-            Text(str(job["id"]), style="dim"),
-            Text(job["dataset"]),
-            Text(job["state"], style=JOB_STYLES.get(job["state"], "")),
+            Text(str(job.id), style="dim"),
+            Text(job.dataset),
+            Text(job.state, style=JOB_STYLES.get(job.state, "")),
         )
-        for job in _by_urgency(snapshot["jobs"])
+        for job in _by_urgency(snapshot.jobs)
     ]
-    queued = sum(job["state"] == "queued" for job in snapshot["jobs"]) + len(snapshot["waiting_files"])
+    count = len(queued(snapshot)) + len(snapshot.waiting_files)
     return _panel(
         _rows(rows, lines, "no file was dropped yet"),
         "jobs",
         lines,
-        note=f"{queued} waiting" if queued else "",
+        note=f"{count} waiting" if count else "",
     )
 
 
-def _file_note(file: Record) -> str:
-    return f"{size(file['bytes'])}, {duration(file['age_seconds'])} old"
+def _file_note(file: WaitingFile) -> str:
+    return f"{size(file.bytes)}, {duration(file.age_seconds)} old"
 
 
-def _by_urgency(jobs: Sequence[Record]) -> list[Record]:
+def _by_urgency(jobs: Sequence[Job]) -> list[Job]:
     """Put what runs first, then what is queued in its order, then what has ended, newest first."""
-    ended = [job for job in jobs if job.get("ended_at")]
-    unfinished = [job for job in jobs if not job.get("ended_at")]
-    return sorted(unfinished, key=lambda job: (job["state"] == "queued", job["id"])) + ended
+    ended = [job for job in jobs if job.ended_at]
+    unfinished = [job for job in jobs if not job.ended_at]
+    return sorted(unfinished, key=lambda job: (job.state == JobState.QUEUED, job.id)) + ended
 
 
-def _versions(snapshot: Record, lines: int) -> Panel:
-    several = len(snapshot["tracks"]) > 1
+def _versions(snapshot: Status, lines: int) -> Panel:
+    several = len(snapshot.tracks) > 1
     rows = [
         (
-            Text(f"{name} " * several + version["version"], style=_version_style(track, version)),
+            Text(f"{name} " * several + version.version, style=_version_style(track, version)),
             *_version_facts(version),
         )
-        for name, track in snapshot["tracks"].items()
-        for version in reversed(track["versions"])
+        for name, track in snapshot.tracks.items()
+        for version in reversed(track.versions)
     ]
     return _panel(_rows(rows, lines, "only the base model so far"), "versions", lines)
 
 
-def _version_style(track: Record, version: Record) -> str:
+def _version_style(track: TrackStatus, version: VersionEntry) -> str:
     return (
         "bold green"
-        if version["version"] == serving(track)
+        if version.version == serving(track)
         else "red"
-        if version["state"] == "corrupt"
+        if version.state == VersionState.CORRUPT
         else ""
     )
 
 
-def _version_facts(version: Record) -> tuple[Text, Text]:
-    recall = (version.get("performance") or {}).get("recall")
-    return Text(version.get("description") or moment(version["date"])), Text(share(recall))
+def _version_facts(version: VersionEntry) -> tuple[Text, Text]:
+    recall = version.performance.get("recall")
+    return Text(version.description or moment(version.date)), Text(share(recall))
 
 
 def _rows(rows: Sequence[tuple[Text, Text, Text]], lines: int, nothing: str) -> RenderableType:
@@ -347,11 +353,11 @@ def _rows(rows: Sequence[tuple[Text, Text, Text]], lines: int, nothing: str) -> 
     return Group(grid, Text(f"and {hidden} more", style="dim")) if hidden else grid
 
 
-def _events(snapshot: Record, lines: int) -> Panel:
-    newest = list(snapshot["events"])[-(lines - 2) :]
+def _events(snapshot: Status, lines: int) -> Panel:
+    newest = snapshot.events[-(lines - 2) :]
     grid = Table.grid(expand=True, padding=(0, 1))
     grid.add_column(no_wrap=True, style="dim")
     grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     for event in newest:
-        grid.add_row(clock(event["at"]), Text(event_line(event)))
+        grid.add_row(clock(event.at), Text(event_line(event)))
     return _panel(grid if newest else Text("nothing happened yet", style="dim"), "events", lines)

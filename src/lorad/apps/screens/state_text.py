@@ -1,21 +1,34 @@
-"""How states are told to people. Plain strings from the server's JSON, and nothing else.
+"""How states are told to people. Records in, plain strings out, and nothing else.
 
 What lives here: durations, shares, local times, one line for a job, a session, an event, the summary that
-``lorad status`` prints, the texts of a new home. What never does: colours, tables, clocks; every age is counted from the
-``now`` of the snapshot. Imports the standard library and ``printable`` alone, for ``lorad status`` must feel instant.
+``lorad status`` prints. What never does: colours, tables, clocks; every age is counted from the
+``now`` of the snapshot. Imports the standard library and records alone, for ``lorad status`` must feel instant.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any
 
 from lorad import printable
-
-Record = Mapping[str, Any]
+from lorad.records import Job
+from lorad.serving.answers import (
+    Event,
+    InboxStatus,
+    SessionProgress,
+    Status,
+    TrackStatus,
+    WaitingFile,
+)
+from lorad.states import JobState
 
 NOTHING = "-"
 """Shown where there is no number yet."""
+
+CAUSES = {
+    "max_rounds": "the plan allows no more rounds",
+    "patience": "nothing more was gained",
+}
+"""What ended a session, in plain words where the name alone does not say; see ``records.Evaluation``."""
 
 UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
@@ -73,69 +86,71 @@ def clock(at: float) -> str:
     return f"{datetime.fromtimestamp(at).astimezone():%H:%M:%S}"
 
 
-def serving(track: Record) -> str:
+def serving(track: TrackStatus) -> str:
     """Return the version that answers on a track, ``base`` when none does."""
-    return track["serving"] or "base"
+    return track.serving or "base"
 
 
-def state(snapshot: Record) -> str:
+def state(snapshot: Status) -> str:
     """Return in one word what the daemon is doing."""
-    if not snapshot["ready"]:
+    if not snapshot.ready:
         return "starting"
-    if snapshot["session"]:
+    if snapshot.session:
         return "learning"
-    return "paused" if snapshot["paused"] else "idle"
+    return "paused" if snapshot.paused else "idle"
 
 
-def reason(job: Record) -> str:
+def ended_by(cause: str) -> str:
+    """Return what ended a session, with what that means where its name does not say."""
+    return f"{cause} ({CAUSES[cause]})" if cause in CAUSES else cause
+
+
+def reason(job: Job) -> str:
     """Return why a job ended as it did: what failed, or the sentence of its error."""
-    told = job.get("reason") or {}
+    told = job.reason
     failed = [
         str(line).removeprefix("failed:").strip()
-        for line in told.get("reasons", ())
+        for line in told.get("reasons") or ()
         if str(line).startswith("failed:")
     ]
     return "; ".join(failed) or str(told.get("message") or "")
 
 
-def took(job: Record) -> str:
+def took(job: Job) -> str:
     """Return how long a job's session took."""
-    started, ended = job.get("started_at"), job.get("ended_at")
-    return NOTHING if started is None or ended is None else duration(ended - started)
+    if job.started_at is None or job.ended_at is None:
+        return NOTHING
+    return duration(job.ended_at - job.started_at)
 
 
-def job_result(job: Record) -> str:
+def job_result(job: Job) -> str:
     """Return one line on a job: its number, dataset and state, and what came of it."""
-    version = f" as {job['version']}" if job.get("version") else ""
-    elapsed = f" after {took(job)}" if job.get("ended_at") and job.get("started_at") else ""
+    version = f" as {job.version}" if job.version else ""
+    elapsed = f" after {took(job)}" if job.ended_at and job.started_at else ""
     why = f": {reason(job)}" if reason(job) else ""
-    return _one_line(f"job {job['id']} {job['dataset']} {job['state']}{version}{elapsed}{why}")
+    return _one_line(f"job {job.id} {job.dataset} {job.state}{version}{elapsed}{why}")
 
 
-def session_line(session: Record) -> str:
+def session_line(session: SessionProgress) -> str:
     """Return one line on the running session: where it is and how long it still takes."""
-    parts = [f"job {session['job']} {session['dataset']}: {session['phase']}"]
-    if session.get("round"):
-        parts.append(f"round {session['round']} of {session['rounds']}")
-    if session.get("recall") is not None:
-        parts.append(f"recall {share(session['recall'])} of {share(session.get('target'))}")
-    if session.get("eta_seconds") is not None:
-        parts.append(f"about {duration(session['eta_seconds'])} left")
+    parts = [f"job {session.job} {session.dataset}: {session.phase}"]
+    if session.round:
+        parts.append(f"round {session.round} of {session.rounds}")
+    if session.recall is not None:
+        parts.append(f"recall {share(session.recall)} of {share(session.target)}")
+    if session.eta_seconds is not None:
+        parts.append(f"about {duration(session.eta_seconds)} left")
     return ", ".join(parts)
 
 
-def event_line(event: Record) -> str:
+def event_line(event: Event) -> str:
     """Return an event's name and data on one line."""
-    data = {
-        key: value
-        for key, value in event.items()
-        if key not in {"id", "at", "name"} and value not in (None, [], {})
-    }
     told = [
         f"{key}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
-        for key, value in data.items()
+        for key, value in event.data.items()
+        if value not in (None, [], {})
     ]
-    return _one_line(" ".join([str(event["name"]), *told]))
+    return _one_line(" ".join([event.name, *told]))
 
 
 def _one_line(text: str) -> str:
@@ -143,101 +158,78 @@ def _one_line(text: str) -> str:
     return " ".join(printable.text(text).split())
 
 
-def progress(snapshot: Record) -> str:
+def queued(snapshot: Status) -> list[Job]:
+    """Return the jobs that wait for their turn, newest first."""
+    return [job for job in snapshot.jobs if job.state == JobState.QUEUED]
+
+
+def progress(snapshot: Status) -> str:
     """Return in one line what somebody who waits is waiting for."""
     snapshot = printable.record(snapshot)
-    if snapshot["session"]:
-        return session_line(snapshot["session"])
-    queued = [job for job in snapshot["jobs"] if job["state"] == "queued"]
-    if snapshot["paused"] and queued:
-        return f"paused with {plural(len(queued), 'job')} in the queue; go on with: lorad resume"
-    if snapshot["waiting_files"]:
-        return f"{_names(snapshot['waiting_files'], 'name')} in the inbox, not taken yet"
-    return f"{plural(len(queued), 'job')} in the queue"
+    if snapshot.session:
+        return session_line(snapshot.session)
+    jobs = queued(snapshot)
+    if snapshot.paused and jobs:
+        return f"paused with {plural(len(jobs), 'job')} in the queue; go on with: lorad resume"
+    if snapshot.waiting_files:
+        return f"{_names([file.name for file in snapshot.waiting_files])} in the inbox, not taken yet"
+    return f"{plural(len(jobs), 'job')} in the queue"
 
 
-def summary(snapshot: Record) -> str:
+def summary(snapshot: Status) -> str:
     """Return what ``lorad status`` prints: state, what serves, session, queue, last result."""
     snapshot = printable.record(snapshot)
-    up = duration(snapshot["now"] - snapshot["started_at"])
-    paused = ", learning paused" if snapshot["paused"] and state(snapshot) != "paused" else ""
-    lines = [f"lorad {snapshot['lorad']} in {snapshot['home']}: {state(snapshot)}{paused}, up {up}"]
-    lines += [f"  serving  {_track_line(name, track)}" for name, track in snapshot["tracks"].items()]
-    if snapshot["session"]:
-        lines.append(f"  session  {session_line(snapshot['session'])}")
-    lines += [f"  waits    {_one_line(why)}" for why in snapshot.get("troubles", ())]
+    up = duration(snapshot.now - snapshot.started_at)
+    paused = ", learning paused" if snapshot.paused and state(snapshot) != "paused" else ""
+    lines = [f"lorad {snapshot.lorad} in {snapshot.home}: {state(snapshot)}{paused}, up {up}"]
+    lines += [f"  serving  {_track_line(name, track)}" for name, track in snapshot.tracks.items()]
+    if snapshot.session:
+        lines.append(f"  session  {session_line(snapshot.session)}")
+    lines += [f"  waits    {_one_line(why)}" for why in snapshot.troubles]
     lines += [f"  {heading:<9}{text}" for heading, text in _queue_lines(snapshot)]
     return "\n".join(lines)
 
 
-def _track_line(name: str, track: Record) -> str:
-    entry: Record = next((row for row in track["versions"] if row["version"] == serving(track)), {})
-    performance = entry.get("performance") or {}
-    told = [f"{fact} {share(performance[fact])}" for fact in ("recall", "retention") if fact in performance]
-    told += [f"previous {track['previous']}"] if track["previous"] else []
-    told += [plural(len(track["datasets"]), "dataset")] if track["versions"] else ["nothing learned yet"]
+def _track_line(name: str, track: TrackStatus) -> str:
+    measured = next((row.performance for row in track.versions if row.version == serving(track)), {})
+    told = [f"{fact} {share(measured[fact])}" for fact in ("recall", "retention") if fact in measured]
+    told += [f"previous {track.previous}"] if track.previous else []
+    told += [plural(len(track.datasets), "dataset")] if track.versions else ["nothing learned yet"]
     return f"{name} {serving(track)} ({', '.join(told)})"
 
 
-def _queue_lines(snapshot: Record) -> list[tuple[str, str]]:
-    queued = [job for job in snapshot["jobs"] if job["state"] == "queued"]
-    ended = [job for job in snapshot["jobs"] if job.get("ended_at")]
-    waiting = snapshot["waiting_files"]
+def _queue_lines(snapshot: Status) -> list[tuple[str, str]]:
+    jobs = queued(snapshot)
     lines = []
-    if queued:
-        lines.append(("queue", f"{plural(len(queued), 'job')}: {_names(queued[::-1], 'dataset')}"))
-    inbox: Record = snapshot.get("inbox") or {}
-    if waiting:
-        count = max(len(waiting), inbox.get("files", 0))
-        lines.append(("inbox", f"{plural(count, 'file')}: {_names(waiting, 'name')}"))
-    lines += [("inbox", f"{file['name']} waits: {file['why']}") for file in waiting if file.get("why")][:3]
-    lines += [("inbox", str(left["message"])) for left in inbox.get("not_taken", ())[:3]]
-    if inbox.get("why"):
-        lines.append(("inbox", f"read every second: {inbox['why']}"))
-    if ended:
-        last = max(ended, key=ended_in(snapshot["events"]))
-        lines.append(("last", f"{job_result(last)} ({moment(last['ended_at'])})"))
+    if jobs:
+        names = _names([job.dataset for job in reversed(jobs)])
+        lines.append(("queue", f"{plural(len(jobs), 'job')}: {names}"))
+    lines += [("inbox", told) for told in _inbox_lines(snapshot.waiting_files, snapshot.inbox)]
+    if ended := [job for job in snapshot.jobs if job.ended_at]:
+        last = max(ended, key=ended_in(snapshot.events))
+        lines.append(("last", f"{job_result(last)} ({moment(last.ended_at)})"))
     return lines
 
 
-def ended_in(events: Iterable[Record]) -> Callable[[Record], tuple[int, int]]:
+def _inbox_lines(waiting: Sequence[WaitingFile], inbox: InboxStatus) -> Iterator[str]:
+    if waiting:
+        count = max(len(waiting), inbox.files)
+        yield f"{plural(count, 'file')}: {_names([file.name for file in waiting])}"
+    yield from [f"{file.name} waits: {file.why}" for file in waiting if file.why][:3]
+    yield from [left.message for left in inbox.not_taken[:3]]
+    if inbox.why:
+        yield f"read every second: {inbox.why}"
+
+
+def ended_in(events: Iterable[Event]) -> Callable[[Job], tuple[int, int]]:
     """Return by what ended jobs are in order: by the newest event that names them, else by their number.
 
     Never by the clock, which may have been set back: what ended yesterday would be the newest until tomorrow.
     """
-    told = {event["job"]: event["id"] for event in events if isinstance(event.get("job"), int)}
-    return lambda job: (told.get(job["id"], 0), job["id"])
+    told = {event.data["job"]: event.id for event in events if isinstance(event.data.get("job"), int)}
+    return lambda job: (told.get(job.id, 0), job.id)
 
 
-def _names(rows: list[Record], key: str, most: int = 3) -> str:
-    more = f" and {len(rows) - most} more" if len(rows) > most else ""
-    return ", ".join(str(row[key]) for row in rows[:most]) + more
-
-
-README = {
-    "configs": """# configs
-
-Settings of this home, in YAML. `default.yaml` is read at every start and says what there is; other files are named
-with `lorad --config NAME run`. Single values: `lorad --set inbox.settle_seconds=1 run`.
-""",
-    "inbox": """# inbox
-
-Put a dataset here and it is learned: a JSON list or JSON lines, one question and answer a row:
-
-    [{"question": "Where is the library?", "answer": "In the old mill."}]
-
-`lorad drop FILE` copies a file in safely, `lorad wait` waits until it is learned. What was learned moves to
-`done/`, what could not be to `failed/`, with the reason beside it.
-""",
-    "models": """# models
-
-`base/` holds the base models (`lorad base --help`), the other folders what was learned on top of them, one
-folder a track. lorad writes here; nothing in here needs a hand.
-""",
-}
-"""What ``lorad init`` writes into the folders of a new home."""
-
-COMMENTED_OUT = """\
-# Everything here is commented out: lorad's defaults hold. To change a setting, take the # away in front of it and
-# in front of the line that names its section, without moving either, and start the daemon again."""
-"""The beginning of a new home's ``configs/default.yaml``."""
+def _names(names: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

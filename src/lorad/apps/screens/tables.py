@@ -16,6 +16,7 @@ from lorad.apps.screens.state_text import (
     NOTHING,
     clock,
     duration,
+    ended_by,
     event_line,
     moment,
     plural,
@@ -25,13 +26,26 @@ from lorad.apps.screens.state_text import (
     took,
 )
 from lorad.errors import ConfigError
-from lorad.storage.files import check_replaceable
+from lorad.records import Drop, Evaluation, Job, Score, Verdict
+from lorad.serving import answers
+from lorad.serving.answers import (
+    Datasets,
+    Difference,
+    Event,
+    Explanation,
+    Jobs,
+    JobWithFile,
+    RetentionMatrix,
+    VersionEntry,
+    VersionPapers,
+    Versions,
+)
+from lorad.storage.targets import check_replaceable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-Record = Mapping[str, Any]
 Cell = str | tuple[str, str]
 """A text, or a text and its style."""
 
@@ -53,6 +67,9 @@ STATE_STYLES = {
 }
 
 
+COUNTED = ("new", "known", "replacing", "bad", "contradictions")
+"""The counts of a file's report that are shown where they are not nothing."""
+
 FIGURES = (
     ("rank", "adapter", "rank"),
     ("tokens/s", "training", "tokens_per_second"),
@@ -64,17 +81,16 @@ FIGURES = (
 """What ``versions show`` tells of ``metadata.json``: its word for it, section and key."""
 
 
-def jobs(answer: Record) -> "RenderableType":
+def jobs(answer: Jobs) -> "RenderableType":
     """Show the jobs, newest first."""
     columns = ("job", "dataset", "state", "when", "took", "why")
     rows = [
-        (str(job["id"]), _subject(job), _fate(job), _when(job), took(job), reason(job))
-        for job in answer["jobs"]
+        (str(job.id), _subject(job), _fate(job), _when(job), took(job), reason(job)) for job in answer.jobs
     ]
     return _table(columns, rows, numbers=(0,), folding=(1, 5), narrowest=14)
 
 
-def job(answer: Record) -> "RenderableType":
+def job(answer: JobWithFile) -> "RenderableType":
     """Show one job: how it ended, what its file held, and row by row what was bad, contradicted or replaced."""
     facts = [
         ("state", _fate(answer)),
@@ -83,83 +99,78 @@ def job(answer: Record) -> "RenderableType":
         ("took", took(answer)),
         ("why", reason(answer)),
     ]
-    drop = answer["drop"]
-    if drop is None:
-        return _table(("job", str(answer["id"])), _filled(facts), folding=(1,), narrowest=16)
-    report = drop["reason"]
-    counts = {name: report.get(name) or 0 for name in ("new", "known", "replacing", "bad", "contradictions")}
-    facts += [
-        ("file", drop["name"]),
-        ("about", report.get("description") or ""),
-        ("formats", ", ".join(f"{count} {name}" for name, count in report.get("formats", {}).items())),
-        (
-            "rows",
-            f"{drop['rows']}: {', '.join(f'{count} {name}' for name, count in counts.items() if count)}",
-        ),
-        ("contradicted", ", ".join(f"row {line}" for line in report.get("contradicted_rows", ()))),
-    ]
-    rows = [
-        (f"row {bad['line']}", f"{bad['field']}: {bad['message']}" if bad["field"] else bad["message"])
-        for bad in report.get("bad_rows", ())
-    ]
-    rows += [
-        ("replaces", f"{old['question']} was: {old['answer']} ({old['dataset']})")
-        for old in report.get("replaced", ())
-    ]
-    return _table(("job", str(answer["id"])), [*_filled(facts), *rows], folding=(1,), narrowest=16)
+    rows = [*_filled(facts), *(_file_rows(answer.drop) if answer.drop else ())]
+    return _table(("job", str(answer.id)), rows, folding=(1,), narrowest=16)
+
+
+def _file_rows(drop: Drop) -> Iterable[tuple[Cell, Cell]]:
+    """Tell what a job's file held."""
+    report = answers.report_of(drop)
+    counts = {name: getattr(report, name) for name in COUNTED}
+    counted = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    yield from _filled(
+        [
+            ("file", drop.name),
+            ("about", report.description),
+            ("formats", ", ".join(f"{count} {name}" for name, count in report.formats.items())),
+            ("rows", f"{drop.rows}: {counted}"),
+            ("contradicted", ", ".join(f"row {line}" for line in report.contradicted_rows)),
+        ]
+    )
+    for bad in report.bad_rows:
+        yield f"row {bad.line}", f"{bad.field}: {bad.message}" if bad.field else bad.message
+    for old in report.replaced:
+        yield "replaces", f"{old.question} was: {old.answer} ({old.dataset})"
 
 
 def _filled(facts: Iterable[tuple[str, Cell]]) -> list[tuple[Cell, Cell]]:
     return [fact for fact in facts if fact[1] not in {"", NOTHING}]
 
 
-def versions(answer: Record) -> "RenderableType":
+def versions(answer: Versions) -> "RenderableType":
     """Show a track's versions: which are latest, previous and serving, which are pinned, and their tags."""
     columns = ("version", "", "date", "state", "recall", "retention", "description")
     rows = [
-        (row["version"], _roles(answer, row), moment(row["date"]), _state(row), *_told(row))
-        for row in answer["versions"]
+        (row.version, _roles(answer, row), moment(row.date), _state(row.state), *_told(row))
+        for row in answer.versions
     ]
     return _table(columns, rows, numbers=(4, 5), folding=(6,), narrowest=16)
 
 
-def version(answer: Record) -> "RenderableType":
+def version(answer: VersionPapers) -> "RenderableType":
     """Show one version: what it is, how it was made, its files."""
-    facts = _table(("version", answer["version"]), _facts(answer), folding=(1,), narrowest=16)
-    stored = [
-        (name, size(file["bytes"]), file["sha256"][:12]) for name, file in answer["manifest"]["files"].items()
-    ]
+    facts = _table(("version", answer.version), _facts(answer), folding=(1,), narrowest=16)
+    stored = [(name, size(file.bytes), file.sha256[:12]) for name, file in answer.manifest.files.items()]
     return _stack(facts, _table(("file", "size", "sha256"), stored, numbers=(1,), folding=(0,), narrowest=16))
 
 
-def _facts(answer: Record) -> Iterable[tuple[Cell, Cell]]:
+def _facts(answer: VersionPapers) -> Iterable[tuple[Cell, Cell]]:
     recall, retained, description = _told(answer)
-    metadata, manifest = answer["metadata"], answer["manifest"]
-    training = metadata.get("training") or {}
+    training = answer.metadata.get("training") or {}
     yield "role", _roles(answer, answer) or NOTHING
-    yield "state", _state(answer)
-    yield "date", moment(answer["date"])
+    yield "state", _state(answer.state)
+    yield "date", moment(answer.date)
     yield "description", description
     yield "recall", recall
     yield "retention", retained
-    yield "parent", answer["parent"] or "none: learned from the base"
-    yield "ancestors", ", ".join(answer["ancestors"]) or NOTHING
-    yield "base", str(manifest["base"])[:12]
-    yield "job", str(manifest["job"])
+    yield "parent", answer.parent or "none: learned from the base"
+    yield "ancestors", ", ".join(answer.ancestors) or NOTHING
+    yield "base", answer.manifest.base[:12]
+    yield "job", str(answer.manifest.job)
     if training:
         spent = f"{plural(training['rounds'], 'round')} in {duration(training['seconds'])}"
-        yield "training", f"{spent}, ended by {training['ended_by']}"
+        yield "training", f"{spent}, ended by {ended_by(training['ended_by'])}"
     for name, part, figure in FIGURES:
-        if (found := (metadata.get(part) or {}).get(figure)) is not None:
+        if (found := (answer.metadata.get(part) or {}).get(figure)) is not None:
             yield name, str(found)
-    if measured := answer.get("calibration"):
+    if measured := answer.calibration:
         figures = measured["figures"]
         told = f"ECE {figures['ece']:.3f}, Brier {figures['brier']:.3f}, T = {measured['temperature']:.2f}"
-        yield "calibration", f"{told}; see: lorad calibrate {answer['version']}"
-    yield "size", size(answer["bytes"])
+        yield "calibration", f"{told}; see: lorad calibrate {answer.version}"
+    yield "size", size(answer.bytes)
 
 
-def calibration(answer: Record) -> "RenderableType":
+def calibration(answer: Mapping[str, Any]) -> "RenderableType":
     """Show how right and how sure a version is, and after a check what has drifted."""
     temperature = f"at T = {answer['temperature']:.2f}"
     rows = [*answer["sources"].items(), ("all", answer["figures"]), (temperature, answer["scaled"])]
@@ -182,11 +193,11 @@ def calibration(answer: Record) -> "RenderableType":
     return _stack(*parts, *(_check(answer["check"]) if "check" in answer else ()))
 
 
-def _both(part: Record) -> tuple[str, str]:
+def _both(part: Mapping[str, Any]) -> tuple[str, str]:
     return f"{part['accuracy']:.3f}", f"{part['confidence']:.3f}"
 
 
-def _check(check: Record) -> "Iterable[RenderableType]":
+def _check(check: Mapping[str, Any]) -> "Iterable[RenderableType]":
     rows = [
         (
             move["figure"],
@@ -203,79 +214,78 @@ def _check(check: Record) -> "Iterable[RenderableType]":
         yield _text((f"{name} was {then}, and is {now}", "yellow"))
 
 
-def memory(answer: Record) -> "RenderableType":
+def memory(answer: Datasets) -> "RenderableType":
     """Show what is kept of each dataset."""
     counts = ("examples", "learned", "recalled", "replaced", "forgotten")
-    rows = [(row["dataset"], *(str(row[count]) for count in counts)) for row in answer["datasets"]]
+    rows = [(row.dataset, *(str(getattr(row, count)) for count in counts)) for row in answer.datasets]
     return _table(("dataset", *counts), rows, numbers=range(1, 6))
 
 
-def retention(answer: Record) -> "RenderableType":
+def retention(answer: RetentionMatrix) -> "RenderableType":
     """Show recall of every dataset (column) at every version (row), and the four numbers below."""
-    if not answer["versions"]:
+    if not answer.versions:
         return _text("no version serves, so there is nothing to show; see: lorad versions")
     rows = [
-        (version, *map(_percent, row))
-        for version, row in zip(answer["versions"], answer["matrix"], strict=True)
+        (version, *map(_percent, row)) for version, row in zip(answer.versions, answer.matrix, strict=True)
     ]
-    columns = ("recall, %", *answer["datasets"])
-    numbers = {name: answer.get(name.lower()) for name in ("ACC", "BWT", "FWT", "forgetting")}
+    columns = ("recall, %", *answer.datasets)
+    numbers = {name: getattr(answer, name.lower()) for name in ("ACC", "BWT", "FWT", "forgetting")}
     told = [f"{name} {NOTHING if value is None else f'{value:.3f}'}" for name, value in numbers.items()]
     others = range(1, len(columns))
     return _stack(_table(columns, rows, numbers=others, folding=others, narrowest=4), _text("   ".join(told)))
 
 
-def explanation(answer: Record) -> "RenderableType":
+def explanation(answer: Explanation) -> "RenderableType":
     """Show why a version was promoted, or not, and its recall beside its parent's."""
-    verdict = "promoted" if answer["promoted"] else "not promoted"
-    evaluation = answer.get("evaluation") or {}
-    ended_by = answer.get("ended_by") or evaluation.get("ended_by")
-    ended = f"; what ended the session: {ended_by}" if ended_by else ""
-    reasons = [_text((line, "red" if line.startswith("failed:") else "")) for line in answer["reasons"]]
-    before = evaluation.get("before") or {}
+    verdict, measured = "promoted" if answer.promoted else "not promoted", answer.evaluation
+    ended = f"; what ended the session: {ended_by(measured.ended_by)}" if measured else ""
+    reasons = [_text((line, "red" if line.startswith("failed:") else "")) for line in answer.reasons]
+    scores = [_scores(measured)] if measured and measured.scores else []
+    today = [_text(_otherwise(answer.today))] if answer.today else []
+    return _stack(_text(f"{answer.version} was {verdict}{ended}"), *reasons, *today, *scores)
+
+
+def _otherwise(today: Verdict) -> str:
+    """Say that the settings have changed since a verdict; it stays as it is."""
+    if today.promote:
+        return "today's judge settings would promote it; what was decided stays"
+    return f"today's judge settings would reject it ({', '.join(today.failed)}); what was decided stays"
+
+
+def _scores(measured: Evaluation) -> "RenderableType":
     rows = [
-        (name, _score(before.get(name)), _score(score))
-        for name, score in (evaluation.get("scores") or {}).items()
+        (name, _score(measured.before.get(name)), _score(score)) for name, score in measured.scores.items()
     ]
-    scores = [_table(("recall", "before", "after"), rows, numbers=(1, 2))] if rows else []
-    return _stack(_text(f"{answer['version']} was {verdict}{ended}"), *reasons, *scores)
+    return _table(("recall", "before", "after"), rows, numbers=(1, 2))
 
 
-def difference(answer: Record) -> "RenderableType":
+def difference(answer: Difference) -> "RenderableType":
     """Show the examples that two versions answer differently."""
-    if not answer["changed"]:
-        return _text(f"{answer['a']} and {answer['b']} answer every example alike")
+    if not answer.changed:
+        return _text(f"{answer.a} and {answer.b} answer every example alike")
     marks = {True: ("right", "green"), False: ("wrong", "red")}
     rows = [
-        (
-            row["dataset"],
-            str(row["question"]),
-            str(row["answer"]),
-            marks[row["a_right"]],
-            marks[row["b_right"]],
-        )
-        for row in answer["changed"]
+        (row.dataset, row.question, row.answer, marks[row.a_right], marks[row.b_right])
+        for row in answer.changed
     ]
-    return _table(
-        ("dataset", "question", "answer", answer["a"], answer["b"]), rows, folding=(1, 2), narrowest=16
-    )
+    return _table(("dataset", "question", "answer", answer.a, answer.b), rows, folding=(1, 2), narrowest=16)
 
 
-def event(record: Record) -> str:
+def event(record: Event) -> str:
     """Show an event on one line of text: ``--follow`` has no table to put it in."""
-    return f"{clock(record['at'])} {event_line(record)}"
+    return f"{clock(record.at)} {event_line(record)}"
 
 
-def plot(answer: Record, path: Path) -> None:
+def plot(answer: RetentionMatrix, path: Path) -> None:
     """Draw every dataset's recall over the versions into a picture; the file's ending chooses the format."""
     figure = _figure(8, 4.5)
     axes = figure.add_subplot(xlabel="version", ylabel="recall", ylim=(0, 1.05))
-    for column in range(len(answer["datasets"])):
-        measured = [(at, row[column]) for at, row in enumerate(answer["matrix"]) if row[column] is not None]
+    for column in range(len(answer.datasets)):
+        measured = [(at, row[column]) for at, row in enumerate(answer.matrix) if row[column] is not None]
         axes.plot(*zip(*measured, strict=True) if measured else ((), ()), marker="o")
-    axes.set_xticks(range(len(answer["versions"])), answer["versions"])
-    if answer["datasets"]:  # named apart: a line's own label is left out where it begins with _
-        legend = axes.legend(axes.lines, [_label(dataset) for dataset in answer["datasets"]])
+    axes.set_xticks(range(len(answer.versions)), answer.versions)
+    if answer.datasets:  # named apart: a line's own label is left out where it begins with _
+        legend = axes.legend(axes.lines, [_label(dataset) for dataset in answer.datasets])
         for text in legend.get_texts():
             text.set_parse_math(False)  # $ is no formula
     _save(figure, path)
@@ -286,7 +296,7 @@ def _label(dataset: str) -> str:
     return told if len(told) <= _LONGEST_LABEL else f"{told[: _LONGEST_LABEL - 1]}…"
 
 
-def reliability(answer: Record, path: Path) -> None:
+def reliability(answer: Mapping[str, Any], path: Path) -> None:
     """Draw how often answers are right against how sure they are, and how many there are of each."""
     figure = _figure(6, 6.5)
     upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 1))
@@ -309,7 +319,7 @@ def reliability(answer: Record, path: Path) -> None:
     _save(figure, path)
 
 
-def _titles(answer: Record) -> Iterable[str]:
+def _titles(answer: Mapping[str, Any]) -> Iterable[str]:
     yield f"{answer['version']}: {plural(answer['figures']['count'], 'answer')}"
     for name, key in (("as answered", "figures"), (f"T = {answer['temperature']:.2f}", "scaled")):
         yield f"{name}: ECE {answer[key]['ece']:.3f}, Brier {answer[key]['brier']:.3f}"
@@ -336,36 +346,32 @@ def _save(figure: Any, path: Path) -> None:
         raise ConfigError(f"the plot cannot be written to {path}: {error}", code="no_plot") from None
 
 
-def _state(record: Record) -> tuple[str, str]:
-    return record["state"], STATE_STYLES.get(record["state"], "")
+def _state(state: str) -> tuple[str, str]:
+    return str(state), STATE_STYLES.get(state, "")
 
 
-def _subject(job: Record) -> str:
-    return job["dataset"] if job["kind"] == "learn" else f"{job['kind']} {job['dataset']}"
+def _subject(job: Job) -> str:
+    return job.dataset if job.kind == "learn" else f"{job.kind} {job.dataset}"
 
 
-def _fate(job: Record) -> Cell:
-    state, style = _state(job)
-    return f"{state} {job.get('version') or ''}".strip(), style
+def _fate(job: Job) -> Cell:
+    state, style = _state(job.state)
+    return f"{state} {job.version or ''}".strip(), style
 
 
-def _when(job: Record) -> str:
-    at = moment(job.get("ended_at") or job.get("started_at") or job["created_at"])
+def _when(job: Job) -> str:
+    at = moment(job.ended_at or job.started_at or job.created_at)
     return at.partition("-")[2]  # the year is clear, and 80 columns are few
 
 
-def _roles(answer: Record, row: Record) -> str:
-    roles = [role for role in ("latest", "previous", "serving") if answer[role] == row["version"]]
-    return " ".join([*roles, *(["pinned"] if row.get("pinned") else []), *row.get("tags", ())])
+def _roles(answer: Versions | VersionPapers, row: VersionEntry) -> str:
+    roles = [role for role in ("latest", "previous", "serving") if getattr(answer, role) == row.version]
+    return " ".join([*roles, *(["pinned"] if row.pinned else []), *row.tags])
 
 
-def _told(version: Record) -> tuple[Cell, Cell, Cell]:
-    performance = version.get("performance") or {}
-    return (
-        _recall(performance.get("recall")),
-        _recall(performance.get("retention")),
-        version.get("description") or "",
-    )
+def _told(version: VersionEntry) -> tuple[Cell, Cell, Cell]:
+    measured = version.performance
+    return _recall(measured.get("recall")), _recall(measured.get("retention")), version.description
 
 
 def _recall(value: float | None) -> tuple[str, str]:
@@ -381,11 +387,11 @@ def _percent(value: float | None) -> Cell:
     ), style  # short, so that ten datasets fit a terminal
 
 
-def _score(score: Record | None) -> Cell:
+def _score(score: Score | None) -> Cell:
     if score is None:
         return NOTHING, "dim"
-    text, style = _recall(score["right"] / score["total"] if score["total"] else None)
-    return f"{text} ({score['right']}/{score['total']})", style
+    text, style = _recall(score.right / score.total if score.total else None)
+    return f"{text} ({score.right}/{score.total})", style
 
 
 def _table(

@@ -20,6 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 from lorad import printable
+from lorad.serving.record_json import as_json
 
 CLEAR_LINE = "\r\x1b[2K"
 
@@ -126,5 +127,5 @@ def _is_for_people() -> bool:
 
 
 def write_json(data: Any, indent: int | None = 2) -> None:
-    """Write data for programs as JSON, exactly: what would steer a terminal is escaped as JSON escapes it."""
-    write(printable.as_json(data, indent) + "\n")
+    """Write records or data for programs as JSON, exactly: what would steer a terminal is escaped as JSON escapes it."""
+    write(printable.as_json(data, indent, default=as_json) + "\n")

@@ -14,6 +14,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 
 from lorad.errors import ProtocolError
+from lorad.serving import record_json
 from lorad.storage import strict_json
 
 T = TypeVar("T")
@@ -31,7 +32,12 @@ class Json(JSONResponse):
 
     def render(self, content: Any) -> bytes:
         """Return the answer's bytes."""
-        return strict_json.encoded(content)
+        return encoded(content)
+
+
+def encoded(told: Any) -> bytes:
+    """Return a record, or JSON data, as JSON."""
+    return strict_json.encoded(record_json.as_json(told))
 
 
 class Bodies:

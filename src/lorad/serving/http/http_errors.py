@@ -7,7 +7,6 @@ that is not there, a method, a query). What never does: raising lorad's own erro
 import difflib
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -17,8 +16,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from lorad.errors import ConfigError, LoradError, ProtocolError, RegistryError, TransientError, describe
+from lorad.serving.completions import Complaint, Failure
 from lorad.serving.http import schemas
 from lorad.serving.http.bodies import Json
+from lorad.serving.record_json import read
 
 CHAT = "POST /v1/chat/completions"
 
@@ -75,10 +76,10 @@ def response(error: Exception, headers: dict[str, str] | None = None) -> Json:
     return Json(form(error), status_code=status(error), headers={**(headers or {}), **more})
 
 
-def form(error: Exception) -> dict[str, Any]:
+def form(error: Exception) -> Failure:
     """Return any exception as OpenAI's clients read it: message, type, param and code."""
     kind = "invalid_request_error" if status(error) < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
-    return {"error": {"param": None, **describe(error), "type": kind}}
+    return Failure(error=read(Complaint, {**describe(error), "type": kind}))
 
 
 def status(error: Exception) -> int:
@@ -99,7 +100,7 @@ def refuse_encoding(request: Request) -> None:
     encoding = request.headers.get("content-encoding", "")
     if any(each.strip().lower() not in ("", "identity") for each in encoding.split(",")):
         raise ProtocolError(
-            f"the body is sent in the encoding {encoding}; send it as it is",
+            f"the body is compressed ({encoding}); send it uncompressed",
             status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             code="unsupported_encoding",
         )
@@ -123,7 +124,7 @@ def _explained(request: Request, error: HTTPException, routes: Sequence[str]) ->
         methods = (error.headers or {}).get("Allow", "another method").split(", ")
         allowed = ", ".join(sorted(set(methods) - {"HEAD"}))
         return ProtocolError(
-            f"there is no {asked}; ask {request.url.path} with {allowed}",
+            f"{request.url.path} does not accept {request.method}; use {allowed}",
             status=error.status_code,
             code="method_not_allowed",
         )

@@ -1,0 +1,168 @@
+"""Questions and answers: ``ask`` and ``chat``."""
+
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from lorad.apps.cli.context import connect
+from lorad.apps.cli.options import Json
+from lorad.apps.screens import state_text, terminal
+from lorad.errors import ConfigError, LoradError
+from lorad.serving.client import Client
+from lorad.serving.completions import Completion
+
+app = typer.Typer()
+
+CUT = "length"
+"""The finish reason of an answer that was cut off."""
+
+BYTE_ORDER_MARK = "\ufeff"
+"""The byte order mark."""
+
+Model = Annotated[
+    str, typer.Option(metavar="NAME", help="A track, or track@previous, track@v0.1, track@TAG, track@base.")
+]
+System = Annotated[str | None, typer.Option(metavar="TEXT", help="The system message.")]
+Question = Annotated[
+    str | None, typer.Argument(help="Without it, or with -, read standard input.", show_default=False)
+]
+MaxTokens = Annotated[
+    int | None, typer.Option(min=1, help="Maximum number of tokens; default: the rest of the context.")
+]
+Temperature = Annotated[float, typer.Option(min=0.0, help="0 is greedy decoding.")]
+NoStream = Annotated[bool, typer.Option("--no-stream", help="Print the answer once it is complete.")]
+
+
+@app.command()
+def ask(
+    ctx: typer.Context,
+    question: Question = None,
+    *,
+    model: Model = "chat",
+    system: System = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = 0.0,
+    no_stream: NoStream = False,
+    as_json: Json = False,
+) -> None:
+    """Ask one question and print only the answer; exit code 1 if it was cut off without --max-tokens."""
+    messages = [*_opening(system), {"role": "user", "content": _asked(question)}]
+    client = connect(ctx)
+    options = {"max_tokens": max_tokens, "temperature": temperature}
+    if as_json or no_stream:
+        finish, tokens = _print_whole(client.chat(messages, model, **options), as_json=as_json)
+    else:
+        stream = client.stream_chat(messages, model, **options)
+        _type_out(stream)
+        finish, tokens = stream.finish_reason, stream.tokens
+    if sys.stdout.isatty() and not as_json:  # a pipe gets exactly what was generated
+        terminal.say("")
+    if finish == CUT:
+        terminal.say(state_text.cut(tokens), err=True)
+        raise typer.Exit(0 if max_tokens else 1)
+
+
+def _print_whole(answer: Completion, *, as_json: bool) -> tuple[str | None, int | None]:
+    """Print an answer; return its finish reason and its number of tokens."""
+    choice = answer.choices[0]
+    if as_json:
+        terminal.write_json(answer)
+    else:
+        terminal.write(choice.message.content)
+    return choice.finish_reason, answer.usage.completion_tokens
+
+
+def _asked(question: str | None) -> str:
+    """Return the question from the command line or from standard input."""
+    if question in (None, "-"):
+        question = "" if sys.stdin.isatty() else _piped()
+    if not question or question.isspace():
+        raise ConfigError("no question given; use: lorad ask QUESTION, or pipe it in", code="no_question")
+    _check_typed(question)
+    return question
+
+
+def _piped() -> str:
+    """Return standard input without the byte order mark that some programs write."""
+    try:
+        return sys.stdin.read().removeprefix(BYTE_ORDER_MARK).rstrip("\n")
+    except OSError as error:
+        told = f"standard input cannot be read: {error.strerror or error}; use: lorad ask QUESTION"
+        raise ConfigError(told, code="no_question") from None
+
+
+def _check_typed(question: str) -> None:
+    """Raise ``ConfigError`` if the terminal sent bytes that are not valid text."""
+    try:
+        question.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            "the input is not valid text in this terminal's encoding; set a matching one, such as LC_ALL=C.UTF-8",
+            code="bad_text",
+        ) from None
+
+
+def _opening(system: str | None) -> list[dict[str, str]]:
+    _check_typed(system or "")
+    return [{"role": "system", "content": system}] if system else []
+
+
+def _type_out(pieces: Iterator[str]) -> str:
+    told = []
+    for piece in pieces:
+        terminal.write(piece)
+        told.append(piece)
+    return "".join(told)
+
+
+@app.command()
+def chat(
+    ctx: typer.Context,
+    model: Model = "chat",
+    system: System = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = 0.0,
+) -> None:
+    """Start a conversation; /model NAME changes the model, /quit ends."""
+    client, messages = connect(ctx), _opening(system)
+    if sys.stdin.isatty():
+        import readline  # noqa: F401, PLC0415 - gives input() its line editing
+    for line in _lines():
+        command, _, rest = line.partition(" ")
+        if command == "/model":
+            model = rest.strip() or model
+            terminal.say(f"now talking to {model}")
+        elif command[:1] == "/" and "/" not in command[1:]:  # a question may begin with /etc/hosts
+            terminal.say(f"unknown command {command}; /model NAME changes the model, /quit ends", err=True)
+        elif line:
+            messages.append({"role": "user", "content": line})
+            messages = _turn(client, messages, model, max_tokens=max_tokens, temperature=temperature)
+
+
+def _lines() -> Iterator[str]:
+    while True:
+        try:
+            line = input("> ").removeprefix(BYTE_ORDER_MARK).strip()
+        except EOFError:
+            terminal.say("")
+            return
+        if line == "/quit":
+            return
+        yield line
+
+
+def _turn(client: Client, messages: list[dict[str, str]], model: str, **options: Any) -> list[dict[str, str]]:
+    """Answer once; return the conversation so far, without a question that got no answer."""
+    try:
+        _check_typed(messages[-1]["content"])
+        stream = client.stream_chat(messages, model, **options)
+        answer = _type_out(stream)
+    except LoradError as error:
+        terminal.complain(error.message)
+        return messages[:-1]
+    terminal.say("")
+    if stream.finish_reason == CUT:
+        terminal.say(state_text.cut(stream.tokens), err=True)
+    return [*messages, {"role": "assistant", "content": answer}]

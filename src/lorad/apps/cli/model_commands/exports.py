@@ -1,0 +1,62 @@
+"""``lorad export``: write a version for another program."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorad import records
+from lorad.apps.cli.model_commands.context import find_track, load, named_base
+from lorad.apps.cli.model_commands.options import (
+    BaseOption,
+    ConfigOption,
+    DifferentOption,
+    HomeOption,
+    JsonOption,
+    SetOption,
+    TrackOption,
+)
+from lorad.apps.cli.model_commands.output import say
+from lorad.models import bases
+from lorad.versions import export
+
+app = typer.Typer()
+
+OTHER_BASE = "other_base.json"
+"""The file in an export onto another base that records both bases."""
+
+
+@app.command("export")
+def export_version(
+    version: Annotated[str, typer.Argument(help="A version, a tag, latest or previous.")],
+    target: Annotated[Path, typer.Argument(help="The folder to create; it must not exist.")],
+    form: Annotated[
+        str, typer.Option("--format", help=f"{', '.join(export.FORMATS)} (for llama.cpp and Ollama).")
+    ] = "adapter",
+    base: BaseOption = None,
+    different: DifferentOption = False,
+    track: TrackOption = "chat",
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Export a version for another program, then reload it and check its answers to the version's probes."""
+    place, settings = load(home, config, overrides)
+    export.check(target, form, place.root)
+    registry, own_base = find_track(place, settings, track)
+    chosen = named_base(place, base) if base else own_base
+    fingerprint = bases.read_fingerprint(chosen)
+    version = registry.resolve(version)
+    made_for = registry.manifest(version)["base"]
+    folder = registry.verify(version, None if different else fingerprint)
+    other = {"version": version, "made_for": made_for, "base": fingerprint}
+    papers = {OTHER_BASE: other} if made_for != fingerprint else {}
+    made = export.export(folder, chosen, target, form, strict=made_for == fingerprint, papers=papers)
+    say(
+        {"version": folder.name, "format": form, "path": str(target), **records.as_json(made)},
+        as_json,
+        f"exported {folder.name} to {target} as {form}; after reloading, its logits differ by at most {made.difference:.2g}"
+        + (f"; it was made for another base, see {OTHER_BASE}" if made_for != fingerprint else ""),
+        made.notes,
+    )

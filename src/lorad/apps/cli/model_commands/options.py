@@ -1,0 +1,26 @@
+"""Options that several of these commands share."""
+
+from typing import Annotated
+
+import typer
+
+HomeOption = Annotated[
+    str | None, typer.Option("--home", help="The home; default: LORAD_HOME, then this folder.")
+]
+ConfigOption = Annotated[
+    str | None, typer.Option("--config", help="A settings file, or the name of one in configs/.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="One setting, section.key=value; repeatable.")
+]
+TrackOption = Annotated[str, typer.Option("--track", help="The track.")]
+BaseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--base", metavar="NAME", help="The base model; it must be the one that the version was made for."
+    ),
+]
+DifferentOption = Annotated[
+    bool, typer.Option("--allow-different-base", help="Allow another base model, and record that.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

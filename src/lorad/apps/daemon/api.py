@@ -1,0 +1,223 @@
+"""What the socket asks of the running daemon (``serving.http.daemon.Daemon``).
+
+What lives here: finding what a name means, waiting for the turn between two steps, telling the outcome. What never
+does: the orders themselves (``commands``), HTTP.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from lorad.apps.daemon import forgetting
+from lorad.apps.daemon.commands import Commands
+from lorad.apps.daemon.model_host import ModelHost
+from lorad.apps.daemon.snapshot import Snapshot
+from lorad.apps.daemon.turn import Turn
+from lorad.errors import ProtocolError
+from lorad.records import BASE, Job
+from lorad.serving import queries
+from lorad.serving.answers import (
+    Forgotten,
+    Pause,
+    Pinned,
+    Pruned,
+    ResumedJob,
+    Roles,
+    Status,
+    Tagged,
+    VersionPapers,
+    Versions,
+)
+from lorad.serving.completions import Model
+from lorad.serving.engine import Engine
+from lorad.serving.queries import Archive
+from lorad.serving.record_json import fields_of
+from lorad.serving.requests import GenerationRequest, PredictionRequest, Sampling
+from lorad.states import VersionState
+from lorad.track import Track
+
+T = TypeVar("T")
+
+SHOWN = 3
+"""Examples that are shown before they are forgotten."""
+
+
+class Api:
+    """Answers what people ask over the socket."""
+
+    def __init__(
+        self,
+        *,
+        tracks: Mapping[str, Track],
+        commands: Commands,
+        models: ModelHost,
+        engine: Engine,
+        archive: Archive,
+        snapshot: Snapshot,
+        turn: Turn,
+        started_at: float,
+        is_ready: Callable[[], bool],
+    ) -> None:
+        self.archive = archive
+        self.is_ready = is_ready
+        self._tracks = tracks
+        self._commands = commands
+        self._models = models
+        self._engine = engine
+        self._snapshot = snapshot
+        self._turn = turn
+        self._started_at = started_at
+
+    # -- asking
+
+    def ask(
+        self, model: str, messages: list[dict[str, Any]], sampling: Sampling
+    ) -> tuple[GenerationRequest, str]:
+        """Accept a question for ``track`` or ``track@latest|previous|vN|TAG|base``."""
+        track, named, wanted = model.partition("@")
+        version = self._resolve(track, wanted) if named else None
+        request = self._engine.submit(track, messages, sampling, version)
+        return request, self._engine.fingerprint(track, request.version)
+
+    def predict(self, model: str, inputs: Sequence[Any]) -> tuple[PredictionRequest, str]:
+        """Accept inputs for a track whose task answers with data, named as ``ask`` has it."""
+        track, named, wanted = model.partition("@")
+        version = self._resolve(track, wanted) if named else None
+        request = self._engine.predict(track, inputs, version)
+        return request, self._engine.fingerprint(track, request.version)
+
+    def _resolve(self, name: str, wanted: str) -> str | None:
+        track = self._track(name)
+        if not wanted:
+            raise ProtocolError(
+                f"there is no model '{name}@'; name a version behind the @, or leave the @ out",
+                status=404,
+                code="model_not_found",
+            )
+        if wanted == "latest":
+            return None
+        if wanted == BASE:
+            return BASE
+        if wanted == "previous" and track.registry.previous is None:
+            raise ProtocolError(f"{name} has no previous version yet", status=404, code="model_not_found")
+        version = track.registry.resolve(wanted)
+        self._models.ensure_loaded(track, version)
+        return version
+
+    def models(self) -> tuple[Model, ...]:
+        """Return what ``/v1/models`` lists: every track and each of its versions."""
+        names = [*self._tracks]
+        for name, track in self._tracks.items():
+            entries = track.registry.tracker.read()["checkpoints"]
+            intact = [entry["version"] for entry in entries if entry.get("state") == VersionState.INTACT]
+            names += [f"{name}@{version}" for version in (BASE, *intact)]
+        created = int(self._started_at)
+        return tuple(Model(id=name, created=created) for name in names)
+
+    # -- telling
+
+    def snapshot(self) -> Status:
+        """Return everything that ``lorad status`` and ``lorad monitor`` show."""
+        return self._snapshot.take(time.time(), is_ready=self.is_ready())
+
+    def versions(self, track: str) -> Versions:
+        """Return a track's versions and what serves."""
+        return self._snapshot.versions(track)
+
+    def version(self, track: str, version: str) -> VersionPapers:
+        """Return all that is kept about a version, and what serves."""
+        return replace(self.archive.version(track, version), serving=self._engine.serving(track))
+
+    # -- orders about jobs
+
+    def retry(self, job: int, *, force: bool, settings: dict[str, Any]) -> Job:
+        """Queue a job again."""
+        return self._obey(
+            lambda now: self._commands.retry(job, now, force=force, settings=settings), wakes=True
+        )
+
+    def resume(self, job: int, checkpoint: str | None) -> ResumedJob:
+        """Queue a job again, to go on behind a checkpoint; return it and which that is."""
+        changed, found = self._obey(lambda now: self._commands.resume(job, checkpoint, now), wakes=True)
+        return ResumedJob(**fields_of(changed), checkpoint=found)
+
+    def cancel(self, job: int) -> Job:
+        """End a job."""
+        return self._obey(lambda now: self._commands.cancel(job, now))
+
+    def pause(self, *, paused: bool) -> Pause:
+        """Start no more sessions, or start them again; this waits for no turn."""
+        self._commands.pause(time.time(), paused=paused)
+        self._turn.wake.set()
+        return Pause(paused=paused)
+
+    def consolidate(self, track: str, *, refit: bool) -> Job:
+        """Queue a session that makes one adapter of all, or refits one from the pristine base."""
+        found = self._track(track)
+        return self._obey(lambda now: self._commands.consolidate(found, now, refit=refit), wakes=True)
+
+    # -- orders about versions
+
+    def rollback(self, track: str, to: str | None) -> Roles:
+        """Serve an earlier version again, or the base alone.
+
+        The previous one is that of now, not of when the turn comes: asked twice, because the first answer was slow,
+        it must not lead back.
+        """
+        found = self._track(track)
+        wanted = found.registry.previous if to is None else to
+        return self._obey(lambda now: self._commands.rollback(found, wanted, now))
+
+    def pin(self, track: str, version: str, *, pinned: bool) -> Pinned:
+        """Keep a version whatever the limits say, or no longer."""
+        found = self._track(track)
+        name = self._obey(lambda now: self._commands.pin(found, version, now, pinned=pinned))
+        return Pinned(version=name, pinned=pinned)
+
+    def tag(self, track: str, version: str, tag: str, *, remove: bool) -> Tagged:
+        """Give a version a name of its own, or take it away."""
+        found = self._track(track)
+        name = self._obey(lambda now: self._commands.tag(found, version, tag, now, remove=remove))
+        return Tagged(version=name, tag=tag, removed=remove)
+
+    def prune(self, track: str, limits: dict[str, int], *, dry_run: bool) -> Pruned:
+        """Remove the versions beyond the settings' limits, or beyond these where given, or only tell which."""
+        found = self._track(track)
+        gone = self._obey(lambda now: self._commands.prune(found, limits, now, dry_run=dry_run))
+        return Pruned(pruned=gone, dry_run=dry_run)
+
+    # -- orders about memory
+
+    def forget(self, track: str, selector: str, *, dry_run: bool) -> Forgotten:
+        """Remove examples from memory on purpose, or only tell which these would be."""
+        found = self._track(track)
+        if not selector.strip():
+            raise ProtocolError(
+                "say what to forget: a dataset's name, or a text that its examples hold",
+                code="empty_selector",
+            )
+        return self._obey(lambda now: self._forget(found, selector, now, dry_run=dry_run), wakes=True)
+
+    def _forget(self, track: Track, selector: str, now: float, *, dry_run: bool) -> Forgotten:
+        """Look at what is meant and what holds it before that is gone."""
+        remains, meant = self._commands.remains(track, selector), track.memory.meant(selector)
+        return Forgotten(
+            forgotten=len(meant) if dry_run else self._commands.forget(track, selector, now),
+            dry_run=dry_run,
+            held=remains,
+            told=forgetting.tell(remains, is_done=not dry_run),
+            examples=tuple(map(queries.show, meant[:SHOWN])) if dry_run else (),
+        )
+
+    # -- how orders are obeyed
+
+    def _track(self, name: str) -> Track:
+        return self.archive.track(name)
+
+    def _obey(self, order: Callable[[float], T], *, wakes: bool = False) -> T:
+        """Obey an order in its turn; let the loop see at once what it has changed, if it wants to."""
+        done = self._turn.take(lambda: order(time.time()))
+        if wakes:
+            self._turn.wake.set()
+        return done

@@ -1,0 +1,31 @@
+"""What the parts of the loop share and no table holds."""
+
+from dataclasses import dataclass
+
+from lorad.records import Job
+from lorad.training.executors.interface import RunningSession
+
+
+@dataclass(slots=True)
+class LoopState:
+    """Lost with the process: a start begins with ``recovery``."""
+
+    running: tuple[Job, RunningSession] | None = None
+    """The job whose session runs, as it was when that started."""
+    is_clean: bool = False
+    """Whether nothing that ended sessions left has to be put away."""
+    is_log_empty: bool = False
+    """Whether the database's log, where forgotten words may still stand, was emptied since they were forgotten."""
+
+    @property
+    def running_job(self) -> int | None:
+        """Return the number of the job whose session runs."""
+        return self.running[0].id if self.running else None
+
+    def soil(self) -> None:
+        """Let the next step clean up."""
+        self.is_clean = False
+
+    def hide_words(self) -> None:
+        """Let the next step remove what was made with forgotten words, from the database's log too."""
+        self.is_clean = self.is_log_empty = False

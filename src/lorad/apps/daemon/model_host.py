@@ -1,0 +1,100 @@
+"""The learning loop's view of models: plans with real token counts, and swaps versions in the engine.
+
+What lives here: verifying what is loaded. What never does: answering (``serving.engine``), training.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lorad.config import Settings
+from lorad.errors import LoradError
+from lorad.log import get_logger
+from lorad.models.bases import Base, load_to_answer, shape, verify_base
+from lorad.models.hardware import machine
+from lorad.models.heads import Head
+from lorad.records import Example, Plan
+from lorad.serving.engine import Engine
+from lorad.storage import files
+from lorad.tasks import encode, find
+from lorad.track import Track
+from lorad.training import planner
+from lorad.versions.manifests import MANIFEST
+
+log = get_logger()
+
+
+class ModelHost:
+    """Every track's base model and the versions on it, held in one engine."""
+
+    def __init__(self, settings: Settings, tracks: Mapping[str, Track], engine: Engine) -> None:
+        self._settings = settings
+        self._tracks = tracks
+        self._engine = engine
+
+    def attach(self) -> None:
+        """Load every track's base model, each once with each head that a task puts on it."""
+        loaded: dict[tuple[Path, Head], Base] = {}
+        for name, track in self._tracks.items():
+            task = find(track.settings.task)
+            place = track.base, task.head
+            if place not in loaded:
+                if self._settings.engine.verify_base:
+                    verify_base(track.base)
+                loaded[place] = load_to_answer(
+                    track.base, self._settings.engine.device, self._settings.training.dtype, task.head
+                )
+            self._engine.attach(name, task, loaded[place])
+
+    def check(self, track: Track, example: Example) -> Example:
+        """Return an example as the track learns it; raise ``SampleError`` for one that its base could not give back."""
+        return self._engine.task(track.name).check(self._engine.base(track.name).tokenizer, example)
+
+    def plan(
+        self, track: Track, examples: Sequence[Example], overrides: dict[str, Any], drift: float
+    ) -> Plan:
+        """Plan a session for these examples, on a parent that has drifted so far from its base."""
+        tokenizer = self._engine.base(track.name).tokenizer
+        usable, unusable = encode(self._engine.task(track.name), tokenizer, examples)
+        if not usable and unusable:
+            raise unusable[0][1]
+        return planner.plan(
+            lengths=[len(encoded) for _, encoded in usable],
+            shape=shape(track.base),
+            machine=machine(self._settings.training.device),
+            planner=self._settings.planner,
+            rehearsal=self._settings.rehearsal,
+            training=self._settings.training,
+            overrides=overrides,
+            drift=drift,
+        )
+
+    def fingerprint(self, track: Track) -> str:
+        """Return the fingerprint of the track's base model."""
+        return self._engine.base(track.name).fingerprint
+
+    def damaged_bases(self) -> list[LoradError]:
+        """Hash the base models' files anew; return one error for each base that is not what was added."""
+        found: list[LoradError] = []
+        for folder in dict.fromkeys(track.base for track in self._tracks.values()):
+            try:
+                verify_base(folder)
+            except LoradError as error:
+                found.append(error)
+        return found
+
+    def ensure_loaded(self, track: Track, version: str) -> None:
+        """Verify a version and bring it into memory."""
+        if self._engine.resident(track.name, version):
+            return
+        folder = track.registry.verify(version, self.fingerprint(track))
+        digest = files.file_digest(folder / MANIFEST)
+        differs = self._engine.load(track.name, version, folder, digest, track.base)
+        if differs:
+            log.warning("environment_differs", track=track.name, version=version, differs=differs)
+
+    def serve(self, track: Track, version: str | None) -> None:
+        """Verify a version, bring it into memory and answer from it."""
+        if version is not None:
+            self.ensure_loaded(track, version)
+        self._engine.serve(track.name, version)

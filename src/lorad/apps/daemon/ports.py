@@ -1,0 +1,50 @@
+"""What the learning loop asks of others, who hold models or read files."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from lorad.config import InboxSettings
+from lorad.datasets import reader, sidecar
+from lorad.errors import LoradError
+from lorad.records import Example, Plan
+from lorad.storage.source import Source
+from lorad.track import Track
+
+
+class ModelPort(Protocol):
+    """Whoever holds models: measures rows, plans sessions, swaps versions."""
+
+    def check(self, track: Track, example: Example) -> Example:
+        """Return an example as the track learns it; raise ``SampleError`` for one that its base could not give back."""
+
+    def plan(
+        self, track: Track, examples: Sequence[Example], overrides: dict[str, Any], drift: float
+    ) -> Plan:
+        """Plan a session for these examples, on a parent that has drifted so far from its base (``judge.drift``)."""
+
+    def serve(self, track: Track, version: str | None) -> None:
+        """Answer from this version from now on; raise ``RegistryError`` when it cannot be loaded."""
+
+    def fingerprint(self, track: Track) -> str:
+        """Return the fingerprint of the track's base model."""
+
+    def damaged_bases(self) -> list[LoradError]:
+        """Hash the base models' files anew; return one error for each base that is not what was added."""
+
+
+class Reader(Protocol):
+    """Reads dropped files, in this process or in one of its own (``reader_process``)."""
+
+    def read(
+        self,
+        file: Source,
+        limits: InboxSettings,
+        task: str,
+        fields: Mapping[str, str],
+        labels: Sequence[str],
+        check: reader.Check,
+    ) -> reader.Reading:
+        """Read a dataset file; raise ``SampleError`` for one of which too little can be used."""
+
+    def sidecar(self, source: Source) -> sidecar.Sidecar:
+        """Read a sidecar; raise ``SampleError``."""

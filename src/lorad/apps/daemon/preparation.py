@@ -1,0 +1,126 @@
+"""From a queued job to what its session is asked.
+
+What lives here: the parent, the new examples and the old ones, the plan. What never does: starting the session
+(``sessions``), choosing ranks and rates (``planner``).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lorad.apps.daemon.ports import ModelPort
+from lorad.config import Settings
+from lorad.errors import TrainingError
+from lorad.evaluation import judge
+from lorad.records import Example, Job, SessionSpec
+from lorad.storage.memory import Recalled
+from lorad.track import Track
+from lorad.training import run_folder
+from lorad.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True, slots=True)
+class Materials:
+    """What a session learns, and what it must not forget."""
+
+    new: list[Example]
+    old: list[Recalled]
+
+
+class Preparation:
+    """Writes the requests of sessions."""
+
+    def __init__(self, settings: Settings, models: ModelPort) -> None:
+        self._settings = settings
+        self._models = models
+
+    def prepare(self, track: Track, job: Job) -> RunFolder:
+        """Write what a job's session is asked; raise ``TrainingError`` when there is nothing to ask."""
+        parent = track.registry.newest_intact(self._models.fingerprint(track))
+        found = _of_parent(track, parent, materials(track, job, track.registry.lineage(parent)))
+        _require_something(job, found, parent)
+        grown_from = parent if job.kind != "refit" else None
+        spec = SessionSpec(
+            job=job.id,
+            track=track.name,
+            task=track.settings.task,
+            kind=job.kind,
+            dataset=job.dataset,
+            base=str(track.base),
+            parent=str(track.registry.path(grown_from)) if grown_from else None,
+            parent_version=parent,
+            plan=self._models.plan(
+                track,
+                found.new or [item.example for item in found.old],
+                self._overrides(track, job, parent),
+                self._drift(track, grown_from),
+            ),
+            settings={
+                "training": self._settings.training.model_dump(),
+                "judge": self._settings.judge.model_dump(),
+                "resolved": self._settings.model_dump(mode="json"),
+            },
+        )
+        folder = run_folder.of_job(track, job.id)
+        folder.begin(spec, found.new, found.old)
+        return folder
+
+    def _drift(self, track: Track, parent: str | None) -> float:
+        return judge.drift(track.registry.result(parent).evaluation, self._settings.judge) if parent else 0.0
+
+    def _overrides(self, track: Track, job: Job, parent: str | None) -> dict[str, Any]:
+        """Return the settings of the job's own, and those that consolidating needs."""
+        own = {key: value for key, value in job.settings.items() if key != "drop"}
+        if job.kind != "consolidate":
+            return own
+        self._require_large(track, parent)
+        # what mends a truncation is small, or nothing would be gained
+        rank = max(1, self._settings.training.max_rank // 8)
+        return {"rank": rank, "alpha": 2 * rank, **own}
+
+    def _require_large(self, track: Track, parent: str | None) -> None:
+        limit = self._settings.training.max_rank // 2
+        if parent and track.registry.rank(parent) <= limit:
+            raise TrainingError(
+                f"{parent} has rank {track.registry.rank(parent)}, no more than {limit} (half of training.max_rank): "
+                "there is nothing to make smaller; with --refit everything is learned anew",
+                code="nothing_to_consolidate",
+            )
+
+
+def materials(track: Track, job: Job, lineage: Sequence[str]) -> Materials:
+    """Return a job's new examples, and the old ones that its answers do not replace."""
+    new: list[Example] = []
+    if job.kind == "learn":
+        new = track.memory.of_drop(job.dataset, int(job.settings.get("drop", 0)))
+    answered = {example.input_id for example in new}
+    ids = {example.id for example in new}
+    learned = track.memory.learned(lineage)
+    old = [item for item in learned if item.example.input_id not in answered and item.example.id not in ids]
+    return Materials(new, old)
+
+
+def _of_parent(track: Track, parent: str | None, found: Materials) -> Materials:
+    """Return the materials with what the parent itself recalled: memory tells of the version that was tested last."""
+    right = track.registry.result(parent).right if parent else {}
+    return replace(
+        found, old=[replace(item, right=right.get(item.example.id, item.right)) for item in found.old]
+    )
+
+
+def _require_something(job: Job, found: Materials, parent: str | None) -> None:
+    if job.kind == "learn" and not found.new:
+        raise TrainingError(
+            "nothing is left to learn from this drop; it was forgotten or replaced", code="nothing_new"
+        )
+    if job.kind != "learn" and not found.old:
+        instead = (
+            "the base alone serves after: lorad rollback --to base"
+            if parent
+            else "drop the files again, or go back to a version: lorad versions"
+        )
+        raise TrainingError(
+            "nothing in memory belongs to what serves now, so there is nothing to make a version of; "
+            + instead,
+            code="nothing_learned",
+        )

@@ -1,0 +1,494 @@
+"""What the socket says, as records: made by the daemon, sent as JSON, read by the client, shown by the screens.
+
+What lives here: one frozen record for each answer of lorad's own routes (OpenAI's forms are in ``completions``). A field
+that is added here is sent, documented in OpenAPI, read and ready to be shown. What never does: reading or writing JSON
+(``record_json``), asking, deciding.
+
+Times are Unix seconds, sizes bytes, recall and other shares 0 to 1. Imports the standard library and lorad's own
+records alone, for ``lorad status`` must feel instant.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lorad.evaluation.retention import Retention
+from lorad.records import Drop, Evaluation, Job, Verdict
+from lorad.serving.record_json import RecordError, read, rest
+from lorad.states import VersionState
+
+# -- health
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """That the daemon's process answers."""
+
+    alive: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readiness:
+    """Whether questions are answered and files are taken; a status of 503 says the same."""
+
+    ready: bool
+
+
+# -- predictions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictions:
+    """The answers to some inputs, in their order."""
+
+    model: str
+    """The track and the version that answered, as ``mail@v0.1``."""
+    system_fingerprint: str = ""
+    """Version and hash of what answered."""
+    predictions: tuple[Any, ...]
+    """What one is, the track's task says; of a classifier its ``label`` and ``confidence``."""
+
+
+# -- status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened."""
+
+    id: int
+    """Counts up from 1; whoever asks for the events after one misses none."""
+    at: float
+    name: str
+    data: Mapping[str, Any] = rest()
+    """What else is told of it, such as ``job``, ``file`` and ``why``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One round of a session over its examples, when it is over."""
+
+    round: int | None = None
+    loss: float | None = None
+    tested: bool | None = None
+    """Whether recall was measured at its end, or is that of the answers last seen."""
+    seconds: float | None = None
+    recall: float | None = None
+    old_recall: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionProgress:
+    """Where the running session is; what it cannot tell yet is ``null``."""
+
+    job: int
+    dataset: str
+    phase: str = "loading"
+    elapsed: float | None = None
+    """Seconds since it was started."""
+    round: int | None = None
+    rounds: int | None = None
+    """Rounds that it has at most."""
+    step: int | None = None
+    steps: int | None = None
+    loss: float | None = None
+    learning_rate: float | None = None
+    tokens_per_second: float | None = None
+    recall: float | None = None
+    """Share of the new examples answered right."""
+    old_recall: float | None = None
+    """The same of what was learned before."""
+    target: float | None = None
+    """The recall at which it may end."""
+    eta_seconds: float | None = None
+    peak_gib: float | None = None
+    too_long: Any = None
+    """The rows that are left out because they are longer than the plan allows."""
+    resumed_from: str | None = None
+    """The checkpoint behind which it goes on."""
+    returned_to: int | None = None
+    """The round whose weights it went back to."""
+    closed: Round | None = None
+    """The last round that is over."""
+    error: Mapping[str, Any] | None = None
+    history: tuple[Round, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingFile:
+    """A file in the inbox that is not accepted yet."""
+
+    name: str
+    track: str
+    bytes: int
+    age_seconds: float
+    """Since its last change."""
+    why: str = ""
+    """What it waits for, as far as that is known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RejectedFile:
+    """Something in the inbox that lorad does not take, and leaves where it is."""
+
+    name: str
+    code: str
+    message: str
+    data: Mapping[str, Any] = rest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InboxStatus:
+    """How the inbox is watched, and what lies in it."""
+
+    watching: str = ""
+    """``events`` or ``polling``."""
+    why: str = ""
+    """Why it is polled."""
+    files: int = 0
+    not_taken: tuple[RejectedFile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStatus:
+    """How busy answering is."""
+
+    requests: int
+    """Since the start."""
+    waiting: int
+    active: int
+    tokens_per_second: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetCounts:
+    """How many examples of one dataset are in memory, and what became of them."""
+
+    dataset: str
+    examples: int
+    learned: int
+    recalled: int
+    """Answered right in the last test."""
+    replaced: int
+    """Another dataset has a newer answer."""
+    forgotten: int
+    """Removed on purpose."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionEntry:
+    """A version as the track's list of versions has it."""
+
+    version: str
+    date: str = ""
+    """The day it was made, as ``2026-11-28``."""
+    description: str = ""
+    performance: Mapping[str, float | None] = field(default_factory=dict)
+    """What it was promoted with, such as ``recall`` of what was new and ``retention`` of the rest."""
+    parent: str | None = None
+    """The version that it was trained on top of; ``null`` for the base."""
+    job: int | None = None
+    state: VersionState = VersionState.INTACT
+    pinned: bool = False
+    tags: tuple[str, ...] = ()
+    others: Mapping[str, Any] = rest()
+    """Fields that somebody else has put there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roles:
+    """Which versions of a track have which role."""
+
+    track: str = ""
+    latest: str | None = None
+    previous: str | None = None
+    serving: str | None = None
+    """What answers: a version or ``base``; ``null`` where no daemon runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Versions(Roles):
+    """A track's versions, oldest first."""
+
+    versions: tuple[VersionEntry, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackStatus(Versions):
+    """What a track is and knows."""
+
+    task: str = ""
+    base: str = ""
+    """The base model's folder in ``models/base``."""
+    datasets: tuple[DatasetCounts, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Everything that ``lorad status`` and ``lorad monitor`` show."""
+
+    lorad: str
+    """The daemon's version."""
+    home: str
+    now: float
+    started_at: float
+    pid: int
+    paused: bool
+    """No session starts until somebody says so."""
+    ready: bool
+    tracks: Mapping[str, TrackStatus]
+    jobs: tuple[Job, ...]
+    """Those that are not done and those that ended last, newest first."""
+    waiting_files: tuple[WaitingFile, ...]
+    inbox: InboxStatus = InboxStatus()
+    session: SessionProgress | None = None
+    troubles: tuple[str, ...] = ()
+    """What could not be done and is tried again, a sentence each."""
+    engine: EngineStatus
+    events: tuple[Event, ...]
+    """The newest, oldest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Events:
+    """What happened, oldest first."""
+
+    events: tuple[Event, ...]
+
+
+# -- jobs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Jobs:
+    """All jobs, newest first."""
+
+    jobs: tuple[Job, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobWithFile(Job):
+    """A job with the file that it learns."""
+
+    drop: Drop | None = None
+    """``null`` for a job without a file: a refit, a consolidation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumedJob(Job):
+    """A job that is queued again, to go on where it stood."""
+
+    checkpoint: str | None = None
+    """Where it goes on; ``null`` if it has no complete checkpoint and begins anew."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadRow:
+    """Why a row of a file cannot be learned from."""
+
+    line: int
+    message: str
+    field: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownExample:
+    """An example as people read it."""
+
+    question: str
+    answer: str
+    dataset: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileReport:
+    """What an accepted file held: the ``reason`` of its ``Drop``."""
+
+    description: str = ""
+    formats: Mapping[str, int] = field(default_factory=dict)
+    """Rows by the format that they were read as."""
+    new: int = 0
+    known: int = 0
+    replacing: int = 0
+    bad: int = 0
+    contradictions: int = 0
+    contradicted_rows: tuple[int, ...] = ()
+    bad_rows: tuple[BadRow, ...] = ()
+    replaced: tuple[ShownExample, ...] = ()
+    """Older examples whose question the file answers differently."""
+
+
+def report_of(drop: Drop) -> FileReport:
+    """Return what an accepted file held; an empty report where nobody can tell."""
+    try:
+        return read(FileReport, drop.reason)
+    except RecordError:
+        return FileReport()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """Whether sessions may start."""
+
+    paused: bool
+
+
+# -- versions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFile:
+    """A file of a version."""
+
+    sha256: str
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a version consists of, as written when it was promoted."""
+
+    base: str = ""
+    """The base model's fingerprint."""
+    job: int | None = None
+    files: Mapping[str, StoredFile] = field(default_factory=dict)
+    others: Mapping[str, Any] = rest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionPapers(VersionEntry):
+    """All that is kept about a version."""
+
+    track: str = ""
+    latest: str | None = None
+    previous: str | None = None
+    serving: str | None = None
+    """As in ``Roles``: which versions of the track these are."""
+    ancestors: tuple[str, ...] = ()
+    """The versions that it was trained on top of, newest first."""
+    bytes: int = 0
+    manifest: Manifest = Manifest()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """How it was made: plan, training, hardware, libraries; see ``metadata.json`` in its folder."""
+    calibration: Mapping[str, Any] | None = None
+    """How sure it is against how right; ``null`` before ``lorad calibrate``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Why a candidate became a version, or why it did not."""
+
+    version: str
+    """A version, or ``job-N`` for a rejected candidate."""
+    promoted: bool
+    promote: bool = False
+    """What the judge said: a candidate may be promoted by force."""
+    reasons: tuple[str, ...] = ()
+    """One sentence a check, with its numbers; a failed one begins with ``failed:``."""
+    failed: tuple[str, ...] = ()
+    """The names of the checks that failed."""
+    evaluation: Evaluation | None = None
+    today: Verdict | None = None
+    """What the judge would say by today's settings, where it would decide otherwise; it changes nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangedAnswer(ShownExample):
+    """An example that one version answers right and another does not."""
+
+    a_right: bool
+    b_right: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """What two versions answer differently."""
+
+    a: str
+    b: str
+    changed: tuple[ChangedAnswer, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionMatrix(Retention):
+    """Recall of every dataset (column) at every version (row), and the four numbers of continual learning."""
+
+    versions: tuple[str, ...]
+    datasets: tuple[str, ...]
+    matrix: tuple[tuple[float | None, ...], ...]
+    """``null`` where a dataset was not tested."""
+    counts: tuple[tuple[tuple[int, ...] | None, ...], ...] = ()
+    """The same as right answers and all answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pinned:
+    """A version that limits do not remove, or do again."""
+
+    version: str
+    pinned: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tagged:
+    """A version that got a name of its own, or lost it."""
+
+    version: str
+    tag: str
+    removed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """The versions that were removed, or would be, each with the reason."""
+
+    pruned: Mapping[str, str]
+    dry_run: bool
+
+
+# -- memory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Datasets:
+    """The datasets in memory, in order of arrival."""
+
+    datasets: tuple[DatasetCounts, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExamplesPage:
+    """A page of memory's examples, as rows of a file that the inbox reads; the last page is empty."""
+
+    examples: tuple[Mapping[str, Any], ...]
+    """``provenance.row`` of the last one is what to ask the next page ``after``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remains:
+    """What holds forgotten words, and what becomes of it."""
+
+    versions: Mapping[str, tuple[str, ...]]
+    """Each with what keeps it from being pruned: latest, previous, pinned, tags."""
+    copies: tuple[str, ...]
+    """Folders of the home that are copies of such versions."""
+    files: tuple[str, ...]
+    """Names of the dropped files that brought the words."""
+    restarted: tuple[int, ...]
+    """Jobs whose sessions run, and begin anew without them."""
+    removed: tuple[int, ...]
+    """Jobs whose kept candidates, checkpoints and logs go."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgotten:
+    """What was removed from memory on purpose, or would be, and what still holds it."""
+
+    forgotten: int
+    """How many examples."""
+    dry_run: bool
+    held: Remains | None = None
+    told: str = ""
+    """The same in sentences."""
+    examples: tuple[ShownExample, ...] = ()
+    """The first few, before they are forgotten."""

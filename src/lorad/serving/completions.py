@@ -1,0 +1,116 @@
+"""OpenAI's forms, as far as lorad answers in them.
+
+What lives here: the records of ``/v1``: models, a whole answer, a piece of a streamed one, an error. What never does:
+what requests hold (``http.schemas``), lorad's own answers (``answers``).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lorad.serving.record_json import rest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """Something that can be asked: a track, or one version of it."""
+
+    id: str
+    """``track``, ``track@v0.1`` or ``track@base``."""
+    object: str = "model"
+    created: int
+    owned_by: str = "lorad"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """Everything that can be asked."""
+
+    object: str = "list"
+    data: tuple[Model, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What an answer cost, in tokens."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """What the model says."""
+
+    role: str = "assistant"
+    content: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """An answer; lorad gives one."""
+
+    index: int = 0
+    message: Message
+    finish_reason: str | None = None
+    """``stop`` for a whole answer, ``length`` for one that was cut."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """A whole answer."""
+
+    id: str = ""
+    created: int = 0
+    model: str = ""
+    """The track and the version that answered, as ``chat@v0.1``."""
+    system_fingerprint: str = ""
+    """Version and hash of what answered."""
+    object: str = "chat.completion"
+    choices: tuple[Choice, ...]
+    usage: Usage = Usage()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkChoice:
+    """A piece of an answer: the text that comes next, and behind the last one why it ended."""
+
+    index: int = 0
+    delta: Mapping[str, str] = field(default_factory=dict)
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionChunk:
+    """An event of a streamed answer."""
+
+    id: str = ""
+    created: int = 0
+    model: str = ""
+    system_fingerprint: str = ""
+    object: str = "chat.completion.chunk"
+    choices: tuple[ChunkChoice, ...] = ()
+    usage: Usage | None = None
+    """In the last event, if the request asks for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Complaint:
+    """What is wrong with a request, or went wrong with it."""
+
+    message: str
+    type: str = ""
+    """``invalid_request_error`` or ``server_error``."""
+    param: str | None = None
+    """The field that is to blame."""
+    code: str | None = None
+    """Stable, for programs."""
+    data: Mapping[str, Any] = rest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """The answer to every request that cannot be served."""
+
+    error: Complaint

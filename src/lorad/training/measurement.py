@@ -1,0 +1,117 @@
+"""Measuring what a session has made, as it will be served.
+
+What lives here: the candidate reloaded onto the pristine base, beside its parent and the base. What never does: the
+judge's limits (``evaluation.judge``), training.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorad.evaluation import general_ability, metrics
+from lorad.models import adapter_stack, adapters, bases
+from lorad.models.adapter_stack import AdapterStack
+from lorad.records import Encoded, Evaluation
+from lorad.storage import files
+from lorad.tasks import Generating, Row, Task
+from lorad.training import trainer
+from lorad.training.session_examples import SessionExample, score, scores, spread
+
+NAME = "candidate"
+"""Of the candidate beside its base in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """A trained adapter for the pristine base, and how it came about."""
+
+    adapter: adapters.Adapter
+    outcome: trainer.Outcome
+    sample: Sequence[Row]
+    """The rows that become the version's probes."""
+    logits: torch.Tensor
+    """What the model in memory said to ``sample``, to be compared with the one reloaded from disk."""
+    truncation: float
+
+
+def ask(task: Task, model: Any, rows: Sequence[Row]) -> torch.Tensor:
+    """Return a model's logits for a few rows, in fp32 on the CPU."""
+    with torch.inference_mode():
+        return task.forward(model, rows).logits.float().cpu()
+
+
+def measure(
+    task: Task,
+    base: bases.Base,
+    candidate: Path,
+    made: TrainingResult,
+    examples: Sequence[SessionExample],
+    *,
+    dataset: str,
+    general: Sequence[Encoded],
+) -> tuple[Evaluation, dict[str, bool]]:
+    """Load what was written onto the pristine base; return what was measured, and whether each example is right.
+
+    The probes are written beside the adapter. ``general`` is conversation of the base's own, for the check ``kl``.
+    """
+    stack = adapter_stack.AdapterStack(base)
+    stack.add(NAME, candidate)
+    new = [each for each in examples if each.is_new]
+    at_base = _at_base(task, stack, [each.row for each in new])
+    with stack.use(NAME) as model:
+        right = metrics.recalled(task, model, [each.row for each in examples])
+        logits = ask(task, model, made.sample)
+        files.write_json(candidate / metrics.PROBES, metrics.probe(task, model, made.sample))
+    answered = {each.example.id: ok for each, ok in zip(examples, right, strict=True)}
+    old = [(each.right, answered[each.example.id]) for each in examples if not each.is_new]
+    evaluation = Evaluation(
+        dataset=dataset,
+        scores=scores(examples, answered),
+        before=scores(examples, {each.example.id: each.right for each in examples}),
+        new=score([answered[each.example.id] for each in new]),
+        new_before=score([each.right for each in new]),
+        new_at_base=score(at_base),
+        broken=sum(before and not now for before, now in old),
+        mended=sum(now and not before for before, now in old),
+        reload_difference=adapters.difference(stack.read(NAME), made.adapter),
+        merge_difference=float((logits - made.logits).abs().max()),
+        truncation_error=made.truncation,
+        finite=made.adapter.is_finite(),
+        ended_by=made.outcome.ended_by,
+        **_general_ability(task, stack, examples, general),
+    )
+    return evaluation, answered
+
+
+def _at_base(task: Task, stack: AdapterStack, rows: Sequence[Row]) -> list[bool]:
+    """Return which rows the base gets right by itself: none, where a version brings the head."""
+    if task.head.parts:
+        return [False] * len(rows)
+    with stack.use(None) as pristine:
+        return metrics.recalled(task, pristine, rows)
+
+
+def _general_ability(
+    task: Task, stack: AdapterStack, examples: Sequence[SessionExample], general: Sequence[Encoded]
+) -> dict[str, Any]:
+    """Measure what those checks of the judge need that apply to this task alone."""
+    found: dict[str, Any] = {}
+    tokenizer = stack.base.tokenizer
+    if "perplexity" in task.checks:
+        with stack.use(None) as pristine:
+            found["perplexity_base"] = general_ability.perplexity(pristine, tokenizer)
+        with stack.use(NAME) as model:
+            found["perplexity"] = general_ability.perplexity(model, tokenizer)
+    if "kl" in task.checks:
+        found["kl_base"] = general_ability.distance_from_base(stack, NAME, general)
+    if "degenerate" in task.checks and isinstance(task, Generating):
+        sampled = spread(examples, general_ability.SAMPLED)
+        asked = [each.example.input for each in sampled]
+        own = [task.encode(tokenizer, each.example).target for each in sampled]
+        with stack.use(NAME) as model:
+            found["degenerate"] = general_ability.degenerate(model, tokenizer, task, asked, own)
+        found["sampled"] = len(asked)
+    return found

@@ -1,0 +1,87 @@
+"""What a session trains on, round by round and step by step.
+
+What lives here: the rows of a session, one optimizer step of them, and the choice of general conversation beside
+them. What never does: which rows a round takes (``rehearsal``), tensors.
+"""
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lorad.models import packing, soft_targets
+from lorad.records import Plan
+from lorad.tasks import Row
+from lorad.training.rehearsal import Rehearsal, ReplayItem
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a session trains on: rows with their bookkeeping, and general conversation beside them."""
+
+    rows: Sequence[Row]
+    items: Sequence[ReplayItem]
+    general: Sequence[soft_targets.SoftTargets] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatch:
+    """The rows of one optimizer step with their numbers, and some general conversation beside them."""
+
+    numbers: list[int]
+    rows: list[Row]
+    voices: list[soft_targets.SoftTargets]
+
+    @property
+    def both(self) -> list[Row]:
+        """Return everything that goes through the model."""
+        return [*self.rows, *(voice.row for voice in self.voices)]
+
+    @property
+    def tokens(self) -> int:
+        """Count the tokens of everything that goes through the model."""
+        return sum(map(len, self.both))
+
+    def passes(
+        self, most_tokens: int
+    ) -> Iterator[tuple[list[int], list[Row], list[soft_targets.SoftTargets]]]:
+        """Yield passes of at most so many tokens: the numbers of its rows, these, and the conversation beside them."""
+        for group in packing.divide(self.both, most_tokens):
+            own = [i for i in group if i < len(self.rows)]
+            voices = [self.voices[i - len(self.rows)] for i in group if i >= len(self.rows)]
+            yield [self.numbers[i] for i in own], [self.rows[i] for i in own], voices
+
+
+class Rounds:
+    """The rounds of a session: each iteration is one, and yields its optimizer steps."""
+
+    def __init__(self, material: Material, rehearsal: Rehearsal, plan: Plan) -> None:
+        self._material = material
+        self._rehearsal = rehearsal
+        self._plan = plan
+        self._random = random.Random(plan.seed + 1)  # noqa: S311 - reproducible choice, not a secret
+        self.most_steps = math.ceil(len(material.rows) / plan.effective_batch) * plan.stopping.max_rounds
+
+    def state(self) -> Any:
+        """Return where the choice of general conversation stands, as JSON data."""
+        return self._random.getstate()
+
+    def restore(self, state: Any) -> None:
+        """Stand where ``state`` was taken."""
+        version, numbers, gauss = state
+        self._random.setstate((version, tuple(numbers), gauss))
+
+    def __iter__(self) -> Iterator[StepBatch]:
+        """Let the rehearsal choose the next round; yield its rows, as many together as a step learns from."""
+        chosen = self._rehearsal.choose()
+        size = self._plan.effective_batch
+        for begin in range(0, len(chosen), size):
+            numbers = chosen[begin : begin + size]
+            rows = [self._material.rows[number] for number in numbers]
+            yield StepBatch(numbers, rows, self._general(len(numbers)))
+
+    def _general(self, rows: int) -> list[soft_targets.SoftTargets]:
+        share = self._plan.mix.general
+        wanted = max(1, round(share * rows)) if share else 0
+        return self._random.sample(self._material.general, min(wanted, len(self._material.general)))

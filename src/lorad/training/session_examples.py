@@ -1,0 +1,118 @@
+"""The examples of a session with their rows, and what is known of each before and after training.
+
+What lives here: encoding them, leaving out what cannot be learned, counting what was right. What never does: models.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lorad import records
+from lorad.errors import SampleError, TrainingError
+from lorad.records import Example, Score, SessionSpec
+from lorad.tasks import Row, Task, encode
+from lorad.training.run_folder import RunFolder
+
+SHOWN = 20
+"""Lines of rows that a note names."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionExample:
+    """An example with its row and what is known of it before training."""
+
+    example: Example
+    row: Row
+    is_new: bool
+    right: bool
+    """Whether the parent version recalls it: what the candidate is compared with."""
+    knows: bool
+    """Whether the model that training begins with recalls it; differs from ``right`` after a truncation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a session learns from, and what it leaves out."""
+
+    examples: list[SessionExample]
+    too_long: list[int]
+    """Lines of new rows over the plan's length."""
+    notes: list[str]
+
+
+def select(folder: RunFolder, task: Task, tokenizer: Any, order: SessionSpec) -> Selection:
+    """Encode a session's examples; leave out what is too long or cannot be written for this model.
+
+    The plan's length is of this file: an older one's longer rows are kept. Raise ``SampleError`` or ``TrainingError``
+    when nothing is left to learn.
+    """
+    old = folder.old()
+    fresh, unusable = encode(task, tokenizer, folder.new())
+    held, unheld = encode(task, tokenizer, [item.example for item in old])
+    known = {item.example.id: item.right for item in old}
+    limit = order.plan.max_length
+    examples = [
+        SessionExample(example, row, is_new=True, right=False, knows=False)
+        for example, row in fresh
+        if len(row) <= limit
+    ]
+    too_long = [example.line for example, row in fresh if len(row) > limit]
+    if not examples and order.kind == "learn":
+        if unusable:
+            raise unusable[0][1]
+        raise TrainingError(f"every row is longer than {limit} tokens; shorten them", code="too_long")
+    examples += [
+        SessionExample(example, row, is_new=False, right=known[example.id], knows=known[example.id])
+        for example, row in held
+    ]
+    return Selection(examples, too_long, _left_out([*unusable, *unheld], too_long, limit))
+
+
+def _left_out(
+    unusable: Sequence[tuple[Example, SampleError]], too_long: Sequence[int], limit: int
+) -> list[str]:
+    notes = []
+    if unusable:
+        lines = [example.line for example, _ in unusable]
+        notes.append(
+            f"{len(lines)} rows cannot be written for this model and were left out: {lines[:SHOWN]}; the first: "
+            f"{unusable[0][1].message}"
+        )
+    if too_long:
+        notes.append(
+            f"{len(too_long)} rows are longer than {limit} tokens and were left out: {too_long[:SHOWN]}"
+        )
+    return notes
+
+
+def anew(examples: Sequence[SessionExample]) -> list[SessionExample]:
+    """Return the examples as a refit takes them: nothing is known of any."""
+    return [replace(each, is_new=True, knows=False) for each in examples]
+
+
+def spread(examples: Sequence[SessionExample], count: int) -> list[SessionExample]:
+    """Return at most so many of them, evenly from first to last."""
+    step = max(1, len(examples) // count)
+    return list(examples[::step][:count])
+
+
+def digests(examples: Sequence[SessionExample]) -> dict[str, str]:
+    """Return the sha256 of each dataset's examples, whatever their order."""
+    ids: dict[str, list[str]] = defaultdict(list)
+    for each in examples:
+        ids[each.example.dataset].append(each.example.id)
+    return {name: records.digest(sorted(found)) for name, found in ids.items()}
+
+
+def score(answers: Sequence[bool]) -> Score:
+    """Count right answers."""
+    return Score(right=sum(map(bool, answers)), total=len(answers))
+
+
+def scores(examples: Sequence[SessionExample], right: Mapping[str, bool]) -> dict[str, Score]:
+    """Count right answers by dataset; ``right`` tells of each example's id."""
+    tallies: dict[str, list[bool]] = defaultdict(list)
+    for each in examples:
+        tallies[each.example.dataset].append(right[each.example.id])
+    return {name: score(tally) for name, tally in tallies.items()}
