@@ -330,7 +330,7 @@ class Settings(Section):
 
 RENAMED = {
     "inbox.max_waiting": "inbox.max_queued_files",
-    "planner.until": "planner.stopping, and its max_epochs to max_rounds",
+    "planner.until": "planner.stopping",
     "planner.stopping.max_epochs": "planner.stopping.max_rounds",
     "rehearsal.refresh": "rehearsal.recalled_share",
     "rehearsal.general_share_most": "rehearsal.general_share_max",
@@ -407,10 +407,21 @@ def _explain(problem: Any) -> str:
     if problem["type"] != "extra_forbidden":
         return f"{where}: {problem['msg']} (given: {problem['input']!r})"
     if where in RENAMED:
-        return f"{where} was renamed to {RENAMED[where]}"
+        return _tell_renamed(where)
     known = _known_keys(problem["loc"][:-1])
     hint = did_you_mean(str(problem["loc"][-1]), known, f"known here: {', '.join(known)}")
     return f"{where}: there is no such setting; {hint}"
+
+
+def _tell_renamed(old: str) -> str:
+    """Say what a setting is called now, and what of a section's own settings is."""
+    new = RENAMED[old]
+    inner = [
+        f"{key.removeprefix(new + '.')} to {now.removeprefix(new + '.')}"
+        for key, now in RENAMED.items()
+        if key.startswith(f"{new}.")
+    ]
+    return f"{old} was renamed to {new}" + (f", and its {', '.join(inner)}" if inner else "")
 
 
 def _known_keys(path: Iterable[Any]) -> list[str]:

@@ -56,7 +56,7 @@ TRANSITIONS: dict[type[StrEnum], dict[State, dict[str, State]]] = {
             "repeat": DropState.DUPLICATE,
             "fail": DropState.FAILED,
         },
-        DropState.FAILED: {"retry": DropState.PROCESSING},
+        DropState.FAILED: {},
         DropState.ACCEPTED: {},
         DropState.DUPLICATE: {},
     },
@@ -81,7 +81,7 @@ TRANSITIONS: dict[type[StrEnum], dict[State, dict[str, State]]] = {
     },
     VersionState: {
         VersionState.INTACT: {"damage": VersionState.CORRUPT, "prune": VersionState.PRUNED},
-        VersionState.CORRUPT: {"prune": VersionState.PRUNED, "repair": VersionState.INTACT},
+        VersionState.CORRUPT: {"prune": VersionState.PRUNED},
         VersionState.PRUNED: {},
     },
 }

@@ -14,7 +14,7 @@ from lorad.apps.cli.memory import _split_by_dataset
 from lorad.apps.cli.model_commands import base_models, main
 from lorad.errors import ConfigError, LoradError, RegistryError
 from lorad.models import base_source, bases, peft_io
-from lorad.storage import files
+from lorad.storage import files, targets
 from lorad.versions import export, import_version
 from lorad.versions.store import Registry
 
@@ -102,7 +102,7 @@ def test_a13_whatever_is_said_of_a_version_is_checked_first(track, theirs, words
 
 
 def test_a13_what_is_brought_is_made_in_a_place_of_its_own_by_one_at_a_time(track, theirs):
-    with track.registry.adopting(), pytest.raises(LoradError, match="another lorad process"):
+    with track.registry.workspace.adopting(), pytest.raises(LoradError, match="another lorad process"):
         typed(track, "versions", "add", "v0.9", theirs)
 
     # what a kill has left of an earlier one goes
@@ -171,7 +171,7 @@ def test_a13_what_can_be_no_name_of_an_export_leaves_nothing(track, version, tmp
     "place", ["inbox/x", "models/chat/versions/v9.9", "models/base/x", "configs/../inbox/x"]
 )
 def test_a13_nothing_is_exported_into_what_the_daemon_looks_after(track, place):
-    with pytest.raises(ConfigError, match="lorad's own"):
+    with pytest.raises(ConfigError, match="lorad uses itself"):
         typed(track, "export", "v0.1", track.root / place)
 
     assert not (track.root / place).exists()
@@ -192,12 +192,12 @@ def test_a13_of_two_exports_to_one_name_the_first_stays(version, track, tmp_path
         (target / "mark").touch()
         return put(source, target)
 
-    put = files.put
+    put = targets.put
     told = []
 
     def second():
         try:
-            with files.beside(tmp_path / "mine") as scratch:
+            with targets.beside(tmp_path / "mine") as scratch:
                 (scratch / "made" / "x").mkdir(parents=True)
                 meanwhile(scratch / "made", tmp_path / "mine")
         except ConfigError as error:
@@ -230,11 +230,11 @@ def test_a13_a_file_is_only_replaced_where_that_was_said(tmp_path, kind):
     before = everything(tmp_path)
 
     for replace in (False, True)[: 1 if kind == "file" else 2]:
-        with pytest.raises(ConfigError), files.writing(target, replace=replace):
+        with pytest.raises(ConfigError), targets.writing(target, replace=replace):
             raise AssertionError("it was opened")
     assert everything(tmp_path) == before
     if kind == "file":
-        with files.writing(target, replace=True) as stream:
+        with targets.writing(target, replace=True) as stream:
             stream.write("new \ud800")
         assert target.read_text() == "new \\ud800"
 
@@ -246,7 +246,7 @@ def test_a_file_is_written_where_files_have_one_name_only(tmp_path, monkeypatch)
 
     monkeypatch.setattr(os, "link", refuse)
 
-    with files.writing(tmp_path / "memory.jsonl", replace=False) as stream:
+    with targets.writing(tmp_path / "memory.jsonl", replace=False) as stream:
         stream.write("rows")
 
     assert (tmp_path / "memory.jsonl").read_text() == "rows"
@@ -257,7 +257,7 @@ def test_a13_what_comes_while_a_file_is_written_stays(tmp_path):
     target = tmp_path / "memory.jsonl"
 
     def write():
-        with files.writing(target, replace=False) as stream:
+        with targets.writing(target, replace=False) as stream:
             stream.write("mine")
             target.write_text("yours")
 
@@ -295,11 +295,11 @@ def test_a13_a_base_replaces_nothing_but_a_damaged_base(tmp_path):
 
 
 def test_a13_what_was_made_again_and_kept_is_not_removed_by_the_next(track):
-    with track.registry.reproducing("v0.1", keep=True) as folder:
+    with track.registry.workspace.reproducing("v0.1", keep=True) as folder:
         files.write_json(folder / "first.json", {})
-    with track.registry.reproducing("v0.1", keep=False) as folder:
+    with track.registry.workspace.reproducing("v0.1", keep=False) as folder:
         files.write_json(folder / "second.json", {})
-    with pytest.raises(RegistryError), track.registry.reproducing("v0.1", keep=True):
+    with pytest.raises(RegistryError), track.registry.workspace.reproducing("v0.1", keep=True):
         raise RegistryError("it failed")
 
     kept = track.registry.folder / "reproduced"
@@ -427,9 +427,9 @@ def test_a20_a_folder_that_would_stop_whoever_opens_it_is_refused(source, tmp_pa
         with (source / name).open("ab") as stream:
             stream.truncate(500 * 2**20)
 
-    with pytest.raises(ConfigError, match=r"no plain file|more than 10000 files|is larger than"):
+    with pytest.raises(ConfigError, match=r"not a regular file|more than 10000 files|is larger than"):
         bases.store_base(source, tmp_path / "base")
-    with pytest.raises(RegistryError, match=r"no plain file|more than 10000 files|is larger than"):
+    with pytest.raises(RegistryError, match=r"not a regular file|more than 10000 files|is larger than"):
         import_version.check_source(source)
 
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from world import World
 
-from lorad.apps.daemon.intake import MAX_READS, MOST_AGAIN
+from lorad.apps.daemon.acceptance import MAX_READS
+from lorad.apps.daemon.intake import MOST_AGAIN
 from lorad.config import Settings
 from lorad.datasets.inbox.inbox import Inbox
 from lorad.datasets.isolated.reader_process import InProcessReader
@@ -432,7 +433,7 @@ def test_a8_a_text_without_an_end_waits_longer(world, text, waits):
 
     world.pass_time(6)
     assert path.exists() == waits
-    assert ("its end is missing" in world.inbox.held.get(path, "")) == waits
+    assert ("its end is missing" in world.inbox.delayed.get(path, "")) == waits
 
     for _ in range(6):
         world.pass_time(6)
@@ -465,7 +466,7 @@ def test_a5_a_folder_in_a_sidecars_place_is_told_of_at_once(world):
     for _ in range(3):
         world.pass_time(6)
 
-    assert "is a folder where a sidecar would be" in world.inbox.left[path].message
+    assert "is a folder where a sidecar would be" in world.inbox.not_taken[path].message
     assert [event["file"] for event in told(world, "not_taken")].count("a.json") == 1
     world.drop("b.json", tiny.facts(2))
     world.pass_time(6)
@@ -537,7 +538,7 @@ def test_a8_a_file_that_is_cut_off_is_read_once_more_before_it_fails(world):
     world.drop("a.json", json.dumps(tiny.rows(tiny.facts(2)))[:-1])  # ends with a brace
     world.pass_time(6)
     (taken,) = world.inbox.processing()
-    assert "read again" in world.inbox.held[taken.path]
+    assert "read again" in world.inbox.delayed[taken.path]
     append(taken.path, "]")
 
     for _ in range(8):
@@ -659,8 +660,8 @@ def test_a_file_that_can_never_be_moved_is_left_and_told_of_once(world):
     assert world.inbox.waiting() == []  # or `lorad wait` would never end
     assert path.exists()
     assert [event["file"] for event in told(world, "not_taken")] == ["stuck.json"]
-    assert path in world.inbox.left
-    assert path not in world.inbox.held
+    assert path in world.inbox.not_taken
+    assert path not in world.inbox.delayed
     assert len(world.ledger.drops()) == 0
 
     # When it is another file, it is tried again

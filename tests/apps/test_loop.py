@@ -456,6 +456,20 @@ def test_rollback_serves_previous_and_what_it_never_knew_is_not_expected_of_it(w
     }
 
 
+def test_the_sessions_verdict_holds_though_the_settings_were_changed_meanwhile(tmp_path):
+    # Given a session that was judged before somebody asked for more
+    stricter = Settings.model_validate({"inbox": {"settle_seconds": 5}, "judge": {"max_kl": 0.05}})
+    world = World(tmp_path, stricter)
+    world.learn("doors.json", tiny.facts(4))
+
+    # Then it is promoted, its papers say so, and so do job and explanation
+    assert (world.job().state, world.registry.latest) == (JobState.PROMOTED, "v0.1")
+    assert world.registry.result("v0.1").verdict.promote
+    assert world.job().reason["failed"] == []
+    assert world.archive().explain("chat", "v0.1").today.failed == ("kl",)
+    world.database.close()
+
+
 class Unwritable(Tracker):
     """A tracker that cannot be written."""
 
@@ -798,7 +812,7 @@ def test_a_sidecar_says_how_a_file_is_read_and_is_kept_with_it(world):
         ("labels: [PER]", "labels"),
         ("task: tagging", "not tagging"),
         ("colour: red", "no key colour"),
-        ("fields: {frage: question}", "a field frage"),
+        ("fields: {frage: question}", "an unknown field frage"),
     ],
 )
 def test_a_wrong_sidecar_fails_its_file_and_names_the_key(world, text, told):
@@ -892,14 +906,14 @@ def test_a_file_that_is_written_to_while_it_is_read_is_read_again_once_it_rests(
 
     world.pass_time()
     assert world.track.memory.all() == []
-    assert "changed while it was read" in next(iter(world.inbox.held.values()))
+    assert "changed while it was read" in next(iter(world.inbox.delayed.values()))
     world.pass_time(4)  # less than it must rest
     assert world.track.memory.all() == []
     world.pass_time(6)
 
     assert len(world.track.memory.all()) == 4
     assert world.done() == ["doors.json"]
-    assert world.inbox.held == {}
+    assert world.inbox.delayed == {}
 
 
 def test_what_may_pass_is_tried_again_and_what_cannot_is_not(world):
@@ -954,7 +968,7 @@ def test_a_file_that_cannot_be_moved_does_not_keep_others_waiting(world):
     world.pass_time()
 
     assert world.done() == ["doors.json"]
-    assert "cross-device" in world.inbox.held[path]
+    assert "cross-device" in world.inbox.delayed[path]
 
 
 def test_a_job_that_is_cancelled_and_retried_at_once_starts_again(world):

@@ -223,6 +223,22 @@ def test_an_explanation_shows_reasons_and_scores():
     ]
 
 
+@pytest.mark.parametrize(
+    ("today", "said"),
+    [
+        ({"promote": True, "reasons": []}, "would promote it; what was decided stays"),
+        (
+            {"promote": False, "reasons": [], "failed": ["kl", "merge"]},
+            "would reject it (kl, merge); what was",
+        ),
+    ],
+)
+def test_an_explanation_says_what_todays_settings_would_decide(today, said):
+    shown = text(explanation(version="v0.1", promoted=True, reasons=["a reason"], today=today))
+
+    assert f"today's judge settings {said}" in shown
+
+
 def test_an_explanation_without_numbers():
     assert text(explanation(version="v0.1", promoted=True, reasons=[])) == "v0.1 was promoted\n"
 

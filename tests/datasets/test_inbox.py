@@ -14,7 +14,10 @@ import pytest
 
 from lorad.config import InboxSettings
 from lorad.datasets import reader, sidecar
-from lorad.datasets.inbox.inbox import Inbox, InboxFile, unchanged
+from lorad.datasets.inbox import rejected_entries
+from lorad.datasets.inbox.drop_folders import InboxFile
+from lorad.datasets.inbox.inbox import Inbox
+from lorad.datasets.inbox.taken_files import unchanged
 from lorad.errors import SampleError, TransientError
 from lorad.storage import fault_points, files
 
@@ -39,7 +42,7 @@ def an_inbox(tmp_path, tracks=("chat", "law"), **settings):
 
 
 def drops(inbox):
-    return inbox._own.folder.path
+    return inbox._folders.drops.folder.path
 
 
 def put(inbox, name, content="[]", mtime=None):
@@ -154,7 +157,7 @@ def test_a_file_that_is_written_into_after_its_rename_rests_like_any_other(inbox
 def test_a_file_that_goes_while_it_is_looked_at_is_not_ready(inbox):
     gone = InboxFile(inbox.folder / "gone.json", "chat", 2, 1.0)
 
-    assert not inbox._is_ready(gone, 100.0)
+    assert not inbox._settling.is_ready(gone, 100.0)
 
 
 # what is looked at
@@ -270,8 +273,8 @@ def test_case_13_what_lies_beside_a_dataset_is_passed_by(inbox, folder, name):
     inbox.hint_complete(put(inbox, f"{folder}{name}", "no rows"))
 
     assert inbox.waiting() == inbox.settled(0.0) == inbox.settled(99.0) == []
-    assert inbox.strangers() == []
-    assert inbox.left == {}
+    assert inbox.rejected() == []
+    assert inbox.not_taken == {}
 
 
 @pytest.mark.parametrize("kind", ["link", "broken link", "link to a folder", "folder", "pipe"])
@@ -511,11 +514,11 @@ def test_a_file_that_somebody_still_writes_to_is_not_taken(inbox, is_renamed):
         inbox.settled(0.0)
 
         assert inbox.settled(99.0) == []
-        assert inbox.held == {path: f"process {writer.pid} has it open for writing"}
+        assert inbox.delayed == {path: f"process {writer.pid} has it open for writing"}
         writer.communicate(b"\n")
 
     assert names(inbox.settled(99.0)) == ["a.json"]
-    assert inbox.held == {}
+    assert inbox.delayed == {}
 
 
 @contextlib.contextmanager
@@ -580,14 +583,14 @@ def test_where_events_tell_the_folder_is_read_when_told_and_now_and_then(tmp_pat
     inbox.hint_complete(put(inbox, "a.json"))
 
     assert inbox.settled(1.0) == []  # nobody said so
-    inbox.look()
+    inbox.request_scan()
     assert names(inbox.settled(2.0)) == ["a.json"]
 
     inbox.take(inbox.settled(2.0)[0], 1)
     inbox.settled(3.0)
     put(inbox, "b.json")
     assert inbox.settled(31.0) == []
-    assert not inbox._resting  # not seen yet
+    assert not inbox._settling.resting  # not seen yet
     inbox.settled(33.0)
     assert names(inbox.settled(38.0)) == ["b.json"]  # what rests is looked at until it is taken
 
@@ -621,7 +624,7 @@ def test_hints_are_for_what_lies_in_the_inbox_alone(inbox):
     for name in ("done/a.json", "elsewhere/a.json"):
         inbox.hint_complete(put(inbox, name))
 
-    assert not inbox._complete
+    assert not inbox._settling.renamed
 
 
 def test_of_a_flood_only_the_oldest_are_held_in_memory(tmp_path):
@@ -787,7 +790,7 @@ def told(inbox, *moments):
     found = []
     for now in moments:
         inbox.settled(now)
-        found += [(news.file.name, news.error.code, news.is_left) for news in inbox.strangers()]
+        found += [(news.file.name, news.error.code, news.is_left) for news in inbox.rejected()]
     return found
 
 
@@ -808,9 +811,9 @@ def test_what_is_no_file_is_refused_by_name_and_never_opened(inbox, tmp_path, ki
         bound.close()
 
     inbox.settled(0.0)
-    assert inbox.strangers() == []
+    assert inbox.rejected() == []
     inbox.settled(5.0)
-    (stranger,) = inbox.strangers()
+    (stranger,) = inbox.rejected()
     inbox.fail(stranger.file.path, stranger.error.as_dict())
 
     assert (stranger.error.code, stranger.is_left) == ("no_file", False)
@@ -821,8 +824,8 @@ def test_what_is_no_file_is_refused_by_name_and_never_opened(inbox, tmp_path, ki
 
 
 def test_a_device_is_no_file(inbox):
-    why = inbox._why_strange(
-        InboxFile(inbox.folder / "null", "chat", 0, 0.0), Path(os.devnull).stat().st_mode
+    why = rejected_entries.why_strange(
+        inbox._folders, InboxFile(inbox.folder / "null", "chat", 0, 0.0), Path(os.devnull).stat().st_mode
     )
 
     assert "a device" in why.message
@@ -837,8 +840,8 @@ def test_a_folder_that_names_no_track_is_told_of_once_and_left(inbox):
         ("deeper", "no_such_track", True),
         ("elsewhere", "no_such_track", True),
     ]
-    assert "chat, law" in inbox.left[inbox.folder / "elsewhere"].message
-    assert not inbox._resting  # nothing has to be waited for
+    assert "chat, law" in inbox.not_taken[inbox.folder / "elsewhere"].message
+    assert not inbox._settling.resting  # nothing has to be waited for
 
 
 def test_a_track_that_is_a_link_is_not_followed(inbox, tmp_path):
@@ -884,14 +887,14 @@ def test_a_tracks_folder_that_its_owner_closed_is_told_of_and_keeps_nobody_waiti
 
     assert told(bound, 0.0, 5.0, 9.0) == [("law", "closed_folder", True)]
     assert names(bound.settled(10.0)) == ["a.json"]
-    assert "chmod g+rwx" in bound.left[bound.folder / "law"].message
+    assert "chmod g+rwx" in bound.not_taken[bound.folder / "law"].message
 
     # When it is opened
     (bound.folder / "law").chmod(0o770)
     bound.settled(11.0)
 
     assert names(bound.settled(16.0)) == ["a.json", "b.json"]
-    assert bound.left == {}
+    assert bound.not_taken == {}
 
 
 @pytest.mark.parametrize("closed", ["a.json", "a.json.meta.yaml"])
@@ -924,7 +927,7 @@ def test_a_sidecar_without_a_file_waits_long_and_is_then_told_of(inbox):
     # and when its file comes at last it is of use
     put(inbox, "a.json")
     inbox.settled(1000.0)
-    assert inbox.left == {}
+    assert inbox.not_taken == {}
     inbox.take(inbox.settled(1005.0)[0], 1)
     assert not beside.exists()
 

@@ -117,7 +117,7 @@ def test_a_folder_of_somebody_else_is_not_moved(old):
     assert list((old / "models" / "drops" / "done").iterdir()) == []
     inbox.settled(0.0)
     inbox.settled(9.0)
-    assert [error.code for error in inbox.left.values()] == ["reserved_name"]
+    assert [error.code for error in inbox.not_taken.values()] == ["reserved_name"]
 
 
 def test_cut_off_between_any_two_steps_it_goes_on(old):

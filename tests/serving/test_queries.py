@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sqlite3
 
 import pytest
@@ -10,11 +11,14 @@ from typer.testing import CliRunner
 from world import SETTINGS, World
 
 from lorad.apps.cli.main import app
+from lorad.config import Settings
 from lorad.errors import ConfigError, ProtocolError, RegistryError, TransientError
 from lorad.home import Home
 from lorad.serving import queries
 from lorad.serving.record_json import as_json
-from lorad.storage.database import MIGRATIONS
+from lorad.storage.migrations import MIGRATIONS
+from lorad.versions.manifests import MANIFEST
+from lorad.versions.promotion import PromotionRecord
 
 
 @pytest.fixture
@@ -186,3 +190,35 @@ def test_case_10_a_candidate_that_cannot_be_is_not_looked_for(world, version):
     with pytest.raises(ProtocolError, match="no rejected candidate") as missing:
         world.archive().explain("chat", version)
     assert missing.value.status == 404
+
+
+def explained(world, version, **limits):
+    with queries.read(Home(world.home), Settings.model_validate({"judge": limits})) as told:
+        return told.explain("chat", version)
+
+
+def test_a_verdict_that_todays_settings_would_not_give_stays_and_is_told(world):
+    world.learn("keys.json", tiny.facts(4, subject="key"), recall=0.5)
+    assert str(world.job().state) == "rejected"
+
+    promoted, rejected = explained(world, "v0.2", max_kl=0.05), explained(world, "job-3", min_recall=0.4)
+
+    assert (promoted.promoted, promoted.promote, promoted.failed) == (True, True, ())
+    assert (promoted.today.promote, promoted.today.failed) == (False, ("kl",))
+    assert (rejected.promoted, rejected.promote, rejected.failed) == (False, False, ("new_recall",))
+    assert rejected.today.promote
+
+
+def test_a_verdict_that_todays_settings_would_give_again_is_told_once(world):
+    assert explained(world, "v0.2").today is None
+    assert explained(world, "v0.2", max_kl=0.5).today is None
+
+
+def test_what_was_imported_was_never_judged_and_is_not_judged_today(world):
+    candidate = world.registry.candidates / "made"
+    shutil.copytree(world.registry.path("v0.1"), candidate)
+    (candidate / MANIFEST).unlink()
+    record = PromotionRecord(job=None, parent=None, base="base-print", description="imported")
+    version = world.registry.promote(candidate, record, world.now)
+
+    assert explained(world, version, max_kl=0.05).today is None

@@ -51,7 +51,7 @@ def refusal(act):
         (b"3", "the body is a number"),
         (b'{"messages": [], "temperature": NaN}', "NaN is not JSON"),
         (b'{"messages": [], "temperature": -Infinity}', "-Infinity is not JSON"),
-        (b'{"n": 1, "n": 2}', "'n' stands twice"),
+        (b'{"n": 1, "n": 2}', "'n' appears twice"),
         (b'{"seed": 1' + b"0" * 5000 + b"}", "cannot be read as JSON"),
     ],
 )
@@ -189,7 +189,7 @@ def test_case_9_a_started_answer_is_refused():
     error = refusal(chat(messages=[*HELLO, {"role": "assistant", "content": "It is"}]).question)
 
     assert (error.code, error.data["param"]) == ("unsupported_parameter", "messages")
-    assert "does not continue a started answer" in error.message
+    assert "does not continue an answer" in error.message
 
 
 CALLS = [

@@ -97,6 +97,33 @@ def test_a19_however_many_orders_wait_for_their_turn_questions_are_answered(path
     assert [answers.get()[0] for _ in range(MOST_ORDERS)] == [200] * MOST_ORDERS
 
 
+def test_predictions_come_in_the_order_of_the_inputs_with_the_version_that_made_them(path):
+    answer = Client(path).call("POST", "/lorad/predict", {"model": "mail", "inputs": ["a", "b"]})
+
+    assert answer == {
+        "model": "mail@v0.1",
+        "system_fingerprint": "v0.1-abc",
+        "predictions": [{"label": "a"}, {"label": "b"}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"inputs": ["a"]}, "model"),
+        ({"model": "mail", "inputs": []}, "inputs"),
+        ({"model": "mail", "inputs": "a"}, "inputs"),
+        ({"model": "mail", "inputs": ["a"] * 65}, "inputs"),
+        ({"model": "mail", "input": ["a"]}, "inputs: is missing"),
+    ],
+)
+def test_what_is_no_request_for_predictions_is_refused(path, body, says):
+    status, _, answer = post(path, "/lorad/predict", body)
+
+    assert status == 400
+    assert says in json.loads(answer)["error"]["message"]
+
+
 def test_a_streamed_answer_is_events_that_end_with_done(path):
     status, headers, body = post(path, "/v1/chat/completions", {"messages": HELLO, "stream": True})
 
@@ -397,9 +424,7 @@ def test_case_10_a_wrong_method_is_told_the_right_one(path):
     status, headers, body = ask_raw(path, "GET", "/v1/chat/completions")
 
     assert (status, headers["allow"], body["error"]["code"]) == (405, "POST", "method_not_allowed")
-    assert (
-        body["error"]["message"] == "there is no GET /v1/chat/completions; ask /v1/chat/completions with POST"
-    )
+    assert body["error"]["message"] == "/v1/chat/completions does not accept GET; use POST"
 
 
 def test_case_10_what_an_address_asks_is_checked_too(path):
@@ -465,7 +490,7 @@ def test_the_socket_is_private_and_only_a_dead_one_is_replaced(path, tmp_path):
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o750
     with pytest.raises(ConfigError, match="another lorad answers"):
         bind(path)
-    with pytest.raises(ConfigError, match="longer than"):
+    with pytest.raises(ConfigError, match="the limit is"):
         bind(tmp_path / ("x" * 120))
 
 
@@ -539,7 +564,7 @@ def test_case_10_what_can_be_got_can_be_asked_for_by_its_head(path, route, wante
 def test_case_10_a_route_that_can_be_got_is_told_with_get(path):
     _, _, body = ask_raw(path, "POST", "/healthz")
 
-    assert body["error"]["message"] == "there is no POST /healthz; ask /healthz with GET"
+    assert body["error"]["message"] == "/healthz does not accept POST; use GET"
 
 
 def test_case_10_a_route_that_reads_nothing_says_so(path):

@@ -10,9 +10,10 @@ import pytest
 
 from lorad.errors import ConfigError, RegistryError, TransientError
 from lorad.records import Example
-from lorad.storage.database import MIGRATIONS, Database
+from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
 from lorad.storage.memory import Memory
+from lorad.storage.migrations import MIGRATIONS
 
 ADD = "INSERT INTO flags VALUES (?, ?)"
 
@@ -416,7 +417,7 @@ def test_a_database_that_one_may_not_open_is_not_called_damaged(tmp_path, is_rea
     Database(path).close()
     (tmp_path / "a.sqlite3-wal").mkdir()
 
-    with pytest.raises(ConfigError, match="you may not open") as caught:
+    with pytest.raises(ConfigError, match="no permission to open") as caught:
         Database(path, is_read_only=is_read_only)
 
     assert caught.value.code == "no_access"

@@ -196,7 +196,7 @@ class World:
 
     def archive(self):
         """Return what the daemon tells of this home."""
-        return Archive(self.tracks, self.ledger)
+        return Archive(self.tracks, self.ledger, self.settings.judge)
 
     def drop(self, name, examples):
         path = self.home / "inbox" / name

@@ -365,11 +365,11 @@ def test_only_what_is_there_and_of_latest_is_kept(registry):
 def test_a_rejected_candidate_is_kept_aside_once(registry):
     # Given a job that was rejected, tried again and rejected again
     first = a_candidate(registry, 5)
-    registry.reject(first.parent, 5)
+    registry.workspace.reject(first.parent, 5)
     second = a_candidate(registry, 5)
     (second / "evaluation.json").write_text("second")
 
-    kept = registry.reject(second.parent, 5)
+    kept = registry.workspace.reject(second.parent, 5)
 
     assert kept == registry.rejected / "job-5"
     assert (kept / "candidate" / "evaluation.json").read_text() == "second"
@@ -730,7 +730,7 @@ def test_learning_goes_on_from_where_one_went_back_to(registry):
 
 def test_a_version_is_found_by_every_name_it_has(registry):
     promote(registry, 3)
-    registry.tag("v0.1", "good")
+    registry.tracker.tag("v0.1", "good")
 
     assert [registry.resolve(name) for name in ("v0.1", "good", "previous", "latest")] == [
         "v0.1",
@@ -746,7 +746,7 @@ def test_a_name_that_nothing_has_is_told(registry, name):
     promote(registry)
     shutil.copytree(registry.path("v0.1"), registry.folders.folder / "v0.2")
 
-    for act in (registry.resolve, registry.describe, lambda name: registry.pin(name, pinned=True)):
+    for act in (registry.resolve, registry.describe, lambda name: registry.tracker.pin(name, pinned=True)):
         with pytest.raises(RegistryError, match="there is no version") as caught:
             act(name)
         assert caught.value.code == "no_such_version"
@@ -757,16 +757,16 @@ def test_a_pruned_version_has_no_name_any_more(registry):
     prune(registry, 2)
 
     with pytest.raises(RegistryError, match=r"there is no version v0\.1"):
-        registry.tag("v0.1", "good")
+        registry.tracker.tag("v0.1", "good")
 
 
 def test_a_tag_moves(registry):
     promote(registry, 3)
 
-    assert registry.tag("v0.1", "good") == "v0.1"
-    assert registry.tag("latest", "good") == "v0.3"
-    assert registry.tag("good", "best") == "v0.3"
-    assert registry.tag("v0.3", "good") == "v0.3"
+    assert registry.tracker.tag("v0.1", "good") == "v0.1"
+    assert registry.tracker.tag("latest", "good") == "v0.3"
+    assert registry.tracker.tag("good", "best") == "v0.3"
+    assert registry.tracker.tag("v0.3", "good") == "v0.3"
 
     tags = {entry["version"]: entry.get("tags") for entry in registry.tracker.read()["checkpoints"]}
     assert tags == {"v0.1": [], "v0.2": None, "v0.3": ["best", "good"]}
@@ -774,13 +774,13 @@ def test_a_tag_moves(registry):
 
 def test_a_tag_is_taken_away_from_the_version_that_has_it(registry):
     promote(registry, 2)
-    registry.tag("v0.1", "good")
-    registry.tag("v0.1", "old")
+    registry.tracker.tag("v0.1", "good")
+    registry.tracker.tag("v0.1", "old")
 
     with pytest.raises(RegistryError) as caught:
-        registry.untag("v0.2", "good")
+        registry.tracker.untag("v0.2", "good")
     assert caught.value.code == "no_such_tag"
-    assert registry.untag("good", "good") == "v0.1"
+    assert registry.tracker.untag("good", "good") == "v0.1"
 
     assert registry.tracker.read()["checkpoints"][0]["tags"] == ["old"]
 
@@ -794,7 +794,7 @@ def test_what_cannot_be_a_tag_is_told(registry, tag):
     before = pointers(registry)
 
     with pytest.raises(ProtocolError) as caught:
-        registry.tag("v0.1", tag)
+        registry.tracker.tag("v0.1", tag)
 
     assert (caught.value.code, caught.value.status) == ("bad_tag", 400)
     assert pointers(registry) == before
@@ -803,14 +803,14 @@ def test_what_cannot_be_a_tag_is_told(registry, tag):
 @pytest.mark.parametrize("tag", ["good", "0", "v0.1-rc", "v1", "job-x", "a._-9", "latest2"])
 def test_what_can_be_a_tag(registry, tag):
     promote(registry)
-    registry.tag("v0.1", tag)
+    registry.tracker.tag("v0.1", tag)
 
     assert registry.resolve(tag) == "v0.1"
 
 
 def test_one_goes_back_to_a_tag(registry):
     promote(registry, 3)
-    registry.tag("v0.1", "good")
+    registry.tracker.tag("v0.1", "good")
 
     assert registry.rollback("good") == ("v0.1", "v0.3")
     assert registry.rollback("previous") == ("v0.3", "v0.1")
@@ -823,7 +823,7 @@ def test_a_version_is_described_whole(registry):
     files.write_json(candidate / "metadata.json", {"lorad": "0.1.0"})
     birth = PromotionRecord(job=3, parent="v0.2", base=BASE, description="learned d3")
     folder = registry.path(registry.promote(candidate, birth, NOON))
-    registry.tag("v0.3", "good")
+    registry.tracker.tag("v0.3", "good")
 
     found = registry.describe("good")
 
@@ -889,10 +889,10 @@ def test_fields_that_lorad_does_not_know_survive_every_change(registry):
     files.write_json(registry.folder / TRACKER, tracker)
 
     # When everything is done that changes the tracker
-    registry.pin("v0.2", pinned=True)
-    registry.pin("v0.2", pinned=False)
-    registry.tag("v0.3", "good")
-    registry.untag("v0.3", "good")
+    registry.tracker.pin("v0.2", pinned=True)
+    registry.tracker.pin("v0.2", pinned=False)
+    registry.tracker.tag("v0.3", "good")
+    registry.tracker.untag("v0.3", "good")
     registry.rollback("v0.3")
     registry.mark_corrupt("v0.4")
     assert promote(registry) == "v0.5"
@@ -915,9 +915,9 @@ registry, number = Registry(Path(sys.argv[1])), int(sys.argv[2])
 print("ready", flush=True)
 sys.stdin.readline()
 for turn in range(3):
-    registry.tag("v0.%d" % (2 + (number + turn) % 3), "tag-%d-%d" % (number, turn))
-    registry.tag("v0.%d" % (2 + turn % 3), "shared")
-    registry.pin("v0.2", pinned=bool(turn % 2))
+    registry.tracker.tag("v0.%d" % (2 + (number + turn) % 3), "tag-%d-%d" % (number, turn))
+    registry.tracker.tag("v0.%d" % (2 + turn % 3), "shared")
+    registry.tracker.pin("v0.2", pinned=bool(turn % 2))
 """
 WRITERS = 50
 
@@ -926,7 +926,7 @@ def test_writers_in_many_processes_lose_nothing(registry):
     # Given versions of which only the first may be pruned, and fifty processes that wait for the same word
     promote(registry, 4)
     for version in ("v0.2", "v0.3", "v0.4"):
-        registry.tag(version, f"own-{version}")
+        registry.tracker.tag(version, f"own-{version}")
     command = [sys.executable, "-c", WRITER, str(registry.folder)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     writers = [subprocess.Popen([*command, str(number)], **pipes) for number in range(WRITERS)]
@@ -1047,12 +1047,12 @@ def test_no_more_is_removed_than_must_be(ages, sizes, protected, keep, max_age_d
 
 def test_what_people_have_marked_is_never_pruned(registry):
     promote(registry, 6)
-    registry.pin("v0.1", pinned=True)
-    registry.tag("v0.3", "good")
+    registry.tracker.pin("v0.1", pinned=True)
+    registry.tracker.tag("v0.3", "good")
 
     assert prune(registry, 1) == ["v0.2", "v0.4"]
-    registry.pin("v0.1", pinned=False)
-    registry.untag("v0.3", "good")
+    registry.tracker.pin("v0.1", pinned=False)
+    registry.tracker.untag("v0.3", "good")
     assert prune(registry, 1) == ["v0.1", "v0.3"]
     assert_consistent(registry)
 
@@ -1241,7 +1241,9 @@ def test_a_power_cut_in_any_step_of_promotion_ends_in_a_sound_state(registry, ol
     if is_there:
         assert registry.previous == old
     told = [sentence for sentence in done if "pointed at" not in sentence]
-    assert told == ([f"{new} was complete but not entered: it is now latest"] if cut == "renamed" else [])
+    assert told == (
+        [f"{new} was complete but not in the tracker: it is now latest"] if cut == "renamed" else []
+    )
     assert len(done) == {"renamed": 1, "tracker": 2 if older else 1, "one link": 1 if older else 0}.get(
         cut, 0
     )
@@ -1260,7 +1262,7 @@ def test_a_version_without_a_manifest_is_no_version(registry):
     (registry.folders.folder / "v0.2").mkdir()
     (registry.folders.folder / "v0.2" / "adapter_model.safetensors").write_bytes(b"half")
 
-    assert registry.recover() == ["v0.2 has no manifest and is put aside in damaged/"]
+    assert registry.recover() == ["v0.2 has no manifest and was moved to damaged/"]
 
     assert on_disk(registry) == ["v0.1"]
     assert registry.latest == "v0.1"
@@ -1319,7 +1321,7 @@ def test_a_damaged_tracker_is_rebuilt_from_the_versions(registry, content):
 
     done = registry.recover()
 
-    assert done == ["the tracker was damaged and is rebuilt from the versions, without pins and tags"]
+    assert done == ["the tracker was corrupt and was rebuilt from the versions, without pins and tags"]
     assert (registry.folder / f"{TRACKER}.damaged").read_bytes() == content
     assert (registry.latest, registry.previous) == ("v0.3", "v0.2")
     assert registry.lineage("v0.3") == ["v0.3", "v0.2", "v0.1"]
@@ -1389,7 +1391,7 @@ def test_a_folder_in_a_links_place_is_put_aside(registry):
 def test_every_flipped_bit_in_the_tracker_is_found_and_changes_nothing(registry):
     # Given three versions, one of them tagged, one gone back to
     promote(registry, 3)
-    registry.tag("v0.1", "good")
+    registry.tracker.tag("v0.1", "good")
     registry.rollback("v0.2")
     path = registry.folder / TRACKER
     content, whole = path.read_bytes(), registry.tracker.read()
@@ -1412,8 +1414,8 @@ def test_every_flipped_bit_in_the_tracker_is_found_and_changes_nothing(registry)
 
 def test_marks_of_a_changed_tracker_are_kept_where_they_can_be(registry):
     promote(registry, 2)
-    registry.pin("v0.1", pinned=True)
-    registry.tag("v0.1", "good")
+    registry.tracker.pin("v0.1", pinned=True)
+    registry.tracker.tag("v0.1", "good")
     tracker = registry.tracker.read()
     tracker["checkpoints"][0] |= {"description": "somebody else's", "owner": "me"}
     tracker["checkpoints"][1]["tags"] = ["no tag!", 5]
@@ -1506,7 +1508,7 @@ def act(registry, action, number):
     elif action == "go back to":
         registry.rollback(choose(registry, number))
     elif action == "tag":
-        registry.tag(choose(registry, number), f"tag-{number % 3}")
+        registry.tracker.tag(choose(registry, number), f"tag-{number % 3}")
     elif action == "prune":
         prune(registry, 1 + number % 4)
     elif action == "restart":

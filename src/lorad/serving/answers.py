@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lorad.evaluation.retention import Retention
-from lorad.records import Drop, Evaluation, Job
+from lorad.records import Drop, Evaluation, Job, Verdict
 from lorad.serving.record_json import RecordError, read, rest
 from lorad.states import VersionState
 
@@ -32,6 +32,21 @@ class Readiness:
     """Whether questions are answered and files are taken; a status of 503 says the same."""
 
     ready: bool
+
+
+# -- predictions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictions:
+    """The answers to some inputs, in their order."""
+
+    model: str
+    """The track and the version that answered, as ``mail@v0.1``."""
+    system_fingerprint: str = ""
+    """Version and hash of what answered."""
+    predictions: tuple[Any, ...]
+    """What one is, the track's task says; of a classifier its ``label`` and ``confidence``."""
 
 
 # -- status
@@ -373,6 +388,8 @@ class Explanation:
     failed: tuple[str, ...] = ()
     """The names of the checks that failed."""
     evaluation: Evaluation | None = None
+    today: Verdict | None = None
+    """What the judge would say by today's settings, where it would decide otherwise; it changes nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

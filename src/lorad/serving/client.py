@@ -11,13 +11,13 @@ import contextlib
 import http.client
 import json
 import socket
-import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from lorad.errors import ConfigError, ProtocolError, TransientError
+from lorad.home import check_socket_path
 from lorad.records import Job
 from lorad.serving.answers import (
     Datasets,
@@ -44,9 +44,6 @@ from lorad.serving.record_json import RecordError, read
 
 T = TypeVar("T")
 Messages = Sequence[Mapping[str, Any]]
-
-LONGEST_PATH = 103 if sys.platform == "darwin" else 107
-"""Bytes that the system allows in the address of a Unix socket."""
 
 ANSWER_SECONDS = 30.0
 """Any answer that no model has to think about comes within this."""
@@ -98,12 +95,7 @@ class Client:
     """The API of one running daemon."""
 
     def __init__(self, path: Path, home: Path | None = None) -> None:
-        if len(bytes(path)) > LONGEST_PATH:
-            raise ConfigError(
-                f"the socket's path {path} has {len(bytes(path))} bytes, and this system allows {LONGEST_PATH}; "
-                "choose a shorter one with: --set server.socket=/run/lorad/lorad.sock",
-                code="socket_path_too_long",
-            )
+        check_socket_path(path)
         self._path = path
         self._home = home or path.parent
 
@@ -184,7 +176,7 @@ class Client:
             ) from None
         except OSError as error:
             raise TransientError(
-                f"the socket {self._path} does not take calls: {error}", code="no_connection"
+                f"the socket {self._path} cannot be connected to: {error}", code="no_connection"
             ) from None
 
     # -- the API
@@ -285,7 +277,7 @@ class Client:
         return self._ask(RetentionMatrix, "GET", "/api/retention", track=track)
 
     def diff(self, track: str, a: str, b: str) -> Difference:
-        """Return the examples that two versions answer differently."""
+        """Return the examples that one version answers right and the other does not."""
         return self._ask(Difference, "GET", "/api/diff", track=track, a=a, b=b)
 
     def events(self, after: int | None = None) -> Events:
@@ -311,12 +303,10 @@ def _broken_connections() -> Iterator[None]:
     try:
         yield
     except TimeoutError:
-        raise TransientError(
-            "lorad did not answer in time; look at what it does with: lorad status", code="timeout"
-        ) from None
+        raise TransientError("lorad did not answer in time; see: lorad status", code="timeout") from None
     except (http.client.HTTPException, OSError) as error:
         raise TransientError(
-            f"lorad stopped answering in the middle of an answer ({type(error).__name__}); try again",
+            f"the connection to lorad broke in the middle of an answer ({type(error).__name__}); try again",
             code="connection_lost",
         ) from None
 
@@ -351,7 +341,7 @@ def _record(kind: type[T], told: Any) -> T:
         return read(kind, told)
     except RecordError as error:
         raise ProtocolError(
-            f"lorad answered with something else than expected: {error}; if it was upgraded, start it again",
+            f"lorad sent an unexpected answer: {error}; if it was upgraded, restart it",
             status=http.client.BAD_GATEWAY,
             code="bad_answer",
         ) from None

@@ -14,11 +14,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from lorad.config import Settings
+from lorad.config import JudgeSettings, Settings
 from lorad.errors import ConfigError, ProtocolError, RegistryError
+from lorad.evaluation import judge
 from lorad.evaluation.retention import tabulate
 from lorad.home import Home
-from lorad.records import Example, as_line
+from lorad.records import Example, Verdict, as_line
 from lorad.serving import record_json
 from lorad.serving.answers import (
     ChangedAnswer,
@@ -42,6 +43,7 @@ from lorad.storage.database import Database
 from lorad.storage.ledger import EVENTS_KEPT, LARGEST, Ledger
 from lorad.track import Track, all_tracks
 from lorad.versions import papers
+from lorad.versions.store import Registry
 
 T = TypeVar("T")
 
@@ -55,9 +57,11 @@ PAGE = 1000
 class Archive:
     """The records of every track of a home."""
 
-    def __init__(self, tracks: Mapping[str, Track], ledger: Ledger) -> None:
+    def __init__(self, tracks: Mapping[str, Track], ledger: Ledger, limits: JudgeSettings) -> None:
         self._tracks = tracks
         self._ledger = ledger
+        self._limits = limits
+        """What a candidate must prove today; what was decided stays."""
 
     def track(self, name: str) -> Track:
         """Return a track; raise ``ProtocolError`` (404) when there is none of this name."""
@@ -114,9 +118,17 @@ class Archive:
             version = registry.resolve(version)
             result = registry.evaluation(version)
         told = {"version": version, "promoted": not version.startswith("job-")}
-        return _papers(
+        found = _papers(
             Explanation, version, {**result["verdict"], **told, "evaluation": result["evaluation"]}
         )
+        return found if _is_imported(registry, version) else replace(found, today=self._today(found))
+
+    def _today(self, found: Explanation) -> Verdict | None:
+        """Return what the judge would say today, if it would decide otherwise."""
+        if found.evaluation is None:
+            return None
+        verdict = judge.decide(found.evaluation, self._limits)
+        return verdict if verdict.promote != found.promote else None
 
     def memory(self, track: str) -> Datasets:
         """Return the datasets in memory."""
@@ -172,6 +184,13 @@ class Archive:
         return tuple(_event(**told) for told in self._ledger.events(after=_place(after), limit=limit))
 
 
+def _is_imported(registry: Registry, version: str) -> bool:
+    """Tell whether a version was imported, so that nobody has judged it."""
+    with contextlib.suppress(RegistryError):
+        return registry.manifest(version)["job"] is None
+    return False
+
+
 def _place(after: int) -> int:
     """Return a place that the database can count to, behind as many records: nothing has another number."""
     return max(0, min(after, LARGEST))
@@ -203,7 +222,7 @@ def _papers(kind: type[T], version: str, stored: Mapping[str, Any]) -> T:
         return record_json.read(kind, stored)
     except record_json.RecordError as error:
         raise RegistryError(
-            f"what is kept of {version} lacks what it must tell: {error}",
+            f"the files of {version} are incomplete: {error}",
             code="papers_damaged",
             version=version,
         ) from error
@@ -222,6 +241,6 @@ def read(home: Home, settings: Settings) -> Iterator[Archive]:
         )
     database = Database(home.database, is_read_only=True) if home.database.exists() else Database(":memory:")
     try:
-        yield Archive(all_tracks(home, settings, database), Ledger(database))
+        yield Archive(all_tracks(home, settings, database), Ledger(database), settings.judge)
     finally:
         database.close()

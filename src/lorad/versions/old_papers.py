@@ -23,7 +23,7 @@ _SPEC = {
     **_PLAN,
     "settings.judge.max_drop_examples": "max_lost_examples",
     "settings.judge.max_drop_share": "max_lost_share",
-    **{f"settings.resolved.{old}": new.split()[0].rpartition(".")[2] for old, new in SETTINGS.items()},
+    **{f"settings.resolved.{old}": new.rpartition(".")[2] for old, new in SETTINGS.items()},
 }
 
 

@@ -21,20 +21,27 @@ METADATA = "metadata.json"
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """Return how the adapter in a folder was made; raise ``OSError``, ``ValueError`` or ``TypeError``."""
-    return old_papers.metadata(dict(files.read_json(folder / METADATA)))
+    """Return how the adapter in a folder was made; raise ``OSError`` or ``ValueError``."""
+    return old_papers.metadata(_read(folder / METADATA))
 
 
 def read_evaluation(folder: Path) -> dict[str, Any]:
-    """Return what a session said, as it stands there; raise ``OSError``, ``ValueError`` or ``TypeError``."""
-    return old_papers.evaluation(dict(files.read_json(folder / EVALUATION)))
+    """Return what a session said, as it stands there; raise ``OSError`` or ``ValueError``."""
+    return old_papers.evaluation(_read(folder / EVALUATION))
 
 
 def read_result(folder: Path) -> SessionResult:
-    """Return what a session said of the candidate in a folder; raise ``OSError``, ``ValueError`` or ``TypeError``."""
+    """Return what a session said of the candidate in a folder; raise ``OSError`` or ``ValueError``."""
     return records.restore(SessionResult, read_evaluation(folder))
 
 
 def write_result(folder: Path, result: SessionResult) -> None:
     """Write what a session says of its candidate: without it there is none, so it comes last."""
     files.write_json(folder / EVALUATION, records.as_json(result))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found = files.read_json(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name} holds no object")  # noqa: TRY004 - told like what is no JSON
+    return found

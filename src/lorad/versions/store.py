@@ -178,8 +178,8 @@ class Registry:
         """Return what a rollback leads to, proven, ``None`` for the base."""
         if to is None and content["previous"] is None:
             raise RegistryError(
-                "there is no previous version to go back to; list them with: lorad versions; what the base "
-                "alone answers serves after: lorad rollback --to base",
+                "there is no previous version to go back to; list the versions with: lorad versions, or serve the "
+                "base with: lorad rollback --to base",
                 code="no_previous",
             )
         if to == records.BASE:
@@ -188,7 +188,7 @@ class Registry:
         self.verify(target)
         if target not in intact(content):
             raise RegistryError(
-                f"{target} was found damaged and cannot serve; choose another with: lorad rollback --to VERSION",
+                f"{target} is corrupt and cannot be served; choose another with: lorad rollback --to VERSION",
                 code="version_damaged",
                 version=target,
             )
@@ -227,35 +227,3 @@ class Registry:
                 return False
             merged_copy.keep(self.folder, source, version)
         return True
-
-    # -- of old, until their callers ask the parts themselves
-
-    def pin(self, name: str, *, pinned: bool) -> str:  # noqa: D102
-        return self.tracker.pin(name, pinned=pinned)
-
-    def tag(self, name: str, tag: str) -> str:  # noqa: D102
-        return self.tracker.tag(name, tag)
-
-    def untag(self, name: str, tag: str) -> str:  # noqa: D102
-        return self.tracker.untag(name, tag)
-
-    def reject(self, candidate: Path, job: int) -> Path:  # noqa: D102
-        return self.workspace.reject(candidate, job)
-
-    def remove_unfinished(self) -> None:  # noqa: D102
-        self.workspace.remove_unfinished()
-
-    def prune_rejected(self, keep: int) -> None:  # noqa: D102
-        self.workspace.prune_rejected(keep)
-
-    def kept(self) -> list[tuple[int, Path]]:  # noqa: D102
-        return self.workspace.rejected_jobs()
-
-    def left(self) -> list[tuple[int, Path]]:  # noqa: D102
-        return self.workspace.unfinished_jobs()
-
-    def adopting(self) -> contextlib.AbstractContextManager[Path]:  # noqa: D102
-        return self.workspace.adopting()
-
-    def reproducing(self, version: str, *, keep: bool) -> contextlib.AbstractContextManager[Path]:  # noqa: D102
-        return self.workspace.reproducing(version, keep=keep)

@@ -16,7 +16,7 @@ from typing import Any
 from lorad import records
 from lorad.errors import RegistryError
 from lorad.states import VersionState, advance
-from lorad.storage import files
+from lorad.storage import files, locks
 from lorad.versions import manifests, merged_copy, old_papers, version_names
 from lorad.versions.version_folders import VersionFolders
 
@@ -50,7 +50,7 @@ class Tracker:
             ]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RegistryError(
-                f"{self.path} is damaged ({error}); lorad rebuilds it from the versions at the next start",
+                f"{self.path} is corrupt ({error}); lorad rebuilds it from the versions at the next start",
                 code="tracker_damaged",
             ) from error
         return {"latest": None, "previous": None, **found, "checkpoints": checkpoints}, is_sealed
@@ -97,7 +97,7 @@ class Tracker:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep everybody else from changing the track's versions."""
-        with files.locked(self.track / ".lock"):
+        with locks.locked(self.track / ".lock"):
             yield
 
     @contextlib.contextmanager

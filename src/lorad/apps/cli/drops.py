@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lorad.apps.screens import terminal
+from lorad.datasets.inbox.ignored_names import passed_by
 from lorad.errors import ConfigError, TransientError, did_you_mean
 from lorad.home import Home
 
@@ -36,8 +37,6 @@ def drop(
     track: Annotated[str | None, typer.Option(metavar="NAME", help="The track that learns it.")] = None,
 ) -> None:
     """Copy files into the inbox."""
-    from lorad.datasets.inbox.inbox import passed_by  # noqa: PLC0415 - 130 ms that `lorad status` need not spend
-
     home, settings = ctx.obj.find()
     if track is not None:
         settings.track(track)

@@ -2,8 +2,10 @@
 
     app              starts everything in order and stops it in reverse; owns threads, signals, clocks
     loop             one step: scan, accept, start or watch, serve, clean up
-    intake           a file in the inbox becomes examples in memory and a job in the queue, or fails with a reason
-    sessions         a queued job becomes a request and a running session
+    intake           complete files are taken out of the inbox
+    acceptance       what a file says becomes examples in memory and a job in the queue, or it fails with a reason
+    preparation      a queued job becomes a request
+    sessions         one session at a time is started and watched
     settlement       what a session left becomes a version, a rejected candidate or a failed job
     served_versions  which version each track answers from
     recovery         what a start and the nightly scrub find and mend

@@ -37,7 +37,7 @@ from lorad.models.hardware import quieten
 from lorad.serving.engine import Engine
 from lorad.serving.http import connections, server, unix_socket
 from lorad.serving.queries import Archive
-from lorad.storage import files, permissions
+from lorad.storage import files, locks, permissions
 from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
 from lorad.track import all_tracks
@@ -137,7 +137,7 @@ class App:
         stack = contextlib.ExitStack()
         try:
             lock, apart = self.home.models / ".daemon.lock", self.home.models / ".daemon"
-            stack.enter_context(files.locked(lock, wait=False, apart=apart))
+            stack.enter_context(locks.locked(lock, wait=False, apart=apart))
         except TransientError as error:
             if error.code != "locked":
                 raise
@@ -183,7 +183,7 @@ class App:
 
     def _wire_api(self) -> None:
         started_at = time.time()
-        archive = Archive(self.tracks, self.ledger)
+        archive = Archive(self.tracks, self.ledger, self.settings.judge)
         self.snapshot = Snapshot(
             home=self.home,
             started_at=started_at,
@@ -279,7 +279,7 @@ class App:
             self.inbox.rely_on_events()
 
     def _look(self) -> None:
-        self.inbox.look()
+        self.inbox.request_scan()
         self._turn.wake.set()
 
     def _thread(self, name: str, work: Callable[[], object]) -> None:

@@ -182,14 +182,14 @@ class Commands:
     def pin(self, track: Track, version: str, now: float, *, pinned: bool) -> str:
         """Keep a version whatever the limits say, or no longer; return which."""
         self._ledger.prove_writable()
-        found = track.registry.pin(version, pinned=pinned)
+        found = track.registry.tracker.pin(version, pinned=pinned)
         self._ledger.record_event("pinned" if pinned else "unpinned", now, track=track.name, version=found)
         return found
 
     def tag(self, track: Track, version: str, tag: str, now: float, *, remove: bool) -> str:
         """Give a version a name of its own, or take it away; return which."""
         self._ledger.prove_writable()
-        change = track.registry.untag if remove else track.registry.tag
+        change = track.registry.tracker.untag if remove else track.registry.tracker.tag
         found = change(version, tag)
         event = "untagged" if remove else "tagged"
         self._ledger.record_event(event, now, track=track.name, version=found, tag=tag)

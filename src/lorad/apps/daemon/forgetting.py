@@ -30,10 +30,10 @@ def find(track: Track, ledger: Ledger, ids: Collection[str], running: int | None
     marks = _marks(registry.tracker.read())
     kept = [
         number
-        for number, folder in registry.kept()
+        for number, folder in registry.workspace.rejected_jobs()
         if RunFolder(folder).holds(ids) and not RunFolder(folder).is_empty()
     ]
-    left = [number for number, folder in registry.left() if RunFolder(folder).holds(ids)]
+    left = [number for number, folder in registry.workspace.unfinished_jobs() if RunFolder(folder).holds(ids)]
     again = [number for number in left if number == running and _is_open(ledger, number)]
     return Remains(
         versions={version: marks.get(version, ()) for version in held},

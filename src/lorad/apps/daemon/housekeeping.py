@@ -58,12 +58,12 @@ class Housekeeping:
         self._state.is_clean = True
 
     def _clean_up(self, track: Track, now: float) -> None:
-        for number, folder in track.registry.left():
+        for number, folder in track.registry.workspace.unfinished_jobs():
             if number != self._state.running_job:
                 self._put_away(track, number, RunFolder(folder))
         self._remove_forgotten(track)
-        track.registry.remove_unfinished()
-        track.registry.prune_rejected(self._settings.keep_rejected)
+        track.registry.workspace.remove_unfinished()
+        track.registry.workspace.prune_rejected(self._settings.keep_rejected)
         try:
             self.prune(track, self._settings, now)
         except TransientError:
@@ -80,7 +80,7 @@ class Housekeeping:
             return
         if job.state is JobState.REJECTED:
             folder.remove_words()
-            track.registry.reject(folder.path, job.id)
+            track.registry.workspace.reject(folder.path, job.id)
         elif job.state is JobState.PROMOTED and job.version:
             self._keep_merged(track, job, folder)
             files.remove(folder.path)
@@ -124,6 +124,6 @@ class Housekeeping:
 def made_by_sessions(track: Track) -> list[tuple[int, RunFolder, bool]]:
     """Return the folders of a track's sessions that are there: job, folder, and whether it was refused."""
     return [
-        *((job, RunFolder(folder), True) for job, folder in track.registry.kept()),
-        *((job, RunFolder(folder), False) for job, folder in track.registry.left()),
+        *((job, RunFolder(folder), True) for job, folder in track.registry.workspace.rejected_jobs()),
+        *((job, RunFolder(folder), False) for job, folder in track.registry.workspace.unfinished_jobs()),
     ]

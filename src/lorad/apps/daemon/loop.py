@@ -11,6 +11,7 @@ once after a restart.
 from collections.abc import Mapping
 from functools import partial
 
+from lorad.apps.daemon.acceptance import Acceptance
 from lorad.apps.daemon.backoff import Attempts
 from lorad.apps.daemon.commands import Commands
 from lorad.apps.daemon.housekeeping import Housekeeping
@@ -46,15 +47,21 @@ class LearningLoop:
         self.state = LoopState()
         self.attempts = Attempts(partial(least_rest, settings.inbox.settle_seconds))
         self.served = ServedVersions(tracks=tracks, ledger=ledger, models=models, attempts=self.attempts)
-        self.intake = Intake(
+        acceptance = Acceptance(
             settings=settings.inbox,
             tracks=tracks,
             ledger=ledger,
             inbox=inbox,
             models=models,
             reader=reader,
-            attempts=self.attempts,
             state=self.state,
+        )
+        self.intake = Intake(
+            settings=settings.inbox,
+            ledger=ledger,
+            inbox=inbox,
+            acceptance=acceptance,
+            attempts=self.attempts,
         )
         self.settlement = Settlement(
             tracks=tracks, ledger=ledger, models=models, served=self.served, state=self.state

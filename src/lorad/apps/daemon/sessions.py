@@ -71,13 +71,21 @@ class Sessions:
             return
         try:
             with files.passing_errors(f"preparing job {job.id}"):
+                checkpoints = run_folder.of_job(track, job.id).checkpoint_names()
                 folder = self._preparation.prepare(track, job)
         except (TransientError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the jobs behind this one must have their turn
             self._settlement.fail(self._ledger.move_job(job, "start", now), error, now)
         else:
+            if checkpoints and not folder.checkpoint_names():
+                self._tell_begun_anew(job, now)
             self._start_prepared(job, folder, now)
+
+    def _tell_begun_anew(self, job: Job, now: float) -> None:
+        why = "its checkpoints are of another request, or of an older lorad"
+        self._ledger.record_event("session_begins_again", now, job=job.id, why=why)
+        log.warning("session_begins_again", job=job.id, why=why)
 
     def _start_prepared(self, job: Job, folder: RunFolder, now: float) -> None:
         with self._ledger.transaction():

@@ -115,7 +115,7 @@ class Snapshot:
         )
 
     def _told_inbox(self) -> InboxStatus:
-        left = [*dict(self._inbox.left).items()][:FILES_TOLD]
+        left = [*dict(self._inbox.not_taken).items()][:FILES_TOLD]
         return InboxStatus(
             watching="polling" if self.polls_because else "events",
             why=self.polls_because,

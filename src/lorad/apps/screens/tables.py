@@ -26,7 +26,7 @@ from lorad.apps.screens.state_text import (
     took,
 )
 from lorad.errors import ConfigError
-from lorad.records import Drop, Evaluation, Job, Score
+from lorad.records import Drop, Evaluation, Job, Score, Verdict
 from lorad.serving import answers
 from lorad.serving.answers import (
     Datasets,
@@ -40,7 +40,7 @@ from lorad.serving.answers import (
     VersionPapers,
     Versions,
 )
-from lorad.storage.files import check_replaceable
+from lorad.storage.targets import check_replaceable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -241,7 +241,15 @@ def explanation(answer: Explanation) -> "RenderableType":
     ended = f"; what ended the session: {ended_by(measured.ended_by)}" if measured else ""
     reasons = [_text((line, "red" if line.startswith("failed:") else "")) for line in answer.reasons]
     scores = [_scores(measured)] if measured and measured.scores else []
-    return _stack(_text(f"{answer.version} was {verdict}{ended}"), *reasons, *scores)
+    today = [_text(_otherwise(answer.today))] if answer.today else []
+    return _stack(_text(f"{answer.version} was {verdict}{ended}"), *reasons, *today, *scores)
+
+
+def _otherwise(today: Verdict) -> str:
+    """Say that the settings have changed since a verdict; it stays as it is."""
+    if today.promote:
+        return "today's judge settings would promote it; what was decided stays"
+    return f"today's judge settings would reject it ({', '.join(today.failed)}); what was decided stays"
 
 
 def _scores(measured: Evaluation) -> "RenderableType":

@@ -20,17 +20,20 @@ from lorad.storage import strict_json
 from lorad.storage.strict_json import Flaw, NotJson, is_deeper, parse
 
 DEPTH = 64
-"""Lists and objects in one another; what is deeper costs Python its stack."""
+"""Maximum nesting depth of a body; deeper ones cost Python its stack."""
 
 FIELDS = 100
-"""Fields of a body; each that is not known is compared with all that are."""
+"""Maximum number of fields of a body; each unknown one is compared with all known ones."""
 
 STOPS = 16
 STOP_LENGTH = 256
-"""Texts that end an answer, and their characters: every token that is generated is compared with all of them."""
+"""Maximum number of stop texts, and of their characters: each generated token is compared with all of them."""
+
+INPUTS = 64
+"""Inputs of one request for predictions: they go through the model together."""
 
 NAME_LENGTH = 255
-"""Characters of what names something: a track, a version, a tag, a checkpoint."""
+"""Maximum characters of a name: of a track, a version, a tag, a checkpoint."""
 
 _SHOWN = 60
 _TEXT_PARTS = ("text", "input_text", "output_text")
@@ -112,8 +115,8 @@ class ChatBody(Body):
         if said[-1]["role"] == "assistant":
             raise _refused(
                 "messages",
-                "the last message is the assistant's, and lorad does not continue a started answer; end with the "
-                "message to answer",
+                "the last message is from the assistant, and lorad does not continue an answer; end with the message "
+                "to answer",
                 "unsupported_parameter",
             )
         return [*self._tools(), *_in_order_of_calls(said, self.messages)]
@@ -161,6 +164,15 @@ class ResumeBody(Body):
     example: ClassVar[str] = '{"checkpoint": "round-0003"}'
 
     checkpoint: str | None = _NAME
+
+
+class PredictBody(Body):
+    """Inputs to be answered with data; what one is, the track's task says: a text, say."""
+
+    example: ClassVar[str] = '{"model": "mail", "inputs": ["Win a prize now"]}'
+
+    model: str = Field(max_length=2 * NAME_LENGTH)
+    inputs: list[Any] = Field(min_length=1, max_length=INPUTS)
 
 
 class RollbackBody(Body):
@@ -249,7 +261,7 @@ def _object(raw: bytes, example: str) -> dict[str, Any]:
         )
     if not all(map(row_values.is_whole, _texts(value))):
         raise ProtocolError(
-            "the body holds half of a character (a lone surrogate); whoever cut the text cut an emoji in two",
+            "the body holds half of a character (a lone surrogate); the text was cut inside an emoji",
             code="bad_text",
         )
     return value
@@ -303,7 +315,7 @@ def _in_order_of_calls(said: Sequence[dict[str, Any]], given: Sequence[Any]) -> 
         if message["role"] != "tool":
             is_called = "tool_calls" in message
         elif not is_called:
-            raise _refused(f"messages[{index}]", "what a tool said must follow the call of it", "no_call")
+            raise _refused(f"messages[{index}]", "the result of a tool must follow its call", "no_call")
     try:
         return [said[place] for place in tool_calls.order(given)]
     except BadRow as problem:

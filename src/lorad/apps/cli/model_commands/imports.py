@@ -81,7 +81,7 @@ def versions_add(
     origin = {"source": str(source.resolve()), "made_for": made_for, "other_base": is_other}
     loaded = bases.load_base(base_folder, torch.float32)
     found = import_version.read(source, loaded, settings.training.max_rank)
-    with contextlib.closing(Database(place.database)) as database, registry.adopting() as candidate:
+    with contextlib.closing(Database(place.database)) as database, registry.workspace.adopting() as candidate:
         examples = Memory(database, track).all(registry.lineage(registry.latest))
         usable, _ = encode(find(settings.tracks[track].task), loaded.tokenizer, examples)
         deck = import_version.write(

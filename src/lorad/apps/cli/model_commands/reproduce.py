@@ -43,7 +43,7 @@ def reproduce_version(
     registry, base_folder = find_track(place, settings, track)
     version = registry.resolve(version)
     registry.verify(version, bases.verify_base(base_folder))
-    with registry.reproducing(version, keep=keep) as path:
+    with registry.workspace.reproducing(version, keep=keep) as path:
         folder = RunFolder(path)
         with contextlib.closing(Database(place.database)) as database:
             reproduction.prepare(registry, Memory(database, track), version, base_folder, folder)

@@ -1,0 +1,241 @@
+"""From a file that was taken to examples in memory and a job in the queue, or to a reason why not.
+
+What lives here: reading a file once, telling the ledger all at once, and where the file goes. What never does: which
+files are taken (``intake``), formats (``datasets.reader``).
+"""
+
+import contextlib
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lorad import records
+from lorad.apps.daemon.loop_state import LoopState
+from lorad.apps.daemon.ports import ModelPort, Reader
+from lorad.config import InboxSettings
+from lorad.datasets import reader, sidecar
+from lorad.datasets.inbox.drop_folders import InboxFile
+from lorad.datasets.inbox.inbox import Inbox
+from lorad.datasets.inbox.taken_files import Taken, unchanged
+from lorad.errors import ProtocolError, SampleError, TransientError
+from lorad.log import get_logger
+from lorad.records import Drop, Job
+from lorad.states import DropState
+from lorad.storage.ledger import Ledger
+from lorad.storage.memory import AddResult
+from lorad.storage.source import together
+from lorad.tasks import find
+from lorad.track import Track
+
+log = get_logger()
+
+TOLD = 20
+"""Bad rows, contradictions and replaced answers that a drop's report lists."""
+MAX_READS = 3
+"""A file that the daemon died of so often while it read it is not read again."""
+
+
+class Acceptance:
+    """Brings taken files to their end; what a crash has left of that is done again."""
+
+    def __init__(
+        self,
+        *,
+        settings: InboxSettings,
+        tracks: Mapping[str, Track],
+        ledger: Ledger,
+        inbox: Inbox,
+        models: ModelPort,
+        reader: Reader,
+        state: LoopState,
+    ) -> None:
+        self._settings = settings
+        self._tracks = tracks
+        self._ledger = ledger
+        self._inbox = inbox
+        self._models = models
+        self._reader = reader
+        self._state = state
+        self._begun: dict[int, Drop] = {}
+        """The drops whose reading is counted in the ledger as one that the daemon has not survived yet."""
+        self._cut: set[Path] = set()
+        """Files whose end was missing when they were read; they are read once more."""
+
+    def accept(self, drop: Drop, file: InboxFile, now: float) -> None:
+        """Bring a taken file to its end: its examples into memory and a job into the queue, or it to ``failed/``.
+
+        The ledger is told first, and all at once; moving the file is what a crash may leave to be done.
+        """
+        if drop.state is DropState.PROCESSING:
+            drop = self._close(drop, file, now)
+        self._put_away(drop, file, now)
+
+    def _put_away(self, drop: Drop, file: InboxFile, now: float) -> None:
+        """Move a file whose drop has ended to where people find it, the ledger told of the place before."""
+        is_failed = drop.state is DropState.FAILED
+        place = self._inbox.place_of_failed(file.path) if is_failed else self._inbox.place_of(file.path, now)
+        if drop.read_as:
+            self._ledger.keep(drop.id, place)
+        if is_failed:
+            self._inbox.fail(file.path, drop.reason | {"track": drop.track})
+        else:
+            self._inbox.finish(file.path, now)
+        self._cut.discard(file.path)
+
+    def end_unread(self, file: InboxFile, now: float, error: SampleError) -> None:
+        """End a file that raised what no reader should."""
+        reason = error.as_dict()
+        with contextlib.suppress(ProtocolError):
+            drop = self._ledger.drop(file.drop)
+            reason |= {"track": drop.track}
+            if drop.state is DropState.PROCESSING:
+                self._fail(drop, error, now)
+            elif drop.state is not DropState.FAILED:
+                reason["message"] = f"{drop.name} was read, but could not be moved to done/: {error.message}"
+        self._inbox.fail(file.path, reason)
+        self._begun.pop(file.drop, None)
+
+    # -- reading
+
+    def _close(self, drop: Drop, file: InboxFile, now: float) -> Drop:
+        """Read a file and remember what it says, or fail it. The ledger counts the readings that end the daemon."""
+        if drop.id not in self._begun:
+            if drop.attempts >= MAX_READS:
+                return self._fail(drop, _deadly(drop), now)
+            self._ledger.count_attempt(drop, 1)
+            self._begun[drop.id] = drop
+        try:
+            closed = self._read_and_remember(drop, file, now)
+        except Exception:
+            with contextlib.suppress(Exception):  # it is not counted again before it is taken back
+                self.excuse_readings()
+            raise
+        self._begun.pop(drop.id, None)
+        return closed
+
+    def excuse_readings(self) -> None:
+        """Take back the count of files that are being read: the daemon ends, or goes on, for another reason."""
+        for number, drop in list(self._begun.items()):
+            self._ledger.count_attempt(drop, -1)
+            self._begun.pop(number, None)
+
+    def _read_and_remember(self, drop: Drop, file: InboxFile, now: float) -> Drop:
+        read_as = ""
+        try:
+            with self._inbox.opened(file) as taken:
+                read_as = json.dumps(together(*taken.signature))
+                with unchanged(taken):
+                    meta, reading = self._read(taken)
+            return self._remember(drop, reading, now, meta.description, read_as)
+        except SampleError as error:
+            if error.code == "cut_off" and file.path not in self._cut:
+                self._cut.add(file.path)
+                raise TransientError(
+                    f"{file.name} is cut off; in case somebody still writes it, it is read again",
+                    code="cut_off",
+                ) from error
+            return self._fail(drop, error, now, read_as)
+
+    def _read(self, taken: Taken) -> tuple[sidecar.Sidecar, reader.Reading]:
+        meta = self._reader.sidecar(taken.beside) if taken.beside else sidecar.Sidecar()
+        track = self._tracks[taken.track]
+        formats = find(track.settings.task).formats
+        meta.fit(sidecar.path_of(taken.path).name, taken.track, formats, tuple(self._tracks))
+        check = partial(self._models.check, track)
+        return meta, self._reader.read(taken.source, self._settings, formats, meta.fields, meta.labels, check)
+
+    def _fail(self, drop: Drop, error: SampleError, now: float, read_as: str = "") -> Drop:
+        with self._ledger.transaction():
+            self._tell_again(drop, now)
+            closed = self._ledger.close_drop(drop, "fail", now, reason=error.as_dict(), read_as=read_as)
+            self._ledger.record_event("failed", now, file=drop.name, code=error.code, why=error.message)
+        log.warning("file_failed", file=drop.name, code=error.code, why=error.message)
+        return closed
+
+    # -- remembering
+
+    def _remember(
+        self, drop: Drop, reading: reader.Reading, now: float, description: str, read_as: str
+    ) -> Drop:
+        twin = self._ledger.find_content(drop.track, reading.digest)
+        with self._ledger.transaction():
+            self._tell_again(drop, now)
+            self._take_back_rows(drop, reading, now)
+            track = self._tracks[drop.track]
+            open_drops = {int(job.settings.get("drop", 0)) for job in self._ledger.open_jobs()}
+            added = track.memory.add(reading.examples, drop.id, now, track.lineage(), open_drops)
+            closed = self._ledger.close_drop(
+                drop,
+                "accept" if added.new else "repeat",
+                now,
+                content=reading.digest,
+                rows=reading.rows,
+                reason=_report(reading, description) | _counts(added) | _replaced(added),
+                read_as=read_as,
+            )
+            if not added.new:
+                same = f"it says the same as {twin.name}" if twin else "every row was known already"
+                self._ledger.record_event("duplicate", now, file=drop.name, why=same)
+                return closed
+            job = self._queue(drop, reading, added, now)
+        log.info("accepted", file=drop.name, rows=reading.rows, new=added.new, known=added.known, job=job.id)
+        return closed
+
+    def _queue(self, drop: Drop, reading: reader.Reading, added: AddResult, now: float) -> Job:
+        job = self._ledger.queue(drop.track, reading.examples[0].dataset, now, settings={"drop": drop.id})
+        counts = _counts(added) | {"bad": len(reading.problems), "contradictions": reading.contradictions}
+        told = {name: count for name, count in counts.items() if count}
+        self._ledger.record_event("accepted", now, file=drop.name, rows=reading.rows, job=job.id, **told)
+        return job
+
+    def _tell_again(self, drop: Drop, now: float) -> None:
+        """Say that a file went on after it was read; its earlier reading is not looked at again."""
+        if drop.again_of is None:
+            return
+        why = f"{drop.name} went on after it was read; it is read again"
+        self._ledger.keep(drop.again_of, "")
+        self._ledger.record_event("changed_later", now, file=drop.name, why=why)
+        log.warning("changed_later", file=drop.name, why=why)
+
+    def _take_back_rows(self, drop: Drop, reading: reader.Reading, now: float) -> None:
+        """Forget what an earlier reading of the same file said and this one does not: half an answer, say."""
+        earlier = self._ledger.origins(drop)
+        memory = self._tracks[drop.track].memory
+        gone = memory.take_back(earlier, reading.examples, now) if earlier else 0
+        if gone:
+            why = f"{drop.name} no longer says it; a version that learned it keeps it until: lorad consolidate --refit"
+            facts = {"track": drop.track, "file": drop.name, "examples": gone, "why": why}
+            self._ledger.record_event("forgotten", now, **facts)
+            self._state.hide_words()
+
+
+def _report(reading: reader.Reading, description: str) -> dict[str, Any]:
+    """Return what people are told of a file's rows."""
+    return {
+        "formats": reading.formats,
+        "repeated_rows": reading.repeated,
+        "contradictions": reading.contradictions,
+        "contradicted_rows": [example.line for example in reading.contradicted[:TOLD]],
+        "bad": len(reading.problems),
+        "bad_rows": [records.as_json(problem) for problem in reading.problems[:TOLD]],
+        **({"left_out": reading.left_out} if reading.left_out else {}),
+        **({"description": description} if description else {}),
+    }
+
+
+def _counts(added: AddResult) -> dict[str, int]:
+    return {"new": added.new, "known": added.known, "replacing": len(added.replacing)}
+
+
+def _replaced(added: AddResult) -> dict[str, Any]:
+    """Return the ids of answers that gave way: no words, for ``lorad forget``."""
+    return {"replaced": [example.id for example in added.replacing[:TOLD]]}
+
+
+def _deadly(drop: Drop) -> SampleError:
+    return SampleError(
+        f"the daemon ended {drop.attempts} times while it read {drop.name}; split it and drop the parts",
+        code="ended_the_daemon",
+    )
