@@ -40,7 +40,7 @@ from lorad.serving.queries import Archive
 from lorad.storage import files, permissions
 from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
-from lorad.track import all_tracks
+from lorad.track import open_tracks
 from lorad.training.executors.local import LocalExecutor
 
 logger = log.get_logger()
@@ -155,7 +155,7 @@ class App:
         database = Database(self.home.database)
         self._undo.append(("database", database.close))
         self.ledger = Ledger(database)
-        self.tracks = all_tracks(self.home, self.settings, database)
+        self.tracks = open_tracks(self.home, self.settings, database)
         self.engine = Engine(self.settings.engine)
         self.models = ModelHost(self.settings, self.tracks, self.engine)
         self.inbox = Inbox(self.home.inbox, self.settings.inbox, tuple(self.tracks), self.home.drops)
