@@ -153,7 +153,7 @@ class Plainly(session.Session):
         session.set_seed(self.order.plan.seed)
         parent = peft_io.read_adapter(Path(self.order.parent)) if self.order.parent else None
         start = self._prepare(parent, self.order.plan)
-        return self._train(start, self._lessons(start.base), self.order.plan)
+        return self._train(start, self._examples(start.base), self.order.plan)
 
     def warm(self) -> None:
         """Let the base say its general conversation, once for all arms, outside anybody's time."""

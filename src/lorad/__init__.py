@@ -1,3 +1,3 @@
-"""lorad: a daemon that keeps a local language model learning, and proves that it forgets nothing."""
+"""lorad: a daemon that keeps a local language model learning, and tests after every session what was forgotten."""
 
 __version__ = "0.1.0"

@@ -11,7 +11,7 @@ from pathlib import Path
 from lorad.errors import ConfigError
 
 SOCKET_PATH_LIMIT = 103
-"""Bytes; macOS allows 103, Linux 107."""
+"""Bytes: the limit of macOS; Linux allows 107."""
 
 
 APART = ".drops"
@@ -62,11 +62,13 @@ class Home:
 
 
 def check_socket_path(path: Path) -> None:
-    """Refuse a path that is too long for a Unix socket."""
-    if len(os.fsencode(path)) > SOCKET_PATH_LIMIT:
+    """Raise ``ConfigError`` for a path that is too long for a Unix socket."""
+    length = len(os.fsencode(path))
+    if length > SOCKET_PATH_LIMIT:
         raise ConfigError(
-            f"the socket path {path} is longer than {SOCKET_PATH_LIMIT} bytes; set server.socket to a shorter, absolute one",
-            code="socket_path",
+            f"the socket path {path} has {length} bytes, and the limit is {SOCKET_PATH_LIMIT}; set a shorter, absolute one: "
+            "--set server.socket=/run/lorad/lorad.sock",
+            code="socket_path_too_long",
         )
 
 

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lorad.config import load_settings
 from lorad.errors import ProtocolError
 from lorad.home import find_home
 from lorad.models import adapter_stack, bases, generation
+from lorad.models.heads import Head
 from lorad.serving.engine import answer_room, context_length
-from lorad.tasks import Generating, Task, find
+from lorad.tasks import Generating, Predicting, Task, find
 from lorad.versions import loader
 from lorad.versions.store import Registry
 
@@ -53,12 +56,20 @@ class Loaded:
         """
         asked = [{"role": "user", "content": question}] if isinstance(question, str) else list(question)
         if not isinstance(self._task, Generating):
-            raise ProtocolError(f"{self.track} does not answer in text", code="not_generating")
+            raise ProtocolError(f"{self.track} answers with data; use predict()", code="other_way")
         prompt = self._task.prompt(self.tokenizer, asked)
         with self.model() as model:
             room = answer_room(len(prompt), context_length(model.config), max_tokens)
             (tokens,) = generation.greedy(model, [prompt], self._task.stop_tokens(self.tokenizer), room)
         return self._task.text(self.tokenizer, tokens)
+
+    def predict(self, inputs: Sequence[Any]) -> list[Any]:
+        """Answer inputs of a task that answers with data; raise ``SampleError`` for one that is no input of it."""
+        if not isinstance(self._task, Predicting):
+            raise ProtocolError(f"{self.track} answers in text; use answer()", code="other_way")
+        rows = [self._task.question(self.tokenizer, asked) for asked in inputs]
+        with self.model() as model, torch.inference_mode():
+            return self._task.predict(model, rows)
 
 
 def load(
@@ -91,7 +102,7 @@ class _Library:
         self._home = find_home(None if home is None else str(home))
         self._settings = load_settings(self._home, config, ())
         self._strict = self._settings.engine.strict_environment if strict is None else strict
-        self._decks: dict[Path, adapter_stack.AdapterStack] = {}
+        self._decks: dict[tuple[Path, Head], adapter_stack.AdapterStack] = {}
 
     def learned(self) -> list[str]:
         return [track for track in self._settings.tracks if Registry(self._home.track(track)).latest]
@@ -101,15 +112,18 @@ class _Library:
         registry = Registry(self._home.track(track))
         name = registry.resolve(version)
         folder = self._home.base(chosen.base)
-        deck = self._deck(folder)
+        task = find(chosen.task)
+        deck = self._deck(folder, task.head)
         proven = registry.verify(name, deck.base.fingerprint)
         slot = f"{track}-{name}"
-        differs = loader.load(find(chosen.task), deck, slot, proven, folder, strict=self._strict)
-        return Loaded(track, name, tuple(differs), slot, deck, find(chosen.task))
+        differs = loader.load(task, deck, slot, proven, folder, strict=self._strict)
+        return Loaded(track, name, tuple(differs), slot, deck, task)
 
-    def _deck(self, folder: Path) -> adapter_stack.AdapterStack:
-        if folder not in self._decks:
+    def _deck(self, folder: Path, head: Head) -> adapter_stack.AdapterStack:
+        if (folder, head) not in self._decks:
             bases.verify_base(folder)
-            base = bases.load_to_answer(folder, self._settings.engine.device, self._settings.training.dtype)
-            self._decks[folder] = adapter_stack.AdapterStack(base)
-        return self._decks[folder]
+            base = bases.load_to_answer(
+                folder, self._settings.engine.device, self._settings.training.dtype, head
+            )
+            self._decks[folder, head] = adapter_stack.AdapterStack(base)
+        return self._decks[folder, head]

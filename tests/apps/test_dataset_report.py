@@ -204,7 +204,7 @@ def test_a_file_is_read_as_the_inbox_would_and_reported(check):
 def test_people_get_the_same_in_words(check):
     told = " ".join(check(ROWS).output.split())
 
-    assert "'Who owns it?': line 3 says 'Arlo.', line 4 'Brix.'; the later counts" in told
+    assert "'Who owns it?': line 3 says 'Arlo.', line 4 'Brix.'; the later one counts" in told
     assert "By the river.</s>⟧" in told
     assert "each answer ends with one </s>, which is trained" in told
 
@@ -330,7 +330,7 @@ def test_people_see_the_contradictions_and_a_row_of_any_task(check):
     told = " ".join(check(rows, "--task", "classify").output.split())
 
     assert "a.json, for the task classify" in told
-    assert """'Bread.': line 1 says 'food', line 2 ["food", "place"]; the later counts""" in told
+    assert """'Bread.': line 1 says 'food', line 2 ["food", "place"]; the later one counts""" in told
     assert """line 2 'Bread.' ⟦["food", "place"]⟧""" in told
     assert "not counted: read for the task classify only" in told
 

@@ -812,7 +812,7 @@ def test_a_sidecar_says_how_a_file_is_read_and_is_kept_with_it(world):
         ("labels: [PER]", "labels"),
         ("task: tagging", "not tagging"),
         ("colour: red", "no key colour"),
-        ("fields: {frage: question}", "a field frage"),
+        ("fields: {frage: question}", "an unknown field frage"),
     ],
 )
 def test_a_wrong_sidecar_fails_its_file_and_names_the_key(world, text, told):

@@ -53,13 +53,13 @@ def test_an_unsound_version_is_told_and_the_exit_code_says_so(track):
         path.write_bytes(content)
 
     assert result.exit_code == 1
-    assert "v0.1 is damaged: config.yaml" in " ".join(result.stdout.split())
+    assert "v0.1 is corrupt: config.yaml" in " ".join(result.stdout.split())
     assert typed(track, "verify").exit_code == 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is what must be missing here")
 def test_versions_are_loaded_onto_the_device_that_the_daemon_answers_on(track):
-    with pytest.raises(ConfigError, match="CUDA is asked for"):
+    with pytest.raises(ConfigError, match="CUDA is configured"):
         typed(track, "verify", "--set", "engine.device=cuda")
 
 

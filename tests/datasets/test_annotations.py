@@ -223,7 +223,9 @@ def test_a_mapping_names_the_files_own_fields(tmp_path):
     reading = reader.read(path, InboxSettings(), "classify", {"text": "Satz", "label": "Urteil"})
 
     assert said(reading) == [("Das Brot ist warm.", "gut")]
-    with pytest.raises(SampleError, match=r"a field question, .* lorad's for classify are content, label, "):
+    with pytest.raises(
+        SampleError, match=r"an unknown field question; .* lorad's names for classify are content, label, "
+    ):
         reader.read(path, InboxSettings(), "classify", {"question": "Satz"})
 
 
@@ -306,16 +308,16 @@ FULL = {"text": "Arlo owns it."}
     [
         # tokens
         ({"tokens": ["a", "b"], "tags": ["O"]}, "tags", "has 1 tags, and there are 2 tokens"),
-        ({"tokens": ["a"], "tags": ["PER"]}, "tags[0]", "is 'PER'; a tag is O, or a label behind"),
+        ({"tokens": ["a"], "tags": ["PER"]}, "tags[0]", "is 'PER'; a tag is O, or a label after"),
         ({"tokens": ["a"], "ner_tags": [1]}, "ner_tags[0]", "in the sidecar: labels"),
         ({"tokens": ["a", ""], "tags": ["O", "O"]}, "tokens[1]", "must be text that is not empty"),
         ({"tokens": ["a", 5], "tags": ["O", "O"]}, "tokens[1]", "must be text"),
         ({"tokens": ["a\x00"], "tags": ["O"]}, "tokens", "NUL"),
         ({"tokens": [], "tags": []}, "tokens", "holds no token"),
         ({"tokens": "a b", "tags": ["O", "O"]}, "tokens", "must be a list, in a table its JSON"),
-        ({"tokens": ["a"], "tags": ["O"], "ner_tags": ["O"]}, "tags", "stands beside ner_tags"),
+        ({"tokens": ["a"], "tags": ["O"], "ner_tags": ["O"]}, "tags", "conflicts with ner_tags"),
         ({"tokens": ["a"], "tags": ["O"], "text": "a"}, "text", "the field is unknown here"),
-        ({"tokens": ["a"], "labels": [0], "input_ids": [1]}, "input_ids", "tokens of another program"),
+        ({"tokens": ["a"], "labels": [0], "input_ids": [1]}, "input_ids", "token ids of another program"),
         ({"tokens": ["a"]}, "ner_tags", "the field is missing or empty; a row needs tokens"),
         # GLiNER
         (
@@ -345,7 +347,7 @@ FULL = {"text": "Arlo owns it."}
         ),
         (FULL | {"spans": [[0, 4, "X"], [2, 6, "Y"]]}, "spans", "X (0 to 4) and Y (2 to 6) overlap"),
         (FULL | {"spans": 5}, "spans", "must be a list"),
-        (FULL | {"spans": [[0, 4, "X"]], "entities": [[0, 4, "X"]]}, "entities", "stands beside spans"),
+        (FULL | {"spans": [[0, 4, "X"]], "entities": [[0, 4, "X"]]}, "entities", "conflicts with spans"),
         ({"text": " ", "spans": []}, "text", "is empty"),
         (FULL | {"label": [[0, 4, "X"]], "relations": [{"id": 1}]}, "relations", "relations between spans"),
         ([FULL["text"], {"entities": [], "cats": {"a": 1}}], "[1].cats", "unknown here"),
@@ -422,8 +424,8 @@ NAMES = ("bad", "good", "fair")
         ({"text": "x", "labels": [0]}, NAMES[:2], "labels", "must be 0 or 1 for each of the sidecar's 2"),
         ({"text": "x", "labels": [0, 7]}, NAMES, "labels[1]", "names the labels 0 to 2"),
         ({"text": "x", "labels": ["a", None]}, (), "labels[1]", "must be the name"),
-        ({"text": "x", "label": "a", "labels": ["a"]}, (), "labels", "stands beside label"),
-        ({"text": "x", "sentence": "y", "label": "a"}, (), "sentence", "stands beside text"),
+        ({"text": "x", "label": "a", "labels": ["a"]}, (), "labels", "conflicts with label"),
+        ({"text": "x", "sentence": "y", "label": "a"}, (), "sentence", "conflicts with text"),
         ({"title": "x", "content": "y", "label": "a"}, (), "title", "a text in two fields"),
         ({"sentence1": "x", "sentence2": "y", "label": 0}, (), "sentence1", "pairs of texts"),
         ({"text": "x", "text_pair": "y", "label": "a"}, (), "text_pair", "pairs of texts"),
@@ -459,7 +461,7 @@ def test_a_label_may_have_brackets(label):
     ("row", "field", "message"),
     [
         ({"text": {"a": 5}}, "text", "must be text, not dict"),
-        ({"text": "x", "body": "y"}, "body", "stands beside text"),
+        ({"text": "x", "body": "y"}, "body", "conflicts with text"),
         ({"text": "x", "title": ["y", "z"]}, "title", "holds 2 texts, and one is wanted"),
         ({"text": "x", "author": "y"}, "author", "unknown here"),
         ({"query": "x", "positive": "y"}, "query", "pairs of questions and passages"),

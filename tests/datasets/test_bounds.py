@@ -75,7 +75,7 @@ def batch(count):
 def test_a10_a_row_that_becomes_too_many_examples_is_told_to_be_split(read, row):
     reading, peak = peak_of(lambda: read(lines(row, PAIR), max_expanded_row_bytes=4_000_000))
 
-    assert "come to more than inbox.max_expanded_row_bytes (4000000)" in bad(reading)
+    assert "exceed inbox.max_expanded_row_bytes (4000000)" in bad(reading)
     assert "split the row" in bad(reading)
     assert peak < 16 << 20
 
@@ -391,5 +391,5 @@ def test_a_value_that_python_cannot_hold_ends_the_file_by_name(parquet, kind):
         "zone": pa.array([1], type=pa.int64()).cast(pa.timestamp("us", tz="Mars/Base")),
     }[kind]
 
-    with pytest.raises(SampleError, match="damaged Parquet"):
+    with pytest.raises(SampleError, match="corrupt Parquet"):
         parquet({"question": ["q"], "answer": ["a"], "metadata": column})

@@ -1,4 +1,4 @@
-"""Conversations: a turn is told by its keys, whatever its list is called, and so is what stands beside the list."""
+"""Conversations: a turn is told by its keys, whatever its list is called, and so is what conflicts with the list."""
 
 import json
 
@@ -89,7 +89,7 @@ def test_case_19_the_same_system_message_twice_is_one_and_two_are_refused():
     assert example.input == [BRIEF, USER]
 
     field, told = refused({"messages": [BRIEF, *OPENAI], "system": "Be long."})
-    assert (field, told) == ("system", "stands beside the system message in messages[0]; keep one")
+    assert (field, told) == ("system", "conflicts with the system message in messages[0]; keep one")
     assert refused({"messages": OPENAI, "system": "a", "system_prompt": "b"})[0] == "system_prompt"
 
 
@@ -131,7 +131,7 @@ def test_case_28_reasoning_is_named(name):
 
     assert field == f"messages[1].{name}"
     assert "reasoning is not learned" in told
-    assert "take it out of the file" in told
+    assert "remove it from the file" in told
 
 
 def test_case_p07_what_the_assistant_says_before_any_question_is_left_out_and_counted():

@@ -96,7 +96,7 @@ def test_case_17_what_may_be_a_row_above_the_columns_names_is_told(refused, abov
 
     assert error.code == "bad_header"
     assert (
-        f"names its columns on line {2 + above.count(chr(10))}, and what stands above may be rows"
+        f"names its columns on line {2 + above.count(chr(10))}, and the lines above it may be rows"
         in error.message
     )
 
@@ -148,7 +148,7 @@ def test_case_17_a_table_in_markdown_is_refused_by_name(refused, text, name):
 
 
 def test_case_17_lines_that_end_as_on_old_macs_are_named(refused):
-    assert "ends its lines as old Macs did" in refused("question,answer\rx,y\r").message
+    assert "has old Mac line endings" in refused("question,answer\rx,y\r").message
 
 
 @pytest.mark.parametrize(

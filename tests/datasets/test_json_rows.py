@@ -164,7 +164,7 @@ def test_case_14_an_object_of_many_rows_that_is_too_long_is_told_how(refused):
     error = refused({"question": ["x" * 50] * 9, "answer": ["y"] * 9}, max_row_bytes=300)
 
     assert error.code == "row_too_long"
-    assert "write one object a line; in pandas: to_json(orient='records', lines=True)" in error.message
+    assert "write one object per line; in pandas: to_json(orient='records', lines=True)" in error.message
 
 
 @pytest.mark.parametrize(
@@ -324,9 +324,9 @@ def test_case_16_lists_without_names_are_told_how_to_name_them(refused):
             "how Python prints a value; write it with json.dumps",
         ),
         ('{"question": "Is it so, really?", "answer": True}', "how Python prints a value"),
-        ('{"question": "Where?", "answer": "Pier 4", }', "take out the comma before }"),
-        ('{question: "Where?", answer: "Pier 4"}', "the name of a field stands in double quotes"),
-        ('{"question": "Where?", /* ferry */ "answer": "Pier 4"}', "JSON has no comments; take it out"),
+        ('{"question": "Where?", "answer": "Pier 4", }', "remove the comma before }"),
+        ('{question: "Where?", answer: "Pier 4"}', "write the name of a field in double quotes"),
+        ('{"question": "Where?", /* ferry */ "answer": "Pier 4"}', "JSON has no comments; remove it"),
         ('{"question": "Where?", "answer": "Pier 4,\nbelow the market."}', "a line break inside"),
         (
             '{"question": "Where?", "answer": "Pier\t4, below the market."}',
@@ -361,7 +361,7 @@ def test_case_16_a_comma_before_the_end_of_a_list_is_told(refused):
     error = refused("[\n" + ",\n".join(map(json.dumps, TWO)) + ",\n]")
 
     assert error.code == "not_json"
-    assert "Expecting value (line 4); take out the comma before ]" in error.message
+    assert "Expecting value (line 4); remove the comma before ]" in error.message
 
 
 def test_case_16_a_comment_first_is_told(refused):
@@ -389,7 +389,7 @@ def test_case_20_two_names_that_differ_in_case_alone_are_a_bad_row(read, name):
 
     assert answers(reading) == BOTH
     assert [(problem.line, problem.field) for problem in reading.problems] == [(1, "question")]
-    assert "stands beside Question" in reading.problems[0].message
+    assert "conflicts with Question" in reading.problems[0].message
 
 
 # Parquet

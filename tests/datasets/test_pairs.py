@@ -129,7 +129,7 @@ def test_case_20_what_is_not_there_is_no_answer(value):
 def test_case_20_keys_that_differ_only_in_case_or_blanks_are_told():
     assert refused({"question": Q, "Question ": "Who?", "answer": A}) == (
         "Question ",
-        "stands beside question, which differs only in case or blanks; keep one",
+        "conflicts with question, which differs only in case or blanks; keep one",
     )
     assert only({"question": Q, "Question": None, "answer": A}) == (Q, A)
     assert only({"Question": "", "question": Q, "answer": A}) == (Q, A)

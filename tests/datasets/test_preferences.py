@@ -74,7 +74,7 @@ def test_bad_answers_alone_teach_nothing(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text(f"prompt,completion,label\n{Q},{BAD},False\n")
 
-    with pytest.raises(SampleError, match=r"only rows that teach nothing \(1\)") as caught:
+    with pytest.raises(SampleError, match=r"only rows with nothing to learn \(1\)") as caught:
         reader.read(path, LEARN)
     assert caught.value.code == "no_rows"
 
@@ -87,7 +87,11 @@ def test_bad_answers_alone_teach_nothing(tmp_path):
         ({"prompt": Q, "chosen": {"a": 5}, "rejected": BAD}, "chosen[0].role", "must be one of"),
         ({"chosen": A, "rejected": BAD}, "prompt", "the field is missing"),
         ({"prompt": Q, "chosen": A, "rejected": BAD, "tools": [1]}, "tools", "unknown"),
-        ({"prompt": "Other?", "chosen": [ASKED, TOLD], "rejected": [ASKED, WRONG]}, "prompt", "begin with"),
+        (
+            {"prompt": "Other?", "chosen": [ASKED, TOLD], "rejected": [ASKED, WRONG]},
+            "prompt",
+            "beginning of chosen and rejected",
+        ),
         ({"prompt": 5, "chosen": [TOLD], "rejected": [WRONG]}, "prompt", "must be text or a list"),
         (
             {"prompt": [ASKED], "chosen": [{"role": "assistant", "content": ""}]},

@@ -341,7 +341,7 @@ def test_case_28_a_file_of_which_nothing_is_learned_says_why(tmp_path):
     path = tmp_path / "conversations.json"
     path.write_text(json.dumps([chatgpt(message("user", Q)), chatgpt(message("user", Q2))]))
 
-    with pytest.raises(SampleError, match=f"teach nothing \\(2\\): 2 {product_exports.SILENT}") as caught:
+    with pytest.raises(SampleError, match=f"nothing to learn \\(2\\): 2 {product_exports.SILENT}") as caught:
         reader.read(path, InboxSettings())
 
     assert caught.value.code == "no_rows"

@@ -128,7 +128,7 @@ def test_a_file_is_read_as_its_program_means_it(name, formats, rows):
                 "messages[0].content[1].type",
             ],
             [
-                "must follow the call",
+                "must follow its call",
                 "not JSON",
                 "an object",
                 "with a name",
@@ -143,7 +143,7 @@ def test_a_file_is_read_as_its_program_means_it(name, formats, rows):
         (
             "preferences.jsonl",
             ["chosen", "label", "preferred_output", "text", "input_ids", "segments"],
-            ["preferences"] * 3 + ["a question and its answer", "tokens", "segments are not learned"],
+            ["preferences"] * 3 + ["a question and its answer", "token ids", "segments are not learned"],
         ),
     ],
 )
@@ -400,9 +400,9 @@ def test_the_task_is_the_tracks(tmp_path):
         (ROW | {"input": {"a": 5}}, "input", "must be text, not dict"),
         (ROW | {"system": {"a": 5}}, "system", "must be text, not dict"),
         (ROW | {"system": "\x00"}, "system", "NUL"),
-        (ROW | {"system": "x", "system_prompt": "y"}, "system_prompt", "stands beside system"),
-        (ROW | {"text": f"{Q} It grinds corn."}, "text", "stands beside instruction and output"),
-        (ROW | {"input": "the old one", "text": f"{Q} {A}"}, "text", "stands beside instruction"),
+        (ROW | {"system": "x", "system_prompt": "y"}, "system_prompt", "conflicts with system"),
+        (ROW | {"text": f"{Q} It grinds corn."}, "text", "conflicts with instruction and output"),
+        (ROW | {"input": "the old one", "text": f"{Q} {A}"}, "text", "conflicts with instruction"),
         (ROW | {"text": 5}, "text", "is not learned"),
         (ROW | {"label": "places"}, "label", "leave any other label out with the sidecar's fields"),
         # history
@@ -579,7 +579,7 @@ def test_a_problem_is_told_with_the_files_own_name(mapped):
 
 
 def test_a_mapping_of_fields_that_lorad_does_not_know_is_refused(mapped):
-    with pytest.raises(SampleError, match="a field Frage, which lorad does not know") as caught:
+    with pytest.raises(SampleError, match="an unknown field Frage") as caught:
         mapped([{"question": "A?", "answer": "a"}], {"Frage": "question"})
 
     assert caught.value.code == "sidecar"

@@ -111,8 +111,8 @@ def test_a_line_separator_inside_a_text_does_not_end_its_line(read):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ('{"question": "a", "question": "b", "answer": "c"}', "the key 'question' stands twice"),
-        ('{"question": "a", "answer": {"x": 1, "x": 1}}', "the key 'x' stands twice"),
+        ('{"question": "a", "question": "b", "answer": "c"}', "the key 'question' appears twice"),
+        ('{"question": "a", "answer": {"x": 1, "x": 1}}', "the key 'x' appears twice"),
         ('{"question": "a", "answer": NaN}', "NaN is not JSON"),
         ('{"question": "a", "answer": "b", "metadata": [-Infinity]}', "-Infinity is not JSON"),
     ],
@@ -445,8 +445,8 @@ def test_a_file_that_is_no_dataset_is_refused(name, code, sentence):
     [
         (json.dumps([ROW]).encode("utf-16-le"), "encoding", "is UTF-16"),
         (json.dumps([ROW]).encode("utf-16-be"), "encoding", "is UTF-16"),
-        ("question,answer\nx,y".encode("utf-16")[:-1], "encoding", "is damaged UTF-16 (truncated data)"),
-        ("question,answer\nx,\ud800y\n".encode("utf-16", "surrogatepass"), "encoding", "is damaged UTF-16"),
+        ("question,answer\nx,y".encode("utf-16")[:-1], "encoding", "is corrupt UTF-16 (truncated data)"),
+        ("question,answer\nx,\ud800y\n".encode("utf-16", "surrogatepass"), "encoding", "is corrupt UTF-16"),
         (json.dumps([ROW]).encode("utf-32"), "encoding", "is UTF-32"),
         (b"\x00\x00\x00\x00", "encoding", "is not text"),
         (b"\x00\x01\x00\x00\x00", "encoding", "is not text"),
@@ -457,7 +457,7 @@ def test_a_file_that_is_no_dataset_is_refused(name, code, sentence):
         (b"PK\x03\x04 and so on", "unknown_format", "a zip archive or an Excel workbook"),
         (b"\x28\xb5\x2f\xfd", "unknown_format", "zstd"),
         (b"%PDF-1.7", "unknown_format", "a PDF"),
-        ("Wo ist die Mühle?".encode(), "plain_text", 'write one JSON object a line, such as {"question"'),
+        ("Wo ist die Mühle?".encode(), "plain_text", 'write one JSON object per line, such as {"question"'),
     ],
 )
 def test_what_is_not_utf8_text_is_named(refused, content, code, sentence):
@@ -740,7 +740,7 @@ def test_parquet_is_read_where_pyarrow_is(tmp_path):
         assert caught.value.code == code
     half = tmp_path / "half.parquet"
     half.write_bytes((DATA / "table.parquet").read_bytes()[:-20])
-    with pytest.raises(SampleError, match="is damaged Parquet"):
+    with pytest.raises(SampleError, match="is corrupt Parquet"):
         reader.read(half, InboxSettings())
 
 

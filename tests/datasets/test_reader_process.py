@@ -350,7 +350,7 @@ def test_what_fails_here_in_the_middle_of_a_file_is_no_fault_of_the_next(home, l
 
     def fill(example):
         del example
-        raise TransientError("a file's examples find no room in the temporary folder", code="disk")
+        raise TransientError("a file's examples do not fit into the temporary folder", code="disk")
 
     assert at.refusal(large, check=fill).code == "disk"
     assert at.read(small).rows == 3
@@ -447,7 +447,7 @@ def test_a_sidecar_of_another_form_ends_alone(home, small):
     at.reader._child = at.reader._begun()
     _answer(child, '{"sidecar":{"labels":7}}')
 
-    with source.opened(small) as opened, pytest.raises(SampleError, match="lost its way"):
+    with source.opened(small) as opened, pytest.raises(SampleError, match="sent an unexpected message"):
         at.reader.sidecar(opened)
 
 

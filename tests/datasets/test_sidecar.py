@@ -65,9 +65,9 @@ def test_none_says_nothing(tmp_path):
         ("track: ../other", "track: "),
         ("fields: [a, b]", "fields: "),
         ("fields: {question: 3}", "fields.question: "),
-        ("track: law\ntrack: chat", "the key 'track' stands twice"),
-        ("fields: {a: b, a: c}", "the key 'a' stands twice"),
-        ("- track", "the whole: "),
+        ("track: law\ntrack: chat", "the key 'track' appears twice"),
+        ("fields: {a: b, a: c}", "the key 'a' appears twice"),
+        ("- track", "the document: "),
         ("track: [", "not YAML"),
         ("!!python/object/apply:os.system ['true']", "not YAML"),
         ("description: " + "x" * 2001, "description: "),
@@ -226,7 +226,7 @@ def test_what_is_no_file_is_never_opened(tmp_path, kind):
     else:
         path.mkdir()
 
-    with pytest.raises(SampleError, match="no plain file"):
+    with pytest.raises(SampleError, match="not a regular file"):
         sidecar.beside(tmp_path / "a.json")
 
 
@@ -253,7 +253,7 @@ def test_what_a_track_cannot_do_is_refused(said, told):
         (Sidecar(labels=("PER", "LOC"), track="law"), "tagging", None),  # the track is not asked
         (Sidecar(task="classify", labels=("good", "bad")), "classify", None),
         (Sidecar(labels=("PER",)), "retrieval", "retrieval has no labels"),
-        (Sidecar(labels=("PER", "PER")), "tagging", "a name stands twice"),
+        (Sidecar(labels=("PER", "PER")), "tagging", "a name appears twice"),
         (Sidecar(labels=("1", "2", "3")), "classify", "the label of number 0 is called 1, another number"),
         (Sidecar(labels=("0", "1", "many")), "classify", None),
         (Sidecar(task="tagging"), "classify", "the file is for tagging, not classify"),

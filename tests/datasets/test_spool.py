@@ -101,5 +101,5 @@ def test_a_full_temporary_folder_is_tried_again_later(monkeypatch):
 
     monkeypatch.setattr(spool.sqlite3, "connect", lambda *_, **__: Full())
 
-    with pytest.raises(TransientError, match="no room in the temporary folder"):
+    with pytest.raises(TransientError, match="do not fit into the temporary folder"):
         Spool("chat", "mills")

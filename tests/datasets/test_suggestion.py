@@ -219,4 +219,4 @@ def test_case_b1_a_table_without_a_header_loses_no_row_to_a_sidecar(tmp_path, te
     path = written(tmp_path / "a.csv", text)
 
     assert "sidecar" not in refusal(path).data
-    assert "make its first line" in refusal(path).message
+    assert "has no header line" in refusal(path).message

@@ -172,7 +172,7 @@ def test_case_12_calls_that_cannot_be_told_apart_keep_the_order_of_the_file(ids)
 
 @pytest.mark.parametrize(
     ("told", "place", "why"),
-    [([result("c", "x")], 2, "the id of a call"), ([result("a", "x"), result("a", "y")], 3, "stands twice")],
+    [([result("c", "x")], 2, "the id of a call"), ([result("a", "x"), result("a", "y")], 3, "appears twice")],
 )
 def test_case_12_an_answer_to_no_call_is_refused(told, place, why):
     with pytest.raises(BadRow, match=why) as caught:

@@ -225,7 +225,7 @@ def test_a_reference_of_forgotten_questions_cannot_be_compared_with(made):
     witness = confidence.CalibratedModel(made.track("chat") / "versions" / "v0.1", base, find("chat"), 768)
     questions = [confidence.Question(KNOWN[0], "memory")]
 
-    with pytest.raises(RegistryError, match="measure it anew"):
+    with pytest.raises(RegistryError, match="measure it again"):
         confidence.measure_again(witness, questions, reference, NOON, lambda *_: None)
 
 

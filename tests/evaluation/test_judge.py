@@ -131,7 +131,7 @@ def test_beyond_its_limit_a_candidate_fails_for_this_alone(changes, check):
         (recalled(old=90), "failed: old: 90 of 100 recalled, 100 before (may lose 2)"),
         (
             {"broken": 6, "mended": 0},
-            "failed: over all old examples 6 broke and 0 mended (exact McNemar p = 0.031)",
+            "failed: over all old examples 6 are newly wrong and 0 newly right (exact McNemar p = 0.031)",
         ),
         (
             {"perplexity": 12.0},
@@ -139,7 +139,7 @@ def test_beyond_its_limit_a_candidate_fails_for_this_alone(changes, check):
         ),
         (
             {"kl_base": 2.0},
-            "failed: general conversation is 2.000 nats a token from the base (at most 1)",
+            "failed: general conversation is 2.000 nats per token from the base (at most 1)",
         ),
         (
             {"degenerate": 20},
@@ -211,7 +211,7 @@ def test_a_refit_has_nothing_new_to_prove():
     )
 
     assert verdict.promote
-    assert "nothing new was to be learned" in verdict.reasons
+    assert "there was nothing new to learn" in verdict.reasons
 
 
 @pytest.mark.parametrize(

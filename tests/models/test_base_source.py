@@ -108,7 +108,7 @@ def test_case_25_what_is_no_model_is_told(tmp_path, held):
     folder, told = tmp_path / "m", "no config.json"
     if held == "a file":
         folder.write_text("x")
-        told = "is no folder"
+        told = "is not a folder"
     elif held == "no weights":
         source(folder, tensors=False)
         told = "there is no .safetensors"

@@ -20,8 +20,9 @@ from fake_daemon import (
 )
 
 from lorad.errors import ConfigError, ProtocolError, TransientError
+from lorad.home import SOCKET_PATH_LIMIT
 from lorad.serving.answers import Pause
-from lorad.serving.client import LONGEST_PATH, Client
+from lorad.serving.client import Client
 from lorad.serving.completions import Completion
 from lorad.serving.record_json import as_json
 
@@ -311,10 +312,10 @@ def test_a_silent_daemon_is_not_waited_for_forever(daemon, path):
 
 def test_a_path_that_no_socket_can_have_is_refused():
     # Given a path with one byte more than the system allows, though fewer characters
-    longest = "/" + "a" * (LONGEST_PATH - 1)
+    longest = "/" + "a" * (SOCKET_PATH_LIMIT - 1)
     Client(Path(longest))
-    too_long = "/" + "ä" * (LONGEST_PATH // 2) + "a" * (LONGEST_PATH % 2)
+    too_long = "/" + "ä" * (SOCKET_PATH_LIMIT // 2) + "a" * (SOCKET_PATH_LIMIT % 2)
     # When a client is made for it, it is refused before anything is tried
-    with pytest.raises(ConfigError, match=f"allows {LONGEST_PATH}") as caught:
+    with pytest.raises(ConfigError, match=f"the limit is {SOCKET_PATH_LIMIT}") as caught:
         Client(Path(too_long))
     assert caught.value.code == "socket_path_too_long"

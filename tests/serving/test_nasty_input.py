@@ -20,13 +20,15 @@ from structlog.testing import capture_logs
 
 from lorad.apps.daemon.app import App
 from lorad.config import Settings
-from lorad.errors import ProtocolError
+from lorad.errors import ProtocolError, SampleError
 from lorad.home import Home
-from lorad.records import Example
+from lorad.records import Encoded, Example
 from lorad.serving.client import Client, UnixConnection
 from lorad.serving.http.schemas import Body
 from lorad.serving.http.server import build
 from lorad.storage.ledger import Ledger
+from lorad.tasks import Predicting
+from lorad.tasks.chat import Chat
 
 SETTINGS = Settings.model_validate(
     {
@@ -103,6 +105,19 @@ IN_PATHS = [
 ]
 
 
+class Lengths(Chat, Predicting):
+    """A task that tells how long a text is."""
+
+    def question(self, tokenizer, asked):
+        if not isinstance(asked, str):
+            raise SampleError("an input must be a text", code="no_text")
+        return Encoded((*tokenizer(asked)["input_ids"], 0), 0)
+
+    def predict(self, model, rows):
+        del model
+        return [len(row) for row in rows]
+
+
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
     """Run a daemon with a version, examples and an ended job, that starts no session."""
@@ -114,6 +129,7 @@ def app(tmp_path_factory):
     started = App(Home(root), SETTINGS)
     for begin in (started._claim, started._wire, started._answer, started._listen):
         begin()
+    started.engine.attach("lengths", Lengths(), started.engine.base("chat"))
     job = started.ledger.queue("chat", "doors", 1.0, settings={"drop": 1})
     started.ledger.move_job(job, "cancel", 2.0)
     yield started
@@ -408,6 +424,7 @@ ASKED = {
     "GET /v1/models": None,
     "GET /v1/models/chat@v0.1": None,
     "POST /v1/chat/completions": QUESTION,
+    "POST /lorad/predict": {"model": "lengths", "inputs": ["Where is it?", "There."]},
     "GET /api/status": None,
     "GET /api/events?after=0": None,
     "POST /api/pause": None,

@@ -51,7 +51,7 @@ def refusal(act):
         (b"3", "the body is a number"),
         (b'{"messages": [], "temperature": NaN}', "NaN is not JSON"),
         (b'{"messages": [], "temperature": -Infinity}', "-Infinity is not JSON"),
-        (b'{"n": 1, "n": 2}', "'n' stands twice"),
+        (b'{"n": 1, "n": 2}', "'n' appears twice"),
         (b'{"seed": 1' + b"0" * 5000 + b"}", "cannot be read as JSON"),
     ],
 )

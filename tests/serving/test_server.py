@@ -97,6 +97,33 @@ def test_a19_however_many_orders_wait_for_their_turn_questions_are_answered(path
     assert [answers.get()[0] for _ in range(MOST_ORDERS)] == [200] * MOST_ORDERS
 
 
+def test_predictions_come_in_the_order_of_the_inputs_with_the_version_that_made_them(path):
+    answer = Client(path).call("POST", "/lorad/predict", {"model": "mail", "inputs": ["a", "b"]})
+
+    assert answer == {
+        "model": "mail@v0.1",
+        "system_fingerprint": "v0.1-abc",
+        "predictions": [{"label": "a"}, {"label": "b"}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"inputs": ["a"]}, "model"),
+        ({"model": "mail", "inputs": []}, "inputs"),
+        ({"model": "mail", "inputs": "a"}, "inputs"),
+        ({"model": "mail", "inputs": ["a"] * 65}, "inputs"),
+        ({"model": "mail", "input": ["a"]}, "inputs: is missing"),
+    ],
+)
+def test_what_is_no_request_for_predictions_is_refused(path, body, says):
+    status, _, answer = post(path, "/lorad/predict", body)
+
+    assert status == 400
+    assert says in json.loads(answer)["error"]["message"]
+
+
 def test_a_streamed_answer_is_events_that_end_with_done(path):
     status, headers, body = post(path, "/v1/chat/completions", {"messages": HELLO, "stream": True})
 

@@ -416,7 +416,7 @@ def test_a_database_that_one_may_not_open_is_not_called_damaged(tmp_path, is_rea
     Database(path).close()
     (tmp_path / "a.sqlite3-wal").mkdir()
 
-    with pytest.raises(ConfigError, match="you may not open") as caught:
+    with pytest.raises(ConfigError, match="no permission to open") as caught:
         Database(path, is_read_only=is_read_only)
 
     assert caught.value.code == "no_access"

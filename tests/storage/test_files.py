@@ -75,7 +75,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path):
 )
 def test_what_may_pass_is_tried_again(number, code):
     with (
-        pytest.raises(TransientError, match=r"doing it: .*tried again later") as caught,
+        pytest.raises(TransientError, match=r"doing it: .*lorad will retry") as caught,
         files.passing_errors("doing it"),
     ):
         raise OSError(number, os.strerror(number))

@@ -8,7 +8,7 @@ from lorad.records import Job
 from lorad.serving.answers import Pinned, Pruned, ResumedJob, Tagged, VersionPapers
 from lorad.serving.completions import Model
 from lorad.serving.record_json import fields_of
-from lorad.serving.requests import Chunk, GenerationRequest
+from lorad.serving.requests import Chunk, GenerationRequest, PredictionRequest
 from lorad.states import JobState
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -32,6 +32,13 @@ class FakeDaemon:
         for piece in self.pieces:
             ticket.pieces.put(piece)
         return ticket, "v0.1-abc"
+
+    def predict(self, model, inputs):
+        if self.error:
+            raise self.error
+        request = PredictionRequest(model, "v0.1", inputs)
+        request.answers.put([{"label": asked} for asked in inputs])
+        return request, "v0.1-abc"
 
     def is_ready(self):
         return True

@@ -38,8 +38,8 @@ class Toy(Predicting):
             raise SampleError(f"row {example.line}: a text has one label here", code="several_labels")
         return Text(self.question(tokenizer, example.input).tokens, example.target)
 
-    def labels(self, examples):
-        return sorted({example.target for example in examples})
+    def labels(self, rows):
+        return sorted({row.label for row in rows})
 
     def forward(self, model, rows, guests=()):
         del guests

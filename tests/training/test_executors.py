@@ -18,7 +18,7 @@ def test_a_session_that_takes_too_long_is_ended_and_says_what_to_do(tmp_path):
 
     said = child.progress
     assert (said["round"], said["error"]["code"]) == (2, "too_slow")
-    assert "raise it, and let the session go on with: lorad resume JOB" in said["error"]["message"]
+    assert "raise it, and continue the session with: lorad resume JOB" in said["error"]["message"]
 
 
 def test_a_session_takes_no_library_from_the_current_folder(tmp_path):

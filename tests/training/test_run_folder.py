@@ -105,7 +105,7 @@ def test_progress_is_the_newest_of_every_key_and_the_rounds(folder):
 @pytest.mark.parametrize(
     ("status", "code", "says"),
     [
-        (os.EX_IOERR, "disk", "full disk"),
+        (os.EX_IOERR, "disk", "the disk is full"),
         (-signal.SIGKILL, "session_died", "killed by signal 9, as the system does where memory runs out"),
         (3, "session_died", "ended with status 3; see"),
     ],

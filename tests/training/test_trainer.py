@@ -269,7 +269,7 @@ def test_the_rate_warms_up_and_then_follows_the_rehearsal():
 
 
 def distance(model, voices):
-    """Return how far a model is from the voices, in nats a token."""
+    """Return how far a model is from the voices, in nats per token."""
     with torch.inference_mode():
         packed = packing.pack([voice.row for voice in voices])
         return float(

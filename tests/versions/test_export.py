@@ -184,7 +184,7 @@ def test_llama_cpp_is_asked_where_it_is_installed(made, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"), [("logits", "GGUF in llama.cpp answers otherwise"), ("tokens", "makes other tokens")]
+    ("fault", "told"), [("logits", "GGUF in llama.cpp answers differently"), ("tokens", "makes other tokens")]
 )
 def test_what_llama_cpp_makes_otherwise_is_not_exported(made, tmp_path, monkeypatch, fault, told):
     folder, _, _ = made
@@ -231,7 +231,7 @@ def test_nothing_is_overwritten(made, tmp_path):
 @pytest.mark.parametrize(
     ("file", "change", "told"),
     [
-        ("config.json", lambda data: data | {"model_type": "gpt2"}, "Llama models with BPE only"),
+        ("config.json", lambda data: data | {"model_type": "gpt2"}, "only Llama models with BPE"),
         (
             "tokenizer.json",
             lambda data: data | {"pre_tokenizer": {"type": "Metaspace"}},

@@ -95,7 +95,7 @@ def test_beside_another_version_it_is_checked_all_the_same(base_folder, version)
     ("changes", "code", "says"),
     [
         ({"lora_alpha": 16}, "adapter_config", "has alpha 16 and rank 4"),
-        ({"r": 8, "lora_alpha": 8}, "adapter_config", "says rank 8"),
+        ({"r": 8, "lora_alpha": 8}, "adapter_config", "rank 8 in its configuration"),
         ({"r": 0, "lora_alpha": 0}, "adapter_config", "alpha 0"),
         ({"target_modules": ["q_proj"]}, "adapter_config", "names the layers"),
         ({"alpha_pattern": {"q_proj": 9}}, "adapter_config", "patterns"),

@@ -1241,7 +1241,9 @@ def test_a_power_cut_in_any_step_of_promotion_ends_in_a_sound_state(registry, ol
     if is_there:
         assert registry.previous == old
     told = [sentence for sentence in done if "pointed at" not in sentence]
-    assert told == ([f"{new} was complete but not entered: it is now latest"] if cut == "renamed" else [])
+    assert told == (
+        [f"{new} was complete but not in the tracker: it is now latest"] if cut == "renamed" else []
+    )
     assert len(done) == {"renamed": 1, "tracker": 2 if older else 1, "one link": 1 if older else 0}.get(
         cut, 0
     )
@@ -1260,7 +1262,7 @@ def test_a_version_without_a_manifest_is_no_version(registry):
     (registry.folders.folder / "v0.2").mkdir()
     (registry.folders.folder / "v0.2" / "adapter_model.safetensors").write_bytes(b"half")
 
-    assert registry.recover() == ["v0.2 has no manifest and is put aside in damaged/"]
+    assert registry.recover() == ["v0.2 has no manifest and was moved to damaged/"]
 
     assert on_disk(registry) == ["v0.1"]
     assert registry.latest == "v0.1"
@@ -1319,7 +1321,7 @@ def test_a_damaged_tracker_is_rebuilt_from_the_versions(registry, content):
 
     done = registry.recover()
 
-    assert done == ["the tracker was damaged and is rebuilt from the versions, without pins and tags"]
+    assert done == ["the tracker was corrupt and was rebuilt from the versions, without pins and tags"]
     assert (registry.folder / f"{TRACKER}.damaged").read_bytes() == content
     assert (registry.latest, registry.previous) == ("v0.3", "v0.2")
     assert registry.lineage("v0.3") == ["v0.3", "v0.2", "v0.1"]

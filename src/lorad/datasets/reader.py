@@ -41,8 +41,8 @@ _TOLD_BYTES = 10_000_000
 _LONGEST_FIELD, _LONGEST_MESSAGE = 200, 1000
 
 _EXPANDED = (
-    "its {count} examples come to more than inbox.max_expanded_row_bytes ({most}), because each answer stands behind all "
-    "before it; split the row into shorter ones"
+    "its {count} examples exceed inbox.max_expanded_row_bytes ({most}), because each answer repeats all turns before it; "
+    "split the row"
 )
 
 #: Rows of a refused file for which a sidecar is sought.
@@ -157,8 +157,8 @@ class Conversion:
             yield line, self._said(row)
             if self._size > limits.max_expanded_bytes:
                 raise SampleError(
-                    f"{self._source.name} comes to more than inbox.max_expanded_bytes ({limits.max_expanded_bytes}) with "
-                    "each answer behind all that it rests on; split it",
+                    f"{self._source.name} exceeds inbox.max_expanded_bytes ({limits.max_expanded_bytes}), because "
+                    "each answer repeats all turns before it; split it",
                     code="too_large_expanded",
                 )
 
@@ -365,7 +365,7 @@ def _bad_rows(name: str, bad: int, count: int, problems: Sequence[RowProblem]) -
 
 
 def _no_rows(name: str, task: str, count: int, left_out: Mapping[str, int]) -> SampleError:
-    has = f"only rows that teach nothing ({count})" if count else "no rows"
+    has = f"only rows with nothing to learn ({count})" if count else "no rows"
     why = ", ".join(f"{often} {reason}" for reason, often in left_out.items())
     told = f"{has}: {why}" if why else has
     return SampleError(f"{name} has {told}; {annotations.NEEDS[task]}", code="no_rows")
@@ -375,7 +375,7 @@ def _with_sidecar(error: SampleError, name: str, fields: Mapping[str, str]) -> S
     line, beside = sidecar.line(fields), sidecar.companion(name, sidecar.SUFFIX)
     message = (
         f"{error.message}. Or, to read these fields and leave the others out, write in {beside}: {line} "
-        "(lorad's name, then the file's), and drop both, it first"
+        "(lorad's name, then the file's), and drop both, the sidecar first"
     )
     return SampleError(message, code=error.code, **error.data, sidecar=line)
 
@@ -387,8 +387,8 @@ def _check_fields(fields: Mapping[str, str], task: str) -> None:
     known = set(annotations.FIELDS.get(task, ())) or _CHAT_FIELDS
     if strange := next((name for name in fields if name not in known), None):
         raise SampleError(
-            f"the sidecar maps a field {strange}, which lorad does not know; write lorad's name first and the "
-            f"file's second (question: Frage); lorad's for {task} are {', '.join(sorted(known))}",
+            f"the sidecar names an unknown field {strange}; write lorad's name first and the "
+            f"file's second (question: Frage); lorad's names for {task} are {', '.join(sorted(known))}",
             code="sidecar",
         )
 

@@ -79,7 +79,7 @@ class Sidecar(Section):
         if self.labels and task not in LABELLED:
             raise _wrong(name, f"labels: {task} has no labels; leave them out")
         if len(set(self.labels)) < len(self.labels):
-            raise _wrong(name, "labels: a name stands twice; each number needs its own")
+            raise _wrong(name, "labels: a name appears twice; each number needs its own")
         # in a table a number is text as well, and would be the name and not the place
         for place, label in enumerate(self.labels):
             if label.strip().isdecimal() and int(label) != place:
@@ -130,11 +130,11 @@ def _value(node: yaml.Node, where: str = "") -> Any:
         return None
     if kind != "str":
         raise yaml.YAMLError(
-            f"{where or 'the whole'}: YAML reads {_shown(node.value)} as {kind}; put quotes around it"
+            f"{where or 'the document'}: YAML reads {_shown(node.value)} as {kind}; put quotes around it"
         )
     if _UNPRINTABLE.search(node.value):
         raise yaml.YAMLError(
-            f"{where or 'the whole'}: {_shown(node.value)} holds a control character; take it out"
+            f"{where or 'the document'}: {_shown(node.value)} holds a control character; remove it"
         )
     return node.value
 
@@ -144,9 +144,9 @@ def _mapping(node: yaml.MappingNode, where: str) -> dict[str, Any]:
     for key_node, value_node in node.value:
         key = _value(key_node, where)
         if not isinstance(key, str):
-            raise yaml.YAMLError(f"{where or 'the whole'}: a key must be a text")
+            raise yaml.YAMLError(f"{where or 'the document'}: a key must be a text")
         if key in found:
-            raise yaml.YAMLError(f"the key {_shown(key)} stands twice")
+            raise yaml.YAMLError(f"the key {_shown(key)} appears twice")
         found[key] = _value(value_node, f"{where}.{key}" if where else key)
     return found
 
@@ -216,11 +216,13 @@ def line(fields: Mapping[str, str]) -> str:
 def _explain(problem: Any) -> str:
     where = ".".join(_shown(str(part))[1:-1] for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
-        return f"{where or 'the whole'}: {problem['msg']}"
+        return f"{where or 'the document'}: {problem['msg']}"
     known = sorted(Sidecar.model_fields)
     hint = did_you_mean(where, known, f"known: {', '.join(known)}")
     return f"there is no key {where}; {hint}"
 
 
 def _wrong(name: str, why: str) -> SampleError:
-    return SampleError(f"{name}: {why}. Correct it and drop both files again, it first", code="sidecar")
+    return SampleError(
+        f"{name}: {why}. Correct it and drop both files again, the sidecar first", code="sidecar"
+    )

@@ -100,6 +100,6 @@ def _room() -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         raise TransientError(
-            f"a file's examples find no room in the temporary folder: {error}; it is tried again later",
+            f"a file's examples do not fit into the temporary folder: {error}; lorad will retry",
             code="disk",
         ) from error

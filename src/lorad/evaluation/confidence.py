@@ -93,8 +93,8 @@ def measure(
     rows = tuple(row for row in asked if row.id not in ids)
     if not rows:
         raise ConfigError(
-            f"there is too little to ask {witness.version}: it takes two questions at least; name a file with questions "
-            "and answers that it was never taught with --on FILE",
+            f"there are too few questions for {witness.version}: at least two are needed; name a file of questions and "
+            "answers that it never learned with --on FILE",
             code="no_questions",
         )
     return Reference(
@@ -115,7 +115,7 @@ def measure_again(
     rows = tuple(witness.ask([question for question in questions if question.example.id in ids], tell))
     if not rows:
         raise RegistryError(
-            f"nothing of what {reference.version} was measured on is in memory any more; measure it anew with: "
+            f"none of the questions that {reference.version} was measured on are in memory any more; measure it again with: "
             f"lorad calibrate {reference.version} --force",
             code="nothing_to_compare",
         )

@@ -42,7 +42,7 @@ def perplexity(model: Any, tokenizer: Any) -> float:
 
 @torch.inference_mode()
 def divergence(one: Any, other: Any, tokenizer: Any) -> float:
-    """Return the mean KL(one || other) in nats a token over the fixed text."""
+    """Return the mean KL(one || other) in nats per token over the fixed text."""
     total = count = 0.0
     for block in _blocks(tokenizer, one.device):
         ours, theirs = (
@@ -72,7 +72,7 @@ def _blocks(tokenizer: Any, device: Any) -> Iterator[torch.Tensor]:
 def distance_from_base(
     deck: AdapterStack, name: str, rows: Sequence[Encoded], most_tokens: int = 512
 ) -> float:
-    """Return the mean KL(base || version) in nats a token over the base's own answers."""
+    """Return the mean KL(base || version) in nats per token over the base's own answers."""
     total = count = 0.0
     for numbers in packing.divide(rows, most_tokens):
         packed = packing.pack([rows[number] for number in numbers])

@@ -76,7 +76,7 @@ def _merge(evaluation: Evaluation, settings: JudgeSettings) -> Check:
 def _new_recall(evaluation: Evaluation, settings: JudgeSettings) -> Check:
     new, before = evaluation.new, evaluation.new_before
     if not new.total:
-        return Check("new_recall", True, "nothing new was to be learned")
+        return Check("new_recall", True, "there was nothing new to learn")
     passed = new.recall >= settings.min_recall and (new.right > before.right or before.right == before.total)
     return Check(
         "new_recall",
@@ -111,7 +111,7 @@ def _significance(evaluation: Evaluation, settings: JudgeSettings) -> Check:
     return Check(
         "significance",
         not worse,
-        f"over all old examples {evaluation.broken} broke and {evaluation.mended} mended (exact McNemar p = {p:.3f})",
+        f"over all old examples {evaluation.broken} are newly wrong and {evaluation.mended} newly right (exact McNemar p = {p:.3f})",
     )
 
 
@@ -133,7 +133,7 @@ def _kl(evaluation: Evaluation, settings: JudgeSettings) -> Check | None:
     return Check(
         "kl",
         evaluation.kl_base <= settings.max_kl,
-        f"general conversation is {evaluation.kl_base:.3f} nats a token from the base (at most {settings.max_kl:g})",
+        f"general conversation is {evaluation.kl_base:.3f} nats per token from the base (at most {settings.max_kl:g})",
     )
 
 

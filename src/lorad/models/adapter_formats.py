@@ -50,7 +50,7 @@ MORE_THAN_LINEAR = (
     "PEFT's merge_and_unload and add the result as a base of its own with: lorad base add"
 )
 REMEDIES = {
-    "alora_invocation_tokens": "it works behind certain tokens alone and cannot be merged; train it again without that",
+    "alora_invocation_tokens": "it applies only after certain tokens and cannot be merged; train it again without that",
     "bias": MORE_THAN_LINEAR,
     "init_lora_weights": "it may change the weights of the base itself; save the adapter with "
     "path_initial_model_for_weight_conversion and add that",
@@ -58,7 +58,7 @@ REMEDIES = {
     "lora_bias": MORE_THAN_LINEAR,
     "modules_to_save": MORE_THAN_LINEAR,
     "peft_type": "only LoRA can be kept; " + MERGE,
-    "task_type": "only language models (CAUSAL_LM) are taught",
+    "task_type": "only language models (CAUSAL_LM) are supported",
     "trainable_token_indices": MORE_THAN_LINEAR,
 }
 MLX_PARTS = (".lora_a", ".lora_b")

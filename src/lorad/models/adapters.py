@@ -148,7 +148,7 @@ def subtract(tensors: dict[str, Tensor], base: nn.Module, rank: int) -> tuple[Ad
     ours = base.state_dict()
     if strange := sorted(name for name in tensors.keys() - ours.keys() if not HARMLESS.search(name)):
         raise RegistryError(
-            f"the model has {strange[0]}, which its base has not; add it as a base of its own with: lorad base add",
+            f"the model has {strange[0]}, which its base lacks; add it as a base of its own with: lorad base add",
             code="wrong_base",
         )
     for name, weight in ours.items():
@@ -168,7 +168,7 @@ def subtract(tensors: dict[str, Tensor], base: nn.Module, rank: int) -> tuple[Ad
             or name == "lm_head.weight"
         ):
             raise RegistryError(
-                f"the model differs from its base in {name}, which no LoRA of lorad's can hold; add it as a base "
+                f"the model differs from its base in {name}, which no LoRA adapter can represent; add it as a base "
                 "of its own with: lorad base add",
                 code="not_a_lora",
             )

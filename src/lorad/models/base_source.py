@@ -96,7 +96,7 @@ def _unreadable_file(path: Path) -> str | None:
     except OSError:  # a link to nothing: told by whoever needs the file
         return None
     if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-        return f"{path} is no plain file; remove it, and give a folder with the model's own files alone"
+        return f"{path} is not a regular file; remove it, and give a folder with the model's own files alone"
     most = MOST_BYTES.get(path.suffix)
     if most is not None and stat.S_ISREG(found.st_mode) and found.st_size > most:
         return f"{path} is larger than {most / 2**20:.0f} MiB, which no such file of a language model is"
@@ -106,7 +106,7 @@ def _unreadable_file(path: Path) -> str | None:
 def objection(folder: Path) -> str | None:
     """Return why a folder cannot become a base model, in one sentence that says what to do, or None."""
     if not folder.is_dir():
-        return f"{folder} is no folder; give a folder with config.json, *.safetensors and a tokenizer"
+        return f"{folder} is not a folder; give a folder with config.json, *.safetensors and a tokenizer"
     if told := unreadable(folder):
         return told
     names = {path.name for path in folder.iterdir()}

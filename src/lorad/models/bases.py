@@ -100,7 +100,7 @@ def _check_place(source: Path, target: Path) -> None:
     own, theirs = target.resolve(), source.resolve()
     if own.is_relative_to(theirs) or theirs.is_relative_to(own):
         raise ConfigError(
-            f"{source} and {target} lie in one another; add a base from a folder of its own",
+            f"{source} and {target} contain one another; add a base from another folder",
             code="bad_target",
         )
 
@@ -236,7 +236,7 @@ def _read_fingerprint(folder: Path) -> dict[str, Any]:
 
 def _damaged_base(folder: Path, changed: list[str]) -> ConfigError:
     return ConfigError(
-        f"the base model in {folder} is not what was added: {', '.join(changed)} has changed; put the folder back "
+        f"the base model in {folder} is not what was added: {', '.join(changed)} has changed; restore the folder "
         f"from a backup, or: lorad base add SOURCE --name {folder.name}",
         code="base_damaged",
         files=changed,
@@ -294,7 +294,7 @@ def shape(folder: Path) -> ModelShape:
         parameters = sum(_parameters(path) for path in folder.glob("*.safetensors"))
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(
-            f"the base model in {folder} cannot be read: {error}; lorad base add it again",
+            f"the base model in {folder} cannot be read: {error}; add it again with: lorad base add",
             code="base_damaged",
         ) from error
     return ModelShape(

@@ -45,7 +45,7 @@ def machine(wanted: str = "auto") -> Machine:
     if device == "cuda":
         if not torch.cuda.is_available():
             raise ConfigError(
-                "CUDA is asked for, but torch sees no CUDA device; see: lorad doctor", code="no_device"
+                "CUDA is configured, but torch finds no CUDA device; see: lorad doctor", code="no_device"
             )
         name, memory = torch.cuda.get_device_name(), int(torch.cuda.mem_get_info()[0])
     else:
@@ -91,7 +91,7 @@ def passing_errors(doing: str) -> Iterator[None]:
             yield
     except RuntimeError as error:
         if is_short_of_memory(error) or isinstance(error, torch.AcceleratorError):
-            raise TransientError(f"{doing}: {error}; it is tried again later", code="memory") from error
+            raise TransientError(f"{doing}: {error}; lorad will retry", code="memory") from error
         raise
 
 

@@ -68,7 +68,7 @@ def build(model: Any, head: Head, labels: Sequence[str]) -> None:
     for name in parts(model, head):
         part = getattr(model, name)
         owner, key = (part, "original_module") if hasattr(part, "modules_to_save") else (model, name)
-        setattr(owner, key, _sized(getattr(owner, key), len(labels)))
+        setattr(owner, key, _sized(getattr(owner, key), max(1, len(labels))))
     name_outputs(model, labels)
     if hasattr(model, "num_labels"):
         model.num_labels = len(labels)

@@ -299,7 +299,7 @@ def check_adapter(folder: Path, model: nn.Module) -> None:
             )
         if found != expected:
             raise RegistryError(
-                f"the adapter of {folder.name} says rank {rank}, its weights do not",
+                f"the adapter of {folder.name} has rank {rank} in its configuration, and another in its weights",
                 code="adapter_config",
                 version=folder.name,
             )

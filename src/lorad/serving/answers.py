@@ -34,6 +34,21 @@ class Readiness:
     ready: bool
 
 
+# -- predictions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictions:
+    """The answers to some inputs, in their order."""
+
+    model: str
+    """The track and the version that answered, as ``mail@v0.1``."""
+    system_fingerprint: str = ""
+    """Version and hash of what answered."""
+    predictions: tuple[Any, ...]
+    """What one is, the track's task says; of a classifier its ``label`` and ``confidence``."""
+
+
 # -- status
 
 

@@ -11,13 +11,13 @@ import contextlib
 import http.client
 import json
 import socket
-import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from lorad.errors import ConfigError, ProtocolError, TransientError
+from lorad.home import check_socket_path
 from lorad.records import Job
 from lorad.serving.answers import (
     Datasets,
@@ -44,9 +44,6 @@ from lorad.serving.record_json import RecordError, read
 
 T = TypeVar("T")
 Messages = Sequence[Mapping[str, Any]]
-
-LONGEST_PATH = 103 if sys.platform == "darwin" else 107
-"""Bytes that the system allows in the address of a Unix socket."""
 
 ANSWER_SECONDS = 30.0
 """Any answer that no model has to think about comes within this."""
@@ -98,12 +95,7 @@ class Client:
     """The API of one running daemon."""
 
     def __init__(self, path: Path, home: Path | None = None) -> None:
-        if len(bytes(path)) > LONGEST_PATH:
-            raise ConfigError(
-                f"the socket's path {path} has {len(bytes(path))} bytes, and this system allows {LONGEST_PATH}; "
-                "choose a shorter one with: --set server.socket=/run/lorad/lorad.sock",
-                code="socket_path_too_long",
-            )
+        check_socket_path(path)
         self._path = path
         self._home = home or path.parent
 

@@ -209,7 +209,7 @@ class Database:
     def _check_age(self) -> None:
         if self._version() < len(MIGRATIONS):
             raise RegistryError(
-                "the database was written by an older lorad; it is brought up to date by: lorad run",
+                "the database was written by an older lorad; it is upgraded by: lorad run",
                 code="older_database",
             )
 
@@ -238,7 +238,7 @@ class Database:
             finally:
                 self._connection.execute(f"PRAGMA busy_timeout={PATIENCE * 1000}")
         if is_busy:
-            raise TransientError("somebody else reads the database", code="locked")
+            raise TransientError("another process is reading the database", code="locked")
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -388,7 +388,7 @@ def _question_id(task: str, question: str) -> str:
 def _later(error: sqlite3.Error) -> TransientError:
     if _result(error) in BUSY:
         return TransientError(f"the database is busy: {error}", code="locked")
-    return TransientError(f"the database could not be written: {error}; it is tried again later", code="disk")
+    return TransientError(f"the database could not be written: {error}; lorad will retry", code="disk")
 
 
 def _result(error: sqlite3.Error) -> int:
@@ -409,8 +409,8 @@ def _unreadable(path: Path | str, error: sqlite3.DatabaseError) -> LoradError:
         return _later(error)  # nothing is wrong with what the file holds
     if result in DENIED and not Path(path).is_dir():
         return ConfigError(
-            f"you may not open {path} ({error}); SQLite needs to write beside it even to read it, so ask as its "
-            f"owner: ls -l {path}",
+            f"no permission to open {path} ({error}); SQLite creates files beside it even for reading, so run this "
+            f"as its owner: ls -l {path}",
             code="no_access",
         )
     return RegistryError(

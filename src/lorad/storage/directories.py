@@ -69,7 +69,7 @@ class Folder:
             if error.errno not in {errno.ENOTDIR, errno.ELOOP, errno.EMLINK}:
                 raise
             raise ConfigError(
-                f"{path} must be a folder of lorad's own, and is a link or a file; look at it, then remove it: rm {path}",
+                f"{path} must be a folder, and is a link or a file; check it, then remove it: rm {path}",
                 code="not_own",
                 path=str(path),
             ) from error

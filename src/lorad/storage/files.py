@@ -45,7 +45,7 @@ def passing_errors(doing: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in PASSING:
             raise TransientError(
-                f"{doing}: {error.strerror}; it is tried again later",
+                f"{doing}: {error.strerror}; lorad will retry",
                 code="disk" if error.errno != errno.ENOMEM else "memory",
             ) from error
         raise
@@ -344,14 +344,16 @@ def check_replaceable(path: Path, *, replace: bool) -> None:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path} could not be written: {reason}", code="not_written") from None
     if not stat.S_ISREG(mode):
-        raise ConfigError(f"{path} is no plain file, and is left as it is; name a file", code="not_written")
+        raise ConfigError(
+            f"{path} is not a regular file and was not changed; choose another file", code="not_written"
+        )
     if not replace:
         raise _taken(path)
 
 
 def _taken(path: Path) -> ConfigError:
     return ConfigError(
-        f"{path} exists already; name another file, or replace it with --force", code="target_exists"
+        f"{path} exists already; choose another file, or overwrite it with --force", code="target_exists"
     )
 
 

@@ -110,4 +110,6 @@ def _open(path: Path | str, name: str, folder: int | None, *, follow: bool) -> i
 
 
 def _no_file(name: str) -> SampleError:
-    return SampleError(f"{name} is no plain file and was not read; drop a copy of the file", code="no_file")
+    return SampleError(
+        f"{name} is not a regular file and was not read; drop a copy of the file", code="no_file"
+    )

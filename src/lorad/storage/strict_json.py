@@ -52,7 +52,7 @@ LEVELS = 64
 _TOO_DEEP = "nested too deeply"
 
 _PYTHON = "this is how Python prints a value; write it with json.dumps"
-_COMMENT = "JSON has no comments; take it out"
+_COMMENT = "JSON has no comments; remove it"
 _TYPOGRAPHIC = 'the quotes are typographic; write "'
 
 #: How other notations begin where JSON has a value or the name of a field.
@@ -70,7 +70,7 @@ _USUAL = (
         "Unterminated string",
         "the quote that ends a string is missing, or a line break inside it is not written \\n",
     ),
-    ("Expecting property name", "the name of a field stands in double quotes"),
+    ("Expecting property name", "write the name of a field in double quotes"),
     ("Expecting ',' delimiter", 'a comma is missing, or a quote inside a string is not written \\"'),
     ("expecting , or ", "a comma is missing, or the value before it ends too early"),
     ("Extra data", "the value ends before it; what follows belongs on a line of its own"),
@@ -129,7 +129,7 @@ class _Decoder(json.JSONDecoder):
         found = dict(pairs)
         if len(found) != len(pairs):
             twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-            self.flaws.append(f"the key {twice!r} stands twice in one object")
+            self.flaws.append(f"the key {twice!r} appears twice in one object")
         return found
 
     def _constant(self, name: str) -> None:
@@ -210,7 +210,7 @@ def _advice(message: str, text: str, at: int) -> str:
     if message.startswith("Invalid \\"):
         return f"a backslash must be doubled: {_BACKSLASH.sub(_DOUBLED, _word(text, at))}"
     if sign in ("]", "}") and text[:at].rstrip().endswith(","):
-        return f"take out the comma before {sign}"
+        return f"remove the comma before {sign}"
     foreign = (advice for begin, advice in _FOREIGN if text.startswith(begin, at))
     usual = (advice for begin, advice in _USUAL if message.startswith(begin))
     return next(foreign, next(usual, ""))

@@ -29,7 +29,7 @@ def find(name: str) -> Task:
     module, _, kind = TASKS.get(name, name).partition(":")
     try:
         found = getattr(importlib.import_module(module), kind) if kind else None
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"the task {name!r} cannot be loaded: {error}", code="no_such_task") from error
     if not (isinstance(found, type) and issubclass(found, Task)):
         known = ", ".join(sorted(TASKS))

@@ -33,7 +33,7 @@ class Chat(Generating):
         """Require a chat template that opens a turn, and an end token."""
         if not getattr(tokenizer, "chat_template", None):
             raise ConfigError(
-                "the base model has no chat template; take an instruction-tuned one for a chat track",
+                "the base model has no chat template; use an instruction-tuned one for a chat track",
                 code="no_chat_template",
             )
         if tokenizer.eos_token_id is None:
@@ -42,7 +42,7 @@ class Chat(Generating):
         broken = next((trial for trial in tried if trial.status == "broken"), None)
         if broken:
             raise ConfigError(
-                f"the base model's chat template cannot be used: {broken.detail}; take another base model",
+                f"the base model's chat template cannot be used: {broken.detail}; use another base model",
                 code="bad_chat_template",
             )
 
@@ -120,7 +120,7 @@ def _answer(made: ChatTemplate, example: Example, head: str) -> list[int]:
     """Return the answer's tokens; raise ``SampleError`` when what would be served is not the answer."""
     wanted, ways = _ways(made, example, head)
     if not wanted:
-        raise SampleError("the answer has no tokens but an end token", code="empty_answer")
+        raise SampleError("the answer has no tokens except an end token", code="empty_answer")
     is_masked = made.markup.is_in(example.target)
     instead = []
     for way in ways:
@@ -152,7 +152,7 @@ def _ways(made: ChatTemplate, example: Example, head: str) -> tuple[str, list[st
     if written is None:
         raise SampleError(
             "the base model's chat template writes a call behind another opening than an answer, so that it cannot be "
-            "asked for; leave such rows out",
+            "asked for; remove such rows",
             code="no_tool_template",
         )
     return made.markup.unmask(written), [written]

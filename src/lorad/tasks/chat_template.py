@@ -466,7 +466,7 @@ def _as_templates_want(message: Message) -> dict[str, Any]:
 def _left_out(role: str) -> SampleError:
     return SampleError(
         f"the base model's chat template leaves out or changes what the {role} says here; take another "
-        "base model, or leave such rows out",
+        "base model, or remove such rows",
         code="template_drops",
     )
 
@@ -474,7 +474,7 @@ def _left_out(role: str) -> SampleError:
 def no_tools() -> SampleError:
     """Return why a conversation with tools is refused."""
     return SampleError(
-        "the base model's chat template has no place for tools; leave such rows out, or take a base model that was "
+        "the base model's chat template has no place for tools; remove such rows, or take a base model that was "
         "trained to call tools",
         code="no_tool_template",
     )

@@ -89,12 +89,12 @@ class Task(ABC):
         Raise ``SampleError`` for an example that cannot be learned or could not be given back as it was taught.
         """
 
-    def labels(self, examples: Sequence[Example]) -> Sequence[str]:
-        """Return the labels that these examples teach, each once; none for a head whose outputs are given.
+    def labels(self, rows: Sequence[Any]) -> Sequence[str]:
+        """Return the labels that these rows teach, each once; none for a head whose outputs are given.
 
         A version's labels are its parent's with the new ones behind them: outputs keep their places.
         """
-        del examples
+        del rows
         return ()
 
     # -- learning and grading

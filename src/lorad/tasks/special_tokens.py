@@ -69,7 +69,7 @@ class Markup:
         if any(_PRIVATE.search(text) for text in _texts(value)):
             raise SampleError(
                 "the text holds a special token of the base model and private-use characters of Unicode's plane 16; "
-                "take one of the two out",
+                "remove one of the two",
                 code="private_use",
             )
         return _mapped(value, lambda text: self._pattern.sub(lambda word: self._masks[word[0]], text))

@@ -47,7 +47,7 @@ class Gradients:
             self.pack_tokens //= 2
         if not torch.isfinite(loss):
             raise TrainingError(
-                "the loss is not a number any more; lower planner.learning_rates, or retry with --settings learning_rate=1e-4",
+                "the loss is not a number (NaN); lower planner.learning_rates, or retry with --settings learning_rate=1e-4",
                 code="diverged",
             )
         return float(loss), right

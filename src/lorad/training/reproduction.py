@@ -76,7 +76,7 @@ def _papers(registry: Registry, version: str) -> dict[str, Any]:
         _ = told["order"]["plan"], told["materials"]["new"], told["materials"]["old"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RegistryError(
-            f"{version} has no record of the session that made it; what was brought from outside has none",
+            f"{version} has no record of the session that made it; imported versions have none",
             code="no_order",
             version=version,
         ) from error
@@ -88,7 +88,7 @@ def _parent(registry: Registry, parent: str, version: str) -> Path:
         return registry.verify(parent)
     except RegistryError as error:
         raise RegistryError(
-            f"{version} was made on {parent}, which is not there any more or is damaged: {error.message}",
+            f"{version} was made on {parent}, which is missing or corrupt: {error.message}",
             code="parent_gone",
             version=version,
         ) from error

@@ -128,7 +128,7 @@ class RunFolder:
         if said:
             return TrainingError(said["message"], code=said["code"])
         if status == os.EX_IOERR:
-            return TrainingError("the session met a full disk; it is tried again later", code="disk")
+            return TrainingError("the disk is full; lorad will retry", code="disk")
         killed = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         if status == -signal.SIGKILL:
             killed += ", as the system does where memory runs out (then: lorad retry JOB --settings batch=1)"

@@ -10,10 +10,7 @@ touches the ledger, the versions or the inbox, so that killing it loses nothing 
 """
 
 import contextlib
-import json
 import os
-import platform
-import shutil
 import signal
 import sys
 import threading
@@ -24,28 +21,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from transformers import set_seed
 
-from lorad import __version__, records
+from lorad import records
 from lorad.config import JudgeSettings, TrainingSettings
-from lorad.errors import LoradError, TrainingError, TransientError, describe
+from lorad.errors import TrainingError, TransientError, describe
 from lorad.evaluation import judge, metrics
 from lorad.models import adapters, bases, hardware, heads, peft_io, soft_targets
 from lorad.records import Evaluation, Plan, SessionResult, SessionSpec, Verdict
 from lorad.storage import files, permissions
 from lorad.tasks import Generating, Task, encode, find
-from lorad.training import distillation, trainer
+from lorad.training import distillation, merged_copy, session_papers, trainer
 from lorad.training.checkpoint import Checkpoints
 from lorad.training.measurement import TrainingResult, ask, measure
 from lorad.training.rehearsal import ReplayItem
 from lorad.training.run_folder import RunFolder
-from lorad.training.session_examples import SessionExample, anew, digests
-from lorad.versions import export, loader, papers
+from lorad.training.session_examples import SessionExample, anew, select
+from lorad.versions import loader
 
 PROBES = 4
-MERGE_ROOM = 2
-"""Free bytes that a merged copy must find, as a multiple of its own: the rest of the machine writes too."""
 REFIT_ROUNDS = 10
 """Rounds that learning everything anew takes at least."""
 STOPPED = 75
@@ -85,19 +79,19 @@ class Session:
         self.report({"phase": "loading"})
         parent = peft_io.read_adapter(Path(self.order.parent)) if self.order.parent else None
         start = self._prepare(parent, self.order.plan)
-        lessons = self._ask_parent(start, self._lessons(start.base))
-        taught = anew(lessons) if self.order.kind == "refit" else lessons
+        examples = self._ask_parent(start, self._examples(start.base))
+        taught = anew(examples) if self.order.kind == "refit" else examples
         made = self._train(start, taught, self.order.plan, self._checkpoints())
-        evaluation, right, verdict = self._measure(made, lessons)
+        evaluation, right, verdict = self._measure(made, examples)
         if not verdict.promote and self._repairable(verdict):
             self._repairs.append("repair")
-            made = self._repair(made, lessons, right)
-            evaluation, right, verdict = self._measure(made, lessons)
+            made = self._repair(made, examples, right)
+            evaluation, right, verdict = self._measure(made, examples)
         wanted = not verdict.promote and self._refittable(verdict) and parent is not None
-        if wanted and self._has_time_to_refit(made.outcome, lessons):
+        if wanted and self._has_time_to_refit(made.outcome, examples):
             self._repairs.append("refit")
-            refitted = self._refit(lessons)
-            measured = self._measure(refitted, lessons, self.folder.refitted)
+            refitted = self._refit(examples)
+            measured = self._measure(refitted, examples, self.folder.refitted)
             if measured[2].promote:
                 made, (evaluation, right, verdict) = refitted, measured
                 self.folder.accept_refit()
@@ -105,9 +99,10 @@ class Session:
                 self._notes.append(f"the refit failed too: {', '.join(measured[2].failed)}")
                 files.remove(self.folder.refitted)
         if verdict.promote and self._training.merge_adapters_on_save and isinstance(self._task, Generating):
-            self._merge()
+            self.report({"phase": "merging"})
+            self._notes += merged_copy.write(self.folder, Path(self.order.base))
         evaluation = replace(evaluation, repairs=tuple(self._repairs), notes=tuple(self._notes))
-        self._write(made, lessons, evaluation, right, verdict)
+        self._write(made, examples, evaluation, right, verdict)
 
     def _checkpoints(self) -> Checkpoints:
         """Return where this very order, with these very rows, keeps its rounds in case it is cut off."""
@@ -115,11 +110,11 @@ class Session:
         order = records.training_inputs(records.as_json(self.order))
         return Checkpoints(self.folder.checkpoints, records.digest([trainer.CHECKPOINT_FORM, order, rows]))
 
-    def _has_time_to_refit(self, so_far: trainer.Outcome, lessons: Sequence[SessionExample]) -> bool:
+    def _has_time_to_refit(self, so_far: trainer.Outcome, examples: Sequence[SessionExample]) -> bool:
         """Tell whether every row can be learned anew, at the pace so far, before the session is stopped."""
         seconds_per_token = so_far.seconds / max(1, so_far.tokens)
         rounds = max(REFIT_ROUNDS, 2 * self.order.plan.epochs)
-        needed = rounds * seconds_per_token * sum(len(lesson.row) for lesson in lessons)
+        needed = rounds * seconds_per_token * sum(len(each.row) for each in examples)
         left = self._training.max_seconds - (time.monotonic() - self._began)
         if needed > left:
             self._notes.append(
@@ -159,69 +154,41 @@ class Session:
         if parent is not None:
             adapters.merge(base.model, parent)
         if self._task.head.parts:
-            heads.build(base.model, self._task.head, self._labels(parent))
+            heads.build(base.model, self._task.head, self._labels(base, parent))
             heads.put(base.model, parent.head if parent else {})
         return StartingModel(base, parent, truncation, voices)
 
-    def _labels(self, parent: adapters.Adapter | None) -> list[str]:
+    def _labels(self, base: bases.Base, parent: adapters.Adapter | None) -> list[str]:
         """Return the labels that the candidate knows: its parent's, and behind them those that are new."""
         examples = [*self.folder.new(), *(item.example for item in self.folder.old())]
+        usable, _ = encode(self._task, base.tokenizer, examples)
         known = parent.labels if parent else ()
-        return list(dict.fromkeys([*known, *self._task.labels(examples)]))
+        return list(dict.fromkeys([*known, *self._task.labels([row for _, row in usable])]))
 
-    def _ask_parent(self, start: StartingModel, lessons: Sequence[SessionExample]) -> list[SessionExample]:
+    def _ask_parent(self, start: StartingModel, examples: Sequence[SessionExample]) -> list[SessionExample]:
         """Test what the merged parent knows of the new examples, and after a truncation of the old ones."""
         self.report({"phase": "testing"})
-        asked = [lesson for lesson in lessons if lesson.is_new or start.truncation]
-        answers = metrics.recalled(self._task, start.base.model, [lesson.row for lesson in asked])
-        said = {lesson.example.id: bool(ok) for lesson, ok in zip(asked, answers, strict=True)}
+        asked = [each for each in examples if each.is_new or start.truncation]
+        answers = metrics.recalled(self._task, start.base.model, [each.row for each in asked])
+        said = {each.example.id: bool(ok) for each, ok in zip(asked, answers, strict=True)}
         found = []
-        for lesson in lessons:
-            knows = said.get(lesson.example.id, lesson.knows)
-            found.append(replace(lesson, knows=knows, right=knows if lesson.is_new else lesson.right))
+        for each in examples:
+            knows = said.get(each.example.id, each.knows)
+            found.append(replace(each, knows=knows, right=knows if each.is_new else each.right))
         if start.truncation:
-            both = zip(lessons, found, strict=True)
+            both = zip(examples, found, strict=True)
             lost = sum(then.knows and not now.knows for then, now in both if not now.is_new)
             self._notes.append(f"the truncation made {lost} old examples wrong before training")
         return found
 
-    def _lessons(self, base: bases.Base) -> list[SessionExample]:
-        """Encode the examples and leave out, with a note, what is too long or cannot be written for this model."""
-        old = self.folder.old()
-        fresh, unusable = encode(self._task, base.tokenizer, self.folder.new())
-        held, unheld = encode(self._task, base.tokenizer, [item.example for item in old])
-        known = {item.example.id: item.right for item in old}
-        found = [
-            SessionExample(example, row, is_new=True, right=False, knows=False) for example, row in fresh
-        ]
-        found += [
-            SessionExample(example, row, is_new=False, right=right, knows=right)
-            for example, row in held
-            for right in [known[example.id]]
-        ]
-        unusable += unheld
-        if unusable:
-            lines = [example.line for example, _ in unusable]
-            self._notes.append(
-                f"{len(lines)} rows cannot be written for this model and were left out: {lines[:20]}; the first: "
-                f"{unusable[0][1].message}"
-            )
-        limit = self.order.plan.max_length  # of this file: an older one's longer rows are kept
-        lessons = [lesson for lesson in found if not lesson.is_new or len(lesson.row) <= limit]
-        if len(lessons) < len(found):
-            lines = [lesson.example.line for lesson in found if lesson.is_new and len(lesson.row) > limit]
-            self._too_long = len(lines)
-            self._notes.append(
-                f"{len(lines)} rows are longer than {self.order.plan.max_length} tokens and were left out: {lines[:20]}"
-            )
-            self.report({"too_long": lines})
-        if not any(lesson.is_new for lesson in lessons) and self.order.kind == "learn":
-            if unusable:
-                raise unusable[0][1]
-            raise TrainingError(
-                f"every row is longer than {self.order.plan.max_length} tokens; shorten them", code="too_long"
-            )
-        return lessons
+    def _examples(self, base: bases.Base) -> list[SessionExample]:
+        """Return the examples of the order with their rows; what is left out is noted."""
+        selection = select(self.folder, self._task, base.tokenizer, self.order)
+        self._notes += selection.notes
+        self._too_long = len(selection.too_long)
+        if selection.too_long:
+            self.report({"too_long": selection.too_long})
+        return selection.examples
 
     def _general(self, base: bases.Base) -> distillation.General:
         """Return general conversation in the pristine base's own words; made once per base and kept beside it."""
@@ -235,7 +202,9 @@ class Session:
         if found is None:
 
             def tell(done: int, total: int) -> None:
-                self.report({"phase": f"asking the base, once for all sessions: {done} of {total} texts"})
+                self.report(
+                    {"phase": f"recording the base's answers, once for all sessions: {done} of {total} texts"}
+                )
 
             found = distillation.make(path, base.model, base.tokenizer, task, base.fingerprint, tell)
         return found
@@ -245,7 +214,7 @@ class Session:
     def _train(
         self,
         start: StartingModel,
-        lessons: Sequence[SessionExample],
+        examples: Sequence[SessionExample],
         plan: Plan,
         checkpoints: Checkpoints | None = None,
     ) -> TrainingResult:
@@ -253,15 +222,15 @@ class Session:
         set_seed(plan.seed)  # here and not once: a session that goes on from a checkpoint repairs alike
         model = self._fresh_lora(start.base, plan)
         material = trainer.Material(
-            rows=[lesson.row for lesson in lessons],
+            rows=[each.row for each in examples],
             items=[
                 ReplayItem(
-                    dataset=lesson.example.dataset,
-                    is_new=lesson.is_new,
-                    recalled=lesson.knows,
-                    known=lesson.right,
+                    dataset=each.example.dataset,
+                    is_new=each.is_new,
+                    recalled=each.knows,
+                    known=each.right,
                 )
-                for lesson in lessons
+                for each in examples
             ],
             general=start.voices,
         )
@@ -277,11 +246,11 @@ class Session:
             )
         if outcome.returned_to:
             self._notes.append(
-                f"training went on to round {len(outcome.history)} and brought no more, so the weights are those of round "
-                f"{outcome.returned_to}, which tested better"
+                f"training continued to round {len(outcome.history)} without improvement, so the weights of round "
+                f"{outcome.returned_to} are used, which tested better"
             )
         model.eval()
-        sample = [lesson.row for lesson in lessons[:PROBES]]
+        sample = [each.row for each in examples[:PROBES]]
         return TrainingResult(
             adapters.concatenate(start.parent, peft_io.read_live(model)),
             outcome,
@@ -295,28 +264,26 @@ class Session:
         return peft_io.add_lora(base.model, plan.rank, plan.alpha, self._task.head)
 
     def _repair(
-        self, made: TrainingResult, lessons: Sequence[SessionExample], right: dict[str, bool]
+        self, made: TrainingResult, examples: Sequence[SessionExample], right: dict[str, bool]
     ) -> TrainingResult:
         """Go on from the candidate, rehearsing above all what it gets wrong."""
         self.report({"phase": "repairing"})
         plan = trainer.repair_plan(self.order.plan)
         start = self._prepare(made.adapter, plan)
-        knowing = self._ask_parent(
-            start, [replace(lesson, knows=right[lesson.example.id]) for lesson in lessons]
-        )
-        again = [replace(now, right=then.right) for now, then in zip(knowing, lessons, strict=True)]
+        knowing = self._ask_parent(start, [replace(each, knows=right[each.example.id]) for each in examples])
+        again = [replace(now, right=then.right) for now, then in zip(knowing, examples, strict=True)]
         mended = self._train(start, anew(again) if self.order.kind == "refit" else again, plan)
         return replace(mended, truncation=max(made.truncation, mended.truncation))
 
-    def _refit(self, lessons: Sequence[SessionExample]) -> TrainingResult:
+    def _refit(self, examples: Sequence[SessionExample]) -> TrainingResult:
         """Train one adapter from the pristine base on everything."""
         self.report({"phase": "refitting"})
-        return self._train(self._prepare(None, self.order.plan), anew(lessons), self.order.plan)
+        return self._train(self._prepare(None, self.order.plan), anew(examples), self.order.plan)
 
     # -- measuring
 
     def _measure(
-        self, made: TrainingResult, lessons: Sequence[SessionExample], candidate: Path | None = None
+        self, made: TrainingResult, examples: Sequence[SessionExample], candidate: Path | None = None
     ) -> tuple[Evaluation, dict[str, bool], Verdict]:
         """Write the adapter, reload it onto the pristine base as it will be served, and measure that."""
         self.report({"phase": "judging"})
@@ -328,7 +295,7 @@ class Session:
             base,
             candidate,
             made,
-            lessons,
+            examples,
             dataset=self.order.dataset,
             general=self._general(base).measured,
         )
@@ -339,29 +306,10 @@ class Session:
 
     # -- after
 
-    def _merge(self) -> None:
-        """Leave a copy that needs no base beside the candidate; what stands in its way never costs the version."""
-        base = Path(self.order.base)
-        needed = sum(path.stat().st_size for path in base.glob("*.safetensors"))
-        free = shutil.disk_usage(self.folder.path).free
-        if free < MERGE_ROOM * needed:
-            self._notes.append(
-                f"no merged copy: it needs {needed / 2**20:.0f} MiB, and {free / 2**20:.0f} MiB are free"
-            )
-            return
-        self.report({"phase": "merging"})
-        target = self.folder.merged
-        files.remove(target)  # of a session that was cut off
-        try:
-            export.export(self.folder.candidate, base, target, "merged")
-            files.set_modes(target, folder_mode=files.FOLDER, file_mode=files.FILE)
-        except (OSError, LoradError) as error:
-            self._notes.append(f"no merged copy: {error}")
-
     def _write(
         self,
         made: TrainingResult,
-        lessons: Sequence[SessionExample],
+        examples: Sequence[SessionExample],
         evaluation: Evaluation,
         right: dict[str, bool],
         verdict: Verdict,
@@ -371,13 +319,9 @@ class Session:
         candidate = self.folder.candidate
         base = Path(self.order.base)
         loader.keep_tokenizer(base, candidate)
-        resolved = {"settings": self.order.settings["resolved"], "plan": records.as_json(self.order.plan)}
-        files.write_bytes(
-            candidate / papers.CONFIG,
-            yaml.safe_dump(json.loads(json.dumps(resolved)), sort_keys=False).encode(),
-        )
-        files.write_json(candidate / papers.METADATA, self._metadata(made, lessons, evaluation))
-        learned = [lesson.example for lesson in lessons if lesson.is_new]
+        seconds = time.monotonic() - self._began
+        session_papers.write(candidate, self.order, made, examples, evaluation, seconds)
+        learned = [each.example for each in examples if each.is_new]
         self.folder.write_result(
             SessionResult(
                 parent=self.order.parent_version,
@@ -388,50 +332,6 @@ class Session:
                 right=right,
             )
         )
-
-    def _metadata(
-        self, made: TrainingResult, lessons: Sequence[SessionExample], evaluation: Evaluation
-    ) -> dict[str, Any]:
-        """Return what a person wants to know of this session later, and all that is needed to run it again."""
-        outcome = made.outcome
-        machine = hardware.machine(self._training.device)
-        return {
-            "lorad": __version__,
-            "framework": loader.environment(machine.device, self.order.plan.dtype),
-            "order": records.as_json(self.order),
-            # ids alone: an example that is forgotten must not live on in a version's papers
-            "materials": {
-                "new": [lesson.example.id for lesson in lessons if lesson.is_new],
-                "old": [[lesson.example.id, lesson.right] for lesson in lessons if not lesson.is_new],
-            },
-            "datasets": digests(lessons),
-            "hardware": {**records.as_json(machine), "platform": platform.platform()},
-            "training": {
-                "plan": records.as_json(self.order.plan),
-                "ended_by": outcome.ended_by,
-                "rounds": len(outcome.history),
-                "steps": outcome.steps,
-                "tokens": outcome.tokens,
-                "seconds": round(outcome.seconds, 2),
-                "tokens_per_second": round(outcome.tokens / max(outcome.seconds, 1e-9), 1),
-                "peak_gib": round(outcome.peak_bytes / 2**30, 3),
-                "session_seconds": round(time.monotonic() - self._began, 2),
-            },
-            "curves": outcome.history,
-            "final": {"recall": evaluation.headline_score.recall},
-            "reproducibility": {
-                "seed": self.order.plan.seed,
-                "deterministic": machine.device == "cpu",
-                "threads": torch.get_num_threads(),
-                "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
-            },
-            "adapter": {
-                "rank": made.adapter.rank,
-                "labels": made.adapter.labels,
-                "merge_difference": evaluation.merge_difference,
-                "truncation_error": made.truncation,
-            },
-        }
 
     def report(self, line: dict[str, Any]) -> None:
         """Append a line of progress; readers keep the newest value of every key."""

@@ -6,10 +6,16 @@ What lives here: encoding them, leaving out what cannot be learned, counting wha
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lorad import records
-from lorad.records import Example, Score
-from lorad.tasks import Row
+from lorad.errors import SampleError, TrainingError
+from lorad.records import Example, Score, SessionSpec
+from lorad.tasks import Row, Task, encode
+from lorad.training.run_folder import RunFolder
+
+SHOWN = 20
+"""Lines of rows that a note names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +29,61 @@ class SessionExample:
     """Whether the parent version recalls it: what the candidate is compared with."""
     knows: bool
     """Whether the model that training begins with recalls it; differs from ``right`` after a truncation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a session learns from, and what it leaves out."""
+
+    examples: list[SessionExample]
+    too_long: list[int]
+    """Lines of new rows over the plan's length."""
+    notes: list[str]
+
+
+def select(folder: RunFolder, task: Task, tokenizer: Any, order: SessionSpec) -> Selection:
+    """Encode a session's examples; leave out what is too long or cannot be written for this model.
+
+    The plan's length is of this file: an older one's longer rows are kept. Raise ``SampleError`` or ``TrainingError``
+    when nothing is left to learn.
+    """
+    old = folder.old()
+    fresh, unusable = encode(task, tokenizer, folder.new())
+    held, unheld = encode(task, tokenizer, [item.example for item in old])
+    known = {item.example.id: item.right for item in old}
+    limit = order.plan.max_length
+    examples = [
+        SessionExample(example, row, is_new=True, right=False, knows=False)
+        for example, row in fresh
+        if len(row) <= limit
+    ]
+    too_long = [example.line for example, row in fresh if len(row) > limit]
+    if not examples and order.kind == "learn":
+        if unusable:
+            raise unusable[0][1]
+        raise TrainingError(f"every row is longer than {limit} tokens; shorten them", code="too_long")
+    examples += [
+        SessionExample(example, row, is_new=False, right=known[example.id], knows=known[example.id])
+        for example, row in held
+    ]
+    return Selection(examples, too_long, _left_out([*unusable, *unheld], too_long, limit))
+
+
+def _left_out(
+    unusable: Sequence[tuple[Example, SampleError]], too_long: Sequence[int], limit: int
+) -> list[str]:
+    notes = []
+    if unusable:
+        lines = [example.line for example, _ in unusable]
+        notes.append(
+            f"{len(lines)} rows cannot be written for this model and were left out: {lines[:SHOWN]}; the first: "
+            f"{unusable[0][1].message}"
+        )
+    if too_long:
+        notes.append(
+            f"{len(too_long)} rows are longer than {limit} tokens and were left out: {too_long[:SHOWN]}"
+        )
+    return notes
 
 
 def anew(examples: Sequence[SessionExample]) -> list[SessionExample]:

@@ -37,7 +37,7 @@ def keep(track: Path, version: Path, measured: dict[str, Any]) -> None:
 def unreadable(version: str, error: Exception) -> RegistryError:
     """Say that what was measured of a version cannot be read, and what to do."""
     return RegistryError(
-        f"the calibration of {version} cannot be read ({error}); measure it anew with: lorad calibrate {version} --force",
+        f"the calibration of {version} cannot be read ({error}); measure it again with: lorad calibrate {version} --force",
         code="calibration_damaged",
         version=version,
     )

@@ -76,6 +76,12 @@ def export(
     written does not answer like the version.
     """
     check(target, form)
+    if peft_io.read_labels(version):
+        raise ConfigError(
+            f"{version.name} brings a head of its own, which no export holds yet; its folder {version} is a standard PEFT "
+            "adapter already",
+            code="has_head",
+        )
     with files.beside(target) as scratch:
         made = scratch / "made"
         made.mkdir()
@@ -100,7 +106,7 @@ def check(target: Path, form: str, home: Path | None = None) -> None:
     for own in (home / name for name in ("inbox", "models") if home):
         if place.is_relative_to(own.resolve()):
             raise ConfigError(
-                f"{target} lies in {own}, which is lorad's own; name a folder elsewhere", code="bad_target"
+                f"{target} lies in {own}, which lorad uses itself; choose another folder", code="bad_target"
             )
 
 
@@ -139,7 +145,7 @@ def _tell_of_template(folder: Path, base: Path, form: str) -> str:
 def _expect(difference: float, limit: float, what: str) -> None:
     if not difference <= limit:
         raise RegistryError(
-            f"{what} answers otherwise than the version: a logit differs by {difference:.3g} (at most {limit:g}); "
+            f"{what} answers differently from the version: a logit differs by {difference:.3g} (at most {limit:g}); "
             "nothing was exported",
             code="export_differs",
         )
@@ -200,9 +206,11 @@ def _write_gguf(version: Path, base: Path, target: Path) -> None:
     config = files.read_json(base / "config.json")
     tokenizer = files.read_json(base / "tokenizer.json")
     if config.get("model_type") != "llama" or tokenizer["model"]["type"] != "BPE":
-        raise _no_gguf(f"GGUF is written for Llama models with BPE only, this is {config.get('model_type')}")
+        raise _no_gguf(
+            f"GGUF export supports only Llama models with BPE, and this is {config.get('model_type')}"
+        )
     if told := _not_plain(config) or _other_words(tokenizer):
-        raise _no_gguf(f"GGUF is written for plain Llama models only, and this one has {told}")
+        raise _no_gguf(f"GGUF export supports only plain Llama models, and this one has {told}")
     name = f"{version.name}.gguf"
     writer = gguf.GGUFWriter(target / name, "llama")
     _describe(writer, config, f"{base.name} {version.name}")
@@ -291,7 +299,7 @@ def _word_for(pre_tokenizer: Mapping[str, Any]) -> str:
         if plain == known:
             return word
     told = " + ".join(_described(stage) for stage in plain if stage) or "none"
-    raise _no_gguf(f"GGUF has no word that is known here for the pre-tokenizer {told}")
+    raise _no_gguf(f"lorad knows no GGUF name for the pre-tokenizer {told}")
 
 
 def _described(stage: Mapping[str, Any]) -> str:
@@ -364,7 +372,7 @@ def _add_modelfile(folder: Path, base: Path, probes: dict[str, Any]) -> tuple[di
 def _open_in_llamacpp(folder: Path, base: Path, probes: Mapping[str, Any], *, strict: bool) -> str:
     """Ask llama.cpp the probes, where it is installed; return what there is to tell."""
     if not llamacpp.is_installed():
-        return "llama-cpp-python is not installed, so llama.cpp was not asked: pip install 'lorad[llamacpp]'"
+        return "llama-cpp-python is not installed, so llama.cpp was not tested: pip install 'lorad[llamacpp]'"
     tokenizer = bases.load_tokenizer(base)
     (file,) = folder.glob("*.gguf")
     found = llamacpp.ask(file, probes, list(modelfile.prompts(tokenizer)))

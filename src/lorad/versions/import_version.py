@@ -143,13 +143,13 @@ def _cut(adapter: adapters.Adapter, base: bases.Base, rank: int) -> tuple[adapte
     told = f"cut from rank {adapter.rank} to training.max_rank ({rank})"
     if not found <= MOST_DIVERGENCE:
         raise RegistryError(
-            f"{told}, this adapter would be another one: {found:.3g} nats a token away (at most {MOST_DIVERGENCE}), "
+            f"{told}, this adapter would change too much: {found:.3g} nats per token away (at most {MOST_DIVERGENCE}), "
             f"relative error {lost:.4f}; raise training.max_rank to {adapter.rank}",
             code="not_low_rank",
         )
     return (
         cut,
-        f"then {told}: {found:.2g} nats a token away (at most {MOST_DIVERGENCE}), relative error {lost:.4f}",
+        f"then {told}: {found:.2g} nats per token away (at most {MOST_DIVERGENCE}), relative error {lost:.4f}",
     )
 
 
@@ -287,7 +287,7 @@ def _agree(adapter: adapters.Adapter, base: bases.Base, expected: torch.Tensor, 
 
 def _another(told: str, difference: float) -> RegistryError:
     return RegistryError(
-        f"as a version this adapter would be another one: {told}; merge it into its base and add the whole model",
+        f"as a version this adapter would change too much: {told}; merge it into its base and add the whole model",
         code="not_the_same",
         difference=difference,
     )
@@ -342,7 +342,7 @@ def compare(source: Path, deck: adapter_stack.AdapterStack, whole: Any) -> float
         found = general_ability.divergence(whole, model, deck.base.tokenizer)
     if not found <= MOST_DIVERGENCE:
         raise RegistryError(
-            f"as an adapter this model would be another one: {found:.3g} nats a token away (at most {MOST_DIVERGENCE}); "
+            f"as an adapter this model would change too much: {found:.3g} nats per token away (at most {MOST_DIVERGENCE}); "
             "raise training.max_rank, or add it as a base of its own with: lorad base add",
             code="not_low_rank",
         )
@@ -395,7 +395,7 @@ def evaluate(
             "evaluation": records.as_json(evaluation),
             "verdict": {
                 "promote": True,
-                "reasons": ["brought from outside by hand, not judged"],
+                "reasons": ["imported by hand, not judged"],
                 "failed": [],
             },
             "learned": [],

@@ -77,7 +77,7 @@ def check(folder: Path, base: bases.Base, base_folder: Path | None, *, strict: b
     if differs and strict:
         raise RegistryError(
             f"{folder.name} was made in another environment: {'; '.join(differs)}; restore that one, set "
-            "engine.strict_environment to false, or learn anew with: lorad consolidate --refit",
+            "engine.strict_environment to false, or train again with: lorad consolidate --refit",
             code="other_environment",
             version=folder.name,
             differs=differs,
@@ -154,7 +154,7 @@ def prove(task: Task, deck: AdapterStack, slot: str, folder: Path) -> None:
     if not found <= limit:
         raise RegistryError(
             f"{version} does not answer its probes as when it was made: a logit differs by {found:.3g} "
-            f"(at most {limit:g}); lorad serves the newest sound version instead",
+            f"(at most {limit:g}); lorad serves the newest intact version instead",
             code="probes_failed",
             version=version,
         )

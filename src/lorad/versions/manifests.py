@@ -49,7 +49,7 @@ def read(folder: Path) -> dict[str, Any]:
     if not is_whole or found["version"] != version:
         told = "is that of another version" if is_whole else "is not what was written"
         raise _damaged(
-            f"the manifest of {version} {told}; lorad serves the newest sound version instead", version
+            f"the manifest of {version} {told}; lorad serves the newest intact version instead", version
         )
     return found
 
@@ -64,7 +64,7 @@ def check_files(folder: Path, manifest: dict[str, Any]) -> None:
         path = folder / name
         if not path.is_file() or files.file_digest(path) != expected["sha256"]:
             raise RegistryError(
-                f"{folder.name} is damaged: {name} is not what was promoted; lorad serves the newest sound version "
+                f"{folder.name} is corrupt: {name} is not what was promoted; lorad serves the newest sound version "
                 "instead",
                 code="version_damaged",
                 version=folder.name,

@@ -42,13 +42,13 @@ def _mended(tracker: Tracker) -> tuple[dict[str, Any], list[str]]:
         files.move(tracker.path, tracker.track / f"{TRACKER}.damaged")
         content, is_sealed = _reconciled(tracker, {}), True
         tracker.write_alone(content)
-        done.append("the tracker was damaged and is rebuilt from the versions, without pins and tags")
+        done.append("the tracker was corrupt and was rebuilt from the versions, without pins and tags")
     if not is_sealed:
         content = _reconciled(tracker, content)
         tracker.write_alone(content)
         done.append(
-            "the tracker was changed by something else than lorad: what it says of versions is again what "
-            f"their manifests say, and latest is {content['latest']}"
+            "the tracker was changed outside lorad: the entries of versions were restored from their manifests, "
+            f"and latest is {content['latest']}"
         )
     return content, done
 
@@ -113,16 +113,16 @@ def _mislinked(track: Path, content: dict[str, Any]) -> Iterator[str]:
 def _recover_version(tracker: Tracker, version: str, state: str | None) -> str | None:
     if not tracker.folders.is_complete(version):
         files.move(tracker.folders.folder / version, tracker.track / "damaged" / version)
-        return f"{version} has no manifest and is put aside in damaged/"
+        return f"{version} has no manifest and was moved to damaged/"
     if state == VersionState.PRUNED:
         pruning.remove(tracker, version)
-        return f"{version} was pruned and is removed"
+        return f"{version} was pruned and has been removed"
     if state is None:
         try:
             tracker.enter(version)
         except RegistryError as error:
             return error.message
-        return f"{version} was complete but not entered: it is now latest"
+        return f"{version} was complete but not in the tracker: it is now latest"
     return None
 
 

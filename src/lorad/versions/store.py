@@ -178,8 +178,8 @@ class Registry:
         """Return what a rollback leads to, proven, ``None`` for the base."""
         if to is None and content["previous"] is None:
             raise RegistryError(
-                "there is no previous version to go back to; list them with: lorad versions; what the base "
-                "alone answers serves after: lorad rollback --to base",
+                "there is no previous version to go back to; list the versions with: lorad versions, or serve the "
+                "base with: lorad rollback --to base",
                 code="no_previous",
             )
         if to == records.BASE:
@@ -188,7 +188,7 @@ class Registry:
         self.verify(target)
         if target not in intact(content):
             raise RegistryError(
-                f"{target} was found damaged and cannot serve; choose another with: lorad rollback --to VERSION",
+                f"{target} is corrupt and cannot be served; choose another with: lorad rollback --to VERSION",
                 code="version_damaged",
                 version=target,
             )

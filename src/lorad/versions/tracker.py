@@ -50,7 +50,7 @@ class Tracker:
             ]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RegistryError(
-                f"{self.path} is damaged ({error}); lorad rebuilds it from the versions at the next start",
+                f"{self.path} is corrupt ({error}); lorad rebuilds it from the versions at the next start",
                 code="tracker_damaged",
             ) from error
         return {"latest": None, "previous": None, **found, "checkpoints": checkpoints}, is_sealed

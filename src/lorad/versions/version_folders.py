@@ -93,7 +93,7 @@ class VersionFolders:
             return papers.read_result(folder)
         except (OSError, ValueError, TypeError) as error:
             raise RegistryError(
-                f"{version}'s evaluation lacks what it must tell: {error}",
+                f"{version}'s evaluation is incomplete: {error}",
                 code="evaluation_damaged",
                 version=version,
             ) from error

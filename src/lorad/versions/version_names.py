@@ -44,8 +44,8 @@ def check_tag(tag: str) -> None:
     """Raise ``ProtocolError`` for what cannot be a tag."""
     if not TAG.fullmatch(tag):
         raise ProtocolError(
-            f"{tag!r} cannot be a tag: small letters, digits, dots, dashes and underscores, and not what already "
-            "has a meaning: latest, previous, base, v0.1, job-1",
+            f"invalid tag {tag!r}; use lower-case letters, digits, dots, dashes and underscores, but no reserved "
+            "name: latest, previous, base, v0.1, job-1",
             code="bad_tag",
             tag=tag,
         )

@@ -1,7 +1,7 @@
-"""What ``lorad check`` says of a dataset file before anything is learned from it.
+"""The report of ``lorad check`` on a dataset file.
 
-What lives here: counting and measuring what ``reader`` read, and the report as text. What never does: reading
-files, loading models; a tokenizer is handed in.
+What lives here: statistics of what ``reader`` read, and the report as text. What never does: reading files, loading
+models; ``measure`` gets a tokenizer.
 """
 
 import itertools
@@ -13,23 +13,24 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from lorad import records
+from lorad.apps.screens.state_text import plural
 from lorad.datasets.reader import Reading
 from lorad.records import Encoded, Example
 from lorad.tasks import Generating, Row, Task, encode
 
-#: Row problems, contradictions and the like that a report on a screen lists.
+#: Maximum number of bad rows, contradictions and so on in a printed report.
 LISTED = 20
 PERCENTILES = (50, 90, 95, 99)
 
-#: How models write the token that ends an answer: of another model than the track's it is text.
+#: End-of-answer tokens of common models; of another model than the track's own they are ordinary text.
 _END_TOKEN = re.compile("(?:</s>|<eos>|<end_of_turn>|<\\|\\w+\\|>|\\[\\|\\w+\\|]|<\uff5c\\S+\uff5c>)$")
 
-#: Characters of a question or an answer in a report on a screen; a document's text has no end.
+#: Characters of an input or a target in a printed report; a document may be very long.
 _SHOWN = 300
 
 
 def survey(name: str, reading: Reading) -> dict[str, Any]:
-    """Return what can be said without a tokenizer."""
+    """Return the part of the report that needs no tokenizer."""
     asked = {example.input_id for example in reading.contradicted}
     newest = {e.input_id: e for e in reading.examples if e.input_id in asked} if asked else {}
     return {
@@ -55,7 +56,7 @@ def _first(examples: Sequence[Example]) -> dict[str, Any] | None:
 
 
 def _end_tokens(examples: Iterable[Example]) -> dict[str, int]:
-    """Count the answers that end with a model's end token, which some datasets write behind each."""
+    """Count the answers that end with a model's end token; some datasets append one to each."""
     found: Counter[str] = Counter()
     for example in examples:
         if example.task == "chat":
@@ -145,12 +146,12 @@ def _sample(example: Example, encoded: Row, tokenizer: Any) -> dict[str, Any]:
 
 
 def lines(report: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return a report as headings and texts, for people; ⟦ ⟧ stand around what is trained."""
+    """Return a report as headings and texts, for people; ⟦ ⟧ enclose what is trained."""
     formats = ", ".join(f"{count} {name}" for name, count in report["formats"].items())
     told = [
         ("file", f"{report['file']}, for {_reader(report)}"),
         ("rows", f"{report['rows']}: {formats}"),
-        ("examples", f"{report['examples']} learned from, {report['repeated']} repeated"),
+        ("examples", f"{report['examples']} to learn, {plural(report['repeated'], 'duplicate')}"),
     ]
     if report.get("description"):
         told.append(("about", report["description"]))
@@ -170,12 +171,12 @@ def lines(report: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _foreign_ends(report: dict[str, Any]) -> list[str]:
-    """Return what is told of end tokens that are not the track's model's own, which ends answers anyway."""
+    """Return warnings about end tokens of other models; the own model's is appended to every answer anyway."""
     own = report["model"]["end_token"] if report["model"] else None
     whose = "another model's end token" if own else "an end token that may be another model's"
     return [
-        f"{often} {'answer ends' if often == 1 else 'answers end'} with {token}, {whose}; it would be learned as text, "
-        "so take it out"
+        f"{often} {'answer ends' if often == 1 else 'answers end'} with {token}, {whose}; "
+        "it would be learned as text, so remove it"
         for token, often in report["end_tokens"].items()
         if token != own
     ]
@@ -186,7 +187,7 @@ def _reader(report: dict[str, Any]) -> str:
 
 
 def _brief(value: Any) -> str:
-    """Return a question or an answer of any task in one line: of messages the last one's text."""
+    """Return an input or a target of any task in one line; of messages the text of the last one."""
     if isinstance(value, list) and value and isinstance(value[-1], dict) and "content" in value[-1]:
         value = value[-1]["content"]
     told = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -204,7 +205,7 @@ def _more(report: dict[str, Any]) -> list[tuple[str, str]]:
 def _tell(contradiction: dict[str, Any]) -> str:
     (first, second), (old, new) = contradiction["rows"], map(_brief, contradiction["answers"])
     question = _brief(contradiction["question"])
-    return f"{question}: line {first} says {old}, line {second} {new}; the later counts"
+    return f"{question}: line {first} says {old}, line {second} {new}; the later one counts"
 
 
 def _model_lines(model: dict[str, Any]) -> list[tuple[str, str]]:
@@ -215,7 +216,7 @@ def _model_lines(model: dict[str, Any]) -> list[tuple[str, str]]:
     faults = [
         (model["begin_twice"], f"begin twice with {model['begin_token']}"),
         (model["end_missing"], f"do not end with {model['end_token']}"),
-        (model["end_inside"], f"hold {model['end_token']} inside the answer"),
+        (model["end_inside"], f"contain {model['end_token']} inside the answer"),
     ]
     ended = f"each answer ends with one {model['end_token']}, which is trained"
     wrong = "; ".join(f"{count} examples {what}" for count, what in faults if count)
@@ -240,7 +241,7 @@ def _model_lines(model: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def refusal(report: dict[str, Any]) -> dict[str, str] | None:
-    """Return why nothing of a file can be learned, as an error is told; ``None`` when something can, or nobody knows."""
+    """Return an error if nothing in a file can be learned; ``None`` if something can, or without a model."""
     model = report["model"]
     if model is None or report["examples"] > len(model["unusable"]) + model["tokens"]["too_long"]:
         return None

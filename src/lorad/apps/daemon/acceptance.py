@@ -26,6 +26,7 @@ from lorad.states import DropState
 from lorad.storage.ledger import Ledger
 from lorad.storage.memory import AddResult
 from lorad.storage.source import together
+from lorad.tasks import find
 from lorad.track import Track
 
 log = get_logger()
@@ -140,10 +141,10 @@ class Acceptance:
     def _read(self, taken: Taken) -> tuple[sidecar.Sidecar, reader.Reading]:
         meta = self._reader.sidecar(taken.beside) if taken.beside else sidecar.Sidecar()
         track = self._tracks[taken.track]
-        task = track.settings.task
-        meta.fit(sidecar.path_of(taken.path).name, taken.track, task, tuple(self._tracks))
+        formats = find(track.settings.task).formats
+        meta.fit(sidecar.path_of(taken.path).name, taken.track, formats, tuple(self._tracks))
         check = partial(self._models.check, track)
-        return meta, self._reader.read(taken.source, self._settings, task, meta.fields, meta.labels, check)
+        return meta, self._reader.read(taken.source, self._settings, formats, meta.fields, meta.labels, check)
 
     def _fail(self, drop: Drop, error: SampleError, now: float, read_as: str = "") -> Drop:
         with self._ledger.transaction():

@@ -5,7 +5,7 @@ does: the orders themselves (``commands``), HTTP.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -33,7 +33,7 @@ from lorad.serving.completions import Model
 from lorad.serving.engine import Engine
 from lorad.serving.queries import Archive
 from lorad.serving.record_json import fields_of
-from lorad.serving.requests import GenerationRequest, Sampling
+from lorad.serving.requests import GenerationRequest, PredictionRequest, Sampling
 from lorad.states import VersionState
 from lorad.track import Track
 
@@ -78,6 +78,13 @@ class Api:
         track, named, wanted = model.partition("@")
         version = self._resolve(track, wanted) if named else None
         request = self._engine.submit(track, messages, sampling, version)
+        return request, self._engine.fingerprint(track, request.version)
+
+    def predict(self, model: str, inputs: Sequence[Any]) -> tuple[PredictionRequest, str]:
+        """Accept inputs for a track whose task answers with data, named as ``ask`` has it."""
+        track, named, wanted = model.partition("@")
+        version = self._resolve(track, wanted) if named else None
+        request = self._engine.predict(track, inputs, version)
         return request, self._engine.fingerprint(track, request.version)
 
     def _resolve(self, name: str, wanted: str) -> str | None:

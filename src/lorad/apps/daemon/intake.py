@@ -159,9 +159,7 @@ class Intake:
 
     def _take_again(self, drop: Drop, now: float) -> None:
         if len(self._ledger.origins(drop)) >= MOST_AGAIN:
-            why = (
-                f"{drop.name} was read {MOST_AGAIN} times and still goes on; drop it anew when it is finished"
-            )
+            why = f"{drop.name} was read {MOST_AGAIN} times and still goes on; drop it again when it is finished"
             self._ledger.keep(drop.id, "")
             self._ledger.record_event("changed_later", now, file=drop.name, why=why)
             log.warning("changed_later", file=drop.name, why=why)

@@ -4,13 +4,15 @@ What lives here: verifying what is loaded. What never does: answering (``serving
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lorad.config import Settings
 from lorad.errors import LoradError
 from lorad.log import get_logger
-from lorad.models.bases import load_to_answer, shape, verify_base
+from lorad.models.bases import Base, load_to_answer, shape, verify_base
 from lorad.models.hardware import machine
+from lorad.models.heads import Head
 from lorad.records import Example, Plan
 from lorad.serving.engine import Engine
 from lorad.storage import files
@@ -31,16 +33,18 @@ class ModelHost:
         self._engine = engine
 
     def attach(self) -> None:
-        """Load every track's base model, each once."""
-        loaded: dict[str, Any] = {}
+        """Load every track's base model, each once with each head that a task puts on it."""
+        loaded: dict[tuple[Path, Head], Base] = {}
         for name, track in self._tracks.items():
-            if track.settings.base not in loaded:
+            task = find(track.settings.task)
+            place = track.base, task.head
+            if place not in loaded:
                 if self._settings.engine.verify_base:
                     verify_base(track.base)
-                loaded[track.settings.base] = load_to_answer(
-                    track.base, self._settings.engine.device, self._settings.training.dtype
+                loaded[place] = load_to_answer(
+                    track.base, self._settings.engine.device, self._settings.training.dtype, task.head
                 )
-            self._engine.attach(name, find(track.settings.task), loaded[track.settings.base])
+            self._engine.attach(name, task, loaded[place])
 
     def check(self, track: Track, example: Example) -> Example:
         """Return an example as the track learns it; raise ``SampleError`` for one that its base could not give back."""

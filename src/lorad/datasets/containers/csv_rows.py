@@ -149,7 +149,7 @@ def _checked(header: Header, lines: Sequence[str]) -> Header:
     if header.delimiter == "|" and header.line < len(lines) and _RULE.fullmatch(lines[header.line]):
         return replace(header, problem="is a table in Markdown; write it as CSV, with a comma between cells")
     if any(map(header.is_row, above)):
-        told = "names its columns on line {line}, and what stands above may be rows; take out the lines above"
+        told = "names its columns on line {line}, and the lines above it may be rows; remove them"
         return replace(header, problem=told)
     return header
 
@@ -278,7 +278,7 @@ def _named(header: Header, cells: Sequence[str], written: str) -> Any:
         return BadRow("", _why_uneven(header, cells, written))
     may_be = any(cell.startswith(" ") and '"' in cell for cell in cells)
     if may_be and (name := _blank_before_quotes(header, cells, written)) is not None:
-        return BadRow(name, "has a blank before its quotes, which makes them part of the text; take it out")
+        return BadRow(name, "has a blank before its quotes, which makes them part of the text; remove it")
     if header.is_padded:
         cells = [cell.rstrip(" ") for cell in cells]
     if text := _nameless_text(header.columns, cells):

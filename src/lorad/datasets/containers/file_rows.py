@@ -108,8 +108,8 @@ def read(
         place = f"row {count + 1} of {source.name}"
         told = {
             "not_json": f"{source.name} is not JSON: row {count + 1}: {error}; correct it and drop it again",
-            "too_deep": f"{place} is nested too deeply to be read; take it out",
-            "cut_off": f"{source.name} ends behind row {count}, inside its list or object: the rest of the file is missing; drop the "
+            "too_deep": f"{place} is nested too deeply to be read; remove it",
+            "cut_off": f"{source.name} ends after row {count}, inside its list or object: the rest of the file is missing; drop the "
             "whole file",
             "row_too_long": f"{place} is longer than inbox.max_row_bytes ({limits.max_row_bytes}); {error}",
         }
@@ -153,24 +153,24 @@ def _no_rows_inside(
     name, columns = text.source.name, ",".join(example)
     if notation := _notation(text.head):
         return SampleError(
-            f"{name} is {notation}; write its rows as JSON, one object a line", code="unknown_format"
+            f"{name} is {notation}; write its rows as JSON, one object per line", code="unknown_format"
         )
     if suffix in {".csv", ".tsv"}:
         if b"\r" in text.head and b"\n" not in text.head:
-            told = "ends its lines as old Macs did (CR); save it with other ends of lines"
+            told = "has old Mac line endings (CR); save it with LF or CRLF"
             return SampleError(f"{name} {told}", code="no_header")
         return SampleError(
-            f"{name} does not begin with the names of its columns; make its first line, for example, {columns}",
+            f"{name} has no header line with the names of its columns; add one, for example {columns}",
             code="no_header",
         )
     if suffix == ".json":
         kind = type(json_rows.value(text, limits)).__name__
         return SampleError(
-            f"{name} holds a {kind}; it must be a list of rows or one JSON object a line", code="not_rows"
+            f"{name} holds a {kind}; it must be a list of rows or one JSON object per line", code="not_rows"
         )
     return SampleError(
-        f"{name} is plain text, in which nothing says what is the {' and what the '.join(example)}; write one JSON "
-        f"object a line, such as {json.dumps(dict.fromkeys(example, '…'), ensure_ascii=False)}, or a table with "
+        f"{name} is plain text, which does not say which part is the {' and which the '.join(example)}; write one JSON "
+        f"object per line, such as {json.dumps(dict.fromkeys(example, '…'), ensure_ascii=False)}, or a table with "
         f"the columns {columns}",
         code="plain_text",
     )
@@ -211,7 +211,7 @@ def _parquet(source: Source, limits: InboxSettings) -> Iterator[Any]:
         if isinstance(error, OSError) and error.errno in {errno.EIO, errno.ENOENT, errno.EACCES}:
             raise  # the disk's fault, not the file's
         raise SampleError(
-            f"{source.name} is damaged Parquet ({shown(str(error), 300)}); write it again", code="damaged"
+            f"{source.name} is corrupt Parquet ({shown(str(error), 300)}); write it again", code="damaged"
         ) from None
 
 

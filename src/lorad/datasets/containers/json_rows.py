@@ -43,7 +43,9 @@ _MOST_PLACES = 10
 #: Lines that show whether a first line that ends too early goes on below it.
 _SHOWN = 3
 
-_TOO_LONG = "if it holds many rows, write one object a line; in pandas: to_json(orient='records', lines=True)"
+_TOO_LONG = (
+    "if it holds many rows, write one object per line; in pandas: to_json(orient='records', lines=True)"
+)
 
 #: What an object's lists of rows are called, and everything else in it.
 _Parts = tuple[list[str], list[tuple[str, Any]]]
@@ -446,7 +448,7 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> Any:
         if isinstance(value, BadRow):
             return value
         if key in row:
-            return BadRow("", f"the key {key!r} stands twice in one object")
+            return BadRow("", f"the key {key!r} appears twice in one object")
         row[key] = value
     return row
 

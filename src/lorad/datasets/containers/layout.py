@@ -106,7 +106,7 @@ def twice(names: Sequence[str]) -> tuple[str, str] | None:
 
 def too_many_columns(count: int, limits: InboxSettings) -> str:
     """Return what a row or a table with too many fields is told."""
-    return f"has {count} columns, more than inbox.max_columns ({limits.max_columns}); leave out those that teach nothing"
+    return f"has {count} columns, more than inbox.max_columns ({limits.max_columns}); remove the columns that are not needed"
 
 
 def too_long(limits: InboxSettings) -> BadRow:

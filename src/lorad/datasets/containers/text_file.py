@@ -84,7 +84,7 @@ class _Bounded(io.RawIOBase):
             ) from None
         except (gzip.BadGzipFile, zlib.error) as error:
             raise SampleError(
-                f"{self._name} is damaged gzip data ({error}); copy it again", code="damaged"
+                f"{self._name} is corrupt gzip data ({error}); copy it again", code="damaged"
             ) from None
         self._count += count
         if self._count > self._limit:
@@ -119,7 +119,7 @@ class _FromUtf16(io.RawIOBase):
                 self._rest = self._decoder.decode(data, final=not data).encode()
             except UnicodeDecodeError as error:
                 raise SampleError(
-                    f"{self._name} is damaged UTF-16 ({error.reason}); save it as UTF-8 and drop it again",
+                    f"{self._name} is corrupt UTF-16 ({error.reason}); save it as UTF-8 and drop it again",
                     code="encoding",
                 ) from None
         size = min(len(self._rest), len(buffer))

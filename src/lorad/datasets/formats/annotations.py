@@ -85,7 +85,7 @@ REFUSED = {
     "title": "a text in two fields is not learned; put title and text into one",
     "relations": "relations between spans are not learned",
     "completions": _COMPLETIONS,
-    "input_ids": "tokens of another program are not learned; give the words that they stand for",
+    "input_ids": "token ids of another program are not learned; give their text",
 }
 
 
@@ -169,7 +169,7 @@ def _only(row: Row, names: Iterable[str]) -> str:
     there = [name for name in names if name in row]
     found = [name for name in there if not row_values.is_empty(row[name])]
     if len(found) > 1:
-        raise BadRow(found[1], f"stands beside {found[0]}; name the one that counts in the sidecar's fields")
+        raise BadRow(found[1], f"conflicts with {found[0]}; choose one in the sidecar's fields")
     return (found or [name for name in there if row[name] is not None] or there)[0]
 
 
@@ -269,7 +269,7 @@ def _tagged(tokens: Sequence[Any], tags: Sequence[Any], key: str, labels: Labels
     names = [_name(tag, f"{key}[{index}]", labels) for index, tag in enumerate(tags)]
     for index, name in enumerate(names):
         if not TAG.fullmatch(name):
-            raise BadRow(f"{key}[{index}]", f"is {name!r}; a tag is O, or a label behind B-, I-, E- or S-")
+            raise BadRow(f"{key}[{index}]", f"is {name!r}; a tag is O, or a label after B-, I-, E- or S-")
     return _of_words(tokens, "tokens", entities(names))
 
 

@@ -35,16 +35,13 @@ IGNORED = row_values.IGNORED | {"tags"}
 
 _OLD_TOOLS = "functions and function_call are the old form; write tools and tool_calls"
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking", "chain_of_thought", "complex_cot")
-_REASONING = (
-    "reasoning is not learned, and an answer without it may not be what was meant; take it out of the file to learn the "
-    "answer alone"
-)
+_REASONING = "reasoning is not learned, and an answer without it may be wrong; remove it from the file to learn only the answer"
 
 NO_PREFERENCE = (
-    "preferences are not learned while inbox.preferences is refuse; set it to learn_chosen to learn the good answer "
-    "as any other and leave the bad one out, or write the good one as the answer"
+    "preferences are not learned while inbox.preferences is refuse; set it to learn_chosen to train on the chosen answer "
+    "only, or write that one as the answer"
 )
-_NO_TOKENS = "tokens of another program are not learned; drop the text that they stand for"
+_NO_TOKENS = "token ids of another program are not learned; give their text"
 
 #: Fields of formats that are known and cannot be learned from, and why.
 REFUSED = {
@@ -54,7 +51,7 @@ REFUSED = {
     "sidecar's fields",
     **dict.fromkeys(("input_ids", "attention_mask", "labels"), _NO_TOKENS),
     "text": "text without a question is not learned; a row needs a question and its answer",
-    "segments": "segments are not learned, for they join template and text; a row needs a question and its answer",
+    "segments": "segments are not learned, because they mix template and text; a row needs a question and its answer",
     **dict.fromkeys(_THOUGHTS, _REASONING),
     "chunkedprompt": "AI Studio's prompts are not read; write their chunks as messages, each with role and content",
 }
@@ -178,7 +175,7 @@ def read(row: Row, field: str) -> Content:
     system = system_turns(row)
     if system and (own := next((turn for turn in said if turn.role == "system"), None)):
         if own.content.strip() != system[0].content.strip():
-            raise BadRow(system[0].where, f"stands beside the system message in {own.where}; keep one")
+            raise BadRow(system[0].where, f"conflicts with the system message in {own.where}; keep one")
         system = []
     return content(_form_name(listed[0]), [*system, *tool_turns(described), *said], field)
 
@@ -198,7 +195,7 @@ def system_turns(row: Row) -> list[Turn]:
     """Return the system message that stands beside the turns, or nothing; raise ``BadRow`` when there are two."""
     found = [name for name in SYSTEM if row.get(name)]
     if len(found) > 1 and any(row[name] != row[found[0]] for name in found):
-        raise BadRow(found[1], f"stands beside {found[0]}; name the one that counts in the sidecar's fields")
+        raise BadRow(found[1], f"conflicts with {found[0]}; choose one in the sidecar's fields")
     if not found:
         return []
     where, value = found[0], unpacked(row, found[0])
@@ -308,15 +305,13 @@ def content(format: str, turns: Sequence[Turn], field: str) -> Content:  # noqa:
             answer = {"content": turn.content, **called} if called else turn.content
             learned.append(partial(_example, messages, len(messages), answer))
         elif turn.role == "tool" and not is_called:
-            raise BadRow(turn.where, "what a tool said must follow the call of it")
+            raise BadRow(turn.where, "the result of a tool must follow its call")
         is_asked = is_asked or turn.role == "user"
         is_called = turn.role == "tool" or bool(called)
         messages.append({"role": turn.role, "content": turn.content, **called})
     if not learned:
         told = (
-            "an answer must follow a question of the user"
-            if opening
-            else "holds no answer of the assistant to learn"
+            "an answer must follow a question of the user" if opening else "holds no answer of the assistant"
         )
         raise BadRow(opening[0].where if opening else field, told)
     left_out = Counter({OPENING: len(opening), NULLS: sum(turn.nulls for turn in turns)})

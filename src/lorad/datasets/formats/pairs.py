@@ -102,7 +102,7 @@ def _refuse_other_text(row: Row, keys: Sequence[str]) -> None:
     parts = [row[key].strip() for key in keys if isinstance(row.get(key), str)]
     if not all(part in row["text"] for part in parts) and row["text"].strip():
         raise BadRow(
-            "text", f"stands beside {keys[0]} and {keys[-1]}; name those that count in the sidecar's fields"
+            "text", f"conflicts with {keys[0]} and {keys[-1]}; choose two of them in the sidecar's fields"
         )
 
 

@@ -157,6 +157,6 @@ def _asked(row: Row, good: Sequence[Any], shared: int) -> list[Any]:
     begun = list(good[:shared])
     if begun and isinstance(begun[0], Mapping) and begun[0].get("role") != "assistant":
         if told and begun[-len(told) :] != told:
-            raise BadRow("prompt", "is not what chosen and rejected begin with; leave one of the two out")
+            raise BadRow("prompt", "differs from the beginning of chosen and rejected; remove one of the two")
         return begun
     return [*told, *begun]

@@ -44,7 +44,7 @@ def matched(row: Row, names: frozenset[str]) -> tuple[Row, Mapping[str, str]]:
         if ours in found and is_empty(value):
             continue
         if ours in found and not is_empty(found[ours]):
-            raise BadRow(name, f"stands beside {own[ours]}, which differs only in case or blanks; keep one")
+            raise BadRow(name, f"conflicts with {own[ours]}, which differs only in case or blanks; keep one")
         found[ours], own[ours] = value, name
     return found, own
 

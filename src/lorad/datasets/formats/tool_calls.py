@@ -171,7 +171,7 @@ def _sorted(messages: Sequence[Any], run: range, ids: Sequence[str], where: str)
         if not isinstance(name, str) or name not in places:
             raise BadRow(f"{where}[{at}].tool_call_id", "must be the id of a call in the message before")
         if name in answered:
-            raise BadRow(f"{where}[{at}].tool_call_id", "stands twice; a call has one answer")
+            raise BadRow(f"{where}[{at}].tool_call_id", "appears twice; a call has one answer")
         answered[name] = at
     if len(answered) < len(named):
         return list(run)

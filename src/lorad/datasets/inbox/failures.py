@@ -63,7 +63,7 @@ def as_reason(name: str, error: Exception) -> SampleError:
     if isinstance(error, SampleError):
         return error
     if isinstance(error, TransientError):
-        return SampleError(f"{name} was given up after {MOST_TRIES} tries: {error.message}", code=error.code)
+        return SampleError(f"{name} failed {MOST_TRIES} times: {error.message}", code=error.code)
     if isinstance(error, MemoryError):
         told = "takes more memory than there is; split it and drop the parts"
         return SampleError(f"{name} {told}", code="memory")

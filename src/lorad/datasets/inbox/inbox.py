@@ -179,7 +179,7 @@ class Inbox:
                 if self._settling.is_ready(item, now):
                     ready.append(item)
             except Exception as error:  # noqa: BLE001 - whatever it is, the other files have their turn
-                told = f"{item.name} cannot be looked at ({type(error).__name__}); drop it anew under another name"
+                told = f"{item.name} cannot be looked at ({type(error).__name__}); drop it again under another name"
                 troubles.append(RejectedEntry(item, SampleError(told, code="unexpected"), is_left=True))
         return ready, troubles
 

@@ -222,7 +222,7 @@ def failure(message: Mapping[str, Any], name: str, limits: InboxSettings) -> Exc
             return OSError(number, told)
         case {"kind": "unknown", "message": str(told)}:
             return SampleError(
-                f"{name} could not be read ({told}); save it anew, as one JSON object a line",
+                f"{name} could not be read ({told}); save it again, as one JSON object per line",
                 code="unreadable",
             )
     raise Malformed("an end has another form")

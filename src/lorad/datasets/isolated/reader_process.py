@@ -139,7 +139,7 @@ class Reader:
         del self._deaths[key]
         return SampleError(
             f"{name} ended the process that reads it {DEATHS} times ({_ended_by(status)}): it is damaged, or needs more "
-            f"memory than there is; save it anew, as one JSON object a line, or split it",
+            f"memory than there is; save it again, as one JSON object per line, or split it",
             code="ended_the_reader",
         )
 
@@ -152,8 +152,8 @@ class Reader:
             yield call
         except Malformed as error:
             raise SampleError(
-                f"{source.name} could not be read: the process that reads it lost its way ({error}); save it anew, as one "
-                "JSON object a line",
+                f"{source.name} could not be read: the process that reads it sent an unexpected message ({error}); save it again, as one "
+                "JSON object per line",
                 code="unreadable",
             ) from None
         except _Gone:
@@ -328,7 +328,7 @@ def _ended_by(status: int) -> str:
 
 def _not_started(why: str) -> TransientError:
     return TransientError(
-        f"the process that reads files does not start ({why}); it is tried again later",
+        f"the process that reads files does not start ({why}); lorad will retry",
         code="reader_not_started",
     )
 

@@ -1,5 +1,6 @@
 """What the routes ask of the running daemon."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from lorad.records import Job
@@ -17,7 +18,7 @@ from lorad.serving.answers import (
 )
 from lorad.serving.completions import Model
 from lorad.serving.queries import Archive
-from lorad.serving.requests import GenerationRequest, Sampling
+from lorad.serving.requests import GenerationRequest, PredictionRequest, Sampling
 
 
 class Daemon(Protocol):
@@ -33,6 +34,7 @@ class Daemon(Protocol):
     def ask(
         self, model: str, messages: list[dict[str, Any]], sampling: Sampling
     ) -> tuple[GenerationRequest, str]: ...
+    def predict(self, model: str, inputs: Sequence[Any]) -> tuple[PredictionRequest, str]: ...
     def retry(self, job: int, *, force: bool, settings: dict[str, Any]) -> Job: ...
     def resume(self, job: int, checkpoint: str | None) -> ResumedJob: ...
     def cancel(self, job: int) -> Job: ...

@@ -4,8 +4,6 @@ What lives here: a question's way through a thread to the engine, and its answer
 does: reading the request (``schemas``), generating.
 """
 
-import asyncio
-import contextlib
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -28,7 +26,7 @@ from lorad.serving.completions import (
 from lorad.serving.http import http_errors
 from lorad.serving.http.bodies import encoded
 from lorad.serving.http.daemon import Daemon
-from lorad.serving.http.routing import Threads, given
+from lorad.serving.http.routing import Threads, cancelled_when_left, given
 from lorad.serving.http.schemas import ChatBody
 from lorad.serving.requests import Chunk, GenerationRequest
 
@@ -56,7 +54,7 @@ def add(app: FastAPI, daemon: Daemon) -> None:
             return StreamingResponse(
                 events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
             )
-        async with _cancelled_when_left(request, ticket):
+        async with cancelled_when_left(request, ticket):
             return _whole(await threads.run(lambda: list(ticket.answer())), head)
 
 
@@ -73,22 +71,6 @@ def _add_models(app: FastAPI, daemon: Daemon) -> None:
         raise ProtocolError(
             f"there is no model {name!r}; list them with: GET /v1/models", status=404, code="model_not_found"
         )
-
-
-@contextlib.asynccontextmanager
-async def _cancelled_when_left(request: Request, ticket: GenerationRequest) -> AsyncIterator[None]:
-    """End an answer when the client closes its connection: nobody needs the rest."""
-
-    async def watch() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        ticket.cancelled.set()
-
-    watcher = asyncio.create_task(watch())
-    try:
-        yield
-    finally:
-        watcher.cancel()
 
 
 def _usage(last: Chunk) -> Usage:

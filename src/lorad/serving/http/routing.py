@@ -4,10 +4,12 @@ What lives here: routes that read bodies by their content and write records as J
 model or for the end of a step. What never does: a route itself (``health``, ``openai``, ``admin``).
 """
 
+import asyncio
+import contextlib
 import functools
 import inspect
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from anyio import CapacityLimiter, to_thread
@@ -20,6 +22,7 @@ from lorad.serving.completions import Failure
 from lorad.serving.http import http_errors
 from lorad.serving.http.bodies import Bodies, Json
 from lorad.serving.http.schemas import Body
+from lorad.serving.requests import Request as Asked
 
 T = TypeVar("T")
 
@@ -101,6 +104,22 @@ class Threads:
         """Wait in a thread; whoever is cancelled leaves it behind."""
         self._limiter = self._limiter or CapacityLimiter(self._most)  # belongs to the loop that runs
         return await to_thread.run_sync(act, *arguments, abandon_on_cancel=True, limiter=self._limiter)
+
+
+@contextlib.asynccontextmanager
+async def cancelled_when_left(request: Request, asked: Asked) -> AsyncIterator[None]:
+    """End an answer when the client closes its connection: nobody needs the rest."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        asked.cancelled.set()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watcher.cancel()
 
 
 class Orders:

@@ -29,6 +29,9 @@ STOPS = 16
 STOP_LENGTH = 256
 """Texts that end an answer, and their characters: every token that is generated is compared with all of them."""
 
+INPUTS = 64
+"""Inputs of one request for predictions: they go through the model together."""
+
 NAME_LENGTH = 255
 """Characters of what names something: a track, a version, a tag, a checkpoint."""
 
@@ -161,6 +164,15 @@ class ResumeBody(Body):
     example: ClassVar[str] = '{"checkpoint": "round-0003"}'
 
     checkpoint: str | None = _NAME
+
+
+class PredictBody(Body):
+    """Inputs to be answered with data; what one is, the track's task says: a text, say."""
+
+    example: ClassVar[str] = '{"model": "mail", "inputs": ["Win a prize now"]}'
+
+    model: str = Field(max_length=2 * NAME_LENGTH)
+    inputs: list[Any] = Field(min_length=1, max_length=INPUTS)
 
 
 class RollbackBody(Body):
@@ -303,7 +315,7 @@ def _in_order_of_calls(said: Sequence[dict[str, Any]], given: Sequence[Any]) -> 
         if message["role"] != "tool":
             is_called = "tool_calls" in message
         elif not is_called:
-            raise _refused(f"messages[{index}]", "what a tool said must follow the call of it", "no_call")
+            raise _refused(f"messages[{index}]", "the result of a tool must follow its call", "no_call")
     try:
         return [said[place] for place in tool_calls.order(given)]
     except BadRow as problem:

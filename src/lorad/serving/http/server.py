@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from lorad import __version__
 from lorad.config import ServerSettings
-from lorad.serving.http import admin, document, health, http_errors, openai
+from lorad.serving.http import admin, document, health, http_errors, openai, prediction
 from lorad.serving.http.bodies import Bodies
 from lorad.serving.http.daemon import Daemon
 from lorad.serving.http.routing import use_routes
@@ -29,7 +29,7 @@ def build(daemon: Daemon, settings: ServerSettings | None = None) -> FastAPI:
     use_routes(app)
     app.state.bodies = Bodies((settings or ServerSettings()).max_body_bytes)
     http_errors.add_handlers(app)
-    for face in (health, openai, admin):
+    for face in (health, openai, prediction, admin):
         face.add(app, daemon)
     document.add(app)
     _answer_head(app)

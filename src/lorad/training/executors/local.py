@@ -78,8 +78,8 @@ class LocalSession:
     def _tell_late(self, limit: float) -> None:
         said = {
             "code": "too_slow",
-            "message": f"the session was ended after training.max_seconds ({limit:.0f} s); raise it, and let the "
-            "session go on with: lorad resume JOB",
+            "message": f"the session was ended after training.max_seconds ({limit:.0f} s); raise it, and continue "
+            "the session with: lorad resume JOB",
         }
         with contextlib.suppress(OSError):
             self._folder.report({"error": said})

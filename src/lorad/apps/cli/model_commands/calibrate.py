@@ -14,7 +14,7 @@ from rich.progress import Progress
 from lorad import records
 from lorad.apps.cli.model_commands.context import find_track, load
 from lorad.apps.cli.model_commands.dataset_files import read
-from lorad.apps.cli.model_commands.options import ConfigOption, HomeOption, JsonOption, SetOption
+from lorad.apps.cli.model_commands.options import ConfigOption, HomeOption, JsonOption, SetOption, TrackOption
 from lorad.apps.cli.model_commands.output import console
 from lorad.apps.screens import tables, terminal
 from lorad.apps.screens.screen import Screen
@@ -38,7 +38,7 @@ NO_REFERENCE = 2
 @app.command()
 def calibrate(
     version: Annotated[str, typer.Argument(help="A version, a tag, latest or previous.")] = "latest",
-    track: Annotated[str, typer.Option("--track", help="The line of learning.")] = "chat",
+    track: TrackOption = "chat",
     held_out: Annotated[
         Path | None,
         typer.Option(
@@ -111,8 +111,9 @@ def _prepare(
     with contextlib.closing(Database(place.database)) as database:
         questions = confidence.find_questions(Memory(database, track), registry.lineage(version), unseen)
     longest = max(row.max_length for row in settings.planner.table)
-    held = bases.load_to_answer(base, settings.engine.device, settings.training.dtype)
-    model = confidence.CalibratedModel(folder, held, find(chosen.task), longest)
+    task = find(chosen.task)
+    held = bases.load_to_answer(base, settings.engine.device, settings.training.dtype, task.head)
+    model = confidence.CalibratedModel(folder, held, task, longest)
     return model, questions
 
 

@@ -165,10 +165,10 @@ def read(
     """Read a file and its sidecar as the inbox does; return also its track, which the sidecar may name."""
     meta = sidecar.beside(file)
     track = meta.track or track
-    task = settings.track(track).task
-    meta.fit(sidecar.path_of(file).name, track, task, tuple(settings.tracks))
+    formats = find(settings.track(track).task).formats
+    meta.fit(sidecar.path_of(file).name, track, formats, tuple(settings.tracks))
     check = _row_check(place, settings, track)
-    return track, meta, reader.read(file, settings.inbox, task, meta.fields, meta.labels, check)
+    return track, meta, reader.read(file, settings.inbox, formats, meta.fields, meta.labels, check)
 
 
 def _row_check(place: Home, settings: Settings, track: str) -> reader.Check:

@@ -38,8 +38,8 @@ def verify_versions(
     place, settings = load(home, config, overrides)
     registry, base_folder = find_track(place, settings, track)
     bases.verify_base(base_folder)
-    base = bases.load_to_answer(base_folder, settings.engine.device, settings.training.dtype)
     task = find(settings.tracks[track].task)
+    base = bases.load_to_answer(base_folder, settings.engine.device, settings.training.dtype, task.head)
     entries = registry.tracker.read()["checkpoints"]
     there = [e["version"] for e in entries if e.get("state") != VersionState.PRUNED]
     rows: list[dict[str, Any]] = []

@@ -1,0 +1,87 @@
+"""What a session writes of itself beside the adapter: how it was made, and all that is needed to make it again.
+
+What never lives here: an example's words. One that is forgotten must not live on in a version's papers.
+"""
+
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from lorad import __version__, records
+from lorad.models import hardware
+from lorad.records import Evaluation, SessionSpec
+from lorad.storage import files
+from lorad.training import trainer
+from lorad.training.measurement import TrainingResult
+from lorad.training.session_examples import SessionExample, digests
+from lorad.versions import loader, papers
+
+
+def write(
+    candidate: Path,
+    order: SessionSpec,
+    made: TrainingResult,
+    examples: Sequence[SessionExample],
+    evaluation: Evaluation,
+    seconds: float,
+) -> None:
+    """Write a candidate's ``config.yaml`` and ``metadata.json``; ``seconds`` is what the whole session took."""
+    resolved = {"settings": order.settings["resolved"], "plan": records.as_json(order.plan)}
+    text = yaml.safe_dump(json.loads(json.dumps(resolved)), sort_keys=False)
+    files.write_bytes(candidate / papers.CONFIG, text.encode())
+    files.write_json(candidate / papers.METADATA, _metadata(order, made, examples, evaluation, seconds))
+
+
+def _metadata(
+    order: SessionSpec,
+    made: TrainingResult,
+    examples: Sequence[SessionExample],
+    evaluation: Evaluation,
+    seconds: float,
+) -> dict[str, Any]:
+    machine = hardware.machine(order.settings["training"]["device"])
+    return {
+        "lorad": __version__,
+        "framework": loader.environment(machine.device, order.plan.dtype),
+        "order": records.as_json(order),
+        "materials": {
+            "new": [each.example.id for each in examples if each.is_new],
+            "old": [[each.example.id, each.right] for each in examples if not each.is_new],
+        },
+        "datasets": digests(examples),
+        "hardware": {**records.as_json(machine), "platform": platform.platform()},
+        "training": _training(order, made.outcome, seconds),
+        "curves": made.outcome.history,
+        "final": {"recall": evaluation.headline_score.recall},
+        "reproducibility": {
+            "seed": order.plan.seed,
+            "deterministic": machine.device == "cpu",
+            "threads": torch.get_num_threads(),
+            "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        },
+        "adapter": {
+            "rank": made.adapter.rank,
+            "labels": made.adapter.labels,
+            "merge_difference": evaluation.merge_difference,
+            "truncation_error": made.truncation,
+        },
+    }
+
+
+def _training(order: SessionSpec, outcome: trainer.Outcome, seconds: float) -> dict[str, Any]:
+    return {
+        "plan": records.as_json(order.plan),
+        "ended_by": outcome.ended_by,
+        "rounds": len(outcome.history),
+        "steps": outcome.steps,
+        "tokens": outcome.tokens,
+        "seconds": round(outcome.seconds, 2),
+        "tokens_per_second": round(outcome.tokens / max(outcome.seconds, 1e-9), 1),
+        "peak_gib": round(outcome.peak_bytes / 2**30, 3),
+        "session_seconds": round(seconds, 2),
+    }

@@ -1,0 +1,146 @@
+"""A task of one's own through the real daemon: drop, session in a child process, rehearsal, judge, swap, answer, rollback."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny_encoder
+import toy_task
+from running import wait_for
+
+from lorad.apps.daemon.app import App
+from lorad.config import Settings
+from lorad.errors import ProtocolError
+from lorad.home import Home
+from lorad.serving.client import Client
+from lorad.storage import files
+
+SETTINGS = Settings.model_validate(
+    {
+        "tracks": {"things": {"task": "toy_task:Toy", "base": "encoder"}},
+        "inbox": {"settle_seconds": 0.2},
+        "planner": {
+            "table": [
+                {"rank": 8, "alpha": 16, "epochs": 10, "batch": 2, "accumulation": 4, "max_length": 64}
+            ],
+            "learning_rates": [{"learning_rate": 0.005}],
+            "loraplus_ratio": 1,
+            "stopping": {"recall": 1.0, "max_rounds": 120, "patience": 120},
+        },
+        "rehearsal": {"recalled_share": 1.0},
+        "training": {"threads": 1, "dtype": "float32"},
+    }
+)
+THINGS = tiny_encoder.texts(["fruit", "metal"], "things")
+BIRDS = tiny_encoder.texts(["bird"], "birds")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home whose sessions find the task where it is: a user would have installed it."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(toy_task.__file__).parent), prepend=":")
+    for name in ("configs", "inbox", "models"):
+        (tmp_path / name).mkdir()
+    tiny_encoder.store(tmp_path / "source", tmp_path / "models" / "base" / "encoder")
+    return Home(tmp_path)
+
+
+def drop(client, home, name, examples):
+    """Drop rows of texts and labels and wait until they are learned; return the job."""
+    rows = [{"text": example.input, "label": example.target} for example in examples]
+    hidden = home.inbox / f".{name}.part"
+    hidden.write_text(json.dumps(rows))
+    hidden.rename(home.inbox / name)
+
+    def ended():
+        found = client.call("GET", "/api/jobs")["jobs"]
+        known = {job["dataset"]: job for job in found if job["state"] in {"promoted", "rejected", "failed"}}
+        return known.get(name.removesuffix(".json"))
+
+    return wait_for(ended)
+
+
+def predict(client, examples, model="things"):
+    """Return what is said of each text, and which version said it."""
+    answer = client.call(
+        "POST", "/lorad/predict", {"model": model, "inputs": [example.input for example in examples]}
+    )
+    return [said["label"] for said in answer["predictions"]], answer["model"]
+
+
+def targets(examples):
+    return [example.target for example in examples]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_task_of_ones_own_goes_through_the_whole_cycle(home):
+    app = App(home, SETTINGS)
+    app.start()
+    try:
+        client = Client(home.socket(SETTINGS.server.socket))
+        with pytest.raises(ProtocolError, match="has learned nothing yet"):
+            predict(client, THINGS)
+
+        # A file is read, learned in a child process, judged and served
+        job = drop(client, home, "things.json", THINGS)
+        assert job["state"] == "promoted", job["reason"]
+        assert predict(client, THINGS) == (targets(THINGS), "things@v0.1")
+
+        # The next one brings a label, and the older dataset is rehearsed and kept
+        job = drop(client, home, "birds.json", BIRDS)
+        assert job["state"] == "promoted", job["reason"]
+        assert predict(client, [*THINGS, *BIRDS]) == (targets([*THINGS, *BIRDS]), "things@v0.2")
+        matrix = client.call("GET", "/api/retention", track="things")
+        assert matrix["matrix"] == [[1.0, None], [1.0, 1.0]]
+
+        # Any version answers by its name
+        assert predict(client, THINGS, "things@v0.1") == (targets(THINGS), "things@v0.1")
+        _check_refusals(client)
+        _check_papers(home)
+
+        # Back to the one before, which knows no birds
+        client.call("POST", "/api/rollback", {"track": "things"})
+        said, version = predict(client, BIRDS)
+        assert version == "things@v0.1"
+        assert set(said) <= {"fruit", "metal"}
+    finally:
+        app.stop()
+    _check_restart(home)
+
+
+def _check_refusals(client):
+    for body, code in (
+        ({"model": "things", "inputs": []}, "invalid_request"),
+        ({"model": "things", "inputs": [7]}, "no_text"),
+        ({"model": "things@v9", "inputs": ["she took the fig"]}, "no_such_version"),
+        ({"model": "nothing", "inputs": ["she took the fig"]}, "model_not_found"),
+    ):
+        with pytest.raises(ProtocolError) as caught:
+            client.call("POST", "/lorad/predict", body)
+        assert caught.value.code == code
+    with pytest.raises(ProtocolError, match="POST /lorad/predict"):
+        client.chat([{"role": "user", "content": "Is it a fruit?"}], model="things")
+
+
+def _check_papers(home):
+    """What only causal models have was not measured, and the probes are rows of the task."""
+    version = home.track("things") / "versions" / "v0.2"
+    result = files.read_json(version / "evaluation.json")
+    assert result["verdict"]["promote"]
+    assert result["evaluation"]["perplexity"] is None
+    probes = files.read_json(version / "probes.json")["probes"]
+    assert probes
+    assert all({"tokens", "label", "logits"} <= entry.keys() for entry in probes)
+    assert not list(home.base("encoder").parent.glob("*.general.safetensors"))
+
+
+def _check_restart(home):
+    """After a restart, with every check and the probes, what served serves again."""
+    app = App(home, SETTINGS)
+    app.start()
+    try:
+        client = Client(home.socket(SETTINGS.server.socket))
+        assert predict(client, THINGS) == (targets(THINGS), "things@v0.1")
+    finally:
+        app.stop()
