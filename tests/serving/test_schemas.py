@@ -189,7 +189,7 @@ def test_case_9_a_started_answer_is_refused():
     error = refusal(chat(messages=[*HELLO, {"role": "assistant", "content": "It is"}]).question)
 
     assert (error.code, error.data["param"]) == ("unsupported_parameter", "messages")
-    assert "does not continue a started answer" in error.message
+    assert "does not continue an answer" in error.message
 
 
 CALLS = [

@@ -176,7 +176,7 @@ class Client:
             ) from None
         except OSError as error:
             raise TransientError(
-                f"the socket {self._path} does not take calls: {error}", code="no_connection"
+                f"the socket {self._path} cannot be connected to: {error}", code="no_connection"
             ) from None
 
     # -- the API
@@ -277,7 +277,7 @@ class Client:
         return self._ask(RetentionMatrix, "GET", "/api/retention", track=track)
 
     def diff(self, track: str, a: str, b: str) -> Difference:
-        """Return the examples that two versions answer differently."""
+        """Return the examples that one version answers right and the other does not."""
         return self._ask(Difference, "GET", "/api/diff", track=track, a=a, b=b)
 
     def events(self, after: int | None = None) -> Events:
@@ -303,12 +303,10 @@ def _broken_connections() -> Iterator[None]:
     try:
         yield
     except TimeoutError:
-        raise TransientError(
-            "lorad did not answer in time; look at what it does with: lorad status", code="timeout"
-        ) from None
+        raise TransientError("lorad did not answer in time; see: lorad status", code="timeout") from None
     except (http.client.HTTPException, OSError) as error:
         raise TransientError(
-            f"lorad stopped answering in the middle of an answer ({type(error).__name__}); try again",
+            f"the connection to lorad broke in the middle of an answer ({type(error).__name__}); try again",
             code="connection_lost",
         ) from None
 
@@ -343,7 +341,7 @@ def _record(kind: type[T], told: Any) -> T:
         return read(kind, told)
     except RecordError as error:
         raise ProtocolError(
-            f"lorad answered with something else than expected: {error}; if it was upgraded, start it again",
+            f"lorad sent an unexpected answer: {error}; if it was upgraded, restart it",
             status=http.client.BAD_GATEWAY,
             code="bad_answer",
         ) from None

@@ -222,7 +222,7 @@ def _papers(kind: type[T], version: str, stored: Mapping[str, Any]) -> T:
         return record_json.read(kind, stored)
     except record_json.RecordError as error:
         raise RegistryError(
-            f"what is kept of {version} lacks what it must tell: {error}",
+            f"the files of {version} are incomplete: {error}",
             code="papers_damaged",
             version=version,
         ) from error

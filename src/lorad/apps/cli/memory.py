@@ -10,8 +10,7 @@ import typer
 
 from lorad.apps.cli.context import connect, connect_or_read, show
 from lorad.apps.cli.drops import copy_all
-from lorad.apps.cli.options import Json, Track, refuse_options_in_front
-from lorad.apps.cli.versions import DryRun
+from lorad.apps.cli.options import DryRun, Json, Track, refuse_options_in_front
 from lorad.apps.screens import state_text, tables, terminal
 from lorad.errors import ConfigError
 from lorad.storage import strict_json
@@ -52,7 +51,7 @@ def memory_export(
     force: Replace = False,
 ) -> None:
     """Export the examples as JSONL; the inbox and import can read it."""
-    from lorad.storage.files import check_replaceable, writing  # noqa: PLC0415 - see lorad.apps.cli
+    from lorad.storage.targets import check_replaceable, writing  # noqa: PLC0415 - see lorad.apps.cli
 
     if str(file) != "-":
         check_replaceable(file, replace=force)

@@ -256,7 +256,7 @@ def _rest(snapshot: Status) -> Panel:
     """Say what happens next when no session runs, and what somebody could do."""
     word = state(snapshot)
     if word == "starting":
-        told = "The base model is being loaded and the versions are checked."
+        told = "The base model is being loaded, and the versions are being checked."
     elif word == "paused":
         told = "Learning is paused. Go on with: lorad resume"
     elif snapshot.waiting_files or queued(snapshot):

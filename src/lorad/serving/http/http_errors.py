@@ -100,7 +100,7 @@ def refuse_encoding(request: Request) -> None:
     encoding = request.headers.get("content-encoding", "")
     if any(each.strip().lower() not in ("", "identity") for each in encoding.split(",")):
         raise ProtocolError(
-            f"the body is sent in the encoding {encoding}; send it as it is",
+            f"the body is compressed ({encoding}); send it uncompressed",
             status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             code="unsupported_encoding",
         )
@@ -124,7 +124,7 @@ def _explained(request: Request, error: HTTPException, routes: Sequence[str]) ->
         methods = (error.headers or {}).get("Allow", "another method").split(", ")
         allowed = ", ".join(sorted(set(methods) - {"HEAD"}))
         return ProtocolError(
-            f"there is no {asked}; ask {request.url.path} with {allowed}",
+            f"{request.url.path} does not accept {request.method}; use {allowed}",
             status=error.status_code,
             code="method_not_allowed",
         )

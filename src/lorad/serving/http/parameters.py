@@ -210,7 +210,7 @@ REFUSED: Mapping[str, Refused] = {
     "raw": Refused(_ONE_TEMPLATE, (False,)),
     "add_generation_prompt": Refused(_ONE_TEMPLATE, (True,)),
     "add_special_tokens": Refused(_ONE_TEMPLATE, (False,)),
-    "continue_final_message": Refused("it does not continue a started answer", (False,)),
+    "continue_final_message": Refused("it does not continue an answer", (False,)),
     "safe_prompt": Refused(_ONE_TEMPLATE, (False,)),
     "preset": Refused("name each parameter", ("",)),
     "character": Refused(_ONE_TEMPLATE, ("",)),
@@ -307,7 +307,7 @@ REFUSED_IN_MESSAGES: Mapping[str, str] = {
         "the model reads content and tool_calls alone; leave it out",
     ),
     **dict.fromkeys(
-        ("prefix", "partial"), "lorad does not continue a started answer; end with the message to answer"
+        ("prefix", "partial"), "lorad does not continue an answer; end with the message to answer"
     ),
 }
 """What a message may say elsewhere. Its other fields are let through: ``name``, as files are read without it too, and

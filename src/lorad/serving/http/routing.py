@@ -136,7 +136,7 @@ class Orders:
         async def give(*given: Any, **named: Any) -> T:
             if self._count >= MOST_ORDERS:
                 raise ProtocolError(
-                    "too many orders wait for their turn; try again in a second",
+                    "too many commands are waiting; try again in a second",
                     status=503,
                     code="busy",
                     retry_after=1,

@@ -20,20 +20,20 @@ from lorad.storage import strict_json
 from lorad.storage.strict_json import Flaw, NotJson, is_deeper, parse
 
 DEPTH = 64
-"""Lists and objects in one another; what is deeper costs Python its stack."""
+"""Maximum nesting depth of a body; deeper ones cost Python its stack."""
 
 FIELDS = 100
-"""Fields of a body; each that is not known is compared with all that are."""
+"""Maximum number of fields of a body; each unknown one is compared with all known ones."""
 
 STOPS = 16
 STOP_LENGTH = 256
-"""Texts that end an answer, and their characters: every token that is generated is compared with all of them."""
+"""Maximum number of stop texts, and of their characters: each generated token is compared with all of them."""
 
 INPUTS = 64
 """Inputs of one request for predictions: they go through the model together."""
 
 NAME_LENGTH = 255
-"""Characters of what names something: a track, a version, a tag, a checkpoint."""
+"""Maximum characters of a name: of a track, a version, a tag, a checkpoint."""
 
 _SHOWN = 60
 _TEXT_PARTS = ("text", "input_text", "output_text")
@@ -115,8 +115,8 @@ class ChatBody(Body):
         if said[-1]["role"] == "assistant":
             raise _refused(
                 "messages",
-                "the last message is the assistant's, and lorad does not continue a started answer; end with the "
-                "message to answer",
+                "the last message is from the assistant, and lorad does not continue an answer; end with the message "
+                "to answer",
                 "unsupported_parameter",
             )
         return [*self._tools(), *_in_order_of_calls(said, self.messages)]
@@ -261,7 +261,7 @@ def _object(raw: bytes, example: str) -> dict[str, Any]:
         )
     if not all(map(row_values.is_whole, _texts(value))):
         raise ProtocolError(
-            "the body holds half of a character (a lone surrogate); whoever cut the text cut an emoji in two",
+            "the body holds half of a character (a lone surrogate); the text was cut inside an emoji",
             code="bad_text",
         )
     return value
