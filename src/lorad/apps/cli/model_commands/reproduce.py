@@ -32,20 +32,20 @@ def reproduce_version(
     version: Annotated[str, typer.Argument(help="A version, a tag, latest or previous.")],
     keep: Annotated[bool, typer.Option("--keep", help="Keep the result in models/TRACK/reproduced.")] = False,
     track: TrackOption = "chat",
-    home: HomeOption = None,
+    home_path: HomeOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a version again from its records and memory, and compare; exit code 1 if it is not the same."""
     os.umask(permissions.UMASK)
-    place, settings = load(home, config, overrides)
-    registry, base_folder = find_track(place, settings, track)
+    home, settings = load(home_path, config, overrides)
+    registry, base_folder = find_track(home, settings, track)
     version = registry.resolve(version)
     registry.verify(version, bases.verify_base(base_folder))
     with registry.workspace.reproducing(version, keep=keep) as path:
         folder = RunFolder(path)
-        with contextlib.closing(Database(place.database)) as database:
+        with contextlib.closing(Database(home.database)) as database:
             reproduction.prepare(registry, Memory(database, track), version, base_folder, folder)
         _run_session(folder, LocalExecutor(nice=settings.training.nice), quiet=as_json)
         found = reproduction.compare(registry, version, folder)
