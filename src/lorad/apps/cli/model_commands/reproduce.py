@@ -15,7 +15,7 @@ from lorad.apps.cli.model_commands.output import console, say
 from lorad.models import bases
 from lorad.storage import permissions
 from lorad.storage.database import Database
-from lorad.storage.memory import Memory
+from lorad.track import open_track
 from lorad.training import reproduction
 from lorad.training.executors.interface import Executor
 from lorad.training.executors.local import LocalExecutor
@@ -46,7 +46,7 @@ def reproduce_version(
     with registry.workspace.reproducing(version, keep=keep) as path:
         folder = RunFolder(path)
         with contextlib.closing(Database(home.database)) as database:
-            reproduction.prepare(registry, Memory(database, track), version, base_folder, folder)
+            reproduction.prepare(open_track(home, settings, database, track), version, folder)
         _run_session(folder, LocalExecutor(nice=settings.training.nice), quiet=as_json)
         found = reproduction.compare(registry, version, folder)
         folder.remove_words()
