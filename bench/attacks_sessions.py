@@ -40,10 +40,12 @@ def _job(world: World, dataset: str) -> dict[str, Any] | None:
     return None
 
 
-def _phase(world: World) -> str:
+def _phase(world: World, dataset: str = "") -> str:
+    """Return the phase of the session that runs, of this dataset if one is named; "" where none does."""
     with contextlib.suppress(LoradError, OSError):
         session = world.call("GET", "/api/status", timeout=5)["session"]
-        return str(session["phase"]) if session else ""
+        if session and dataset in ("", session["dataset"]):
+            return str(session["phase"])
     return ""
 
 
@@ -66,8 +68,7 @@ WHEN: dict[str, Callable[[World], object]] = {
     "queued": lambda world: _job(world, "") is None and world.call("GET", "/api/jobs")["jobs"],
     "loading": lambda world: _phase(world) == "loading",
     "training": lambda world: _phase(world) == "training",
-    "testing": lambda world: _phase(world) not in {"", "loading", "training"},
-    "ending": lambda world: _phase(world) in {"testing", "evaluating", "writing", "saving", "probing"},
+    "testing": lambda world: _phase(world) in {"testing", "judging", "merging", "saving"},
 }
 
 
@@ -166,10 +167,11 @@ def forget_then_force(world: World) -> None:
 
 def forget_while_it_runs(world: World) -> None:
     _drop(world, "coat")
-    require(wait(lambda: _phase(world) in {"training", "loading"}, 40), "no session runs")
+    require(wait(lambda: _phase(world, "coat") in {"training", "loading"}, 60), "no session runs")
     world.call("POST", "/api/forget", {"track": "chat", "selector": "coat"})
-    require(wait(lambda: not _phase(world), 90), "the session does not end")
+    require(wait(lambda: not _phase(world, "coat"), 90), "the session does not end")
     job = _job(world, "coat")
+    require(job, "its job is gone")
     require(job and job["state"] != "promoted", "it was promoted with what was forgotten")
     words = subprocess.run(
         ["grep", "-rl", "the coat of", str(world.root / "models" / "chat")],

@@ -205,7 +205,7 @@ def outcome(path: Path, limits: InboxSettings, chance: random.Random) -> str:
 def run(files: int, seed: int, tell: Callable[[str], None]) -> int:
     chance = random.Random(seed)
     has_parquet = find_spec("pyarrow") is not None
-    found = sorted((ROOT / "tests" / "data").iterdir())
+    found = sorted(path for path in (ROOT / "tests" / "data").iterdir() if path.is_file())
     corpus = [path.read_bytes() for path in found if has_parquet or path.suffix != ".parquet"]
     counts: Counter[str] = Counter()
     slowest, began = 0.0, time.perf_counter()

@@ -28,7 +28,7 @@ from lorad.home import Home
 from lorad.models import adapters, bases, packing, peft_io, scoring
 from lorad.serving.client import Client
 from lorad.serving.requests import Sampling
-from lorad.storage import files, permissions
+from lorad.storage import locks, permissions
 from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
 from lorad.tasks import find
@@ -353,7 +353,7 @@ def test_a20_whoever_may_only_read_a_home_cannot_lock_it(home):
     try:
         # When it starts anew, and its registry is locked for a change, then nothing keeps it
         again.start()
-        with files.locked(home.track("chat") / ".lock", wait=False):
+        with locks.locked(home.track("chat") / ".lock", wait=False):
             pass
     finally:
         again.stop()

@@ -7,7 +7,7 @@ from world import World
 from lorad import records
 from lorad.apps.daemon import forgetting
 from lorad.states import JobState
-from lorad.storage import files
+from lorad.storage import files, locks
 from lorad.training import run_folder
 
 DOORS, GATES = tiny.facts(4, "doors", "door"), tiny.facts(4, "gates", "gate")
@@ -279,7 +279,7 @@ def test_a16_what_a_killed_reproduction_has_left_goes_and_one_that_runs_is_left_
     made.parent.mkdir(parents=True)
     made.write_text(WORD)
 
-    with files.locked(made.parents[1] / ".lock"):  # it runs
+    with locks.locked(made.parents[1] / ".lock"):  # it runs
         world.loop.commands.forget(world.track, "doors", 1.0)
         world.pass_time()
         assert made.exists()

@@ -14,7 +14,7 @@ from lorad.apps.cli.memory import _split_by_dataset
 from lorad.apps.cli.model_commands import base_models, main
 from lorad.errors import ConfigError, LoradError, RegistryError
 from lorad.models import base_source, bases, peft_io
-from lorad.storage import files
+from lorad.storage import files, targets
 from lorad.versions import export, import_version
 from lorad.versions.store import Registry
 
@@ -192,12 +192,12 @@ def test_a13_of_two_exports_to_one_name_the_first_stays(version, track, tmp_path
         (target / "mark").touch()
         return put(source, target)
 
-    put = files.put
+    put = targets.put
     told = []
 
     def second():
         try:
-            with files.beside(tmp_path / "mine") as scratch:
+            with targets.beside(tmp_path / "mine") as scratch:
                 (scratch / "made" / "x").mkdir(parents=True)
                 meanwhile(scratch / "made", tmp_path / "mine")
         except ConfigError as error:
@@ -230,11 +230,11 @@ def test_a13_a_file_is_only_replaced_where_that_was_said(tmp_path, kind):
     before = everything(tmp_path)
 
     for replace in (False, True)[: 1 if kind == "file" else 2]:
-        with pytest.raises(ConfigError), files.writing(target, replace=replace):
+        with pytest.raises(ConfigError), targets.writing(target, replace=replace):
             raise AssertionError("it was opened")
     assert everything(tmp_path) == before
     if kind == "file":
-        with files.writing(target, replace=True) as stream:
+        with targets.writing(target, replace=True) as stream:
             stream.write("new \ud800")
         assert target.read_text() == "new \\ud800"
 
@@ -246,7 +246,7 @@ def test_a_file_is_written_where_files_have_one_name_only(tmp_path, monkeypatch)
 
     monkeypatch.setattr(os, "link", refuse)
 
-    with files.writing(tmp_path / "memory.jsonl", replace=False) as stream:
+    with targets.writing(tmp_path / "memory.jsonl", replace=False) as stream:
         stream.write("rows")
 
     assert (tmp_path / "memory.jsonl").read_text() == "rows"
@@ -257,7 +257,7 @@ def test_a13_what_comes_while_a_file_is_written_stays(tmp_path):
     target = tmp_path / "memory.jsonl"
 
     def write():
-        with files.writing(target, replace=False) as stream:
+        with targets.writing(target, replace=False) as stream:
             stream.write("mine")
             target.write_text("yours")
 

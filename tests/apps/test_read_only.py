@@ -12,7 +12,7 @@ from world import World
 from lorad.errors import ConfigError, LoradError, TransientError
 from lorad.serving.http.http_errors import status
 from lorad.states import JobState
-from lorad.storage import fault_points, files
+from lorad.storage import fault_points, locks
 from lorad.storage.database import Database
 from lorad.versions.store import Registry
 
@@ -141,7 +141,7 @@ def test_a22_a_session_on_a_read_only_disk_is_told_and_goes_on_later(world, is_c
 
 def test_a22_a_daemon_that_starts_on_it_says_what_it_is(tmp_path):
     with fault_points.guarded(ReadOnlyDisk()), pytest.raises(LoradError, match="Read-only file system"):
-        files.locked(tmp_path / "new" / ".daemon.lock").__enter__()
+        locks.locked(tmp_path / "new" / ".daemon.lock").__enter__()
 
 
 def test_a22_a_disk_that_becomes_read_only_anywhere_in_a_cycle_costs_nothing(tmp_path):

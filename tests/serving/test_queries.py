@@ -16,7 +16,7 @@ from lorad.errors import ConfigError, ProtocolError, RegistryError, TransientErr
 from lorad.home import Home
 from lorad.serving import queries
 from lorad.serving.record_json import as_json
-from lorad.storage.database import MIGRATIONS
+from lorad.storage.migrations import MIGRATIONS
 from lorad.versions.manifests import MANIFEST
 from lorad.versions.promotion import PromotionRecord
 

@@ -10,9 +10,10 @@ import pytest
 
 from lorad.errors import ConfigError, RegistryError, TransientError
 from lorad.records import Example
-from lorad.storage.database import MIGRATIONS, Database
+from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
 from lorad.storage.memory import Memory
+from lorad.storage.migrations import MIGRATIONS
 
 ADD = "INSERT INTO flags VALUES (?, ?)"
 

@@ -46,14 +46,9 @@ def test_a_drop_is_taken_and_accepted(ledger):
     assert ledger.drop(drop.id) == ended
 
 
-def test_a_drop_that_failed_may_be_tried_again(ledger):
-    failed = ledger.close_drop(ledger.take("a.json", "chat", 1.0), "fail", 2.0, reason={"code": "no_rows"})
-
-    assert ledger.close_drop(failed, "retry", 3.0).state is DropState.PROCESSING
-
-
-def test_a_drop_never_leaves_where_it_ended(ledger):
-    ended = ledger.close_drop(ledger.take("a.json", "chat", 1.0), "accept", 2.0)
+@pytest.mark.parametrize("end", ["accept", "repeat", "fail"])
+def test_a_drop_never_leaves_where_it_ended(ledger, end):
+    ended = ledger.close_drop(ledger.take("a.json", "chat", 1.0), end, 2.0)
 
     with pytest.raises(RegistryError):
         ledger.close_drop(ended, "fail", 3.0, reason={"code": "late"})

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from lorad.apps.cli import main
 from lorad.errors import ConfigError
 from lorad.home import Home
-from lorad.storage import files, permissions
+from lorad.storage import files, locks, permissions
 from lorad.storage.database import Database
 from lorad.training.checkpoint import Checkpoints
 
@@ -61,7 +61,7 @@ def test_a15_init_leaves_an_inbox_as_open_as_its_owner_made_it(tmp_path):
 def test_a15_files_folders_and_locks_have_their_modes_under_any_umask(tmp_path):
     files.write_json(tmp_path / "a" / "b" / "paper.json", {})
     files.write_lines(tmp_path / "a" / "new.jsonl", [{"question": "secret"}])
-    with files.open_secret(tmp_path / "a" / "session.log", "wb"), files.locked(tmp_path / "a" / ".lock"):
+    with files.open_secret(tmp_path / "a" / "session.log", "wb"), locks.locked(tmp_path / "a" / ".lock"):
         pass
     Checkpoints(tmp_path / "a" / "checkpoints", "run").save(1, {}, {})
 

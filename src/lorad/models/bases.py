@@ -29,7 +29,7 @@ from lorad.models import base_source
 from lorad.models.hardware import DTYPES, first_line, machine, passing_errors
 from lorad.models.heads import CAUSAL, Head
 from lorad.records import ModelShape, digest
-from lorad.storage import files
+from lorad.storage import files, targets
 
 HARMLESS = re.compile(r"rotary_emb\.inv_freq$|(^|\.)position_ids$")
 """Tensors that older programs stored, and that follow from config.json."""
@@ -79,7 +79,7 @@ def store_base(
     _check_place(named, target)
     if objection := base_source.objection(source) if gguf_file is None else base_source.unreadable(named):
         raise ConfigError(objection, code="no_model")
-    with files.beside(target) as scratch:
+    with targets.beside(target) as scratch:
         made = scratch / "made"
         made.mkdir()
         (make or make_base)(source, made, gguf_file)
@@ -90,13 +90,13 @@ def store_base(
         files.sync_tree(made)
         if (target / FINGERPRINT).is_file():
             files.remove(target)
-        files.put(made, target)
+        targets.put(made, target)
     return str(fingerprint["fingerprint"])
 
 
 def _check_place(source: Path, target: Path) -> None:
     if not (target / FINGERPRINT).is_file():
-        files.check_new(target)
+        targets.check_new(target)
     own, theirs = target.resolve(), source.resolve()
     if own.is_relative_to(theirs) or theirs.is_relative_to(own):
         raise ConfigError(

@@ -18,16 +18,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from lorad.errors import ConfigError, TransientError
+from lorad.errors import TransientError
 from lorad.storage.fault_points import step
 
 CHUNK = 1 << 20
 
+
 #: What files and folders allow, whatever the umask; what holds people's words is nobody else's to read.
 FILE, FOLDER, SECRET, CLOSED = 0o640, 0o750, 0o600, 0o700
 
+
 #: How the name of a file ends that is not yet what its name will say.
 PART = ".part"
+
 
 #: errno values that a later try may not meet: full disk, quota, a disk that the system has made read-only, short
 #: memory, too many open files, busy or interrupted I/O, a share that went away.
@@ -260,155 +263,3 @@ def remove_empty(folder: Path) -> None:
     """Remove a folder if nothing lies in it."""
     with contextlib.suppress(OSError), step("rmdir", folder):
         folder.rmdir()
-
-
-def check_new(target: Path, kind: str = "folder") -> None:
-    """Raise ``ConfigError`` where nothing new can have this name: something has it, or no file can."""
-    try:
-        target.lstat()
-    except FileNotFoundError:
-        if target.name not in {"", "..", "."}:
-            return
-        told = "is no name"
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"nothing can be written to {target}: {reason}", code="bad_target") from None
-    else:
-        told = "exists already"
-    raise ConfigError(f"{target} {told}; name a {kind} that does not exist", code="target_exists")
-
-
-@contextlib.contextmanager
-def beside(target: Path) -> Iterator[Path]:
-    """Lend a folder of one's own where ``target`` will be; it goes in the end, and with it what was made for it."""
-    made = [folder for folder in target.parents if not folder.exists()]
-    try:
-        make_folder(target.parent)
-        with tempfile.TemporaryDirectory(prefix=".lorad-", dir=target.parent) as scratch:
-            yield Path(scratch)
-    finally:
-        for folder in made:
-            remove_empty(folder)
-
-
-def put(source: Path, target: Path) -> None:
-    """Give a finished folder its name; raise ``ConfigError`` where somebody has taken it meanwhile."""
-    try:
-        rename(source, target)
-    except OSError as error:
-        if error.errno not in {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR}:
-            raise
-        check_new(target)
-        raise
-
-
-@contextlib.contextmanager
-def writing(path: Path, *, replace: bool) -> Iterator[IO[str]]:
-    """Write a text that people named: whole or not at all, beside what has the name, which only ``replace`` gives up.
-
-    Raise ``ConfigError`` where the name is that of a link, a folder or a device, or of a file that is to stay.
-    """
-    check_replaceable(path, replace=replace)
-    descriptor, hidden = tempfile.mkstemp(prefix=".lorad-", suffix=PART, dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
-            yield stream
-        if replace:
-            Path(hidden).replace(path)
-        else:
-            _put_new(Path(hidden), path)
-    except FileExistsError:
-        raise _taken(path) from None
-    finally:
-        Path(hidden).unlink(missing_ok=True)
-
-
-def _put_new(source: Path, target: Path) -> None:
-    """Give a finished file its name; raise ``FileExistsError`` where somebody has taken it meanwhile."""
-    try:
-        os.link(source, target)  # a rename would replace what came meanwhile
-    except OSError as error:
-        if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}:
-            raise
-        with target.open("x"):  # the file system of a memory stick knows no second names
-            source.replace(target)
-
-
-def check_replaceable(path: Path, *, replace: bool) -> None:
-    """Raise ``ConfigError`` where a file cannot be written, or only over what is there."""
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{path} could not be written: {reason}", code="not_written") from None
-    if not stat.S_ISREG(mode):
-        raise ConfigError(
-            f"{path} is not a regular file and was not changed; choose another file", code="not_written"
-        )
-    if not replace:
-        raise _taken(path)
-
-
-def _taken(path: Path) -> ConfigError:
-    return ConfigError(
-        f"{path} exists already; choose another file, or overwrite it with --force", code="target_exists"
-    )
-
-
-@contextlib.contextmanager
-def locked(path: Path, *, wait: bool = True, apart: Path | None = None) -> Iterator[None]:
-    """Hold an advisory lock on a file; without ``wait`` raise ``TransientError`` if somebody else does.
-
-    Whoever may read a file can lock it, so nobody else may. The file may be removed by mistake; the lock of the folder
-    ``apart``, which is for nothing else, outlives it.
-    """
-    make_folder(path.parent)
-    how = fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)
-    with contextlib.ExitStack() as held:
-        try:
-            if apart is not None:
-                _lock_folder(apart, how, held)
-            _lock_file(path, how, held)
-        except BlockingIOError:
-            raise TransientError(
-                f"{path} is held by another lorad process", code="locked", path=str(path)
-            ) from None
-        yield
-
-
-def _lock_folder(folder: Path, how: int, held: contextlib.ExitStack) -> None:
-    make_folder(folder, mode=CLOSED)
-    with passing_errors(f"locking {folder}"):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    held.callback(os.close, descriptor)
-    with contextlib.suppress(PermissionError):  # another user's
-        os.fchmod(descriptor, CLOSED)
-    try:
-        fcntl.flock(descriptor, how)
-    except BlockingIOError:
-        raise
-    except OSError:  # NFS locks no folders
-        return
-
-
-def _lock_file(path: Path, how: int, held: contextlib.ExitStack) -> None:
-    while True:
-        with passing_errors(f"locking {path}"), step("create", path):
-            stream = open(path, "a", opener=lambda name, flags: os.open(name, flags, SECRET))  # noqa: SIM115 - see open_secret
-        with contextlib.ExitStack() as opened:
-            opened.enter_context(stream)
-            with contextlib.suppress(OSError):  # somebody else's, who may lock it as well
-                os.fchmod(stream.fileno(), SECRET)
-            fcntl.flock(stream, how)
-            if _is_at(stream.fileno(), path):  # else it was removed while this waited for it
-                held.enter_context(opened.pop_all())
-                return
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False

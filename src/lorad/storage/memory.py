@@ -10,24 +10,18 @@ the others. So neither a rollback nor its undoing needs any bookkeeping here. Wh
 
 import itertools
 import json
-import math
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from lorad.records import Example, as_message
+from lorad.records import Example
 from lorad.storage.database import Database
-from lorad.storage.strict_json import LEVELS, Flaw, NotJson, is_deeper, parse
+from lorad.storage.example_rows import FullPage, exported, read_example
 
 #: Examples that are looked up and kept at once; SQLite takes 999 values and more.
 _BATCH = 500
 
-#: Characters of questions and answers after which a page ends: a row may have a megabyte.
-PAGE_LENGTH = 4_000_000
-
-#: Levels of an example that is exported, which stands in a row and its messages: a call's arguments may have LEVELS.
-_DEEPEST = LEVELS + 4
 #: Examples by their ids, as a list in JSON.
 _THESE = "(SELECT value FROM json_each(?2))"
 
@@ -116,7 +110,7 @@ class Memory:
                 ]
                 mine = {example.input_id: example.id for example in new}
                 replacing += [
-                    _example(row) for row in held if mine.get(row["question_id"], row["id"]) != row["id"]
+                    read_example(row) for row in held if mine.get(row["question_id"], row["id"]) != row["id"]
                 ]
                 self._insert(new, drop_id, now)
                 count += len(batch)
@@ -205,12 +199,12 @@ class Memory:
         version of the lineage replaced by a newer answer.
         """
         rows = self._seen(lineage, "is_learned AND NOT is_replaced AND forgotten_at IS NULL")
-        return [Recalled(example=_example(row), right=bool(row["recalled"])) for row in rows]
+        return [Recalled(example=read_example(row), right=bool(row["recalled"])) for row in rows]
 
     def all(self, lineage: Sequence[str] | None = None) -> list[Example]:
         """Return every example that is neither replaced nor forgotten."""
         rows = self._seen(lineage, "NOT is_replaced AND forgotten_at IS NULL")
-        return [_example(row) for row in rows]
+        return [read_example(row) for row in rows]
 
     def named(self, ids: Sequence[str]) -> list[Example]:
         """Return these examples in this order, the replaced ones too; what was forgotten on purpose is not there."""
@@ -233,12 +227,12 @@ class Memory:
         says so under ``unreadable``: the others are wanted all the same.
         """
         held = "forgotten_at IS NULL AND NOT is_replaced AND rowid > ?3 AND (?4 IS NULL OR dataset = ?4)"
-        rows = self._seen(lineage, held, after, dataset, limit=limit, is_enough=_Full())
-        return [_shown(row) for row in rows]
+        rows = self._seen(lineage, held, after, dataset, limit=limit, is_enough=FullPage())
+        return [exported(row) for row in rows]
 
     def _select(self, condition: str, *values: Any) -> list[Example]:
         query = f"SELECT * FROM examples WHERE track = ? AND forgotten_at IS NULL {condition} ORDER BY rowid"
-        return [_example(row) for row in self._db.rows(query, self._track, *values)]
+        return [read_example(row) for row in self._db.rows(query, self._track, *values)]
 
     def mark_learned(self, learned: Iterable[Sequence[str]], version: str) -> None:
         """Record that a promoted version learned these, ids of example and question each; can be repeated.
@@ -324,91 +318,6 @@ class Memory:
             counts = [{name: row[name] or 0 for name in row.keys()} for row in rows]  # noqa: SIM118 - a Row iterates values
             self._counted = (seen_by, state), counts
         return list(counts)
-
-
-class _Full:
-    """Tells of one row after the other whether a page is full with it."""
-
-    def __init__(self) -> None:
-        self._length = 0
-
-    def __call__(self, row: sqlite3.Row) -> bool:
-        self._length += len(str(row["question"])) + len(str(row["answer"]))  # whatever somebody has put there
-        return self._length >= PAGE_LENGTH
-
-
-def _shown(row: sqlite3.Row) -> dict[str, Any]:
-    names = ("line", "added_at", "learned_in", "recalled", "recalled_in")
-    provenance = {"row": row["rowid"], **{name: row[name] for name in names}}
-    try:
-        told = _exported(_readable(row))
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        told = {"unreadable": f"{type(error).__name__}: {error}"}
-    return told | {"dataset": _clean(row["dataset"]), "provenance": provenance}
-
-
-def _exported(example: Example) -> dict[str, Any]:
-    tools = [message["content"] for message in example.input if message["role"] == "tools"]
-    # what is learned of a conversation has a row for each turn: here the turns before are context
-    asked = [
-        message | ({"weight": 0} if message["role"] == "assistant" else {})
-        for message in example.input
-        if message["role"] != "tools"
-    ]
-    return {
-        "messages": [*asked, {"role": "assistant", **as_message(example.target)}],
-        **({"tools": _functions(tools[0])} if tools else {}),
-    }
-
-
-def _readable(row: sqlite3.Row) -> Example:
-    """Return an example that can be written as JSON and read again: what an older lorad kept need not be.
-
-    Then a half of a character, a number that JSON lacks and what is nested too deeply are told as text.
-    """
-    try:
-        example = _example(row)
-    except RecursionError:
-        return Example(task=row["task"], input=[], target=row["answer"], dataset=row["dataset"])
-    try:
-        json.dumps([example.input, example.target], ensure_ascii=False, allow_nan=False).encode()
-    except (RecursionError, ValueError):
-        return replace(example, input=_clean(example.input), target=_clean(example.target))
-    if is_deeper([example.input, example.target], _DEEPEST):
-        return replace(example, input=_clean(example.input), target=_clean(example.target))
-    return example
-
-
-def _clean(value: Any, levels: int = _DEEPEST) -> Any:
-    if isinstance(value, str):
-        return value.encode(errors="backslashreplace").decode()
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict | list) and not levels:
-        return json.dumps(value)
-    if isinstance(value, dict):
-        return {_clean(key): _clean(each, levels - 1) for key, each in value.items()}
-    return [_clean(each, levels - 1) for each in value] if isinstance(value, list) else value
-
-
-def _functions(written: str) -> Any:
-    """Return what a conversation may call; as text where an older lorad kept what cannot be written as a value."""
-    try:
-        found = parse(written, levels=LEVELS)
-        json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
-    except (NotJson, Flaw, ValueError):
-        return written
-    return found
-
-
-def _example(row: sqlite3.Row) -> Example:
-    return Example(
-        task=row["task"],
-        input=json.loads(row["question"]),
-        target=json.loads(row["answer"]),
-        dataset=row["dataset"],
-        line=row["line"],
-    )
 
 
 def _holds(example: Example, text: str) -> bool:

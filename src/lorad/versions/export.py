@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from lorad.errors import ConfigError, RegistryError
 from lorad.evaluation import metrics
 from lorad.models import adapter_stack, adapters, bases, hardware, peft_io
-from lorad.storage import files
+from lorad.storage import files, targets
 from lorad.tasks.chat import Chat
 from lorad.versions import export_template, llamacpp, modelfile
 from lorad.versions.loader import keep_tokenizer
@@ -82,7 +82,7 @@ def export(
             "adapter already",
             code="has_head",
         )
-    with files.beside(target) as scratch:
+    with targets.beside(target) as scratch:
         made = scratch / "made"
         made.mkdir()
         told = _make(version, base, made, form, strict=strict)
@@ -90,7 +90,7 @@ def export(
             files.write_json(made / name, content)
         open_as_usual(made)
         files.sync_tree(made)
-        files.put(made, target)
+        targets.put(made, target)
     return told
 
 
@@ -101,7 +101,7 @@ def check(target: Path, form: str, home: Path | None = None) -> None:
     """
     if form not in FORMATS:
         raise ConfigError(f"there is no format {form!r}; known: {', '.join(FORMATS)}", code="no_such_format")
-    files.check_new(target)
+    targets.check_new(target)
     place = target.resolve()
     for own in (home / name for name in ("inbox", "models") if home):
         if place.is_relative_to(own.resolve()):

@@ -16,7 +16,7 @@ from typing import Any
 from lorad import records
 from lorad.errors import RegistryError
 from lorad.states import VersionState, advance
-from lorad.storage import files
+from lorad.storage import files, locks
 from lorad.versions import manifests, merged_copy, old_papers, version_names
 from lorad.versions.version_folders import VersionFolders
 
@@ -97,7 +97,7 @@ class Tracker:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep everybody else from changing the track's versions."""
-        with files.locked(self.track / ".lock"):
+        with locks.locked(self.track / ".lock"):
             yield
 
     @contextlib.contextmanager

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lorad.errors import TransientError
-from lorad.storage import files
+from lorad.storage import files, locks
 from lorad.versions import papers
 
 
@@ -52,7 +52,7 @@ class Workspace:
         for made in (self._adopting / papers.CANDIDATE, self._reproduced / ".made"):
             if made.exists():
                 # where somebody is at it, he removes it in the end
-                with contextlib.suppress(TransientError), files.locked(made.parent / ".lock", wait=False):
+                with contextlib.suppress(TransientError), locks.locked(made.parent / ".lock", wait=False):
                     files.remove(made)
 
     @contextlib.contextmanager
@@ -61,7 +61,7 @@ class Workspace:
 
         One at a time, so that what a kill has left of an earlier one can be told from what somebody makes now.
         """
-        with files.locked(self._adopting / ".lock", wait=False):
+        with locks.locked(self._adopting / ".lock", wait=False):
             candidate = self._adopting / papers.CANDIDATE
             files.remove(candidate)
             try:
@@ -75,7 +75,7 @@ class Workspace:
 
         One at a time, see ``adopting``.
         """
-        with files.locked(self._reproduced / ".lock", wait=False):
+        with locks.locked(self._reproduced / ".lock", wait=False):
             folder = self._reproduced / ".made"
             files.remove(folder)
             try:

@@ -52,7 +52,7 @@ def memory_export(
     force: Replace = False,
 ) -> None:
     """Export the examples as JSONL; the inbox and import can read it."""
-    from lorad.storage.files import check_replaceable, writing  # noqa: PLC0415 - see lorad.apps.cli
+    from lorad.storage.targets import check_replaceable, writing  # noqa: PLC0415 - see lorad.apps.cli
 
     if str(file) != "-":
         check_replaceable(file, replace=force)

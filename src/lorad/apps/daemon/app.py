@@ -37,7 +37,7 @@ from lorad.models.hardware import quieten
 from lorad.serving.engine import Engine
 from lorad.serving.http import connections, server, unix_socket
 from lorad.serving.queries import Archive
-from lorad.storage import files, permissions
+from lorad.storage import files, locks, permissions
 from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
 from lorad.track import all_tracks
@@ -137,7 +137,7 @@ class App:
         stack = contextlib.ExitStack()
         try:
             lock, apart = self.home.models / ".daemon.lock", self.home.models / ".daemon"
-            stack.enter_context(files.locked(lock, wait=False, apart=apart))
+            stack.enter_context(locks.locked(lock, wait=False, apart=apart))
         except TransientError as error:
             if error.code != "locked":
                 raise

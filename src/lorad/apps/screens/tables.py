@@ -40,7 +40,7 @@ from lorad.serving.answers import (
     VersionPapers,
     Versions,
 )
-from lorad.storage.files import check_replaceable
+from lorad.storage.targets import check_replaceable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

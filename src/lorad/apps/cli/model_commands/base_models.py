@@ -25,7 +25,7 @@ from lorad.apps.screens import terminal
 from lorad.errors import ConfigError
 from lorad.home import find_home
 from lorad.models import bases
-from lorad.storage import files, permissions
+from lorad.storage import files, locks, permissions, targets
 from lorad.tasks import find
 
 app = typer.Typer()
@@ -71,7 +71,7 @@ def base_add(
                 f"{name} already exists and is intact: {target}",
             )
             return
-    with files.locked(target.parent / ".lock"), files.beside(target) as scratch:
+    with locks.locked(target.parent / ".lock"), targets.beside(target) as scratch:
         for left in target.parent.glob(".lorad-*"):  # left by a killed process: the lock is ours
             if left != scratch:
                 files.remove(left)

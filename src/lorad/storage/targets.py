@@ -1,0 +1,111 @@
+"""Files and folders that people name: new ones, whole or not at all, and nothing of theirs replaced unasked.
+
+What lives here: whether a name can be had, and giving it to what is finished. What never does: the daemon's own files (``files``).
+"""
+
+import contextlib
+import errno
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from lorad.errors import ConfigError
+from lorad.storage.files import PART, make_folder, remove_empty, rename
+
+
+def check_new(target: Path, kind: str = "folder") -> None:
+    """Raise ``ConfigError`` where nothing new can have this name: something has it, or no file can."""
+    try:
+        target.lstat()
+    except FileNotFoundError:
+        if target.name not in {"", "..", "."}:
+            return
+        told = "is no name"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"nothing can be written to {target}: {reason}", code="bad_target") from None
+    else:
+        told = "exists already"
+    raise ConfigError(f"{target} {told}; name a {kind} that does not exist", code="target_exists")
+
+
+@contextlib.contextmanager
+def beside(target: Path) -> Iterator[Path]:
+    """Lend a folder of one's own where ``target`` will be; it goes in the end, and with it what was made for it."""
+    made = [folder for folder in target.parents if not folder.exists()]
+    try:
+        make_folder(target.parent)
+        with tempfile.TemporaryDirectory(prefix=".lorad-", dir=target.parent) as scratch:
+            yield Path(scratch)
+    finally:
+        for folder in made:
+            remove_empty(folder)
+
+
+def put(source: Path, target: Path) -> None:
+    """Give a finished folder its name; raise ``ConfigError`` where somebody has taken it meanwhile."""
+    try:
+        rename(source, target)
+    except OSError as error:
+        if error.errno not in {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR}:
+            raise
+        check_new(target)
+        raise
+
+
+@contextlib.contextmanager
+def writing(path: Path, *, replace: bool) -> Iterator[IO[str]]:
+    """Write a text that people named: whole or not at all, beside what has the name, which only ``replace`` gives up.
+
+    Raise ``ConfigError`` where the name is that of a link, a folder or a device, or of a file that is to stay.
+    """
+    check_replaceable(path, replace=replace)
+    descriptor, hidden = tempfile.mkstemp(prefix=".lorad-", suffix=PART, dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
+            yield stream
+        if replace:
+            Path(hidden).replace(path)
+        else:
+            _put_new(Path(hidden), path)
+    except FileExistsError:
+        raise _taken(path) from None
+    finally:
+        Path(hidden).unlink(missing_ok=True)
+
+
+def _put_new(source: Path, target: Path) -> None:
+    """Give a finished file its name; raise ``FileExistsError`` where somebody has taken it meanwhile."""
+    try:
+        os.link(source, target)  # a rename would replace what came meanwhile
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}:
+            raise
+        with target.open("x"):  # the file system of a memory stick knows no second names
+            source.replace(target)
+
+
+def check_replaceable(path: Path, *, replace: bool) -> None:
+    """Raise ``ConfigError`` where a file cannot be written, or only over what is there."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path} could not be written: {reason}", code="not_written") from None
+    if not stat.S_ISREG(mode):
+        raise ConfigError(
+            f"{path} is not a regular file and was not changed; choose another file", code="not_written"
+        )
+    if not replace:
+        raise _taken(path)
+
+
+def _taken(path: Path) -> ConfigError:
+    return ConfigError(
+        f"{path} exists already; choose another file, or overwrite it with --force", code="target_exists"
+    )
