@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lorad.apps.cli.context import connect, connect_or_read, show
-from lorad.apps.cli.options import Json, Track, refuse_options_in_front
+from lorad.apps.cli.options import DryRun, Json, Track, refuse_options_in_front
 from lorad.apps.cli.programs import AS_TYPED, hand_over
 from lorad.apps.screens import tables, terminal
 from lorad.errors import RegistryError
@@ -31,7 +31,6 @@ OlderThan = Annotated[int | None, typer.Option(min=1, metavar="DAYS", help="Maxi
 MaxBytes = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Maximum size of all together, in bytes.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")]
 
 
 @group.callback()

@@ -51,51 +51,53 @@ def base_add(
     name: Annotated[
         str | None, typer.Option("--name", help="Its name in models/base; default: from the source.")
     ] = None,
-    home: HomeOption = None,
+    home_path: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Store a base model as safetensors with its tokenizer and fingerprint, and test its chat template."""
     os.umask(permissions.UMASK)
-    place = find_home(home)
+    home = find_home(home_path)
     name = name or Path(source).expanduser().resolve().name.lower()
-    target = named_base(place, name)
-    if (target / bases.FINGERPRINT).is_file():
-        try:
-            fingerprint = bases.verify_base(target)
-        except ConfigError:
-            console.print(f"{name} is corrupt; adding it again")
-        else:
-            say(
-                {"name": name, "fingerprint": fingerprint, "path": str(target), "added": False},
-                as_json,
-                f"{name} already exists and is intact: {target}",
-            )
-            return
+    target = named_base(home, name)
+    if fingerprint := _intact_fingerprint(target):
+        say(
+            {"name": name, "fingerprint": fingerprint, "path": str(target), "added": False},
+            as_json,
+            f"{name} already exists and is intact: {target}",
+        )
+        return
+    fingerprint, trials = _store(source, target)
+    say(
+        {"name": name, "fingerprint": fingerprint, "path": str(target), "added": True, "trials": trials},
+        as_json,
+        f"added {name}: {target} (fingerprint {fingerprint[:12]})",
+        [f"{trial['name']}: {trial['detail']}" for trial in trials],
+    )
+
+
+def _intact_fingerprint(target: Path) -> str | None:
+    """Return the fingerprint of a base that is already there and intact."""
+    if not (target / bases.FINGERPRINT).is_file():
+        return None
+    try:
+        return bases.verify_base(target)
+    except ConfigError:
+        console.print(f"{target.name} is corrupt; adding it again")
+        return None
+
+
+def _store(source: str, target: Path) -> tuple[str, list[dict[str, Any]]]:
+    """Find a model and store it as a base; return its fingerprint and what its chat template did not pass."""
+    trials: list[dict[str, Any]] = []
     with locks.locked(target.parent / ".lock"), targets.beside(target) as scratch:
         for left in target.parent.glob(".lorad-*"):  # left by a killed process: the lock is ours
             if left != scratch:
                 files.remove(left)
         folder, gguf = _find_source(source, scratch)
-        tried: list[dict[str, Any]] = []
         fingerprint = bases.store_base(
-            folder,
-            target,
-            gguf,
-            lambda *places: tried.extend(_make_base(*places)),
+            folder, target, gguf, lambda *places: trials.extend(_make_base(*places))
         )
-    trials = [trial for trial in tried if trial["status"] != "ok"]
-    say(
-        {
-            "name": name,
-            "fingerprint": fingerprint,
-            "path": str(target),
-            "added": True,
-            "trials": trials,
-        },
-        as_json,
-        f"added {name}: {target} (fingerprint {fingerprint[:12]})",
-        [f"{trial['name']}: {trial['detail']}" for trial in trials],
-    )
+    return fingerprint, [trial for trial in trials if trial["status"] != "ok"]
 
 
 def _make_base(source: Path, target: Path, gguf: str | None) -> list[dict[str, Any]]:
@@ -209,11 +211,11 @@ def _fetch_hub(source: str, scratch: Path) -> Path:
 
 
 @base_app.command("list")
-def base_list(home: HomeOption = None, as_json: JsonOption = False) -> None:
+def base_list(home_path: HomeOption = None, as_json: JsonOption = False) -> None:
     """List the base models of this home."""
-    place = find_home(home)
+    home = find_home(home_path)
     folders = [
-        path for path in sorted((place.models / "base").glob("*/")) if (path / bases.FINGERPRINT).is_file()
+        path for path in sorted((home.models / "base").glob("*/")) if (path / bases.FINGERPRINT).is_file()
     ]
     rows = [
         {**records.as_json(bases.shape(path)), "fingerprint": bases.read_fingerprint(path)}
