@@ -33,7 +33,7 @@ class Track:
         return self.registry.lineage(self.registry.latest)
 
 
-def find_track(home: Home, settings: Settings, database: Database, name: str) -> Track:
+def open_track(home: Home, settings: Settings, database: Database, name: str) -> Track:
     """Return a track by its name; raise ``ConfigError`` naming the known ones."""
     chosen = settings.track(name)
     return Track(
@@ -45,6 +45,6 @@ def find_track(home: Home, settings: Settings, database: Database, name: str) ->
     )
 
 
-def all_tracks(home: Home, settings: Settings, database: Database) -> Mapping[str, Track]:
+def open_tracks(home: Home, settings: Settings, database: Database) -> Mapping[str, Track]:
     """Return every track of the settings by its name."""
-    return {name: find_track(home, settings, database, name) for name in settings.tracks}
+    return {name: open_track(home, settings, database, name) for name in settings.tracks}

@@ -4,16 +4,16 @@ import tiny
 from training_runs import PLAN
 
 from lorad.config import Settings
+from lorad.home import Home
 from lorad.models import bases
 from lorad.records import SessionSpec
 from lorad.storage import files
 from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
-from lorad.storage.memory import Memory
+from lorad.track import open_track
 from lorad.training import reproduction, session
 from lorad.training.run_folder import RunFolder
 from lorad.versions.promotion import PromotionRecord
-from lorad.versions.store import Registry
 
 SETTINGS = Settings.model_validate(
     {
@@ -38,10 +38,10 @@ class Track:
             (root / name).mkdir()
         # as PLAN has it: some of the machines that run this would answer in bfloat16
         files.write_json(root / "configs" / "default.yaml", {"training": {"dtype": "float32"}})
-        self.base = root / "models" / "base" / "smollm2"  # as the built-in settings name it
+        home = Home(root)
+        self.track = open_track(home, Settings(), Database(home.database), "chat")
+        self.base, self.memory, self.registry = self.track.base, self.track.memory, self.track.registry
         bases.store_base(tiny.save(root / "source"), self.base)
-        self.memory = Memory(Database(root / "models" / "lorad.sqlite3"), "chat")
-        self.registry = Registry(root / "models" / "chat")
         self.learn(tiny.facts(3, "doors"), 1)
 
     def learn(self, new, job):
@@ -76,6 +76,6 @@ class Track:
 
     def again(self, version):
         folder = RunFolder(self.root / "again")
-        order = reproduction.prepare(self.registry, self.memory, version, self.base, folder)
+        order = reproduction.prepare(self.track, version, folder)
         session.Session(folder, order).run()
         return reproduction.compare(self.registry, version, folder)

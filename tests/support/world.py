@@ -16,7 +16,7 @@ from lorad.serving.queries import Archive
 from lorad.storage import files
 from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
-from lorad.track import all_tracks
+from lorad.track import open_tracks
 from lorad.training.planner import plan
 from lorad.versions import papers
 
@@ -170,7 +170,7 @@ class World:
         self.models.is_seated = False
         self.database = Database(self.home / "models" / "lorad.sqlite3")
         self.ledger = Ledger(self.database)
-        self.tracks = dict(all_tracks(Home(self.home), self.settings, self.database))
+        self.tracks = dict(open_tracks(Home(self.home), self.settings, self.database))
         self.track = self.tracks["chat"]
         self.registry = self.track.registry
         self.inbox = Inbox(

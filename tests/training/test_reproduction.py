@@ -1,5 +1,7 @@
 """Making a version once more from its papers and memory."""
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
@@ -13,6 +15,7 @@ from lorad.storage.database import Database
 from lorad.storage.memory import Memory
 from lorad.training import reproduction
 from lorad.training.reproduction import Comparison
+from lorad.training.run_folder import RunFolder
 from lorad.versions.promotion import PromotionRecord
 from lorad.versions.store import Registry
 
@@ -49,7 +52,7 @@ def test_what_was_forgotten_is_told(track, tmp_path):
     drop(other, tiny.facts(2, "doors"))
 
     with pytest.raises(RegistryError, match="1 of the examples") as caught:
-        reproduction.prepare(track.registry, other, "v0.1", track.base, tmp_path / "again")
+        reproduction.prepare(replace(track.track, memory=other), "v0.1", RunFolder(tmp_path / "again"))
 
     assert caught.value.code == "examples_gone"
     assert not (tmp_path / "again").exists()
@@ -64,7 +67,7 @@ def test_a_version_without_papers_is_told(track, tmp_path):
     )
 
     with pytest.raises(RegistryError) as caught:
-        reproduction.prepare(registry, track.memory, version, track.base, tmp_path / "again")
+        reproduction.prepare(replace(track.track, registry=registry), version, RunFolder(tmp_path / "again"))
 
     assert caught.value.code == "no_order"
 

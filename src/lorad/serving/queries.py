@@ -41,7 +41,7 @@ from lorad.serving.answers import (
 from lorad.states import VersionState
 from lorad.storage.database import Database
 from lorad.storage.ledger import EVENTS_KEPT, LARGEST, Ledger
-from lorad.track import Track, all_tracks
+from lorad.track import Track, open_tracks
 from lorad.versions import papers
 from lorad.versions.store import Registry
 
@@ -241,6 +241,6 @@ def read(home: Home, settings: Settings) -> Iterator[Archive]:
         )
     database = Database(home.database, is_read_only=True) if home.database.exists() else Database(":memory:")
     try:
-        yield Archive(all_tracks(home, settings, database), Ledger(database), settings.judge)
+        yield Archive(open_tracks(home, settings, database), Ledger(database), settings.judge)
     finally:
         database.close()

@@ -14,7 +14,8 @@ from lorad.errors import RegistryError
 from lorad.models import adapters, peft_io
 from lorad.records import SessionSpec
 from lorad.storage import files
-from lorad.storage.memory import Memory, Recalled
+from lorad.storage.memory import Recalled
+from lorad.track import Track
 from lorad.training.run_folder import RunFolder
 from lorad.versions import loader, papers
 from lorad.versions.store import Registry
@@ -46,17 +47,17 @@ class Comparison:
         return self.is_equal or (bool(self.changed) and round(abs(self.first - self.again), 6) <= TOLERANCE)
 
 
-def prepare(registry: Registry, memory: Memory, version: str, base: Path, folder: RunFolder) -> SessionSpec:
+def prepare(track: Track, version: str, folder: RunFolder) -> SessionSpec:
     """Write the request that made a version into a fresh folder; raise ``RegistryError`` when something is gone."""
-    told = _papers(registry, version)
+    told = _papers(track.registry, version)
     order = records.restore(SessionSpec, told["order"])
     parent = None
     if order.parent_version and order.parent:
-        parent = str(_parent(registry, order.parent_version, version))
-    order = _at(order, str(base), parent)
-    new = memory.named(told["materials"]["new"])
+        parent = str(_parent(track.registry, order.parent_version, version))
+    order = _at(order, str(track.base), parent)
+    new = track.memory.named(told["materials"]["new"])
     right = dict(told["materials"]["old"])
-    old = memory.named(list(right))
+    old = track.memory.named(list(right))
     gone = len(told["materials"]["new"]) + len(right) - len(new) - len(old)
     if gone:
         raise RegistryError(

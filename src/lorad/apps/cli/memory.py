@@ -10,8 +10,7 @@ import typer
 
 from lorad.apps.cli.context import connect, connect_or_read, show
 from lorad.apps.cli.drops import copy_all
-from lorad.apps.cli.options import Json, Track, refuse_options_in_front
-from lorad.apps.cli.versions import DryRun
+from lorad.apps.cli.options import DryRun, Json, Track, refuse_options_in_front
 from lorad.apps.screens import state_text, tables, terminal
 from lorad.errors import ConfigError
 from lorad.storage import strict_json

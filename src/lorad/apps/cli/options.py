@@ -9,6 +9,7 @@ from lorad.errors import ConfigError
 LONGEST_REST = 86_400.0
 """Seconds; ``time.sleep`` takes no infinite number of them."""
 
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Track = Annotated[str, typer.Option(metavar="NAME", help="The track.")]
 Interval = Annotated[

@@ -1,7 +1,7 @@
 """Wires everything, starts it in order, stops it in reverse.
 
 What lives here: threads, processes, signals, clocks and the scheduler, and nothing that could be decided
-elsewhere. One worker runs ``loop.step``, and the watcher only says "look"; one answers. The scheduler and the
+elsewhere. One worker runs ``loop.step``, and the watcher only asks for a scan; one answers. The scheduler and the
 HTTP server have their own.
 """
 
@@ -40,13 +40,13 @@ from lorad.serving.queries import Archive
 from lorad.storage import files, locks, permissions
 from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
-from lorad.track import all_tracks
+from lorad.track import open_tracks
 from lorad.training.executors.local import LocalExecutor
 
 logger = log.get_logger()
 
-LOOK_SECONDS = 1.0
-"""The loop looks at least this often; events only make it look sooner."""
+STEP_SECONDS = 1.0
+"""The loop steps at least this often; events only make it step sooner."""
 STOP_SECONDS = 10.0
 """A step that has not ended by then is left alone when the daemon stops."""
 DESCRIPTORS = 10_240
@@ -155,7 +155,7 @@ class App:
         database = Database(self.home.database)
         self._undo.append(("database", database.close))
         self.ledger = Ledger(database)
-        self.tracks = all_tracks(self.home, self.settings, database)
+        self.tracks = open_tracks(self.home, self.settings, database)
         self.engine = Engine(self.settings.engine)
         self.models = ModelHost(self.settings, self.tracks, self.engine)
         self.inbox = Inbox(self.home.inbox, self.settings.inbox, tuple(self.tracks), self.home.drops)
@@ -267,18 +267,20 @@ class App:
 
     def _watch(self, scheduler: BackgroundScheduler) -> None:
         """Be told of what happens in the inbox, or look every second where nobody would tell."""
-        watcher = watching.watch(self.home.inbox, tuple(self.tracks), self.inbox.hint_complete, self._look)
+        watcher = watching.watch(
+            self.home.inbox, tuple(self.tracks), self.inbox.hint_complete, self._scan_soon
+        )
         polls_because = watching.start(watcher, self.home.inbox, psutil.disk_partitions(all=True))
         self.snapshot.polls_because = polls_because
         if watcher.is_alive():
             self._undo.append(("watcher", lambda: (watcher.stop(), watcher.join(timeout=5))))
         if polls_because:
             logger.warning("inbox_polled", why=polls_because, seconds=watching.POLL_SECONDS)
-            nightly.every(scheduler, watching.POLL_SECONDS, self._look)
+            nightly.every(scheduler, watching.POLL_SECONDS, self._scan_soon)
         else:
             self.inbox.rely_on_events()
 
-    def _look(self) -> None:
+    def _scan_soon(self) -> None:
         self.inbox.request_scan()
         self._turn.wake.set()
 
@@ -301,7 +303,7 @@ class App:
 
     def _tick(self) -> None:
         # by a steady clock: the scheduler's stands still when the time of day jumps
-        self._turn.wake.wait(LOOK_SECONDS)
+        self._turn.wake.wait(STEP_SECONDS)
         self._turn.wake.clear()
         if self.stopping.is_set():
             return

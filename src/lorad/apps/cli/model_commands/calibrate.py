@@ -61,14 +61,14 @@ def calibrate(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw a reliability diagram into FILE.png.")
     ] = None,
-    home: HomeOption = None,
+    home_path: HomeOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure how well a version's confidence matches its accuracy; keep that as a reference, or report drift."""
-    place, settings = load(home, config, overrides)
-    registry, _ = find_track(place, settings, track)
+    home, settings = load(home_path, config, overrides)
+    registry, _ = find_track(home, settings, track)
     name = registry.resolve(version)
     stored = None if force and not check else _reference(registry, name)
     if check and stored is None:
@@ -81,11 +81,11 @@ def calibrate(
     if stored and not check:
         found, comparison = stored, None
     else:
-        model, questions = _prepare(place, settings, track, name, held_out)
+        model, questions = _prepare(home, settings, track, name, held_out)
         found, comparison = _measure(model, questions, stored, most)
     report = calibration.report(found)
     if stored is None:
-        registry.keep_calibration(name, report)
+        registry.keep_calibration(name, records.as_json(report))
     _print_calibration(report, comparison, plot, as_json)
     if comparison and comparison.drifted:
         raise typer.Exit(1)
@@ -102,23 +102,23 @@ def _reference(registry: Registry, version: str) -> calibration.Reference | None
 
 
 def _prepare(
-    place: Home, settings: Settings, track: str, version: str, held_out: Path | None
+    home: Home, settings: Settings, track: str, version: str, held_out: Path | None
 ) -> tuple[confidence.CalibratedModel, list[confidence.Question]]:
     """Load a version and find its questions."""
-    chosen, (registry, base) = settings.track(track), find_track(place, settings, track)
+    registry, base = find_track(home, settings, track)
     folder = registry.verify(version, bases.read_fingerprint(base))
-    unseen = _unseen(place, settings, track, held_out) if held_out else ()
-    with contextlib.closing(Database(place.database)) as database:
+    unseen = _unseen(home, settings, track, held_out) if held_out else ()
+    with contextlib.closing(Database(home.database)) as database:
         questions = confidence.find_questions(Memory(database, track), registry.lineage(version), unseen)
     longest = max(row.max_length for row in settings.planner.table)
-    task = find(chosen.task)
+    task = find(settings.tracks[track].task)
     held = bases.load_to_answer(base, settings.engine.device, settings.training.dtype, task.head)
     model = confidence.CalibratedModel(folder, held, task, longest)
     return model, questions
 
 
-def _unseen(place: Home, settings: Settings, track: str, file: Path) -> Sequence[records.Example]:
-    whose, _, reading = read(place, settings, track, file)
+def _unseen(home: Home, settings: Settings, track: str, file: Path) -> Sequence[records.Example]:
+    whose, _, reading = read(home, settings, track, file)
     if whose != track:
         raise ConfigError(
             f"the sidecar of {file.name} names the track {whose}; use one of its versions: --track {whose}",
@@ -154,14 +154,24 @@ def _progress() -> Iterator[confidence.Tell]:
 
 
 def _print_calibration(
-    report: dict[str, Any], comparison: calibration.Comparison | None, plot: Path | None, as_json: bool
+    report: calibration.CalibrationReport,
+    comparison: calibration.Comparison | None,
+    plot: Path | None,
+    as_json: bool,
 ) -> None:
-    told = {key: value for key, value in report.items() if key != "rows"}
-    if comparison:
-        told["check"] = {**records.as_json(comparison), "drifted": list(comparison.drifted)}
     if plot:
         tables.reliability(report, plot)
     if as_json:
-        terminal.write_json(told)
+        terminal.write_json(_without_rows(report, comparison))
     else:
-        console.print(tables.calibration(told))
+        console.print(tables.calibration(report, comparison))
+
+
+def _without_rows(
+    report: calibration.CalibrationReport, comparison: calibration.Comparison | None
+) -> dict[str, Any]:
+    """Return a report and its comparison as JSON data."""
+    told = {name: value for name, value in records.as_json(report).items() if name != "rows"}
+    if comparison:
+        told["check"] = {**records.as_json(comparison), "drifted": list(comparison.drifted)}
+    return told

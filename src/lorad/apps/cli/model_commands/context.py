@@ -11,22 +11,22 @@ from lorad.versions.store import Registry
 BASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-def named_base(place: Home, name: str) -> Path:
+def named_base(home: Home, name: str) -> Path:
     """Return the folder of a base model; raise ``ConfigError`` for an invalid name."""
     if not BASE_NAME.fullmatch(name):
         raise ConfigError(
             f"invalid base model name {name!r}; use at most 100 letters, digits, dots, dashes and underscores: --name NAME",
             code="bad_name",
         )
-    return place.base(name)
+    return home.base(name)
 
 
-def find_track(place: Home, settings: Settings, track: str) -> tuple[Registry, Path]:
+def find_track(home: Home, settings: Settings, track: str) -> tuple[Registry, Path]:
     """Return the registry of a track and the folder of its base model."""
-    return Registry(place.track(track)), place.base(settings.track(track).base)
+    return Registry(home.track(track)), home.base(settings.track(track).base)
 
 
-def load(home: str | None, config: str | None, overrides: list[str] | None) -> tuple[Home, Settings]:
+def load(home_path: str | None, config: str | None, overrides: list[str] | None) -> tuple[Home, Settings]:
     """Return the home and its settings; raise ``ConfigError`` naming every problem."""
-    place = find_home(home)
-    return place, load_settings(place, config, overrides or ())
+    home = find_home(home_path)
+    return home, load_settings(home, config, overrides or ())

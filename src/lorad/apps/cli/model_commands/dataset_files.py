@@ -31,20 +31,20 @@ app = typer.Typer()
 def plan(
     file: Annotated[Path, typer.Argument(help="A dataset file.", exists=True, dir_okay=False)],
     track: Annotated[str, typer.Option(help="The track that would learn it.")] = "chat",
-    home: HomeOption = None,
+    home_path: HomeOption = None,
     config: ConfigOption = None,
-    settings: SetOption = None,
+    overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print the plan for training on a file, with reasons; change nothing."""
-    place, chosen = load(home, config, settings)
-    track, _, reading = read(place, chosen, track, file)
-    task, tokenizer = find(chosen.tracks[track].task), _tokenizer(place, chosen, track)
+    home, settings = load(home_path, config, overrides)
+    track, _, reading = read(home, settings, track, file)
+    task, tokenizer = find(settings.tracks[track].task), _tokenizer(home, settings, track)
     usable, unusable = encode(task, tokenizer, reading.examples)
     if not usable:
         raise unusable[0][1]
     lengths = [len(encoded) for _, encoded in usable]
-    decided = _plan(place, chosen, track, lengths)
+    decided = _plan(home, settings, track, lengths)
     if as_json:
         terminal.write_json(records.as_json(decided))
         return
@@ -95,15 +95,15 @@ def check(
         str | None,
         typer.Option(help=f"Read it for this task, without a track or a model: {', '.join(reader.TASKS)}."),
     ] = None,
-    home: HomeOption = None,
+    home_path: HomeOption = None,
     config: ConfigOption = None,
-    settings: SetOption = None,
+    overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Read a file (and NAME.meta.yaml beside it) as the inbox does, and report; change nothing."""
-    place, chosen = load(home, config, settings)
+    home, settings = load(home_path, config, overrides)
     try:
-        about, reading = _read_for(chosen, task, file) if task else _read_as(place, chosen, track, file)
+        about, reading = _read_for(settings, task, file) if task else _read_as(home, settings, track, file)
     except SampleError as error:
         if as_json:
             terminal.write_json({"file": file.name, "error": error.as_dict()})
@@ -112,10 +112,12 @@ def check(
         raise typer.Exit(1) from None
     alone = f"not counted: read for the task {task} only, without a model"
     report = (
-        dataset_report.survey(file.name, reading) | about | {"model": None, "no_model": alone if task else ""}
+        dataset_report.summarize(file.name, reading)
+        | about
+        | {"model": None, "no_model": alone if task else ""}
     )
     try:
-        report["model"] = _measured(place, chosen, about["track"], reading) if about["track"] else None
+        report["model"] = _measured(home, settings, about["track"], reading) if about["track"] else None
     except ConfigError as error:  # the file's content can be reported without a model
         report["no_model"] = f"not counted: {error.message}"
     refusal = dataset_report.refusal(report)
@@ -128,10 +130,8 @@ def check(
         raise typer.Exit(1)
 
 
-def _read_as(
-    place: Home, settings: Settings, track: str, file: Path
-) -> tuple[dict[str, Any], reader.Reading]:
-    track, meta, reading = read(place, settings, track, file)
+def _read_as(home: Home, settings: Settings, track: str, file: Path) -> tuple[dict[str, Any], reader.Reading]:
+    track, meta, reading = read(home, settings, track, file)
     task = settings.tracks[track].task
     return {"track": track, "task": task, "description": meta.description}, reading
 
@@ -145,10 +145,10 @@ def _read_for(settings: Settings, task: str, file: Path) -> tuple[dict[str, Any]
     return {"track": None, "task": task, "description": meta.description}, reading
 
 
-def _measured(place: Home, settings: Settings, track: str, reading: reader.Reading) -> dict[str, Any]:
-    decide = partial(_plan, place, settings, track)
+def _measured(home: Home, settings: Settings, track: str, reading: reader.Reading) -> dict[str, Any]:
+    decide = partial(_plan, home, settings, track)
     task = find(settings.tracks[track].task)
-    tokenizer = _tokenizer(place, settings, track)
+    tokenizer = _tokenizer(home, settings, track)
     return dataset_report.measure(
         reading.examples, task, tokenizer, lambda lengths: decide(lengths).max_length
     )
@@ -160,34 +160,34 @@ def _bad_rows(error: SampleError) -> list[tuple[str, str]]:
 
 
 def read(
-    place: Home, settings: Settings, track: str, file: Path
+    home: Home, settings: Settings, track: str, file: Path
 ) -> tuple[str, sidecar.Sidecar, reader.Reading]:
     """Read a file and its sidecar as the inbox does; return also its track, which the sidecar may name."""
     meta = sidecar.beside(file)
     track = meta.track or track
     formats = find(settings.track(track).task).formats
     meta.fit(sidecar.path_of(file).name, track, formats, tuple(settings.tracks))
-    check = _row_check(place, settings, track)
+    check = _row_check(home, settings, track)
     return track, meta, reader.read(file, settings.inbox, formats, meta.fields, meta.labels, check)
 
 
-def _row_check(place: Home, settings: Settings, track: str) -> reader.Check:
+def _row_check(home: Home, settings: Settings, track: str) -> reader.Check:
     """Return the check that the inbox runs on each row; without the track's base model, none."""
     try:
-        tokenizer = _tokenizer(place, settings, track)
+        tokenizer = _tokenizer(home, settings, track)
     except ConfigError:
         return lambda example: example
     return partial(find(settings.tracks[track].task).check, tokenizer)
 
 
-def _tokenizer(place: Home, settings: Settings, track: str) -> Any:
-    base = place.base(settings.tracks[track].base)
+def _tokenizer(home: Home, settings: Settings, track: str) -> Any:
+    base = home.base(settings.tracks[track].base)
     bases.read_fingerprint(base)
     return bases.load_tokenizer(base)
 
 
-def _plan(place: Home, settings: Settings, track: str, lengths: Sequence[int]) -> records.Plan:
-    registry, base = find_track(place, settings, track)
+def _plan(home: Home, settings: Settings, track: str, lengths: Sequence[int]) -> records.Plan:
+    registry, base = find_track(home, settings, track)
     latest = registry.latest
     return planner.plan(
         lengths=lengths,

@@ -43,14 +43,14 @@ def examine(
     fix: Annotated[
         bool, typer.Option("--fix", help="First remove the permissions that others should not have.")
     ] = False,
-    home: HomeOption = None,
+    home_path: HomeOption = None,
     config: ConfigOption = None,
-    settings: SetOption = None,
+    overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check this machine and this home, and suggest remedies; exit code 1 if something failed."""
-    fixed = _fix_permissions(home, config, settings) if fix else []
-    findings = [*fixed, *_check_installed(), *_check_home(home, config, settings)]
+    fixed = _fix_permissions(home_path, config, overrides) if fix else []
+    findings = [*fixed, *_check_installed(), *_check_home(home_path, config, overrides)]
     if as_json:
         terminal.write_json([records.as_json(f) for f in findings])
     else:
@@ -59,10 +59,10 @@ def examine(
         raise typer.Exit(1)
 
 
-def _fix_permissions(home: str | None, config: str | None, overrides: list[str] | None) -> list[Finding]:
+def _fix_permissions(home_path: str | None, config: str | None, overrides: list[str] | None) -> list[Finding]:
     """Remove permissions that others should not have; what cannot be removed is found again by the checks."""
-    place, chosen = load(home, config, overrides)
-    done, _ = permissions.close(place, place.socket(chosen.server.socket), doctor.owner(place))
+    home, settings = load(home_path, config, overrides)
+    done, _ = permissions.close(home, home.socket(settings.server.socket), doctor.owner(home))
     return [doctor.fixed(exposure) for exposure in done]
 
 
@@ -85,34 +85,34 @@ def _check_installed() -> Iterator[Finding]:
     yield from doctor.service()
 
 
-def _check_home(home: str | None, config: str | None, overrides: list[str] | None) -> Iterator[Finding]:
+def _check_home(home_path: str | None, config: str | None, overrides: list[str] | None) -> Iterator[Finding]:
     """Check the home, and the machine for its settings; with invalid settings for the defaults."""
-    chosen = Settings()
+    settings = Settings()
     try:
-        place = find_home(home)
+        home = find_home(home_path)
     except ConfigError as error:
         yield broken("home", error, "lorad init FOLDER")
-        yield from _check_devices(chosen, [])
+        yield from _check_devices(settings, [])
         return
-    yield Finding("home", "ok", str(place.root))
+    yield Finding("home", "ok", str(home.root))
     try:
-        chosen = load_settings(place, config, overrides or ())
+        settings = load_settings(home, config, overrides or ())
         yield Finding("settings", "ok", "valid")
     except ConfigError as error:
         yield broken("settings", error, "correct them; the other checks use the defaults")
     shapes = []
-    for track in chosen.tracks.values():
+    for track in settings.tracks.values():
         with contextlib.suppress(LoradError):  # a missing or corrupt base has a finding of its own
-            shapes.append(bases.shape(place.base(track.base)))
-    yield from _check_devices(chosen, shapes)
-    yield from _check_storage(place, chosen, shapes)
-    yield from _check_bases(place, chosen)
-    yield from _check_versions(place, chosen)
+            shapes.append(bases.shape(home.base(track.base)))
+    yield from _check_devices(settings, shapes)
+    yield from _check_storage(home, settings, shapes)
+    yield from _check_bases(home, settings)
+    yield from _check_versions(home, settings)
 
 
-def _check_devices(chosen: Settings, shapes: list[records.ModelShape]) -> Iterator[Finding]:
+def _check_devices(settings: Settings, shapes: list[records.ModelShape]) -> Iterator[Finding]:
     parameters = max((shape.parameters for shape in shapes), default=0)
-    for wanted in dict.fromkeys((chosen.training.device, chosen.engine.device)):
+    for wanted in dict.fromkeys((settings.training.device, settings.engine.device)):
         try:
             machine = hardware.machine(wanted)
             torch.ones(8, device=machine.device).sum().item()
@@ -121,7 +121,7 @@ def _check_devices(chosen: Settings, shapes: list[records.ModelShape]) -> Iterat
             continue
         unused = wanted == "auto" and machine.device == "cpu" and Path("/dev/nvidiactl").exists()
         yield doctor.device(machine, parameters, unused_card=unused)
-        yield doctor.bfloat16(machine, chosen.training.dtype)
+        yield doctor.bfloat16(machine, settings.training.dtype)
         packing = partial(_round_trip, machine.device) if find_spec("bitsandbytes") else None
         yield attempt(
             "4-bit", partial(doctor.four_bit, packing), "pip install --upgrade bitsandbytes", "warn"
@@ -153,25 +153,25 @@ def _card(index: int) -> Finding:
     )
 
 
-def _check_storage(place: Home, chosen: Settings, shapes: list[records.ModelShape]) -> Iterator[Finding]:
-    adapter = max((doctor.adapter_bytes(shape, chosen.training.max_rank) for shape in shapes), default=0)
-    socket = place.socket(chosen.server.socket)
-    yield doctor.disk(shutil.disk_usage(place.root).free, adapter, chosen.registry.keep)
-    yield from doctor.folders(place, socket)
-    yield from doctor.private(place, socket)
+def _check_storage(home: Home, settings: Settings, shapes: list[records.ModelShape]) -> Iterator[Finding]:
+    adapter = max((doctor.adapter_bytes(shape, settings.training.max_rank) for shape in shapes), default=0)
+    socket = home.socket(settings.server.socket)
+    yield doctor.disk(shutil.disk_usage(home.root).free, adapter, settings.registry.keep)
+    yield from doctor.folders(home, socket)
+    yield from doctor.private(home, socket)
     yield attempt(
         "socket", partial(doctor.socket_path, socket), "lorad --set server.socket=/tmp/lorad/lorad.sock run"
     )
 
 
-def _check_bases(place: Home, chosen: Settings) -> Iterator[Finding]:
-    stored = {path.parent.name for path in (place.models / "base").glob(f"*/{bases.FINGERPRINT}")}
-    for name in sorted({track.base for track in chosen.tracks.values()} | stored):
+def _check_bases(home: Home, settings: Settings) -> Iterator[Finding]:
+    stored = {path.parent.name for path in (home.models / "base").glob(f"*/{bases.FINGERPRINT}")}
+    for name in sorted({track.base for track in settings.tracks.values()} | stored):
         known = name in bases.WHEELS
         remedy = f"lorad base add {name}" if known else f"lorad base add SOURCE --name {name}"
-        yield attempt(f"base {name}", partial(_base, place.base(name), remedy), remedy)
+        yield attempt(f"base {name}", partial(_base, home.base(name), remedy), remedy)
         if name in stored:
-            yield attempt(f"template {name}", partial(_template, place.base(name)), remedy)
+            yield attempt(f"template {name}", partial(_template, home.base(name)), remedy)
 
 
 def _base(folder: Path, remedy: str) -> Finding:
@@ -185,12 +185,12 @@ def _template(folder: Path) -> Finding:
     return doctor.template(folder.name, find("chat").trials(bases.load_tokenizer(folder)))
 
 
-def _check_versions(place: Home, chosen: Settings) -> Iterator[Finding]:
-    for name, track in chosen.tracks.items():
-        registry = Registry(place.track(name))
+def _check_versions(home: Home, settings: Settings) -> Iterator[Finding]:
+    for name, track in settings.tracks.items():
+        registry = Registry(home.track(name))
         base = None
         with contextlib.suppress(ConfigError):  # a missing or corrupt base has a finding of its own
-            base = bases.read_fingerprint(place.base(track.base))
+            base = bases.read_fingerprint(home.base(track.base))
         try:
             entries = registry.tracker.read()["checkpoints"]
         except RegistryError as error:

@@ -36,16 +36,16 @@ def export_version(
     base: BaseOption = None,
     different: DifferentOption = False,
     track: TrackOption = "chat",
-    home: HomeOption = None,
+    home_path: HomeOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Export a version for another program, then reload it and check its answers to the version's probes."""
-    place, settings = load(home, config, overrides)
-    export.check(target, form, place.root)
-    registry, own_base = find_track(place, settings, track)
-    chosen = named_base(place, base) if base else own_base
+    home, settings = load(home_path, config, overrides)
+    export.check(target, form, home.root)
+    registry, own_base = find_track(home, settings, track)
+    chosen = named_base(home, base) if base else own_base
     fingerprint = bases.read_fingerprint(chosen)
     version = registry.resolve(version)
     made_for = registry.manifest(version)["base"]

@@ -57,20 +57,20 @@ def versions_add(
     base: BaseOption = None,
     different: DifferentOption = False,
     track: TrackOption = "chat",
-    home: HomeOption = None,
+    home_path: HomeOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Import an externally trained adapter or model as a version, after the checks that every version passes."""
     os.umask(permissions.UMASK)
-    place, settings = load(home, config, overrides)
-    registry, base_folder = find_track(place, settings, track)
+    home, settings = load(home_path, config, overrides)
+    registry, base_folder = find_track(home, settings, track)
     registry.check_free(version)
     performance = _metrics(metric or [])
     _check_description(description)
     import_version.check_source(source)
-    made_for = bases.read_fingerprint(named_base(place, base)) if base else import_version.made_for(source)
+    made_for = bases.read_fingerprint(named_base(home, base)) if base else import_version.made_for(source)
     fingerprint = bases.verify_base(base_folder)
     is_other = made_for is not None and made_for != fingerprint
     if is_other and not different:
@@ -81,14 +81,14 @@ def versions_add(
     origin = {"source": str(source.resolve()), "made_for": made_for, "other_base": is_other}
     loaded = bases.load_base(base_folder, torch.float32)
     found = import_version.read(source, loaded, settings.training.max_rank)
-    with contextlib.closing(Database(place.database)) as database, registry.workspace.adopting() as candidate:
+    with contextlib.closing(Database(home.database)) as database, registry.workspace.adopting() as candidate:
         examples = Memory(database, track).all(registry.lineage(registry.latest))
         usable, _ = encode(find(settings.tracks[track].task), loaded.tokenizer, examples)
-        deck = import_version.write(
+        stack = import_version.write(
             found, candidate, base_folder, loaded, [rows for _, rows in usable[:2]], origin
         )
-        notes = [*found.notes, *(_distance(source, deck, base_folder) if found.kind == "model" else [])]
-        right = _evaluate(deck, usable, candidate, notes, quiet=as_json)
+        notes = [*found.notes, *(_distance(source, stack, base_folder) if found.kind == "model" else [])]
+        right = _evaluate(stack, usable, candidate, notes, quiet=as_json)
         record = PromotionRecord(
             job=None,
             parent=registry.latest,
@@ -99,7 +99,7 @@ def versions_add(
         )
         registry.promote(candidate, record, time.time(), version)
         if set_latest:
-            _serve(place, settings, registry, track, version)
+            _serve(home, settings, registry, track, version)
             Memory(database, track).record_recall(version, right)
     recalled = sum(right.values())
     say(
@@ -119,14 +119,14 @@ def versions_add(
     )
 
 
-def _distance(source: Path, deck: AdapterStack, base_folder: Path) -> list[str]:
+def _distance(source: Path, stack: AdapterStack, base_folder: Path) -> list[str]:
     """Return a note on how far the adapter made from a whole model is from that model."""
-    distance = import_version.compare(source, deck, bases.load_base(base_folder, torch.float32).model)
+    distance = import_version.compare(source, stack, bases.load_base(base_folder, torch.float32).model)
     return [f"the adapter is {distance:.2g} nats per token from the model that it was made from"]
 
 
 def _evaluate(
-    deck: AdapterStack,
+    stack: AdapterStack,
     usable: Sequence[tuple[Example, Encoded]],
     candidate: Path,
     notes: list[str],
@@ -137,7 +137,7 @@ def _evaluate(
     if usable and not quiet:
         console.print(f"testing it on {len(usable)} examples of memory …")
     examples, rows = [example for example, _ in usable], [encoded for _, encoded in usable]
-    return import_version.evaluate(deck, examples, rows, candidate, notes)
+    return import_version.evaluate(stack, examples, rows, candidate, notes)
 
 
 def _default_description(source: Path, *, is_other: bool) -> str:
@@ -164,9 +164,9 @@ def _check_description(text: str) -> None:
         )
 
 
-def _serve(place: Home, settings: Settings, registry: Registry, track: str, version: str) -> None:
+def _serve(home: Home, settings: Settings, registry: Registry, track: str, version: str) -> None:
     """Make a version latest; a running daemon does it, so that it serves it at once."""
-    client = Client(place.socket(settings.server.socket))
+    client = Client(home.socket(settings.server.socket))
     try:
         client.call("POST", "/api/rollback", {"track": track, "to": version})
     except LoradError as error:

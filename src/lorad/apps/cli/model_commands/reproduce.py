@@ -15,7 +15,7 @@ from lorad.apps.cli.model_commands.output import console, say
 from lorad.models import bases
 from lorad.storage import permissions
 from lorad.storage.database import Database
-from lorad.storage.memory import Memory
+from lorad.track import open_track
 from lorad.training import reproduction
 from lorad.training.executors.interface import Executor
 from lorad.training.executors.local import LocalExecutor
@@ -32,21 +32,21 @@ def reproduce_version(
     version: Annotated[str, typer.Argument(help="A version, a tag, latest or previous.")],
     keep: Annotated[bool, typer.Option("--keep", help="Keep the result in models/TRACK/reproduced.")] = False,
     track: TrackOption = "chat",
-    home: HomeOption = None,
+    home_path: HomeOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a version again from its records and memory, and compare; exit code 1 if it is not the same."""
     os.umask(permissions.UMASK)
-    place, settings = load(home, config, overrides)
-    registry, base_folder = find_track(place, settings, track)
+    home, settings = load(home_path, config, overrides)
+    registry, base_folder = find_track(home, settings, track)
     version = registry.resolve(version)
     registry.verify(version, bases.verify_base(base_folder))
     with registry.workspace.reproducing(version, keep=keep) as path:
         folder = RunFolder(path)
-        with contextlib.closing(Database(place.database)) as database:
-            reproduction.prepare(registry, Memory(database, track), version, base_folder, folder)
+        with contextlib.closing(Database(home.database)) as database:
+            reproduction.prepare(open_track(home, settings, database, track), version, folder)
         _run_session(folder, LocalExecutor(nice=settings.training.nice), quiet=as_json)
         found = reproduction.compare(registry, version, folder)
         folder.remove_words()

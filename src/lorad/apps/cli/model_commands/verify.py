@@ -29,14 +29,14 @@ def verify_versions(
         bool, typer.Option("--strict", help="Fail if the environment differs from the one it was made in.")
     ] = False,
     track: TrackOption = "chat",
-    home: HomeOption = None,
+    home_path: HomeOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Load versions as the daemon does and run all checks and probes; exit code 1 if one fails."""
-    place, settings = load(home, config, overrides)
-    registry, base_folder = find_track(place, settings, track)
+    home, settings = load(home_path, config, overrides)
+    registry, base_folder = find_track(home, settings, track)
     bases.verify_base(base_folder)
     task = find(settings.tracks[track].task)
     base = bases.load_to_answer(base_folder, settings.engine.device, settings.training.dtype, task.head)
@@ -44,16 +44,16 @@ def verify_versions(
     there = [e["version"] for e in entries if e.get("state") != VersionState.PRUNED]
     rows: list[dict[str, Any]] = []
     for name in [registry.resolve(version)] if version else there:
-        deck = adapter_stack.AdapterStack(base)
+        stack = adapter_stack.AdapterStack(base)
         began = time.perf_counter()
         try:
             folder = registry.verify(name, base.fingerprint)
-            differs = loader.load(task, deck, name, folder, base_folder, strict=strict)
+            differs = loader.load(task, stack, name, folder, base_folder, strict=strict)
             rows.append({"version": name, "sound": True, "differs": differs})
         except RegistryError as error:
             rows.append({"version": name, "sound": False, **error.as_dict()})
         rows[-1] |= {"seconds": round(time.perf_counter() - began, 3)}
-        deck.drop(name)
+        stack.drop(name)
     if as_json:
         terminal.write_json(rows)
     for row in rows if not as_json else ():
