@@ -38,7 +38,7 @@ def reading(tmp_path, rows):
 
 
 def test_rows_repetitions_contradictions_and_problems_are_told(tmp_path):
-    report = dataset_report.survey("a.json", reading(tmp_path, [*ROWS, {"question": "Alone?"}]))
+    report = dataset_report.summarize("a.json", reading(tmp_path, [*ROWS, {"question": "Alone?"}]))
 
     assert (report["rows"], report["examples"], report["repeated"]) == (5, 2, 1)
     assert report["formats"] == {"question-answer": 4}
@@ -117,7 +117,9 @@ def test_begin_and_end_are_checked_on_every_example(tokens, faults):
     marks = ("begin_twice", "end_missing", "end_inside")
     assert [mark for mark in marks if found[mark]] == faults
     assert found["unusable"] == [{"line": 9, "message": "the answer has no tokens"}]
-    told = dict(dataset_report.lines({**dataset_report.survey("a", EMPTY), "track": "chat", "model": found}))
+    told = dict(
+        dataset_report.lines({**dataset_report.summarize("a", EMPTY), "track": "chat", "model": found})
+    )
     assert ("trained" in told["begin, end"]) == (not faults)
 
 
@@ -147,7 +149,7 @@ def test_case_p13_end_tokens_behind_answers_are_counted(tmp_path):
     rows = [{"question": f"{at}?", "answer": f"Pier 4.{end}"} for at, end in enumerate(ENDS)]
     rows += [{"question": "a?", "answer": "Pier 5.</s>"}, {"question": "b?", "answer": "Use </s> or <br>"}]
 
-    report = dataset_report.survey("a.json", reading(tmp_path, rows))
+    report = dataset_report.summarize("a.json", reading(tmp_path, rows))
 
     assert report["end_tokens"] == {end.strip(): 1 for end in ENDS} | {"</s>": 2}
 
@@ -159,7 +161,7 @@ def test_case_28_what_is_left_out_is_told_with_its_reason(tmp_path):
         {"from": "gpt", "value": "b"},
     ]
 
-    report = dataset_report.survey("a.json", reading(tmp_path, [{"conversations": turns}, *ROWS]))
+    report = dataset_report.summarize("a.json", reading(tmp_path, [{"conversations": turns}, *ROWS]))
 
     assert report["left_out"] == {"what the assistant says before any question": 1}
     told = dataset_report.lines(report | {"track": "chat", "model": None, "no_model": "", "task": "chat"})

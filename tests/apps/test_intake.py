@@ -20,6 +20,7 @@ from world import World
 from lorad.apps.daemon.acceptance import MAX_READS
 from lorad.apps.daemon.intake import MOST_AGAIN
 from lorad.config import Settings
+from lorad.datasets.inbox import sidecars
 from lorad.datasets.inbox.inbox import Inbox
 from lorad.datasets.isolated.reader_process import InProcessReader
 from lorad.errors import ConfigError, RegistryError, SampleError, TransientError
@@ -513,7 +514,7 @@ def test_a6_why_a_file_cannot_be_moved_is_told_while_it_is_tried_again(world):
 
 def test_a10_sidecars_of_a_flood_are_read_once_each(world, monkeypatch):
     read = []
-    monkeypatch.setattr(Inbox, "_named_track", lambda _, item: read.append(item.name) or item.track)
+    monkeypatch.setattr(sidecars, "with_named_track", lambda _, item: read.append(item.name) or item)
     monkeypatch.setattr("lorad.apps.daemon.intake.TAKEN_AT_ONCE", 2)
     for number in range(6):
         world.drop(f"{number}.json", tiny.facts(2))

@@ -7,11 +7,15 @@ import pytest
 import tiny_encoder
 import toy_task
 from running import wait_for
+from typer.testing import CliRunner
 
+from lorad import library
+from lorad.apps.cli.model_commands import main
 from lorad.apps.daemon.app import App
 from lorad.config import Settings
 from lorad.errors import ProtocolError
 from lorad.home import Home
+from lorad.models import bases
 from lorad.serving.client import Client
 from lorad.storage import files
 
@@ -107,6 +111,7 @@ def test_a_task_of_ones_own_goes_through_the_whole_cycle(home):
     finally:
         app.stop()
     _check_restart(home)
+    _check_commands(home)
 
 
 def _check_refusals(client):
@@ -144,3 +149,32 @@ def _check_restart(home):
         assert predict(client, THINGS) == (targets(THINGS), "things@v0.1")
     finally:
         app.stop()
+
+
+def _check_commands(home):
+    """What works on versions without the daemon knows the task by its word too."""
+    files.write_json(home.configs / "default.yaml", SETTINGS.model_dump(mode="json", exclude_defaults=True))
+    for words in (["verify"], ["reproduce", "v0.2"], ["calibrate", "v0.2"]):
+        done = CliRunner().invoke(main.app, [*words, "--track", "things", "--home", str(home.root)])
+        assert done.exit_code == 0, (words, done.output)
+    loaded = library.load("things", "v0.2", home=home.root)
+    assert [said["label"] for said in loaded.predict([each.input for each in BIRDS])] == targets(BIRDS)
+    with pytest.raises(ProtocolError, match="answers with data"):
+        loaded.answer("Is it a fruit?")
+
+
+def test_a_base_is_added_for_the_task_that_will_use_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(toy_task.__file__).parent), prepend=":")
+    (tmp_path / "models" / "base").mkdir(parents=True)
+    tiny_encoder.store(tmp_path / "source", tmp_path / "stored")
+    arguments = ["base", "add", str(tmp_path / "source"), "--name", "encoder", "--home", str(tmp_path)]
+
+    refused = CliRunner().invoke(main.app, arguments)
+    assert refused.exit_code != 0
+
+    added = CliRunner().invoke(main.app, [*arguments, "--task", "toy_task:Toy", "--json"])
+
+    assert added.exit_code == 0, added.output
+    assert bases.verify_base(tmp_path / "models" / "base" / "encoder") == bases.verify_base(
+        tmp_path / "stored"
+    )

@@ -209,7 +209,7 @@ def asked(count, right, confidence=0.9, source="memory"):
 def test_a_reference_is_read_back_from_its_report():
     made = reference([*asked(4, 3), *asked(4, 0, 0.2, "held out: x")])
 
-    told = json.loads(json.dumps(report(made)))
+    told = json.loads(json.dumps(records.as_json(report(made))))
 
     assert records.restore(Reference, told) == made
     assert told["figures"]["accuracy"] == pytest.approx(3 / 8)

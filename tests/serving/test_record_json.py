@@ -54,6 +54,10 @@ def test_what_a_record_does_not_name_stands_beside_what_it_names():
     assert as_json(WHOLE)["root"] == {"name": "r", "size": 3, "colour": "red", "deep": {"a": [1]}}
 
 
+def test_what_a_record_names_is_not_what_stands_beside_it():
+    assert as_json(Leaf(name="r", others={"name": "x", "size": 9})) == {"name": "r", "size": 3}
+
+
 def test_missing_fields_take_their_defaults_and_unknown_ones_are_ignored():
     assert read(Tree, {"root": {"name": "r"}, "height": 1, "bark": "rough"}) == Tree(
         root=Leaf(name="r"), height=1

@@ -43,8 +43,8 @@ def tokenizer():
     )
 
 
-def store(folder, target):
-    """Store a random encoder as a base model."""
+def store(folder, target, kind=BertModel):
+    """Store a random encoder as a base model, of this class of transformers."""
     torch.manual_seed(5)
     words = tokenizer()
     config = BertConfig(
@@ -57,7 +57,7 @@ def store(folder, target):
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    BertModel(config).save_pretrained(folder)
+    kind(config).save_pretrained(folder)
     words.save_pretrained(folder)
     bases.store_base(folder, target, make=partial(bases.make_base, head=heads.SEQUENCE))
     return target

@@ -9,9 +9,8 @@ Sources: Guo et al. 2017 for ECE and temperature scaling; Brier 1950; Platt 1999
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from math import exp, log, sqrt
-from typing import Any
 
 from lorad.records import Example, as_json, digest
 
@@ -78,6 +77,21 @@ class Reference:
     fitted_on: int
     """Examples that gave the temperature; none of them is in ``rows``."""
     rows: tuple[Asked, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationReport(Reference):
+    """A reference with the figures that follow from its rows, as it is kept and shown."""
+
+    digest: str
+    """Of the examples in ``rows``."""
+    figures: CalibrationMetrics
+    scaled: CalibrationMetrics
+    """The figures at the reference's temperature."""
+    sources: dict[str, CalibrationMetrics]
+    """The figures of each source alone."""
+    bins: tuple[Bin, ...]
+    scaled_bins: tuple[Bin, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,24 +230,23 @@ def divide(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
 # -- the reference
 
 
-def report(reference: Reference) -> dict[str, Any]:
-    """Return a reference with all that follows from it, as JSON data; ``records.restore`` reads it back."""
+def report(reference: Reference) -> CalibrationReport:
+    """Return a reference with all that follows from it; ``records.restore`` reads a reference from its JSON."""
     pairs = _pairs(reference.rows)
     scaled = [(temper(p, reference.temperature), right) for p, right in pairs]
     sources = dict.fromkeys(row.source for row in reference.rows)
-    return {
-        **{name: value for name, value in as_json(replace(reference, rows=())).items() if name != "rows"},
-        "digest": digest(sorted(row.id for row in reference.rows)),
-        "figures": as_json(measure(pairs)),
-        "scaled": as_json(measure(scaled)),
-        "sources": {
-            source: as_json(measure(_pairs([row for row in reference.rows if row.source == source])))
+    return CalibrationReport(
+        **{field.name: getattr(reference, field.name) for field in fields(reference)},
+        digest=digest(sorted(row.id for row in reference.rows)),
+        figures=measure(pairs),
+        scaled=measure(scaled),
+        sources={
+            source: measure(_pairs([row for row in reference.rows if row.source == source]))
             for source in sources
         },
-        "bins": [as_json(part) for part in reliability(pairs)],
-        "scaled_bins": [as_json(part) for part in reliability(scaled)],
-        "rows": [as_json(row) for row in reference.rows],
-    }
+        bins=tuple(reliability(pairs)),
+        scaled_bins=tuple(reliability(scaled)),
+    )
 
 
 def compare(reference: Reference, now: Reference) -> Comparison:

@@ -110,4 +110,6 @@ def _sized(part: nn.Module, outputs: int) -> nn.Module:
 
 
 def _in_float32(_part: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(value.float() if isinstance(value, Tensor) else value for value in given)
+    return tuple(
+        value.float() if isinstance(value, Tensor) and value.is_floating_point() else value for value in given
+    )

@@ -41,7 +41,8 @@ def as_json(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         named = {name: as_json(getattr(value, name)) for name in _names(type(value))}
         other = rest_of(type(value))
-        return {**named, **getattr(value, other)} if other else named
+        beside = getattr(value, other) if other else {}
+        return named | {name: each for name, each in beside.items() if name not in named}
     if isinstance(value, Mapping):
         return {key: as_json(inner) for key, inner in value.items()}
     return [as_json(inner) for inner in value] if isinstance(value, tuple) else value

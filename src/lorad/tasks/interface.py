@@ -20,6 +20,9 @@ cumulative adapters, the judge, versions, probes, hot swap, rollback, the comman
 file is made of are in ``models``: ``heads``, ``scoring`` (cross entropy, grades), ``packing`` (rows of a causal model in
 one sequence), ``generation``. ``tests/support/toy_task.py`` is the smallest complete task, ``tasks/chat.py`` the largest.
 
+A model from scratch is a base whose weights are random, stored once (``models.bases.store_base`` with a ``make`` of the
+task's own); its layers learn through the LoRA, its head in full.
+
 A task holds no state: one instance serves all tracks and threads. Tensors stay on the device of the model that made them;
 what it returns to others (targets, grades) is on the CPU.
 """

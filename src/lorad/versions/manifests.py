@@ -64,7 +64,7 @@ def check_files(folder: Path, manifest: dict[str, Any]) -> None:
         path = folder / name
         if not path.is_file() or files.file_digest(path) != expected["sha256"]:
             raise RegistryError(
-                f"{folder.name} is corrupt: {name} is not what was promoted; lorad serves the newest sound version "
+                f"{folder.name} is corrupt: {name} is not what was promoted; lorad serves the newest intact version "
                 "instead",
                 code="version_damaged",
                 version=folder.name,

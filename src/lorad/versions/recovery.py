@@ -1,4 +1,4 @@
-"""What a start mends in a track: promotions and prunings that were cut short, a damaged tracker, wrong links.
+"""What a start mends in a track: promotions and prunings that were cut short, a corrupt tracker, wrong links.
 
 What lives here: making tracker, folders and links agree, from whatever can still be read. What never does: hashing
 versions (``store.scrub``), loading them.

@@ -135,7 +135,7 @@ class Registry:
         return None
 
     def scrub(self) -> dict[str, RegistryError]:
-        """Hash every version that counts as sound; mark and return the damaged ones with the reason."""
+        """Hash every version that counts as intact; mark and return the corrupt ones with the reason."""
         found = {}
         for version in sorted(intact(self.tracker.read())):
             try:

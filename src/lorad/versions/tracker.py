@@ -1,7 +1,7 @@
 """The tracker, ``checkpoint_tracker.json``: which versions a track has and which two of them may serve. The truth.
 
 What lives here: reading it, changing it under one lock, names that people give, and the links that follow it. What
-never does: a version's files (``version_folders``), mending a damaged tracker (``recovery``).
+never does: a version's files (``version_folders``), mending a corrupt tracker (``recovery``).
 
 Every change is made under the lock on a tracker that is read under it, so that writers in any number of processes
 lose nothing; readers need no lock, for the tracker is replaced whole. Fields that lorad does not know are kept.

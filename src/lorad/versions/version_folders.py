@@ -69,7 +69,7 @@ class VersionFolders:
         folder = self.folder / version
         try:
             created_at = self.created_at(version)
-        except (RegistryError, ValueError, TypeError):  # a damaged version must not stay for ever
+        except (RegistryError, ValueError, TypeError):  # a corrupt version must not stay for ever
             created_at = folder.stat().st_mtime
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         return Stored(version=version, created_at=created_at, bytes=size)

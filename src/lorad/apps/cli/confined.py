@@ -34,43 +34,45 @@ def run(command: Sequence[str], stages: Mapping[str, float], memory: int) -> Any
         [*command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as program:
         try:
-            said, stage = _listen(program, stages)
+            message, stage = _read_messages(program, stages)
         finally:
             program.kill()
-    if not said:
+    if not message:
         raise _beyond(
             f"{stage} ended unexpectedly, probably because it needs more than {memory / GIB:.0f} GiB of memory"
         )
-    if "result" in said:
-        return said["result"]
-    data = said["error"]
+    if "result" in message:
+        return message["result"]
+    data = message["error"]
     if data["code"] == "memory":
         raise _beyond(f"{stage} needs more than {memory / GIB:.0f} GiB of memory")
     kinds = {kind.__name__: kind for kind in LoradError.__subclasses__()}
-    raise kinds.get(said["kind"], ConfigError)(data["message"], code=data["code"])
+    raise kinds.get(message["kind"], ConfigError)(data["message"], code=data["code"])
 
 
-def _listen(program: subprocess.Popen[bytes], stages: Mapping[str, float]) -> tuple[dict[str, Any], str]:
+def _read_messages(
+    program: subprocess.Popen[bytes], stages: Mapping[str, float]
+) -> tuple[dict[str, Any], str]:
     """Return a program's last message, empty if it died before, and its stage at that time."""
-    left = list(stages)
-    heard = b""
-    deadline = time.monotonic() + stages[left[0]]
+    remaining = list(stages)
+    buffer = b""
+    deadline = time.monotonic() + stages[remaining[0]]
     assert program.stdout is not None  # noqa: S101 - it was started with a pipe
     while True:
-        rest = max(0.0, deadline - time.monotonic())
-        if not select.select([program.stdout], [], [], rest)[0]:
-            raise _beyond(f"{left[0]} takes longer than {stages[left[0]]:.0f} seconds")
-        more = os.read(program.stdout.fileno(), 1 << 16)
-        heard += more
-        while b"\n" in heard:
-            line, _, heard = heard.partition(b"\n")
-            told = json.loads(line)
-            if "done" not in told:
-                return told, left[0]
-            left = left[1:] or left
-            deadline = time.monotonic() + stages[left[0]]
-        if not more or len(heard) > MAX_OUTPUT_BYTES:
-            return {}, left[0]
+        seconds = max(0.0, deadline - time.monotonic())
+        if not select.select([program.stdout], [], [], seconds)[0]:
+            raise _beyond(f"{remaining[0]} takes longer than {stages[remaining[0]]:.0f} seconds")
+        chunk = os.read(program.stdout.fileno(), 1 << 16)
+        buffer += chunk
+        while b"\n" in buffer:
+            line, _, buffer = buffer.partition(b"\n")
+            message = json.loads(line)
+            if "done" not in message:
+                return message, remaining[0]
+            remaining = remaining[1:] or remaining
+            deadline = time.monotonic() + stages[remaining[0]]
+        if not chunk or len(buffer) > MAX_OUTPUT_BYTES:
+            return {}, remaining[0]
 
 
 def answer(act: Callable[[Callable[[str], None]], Any], memory: int) -> None:
@@ -79,16 +81,16 @@ def answer(act: Callable[[Callable[[str], None]], Any], memory: int) -> None:
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     try:
-        said = {"result": act(lambda stage: _say({"done": stage}))}
+        message = {"result": act(lambda stage: _send({"done": stage}))}
     except MemoryError:
-        said = {"kind": "TransientError", "error": {"code": "memory", "message": ""}}
+        message = {"kind": "TransientError", "error": {"code": "memory", "message": ""}}
     except Exception as error:  # noqa: BLE001 - the other process raises it
-        said = {"kind": type(error).__name__, "error": describe(error)}
-    _say(said)
+        message = {"kind": type(error).__name__, "error": describe(error)}
+    _send(message)
 
 
-def _say(told: Mapping[str, Any]) -> None:
-    sys.stdout.write(json.dumps(told, default=str) + "\n")  # noqa: TID251 - a pipe to the other process
+def _send(message: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(message, default=str) + "\n")  # noqa: TID251 - a pipe to the other process
     sys.stdout.flush()
 
 

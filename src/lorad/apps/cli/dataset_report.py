@@ -29,7 +29,7 @@ _END_TOKEN = re.compile("(?:</s>|<eos>|<end_of_turn>|<\\|\\w+\\|>|\\[\\|\\w+\\|]
 _SHOWN = 300
 
 
-def survey(name: str, reading: Reading) -> dict[str, Any]:
+def summarize(name: str, reading: Reading) -> dict[str, Any]:
     """Return the part of the report that needs no tokenizer."""
     asked = {example.input_id for example in reading.contradicted}
     newest = {e.input_id: e for e in reading.examples if e.input_id in asked} if asked else {}
@@ -157,7 +157,7 @@ def lines(report: dict[str, Any]) -> list[tuple[str, str]]:
         told.append(("about", report["description"]))
     told += [("left out", f"{often} {reason}") for reason, often in report["left_out"].items()]
     told += [("end token", each) for each in _foreign_ends(report)]
-    told += [("contradiction", _tell(each)) for each in report["contradictions"][:LISTED]]
+    told += [("contradiction", _contradiction_text(each)) for each in report["contradictions"][:LISTED]]
     told += [
         ("bad row", f"line {each['line']}, field {each['field'] or '-'}: {each['message']}")
         for each in report["problems"][:LISTED]
@@ -202,7 +202,7 @@ def _more(report: dict[str, Any]) -> list[tuple[str, str]]:
     return [("", f"and {count} more {name}; all with --json") for name, count in over.items() if count > 0]
 
 
-def _tell(contradiction: dict[str, Any]) -> str:
+def _contradiction_text(contradiction: dict[str, Any]) -> str:
     (first, second), (old, new) = contradiction["rows"], map(_brief, contradiction["answers"])
     question = _brief(contradiction["question"])
     return f"{question}: line {first} says {old}, line {second} {new}; the later one counts"

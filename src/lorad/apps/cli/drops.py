@@ -33,7 +33,14 @@ SIDECAR, REASON = ".meta.yaml", ".reason.json"
 @app.command()
 def drop(
     ctx: typer.Context,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE",
+            help="Datasets; a sidecar beside one (FILE.meta.yaml) is copied too.",
+            show_default=False,
+        ),
+    ],
     track: Annotated[str | None, typer.Option(metavar="NAME", help="The track that learns it.")] = None,
 ) -> None:
     """Copy files into the inbox."""

@@ -35,7 +35,12 @@ Timeout = Annotated[float | None, typer.Option(min=0.0, metavar="S", help="Give 
 OneJob = Annotated[int | None, typer.Option(min=1, metavar="N", help="Wait for this job only.")]
 Force = Annotated[bool, typer.Option("--force", help="Promote it whatever the judge decides.")]
 Changes = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Change its plan; repeatable.")]
-ResumedJob = Annotated[int | None, typer.Argument(metavar="[JOB]", help="Default: sessions in general.")]
+OneJobArgument = Annotated[
+    int, typer.Argument(metavar="JOB", help="The number of the job.", show_default=False)
+]
+ResumedJob = Annotated[
+    int | None, typer.Argument(metavar="[JOB]", help="The number of a failed job; default: all sessions.")
+]
 FromCheckpoint = Annotated[
     str | None,
     typer.Option("--from", metavar="CHECKPOINT", help="For example round-0003; later ones are removed."),
@@ -110,7 +115,9 @@ def _progress(interval: float) -> Iterator[Callable[[Status], None]]:
 @app.command()
 def jobs(
     ctx: typer.Context,
-    job: Annotated[int | None, typer.Argument(metavar="[JOB]", help="Show all of this one.")] = None,
+    job: Annotated[
+        int | None, typer.Argument(metavar="[JOB]", help="The number of the job to show in full.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List the jobs, newest first, or show one job with its file."""
@@ -124,7 +131,7 @@ def jobs(
 def retry(
     ctx: typer.Context,
     what: Annotated[
-        str, typer.Argument(metavar="JOB|NAME", help="A job's number, or a file in inbox/failed.")
+        str, typer.Argument(metavar="JOB|NAME", help="The number of a job, or the name of a failed file.")
     ],
     force: Force = False,
     settings: Changes = None,
@@ -148,7 +155,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 @app.command()
-def cancel(ctx: typer.Context, job: int) -> None:
+def cancel(ctx: typer.Context, job: OneJobArgument) -> None:
     """Remove a job from the queue, or stop its session."""
     connect(ctx).cancel(job)
     terminal.say(f"job {job} is cancelled; queue it again with: lorad retry {job}")

@@ -23,9 +23,12 @@ Target = Annotated[
 OneVersion = Annotated[
     str, typer.Argument(metavar="V", help="A version, a tag, latest or previous.", show_default=False)
 ]
+Explained = Annotated[
+    str, typer.Argument(metavar="V", help="A version, a tag, latest, previous, or job-N.", show_default=False)
+]
 Tag = Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits, dots, dashes.")]
 Keep = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Maximum number of versions; default: as set.")
+    int | None, typer.Option(min=1, metavar="N", help="Maximum number of versions; default: registry.keep.")
 ]
 OlderThan = Annotated[int | None, typer.Option(min=1, metavar="DAYS", help="Maximum age in days.")]
 MaxBytes = Annotated[
@@ -123,13 +126,15 @@ def versions_prune(
 
 
 @app.command()
-def explain(ctx: typer.Context, version: str, track: Track = "chat", as_json: Json = False) -> None:
+def explain(ctx: typer.Context, version: Explained, track: Track = "chat", as_json: Json = False) -> None:
     """Explain why a version was promoted, or why a job (job-N) was not."""
     show(connect_or_read(ctx).explain(track, version), as_json, tables.explanation)
 
 
 @app.command()
-def diff(ctx: typer.Context, a: str, b: str, track: Track = "chat", as_json: Json = False) -> None:
+def diff(
+    ctx: typer.Context, a: OneVersion, b: OneVersion, track: Track = "chat", as_json: Json = False
+) -> None:
     """Show the examples that only one of two versions answers correctly."""
     show(connect_or_read(ctx).diff(track, a, b), as_json, tables.difference)
 

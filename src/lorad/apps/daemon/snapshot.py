@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from lorad import __version__
 from lorad.apps.daemon.loop import LearningLoop
@@ -21,7 +22,7 @@ from lorad.serving.answers import (
 )
 from lorad.serving.engine import Engine
 from lorad.serving.queries import Archive
-from lorad.serving.record_json import fields_of, read
+from lorad.serving.record_json import RecordError, fields_of, read
 from lorad.storage.file_names import readable
 from lorad.storage.ledger import Ledger
 from lorad.track import Track
@@ -61,6 +62,7 @@ class Snapshot:
 
     def take(self, now: float, *, is_ready: bool) -> Status:
         """Return everything."""
+        running = self._loop.sessions.running
         return Status(
             lorad=__version__,
             home=str(self._home.root),
@@ -73,7 +75,7 @@ class Snapshot:
             jobs=self._jobs(),
             waiting_files=self._waiting_files(now),
             inbox=self._told_inbox(),
-            session=self._session(now),
+            session=session_progress(*running, now) if running else None,
             troubles=tuple(self._loop.attempts.troubles),
             engine=EngineStatus(
                 requests=self._engine.requests,
@@ -128,11 +130,12 @@ class Snapshot:
             ),
         )
 
-    def _session(self, now: float) -> SessionProgress | None:
-        running = self._loop.sessions.running
-        if running is None:
-            return None
-        job, progress = running
-        elapsed = max(0.0, now - (job.started_at or now))  # the clock may have been set back
-        known = {"job": job.id, "dataset": job.dataset, "elapsed": elapsed}
+
+def session_progress(job: Job, progress: Mapping[str, Any], now: float) -> SessionProgress:
+    """Return where a session is by what it has reported; what it reports in no known form is left out."""
+    elapsed = max(0.0, now - (job.started_at or now))  # the clock may have been set back
+    known: dict[str, Any] = {"job": job.id, "dataset": job.dataset, "elapsed": elapsed}
+    try:
         return read(SessionProgress, {**progress, **known})
+    except RecordError:  # a task of somebody else's may report anything, and the rest must be shown
+        return SessionProgress(**known)

@@ -7,7 +7,7 @@ this module for every command, and ``lorad status`` needs neither.
 """
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -45,6 +45,8 @@ from lorad.storage.targets import check_replaceable
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
+
+    from lorad.evaluation.calibration import CalibrationReport, Comparison
 
 Cell = str | tuple[str, str]
 """A text, or a text and its style."""
@@ -170,47 +172,51 @@ def _facts(answer: VersionPapers) -> Iterable[tuple[Cell, Cell]]:
     yield "size", size(answer.bytes)
 
 
-def calibration(answer: Mapping[str, Any]) -> "RenderableType":
+def calibration(report: "CalibrationReport", check: "Comparison | None" = None) -> "RenderableType":
     """Show how right and how sure a version is, and after a check what has drifted."""
-    temperature = f"at T = {answer['temperature']:.2f}"
-    rows = [*answer["sources"].items(), ("all", answer["figures"]), (temperature, answer["scaled"])]
+    temperature = f"at T = {report.temperature:.2f}"
+    rows = [*report.sources.items(), ("all", report.figures), (temperature, report.scaled)]
     figures = [
-        (name, str(row["count"]), *(f"{row[key]:.3f}" for key in ("accuracy", "confidence", "ece", "brier")))
+        (name, str(row.count), *map(_figure_text, (row.accuracy, row.confidence, row.ece, row.brier)))
         for name, row in rows
     ]
     bins = [
-        (f"{part['low']:.1f} to {part['high']:.1f}", str(part["count"]), *_both(part))
-        for part in answer["bins"]
-        if part["count"]
+        (
+            f"{part.low:.1f} to {part.high:.1f}",
+            str(part.count),
+            *map(_figure_text, (part.accuracy, part.confidence)),
+        )
+        for part in report.bins
+        if part.count
     ]
     columns = ("answers", "right", "sure", "ECE", "Brier")
-    head = f"{answer['version']}, measured {moment(answer['measured_at'])}; temperature fitted on {answer['fitted_on']} others"
+    head = f"{report.version}, measured {moment(report.measured_at)}; temperature fitted on {report.fitted_on} others"
     parts = [
         _text(head),
         _table(("questions", *columns), figures, numbers=range(1, 6), folding=(0,), narrowest=12),
         _table(("sure", "answers", "right", "mean"), bins, numbers=range(1, 4)),
     ]
-    return _stack(*parts, *(_check(answer["check"]) if "check" in answer else ()))
+    return _stack(*parts, *(_check(check) if check else ()))
 
 
-def _both(part: Mapping[str, Any]) -> tuple[str, str]:
-    return f"{part['accuracy']:.3f}", f"{part['confidence']:.3f}"
+def _figure_text(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.3f}"
 
 
-def _check(check: Mapping[str, Any]) -> "Iterable[RenderableType]":
-    rows = [
+def _check(check: "Comparison") -> "Iterable[RenderableType]":
+    rows: list[tuple[Cell, ...]] = [
         (
-            move["figure"],
-            *(f"{move[key]:.3f}" for key in ("before", "now", "allowed")),
-            ("drifted", "red") if move["figure"] in check["drifted"] else ("as it was", "green"),
+            move.figure,
+            *map(_figure_text, (move.before, move.now, move.allowed)),
+            ("drifted", "red") if move.has_drifted else ("as it was", "green"),
         )
-        for move in check["moves"]
+        for move in check.moves
     ]
     yield _table(("figure", "reference", "now", "may move", ""), rows, numbers=(1, 2, 3))
-    of = f" of {check['compared'] + check['missing']}" if check["missing"] else ""
-    changed = f"{plural(check['broken'], 'answer')} turned wrong, {check['mended']} right"
-    yield _text(f"compared on {check['compared']}{of} of the same questions; {changed}")
-    for name, (then, now) in check["environment"].items():
+    of = f" of {check.compared + check.missing}" if check.missing else ""
+    changed = f"{plural(check.broken, 'answer')} turned wrong, {check.mended} right"
+    yield _text(f"compared on {check.compared}{of} of the same questions; {changed}")
+    for name, (then, now) in check.environment.items():
         yield _text((f"{name} was {then}, and is {now}", "yellow"))
 
 
@@ -296,33 +302,33 @@ def _label(dataset: str) -> str:
     return told if len(told) <= _LONGEST_LABEL else f"{told[: _LONGEST_LABEL - 1]}…"
 
 
-def reliability(answer: Mapping[str, Any], path: Path) -> None:
+def reliability(report: "CalibrationReport", path: Path) -> None:
     """Draw how often answers are right against how sure they are, and how many there are of each."""
     figure = _figure(6, 6.5)
     upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 1))
-    bins = [part for part in answer["bins"] if part["count"]]
-    scaled = [part for part in answer["scaled_bins"] if part["count"]]
-    places = [part["low"] for part in bins]
-    widths = [part["high"] - part["low"] for part in bins]
+    bins = [part for part in report.bins if part.count]
+    scaled = [part for part in report.scaled_bins if part.count]
+    places = [part.low for part in bins]
+    widths = [part.high - part.low for part in bins]
     style = {"align": "edge", "color": "tab:blue", "edgecolor": "white"}
-    upper.bar(places, [part["accuracy"] for part in bins], widths, alpha=0.6, label="right", **style)
+    upper.bar(places, [part.accuracy for part in bins], widths, alpha=0.6, label="right", **style)
     upper.plot((0, 1), (0, 1), color="gray", linestyle="--", label="as right as sure")
-    means = [[part[key] for part in bins] for key in ("confidence", "accuracy")]
+    means = [part.confidence for part in bins], [part.accuracy for part in bins]
     upper.plot(*means, "o", color="tab:blue", label="a bin's mean")
-    means = [[part[key] for part in scaled] for key in ("confidence", "accuracy")]
-    upper.plot(*means, "x", color="tab:orange", label=f"the same at T = {answer['temperature']:.2f}")
+    means = [part.confidence for part in scaled], [part.accuracy for part in scaled]
+    upper.plot(*means, "x", color="tab:orange", label=f"the same at T = {report.temperature:.2f}")
     upper.set(ylabel="share of right answers", xlim=(0, 1), ylim=(0, 1.02))
-    upper.set_title("\n".join(_titles(answer)))
+    upper.set_title("\n".join(_titles(report)))
     upper.legend(loc="upper left")
-    lower.bar(places, [part["count"] for part in bins], widths, **style)
+    lower.bar(places, [part.count for part in bins], widths, **style)
     lower.set(xlabel="confidence: probability of the whole answer", ylabel="answers")
     _save(figure, path)
 
 
-def _titles(answer: Mapping[str, Any]) -> Iterable[str]:
-    yield f"{answer['version']}: {plural(answer['figures']['count'], 'answer')}"
-    for name, key in (("as answered", "figures"), (f"T = {answer['temperature']:.2f}", "scaled")):
-        yield f"{name}: ECE {answer[key]['ece']:.3f}, Brier {answer[key]['brier']:.3f}"
+def _titles(report: "CalibrationReport") -> Iterable[str]:
+    yield f"{report.version}: {plural(report.figures.count, 'answer')}"
+    for name, figures in (("as answered", report.figures), (f"T = {report.temperature:.2f}", report.scaled)):
+        yield f"{name}: ECE {figures.ece:.3f}, Brier {figures.brier:.3f}"
 
 
 def _figure(width: float, height: float) -> Any:

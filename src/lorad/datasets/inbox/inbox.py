@@ -8,21 +8,19 @@ things faster: what they miss, the periodic scan finds.
 """
 
 import contextlib
-import heapq
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from lorad.config import InboxSettings
 from lorad.datasets import sidecar
-from lorad.datasets.inbox import lone_sidecars, rejected_entries
+from lorad.datasets.inbox import rejected_entries, sidecars
 from lorad.datasets.inbox.drop_folders import InboxFile, local_date
-from lorad.datasets.inbox.inbox_folders import InboxFolders
+from lorad.datasets.inbox.inbox_folders import InboxFolders, oldest
 from lorad.datasets.inbox.late_changes import LateChanges
-from lorad.datasets.inbox.rejected_entries import RejectedEntry
+from lorad.datasets.inbox.rejected_entries import RejectedEntry, datasets
 from lorad.datasets.inbox.settling import PATIENCE, Settling, signature
 from lorad.datasets.inbox.taken_files import Taken, open_taken
 from lorad.errors import SampleError
@@ -30,7 +28,7 @@ from lorad.storage import files
 from lorad.storage.directories import Folder
 from lorad.storage.file_names import readable
 from lorad.storage.open_files import open_for_writing
-from lorad.storage.source import Signature, opened
+from lorad.storage.source import Signature
 
 #: A sidecar without a file is spoken of when it has waited so long; its file may still be under way.
 LONE_SECONDS = 60.0
@@ -55,6 +53,7 @@ class Inbox:
         self.count = 0
         """Files that lay in the inbox at the last scan."""
         self._settings = settings
+        self._most = settings.max_queued_files
         self._folders = InboxFolders(folder, tracks, place, open_folder)
         self._settling = Settling(settings.settle_seconds, self._folders.entered)
         self._late = LateChanges(settings, self._folders, self._settling)
@@ -77,8 +76,9 @@ class Inbox:
         return told
 
     def _put_back_sidecars(self) -> None:
-        lone_sidecars.put_back(
-            self._folders, lambda: [item.path for item in (*self._datasets(), *self.processing())]
+        sidecars.put_back(
+            self._folders,
+            lambda: [item.path for item in (*datasets(self._folders), *self.processing())],
         )
         self._has_lone = False
 
@@ -103,17 +103,9 @@ class Inbox:
         What will not be taken as it is does not wait; nor does what cannot be listed, which a scan tells of.
         """
         with contextlib.suppress(OSError):
-            return self._oldest(file for file in self._datasets() if file.path not in self.not_taken)
+            found = datasets(self._folders)
+            return oldest((file for file in found if file.path not in self.not_taken), self._most)
         return []
-
-    def _oldest(self, found: Iterable[InboxFile]) -> list[InboxFile]:
-        most = self._settings.max_queued_files  # of a million only so many are held in memory
-        return heapq.nsmallest(most, found, key=lambda item: (item.changed_at, item.path.name))
-
-    def _datasets(self) -> Iterator[InboxFile]:
-        for file, mode in self._folders.entries():
-            if rejected_entries.is_dataset(self._folders, file, mode):
-                yield file
 
     def settled(self, now: float, most: int | None = None) -> list[InboxFile]:
         """Return the files that are complete at ``now`` (monotonic seconds), each with the track that learns it.
@@ -128,7 +120,7 @@ class Inbox:
         self._folders.put_up()
         ready = self._scan(now)
         named = len(ready[:most])
-        return [replace(item, track=self._named_track(item)) for item in ready[:named]] + ready[named:]
+        return [sidecars.with_named_track(self._folders, item) for item in ready[:named]] + ready[named:]
 
     def _is_due(self, now: float) -> bool:
         is_rescan = now - self._scanned_at >= self._settings.rescan_seconds
@@ -140,12 +132,12 @@ class Inbox:
             self._settling.renamed
         )  # what the watcher's thread tells from here on is for the next scan
         others: list[tuple[InboxFile, int, SampleError]] = []
-        ready, troubles = self._ready(self._oldest(self._counted(others)), now)
+        ready, troubles = self._settling.ready(oldest(self._counted(others), self._most), now)
         writers = open_for_writing([item.path for item in ready])
         self._note_delayed(writers, now)
         rejected = [
             *self._find_rejected(others, now),
-            *troubles,
+            *(rejected_entries.unreadable(file, error) for file, error in troubles),
             *rejected_entries.closed_folders(self._folders),
         ]
         self._news += [entry for entry in rejected if entry.file.path not in self.not_taken]
@@ -171,18 +163,6 @@ class Inbox:
                 yield file
         self.count = count
 
-    def _ready(self, waiting: Iterable[InboxFile], now: float) -> tuple[list[InboxFile], list[RejectedEntry]]:
-        """Return the files that are complete, and those of which that cannot be known: each for itself."""
-        ready, troubles = [], []
-        for item in waiting:
-            try:
-                if self._settling.is_ready(item, now):
-                    ready.append(item)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the other files have their turn
-                told = f"{item.name} cannot be looked at ({type(error).__name__}); drop it again under another name"
-                troubles.append(RejectedEntry(item, SampleError(told, code="unexpected"), is_left=True))
-        return ready, troubles
-
     def _note_delayed(self, writers: Mapping[Path, int], now: float) -> None:
         """Note why files are not taken yet, or what was taken is not accepted."""
         delayed = {
@@ -195,18 +175,6 @@ class Inbox:
         self.delayed = delayed | {
             path: f"process {pid} has it open for writing" for path, pid in writers.items()
         }
-
-    def _named_track(self, item: InboxFile) -> str:
-        """Return the track that a sidecar names; a sidecar that cannot be read is refused when the file is."""
-        name = sidecar.path_of(item.path).name
-        with (
-            contextlib.suppress(Exception),
-            self._folders.entered(item.path) as folder,
-            opened(name, folder=folder.descriptor) as source,
-        ):
-            named = sidecar.read(source).track
-            return named if named in self._folders.tracks else item.track
-        return item.track
 
     # -- what is not taken
 

@@ -7,9 +7,10 @@ and never through a link.
 """
 
 import contextlib
+import heapq
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from lorad.datasets.inbox import drop_folders, old_folders
@@ -167,3 +168,8 @@ class InboxFolders:
 
     def _way(self, name: str) -> str:
         return os.path.relpath(self.drops.folder.path / name, os.path.realpath(self.path))
+
+
+def oldest(found: Iterable[InboxFile], most: int) -> list[InboxFile]:
+    """Return so many files, the oldest first; of a million only these are held in memory."""
+    return heapq.nsmallest(most, found, key=lambda item: (item.changed_at, item.path.name))

@@ -41,6 +41,11 @@ def is_dataset(folders: InboxFolders, file: InboxFile, mode: int) -> bool:
     return stat.S_ISREG(mode) and not is_sidecar and not folders.is_own_name(file.path)
 
 
+def datasets(folders: InboxFolders) -> Iterator[InboxFile]:
+    """Return the files that may hold rows."""
+    return (file for file, mode in folders.entries() if is_dataset(folders, file, mode))
+
+
 def why_rejected(folders: InboxFolders, file: InboxFile, mode: int) -> SampleError | None:
     """Return why something is not taken; ``None`` for what is right where it is: a track's folder, a file's sidecar."""
     if folders.is_own_name(file.path):
@@ -54,6 +59,12 @@ def stays(folders: InboxFolders, file: InboxFile, mode: int) -> bool:
     """Tell whether it is left where it lies: it may be of use to somebody, or has a name that is not to be moved."""
     has_name = folders.is_own_name(file.path) or folders.is_track(file.path)
     return stat.S_ISREG(mode) or stat.S_ISDIR(mode) or has_name
+
+
+def unreadable(file: InboxFile, error: Exception) -> RejectedEntry:
+    """Return a file that cannot be looked at."""
+    told = f"{file.name} cannot be looked at ({type(error).__name__}); drop it again under another name"
+    return RejectedEntry(file, SampleError(told, code="unexpected"), is_left=True)
 
 
 def closed_folders(folders: InboxFolders) -> Iterator[RejectedEntry]:

@@ -9,7 +9,7 @@ tell.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +63,19 @@ class Settling:
         for path in notes:
             if not files.is_there(path):
                 self.renamed.pop(path, None)
+
+    def ready(
+        self, waiting: Iterable[InboxFile], now: float
+    ) -> tuple[list[InboxFile], list[tuple[InboxFile, Exception]]]:
+        """Return the files that are complete, and those of which that cannot be known: each for itself."""
+        complete, troubles = [], []
+        for item in waiting:
+            try:
+                if self.is_ready(item, now):
+                    complete.append(item)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the other files have their turn
+                troubles.append((item, error))
+        return complete, troubles
 
     def is_ready(self, item: InboxFile, now: float) -> bool:
         """Tell whether a file is complete, and its sidecar, if it has one."""

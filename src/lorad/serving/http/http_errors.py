@@ -19,7 +19,6 @@ from lorad.errors import ConfigError, LoradError, ProtocolError, RegistryError, 
 from lorad.serving.completions import Complaint, Failure
 from lorad.serving.http import schemas
 from lorad.serving.http.bodies import Json
-from lorad.serving.record_json import read
 
 CHAT = "POST /v1/chat/completions"
 
@@ -79,7 +78,9 @@ def response(error: Exception, headers: dict[str, str] | None = None) -> Json:
 def form(error: Exception) -> Failure:
     """Return any exception as OpenAI's clients read it: message, type, param and code."""
     kind = "invalid_request_error" if status(error) < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
-    return Failure(error=read(Complaint, {**describe(error), "type": kind}))
+    told = describe(error)
+    known = {name: told.pop(name, None) for name in ("message", "code", "param")}
+    return Failure(error=Complaint(**known, type=kind, data=told))
 
 
 def status(error: Exception) -> int:

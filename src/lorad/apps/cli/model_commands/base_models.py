@@ -26,7 +26,7 @@ from lorad.errors import ConfigError
 from lorad.home import find_home
 from lorad.models import bases
 from lorad.storage import files, locks, permissions, targets
-from lorad.tasks import find
+from lorad.tasks import Task, find
 
 app = typer.Typer()
 base_app = typer.Typer(cls=terminal.Commands, no_args_is_help=True, help="Add and list base models.")
@@ -51,12 +51,16 @@ def base_add(
     name: Annotated[
         str | None, typer.Option("--name", help="Its name in models/base; default: from the source.")
     ] = None,
+    task: Annotated[
+        str, typer.Option("--task", help="The task that will use it: chat, or your own as module:Class.")
+    ] = "chat",
     home_path: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Store a base model as safetensors with its tokenizer and fingerprint, and test its chat template."""
+    """Store a base model as safetensors with its tokenizer and fingerprint, and test it for the task that will use it."""
     os.umask(permissions.UMASK)
     home = find_home(home_path)
+    find(task)
     name = name or Path(source).expanduser().resolve().name.lower()
     target = named_base(home, name)
     if fingerprint := _intact_fingerprint(target):
@@ -66,7 +70,7 @@ def base_add(
             f"{name} already exists and is intact: {target}",
         )
         return
-    fingerprint, trials = _store(source, target)
+    fingerprint, trials = _store(source, target, task)
     say(
         {"name": name, "fingerprint": fingerprint, "path": str(target), "added": True, "trials": trials},
         as_json,
@@ -86,8 +90,8 @@ def _intact_fingerprint(target: Path) -> str | None:
         return None
 
 
-def _store(source: str, target: Path) -> tuple[str, list[dict[str, Any]]]:
-    """Find a model and store it as a base; return its fingerprint and what its chat template did not pass."""
+def _store(source: str, target: Path, task: str) -> tuple[str, list[dict[str, Any]]]:
+    """Find a model and store it as a base; return its fingerprint and the trials for a task that it did not pass."""
     trials: list[dict[str, Any]] = []
     with locks.locked(target.parent / ".lock"), targets.beside(target) as scratch:
         for left in target.parent.glob(".lorad-*"):  # left by a killed process: the lock is ours
@@ -95,19 +99,22 @@ def _store(source: str, target: Path) -> tuple[str, list[dict[str, Any]]]:
                 files.remove(left)
         folder, gguf = _find_source(source, scratch)
         fingerprint = bases.store_base(
-            folder, target, gguf, lambda *places: trials.extend(_make_base(*places))
+            folder,
+            target,
+            gguf,
+            lambda found, made, file: trials.extend(_make_base(found, made, file, task)),
         )
     return fingerprint, [trial for trial in trials if trial["status"] != "ok"]
 
 
-def _make_base(source: Path, target: Path, gguf: str | None) -> list[dict[str, Any]]:
-    """Convert a model in a child process, within limits that depend on its size; return its template's trials."""
+def _make_base(source: Path, target: Path, gguf: str | None, task: str) -> list[dict[str, Any]]:
+    """Convert a model in a child process, within limits that depend on its size; return its trials for a task."""
     heavy = [source / gguf] if gguf else [path for path in source.glob("*.safetensors") if path.is_file()]
     held = sum(path.stat().st_size for path in heavy)
     memory = LEAST_MEMORY + MOST_COPIES * held
     stages = {
         f"loading {source.name}": LOADING_SECONDS + held / SLOWEST_DISK,
-        f"testing the chat template of {source.name}": TRYING_SECONDS,
+        f"testing {source.name} for {find(task).name}": TRYING_SECONDS,
     }
     made: list[dict[str, Any]] = confined.run(
         [
@@ -121,6 +128,7 @@ def _make_base(source: Path, target: Path, gguf: str | None) -> list[dict[str, A
             str(target),
             gguf or "",
             str(memory),
+            task,
         ],
         stages,
         memory,
@@ -129,20 +137,20 @@ def _make_base(source: Path, target: Path, gguf: str | None) -> list[dict[str, A
 
 
 @app.command("make-base", hidden=True)
-def make_base(source: Path, target: Path, gguf: str, memory: int) -> None:
+def make_base(source: Path, target: Path, gguf: str, memory: int, task: str) -> None:
     """Run the part of ``base add`` that needs a child process."""
 
     def act(tell: Callable[[str], None]) -> list[dict[str, Any]]:
-        bases.make_base(source, target, gguf or None)
+        bases.make_base(source, target, gguf or None, find(task).head)
         tell("loading")
-        return _try_template(target)
+        return _try(find(task), target)
 
     confined.answer(act, memory)
 
 
-def _try_template(folder: Path) -> list[dict[str, Any]]:
-    """Return the trials of a base's chat template; raise ``ConfigError`` if it has one that cannot be used."""
-    tokenizer, task = bases.load_tokenizer(folder), find("chat")
+def _try(task: Task, folder: Path) -> list[dict[str, Any]]:
+    """Return the trials of a base for a task; raise ``ConfigError`` if one shows that it cannot be used."""
+    tokenizer = bases.load_tokenizer(folder)
     if trials := task.trials(tokenizer):
         task.check_tokenizer(tokenizer)
     return [records.as_json(trial) for trial in trials]

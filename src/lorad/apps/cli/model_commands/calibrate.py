@@ -85,7 +85,7 @@ def calibrate(
         found, comparison = _measure(model, questions, stored, most)
     report = calibration.report(found)
     if stored is None:
-        registry.keep_calibration(name, report)
+        registry.keep_calibration(name, records.as_json(report))
     _print_calibration(report, comparison, plot, as_json)
     if comparison and comparison.drifted:
         raise typer.Exit(1)
@@ -154,14 +154,24 @@ def _progress() -> Iterator[confidence.Tell]:
 
 
 def _print_calibration(
-    report: dict[str, Any], comparison: calibration.Comparison | None, plot: Path | None, as_json: bool
+    report: calibration.CalibrationReport,
+    comparison: calibration.Comparison | None,
+    plot: Path | None,
+    as_json: bool,
 ) -> None:
-    told = {key: value for key, value in report.items() if key != "rows"}
-    if comparison:
-        told["check"] = {**records.as_json(comparison), "drifted": list(comparison.drifted)}
     if plot:
         tables.reliability(report, plot)
     if as_json:
-        terminal.write_json(told)
+        terminal.write_json(_without_rows(report, comparison))
     else:
-        console.print(tables.calibration(told))
+        console.print(tables.calibration(report, comparison))
+
+
+def _without_rows(
+    report: calibration.CalibrationReport, comparison: calibration.Comparison | None
+) -> dict[str, Any]:
+    """Return a report and its comparison as JSON data."""
+    told = {name: value for name, value in records.as_json(report).items() if name != "rows"}
+    if comparison:
+        told["check"] = {**records.as_json(comparison), "drifted": list(comparison.drifted)}
+    return told

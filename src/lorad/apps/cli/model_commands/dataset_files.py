@@ -112,7 +112,9 @@ def check(
         raise typer.Exit(1) from None
     alone = f"not counted: read for the task {task} only, without a model"
     report = (
-        dataset_report.survey(file.name, reading) | about | {"model": None, "no_model": alone if task else ""}
+        dataset_report.summarize(file.name, reading)
+        | about
+        | {"model": None, "no_model": alone if task else ""}
     )
     try:
         report["model"] = _measured(home, settings, about["track"], reading) if about["track"] else None

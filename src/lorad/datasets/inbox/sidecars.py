@@ -1,17 +1,34 @@
-"""Sidecars that were taken before their file could be, put beside it again: they say how to read it.
+"""Sidecars in the inbox: which track they name, and those that were taken before their file could be.
 
-What lives here: finding the file and moving the sidecar. What never does: reading sidecars (``datasets.sidecar``).
+What lives here: finding the file of a lone sidecar, which says how to read it, and moving the sidecar there. What never
+does: what a sidecar may say (``datasets.sidecar``).
 
 A sidecar goes in first and out first, so one that lies alone in ``processing/`` has lost its file there.
 """
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lorad.datasets import sidecar
+from lorad.datasets.inbox.drop_folders import InboxFile
 from lorad.datasets.inbox.inbox_folders import InboxFolders
 from lorad.storage import files
+from lorad.storage.source import opened
+
+
+def with_named_track(folders: InboxFolders, item: InboxFile) -> InboxFile:
+    """Return a file with the track that its sidecar names; one that cannot be read is refused when the file is."""
+    name = sidecar.path_of(item.path).name
+    with (
+        contextlib.suppress(Exception),
+        folders.entered(item.path) as folder,
+        opened(name, folder=folder.descriptor) as source,
+    ):
+        named = sidecar.read(source).track
+        return replace(item, track=named) if named in folders.tracks else item
+    return item
 
 
 def put_back(folders: InboxFolders, datasets: Callable[[], Sequence[Path]]) -> None:
