@@ -81,7 +81,8 @@ class Opened:
         with capture_logs() as self.log, running(home) as (_, client):
             # the session that was cut off, and the file that was taken
             wait_for(
-                lambda: len(jobs(client)) == 7 and all(j["state"] in ENDED for j in jobs(client).values())
+                lambda: len(jobs(client)) == 7 and all(j["state"] in ENDED for j in jobs(client).values()),
+                seconds=240.0,  # two sessions, on a machine that does other things as well
             )
             self.versions = {
                 each["version"]: each for each in client.call("GET", "/api/versions")["versions"]

@@ -171,7 +171,7 @@ class Folder:
         return free
 
     def points(self, name: str) -> str | None:
-        """Return what a symbolic link points at, ``None`` when it is none."""
+        """Return the target of a symbolic link; ``None`` if it is not a link."""
         try:
             return os.readlink(name, dir_fd=self.descriptor)
         except OSError:

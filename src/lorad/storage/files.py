@@ -185,7 +185,7 @@ def rename(source: Path, target: Path) -> None:
 
 
 def is_there(path: Path) -> bool:
-    """Tell whether anything lies there, also a link to nowhere."""
+    """Tell whether a path exists, even as a broken link."""
     return os.path.lexists(path)
 
 
@@ -200,7 +200,7 @@ def free_name(target: Path) -> Path:
 
 
 def move(source: Path, target: Path) -> Path:
-    """Rename durably; a taken name gets a number. Return where it went."""
+    """Rename durably and return the new path; a taken name gets a number."""
     free = free_name(target)
     rename(source, free)
     return free
@@ -222,12 +222,12 @@ def set_modes(folder: Path, *, folder_mode: int, file_mode: int) -> None:
 
 
 def points(link: Path) -> str | None:
-    """Return what a symbolic link points at, ``None`` when it is none."""
+    """Return the target of a symbolic link; ``None`` if it is not a link."""
     return str(link.readlink()) if link.is_symlink() else None
 
 
 def point(link: Path, target: str) -> None:
-    """Make a symbolic link point at ``target`` (relative), atomically; what else has its name is put aside."""
+    """Make a symbolic link point at ``target`` (relative), atomically; a file or folder of its name is moved aside."""
     if points(link) == target:
         return
     if link.exists() and not link.is_symlink():

@@ -32,11 +32,11 @@ class Ledger:
         """The least number of a new job: a lost database must not give one that a version was made by."""
 
     def prove_writable(self) -> None:
-        """Raise ``TransientError`` where nothing can be noted now; asked before anything that is to be noted is changed."""
+        """Raise ``TransientError`` if the database cannot be written now; call it before changing what will be recorded."""
         self._db.prove_writable()
 
     def transaction(self) -> contextlib.AbstractContextManager[None]:
-        """Do several things wholly or not at all; memory is in the same database."""
+        """Do several things completely or not at all; memory is in the same database."""
         return self._db.transaction()
 
     def empty_log(self) -> None:
@@ -120,7 +120,7 @@ class Ledger:
         return self.drop(drop.id)
 
     def count_attempt(self, drop: Drop, by: int) -> None:
-        """Note that a file is about to be read, or that reading it did not end the daemon (-1)."""
+        """Count an attempt to read a file, or take it back (-1) when the daemon survived it."""
         self._db.run("UPDATE drops SET attempts = MAX(0, attempts + ?) WHERE id = ?", by, drop.id)
 
     def keep(self, drop_id: int, place: str) -> None:

@@ -91,7 +91,7 @@ class Memory:
         lineage: Sequence[str] | None = None,
         open_drops: Collection[int] | None = None,
     ) -> AddResult:
-        """Keep examples; what is the last word on its question already is counted and not kept twice.
+        """Keep examples; one that is already the newest answer to its question is counted, not stored again.
 
         The last word is what waits in the newest of the ``open_drops``, else what the ``lineage`` of the version that
         serves knows. So an example is new that only a rolled-back version learned, or nobody, as its session was

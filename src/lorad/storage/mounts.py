@@ -1,4 +1,4 @@
-"""On which file system a folder lies, and whether the kernel tells of everything that changes there.
+"""The file system of a folder, and whether the kernel reports all changes there.
 
 What lives here: a decision on the mount table, handed in as psutil returns it. What never does: watching.
 
@@ -33,7 +33,7 @@ class Mount(Protocol):
 
 
 def why_silent(folder: Path, mounts: Iterable[Mount]) -> str:
-    """Return what the folder lies on if changes there may go untold, else ``""``; resolve links before."""
+    """Return the kind of file system if it may not report changes, else ``""``; resolve links before."""
     over = [mount for mount in mounts if folder.is_relative_to(mount.mountpoint)]
     if not over:
         return ""

@@ -1,4 +1,4 @@
-"""Which files somebody has open for writing, where the system says so (Linux: ``/proc``).
+"""Files that other processes have open for writing, as far as the system tells (Linux: ``/proc``).
 
 What lives here: one bounded look at the open files of the processes that this user may see. What never does:
 opening or following any of them; a link's text is read, so a dead network share cannot hang the look.

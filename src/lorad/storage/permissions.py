@@ -1,4 +1,4 @@
-"""Who may read and change what lies in a home.
+"""Permissions of the files in a home.
 
 What lives here: what is the most that lorad's own files and folders allow, finding what is more open than that, and
 closing it. What never does: opening anything wider, changing an owner, following a link but the user's own in place of
@@ -53,7 +53,7 @@ class Exposure:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """Something too open, and its name in an open folder, which no link can lead astray."""
+    """A file that is too open, as a name in an opened folder, so that no link can redirect it."""
 
     exposure: Exposure
     name: str
@@ -61,22 +61,22 @@ class _Found:
 
 
 def exposed(home: Home, socket: Path, user: int) -> list[Exposure]:
-    """Return what is too open in the home of a daemon that runs as this user, and how its socket lies."""
+    """Return what is too open in a home whose daemon runs as this user, including its socket."""
     return [found.exposure for found in _everything(home, socket, user)]
 
 
 def close(home: Home, socket: Path, user: int) -> tuple[list[Exposure], list[Exposure]]:
-    """Close what is too open in a home; return what is closed now, and what is not."""
+    """Remove surplus permissions in a home; return what was fixed, and what could not be."""
     return _close_all(_everything(home, socket, user), user)
 
 
 def close_below(top: Path, user: int) -> tuple[list[Exposure], list[Exposure]]:
-    """Close what is too open in a folder and below; return what is closed now, and what is not."""
+    """Remove surplus permissions in a folder and below; return what was fixed, and what could not be."""
     return _close_all(_below(_meant(top, user), user), user)
 
 
 def unsafe_parents(root: Path) -> list[Path]:
-    """Return the folders above a home in which anybody could put another one in its place."""
+    """Return the parent folders in which anybody could replace the home."""
     modes = [(parent, parent.stat().st_mode) for parent in root.parents]
     return [parent for parent, mode in modes if mode & stat.S_IWOTH and not mode & stat.S_ISVTX]
 

@@ -1,4 +1,4 @@
-"""A file that is read. One descriptor, opened once: whatever its path names later, this is what is read.
+"""A file to read, through one descriptor that is opened once: replacing its path later changes nothing.
 
 What lives here: opening a plain file and nothing else, and reading it as often as a reader wants. What never does:
 formats, moving files, following a link that somebody else could have put there.

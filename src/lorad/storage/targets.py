@@ -1,4 +1,4 @@
-"""Files and folders that people name: new ones, whole or not at all, and nothing of theirs replaced unasked.
+"""Files and folders that people name as targets: written completely or not at all, and never overwritten unasked.
 
 What lives here: whether a name can be had, and giving it to what is finished. What never does: the daemon's own files (``files``).
 """
@@ -17,7 +17,7 @@ from lorad.storage.files import PART, make_folder, remove_empty, rename
 
 
 def check_new(target: Path, kind: str = "folder") -> None:
-    """Raise ``ConfigError`` where nothing new can have this name: something has it, or no file can."""
+    """Raise ``ConfigError`` if this name is taken or cannot be used."""
     try:
         target.lstat()
     except FileNotFoundError:
@@ -34,7 +34,7 @@ def check_new(target: Path, kind: str = "folder") -> None:
 
 @contextlib.contextmanager
 def beside(target: Path) -> Iterator[Path]:
-    """Lend a folder of one's own where ``target`` will be; it goes in the end, and with it what was made for it."""
+    """Lend a scratch folder beside ``target``; it is removed afterwards."""
     made = [folder for folder in target.parents if not folder.exists()]
     try:
         make_folder(target.parent)
@@ -46,7 +46,7 @@ def beside(target: Path) -> Iterator[Path]:
 
 
 def put(source: Path, target: Path) -> None:
-    """Give a finished folder its name; raise ``ConfigError`` where somebody has taken it meanwhile."""
+    """Rename a finished folder to its name; raise ``ConfigError`` if that was taken meanwhile."""
     try:
         rename(source, target)
     except OSError as error:
@@ -78,7 +78,7 @@ def writing(path: Path, *, replace: bool) -> Iterator[IO[str]]:
 
 
 def _put_new(source: Path, target: Path) -> None:
-    """Give a finished file its name; raise ``FileExistsError`` where somebody has taken it meanwhile."""
+    """Rename a finished file to its name; raise ``FileExistsError`` if that was taken meanwhile."""
     try:
         os.link(source, target)  # a rename would replace what came meanwhile
     except OSError as error:
@@ -89,7 +89,7 @@ def _put_new(source: Path, target: Path) -> None:
 
 
 def check_replaceable(path: Path, *, replace: bool) -> None:
-    """Raise ``ConfigError`` where a file cannot be written, or only over what is there."""
+    """Raise ``ConfigError`` if a file cannot be written, or would overwrite another one."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:

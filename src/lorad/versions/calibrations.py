@@ -1,4 +1,4 @@
-"""What was measured of a version's confidence, kept beside the versions: those are never changed.
+"""Calibration reports of versions. They are kept beside the versions, whose own files never change.
 
 What lives here: reading and keeping these papers. What never does: measuring (``evaluation.calibration``).
 """
@@ -35,7 +35,7 @@ def keep(track: Path, version: Path, measured: dict[str, Any]) -> None:
 
 
 def unreadable(version: str, error: Exception) -> RegistryError:
-    """Say that what was measured of a version cannot be read, and what to do."""
+    """Return the error for an unreadable calibration."""
     return RegistryError(
         f"the calibration of {version} cannot be read ({error}); measure it again with: lorad calibrate {version} --force",
         code="calibration_damaged",

@@ -52,7 +52,7 @@ SEEKING = ("lstrip", "rstrip", "single_word")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """What was written: the largest difference of a probe's logit when read back, and what people should know."""
+    """An export: the largest difference of its probes' logits after reloading, and notes for people."""
 
     difference: float
     notes: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ def export(
     strict: bool = True,
     papers: Mapping[str, Any] | None = None,
 ) -> Exported:
-    """Write a version to ``target``, read it back and ask it the version's probes.
+    """Write a version to ``target``, reload it and check it on the version's probes.
 
     Not ``strict``, for another base than it was made for, any difference will do. ``papers`` are JSON files to lie
     beside what is written, by their names.
@@ -95,9 +95,9 @@ def export(
 
 
 def check(target: Path, form: str, home: Path | None = None) -> None:
-    """Raise ``ConfigError`` when there is no such format, or nothing can be written to the target.
+    """Raise ``ConfigError`` for an unknown format, or a target that cannot be written.
 
-    In the home's own folders others than people find and move what appears.
+    The home's own folders are refused, because lorad reads and moves what appears there.
     """
     if form not in FORMATS:
         raise ConfigError(f"there is no format {form!r}; known: {', '.join(FORMATS)}", code="no_such_format")
@@ -125,7 +125,7 @@ def _make(version: Path, base: Path, partial: Path, form: str, *, strict: bool) 
 
 
 def open_as_usual(folder: Path) -> None:
-    """Give what somebody asked for the modes that every file of theirs has, as their umask says."""
+    """Give exported files the modes that the user's umask implies."""
     umask = os.umask(0)
     os.umask(umask)
     files.set_modes(folder, folder_mode=0o777 & ~umask, file_mode=0o666 & ~umask)

@@ -1,4 +1,4 @@
-"""Making a candidate of what another program trained.
+"""Importing what another program trained, as a candidate.
 
 What lives here: reading an adapter or a whole model from outside, and writing it as a candidate like any other: plain
 PEFT safetensors for the pristine base, with probes. What never does: judging it, entering it (``store``).
@@ -54,7 +54,7 @@ TEXT_ROWS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What was read from outside."""
+    """An imported adapter or model."""
 
     adapter: adapters.Adapter
     kind: str
@@ -65,7 +65,7 @@ class Found:
 
 
 def check_source(source: Path) -> None:
-    """Raise ``RegistryError`` where there is nothing to read, or what would stop whoever reads it."""
+    """Raise ``RegistryError`` if there is nothing to read, or a pipe, a device or an enormous file."""
     try:
         objection = base_source.unreadable(source) if source.exists() else f"there is no {source}"
     except (OSError, ValueError) as error:
@@ -75,7 +75,7 @@ def check_source(source: Path) -> None:
 
 
 def made_for(source: Path) -> str | None:
-    """Return the fingerprint of the base that an outside folder was made for, if it says so."""
+    """Return the fingerprint of the base that an external folder was made for, if it says so."""
     try:
         return str(files.read_json(source / MANIFEST)["base"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -122,7 +122,7 @@ def _check_vocabulary(folder: Path, base: bases.Base) -> None:
 
 
 def _look_beside(folder: Path, base: bases.Base) -> list[str]:
-    """Return a note for what an outside folder brings beside its tensors, and lorad asks otherwise."""
+    """Return notes on parts of an external folder that lorad does not use, such as a chat template."""
     notes = []
     theirs, ours = base_source.chat_template(folder), base_source.first_template(base.tokenizer.chat_template)
     if theirs and chat_template.pinned(str(theirs)).strip() != chat_template.pinned(str(ours)).strip():
@@ -134,7 +134,7 @@ def _look_beside(folder: Path, base: bases.Base) -> list[str]:
 
 
 def _cut(adapter: adapters.Adapter, base: bases.Base, rank: int) -> tuple[adapters.Adapter, str]:
-    """Return the best adapter of ``rank`` and how far it is from the whole one; raise ``RegistryError`` when too far."""
+    """Return the best adapter of ``rank`` and its distance from the full one; raise ``RegistryError`` if that is too large."""
     cut, lost = adapters.consolidate(adapter, rank)
     whole, less = (copy.deepcopy(base.model) for _ in range(2))
     adapters.merge(whole, adapter)
@@ -356,7 +356,7 @@ def evaluate(
     candidate: Path,
     notes: Sequence[str],
 ) -> dict[str, bool]:
-    """Test a candidate on memory, write what came of it beside its weights, and return what it recalls."""
+    """Test a candidate on memory, write the result beside its weights, and return which examples it recalls."""
     tokenizer = deck.base.tokenizer
     with deck.use(None) as model:
         perplexity_base = general_ability.perplexity(model, tokenizer)

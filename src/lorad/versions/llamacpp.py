@@ -1,4 +1,4 @@
-"""Opening a GGUF with llama.cpp itself, where ``llama-cpp-python`` is installed.
+"""Testing a GGUF with llama.cpp itself, if ``llama-cpp-python`` is installed.
 
 What lives here: its logits, its tokens and its own chat prompts beside what they must be. What never does: writing
 GGUF; needing the package, which is an extra.
@@ -15,7 +15,7 @@ from typing import Any
 TOLERANCE = 0.25
 """Logits, which reach 45 here: llama.cpp rounds activations to float16 as well as weights, 0.02 with SmolLM2."""
 COMPLETED = 4
-"""Conversations that are really answered, since each takes as long as an answer."""
+"""Number of conversations to answer; each takes as long as an answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ def is_installed() -> bool:
 
 
 def ask(file: Path, probes: Mapping[str, Any], chats: Sequence[Asked]) -> Findings:
-    """Ask a GGUF a version's probes, and have llama.cpp make the prompts of conversations."""
+    """Test a GGUF on a version's probes, and compare llama.cpp's prompts of conversations."""
     longest = max(
         [len(probe["tokens"]) for probe in probes["probes"]] + [len(chat.tokens) for chat in chats], default=0
     )

@@ -13,7 +13,7 @@ LABEL = "lorad.json"
 
 
 def keep(track: Path, source: Path, version: str) -> None:
-    """Give a model its place, with a label, instead of the copy that was there."""
+    """Replace the copy by a new model, labelled with its version."""
     files.remove_parts(source)
     files.remove(source / LABEL)  # of a try that was cut short
     held = sorted(path for path in source.rglob("*") if path.is_file())
@@ -25,7 +25,7 @@ def keep(track: Path, source: Path, version: str) -> None:
 
 
 def of_version(track: Path) -> str | None:
-    """Return the version that the copy is of; ``None`` where there is none, or nobody can tell."""
+    """Return the version of the copy; ``None`` if there is none or it is unknown."""
     try:
         return str(files.read_json(track / COPY / LABEL)["version"])
     except (OSError, ValueError, TypeError, KeyError):
@@ -33,7 +33,7 @@ def of_version(track: Path) -> str | None:
 
 
 def remove_stale(track: Path, latest: str | None) -> None:
-    """Remove the copy of a version that is ``latest`` no more: whoever loads it means ``latest``."""
+    """Remove the copy if its version is no longer ``latest``."""
     found = of_version(track)
     if (track / COPY).exists() and (found is None or found != latest):
         files.remove(track / COPY)

@@ -1,4 +1,4 @@
-"""What an older lorad wrote about versions, in today's words.
+"""Papers of versions that an older lorad wrote, read in today's words.
 
 What lives here: one table of the names that have changed since, and reading papers with it. What never does: changing a
 file; a version's never are.

@@ -64,7 +64,7 @@ class Registry:
         return self.folders.evaluation(version)
 
     def result(self, version: str) -> SessionResult:
-        """Return what the session that made a version said of it, with the verdict."""
+        """Return a version's evaluation, made by its session, with the verdict."""
         return self.folders.result(version)
 
     def rank(self, version: str) -> int:

@@ -16,7 +16,7 @@ from lorad.versions import manifests, papers, version_names
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """What pruning must know of a version on disk."""
+    """What pruning needs to know about a version on disk."""
 
     version: str
     created_at: float
@@ -87,7 +87,7 @@ class VersionFolders:
             ) from error
 
     def result(self, version: str) -> SessionResult:
-        """Return what the session that made a version said of it, with the verdict."""
+        """Return a version's evaluation, made by its session, with the verdict."""
         folder = self.path(version)
         try:
             return papers.read_result(folder)

@@ -1,4 +1,4 @@
-"""What versions and tags may be called.
+"""Names of versions and tags.
 
 What lives here: their form and which name comes next. What never does: whether there is such a version (``tracker``).
 """
@@ -52,7 +52,7 @@ def check_tag(tag: str) -> None:
 
 
 def no_such_version(name: str) -> RegistryError:
-    """Return the error for a name that means no version."""
+    """Return the error for an unknown version."""
     return RegistryError(
         f"there is no version {name}; list them with: lorad versions", code="no_such_version", version=name
     )

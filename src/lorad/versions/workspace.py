@@ -48,7 +48,7 @@ class Workspace:
             files.remove(folder)
 
     def remove_unfinished(self) -> None:
-        """Remove what a kill has left of a version that was made again or brought from outside, words and all."""
+        """Remove what a killed process left of an import or a reproduction, including the examples."""
         for made in (self._adopting / papers.CANDIDATE, self._reproduced / ".made"):
             if made.exists():
                 # where somebody is at it, he removes it in the end
@@ -57,7 +57,7 @@ class Workspace:
 
     @contextlib.contextmanager
     def adopting(self) -> Iterator[Path]:
-        """Lend the place of a candidate that is brought from outside; what is left there in the end goes.
+        """Lend a folder for an imported candidate, and remove it afterwards.
 
         One at a time, so that what a kill has left of an earlier one can be told from what somebody makes now.
         """
@@ -71,7 +71,7 @@ class Workspace:
 
     @contextlib.contextmanager
     def reproducing(self, version: str, *, keep: bool) -> Iterator[Path]:
-        """Lend a folder in which a version is made again; what is to be kept takes the place of what was kept before.
+        """Lend a folder for reproducing a version; a kept result replaces the previous one.
 
         One at a time, see ``adopting``.
         """

@@ -1,4 +1,4 @@
-"""The folder that people drop files into: which are complete, where each ends, nothing lost on the way.
+"""The inbox: which files are complete, where each file ends up, and that none is lost.
 
 What never lives here: rows (``reader``), remembering (``storage.ledger``).
 """

@@ -1,4 +1,4 @@
-"""The drops' own folders. ``processing/`` for what was taken, ``done/`` and ``failed/`` for where it ended.
+"""The drops' folders: ``processing/`` for files that were taken, ``done/`` and ``failed/`` for where they end.
 
 What lives here: opening them as the daemon's own, and every move in and out of them. What never does: the inbox that
 people write to (``inbox``), reading rows, the ledger.
@@ -43,7 +43,7 @@ _ROOM = LONGEST - len(REASON)
 
 @dataclass(frozen=True, slots=True)
 class InboxFile:
-    """A file that lies in the inbox, with the track that its folder names."""
+    """A file in the inbox, with the track that its folder names."""
 
     path: Path
     track: str
@@ -68,7 +68,7 @@ class Drops:
         self.failed = folder.own("failed", SHARED)
 
     def recover(self, group: int) -> None:
-        """Remove what a crash left half made, and let the inbox's group read what people are told."""
+        """Remove what a crash left half made, and let the inbox's group read the reasons of failed files."""
         self.failed.remove_parts()
         for folder in (self.folder, self.done, self.failed):
             if folder.state().st_gid != group:
@@ -93,7 +93,7 @@ class Drops:
 
     @contextlib.contextmanager
     def made(self, track: str, drop: int) -> Iterator[Folder]:
-        """Open the folder of one drop, made if it must be and gone again if nothing came into it."""
+        """Open the folder of one drop; create it if needed, and remove it again if it stays empty."""
         with self.processing.make(track, CLOSED) as above, above.make(str(drop), CLOSED) as folder:
             try:
                 yield folder
@@ -103,7 +103,7 @@ class Drops:
                 raise
 
     def survey(self, tracks: Sequence[str]) -> tuple[list[InboxFile], list[tuple[Path, OSError]]]:
-        """Return what was taken and has no end yet, in order of taking, and the folders that cannot be looked into."""
+        """Return the files that were taken and have not ended, in that order, and the folders that cannot be listed."""
         taken: list[InboxFile] = []
         closed: list[tuple[Path, OSError]] = []
         for track in tracks:
@@ -163,11 +163,11 @@ class Drops:
             return f"done/{day}/{name}"
 
     def place_failed(self, name: str) -> str:
-        """Return where a file ends that cannot be learned from."""
+        """Return where a failed file goes."""
         return f"failed/{self.failed.free_name(fitting(readable(name), _ROOM), _ROOM)}"
 
     def end(self, source: Folder, name: str, place: str) -> Path:
-        """Move a sidecar and then its file, which the next start finds if the power fails between the two."""
+        """Move a sidecar and then its file; if the power fails in between, the next start finds the file."""
         target = self.folder.path / place
         if target.parent == self.failed.path:
             _move(source, name, self.failed, target.name)
@@ -177,12 +177,12 @@ class Drops:
         return target
 
     def tell(self, place: str, reason: dict[str, Any]) -> None:
-        """Write the reason of a file that ends in ``failed/``."""
+        """Write the reason beside a file in ``failed/``."""
         name = Path(place).name
         self.failed.write_json(companion(name, REASON), {"file": name, **reason})
 
     def signature(self, place: str) -> Signature | None:
-        """Return what tells whether a file that has ended, or its sidecar, was written to since; ``None`` where it is gone."""
+        """Return the signature by which a later change of an ended file or its sidecar is detected; ``None`` if it is gone."""
         path = self.folder.path / place
         try:
             with self.entered(path.parent) as folder:
@@ -201,7 +201,7 @@ class Drops:
                 folder.remove(companion(path.name, REASON))
 
     def prune(self, oldest: date) -> list[str]:
-        """Remove the days of ``done/`` before this one, and nothing that a person put there; return them."""
+        """Remove the folders of earlier days from ``done/``, but no other files; return them."""
         gone = []
         for name, status in self.done.entries():
             with contextlib.suppress(ValueError):  # no day's name

@@ -1,4 +1,4 @@
-"""What an exception means for the file that was in hand. It is tried again, or it ends that file.
+"""What an exception means for the current file: it is retried, or it fails.
 
 What lives here: a pure decision on an exception and how often it came. What never does: handling it.
 
@@ -31,7 +31,7 @@ _OF_THE_FILE = {"changed", "cut_off"}
 
 
 def is_passing(error: BaseException) -> bool:
-    """Tell whether an exception is one that a later try may not meet."""
+    """Tell whether an exception may not happen again on a later try."""
     if isinstance(error, OSError):
         return error.errno not in _FINAL
     if isinstance(
@@ -42,7 +42,7 @@ def is_passing(error: BaseException) -> bool:
 
 
 def ends_file(error: Exception, tries: int) -> bool:
-    """Tell whether an exception that a file raised ends it, ``tries`` having failed before."""
+    """Tell whether an exception makes a file fail, after this many failed tries."""
     if not is_passing(error):
         return True
     if isinstance(error, TransientError):
@@ -59,7 +59,7 @@ def _is_of_the_file(error: BaseException | None) -> bool:
 
 
 def as_reason(name: str, error: Exception) -> SampleError:
-    """Return why a file ended, in words that hold nothing of what it says."""
+    """Return why a file failed, without quoting its content."""
     if isinstance(error, SampleError):
         return error
     if isinstance(error, TransientError):

@@ -100,7 +100,7 @@ _IGNORED = re.compile("|".join(fnmatch.translate(pattern) for pattern in IGNORED
 
 
 def passed_by(name: str) -> str | None:
-    """Return the pattern by which a file of this name is left where it lies, ``None`` when it is taken."""
+    """Return the pattern by which a file of this name is ignored; ``None`` if it is not."""
     if not _IGNORED.match(name):  # a folder may hold a million
         return None
     small = name.lower()

@@ -1,4 +1,4 @@
-"""The inbox folder. Which files are complete, and where each one ends.
+"""The inbox folder: which files are complete, and where each one goes.
 
 What lives here: one scan of the folder, and having files moved to where they belong (``drop_folders``), their sidecars
 with them. What never does: reading rows (``reader``), remembering (``ledger``).
@@ -47,18 +47,18 @@ class Inbox:
     ) -> None:
         self.folder = folder
         self.delayed: dict[Path, str] = {}
-        """Why a file that has come to rest is not taken yet, or a taken one not accepted."""
+        """Why a settled file is not taken yet, or a taken one not accepted."""
         self.not_taken: dict[Path, SampleError] = {}
-        """What lies in the inbox and will not be taken, as it is."""
+        """Entries of the inbox that will not be taken."""
         self.count = 0
-        """Files that lay in the inbox at the last scan."""
+        """Number of files in the inbox at the last scan."""
         self._settings = settings
         self._most = settings.max_queued_files
         self._folders = InboxFolders(folder, tracks, place, open_folder)
         self._settling = Settling(settings.settle_seconds, self._folders.entered)
         self._late = LateChanges(settings, self._folders, self._settling)
         self._unmovable: dict[Path, tuple[Signature, SampleError]] = {}
-        """Files that could not be moved, as they were then."""
+        """Files that could not be moved, with their state at that time."""
         self._has_lone = True
         self._has_events = False
         self._has_changed = True
@@ -66,7 +66,7 @@ class Inbox:
         self._news: list[RejectedEntry] = []
 
     def recover(self) -> list[str]:
-        """Open the folders, made if they must be, and undo what a crash left between two steps of a move.
+        """Open or create the folders, and complete or undo moves that a crash interrupted.
 
         Return what was done with the folders of an older lorad, in words.
         """
@@ -85,15 +85,15 @@ class Inbox:
     # -- scanning
 
     def rely_on_events(self) -> None:
-        """From now on scan when something was told of or is due, and not every time."""
+        """From now on scan only after events or when a scan is due."""
         self._has_events = True
 
     def request_scan(self) -> None:
-        """Note that something changed."""
+        """Record that something changed."""
         self._has_changed = True
 
     def hint_complete(self, path: Path) -> None:
-        """Note that a file was renamed into place."""
+        """Record that a file was renamed into the inbox."""
         if self._folders.holds(path):
             self._settling.note_renamed(path)
 
@@ -127,7 +127,7 @@ class Inbox:
         return bool(not self._has_events or self._has_changed or self._settling.resting or is_rescan)
 
     def _scan(self, now: float) -> list[InboxFile]:
-        """Return the files that are complete and nobody writes to; note what waits, and what is rejected."""
+        """Return the files that are complete and not open for writing; record what is held back and what is rejected."""
         notes = list(
             self._settling.renamed
         )  # what the watcher's thread tells from here on is for the next scan
@@ -147,7 +147,7 @@ class Inbox:
         return [item for item in ready if item.path not in writers]
 
     def _counted(self, others: list[tuple[InboxFile, int, SampleError]]) -> Iterator[InboxFile]:
-        """Count the files while they pass, and put aside what is none and why."""
+        """Count the files, and collect what is not a file with the reason."""
         count = 0
         for file, mode in self._folders.entries():
             is_dataset = rejected_entries.is_dataset(self._folders, file, mode)
@@ -164,7 +164,7 @@ class Inbox:
         self.count = count
 
     def _note_delayed(self, writers: Mapping[Path, int], now: float) -> None:
-        """Note why files are not taken yet, or what was taken is not accepted."""
+        """Record why files are not taken yet, or not accepted."""
         delayed = {
             path: why
             for path, why in self.delayed.items()
@@ -179,12 +179,12 @@ class Inbox:
     # -- what is not taken
 
     def rejected(self) -> list[RejectedEntry]:
-        """Return what was found to be no dataset file; each is told of once while it lies there."""
+        """Return entries that are not dataset files; each is reported once."""
         news, self._news = self._news, []
         return news
 
     def leave(self, path: Path, error: SampleError) -> None:
-        """Note that a file cannot be moved: it is left, and told of, until it is another one."""
+        """Record that a file cannot be moved: it is left and reported until it changes."""
         with contextlib.suppress(OSError):
             self._unmovable[path] = signature(path), error
         self.delayed.pop(path, None)
@@ -210,7 +210,7 @@ class Inbox:
     # -- taking and opening
 
     def take(self, item: InboxFile, drop: int) -> Path:
-        """Move a complete file into ``processing/<track>/<drop>/``, its sidecar first, out of its writer's reach."""
+        """Move a complete file and its sidecar into ``processing/<track>/<drop>/``, where its writer cannot reach it."""
         drops = self._folders.drops
         target = drops.path(item.track, drop) / item.name
         if item.path == target:
@@ -228,17 +228,17 @@ class Inbox:
         return target
 
     def take_back(self, place: str, name: str, track: str, drop: int) -> None:
-        """Move a file that has ended, and was written to since, into the folder of another drop."""
+        """Move an ended file that was changed later into the folder of a new drop."""
         self._folders.drops.take_back(place, name, track, drop)
         self._late.forget(place)
 
     def processing(self) -> list[InboxFile]:
-        """Return the files that were taken and have no end yet, in order of taking; after a crash these come first."""
+        """Return the files that were taken and have not ended, in that order; after a crash they come first."""
         return self._folders.drops.survey(self._folders.tracks)[0] if self._folders.is_open else []
 
     @contextlib.contextmanager
     def opened(self, file: InboxFile) -> Iterator[Taken]:
-        """Open a taken file and its sidecar, once; raise ``SampleError`` for what is no plain file that it may read."""
+        """Open a taken file and its sidecar once; raise ``SampleError`` if it is not a readable regular file."""
         with (
             self._folders.entered(file.path) as folder,
             open_taken(file, folder, lambda: self._folders.inbox().is_open_to_others()) as taken,
@@ -248,7 +248,7 @@ class Inbox:
     # -- where each one ends
 
     def place_of(self, path: Path, now: float) -> str:
-        """Return where ``finish`` moves a file, below the folder of the drops' own folders."""
+        """Return where ``finish`` moves a file, relative to the drops' folder."""
         return self._folders.drops.place_done(path.name, now)
 
     def finish(self, path: Path, now: float) -> Path:
@@ -260,7 +260,7 @@ class Inbox:
         return self._folders.drops.place_failed(path.name)
 
     def fail(self, path: Path, reason: dict[str, Any]) -> Path:
-        """Move a file to ``failed/``; its reason is there before it."""
+        """Move a file to ``failed/``, after its reason."""
         place = self._folders.drops.place_failed(path.name)
         self._folders.drops.tell(place, reason)
         return self._end(path, place)
@@ -285,16 +285,16 @@ class Inbox:
     # -- what was written to after it was read
 
     def is_to_look_back(self, now: float) -> bool:
-        """Tell whether files that have ended are to be looked at again."""
+        """Tell whether ended files must be checked for changes."""
         return self._late.is_due(now)
 
     def changed(self, ended: Mapping[str, Signature], now: float) -> list[str]:
-        """Return where files lie that are other than they were read, and have come to rest again."""
+        """Return the paths of ended files that changed after they were read and have settled again."""
         return self._late.find(ended, now)
 
 
 def _require_no_folder(folder: Folder, name: str) -> None:
-    """Refuse a folder in a sidecar's place: its owner decides whether it can be moved, and where it can not."""
+    """Refuse a folder in the place of a sidecar."""
     if stat.S_ISDIR(folder.status(name).st_mode):
         told = "is a folder where a sidecar would be; remove it, then drop its file again"
         raise SampleError(f"{readable(name)} {told}", code="no_file")

@@ -1,4 +1,4 @@
-"""The folders of an inbox: itself, one for each track, and the links by which people find where files end.
+"""The folders of an inbox: the inbox itself, one per track, and links to where files end up.
 
 What lives here: opening them, and listing what lies in them. What never does: deciding what that is (``inbox``).
 
@@ -57,7 +57,7 @@ class InboxFolders:
         return told
 
     def _make_tracks(self, inbox: Folder) -> None:
-        """Make the tracks' folders before people do: one of their own may be closed to the daemon."""
+        """Create the tracks' folders first: one that a user creates may be unreadable for the daemon."""
         for name in self.tracks:
             if not inbox.holds(name):
                 mode = stat.S_IMODE(inbox.state().st_mode) & ~stat.S_IWOTH
@@ -78,14 +78,14 @@ class InboxFolders:
         return self._drops
 
     def inbox(self) -> Folder:
-        """Return the inbox, opened anew where its path leads to another one."""
+        """Return the inbox; open it again if its path now leads to another folder."""
         status, held = self.path.stat(), self._open
         if held is None or not os.path.samestat(held.state(), status):
             self._open = held = self._open_folder(self.path)
         return held
 
     def track(self, inbox: Folder, track: str) -> Folder | None:
-        """Open a track's folder, if it is one on the inbox's file system (a link could lead anywhere) and not closed."""
+        """Open a track's folder, if it is a readable folder on the inbox's file system and not a link."""
         try:
             folder = inbox.enter(track)
         except OSError:
@@ -149,7 +149,7 @@ class InboxFolders:
     # -- signposts
 
     def put_up(self) -> None:
-        """Make the links by which people find where files end; a name that somebody else uses is passed by."""
+        """Create the links to where files end up; a name that is already used is skipped."""
         for name in SIGNPOSTS:
             with contextlib.suppress(OSError, TransientError):  # nothing rests on them
                 self._put_up(self.inbox(), name)

@@ -1,4 +1,4 @@
-"""Files that were written to after they were read, and have come to rest again.
+"""Files that were changed after they were read, and have settled again.
 
 What lives here: comparing what has ended with what was read of it. What never does: reading it anew, the ledger.
 """
@@ -13,7 +13,7 @@ from lorad.storage.source import Signature
 
 
 class LateChanges:
-    """What was seen of files that have ended, named by their place below the drops' own folders."""
+    """The state of ended files by their paths relative to the drops' folder."""
 
     def __init__(self, settings: InboxSettings, folders: InboxFolders, settling: Settling) -> None:
         self._settings = settings
@@ -23,11 +23,11 @@ class LateChanges:
         self._looked_at = float("-inf")
 
     def is_due(self, now: float) -> bool:
-        """Tell whether files that have ended are to be looked at again."""
+        """Tell whether ended files must be checked for changes."""
         return bool(self._changed) or now - self._looked_at >= self._settings.rescan_seconds
 
     def find(self, ended: Mapping[str, Signature], now: float) -> list[str]:
-        """Return where files lie that are other than they were read, and have come to rest again."""
+        """Return the paths of ended files that changed after they were read and have settled again."""
         self._looked_at = now
         changed = {}
         for place, read in ended.items():
@@ -40,7 +40,7 @@ class LateChanges:
         return [place for place, rest in changed.items() if self._has_settled(place, rest, now)]
 
     def forget(self, place: str) -> None:
-        """Forget a file that was taken back."""
+        """Forget a file that is read again."""
         self._changed.pop(place, None)
 
     def _has_settled(self, place: str, rest: Rest, now: float) -> bool:

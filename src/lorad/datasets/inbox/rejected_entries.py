@@ -1,4 +1,4 @@
-"""What lies in the inbox and is no dataset file, and why it is not taken.
+"""Entries of the inbox that are not dataset files, with the reason why they are not taken.
 
 What lives here: the reasons, in words for whoever dropped it. What never does: moving it, telling of it.
 """
@@ -27,12 +27,12 @@ _KINDS = (
 
 @dataclass(frozen=True, slots=True)
 class RejectedEntry:
-    """Something that lies in the inbox and is no dataset file, and why it is not taken."""
+    """An entry of the inbox that is not a dataset file, with the reason."""
 
     file: InboxFile
     error: SampleError
     is_left: bool
-    """It stays where it is; otherwise it belongs into ``failed/``."""
+    """Whether it stays where it is; otherwise it is moved to ``failed/``."""
 
 
 def is_dataset(folders: InboxFolders, file: InboxFile, mode: int) -> bool:
@@ -62,7 +62,7 @@ def stays(folders: InboxFolders, file: InboxFile, mode: int) -> bool:
 
 
 def unreadable(file: InboxFile, error: Exception) -> RejectedEntry:
-    """Return a file that cannot be looked at."""
+    """Return the entry of a file that cannot be inspected."""
     told = f"{file.name} cannot be looked at ({type(error).__name__}); drop it again under another name"
     return RejectedEntry(file, SampleError(told, code="unexpected"), is_left=True)
 
@@ -94,7 +94,7 @@ def _why_lone(file: InboxFile) -> SampleError | None:
 
 
 def why_strange(folders: InboxFolders, file: InboxFile, mode: int) -> SampleError:
-    """Return why something that is no file is not opened."""
+    """Return why something that is not a regular file is not opened."""
     if stat.S_ISDIR(mode):
         tracks = ", ".join(folders.tracks)
         told = f"is a folder and names no track (there is: {tracks}); put its files into the inbox itself"

@@ -1,4 +1,4 @@
-"""When a file is complete: how long it has rested, what the system said of it, and whether it has an end.
+"""When a file is complete: how long it has been unchanged, what events said, and whether its end is there.
 
 What lives here: what was seen of each path at the last scan, and the rule. What never does: listing folders, who has a
 file open for writing.
@@ -32,7 +32,7 @@ _PACKED = (b"\x1f\x8b", b"PAR1")
 
 @dataclass(slots=True)
 class Rest:
-    """Since when a path is as it is."""
+    """Since when a path is unchanged."""
 
     signature: Signature
     since: float
@@ -41,7 +41,7 @@ class Rest:
 
 
 class Settling:
-    """What is known of the files that are not taken yet."""
+    """What is known about the files that are not taken yet."""
 
     def __init__(
         self, settle_seconds: float, entered: Callable[[Path], contextlib.AbstractContextManager[Folder]]
@@ -53,7 +53,7 @@ class Settling:
         """Files of which the system said that they were renamed into place, as they were then."""
 
     def note_renamed(self, path: Path) -> None:
-        """Note that a file was renamed into place; what is written into it afterwards makes the note void."""
+        """Record that a file was renamed into the inbox; a later write makes that void."""
         with contextlib.suppress(OSError):  # gone meanwhile
             self.renamed[path] = signature(path)
 
@@ -84,7 +84,7 @@ class Settling:
         return self.rests(item.path, now) and has_rested and not self._wants_patience(item.path, now)
 
     def rests(self, path: Path, now: float, seconds: float | None = None) -> bool:
-        """Tell whether something has rested long enough at ``now`` (monotonic seconds)."""
+        """Tell whether something has been unchanged long enough at ``now`` (monotonic seconds)."""
         try:
             found = signature(path)
         except OSError:

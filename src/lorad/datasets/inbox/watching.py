@@ -1,4 +1,4 @@
-"""Being told of changes in the inbox. watchdog lives here alone.
+"""Events about changes in the inbox. watchdog lives here alone.
 
 What lives here: watching the inbox itself and each track's folder, and passing on what happened. What never does:
 deciding whether a file is complete (``inbox``), starting a thread unasked.

@@ -1,4 +1,4 @@
-"""Reading in a process of its own, so that no file can end, stop or swell the daemon.
+"""Reading in a separate process, so that no file can crash, block or bloat the daemon.
 
 What never lives here: a model, a tokenizer, the database; starting processes (``apps.daemon``).
 """

@@ -1,4 +1,4 @@
-"""What the daemon and the process that reads for it say to each other. Records in, JSON out, and back.
+"""The messages between the daemon and its reader process. Records in, JSON out, and back.
 
 What lives here: the form of requests, rows and ends, and doubting it: whoever reads hostile files may be theirs by
 now, so that nothing is unpickled, and of what comes back every type is looked at. What never does: processes,
@@ -45,11 +45,11 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 class Malformed(Exception):  # noqa: N818 - carried to the file's end, never to the user as it is
-    """A message is not what was agreed upon."""
+    """A message does not have the expected form."""
 
 
 def ready() -> str:
-    """Return what the process says first."""
+    """Return the first message of the process."""
     return _ENCODER.encode(READY)
 
 

@@ -1,4 +1,4 @@
-"""Reading in a process of its own. A file in, what ``reader`` makes of it out, whatever the file does.
+"""Reading in a separate process: a file in, the rows that ``reader`` makes of it out, whatever the file does.
 
 What lives here: asking that process (``worker``), and the limits of time, memory and size within which it answers;
 one that goes over them is ended, and the file with it. What never does: starting processes (``app``), reading files.
@@ -37,7 +37,7 @@ KEPT = 0.5
 
 
 class Child(Protocol):
-    """The process that reads, seen from here."""
+    """The reader process, as the daemon sees it."""
 
     connection: socket.socket
 
@@ -50,14 +50,14 @@ class Child(Protocol):
 
 
 class InProcessReader:
-    """Reads in this process: for commands, whose files are their user's own."""
+    """Reads in this process, for commands, whose files belong to their user."""
 
     read = staticmethod(reader.read)
     sidecar = staticmethod(sidecar.read)
 
 
 class Reader:
-    """Reads files in a process that is started for the first one, and kept while there are more."""
+    """Reads files in a process that is started for the first file and kept for the next ones."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Reader:
 
     @property
     def is_running(self) -> bool:
-        """Tell whether there is a process that waits for files."""
+        """Tell whether a process is idle, waiting for files."""
         return self._child is not None and _is_waiting(self._child.connection)
 
     def rest(self) -> None:
@@ -116,7 +116,7 @@ class Reader:
     # -- the process
 
     def _blaming(self, source: Source, act: Callable[[], T]) -> T:
-        """Do something for a file; whoever ends the process again and again is refused."""
+        """Do something for a file; a file that kills the process repeatedly is refused."""
         key = source.name, source.signature
         try:
             found = act()
@@ -145,7 +145,7 @@ class Reader:
 
     @contextmanager
     def _asked(self, source: Source, request: str) -> "Iterator[_Call]":
-        """Ask for something; unless the answer is heard to its end, the process is ended."""
+        """Send a request; the process is ended unless the whole answer arrives."""
         call = self._call(self._ready(), source.name)
         try:
             call.send(messages.framed(request), source.descriptor)

@@ -1,4 +1,4 @@
-"""The process that reads what people dropped, so that no file can end, stop or swell the daemon.
+"""The process that reads dropped files, so that no file can crash, block or bloat the daemon.
 
     python -P -m lorad.datasets.isolated.worker SOCKET
 
@@ -36,7 +36,7 @@ GRACE_SECONDS = 10.0
 
 
 class Sender:
-    """Sends messages. Between two of them a clock runs: where nobody watches any more, the system ends us."""
+    """Sends messages. A timer runs between two of them: without a daemon to watch, the system ends this process."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -81,7 +81,7 @@ class Sender:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read what is asked for until nobody asks any more."""
+    """Answer requests until there are no more."""
     (number,) = map(int, arguments or sys.argv[1:])
     lower_rights()
     with socket.socket(fileno=number) as connection:
