@@ -457,7 +457,7 @@ def test_a8_a_sidecar_that_goes_on_after_it_was_taken_is_read_again(world):
 
     # Then the file says what the whole one makes of it, and that is told
     assert [example.target for example in world.track.memory.all()] == ["here"]
-    assert "went on" in told(world, "changed_later")[-1]["why"]
+    assert "was changed" in told(world, "changed_later")[-1]["why"]
 
 
 def test_a5_a_folder_in_a_sidecars_place_is_told_of_at_once(world):
