@@ -270,8 +270,8 @@ def rows() -> list[Any]:
 
 
 def logits(app: App, slot: str | None) -> torch.Tensor:
-    deck = app.engine._find("chat").deck
-    with torch.inference_mode(), deck.use(slot) as model:
+    stack = app.engine._find("chat").stack
+    with torch.inference_mode(), stack.use(slot) as model:
         return scoring.answer_logits(model, packing.pack(rows()))
 
 

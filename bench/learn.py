@@ -100,9 +100,9 @@ def lorad_arm(base: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         candidate, result = session(folder, base, plan, reading.examples)
-        deck = adapter_stack.AdapterStack(pristine)
-        deck.add("candidate", candidate)
-        with deck.use("candidate") as model:
+        stack = adapter_stack.AdapterStack(pristine)
+        stack.add("candidate", candidate)
+        with stack.use("candidate") as model:
             paraphrased = {
                 name: recall(model, encoded(pristine.tokenizer, path))
                 for name, path in PARAPHRASES.items()

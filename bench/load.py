@@ -66,13 +66,13 @@ def make_version(base: bases.Base, source: Path, room: Path, rank: int) -> tuple
         if (source / name).is_file():
             files.write_bytes(candidate / name, (source / name).read_bytes())
     files.write_json(candidate / papers.METADATA, {"framework": loader.environment("cpu", "float32")})
-    deck = adapter_stack.AdapterStack(base)
-    deck.add("made", candidate)
-    with deck.use("made") as model:
+    stack = adapter_stack.AdapterStack(base)
+    stack.add("made", candidate)
+    with stack.use("made") as model:
         facts = [Example(task="chat", input=[{"role": "user", "content": q}], target=a) for q, a in FACTS]
         rows = [find("chat").encode(base.tokenizer, fact) for fact in facts]
         files.write_json(candidate / metrics.PROBES, metrics.probe(find("chat"), model, rows))
-    deck.drop("made")
+    stack.drop("made")
     birth = PromotionRecord(job=1, parent=None, base=base.fingerprint, description="random")
     return registry, registry.promote(candidate, birth, time.time())
 
@@ -86,15 +86,15 @@ def measure(
     model = PeftModel.from_pretrained(base.model, str(folder))
     found["plain PEFT"] = time.perf_counter() - began
     model.unload()
-    deck = adapter_stack.AdapterStack(base)
+    stack = adapter_stack.AdapterStack(base)
     found["sha256"] = seconds(lambda: registry.verify(version, base.fingerprint))
     found["header, config, tokenizer, environment"] = seconds(
         lambda: loader.check(folder, base, source, strict=False)
     )
-    whole = seconds(lambda: loader.load(find("chat"), deck, "it", folder, source))
-    found["probes"] = seconds(lambda: loader.prove(find("chat"), deck, "it", folder))
+    whole = seconds(lambda: loader.load(find("chat"), stack, "it", folder, source))
+    found["probes"] = seconds(lambda: loader.prove(find("chat"), stack, "it", folder))
     found["PEFT's call"] = whole - found["probes"] - found["header, config, tokenizer, environment"]
-    deck.drop("it")
+    stack.drop("it")
     return found
 
 

@@ -320,13 +320,13 @@ def settle(run: RunFolder, previous: Path, old: list[Recalled]) -> CalibrationMe
 def measure(adapter: Path, order: SessionSpec, sets: Datasets) -> CalibrationMetrics:
     """Ask everything so far, in trained and in held-out wording, of the adapter reloaded onto the pristine base."""
     base = bases.load_base(Path(order.base), hardware.DTYPES[order.plan.dtype], hardware.machine().device)
-    deck = adapter_stack.AdapterStack(base)
+    stack = adapter_stack.AdapterStack(base)
     if adapter.exists():
-        deck.add("version", adapter)
+        stack.add("version", adapter)
     figures: CalibrationMetrics = {"trained": {}, "paraphrases": {}}
-    with deck.use(None) as model:
+    with stack.use(None) as model:
         figures["perplexity_base"] = general_ability.perplexity(model, base.tokenizer)
-    with deck.use("version" if adapter.exists() else None) as model:
+    with stack.use("version" if adapter.exists() else None) as model:
         figures["perplexity"] = general_ability.perplexity(model, base.tokenizer)
         for name, trained, paraphrases in sets:
             for kind, rows in (("trained", trained), ("paraphrases", paraphrases)):

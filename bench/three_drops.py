@@ -86,8 +86,8 @@ def compare(home: Home) -> dict[str, float]:
     registry = Registry(home.track("chat"))
     chain = [registry.path(version) for version in reversed(registry.lineage(registry.latest))]
     pristine = bases.load_base(base, torch.float32)
-    deck = adapter_stack.AdapterStack(pristine)
-    deck.add("latest", chain[-1])
+    stack = adapter_stack.AdapterStack(pristine)
+    stack.add("latest", chain[-1])
     plain = PeftModel.from_pretrained(
         bases.load_base(base, torch.float32).model, str(home.track("chat") / "latest")
     ).eval()
@@ -100,7 +100,7 @@ def compare(home: Home) -> dict[str, float]:
         begin = adapter.rank
     packed = packing.pack([row for name in NAMES for row in _rows(pristine.tokenizer, name)[::10]])
     with torch.inference_mode():
-        with deck.use("latest") as model:
+        with stack.use("latest") as model:
             engine = scoring.answer_logits(model, packed)
         return {
             "max_logit_difference_plain_peft": float(

@@ -35,18 +35,18 @@ class Loaded:
     differs: tuple[str, ...]
     """What is otherwise here than where it was made, one sentence each."""
     _slot: str
-    _deck: adapter_stack.AdapterStack
+    _stack: adapter_stack.AdapterStack
     _task: Task
 
     @property
     def tokenizer(self) -> Any:
         """The base model's tokenizer."""
-        return self._deck.base.tokenizer
+        return self._stack.base.tokenizer
 
     @contextmanager
     def model(self) -> Iterator[Any]:
         """Lend the model with this version laid over it; another one's may be the same object with other weights."""
-        with self._deck.use(self._slot) as model:
+        with self._stack.use(self._slot) as model:
             yield model
 
     def answer(self, question: str | Sequence[Mapping[str, Any]], max_tokens: int | None = None) -> str:
@@ -102,7 +102,7 @@ class _Library:
         self._home = find_home(None if home is None else str(home))
         self._settings = load_settings(self._home, config, ())
         self._strict = self._settings.engine.strict_environment if strict is None else strict
-        self._decks: dict[tuple[Path, Head], adapter_stack.AdapterStack] = {}
+        self._stacks: dict[tuple[Path, Head], adapter_stack.AdapterStack] = {}
 
     def learned(self) -> list[str]:
         return [track for track in self._settings.tracks if Registry(self._home.track(track)).latest]
@@ -113,17 +113,17 @@ class _Library:
         name = registry.resolve(version)
         folder = self._home.base(chosen.base)
         task = find(chosen.task)
-        deck = self._deck(folder, task.head)
-        proven = registry.verify(name, deck.base.fingerprint)
+        stack = self._stack(folder, task.head)
+        proven = registry.verify(name, stack.base.fingerprint)
         slot = f"{track}-{name}"
-        differs = loader.load(task, deck, slot, proven, folder, strict=self._strict)
-        return Loaded(track, name, tuple(differs), slot, deck, task)
+        differs = loader.load(task, stack, slot, proven, folder, strict=self._strict)
+        return Loaded(track, name, tuple(differs), slot, stack, task)
 
-    def _deck(self, folder: Path, head: Head) -> adapter_stack.AdapterStack:
-        if (folder, head) not in self._decks:
+    def _stack(self, folder: Path, head: Head) -> adapter_stack.AdapterStack:
+        if (folder, head) not in self._stacks:
             bases.verify_base(folder)
             base = bases.load_to_answer(
                 folder, self._settings.engine.device, self._settings.training.dtype, head
             )
-            self._decks[folder, head] = adapter_stack.AdapterStack(base)
-        return self._decks[folder, head]
+            self._stacks[folder, head] = adapter_stack.AdapterStack(base)
+        return self._stacks[folder, head]

@@ -104,7 +104,7 @@ def _check_plain_peft(app, home, drops):
         find("chat").encode(base.tokenizer, example) for examples in drops.values() for example in examples
     ]
     packed = packing.pack(rows)
-    served = app.engine._find("chat").deck
+    served = app.engine._find("chat").stack
     with torch.inference_mode(), served.use("chat@v0.3") as model:
         engine = scoring.answer_logits(model, packed)
     latest = home.track("chat") / "latest"

@@ -101,7 +101,7 @@ def is_over(world):
         and not world.inbox.processing()
         and not world.ledger.open_jobs()
         and world.loop.sessions.running is None
-        and world.loop.state.is_clean
+        and world.loop.state.is_cleaned_up
     )
 
 

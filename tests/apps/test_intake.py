@@ -236,7 +236,7 @@ def test_a5_each_part_of_a_step_is_guarded_by_itself(world, monkeypatch, part, d
 
     world.drop("doors.json", tiny.facts(4))
     world.pass_time(0)
-    world.loop.state.is_clean = world.loop.state.is_log_empty = False
+    world.loop.state.is_cleaned_up = world.loop.state.is_log_empty = False
     with monkeypatch.context() as patched:
         patched.setattr(getattr(world.loop, part), does, stumble)
         for _ in range(60):

@@ -206,10 +206,10 @@ def test_a_version_that_learned_nothing_here_cannot_be_measured_without_a_file(m
     with closing(Database(":memory:")) as database:
         questions = confidence.find_questions(Memory(database, "chat"), ["v0.1"])
     base = bases.load_to_answer(made.base("tiny"), "cpu", "float32")
-    witness = confidence.CalibratedModel(made.track("chat") / "versions" / "v0.1", base, find("chat"), 768)
+    calibrated = confidence.CalibratedModel(made.track("chat") / "versions" / "v0.1", base, find("chat"), 768)
 
     with pytest.raises(ConfigError, match="--on FILE"):
-        confidence.measure(witness, questions, 500, NOON, lambda *_: None)
+        confidence.measure(calibrated, questions, 500, NOON, lambda *_: None)
 
 
 def test_a_reference_of_forgotten_questions_cannot_be_compared_with(made):
@@ -222,11 +222,11 @@ def test_a_reference_of_forgotten_questions_cannot_be_compared_with(made):
         rows=(Asked(id="gone", source="memory", confidence=1.0, right=True),),
     )
     base = bases.load_to_answer(made.base("tiny"), "cpu", "float32")
-    witness = confidence.CalibratedModel(made.track("chat") / "versions" / "v0.1", base, find("chat"), 768)
+    calibrated = confidence.CalibratedModel(made.track("chat") / "versions" / "v0.1", base, find("chat"), 768)
     questions = [confidence.Question(KNOWN[0], "memory")]
 
     with pytest.raises(RegistryError, match="measure it again"):
-        confidence.measure_again(witness, questions, reference, NOON, lambda *_: None)
+        confidence.measure_again(calibrated, questions, reference, NOON, lambda *_: None)
 
 
 @pytest.mark.usefixtures("registry")

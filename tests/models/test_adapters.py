@@ -410,12 +410,12 @@ def test_a9_an_adapter_of_a_rank_above_its_smallest_layer_is_read_back_the_same(
 
     peft_io.write_adapter(adapter, tmp_path, "tiny")
     read = peft_io.read_adapter(tmp_path)
-    deck = adapter_stack.AdapterStack(load(base_folder))
-    deck.add("v0.1", tmp_path)
+    stack = adapter_stack.AdapterStack(load(base_folder))
+    stack.add("v0.1", tmp_path)
 
     assert (ranks, read.rank, adapter.rank) == ({32, 64}, 64, 64)
     assert adapters.difference(adapter, read) == 0
-    assert adapters.difference(deck.read("v0.1"), adapter) == 0
+    assert adapters.difference(stack.read("v0.1"), adapter) == 0
     assert all(torch.equal(read.delta(name), adapter.delta(name)) for name in adapter.factors)
 
 
@@ -490,23 +490,23 @@ def test_a_deck_lays_one_version_at_a_time_over_one_base(base_folder, tmp_path):
     base = load(base_folder)
     pristine = logits(base.model)
     expected = {}
-    deck = adapter_stack.AdapterStack(base)
+    stack = adapter_stack.AdapterStack(base)
     for number, name in enumerate(("v0.1", "v0.2")):
         adapter = random_adapter(load(base_folder).model, 4, number)
         peft_io.write_adapter(adapter, tmp_path / name, "tiny")
         alone = load(base_folder)
         adapters.merge(alone.model, adapter)
         expected[name] = logits(alone.model)
-        deck.add(name, tmp_path / name)
+        stack.add(name, tmp_path / name)
 
     for name in ("v0.2", "v0.1", "v0.2"):
-        with deck.use(name) as model:
+        with stack.use(name) as model:
             assert torch.allclose(logits(model), expected[name], atol=1e-4)
-        with deck.use(None) as model:
+        with stack.use(None) as model:
             assert torch.equal(logits(model), pristine)
 
-    deck.drop("v0.1")
-    with deck.use("v0.2") as model:
+    stack.drop("v0.1")
+    with stack.use("v0.2") as model:
         assert torch.allclose(logits(model), expected["v0.2"], atol=1e-4)
 
 
@@ -520,22 +520,22 @@ def test_an_adapter_that_cannot_be_loaded_leaves_nothing_in_the_base(base_folder
         peft_io.write_adapter(adapter, tmp_path / name, "tiny")
     path = tmp_path / "v0.2" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"r": 8, "rank_pattern": {}}))
-    deck = adapter_stack.AdapterStack(base)
+    stack = adapter_stack.AdapterStack(base)
     if not is_first:
-        deck.add("v0.1", tmp_path / "v0.1")
+        stack.add("v0.1", tmp_path / "v0.1")
 
     with pytest.raises(RegistryError, match="cannot be loaded"):
-        deck.add("v0.2", tmp_path / "v0.2")
+        stack.add("v0.2", tmp_path / "v0.2")
 
     # Then the base and the other versions answer as before, and a sound one of that name is taken
-    with deck.use(None) as model:
+    with stack.use(None) as model:
         assert torch.equal(logits(model), pristine)
     if is_first:
         assert [name for name, _ in base.model.named_modules()] == modules
-    deck.add("v0.2", tmp_path / "v0.3")
+    stack.add("v0.2", tmp_path / "v0.3")
     alone = load(base_folder)
     adapters.merge(alone.model, peft_io.read_adapter(tmp_path / "v0.3"))
-    with deck.use("v0.2") as model:
+    with stack.use("v0.2") as model:
         assert torch.allclose(logits(model), logits(alone.model), atol=1e-4)
 
 

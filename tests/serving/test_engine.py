@@ -81,21 +81,21 @@ def bring(engine, folders, version):
 
 
 def answer(engine, version=None, sampling=None):
-    ticket = engine.submit("chat", QUESTION, sampling or Sampling(max_tokens=6), version)
+    request = engine.submit("chat", QUESTION, sampling or Sampling(max_tokens=6), version)
     while engine.waiting:
         engine.work(0)
-    return "".join(piece.text for piece in ticket.answer(0)), ticket
+    return "".join(piece.text for piece in request.answer(0)), request
 
 
 def test_the_base_answers_until_a_version_serves(engine, folders):
-    base, ticket = answer(engine)
-    assert ticket.version == "base"
+    base, request = answer(engine)
+    assert request.version == "base"
 
     bring(engine, folders, "v0.1")
     engine.serve("chat", "v0.1")
 
-    learned, ticket = answer(engine)
-    assert ticket.version == "v0.1"
+    learned, request = answer(engine)
+    assert request.version == "v0.1"
     assert learned != base
     assert answer(engine, "base")[0] == base
 
@@ -153,17 +153,17 @@ def test_stop_texts_end_an_answer_and_are_not_part_of_it(engine):
     whole, _ = answer(engine)
     stop = whole[2:4]
 
-    cut, ticket = answer(engine, sampling=Sampling(max_tokens=6, stop=(stop,)))
+    cut, request = answer(engine, sampling=Sampling(max_tokens=6, stop=(stop,)))
 
     assert cut == whole[: whole.index(stop)]
     assert not engine.waiting
-    assert ticket.cancelled.is_set()
+    assert request.cancelled.is_set()
 
 
 def test_who_has_left_keeps_nobody_out(engine):
     left = [engine.submit("chat", QUESTION, Sampling(max_tokens=2)) for _ in range(3)]
-    for ticket in left:
-        ticket.cancelled.set()
+    for request in left:
+        request.cancelled.set()
 
     engine.submit("chat", QUESTION, Sampling(max_tokens=2))
 
@@ -171,23 +171,23 @@ def test_who_has_left_keeps_nobody_out(engine):
 
 
 def test_an_answer_that_does_not_come_is_told(engine):
-    ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=2))
+    request = engine.submit("chat", QUESTION, Sampling(max_tokens=2))
 
     with pytest.raises(ProtocolError, match="too busy") as caught:
-        list(ticket.answer(0))
+        list(request.answer(0))
 
     assert (caught.value.status, caught.value.code) == (503, "timeout")
 
 
 def test_a_stop_text_before_half_a_character_ends_the_answer(engine):
-    ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=2, stop=(" ",)))
-    streamer = Streamer(ticket, _as_text, {0})
+    request = engine.submit("chat", QUESTION, Sampling(max_tokens=2, stop=(" ",)))
+    streamer = Streamer(request, _as_text, {0})
 
     for value in (b"ignored", b"Yes", b" \xf0\x9f"):
         streamer.put(torch.tensor(list(value)))
     streamer.close()
 
-    pieces = list(ticket.answer(0))
+    pieces = list(request.answer(0))
     assert "".join(piece.text for piece in pieces) == "Yes"
     assert pieces[-1].finish == "stop"
 
@@ -198,8 +198,8 @@ def _as_text(tokens):
 
 
 def test_a_client_that_left_costs_no_more_time(engine):
-    ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=200))
-    ticket.cancelled.set()
+    request = engine.submit("chat", QUESTION, Sampling(max_tokens=200))
+    request.cancelled.set()
 
     assert engine.work(0)
 
@@ -233,12 +233,12 @@ def test_case_8_without_a_limit_an_answer_gets_what_the_context_leaves(engine):
     # Given a prompt that fills more than half of the context of 512
     long = [{"role": "user", "content": "Which colour is the door of Arlo? " * 32}]
 
-    ticket = engine.submit("chat", long, Sampling())
+    request = engine.submit("chat", long, Sampling())
 
-    assert 256 < len(ticket.prompt) < 512
-    assert ticket.sampling.max_tokens == 512 - len(ticket.prompt)
+    assert 256 < len(request.prompt) < 512
+    assert request.sampling.max_tokens == 512 - len(request.prompt)
     engine.work(0)
-    assert list(ticket.answer(0))[-1].finish
+    assert list(request.answer(0))[-1].finish
 
 
 class Endless(Chat):
@@ -250,10 +250,10 @@ class Endless(Chat):
 
 def test_case_7_an_answer_may_be_longer_than_256_tokens_and_one_that_is_cut_says_so(engine):
     engine.attach("endless", Endless(), engine.base("chat"))
-    ticket = engine.submit("endless", QUESTION, Sampling())
+    request = engine.submit("endless", QUESTION, Sampling())
     engine.work(0)
 
-    last = list(ticket.answer(0))[-1]
+    last = list(request.answer(0))[-1]
 
     assert (last.finish, last.answer_tokens) == ("length", 512 - last.prompt_tokens)
     assert last.answer_tokens > 256
@@ -264,8 +264,8 @@ def test_the_operators_limit_holds_where_a_request_names_none(folders):
     engine.attach("chat", find("chat"), bases.load_base(folders / "base", torch.float32))
 
     def limit(content, **how):
-        ticket = engine.submit("chat", [{"role": "user", "content": content}], Sampling(**how))
-        return ticket.sampling.max_tokens, 512 - len(ticket.prompt)
+        request = engine.submit("chat", [{"role": "user", "content": content}], Sampling(**how))
+        return request.sampling.max_tokens, 512 - len(request.prompt)
 
     _, left = limit("!")
     assert limit("!")[0] == 5
@@ -369,10 +369,10 @@ def test_an_answer_that_fails_is_told_and_the_next_one_is_given(engine):
 def probed(folders, tmp_path):
     """A version with its probes, in a folder of its own."""
     base = bases.load_base(folders / "base", torch.float32)
-    deck = adapter_stack.AdapterStack(base)
-    deck.add("v0.1", folders / "v0.1")
+    stack = adapter_stack.AdapterStack(base)
+    stack.add("v0.1", folders / "v0.1")
     rows = [find("chat").encode(base.tokenizer, example) for example in tiny.facts(3)]
-    with deck.use("v0.1") as model:
+    with stack.use("v0.1") as model:
         stored = metrics.probe(find("chat"), model, rows)
     folder = tmp_path / "v0.1"
     shutil.copytree(folders / "v0.1", folder)
@@ -443,10 +443,10 @@ def test_tracks_share_a_base_but_not_their_versions(engine, folders):
 
     answers = {}
     for track in ("chat", "other"):
-        ticket = engine.submit(track, QUESTION, Sampling(max_tokens=6))
+        request = engine.submit(track, QUESTION, Sampling(max_tokens=6))
         while engine.waiting:
             engine.work(0)
-        answers[track] = "".join(piece.text for piece in ticket.answer(0))
+        answers[track] = "".join(piece.text for piece in request.answer(0))
 
     alone = Engine(EngineSettings())
     alone.attach("chat", find("chat"), bases.load_base(folders / "base", torch.float32))
@@ -480,15 +480,15 @@ def test_a_question_with_tools_that_the_template_does_not_know_is_refused_by_nam
 def test_case_1_an_answer_is_streamed_as_it_was_taught(engine, style, answer):
     tokenizer, task = templates.STYLES[style](), find("chat")
     row = task.encode(tokenizer, Example(task="chat", input=QUESTION, target=answer))
-    ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=2))
-    streamer = Streamer(ticket, partial(task.text, tokenizer), set(task.stop_tokens(tokenizer)))
+    request = engine.submit("chat", QUESTION, Sampling(max_tokens=2))
+    streamer = Streamer(request, partial(task.text, tokenizer), set(task.stop_tokens(tokenizer)))
 
     streamer.put(torch.tensor([row.tokens[: row.start]]))  # the prompt comes first
     for token in row.target:
         streamer.put(torch.tensor([token]))
     streamer.close()
 
-    pieces = list(ticket.answer(0))
+    pieces = list(request.answer(0))
     assert "".join(piece.text for piece in pieces) == answer
     assert pieces[-1].finish == "stop"
 
@@ -515,7 +515,7 @@ class Uncounted(Chat):
 
 
 def test_a19_a_question_that_no_context_can_hold_is_refused_before_it_is_tokenized(engine):
-    engine._seats["chat"].task = Uncounted()
+    engine._served["chat"].task = Uncounted()
     context = context_length(engine.base("chat").model.config)
     long = [{"role": "user", "content": "x" * context * LONGEST_TOKEN}]
     many = [{"role": "user", "content": ""}] * (context * LONGEST_TOKEN // 20)
@@ -536,7 +536,7 @@ def test_a19_a_question_that_some_context_can_hold_is_counted_token_by_token():
 def test_a19_where_too_many_wait_a_question_is_refused_before_it_is_tokenized(engine):
     for _ in range(3):
         engine.submit("chat", QUESTION, Sampling(max_tokens=1))
-    engine._seats["chat"].task = Uncounted()
+    engine._served["chat"].task = Uncounted()
 
     with pytest.raises(ProtocolError, match="too many questions"):
         engine.submit("chat", QUESTION, Sampling(max_tokens=1))
@@ -545,14 +545,14 @@ def test_a19_where_too_many_wait_a_question_is_refused_before_it_is_tokenized(en
 def test_a19_who_asks_and_leaves_does_not_fill_the_queue(engine):
     left = []
     for _ in range(50):
-        ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=1))
-        ticket.cancelled.set()
-        left.append(ticket)
+        request = engine.submit("chat", QUESTION, Sampling(max_tokens=1))
+        request.cancelled.set()
+        left.append(request)
     waiting = engine.submit("chat", QUESTION, Sampling(max_tokens=1))
 
     assert engine._accepted == [waiting]
-    assert engine._tickets.qsize() == 1
-    assert [next(ticket.answer(0)).finish for ticket in left] == ["cancelled"] * 50
+    assert engine._queue.qsize() == 1
+    assert [next(request.answer(0)).finish for request in left] == ["cancelled"] * 50
     with Worker(engine):
         assert list(waiting.answer(60))[-1].answer_tokens == 1
 
@@ -574,22 +574,22 @@ class Searched(str):
 def test_a19_what_a_stop_text_costs_does_not_grow_with_the_answer(engine):
     # Given an answer of many tokens, and as many long stop texts as are allowed
     stops = tuple(f"{'y' * 250}{number}" for number in range(16))
-    ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=2, stop=stops))
-    streamer = Streamer(ticket, lambda tokens: Searched(_as_text(tokens)), {0})
+    request = engine.submit("chat", QUESTION, Sampling(max_tokens=2, stop=stops))
+    streamer = Streamer(request, lambda tokens: Searched(_as_text(tokens)), {0})
     streamer.put(torch.tensor([1]))
 
     for _ in range(400):
         streamer.put(torch.tensor([ord("x")]))
     streamer.close()
 
-    assert "".join(piece.text for piece in ticket.answer(0)) == "x" * 400
+    assert "".join(piece.text for piece in request.answer(0)) == "x" * 400
     assert Searched.searched == 400 * len(stops)
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3])
 def test_a_stop_text_that_comes_in_pieces_is_held_back_and_ends_the_answer(engine, cut):
-    ticket = engine.submit("chat", QUESTION, Sampling(max_tokens=2, stop=("STOP", "TOO")))
-    streamer = Streamer(ticket, _as_text, {0})
+    request = engine.submit("chat", QUESTION, Sampling(max_tokens=2, stop=("STOP", "TOO")))
+    streamer = Streamer(request, _as_text, {0})
     text = b"a STO b STSTOP c"
 
     streamer.put(torch.tensor([1]))
@@ -598,6 +598,6 @@ def test_a_stop_text_that_comes_in_pieces_is_held_back_and_ends_the_answer(engin
         any(streamer.put(torch.tensor(list(part))) for part in parts)
     streamer.close()
 
-    pieces = list(ticket.answer(0))
+    pieces = list(request.answer(0))
     assert "".join(piece.text for piece in pieces) == "a STO b ST"
     assert pieces[-1].finish == "stop"

@@ -28,10 +28,10 @@ class FakeDaemon:
         if self.error:
             raise self.error
         self.asked.append((model, messages, sampling))
-        ticket = GenerationRequest(model, "v0.1", [], sampling)
+        asked = GenerationRequest(model, "v0.1", [], sampling)
         for piece in self.pieces:
-            ticket.pieces.put(piece)
-        return ticket, "v0.1-abc"
+            asked.pieces.put(piece)
+        return asked, "v0.1-abc"
 
     def predict(self, model, inputs):
         if self.error:

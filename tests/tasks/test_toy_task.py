@@ -205,7 +205,7 @@ def served(engine, inputs, **asked):
 
 
 def load(engine, first):
-    stack = engine._find("things").deck
+    stack = engine._find("things").stack
     loader.load(TOY, stack, "things@v0.1", first.candidate)
     engine.serve("things", "v0.1")
 

@@ -135,14 +135,14 @@ def test_the_result_is_read_again_and_ends_the_checkpoints(folder):
 def test_of_what_is_emptied_the_numbers_stay_if_they_shall(folder):
     folder.write_result(measured(folder, {"an-older-one": False}))
     assert "an-older-one" in folder.trained_on()
-    assert not folder.is_empty()
+    assert not folder.has_only_numbers()
 
-    folder.empty(keep_numbers=True)
+    folder.remove_results(keep_numbers=True)
 
     assert [path.name for path in folder.path.rglob("*")] == ["candidate", "evaluation.json"]
-    assert folder.is_empty()
+    assert folder.has_only_numbers()
     assert folder.result().verdict.promote
-    folder.empty(keep_numbers=False)
+    folder.remove_results(keep_numbers=False)
     assert not folder.path.exists()
 
 

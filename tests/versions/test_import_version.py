@@ -55,8 +55,8 @@ def logits(model):
         return scoring.answer_logits(model, packing.pack(rows()))
 
 
-def brought(deck):
-    with deck.use("candidate") as model:
+def brought(stack):
+    with stack.use("candidate") as model:
         return logits(model)
 
 
@@ -64,10 +64,12 @@ def test_an_adapter_of_pefts_own_says_the_same_as_a_candidate(base, base_folder,
     folder, merged = trained
 
     found = import_version.read(folder / "adapter", base, 64)
-    deck = import_version.write(found, tmp_path / "candidate", base_folder, base, rows()[:2], {"source": "x"})
+    stack = import_version.write(
+        found, tmp_path / "candidate", base_folder, base, rows()[:2], {"source": "x"}
+    )
 
     assert (found.kind, found.adapter.rank) == ("adapter", 4)
-    assert torch.allclose(brought(deck), logits(merged), atol=1e-4)
+    assert torch.allclose(brought(stack), logits(merged), atol=1e-4)
     assert files.read_json(tmp_path / "candidate" / "adapter_config.json")["lora_alpha"] == 4
     probes = files.read_json(tmp_path / "candidate" / metrics.PROBES)
     assert probes["probes"]
@@ -82,22 +84,22 @@ def test_a_whole_model_becomes_the_adapter_that_makes_it(base, base_folder, trai
     folder, merged = trained
 
     found = import_version.read(folder / "model", base, 16)
-    deck = import_version.write(found, tmp_path / "candidate", base_folder, base, [], {})
+    stack = import_version.write(found, tmp_path / "candidate", base_folder, base, [], {})
     whole = bases.load_base(base_folder, torch.float32).model
 
     assert found.kind == "model"
-    assert import_version.compare(folder / "model", deck, whole) < 1e-5
-    assert torch.allclose(brought(deck), logits(merged), atol=1e-2)
+    assert import_version.compare(folder / "model", stack, whole) < 1e-5
+    assert torch.allclose(brought(stack), logits(merged), atol=1e-2)
 
 
 def test_a_model_that_is_no_low_rank_change_is_refused(base, base_folder, trained, tmp_path):
     folder, _ = trained
 
     found = import_version.read(folder / "model", base, 1)
-    deck = import_version.write(found, tmp_path / "candidate", base_folder, base, [], {})
+    stack = import_version.write(found, tmp_path / "candidate", base_folder, base, [], {})
 
     with pytest.raises(RegistryError, match="would change too much") as caught:
-        import_version.compare(folder / "model", deck, bases.load_base(base_folder, torch.float32).model)
+        import_version.compare(folder / "model", stack, bases.load_base(base_folder, torch.float32).model)
     assert caught.value.code == "not_low_rank"
 
 
@@ -113,9 +115,9 @@ def test_a_pickle_is_read_as_tensors_alone_and_written_as_safetensors(
     torch.save({"state_dict": tensors} if wrapped else tensors, source / "adapter_model.bin")
 
     found = import_version.read(source, base, 64)
-    deck = import_version.write(found, tmp_path / "candidate", base_folder, base, [], {})
+    stack = import_version.write(found, tmp_path / "candidate", base_folder, base, [], {})
 
-    assert torch.allclose(brought(deck), logits(merged), atol=1e-4)
+    assert torch.allclose(brought(stack), logits(merged), atol=1e-4)
     assert "pickle" in found.notes[-1]
     assert not list((tmp_path / "candidate").glob("*.bin"))
 
@@ -216,10 +218,10 @@ def test_a_model_that_is_none_of_this_bases_is_refused(base, trained, tmp_path, 
 def test_its_evaluation_counts_what_it_recalls(base, base_folder, trained, tmp_path):
     found = import_version.read(trained[0] / "adapter", base, 64)
     candidate = tmp_path / "candidate"
-    deck = import_version.write(found, candidate, base_folder, base, [], {})
+    stack = import_version.write(found, candidate, base_folder, base, [], {})
     examples = tiny.facts(3)
 
-    right = import_version.evaluate(deck, examples, rows(), candidate, found.notes)
+    right = import_version.evaluate(stack, examples, rows(), candidate, found.notes)
 
     result = files.read_json(candidate / "evaluation.json")
     assert result["right"] == right
@@ -269,10 +271,10 @@ def test_case_6_an_adapter_says_what_peft_makes_of_it(base, base_folder, tmp_pat
 
     found = import_version.read(source, base, 64)
     assert torch.equal(logits(base.model), pristine)
-    deck = import_version.write(found, tmp_path / "candidate", base_folder, base, rows()[:2], {})
+    stack = import_version.write(found, tmp_path / "candidate", base_folder, base, rows()[:2], {})
 
     expected = as_peft_loads(base_folder, source)
-    assert torch.allclose(brought(deck), expected, atol=1e-4)
+    assert torch.allclose(brought(stack), expected, atol=1e-4)
     assert (expected - pristine).abs().max() > 0.1
     assert "PEFT loads it" in found.notes[0]
 
@@ -317,10 +319,10 @@ def test_case_6_pissa_saved_with_its_conversion_is_taken(base, base_folder, tmp_
     )
 
     found = import_version.read(tmp_path / "source", base, 64)
-    deck = import_version.write(found, tmp_path / "candidate", base_folder, base, [], {})
+    stack = import_version.write(found, tmp_path / "candidate", base_folder, base, [], {})
 
     assert found.adapter.rank == 8
-    assert torch.allclose(brought(deck), taught, atol=1e-4)
+    assert torch.allclose(brought(stack), taught, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -448,11 +450,11 @@ def test_case_29_an_adapter_of_mlx_lm_computes_mlx_lms_formula(base, base_folder
     pristine = logits(base.model)
 
     found = import_version.read(tmp_path / "source", base, 64)
-    deck = import_version.write(found, tmp_path / "candidate", base_folder, base, [], {})
+    stack = import_version.write(found, tmp_path / "candidate", base_folder, base, [], {})
 
     expected = formula(base_folder, tensors, scale)
     assert (expected - pristine).abs().max() > 0.1
-    assert torch.allclose(brought(deck), expected, atol=1e-4)
+    assert torch.allclose(brought(stack), expected, atol=1e-4)
     assert found.notes[0] == f"converted from mlx-lm's form, scale {scale:g}"
 
 
@@ -478,9 +480,9 @@ def test_case_29_checkpoints_beside_the_last_file_are_passed_by(base, base_folde
 
     found = import_version.read(tmp_path / "source", base, 64)
 
-    deck = import_version.write(found, tmp_path / "candidate", base_folder, base, [], {})
+    stack = import_version.write(found, tmp_path / "candidate", base_folder, base, [], {})
     assert list(found.files) == ["adapters.safetensors"]
-    assert torch.allclose(brought(deck), formula(base_folder, tensors, 5.0), atol=1e-4)
+    assert torch.allclose(brought(stack), formula(base_folder, tensors, 5.0), atol=1e-4)
     (tmp_path / "source" / "adapters.safetensors").unlink()
     with pytest.raises(RegistryError, match="name the file"):
         import_version.read(tmp_path / "source", base, 64)
@@ -554,8 +556,8 @@ def test_case_6_a_setting_that_computes_nothing_may_differ(base, base_folder, tm
 
     found = import_version.read(source, base, 64)
 
-    deck = import_version.write(found, tmp_path / "candidate", base_folder, base, [], {})
-    assert import_version.compare(source, deck, None) < 1e-5
+    stack = import_version.write(found, tmp_path / "candidate", base_folder, base, [], {})
+    assert import_version.compare(source, stack, None) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -584,15 +586,15 @@ def test_case_6_buffers_of_older_programs_are_passed_by(base, base_folder, tmp_p
 def test_case_6_a_model_is_compared_as_its_own_config_tells(base, base_folder, tmp_path):
     # Given a model whose config.json computes otherwise than the one that was read
     source = model_like(base_folder, tmp_path / "model")
-    deck = import_version.write(
+    stack = import_version.write(
         import_version.read(source, base, 64), tmp_path / "candidate", base_folder, base, [], {}
     )
-    assert import_version.compare(source, deck, None) < 1e-5
+    assert import_version.compare(source, stack, None) < 1e-5
     config = files.read_json(source / "config.json")
     files.write_json(source / "config.json", config | {"rms_norm_eps": 0.5})
 
     with pytest.raises(RegistryError, match="would change too much"):
-        import_version.compare(source, deck, None)
+        import_version.compare(source, stack, None)
 
 
 def test_case_6_an_adapter_above_the_largest_rank_is_refused_where_the_cut_makes_another_one(
@@ -619,8 +621,8 @@ def test_case_6_an_adapter_above_the_largest_rank_is_cut_where_it_stays_the_same
 
     assert found.adapter.rank == 4
     assert "then cut from rank 8 to training.max_rank (4)" in found.notes[-1]
-    deck = import_version.write(found, tmp_path / "candidate", base_folder, base, [], {})
-    assert torch.allclose(brought(deck), as_peft_loads(base_folder, source), atol=1e-2)
+    stack = import_version.write(found, tmp_path / "candidate", base_folder, base, [], {})
+    assert torch.allclose(brought(stack), as_peft_loads(base_folder, source), atol=1e-2)
 
 
 @pytest.mark.parametrize("place", ["chat_template.jinja", "tokenizer_config.json", "a list"])
@@ -686,11 +688,11 @@ def test_case_6_a_pattern_of_null_is_no_pattern(base, base_folder, tmp_path, key
     config = files.read_json(source / "adapter_config.json")
     files.write_json(source / "adapter_config.json", config | {key: None})
 
-    deck = import_version.write(
+    stack = import_version.write(
         import_version.read(source, base, 64), tmp_path / "candidate", base_folder, base, [], {}
     )
 
-    assert torch.allclose(brought(deck), expected, atol=1e-4)
+    assert torch.allclose(brought(stack), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -724,11 +726,11 @@ def test_a9_an_adapter_of_a_rank_above_a_layers_size_is_brought_whole(base, base
 
     for most in (256, rank - 1):  # whole, and cut below what it has
         found = import_version.read(tmp_path / "theirs", base, most)
-        deck = import_version.write(found, tmp_path / "candidate", base_folder, base, rows()[:2], {})
+        stack = import_version.write(found, tmp_path / "candidate", base_folder, base, rows()[:2], {})
 
-        assert torch.allclose(brought(deck), logits(model), atol=1e-3)
-        assert adapters.difference(deck.read("candidate"), found.adapter) == 0
-        deck.drop("candidate")
+        assert torch.allclose(brought(stack), logits(model), atol=1e-3)
+        assert adapters.difference(stack.read("candidate"), found.adapter) == 0
+        stack.drop("candidate")
 
 
 def test_a9_a_cut_adapter_is_the_same_after_it_was_exported_and_brought_back(base, tmp_path):

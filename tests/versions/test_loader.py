@@ -54,9 +54,9 @@ def edit(folder, **changes):
     files.write_json(path, files.read_json(path) | changes)
 
 
-def logits(deck, name):
+def logits(stack, name):
     row = find("chat").encode(tiny.tokenizer(), tiny.facts(1)[0])
-    with torch.inference_mode(), deck.use(name) as model:
+    with torch.inference_mode(), stack.use(name) as model:
         return scoring.answer_logits(model, packing.pack([row]))
 
 
@@ -74,21 +74,21 @@ def test_probes_ask_the_shortest_rows_in_one_pass_and_at_least_one(base_folder):
 
 
 def test_a_sound_version_is_loaded_and_nothing_differs(base_folder, version):
-    deck = adapter_stack.AdapterStack(bases.load_base(base_folder, torch.float32))
+    stack = adapter_stack.AdapterStack(bases.load_base(base_folder, torch.float32))
 
-    assert loader.load(find("chat"), deck, "chat@v0.1", version, base_folder, strict=True) == []
+    assert loader.load(find("chat"), stack, "chat@v0.1", version, base_folder, strict=True) == []
 
-    assert deck.names == ["chat@v0.1"]
-    assert not torch.equal(logits(deck, "chat@v0.1"), logits(deck, None))
+    assert stack.names == ["chat@v0.1"]
+    assert not torch.equal(logits(stack, "chat@v0.1"), logits(stack, None))
 
 
 def test_beside_another_version_it_is_checked_all_the_same(base_folder, version):
-    deck = adapter_stack.AdapterStack(bases.load_base(base_folder, torch.float32))
-    loader.load(find("chat"), deck, "one", version, base_folder)
+    stack = adapter_stack.AdapterStack(bases.load_base(base_folder, torch.float32))
+    loader.load(find("chat"), stack, "one", version, base_folder)
 
-    loader.load(find("chat"), deck, "two", version, base_folder)
+    loader.load(find("chat"), stack, "two", version, base_folder)
 
-    assert torch.equal(logits(deck, "one"), logits(deck, "two"))
+    assert torch.equal(logits(stack, "one"), logits(stack, "two"))
 
 
 @pytest.mark.parametrize(
@@ -196,17 +196,17 @@ def test_what_was_not_noted_cannot_differ(base, version, content):
 
 
 def test_a_version_that_answers_otherwise_leaves_the_deck_as_it_was(base_folder, version):
-    deck = adapter_stack.AdapterStack(bases.load_base(base_folder, torch.float32))
-    pristine = logits(deck, None)
+    stack = adapter_stack.AdapterStack(bases.load_base(base_folder, torch.float32))
+    pristine = logits(stack, None)
     adapter = peft_io.read_adapter(version)
     louder = {name: (a, 3 * b) for name, (a, b) in adapter.factors.items()}
     peft_io.write_adapter(adapters.Adapter(louder), version, "base")
 
     with pytest.raises(RegistryError, match="does not answer its probes"):
-        loader.load(find("chat"), deck, "chat@v0.1", version, base_folder)
+        loader.load(find("chat"), stack, "chat@v0.1", version, base_folder)
 
-    assert deck.names == []
-    assert torch.equal(logits(deck, None), pristine)
+    assert stack.names == []
+    assert torch.equal(logits(stack, None), pristine)
 
 
 @pytest.mark.parametrize("change", ["another", None])

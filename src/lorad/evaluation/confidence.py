@@ -47,8 +47,8 @@ class CalibratedModel:
     """A version in memory that answers for itself, on the device and in the precision of the engine."""
 
     def __init__(self, version: Path, base: bases.Base, task: Task, longest: int) -> None:
-        self._deck = adapter_stack.AdapterStack(base)
-        self._deck.add(version.name, version)
+        self._stack = adapter_stack.AdapterStack(base)
+        self._stack.add(version.name, version)
         self._task = task
         self._longest = longest
         self.version = version.name
@@ -61,7 +61,7 @@ class CalibratedModel:
 
     def ask(self, questions: Sequence[Question], tell: Tell) -> list[Asked]:
         """Return what came of the questions; those with more than ``longest`` tokens are left out."""
-        tokenizer = self._deck.base.tokenizer
+        tokenizer = self._stack.base.tokenizer
         usable, _ = encode(self._task, tokenizer, [question.example for question in questions])
         held = {example.id: row for example, row in usable if len(row) <= self._longest}
         rows = [
@@ -74,7 +74,7 @@ class CalibratedModel:
             done += more
             tell(done, len(rows))
 
-        with self._deck.use(self.version) as model, torch.inference_mode():
+        with self._stack.use(self.version) as model, torch.inference_mode():
             answers = self._task.confidences(model, tokenizer, [row for _, row in rows], count)
         return [
             Asked(id=question.example.id, source=question.source, confidence=confidence, right=right)
@@ -83,24 +83,24 @@ class CalibratedModel:
 
 
 def measure(
-    witness: CalibratedModel, questions: Sequence[Question], most: int, now: float, tell: Tell
+    model: CalibratedModel, questions: Sequence[Question], most: int, now: float, tell: Tell
 ) -> Reference:
     """Ask at most so many questions of each source; one half fits the temperature, the other is measured."""
     fitting, measured = _halves(questions, most)
-    asked = witness.ask([*fitting, *measured], tell)
+    asked = model.ask([*fitting, *measured], tell)
     ids = {question.example.id for question in fitting}
     fit = [(row.confidence, row.right) for row in asked if row.id in ids]
     rows = tuple(row for row in asked if row.id not in ids)
     if not rows:
         raise ConfigError(
-            f"there are too few questions for {witness.version}: at least two are needed; name a file of questions and "
+            f"there are too few questions for {model.version}: at least two are needed; name a file of questions and "
             "answers that it never learned with --on FILE",
             code="no_questions",
         )
     return Reference(
-        version=witness.version,
+        version=model.version,
         measured_at=now,
-        environment=witness.environment,
+        environment=model.environment,
         temperature=fit_temperature(fit),
         fitted_on=len(fit),
         rows=rows,
@@ -108,18 +108,18 @@ def measure(
 
 
 def measure_again(
-    witness: CalibratedModel, questions: Sequence[Question], reference: Reference, now: float, tell: Tell
+    model: CalibratedModel, questions: Sequence[Question], reference: Reference, now: float, tell: Tell
 ) -> Reference:
     """Ask what the reference was measured on, as far as it is still among the questions."""
     ids = {row.id for row in reference.rows}
-    rows = tuple(witness.ask([question for question in questions if question.example.id in ids], tell))
+    rows = tuple(model.ask([question for question in questions if question.example.id in ids], tell))
     if not rows:
         raise RegistryError(
             f"none of the questions that {reference.version} was measured on are in memory any more; measure it again with: "
             f"lorad calibrate {reference.version} --force",
             code="nothing_to_compare",
         )
-    return replace(reference, measured_at=now, environment=witness.environment, rows=rows)
+    return replace(reference, measured_at=now, environment=model.environment, rows=rows)
 
 
 def _halves(questions: Sequence[Question], most: int) -> tuple[list[Question], list[Question]]:

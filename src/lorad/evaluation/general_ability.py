@@ -70,15 +70,15 @@ def _blocks(tokenizer: Any, device: Any) -> Iterator[torch.Tensor]:
 
 @torch.inference_mode()
 def distance_from_base(
-    deck: AdapterStack, name: str, rows: Sequence[Encoded], most_tokens: int = 512
+    stack: AdapterStack, name: str, rows: Sequence[Encoded], most_tokens: int = 512
 ) -> float:
     """Return the mean KL(base || version) in nats per token over the base's own answers."""
     total = count = 0.0
     for numbers in packing.divide(rows, most_tokens):
         packed = packing.pack([rows[number] for number in numbers])
-        with deck.use(name) as model:
+        with stack.use(name) as model:
             ours = functional.log_softmax(scoring.answer_logits(model, packed).float(), -1)
-        with deck.use(None) as model:
+        with stack.use(None) as model:
             theirs = functional.log_softmax(scoring.answer_logits(model, packed).float(), -1)
         total += float(functional.kl_div(ours, theirs, reduction="sum", log_target=True))
         count += len(packed.targets)

@@ -29,7 +29,7 @@ def record_soft_targets(
     model: Any, rows: Sequence[Encoded], likeliest: int = 64, most_tokens: int = 512
 ) -> list[SoftTargets]:
     """Return what a model would say at every position of these rows from ``start`` on, in their order."""
-    voices: dict[int, SoftTargets] = {}
+    targets: dict[int, SoftTargets] = {}
     for numbers in divide(rows, most_tokens):
         scores = answer_logits(model, pack([], [rows[number] for number in numbers])).float()
         top = scores.topk(min(likeliest, scores.shape[-1]))
@@ -37,18 +37,18 @@ def record_soft_targets(
         probabilities = (top.values - scores.logsumexp(-1, keepdim=True)).exp()
         parts = (torch.split(part.cpu(), lengths) for part in (top.indices, probabilities))
         for number, *part in zip(numbers, *parts, strict=True):
-            voices[number] = SoftTargets(rows[number], *part)
-    return [voices[number] for number in range(len(rows))]
+            targets[number] = SoftTargets(rows[number], *part)
+    return [targets[number] for number in range(len(rows))]
 
 
-def distillation_loss_sum(logits: Tensor, voices: Sequence[SoftTargets]) -> Tensor:
-    """Return the summed cross entropy in nats against the voices' own distributions, in fp32.
+def distillation_loss_sum(logits: Tensor, targets: Sequence[SoftTargets]) -> Tensor:
+    """Return the summed cross entropy in nats against rows' own distributions, in fp32.
 
     All tokens but the likeliest count as one: were their share left out, the model would learn to think them
     impossible, and be surprised by every text.
     """
-    likeliest = torch.cat([voice.likeliest for voice in voices]).to(logits.device)
-    probabilities = torch.cat([voice.probabilities for voice in voices]).to(logits.device)
+    likeliest = torch.cat([target.likeliest for target in targets]).to(logits.device)
+    probabilities = torch.cat([target.probabilities for target in targets]).to(logits.device)
     spoken = functional.log_softmax(logits.float(), -1).gather(1, likeliest)
     rest = torch.log1p(-spoken.logsumexp(-1).exp().clamp(max=1 - 1e-6))
     left = (1 - probabilities.sum(-1)).clamp(min=0.0)

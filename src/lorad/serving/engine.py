@@ -81,33 +81,33 @@ def answer_room(prompt: int, context: int | None, wanted: int | None) -> int:
     return wanted or left
 
 
-class _ServedTrack:
-    """A track's place in the engine: its task, its deck, and what serves.
+class ServedTrack:
+    """A track's place in the engine: its task, its stack of versions, and what serves.
 
-    Tracks with the same base share one deck, so versions lie in it under their track's name too.
+    Tracks with the same base share one stack, so versions lie in it under their track's name too.
     """
 
-    def __init__(self, track: str, task: Task, deck: AdapterStack) -> None:
+    def __init__(self, track: str, task: Task, stack: AdapterStack) -> None:
         self._track = track
         self.task = task
-        self.deck = deck
+        self.stack = stack
         self.serving = BASE
-        self.hashes: dict[str, str] = {BASE: deck.base.fingerprint[:12]}
+        self.hashes: dict[str, str] = {BASE: stack.base.fingerprint[:12]}
         self.recent: OrderedDict[str, None] = OrderedDict()
 
     def slot(self, version: str) -> str:
-        """Return a version's name in the deck."""
+        """Return a version's name in the stack."""
         return f"{self._track}@{version}"
 
     @contextlib.contextmanager
     def use(self, version: str) -> Iterator[Any]:
         """Lay a version, or none, over the base for the time of a block."""
-        with self.deck.use(None if version == BASE else self.slot(version)) as model:
+        with self.stack.use(None if version == BASE else self.slot(version)) as model:
             yield model
 
     def holds(self, version: str) -> bool:
         """Tell whether a version is in memory."""
-        return self.slot(version) in self.deck.names
+        return self.slot(version) in self.stack.names
 
 
 class Engine:
@@ -115,8 +115,8 @@ class Engine:
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
-        self._seats: dict[str, _ServedTrack] = {}
-        self._tickets: queue.Queue[Request | Callable[[], None]] = queue.Queue()
+        self._served: dict[str, ServedTrack] = {}
+        self._queue: queue.Queue[Request | Callable[[], None]] = queue.Queue()
         self._door = threading.Lock()
         self._accepted: list[Request] = []
         self._preparing = 0
@@ -130,12 +130,12 @@ class Engine:
     def attach(self, track: str, task: Task, base: Base) -> None:
         """Give a track its place; until a version is served the base answers."""
         task.check_tokenizer(base.tokenizer)
-        shared = (seat.deck for seat in self._seats.values() if seat.deck.base is base)
-        self._seats[track] = _ServedTrack(track, task, next(shared, None) or AdapterStack(base))
+        shared = (served.stack for served in self._served.values() if served.stack.base is base)
+        self._served[track] = ServedTrack(track, task, next(shared, None) or AdapterStack(base))
 
     def base(self, track: str) -> Base:
         """Return the track's base model."""
-        return self._find(track).deck.base
+        return self._find(track).stack.base
 
     def task(self, track: str) -> Task:
         """Return the track's task."""
@@ -152,40 +152,42 @@ class Engine:
 
         Return what differs from the environment that it was made in.
         """
-        seat = self._find(track)
+        served = self._find(track)
         differs: list[str] = []
 
         def bring() -> None:
-            if not seat.holds(version):
+            if not served.holds(version):
                 strict = self._settings.strict_environment
                 differs.extend(
-                    loader.load(seat.task, seat.deck, seat.slot(version), folder, base_folder, strict=strict)
+                    loader.load(
+                        served.task, served.stack, served.slot(version), folder, base_folder, strict=strict
+                    )
                 )
-                seat.hashes[version] = fingerprint[:12]
-            self._make_room(track, seat, version)
+                served.hashes[version] = fingerprint[:12]
+            self._make_room(track, served, version)
 
         self._between_requests(bring)
         return differs
 
     def serve(self, track: str, version: str | None) -> None:
         """Give new requests this version (or the base); requests already accepted keep theirs."""
-        seat = self._find(track)
+        served = self._find(track)
         with self._door:
-            if version is not None and not seat.holds(version):
+            if version is not None and not served.holds(version):
                 raise RegistryError(f"{version} is not loaded", code="not_loaded", version=version)
-            seat.serving = version or BASE
+            served.serving = version or BASE
 
-    def _make_room(self, track: str, seat: _ServedTrack, keep: str) -> None:
-        seat.recent[keep] = None
-        seat.recent.move_to_end(keep)
+    def _make_room(self, track: str, served: ServedTrack, keep: str) -> None:
+        served.recent[keep] = None
+        served.recent.move_to_end(keep)
         with self._door:
-            busy = {ticket.version for ticket in self._accepted if ticket.track == track}
-        for version in list(seat.recent):
-            if len(seat.recent) <= self._settings.max_loaded_versions:
+            busy = {request.version for request in self._accepted if request.track == track}
+        for version in list(served.recent):
+            if len(served.recent) <= self._settings.max_loaded_versions:
                 break
-            if version not in busy | {keep, seat.serving}:
-                seat.deck.drop(seat.slot(version))
-                del seat.recent[version]
+            if version not in busy | {keep, served.serving}:
+                served.stack.drop(served.slot(version))
+                del served.recent[version]
 
     def _between_requests(self, act: Callable[[], None]) -> None:
         """Run something on the thread that generates, and wait for it."""
@@ -199,18 +201,18 @@ class Engine:
             else:
                 done.put(None)
 
-        self._tickets.put(run)
+        self._queue.put(run)
         if (error := done.get()) is not None:
             raise error
 
-    def _find(self, track: str) -> _ServedTrack:
-        if track not in self._seats:
+    def _find(self, track: str) -> ServedTrack:
+        if track not in self._served:
             raise ProtocolError(
                 f"there is no model {track!r}; list them with: GET /v1/models",
                 status=404,
                 code="model_not_found",
             )
-        return self._seats[track]
+        return self._served[track]
 
     # -- requests
 
@@ -226,45 +228,47 @@ class Engine:
         self, track: str, question: Any, sampling: Sampling, version: str | None = None
     ) -> GenerationRequest:
         """Accept a question at the end of the queue; raise ``ProtocolError`` (503) when the queue is full."""
-        seat = self._find(track)
+        served = self._find(track)
         with self._place():
-            prompt = self._prompt(seat, track, question)
-            room = answer_room(len(prompt), context_length(seat.deck.base.model.config), sampling.max_tokens)
+            prompt = self._prompt(served, track, question)
+            room = answer_room(
+                len(prompt), context_length(served.stack.base.model.config), sampling.max_tokens
+            )
             sampling = replace(sampling, max_tokens=self._capped(room, sampling.max_tokens))
             with self._door:
-                request = GenerationRequest(track, version or seat.serving, prompt, sampling)
+                request = GenerationRequest(track, version or served.serving, prompt, sampling)
                 self._enter(request)
         return request
 
     def predict(self, track: str, inputs: Sequence[Any], version: str | None = None) -> PredictionRequest:
         """Accept inputs to be answered with data, all at once; raise ``ProtocolError`` as ``submit`` does."""
-        seat = self._find(track)
+        served = self._find(track)
         with self._place():
-            rows = [self._question(seat, track, asked) for asked in inputs]
+            rows = [self._question(served, track, asked) for asked in inputs]
             with self._door:
-                request = PredictionRequest(track, version or seat.serving, rows)
+                request = PredictionRequest(track, version or served.serving, rows)
                 self._enter(request)
         return request
 
     def _enter(self, request: Request) -> None:
         self._accepted.append(request)
         self.requests += 1
-        self._tickets.put(request)
+        self._queue.put(request)
 
-    def _prompt(self, seat: _ServedTrack, track: str, question: Any) -> list[int]:
-        if not isinstance(seat.task, Generating):
-            raise _other_way(track, seat.task, "POST /lorad/predict")
-        check_length(question, context_length(seat.deck.base.model.config))
+    def _prompt(self, served: ServedTrack, track: str, question: Any) -> list[int]:
+        if not isinstance(served.task, Generating):
+            raise _other_way(track, served.task, "POST /lorad/predict")
+        check_length(question, context_length(served.stack.base.model.config))
         with _as_protocol_errors():
-            return seat.task.prompt(seat.deck.base.tokenizer, question)
+            return served.task.prompt(served.stack.base.tokenizer, question)
 
-    def _question(self, seat: _ServedTrack, track: str, asked: Any) -> Any:
-        if not isinstance(seat.task, Predicting):
-            raise _other_way(track, seat.task, "POST /v1/chat/completions")
-        context = context_length(seat.deck.base.model.config)
+    def _question(self, served: ServedTrack, track: str, asked: Any) -> Any:
+        if not isinstance(served.task, Predicting):
+            raise _other_way(track, served.task, "POST /v1/chat/completions")
+        context = context_length(served.stack.base.model.config)
         check_length(asked, context)
         with _as_protocol_errors():
-            row = seat.task.question(seat.deck.base.tokenizer, asked)
+            row = served.task.question(served.stack.base.tokenizer, asked)
         if context is not None and len(row) > context:
             raise ProtocolError(
                 f"the context length is {context} tokens, and an input has {len(row)}; send shorter ones",
@@ -294,14 +298,14 @@ class Engine:
 
     def _drop_cancelled(self) -> None:
         """Take those out of the queue for which nobody waits any more: whoever asks and leaves must not fill it."""
-        with self._tickets.mutex:
-            queued = self._tickets.queue
+        with self._queue.mutex:
+            queued = self._queue.queue
             left = [item for item in queued if isinstance(item, Request) and item.cancelled.is_set()]
-            for ticket in left:
-                queued.remove(ticket)
-        for ticket in left:
-            self._accepted.remove(ticket)
-            ticket.end_cancelled()  # whoever still listens is not left waiting
+            for request in left:
+                queued.remove(request)
+        for request in left:
+            self._accepted.remove(request)
+            request.end_cancelled()  # whoever still listens is not left waiting
 
     def _capped(self, room: int, wanted: int | None) -> int:
         """Hold an answer of no stated length to the operator's limit, if there is one."""
@@ -316,14 +320,14 @@ class Engine:
 
     def _wanted(self) -> int:
         """Count those that somebody still waits for: who has left must not keep others out."""
-        return sum(not ticket.cancelled.is_set() for ticket in self._accepted)
+        return sum(not request.cancelled.is_set() for request in self._accepted)
 
     # -- work
 
     def work(self, timeout: float) -> bool:
         """Do the next thing in the queue; return whether there was one within ``timeout`` seconds."""
         try:
-            item = self._tickets.get(timeout=timeout)
+            item = self._queue.get(timeout=timeout)
         except queue.Empty:
             return False
         if isinstance(item, Request):
@@ -332,19 +336,19 @@ class Engine:
             item()
         return True
 
-    def _answer(self, ticket: Request) -> None:
+    def _answer(self, request: Request) -> None:
         self.active = 1
         try:
-            if ticket.cancelled.is_set():
-                ticket.end_cancelled()  # whoever still listens is not left waiting
-            elif isinstance(ticket, GenerationRequest):
-                self._generate(ticket)
+            if request.cancelled.is_set():
+                request.end_cancelled()  # whoever still listens is not left waiting
+            elif isinstance(request, GenerationRequest):
+                self._generate(request)
             else:
-                self._predict(ticket)
+                self._predict(request)
         except LoradError as error:
-            ticket.fail(error)
+            request.fail(error)
         except Exception as error:  # noqa: BLE001 - the client is told, the engine lives on
-            ticket.fail(
+            request.fail(
                 ProtocolError(
                     f"answering failed: {type(error).__name__}: {error}", status=500, code="internal"
                 )
@@ -352,28 +356,28 @@ class Engine:
         finally:
             self.active = 0
             with self._door:
-                self._accepted.remove(ticket)
+                self._accepted.remove(request)
 
     @torch.inference_mode()
-    def _generate(self, ticket: GenerationRequest) -> None:
-        seat = self._find(ticket.track)
-        tokenizer, task = seat.deck.base.tokenizer, cast("Generating", seat.task)
+    def _generate(self, request: GenerationRequest) -> None:
+        served = self._find(request.track)
+        tokenizer, task = served.stack.base.tokenizer, cast("Generating", served.task)
         ends = set(task.stop_tokens(tokenizer))
-        streamer = Streamer(ticket, partial(task.text, tokenizer), ends)
+        streamer = Streamer(request, partial(task.text, tokenizer), ends)
         began = time.perf_counter()
-        if ticket.sampling.seed is not None:
-            torch.manual_seed(ticket.sampling.seed)
-        with seat.use(ticket.version) as model:
-            ids = torch.tensor([ticket.prompt], device=model.device)
+        if request.sampling.seed is not None:
+            torch.manual_seed(request.sampling.seed)
+        with served.use(request.version) as model:
+            ids = torch.tensor([request.prompt], device=model.device)
             with contextlib.suppress(Enough):
                 model.generate(
                     input_ids=ids,
                     attention_mask=torch.ones_like(ids),
                     streamer=streamer,
-                    max_new_tokens=ticket.sampling.max_tokens,
+                    max_new_tokens=request.sampling.max_tokens,
                     eos_token_id=sorted(ends),
                     pad_token_id=min(ends),
-                    **_how(ticket.sampling),
+                    **_how(request.sampling),
                 )
         streamer.close()
         elapsed = time.perf_counter() - began
@@ -382,15 +386,15 @@ class Engine:
 
     @torch.inference_mode()
     def _predict(self, request: PredictionRequest) -> None:
-        seat = self._find(request.track)
-        task = cast("Predicting", seat.task)
+        served = self._find(request.track)
+        task = cast("Predicting", served.task)
         if request.version == BASE and task.head.parts:
             raise ProtocolError(
                 f"{request.track} has learned nothing yet: its base cannot answer alone; drop a dataset first",
                 status=409,
                 code="nothing_learned",
             )
-        with seat.use(request.version) as model:
+        with served.use(request.version) as model:
             request.answers.put(task.predict(model, request.rows))
 
 

@@ -19,8 +19,8 @@ class Enough(Exception):  # noqa: N818 - control flow, no error
 class Streamer(BaseStreamer):
     """Turn tokens into text as they come, as the task has it."""
 
-    def __init__(self, ticket: GenerationRequest, text: Callable[[list[int]], str], ends: set[int]) -> None:
-        self._ticket = ticket
+    def __init__(self, request: GenerationRequest, text: Callable[[list[int]], str], ends: set[int]) -> None:
+        self._request = request
         self._text = text
         self._ends = ends
         self._tokens: list[int] = []
@@ -36,7 +36,7 @@ class Streamer(BaseStreamer):
         if not self._prompt_seen:
             self._prompt_seen = True
             return
-        if self._ticket.cancelled.is_set():
+        if self._request.cancelled.is_set():
             raise Enough
         for token in value.flatten().tolist():
             self.count += 1
@@ -54,14 +54,14 @@ class Streamer(BaseStreamer):
         if not self._ended:
             with contextlib.suppress(Enough):  # a stop text may show in the last half of a character
                 self._send(whole=True)
-        self._ticket.pieces.put(Chunk("", self._finish, len(self._ticket.prompt), self.count))
+        self._request.pieces.put(Chunk("", self._finish, len(self._request.prompt), self.count))
 
     def _send(self, *, whole: bool) -> None:
         text = self._text(self._tokens)
         if not whole and text.endswith("\ufffd"):
             return  # half of a character: wait for the rest of it
         fresh = text[self._sent :]  # what was sent holds no part of a stop text: that is held back
-        stops = self._ticket.sampling.stop
+        stops = self._request.sampling.stop
         cut = min((at for stop in stops if (at := fresh.find(stop)) >= 0), default=-1)
         if cut >= 0:
             fresh, self._finish, self._ended = fresh[:cut], "stop", True
@@ -69,7 +69,7 @@ class Streamer(BaseStreamer):
         fresh = fresh[: len(fresh) - held]
         if fresh:
             self._sent += len(fresh)
-            self._ticket.pieces.put(Chunk(fresh))
+            self._request.pieces.put(Chunk(fresh))
         if self._ended:
             raise Enough
 

@@ -114,13 +114,13 @@ def _metadata(fingerprint: str, task: Generating) -> dict[str, str]:
     return {"fingerprint": fingerprint, "task": task.name, "form": FORM}
 
 
-def _fold(voices: Sequence[soft_targets.SoftTargets]) -> dict[str, Tensor]:
+def _fold(said: Sequence[soft_targets.SoftTargets]) -> dict[str, Tensor]:
     return {
-        "tokens": torch.tensor([token for voice in voices for token in voice.row.tokens], dtype=torch.int32),
-        "lengths": torch.tensor([len(voice.row) for voice in voices], dtype=torch.int32),
-        "starts": torch.tensor([voice.row.start for voice in voices], dtype=torch.int32),
-        "likeliest": torch.cat([voice.likeliest for voice in voices]).to(torch.int32),
-        "probabilities": torch.cat([voice.probabilities for voice in voices]),
+        "tokens": torch.tensor([token for each in said for token in each.row.tokens], dtype=torch.int32),
+        "lengths": torch.tensor([len(each.row) for each in said], dtype=torch.int32),
+        "starts": torch.tensor([each.row.start for each in said], dtype=torch.int32),
+        "likeliest": torch.cat([each.likeliest for each in said]).to(torch.int32),
+        "probabilities": torch.cat([each.probabilities for each in said]),
     }
 
 
@@ -131,9 +131,9 @@ def _unfold(tensors: dict[str, Tensor]) -> General:
     answers = [len(row.target) for row in rows]
     likeliest = torch.split(tensors["likeliest"].long(), answers)
     probabilities = torch.split(tensors["probabilities"], answers)
-    voices = [soft_targets.SoftTargets(*parts) for parts in zip(rows, likeliest, probabilities, strict=True)]
+    said = [soft_targets.SoftTargets(*parts) for parts in zip(rows, likeliest, probabilities, strict=True)]
     asked, trained = len(prompts()), len(prompts()) + len(openings()) // 2  # the order of ``_speak``
-    return General(voices[trained:], [*_spread(rows[:asked]), *_spread(rows[asked:trained])])
+    return General(said[trained:], [*_spread(rows[:asked]), *_spread(rows[asked:trained])])
 
 
 def _spread(rows: Sequence[Encoded]) -> Sequence[Encoded]:

@@ -55,15 +55,15 @@ class Gradients:
     def _accumulate(self, batch: StepBatch) -> tuple[torch.Tensor, dict[int, bool]]:
         """Add up the gradient of the rows' mean loss and that of general conversation; return what was right."""
         weight = sum(row.weight for row in batch.rows)
-        general = sum(voice.row.weight for voice in batch.voices)
+        predicted = sum(each.row.weight for each in batch.general)
         total = torch.zeros((), device=self._model.device)
         right: dict[int, bool] = {}
-        for numbers, rows, voices in batch.passes(self.pack_tokens):
-            outputs = self._task.forward(self._model, rows, [voice.row for voice in voices])
+        for numbers, rows, general in batch.passes(self.pack_tokens):
+            outputs = self._task.forward(self._model, rows, [each.row for each in general])
             rows_loss = self._task.loss(outputs) / weight
             loss = rows_loss
             if outputs.guests is not None:
-                distilled = soft_targets.distillation_loss_sum(outputs.guests, voices) / general
+                distilled = soft_targets.distillation_loss_sum(outputs.guests, general) / predicted
                 loss = loss + self._general_weight * distilled
             self._accelerator.backward(loss)
             total += rows_loss.detach()

@@ -31,12 +31,12 @@ class StepBatch:
 
     numbers: list[int]
     rows: list[Row]
-    voices: list[soft_targets.SoftTargets]
+    general: list[soft_targets.SoftTargets]
 
     @property
     def both(self) -> list[Row]:
         """Return everything that goes through the model."""
-        return [*self.rows, *(voice.row for voice in self.voices)]
+        return [*self.rows, *(each.row for each in self.general)]
 
     @property
     def tokens(self) -> int:
@@ -49,8 +49,8 @@ class StepBatch:
         """Yield passes of at most so many tokens: the numbers of its rows, these, and the conversation beside them."""
         for group in packing.divide(self.both, most_tokens):
             own = [i for i in group if i < len(self.rows)]
-            voices = [self.voices[i - len(self.rows)] for i in group if i >= len(self.rows)]
-            yield [self.numbers[i] for i in own], [self.rows[i] for i in own], voices
+            general = [self.general[i - len(self.rows)] for i in group if i >= len(self.rows)]
+            yield [self.numbers[i] for i in own], [self.rows[i] for i in own], general
 
 
 class Rounds:

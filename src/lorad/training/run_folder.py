@@ -58,7 +58,7 @@ class RunFolder:
         rows = {NEW: [records.as_json(example) for example in new], OLD: [as_row(item) for item in old]}
         request = records.as_json(spec)
         inputs = records.digest([rows, records.training_inputs(request)])
-        self._remove_results()
+        self._remove_candidate()
         if self._inputs() != inputs:
             files.remove(self.path)
         for name, lines in rows.items():
@@ -67,7 +67,7 @@ class RunFolder:
         files.write_json(self.path / INPUTS, {"sha256": inputs, "ids": ids})
         files.write_json(self.path / REQUEST, request)
 
-    def _remove_results(self) -> None:
+    def _remove_candidate(self) -> None:
         for left in (self.candidate, *self.path.glob(f".*{files.PART}")):
             files.remove(left)
 
@@ -185,7 +185,7 @@ class RunFolder:
         known = self.trained_on()
         return known is None or not known.isdisjoint(ids)
 
-    def empty(self, *, keep_numbers: bool) -> None:
+    def remove_results(self, *, keep_numbers: bool) -> None:
         """Remove what the session has left; of a refused candidate the numbers stay."""
         kept = self.candidate / papers.EVALUATION
         try:
@@ -199,7 +199,7 @@ class RunFolder:
                 files.remove(path)
         files.remove_empty(self.path)
 
-    def is_empty(self) -> bool:
+    def has_only_numbers(self) -> bool:
         """Tell whether the weights were removed and only the numbers are there."""
         try:
             return bool(files.read_json(self.candidate / papers.EVALUATION).get(FORGOTTEN))

@@ -53,7 +53,7 @@ class StartingModel:
     base: bases.Base
     parent: adapters.Adapter | None
     truncation: float
-    voices: list[soft_targets.SoftTargets]
+    general: list[soft_targets.SoftTargets]
     """General conversation as the pristine base says it."""
 
 
@@ -143,7 +143,7 @@ class Session:
         Truncating before training and not after it lets the training mend what the truncation broke.
         """
         base = self._load()
-        voices = self._general(base).trained  # the pristine base's, so before anything is merged into it
+        general = self._general(base).trained  # the pristine base's, so before anything is merged into it
         truncation = 0.0
         limit = plan.max_rank // 2 if self.order.kind == "consolidate" else plan.max_rank
         if parent is not None and parent.rank + plan.rank > limit:
@@ -156,7 +156,7 @@ class Session:
         if self._task.head.parts:
             heads.build(base.model, self._task.head, self._labels(base, parent))
             heads.put(base.model, parent.head if parent else {})
-        return StartingModel(base, parent, truncation, voices)
+        return StartingModel(base, parent, truncation, general)
 
     def _labels(self, base: bases.Base, parent: adapters.Adapter | None) -> list[str]:
         """Return the labels that the candidate knows: its parent's, and behind them those that are new."""
@@ -232,7 +232,7 @@ class Session:
                 )
                 for each in examples
             ],
-            general=start.voices,
+            general=start.general,
         )
         self.report({"phase": "training", "rounds": plan.stopping.max_rounds, "target": plan.stopping.recall})
         outcome = trainer.train(

@@ -160,9 +160,9 @@ def _write_adapter(version: Path, base: Path, target: Path) -> None:
 
 
 def _read_adapter(folder: Path, base: Path) -> Any:
-    deck = adapter_stack.AdapterStack(bases.load_base(base, torch.float32))
-    deck.add("exported", folder)
-    return deck.model
+    stack = adapter_stack.AdapterStack(bases.load_base(base, torch.float32))
+    stack.add("exported", folder)
+    return stack.model
 
 
 # -- merged: a model that needs no base

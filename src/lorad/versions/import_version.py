@@ -271,13 +271,13 @@ def _agree(adapter: adapters.Adapter, base: bases.Base, expected: torch.Tensor, 
     """
     with tempfile.TemporaryDirectory() as scratch:
         peft_io.write_adapter(adapter, Path(scratch), "base")
-        deck = adapter_stack.AdapterStack(base)
-        deck.add("outside", Path(scratch))
+        stack = adapter_stack.AdapterStack(base)
+        stack.add("outside", Path(scratch))
         try:
-            with deck.use("outside") as model:
+            with stack.use("outside") as model:
                 found = _logits(model, base)
         finally:
-            deck.drop("outside")
+            stack.drop("outside")
     worst = float((found - expected).abs().max())
     most = MOST_DIFFERENCE * max(1.0, float(expected.abs().max()))
     if not worst <= most:
@@ -320,15 +320,15 @@ def write(
             },
         },
     )
-    deck = adapter_stack.AdapterStack(base)
-    loader.load(Chat(), deck, "candidate", candidate, base_folder)
+    stack = adapter_stack.AdapterStack(base)
+    loader.load(Chat(), stack, "candidate", candidate, base_folder)
     asked = [*rows, *general_ability.text_rows(base.tokenizer, 2)]
-    with deck.use("candidate") as model:
+    with stack.use("candidate") as model:
         files.write_json(candidate / metrics.PROBES, metrics.probe(Chat(), model, asked))
-    return deck
+    return stack
 
 
-def compare(source: Path, deck: adapter_stack.AdapterStack, whole: Any) -> float:
+def compare(source: Path, stack: adapter_stack.AdapterStack, whole: Any) -> float:
     """Return how far a whole model is from the adapter made of it; raise ``RegistryError`` when too far.
 
     It is loaded as its own config.json tells, or into ``whole``, a pristine base, where there is none.
@@ -338,8 +338,8 @@ def compare(source: Path, deck: adapter_stack.AdapterStack, whole: Any) -> float
         whole = peft_io.load_as_told(folder, tensors)
     else:
         whole.load_state_dict(tensors, strict=False)
-    with deck.use("candidate") as model:
-        found = general_ability.divergence(whole, model, deck.base.tokenizer)
+    with stack.use("candidate") as model:
+        found = general_ability.divergence(whole, model, stack.base.tokenizer)
     if not found <= MOST_DIVERGENCE:
         raise RegistryError(
             f"as an adapter this model would change too much: {found:.3g} nats per token away (at most {MOST_DIVERGENCE}); "
@@ -350,17 +350,17 @@ def compare(source: Path, deck: adapter_stack.AdapterStack, whole: Any) -> float
 
 
 def evaluate(
-    deck: adapter_stack.AdapterStack,
+    stack: adapter_stack.AdapterStack,
     examples: Sequence[Example],
     rows: Sequence[Encoded],
     candidate: Path,
     notes: Sequence[str],
 ) -> dict[str, bool]:
     """Test a candidate on memory, write the result beside its weights, and return which examples it recalls."""
-    tokenizer = deck.base.tokenizer
-    with deck.use(None) as model:
+    tokenizer = stack.base.tokenizer
+    with stack.use(None) as model:
         perplexity_base = general_ability.perplexity(model, tokenizer)
-    with deck.use("candidate") as model:
+    with stack.use("candidate") as model:
         answers = metrics.recalled(Chat(), model, rows)
         perplexity = general_ability.perplexity(model, tokenizer)
     right = {example.id: bool(ok) for example, ok in zip(examples, answers, strict=True)}
@@ -375,7 +375,7 @@ def evaluate(
         perplexity=perplexity,
         perplexity_base=perplexity_base,
         kl_base=general_ability.distance_from_base(
-            deck, "candidate", general_ability.text_rows(tokenizer, TEXT_ROWS)
+            stack, "candidate", general_ability.text_rows(tokenizer, TEXT_ROWS)
         ),
         degenerate=0,
         sampled=0,
@@ -391,7 +391,7 @@ def evaluate(
         candidate / papers.EVALUATION,
         {
             "parent": None,
-            "base": deck.base.fingerprint,
+            "base": stack.base.fingerprint,
             "evaluation": records.as_json(evaluation),
             "verdict": {
                 "promote": True,

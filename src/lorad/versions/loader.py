@@ -118,34 +118,34 @@ def _made_in(folder: Path) -> dict[str, Any]:
 
 def load(
     task: Task,
-    deck: AdapterStack,
+    stack: AdapterStack,
     slot: str,
     folder: Path,
     base_folder: Path | None = None,
     *,
     strict: bool = False,
 ) -> list[str]:
-    """Bring a version whose files are verified into a deck, or leave the deck as it was and raise ``RegistryError``.
+    """Bring a version whose files are verified into a stack, or leave the stack as it was and raise ``RegistryError``.
 
     Return what differs from the environment that it was made in.
     """
-    differs = check(folder, deck.base, base_folder, strict=strict)
-    deck.add(slot, folder)
+    differs = check(folder, stack.base, base_folder, strict=strict)
+    stack.add(slot, folder)
     try:
-        prove(task, deck, slot, folder)
+        prove(task, stack, slot, folder)
     except BaseException:
-        deck.drop(slot)
+        stack.drop(slot)
         raise
     return differs
 
 
-def prove(task: Task, deck: AdapterStack, slot: str, folder: Path) -> None:
+def prove(task: Task, stack: AdapterStack, slot: str, folder: Path) -> None:
     """Ask a loaded version its probes; raise if it answers otherwise than when it was made."""
     path, version = folder / metrics.PROBES, folder.name
     if not path.is_file():  # whether it should be there is the manifest's business
         return
     try:
-        with hardware.passing_errors(f"asking {version} its probes"), deck.use(slot) as model:
+        with hardware.passing_errors(f"asking {version} its probes"), stack.use(slot) as model:
             found, limit = metrics.probe_again(task, model, files.read_json(path))
     except (OSError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise RegistryError(

@@ -208,7 +208,7 @@ class Acceptance:
             why = f"{drop.name} no longer contains it; a version that learned it keeps it until: lorad consolidate --refit"
             facts = {"track": drop.track, "file": drop.name, "examples": gone, "why": why}
             self._ledger.record_event("forgotten", now, **facts)
-            self._state.hide_words()
+            self._state.request_purge()
 
 
 def _report(reading: reader.Reading, description: str) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class Commands:
             self._ledger.record_event("cancelled", now, job=job_id)
         if self._state.running and self._state.running_job == job_id:
             self._state.running[1].stop()
-        self._state.soil()
+        self._state.request_clean_up()
         return job
 
     def retry(
@@ -229,7 +229,7 @@ class Commands:
         if begun and self._state.running:
             self._state.running[1].stop()
             self._state.running = None
-        self._state.hide_words()
+        self._state.request_purge()
         if ids:
             self._remove_made_with(track, ids)
         return gone
@@ -245,4 +245,4 @@ class Commands:
         """Remove what ended sessions that had these examples have left; what a full disk keeps here ``clean_up`` removes."""
         for job, folder, is_kept in made_by_sessions(track):
             if job != self._state.running_job and folder.holds(ids):
-                folder.empty(keep_numbers=is_kept)
+                folder.remove_results(keep_numbers=is_kept)

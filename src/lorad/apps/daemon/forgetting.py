@@ -31,7 +31,7 @@ def find(track: Track, ledger: Ledger, ids: Collection[str], running: int | None
     kept = [
         number
         for number, folder in registry.workspace.rejected_jobs()
-        if RunFolder(folder).holds(ids) and not RunFolder(folder).is_empty()
+        if RunFolder(folder).holds(ids) and not RunFolder(folder).has_only_numbers()
     ]
     left = [number for number, folder in registry.workspace.unfinished_jobs() if RunFolder(folder).holds(ids)]
     again = [number for number in left if number == running and _is_open(ledger, number)]

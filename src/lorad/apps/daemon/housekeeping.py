@@ -55,7 +55,7 @@ class Housekeeping:
         if days := self._inbox.prune_done(now):
             self._ledger.record_event("done_pruned", now, days=days)
             log.info("done_pruned", days=days)
-        self._state.is_clean = True
+        self._state.is_cleaned_up = True
 
     def _clean_up(self, track: Track, now: float) -> None:
         for number, folder in track.registry.workspace.unfinished_jobs():
@@ -102,7 +102,7 @@ class Housekeeping:
         for _, folder, is_kept in made_by_sessions(track):
             if gone := track.memory.forgotten(folder.trained_on() or ()):
                 log.warning("forgotten_removed", folder=folder.path.name, examples=len(gone))
-                folder.empty(keep_numbers=is_kept)
+                folder.remove_results(keep_numbers=is_kept)
 
     def prune(
         self, track: Track, limits: RegistrySettings, now: float, *, dry_run: bool = False

@@ -109,7 +109,7 @@ class LearningLoop:
         else:
             attempt("watch", ticks, partial(self.sessions.watch, now, ticks))
         attempt("serve", ticks, partial(self.served.serve_waiting, ticks))
-        if not self.state.is_clean:
+        if not self.state.is_cleaned_up:
             attempt("clean up", ticks, partial(self.housekeeping.clean_up, now))
         if not self.state.is_log_empty:
             attempt("empty log", ticks, self.housekeeping.empty_log)

@@ -12,7 +12,7 @@ class LoopState:
 
     running: tuple[Job, RunningSession] | None = None
     """The job whose session runs, as it was when that started."""
-    is_clean: bool = False
+    is_cleaned_up: bool = False
     """Whether nothing that ended sessions left has to be put away."""
     is_log_empty: bool = False
     """Whether the database's log, where forgotten words may still stand, was emptied since they were forgotten."""
@@ -22,10 +22,10 @@ class LoopState:
         """Return the number of the job whose session runs."""
         return self.running[0].id if self.running else None
 
-    def soil(self) -> None:
+    def request_clean_up(self) -> None:
         """Let the next step clean up."""
-        self.is_clean = False
+        self.is_cleaned_up = False
 
-    def hide_words(self) -> None:
+    def request_purge(self) -> None:
         """Let the next step remove what was made with forgotten words, from the database's log too."""
-        self.is_clean = self.is_log_empty = False
+        self.is_cleaned_up = self.is_log_empty = False

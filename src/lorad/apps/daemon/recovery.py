@@ -56,7 +56,7 @@ class Recovery:
                 )
             elif job.state is not JobState.QUEUED:
                 self._settlement.recover_job(job, now)
-        self._state.soil()
+        self._state.request_clean_up()
 
     def _recover_versions(self, track: Track, now: float) -> None:
         for sentence in track.registry.recover():
@@ -77,7 +77,7 @@ class Recovery:
             self._ledger.record_event("damaged", now, why=error.message)
             log.error("damaged", **error.as_dict())
         self._ledger.record_event("scrubbed", now, damaged=len(found))
-        self._state.soil()  # days have passed, whether or not a session has ended
+        self._state.request_clean_up()  # days have passed, whether or not a session has ended
         return found
 
     def _scrub(self, track: Track, now: float) -> list[LoradError]:

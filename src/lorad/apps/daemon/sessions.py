@@ -111,12 +111,12 @@ class Sessions:
             return False
         if result.parent != track.registry.newest_intact(self._models.fingerprint(track)):
             return False
-        if kept.is_empty() or self._settlement.was_forgotten(track, kept):
+        if kept.has_only_numbers() or self._settlement.was_forgotten(track, kept):
             return False
         files.remove(folder.path)
         files.rename(kept.path, folder.path)
         self._settlement.settle(self._ledger.move_job(job, "start", now), now)
-        self._state.soil()
+        self._state.request_clean_up()
         return True
 
     def watch(self, now: float, ticks: float) -> None:
@@ -134,7 +134,7 @@ class Sessions:
         if job.state in OPEN_JOBS and not is_queued_again:
             self._end(job, status, now, ticks)
         self._state.running = None
-        self._state.soil()
+        self._state.request_clean_up()
 
     def _end(self, job: Job, status: int, now: float, ticks: float) -> None:
         error = run_folder.of_job(self._tracks[job.track], job.id).failure(status) if status else None

@@ -117,7 +117,7 @@ class Settlement:
     def fail(self, job: Job, error: BaseException, now: float) -> None:
         """End a job whose session failed."""
         reason = describe(error)
-        self._state.soil()
+        self._state.request_clean_up()
         with self._ledger.transaction():
             self._ledger.move_job(job, "crash", now, reason=reason)
             self._ledger.record_event(

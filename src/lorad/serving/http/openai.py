@@ -42,20 +42,20 @@ def add(app: FastAPI, daemon: Daemon) -> None:
     async def chat(
         body: Annotated[ChatBody, given(ChatBody)], request: Request
     ) -> Completion | StreamingResponse:
-        ticket, fingerprint = await threads.run(daemon.ask, body.model, body.question(), body.sampling())
+        asked, fingerprint = await threads.run(daemon.ask, body.model, body.question(), body.sampling())
         head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
-            "model": f"{ticket.track}@{ticket.version}",
+            "model": f"{asked.track}@{asked.version}",
             "system_fingerprint": fingerprint,
         }
         if body.stream:
-            events = _events(ticket, head, threads, has_usage=body.stream_options.include_usage)
+            events = _events(asked, head, threads, has_usage=body.stream_options.include_usage)
             return StreamingResponse(
                 events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
             )
-        async with cancelled_when_left(request, ticket):
-            return _whole(await threads.run(lambda: list(ticket.answer())), head)
+        async with cancelled_when_left(request, asked):
+            return _whole(await threads.run(lambda: list(asked.answer())), head)
 
 
 def _add_models(app: FastAPI, daemon: Daemon) -> None:
@@ -89,13 +89,13 @@ def _whole(pieces: list[Chunk], head: dict[str, Any]) -> Completion:
 
 
 async def _events(
-    ticket: GenerationRequest, head: dict[str, Any], threads: Threads, *, has_usage: bool
+    asked: GenerationRequest, head: dict[str, Any], threads: Threads, *, has_usage: bool
 ) -> AsyncIterator[bytes]:
     def said(delta: dict[str, str], finish: str | None = None) -> bytes:
         return _sent(CompletionChunk(**head, choices=(ChunkChoice(delta=delta, finish_reason=finish),)))
 
     yield said({"role": "assistant", "content": ""})
-    pieces = ticket.answer()
+    pieces = asked.answer()
     try:
         while (piece := await threads.run(next, pieces, None)) is not None:
             yield said({"content": piece.text} if piece.text else {}, piece.finish)
@@ -104,7 +104,7 @@ async def _events(
     except Exception as error:  # noqa: BLE001 - the status is sent; the client is told in its own form
         yield _sent(http_errors.form(error))
     finally:
-        ticket.cancelled.set()  # also when the client has left: nobody needs the rest
+        asked.cancelled.set()  # also when the client has left: nobody needs the rest
     yield b"data: [DONE]\n\n"
 
 
