@@ -115,7 +115,7 @@ def test_the_same_content_under_another_name_is_recognised_and_not_learned_twice
 
     assert len(world.ledger.jobs()) == 1
     assert world.done() == ["copy.json", "doors.json"]
-    assert "same as doors.json" in next(e["why"] for e in world.ledger.events() if e["name"] == "duplicate")
+    assert "same content as doors.json" in next(e["why"] for e in world.ledger.events() if e["name"] == "duplicate")
 
 
 def test_a_candidate_that_forgets_is_rejected_and_the_old_version_goes_on(world):
@@ -704,9 +704,9 @@ def test_a_checkpoint_that_is_not_there_is_told_and_nothing_changes(world):
 @pytest.mark.parametrize(
     ("state", "order", "told"),
     [
-        ("queued", "retry", "waits for its turn; take it out of the queue with: lorad cancel 1"),
-        ("training", "retry", "its session runs; end it with: lorad cancel 1"),
-        ("promoted", "cancel", "it became v0.1; what serves is changed with: lorad rollback"),
+        ("queued", "retry", "is queued; remove it from the queue with: lorad cancel 1"),
+        ("training", "retry", "its session is running; stop it with: lorad cancel 1"),
+        ("promoted", "cancel", "it became v0.1; serve another version with: lorad rollback"),
         ("promoted", "retry", "it became v0.1"),
         ("rejected", "cancel", "queue it again with: lorad retry 1"),
         ("failed", "cancel", "queue it again with: lorad retry 1"),
