@@ -199,9 +199,9 @@ def test_a_checkpoint_that_is_not_there_is_told_and_nothing_changes(world):
 @pytest.mark.parametrize(
     ("state", "order", "told"),
     [
-        ("queued", "retry", "waits for its turn; take it out of the queue with: lorad cancel 1"),
-        ("training", "retry", "its session runs; end it with: lorad cancel 1"),
-        ("promoted", "cancel", "it became v0.1; what serves is changed with: lorad rollback"),
+        ("queued", "retry", "is queued; remove it from the queue with: lorad cancel 1"),
+        ("training", "retry", "its session is running; stop it with: lorad cancel 1"),
+        ("promoted", "cancel", "it became v0.1; serve another version with: lorad rollback"),
         ("promoted", "retry", "it became v0.1"),
         ("rejected", "cancel", "queue it again with: lorad retry 1"),
         ("failed", "cancel", "queue it again with: lorad retry 1"),

@@ -72,7 +72,9 @@ def test_the_same_content_under_another_name_is_recognised_and_not_learned_twice
 
     assert len(world.ledger.jobs()) == 1
     assert world.done() == ["copy.json", "doors.json"]
-    assert "same as doors.json" in next(e["why"] for e in world.ledger.events() if e["name"] == "duplicate")
+    assert "same content as doors.json" in next(
+        e["why"] for e in world.ledger.events() if e["name"] == "duplicate"
+    )
 
 
 def test_after_forgetting_no_file_of_the_home_but_the_dropped_ones_holds_the_words(world):
