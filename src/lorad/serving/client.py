@@ -170,7 +170,7 @@ class Client:
             ) from None
         except PermissionError:
             raise ConfigError(
-                f"you may not use the socket {self._path}; its owner and its group may: ls -l {self._path}",
+                f"no permission to use the socket {self._path}; its owner and its group have it: ls -l {self._path}",
                 code="no_access",
                 socket=str(self._path),
             ) from None

@@ -91,7 +91,7 @@ class Api:
         track = self._track(name)
         if not wanted:
             raise ProtocolError(
-                f"there is no model '{name}@'; name a version behind the @, or leave the @ out",
+                f"there is no model '{name}@'; name a version after the @, or leave the @ out",
                 status=404,
                 code="model_not_found",
             )

@@ -24,10 +24,10 @@ from lorad.track import Track
 from lorad.training import planner, run_folder
 
 WHY_NOT = {
-    JobState.QUEUED: "it waits for its turn; take it out of the queue with: lorad cancel {job}",
-    JobState.TRAINING: "its session runs; end it with: lorad cancel {job}",
-    JobState.JUDGING: "its session has ended and is being judged; look again in a moment",
-    JobState.PROMOTED: "it became {version}; what serves is changed with: lorad rollback --to VERSION",
+    JobState.QUEUED: "it is queued; remove it from the queue with: lorad cancel {job}",
+    JobState.TRAINING: "its session is running; stop it with: lorad cancel {job}",
+    JobState.JUDGING: "its session has ended and is being judged; try again in a moment",
+    JobState.PROMOTED: "it became {version}; serve another version with: lorad rollback --to VERSION",
     JobState.REJECTED: "it has ended; queue it again with: lorad retry {job}",
     JobState.FAILED: "it has ended; queue it again with: lorad retry {job}",
     JobState.CANCELLED: "it has ended; queue it again with: lorad retry {job}",

@@ -27,7 +27,7 @@ log = get_logger()
 
 MAX_ATTEMPTS = 3
 """A job whose daemon died under it is started again this often; then it waits for a human."""
-LEARNED_FORGOTTEN = "it was trained on what was forgotten meanwhile"
+LEARNED_FORGOTTEN = "it was trained on examples that were forgotten meanwhile"
 DESCRIPTIONS = {
     "learn": "learned {dataset}",
     "refit": "refitted from all of memory",
@@ -134,7 +134,7 @@ class Settlement:
         elif job.attempts >= MAX_ATTEMPTS:
             reason = {
                 "code": "interrupted",
-                "message": f"the daemon stopped {job.attempts} times during this session; let it go on with: lorad resume "
+                "message": f"the daemon stopped {job.attempts} times during this session; continue it with: lorad resume "
                 f"{job.id}, or from an earlier round with --from",
             }
             self._ledger.move_job(job, "crash", now, reason=reason)
