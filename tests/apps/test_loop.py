@@ -115,7 +115,9 @@ def test_the_same_content_under_another_name_is_recognised_and_not_learned_twice
 
     assert len(world.ledger.jobs()) == 1
     assert world.done() == ["copy.json", "doors.json"]
-    assert "same content as doors.json" in next(e["why"] for e in world.ledger.events() if e["name"] == "duplicate")
+    assert "same content as doors.json" in next(
+        e["why"] for e in world.ledger.events() if e["name"] == "duplicate"
+    )
 
 
 def test_a_candidate_that_forgets_is_rejected_and_the_old_version_goes_on(world):
