@@ -10,6 +10,7 @@ from running import wait_for
 from typer.testing import CliRunner
 
 from lorad import library
+from lorad.apps.cli import main as cli
 from lorad.apps.cli.model_commands import main
 from lorad.apps.daemon.app import App
 from lorad.config import Settings
@@ -157,6 +158,10 @@ def _check_commands(home):
     for words in (["verify"], ["reproduce", "v0.2"], ["calibrate", "v0.2"]):
         done = CliRunner().invoke(main.app, [*words, "--track", "things", "--home", str(home.root)])
         assert done.exit_code == 0, (words, done.output)
+    for words in (["versions"], ["versions", "show", "v0.2"], ["explain", "v0.2"], ["memory"], ["retention"]):
+        told = CliRunner().invoke(cli.app, [*words, "--track", "things", "--home", str(home.root)])
+        assert told.exit_code == 0, (words, told.output)
+        assert "perplexity" not in told.output
     loaded = library.load("things", "v0.2", home=home.root)
     assert [said["label"] for said in loaded.predict([each.input for each in BIRDS])] == targets(BIRDS)
     with pytest.raises(ProtocolError, match="answers with data"):
