@@ -34,10 +34,13 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
-from lorad.models import scoring
+from lorad.models import packing, scoring
 from lorad.models.heads import Head
 from lorad.models.scoring import Outputs
 from lorad.records import Example, Trial
+
+PASS_TOKENS = 1024
+"""Tokens that go through a model together where no plan says how many."""
 
 
 class Row(Protocol):
@@ -130,13 +133,18 @@ class Task(ABC):
         ``tell`` is told how many more rows are done.
         """
         del tokenizer
-        found = scoring.confidences(self.forward(model, rows)) if rows else []
-        tell(len(rows))
+        found = [(0.0, False)] * len(rows)
+        for numbers in packing.divide(rows, PASS_TOKENS):
+            outputs = self.forward(model, [rows[number] for number in numbers])
+            for number, answer in zip(numbers, scoring.confidences(outputs), strict=True):
+                found[number] = answer
+            tell(len(numbers))
         return found
 
     def metrics(self, model: Any, rows: Sequence[Any]) -> Mapping[str, float]:
         """Return the field's own numbers of a candidate on all rows of its session: F1, say.
 
+        There may be thousands of rows: divide them into passes (``packing.divide``).
         They are told with the version and decide nothing; a check of the judge is in ``evaluation.judge``.
         """
         del model, rows
