@@ -199,7 +199,7 @@ class Client:
         return self._ask(Job, "POST", f"/api/jobs/{job}/retry", body)
 
     def resume_job(self, job: int, checkpoint: str | None = None) -> ResumedJob:
-        """Queue a job again, to go on behind its newest complete checkpoint or the one named."""
+        """Queue a job again, to continue after its newest complete checkpoint or the one named."""
         return self._ask(ResumedJob, "POST", f"/api/jobs/{job}/resume", {"checkpoint": checkpoint})
 
     def cancel(self, job: int) -> Job:

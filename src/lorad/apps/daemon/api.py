@@ -138,7 +138,7 @@ class Api:
         )
 
     def resume(self, job: int, checkpoint: str | None) -> ResumedJob:
-        """Queue a job again, to go on behind a checkpoint; return it and which that is."""
+        """Queue a job again, to continue after a checkpoint; return both."""
         changed, found = self._obey(lambda now: self._commands.resume(job, checkpoint, now), wakes=True)
         return ResumedJob(**fields_of(changed), checkpoint=found)
 

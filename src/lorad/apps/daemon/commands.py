@@ -88,9 +88,9 @@ class Commands:
         return changed
 
     def resume(self, job_id: int, checkpoint: str | None, now: float) -> tuple[Job, str | None]:
-        """Queue a job again, to go on behind its newest complete checkpoint or the one named; later ones go.
+        """Queue a job again, to continue after its newest complete checkpoint or the one named; later ones go.
 
-        Return the job and that checkpoint, ``None`` when there is none and it begins anew.
+        Return the job and that checkpoint, ``None`` if there is none and it starts over.
         """
         job = self._job_for(job_id, "retry")
         folder = run_folder.of_job(self._tracks[job.track], job_id)

@@ -53,7 +53,7 @@ def verify_versions(
         except RegistryError as error:
             rows.append({"version": name, "sound": False, **error.as_dict()})
         rows[-1] |= {"seconds": round(time.perf_counter() - began, 3)}
-        stack.drop(name)
+        stack.unload(name)
     if as_json:
         terminal.write_json(rows)
     for row in rows if not as_json else ():
