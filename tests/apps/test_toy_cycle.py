@@ -67,10 +67,8 @@ def drop(client, home, name, examples):
 
 def predict(client, examples, model="things"):
     """Return what is said of each text, and which version said it."""
-    answer = client.call(
-        "POST", "/lorad/predict", {"model": model, "inputs": [example.input for example in examples]}
-    )
-    return [said["label"] for said in answer["predictions"]], answer["model"]
+    answer = client.predict(model, [example.input for example in examples])
+    return [said["label"] for said in answer.predictions], answer.model
 
 
 def targets(examples):
@@ -131,6 +129,11 @@ def _check_refusals(client):
 
 def _check_papers(home):
     """What only causal models have was not measured, and the probes are rows of the task."""
+    told = files.read_json(home.track("things") / "checkpoint_tracker.json")["checkpoints"]
+    assert [sorted(entry["performance"]) for entry in told] == [
+        ["log_loss", "recall"],
+        ["log_loss", "recall", "retention"],
+    ]
     version = home.track("things") / "versions" / "v0.2"
     result = files.read_json(version / "evaluation.json")
     assert result["verdict"]["promote"]

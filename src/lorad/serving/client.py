@@ -30,6 +30,7 @@ from lorad.serving.answers import (
     JobWithFile,
     Pause,
     Pinned,
+    Predictions,
     Pruned,
     ResumedJob,
     RetentionMatrix,
@@ -139,6 +140,11 @@ class Client:
         """Return a whole answer in OpenAI's form."""
         body = {"model": model, "messages": list(messages), **_given(options)}
         return self._ask(Completion, "POST", "/v1/chat/completions", body, timeout=TOKEN_SECONDS)
+
+    def predict(self, model: str, inputs: Sequence[Any]) -> Predictions:
+        """Return the answers of a track whose task answers with data."""
+        body = {"model": model, "inputs": list(inputs)}
+        return self._ask(Predictions, "POST", "/lorad/predict", body, timeout=TOKEN_SECONDS)
 
     @contextlib.contextmanager
     def _exchange(

@@ -185,10 +185,11 @@ def _promotion(job: Job, result: SessionResult) -> PromotionRecord:
 
 
 def _performance(evaluation: Evaluation) -> dict[str, float]:
-    """Return what the list of versions tells: what is new, what is old (where there was any), what is general."""
+    """Return what the list of versions tells: the new, the old (where there was any), the general, the task's own numbers."""
     new = {evaluation.dataset: evaluation.new}
     old = [score - new.get(name, Score(right=0, total=0)) for name, score in evaluation.scores.items()]
     total = sum(score.total for score in old)
     retention = {"retention": round(sum(score.right for score in old) / total, 4)} if total else {}
     general = {} if evaluation.perplexity is None else {"perplexity": round(evaluation.perplexity, 3)}
-    return {"recall": round(evaluation.headline_score.recall, 4), **retention, **general}
+    own = {name: round(value, 4) for name, value in evaluation.metrics.items()}
+    return {"recall": round(evaluation.headline_score.recall, 4), **retention, **general, **own}
