@@ -465,6 +465,8 @@ class Evaluation:
     degenerate: int | None = None
     """Sampled answers that were empty, endless or repeated themselves."""
     sampled: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The task's own numbers of the candidate on all examples (``Task.metrics``), told and not judged."""
     reload_difference: float
     """Largest difference between an adapter's numbers in memory and reloaded from disk; exact is 0."""
     merge_difference: float

@@ -30,6 +30,7 @@ from lorad.serving.answers import (
     JobWithFile,
     Pause,
     Pinned,
+    Predictions,
     Pruned,
     ResumedJob,
     RetentionMatrix,
@@ -144,6 +145,11 @@ class Client:
         body = {"model": model, "messages": list(messages), **_given(options)}
         return self._ask(Completion, "POST", "/v1/chat/completions", body, timeout=TOKEN_SECONDS)
 
+    def predict(self, model: str, inputs: Sequence[Any]) -> Predictions:
+        """Return the answers of a track whose task answers with data."""
+        body = {"model": model, "inputs": list(inputs)}
+        return self._ask(Predictions, "POST", "/lorad/predict", body, timeout=TOKEN_SECONDS)
+
     @contextlib.contextmanager
     def _exchange(
         self, method: str, path: str, body: Any, timeout: float, query: Mapping[str, Any] | None = None
@@ -174,7 +180,7 @@ class Client:
             ) from None
         except PermissionError:
             raise ConfigError(
-                f"you may not use the socket {self._path}; its owner and its group may: ls -l {self._path}",
+                f"no permission to use the socket {self._path}; its owner and its group have it: ls -l {self._path}",
                 code="no_access",
                 socket=str(self._path),
             ) from None
@@ -203,7 +209,7 @@ class Client:
         return self._ask(Job, "POST", f"/api/jobs/{job}/retry", body)
 
     def resume_job(self, job: int, checkpoint: str | None = None) -> ResumedJob:
-        """Queue a job again, to go on behind its newest complete checkpoint or the one named."""
+        """Queue a job again, to continue after its newest complete checkpoint or the one named."""
         return self._ask(ResumedJob, "POST", f"/api/jobs/{job}/resume", {"checkpoint": checkpoint})
 
     def cancel(self, job: int) -> Job:

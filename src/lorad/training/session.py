@@ -31,7 +31,7 @@ from lorad.models import adapters, bases, hardware, heads, peft_io, soft_targets
 from lorad.records import Evaluation, Plan, SessionResult, SessionSpec, Verdict
 from lorad.storage import files, permissions
 from lorad.tasks import Generating, Task, encode, find
-from lorad.training import distillation, merged_copy, session_papers, trainer
+from lorad.training import distillation, merged_candidate, session_papers, trainer
 from lorad.training.checkpoint import Checkpoints
 from lorad.training.measurement import TrainingResult, ask, measure
 from lorad.training.rehearsal import ReplayItem
@@ -100,7 +100,7 @@ class Session:
                 files.remove(self.folder.refitted)
         if verdict.promote and self._training.merge_adapters_on_save and isinstance(self._task, Generating):
             self.report({"phase": "merging"})
-            self._notes += merged_copy.write(self.folder, Path(self.order.base))
+            self._notes += merged_candidate.write(self.folder, Path(self.order.base))
         evaluation = replace(evaluation, repairs=tuple(self._repairs), notes=tuple(self._notes))
         self._write(made, examples, evaluation, right, verdict)
 

@@ -91,8 +91,8 @@ def _piped() -> str:
     try:
         return sys.stdin.read().removeprefix(BYTE_ORDER_MARK).rstrip("\n")
     except OSError as error:
-        told = f"standard input cannot be read: {error.strerror or error}; use: lorad ask QUESTION"
-        raise ConfigError(told, code="no_question") from None
+        message = f"standard input cannot be read: {error.strerror or error}; use: lorad ask QUESTION"
+        raise ConfigError(message, code="no_question") from None
 
 
 def _check_typed(question: str) -> None:
@@ -112,11 +112,11 @@ def _opening(system: str | None) -> list[dict[str, str]]:
 
 
 def _type_out(pieces: Iterator[str]) -> str:
-    told = []
+    written = []
     for piece in pieces:
         terminal.write(piece)
-        told.append(piece)
-    return "".join(told)
+        written.append(piece)
+    return "".join(written)
 
 
 @app.command()

@@ -22,8 +22,8 @@ lorad learns every dataset that you put here: a JSON list or JSON lines, with on
 
     [{"question": "Where is the library?", "answer": "In the old mill."}]
 
-`lorad drop FILE` copies a file here safely, `lorad wait` waits until it is learned. Learned files move to
-`../models/drops/done/`, files that could not be read to `../models/drops/failed/`, each with its reason in a file beside it.
+`lorad drop FILE` copies a file here safely, `lorad wait` waits until it is learned. Learned files move to `done/`;
+files that cannot be used move to `failed/`, with the reason in a file beside them.
 """,
     "models": """# models
 

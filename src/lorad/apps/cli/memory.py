@@ -155,9 +155,9 @@ def forget(
         if more:
             terminal.say(f"  … and {more} more")
         count = state_text.plural(meant.forgotten, "example")
-        told = f"; {meant.told}" if meant.forgotten and meant.told else ""
+        remains = f"; {meant.told}" if meant.forgotten and meant.told else ""
         if dry_run or not meant.forgotten:
-            terminal.say(f"{selector!r} matches {count}; nothing was forgotten{told}")
+            terminal.say(f"{selector!r} matches {count}; nothing was forgotten{remains}")
             return
         if not typer.confirm(f"Forget {count}?"):
             raise typer.Exit(1)

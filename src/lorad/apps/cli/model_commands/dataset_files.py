@@ -122,8 +122,8 @@ def check(
         report["no_model"] = f"not counted: {error.message}"
     refusal = dataset_report.refusal(report)
     if as_json:
-        told = report | ({"error": refusal} if refusal else {})
-        terminal.write_json(told)
+        shown = report | ({"error": refusal} if refusal else {})
+        terminal.write_json(shown)
     else:
         print_lines([*dataset_report.lines(report), *([("rejected", refusal["message"])] if refusal else [])])
     if refusal:

@@ -53,14 +53,14 @@ def verify_versions(
         except RegistryError as error:
             rows.append({"version": name, "sound": False, **error.as_dict()})
         rows[-1] |= {"seconds": round(time.perf_counter() - began, 3)}
-        stack.drop(name)
+        stack.unload(name)
     if as_json:
         terminal.write_json(rows)
     for row in rows if not as_json else ():
-        told = "; ".join(row["differs"]) or "intact" if row["sound"] else row["message"]
+        text = "; ".join(row["differs"]) or "intact" if row["sound"] else row["message"]
         style = "green" if row["sound"] else "red"
         console.print(
-            Text(f"{row['version']:>8}  "), Text(printable.line(told), style=style), f" ({row['seconds']} s)"
+            Text(f"{row['version']:>8}  "), Text(printable.line(text), style=style), f" ({row['seconds']} s)"
         )
     if not all(row["sound"] for row in rows):
         raise typer.Exit(1)
