@@ -81,9 +81,9 @@ def _usage(last: Chunk) -> Usage:
     )
 
 
-def _whole(pieces: list[Chunk], head: dict[str, Any]) -> Completion:
-    last = pieces[-1]
-    message = Message(content="".join(piece.text for piece in pieces))
+def _whole(chunks: list[Chunk], head: dict[str, Any]) -> Completion:
+    last = chunks[-1]
+    message = Message(content="".join(chunk.text for chunk in chunks))
     choice = Choice(message=message, finish_reason=last.finish)
     return Completion(**head, choices=(choice,), usage=_usage(last))
 
@@ -95,12 +95,12 @@ async def _events(
         return _sent(CompletionChunk(**head, choices=(ChunkChoice(delta=delta, finish_reason=finish),)))
 
     yield said({"role": "assistant", "content": ""})
-    pieces = asked.answer()
+    chunks = asked.answer()
     try:
-        while (piece := await threads.run(next, pieces, None)) is not None:
-            yield said({"content": piece.text} if piece.text else {}, piece.finish)
-            if piece.finish and has_usage:
-                yield _sent(CompletionChunk(**head, usage=_usage(piece)))
+        while (chunk := await threads.run(next, chunks, None)) is not None:
+            yield said({"content": chunk.text} if chunk.text else {}, chunk.finish)
+            if chunk.finish and has_usage:
+                yield _sent(CompletionChunk(**head, usage=_usage(chunk)))
     except Exception as error:  # noqa: BLE001 - the status is sent; the client is told in its own form
         yield _sent(http_errors.form(error))
     finally:
