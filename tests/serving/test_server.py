@@ -189,6 +189,14 @@ def test_a_stream_tells_its_usage_when_asked(path):
     assert last["usage"] == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
 
 
+def test_a_stream_says_nothing_of_usage_unless_asked(path):
+    _, _, body = post(path, "/v1/chat/completions", {"messages": HELLO, "stream": True})
+
+    events = [json.loads(event.removeprefix("data: ")) for event in body.split("\n\n")[:-2]]
+    assert len(events) > 2
+    assert all("usage" not in event for event in events)
+
+
 def test_one_model_is_shown_by_its_name(path):
     assert Client(path).call("GET", "/v1/models/chat")["id"] == "chat"
     with pytest.raises(ProtocolError, match="no model 'other'") as missing:

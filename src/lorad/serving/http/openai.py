@@ -28,6 +28,7 @@ from lorad.serving.http.bodies import encoded
 from lorad.serving.http.daemon import Daemon
 from lorad.serving.http.routing import Threads, cancelled_when_left, given
 from lorad.serving.http.schemas import ChatBody
+from lorad.serving.record_json import as_json
 from lorad.serving.requests import Chunk, GenerationRequest
 
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
@@ -92,7 +93,10 @@ async def _events(
     asked: GenerationRequest, head: dict[str, Any], threads: Threads, *, has_usage: bool
 ) -> AsyncIterator[bytes]:
     def said(delta: dict[str, str], finish: str | None = None) -> bytes:
-        return _sent(CompletionChunk(**head, choices=(ChunkChoice(delta=delta, finish_reason=finish),)))
+        event = as_json(CompletionChunk(**head, choices=(ChunkChoice(delta=delta, finish_reason=finish),)))
+        if not has_usage:  # as OpenAI has it: a client that asks for none is not even sent a null
+            del event["usage"]
+        return _sent(event)
 
     yield said({"role": "assistant", "content": ""})
     chunks = asked.answer()
