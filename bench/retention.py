@@ -150,17 +150,17 @@ class Plainly(session.Session):
 
     def learn(self) -> session.TrainingResult:
         """Merge the parent, if there is one, and train a fresh adapter on the new rows."""
-        session.set_seed(self.order.plan.seed)
-        parent = peft_io.read_adapter(Path(self.order.parent)) if self.order.parent else None
-        start = self._prepare(parent, self.order.plan)
-        return self._train(start, self._examples(start.base), self.order.plan)
+        session.set_seed(self.spec.plan.seed)
+        parent = peft_io.read_adapter(Path(self.spec.parent)) if self.spec.parent else None
+        start = self._prepare(parent, self.spec.plan)
+        return self._train(start, self._examples(start.base), self.spec.plan)
 
     def warm(self) -> None:
         """Let the base say its general conversation, once for all arms, outside anybody's time."""
         super()._general(self._load())
 
     def _general(self, base: bases.Base) -> distillation.General:
-        return super()._general(base) if self.order.plan.mix.general else distillation.General([], [])
+        return super()._general(base) if self.spec.plan.mix.general else distillation.General([], [])
 
 
 class Slao(Plainly):
@@ -175,7 +175,7 @@ class Slao(Plainly):
     def learn(self) -> session.TrainingResult:
         """Train on from the last drop, keep that for the next one, and return the average."""
         made = super().learn()
-        peft_io.write_adapter(made.adapter, self.folder.path / "own", self.order.base)
+        peft_io.write_adapter(made.adapter, self.folder.path / "own", self.spec.base)
         if self._merged is None:
             return made
         return replace(made, adapter=average(self._merged, made.adapter, self._number))
