@@ -519,11 +519,11 @@ class SessionResult:
     """Of every example asked, by id: whether the candidate recalls it."""
 
 
-def training_inputs(order: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of an order, as JSON data, on which the trained weights depend."""
+def training_inputs(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a specification, as JSON data, on which the trained weights depend."""
     training = {
         key: value
-        for key, value in order["settings"]["training"].items()
+        for key, value in spec["settings"]["training"].items()
         if key not in {"max_seconds", "nice"}
     }
-    return {**order, "settings": {"training": training}}
+    return {**spec, "settings": {"training": training}}

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +11,9 @@ from lorad.apps.cli.options import Json
 from lorad.apps.screens import state_text, terminal
 from lorad.errors import ConfigError, LoradError
 from lorad.serving.client import Client
-from lorad.serving.completions import Completion
+
+if TYPE_CHECKING:
+    from lorad.serving.completions import Completion
 
 app = typer.Typer()
 
@@ -64,7 +66,7 @@ def ask(
         raise typer.Exit(0 if max_tokens else 1)
 
 
-def _print_whole(answer: Completion, *, as_json: bool) -> tuple[str | None, int | None]:
+def _print_whole(answer: "Completion", *, as_json: bool) -> tuple[str | None, int | None]:
     """Print an answer; return its finish reason and its number of tokens."""
     choice = answer.choices[0]
     if as_json:

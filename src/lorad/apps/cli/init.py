@@ -7,6 +7,7 @@ import typer
 
 from lorad.apps.screens import terminal
 from lorad.errors import ConfigError
+from lorad.storage.files import make_folder, write_bytes
 
 app = typer.Typer()
 
@@ -44,8 +45,6 @@ def init(
     folder: Annotated[Path, typer.Argument(help="Created if it is missing; existing files are kept.")],
 ) -> None:
     """Create a home: configs/, inbox/ and models/."""
-    from lorad.storage.files import make_folder, write_bytes  # noqa: PLC0415 - see lorad.apps.cli
-
     texts = {f"{name}/README.md": text for name, text in README.items()}
     for name, text in (texts | {"configs/default.yaml": _settings_to_change()}).items():
         file = folder / name

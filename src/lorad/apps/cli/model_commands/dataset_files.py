@@ -68,9 +68,9 @@ def _settings_of(plan: records.Plan) -> list[tuple[str, str]]:
     return [
         ("rank / alpha", f"{plan.rank} / {plan.alpha}"),
         (
-            "epochs",
+            "rounds",
             (
-                f"until recall is {stopping.recall:.0%}, or {stopping.patience} rounds ({stopping.patience_steps} steps) bring no progress; "
+                f"until recall is {stopping.recall:.0%}, or {stopping.patience} of them ({stopping.patience_steps} steps) bring no progress; "
                 f"at least {stopping.min_rounds}, at most {stopping.max_rounds}"
             ),
         ),
