@@ -137,7 +137,7 @@ def session(folder: Path, base: Path, plan: records.Plan, examples: Any) -> tupl
         "judge": SETTINGS.judge.model_dump(),
         "resolved": {},
     }
-    order = SessionSpec(
+    spec = SessionSpec(
         job=1,
         track="chat",
         task="chat",
@@ -150,7 +150,7 @@ def session(folder: Path, base: Path, plan: records.Plan, examples: Any) -> tupl
         settings=settings,
     )
     run = RunFolder(folder)
-    run.begin(order, examples, [])
+    run.begin(spec, examples, [])
     running = LocalExecutor(nice=0).start(run)
     while (status := running.poll(time.monotonic())) is None:
         time.sleep(0.05)

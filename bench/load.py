@@ -72,7 +72,7 @@ def make_version(base: bases.Base, source: Path, room: Path, rank: int) -> tuple
         facts = [Example(task="chat", input=[{"role": "user", "content": q}], target=a) for q, a in FACTS]
         rows = [find("chat").encode(base.tokenizer, fact) for fact in facts]
         files.write_json(candidate / metrics.PROBES, metrics.probe(find("chat"), model, rows))
-    stack.drop("made")
+    stack.unload("made")
     birth = PromotionRecord(job=1, parent=None, base=base.fingerprint, description="random")
     return registry, registry.promote(candidate, birth, time.time())
 
@@ -94,7 +94,7 @@ def measure(
     whole = seconds(lambda: loader.load(find("chat"), stack, "it", folder, source))
     found["probes"] = seconds(lambda: loader.prove(find("chat"), stack, "it", folder))
     found["PEFT's call"] = whole - found["probes"] - found["header, config, tokenizer, environment"]
-    stack.drop("it")
+    stack.unload("it")
     return found
 
 

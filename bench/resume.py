@@ -41,7 +41,7 @@ EXECUTOR = LocalExecutor(nice=0)
 
 
 def write_order(base: Path, folder: RunFolder) -> None:
-    """Write an order of 8 new facts that lasts ``ROUNDS`` rounds of two steps or more."""
+    """Write the specification of a session on 8 new facts that lasts ``ROUNDS`` rounds of two steps or more."""
     plan = replace(
         PLAN,
         batch=2,
@@ -50,7 +50,7 @@ def write_order(base: Path, folder: RunFolder) -> None:
         stopping=replace(PLAN.stopping, recall=1.1, max_rounds=ROUNDS),
     )
     settings = Settings.model_validate({"judge": {"max_perplexity_rise": 1e9, "max_kl": 1e9}})
-    order = SessionSpec(
+    spec = SessionSpec(
         job=1,
         track="chat",
         task="chat",
@@ -66,7 +66,7 @@ def write_order(base: Path, folder: RunFolder) -> None:
             "resolved": settings.model_dump(mode="json"),
         },
     )
-    folder.begin(order, tiny.facts(8, "doors"), [])
+    folder.begin(spec, tiny.facts(8, "doors"), [])
 
 
 def finish(folder: RunFolder) -> adapters.Adapter:

@@ -150,24 +150,24 @@ class Plainly(session.Session):
 
     def learn(self) -> session.TrainingResult:
         """Merge the parent, if there is one, and train a fresh adapter on the new rows."""
-        session.set_seed(self.order.plan.seed)
-        parent = peft_io.read_adapter(Path(self.order.parent)) if self.order.parent else None
-        start = self._prepare(parent, self.order.plan)
-        return self._train(start, self._examples(start.base), self.order.plan)
+        session.set_seed(self.spec.plan.seed)
+        parent = peft_io.read_adapter(Path(self.spec.parent)) if self.spec.parent else None
+        start = self._prepare(parent, self.spec.plan)
+        return self._train(start, self._examples(start.base), self.spec.plan)
 
     def warm(self) -> None:
         """Let the base say its general conversation, once for all arms, outside anybody's time."""
         super()._general(self._load())
 
     def _general(self, base: bases.Base) -> distillation.General:
-        return super()._general(base) if self.order.plan.mix.general else distillation.General([], [])
+        return super()._general(base) if self.spec.plan.mix.general else distillation.General([], [])
 
 
 class Slao(Plainly):
     """Training goes on in one adapter on the untouched base, beginning orthogonally; its average is what counts."""
 
-    def __init__(self, folder: RunFolder, order: SessionSpec, previous: Path, number: int) -> None:
-        super().__init__(folder, order)
+    def __init__(self, folder: RunFolder, spec: SessionSpec, previous: Path, number: int) -> None:
+        super().__init__(folder, spec)
         self._tuned = peft_io.read_adapter(previous / "own") if number > 1 else None
         self._merged = peft_io.read_adapter(previous / "adapter") if number > 1 else None
         self._number = number
@@ -175,7 +175,7 @@ class Slao(Plainly):
     def learn(self) -> session.TrainingResult:
         """Train on from the last drop, keep that for the next one, and return the average."""
         made = super().learn()
-        peft_io.write_adapter(made.adapter, self.folder.path / "own", self.order.base)
+        peft_io.write_adapter(made.adapter, self.folder.path / "own", self.spec.base)
         if self._merged is None:
             return made
         return replace(made, adapter=average(self._merged, made.adapter, self._number))
@@ -253,7 +253,7 @@ def make(step: Step) -> None:
     new = [example for _, rows, _ in sets[0 if step.arm in "de" else -1 :] for example in rows]
     old = [from_row(row) for row in files.read_lines(previous / "learned.jsonl")]  # only (c) leaves it
     parent = previous / ("own" if step.arm == "a" else "adapter")
-    order = SessionSpec(
+    spec = SessionSpec(
         job=step.drop,
         track="chat",
         task="chat",
@@ -266,31 +266,31 @@ def make(step: Step) -> None:
         settings=settings.model_dump(mode="json") | {"resolved": {}},
     )
     run = RunFolder(folder)
-    run.begin(order, new, old)
-    plainly = Slao(run, order, previous, step.drop) if step.arm == "f" else Plainly(run, order)
+    run.begin(spec, new, old)
+    plainly = Slao(run, spec, previous, step.drop) if step.arm == "f" else Plainly(run, spec)
     plainly.warm()
     started = time.perf_counter()
     if step.arm == "c":
-        session.Session(run, order).run()
+        session.Session(run, spec).run()
     else:
         made = plainly.learn()
-        peft_io.write_adapter(made.adapter, folder / "adapter", order.base)  # as served: with its parent
+        peft_io.write_adapter(made.adapter, folder / "adapter", spec.base)  # as served: with its parent
     figures: CalibrationMetrics = {"seconds": round(time.perf_counter() - started, 2)}
     figures["peak_gib"] = round(trainer.peak_memory(hardware.machine().device) / 2**30, 3)
     if step.arm == "c":
         figures |= settle(run, previous, old)
     else:
         if step.arm == "a":
-            rank = order.plan.rank  # the fresh adapter stands behind its parent, see adapters.concatenate
+            rank = spec.plan.rank  # the fresh adapter stands behind its parent, see adapters.concatenate
             own = {name: (a[-rank:], b[:, -rank:]) for name, (a, b) in made.adapter.factors.items()}
-            peft_io.write_adapter(adapters.Adapter(own), folder / "own", order.base)
+            peft_io.write_adapter(adapters.Adapter(own), folder / "own", spec.base)
         figures |= {"rounds": len(made.outcome.history), "ended_by": made.outcome.ended_by}
-    figures |= measure(folder / "adapter", order, sets)
+    figures |= measure(folder / "adapter", spec, sets)
     figures |= {
         "wall": round(time.perf_counter() - began, 2),
         "commit": report.provenance()["commit"],
         "processor": torch.backends.cpu.get_cpu_capability(),
-        "plan": records.as_json(order.plan),
+        "plan": records.as_json(spec.plan),
     }
     files.write_json(folder / "figures.json", figures)
     folder.rename(step.folder())
@@ -317,9 +317,9 @@ def settle(run: RunFolder, previous: Path, old: list[Recalled]) -> CalibrationMe
     return {**records.as_json(result.verdict), **said}
 
 
-def measure(adapter: Path, order: SessionSpec, sets: Datasets) -> CalibrationMetrics:
+def measure(adapter: Path, spec: SessionSpec, sets: Datasets) -> CalibrationMetrics:
     """Ask everything so far, in trained and in held-out wording, of the adapter reloaded onto the pristine base."""
-    base = bases.load_base(Path(order.base), hardware.DTYPES[order.plan.dtype], hardware.machine().device)
+    base = bases.load_base(Path(spec.base), hardware.DTYPES[spec.plan.dtype], hardware.machine().device)
     stack = adapter_stack.AdapterStack(base)
     if adapter.exists():
         stack.add("version", adapter)

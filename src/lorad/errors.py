@@ -3,7 +3,7 @@
 What lives here: what can go wrong, sorted by what the program then does. What never does: handling.
 
 Every error has a stable ``code`` for machines, a sentence that says what to do for people, and data
-fields. Raise or log, never both; only the loops (cycle, server, app, cli) log.
+fields. Raise or log, never both; only what loops (the learning loop, server, app, cli) logs.
 """
 
 import difflib

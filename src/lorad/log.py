@@ -1,7 +1,6 @@
 """Structured logging, configured once.
 
-Event names are snake_case; ``cycle`` and ``version`` are bound where a unit of work begins. Standard error
-only: under systemd and launchd that is the journal.
+Event names are snake_case. Standard error only: under systemd and launchd that is the journal.
 """
 
 import contextlib

@@ -465,6 +465,8 @@ class Evaluation:
     degenerate: int | None = None
     """Sampled answers that were empty, endless or repeated themselves."""
     sampled: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The task's own numbers of the candidate on all examples (``Task.metrics``), told and not judged."""
     reload_difference: float
     """Largest difference between an adapter's numbers in memory and reloaded from disk; exact is 0."""
     merge_difference: float
@@ -517,11 +519,11 @@ class SessionResult:
     """Of every example asked, by id: whether the candidate recalls it."""
 
 
-def training_inputs(order: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of an order, as JSON data, on which the trained weights depend."""
+def training_inputs(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a specification, as JSON data, on which the trained weights depend."""
     training = {
         key: value
-        for key, value in order["settings"]["training"].items()
+        for key, value in spec["settings"]["training"].items()
         if key not in {"max_seconds", "nice"}
     }
-    return {**order, "settings": {"training": training}}
+    return {**spec, "settings": {"training": training}}

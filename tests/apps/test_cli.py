@@ -283,6 +283,7 @@ HEAVY = (
     "rich.console",
     "numpy",
     "matplotlib",
+    "lorad.serving.completions",  # ten records that only an answer needs
 )
 
 

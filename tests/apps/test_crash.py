@@ -1,7 +1,7 @@
 """A crash, a full disk or a jumping clock at every single change that a full cycle makes to the disk.
 
 The cycle: good files, a bad one and a repeated one are dropped, accepted, learned, judged, promoted or rejected,
-swapped in, pruned, put away. Each operation on the disk passes ``durable.step``; here something stands at each of
+swapped in, pruned, put away. Each operation on the disk passes ``fault_points.step``; here something stands at each of
 them in turn. However it ends, the story at the end must be the same.
 """
 

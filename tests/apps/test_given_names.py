@@ -121,6 +121,13 @@ def version(track):
     return track.registry.path("v0.1")
 
 
+def test_a_version_that_answers_in_text_is_not_imported_where_answers_are_data(track, theirs):
+    words = ["--set", "tracks.things={task: 'toy_task:Toy', base: tiny}", "--track", "things"]
+
+    with pytest.raises(ConfigError, match=r"things answers with data \(toy\)"):
+        typed(track, "versions", "add", "v0.1", theirs, *words)
+
+
 def test_a13_what_lies_beside_an_export_stays(version, track, tmp_path):
     (tmp_path / ".mine.part").mkdir()
     (tmp_path / ".mine.part" / "precious").touch()

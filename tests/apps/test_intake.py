@@ -305,7 +305,7 @@ def test_a8_a_file_that_goes_on_after_it_was_read_is_read_again_and_that_is_said
 
     assert len(world.track.memory.all()) == 5
     assert [event["file"] for event in told(world, "changed_later")] == ["slow.jsonl"]
-    assert "went on after it was read" in told(world, "changed_later")[0]["why"]
+    assert "was changed after it was read" in told(world, "changed_later")[0]["why"]
     assert [path.name for path in (drops(world) / "done").rglob("*.jsonl")] == ["slow.jsonl"]
     pass_long(world, 4)
     assert len(world.ledger.drops()) == 2
@@ -365,7 +365,7 @@ def test_a8_a_file_that_never_ends_is_given_up(world):
             append(path, json.dumps({"instruction": f"What is {number}?", "response": str(number)}) + "\n")
 
     assert len(world.ledger.drops()) == MOST_AGAIN + 1
-    assert "still goes on" in told(world, "changed_later")[-1]["why"]
+    assert "still changes" in told(world, "changed_later")[-1]["why"]
 
 
 def test_a8_what_lies_long_or_is_another_file_is_left_alone(world):
@@ -457,7 +457,7 @@ def test_a8_a_sidecar_that_goes_on_after_it_was_taken_is_read_again(world):
 
     # Then the file says what the whole one makes of it, and that is told
     assert [example.target for example in world.track.memory.all()] == ["here"]
-    assert "went on" in told(world, "changed_later")[-1]["why"]
+    assert "was changed" in told(world, "changed_later")[-1]["why"]
 
 
 def test_a5_a_folder_in_a_sidecars_place_is_told_of_at_once(world):

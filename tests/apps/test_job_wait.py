@@ -79,7 +79,7 @@ def test_a_file_that_failed_is_a_bad_end_though_it_never_became_a_job():
 
 
 def test_a_file_that_says_nothing_new_is_a_good_end():
-    repeated = event(9, "duplicate", at=NOW - 5, file="again.json", why="every row was known already")
+    repeated = event(9, "duplicate", at=NOW - 5, file="again.json", why="every row is already known")
     idle = snapshot(jobs=[rejected(1, "a", ended_at=NOW - 90)], events=[repeated])
     assert told(wait(idle, idle)) == [(9, True)]
 

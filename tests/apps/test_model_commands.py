@@ -39,7 +39,7 @@ def test_sound_versions_are_told_with_their_time(track):
 
     assert result.exit_code == 0
     (row,) = json.loads(result.stdout)
-    assert (row["version"], row["sound"], row["differs"]) == ("v0.1", True, [])
+    assert (row["version"], row["intact"], row["differs"]) == ("v0.1", True, [])
     assert row["seconds"] > 0
 
 

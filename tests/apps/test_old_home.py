@@ -22,7 +22,7 @@ from lorad.states import DropState, JobState
 from lorad.storage import files
 from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
-from lorad.storage.memory import Memory
+from lorad.track import open_track
 from lorad.training import reproduction, session
 from lorad.training.run_folder import RunFolder
 from lorad.versions.store import Registry
@@ -230,13 +230,13 @@ def test_every_version_verifies_but_the_damaged_one(opened):
 @pytest.mark.parametrize("version", ["v0.1", "v0.4"])
 def test_an_old_version_is_reproduced_bit_for_bit(opened, tmp_path, version):
     # Given its papers, its parent's and what memory holds
-    home, memory = opened.home, Memory(Database(opened.home.database), "chat")
-    folder = RunFolder(tmp_path / "again")
+    home, folder = opened.home, RunFolder(tmp_path / "again")
+    track = open_track(home, load_settings(home), Database(home.database), "chat")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         # When it is made once more
-        order = reproduction.prepare(opened.registry, memory, version, home.base("tiny"), folder)
+        order = reproduction.prepare(track, version, folder)
         session.Session(folder, order).run()
     finally:
         torch.set_num_threads(threads)

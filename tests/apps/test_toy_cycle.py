@@ -10,6 +10,7 @@ from running import wait_for
 from typer.testing import CliRunner
 
 from lorad import library
+from lorad.apps.cli import main as cli
 from lorad.apps.cli.model_commands import main
 from lorad.apps.daemon.app import App
 from lorad.config import Settings
@@ -66,10 +67,8 @@ def drop(client, home, name, examples):
 
 def predict(client, examples, model="things"):
     """Return what is said of each text, and which version said it."""
-    answer = client.call(
-        "POST", "/lorad/predict", {"model": model, "inputs": [example.input for example in examples]}
-    )
-    return [said["label"] for said in answer["predictions"]], answer["model"]
+    answer = client.predict(model, [example.input for example in examples])
+    return [said["label"] for said in answer.predictions], answer.model
 
 
 def targets(examples):
@@ -130,6 +129,11 @@ def _check_refusals(client):
 
 def _check_papers(home):
     """What only causal models have was not measured, and the probes are rows of the task."""
+    told = files.read_json(home.track("things") / "checkpoint_tracker.json")["checkpoints"]
+    assert [sorted(entry["performance"]) for entry in told] == [
+        ["log_loss", "recall"],
+        ["log_loss", "recall", "retention"],
+    ]
     version = home.track("things") / "versions" / "v0.2"
     result = files.read_json(version / "evaluation.json")
     assert result["verdict"]["promote"]
@@ -157,6 +161,10 @@ def _check_commands(home):
     for words in (["verify"], ["reproduce", "v0.2"], ["calibrate", "v0.2"]):
         done = CliRunner().invoke(main.app, [*words, "--track", "things", "--home", str(home.root)])
         assert done.exit_code == 0, (words, done.output)
+    for words in (["versions"], ["versions", "show", "v0.2"], ["explain", "v0.2"], ["memory"], ["retention"]):
+        told = CliRunner().invoke(cli.app, [*words, "--track", "things", "--home", str(home.root)])
+        assert told.exit_code == 0, (words, told.output)
+        assert "perplexity" not in told.output
     loaded = library.load("things", "v0.2", home=home.root)
     assert [said["label"] for said in loaded.predict([each.input for each in BIRDS])] == targets(BIRDS)
     with pytest.raises(ProtocolError, match="answers with data"):

@@ -265,3 +265,14 @@ def test_drift_is_the_used_share_of_what_perplexity_may_rise(perplexity, used):
 
 def test_where_nothing_may_be_lost_everything_is_used_up():
     assert drift(an_evaluation(), JudgeSettings(max_perplexity_rise=0.0)) == 1.0
+
+
+def test_what_a_task_does_not_measure_is_not_judged():
+    unmeasured = dict.fromkeys(("perplexity", "perplexity_base", "kl_base", "degenerate"))
+
+    verdict = decide(an_evaluation(**unmeasured, sampled=0), LIMITS)
+
+    assert verdict.promote
+    assert len(verdict.reasons) == 7
+    assert not any(word in " ".join(verdict.reasons) for word in ("perplexity", "nats", "sampled"))
+    assert drift(an_evaluation(**unmeasured), LIMITS) == 0.0

@@ -505,7 +505,7 @@ def test_a_deck_lays_one_version_at_a_time_over_one_base(base_folder, tmp_path):
         with stack.use(None) as model:
             assert torch.equal(logits(model), pristine)
 
-    stack.drop("v0.1")
+    stack.unload("v0.1")
     with stack.use("v0.2") as model:
         assert torch.allclose(logits(model), expected["v0.2"], atol=1e-4)
 

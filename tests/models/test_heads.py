@@ -103,7 +103,7 @@ def test_versions_with_other_labels_lie_beside_one_another(versions, base_folder
             with stack.use(other) as model:
                 assert torch.equal(said(base, model), alone[other])
                 assert tuple(model.config.label2id) == KINDS[: alone[other].shape[1]]
-    stack.drop("v0.2")
+    stack.unload("v0.2")
     with stack.use("v0.1") as model:
         assert torch.equal(said(base, model), alone["v0.1"])
     assert stack.read("v0.1").labels == KINDS[:2]
@@ -114,7 +114,7 @@ def test_after_the_last_version_is_dropped_the_base_stands_alone(versions, base_
     stack = adapter_stack.AdapterStack(base)
     stack.add("v0.1", versions["v0.1"])
 
-    stack.drop("v0.1")
+    stack.unload("v0.1")
     stack.add("v0.2", versions["v0.2"])
 
     assert stack.names == ["v0.2"]

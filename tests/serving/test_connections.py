@@ -131,22 +131,22 @@ def test_a19_who_does_not_read_the_answer_is_cut_off(tmp_path):
 
 def test_a19_a_request_that_is_being_answered_makes_no_room_and_one_too_many_is_told(tmp_path):
     daemon = FakeDaemon()
-    tickets = queue.Queue()
-    ask, daemon.pieces = daemon.ask, []
-    daemon.ask = lambda *given: tickets.put(made := ask(*given)) or made
+    accepted = queue.Queue()
+    ask, daemon.chunks = daemon.ask, []
+    daemon.ask = lambda *given: accepted.put(made := ask(*given)) or made
     with serving(tmp_path, daemon, max_connections=3) as path:
         body = json.dumps({"messages": HELLO})
         asked = [UnixConnection(path, 20) for _ in range(3)]
         for connection in asked:
             connection.request("POST", "/v1/chat/completions", body)
-        waiting = [tickets.get(timeout=20)[0] for _ in asked]
+        waiting = [accepted.get(timeout=20)[0] for _ in asked]
 
         with pytest.raises(ProtocolError, match="too many connections are open") as full:
             Client(path).status()
 
         assert (full.value.status, full.value.code) == (503, "busy")
-        for ticket in waiting:
-            ticket.pieces.put(Chunk("", "stop"))
+        for request in waiting:
+            request.chunks.put(Chunk("", "stop"))
         for connection in asked:
             assert connection.getresponse().status == 200
             connection.close()

@@ -134,7 +134,7 @@ def test_who_may_not_read_is_told(world):
     (world.home / "models").chmod(0)
     try:
         with (
-            pytest.raises(ConfigError, match="you may not read"),
+            pytest.raises(ConfigError, match="no permission to read"),
             queries.read(Home(world.home), SETTINGS),
         ):
             pass

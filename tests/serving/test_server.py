@@ -189,6 +189,14 @@ def test_a_stream_tells_its_usage_when_asked(path):
     assert last["usage"] == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
 
 
+def test_a_stream_says_nothing_of_usage_unless_asked(path):
+    _, _, body = post(path, "/v1/chat/completions", {"messages": HELLO, "stream": True})
+
+    events = [json.loads(event.removeprefix("data: ")) for event in body.split("\n\n")[:-2]]
+    assert len(events) > 2
+    assert all("usage" not in event for event in events)
+
+
 def test_one_model_is_shown_by_its_name(path):
     assert Client(path).call("GET", "/v1/models/chat")["id"] == "chat"
     with pytest.raises(ProtocolError, match="no model 'other'") as missing:
@@ -279,35 +287,35 @@ def test_half_of_a_character_is_told_and_not_passed_on(path, daemon):
 
 def test_health_is_told_however_many_wait(path, daemon):
     # Given more questions without an answer than the default pool has threads
-    daemon.pieces, kept = [], daemon.pieces
-    tickets = queue.Queue()
+    daemon.chunks, kept = [], daemon.chunks
+    accepted = queue.Queue()
     ask = daemon.ask
-    daemon.ask = lambda *given: tickets.put(made := ask(*given)) or made
+    daemon.ask = lambda *given: accepted.put(made := ask(*given)) or made
     body = json.dumps({"messages": HELLO})
     connections = [UnixConnection(path, 10) for _ in range(45)]
     for connection in connections:
         connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
-    waiting = [tickets.get(timeout=10)[0] for _ in connections]
+    waiting = [accepted.get(timeout=10)[0] for _ in connections]
 
     client = Client(path)
 
     assert client.call("GET", "/healthz") == {"alive": True}
     assert client.call("GET", "/readyz") == {"ready": True}
     assert client.call("GET", "/v1/models")["data"]  # a route that takes a thread
-    for ticket in waiting:
-        ticket.pieces.put(Chunk("", "stop"))
+    for request in waiting:
+        request.chunks.put(Chunk("", "stop"))
     for connection in connections:
         assert connection.getresponse().status == 200
         connection.close()
-    daemon.pieces, daemon.ask = kept, ask
+    daemon.chunks, daemon.ask = kept, ask
 
 
 def test_an_error_in_the_middle_of_a_stream_is_an_event_and_the_stream_ends(path, daemon):
-    pieces, daemon.pieces = daemon.pieces, [Chunk("half"), ProtocolError("answering failed", status=500)]
+    chunks, daemon.chunks = daemon.chunks, [Chunk("half"), ProtocolError("answering failed", status=500)]
 
     _, _, body = post(path, "/v1/chat/completions", {"messages": HELLO, "stream": True})
 
-    daemon.pieces = pieces
+    daemon.chunks = chunks
     told = json.loads(body.split("\n\n")[-3].removeprefix("data: "))
     assert told["error"] == {
         "message": "answering failed",
@@ -514,23 +522,23 @@ def test_a_socket_that_cannot_be_made_is_one_sentence(tmp_path):
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_ends_the_generation(path, daemon, stream):
-    daemon.pieces, kept = [Chunk("first")], daemon.pieces
-    tickets = queue.Queue()
+    daemon.chunks, kept = [Chunk("first")], daemon.chunks
+    accepted = queue.Queue()
     ask = daemon.ask
-    daemon.ask = lambda *given: tickets.put(made := ask(*given)) or made
+    daemon.ask = lambda *given: accepted.put(made := ask(*given)) or made
     connection = UnixConnection(path, 10)
     body = json.dumps({"messages": HELLO, "stream": stream})
 
     connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
-    ticket, _ = tickets.get(timeout=10)
+    request, _ = accepted.get(timeout=10)
     connection.sock.shutdown(socket.SHUT_RDWR)
     connection.close()
-    ticket.pieces.put(Chunk("nobody hears this"))
-    ticket.pieces.put(Chunk("nor this"))
+    request.chunks.put(Chunk("nobody hears this"))
+    request.chunks.put(Chunk("nor this"))
 
-    assert ticket.cancelled.wait(10)
-    ticket.pieces.put(Chunk("", "cancelled"))  # as the engine ends what nobody waits for
-    daemon.pieces, daemon.ask = kept, ask
+    assert request.cancelled.wait(10)
+    request.chunks.put(Chunk("", "cancelled"))  # as the engine ends what nobody waits for
+    daemon.chunks, daemon.ask = kept, ask
     assert isinstance(connection, http.client.HTTPConnection)
 
 

@@ -1,4 +1,4 @@
-"""A daemon behind a real server: it answers every question with the same pieces."""
+"""A daemon behind a real server: it answers every question with the same chunks."""
 
 import threading
 from dataclasses import replace
@@ -15,11 +15,11 @@ HELLO = [{"role": "user", "content": "hello"}]
 
 
 class FakeDaemon:
-    """Answers every question with the same pieces, and remembers what it was asked."""
+    """Answers every question with the same chunks, and remembers what it was asked."""
 
     def __init__(self):
         self.asked = []
-        self.pieces = [Chunk("See https://a.example/x?y=1 "), Chunk(" and é\n"), Chunk("", "stop", 7, 3)]
+        self.chunks = [Chunk("See https://a.example/x?y=1 "), Chunk(" and é\n"), Chunk("", "stop", 7, 3)]
         self.error = None
         self.archive = self
         self.turn = threading.Event()
@@ -29,8 +29,8 @@ class FakeDaemon:
             raise self.error
         self.asked.append((model, messages, sampling))
         asked = GenerationRequest(model, "v0.1", [], sampling)
-        for piece in self.pieces:
-            asked.pieces.put(piece)
+        for chunk in self.chunks:
+            asked.chunks.put(chunk)
         return asked, "v0.1-abc"
 
     def predict(self, model, inputs):

@@ -1,4 +1,4 @@
-"""llama-cpp-python as ``lorad.llamacpp`` uses it, answered by transformers: the package itself has to be compiled."""
+"""llama-cpp-python as ``lorad.versions.llamacpp`` uses it, answered by transformers: the package itself has to be compiled."""
 
 import sys
 from importlib.machinery import ModuleSpec

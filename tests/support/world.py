@@ -1,4 +1,4 @@
-"""A home, its cycle and a clock, with a fake trainer: what the tests of the learning loop live in."""
+"""A home, its learning loop and a clock, with a fake trainer: what the tests of the learning loop live in."""
 
 import json
 
@@ -13,6 +13,7 @@ from lorad.evaluation import judge
 from lorad.home import Home
 from lorad.records import Evaluation, Machine, ModelShape, Score, SessionResult
 from lorad.serving.queries import Archive
+from lorad.states import JobState
 from lorad.storage import files
 from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
@@ -155,7 +156,7 @@ class FakeModels:
 
 
 class World:
-    """A home, its cycle and two clocks: the time of day, and a steady one."""
+    """A home, its learning loop and two clocks: the time of day, and a steady one."""
 
     def __init__(self, home, settings=SETTINGS):
         self.home = home
@@ -229,3 +230,20 @@ class World:
 
     def failed(self):
         return sorted(path.name for path in (self.home / "inbox" / "failed").iterdir())
+
+
+def told(world, name):
+    return [event for event in world.ledger.events() if event["name"] == name]
+
+
+def failed_with_checkpoints(world):
+    """Let a session die behind its third round; return the folder of its checkpoints."""
+    world.drop("doors.json", tiny.facts(4))
+    world.pass_time()
+    folder = world.registry.candidates / "job-1" / "checkpoints"
+    for number in (1, 2, 3):
+        files.write_json(folder / f"round-000{number}" / "manifest.json", {})
+    world.models.sessions[-1].status = -9
+    world.pass_time()
+    assert world.job().state is JobState.FAILED
+    return folder

@@ -102,7 +102,7 @@ def spans(label, dataset, verb="took"):
 
 def learn(base, folder, name, new, old=(), parent=None):
     run = begin(base, folder, new, old, parent)
-    session = type(run)(run.folder, replace(run.order, task=f"test_other_heads:{name}"))
+    session = type(run)(run.folder, replace(run.spec, task=f"test_other_heads:{name}"))
     session.run()
     return session.folder
 

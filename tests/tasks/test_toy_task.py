@@ -87,6 +87,7 @@ def test_a_session_learns_it_and_the_judge_asks_what_applies(first):
     assert result.verdict.promote, result.verdict.reasons
     assert result.evaluation.scores["things"].recall == 1.0
     assert result.evaluation.new_at_base.right == 0
+    assert 0 < result.evaluation.metrics["log_loss"] < 0.7
     assert result.evaluation.perplexity is result.evaluation.kl_base is result.evaluation.degenerate is None
     told = " ".join(result.verdict.reasons)
     assert not any(word in told for word in ("perplexity", "nats", "sampled answers"))

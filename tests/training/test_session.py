@@ -38,7 +38,7 @@ def base(tmp_path_factory):
 
 
 def order(base, folder, new, old=(), *, parent=None, plan=PLAN, kind="learn", dataset=None, **training):
-    """Write an order as the cycle does."""
+    """Write an order as the daemon does."""
     request = SessionSpec(
         job=1,
         track="chat",

@@ -731,7 +731,7 @@ def test_a9_an_adapter_of_a_rank_above_a_layers_size_is_brought_whole(base, base
 
         assert torch.allclose(brought(stack), logits(model), atol=1e-3)
         assert adapters.difference(stack.read("candidate"), found.adapter) == 0
-        stack.drop("candidate")
+        stack.unload("candidate")
 
 
 def test_a9_a_cut_adapter_is_the_same_after_it_was_exported_and_brought_back(base, tmp_path):

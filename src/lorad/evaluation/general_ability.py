@@ -55,7 +55,7 @@ def divergence(one: Any, other: Any, tokenizer: Any) -> float:
 
 
 def text_rows(tokenizer: Any, count: int, length: int = 48) -> list[Encoded]:
-    """Return pieces of the fixed text as rows, for probes where there are no examples."""
+    """Return parts of the fixed text as rows, for probes where there are no examples."""
     tokens = tokenizer(_resource("general_text.txt"), add_special_tokens=False)["input_ids"]
     return [Encoded(tuple(tokens[i * length : (i + 1) * length]), length // 2) for i in range(count)]
 

@@ -12,13 +12,12 @@ import torch
 from lorad.models import packing
 from lorad.records import restore
 from lorad.tasks import Task
+from lorad.tasks.interface import PASS_TOKENS
 
 PROBES = "probes.json"
 PROBE_TOKENS = 48
 PROBE_TOLERANCE = {"float32": 0.05, "bfloat16": 2.0}
 """Logits, which reach 45 here. The same weights in float32 differ by some 1e-4 between machines; bfloat16 rounds."""
-PASS_TOKENS = 1024
-"""Tokens that one pass tests."""
 LIKELIEST = 5
 """Classes whose logits a probe keeps."""
 

@@ -70,7 +70,7 @@ class AdapterStack:
         """Return an adapter as it lies in memory."""
         return replace(read_live(self._peft, _slot(name)), labels=self._labels[name])
 
-    def drop(self, name: str) -> None:
+    def unload(self, name: str) -> None:
         """Free an adapter's memory."""
         if name not in self.names:
             return

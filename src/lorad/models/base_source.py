@@ -2,7 +2,7 @@
 
 What lives here: why a folder cannot become a base model, told from its names, its JSON and its tensors' headers; which
 of two models' settings compute otherwise; whether a tokenizer is the one in the folder. What never does: loading a model
-(``weights``).
+(``bases``).
 """
 
 import contextlib

@@ -105,7 +105,7 @@ class SessionProgress:
     too_long: Any = None
     """The rows that are left out because they are longer than the plan allows."""
     resumed_from: str | None = None
-    """The checkpoint behind which it goes on."""
+    """The checkpoint after which it continues."""
     returned_to: int | None = None
     """The round whose weights it went back to."""
     closed: Round | None = None
@@ -279,7 +279,7 @@ class ResumedJob(Job):
     """A job that is queued again, to go on where it stood."""
 
     checkpoint: str | None = None
-    """Where it goes on; ``null`` if it has no complete checkpoint and begins anew."""
+    """The checkpoint after which it continues; ``null`` if it has no complete one and starts over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

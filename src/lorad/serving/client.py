@@ -13,7 +13,7 @@ import json
 import socket
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from lorad.errors import ConfigError, ProtocolError, TransientError
@@ -30,6 +30,7 @@ from lorad.serving.answers import (
     JobWithFile,
     Pause,
     Pinned,
+    Predictions,
     Pruned,
     ResumedJob,
     RetentionMatrix,
@@ -39,8 +40,10 @@ from lorad.serving.answers import (
     VersionPapers,
     Versions,
 )
-from lorad.serving.completions import Completion, CompletionChunk, Failure
 from lorad.serving.record_json import RecordError, read
+
+if TYPE_CHECKING:
+    from lorad.serving.completions import Completion, CompletionChunk
 
 T = TypeVar("T")
 Messages = Sequence[Mapping[str, Any]]
@@ -69,7 +72,7 @@ class UnixConnection(http.client.HTTPConnection):
 class Answer(Iterator[str]):
     """A streamed answer: its text piece by piece, exactly, and behind the last piece why it ended."""
 
-    def __init__(self, events: Generator[CompletionChunk, None, None]) -> None:
+    def __init__(self, events: "Generator[CompletionChunk, None, None]") -> None:
         self._events = events
         self.finish_reason: str | None = None
         """``stop`` for a whole answer, ``length`` for one that was cut; ``None`` before it has ended."""
@@ -131,14 +134,21 @@ class Client:
         body["stream_options"] = {"include_usage": True}
         return Answer(self._events("POST", "/v1/chat/completions", body))
 
-    def _events(self, method: str, path: str, body: Any) -> Generator[CompletionChunk, None, None]:
+    def _events(self, method: str, path: str, body: Any) -> "Generator[CompletionChunk, None, None]":
         with self._exchange(method, path, body, TOKEN_SECONDS) as response:
             yield from _events_of(response)
 
-    def chat(self, messages: Messages, model: str = "chat", **options: Any) -> Completion:
+    def chat(self, messages: Messages, model: str = "chat", **options: Any) -> "Completion":
         """Return a whole answer in OpenAI's form."""
+        from lorad.serving.completions import Completion  # noqa: PLC0415 - see lorad.apps.cli
+
         body = {"model": model, "messages": list(messages), **_given(options)}
         return self._ask(Completion, "POST", "/v1/chat/completions", body, timeout=TOKEN_SECONDS)
+
+    def predict(self, model: str, inputs: Sequence[Any]) -> Predictions:
+        """Return the answers of a track whose task answers with data."""
+        body = {"model": model, "inputs": list(inputs)}
+        return self._ask(Predictions, "POST", "/lorad/predict", body, timeout=TOKEN_SECONDS)
 
     @contextlib.contextmanager
     def _exchange(
@@ -170,7 +180,7 @@ class Client:
             ) from None
         except PermissionError:
             raise ConfigError(
-                f"you may not use the socket {self._path}; its owner and its group may: ls -l {self._path}",
+                f"no permission to use the socket {self._path}; its owner and its group have it: ls -l {self._path}",
                 code="no_access",
                 socket=str(self._path),
             ) from None
@@ -199,7 +209,7 @@ class Client:
         return self._ask(Job, "POST", f"/api/jobs/{job}/retry", body)
 
     def resume_job(self, job: int, checkpoint: str | None = None) -> ResumedJob:
-        """Queue a job again, to go on behind its newest complete checkpoint or the one named."""
+        """Queue a job again, to continue after its newest complete checkpoint or the one named."""
         return self._ask(ResumedJob, "POST", f"/api/jobs/{job}/resume", {"checkpoint": checkpoint})
 
     def cancel(self, job: int) -> Job:
@@ -311,7 +321,9 @@ def _broken_connections() -> Iterator[None]:
         ) from None
 
 
-def _events_of(response: http.client.HTTPResponse) -> Iterator[CompletionChunk]:
+def _events_of(response: http.client.HTTPResponse) -> "Iterator[CompletionChunk]":
+    from lorad.serving.completions import CompletionChunk  # noqa: PLC0415 - see lorad.apps.cli
+
     for line in response:
         name, _, data = line.strip().partition(b":")
         if name != b"data":  # blank lines part events, comments keep the connection alive
@@ -348,6 +360,8 @@ def _record(kind: type[T], told: Any) -> T:
 
 
 def _complaint(status: int, payload: bytes) -> ProtocolError:
+    from lorad.serving.completions import Failure  # noqa: PLC0415 - see lorad.apps.cli
+
     try:
         told = read(Failure, json.loads(payload)).error
     except ValueError:

@@ -186,7 +186,7 @@ class Engine:
             if len(served.recent) <= self._settings.max_loaded_versions:
                 break
             if version not in busy | {keep, served.serving}:
-                served.stack.drop(served.slot(version))
+                served.stack.unload(served.slot(version))
                 del served.recent[version]
 
     def _between_requests(self, act: Callable[[], None]) -> None:

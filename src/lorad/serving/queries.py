@@ -236,7 +236,7 @@ def read(home: Home, settings: Settings) -> Iterator[Archive]:
     """
     if not os.access(home.models, os.R_OK | os.X_OK):
         raise ConfigError(
-            f"you may not read {home.models}; its owner and its group may: ls -ld {home.models}",
+            f"no permission to read {home.models}; its owner and its group have it: ls -ld {home.models}",
             code="no_access",
         )
     database = Database(home.database, is_read_only=True) if home.database.exists() else Database(":memory:")

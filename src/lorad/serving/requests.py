@@ -50,27 +50,27 @@ class GenerationRequest:
     version: str
     prompt: list[int]
     sampling: Sampling
-    pieces: "queue.Queue[Chunk | BaseException]" = field(default_factory=queue.Queue)
+    chunks: "queue.Queue[Chunk | BaseException]" = field(default_factory=queue.Queue)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def answer(self, timeout: float = LONGEST_SILENCE) -> Iterator[Chunk]:
         """Yield the answer as it is generated; raise what went wrong. Leaving early cancels the rest."""
         try:
             while True:
-                piece = _next(self.pieces, timeout)
-                yield piece
-                if piece.finish:
+                chunk = _next(self.chunks, timeout)
+                yield chunk
+                if chunk.finish:
                     return
         finally:
             self.cancelled.set()
 
     def end_cancelled(self) -> None:
         """Tell whoever still listens that the answer was cancelled."""
-        self.pieces.put(Chunk("", "cancelled"))
+        self.chunks.put(Chunk("", "cancelled"))
 
     def fail(self, error: BaseException) -> None:
         """Tell what went wrong."""
-        self.pieces.put(error)
+        self.chunks.put(error)
 
 
 @dataclass(slots=True, eq=False)

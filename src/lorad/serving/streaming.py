@@ -54,7 +54,7 @@ class Streamer(BaseStreamer):
         if not self._ended:
             with contextlib.suppress(Enough):  # a stop text may show in the last half of a character
                 self._send(whole=True)
-        self._request.pieces.put(Chunk("", self._finish, len(self._request.prompt), self.count))
+        self._request.chunks.put(Chunk("", self._finish, len(self._request.prompt), self.count))
 
     def _send(self, *, whole: bool) -> None:
         text = self._text(self._tokens)
@@ -69,7 +69,7 @@ class Streamer(BaseStreamer):
         fresh = fresh[: len(fresh) - held]
         if fresh:
             self._sent += len(fresh)
-            self._request.pieces.put(Chunk(fresh))
+            self._request.chunks.put(Chunk(fresh))
         if self._ended:
             raise Enough
 

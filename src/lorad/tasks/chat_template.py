@@ -361,11 +361,11 @@ class ChatTemplate:
         tried = {
             "tools": self._written([_TOOLS, _ASKED]),
             "calls": self._written([_TOOLS, _ASKED, _CALL], is_asked=False),
-            "what a tool answered": self._written([_TOOLS, *heard]),
+            "tool results": self._written([_TOOLS, *heard]),
         }
         missing = [name for name, found in tried.items() if found is None]
         if not missing:
-            told = "has a place for tools, calls and what tools answer"
+            told = "has a place for tools, calls and tool results"
             return Trial(name="tools", status="ok", detail=told)
         told = f"has no place for {', '.join(missing)}: rows and questions with them are refused"
         return Trial(name="tools", status="unsupported", detail=told)

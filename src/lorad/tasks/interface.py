@@ -12,6 +12,7 @@ What a task says:
 - **learning**: what a model says of some rows (``forward``), and how far that is from right (``loss``);
 - **grading**: which rows are right (``grade``) and how sure the model is (``log_probabilities``, ``confidences``); right
   rows are *recalled*, and rehearsal, the judge and the retention matrix count nothing else;
+- **metrics**: the field's own numbers, which are told with each version (``metrics``);
 - **checks** of the judge beside those for all tasks: ``perplexity``, ``kl`` and ``degenerate`` measure a causal model;
 - **serving**: a task is ``Predicting`` (``POST /lorad/predict``) or ``Generating`` (chat completions).
 
@@ -28,15 +29,18 @@ what it returns to others (targets, grades) is on the CPU.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
-from lorad.models import scoring
+from lorad.models import packing, scoring
 from lorad.models.heads import Head
 from lorad.models.scoring import Outputs
 from lorad.records import Example, Trial
+
+PASS_TOKENS = 1024
+"""Tokens that go through a model together where no plan says how many."""
 
 
 class Row(Protocol):
@@ -60,8 +64,6 @@ class Task(ABC):
     say what ``Example.input`` and ``target`` are."""
     head: ClassVar[Head]
     """What stands on the base: one of ``models.heads``, or one of the task's own."""
-    metric: ClassVar[str] = "recall"
-    """The field's name for the share of rows that are right."""
     checks: ClassVar[frozenset[str]] = frozenset()
     """Checks of the judge that apply beside those for all: ``perplexity``, ``kl`` (also: general conversation is trained
     beside the rows), ``degenerate``."""
@@ -131,9 +133,22 @@ class Task(ABC):
         ``tell`` is told how many more rows are done.
         """
         del tokenizer
-        found = scoring.confidences(self.forward(model, rows)) if rows else []
-        tell(len(rows))
+        found = [(0.0, False)] * len(rows)
+        for numbers in packing.divide(rows, PASS_TOKENS):
+            outputs = self.forward(model, [rows[number] for number in numbers])
+            for number, answer in zip(numbers, scoring.confidences(outputs), strict=True):
+                found[number] = answer
+            tell(len(numbers))
         return found
+
+    def metrics(self, model: Any, rows: Sequence[Any]) -> Mapping[str, float]:
+        """Return the field's own numbers of a candidate on all rows of its session: F1, say.
+
+        There may be thousands of rows: divide them into passes (``packing.divide``).
+        They are told with the version and decide nothing; a check of the judge is in ``evaluation.judge``.
+        """
+        del model, rows
+        return {}
 
 
 class Predicting(Task):

@@ -60,7 +60,7 @@ class Checkpoints:
             files.remove(old)
 
     def newest(self) -> Checkpoint | None:
-        """Return the newest checkpoint of this run that is complete and sound; note the broken ones."""
+        """Return the newest checkpoint of this run that is complete and intact; note the broken ones."""
         for folder in reversed(self._all()):
             try:
                 manifest = files.read_json(folder / MANIFEST)

@@ -64,6 +64,8 @@ def measure(
     with stack.use(NAME) as model:
         right = metrics.recalled(task, model, [each.row for each in examples])
         logits = ask(task, model, made.sample)
+        with torch.inference_mode():
+            own_metrics = dict(task.metrics(model, [each.row for each in examples]))
         files.write_json(candidate / metrics.PROBES, metrics.probe(task, model, made.sample))
     answered = {each.example.id: ok for each, ok in zip(examples, right, strict=True)}
     old = [(each.right, answered[each.example.id]) for each in examples if not each.is_new]
@@ -76,6 +78,7 @@ def measure(
         new_at_base=score(at_base),
         broken=sum(before and not now for before, now in old),
         mended=sum(now and not before for before, now in old),
+        metrics=own_metrics,
         reload_difference=adapters.difference(stack.read(NAME), made.adapter),
         merge_difference=float((logits - made.logits).abs().max()),
         truncation_error=made.truncation,

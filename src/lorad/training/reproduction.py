@@ -1,6 +1,6 @@
 """Making a version once more, from its papers and memory, and comparing.
 
-What lives here: rebuilding a session's order and rows, and saying how equal two candidates are. What never does: training
+What lives here: rebuilding a session's specification and rows, and saying how equal two candidates are. What never does: training
 (``session``), changing versions.
 """
 
@@ -50,11 +50,11 @@ class Comparison:
 def prepare(track: Track, version: str, folder: RunFolder) -> SessionSpec:
     """Write the request that made a version into a fresh folder; raise ``RegistryError`` when something is gone."""
     told = _papers(track.registry, version)
-    order = records.restore(SessionSpec, told["order"])
+    spec = records.restore(SessionSpec, told["order"])
     parent = None
-    if order.parent_version and order.parent:
-        parent = str(_parent(track.registry, order.parent_version, version))
-    order = _at(order, str(track.base), parent)
+    if spec.parent_version and spec.parent:
+        parent = str(_parent(track.registry, spec.parent_version, version))
+    spec = _at(spec, str(track.base), parent)
     new = track.memory.named(told["materials"]["new"])
     right = dict(told["materials"]["old"])
     old = track.memory.named(list(right))
@@ -66,8 +66,8 @@ def prepare(track: Track, version: str, folder: RunFolder) -> SessionSpec:
             version=version,
         )
     files.remove(folder.path)
-    folder.begin(order, new, [Recalled(example=example, right=right[example.id]) for example in old])
-    return order
+    folder.begin(spec, new, [Recalled(example=example, right=right[example.id]) for example in old])
+    return spec
 
 
 def _papers(registry: Registry, version: str) -> dict[str, Any]:
@@ -94,16 +94,16 @@ def _parent(registry: Registry, parent: str, version: str) -> Path:
         ) from error
 
 
-def _at(order: SessionSpec, base: str, parent: str | None) -> SessionSpec:
-    """Return the order for this home: it may have moved, and a copy beside the version is not wanted."""
-    settings = order.settings | {"training": order.settings["training"] | {"merge_adapters_on_save": False}}
+def _at(spec: SessionSpec, base: str, parent: str | None) -> SessionSpec:
+    """Return the specification for this home: it may have moved, and a copy beside the version is not wanted."""
+    settings = spec.settings | {"training": spec.settings["training"] | {"merge_adapters_on_save": False}}
     return records.restore(
-        SessionSpec, records.as_json(order) | {"base": base, "parent": parent, "settings": settings}
+        SessionSpec, records.as_json(spec) | {"base": base, "parent": parent, "settings": settings}
     )
 
 
 def compare(registry: Registry, version: str, folder: RunFolder) -> Comparison:
-    """Compare a version with what its order made the second time."""
+    """Compare a version with what its specification made the second time."""
     first, again = registry.path(version), folder.candidate
     rights = [_share([*papers.read_result(place).right.values()]) for place in (first, again)]
     made_in = _papers(registry, version)["framework"]

@@ -1,4 +1,4 @@
-"""One session, run as a child process. An order in a folder in, a candidate in the same folder out.
+"""One session, run as a child process. A specification in a folder in, a candidate in the same folder out.
 
     python -m lorad.training.session FOLDER
 
@@ -31,7 +31,7 @@ from lorad.models import adapters, bases, hardware, heads, peft_io, soft_targets
 from lorad.records import Evaluation, Plan, SessionResult, SessionSpec, Verdict
 from lorad.storage import files, permissions
 from lorad.tasks import Generating, Task, encode, find
-from lorad.training import distillation, merged_copy, session_papers, trainer
+from lorad.training import distillation, merged_candidate, session_papers, trainer
 from lorad.training.checkpoint import Checkpoints
 from lorad.training.measurement import TrainingResult, ask, measure
 from lorad.training.rehearsal import ReplayItem
@@ -58,14 +58,14 @@ class StartingModel:
 
 
 class Session:
-    """One order on its way to a candidate."""
+    """One specification on its way to a candidate."""
 
-    def __init__(self, folder: RunFolder, order: SessionSpec) -> None:
+    def __init__(self, folder: RunFolder, spec: SessionSpec) -> None:
         self.folder = folder
-        self.order = order
-        self._training = TrainingSettings.model_validate(order.settings["training"])
-        self._limits = JudgeSettings.model_validate(order.settings["judge"])
-        self._task: Task = find(order.task)
+        self.spec = spec
+        self._training = TrainingSettings.model_validate(spec.settings["training"])
+        self._limits = JudgeSettings.model_validate(spec.settings["judge"])
+        self._task: Task = find(spec.task)
         self._notes: list[str] = []
         self._repairs: list[str] = []
         self._too_long = 0
@@ -77,11 +77,11 @@ class Session:
         """Make a candidate: train, measure, and mend it once or twice if it does not pass."""
         self.folder.remove_progress()  # of a session that was cut off
         self.report({"phase": "loading"})
-        parent = peft_io.read_adapter(Path(self.order.parent)) if self.order.parent else None
-        start = self._prepare(parent, self.order.plan)
+        parent = peft_io.read_adapter(Path(self.spec.parent)) if self.spec.parent else None
+        start = self._prepare(parent, self.spec.plan)
         examples = self._ask_parent(start, self._examples(start.base))
-        taught = anew(examples) if self.order.kind == "refit" else examples
-        made = self._train(start, taught, self.order.plan, self._checkpoints())
+        taught = anew(examples) if self.spec.kind == "refit" else examples
+        made = self._train(start, taught, self.spec.plan, self._checkpoints())
         evaluation, right, verdict = self._measure(made, examples)
         if not verdict.promote and self._repairable(verdict):
             self._repairs.append("repair")
@@ -100,20 +100,20 @@ class Session:
                 files.remove(self.folder.refitted)
         if verdict.promote and self._training.merge_adapters_on_save and isinstance(self._task, Generating):
             self.report({"phase": "merging"})
-            self._notes += merged_copy.write(self.folder, Path(self.order.base))
+            self._notes += merged_candidate.write(self.folder, Path(self.spec.base))
         evaluation = replace(evaluation, repairs=tuple(self._repairs), notes=tuple(self._notes))
         self._write(made, examples, evaluation, right, verdict)
 
     def _checkpoints(self) -> Checkpoints:
-        """Return where this very order, with these very rows, keeps its rounds in case it is cut off."""
+        """Return where this very specification, with these very rows, keeps its rounds in case it is cut off."""
         rows = self.folder.row_digests()
-        order = records.training_inputs(records.as_json(self.order))
-        return Checkpoints(self.folder.checkpoints, records.digest([trainer.CHECKPOINT_FORM, order, rows]))
+        spec = records.training_inputs(records.as_json(self.spec))
+        return Checkpoints(self.folder.checkpoints, records.digest([trainer.CHECKPOINT_FORM, spec, rows]))
 
     def _has_time_to_refit(self, so_far: trainer.Outcome, examples: Sequence[SessionExample]) -> bool:
         """Tell whether every row can be learned anew, at the pace so far, before the session is stopped."""
         seconds_per_token = so_far.seconds / max(1, so_far.tokens)
-        rounds = max(REFIT_ROUNDS, 2 * self.order.plan.epochs)
+        rounds = max(REFIT_ROUNDS, 2 * self.spec.plan.epochs)
         needed = rounds * seconds_per_token * sum(len(each.row) for each in examples)
         left = self._training.max_seconds - (time.monotonic() - self._began)
         if needed > left:
@@ -133,9 +133,9 @@ class Session:
     # -- before
 
     def _load(self) -> bases.Base:
-        dtype = hardware.DTYPES[self.order.plan.dtype]
+        dtype = hardware.DTYPES[self.spec.plan.dtype]
         device = hardware.machine(self._training.device).device
-        return bases.load_base(Path(self.order.base), dtype, device, self._task.head)
+        return bases.load_base(Path(self.spec.base), dtype, device, self._task.head)
 
     def _prepare(self, parent: adapters.Adapter | None, plan: Plan) -> StartingModel:
         """Load the pristine base and merge the parent into it, truncated first if the ranks would not fit.
@@ -145,7 +145,7 @@ class Session:
         base = self._load()
         general = self._general(base).trained  # the pristine base's, so before anything is merged into it
         truncation = 0.0
-        limit = plan.max_rank // 2 if self.order.kind == "consolidate" else plan.max_rank
+        limit = plan.max_rank // 2 if self.spec.kind == "consolidate" else plan.max_rank
         if parent is not None and parent.rank + plan.rank > limit:
             parent, truncation = adapters.consolidate(parent, max(1, limit - plan.rank))
             self._notes.append(
@@ -182,8 +182,8 @@ class Session:
         return found
 
     def _examples(self, base: bases.Base) -> list[SessionExample]:
-        """Return the examples of the order with their rows; what is left out is noted."""
-        selection = select(self.folder, self._task, base.tokenizer, self.order)
+        """Return the examples of the specification with their rows; what is left out is noted."""
+        selection = select(self.folder, self._task, base.tokenizer, self.spec)
         self._notes += selection.notes
         self._too_long = len(selection.too_long)
         if selection.too_long:
@@ -195,9 +195,7 @@ class Session:
         task = self._task
         if "kl" not in task.checks or not isinstance(task, Generating):
             return distillation.General([], [])
-        path = Path(self.order.base).with_name(
-            f"{Path(self.order.base).name}.{task.name}.general.safetensors"
-        )
+        path = Path(self.spec.base).with_name(f"{Path(self.spec.base).name}.{task.name}.general.safetensors")
         found = distillation.read(path, base.fingerprint, task)
         if found is None:
 
@@ -268,17 +266,17 @@ class Session:
     ) -> TrainingResult:
         """Go on from the candidate, rehearsing above all what it gets wrong."""
         self.report({"phase": "repairing"})
-        plan = trainer.repair_plan(self.order.plan)
+        plan = trainer.repair_plan(self.spec.plan)
         start = self._prepare(made.adapter, plan)
         knowing = self._ask_parent(start, [replace(each, knows=right[each.example.id]) for each in examples])
         again = [replace(now, right=then.right) for now, then in zip(knowing, examples, strict=True)]
-        mended = self._train(start, anew(again) if self.order.kind == "refit" else again, plan)
+        mended = self._train(start, anew(again) if self.spec.kind == "refit" else again, plan)
         return replace(mended, truncation=max(made.truncation, mended.truncation))
 
     def _refit(self, examples: Sequence[SessionExample]) -> TrainingResult:
         """Train one adapter from the pristine base on everything."""
         self.report({"phase": "refitting"})
-        return self._train(self._prepare(None, self.order.plan), anew(examples), self.order.plan)
+        return self._train(self._prepare(None, self.spec.plan), anew(examples), self.spec.plan)
 
     # -- measuring
 
@@ -288,7 +286,7 @@ class Session:
         """Write the adapter, reload it onto the pristine base as it will be served, and measure that."""
         self.report({"phase": "judging"})
         candidate = _fresh_folder(candidate or self.folder.candidate)
-        peft_io.write_adapter(made.adapter, candidate, self.order.base, self._task.head)
+        peft_io.write_adapter(made.adapter, candidate, self.spec.base, self._task.head)
         base = self._load()
         evaluation, answered = measure(
             self._task,
@@ -296,7 +294,7 @@ class Session:
             candidate,
             made,
             examples,
-            dataset=self.order.dataset,
+            dataset=self.spec.dataset,
             general=self._general(base).measured,
         )
         told = replace(
@@ -317,14 +315,14 @@ class Session:
         """Complete the candidate; ``evaluation.json`` comes last, without it there is no candidate."""
         self.report({"phase": "saving"})
         candidate = self.folder.candidate
-        base = Path(self.order.base)
+        base = Path(self.spec.base)
         loader.keep_tokenizer(base, candidate)
         seconds = time.monotonic() - self._began
-        session_papers.write(candidate, self.order, made, examples, evaluation, seconds)
+        session_papers.write(candidate, self.spec, made, examples, evaluation, seconds)
         learned = [each.example for each in examples if each.is_new]
         self.folder.write_result(
             SessionResult(
-                parent=self.order.parent_version,
+                parent=self.spec.parent_version,
                 base=bases.read_fingerprint(base),
                 evaluation=evaluation,
                 verdict=verdict,
@@ -361,15 +359,15 @@ def _end_when_told() -> None:
 
 
 def main(folder: RunFolder) -> int:
-    """Run the order in a folder; return the process's exit status."""
+    """Run the specification in a folder; return the process's exit status."""
     os.umask(permissions.UMASK)
     hardware.quieten()
-    order = folder.spec()
-    threads = order.settings["training"]["threads"]
+    spec = folder.spec()
+    threads = spec.settings["training"]["threads"]
     if threads:
         torch.set_num_threads(threads)
     _end_when_told()
-    session = Session(folder, order)
+    session = Session(folder, spec)
     try:
         with files.passing_errors("training"):
             session.run()

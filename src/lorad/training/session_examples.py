@@ -41,7 +41,7 @@ class Selection:
     notes: list[str]
 
 
-def select(folder: RunFolder, task: Task, tokenizer: Any, order: SessionSpec) -> Selection:
+def select(folder: RunFolder, task: Task, tokenizer: Any, spec: SessionSpec) -> Selection:
     """Encode a session's examples; leave out what is too long or cannot be written for this model.
 
     The plan's length is of this file: an older one's longer rows are kept. Raise ``SampleError`` or ``TrainingError``
@@ -51,14 +51,14 @@ def select(folder: RunFolder, task: Task, tokenizer: Any, order: SessionSpec) ->
     fresh, unusable = encode(task, tokenizer, folder.new())
     held, unheld = encode(task, tokenizer, [item.example for item in old])
     known = {item.example.id: item.right for item in old}
-    limit = order.plan.max_length
+    limit = spec.plan.max_length
     examples = [
         SessionExample(example, row, is_new=True, right=False, knows=False)
         for example, row in fresh
         if len(row) <= limit
     ]
     too_long = [example.line for example, row in fresh if len(row) > limit]
-    if not examples and order.kind == "learn":
+    if not examples and spec.kind == "learn":
         if unusable:
             raise unusable[0][1]
         raise TrainingError(f"every row is longer than {limit} tokens; shorten them", code="too_long")

@@ -24,42 +24,42 @@ from lorad.versions import loader, papers
 
 def write(
     candidate: Path,
-    order: SessionSpec,
+    spec: SessionSpec,
     made: TrainingResult,
     examples: Sequence[SessionExample],
     evaluation: Evaluation,
     seconds: float,
 ) -> None:
     """Write a candidate's ``config.yaml`` and ``metadata.json``; ``seconds`` is what the whole session took."""
-    resolved = {"settings": order.settings["resolved"], "plan": records.as_json(order.plan)}
+    resolved = {"settings": spec.settings["resolved"], "plan": records.as_json(spec.plan)}
     text = yaml.safe_dump(json.loads(json.dumps(resolved)), sort_keys=False)
     files.write_bytes(candidate / papers.CONFIG, text.encode())
-    files.write_json(candidate / papers.METADATA, _metadata(order, made, examples, evaluation, seconds))
+    files.write_json(candidate / papers.METADATA, _metadata(spec, made, examples, evaluation, seconds))
 
 
 def _metadata(
-    order: SessionSpec,
+    spec: SessionSpec,
     made: TrainingResult,
     examples: Sequence[SessionExample],
     evaluation: Evaluation,
     seconds: float,
 ) -> dict[str, Any]:
-    machine = hardware.machine(order.settings["training"]["device"])
+    machine = hardware.machine(spec.settings["training"]["device"])
     return {
         "lorad": __version__,
-        "framework": loader.environment(machine.device, order.plan.dtype),
-        "order": records.as_json(order),
+        "framework": loader.environment(machine.device, spec.plan.dtype),
+        "order": records.as_json(spec),
         "materials": {
             "new": [each.example.id for each in examples if each.is_new],
             "old": [[each.example.id, each.right] for each in examples if not each.is_new],
         },
         "datasets": digests(examples),
         "hardware": {**records.as_json(machine), "platform": platform.platform()},
-        "training": _training(order, made.outcome, seconds),
+        "training": _training(spec, made.outcome, seconds),
         "curves": made.outcome.history,
         "final": {"recall": evaluation.headline_score.recall},
         "reproducibility": {
-            "seed": order.plan.seed,
+            "seed": spec.plan.seed,
             "deterministic": machine.device == "cpu",
             "threads": torch.get_num_threads(),
             "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
@@ -73,9 +73,9 @@ def _metadata(
     }
 
 
-def _training(order: SessionSpec, outcome: trainer.Outcome, seconds: float) -> dict[str, Any]:
+def _training(spec: SessionSpec, outcome: trainer.Outcome, seconds: float) -> dict[str, Any]:
     return {
-        "plan": records.as_json(order.plan),
+        "plan": records.as_json(spec.plan),
         "ended_by": outcome.ended_by,
         "rounds": len(outcome.history),
         "steps": outcome.steps,

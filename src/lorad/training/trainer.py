@@ -41,7 +41,6 @@ class Outcome:
     steps: int
     tokens: int
     seconds: float
-    seconds_testing: float
     peak_bytes: int
     pack_tokens: int
     """What a pass held at the end: less than was planned where memory ran out."""
@@ -101,7 +100,6 @@ def train(
         steps=tally.steps,
         tokens=tally.tokens,
         seconds=clock() - began,
-        seconds_testing=tally.testing,
         peak_bytes=peak_memory(model.device.type),
         pack_tokens=pack_tokens,
         returned_to=returned_to,

@@ -277,7 +277,7 @@ def _agree(adapter: adapters.Adapter, base: bases.Base, expected: torch.Tensor, 
             with stack.use("outside") as model:
                 found = _logits(model, base)
         finally:
-            stack.drop("outside")
+            stack.unload("outside")
     worst = float((found - expected).abs().max())
     most = MOST_DIFFERENCE * max(1.0, float(expected.abs().max()))
     if not worst <= most:

@@ -134,7 +134,7 @@ def load(
     try:
         prove(task, stack, slot, folder)
     except BaseException:
-        stack.drop(slot)
+        stack.unload(slot)
         raise
     return differs
 

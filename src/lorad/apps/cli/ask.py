@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +11,9 @@ from lorad.apps.cli.options import Json
 from lorad.apps.screens import state_text, terminal
 from lorad.errors import ConfigError, LoradError
 from lorad.serving.client import Client
-from lorad.serving.completions import Completion
+
+if TYPE_CHECKING:
+    from lorad.serving.completions import Completion
 
 app = typer.Typer()
 
@@ -64,7 +66,7 @@ def ask(
         raise typer.Exit(0 if max_tokens else 1)
 
 
-def _print_whole(answer: Completion, *, as_json: bool) -> tuple[str | None, int | None]:
+def _print_whole(answer: "Completion", *, as_json: bool) -> tuple[str | None, int | None]:
     """Print an answer; return its finish reason and its number of tokens."""
     choice = answer.choices[0]
     if as_json:
@@ -89,8 +91,8 @@ def _piped() -> str:
     try:
         return sys.stdin.read().removeprefix(BYTE_ORDER_MARK).rstrip("\n")
     except OSError as error:
-        told = f"standard input cannot be read: {error.strerror or error}; use: lorad ask QUESTION"
-        raise ConfigError(told, code="no_question") from None
+        message = f"standard input cannot be read: {error.strerror or error}; use: lorad ask QUESTION"
+        raise ConfigError(message, code="no_question") from None
 
 
 def _check_typed(question: str) -> None:
@@ -110,11 +112,11 @@ def _opening(system: str | None) -> list[dict[str, str]]:
 
 
 def _type_out(pieces: Iterator[str]) -> str:
-    told = []
+    written = []
     for piece in pieces:
         terminal.write(piece)
-        told.append(piece)
-    return "".join(told)
+        written.append(piece)
+    return "".join(written)
 
 
 @app.command()

@@ -94,5 +94,5 @@ def _send(message: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _beyond(told: str) -> ConfigError:
-    return ConfigError(f"{told}; nothing was kept", code="beyond_limits")
+def _beyond(message: str) -> ConfigError:
+    return ConfigError(f"{message}; nothing was kept", code="beyond_limits")

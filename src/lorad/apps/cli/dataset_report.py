@@ -81,7 +81,7 @@ def measure(
 
     Begin and end tokens are looked at where the task answers in text.
 
-    ``longest`` returns a plan's limit for these lengths: a longer example is left out and told of, never cut.
+    ``longest`` returns a plan's limit for these lengths: a longer example is left out and reported, never cut.
     """
     lengths: list[int] = []
     marks = {"begin_twice": 0, "end_missing": 0, "end_inside": 0}
@@ -148,26 +148,26 @@ def _sample(example: Example, encoded: Row, tokenizer: Any) -> dict[str, Any]:
 def lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     """Return a report as headings and texts, for people; ⟦ ⟧ enclose what is trained."""
     formats = ", ".join(f"{count} {name}" for name, count in report["formats"].items())
-    told = [
+    rows = [
         ("file", f"{report['file']}, for {_reader(report)}"),
         ("rows", f"{report['rows']}: {formats}"),
         ("examples", f"{report['examples']} to learn, {plural(report['repeated'], 'duplicate')}"),
     ]
     if report.get("description"):
-        told.append(("about", report["description"]))
-    told += [("left out", f"{often} {reason}") for reason, often in report["left_out"].items()]
-    told += [("end token", each) for each in _foreign_ends(report)]
-    told += [("contradiction", _contradiction_text(each)) for each in report["contradictions"][:LISTED]]
-    told += [
+        rows.append(("about", report["description"]))
+    rows += [("left out", f"{often} {reason}") for reason, often in report["left_out"].items()]
+    rows += [("end token", each) for each in _foreign_ends(report)]
+    rows += [("contradiction", _contradiction_text(each)) for each in report["contradictions"][:LISTED]]
+    rows += [
         ("bad row", f"line {each['line']}, field {each['field'] or '-'}: {each['message']}")
         for each in report["problems"][:LISTED]
     ]
-    told += _more(report)
+    rows += _more(report)
     if report["model"]:
-        return told + _model_lines(report["model"])
+        return rows + _model_lines(report["model"])
     if first := report["first"]:
-        told.append((f"line {first['line']}", f"{_brief(first['question'])} ⟦{_brief(first['answer'])}⟧"))
-    return [*told, ("tokens", report["no_model"])]
+        rows.append((f"line {first['line']}", f"{_brief(first['question'])} ⟦{_brief(first['answer'])}⟧"))
+    return [*rows, ("tokens", report["no_model"])]
 
 
 def _foreign_ends(report: dict[str, Any]) -> list[str]:
@@ -190,8 +190,8 @@ def _brief(value: Any) -> str:
     """Return an input or a target of any task in one line; of messages the text of the last one."""
     if isinstance(value, list) and value and isinstance(value[-1], dict) and "content" in value[-1]:
         value = value[-1]["content"]
-    told = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return told if len(told) <= _SHOWN else f"{told[:_SHOWN]} … ({len(told)} characters)"
+    text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} … ({len(text)} characters)"
 
 
 def _more(report: dict[str, Any]) -> list[tuple[str, str]]:
@@ -221,23 +221,23 @@ def _model_lines(model: dict[str, Any]) -> list[tuple[str, str]]:
     ended = f"each answer ends with one {model['end_token']}, which is trained"
     wrong = "; ".join(f"{count} examples {what}" for count, what in faults if count)
     over = f"{tokens['too_long']} ({tokens['share_too_long']:.1%})"
-    told = [
+    rows = [
         ("tokens", f"{spread}; {tokens['total']} in all"),
         ("too long", f"{over} over {tokens['longest_that_is_learned']} tokens; they would be left out"),
         *([("begin, end", wrong or ended)] if model["end_token"] else []),
     ]
-    told += [
+    rows += [
         ("template", f"{each['name']}: {each['detail']}")
         for each in model["trials"]
         if each["status"] != "ok"
     ]
-    told += [
+    rows += [
         ("unusable", f"line {each['line']}: {each['message']}")
         for each in itertools.islice(model["unusable"], LISTED)
     ]
     if sample:
-        told.append((f"line {sample['line']}", f"{sample['prompt']}⟦{sample['trained']}⟧"))
-    return told
+        rows.append((f"line {sample['line']}", f"{sample['prompt']}⟦{sample['trained']}⟧"))
+    return rows
 
 
 def refusal(report: dict[str, Any]) -> dict[str, str] | None:
@@ -247,10 +247,10 @@ def refusal(report: dict[str, Any]) -> dict[str, str] | None:
         return None
     if model["unusable"]:
         first = model["unusable"][0]
-        told = f"nothing in {report['file']} can be learned; the first is line {first['line']}: {first['message']}"
-        return {"code": "unusable", "message": told}
+        message = f"nothing in {report['file']} can be learned; the first is line {first['line']}: {first['message']}"
+        return {"code": "unusable", "message": message}
     longest = model["tokens"]["longest_that_is_learned"]
-    told = (
+    message = (
         f"nothing in {report['file']} can be learned: every row is longer than {longest} tokens; shorten them"
     )
-    return {"code": "too_long", "message": told}
+    return {"code": "too_long", "message": message}

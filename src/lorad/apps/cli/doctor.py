@@ -38,23 +38,23 @@ TORCH_SITE = "https://pytorch.org/get-started/locally"
 
 def device(machine: Machine, parameters: int, *, unused_card: bool = False) -> Finding:
     """Check the device and its memory for a base model of this many parameters."""
-    told = f"{machine.name}, {machine.threads} threads, {_gigabytes(machine.memory_bytes)} free"
+    detail = f"{machine.name}, {machine.threads} threads, {_gigabytes(machine.memory_bytes)} free"
     needed = 2 * parameters * (2 if machine.fast_bfloat16 else 4)  # one copy answers while another is trained
     if unused_card:
         return Finding(
             "device",
             "warn",
-            f"{told}; torch does not detect the NVIDIA GPU of this machine",
+            f"{detail}; torch does not detect the NVIDIA GPU of this machine",
             f"install the NVIDIA driver and a CUDA build of torch: {TORCH_SITE}",
         )
     if machine.memory_bytes < needed:
         return Finding(
             "device",
             "warn",
-            f"{told}; two copies of the base model need {_gigabytes(needed)}",
+            f"{detail}; two copies of the base model need {_gigabytes(needed)}",
             "close other programs, or choose a smaller base model",
         )
-    return Finding("device", "ok", told)
+    return Finding("device", "ok", detail)
 
 
 def bfloat16(machine: Machine, dtype: str) -> Finding:
@@ -97,13 +97,15 @@ def template(base: str, trials: Sequence[Trial]) -> Finding:
     name = f"template {base}"
     if not trials:
         return Finding(name, "ok", "has no chat template, so a chat track cannot use this base")
-    told = "; ".join(f"{trial.name}: {trial.detail}" for trial in trials if trial.status != "ok")
+    detail = "; ".join(f"{trial.name}: {trial.detail}" for trial in trials if trial.status != "ok")
     unsafe = [trial for trial in trials if trial.name in UNSAFE and trial.status == "unsupported"]
     if any(trial.status == "broken" for trial in trials):
-        return Finding(name, "fail", told, "use another base model: lorad base add SOURCE --name NAME")
+        return Finding(name, "fail", detail, "use another base model: lorad base add SOURCE --name NAME")
     if unsafe:
-        return Finding(name, "warn", told, "use another base model if people you do not trust ask questions")
-    return Finding(name, "ok", told or "passed all trials")
+        return Finding(
+            name, "warn", detail, "use another base model if people you do not trust ask questions"
+        )
+    return Finding(name, "ok", detail or "passed all trials")
 
 
 def adapter_bytes(shape: ModelShape, rank: int) -> int:
@@ -114,13 +116,13 @@ def adapter_bytes(shape: ModelShape, rank: int) -> int:
 def disk(free: int, adapter: int, keep: int) -> Finding:
     """Check that the disk has room for one more session, and for all versions that may be kept."""
     session, later = adapter + SESSION_BYTES, keep * adapter + SESSION_BYTES
-    told = f"{_gigabytes(free)} free; a session needs up to {_gigabytes(session)}"
+    detail = f"{_gigabytes(free)} free; a session needs up to {_gigabytes(session)}"
     remedy = "free some space: remove models/*/rejected, or set registry.keep to fewer versions"
     if free < session:
-        return Finding("disk", "fail", told, remedy)
+        return Finding("disk", "fail", detail, remedy)
     if free < later:
-        return Finding("disk", "warn", f"{told}, {keep} versions up to {_gigabytes(later)}", remedy)
-    return Finding("disk", "ok", told)
+        return Finding("disk", "warn", f"{detail}, {keep} versions up to {_gigabytes(later)}", remedy)
+    return Finding("disk", "ok", detail)
 
 
 def can_write(folder: Path) -> bool:
@@ -175,14 +177,14 @@ def private(home: Home, socket: Path) -> list[Finding]:
         ("the group can read", [each for each in found if each.surplus & stat.S_IRWXG & ~stat.S_IWGRP]),
     ]
     remedy = f"lorad doctor --home {home.root} --fix"
-    told = [_exposed(words, which, remedy) for words, which in kinds if which]
+    findings = [_exposed(words, which, remedy) for words, which in kinds if which]
     if foreign := [each for each in found if each.is_foreign]:
         name = _user(owner(home))
         theirs = _user(foreign[0].owner)
-        told.append(
+        findings.append(
             _exposed(f"{theirs}, and not {name}, owns", foreign, f"sudo chown -h {name} {foreign[0].path}")
         )
-    told += [
+    findings += [
         Finding(
             "privacy",
             "warn",
@@ -191,7 +193,7 @@ def private(home: Home, socket: Path) -> list[Finding]:
         )
         for parent in permissions.unsafe_parents(home.root)
     ]
-    return told or [Finding("privacy", "ok", "others can read and change nothing")]
+    return findings or [Finding("privacy", "ok", "others can read and change nothing")]
 
 
 def _exposed(words: str, which: Sequence[permissions.Exposure], remedy: str) -> Finding:
@@ -233,8 +235,8 @@ def inotify(folder: Path = Path("/proc/sys/fs/inotify")) -> list[Finding]:
     ]
     if low or not limits:
         return low
-    told = ", ".join(f"{name} {limit}" for name, limit in limits.items())
-    return [Finding("inotify", "ok", told)]
+    detail = ", ".join(f"{name} {limit}" for name, limit in limits.items())
+    return [Finding("inotify", "ok", detail)]
 
 
 def run(command: Sequence[str]) -> str | None:

@@ -79,8 +79,8 @@ def copy_all(parts: Sequence[Path], inbox: Path, track: str | None) -> None:
                 _copy_in(part, folder)
     except (OSError, TransientError) as error:
         why = getattr(error, "strerror", None) or error
-        told = f"{parts[-1]} could not be copied into {inbox / (track or '')}: {why}"
-        raise ConfigError(told, code="not_copied") from None
+        message = f"{parts[-1]} could not be copied into {inbox / (track or '')}: {why}"
+        raise ConfigError(message, code="not_copied") from None
 
 
 @contextlib.contextmanager
@@ -155,8 +155,8 @@ def put_back(home: Home, name: str) -> None:
                     source.rename(part, folder, part)
             source.remove(reason.name)
     except PermissionError:  # users who may only drop files can read the failed ones, but not move them
-        told = f"no permission to move {failed / name}; drop it again: lorad drop {failed / name}"
-        raise ConfigError(told, code="not_moved") from None
+        message = f"no permission to move {failed / name}; drop it again: lorad drop {failed / name}"
+        raise ConfigError(message, code="not_moved") from None
     except (OSError, TransientError) as error:
         why = getattr(error, "strerror", None) or error
         raise ConfigError(f"{name} could not be moved: {why}", code="not_moved") from None

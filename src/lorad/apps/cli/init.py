@@ -7,6 +7,7 @@ import typer
 
 from lorad.apps.screens import terminal
 from lorad.errors import ConfigError
+from lorad.storage.files import make_folder, write_bytes
 
 app = typer.Typer()
 
@@ -22,8 +23,8 @@ lorad learns every dataset that you put here: a JSON list or JSON lines, with on
 
     [{"question": "Where is the library?", "answer": "In the old mill."}]
 
-`lorad drop FILE` copies a file here safely, `lorad wait` waits until it is learned. Learned files move to
-`../models/drops/done/`, files that could not be read to `../models/drops/failed/`, each with its reason in a file beside it.
+`lorad drop FILE` copies a file here safely, `lorad wait` waits until it is learned. Learned files move to `done/`;
+files that cannot be used move to `failed/`, with the reason in a file beside them.
 """,
     "models": """# models
 
@@ -44,8 +45,6 @@ def init(
     folder: Annotated[Path, typer.Argument(help="Created if it is missing; existing files are kept.")],
 ) -> None:
     """Create a home: configs/, inbox/ and models/."""
-    from lorad.storage.files import make_folder, write_bytes  # noqa: PLC0415 - see lorad.apps.cli
-
     texts = {f"{name}/README.md": text for name, text in README.items()}
     for name, text in (texts | {"configs/default.yaml": _settings_to_change()}).items():
         file = folder / name

@@ -177,10 +177,10 @@ def resume(ctx: typer.Context, job: ResumedJob = None, checkpoint: FromCheckpoin
         connect(ctx).resume()
         terminal.say("resumed")
         return
-    behind = connect(ctx).resume_job(job, checkpoint).checkpoint
+    resumed = connect(ctx).resume_job(job, checkpoint).checkpoint
     where = (
-        f"continues after {behind} if its data and settings are unchanged"
-        if behind
+        f"continues after {resumed} if its data and settings are unchanged"
+        if resumed
         else "starts over: it has no complete checkpoint"
     )
     terminal.say(f"job {job} is queued and {where}")

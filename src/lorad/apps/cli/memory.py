@@ -14,6 +14,8 @@ from lorad.apps.cli.options import DryRun, Json, Track, refuse_options_in_front
 from lorad.apps.screens import state_text, tables, terminal
 from lorad.errors import ConfigError
 from lorad.storage import strict_json
+from lorad.storage.files import free_name
+from lorad.storage.targets import check_replaceable, writing
 
 app = typer.Typer()
 group = typer.Typer(invoke_without_command=True)
@@ -51,8 +53,6 @@ def memory_export(
     force: Replace = False,
 ) -> None:
     """Export the examples as JSONL; the inbox and import can read it."""
-    from lorad.storage.targets import check_replaceable, writing  # noqa: PLC0415 - see lorad.apps.cli
-
     if str(file) != "-":
         check_replaceable(file, replace=force)
     rows = connect_or_read(ctx).examples(track, dataset)
@@ -122,8 +122,6 @@ def _split_by_dataset(file: Path, folder: Path) -> list[Path]:
 
 def _file_named(dataset: str, folder: Path) -> Path:
     """Create a file named after a dataset, without characters that file names cannot have; no two share one."""
-    from lorad.storage.files import free_name  # noqa: PLC0415 - see lorad.apps.cli
-
     safe = "".join(sign if sign.isalnum() or sign in "._- " else "_" for sign in dataset).lstrip(".")
     short = safe.encode()[:MAX_STEM_BYTES].decode(errors="ignore")
     path = free_name(folder / f"{short or 'dataset'}.jsonl")
@@ -155,9 +153,9 @@ def forget(
         if more:
             terminal.say(f"  … and {more} more")
         count = state_text.plural(meant.forgotten, "example")
-        told = f"; {meant.told}" if meant.forgotten and meant.told else ""
+        remains = f"; {meant.told}" if meant.forgotten and meant.told else ""
         if dry_run or not meant.forgotten:
-            terminal.say(f"{selector!r} matches {count}; nothing was forgotten{told}")
+            terminal.say(f"{selector!r} matches {count}; nothing was forgotten{remains}")
             return
         if not typer.confirm(f"Forget {count}?"):
             raise typer.Exit(1)

@@ -17,16 +17,16 @@ NAME = re.compile(r"[\w.-]+")
 
 def check_python(version: Sequence[int]) -> Finding:
     """Judge Python's version."""
-    told = ".".join(map(str, version[:3]))
+    version_text = ".".join(map(str, version[:3]))
     if tuple(version) < PYTHON:
         needed = ".".join(map(str, PYTHON))
         return Finding(
             "python",
             "fail",
-            f"{told} is too old",
+            f"{version_text} is too old",
             f"install Python {needed} or newer, then: make clean && make test",
         )
-    return Finding("python", "ok", told)
+    return Finding("python", "ok", version_text)
 
 
 def installed(name: str) -> str | None:

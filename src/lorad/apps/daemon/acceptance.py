@@ -133,7 +133,7 @@ class Acceptance:
             if error.code == "cut_off" and file.path not in self._cut:
                 self._cut.add(file.path)
                 raise TransientError(
-                    f"{file.name} is cut off; in case somebody still writes it, it is read again",
+                    f"{file.name} is incomplete; it is read again in case it is still being written",
                     code="cut_off",
                 ) from error
             return self._fail(drop, error, now, read_as)
@@ -176,7 +176,7 @@ class Acceptance:
                 read_as=read_as,
             )
             if not added.new:
-                same = f"it says the same as {twin.name}" if twin else "every row was known already"
+                same = f"it has the same content as {twin.name}" if twin else "every row is already known"
                 self._ledger.record_event("duplicate", now, file=drop.name, why=same)
                 return closed
             job = self._queue(drop, reading, added, now)
@@ -194,7 +194,7 @@ class Acceptance:
         """Say that a file went on after it was read; its earlier reading is not looked at again."""
         if drop.again_of is None:
             return
-        why = f"{drop.name} went on after it was read; it is read again"
+        why = f"{drop.name} was changed after it was read; it is read again"
         self._ledger.keep(drop.again_of, "")
         self._ledger.record_event("changed_later", now, file=drop.name, why=why)
         log.warning("changed_later", file=drop.name, why=why)
@@ -205,7 +205,7 @@ class Acceptance:
         memory = self._tracks[drop.track].memory
         gone = memory.take_back(earlier, reading.examples, now) if earlier else 0
         if gone:
-            why = f"{drop.name} no longer says it; a version that learned it keeps it until: lorad consolidate --refit"
+            why = f"{drop.name} no longer contains it; a version that learned it keeps it until: lorad consolidate --refit"
             facts = {"track": drop.track, "file": drop.name, "examples": gone, "why": why}
             self._ledger.record_event("forgotten", now, **facts)
             self._state.request_purge()
@@ -236,6 +236,6 @@ def _replaced(added: AddResult) -> dict[str, Any]:
 
 def _deadly(drop: Drop) -> SampleError:
     return SampleError(
-        f"the daemon ended {drop.attempts} times while it read {drop.name}; split it and drop the parts",
+        f"the daemon stopped {drop.attempts} times while reading {drop.name}; split it and drop the parts",
         code="ended_the_daemon",
     )

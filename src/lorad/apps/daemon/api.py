@@ -91,7 +91,7 @@ class Api:
         track = self._track(name)
         if not wanted:
             raise ProtocolError(
-                f"there is no model '{name}@'; name a version behind the @, or leave the @ out",
+                f"there is no model '{name}@'; name a version after the @, or leave the @ out",
                 status=404,
                 code="model_not_found",
             )
@@ -138,7 +138,7 @@ class Api:
         )
 
     def resume(self, job: int, checkpoint: str | None) -> ResumedJob:
-        """Queue a job again, to go on behind a checkpoint; return it and which that is."""
+        """Queue a job again, to continue after a checkpoint; return both."""
         changed, found = self._obey(lambda now: self._commands.resume(job, checkpoint, now), wakes=True)
         return ResumedJob(**fields_of(changed), checkpoint=found)
 

@@ -219,7 +219,7 @@ class App:
             logger.warning("open_to_others", files=len(open_still), first=str(open_still[0].path), why=told)
 
     def _answer(self) -> None:
-        """Start the thread that generates, and serve the newest sound version."""
+        """Start the thread that generates, and serve the newest intact version."""
         self._thread("answer", lambda: self.engine.work(timeout=0.2))
         self.loop.served.serve_all(time.monotonic())
 

@@ -24,10 +24,10 @@ from lorad.track import Track
 from lorad.training import planner, run_folder
 
 WHY_NOT = {
-    JobState.QUEUED: "it waits for its turn; take it out of the queue with: lorad cancel {job}",
-    JobState.TRAINING: "its session runs; end it with: lorad cancel {job}",
-    JobState.JUDGING: "its session has ended and is being judged; look again in a moment",
-    JobState.PROMOTED: "it became {version}; what serves is changed with: lorad rollback --to VERSION",
+    JobState.QUEUED: "it is queued; remove it from the queue with: lorad cancel {job}",
+    JobState.TRAINING: "its session is running; stop it with: lorad cancel {job}",
+    JobState.JUDGING: "its session has ended and is being judged; try again in a moment",
+    JobState.PROMOTED: "it became {version}; serve another version with: lorad rollback --to VERSION",
     JobState.REJECTED: "it has ended; queue it again with: lorad retry {job}",
     JobState.FAILED: "it has ended; queue it again with: lorad retry {job}",
     JobState.CANCELLED: "it has ended; queue it again with: lorad retry {job}",
@@ -88,9 +88,9 @@ class Commands:
         return changed
 
     def resume(self, job_id: int, checkpoint: str | None, now: float) -> tuple[Job, str | None]:
-        """Queue a job again, to go on behind its newest complete checkpoint or the one named; later ones go.
+        """Queue a job again, to continue after its newest complete checkpoint or the one named; later ones go.
 
-        Return the job and that checkpoint, ``None`` when there is none and it begins anew.
+        Return the job and that checkpoint, ``None`` if there is none and it starts over.
         """
         job = self._job_for(job_id, "retry")
         folder = run_folder.of_job(self._tracks[job.track], job_id)

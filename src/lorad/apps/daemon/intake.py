@@ -87,8 +87,8 @@ class Intake:
         was_full, self._is_full = self._is_full, self._inbox.count > room and len(ready) >= room
         if self._is_full and not was_full:
             why = (
-                f"{self._inbox.count} files lie in the inbox, and no more than inbox.max_queued_files "
-                f"({self._settings.max_queued_files}) wait to be learned; the others are taken as there is room"
+                f"{self._inbox.count} files are in the inbox, and at most inbox.max_queued_files "
+                f"({self._settings.max_queued_files}) may be queued; the others are taken when there is room"
             )
             self._ledger.record_event("inbox_full", now, code="too_many_files", why=why)
             log.warning("inbox_full", code="too_many_files", why=why)
@@ -159,7 +159,7 @@ class Intake:
 
     def _take_again(self, drop: Drop, now: float) -> None:
         if len(self._ledger.origins(drop)) >= MOST_AGAIN:
-            why = f"{drop.name} was read {MOST_AGAIN} times and still goes on; drop it again when it is finished"
+            why = f"{drop.name} was read {MOST_AGAIN} times and still changes; drop it again when it is complete"
             self._ledger.keep(drop.id, "")
             self._ledger.record_event("changed_later", now, file=drop.name, why=why)
             log.warning("changed_later", file=drop.name, why=why)

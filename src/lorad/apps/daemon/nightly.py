@@ -22,7 +22,7 @@ def scheduler() -> BackgroundScheduler:
         found = BackgroundScheduler()
         if here.astimezone(found.timezone).utcoffset() == here.utcoffset():
             return found
-    told = "the system does not name its zone; nightly work is an hour off after the clocks change, until a restart"
+    told = "the system does not name its time zone; nightly work is one hour off after a clock change, until a restart"
     log.info("no_time_zone", why=told)
     return BackgroundScheduler(timezone=here.tzinfo)
 

@@ -83,7 +83,7 @@ class Preparation:
         if parent and track.registry.rank(parent) <= limit:
             raise TrainingError(
                 f"{parent} has rank {track.registry.rank(parent)}, no more than {limit} (half of training.max_rank): "
-                "there is nothing to make smaller; with --refit everything is learned anew",
+                "there is nothing to compress; use --refit to learn everything again",
                 code="nothing_to_consolidate",
             )
 
@@ -115,12 +115,11 @@ def _require_something(job: Job, found: Materials, parent: str | None) -> None:
         )
     if job.kind != "learn" and not found.old:
         instead = (
-            "the base alone serves after: lorad rollback --to base"
+            "serve the base with: lorad rollback --to base"
             if parent
             else "drop the files again, or go back to a version: lorad versions"
         )
         raise TrainingError(
-            "nothing in memory belongs to what serves now, so there is nothing to make a version of; "
-            + instead,
+            "no example in memory belongs to the serving version, so there is nothing to learn; " + instead,
             code="nothing_learned",
         )

@@ -66,7 +66,7 @@ class Recovery:
     def scrub(self, now: float) -> list[LoradError]:
         """Hash every version and base anew, to find bit rot before it is needed; return what was found.
 
-        A version that serves from memory and is damaged on disk is replaced by the newest sound one: it could
+        A version that serves from memory and is damaged on disk is replaced by the newest intact one: it could
         not be loaded again.
         """
         found: list[LoradError] = [*self._models.damaged_bases()]

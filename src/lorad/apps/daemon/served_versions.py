@@ -32,7 +32,7 @@ class ServedVersions:
         """Tracks whose newest version could not be brought into memory yet."""
 
     def serve_all(self, ticks: float) -> None:
-        """Serve every track's newest sound version, as after a start; what cannot be loaded now is tried later."""
+        """Serve every track's newest intact version, as after a start; what cannot be loaded now is tried later."""
         self._waiting.update(self._tracks)
         self.serve_waiting(ticks)
 
@@ -79,15 +79,15 @@ class ServedVersions:
         return None
 
     def retreat(self, track: Track, version: str, error: LoradError, now: float) -> None:
-        """Go back to the newest sound version: this one cannot serve."""
+        """Go back to the newest intact version: this one cannot serve."""
         registry = track.registry
         if getattr(error, "is_damage", True):
             registry.mark_corrupt(version)
-        sound = registry.newest_intact(self._models.fingerprint(track), {version})
-        if sound:
-            registry.rollback(sound)
-        self.serve(track, sound)
-        facts = {"track": track.name, "version": version, "to": sound, "why": error.message}
+        intact = registry.newest_intact(self._models.fingerprint(track), {version})
+        if intact:
+            registry.rollback(intact)
+        self.serve(track, intact)
+        facts = {"track": track.name, "version": version, "to": intact, "why": error.message}
         self._ledger.record_event("rolled_back", now, **facts)
         log.error("rolled_back", code=error.code, **facts)
 

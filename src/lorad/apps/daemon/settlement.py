@@ -27,7 +27,7 @@ log = get_logger()
 
 MAX_ATTEMPTS = 3
 """A job whose daemon died under it is started again this often; then it waits for a human."""
-LEARNED_FORGOTTEN = "it was trained on what was forgotten meanwhile"
+LEARNED_FORGOTTEN = "it was trained on examples that were forgotten meanwhile"
 DESCRIPTIONS = {
     "learn": "learned {dataset}",
     "refit": "refitted from all of memory",
@@ -134,7 +134,7 @@ class Settlement:
         elif job.attempts >= MAX_ATTEMPTS:
             reason = {
                 "code": "interrupted",
-                "message": f"the daemon stopped {job.attempts} times during this session; let it go on with: lorad resume "
+                "message": f"the daemon stopped {job.attempts} times during this session; continue it with: lorad resume "
                 f"{job.id}, or from an earlier round with --from",
             }
             self._ledger.move_job(job, "crash", now, reason=reason)
@@ -185,10 +185,11 @@ def _promotion(job: Job, result: SessionResult) -> PromotionRecord:
 
 
 def _performance(evaluation: Evaluation) -> dict[str, float]:
-    """Return what the list of versions tells: what is new, what is old (where there was any), what is general."""
+    """Return what the list of versions tells: the new, the old (where there was any), the general, the task's own numbers."""
     new = {evaluation.dataset: evaluation.new}
     old = [score - new.get(name, Score(right=0, total=0)) for name, score in evaluation.scores.items()]
     total = sum(score.total for score in old)
     retention = {"retention": round(sum(score.right for score in old) / total, 4)} if total else {}
     general = {} if evaluation.perplexity is None else {"perplexity": round(evaluation.perplexity, 3)}
-    return {"recall": round(evaluation.headline_score.recall, 4), **retention, **general}
+    own = {name: round(value, 4) for name, value in evaluation.metrics.items()}
+    return {"recall": round(evaluation.headline_score.recall, 4), **retention, **general, **own}

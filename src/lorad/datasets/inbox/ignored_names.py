@@ -4,6 +4,7 @@ What lives here: the patterns, each with its reason, and matching them. What nev
 """
 
 import fnmatch
+import functools
 import re
 
 #: What lies beside a dataset for people to read, whatever its ending.
@@ -96,12 +97,17 @@ IGNORED = (
     "*.reason.json",
     *_PAPERS,
 )
-_IGNORED = re.compile("|".join(fnmatch.translate(pattern) for pattern in IGNORED), re.IGNORECASE)
+
+
+@functools.cache
+def _ignored() -> re.Pattern[str]:
+    """Return all patterns as one, made when the first name is asked: most commands ask none."""
+    return re.compile("|".join(fnmatch.translate(pattern) for pattern in IGNORED), re.IGNORECASE)
 
 
 def passed_by(name: str) -> str | None:
     """Return the pattern by which a file of this name is ignored; ``None`` if it is not."""
-    if not _IGNORED.match(name):  # a folder may hold a million
+    if not _ignored().match(name):  # a folder may hold a million
         return None
     small = name.lower()
     # there are letters that are another one in small, and are not made small: \u017f is an s

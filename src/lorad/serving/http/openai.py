@@ -28,6 +28,7 @@ from lorad.serving.http.bodies import encoded
 from lorad.serving.http.daemon import Daemon
 from lorad.serving.http.routing import Threads, cancelled_when_left, given
 from lorad.serving.http.schemas import ChatBody
+from lorad.serving.record_json import as_json
 from lorad.serving.requests import Chunk, GenerationRequest
 
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
@@ -81,9 +82,9 @@ def _usage(last: Chunk) -> Usage:
     )
 
 
-def _whole(pieces: list[Chunk], head: dict[str, Any]) -> Completion:
-    last = pieces[-1]
-    message = Message(content="".join(piece.text for piece in pieces))
+def _whole(chunks: list[Chunk], head: dict[str, Any]) -> Completion:
+    last = chunks[-1]
+    message = Message(content="".join(chunk.text for chunk in chunks))
     choice = Choice(message=message, finish_reason=last.finish)
     return Completion(**head, choices=(choice,), usage=_usage(last))
 
@@ -92,15 +93,18 @@ async def _events(
     asked: GenerationRequest, head: dict[str, Any], threads: Threads, *, has_usage: bool
 ) -> AsyncIterator[bytes]:
     def said(delta: dict[str, str], finish: str | None = None) -> bytes:
-        return _sent(CompletionChunk(**head, choices=(ChunkChoice(delta=delta, finish_reason=finish),)))
+        event = as_json(CompletionChunk(**head, choices=(ChunkChoice(delta=delta, finish_reason=finish),)))
+        if not has_usage:  # as OpenAI has it: a client that asks for none is not even sent a null
+            del event["usage"]
+        return _sent(event)
 
     yield said({"role": "assistant", "content": ""})
-    pieces = asked.answer()
+    chunks = asked.answer()
     try:
-        while (piece := await threads.run(next, pieces, None)) is not None:
-            yield said({"content": piece.text} if piece.text else {}, piece.finish)
-            if piece.finish and has_usage:
-                yield _sent(CompletionChunk(**head, usage=_usage(piece)))
+        while (chunk := await threads.run(next, chunks, None)) is not None:
+            yield said({"content": chunk.text} if chunk.text else {}, chunk.finish)
+            if chunk.finish and has_usage:
+                yield _sent(CompletionChunk(**head, usage=_usage(chunk)))
     except Exception as error:  # noqa: BLE001 - the status is sent; the client is told in its own form
         yield _sent(http_errors.form(error))
     finally:

@@ -159,7 +159,7 @@ class RetryBody(Body):
 
 
 class ResumeBody(Body):
-    """Where a job goes on: behind its newest complete checkpoint, or this one."""
+    """The checkpoint after which a job continues; default: its newest complete one."""
 
     example: ClassVar[str] = '{"checkpoint": "round-0003"}'
 

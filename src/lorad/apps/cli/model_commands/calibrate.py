@@ -171,7 +171,7 @@ def _without_rows(
     report: calibration.CalibrationReport, comparison: calibration.Comparison | None
 ) -> dict[str, Any]:
     """Return a report and its comparison as JSON data."""
-    told = {name: value for name, value in records.as_json(report).items() if name != "rows"}
+    shown = {name: value for name, value in records.as_json(report).items() if name != "rows"}
     if comparison:
-        told["check"] = {**records.as_json(comparison), "drifted": list(comparison.drifted)}
-    return told
+        shown["check"] = {**records.as_json(comparison), "drifted": list(comparison.drifted)}
+    return shown

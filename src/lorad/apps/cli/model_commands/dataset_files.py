@@ -68,9 +68,9 @@ def _settings_of(plan: records.Plan) -> list[tuple[str, str]]:
     return [
         ("rank / alpha", f"{plan.rank} / {plan.alpha}"),
         (
-            "epochs",
+            "rounds",
             (
-                f"until recall is {stopping.recall:.0%}, or {stopping.patience} rounds ({stopping.patience_steps} steps) bring no progress; "
+                f"until recall is {stopping.recall:.0%}, or {stopping.patience} of them ({stopping.patience_steps} steps) bring no progress; "
                 f"at least {stopping.min_rounds}, at most {stopping.max_rounds}"
             ),
         ),
@@ -122,8 +122,8 @@ def check(
         report["no_model"] = f"not counted: {error.message}"
     refusal = dataset_report.refusal(report)
     if as_json:
-        told = report | ({"error": refusal} if refusal else {})
-        terminal.write_json(told)
+        shown = report | ({"error": refusal} if refusal else {})
+        terminal.write_json(shown)
     else:
         print_lines([*dataset_report.lines(report), *([("rejected", refusal["message"])] if refusal else [])])
     if refusal:

@@ -71,10 +71,10 @@ def _chart(findings: list[Finding]) -> Table:
     colours = {"ok": "green", "warn": "yellow", "fail": "red"}
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for finding in findings:
-        told = Text(printable.text(finding.detail), overflow="fold")
+        text = Text(printable.text(finding.detail), overflow="fold")
         if finding.status != "ok":
-            told.append(f"\n-> {printable.line(finding.remedy)}", style="bold")
-        table.add_row(Text(finding.status, style=colours[finding.status]), finding.name, told)
+            text.append(f"\n-> {printable.line(finding.remedy)}", style="bold")
+        table.add_row(Text(finding.status, style=colours[finding.status]), finding.name, text)
     return table
 
 

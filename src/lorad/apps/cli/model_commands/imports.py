@@ -33,7 +33,7 @@ from lorad.serving.client import Client
 from lorad.storage import permissions
 from lorad.storage.database import Database
 from lorad.storage.memory import Memory
-from lorad.tasks import encode, find
+from lorad.tasks import Generating, encode, find
 from lorad.versions import import_version
 from lorad.versions.promotion import PromotionRecord
 from lorad.versions.store import Registry
@@ -66,6 +66,12 @@ def versions_add(
     os.umask(permissions.UMASK)
     home, settings = load(home_path, config, overrides)
     registry, base_folder = find_track(home, settings, track)
+    task = find(settings.tracks[track].task)
+    if not isinstance(task, Generating):
+        raise ConfigError(
+            f"{track} answers with data ({task.name}); only versions that answer in text can be imported",
+            code="other_task",
+        )
     registry.check_free(version)
     performance = _metrics(metric or [])
     _check_description(description)
@@ -83,7 +89,7 @@ def versions_add(
     found = import_version.read(source, loaded, settings.training.max_rank)
     with contextlib.closing(Database(home.database)) as database, registry.workspace.adopting() as candidate:
         examples = Memory(database, track).all(registry.lineage(registry.latest))
-        usable, _ = encode(find(settings.tracks[track].task), loaded.tokenizer, examples)
+        usable, _ = encode(task, loaded.tokenizer, examples)
         stack = import_version.write(
             found, candidate, base_folder, loaded, [rows for _, rows in usable[:2]], origin
         )

@@ -13,12 +13,12 @@ from lorad.apps.screens.screen import Screen
 console = Screen()
 
 
-def print_lines(told: list[tuple[str, str]]) -> None:
+def print_lines(rows: list[tuple[str, str]]) -> None:
     """Print headings and their texts; none of it is rich's markup."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, justify="right", style="bold")
     table.add_column(overflow="fold")
-    for heading, text in told:
+    for heading, text in rows:
         table.add_row(Text(printable.line(heading)), Text(printable.text(text)))
     console.print(table)
 

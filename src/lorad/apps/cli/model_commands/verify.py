@@ -49,18 +49,18 @@ def verify_versions(
         try:
             folder = registry.verify(name, base.fingerprint)
             differs = loader.load(task, stack, name, folder, base_folder, strict=strict)
-            rows.append({"version": name, "sound": True, "differs": differs})
+            rows.append({"version": name, "intact": True, "differs": differs})
         except RegistryError as error:
-            rows.append({"version": name, "sound": False, **error.as_dict()})
+            rows.append({"version": name, "intact": False, **error.as_dict()})
         rows[-1] |= {"seconds": round(time.perf_counter() - began, 3)}
-        stack.drop(name)
+        stack.unload(name)
     if as_json:
         terminal.write_json(rows)
     for row in rows if not as_json else ():
-        told = "; ".join(row["differs"]) or "intact" if row["sound"] else row["message"]
-        style = "green" if row["sound"] else "red"
+        text = "; ".join(row["differs"]) or "intact" if row["intact"] else row["message"]
+        style = "green" if row["intact"] else "red"
         console.print(
-            Text(f"{row['version']:>8}  "), Text(printable.line(told), style=style), f" ({row['seconds']} s)"
+            Text(f"{row['version']:>8}  "), Text(printable.line(text), style=style), f" ({row['seconds']} s)"
         )
-    if not all(row["sound"] for row in rows):
+    if not all(row["intact"] for row in rows):
         raise typer.Exit(1)
