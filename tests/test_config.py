@@ -277,6 +277,19 @@ def test_all_problems_are_told_together(home):
     assert caught.value.code == "config"
 
 
+def test_the_files_that_settings_were_read_from_are_named(home):
+    default = write(home, "default.yaml", "planner: {until: {recall: 0.9}}\n")
+    other = write(home, "other.yaml", "log: {level: info}\n")
+
+    for config, overrides, told in (
+        (None, [], f"{default}"),
+        ("other", ["registry.keep=3"], f"{default}, {other}, --set"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load_settings(home, config, overrides)
+        assert caught.value.message.startswith(f"invalid settings ({told}):\n")
+
+
 @pytest.mark.parametrize("text", ["inbox: [1", "a: b: c", "\x00", "x: !!python/object:os.system {}"])
 def test_a_file_that_is_not_yaml_is_named(home, text):
     path = write(home, "default.yaml", text)

@@ -350,7 +350,8 @@ def load_settings(home: Home, config: str | None = None, overrides: Sequence[str
     """Read the settings of a home; raise one ``ConfigError`` that names every problem."""
     tree: dict[str, Any] = {}
     default = home.configs / "default.yaml"
-    for path in [default] * default.is_file() + ([_find_config(home, config)] if config else []):
+    paths = [default] * default.is_file() + ([_find_config(home, config)] if config else [])
+    for path in paths:
         tree = _overlay(tree, _read_yaml(path))
     for override in overrides:
         tree = _overlay(tree, _parse_override(override))
@@ -358,7 +359,10 @@ def load_settings(home: Home, config: str | None = None, overrides: Sequence[str
         return Settings.model_validate(tree)
     except ValidationError as error:
         problems = [_explain(problem) for problem in error.errors()]
-        raise ConfigError("invalid settings:\n  " + "\n  ".join(problems), problems=problems) from None
+        sources = ", ".join([*map(str, paths), *(["--set"] if overrides else [])])
+        raise ConfigError(
+            f"invalid settings ({sources}):\n  " + "\n  ".join(problems), problems=problems
+        ) from None
 
 
 def _find_config(home: Home, name: str) -> Path:

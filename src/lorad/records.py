@@ -476,7 +476,7 @@ class Evaluation:
     """Relative Frobenius error of consolidating the adapter; 0 when nothing was truncated."""
     finite: bool
     ended_by: str
-    """What ended the session: ``recall``, ``max_rounds``, ``patience`` or ``interrupted``."""
+    """What ended the session: ``recall``, ``max_rounds``, ``patience`` or ``interrupted``; or ``imported``: there was none."""
     too_long: int = 0
     """New examples over the plan's length, left out and reported."""
     repairs: tuple[str, ...] = ()

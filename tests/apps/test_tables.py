@@ -169,6 +169,11 @@ def test_a_version_without_metadata_shows_the_rest():
     assert ["role", "-"] in rows(papers("v0.0", metadata={"training": None}, pinned=False, tags=[]))
 
 
+def test_a_version_that_no_job_made_has_no_job():
+    manifest = described("v0.3")["manifest"] | {"job": None}
+    assert ["job", "-"] in rows(papers("v0.3", manifest=manifest))
+
+
 def test_memory_counts():
     shown = rows(tables.memory(read(answers.Datasets, snapshot()["tracks"]["chat"])))
     assert shown[2] == ["campus_cs", "106", "106", "104", "0", "0"]
@@ -237,6 +242,12 @@ def test_an_explanation_says_what_todays_settings_would_decide(today, said):
     shown = text(explanation(version="v0.1", promoted=True, reasons=["a reason"], today=today))
 
     assert f"today's judge settings {said}" in shown
+
+
+def test_an_imported_version_was_imported_and_no_session_ended():
+    answer = {"version": "v0.9", "promoted": True, "reasons": ["imported by hand, not judged"]}
+    shown = text(explanation(**answer, evaluation=measured(ended_by="imported")))
+    assert shown.splitlines()[:2] == ["v0.9 was imported", "imported by hand, not judged"]
 
 
 def test_an_explanation_without_numbers():

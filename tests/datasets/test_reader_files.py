@@ -135,6 +135,14 @@ def test_a_single_object_is_as_strict_as_a_row_of_many(refused, text):
 
 
 @pytest.mark.parametrize(
+    ("content", "told"),
+    [('{"a":', "before its first row is complete, inside"), ("[{}, {}", "after row 2, inside")],
+)
+def test_a_file_that_is_cut_off_says_where_it_ends(refused, content, told):
+    assert f"ends {told} its list or object" in str(refused(content, "a.json"))
+
+
+@pytest.mark.parametrize(
     ("content", "name", "code"),
     [
         ("", "a.json", "no_rows"),

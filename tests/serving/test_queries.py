@@ -100,7 +100,9 @@ def test_a_track_that_is_not_there_is_told(world):
 
 
 def test_a_candidate_that_was_never_refused_is_told(world):
-    with pytest.raises(ProtocolError, match="no rejected candidate job-9"):
+    with pytest.raises(
+        ProtocolError, match="no rejected candidate job-9; what became of the job: lorad jobs 9"
+    ):
         world.archive().explain("chat", "job-9")
 
 

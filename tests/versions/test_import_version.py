@@ -228,6 +228,7 @@ def test_its_evaluation_counts_what_it_recalls(base, base_folder, trained, tmp_p
     assert list(right) == [example.id for example in examples]
     assert result["evaluation"]["scores"] == {"facts": {"right": sum(right.values()), "total": 3}}
     assert result["base"] == base.fingerprint
+    assert result["evaluation"]["ended_by"] == "imported"
 
 
 def perturbed(base_folder, target, **settings):

@@ -63,6 +63,12 @@ def test_a_session_that_ended_at_the_last_round_says_so_in_every_paper():
     assert old_papers.metadata({"training": {"ended_by": "ceiling"}})["training"]["ended_by"] == "max_rounds"
 
 
+def test_what_was_brought_from_outside_is_imported():
+    told = old_papers.evaluation({"evaluation": {"ended_by": "brought from outside"}})
+
+    assert told["evaluation"]["ended_by"] == "imported"
+
+
 def test_a_paper_without_what_was_renamed_is_told_as_it_is():
     for odd in ({}, {"evaluation": None}, {"evaluation": {"ended_by": ["ceiling"]}}):
         assert old_papers.evaluation(odd) == odd

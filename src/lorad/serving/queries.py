@@ -109,9 +109,13 @@ class Archive:
         registry = self.track(track).registry
         if version.startswith("job-"):
             folder = registry.rejected / version / papers.CANDIDATE
-            if not _CANDIDATE.fullmatch(version) or not (folder / papers.EVALUATION).is_file():
+            is_name = _CANDIDATE.fullmatch(version) is not None
+            if not is_name or not (folder / papers.EVALUATION).is_file():
+                job = f"lorad jobs {version.removeprefix('job-')}" if is_name else "lorad jobs"
                 raise ProtocolError(
-                    f"there is no rejected candidate {version}", status=404, code="no_such_version"
+                    f"there is no rejected candidate {version}; what became of the job: {job}",
+                    status=404,
+                    code="no_such_version",
                 )
             result = papers.read_evaluation(folder)
         else:

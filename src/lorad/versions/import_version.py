@@ -383,7 +383,7 @@ def evaluate(
         merge_difference=0.0,
         truncation_error=0.0,
         finite=True,
-        ended_by="brought from outside",
+        ended_by="imported",
         repairs=(),
         notes=tuple(notes),
     )

@@ -10,7 +10,7 @@ from typing import Any
 from lorad.config import RENAMED as SETTINGS
 
 STATES = {"sound": "intact", "damaged": "corrupt"}
-ENDS = {"ceiling": "max_rounds"}
+ENDS = {"ceiling": "max_rounds", "brought from outside": "imported"}
 
 #: Where in the papers which key is another one now; a key after those above it.
 _PLAN = {

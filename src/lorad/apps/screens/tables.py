@@ -158,7 +158,7 @@ def _facts(answer: VersionPapers) -> Iterable[tuple[Cell, Cell]]:
     yield "parent", answer.parent or "none: learned from the base"
     yield "ancestors", ", ".join(answer.ancestors) or NOTHING
     yield "base", answer.manifest.base[:12]
-    yield "job", str(answer.manifest.job)
+    yield "job", NOTHING if answer.manifest.job is None else str(answer.manifest.job)
     if training:
         spent = f"{plural(training['rounds'], 'round')} in {duration(training['seconds'])}"
         yield "training", f"{spent}, ended by {ended_by(training['ended_by'])}"
@@ -243,12 +243,21 @@ def retention(answer: RetentionMatrix) -> "RenderableType":
 
 def explanation(answer: Explanation) -> "RenderableType":
     """Show why a version was promoted, or not, and its recall beside its parent's."""
-    verdict, measured = "promoted" if answer.promoted else "not promoted", answer.evaluation
-    ended = f"; what ended the session: {ended_by(measured.ended_by)}" if measured else ""
+    measured = answer.evaluation
+    head = f"{answer.version} was {_outcome(answer)}"
     reasons = [_text((line, "red" if line.startswith("failed:") else "")) for line in answer.reasons]
     scores = [_scores(measured)] if measured and measured.scores else []
     today = [_text(_otherwise(answer.today))] if answer.today else []
-    return _stack(_text(f"{answer.version} was {verdict}{ended}"), *reasons, *today, *scores)
+    return _stack(_text(head), *reasons, *today, *scores)
+
+
+def _outcome(answer: Explanation) -> str:
+    """Say whether a version was promoted and what ended its session; an imported one had no session."""
+    cause = answer.evaluation.ended_by if answer.evaluation else ""
+    if cause == "imported":
+        return cause
+    verdict = "promoted" if answer.promoted else "not promoted"
+    return f"{verdict}; what ended the session: {ended_by(cause)}" if cause else verdict
 
 
 def _otherwise(today: Verdict) -> str:

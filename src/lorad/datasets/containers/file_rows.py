@@ -106,10 +106,11 @@ def read(
                 yield line, row
     except NotJson as error:
         place = f"row {count + 1} of {source.name}"
+        ends = f"after row {count}" if count else "before its first row is complete"
         told = {
             "not_json": f"{source.name} is not JSON: row {count + 1}: {error}; correct it and drop it again",
             "too_deep": f"{place} is nested too deeply to be read; remove it",
-            "cut_off": f"{source.name} ends after row {count}, inside its list or object: the rest of the file is missing; drop the "
+            "cut_off": f"{source.name} ends {ends}, inside its list or object: the rest of the file is missing; drop the "
             "whole file",
             "row_too_long": f"{place} is longer than inbox.max_row_bytes ({limits.max_row_bytes}); {error}",
         }
