@@ -46,6 +46,16 @@ TOKENS = (
     *b'" { } [ ] , ; : NaN -Infinity null 1e999 PAR1 "" \\ \\u \\ud800 \\u0000'.split(),
     *(b"", b" ", b"\n", b"\r", b"\t", b"\x00", b"\xff", b"\xfe\xff", b"\xef\xbb\xbf", b"\xe2\x80\xa8"),
     *(b"[" * 1200, b"9" * 5000, b"x" * 70_000, b"\n" * 300),
+    # what patterns tried in every division, marks without end, and JSON in texts that is read again
+    *(
+        b" " * 70_000,
+        b"|-" * 5000,
+        b"<" + b"a" * 5000,
+        b"# " * 5000,
+        b"," * 5000,
+        "\u0315\u0316".encode() * 2000,
+    ),
+    *(b"1e400", b'"' + b"[" * 300 + b"]" * 300 + b'"', b'"{\\"a\\": 1e999}"', "【†".encode() * 2000),
 )
 WORDS = (
     "Where is the mill?",
@@ -55,6 +65,9 @@ WORDS = (
     "\x00",
     "\ud800",
     "[1]",
+    "[" * 300 + "]" * 300,
+    '{"name": "f", "arguments": {"a": 1e400}}',
+    '{"\\ud800": 1}',
     '[{"role": "user"',
     "é😀",
     "x" * 500,

@@ -3,8 +3,8 @@
     python bench/inbox.py [--rows 1000000] [--files 200] [--idle 60] [--kills 200] [--only ARM] [--fresh]
 
 Four arms, each once: a finished one is read from ``bench/cache``, so the whole may be interrupted between two.
-``rows`` reads JSONL with the real reader, and with a plain ``json.loads`` of each line that keeps nothing, each in a
-process of its own. The others run the real daemon on the tests' tiny model with learning paused, so that the inbox
+``rows`` reads JSONL with the real reader, in the process that the daemon has read files (``lorad``) and as the command
+line does (``here``), and with a plain ``json.loads`` of each line that keeps nothing, each in a process of its own. The others run the real daemon on the tests' tiny model with learning paused, so that the inbox
 alone works: ``accept`` renames files into place one by one, half of them from another folder, and takes the time
 until each lies in ``done/``; ``idle`` leaves it alone; ``kills`` ends it with SIGKILL at random moments while files
 (new, known, broken; renamed into place or written in two parts) are dropped, and counts at the very end.
@@ -31,14 +31,16 @@ from typing import Any
 import psutil
 
 import report
-from lorad import samples
+from lorad import samples, source
 from lorad.client import Client
 from lorad.config import InboxSettings
 from lorad.database import Database
 from lorad.errors import LoradError
 from lorad.home import Home
 from lorad.ledger import Ledger
+from lorad.reader import Reader
 
+LIMITS = InboxSettings(max_bytes=1 << 40, max_rows=2**31 - 1, reader_seconds=1e6)
 TESTS = Path(__file__).resolve().parent.parent / "tests"
 SETTINGS: dict[str, Any] = {
     "tracks": {"chat": {"task": "chat", "base": "tiny"}},
@@ -48,7 +50,8 @@ KEYS = ("rows_seconds", "rows_peak_mib", "accept_p50_s", "accept_p95_s", "idle_c
 KEYS += ("kills", "lost", "repeated")
 NOTES = (
     "Aims: accept_p50_s and accept_p95_s <= 0.5, idle_cpu_percent <= 0.5 (of one core), lost 0, repeated 0.",
-    "rows_peak_mib: of the whole process, interpreter included; the reader keeps every example, the plain loop none.",
+    "rows_peak_mib: of the whole process that reads, interpreter included; `here` it keeps every example as well, as the",
+    "daemon does, and the plain loop none.",
     "lost: examples that are not in memory, and files that are nowhere; repeated: examples that are in memory twice,",
     "and files that the ledger or the folders know twice.",
 )
@@ -67,29 +70,53 @@ def write_rows(path: Path, count: int) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-def read_plainly(path: Path) -> int:
+def read_plainly(path: Path) -> tuple[int, float]:
     with path.open(encoding="utf-8") as file:
-        return sum(bool(json.loads(line)) for line in file)
+        return sum(bool(json.loads(line)) for line in file), peak()
 
 
-def read_really(path: Path) -> int:
-    limits = InboxSettings(max_bytes=1 << 40, max_rows=1 << 40)
-    reading = samples.read(path, limits)
+def read_as_the_daemon(path: Path) -> tuple[int, float]:
+    from lorad.app import ReadingProcess  # noqa: PLC0415 - loads torch, which the others' memory must not count
+
+    made: list[ReadingProcess] = []
+    reader = Reader(
+        LIMITS,
+        start=lambda: made.append(ReadingProcess()) or made[-1],
+        clock=time.monotonic,
+        is_stopping=lambda: False,
+    )
+    with source.opened(path) as file:
+        reading = reader.read(file, LIMITS)
+    memory = made[0].memory / (1 << 20)
+    reader.close()
+    return kept(reading), memory
+
+
+def read_here(path: Path) -> tuple[int, float]:
+    return kept(samples.read(path, LIMITS)), peak()
+
+
+def kept(reading: samples.Reading) -> int:
     assert len(reading.digest) == 64
     return sum(1 for _ in reading.examples)
 
 
-READERS = {"lorad": read_really, "plain": read_plainly}
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        1 << (20 if sys.platform == "darwin" else 10)
+    )
+
+
+READERS = {"lorad": read_as_the_daemon, "here": read_here, "plain": read_plainly}
 
 
 def read_once(name: str, path: Path) -> None:
+    if name == "lorad":
+        import lorad.app  # noqa: F401, PLC0415 - a daemon has loaded it before
     began = time.perf_counter()
-    count = READERS[name](path)
+    count, memory = READERS[name](path)
     seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        1 << (20 if sys.platform == "darwin" else 10)
-    )
-    print(json.dumps({"rows": count, "seconds": round(seconds, 2), "peak_mib": round(peak)}))
+    print(json.dumps({"rows": count, "seconds": round(seconds, 2), "peak_mib": round(memory)}))
 
 
 def rows(options: argparse.Namespace) -> dict[str, Any]:
@@ -276,7 +303,7 @@ def kills(options: argparse.Namespace) -> dict[str, Any]:
 
 def unfinished(at: Home) -> list[Path]:
     waiting = [path for path in at.inbox.iterdir() if path.is_file() and not path.name.startswith("README")]
-    return waiting + [path for path in (at.inbox / "processing").rglob("*") if path.is_file()]
+    return waiting + [path for path in (at.drops / "processing").rglob("*") if path.is_file()]
 
 
 def count(at: Home, dropper: Dropper) -> dict[str, int]:
@@ -320,7 +347,9 @@ def draw(found: dict[str, dict[str, Any]]) -> None:
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.6))
     read = found["rows"]
     for axes, key, title in ((left, "seconds", "seconds"), (middle, "peak_mib", "peak memory, MiB")):
-        axes.bar(list(READERS), [read[name][key] for name in READERS], color=("#4477aa", "#bbbbbb"))
+        axes.bar(
+            list(READERS), [read[name][key] for name in READERS], color=("#4477aa", "#66ccee", "#bbbbbb")
+        )
         axes.set_title(f"{read['lorad']['rows']:,} rows: {title}")
     seconds = sorted(found["accept"]["seconds"])
     right.plot(seconds, [(n + 1) / len(seconds) for n in range(len(seconds))], color="#4477aa")
