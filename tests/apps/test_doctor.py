@@ -80,10 +80,11 @@ def test_every_dependency_is_compared_with_what_is_pinned():
 
 
 def test_without_an_installed_lorad_nothing_is_compared(tmp_path):
-    # Given lorad run from its sources alone, where only the standard library is beside it
+    # Given lorad run from its sources alone, where only the standard library is beside it, and no record of an install
+    (tmp_path / "lorad").symlink_to(ROOT / "src" / "lorad")
     result = subprocess.run(
         [sys.executable, "-S", "-c", "from lorad.apps.cli import packages; print(packages.check_packages())"],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
         cwd=tmp_path,
         capture_output=True,
         text=True,
