@@ -10,8 +10,6 @@ TRL is no dependency: pip install 'trl==1.16.0' into the environment first.
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -56,21 +54,7 @@ NOTES = (
 def base_folder() -> Path:
     """Return SmolLM2 in the benchmark's own home, fetched once."""
     home = Home(report.CACHE / "home")
-    for folder in (home.configs, home.inbox, home.models):
-        folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "lorad.apps.cli.model_commands",
-            "base",
-            "add",
-            "smollm2",
-            "--home",
-            str(home.root),
-        ],
-        check=True,
-    )
+    report.add_smollm2(home.root)
     return home.base("smollm2")
 
 

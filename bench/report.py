@@ -83,3 +83,11 @@ def arm(name: str, command: Sequence[str], *, fresh: bool) -> dict[str, Any]:
         subprocess.run([sys.executable, *command, str(path)], check=True)
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
+
+
+def add_smollm2(home: Path) -> None:
+    """Make a home with SmolLM2 as its base model, which is fetched once."""
+    for name in ("configs", "inbox", "models"):
+        (home / name).mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "lorad.apps.cli.model_commands", "base", "add", "smollm2"]
+    subprocess.run([*command, "--home", str(home)], check=True)

@@ -127,21 +127,7 @@ def main() -> None:
     home = Home(report.CACHE / "three_drops")
     if options.fresh:
         shutil.rmtree(home.root, ignore_errors=True)
-    for folder in (home.configs, home.inbox, home.models):
-        folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "lorad.apps.cli.model_commands",
-            "base",
-            "add",
-            "smollm2",
-            "--home",
-            str(home.root),
-        ],
-        check=True,
-    )
+    report.add_smollm2(home.root)
     done = home.root / "jobs.json"
     jobs: dict[str, Any] = json.loads(done.read_text()) if done.exists() else {}
     with daemon(home) as client:

@@ -7,12 +7,11 @@ from dataclasses import replace
 
 import pytest
 import tiny
-from world import World, told
+from world import InProcessReader, World, told
 
 from lorad.apps.daemon.intake import TAKEN_AT_ONCE
 from lorad.config import Settings
 from lorad.datasets.inbox.inbox import Inbox
-from lorad.datasets.isolated.reader_process import InProcessReader
 from lorad.states import JobState
 from lorad.storage import files
 

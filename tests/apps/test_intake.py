@@ -15,14 +15,13 @@ import tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
-from world import World
+from world import InProcessReader, World
 
 from lorad.apps.daemon.acceptance import MAX_READS
 from lorad.apps.daemon.intake import MOST_AGAIN
 from lorad.config import Settings
 from lorad.datasets.inbox import sidecars
 from lorad.datasets.inbox.inbox import Inbox
-from lorad.datasets.isolated.reader_process import InProcessReader
 from lorad.errors import ConfigError, RegistryError, SampleError, TransientError
 from lorad.states import DropState
 from lorad.storage import fault_points, files

@@ -6,8 +6,8 @@ import tiny
 
 from lorad.apps.daemon.loop import LearningLoop
 from lorad.config import Settings
+from lorad.datasets import reader, sidecar
 from lorad.datasets.inbox.inbox import Inbox
-from lorad.datasets.isolated.reader_process import InProcessReader
 from lorad.errors import ProtocolError, RegistryError, SampleError, TransientError
 from lorad.evaluation import judge
 from lorad.home import Home
@@ -153,6 +153,13 @@ class FakeModels:
         """Refuse what the engine refuses before the base models are loaded."""
         if not self.is_seated:
             raise ProtocolError(f"there is no model {track.name!r}", code="model_not_found")
+
+
+class InProcessReader:
+    """Reads in this process, so that a test sees what a file raises."""
+
+    read = staticmethod(reader.read)
+    sidecar = staticmethod(sidecar.read)
 
 
 class World:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from lorad.config import InboxSettings
-from lorad.datasets import reader, sidecar
+from lorad.datasets import reader
 from lorad.datasets.isolated import messages
 from lorad.datasets.isolated.messages import HEADER, Malformed
 from lorad.datasets.reader import Check, Converted, Purpose, Reading
@@ -47,13 +47,6 @@ class Child(Protocol):
 
     def end(self) -> int:
         """End it, if it still runs, and return its exit status."""
-
-
-class InProcessReader:
-    """Reads in this process, for commands, whose files belong to their user."""
-
-    read = staticmethod(reader.read)
-    sidecar = staticmethod(sidecar.read)
 
 
 class Reader:
