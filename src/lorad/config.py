@@ -151,6 +151,8 @@ class PlannerSettings(Section):
     )
     loraplus_ratio: Annotated[float, Field(ge=1, le=1000)] = 4.0
     """Learning rate of an adapter's B divided by that of its A (LoRA+, Hayou et al. 2024)."""
+    wordings: Annotated[int, Field(ge=0, le=64)] = 8
+    """Other wordings of a question that are trained in turn with the file's own; 0: none."""
     warmup_share: Share = 0.1
     """Warm-up takes min(``warmup_share`` x number of examples, ``warmup_max``) steps."""
     warmup_max: CountOrZero = 50
@@ -245,6 +247,24 @@ class EngineSettings(Section):
     """Refuse a version that was made with other packages, another device or precision; otherwise only report it."""
 
 
+class AnsweringSettings(Section):
+    """How a question is answered from what is known."""
+
+    retrieve: bool = True
+    """Look for the example that a question asks for; a request switches it off with ``"lorad": {"retrieve": false}``."""
+    embedder: str = "auto"
+    """The base of kind encoder (in ``models/base``) that compares meanings; ``auto``: ``minilm`` if it was added
+    (``lorad base add minilm``), else the track's own base."""
+    unknown: Literal["say", "answer"] = "say"
+    """A question about what was taught that no example answers: ``say`` so, or let the model ``answer`` all the same."""
+    unknown_words: Annotated[str, Field(min_length=1, max_length=1000)] = (
+        "I don't know: I was not taught that."
+    )
+    """What is said then."""
+    max_false_share: Share = 0.05
+    """Share of untaught questions that may get an answer; each version's threshold is fitted to it."""
+
+
 class ServerSettings(Section):
     """The socket and its limits."""
 
@@ -316,6 +336,7 @@ class Settings(Section):
     training: TrainingSettings = TrainingSettings()
     judge: JudgeSettings = JudgeSettings()
     engine: EngineSettings = EngineSettings()
+    answering: AnsweringSettings = AnsweringSettings()
     server: ServerSettings = ServerSettings()
     registry: RegistrySettings = RegistrySettings()
     log: LogSettings = LogSettings()

@@ -197,6 +197,10 @@ class Example:
     dataset: str = ""
     line: int = 0
     """Where in its file the row stood, counted from 1; 0 when it did not come from a file."""
+    also_asked: tuple[str, ...] = ()
+    """Other wordings of the question (of a chat's last message), trained in turn with it. No part of its id."""
+    held_out: tuple[str, ...] = ()
+    """Other wordings that are never trained: the tests ask them. No part of its id."""
 
     @property
     def input_id(self) -> str:
@@ -372,6 +376,8 @@ class Plan:
     pack_tokens: int
     """Tokens that one forward pass may hold: ``batch`` rows of ``max_length``. Shorter rows go together, so
     short examples fill an effective batch in one pass; the gradient is the same."""
+    wordings: int = 0
+    """Other wordings of a question, at most, that its rounds train in turn; 0 trains the file's own alone."""
     reasons: tuple[str, ...] = ()
 
     @property

@@ -116,6 +116,16 @@ MIGRATIONS = (
         json_set(settings, '$.max_rounds', json_extract(settings, '$.max_epochs')), '$.max_epochs'
     ) WHERE json_extract(settings, '$.max_epochs') IS NOT NULL;
     """,
+    # other wordings of a question, and where an example is found by its meaning and its words
+    """
+    ALTER TABLE examples ADD COLUMN also_asked TEXT NOT NULL DEFAULT '[]';
+    ALTER TABLE examples ADD COLUMN held_out TEXT NOT NULL DEFAULT '[]';
+    CREATE TABLE embeddings (
+        id INTEGER PRIMARY KEY, track TEXT NOT NULL, example_id TEXT NOT NULL, embedder TEXT NOT NULL,
+        vector BLOB NOT NULL, UNIQUE (track, example_id)
+    );
+    CREATE VIRTUAL TABLE example_words USING fts5(words);
+    """,
 )
 
 
