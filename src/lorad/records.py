@@ -443,6 +443,40 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FactRecall:
+    """Of how many examples of one dataset the facts are in the answer: names, numbers, addresses, links."""
+
+    trained: Score
+    """Asked in the trained wording, weights only."""
+    trained_served: Score
+    """The same, as it is served: with what the index finds."""
+    other: Score | None = None
+    """Asked in wordings that were held out, weights only; ``None`` where the dataset brought none."""
+    other_served: Score | None = None
+    """The same, as it is served."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerThresholds:
+    """From where on a version answers from an example, and from where on a question is about what it was taught."""
+
+    scored_by: str
+    """What compares a question with an example: the fingerprint of the reranker, or ``similarity``."""
+    answer: float
+    """The least score with which an example answers a question."""
+    near: float
+    """The similarity from which a question is about what was taught, whatever its words."""
+    mentions: float
+    """The similarity from which it is so if it also names something that memory knows."""
+    false_share: float
+    """Share of untaught questions that got an answer, on the questions that the thresholds were fitted on."""
+    refused_share: float
+    """Share of taught questions that got none, on the same."""
+    questions: int
+    """How many questions they were fitted on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
     """What was measured on a candidate, beside the same on its parent."""
 
@@ -473,6 +507,12 @@ class Evaluation:
     sampled: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     """The task's own numbers of the candidate on all examples (``Task.metrics``), told and not judged."""
+    facts: dict[str, FactRecall] = field(default_factory=dict)
+    """Fact recall by dataset; empty where the task has no text to look for facts in."""
+    facts_before: dict[str, FactRecall] = field(default_factory=dict)
+    """The parent's, as its own papers have it."""
+    thresholds: AnswerThresholds | None = None
+    """``None`` where nothing can be found: there is no index."""
     reload_difference: float
     """Largest difference between an adapter's numbers in memory and reloaded from disk; exact is 0."""
     merge_difference: float

@@ -135,6 +135,10 @@ class Rehearsal:
             drawn += [shelf.pop() for shelf in shelves if shelf]
         return drawn[: max(0, count)]
 
+    def times_trained(self, number: int) -> int:
+        """Return how many rounds have chosen an example so far."""
+        return self._trained[number]
+
     # -- learning the outcome
 
     def saw(self, right: Mapping[int, bool]) -> None:

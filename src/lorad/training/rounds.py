@@ -15,6 +15,9 @@ from lorad.records import Plan
 from lorad.tasks import Row
 from lorad.training.rehearsal import Rehearsal, ReplayItem
 
+OWN_EVERY = 2
+"""A row is trained in its own wording every so many times: that is the wording that ends a session."""
+
 
 @dataclass(frozen=True, slots=True)
 class Material:
@@ -23,6 +26,8 @@ class Material:
     rows: Sequence[Row]
     items: Sequence[ReplayItem]
     general: Sequence[soft_targets.SoftTargets] = ()
+    wordings: Sequence[Sequence[Row]] = ()
+    """Of each row the same in other words, which take turns with it; empty where no row has any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +83,15 @@ class Rounds:
         size = self._plan.effective_batch
         for begin in range(0, len(chosen), size):
             numbers = chosen[begin : begin + size]
-            rows = [self._material.rows[number] for number in numbers]
+            rows = [self._row(number) for number in numbers]
             yield StepBatch(numbers, rows, self._general(len(numbers)))
+
+    def _row(self, number: int) -> Row:
+        """Return a row in the wording whose turn it is: its own every other time, the others one after another between."""
+        own = self._material.rows[number]
+        others = self._material.wordings[number] if self._material.wordings else ()
+        turn = self._rehearsal.times_trained(number) - 1
+        return others[turn // OWN_EVERY % len(others)] if others and turn % OWN_EVERY else own
 
     def _general(self, rows: int) -> list[soft_targets.SoftTargets]:
         share = self._plan.mix.general
