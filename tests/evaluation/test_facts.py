@@ -239,7 +239,7 @@ def test_the_next_rows_answer_is_wrong():
 def test_a_long_text_is_read_quickly(unit):
     # What is quadratic in its length runs into the suite's time limit: seconds here are minutes there.
     text = (unit * LONG)[:LONG]
-    assert has_fact("?", text, text, slots("?", text)) or not slots("?", text)
+    assert has_fact("?", text, text, slots("?", text))
 
 
 def test_any_text_is_read():

@@ -60,9 +60,9 @@ def slots(question: str, answer: str) -> tuple[Slot, ...]:
     the word that only opens a sentence. What abbreviates words of the question, or the other way round, is
     held by it: CS, Computer Science.
 
-    There are no word lists per language, but for titles, name particles, am and pm. In German every noun counts as a name, so more must be repeated.
-    Scripts without capitals have no names: there numbers, addresses and codes are the facts. Number words ("six") are
-    none. "1.200" is read as a decimal, since nothing tells.
+    There are no word lists per language, but for titles, name particles, am and pm. In German every noun counts
+    as a name, so more must be repeated. Scripts without capitals have no names: there numbers, addresses and
+    codes are the facts. Number words ("six") are none. "1.200" is read as a decimal, since nothing tells.
 
     >>> [slot.text for slot in slots("Who chairs Physics?", "Dr. Miriam Vale chairs Physics; call 555-0142.")]
     ['Miriam Vale', '555-0142']
@@ -81,9 +81,10 @@ def has_fact(question: str, expected: str, given: str, others: Collection[Slot] 
 
     A single capital letter is too little to tell by ("a C minus"): there the words below decide as well.
 
-    Where ``expected`` has no slots, normal forms must be equal, or token F1 over the words that the question
-    lacks be at least ``ENOUGH_F1`` (``ENOUGH_F1_COMPLETE`` if ``given`` has all of them): its own words would make "London is the capital" look like "Paris is the
-    capital". Where the question has every word ("red or blue?"), the whole of ``expected`` must stand in ``given``.
+    Where ``expected`` has no slots, normal forms must be equal, or token F1 be at least ``ENOUGH_F1``
+    (``ENOUGH_F1_COMPLETE`` if ``given`` has all words). F1 counts only words that the question lacks, since its own
+    would make "London is the capital" look like "Paris is the capital". Where the question has every word ("red or
+    blue?"), the whole of ``expected`` must stand in ``given``.
     """
     asked, known, said = _Text(question), _Text(expected), _Text(given)
     wanted = list(_slots(asked, known))
