@@ -36,6 +36,7 @@ def campus(name):
         ("open 8:45 to 9 p.m.", [("time", "8:45pm"), ("time", "9pm")]),
         ("from 11 am\u20131:30 pm", [("time", "11am"), ("time", "1:30pm")]),
         ("call 555-0142.", [("digits", "555-0142")]),
+        ("call 112-0345.", [("digits", "112-0345")]),
         ("on 2026-11-28", [("digits", "2026-11-28")]),
         ("it has 1.200.000 people", [("number", "1200000")]),
         ("1\u202f200 people", [("number", "1200")]),
