@@ -9,13 +9,13 @@ what the model makes up sounds as sure as what it knows. Or it is about somethin
 model is asked as if there were no index.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import exp
 from typing import Any, Literal, Protocol
 
 from lorad.evaluation import facts
-from lorad.records import AnswerThresholds, as_line
+from lorad.records import AnswerThresholds, Example, as_line
 from lorad.retrieval.neighbours import Neighbour
 
 Mode = Literal["taught", "stored", "weights", "unknown"]
@@ -55,6 +55,8 @@ class Reply:
     """What is said without asking the model."""
     sources: tuple[Source, ...] = ()
     """What the answer rests on; of ``unknown`` the nearest example, which does not answer it."""
+    rests_on: Example | None = None
+    """The example whose answer this is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,8 @@ class Found:
 class Finder(Protocol):
     """Finds the examples that may answer a question, the best first."""
 
-    def __call__(self, question: str) -> Sequence[Found]: ...
+    def __call__(self, question: str) -> Sequence[Found]:
+        """Return what was found for a question."""
 
 
 def questions(messages: Sequence[dict[str, Any]]) -> list[str]:
@@ -120,8 +123,8 @@ def is_about(found: Found, thresholds: AnswerThresholds) -> bool:
 def _rest_on(found: Found, thresholds: AnswerThresholds) -> Reply:
     example, sources = found.neighbour.example, (_source(found, thresholds),)
     if found.neighbour.is_recalled or not isinstance(example.target, str):
-        return Reply(mode="taught", messages=example.input, sources=sources)
-    return Reply(mode="stored", text=example.target, sources=sources)
+        return Reply(mode="taught", messages=example.input, sources=sources, rests_on=example)
+    return Reply(mode="stored", text=example.target, sources=sources, rests_on=example)
 
 
 def _source(found: Found, thresholds: AnswerThresholds) -> Source:

@@ -123,6 +123,7 @@ def plan(
         dtype=_dtype(training, machine, reasons),
         gradient_checkpointing=checkpointing,
         pack_tokens=row.batch * max_length,
+        wordings=planner.wordings,
         reasons=tuple(reasons),
     )
     changed = _override(decided, overrides or {})

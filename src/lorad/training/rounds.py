@@ -6,7 +6,7 @@ them. What never does: which rows a round takes (``rehearsal``), tensors.
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,8 @@ class Material:
     rows: Sequence[Row]
     items: Sequence[ReplayItem]
     general: Sequence[soft_targets.SoftTargets] = ()
-    wordings: Sequence[Sequence[Row]] = ()
-    """Of each row the same in other words, which take turns with it; empty where no row has any."""
+    reworded: Callable[[int, int], Row | None] = lambda _number, _turn: None
+    """Return a row's question, counted from 0, in the wording of a turn; ``None`` where it has no other wording."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +88,9 @@ class Rounds:
 
     def _row(self, number: int) -> Row:
         """Return a row in the wording whose turn it is: its own every other time, the others one after another between."""
-        own = self._material.rows[number]
-        others = self._material.wordings[number] if self._material.wordings else ()
         turn = self._rehearsal.times_trained(number) - 1
-        return others[turn // OWN_EVERY % len(others)] if others and turn % OWN_EVERY else own
+        reworded = self._material.reworded(number, turn // OWN_EVERY) if turn % OWN_EVERY else None
+        return reworded or self._material.rows[number]
 
     def _general(self, rows: int) -> list[soft_targets.SoftTargets]:
         share = self._plan.mix.general

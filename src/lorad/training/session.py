@@ -24,24 +24,28 @@ import torch
 from transformers import set_seed
 
 from lorad import records
-from lorad.config import JudgeSettings, TrainingSettings
+from lorad.config import AnsweringSettings, JudgeSettings, TrainingSettings
 from lorad.errors import TrainingError, TransientError, describe
 from lorad.evaluation import judge, metrics
-from lorad.models import adapters, bases, hardware, heads, peft_io, soft_targets
+from lorad.models import adapter_stack, adapters, bases, hardware, heads, peft_io, soft_targets
 from lorad.records import Evaluation, Plan, SessionResult, SessionSpec, Verdict
 from lorad.storage import files, permissions
 from lorad.tasks import Generating, Task, encode, find
 from lorad.training import distillation, merged_candidate, session_papers, trainer
 from lorad.training.checkpoint import Checkpoints
+from lorad.training.fact_measurement import FactMeasurement
 from lorad.training.measurement import TrainingResult, ask, measure
 from lorad.training.rehearsal import ReplayItem
+from lorad.training.rewording import Rewording
 from lorad.training.run_folder import RunFolder
 from lorad.training.session_examples import SessionExample, anew, select
-from lorad.versions import loader
+from lorad.versions import loader, papers
 
 PROBES = 4
 REFIT_ROUNDS = 10
 """Rounds that learning everything anew takes at least."""
+FACTS_OF = "asked"
+"""The candidate's name beside its base while its facts are asked for."""
 STOPPED = 75
 """Exit status of a session that was told to end (``EX_TEMPFAIL``)."""
 
@@ -231,6 +235,14 @@ class Session:
                 for each in examples
             ],
             general=start.general,
+            reworded=Rewording(
+                self._task,
+                start.base.tokenizer,
+                [each.example for each in examples],
+                most=plan.wordings,
+                longest=plan.max_length,
+                seed=plan.seed,
+            ).row,
         )
         self.report({"phase": "training", "rounds": plan.stopping.max_rounds, "target": plan.stopping.recall})
         outcome = trainer.train(
@@ -298,9 +310,36 @@ class Session:
             general=self._general(base).measured,
         )
         told = replace(
-            evaluation, too_long=self._too_long, repairs=tuple(self._repairs), notes=tuple(self._notes)
+            evaluation,
+            **self._facts(base, candidate, examples, answered),
+            too_long=self._too_long,
+            repairs=tuple(self._repairs),
+            notes=tuple(self._notes),
         )
         return told, answered, judge.decide(told, self._limits)
+
+    def _facts(
+        self, base: bases.Base, candidate: Path, examples: Sequence[SessionExample], right: dict[str, bool]
+    ) -> dict[str, Any]:
+        """Measure the candidate's facts, beside what its parent's papers say of them."""
+        asked = self.spec.settings.get("answering")
+        if asked is None or not isinstance(self._task, Generating):
+            return {}
+        encoder = asked["encoder"]
+        stack = adapter_stack.AdapterStack(base)
+        stack.add(FACTS_OF, candidate)
+        measurement = FactMeasurement(
+            self._task,
+            stack,
+            FACTS_OF,
+            examples,
+            right,
+            settings=AnsweringSettings.model_validate(asked["settings"]),
+            encoder=Path(encoder) if encoder else None,
+        )
+        found = measurement.run(lambda phase: self.report({"phase": phase}))
+        before = papers.read_result(Path(self.spec.parent)).evaluation.facts if self.spec.parent else {}
+        return {"facts": found.facts, "facts_before": before, "thresholds": found.thresholds}
 
     # -- after
 

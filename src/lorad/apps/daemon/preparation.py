@@ -12,6 +12,7 @@ from lorad.apps.daemon.ports import ModelPort
 from lorad.config import Settings
 from lorad.errors import TrainingError
 from lorad.evaluation import judge
+from lorad.models import embedders
 from lorad.records import Example, Job, SessionSpec
 from lorad.storage.memory import Recalled
 from lorad.track import Track
@@ -58,12 +59,21 @@ class Preparation:
             settings={
                 "training": self._settings.training.model_dump(),
                 "judge": self._settings.judge.model_dump(),
+                "answering": self._answering(track),
                 "resolved": self._settings.model_dump(mode="json"),
             },
         )
         folder = run_folder.of_job(track, job.id)
         folder.begin(spec, found.new, found.old)
         return folder
+
+    def _answering(self, track: Track) -> dict[str, Any]:
+        """Return how the candidate is to be asked for its facts: as it will be served."""
+        encoder = embedders.chosen(track.base.parent, self._settings.answering.embedder)
+        return {
+            "settings": self._settings.answering.model_dump(),
+            "encoder": str(encoder) if encoder else None,
+        }
 
     def _drift(self, track: Track, parent: str | None) -> float:
         return judge.drift(track.registry.result(parent).evaluation, self._settings.judge) if parent else 0.0

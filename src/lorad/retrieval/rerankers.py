@@ -1,0 +1,93 @@
+"""Whether a text answers a question: an encoder that reads both together.
+
+What lives here: lorad's own cross-encoder, a small adapter on one encoder, shipped with the package. What never does:
+searching (``index``), where the line is drawn (``thresholds``).
+
+Vectors tell what a text is about. They put "who runs Pemberton Hall" as near to the year in which it opened as to its
+director. An encoder that reads question and example together tells these apart; bench/reranker.py has trained it, on
+nine invented corpora, and says how well.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorad.models import adapters, bases, heads, peft_io
+from lorad.models.bases import Base
+from lorad.storage import files
+
+HEAD = heads.SEQUENCE
+LABEL = "answers"
+LONGEST = 160
+"""Tokens of question and text together; a longer text is cut."""
+FOLDER = "reranker"
+ABOUT = "reranker.json"
+"""In the folder: for which weights it was trained, and how."""
+
+
+@dataclass(frozen=True, slots=True)
+class CrossEncoder:
+    """An encoder with one output: the log-odds that a text answers a question."""
+
+    model: Any
+    tokenizer: Any
+    fingerprint: str
+
+    @torch.inference_mode()
+    def score(self, question: str, texts: Sequence[str]) -> list[float]:
+        """Return the log-odds that each text answers the question."""
+        if not texts:
+            return []
+        pairs = self.tokenizer(
+            [question[: LONGEST * 8]] * len(texts),
+            [text[: LONGEST * 8] for text in texts],
+            padding=True,
+            truncation="longest_first",
+            max_length=LONGEST,
+            return_tensors="pt",
+        )
+        odds: list[float] = self.model(**pairs).logits[:, 0].float().tolist()
+        return odds
+
+
+def load(encoder: Path) -> CrossEncoder | None:
+    """Load lorad's reranker onto the encoder that it was trained on; ``None`` where this is another one.
+
+    Raise ``ConfigError`` where the folder holds no base.
+    """
+    told = shipped()
+    if told is None:
+        return None
+    folder, about = told
+    base = bases.load_base(encoder, torch.float32, "cpu", HEAD)
+    heads.build(base.model, HEAD, [LABEL])
+    if weights_digest(base) != about["weights"]:  # PEFT would lay it over any encoder of this shape
+        return None
+    adapter = peft_io.read_adapter(folder)
+    adapters.merge(base.model, adapter)
+    heads.put(base.model, adapter.head)
+    return CrossEncoder(base.model, base.tokenizer, str(about["fingerprint"]))
+
+
+def shipped() -> tuple[Path, dict[str, Any]] | None:
+    """Return the folder of the adapter that comes with lorad, and what is known of it; ``None`` where it is missing."""
+    folder = Path(str(resources.files("lorad.retrieval"))) / FOLDER
+    try:
+        about = dict(files.read_json(folder / ABOUT))
+    except (OSError, ValueError, TypeError):
+        return None
+    return folder, about
+
+
+def weights_digest(base: Base) -> str:
+    """Return the sha256 of an encoder's own weights, whichever program wrote their file."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(base.model.base_model.state_dict().items()):
+        found.update(name.encode())
+        found.update(tensor.detach().float().contiguous().numpy().tobytes())
+    return found.hexdigest()

@@ -1,0 +1,70 @@
+"""From where on an example answers a question: fitted to a version's own memory. Pure.
+
+What lives here: the arithmetic. What never does: searching and scoring, choosing the questions (``training``).
+
+A version's memory brings its own near misses. Take an example out, and its question is about what was taught and nothing
+that is left answers it: the same relation of another entity, another attribute of the same. So the best score that the
+others get for it is what an untaught question looks like here. And the question in other words, with the example in its
+place, is what a taught one looks like.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from lorad.records import AnswerThresholds
+
+MAX_REFUSED = 0.02
+"""Share of taught questions that may be refused for the sake of fewer false answers."""
+MENTIONED = 0.95
+"""Quantile of ordinary questions' similarities above which a question is about memory, if it names what memory knows."""
+NEAR = 0.75
+"""How far from there to what untaught questions of memory's own usually have a question is about it in any words."""
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Return the value that at most this share of them is below, by rank and without interpolation."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def fit(
+    *,
+    taught: Sequence[float],
+    untaught: Sequence[float],
+    ordinary: Sequence[float],
+    own: Sequence[float],
+    max_false_share: float,
+    scored_by: str,
+) -> AnswerThresholds:
+    """Return thresholds for these scores of taught and untaught questions, each a question's best example.
+
+    ``ordinary`` are the similarities of ordinary conversation to its nearest example, ``own`` those of the untaught
+    questions: not scores. At most ``max_false_share`` of the untaught get an answer, as long as no more than
+    ``MAX_REFUSED`` of the taught get none for it.
+    """
+    strict = _above(untaught, max_false_share)
+    answer = min(strict, quantile(taught, MAX_REFUSED)) if taught else strict
+    mentions = quantile(ordinary, MENTIONED) if ordinary else 0.0
+    usual = quantile(own, 0.5) if own else 1.0
+    return AnswerThresholds(
+        scored_by=scored_by,
+        answer=answer,
+        near=mentions + NEAR * max(0.0, usual - mentions),
+        mentions=mentions,
+        false_share=_share(score >= answer for score in untaught),
+        refused_share=_share(score < answer for score in taught),
+        questions=len(taught) + len(untaught),
+    )
+
+
+def _above(scores: Sequence[float], share: float) -> float:
+    """Return the least threshold that at most this share of the scores reaches."""
+    if not scores:
+        return 0.0
+    ordered = sorted(scores, reverse=True)
+    allowed = int(share * len(ordered))
+    return ordered[allowed] + 1e-6 if allowed < len(ordered) else ordered[-1]
+
+
+def _share(told: Iterable[bool]) -> float:
+    answers = list(told)
+    return round(sum(answers) / len(answers), 4) if answers else 0.0

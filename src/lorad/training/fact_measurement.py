@@ -1,0 +1,247 @@
+"""Measuring what a session was for: the fact in the answer, in words that were not trained, as it is served.
+
+What lives here: which questions are asked, and asking them of the candidate with and without its index. What never does:
+what a fact is (``evaluation.facts``), how a question is answered (``retrieval.answering``), the judge's limits.
+
+A session has no database. What it learns and what it must keep stand in a database in memory, under the same index that
+serves: what is measured is what people get.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorad.config import AnsweringSettings
+from lorad.evaluation import facts
+from lorad.models import embedders, generation
+from lorad.models.adapter_stack import AdapterStack
+from lorad.models.embedders import Embedder
+from lorad.records import AnswerThresholds, Example, FactRecall, Score, as_line
+from lorad.retrieval import answering, rerankers, thresholds
+from lorad.retrieval.finding import Finding
+from lorad.retrieval.index import Index
+from lorad.storage.database import Database
+from lorad.storage.memory import Memory
+from lorad.tasks import Generating
+from lorad.training import augmentation, distillation
+from lorad.training.rewording import is_asked_in_words, reworded
+from lorad.training.session_examples import SessionExample, score, spread
+
+VERSION = "candidate"
+"""What the examples in memory were learned by."""
+MOST_INDEXED = 4000
+"""Examples that a session indexes: as many take half a minute."""
+ASKED_NEW, ASKED_OLD = 64, 24
+"""Examples of the new dataset, and of each old one, whose facts are asked for."""
+MOST_ASKED = 240
+"""Examples whose facts are asked for in all."""
+FITTED = 80
+"""Examples that the thresholds are fitted on: each is asked in other words, and once as if it had not been learned."""
+LONGEST = 96
+"""Tokens of an answer in which its fact is looked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactReport:
+    """What was found of a candidate's facts."""
+
+    facts: dict[str, FactRecall]
+    thresholds: AnswerThresholds | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question:
+    """A question whose answer is known, and whether it is worded as it was trained."""
+
+    example: Example
+    text: str
+    is_trained: bool
+
+
+class FactMeasurement:
+    """The facts of one candidate."""
+
+    def __init__(
+        self,
+        task: Generating,
+        stack: AdapterStack,
+        name: str,
+        examples: Sequence[SessionExample],
+        right: Mapping[str, bool],
+        *,
+        settings: AnsweringSettings,
+        encoder: Path | None,
+    ) -> None:
+        self._task = task
+        self._stack = stack
+        self._name = name
+        self._settings = settings
+        self._right = right
+        self._examples = [each for each in examples if _is_question(each.example)]
+        self._slots = frozenset(
+            slot
+            for each in spread(self._examples, MOST_INDEXED)
+            for slot in facts.slots(as_line(each.example.input), as_line(each.example.target))
+        )
+        self._finding = self._build(encoder) if settings.retrieve else None
+
+    def _build(self, encoder: Path | None) -> Finding:
+        embedder: Embedder
+        if encoder is not None:
+            embedder = embedders.load_encoder(encoder)
+        else:
+            embedder = embedders.of_base(self._stack.base, lambda: self._stack.use(None))
+        database = Database(":memory:")
+        memory = Memory(database, VERSION)
+        held = [each.example for each in spread(self._examples, MOST_INDEXED)]
+        memory.add(held, 0, 0.0)
+        memory.mark_learned([example.ids for example in held], VERSION)
+        memory.record_recall(VERSION, {example.id: self._right[example.id] for example in held})
+        index = Index(database, VERSION, memory, embedder, None)
+        while index.step():
+            pass
+        return Finding(index, rerankers.load(encoder) if encoder else None)
+
+    def run(self, tell: Callable[[str], None]) -> FactReport:
+        """Fit the thresholds, and ask for the facts of some examples of each dataset."""
+        if not self._examples:
+            return FactReport(facts={})
+        found = None
+        if self._finding is not None:
+            tell("fitting when to answer")
+            found = self._fit(self._finding)
+        tell("asking in other words")
+        questions = self._questions()
+        alone = self._alone(questions)
+        served = self._served(questions, alone, found)
+        return FactReport(facts=_by_dataset(questions, alone, served), thresholds=found)
+
+    # -- which questions
+
+    def _questions(self) -> list[_Question]:
+        shelves: dict[str, list[SessionExample]] = {}
+        for each in self._examples:
+            shelves.setdefault(each.example.dataset, []).append(each)
+        chosen: list[SessionExample] = []
+        for shelf in shelves.values():
+            most = ASKED_NEW if any(each.is_new for each in shelf) else ASKED_OLD
+            chosen += spread(shelf, min(most, max(1, MOST_ASKED // len(shelves))))
+        questions = [
+            _Question(example=each.example, text=as_line(each.example.input), is_trained=True)
+            for each in chosen
+        ]
+        with_others = [each for each in self._examples if each.example.held_out]
+        for shelf_name in shelves:
+            shelf = [each for each in with_others if each.example.dataset == shelf_name]
+            most = ASKED_NEW if any(each.is_new for each in shelf) else ASKED_OLD
+            questions += [
+                _Question(example=each.example, text=each.example.held_out[0], is_trained=False)
+                for each in spread(shelf, min(most, max(1, MOST_ASKED // len(shelves))))
+            ]
+        return questions
+
+    # -- asking
+
+    def _alone(self, questions: Sequence[_Question]) -> list[bool]:
+        """Tell of each question whether the weights alone give its fact; what is recalled need not be generated."""
+        right = [each.is_trained and self._right[each.example.id] for each in questions]
+        left = [number for number, is_right in enumerate(right) if not is_right]
+        tokenizer = self._stack.base.tokenizer
+        prompts = {
+            number: self._task.prompt(tokenizer, reworded(questions[number].example, questions[number].text).input)
+            for number in left
+        }
+        left.sort(key=lambda number: len(prompts[number]))
+        ends = self._task.stop_tokens(tokenizer)
+        for begin in range(0, len(left), generation.TOGETHER):
+            numbers = left[begin : begin + generation.TOGETHER]
+            with self._stack.use(self._name) as model:
+                answers = generation.greedy(model, [prompts[number] for number in numbers], ends, LONGEST)
+            for number, tokens in zip(numbers, answers, strict=True):
+                right[number] = self._has_fact(questions[number].example, self._task.text(tokenizer, tokens))
+        return right
+
+    def _served(
+        self, questions: Sequence[_Question], alone: Sequence[bool], found: AnswerThresholds | None
+    ) -> list[bool]:
+        """Tell of each question whether the answer that is served gives its fact."""
+        if self._finding is None or found is None:
+            return list(alone)
+        return [
+            self._is_served(self._finding, each, found, alone=is_right)
+            for each, is_right in zip(questions, alone, strict=True)
+        ]
+
+    def _is_served(
+        self, finding: Finding, question: _Question, found: AnswerThresholds, *, alone: bool
+    ) -> bool:
+        reply = answering.reply(
+            reworded(question.example, question.text).input,
+            lambda text: finding.find(text, [VERSION]),
+            found,
+            unknown_words=self._settings.unknown_words if self._settings.unknown == "say" else None,
+        )
+        if reply.mode == "weights":
+            return alone
+        # asked as it was trained, what is recalled is the example's own answer; what is not is quoted
+        return reply.rests_on is not None and self._has_fact(question.example, as_line(reply.rests_on.target))
+
+    def _has_fact(self, example: Example, given: str) -> bool:
+        return facts.has_fact(as_line(example.input), as_line(example.target), given, self._slots)
+
+    # -- thresholds
+
+    def _fit(self, finding: Finding) -> AnswerThresholds:
+        taught: list[float] = []
+        untaught: list[float] = []
+        own: list[float] = []
+        for each in spread(self._examples, FITTED):
+            example = each.example
+            asked = as_line(example.input)
+            others = [*example.held_out[:1], *augmentation.wordings(asked, 2, len(asked))][:2]
+            for text in others:
+                hits = finding.find(text, [VERSION])
+                taught += [hits[0].score] if hits else []
+            for text in (asked, *others[-1:]):
+                if hits := finding.find(text, [VERSION], without={example.id}):
+                    untaught.append(hits[0].score)
+                    own.append(hits[0].neighbour.similarity)
+        ordinary = [
+            near[0].similarity
+            for text in distillation.prompts()
+            if (near := finding.index.search(text, [VERSION], 1))
+        ]
+        return thresholds.fit(
+            taught=taught,
+            untaught=untaught,
+            ordinary=ordinary,
+            own=own,
+            max_false_share=self._settings.max_false_share,
+            scored_by=finding.scored_by,
+        )
+
+
+def _is_question(example: Example) -> bool:
+    """Tell whether an example is a question in words with an answer in words."""
+    return isinstance(example.target, str) and is_asked_in_words(example)
+
+
+def _by_dataset(
+    questions: Sequence[_Question], alone: Sequence[bool], served: Sequence[bool]
+) -> dict[str, FactRecall]:
+    found = {}
+    for name in dict.fromkeys(each.example.dataset for each in questions):
+        numbers = [number for number, each in enumerate(questions) if each.example.dataset == name]
+        trained = [number for number in numbers if questions[number].is_trained]
+        others = [number for number in numbers if not questions[number].is_trained]
+        found[name] = FactRecall(
+            trained=_score(alone, trained),
+            trained_served=_score(served, trained),
+            other=_score(alone, others) if others else None,
+            other_served=_score(served, others) if others else None,
+        )
+    return found
+
+
+def _score(right: Sequence[bool], numbers: Sequence[int]) -> Score:
+    return score([right[number] for number in numbers])

@@ -1,0 +1,77 @@
+"""The other wordings that a session's examples are trained in, as rows.
+
+What lives here: which wordings an example has, and encoding them when their turn comes. What never does: making wordings
+(``augmentation``), choosing what is trained (``rehearsal``).
+
+The dataset's own wordings come first: people know how they ask. Those of the grammar fill up.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from lorad.errors import SampleError
+from lorad.records import Example, as_line, normal_form
+from lorad.tasks import Row, Task
+from lorad.training import augmentation
+
+
+class Rewording:
+    """The wordings of a session's examples; each is encoded when it is first trained."""
+
+    def __init__(
+        self, task: Task, tokenizer: Any, examples: Sequence[Example], *, most: int, longest: int, seed: int
+    ) -> None:
+        self._task = task
+        self._tokenizer = tokenizer
+        self._examples = examples
+        self._most = most
+        self._longest = longest
+        self._seed = seed
+        self._rows: dict[int, list[Row]] = {}
+
+    def row(self, number: int, turn: int) -> Row | None:
+        """Return an example in the wording whose turn it is; ``None`` where it has no other."""
+        if number not in self._rows:
+            self._rows[number] = self._encoded(self._examples[number])
+        rows = self._rows[number]
+        return rows[turn % len(rows)] if rows else None
+
+    def _encoded(self, example: Example) -> list[Row]:
+        rows = []
+        for text in wordings(example, self._most, self._seed):
+            try:
+                row = self._task.encode(self._tokenizer, reworded(example, text))
+            except SampleError:
+                continue  # the example itself can be written; this wording of it cannot
+            if len(row) <= self._longest:
+                rows.append(row)
+        return rows
+
+
+def wordings(example: Example, most: int, seed: int) -> list[str]:
+    """Return at most so many other wordings of an example's question, the dataset's own first.
+
+    What was held out for the tests is none of them, however it is spelled.
+    """
+    if not most or not is_asked_in_words(example):
+        return []
+    asked = as_line(example.input)
+    taken = {normal_form(text) for text in (asked, *example.held_out)}
+    found = []
+    for text in (*example.also_asked, *augmentation.wordings(asked, most, seed)):
+        if normal_form(text) not in taken and len(found) < most:
+            taken.add(normal_form(text))
+            found.append(text)
+    return found
+
+
+def is_asked_in_words(example: Example) -> bool:
+    """Tell whether an example is messages that end with what a person says."""
+    last = example.input[-1] if isinstance(example.input, list) and example.input else None
+    return isinstance(last, dict) and last.get("role") == "user" and isinstance(last.get("content"), str)
+
+
+def reworded(example: Example, text: str) -> Example:
+    """Return an example with its last message in other words."""
+    return replace(example, input=[*example.input[:-1], {**example.input[-1], "content": text}])
