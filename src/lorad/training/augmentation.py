@@ -67,6 +67,8 @@ def wordings(question: str, count: int, seed: int) -> list[str]:
     if count < 1 or not _is_one_sentence(text):
         return []
     masked, fixed = _mask(" ".join(text.split(" ")))
+    if _CODE.search(masked):
+        return []
     chance = random.Random(f"{seed}\n{text}")  # noqa: S311 - a reproducible choice, not a secret
     seen = {text, question}
     found: list[str] = []
@@ -83,9 +85,9 @@ def wordings(question: str, count: int, seed: int) -> list[str]:
 def _is_one_sentence(text: str) -> bool:
     if not text or len(text) > LONGEST_QUESTION or len(text.splitlines()) > 1 or "  " in text or "\t" in text:
         return False
-    return not (
-        _SENTENCE_END.search(text) or _CODE.search(text) or re.search(f"[{FIRST_MASK}-{LAST_MASK}]", text)
-    )
+    if " " not in text and text.isascii():
+        return False  # "Where?" has its meaning from what came before
+    return not (_SENTENCE_END.search(text) or re.search(f"[{FIRST_MASK}-{LAST_MASK}]", text))
 
 
 def _mask(text: str) -> tuple[str, list[str]]:
@@ -180,7 +182,7 @@ def _sloppy(form: str, names: frozenset[str], language: Language, chance: random
         text = text[:1].lower() + text[1:]
     if language is not GERMAN and chance.random() < HALF:  # a German noun is told by its capital
         text = _small(text)
-    if language.article and first.casefold() in language.first_words and chance.random() < HALF:
+    if language.article and first.casefold() in language.asking and chance.random() < HALF:
         text = " ".join(word for word in text.split(" ") if word != language.article)
     return text
 

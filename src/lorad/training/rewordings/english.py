@@ -27,15 +27,23 @@ _ATTRIBUTES, _NOT_HELD, _OFFICES, _ROLES, _MAKERS, _MEASURES, _PARTICIPLES, _NOU
 )
 
 _WH = words("what which who whom whose where when how why")
+_CONTRACTED = {word + mark for word in _WH for mark in ("'s", "\u2019s")}
 _BE = words("is are was were")
 _DO = words("do does did")
 _MODALS = words("can could must may might shall should will would")
 _AUXILIARIES = _BE | _DO | _MODALS
+_FIRST_WORDS = (
+    _WH | _CONTRACTED | _AUXILIARIES | words("in on at by from until till for during to under within")
+)
 _HAVE = words("has have had")
 _PREPOSITIONS = words(
     "of for at in on by from to with about into per during through without within under over after before between near "
     "as until till against among around behind beside inside outside via upon off out up down"
 )
+_PARTITIVE = _WH | words("many much one two some half")
+"""Before an "of" that decides: "which of the two", like "free of nuts"."""
+_MOMENTS = words("year time day date month week")
+_TALK = words("you your yourself")
 _PLACE_OR_TIME = words("at in on during per each every")
 _PRONOUNS = words("i you we he she it they one people")
 _DETERMINERS = words("the a an my your our his her its their this that these those")
@@ -56,8 +64,11 @@ _PAST = {
 
 _SYNONYMS: dict[str, str] = dict(_DATA["synonyms"])
 _SYNONYM = re.compile(
-    r"\b(" + "|".join(sorted(map(re.escape, _SYNONYMS), key=len, reverse=True)) + r")\b", re.IGNORECASE
+    r"\b(" + "|".join(sorted(map(re.escape, _SYNONYMS), key=len, reverse=True)) + r")\b(?! of\b)",
+    re.IGNORECASE,
 )
+_SHORT_NOT = re.compile(r"n['\u2019]t\b")
+_IDENTITY = re.compile(r"what (?:is|are|was|were) ", re.IGNORECASE)
 _CONTRACTION = re.compile(r"^(what|who|where|when|how)['\u2019]s ", re.IGNORECASE)
 _LONGEST_PHRASE = 12
 """Words; nobody asks for more in one breath, and what is longer was probably understood wrong."""
@@ -66,11 +77,17 @@ _LONGEST_PHRASE = 12
 def _forms(question: str) -> list[list[str]]:
     plain = _CONTRACTION.sub(r"\1 is ", question)
     groups = list(_FAMILIES.reword(plain))
-    if found := clause(plain):
+    # "I forgot how you are": a talk with the model is no question about a fact
+    if (found := clause(plain)) and not _TALK.intersection(body(plain).lower().split(" ")):
         groups.append([opening.format(found) for opening in _DATA["openings"]["clause"]])
-    if plain.partition(" ")[0].casefold() in _WH | _AUXILIARIES:
-        groups.append([_synonymous(plain), _bare(plain), *_in_place(plain), *_name_first(plain)])
-        groups[-1] += [_bare(form) for form in _in_place(plain) if not plain.lower().startswith("what is ")]
+    if plain.partition(" ")[0].casefold() in _FIRST_WORDS:
+        in_place = _in_place(plain)
+        keywords = [
+            _bare(plain),
+            *_name_first(plain),
+            *([] if _IDENTITY.match(plain) else map(_bare, in_place)),
+        ]
+        groups.append([_synonymous(plain), *in_place, *keywords])
     return groups
 
 
@@ -98,6 +115,7 @@ def _in_place(question: str) -> list[str]:
     if subject[0].lower() in _PRONOUNS | {"there"}:
         return []
     is_object = asked[0] in {"what", "which"} or asked[:2] in (["how", "many"], ["how", "much"])
+    is_object &= asked[-1] not in _MOMENTS
     is_object &= not after or after[-1] not in _PREPOSITIONS
     ordered = [*subject, *verb, *asked, *after] if is_object else [*subject, *verb, *after, *asked]
     return [capitalized(" ".join(ordered)) + "?"]
@@ -107,20 +125,24 @@ def _order(question: str) -> _Order | None:
     tokens = body(question).split(" ")
     tokens[0] = tokens[0].lower()
     start = 1 if tokens[0] in _PREPOSITIONS else 0
-    if len(tokens) < start + 2:
+    if len(tokens) < start + 2 or "," in question or _SHORT_NOT.search(question):
         return None
-    if tokens[0] in _MODALS | {"do"} and tokens[1].lower() in _PRONOUNS:
-        return _Order(["whether"], [tokens[1]], tokens[:1] if tokens[0] in _MODALS else [], tokens[2:])
-    if tokens[start] not in _WH or "," in question:
+    if tokens[0] in _DO | _MODALS:
+        return _uninverted(["whether"], tokens[0], tokens[1:])
+    place = _auxiliary(tokens, start) if tokens[start] in _WH else None
+    if place == len(tokens) - 1:
         return None
-    place = _auxiliary(tokens, start)
-    if place is None:
-        has = tokens.index("has") if "has" in tokens[:-1] else None
-        is_perfect = {"have", "had"}.intersection(tokens) or (has and _is_participle(tokens[has + 1]))
-        is_subject = start == 0 and not is_perfect and tokens[0] not in {"how", "where", "when", "why"}
-        is_subject |= start == 0 and tokens[:2] in (["how", "many"], ["how", "much"])
-        return _Order(tokens, [], [], []) if is_subject else None
-    return _uninverted(tokens[:place], tokens[place], tokens[place + 1 :])
+    if place is not None:
+        return _uninverted(tokens[:place], tokens[place], tokens[place + 1 :])
+    return _Order(tokens, [], [], []) if tokens[0] in _WH and _asks_for_subject(tokens) else None
+
+
+def _asks_for_subject(tokens: list[str]) -> bool:
+    """Whether a question without an auxiliary asks who does something: "which garage serves X"."""
+    has = tokens.index("has") if "has" in tokens[:-1] else None
+    is_perfect = {"have", "had"}.intersection(tokens) or (has and _is_participle(tokens[has + 1]))
+    is_adverb = tokens[0] in {"how", "where", "when", "why"} and tokens[1] not in {"many", "much"}
+    return not is_perfect and not is_adverb
 
 
 def _auxiliary(tokens: list[str], start: int) -> int | None:
@@ -134,58 +156,69 @@ def _auxiliary(tokens: list[str], start: int) -> int | None:
 
 
 def _uninverted(asked: list[str], verb: str, rest: list[str]) -> _Order | None:
-    if not rest:
-        return None
     first = rest[0]
     if first.lower() in _PRONOUNS or (first == "there" and verb in _BE):
         known = [] if verb == "do" else [verb]
         return None if verb in {"does", "did"} else _Order(asked, [first], known, rest[1:])
     if verb in _BE:
         return _after_be(asked, verb, rest)
-    if verb in _MODALS and first in _BASE_VERBS | {"be"}:
+    if first == "not" or (verb in _MODALS and first in _BASE_VERBS | {"be"}):
         return _Order([*asked, verb, *rest], [], [], [])
+    return _after_auxiliary(asked, verb, rest)
+
+
+def _after_auxiliary(asked: list[str], verb: str, rest: list[str]) -> _Order | None:
     places = [
         place
         for place, word in enumerate(rest)
         if place and word in _BASE_VERBS | {"be"} and rest[place - 1] not in _DETERMINERS | _PREPOSITIONS
     ]
-    if len(places) != 1 or _CLAUSES.intersection(rest[: places[0]]):
+    if len(places) != 1 or (_CLAUSES | {"not"}).intersection(rest[: places[0]]):
         return _Order(asked, rest, [], []) if verb == "do" else None
     subject, (main, *after) = rest[: places[0]], rest[places[0] :]
     finite = {"does": [_third(main)], "did": [_past(main)], "do": [main]}.get(verb, [verb, main])
+    if main == "be" and after and _is_participle(after[0]):
+        finite.append(after.pop(0))
     return _Order(asked, subject, finite, after)
 
 
 def _after_be(asked: list[str], verb: str, rest: list[str]) -> _Order | None:
     if _is_participle(rest[0]) or rest[0] in _PREPOSITIONS or (asked == ["who"] and rest[0].endswith("ing")):
-        return _Order(
-            [*asked, verb, *rest], [], [], []
-        )  # the question word is the subject: "what is taught in X"
+        # The question word is the subject: "what is taught in X"
+        return _Order([*asked, verb, *rest], [], [], [])
     if rest[-1] in _PREPOSITIONS and (asked[0] in {"which", "what"} or asked[:2] == ["how", "many"]):
-        order = _after_be(asked, verb, rest[:-1])  # "which room is X held in"
-        return order._replace(after=[*order.after, rest[-1]]) if order and order.subject else None
-    if not _is_phrase(["the", *rest[1:]] if rest[0] in {"a", "an"} else rest):
-        return None
+        order = _around_state(asked, verb, rest[:-1])  # "which room is X held in"
+        return order._replace(after=[*order.after, rest[-1]]) if order else None
+    return _around_state(asked, verb, rest)
+
+
+def _around_state(asked: list[str], verb: str, rest: list[str]) -> _Order | None:
+    """Put the verb behind the subject, and before a participle that ends it: "CS 101" + "is held" + "on Fridays"."""
     states = [place for place, word in enumerate(rest) if _is_state(rest, place, word)]
-    if not states and asked == ["why"]:
-        return None  # an adjective ends it: "why is the sky blue"
+    is_subject = _is_phrase(["the", *rest[1:]] if rest[0] in {"a", "an"} else rest)
+    if not is_subject or len(states) > 1 or (asked == ["why"] and not states):  # "why is the sky blue"
+        return None
     if not states:
         return _Order(asked, rest, [verb], [])
     place = states[0]
     is_last = place == len(rest) - 1 or rest[place + 1] in _PLACE_OR_TIME
-    if len(states) > 1 or not is_last or asked in (["what"], ["who"]):
+    if not is_last or asked in (["what"], ["who"]):
         return None
     return _Order(asked, rest[:place], [verb, rest[place]], rest[place + 1 :])
 
 
 def _is_state(rest: list[str], place: int, word: str) -> bool:
+    if word.endswith("ing") and rest[place + 1 : place + 2] == ["of"]:
+        return False  # "the rating of"
+    if word.endswith("ing") and rest[place - 1] in _PREPOSITIONS:
+        return False  # "the fee for changing X"
     return _is_participle(word) and place > 0 and rest[place - 1] not in _DETERMINERS | {"and", "or"}
 
 
 def _is_participle(word: str) -> bool:
     if word in _PARTICIPLES:
         return True
-    return word.islower() and word.endswith(("ed", "ing")) and word not in _NOUNS_IN_ED_ING
+    return word.islower() and word.endswith(("ed", "ing")) and word not in _NOUNS_IN_ED_ING | _PREPOSITIONS
 
 
 def _third(verb: str) -> str:
@@ -221,17 +254,27 @@ def _bare(question: str) -> str:
     drop = (
         _UNASKED
         | ({"can", "could"} if first in _WH else set())
-        | ({first} if first in {"what", "which"} and len(tokens) > 1 and tokens[1] in _BE else set())
+        | ({first} if first in {"what", "which"} and tokens[1:2] in (["is"], ["are"]) else set())
     )
-    if first in _AUXILIARIES - {"do", "does", "is", "are"} or {"as", "than"} & set(tokens):
+    if first in _AUXILIARIES - {"do", "does", "is", "are"} or {
+        "as",
+        "than",
+        "instead",
+        "because",
+        "out",
+    } & set(tokens):
         return question
-    kept = [tokens[0].lower() if place == 0 else word for place, word in enumerate(tokens)]
-    auxiliary = next((place for place, word in enumerate(kept) if word in _AUXILIARIES), -1)
+    if {"it", "there"}.intersection(tokens):
+        return question
+    if first in _FIRST_WORDS | _DETERMINERS:
+        tokens[0] = first
+    auxiliary = next((place for place, word in enumerate(tokens) if word in _AUXILIARIES), -1)
     drop -= _AUXILIARIES - {"can", "could"}
     return " ".join(
         word
-        for place, word in enumerate(kept)
-        if word not in drop and word != "I" and (place != auxiliary or word in _FORMER | _MODALS)
+        for place, word in enumerate(tokens)
+        if not (word in drop or word == "I" or (place == auxiliary and word not in _FORMER | _MODALS))
+        or ((word == "of" and _is_participle(tokens[place - 1])) or tokens[place - 1] in _PARTITIVE)
     )
 
 
@@ -248,7 +291,8 @@ def _name_first(question: str) -> list[str]:
         others.pop()
     if not others or _PREPOSITIONS.intersection(others) - {"of"}:
         return []
-    return [" ".join([*tokens[start:], _bare(" ".join(others))])]
+    bare = _bare(" ".join(others))
+    return [" ".join([*tokens[start:], bare])] if bare != " ".join(others) else []
 
 
 # What fits into a slot.
@@ -319,7 +363,9 @@ def _is_item(text: str) -> bool:
     tokens = text.split(" ")
     begins = tokens[0].lower() in _DETERMINERS or is_name(tokens[0]) or len(tokens) == 1
     is_phrase = _is_phrase(["the", *tokens[tokens[0].lower() in _DETERMINERS :]])
-    is_plain = not (_MEASURES | _PRONOUNS).intersection(word.lower() for word in tokens)
+    is_plain = not (_MEASURES | _PRONOUNS | {"plus", "minus", "times", "divided"}).intersection(
+        word.lower() for word in tokens
+    )
     return (
         begins
         and is_phrase
@@ -410,14 +456,12 @@ _FAMILIES = Families(_families(), _CHECKS, ("the ", "a ", "an "))
 
 ENGLISH = Language(
     function_words=_WH
+    | _CONTRACTED
     | _AUXILIARIES
     | _PRONOUNS
     | words("the of and for to in at please from give with") - {"was", "will", "he", "in", "am"},
-    first_words=_WH
-    | {word + mark + "s" for word in _WH for mark in "'\u2019"}
-    | _AUXILIARIES
-    | words("in on at by from until till for during to under within"),
-    asking=_WH,
+    first_words=_FIRST_WORDS,
+    asking=_WH | _CONTRACTED,
     imperatives=words(
         "write explain describe translate summarize summarise list name give state compare tell show create make find "
         "calculate compute classify rewrite suggest define generate convert draft solve identify"

@@ -18,7 +18,11 @@ from lorad.training.rewordings.language import body
 Check = Callable[[str], bool]
 
 _PART = re.compile(r"\{(\w+)(?::([^}]*))?\}|\(([^()]*)\)")
-_GAPS = re.compile(r" {2,}| +(?=[?.,;:])")
+_OPTIONAL = re.compile(r" (?=\{rest\})")
+_ALIASES = {"contact": "x", "day": "rest"}
+"""Slots with a stricter check, which are said like another."""
+_MAY_GO = {"p", "at", "be", "article"}
+"""Small words that a terse form may drop ("the fee for X", "X: fee?"); what else was read must be said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +73,18 @@ class Families:
             slots = {name: match[name] or "" for name in reader.slots}
             if all(self._fits(name, value) for name, value in slots.items()):
                 done.add(id(family))
-                filled = self._filled(slots)
-                yield [_say(form, filled) for form, needed in family.said if needed <= filled.keys()]
+                yield self._said(family, {_ALIASES.get(name, name): value for name, value in slots.items()})
 
-    def _filled(self, slots: dict[str, str]) -> dict[str, str]:
-        """Add the slots that others give: an empty end, a name for a thing, a thing without its article."""
-        filled = {"rest": "", "day": "", "p": "of", **slots}
-        if "contact" in slots:
-            filled.setdefault("x", slots["contact"])
-        bare = {f"{name}_bare": self._without_article(value) for name, value in filled.items()}
-        return {**filled, **bare}
+    def _said(self, family: Family, slots: dict[str, str]) -> list[str]:
+        must = {name for name, value in slots.items() if value} - _MAY_GO
+        # An empty end is the only slot that may be empty: it brings its own space.
+        filled = {"p": "of", **slots, "rest": f" {slots['rest']}" if slots.get("rest") else ""}
+        bare = {f"{name}_bare": self._without_article(value) for name, value in slots.items()}
+        return [
+            _say(form, filled | bare)
+            for form, named in family.said
+            if must <= {name.removesuffix("_bare") for name in named} and named <= (filled | bare).keys()
+        ]
 
     def _without_article(self, value: str) -> str:
         article = next((article for article in self._articles if value.lower().startswith(article)), "")
@@ -107,7 +113,9 @@ def capitalized(sentence: str) -> str:
 
 def _family(row: Mapping[str, Sequence[str]]) -> Family:
     both = row.get("both", ())
-    said = dict.fromkeys(form for rule in (*both, *row.get("say", ())) for form in spelled_out(rule))
+    said = dict.fromkeys(
+        _OPTIONAL.sub("", form) for rule in (*both, *row.get("say", ())) for form in spelled_out(rule)
+    )
     return Family(
         tuple(map(_reader, (*both, *row.get("read", ())))),
         tuple((form, frozenset(match[1] for match in _PART.finditer(form))) for form in said),
@@ -137,9 +145,4 @@ def _reader(form: str) -> _Reader:
 
 
 def _say(form: str, slots: Mapping[str, str]) -> str:
-    return capitalized(_GAPS.sub(_closed, form.format_map(slots)))
-
-
-def _closed(gap: re.Match[str]) -> str:
-    """Close the gap that an empty slot leaves: entirely before a mark."""
-    return "" if gap.string[gap.end() : gap.end() + 1] in "?.,;:" else " "
+    return capitalized(form.format_map(slots).strip())

@@ -60,7 +60,7 @@ _CHECKS: Mapping[str, Check] = {
     "x": lambda text: _is_thing(text) or (is_name(text) and "," not in text),
     "name": lambda text: is_name(text) and "," not in text,
 }
-_FAMILIES = Families(_DATA["families"], _CHECKS)
+_FAMILIES = Families(_DATA["families"], _CHECKS, ("le ", "la ", "les ", "l'", "l\u2019"))
 
 FRENCH = Language(
     function_words=_WH

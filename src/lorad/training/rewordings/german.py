@@ -84,7 +84,7 @@ _CHECKS: Mapping[str, Check] = {
     "n": lambda text: text[:1].isupper() and " " not in text,
     "rest": lambda text: "," not in text,
 }
-_FAMILIES = Families(_DATA["families"], _CHECKS)
+_FAMILIES = Families(_DATA["families"], _CHECKS, ("die ", "das "))
 
 GERMAN = Language(
     function_words=_WH

@@ -52,7 +52,7 @@ def words(text: str) -> frozenset[str]:
 
 def deciding(words: str) -> re.Pattern[str]:
     """Return the pattern that finds these words, and whatever is masked, in a text of small letters."""
-    return re.compile(rf"[{FIRST_MASK}-{LAST_MASK}]|n['’]t\b|\b(?:{'|'.join(words.split())})\b")
+    return re.compile(rf"[{FIRST_MASK}-{LAST_MASK}]|n['\u2019]t\b|\b(?:{'|'.join(words.split())})\b")
 
 
 def body(question: str) -> str:
