@@ -4,8 +4,7 @@ What lives here: telling the language, keeping what must stay letter by letter, 
 What never does: sentences of a language (``rewordings``), models, tokens, clocks.
 
 A wording must ask the same thing. Therefore numbers, codes, addresses and quotations are masked before any rule sees
-the question, every rule copies what it does not name, and a wording that lost or gained a name, a negation or a bound
-is dropped. What is not plainly one question gets an opening at most: no wording is better than a wrong one.
+the question, and a rule says every part of the question that it read, as it stood there. What is not plainly one question gets an opening at most: no wording is better than a wrong one.
 """
 
 import random
@@ -110,7 +109,10 @@ def _restore(text: str, fixed: list[str]) -> str:
 def _language(text: str) -> Language | None:
     """Return the language whose function words are in the majority, or None where two are level."""
     found = [word.casefold() for word in _WORD.findall(text)]
-    hits = [sum(word in language.function_words for word in found) for language in _LANGUAGES]
+    hits = [
+        sum(word in language.function_words or word in language.imperatives for word in found)
+        for language in _LANGUAGES
+    ]
     best = max(hits)
     return _LANGUAGES[hits.index(best)] if best and hits.count(best) == 1 else None
 
@@ -122,11 +124,10 @@ def _draws(question: str, chance: random.Random, most: int) -> Iterator[str]:
     if language is None or first not in language.first_words | language.imperatives:
         yield from _in_any_language(question, chance)
         return
-    fixed = _fixed(question, language)
     names = frozenset(word for word in question.split(" ")[1:] if word[:1].isupper())
     forms = [question]
     for form in _interleaved(language.forms(question), chance):
-        if form != question and _fixed(form, language) == fixed:
+        if form != question:
             forms.append(form)
             yield _dressed(form, names, language, chance.random(), chance)
     if first in language.imperatives and len(forms) == 1:
@@ -140,11 +141,6 @@ def _draws(question: str, chance: random.Random, most: int) -> Iterator[str]:
 def _first_word(text: str) -> str:
     match = _FIRST_WORD.match(text)
     return match[1].casefold() if match else ""
-
-
-def _fixed(text: str, language: Language) -> list[str]:
-    """Return what a wording may neither lose nor gain: masked parts, negations, bounds."""
-    return sorted(language.deciders.findall(text.casefold()))
 
 
 def _one_of(choices: Sequence[str], chance: random.Random) -> str:
@@ -188,7 +184,11 @@ def _sloppy(form: str, names: frozenset[str], language: Language, chance: random
 
 
 def _small(text: str) -> str:
-    return " ".join(word.lower() if _is_safe(word) else word for word in text.split(" "))
+    """Return the text in small letters, or as it is where one of its capitals may matter: no "Kew lodge"."""
+    words = text.split(" ")
+    if not all(_is_safe(word) or word == word.lower() or word == "I" or is_masked(word) for word in words):
+        return text
+    return " ".join(word.lower() if _is_safe(word) else word for word in words)
 
 
 def _is_safe(word: str) -> bool:

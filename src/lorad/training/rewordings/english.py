@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from lorad.training.rewordings.forms import Check, Families, capitalized
-from lorad.training.rewordings.language import Language, body, deciding, is_masked, is_name, load, words
+from lorad.training.rewordings.language import Language, body, is_masked, is_name, load, words
 
 _DATA = load("english")
 _ATTRIBUTES, _NOT_HELD, _OFFICES, _ROLES, _MAKERS, _MEASURES, _PARTICIPLES, _NOUNS_IN_ED_ING, _BASE_VERBS = (
@@ -269,13 +269,19 @@ def _bare(question: str) -> str:
     if first in _FIRST_WORDS | _DETERMINERS:
         tokens[0] = first
     auxiliary = next((place for place, word in enumerate(tokens) if word in _AUXILIARIES), -1)
-    drop -= _AUXILIARIES - {"can", "could"}
+    drop -= _AUXILIARIES - {"can", "could"}  # only the first of them goes, by its place
     return " ".join(
         word
         for place, word in enumerate(tokens)
-        if not (word in drop or word == "I" or (place == auxiliary and word not in _FORMER | _MODALS))
-        or ((word == "of" and _is_participle(tokens[place - 1])) or tokens[place - 1] in _PARTITIVE)
+        if _decides(tokens, place) or not (word in drop or word == "I" or place == auxiliary)
     )
+
+
+def _decides(tokens: list[str], place: int) -> bool:
+    """Whether a small word must stay: the past, what may or must be, "free of nuts", "which of the two"."""
+    if tokens[place] == "of":
+        return place > 0 and (_is_participle(tokens[place - 1]) or tokens[place - 1] in _PARTITIVE)
+    return tokens[place] in _FORMER | _MODALS - {"can", "could"}
 
 
 def _name_first(question: str) -> list[str]:
@@ -455,20 +461,15 @@ def _families() -> Iterator[dict[str, list[str]]]:
 _FAMILIES = Families(_families(), _CHECKS, ("the ", "a ", "an "))
 
 ENGLISH = Language(
-    function_words=_WH
-    | _CONTRACTED
-    | _AUXILIARIES
-    | _PRONOUNS
-    | words("the of and for to in at please from give with") - {"was", "will", "he", "in", "am"},
+    function_words=(
+        _WH | _CONTRACTED | _AUXILIARIES | _PRONOUNS | words("the of and for to at please from give with")
+    )
+    - words("was will he"),  # German has them too
     first_words=_FIRST_WORDS,
     asking=_WH | _CONTRACTED,
     imperatives=words(
         "write explain describe translate summarize summarise list name give state compare tell show create make find "
         "calculate compute classify rewrite suggest define generate convert draft solve identify"
-    ),
-    deciders=deciding(
-        "not no never none nobody nothing neither nor without except unless only all any both each every least most "
-        "more less fewer minimum maximum before after since between or other else first last next"
     ),
     article="the",
     forms=_forms,

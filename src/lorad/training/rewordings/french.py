@@ -6,7 +6,7 @@ What lives here: the grammar behind ``french.yaml``. What never does: the senten
 from collections.abc import Mapping
 
 from lorad.training.rewordings.forms import Check, Families
-from lorad.training.rewordings.language import Language, body, deciding, is_name, load, words
+from lorad.training.rewordings.language import Language, body, is_name, load, words
 
 _DATA = load("french")
 _WH = words("quel quelle quels quelles qui où quand comment combien pourquoi lequel laquelle")
@@ -70,10 +70,6 @@ FRENCH = Language(
     first_words=_WH | words("à de dans depuis sur pour par est-ce"),
     asking=_WH | {"à", "de", "dans"},
     imperatives=words("donnez-moi donne-moi écris écrivez traduis traduisez expliquez explique décris"),
-    deciders=deciding(
-        "ne pas non jamais rien personne aucun aucune sans sauf seulement tous toutes chaque minimum maximum plus moins "
-        "avant après depuis entre ou sinon premier dernier"
-    ),
     article="",
     forms=_forms,
     openings=_DATA["openings"]["question"],

@@ -6,7 +6,7 @@ What lives here: the grammar behind ``german.yaml``. What never does: the senten
 from collections.abc import Mapping
 
 from lorad.training.rewordings.forms import Check, Families
-from lorad.training.rewordings.language import Language, body, deciding, is_name, load, words
+from lorad.training.rewordings.language import Language, body, is_name, load, words
 
 _DATA = load("german")
 _WH = words("was wer wen wem wessen wo wohin woher wann wie warum wieso weshalb wozu womit")
@@ -87,20 +87,17 @@ _CHECKS: Mapping[str, Check] = {
 _FAMILIES = Families(_DATA["families"], _CHECKS, ("die ", "das "))
 
 GERMAN = Language(
-    function_words=_WH
-    | _WHICH
-    | _PREPOSITIONS
-    | words("der die das den dem des ein eine einen einer")
-    | words("ist sind war wird wurde hat haben kann muss ich du sie wir man und oder nicht mir bitte")
-    - {"was", "an", "in", "am", "man", "war", "die"}
-    | {"die"},
+    function_words=(
+        _WH
+        | _WHICH
+        | _PREPOSITIONS
+        | words("der die das den dem des ein eine einen einer")
+        | words("ist sind wird wurde hat haben kann muss ich du sie wir und oder nicht mir bitte")
+    )
+    - words("was an in am"),  # English has them too
     first_words=_WH | _WHICH | _PREPOSITIONS | _FINITE,
     asking=_WH | _WHICH | _PREPOSITIONS,
     imperatives=words("nenne nennen schreibe schreib erkläre beschreibe übersetze"),
-    deciders=deciding(
-        "nicht kein keine keinen keiner nie niemals niemand nichts ohne außer nur alle jeder jede beide mindestens "
-        "höchstens mehr weniger vor nach seit zwischen oder sonst erste letzte"
-    ),
     article="",
     forms=_forms,
     openings=_DATA["openings"]["question"],

@@ -4,7 +4,6 @@ What lives here: the interface of the language modules and the tests of words th
 of one language.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -28,8 +27,6 @@ class Language:
     """The question words among them: who, where, which."""
     imperatives: frozenset[str]
     """Words that begin an instruction, and lose their capital inside a sentence."""
-    deciders: re.Pattern[str]
-    """Finds masked parts, negations, bounds and quantities: a wording has the same of each as its question."""
     article: str
     """The article that people leave out when they type fast; empty where it carries case or gender."""
     forms: Callable[[str], list[list[str]]]
@@ -50,11 +47,6 @@ def words(text: str) -> frozenset[str]:
     return frozenset(word.replace("_", " ") for word in text.split())
 
 
-def deciding(words: str) -> re.Pattern[str]:
-    """Return the pattern that finds these words, and whatever is masked, in a text of small letters."""
-    return re.compile(rf"[{FIRST_MASK}-{LAST_MASK}]|n['\u2019]t\b|\b(?:{'|'.join(words.split())})\b")
-
-
 def body(question: str) -> str:
     """Return the question without its mark; a dot before a question mark belongs to a name ("Acme Corp.?")."""
     text = question.rstrip()
@@ -73,5 +65,5 @@ def is_name(word: str) -> bool:
 
 def lowered(sentence: str, first_words: frozenset[str]) -> str:
     """Return the sentence without its first capital where the first word is one of ``first_words``."""
-    first = sentence.partition(" ")[0]
+    first = sentence.partition(" ")[0].rstrip(":,")
     return sentence[:1].lower() + sentence[1:] if first.casefold() in first_words else sentence
