@@ -87,7 +87,12 @@ def arm(name: str, command: Sequence[str], *, fresh: bool) -> dict[str, Any]:
 
 def add_smollm2(home: Path) -> None:
     """Make a home with SmolLM2 as its base model, which is fetched once."""
+    add_base(home, "smollm2")
+
+
+def add_base(home: Path, source: str) -> None:
+    """Make a home with one of the bases that lorad knows by name, which is fetched once."""
     for name in ("configs", "inbox", "models"):
         (home / name).mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "lorad.apps.cli.model_commands", "base", "add", "smollm2"]
+    command = [sys.executable, "-m", "lorad.apps.cli.model_commands", "base", "add", source]
     subprocess.run([*command, "--home", str(home)], check=True)
