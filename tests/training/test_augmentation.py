@@ -98,6 +98,12 @@ def test_the_same_input_gives_the_same_wordings_and_fewer_are_the_first_of_more(
     assert wordings(question, 3, 5) == wordings(question, 12, 5)[:3]
 
 
+def test_a_short_word_keeps_its_capital_for_it_may_be_a_code():
+    found = wordings("Which element has the symbol Co?", MANY, 1)
+    assert found
+    assert all("Co" in wording.split() or "Co?" in wording or "Co." in wording for wording in found)
+
+
 def test_another_seed_gives_other_wordings():
     question = "What is the phone number of Harbour Pool?"
     assert wordings(question, 8, 1) != wordings(question, 8, 2)
@@ -166,6 +172,7 @@ def test_a_stranger_would_ask_it_so(question, expected):
         ("Why is the sky blue?", "blue is"),
         ("Who owns Kew Lodge?", "post"),
         ("How many of the rooms are free?", "number of of"),
+        ("When did Harbour Pool open?", "when Harbour Pool open"),
         ("How are you?", "forgot"),
         ("What is the capital of Ohio?", "is capital Ohio"),
         ("Who runs the Kew Lodge?", "Kew lodge"),
