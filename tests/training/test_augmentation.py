@@ -35,6 +35,7 @@ QUESTIONS = [
     "When does Harbour Pool open on Sundays?",
     "Who wrote “The Old Man and the Sea”?",
     "Who is the head gardener of Kew Lodge?",
+    "Where is the office of Dr. Miriam Vale?",
     "In which city is the airport with the IATA code HEL?",
     "What number reaches the Harbour Pool?",
     # programs and addresses
@@ -102,6 +103,12 @@ def test_a_short_word_keeps_its_capital_for_it_may_be_a_code():
     found = wordings("Which element has the symbol Co?", MANY, 1)
     assert found
     assert all("Co" in wording.split() or "Co?" in wording or "Co." in wording for wording in found)
+
+
+def test_keywords_keep_what_decides():
+    found = [wording.casefold() for wording in wordings("When did Harbour Pool open?", MANY, 1)]
+    assert "when did harbour pool open" in found
+    assert "when harbour pool open" not in found
 
 
 def test_another_seed_gives_other_wordings():
@@ -172,7 +179,6 @@ def test_a_stranger_would_ask_it_so(question, expected):
         ("Why is the sky blue?", "blue is"),
         ("Who owns Kew Lodge?", "post"),
         ("How many of the rooms are free?", "number of of"),
-        ("When did Harbour Pool open?", "when Harbour Pool open"),
         ("How are you?", "forgot"),
         ("What is the capital of Ohio?", "is capital Ohio"),
         ("Who runs the Kew Lodge?", "Kew lodge"),
