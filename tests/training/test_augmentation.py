@@ -35,6 +35,7 @@ QUESTIONS = [
     "When does Harbour Pool open on Sundays?",
     "Who wrote “The Old Man and the Sea”?",
     "Who is the head gardener of Kew Lodge?",
+    "Where is the office of Dr. Miriam Vale?",
     "In which city is the airport with the IATA code HEL?",
     "What number reaches the Harbour Pool?",
     # programs and addresses
@@ -96,6 +97,18 @@ def test_wordings_differ_from_the_question_and_from_each_other(question):
 def test_the_same_input_gives_the_same_wordings_and_fewer_are_the_first_of_more(question):
     assert wordings(question, 12, 5) == wordings(question, 12, 5)
     assert wordings(question, 3, 5) == wordings(question, 12, 5)[:3]
+
+
+def test_a_short_word_keeps_its_capital_for_it_may_be_a_code():
+    found = wordings("Which element has the symbol Co?", MANY, 1)
+    assert found
+    assert all("Co" in wording.split() or "Co?" in wording or "Co." in wording for wording in found)
+
+
+def test_keywords_keep_what_decides():
+    found = [wording.casefold() for wording in wordings("When did Harbour Pool open?", MANY, 1)]
+    assert "when did harbour pool open" in found
+    assert "when harbour pool open" not in found
 
 
 def test_another_seed_gives_other_wordings():

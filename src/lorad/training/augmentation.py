@@ -4,7 +4,8 @@ What lives here: telling the language, keeping what must stay letter by letter, 
 What never does: sentences of a language (``rewordings``), models, tokens, clocks.
 
 A wording must ask the same thing. Therefore numbers, codes, addresses and quotations are masked before any rule sees
-the question, and a rule says every part of the question that it read, as it stood there. What is not plainly one question gets an opening at most: no wording is better than a wrong one.
+the question, and a rule says every part of the question that it read, as it stood there. What is not plainly one
+question gets an opening at most: no wording is better than a wrong one.
 """
 
 import random
@@ -44,13 +45,12 @@ _MASKED = re.compile(
     """,
     re.VERBOSE,
 )
-_SHORT_WORDS = frozenset(word for language in _LANGUAGES for word in language.function_words) | {
-    "the",
-    "tell",
-    "it",
-}
+_SHORT_WORDS = frozenset(word for language in _LANGUAGES for word in language.function_words | {"the", "it"})
 _CODE = re.compile(r"[{}<>|\\;=]|\(\)|::|->|\*\*")
 _SENTENCE_END = re.compile(r"[.!?。\uff01\uff1f][\"”»)]?\s")
+_ABBREVIATION = re.compile(
+    r"\b(?:Dr|Mr|Mrs|Ms|Prof|St|Jr|Sr|Corp|Inc|Ltd|Co|No|Nr|Str|Mt|vs|approx|[A-Za-z])\."
+)
 _WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*|\S", re.UNICODE)
 _FIRST_WORD = re.compile(r"^[¿¡]?([^\W\d_]+(?:['\u2019-][^\W\d_]+)*)")
 _END_MARK = re.compile(r"\s*(?:[?\uff1f]+|\.)$")
@@ -65,7 +65,7 @@ def wordings(question: str, count: int, seed: int) -> list[str]:
     text = question.strip()
     if count < 1 or not _is_one_sentence(text):
         return []
-    masked, fixed = _mask(" ".join(text.split(" ")))
+    masked, fixed = _mask(text)
     if _CODE.search(masked):
         return []
     chance = random.Random(f"{seed}\n{text}")  # noqa: S311 - a reproducible choice, not a secret
@@ -86,7 +86,9 @@ def _is_one_sentence(text: str) -> bool:
         return False
     if " " not in text and text.isascii():
         return False  # "Where?" has its meaning from what came before
-    return not (_SENTENCE_END.search(text) or re.search(f"[{FIRST_MASK}-{LAST_MASK}]", text))
+    return not (
+        _SENTENCE_END.search(_ABBREVIATION.sub("", text)) or re.search(f"[{FIRST_MASK}-{LAST_MASK}]", text)
+    )
 
 
 def _mask(text: str) -> tuple[str, list[str]]:
