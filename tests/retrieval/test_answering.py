@@ -1,0 +1,129 @@
+"""Which of the four ways a question takes."""
+
+import pytest
+
+from lorad.records import AnswerThresholds, Example
+from lorad.retrieval import answering
+from lorad.retrieval.answering import Found
+from lorad.retrieval.neighbours import Neighbour
+
+LINE = AnswerThresholds(
+    scored_by="similarity",
+    answer=0.8,
+    near=0.6,
+    mentions=0.4,
+    false_share=0.0,
+    refused_share=0.0,
+    questions=0,
+)
+
+
+def found(score, similarity=0.9, *, target="It is 555-0142.", is_recalled=True, mentions=False):
+    example = Example(
+        task="chat",
+        input=[{"role": "user", "content": "What is the phone number of the office?"}],
+        target=target,
+        dataset="desk",
+        line=7,
+    )
+    near = Neighbour(example=example, similarity=similarity, score=score, is_recalled=is_recalled)
+    return Found(neighbour=near, score=score, mentions=mentions)
+
+
+def ask(*texts, **hits):
+    """Return the reply to a conversation in which the user says these texts; ``hits`` by question."""
+    messages = []
+    for text in texts:
+        messages += [{"role": "user", "content": text}, {"role": "assistant", "content": "Yes."}]
+    by_text = hits.get("by_text", {})
+    return answering.reply(
+        messages[:-1],
+        lambda text: by_text.get(text, hits.get("every", [])),
+        LINE,
+        unknown_words=hits.get("unknown_words", "I was not taught that."),
+    )
+
+
+def test_a_question_is_asked_in_its_trained_wording():
+    reply = ask("How do I call you?", every=[found(0.9)])
+    assert reply.mode == "taught"
+    assert reply.messages == [{"role": "user", "content": "What is the phone number of the office?"}]
+    assert (reply.sources[0].dataset, reply.sources[0].row) == ("desk", 7)
+    assert reply.sources[0].confidence > 0.5
+
+
+def test_what_the_version_does_not_recall_is_quoted():
+    reply = ask("How do I call you?", every=[found(0.9, is_recalled=False)])
+    assert (reply.mode, reply.text, reply.messages) == ("stored", "It is 555-0142.", None)
+
+
+def test_what_nothing_taught_answers_is_said():
+    reply = ask("What is your fax number?", every=[found(0.5, similarity=0.7)])
+    assert (reply.mode, reply.text) == ("unknown", "I was not taught that.")
+    assert reply.sources[0].question == "What is the phone number of the office?"
+    assert reply.rests_on is None
+
+
+def test_the_model_answers_all_where_it_is_told_to():
+    assert (
+        ask("What is your fax number?", every=[found(0.5, similarity=0.7)], unknown_words=None).mode
+        == "weights"
+    )
+
+
+@pytest.mark.parametrize(
+    ("hit", "mode"),
+    [
+        (found(0.1, similarity=0.59), "weights"),
+        (found(0.1, similarity=0.6), "unknown"),
+        (found(0.1, similarity=0.41, mentions=True), "unknown"),
+        (found(0.1, similarity=0.39, mentions=True), "weights"),
+        (found(0.1, similarity=0.9, target="Gladly! " * 80), "weights"),
+        (found(0.1, similarity=0.9, target="gladly"), "weights"),
+    ],
+)
+def test_conversation_about_something_else_is_left_alone(hit, mode):
+    assert ask("Write me a poem.", every=[hit]).mode == mode
+
+
+def test_nothing_found_leaves_the_question_to_the_model():
+    messages = [{"role": "user", "content": "Hello"}]
+    reply = answering.reply(messages, lambda _: [], LINE, unknown_words="No.")
+    assert (reply.mode, reply.messages) == ("weights", messages)
+
+
+def test_a_question_that_leans_on_the_one_before_is_looked_up_with_it():
+    reply = ask(
+        "Who runs the office?",
+        "And how do I call it?",
+        by_text={"Who runs the office? And how do I call it?": [found(0.9)]},
+    )
+    assert reply.mode == "taught"
+
+
+def test_a_turn_about_something_else_behind_a_taught_one_is_not_refused():
+    reply = ask(
+        "Who runs the office?",
+        "Write me a poem.",
+        by_text={
+            "Write me a poem.": [found(0.1, similarity=0.1)],
+            "Who runs the office? Write me a poem.": [found(0.5, similarity=0.8)],
+        },
+    )
+    assert reply.mode == "weights"
+
+
+@pytest.mark.parametrize("role", ["system", "tools", "tool"])
+def test_what_an_answer_may_hang_on_switches_the_search_off(role):
+    messages = [{"role": role, "content": "Be brief."}, {"role": "user", "content": "How do I call you?"}]
+    assert answering.questions(messages) == []
+
+
+def test_an_empty_question_is_not_looked_up():
+    assert answering.questions([{"role": "user", "content": "  "}]) == []
+    assert answering.questions([]) == []
+
+
+def test_scores_far_from_the_line_are_still_probabilities():
+    assert answering.confidence(1e9, LINE) == pytest.approx(1.0)
+    assert answering.confidence(-1e9, LINE) == pytest.approx(0.0)

@@ -1,0 +1,55 @@
+"""Thresholds from a version's own memory."""
+
+import pytest
+
+from lorad.retrieval import thresholds
+
+
+def fit(taught, untaught, *, ordinary=(0.1, 0.2, 0.3), own=(0.7,), max_false_share=0.1):
+    return thresholds.fit(
+        taught=taught,
+        untaught=untaught,
+        ordinary=ordinary,
+        own=own,
+        max_false_share=max_false_share,
+        scored_by="similarity",
+    )
+
+
+def test_at_most_the_allowed_share_of_the_untaught_is_answered():
+    found = fit([5.0] * 10, [float(number) / 10 for number in range(20)])
+    assert found.false_share == pytest.approx(0.1)
+    assert found.refused_share == 0.0
+    assert 1.7 < found.answer <= 1.8
+
+
+def test_what_was_taught_is_not_refused_for_the_sake_of_the_untaught():
+    found = fit([1.0] * 100, [2.0] * 100)
+    assert found.refused_share == 0.0
+    assert found.false_share == 1.0
+
+
+def test_a_few_of_the_taught_may_be():
+    found = fit([*[5.0] * 99, -9.0], [0.0] * 100)
+    assert found.refused_share == pytest.approx(0.01)
+    assert found.false_share == 0.0
+
+
+def test_none_may_be_false():
+    assert fit([9.0], [1.0, 2.0, 3.0], max_false_share=0.0).answer > 3.0
+
+
+def test_all_may_be_false():
+    assert fit([9.0], [1.0, 2.0, 3.0], max_false_share=1.0).false_share == 1.0
+
+
+def test_what_is_about_memory_lies_between_ordinary_and_own_questions():
+    found = fit([1.0], [0.0], ordinary=[0.1] * 19 + [0.4], own=[0.8])
+    assert found.mentions == pytest.approx(0.4)
+    assert found.mentions < found.near < 0.8
+
+
+def test_a_memory_of_one_example_has_no_near_miss():
+    found = fit([1.0], [], own=[])
+    assert (found.answer, found.questions) == (0.0, 1)
+    assert fit([], []).answer == 0.0
