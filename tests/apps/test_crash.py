@@ -34,7 +34,11 @@ FILES = {
     "copy.json": BEFORE["doors.json"],
     "hats.json": json.dumps(tiny.rows(HATS)),
 }
-BESIDE = {"keys.json.meta.yaml": "description: by hand", "bad.json.meta.yaml": "description: by foot"}
+BESIDE = {
+    "keys.json.meta.yaml": "description: by hand",
+    "keys.json.wordings.json": json.dumps({KEYS[0].input[-1]["content"]: ["Which hue has it?"]}),
+    "bad.json.meta.yaml": "description: by foot",
+}
 STEPS = 400
 
 pytestmark = pytest.mark.timeout(
