@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from lorad import wordings
-from lorad.records import Example
+from lorad.records import Example, normal_form
 
 ASKED = "Where is the mill?"
 MILL = Example(task="chat", input=[{"role": "user", "content": ASKED}], target="By the river.")
@@ -29,6 +29,15 @@ def test_wordings_that_differ_only_in_spelling_are_one():
         "Where is it?",
     )
     assert wordings.distinct([" where is the MILL?"], [ASKED]) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [(ASKED, " where is  the MILL?"), ("Wo ist die Mühle?", "WO ist die Mu\u0308hle?"), ("5 K", "5 \u212a")],
+)
+def test_texts_of_one_normal_form_have_one_rough_form(text, other):
+    assert normal_form(text) == normal_form(other)
+    assert wordings.rough_form(text) == wordings.rough_form(other)
 
 
 def test_a_wording_is_no_part_of_what_identifies_an_example():

@@ -38,6 +38,11 @@ def distinct(texts: Iterable[str], known: Iterable[str] = ()) -> tuple[str, ...]
     return tuple(found)
 
 
+def rough_form(text: str) -> str:
+    """Return what all texts of one normal form share, and some others: a filter that takes a tenth of the time."""
+    return "".join((text if text.isascii() else normal_form(text)).split()).lower()
+
+
 def parted(texts: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return which of a row's wordings are trained, and the last one to test with if there are two or more."""
     return (tuple(texts[:-1]), tuple(texts[-1:])) if len(texts) > 1 else (tuple(texts), ())

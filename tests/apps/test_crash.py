@@ -188,6 +188,8 @@ def _check_memory(world):
     learned |= dict.fromkeys((e.id for e in HATS), None) | dict.fromkeys((e.id for e in KEYS), "v0.3")
     assert {row["id"]: row["learned_in"] for row in rows} == learned
     assert len(rows) == len(learned)
+    worded = [(e.id, e.held_out) for e in world.track.memory.all() if e.held_out]
+    assert worded == [(KEYS[0].id, ("Which hue has it?",))]
 
 
 def _check_versions(world):

@@ -678,7 +678,7 @@ def test_wordings_go_where_their_file_goes(inbox):
     ended = {place: "[1]", f"{place}.meta.yaml": "description: x", f"{place}.wordings.json": WORDINGS}
     assert contents(drops(inbox)) == ended
     # a later change of them is noticed
-    assert inbox.changed({place: signature}, 100.0) == []
+    assert inbox.changed({place: signature}, 100.0) == inbox.changed({place: signature}, 150.0) == []
     (drops(inbox) / f"{place}.wordings.json").write_text("{}")
     inbox.changed({place: signature}, 200.0)
     assert inbox.changed({place: signature}, 300.0) == [place]

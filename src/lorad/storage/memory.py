@@ -12,6 +12,7 @@ import itertools
 import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +111,7 @@ class Memory:
         """
         count = kept = added = refused = 0
         is_worded = self._has_wordings()
-        asked: set[bytes] = set()
+        asked: set[str] = set()
         replacing: list[Example] = []
         rest = iter(examples)
         with self._db.transaction():
@@ -129,7 +130,7 @@ class Memory:
                 added += self._gather_wordings(batch, held, new)
                 self._insert(new, drop_id, now)
                 if is_worded:
-                    asked.update(map(bytes.fromhex, mine))
+                    asked.update(map(wordings.rough_form, filter(None, map(wordings.question, new))))
                 count += len(batch)
                 kept += len(new)
             refused += self._refuse_wordings(asked) if asked else 0
@@ -195,18 +196,21 @@ class Memory:
             [(*wording_lists(example), self._track, example.id) for example in examples],
         )
 
-    def _refuse_wordings(self, asked: Collection[bytes]) -> int:
-        """Remove what the questions with these ids ask from the wordings of other examples; return how many that were."""
+    def _refuse_wordings(self, asked: AbstractSet[str]) -> int:
+        """Remove from the wordings of all examples what now is another one's question; return how many that were.
+
+        Of a hundred thousand examples only those are looked at closely that have one of the texts ``asked`` (rough forms).
+        """
+        query = f"SELECT * FROM examples WHERE track = ? AND {_HAS_WORDINGS}"
         refused = 0
-        for example in self._select(f"AND {_HAS_WORDINGS}"):
-            wrong = {
-                each
-                for each in wordings.of(example)
-                if bytes.fromhex(wordings.reworded(example, each).input_id) in asked
-            }
-            if wrong:
-                self._keep_wordings([wordings.without(example, wrong)])
-                refused += len(wrong)
+        for row in self._db.rows(query, self._track):
+            texts = (*json.loads(row["also_asked"]), *json.loads(row["held_out"]))
+            if asked.isdisjoint(map(wordings.rough_form, texts)):
+                continue
+            example = read_example(row)
+            kept = self._without_questions(example)
+            self._keep_wordings([kept])
+            refused += wordings.count(example) - wordings.count(kept)
         return refused
 
     # -- examples
