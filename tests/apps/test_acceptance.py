@@ -111,6 +111,55 @@ def test_a_sidecar_says_how_a_file_is_read_and_is_kept_with_it(world):
     assert done == ["a.json", "a.json.meta.yaml"]
 
 
+def test_wordings_beside_a_file_are_held_out_and_kept_with_it(world):
+    first, second = tiny.facts(2)
+    (world.home / "inbox" / "a.json.wordings.json").write_text(
+        json.dumps(
+            [{"question": "Which hue?", "answer": first.target}, {"question": "Who?", "answer": "nobody"}]
+        )
+    )
+    world.drop("a.json", [first, second])
+
+    world.pass_time()
+
+    assert [example.held_out for example in world.track.memory.all()] == [("Which hue?",), ()]
+    report = world.ledger.drops()[0].reason
+    assert (report["wordings"], report["left_out"]) == (
+        1,
+        {"wordings beside the file that fit no row (entry 2)": 1},
+    )
+    done = sorted(path.name for path in (world.home / "inbox" / "done").rglob("a.*"))
+    assert done == ["a.json", "a.json.wordings.json"]
+
+
+def test_a_known_file_that_brings_wordings_adds_them(world):
+    rows = tiny.rows(tiny.facts(2))
+    world.learn("doors.json", tiny.facts(2))
+    world.drop(
+        "again.json",
+        json.dumps([row | {"also_asked": [f"Hue {n}?", f"Tint {n}?"]} for n, row in enumerate(rows)]),
+    )
+
+    world.pass_time()
+
+    assert [example.also_asked for example in world.track.memory.all()] == [("Hue 0?",), ("Hue 1?",)]
+    (told,) = [event["why"] for event in world.ledger.events() if event["name"] == "duplicate"]
+    assert told.endswith("; 4 wordings added")
+    assert world.ledger.drops()[0].reason["wordings"] == 4
+    assert len(world.ledger.jobs()) == 1
+
+
+def test_wrong_wordings_fail_their_file(world):
+    (world.home / "inbox" / "a.json.wordings.json").write_text('{"Whose?": ["x"]}')
+    world.drop("a.json", tiny.facts(2))
+
+    world.pass_time()
+
+    assert world.failed() == ["a.json", "a.json.reason.json", "a.json.wordings.json"]
+    reason = files.read_json(world.home / "inbox" / "failed" / "a.json.reason.json")
+    assert (reason["code"], reason["track"]) == ("wordings", "chat")
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -191,10 +240,10 @@ class Meddled(InProcessReader):
         self.inbox = inbox
         self.meddling = meddling
 
-    def read(self, file, *rest):
+    def read(self, file, *rest, **named):
         if self.meddling and isinstance(self.meddling[0], BaseException):
             raise self.meddling.pop(0)
-        found = super().read(file, *rest)
+        found = super().read(file, *rest, **named)
         if self.meddling:
             (taken,) = self.inbox.processing()
             self.meddling.pop(0)(taken.path)

@@ -1153,13 +1153,14 @@ def test_a2_retry_moves_through_no_link_that_takes_the_place_of_a_tracks_folder(
 def test_a_failed_file_goes_back_to_where_it_was_dropped(lorad, home, failed, has_folder, place):
     # Given no daemon: the file is read when one runs
     (failed / "a.json.meta.yaml").write_text("description: x")
+    (failed / "a.json.wordings.json").write_text("[]")
     if has_folder:
         (home / "inbox" / "chat").mkdir()
 
     result = lorad("retry", "a.json")
 
     assert (result.exit_code, result.stderr) == (0, "")
-    assert tree(home / "inbox") == [place, f"{place}.meta.yaml"]
+    assert tree(home / "inbox") == [place, f"{place}.meta.yaml", f"{place}.wordings.json"]
 
 
 @pytest.mark.parametrize("reason", ["{", "[]", '{"track": "gone"}', None])
@@ -1209,6 +1210,17 @@ def test_a_sidecar_is_dropped_before_its_file(lorad, home, tmp_path):
     assert result.exit_code == 0
     files = sorted((home / "inbox").glob("a.*"), key=lambda path: path.stat().st_mtime_ns)
     assert [path.name for path in files] == ["a.json.meta.yaml", "a.json"]
+
+
+def test_wordings_are_dropped_and_put_back_with_their_file(lorad, home, tmp_path):
+    for name in ("a.json", "a.json.wordings.json"):
+        (tmp_path / name).write_text("[]")
+
+    result = lorad("drop", str(tmp_path / "a.json"), str(tmp_path / "a.json.wordings.json"))
+
+    assert result.exit_code == 0
+    assert sorted(path.name for path in (home / "inbox").glob("a.*")) == ["a.json", "a.json.wordings.json"]
+    assert "name only a.json" in lorad("drop", str(tmp_path / "a.json.wordings.json")).output
 
 
 def test_a_sidecar_that_is_named_beside_its_file_goes_along_once(lorad, home, tmp_path):

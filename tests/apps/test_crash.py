@@ -34,7 +34,11 @@ FILES = {
     "copy.json": BEFORE["doors.json"],
     "hats.json": json.dumps(tiny.rows(HATS)),
 }
-BESIDE = {"keys.json.meta.yaml": "description: by hand", "bad.json.meta.yaml": "description: by foot"}
+BESIDE = {
+    "keys.json.meta.yaml": "description: by hand",
+    "keys.json.wordings.json": json.dumps({KEYS[0].input[-1]["content"]: ["Which hue has it?"]}),
+    "bad.json.meta.yaml": "description: by foot",
+}
 STEPS = 400
 
 pytestmark = pytest.mark.timeout(
@@ -184,6 +188,8 @@ def _check_memory(world):
     learned |= dict.fromkeys((e.id for e in HATS), None) | dict.fromkeys((e.id for e in KEYS), "v0.3")
     assert {row["id"]: row["learned_in"] for row in rows} == learned
     assert len(rows) == len(learned)
+    worded = [(e.id, e.held_out) for e in world.track.memory.all() if e.held_out]
+    assert worded == [(KEYS[0].id, ("Which hue has it?",))]
 
 
 def _check_versions(world):

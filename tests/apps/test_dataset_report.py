@@ -54,6 +54,22 @@ def test_rows_repetitions_contradictions_and_problems_are_told(tmp_path):
     ]
 
 
+def test_other_wordings_are_counted(tmp_path):
+    rows = [
+        ROWS[0] | {"also_asked": ["Mill?", "The mill?", "Find it"]},
+        ROWS[2] | {"also_asked": ["Whose?"]},
+        ROWS[0],
+    ]
+
+    report = dataset_report.summarize("a.json", reading(tmp_path, rows))
+
+    assert report["wordings"] == {"rows": 2, "trained": 3, "held_out": 1}
+    about = {"track": "chat", "model": None, "no_model": ""}
+    assert dict(dataset_report.lines(report | about))["wordings"] == (
+        "2 examples with other wordings: 3 are trained, 1 held out for tests"
+    )
+
+
 def test_lengths_are_told_with_what_would_be_left_out(tokenizer):
     examples = tiny.facts(4)
     lengths = sorted(len(find("chat").encode(tokenizer, example)) for example in examples)

@@ -156,10 +156,10 @@ class Odd(InProcessReader):
     def __init__(self, error):
         self.error = error
 
-    def read(self, file, *rest):
+    def read(self, file, *rest, **named):
         if self.error and file.name == "odd.json":
             raise self.error
-        return super().read(file, *rest)
+        return super().read(file, *rest, **named)
 
 
 def stumble(world, error):

@@ -658,6 +658,63 @@ def test_a_sidecar_goes_where_its_file_goes(inbox):
     }
 
 
+WORDINGS = '{"Where?": ["Whereabouts?"]}'
+
+
+def test_wordings_go_where_their_file_goes(inbox):
+    put(inbox, "a.json", "[1]")
+    put(inbox, "a.json.meta.yaml", "description: x")
+    put(inbox, "a.json.wordings.json", WORDINGS)
+    inbox.settled(0.0)
+
+    (item,) = inbox.settled(5.0)
+    taken = inbox.take(item, 7)
+    with inbox.opened(inbox.processing()[0]) as opened:
+        assert (opened.beside.name, opened.wordings.name) == ("a.json.meta.yaml", "a.json.wordings.json")
+        signature = opened.signature
+    inbox.finish(taken, NOON)
+
+    place = f"done/{TODAY}/a.json"
+    ended = {place: "[1]", f"{place}.meta.yaml": "description: x", f"{place}.wordings.json": WORDINGS}
+    assert contents(drops(inbox)) == ended
+    # a later change of them is noticed
+    assert inbox.changed({place: signature}, 100.0) == inbox.changed({place: signature}, 150.0) == []
+    (drops(inbox) / f"{place}.wordings.json").write_text("{}")
+    inbox.changed({place: signature}, 200.0)
+    assert inbox.changed({place: signature}, 300.0) == [place]
+
+
+def test_a_failed_file_has_its_wordings_beside_it(inbox):
+    put(inbox, "a.json.wordings.json", WORDINGS)
+
+    inbox.fail(take(inbox, "a.json", "[1]"), {"code": "no_rows"})
+
+    assert contents(inbox.folder / "failed").keys() == {
+        "a.json",
+        "a.json.wordings.json",
+        "a.json.reason.json",
+    }
+
+
+def test_a_file_waits_for_wordings_that_are_still_written_and_for_none_that_are_not_there(inbox):
+    inbox.hint_complete(put(inbox, "b.json"))
+    inbox.hint_complete(put(inbox, "a.json"))
+    put(inbox, "a.json.wordings.json", "{")
+
+    assert names(inbox.settled(0.0)) == ["b.json"]
+    assert names(inbox.settled(6.0)) == ["b.json", "a.json"]
+
+
+def test_lone_wordings_are_no_dataset(inbox, tmp_path):
+    put(inbox, "a.json.wordings.json", WORDINGS)
+    put(inbox, "law/b.json")
+    put(inbox, drops(inbox) / "processing/law/7/b.json.wordings.json", WORDINGS)
+
+    assert told(inbox, 60.0, 61.0, 999.0) == [("a.json.wordings.json", "lone_sidecar", True)]
+    an_inbox(tmp_path).recover()
+    assert (inbox.folder / "law" / "b.json.wordings.json").read_text() == WORDINGS
+
+
 def test_a_failed_file_has_its_sidecar_beside_it(inbox):
     # Given that another file of its name failed before
     put(inbox, "failed/a.json", "[0]")

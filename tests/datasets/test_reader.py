@@ -363,7 +363,7 @@ def test_the_task_is_the_tracks(tmp_path):
         ([ROW], "", "not a list"),
         (None, "", "not a NoneType"),
         # pairs
-        (ROW | {"outptu": 1}, "outptu", "unknown here; known: context, history, input, instruction, output"),
+        (ROW | {"outptu": 1}, "outptu", "unknown here; known: also_asked, context, held_out, history, input"),
         ({"question": Q, "answer": A, "input": "x"}, "input", "unknown here"),
         (ROW | {"output": " \n"}, "output", "is empty"),
         (ROW | {"instruction": ""}, "instruction", "is empty"),
@@ -440,7 +440,7 @@ def test_the_task_is_the_tracks(tmp_path):
         (
             {"messages": [USER, ASSISTANT], "output": A},
             "output",
-            "the field is unknown here; known: messages",
+            "the field is unknown here; known: also_asked, held_out, messages",
         ),
         (
             {"conversations": [{"from": "bot", "value": Q}]},

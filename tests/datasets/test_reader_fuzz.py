@@ -1,5 +1,6 @@
 """Whatever a file holds: it is read, or refused with a reason, and nothing else ever happens."""
 
+import contextlib
 import gzip
 import json
 import tracemalloc
@@ -10,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lorad import wordings
 from lorad.config import InboxSettings
-from lorad.datasets import reader
+from lorad.datasets import other_wordings, reader
 from lorad.errors import SampleError
 from lorad.storage.strict_json import is_deeper
 
@@ -44,6 +46,9 @@ def is_read_or_refused(tmp_path_factory):
                 example.target["tool_calls"] if isinstance(example.target, dict) else example.target.strip()
             )
             assert example.input[-1]["role"] == "user" or len(example.input) > 1
+            assert max(len(example.also_asked), len(example.held_out)) <= wordings.MOST
+            for wording in wordings.of(example):
+                assert wordings.reworded(example, wording).input_id not in questions
 
     return is_read_or_refused
 
@@ -141,7 +146,18 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
     max_leaves=5,
 )
-EXTRAS = ("input", "system", "system_prompt", "history", "metadata", "\ud800", "tools", "text")
+EXTRAS = (
+    "also_asked",
+    "held_out",
+    "input",
+    "system",
+    "system_prompt",
+    "history",
+    "metadata",
+    "\ud800",
+    "tools",
+    "text",
+)
 HISTORY = st.lists(st.lists(WORDS | VALUES, min_size=2, max_size=2) | VALUES, max_size=2)
 PARTS = st.lists(st.fixed_dictionaries({"type": st.just("text") | VALUES, "text": WORDS | VALUES}) | VALUES)
 TURNS = st.lists(
@@ -224,7 +240,7 @@ ROWS = st.one_of(
                 lambda turns: CALLS.map(lambda calls: [*turns, {"role": "assistant", "tool_calls": calls}])
             )
         },
-        optional={"tools": TOOLS, "System": VALUES, "prompt": WORDS | VALUES},
+        optional={"tools": TOOLS, "System": VALUES, "prompt": WORDS | VALUES, "also_asked": VALUES},
     ),
     st.dictionaries(
         st.sampled_from(["Question", "question ", "ANSWER", "answers", "context"]), WORDS | VALUES
@@ -248,6 +264,24 @@ def test_any_json_is_read_or_refused(is_read_or_refused, rows, is_list):
     content = json.dumps(rows) if is_list else "\n".join(map(json.dumps, rows))
 
     is_read_or_refused(content.encode(), "a.json" if is_list else "a.jsonl")
+
+
+@given(said=st.dictionaries(WORDS, VALUES, max_size=3) | st.lists(ROWS, max_size=3) | VALUES)
+@settings(max_examples=100, deadline=None)
+def test_any_sidecar_of_wordings_is_read_or_refused(said):
+    try:
+        found = other_wordings.parsed("a.json.wordings.json", json.dumps(said).encode())
+    except SampleError as error:
+        assert error.code == "wordings"  # noqa: PT017 - that it is refused is one of two good ends
+        return
+    assert [each.place for each in found] == list(range(1, len(found) + 1))
+    assert all(wording.strip() for each in found for wording in each.wordings)
+
+
+@given(content=st.binary(max_size=200), start=STARTS)
+def test_any_bytes_beside_a_file_are_wordings_or_refused(start, content):
+    with contextlib.suppress(SampleError):
+        other_wordings.parsed("a.json.wordings.json", start + content)
 
 
 @given(rows=st.lists(ROWS, min_size=1, max_size=3), times=st.sampled_from([1, 30, 200]), name=NAMES)

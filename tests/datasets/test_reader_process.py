@@ -15,8 +15,8 @@ import pytest
 
 from lorad.apps.daemon.reading_process import ReadingProcess
 from lorad.config import InboxSettings
+from lorad.datasets import other_wordings, sidecar
 from lorad.datasets import reader as samples
-from lorad.datasets import sidecar
 from lorad.datasets.formats.conversations import Content
 from lorad.datasets.isolated import messages as exchange
 from lorad.datasets.isolated import reader_process
@@ -190,6 +190,34 @@ def test_a_sidecar_is_read_there_too(warm, tmp_path):
 
     with source.opened(sidecar.path_of(path)) as opened:
         assert warm.reader.sidecar(opened) == sidecar.beside(path)
+
+
+def test_wordings_are_read_there_too(warm, tmp_path):
+    path = tmp_path / "a.jsonl"
+    rows = [
+        {"question": f"What is {n}?", "answer": str(n), "also_asked": [f"{n}?", f"{n} is?"]} for n in range(3)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    beside = sidecar.path_of(path, sidecar.WORDINGS)
+    beside.write_text(json.dumps({"What is 1?": ["Say 1", "1"], "What is 2?": ["Say 2"]}))
+
+    with source.opened(beside) as opened:
+        held_out = warm.reader.wordings(opened)
+    found = warm.read(path, held_out=held_out)
+
+    assert held_out == other_wordings.beside(path)
+    assert list(found.examples) == list(samples.read(path, LIMITS, held_out=held_out).examples)
+    assert found.examples[1].held_out == ("1 is?", "Say 1", "1")
+
+
+def test_wrong_wordings_are_told_from_there(warm, tmp_path):
+    beside = tmp_path / "a.json.wordings.json"
+    beside.write_text("[5]")
+
+    with source.opened(beside) as opened, pytest.raises(SampleError, match="row 1") as caught:
+        warm.reader.wordings(opened)
+
+    assert caught.value.code == "wordings"
 
 
 def test_many_files_are_read_by_one_process_that_keeps_nothing_of_them(home, small):
@@ -404,6 +432,18 @@ HOSTILE = {
     "a question that is a number": ('[[1,"chat",{},[[7,"a"]]]]', "unreadable"),
     "a message without content": ('[[1,"chat",{},[[[{"role":"user"}],"a"]]]]', "unreadable"),
     "an answer that is a list": ('[[1,"chat",{},[[[{"role":"user","content":"q"}],[]]]]]', "unreadable"),
+    "wordings that are numbers": (
+        '[[1,"chat",{},[[[{"role":"user","content":"q"}],"a",[7],[]]]]]',
+        "unreadable",
+    ),
+    "wordings of no question": (
+        '[[1,"chat",{},[[[{"role":"tool","content":"q"}],"a",["b"],[]]]]]',
+        "unreadable",
+    ),
+    "too many wordings": (
+        f'[[1,"chat",{{}},[[[{{"role":"user","content":"q"}}],"a",{json.dumps(["b"] * 65)},[]]]]]',
+        "unreadable",
+    ),
     "counts that are words": ('[[1,"chat",{"a":"b"},[]]]', "unreadable"),
     "an end of no kind": ('{"error":{"kind":"strange"}}', "unreadable"),
     "suggestions that are a number": ('{"suggested":1}', "unreadable"),
@@ -449,6 +489,27 @@ def test_a_sidecar_of_another_form_ends_alone(home, small):
 
     with source.opened(small) as opened, pytest.raises(SampleError, match="sent an unexpected message"):
         at.reader.sidecar(opened)
+
+
+HOSTILE_WORDINGS = {
+    "a number": "[7]",
+    "a wording that is a number": '[[1,[7],"q",null]]',
+    "one that names nothing": '[[1,["a"],null,null]]',
+    "one that names question and answer": '[[1,["a"],"q","b"]]',
+    "one before the first": '[[-1,["a"],"q",null]]',
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_WORDINGS)
+def test_wordings_of_another_form_end_alone(home, small, case):
+    child = FakeChild(exchange.ready())
+    at = home(start=lambda: child)
+    at.reader._child = at.reader._begun()
+    _answer(child, HOSTILE_WORDINGS[case])
+
+    with source.opened(small) as opened, pytest.raises(SampleError, match="sent an unexpected message"):
+        at.reader.wordings(opened)
+    assert child.is_ended
 
 
 def test_one_byte_now_and_then_is_no_word(home, small):

@@ -1,6 +1,7 @@
 """Memory: what is new, what is replaced, what a version and its ancestors must know, what is forgotten."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -369,6 +370,109 @@ def test_recall_is_that_of_the_last_test(memory, drop):
 
     found = {item.example.id: item.right for item in memory.learned(["v0.1"])}
     assert found == {MILL.id: True, FORD.id: False, INN.id: False}
+
+
+# other wordings
+
+
+WORDED = replace(MILL, also_asked=("Mill where?", "The mill?"), held_out=("Find the mill",))
+
+
+def test_wordings_come_back_with_their_example(memory, drop):
+    number = drop()
+    memory.add([WORDED, FORD], number, 1.0)
+    memory.mark_learned([WORDED.ids], "v0.1")
+
+    assert (
+        memory.all()
+        == memory.of_drop("mills", number)
+        == memory.named([WORDED.id, FORD.id])
+        == [WORDED, FORD]
+    )
+    assert known(memory, "v0.1") == [WORDED]
+
+
+def test_an_export_keeps_what_is_trained_and_what_is_held_out(memory, drop, tmp_path):
+    held = [
+        WORDED,
+        replace(FORD, held_out=("Ford?", "The ford?")),
+        replace(INN, also_asked=("Inn?", "The inn?")),
+    ]
+    memory.add(held, drop(), 1.0)
+    exported = tmp_path / "export.jsonl"
+    exported.write_text("".join(json.dumps(row) + "\n" for row in memory.page()))
+
+    again = reader.read(exported, InboxSettings()).examples
+
+    assert [(each.id, each.also_asked, each.held_out) for each in again] == [
+        (each.id, each.also_asked, each.held_out) for each in held
+    ]
+
+
+def test_more_wordings_of_a_known_example_are_added(memory, drop):
+    learn(memory, drop, "v0.1", WORDED)
+    spelled = replace(
+        an_example("where is  the mill?"), also_asked=("find the MILL", "Mill, where?"), held_out=("Say",)
+    )
+
+    intake = memory.add([spelled], drop(), 2.0)
+
+    assert (intake.new, intake.known, intake.wordings) == (0, 1, 2)
+    expected = replace(
+        WORDED, also_asked=(*WORDED.also_asked, "Mill, where?"), held_out=(*WORDED.held_out, "Say")
+    )
+    assert known(memory, "v0.1") == memory.all() == [expected]
+    assert memory.add([spelled], drop(), 3.0).wordings == 0
+
+
+def test_a_newer_answer_has_the_wordings_of_its_question(memory, drop):
+    learn(memory, drop, "v0.1", WORDED)
+
+    intake = memory.add([MOVED], drop(), 2.0)
+
+    assert (intake.new, intake.wordings) == (1, 0)
+    assert memory.all()[-1] == replace(MOVED, also_asked=WORDED.also_asked, held_out=WORDED.held_out)
+
+
+def test_what_a_refused_session_left_has_its_wordings_when_it_comes_again(memory, drop):
+    memory.add([WORDED], drop(), 1.0, open_drops=())
+
+    intake = memory.add([MILL], drop(), 2.0, open_drops=())
+
+    assert (intake.new, intake.wordings, memory.all()) == (1, 0, [WORDED])
+
+
+def test_a_wording_that_another_example_asks_is_refused_whichever_comes_first(memory, drop):
+    learn(memory, drop, "v0.1", FORD)
+
+    first = memory.add([replace(MILL, also_asked=("where is the FORD?", "To the inn?"))], drop(), 2.0)
+    second = memory.add([an_example("To the inn?", "Left.")], drop(), 3.0)
+
+    assert [(each.wordings, each.refused_wordings) for each in (first, second)] == [(1, 1), (0, 1)]
+    assert {each.target: each.also_asked for each in memory.all()}[MILL.target] == ()
+
+
+def test_what_a_file_no_longer_calls_its_question_is_gone_with_its_earlier_reading(memory, drop):
+    # Given a file that was read when it ended in the middle of a wording
+    earlier = drop()
+    memory.add([replace(MILL, also_asked=("Mill whe",))], earlier, 1.0)
+
+    memory.take_back([earlier], [WORDED], 2.0)
+    memory.add([WORDED], drop(), 2.0)
+
+    assert memory.all() == [WORDED]
+
+
+def test_the_words_of_other_wordings_are_forgotten_too(memory, database, drop):
+    memory.add([WORDED, FORD], drop(), 1.0)
+
+    assert [memory.forget(text, 5.0) for text in ("Find the mill", "Mill where?")] == [1, 0]
+
+    (row,) = database.rows("SELECT * FROM examples WHERE forgotten_at IS NOT NULL")
+    assert not any(word in str(tuple(row)) for word in ("Find", "where", "The mill", "river"))
+    # what comes again without them has none
+    memory.add([MILL], drop(), 6.0)
+    assert memory.all() == [MILL, FORD]
 
 
 # forgetting

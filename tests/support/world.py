@@ -6,7 +6,7 @@ import tiny
 
 from lorad.apps.daemon.loop import LearningLoop
 from lorad.config import Settings
-from lorad.datasets import reader, sidecar
+from lorad.datasets import other_wordings, reader, sidecar
 from lorad.datasets.inbox.inbox import Inbox
 from lorad.errors import ProtocolError, RegistryError, SampleError, TransientError
 from lorad.evaluation import judge
@@ -160,6 +160,7 @@ class InProcessReader:
 
     read = staticmethod(reader.read)
     sidecar = staticmethod(sidecar.read)
+    wordings = staticmethod(other_wordings.read)
 
 
 class World:

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lorad.config import InboxSettings
-from lorad.datasets import sidecar, suggestion
+from lorad.datasets import other_wordings, sidecar, suggestion
 from lorad.datasets.containers import file_rows, shapes
 from lorad.datasets.containers.file_rows import BadRow, shown
 from lorad.datasets.formats import annotations, conversations, pairs, preferences, product_exports, row_values
 from lorad.datasets.formats.conversations import IGNORED, REFUSED, Content
 from lorad.datasets.formats.pairs import PAIRS
 from lorad.datasets.formats.row_values import Row
+from lorad.datasets.other_wordings import HeldOut
 from lorad.datasets.spool import Spool
 from lorad.errors import SampleError
 from lorad.records import Example, RowProblem
@@ -102,7 +103,7 @@ class Reading:
     digest: str
     """sha256 over the examples' ids, independent of order and layout."""
     left_out: dict[str, int] = field(default_factory=dict)
-    """What of good rows is not learned from: reason -> how often."""
+    """What of good rows, and of the wordings beside the file, is not learned from: reason -> how often."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,21 +225,22 @@ def read(
     labels: Sequence[str] = (),
     check: Check = lambda example: example,
     convert: Convert = Conversion,
+    held_out: Sequence[HeldOut] = (),
 ) -> Reading:
     """Read a dataset file for a task; raise ``SampleError`` when nothing in it, or too little of it, can be used.
 
     Given ``fields`` (ours -> the file's), each row is those and nothing else. ``labels`` names what it numbers. A row
-    with an example for which ``check`` raises ``SampleError`` is a bad row. A path is one that a person named: where it
+    with an example for which ``check`` raises ``SampleError`` is a bad row. ``held_out`` are the wordings of its sidecar. A path is one that a person named: where it
     is a link, what it leads to is read.
     """
     if isinstance(file, Path):
         with opened(file, follow=True) as source:
-            return read(source, limits, task, fields, labels, check, convert)
+            return read(source, limits, task, fields, labels, check, convert, held_out)
     purpose = Purpose(limits=limits, task=task, fields=fields or {}, labels=labels)
     _check_fields(purpose.fields, task)
     converted = convert(file, purpose)
     try:
-        return _tallied(file.name, purpose, check, converted)
+        return _tallied(file.name, purpose, check, converted, held_out)
     except SampleError as error:
         suggested = () if purpose.fields else converted.suggested(error.code)
 
@@ -255,12 +257,14 @@ def read(
         raise _with_sidecar(error, file.name, named) from None
 
 
-def _tallied(name: str, purpose: Purpose, check: Check, converted: Rows) -> Reading:
+def _tallied(
+    name: str, purpose: Purpose, check: Check, converted: Rows, held_out: Sequence[HeldOut] = ()
+) -> Reading:
     tally = _Tally(name, purpose, check)
     with contextlib.closing(iter(converted)) as stream:  # at once: a process may be at its other end
         for line, said in stream:
             tally.take(line, said)
-    return tally.reading()
+    return tally.reading(held_out)
 
 
 class _Tally:
@@ -303,7 +307,7 @@ class _Tally:
             self._problems.append(RowProblem(line=line, field=problem.field, message=message))
 
     def _keep(self, example: Example, line: int) -> None:
-        older = self._latest.put(example.input, example.target, line)
+        older = self._latest.put(example.input, example.target, line, example.also_asked, example.held_out)
         if older is None:
             return
         if older.target == example.target:
@@ -314,12 +318,13 @@ class _Tally:
         if self._contradictions <= _TOLD_CONTRADICTIONS and self._told <= _TOLD_BYTES:
             self._contradicted.append(older)
 
-    def reading(self) -> Reading:
+    def reading(self, held_out: Sequence[HeldOut] = ()) -> Reading:
         """Return everything that the file said; raise ``SampleError`` when that is too little."""
         if self._bad and (not self._latest or self._bad / self._count >= self._purpose.limits.max_bad_share):
             raise _bad_rows(self._name, self._bad, self._count, self._problems)
         if not self._latest:
             raise _no_rows(self._name, self._purpose.task, self._count, self._left_out)
+        self._left_out.update(other_wordings.settle(self._latest, held_out, self._name))
         return Reading(
             examples=self._latest,
             problems=tuple(self._problems),
@@ -339,7 +344,8 @@ def _size(example: Example, known: dict[int, int]) -> int:
     for part in parts:
         if id(part) not in known:
             known[id(part)] = len(json.dumps(part)) + 2
-    return sum(known[id(part)] for part in parts) + len(json.dumps(example.target))
+    wordings = sum(map(len, (*example.also_asked, *example.held_out)))
+    return sum(known[id(part)] for part in parts) + len(json.dumps(example.target)) + wordings
 
 
 def _dataset(name: str) -> str:
@@ -372,7 +378,7 @@ def _no_rows(name: str, task: str, count: int, left_out: Mapping[str, int]) -> S
 
 
 def _with_sidecar(error: SampleError, name: str, fields: Mapping[str, str]) -> SampleError:
-    line, beside = sidecar.line(fields), sidecar.companion(name, sidecar.SUFFIX)
+    line, beside = sidecar.line(fields), sidecar.companion(name, sidecar.META)
     message = (
         f"{error.message}. Or, to read these fields and leave the others out, write in {beside}: {line} "
         "(lorad's name, then the file's), and drop both, the sidecar first"

@@ -17,7 +17,8 @@ from lorad.errors import SampleError, did_you_mean
 from lorad.records import digest
 from lorad.storage.source import Source, opened
 
-SUFFIX = ".meta.yaml"
+META, WORDINGS = SUFFIXES = (".meta.yaml", ".wordings.json")
+"""What lies beside a dataset and goes with it: what is said of it, and wordings to test with (``other_wordings``)."""
 
 #: Tasks whose examples have labels.
 LABELLED = ("tagging", "classify")
@@ -130,11 +131,11 @@ def _value(node: yaml.Node, where: str = "") -> Any:
         return None
     if kind != "str":
         raise yaml.YAMLError(
-            f"{where or 'the document'}: YAML reads {_shown(node.value)} as {kind}; put quotes around it"
+            f"{where or 'the document'}: YAML reads {shown(node.value)} as {kind}; put quotes around it"
         )
     if _UNPRINTABLE.search(node.value):
         raise yaml.YAMLError(
-            f"{where or 'the document'}: {_shown(node.value)} holds a control character; remove it"
+            f"{where or 'the document'}: {shown(node.value)} holds a control character; remove it"
         )
     return node.value
 
@@ -146,12 +147,12 @@ def _mapping(node: yaml.MappingNode, where: str) -> dict[str, Any]:
         if not isinstance(key, str):
             raise yaml.YAMLError(f"{where or 'the document'}: a key must be a text")
         if key in found:
-            raise yaml.YAMLError(f"the key {_shown(key)} appears twice")
+            raise yaml.YAMLError(f"the key {shown(key)} appears twice")
         found[key] = _value(value_node, f"{where}.{key}" if where else key)
     return found
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """Return a text as it may be shown: in quotes, printable, and its beginning if it is long."""
     cut = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
     return repr(cut)
@@ -164,9 +165,19 @@ def companion(name: str, suffix: str) -> str:
     return f"{digest(name.encode(errors='replace').decode())[:32]}{suffix}"
 
 
-def path_of(file: Path) -> Path:
+def path_of(file: Path, suffix: str = META) -> Path:
     """Return where a file's sidecar lies, if it has one."""
-    return file.with_name(companion(file.name, SUFFIX))
+    return file.with_name(companion(file.name, suffix))
+
+
+def paths_of(file: Path) -> tuple[Path, ...]:
+    """Return where a file's sidecars lie, if it has any."""
+    return tuple(path_of(file, suffix) for suffix in SUFFIXES)
+
+
+def file_of(name: str) -> str:
+    """Return the name of the file that a sidecar's name names."""
+    return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)
 
 
 def beside(file: Path) -> Sidecar:
@@ -214,7 +225,7 @@ def line(fields: Mapping[str, str]) -> str:
 
 
 def _explain(problem: Any) -> str:
-    where = ".".join(_shown(str(part))[1:-1] for part in problem["loc"])
+    where = ".".join(shown(str(part))[1:-1] for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
         return f"{where or 'the document'}: {problem['msg']}"
     known = sorted(Sidecar.model_fields)

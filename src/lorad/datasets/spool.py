@@ -12,13 +12,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, overload
 
+from lorad import wordings
 from lorad.errors import TransientError
 from lorad.records import Example
+from lorad.storage.example_rows import wording_lists
 
 #: KiB of memory that the examples of a file may take, however many they are.
 CACHE_KIB = 64 * 1024
 
-_COLUMNS = "question, answer, line"
+_COLUMNS = "question, answer, line, also_asked, held_out"
+
+#: Examples that are looked at together.
+_BATCH = 500
 
 
 class Spool(Sequence[Example]):
@@ -28,30 +33,82 @@ class Spool(Sequence[Example]):
         self._task = task
         self._dataset = dataset
         self._count = 0
+        self.has_wordings = False
+        """Whether any example may have other wordings of its question."""
         self._connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         weakref.finalize(self, self._connection.close)
         with _room():
             self._connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
             self._connection.execute(
                 "CREATE TABLE examples (place INTEGER PRIMARY KEY, question_id BLOB NOT NULL UNIQUE, id BLOB NOT NULL,"
-                " question TEXT NOT NULL, answer TEXT NOT NULL, line INTEGER NOT NULL)"
+                " question TEXT NOT NULL, answer TEXT NOT NULL, line INTEGER NOT NULL,"
+                " also_asked TEXT NOT NULL, held_out TEXT NOT NULL)"
             )
             self._connection.execute("BEGIN")  # and never committed: nobody else will see it
 
-    def put(self, question: Any, answer: Any, line: int) -> Example | None:
-        """Keep an example; return the one that had its question before, with the same answer or another."""
-        example = self._example(question, answer, line)
+    def put(
+        self,
+        question: Any,
+        answer: Any,
+        line: int,
+        also_asked: tuple[str, ...] = (),
+        held_out: tuple[str, ...] = (),
+    ) -> Example | None:
+        """Keep an example; return the one that had its question before, with the same answer or another.
+
+        Its other wordings are of the question, and stay.
+        """
+        example = self._example(question, answer, line, also_asked, held_out)
         asked = bytes.fromhex(example.input_id)
         with _room():
             older = self._connection.execute(
                 f"SELECT {_COLUMNS} FROM examples WHERE question_id = ?", (asked,)
             ).fetchone()
+            before = self._restored(older) if older else None
+            if self.has_wordings and before:
+                example = wordings.together(before, example)
             self._connection.execute(  # the older one goes, and this one stands last
-                "INSERT OR REPLACE INTO examples (question_id, id, question, answer, line) VALUES (?, ?, ?, ?, ?)",
-                (asked, bytes.fromhex(example.id), json.dumps(question), json.dumps(answer), line),
+                f"INSERT OR REPLACE INTO examples (question_id, id, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    asked,
+                    bytes.fromhex(example.id),
+                    json.dumps(question),
+                    json.dumps(answer),
+                    line,
+                    *wording_lists(example),
+                ),
             )
-        self._count += older is None
-        return self._restored(older) if older else None
+        self.has_wordings = self.has_wordings or wordings.count(example) > 0
+        self._count += before is None
+        return before
+
+    def placed(self) -> Iterator[tuple[int, Example]]:
+        """Yield the examples with their places, by which ``reword`` changes them meanwhile."""
+        place = 0
+        while rows := self._behind(place):
+            for place, *row in rows:
+                yield place, self._restored(row)
+
+    def _behind(self, place: int) -> list[Any]:
+        query = f"SELECT place, {_COLUMNS} FROM examples WHERE place > ? ORDER BY place LIMIT {_BATCH}"
+        with _room():
+            return self._connection.execute(query, (place,)).fetchall()
+
+    def reword(self, place: int, example: Example) -> None:
+        """Keep the other wordings of the example at a place."""
+        with _room():
+            self._connection.execute(
+                "UPDATE examples SET also_asked = ?, held_out = ? WHERE place = ?",
+                (*wording_lists(example), place),
+            )
+
+    def asks(self, example: Example) -> bool:
+        """Tell whether an example with this one's question is kept."""
+        with _room():
+            found = self._connection.execute(
+                "SELECT 1 FROM examples WHERE question_id = ?", (bytes.fromhex(example.input_id),)
+            )
+            return found.fetchone() is not None
 
     @property
     def digest(self) -> str:
@@ -86,11 +143,23 @@ class Spool(Sequence[Example]):
             raise IndexError(at)
         return self._restored(row)
 
-    def _restored(self, row: tuple[str, str, int]) -> Example:
-        return self._example(json.loads(row[0]), json.loads(row[1]), row[2])
+    def _restored(self, row: Sequence[Any]) -> Example:
+        question, answer, line, also_asked, held_out = row
+        given = tuple(json.loads(also_asked)), tuple(json.loads(held_out))
+        return self._example(json.loads(question), json.loads(answer), line, *given)
 
-    def _example(self, question: Any, answer: Any, line: int) -> Example:
-        return Example(task=self._task, input=question, target=answer, dataset=self._dataset, line=line)
+    def _example(
+        self, question: Any, answer: Any, line: int, also_asked: tuple[str, ...], held_out: tuple[str, ...]
+    ) -> Example:
+        return Example(
+            task=self._task,
+            input=question,
+            target=answer,
+            dataset=self._dataset,
+            line=line,
+            also_asked=also_asked,
+            held_out=held_out,
+        )
 
 
 @contextmanager

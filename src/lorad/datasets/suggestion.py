@@ -69,7 +69,10 @@ _ADDRESS = re.compile(r"\w+:/\S+|www\.\S+|[\W\d_]+")
 #: By task, the fields that a row of each format must have, and those that may stand beside them.
 _SHAPES = {
     "chat": (
-        *(((name,), (*conversations.SYSTEM[:2], "tools")) for name in conversations.LISTS),
+        *(
+            ((name,), (*conversations.SYSTEM[:2], *conversations.WORDINGS, "tools"))
+            for name in conversations.LISTS
+        ),
         *(((question, answer), ("input", "context", *pairs.BESIDE)) for _, question, answer in pairs.PAIRS),
     ),
     "tagging": (

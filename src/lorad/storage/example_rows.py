@@ -27,7 +27,8 @@ class FullPage:
 
     def __call__(self, row: sqlite3.Row) -> bool:
         """Tell whether this row fills the page."""
-        self._length += len(str(row["question"])) + len(str(row["answer"]))  # whatever somebody has put there
+        for name in ("question", "answer", "also_asked", "held_out"):
+            self._length += len(str(row[name]))  # whatever somebody has put there
         return self._length >= PAGE_LENGTH
 
 
@@ -53,7 +54,15 @@ def _as_chat(example: Example) -> dict[str, Any]:
     return {
         "messages": [*asked, {"role": "assistant", **as_message(example.target)}],
         **({"tools": _functions(tools[0])} if tools else {}),
+        **_wordings(example),
     }
+
+
+def _wordings(example: Example) -> dict[str, list[str]]:
+    """Return an example's other wordings, both lists: else a reader would choose anew which ones are held out."""
+    if not example.also_asked and not example.held_out:
+        return {}
+    return {"also_asked": list(example.also_asked), "held_out": list(example.held_out)}
 
 
 def _readable(row: sqlite3.Row) -> Example:
@@ -96,6 +105,16 @@ def _functions(written: str) -> Any:
     return found
 
 
+def has_wordings(row: sqlite3.Row) -> bool:
+    """Tell whether a row's question has other wordings."""
+    return (row["also_asked"], row["held_out"]) != ("[]", "[]")
+
+
+def wording_lists(example: Example) -> tuple[str, str]:
+    """Return an example's other wordings as the table has them."""
+    return json.dumps(example.also_asked), json.dumps(example.held_out)
+
+
 def read_example(row: sqlite3.Row) -> Example:
     """Return the example that a row holds."""
     return Example(
@@ -104,4 +123,6 @@ def read_example(row: sqlite3.Row) -> Example:
         target=json.loads(row["answer"]),
         dataset=row["dataset"],
         line=row["line"],
+        also_asked=tuple(json.loads(row["also_asked"])),
+        held_out=tuple(json.loads(row["held_out"])),
     )

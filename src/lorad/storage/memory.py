@@ -12,18 +12,23 @@ import itertools
 import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
+from lorad import wordings
 from lorad.records import Example
 from lorad.storage.database import Database
-from lorad.storage.example_rows import FullPage, exported, read_example
+from lorad.storage.example_rows import FullPage, exported, has_wordings, read_example, wording_lists
 
 #: Examples that are looked up and kept at once; SQLite takes 999 values and more.
 _BATCH = 500
 
 #: Examples by their ids, as a list in JSON.
 _THESE = "(SELECT value FROM json_each(?2))"
+
+#: Examples whose question has other wordings.
+_HAS_WORDINGS = "(also_asked != '[]' OR held_out != '[]')"
 
 #: Every example of the track ?1, seen by the lineage ?2 (JSON; null means all versions): the version that learned it,
 #: whether that is one of the lineage, and which answer to its question was learned last. What the lineage did not
@@ -65,6 +70,10 @@ class AddResult:
     """Examples that memory already held, word for word or with the question spelled otherwise."""
     replacing: tuple[Example, ...]
     """Older examples whose question the drop answers differently; they step back once it is learned."""
+    wordings: int = 0
+    """Other wordings of its questions that memory did not hold before."""
+    refused_wordings: int = 0
+    """Other wordings, of the drop or held before, that another example in memory asks: they would teach a false fact."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,12 +106,18 @@ class Memory:
         serves knows. So an example is new that only a rolled-back version learned, or nobody, as its session was
         rejected, failed or cancelled; and so is the old answer that takes back a newer one which still waits. Without
         ``open_drops`` whatever no version learned is waiting.
+
+        Other wordings are the question's: they are added to what is known of it, whatever its answer.
         """
-        count = kept = 0
+        count = kept = added = refused = 0
+        is_worded = self._has_wordings()
+        asked: set[str] = set()
         replacing: list[Example] = []
         rest = iter(examples)
         with self._db.transaction():
-            while batch := list(itertools.islice(rest, _BATCH)):  # a drop may have a million
+            while read := list(itertools.islice(rest, _BATCH)):  # a drop may have a million
+                batch = [self._without_questions(example) for example in read]
+                refused += sum(map(wordings.count, read)) - sum(map(wordings.count, batch))
                 held = self._answers(batch, lineage, open_drops)
                 last = {row["question_id"]: row["answer"] for row in held}
                 new = [
@@ -112,10 +127,93 @@ class Memory:
                 replacing += [
                     read_example(row) for row in held if mine.get(row["question_id"], row["id"]) != row["id"]
                 ]
+                added += self._gather_wordings(batch, held, new)
                 self._insert(new, drop_id, now)
+                if is_worded:
+                    asked.update(map(wordings.rough_form, filter(None, map(wordings.question, new))))
                 count += len(batch)
                 kept += len(new)
-        return AddResult(new=kept, known=count - kept, replacing=tuple(replacing))
+            refused += self._refuse_wordings(asked) if asked else 0
+        return AddResult(
+            new=kept,
+            known=count - kept,
+            replacing=tuple(replacing),
+            wordings=added,
+            refused_wordings=refused,
+        )
+
+    # -- other wordings
+
+    def _has_wordings(self) -> bool:
+        return bool(
+            self._db.rows(f"SELECT 1 FROM examples WHERE track = ? AND {_HAS_WORDINGS} LIMIT 1", self._track)
+        )
+
+    def _without_questions(self, example: Example) -> Example:
+        """Return an example without the wordings that memory holds as a question of another one."""
+        if not wordings.count(example):
+            return example
+        ids = {each: wordings.reworded(example, each).input_id for each in wordings.of(example)}
+        query = (
+            "SELECT DISTINCT question_id FROM examples"
+            " WHERE track = ?1 AND forgotten_at IS NULL AND question_id IN " + _THESE
+        )
+        rows = self._db.rows(query, self._track, json.dumps(list(ids.values())))
+        asked = {str(row["question_id"]) for row in rows}
+        return wordings.without(example, {each for each, input_id in ids.items() if input_id in asked})
+
+    def _gather_wordings(
+        self, batch: Sequence[Example], held: Sequence[sqlite3.Row], new: list[Example]
+    ) -> int:
+        """Bring together the wordings of a drop's questions and those that memory holds of them; count what it did not.
+
+        Those of known examples are kept, and those of new ones go into ``new``.
+        """
+        places = {example.input_id: place for place, example in enumerate(new)}
+        last = {str(row["question_id"]): row for row in held}
+        again = self._select(f"AND {_HAS_WORDINGS} AND id IN {_THESE}", json.dumps([each.id for each in new]))
+        waited = {example.input_id: example for example in again}
+        known: list[Example] = []
+        added = 0
+        for example in batch:
+            row = last.get(example.input_id)
+            before = read_example(row) if row and (wordings.count(example) or has_wordings(row)) else None
+            before = before or waited.get(example.input_id)
+            place = places.get(example.input_id)
+            if place is not None:
+                new[place] = wordings.together(before, example) if before else example
+                added += wordings.count(new[place]) - (wordings.count(before) if before else 0)
+            elif before:
+                both = wordings.with_wordings(before, example.also_asked, example.held_out)
+                added += wordings.count(both) - wordings.count(before)
+                known += [both] if both != before else []
+        self._keep_wordings(known)
+        return added
+
+    def _keep_wordings(self, examples: Iterable[Example]) -> None:
+        self._db.run_many(
+            "UPDATE examples SET also_asked = ?, held_out = ? WHERE track = ? AND id = ?",
+            [(*wording_lists(example), self._track, example.id) for example in examples],
+        )
+
+    def _refuse_wordings(self, asked: AbstractSet[str]) -> int:
+        """Remove from the wordings of all examples what now is another one's question; return how many that were.
+
+        Of a hundred thousand examples only those are looked at closely that have one of the texts ``asked`` (rough forms).
+        """
+        query = f"SELECT * FROM examples WHERE track = ? AND {_HAS_WORDINGS}"
+        refused = 0
+        for row in self._db.rows(query, self._track):
+            texts = (*json.loads(row["also_asked"]), *json.loads(row["held_out"]))
+            if asked.isdisjoint(map(wordings.rough_form, texts)):
+                continue
+            example = read_example(row)
+            kept = self._without_questions(example)
+            self._keep_wordings([kept])
+            refused += wordings.count(example) - wordings.count(kept)
+        return refused
+
+    # -- examples
 
     def _answers(
         self,
@@ -160,10 +258,10 @@ class Memory:
             *questions,
         )
         self._db.run_many(
-            "INSERT INTO examples (id, track, question_id, dataset, task, question, answer, line, drop_id, added_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (track, id) DO UPDATE SET"
+            "INSERT INTO examples (id, track, question_id, dataset, task, question, answer, line, drop_id, added_at,"
+            " also_asked, held_out) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (track, id) DO UPDATE SET"
             " question_id = excluded.question_id, dataset = excluded.dataset, question = excluded.question,"
-            " answer = excluded.answer, line = excluded.line,"
+            " answer = excluded.answer, line = excluded.line, also_asked = excluded.also_asked, held_out = excluded.held_out,"
             " drop_id = excluded.drop_id, recalled = CASE WHEN forgotten_at IS NULL THEN recalled END,"
             " recalled_in = CASE WHEN forgotten_at IS NULL THEN recalled_in END, forgotten_at = NULL",
             (
@@ -178,6 +276,7 @@ class Memory:
                     e.line,
                     drop_id,
                     now,
+                    *wording_lists(e),
                 )
                 for e in examples
             ),
@@ -272,11 +371,17 @@ class Memory:
         for example in examples:
             gone.discard(example.id)
         self._remove(gone, now)
+        self._db.run(  # the file says anew what else its questions are called
+            f"UPDATE examples SET also_asked = '[]', held_out = '[]' WHERE track = ? AND drop_id IN ({marks})",
+            self._track,
+            *drops,
+        )
         return len(gone)
 
     def _remove(self, ids: Iterable[str], now: float) -> None:
         self._db.run_many(
-            "UPDATE examples SET forgotten_at = ?, question = 'null', answer = 'null' WHERE track = ? AND id = ?",
+            "UPDATE examples SET forgotten_at = ?, question = 'null', answer = 'null',"
+            " also_asked = '[]', held_out = '[]' WHERE track = ? AND id = ?",
             [(now, self._track, example_id) for example_id in ids],
         )
 
@@ -297,7 +402,7 @@ class Memory:
         return {int(row["drop_id"]) for row in rows if row["drop_id"] is not None}
 
     def meant(self, selector: str) -> list[Example]:
-        """Return a dataset by name, else every example whose question or answer holds the text."""
+        """Return a dataset by name, else every example whose question, in any wording, or answer holds the text."""
         if self.has_dataset(selector):
             return self._select("AND dataset = ?", selector)
         if not selector.strip():
@@ -322,7 +427,7 @@ class Memory:
 
 def _holds(example: Example, text: str) -> bool:
     """Tell whether a text stands in an example's own words, not in the names of its parts."""
-    parts: list[Any] = [example.input, example.target]
+    parts: list[Any] = [example.input, example.target, *wordings.of(example)]
     while parts:  # not by recursion: an older lorad may have kept what is nested as deep as Python goes
         part = parts.pop()
         if isinstance(part, dict):

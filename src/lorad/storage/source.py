@@ -19,9 +19,9 @@ from lorad.errors import SampleError
 Signature = tuple[int, int, int]
 
 
-def together(file: Signature, beside: Signature | None) -> Signature:
-    """Return what differs when a file was written to, or its sidecar."""
-    return file if beside is None else (file[0] + beside[0], file[1] + beside[1], file[2])
+def together(file: Signature, *beside: Signature) -> Signature:
+    """Return what differs when a file was written to, or a sidecar of it."""
+    return sum(each[0] for each in (file, *beside)), sum(each[1] for each in (file, *beside)), file[2]
 
 
 def signature(status: os.stat_result) -> Signature:

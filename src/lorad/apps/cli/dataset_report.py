@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from lorad import records
+from lorad import records, wordings
 from lorad.apps.screens.state_text import plural
 from lorad.datasets.reader import Reading
 from lorad.records import Encoded, Example
@@ -42,10 +42,21 @@ def summarize(name: str, reading: Reading) -> dict[str, Any]:
         "contradicted": reading.contradictions,
         "contradictions": [_contradiction(old, newest[old.input_id]) for old in reading.contradicted],
         "left_out": reading.left_out,
+        "wordings": _wordings(reading.examples),
         "end_tokens": _end_tokens(reading.examples),
         "problems": [records.as_json(problem) for problem in reading.problems],
         "first": _first(reading.examples),
     }
+
+
+def _wordings(examples: Iterable[Example]) -> dict[str, int]:
+    """Count the examples whose question has other wordings, and the wordings that are trained and held out."""
+    found = Counter(rows=0, trained=0, held_out=0)
+    for example in examples:
+        found.update(
+            rows=bool(wordings.of(example)), trained=len(example.also_asked), held_out=len(example.held_out)
+        )
+    return dict(found)
 
 
 def _first(examples: Sequence[Example]) -> dict[str, Any] | None:
@@ -155,6 +166,9 @@ def lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if report.get("description"):
         rows.append(("about", report["description"]))
+    if (given := report["wordings"])["rows"]:
+        told = f"{given['trained']} are trained, {given['held_out']} held out for tests"
+        rows.append(("wordings", f"{plural(given['rows'], 'example')} with other wordings: {told}"))
     rows += [("left out", f"{often} {reason}") for reason, often in report["left_out"].items()]
     rows += [("end token", each) for each in _foreign_ends(report)]
     rows += [("contradiction", _contradiction_text(each)) for each in report["contradictions"][:LISTED]]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-SIDECAR, REASON = ".meta.yaml", ".reason.json"
+SIDECARS, REASON = (".meta.yaml", ".wordings.json"), ".reason.json"
 """Suffixes of the files beside a dataset; repeated here because their own modules are slow to import."""
 
 
@@ -37,7 +37,7 @@ def drop(
         list[Path],
         typer.Argument(
             metavar="FILE",
-            help="Datasets; a sidecar beside one (FILE.meta.yaml) is copied too.",
+            help="Datasets; sidecars beside one (FILE.meta.yaml, FILE.wordings.json) are copied too.",
             show_default=False,
         ),
     ],
@@ -53,21 +53,22 @@ def drop(
             raise ConfigError(f"{source} is not a file", code="no_such_file", path=str(source))
         if pattern := passed_by(source.name):
             raise ConfigError(f"the inbox ignores files named {pattern}; rename {source}", code="passed_by")
-        if source.name.endswith(SIDECAR) and source.with_name(source.name.removesuffix(SIDECAR)) not in files:
+        own = next((source.name.removesuffix(end) for end in SIDECARS if source.name.endswith(end)), None)
+        if own and source.with_name(own) not in files:
             raise ConfigError(
-                f"{source.name} is copied together with its file; name only {source.name.removesuffix(SIDECAR)}",
+                f"{source.name} is copied together with its file; name only {own}",
                 code="lone_sidecar",
             )
-    for source in (file for file in files if not file.name.endswith(SIDECAR)):
-        copy_all(_with_sidecar(source), home.inbox, track)
+    for source in (file for file in files if not file.name.endswith(SIDECARS)):
+        copy_all(_with_sidecars(source), home.inbox, track)
         terminal.say(f"dropped {source.name} into {inbox}; wait for it with: lorad wait")
 
 
-def _with_sidecar(file: Path) -> list[Path]:
-    """Return a file after its sidecar, if it has one: the inbox reads a file as soon as it sees it."""
-    beside = file.with_name(f"{file.name}{SIDECAR}")
+def _with_sidecars(file: Path) -> list[Path]:
+    """Return a file after its sidecars, if it has any: the inbox reads a file as soon as it sees it."""
+    beside = (file.with_name(f"{file.name}{suffix}") for suffix in SIDECARS)
     with contextlib.suppress(OSError):  # the name may be too long for any file
-        return [beside, file] if beside.is_file() else [file]
+        return [*(path for path in beside if path.is_file()), file]
     return [file]
 
 
@@ -128,12 +129,12 @@ def _copy_in(source: Path, folder: "Folder") -> None:
 
 
 def put_back(home: Home, name: str) -> None:
-    """Move a failed file and its sidecar back to where it was dropped, and remove its reason."""
+    """Move a failed file and its sidecars back to where it was dropped, and remove its reason."""
     from lorad.storage.directories import Folder  # noqa: PLC0415 - see lorad.apps.cli
 
     inbox, failed = home.inbox, home.dropped("failed")
     known = {path.name for path in failed.iterdir()} if failed.is_dir() else set()
-    data = sorted(known - {other for other in known if other.endswith((SIDECAR, REASON))})
+    data = sorted(known - {other for other in known if other.endswith((*SIDECARS, REASON))})
     if name not in data:
         hint = did_you_mean(name, data, f"there is: {', '.join(data[:10]) or 'nothing'}")
         raise ConfigError(f"no file {name} in {failed}; {hint}", code="no_such_file")
@@ -150,7 +151,7 @@ def put_back(home: Home, name: str) -> None:
                 raise ConfigError(
                     f"{target / name} is still in the inbox; try again later", code="already_waiting"
                 )
-            for part in (f"{name}{SIDECAR}", name):
+            for part in (*(f"{name}{suffix}" for suffix in SIDECARS), name):
                 if part in known:
                     source.rename(part, folder, part)
             source.remove(reason.name)

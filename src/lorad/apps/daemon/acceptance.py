@@ -25,7 +25,6 @@ from lorad.records import Drop, Job
 from lorad.states import DropState
 from lorad.storage.ledger import Ledger
 from lorad.storage.memory import AddResult
-from lorad.storage.source import together
 from lorad.tasks import find
 from lorad.track import Track
 
@@ -125,7 +124,7 @@ class Acceptance:
         read_as = ""
         try:
             with self._inbox.opened(file) as taken:
-                read_as = json.dumps(together(*taken.signature))
+                read_as = json.dumps(taken.signature)
                 with unchanged(taken):
                     meta, reading = self._read(taken)
             return self._remember(drop, reading, now, meta.description, read_as)
@@ -144,7 +143,11 @@ class Acceptance:
         formats = find(track.settings.task).formats
         meta.fit(sidecar.path_of(taken.path).name, taken.track, formats, tuple(self._tracks))
         check = partial(self._models.check, track)
-        return meta, self._reader.read(taken.source, self._settings, formats, meta.fields, meta.labels, check)
+        held_out = self._reader.wordings(taken.wordings) if taken.wordings else ()
+        reading = self._reader.read(
+            taken.source, self._settings, formats, meta.fields, meta.labels, check, held_out=held_out
+        )
+        return meta, reading
 
     def _fail(self, drop: Drop, error: SampleError, now: float, read_as: str = "") -> Drop:
         with self._ledger.transaction():
@@ -177,7 +180,8 @@ class Acceptance:
             )
             if not added.new:
                 same = f"it has the same content as {twin.name}" if twin else "every row is already known"
-                self._ledger.record_event("duplicate", now, file=drop.name, why=same)
+                more = f"; {added.wordings} wordings added" if added.wordings else ""
+                self._ledger.record_event("duplicate", now, file=drop.name, why=f"{same}{more}")
                 return closed
             job = self._queue(drop, reading, added, now)
         log.info("accepted", file=drop.name, rows=reading.rows, new=added.new, known=added.known, job=job.id)
@@ -226,7 +230,9 @@ def _report(reading: reader.Reading, description: str) -> dict[str, Any]:
 
 
 def _counts(added: AddResult) -> dict[str, int]:
-    return {"new": added.new, "known": added.known, "replacing": len(added.replacing)}
+    counts = {"wordings": added.wordings, "refused_wordings": added.refused_wordings}
+    told = {name: count for name, count in counts.items() if count}
+    return {"new": added.new, "known": added.known, "replacing": len(added.replacing), **told}
 
 
 def _replaced(added: AddResult) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from lorad.config import InboxSettings
 from lorad.datasets import reader, sidecar
+from lorad.datasets.other_wordings import HeldOut
 from lorad.errors import LoradError
 from lorad.records import Example, Plan
 from lorad.storage.source import Source
@@ -43,8 +44,13 @@ class Reader(Protocol):
         fields: Mapping[str, str],
         labels: Sequence[str],
         check: reader.Check,
+        *,
+        held_out: Sequence[HeldOut],
     ) -> reader.Reading:
         """Read a dataset file; raise ``SampleError`` for one of which too little can be used."""
 
     def sidecar(self, source: Source) -> sidecar.Sidecar:
         """Read a sidecar; raise ``SampleError``."""
+
+    def wordings(self, source: Source) -> list[HeldOut]:
+        """Read the wordings that a sidecar holds out; raise ``SampleError``."""

@@ -9,10 +9,11 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, overload
 
+from lorad import wordings
 from lorad.datasets.containers.file_rows import BadRow
 from lorad.datasets.formats import preferences, row_values, tool_calls
 from lorad.datasets.formats.row_values import Row, check_text, is_empty, unpacked
@@ -27,8 +28,11 @@ _LISTS, _SURE = frozenset(LISTS), LISTS[:2]
 #: Fields of a system message, also as Anthropic, Bedrock and Gemini have it beside the turns.
 SYSTEM = ("system", "system_prompt", "systeminstruction", "system_instruction")
 
+#: Other wordings of a row's question; those that a row holds out it never trains.
+ALSO_ASKED, HELD_OUT = WORDINGS = ("also_asked", "held_out")
+
 #: Fields that may stand beside turns.
-BESIDE = frozenset({*SYSTEM, "tools", "parallel_tool_calls", "schemaversion"})
+BESIDE = frozenset({*SYSTEM, *WORDINGS, "tools", "parallel_tool_calls", "schemaversion"})
 
 #: Fields that say something about a row and teach nothing.
 IGNORED = row_values.IGNORED | {"tags"}
@@ -177,7 +181,7 @@ def read(row: Row, field: str) -> Content:
         if own.content.strip() != system[0].content.strip():
             raise BadRow(system[0].where, f"conflicts with the system message in {own.where}; keep one")
         system = []
-    return content(_form_name(listed[0]), [*system, *tool_turns(described), *said], field)
+    return worded(content(_form_name(listed[0]), [*system, *tool_turns(described), *said], field), row)
 
 
 def _repeated(row: Row, said: Sequence[Turn]) -> set[str]:
@@ -204,6 +208,28 @@ def system_turns(row: Row) -> list[Turn]:
     are_parts = isinstance(value, list) and any(isinstance(part, Mapping) for part in value)
     text = _content(value, where) if are_parts else row_values.text(row, where)
     return [Turn(where, "system", text, is_learned=False)]
+
+
+# other wordings
+
+
+def worded(said: Content, row: Row, asked: Callable[[str], str] = str) -> Content:
+    """Return what a row says with the other wordings of its question; raise ``BadRow``.
+
+    ``asked`` returns a wording as the last message would have it. A row that does not say what is held out keeps the last
+    of two or more wordings for the tests.
+    """
+    given = {name: row_values.texts(row, name, wordings.MOST, wordings.LONGEST) for name in WORDINGS}
+    first = next((name for name in WORDINGS if given[name]), None)
+    if first is None:
+        return said
+    question = wordings.question(said.examples[0]) if len(said.examples) == 1 else None
+    if question is None:
+        raise BadRow(first, "needs a row with one learned answer, right behind the user's question")
+    also, held = (tuple(map(asked, given[name] or ())) for name in WORDINGS)
+    if given[HELD_OUT] is None:
+        also, held = wordings.parted(wordings.distinct(also, [question]))
+    return replace(said, examples=[wordings.with_wordings(said.examples[0], also, held)])
 
 
 # turns

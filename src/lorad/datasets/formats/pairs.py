@@ -7,6 +7,7 @@ LLaMA-Factory's ``history``), TRL's prompt and completion. What never does: list
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from lorad.datasets.containers.file_rows import BadRow
@@ -44,7 +45,7 @@ SHORT = ("q", "a")
 _CONTEXTS = ("input", "context")
 
 #: Fields that may stand beside a question and its answer.
-BESIDE = frozenset({"system", "system_prompt", "history"})
+BESIDE = frozenset({"system", "system_prompt", "history", *conversations.WORDINGS})
 
 
 def find(row: Row) -> tuple[str, str, str] | None:
@@ -59,14 +60,15 @@ def find(row: Row) -> tuple[str, str, str] | None:
     for name, question, answer in found:  # to be told what it lacks
         if not row[question] is row[answer] is None:
             return name, question, answer
-    return ("question-answer", *SHORT) if set(row) == set(SHORT) else None
+    return ("question-answer", *SHORT) if set(row).difference(conversations.WORDINGS) == set(SHORT) else None
 
 
 def read(row: Row, name: str, question: str, answer: str) -> Content:
     """Return what a row says; raise ``BadRow``."""
     if question == "prompt" and (said := _prompt_and_answer(row, name, answer)):
         return said
-    return Content(format=name, examples=[_pair(row, question, answer)])
+    said = Content(format=name, examples=[_pair(row, question, answer)])
+    return conversations.worded(said, row, partial(_asked, row, question))
 
 
 def _pair(row: Row, question: str, answer: str) -> Example:
@@ -78,7 +80,7 @@ def _pair(row: Row, question: str, answer: str) -> Example:
     conversations.refuse_unknown(row, allowed)
     messages: list[Message] = [_message(turn) for turn in conversations.system_turns(row)]
     messages += _history(row)
-    messages.append({"role": "user", "content": _asked(row, question)})
+    messages.append({"role": "user", "content": _asked(row, question, text(row, question))})
     return Example(task="chat", input=messages, target=text(row, answer))
 
 
@@ -86,9 +88,9 @@ def _message(turn: Turn) -> Message:
     return {"role": turn.role, "content": turn.content}
 
 
-def _asked(row: Row, question: str) -> str:
-    """Return the question and its context; Alpaca joins the two with a line break."""
-    asked = [text(row, question)]
+def _asked(row: Row, question: str, wording: str) -> str:
+    """Return the question in these words and its context; Alpaca joins the two with a line break."""
+    asked = [wording]
     for name in _CONTEXTS:
         context = row.get(name) if name != question else None
         if context is None or (isinstance(context, str) and not context.strip()):
@@ -128,14 +130,15 @@ def _prompt_and_answer(row: Row, name: str, answer: str) -> Content | None:
     prompt, told = _dialogue(row, "prompt"), _dialogue(row, answer)
     if prompt is None and told is None:
         return None
-    conversations.refuse_unknown(row, {"prompt", answer, "tools"})
+    conversations.refuse_unknown(row, {"prompt", answer, "tools", *conversations.WORDINGS})
     functions = tool_calls.functions(row)
     prompt = prompt or [{"role": "user", "content": text(row, "prompt")}]
     told = told or [{"role": "assistant", "content": text(row, answer)}]
     asked = [replace(turn, is_learned=False) for turn in conversations.turns(prompt, "prompt", functions)]
     said = conversations.turns(told, answer, functions)
     tools = conversations.tool_turns(functions)
-    return conversations.content(f"{name} messages", [*tools, *asked, *said], answer)
+    whole = conversations.content(f"{name} messages", [*tools, *asked, *said], answer)
+    return conversations.worded(whole, row)
 
 
 def _dialogue(row: Row, key: str) -> list[Any] | None:

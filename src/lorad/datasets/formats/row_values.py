@@ -93,6 +93,26 @@ def as_text(value: Any, where: str) -> str:
     raise BadRow(where, f"must be text, not {type(value).__name__}")
 
 
+def texts(row: Row, key: str, most: int, longest: int) -> list[str] | None:
+    """Return a field's list of texts, one text's lines, or ``None`` where there is neither; raise ``BadRow``.
+
+    A table holds a list as its JSON or as lines; so that it means the same everywhere, one text is its lines everywhere.
+    """
+    value = unpacked(row, key)
+    if value is None or not (isinstance(value, list) or says(value)):
+        return None
+    if isinstance(value, str):
+        value = [line.strip() for line in value.splitlines() if line.strip()]
+    if not isinstance(value, list):
+        raise BadRow(key, "must be a list of texts; in a table its JSON, or one text on each line")
+    if len(value) > most:
+        raise BadRow(key, f"holds {len(value)} texts, and at most {most} are taken; leave some out")
+    found = [text({f"{key}[{at}]": each}, f"{key}[{at}]") for at, each in enumerate(value)]
+    if too_long := [at for at, each in enumerate(found) if len(each) > longest]:
+        raise BadRow(f"{key}[{too_long[0]}]", f"has more than {longest} characters; shorten it")
+    return found
+
+
 def check_text(key: str, value: str) -> None:
     """Raise ``BadRow`` when a text holds what neither a database nor a tokenizer takes."""
     if "\x00" in value:

@@ -18,7 +18,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
-from lorad.datasets.sidecar import SUFFIX, companion
+from lorad.datasets.sidecar import SUFFIXES, companion
 from lorad.errors import ConfigError
 from lorad.home import APART
 from lorad.storage import files
@@ -130,7 +130,7 @@ class Drops:
         try:
             with above.enter(number) as folder:
                 for name, status in folder.entries():
-                    if not name.endswith(SUFFIX) or not stat.S_ISREG(status.st_mode):
+                    if not name.endswith(SUFFIXES) or not stat.S_ISREG(status.st_mode):
                         path = folder.path / name
                         taken.append(InboxFile(path, track, status.st_size, status.st_mtime, drop))
         except FileNotFoundError:  # whoever asks for the status is not the one who moves files
@@ -146,7 +146,7 @@ class Drops:
                 for number in above.names():
                     with contextlib.suppress(OSError), above.enter(number) as folder:
                         names = folder.names()
-                        beside = {companion(name, SUFFIX) for name in names}
+                        beside = {companion(name, suffix) for name in names for suffix in SUFFIXES}
                         found += [folder.path / name for name in names if _is_lone(name, beside)]
                         above.remove_empty(number)
         return found
@@ -167,7 +167,7 @@ class Drops:
         return f"failed/{self.failed.free_name(fitting(readable(name), _ROOM), _ROOM)}"
 
     def end(self, source: Folder, name: str, place: str) -> Path:
-        """Move a sidecar and then its file; if the power fails in between, the next start finds the file."""
+        """Move sidecars and then their file; if the power fails in between, the next start finds the file."""
         target = self.folder.path / place
         if target.parent == self.failed.path:
             _move(source, name, self.failed, target.name)
@@ -182,18 +182,19 @@ class Drops:
         self.failed.write_json(companion(name, REASON), {"file": name, **reason})
 
     def signature(self, place: str) -> Signature | None:
-        """Return the signature by which a later change of an ended file or its sidecar is detected; ``None`` if it is gone."""
+        """Return the signature by which a later change of an ended file or a sidecar is detected; ``None`` if it is gone."""
         path = self.folder.path / place
         try:
             with self.entered(path.parent) as folder:
-                status, beside = folder.status(path.name), companion(path.name, SUFFIX)
-                other = signature(folder.status(beside)) if folder.holds(beside) else None
+                status = folder.status(path.name)
+                names = [companion(path.name, suffix) for suffix in SUFFIXES]
+                others = [signature(folder.status(name)) for name in names if folder.holds(name)]
         except OSError:
             return None
-        return together(signature(status), other) if stat.S_ISREG(status.st_mode) else None
+        return together(signature(status), *others) if stat.S_ISREG(status.st_mode) else None
 
     def take_back(self, place: str, name: str, track: str, drop: int) -> None:
-        """Move a file that has ended, its sidecar first, into the folder of another drop, and its reason away."""
+        """Move a file that has ended, its sidecars first, into the folder of another drop, and its reason away."""
         path = self.folder.path / place
         with self.entered(path.parent) as folder, self.made(track, drop) as into:
             _move(folder, path.name, into, name)
@@ -236,11 +237,11 @@ def local_date(now: float) -> date:
 
 
 def _is_lone(name: str, beside: set[str]) -> bool:
-    return name.endswith(SUFFIX) and name not in beside
+    return name.endswith(SUFFIXES) and name not in beside
 
 
 def _move(source: Folder, name: str, into: Folder, to: str) -> None:
-    sidecar = companion(name, SUFFIX)
-    if source.holds(sidecar):
-        source.rename(sidecar, into, companion(to, SUFFIX))
+    for suffix in SUFFIXES:
+        if source.holds(sidecar := companion(name, suffix)):
+            source.rename(sidecar, into, companion(to, suffix))
     source.rename(name, into, to)

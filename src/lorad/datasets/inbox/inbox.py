@@ -210,18 +210,18 @@ class Inbox:
     # -- taking and opening
 
     def take(self, item: InboxFile, drop: int) -> Path:
-        """Move a complete file and its sidecar into ``processing/<track>/<drop>/``, where its writer cannot reach it."""
+        """Move a complete file and its sidecars into ``processing/<track>/<drop>/``, where its writer cannot reach it."""
         drops = self._folders.drops
         target = drops.path(item.track, drop) / item.name
         if item.path == target:
             return target  # an earlier try moved it and then could not be told to the ledger
-        beside = sidecar.path_of(item.path).name
         with self._folders.entered(item.path) as source, drops.made(item.track, drop) as into:
             had_lone = self._has_lone
-            if source.holds(beside):
-                _require_no_folder(source, beside)
-                self._has_lone = True  # until its file is there as well, whatever happens
-                source.rename(beside, into, sidecar.path_of(target).name)
+            for beside, to in zip(sidecar.paths_of(item.path), sidecar.paths_of(target), strict=True):
+                if source.holds(beside.name):
+                    _require_no_folder(source, beside.name)
+                    self._has_lone = True  # until its file is there as well, whatever happens
+                    source.rename(beside.name, into, to.name)
             source.rename(item.path.name, into, item.name)
             self._has_lone = had_lone
         self._tidy(item.path)
@@ -238,7 +238,7 @@ class Inbox:
 
     @contextlib.contextmanager
     def opened(self, file: InboxFile) -> Iterator[Taken]:
-        """Open a taken file and its sidecar once; raise ``SampleError`` if it is not a readable regular file."""
+        """Open a taken file and its sidecars once; raise ``SampleError`` if it is not a readable regular file."""
         with (
             self._folders.entered(file.path) as folder,
             open_taken(file, folder, lambda: self._folders.inbox().is_open_to_others()) as taken,

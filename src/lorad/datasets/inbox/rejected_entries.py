@@ -37,7 +37,7 @@ class RejectedEntry:
 
 def is_dataset(folders: InboxFolders, file: InboxFile, mode: int) -> bool:
     """Tell whether it may hold rows: a regular file that is no sidecar, and not in the way of a name of ours."""
-    is_sidecar = file.path.name.endswith(sidecar.SUFFIX)
+    is_sidecar = file.path.name.endswith(sidecar.SUFFIXES)
     return stat.S_ISREG(mode) and not is_sidecar and not folders.is_own_name(file.path)
 
 
@@ -84,7 +84,7 @@ def _why_in_the_way(folders: InboxFolders, file: InboxFile) -> SampleError | Non
 
 
 def _why_lone(file: InboxFile) -> SampleError | None:
-    data = file.path.with_name(file.path.name.removesuffix(sidecar.SUFFIX))
+    data = file.path.with_name(sidecar.file_of(file.path.name))
     if files.is_there(data):
         return None
     return SampleError(

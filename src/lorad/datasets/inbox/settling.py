@@ -78,10 +78,10 @@ class Settling:
         return complete, troubles
 
     def is_ready(self, item: InboxFile, now: float) -> bool:
-        """Tell whether a file is complete, and its sidecar, if it has one."""
-        beside = sidecar.path_of(item.path)
-        has_rested = not files.is_there(beside) or self.rests(beside, now)
-        return self.rests(item.path, now) and has_rested and not self._wants_patience(item.path, now)
+        """Tell whether a file is complete, and its sidecars, if it has any."""
+        beside = filter(files.is_there, sidecar.paths_of(item.path))
+        rested = [self.rests(path, now) for path in beside]  # of each, since when is noted
+        return self.rests(item.path, now) and all(rested) and not self._wants_patience(item.path, now)
 
     def rests(self, path: Path, now: float, seconds: float | None = None) -> bool:
         """Tell whether something has been unchanged long enough at ``now`` (monotonic seconds)."""

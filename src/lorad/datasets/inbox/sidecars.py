@@ -42,7 +42,7 @@ def put_back(folders: InboxFolders, datasets: Callable[[], Sequence[Path]]) -> N
 
 
 def _put_back(folders: InboxFolders, path: Path, there: Sequence[Path]) -> None:
-    homes = (sidecar.path_of(file) for file in there)
+    homes = (path for file in there for path in sidecar.paths_of(file))
     home = next((home for home in homes if home.name == path.name and not files.is_there(home)), None)
     with folders.entered(path) as source:
         if home:

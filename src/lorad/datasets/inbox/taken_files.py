@@ -18,40 +18,48 @@ from lorad.storage.directories import Folder
 from lorad.storage.fault_points import step
 from lorad.storage.file_names import readable
 from lorad.storage.open_files import open_for_writing
-from lorad.storage.source import Signature, Source, opened
+from lorad.storage.source import Signature, Source, opened, together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """A taken file that is open, with its sidecar, if it has one."""
+    """A taken file that is open, with its sidecars, if it has any."""
 
     path: Path
     name: str
     track: str
     source: Source
     beside: Source | None
+    """What is said of it (``sidecar``)."""
+    wordings: Source | None
+    """Wordings to test with (``other_wordings``)."""
 
     @property
-    def signature(self) -> tuple[Signature, Signature | None]:
-        """Return what differs when one of the two was written to."""
-        return self.source.signature, self.beside.signature if self.beside else None
+    def signature(self) -> Signature:
+        """Return what differs when one of them was written to."""
+        others = [source.signature for source in (self.beside, self.wordings) if source]
+        return together(self.source.signature, *others)
 
 
 @contextlib.contextmanager
 def open_taken(file: InboxFile, folder: Folder, is_inbox_open: Callable[[], bool]) -> Iterator[Taken]:
-    """Open a taken file and its sidecar in their folder; raise ``SampleError`` for what is no plain file that it may read.
+    """Open a taken file and its sidecars in their folder; raise ``SampleError`` for what is no plain file that it may read.
 
     A second name of a file is refused where others may write to the inbox: whoever dropped it may not be able to read
     that file.
     """
     with contextlib.ExitStack() as stack:
-        beside = sidecar.path_of(file.path).name
+        beside, wordings = (
+            _open(stack, folder, path.name, is_inbox_open) if folder.holds(path.name) else None
+            for path in sidecar.paths_of(file.path)
+        )
         yield Taken(
             path=file.path,
             name=file.name,
             track=file.track,
             source=_open(stack, folder, file.path.name, is_inbox_open),
-            beside=_open(stack, folder, beside, is_inbox_open) if folder.holds(beside) else None,
+            beside=beside,
+            wordings=wordings,
         )
 
 

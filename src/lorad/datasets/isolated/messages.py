@@ -14,9 +14,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from lorad import wordings
 from lorad.config import InboxSettings
 from lorad.datasets.containers.layout import BadRow
 from lorad.datasets.formats.conversations import Content
+from lorad.datasets.other_wordings import HeldOut
 from lorad.datasets.reader import Converted, Purpose
 from lorad.datasets.sidecar import Sidecar
 from lorad.errors import SampleError
@@ -98,6 +100,11 @@ def ask_sidecar(source: Source, limits: InboxSettings) -> str:
     return _ENCODER.encode({"name": source.name, "limits": limits.model_dump(mode="json"), "sidecar": True})
 
 
+def ask_wordings(source: Source, limits: InboxSettings) -> str:
+    """Return the request for the wordings that a sidecar holds out."""
+    return _ENCODER.encode({"name": source.name, "limits": limits.model_dump(mode="json"), "wordings": True})
+
+
 def purpose_of(request: Mapping[str, Any]) -> Purpose:
     """Return what a file is to be read for."""
     limits = InboxSettings.model_validate(request["limits"])
@@ -113,12 +120,18 @@ def row(line: int, said: Content | BadRow, longest: int) -> str:
     """Return a row as it is sent; one that became too long is a bad one."""
     if isinstance(said, BadRow):
         return _ENCODER.encode([line, said.field[:_LONGEST_SENTENCE], str(said)[:_LONGEST_SENTENCE]])
-    pairs = [[example.input, example.target] for example in said.examples]
+    pairs = [_pair(example) for example in said.examples]
     text = _ENCODER.encode([line, said.format, dict(said.left_out), pairs])
     if len(text) <= longest:
         return text
     told = f"the row becomes examples of more than {longest} bytes, since each turn repeats those before it; split it"
     return _ENCODER.encode([line, "", told])
+
+
+def _pair(example: Example) -> list[Any]:
+    if not example.also_asked and not example.held_out:
+        return [example.input, example.target]
+    return [example.input, example.target, example.also_asked, example.held_out]
 
 
 def rows(message: Any, task: str) -> list[Converted]:
@@ -148,7 +161,20 @@ def _example(pair: Any, task: str) -> Example:
     match pair:
         case [question, answer] if task != "chat" or (_is_asked(question) and isinstance(answer, str | dict)):
             return Example(task=task, input=question, target=answer)
+        case [question, answer, list(also), list(held)] if (
+            task == "chat" and isinstance(answer, str | dict) and _are_wordings(question, also, held)
+        ):
+            return Example(
+                task=task, input=question, target=answer, also_asked=tuple(also), held_out=tuple(held)
+            )
     raise Malformed("an example has another form")
+
+
+def _are_wordings(question: Any, *given: list[Any]) -> bool:
+    """Tell whether lists hold other wordings of a question, which the user asks."""
+    is_text = all(isinstance(each, str) for texts in given for each in texts)
+    is_few = all(len(texts) <= wordings.MOST for texts in given)
+    return is_text and is_few and _is_asked(question) and bool(question) and question[-1]["role"] == "user"
 
 
 def _is_asked(question: Any) -> bool:
@@ -175,6 +201,29 @@ def sidecar(message: Mapping[str, Any]) -> Sidecar:
         return Sidecar.model_validate(message.get("sidecar"))
     except ValidationError as error:
         raise Malformed(f"a sidecar has another form: {error.error_count()} mistakes") from None
+
+
+def held_out(held: HeldOut) -> str:
+    """Return an entry of a sidecar of wordings as it is sent."""
+    return _ENCODER.encode([held.place, held.wordings, held.question, held.answer])
+
+
+def all_held_out(message: Any) -> list[HeldOut]:
+    """Return the entries of a message; raise ``Malformed``."""
+    if not isinstance(message, list):
+        raise Malformed("a list of wordings was expected")
+    return [_held_out(each) for each in message]
+
+
+def _held_out(sent: Any) -> HeldOut:
+    match sent:
+        case [int(place), list(given), question, answer] if (
+            place in _NUMBERS
+            and all(isinstance(each, str) for each in given)
+            and {type(question), type(answer)} == {str, type(None)}
+        ):
+            return HeldOut(place=place, wordings=tuple(given), question=question, answer=answer)
+    raise Malformed("a wording has another form")
 
 
 # ends

@@ -13,9 +13,10 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from lorad.config import InboxSettings
-from lorad.datasets import reader
+from lorad.datasets import other_wordings, reader
 from lorad.datasets.isolated import messages
 from lorad.datasets.isolated.messages import HEADER, Malformed
+from lorad.datasets.other_wordings import HeldOut
 from lorad.datasets.reader import Check, Converted, Purpose, Reading
 from lorad.datasets.sidecar import Sidecar
 from lorad.errors import SampleError, TransientError
@@ -73,13 +74,15 @@ class Reader:
         fields: Mapping[str, str] | None = None,
         labels: Sequence[str] = (),
         check: Check = lambda example: example,
+        *,
+        held_out: Sequence[HeldOut] = (),
     ) -> Reading:
         """Read a dataset file as ``reader.read`` does; raise ``SampleError`` also for one that takes too much."""
 
         def convert(source: Source, purpose: Purpose) -> _Rows:
             return _Rows(partial(self._asked, source, messages.ask_rows(source, purpose)), purpose.task)
 
-        act = partial(reader.read, file, limits, task, fields, labels, check, convert)
+        act = partial(reader.read, file, limits, task, fields, labels, check, convert, held_out=held_out)
         return self._blaming(file, act)
 
     def sidecar(self, source: Source) -> Sidecar:
@@ -88,6 +91,27 @@ class Reader:
         def act() -> Sidecar:
             with self._asked(source, messages.ask_sidecar(source, self._limits)) as call:
                 return messages.sidecar(call.last(call.receive()))
+
+        return self._blaming(source, act)
+
+    def wordings(self, source: Source) -> list[HeldOut]:
+        """Return the wordings that a sidecar holds out; raise ``SampleError``."""
+
+        def act() -> list[HeldOut]:
+            with self._asked(source, messages.ask_wordings(source, self._limits)) as call:
+                found: list[HeldOut] = []
+                size = 0
+                while isinstance(message := call.receive(), list):
+                    found += (sent := messages.all_held_out(message))
+                    size += sum(
+                        len(text or "")
+                        for each in sent
+                        for text in (*each.wordings, each.question, each.answer)
+                    )
+                    if len(found) > other_wordings.MOST or size > other_wordings.LARGEST:
+                        raise Malformed("there are more wordings than a sidecar may hold")
+                call.last(message)
+                return found
 
         return self._blaming(source, act)
 

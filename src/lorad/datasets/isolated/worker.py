@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lorad.config import InboxSettings
-from lorad.datasets import sidecar
+from lorad.datasets import other_wordings, sidecar
 from lorad.datasets.isolated import messages
 from lorad.datasets.reader import Conversion, Purpose
 from lorad.errors import SampleError
@@ -134,6 +134,8 @@ def _answer(sender: Sender, request: Any, source: Source) -> str:
     sender.begin(limits)
     if request.get("sidecar"):
         return _sidecar(source)
+    if request.get("wordings"):
+        return _wordings(sender, source)
     return _rows(sender, source, messages.purpose_of(request))
 
 
@@ -142,6 +144,15 @@ def _sidecar(source: Source) -> str:
         return messages.said(sidecar.read(source))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's end
         return messages.end(error)
+
+
+def _wordings(sender: Sender, source: Source) -> str:
+    try:
+        for held in other_wordings.read(source):
+            sender.row(messages.held_out(held))
+    except Exception as error:  # noqa: BLE001 - as above
+        return messages.end(error)
+    return messages.end(None)
 
 
 def _rows(sender: Sender, source: Source, purpose: Purpose) -> str:

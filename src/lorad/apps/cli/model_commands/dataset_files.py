@@ -16,7 +16,7 @@ from lorad.apps.cli.model_commands.options import ConfigOption, HomeOption, Json
 from lorad.apps.cli.model_commands.output import console, print_lines
 from lorad.apps.screens import terminal
 from lorad.config import Settings
-from lorad.datasets import reader, sidecar
+from lorad.datasets import other_wordings, reader, sidecar
 from lorad.errors import ConfigError, SampleError
 from lorad.evaluation import judge
 from lorad.home import Home
@@ -100,7 +100,7 @@ def check(
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read a file (and NAME.meta.yaml beside it) as the inbox does, and report; change nothing."""
+    """Read a file (and NAME.meta.yaml and NAME.wordings.json beside it) as the inbox does, and report; change nothing."""
     home, settings = load(home_path, config, overrides)
     try:
         about, reading = _read_for(settings, task, file) if task else _read_as(home, settings, track, file)
@@ -141,7 +141,8 @@ def _read_for(settings: Settings, task: str, file: Path) -> tuple[dict[str, Any]
         raise ConfigError(f"there is no task {task!r}; known: {', '.join(reader.TASKS)}", code="no_such_task")
     meta = sidecar.beside(file)
     meta.fit_task(sidecar.path_of(file).name, task)
-    reading = reader.read(file, settings.inbox, task, meta.fields, meta.labels)
+    held_out = other_wordings.beside(file)
+    reading = reader.read(file, settings.inbox, task, meta.fields, meta.labels, held_out=held_out)
     return {"track": None, "task": task, "description": meta.description}, reading
 
 
@@ -162,13 +163,15 @@ def _bad_rows(error: SampleError) -> list[tuple[str, str]]:
 def read(
     home: Home, settings: Settings, track: str, file: Path
 ) -> tuple[str, sidecar.Sidecar, reader.Reading]:
-    """Read a file and its sidecar as the inbox does; return also its track, which the sidecar may name."""
+    """Read a file and its sidecars as the inbox does; return also its track, which the sidecar may name."""
     meta = sidecar.beside(file)
     track = meta.track or track
     formats = find(settings.track(track).task).formats
     meta.fit(sidecar.path_of(file).name, track, formats, tuple(settings.tracks))
     check = _row_check(home, settings, track)
-    return track, meta, reader.read(file, settings.inbox, formats, meta.fields, meta.labels, check)
+    held_out = other_wordings.beside(file)
+    reading = reader.read(file, settings.inbox, formats, meta.fields, meta.labels, check, held_out=held_out)
+    return track, meta, reading
 
 
 def _row_check(home: Home, settings: Settings, track: str) -> reader.Check:
