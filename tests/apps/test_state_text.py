@@ -199,3 +199,12 @@ def test_a17_the_summary_is_text_and_nobody_adds_a_line_to_it():
     assert len(shown.splitlines()) == len(
         state_text.summary(snapshot(jobs=[promoted(1, "d", "v0.1")])).splitlines()
     )
+
+
+def test_the_summary_tells_what_is_not_indexed_yet_only_when_there_is_any():
+    data = sent()
+    assert "indexed" not in state_text.summary(told(data))
+
+    data["tracks"]["chat"]["not_indexed"] = 12
+
+    assert "\n  index    chat: 12 examples not indexed yet\n" in state_text.summary(told(data)) + "\n"

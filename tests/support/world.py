@@ -4,6 +4,7 @@ import json
 
 import tiny
 
+from lorad.apps.daemon.indexing import Indexing
 from lorad.apps.daemon.loop import LearningLoop
 from lorad.config import Settings
 from lorad.datasets import reader, sidecar
@@ -171,6 +172,7 @@ class World:
         self.now = 1000.0
         self.ticks = 0.0
         self.models = FakeModels()
+        self.indexes = {}
         self.start()
 
     def start(self):
@@ -200,6 +202,7 @@ class World:
             reader=reader,
             models=self.models,
             executor=self.models,
+            indexing=Indexing(self.indexes, lambda: self.ticks),
         )
 
     def archive(self):

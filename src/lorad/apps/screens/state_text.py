@@ -185,6 +185,11 @@ def summary(snapshot: Status) -> str:
     lines += [f"  serving  {_track_line(name, track)}" for name, track in snapshot.tracks.items()]
     if snapshot.session:
         lines.append(f"  session  {session_line(snapshot.session)}")
+    lines += [
+        f"  index    {name}: {plural(track.not_indexed, 'example')} not indexed yet"
+        for name, track in snapshot.tracks.items()
+        if track.not_indexed
+    ]
     lines += [f"  waits    {_one_line(why)}" for why in snapshot.troubles]
     lines += [f"  {heading:<9}{text}" for heading, text in _queue_lines(snapshot)]
     return "\n".join(lines)
