@@ -78,12 +78,15 @@ class Answer(Iterator[str]):
         """``stop`` for a whole answer, ``length`` for one that was cut; ``None`` before it has ended."""
         self.tokens: int | None = None
         """How many tokens it has, told at the end."""
+        self.model = ""
+        """The track and the version that answer, as ``chat@v0.1``; told with its first piece."""
         self.origin: Origin | None = None
         """Where it comes from, told with its first piece; ``None`` where no example was looked for."""
 
     def __next__(self) -> str:
         for event in self._events:
             self.origin = event.lorad or self.origin
+            self.model = event.model or self.model
             if event.usage:
                 self.tokens = event.usage.completion_tokens
             for choice in event.choices:
