@@ -122,7 +122,8 @@ class CompletionChunk:
     usage: Usage | None = None
     """In the last event, if the request asks for it."""
     lorad: Origin | None = field(default=None, metadata=OPTIONAL)
-    """In the first event alone; left out where no example was looked for."""
+    """In the first event alone, of which OpenAI's own client makes the whole answer; left out where no example was looked
+    for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
