@@ -1,5 +1,6 @@
 """What documents say, held against the code: names of tests, paths, settings, routes, decisions."""
 
+import json
 import re
 import runpy
 import types
@@ -151,6 +152,20 @@ def test_the_page_of_the_socket_is_what_the_daemon_says_of_itself():
     assert {route: re.search(r"`(\w+)`", told)[1] for route, _, told in written} == {
         r: made for r, (_, made) in real.items()
     }
+
+
+def test_the_page_of_the_socket_says_where_an_answer_may_come_from():
+    schemas = build(types.SimpleNamespace(archive=None)).openapi()["components"]["schemas"]
+    part = read(DOCS / "http.md").split("### Where an answer comes from")[1].split("\n## ")[0]
+    example = json.loads("{" + part.split("```json\n")[1].split("```")[0] + "}")["lorad"]
+
+    assert (
+        re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE)[1:]
+        == schemas["Origin"]["properties"]["mode"]["enum"]
+    )
+    assert example.keys() == schemas["Origin"]["properties"].keys()
+    assert example["sources"][0].keys() == schemas["SourceExample"]["properties"].keys()
+    assert "lorad" not in schemas["Completion"]["required"]
 
 
 DECISIONS = sorted((DOCS / "decisions").glob("[0-9]*.md"))

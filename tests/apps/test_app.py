@@ -278,7 +278,7 @@ def test_case_10_a_model_with_nothing_behind_its_at_is_not_there(home):
     try:
         app._wire()
         with pytest.raises(ProtocolError, match="there is no model 'chat@'") as missing:
-            app.api.ask("chat@", [], Sampling())
+            app.api.ask("chat@", [], Sampling(), retrieve=True)
     finally:
         app.stop()
 

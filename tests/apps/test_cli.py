@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 from fake_daemon import (
     NOW,
+    ORIGIN,
     RETENTION,
     SESSION,
     FakeDaemon,
     Problem,
     Stream,
+    began,
     completion,
     delta,
     described,
@@ -464,6 +466,28 @@ def test_case_7_a_talk_says_what_was_cut(lorad, daemon):
     assert result.exit_code == 0
 
 
+def test_a_pipe_gets_the_answer_and_nothing_of_its_source(lorad, daemon):
+    streamed = Stream(began(ORIGIN), delta("Dr. Vale"), *ended("stop", 2), DONE)
+    daemon.answers("POST /v1/chat/completions", streamed, completion("Dr. Vale", "stop", ORIGIN))
+    for words in ((), ("--no-stream",)):
+        result = lorad("ask", "Who?", *words)
+        assert (result.stdout, result.stderr) == ("Dr. Vale", "")
+
+
+def test_in_json_an_answer_has_its_source(lorad, daemon):
+    daemon.answers("POST /v1/chat/completions", completion("Dr. Vale", "stop", ORIGIN))
+    assert json.loads(lorad("ask", "Who?", "--json").stdout)["lorad"] == ORIGIN
+
+
+def test_no_example_is_looked_for_if_none_is_wanted(lorad, daemon):
+    streamed = Stream(delta("x"), *ended("stop", 2), DONE)
+    daemon.answers("POST /v1/chat/completions", streamed, completion("x"), streamed)
+    lorad("ask", "Who?", "--no-retrieve")
+    lorad("ask", "Who?", "--no-retrieve", "--json")
+    lorad("chat", "--no-retrieve", typed="Who?\n")
+    assert [body["lorad"] for _, _, body in daemon.asked] == [{"retrieve": False}] * 3
+
+
 @pytest.mark.parametrize("words", [(), ("-",)])
 def test_a_question_is_read_from_a_pipe(lorad, daemon, words):
     daemon.answers("POST /v1/chat/completions", Stream(delta("In"), *ended("stop", 2), DONE))
@@ -499,6 +523,44 @@ def on_terminal(*words, **environment):
     errors = running.stderr.read()
     running.stderr.close()
     return shown, errors, running.wait(30)
+
+
+def read_by_a_person(home, *words, typed=b"", **environment):
+    """Run the command with a terminal for its errors; return its output and what the terminal showed."""
+    controller, terminal = pty.openpty()
+    running = subprocess.run(
+        [sys.executable, "-c", "from lorad.apps.cli.main import main; main()", "--home", str(home), *words],
+        env={**os.environ, "PYTHONPATH": SOURCE, **environment},
+        input=typed,
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        check=True,
+        timeout=30,
+    )
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):
+        while more := os.read(controller, 4096):
+            shown += more
+    os.close(controller)
+    return running.stdout, shown
+
+
+FROM = b'from campus_cs, row 12: "Who chairs CS?" (similarity 0.83)'
+
+
+@pytest.mark.parametrize("words", [("ask", "Who?"), ("ask", "Who?", "--no-stream"), ("chat",)])
+def test_a_person_is_told_in_a_dim_line_where_an_answer_comes_from(daemon, home, words):
+    streamed = Stream(began(ORIGIN), delta("Dr. Vale"), *ended("stop", 2), DONE)
+    answer = completion("Dr. Vale", "stop", ORIGIN) if "--no-stream" in words else streamed
+    daemon.answers("POST /v1/chat/completions", answer)
+
+    written, shown = read_by_a_person(home, *words, typed=b"Who?\n", TERM="xterm", NO_COLOR="")
+    assert shown == b"\x1b[2m" + FROM + b"\x1b[0m\r\n"
+    assert written == (b"> Dr. Vale\n> \n" if words == ("chat",) else b"Dr. Vale")
+
+    _, shown = read_by_a_person(home, *words, typed=b"Who?\n", TERM="dumb")
+    assert shown == FROM + b"\r\n"
 
 
 NOT_UTF8 = [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]

@@ -9,6 +9,7 @@ from fake_daemon import snapshot as sent
 from lorad.apps.screens import state_text
 from lorad.records import Job
 from lorad.serving.answers import Event, SessionProgress
+from lorad.serving.completions import Origin, SourceExample
 from lorad.serving.record_json import read
 
 
@@ -199,3 +200,49 @@ def test_a17_the_summary_is_text_and_nobody_adds_a_line_to_it():
     assert len(shown.splitlines()) == len(
         state_text.summary(snapshot(jobs=[promoted(1, "d", "v0.1")])).splitlines()
     )
+
+
+def test_the_summary_tells_what_is_not_indexed_yet_only_when_there_is_any():
+    data = sent()
+    assert "indexed" not in state_text.summary(told(data))
+
+    data["tracks"]["chat"]["not_indexed"] = 12
+
+    assert "\n  index    chat: 12 examples not indexed yet\n" in state_text.summary(told(data)) + "\n"
+
+
+def source(**changes):
+    known = {"dataset": "campus_cs", "row": 12, "question": "Who chairs CS?", "similarity": 0.834}
+    return SourceExample(**{**known, "confidence": 0.9, **changes})
+
+
+@pytest.mark.parametrize(
+    ("mode", "sources", "expected"),
+    [
+        ("taught", [source()], 'from campus_cs, row 12: "Who chairs CS?" (similarity 0.83)'),
+        ("stored", [source(row=0)], 'quoted from campus_cs: "Who chairs CS?" (similarity 0.83)'),
+        (
+            "unknown",
+            [source()],
+            'nearest: campus_cs, row 12: "Who chairs CS?" (similarity 0.83), which does not answer it',
+        ),
+        (
+            "taught",
+            [source(dataset="a", question="Who?"), source(dataset="b", question="Who?", row=3)],
+            'from a, row 12: "Who?" (similarity 0.83); b, row 3: "Who?" (similarity 0.83)',
+        ),
+        ("unknown", [], ""),
+        ("weights", [], ""),
+        ("weights", [source()], ""),
+    ],
+)
+def test_where_an_answer_comes_from_is_one_line(mode, sources, expected):
+    assert state_text.origin(Origin(mode=mode, sources=tuple(sources))) == expected
+
+
+def test_a_long_question_of_several_lines_stays_short():
+    told = state_text.origin(Origin(mode="taught", sources=(source(question="a\nb " * 500),)))
+
+    assert "\n" not in told
+    assert len(told) < state_text.QUESTION_SHOWN + 60
+    assert "…" in told

@@ -30,7 +30,8 @@ from typer.testing import CliRunner
 
 from lorad.apps.cli import programs
 from lorad.apps.cli.main import app
-from lorad.apps.screens import terminal
+from lorad.apps.screens import state_text, terminal
+from lorad.serving.completions import Origin, SourceExample
 
 EVIL = "é\x1b[31m\x1b]0;pwned\x07\x9b2J\x7f\u202e\u2028[/red][bold]\r\n7  forged  promoted\U000e0041"
 SHOWN = r"é\x1b[31m\x1b]0;pwned\x07\x9b2J\x7f\u202e\u2028[/red][bold]"
@@ -89,6 +90,7 @@ ASKING = {
     "events": ([], {"GET /api/events": {"events": EVENTS}}),
     "ask": (["why?"], {"POST /v1/chat/completions": STREAM}),
     "chat": ([], {"POST /v1/chat/completions": STREAM}),
+    "test": (["{rows}"], {"POST /v1/chat/completions": STREAM}),
     "drop": (["{file}"], {}),
     "wait": ([], {"GET /api/status": DONE, "GET /api/events": {"events": EVENTS}}),
     "jobs": ([], {"GET /api/jobs": {"jobs": STATUS["jobs"]}}),
@@ -162,12 +164,14 @@ def test_a17_no_command_lets_data_steer_the_terminal(lorad, tmp_path, monkeypatc
     # Given a terminal, and data full of escapes
     file = tmp_path / f"d{EVIL}.json".replace("/", "_")
     file.write_text(json.dumps({"dataset": EVIL}) + "\n")
+    rows = tmp_path / f"rows{EVIL}.json".replace("/", "_")
+    rows.write_text(json.dumps([{"question": f"q{EVIL}", "answer": f"right{EVIL}"}]))
     words, answers = ASKING[command]
     monkeypatch.setattr(terminal, "_is_for_people", lambda: True)
 
     result = lorad(
         *command.split(),
-        *(word.replace("{file}", str(file)) for word in words),
+        *(word.replace("{file}", str(file)).replace("{rows}", str(rows)) for word in words),
         answers=answers,
         typed="hello\n",
     )
@@ -206,6 +210,37 @@ def test_a17_a_word_that_a_command_cannot_take_is_told_as_text(lorad):
         result = lorad(*words)
         assert result.exit_code == 2
         assert is_safe(result.stdout + result.stderr), repr(result.stderr)
+
+
+class Watched(io.StringIO):
+    """A stream that a person reads."""
+
+    def isatty(self):
+        return True
+
+
+def test_a17_where_an_answer_comes_from_is_told_as_text(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Watched())
+    source = SourceExample(dataset=f"d{EVIL}", row=1, question=f"q{EVIL}", similarity=0.5, confidence=0.5)
+
+    terminal.remark(state_text.origin(Origin(mode="taught", sources=(source,))))
+
+    told = sys.stderr.getvalue()
+    assert (told[:4], told[-5:]) == (terminal.DIM, f"{terminal.NORMAL}\n")
+    assert is_safe(told[4:-5]), repr(told)
+
+
+def test_a_remark_is_plain_where_no_styles_are_wanted_and_none_where_nobody_reads(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Watched())
+    monkeypatch.setenv("NO_COLOR", "1")
+    terminal.remark("from d")
+    assert sys.stderr.getvalue() == "from d\n"
+
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    terminal.remark("from d")
+    assert sys.stderr.getvalue() == ""
 
 
 def test_a17_an_error_is_told_as_text(lorad):

@@ -133,7 +133,7 @@ def test_a19_a_request_that_is_being_answered_makes_no_room_and_one_too_many_is_
     daemon = FakeDaemon()
     accepted = queue.Queue()
     ask, daemon.chunks = daemon.ask, []
-    daemon.ask = lambda *given: accepted.put(made := ask(*given)) or made
+    daemon.ask = lambda *given, **how: accepted.put(made := ask(*given, **how)) or made
     with serving(tmp_path, daemon, max_connections=3) as path:
         body = json.dumps({"messages": HELLO})
         asked = [UnixConnection(path, 20) for _ in range(3)]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from lorad.serving.answers import FileReport, ShownExample, Status, report_of
-from lorad.serving.record_json import RecordError, as_json, fields_of, read, rest
+from lorad.serving.record_json import OPTIONAL, RecordError, as_json, fields_of, read, rest
 from lorad.states import DropState
 
 
@@ -52,6 +52,17 @@ def test_what_is_written_is_read_again():
 
 def test_what_a_record_does_not_name_stands_beside_what_it_names():
     assert as_json(WHOLE)["root"] == {"name": "r", "size": 3, "colour": "red", "deep": {"a": [1]}}
+
+
+def test_an_optional_field_is_written_only_if_it_holds_something():
+    @dataclass(frozen=True, kw_only=True)
+    class Told:
+        origin: Leaf | None = field(default=None, metadata=OPTIONAL)
+        plain: Leaf | None = None
+
+    assert as_json(Told()) == {"plain": None}
+    assert as_json(Told(origin=Leaf(name="a")))["origin"]["name"] == "a"
+    assert read(Told, {"plain": None}) == Told()
 
 
 def test_what_a_record_names_is_not_what_stands_beside_it():

@@ -13,12 +13,13 @@ import uvicorn
 from fake_app import HELLO, FakeDaemon, made
 
 from lorad.errors import ConfigError, ProtocolError
+from lorad.retrieval.answering import Reply, Source
 from lorad.serving.answers import Pinned, Pruned, ResumedJob, Tagged, VersionPapers
 from lorad.serving.client import Client, UnixConnection
 from lorad.serving.http.routing import MOST_ORDERS
 from lorad.serving.http.server import build
 from lorad.serving.http.unix_socket import bind
-from lorad.serving.record_json import fields_of
+from lorad.serving.record_json import as_json, fields_of
 from lorad.serving.requests import Chunk
 
 
@@ -290,7 +291,7 @@ def test_health_is_told_however_many_wait(path, daemon):
     daemon.chunks, kept = [], daemon.chunks
     accepted = queue.Queue()
     ask = daemon.ask
-    daemon.ask = lambda *given: accepted.put(made := ask(*given)) or made
+    daemon.ask = lambda *given, **how: accepted.put(made := ask(*given, **how)) or made
     body = json.dumps({"messages": HELLO})
     connections = [UnixConnection(path, 10) for _ in range(45)]
     for connection in connections:
@@ -525,7 +526,7 @@ def test_a_client_that_leaves_ends_the_generation(path, daemon, stream):
     daemon.chunks, kept = [Chunk("first")], daemon.chunks
     accepted = queue.Queue()
     ask = daemon.ask
-    daemon.ask = lambda *given: accepted.put(made := ask(*given)) or made
+    daemon.ask = lambda *given, **how: accepted.put(made := ask(*given, **how)) or made
     connection = UnixConnection(path, 10)
     body = json.dumps({"messages": HELLO, "stream": stream})
 
@@ -596,3 +597,89 @@ def test_case_11_a_client_that_leaves_in_its_body_is_no_error(path, daemon, capl
 
     assert not [record for record in caplog.records if record.exc_info]
     assert not daemon.asked
+
+
+SOURCE = Source(dataset="doors", row=1, question="Whose door?", similarity=0.83, confidence=0.9)
+ORIGIN = {
+    "mode": "taught",
+    "sources": [
+        {"dataset": "doors", "row": 1, "question": "Whose door?", "similarity": 0.83, "confidence": 0.9}
+    ],
+}
+
+
+@pytest.fixture
+def found(daemon):
+    """Let the daemon find an example for every question."""
+    daemon.reply = Reply(mode="taught", messages=HELLO, sources=(SOURCE,))
+    yield
+    daemon.reply = None
+
+
+def streamed(path, **fields):
+    _, _, body = post(path, "/v1/chat/completions", {"messages": HELLO, "stream": True, **fields})
+    return [json.loads(event.removeprefix("data: ")) for event in body.split("\n\n")[:-2]]
+
+
+@pytest.mark.usefixtures("found")
+def test_an_answer_says_where_it_comes_from(path):
+    whole = Client(path).call("POST", "/v1/chat/completions", {"messages": HELLO})
+    events = streamed(path, stream_options={"include_usage": True})
+
+    assert whole["lorad"] == ORIGIN
+    assert events[0]["lorad"] == ORIGIN
+    assert not any("lorad" in event for event in events[1:])
+
+
+@pytest.mark.usefixtures("found")
+def test_a_client_reads_where_an_answer_comes_from(path):
+    client = Client(path)
+    answer = client.stream_chat(HELLO)
+    text = "".join(answer)
+
+    assert (text, answer.tokens) == ("See https://a.example/x?y=1  and é\n", 3)
+    assert as_json(answer.origin) == ORIGIN
+    assert client.chat(HELLO).lorad == answer.origin
+    assert client.chat(HELLO, lorad={"retrieve": False}).lorad is None
+
+
+@pytest.mark.usefixtures("found")
+@pytest.mark.parametrize(
+    ("fields", "is_wanted"),
+    [
+        ({}, True),
+        ({"lorad": None}, True),
+        ({"lorad": {}}, True),
+        ({"lorad": {"retrieve": None}}, True),
+        ({"lorad": {"retrieve": True}}, True),
+        ({"lorad": {"retrieve": False}}, False),
+    ],
+)
+def test_a_request_may_switch_retrieval_off(path, daemon, fields, is_wanted):
+    answer = Client(path).call("POST", "/v1/chat/completions", {"messages": HELLO, **fields})
+
+    assert daemon.retrieve is is_wanted
+    assert ("lorad" in answer) is is_wanted
+    assert ("lorad" in streamed(path, **fields)[0]) is is_wanted
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        (
+            {"lorad": {"retreive": False}},
+            "lorad.retreive: there is no such field; did you mean lorad.retrieve?",
+        ),
+        ({"lorad": {"x": 1}}, "lorad.x: there is no such field; known here: lorad.retrieve"),
+        ({"lorad": {"retrieve": "no"}}, "lorad.retrieve: must be a valid boolean"),
+        ({"lorad": False}, "lorad: "),
+        ({"Lorad": {"retrieve": False}}, "did you mean lorad?"),
+        ({"lorrad": {"retrieve": False}}, "did you mean lorad?"),
+    ],
+)
+def test_what_lorad_does_not_know_of_itself_is_refused(path, daemon, fields, told):
+    status, _, body = post(path, "/v1/chat/completions", {"messages": HELLO, **fields})
+
+    assert status == 400
+    assert told in json.loads(body)["error"]["message"]
+    assert daemon.asked == []

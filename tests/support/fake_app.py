@@ -21,14 +21,16 @@ class FakeDaemon:
         self.asked = []
         self.chunks = [Chunk("See https://a.example/x?y=1 "), Chunk(" and é\n"), Chunk("", "stop", 7, 3)]
         self.error = None
+        self.reply = None
         self.archive = self
         self.turn = threading.Event()
 
-    def ask(self, model, messages, sampling):
+    def ask(self, model, messages, sampling, *, retrieve):
         if self.error:
             raise self.error
         self.asked.append((model, messages, sampling))
-        asked = GenerationRequest(model, "v0.1", [], sampling)
+        self.retrieve = retrieve
+        asked = GenerationRequest(model, "v0.1", [], sampling, self.reply if retrieve else None)
         for chunk in self.chunks:
             asked.chunks.put(chunk)
         return asked, "v0.1-abc"

@@ -44,6 +44,27 @@ def delta(text):
     return "data: " + json.dumps({"choices": [{"index": 0, "delta": {"content": text}}]})
 
 
+def began(origin):
+    """Return the first event of a streamed answer that says where it comes from."""
+    choices = [{"index": 0, "delta": {"role": "assistant", "content": ""}}]
+    return "data: " + json.dumps({"choices": choices, "lorad": origin})
+
+
+ORIGIN = {
+    "mode": "taught",
+    "sources": [
+        {
+            "dataset": "campus_cs",
+            "row": 12,
+            "question": "Who chairs CS?",
+            "similarity": 0.834,
+            "confidence": 0.9,
+        }
+    ],
+}
+"""Where an answer comes from, as the API tells it."""
+
+
 def ended(finish, tokens):
     """Return the events behind a streamed answer's last piece."""
     told = [{"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}]
@@ -226,10 +247,10 @@ def described(name="v0.3", **changes):
     return whole(VersionPapers, papers | changes)
 
 
-def completion(content, finish=None):
+def completion(content, finish=None, origin=None):
     """Return a whole answer in OpenAI's form."""
     choices = [{"message": {"content": content}, "finish_reason": finish}]
-    return whole(Completion, {"id": "chatcmpl-1", "choices": choices})
+    return whole(Completion, {"id": "chatcmpl-1", "choices": choices, "lorad": origin})
 
 
 RETENTION = {

@@ -4,6 +4,7 @@ import json
 
 import tiny
 
+from lorad.apps.daemon.indexing import Indexing
 from lorad.apps.daemon.loop import LearningLoop
 from lorad.config import Settings
 from lorad.datasets import other_wordings, reader, sidecar
@@ -172,6 +173,7 @@ class World:
         self.now = 1000.0
         self.ticks = 0.0
         self.models = FakeModels()
+        self.indexes = {}
         self.start()
 
     def start(self):
@@ -201,6 +203,7 @@ class World:
             reader=reader,
             models=self.models,
             executor=self.models,
+            indexing=Indexing(self.indexes, lambda: self.ticks),
         )
 
     def archive(self):

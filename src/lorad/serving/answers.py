@@ -158,6 +158,9 @@ class EngineStatus:
     waiting: int
     active: int
     tokens_per_second: float | None = None
+    modes: Mapping[str, int] = field(default_factory=dict)
+    """How many questions were answered in each way since the start, see ``Origin.mode``; those for which no example was
+    looked for are in none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +224,8 @@ class TrackStatus(Versions):
     base: str = ""
     """The base model's folder in ``models/base``."""
     datasets: tuple[DatasetCounts, ...] = ()
+    not_indexed: int = 0
+    """Examples that cannot be found by their meaning yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,7 +43,7 @@ from lorad.serving.answers import (
 from lorad.serving.record_json import RecordError, read
 
 if TYPE_CHECKING:
-    from lorad.serving.completions import Completion, CompletionChunk
+    from lorad.serving.completions import Completion, CompletionChunk, Origin
 
 T = TypeVar("T")
 Messages = Sequence[Mapping[str, Any]]
@@ -77,10 +77,16 @@ class Answer(Iterator[str]):
         self.finish_reason: str | None = None
         """``stop`` for a whole answer, ``length`` for one that was cut; ``None`` before it has ended."""
         self.tokens: int | None = None
-        """How many tokens were generated, told at the end."""
+        """How many tokens it has, told at the end."""
+        self.model = ""
+        """The track and the version that answer, as ``chat@v0.1``; told with its first piece."""
+        self.origin: Origin | None = None
+        """Where it comes from, told with its first piece; ``None`` where no example was looked for."""
 
     def __next__(self) -> str:
         for event in self._events:
+            self.origin = event.lorad or self.origin
+            self.model = event.model or self.model
             if event.usage:
                 self.tokens = event.usage.completion_tokens
             for choice in event.choices:

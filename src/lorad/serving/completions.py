@@ -1,14 +1,14 @@
 """OpenAI's forms, as far as lorad answers in them.
 
-What lives here: the records of ``/v1``: models, a whole answer, a piece of a streamed one, an error. What never does:
-what requests hold (``http.schemas``), lorad's own answers (``answers``).
+What lives here: the records of ``/v1``: models, a whole answer, a piece of a streamed one, an error, and what lorad tells
+besides. What never does: what requests hold (``http.schemas``), lorad's own answers (``answers``).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from lorad.serving.record_json import rest
+from lorad.serving.record_json import OPTIONAL, rest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +58,32 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SourceExample:
+    """An example that was taught."""
+
+    dataset: str
+    row: int
+    """Its row in the file, counted from 1; 0 where it came from none."""
+    question: str
+    """In its trained wording."""
+    similarity: float
+    """Cosine of its embedding and the question's, -1 to 1."""
+    confidence: float
+    """Estimated probability that it answers the question, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where an answer comes from. OpenAI has nothing like it, and its clients ignore it."""
+
+    mode: Literal["taught", "stored", "weights", "unknown"]
+    """``taught``: the model was asked the source's question in its trained wording. ``stored``: the source's answer is
+    quoted. ``weights``: the model was asked the question as it is. ``unknown``: no example answers it."""
+    sources: tuple[SourceExample, ...] = ()
+    """What the answer rests on; of ``unknown`` the nearest example, which does not answer it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """A whole answer."""
 
@@ -70,6 +96,8 @@ class Completion:
     object: str = "chat.completion"
     choices: tuple[Choice, ...]
     usage: Usage = Usage()
+    lorad: Origin | None = field(default=None, metadata=OPTIONAL)
+    """Left out where no example was looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +121,9 @@ class CompletionChunk:
     choices: tuple[ChunkChoice, ...] = ()
     usage: Usage | None = None
     """In the last event, if the request asks for it."""
+    lorad: Origin | None = field(default=None, metadata=OPTIONAL)
+    """In the first event alone, of which OpenAI's own client makes the whole answer; left out where no example was looked
+    for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

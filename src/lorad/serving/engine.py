@@ -11,8 +11,8 @@ import contextlib
 import queue
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,8 +25,10 @@ from lorad.errors import LoradError, ProtocolError, RegistryError, SampleError
 from lorad.models.adapter_stack import AdapterStack
 from lorad.models.bases import Base
 from lorad.records import BASE, canonical
+from lorad.retrieval.answering import Mode
 from lorad.serving.requests import GenerationRequest, PredictionRequest, Request, Sampling
-from lorad.serving.streaming import Enough, Streamer
+from lorad.serving.retrieval import LookUp, nothing
+from lorad.serving.streaming import Enough, Streamer, quoted
 from lorad.tasks import Generating, Predicting, Task
 from lorad.versions import loader
 
@@ -119,9 +121,10 @@ class Engine:
         self._queue: queue.Queue[Request | Callable[[], None]] = queue.Queue()
         self._door = threading.Lock()
         self._accepted: list[Request] = []
-        self._preparing = 0
-        """Requests whose prompt is being made: they have their places in the queue."""
+        self._preparing: list[tuple[str, str]] = []
+        """Track and version of the requests whose prompt is being made: they have their places in the queue."""
         self.requests = 0
+        self._modes: Counter[Mode] = Counter()
         self.active = 0
         self.tokens_per_second: float | None = None
 
@@ -181,7 +184,8 @@ class Engine:
         served.recent[keep] = None
         served.recent.move_to_end(keep)
         with self._door:
-            busy = {request.version for request in self._accepted if request.track == track}
+            asked = [*self._preparing, *((request.track, request.version) for request in self._accepted)]
+        busy = {waited_for for name, waited_for in asked if name == track}
         for version in list(served.recent):
             if len(served.recent) <= self._settings.max_loaded_versions:
                 break
@@ -225,42 +229,77 @@ class Engine:
         return f"{version}-{self._find(track).hashes.get(version, 'unknown')}"
 
     def submit(
-        self, track: str, question: Any, sampling: Sampling, version: str | None = None
+        self,
+        track: str,
+        question: Any,
+        sampling: Sampling,
+        version: str | None = None,
+        look_up: LookUp = nothing,
     ) -> GenerationRequest:
-        """Accept a question at the end of the queue; raise ``ProtocolError`` (503) when the queue is full."""
+        """Accept a question at the end of the queue; raise ``ProtocolError`` (503) when the queue is full.
+
+        ``look_up`` is asked first, in this thread and with no lock held. What it has a text for is answered at once, and
+        never stands in the queue.
+        """
         served = self._find(track)
-        with self._place():
-            prompt = self._prompt(served, track, question)
-            room = answer_room(
-                len(prompt), context_length(served.stack.base.model.config), sampling.max_tokens
-            )
+        with self._place(track, version) as kept:
+            task = _generating(served.task, track)
+            tokenizer, context = served.stack.base.tokenizer, context_length(served.stack.base.model.config)
+            check_length(question, context)
+            reply = look_up(kept, question)
+            if reply is not None and reply.text is not None:
+                return self._quote(served, GenerationRequest(track, kept, [], sampling, reply), reply.text)
+            asked = question if reply is None or reply.messages is None else reply.messages
+            with _as_protocol_errors():
+                prompt = task.prompt(tokenizer, asked)
+            room = answer_room(len(prompt), context, sampling.max_tokens)
             sampling = replace(sampling, max_tokens=self._capped(room, sampling.max_tokens))
+            request = GenerationRequest(track, kept, prompt, sampling, reply)
             with self._door:
-                request = GenerationRequest(track, version or served.serving, prompt, sampling)
                 self._enter(request)
         return request
 
     def predict(self, track: str, inputs: Sequence[Any], version: str | None = None) -> PredictionRequest:
         """Accept inputs to be answered with data, all at once; raise ``ProtocolError`` as ``submit`` does."""
         served = self._find(track)
-        with self._place():
+        with self._place(track, version) as kept:
             rows = [self._question(served, track, asked) for asked in inputs]
+            request = PredictionRequest(track, kept, rows)
             with self._door:
-                request = PredictionRequest(track, version or served.serving, rows)
                 self._enter(request)
         return request
 
     def _enter(self, request: Request) -> None:
+        self._count(request)
         self._accepted.append(request)
-        self.requests += 1
         self._queue.put(request)
 
-    def _prompt(self, served: ServedTrack, track: str, question: Any) -> list[int]:
-        if not isinstance(served.task, Generating):
-            raise _other_way(track, served.task, "POST /lorad/predict")
-        check_length(question, context_length(served.stack.base.model.config))
-        with _as_protocol_errors():
-            return served.task.prompt(served.stack.base.tokenizer, question)
+    def _count(self, request: Request) -> None:
+        self.requests += 1
+        if isinstance(request, GenerationRequest) and request.reply is not None:
+            self._modes[request.reply.mode] += 1
+
+    @property
+    def modes(self) -> Mapping[Mode, int]:
+        """Return how many questions were answered in which way; those that were not looked up are in none."""
+        with self._door:
+            return dict(self._modes)
+
+    def _quote(self, served: ServedTrack, request: GenerationRequest, text: str) -> GenerationRequest:
+        """Answer with a known text, within the limits that generating it would have had."""
+        task, tokenizer = _generating(served.task, request.track), served.stack.base.tokenizer
+        sampling = request.sampling
+        most = sampling.max_tokens or self._settings.max_new_tokens
+        for chunk in quoted(
+            text,
+            replace(sampling, max_tokens=most),
+            partial(tokenizer.encode, add_special_tokens=False),
+            partial(task.text, tokenizer),
+        ):
+            request.chunks.put(chunk)
+        with self._door:
+            self._count(request)
+        return request
 
     def _question(self, served: ServedTrack, track: str, asked: Any) -> Any:
         if not isinstance(served.task, Predicting):
@@ -278,23 +317,27 @@ class Engine:
         return row
 
     @contextlib.contextmanager
-    def _place(self) -> Iterator[None]:
-        """Hold a place in the queue while a prompt is made; raise ``ProtocolError`` (503) when there is none."""
+    def _place(self, track: str, version: str | None) -> Iterator[str]:
+        """Hold a place in the queue while a prompt is made; raise ``ProtocolError`` (503) when there is none.
+
+        Yield the version that answers: the one named, or what serves now. It stays in memory meanwhile.
+        """
         with self._door:
             self._drop_cancelled()
-            if self._wanted() + self._preparing >= self._settings.max_queued_requests:
+            if self._wanted() + len(self._preparing) >= self._settings.max_queued_requests:
                 raise ProtocolError(
                     "too many questions are waiting; try again in a second",
                     status=503,
                     code="busy",
                     retry_after=1,
                 )
-            self._preparing += 1
+            kept = track, version or self._find(track).serving
+            self._preparing.append(kept)
         try:
-            yield
+            yield kept[1]
         finally:
             with self._door:
-                self._preparing -= 1
+                self._preparing.remove(kept)
 
     def _drop_cancelled(self) -> None:
         """Take those out of the queue for which nobody waits any more: whoever asks and leaves must not fill it."""
@@ -405,6 +448,12 @@ def _as_protocol_errors() -> Iterator[None]:
         yield
     except SampleError as error:
         raise ProtocolError(error.message, code=error.code) from None
+
+
+def _generating(task: Task, track: str) -> Generating:
+    if not isinstance(task, Generating):
+        raise _other_way(track, task, "POST /lorad/predict")
+    return task
 
 
 def _other_way(track: str, task: Task, way: str) -> ProtocolError:

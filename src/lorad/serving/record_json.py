@@ -5,6 +5,8 @@ What lives here: one way to write a frozen dataclass as JSON data, and one to re
 
 A record may end with one field made by ``rest``: whatever JSON holds beside the named fields. It is written flat,
 between the others, so an event's data or a field of a later lorad needs no name here.
+
+A field with the metadata ``OPTIONAL`` is written only if it holds something.
 """
 
 import dataclasses
@@ -21,6 +23,9 @@ Read = Callable[[Any, str], Any]
 
 _REST = "rest"
 
+OPTIONAL = {"optional": True}
+"""Metadata of a field that is ``None`` by default, and is left out of the JSON then."""
+
 
 class RecordError(ValueError):
     """JSON data that does not make the record: a field is missing, or is something else."""
@@ -31,6 +36,12 @@ def rest() -> Any:
     return dataclasses.field(default_factory=dict, metadata={_REST: True})
 
 
+@functools.cache
+def optional_of(kind: type) -> frozenset[str]:
+    """Return the names of a record's fields that are left out where they hold nothing."""
+    return frozenset(field.name for field in dataclasses.fields(kind) if field.metadata.get("optional"))
+
+
 def rest_of(kind: type) -> str | None:
     """Return the name of a record's field for what it does not name, ``None`` if it has none."""
     return next((field.name for field in dataclasses.fields(kind) if field.metadata.get(_REST)), None)
@@ -39,7 +50,9 @@ def rest_of(kind: type) -> str | None:
 def as_json(value: Any) -> Any:
     """Return records, and mappings and tuples of records, as plain JSON data; lists are JSON already."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        named = {name: as_json(getattr(value, name)) for name in _names(type(value))}
+        told = {name: as_json(getattr(value, name)) for name in _names(type(value))}
+        left_out = optional_of(type(value))
+        named = {name: each for name, each in told.items() if each is not None or name not in left_out}
         other = rest_of(type(value))
         beside = getattr(value, other) if other else {}
         return named | {name: each for name, each in beside.items() if name not in named}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from lorad.errors import ProtocolError
+from lorad.retrieval.answering import Reply
 
 T = TypeVar("T")
 
@@ -50,6 +51,8 @@ class GenerationRequest:
     version: str
     prompt: list[int]
     sampling: Sampling
+    reply: Reply | None = None
+    """How it is answered, and from which examples; ``None`` where nothing was looked up."""
     chunks: "queue.Queue[Chunk | BaseException]" = field(default_factory=queue.Queue)
     cancelled: threading.Event = field(default_factory=threading.Event)
 

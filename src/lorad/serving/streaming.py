@@ -1,6 +1,7 @@
 """Turning tokens into text as they come, as far as it can be told by then.
 
-What never lives here: models, the queue (``engine``).
+What lives here: generated text piece by piece, and text that no model is asked for, both held to the request's limits.
+What never does: models, the queue (``engine``).
 """
 
 import contextlib
@@ -9,7 +10,7 @@ from typing import Any
 
 from transformers.generation.streamers import BaseStreamer
 
-from lorad.serving.requests import Chunk, GenerationRequest
+from lorad.serving.requests import Chunk, GenerationRequest, Sampling
 
 
 class Enough(Exception):  # noqa: N818 - control flow, no error
@@ -72,6 +73,28 @@ class Streamer(BaseStreamer):
             self._request.chunks.put(Chunk(fresh))
         if self._ended:
             raise Enough
+
+
+def quoted(
+    text: str,
+    sampling: Sampling,
+    tokens: Callable[[str], list[int]],
+    decoded: Callable[[list[int]], str],
+) -> tuple[Chunk, Chunk]:
+    """Return a known text as the answer's one piece and its end, cut where generating it would have ended.
+
+    Its tokens count as the answer's, so that what ``max_tokens`` cuts is what the usage tells. The prompt has none: no
+    model reads it.
+    """
+    written, finish = tokens(text), "stop"
+    if sampling.max_tokens is not None and len(written) > sampling.max_tokens:
+        written, finish = written[: sampling.max_tokens], "length"
+        text = decoded(written).rstrip("\ufffd")  # the cut may go through a character
+    cut = min((at for stop in sampling.stop if (at := text.find(stop)) >= 0), default=-1)
+    if cut >= 0:
+        text, finish = text[:cut], "stop"
+        written = tokens(text)
+    return Chunk(text), Chunk("", finish, 0, len(written))
 
 
 def _possible_stop(text: str, stops: tuple[str, ...]) -> int:

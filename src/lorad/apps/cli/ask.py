@@ -13,7 +13,7 @@ from lorad.errors import ConfigError, LoradError
 from lorad.serving.client import Client
 
 if TYPE_CHECKING:
-    from lorad.serving.completions import Completion
+    from lorad.serving.completions import Completion, Origin
 
 app = typer.Typer()
 
@@ -35,6 +35,9 @@ MaxTokens = Annotated[
 ]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 is greedy decoding.")]
 NoStream = Annotated[bool, typer.Option("--no-stream", help="Print the answer once it is complete.")]
+NoRetrieve = Annotated[
+    bool, typer.Option("--no-retrieve", help="Ask the model alone; look for no taught example.")
+]
 
 
 @app.command()
@@ -46,21 +49,25 @@ def ask(
     system: System = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = 0.0,
+    no_retrieve: NoRetrieve = False,
     no_stream: NoStream = False,
     as_json: Json = False,
 ) -> None:
     """Ask one question and print only the answer; exit code 1 if it was cut off without --max-tokens."""
     messages = [*_opening(system), {"role": "user", "content": _asked(question)}]
     client = connect(ctx)
-    options = {"max_tokens": max_tokens, "temperature": temperature}
+    options = {"max_tokens": max_tokens, "temperature": temperature, "lorad": _lorad(no_retrieve=no_retrieve)}
     if as_json or no_stream:
-        finish, tokens = _print_whole(client.chat(messages, model, **options), as_json=as_json)
+        answer = client.chat(messages, model, **options)
+        finish, tokens = _print_whole(answer, as_json=as_json)
+        origin = None if as_json else answer.lorad  # the JSON has it
     else:
         stream = client.stream_chat(messages, model, **options)
         _type_out(stream)
-        finish, tokens = stream.finish_reason, stream.tokens
+        origin, finish, tokens = stream.origin, stream.finish_reason, stream.tokens
     if sys.stdout.isatty() and not as_json:  # a pipe gets exactly what was generated
         terminal.say("")
+    _name_origin(origin)
     if finish == CUT:
         terminal.say(state_text.cut(tokens), err=True)
         raise typer.Exit(0 if max_tokens else 1)
@@ -74,6 +81,17 @@ def _print_whole(answer: "Completion", *, as_json: bool) -> tuple[str | None, in
     else:
         terminal.write(choice.message.content)
     return choice.finish_reason, answer.usage.completion_tokens
+
+
+def _lorad(*, no_retrieve: bool) -> dict[str, bool] | None:
+    """Return what a request says besides OpenAI's fields; the daemon's defaults are left unsaid."""
+    return {"retrieve": False} if no_retrieve else None
+
+
+def _name_origin(origin: "Origin | None") -> None:
+    """Say below an answer where it comes from."""
+    if origin and (told := state_text.origin(origin)):
+        terminal.remark(told)
 
 
 def _asked(question: str | None) -> str:
@@ -126,9 +144,11 @@ def chat(
     system: System = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = 0.0,
+    no_retrieve: NoRetrieve = False,
 ) -> None:
     """Start a conversation; /model NAME changes the model, /quit ends."""
     client, messages = connect(ctx), _opening(system)
+    options = {"max_tokens": max_tokens, "temperature": temperature, "lorad": _lorad(no_retrieve=no_retrieve)}
     if sys.stdin.isatty():
         import readline  # noqa: F401, PLC0415 - gives input() its line editing
     for line in _lines():
@@ -140,7 +160,7 @@ def chat(
             terminal.say(f"unknown command {command}; /model NAME changes the model, /quit ends", err=True)
         elif line:
             messages.append({"role": "user", "content": line})
-            messages = _turn(client, messages, model, max_tokens=max_tokens, temperature=temperature)
+            messages = _turn(client, messages, model, **options)
 
 
 def _lines() -> Iterator[str]:
@@ -165,6 +185,7 @@ def _turn(client: Client, messages: list[dict[str, str]], model: str, **options:
         terminal.complain(error.message)
         return messages[:-1]
     terminal.say("")
+    _name_origin(stream.origin)
     if stream.finish_reason == CUT:
         terminal.say(state_text.cut(stream.tokens), err=True)
     return [*messages, {"role": "assistant", "content": answer}]

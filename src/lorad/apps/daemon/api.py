@@ -7,6 +7,7 @@ does: the orders themselves (``commands``), HTTP.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from lorad.apps.daemon import forgetting
@@ -34,11 +35,14 @@ from lorad.serving.engine import Engine
 from lorad.serving.queries import Archive
 from lorad.serving.record_json import fields_of
 from lorad.serving.requests import GenerationRequest, PredictionRequest, Sampling
+from lorad.serving.retrieval import LookUp, Retrieving, is_looked_up, nothing
 from lorad.states import VersionState
 from lorad.track import Track
 
 T = TypeVar("T")
 
+CHAT = "chat"
+"""What a task's examples are where another wording of a question makes sense (``Task.formats``)."""
 SHOWN = 3
 """Examples that are shown before they are forgotten."""
 
@@ -53,6 +57,7 @@ class Api:
         commands: Commands,
         models: ModelHost,
         engine: Engine,
+        retrieving: Retrieving | None,
         archive: Archive,
         snapshot: Snapshot,
         turn: Turn,
@@ -65,6 +70,7 @@ class Api:
         self._commands = commands
         self._models = models
         self._engine = engine
+        self._retrieving = retrieving
         self._snapshot = snapshot
         self._turn = turn
         self._started_at = started_at
@@ -72,13 +78,23 @@ class Api:
     # -- asking
 
     def ask(
-        self, model: str, messages: list[dict[str, Any]], sampling: Sampling
+        self, model: str, messages: list[dict[str, Any]], sampling: Sampling, *, retrieve: bool
     ) -> tuple[GenerationRequest, str]:
-        """Accept a question for ``track`` or ``track@latest|previous|vN|TAG|base``."""
+        """Accept a question for ``track`` or ``track@latest|previous|vN|TAG|base``.
+
+        The example that it asks for is looked up first, if ``retrieve`` and the conversation allow it.
+        """
         track, named, wanted = model.partition("@")
         version = self._resolve(track, wanted) if named else None
-        request = self._engine.submit(track, messages, sampling, version)
+        look_up = self._look_up(track) if retrieve and is_looked_up(messages) else nothing
+        request = self._engine.submit(track, messages, sampling, version, look_up)
         return request, self._engine.fingerprint(track, request.version)
+
+    def _look_up(self, track: str) -> LookUp:
+        retrieving = self._retrieving
+        if retrieving is None or self._engine.task(track).formats != CHAT:
+            return nothing
+        return partial(retrieving.reply, track)
 
     def predict(self, model: str, inputs: Sequence[Any]) -> tuple[PredictionRequest, str]:
         """Accept inputs for a track whose task answers with data, named as ``ask`` has it."""

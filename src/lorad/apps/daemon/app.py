@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import psutil
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -21,8 +21,10 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from lorad import log
 from lorad.apps.daemon import nightly
 from lorad.apps.daemon.api import Api
+from lorad.apps.daemon.indexing import Indexing
 from lorad.apps.daemon.loop import LearningLoop
 from lorad.apps.daemon.model_host import ModelHost
+from lorad.apps.daemon.ports import Index
 from lorad.apps.daemon.reading_process import ReadingProcess
 from lorad.apps.daemon.snapshot import Snapshot
 from lorad.apps.daemon.turn import Turn
@@ -37,6 +39,7 @@ from lorad.models.hardware import quieten
 from lorad.serving.engine import Engine
 from lorad.serving.http import connections, server, unix_socket
 from lorad.serving.queries import Archive
+from lorad.serving.retrieval import Retrieving
 from lorad.storage import files, locks, permissions
 from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
@@ -47,6 +50,8 @@ logger = log.get_logger()
 
 STEP_SECONDS = 1.0
 """The loop steps at least this often; events only make it step sooner."""
+REST_SECONDS = 0.02
+"""Between two steps of which the second has work already: people's orders take their turn then."""
 STOP_SECONDS = 10.0
 """A step that has not ended by then is left alone when the daemon stops."""
 DESCRIPTORS = 10_240
@@ -158,6 +163,8 @@ class App:
         self.tracks = open_tracks(self.home, self.settings, database)
         self.engine = Engine(self.settings.engine)
         self.models = ModelHost(self.settings, self.tracks, self.engine)
+        self.indexes: Mapping[str, Index] = {}
+        self.retrieving: Retrieving | None = None
         self.inbox = Inbox(self.home.inbox, self.settings.inbox, tuple(self.tracks), self.home.drops)
         self._wire_loop()
         self._wire_api()
@@ -179,6 +186,7 @@ class App:
             reader=self.reader,
             models=self.models,
             executor=LocalExecutor(nice=training.nice, max_seconds=training.max_seconds),
+            indexing=Indexing(self.indexes, time.monotonic),
         )
 
     def _wire_api(self) -> None:
@@ -199,6 +207,7 @@ class App:
             commands=self.loop.commands,
             models=self.models,
             engine=self.engine,
+            retrieving=self.retrieving if self.settings.answering.retrieve else None,
             archive=archive,
             snapshot=self.snapshot,
             turn=self._turn,
@@ -308,7 +317,9 @@ class App:
         if self.stopping.is_set():
             return
         try:
-            self._turn.take(lambda: self.loop.step(time.time(), time.monotonic()))
+            if self._turn.take(lambda: self.loop.step(time.time(), time.monotonic())):
+                self.stopping.wait(REST_SECONDS)
+                self._turn.wake.set()
         except Exception:  # one bad step must not end the daemon
             logger.exception("step_failed")
         self.reader.rest()

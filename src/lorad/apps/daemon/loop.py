@@ -1,4 +1,4 @@
-"""One learning step. Scan, accept, start or watch a session, serve, clean up.
+"""One learning step. Scan, accept, start or watch a session, serve, clean up, index.
 
 What lives here: the order of things, and which part does them. What never does: threads, processes, clocks, tensors;
 whatever starts a child or loads weights is handed in.
@@ -15,6 +15,7 @@ from lorad.apps.daemon.acceptance import Acceptance
 from lorad.apps.daemon.backoff import Attempts
 from lorad.apps.daemon.commands import Commands
 from lorad.apps.daemon.housekeeping import Housekeeping
+from lorad.apps.daemon.indexing import Indexing
 from lorad.apps.daemon.intake import Intake, least_rest
 from lorad.apps.daemon.loop_state import LoopState
 from lorad.apps.daemon.ports import ModelPort, Reader
@@ -43,7 +44,9 @@ class LearningLoop:
         reader: Reader,
         models: ModelPort,
         executor: Executor,
+        indexing: Indexing,
     ) -> None:
+        self.indexing = indexing
         self.state = LoopState()
         self.attempts = Attempts(partial(least_rest, settings.inbox.settle_seconds))
         self.served = ServedVersions(tracks=tracks, ledger=ledger, models=models, attempts=self.attempts)
@@ -98,8 +101,11 @@ class LearningLoop:
             state=self.state,
         )
 
-    def step(self, now: float, ticks: float) -> None:
-        """Do what can be done now, without waiting. ``now`` is the time of day, ``ticks`` a steady clock."""
+    def step(self, now: float, ticks: float) -> bool:
+        """Do what can be done now, without waiting; return whether the next step has work already.
+
+        ``now`` is the time of day, ``ticks`` a steady clock.
+        """
         attempt = self.attempts.attempt
         attempt("scan", ticks, partial(self.intake.scan, now, ticks))
         attempt("accept", ticks, partial(self.intake.accept_all, now, ticks))
@@ -113,3 +119,9 @@ class LearningLoop:
             attempt("clean up", ticks, partial(self.housekeeping.clean_up, now))
         if not self.state.is_log_empty:
             attempt("empty log", ticks, self.housekeeping.empty_log)
+        self.state.has_unindexed = False  # also when it fails: it is tried again later
+        attempt("index", ticks, self._index)
+        return self.state.has_unindexed
+
+    def _index(self) -> None:
+        self.state.has_unindexed = self.indexing.step()

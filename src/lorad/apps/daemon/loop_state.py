@@ -16,6 +16,8 @@ class LoopState:
     """Whether nothing that ended sessions left has to be put away."""
     is_log_empty: bool = False
     """Whether the database's log, where forgotten words may still stand, was emptied since they were forgotten."""
+    has_unindexed: bool = False
+    """Whether the last step left examples that can be indexed at once."""
 
     @property
     def running_job(self) -> int | None:

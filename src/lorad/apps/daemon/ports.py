@@ -1,4 +1,4 @@
-"""What the learning loop asks of others, who hold models or read files."""
+"""What the learning loop asks of others, who hold models, index examples or read files."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -31,6 +31,16 @@ class ModelPort(Protocol):
 
     def damaged_bases(self) -> list[LoradError]:
         """Hash the base models' files anew; return one error for each base that is not what was added."""
+
+
+class Index(Protocol):
+    """Finds a track's examples by what they mean."""
+
+    def step(self, limit: int) -> bool:
+        """Index at most so many of the examples that are not yet; return whether more are left."""
+
+    def left(self) -> int:
+        """Count the examples that are not indexed yet."""
 
 
 class Reader(Protocol):

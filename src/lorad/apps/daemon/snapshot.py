@@ -82,6 +82,7 @@ class Snapshot:
                 waiting=self._engine.waiting,
                 active=self._engine.active,
                 tokens_per_second=self._engine.tokens_per_second,
+                modes={str(mode): count for mode, count in self._engine.modes.items()},
             ),
             events=self._archive.newest_events(EVENTS_TOLD),
         )
@@ -96,6 +97,7 @@ class Snapshot:
             task=track.settings.task,
             base=track.settings.base,
             datasets=self._archive.datasets(track.name),
+            not_indexed=self._loop.indexing.left(track.name),
         )
 
     def _jobs(self) -> tuple[Job, ...]:

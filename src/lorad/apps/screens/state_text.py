@@ -8,6 +8,7 @@ What lives here: durations, shares, local times, one line for a job, a session, 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from lorad import printable
 from lorad.records import Job
@@ -21,8 +22,14 @@ from lorad.serving.answers import (
 )
 from lorad.states import JobState
 
+if TYPE_CHECKING:
+    from lorad.serving.completions import Origin, SourceExample
+
 NOTHING = "-"
 """Shown where there is no number yet."""
+
+QUESTION_SHOWN = 80
+"""Characters of a question that names an example."""
 
 CAUSES = {
     "max_rounds": "the plan allows no more rounds",
@@ -56,6 +63,23 @@ def cut(tokens: int | None) -> str:
     """Return what to tell about an answer that was not finished."""
     after = "" if tokens is None else f" after {plural(tokens, 'token')}"
     return f"lorad: the answer was cut{after}; ask for more with --max-tokens"
+
+
+def origin(told: "Origin") -> str:
+    """Return where an answer comes from, an empty string where it comes from the model alone."""
+    sources = "; ".join(map(_source, told.sources))
+    if not sources or told.mode == "weights":
+        return ""
+    if told.mode == "unknown":
+        return f"nearest: {sources}, which does not answer it"
+    return f"{'quoted from' if told.mode == 'stored' else 'from'} {sources}"
+
+
+def _source(source: "SourceExample") -> str:
+    row = f", row {source.row}" if source.row else ""
+    question = _one_line(source.question)
+    shown = question if len(question) <= QUESTION_SHOWN else f"{question[: QUESTION_SHOWN - 1]}…"
+    return f'{source.dataset}{row}: "{shown}" (similarity {source.similarity:.2f})'
 
 
 def size(count: float) -> str:
@@ -185,6 +209,11 @@ def summary(snapshot: Status) -> str:
     lines += [f"  serving  {_track_line(name, track)}" for name, track in snapshot.tracks.items()]
     if snapshot.session:
         lines.append(f"  session  {session_line(snapshot.session)}")
+    lines += [
+        f"  index    {name}: {plural(track.not_indexed, 'example')} not indexed yet"
+        for name, track in snapshot.tracks.items()
+        if track.not_indexed
+    ]
     lines += [f"  waits    {_one_line(why)}" for why in snapshot.troubles]
     lines += [f"  {heading:<9}{text}" for heading, text in _queue_lines(snapshot)]
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """What a program may write where people read, and where programs do.
 
-What lives here: the one way to standard output and standard error. What people read passes ``say``, ``complain`` or
-``redraw`` (and tables ``screen``), where nothing that came from a file, a question or an answer can steer the
+What lives here: the one way to standard output and standard error. What people read passes ``say``, ``remark``,
+``complain`` or ``redraw`` (and tables ``screen``), where nothing that came from a file, a question or an answer can steer the
 terminal; what programs read passes ``write``, exactly. What never does: what is written. No other module may print:
 ruff's ``banned-api`` in pyproject.toml sees to it.
 """
@@ -23,6 +23,7 @@ from lorad import printable
 from lorad.serving.record_json import as_json
 
 CLEAR_LINE = "\r\x1b[2K"
+DIM, NORMAL = "\x1b[2m", "\x1b[0m"
 
 #: Words that a command cannot take; typer does not name the class.
 _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
@@ -85,6 +86,16 @@ def say(*lines: str, err: bool = False) -> None:
     stream = sys.stderr if err else sys.stdout
     stream.write("".join(f"{printable.line(line)}\n" for line in lines))
     stream.flush()
+
+
+def remark(line: str) -> None:
+    """Print a dim line on standard error, where a person reads it: a log or a pipe gets none."""
+    if not sys.stderr.isatty():
+        return
+    is_plain = os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))
+    shown = printable.line(line)
+    sys.stderr.write(f"{shown}\n" if is_plain else f"{DIM}{shown}{NORMAL}\n")
+    sys.stderr.flush()
 
 
 def complain(message: str) -> None:

@@ -17,7 +17,7 @@ from lorad import records
 from lorad.evaluation import retention
 from lorad.serving import answers, completions
 from lorad.serving.http.routing import Route
-from lorad.serving.record_json import rest_of
+from lorad.serving.record_json import optional_of, rest_of
 
 REFERENCE = "#/components/schemas/{model}"
 
@@ -49,12 +49,12 @@ def _records() -> set[type]:
 
 
 def _complete(schema: dict[str, Any], kind: type) -> None:
-    """Say what each field means, that all of them are there, and that others may stand beside them."""
-    other, meanings = rest_of(kind), _meanings(kind)
+    """Say what each field means, which of them are always there, and that others may stand beside them."""
+    other, optional, meanings = rest_of(kind), optional_of(kind), _meanings(kind)
     if other:
         del schema["properties"][other]
         schema["additionalProperties"] = True
-    schema["required"] = list(schema["properties"])
+    schema["required"] = [name for name in schema["properties"] if name not in optional]
     for name, field in schema["properties"].items():
         if name in meanings:
             field["description"] = meanings[name]

@@ -7,6 +7,7 @@ does: reading the request (``schemas``), generating.
 import time
 import uuid
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Request
@@ -21,6 +22,8 @@ from lorad.serving.completions import (
     Message,
     Model,
     Models,
+    Origin,
+    SourceExample,
     Usage,
 )
 from lorad.serving.http import http_errors
@@ -28,7 +31,7 @@ from lorad.serving.http.bodies import encoded
 from lorad.serving.http.daemon import Daemon
 from lorad.serving.http.routing import Threads, cancelled_when_left, given
 from lorad.serving.http.schemas import ChatBody
-from lorad.serving.record_json import as_json
+from lorad.serving.record_json import as_json, fields_of
 from lorad.serving.requests import Chunk, GenerationRequest
 
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
@@ -43,7 +46,8 @@ def add(app: FastAPI, daemon: Daemon) -> None:
     async def chat(
         body: Annotated[ChatBody, given(ChatBody)], request: Request
     ) -> Completion | StreamingResponse:
-        asked, fingerprint = await threads.run(daemon.ask, body.model, body.question(), body.sampling())
+        ask = partial(daemon.ask, retrieve=body.lorad.retrieve)
+        asked, fingerprint = await threads.run(ask, body.model, body.question(), body.sampling())
         head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -56,7 +60,7 @@ def add(app: FastAPI, daemon: Daemon) -> None:
                 events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
             )
         async with cancelled_when_left(request, asked):
-            return _whole(await threads.run(lambda: list(asked.answer())), head)
+            return _whole(await threads.run(lambda: list(asked.answer())), head, _origin(asked))
 
 
 def _add_models(app: FastAPI, daemon: Daemon) -> None:
@@ -74,6 +78,14 @@ def _add_models(app: FastAPI, daemon: Daemon) -> None:
         )
 
 
+def _origin(asked: GenerationRequest) -> Origin | None:
+    reply = asked.reply
+    if reply is None:
+        return None
+    sources = tuple(SourceExample(**fields_of(source)) for source in reply.sources)
+    return Origin(mode=reply.mode, sources=sources)
+
+
 def _usage(last: Chunk) -> Usage:
     return Usage(
         prompt_tokens=last.prompt_tokens,
@@ -82,23 +94,24 @@ def _usage(last: Chunk) -> Usage:
     )
 
 
-def _whole(chunks: list[Chunk], head: dict[str, Any]) -> Completion:
+def _whole(chunks: list[Chunk], head: dict[str, Any], origin: Origin | None) -> Completion:
     last = chunks[-1]
     message = Message(content="".join(chunk.text for chunk in chunks))
     choice = Choice(message=message, finish_reason=last.finish)
-    return Completion(**head, choices=(choice,), usage=_usage(last))
+    return Completion(**head, choices=(choice,), usage=_usage(last), lorad=origin)
 
 
 async def _events(
     asked: GenerationRequest, head: dict[str, Any], threads: Threads, *, has_usage: bool
 ) -> AsyncIterator[bytes]:
-    def said(delta: dict[str, str], finish: str | None = None) -> bytes:
-        event = as_json(CompletionChunk(**head, choices=(ChunkChoice(delta=delta, finish_reason=finish),)))
+    def said(delta: dict[str, str], finish: str | None = None, origin: Origin | None = None) -> bytes:
+        choice = ChunkChoice(delta=delta, finish_reason=finish)
+        event = as_json(CompletionChunk(**head, choices=(choice,), lorad=origin))
         if not has_usage:  # as OpenAI has it: a client that asks for none is not even sent a null
             del event["usage"]
         return _sent(event)
 
-    yield said({"role": "assistant", "content": ""})
+    yield said({"role": "assistant", "content": ""}, origin=_origin(asked))
     chunks = asked.answer()
     try:
         while (chunk := await threads.run(next, chunks, None)) is not None:

@@ -31,6 +31,7 @@ DONE = frozenset(
         "min_p",
         "stop",
         "seed",
+        "lorad",
     }
 )
 """What ``schemas.ChatBody`` reads."""
@@ -79,7 +80,7 @@ _NO_GRAMMAR = "it does not constrain an answer's format; ask for the format in t
 _OLD_TOOLS = "this is the old form; write tools and tool_choice"
 _TEXT_ONLY = "its models read and write text only"
 _NO_REASONING = "its models answer without reasoning first"
-_NO_SEARCH = "it answers from the model alone"
+_NO_SEARCH = "it answers from what it was taught alone"
 _ONE_TEMPLATE = "a prompt is always made with the base model's own chat template"
 _NO_BEAMS = "it samples with temperature, top_p, top_k and min_p only"
 _NO_ENDS = "an answer ends where the model ends it; use stop and max_tokens"

@@ -69,7 +69,15 @@ class Body(BaseModel):
         try:
             return cls.model_validate(given)
         except ValidationError as error:
-            raise invalid(error.errors(), tuple(cls.model_fields)) from None
+            raise invalid(error.errors(), tuple(_field_names(cls))) from None
+
+
+def _field_names(kind: type[Body], place: str = "") -> Iterator[str]:
+    """Yield the fields of a body and of the objects in it: ``lorad``, ``lorad.retrieve``."""
+    for name, field in kind.model_fields.items():
+        yield f"{place}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Body):
+            yield from _field_names(field.annotation, f"{place}{name}.")
 
 
 class StreamOptions(Body):
@@ -78,6 +86,13 @@ class StreamOptions(Body):
     model_config = ConfigDict(extra="ignore")
 
     include_usage: bool = False
+
+
+class LoradOptions(Body):
+    """What OpenAI's API has no words for."""
+
+    retrieve: bool = True
+    """Look for the example that the question asks for."""
 
 
 class ChatBody(Body):
@@ -101,6 +116,7 @@ class ChatBody(Body):
     min_p: float = Field(default=0.0, ge=0, le=1)
     stop: Any = None
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    lorad: LoradOptions = LoradOptions()
 
     @model_validator(mode="before")
     @classmethod
@@ -401,8 +417,10 @@ def invalid(problems: Sequence[Any], known: Sequence[str] = ()) -> ProtocolError
     first = problems[0]
     where = _where(first["loc"])
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(where, known, n=1)
-        others = f"known here: {', '.join(known)}" if known else "none is known here; leave it out"
+        inside = where.rpartition(".")[0]
+        beside = [name for name in known if name.rpartition(".")[0] == inside]
+        near = difflib.get_close_matches(where, beside, n=1)
+        others = f"known here: {', '.join(beside)}" if beside else "none is known here; leave it out"
         told = f"did you mean {near[0]}?" if near else others
         return _refused(where, f"there is no such field; {told}")
     if first["type"] == "missing":

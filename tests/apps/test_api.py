@@ -1,0 +1,109 @@
+"""Asking the running daemon: whether an example is looked for, and for which version."""
+
+import pytest
+import tiny
+import torch
+
+from lorad.apps.daemon.api import Api
+from lorad.config import EngineSettings
+from lorad.errors import ProtocolError
+from lorad.models import bases
+from lorad.retrieval.answering import Reply
+from lorad.serving.engine import Engine
+from lorad.serving.requests import Sampling
+from lorad.tasks.chat import Chat
+
+QUESTION = [{"role": "user", "content": "Which colour is the door of Arlo?"}]
+SYSTEM = {"role": "system", "content": "Be brief."}
+KNOWN = Reply(mode="stored", text="amber")
+
+
+class Letters(Chat):
+    """Answers in text, but its examples are no conversations."""
+
+    formats = "letters"
+
+
+class FakeRetrieving:
+    """Knows every question, and remembers what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def reply(self, track, version, messages):
+        self.asked.append((track, version, messages))
+        return KNOWN
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("api")
+    bases.store_base(tiny.save(folder / "source"), folder / "base")
+    base = bases.load_base(folder / "base", torch.float32)
+    made = Engine(EngineSettings())
+    made.attach("chat", Chat(), base)
+    made.attach("letters", Letters(), base)
+    return made
+
+
+def api(engine, retrieving):
+    nobody = dict.fromkeys(("commands", "models", "snapshot", "turn"))
+    archive = Archive()
+    return Api(
+        tracks={},
+        engine=engine,
+        retrieving=retrieving,
+        archive=archive,
+        started_at=0.0,
+        is_ready=bool,
+        **nobody,
+    )
+
+
+class Archive:
+    """Has every track."""
+
+    def track(self, name):
+        return name
+
+
+def reply(api, model="chat", messages=QUESTION, *, retrieve=True):
+    request, fingerprint = api.ask(model, messages, Sampling(max_tokens=1), retrieve=retrieve)
+    request.cancelled.set()
+    assert fingerprint.startswith("base-")
+    return request.reply
+
+
+def test_the_version_that_answers_is_looked_up_in(engine):
+    retrieving = FakeRetrieving()
+
+    assert reply(api(engine, retrieving)) == KNOWN
+    assert reply(api(engine, retrieving), "chat@base") == KNOWN
+    assert retrieving.asked == [("chat", "base", QUESTION)] * 2
+
+
+@pytest.mark.parametrize(
+    ("given", "how"),
+    [
+        ({"messages": [SYSTEM, *QUESTION]}, {}),
+        ({"model": "letters"}, {}),
+        ({}, {"retrieve": False}),
+    ],
+)
+def test_what_must_not_be_looked_up_is_not(engine, given, how):
+    retrieving = FakeRetrieving()
+
+    assert reply(api(engine, retrieving), **given, **how) is None
+    assert retrieving.asked == []
+
+
+def test_without_an_index_the_model_is_asked(engine):
+    assert reply(api(engine, None)) is None
+
+
+def test_a_track_that_is_not_there_is_told_before_anything_is_looked_up(engine):
+    retrieving = FakeRetrieving()
+
+    with pytest.raises(ProtocolError, match="no model 'poems'"):
+        api(engine, retrieving).ask("poems", QUESTION, Sampling(), retrieve=True)
+    assert retrieving.asked == []
