@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -31,6 +31,8 @@ from lorad.serving.retrieval import LookUp, nothing
 from lorad.serving.streaming import Enough, Streamer, quoted
 from lorad.tasks import Generating, Predicting, Task
 from lorad.versions import loader
+
+T = TypeVar("T")
 
 GREEDY = 1e-5
 """A temperature below this only ever takes the likeliest token, and the smallest cannot be divided by."""
@@ -140,6 +142,10 @@ class Engine:
         """Return the track's base model."""
         return self._find(track).stack.base
 
+    def stack(self, track: str) -> AdapterStack:
+        """Return the track's base with its versions; only ``between_requests`` may anybody use it."""
+        return self._find(track).stack
+
     def task(self, track: str) -> Task:
         """Return the track's task."""
         return self._find(track).task
@@ -169,7 +175,7 @@ class Engine:
                 served.hashes[version] = fingerprint[:12]
             self._make_room(track, served, version)
 
-        self._between_requests(bring)
+        self.between_requests(bring)
         return differs
 
     def serve(self, track: str, version: str | None) -> None:
@@ -193,21 +199,21 @@ class Engine:
                 served.stack.unload(served.slot(version))
                 del served.recent[version]
 
-    def _between_requests(self, act: Callable[[], None]) -> None:
-        """Run something on the thread that generates, and wait for it."""
-        done: queue.Queue[BaseException | None] = queue.Queue()
+    def between_requests(self, act: Callable[[], T]) -> T:
+        """Run something on the thread that generates, wait for it, and return what it returns."""
+        done: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue()
 
         def run() -> None:
             try:
-                act()
+                done.put((act(), None))
             except Exception as error:  # noqa: BLE001 - handed to whoever waits
-                done.put(error)
-            else:
-                done.put(None)
+                done.put((None, error))
 
         self._queue.put(run)
-        if (error := done.get()) is not None:
+        found, error = done.get()
+        if error is not None:
             raise error
+        return cast("T", found)
 
     def _find(self, track: str) -> ServedTrack:
         if track not in self._served:

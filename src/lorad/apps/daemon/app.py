@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import psutil
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -22,6 +22,7 @@ from lorad import log
 from lorad.apps.daemon import nightly
 from lorad.apps.daemon.api import Api
 from lorad.apps.daemon.indexing import Indexing
+from lorad.apps.daemon.lookup import Lookup
 from lorad.apps.daemon.loop import LearningLoop
 from lorad.apps.daemon.model_host import ModelHost
 from lorad.apps.daemon.ports import Index
@@ -39,7 +40,6 @@ from lorad.models.hardware import quieten
 from lorad.serving.engine import Engine
 from lorad.serving.http import connections, server, unix_socket
 from lorad.serving.queries import Archive
-from lorad.serving.retrieval import Retrieving
 from lorad.storage import files, locks, permissions
 from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
@@ -163,14 +163,16 @@ class App:
         self.tracks = open_tracks(self.home, self.settings, database)
         self.engine = Engine(self.settings.engine)
         self.models = ModelHost(self.settings, self.tracks, self.engine)
-        self.indexes: Mapping[str, Index] = {}
-        self.retrieving: Retrieving | None = None
+        self.lookup = Lookup(self.tracks, self.settings.answering)
+        self.indexes: dict[str, Index] = {}
         self.inbox = Inbox(self.home.inbox, self.settings.inbox, tuple(self.tracks), self.home.drops)
         self._wire_loop()
         self._wire_api()
         self._tell_modes(tightened, open_still)
         self.loop.recovery.recover(time.time())
         self.models.attach()
+        if self.settings.answering.retrieve:
+            self.indexes |= self.lookup.attach(database, self.engine)
 
     def _wire_loop(self) -> None:
         self.reader = Reader(
@@ -207,7 +209,7 @@ class App:
             commands=self.loop.commands,
             models=self.models,
             engine=self.engine,
-            retrieving=self.retrieving if self.settings.answering.retrieve else None,
+            retrieving=self.lookup if self.settings.answering.retrieve else None,
             archive=archive,
             snapshot=self.snapshot,
             turn=self._turn,

@@ -1,0 +1,161 @@
+"""Which example a question asks for, of what the version that answers has learned.
+
+What lives here: each track's index with what compares its nearest, and a version's own thresholds and test. What never
+does: deciding how a question is answered (``retrieval.answering``), generating.
+
+Looking up holds no lock that answering needs. Where a track's own base embeds its questions, they wait for the model as
+every question does.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorad.config import AnsweringSettings
+from lorad.errors import LoradError, RegistryError, describe
+from lorad.log import get_logger
+from lorad.models import embedders
+from lorad.models.embedders import Embedder
+from lorad.records import BASE, AnswerThresholds
+from lorad.retrieval import answering, rerankers
+from lorad.retrieval.answering import Found, Reply
+from lorad.retrieval.finding import Finding
+from lorad.retrieval.index import Index
+from lorad.serving.engine import Engine
+from lorad.storage.database import Database
+from lorad.tasks import find
+from lorad.track import Track
+
+log = get_logger()
+
+T = TypeVar("T")
+
+FOLDER = "index"
+"""In a track's folder: what its index keeps beside the database."""
+CHAT = "chat"
+"""What a task's examples are where another wording of a question makes sense (``Task.formats``)."""
+KEPT = 8
+"""Versions whose papers are held."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """What is known of a version: its lineage, its thresholds, and what it recalls."""
+
+    lineage: Sequence[str]
+    thresholds: AnswerThresholds | None
+    right: Mapping[str, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class _OnEngine:
+    """An embedder that takes its turn between two answers: it computes with the model that gives them."""
+
+    own: Embedder
+    between: Callable[[Callable[[], Any]], Any]
+
+    @property
+    def name(self) -> str:
+        return self.own.name
+
+    @property
+    def fingerprint(self) -> str:
+        return self.own.fingerprint
+
+    @property
+    def dimension(self) -> int:
+        return self.own.dimension
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = self.between(partial(self.own.embed, texts))
+        return found
+
+
+class Lookup:
+    """Looks questions up in the indexes of a home's chat tracks (``serving.retrieval.Retrieving``)."""
+
+    def __init__(self, tracks: Mapping[str, Track], settings: AnsweringSettings) -> None:
+        self._tracks = tracks
+        self._settings = settings
+        self._findings: dict[str, Finding] = {}
+        self._versions: dict[tuple[str, str], _Version] = {}
+        self._lock = threading.Lock()
+
+    def attach(self, database: Database, engine: Engine) -> Mapping[str, Index]:
+        """Open the index of every track that learns chat; return them by their tracks.
+
+        The encoder is loaded once for all tracks. Raise ``ConfigError`` where ``answering.embedder`` names none.
+        """
+        loaded: dict[Path, tuple[Embedder, rerankers.CrossEncoder | None]] = {}
+        indexes = {}
+        for name, track in self._tracks.items():
+            if find(track.settings.task).formats != CHAT:
+                continue
+            encoder = embedders.chosen(track.base.parent, self._settings.embedder)
+            reranker = None
+            if encoder is None:
+                embedder: Embedder = _own_base(engine, name)
+            else:
+                if encoder not in loaded:
+                    loaded[encoder] = embedders.load_encoder(encoder), rerankers.load(encoder)
+                embedder, reranker = loaded[encoder]
+            folder = track.registry.folder / FOLDER
+            indexes[name] = Index(database, name, track.memory, embedder, folder)
+            self._findings[name] = Finding(indexes[name], reranker)
+        return indexes
+
+    def reply(self, track: str, version: str, messages: Sequence[Mapping[str, Any]]) -> Reply | None:
+        """Return how to answer; ``None`` where the version has learned nothing that can be found."""
+        finding = self._findings.get(track)
+        if finding is None or version == BASE:
+            return None
+        try:
+            known = self._version(track, version)
+            if known.thresholds is None or known.thresholds.scored_by != finding.scored_by:
+                return None
+            return answering.reply(
+                [dict(message) for message in messages],
+                lambda question: [
+                    _as_tested(each, known.right) for each in finding.find(question, known.lineage)
+                ],
+                known.thresholds,
+                unknown_words=self._settings.unknown_words if self._settings.unknown == "say" else None,
+            )
+        except LoradError as error:  # whoever asks gets the model's own answer
+            log.warning("lookup_failed", track=track, version=version, **describe(error))
+            return None
+
+    def _version(self, track: str, version: str) -> _Version:
+        with self._lock:
+            if (track, version) in self._versions:
+                return self._versions[track, version]
+        registry = self._tracks[track].registry
+        try:
+            result = registry.result(version)
+            found = _Version(registry.lineage(version), result.evaluation.thresholds, result.right)
+        except RegistryError:  # imported, or its papers are gone
+            found = _Version(registry.lineage(version), None, {})
+        with self._lock:
+            while len(self._versions) >= KEPT:
+                self._versions.pop(next(iter(self._versions)))
+            self._versions[track, version] = found
+        return found
+
+
+def _own_base(engine: Engine, track: str) -> Embedder:
+    stack = engine.stack(track)
+    own = embedders.of_base(stack.base, lambda: stack.use(None))
+    return _OnEngine(own, engine.between_requests)
+
+
+def _as_tested(found: Found, right: Mapping[str, bool]) -> Found:
+    """Return what was found with what this version's own test says: memory tells of the version that was tested last."""
+    near = found.neighbour
+    recalled = right.get(near.example.id, near.is_recalled)
+    return replace(found, neighbour=replace(near, is_recalled=recalled))
