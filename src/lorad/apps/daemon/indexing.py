@@ -4,6 +4,7 @@ What lives here: whose turn it is, and how many examples fit into the time. What
 handed in.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 from lorad.apps.daemon.ports import Index
@@ -21,9 +22,9 @@ class Indexing:
         self._indexes = indexes
         self._clock = clock
         self._turn = 0
-        self._batch = dict.fromkeys(indexes, 0)
+        self._batch: defaultdict[str, int] = defaultdict(int)
         """How many examples of each track were embedded together at last."""
-        self._seconds_each = dict.fromkeys(indexes, 0.0)
+        self._seconds_each: defaultdict[str, float] = defaultdict(float)
         """How long one of them took."""
 
     def step(self) -> bool:
