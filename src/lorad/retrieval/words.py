@@ -1,0 +1,43 @@
+"""The words of a text, and those of them that name one thing alone. Pure.
+
+What lives here: taking a text apart, and what of an example is compared with questions. What never does: counting or finding words (``storage.embeddings``), ranking
+(``index``).
+"""
+
+import re
+
+from lorad.records import Example, as_line
+
+#: Letters and digits, also joined by underscores; those at its ends are emphasis in Markdown.
+_WORD = re.compile(r"[^\W_]+(?:_+[^\W_]+)*")
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Return a text's words in their order, case folded; signs part them, but for an underscore."""
+    return tuple(word.casefold() for word in _WORD.findall(text))
+
+
+def codes(text: str) -> tuple[str, ...]:
+    """Return a text's codes, case folded, each once: course numbers, error names, abbreviations.
+
+    A code has a digit or an underscore, or is two and more capitals: "CS 241" has CS and 241. An embedding takes
+    codes that look alike for one another. In a text that is all in capitals, these tell nothing.
+    """
+    found = _WORD.findall(text)
+    is_shouted = len(found) > 1 and text.isupper()
+    return tuple(dict.fromkeys(word.casefold() for word in found if _is_code(word, is_shouted=is_shouted)))
+
+
+def _is_code(word: str, *, is_shouted: bool) -> bool:
+    if "_" in word or any(map(str.isdigit, word)):
+        return True
+    return not is_shouted and len(word) > 1 and word.isalpha() and word.isupper()
+
+
+def embedded_text(example: Example) -> str:
+    """Return what of an example is embedded: its question, of a chat the user's last message, and its answer."""
+    asked = example.input
+    if isinstance(asked, list):
+        said = [each for each in asked if isinstance(each, dict) and each.get("role") == "user"]
+        asked = said[-1:] or asked
+    return f"{as_line(asked)} {as_line(example.target)}"
