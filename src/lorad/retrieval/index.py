@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,7 +43,8 @@ MOST_CODES = 16
 """Codes of a question that are looked up: a log that somebody pastes has thousands."""
 
 MOST_HOLDING, MOST_COUNTED = 2_000, 10_000
-"""Examples that are looked at for a code, and up to which they are counted: what more of them hold weighs next to nothing."""
+"""Examples that hold a code: where more of them do they are not looked up, and beyond the second not even counted, for the code weighs
+next to nothing then."""
 
 TAIL_SHARE = 8
 """The file is made anew when it lacks more than a part in this many of what it has."""
@@ -145,15 +146,18 @@ class Index:
         rough = torch.cat([torch.mv(part, asked.to(part.dtype)) for part in view.vectors]).float()
         rough.masked_fill_(~learned, -math.inf)
         rarities = self._rarities(view, question)
-        # twice as many: products in bfloat16 have three digits at most, and are computed anew below
-        candidates = _best(rough, torch.arange(len(rough)), 2 * NEAREST)
-        for code in rarities:
-            holding = self._stored.matching(code, MOST_HOLDING)
-            places = torch.tensor(
-                [view.places[each] for each in holding if each in view.places], dtype=torch.long
-            )
-            candidates |= _best(rough, places, NEAREST)
-        return self._ranked(view, asked, rarities, sorted(candidates), lineage, most)
+        candidates = sorted(self._candidates(view, rough, rarities))
+        return self._ranked(view, asked, rarities, candidates, lineage, most)
+
+    def _candidates(self, view: _View, rough: Tensor, codes_asked: Iterable[str]) -> set[int]:
+        # twice as many: products in bfloat16 have three digits at most, and are computed anew in float32
+        found = _best(rough, torch.arange(len(rough)), 2 * NEAREST)
+        for code in codes_asked:
+            if view.counts[code] <= MOST_HOLDING:
+                holding = self._stored.matching(code, MOST_HOLDING)
+                places = [view.places[each] for each in holding if each in view.places]
+                found |= _best(rough, torch.tensor(places, dtype=torch.long), NEAREST)
+        return found
 
     def _ranked(
         self,
