@@ -565,3 +565,25 @@ def test_a_template_is_judged_by_its_gravest_trial(trials, status, told):
 
     assert (found.name, found.status) == ("template tiny", status)
     assert told in found.detail
+
+
+@pytest.mark.parametrize(
+    ("name", "retrieves", "told"),
+    [
+        ("minilm", True, "minilm, a base of kind encoder"),
+        (None, True, "own base; questions in other words are found better"),
+        ("minilm", False, "answering.retrieve is false"),
+    ],
+)
+def test_what_compares_meanings_is_told(name, retrieves, told):
+    found = doctor.embedder(name, retrieves=retrieves)
+
+    assert (found.name, found.status) == ("embedder", "ok")
+    assert told in found.detail
+
+
+def test_an_embedder_that_is_set_and_missing_fails(living, examine):
+    found, code = examine(living, "--set", "answering.embedder=nowhere")
+
+    assert (found["embedder"]["status"], code) == ("fail", 1)
+    assert "lorad base add nowhere" in found["embedder"]["detail"]

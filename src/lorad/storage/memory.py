@@ -19,6 +19,7 @@ from typing import Any
 from lorad import wordings
 from lorad.records import Example
 from lorad.storage.database import Database
+from lorad.storage.embeddings import Embeddings
 from lorad.storage.example_rows import FullPage, exported, has_wordings, read_example, wording_lists
 
 #: Examples that are looked up and kept at once; SQLite takes 999 values and more.
@@ -90,6 +91,7 @@ class Memory:
     def __init__(self, database: Database, track: str) -> None:
         self._db = database
         self._track = track
+        self._embeddings = Embeddings(database, track)
         self._counted: tuple[Any, list[dict[str, Any]]] = (None, [])
 
     def add(
@@ -133,6 +135,8 @@ class Memory:
                     asked.update(map(wordings.rough_form, filter(None, map(wordings.question, new))))
                 count += len(batch)
                 kept += len(new)
+            if kept:
+                self._embeddings.count_arrival()
             refused += self._refuse_wordings(asked) if asked else 0
         return AddResult(
             new=kept,
@@ -291,14 +295,30 @@ class Memory:
         last = {example.input_id: example.id for example in sorted(brought, key=lambda each: each.line)}
         return [example for example in brought if last[example.input_id] == example.id]
 
-    def learned(self, lineage: Sequence[str]) -> list[Recalled]:
-        """Return what the version at the head of ``lineage`` must know, with the last test's result.
+    def learned(self, lineage: Sequence[str], ids: Sequence[str] | None = None) -> list[Recalled]:
+        """Return what the version at the head of ``lineage`` must know, with the last test's result; of these ``ids`` alone.
 
         ``lineage`` lists a version and its ancestors. Left out: what was forgotten on purpose, and what a
         version of the lineage replaced by a newer answer.
         """
-        rows = self._seen(lineage, "is_learned AND NOT is_replaced AND forgotten_at IS NULL")
+        among = () if ids is None else (json.dumps(ids),)
+        condition = " AND id IN (SELECT value FROM json_each(?3))" * len(among)
+        rows = self._seen(
+            lineage, f"is_learned AND NOT is_replaced AND forgotten_at IS NULL{condition}", *among
+        )
         return [Recalled(example=read_example(row), right=bool(row["recalled"])) for row in rows]
+
+    def learned_ids(self, lineage: Sequence[str]) -> set[str]:
+        """Return the ids of what ``learned`` returns, without reading any words: 0.3 s for 100,000."""
+        newest = (
+            "SELECT question_id, example_id, MAX(id) FROM learnings"
+            " WHERE track = ?1 AND version IN (SELECT value FROM json_each(?2)) GROUP BY question_id"
+        )
+        query = (
+            f"SELECT e.id FROM ({newest}) l JOIN examples e"
+            " ON e.track = ?1 AND e.id = l.example_id AND e.question_id = l.question_id WHERE e.forgotten_at IS NULL"
+        )
+        return {row["id"] for row in self._db.rows(query, self._track, json.dumps(lineage))}
 
     def all(self, lineage: Sequence[str] | None = None) -> list[Example]:
         """Return every example that is neither replaced nor forgotten."""
@@ -379,11 +399,14 @@ class Memory:
         return len(gone)
 
     def _remove(self, ids: Iterable[str], now: float) -> None:
-        self._db.run_many(
-            "UPDATE examples SET forgotten_at = ?, question = 'null', answer = 'null',"
-            " also_asked = '[]', held_out = '[]' WHERE track = ? AND id = ?",
-            [(now, self._track, example_id) for example_id in ids],
-        )
+        gone = list(ids)
+        with self._db.transaction():
+            self._db.run_many(
+                "UPDATE examples SET forgotten_at = ?, question = 'null', answer = 'null',"
+                " also_asked = '[]', held_out = '[]' WHERE track = ? AND id = ?",
+                [(now, self._track, example_id) for example_id in gone],
+            )
+            self._embeddings.remove(gone)
 
     def forgotten(self, ids: Collection[str]) -> set[str]:
         """Return those of these examples that were forgotten on purpose and did not come again."""

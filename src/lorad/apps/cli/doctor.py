@@ -108,6 +108,19 @@ def template(base: str, trials: Sequence[Trial]) -> Finding:
     return Finding(name, "ok", detail or "passed all trials")
 
 
+def embedder(name: str | None, *, retrieves: bool) -> Finding:
+    """Say what compares a question with the examples: an encoder by its name, or each track's own base (``None``)."""
+    if not retrieves:
+        return Finding("embedder", "ok", "is not used: answering.retrieve is false")
+    if name is None:
+        return Finding(
+            "embedder",
+            "ok",
+            "each track's own base; questions in other words are found better with an encoder: lorad base add minilm",
+        )
+    return Finding("embedder", "ok", f"{name}, a base of kind encoder")
+
+
 def adapter_bytes(shape: ModelShape, rank: int) -> int:
     """Estimate generously the bytes of an adapter of this rank as float32."""
     return 4 * rank * shape.layers * LAYER_WIDTHS * shape.hidden

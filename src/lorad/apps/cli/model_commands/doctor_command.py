@@ -28,7 +28,7 @@ from lorad.apps.screens import terminal
 from lorad.config import Settings, load_settings
 from lorad.errors import ConfigError, LoradError, RegistryError
 from lorad.home import Home, find_home
-from lorad.models import bases, hardware
+from lorad.models import bases, embedders, hardware
 from lorad.states import VersionState
 from lorad.storage import permissions
 from lorad.tasks import find
@@ -170,15 +170,32 @@ def _check_bases(home: Home, settings: Settings) -> Iterator[Finding]:
         known = name in bases.WHEELS
         remedy = f"lorad base add {name}" if known else f"lorad base add SOURCE --name {name}"
         yield attempt(f"base {name}", partial(_base, home.base(name), remedy), remedy)
-        if name in stored:
+        if name in stored and bases.kind(home.base(name)) == "causal":
             yield attempt(f"template {name}", partial(_template, home.base(name)), remedy)
+    for name, track in settings.tracks.items():
+        try:
+            bases.check_kind(home.base(track.base), find(track.task).head)
+        except LoradError as error:
+            yield broken(f"track {name}", error, f"set tracks.{name}.base to a causal base model")
+    yield attempt(
+        "embedder",
+        partial(_embedder, home, settings),
+        "lorad base add minilm, and set answering.embedder to auto",
+    )
+
+
+def _embedder(home: Home, settings: Settings) -> Finding:
+    found = embedders.chosen(home.models / "base", settings.answering.embedder)
+    return doctor.embedder(found.name if found else None, retrieves=settings.answering.retrieve)
 
 
 def _base(folder: Path, remedy: str) -> Finding:
     if not (folder / bases.FINGERPRINT).is_file():
         return Finding(f"base {folder.name}", "fail", "is missing", remedy)
     fingerprint = bases.verify_base(folder)
-    return Finding(f"base {folder.name}", "ok", f"verified, fingerprint {fingerprint[:12]}")
+    return Finding(
+        f"base {folder.name}", "ok", f"{bases.kind(folder)}, verified, fingerprint {fingerprint[:12]}"
+    )
 
 
 def _template(folder: Path) -> Finding:

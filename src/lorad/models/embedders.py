@@ -1,0 +1,188 @@
+"""Embedders: texts to vectors that lie near each other when the texts mean the same.
+
+What lives here: an encoder base, or a track's own base, as an embedder, and which of them a home has chosen. What never does: keeping or
+searching vectors (``storage.embeddings``, ``retrieval``).
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoModel
+
+from lorad.errors import ConfigError
+from lorad.models import bases
+from lorad.models.bases import Base
+from lorad.models.hardware import passing_errors
+from lorad.records import digest
+
+PASS_TOKENS, PASS_TEXTS = 4096, 64
+"""What goes through a model together at most, padding included."""
+
+LONGEST = 512
+"""Tokens of a text that are embedded by a base that reads more: what stands behind them changes the mean little."""
+
+CHARACTERS = 64
+"""Characters that are tokenised for each token that is wanted: a text may have a megabyte."""
+
+_HALVES = re.compile("[\ud800-\udfff]")
+
+
+class Embedder(Protocol):
+    """What an index needs of a model."""
+
+    @property
+    def name(self) -> str:
+        """Return the base's name, for people."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identify the base and how it pools: vectors of another fingerprint cannot be compared with its own."""
+
+    @property
+    def dimension(self) -> int:
+        """Return D, the length of a vector."""
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return a row of unit length for each text, [N, D]; of the empty text too."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pooled:
+    """The mean of a model's last hidden states over a text's tokens."""
+
+    name: str
+    fingerprint: str
+    dimension: int
+    model: Any
+    tokenizer: Any
+    longest: int
+    alone: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        rows = [self._tokens(text) for text in texts]
+        found = np.zeros((len(rows), self.dimension), dtype=np.float32)
+        for numbers in _passes([len(row) for row in rows]):
+            found[numbers] = self._mean([rows[number] for number in numbers]).numpy()
+        return found
+
+    def _tokens(self, text: str) -> list[int]:
+        readable = _HALVES.sub("\ufffd", text[: CHARACTERS * self.longest])
+        tokens = self.tokenizer(readable, truncation=True, max_length=self.longest)["input_ids"]
+        return list(tokens) or [self.tokenizer.eos_token_id or 0]
+
+    @torch.inference_mode()
+    def _mean(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        longest = max(map(len, rows))
+        tokens = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+        with self.alone(), passing_errors("embedding"):
+            device = self.model.device
+            states = self.model(input_ids=tokens.to(device), attention_mask=mask.to(device)).last_hidden_state
+        kept = mask[..., None].to(device)
+        mean = (states.float() * kept).sum(1) / kept.sum(1)
+        return nn.functional.normalize(mean, dim=1).cpu()
+
+
+def _passes(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Divide texts of these lengths into passes, those of like length together: padding costs as much as words."""
+    together: list[int] = []
+    for number in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if together and (len(together) == PASS_TEXTS or (len(together) + 1) * lengths[number] > PASS_TOKENS):
+            yield together
+            together = []
+        together.append(number)
+    if together:
+        yield together
+
+
+def load_encoder(folder: Path) -> Embedder:
+    """Load a base of kind encoder, in float32 on the CPU; a text is truncated to the length that it reads.
+
+    sentence-transformers' models that pool otherwise than by the mean (of the first token, say) are less good here.
+    Raise ``ConfigError`` where the folder holds no encoder.
+    """
+    fingerprint = bases.read_fingerprint(folder)
+    _check_kind(folder)
+    try:
+        model: Any = AutoModel.from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
+        tokenizer = bases.load_tokenizer(folder)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ConfigError(
+            f"the base model in {folder} cannot be loaded: {error}", code="base_damaged"
+        ) from error
+    model.requires_grad_(False)
+    model.train(mode=False)
+    return _pooled(folder.name, fingerprint, model, tokenizer, nullcontext)
+
+
+def of_base(base: Base, alone: Callable[[], AbstractContextManager[Any]] = nullcontext) -> Embedder:
+    """Return a track's own base as an embedder: the mean of its last hidden states.
+
+    It computes with the base's own layers, over which an ``AdapterStack`` lays its adapters, and no two threads may
+    use those at once. ``alone`` is entered for each pass: what it returns must hold the lock under which answers are generated and
+    be inside ``AdapterStack.use(None)``. Where nobody else uses the base nothing is needed.
+    """
+    name = Path(str(base.model.config.name_or_path)).name or "base"
+    return _pooled(name, base.fingerprint, base.model.base_model, base.tokenizer, alone)
+
+
+def _pooled(
+    name: str,
+    fingerprint: str,
+    model: Any,
+    tokenizer: Any,
+    alone: Callable[[], AbstractContextManager[Any]],
+) -> Embedder:
+    longest = min(LONGEST, tokenizer.model_max_length, _positions(model))
+    return _Pooled(
+        name=name,
+        fingerprint=digest([fingerprint, "mean of last", longest]),
+        dimension=model.config.hidden_size,
+        model=model,
+        tokenizer=tokenizer,
+        longest=longest,
+        alone=alone,
+    )
+
+
+def _positions(model: Any) -> int:
+    """Return how many tokens a model has positions for; RoBERTa and its kin count theirs from behind the padding's."""
+    most = int(getattr(model.config, "max_position_embeddings", None) or LONGEST)
+    before = [
+        part.padding_idx + 1
+        for name, part in model.named_modules()
+        if name.endswith("position_embeddings") and getattr(part, "padding_idx", None) is not None
+    ]
+    return most - max(before, default=0)
+
+
+def chosen(folder: Path, setting: str) -> Path | None:
+    """Return the encoder that ``answering.embedder`` names, of the bases in a folder; ``None``: the track's own base.
+
+    Raise ``ConfigError`` where it names what is not there or is not an encoder.
+    """
+    if setting == "auto":
+        named = folder / "minilm"
+        is_there = (named / bases.FINGERPRINT).is_file() and bases.kind(named) == "encoder"
+        return named if is_there else None
+    bases.read_fingerprint(folder / setting)
+    _check_kind(folder / setting)
+    return folder / setting
+
+
+def _check_kind(folder: Path) -> None:
+    if bases.kind(folder) != "encoder":
+        raise ConfigError(
+            f"the base model in {folder} is not an encoder; add one with: lorad base add minilm, and name it in "
+            "answering.embedder, or set that to auto",
+            code="no_encoder",
+        )

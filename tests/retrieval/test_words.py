@@ -1,0 +1,64 @@
+"""Words and codes of a text, and what of an example is embedded."""
+
+import pytest
+
+from lorad.records import Example
+from lorad.retrieval.words import codes, embedded_text, words
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Where is CS 241?", ("cs", "241")),
+        ("What does SQLITE_IOERR_READ mean?", ("sqlite_ioerr_read",)),
+        ("SQLSTATE 42P01, please", ("sqlstate", "42p01")),
+        ("What is the ILO, and what the ILO's seat?", ("ilo",)),
+        ("call 555-0176", ("555", "0176")),
+        ("Is I or A a code?", ()),
+        ("WHERE IS THE CS OFFICE", ()),
+        ("WHERE IS ROOM 12", ("12",)),
+        ("ILO", ("ilo",)),
+        ("_very_ **much** __so__", ()),
+        ("snake_case and getName", ("snake_case",)),
+        ("", ()),
+        ("____ -- \0 \ud800", ()),
+    ],
+)
+def test_codes_name_one_thing_alone(text, expected):
+    assert codes(text) == expected
+
+
+def test_words_are_whole_and_folded():
+    assert words("Die Straße zu SQLITE_IOERR (42P01)!") == ("die", "strasse", "zu", "sqlite_ioerr", "42p01")
+
+
+def test_every_code_is_among_the_words():
+    text = "CS 241, ILO: sqlite_ioerr at 42P01 and ÉTÉ"
+
+    assert set(codes(text)) <= set(words(text))
+
+
+@pytest.mark.parametrize(
+    ("asked", "target", "expected"),
+    [
+        ("the text", "label", "the text label"),
+        ([{"role": "user", "content": "Where?"}], "Here.", "Where? Here."),
+        (
+            [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": "Hello"},
+                {"role": "assistant", "content": "Hi"},
+                {"role": "user", "content": "Where?"},
+            ],
+            "Here.",
+            "Where? Here.",
+        ),
+        (
+            [{"role": "user", "content": "Call"}, {"role": "tool", "content": "7"}],
+            {"content": "It is", "tool_calls": [{"name": "f", "arguments": {"x": 1}}]},
+            'Call It is f({"x": 1})',
+        ),
+    ],
+)
+def test_of_an_example_the_last_question_and_the_answer_are_embedded(asked, target, expected):
+    assert embedded_text(Example(task="chat", input=asked, target=target)) == expected
