@@ -1125,6 +1125,20 @@ def test_retention_is_drawn(lorad, daemon, tmp_path):
     assert "ACC 0.900" in result.stdout
 
 
+def test_retention_of_facts_is_shown_and_drawn(lorad, daemon, tmp_path):
+    pytest.importorskip("matplotlib")
+    facts = {key: RETENTION[key] for key in RETENTION if not key.startswith("facts")}
+    told = RETENTION | {"facts_other": facts | {"acc": 0.3}, "facts_other_served": facts | {"acc": 0.8}}
+    daemon.answers("GET /api/retention", told)
+    result = lorad("retention", "--wordings", "--plot", str(tmp_path / "r.png"))
+    assert (tmp_path / "r.png").stat().st_size > 0
+    assert result.stdout.index("ACC 0.800") < result.stdout.index("ACC 0.300")
+    assert "ACC 0.900" not in result.stdout
+    # Both are in JSON, whatever is shown
+    for words in (["retention", "--json"], ["retention", "--wordings", "--json"]):
+        assert json.loads(lorad(*words).stdout) == told
+
+
 def test_ctrl_c_ends_with_130(home, daemon):
     # Given a wait that would last
     daemon.answers("GET /api/status", snapshot(jobs=[job(1, "a", "training")]))

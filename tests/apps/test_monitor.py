@@ -260,3 +260,17 @@ def test_a21_the_last_result_is_the_newest_by_number_or_event():
     jobs = [promoted(2, "new", "v0.2", ended_at=NOW - 86_400), promoted(1, "old", "v0.1", ended_at=NOW)]
     assert "job 2 new promoted" in text(snapshot(jobs=jobs))
     assert "job 1 old promoted" in text(snapshot(jobs=jobs, events=[event(7, "promoted", job=1)]))
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_facts_stand_beside_recall_where_they_were_measured(width):
+    chat = snapshot()["tracks"]["chat"]
+    assert "facts" not in text(snapshot(), width)
+    chat["versions"][1]["performance"]["facts"] = 0.9312
+
+    shown = lines(render(told(snapshot(tracks={"chat": chat})), width=width, height=24), width)
+
+    assert any("versions · recall, facts" in line for line in shown)
+    assert any("v0.2 learned" in line and "96.2 % 93.1 %" in line for line in shown)
+    assert any("v0.1 learned" in line and "98.1 %      -" in line for line in shown)
+    assert max(map(len, shown)) <= width

@@ -10,6 +10,7 @@ from world import World
 from lorad.apps.daemon.settlement import _promotion
 from lorad.config import RegistrySettings, Settings
 from lorad.errors import ConfigError
+from lorad.records import FactRecall, Score
 from lorad.states import JobState
 from lorad.storage import files
 from lorad.versions.store import Registry
@@ -298,3 +299,32 @@ def test_of_what_was_refused_the_newest_is_kept(world):
         world.learn(f"d{number}.json", tiny.facts(number, subject=f"d{number}"), recall=0.0)
 
     assert sorted(path.name for path in world.registry.rejected.iterdir()) == ["job-2", "job-3"]
+
+
+def found(other_served=None, other=None):
+    nothing = Score(right=0, total=5)
+    return FactRecall(trained=nothing, trained_served=nothing, other=other, other_served=other_served)
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({}, None),
+        ({"a": found()}, None),
+        ({"a": found(other=Score(right=1, total=2))}, None),
+        ({"a": found(Score(right=0, total=0))}, None),
+        ({"a": found(Score(right=9, total=10)), "b": found(Score(right=1, total=2)), "c": found()}, 0.8333),
+    ],
+)
+def test_a_version_tells_its_facts_as_served_where_they_were_asked_for_in_other_words(world, facts, told):
+    world.drop("doors.json", tiny.facts(4))
+    world.pass_time()
+    world.models.sessions[0].end()
+    result = world.models.sessions[0].run.result()
+
+    performance = _promotion(
+        world.ledger.job(1), replace(result, evaluation=replace(result.evaluation, facts=facts))
+    ).performance
+
+    assert performance.get("facts") == told
+    assert list(performance)[:1] == ["recall"]

@@ -246,3 +246,17 @@ def test_a_long_question_of_several_lines_stays_short():
     assert "\n" not in told
     assert len(told) < state_text.QUESTION_SHOWN + 60
     assert "…" in told
+
+
+def test_the_summary_tells_facts_beside_recall_where_they_were_measured():
+    chat = sent()["tracks"]["chat"]
+    chat["versions"][1]["performance"]["facts"] = 0.9312
+
+    shown = state_text.summary(snapshot(tracks={"chat": chat}))
+
+    assert "recall 96.2 %, retention 99.0 %, facts 93.1 %, previous v0.1" in shown
+
+
+def test_a_session_says_that_it_looks_for_facts():
+    line = session_line(SESSION | {"phase": "looking for facts", "eta_seconds": None})
+    assert line == "job 3 campus_housing: looking for facts, round 4 of 30, recall 62.0 % of 95.0 %"

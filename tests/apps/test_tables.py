@@ -309,3 +309,166 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match=r"pip install 'lorad\[plot\]'"):
         tables.plot(matrix(), tmp_path / "retention.png")
+
+
+# facts
+
+
+def score(right, total=10):
+    return {"right": right, "total": total}
+
+
+def facts(other=None, other_served=None):
+    return {
+        "trained": score(9),
+        "trained_served": score(10),
+        "other": other,
+        "other_served": other_served,
+    }
+
+
+FACTS = RETENTION | {"datasets": ["campus_cs"], "matrix": [[0.4], [0.3]], "acc": 0.3, "bwt": -0.1}
+SERVED = FACTS | {"matrix": [[0.95], [1.0]], "acc": 1.0, "bwt": 0.05}
+THRESHOLDS = {
+    "scored_by": "similarity",
+    "answer": 0.6234,
+    "near": 0.5,
+    "mentions": 0.4,
+    "false_share": 0.08,
+    "refused_share": 0.0152,
+    "questions": 412,
+}
+
+
+def explained(width=100, **changes):
+    evaluation = measured(**changes)
+    return text(explanation(version="v0.2", promoted=True, evaluation=evaluation), width)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_an_explanation_shows_facts_as_taught_and_in_other_words(width):
+    shown = explained(width, facts={"campus_cs": facts(score(4), score(9)), "b": facts()})
+
+    assert max(map(len, shown.splitlines())) <= width
+    lines = [line.split() for line in shown.splitlines()]
+    for words in (
+        "facts asked weights only as served",
+        "campus_cs as taught 90.0 % (9/10) 100.0 % (10/10)",
+        "in other words 40.0 % (4/10) 90.0 % (9/10)",
+        "b as taught 90.0 % (9/10) 100.0 % (10/10)",
+    ):
+        assert words.split() in lines
+
+
+@pytest.mark.parametrize(
+    ("found", "times"),
+    [
+        ({"a": facts(score(4), score(9))}, 0),
+        ({"a": facts(score(4), score(9)), "b": facts(), "c": facts()}, 1),
+        ({}, 0),
+    ],
+)
+def test_an_explanation_says_once_how_to_bring_other_words(found, times):
+    shown = explained(200, facts=found)
+
+    assert shown.count("NAME.wordings.json") == shown.count("held_out") == times
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {},
+            "answers from an example that scores at least 0.623 (similarity); of the 412 questions that it was fitted on, 8.0 % of the untaught got an answer and 1.5 % of the taught none",
+        ),
+        (
+            {"scored_by": "5af571cb", "questions": 0},
+            "answers from an example that scores at least 0.623 (reranker); there were no questions to fit that on",
+        ),
+    ],
+)
+def test_an_explanation_says_from_where_on_an_example_answers(changes, sentence):
+    assert sentence in explained(300, thresholds=THRESHOLDS | changes).splitlines()
+
+
+def test_an_explanation_of_old_papers_has_no_word_of_facts():
+    shown = explained(scores={"a": score(9)})
+
+    assert "facts" not in shown
+    assert "example" not in shown
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_matrices_of_facts_and_their_numbers(width):
+    shown = text(tables.facts_retention(matrix(facts_other=FACTS, facts_other_served=SERVED)), width)
+
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    served, weights = (
+        lines.index(f"facts asked for in other words, {how}") for how in ("as served", "weights only")
+    )
+    assert "v0.1 95.0" in lines[served:weights]
+    assert "v0.2 100" in lines[served:weights]
+    assert "ACC 1.000 BWT 0.050 FWT - forgetting 0.120" in lines[served:weights]
+    assert "v0.2 30.0" in lines[weights:]
+    assert "ACC 0.300 BWT -0.100 FWT - forgetting 0.120" in lines[weights:]
+
+
+def test_where_no_facts_were_asked_for_it_says_what_to_bring():
+    assert text(tables.facts_retention(matrix()), 200).startswith("no facts were asked for in other words; ")
+
+
+def test_versions_show_facts_where_one_has_them():
+    chat = snapshot()["tracks"]["chat"]
+    assert "facts" not in text(versions(chat))
+    chat["versions"][1]["performance"]["facts"] = 0.9312
+
+    shown = rows(versions(chat))
+
+    assert shown[0][-2:] == ["facts", "description"]
+    assert shown[2][-3:] == ["-", "learned", "campus_cs"]
+    assert shown[3][-4:] == ["93.1", "%", "learned", "campus_dining"]
+
+
+def test_versions_with_facts_and_roles_fit_80_columns_whole():
+    chat = snapshot()["tracks"]["chat"]
+    chat["versions"][0] |= {"pinned": True, "tags": ["good"]}
+    chat["versions"][1]["performance"]["facts"] = 0.9312
+
+    shown = text(versions(chat), width=80)
+
+    assert max(map(len, shown.splitlines())) <= 80
+    for column in ("previous pinned good", "latest serving"):
+        assert all(word in shown for word in column.split())
+    ends = "".join(line[68:].strip() for line in shown.splitlines()[4:])
+    assert ends == "learnedcampus_cslearnedcampus_dining"
+
+
+def test_one_version_shows_its_facts():
+    performance = {"recall": 0.9, "facts": 0.931}
+
+    assert "93.1 % in other words, as served" in text(papers("v0.3", performance=performance))
+    assert ["facts", "93.1"] not in [line[:2] for line in rows(papers("v0.3"))]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"facts_other": FACTS, "facts_other_served": SERVED},
+        {"facts_other": FACTS},
+        {
+            "facts_other": FACTS | {"matrix": [[None], [0.3]]},
+            "facts_other_served": SERVED | {"datasets": ["$b$"]},
+        },
+    ],
+)
+def test_facts_are_drawn(tmp_path, changes):
+    pytest.importorskip("matplotlib")
+    tables.plot_facts(matrix(**changes), tmp_path / "facts.png")
+    assert (tmp_path / "facts.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_facts_there_is_nothing_to_draw(tmp_path):
+    with pytest.raises(ConfigError, match="no facts were asked for") as caught:
+        tables.plot_facts(matrix(), tmp_path / "facts.png")
+    assert caught.value.code == "no_wordings"
+    assert not (tmp_path / "facts.png").exists()

@@ -7,7 +7,7 @@ import pytest
 
 from lorad.config import JudgeSettings
 from lorad.evaluation.judge import decide, drift
-from lorad.records import Evaluation, Score
+from lorad.records import Evaluation, FactRecall, Score
 
 LIMITS = JudgeSettings()
 
@@ -276,3 +276,98 @@ def test_what_a_task_does_not_measure_is_not_judged():
     assert len(verdict.reasons) == 7
     assert not any(word in " ".join(verdict.reasons) for word in ("perplexity", "nats", "sampled"))
     assert drift(an_evaluation(**unmeasured), LIMITS) == 0.0
+
+
+# facts of old datasets
+
+
+def facts(other=90, served=98, trained=99, *, total=100):
+    """Return what facts of one dataset were found; 100 questions in each way of asking."""
+    return FactRecall(
+        trained=Score(right=trained, total=100),
+        trained_served=Score(right=100, total=100),
+        other=None if other is None else Score(right=other, total=total),
+        other_served=None if served is None else Score(right=served, total=total),
+    )
+
+
+def judged(now, before, dataset="old", limits=LIMITS):
+    return decide(an_evaluation(facts={dataset: now}, facts_before={dataset: before}), limits)
+
+
+@pytest.mark.parametrize(
+    ("now", "failed"),
+    [
+        (facts(), ()),
+        (facts(other=88, served=96, trained=97), ()),  # two of 100
+        (facts(other=87), ("facts:old",)),
+        (facts(served=95), ("facts:old",)),
+        (facts(trained=96), ("facts:old",)),
+        (
+            facts(other=100, served=95),
+            ("facts:old",),
+        ),  # a gain of the weights does not pay for what users get
+    ],
+)
+def test_an_old_dataset_keeps_its_facts_in_each_way_of_asking(now, failed):
+    assert judged(now, facts()).failed == failed
+
+
+def test_the_facts_of_each_old_dataset_are_judged_for_themselves():
+    both = {"a": facts(), "b": facts()}
+
+    verdict = decide(
+        an_evaluation(facts={"a": facts(other=100), "b": facts(other=80)}, facts_before=both), LIMITS
+    )
+
+    assert verdict.failed == ("facts:b",)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("max_lost_examples", 10), ("max_lost_share", 0.1)])
+def test_how_many_facts_may_be_lost_can_be_set(setting, value):
+    limits = LIMITS.model_copy(update={setting: value})
+
+    assert judged(facts(other=80), facts(), limits=limits).promote
+    assert not judged(facts(other=79), facts(), limits=limits).promote
+
+
+def test_facts_are_told_with_numbers_and_interval():
+    assert (
+        "failed: old, facts in other words: 80 of 100 (Wilson 71% to 87%), 90 before (may lose 2); "
+        "as served: 98 of 100 (Wilson 93% to 99%), 98 before (may lose 2); "
+        "as taught: 99 of 100 (Wilson 95% to 100%), 99 before (may lose 2)"
+    ) in judged(facts(other=80), facts()).reasons
+
+
+def test_scores_of_other_questions_are_not_compared():
+    # Given a dataset that was asked 90 questions in other words, after 100
+    fewer = facts(other=10, served=10, total=90)
+
+    assert judged(fewer, facts()).promote
+    assert "in other words" not in " ".join(judged(fewer, facts()).reasons)
+    # Then what was asked as before still counts
+    assert judged(facts(other=10, served=10, trained=90, total=90), facts()).failed == ("facts:old",)
+
+
+def test_where_nothing_can_be_compared_this_is_told():
+    now = FactRecall(**dict.fromkeys(("trained", "trained_served", "other"), Score(right=0, total=7)))
+
+    assert (
+        "old, facts were not compared: the parent was asked other questions" in judged(now, facts()).reasons
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"facts": {"old": facts(other=0)}}, "the parent's papers have none"),
+        ({"facts_before": {"old": facts()}}, "the dataset was forgotten"),
+        ({"facts": {"old": facts(0, 0, 0)}, "facts_before": {"old": facts(None, None)}}, "no other words"),
+        ({"facts": {"new": facts(0, 0, 0)}, "facts_before": {"new": facts()}}, "its rows have changed"),
+    ],
+)
+def test_what_has_nothing_to_be_compared_with_is_not_judged(changes, why):
+    verdict = decide(an_evaluation(**changes), LIMITS)
+
+    assert verdict.promote, why
+    assert len(verdict.reasons) == 10

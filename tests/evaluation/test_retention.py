@@ -186,3 +186,60 @@ def test_mcnemar_is_a_probability_and_has_no_side(broken, mended):
     assert p == mcnemar(mended, broken)
     if broken >= mended:
         assert mcnemar(broken + 1, mended) <= p  # one more broken answer is never less evidence
+
+
+def facts(other, other_served):
+    return {"trained": score(10), "trained_served": score(10), "other": other, "other_served": other_served}
+
+
+def test_the_matrix_of_facts_by_hand():
+    # Given three versions: the papers of the first are from before facts were looked for, c brought no other words
+    versions = [
+        ("v0.1", {"dataset": "a", "scores": {"a": score(10)}, "new_before": score(3)}),
+        (
+            "v0.2",
+            {
+                "dataset": "b",
+                "scores": {"a": score(10), "b": score(10)},
+                "facts": {"a": facts(score(6), score(9)), "b": facts(score(5), score(8))},
+                "new_before": score(4),
+                "new_at_base": score(2),
+            },
+        ),
+        (
+            "v0.3",
+            {
+                "dataset": "c",
+                "scores": {"a": score(10), "b": score(10), "c": score(10)},
+                "facts": {
+                    "a": facts(score(3), score(9)),
+                    "b": facts(score(7), score(7)),
+                    "c": facts(None, None),
+                },
+            },
+        ),
+    ]
+
+    weights, served = tabulate(versions, "other"), tabulate(versions, "other_served")
+
+    assert weights["datasets"] == served["datasets"] == ["a", "b"]
+    assert weights["versions"] == ["v0.1", "v0.2", "v0.3"]
+    assert weights["matrix"] == [[None, None], [0.6, 0.5], [0.3, 0.7]]
+    assert served["matrix"] == [[None, None], [0.9, 0.8], [0.9, 0.7]]
+    assert weights["counts"][2] == [[3, 10], [7, 10]]
+    assert weights["acc"] == pytest.approx(0.5)
+    # a counts from the first version that was asked for its facts
+    assert weights["bwt"] == pytest.approx((-0.3 + 0.2) / 2)
+    assert weights["forgetting"] == pytest.approx((0.3 - 0.2) / 2)
+    assert served["bwt"] == pytest.approx((0.0 - 0.1) / 2)
+    # nobody asked the base, and recall is no measure of facts
+    assert weights["fwt"] is None
+    assert tabulate(versions)["fwt"] == pytest.approx(0.4 - 0.2)
+
+
+def test_without_facts_their_matrix_is_empty():
+    versions = [("v0.1", {"dataset": "a", "scores": {"a": score(10)}, "facts": {}})]
+
+    found = tabulate(versions, "other_served")
+
+    assert (found["datasets"], found["matrix"], found["acc"]) == ([], [[]], None)

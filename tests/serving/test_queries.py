@@ -14,6 +14,7 @@ from lorad.apps.cli.main import app
 from lorad.config import Settings
 from lorad.errors import ConfigError, ProtocolError, RegistryError, TransientError
 from lorad.home import Home
+from lorad.records import FactRecall, Score
 from lorad.serving import queries
 from lorad.serving.record_json import as_json
 from lorad.storage.migrations import MIGRATIONS
@@ -224,3 +225,29 @@ def test_what_was_imported_was_never_judged_and_is_not_judged_today(world):
     version = world.registry.promote(candidate, record, world.now)
 
     assert explained(world, version, max_kl=0.05).today is None
+
+
+def test_facts_are_told_beside_recall_where_they_were_asked_for_in_other_words(world):
+    # Given a version whose papers have facts of one dataset, after one whose papers have none
+    score = Score(right=3, total=4)
+    facts = FactRecall(trained=score, trained_served=score, other=Score(right=1, total=4), other_served=score)
+    world.drop("keys.json", tiny.facts(4, subject="key"))
+    world.pass_time()
+    world.models.sessions[-1].end(facts={"doors": facts})
+    world.pass_time()
+
+    told = world.archive().retention("chat")
+
+    assert told.datasets == ("doors", "gates", "keys")
+    assert told.facts_other.datasets == told.facts_other_served.datasets == ("doors",)
+    assert told.facts_other.matrix == ((None,), (None,), (0.25,))
+    assert told.facts_other_served.counts == ((None,), (None,), ((3, 4),))
+    assert world.archive().explain("chat", "latest").evaluation.facts == {"doors": facts}
+    assert world.archive().versions("chat").versions[-1].performance["facts"] == 0.75
+
+
+def test_without_other_words_no_facts_are_told(world):
+    told = world.archive().retention("chat")
+
+    assert (told.facts_other, told.facts_other_served) == (None, None)
+    assert world.archive().explain("chat", "latest").evaluation.facts == {}

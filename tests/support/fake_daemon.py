@@ -262,6 +262,8 @@ RETENTION = {
     "bwt": None,
     "fwt": None,
     "forgetting": None,
+    "facts_other": None,
+    "facts_other_served": None,
 }
 """A retention matrix as the API tells it."""
 

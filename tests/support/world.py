@@ -27,7 +27,7 @@ SHAPE = ModelShape(name="tiny", parameters=1000, layers=2, hidden=8, vocabulary=
 MACHINE = Machine(device="cpu", name="cpu", memory_bytes=10**10, threads=1, fast_bfloat16=False)
 
 
-def evaluate(spec, new, old, recall=1.0, broken=0, perplexity=10.0):
+def evaluate(spec, new, old, recall=1.0, broken=0, perplexity=10.0, facts=None):
     """Return what a session would have measured."""
     names = [item.example.dataset for item in old]
     datasets = set(names) - {spec.dataset}
@@ -45,6 +45,7 @@ def evaluate(spec, new, old, recall=1.0, broken=0, perplexity=10.0):
         new_before=Score(right=0, total=len(new)),
         broken=broken,
         mended=0,
+        facts=facts or {},
         perplexity=perplexity,
         perplexity_base=10.0,
         kl_base=0.1,

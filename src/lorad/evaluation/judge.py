@@ -3,11 +3,12 @@
 What lives here: the checks and their sentences. What never does: measuring (``metrics``), promoting.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import isfinite
 
 from lorad.config import JudgeSettings
+from lorad.evaluation.facts import wilson
 from lorad.evaluation.retention import mcnemar
 from lorad.records import Evaluation, Score, Verdict
 
@@ -24,7 +25,8 @@ class Check:
 def decide(evaluation: Evaluation, settings: JudgeSettings) -> Verdict:
     """Promote only a candidate that passes every check."""
     found = [check(evaluation, settings) for check in CHECKS]
-    checks = [check for check in found if check is not None] + _old_datasets(evaluation, settings)
+    checks = [check for check in found if check is not None]
+    checks += [*_old_datasets(evaluation, settings), *_old_facts(evaluation, settings)]
     return Verdict(
         promote=all(check.passed for check in checks),
         reasons=tuple(check.sentence if check.passed else f"failed: {check.sentence}" for check in checks),
@@ -93,16 +95,56 @@ def _old_datasets(evaluation: Evaluation, settings: JudgeSettings) -> list[Check
             now, before = now - evaluation.new, before - evaluation.new_before  # noqa: PLW2901 - of older files
         if not before.total:
             continue
-        allowed = max(settings.max_lost_examples, settings.max_lost_share * before.total)
-        lost = before.right - now.right
+        allowed = _may_lose(before, settings)
         checks.append(
             Check(
                 f"retention:{name}",
-                lost <= allowed,
+                before.right - now.right <= allowed,
                 f"{name}: {now.right} of {before.total} recalled, {before.right} before (may lose {allowed:g})",
             )
         )
     return checks
+
+
+def _may_lose(before: Score, settings: JudgeSettings) -> float:
+    return max(settings.max_lost_examples, settings.max_lost_share * before.total)
+
+
+ASKED = {"other": "in other words", "other_served": "as served", "trained": "as taught"}
+"""The scores of ``FactRecall`` that are judged, and what a sentence calls them."""
+
+
+def _old_facts(evaluation: Evaluation, settings: JudgeSettings) -> Iterator[Check]:
+    """Yield a check for each old dataset whose facts the parent was asked for in other words.
+
+    The parent's scores come from its own papers, so only those of as many questions can be compared. Of the dataset
+    that the session was for the rows have changed.
+    """
+    for name, before in evaluation.facts_before.items():
+        now = evaluation.facts.get(name)
+        if name == evaluation.dataset or before.other is None or now is None:
+            continue
+        scores = [(asked, getattr(before, field), getattr(now, field)) for field, asked in ASKED.items()]
+        compared = [_compared(*each, settings) for each in scores if _is_comparable(*each[1:])]
+        sentences = "; ".join(sentence for _, sentence in compared)
+        yield Check(
+            f"facts:{name}",
+            all(passed for passed, _ in compared),
+            f"{name}, facts {sentences or 'were not compared: the parent was asked other questions'}",
+        )
+
+
+def _is_comparable(before: Score | None, now: Score | None) -> bool:
+    return before is not None and now is not None and before.total == now.total > 0
+
+
+def _compared(asked: str, before: Score, now: Score, settings: JudgeSettings) -> tuple[bool, str]:
+    allowed = _may_lose(before, settings)
+    low, high = wilson(now.right, now.total)
+    return before.right - now.right <= allowed, (
+        f"{asked}: {now.right} of {now.total} (Wilson {low:.0%} to {high:.0%}), {before.right} before "
+        f"(may lose {allowed:g})"
+    )
 
 
 def _significance(evaluation: Evaluation, settings: JudgeSettings) -> Check:

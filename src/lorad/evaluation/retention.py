@@ -1,6 +1,7 @@
 """Retention arithmetic. Pure numbers in, pure numbers out.
 
-The matrix ``R[i][j]`` is the recall of dataset j at version i, rows and columns in order of learning.
+The matrix ``R[i][j]`` is the recall of dataset j at version i, word for word or by its facts, rows and columns in order
+of learning.
 Sources: GEM (Lopez-Paz and Ranzato 2017) for ACC, BWT and FWT; Chaudhry et al. 2018 for forgetting;
 McNemar 1947, exact form, for paired answers.
 """
@@ -8,9 +9,11 @@ McNemar 1947, exact form, for paired answers.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import comb
-from typing import Any
+from typing import Any, Literal
 
 Matrix = Sequence[Sequence[float | None]]
+Measure = Literal["recall", "other", "other_served"]
+"""Which score a matrix is made of: ``recall`` word for word, or one of the fact scores in other words (``FactRecall``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,24 +51,29 @@ def summarise(
     )
 
 
-def tabulate(versions: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+def tabulate(
+    versions: Sequence[tuple[str, Mapping[str, Any]]], measure: Measure = "recall"
+) -> dict[str, Any]:
     """Return the matrix of these versions on every dataset, and its four numbers, as JSON data.
 
     ``versions`` are names with their evaluations (see ``records.Evaluation``), the oldest first. A dataset whose own
-    version is there no more counts from the first one that was tested on it, and not for FWT.
+    version is there no more, or was not tested on it, counts from the first one after it that was, and not for FWT.
+    Of facts there is no FWT: nobody asks the base for them.
     """
     rows = [row for _, row in versions]
-    names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
-    counts = [[_count(row["scores"].get(name)) for name in names] for row in rows]
+    scores = [_scores(row, measure) for row in rows]
+    names = list(dict.fromkeys(name for found in scores for name in found))
+    counts = [[_count(found.get(name)) for name in names] for found in scores]
     matrix = [[count[0] / count[1] if count else None for count in line] for line in counts]
     learned = [row["dataset"] for row in rows]
     first = [
-        learned.index(name) if name in learned else _first_measured(counts, j) for j, name in enumerate(names)
+        _first_measured(counts, j, learned.index(name) if name in learned else 0)
+        for j, name in enumerate(names)
     ]
     asked = [list(line) for line in matrix]
     baseline: list[float | None] = []
     for j, (name, i) in enumerate(zip(names, first, strict=True)):
-        is_own = name == learned[i]
+        is_own = name == learned[i] and measure == "recall"
         baseline.append(_share(rows[i].get("new_at_base")) if is_own else None)
         if is_own and i:  # before it was learned, a dataset was asked of the parent
             asked[i - 1][j] = _share(rows[i].get("new_before"))
@@ -78,8 +86,16 @@ def tabulate(versions: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any
     }
 
 
-def _first_measured(counts: Sequence[Sequence[Any]], column: int) -> int:
-    return next((i for i, line in enumerate(counts) if line[column]), 0)
+def _scores(row: Mapping[str, Any], measure: Measure) -> dict[str, Any]:
+    """Return a version's scores by dataset; papers from before facts were looked for have none of facts."""
+    if measure == "recall":
+        return dict(row["scores"])
+    found = {name: scores.get(measure) for name, scores in (row.get("facts") or {}).items()}
+    return {name: score for name, score in found.items() if _count(score)}
+
+
+def _first_measured(counts: Sequence[Sequence[Any]], column: int, since: int) -> int:
+    return next((i for i, line in enumerate(counts) if i >= since and line[column]), since)
 
 
 def mcnemar(broken: int, mended: int) -> float:

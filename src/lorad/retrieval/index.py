@@ -86,12 +86,13 @@ class Index:
     """The examples of one track by their meaning. Its methods may be called by several threads."""
 
     def __init__(
-        self, database: Database, track_name: str, memory: Memory, embedder: Embedder, folder: Path
+        self, database: Database, track_name: str, memory: Memory, embedder: Embedder, folder: Path | None
     ) -> None:
+        """``folder`` is where its file lies; without one everything is held in memory."""
         self._stored = Embeddings(database, track_name)
         self._memory = memory
         self._embedder = embedder
-        self._file = folder / "vectors.safetensors"
+        self._file = folder / "vectors.safetensors" if folder else None
         self._lock = threading.Lock()
         self._seen: _View | None = None
         self._known: dict[tuple[str, ...], tuple[int, set[str]]] = {}
@@ -227,9 +228,10 @@ class Index:
         """Return a view of the file and of what it lacks; a file of anything else than SQLite holds goes."""
         embedder = self._embedder
         numbers = self._stored.numbers(embedder.fingerprint)
-        mapped = _read(self._file, embedder, list(numbers))
+        mapped = _read(self._file, embedder, list(numbers)) if self._file else None
         if mapped is None:
-            files.remove(self._file)
+            if self._file:
+                files.remove(self._file)
             numbers, vectors = self._stored.all(embedder.fingerprint)
             return _view(
                 signature, numbers, (_none(embedder.dimension), _tensor(vectors, embedder.dimension))
@@ -244,7 +246,7 @@ class Index:
         with self._lock:
             view = self._current()
         mapped, tail = view.vectors
-        if len(tail) <= len(mapped) // TAIL_SHARE:
+        if self._file is None or len(tail) <= len(mapped) // TAIL_SHARE:
             return
         files.make_folder(self._file.parent, mode=files.CLOSED)
         files.remove_parts(self._file.parent)

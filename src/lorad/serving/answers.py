@@ -187,7 +187,7 @@ class VersionEntry:
     """The day it was made, as ``2026-11-28``."""
     description: str = ""
     performance: Mapping[str, float | None] = field(default_factory=dict)
-    """What it was promoted with, such as ``recall`` of what was new and ``retention`` of the rest."""
+    """What it was promoted with, such as ``recall`` of what was new, ``retention`` of the rest, and ``facts`` in other words as served."""
     parent: str | None = None
     """The version that it was trained on top of; ``null`` for the base."""
     job: int | None = None
@@ -415,8 +415,8 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RetentionMatrix(Retention):
-    """Recall of every dataset (column) at every version (row), and the four numbers of continual learning."""
+class ScoreMatrix(Retention):
+    """The scores of datasets (columns) at every version (row), and the four numbers of continual learning."""
 
     versions: tuple[str, ...]
     datasets: tuple[str, ...]
@@ -424,6 +424,16 @@ class RetentionMatrix(Retention):
     """``null`` where a dataset was not tested."""
     counts: tuple[tuple[tuple[int, ...] | None, ...], ...] = ()
     """The same as right answers and all answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionMatrix(ScoreMatrix):
+    """Recall of every dataset (column) at every version (row), and beside it how many facts are in the answers."""
+
+    facts_other: ScoreMatrix | None = None
+    """The share of facts when asked in other words, weights only; ``null`` where no dataset brought other words."""
+    facts_other_served: ScoreMatrix | None = None
+    """The same as it is served: with what the index finds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

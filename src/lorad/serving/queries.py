@@ -158,13 +158,15 @@ class Archive:
             after = page[-1]["provenance"]["row"]
 
     def retention(self, track: str) -> RetentionMatrix:
-        """Return the matrix of every version on every dataset, and its four numbers."""
+        """Return the matrix of every version on every dataset and its four numbers, and the same of facts."""
         registry = self.track(track).registry
         rows = []
         for version in reversed(self.track(track).lineage()):
             with contextlib.suppress(RegistryError):
                 rows.append((version, registry.evaluation(version)["evaluation"]))
-        return record_json.read(RetentionMatrix, tabulate(rows))
+        facts = {"facts_other": tabulate(rows, "other"), "facts_other_served": tabulate(rows, "other_served")}
+        measured = {name: found for name, found in facts.items() if found["datasets"]}
+        return record_json.read(RetentionMatrix, tabulate(rows) | measured)
 
     def diff(self, track: str, a: str, b: str) -> Difference:
         """Return the examples that one version answers right and the other does not."""

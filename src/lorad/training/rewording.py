@@ -58,7 +58,7 @@ def wordings(example: Example, most: int, seed: int) -> list[str]:
         return []
     asked = as_line(example.input)
     taken = {normal_form(text) for text in (asked, *example.held_out)}
-    found = []
+    found: list[str] = []
     for text in (*example.also_asked, *augmentation.wordings(asked, most, seed)):
         if normal_form(text) not in taken and len(found) < most:
             taken.add(normal_form(text))

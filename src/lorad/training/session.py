@@ -128,7 +128,9 @@ class Session:
 
     def _repairable(self, verdict: Verdict) -> bool:
         """Only what more training can mend is worth its time."""
-        return all(name.startswith(("new_recall", "retention", "significance")) for name in verdict.failed)
+        return all(
+            name.startswith(("new_recall", "retention", "significance", "facts")) for name in verdict.failed
+        )
 
     def _refittable(self, verdict: Verdict) -> bool:
         """Learning everything anew also ends what has drifted over many sessions; a broken machine it does not mend."""

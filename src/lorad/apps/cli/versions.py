@@ -16,6 +16,7 @@ group = typer.Typer(invoke_without_command=True)
 app.add_typer(group, name="versions")
 
 
+Wordings = Annotated[bool, typer.Option("--wordings", help="Show facts asked for in other words instead.")]
 PlotFile = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Also draw it as an image.")]
 Target = Annotated[
     str | None, typer.Option(metavar="V", help="A version, a tag, or base; default: previous.")
@@ -141,13 +142,19 @@ def diff(
 
 @app.command()
 def retention(
-    ctx: typer.Context, track: Track = "chat", plot: PlotFile = None, as_json: Json = False
+    ctx: typer.Context,
+    *,
+    track: Track = "chat",
+    wordings: Wordings = False,
+    plot: PlotFile = None,
+    as_json: Json = False,
 ) -> None:
-    """Show the retention matrix: recall of every dataset at every version."""
+    """Show the retention matrix: recall of every dataset at every version. JSON has the facts too."""
     answer = connect_or_read(ctx).retention(track)
+    draw, table = (tables.plot_facts, tables.facts_retention) if wordings else (tables.plot, tables.retention)
     if plot:
-        tables.plot(answer, plot)
-    show(answer, as_json, tables.retention)
+        draw(answer, plot)
+    show(answer, as_json, table)
 
 
 @app.command()

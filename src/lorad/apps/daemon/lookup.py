@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lorad.apps.daemon import ports
 from lorad.config import AnsweringSettings
 from lorad.errors import LoradError, RegistryError, describe
 from lorad.log import get_logger
@@ -87,13 +88,13 @@ class Lookup:
         self._versions: dict[tuple[str, str], _Version] = {}
         self._lock = threading.Lock()
 
-    def attach(self, database: Database, engine: Engine) -> Mapping[str, Index]:
+    def attach(self, database: Database, engine: Engine) -> dict[str, ports.Index]:
         """Open the index of every track that learns chat; return them by their tracks.
 
         The encoder is loaded once for all tracks. Raise ``ConfigError`` where ``answering.embedder`` names none.
         """
         loaded: dict[Path, tuple[Embedder, rerankers.CrossEncoder | None]] = {}
-        indexes = {}
+        indexes: dict[str, ports.Index] = {}
         for name, track in self._tracks.items():
             if find(track.settings.task).formats != CHAT:
                 continue
@@ -106,8 +107,9 @@ class Lookup:
                     loaded[encoder] = embedders.load_encoder(encoder), rerankers.load(encoder)
                 embedder, reranker = loaded[encoder]
             folder = track.registry.folder / FOLDER
-            indexes[name] = Index(database, name, track.memory, embedder, folder)
-            self._findings[name] = Finding(indexes[name], reranker)
+            index = Index(database, name, track.memory, embedder, folder)
+            indexes[name] = index
+            self._findings[name] = Finding(index, reranker)
         return indexes
 
     def reply(self, track: str, version: str, messages: Sequence[Mapping[str, Any]]) -> Reply | None:

@@ -185,11 +185,17 @@ def _promotion(job: Job, result: SessionResult) -> PromotionRecord:
 
 
 def _performance(evaluation: Evaluation) -> dict[str, float]:
-    """Return what the list of versions tells: the new, the old (where there was any), the general, the task's own numbers."""
+    """Return what the list of versions tells: the new, the old, the facts as served, the general, the task's own numbers.
+
+    What was not there or not measured is left out.
+    """
     new = {evaluation.dataset: evaluation.new}
     old = [score - new.get(name, Score(right=0, total=0)) for name, score in evaluation.scores.items()]
     total = sum(score.total for score in old)
     retention = {"retention": round(sum(score.right for score in old) / total, 4)} if total else {}
+    served = [found.other_served for found in evaluation.facts.values() if found.other_served]
+    asked = sum(score.total for score in served)
+    facts = {"facts": round(sum(score.right for score in served) / asked, 4)} if asked else {}
     general = {} if evaluation.perplexity is None else {"perplexity": round(evaluation.perplexity, 3)}
     own = {name: round(value, 4) for name, value in evaluation.metrics.items()}
-    return {"recall": round(evaluation.headline_score.recall, 4), **retention, **general, **own}
+    return {"recall": round(evaluation.headline_score.recall, 4), **retention, **facts, **general, **own}

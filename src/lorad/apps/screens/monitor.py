@@ -311,15 +311,21 @@ def _by_urgency(jobs: Sequence[Job]) -> list[Job]:
 
 def _versions(snapshot: Status, lines: int) -> Panel:
     several = len(snapshot.tracks) > 1
+    shown = [
+        (name, track, row) for name, track in snapshot.tracks.items() for row in reversed(track.versions)
+    ]
+    has_facts = any(row.performance.get("facts") is not None for _, _, row in shown)
+    measured = ("recall", "facts") if has_facts else ("recall",)
     rows = [
         (
             Text(f"{name} " * several + version.version, style=_version_style(track, version)),
-            *_version_facts(version),
+            Text(version.description or moment(version.date)),
+            Text(" ".join(f"{share(version.performance.get(each)):>6}" for each in measured)),
         )
-        for name, track in snapshot.tracks.items()
-        for version in reversed(track.versions)
+        for name, track, version in shown
     ]
-    return _panel(_rows(rows, lines, "only the base model so far"), "versions", lines)
+    note = ", ".join(measured) if has_facts else ""
+    return _panel(_rows(rows, lines, "only the base model so far"), "versions", lines, note=note)
 
 
 def _version_style(track: TrackStatus, version: VersionEntry) -> str:
@@ -330,11 +336,6 @@ def _version_style(track: TrackStatus, version: VersionEntry) -> str:
         if version.state == VersionState.CORRUPT
         else ""
     )
-
-
-def _version_facts(version: VersionEntry) -> tuple[Text, Text]:
-    recall = version.performance.get("recall")
-    return Text(version.description or moment(version.date)), Text(share(recall))
 
 
 def _rows(rows: Sequence[tuple[Text, Text, Text]], lines: int, nothing: str) -> RenderableType:

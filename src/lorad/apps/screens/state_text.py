@@ -221,7 +221,9 @@ def summary(snapshot: Status) -> str:
 
 def _track_line(name: str, track: TrackStatus) -> str:
     measured = next((row.performance for row in track.versions if row.version == serving(track)), {})
-    told = [f"{fact} {share(measured[fact])}" for fact in ("recall", "retention") if fact in measured]
+    told = [
+        f"{fact} {share(measured[fact])}" for fact in ("recall", "retention", "facts") if fact in measured
+    ]
     told += [f"previous {track.previous}"] if track.previous else []
     told += [plural(len(track.datasets), "dataset")] if track.versions else ["nothing learned yet"]
     return f"{name} {serving(track)} ({', '.join(told)})"

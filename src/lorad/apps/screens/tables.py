@@ -26,7 +26,7 @@ from lorad.apps.screens.state_text import (
     took,
 )
 from lorad.errors import ConfigError
-from lorad.records import Drop, Evaluation, Job, Score, Verdict
+from lorad.records import AnswerThresholds, Drop, Evaluation, FactRecall, Job, Score, Verdict
 from lorad.serving import answers
 from lorad.serving.answers import (
     Datasets,
@@ -36,6 +36,7 @@ from lorad.serving.answers import (
     Jobs,
     JobWithFile,
     RetentionMatrix,
+    ScoreMatrix,
     VersionEntry,
     VersionPapers,
     Versions,
@@ -68,6 +69,12 @@ STATE_STYLES = {
     "cancelled": "yellow",
 }
 
+
+WORDINGS_WANTED = (
+    "to test facts in other words, give rows held_out, or put NAME.wordings.json beside the file; "
+    "also_asked is trained, not tested"
+)
+"""How a dataset brings the words that it is tested with."""
 
 COUNTED = ("new", "known", "replacing", "bad", "contradictions")
 """The counts of a file's report that are shown where they are not nothing."""
@@ -131,12 +138,23 @@ def _filled(facts: Iterable[tuple[str, Cell]]) -> list[tuple[Cell, Cell]]:
 
 def versions(answer: Versions) -> "RenderableType":
     """Show a track's versions: which are latest, previous and serving, which are pinned, and their tags."""
-    columns = ("version", "", "date", "state", "recall", "retention", "description")
-    rows = [
-        (row.version, _roles(answer, row), moment(row.date), _state(row.state), *_told(row))
+    has_facts = any(row.performance.get("facts") is not None for row in answer.versions)
+    measured = ("recall", "retention", *(["facts"] if has_facts else []))
+    columns = ("version", "", "date", "state", *measured, "description")
+    rows: list[tuple[Cell, ...]] = [
+        (
+            row.version,
+            _roles(answer, row),
+            moment(row.date),
+            _state(row.state),
+            *(_recall(row.performance.get(name)) for name in measured),
+            row.description,
+        )
         for row in answer.versions
     ]
-    return _table(columns, rows, numbers=(4, 5), folding=(6,), narrowest=16)
+    last = len(columns) - 1
+    folding = (1, last) if has_facts else (last,)  # one column more, so the roles give way too
+    return _table(columns, rows, numbers=range(4, last), folding=folding, narrowest=8 if has_facts else 16)
 
 
 def version(answer: VersionPapers) -> "RenderableType":
@@ -147,14 +165,16 @@ def version(answer: VersionPapers) -> "RenderableType":
 
 
 def _facts(answer: VersionPapers) -> Iterable[tuple[Cell, Cell]]:
-    recall, retained, description = _told(answer)
     training = answer.metadata.get("training") or {}
     yield "role", _roles(answer, answer) or NOTHING
     yield "state", _state(answer.state)
     yield "date", moment(answer.date)
-    yield "description", description
-    yield "recall", recall
-    yield "retention", retained
+    yield "description", answer.description
+    yield "recall", _recall(answer.performance.get("recall"))
+    yield "retention", _recall(answer.performance.get("retention"))
+    if (facts := answer.performance.get("facts")) is not None:
+        text, style = _recall(facts)
+        yield "facts", (f"{text} in other words, as served", style)
     yield "parent", answer.parent or "none: learned from the base"
     yield "ancestors", ", ".join(answer.ancestors) or NOTHING
     yield "base", answer.manifest.base[:12]
@@ -231,10 +251,30 @@ def retention(answer: RetentionMatrix) -> "RenderableType":
     """Show recall of every dataset (column) at every version (row), and the four numbers below."""
     if not answer.versions:
         return _text("no version serves, so there is nothing to show; see: lorad versions")
+    return _matrix("recall, %", answer)
+
+
+def facts_retention(answer: RetentionMatrix) -> "RenderableType":
+    """Show the same of facts that were asked for in other words: as served, and by the weights alone."""
+    parts = [
+        _stack(_text(f"facts asked for in other words, {told}"), _matrix("facts, %", found))
+        for told, found in _facts_matrices(answer)
+    ]
+    if not parts:
+        return _text(f"no facts were asked for in other words; {WORDINGS_WANTED}")
+    return _stack(*parts)
+
+
+def _facts_matrices(answer: RetentionMatrix) -> list[tuple[str, ScoreMatrix]]:
+    both = (("as served", answer.facts_other_served), ("weights only", answer.facts_other))
+    return [(told, found) for told, found in both if found]
+
+
+def _matrix(corner: str, answer: ScoreMatrix) -> "RenderableType":
     rows = [
         (version, *map(_percent, row)) for version, row in zip(answer.versions, answer.matrix, strict=True)
     ]
-    columns = ("recall, %", *answer.datasets)
+    columns = (corner, *answer.datasets)
     numbers = {name: getattr(answer, name.lower()) for name in ("ACC", "BWT", "FWT", "forgetting")}
     told = [f"{name} {NOTHING if value is None else f'{value:.3f}'}" for name, value in numbers.items()]
     others = range(1, len(columns))
@@ -242,13 +282,14 @@ def retention(answer: RetentionMatrix) -> "RenderableType":
 
 
 def explanation(answer: Explanation) -> "RenderableType":
-    """Show why a version was promoted, or not, and its recall beside its parent's."""
+    """Show why a version was promoted, or not, its recall beside its parent's, and the facts that it knows."""
     measured = answer.evaluation
     head = f"{answer.version} was {_outcome(answer)}"
     reasons = [_text((line, "red" if line.startswith("failed:") else "")) for line in answer.reasons]
     scores = [_scores(measured)] if measured and measured.scores else []
     today = [_text(_otherwise(answer.today))] if answer.today else []
-    return _stack(_text(head), *reasons, *today, *scores)
+    facts = _facts_found(measured) if measured else ()
+    return _stack(_text(head), *reasons, *today, *scores, *facts)
 
 
 def _outcome(answer: Explanation) -> str:
@@ -274,6 +315,37 @@ def _scores(measured: Evaluation) -> "RenderableType":
     return _table(("recall", "before", "after"), rows, numbers=(1, 2))
 
 
+def _facts_found(measured: Evaluation) -> "Iterable[RenderableType]":
+    """Tell how many facts are in a version's answers, and from where on it answers from an example."""
+    if measured.facts:
+        rows = [row for name, found in measured.facts.items() for row in _fact_rows(name, found)]
+        columns = ("facts", "asked", "weights only", "as served")
+        yield _table(columns, rows, numbers=(2, 3), folding=(0,), narrowest=12)
+        if any(found.other is None for found in measured.facts.values()):
+            yield _text(WORDINGS_WANTED)
+    if measured.thresholds:
+        yield _text(_answers_from(measured.thresholds))
+
+
+def _fact_rows(dataset: str, found: FactRecall) -> Iterable[tuple[Cell, ...]]:
+    yield dataset, "as taught", _score(found.trained), _score(found.trained_served)
+    if found.other or found.other_served:
+        yield "", "in other words", _score(found.other), _score(found.other_served)
+
+
+def _answers_from(thresholds: AnswerThresholds) -> str:
+    """Say from where on a version answers from an example, and how well that told questions apart."""
+    by = "similarity" if thresholds.scored_by == "similarity" else "reranker"
+    head = f"answers from an example that scores at least {thresholds.answer:.3g} ({by})"
+    if not thresholds.questions:
+        return f"{head}; there were no questions to fit that on"
+    return (
+        f"{head}; of the {plural(thresholds.questions, 'question')} that it was fitted on, "
+        f"{share(thresholds.false_share)} of the untaught got an answer and {share(thresholds.refused_share)} of the "
+        "taught none"
+    )
+
+
 def difference(answer: Difference) -> "RenderableType":
     """Show the examples that two versions answer differently."""
     if not answer.changed:
@@ -295,15 +367,42 @@ def plot(answer: RetentionMatrix, path: Path) -> None:
     """Draw every dataset's recall over the versions into a picture; the file's ending chooses the format."""
     figure = _figure(8, 4.5)
     axes = figure.add_subplot(xlabel="version", ylabel="recall", ylim=(0, 1.05))
-    for column in range(len(answer.datasets)):
-        measured = [(at, row[column]) for at, row in enumerate(answer.matrix) if row[column] is not None]
+    _draw(axes, answer, answer.datasets)
+    _name_lines(axes, axes.lines, answer.datasets)
+    _save(figure, path)
+
+
+def plot_facts(answer: RetentionMatrix, path: Path) -> None:
+    """Draw the same of facts that were asked for in other words: as served, and by the weights alone."""
+    found = _facts_matrices(answer)
+    if not found:
+        raise ConfigError(f"no facts were asked for in other words; {WORDINGS_WANTED}", code="no_wordings")
+    datasets = list(dict.fromkeys(name for _, matrix in found for name in matrix.datasets))
+    figure = _figure(8, 4.5)
+    axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+    for each, (told, matrix) in zip(axes, found, strict=True):
+        each.set(xlabel="version", ylim=(0, 1.05), title=told)
+        _draw(each, matrix, datasets)
+    axes[0].set_ylabel("facts, asked in other words")
+    _name_lines(figure, axes[0].lines, datasets, loc="outside lower center", ncols=2)
+    _save(figure, path)
+
+
+def _draw(axes: Any, answer: ScoreMatrix, datasets: Sequence[str]) -> None:
+    """Draw a line for each of these datasets, an empty one where it was not measured: so colours mean the same."""
+    for dataset in datasets:
+        column = answer.datasets.index(dataset) if dataset in answer.datasets else None
+        shares = [None if column is None else row[column] for row in answer.matrix]
+        measured = [(at, value) for at, value in enumerate(shares) if value is not None]
         axes.plot(*zip(*measured, strict=True) if measured else ((), ()), marker="o")
     axes.set_xticks(range(len(answer.versions)), answer.versions)
-    if answer.datasets:  # named apart: a line's own label is left out where it begins with _
-        legend = axes.legend(axes.lines, [_label(dataset) for dataset in answer.datasets])
+
+
+def _name_lines(place: Any, lines: Sequence[Any], datasets: Sequence[str], **options: Any) -> None:
+    if datasets:  # named apart: a line's own label is left out where it begins with _
+        legend = place.legend(lines, [_label(dataset) for dataset in datasets], **options)
         for text in legend.get_texts():
             text.set_parse_math(False)  # $ is no formula
-    _save(figure, path)
 
 
 def _label(dataset: str) -> str:
@@ -382,11 +481,6 @@ def _when(job: Job) -> str:
 def _roles(answer: Versions | VersionPapers, row: VersionEntry) -> str:
     roles = [role for role in ("latest", "previous", "serving") if getattr(answer, role) == row.version]
     return " ".join([*roles, *(["pinned"] if row.pinned else []), *row.tags])
-
-
-def _told(version: VersionEntry) -> tuple[Cell, Cell, Cell]:
-    measured = version.performance
-    return _recall(measured.get("recall")), _recall(measured.get("retention")), version.description
 
 
 def _recall(value: float | None) -> tuple[str, str]:
