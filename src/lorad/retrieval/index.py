@@ -97,6 +97,7 @@ class Index:
         self._seen: _View | None = None
         self._known: dict[tuple[str, ...], tuple[int, set[str]]] = {}
         self._finished: Signature | None = None
+        self._left: tuple[Signature | None, int] = (None, 0)
 
     def step(self, limit: int = 64) -> bool:
         """Embed at most ``limit`` examples that are not embedded yet; return whether more are left.
@@ -115,6 +116,17 @@ class Index:
         if not found:
             self._finished = signature
         return False
+
+    def left(self) -> int:
+        """Count the examples that are not embedded yet."""
+        signature = self._stored.signature()
+        if signature == self._finished:
+            return 0
+        then, count = self._left
+        if then != signature:  # asked with every status, and changed now and then
+            count = self._stored.count_pending(self._embedder.fingerprint)
+            self._left = signature, count
+        return count
 
     def _embed(self, examples: Sequence[Example]) -> None:
         if not examples:

@@ -46,6 +46,15 @@ _REPLACED_EVERYWHERE = """
 #: The numbers of a track's rows that hold a phrase.
 _HOLDING = "FROM example_words w CROSS JOIN embeddings m ON m.id = w.rowid WHERE example_words MATCH ? AND m.track = ?"
 
+#: The examples of the track ?1 that the embedder ?2 has not embedded.
+_PENDING = f"""
+FROM examples e WHERE rowid IN (
+    SELECT rowid FROM examples WHERE track = ?1 AND id NOT IN (
+        SELECT example_id FROM embeddings NOT INDEXED WHERE track = ?1 AND embedder = ?2
+    )
+) AND forgotten_at IS NULL AND NOT ({_REPLACED_EVERYWHERE})
+"""
+
 
 class Signature(NamedTuple):
     """How often what a search sees has changed."""
@@ -72,13 +81,12 @@ class Embeddings:
 
         Left out: what was forgotten, and what each version that learned it has replaced.
         """
-        held = "SELECT example_id FROM embeddings NOT INDEXED WHERE track = ?1 AND embedder = ?2"
-        query = (
-            "SELECT * FROM examples e"
-            f" WHERE rowid IN (SELECT rowid FROM examples WHERE track = ?1 AND id NOT IN ({held}))"
-            f" AND forgotten_at IS NULL AND NOT ({_REPLACED_EVERYWHERE}) ORDER BY rowid LIMIT ?3"
-        )
+        query = f"SELECT * {_PENDING} ORDER BY rowid LIMIT ?3"
         return [read_example(row) for row in self._db.rows(query, self._track, embedder, limit)]
+
+    def count_pending(self, embedder: str) -> int:
+        """Count the examples that this embedder has not embedded."""
+        return int(self._db.rows(f"SELECT COUNT(*) {_PENDING}", self._track, embedder)[0][0])
 
     def put(self, embedder: str, rows: Sequence[tuple[str, str, NDArray[np.floating[Any]]]]) -> None:
         """Keep examples' ids, words and vectors, all or none, in place of what another embedder made.

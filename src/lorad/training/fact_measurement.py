@@ -148,7 +148,9 @@ class FactMeasurement:
         left = [number for number, is_right in enumerate(right) if not is_right]
         tokenizer = self._stack.base.tokenizer
         prompts = {
-            number: self._task.prompt(tokenizer, reworded(questions[number].example, questions[number].text).input)
+            number: self._task.prompt(
+                tokenizer, reworded(questions[number].example, questions[number].text).input
+            )
             for number in left
         }
         left.sort(key=lambda number: len(prompts[number]))
