@@ -183,6 +183,7 @@ def test_retention_while_no_version_serves_is_a_sentence():
     nothing = matrix(versions=[], datasets=[], matrix=[], counts=[])
 
     assert text(tables.retention(nothing)).startswith("no version serves")
+    assert text(tables.facts_retention(nothing)).startswith("no version serves")
 
 
 def test_the_retention_matrix_and_its_numbers():

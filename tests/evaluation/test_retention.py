@@ -243,3 +243,14 @@ def test_without_facts_their_matrix_is_empty():
     found = tabulate(versions, "other_served")
 
     assert (found["datasets"], found["matrix"], found["acc"]) == ([], [[]], None)
+
+
+def test_a_dataset_that_was_tested_before_it_was_learned_counts_from_its_own_version():
+    # Given a version from outside, which was tested on all of memory, before a session learned it
+    versions = [
+        ("v0.1", {"dataset": "", "scores": {"a": score(2)}}),
+        ("v0.2", {"dataset": "a", "scores": {"a": score(10)}}),
+        ("v0.3", {"dataset": "b", "scores": {"a": score(9), "b": score(10)}}),
+    ]
+
+    assert tabulate(versions)["bwt"] == pytest.approx(-0.1)

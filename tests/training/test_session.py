@@ -18,7 +18,7 @@ from lorad.config import Settings
 from lorad.errors import SampleError, TrainingError
 from lorad.evaluation import metrics
 from lorad.models import adapters, bases, peft_io
-from lorad.records import Evaluation, Example, SessionSpec
+from lorad.records import Evaluation, Example, SessionSpec, Verdict
 from lorad.storage import files
 from lorad.storage.memory import Recalled
 from lorad.tasks import find
@@ -438,3 +438,17 @@ def test_metadata_says_how_it_was_made(first):
     ]
     assert list(metadata["datasets"]) == ["doors"]
     assert len(metadata["curves"]) == metadata["training"]["rounds"]
+
+
+@pytest.mark.parametrize(
+    ("failed", "is_worth_it"),
+    [
+        (("facts:old",), True),
+        (("new_recall", "retention:old", "significance", "facts:old"), True),
+        (("facts:old", "perplexity"), False),
+    ],
+)
+def test_more_training_is_worth_its_time_for_what_it_can_mend(tmp_path, failed, is_worth_it):
+    session = order(tmp_path, tmp_path / "run", tiny.facts(2))
+
+    assert session._repairable(Verdict(promote=False, reasons=(), failed=failed)) is is_worth_it

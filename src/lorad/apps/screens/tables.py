@@ -256,6 +256,8 @@ def retention(answer: RetentionMatrix) -> "RenderableType":
 
 def facts_retention(answer: RetentionMatrix) -> "RenderableType":
     """Show the same of facts that were asked for in other words: as served, and by the weights alone."""
+    if not answer.versions:
+        return retention(answer)
     parts = [
         _stack(_text(f"facts asked for in other words, {told}"), _matrix("facts, %", found))
         for told, found in _facts_matrices(answer)
