@@ -78,6 +78,18 @@ def test_an_encoder_gives_the_mean_of_its_last_states(encoder):
     assert (found.name, found.dimension) == ("little", 32)
 
 
+def test_the_own_base_gives_the_mean_behind_a_third_of_its_layers_without_the_first_token(own):
+    base = bases.load_base(own, torch.float32)
+    tokens = base.tokenizer("Which colour?", return_tensors="pt")
+
+    with torch.no_grad():
+        states = base.model(**tokens, output_hidden_states=True).hidden_states[1][0]
+    mean = states[1:].mean(0)
+
+    found = embedders.of_base(base).embed(["Which colour?"])[0]
+    assert found == pytest.approx((mean / mean.norm()).numpy(), abs=1e-5)
+
+
 def test_a_long_text_is_truncated_to_what_the_model_reads(tmp_path):
     source = encoder_source(tmp_path)
     files.write_json(source / "sentence_bert_config.json", {"max_seq_length": 6})

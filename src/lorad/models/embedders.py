@@ -57,7 +57,7 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Pooled:
-    """The mean of a model's last hidden states over a text's tokens."""
+    """The mean of a model's hidden states over a text's tokens."""
 
     name: str
     fingerprint: str
@@ -65,6 +65,10 @@ class _Pooled:
     model: Any
     tokenizer: Any
     longest: int
+    layer: int
+    """Which hidden states: those behind so many layers, or -1 for the last."""
+    after: int
+    """How many tokens at the beginning are left out, where a text has more."""
     alone: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -83,13 +87,20 @@ class _Pooled:
     def _mean(self, rows: Sequence[Sequence[int]]) -> Tensor:
         longest = max(map(len, rows))
         tokens = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+        mask = torch.tensor([self._kept(len(row), longest) for row in rows])
+        present = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
         with self.alone(), passing_errors("embedding"):
             device = self.model.device
-            states = self.model(input_ids=tokens.to(device), attention_mask=mask.to(device)).last_hidden_state
+            states = self.model(
+                input_ids=tokens.to(device), attention_mask=present.to(device), output_hidden_states=True
+            ).hidden_states[self.layer]
         kept = mask[..., None].to(device)
         mean = (states.float() * kept).sum(1) / kept.sum(1)
         return nn.functional.normalize(mean, dim=1).cpu()
+
+    def _kept(self, length: int, longest: int) -> list[int]:
+        after = min(self.after, length - 1)
+        return [0] * after + [1] * (length - after) + [0] * (longest - length)
 
 
 def _passes(lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -121,18 +132,23 @@ def load_encoder(folder: Path) -> Embedder:
         ) from error
     model.requires_grad_(False)
     model.train(mode=False)
-    return _pooled(folder.name, fingerprint, model, tokenizer, nullcontext)
+    return _pooled(folder.name, fingerprint, model, tokenizer)
 
 
 def of_base(base: Base, alone: Callable[[], AbstractContextManager[Any]] = nullcontext) -> Embedder:
-    """Return a track's own base as an embedder: the mean of its last hidden states.
+    """Return a track's own base as an embedder: the mean of its hidden states behind a third of its layers.
+
+    Left out is the first token, which serves as a sink of attention. Of 106 questions of campus_cs.json in other words SmolLM2 so
+    finds the right fact first for 27 %, and with the last layer for 11 %: an encoder is far better.
 
     It computes with the base's own layers, over which an ``AdapterStack`` lays its adapters, and no two threads may
     use those at once. ``alone`` is entered for each pass: what it returns must hold the lock under which answers are generated and
     be inside ``AdapterStack.use(None)``. Where nobody else uses the base nothing is needed.
     """
     name = Path(str(base.model.config.name_or_path)).name or "base"
-    return _pooled(name, base.fingerprint, base.model.base_model, base.tokenizer, alone)
+    model = base.model.base_model
+    third = -(-model.config.num_hidden_layers // 3)
+    return _pooled(name, base.fingerprint, model, base.tokenizer, layer=third, after=1, alone=alone)
 
 
 def _pooled(
@@ -140,16 +156,21 @@ def _pooled(
     fingerprint: str,
     model: Any,
     tokenizer: Any,
-    alone: Callable[[], AbstractContextManager[Any]],
+    *,
+    layer: int = -1,
+    after: int = 0,
+    alone: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Embedder:
     longest = min(LONGEST, tokenizer.model_max_length, _positions(model))
     return _Pooled(
         name=name,
-        fingerprint=digest([fingerprint, "mean of last", longest]),
+        fingerprint=digest([fingerprint, "mean", layer, after, longest]),
         dimension=model.config.hidden_size,
         model=model,
         tokenizer=tokenizer,
         longest=longest,
+        layer=layer,
+        after=after,
         alone=alone,
     )
 
