@@ -114,17 +114,23 @@ def told(name: str, taken: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def figures() -> dict[str, Any]:
+    """Fill a database, and return how long searches in it take."""
     embedder = RandomEmbedder()
     with tempfile.TemporaryDirectory() as folder:
         database = Database(Path(folder) / "lorad.sqlite3")
         memory = Memory(database, "chat")
         fill(database, memory, embedder)
-        figures = measure(database, memory, embedder, Path(folder) / "index")
+        found = measure(database, memory, embedder, Path(folder) / "index")
         database.close()
-    for name, value in figures.items():
+    return found
+
+
+def main() -> None:
+    found = figures()
+    for name, value in found.items():
         print(f"{name:32} {value}")
-    report.save("search", figures, [NOTE])
+    report.save("search", found, [NOTE])
 
 
 def measure(database: Database, memory: Memory, embedder: RandomEmbedder, folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,7 +35,8 @@ SETTINGS = Settings()
 
 
 @contextmanager
-def daemon(home: Home) -> Iterator[Client]:
+def daemon(home: Home, settings: Sequence[str] = ()) -> Iterator[Client]:
+    """Run the daemon of a home, with some settings (``section.key=value``), until the block ends."""
     log = (home.root / "daemon.log").open("w")
     command = [
         sys.executable,
@@ -45,6 +46,7 @@ def daemon(home: Home) -> Iterator[Client]:
         str(home.root),
         "--set",
         "inbox.settle_seconds=1",
+        *(part for setting in settings for part in ("--set", setting)),
     ]
     process = subprocess.Popen(command, stdout=log, stderr=log)
     client = Client(home.socket(SETTINGS.server.socket))

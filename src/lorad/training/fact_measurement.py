@@ -21,6 +21,7 @@ from lorad.retrieval import answering, rerankers, thresholds
 from lorad.retrieval.finding import Finding
 from lorad.retrieval.index import Index
 from lorad.storage.database import Database
+from lorad.storage.ledger import Ledger
 from lorad.storage.memory import Memory
 from lorad.tasks import Generating
 from lorad.training import augmentation, distillation
@@ -94,7 +95,7 @@ class FactMeasurement:
         database = Database(":memory:")
         memory = Memory(database, VERSION)
         held = [each.example for each in spread(self._examples, MOST_INDEXED)]
-        memory.add(held, 0, 0.0)
+        memory.add(held, Ledger(database).take(VERSION, VERSION, 0.0).id, 0.0)
         memory.mark_learned([example.ids for example in held], VERSION)
         memory.record_recall(VERSION, {example.id: self._right[example.id] for example in held})
         index = Index(database, VERSION, memory, embedder, None)
