@@ -1,7 +1,9 @@
 """From a question to the examples that may answer it."""
 
+from dataclasses import replace
+
 from lorad.records import Example
-from lorad.retrieval.finding import BY_SIMILARITY, RERANKED, Finding
+from lorad.retrieval.finding import AS_TAUGHT, BY_SIMILARITY, RERANKED, Finding
 from lorad.retrieval.neighbours import Neighbour
 
 
@@ -36,7 +38,7 @@ class Last:
 
     def score(self, question, texts):
         del question
-        return list(range(len(texts)))
+        return [30.0 * number for number in range(len(texts))]
 
 
 def lines(found):
@@ -53,7 +55,7 @@ def test_a_reranker_decides_among_the_nearest():
     finding = Finding(Shelf(9), Last())
     found = finding.find("anything", ["v0.1"])
     assert lines(found) == [4, 3, 2, 1]
-    assert [each.score for each in found] == [3, 2, 1, 0]
+    assert [each.score for each in found] == sorted((each.score for each in found), reverse=True)
     assert finding.scored_by == "last"
 
 
@@ -77,3 +79,23 @@ def test_names_and_codes_of_the_question_are_looked_for_in_the_example():
     assert not mentions("Alderbrook is nice")  # a first word has its capital anyway
     assert not mentions("How do I cook soup?")
     assert not mentions("Do you know Oxford?")
+
+
+def test_a_question_as_it_was_taught_is_answered_whatever_the_reranker_says():
+    found = Finding(Shelf(9), Last()).find("where is course CS 3 HELD at Alderbrook?", ["v0.1"])
+    assert lines(found)[0] == 3
+    assert found[0].score == AS_TAUGHT
+
+
+def test_what_a_question_names_and_the_example_lacks_counts_against_it():
+    class Lacking(Shelf):
+        def search(self, question, lineage, most=8):
+            return [
+                replace(each, lacking=float(place))
+                for place, each in enumerate(super().search(question, lineage, most))
+            ]
+
+    plain = Finding(Shelf(2)).find("anything", [])
+    less = Finding(Lacking(2)).find("anything", [])
+    assert less[0].score == plain[0].score
+    assert less[1].score < plain[1].score

@@ -5,9 +5,10 @@ import pytest
 from lorad.retrieval import thresholds
 
 
-def fit(taught, untaught, *, ordinary=(0.1, 0.2, 0.3), own=(0.7,), max_false_share=0.1):
+def fit(taught, untaught, *, held_out=(), ordinary=(0.1, 0.2, 0.3), own=(0.7,), max_false_share=0.1):
     return thresholds.fit(
         taught=taught,
+        held_out=held_out,
         untaught=untaught,
         ordinary=ordinary,
         own=own,
@@ -53,3 +54,10 @@ def test_a_memory_of_one_example_has_no_near_miss():
     found = fit([1.0], [], own=[])
     assert (found.answer, found.questions) == (0.0, 1)
     assert fit([], []).answer == 0.0
+
+
+def test_questions_in_far_words_do_not_move_the_line_and_are_counted():
+    found = fit([9.0] * 100, [1.0] * 100, held_out=[0.0] * 100)
+    assert found.false_share == 0.0
+    assert found.refused_share == pytest.approx(0.5)
+    assert found.questions == 300

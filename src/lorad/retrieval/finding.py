@@ -3,14 +3,14 @@
 What lives here: a question's way through index and reranker. What never does: either of them, deciding (``answering``).
 """
 
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from lorad.records import as_line, normal_form
 from lorad.retrieval.answering import Found
 from lorad.retrieval.neighbours import Neighbour
-from lorad.retrieval.words import codes, embedded_text, words
+from lorad.retrieval.words import embedded_text, names, words
 
 RERANKED = 4
 """Examples that are compared with a question one by one: each costs as much as the question's own embedding."""
@@ -18,8 +18,14 @@ RERANKED = 4
 BY_SIMILARITY = "similarity"
 """What scores where there is no reranker."""
 
-#: Words inside a sentence; those with a capital are names, in most languages.
-_INSIDE = re.compile(r"(?<=[\w,;] )\w+")
+RANKED, SIMILAR, LACKING = 20.0, 6.0, 2.0
+"""Beside 1 for the reranker's log-odds: the index's score, where examples are ranked and where it is decided whether the
+first one answers the question, and what a question names and the example lacks. A reranker tells attributes apart and
+takes codes that look alike for one another; the index does the opposite. Found on data/harbour*.json (bench/LOG.md)."""
+ALONE = 12.0
+"""The index's score where there is no reranker: as log-odds are spread."""
+AS_TAUGHT = 100.0
+"""Of a question that is an example's own, but for its spelling: nothing needs to be compared."""
 
 
 class Index(Protocol):
@@ -59,20 +65,25 @@ class Finding:
             for each in self.index.search(question, lineage, RERANKED + len(without))
             if each.example.id not in without
         ][:RERANKED]
-        scores = self._scores(question, near)
-        named = set(_named(question))
+        odds = self._odds(question, near)
+        asked = normal_form(question)
+        named = set(names(question))
+        ranked = sorted(
+            zip(near, odds, strict=True), key=lambda pair: pair[1] + RANKED * pair[0].score, reverse=True
+        )
         found = [
-            Found(neighbour=each, score=score, mentions=bool(named & set(words(embedded_text(each.example)))))
-            for each, score in zip(near, scores, strict=True)
+            Found(
+                neighbour=each,
+                score=AS_TAUGHT
+                if normal_form(as_line(each.example.input)) == asked
+                else own + (SIMILAR if self.reranker else ALONE) * each.score - LACKING * each.lacking,
+                mentions=not named.isdisjoint(words(embedded_text(each.example))),
+            )
+            for each, own in ranked
         ]
-        return sorted(found, key=lambda each: each.score, reverse=True)
+        return sorted(found, key=lambda each: each.score == AS_TAUGHT, reverse=True)
 
-    def _scores(self, question: str, near: Sequence[Neighbour]) -> Sequence[float]:
+    def _odds(self, question: str, near: Sequence[Neighbour]) -> Sequence[float]:
         if self.reranker is None or not near:
-            return [each.score for each in near]
+            return [0.0] * len(near)
         return self.reranker.score(question, [embedded_text(each.example) for each in near])
-
-
-def _named(question: str) -> list[str]:
-    """Return what a question names, case folded: its codes, and words with a capital inside a sentence."""
-    return [*codes(question), *(word.casefold() for word in _INSIDE.findall(question) if word[0].isupper())]

@@ -26,7 +26,7 @@ from torch import Tensor
 from lorad.models.embedders import Embedder
 from lorad.records import Example
 from lorad.retrieval.neighbours import Neighbour
-from lorad.retrieval.words import codes, embedded_text, words
+from lorad.retrieval.words import codes, embedded_text, names, words
 from lorad.storage import files
 from lorad.storage.database import Database
 from lorad.storage.embeddings import Embeddings, Signature
@@ -158,9 +158,10 @@ class Index:
         asked = torch.from_numpy(self._embedder.embed([question])[0])
         rough = torch.cat([torch.mv(part, asked.to(part.dtype)) for part in view.vectors]).float()
         rough.masked_fill_(~learned, -math.inf)
-        rarities = self._rarities(view, question)
-        candidates = sorted(self._candidates(view, rough, rarities))
-        return self._ranked(view, asked, rarities, candidates, lineage, most)
+        codes_asked = codes(question)[:MOST_CODES]
+        rarities = self._rarities(view, dict.fromkeys([*codes_asked, *names(question)[:MOST_CODES]]))
+        candidates = sorted(self._candidates(view, rough, codes_asked))
+        return self._ranked(view, asked, codes_asked, rarities, candidates, lineage, most)
 
     def _candidates(self, view: _View, rough: Tensor, codes_asked: Iterable[str]) -> set[int]:
         # twice as many: products in bfloat16 have three digits at most, and are computed anew in float32
@@ -176,6 +177,7 @@ class Index:
         self,
         view: _View,
         asked: Tensor,
+        codes_asked: Sequence[str],
         rarities: Mapping[str, float],
         candidates: Sequence[int],
         lineage: Sequence[str],
@@ -187,31 +189,33 @@ class Index:
         scored = []
         for example_id, similarity in zip(ids, similarities, strict=True):
             own = set(held.get(example_id, ()))
-            lacking = sum(rarity**2 for code, rarity in rarities.items() if code not in own)
-            scored.append((similarity - CODE_WEIGHT * lacking, similarity, example_id))
+            codes_lacking = sum(rarities[code] ** 2 for code in codes_asked if code not in own)
+            lacking = sum(rarity for name, rarity in rarities.items() if name not in own)
+            scored.append((similarity - CODE_WEIGHT * codes_lacking, similarity, lacking, example_id))
         scored.sort(reverse=True)
         # asked anew: an example may have been forgotten since the view was made
-        found = self._memory.learned(lineage, [example_id for _, _, example_id in scored[:most]])
+        found = self._memory.learned(lineage, [example_id for *_, example_id in scored[:most]])
         by_id = {item.example.id: item for item in found}
         return [
             Neighbour(
                 example=by_id[example_id].example,
                 similarity=similarity,
                 score=score,
+                lacking=lacking,
                 is_recalled=by_id[example_id].right,
             )
-            for score, similarity, example_id in scored[:most]
+            for score, similarity, lacking, example_id in scored[:most]
             if example_id in by_id
         ]
 
-    def _rarities(self, view: _View, question: str) -> dict[str, float]:
-        """Return how rare each code of a question is, from 0 (all examples hold it) to 1 (none does)."""
-        asked = codes(question)[:MOST_CODES]
-        for code in asked:
-            if code not in view.counts:
-                view.counts[code] = self._stored.count_matching(code, MOST_COUNTED)
-        of = 1 + len(view.ids)
-        return {code: max(0.0, math.log(of / (1 + view.counts[code])) / math.log(of)) for code in asked}
+    def _rarities(self, view: _View, named: Iterable[str]) -> dict[str, float]:
+        """Return how rare each of these names and codes is, from 0 (all examples hold it) to 1 (none does)."""
+        of, found = 1 + len(view.ids), {}
+        for name in named:
+            if name not in view.counts:
+                view.counts[name] = self._stored.count_matching(name, MOST_COUNTED)
+            found[name] = max(0.0, math.log(of / (1 + view.counts[name])) / math.log(of))
+        return found
 
     def _learned(self, view: _View, lineage: tuple[str, ...]) -> Tensor:
         """Return what a lineage has learned, as a mask [N]; the caller holds the lock."""

@@ -17,5 +17,7 @@ class Neighbour:
     """Cosine of the embeddings of the question and of the example (its question and answer): -1 to 1."""
     score: float
     """By which neighbours are ranked: the similarity, less what the example lacks of the question's codes."""
+    lacking: float = 0.0
+    """What the question names and the example does not hold, each from 0 (all examples do) to 1 (none does)."""
     is_recalled: bool
     """Whether the version gives the example's own answer when it is asked as it was trained."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from lorad.records import AnswerThresholds
 
 MAX_REFUSED = 0.02
-"""Share of taught questions that may be refused for the sake of fewer false answers."""
+"""Share of taught questions, in the wordings that were trained, that may be refused for the sake of fewer false answers."""
 MENTIONED = 0.95
 """Quantile of ordinary questions' similarities above which a question is about memory, if it names what memory knows."""
 NEAR = 0.75
@@ -29,6 +29,7 @@ def quantile(values: Sequence[float], share: float) -> float:
 def fit(
     *,
     taught: Sequence[float],
+    held_out: Sequence[float],
     untaught: Sequence[float],
     ordinary: Sequence[float],
     own: Sequence[float],
@@ -37,7 +38,7 @@ def fit(
 ) -> AnswerThresholds:
     """Return thresholds for these scores of taught and untaught questions, each a question's best example.
 
-    ``ordinary`` are the similarities of ordinary conversation to its nearest example, ``own`` those of the untaught
+    ``taught`` are of wordings that were trained, ``held_out`` of others. ``ordinary`` are the similarities of ordinary conversation to its nearest example, ``own`` those of the untaught
     questions: not scores. At most ``max_false_share`` of the untaught get an answer, as long as no more than
     ``MAX_REFUSED`` of the taught get none for it.
     """
@@ -51,8 +52,8 @@ def fit(
         near=mentions + NEAR * max(0.0, usual - mentions),
         mentions=mentions,
         false_share=_share(score >= answer for score in untaught),
-        refused_share=_share(score < answer for score in taught),
-        questions=len(taught) + len(untaught),
+        refused_share=_share(score < answer for score in (*taught, *held_out)),
+        questions=len(taught) + len(held_out) + len(untaught),
     )
 
 

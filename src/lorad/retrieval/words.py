@@ -11,6 +11,9 @@ from lorad.records import Example, as_line
 #: Letters and digits, also joined by underscores; those at its ends are emphasis in Markdown.
 _WORD = re.compile(r"[^\W_]+(?:_+[^\W_]+)*")
 
+#: Words inside a sentence: behind a blank that follows a word or a comma.
+_INSIDE = re.compile(r"(?<=[^\W_] )[^\W_]+|(?<=[,;] )[^\W_]+")
+
 
 def words(text: str) -> tuple[str, ...]:
     """Return a text's words in their order, case folded; signs part them, but for an underscore."""
@@ -26,6 +29,13 @@ def codes(text: str) -> tuple[str, ...]:
     found = _WORD.findall(text)
     is_shouted = len(found) > 1 and text.isupper()
     return tuple(dict.fromkeys(word.casefold() for word in found if _is_code(word, is_shouted=is_shouted)))
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Return what a text seems to name, case folded, each once: its codes, and words with a capital inside a sentence."""
+    inside = (word.casefold() for word in _INSIDE.findall(text) if word[0].isupper())
+    is_shouted = text.isupper()
+    return tuple(dict.fromkeys([*codes(text), *(() if is_shouted else inside)]))
 
 
 def _is_code(word: str, *, is_shouted: bool) -> bool:

@@ -196,16 +196,16 @@ class FactMeasurement:
 
     def _fit(self, finding: Finding) -> AnswerThresholds:
         taught: list[float] = []
+        held_out: list[float] = []
         untaught: list[float] = []
         own: list[float] = []
         for each in spread(self._examples, FITTED):
             example = each.example
             asked = as_line(example.input)
-            others = [*example.held_out[:1], *augmentation.wordings(asked, 2, len(asked))][:2]
-            for text in others:
-                hits = finding.find(text, [VERSION])
-                taught += [hits[0].score] if hits else []
-            for text in (asked, *others[-1:]):
+            others = augmentation.wordings(asked, 2, len(asked))
+            taught += _best(finding, others)
+            held_out += _best(finding, example.held_out[:1])
+            for text in (asked, *others[:1]):
                 if hits := finding.find(text, [VERSION], without={example.id}):
                     untaught.append(hits[0].score)
                     own.append(hits[0].neighbour.similarity)
@@ -216,12 +216,18 @@ class FactMeasurement:
         ]
         return thresholds.fit(
             taught=taught,
+            held_out=held_out,
             untaught=untaught,
             ordinary=ordinary,
             own=own,
             max_false_share=self._settings.max_false_share,
             scored_by=finding.scored_by,
         )
+
+
+def _best(finding: Finding, texts: Sequence[str]) -> list[float]:
+    """Return the score of the best example for each text for which any is found."""
+    return [hits[0].score for text in texts if (hits := finding.find(text, [VERSION]))]
 
 
 def _is_question(example: Example) -> bool:
