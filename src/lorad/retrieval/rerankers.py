@@ -25,6 +25,8 @@ HEAD = heads.SEQUENCE
 LABEL = "answers"
 LONGEST = 160
 """Tokens of question and text together; a longer text is cut."""
+CHARACTERS = 16
+"""Of a text that are tokenised for each token that is wanted: a text may have a megabyte."""
 FOLDER = "reranker"
 ABOUT = "reranker.json"
 """In the folder: for which weights it was trained, and how."""
@@ -43,12 +45,13 @@ class CrossEncoder:
         """Return the log-odds that each text answers the question."""
         if not texts:
             return []
+        longest = min(LONGEST, self.model.config.max_position_embeddings)
         pairs = self.tokenizer(
-            [question[: LONGEST * 8]] * len(texts),
-            [text[: LONGEST * 8] for text in texts],
+            [question[: longest * CHARACTERS]] * len(texts),
+            [text[: longest * CHARACTERS] for text in texts],
             padding=True,
             truncation="longest_first",
-            max_length=LONGEST,
+            max_length=longest,
             return_tensors="pt",
         )
         odds: list[float] = self.model(**pairs).logits[:, 0].float().tolist()

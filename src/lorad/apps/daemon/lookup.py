@@ -109,8 +109,12 @@ class Lookup:
             folder = track.registry.folder / FOLDER
             index = Index(database, name, track.memory, embedder, folder)
             indexes[name] = index
-            self._findings[name] = Finding(index, reranker)
+            self.add(name, Finding(index, reranker))
         return indexes
+
+    def add(self, track: str, finding: Finding) -> None:
+        """Look a track's questions up here from now on."""
+        self._findings[track] = finding
 
     def reply(self, track: str, version: str, messages: Sequence[Mapping[str, Any]]) -> Reply | None:
         """Return how to answer; ``None`` where the version has learned nothing that can be found."""
