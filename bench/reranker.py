@@ -2,7 +2,7 @@
 
     python bench/reranker.py [--epochs 2] [--keep]
 
-It learns from nine invented corpora (``data/reranker``): questions in four wordings each, near misses, and questions that
+It learns from invented corpora (``data/reranker``): questions in four wordings each, near misses, and questions that
 nothing answers. It is measured on a tenth, ``data/harbour*.json``, which another author wrote, beside the cosine of the
 embeddings alone. ``--keep`` writes the adapter into the package.
 """
@@ -135,7 +135,7 @@ def measure(encoder: CrossEncoder, embedder: embedders.Embedder) -> dict[str, fl
     for kind in ("reworded", "paraphrases", "untaught"):
         asked = harbour(kind)
         similarities = embedder.embed([each["instruction"] for each in asked]) @ vectors.T
-        for name in best:
+        for name, of in best.items():
             scores, first = [], []
             for each, row in zip(asked, similarities, strict=True):
                 nearest = [int(place) for place in np.argsort(-row)[:RERANKED]]
@@ -147,7 +147,7 @@ def measure(encoder: CrossEncoder, embedder: embedders.Embedder) -> dict[str, fl
                 top = int(np.argmax(own))
                 scores.append(own[top])
                 first.append(nearest[top] == number.get(each.get("response", ""), -1))
-            best[name][kind] = scores
+            of[kind] = scores
             if kind != "untaught":
                 figures[f"{name}_first_{kind}"] = round(float(np.mean(first)), 4)
     for name, scores in best.items():
@@ -165,7 +165,7 @@ def _auc(higher: Sequence[float], lower: Sequence[float]) -> float:
     return float(np.mean(wins))
 
 
-def keep(model: Any, base: bases.Base, weights: str, folder: Path) -> None:
+def keep(model: Any, weights: str, folder: Path) -> None:
     """Write adapter and description into the package."""
     files.make_folder(folder)
     peft_io.write_adapter(peft_io.read_live(model), folder, "minilm", rerankers.HEAD)
@@ -195,7 +195,7 @@ def main() -> None:
     figures |= {"questions": len(questions), "epochs": options.epochs, "seconds": round(seconds)}
     if options.keep:
         target = report.BENCH.parent / "src" / "lorad" / "retrieval" / rerankers.FOLDER
-        keep(model, base, weights, target)
+        keep(model, weights, target)
         figures["bytes"] = (target / "adapter_model.safetensors").stat().st_size
     report.save("reranker", figures, (__doc__ or "").strip().splitlines()[:1])
     print(json.dumps(figures, indent=2))

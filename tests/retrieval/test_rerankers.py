@@ -46,19 +46,22 @@ def test_loaded_it_says_what_it_said_when_it_was_made(encoder, shipped):
     assert len(set(loaded.score("the apple", TEXTS))) == 3
 
 
-def test_a_text_scores_the_same_alone_and_beside_others(encoder, shipped):
+@pytest.mark.usefixtures("shipped")
+def test_a_text_scores_the_same_alone_and_beside_others(encoder):
     loaded = rerankers.load(encoder)
     together = loaded.score("the apple", TEXTS)
     assert [loaded.score("the apple", [text])[0] for text in TEXTS] == pytest.approx(together, abs=1e-5)
 
 
-def test_on_another_encoder_there_is_none(tmp_path, shipped):
+@pytest.mark.usefixtures("shipped")
+def test_on_another_encoder_there_is_none(tmp_path):
     torch.manual_seed(9)
     tiny_encoder.store(tmp_path / "other source", tmp_path / "other", seed=9)
     assert rerankers.load(tmp_path / "other") is None
 
 
-def test_nothing_and_very_much_can_be_scored(encoder, shipped):
+@pytest.mark.usefixtures("shipped")
+def test_nothing_and_very_much_can_be_scored(encoder):
     loaded = rerankers.load(encoder)
     assert loaded.score("the apple", []) == []
     assert len(loaded.score("apple " * 5000, ["iron " * 5000, ""])) == 2

@@ -5,7 +5,7 @@ searching (``index``), where the line is drawn (``thresholds``).
 
 Vectors tell what a text is about. They put "who runs Pemberton Hall" as near to the year in which it opened as to its
 director. An encoder that reads question and example together tells these apart; bench/reranker.py has trained it, on
-nine invented corpora, and says how well.
+invented corpora, and says how well.
 """
 
 import hashlib
