@@ -15,7 +15,8 @@ SETTINGS = Settings.model_validate(
             "table": [
                 {"rank": 8, "alpha": 16, "epochs": 20, "batch": 2, "accumulation": 4, "max_length": 128}
             ],
-            "learning_rates": [{"learning_rate": 0.01}],
+            "learning_rates": [{"learning_rate": 0.005}],
+            "wordings": 0,  # the tiny tokenizer knows no other words
             "stopping": {"recall": 1.0, "max_rounds": 120, "patience": 120},
         },
         "rehearsal": {"recalled_share": 1.0, "general_share": 0.0},
