@@ -38,14 +38,14 @@ def ask(*texts, **hits):
     by_text = hits.get("by_text", {})
     return answering.reply(
         messages[:-1],
-        lambda text: by_text.get(text, hits.get("every", [])),
+        lambda text: by_text.get(text, hits.get("every")),
         LINE,
         unknown_words=hits.get("unknown_words", "I was not taught that."),
     )
 
 
 def test_a_question_is_asked_in_its_trained_wording():
-    reply = ask("How do I call you?", every=[found(0.9)])
+    reply = ask("How do I call you?", every=found(0.9))
     assert reply.mode == "taught"
     assert reply.messages == [{"role": "user", "content": "What is the phone number of the office?"}]
     assert (reply.sources[0].dataset, reply.sources[0].row) == ("desk", 7)
@@ -53,12 +53,12 @@ def test_a_question_is_asked_in_its_trained_wording():
 
 
 def test_what_the_version_does_not_recall_is_quoted():
-    reply = ask("How do I call you?", every=[found(0.9, is_recalled=False)])
+    reply = ask("How do I call you?", every=found(0.9, is_recalled=False))
     assert (reply.mode, reply.text, reply.messages) == ("stored", "It is 555-0142.", None)
 
 
 def test_what_nothing_taught_answers_is_said():
-    reply = ask("What is your fax number?", every=[found(0.5, similarity=0.7)])
+    reply = ask("What is your fax number?", every=found(0.5, similarity=0.7))
     assert (reply.mode, reply.text) == ("unknown", "I was not taught that.")
     assert reply.sources[0].question == "What is the phone number of the office?"
     assert reply.rests_on is None
@@ -66,7 +66,7 @@ def test_what_nothing_taught_answers_is_said():
 
 def test_the_model_answers_all_where_it_is_told_to():
     assert (
-        ask("What is your fax number?", every=[found(0.5, similarity=0.7)], unknown_words=None).mode
+        ask("What is your fax number?", every=found(0.5, similarity=0.7), unknown_words=None).mode
         == "weights"
     )
 
@@ -83,12 +83,12 @@ def test_the_model_answers_all_where_it_is_told_to():
     ],
 )
 def test_conversation_about_something_else_is_left_alone(hit, mode):
-    assert ask("Write me a poem.", every=[hit]).mode == mode
+    assert ask("Write me a poem.", every=hit).mode == mode
 
 
 def test_nothing_found_leaves_the_question_to_the_model():
     messages = [{"role": "user", "content": "Hello"}]
-    reply = answering.reply(messages, lambda _: [], LINE, unknown_words="No.")
+    reply = answering.reply(messages, lambda _: None, LINE, unknown_words="No.")
     assert (reply.mode, reply.messages) == ("weights", messages)
 
 
@@ -96,7 +96,7 @@ def test_a_question_that_leans_on_the_one_before_is_looked_up_with_it():
     reply = ask(
         "Who runs the office?",
         "And how do I call it?",
-        by_text={"Who runs the office? And how do I call it?": [found(0.9)]},
+        by_text={"Who runs the office? And how do I call it?": found(0.9)},
     )
     assert reply.mode == "taught"
 
@@ -106,8 +106,8 @@ def test_a_turn_about_something_else_behind_a_taught_one_is_not_refused():
         "Who runs the office?",
         "Write me a poem.",
         by_text={
-            "Write me a poem.": [found(0.1, similarity=0.1)],
-            "Who runs the office? Write me a poem.": [found(0.5, similarity=0.8)],
+            "Write me a poem.": found(0.1, similarity=0.1),
+            "Who runs the office? Write me a poem.": found(0.5, similarity=0.8),
         },
     )
     assert reply.mode == "weights"

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from lorad.records import Example
-from lorad.retrieval.finding import AS_TAUGHT, BY_SIMILARITY, RERANKED, Finding
+from lorad.retrieval.finding import ALONE, AS_TAUGHT, BY_SIMILARITY, LACKING, SIMILAR, Finding
 from lorad.retrieval.neighbours import Neighbour
 
 
@@ -31,48 +31,47 @@ class Shelf:
         ]
 
 
-class Last:
-    """A reranker that likes the last text best."""
+class Judging:
+    """A reranker that likes no text."""
 
-    fingerprint = "last"
+    fingerprint = "judging"
 
     def score(self, question, texts):
         del question
-        return [30.0 * number for number in range(len(texts))]
+        return [-30.0 for _ in texts]
 
 
-def lines(found):
-    return [each.neighbour.example.line for each in found]
+ASKED = "anything"
 
 
-def test_without_a_reranker_the_nearest_comes_first():
+def test_the_nearest_is_found_and_scored_by_the_index_where_there_is_no_reranker():
     finding = Finding(Shelf(9))
-    assert lines(finding.find("anything", ["v0.1"])) == [1, 2, 3, 4]
+    found = finding.find(ASKED, ["v0.1"])
+    assert found.neighbour.example.line == 1
+    assert found.score == ALONE
     assert finding.scored_by == BY_SIMILARITY
 
 
-def test_a_reranker_decides_among_the_nearest():
-    finding = Finding(Shelf(9), Last())
-    found = finding.find("anything", ["v0.1"])
-    assert lines(found) == [4, 3, 2, 1]
-    assert [each.score for each in found] == sorted((each.score for each in found), reverse=True)
-    assert finding.scored_by == "last"
+def test_a_reranker_says_how_well_it_answers():
+    finding = Finding(Shelf(9), Judging())
+    assert finding.find(ASKED, ["v0.1"]).score == SIMILAR - 30.0
+    assert finding.scored_by == "judging"
 
 
 def test_as_if_an_example_had_not_been_learned():
     shelf = Shelf(9)
-    found = Finding(shelf).find("anything", ["v0.1"], without={shelf.examples[1].id})
-    assert lines(found) == [1, 3, 4, 5]
-    assert len(found) == RERANKED
+    without = {shelf.examples[0].id, shelf.examples[1].id}
+    assert Finding(shelf).find(ASKED, ["v0.1"], without=without).neighbour.example.line == 3
 
 
 def test_nothing_is_found_in_an_empty_memory():
-    assert Finding(Shelf(0), Last()).find("anything", ["v0.1"]) == []
+    assert Finding(Shelf(0), Judging()).find(ASKED, ["v0.1"]) is None
+    assert Finding(Shelf(1)).find(ASKED, [], without={example(1).id}) is None
 
 
 def test_names_and_codes_of_the_question_are_looked_for_in_the_example():
     def mentions(question):
-        return Finding(Shelf(1)).find(question, [])[0].mentions
+        return Finding(Shelf(1)).find(question, []).mentions
 
     assert mentions("Do you know Alderbrook?")
     assert mentions("cs 1 where")
@@ -82,20 +81,15 @@ def test_names_and_codes_of_the_question_are_looked_for_in_the_example():
 
 
 def test_a_question_as_it_was_taught_is_answered_whatever_the_reranker_says():
-    found = Finding(Shelf(9), Last()).find("where is course CS 3 HELD at Alderbrook?", ["v0.1"])
-    assert lines(found)[0] == 3
-    assert found[0].score == AS_TAUGHT
+    found = Finding(Shelf(1), Judging()).find("where is course CS 1 HELD at Alderbrook?", ["v0.1"])
+    assert found.score == AS_TAUGHT
 
 
 def test_what_a_question_names_and_the_example_lacks_counts_against_it():
     class Lacking(Shelf):
         def search(self, question, lineage, most=8):
-            return [
-                replace(each, lacking=float(place))
-                for place, each in enumerate(super().search(question, lineage, most))
-            ]
+            return [replace(each, lacking=1.5) for each in super().search(question, lineage, most)]
 
-    plain = Finding(Shelf(2)).find("anything", [])
-    less = Finding(Lacking(2)).find("anything", [])
-    assert less[0].score == plain[0].score
-    assert less[1].score < plain[1].score
+    assert (
+        Finding(Lacking(1)).find(ASKED, []).score == Finding(Shelf(1)).find(ASKED, []).score - 1.5 * LACKING
+    )

@@ -23,8 +23,6 @@ Mode = Literal["taught", "stored", "weights", "unknown"]
 recall that answer, so it is quoted. ``weights``: the model is asked the question as it is. ``unknown``: nothing that was
 taught answers it, and that is said."""
 
-SHOWN = 3
-"""Sources that a reply names."""
 LONGEST_FACT = 400
 """Characters of an answer beyond which an example is a text and not a fact: not to know one is not to be said."""
 
@@ -71,10 +69,10 @@ class Found:
 
 
 class Finder(Protocol):
-    """Finds the examples that may answer a question, the best first."""
+    """Finds the example that a question asks for."""
 
-    def __call__(self, question: str) -> Sequence[Found]:
-        """Return what was found for a question."""
+    def __call__(self, question: str) -> Found | None:
+        """Return the nearest example, ``None`` where there is none."""
 
 
 def questions(messages: Sequence[dict[str, Any]]) -> list[str]:
@@ -98,13 +96,13 @@ def reply(
     unknown_words: str | None,
 ) -> Reply:
     """Return how a conversation's last question is answered; ``unknown_words`` is ``None`` where the model answers all."""
-    found = [hits for hits in map(find, questions(messages)) if hits]
+    found = [hit for hit in map(find, questions(messages)) if hit]
     if not found:
         return Reply(mode="weights", messages=messages)
-    best = max(found, key=lambda hits: hits[0].score)
-    if best[0].score >= thresholds.answer:
-        return _rest_on(best[0], thresholds)
-    alone = found[0][0]  # an earlier question may be about what was taught, and this one not
+    best = max(found, key=lambda hit: hit.score)
+    if best.score >= thresholds.answer:
+        return _rest_on(best, thresholds)
+    alone = found[0]  # an earlier question may be about what was taught, and this one not
     if unknown_words is not None and is_about(alone, thresholds):
         return Reply(mode="unknown", text=unknown_words, sources=(_source(alone, thresholds),))
     return Reply(mode="weights", messages=messages)

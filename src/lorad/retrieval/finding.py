@@ -12,16 +12,13 @@ from lorad.retrieval.answering import Found
 from lorad.retrieval.neighbours import Neighbour
 from lorad.retrieval.words import embedded_text, names, words
 
-RERANKED = 4
-"""Examples that are compared with a question one by one: each costs as much as the question's own embedding."""
-
 BY_SIMILARITY = "similarity"
 """What scores where there is no reranker."""
 
-RANKED, SIMILAR, LACKING = 20.0, 6.0, 2.0
-"""Beside 1 for the reranker's log-odds: the index's score, where examples are ranked and where it is decided whether the
-first one answers the question, and what a question names and the example lacks. A reranker tells attributes apart and
-takes codes that look alike for one another; the index does the opposite. Found on data/harbour*.json (bench/LOG.md)."""
+SIMILAR, LACKING = 6.0, 2.0
+"""Beside 1 for the reranker's log-odds: the index's score, and what a question names and the example lacks. Found on
+data/harbour*.json (bench/LOG.md). Which example is the nearest the index alone decides: the reranker takes codes that look
+alike for one another."""
 ALONE = 12.0
 """The index's score where there is no reranker: as log-odds are spread."""
 AS_TAUGHT = 100.0
@@ -58,32 +55,23 @@ class Finding:
         """Identify what the scores mean."""
         return self.reranker.fingerprint if self.reranker else BY_SIMILARITY
 
-    def find(self, question: str, lineage: Sequence[str], without: Collection[str] = ()) -> list[Found]:
-        """Return what a version knows near a question, best first, as if it had not learned the examples ``without``."""
-        near = [
-            each
-            for each in self.index.search(question, lineage, RERANKED + len(without))
-            if each.example.id not in without
-        ][:RERANKED]
-        odds = self._odds(question, near)
-        asked = normal_form(question)
-        named = set(names(question))
-        ranked = sorted(
-            zip(near, odds, strict=True), key=lambda pair: pair[1] + RANKED * pair[0].score, reverse=True
+    def find(self, question: str, lineage: Sequence[str], without: Collection[str] = ()) -> Found | None:
+        """Return what a version knows nearest to a question, as if it had not learned the examples ``without``."""
+        near = self.index.search(question, lineage, 1 + len(without))
+        nearest = next((each for each in near if each.example.id not in without), None)
+        if nearest is None:
+            return None
+        return Found(
+            neighbour=nearest,
+            score=self._score(question, nearest),
+            mentions=not set(names(question)).isdisjoint(words(embedded_text(nearest.example))),
         )
-        found = [
-            Found(
-                neighbour=each,
-                score=AS_TAUGHT
-                if normal_form(as_line(each.example.input)) == asked
-                else own + (SIMILAR if self.reranker else ALONE) * each.score - LACKING * each.lacking,
-                mentions=not named.isdisjoint(words(embedded_text(each.example))),
-            )
-            for each, own in ranked
-        ]
-        return sorted(found, key=lambda each: each.score == AS_TAUGHT, reverse=True)
 
-    def _odds(self, question: str, near: Sequence[Neighbour]) -> Sequence[float]:
-        if self.reranker is None or not near:
-            return [0.0] * len(near)
-        return self.reranker.score(question, [embedded_text(each.example) for each in near])
+    def _score(self, question: str, near: Neighbour) -> float:
+        if normal_form(as_line(near.example.input)) == normal_form(question):
+            return AS_TAUGHT
+        told = ALONE * near.score
+        if self.reranker is not None:
+            (odds,) = self.reranker.score(question, [embedded_text(near.example)])
+            told = odds + SIMILAR * near.score
+        return told - LACKING * near.lacking

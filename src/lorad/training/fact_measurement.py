@@ -203,12 +203,12 @@ class FactMeasurement:
             example = each.example
             asked = as_line(example.input)
             others = augmentation.wordings(asked, 2, len(asked))
-            taught += _best(finding, others)
-            held_out += _best(finding, example.held_out[:1])
+            taught += _scores(finding, others)
+            held_out += _scores(finding, example.held_out[:1])
             for text in (asked, *others[:1]):
-                if hits := finding.find(text, [VERSION], without={example.id}):
-                    untaught.append(hits[0].score)
-                    own.append(hits[0].neighbour.similarity)
+                if hit := finding.find(text, [VERSION], without={example.id}):
+                    untaught.append(hit.score)
+                    own.append(hit.neighbour.similarity)
         ordinary = [
             near[0].similarity
             for text in distillation.prompts()
@@ -225,9 +225,9 @@ class FactMeasurement:
         )
 
 
-def _best(finding: Finding, texts: Sequence[str]) -> list[float]:
-    """Return the score of the best example for each text for which any is found."""
-    return [hits[0].score for text in texts if (hits := finding.find(text, [VERSION]))]
+def _scores(finding: Finding, texts: Sequence[str]) -> list[float]:
+    """Return the score of the nearest example for each text for which any is found."""
+    return [hit.score for text in texts if (hit := finding.find(text, [VERSION]))]
 
 
 def _is_question(example: Example) -> bool:

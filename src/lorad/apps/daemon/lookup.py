@@ -127,9 +127,7 @@ class Lookup:
                 return None
             return answering.reply(
                 [dict(message) for message in messages],
-                lambda question: [
-                    _as_tested(each, known.right) for each in finding.find(question, known.lineage)
-                ],
+                lambda question: _as_tested(finding.find(question, known.lineage), known.right),
                 known.thresholds,
                 unknown_words=self._settings.unknown_words if self._settings.unknown == "say" else None,
             )
@@ -160,8 +158,10 @@ def _own_base(engine: Engine, track: str) -> Embedder:
     return _OnEngine(own, engine.between_requests)
 
 
-def _as_tested(found: Found, right: Mapping[str, bool]) -> Found:
+def _as_tested(found: Found | None, right: Mapping[str, bool]) -> Found | None:
     """Return what was found with what this version's own test says: memory tells of the version that was tested last."""
+    if found is None:
+        return None
     near = found.neighbour
     recalled = right.get(near.example.id, near.is_recalled)
     return replace(found, neighbour=replace(near, is_recalled=recalled))
