@@ -344,6 +344,8 @@ class ReplayMix:
     """All old examples are rehearsed while there are at most this many."""
     recalled_share: float
     """Share of the already recalled examples that each round trains again."""
+    new_share: float | None = None
+    """The same of the new ones, where it differs: they are trained again in other words."""
     general: float
     """Share of general conversation in every step, at least one row; 0 leaves it out."""
     general_weight: float = 3.0

@@ -96,6 +96,11 @@ def plan(
     row = choose_row(planner.table, count)
     reasons = [_row_reason(row, planner.table, count)]
     learning_rate = _learning_rate(planner, shape, reasons)
+    if planner.wordings:
+        reasons.append(
+            f"up to {planner.wordings} other wordings of a question take turns with its own, so {rehearsal.new_share:.0%} of "
+            "what is recalled of the new examples is trained again: up to half as long"
+        )
     max_length = _max_length(row, lengths, shape, machine, reasons)
     checkpointing = _checkpointing(training, row.batch * max_length, shape, machine, reasons)
     decided = Plan(
@@ -114,6 +119,7 @@ def plan(
             share=rehearsal.share,
             max_examples=rehearsal.max_examples,
             recalled_share=rehearsal.recalled_share,
+            new_share=max(rehearsal.new_share, rehearsal.recalled_share) if planner.wordings else None,
             general=_general(rehearsal, drift, reasons),
             general_weight=rehearsal.general_weight,
             strategy=rehearsal.strategy,

@@ -92,7 +92,8 @@ class Rehearsal:
     def _choose_new(self) -> list[int]:
         wrong = [number for number in self._new if not self._right[number]]
         right = [number for number in self._new if self._right[number]]
-        return wrong + self._draw(right, max(self._refreshed(right), LEAST - len(wrong)))
+        share = self._mix.recalled_share if self._mix.new_share is None else self._mix.new_share
+        return wrong + self._draw(right, max(_refreshed(right, share), LEAST - len(wrong)))
 
     def _fill_up(self, chosen: Sequence[int]) -> list[int]:
         """Return what goes into the round's last step, which has room: it costs next to nothing."""
@@ -109,7 +110,9 @@ class Rehearsal:
         wrong = [number for number in self._old if not self._right[number]]
         right = [number for number in self._old if self._right[number]]
         if len(self._old) <= self._mix.max_examples:
-            return wrong + self._draw(right, min(max(budget, LEAST), self._refreshed(right)))
+            return wrong + self._draw(
+                right, min(max(budget, LEAST), _refreshed(right, self._mix.recalled_share))
+            )
         kept = self._random.sample(wrong, min(len(wrong), budget))
         return kept + self._draw(right, budget - len(kept))
 
@@ -118,11 +121,6 @@ class Rehearsal:
         if not self._new:
             return min(len(self._old), self._mix.max_examples)
         return round(self._mix.share / (1 - min(self._mix.share, 0.9)) * len(self._new))
-
-    def _refreshed(self, right: Sequence[int]) -> int:
-        if not right or not self._mix.recalled_share:
-            return 0
-        return max(1, round(self._mix.recalled_share * len(right)))
 
     def _draw(self, numbers: Sequence[int], count: int) -> list[int]:
         """Draw from the datasets in turn, the least trained first, so that a large one does not crowd out a small one."""
@@ -275,6 +273,11 @@ class Rehearsal:
             self._missed(name) <= self._allowed[name] + slack * len(rows)
             for name, rows in self._shelves.items()
         )
+
+
+def _refreshed(right: Sequence[int], share: float) -> int:
+    """Return how many of the recalled examples are trained again."""
+    return max(1, round(share * len(right))) if right and share else 0
 
 
 def _by_dataset(items: Sequence[ReplayItem], numbers: Sequence[int]) -> dict[str, list[int]]:
