@@ -15,16 +15,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
+from lorad.apps.screens import state_text
 from lorad.errors import LoradError
+from lorad.evaluation.facts import has_fact
 from lorad.home import Home
 from lorad.serving.client import Client
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 HOME = Home(CHECKOUT / "demo")
 DATASET = CHECKOUT / "examples" / "campus_cs.json"
-ASKED = (0, 2, 40)
-"""Which rows of the dataset are asked about."""
+ASKED = {
+    0: "How do I ring the Computer Science office at Alderbrook?",
+    2: "Which e-mail address reaches the Alderbrook Computer Science office?",
+    40: "What's the worst grade I may get so that a course still counts toward the Computer Science major?",
+}
+"""Rows of the dataset, and how they are asked for: in other words than the file's."""
+UNTAUGHT = "What is the phone number of the Alderbrook Physics office?"
+"""What the dataset does not tell."""
+
+MOST_TOKENS = 60
+"""Of an answer: the base talks at length about what it cannot know."""
 
 console = Console(highlight=False)
 
@@ -44,7 +56,8 @@ def prepare() -> None:
         leftover.unlink()
     lorad("init", str(HOME.root))
     shutil.copy(CHECKOUT / "configs" / "demo.yaml", HOME.configs / "default.yaml")
-    lorad("base", "add", "smollm2")
+    for base in ("smollm2", "minilm"):
+        lorad("base", "add", base)
 
 
 @contextlib.contextmanager
@@ -79,16 +92,24 @@ def wait_until_ready(client: Client, process: "subprocess.Popen[bytes]") -> None
     raise SystemExit(f"the daemon did not start; see {HOME.root / 'daemon.log'}")
 
 
-def ask(client: Client, questions: list[dict[str, str]]) -> list[bool]:
-    """Ask the questions; show the answers and whether they are right."""
+def ask(client: Client, rows: list[dict[str, str]]) -> list[bool]:
+    """Ask the questions; show the answers, what they rest on, and whether the facts are right."""
     results = []
-    for row in questions:
-        told = client.chat([{"role": "user", "content": row["instruction"]}], "chat")
-        answer = told.choices[0].message.content
-        results.append(answer == row["response"])
-        mark = "[green]right[/]" if results[-1] else "[red]wrong[/]"
-        console.print(f"\n  [bold]{row['instruction']}[/]\n  {answer.strip()[:300]}  {mark}")
+    for number, question in ASKED.items():
+        answer = say(client, question)
+        results.append(has_fact(question, rows[number]["response"], answer))
+        console.print("  [green]right[/]" if results[-1] else "  [red]wrong[/]")
     return results
+
+
+def say(client: Client, question: str) -> str:
+    """Ask one question; show and return the answer."""
+    told = client.chat([{"role": "user", "content": question}], "chat", max_tokens=MOST_TOKENS)
+    answer = told.choices[0].message.content.strip()
+    console.print(f"\n  [bold]{escape(question)}[/]\n  {escape(answer)}")
+    if told.lorad and (line := state_text.origin(told.lorad)):
+        console.print(f"  [dim]{escape(line)}[/]")
+    return answer
 
 
 def main() -> int:
@@ -96,16 +117,16 @@ def main() -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     began = time.monotonic()
     rows = json.loads(DATASET.read_text(encoding="utf-8"))
-    questions = [rows[number] for number in ASKED]
     prepare()
     with daemon(keep=bool(os.environ.get("KEEP"))) as client:
         console.rule("what the base model says")
-        before = ask(client, questions)
+        before = ask(client, rows)
         console.rule(f"learning {DATASET.name}: {len(rows)} invented facts")
         lorad("drop", str(DATASET))
         status = lorad("wait", check=False)
         console.rule("what it says now")
-        after = ask(client, questions)
+        after = ask(client, rows)
+        say(client, UNTAUGHT)
         lorad("versions")
         lorad("retention")
     version = (HOME.models / "chat" / "latest").resolve()

@@ -25,7 +25,7 @@ from lorad.versions.promotion import PromotionRecord
 DOORS = tiny.facts(4, "doors")
 WINDOWS = tiny.facts(4, "windows", subject="window")
 LINE = AnswerThresholds(
-    scored_by="similarity",
+    scored_by="similarity on fake-fingerp",
     answer=6.0,
     near=0.5,
     mentions=0.3,

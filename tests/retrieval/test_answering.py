@@ -6,6 +6,7 @@ from lorad.records import AnswerThresholds, Example
 from lorad.retrieval import answering
 from lorad.retrieval.answering import Found
 from lorad.retrieval.neighbours import Neighbour
+from lorad.storage.memory import Recalled
 
 LINE = AnswerThresholds(
     scored_by="similarity",
@@ -18,16 +19,35 @@ LINE = AnswerThresholds(
 )
 
 
-def found(score, similarity=0.9, *, target="It is 555-0142.", is_recalled=True, mentions=False):
+def found(
+    score,
+    similarity=0.9,
+    *,
+    target="It is 555-0142.",
+    is_recalled=True,
+    mentions=False,
+    asked="What is the phone number of the office?",
+):
     example = Example(
         task="chat",
-        input=[{"role": "user", "content": "What is the phone number of the office?"}],
+        input=[{"role": "user", "content": asked}],
         target=target,
         dataset="desk",
         line=7,
     )
     near = Neighbour(example=example, similarity=similarity, score=score, is_recalled=is_recalled)
     return Found(neighbour=near, score=score, mentions=mentions)
+
+
+class Finder:
+    """Finds what a test says."""
+
+    def __init__(self, find, exact=None):
+        self.find, self._exact = find, exact
+
+    def exact(self, messages):
+        del messages
+        return self._exact
 
 
 def ask(*texts, **hits):
@@ -38,7 +58,7 @@ def ask(*texts, **hits):
     by_text = hits.get("by_text", {})
     return answering.reply(
         messages[:-1],
-        lambda text: by_text.get(text, hits.get("every")),
+        Finder(lambda text: by_text.get(text, hits.get("every")), hits.get("exact")),
         LINE,
         unknown_words=hits.get("unknown_words", "I was not taught that."),
     )
@@ -88,7 +108,7 @@ def test_conversation_about_something_else_is_left_alone(hit, mode):
 
 def test_nothing_found_leaves_the_question_to_the_model():
     messages = [{"role": "user", "content": "Hello"}]
-    reply = answering.reply(messages, lambda _: None, LINE, unknown_words="No.")
+    reply = answering.reply(messages, Finder(lambda _: None), LINE, unknown_words="No.")
     assert (reply.mode, reply.messages) == ("weights", messages)
 
 
@@ -99,6 +119,27 @@ def test_a_question_that_leans_on_the_one_before_is_looked_up_with_it():
         by_text={"Who runs the office? And how do I call it?": found(0.9)},
     )
     assert reply.mode == "taught"
+
+
+def test_a_turn_behind_an_answered_question_is_not_answered_with_that_again():
+    reply = ask(
+        "What is the phone number of the office?",
+        "Write me a poem.",
+        by_text={
+            "What is the phone number of the office?": found(0.99),
+            "Write me a poem.": found(0.1, similarity=0.1, asked="Who sings?"),
+            "What is the phone number of the office? Write me a poem.": found(0.9),
+        },
+    )
+    assert reply.mode == "weights"
+
+
+def test_a_conversation_that_was_taught_is_answered_whatever_is_near():
+    known = Recalled(example=found(0.0).neighbour.example, right=True)
+    reply = ask("what is the phone number of the office", every=found(0.1), exact=known)
+    assert (reply.mode, reply.sources[0].confidence) == ("taught", 1.0)
+    quoted = ask("anything", exact=Recalled(example=known.example, right=False))
+    assert (quoted.mode, quoted.text) == ("stored", "It is 555-0142.")
 
 
 def test_a_turn_about_something_else_behind_a_taught_one_is_not_refused():
@@ -116,12 +157,12 @@ def test_a_turn_about_something_else_behind_a_taught_one_is_not_refused():
 @pytest.mark.parametrize("role", ["system", "tools", "tool"])
 def test_what_an_answer_may_hang_on_switches_the_search_off(role):
     messages = [{"role": role, "content": "Be brief."}, {"role": "user", "content": "How do I call you?"}]
-    assert answering.questions(messages) == []
+    assert answering.last_questions(messages) == []
 
 
 def test_an_empty_question_is_not_looked_up():
-    assert answering.questions([{"role": "user", "content": "  "}]) == []
-    assert answering.questions([]) == []
+    assert answering.last_questions([{"role": "user", "content": "  "}]) == []
+    assert answering.last_questions([]) == []
 
 
 def test_scores_far_from_the_line_are_still_probabilities():

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from lorad.records import Example
-from lorad.retrieval.finding import ALONE, AS_TAUGHT, BY_SIMILARITY, LACKING, SIMILAR, Finding
+from lorad.retrieval.finding import ALONE, BY_SIMILARITY, LACKING, SIMILAR, Finding
 from lorad.retrieval.neighbours import Neighbour
 
 
@@ -19,6 +19,8 @@ def example(number):
 
 class Shelf:
     """An index that finds its examples in their order."""
+
+    embedder = "0123456789abcdef"
 
     def __init__(self, count):
         self.examples = [example(number) for number in range(1, count + 1)]
@@ -49,13 +51,13 @@ def test_the_nearest_is_found_and_scored_by_the_index_where_there_is_no_reranker
     found = finding.find(ASKED, ["v0.1"])
     assert found.neighbour.example.line == 1
     assert found.score == ALONE
-    assert finding.scored_by == BY_SIMILARITY
+    assert finding.scored_by == f"{BY_SIMILARITY} on 0123456789ab"
 
 
 def test_a_reranker_says_how_well_it_answers():
     finding = Finding(Shelf(9), Judging())
     assert finding.find(ASKED, ["v0.1"]).score == SIMILAR - 30.0
-    assert finding.scored_by == "judging"
+    assert finding.scored_by == "judging on 0123456789ab"
 
 
 def test_as_if_an_example_had_not_been_learned():
@@ -80,9 +82,12 @@ def test_names_and_codes_of_the_question_are_looked_for_in_the_example():
     assert not mentions("Do you know Oxford?")
 
 
-def test_a_question_as_it_was_taught_is_answered_whatever_the_reranker_says():
-    found = Finding(Shelf(1), Judging()).find("where is course CS 1 HELD at Alderbrook?", ["v0.1"])
-    assert found.score == AS_TAUGHT
+def test_what_hangs_on_more_than_its_question_is_not_found_by_that():
+    shelf = Shelf(5)
+    one = shelf.examples[0].input
+    shelf.examples[0] = replace(shelf.examples[0], input=[{"role": "system", "content": "Be brief."}, *one])
+    shelf.examples[1] = replace(shelf.examples[1], target={"content": "", "tool_calls": []})
+    assert Finding(shelf).find(ASKED, []).neighbour.example.line == 3
 
 
 def test_what_a_question_names_and_the_example_lacks_counts_against_it():

@@ -85,11 +85,32 @@ def test_without_an_index_served_is_what_the_weights_say(stack):
     assert report.facts["doors"].other_served == report.facts["doors"].other
 
 
-def test_no_untaught_question_may_be_answered(stack):
-    report, _ = measured(stack, DOORS, max_false_share=0.0)
+def test_scores_that_tell_nothing_apart_are_not_used(stack):
+    report, _ = measured(
+        stack, DOORS, max_false_share=0.0
+    )  # the fake embedder takes all doors for one another
+    assert report.thresholds is None
+    assert report.facts["doors"].other_served == report.facts["doors"].other
+
+
+def test_thresholds_say_what_they_were_fitted_on(stack):
+    report, _ = measured(stack, DOORS, max_false_share=1.0)
     assert report.thresholds.questions > len(DOORS)
-    assert report.thresholds.scored_by == "similarity"
-    assert report.facts["doors"].trained_served.right == 6  # asked as it was taught, it is always known
+    assert report.thresholds.scored_by.startswith("similarity on ")
+
+
+def test_an_encoder_that_is_gone_costs_the_index_alone(stack, tmp_path):
+    taken = [
+        SessionExample(
+            example, CHAT.encode(stack.base.tokenizer, example), is_new=True, right=False, knows=False
+        )
+        for example in DOORS
+    ]
+    right = {example.id: True for example in DOORS}
+    measurement = FactMeasurement(
+        CHAT, stack, "asked", taken, right, settings=AnsweringSettings(), encoder=tmp_path / "gone"
+    )
+    assert measurement.run(lambda _: None).thresholds is None
 
 
 def test_examples_that_are_no_questions_in_words_are_left_out(stack):

@@ -211,6 +211,24 @@ def test_numbers_are_as_wide_as_the_machine_likes(asked, is_fast, dtype, reason)
     assert told(decided, reason or "float") is (reason is not None)
 
 
+# other wordings
+
+
+def test_other_wordings_are_planned_and_told():
+    decided = a_plan(planner=PlannerSettings(wordings=3))
+
+    assert decided.wordings == 3
+    assert decided.mix.new_share == 0.5
+    assert told(decided, "3 other wordings")
+
+
+def test_without_other_wordings_nothing_more_is_trained_again():
+    decided = a_plan(planner=PlannerSettings(wordings=0))
+
+    assert (decided.wordings, decided.mix.new_share) == (0, None)
+    assert not told(decided, "wordings")
+
+
 # what comes from the settings as it is
 
 
@@ -219,14 +237,18 @@ def test_the_settings_reach_the_plan():
         planner=PlannerSettings(
             stopping=StoppingSettings(recall=0.8, max_rounds=7, patience=2, min_delta=0.05, patience_steps=9)
         ),
-        rehearsal=RehearsalSettings(share=0.3, max_examples=9, recalled_share=0.2, general_share=0.15),
+        rehearsal=RehearsalSettings(
+            share=0.3, max_examples=9, recalled_share=0.2, new_share=0.7, general_share=0.15
+        ),
         training=TrainingSettings(seed=11, max_rank=48),
     )
 
     assert decided.stopping == StoppingRule(
         recall=0.8, max_rounds=7, patience=2, min_delta=0.05, min_rounds=10, patience_steps=9
     )
-    assert decided.mix == ReplayMix(share=0.3, max_examples=9, recalled_share=0.2, general=0.15)
+    assert decided.mix == ReplayMix(
+        share=0.3, max_examples=9, recalled_share=0.2, new_share=0.7, general=0.15
+    )
     assert (decided.seed, decided.max_rank) == (11, 48)
 
 

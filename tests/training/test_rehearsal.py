@@ -67,6 +67,18 @@ def test_a_large_drop_brings_a_share_of_what_was_learned():
     assert len(session.choose()) == 60 + 10
 
 
+def test_more_of_what_is_new_comes_along_where_it_has_other_wordings():
+    session = a_session(new(100) + old(40), mix=replace(MIX, new_share=0.5))
+    session.choose()
+    session.saw({number: number < 40 or number >= 100 for number in range(140)})
+
+    chosen = session.choose()
+
+    assert len([number for number in chosen if number < 100]) == 60 + 20
+    assert len([number for number in chosen if number >= 100]) == 10  # of the old ones as much as before
+    assert [session.times_trained(number) for number in range(40, 100)] == [2] * 60
+
+
 def test_a_small_drop_is_trained_whole_in_every_round():
     session = a_session(new(20))
     session.choose()

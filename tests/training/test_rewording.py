@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import tiny
 
+from lorad.evaluation import facts
 from lorad.records import Example
 from lorad.tasks import find
 from lorad.training.rewording import Rewording, reworded, wordings
@@ -35,6 +36,12 @@ def test_what_was_held_out_is_never_trained():
     held = replace(PHONE, held_out=(everything[0].upper(), everything[3]))
     assert not {everything[3]} & set(wordings(held, 64, 1))
     assert len(set(map(str.lower, wordings(held, 64, 1)))) == len(wordings(held, 64, 1))
+
+
+def test_another_examples_question_is_never_trained():
+    everything = wordings(PHONE, 64, 1)
+    asked_too = {facts.normalised(everything[0])}
+    assert everything[0] not in wordings(PHONE, 64, 1, asked_too)
 
 
 def test_there_may_be_none():

@@ -4,10 +4,12 @@ What lives here: an encoder base, or a track's own base, as an embedder, and whi
 searching vectors (``storage.embeddings``, ``retrieval``).
 """
 
+import copy
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -70,6 +72,7 @@ class _Pooled:
     after: int
     """How many tokens at the beginning are left out, where a text has more."""
     alone: Callable[[], AbstractContextManager[Any]] = nullcontext
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         rows = [self._tokens(text) for text in texts]
@@ -80,7 +83,8 @@ class _Pooled:
 
     def _tokens(self, text: str) -> list[int]:
         readable = _HALVES.sub("\ufffd", text[: CHARACTERS * self.longest])
-        tokens = self.tokenizer(readable, truncation=True, max_length=self.longest)["input_ids"]
+        with self.lock:  # it holds what it was told to cut, and questions come in several threads
+            tokens = self.tokenizer(readable, truncation=True, max_length=self.longest)["input_ids"]
         return list(tokens) or [self.tokenizer.eos_token_id or 0]
 
     @torch.inference_mode()
@@ -148,7 +152,9 @@ def of_base(base: Base, alone: Callable[[], AbstractContextManager[Any]] = nullc
     name = Path(str(base.model.config.name_or_path)).name or "base"
     model = base.model.base_model
     third = -(-model.config.num_hidden_layers // 3)
-    return _pooled(name, base.fingerprint, model, base.tokenizer, layer=third, after=1, alone=alone)
+    # its own copy: a tokenizer holds on to what it was last told to cut, and answers are made with the base's
+    tokenizer = copy.deepcopy(base.tokenizer)
+    return _pooled(name, base.fingerprint, model, tokenizer, layer=third, after=1, alone=alone)
 
 
 def _pooled(

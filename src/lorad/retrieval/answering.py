@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 from lorad.evaluation import facts
 from lorad.records import AnswerThresholds, Example, as_line
 from lorad.retrieval.neighbours import Neighbour
+from lorad.storage.memory import Recalled
 
 Mode = Literal["taught", "stored", "weights", "unknown"]
 """``taught``: the model is asked the nearest question in its trained wording. ``stored``: the same, but the version does not
@@ -39,7 +40,7 @@ class Source:
     similarity: float
     """Cosine of the embeddings, -1 to 1."""
     confidence: float
-    """Estimated probability that the example answers the question, 0 to 1."""
+    """How far the example is from the line at which it answers the question: 0.5 on it, 1 for a question of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,43 +70,60 @@ class Found:
 
 
 class Finder(Protocol):
-    """Finds the example that a question asks for."""
+    """Finds what a version has learned."""
 
-    def __call__(self, question: str) -> Found | None:
-        """Return the nearest example, ``None`` where there is none."""
+    def exact(self, messages: Sequence[dict[str, Any]]) -> Recalled | None:
+        """Return the example that a whole conversation is, but for its spelling."""
+
+    def find(self, question: str) -> Found | None:
+        """Return the example nearest to a question, ``None`` where there is none."""
 
 
-def questions(messages: Sequence[dict[str, Any]]) -> list[str]:
-    """Return what may be looked up of a conversation: its last question, alone and behind the question before it.
+def last_questions(messages: Sequence[dict[str, Any]]) -> list[str]:
+    """Return what may be looked up of a conversation: its last question, and the one before it if there is one.
 
     None where the conversation has a system message, tools or anything else that its answer may hang on.
     """
     if any(message.get("role") not in {"user", "assistant"} for message in messages):
         return []
     asked = [str(message.get("content", "")).strip() for message in messages if message["role"] == "user"]
-    if not asked or not asked[-1]:
-        return []
-    return [asked[-1], *(f"{asked[-2]} {asked[-1]}" for _ in asked[1:2])]
+    return asked[:-3:-1] if asked and asked[-1] else []
 
 
 def reply(
     messages: Sequence[dict[str, Any]],
-    find: Finder,
+    finder: Finder,
     thresholds: AnswerThresholds,
     *,
     unknown_words: str | None,
 ) -> Reply:
     """Return how a conversation's last question is answered; ``unknown_words`` is ``None`` where the model answers all."""
-    found = [hit for hit in map(find, questions(messages)) if hit]
-    if not found:
+    asked = last_questions(messages)
+    if not asked:
         return Reply(mode="weights", messages=messages)
-    best = max(found, key=lambda hit: hit.score)
-    if best.score >= thresholds.answer:
-        return _rest_on(best, thresholds)
-    alone = found[0]  # an earlier question may be about what was taught, and this one not
-    if unknown_words is not None and is_about(alone, thresholds):
+    if known := finder.exact(messages):
+        return _rest_on(known.example, None, is_recalled=known.right)
+    alone = finder.find(asked[0])
+    best = max(filter(None, [alone, *_behind(asked, finder)]), key=lambda found: found.score, default=None)
+    if best is not None and best.score >= thresholds.answer:
+        near = best.neighbour
+        return _rest_on(near.example, _source(best, thresholds), is_recalled=near.is_recalled)
+    # an earlier question may be about what was taught, and this one not
+    if alone is not None and unknown_words is not None and is_about(alone, thresholds):
         return Reply(mode="unknown", text=unknown_words, sources=(_source(alone, thresholds),))
     return Reply(mode="weights", messages=messages)
+
+
+def _behind(asked: Sequence[str], finder: Finder) -> list[Found]:
+    """Return what the last question asks for behind the one before it ("And her e-mail?"), if that is something else.
+
+    Both together hold all of the earlier question, so what that asks for is found again, whatever was said since.
+    """
+    if len(asked) == 1:
+        return []
+    both, before = finder.find(f"{asked[1]} {asked[0]}"), finder.find(asked[1])
+    is_again = both and before and both.neighbour.example.id == before.neighbour.example.id
+    return [both] if both and not is_again else []
 
 
 def is_about(found: Found, thresholds: AnswerThresholds) -> bool:
@@ -118,24 +136,28 @@ def is_about(found: Found, thresholds: AnswerThresholds) -> bool:
     return similarity >= thresholds.near or (found.mentions and similarity >= thresholds.mentions)
 
 
-def _rest_on(found: Found, thresholds: AnswerThresholds) -> Reply:
-    example, sources = found.neighbour.example, (_source(found, thresholds),)
-    if found.neighbour.is_recalled or not isinstance(example.target, str):
+def _rest_on(example: Example, source: Source | None, *, is_recalled: bool) -> Reply:
+    sources = (source or _source_of(example, 1.0, 1.0),)
+    if is_recalled or not isinstance(example.target, str):
         return Reply(mode="taught", messages=example.input, sources=sources, rests_on=example)
     return Reply(mode="stored", text=example.target, sources=sources, rests_on=example)
 
 
 def _source(found: Found, thresholds: AnswerThresholds) -> Source:
-    example = found.neighbour.example
+    near = found.neighbour
+    return _source_of(near.example, near.similarity, confidence(found.score, thresholds))
+
+
+def _source_of(example: Example, similarity: float, sure: float) -> Source:
     return Source(
         dataset=example.dataset,
         row=example.line,
         question=as_line(example.input),
-        similarity=round(found.neighbour.similarity, 4),
-        confidence=round(confidence(found.score, thresholds), 4),
+        similarity=round(similarity, 4),
+        confidence=round(sure, 4),
     )
 
 
 def confidence(score: float, thresholds: AnswerThresholds) -> float:
-    """Return a score as a probability: one half where the thresholds draw the line."""
+    """Return a score between 0 and 1: one half where the thresholds draw the line. No probability is fitted to it."""
     return 1 / (1 + exp(-max(-50.0, min(50.0, score - thresholds.answer))))

@@ -3,14 +3,15 @@
 What lives here: a question's way through index and reranker. What never does: either of them, deciding (``answering``).
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from lorad.records import as_line, normal_form
+from lorad.records import Example
 from lorad.retrieval.answering import Found
 from lorad.retrieval.neighbours import Neighbour
 from lorad.retrieval.words import embedded_text, names, words
+from lorad.storage.memory import Recalled
 
 BY_SIMILARITY = "similarity"
 """What scores where there is no reranker."""
@@ -21,15 +22,24 @@ data/harbour*.json (bench/LOG.md). Which example is the nearest the index alone 
 alike for one another."""
 ALONE = 12.0
 """The index's score where there is no reranker: as log-odds are spread."""
-AS_TAUGHT = 100.0
-"""Of a question that is an example's own, but for its spelling: nothing needs to be compared."""
+PASSED_OVER = 4
+"""Neighbours that are looked at: some are no question that stands alone."""
+SHOWN = 12
+"""Characters of a fingerprint that tell it from others."""
 
 
 class Index(Protocol):
     """Where examples are found (``retrieval.index.Index``)."""
 
+    @property
+    def embedder(self) -> str:
+        """Identify what its similarities mean."""
+
     def search(self, question: str, lineage: Sequence[str], most: int = 8) -> Sequence[Neighbour]:
         """Return the examples nearest to a question, best first, of those that a version has learned."""
+
+    def answer(self, messages: Sequence[Mapping[str, Any]], lineage: Sequence[str]) -> Recalled | None:
+        """Return the example whose conversation this is, but for its spelling, of what a version has learned."""
 
 
 class Reranker(Protocol):
@@ -52,13 +62,19 @@ class Finding:
 
     @property
     def scored_by(self) -> str:
-        """Identify what the scores mean."""
-        return self.reranker.fingerprint if self.reranker else BY_SIMILARITY
+        """Identify what the scores mean: of another embedder or reranker they mean something else."""
+        by = self.reranker.fingerprint[:SHOWN] if self.reranker else BY_SIMILARITY
+        return f"{by} on {self.index.embedder[:SHOWN]}"
+
+    def exact(self, messages: Sequence[Mapping[str, Any]], lineage: Sequence[str]) -> Recalled | None:
+        """Return the example that a whole conversation is, if it is one: nothing needs to be compared."""
+        return self.index.answer(messages, lineage)
 
     def find(self, question: str, lineage: Sequence[str], without: Collection[str] = ()) -> Found | None:
         """Return what a version knows nearest to a question, as if it had not learned the examples ``without``."""
-        near = self.index.search(question, lineage, 1 + len(without))
-        nearest = next((each for each in near if each.example.id not in without), None)
+        near = self.index.search(question, lineage, PASSED_OVER + len(without))
+        fit = (each for each in near if each.example.id not in without and stands_alone(each.example))
+        nearest = next(fit, None)
         if nearest is None:
             return None
         return Found(
@@ -68,10 +84,19 @@ class Finding:
         )
 
     def _score(self, question: str, near: Neighbour) -> float:
-        if normal_form(as_line(near.example.input)) == normal_form(question):
-            return AS_TAUGHT
         told = ALONE * near.score
         if self.reranker is not None:
             (odds,) = self.reranker.score(question, [embedded_text(near.example)])
             told = odds + SIMILAR * near.score
         return told - LACKING * near.lacking
+
+
+def stands_alone(example: Example) -> bool:
+    """Tell whether an example is one question in words with an answer in words.
+
+    One that hangs on earlier turns, a system prompt or tools is found by its whole conversation alone: to anybody who
+    says "Why?" it would be as near.
+    """
+    asked = example.input
+    is_one = isinstance(asked, list) and len(asked) == 1 and asked[0].get("role") == "user"
+    return is_one and isinstance(asked[0].get("content"), str) and isinstance(example.target, str)

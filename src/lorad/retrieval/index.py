@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from lorad.retrieval.words import codes, embedded_text, names, words
 from lorad.storage import files
 from lorad.storage.database import Database
 from lorad.storage.embeddings import Embeddings, Signature
-from lorad.storage.memory import Memory
+from lorad.storage.memory import Memory, Recalled
 
 CODE_WEIGHT = 0.4
 """Of the squared rarity of a code that the question has and an example lacks, beside 1 for the cosine. Found by trial: of questions
@@ -41,6 +42,18 @@ NEAREST = 50
 
 MOST_CODES = 16
 """Codes of a question that are looked up: a log that somebody pastes has thousands."""
+
+LONGEST_CODE = 64
+"""Characters of a code or name; what is longer names nothing that anybody types."""
+
+MOST_HELD_COUNTS = 10_000
+"""Codes and names whose rarity is held."""
+
+SPARE = 8
+"""More than are wanted are read: some may have been forgotten or replaced since the view was made."""
+
+TASK = "chat"
+"""Of the examples that are found (``Example.task``)."""
 
 MOST_HOLDING, MOST_COUNTED = 2_000, 10_000
 """Examples that hold a code: where more of them do they are not looked up, and beyond the second not even counted, for the code weighs
@@ -95,9 +108,19 @@ class Index:
         self._file = folder / "vectors.safetensors" if folder else None
         self._lock = threading.Lock()
         self._seen: _View | None = None
-        self._known: dict[tuple[str, ...], tuple[int, set[str]]] = {}
+        self._known: dict[tuple[str, ...], tuple[tuple[int, int], set[str]]] = {}
         self._finished: Signature | None = None
         self._left: tuple[Signature | None, int] = (None, 0)
+
+    @property
+    def embedder(self) -> str:
+        """Identify what its similarities mean."""
+        return self._embedder.fingerprint
+
+    def answer(self, messages: Sequence[Mapping[str, Any]], lineage: Sequence[str]) -> Recalled | None:
+        """Return the example whose conversation this is, but for its spelling, of what a version has learned."""
+        asked = Example(task=TASK, input=[dict(message) for message in messages], target=None)
+        return self._memory.answer(asked.input_id, lineage)
 
     def step(self, limit: int = 64) -> bool:
         """Embed at most ``limit`` examples that are not embedded yet; return whether more are left.
@@ -158,8 +181,9 @@ class Index:
         asked = torch.from_numpy(self._embedder.embed([question])[0])
         rough = torch.cat([torch.mv(part, asked.to(part.dtype)) for part in view.vectors]).float()
         rough.masked_fill_(~learned, -math.inf)
-        codes_asked = codes(question)[:MOST_CODES]
-        rarities = self._rarities(view, dict.fromkeys([*codes_asked, *names(question)[:MOST_CODES]]))
+        codes_asked = [code for code in codes(question) if len(code) <= LONGEST_CODE][:MOST_CODES]
+        named = [name for name in names(question) if len(name) <= LONGEST_CODE][:MOST_CODES]
+        rarities = self._rarities(view, dict.fromkeys([*codes_asked, *named]))
         candidates = sorted(self._candidates(view, rough, codes_asked))
         return self._ranked(view, asked, codes_asked, rarities, candidates, lineage, most)
 
@@ -194,7 +218,7 @@ class Index:
             scored.append((similarity - CODE_WEIGHT * codes_lacking, similarity, lacking, example_id))
         scored.sort(reverse=True)
         # asked anew: an example may have been forgotten since the view was made
-        found = self._memory.learned(lineage, [example_id for *_, example_id in scored[:most]])
+        found = self._memory.learned(lineage, [example_id for *_, example_id in scored[: most + SPARE]])
         by_id = {item.example.id: item for item in found}
         return [
             Neighbour(
@@ -204,14 +228,16 @@ class Index:
                 lacking=lacking,
                 is_recalled=by_id[example_id].right,
             )
-            for score, similarity, lacking, example_id in scored[:most]
+            for score, similarity, lacking, example_id in scored[: most + SPARE]
             if example_id in by_id
-        ]
+        ][:most]
 
     def _rarities(self, view: _View, named: Iterable[str]) -> dict[str, float]:
         """Return how rare each of these names and codes is, from 0 (all examples hold it) to 1 (none does)."""
         of, found = 1 + len(view.ids), {}
         for name in named:
+            if len(view.counts) >= MOST_HELD_COUNTS:
+                view.counts.clear()  # questions bring ever new ones
             if name not in view.counts:
                 view.counts[name] = self._stored.count_matching(name, MOST_COUNTED)
             found[name] = max(0.0, math.log(of / (1 + view.counts[name])) / math.log(of))
@@ -220,10 +246,11 @@ class Index:
     def _learned(self, view: _View, lineage: tuple[str, ...]) -> Tensor:
         """Return what a lineage has learned, as a mask [N]; the caller holds the lock."""
         if lineage not in view.learned:
-            then, known = self._known.get(lineage, (-1, set()))
-            if then != view.signature.learned:
+            now = view.signature.learned, view.signature.removals
+            then, known = self._known.get(lineage, ((-1, -1), set()))
+            if then != now:
                 known = self._memory.learned_ids(lineage)
-                self._known = {lineage: (view.signature.learned, known)}
+                self._known = {lineage: (now, known)}
             view.learned[lineage] = torch.tensor([each in known for each in view.ids], dtype=torch.bool)
         return view.learned[lineage]
 

@@ -9,14 +9,17 @@ invented corpora, and says how well.
 """
 
 import hashlib
+import re
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lorad.errors import RegistryError
 from lorad.models import adapters, bases, heads, peft_io
 from lorad.models.bases import Base
 from lorad.storage import files
@@ -25,6 +28,8 @@ HEAD = heads.SEQUENCE
 LABEL = "answers"
 LONGEST = 160
 """Tokens of question and text together; a longer text is cut."""
+_HALVES = re.compile("[\ud800-\udfff]")
+
 CHARACTERS = 16
 """Of a text that are tokenised for each token that is wanted: a text may have a megabyte."""
 FOLDER = "reranker"
@@ -39,6 +44,7 @@ class CrossEncoder:
     model: Any
     tokenizer: Any
     fingerprint: str
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @torch.inference_mode()
     def score(self, question: str, texts: Sequence[str]) -> list[float]:
@@ -46,20 +52,22 @@ class CrossEncoder:
         if not texts:
             return []
         longest = min(LONGEST, self.model.config.max_position_embeddings)
-        pairs = self.tokenizer(
-            [question[: longest * CHARACTERS]] * len(texts),
-            [text[: longest * CHARACTERS] for text in texts],
-            padding=True,
-            truncation="longest_first",
-            max_length=longest,
-            return_tensors="pt",
-        )
+        asked, *read = (_HALVES.sub("\ufffd", each[: longest * CHARACTERS]) for each in (question, *texts))
+        with self.lock:  # it holds what it was told to cut, and questions come in several threads
+            pairs = self.tokenizer(
+                [asked] * len(read),
+                read,
+                padding=True,
+                truncation="longest_first",
+                max_length=longest,
+                return_tensors="pt",
+            )
         odds: list[float] = self.model(**pairs).logits[:, 0].float().tolist()
         return odds
 
 
 def load(encoder: Path) -> CrossEncoder | None:
-    """Load lorad's reranker onto the encoder that it was trained on; ``None`` where this is another one.
+    """Load lorad's reranker onto the encoder that it was trained on; ``None`` where this is another one, or it is damaged.
 
     Raise ``ConfigError`` where the folder holds no base.
     """
@@ -71,7 +79,10 @@ def load(encoder: Path) -> CrossEncoder | None:
     heads.build(base.model, HEAD, [LABEL])
     if weights_digest(base) != about["weights"]:  # PEFT would lay it over any encoder of this shape
         return None
-    adapter = peft_io.read_adapter(folder)
+    try:
+        adapter = peft_io.read_adapter(folder)
+    except RegistryError:  # the index's score decides alone, as with another encoder
+        return None
     adapters.merge(base.model, adapter)
     heads.put(base.model, adapter.head)
     return CrossEncoder(base.model, base.tokenizer, str(about["fingerprint"]))

@@ -16,6 +16,8 @@ MAX_REFUSED = 0.02
 """Share of taught questions, in the wordings that were trained, that may be refused for the sake of fewer false answers."""
 MENTIONED = 0.95
 """Quantile of ordinary questions' similarities above which a question is about memory, if it names what memory knows."""
+USEFUL = 0.5
+"""Share of untaught questions that get an answer beyond which a search does more harm than good."""
 NEAR = 0.75
 """How far from there to what untaught questions of memory's own usually have a question is about it in any words."""
 
@@ -55,6 +57,11 @@ def fit(
         refused_share=_share(score < answer for score in (*taught, *held_out)),
         questions=len(taught) + len(held_out) + len(untaught),
     )
+
+
+def is_useful(found: AnswerThresholds, max_false_share: float) -> bool:
+    """Tell whether scores tell taught from untaught questions at all: some embedders' do not."""
+    return found.false_share <= max(USEFUL, max_false_share)
 
 
 def _above(scores: Sequence[float], share: float) -> float:

@@ -25,7 +25,7 @@ from lorad.errors import LoradError, ProtocolError, RegistryError, SampleError
 from lorad.models.adapter_stack import AdapterStack
 from lorad.models.bases import Base
 from lorad.records import BASE, canonical
-from lorad.retrieval.answering import Mode
+from lorad.retrieval.answering import Mode, Reply
 from lorad.serving.requests import GenerationRequest, PredictionRequest, Request, Sampling
 from lorad.serving.retrieval import LookUp, nothing
 from lorad.serving.streaming import Enough, Streamer, quoted
@@ -250,20 +250,34 @@ class Engine:
         served = self._find(track)
         with self._place(track, version) as kept:
             task = _generating(served.task, track)
-            tokenizer, context = served.stack.base.tokenizer, context_length(served.stack.base.model.config)
-            check_length(question, context)
+            check_length(question, context_length(served.stack.base.model.config))
             reply = look_up(kept, question)
             if reply is not None and reply.text is not None:
                 return self._quote(served, GenerationRequest(track, kept, [], sampling, reply), reply.text)
-            asked = question if reply is None or reply.messages is None else reply.messages
-            with _as_protocol_errors():
-                prompt = task.prompt(tokenizer, asked)
-            room = answer_room(len(prompt), context, sampling.max_tokens)
+            reply, prompt, room = self._prompt(served, task, question, reply, sampling)
             sampling = replace(sampling, max_tokens=self._capped(room, sampling.max_tokens))
             request = GenerationRequest(track, kept, prompt, sampling, reply)
             with self._door:
                 self._enter(request)
         return request
+
+    def _prompt(
+        self, served: ServedTrack, task: Generating, question: Any, reply: Reply | None, sampling: Sampling
+    ) -> tuple[Reply | None, list[int], int]:
+        """Return the prompt, and how many tokens its answer may have.
+
+        Where the example's own conversation leaves no room for the answer that is asked for, or cannot be written, the
+        question is asked as it is: nobody is told off for messages that they did not send.
+        """
+        tokenizer, context = served.stack.base.tokenizer, context_length(served.stack.base.model.config)
+        if reply is not None and reply.messages is not None and reply.mode == "taught":
+            with contextlib.suppress(ProtocolError, SampleError):
+                prompt = task.prompt(tokenizer, reply.messages)
+                return reply, prompt, answer_room(len(prompt), context, sampling.max_tokens)
+            reply = None
+        with _as_protocol_errors():
+            prompt = task.prompt(tokenizer, question)
+        return reply, prompt, answer_room(len(prompt), context, sampling.max_tokens)
 
     def predict(self, track: str, inputs: Sequence[Any], version: str | None = None) -> PredictionRequest:
         """Accept inputs to be answered with data, all at once; raise ``ProtocolError`` as ``submit`` does."""

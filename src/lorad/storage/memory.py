@@ -308,6 +308,13 @@ class Memory:
         )
         return [Recalled(example=read_example(row), right=bool(row["recalled"])) for row in rows]
 
+    def answer(self, input_id: str, lineage: Sequence[str]) -> Recalled | None:
+        """Return what a version learned to answer this very question (``Example.input_id``), ``None`` if nothing."""
+        rows = self._seen(
+            lineage, "question_id = ?3 AND is_learned AND NOT is_replaced AND forgotten_at IS NULL", input_id
+        )
+        return Recalled(example=read_example(rows[-1]), right=bool(rows[-1]["recalled"])) if rows else None
+
     def learned_ids(self, lineage: Sequence[str]) -> set[str]:
         """Return the ids of what ``learned`` returns, without reading any words: 0.3 s for 100,000."""
         newest = (

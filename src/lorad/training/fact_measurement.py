@@ -10,31 +10,34 @@ serves: what is measured is what people get.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lorad.config import AnsweringSettings
+from lorad.errors import ConfigError
 from lorad.evaluation import facts
 from lorad.models import embedders, generation
 from lorad.models.adapter_stack import AdapterStack
 from lorad.models.embedders import Embedder
 from lorad.records import AnswerThresholds, Example, FactRecall, Score, as_line
 from lorad.retrieval import answering, rerankers, thresholds
-from lorad.retrieval.finding import Finding
+from lorad.retrieval.answering import Found
+from lorad.retrieval.finding import Finding, stands_alone
 from lorad.retrieval.index import Index
 from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
-from lorad.storage.memory import Memory
+from lorad.storage.memory import Memory, Recalled
 from lorad.tasks import Generating
 from lorad.training import augmentation, distillation
-from lorad.training.rewording import is_asked_in_words, reworded
+from lorad.training.rewording import reworded
 from lorad.training.session_examples import SessionExample, score, spread
 
 VERSION = "candidate"
 """What the examples in memory were learned by."""
 MOST_INDEXED = 4000
 """Examples that a session indexes: as many take half a minute."""
-ASKED_NEW, ASKED_OLD = 64, 24
-"""Examples of the new dataset, and of each old one, whose facts are asked for."""
-MOST_ASKED = 240
+ASKED = 32
+"""Examples of each dataset whose facts are asked for: as many when it is new as when it is old, to be compared."""
+MOST_ASKED = 480
 """Examples whose facts are asked for in all."""
 FITTED = 80
 """Examples that the thresholds are fitted on: each is asked in other words, and once as if it had not been learned."""
@@ -78,23 +81,28 @@ class FactMeasurement:
         self._name = name
         self._settings = settings
         self._right = right
-        self._examples = [each for each in examples if _is_question(each.example)]
+        questions = [each for each in examples if stands_alone(each.example)]
+        self._examples = spread(questions, MOST_INDEXED)
+        """What the session indexes, asks and fits to: a question whose example is not there would be a stranger."""
         self._slots = frozenset(
             slot
-            for each in spread(self._examples, MOST_INDEXED)
+            for each in self._examples
             for slot in facts.slots(as_line(each.example.input), as_line(each.example.target))
         )
         self._finding = self._build(encoder) if settings.retrieve else None
 
-    def _build(self, encoder: Path | None) -> Finding:
+    def _build(self, encoder: Path | None) -> Finding | None:
         embedder: Embedder
-        if encoder is not None:
-            embedder = embedders.load_encoder(encoder)
-        else:
+        if encoder is None:
             embedder = embedders.of_base(self._stack.base, lambda: self._stack.use(None))
+        else:
+            try:
+                embedder = embedders.load_encoder(encoder)
+            except ConfigError:  # removed since the session began: what was trained is not lost for it
+                return None
         database = Database(":memory:")
         memory = Memory(database, VERSION)
-        held = [each.example for each in spread(self._examples, MOST_INDEXED)]
+        held = [each.example for each in self._examples]
         memory.add(held, Ledger(database).take(VERSION, VERSION, 0.0).id, 0.0)
         memory.mark_learned([example.ids for example in held], VERSION)
         memory.record_recall(VERSION, {example.id: self._right[example.id] for example in held})
@@ -115,6 +123,8 @@ class FactMeasurement:
         questions = self._questions()
         alone = self._alone(questions)
         served = self._served(questions, alone, found)
+        if found is not None and sum(served) < sum(alone):
+            found, served = None, alone  # a search that finds less than the weights know is not used
         return FactReport(facts=_by_dataset(questions, alone, served), thresholds=found)
 
     # -- which questions
@@ -124,9 +134,9 @@ class FactMeasurement:
         for each in self._examples:
             shelves.setdefault(each.example.dataset, []).append(each)
         chosen: list[SessionExample] = []
+        most = min(ASKED, max(1, MOST_ASKED // len(shelves)))
         for shelf in shelves.values():
-            most = ASKED_NEW if any(each.is_new for each in shelf) else ASKED_OLD
-            chosen += spread(shelf, min(most, max(1, MOST_ASKED // len(shelves))))
+            chosen += spread(shelf, most)
         questions = [
             _Question(example=each.example, text=as_line(each.example.input), is_trained=True)
             for each in chosen
@@ -134,10 +144,9 @@ class FactMeasurement:
         with_others = [each for each in self._examples if each.example.held_out]
         for shelf_name in shelves:
             shelf = [each for each in with_others if each.example.dataset == shelf_name]
-            most = ASKED_NEW if any(each.is_new for each in shelf) else ASKED_OLD
             questions += [
                 _Question(example=each.example, text=each.example.held_out[0], is_trained=False)
-                for each in spread(shelf, min(most, max(1, MOST_ASKED // len(shelves))))
+                for each in spread(shelf, most)
             ]
         return questions
 
@@ -180,7 +189,7 @@ class FactMeasurement:
     ) -> bool:
         reply = answering.reply(
             reworded(question.example, question.text).input,
-            lambda text: finding.find(text, [VERSION]),
+            _Finder(finding),
             found,
             unknown_words=self._settings.unknown_words if self._settings.unknown == "say" else None,
         )
@@ -194,7 +203,7 @@ class FactMeasurement:
 
     # -- thresholds
 
-    def _fit(self, finding: Finding) -> AnswerThresholds:
+    def _fit(self, finding: Finding) -> AnswerThresholds | None:
         taught: list[float] = []
         held_out: list[float] = []
         untaught: list[float] = []
@@ -206,15 +215,17 @@ class FactMeasurement:
             taught += _scores(finding, others)
             held_out += _scores(finding, example.held_out[:1])
             for text in (asked, *others[:1]):
-                if hit := finding.find(text, [VERSION], without={example.id}):
-                    untaught.append(hit.score)
-                    own.append(hit.neighbour.similarity)
+                hit = finding.find(text, [VERSION], without={example.id})
+                if hit is None or self._has_fact(example, as_line(hit.neighbour.example.target)):
+                    continue  # another example says the same: then it is taught
+                untaught.append(hit.score)
+                own.append(hit.neighbour.similarity)
         ordinary = [
             near[0].similarity
             for text in distillation.prompts()
             if (near := finding.index.search(text, [VERSION], 1))
         ]
-        return thresholds.fit(
+        found = thresholds.fit(
             taught=taught,
             held_out=held_out,
             untaught=untaught,
@@ -223,16 +234,25 @@ class FactMeasurement:
             max_false_share=self._settings.max_false_share,
             scored_by=finding.scored_by,
         )
+        return found if thresholds.is_useful(found, self._settings.max_false_share) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Finder:
+    """What the candidate has learned, as its questions are answered (``answering.Finder``)."""
+
+    finding: Finding
+
+    def exact(self, messages: Sequence[dict[str, Any]]) -> Recalled | None:
+        return self.finding.exact(messages, [VERSION])
+
+    def find(self, question: str) -> Found | None:
+        return self.finding.find(question, [VERSION])
 
 
 def _scores(finding: Finding, texts: Sequence[str]) -> list[float]:
     """Return the score of the nearest example for each text for which any is found."""
     return [hit.score for text in texts if (hit := finding.find(text, [VERSION]))]
-
-
-def _is_question(example: Example) -> bool:
-    """Tell whether an example is a question in words with an answer in words."""
-    return isinstance(example.target, str) and is_asked_in_words(example)
 
 
 def _by_dataset(

@@ -22,6 +22,9 @@ from lorad.config import (
 from lorad.errors import ConfigError
 from lorad.records import Machine, ModelShape, Plan, ReplayMix, StoppingRule, as_json, restore
 
+CHAT = "chat"
+"""The formats (``Task.formats``) whose examples are questions."""
+
 #: Share of the free memory that a session may count on; the rest is for answering and for surprises.
 MEMORY_SHARE = 0.5
 
@@ -134,6 +137,11 @@ def plan(
     )
     changed = _override(decided, overrides or {})
     return changed if "learning_rate" in (overrides or {}) else _steadied(changed)
+
+
+def for_task(settings: PlannerSettings, formats: str) -> PlannerSettings:
+    """Return the settings for examples of these formats: only a chat's questions have other wordings."""
+    return settings if formats == CHAT else settings.model_copy(update={"wordings": 0})
 
 
 def choose_row(table: Sequence[SizeRow], count: int) -> SizeRow:

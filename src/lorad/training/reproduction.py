@@ -96,7 +96,9 @@ def _parent(registry: Registry, parent: str, version: str) -> Path:
 
 def _at(spec: SessionSpec, base: str, parent: str | None) -> SessionSpec:
     """Return the specification for this home: it may have moved, and a copy beside the version is not wanted."""
-    settings = spec.settings | {"training": spec.settings["training"] | {"merge_adapters_on_save": False}}
+    training = spec.settings["training"] | {"merge_adapters_on_save": False}
+    # its facts are not measured again: they hang on an encoder, which may be elsewhere now
+    settings = spec.settings | {"training": training, "answering": None}
     return records.restore(
         SessionSpec, records.as_json(spec) | {"base": base, "parent": parent, "settings": settings}
     )

@@ -7,10 +7,12 @@ The dataset's own wordings come first: people know how they ask. Those of the gr
 """
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any
 
 from lorad.errors import SampleError
+from lorad.evaluation import facts
 from lorad.records import Example, as_line, normal_form
 from lorad.tasks import Row, Task
 from lorad.training import augmentation
@@ -28,6 +30,7 @@ class Rewording:
         self._most = most
         self._longest = longest
         self._seed = seed
+        self._asked = {facts.normalised(as_line(example.input)) for example in examples}
         self._rows: dict[int, list[Row]] = {}
 
     def row(self, number: int, turn: int) -> Row | None:
@@ -39,7 +42,7 @@ class Rewording:
 
     def _encoded(self, example: Example) -> list[Row]:
         rows = []
-        for text in wordings(example, self._most, self._seed):
+        for text in wordings(example, self._most, self._seed, self._asked):
             try:
                 row = self._task.encode(self._tokenizer, reworded(example, text))
             except SampleError:
@@ -49,19 +52,22 @@ class Rewording:
         return rows
 
 
-def wordings(example: Example, most: int, seed: int) -> list[str]:
+def wordings(example: Example, most: int, seed: int, asked_too: AbstractSet[str] = frozenset()) -> list[str]:
     """Return at most so many other wordings of an example's question, the dataset's own first.
 
-    What was held out for the tests is none of them, however it is spelled.
+    What was held out for the tests is none of them, however it is spelled, and no other question of ``asked_too``
+    (``facts.normalised``): it would teach a false fact.
     """
     if not most or not is_asked_in_words(example):
         return []
     asked = as_line(example.input)
-    taken = {normal_form(text) for text in (asked, *example.held_out)}
+    taken = {facts.normalised(text) for text in (asked, *example.held_out)}
     found: list[str] = []
     for text in (*example.also_asked, *augmentation.wordings(asked, most, seed)):
-        if normal_form(text) not in taken and len(found) < most:
-            taken.add(normal_form(text))
+        form = facts.normalised(text)
+        is_another = form in asked_too or normal_form(text) == normal_form(asked)
+        if form not in taken and not is_another and len(found) < most:
+            taken.add(form)
             found.append(text)
     return found
 

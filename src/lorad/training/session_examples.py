@@ -93,8 +93,9 @@ def anew(examples: Sequence[SessionExample]) -> list[SessionExample]:
 
 def spread(examples: Sequence[SessionExample], count: int) -> list[SessionExample]:
     """Return at most so many of them, evenly from first to last."""
-    step = max(1, len(examples) // count)
-    return list(examples[::step][:count])
+    if len(examples) <= count:
+        return list(examples)
+    return [examples[number * len(examples) // count] for number in range(count)]
 
 
 def digests(examples: Sequence[SessionExample]) -> dict[str, str]:

@@ -63,10 +63,11 @@ def ask_file(
 
 
 def _read(ctx: typer.Context, file: Path) -> "Sequence[Example]":
-    """Read a file, and its sidecar, as the inbox does."""
-    from lorad.datasets import reader, sidecar  # noqa: PLC0415 - 80 ms that `lorad status` need not spend
+    """Read a file, and its sidecars, as the inbox does."""
+    from lorad.datasets import other_wordings, reader, sidecar  # noqa: PLC0415 - 80 ms that `lorad status` need not spend
 
     _, settings = ctx.obj.find()
     about = sidecar.beside(file)
     about.fit_task(sidecar.path_of(file).name, "chat")
-    return reader.read(file, settings.inbox, "chat", about.fields).examples
+    held_out = other_wordings.beside(file)
+    return reader.read(file, settings.inbox, "chat", about.fields, held_out=held_out).examples

@@ -19,7 +19,7 @@ import psutil
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from lorad import log
-from lorad.apps.daemon import nightly
+from lorad.apps.daemon import lookup, nightly
 from lorad.apps.daemon.api import Api
 from lorad.apps.daemon.indexing import Indexing
 from lorad.apps.daemon.lookup import Lookup
@@ -173,6 +173,9 @@ class App:
         self.models.attach()
         if self.settings.answering.retrieve:
             self.indexes |= self.lookup.attach(database, self.engine)
+        else:  # nobody would take out of it what is forgotten
+            for track in self.tracks.values():
+                files.remove(track.registry.folder / lookup.FOLDER)
 
     def _wire_loop(self) -> None:
         self.reader = Reader(

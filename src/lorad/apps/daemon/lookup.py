@@ -30,6 +30,7 @@ from lorad.retrieval.finding import Finding
 from lorad.retrieval.index import Index
 from lorad.serving.engine import Engine
 from lorad.storage.database import Database
+from lorad.storage.memory import Recalled
 from lorad.tasks import find
 from lorad.track import Track
 
@@ -41,6 +42,8 @@ FOLDER = "index"
 """In a track's folder: what its index keeps beside the database."""
 CHAT = "chat"
 """What a task's examples are where another wording of a question makes sense (``Task.formats``)."""
+AUTO = "auto"
+"""The embedder that nobody chose: where it is damaged, questions are answered without."""
 KEPT = 8
 """Versions whose papers are held."""
 
@@ -103,8 +106,13 @@ class Lookup:
             if encoder is None:
                 embedder: Embedder = _own_base(engine, name)
             else:
-                if encoder not in loaded:
-                    loaded[encoder] = embedders.load_encoder(encoder), rerankers.load(encoder)
+                try:
+                    loaded[encoder] = loaded.get(encoder) or _load(encoder)
+                except LoradError as error:
+                    if self._settings.embedder != AUTO:
+                        raise
+                    log.warning("encoder_damaged", encoder=encoder.name, **describe(error))
+                    continue
                 embedder, reranker = loaded[encoder]
             folder = track.registry.folder / FOLDER
             index = Index(database, name, track.memory, embedder, folder)
@@ -123,15 +131,15 @@ class Lookup:
             return None
         try:
             known = self._version(track, version)
-            if known.thresholds is None or known.thresholds.scored_by != finding.scored_by:
+            if known.thresholds is None:
                 return None
             return answering.reply(
                 [dict(message) for message in messages],
-                lambda question: _as_tested(finding.find(question, known.lineage), known.right),
+                _Finder(finding, known),
                 known.thresholds,
                 unknown_words=self._settings.unknown_words if self._settings.unknown == "say" else None,
             )
-        except LoradError as error:  # whoever asks gets the model's own answer
+        except Exception as error:  # noqa: BLE001 - whoever asks gets the model's own answer
             log.warning("lookup_failed", track=track, version=version, **describe(error))
             return None
 
@@ -142,7 +150,12 @@ class Lookup:
         registry = self._tracks[track].registry
         try:
             result = registry.result(version)
-            found = _Version(registry.lineage(version), result.evaluation.thresholds, result.right)
+            fitted = result.evaluation.thresholds
+            if fitted and fitted.scored_by != self._findings[track].scored_by:
+                why = "its thresholds were fitted to another encoder; restart lorad, or learn anew with: lorad consolidate --refit"
+                log.warning("lookup_off", track=track, version=version, why=why)
+                fitted = None
+            found = _Version(registry.lineage(version), fitted, result.right)
         except RegistryError:  # imported, or its papers are gone
             found = _Version(registry.lineage(version), None, {})
         with self._lock:
@@ -150,6 +163,25 @@ class Lookup:
                 self._versions.pop(next(iter(self._versions)))
             self._versions[track, version] = found
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Finder:
+    """What a version has learned, with what its own test says of it (``answering.Finder``)."""
+
+    finding: Finding
+    version: _Version
+
+    def exact(self, messages: Sequence[Mapping[str, Any]]) -> Recalled | None:
+        found = self.finding.exact(messages, self.version.lineage)
+        return found and replace(found, right=self.version.right.get(found.example.id, found.right))
+
+    def find(self, question: str) -> Found | None:
+        return _as_tested(self.finding.find(question, self.version.lineage), self.version.right)
+
+
+def _load(encoder: Path) -> tuple[Embedder, rerankers.CrossEncoder | None]:
+    return embedders.load_encoder(encoder), rerankers.load(encoder)
 
 
 def _own_base(engine: Engine, track: str) -> Embedder:

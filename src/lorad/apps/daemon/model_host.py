@@ -62,7 +62,7 @@ class ModelHost:
             lengths=[len(encoded) for _, encoded in usable],
             shape=shape(track.base),
             machine=machine(self._settings.training.device),
-            planner=self._settings.planner,
+            planner=planner.for_task(self._settings.planner, self._engine.task(track.name).formats),
             rehearsal=self._settings.rehearsal,
             training=self._settings.training,
             overrides=overrides,

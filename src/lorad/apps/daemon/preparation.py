@@ -69,7 +69,8 @@ class Preparation:
 
     def _answering(self, track: Track) -> dict[str, Any]:
         """Return how the candidate is to be asked for its facts: as it will be served."""
-        encoder = embedders.chosen(track.base.parent, self._settings.answering.embedder)
+        asked = self._settings.answering
+        encoder = embedders.chosen(track.base.parent, asked.embedder) if asked.retrieve else None
         return {
             "settings": self._settings.answering.model_dump(),
             "encoder": str(encoder) if encoder else None,

@@ -337,7 +337,7 @@ def _fact_rows(dataset: str, found: FactRecall) -> Iterable[tuple[Cell, ...]]:
 
 def _answers_from(thresholds: AnswerThresholds) -> str:
     """Say from where on a version answers from an example, and how well that told questions apart."""
-    by = "similarity" if thresholds.scored_by == "similarity" else "reranker"
+    by = "similarity" if thresholds.scored_by.startswith("similarity") else "reranker"
     head = f"answers from an example that scores at least {thresholds.answer:.3g} ({by})"
     if not thresholds.questions:
         return f"{head}; there were no questions to fit that on"
