@@ -175,12 +175,13 @@ def test_a_base_is_added_for_the_task_that_will_use_it(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(toy_task.__file__).parent), prepend=":")
     (tmp_path / "models" / "base").mkdir(parents=True)
     tiny_encoder.store(tmp_path / "source", tmp_path / "stored")
-    arguments = ["base", "add", str(tmp_path / "source"), "--name", "encoder", "--home", str(tmp_path)]
+    arguments = ["base", "add", str(tmp_path / "source"), "--home", str(tmp_path), "--json"]
 
-    refused = CliRunner().invoke(main.app, arguments)
-    assert refused.exit_code != 0
+    compares = CliRunner().invoke(main.app, [*arguments, "--name", "compares"])
+    assert compares.exit_code == 0, compares.output  # without a task an encoder is there to compare texts
+    assert json.loads(compares.stdout)["kind"] == "encoder"
 
-    added = CliRunner().invoke(main.app, [*arguments, "--task", "toy_task:Toy", "--json"])
+    added = CliRunner().invoke(main.app, [*arguments, "--name", "encoder", "--task", "toy_task:Toy"])
 
     assert added.exit_code == 0, added.output
     assert bases.verify_base(tmp_path / "models" / "base" / "encoder") == bases.verify_base(

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from math import exp
 from typing import Any, Literal, Protocol
 
-from lorad.evaluation import facts
 from lorad.records import AnswerThresholds, Example, as_line
 from lorad.retrieval.neighbours import Neighbour
 from lorad.storage.memory import Recalled
@@ -23,9 +22,6 @@ Mode = Literal["taught", "stored", "weights", "unknown"]
 """``taught``: the model is asked the nearest question in its trained wording. ``stored``: the same, but the version does not
 recall that answer, so it is quoted. ``weights``: the model is asked the question as it is. ``unknown``: nothing that was
 taught answers it, and that is said."""
-
-LONGEST_FACT = 400
-"""Characters of an answer beyond which an example is a text and not a fact: not to know one is not to be said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +62,9 @@ class Found:
     score: float
     """Log-odds, or whatever else the thresholds were fitted to: more is better."""
     mentions: bool = False
-    """Whether the question names something, or has a code, that the example holds."""
+    """Whether the question names something or somebody, known or not."""
+    is_of_facts: bool = True
+    """Whether most examples near the question answer with facts: not to know a joke is not to be said."""
 
 
 class Finder(Protocol):
@@ -128,12 +126,9 @@ def _behind(asked: Sequence[str], finder: Finder) -> list[Found]:
 
 def is_about(found: Found, thresholds: AnswerThresholds) -> bool:
     """Tell whether a question is about what was taught, so that not to know its answer is worth saying."""
-    example, similarity = found.neighbour.example, found.neighbour.similarity
-    if not isinstance(example.target, str) or len(example.target) > LONGEST_FACT:
-        return False
-    if not facts.slots(as_line(example.input), example.target):
-        return False
-    return similarity >= thresholds.near or (found.mentions and similarity >= thresholds.mentions)
+    similarity = found.neighbour.similarity
+    is_near = similarity >= thresholds.near or (found.mentions and similarity >= thresholds.mentions)
+    return found.is_of_facts and is_near
 
 
 def _rest_on(example: Example, source: Source | None, *, is_recalled: bool) -> Reply:

@@ -7,10 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from lorad.records import Example
+from lorad.evaluation import facts
+from lorad.records import Example, as_line
 from lorad.retrieval.answering import Found
 from lorad.retrieval.neighbours import Neighbour
-from lorad.retrieval.words import embedded_text, names, words
+from lorad.retrieval.words import embedded_text, names
 from lorad.storage.memory import Recalled
 
 BY_SIMILARITY = "similarity"
@@ -24,6 +25,8 @@ ALONE = 12.0
 """The index's score where there is no reranker: as log-odds are spread."""
 PASSED_OVER = 4
 """Neighbours that are looked at: some are no question that stands alone."""
+LONGEST_FACT = 400
+"""Characters of an answer beyond which an example is a text and not a fact."""
 SHOWN = 12
 """Characters of a fingerprint that tell it from others."""
 
@@ -73,14 +76,14 @@ class Finding:
     def find(self, question: str, lineage: Sequence[str], without: Collection[str] = ()) -> Found | None:
         """Return what a version knows nearest to a question, as if it had not learned the examples ``without``."""
         near = self.index.search(question, lineage, PASSED_OVER + len(without))
-        fit = (each for each in near if each.example.id not in without and stands_alone(each.example))
-        nearest = next(fit, None)
-        if nearest is None:
+        fit = [each for each in near if each.example.id not in without and stands_alone(each.example)]
+        if not fit:
             return None
         return Found(
-            neighbour=nearest,
-            score=self._score(question, nearest),
-            mentions=not set(names(question)).isdisjoint(words(embedded_text(nearest.example))),
+            neighbour=fit[0],
+            score=self._score(question, fit[0]),
+            mentions=any(len(name) > 1 and not name.isdecimal() for name in names(question)),
+            is_of_facts=2 * sum(has_fact(each.example) for each in fit) >= len(fit),
         )
 
     def _score(self, question: str, near: Neighbour) -> float:
@@ -89,6 +92,12 @@ class Finding:
             (odds,) = self.reranker.score(question, [embedded_text(near.example)])
             told = odds + SIMILAR * near.score
         return told - LACKING * near.lacking
+
+
+def has_fact(example: Example) -> bool:
+    """Tell whether an example's answer is short and holds a fact: a number, a name, an address."""
+    answer = as_line(example.target)
+    return len(answer) <= LONGEST_FACT and bool(facts.slots(as_line(example.input), answer))
 
 
 def stands_alone(example: Example) -> bool:
