@@ -263,7 +263,7 @@ class AnsweringSettings(Section):
         "I don't know: I was not taught that."
     )
     """What is said then."""
-    max_false_share: Share = 0.1
+    max_false_share: Share = 0.2
     """Share of untaught questions that may get an answer; each version's threshold is fitted to it."""
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from lorad.records import Example
 from lorad.retrieval.finding import ALONE, BY_SIMILARITY, LACKING, SIMILAR, Finding
 from lorad.retrieval.neighbours import Neighbour
+from lorad.retrieval.words import names
 
 
 def example(number):
@@ -79,6 +80,7 @@ def test_a_question_that_names_something_says_so():
     assert mentions("cs1 where")
     assert not mentions("Nice is it")  # a first word has its capital anyway
     assert not mentions("How do I cook 40 eggs?")
+    assert "i" not in names("What do I pay?")
 
 
 def test_examples_without_facts_are_nothing_not_to_know():

@@ -17,7 +17,7 @@ from lorad.storage.memory import Recalled
 BY_SIMILARITY = "similarity"
 """What scores where there is no reranker."""
 
-SIMILAR, LACKING = 6.0, 2.0
+SIMILAR, LACKING = 6.0, 4.0
 """Beside 1 for the reranker's log-odds: the index's score, and what a question names and the example lacks. Found on
 data/harbour*.json (bench/LOG.md). Which example is the nearest the index alone decides: the reranker takes codes that look
 alike for one another."""

@@ -14,6 +14,9 @@ _WORD = re.compile(r"[^\W_]+(?:_+[^\W_]+)*")
 #: Words inside a sentence: behind a blank that follows a word or a comma.
 _INSIDE = re.compile(r"(?<=[^\W_] )[^\W_]+|(?<=[,;] )[^\W_]+")
 
+#: The one word that English writes with a capital wherever it stands.
+_PRONOUN = "I"
+
 
 def words(text: str) -> tuple[str, ...]:
     """Return a text's words in their order, case folded; signs part them, but for an underscore."""
@@ -33,7 +36,7 @@ def codes(text: str) -> tuple[str, ...]:
 
 def names(text: str) -> tuple[str, ...]:
     """Return what a text seems to name, case folded, each once: its codes, and words with a capital inside a sentence."""
-    inside = (word.casefold() for word in _INSIDE.findall(text) if word[0].isupper())
+    inside = (word.casefold() for word in _INSIDE.findall(text) if word[0].isupper() and word != _PRONOUN)
     is_shouted = text.isupper()
     return tuple(dict.fromkeys([*codes(text), *(() if is_shouted else inside)]))
 
