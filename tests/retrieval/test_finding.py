@@ -12,7 +12,7 @@ def example(number):
     return Example(
         task="chat",
         input=[{"role": "user", "content": f"Where is course CS {number} held at Alderbrook?"}],
-        target=f"It is held in room {number}.",
+        target=f"It is held in room {number}07.",
         dataset="courses",
         line=number,
     )
