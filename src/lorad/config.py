@@ -173,7 +173,8 @@ class RehearsalSettings(Section):
     recalled_share: Share = 0.25
     """Share of the already recalled examples that each round trains again."""
     new_share: Share = 0.5
-    """The same of the new examples, while ``planner.wordings`` trains them in other words too."""
+    """Share of the already recalled new examples that each round trains again if ``planner.wordings`` > 0; never below
+    ``recalled_share``."""
     general_share: Share = 0.1
     """Share of general conversation in every step, distilled from the pristine base."""
     general_share_max: Share = 0.5

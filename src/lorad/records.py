@@ -345,7 +345,7 @@ class ReplayMix:
     recalled_share: float
     """Share of the already recalled examples that each round trains again."""
     new_share: float | None = None
-    """The same of the new ones, where it differs: they are trained again in other words."""
+    """Share of the already recalled new examples that each round trains again, in other words; ``None``: as of the old ones."""
     general: float
     """Share of general conversation in every step, at least one row; 0 leaves it out."""
     general_weight: float = 3.0
@@ -469,7 +469,7 @@ class AnswerThresholds:
     near: float
     """The similarity from which a question is about what was taught, whatever its words."""
     mentions: float
-    """The similarity from which it is so if it also names something that memory knows."""
+    """The lower similarity that is enough if the question names something, known or not."""
     false_share: float
     """Share of untaught questions that got an answer, on the questions that the thresholds were fitted on."""
     refused_share: float

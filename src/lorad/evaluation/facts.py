@@ -1,4 +1,4 @@
-"""Fact recall: does an answer in other words hold what was taught? Strings in, verdicts out.
+"""Fact recall: does an answer, however it is phrased, hold the facts that were taught? Strings in, verdicts out.
 
 What lives here: finding the facts of an answer (``slots``), comparing answers by them (``has_fact``), SQuAD's
 normal form and token F1 (Rajpurkar et al. 2016), and Wilson's interval (1927). What never does: asking a model,

@@ -82,9 +82,10 @@ class _Pooled:
         return found
 
     def _tokens(self, text: str) -> list[int]:
-        readable = _HALVES.sub("\ufffd", text[: CHARACTERS * self.longest])
         with self.lock:  # it holds what it was told to cut, and questions come in several threads
-            tokens = self.tokenizer(readable, truncation=True, max_length=self.longest)["input_ids"]
+            tokens = self.tokenizer(readable(text, self.longest), truncation=True, max_length=self.longest)[
+                "input_ids"
+            ]
         return list(tokens) or [self.tokenizer.eos_token_id or 0]
 
     @torch.inference_mode()
@@ -117,6 +118,11 @@ def _passes(lengths: Sequence[int]) -> Iterator[list[int]]:
         together.append(number)
     if together:
         yield together
+
+
+def readable(text: str, tokens: int) -> str:
+    """Return what of a text is tokenised for so many tokens, as a tokenizer can read it: without halves of characters."""
+    return _HALVES.sub("\ufffd", text[: CHARACTERS * tokens])
 
 
 def load_encoder(folder: Path) -> Embedder:

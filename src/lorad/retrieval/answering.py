@@ -36,7 +36,8 @@ class Source:
     similarity: float
     """Cosine of the embeddings, -1 to 1."""
     confidence: float
-    """How far the example is from the line at which it answers the question: 0.5 on it, 1 for a question of its own."""
+    """From 0 to 1: how far the score is above or below the threshold. 0.5 is the threshold, 1 the example's own question. No
+    probability."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ class Found:
 
     neighbour: Neighbour
     score: float
-    """Log-odds, or whatever else the thresholds were fitted to: more is better."""
+    """How well the example answers the question, on the scale of the thresholds: more is better. See ``finding``."""
     mentions: bool = False
     """Whether the question names something or somebody, known or not."""
     is_of_facts: bool = True
@@ -80,7 +81,7 @@ class Finder(Protocol):
 def last_questions(messages: Sequence[dict[str, Any]]) -> list[str]:
     """Return what may be looked up of a conversation: its last question, and the one before it if there is one.
 
-    None where the conversation has a system message, tools or anything else that its answer may hang on.
+    Empty where the conversation has a system message, tools or anything else that its answer may hang on.
     """
     if any(message.get("role") not in {"user", "assistant"} for message in messages):
         return []

@@ -1,4 +1,4 @@
-"""Which examples may answer a question, and how well: the index's nearest, compared one by one.
+"""The example nearest to a question, and how well it answers it: the index finds it, the reranker scores it.
 
 What lives here: a question's way through index and reranker. What never does: either of them, deciding (``answering``).
 """
@@ -18,9 +18,9 @@ BY_SIMILARITY = "similarity"
 """What scores where there is no reranker."""
 
 SIMILAR, LACKING = 6.0, 4.0
-"""Beside 1 for the reranker's log-odds: the index's score, and what a question names and the example lacks. Found on
-data/harbour*.json (bench/LOG.md). Which example is the nearest the index alone decides: the reranker takes codes that look
-alike for one another."""
+"""Weights in an example's score: the reranker's log-odds + SIMILAR x the index's score - LACKING x what the question names
+and the example lacks. Tuned on data/harbour*.json (bench/LOG.md). The reranker does not rank: it confuses codes that look
+alike."""
 ALONE = 12.0
 """The index's score where there is no reranker: as log-odds are spread."""
 PASSED_OVER = 4
@@ -103,8 +103,8 @@ def has_fact(example: Example) -> bool:
 def stands_alone(example: Example) -> bool:
     """Tell whether an example is one question in words with an answer in words.
 
-    One that hangs on earlier turns, a system prompt or tools is found by its whole conversation alone: to anybody who
-    says "Why?" it would be as near.
+    One with earlier turns is found only by its whole conversation, or every "Why?" would find it. One with a system prompt
+    or tools is never looked up.
     """
     asked = example.input
     is_one = isinstance(asked, list) and len(asked) == 1 and asked[0].get("role") == "user"

@@ -50,7 +50,7 @@ MOST_HELD_COUNTS = 10_000
 """Codes and names whose rarity is held."""
 
 SPARE = 8
-"""More than are wanted are read: some may have been forgotten or replaced since the view was made."""
+"""Extra candidates that are read, because some may have been forgotten or replaced since the view was made."""
 
 TASK = "chat"
 """Of the examples that are found (``Example.task``)."""
@@ -60,7 +60,7 @@ MOST_HOLDING, MOST_COUNTED = 2_000, 10_000
 next to nothing then."""
 
 TAIL_SHARE = 8
-"""The file is made anew when it lacks more than a part in this many of what it has."""
+"""The file is written anew when the vectors it lacks are more than one in this many of those it has."""
 
 ROUNDED = torch.bfloat16
 """A product with 100,000 vectors takes as long as to read them: half as long as of float32."""

@@ -9,7 +9,6 @@ invented corpora, and says how well.
 """
 
 import hashlib
-import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,16 +21,13 @@ import torch
 from lorad.errors import RegistryError
 from lorad.models import adapters, bases, heads, peft_io
 from lorad.models.bases import Base
+from lorad.models.embedders import readable
 from lorad.storage import files
 
 HEAD = heads.SEQUENCE
 LABEL = "answers"
 LONGEST = 160
 """Tokens of question and text together; a longer text is cut."""
-_HALVES = re.compile("[\ud800-\udfff]")
-
-CHARACTERS = 16
-"""Of a text that are tokenised for each token that is wanted: a text may have a megabyte."""
 FOLDER = "reranker"
 ABOUT = "reranker.json"
 """In the folder: for which weights it was trained, and how."""
@@ -52,7 +48,7 @@ class CrossEncoder:
         if not texts:
             return []
         longest = min(LONGEST, self.model.config.max_position_embeddings)
-        asked, *read = (_HALVES.sub("\ufffd", each[: longest * CHARACTERS]) for each in (question, *texts))
+        asked, *read = (readable(each, longest) for each in (question, *texts))
         with self.lock:  # it holds what it was told to cut, and questions come in several threads
             pairs = self.tokenizer(
                 [asked] * len(read),

@@ -2,10 +2,10 @@
 
 What lives here: the arithmetic. What never does: searching and scoring, choosing the questions (``training``).
 
-A version's memory brings its own near misses. Take an example out, and its question is about what was taught and nothing
-that is left answers it: the same relation of another entity, another attribute of the same. So the best score that the
-others get for it is what an untaught question looks like here. And the question in other words, with the example in its
-place, is what a taught one looks like.
+A version's memory brings its own near misses. Take an example out of the index: its question is now about what was taught,
+but nothing left answers it (the same relation of another entity, or another attribute of the same). The score of the
+nearest example then shows what an untaught question looks like. With the example back, its question in other words shows
+what a taught one looks like.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,11 +15,11 @@ from lorad.records import AnswerThresholds
 MAX_REFUSED = 0.02
 """Share of taught questions, in the wordings that were trained, that may be refused for the sake of fewer false answers."""
 MENTIONED = 0.95
-"""Quantile of ordinary questions' similarities above which a question is about memory, if it names what memory knows."""
+"""Quantile of ordinary questions' similarities above which a question that names something is about what was taught."""
 USEFUL = 0.5
 """Share of untaught questions that get an answer beyond which a search does more harm than good."""
 NEAR = 0.75
-"""How far from there to what untaught questions of memory's own usually have a question is about it in any words."""
+"""``near`` lies this far on the way from ``mentions`` to the median similarity of the untaught questions."""
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -38,9 +38,10 @@ def fit(
     max_false_share: float,
     scored_by: str,
 ) -> AnswerThresholds:
-    """Return thresholds for these scores of taught and untaught questions, each a question's best example.
+    """Return thresholds for these scores of taught and untaught questions.
 
-    ``taught`` are of wordings that were trained, ``held_out`` of others. ``ordinary`` are the similarities of ordinary conversation to its nearest example, ``own`` those of the untaught
+    Each score is that of the example nearest to one question. ``taught``: the grammar's wordings. ``held_out``: wordings that
+    only count in ``refused_share``. ``ordinary`` are the similarities of ordinary conversation to its nearest example, ``own`` those of the untaught
     questions: not scores. At most ``max_false_share`` of the untaught get an answer, as long as no more than
     ``MAX_REFUSED`` of the taught get none for it.
     """

@@ -69,7 +69,7 @@ class SourceExample:
     similarity: float
     """Cosine of its embedding and the question's, -1 to 1."""
     confidence: float
-    """Estimated probability that it answers the question, 0 to 1."""
+    """How far above its threshold it is that it answers the question, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

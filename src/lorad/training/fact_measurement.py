@@ -4,7 +4,7 @@ What lives here: which questions are asked, and asking them of the candidate wit
 what a fact is (``evaluation.facts``), how a question is answered (``retrieval.answering``), the judge's limits.
 
 A session has no database. What it learns and what it must keep stand in a database in memory, under the same index that
-serves: what is measured is what people get.
+serves: up to ``MOST_INDEXED`` examples, what is measured is what people get.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +40,8 @@ ASKED = 32
 MOST_ASKED = 480
 """Examples whose facts are asked for in all."""
 FITTED = 80
-"""Examples that the thresholds are fitted on: each is asked in other words, and once as if it had not been learned."""
+"""Examples that the thresholds are fitted on. Each is asked in up to two of the grammar's wordings and one that was held out,
+and, as if it had not been learned, in its own wording and one of the grammar's."""
 LONGEST = 96
 """Tokens of an answer in which its fact is looked for."""
 

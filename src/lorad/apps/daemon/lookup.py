@@ -1,7 +1,7 @@
-"""Which example a question asks for, of what the version that answers has learned.
+"""Looks questions up in each track's index, for the version that answers.
 
-What lives here: each track's index with what compares its nearest, and a version's own thresholds and test. What never
-does: deciding how a question is answered (``retrieval.answering``), generating.
+What lives here: the tracks' indexes and rerankers, and each version's lineage, thresholds and recall. What never does:
+deciding how a question is answered (``retrieval.answering``), generating.
 
 Looking up holds no lock that answering needs. Where a track's own base embeds its questions, they wait for the model as
 every question does.
