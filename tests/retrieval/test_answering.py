@@ -85,6 +85,11 @@ def test_what_nothing_taught_answers_is_said():
     assert reply.rests_on is None
 
 
+def test_a_text_that_is_no_fact_does_not_answer_for_another():
+    assert ask("A poem about spring?", every=found(0.9, is_of_facts=False)).mode == "weights"
+    assert ask("A poem about autumn!", every=found(0.9, similarity=0.96, is_of_facts=False)).mode == "taught"
+
+
 def test_the_model_answers_all_where_it_is_told_to():
     assert (
         ask("What is your fax number?", every=found(0.5, similarity=0.7), unknown_words=None).mode

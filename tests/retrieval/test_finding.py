@@ -86,9 +86,9 @@ def test_a_question_that_names_something_says_so():
 def test_examples_without_facts_are_nothing_not_to_know():
     shelf = Shelf(4)
     assert Finding(shelf).find(ASKED, []).is_of_facts
-    shelf.examples = [replace(each, target="with pleasure") for each in shelf.examples[:3]] + shelf.examples[
-        3:
-    ]
+    shelf.examples = [
+        replace(each, target="with the greatest pleasure that there is") for each in shelf.examples[:3]
+    ] + shelf.examples[3:]
     assert not Finding(shelf).find(ASKED, []).is_of_facts
     shelf.examples = [replace(each, target="It is 4. " * 90) for each in shelf.examples]
     assert not Finding(shelf).find(ASKED, []).is_of_facts

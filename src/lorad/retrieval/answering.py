@@ -24,6 +24,10 @@ recall that answer, so it is quoted. ``weights``: the model is asked the questio
 taught answers it, and that is said."""
 
 
+SAME = 0.95
+"""Similarity from which two questions are one, whatever their answers are."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """The example that an answer rests on."""
@@ -104,7 +108,7 @@ def reply(
         return _rest_on(known.example, None, is_recalled=known.right)
     alone = finder.find(asked[0])
     best = max(filter(None, [alone, *_behind(asked, finder)]), key=lambda found: found.score, default=None)
-    if best is not None and best.score >= thresholds.answer:
+    if best is not None and answers(best, thresholds):
         near = best.neighbour
         return _rest_on(near.example, _source(best, thresholds), is_recalled=near.is_recalled)
     # an earlier question may be about what was taught, and this one not
@@ -123,6 +127,15 @@ def _behind(asked: Sequence[str], finder: Finder) -> list[Found]:
     both, before = finder.find(f"{asked[1]} {asked[0]}"), finder.find(asked[1])
     is_again = both and before and both.neighbour.example.id == before.neighbour.example.id
     return [both] if both and not is_again else []
+
+
+def answers(found: Found, thresholds: AnswerThresholds) -> bool:
+    """Tell whether an example answers a question.
+
+    Where examples hold texts and no facts, a poem about spring must not be answered with the poem about autumn.
+    """
+    is_same = found.neighbour.similarity >= SAME
+    return found.score >= thresholds.answer and (found.is_of_facts or is_same)
 
 
 def is_about(found: Found, thresholds: AnswerThresholds) -> bool:

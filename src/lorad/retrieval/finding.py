@@ -25,6 +25,8 @@ ALONE = 12.0
 """The index's score where there is no reranker: as log-odds are spread."""
 PASSED_OVER = 4
 """Neighbours that are looked at: some are no question that stands alone."""
+FEW_WORDS = 5
+"""Words of an answer that is a fact even without number or name: "on the left"."""
 LONGEST_FACT = 400
 """Characters of an answer beyond which an example is a text and not a fact."""
 SHOWN = 12
@@ -95,9 +97,11 @@ class Finding:
 
 
 def has_fact(example: Example) -> bool:
-    """Tell whether an example's answer is short and holds a fact: a number, a name, an address."""
+    """Tell whether an example's answer is a fact: a few words, or a short text with a number, a name, an address."""
     answer = as_line(example.target)
-    return len(answer) <= LONGEST_FACT and bool(facts.slots(as_line(example.input), answer))
+    if len(answer) > LONGEST_FACT:
+        return False
+    return len(answer.split()) <= FEW_WORDS or bool(facts.slots(as_line(example.input), answer))
 
 
 def stands_alone(example: Example) -> bool:
