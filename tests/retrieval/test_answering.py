@@ -126,6 +126,18 @@ def test_a_question_that_leans_on_the_one_before_is_looked_up_with_it():
     assert reply.mode == "taught"
 
 
+def test_a_turn_that_leans_on_the_one_before_is_not_refused():
+    reply = ask(
+        "Who runs the office?",
+        "And of the mill?",
+        by_text={
+            "And of the mill?": found(0.1, similarity=0.8),
+            "Who runs the office? And of the mill?": found(0.5, asked="Who runs the mill?"),
+        },
+    )
+    assert reply.mode == "weights"
+
+
 def test_a_turn_behind_an_answered_question_is_not_answered_with_that_again():
     reply = ask(
         "What is the phone number of the office?",

@@ -26,6 +26,9 @@ class Shelf:
     def __init__(self, count):
         self.examples = [example(number) for number in range(1, count + 1)]
 
+    def has_all(self, lineage):
+        return "of which a part is embedded" not in lineage
+
     def search(self, question, lineage, most=8):
         del question, lineage
         return [
@@ -65,6 +68,10 @@ def test_as_if_an_example_had_not_been_learned():
     shelf = Shelf(9)
     without = {shelf.examples[0].id, shelf.examples[1].id}
     assert Finding(shelf).find(ASKED, ["v0.1"], without=without).neighbour.example.line == 3
+
+
+def test_nothing_is_found_until_all_that_a_version_learned_can_be():
+    assert Finding(Shelf(9)).find(ASKED, ["of which a part is embedded"]) is None
 
 
 def test_nothing_is_found_in_an_empty_memory():

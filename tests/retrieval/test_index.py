@@ -174,7 +174,11 @@ def test_examples_are_embedded_a_few_at_a_time_and_each_once(world):
 
     assert world.index.step(limit=2)
     assert len(world.found("Where is the mill?", "v0.1")) == 2
+    assert not world.index.has_all(["v0.1"])
+    assert world.index.left() == 1
     assert not world.index.step(limit=2)
+    assert world.index.has_all(["v0.1"])
+    assert world.index.left() == 0
     assert not world.index.step(limit=2)
 
     asked = "Where is the mill?"

@@ -111,8 +111,8 @@ def reply(
     if best is not None and answers(best, thresholds):
         near = best.neighbour
         return _rest_on(near.example, _source(best, thresholds), is_recalled=near.is_recalled)
-    # an earlier question may be about what was taught, and this one not
-    if alone is not None and unknown_words is not None and is_about(alone, thresholds):
+    # an earlier question may be about what was taught, and this one not; and one that leans on it is not refused
+    if alone is not None and alone is best and unknown_words is not None and is_about(alone, thresholds):
         return Reply(mode="unknown", text=unknown_words, sources=(_source(alone, thresholds),))
     return Reply(mode="weights", messages=messages)
 

@@ -43,6 +43,9 @@ class Index(Protocol):
     def search(self, question: str, lineage: Sequence[str], most: int = 8) -> Sequence[Neighbour]:
         """Return the examples nearest to a question, best first, of those that a version has learned."""
 
+    def has_all(self, lineage: Sequence[str]) -> bool:
+        """Tell whether everything that a version has learned can be found."""
+
     def answer(self, messages: Sequence[Mapping[str, Any]], lineage: Sequence[str]) -> Recalled | None:
         """Return the example whose conversation this is, but for its spelling, of what a version has learned."""
 
@@ -77,6 +80,8 @@ class Finding:
 
     def find(self, question: str, lineage: Sequence[str], without: Collection[str] = ()) -> Found | None:
         """Return what a version knows nearest to a question, as if it had not learned the examples ``without``."""
+        if not self.index.has_all(lineage):  # the nearest of a part would be taken for the nearest of all
+            return None
         near = self.index.search(question, lineage, PASSED_OVER + len(without))
         fit = [each for each in near if each.example.id not in without and stands_alone(each.example)]
         if not fit:

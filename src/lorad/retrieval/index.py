@@ -82,6 +82,8 @@ class _View:
     """Examples that hold a code, of which that was asked."""
     learned: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
     """What each lineage has learned, as a mask [N]."""
+    incomplete: set[tuple[str, ...]] = field(default_factory=set)
+    """The lineages that have learned what is not embedded yet."""
 
     @property
     def last(self) -> int:
@@ -121,6 +123,13 @@ class Index:
         """Return the example whose conversation this is, but for its spelling, of what a version has learned."""
         asked = Example(task=TASK, input=[dict(message) for message in messages], target=None)
         return self._memory.answer(asked.input_id, lineage)
+
+    def has_all(self, lineage: Sequence[str]) -> bool:
+        """Tell whether everything that a version has learned can be found: thresholds are fitted to all of it."""
+        with self._lock:
+            view = self._current()
+            self._learned(view, tuple(lineage))
+            return tuple(lineage) not in view.incomplete
 
     def step(self, limit: int = 64) -> bool:
         """Embed at most ``limit`` examples that are not embedded yet; return whether more are left.
@@ -252,6 +261,8 @@ class Index:
                 known = self._memory.learned_ids(lineage)
                 self._known = {lineage: (now, known)}
             view.learned[lineage] = torch.tensor([each in known for each in view.ids], dtype=torch.bool)
+            if not known <= view.places.keys():
+                view.incomplete.add(lineage)
         return view.learned[lineage]
 
     def _current(self) -> _View:
