@@ -124,8 +124,6 @@ class FactMeasurement:
         questions = self._questions()
         alone = self._alone(questions)
         served = self._served(questions, alone, found)
-        if found is not None and sum(served) < sum(alone):
-            found, served = None, alone  # a search that finds less than the weights know is not used
         return FactReport(facts=_by_dataset(questions, alone, served), thresholds=found)
 
     # -- which questions
