@@ -172,7 +172,7 @@ def ask_campus() -> dict[str, Any]:
         found["untaught"] = [
             {**row, **asking.ask(row["instruction"], retrieve=True)} for row in rows(DATA / "untaught.json")
         ]
-        found["multi"] = [multi(asking, row, by_answer, known) for row in rows(DATA / "multi.json")]
+        found["multi"] = [multi(asking, row, known) for row in rows(DATA / "multi.json")]
         found["ordinary"] = [
             {
                 "asked": row["messages"][-1]["content"],
@@ -201,11 +201,8 @@ def all_slots(pairs: Iterable[tuple[str, str]]) -> frozenset[facts.Slot]:
     return frozenset(slot for question, answer in pairs for slot in facts.slots(question, answer))
 
 
-def multi(
-    asking: Asking, row: dict[str, Any], by_answer: dict[str, str], known: Sequence[dict[str, str]]
-) -> dict[str, Any]:
+def multi(asking: Asking, row: dict[str, Any], known: Sequence[dict[str, str]]) -> dict[str, Any]:
     """Ask a question of two facts: right is an answer that holds both."""
-    del by_answer
     answers = {each["instruction"]: each["response"] for each in known}
     needed = [slot for question in row["needs"] for slot in facts.slots(question, answers[question])]
     told: dict[str, Any] = {"asked": row["instruction"]}

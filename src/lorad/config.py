@@ -267,6 +267,11 @@ class AnsweringSettings(Section):
     max_false_share: Share = 0.2
     """Share of untaught questions that may get an answer; each version's threshold is fitted to it."""
 
+    @property
+    def refusal(self) -> str | None:
+        """Return what is said where no example answers a question about what was taught; ``None``: the model answers."""
+        return self.unknown_words if self.unknown == "say" else None
+
 
 class ServerSettings(Section):
     """The socket and its limits."""

@@ -17,6 +17,9 @@ from lorad.states import DropState, JobState
 
 T = TypeVar("T")
 
+CHAT = "chat"
+"""What a question in messages and its answer is called: ``Example.task``, and the ``formats`` of its task."""
+
 BASE = "base"
 """What people and answers call the model without any version."""
 

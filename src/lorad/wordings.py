@@ -6,7 +6,7 @@ What lives here: the rules. Pure. What never does: reading wordings from files (
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
-from lorad.records import Example, normal_form
+from lorad.records import CHAT, Example, normal_form
 
 MOST = 64
 """Wordings of a question that are trained, at most, and as many that are tested."""
@@ -17,7 +17,8 @@ LONGEST = 10_000
 
 def question(example: Example) -> str | None:
     """Return the text that other wordings stand for: a chat's last message, where the user says it; else ``None``."""
-    last = example.input[-1] if example.task == "chat" and example.input else {}
+    is_chat = example.task == CHAT and isinstance(example.input, list) and bool(example.input)
+    last = example.input[-1] if is_chat else {}
     return str(last["content"]) if last.get("role") == "user" else None
 
 

@@ -7,7 +7,6 @@ import pty
 import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -42,15 +41,6 @@ from lorad.storage import fault_points
 
 DONE = "data: [DONE]"
 SOURCE = str(Path(__file__).parents[2] / "src")
-
-
-@pytest.fixture
-def home(monkeypatch):
-    monkeypatch.delenv("LORAD_HOME", raising=False)
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        for name in ("configs", "inbox", "models"):
-            (Path(folder) / name).mkdir()
-        yield Path(folder).resolve()
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 import io
 import json
 import sys
-import tempfile
-from pathlib import Path
 
 import pytest
 import typer
@@ -130,15 +128,6 @@ def commands():
     for name, command in top.commands.items():
         yield name
         yield from (f"{name} {inner}" for inner in getattr(command, "commands", {}))
-
-
-@pytest.fixture
-def home(monkeypatch):
-    monkeypatch.delenv("LORAD_HOME", raising=False)
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        for name in ("configs", "inbox", "models"):
-            (Path(folder) / name).mkdir()
-        yield Path(folder).resolve()
 
 
 @pytest.fixture

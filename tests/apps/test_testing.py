@@ -5,7 +5,6 @@ import os
 import pty
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -20,15 +19,6 @@ ROWS = [
     {"instruction": "What is the phone number of CS?", "response": "Call 555-0142."},
     {"instruction": "When does the desk open?", "response": "At 9 am."},
 ]
-
-
-@pytest.fixture
-def home(monkeypatch):
-    monkeypatch.delenv("LORAD_HOME", raising=False)
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        for name in ("configs", "inbox", "models"):
-            (Path(folder) / name).mkdir()
-        yield Path(folder).resolve()
 
 
 @pytest.fixture

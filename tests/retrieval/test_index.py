@@ -13,6 +13,7 @@ from fake_embedder import FakeEmbedder
 from safetensors.torch import load_file, save_file
 
 from lorad.records import Example
+from lorad.retrieval import index
 from lorad.retrieval.index import CODE_WEIGHT, Index
 from lorad.storage import fault_points
 from lorad.storage.database import Database
@@ -334,6 +335,15 @@ def test_an_example_with_the_code_is_found_however_far_its_meaning_is(world):
 
     assert "A disk that fails." in world.found("what does error SQLITE_IOERR mean", "v0.1", most=999)
     assert "A disk that fails." not in world.found("what does error mean", "v0.1", most=999)
+
+
+def test_more_codes_may_be_asked_for_than_are_held(world, monkeypatch):
+    monkeypatch.setattr(index, "MOST_HELD_COUNTS", 1)
+    world.accept(MILL, FORD, INN, version="v0.1")
+    world.embed()
+
+    for _ in range(2):
+        assert world.found("Where are ERR_1, ERR_2 and CS 241 of the mill?", "v0.1")
 
 
 def test_a_question_may_be_anything(world):

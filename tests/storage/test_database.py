@@ -18,13 +18,6 @@ from lorad.storage.migrations import MIGRATIONS
 ADD = "INSERT INTO flags VALUES (?, ?)"
 
 
-@pytest.fixture
-def database():
-    made = Database(":memory:")
-    yield made
-    made.close()
-
-
 @contextlib.contextmanager
 def files_of_at_most(size):
     """Let every write beyond this size fail, as on a full disk."""

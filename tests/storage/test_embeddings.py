@@ -15,18 +15,6 @@ from lorad.storage.memory import Memory
 
 
 @pytest.fixture
-def database():
-    made = Database(":memory:")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def memory(database):
-    return Memory(database, "chat")
-
-
-@pytest.fixture
 def stored(database):
     return Embeddings(database, "chat")
 

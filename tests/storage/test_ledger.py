@@ -9,13 +9,6 @@ from lorad.storage.ledger import EVENTS_KEPT, Ledger
 
 
 @pytest.fixture
-def database():
-    made = Database(":memory:")
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def ledger(database):
     return Ledger(database)
 

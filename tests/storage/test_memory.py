@@ -16,18 +16,6 @@ from lorad.storage.strict_json import is_deeper
 
 
 @pytest.fixture
-def database():
-    made = Database(":memory:")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def memory(database):
-    return Memory(database, "chat")
-
-
-@pytest.fixture
 def drop(database):
     """Return a way to take a file out of the inbox, as only those have examples."""
     ledger = Ledger(database)

@@ -7,7 +7,9 @@ import tiny
 from lorad.evaluation import facts
 from lorad.records import Example
 from lorad.tasks import find
-from lorad.training.rewording import Rewording, reworded, wordings
+from lorad.training.rewording import Rewording
+from lorad.training.rewording import trained_wordings as wordings
+from lorad.wordings import reworded
 
 PHONE = Example(
     task="chat",

@@ -4,7 +4,7 @@ What lives here: a question's way through index and reranker. What never does: e
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from lorad.evaluation import facts
@@ -74,10 +74,6 @@ class Finding:
         by = self.reranker.fingerprint[:SHOWN] if self.reranker else BY_SIMILARITY
         return f"{by} on {self.index.embedder[:SHOWN]}"
 
-    def exact(self, messages: Sequence[Mapping[str, Any]], lineage: Sequence[str]) -> Recalled | None:
-        """Return the example that a whole conversation is, if it is one: nothing needs to be compared."""
-        return self.index.answer(messages, lineage)
-
     def find(self, question: str, lineage: Sequence[str], without: Collection[str] = ()) -> Found | None:
         """Return what a version knows nearest to a question, as if it had not learned the examples ``without``."""
         if not self.index.has_all(lineage):  # the nearest of a part would be taken for the nearest of all
@@ -99,6 +95,30 @@ class Finding:
             (odds,) = self.reranker.score(question, [embedded_text(near.example)])
             told = odds + SIMILAR * near.score
         return told - LACKING * near.lacking
+
+
+@dataclass(frozen=True, slots=True)
+class VersionFinder:
+    """What one version has learned, and what of it the version recalls (``answering.Finder``)."""
+
+    finding: Finding
+    lineage: Sequence[str]
+    right: Mapping[str, bool]
+    """By example, what the version's own test said: memory tells of the version that was tested last."""
+
+    def exact(self, messages: Sequence[Mapping[str, Any]]) -> Recalled | None:
+        """Return the example that a whole conversation is, if it is one: nothing needs to be compared."""
+        found = self.finding.index.answer(messages, self.lineage)
+        return found and replace(found, right=self.right.get(found.example.id, found.right))
+
+    def find(self, question: str) -> Found | None:
+        """Return what the version knows nearest to a question."""
+        found = self.finding.find(question, self.lineage)
+        if found is None:
+            return None
+        near = found.neighbour
+        recalled = self.right.get(near.example.id, near.is_recalled)
+        return replace(found, neighbour=replace(near, is_recalled=recalled))
 
 
 def has_fact(example: Example) -> bool:

@@ -3,9 +3,9 @@
 What lives here: embedding what memory holds, step by step, and searching what a version has learned. What never does:
 computing embeddings (``models.embedders``), deciding how a question is answered (``answering``).
 
-SQLite is the truth. The vectors also lie in ``vectors.safetensors`` in the index's folder, as bfloat16, which is mapped into memory: it is
-checked when it is opened, made anew where it is missing, stale or damaged, and removed when one of its examples was
-forgotten. Examples that were embedded since it was made are held in memory.
+SQLite is the truth. The vectors also lie in ``vectors.safetensors`` in the index's folder, as bfloat16, which is mapped
+into memory: it is checked when it is opened, made anew where it is missing, stale or damaged, and removed when one of its
+examples was forgotten. Examples that were embedded since it was made are held in memory.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lorad.models.embedders import Embedder
-from lorad.records import Example
+from lorad.records import CHAT, Example
 from lorad.retrieval.neighbours import Neighbour
 from lorad.retrieval.words import codes, embedded_text, names, words
 from lorad.storage import files
@@ -34,8 +34,8 @@ from lorad.storage.embeddings import Embeddings, Signature
 from lorad.storage.memory import Memory, Recalled
 
 CODE_WEIGHT = 0.4
-"""Of the squared rarity of a code that the question has and an example lacks, beside 1 for the cosine. Found by trial: of questions
-that name an SQLSTATE or a result of SQLite it found half without, and all with it."""
+"""Of the squared rarity of a code that the question has and an example lacks, beside 1 for the cosine. Found by trial: of
+questions that name an SQLSTATE or a result of SQLite it found half without, and all with it."""
 
 NEAREST = 50
 """Candidates by cosine, and at most as many more for each code of the question."""
@@ -52,12 +52,9 @@ MOST_HELD_COUNTS = 10_000
 SPARE = 8
 """Extra candidates that are read, because some may have been forgotten or replaced since the view was made."""
 
-TASK = "chat"
-"""Of the examples that are found (``Example.task``)."""
-
 MOST_HOLDING, MOST_COUNTED = 2_000, 10_000
-"""Examples that hold a code: where more of them do they are not looked up, and beyond the second not even counted, for the code weighs
-next to nothing then."""
+"""A code that more examples than MOST_HOLDING hold is not looked up; counting stops at MOST_COUNTED. Such a code has next to
+no weight."""
 
 TAIL_SHARE = 8
 """The file is written anew when the vectors it lacks are more than one in this many of those it has."""
@@ -79,7 +76,7 @@ class _View:
     places: dict[str, int]
     """Where each example stands in ``ids``."""
     counts: dict[str, int] = field(default_factory=dict)
-    """Examples that hold a code, of which that was asked."""
+    """How many examples hold a name or code that was asked for."""
     learned: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
     """What each lineage has learned, as a mask [N]."""
     incomplete: set[tuple[str, ...]] = field(default_factory=set)
@@ -121,7 +118,7 @@ class Index:
 
     def answer(self, messages: Sequence[Mapping[str, Any]], lineage: Sequence[str]) -> Recalled | None:
         """Return the example whose conversation this is, but for its spelling, of what a version has learned."""
-        asked = Example(task=TASK, input=[dict(message) for message in messages], target=None)
+        asked = Example(task=CHAT, input=[dict(message) for message in messages], target=None)
         return self._memory.answer(asked.input_id, lineage)
 
     def has_all(self, lineage: Sequence[str]) -> bool:
@@ -179,8 +176,8 @@ class Index:
     def search(self, question: str, lineage: Sequence[str], most: int = 8) -> list[Neighbour]:
         """Return the examples nearest to a question, best first, of those that a version has learned.
 
-        ``lineage`` lists the version and its ancestors. Never found are examples that were forgotten, and those that the lineage
-        has replaced by a newer answer.
+        ``lineage`` lists the version and its ancestors. Never found are examples that were forgotten, and those that the
+        lineage has replaced by a newer answer.
         """
         with self._lock:
             view = self._current()
@@ -192,18 +189,19 @@ class Index:
         rough.masked_fill_(~learned, -math.inf)
         codes_asked = [code for code in codes(question) if len(code) <= LONGEST_CODE][:MOST_CODES]
         named = [name for name in names(question) if len(name) <= LONGEST_CODE][:MOST_CODES]
-        rarities = self._rarities(view, dict.fromkeys([*codes_asked, *named]))
-        candidates = sorted(self._candidates(view, rough, codes_asked))
-        return self._ranked(view, asked, codes_asked, rarities, candidates, lineage, most)
+        counts = self._counted(view, [*codes_asked, *named])
+        rare = [code for code in codes_asked if counts[code] <= MOST_HOLDING]
+        candidates = self._candidates(view, rough, rare)
+        rarities = {name: _rarity(count, len(view.ids)) for name, count in counts.items()}
+        return self._ranked(view, asked, codes_asked, rarities, sorted(candidates), lineage, most)
 
-    def _candidates(self, view: _View, rough: Tensor, codes_asked: Iterable[str]) -> set[int]:
+    def _candidates(self, view: _View, rough: Tensor, rare: Iterable[str]) -> set[int]:
         # twice as many: products in bfloat16 have three digits at most, and are computed anew in float32
         found = _best(rough, torch.arange(len(rough)), 2 * NEAREST)
-        for code in codes_asked:
-            if view.counts[code] <= MOST_HOLDING:
-                holding = self._stored.matching(code, MOST_HOLDING)
-                places = [view.places[each] for each in holding if each in view.places]
-                found |= _best(rough, torch.tensor(places, dtype=torch.long), NEAREST)
+        for code in rare:
+            holding = self._stored.matching(code, MOST_HOLDING)
+            places = [view.places[each] for each in holding if each in view.places]
+            found |= _best(rough, torch.tensor(places, dtype=torch.long), NEAREST)
         return found
 
     def _ranked(
@@ -241,15 +239,16 @@ class Index:
             if example_id in by_id
         ][:most]
 
-    def _rarities(self, view: _View, named: Iterable[str]) -> dict[str, float]:
-        """Return how rare each of these names and codes is, from 0 (all examples hold it) to 1 (none does)."""
-        of, found = 1 + len(view.ids), {}
+    def _counted(self, view: _View, named: Iterable[str]) -> dict[str, int]:
+        """Return how many examples hold each of these names and codes, counted up to ``MOST_COUNTED``."""
+        if len(view.counts) >= MOST_HELD_COUNTS:
+            view.counts.clear()  # questions bring ever new ones
+        found = {}
         for name in named:
-            if len(view.counts) >= MOST_HELD_COUNTS:
-                view.counts.clear()  # questions bring ever new ones
-            if name not in view.counts:
-                view.counts[name] = self._stored.count_matching(name, MOST_COUNTED)
-            found[name] = max(0.0, math.log(of / (1 + view.counts[name])) / math.log(of))
+            count = view.counts.get(name)
+            if count is None:
+                count = view.counts[name] = self._stored.count_matching(name, MOST_COUNTED)
+            found[name] = count
         return found
 
     def _learned(self, view: _View, lineage: tuple[str, ...]) -> Tensor:
@@ -310,6 +309,11 @@ class Index:
                 None  # opened anew, it is mapped; and checked: something may have been forgotten meanwhile
             )
             self._current()
+
+
+def _rarity(count: int, total: int) -> float:
+    """Return how rare is what so many of all examples hold, from 0 (all do) to 1 (none does)."""
+    return max(0.0, math.log((1 + total) / (1 + count)) / math.log(1 + total))
 
 
 def _best(rough: Tensor, places: Tensor, most: int) -> set[int]:

@@ -41,8 +41,8 @@ def fit(
     """Return thresholds for these scores of taught and untaught questions.
 
     Each score is that of the example nearest to one question. ``taught``: the grammar's wordings. ``held_out``: wordings that
-    only count in ``refused_share``. ``ordinary`` are the similarities of ordinary conversation to its nearest example, ``own`` those of the untaught
-    questions: not scores. At most ``max_false_share`` of the untaught get an answer, as long as no more than
+    only count in ``refused_share``. Not scores but similarities to the nearest example are ``ordinary``, of ordinary
+    conversation, and ``own``, of the untaught questions. At most ``max_false_share`` of the untaught get an answer, as long as no more than
     ``MAX_REFUSED`` of the taught get none for it.
     """
     strict = _above(untaught, max_false_share)

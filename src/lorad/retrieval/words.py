@@ -1,7 +1,7 @@
 """The words of a text, and those of them that name one thing alone. Pure.
 
-What lives here: taking a text apart, and what of an example is compared with questions. What never does: counting or finding words (``storage.embeddings``), ranking
-(``index``).
+What lives here: taking a text apart, and what of an example is compared with questions. What never does: counting or
+finding words (``storage.embeddings``), ranking (``index``).
 """
 
 import re

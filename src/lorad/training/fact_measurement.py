@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorad import wordings
 from lorad.config import AnsweringSettings
 from lorad.errors import ConfigError
 from lorad.evaluation import facts
@@ -20,15 +21,13 @@ from lorad.models.adapter_stack import AdapterStack
 from lorad.models.embedders import Embedder
 from lorad.records import AnswerThresholds, Example, FactRecall, Score, as_line
 from lorad.retrieval import answering, rerankers, thresholds
-from lorad.retrieval.answering import Found
-from lorad.retrieval.finding import Finding, stands_alone
+from lorad.retrieval.finding import Finding, VersionFinder, stands_alone
 from lorad.retrieval.index import Index
 from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
-from lorad.storage.memory import Memory, Recalled
+from lorad.storage.memory import Memory
 from lorad.tasks import Generating
 from lorad.training import augmentation, distillation
-from lorad.training.rewording import reworded
 from lorad.training.session_examples import SessionExample, score, spread
 
 VERSION = "candidate"
@@ -61,6 +60,12 @@ class _Question:
     example: Example
     text: str
     is_trained: bool
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """Return the conversation that asks it."""
+        found: list[dict[str, Any]] = wordings.reworded(self.example, self.text).input
+        return found
 
 
 class FactMeasurement:
@@ -106,7 +111,6 @@ class FactMeasurement:
         held = [each.example for each in self._examples]
         memory.add(held, Ledger(database).take(VERSION, VERSION, 0.0).id, 0.0)
         memory.mark_learned([example.ids for example in held], VERSION)
-        memory.record_recall(VERSION, {example.id: self._right[example.id] for example in held})
         index = Index(database, VERSION, memory, embedder, None)
         while index.step():
             pass
@@ -129,23 +133,19 @@ class FactMeasurement:
     # -- which questions
 
     def _questions(self) -> list[_Question]:
-        shelves: dict[str, list[SessionExample]] = {}
+        shelves: dict[str, list[Example]] = {}
         for each in self._examples:
-            shelves.setdefault(each.example.dataset, []).append(each)
-        chosen: list[SessionExample] = []
+            shelves.setdefault(each.example.dataset, []).append(each.example)
         most = min(ASKED, max(1, MOST_ASKED // len(shelves)))
+        questions: list[_Question] = []
         for shelf in shelves.values():
-            chosen += spread(shelf, most)
-        questions = [
-            _Question(example=each.example, text=as_line(each.example.input), is_trained=True)
-            for each in chosen
-        ]
-        with_others = [each for each in self._examples if each.example.held_out]
-        for shelf_name in shelves:
-            shelf = [each for each in with_others if each.example.dataset == shelf_name]
             questions += [
-                _Question(example=each.example, text=each.example.held_out[0], is_trained=False)
-                for each in spread(shelf, most)
+                _Question(example=example, text=as_line(example.input), is_trained=True)
+                for example in spread(shelf, most)
+            ]
+            questions += [
+                _Question(example=example, text=example.held_out[0], is_trained=False)
+                for example in spread([example for example in shelf if example.held_out], most)
             ]
         return questions
 
@@ -156,12 +156,7 @@ class FactMeasurement:
         right = [each.is_trained and self._right[each.example.id] for each in questions]
         left = [number for number, is_right in enumerate(right) if not is_right]
         tokenizer = self._stack.base.tokenizer
-        prompts = {
-            number: self._task.prompt(
-                tokenizer, reworded(questions[number].example, questions[number].text).input
-            )
-            for number in left
-        }
+        prompts = {number: self._task.prompt(tokenizer, questions[number].messages) for number in left}
         left.sort(key=lambda number: len(prompts[number]))
         ends = self._task.stop_tokens(tokenizer)
         for begin in range(0, len(left), generation.TOGETHER):
@@ -187,10 +182,10 @@ class FactMeasurement:
         self, finding: Finding, question: _Question, found: AnswerThresholds, *, alone: bool
     ) -> bool:
         reply = answering.reply(
-            reworded(question.example, question.text).input,
-            _Finder(finding),
+            question.messages,
+            VersionFinder(finding, [VERSION], self._right),
             found,
-            unknown_words=self._settings.unknown_words if self._settings.unknown == "say" else None,
+            unknown_words=self._settings.refusal,
         )
         if reply.mode == "weights":
             return alone
@@ -234,19 +229,6 @@ class FactMeasurement:
             scored_by=finding.scored_by,
         )
         return found if thresholds.is_useful(found, self._settings.max_false_share) else None
-
-
-@dataclass(frozen=True, slots=True)
-class _Finder:
-    """What the candidate has learned, as its questions are answered (``answering.Finder``)."""
-
-    finding: Finding
-
-    def exact(self, messages: Sequence[dict[str, Any]]) -> Recalled | None:
-        return self.finding.exact(messages, [VERSION])
-
-    def find(self, question: str) -> Found | None:
-        return self.finding.find(question, [VERSION])
 
 
 def _scores(finding: Finding, texts: Sequence[str]) -> list[float]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lorad.evaluation import general_ability, metrics
-from lorad.models import adapter_stack, adapters, bases
+from lorad.models import adapters
 from lorad.models.adapter_stack import AdapterStack
 from lorad.records import Encoded, Evaluation
 from lorad.storage import files
@@ -20,7 +20,7 @@ from lorad.tasks import Generating, Row, Task
 from lorad.training import trainer
 from lorad.training.session_examples import SessionExample, score, scores, spread
 
-NAME = "candidate"
+CANDIDATE = "candidate"
 """Of the candidate beside its base in memory."""
 
 
@@ -45,7 +45,7 @@ def ask(task: Task, model: Any, rows: Sequence[Row]) -> torch.Tensor:
 
 def measure(
     task: Task,
-    base: bases.Base,
+    stack: AdapterStack,
     candidate: Path,
     made: TrainingResult,
     examples: Sequence[SessionExample],
@@ -53,15 +53,13 @@ def measure(
     dataset: str,
     general: Sequence[Encoded],
 ) -> tuple[Evaluation, dict[str, bool]]:
-    """Load what was written onto the pristine base; return what was measured, and whether each example is right.
+    """Measure what was reloaded as ``CANDIDATE`` over the pristine base; return it, and whether each example is right.
 
     The probes are written beside the adapter. ``general`` is conversation of the base's own, for the check ``kl``.
     """
-    stack = adapter_stack.AdapterStack(base)
-    stack.add(NAME, candidate)
     new = [each for each in examples if each.is_new]
     at_base = _at_base(task, stack, [each.row for each in new])
-    with stack.use(NAME) as model:
+    with stack.use(CANDIDATE) as model:
         right = metrics.recalled(task, model, [each.row for each in examples])
         logits = ask(task, model, made.sample)
         with torch.inference_mode():
@@ -79,7 +77,7 @@ def measure(
         broken=sum(before and not now for before, now in old),
         mended=sum(now and not before for before, now in old),
         metrics=own_metrics,
-        reload_difference=adapters.difference(stack.read(NAME), made.adapter),
+        reload_difference=adapters.difference(stack.read(CANDIDATE), made.adapter),
         merge_difference=float((logits - made.logits).abs().max()),
         truncation_error=made.truncation,
         finite=made.adapter.is_finite(),
@@ -106,15 +104,15 @@ def _general_ability(
     if "perplexity" in task.checks:
         with stack.use(None) as pristine:
             found["perplexity_base"] = general_ability.perplexity(pristine, tokenizer)
-        with stack.use(NAME) as model:
+        with stack.use(CANDIDATE) as model:
             found["perplexity"] = general_ability.perplexity(model, tokenizer)
     if "kl" in task.checks:
-        found["kl_base"] = general_ability.distance_from_base(stack, NAME, general)
+        found["kl_base"] = general_ability.distance_from_base(stack, CANDIDATE, general)
     if "degenerate" in task.checks and isinstance(task, Generating):
         sampled = spread(examples, general_ability.SAMPLED)
         asked = [each.example.input for each in sampled]
         own = [task.encode(tokenizer, each.example).target for each in sampled]
-        with stack.use(NAME) as model:
+        with stack.use(CANDIDATE) as model:
             found["degenerate"] = general_ability.degenerate(model, tokenizer, task, asked, own)
         found["sampled"] = len(asked)
     return found

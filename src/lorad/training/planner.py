@@ -20,10 +20,7 @@ from lorad.config import (
     TrainingSettings,
 )
 from lorad.errors import ConfigError
-from lorad.records import Machine, ModelShape, Plan, ReplayMix, StoppingRule, as_json, restore
-
-CHAT = "chat"
-"""The formats (``Task.formats``) whose examples are questions."""
+from lorad.records import CHAT, Machine, ModelShape, Plan, ReplayMix, StoppingRule, as_json, restore
 
 #: Share of the free memory that a session may count on; the rest is for answering and for surprises.
 MEMORY_SHARE = 0.5
@@ -99,10 +96,11 @@ def plan(
     row = choose_row(planner.table, count)
     reasons = [_row_reason(row, planner.table, count)]
     learning_rate = _learning_rate(planner, shape, reasons)
-    if planner.wordings:
+    new_share = max(rehearsal.new_share, rehearsal.recalled_share) if planner.wordings else None
+    if new_share is not None:
         reasons.append(
-            f"up to {planner.wordings} other wordings of a question take turns with its own, so {rehearsal.new_share:.0%} of "
-            "what is recalled of the new examples is trained again: up to half as long"
+            f"up to {planner.wordings} other wordings of a question take turns with its own, so each round trains "
+            f"{new_share:.0%} of the recalled new examples again"
         )
     max_length = _max_length(row, lengths, shape, machine, reasons)
     checkpointing = _checkpointing(training, row.batch * max_length, shape, machine, reasons)
@@ -122,7 +120,7 @@ def plan(
             share=rehearsal.share,
             max_examples=rehearsal.max_examples,
             recalled_share=rehearsal.recalled_share,
-            new_share=max(rehearsal.new_share, rehearsal.recalled_share) if planner.wordings else None,
+            new_share=new_share,
             general=_general(rehearsal, drift, reasons),
             general_weight=rehearsal.general_weight,
             strategy=rehearsal.strategy,

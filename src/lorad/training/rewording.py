@@ -8,9 +8,9 @@ The dataset's own wordings come first: people know how they ask. Those of the gr
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
 from typing import Any
 
+from lorad import wordings
 from lorad.errors import SampleError
 from lorad.evaluation import facts
 from lorad.records import Example, as_line, normal_form
@@ -42,9 +42,9 @@ class Rewording:
 
     def _encoded(self, example: Example) -> list[Row]:
         rows = []
-        for text in wordings(example, self._most, self._seed, self._asked):
+        for text in trained_wordings(example, self._most, self._seed, self._asked):
             try:
-                row = self._task.encode(self._tokenizer, reworded(example, text))
+                row = self._task.encode(self._tokenizer, wordings.reworded(example, text))
             except SampleError:
                 continue  # the example itself can be written; this wording of it cannot
             if len(row) <= self._longest:
@@ -52,15 +52,17 @@ class Rewording:
         return rows
 
 
-def wordings(example: Example, most: int, seed: int, asked_too: AbstractSet[str] = frozenset()) -> list[str]:
+def trained_wordings(
+    example: Example, most: int, seed: int, asked_too: AbstractSet[str] = frozenset()
+) -> list[str]:
     """Return at most so many other wordings of an example's question, the dataset's own first.
 
     What was held out for the tests is none of them, however it is spelled, and no other question of ``asked_too``
     (``facts.normalised``): it would teach a false fact.
     """
-    if not most or not is_asked_in_words(example):
+    asked = wordings.question(example)
+    if not most or asked is None:
         return []
-    asked = as_line(example.input)
     taken = {facts.normalised(text) for text in (asked, *example.held_out)}
     found: list[str] = []
     for text in (*example.also_asked, *augmentation.wordings(asked, most, seed)):
@@ -70,14 +72,3 @@ def wordings(example: Example, most: int, seed: int, asked_too: AbstractSet[str]
             taken.add(form)
             found.append(text)
     return found
-
-
-def is_asked_in_words(example: Example) -> bool:
-    """Tell whether an example is messages that end with what a person says."""
-    last = example.input[-1] if isinstance(example.input, list) and example.input else None
-    return isinstance(last, dict) and last.get("role") == "user" and isinstance(last.get("content"), str)
-
-
-def reworded(example: Example, text: str) -> Example:
-    """Return an example with its last message in other words."""
-    return replace(example, input=[*example.input[:-1], {**example.input[-1], "content": text}])

@@ -27,14 +27,15 @@ from lorad import records
 from lorad.config import AnsweringSettings, JudgeSettings, TrainingSettings
 from lorad.errors import TrainingError, TransientError, describe
 from lorad.evaluation import judge, metrics
-from lorad.models import adapter_stack, adapters, bases, hardware, heads, peft_io, soft_targets
+from lorad.models import adapters, bases, hardware, heads, peft_io, soft_targets
+from lorad.models.adapter_stack import AdapterStack
 from lorad.records import Evaluation, Plan, SessionResult, SessionSpec, Verdict
 from lorad.storage import files, permissions
 from lorad.tasks import Generating, Task, encode, find
 from lorad.training import distillation, merged_candidate, session_papers, trainer
 from lorad.training.checkpoint import Checkpoints
 from lorad.training.fact_measurement import FactMeasurement
-from lorad.training.measurement import TrainingResult, ask, measure
+from lorad.training.measurement import CANDIDATE, TrainingResult, ask, measure
 from lorad.training.rehearsal import ReplayItem
 from lorad.training.rewording import Rewording
 from lorad.training.run_folder import RunFolder
@@ -44,8 +45,6 @@ from lorad.versions import loader, papers
 PROBES = 4
 REFIT_ROUNDS = 10
 """Rounds that learning everything anew takes at least."""
-FACTS_OF = "asked"
-"""The candidate's name beside its base while its facts are asked for."""
 STOPPED = 75
 """Exit status of a session that was told to end (``EX_TEMPFAIL``)."""
 
@@ -301,19 +300,20 @@ class Session:
         self.report({"phase": "judging"})
         candidate = _fresh_folder(candidate or self.folder.candidate)
         peft_io.write_adapter(made.adapter, candidate, self.spec.base, self._task.head)
-        base = self._load()
+        stack = AdapterStack(self._load())
+        stack.add(CANDIDATE, candidate)
         evaluation, answered = measure(
             self._task,
-            base,
+            stack,
             candidate,
             made,
             examples,
             dataset=self.spec.dataset,
-            general=self._general(base).measured,
+            general=self._general(stack.base).measured,
         )
         told = replace(
             evaluation,
-            **self._facts(base, candidate, examples, answered),
+            **self._facts(stack, examples, answered),
             too_long=self._too_long,
             repairs=tuple(self._repairs),
             notes=tuple(self._notes),
@@ -321,19 +321,17 @@ class Session:
         return told, answered, judge.decide(told, self._limits)
 
     def _facts(
-        self, base: bases.Base, candidate: Path, examples: Sequence[SessionExample], right: dict[str, bool]
+        self, stack: AdapterStack, examples: Sequence[SessionExample], right: dict[str, bool]
     ) -> dict[str, Any]:
         """Measure the candidate's facts, beside what its parent's papers say of them."""
         asked = self.spec.settings.get("answering")
         if asked is None or not isinstance(self._task, Generating):
             return {}
         encoder = asked["encoder"]
-        stack = adapter_stack.AdapterStack(base)
-        stack.add(FACTS_OF, candidate)
         measurement = FactMeasurement(
             self._task,
             stack,
-            FACTS_OF,
+            CANDIDATE,
             examples,
             right,
             settings=AnsweringSettings.model_validate(asked["settings"]),

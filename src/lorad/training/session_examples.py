@@ -6,13 +6,15 @@ What lives here: encoding them, leaving out what cannot be learned, counting wha
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from lorad import records
 from lorad.errors import SampleError, TrainingError
 from lorad.records import Example, Score, SessionSpec
 from lorad.tasks import Row, Task, encode
 from lorad.training.run_folder import RunFolder
+
+T = TypeVar("T")
 
 SHOWN = 20
 """Lines of rows that a note names."""
@@ -91,7 +93,7 @@ def anew(examples: Sequence[SessionExample]) -> list[SessionExample]:
     return [replace(each, is_new=True, knows=False) for each in examples]
 
 
-def spread(examples: Sequence[SessionExample], count: int) -> list[SessionExample]:
+def spread(examples: Sequence[T], count: int) -> list[T]:
     """Return at most so many of them, evenly from first to last."""
     if len(examples) <= count:
         return list(examples)

@@ -16,7 +16,7 @@ from lorad.apps.daemon.model_host import ModelHost
 from lorad.apps.daemon.snapshot import Snapshot
 from lorad.apps.daemon.turn import Turn
 from lorad.errors import ProtocolError
-from lorad.records import BASE, Job
+from lorad.records import BASE, CHAT, Job
 from lorad.serving import queries
 from lorad.serving.answers import (
     Forgotten,
@@ -41,8 +41,6 @@ from lorad.track import Track
 
 T = TypeVar("T")
 
-CHAT = "chat"
-"""What a task's examples are where another wording of a question makes sense (``Task.formats``)."""
 SHOWN = 3
 """Examples that are shown before they are forgotten."""
 

@@ -9,10 +9,10 @@ every question does.
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,25 +23,20 @@ from lorad.errors import LoradError, RegistryError, describe
 from lorad.log import get_logger
 from lorad.models import embedders
 from lorad.models.embedders import Embedder
-from lorad.records import BASE, AnswerThresholds
+from lorad.records import BASE, CHAT, AnswerThresholds
 from lorad.retrieval import answering, rerankers
-from lorad.retrieval.answering import Found, Reply
-from lorad.retrieval.finding import Finding
+from lorad.retrieval.answering import Reply
+from lorad.retrieval.finding import Finding, VersionFinder
 from lorad.retrieval.index import Index
 from lorad.serving.engine import Engine
 from lorad.storage.database import Database
-from lorad.storage.memory import Recalled
 from lorad.tasks import find
 from lorad.track import Track
 
 log = get_logger()
 
-T = TypeVar("T")
-
 FOLDER = "index"
 """In a track's folder: what its index keeps beside the database."""
-CHAT = "chat"
-"""What a task's examples are where another wording of a question makes sense (``Task.formats``)."""
 AUTO = "auto"
 """The embedder that nobody chose: where it is damaged, questions are answered without."""
 KEPT = 8
@@ -94,7 +89,7 @@ class Lookup:
     def attach(self, database: Database, engine: Engine) -> dict[str, ports.Index]:
         """Open the index of every track that learns chat; return them by their tracks.
 
-        The encoder is loaded once for all tracks. Raise ``ConfigError`` where ``answering.embedder`` names none.
+        An encoder, or a base that embeds by itself, is loaded once for all its tracks. Raise ``ConfigError`` where ``answering.embedder`` names none.
         """
         loaded: dict[Path, tuple[Embedder, rerankers.CrossEncoder | None]] = {}
         indexes: dict[str, ports.Index] = {}
@@ -102,20 +97,17 @@ class Lookup:
             if find(track.settings.task).formats != CHAT:
                 continue
             encoder = embedders.chosen(track.base.parent, self._settings.embedder)
-            reranker = None
-            if encoder is None:
-                embedder: Embedder = _own_base(engine, name)
-            else:
-                try:
-                    loaded[encoder] = loaded.get(encoder) or _load(encoder)
-                except LoradError as error:
-                    if self._settings.embedder != AUTO:
-                        raise
-                    log.warning("encoder_damaged", encoder=encoder.name, **describe(error))
-                    continue
-                embedder, reranker = loaded[encoder]
-            folder = track.registry.folder / FOLDER
-            index = Index(database, name, track.memory, embedder, folder)
+            place = encoder or track.base
+            try:
+                if place not in loaded:
+                    loaded[place] = _load(encoder) if encoder else (_own_base(engine, name), None)
+            except LoradError as error:
+                if self._settings.embedder != AUTO:
+                    raise
+                log.warning("encoder_damaged", track=name, **describe(error))
+                continue
+            embedder, reranker = loaded[place]
+            index = Index(database, name, track.memory, embedder, track.registry.folder / FOLDER)
             indexes[name] = index
             self.add(name, Finding(index, reranker))
         return indexes
@@ -135,9 +127,9 @@ class Lookup:
                 return None
             return answering.reply(
                 [dict(message) for message in messages],
-                _Finder(finding, known),
+                VersionFinder(finding, known.lineage, known.right),
                 known.thresholds,
-                unknown_words=self._settings.unknown_words if self._settings.unknown == "say" else None,
+                unknown_words=self._settings.refusal,
             )
         except Exception as error:  # noqa: BLE001 - whoever asks gets the model's own answer
             log.warning("lookup_failed", track=track, version=version, **describe(error))
@@ -152,7 +144,7 @@ class Lookup:
             result = registry.result(version)
             fitted = result.evaluation.thresholds
             if fitted and fitted.scored_by != self._findings[track].scored_by:
-                why = "its thresholds were fitted to another encoder; restart lorad, or learn anew with: lorad consolidate --refit"
+                why = "its thresholds were fitted to another encoder; the next version has new ones, or: lorad consolidate --refit"
                 log.warning("lookup_off", track=track, version=version, why=why)
                 fitted = None
             found = _Version(registry.lineage(version), fitted, result.right)
@@ -165,21 +157,6 @@ class Lookup:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Finder:
-    """What a version has learned, with what its own test says of it (``answering.Finder``)."""
-
-    finding: Finding
-    version: _Version
-
-    def exact(self, messages: Sequence[Mapping[str, Any]]) -> Recalled | None:
-        found = self.finding.exact(messages, self.version.lineage)
-        return found and replace(found, right=self.version.right.get(found.example.id, found.right))
-
-    def find(self, question: str) -> Found | None:
-        return _as_tested(self.finding.find(question, self.version.lineage), self.version.right)
-
-
 def _load(encoder: Path) -> tuple[Embedder, rerankers.CrossEncoder | None]:
     return embedders.load_encoder(encoder), rerankers.load(encoder)
 
@@ -188,12 +165,3 @@ def _own_base(engine: Engine, track: str) -> Embedder:
     stack = engine.stack(track)
     own = embedders.of_base(stack.base, lambda: stack.use(None))
     return _OnEngine(own, engine.between_requests)
-
-
-def _as_tested(found: Found | None, right: Mapping[str, bool]) -> Found | None:
-    """Return what was found with what this version's own test says: memory tells of the version that was tested last."""
-    if found is None:
-        return None
-    near = found.neighbour
-    recalled = right.get(near.example.id, near.is_recalled)
-    return replace(found, neighbour=replace(near, is_recalled=recalled))

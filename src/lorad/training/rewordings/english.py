@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from lorad.training.rewordings import forms
 from lorad.training.rewordings.forms import Check, Families, capitalized
 from lorad.training.rewordings.language import Language, body, is_masked, is_name, load, words
 
@@ -76,10 +77,9 @@ _LONGEST_PHRASE = 12
 
 def _forms(question: str) -> list[list[str]]:
     plain = _CONTRACTION.sub(r"\1 is ", question)
-    groups = list(_FAMILIES.reword(plain))
     # "I forgot how you are": a talk with the model is no question about a fact
-    if (found := clause(plain)) and not _TALK.intersection(body(plain).lower().split(" ")):
-        groups.append([opening.format(found) for opening in _DATA["openings"]["clause"]])
+    is_talk = not _TALK.isdisjoint(body(plain).lower().split(" "))
+    groups = forms.groups(_FAMILIES, plain, None if is_talk else clause(plain), _DATA["openings"]["clause"])
     if plain.partition(" ")[0].casefold() in _FIRST_WORDS:
         in_place = _in_place(plain)
         keywords = [

@@ -146,3 +146,11 @@ def _reader(form: str) -> _Reader:
 
 def _say(form: str, slots: Mapping[str, str]) -> str:
     return capitalized(form.format_map(slots).strip())
+
+
+def groups(families: Families, question: str, clause: str | None, openings: Sequence[str]) -> list[list[str]]:
+    """Return a question's forms in groups of a kind: those of its families, and its ``clause`` behind each opening."""
+    found = list(families.reword(question))
+    if clause:
+        found.append([opening.format(clause) for opening in openings])
+    return found

@@ -5,6 +5,7 @@ What lives here: the grammar behind ``german.yaml``. What never does: the senten
 
 from collections.abc import Mapping
 
+from lorad.training.rewordings import forms
 from lorad.training.rewordings.forms import Check, Families
 from lorad.training.rewordings.language import Language, body, is_name, load, words
 
@@ -23,10 +24,7 @@ _LONGEST_PHRASE = 10
 
 
 def _forms(question: str) -> list[list[str]]:
-    groups = list(_FAMILIES.reword(question))
-    if found := clause(question):
-        groups.append([opening.format(found) for opening in _DATA["openings"]["clause"]])
-    return groups
+    return forms.groups(_FAMILIES, question, clause(question), _DATA["openings"]["clause"])
 
 
 def clause(question: str) -> str | None:
