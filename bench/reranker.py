@@ -26,14 +26,14 @@ from lorad.retrieval import rerankers
 from lorad.retrieval.rerankers import CrossEncoder
 from lorad.storage import files
 
-RANK, ALPHA, RATE, SEED = 8, 16, 1e-3, 20_261_128
-TOGETHER = 8
-"""Questions of a step, each with its example and three others."""
+RANK, ALPHA, RATE, SEED = 32, 64, 5e-4, 20_261_128
+TOGETHER = 16
+"""Questions of a step, each with two examples."""
 WARMUP = 50
-NEAR, FAR = 6, 12
-"""Two of the nearest wrong examples go with a question, and one of the next."""
-TAUGHT_WEIGHT = 2.0
-"""Of a right pair, as each question has one of them and three wrong ones."""
+NEAR = 6
+"""Wrong examples that may go with a question, the nearest of all."""
+FIRST_SHARE = 0.5
+"""So often the wrong example is the very nearest: that is the one which is compared when nothing answers a question."""
 RERANKED = 4
 
 
@@ -59,7 +59,7 @@ def training_questions(embedder: embedders.Embedder) -> list[tuple[str, str | No
         asked += [(each["question"], -1) for each in corpus["untaught"]]
         similarities = embedder.embed([wording for wording, _ in asked]) @ embedder.embed(texts).T
         for (wording, number), row in zip(asked, similarities, strict=True):
-            nearest = [int(each) for each in np.argsort(-row) if each != number][:FAR]
+            nearest = [int(each) for each in np.argsort(-row) if each != number][:NEAR]
             found.append((wording, texts[number] if number >= 0 else None, [texts[each] for each in nearest]))
     return found
 
@@ -83,8 +83,10 @@ def train(base: bases.Base, questions: list[tuple[str, str | None, list[str]]], 
         for begin in range(0, len(questions), TOGETHER):
             pairs, wanted = [], []
             for asked, right, wrong in questions[begin : begin + TOGETHER]:
-                chosen = rng.sample(wrong[:NEAR], 2) + rng.sample(wrong[NEAR:], 1)
-                both = ([right] if right else []) + chosen
+                other = rng.choice(wrong[1:])
+                both = (
+                    [right, wrong[0] if rng.random() < FIRST_SHARE else other] if right else [wrong[0], other]
+                )
                 pairs += [(asked, each) for each in both]
                 wanted += [float(each is right) for each in both]
             target = torch.tensor(wanted)
@@ -98,9 +100,7 @@ def train(base: bases.Base, questions: list[tuple[str, str | None, list[str]]], 
             )
             with torch.autocast("cpu", torch.bfloat16):
                 odds = model(**tokens).logits[:, 0]
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(
-                odds.float(), target, weight=1 + (TAUGHT_WEIGHT - 1) * target
-            )
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(odds.float(), target)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()

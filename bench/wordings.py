@@ -4,7 +4,8 @@
 
 Arms, each in a process of its own and resumed from the cache: `today` (the file's wording alone, as before), `campus`
 (other wordings in training), `public` (the same on five public domains), `ask_campus` and `ask_public` (every question
-through the socket, with and without the index). What was tried while this was built used other data
+through the socket, as people ask), `weights` (the same questions put to the version's weights alone, many together, in
+the bench's own process), `search` (100,000 rows). What was tried while this was built used other data
 (data/harbour*.json, data/reranker); none of this bench's.
 """
 
@@ -23,19 +24,23 @@ import search
 import three_drops
 from lorad.evaluation import facts
 from lorad.home import Home
-from lorad.models import hardware
+from lorad.models import bases, generation, hardware
+from lorad.models.adapter_stack import AdapterStack
 from lorad.serving.client import Client
+from lorad.tasks import Generating, find
 
 DATA = report.BENCH / "data"
 EXAMPLES = report.BENCH.parent / "examples"
 CAMPUS = ("campus_cs", "campus_housing", "campus_dining")
-FACTS_OF_A_DOMAIN = 100
+FACTS_OF_A_DOMAIN = 60
 SEED = 0
+LONGEST = 96
+"""Tokens of an answer in which its fact is looked for."""
 LONGEST_CHAT = 24
 """Tokens of an answer to an ordinary prompt: whether it changes shows at once."""
 TIMED = 40
 """Questions whose first token is timed with and without the index."""
-ARMS = ("today", "campus", "public", "ask_campus", "ask_public", "search")
+ARMS = ("today", "campus", "public", "ask_campus", "ask_public", "weights", "search")
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -114,7 +119,7 @@ class Asking:
         self._client = client
 
     def ask(
-        self, messages: list[dict[str, str]] | str, *, retrieve: bool, tokens: int = 96
+        self, messages: list[dict[str, str]] | str, *, retrieve: bool = True, tokens: int = LONGEST
     ) -> dict[str, Any]:
         said = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
         answer = self._client.chat(said, "chat", max_tokens=tokens, lorad={"retrieve": retrieve})
@@ -139,44 +144,41 @@ class Asking:
 
 
 def ask_facts(
-    asking: Asking, asked: Iterable[tuple[str, str, str]], slots: frozenset[facts.Slot], *, retrieve: bool
+    asking: Asking, asked: Iterable[tuple[str, str, str]], slots: frozenset[facts.Slot]
 ) -> list[dict[str, Any]]:
     """Ask (wording, trained question, answer) each, and tell whether the fact came."""
-    found = []
-    for wording, question, answer in asked:
-        said = asking.ask(wording, retrieve=retrieve)
-        right = facts.has_fact(question, answer, said["text"], slots)
-        found.append({"asked": wording, "question": question, "answer": answer, "right": right, **said})
-    return found
+    return [
+        graded(wording, question, answer, slots, asking.ask(wording)) for wording, question, answer in asked
+    ]
+
+
+def graded(
+    wording: str, question: str, answer: str, slots: frozenset[facts.Slot], said: dict[str, Any]
+) -> dict[str, Any]:
+    right = facts.has_fact(question, answer, said["text"], slots)
+    return {"asked": wording, "question": question, "answer": answer, "right": right, **said}
 
 
 def ask_campus() -> dict[str, Any]:
-    known = [row for name in CAMPUS for row in rows(EXAMPLES / f"{name}.json")]
-    by_answer = {row["response"]: row["instruction"] for row in known}
-    slots = all_slots((row["instruction"], row["response"]) for row in known)
-    wordings = {
-        "trained": [(row["instruction"], row["instruction"], row["response"]) for row in known],
-        "reworded": _wordings("reworded", by_answer),
-        "other": _wordings("paraphrases", by_answer),
-    }
+    known, wordings, slots = campus()
     found: dict[str, Any] = {}
     with three_drops.daemon(home_of("campus"), ()) as client:
         asking = Asking(client)
         wait_for_index(client)
         for kind, asked in wordings.items():
-            for way, retrieve in (("served", True), ("weights", False)):
-                found[f"{kind}_{way}"] = ask_facts(asking, asked, slots, retrieve=retrieve)
-                print(
-                    kind, way, sum(each["right"] for each in found[f"{kind}_{way}"]), len(asked), flush=True
-                )
+            found[f"{kind}_served"] = ask_facts(asking, asked, slots)
+            right = sum(each["right"] for each in found[f"{kind}_served"])
+            print(kind, "served", right, "of", len(asked), flush=True)
         found["untaught"] = [
-            {**row, **asking.ask(row["instruction"], retrieve=True)} for row in rows(DATA / "untaught.json")
+            {**row, **asking.ask(row["instruction"])} for row in rows(DATA / "untaught.json")
         ]
-        found["multi"] = [multi(asking, row, known) for row in rows(DATA / "multi.json")]
+        found["multi"] = [
+            two_facts(row, known, asking.ask(row["instruction"])) for row in rows(DATA / "multi.json")
+        ]
         found["ordinary"] = [
             {
                 "asked": row["messages"][-1]["content"],
-                "with": asking.ask(row["messages"], retrieve=True, tokens=LONGEST_CHAT),
+                "with": asking.ask(row["messages"], tokens=LONGEST_CHAT),
                 "without": asking.ask(row["messages"], retrieve=False, tokens=LONGEST_CHAT),
             }
             for row in rows(DATA / "ordinary.json")
@@ -187,6 +189,55 @@ def ask_campus() -> dict[str, Any]:
             for wording, _, _ in timed
         ]
     return found
+
+
+def weights() -> dict[str, Any]:
+    """Put the questions to the latest campus version without its index."""
+    known, wordings, slots = campus()
+    multi = rows(DATA / "multi.json")
+    texts = [wording for asked in wordings.values() for wording, _, _ in asked]
+    answers = iter(generate(home_of("campus"), [*texts, *(row["instruction"] for row in multi)]))
+    found: dict[str, Any] = {
+        f"{kind}_weights": [
+            graded(wording, question, answer, slots, {"text": next(answers)})
+            for wording, question, answer in asked
+        ]
+        for kind, asked in wordings.items()
+    }
+    found["multi"] = [two_facts(row, known, {"text": next(answers)}) for row in multi]
+    return found
+
+
+def generate(home: Home, questions: Sequence[str]) -> list[str]:
+    """Return the greedy answers of the newest version, many questions together."""
+    task = find("chat")
+    assert isinstance(task, Generating)
+    base = bases.load_to_answer(home.base("smollm2"), "auto", "auto", task.head)
+    stack = AdapterStack(base)
+    stack.add("latest", home.root / "models" / "chat" / "latest")
+    prompts = [task.prompt(base.tokenizer, [{"role": "user", "content": each}]) for each in questions]
+    ends = task.stop_tokens(base.tokenizer)
+    found = [""] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+    with stack.use("latest") as model:
+        for begin in range(0, len(order), generation.TOGETHER):
+            numbers = order[begin : begin + generation.TOGETHER]
+            answers = generation.greedy(model, [prompts[each] for each in numbers], ends, LONGEST)
+            for number, tokens in zip(numbers, answers, strict=True):
+                found[number] = task.text(base.tokenizer, tokens)
+    return found
+
+
+def campus() -> tuple[list[dict[str, Any]], dict[str, list[tuple[str, str, str]]], frozenset[facts.Slot]]:
+    """Return what was taught, the questions (wording, trained question, answer) by kind, and what all answers hold."""
+    known = [row for name in CAMPUS for row in rows(EXAMPLES / f"{name}.json")]
+    by_answer = {row["response"]: row["instruction"] for row in known}
+    wordings = {
+        "trained": [(row["instruction"], row["instruction"], row["response"]) for row in known],
+        "reworded": _wordings("reworded", by_answer),
+        "other": _wordings("paraphrases", by_answer),
+    }
+    return known, wordings, all_slots((row["instruction"], row["response"]) for row in known)
 
 
 def _wordings(kind: str, by_answer: dict[str, str]) -> list[tuple[str, str, str]]:
@@ -201,16 +252,16 @@ def all_slots(pairs: Iterable[tuple[str, str]]) -> frozenset[facts.Slot]:
     return frozenset(slot for question, answer in pairs for slot in facts.slots(question, answer))
 
 
-def multi(asking: Asking, row: dict[str, Any], known: Sequence[dict[str, str]]) -> dict[str, Any]:
-    """Ask a question of two facts: right is an answer that holds both."""
+def two_facts(row: dict[str, Any], known: Sequence[dict[str, str]], said: dict[str, Any]) -> dict[str, Any]:
+    """Grade an answer to a question of two facts: right is one that holds both."""
     answers = {each["instruction"]: each["response"] for each in known}
     needed = [slot for question in row["needs"] for slot in facts.slots(question, answers[question])]
-    told: dict[str, Any] = {"asked": row["instruction"]}
-    for way, retrieve in (("served", True), ("weights", False)):
-        said = asking.ask(row["instruction"], retrieve=retrieve)
-        held = set(facts.slots("", said["text"]))
-        told[way] = {**said, "right": bool(needed) and all(slot in held for slot in needed)}
-    return told
+    held = set(facts.slots("", said["text"]))
+    return {
+        "asked": row["instruction"],
+        **said,
+        "right": bool(needed) and all(slot in held for slot in needed),
+    }
 
 
 def ask_public() -> dict[str, Any]:
@@ -219,7 +270,7 @@ def ask_public() -> dict[str, Any]:
     slots = all_slots((fact.question, fact.answer) for each in known.values() for fact in each)
     with three_drops.daemon(home_of("public"), ()) as client:
         wait_for_index(client)
-        return {"other_served": ask_facts(Asking(client), asked, slots, retrieve=True)}
+        return {"other_served": ask_facts(Asking(client), asked, slots)}
 
 
 def wait_for_index(client: Client) -> None:
@@ -243,19 +294,19 @@ def is_refused(answer: dict[str, Any]) -> bool:
 
 
 def figures(arms: dict[str, Any]) -> dict[str, Any]:
-    asked, public = arms["ask_campus"], arms["ask_public"]
+    asked, public, alone = arms["ask_campus"], arms["ask_public"], arms["weights"]
     found: dict[str, Any] = {}
     kinds = ("trained", "reworded", "other")
     for kind in kinds:
-        for way in ("served", "weights"):
-            found[f"fact_{kind}_{way}"] = share(asked[f"{kind}_{way}"], is_right)
+        found[f"fact_{kind}_served"] = share(asked[f"{kind}_served"], is_right)
+        found[f"fact_{kind}_weights"] = share(alone[f"{kind}_weights"], is_right)
     taught = [each for kind in kinds for each in asked[f"{kind}_served"]]
     found |= {f"taught_refused_{kind}": share(asked[f"{kind}_served"], is_refused) for kind in kinds}
     found["taught_refused"] = share(taught, is_refused)
     found["untaught_false"] = share(asked["untaught"], lambda each: not is_refused(each))
     found["untaught_asked"] = len(asked["untaught"])
-    found["multi_served"] = share(asked["multi"], lambda each: each["served"]["right"])
-    found["multi_weights"] = share(asked["multi"], lambda each: each["weights"]["right"])
+    found["multi_served"] = share(asked["multi"], is_right)
+    found["multi_weights"] = share(alone["multi"], is_right)
     found["chat_changed"] = share(
         asked["ordinary"], lambda each: each["with"]["text"] != each["without"]["text"]
     )
@@ -327,11 +378,13 @@ def table(found: dict[str, Any]) -> list[str]:
 
 def run_arm(arm: str) -> dict[str, Any]:
     if arm == "today":
-        return learn(arm, campus_sets(), ["planner.wordings=0", "answering.retrieve=false"])
+        return learn(arm, campus_sets(), ["planner.wordings=0", "planner.gapped=0", "answering.retrieve=false"])
     if arm == "campus":
         return learn(arm, campus_sets(), [])
     if arm == "public":
         return learn(arm, public_sets(), [])
+    if arm == "weights":
+        return weights()
     if arm == "search":
         return search.figures()
     return ask_campus() if arm == "ask_campus" else ask_public()

@@ -153,6 +153,8 @@ class PlannerSettings(Section):
     """Learning rate of an adapter's B divided by that of its A (LoRA+, Hayou et al. 2024)."""
     wordings: Annotated[int, Field(ge=0, le=64)] = 8
     """Other wordings of a question that are trained in turn with the file's own; 0: none."""
+    gapped: Annotated[int, Field(ge=0, le=64)] = 8
+    """Texts of question and answer with gaps, without the fact, that are trained in turn with them; 0: none."""
     warmup_share: Share = 0.1
     """Warm-up takes min(``warmup_share`` x number of examples, ``warmup_max``) steps."""
     warmup_max: CountOrZero = 50
@@ -173,7 +175,7 @@ class RehearsalSettings(Section):
     recalled_share: Share = 0.25
     """Share of the already recalled examples that each round trains again."""
     new_share: Share = 0.5
-    """Share of the already recalled new examples that each round trains again if ``planner.wordings`` > 0; never below
+    """Share of the already recalled new examples that each round trains again if ``planner.wordings`` or ``gapped`` > 0; never below
     ``recalled_share``."""
     general_share: Share = 0.1
     """Share of general conversation in every step, distilled from the pristine base."""

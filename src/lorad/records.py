@@ -383,6 +383,8 @@ class Plan:
     short examples fill an effective batch in one pass; the gradient is the same."""
     wordings: int = 0
     """Other wordings of a question, at most, that its rounds train in turn; 0 trains the file's own alone."""
+    gapped: int = 0
+    """Texts of question and answer with gaps, at most, that take turns with them."""
     reasons: tuple[str, ...] = ()
 
     @property
@@ -468,7 +470,7 @@ class AnswerThresholds:
     scored_by: str
     """What compares a question with an example: the fingerprint of the reranker, or ``similarity``."""
     answer: float
-    """The least score with which an example answers a question."""
+    """The least score with which an example answers a question, where its dataset has no line of its own."""
     near: float
     """The similarity from which a question is about what was taught, whatever its words."""
     mentions: float
@@ -479,6 +481,12 @@ class AnswerThresholds:
     """Share of taught questions that got none, on the same."""
     questions: int
     """How many questions they were fitted on."""
+    lines: Mapping[str, float] = field(default_factory=dict)
+    """The least score of the examples of one dataset, of each that enough of the questions ended at."""
+
+    def line(self, dataset: str) -> float:
+        """Return the least score with which an example of a dataset answers a question."""
+        return self.lines.get(dataset, self.answer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

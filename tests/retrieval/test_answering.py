@@ -1,5 +1,7 @@
 """Which of the four ways a question takes."""
 
+from dataclasses import replace
+
 import pytest
 
 from lorad.records import AnswerThresholds, Example
@@ -28,12 +30,13 @@ def found(
     mentions=False,
     is_of_facts=True,
     asked="What is the phone number of the office?",
+    dataset="desk",
 ):
     example = Example(
         task="chat",
         input=[{"role": "user", "content": asked}],
         target=target,
-        dataset="desk",
+        dataset=dataset,
         line=7,
     )
     near = Neighbour(example=example, similarity=similarity, score=score, is_recalled=is_recalled)
@@ -57,10 +60,11 @@ def ask(*texts, **hits):
     for text in texts:
         messages += [{"role": "user", "content": text}, {"role": "assistant", "content": "Yes."}]
     by_text = hits.get("by_text", {})
+    line = hits.get("line", LINE)
     return answering.reply(
         messages[:-1],
         Finder(lambda text: by_text.get(text, hits.get("every")), hits.get("exact")),
-        LINE,
+        line,
         unknown_words=hits.get("unknown_words", "I was not taught that."),
     )
 
@@ -71,6 +75,28 @@ def test_a_question_is_asked_in_its_trained_wording():
     assert reply.messages == [{"role": "user", "content": "What is the phone number of the office?"}]
     assert (reply.sources[0].dataset, reply.sources[0].row) == ("desk", 7)
     assert reply.sources[0].confidence > 0.5
+
+
+def test_a_dataset_may_have_a_line_of_its_own():
+    line = replace(LINE, lines={"catalogue": 3.0, "allotment": -2.0})
+    assert ask("How do I call you?", every=found(0.9, dataset="catalogue"), line=line).mode == "unknown"
+    reply = ask("How do I call you?", every=found(-1.9, dataset="allotment"), line=line)
+    assert reply.mode == "taught"
+    assert reply.sources[0].confidence == pytest.approx(0.525, abs=1e-3)
+
+
+def test_of_two_questions_the_one_that_is_farther_above_its_line_counts():
+    line = replace(LINE, lines={"catalogue": 3.0, "allotment": -2.0})
+    reply = ask(
+        "Who runs it?",
+        "And her e-mail?",
+        by_text={
+            "And her e-mail?": found(-1.0, dataset="allotment"),
+            "Who runs it? And her e-mail?": found(2.0, dataset="catalogue"),
+        },
+        line=line,
+    )
+    assert reply.sources[0].dataset == "allotment"
 
 
 def test_what_the_version_does_not_recall_is_quoted():
@@ -182,6 +208,6 @@ def test_an_empty_question_is_not_looked_up():
     assert answering.last_questions([]) == []
 
 
-def test_scores_far_from_the_line_are_still_probabilities():
-    assert answering.confidence(1e9, LINE) == pytest.approx(1.0)
-    assert answering.confidence(-1e9, LINE) == pytest.approx(0.0)
+def test_scores_far_from_the_line_are_still_between_0_and_1():
+    assert answering.confidence(1e9) == pytest.approx(1.0)
+    assert answering.confidence(-1e9) == pytest.approx(0.0)

@@ -3,9 +3,25 @@
 import pytest
 
 from lorad.retrieval import thresholds
+from lorad.retrieval.thresholds import Scored
+
+
+def of(dataset, scores):
+    return [Scored(dataset, score) for score in scores]
 
 
 def fit(taught, untaught, *, held_out=(), ordinary=(0.1, 0.2, 0.3), own=(0.7,), max_false_share=0.1):
+    return fit_all(
+        of("town", taught),
+        of("town", untaught),
+        held_out=of("town", held_out),
+        ordinary=ordinary,
+        own=own,
+        max_false_share=max_false_share,
+    )
+
+
+def fit_all(taught, untaught, *, held_out=(), ordinary=(), own=(), max_false_share=0.1):
     return thresholds.fit(
         taught=taught,
         held_out=held_out,
@@ -61,3 +77,31 @@ def test_questions_in_far_words_do_not_move_the_line_and_are_counted():
     assert found.false_share == 0.0
     assert found.refused_share == pytest.approx(0.5)
     assert found.questions == 300
+
+
+def test_a_dataset_with_questions_enough_has_a_line_of_its_own():
+    catalogue, plain = [float(number) for number in range(20)], [number - 20.0 for number in range(20)]
+    found = fit_all(
+        of("catalogue", [30.0] * 40) + of("plain", [10.0] * 40),
+        of("catalogue", catalogue) + of("plain", plain),
+    )
+    assert found.line("catalogue") == pytest.approx(17.0, abs=0.1)
+    assert found.line("plain") == pytest.approx(-3.0, abs=0.1)
+    assert found.false_share == pytest.approx(0.1)
+    assert found.refused_share == 0.0
+
+
+def test_a_dataset_with_few_questions_has_the_line_of_all():
+    few = thresholds.LEAST_QUESTIONS - 1
+    found = fit_all(of("town", [9.0] * 40), of("town", [1.0] * 40) + of("small", [-5.0] * few))
+    assert "small" not in found.lines
+    assert found.line("small") == found.answer
+    assert found.line("never heard of") == found.answer
+
+
+def test_the_taught_of_each_dataset_are_answered():
+    found = fit_all(
+        of("far", [1.0] * 50) + of("near", [9.0] * 50), of("far", [2.0] * 20) + of("near", [2.0] * 20)
+    )
+    assert found.line("far") <= 1.0
+    assert found.line("near") > 2.0

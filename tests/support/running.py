@@ -17,6 +17,7 @@ SETTINGS = Settings.model_validate(
             ],
             "learning_rates": [{"learning_rate": 0.005}],
             "wordings": 0,  # the tiny tokenizer knows no other words
+            "gapped": 0,
             "stopping": {"recall": 1.0, "max_rounds": 120, "patience": 120},
         },
         "rehearsal": {"recalled_share": 1.0, "general_share": 0.0},

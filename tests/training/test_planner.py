@@ -215,17 +215,24 @@ def test_numbers_are_as_wide_as_the_machine_likes(asked, is_fast, dtype, reason)
 
 
 def test_other_wordings_are_planned_and_told():
-    decided = a_plan(planner=PlannerSettings(wordings=3))
+    decided = a_plan(planner=PlannerSettings(wordings=3, gapped=5))
 
-    assert decided.wordings == 3
+    assert (decided.wordings, decided.gapped) == (3, 5)
     assert decided.mix.new_share == 0.5
-    assert told(decided, "3 other wordings")
+    assert told(decided, "3 other wordings of a question and 5 texts with gaps")
+
+
+@pytest.mark.parametrize("of", ["wordings", "gapped"])
+def test_one_kind_of_variety_is_enough_to_train_more_again(of):
+    assert (
+        a_plan(planner=PlannerSettings(wordings=0, gapped=0).model_copy(update={of: 2})).mix.new_share == 0.5
+    )
 
 
 def test_without_other_wordings_nothing_more_is_trained_again():
-    decided = a_plan(planner=PlannerSettings(wordings=0))
+    decided = a_plan(planner=PlannerSettings(wordings=0, gapped=0))
 
-    assert (decided.wordings, decided.mix.new_share) == (0, None)
+    assert (decided.wordings, decided.gapped, decided.mix.new_share) == (0, 0, None)
     assert not told(decided, "wordings")
 
 

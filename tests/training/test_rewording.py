@@ -7,7 +7,7 @@ import tiny
 from lorad.evaluation import facts
 from lorad.records import Example
 from lorad.tasks import find
-from lorad.training.rewording import Rewording
+from lorad.training.rewording import Rewording, gapped_texts
 from lorad.training.rewording import trained_wordings as wordings
 from lorad.wordings import reworded
 
@@ -71,3 +71,19 @@ def test_wordings_take_turns_and_keep_the_answer():
 
 def test_a_wording_longer_than_the_plan_allows_is_left_out():
     assert rewording(PHONE, longest=3).row(0, 0) is None
+
+
+def test_gapped_texts_come_between_the_wordings():
+    example = replace(PHONE, input=PHONE.input[-1:])
+    both = Rewording(find("chat"), tiny.tokenizer(), [example], most=3, most_gapped=3, longest=500, seed=1)
+    rows = [both.row(0, turn) for turn in range(6)]
+    worded = rewording(example, most=3)
+    assert rows[::2] == [worded.row(0, turn) for turn in range(3)]
+    assert rows[1] not in rows[::2]
+    assert both.row(0, 6) == rows[0]
+
+
+def test_a_question_that_leans_on_earlier_turns_has_no_gapped_texts():
+    assert gapped_texts(PHONE, 4, 1) == []
+    assert gapped_texts(replace(PHONE, input=PHONE.input[-1:]), 0, 1) == []
+    assert len(gapped_texts(replace(PHONE, input=PHONE.input[-1:]), 4, 1)) == 4

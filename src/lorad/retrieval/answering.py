@@ -40,7 +40,7 @@ class Source:
     similarity: float
     """Cosine of the embeddings, -1 to 1."""
     confidence: float
-    """From 0 to 1: how far the score is above or below the threshold. 0.5 is the threshold, 1 the example's own question. No
+    """From 0 to 1: how far the score is above or below the line of its dataset. 0.5 is the line, 1 the example's own question. No
     probability."""
 
 
@@ -107,7 +107,8 @@ def reply(
     if known := finder.exact(messages):
         return _rest_on(known.example, None, is_recalled=known.right)
     alone = finder.find(asked[0])
-    best = max(filter(None, [alone, *_behind(asked, finder)]), key=lambda found: found.score, default=None)
+    hits = filter(None, [alone, *_behind(asked, finder)])
+    best = max(hits, key=lambda found: _above_line(found, thresholds), default=None)
     if best is not None and answers(best, thresholds):
         near = best.neighbour
         return _rest_on(near.example, _source(best, thresholds), is_recalled=near.is_recalled)
@@ -135,7 +136,12 @@ def answers(found: Found, thresholds: AnswerThresholds) -> bool:
     Where examples hold texts and no facts, a poem about spring must not be answered with the poem about autumn.
     """
     is_same = found.neighbour.similarity >= SAME
-    return found.score >= thresholds.answer and (found.is_of_facts or is_same)
+    return _above_line(found, thresholds) >= 0 and (found.is_of_facts or is_same)
+
+
+def _above_line(found: Found, thresholds: AnswerThresholds) -> float:
+    """Return how far an example's score is above the line of its dataset."""
+    return found.score - thresholds.line(found.neighbour.example.dataset)
 
 
 def is_about(found: Found, thresholds: AnswerThresholds) -> bool:
@@ -154,7 +160,7 @@ def _rest_on(example: Example, source: Source | None, *, is_recalled: bool) -> R
 
 def _source(found: Found, thresholds: AnswerThresholds) -> Source:
     near = found.neighbour
-    return _source_of(near.example, near.similarity, confidence(found.score, thresholds))
+    return _source_of(near.example, near.similarity, confidence(_above_line(found, thresholds)))
 
 
 def _source_of(example: Example, similarity: float, sure: float) -> Source:
@@ -167,6 +173,6 @@ def _source_of(example: Example, similarity: float, sure: float) -> Source:
     )
 
 
-def confidence(score: float, thresholds: AnswerThresholds) -> float:
-    """Return a score between 0 and 1: one half where the thresholds draw the line. No probability is fitted to it."""
-    return 1 / (1 + exp(-max(-50.0, min(50.0, score - thresholds.answer))))
+def confidence(above_line: float) -> float:
+    """Return how far a score is above the line as a number from 0 to 1: one half at the line. It is no probability."""
+    return 1 / (1 + exp(-max(-50.0, min(50.0, above_line))))

@@ -9,17 +9,28 @@ what a taught one looks like.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from lorad.records import AnswerThresholds
 
 MAX_REFUSED = 0.02
 """Share of taught questions, in the wordings that were trained, that may be refused for the sake of fewer false answers."""
+LEAST_QUESTIONS = 16
+"""Untaught questions that end at a dataset's examples, from which on it has a line of its own."""
 MENTIONED = 0.95
 """Quantile of ordinary questions' similarities above which a question that names something is about what was taught."""
 USEFUL = 0.5
 """Share of untaught questions that get an answer beyond which a search does more harm than good."""
 NEAR = 0.75
 """``near`` lies this far on the way from ``mentions`` to the median similarity of the untaught questions."""
+
+
+class Scored(NamedTuple):
+    """How well the example nearest to a question answers it."""
+
+    dataset: str
+    """The dataset of the example."""
+    score: float
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -30,34 +41,45 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 def fit(
     *,
-    taught: Sequence[float],
-    held_out: Sequence[float],
-    untaught: Sequence[float],
+    taught: Sequence[Scored],
+    held_out: Sequence[Scored],
+    untaught: Sequence[Scored],
     ordinary: Sequence[float],
     own: Sequence[float],
     max_false_share: float,
     scored_by: str,
 ) -> AnswerThresholds:
-    """Return thresholds for these scores of taught and untaught questions.
+    """Return thresholds for these taught and untaught questions.
 
-    Each score is that of the example nearest to one question. ``taught``: the grammar's wordings. ``held_out``: wordings that
-    only count in ``refused_share``. Not scores but similarities to the nearest example are ``ordinary``, of ordinary
-    conversation, and ``own``, of the untaught questions. At most ``max_false_share`` of the untaught get an answer, as long as no more than
-    ``MAX_REFUSED`` of the taught get none for it.
+    Each is known by the example nearest to it. ``taught``: the grammar's wordings. ``held_out``: wordings that only count in
+    ``refused_share``. Similarities to the nearest example are ``ordinary``, of ordinary conversation, and ``own``, of the
+    untaught questions. At most ``max_false_share`` of the untaught get an answer, as long as no more than ``MAX_REFUSED`` of
+    the taught get none for it: in all, and in each dataset that has a line of its own. A catalogue of look-alikes needs a
+    higher one than the plain facts beside it.
     """
-    strict = _above(untaught, max_false_share)
-    answer = min(strict, quantile(taught, MAX_REFUSED)) if taught else strict
+    answer = _line(taught, untaught, max_false_share)
+    lines = {}
+    for name in sorted({each.dataset for each in untaught}):
+        near = [each for each in untaught if each.dataset == name]
+        if len(near) >= LEAST_QUESTIONS:
+            lines[name] = _line([each for each in taught if each.dataset == name], near, max_false_share)
     mentions = quantile(ordinary, MENTIONED) if ordinary else 0.0
     usual = quantile(own, 0.5) if own else 1.0
     return AnswerThresholds(
         scored_by=scored_by,
         answer=answer,
+        lines=lines,
         near=mentions + NEAR * max(0.0, usual - mentions),
         mentions=mentions,
-        false_share=_share(score >= answer for score in untaught),
-        refused_share=_share(score < answer for score in (*taught, *held_out)),
+        false_share=_share(each.score >= lines.get(each.dataset, answer) for each in untaught),
+        refused_share=_share(each.score < lines.get(each.dataset, answer) for each in (*taught, *held_out)),
         questions=len(taught) + len(held_out) + len(untaught),
     )
+
+
+def _line(taught: Sequence[Scored], untaught: Sequence[Scored], max_false_share: float) -> float:
+    strict = _above([each.score for each in untaught], max_false_share)
+    return min(strict, quantile([each.score for each in taught], MAX_REFUSED)) if taught else strict
 
 
 def is_useful(found: AnswerThresholds, max_false_share: float) -> bool:

@@ -23,6 +23,7 @@ from lorad.records import AnswerThresholds, Example, FactRecall, Score, as_line
 from lorad.retrieval import answering, rerankers, thresholds
 from lorad.retrieval.finding import Finding, VersionFinder, stands_alone
 from lorad.retrieval.index import Index
+from lorad.retrieval.thresholds import Scored
 from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
 from lorad.storage.memory import Memory
@@ -198,9 +199,9 @@ class FactMeasurement:
     # -- thresholds
 
     def _fit(self, finding: Finding) -> AnswerThresholds | None:
-        taught: list[float] = []
-        held_out: list[float] = []
-        untaught: list[float] = []
+        taught: list[Scored] = []
+        held_out: list[Scored] = []
+        untaught: list[Scored] = []
         own: list[float] = []
         for each in spread(self._examples, FITTED):
             example = each.example
@@ -212,7 +213,7 @@ class FactMeasurement:
                 hit = finding.find(text, [VERSION], without={example.id})
                 if hit is None or self._has_fact(example, as_line(hit.neighbour.example.target)):
                     continue  # another example says the same: then it is taught
-                untaught.append(hit.score)
+                untaught.append(_scored(hit))
                 own.append(hit.neighbour.similarity)
         ordinary = [
             near[0].similarity
@@ -231,9 +232,13 @@ class FactMeasurement:
         return found if thresholds.is_useful(found, self._settings.max_false_share) else None
 
 
-def _scores(finding: Finding, texts: Sequence[str]) -> list[float]:
+def _scores(finding: Finding, texts: Sequence[str]) -> list[Scored]:
     """Return the score of the nearest example for each text for which any is found."""
-    return [hit.score for text in texts if (hit := finding.find(text, [VERSION]))]
+    return [_scored(hit) for text in texts if (hit := finding.find(text, [VERSION]))]
+
+
+def _scored(hit: answering.Found) -> Scored:
+    return Scored(hit.neighbour.example.dataset, hit.score)
 
 
 def _by_dataset(

@@ -96,11 +96,12 @@ def plan(
     row = choose_row(planner.table, count)
     reasons = [_row_reason(row, planner.table, count)]
     learning_rate = _learning_rate(planner, shape, reasons)
-    new_share = max(rehearsal.new_share, rehearsal.recalled_share) if planner.wordings else None
+    is_varied = planner.wordings or planner.gapped
+    new_share = max(rehearsal.new_share, rehearsal.recalled_share) if is_varied else None
     if new_share is not None:
         reasons.append(
-            f"up to {planner.wordings} other wordings of a question take turns with its own, so each round trains "
-            f"{new_share:.0%} of the recalled new examples again"
+            f"up to {planner.wordings} other wordings of a question and {planner.gapped} texts with gaps take turns with "
+            f"its own wording, so each round trains {new_share:.0%} of the recalled new examples again"
         )
     max_length = _max_length(row, lengths, shape, machine, reasons)
     checkpointing = _checkpointing(training, row.batch * max_length, shape, machine, reasons)
@@ -131,6 +132,7 @@ def plan(
         gradient_checkpointing=checkpointing,
         pack_tokens=row.batch * max_length,
         wordings=planner.wordings,
+        gapped=planner.gapped,
         reasons=tuple(reasons),
     )
     changed = _override(decided, overrides or {})
@@ -139,7 +141,7 @@ def plan(
 
 def for_task(settings: PlannerSettings, formats: str) -> PlannerSettings:
     """Return the settings for examples of these formats: only a chat's questions have other wordings."""
-    return settings if formats == CHAT else settings.model_copy(update={"wordings": 0})
+    return settings if formats == CHAT else settings.model_copy(update={"wordings": 0, "gapped": 0})
 
 
 def choose_row(table: Sequence[SizeRow], count: int) -> SizeRow:

@@ -3,31 +3,43 @@
 What lives here: which wordings an example has, and encoding them when their turn comes. What never does: making wordings
 (``augmentation``), choosing what is trained (``rehearsal``).
 
-The dataset's own wordings come first: people know how they ask. Those of the grammar fill up.
+The dataset's own wordings come first: people know how they ask. Those of the grammar fill up, and between them the example
+is asked with gaps.
 """
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from itertools import zip_longest
 from typing import Any
 
 from lorad import wordings
 from lorad.errors import SampleError
 from lorad.evaluation import facts
 from lorad.records import Example, as_line, normal_form
+from lorad.retrieval.finding import stands_alone
 from lorad.tasks import Row, Task
-from lorad.training import augmentation
+from lorad.training import augmentation, gaps
 
 
 class Rewording:
     """The wordings of a session's examples; each is encoded when it is first trained."""
 
     def __init__(
-        self, task: Task, tokenizer: Any, examples: Sequence[Example], *, most: int, longest: int, seed: int
+        self,
+        task: Task,
+        tokenizer: Any,
+        examples: Sequence[Example],
+        *,
+        most: int,
+        most_gapped: int = 0,
+        longest: int,
+        seed: int,
     ) -> None:
         self._task = task
         self._tokenizer = tokenizer
         self._examples = examples
         self._most = most
+        self._most_gapped = most_gapped
         self._longest = longest
         self._seed = seed
         self._asked = {facts.normalised(as_line(example.input)) for example in examples}
@@ -42,7 +54,9 @@ class Rewording:
 
     def _encoded(self, example: Example) -> list[Row]:
         rows = []
-        for text in trained_wordings(example, self._most, self._seed, self._asked):
+        worded = trained_wordings(example, self._most, self._seed, self._asked)
+        gapped = gapped_texts(example, self._most_gapped, self._seed)
+        for text in (each for pair in zip_longest(worded, gapped) for each in pair if each is not None):
             try:
                 row = self._task.encode(self._tokenizer, wordings.reworded(example, text))
             except SampleError:
@@ -72,3 +86,10 @@ def trained_wordings(
             taken.add(form)
             found.append(text)
     return found
+
+
+def gapped_texts(example: Example, most: int, seed: int) -> list[str]:
+    """Return at most so many texts with gaps that an example is asked with; none where it has earlier turns or tools."""
+    if not most or not stands_alone(example):
+        return []
+    return gaps.with_gaps(as_line(example.input), as_line(example.target), most, seed)

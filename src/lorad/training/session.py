@@ -241,6 +241,7 @@ class Session:
                 start.base.tokenizer,
                 [each.example for each in examples],
                 most=plan.wordings,
+                most_gapped=plan.gapped,
                 longest=plan.max_length,
                 seed=plan.seed,
             ).row,
