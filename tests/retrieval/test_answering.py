@@ -99,6 +99,40 @@ def test_of_two_questions_the_one_that_is_farther_above_its_line_counts():
     assert reply.sources[0].dataset == "allotment"
 
 
+def two(**hits):
+    """Ask who runs it and how to call there; ``hits`` by part."""
+    names = {
+        "who": "Who runs it",
+        "call": "how do I call there?",
+        "behind": "Who runs it how do I call there?",
+        "whole": "Who runs it, and how do I call there?",
+    }
+    return ask(names["whole"], by_text={names[name]: hit for name, hit in hits.items()})
+
+
+RUNS = found(0.9, asked="Who runs the hall?", target="Ada Moor runs it.")
+CALLS = found(0.9, asked="What is the hall's number?")
+
+
+def test_of_two_questions_at_once_both_answers_are_told():
+    for reply in (
+        two(who=RUNS, call=CALLS),
+        two(who=RUNS, behind=CALLS),
+        two(who=RUNS, call=found(0.1), behind=CALLS),
+    ):
+        assert (reply.mode, reply.text) == ("stored", "Ada Moor runs it. It is 555-0142.")
+        assert [source.question for source in reply.sources] == [
+            "Who runs the hall?",
+            "What is the hall's number?",
+        ]
+
+
+def test_where_one_of_two_has_no_answer_of_its_own_the_whole_is_looked_up():
+    assert two(who=RUNS, whole=RUNS).mode == "taught"
+    assert two(who=RUNS, call=RUNS, whole=RUNS).mode == "taught"
+    assert two(who=RUNS, call=found(0.5), whole=found(0.5)).mode == "unknown"
+
+
 def test_what_the_version_does_not_recall_is_quoted():
     reply = ask("How do I call you?", every=found(0.9, is_recalled=False))
     assert (reply.mode, reply.text, reply.messages) == ("stored", "It is 555-0142.", None)

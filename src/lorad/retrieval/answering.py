@@ -16,11 +16,12 @@ from typing import Any, Literal, Protocol
 
 from lorad.records import AnswerThresholds, Example, as_line
 from lorad.retrieval.neighbours import Neighbour
+from lorad.retrieval.parts import parts
 from lorad.storage.memory import Recalled
 
 Mode = Literal["taught", "stored", "weights", "unknown"]
 """``taught``: the model is asked the nearest question in its trained wording. ``stored``: the same, but the version does not
-recall that answer, so it is quoted. ``weights``: the model is asked the question as it is. ``unknown``: nothing that was
+recall that answer, or two are asked for at once, so it is quoted. ``weights``: the model is asked the question as it is. ``unknown``: nothing that was
 taught answers it, and that is said."""
 
 
@@ -56,7 +57,7 @@ class Reply:
     sources: tuple[Source, ...] = ()
     """What the answer rests on; of ``unknown`` the nearest example, which does not answer it."""
     rests_on: Example | None = None
-    """The example whose answer this is."""
+    """The one example whose answer this is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +107,8 @@ def reply(
         return Reply(mode="weights", messages=messages)
     if known := finder.exact(messages):
         return _rest_on(known.example, None, is_recalled=known.right)
+    if several := _each(parts(asked[0]), finder, thresholds):
+        return _rest_on_all(several, thresholds)
     alone = finder.find(asked[0])
     hits = filter(None, [alone, *_behind(asked, finder)])
     best = max(hits, key=lambda found: _above_line(found, thresholds), default=None)
@@ -116,6 +119,24 @@ def reply(
     if alone is not None and alone is best and unknown_words is not None and is_about(alone, thresholds):
         return Reply(mode="unknown", text=unknown_words, sources=(_source(alone, thresholds),))
     return Reply(mode="weights", messages=messages)
+
+
+def _each(questions: Sequence[str], finder: Finder, thresholds: AnswerThresholds) -> list[Found]:
+    """Return what answers each of several questions that are asked at once; nothing unless all have answers of their own.
+
+    A later one may lean on the first: "Who runs it, and how do I call there?"
+    """
+    if len(questions) == 1:
+        return []
+    first, *later = questions
+    found = [finder.find(first)]
+    for question in later:
+        hits = filter(None, [finder.find(question), *_behind([question, first], finder)])
+        found.append(max(hits, key=lambda hit: _above_line(hit, thresholds), default=None))
+    answered = [hit for hit in found if hit is not None and answers(hit, thresholds)]
+    examples = {hit.neighbour.example.id for hit in answered}
+    texts_alone = all(isinstance(hit.neighbour.example.target, str) for hit in answered)
+    return answered if len(examples) == len(questions) and texts_alone else []
 
 
 def _behind(asked: Sequence[str], finder: Finder) -> list[Found]:
@@ -156,6 +177,12 @@ def _rest_on(example: Example, source: Source | None, *, is_recalled: bool) -> R
     if is_recalled or not isinstance(example.target, str):
         return Reply(mode="taught", messages=example.input, sources=sources, rests_on=example)
     return Reply(mode="stored", text=example.target, sources=sources, rests_on=example)
+
+
+def _rest_on_all(several: Sequence[Found], thresholds: AnswerThresholds) -> Reply:
+    """Quote what answers each question, one after the other: asked for them together, a model tells one or mixes them."""
+    text = " ".join(str(hit.neighbour.example.target).strip() for hit in several)
+    return Reply(mode="stored", text=text, sources=tuple(_source(hit, thresholds) for hit in several))
 
 
 def _source(found: Found, thresholds: AnswerThresholds) -> Source:

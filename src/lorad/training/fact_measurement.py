@@ -191,7 +191,8 @@ class FactMeasurement:
         if reply.mode == "weights":
             return alone
         # asked as it was trained, what is recalled is the example's own answer; what is not is quoted
-        return reply.rests_on is not None and self._has_fact(question.example, as_line(reply.rests_on.target))
+        said = as_line(reply.rests_on.target) if reply.rests_on else reply.text or ""
+        return reply.mode != "unknown" and self._has_fact(question.example, said)
 
     def _has_fact(self, example: Example, given: str) -> bool:
         return facts.has_fact(as_line(example.input), as_line(example.target), given, self._slots)

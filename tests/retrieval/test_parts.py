@@ -1,0 +1,38 @@
+"""Two questions in one."""
+
+import pytest
+
+from lorad.retrieval.parts import parts
+
+
+@pytest.mark.parametrize(
+    ("question", "found"),
+    [
+        ("Who runs it, and how do I call there?", ["Who runs it", "how do I call there?"]),
+        ("Who runs it and where is it?", ["Who runs it", "where is it?"]),
+        ("What does it cost? When is it open?", ["What does it cost", "When is it open?"]),
+        ("Wer leitet das Haus und wo ist es?", ["Wer leitet das Haus", "wo ist es?"]),
+        (
+            "Qui dirige la maison et quand est-elle ouverte ?",
+            ["Qui dirige la maison", "quand est-elle ouverte ?"],
+        ),
+    ],
+)
+def test_two_questions_are_taken_apart(question, found):
+    assert parts(question) == found
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "When is it open on Saturdays and Sundays?",
+        "Who wrote Pride and Prejudice?",
+        "Where is the Hall of Arts and Sciences",
+        "Where?",
+        "",
+        "Is it Dr. Who and where?",
+        "Who is A and who is B and who is C and who is D?",
+    ],
+)
+def test_one_question_stays_one(question):
+    assert parts(question) == [question]
