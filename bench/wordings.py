@@ -164,7 +164,7 @@ def ask_campus() -> dict[str, Any]:
     found: dict[str, Any] = {}
     with three_drops.daemon(home_of("campus"), ()) as client:
         asking = Asking(client)
-        wait_for_index(client)
+        wait_for_index(client, known[0]["instruction"])
         for kind, asked in wordings.items():
             found[f"{kind}_served"] = ask_facts(asking, asked, slots)
             right = sum(each["right"] for each in found[f"{kind}_served"])
@@ -269,12 +269,15 @@ def ask_public() -> dict[str, Any]:
     asked = [(fact.paraphrase, fact.question, fact.answer) for each in known.values() for fact in each]
     slots = all_slots((fact.question, fact.answer) for each in known.values() for fact in each)
     with three_drops.daemon(home_of("public"), ()) as client:
-        wait_for_index(client)
+        wait_for_index(client, asked[0][1])
         return {"other_served": ask_facts(Asking(client), asked, slots)}
 
 
-def wait_for_index(client: Client) -> None:
+def wait_for_index(client: Client, trained: str) -> None:
+    """Wait until a question in its trained wording is looked up: the index is whole, and the thresholds fit."""
     while any(track.not_indexed for track in client.status().tracks.values()):
+        time.sleep(0.5)
+    while Asking(client).ask(trained, tokens=1)["source"] is None:
         time.sleep(0.5)
 
 
@@ -378,7 +381,9 @@ def table(found: dict[str, Any]) -> list[str]:
 
 def run_arm(arm: str) -> dict[str, Any]:
     if arm == "today":
-        return learn(arm, campus_sets(), ["planner.wordings=0", "planner.gapped=0", "answering.retrieve=false"])
+        return learn(
+            arm, campus_sets(), ["planner.wordings=0", "planner.gapped=0", "answering.retrieve=false"]
+        )
     if arm == "campus":
         return learn(arm, campus_sets(), [])
     if arm == "public":

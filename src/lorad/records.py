@@ -481,6 +481,8 @@ class AnswerThresholds:
     """Share of taught questions that got none, on the same."""
     questions: int
     """How many questions they were fitted on."""
+    max_false_share: float | None = None
+    """The share that the settings allowed; ``None`` where it was not noted."""
     lines: Mapping[str, float] = field(default_factory=dict)
     """The least score of the examples of one dataset, of each that enough of the questions ended at."""
 

@@ -10,6 +10,7 @@ from versions_on_disk import BASE, NOON, a_candidate
 from world import evaluate
 
 from lorad import records
+from lorad.apps.daemon.fitting import Fitting, keep
 from lorad.apps.daemon.lookup import Lookup
 from lorad.config import AnsweringSettings, Settings
 from lorad.home import Home
@@ -25,7 +26,7 @@ from lorad.versions.promotion import PromotionRecord
 DOORS = tiny.facts(4, "doors")
 WINDOWS = tiny.facts(4, "windows", subject="window")
 LINE = AnswerThresholds(
-    scored_by="similarity on fake-fingerp",
+    scored_by="similarity on fake-fingerp, form 2",
     answer=6.0,
     near=0.5,
     mentions=0.3,
@@ -68,10 +69,22 @@ class World:
             pass
         return version
 
-    def reply(self, question, version, **settings):
-        lookup = Lookup(self.tracks, AnsweringSettings(**settings))
+    def lookup(self, serving="base", **settings):
+        return Lookup(
+            self.tracks, AnsweringSettings(**settings), Ledger(self.database), lambda _track: serving
+        )
+
+    def indexed(self, serving="base", **settings):
+        lookup = self.lookup(serving, **settings)
         lookup.add("chat", Finding(self.index))
-        return lookup.reply("chat", version, [{"role": "user", "content": question}])
+        return lookup
+
+    def reply(self, question, version, **settings):
+        return ask(self.indexed(**settings), question, version)
+
+
+def ask(lookup, question, version):
+    return lookup.reply("chat", version, [{"role": "user", "content": question}])
 
 
 @pytest.fixture
@@ -132,4 +145,97 @@ def test_a_forgotten_example_is_found_no_more(world):
 
 def test_a_track_without_an_index_answers_by_itself(world):
     version = world.learn(DOORS)
-    assert Lookup(world.tracks, AnsweringSettings()).reply("chat", version, []) is None
+    assert world.lookup().reply("chat", version, []) is None
+
+
+# thresholds that are fitted while a version serves
+
+
+def fit(world, lookup, *, steps=100):
+    """Fit in steps until nothing is left; return how many it took."""
+    ticks = iter(range(10_000))
+    fitting = Fitting(lookup, Ledger(world.database), lambda: float(next(ticks)))
+    for number in range(steps):
+        if not fitting.step():
+            return number
+    raise AssertionError("it never ends")
+
+
+@pytest.mark.parametrize(
+    "thresholds", [None, replace(LINE, scored_by="another"), replace(LINE, max_false_share=0.9)]
+)
+def test_a_version_whose_thresholds_do_not_fit_gets_new_ones(world, thresholds):
+    version = world.learn(DOORS, thresholds=thresholds)
+    lookup = world.indexed(version)
+    assert fit(world, lookup) > 1
+    assert lookup.unfitted() is None
+    assert ask(lookup, ASKED, version).rests_on.id == DOORS[0].id
+
+
+def test_what_was_fitted_is_there_after_a_restart(world):
+    version = world.learn(DOORS, thresholds=None)
+    fit(world, world.indexed(version))
+    again = world.indexed(version)
+    assert again.unfitted() is None
+    assert ask(again, ASKED, version).mode == "taught"
+    assert world.indexed(version, max_false_share=0.05).unfitted().version == version
+
+
+def test_thresholds_that_only_allow_another_share_answer_until_new_ones_are_fitted(world):
+    version = world.learn(DOORS, thresholds=replace(LINE, max_false_share=0.9))
+    lookup = world.indexed(version)
+    assert lookup.unfitted().version == version
+    assert ask(lookup, ASKED, version).mode == "taught"
+
+
+def test_thresholds_that_fit_are_left_alone(world):
+    for thresholds in (LINE, replace(LINE, max_false_share=0.2)):
+        version = world.learn(DOORS, thresholds=thresholds)
+        assert fit(world, world.indexed(version)) == 0
+
+
+def test_the_base_and_a_version_whose_index_is_not_whole_are_not_fitted(world):
+    version = world.learn(DOORS, thresholds=None)
+    assert world.indexed("base").unfitted() is None
+    more = tiny.facts(4, "gates", subject="gate")
+    world.chat.memory.add(more, Ledger(world.database).take("more.json", "chat", NOON).id, NOON)
+    world.chat.memory.mark_learned([example.ids for example in more], version)
+    assert world.indexed(version).unfitted() is None
+
+
+def test_where_scores_tell_nothing_the_version_goes_on_without_and_is_not_asked_again(world):
+    version = world.learn(DOORS, thresholds=None)
+    lookup = world.indexed(version)
+    keep(Ledger(world.database), lookup.unfitted(), None)
+    again = world.indexed(version)
+    assert again.unfitted() is None
+    assert ask(again, ASKED, version) is None
+
+
+@pytest.mark.parametrize(
+    "held", ["", "no JSON", "[]", '{"version": "v0.1"}', '{"version": 1, "thresholds": {"answer": "x"}}']
+)
+def test_what_is_kept_and_cannot_be_read_is_fitted_again(world, held):
+    version = world.learn(DOORS, thresholds=None)
+    Ledger(world.database).set_flag("thresholds:chat", held)
+    lookup = world.indexed(version)
+    assert lookup.unfitted().version == version
+    fit(world, lookup)
+    assert ask(lookup, ASKED, version).mode == "taught"
+
+
+def test_it_is_told_why_a_version_answers_by_its_weights_alone(world):
+    assert world.indexed("base").why_not("chat") == ""
+    version = world.learn(DOORS, thresholds=None)
+    assert world.indexed(version, retrieve=False).why_not("chat") == "as answering.retrieve is off"
+    assert world.lookup(version).why_not("chat").startswith("as its encoder is damaged")
+    lookup = world.indexed(version)
+    assert lookup.why_not("chat") == "until thresholds are fitted"
+    lookup.use("chat", version, None)
+    assert lookup.why_not("chat").startswith("as scores tell nothing")
+    lookup.use("chat", version, LINE)
+    assert lookup.why_not("chat") == ""
+    more = tiny.facts(4, "gates", subject="gate")
+    world.chat.memory.add(more, Ledger(world.database).take("more.json", "chat", NOON).id, NOON)
+    world.chat.memory.mark_learned([example.ids for example in more], version)
+    assert lookup.why_not("chat") == "until all that it has learned is indexed"

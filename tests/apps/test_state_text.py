@@ -211,6 +211,16 @@ def test_the_summary_tells_what_is_not_indexed_yet_only_when_there_is_any():
     assert "\n  index    chat: 12 examples not indexed yet\n" in state_text.summary(told(data)) + "\n"
 
 
+def test_the_summary_tells_why_questions_are_not_looked_up():
+    data = sent()
+    data["tracks"]["chat"]["not_looked_up"] = "as answering.retrieve is off"
+
+    assert (
+        "\n  index    chat: answers by its weights alone, as answering.retrieve is off\n"
+        in f"{state_text.summary(told(data))}\n"
+    )
+
+
 def source(**changes):
     known = {"dataset": "campus_cs", "row": 12, "question": "Who chairs CS?", "similarity": 0.834}
     return SourceExample(**{**known, "confidence": 0.9, **changes})

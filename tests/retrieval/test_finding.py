@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from lorad.records import Example
-from lorad.retrieval.finding import ALONE, BY_SIMILARITY, LACKING, SIMILAR, Finding
+from lorad.retrieval.finding import ALONE, BY_SIMILARITY, COMPARED, LACKING, REACH, SIMILAR, Finding
 from lorad.retrieval.neighbours import Neighbour
 from lorad.retrieval.words import names
 
@@ -55,13 +55,57 @@ def test_the_nearest_is_found_and_scored_by_the_index_where_there_is_no_reranker
     found = finding.find(ASKED, ["v0.1"])
     assert found.neighbour.example.line == 1
     assert found.score == ALONE
-    assert finding.scored_by == f"{BY_SIMILARITY} on 0123456789ab"
+    assert finding.scored_by == f"{BY_SIMILARITY} on 0123456789ab, form 2"
 
 
 def test_a_reranker_says_how_well_it_answers():
     finding = Finding(Shelf(9), Judging())
     assert finding.find(ASKED, ["v0.1"]).score == SIMILAR - 30.0
-    assert finding.scored_by == "judging on 0123456789ab"
+    assert finding.scored_by == "judging on 0123456789ab, form 2"
+
+
+class Level(Shelf):
+    """An index whose examples are this far behind one another."""
+
+    apart = 0.01
+
+    def search(self, question, lineage, most=8):
+        found = super().search(question, lineage, most)
+        return [replace(each, score=0.8 - place * self.apart) for place, each in enumerate(found)]
+
+
+class Preferring:
+    """A reranker that prefers one course."""
+
+    fingerprint = "preferring"
+
+    def __init__(self, number, odds=3.0):
+        self.number, self.odds, self.compared = number, odds, 0
+
+    def score(self, question, texts):
+        del question
+        self.compared = len(texts)
+        return [self.odds if f"CS {self.number} " in text else 0.0 for text in texts]
+
+
+def test_of_the_nearest_few_the_reranker_chooses():
+    found = Finding(Level(9), Preferring(2)).find(ASKED, [])
+    assert found.neighbour.example.line == 2
+    assert found.score == 3.0 + SIMILAR * 0.79
+
+
+def test_what_is_clearly_nearer_stays_first():
+    assert Finding(Level(9), Preferring(2, odds=0.4)).find(ASKED, []).neighbour.example.line == 1
+    assert Finding(Level(9), Preferring(9, odds=99.0)).find(ASKED, []).neighbour.example.line == 1
+
+
+def test_only_what_is_near_the_first_is_compared():
+    far = Level(9)
+    far.apart = REACH + 0.01
+    for shelf, compared in ((Level(9), COMPARED), (Level(2), 2), (far, 1)):
+        reranker = Preferring(1)
+        Finding(shelf, reranker).find(ASKED, [])
+        assert reranker.compared == compared
 
 
 def test_as_if_an_example_had_not_been_learned():

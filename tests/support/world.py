@@ -205,6 +205,7 @@ class World:
             models=self.models,
             executor=self.models,
             indexing=Indexing(self.indexes, lambda: self.ticks),
+            fitting=Indexing({}, lambda: self.ticks),  # its versions have no index
         )
 
     def archive(self):

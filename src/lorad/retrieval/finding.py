@@ -19,8 +19,17 @@ BY_SIMILARITY = "similarity"
 
 SIMILAR, LACKING = 6.0, 4.0
 """Weights in an example's score: the reranker's log-odds + SIMILAR x the index's score - LACKING x what the question names
-and the example lacks. Tuned on data/harbour*.json (bench/LOG.md). The reranker does not rank: it confuses codes that look
-alike."""
+and the example lacks. Tuned on data/harbour*.json (bench/LOG.md)."""
+COMPARED = 3
+"""Of the nearest examples so many are compared with the question; the best of them is scored."""
+RANKED = 50.0
+"""Weight of the index's score in place of SIMILAR where examples are ranked: the reranker decides between near ones only, for
+it confuses codes that look alike. Found as SIMILAR was."""
+REACH = 0.2
+"""How far behind the first an example may be in the index's score to be compared: farther, its odds would have to be more
+than a million times as good."""
+FORM = 2
+"""Counts what an example's score is made of; thresholds of another form mean nothing."""
 ALONE = 12.0
 """The index's score where there is no reranker: as log-odds are spread."""
 PASSED_OVER = 4
@@ -72,7 +81,7 @@ class Finding:
     def scored_by(self) -> str:
         """Identify what the scores mean: of another embedder or reranker they mean something else."""
         by = self.reranker.fingerprint[:SHOWN] if self.reranker else BY_SIMILARITY
-        return f"{by} on {self.index.embedder[:SHOWN]}"
+        return f"{by} on {self.index.embedder[:SHOWN]}, form {FORM}"
 
     def find(self, question: str, lineage: Sequence[str], without: Collection[str] = ()) -> Found | None:
         """Return what a version knows nearest to a question, as if it had not learned the examples ``without``."""
@@ -82,19 +91,24 @@ class Finding:
         fit = [each for each in near if each.example.id not in without and stands_alone(each.example)]
         if not fit:
             return None
+        best, score = self._best(question, fit)
         return Found(
-            neighbour=fit[0],
-            score=self._score(question, fit[0]),
+            neighbour=best,
+            score=score,
             mentions=any(len(name) > 1 and not name.isdecimal() for name in names(question)),
             is_of_facts=2 * sum(has_fact(each.example) for each in fit) >= len(fit),
         )
 
-    def _score(self, question: str, near: Neighbour) -> float:
-        told = ALONE * near.score
-        if self.reranker is not None:
-            (odds,) = self.reranker.score(question, [embedded_text(near.example)])
-            told = odds + SIMILAR * near.score
-        return told - LACKING * near.lacking
+    def _best(self, question: str, fit: Sequence[Neighbour]) -> tuple[Neighbour, float]:
+        """Return the example that answers best, and its score."""
+        if self.reranker is None:
+            return fit[0], ALONE * fit[0].score - LACKING * fit[0].lacking
+        near = [each for each in fit[:COMPARED] if each.score >= fit[0].score - REACH]
+        odds = self.reranker.score(question, [embedded_text(each.example) for each in near])
+        told = [one - LACKING * each.lacking for one, each in zip(odds, near, strict=True)]
+        ranks = [one + RANKED * each.score for one, each in zip(told, near, strict=True)]
+        first = ranks.index(max(ranks))
+        return near[first], told[first] + SIMILAR * near[first].score
 
 
 @dataclass(frozen=True, slots=True)

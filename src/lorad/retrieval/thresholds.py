@@ -67,6 +67,7 @@ def fit(
     usual = quantile(own, 0.5) if own else 1.0
     return AnswerThresholds(
         scored_by=scored_by,
+        max_false_share=max_false_share,
         answer=answer,
         lines=lines,
         near=mentions + NEAR * max(0.0, usual - mentions),

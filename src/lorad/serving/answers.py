@@ -226,6 +226,8 @@ class TrackStatus(Versions):
     datasets: tuple[DatasetCounts, ...] = ()
     not_indexed: int = 0
     """Examples that cannot be found by their meaning yet."""
+    not_looked_up: str = ""
+    """Why questions are answered by the weights alone, for people; empty where they are looked up, and for the base."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,16 +20,15 @@ from lorad.models import embedders, generation
 from lorad.models.adapter_stack import AdapterStack
 from lorad.models.embedders import Embedder
 from lorad.records import AnswerThresholds, Example, FactRecall, Score, as_line
-from lorad.retrieval import answering, rerankers, thresholds
+from lorad.retrieval import answering, rerankers
 from lorad.retrieval.finding import Finding, VersionFinder, stands_alone
 from lorad.retrieval.index import Index
-from lorad.retrieval.thresholds import Scored
 from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
 from lorad.storage.memory import Memory
 from lorad.tasks import Generating
-from lorad.training import augmentation, distillation
 from lorad.training.session_examples import SessionExample, score, spread
+from lorad.training.threshold_fitting import ThresholdFitting
 
 VERSION = "candidate"
 """What the examples in memory were learned by."""
@@ -39,9 +38,6 @@ ASKED = 32
 """Examples of each dataset whose facts are asked for: as many when it is new as when it is old, to be compared."""
 MOST_ASKED = 480
 """Examples whose facts are asked for in all."""
-FITTED = 80
-"""Examples that the thresholds are fitted on. Each is asked in up to two of the grammar's wordings and one that was held out,
-and, as if it had not been learned, in its own wording and one of the grammar's."""
 LONGEST = 96
 """Tokens of an answer in which its fact is looked for."""
 
@@ -131,6 +127,13 @@ class FactMeasurement:
         served = self._served(questions, alone, found)
         return FactReport(facts=_by_dataset(questions, alone, served), thresholds=found)
 
+    def _fit(self, finding: Finding) -> AnswerThresholds | None:
+        known = [each.example for each in self._examples]
+        fitting = ThresholdFitting(finding, [VERSION], known, self._settings.max_false_share)
+        while fitting.step():
+            pass
+        return fitting.result()
+
     # -- which questions
 
     def _questions(self) -> list[_Question]:
@@ -196,50 +199,6 @@ class FactMeasurement:
 
     def _has_fact(self, example: Example, given: str) -> bool:
         return facts.has_fact(as_line(example.input), as_line(example.target), given, self._slots)
-
-    # -- thresholds
-
-    def _fit(self, finding: Finding) -> AnswerThresholds | None:
-        taught: list[Scored] = []
-        held_out: list[Scored] = []
-        untaught: list[Scored] = []
-        own: list[float] = []
-        for each in spread(self._examples, FITTED):
-            example = each.example
-            asked = as_line(example.input)
-            others = augmentation.wordings(asked, 2, len(asked))
-            taught += _scores(finding, others)
-            held_out += _scores(finding, example.held_out[:1])
-            for text in (asked, *others[:1]):
-                hit = finding.find(text, [VERSION], without={example.id})
-                if hit is None or self._has_fact(example, as_line(hit.neighbour.example.target)):
-                    continue  # another example says the same: then it is taught
-                untaught.append(_scored(hit))
-                own.append(hit.neighbour.similarity)
-        ordinary = [
-            near[0].similarity
-            for text in distillation.prompts()
-            if (near := finding.index.search(text, [VERSION], 1))
-        ]
-        found = thresholds.fit(
-            taught=taught,
-            held_out=held_out,
-            untaught=untaught,
-            ordinary=ordinary,
-            own=own,
-            max_false_share=self._settings.max_false_share,
-            scored_by=finding.scored_by,
-        )
-        return found if thresholds.is_useful(found, self._settings.max_false_share) else None
-
-
-def _scores(finding: Finding, texts: Sequence[str]) -> list[Scored]:
-    """Return the score of the nearest example for each text for which any is found."""
-    return [_scored(hit) for text in texts if (hit := finding.find(text, [VERSION]))]
-
-
-def _scored(hit: answering.Found) -> Scored:
-    return Scored(hit.neighbour.example.dataset, hit.score)
 
 
 def _by_dataset(

@@ -21,6 +21,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from lorad import log
 from lorad.apps.daemon import lookup, nightly
 from lorad.apps.daemon.api import Api
+from lorad.apps.daemon.fitting import Fitting
 from lorad.apps.daemon.indexing import Indexing
 from lorad.apps.daemon.lookup import Lookup
 from lorad.apps.daemon.loop import LearningLoop
@@ -163,7 +164,7 @@ class App:
         self.tracks = open_tracks(self.home, self.settings, database)
         self.engine = Engine(self.settings.engine)
         self.models = ModelHost(self.settings, self.tracks, self.engine)
-        self.lookup = Lookup(self.tracks, self.settings.answering)
+        self.lookup = Lookup(self.tracks, self.settings.answering, self.ledger, self.engine.serving)
         self.indexes: dict[str, Index] = {}
         self.inbox = Inbox(self.home.inbox, self.settings.inbox, tuple(self.tracks), self.home.drops)
         self._wire_loop()
@@ -192,6 +193,7 @@ class App:
             models=self.models,
             executor=LocalExecutor(nice=training.nice, max_seconds=training.max_seconds),
             indexing=Indexing(self.indexes, time.monotonic),
+            fitting=Fitting(self.lookup, self.ledger, time.monotonic),
         )
 
     def _wire_api(self) -> None:
@@ -206,6 +208,7 @@ class App:
             loop=self.loop,
             engine=self.engine,
             archive=archive,
+            not_looked_up=self.lookup.why_not,
         )
         self.api = Api(
             tracks=self.tracks,

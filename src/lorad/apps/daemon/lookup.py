@@ -7,9 +7,10 @@ Looking up holds no lock that answering needs. Where a track's own base embeds i
 every question does.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorad.apps.daemon import ports
+from lorad.apps.daemon.fitting import Unfitted, kept
 from lorad.config import AnsweringSettings
 from lorad.errors import LoradError, RegistryError, describe
 from lorad.log import get_logger
@@ -30,6 +32,7 @@ from lorad.retrieval.finding import Finding, VersionFinder
 from lorad.retrieval.index import Index
 from lorad.serving.engine import Engine
 from lorad.storage.database import Database
+from lorad.storage.ledger import Ledger
 from lorad.tasks import find
 from lorad.track import Track
 
@@ -50,6 +53,8 @@ class _Version:
     lineage: Sequence[str]
     thresholds: AnswerThresholds | None
     right: Mapping[str, bool]
+    fits: bool
+    """Whether the thresholds are those of today's encoder, reranker and settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +84,18 @@ class _OnEngine:
 class Lookup:
     """Looks questions up in the indexes of a home's chat tracks (``serving.retrieval.Retrieving``)."""
 
-    def __init__(self, tracks: Mapping[str, Track], settings: AnsweringSettings) -> None:
+    def __init__(
+        self,
+        tracks: Mapping[str, Track],
+        settings: AnsweringSettings,
+        ledger: Ledger,
+        serving: Callable[[str], str],
+    ) -> None:
         self._tracks = tracks
         self._settings = settings
+        self._ledger = ledger
+        self._serving = serving
+        """Tells by a track which version answers, or ``BASE``."""
         self._findings: dict[str, Finding] = {}
         self._versions: dict[tuple[str, str], _Version] = {}
         self._lock = threading.Lock()
@@ -135,26 +149,79 @@ class Lookup:
             log.warning("lookup_failed", track=track, version=version, **describe(error))
             return None
 
+    def why_not(self, track: str) -> str:
+        """Return why the version that serves answers by its weights alone; empty where it does not, and for the base."""
+        version = self._serving(track)
+        if version == BASE or find(self._tracks[track].settings.task).formats != CHAT:
+            return ""
+        if not self._settings.retrieve:
+            return "as answering.retrieve is off"
+        finding = self._findings.get(track)
+        if finding is None:
+            return "as its encoder is damaged: lorad doctor"
+        known = self._version(track, version)
+        if not finding.index.has_all(known.lineage):
+            return "until all that it has learned is indexed"
+        if known.thresholds is None:
+            return "as scores tell nothing of these examples" if known.fits else "until thresholds are fitted"
+        return ""
+
+    # -- thresholds
+
+    def unfitted(self) -> Unfitted | None:
+        """Return a version that serves and has no thresholds that fit, if there is one whose index is whole."""
+        for track, finding in self._findings.items():
+            version = self._serving(track)
+            if version == BASE:
+                continue
+            known = self._version(track, version)
+            if not known.fits and finding.index.has_all(known.lineage):
+                return self._unfitted(track, version)
+        return None
+
+    def use(self, track: str, version: str, thresholds: AnswerThresholds | None) -> None:
+        """Answer with these from now on; ``None``: without the index."""
+        known = self._version(track, version)
+        with self._lock:
+            self._versions[track, version] = replace(known, thresholds=thresholds, fits=True)
+
+    def _unfitted(self, track: str, version: str) -> Unfitted:
+        return Unfitted(
+            track=self._tracks[track],
+            version=version,
+            finding=self._findings[track],
+            max_false_share=self._settings.max_false_share,
+        )
+
     def _version(self, track: str, version: str) -> _Version:
         with self._lock:
             if (track, version) in self._versions:
                 return self._versions[track, version]
         registry = self._tracks[track].registry
-        try:
+        own, right = None, {}
+        with contextlib.suppress(RegistryError):  # imported, or its papers are gone
             result = registry.result(version)
-            fitted = result.evaluation.thresholds
-            if fitted and fitted.scored_by != self._findings[track].scored_by:
-                why = "its thresholds were fitted to another encoder; the next version has new ones, or: lorad consolidate --refit"
-                log.warning("lookup_off", track=track, version=version, why=why)
-                fitted = None
-            found = _Version(registry.lineage(version), fitted, result.right)
-        except RegistryError:  # imported, or its papers are gone
-            found = _Version(registry.lineage(version), None, {})
+            own, right = result.evaluation.thresholds, dict(result.right)
+        thresholds, fits = self._thresholds(self._unfitted(track, version), own)
+        found = _Version(registry.lineage(version), thresholds, right, fits)
         with self._lock:
             while len(self._versions) >= KEPT:
                 self._versions.pop(next(iter(self._versions)))
             self._versions[track, version] = found
         return found
+
+    def _thresholds(self, of: Unfitted, own: AnswerThresholds | None) -> tuple[AnswerThresholds | None, bool]:
+        """Return the thresholds of a version, its own or those that were fitted since, and whether they fit."""
+        is_usable = own is not None and own.scored_by == of.finding.scored_by
+        if is_usable and own is not None and own.max_false_share in {None, of.max_false_share}:
+            return own, True
+        was_fitted, found = kept(self._ledger, of)
+        if was_fitted:
+            return found, True
+        if own is not None and not is_usable:
+            why = "its thresholds were fitted to another encoder or reranker; new ones are fitted while it serves"
+            log.warning("lookup_off", track=of.track.name, version=of.version, why=why)
+        return own if is_usable else None, False
 
 
 def _load(encoder: Path) -> tuple[Embedder, rerankers.CrossEncoder | None]:

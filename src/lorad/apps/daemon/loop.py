@@ -18,7 +18,7 @@ from lorad.apps.daemon.housekeeping import Housekeeping
 from lorad.apps.daemon.indexing import Indexing
 from lorad.apps.daemon.intake import Intake, least_rest
 from lorad.apps.daemon.loop_state import LoopState
-from lorad.apps.daemon.ports import ModelPort, Reader
+from lorad.apps.daemon.ports import ModelPort, Reader, Stepping
 from lorad.apps.daemon.preparation import Preparation
 from lorad.apps.daemon.recovery import Recovery
 from lorad.apps.daemon.served_versions import ServedVersions
@@ -45,8 +45,10 @@ class LearningLoop:
         models: ModelPort,
         executor: Executor,
         indexing: Indexing,
+        fitting: Stepping,
     ) -> None:
         self.indexing = indexing
+        self.fitting = fitting
         self.state = LoopState()
         self.attempts = Attempts(partial(least_rest, settings.inbox.settle_seconds))
         self.served = ServedVersions(tracks=tracks, ledger=ledger, models=models, attempts=self.attempts)
@@ -124,4 +126,4 @@ class LearningLoop:
         return self.state.has_unindexed
 
     def _index(self) -> None:
-        self.state.has_unindexed = self.indexing.step()
+        self.state.has_unindexed = self.indexing.step() or self.fitting.step()

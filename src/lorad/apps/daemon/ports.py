@@ -43,6 +43,13 @@ class Index(Protocol):
         """Count the examples that are not indexed yet."""
 
 
+class Stepping(Protocol):
+    """Does its work a little at a time."""
+
+    def step(self) -> bool:
+        """Do what fits into a quarter of a second; return whether more is left."""
+
+
 class Reader(Protocol):
     """Reads dropped files, in this process or in one of its own (``reader_process``)."""
 

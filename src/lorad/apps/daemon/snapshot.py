@@ -1,7 +1,7 @@
 """What ``lorad status`` and ``lorad monitor`` show, taken at one moment."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -48,6 +48,7 @@ class Snapshot:
         loop: LearningLoop,
         engine: Engine,
         archive: Archive,
+        not_looked_up: Callable[[str], str],
     ) -> None:
         self._home = home
         self._started_at = started_at
@@ -57,6 +58,7 @@ class Snapshot:
         self._loop = loop
         self._engine = engine
         self._archive = archive
+        self._not_looked_up = not_looked_up
         self.polls_because = ""
         """Why the inbox is looked at every second, where no events tell."""
 
@@ -98,6 +100,7 @@ class Snapshot:
             base=track.settings.base,
             datasets=self._archive.datasets(track.name),
             not_indexed=self._loop.indexing.left(track.name),
+            not_looked_up=self._not_looked_up(track.name),
         )
 
     def _jobs(self) -> tuple[Job, ...]:

@@ -214,6 +214,11 @@ def summary(snapshot: Status) -> str:
         for name, track in snapshot.tracks.items()
         if track.not_indexed
     ]
+    lines += [
+        f"  index    {name}: answers by its weights alone, {track.not_looked_up}"
+        for name, track in snapshot.tracks.items()
+        if track.not_looked_up
+    ]
     lines += [f"  waits    {_one_line(why)}" for why in snapshot.troubles]
     lines += [f"  {heading:<9}{text}" for heading, text in _queue_lines(snapshot)]
     return "\n".join(lines)

@@ -1,0 +1,92 @@
+"""When to answer, fitted to what a version has learned (``retrieval.thresholds``).
+
+What lives here: which questions are asked for it, and asking them of an index, an example at a time. What never does: the
+arithmetic, models that generate, clocks.
+
+No model is asked: what a version knows is not measured here, only what an index finds. So thresholds can be fitted anew to
+a version that was made long ago, when the encoder, the reranker or the settings have changed.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+from lorad.evaluation import facts
+from lorad.records import AnswerThresholds, Example, as_line
+from lorad.retrieval import thresholds
+from lorad.retrieval.answering import Found
+from lorad.retrieval.finding import Finding, stands_alone
+from lorad.retrieval.thresholds import Scored
+from lorad.training import augmentation, distillation
+from lorad.training.session_examples import spread
+
+FITTED = 80
+"""Examples that the thresholds are fitted on. Each is asked in up to two of the grammar's wordings and one that was held out,
+and, as if it had not been learned, in its own wording and one of the grammar's."""
+
+
+class ThresholdFitting:
+    """Fits thresholds to the examples that a version has learned."""
+
+    def __init__(
+        self, finding: Finding, lineage: Sequence[str], examples: Sequence[Example], max_false_share: float
+    ) -> None:
+        self._finding = finding
+        self._lineage = lineage
+        self._max_false_share = max_false_share
+        found = [example for example in examples if stands_alone(example)]
+        self._slots = frozenset(
+            slot for each in found for slot in facts.slots(as_line(each.input), as_line(each.target))
+        )
+        self._left = deque(spread(found, FITTED))
+        self._taught: list[Scored] = []
+        self._held_out: list[Scored] = []
+        self._untaught: list[Scored] = []
+        self._own: list[float] = []
+
+    def step(self) -> bool:
+        """Ask for one more example; return whether more are left."""
+        if self._left:
+            self._ask(self._left.popleft())
+        return bool(self._left)
+
+    def _ask(self, example: Example) -> None:
+        asked = as_line(example.input)
+        others = augmentation.wordings(asked, 2, len(asked))
+        self._taught += self._scores(others)
+        self._held_out += self._scores(example.held_out[:1])
+        for text in (asked, *others[:1]):
+            hit = self._finding.find(text, self._lineage, without={example.id})
+            if hit is None or self._says_the_same(example, hit):
+                continue  # then it is taught
+            self._untaught.append(_scored(hit))
+            self._own.append(hit.neighbour.similarity)
+
+    def _scores(self, texts: Sequence[str]) -> list[Scored]:
+        """Return the score of the nearest example for each text for which any is found."""
+        return [_scored(hit) for text in texts if (hit := self._finding.find(text, self._lineage))]
+
+    def _says_the_same(self, example: Example, hit: Found) -> bool:
+        given = as_line(hit.neighbour.example.target)
+        return facts.has_fact(as_line(example.input), as_line(example.target), given, self._slots)
+
+    def result(self) -> AnswerThresholds | None:
+        """Return the thresholds; ``None`` where scores do not tell taught from untaught questions."""
+        ordinary = [
+            near[0].similarity
+            for text in distillation.prompts()
+            if (near := self._finding.index.search(text, self._lineage, 1))
+        ]
+        found = thresholds.fit(
+            taught=self._taught,
+            held_out=self._held_out,
+            untaught=self._untaught,
+            ordinary=ordinary,
+            own=self._own,
+            max_false_share=self._max_false_share,
+            scored_by=self._finding.scored_by,
+        )
+        return found if thresholds.is_useful(found, self._max_false_share) else None
+
+
+def _scored(hit: Found) -> Scored:
+    return Scored(hit.neighbour.example.dataset, hit.score)
