@@ -1,7 +1,9 @@
 """Answering from any version, exactly as generated."""
 
+import gc
 import shutil
 import threading
+import weakref
 from functools import partial
 
 import pytest
@@ -13,7 +15,7 @@ from transformers import GPT2Config, LlamaConfig, LlavaConfig, MambaConfig, MptC
 from lorad.config import EngineSettings
 from lorad.errors import ConfigError, ProtocolError, RegistryError
 from lorad.evaluation import metrics
-from lorad.models import adapter_stack, bases, peft_io
+from lorad.models import adapter_stack, bases, hardware, merged_model, peft_io
 from lorad.records import Example
 from lorad.serving.engine import (
     LONGEST_TOKEN,
@@ -601,3 +603,157 @@ def test_a_stop_text_that_comes_in_pieces_is_held_back_and_ends_the_answer(engin
     pieces = list(request.answer(0))
     assert "".join(piece.text for piece in pieces) == "a STO b ST"
     assert pieces[-1].finish == "stop"
+
+
+# backends, forms and swaps
+
+
+@pytest.mark.parametrize("name", ["llamacpp", "vllm"])
+def test_a_backend_that_is_not_built_yet_is_refused_by_name(name):
+    with pytest.raises(ConfigError, match=f"engine.backend is {name}") as caught:
+        Engine(EngineSettings(backend=name))
+
+    assert caught.value.code == "no_backend"
+
+
+def begin(folders, **settings):
+    made = Engine(EngineSettings(**settings))
+    made.attach("chat", find("chat"), bases.load_base(folders / "base", torch.float32))
+    return made
+
+
+def test_the_version_that_serves_is_a_merged_copy_that_says_the_same(folders):
+    merging, plain = begin(folders), begin(folders, merge_served=False)
+    for made in (merging, plain):
+        made.load("chat", "v0.1", folders / "v0.1", "hash")
+
+    forms = [made.serve("chat", "v0.1") for made in (merging, plain)]
+
+    assert [form.kind for form in forms] == ["merged", "adapter"]
+    assert forms[0].added_bytes > 0
+    assert answer(merging)[0] == answer(plain)[0] != answer(merging, "base")[0]
+    assert merging.serve("chat", "v0.1") == forms[0]
+    assert merging.serve("chat", None).kind == "base"
+    assert answer(merging, "v0.1")[0] == answer(plain)[0]
+
+
+def test_a_merged_copy_that_answers_otherwise_is_not_used(engine, probed, monkeypatch):
+    engine.load("chat", "v0.1", probed, "hash")
+    merged = merged_model.merged
+
+    def spoiled(model, adapter):
+        made = merged(model, adapter)
+        made.model.layers[0].mlp.down_proj.weight.mul_(-3)
+        return made
+
+    monkeypatch.setattr(merged_model, "merged", spoiled)
+    expected = answer(engine, "v0.1")[0]
+
+    form = engine.serve("chat", "v0.1")
+
+    assert form.kind == "adapter"
+    assert "does not answer its probes" in form.why_not_merged
+    assert answer(engine)[0] == expected
+
+
+def test_where_memory_is_short_the_adapter_serves(engine, folders, monkeypatch):
+    engine.load("chat", "v0.1", folders / "v0.1", "hash")
+    monkeypatch.setattr(hardware, "free_bytes", lambda _: 1000)
+
+    form = engine.serve("chat", "v0.1")
+
+    assert (form.kind, form.added_bytes) == ("adapter", 0)
+    assert "1000 are free" in form.why_not_merged
+    assert answer(engine)[0] == answer(engine, "v0.1")[0]
+
+
+def test_a_swap_fails_no_answer_and_mixes_none(folders):
+    # Given what each version says alone
+    engine = begin(folders, max_queued_requests=64)
+    for version in ("v0.1", "v0.2"):
+        engine.load("chat", version, folders / version, f"hash-{version}")
+    questions = [[{"role": "user", "content": f"Which colour is the door of {name}?"}] for name in tiny.NAMES]
+    how = Sampling(max_tokens=12)
+
+    def say(question, version):
+        request = engine.submit("chat", question, how, version)
+        finish(engine)
+        return "".join(piece.text for piece in request.answer(0))
+
+    expected = {(number, v): say(q, v) for number, q in enumerate(questions) for v in ("v0.1", "v0.2")}
+
+    # When versions change places again and again while answers are under way
+    asked = []
+    for turn in range(6):
+        version = f"v0.{1 + turn % 2}"
+        engine.serve("chat", version)
+        for number, question in enumerate(questions[: 4 + turn]):
+            asked.append((number, version, engine.submit("chat", question, how)))
+            engine.work(0)
+    finish(engine)
+
+    # Then each is its version's to the last token
+    for number, version, request in asked:
+        assert request.version == version
+        assert "".join(piece.text for piece in request.answer(0)) == expected[number, version]
+
+
+def test_what_served_before_is_freed_once_its_last_answer_has_ended(engine, folders):
+    for version in ("v0.1", "v0.2"):
+        engine.load("chat", version, folders / version, f"hash-{version}")
+    engine.serve("chat", "v0.1")
+    request = engine.submit("chat", QUESTION, Sampling(max_tokens=6))
+    engine.work(0)
+    held = weakref.ref(engine._backend._tracks["chat"].merged.model)
+
+    engine.serve("chat", "v0.2")
+    assert held() is not None
+    finish(engine)
+    engine.work(0)
+
+    gc.collect()
+    assert held() is None
+    assert list(request.answer(0))[-1].finish
+
+
+def test_questions_are_answered_together(folders):
+    engine = begin(folders, max_batch=4)
+    engine.attach("endless", Endless(), engine.base("chat"))
+    requests = [engine.submit("endless", QUESTION, Sampling(max_tokens=40)) for _ in range(6)]
+    most = 0
+    while engine.waiting:
+        engine.work(0)
+        most = max(most, engine.active)
+
+    assert most == 4
+    assert engine.active == 0
+    assert len({"".join(piece.text for piece in request.answer(0)) for request in requests}) == 1
+    assert engine.tokens_per_second > 0
+
+
+def test_a_version_is_loaded_while_an_answer_is_under_way(engine, folders):
+    request = engine.submit("chat", QUESTION, Sampling(max_tokens=6))
+    engine.work(0)
+
+    engine.load("chat", "v0.1", folders / "v0.1", "hash")  # nobody works meanwhile
+
+    assert engine.resident("chat", "v0.1")
+    finish(engine)
+    assert list(request.answer(0))[-1].finish
+
+
+def test_tracks_and_versions_take_turns(folders):
+    engine = begin(folders)
+    engine.attach("endless", Endless(), engine.base("chat"))
+    long = engine.submit("endless", QUESTION, Sampling(max_tokens=60))
+    for _ in range(3):
+        engine.work(0)
+    short = engine.submit("chat", QUESTION, Sampling(max_tokens=2))
+    for _ in range(6):
+        engine.work(0)
+
+    assert list(short.answer(0))[-1].finish
+    assert engine.waiting == 1
+    long.cancelled.set()
+    engine.work(0)
+    assert engine.active == 0
