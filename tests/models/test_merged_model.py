@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 
-from lorad.models import adapters, bases, merged_model, peft_io
+from lorad.models import adapters, bases, merged_model, packed_linear, peft_io
 from lorad.models.shared_copy import shared_copy
 
 
@@ -36,6 +36,13 @@ def logits(model):
     return model(torch.arange(1, 20)[None]).logits
 
 
+@pytest.fixture
+def plain(monkeypatch):
+    """Pack no layers, as on a machine where that does not pay."""
+    monkeypatch.setattr(packed_linear, "can_pack", lambda _: False)
+
+
+@pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_merged_copy_computes_what_merging_into_the_base_computes(base_folder, dtype):
     base, adapter = load(base_folder, dtype), an_adapter(base_folder)
@@ -66,6 +73,29 @@ def test_only_what_the_adapter_changes_takes_memory(base_folder):
         made.get_parameter(name).numel() * 4 for name in own
     )
     assert made.lm_head.weight is made.model.embed_tokens.weight is base.model.embed_tokens.weight
+
+
+def test_packed_layers_compute_the_same_up_to_rounding(base_folder):
+    base, adapter = load(base_folder, torch.bfloat16), an_adapter(base_folder)
+    if not packed_linear.can_pack(base):
+        pytest.skip("this processor's library packs no bfloat16")
+    alone = load(base_folder, torch.bfloat16)
+    adapters.merge(alone, adapter)
+    pristine = logits(base)
+
+    made = merged_model.merged(base, adapter)
+
+    expected, found = logits(alone).float(), logits(made).float()
+    assert (found - expected).abs().max() <= 0.02 * expected.abs().max()
+    assert (found - pristine.float()).abs().max() > 0.1 * expected.abs().max()
+    assert not any(isinstance(layer, torch.nn.Linear) for layer in made.modules())
+    assert torch.equal(logits(base), pristine)
+    linear = [layer for layer in base.modules() if isinstance(layer, torch.nn.Linear)]
+    assert merged_model.added_bytes(base, adapter) == 2 * sum(layer.weight.numel() for layer in linear)
+
+
+def test_in_float32_nothing_is_packed(base_folder):
+    assert not packed_linear.can_pack(load(base_folder))
 
 
 def test_what_must_not_be_merged_says_why(base_folder):

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from lorad.models import adapters
+from lorad.models import adapters, packed_linear
 from lorad.models.adapters import Adapter
 from lorad.models.shared_copy import shared_copy
 
@@ -24,6 +24,8 @@ def objection(model: Any, adapter: Adapter) -> str | None:
 
 def added_bytes(model: Any, adapter: Adapter) -> int:
     """Return how much memory a merged copy takes beside its base."""
+    if packed_linear.can_pack(model):
+        return packed_linear.packed_bytes(model)
     weights = (adapters.linear(model, name).weight for name in adapter.factors)
     return sum(weight.numel() * weight.element_size() for weight in weights)
 
@@ -31,11 +33,13 @@ def added_bytes(model: Any, adapter: Adapter) -> int:
 def merged(model: Any, adapter: Adapter) -> Any:
     """Return a pristine base with an adapter added into its weights: exactly, in float32, cast once.
 
-    All other weights are the base's own, which is left as it is.
+    All other weights are the base's own, which is left as it is; but where packing its layers pays, all of these are packed.
     """
     made = shared_copy(model)
     for name in adapter.factors:
         layer = adapters.linear(made, name)
         layer.weight = nn.Parameter(layer.weight.clone(), requires_grad=False)
     adapters.merge(made, adapter)
+    if packed_linear.can_pack(made):
+        packed_linear.pack(made)
     return made

@@ -125,19 +125,16 @@ class Builtin:
         if not self._merges:
             return Form(kind="adapter", why_not_merged="engine.merge_served is off"), None
         base, adapter = held.stack.base.model, held.stack.read(name)
-        if why := merged_model.objection(base, adapter):
-            return Form(kind="adapter", why_not_merged=why), None
-        wanted, free = merged_model.added_bytes(base, adapter), hardware.free_bytes(base.device.type)
-        if wanted * SPARE > free:
-            why = f"it takes {wanted} bytes, and {free} are free"
-            return Form(kind="adapter", why_not_merged=why), None
+        added = merged_model.added_bytes(base, adapter)
         try:
+            if why := merged_model.objection(base, adapter) or _short_of_memory(base, added):
+                return Form(kind="adapter", why_not_merged=why), None
             with hardware.passing_errors(f"merging {name}"):
                 made = merged_model.merged(base, adapter)
-            loader.prove_alike(held.task, made, held.stack.model(name), held.loaded[name].folder)
+            _prove(held, name, made)
         except (RegistryError, TransientError, MemoryError) as error:
             return Form(kind="adapter", why_not_merged=str(error)), None
-        return Form(kind="merged", added_bytes=wanted), made
+        return Form(kind="merged", added_bytes=added), made
 
     def drop(self, name: str) -> None:
         """Forget a version; answers that it has begun are finished."""
@@ -193,3 +190,15 @@ class Builtin:
 
     def _bytes(self) -> int:
         return sum(turn.answers.bytes for turn in self._turns)
+
+
+def _short_of_memory(base: Any, wanted: int) -> str | None:
+    free = hardware.free_bytes(base.device.type)
+    return f"it takes {wanted} bytes, and {free} are free" if wanted * SPARE > free else None
+
+
+def _prove(held: _Track, name: str, made: Any) -> None:
+    """Raise ``RegistryError`` where a merged copy answers otherwise than its version, or otherwise in a batch."""
+    loader.prove_alike(held.task, made, held.stack.model(name), held.loaded[name].folder)
+    if held.fitness.batches and not (tried := fitness(made)).batches:
+        raise RegistryError(f"the merged copy cannot batch: {tried.because}", code="probes_failed")
