@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 
 from lorad.config import EngineSettings
-from lorad.errors import RegistryError, TransientError
+from lorad.errors import RegistryError
 from lorad.models import hardware, merged_model
 from lorad.models.adapter_stack import AdapterStack
 from lorad.models.bases import Base
@@ -91,11 +91,14 @@ class Builtin:
 
     def attach(self, track: str, task: Task, base: Base, name: str) -> None:
         """Take a track; its base answers under this name."""
-        alike = next((held.stack for held in self._tracks.values() if held.stack.base is base), None)
-        fit = Capabilities(batches=False, because=f"{task.name} answers with data")
-        if isinstance(task, Generating):
-            fit = fitness(base.model)
-        self._tracks[track] = self._names[name] = _Track(task, alike or AdapterStack(base), name, fit)
+        alike = [held for held in self._tracks.values() if held.stack.base is base]
+        stack = alike[0].stack if alike else AdapterStack(base)
+        if not isinstance(task, Generating):
+            fit = Capabilities(batches=False, because=f"{task.name} answers with data")
+        else:
+            tried = (held.fitness for held in alike if isinstance(held.task, Generating))
+            fit = next(tried, None) or fitness(base.model)
+        self._tracks[track] = self._names[name] = _Track(task, stack, name, fit)
 
     def capabilities(self, track: str) -> Capabilities:
         """Tell whether a track's answers share steps."""
@@ -132,7 +135,7 @@ class Builtin:
             with hardware.passing_errors(f"merging {name}"):
                 made = merged_model.merged(base, adapter)
             _prove(held, name, made)
-        except (RegistryError, TransientError, MemoryError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong with the copy, the adapter serves
             return Form(kind="adapter", why_not_merged=str(error)), None
         return Form(kind="merged", added_bytes=added), made
 

@@ -113,9 +113,8 @@ class Group:
 
     def submit(self, generation: Generation) -> None:
         """Take one more answer; raise ``ProtocolError`` for a prompt that the model cannot read."""
-        if (
-            not 0 <= max(generation.prompt, default=-1) < self._vocabulary
-        ):  # on a GPU it would end all others with it
+        if not 0 <= max(generation.prompt, default=-1) < self._vocabulary:
+            # on a GPU it would end all others with it
             raise ProtocolError("the prompt holds a token that the model does not have", code="bad_prompt")
         row = _Row(generation, list(generation.prompt), generator(generation.sampling))
         self._waiting.append(row)
@@ -220,9 +219,8 @@ class Group:
 
     def _take_prefix(self, row: _Row) -> None:
         tokens, pairs = self._prefix
-        alike = zip(
-            tokens, row.tokens[:-1], strict=False
-        )  # the last one is read in any case, for what follows it
+        # the last token is read in any case, for what follows it
+        alike = zip(tokens, row.tokens[:-1], strict=False)
         common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], alike))
         if common >= SHORTEST_PREFIX:
             for number, (keys, values) in enumerate(pairs):
