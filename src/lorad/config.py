@@ -248,7 +248,8 @@ class EngineSettings(Section):
     prefill_tokens: Count = 256
     """Maximum number of prompt tokens that are read between two tokens of the other answers."""
     max_cache_bytes: Bytes = 1_000_000_000
-    """Memory limit of the attention caches (keys and values) of all answers together; further answers wait."""
+    """Memory limit of the attention caches (keys and values) of all answers together; further answers wait. Each version in
+    memory also keeps its last prompt, in at most an eighth of this."""
     max_queued_requests: Count = 32
     """Further requests get 503 with Retry-After."""
     max_new_tokens: Count | None = None

@@ -27,7 +27,7 @@ from lorad.serving.backends.interface import Generation
 SHORTEST_PREFIX = 8
 """Tokens that a prompt must have in common with the one before it, for these to be taken over."""
 PREFIX_SHARE = 8
-"""The kept prefix of a group takes at most one part in so many of ``max_bytes``."""
+"""The prompt that a group keeps takes at most one part in so many of ``max_bytes``, and is not counted in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,9 +131,8 @@ class Group:
 
     @property
     def bytes(self) -> int:
-        """Return how much memory keys and values take."""
-        kept = sum(tensor.numel() * tensor.element_size() for pair in self._prefix[1] for tensor in pair)
-        return self._cache.bytes + kept
+        """Return how much memory keys and values of the answers take, without the prompt that is kept."""
+        return self._cache.bytes
 
     @torch.inference_mode()
     def step(self) -> int:
