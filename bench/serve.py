@@ -5,8 +5,9 @@
 Arms, each in a process of its own and resumed from the cache: `learn` (one campus set through the daemon), `generate` (plain
 `transformers.generate` on the merged copy, one row and sixteen), `compile` (the same with a static cache and `torch.compile`,
 where a C++ compiler is at hand), `builtin_1`, `builtin_4`, `builtin_16` (clients over the socket), `adapter_1` (the same
-without the merged copy), `recall` (what the adapter and the merged copy recall of memory), `llamacpp` (the exported GGUF,
-where llama-cpp-python is installed) and `bandwidth` (reading memory).
+without the merged copy), `swaps` (1,000 requests while what serves changes all the time), `recall` (what the adapter and the
+merged copy recall of memory), `llamacpp` (the exported GGUF, where llama-cpp-python is installed) and `bandwidth` (reading
+memory).
 
 All ask the same questions, with the same prompts and greedily, for at most 64 tokens; the time to read the prompt counts.
 """
@@ -30,6 +31,7 @@ import report
 import three_drops
 import wordings
 from lorad.config import Settings
+from lorad.errors import LoradError
 from lorad.evaluation import metrics
 from lorad.home import Home
 from lorad.models import bases, hardware, merged_model, packed_linear
@@ -47,6 +49,7 @@ TOKENS = 64
 ASKED = 16
 """Answers of an arm with one client; of the others so many for each client, but at most ``MOST``."""
 MOST = 64
+SWAP_REQUESTS = 1000
 SETTINGS = Settings()
 CHAT = find("chat")
 SUBJECTS = (
@@ -67,6 +70,7 @@ ARMS = (
     "builtin_4",
     "builtin_16",
     "adapter_1",
+    "swaps",
     "recall",
     "llamacpp",
     "bandwidth",
@@ -74,6 +78,8 @@ ARMS = (
 NOTES = (
     "tokens_per_second_N: of all answers together, N clients over the socket; first_token_ms_N: median.",
     "bandwidth_share_1: tokens_per_second_1 times the bytes of the weights, over the bytes a second that reading memory gives.",
+    "swaps: how often what serves was changed meanwhile; mixed: answers that are not those of the version that they name;",
+    "longest_pause_ms: between two pieces of any answer.",
     "adapter_1: as before this version; recall_adapter and recall_merged: share of memory that each form of the version gets right.",
 )
 
@@ -235,6 +241,63 @@ def clients(count: int, settings: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
+# -- swaps
+
+
+def swaps() -> dict[str, Any]:
+    """Change what serves again and again while clients ask, in float32: greedy answers are then those of each version alone."""
+    place, asked = home(), questions(len(SUBJECTS))
+    how: dict[str, Any] = {"max_tokens": 16, "temperature": 0, "lorad": {"retrieve": False}}
+    with three_drops.daemon(place, ["training.dtype=float32"]) as client:
+        version = Registry(place.track("chat")).latest
+        assert version, "learn first"
+        names = ("base", version)
+        expected = {
+            (number, f"chat@{name}"): "".join(client.stream_chat(question, f"chat@{name}", **how))
+            for number, question in enumerate(asked)
+            for name in names
+        }
+        numbers, told = itertools.count(), []
+        lock = threading.Lock()
+
+        def ask() -> None:
+            own = Client(place.socket(SETTINGS.server.socket))
+            while (at := next(numbers)) < SWAP_REQUESTS:
+                found = once(own, at % len(asked), asked[at % len(asked)], how)
+                with lock:
+                    told.append(found)
+
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        made = 0
+        while any(thread.is_alive() for thread in threads):
+            client.rollback("chat", names[made % 2])
+            made += 1
+        client.rollback("chat", version)
+    return {
+        "swaps": made,
+        "swap_requests": len(told),
+        "failed": sum(text is None for _, _, text, _ in told),
+        "mixed": sum(text is not None and text != expected[number, name] for number, name, text, _ in told),
+        "longest_pause_ms": round(1000 * max(pause for *_, pause in told), 1),
+    }
+
+
+def once(
+    client: Client, number: int, question: list[dict[str, str]], how: dict[str, Any]
+) -> tuple[int, str, str | None, float]:
+    """Ask once; return the question's number, what answered, its text, and the longest wait between two pieces in seconds."""
+    answer, text, longest, last = client.stream_chat(question, **how), "", 0.0, None
+    try:
+        for piece in answer:
+            now = time.perf_counter()
+            longest, last, text = max(longest, now - (last or now)), now, text + piece
+    except LoradError:
+        return number, answer.model, None, longest
+    return number, answer.model, text, longest
+
+
 # -- what else
 
 
@@ -301,6 +364,7 @@ def run_arm(arm: str) -> dict[str, Any]:
         "generate": generate,
         "compile": compiled,
         "recall": recall,
+        "swaps": swaps,
         "llamacpp": llama,
         "bandwidth": bandwidth,
         "adapter_1": lambda: clients(1, ["engine.merge_served=false"]),
@@ -315,7 +379,7 @@ def figures(arms: dict[str, dict[str, Any]]) -> dict[str, Any]:
         found[f"tokens_per_second_{count}"] = arm["tokens_per_second"]
         found[f"first_token_ms_{count}"] = arm["first_token_ms"]
     found["adapter_1"] = arms["adapter_1"]["tokens_per_second"]
-    for name in ("generate", "compile", "recall", "llamacpp"):
+    for name in ("generate", "compile", "swaps", "recall", "llamacpp"):
         found |= arms[name]
     read = arms["bandwidth"]
     one = found["tokens_per_second_1"]
