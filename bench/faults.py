@@ -269,9 +269,11 @@ def rows() -> list[Any]:
     return [find("chat").encode(tokenizer, e) for s in subjects for e in tiny.facts(4, subject=s)]
 
 
-def logits(app: App, slot: str | None) -> torch.Tensor:
-    stack = app.engine._find("chat").stack
-    with torch.inference_mode(), stack.use(slot) as model:
+def logits(app: App, version: str) -> torch.Tensor:
+    """Return what answers for a version, merged or not; ``base`` for the base alone."""
+    name = app.engine._find("chat").name(version)
+    with torch.inference_mode():
+        model = app.engine._backend._find(name).model(name)
         return scoring.answer_logits(model, packing.pack(rows()))
 
 
@@ -305,12 +307,11 @@ def examine(root: Path, case: Case, before: dict[str, torch.Tensor]) -> dict[str
                     except LoradError as error:
                         found.append(f"{version}: {error.code}")
                         continue
-                    differs = float((logits(app, f"chat@{version}") - before[version]).abs().max())
+                    differs = float((logits(app, version) - before[version]).abs().max())
                     if version == case.harmed or not differs <= SAME:
                         served.append(version)
                 answering = app.engine.serving("chat")
-                slot = None if answering == "base" else f"chat@{answering}"
-                if not float((logits(app, slot) - before[answering]).abs().max()) <= SAME:
+                if not float((logits(app, answering) - before[answering]).abs().max()) <= SAME:
                     served.append(f"as {answering}")
                 found += [
                     f"{entry['version']}: {entry['state']}"
@@ -368,8 +369,8 @@ def main() -> None:
     with started(sound) as app:
         for version in VERSIONS:
             app.models.ensure_loaded(app.tracks["chat"], version)
-        before = {version: logits(app, f"chat@{version}") for version in VERSIONS}
-        before["base"] = logits(app, None)
+        before = {version: logits(app, version) for version in VERSIONS}
+        before["base"] = logits(app, "base")
     chance = random.Random(options.seed)
     wanted = [c for c in cases(sound, options.flips, chance) if c.kind.startswith(options.only)]
     by_kind: dict[str, list[dict[str, Any]]] = {}

@@ -92,7 +92,7 @@ def measure(
         lambda: loader.check(folder, base, source, strict=False)
     )
     whole = seconds(lambda: loader.load(find("chat"), stack, "it", folder, source))
-    found["probes"] = seconds(lambda: loader.prove(find("chat"), stack, "it", folder))
+    found["probes"] = seconds(lambda: loader.prove(find("chat"), stack.model("it"), folder))
     found["PEFT's call"] = whole - found["probes"] - found["header, config, tokenizer, environment"]
     stack.unload("it")
     return found

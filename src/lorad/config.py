@@ -240,6 +240,18 @@ class EngineSettings(Section):
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device for answering; ``auto`` takes a GPU if there is one."""
+    backend: Literal["auto", "builtin", "llamacpp", "vllm"] = "auto"
+    """What generates: ``auto`` takes the best one that is there. Only ``builtin`` is there yet; others are refused."""
+    merge_served: bool = True
+    """Hold the version that serves as a merged copy, which answers faster and takes the memory of the weights that its
+    adapter changes; without it, or where memory is short, as an adapter on the base."""
+    max_batch: Parallel = 16
+    """Maximum number of answers of one version that are generated together; further ones wait."""
+    prefill_tokens: Count = 256
+    """Maximum number of prompt tokens that are read between two tokens of the other answers."""
+    max_cache_bytes: Bytes = 1_000_000_000
+    """Memory limit of the attention caches (keys and values) of all answers together; further answers wait. Each version in
+    memory also keeps its last prompt, in at most an eighth of this."""
     max_queued_requests: Count = 32
     """Further requests get 503 with Retry-After."""
     max_new_tokens: Count | None = None

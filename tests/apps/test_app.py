@@ -104,9 +104,12 @@ def _check_plain_peft(app, home, drops):
         find("chat").encode(base.tokenizer, example) for examples in drops.values() for example in examples
     ]
     packed = packing.pack(rows)
-    served = app.engine._find("chat").stack
-    with torch.inference_mode(), served.use("chat@v0.3") as model:
-        engine = scoring.answer_logits(model, packed)
+    name, held = app.engine._find("chat").name("v0.3"), app.engine._backend._tracks["chat"]
+    with torch.inference_mode():
+        engine = scoring.answer_logits(held.stack.model(name), packed)
+        served = scoring.answer_logits(held.model(name), packed)
+    assert held.merged.name == name
+    assert torch.allclose(served, engine, atol=1e-3)
     latest = home.track("chat") / "latest"
     plain = PeftModel.from_pretrained(
         bases.load_base(home.base("tiny"), torch.float32).model, str(latest)

@@ -1,7 +1,5 @@
 """Embedders: an encoder or a track's own base; unit length, whatever the text, and never disturbed nor disturbing."""
 
-import contextlib
-
 import numpy as np
 import pytest
 import tiny
@@ -141,8 +139,8 @@ def test_a_causal_base_is_no_encoder(own):
         embedders.load_encoder(own)
 
 
-def test_the_own_base_is_embedded_by_without_what_lies_over_it(tmp_path, own):
-    # Given an adapter over the base, and a lock under which the base is used
+def test_the_own_base_is_embedded_by_without_the_versions_on_it(tmp_path, own):
+    # Given an adapter on the base that answers otherwise
     base = bases.load_base(own, torch.float32)
     pristine = embedders.of_base(bases.load_base(own, torch.float32)).embed(["Which colour is the door?"])
     wrapped = peft_io.add_lora(bases.load_base(own, torch.float32).model, 4, 8, base.head)
@@ -152,29 +150,12 @@ def test_the_own_base_is_embedded_by_without_what_lies_over_it(tmp_path, own):
                 weight.normal_(std=0.3)
     peft_io.write_adapter(peft_io.read_live(wrapped), tmp_path / "v0.1", "base", base.head)
     stack = adapter_stack.AdapterStack(base)
-    held = []
-
-    @contextlib.contextmanager
-    def alone():
-        held.append("lock")
-        with stack.use(None):
-            yield
-        held.append("free")
-
-    found = embedders.of_base(base, alone)
     stack.add("v0.1", tmp_path / "v0.1")
+
     with stack.use("v0.1"):
-        pass
-    tokens = torch.tensor([[3, 4, 5]])
-    with stack.use("v0.1") as model, torch.no_grad():
-        before = model(input_ids=tokens).logits
-    assert np.abs(embedders.of_base(base).embed(["Which colour is the door?"]) - pristine).max() > 1e-3
+        found = embedders.of_base(base).embed(["Which colour is the door?"])
 
-    assert found.embed(["Which colour is the door?"]) == pytest.approx(pristine, abs=1e-5)
-
-    assert held == ["lock", "free"]
-    with stack.use("v0.1") as model, torch.no_grad():
-        assert torch.equal(model(input_ids=tokens).logits, before)
+    assert (found == pristine).all()
 
 
 @pytest.mark.parametrize(

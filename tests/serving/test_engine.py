@@ -1,7 +1,9 @@
-"""Answering from any version, exactly as generated, one request at a time."""
+"""Answering from any version, exactly as generated."""
 
+import gc
 import shutil
 import threading
+import weakref
 from functools import partial
 
 import pytest
@@ -13,7 +15,7 @@ from transformers import GPT2Config, LlamaConfig, LlavaConfig, MambaConfig, MptC
 from lorad.config import EngineSettings
 from lorad.errors import ConfigError, ProtocolError, RegistryError
 from lorad.evaluation import metrics
-from lorad.models import adapter_stack, bases, peft_io
+from lorad.models import adapter_stack, bases, hardware, merged_model, peft_io
 from lorad.records import Example
 from lorad.serving.engine import (
     LONGEST_TOKEN,
@@ -24,7 +26,7 @@ from lorad.serving.engine import (
     context_length,
 )
 from lorad.serving.requests import Sampling
-from lorad.serving.streaming import Enough, Streamer
+from lorad.serving.streaming import Streamer
 from lorad.storage import files
 from lorad.tasks import find
 from lorad.tasks.chat import Chat
@@ -80,10 +82,15 @@ def bring(engine, folders, version):
         engine.load("chat", version, folders / version, f"hash-{version}")
 
 
-def answer(engine, version=None, sampling=None):
-    request = engine.submit("chat", QUESTION, sampling or Sampling(max_tokens=6), version)
+def finish(engine):
+    """Work until every question is answered."""
     while engine.waiting:
         engine.work(0)
+
+
+def answer(engine, version=None, sampling=None):
+    request = engine.submit("chat", QUESTION, sampling or Sampling(max_tokens=6), version)
+    finish(engine)
     return "".join(piece.text for piece in request.answer(0)), request
 
 
@@ -180,11 +187,11 @@ def test_an_answer_that_does_not_come_is_told(engine):
 
 
 def test_a_stop_text_before_half_a_character_ends_the_answer(engine):
-    request = engine.submit("chat", QUESTION, Sampling(max_tokens=2, stop=(" ",)))
+    request = engine.submit("chat", QUESTION, Sampling(max_tokens=400, stop=(" ",)))
     streamer = Streamer(request, _as_text, {0})
 
-    for value in (b"ignored", b"Yes", b" \xf0\x9f"):
-        streamer.put(torch.tensor(list(value)))
+    for value in (b"Yes", b" \xf0\x9f"):
+        streamer.put(list(value))
     streamer.close()
 
     pieces = list(request.answer(0))
@@ -237,7 +244,7 @@ def test_case_8_without_a_limit_an_answer_gets_what_the_context_leaves(engine):
 
     assert 256 < len(request.prompt) < 512
     assert request.sampling.max_tokens == 512 - len(request.prompt)
-    engine.work(0)
+    finish(engine)
     assert list(request.answer(0))[-1].finish
 
 
@@ -251,7 +258,7 @@ class Endless(Chat):
 def test_case_7_an_answer_may_be_longer_than_256_tokens_and_one_that_is_cut_says_so(engine):
     engine.attach("endless", Endless(), engine.base("chat"))
     request = engine.submit("endless", QUESTION, Sampling())
-    engine.work(0)
+    finish(engine)
 
     last = list(request.answer(0))[-1]
 
@@ -444,8 +451,7 @@ def test_tracks_share_a_base_but_not_their_versions(engine, folders):
     answers = {}
     for track in ("chat", "other"):
         request = engine.submit(track, QUESTION, Sampling(max_tokens=6))
-        while engine.waiting:
-            engine.work(0)
+        finish(engine)
         answers[track] = "".join(piece.text for piece in request.answer(0))
 
     alone = Engine(EngineSettings())
@@ -480,12 +486,11 @@ def test_a_question_with_tools_that_the_template_does_not_know_is_refused_by_nam
 def test_case_1_an_answer_is_streamed_as_it_was_taught(engine, style, answer):
     tokenizer, task = templates.STYLES[style](), find("chat")
     row = task.encode(tokenizer, Example(task="chat", input=QUESTION, target=answer))
-    request = engine.submit("chat", QUESTION, Sampling(max_tokens=2))
+    request = engine.submit("chat", QUESTION, Sampling(max_tokens=400))
     streamer = Streamer(request, partial(task.text, tokenizer), set(task.stop_tokens(tokenizer)))
 
-    streamer.put(torch.tensor([row.tokens[: row.start]]))  # the prompt comes first
     for token in row.target:
-        streamer.put(torch.tensor([token]))
+        streamer.put([token])
     streamer.close()
 
     pieces = list(request.answer(0))
@@ -574,12 +579,11 @@ class Searched(str):
 def test_a19_what_a_stop_text_costs_does_not_grow_with_the_answer(engine):
     # Given an answer of many tokens, and as many long stop texts as are allowed
     stops = tuple(f"{'y' * 250}{number}" for number in range(16))
-    request = engine.submit("chat", QUESTION, Sampling(max_tokens=2, stop=stops))
+    request = engine.submit("chat", QUESTION, Sampling(max_tokens=400, stop=stops))
     streamer = Streamer(request, lambda tokens: Searched(_as_text(tokens)), {0})
-    streamer.put(torch.tensor([1]))
 
     for _ in range(400):
-        streamer.put(torch.tensor([ord("x")]))
+        streamer.put([ord("x")])
     streamer.close()
 
     assert "".join(piece.text for piece in request.answer(0)) == "x" * 400
@@ -588,16 +592,168 @@ def test_a19_what_a_stop_text_costs_does_not_grow_with_the_answer(engine):
 
 @pytest.mark.parametrize("cut", [1, 2, 3])
 def test_a_stop_text_that_comes_in_pieces_is_held_back_and_ends_the_answer(engine, cut):
-    request = engine.submit("chat", QUESTION, Sampling(max_tokens=2, stop=("STOP", "TOO")))
+    request = engine.submit("chat", QUESTION, Sampling(max_tokens=400, stop=("STOP", "TOO")))
     streamer = Streamer(request, _as_text, {0})
     text = b"a STO b STSTOP c"
 
-    streamer.put(torch.tensor([1]))
     parts = (text[at : at + cut] for at in range(0, len(text), cut))
-    with pytest.raises(Enough):
-        any(streamer.put(torch.tensor(list(part))) for part in parts)
+    assert not all(streamer.put(list(part)) for part in parts)
     streamer.close()
 
     pieces = list(request.answer(0))
     assert "".join(piece.text for piece in pieces) == "a STO b ST"
     assert pieces[-1].finish == "stop"
+
+
+# backends, forms and swaps
+
+
+@pytest.mark.parametrize("name", ["llamacpp", "vllm"])
+def test_a_backend_that_is_not_built_yet_is_refused_by_name(name):
+    with pytest.raises(ConfigError, match=f"engine.backend is {name}") as caught:
+        Engine(EngineSettings(backend=name))
+
+    assert caught.value.code == "no_backend"
+
+
+def begin(folders, **settings):
+    made = Engine(EngineSettings(**settings))
+    made.attach("chat", find("chat"), bases.load_base(folders / "base", torch.float32))
+    return made
+
+
+def test_the_version_that_serves_is_a_merged_copy_that_says_the_same(folders):
+    merging, plain = begin(folders), begin(folders, merge_served=False)
+    for made in (merging, plain):
+        made.load("chat", "v0.1", folders / "v0.1", "hash")
+
+    forms = [made.serve("chat", "v0.1") for made in (merging, plain)]
+
+    assert [form.kind for form in forms] == ["merged", "adapter"]
+    assert forms[0].added_bytes > 0
+    assert answer(merging)[0] == answer(plain)[0] != answer(merging, "base")[0]
+    assert merging.serve("chat", "v0.1") == forms[0]
+    assert merging.serve("chat", None).kind == "base"
+    assert answer(merging, "v0.1")[0] == answer(plain)[0]
+
+
+def test_a_merged_copy_that_answers_otherwise_is_not_used(engine, probed, monkeypatch):
+    engine.load("chat", "v0.1", probed, "hash")
+    merged = merged_model.merged
+
+    def spoiled(model, adapter):
+        made = merged(model, adapter)
+        made.model.layers[0].mlp.down_proj.weight.mul_(-3)
+        return made
+
+    monkeypatch.setattr(merged_model, "merged", spoiled)
+    expected = answer(engine, "v0.1")[0]
+
+    form = engine.serve("chat", "v0.1")
+
+    assert form.kind == "adapter"
+    assert "does not answer its probes" in form.why_not_merged
+    assert answer(engine)[0] == expected
+
+
+def test_where_memory_is_short_the_adapter_serves(engine, folders, monkeypatch):
+    engine.load("chat", "v0.1", folders / "v0.1", "hash")
+    monkeypatch.setattr(hardware, "free_bytes", lambda _: 1000)
+
+    form = engine.serve("chat", "v0.1")
+
+    assert (form.kind, form.added_bytes) == ("adapter", 0)
+    assert "1000 are free" in form.why_not_merged
+    assert answer(engine)[0] == answer(engine, "v0.1")[0]
+
+
+def test_a_swap_fails_no_answer_and_mixes_none(folders):
+    # Given what each version says alone
+    engine = begin(folders, max_queued_requests=64)
+    for version in ("v0.1", "v0.2"):
+        engine.load("chat", version, folders / version, f"hash-{version}")
+    questions = [[{"role": "user", "content": f"Which colour is the door of {name}?"}] for name in tiny.NAMES]
+    how = Sampling(max_tokens=12)
+
+    def say(question, version):
+        request = engine.submit("chat", question, how, version)
+        finish(engine)
+        return "".join(piece.text for piece in request.answer(0))
+
+    expected = {(number, v): say(q, v) for number, q in enumerate(questions) for v in ("v0.1", "v0.2")}
+
+    # When versions change places again and again while answers are under way
+    asked = []
+    for turn in range(6):
+        version = f"v0.{1 + turn % 2}"
+        engine.serve("chat", version)
+        for number, question in enumerate(questions[: 4 + turn]):
+            asked.append((number, version, engine.submit("chat", question, how)))
+            engine.work(0)
+    finish(engine)
+
+    # Then each is its version's to the last token
+    for number, version, request in asked:
+        assert request.version == version
+        assert "".join(piece.text for piece in request.answer(0)) == expected[number, version]
+
+
+def test_what_served_before_is_freed_once_its_last_answer_has_ended(engine, folders):
+    for version in ("v0.1", "v0.2"):
+        engine.load("chat", version, folders / version, f"hash-{version}")
+    engine.serve("chat", "v0.1")
+    request = engine.submit("chat", QUESTION, Sampling(max_tokens=6))
+    engine.work(0)
+    held = weakref.ref(engine._backend._tracks["chat"].merged.model)
+
+    engine.serve("chat", "v0.2")
+    assert held() is not None
+    finish(engine)
+    engine.work(0)
+
+    gc.collect()
+    assert held() is None
+    assert list(request.answer(0))[-1].finish
+
+
+def test_questions_are_answered_together(folders):
+    engine = begin(folders, max_batch=4)
+    engine.attach("endless", Endless(), engine.base("chat"))
+    requests = [engine.submit("endless", QUESTION, Sampling(max_tokens=40)) for _ in range(6)]
+    most = 0
+    while engine.waiting:
+        engine.work(0)
+        most = max(most, engine.active)
+
+    assert most == 4
+    assert engine.active == 0
+    assert len({"".join(piece.text for piece in request.answer(0)) for request in requests}) == 1
+    assert engine.tokens_per_second > 0
+
+
+def test_a_version_is_loaded_while_an_answer_is_under_way(engine, folders):
+    request = engine.submit("chat", QUESTION, Sampling(max_tokens=6))
+    engine.work(0)
+
+    engine.load("chat", "v0.1", folders / "v0.1", "hash")  # nobody works meanwhile
+
+    assert engine.resident("chat", "v0.1")
+    finish(engine)
+    assert list(request.answer(0))[-1].finish
+
+
+def test_tracks_and_versions_take_turns(folders):
+    engine = begin(folders)
+    engine.attach("endless", Endless(), engine.base("chat"))
+    long = engine.submit("endless", QUESTION, Sampling(max_tokens=60))
+    for _ in range(3):
+        engine.work(0)
+    short = engine.submit("chat", QUESTION, Sampling(max_tokens=2))
+    for _ in range(6):
+        engine.work(0)
+
+    assert list(short.answer(0))[-1].finish
+    assert engine.waiting == 1
+    long.cancelled.set()
+    engine.work(0)
+    assert engine.active == 0

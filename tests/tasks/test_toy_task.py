@@ -201,13 +201,13 @@ def engine(base):
 
 def served(engine, inputs, **asked):
     request = engine.predict("things", inputs, **asked)
-    engine.work(0)
+    while engine.waiting:
+        engine.work(0)
     return request.answer(timeout=0)
 
 
 def load(engine, first):
-    stack = engine._find("things").stack
-    loader.load(TOY, stack, "things@v0.1", first.candidate)
+    engine.load("things", "v0.1", first.candidate, "hash")
     engine.serve("things", "v0.1")
 
 

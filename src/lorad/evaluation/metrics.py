@@ -56,13 +56,18 @@ def probe_again(task: Task, model: Any, stored: Mapping[str, Any]) -> tuple[floa
     Raise ``KeyError``, ``TypeError``, ``ValueError``, ``IndexError`` or ``RuntimeError`` when it is no such record.
     """
     coarse = "bfloat16" in {stored["dtype"], str(model.dtype).removeprefix("torch.")}
-    names = [field.name for field in fields(task.row)]
-    rows: list[Any] = [restore(task.row, {name: entry[name] for name in names}) for entry in stored["probes"]]
+    rows = probe_rows(task, stored)
     worst = 0.0
     for entry, logits in zip(stored["probes"], _answers(task, model, rows), strict=True):
         then = torch.tensor(entry["logits"])
         worst = max(worst, float((logits.gather(1, torch.tensor(entry["top"])) - then).abs().max()))
     return worst, PROBE_TOLERANCE["bfloat16" if coarse else "float32"]
+
+
+def probe_rows(task: Task, stored: Mapping[str, Any]) -> list[Any]:
+    """Return the rows that ``probe`` has stored; raise as ``probe_again`` does."""
+    names = [field.name for field in fields(task.row)]
+    return [restore(task.row, {name: entry[name] for name in names}) for entry in stored["probes"]]
 
 
 def _answers(task: Task, model: Any, rows: Sequence[Any]) -> Sequence[torch.Tensor]:

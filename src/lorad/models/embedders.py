@@ -7,8 +7,7 @@ searching vectors (``storage.embeddings``, ``retrieval``).
 import copy
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -71,7 +70,6 @@ class _Pooled:
     """Which hidden states: those behind so many layers, or -1 for the last."""
     after: int
     """How many tokens at the beginning are left out, where a text has more."""
-    alone: Callable[[], AbstractContextManager[Any]] = nullcontext
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -94,7 +92,7 @@ class _Pooled:
         tokens = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
         mask = torch.tensor([self._kept(len(row), longest) for row in rows])
         present = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-        with self.alone(), passing_errors("embedding"):
+        with passing_errors("embedding"):
             device = self.model.device
             states = self.model(
                 input_ids=tokens.to(device), attention_mask=present.to(device), output_hidden_states=True
@@ -145,22 +143,18 @@ def load_encoder(folder: Path) -> Embedder:
     return _pooled(folder.name, fingerprint, model, tokenizer)
 
 
-def of_base(base: Base, alone: Callable[[], AbstractContextManager[Any]] = nullcontext) -> Embedder:
+def of_base(base: Base) -> Embedder:
     """Return a track's own base as an embedder: the mean of its hidden states behind a third of its layers.
 
     Left out is the first token, which serves as a sink of attention. Of 106 questions of campus_cs.json in other words SmolLM2 so
     finds the right fact first for 27 %, and with the last layer for 11 %: an encoder is far better.
-
-    It computes with the base's own layers, over which an ``AdapterStack`` lays its adapters, and no two threads may
-    use those at once. ``alone`` is entered for each pass: what it returns must hold the lock under which answers are generated and
-    be inside ``AdapterStack.use(None)``. Where nobody else uses the base nothing is needed.
     """
     name = Path(str(base.model.config.name_or_path)).name or "base"
     model = base.model.base_model
     third = -(-model.config.num_hidden_layers // 3)
     # its own copy: a tokenizer holds on to what it was last told to cut, and answers are made with the base's
     tokenizer = copy.deepcopy(base.tokenizer)
-    return _pooled(name, base.fingerprint, model, tokenizer, layer=third, after=1, alone=alone)
+    return _pooled(name, base.fingerprint, model, tokenizer, layer=third, after=1)
 
 
 def _pooled(
@@ -171,7 +165,6 @@ def _pooled(
     *,
     layer: int = -1,
     after: int = 0,
-    alone: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Embedder:
     longest = min(LONGEST, tokenizer.model_max_length, _positions(model))
     return _Pooled(
@@ -183,7 +176,6 @@ def _pooled(
         longest=longest,
         layer=layer,
         after=after,
-        alone=alone,
     )
 
 

@@ -47,13 +47,13 @@ def machine(wanted: str = "auto") -> Machine:
             raise ConfigError(
                 "CUDA is configured, but torch finds no CUDA device; see: lorad doctor", code="no_device"
             )
-        name, memory = torch.cuda.get_device_name(), int(torch.cuda.mem_get_info()[0])
+        name = torch.cuda.get_device_name()
     else:
-        name, memory = platform.processor() or platform.machine(), int(psutil.virtual_memory().available)
+        name = platform.processor() or platform.machine()
     return Machine(
         device=device,
         name=f"{device} ({name})",
-        memory_bytes=memory,
+        memory_bytes=free_bytes(device),
         threads=torch.get_num_threads(),
         fast_bfloat16=_bfloat16_pays(device),
     )
@@ -75,6 +75,13 @@ def _bfloat16_pays(device: str) -> bool:
         except RuntimeError:
             timings[dtype] = math.inf
     return timings[torch.bfloat16] < BFLOAT16_SLOWER * timings[torch.float32]
+
+
+def free_bytes(device: str) -> int:
+    """Return how much memory a device has left now."""
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    return int(psutil.virtual_memory().available)
 
 
 def first_line(error: Exception) -> str:

@@ -1,7 +1,8 @@
-"""Answering. One pristine base in memory, versions laid over it, requests one at a time.
+"""Answering: requests come in at the queue's door, a backend makes the tokens, text goes out.
 
-What lives here: the bounded queue of requests, generating and predicting, swapping versions between two requests. What
-never does: threads (whoever owns one calls ``work``), HTTP, choosing versions.
+What lives here: the bounded queue of requests, which version a request gets and which ones stay in memory, handing answers
+to a backend and their tokens on as text. What never does: threads (whoever owns one calls ``work``), HTTP, choosing versions,
+generating (``backends``).
 
 A request keeps the version that served when it was accepted, to its last token: the name is resolved at
 the door, and a version stays in memory while anybody waits for it.
@@ -11,34 +12,34 @@ import contextlib
 import queue
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from math import exp
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import torch
-
 from lorad.config import EngineSettings
 from lorad.errors import LoradError, ProtocolError, RegistryError, SampleError
-from lorad.models.adapter_stack import AdapterStack
 from lorad.models.bases import Base
+from lorad.models.hardware import is_short_of_memory
 from lorad.records import BASE, canonical
 from lorad.retrieval.answering import Mode, Reply
+from lorad.serving import backends
+from lorad.serving.backends.interface import Capabilities, Form, Generation, VersionFiles
 from lorad.serving.requests import GenerationRequest, PredictionRequest, Request, Sampling
 from lorad.serving.retrieval import LookUp, nothing
-from lorad.serving.streaming import Enough, Streamer, quoted
+from lorad.serving.streaming import Streamer, quoted
 from lorad.tasks import Generating, Predicting, Task
-from lorad.versions import loader
 
 T = TypeVar("T")
 
-GREEDY = 1e-5
-"""A temperature below this only ever takes the likeliest token, and the smallest cannot be divided by."""
-
 LONGEST_TOKEN = 32
 """Characters that a token has at most, on average: so many more than in any text that what is longer is not even counted."""
+
+METERED_SECONDS = 10.0
+"""Work of this length behind, a step counts a third as much in the speed that is told."""
 
 UNKNOWN_CONTEXT = 4096
 """Most tokens of prompt and answer together that are taken by default where a model does not name its context."""
@@ -86,65 +87,68 @@ def answer_room(prompt: int, context: int | None, wanted: int | None) -> int:
 
 
 class ServedTrack:
-    """A track's place in the engine: its task, its stack of versions, and what serves.
+    """A track's place in the engine: its task, its base, the versions in memory, and what serves."""
 
-    Tracks with the same base share one stack, so versions lie in it under their track's name too.
-    """
-
-    def __init__(self, track: str, task: Task, stack: AdapterStack) -> None:
+    def __init__(self, track: str, task: Task, base: Base) -> None:
         self._track = track
         self.task = task
-        self.stack = stack
+        self.base = base
         self.serving = BASE
-        self.hashes: dict[str, str] = {BASE: stack.base.fingerprint[:12]}
+        self.hashes: dict[str, str] = {BASE: base.fingerprint[:12]}
         self.recent: OrderedDict[str, None] = OrderedDict()
+        """The versions in memory, the one that was asked for last behind the others."""
 
-    def slot(self, version: str) -> str:
-        """Return a version's name in the stack."""
-        return f"{self._track}@{version}"
-
-    @contextlib.contextmanager
-    def use(self, version: str) -> Iterator[Any]:
-        """Lay a version, or none, over the base for the time of a block."""
-        with self.stack.use(None if version == BASE else self.slot(version)) as model:
-            yield model
+    def name(self, version: str) -> str:
+        """Return a version's name for the backend: it holds the hash, so that it never names another one."""
+        return f"{self._track}@{version}-{self.hashes.get(version, 'unknown')}"
 
     def holds(self, version: str) -> bool:
-        """Tell whether a version is in memory."""
-        return self.slot(version) in self.stack.names
+        """Tell whether a version, or the base, is in memory."""
+        return version == BASE or version in self.recent
 
 
 class Engine:
-    """Answers questions about any track from any of its versions."""
+    """Answers questions about any track from any of its versions.
+
+    Raise ``ConfigError`` where the settings ask for a backend that is not there.
+    """
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
+        self._backend = backends.choose(settings)
         self._served: dict[str, ServedTrack] = {}
         self._queue: queue.Queue[Request | Callable[[], None]] = queue.Queue()
         self._door = threading.Lock()
+        self._loading = threading.Lock()
+        """Held while versions come, go, or change places: seconds."""
         self._accepted: list[Request] = []
         self._preparing: list[tuple[str, str]] = []
         """Track and version of the requests whose prompt is being made: they have their places in the queue."""
+        self._predictions: deque[PredictionRequest] = deque()
         self.requests = 0
         self._modes: Counter[Mode] = Counter()
-        self.active = 0
-        self.tokens_per_second: float | None = None
+        self._speed = _Speed()
+        self._is_busy = False
+        """Whether the backend had something to do the last time."""
+        self._is_predicting = False
 
     # -- versions
 
     def attach(self, track: str, task: Task, base: Base) -> None:
         """Give a track its place; until a version is served the base answers."""
         task.check_tokenizer(base.tokenizer)
-        shared = (served.stack for served in self._served.values() if served.stack.base is base)
-        self._served[track] = ServedTrack(track, task, next(shared, None) or AdapterStack(base))
+        served = ServedTrack(track, task, base)
+        self._backend.attach(track, task, base, served.name(BASE))
+        self._served[track] = served
 
     def base(self, track: str) -> Base:
         """Return the track's base model."""
-        return self._find(track).stack.base
+        return self._find(track).base
 
-    def stack(self, track: str) -> AdapterStack:
-        """Return the track's base with its versions; only ``between_requests`` may anybody use it."""
-        return self._find(track).stack
+    def capabilities(self, track: str) -> Capabilities:
+        """Return what the backend can do for a track."""
+        self._find(track)
+        return self._backend.capabilities(track)
 
     def task(self, track: str) -> Task:
         """Return the track's task."""
@@ -157,47 +161,48 @@ class Engine:
     def load(
         self, track: str, version: str, folder: Path, fingerprint: str, base_folder: Path | None = None
     ) -> list[str]:
-        """Bring a version into memory between two requests; raise ``RegistryError`` when it proves unsound.
+        """Bring a version into memory beside what answers; raise ``RegistryError`` when it proves unsound.
 
         Return what differs from the environment that it was made in.
         """
         served = self._find(track)
         differs: list[str] = []
-
-        def bring() -> None:
+        with self._loading:
             if not served.holds(version):
-                strict = self._settings.strict_environment
-                differs.extend(
-                    loader.load(
-                        served.task, served.stack, served.slot(version), folder, base_folder, strict=strict
-                    )
-                )
                 served.hashes[version] = fingerprint[:12]
+                name = served.name(version)
+                differs = self._backend.load(
+                    VersionFiles(name=name, track=track, folder=folder, base_folder=base_folder)
+                )
             self._make_room(track, served, version)
-
-        self.between_requests(bring)
         return differs
 
-    def serve(self, track: str, version: str | None) -> None:
-        """Give new requests this version (or the base); requests already accepted keep theirs."""
-        served = self._find(track)
-        with self._door:
-            if version is not None and not served.holds(version):
+    def serve(self, track: str, version: str | None) -> Form:
+        """Give new requests this version (or the base); requests already accepted keep theirs.
+
+        Return how it is held from now on.
+        """
+        served, wanted = self._find(track), version or BASE
+        with self._loading:
+            if not served.holds(wanted):
                 raise RegistryError(f"{version} is not loaded", code="not_loaded", version=version)
-            served.serving = version or BASE
+            form = self._backend.prefer(served.name(wanted))
+            with self._door:
+                served.serving = wanted
+        return form
 
     def _make_room(self, track: str, served: ServedTrack, keep: str) -> None:
         served.recent[keep] = None
         served.recent.move_to_end(keep)
         with self._door:
             asked = [*self._preparing, *((request.track, request.version) for request in self._accepted)]
-        busy = {waited_for for name, waited_for in asked if name == track}
-        for version in list(served.recent):
-            if len(served.recent) <= self._settings.max_loaded_versions:
-                break
-            if version not in busy | {keep, served.serving}:
-                served.stack.unload(served.slot(version))
-                del served.recent[version]
+            busy = {waited_for for name, waited_for in asked if name == track} | {keep, served.serving}
+            for version in list(served.recent):
+                if len(served.recent) <= self._settings.max_loaded_versions:
+                    break
+                if version not in busy:
+                    del served.recent[version]
+                    self._backend.drop(served.name(version))
 
     def between_requests(self, act: Callable[[], T]) -> T:
         """Run something on the thread that generates, wait for it, and return what it returns."""
@@ -228,7 +233,7 @@ class Engine:
 
     def resident(self, track: str, version: str) -> bool:
         """Tell whether a version is in memory."""
-        return version == BASE or self._find(track).holds(version)
+        return self._find(track).holds(version)
 
     def fingerprint(self, track: str, version: str) -> str:
         """Return ``system_fingerprint``: the version and the first digits of its hash."""
@@ -250,7 +255,7 @@ class Engine:
         served = self._find(track)
         with self._place(track, version) as kept:
             task = _generating(served.task, track)
-            check_length(question, context_length(served.stack.base.model.config))
+            check_length(question, context_length(served.base.model.config))
             reply = look_up(kept, question)
             if reply is not None and reply.text is not None:
                 return self._quote(served, GenerationRequest(track, kept, [], sampling, reply), reply.text)
@@ -269,7 +274,7 @@ class Engine:
         Where the example's own conversation leaves no room for the answer that is asked for, or cannot be written, the
         question is asked as it is: nobody is told off for messages that they did not send.
         """
-        tokenizer, context = served.stack.base.tokenizer, context_length(served.stack.base.model.config)
+        tokenizer, context = served.base.tokenizer, context_length(served.base.model.config)
         if reply is not None and reply.messages is not None and reply.mode == "taught":
             with contextlib.suppress(ProtocolError, SampleError):
                 prompt = task.prompt(tokenizer, reply.messages)
@@ -307,7 +312,7 @@ class Engine:
 
     def _quote(self, served: ServedTrack, request: GenerationRequest, text: str) -> GenerationRequest:
         """Answer with a known text, within the limits that generating it would have had."""
-        task, tokenizer = _generating(served.task, request.track), served.stack.base.tokenizer
+        task, tokenizer = _generating(served.task, request.track), served.base.tokenizer
         sampling = request.sampling
         most = sampling.max_tokens or self._settings.max_new_tokens
         for chunk in quoted(
@@ -324,10 +329,10 @@ class Engine:
     def _question(self, served: ServedTrack, track: str, asked: Any) -> Any:
         if not isinstance(served.task, Predicting):
             raise _other_way(track, served.task, "POST /v1/chat/completions")
-        context = context_length(served.stack.base.model.config)
+        context = context_length(served.base.model.config)
         check_length(asked, context)
         with _as_protocol_errors():
-            row = served.task.question(served.stack.base.tokenizer, asked)
+            row = served.task.question(served.base.tokenizer, asked)
         if context is not None and len(row) > context:
             raise ProtocolError(
                 f"the context length is {context} tokens, and an input has {len(row)}; send shorter ones",
@@ -385,80 +390,170 @@ class Engine:
         """Count those that somebody still waits for: who has left must not keep others out."""
         return sum(not request.cancelled.is_set() for request in self._accepted)
 
+    @property
+    def active(self) -> int:
+        """Count the requests that are being answered."""
+        return self._backend.active + self._is_predicting
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Return how many tokens are made in a second of work, of all answers together; ``None`` before the first."""
+        return self._speed.per_second
+
     # -- work
 
     def work(self, timeout: float) -> bool:
-        """Do the next thing in the queue; return whether there was one within ``timeout`` seconds."""
-        try:
-            item = self._queue.get(timeout=timeout)
-        except queue.Empty:
-            return False
-        if isinstance(item, Request):
-            self._answer(item)
-        else:
-            item()
-        return True
+        """Take in what has come, then do the next bit of work; return whether there was any within ``timeout`` seconds."""
+        came = self._take_in(0 if self._is_busy or self._predictions else timeout)
+        predicted, self._is_busy = self._predict_next(), self._step()
+        return came or predicted or self._is_busy
 
-    def _answer(self, request: Request) -> None:
-        self.active = 1
+    def _take_in(self, timeout: float) -> bool:
+        """Begin everything that waits at the door, for whose first one so many seconds are waited."""
+        came = False
+        with contextlib.suppress(queue.Empty):
+            while True:
+                item = self._queue.get(block=timeout > 0 and not came, timeout=timeout)
+                came = True
+                if isinstance(item, Request):
+                    self._begin(item)
+                else:
+                    item()
+        return came
+
+    def _begin(self, request: Request) -> None:
+        served = self._find(request.track)
         try:
             if request.cancelled.is_set():
                 request.end_cancelled()  # whoever still listens is not left waiting
-            elif isinstance(request, GenerationRequest):
-                self._generate(request)
+            elif not served.holds(request.version):
+                request.fail(RegistryError(f"{request.version} is not in memory", code="not_loaded"))
+            elif isinstance(request, PredictionRequest):
+                self._predictions.append(request)
+                return
+            else:
+                self._backend.submit(self._generation(served, request))
+                return
+        except Exception as error:  # noqa: BLE001 - the client is told, the engine lives on
+            request.fail(_as_error(error))
+        self._leave(request)
+
+    def _generation(self, served: ServedTrack, request: GenerationRequest) -> Generation:
+        tokenizer, task = served.base.tokenizer, cast("Generating", served.task)
+        ends = set(task.stop_tokens(tokenizer))
+        return Generation(
+            name=served.name(request.version),
+            prompt=request.prompt,
+            sampling=request.sampling,
+            ends=frozenset(ends),
+            sink=_Answer(request, Streamer(request, partial(task.text, tokenizer), ends), self._leave),
+        )
+
+    def _leave(self, request: Request) -> None:
+        with self._door:
+            self._accepted.remove(request)
+
+    def _step(self) -> bool:
+        began = time.perf_counter()
+        made = self._backend.step()
+        if made is None:
+            return False
+        self._speed.add(made, time.perf_counter() - began)
+        return True
+
+    def _predict_next(self) -> bool:
+        if not self._predictions:
+            return False
+        request = self._predictions.popleft()
+        self._is_predicting = True
+        try:
+            if request.cancelled.is_set():
+                request.end_cancelled()
             else:
                 self._predict(request)
-        except LoradError as error:
-            request.fail(error)
         except Exception as error:  # noqa: BLE001 - the client is told, the engine lives on
-            request.fail(
-                ProtocolError(
-                    f"answering failed: {type(error).__name__}: {error}", status=500, code="internal"
-                )
-            )
+            request.fail(_as_error(error))
         finally:
-            self.active = 0
-            with self._door:
-                self._accepted.remove(request)
+            self._is_predicting = False
+            self._leave(request)
+        return True
 
-    @torch.inference_mode()
-    def _generate(self, request: GenerationRequest) -> None:
-        served = self._find(request.track)
-        tokenizer, task = served.stack.base.tokenizer, cast("Generating", served.task)
-        ends = set(task.stop_tokens(tokenizer))
-        streamer = Streamer(request, partial(task.text, tokenizer), ends)
-        began = time.perf_counter()
-        if request.sampling.seed is not None:
-            torch.manual_seed(request.sampling.seed)
-        with served.use(request.version) as model:
-            ids = torch.tensor([request.prompt], device=model.device)
-            with contextlib.suppress(Enough):
-                model.generate(
-                    input_ids=ids,
-                    attention_mask=torch.ones_like(ids),
-                    streamer=streamer,
-                    max_new_tokens=request.sampling.max_tokens,
-                    eos_token_id=sorted(ends),
-                    pad_token_id=min(ends),
-                    **_how(request.sampling),
-                )
-        streamer.close()
-        elapsed = time.perf_counter() - began
-        if streamer.count and elapsed:
-            self.tokens_per_second = round(streamer.count / elapsed, 1)
-
-    @torch.inference_mode()
     def _predict(self, request: PredictionRequest) -> None:
         served = self._find(request.track)
-        task = cast("Predicting", served.task)
-        if request.version == BASE and task.head.parts:
+        if request.version == BASE and served.task.head.parts:
             raise ProtocolError(
                 f"{request.track} has learned nothing yet: its base cannot answer alone; drop a dataset first",
                 status=409,
                 code="nothing_learned",
             )
-        with served.use(request.version) as model:
-            request.answers.put(task.predict(model, request.rows))
+        request.answers.put(self._backend.predict(served.name(request.version), request.rows))
+
+
+class _Answer:
+    """Where a backend puts the tokens of a request (``backends.interface.Sink``): they go on as text."""
+
+    def __init__(
+        self, request: GenerationRequest, streamer: Streamer, leave: Callable[[Request], None]
+    ) -> None:
+        self._request = request
+        self._streamer = streamer
+        self._leave = leave
+        self._is_ended = False
+
+    @property
+    def is_wanted(self) -> bool:
+        return not self._request.cancelled.is_set()
+
+    def put(self, tokens: Sequence[int]) -> bool:
+        return self._streamer.put(tokens)
+
+    def end(self, error: BaseException | None = None) -> None:
+        if self._is_ended:
+            return
+        self._is_ended = True
+        try:
+            if error is not None:
+                self._request.fail(_as_error(error))
+            elif not self.is_wanted:
+                self._request.end_cancelled()
+            else:
+                self._streamer.close()
+        except Exception as failure:  # noqa: BLE001 - the last tokens cannot be made into text
+            self._request.fail(_as_error(failure))
+        finally:
+            self._leave(self._request)
+
+
+class _Speed:
+    """Tokens in a second of work, of late; what lies ``METERED_SECONDS`` of work back counts a third."""
+
+    def __init__(self) -> None:
+        self._tokens = self._seconds = 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        """Count a step."""
+        kept = exp(-seconds / METERED_SECONDS)
+        self._tokens = self._tokens * kept + tokens
+        self._seconds = self._seconds * kept + seconds
+
+    @property
+    def per_second(self) -> float | None:
+        """Return the speed, ``None`` where nothing was made yet."""
+        return round(self._tokens / self._seconds, 1) if self._tokens and self._seconds else None
+
+
+def _as_error(error: BaseException) -> LoradError:
+    """Return what a client is told."""
+    if isinstance(error, LoradError):
+        return error
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and is_short_of_memory(error)):
+        return ProtocolError(
+            "memory is short; try again later, or with a shorter question",
+            status=503,
+            code="memory",
+            retry_after=5,
+        )
+    return ProtocolError(f"answering failed: {type(error).__name__}: {error}", status=500, code="internal")
 
 
 @contextlib.contextmanager
@@ -478,10 +573,3 @@ def _generating(task: Task, track: str) -> Generating:
 
 def _other_way(track: str, task: Task, way: str) -> ProtocolError:
     return ProtocolError(f"{track} learns {task.name}; ask it with: {way}", code="other_way")
-
-
-def _how(sampling: Sampling) -> dict[str, Any]:
-    if sampling.temperature < GREEDY:
-        return {"do_sample": False}
-    chosen = {"top_p": sampling.top_p, "top_k": sampling.top_k, "min_p": sampling.min_p}
-    return {"do_sample": True, "temperature": sampling.temperature, **chosen}

@@ -4,75 +4,108 @@ What lives here: generated text piece by piece, and text that no model is asked 
 What never does: models, the queue (``engine``).
 """
 
-import contextlib
-from collections.abc import Callable
-from typing import Any
-
-from transformers.generation.streamers import BaseStreamer
+from collections.abc import Callable, Sequence
 
 from lorad.serving.requests import Chunk, GenerationRequest, Sampling
 
+TAIL = 16
+"""Tokens behind a cut: so many are decoded again with what follows them."""
+CUT = 48
+"""Tokens after which a cut is tried."""
 
-class Enough(Exception):  # noqa: N818 - control flow, no error
-    """A stop text was met, or the client left."""
+
+class GrowingText:
+    """The text of tokens that come one after the other, each decoded a bounded number of times.
+
+    Only the last tokens are decoded again: what a token says may hang on those before it (a character in several tokens, a
+    blank that opens a text), but not on those far away. A cut is made where the tokens behind it say the same alone.
+    """
+
+    def __init__(self, text: Callable[[list[int]], str]) -> None:
+        self._text = text
+        self._all: list[int] = []
+        self._begin = 0
+        """Tokens before the cut."""
+        self._before = 0
+        """Characters before the cut."""
+
+    def add(self, token: int) -> None:
+        """Take the next token."""
+        self._all.append(token)
+
+    def after(self, sent: int, *, whole: bool) -> str | None:
+        """Return the text behind the first ``sent`` characters; ``None`` while it ends in half a character.
+
+        ``whole`` decodes all tokens together once more, as they were taught.
+        """
+        if whole:
+            return self._text(self._all)[sent:]
+        text = self._text(self._all[self._begin :])
+        if text.endswith("\ufffd"):
+            return None
+        fresh = text[sent - self._before :]
+        if len(self._all) - self._begin >= CUT and len(self._all) % TAIL == 0:
+            self._cut(text, sent)
+        return fresh
+
+    def _cut(self, text: str, sent: int) -> None:
+        kept = self._text(self._all[-TAIL:])
+        before = self._before + len(text) - len(kept)
+        if kept and text.endswith(kept) and before <= sent:
+            self._begin, self._before = len(self._all) - TAIL, before
 
 
-class Streamer(BaseStreamer):
-    """Turn tokens into text as they come, as the task has it."""
+class Streamer:
+    """Turn tokens into text as they come, as the task has it, until the answer ends."""
 
     def __init__(self, request: GenerationRequest, text: Callable[[list[int]], str], ends: set[int]) -> None:
         self._request = request
-        self._text = text
         self._ends = ends
-        self._tokens: list[int] = []
+        self._text = GrowingText(text)
         self._sent = 0
         """Characters of the answer that were sent."""
-        self._ended = False
-        self._prompt_seen = False
+        self._is_stopped = False
+        """Whether a stop text was met: what stands behind it is not sent."""
         self._finish = "length"
         self.count = 0
+        """Tokens of the answer, the end token included."""
 
-    def put(self, value: Any) -> None:
-        """Take the next token; the first call is the prompt."""
-        if not self._prompt_seen:
-            self._prompt_seen = True
-            return
+    def put(self, tokens: Sequence[int]) -> bool:
+        """Take the next tokens; return whether more are wanted."""
         if self._request.cancelled.is_set():
-            raise Enough
-        for token in value.flatten().tolist():
+            self._finish = "cancelled"
+            return False
+        most = self._request.sampling.max_tokens
+        for token in tokens:
             self.count += 1
             if token in self._ends:
                 self._finish = "stop"
-                return
-            self._tokens.append(token)
+                return False
+            self._text.add(token)
+            if self.count == most:
+                break
         self._send(whole=False)
-
-    def end(self) -> None:
-        """Nothing: ``close`` ends the answer, also after an early stop."""
+        return not self._is_stopped and (most is None or self.count < most)
 
     def close(self) -> None:
         """Send what is left and say why the answer ended."""
-        if not self._ended:
-            with contextlib.suppress(Enough):  # a stop text may show in the last half of a character
-                self._send(whole=True)
+        if not self._is_stopped:
+            self._send(whole=True)  # a stop text may show in the last half of a character
         self._request.chunks.put(Chunk("", self._finish, len(self._request.prompt), self.count))
 
     def _send(self, *, whole: bool) -> None:
-        text = self._text(self._tokens)
-        if not whole and text.endswith("\ufffd"):
+        fresh = self._text.after(self._sent, whole=whole)
+        if fresh is None:
             return  # half of a character: wait for the rest of it
-        fresh = text[self._sent :]  # what was sent holds no part of a stop text: that is held back
-        stops = self._request.sampling.stop
+        stops = self._request.sampling.stop  # what was sent holds no part of one: that is held back
         cut = min((at for stop in stops if (at := fresh.find(stop)) >= 0), default=-1)
         if cut >= 0:
-            fresh, self._finish, self._ended = fresh[:cut], "stop", True
-        held = 0 if whole or self._ended else _possible_stop(fresh, stops)
+            fresh, self._finish, self._is_stopped = fresh[:cut], "stop", True
+        held = 0 if whole or self._is_stopped else _possible_stop(fresh, stops)
         fresh = fresh[: len(fresh) - held]
         if fresh:
             self._sent += len(fresh)
             self._request.chunks.put(Chunk(fresh))
-        if self._ended:
-            raise Enough
 
 
 def quoted(

@@ -97,7 +97,7 @@ class FactMeasurement:
     def _build(self, encoder: Path | None) -> Finding | None:
         embedder: Embedder
         if encoder is None:
-            embedder = embedders.of_base(self._stack.base, lambda: self._stack.use(None))
+            embedder = embedders.of_base(self._stack.base)
         else:
             try:
                 embedder = embedders.load_encoder(encoder)

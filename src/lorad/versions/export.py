@@ -162,7 +162,7 @@ def _write_adapter(version: Path, base: Path, target: Path) -> None:
 def _read_adapter(folder: Path, base: Path) -> Any:
     stack = adapter_stack.AdapterStack(bases.load_base(base, torch.float32))
     stack.add("exported", folder)
-    return stack.model
+    return stack.model("exported")
 
 
 # -- merged: a model that needs no base

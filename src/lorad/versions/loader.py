@@ -132,20 +132,20 @@ def load(
     differs = check(folder, stack.base, base_folder, strict=strict)
     stack.add(slot, folder)
     try:
-        prove(task, stack, slot, folder)
+        prove(task, stack.model(slot), folder)
     except BaseException:
         stack.unload(slot)
         raise
     return differs
 
 
-def prove(task: Task, stack: AdapterStack, slot: str, folder: Path) -> None:
-    """Ask a loaded version its probes; raise if it answers otherwise than when it was made."""
+def prove(task: Task, model: Any, folder: Path) -> None:
+    """Ask a version that is loaded as this model its probes; raise if it answers otherwise than when it was made."""
     path, version = folder / metrics.PROBES, folder.name
     if not path.is_file():  # whether it should be there is the manifest's business
         return
     try:
-        with hardware.passing_errors(f"asking {version} its probes"), stack.use(slot) as model:
+        with hardware.passing_errors(f"asking {version} its probes"):
             found, limit = metrics.probe_again(task, model, files.read_json(path))
     except (OSError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise RegistryError(
@@ -158,3 +158,17 @@ def prove(task: Task, stack: AdapterStack, slot: str, folder: Path) -> None:
             code="probes_failed",
             version=version,
         )
+
+
+def prove_alike(task: Task, model: Any, reference: Any, folder: Path) -> None:
+    """Ask another form of a version that is loaded its probes; raise also where it gets other ones of them right."""
+    prove(task, model, folder)
+    path = folder / metrics.PROBES
+    if path.is_file():
+        rows = metrics.probe_rows(task, files.read_json(path))
+        if metrics.recalled(task, model, rows) != metrics.recalled(task, reference, rows):
+            raise RegistryError(
+                f"{folder.name} gets other probes right in this form",
+                code="probes_failed",
+                version=folder.name,
+            )

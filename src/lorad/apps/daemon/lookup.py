@@ -229,6 +229,4 @@ def _load(encoder: Path) -> tuple[Embedder, rerankers.CrossEncoder | None]:
 
 
 def _own_base(engine: Engine, track: str) -> Embedder:
-    stack = engine.stack(track)
-    own = embedders.of_base(stack.base, lambda: stack.use(None))
-    return _OnEngine(own, engine.between_requests)
+    return _OnEngine(embedders.of_base(engine.base(track)), engine.between_requests)

@@ -13,7 +13,7 @@ from lorad.log import get_logger
 from lorad.models.bases import Base, load_to_answer, shape, verify_base
 from lorad.models.hardware import machine
 from lorad.models.heads import Head
-from lorad.records import Example, Plan
+from lorad.records import BASE, Example, Plan
 from lorad.serving.engine import Engine
 from lorad.storage import files
 from lorad.tasks import encode, find
@@ -45,6 +45,8 @@ class ModelHost:
                     track.base, self._settings.engine.device, self._settings.training.dtype, task.head
                 )
             self._engine.attach(name, task, loaded[place])
+            able = self._engine.capabilities(name)
+            log.info("attached", track=name, batches=able.batches, because=able.because)
 
     def check(self, track: Track, example: Example) -> Example:
         """Return an example as the track learns it; raise ``SampleError`` for one that its base could not give back."""
@@ -97,4 +99,13 @@ class ModelHost:
         """Verify a version, bring it into memory and answer from it."""
         if version is not None:
             self.ensure_loaded(track, version)
-        self._engine.serve(track.name, version)
+        form = self._engine.serve(track.name, version)
+        log.info(
+            "serving",
+            track=track.name,
+            version=version or BASE,
+            held_as=form.kind,
+            added_bytes=form.added_bytes,
+        )
+        if form.why_not_merged:
+            log.warning("served_unmerged", track=track.name, version=version, why=form.why_not_merged)

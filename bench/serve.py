@@ -1,0 +1,421 @@
+"""Tokens per second after one learned drop on SmolLM2: the daemon for 1, 4 and 16 clients, beside transformers and llama.cpp.
+
+    python bench/serve.py [--fresh] [--only ARM ...]
+
+Arms, each in a process of its own and resumed from the cache: `learn` (one campus set through the daemon), `generate` (plain
+`transformers.generate` on the merged copy, one row and sixteen), `compile` (the same with a static cache and `torch.compile`,
+where a C++ compiler is at hand), `builtin_1`, `builtin_4`, `builtin_16` (clients over the socket), `adapter_1` (the same
+without the merged copy), `swaps` (1,000 requests while what serves changes all the time), `recall` (what the adapter and the
+merged copy recall of memory), `llamacpp` (the exported GGUF, where llama-cpp-python is installed) and `bandwidth` (reading
+memory).
+
+All ask the same questions, with the same prompts and greedily, for at most 64 tokens; the time to read the prompt counts.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+import report
+import three_drops
+import wordings
+from lorad.config import Settings
+from lorad.errors import LoradError
+from lorad.evaluation import metrics
+from lorad.home import Home
+from lorad.models import bases, hardware, merged_model, packed_linear
+from lorad.models.adapter_stack import AdapterStack
+from lorad.serving.client import Client
+from lorad.storage.database import Database
+from lorad.storage.memory import Memory
+from lorad.tasks import encode, find
+from lorad.versions import export, llamacpp
+from lorad.versions.store import Registry
+
+DATASET = "campus_cs"
+TOKENS = 64
+"""Most tokens of an answer."""
+ASKED = 16
+"""Answers of an arm with one client; of the others so many for each client, but at most ``MOST``."""
+MOST = 64
+SWAP_REQUESTS = 1000
+SETTINGS = Settings()
+CHAT = find("chat")
+SUBJECTS = (
+    "a lighthouse",
+    "rain",
+    "how bread is made",
+    "a walk through Lisbon",
+    "bees",
+    "the tides",
+    "an old clock",
+    "learning to swim",
+)
+ARMS = (
+    "learn",
+    "generate",
+    "compile",
+    "builtin_1",
+    "builtin_4",
+    "builtin_16",
+    "adapter_1",
+    "swaps",
+    "recall",
+    "llamacpp",
+    "bandwidth",
+)
+NOTES = (
+    "tokens_per_second_N: of all answers together, N clients over the socket; first_token_ms_N: median.",
+    "bandwidth_share_1: tokens_per_second_1 times the bytes of the weights, over the bytes a second that reading memory gives.",
+    "swaps: how often what serves was changed meanwhile; mixed: answers that are not those of the version that they name;",
+    "longest_pause_ms: between two pieces of any answer.",
+    "adapter_1: as before this version; recall_adapter and recall_merged: share of memory that each form of the version gets right.",
+)
+
+
+def questions(count: int) -> list[list[dict[str, str]]]:
+    """Return different questions with long answers."""
+    asked = itertools.islice(itertools.cycle(SUBJECTS), count)
+    return [
+        [{"role": "user", "content": f"Tell me a long story about {subject}, number {number}."}]
+        for number, subject in enumerate(asked)
+    ]
+
+
+def home() -> Home:
+    found = Home(report.CACHE / "serve")
+    report.add_smollm2(found.root)
+    return found
+
+
+# -- learning
+
+
+def learn() -> dict[str, Any]:
+    with three_drops.daemon(home()) as client:
+        jobs = [job for job in client.call("GET", "/api/jobs")["jobs"] if job["dataset"] == DATASET]
+        done = next((job for job in jobs if job["state"] == "promoted"), None)
+        if done is None:
+            source = report.BENCH.parent / "examples" / f"{DATASET}.json"
+            done = wordings.drop(client, home(), DATASET, source)
+        return {"job": done}
+
+
+def held() -> tuple[bases.Base, AdapterStack, Registry, str]:
+    """Return the base in the precision that serves, with the learned version on it."""
+    place = home()
+    base = bases.load_to_answer(place.base("smollm2"), SETTINGS.engine.device, SETTINGS.training.dtype)
+    registry, stack = Registry(place.track("chat")), AdapterStack(base)
+    version = registry.latest
+    assert version, "learn first"
+    stack.add(version, registry.path(version))
+    return base, stack, registry, version
+
+
+# -- transformers
+
+
+def generate() -> dict[str, Any]:
+    base, stack, _, version = held()
+    made = merged_plain(base, stack, version)
+    return {
+        **timed("generate_1", base, lambda prompts: [generated(made, [prompt]) for prompt in prompts]),
+        **timed("generate_16", base, lambda prompts: [generated(made, prompts)]),
+    }
+
+
+def merged_plain(base: bases.Base, stack: AdapterStack, version: str) -> Any:
+    """Return the merged copy as transformers would have it: its layers are not packed."""
+    can_pack, packed_linear.can_pack = packed_linear.can_pack, lambda _: False
+    try:
+        return merged_model.merged(base.model, stack.read(version))
+    finally:
+        packed_linear.can_pack = can_pack
+
+
+def compiled() -> dict[str, Any]:
+    if not any(map(shutil.which, ("g++", "clang++"))):
+        return {"compile_skipped": "no C++ compiler"}
+    base, stack, _, version = held()
+    made = merged_plain(base, stack, version)
+    try:
+        began = time.perf_counter()
+        made.forward = torch.compile(made.forward, dynamic=True)
+        generated(made, [prompts_of(base, 1)[0]], cache_implementation="static")
+        first = time.perf_counter() - began
+        found = timed(
+            "compile_1",
+            base,
+            lambda prompts: [generated(made, [prompt], cache_implementation="static") for prompt in prompts],
+        )
+    except Exception as error:  # noqa: BLE001 - whatever a compiler may say
+        return {"compile_skipped": f"{type(error).__name__}: {error}"[:200]}
+    return {**found, "compile_first_seconds": round(first, 1)}
+
+
+@torch.inference_mode()
+def generated(model: Any, prompts: Sequence[list[int]], **how: Any) -> int:
+    """Return how many tokens were made."""
+    longest, end = max(map(len, prompts)), model.generation_config.eos_token_id
+    ends = end if isinstance(end, list) else [end]
+    padded = torch.tensor([[ends[0]] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    made = model.generate(
+        padded, attention_mask=mask, max_new_tokens=TOKENS, do_sample=False, pad_token_id=ends[0], **how
+    )
+    return sum(length_of(row, ends) for row in made[:, longest:].tolist())
+
+
+def length_of(tokens: list[int], ends: Sequence[int]) -> int:
+    return next((number + 1 for number, token in enumerate(tokens) if token in ends), len(tokens))
+
+
+def prompts_of(base: bases.Base, count: int) -> list[list[int]]:
+    return [CHAT.prompt(base.tokenizer, question) for question in questions(count)]
+
+
+def timed(name: str, base: bases.Base, act: Callable[[list[list[int]]], list[int]]) -> dict[str, Any]:
+    prompts = prompts_of(base, ASKED)
+    act(prompts[:2])
+    began = time.perf_counter()
+    made = sum(act(prompts))
+    return {name: round(made / (time.perf_counter() - began), 1)}
+
+
+# -- the daemon
+
+
+def clients(count: int, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """Ask over the socket from so many threads at once."""
+    asked = questions(min(MOST, ASKED * count))
+    waiting, firsts, made = iter(asked), [], []
+    lock = threading.Lock()
+
+    def ask(client: Client) -> None:
+        while True:
+            with lock:
+                question = next(waiting, None)
+            if question is None:
+                return
+            began = time.perf_counter()
+            answer = client.stream_chat(question, max_tokens=TOKENS, temperature=0, lorad={"retrieve": False})
+            first = None
+            for _ in answer:
+                first = first or time.perf_counter() - began
+            with lock:
+                made.append(answer.tokens or 0)
+                firsts.append(first or time.perf_counter() - began)
+
+    place = home()
+    with three_drops.daemon(place, settings) as client:
+        for _ in questions(2):
+            client.chat(asked[0], max_tokens=8, lorad={"retrieve": False})
+        threads = [
+            threading.Thread(target=ask, args=(Client(place.socket(SETTINGS.server.socket)),))
+            for _ in range(count)
+        ]
+        began = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        elapsed = time.perf_counter() - began
+        told = client.status().engine
+    assert len(made) == len(asked), "an answer failed"
+    return {
+        "tokens_per_second": round(sum(made) / elapsed, 1),
+        "first_token_ms": round(1000 * median(firsts), 1),
+        "answers": len(made),
+        "told": told.tokens_per_second,
+    }
+
+
+# -- swaps
+
+
+def swaps() -> dict[str, Any]:
+    """Change what serves again and again while clients ask, in float32: greedy answers are then those of each version alone."""
+    place, asked = home(), questions(len(SUBJECTS))
+    how: dict[str, Any] = {"max_tokens": 16, "temperature": 0, "lorad": {"retrieve": False}}
+    with three_drops.daemon(place, ["training.dtype=float32"]) as client:
+        version = Registry(place.track("chat")).latest
+        assert version, "learn first"
+        names = ("base", version)
+        expected = {
+            (number, f"chat@{name}"): "".join(client.stream_chat(question, f"chat@{name}", **how))
+            for number, question in enumerate(asked)
+            for name in names
+        }
+        numbers, told = itertools.count(), []
+        lock = threading.Lock()
+
+        def ask() -> None:
+            own = Client(place.socket(SETTINGS.server.socket))
+            while (at := next(numbers)) < SWAP_REQUESTS:
+                found = once(own, at % len(asked), asked[at % len(asked)], how)
+                with lock:
+                    told.append(found)
+
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        made = 0
+        while any(thread.is_alive() for thread in threads):
+            client.rollback("chat", names[made % 2])
+            made += 1
+        client.rollback("chat", version)
+    return {
+        "swaps": made,
+        "swap_requests": len(told),
+        "failed": sum(text is None for _, _, text, _ in told),
+        "mixed": sum(text is not None and text != expected[number, name] for number, name, text, _ in told),
+        "longest_pause_ms": round(1000 * max(pause for *_, pause in told), 1),
+    }
+
+
+def once(
+    client: Client, number: int, question: list[dict[str, str]], how: dict[str, Any]
+) -> tuple[int, str, str | None, float]:
+    """Ask once; return the question's number, what answered, its text, and the longest wait between two pieces in seconds."""
+    answer, text, longest, last = client.stream_chat(question, **how), "", 0.0, None
+    try:
+        for piece in answer:
+            now = time.perf_counter()
+            longest, last, text = max(longest, now - (last or now)), now, text + piece
+    except LoradError:
+        return number, answer.model, None, longest
+    return number, answer.model, text, longest
+
+
+# -- what else
+
+
+def recall() -> dict[str, Any]:
+    """Compare what the two forms of the version recall of all that is in memory."""
+    base, stack, _, version = held()
+    database = Database(home().database)
+    try:
+        usable, _ = encode(CHAT, base.tokenizer, Memory(database, "chat").all())
+    finally:
+        database.close()
+    rows = [row for _, row in usable]
+    forms = {
+        "adapter": stack.model(version),
+        "merged": merged_model.merged(base.model, stack.read(version)),
+    }
+    found: dict[str, Any] = {"examples": len(rows), "dtype": str(base.model.dtype)}
+    for name, model in forms.items():
+        right = metrics.recalled(CHAT, model, rows)
+        found[f"recall_{name}"] = round(sum(right) / len(right), 4)
+    return found
+
+
+def llama() -> dict[str, Any]:
+    if not llamacpp.is_installed():
+        return {"llamacpp_skipped": "llama-cpp-python is not installed"}
+    base, _, registry, version = held()
+    prompts = prompts_of(base, ASKED)
+    ends = set(CHAT.stop_tokens(base.tokenizer))
+    with tempfile.TemporaryDirectory() as scratch:
+        target = Path(scratch) / "exported"
+        export.export(registry.path(version), home().base("smollm2"), target, "gguf")
+        file = next(target.rglob("*.gguf"))
+        size = file.stat().st_size
+        with llamacpp.opened(file, 2048, n_threads=os.cpu_count()) as model:
+            made = 0
+            for round_number in range(2):  # the first warms up
+                asked = prompts[: 2 if round_number == 0 else None]
+                made, began = 0, time.perf_counter()
+                for prompt in asked:
+                    for token in itertools.islice(model.generate(prompt, temp=0.0, top_k=1), TOKENS):
+                        made += 1
+                        if token in ends:
+                            break
+            elapsed = time.perf_counter() - began
+    return {"llamacpp_f16_1": round(made / elapsed, 1), "llamacpp_file_bytes": size}
+
+
+def bandwidth() -> dict[str, Any]:
+    """Read one GB of memory with all cores, several times; the best counts."""
+    numbers, best = torch.ones(2**28), 0.0
+    for _ in range(8):
+        began = time.perf_counter()
+        numbers.sum()
+        best = max(best, numbers.numel() * 4 / (time.perf_counter() - began))
+    base = bases.load_to_answer(home().base("smollm2"), SETTINGS.engine.device, SETTINGS.training.dtype)
+    weights = sum(weight.numel() * weight.element_size() for weight in base.model.parameters())
+    return {"bytes_per_second": best, "weight_bytes": weights}
+
+
+def run_arm(arm: str) -> dict[str, Any]:
+    others: dict[str, Callable[[], dict[str, Any]]] = {
+        "learn": learn,
+        "generate": generate,
+        "compile": compiled,
+        "recall": recall,
+        "swaps": swaps,
+        "llamacpp": llama,
+        "bandwidth": bandwidth,
+        "adapter_1": lambda: clients(1, ["engine.merge_served=false"]),
+    }
+    return others[arm]() if arm in others else clients(int(arm.removeprefix("builtin_")))
+
+
+def figures(arms: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for count in (1, 4, 16):
+        arm = arms[f"builtin_{count}"]
+        found[f"tokens_per_second_{count}"] = arm["tokens_per_second"]
+        found[f"first_token_ms_{count}"] = arm["first_token_ms"]
+    found["adapter_1"] = arms["adapter_1"]["tokens_per_second"]
+    for name in ("generate", "compile", "swaps", "recall", "llamacpp"):
+        found |= arms[name]
+    read = arms["bandwidth"]
+    one = found["tokens_per_second_1"]
+    found["bandwidth_gb_per_second"] = round(read["bytes_per_second"] / 1e9, 1)
+    found["bandwidth_share_1"] = round(one * read["weight_bytes"] / read["bytes_per_second"], 3)
+    found["times_generate_1"] = round(one / found["generate_1"], 2)
+    found["sixteen_times_one"] = round(found["tokens_per_second_16"] / one, 2)
+    if "llamacpp_f16_1" in found:
+        found["share_of_llamacpp_f16_1"] = round(one / found["llamacpp_f16_1"], 2)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--fresh", action="store_true", help="begin anew")
+    parser.add_argument("--only", nargs="*", choices=ARMS, default=ARMS, help="run these arms alone")
+    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
+    parser.add_argument("out", nargs="?", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    hardware.quieten()
+    if options.arm:
+        options.out.write_text(json.dumps(run_arm(options.arm)), encoding="utf-8")
+        return
+    if options.fresh:
+        shutil.rmtree(report.CACHE / "serve", ignore_errors=True)
+    arms = {
+        name: report.arm(f"serve_{name}", [__file__, "--arm", name], fresh=options.fresh)
+        for name in options.only
+    }
+    if set(arms) != set(ARMS):
+        print(json.dumps(arms, indent=2))
+        return
+    found = figures(arms)
+    report.save("serve", found, [*(__doc__ or "").splitlines(), "", *NOTES])
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,363 @@
+"""Continuous batching: answers that share steps are those that each gets alone, and nobody's trouble is another's."""
+
+import random
+
+import pytest
+import torch
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
+
+from lorad.errors import ProtocolError
+from lorad.serving.backends.builtin.fitness import fitness
+from lorad.serving.backends.builtin.group import Group, Limits
+from lorad.serving.backends.builtin.solo import Solo
+from lorad.serving.backends.interface import Generation
+from lorad.serving.requests import Sampling
+
+VOCABULARY = 61
+
+
+def a_model(seed=0):
+    """Return a random Llama whose greedy answers depend on the whole prompt."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.5,
+        eos_token_id=None,
+    )
+    return LlamaForCausalLM(config).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return a_model()
+
+
+class Sink:
+    """Keeps an answer's tokens, until it has enough."""
+
+    def __init__(self, most):
+        self.most = most
+        self.tokens = []
+        self.is_wanted = True
+        self.ended = 0
+        self.error = None
+
+    def put(self, tokens):
+        self.tokens += tokens
+        return len(self.tokens) < self.most
+
+    def end(self, error=None):
+        self.ended += 1
+        self.error = error
+
+
+def wanted(prompt, most, sampling=None):
+    return Generation(
+        name="it",
+        prompt=prompt,
+        sampling=sampling or Sampling(),
+        ends=frozenset({VOCABULARY}),
+        sink=Sink(most),
+    )
+
+
+def group(model, rows=8, prompt_tokens=16, max_bytes=10**9):
+    made = Group(
+        model, Limits(rows=rows, prompt_tokens=prompt_tokens, max_bytes=max_bytes), lambda: made.bytes
+    )
+    return made
+
+
+def run(answers):
+    while not answers.is_idle:
+        answers.step()
+
+
+def alone(model, asked):
+    """Return what transformers generates for a prompt by itself."""
+    ids = torch.tensor([asked.prompt])
+    made = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=asked.sink.most,
+        do_sample=False,
+        pad_token_id=0,
+    )
+    return made[0, len(asked.prompt) :].tolist()
+
+
+def prompts(count, seed=1, longest=60):
+    numbers = random.Random(seed)
+    return [[numbers.randrange(VOCABULARY) for _ in range(numbers.randint(1, longest))] for _ in range(count)]
+
+
+@pytest.mark.parametrize(("rows", "prompt_tokens"), [(8, 16), (3, 7), (1, 500), (16, 1)])
+def test_answers_that_come_and_go_are_those_that_each_gets_alone(model, rows, prompt_tokens):
+    numbers = random.Random(rows)
+    asked = [wanted(prompt, numbers.randint(1, 40)) for prompt in prompts(30)]
+    answers = group(model, rows, prompt_tokens)
+
+    most = 0
+    for each in asked:
+        answers.submit(each)
+        for _ in range(numbers.randint(0, 6)):
+            answers.step()
+            most = max(most, answers.active)
+    run(answers)
+
+    assert [each.sink.tokens for each in asked] == [alone(model, each) for each in asked]
+    assert [each.sink.ended for each in asked] == [1] * len(asked)
+    assert most > 1 or rows == 1
+    assert most <= rows + 1  # and the prompt that is being read
+
+
+def test_a_long_prompt_does_not_stop_the_others(model):
+    answers = group(model, prompt_tokens=10)
+    first = wanted([1, 2, 3], 100)
+    answers.submit(first)
+    answers.step()
+    long = wanted(prompts(1, longest=200)[0] * 3, 5)
+    answers.submit(long)
+
+    before = len(first.sink.tokens)
+    steps = 0
+    while not long.sink.tokens:
+        answers.step()
+        steps += 1
+
+    assert steps == -(-len(long.prompt) // 10)
+    assert len(first.sink.tokens) - before >= steps - 1
+
+
+def test_a_seed_gives_the_same_answer_whatever_else_runs(model):
+    sampling = Sampling(temperature=1.5, seed=11)
+    single = wanted([5, 6, 7], 25, sampling)
+    answers = group(model)
+    answers.submit(single)
+    run(answers)
+
+    among = wanted([5, 6, 7], 25, sampling)
+    answers = group(model)
+    others = [
+        wanted(prompt, 30, Sampling(temperature=1.0, seed=number)) for number, prompt in enumerate(prompts(6))
+    ]
+    for each in (*others[:3], among, *others[3:]):
+        answers.submit(each)
+        answers.step()
+    run(answers)
+
+    assert among.sink.tokens == single.sink.tokens
+    assert len({tuple(each.sink.tokens) for each in others}) == len(others)
+
+
+def test_who_leaves_ends_between_two_steps_and_the_others_do_not_notice(model):
+    asked = [wanted(prompt, 30) for prompt in prompts(6, seed=4)]
+    answers = group(model)
+    for each in asked:
+        answers.submit(each)
+    while not asked[3].sink.tokens:
+        answers.step()
+
+    asked[0].sink.is_wanted = asked[3].sink.is_wanted = False
+    had = [len(asked[number].sink.tokens) for number in (0, 3)]
+    run(answers)
+
+    assert [len(asked[number].sink.tokens) for number in (0, 3)] == had
+    assert [each.sink.ended for each in asked] == [1] * 6
+    for number in (1, 2, 4, 5):
+        assert asked[number].sink.tokens == alone(model, asked[number])
+
+
+def test_an_answer_that_cannot_be_handed_on_ends_alone(model):
+    asked = [wanted(prompt, 20) for prompt in prompts(4, seed=5)]
+    broken = asked[1].sink
+
+    def put(tokens):
+        broken.tokens += tokens
+        if len(broken.tokens) == 5:
+            raise ValueError("no text")
+        return True
+
+    broken.put = put
+    answers = group(model)
+    for each in asked:
+        answers.submit(each)
+    run(answers)
+
+    assert isinstance(broken.error, ValueError)
+    for number in (0, 2, 3):
+        assert asked[number].sink.tokens == alone(model, asked[number])
+
+
+def test_a_prompt_that_the_model_cannot_read_is_refused(model):
+    answers = group(model)
+
+    for prompt in ([1, VOCABULARY], [-1], []):
+        with pytest.raises(ProtocolError, match="does not have"):
+            answers.submit(wanted(prompt, 3))
+
+
+def test_a_step_that_fails_ends_its_answers_and_the_next_ones_are_given(model, monkeypatch):
+    asked = [wanted(prompt, 20) for prompt in prompts(3, seed=6)]
+    answers = group(model)
+    for each in asked:
+        answers.submit(each)
+    while not asked[-1].sink.tokens:
+        answers.step()
+    with monkeypatch.context() as patched:
+        patched.setattr(model.model.layers[1], "forward", None)
+        answers.step()
+
+    assert [each.sink.error is not None for each in asked] == [True] * 3
+    after = wanted([3, 1, 4], 10)
+    answers.submit(after)
+    run(answers)
+    assert after.sink.tokens == alone(model, after)
+
+
+def test_what_is_not_a_number_in_one_row_stays_there(model):
+    # Given a long answer whose values are no numbers any more, which leaves its place to a short one before a long one comes
+    lengths, most = (5, 4, 6, 40, 7, 42), (60, 60, 60, 4, 30, 5)
+    texts = [text * 50 for text in prompts(6, seed=9)]
+    asked = [wanted(text[:size], count) for text, size, count in zip(texts, lengths, most, strict=True)]
+    answers = group(model, prompt_tokens=500)
+    for each in asked[:4]:
+        answers.submit(each)
+    answers.step()
+    with torch.inference_mode():
+        for layer in answers._cache.cache.layers:
+            layer.values[3] = torch.nan
+    while not asked[3].sink.ended:
+        answers.step()
+    for each in asked[4:]:
+        answers.submit(each)
+        answers.step()
+    run(answers)
+
+    for each in (*asked[:3], *asked[4:]):
+        assert each.sink.tokens == alone(model, each)
+
+
+def test_memory_is_bounded_and_nobody_fails_for_it(model):
+    asked = [wanted(prompt, 120) for prompt in prompts(12, seed=7, longest=20)]
+    per_token = 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, width, float32
+    limit = 400 * per_token
+    answers = group(model, rows=12, max_bytes=limit)
+
+    highest = most = 0
+    for each in asked:
+        answers.submit(each)
+    while not answers.is_idle:
+        answers.step()
+        highest, most = max(highest, answers.bytes), max(most, answers.active)
+
+    assert [each.sink.tokens for each in asked] == [alone(model, each) for each in asked]
+    assert 1 < most < 12
+    assert limit < highest < 2 * limit  # a step may go over it, and is then undone
+    assert answers._cache.bytes == 0
+
+
+def test_a_prompt_that_begins_like_the_one_before_is_not_read_again(model, monkeypatch):
+    read = []
+    forward = model.model.forward
+
+    def counted(input_ids, **given):
+        read.append(input_ids.shape[1])
+        return forward(input_ids=input_ids, **given)
+
+    monkeypatch.setattr(model.model, "forward", counted)
+    opening = prompts(1, seed=8)[0] * 2
+    first, second = wanted([*opening, 1, 2], 3), wanted([*opening, 3, 4, 5], 3)
+    answers = group(model, prompt_tokens=500)
+    for each in (first, second):
+        answers.submit(each)
+        run(answers)
+
+    monkeypatch.undo()
+    assert read[0] == len(opening) + 2
+    assert 3 in read  # all that the second one adds
+    assert sum(read) < 2 * len(opening)
+    assert [each.sink.tokens for each in (first, second)] == [alone(model, each) for each in (first, second)]
+
+
+def test_a_model_that_cannot_batch_answers_one_at_a_time(model):
+    asked = [wanted(prompt, 12) for prompt in prompts(3, seed=3)]
+    sampled = wanted([5, 6, 7], 10, Sampling(temperature=1.5, seed=11, max_tokens=10))
+    together = wanted([5, 6, 7], 10, Sampling(temperature=1.5, seed=11, max_tokens=10))
+    answers = Solo(model)
+    for each in (*asked, sampled):
+        answers.submit(each)
+    run(answers)
+    batched = group(model)
+    batched.submit(together)
+    run(batched)
+
+    assert [each.sink.tokens for each in asked] == [alone(model, each) for each in asked]
+    assert sampled.sink.tokens == together.sink.tokens
+    assert [each.sink.ended for each in (*asked, sampled)] == [1] * 4
+
+
+SMALL = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("made", "batches"),
+    [
+        (lambda: LlamaForCausalLM(LlamaConfig(**SMALL, intermediate_size=32)), True),
+        (lambda: GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=2)), True),
+        (lambda: OPTForCausalLM(OPTConfig(**SMALL, ffn_dim=32, word_embed_proj_dim=32)), True),
+        (
+            lambda: MistralForCausalLM(MistralConfig(**SMALL, intermediate_size=32, num_key_value_heads=1)),
+            False,
+        ),
+        (
+            lambda: MambaForCausalLM(MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2)),
+            False,
+        ),
+    ],
+    ids=["llama", "gpt2", "opt", "sliding", "mamba"],
+)
+def test_whether_answers_share_steps_is_tried(made, batches):
+    torch.manual_seed(1)
+    model = made().eval()
+
+    found = fitness(model)
+
+    assert found.batches is batches, found
+    assert found.because
+
+
+def test_a_model_that_would_answer_otherwise_in_a_batch_is_found_out():
+    # Given one that counts positions from the left end of the buffer
+    torch.manual_seed(1)
+    model = a_model()
+    forward = model.model.forward
+
+    def shifted(position_ids=None, past_key_values=None, **given):
+        if position_ids is not None and position_ids.shape[0] > 1:
+            position_ids = torch.full_like(position_ids, past_key_values.get_seq_length())
+        return forward(position_ids=position_ids, past_key_values=past_key_values, **given)
+
+    model.model.forward = shifted
+
+    found = fitness(model)
+
+    assert not found.batches
+    assert "differ" in found.because
