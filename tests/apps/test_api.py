@@ -107,3 +107,45 @@ def test_a_track_that_is_not_there_is_told_before_anything_is_looked_up(engine):
     with pytest.raises(ProtocolError, match="no model 'poems'"):
         api(engine, retrieving).ask("poems", QUESTION, Sampling(), retrieve=True)
     assert retrieving.asked == []
+
+
+def continued(engine, prompt, model="chat"):
+    request, fingerprint = api(engine, FakeRetrieving()).complete(prompt, model, Sampling(max_tokens=1))
+    request.cancelled.set()
+    assert fingerprint.startswith("base-")
+    return request
+
+
+def test_a_text_is_continued_as_it_stands_and_nothing_is_looked_up(engine):
+    tokenizer = engine.base("chat").tokenizer
+    request = continued(engine, "<s>user\nWhich", "chat@base")
+
+    assert request.prompt == tokenizer("<s>user\nWhich")["input_ids"]
+    assert request.prompt[0] == tokenizer.bos_token_id  # special tokens are what they are
+    assert request.reply is None
+    assert continued(engine, request.prompt).prompt == request.prompt
+
+
+def test_an_empty_text_begins_one(engine):
+    assert continued(engine, "").prompt == [engine.base("chat").tokenizer.bos_token_id]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "model", "code"),
+    [
+        ([0, -1], "chat", "unknown_token"),
+        ([0, 10**9], "chat", "unknown_token"),
+        ("a", "letters", "other_way"),
+        ("a", "poems", "model_not_found"),
+    ],
+)
+def test_what_cannot_be_continued_is_refused(engine, prompt, model, code):
+    with pytest.raises(ProtocolError) as caught:
+        continued(engine, prompt, model)
+    assert caught.value.code == code
+
+
+def test_a_prompt_that_is_too_long_is_told_by_its_own_name(engine):
+    with pytest.raises(ProtocolError, match="context length") as caught:
+        continued(engine, [5] * 600)
+    assert (caught.value.code, caught.value.data["param"]) == ("context_length_exceeded", "prompt")

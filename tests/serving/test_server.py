@@ -6,18 +6,15 @@ import queue
 import socket
 import stat
 import threading
-import time
 
 import pytest
-import uvicorn
-from fake_app import HELLO, FakeDaemon, made
+from fake_app import HELLO, FakeDaemon, made, served
 
 from lorad.errors import ConfigError, ProtocolError
 from lorad.retrieval.answering import Reply, Source
 from lorad.serving.answers import Pinned, Pruned, ResumedJob, Tagged, VersionPapers
 from lorad.serving.client import Client, UnixConnection
 from lorad.serving.http.routing import MOST_ORDERS
-from lorad.serving.http.server import build
 from lorad.serving.http.unix_socket import bind
 from lorad.serving.record_json import as_json, fields_of
 from lorad.serving.requests import Chunk
@@ -31,17 +28,8 @@ def daemon():
 @pytest.fixture(scope="module")
 def path(tmp_path_factory, daemon):
     """A real server on a real socket."""
-    place = tmp_path_factory.mktemp("home") / "run" / "lorad.sock"
-    listener = bind(place)
-    http_server = uvicorn.Server(uvicorn.Config(build(daemon), log_config=None, lifespan="off"))
-    thread = threading.Thread(target=http_server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    while not http_server.started:
-        time.sleep(0.01)
-    yield place
-    http_server.should_exit = True
-    thread.join()
-    listener.close()
+    with served(daemon, tmp_path_factory.mktemp("home") / "run" / "lorad.sock") as place:
+        yield place
 
 
 @pytest.fixture(autouse=True)
@@ -402,7 +390,6 @@ def ask_raw(path, method, route, payload=None, **headers):
     ("method", "route", "meant"),
     [
         ("POST", "/v1/responses", "did you mean POST /v1/chat/completions?"),
-        ("POST", "/v1/completions", "did you mean POST /v1/chat/completions?"),
         ("POST", "/chat/completions", "did you mean POST /v1/chat/completions?"),
         ("POST", "/v1/v1/chat/completions", "did you mean POST /v1/chat/completions?"),
         ("POST", "/v1/chat/completions/", "did you mean POST /v1/chat/completions?"),
@@ -474,13 +461,14 @@ def test_case_11_a_compressed_body_is_told(path):
 
 
 def test_case_9_what_is_not_done_is_400_by_name(path, daemon):
-    status, _, body = post(path, "/v1/chat/completions", {"messages": HELLO, "n": 2})
+    status, _, body = post(path, "/v1/chat/completions", {"messages": HELLO, "num_beams": 2})
 
     assert status == 400
     assert json.loads(body)["error"] == {
-        "message": "lorad does not support n: a request gets one answer; leave it out or send 1",
+        "message": "lorad does not support num_beams: it samples with temperature, top_p, top_k and min_p only; "
+        "leave it out or send 1",
         "type": "invalid_request_error",
-        "param": "n",
+        "param": "num_beams",
         "code": "unsupported_parameter",
     }
     assert not daemon.asked

@@ -1,12 +1,18 @@
 """A daemon behind a real server: it answers every question with the same chunks."""
 
+import contextlib
 import threading
+import time
 from dataclasses import replace
+
+import uvicorn
 
 from lorad.errors import ProtocolError, RegistryError
 from lorad.records import Job
 from lorad.serving.answers import Pinned, Pruned, ResumedJob, Tagged, VersionPapers
 from lorad.serving.completions import Model
+from lorad.serving.http.server import build
+from lorad.serving.http.unix_socket import bind
 from lorad.serving.record_json import fields_of
 from lorad.serving.requests import Chunk, GenerationRequest, PredictionRequest
 from lorad.states import JobState
@@ -30,10 +36,15 @@ class FakeDaemon:
             raise self.error
         self.asked.append((model, messages, sampling))
         self.retrieve = retrieve
-        asked = GenerationRequest(model, "v0.1", [], sampling, self.reply if retrieve else None)
+        asked = GenerationRequest(
+            model.partition("@")[0], "v0.1", [], sampling, self.reply if retrieve else None
+        )
         for chunk in self.chunks:
             asked.chunks.put(chunk)
         return asked, "v0.1-abc"
+
+    def complete(self, prompt, model, sampling):
+        return self.ask(model, prompt, sampling, retrieve=False)
 
     def predict(self, model, inputs):
         if self.error:
@@ -80,3 +91,20 @@ class FakeDaemon:
 def made(job):
     """Return a job that waits for its turn."""
     return Job(id=job, track="chat", dataset="doors", state=JobState.QUEUED, created_at=1.0)
+
+
+@contextlib.contextmanager
+def served(daemon, place, settings=None):
+    """Answer on a real socket with a real server."""
+    listener = bind(place)
+    http_server = uvicorn.Server(uvicorn.Config(build(daemon, settings), log_config=None, lifespan="off"))
+    thread = threading.Thread(target=http_server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not http_server.started:
+        time.sleep(0.01)
+    try:
+        yield place
+    finally:
+        http_server.should_exit = True
+        thread.join()
+        listener.close()

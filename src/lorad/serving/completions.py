@@ -49,7 +49,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """An answer; lorad gives one."""
+    """An answer; a request gets as many as it asks for with ``n``."""
 
     index: int = 0
     message: Message
@@ -124,6 +124,32 @@ class CompletionChunk:
     lorad: Origin | None = field(default=None, metadata=OPTIONAL)
     """In the first event alone, of which OpenAI's own client makes the whole answer; left out where no example was looked
     for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextChoice:
+    """What continues a text, or a piece of it."""
+
+    index: int = 0
+    text: str = ""
+    finish_reason: str | None = None
+    """As in ``Choice``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextCompletion:
+    """What continues a text; an event of it as well, where it is streamed."""
+
+    id: str = ""
+    created: int = 0
+    model: str = ""
+    """The track and the version that answered, as ``chat@v0.1``."""
+    system_fingerprint: str = ""
+    """Version and hash of what answered."""
+    object: str = "text_completion"
+    choices: tuple[TextChoice, ...] = ()
+    usage: Usage | None = None
+    """Of a stream only in its last event, if the request asks for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,9 @@ What lives here: finding what a name means, waiting for the turn between two ste
 does: the orders themselves (``commands``), HTTP.
 """
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -82,10 +83,21 @@ class Api:
 
         The example that it asks for is looked up first, if ``retrieve`` and the conversation allow it.
         """
-        track, named, wanted = model.partition("@")
-        version = self._resolve(track, wanted) if named else None
+        track, version = self._named(model)
         look_up = self._look_up(track) if retrieve and is_looked_up(messages) else nothing
         request = self._engine.submit(track, messages, sampling, version, look_up)
+        return request, self._engine.fingerprint(track, request.version)
+
+    def complete(
+        self, prompt: str | list[int], model: str, sampling: Sampling
+    ) -> tuple[GenerationRequest, str]:
+        """Accept a text, or its tokens, to be continued as it stands; the model is named as ``ask`` has it."""
+        track, version = self._named(model)
+        if self._engine.task(track).formats != CHAT:
+            told = f"{track} continues no texts; list the models that do with: GET /v1/models"
+            raise ProtocolError(told, code="other_way")
+        with _about_prompt():
+            request = self._engine.submit(track, prompt, sampling, version)
         return request, self._engine.fingerprint(track, request.version)
 
     def _look_up(self, track: str) -> LookUp:
@@ -96,10 +108,14 @@ class Api:
 
     def predict(self, model: str, inputs: Sequence[Any]) -> tuple[PredictionRequest, str]:
         """Accept inputs for a track whose task answers with data, named as ``ask`` has it."""
-        track, named, wanted = model.partition("@")
-        version = self._resolve(track, wanted) if named else None
+        track, version = self._named(model)
         request = self._engine.predict(track, inputs, version)
         return request, self._engine.fingerprint(track, request.version)
+
+    def _named(self, model: str) -> tuple[str, str | None]:
+        """Return the track and the version that a model's name means, ``None`` for the one that serves."""
+        track, named, wanted = model.partition("@")
+        return track, self._resolve(track, wanted) if named else None
 
     def _resolve(self, name: str, wanted: str) -> str | None:
         track = self._track(name)
@@ -235,3 +251,14 @@ class Api:
         if wakes:
             self._turn.wake.set()
         return done
+
+
+@contextlib.contextmanager
+def _about_prompt() -> Iterator[None]:
+    """Say what is wrong with a prompt, where the engine knows of messages alone."""
+    try:
+        yield
+    except ProtocolError as error:
+        if error.data.get("param") == "messages":
+            error.data["param"] = "prompt"
+        raise

@@ -30,10 +30,9 @@ ASKED_FOR = {"bad_setting", "no_such_setting"}
 
 MEANT = {
     "/v1/responses": CHAT,
-    "/v1/completions": CHAT,
     "/v1/messages": CHAT,
     "/v1/embeddings": "",
-    "/completion": CHAT,
+    "/completion": "POST /v1/completions",
     "/api/chat": CHAT,
     "/api/generate": CHAT,
     "/api/tags": "GET /v1/models",

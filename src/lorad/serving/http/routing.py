@@ -107,13 +107,14 @@ class Threads:
 
 
 @contextlib.asynccontextmanager
-async def cancelled_when_left(request: Request, asked: Asked) -> AsyncIterator[None]:
-    """End an answer when the client closes its connection: nobody needs the rest."""
+async def cancelled_when_left(request: Request, *asked: Asked) -> AsyncIterator[None]:
+    """End answers when the client closes its connection: nobody needs the rest."""
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        asked.cancelled.set()
+        for each in asked:
+            each.cancelled.set()
 
     watcher = asyncio.create_task(watch())
     try:
