@@ -1,5 +1,6 @@
 """Asking the running daemon: whether an example is looked for, and for which version."""
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -24,11 +25,25 @@ class Letters(Chat):
     formats = "letters"
 
 
+class FakeEmbedder:
+    """Makes a vector of a text's length, and remembers how many came together."""
+
+    name = "minilm"
+
+    def __init__(self):
+        self.together = []
+
+    def embed(self, texts):
+        self.together.append(len(texts))
+        return np.array([[float(len(text))] for text in texts], dtype=np.float32)
+
+
 class FakeRetrieving:
     """Knows every question, and remembers what it was asked."""
 
     def __init__(self):
         self.asked = []
+        self.embedders = {"chat": FakeEmbedder()}
 
     def reply(self, track, version, messages):
         self.asked.append((track, version, messages))
@@ -149,3 +164,21 @@ def test_a_prompt_that_is_too_long_is_told_by_its_own_name(engine):
     with pytest.raises(ProtocolError, match="context length") as caught:
         continued(engine, [5] * 600)
     assert (caught.value.code, caught.value.data["param"]) == ("context_length_exceeded", "prompt")
+
+
+@pytest.mark.parametrize("model", ["chat", "chat@v0.1", "minilm"])
+def test_texts_are_embedded_in_parts_by_the_tracks_embedder(engine, model):
+    retrieving = FakeRetrieving()
+
+    name, rows = api(engine, retrieving).embed(model, ["x" * length for length in range(40)])
+
+    assert (name, rows.shape) == ("minilm", (40, 1))
+    assert [row[0] for row in rows] == list(range(40))
+    assert retrieving.embedders["chat"].together == [16, 16, 8]
+
+
+def test_what_embeds_nothing_is_told(engine):
+    with pytest.raises(ProtocolError, match="no embedder 'letters'; known: chat, minilm"):
+        api(engine, FakeRetrieving()).embed("letters", ["a"])
+    with pytest.raises(ProtocolError, match="retrieve is off"):
+        api(engine, None).embed("chat", ["a"])

@@ -49,7 +49,7 @@ def test_case_10_what_the_framework_refuses_is_a_sentence_too(status, code):
         ("GET /models/", "GET /v1/models"),
         ("GET /health", "GET /healthz"),
         ("GET /api/tags", "GET /v1/models"),
-        ("POST /v1/embeddings", None),
+        ("POST /v1/rerank", None),
         ("POST /v1/audio/speech", None),
         ("GET /", None),
     ],

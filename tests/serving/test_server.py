@@ -398,7 +398,7 @@ def ask_raw(path, method, route, payload=None, **headers):
         ("POST", "/api/generate", "did you mean POST /v1/chat/completions?"),
         ("GET", "/models", "did you mean GET /v1/models?"),
         ("GET", "/api/job", "did you mean GET /api/jobs?"),
-        ("POST", "/v1/embeddings", "it has GET /v1/models"),
+        ("POST", "/v1/rerank", "it has GET /v1/models"),
         ("GET", "/", "it has GET /v1/models"),
         ("PUT", "/nothing/like/it", "it has GET /v1/models"),
     ],

@@ -5,6 +5,7 @@ import threading
 import time
 from dataclasses import replace
 
+import numpy as np
 import uvicorn
 
 from lorad.errors import ProtocolError, RegistryError
@@ -52,6 +53,12 @@ class FakeDaemon:
         request = PredictionRequest(model, "v0.1", inputs)
         request.answers.put([{"label": asked} for asked in inputs])
         return request, "v0.1-abc"
+
+    def embed(self, model, texts):
+        if self.error:
+            raise self.error
+        self.asked.append((model, texts))
+        return "minilm", np.array([[1.0, -0.5, len(text)] for text in texts], dtype=np.float32)
 
     def is_ready(self):
         return True

@@ -153,6 +153,28 @@ class TextCompletion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """A text's vector, of length 1."""
+
+    object: str = "embedding"
+    index: int
+    embedding: tuple[float, ...] | str
+    """Numbers, or with ``encoding_format`` ``base64`` these as little-endian float32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embeddings:
+    """The vectors of some texts, in their order."""
+
+    object: str = "list"
+    data: tuple[Embedding, ...]
+    model: str
+    """The base that made them: vectors of another one cannot be compared with these."""
+    usage: Usage = Usage()
+    """0: an embedder's tokens are not counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Complaint:
     """What is wrong with a request, or went wrong with it."""
 

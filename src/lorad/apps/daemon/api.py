@@ -11,6 +11,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lorad.apps.daemon import forgetting
 from lorad.apps.daemon.commands import Commands
 from lorad.apps.daemon.model_host import ModelHost
@@ -36,12 +39,14 @@ from lorad.serving.engine import Engine
 from lorad.serving.queries import Archive
 from lorad.serving.record_json import fields_of
 from lorad.serving.requests import GenerationRequest, PredictionRequest, Sampling
-from lorad.serving.retrieval import LookUp, Retrieving, is_looked_up, nothing
+from lorad.serving.retrieval import Embedding, LookUp, Retrieving, is_looked_up, nothing
 from lorad.states import VersionState
 from lorad.track import Track
 
 T = TypeVar("T")
 
+EMBEDDED_AT_ONCE = 16
+"""Texts between which answers may take their turn."""
 SHOWN = 3
 """Examples that are shown before they are forgotten."""
 
@@ -111,6 +116,29 @@ class Api:
         track, version = self._named(model)
         request = self._engine.predict(track, inputs, version)
         return request, self._engine.fingerprint(track, request.version)
+
+    def embed(self, model: str, texts: Sequence[str]) -> tuple[str, NDArray[np.float32]]:
+        """Return the embedder's name and the texts' vectors, [N, D]; ``model`` names it, or a track that it serves.
+
+        The texts go through it in parts: where it is a track's own base, answers take their turn between them.
+        """
+        embedder = self._embedder(model)
+        parts = (texts[at : at + EMBEDDED_AT_ONCE] for at in range(0, len(texts), EMBEDDED_AT_ONCE))
+        return embedder.name, np.concatenate([embedder.embed(part) for part in parts])
+
+    def _embedder(self, model: str) -> Embedding:
+        if self._retrieving is None:
+            told = "no embedder is loaded: answering.retrieve is off; switch it on in configs/default.yaml"
+            raise ProtocolError(told, status=409, code="no_embedder")
+        by_track = self._retrieving.embedders
+        by_name = {embedder.name: embedder for embedder in by_track.values()}
+        found = by_track.get(model.partition("@")[0]) or by_name.get(model)
+        if found is None:
+            known = ", ".join([*by_track, *by_name]) or "none, see the log"
+            raise ProtocolError(
+                f"there is no embedder {model!r}; known: {known}", status=404, code="model_not_found"
+            )
+        return found
 
     def _named(self, model: str) -> tuple[str, str | None]:
         """Return the track and the version that a model's name means, ``None`` for the one that serves."""

@@ -83,6 +83,8 @@ class Lookup:
         self._tracks = tracks
         self._settings = settings
         self._findings: dict[str, Finding] = {}
+        self.embedders: dict[str, Embedder] = {}
+        """By track; a track whose encoder is damaged has none."""
         self._versions: dict[tuple[str, str], _Version] = {}
         self._lock = threading.Lock()
 
@@ -109,6 +111,7 @@ class Lookup:
             embedder, reranker = loaded[place]
             index = Index(database, name, track.memory, embedder, track.registry.folder / FOLDER)
             indexes[name] = index
+            self.embedders[name] = embedder
             self.add(name, Finding(index, reranker))
         return indexes
 

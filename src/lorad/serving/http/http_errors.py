@@ -31,7 +31,6 @@ ASKED_FOR = {"bad_setting", "no_such_setting"}
 MEANT = {
     "/v1/responses": CHAT,
     "/v1/messages": CHAT,
-    "/v1/embeddings": "",
     "/completion": "POST /v1/completions",
     "/api/chat": CHAT,
     "/api/generate": CHAT,

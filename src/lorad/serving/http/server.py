@@ -9,10 +9,10 @@ from starlette.routing import Route
 
 from lorad import __version__
 from lorad.config import ServerSettings
-from lorad.serving.http import admin, document, health, http_errors, openai, prediction
+from lorad.serving.http import admin, document, embeddings, health, http_errors, openai, prediction
 from lorad.serving.http.bodies import Bodies
 from lorad.serving.http.daemon import Daemon
-from lorad.serving.http.routing import use_routes
+from lorad.serving.http.routing import Orders, use_routes
 
 
 def build(daemon: Daemon, settings: ServerSettings | None = None) -> FastAPI:
@@ -31,6 +31,7 @@ def build(daemon: Daemon, settings: ServerSettings | None = None) -> FastAPI:
     http_errors.add_handlers(app)
     for face in (health, openai, prediction, admin):
         face.add(app, daemon)
+    embeddings.add(app, daemon, Orders(embeddings.AT_ONCE, embeddings.MOST))
     document.add(app)
     _answer_head(app)
     return app
