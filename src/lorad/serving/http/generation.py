@@ -1,20 +1,59 @@
-"""The answers to one request: accepted together, whole or piece by piece.
+"""The answers to one request: accepted together, timed, whole or piece by piece.
 
 What lives here: several places in the queue for one request, all for one version, and their ways out of it. What never
 does: the forms of answers (``openai``, ``ollama``), generating.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from fastapi import Request
 
+from lorad.serving.http.metrics import Meters
 from lorad.serving.http.routing import Threads, cancelled_when_left
 from lorad.serving.requests import Chunk, GenerationRequest, Sampling
 
 Submit = Callable[[str, Sampling], tuple[GenerationRequest, str]]
 """Asks a model (named as in a request) for one answer; returns it and the version's fingerprint."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """One answer on its way, and when what came of it, by a clock that only goes forwards, in seconds."""
+
+    asked: GenerationRequest
+    meters: Meters
+    began: float
+    first: float | None = None
+    """When its first text came."""
+    ended: float | None = None
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield the answer as it is generated, and count it."""
+        track, finish = self.asked.track, "cancelled"
+        try:
+            for chunk in self.asked.answer():
+                now = time.perf_counter()
+                if chunk.text and self.first is None:
+                    self.first = now
+                    self.meters.first_token.labels(track).observe(now - self.began)
+                if chunk.finish:
+                    self.ended, finish = now, chunk.finish
+                    self.meters.prompt_tokens.labels(track).inc(chunk.prompt_tokens)
+                    self.meters.answer_tokens.labels(track).inc(chunk.answer_tokens)
+                    self.meters.answer.labels(track).observe(now - self.began)
+                yield chunk
+        except Exception:
+            finish = "failed"
+            raise
+        finally:
+            self.meters.requests.labels(track, finish).inc()
+
+    def whole(self) -> list[Chunk]:
+        """Return the answer's chunks once it is complete."""
+        return list(self.chunks())
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +70,20 @@ class Written:
 class Accepted:
     """A request that has its places in the queue: one for each answer."""
 
-    asked: Sequence[GenerationRequest]
+    answers: Sequence[Answer]
     fingerprint: str
     threads: Threads
 
     @property
     def model(self) -> str:
         """Return the track and the version that answers, as ``chat@v0.1``."""
-        return _model(self.asked[0])
+        return _model(self.answers[0].asked)
 
     async def whole(self, request: Request) -> list[Written]:
         """Return every answer once all are complete; raise what goes wrong with any."""
         try:
-            async with cancelled_when_left(request, *self.asked):
-                waits = (self.threads.run(lambda asked=asked: list(asked.answer())) for asked in self.asked)
+            async with cancelled_when_left(request, *(answer.asked for answer in self.answers)):
+                waits = (self.threads.run(answer.whole) for answer in self.answers)
                 return [_joined(chunks) for chunks in await asyncio.gather(*waits)]
         finally:
             self.cancel()
@@ -56,7 +95,8 @@ class Accepted:
         """
         arrived: asyncio.Queue[tuple[int, Chunk | Exception]] = asyncio.Queue()
         followers = [
-            asyncio.create_task(self._follow(place, asked, arrived)) for place, asked in enumerate(self.asked)
+            asyncio.create_task(self._follow(place, answer, arrived))
+            for place, answer in enumerate(self.answers)
         ]
         left = len(followers)
         try:
@@ -72,9 +112,9 @@ class Accepted:
                 follower.cancel()
 
     async def _follow(
-        self, place: int, asked: GenerationRequest, arrived: "asyncio.Queue[tuple[int, Chunk | Exception]]"
+        self, place: int, answer: Answer, arrived: "asyncio.Queue[tuple[int, Chunk | Exception]]"
     ) -> None:
-        chunks = asked.answer()
+        chunks = answer.chunks()
         try:
             while (chunk := await self.threads.run(next, chunks, None)) is not None:
                 arrived.put_nowait((place, chunk))
@@ -83,31 +123,37 @@ class Accepted:
 
     def cancel(self) -> None:
         """End what is not ended: nobody needs the rest."""
-        for asked in self.asked:
-            asked.cancelled.set()
+        for answer in self.answers:
+            answer.asked.cancelled.set()
 
 
-async def accept(
-    threads: Threads, model: str, submit: Sequence[Submit], sampling: Sampling, n: int
-) -> Accepted:
-    """Ask for ``n`` answers to each of some questions, in this order; raise ``ProtocolError``, and then none is asked.
+class Answering:
+    """Where requests for answers are accepted, and their answers waited for."""
 
-    The version that the first gets is everyone's, whatever is swapped meanwhile. Answers of one seed would be one answer,
-    so each has the next one.
-    """
-    asked: list[GenerationRequest] = []
-    fingerprint = ""
-    try:
-        for number, question in enumerate(question for question in submit for _ in range(n)):
-            seed = None if sampling.seed is None else sampling.seed + number % n
-            named = _model(asked[0]) if asked else model
-            one, fingerprint = await threads.run(question, named, replace(sampling, seed=seed))
-            asked.append(one)
-    except BaseException:
-        for one in asked:
-            one.cancelled.set()
-        raise
-    return Accepted(asked, fingerprint, threads)
+    def __init__(self, meters: Meters) -> None:
+        self._meters = meters
+        self._threads = Threads()
+
+    async def accept(self, model: str, submit: Sequence[Submit], sampling: Sampling, n: int = 1) -> Accepted:
+        """Ask for ``n`` answers to each of some questions, in order; raise ``ProtocolError``, and then none is asked.
+
+        The version that the first gets is everyone's, whatever is swapped meanwhile. Answers of one seed would be one
+        answer, so each has the next one.
+        """
+        began, fingerprint = time.perf_counter(), ""
+        asked: list[GenerationRequest] = []
+        try:
+            for number, question in enumerate(question for question in submit for _ in range(n)):
+                seed = None if sampling.seed is None else sampling.seed + number % n
+                named = _model(asked[0]) if asked else model
+                one, fingerprint = await self._threads.run(question, named, replace(sampling, seed=seed))
+                asked.append(one)
+        except BaseException:
+            for one in asked:
+                one.cancelled.set()
+            raise
+        answers = [Answer(one, self._meters, began) for one in asked]
+        return Accepted(answers, fingerprint, self._threads)
 
 
 def _model(asked: GenerationRequest) -> str:

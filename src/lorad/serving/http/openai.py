@@ -29,12 +29,12 @@ from lorad.serving.completions import (
     TextCompletion,
     Usage,
 )
-from lorad.serving.http import generation, http_errors
+from lorad.serving.http import http_errors
 from lorad.serving.http.bodies import encoded
 from lorad.serving.http.daemon import Daemon
-from lorad.serving.http.generation import Accepted, Written
+from lorad.serving.http.generation import Accepted, Answering, Written
 from lorad.serving.http.openai_bodies import CompletionBody
-from lorad.serving.http.routing import Threads, given
+from lorad.serving.http.routing import given
 from lorad.serving.http.schemas import AnswerBody, ChatBody
 from lorad.serving.record_json import as_json, fields_of
 from lorad.serving.requests import Chunk, GenerationRequest, Sampling
@@ -42,15 +42,14 @@ from lorad.serving.requests import Chunk, GenerationRequest, Sampling
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
-def add(app: FastAPI, daemon: Daemon) -> None:
+def add(app: FastAPI, daemon: Daemon, answering: Answering) -> None:
     """Add the routes."""
-    threads = Threads()
     _add_models(app, daemon)
-    _add_chat(app, daemon, threads)
-    _add_completions(app, daemon, threads)
+    _add_chat(app, daemon, answering)
+    _add_completions(app, daemon, answering)
 
 
-def _add_chat(app: FastAPI, daemon: Daemon, threads: Threads) -> None:
+def _add_chat(app: FastAPI, daemon: Daemon, answering: Answering) -> None:
     @app.post("/v1/chat/completions", response_model=Completion, responses=STREAMED)
     async def chat(
         body: Annotated[ChatBody, given(ChatBody)], request: Request
@@ -60,7 +59,7 @@ def _add_chat(app: FastAPI, daemon: Daemon, threads: Threads) -> None:
         def ask(model: str, sampling: Sampling) -> tuple[GenerationRequest, str]:
             return daemon.ask(model, question, sampling, retrieve=body.lorad.retrieve)
 
-        accepted = await generation.accept(threads, body.model, [ask], body.sampling(), body.n)
+        accepted = await answering.accept(body.model, [ask], body.sampling(), body.n)
         head = _head("chatcmpl", accepted)
         if body.stream:
             return _streamed(_chat_events(accepted, body, head))
@@ -72,13 +71,13 @@ def _add_chat(app: FastAPI, daemon: Daemon, threads: Threads) -> None:
         return Completion(**head, choices=choices, usage=_usage(written, body.n), lorad=_origin(accepted))
 
 
-def _add_completions(app: FastAPI, daemon: Daemon, threads: Threads) -> None:
+def _add_completions(app: FastAPI, daemon: Daemon, answering: Answering) -> None:
     @app.post("/v1/completions", response_model=TextCompletion, responses=STREAMED)
     async def completions(
         body: Annotated[CompletionBody, given(CompletionBody)], request: Request
     ) -> TextCompletion | StreamingResponse:
         asks = [partial(daemon.complete, prompt) for prompt in body.prompts()]
-        accepted = await generation.accept(threads, body.model, asks, body.sampling(), body.n)
+        accepted = await answering.accept(body.model, asks, body.sampling(), body.n)
         head = _head("cmpl", accepted)
         if body.stream:
             return _streamed(_text_events(accepted, body, head))
@@ -107,7 +106,7 @@ def _add_models(app: FastAPI, daemon: Daemon) -> None:
 
 def _origin(accepted: Accepted) -> Origin | None:
     """Return where the answers come from: each was looked up for the same question."""
-    reply = accepted.asked[0].reply
+    reply = accepted.answers[0].asked.reply
     if reply is None:
         return None
     sources = tuple(SourceExample(**fields_of(source)) for source in reply.sources)

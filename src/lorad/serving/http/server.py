@@ -9,9 +9,11 @@ from starlette.routing import Route
 
 from lorad import __version__
 from lorad.config import ServerSettings
-from lorad.serving.http import admin, document, embeddings, health, http_errors, openai, prediction
+from lorad.serving.http import admin, document, embeddings, health, http_errors, metrics, openai, prediction
 from lorad.serving.http.bodies import Bodies
 from lorad.serving.http.daemon import Daemon
+from lorad.serving.http.generation import Answering
+from lorad.serving.http.metrics import Meters
 from lorad.serving.http.routing import Orders, use_routes
 
 
@@ -29,9 +31,12 @@ def build(daemon: Daemon, settings: ServerSettings | None = None) -> FastAPI:
     use_routes(app)
     app.state.bodies = Bodies((settings or ServerSettings()).max_body_bytes)
     http_errors.add_handlers(app)
-    for face in (health, openai, prediction, admin):
+    meters = Meters()
+    for face in (health, prediction, admin):
         face.add(app, daemon)
+    openai.add(app, daemon, Answering(meters))
     embeddings.add(app, daemon, Orders(embeddings.AT_ONCE, embeddings.MOST))
+    metrics.add(app, daemon, meters)
     document.add(app)
     _answer_head(app)
     return app
