@@ -1,12 +1,14 @@
 """Asking the running daemon: whether an example is looked for, and for which version."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tiny
 import torch
 
 from lorad.apps.daemon.api import Api
-from lorad.config import EngineSettings
+from lorad.config import EngineSettings, TrackSettings
 from lorad.errors import ProtocolError
 from lorad.models import bases
 from lorad.retrieval.answering import Reply
@@ -51,10 +53,15 @@ class FakeRetrieving:
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory):
+def base_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("api")
     bases.store_base(tiny.save(folder / "source"), folder / "base")
-    base = bases.load_base(folder / "base", torch.float32)
+    return folder / "base"
+
+
+@pytest.fixture(scope="module")
+def engine(base_folder):
+    base = bases.load_base(base_folder, torch.float32)
     made = Engine(EngineSettings())
     made.attach("chat", Chat(), base)
     made.attach("letters", Letters(), base)
@@ -182,3 +189,21 @@ def test_what_embeds_nothing_is_told(engine):
         api(engine, FakeRetrieving()).embed("letters", ["a"])
     with pytest.raises(ProtocolError, match="retrieve is off"):
         api(engine, None).embed("chat", ["a"])
+
+
+def test_a_model_is_described_without_being_loaded(engine, base_folder):
+    made = api(engine, None)
+    registry = SimpleNamespace(resolve={"good": "v0.1"}.__getitem__)
+    track = SimpleNamespace(base=base_folder, settings=TrackSettings(base="tiny"), registry=registry)
+    made.archive.track = {"chat": track}.__getitem__
+
+    told, base = made.describe("chat@good"), made.describe("chat")
+
+    assert (told.track, told.version, base.version) == ("chat", "v0.1", "base")
+    assert (told.base, told.architecture, told.precision) == ("tiny", "llama", "float32")
+    assert (told.context, told.width, told.template) == (512, 64, tiny.TEMPLATE)
+    assert told.bytes > 2 * told.parameters > 100_000
+    assert not told.can_call
+    assert len(told.digest) == 64
+    assert told.digest != base.digest
+    assert not engine.resident("chat", "v0.1")

@@ -10,7 +10,7 @@ import uvicorn
 
 from lorad.errors import ProtocolError, RegistryError
 from lorad.records import Job
-from lorad.serving.answers import Pinned, Pruned, ResumedJob, Tagged, VersionPapers
+from lorad.serving.answers import ModelDescription, Pinned, Pruned, ResumedJob, Tagged, VersionPapers
 from lorad.serving.completions import Model
 from lorad.serving.http.server import build
 from lorad.serving.http.unix_socket import bind
@@ -65,6 +65,25 @@ class FakeDaemon:
 
     def models(self):
         return (Model(id="chat", created=1),)
+
+    def describe(self, model):
+        if model.partition("@")[0] != "chat":
+            raise ProtocolError(f"there is no model {model!r}", status=404, code="model_not_found")
+        return ModelDescription(
+            track="chat",
+            version="v0.1",
+            digest="ab" * 32,
+            since=1_763_700_000.0,
+            base="smollm2",
+            architecture="llama",
+            parameters=134_515_008,
+            bytes=269_060_552,
+            precision="bfloat16",
+            context=8192,
+            width=576,
+            template="{{ messages }}",
+            can_call=True,
+        )
 
     def cancel(self, job):
         self.turn.wait(10)

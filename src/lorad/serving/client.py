@@ -199,40 +199,40 @@ class Client:
 
     def status(self) -> Status:
         """Return the snapshot that ``status`` and the monitor show."""
-        return self._ask(Status, "GET", "/api/status")
+        return self._ask(Status, "GET", "/lorad/status")
 
     def jobs(self) -> Jobs:
         """Return the jobs, newest first."""
-        return self._ask(Jobs, "GET", "/api/jobs")
+        return self._ask(Jobs, "GET", "/lorad/jobs")
 
     def job(self, job: int) -> JobWithFile:
         """Return one job."""
-        return self._ask(JobWithFile, "GET", f"/api/jobs/{job}")
+        return self._ask(JobWithFile, "GET", f"/lorad/jobs/{job}")
 
     def retry(self, job: int, *, force: bool = False, settings: Mapping[str, Any] | None = None) -> Job:
         """Queue a job again, perhaps by force or with other settings."""
         body = {"force": force, "settings": dict(settings or {})}
-        return self._ask(Job, "POST", f"/api/jobs/{job}/retry", body)
+        return self._ask(Job, "POST", f"/lorad/jobs/{job}/retry", body)
 
     def resume_job(self, job: int, checkpoint: str | None = None) -> ResumedJob:
         """Queue a job again, to continue after its newest complete checkpoint or the one named."""
-        return self._ask(ResumedJob, "POST", f"/api/jobs/{job}/resume", {"checkpoint": checkpoint})
+        return self._ask(ResumedJob, "POST", f"/lorad/jobs/{job}/resume", {"checkpoint": checkpoint})
 
     def cancel(self, job: int) -> Job:
         """Take a job out of the queue or end its session."""
-        return self._ask(Job, "POST", f"/api/jobs/{job}/cancel", {})
+        return self._ask(Job, "POST", f"/lorad/jobs/{job}/cancel", {})
 
     def pause(self) -> Pause:
         """Start no more sessions."""
-        return self._ask(Pause, "POST", "/api/pause", {})
+        return self._ask(Pause, "POST", "/lorad/pause", {})
 
     def resume(self) -> Pause:
         """Start sessions again."""
-        return self._ask(Pause, "POST", "/api/resume", {})
+        return self._ask(Pause, "POST", "/lorad/resume", {})
 
     def versions(self, track: str) -> Versions:
         """Return a track's versions and which of them serve."""
-        return self._ask(Versions, "GET", "/api/versions", track=track)
+        return self._ask(Versions, "GET", "/lorad/versions", track=track)
 
     def version(self, track: str, version: str) -> VersionPapers:
         """Return all that is kept about a version."""
@@ -251,7 +251,7 @@ class Client:
     def prune(self, track: str, *, dry_run: bool = False, **limits: int | None) -> Pruned:
         """Remove the versions beyond the limits: the settings', or those given."""
         body = {"track": track, "dry_run": dry_run, **_given(limits)}
-        return self._ask(Pruned, "POST", "/api/versions/prune", body)
+        return self._ask(Pruned, "POST", "/lorad/versions/prune", body)
 
     def explain(self, track: str, version: str) -> Explanation:
         """Return why a version was promoted."""
@@ -260,11 +260,11 @@ class Client:
     def rollback(self, track: str, to: str | None = None) -> Roles:
         """Serve ``previous`` again, or the version named, or ``base`` alone."""
         body = {"track": track, "to": to}  # a version may have to be read, behind the answers that wait
-        return self._ask(Roles, "POST", "/api/rollback", body, timeout=TOKEN_SECONDS)
+        return self._ask(Roles, "POST", "/lorad/rollback", body, timeout=TOKEN_SECONDS)
 
     def memory(self, track: str) -> Datasets:
         """Return what is kept of each dataset."""
-        return self._ask(Datasets, "GET", "/api/memory", track=track)
+        return self._ask(Datasets, "GET", "/lorad/memory", track=track)
 
     def examples(self, track: str, dataset: str | None = None) -> Iterator[Mapping[str, Any]]:
         """Yield every example in memory, or one dataset's, as rows to export; asks page by page."""
@@ -276,29 +276,29 @@ class Client:
 
     def _page(self, track: str, after: int, only: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
         return self._ask(
-            ExamplesPage, "GET", "/api/memory/examples", track=track, after=after, **only
+            ExamplesPage, "GET", "/lorad/memory/examples", track=track, after=after, **only
         ).examples
 
     def forget(self, track: str, selector: str, *, dry_run: bool = False) -> Forgotten:
         """Remove examples from memory, or only count them."""
         body = {"track": track, "selector": selector, "dry_run": dry_run}
-        return self._ask(Forgotten, "POST", "/api/forget", body)
+        return self._ask(Forgotten, "POST", "/lorad/forget", body)
 
     def consolidate(self, track: str, *, refit: bool = False) -> Job:
         """Queue a job that makes the adapter smaller, or learns everything anew."""
-        return self._ask(Job, "POST", "/api/consolidate", {"track": track, "refit": refit})
+        return self._ask(Job, "POST", "/lorad/consolidate", {"track": track, "refit": refit})
 
     def retention(self, track: str) -> RetentionMatrix:
         """Return the retention matrix."""
-        return self._ask(RetentionMatrix, "GET", "/api/retention", track=track)
+        return self._ask(RetentionMatrix, "GET", "/lorad/retention", track=track)
 
     def diff(self, track: str, a: str, b: str) -> Difference:
         """Return the examples that one version answers right and the other does not."""
-        return self._ask(Difference, "GET", "/api/diff", track=track, a=a, b=b)
+        return self._ask(Difference, "GET", "/lorad/diff", track=track, a=a, b=b)
 
     def events(self, after: int | None = None) -> Events:
         """Return all events after an id, or the newest, oldest first."""
-        return self._ask(Events, "GET", "/api/events", **_given({"after": after}))
+        return self._ask(Events, "GET", "/lorad/events", **_given({"after": after}))
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -306,7 +306,7 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _version_path(version: str) -> str:
-    return f"/api/versions/{quote(version, safe='')}"
+    return f"/lorad/versions/{quote(version, safe='')}"
 
 
 def _target(path: str, query: Mapping[str, Any]) -> str:

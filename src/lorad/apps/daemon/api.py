@@ -5,6 +5,7 @@ does: the orders themselves (``commands``), HTTP.
 """
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,10 +21,12 @@ from lorad.apps.daemon.model_host import ModelHost
 from lorad.apps.daemon.snapshot import Snapshot
 from lorad.apps.daemon.turn import Turn
 from lorad.errors import ProtocolError
+from lorad.models import bases
 from lorad.records import BASE, CHAT, Job
 from lorad.serving import queries
 from lorad.serving.answers import (
     Forgotten,
+    ModelDescription,
     Pause,
     Pinned,
     Pruned,
@@ -35,7 +38,7 @@ from lorad.serving.answers import (
     Versions,
 )
 from lorad.serving.completions import Model
-from lorad.serving.engine import Engine
+from lorad.serving.engine import Engine, context_length
 from lorad.serving.queries import Archive
 from lorad.serving.record_json import fields_of
 from lorad.serving.requests import GenerationRequest, PredictionRequest, Sampling
@@ -172,6 +175,40 @@ class Api:
             names += [f"{name}@{version}" for version in (BASE, *intact)]
         created = int(self._started_at)
         return tuple(Model(id=name, created=created) for name in names)
+
+    def describe(self, model: str) -> ModelDescription:
+        """Return what answers under a model's name; nothing is loaded for it."""
+        name, _, wanted = model.partition("@")
+        track = self._track(name)
+        serves = wanted in ("", "latest")
+        version = (
+            self._engine.serving(name)
+            if serves
+            else track.registry.resolve(wanted)
+            if wanted != BASE
+            else BASE
+        )
+        base, task = self._engine.base(name), self._engine.task(name)
+        config = base.model.config.get_text_config()
+        made_of = bases.shape(track.base)
+        trials = task.trials(base.tokenizer)
+        return ModelDescription(
+            track=name,
+            version=version,
+            digest=hashlib.sha256(
+                f"{base.fingerprint} {name} {self._engine.fingerprint(name, version)}".encode()
+            ).hexdigest(),
+            since=self._started_at,
+            base=track.settings.base,
+            architecture=str(config.model_type),
+            parameters=made_of.parameters,
+            bytes=sum(path.stat().st_size for path in track.base.glob("*.safetensors")),
+            precision=str(base.model.dtype).removeprefix("torch."),
+            context=context_length(base.model.config),
+            width=made_of.hidden,
+            template=str(getattr(base.tokenizer, "chat_template", None) or ""),
+            can_call=any((trial.name, trial.status) == ("tools", "ok") for trial in trials),
+        )
 
     # -- telling
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 
 from fastapi import Request
 
+from lorad.serving.completions import Origin, SourceExample
 from lorad.serving.http.metrics import Meters
 from lorad.serving.http.routing import Threads, cancelled_when_left
+from lorad.serving.record_json import fields_of
 from lorad.serving.requests import Chunk, GenerationRequest, Sampling
 
 Submit = Callable[[str, Sampling], tuple[GenerationRequest, str]]
@@ -79,6 +81,15 @@ class Accepted:
         """Return the track and the version that answers, as ``chat@v0.1``."""
         return _model(self.answers[0].asked)
 
+    @property
+    def origin(self) -> Origin | None:
+        """Return where the answers come from: each was looked up for the same question."""
+        reply = self.answers[0].asked.reply
+        if reply is None:
+            return None
+        sources = tuple(SourceExample(**fields_of(source)) for source in reply.sources)
+        return Origin(mode=reply.mode, sources=sources)
+
     async def whole(self, request: Request) -> list[Written]:
         """Return every answer once all are complete; raise what goes wrong with any."""
         try:
@@ -132,7 +143,7 @@ class Answering:
 
     def __init__(self, meters: Meters) -> None:
         self._meters = meters
-        self._threads = Threads()
+        self.threads = Threads()
 
     async def accept(self, model: str, submit: Sequence[Submit], sampling: Sampling, n: int = 1) -> Accepted:
         """Ask for ``n`` answers to each of some questions, in order; raise ``ProtocolError``, and then none is asked.
@@ -146,14 +157,14 @@ class Answering:
             for number, question in enumerate(question for question in submit for _ in range(n)):
                 seed = None if sampling.seed is None else sampling.seed + number % n
                 named = _model(asked[0]) if asked else model
-                one, fingerprint = await self._threads.run(question, named, replace(sampling, seed=seed))
+                one, fingerprint = await self.threads.run(question, named, replace(sampling, seed=seed))
                 asked.append(one)
         except BaseException:
             for one in asked:
                 one.cancelled.set()
             raise
         answers = [Answer(one, self._meters, began) for one in asked]
-        return Accepted(answers, fingerprint, self._threads)
+        return Accepted(answers, fingerprint, self.threads)
 
 
 def _model(asked: GenerationRequest) -> str:

@@ -10,9 +10,10 @@ global, and two daemons in one process do not count together.
 from collections import Counter as Tally
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import PlainTextResponse, Response
+from fastapi.responses import Response
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.exposition import choose_encoder
@@ -24,6 +25,8 @@ from lorad.serving.http.daemon import Daemon
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 """Upper bounds of the histograms' buckets: from a quoted answer on a GPU to a long one behind a queue on a small CPU."""
+
+TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
 IN_TRAINING = ("round", "rounds", "loss", "recall", "old_recall", "tokens_per_second")
 """What of a running session is told as it reports it."""
@@ -73,7 +76,7 @@ def add(app: FastAPI, daemon: Daemon, meters: Meters) -> None:
     meters.registry.register(_StatusCollector(daemon))
     ProcessCollector(registry=meters.registry)
 
-    @app.get("/metrics", response_class=PlainTextResponse)
+    @app.get("/metrics", response_class=Response, responses=TEXT)
     def metrics(request: Request) -> Response:
         write, kind = choose_encoder(request.headers.get("accept", ""))
         return Response(write(meters.registry), media_type=kind)

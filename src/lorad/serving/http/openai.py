@@ -23,8 +23,6 @@ from lorad.serving.completions import (
     Message,
     Model,
     Models,
-    Origin,
-    SourceExample,
     TextChoice,
     TextCompletion,
     Usage,
@@ -36,7 +34,7 @@ from lorad.serving.http.generation import Accepted, Answering, Written
 from lorad.serving.http.openai_bodies import CompletionBody
 from lorad.serving.http.routing import given
 from lorad.serving.http.schemas import AnswerBody, ChatBody
-from lorad.serving.record_json import as_json, fields_of
+from lorad.serving.record_json import as_json
 from lorad.serving.requests import Chunk, GenerationRequest, Sampling
 
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
@@ -68,7 +66,7 @@ def _add_chat(app: FastAPI, daemon: Daemon, answering: Answering) -> None:
             Choice(index=place, message=Message(content=each.text), finish_reason=each.finish)
             for place, each in enumerate(written)
         )
-        return Completion(**head, choices=choices, usage=_usage(written, body.n), lorad=_origin(accepted))
+        return Completion(**head, choices=choices, usage=_usage(written, body.n), lorad=accepted.origin)
 
 
 def _add_completions(app: FastAPI, daemon: Daemon, answering: Answering) -> None:
@@ -104,15 +102,6 @@ def _add_models(app: FastAPI, daemon: Daemon) -> None:
         )
 
 
-def _origin(accepted: Accepted) -> Origin | None:
-    """Return where the answers come from: each was looked up for the same question."""
-    reply = accepted.answers[0].asked.reply
-    if reply is None:
-        return None
-    sources = tuple(SourceExample(**fields_of(source)) for source in reply.sources)
-    return Origin(mode=reply.mode, sources=sources)
-
-
 def _usage(written: Sequence[Written | Chunk], n: int) -> Usage:
     """Return what answers cost, ``n`` to each prompt: a prompt counts once."""
     prompt = sum(each.prompt_tokens for each in written[::n])
@@ -141,7 +130,7 @@ def _chat_events(accepted: Accepted, body: ChatBody, head: dict[str, Any]) -> As
 
     def begun(place: int) -> CompletionChunk:
         choice = ChunkChoice(index=place, delta={"role": "assistant", "content": ""})
-        return event(choices=(choice,), lorad=None if place else _origin(accepted))
+        return event(choices=(choice,), lorad=None if place else accepted.origin)
 
     def piece(place: int, chunk: Chunk) -> CompletionChunk:
         delta = {"content": chunk.text} if chunk.text else {}

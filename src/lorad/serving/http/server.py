@@ -1,7 +1,7 @@
 """The HTTP application: every face of the socket, put together.
 
 What lives here: the order in which routes, errors and the document are added. What never does: a route (``health``,
-``openai``, ``admin``), the socket (``unix_socket``), reading bodies (``schemas``), the form of errors (``http_errors``).
+``openai``, ``ollama``, ``admin``), the socket (``unix_socket``), reading bodies (``schemas``), the form of errors (``http_errors``).
 """
 
 from fastapi import Depends, FastAPI
@@ -9,7 +9,17 @@ from starlette.routing import Route
 
 from lorad import __version__
 from lorad.config import ServerSettings
-from lorad.serving.http import admin, document, embeddings, health, http_errors, metrics, openai, prediction
+from lorad.serving.http import (
+    admin,
+    document,
+    embeddings,
+    health,
+    http_errors,
+    metrics,
+    ollama,
+    openai,
+    prediction,
+)
 from lorad.serving.http.bodies import Bodies
 from lorad.serving.http.daemon import Daemon
 from lorad.serving.http.generation import Answering
@@ -34,11 +44,14 @@ def build(daemon: Daemon, settings: ServerSettings | None = None) -> FastAPI:
     meters = Meters()
     for face in (health, prediction, admin):
         face.add(app, daemon)
-    openai.add(app, daemon, Answering(meters))
-    embeddings.add(app, daemon, Orders(embeddings.AT_ONCE, embeddings.MOST))
+    answering, embedding = Answering(meters), Orders(embeddings.AT_ONCE, embeddings.MOST)
+    openai.add(app, daemon, answering)
+    embeddings.add(app, daemon, embedding)
+    ollama.add(app, daemon, answering, embedding)
     metrics.add(app, daemon, meters)
     document.add(app)
     _answer_head(app)
+    app.add_middleware(admin.OldNames, others=http_errors.OLLAMA | http_errors.MEANT.keys())
     return app
 
 
