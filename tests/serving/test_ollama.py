@@ -222,6 +222,26 @@ def test_its_client_passes_tools_on_and_what_they_said(client, daemon):
     assert asked[2]["tool_calls"] == [{"name": "weather", "arguments": {"at": "mill"}}]
 
 
+def test_its_client_is_told_of_calls(client, daemon):
+    kept = daemon.chunks
+    daemon.chunks = [
+        Chunk('{"name": "weather", '),
+        Chunk('"parameters": {"at": "mill"}}'),
+        Chunk("", "stop", 7, 3),
+    ]
+    tools = [{"type": "function", "function": {"name": "weather", "description": "of a place"}}]
+
+    whole = client.chat("chat", messages=HELLO, tools=tools)
+    *_, called, last = client.chat("chat", messages=HELLO, tools=tools, stream=True)
+
+    for told in (whole, called):
+        [call] = told.message.tool_calls
+        assert (call.function.name, call.function.arguments) == ("weather", {"at": "mill"})
+        assert told.message.content == ""
+    assert (called.done, last.done, last.done_reason, last.message.tool_calls) == (False, True, "stop", None)
+    daemon.chunks = kept
+
+
 def test_its_client_raises_what_is_wrong(client, daemon):
     with pytest.raises(ollama.ResponseError, match="there is no model") as missing:
         client.show("poems")

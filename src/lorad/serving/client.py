@@ -92,7 +92,7 @@ class Answer(Iterator[str]):
             for choice in event.choices:
                 self.finish_reason = choice.finish_reason or self.finish_reason
                 if text := choice.delta.get("content"):
-                    return text
+                    return str(text)
         raise StopIteration
 
     def close(self) -> None:

@@ -40,11 +40,24 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A tool that the model wants called."""
+
+    id: str
+    type: str = "function"
+    function: Mapping[str, str]
+    """Its ``name``, and its ``arguments`` as JSON in a text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """What the model says."""
 
     role: str = "assistant"
-    content: str = ""
+    content: str | None = ""
+    """``null`` where it only calls tools."""
+    tool_calls: tuple[ToolCall, ...] | None = field(default=None, metadata=OPTIONAL)
+    """What it wants called, of the tools that the request declares; left out where that is nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +67,7 @@ class Choice:
     index: int = 0
     message: Message
     finish_reason: str | None = None
-    """``stop`` for a whole answer, ``length`` for one that was cut."""
+    """``stop`` for a whole answer, ``length`` for one that was cut, ``tool_calls`` for one that calls tools."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +118,8 @@ class ChunkChoice:
     """A piece of an answer: the text that comes next, and behind the last one why it ended."""
 
     index: int = 0
-    delta: Mapping[str, str] = field(default_factory=dict)
+    delta: Mapping[str, Any] = field(default_factory=dict)
+    """``role``, ``content`` or ``tool_calls``."""
     finish_reason: str | None = None
 
 

@@ -5,12 +5,15 @@ does: the forms of answers (``openai``, ``ollama``), generating.
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from fastapi import Request
 
+from lorad.serving import called_tools
+from lorad.serving.called_tools import Call, Reader, Said
 from lorad.serving.completions import Origin, SourceExample
 from lorad.serving.http.metrics import Meters
 from lorad.serving.http.routing import Threads, cancelled_when_left
@@ -58,14 +61,18 @@ class Answer:
         return list(self.chunks())
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A whole answer."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """What comes next of an answer, or all of it."""
 
+    place: int
+    """Which of the answers this is of."""
     text: str
-    finish: str | None
-    prompt_tokens: int
-    answer_tokens: int
+    calls: tuple[Call, ...] = ()
+    """Tools that are called, told with the last piece."""
+    finish: str | None = None
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,8 @@ class Accepted:
     answers: Sequence[Answer]
     fingerprint: str
     threads: Threads
+    declared: Collection[str]
+    """Names of the tools that an answer may call."""
 
     @property
     def model(self) -> str:
@@ -90,20 +99,38 @@ class Accepted:
         sources = tuple(SourceExample(**fields_of(source)) for source in reply.sources)
         return Origin(mode=reply.mode, sources=sources)
 
-    async def whole(self, request: Request) -> list[Written]:
+    async def whole(self, request: Request) -> list[Piece]:
         """Return every answer once all are complete; raise what goes wrong with any."""
         try:
             async with cancelled_when_left(request, *(answer.asked for answer in self.answers)):
                 waits = (self.threads.run(answer.whole) for answer in self.answers)
-                return [_joined(chunks) for chunks in await asyncio.gather(*waits)]
+                wholes = await asyncio.gather(*waits)
+                return [self._joined(place, chunks) for place, chunks in enumerate(wholes)]
         finally:
             self.cancel()
 
-    async def pieces(self) -> AsyncGenerator[tuple[int, Chunk], None]:
-        """Yield the pieces of all answers as they come, each with its answer's place; raise what goes wrong with any.
+    def _joined(self, place: int, chunks: Sequence[Chunk]) -> Piece:
+        text = "".join(chunk.text for chunk in chunks)
+        said = called_tools.read(text, self.declared) if self.declared else Said(text)
+        return _piece(place, said, chunks[-1])
 
-        Leaving early ends the rest.
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """Yield the pieces of all answers as they come; raise what goes wrong with any.
+
+        Where tools are declared, what may be a call of one is held until it is whole. Leaving early ends the rest.
         """
+        readers = [Reader(self.declared) for _ in self.answers] if self.declared else []
+        async with contextlib.aclosing(self._arriving()) as arriving:
+            async for place, chunk in arriving:
+                said = Said(readers[place].add(chunk.text) if readers else chunk.text)
+                if readers and chunk.finish:
+                    end = readers[place].end()
+                    said = Said(said.text + end.text, end.calls)
+                if said.text or chunk.finish:
+                    yield _piece(place, said, chunk)
+
+    async def _arriving(self) -> AsyncGenerator[tuple[int, Chunk], None]:
+        """Yield the chunks of all answers as they come, each with its answer's place."""
         arrived: asyncio.Queue[tuple[int, Chunk | Exception]] = asyncio.Queue()
         followers = [
             asyncio.create_task(self._follow(place, answer, arrived))
@@ -112,11 +139,11 @@ class Accepted:
         left = len(followers)
         try:
             while left:
-                place, piece = await arrived.get()
-                if isinstance(piece, Exception):
-                    raise piece
-                left -= bool(piece.finish)
-                yield place, piece
+                place, chunk = await arrived.get()
+                if isinstance(chunk, Exception):
+                    raise chunk
+                left -= bool(chunk.finish)
+                yield place, chunk
         finally:
             self.cancel()
             for follower in followers:
@@ -145,7 +172,14 @@ class Answering:
         self._meters = meters
         self.threads = Threads()
 
-    async def accept(self, model: str, submit: Sequence[Submit], sampling: Sampling, n: int = 1) -> Accepted:
+    async def accept(
+        self,
+        model: str,
+        submit: Sequence[Submit],
+        sampling: Sampling,
+        n: int = 1,
+        declared: Collection[str] = (),
+    ) -> Accepted:
         """Ask for ``n`` answers to each of some questions, in order; raise ``ProtocolError``, and then none is asked.
 
         The version that the first gets is everyone's, whatever is swapped meanwhile. Answers of one seed would be one
@@ -164,15 +198,19 @@ class Answering:
                 one.cancelled.set()
             raise
         answers = [Answer(one, self._meters, began) for one in asked]
-        return Accepted(answers, fingerprint, self.threads)
+        return Accepted(answers, fingerprint, self.threads, declared)
 
 
 def _model(asked: GenerationRequest) -> str:
     return f"{asked.track}@{asked.version}"
 
 
-def _joined(chunks: Sequence[Chunk]) -> Written:
-    last = chunks[-1]
-    return Written(
-        "".join(chunk.text for chunk in chunks), last.finish, last.prompt_tokens, last.answer_tokens
+def _piece(place: int, said: Said, chunk: Chunk) -> Piece:
+    return Piece(
+        place=place,
+        text=said.text,
+        calls=said.calls,
+        finish=chunk.finish,
+        prompt_tokens=chunk.prompt_tokens,
+        answer_tokens=chunk.answer_tokens,
     )

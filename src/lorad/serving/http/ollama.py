@@ -7,7 +7,8 @@ waited for (``generation``), generating.
 import contextlib
 import datetime as dt
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -17,9 +18,10 @@ from fastapi.responses import StreamingResponse
 from lorad import __version__
 from lorad.errors import describe
 from lorad.serving.answers import ModelDescription
+from lorad.serving.called_tools import Call
 from lorad.serving.http.bodies import encoded
 from lorad.serving.http.daemon import Daemon
-from lorad.serving.http.generation import Accepted, Answering, Submit
+from lorad.serving.http.generation import Accepted, Answering, Piece, Submit
 from lorad.serving.http.ollama_bodies import (
     OllamaChatBody,
     OllamaEmbedBody,
@@ -41,7 +43,7 @@ from lorad.serving.ollama import (
     OllamaTags,
     OllamaVersion,
 )
-from lorad.serving.requests import Chunk, GenerationRequest, Sampling
+from lorad.serving.requests import GenerationRequest, Sampling
 
 ON_ERROR: dict[int | str, dict[str, Any]] = {
     "default": {"model": OllamaError, "description": "What is wrong, and what to do."}
@@ -50,7 +52,7 @@ STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-nd
 BILLION, MILLION = 10**9, 10**6
 
 Form = Callable[..., OllamaProgress]
-"""Makes a record of a route: of a text and of what ``OllamaProgress`` says."""
+"""Makes a record of a route: of a text, calls, and what ``OllamaProgress`` says."""
 
 
 def add(app: FastAPI, daemon: Daemon, answering: Answering, orders: Orders) -> None:
@@ -69,7 +71,8 @@ def _add_answers(app: FastAPI, daemon: Daemon, answering: Answering) -> None:
         if not body.messages:
             return await _loaded(answering, daemon, body.model, form)
         asked = partial(_ask, daemon, body.question())
-        accepted = await answering.accept(model_name(body.model), [asked], body.options.sampling())
+        sampling = body.options.sampling()
+        accepted = await answering.accept(model_name(body.model), [asked], sampling, declared=body.declared())
         return _streamed(accepted, form) if body.stream else await _whole(accepted, form, request)
 
     @app.post("/api/generate", response_model=OllamaGenerate, responses=STREAMED)
@@ -92,11 +95,13 @@ def _ask(
     return daemon.ask(model, question, sampling, retrieve=True)
 
 
-def _chat(text: str = "", **told: Any) -> OllamaProgress:
-    return OllamaChat(message=OllamaMessage(content=text), **told)
+def _chat(text: str = "", calls: Sequence[Call] = (), **told: Any) -> OllamaProgress:
+    called = tuple({"function": {"name": call.name, "arguments": call.arguments}} for call in calls)
+    return OllamaChat(message=OllamaMessage(content=text, tool_calls=called or None), **told)
 
 
-def _generated(text: str = "", **told: Any) -> OllamaProgress:
+def _generated(text: str = "", calls: Sequence[Call] = (), **told: Any) -> OllamaProgress:
+    del calls  # a prompt declares no tools
     return OllamaGenerate(response=text, **told)
 
 
@@ -107,9 +112,9 @@ async def _loaded(answering: Answering, daemon: Daemon, model: str, form: Form) 
 
 
 async def _whole(accepted: Accepted, form: Form, request: Request) -> OllamaProgress:
-    [written] = await accepted.whole(request)
-    last = Chunk("", written.finish, written.prompt_tokens, written.answer_tokens)
-    return form(written.text, created_at=_now(), done=True, lorad=accepted.origin, **_end(accepted, last))
+    [it] = await accepted.whole(request)
+    told = {"created_at": _now(), "done": True, "lorad": accepted.origin, **_end(accepted, it)}
+    return form(it.text, it.calls, **told)
 
 
 def _streamed(accepted: Accepted, form: Form) -> StreamingResponse:
@@ -120,9 +125,12 @@ async def _lines(accepted: Accepted, form: Form) -> AsyncIterator[bytes]:
     origin = accepted.origin
     try:
         async with contextlib.aclosing(accepted.pieces()) as pieces:
-            async for _, chunk in pieces:
-                end = _end(accepted, chunk) if chunk.finish else {}
-                yield _line(form(chunk.text, created_at=_now(), done=bool(end), lorad=origin, **end))
+            async for piece in pieces:
+                if piece.calls:  # as Ollama has it, before the last line
+                    yield _line(form(piece.text, piece.calls, created_at=_now(), done=False, lorad=origin))
+                    piece, origin = replace(piece, text=""), None  # noqa: PLW2901 - its text is told
+                end = _end(accepted, piece) if piece.finish else {}
+                yield _line(form(piece.text, created_at=_now(), done=bool(end), lorad=origin, **end))
                 origin = None
     except Exception as error:  # noqa: BLE001 - the status is sent; the client is told in its own form
         yield _line(OllamaError(error=describe(error)["message"]))
@@ -132,7 +140,7 @@ def _line(told: Any) -> bytes:
     return encoded(told) + b"\n"
 
 
-def _end(accepted: Accepted, last: Chunk) -> dict[str, Any]:
+def _end(accepted: Accepted, last: Piece) -> dict[str, Any]:
     """Return what the last piece says of the whole answer."""
     [answer] = accepted.answers
     ended = answer.ended or answer.began

@@ -114,7 +114,14 @@ class OllamaChatBody(OllamaBody):
 
     def question(self) -> list[dict[str, Any]]:
         """Return the conversation as examples hold it."""
-        return ChatBody.model_construct(messages=self.messages, tools=self.tools).question()
+        return self._as_openais().question()
+
+    def declared(self) -> frozenset[str]:
+        """Return the names of the tools that the answer may call."""
+        return self._as_openais().declared()
+
+    def _as_openais(self) -> ChatBody:
+        return ChatBody.model_construct(messages=self.messages, tools=self.tools)
 
 
 class OllamaGenerateBody(OllamaBody):

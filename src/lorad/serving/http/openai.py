@@ -5,9 +5,10 @@ answers are waited for (``generation``), generating.
 """
 
 import contextlib
+import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -25,17 +26,18 @@ from lorad.serving.completions import (
     Models,
     TextChoice,
     TextCompletion,
+    ToolCall,
     Usage,
 )
 from lorad.serving.http import http_errors
 from lorad.serving.http.bodies import encoded
 from lorad.serving.http.daemon import Daemon
-from lorad.serving.http.generation import Accepted, Answering, Written
+from lorad.serving.http.generation import Accepted, Answering, Piece
 from lorad.serving.http.openai_bodies import CompletionBody
 from lorad.serving.http.routing import given
 from lorad.serving.http.schemas import AnswerBody, ChatBody
 from lorad.serving.record_json import as_json
-from lorad.serving.requests import Chunk, GenerationRequest, Sampling
+from lorad.serving.requests import GenerationRequest, Sampling
 
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
@@ -57,14 +59,13 @@ def _add_chat(app: FastAPI, daemon: Daemon, answering: Answering) -> None:
         def ask(model: str, sampling: Sampling) -> tuple[GenerationRequest, str]:
             return daemon.ask(model, question, sampling, retrieve=body.lorad.retrieve)
 
-        accepted = await answering.accept(body.model, [ask], body.sampling(), body.n)
+        accepted = await answering.accept(body.model, [ask], body.sampling(), body.n, body.declared())
         head = _head("chatcmpl", accepted)
         if body.stream:
             return _streamed(_chat_events(accepted, body, head))
         written = await accepted.whole(request)
         choices = tuple(
-            Choice(index=place, message=Message(content=each.text), finish_reason=each.finish)
-            for place, each in enumerate(written)
+            Choice(index=each.place, message=_message(each), finish_reason=_finish(each)) for each in written
         )
         return Completion(**head, choices=choices, usage=_usage(written, body.n), lorad=accepted.origin)
 
@@ -81,8 +82,7 @@ def _add_completions(app: FastAPI, daemon: Daemon, answering: Answering) -> None
             return _streamed(_text_events(accepted, body, head))
         written = await accepted.whole(request)
         choices = tuple(
-            TextChoice(index=place, text=each.text, finish_reason=each.finish)
-            for place, each in enumerate(written)
+            TextChoice(index=each.place, text=each.text, finish_reason=each.finish) for each in written
         )
         return TextCompletion(**head, choices=choices, usage=_usage(written, body.n))
 
@@ -102,7 +102,27 @@ def _add_models(app: FastAPI, daemon: Daemon) -> None:
         )
 
 
-def _usage(written: Sequence[Written | Chunk], n: int) -> Usage:
+def _message(piece: Piece) -> Message:
+    """Return what the model says; where it only calls tools the text is ``null``, as OpenAI has it."""
+    calls = tuple(ToolCall(**each) for each in _calls(piece))
+    return Message(content=piece.text if piece.text or not calls else None, tool_calls=calls or None)
+
+
+def _calls(piece: Piece) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"call_{uuid.uuid4().hex[:24]}",
+            "function": {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)},
+        }
+        for call in piece.calls
+    ]
+
+
+def _finish(piece: Piece) -> str | None:
+    return "tool_calls" if piece.calls else piece.finish
+
+
+def _usage(written: Sequence[Piece], n: int) -> Usage:
     """Return what answers cost, ``n`` to each prompt: a prompt counts once."""
     prompt = sum(each.prompt_tokens for each in written[::n])
     answer = sum(each.answer_tokens for each in written)
@@ -132,28 +152,34 @@ def _chat_events(accepted: Accepted, body: ChatBody, head: dict[str, Any]) -> As
         choice = ChunkChoice(index=place, delta={"role": "assistant", "content": ""})
         return event(choices=(choice,), lorad=None if place else accepted.origin)
 
-    def piece(place: int, chunk: Chunk) -> CompletionChunk:
-        delta = {"content": chunk.text} if chunk.text else {}
-        return event(choices=(ChunkChoice(index=place, delta=delta, finish_reason=chunk.finish),))
+    def told(piece: Piece) -> Iterator[CompletionChunk]:
+        calls = [{"index": place, "type": "function", **call} for place, call in enumerate(_calls(piece))]
+        deltas: list[dict[str, Any]] = [{"content": piece.text}] if piece.text else []
+        deltas += [{"tool_calls": calls}] if calls else []
+        for delta in deltas:
+            yield event(choices=(ChunkChoice(index=piece.place, delta=delta),))
+        if piece.finish:
+            yield event(choices=(ChunkChoice(index=piece.place, finish_reason=_finish(piece)),))
 
     opening = [begun(place) for place in range(body.n)]
-    return _events(accepted, body, opening, piece, lambda usage: event(usage=usage))
+    return _events(accepted, body, opening, told, lambda usage: event(usage=usage))
 
 
 def _text_events(accepted: Accepted, body: CompletionBody, head: dict[str, Any]) -> AsyncIterator[bytes]:
     event = partial(TextCompletion, **head)
 
-    def piece(place: int, chunk: Chunk) -> TextCompletion:
-        return event(choices=(TextChoice(index=place, text=chunk.text, finish_reason=chunk.finish),))
+    def told(piece: Piece) -> Iterator[TextCompletion]:
+        choice = TextChoice(index=piece.place, text=piece.text, finish_reason=piece.finish)
+        yield event(choices=(choice,))
 
-    return _events(accepted, body, [], piece, lambda usage: event(usage=usage))
+    return _events(accepted, body, [], told, lambda usage: event(usage=usage))
 
 
 async def _events(
     accepted: Accepted,
     body: AnswerBody,
     opening: Sequence[Any],
-    piece: Callable[[int, Chunk], Any],
+    told: Callable[[Piece], Iterator[Any]],
     closing: Callable[[Usage], Any],
 ) -> AsyncIterator[bytes]:
     has_usage, ends = body.stream_options.include_usage, {}
@@ -168,10 +194,11 @@ async def _events(
         yield said(record)
     try:
         async with contextlib.aclosing(accepted.pieces()) as pieces:
-            async for place, chunk in pieces:
-                yield said(piece(place, chunk))
-                if chunk.finish:
-                    ends[place] = chunk
+            async for piece in pieces:
+                for record in told(piece):
+                    yield said(record)
+                if piece.finish:
+                    ends[piece.place] = piece
         if has_usage:
             yield said(closing(_usage([ends[place] for place in sorted(ends)], body.n)))
     except Exception as error:  # noqa: BLE001 - the status is sent; the client is told in its own form

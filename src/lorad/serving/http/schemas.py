@@ -6,6 +6,7 @@ completion request as the engine is asked. What never does: routes, answers, kno
 """
 
 import difflib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
@@ -164,6 +165,11 @@ class ChatBody(AnswerBody):
                 "unsupported_parameter",
             )
         return [*self._tools(), *_in_order_of_calls(said, self.messages)]
+
+    def declared(self) -> frozenset[str]:
+        """Return the names of the tools that the answer may call; ``question`` has checked them."""
+        told = json.loads(message["content"]) if (message := next(iter(self._tools()), None)) else []
+        return frozenset(function["name"] for function in told)
 
     def _limit(self) -> int | None:
         old, new = self.max_tokens, self.max_completion_tokens
