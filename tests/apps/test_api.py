@@ -12,6 +12,7 @@ from lorad.config import EngineSettings, TrackSettings
 from lorad.errors import ProtocolError
 from lorad.models import bases
 from lorad.retrieval.answering import Reply
+from lorad.serving import guiding
 from lorad.serving.engine import Engine
 from lorad.serving.requests import Sampling
 from lorad.tasks.chat import Chat
@@ -207,3 +208,21 @@ def test_a_model_is_described_without_being_loaded(engine, base_folder):
     assert len(told.digest) == 64
     assert told.digest != base.digest
     assert not engine.resident("chat", "v0.1")
+
+
+def test_an_answer_that_must_follow_a_schema_is_guided_and_not_looked_up(engine, monkeypatch):
+    asked = api(engine, FakeRetrieving())
+    schema = {"enum": [7]}
+    with pytest.raises(ProtocolError, match="does not hold answers to a schema yet"):
+        asked.ask("chat", QUESTION, Sampling(), retrieve=True, schema=schema)
+    monkeypatch.setattr(guiding, "FOLLOWED", True)
+
+    request, _ = asked.ask("chat", QUESTION, Sampling(max_tokens=5, seed=1), retrieve=True, schema=schema)
+    request.cancelled.set()
+
+    assert request.reply is None
+    assert (request.sampling.max_tokens, request.sampling.seed) == (5, 1)
+    allowed = request.sampling.grammar.start().allow(torch.zeros(400)).isfinite().nonzero().flatten()
+    assert engine.base("chat").tokenizer.decode(allowed) == "7"
+    with pytest.raises(ProtocolError, match="cannot be followed"):
+        asked.ask("chat", QUESTION, Sampling(), retrieve=True, schema={"type": "no"})

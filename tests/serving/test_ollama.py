@@ -120,7 +120,11 @@ def test_options_say_how_to_generate(path, daemon):
 def understood(read, raw):
     """Read all of a body, as its route does."""
     body = read(raw)
-    return body.texts() if isinstance(body, OllamaEmbedBody) else (body.question(), body.options.sampling())
+    return (
+        body.texts()
+        if isinstance(body, OllamaEmbedBody)
+        else (body.question(), body.answer_schema(), body.options.sampling())
+    )
 
 
 @pytest.mark.parametrize(
@@ -128,13 +132,15 @@ def understood(read, raw):
     [
         (OllamaChatBody, {"messages": HELLO}, "model"),
         (OllamaChatBody, {"model": "chat", "messages": [{"role": "user", "content": "a", "images": ["x"]}]}, "messages[0].images"),
-        (OllamaChatBody, {"model": "chat", "messages": HELLO, "format": "json"}, "format"),
+        (OllamaChatBody, {"model": "chat", "messages": HELLO, "format": "yaml"}, "format"),
         (OllamaChatBody, {"model": "chat", "messages": HELLO, "think": True}, "think"),
         (OllamaChatBody, {"model": "chat", "messages": HELLO, "temperature": 1}, "temperature"),
         (OllamaChatBody, {"model": "chat", "messages": HELLO, "max_tokens": 1}, "max_tokens"),
         (OllamaChatBody, {"model": "chat", "messages": HELLO, "options": {"repeat_penalty": 1.1}}, "repeat_penalty"),
         (OllamaChatBody, {"model": "chat", "messages": HELLO, "options": {"temperature": -1}}, "options.temperature"),
         (OllamaChatBody, {"model": "chat", "messages": HELLO, "options": {"num_predict": 0}}, "options.num_predict"),
+        (OllamaChatBody, {"model": "chat", "messages": HELLO, "format": "json", "tools": [{"function": {"name": "f"}}]}, "format"),
+        (OllamaGenerateBody, {"model": "chat", "prompt": "a", "raw": True, "format": "json"}, "format"),
         (OllamaGenerateBody, {"model": "chat", "prompt": "a", "suffix": "b"}, "suffix"),
         (OllamaGenerateBody, {"model": "chat", "prompt": "a", "context": [1]}, "context"),
         (OllamaGenerateBody, {"model": "chat", "prompt": "a", "raw": True, "system": "b"}, "system"),
@@ -220,6 +226,15 @@ def test_its_client_passes_tools_on_and_what_they_said(client, daemon):
     [(_, asked, _)] = daemon.asked
     assert [message["role"] for message in asked] == ["tools", "user", "assistant", "tool"]
     assert asked[2]["tool_calls"] == [{"name": "weather", "arguments": {"at": "mill"}}]
+
+
+def test_its_client_asks_for_json(client, daemon):
+    schema = {"type": "object", "properties": {"age": {"type": "integer"}}}
+    for form, asked in (("", None), ("json", {"type": "object"}), (schema, schema)):
+        client.chat("chat", messages=HELLO, format=form)
+        assert daemon.schema == asked
+    client.generate("chat", prompt="hello", format=schema)
+    assert daemon.schema == schema
 
 
 def test_its_client_is_told_of_calls(client, daemon):

@@ -7,6 +7,7 @@ import httpx2
 import openai
 import pytest
 from fake_app import HELLO, FakeDaemon, served
+from pydantic import BaseModel
 
 from lorad.errors import ProtocolError
 from lorad.serving.requests import Chunk
@@ -132,6 +133,44 @@ def test_a_conversation_goes_on_behind_a_call(client, says, daemon):
         },
         {"role": "tool", "content": "fog"},
     ]
+
+
+class Person(BaseModel):
+    name: str
+    age: int
+
+
+def test_it_asks_for_json_by_a_schema(client, says, daemon):
+    says('{"name": "Ann", ', '"age": 7}')
+
+    parsed = client.chat.completions.parse(model="chat", messages=HELLO, response_format=Person)
+
+    assert parsed.choices[0].message.parsed == Person(name="Ann", age=7)
+    assert daemon.schema["properties"].keys() == {"name", "age"}
+    client.chat.completions.create(model="chat", messages=HELLO, response_format={"type": "json_object"})
+    assert daemon.schema == {"type": "object"}
+    client.chat.completions.create(model="chat", messages=HELLO, response_format={"type": "text"})
+    assert daemon.schema is None
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"type": "yaml"},
+        {},
+        "json",
+        {"type": "json_schema"},
+        {"type": "json_schema", "json_schema": {"name": "a"}},
+    ],
+)
+def test_a_form_that_lorad_does_not_know_is_refused(client, form):
+    with pytest.raises(openai.BadRequestError, match="response_format: must be") as caught:
+        client.chat.completions.create(model="chat", messages=HELLO, response_format=form)
+    assert caught.value.param == "response_format"
+    with pytest.raises(openai.BadRequestError, match="send one of the two"):
+        client.chat.completions.create(
+            model="chat", messages=HELLO, tools=[TOOL], response_format={"type": "json_object"}
+        )
 
 
 @pytest.mark.parametrize("more", [{}, {"tools": [TOOL], "tool_choice": "none"}])

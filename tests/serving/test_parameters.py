@@ -86,8 +86,6 @@ def test_case_9_a_neutral_value_asks_for_nothing_and_is_let_through(name, refuse
         ("num_completions", 2),
         ("logprobs", True),
         ("top_logprobs", 5),
-        ("response_format", {"type": "json_object"}),
-        ("response_format", {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}),
         ("functions", [{"name": "weather"}]),
         ("function_call", {"name": "weather"}),
         ("presence_penalty", 0.1),
@@ -172,7 +170,7 @@ def test_case_9_a_parameter_written_otherwise_is_refused_too(name):
 @pytest.mark.parametrize(
     "given",
     [
-        {"presencePenalty": 0, "bestOf": 1, "responseFormat": {"type": "text"}, "jsonMode": False},
+        {"presencePenalty": 0, "bestOf": 1, "jsonMode": False},
         {"serviceTier": "flex", "requestId": "7"},
         {"prompt_id": "7", "session_id": "8", "tags": ["a"], "debug": True, "timeout": 3},
     ],

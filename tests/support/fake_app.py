@@ -32,9 +32,10 @@ class FakeDaemon:
         self.archive = self
         self.turn = threading.Event()
 
-    def ask(self, model, messages, sampling, *, retrieve):
+    def ask(self, model, messages, sampling, *, retrieve, schema=None):
         if self.error:
             raise self.error
+        self.schema = schema
         self.asked.append((model, messages, sampling))
         self.retrieve = retrieve
         asked = GenerationRequest(

@@ -6,6 +6,7 @@ does: the orders themselves (``commands``), HTTP.
 
 import contextlib
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ from lorad.apps.daemon.turn import Turn
 from lorad.errors import ProtocolError
 from lorad.models import bases
 from lorad.records import BASE, CHAT, Job
-from lorad.serving import queries
+from lorad.serving import guiding, queries
 from lorad.serving.answers import (
     Forgotten,
     ModelDescription,
@@ -39,11 +40,13 @@ from lorad.serving.answers import (
 )
 from lorad.serving.completions import Model
 from lorad.serving.engine import Engine, context_length
+from lorad.serving.guiding import Grammar, Grammars, GuidedSampling
 from lorad.serving.queries import Archive
 from lorad.serving.record_json import fields_of
 from lorad.serving.requests import GenerationRequest, PredictionRequest, Sampling
 from lorad.serving.retrieval import Embedding, LookUp, Retrieving, is_looked_up, nothing
 from lorad.states import VersionState
+from lorad.tasks import Generating
 from lorad.track import Track
 
 T = TypeVar("T")
@@ -81,20 +84,43 @@ class Api:
         self._snapshot = snapshot
         self._turn = turn
         self._started_at = started_at
+        self._grammars: dict[str, Grammars] = {}
+        self._making_grammars = threading.Lock()
 
     # -- asking
 
     def ask(
-        self, model: str, messages: list[dict[str, Any]], sampling: Sampling, *, retrieve: bool
+        self,
+        model: str,
+        messages: list[dict[str, Any]],
+        sampling: Sampling,
+        *,
+        retrieve: bool,
+        schema: Mapping[str, Any] | None = None,
     ) -> tuple[GenerationRequest, str]:
         """Accept a question for ``track`` or ``track@latest|previous|vN|TAG|base``.
 
-        The example that it asks for is looked up first, if ``retrieve`` and the conversation allow it.
+        The example that it asks for is looked up first, if ``retrieve`` and the conversation allow it; not if the answer
+        must follow a schema, for a taught or quoted answer follows none.
         """
         track, version = self._named(model)
-        look_up = self._look_up(track) if retrieve and is_looked_up(messages) else nothing
+        look_up = self._look_up(track) if retrieve and not schema and is_looked_up(messages) else nothing
+        if schema is not None:
+            sampling = GuidedSampling(**fields_of(sampling), grammar=self._grammar(track, schema))
         request = self._engine.submit(track, messages, sampling, version, look_up)
         return request, self._engine.fingerprint(track, request.version)
+
+    def _grammar(self, track: str, schema: Mapping[str, Any]) -> Grammar:
+        if not guiding.FOLLOWED:
+            told = "lorad does not hold answers to a schema yet; ask for the form in the messages"
+            raise ProtocolError(told, code="unsupported_parameter", param="response_format")
+        task, tokenizer = self._engine.task(track), self._engine.base(track).tokenizer
+        if not isinstance(task, Generating):
+            raise ProtocolError(f"{track} does not answer in text", code="other_way")
+        with self._making_grammars:  # of one base once, however many ask together
+            if track not in self._grammars:
+                self._grammars[track] = Grammars(tokenizer, task.stop_tokens(tokenizer))
+        return self._grammars[track].grammar(schema)
 
     def complete(
         self, prompt: str | list[int], model: str, sampling: Sampling

@@ -1,6 +1,6 @@
 """What the routes ask of the running daemon."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,7 +37,13 @@ class Daemon(Protocol):
     def models(self) -> tuple[Model, ...]: ...
     def describe(self, model: str) -> ModelDescription: ...
     def ask(
-        self, model: str, messages: list[dict[str, Any]], sampling: Sampling, *, retrieve: bool
+        self,
+        model: str,
+        messages: list[dict[str, Any]],
+        sampling: Sampling,
+        *,
+        retrieve: bool,
+        schema: Mapping[str, Any] | None,
     ) -> tuple[GenerationRequest, str]: ...
     def complete(
         self, prompt: str | list[int], model: str, sampling: Sampling

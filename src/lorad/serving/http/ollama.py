@@ -7,7 +7,7 @@ waited for (``generation``), generating.
 import contextlib
 import datetime as dt
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
@@ -70,7 +70,7 @@ def _add_answers(app: FastAPI, daemon: Daemon, answering: Answering) -> None:
         form = partial(_chat, model=body.model)
         if not body.messages:
             return await _loaded(answering, daemon, body.model, form)
-        asked = partial(_ask, daemon, body.question())
+        asked = partial(_ask, daemon, body.question(), body.answer_schema())
         sampling = body.options.sampling()
         accepted = await answering.accept(model_name(body.model), [asked], sampling, declared=body.declared())
         return _streamed(accepted, form) if body.stream else await _whole(accepted, form, request)
@@ -83,16 +83,22 @@ def _add_answers(app: FastAPI, daemon: Daemon, answering: Answering) -> None:
         if not body.prompt:
             return await _loaded(answering, daemon, body.model, form)
         asked: Submit = (
-            partial(daemon.complete, body.prompt) if body.raw else partial(_ask, daemon, body.question())
+            partial(daemon.complete, body.prompt)
+            if body.raw
+            else partial(_ask, daemon, body.question(), body.answer_schema())
         )
         accepted = await answering.accept(model_name(body.model), [asked], body.options.sampling())
         return _streamed(accepted, form) if body.stream else await _whole(accepted, form, request)
 
 
 def _ask(
-    daemon: Daemon, question: list[dict[str, Any]], model: str, sampling: Sampling
+    daemon: Daemon,
+    question: list[dict[str, Any]],
+    schema: Mapping[str, Any] | None,
+    model: str,
+    sampling: Sampling,
 ) -> tuple[GenerationRequest, str]:
-    return daemon.ask(model, question, sampling, retrieve=True)
+    return daemon.ask(model, question, sampling, retrieve=True, schema=schema)
 
 
 def _chat(text: str = "", calls: Sequence[Call] = (), **told: Any) -> OllamaProgress:

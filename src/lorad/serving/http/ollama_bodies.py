@@ -7,6 +7,7 @@ As Ollama has it, an answer is streamed unless the request says no; as lorad has
 temperature, and a field that would change an answer and is not done is refused by name.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -14,7 +15,7 @@ from pydantic import ConfigDict, Field, model_validator
 from lorad.serving.http import parameters
 from lorad.serving.http.openai_bodies import texts
 from lorad.serving.http.parameters import Parameters, Refused
-from lorad.serving.http.schemas import NAME_LENGTH, Body, ChatBody, refused, stops
+from lorad.serving.http.schemas import ANY_OBJECT, NAME_LENGTH, Body, ChatBody, refused, stops
 from lorad.serving.requests import Sampling
 
 SAMPLING = frozenset({"temperature", "top_p", "top_k", "min_p", "seed", "num_predict", "stop"})
@@ -31,7 +32,7 @@ MACHINE = frozenset(
 
 OPTIONS = Parameters(SAMPLING | MACHINE, elsewhere={"max_tokens": "num_predict"})
 
-_COMMON = frozenset({"model", "stream", "options", "keep_alive", "truncate", "shift"})
+_COMMON = frozenset({"model", "stream", "options", "format", "keep_alive", "truncate", "shift"})
 _IN_OPTIONS = dict.fromkeys(sorted(SAMPLING | {"max_tokens"}), "it under options, num_predict for its length")
 CHAT = Parameters(_COMMON | {"messages", "tools"}, elsewhere={**_IN_OPTIONS, "prompt": "messages"})
 GENERATE = Parameters(
@@ -94,6 +95,7 @@ class OllamaBody(Body):
     model: str = _MODEL
     stream: bool = True
     options: OptionsBody = OptionsBody()
+    format: Any = ""
 
     @model_validator(mode="before")
     @classmethod
@@ -101,6 +103,14 @@ class OllamaBody(Body):
         if isinstance(given, dict):
             cls.known.check(given)
         return given
+
+    def answer_schema(self) -> Mapping[str, Any] | None:
+        """Return the JSON schema that the answer must follow, ``None`` for text."""
+        if self.format in ("", "json"):
+            return ANY_OBJECT if self.format else None
+        if not isinstance(self.format, dict):
+            raise refused("format", 'must be "json", or a JSON schema')
+        return self.format
 
 
 class OllamaChatBody(OllamaBody):
@@ -120,6 +130,12 @@ class OllamaChatBody(OllamaBody):
         """Return the names of the tools that the answer may call."""
         return self._as_openais().declared()
 
+    def answer_schema(self) -> Mapping[str, Any] | None:
+        """Return the JSON schema that the answer must follow, ``None`` for text."""
+        if self.format and self.declared():
+            raise refused("format", "an answer that may call tools has no other form; send one of the two")
+        return super().answer_schema()
+
     def _as_openais(self) -> ChatBody:
         return ChatBody.model_construct(messages=self.messages, tools=self.tools)
 
@@ -138,6 +154,8 @@ class OllamaGenerateBody(OllamaBody):
     def _raw_is_all(self) -> Self:
         if self.raw and self.system:
             raise refused("system", "stands in no raw prompt; write it into the prompt")
+        if self.raw and self.format:
+            raise refused("format", "a raw prompt is continued as it stands; leave one of the two out")
         return self
 
     def question(self) -> list[dict[str, Any]]:

@@ -54,10 +54,10 @@ def _add_chat(app: FastAPI, daemon: Daemon, answering: Answering) -> None:
     async def chat(
         body: Annotated[ChatBody, given(ChatBody)], request: Request
     ) -> Completion | StreamingResponse:
-        question = body.question()
+        question, schema = body.question(), body.answer_schema()
 
         def ask(model: str, sampling: Sampling) -> tuple[GenerationRequest, str]:
-            return daemon.ask(model, question, sampling, retrieve=body.lorad.retrieve)
+            return daemon.ask(model, question, sampling, retrieve=body.lorad.retrieve, schema=schema)
 
         accepted = await answering.accept(body.model, [ask], body.sampling(), body.n, body.declared())
         head = _head("chatcmpl", accepted)

@@ -32,6 +32,7 @@ DONE = frozenset(
         "min_p",
         "stop",
         "seed",
+        "response_format",
         "lorad",
     }
 )
@@ -76,7 +77,7 @@ class Refused:
 _NO_LOGPROBS = "it returns text and no probabilities"
 _NO_PENALTY = "it does not penalise repetition, since a learned answer may repeat itself; use temperature, top_p, top_k or min_p"
 _NO_BIAS = "it does not change the probability of single tokens"
-_NO_GRAMMAR = "it does not constrain an answer's format; ask for the format in the messages, or teach it"
+_NO_GRAMMAR = "the form of an answer is a JSON schema under response_format"
 _OLD_TOOLS = "this is the old form; write tools and tool_choice"
 _TEXT_ONLY = "its models read and write text only"
 _NO_REASONING = "its models answer without reasoning first"
@@ -93,7 +94,6 @@ REFUSED: Mapping[str, Refused] = {
     "presence_penalty": Refused(_NO_PENALTY, (0,)),
     "frequency_penalty": Refused(_NO_PENALTY, (0,)),
     "logit_bias": Refused(_NO_BIAS, ({}, [])),
-    "response_format": Refused(_NO_GRAMMAR, ({"type": "text"},)),
     "functions": Refused(_OLD_TOOLS, ([],)),
     "function_call": Refused(_OLD_TOOLS, ("none", "auto")),
     "parallel_tool_calls": Refused("it does not limit how many tools are called", (True,)),
@@ -377,11 +377,13 @@ CHAT = Parameters(DONE)
 
 _NOT_A_CHAT = "a completion is no conversation; use POST /v1/chat/completions"
 COMPLETION = Parameters(
-    DONE - {"messages", "tools", "tool_choice", "max_completion_tokens", "lorad"} | {"prompt"},
+    DONE - {"messages", "tools", "tool_choice", "max_completion_tokens", "response_format", "lorad"}
+    | {"prompt"},
     {
         **REFUSED,
         "tools": Refused(_NOT_A_CHAT, ([],)),
         "tool_choice": Refused(_NOT_A_CHAT, ("none", "auto")),
+        "response_format": Refused(_NOT_A_CHAT, ({"type": "text"},)),
         "lorad": Refused("it looks nothing up for a completion", ({}, {"retrieve": False})),
     },
     {

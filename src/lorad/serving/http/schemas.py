@@ -34,6 +34,9 @@ STOP_LENGTH = 256
 CHOICES = 16
 """Answers to one request: each has its own place in the queue."""
 
+ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+"""The schema of an answer that is to be JSON, whatever it says."""
+
 INPUTS = 64
 """Inputs of one request for predictions: they go through the model together."""
 
@@ -152,6 +155,7 @@ class ChatBody(AnswerBody):
     tools: list[Any] = []
     tool_choice: Any = "auto"
     max_completion_tokens: int | None = _TOKENS
+    response_format: Any = None
     lorad: LoradOptions = LoradOptions()
 
     def question(self) -> list[dict[str, Any]]:
@@ -165,6 +169,29 @@ class ChatBody(AnswerBody):
                 "unsupported_parameter",
             )
         return [*self._tools(), *_in_order_of_calls(said, self.messages)]
+
+    def answer_schema(self) -> Mapping[str, Any] | None:
+        """Return the JSON schema that the answer must follow, ``None`` for text."""
+        given = self.response_format
+        if given is None:
+            return None
+        kind = given.get("type") if isinstance(given, dict) else None
+        if kind == "text":
+            return None
+        if self.declared():
+            raise refused(
+                "response_format", "an answer that may call tools has no other form; send one of the two"
+            )
+        if kind == "json_object":
+            return ANY_OBJECT
+        named = given.get("json_schema") if kind == "json_schema" else None
+        schema = named.get("schema") if isinstance(named, dict) else None
+        if not isinstance(schema, dict):
+            raise refused(
+                "response_format",
+                'must be {"type": "json_object"}, or a json_schema with its schema, or text',
+            )
+        return schema
 
     def declared(self) -> frozenset[str]:
         """Return the names of the tools that the answer may call; ``question`` has checked them."""
