@@ -121,11 +121,12 @@ def made(job):
 
 
 @contextlib.contextmanager
-def served(daemon, place, settings=None):
-    """Answer on a real socket with a real server."""
+def served(daemon, place, settings=None, token=None, more=()):
+    """Answer on a real socket with a real server, and on more sockets."""
     listener = bind(place)
-    http_server = uvicorn.Server(uvicorn.Config(build(daemon, settings), log_config=None, lifespan="off"))
-    thread = threading.Thread(target=http_server.run, kwargs={"sockets": [listener]})
+    app = build(daemon, settings, token)
+    http_server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
+    thread = threading.Thread(target=http_server.run, kwargs={"sockets": [listener, *more]})
     thread.start()
     while not http_server.started:
         time.sleep(0.01)

@@ -15,6 +15,7 @@ from lorad.serving.http import (
     embeddings,
     health,
     http_errors,
+    loopback,
     metrics,
     ollama,
     openai,
@@ -27,8 +28,8 @@ from lorad.serving.http.metrics import Meters
 from lorad.serving.http.routing import Orders, use_routes
 
 
-def build(daemon: Daemon, settings: ServerSettings | None = None) -> FastAPI:
-    """Return the HTTP application for a daemon."""
+def build(daemon: Daemon, settings: ServerSettings | None = None, token: str | None = None) -> FastAPI:
+    """Return the HTTP application for a daemon; who does not come through the Unix socket must show the token."""
     app = FastAPI(
         title="lorad",
         version=__version__,
@@ -52,6 +53,7 @@ def build(daemon: Daemon, settings: ServerSettings | None = None) -> FastAPI:
     document.add(app)
     _answer_head(app)
     app.add_middleware(admin.OldNames, others=http_errors.OLLAMA | http_errors.MEANT.keys())
+    app.add_middleware(loopback.Bearer, expected=token)
     return app
 
 
