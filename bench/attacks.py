@@ -86,7 +86,7 @@ def in_one_home(
     with world(base) as place:
         place.start()
         if paused:
-            place.call("POST", "/api/pause")
+            place.call("POST", "/lorad/pause")
         for case in chosen:
             yield attempt(place, case)
 

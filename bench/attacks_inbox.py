@@ -196,7 +196,7 @@ def unreadable_in_processing(world: World) -> None:
     (place / "zz").chmod(0)
     world.good()
     time.sleep(3)
-    require(world.status_of("GET", "/api/status") == 200, "status is not answered")
+    require(world.status_of("GET", "/lorad/status") == 200, "status is not answered")
     world.stop()
     world.start()
     (place / "zz").chmod(0o700)
@@ -470,7 +470,9 @@ def flood(world: World) -> None:
 
     world.member(act)
     for _ in range(5):
-        require(world.status_of("GET", "/api/status", timeout=20) == 200, "status is not answered in a flood")
+        require(
+            world.status_of("GET", "/lorad/status", timeout=20) == 200, "status is not answered in a flood"
+        )
         time.sleep(1)
 
     def remove() -> None:
@@ -490,7 +492,7 @@ def database_lock(world: World) -> None:
     name = world.good()
     time.sleep(5)
     require(world.status_of("GET", "/healthz", timeout=5) == 200, "health is not answered")
-    require(world.status_of("GET", "/api/status", timeout=35) in {200, 503}, "status is not answered")
+    require(world.status_of("GET", "/lorad/status", timeout=35) in {200, 503}, "status is not answered")
     held.execute("ROLLBACK")
     held.close()
     require(wait(lambda: world.is_accepted(name)), "what was dropped meanwhile is not accepted")

@@ -35,7 +35,7 @@ def _drop(world: World, subject: str) -> str:
 def _job(world: World, dataset: str) -> dict[str, Any] | None:
     with contextlib.suppress(LoradError, OSError):
         return next(
-            (job for job in world.call("GET", "/api/jobs")["jobs"] if job["dataset"] == dataset), None
+            (job for job in world.call("GET", "/lorad/jobs")["jobs"] if job["dataset"] == dataset), None
         )
     return None
 
@@ -43,7 +43,7 @@ def _job(world: World, dataset: str) -> dict[str, Any] | None:
 def _phase(world: World, dataset: str = "") -> str:
     """Return the phase of the session that runs, of this dataset if one is named; "" where none does."""
     with contextlib.suppress(LoradError, OSError):
-        session = world.call("GET", "/api/status", timeout=5)["session"]
+        session = world.call("GET", "/lorad/status", timeout=5)["session"]
         if session and dataset in ("", session["dataset"]):
             return str(session["phase"])
     return ""
@@ -65,7 +65,7 @@ def _is_learned(world: World, dataset: str) -> bool:
 
 WHEN: dict[str, Callable[[World], object]] = {
     "taking": lambda _: True,
-    "queued": lambda world: _job(world, "") is None and world.call("GET", "/api/jobs")["jobs"],
+    "queued": lambda world: _job(world, "") is None and world.call("GET", "/lorad/jobs")["jobs"],
     "loading": lambda world: _phase(world) == "loading",
     "training": lambda world: _phase(world) == "training",
     "testing": lambda world: _phase(world) in {"testing", "judging", "merging", "saving"},
@@ -91,7 +91,7 @@ def struck(subject: str, when: str, strike: Callable[[World], object]) -> Act:
 
 
 def _messages(world: World) -> list[str]:
-    page = world.call("GET", "/api/memory/examples")["examples"]
+    page = world.call("GET", "/lorad/memory/examples")["examples"]
     return [row["messages"][0]["content"] for row in page]
 
 
@@ -119,9 +119,9 @@ def _sessions(world: World) -> list[int]:
 def kill_child(world: World) -> None:
     if child := _child(world):
         child.kill()
-    job = wait(lambda: next(iter(world.call("GET", "/api/jobs")["jobs"]), None), 20)
+    job = wait(lambda: next(iter(world.call("GET", "/lorad/jobs")["jobs"]), None), 20)
     if job and wait(lambda: _job(world, job["dataset"])["state"] == "failed", 10):  # type: ignore[index]
-        world.call("POST", f"/api/jobs/{job['id']}/retry", {})
+        world.call("POST", f"/lorad/jobs/{job['id']}/retry", {})
 
 
 def send(how: int) -> Callable[[World], None]:
@@ -154,10 +154,10 @@ def forget_then_force(world: World) -> None:
     _drop(world, "bell")
     job = wait(lambda: _job(world, "bell"), 30)
     require(job, "bell is not accepted")
-    world.call("POST", f"/api/jobs/{job['id']}/cancel")
-    world.call("POST", "/api/forget", {"track": "chat", "selector": "bell"})
+    world.call("POST", f"/lorad/jobs/{job['id']}/cancel")
+    world.call("POST", "/lorad/forget", {"track": "chat", "selector": "bell"})
     with contextlib.suppress(LoradError):
-        world.call("POST", f"/api/jobs/{job['id']}/retry", {"force": True})
+        world.call("POST", f"/lorad/jobs/{job['id']}/retry", {"force": True})
     time.sleep(3)
     wait(lambda: not _phase(world), 60)
     found = _job(world, "bell")
@@ -168,7 +168,7 @@ def forget_then_force(world: World) -> None:
 def forget_while_it_runs(world: World) -> None:
     _drop(world, "coat")
     require(wait(lambda: _phase(world, "coat") in {"training", "loading"}, 60), "no session runs")
-    world.call("POST", "/api/forget", {"track": "chat", "selector": "coat"})
+    world.call("POST", "/lorad/forget", {"track": "chat", "selector": "coat"})
     require(wait(lambda: not _phase(world, "coat"), 90), "the session does not end")
     job = _job(world, "coat")
     require(job, "its job is gone")
@@ -199,7 +199,7 @@ def clock_set_back(world: World) -> None:
     _drop(world, "dish")
     job = wait(lambda: _job(world, "dish"), 30)
     require(job, "dish is not accepted")
-    told = world.call("GET", "/api/status")["jobs"]
+    told = world.call("GET", "/lorad/status")["jobs"]
     require(told and told[0]["id"] == job["id"], "status tells of an older job first")
     done = _cli(world, "wait", "dish.jsonl", "--timeout", "100")
     require("dish" in done, f"wait tells of something else: {done[:200]}")
@@ -230,16 +230,16 @@ def full_disk(world: World) -> None:
     """Fill the home's file system, drop, and let room come back."""
     ballast = world.folder / "ballast"
     _fill(ballast)
-    world.status_of("GET", "/api/status")
+    world.status_of("GET", "/lorad/status")
     with contextlib.suppress(Exception):
         world.put("hat.jsonl", lines(_facts("hat")))
     time.sleep(4)
-    require(world.status_of("GET", "/api/status") == 200, "status is not answered on a full disk")
+    require(world.status_of("GET", "/lorad/status") == 200, "status is not answered on a full disk")
     for method, path, body in (
-        ("POST", "/api/pause", b""),
-        ("POST", "/api/resume", b""),
-        ("POST", "/api/forget", b'{"track": "chat", "selector": "nothing of the kind"}'),
-        ("POST", "/api/consolidate", b'{"track": "chat"}'),
+        ("POST", "/lorad/pause", b""),
+        ("POST", "/lorad/resume", b""),
+        ("POST", "/lorad/forget", b'{"track": "chat", "selector": "nothing of the kind"}'),
+        ("POST", "/lorad/consolidate", b'{"track": "chat"}'),
     ):
         status, answer = world.raw(method, path, body)
         require(status != 500, f"{path} answers 500 on a full disk: {answer[:200]!r}")
@@ -263,7 +263,7 @@ def full_in_session(world: World) -> None:
     ballast = world.folder / "ballast"
     _fill(ballast)
     time.sleep(8)
-    require(world.status_of("GET", "/api/status") == 200, "status is not answered")
+    require(world.status_of("GET", "/lorad/status") == 200, "status is not answered")
     ballast.unlink()
     require(wait(lambda: _is_learned(world, "lamp"), 150), "it is not learned when there is room again")
 
@@ -305,14 +305,14 @@ def read_only(world: World) -> None:
 
 def _require_told(world: World) -> None:
     """Require that a daemon on a read-only disk says so, and answers orders with a named error."""
-    told = world.call("GET", "/api/status")
+    told = world.call("GET", "/lorad/status")
     session = told["session"]
     require(told["troubles"] or not session, f"status says that it trains: {session}")
     for path, body in (
-        ("/api/rollback", b'{"track": "chat"}'),
-        ("/api/rollback", b'{"track": "chat", "to": "base"}'),
-        ("/api/pause", b""),
-        ("/api/forget", b'{"track": "chat", "selector": "moth"}'),
+        ("/lorad/rollback", b'{"track": "chat"}'),
+        ("/lorad/rollback", b'{"track": "chat", "to": "base"}'),
+        ("/lorad/pause", b""),
+        ("/lorad/forget", b'{"track": "chat", "selector": "moth"}'),
     ):
         code, answer = world.raw("POST", path, body)
         require(code != 500, f"{path} answers 500 on a read-only disk: {answer[:200]!r}")

@@ -41,15 +41,15 @@ VALUES: tuple[str, ...] = (
 )
 POSTS = (
     "/v1/chat/completions",
-    "/api/jobs/1/retry",
-    "/api/jobs/1/resume",
-    "/api/jobs/1/cancel",
-    "/api/versions/v0.1/pin",
-    "/api/versions/v0.1/tags",
-    "/api/versions/prune",
-    "/api/rollback",
-    "/api/forget",
-    "/api/consolidate",
+    "/lorad/jobs/1/retry",
+    "/lorad/jobs/1/resume",
+    "/lorad/jobs/1/cancel",
+    "/lorad/versions/v0.1/pin",
+    "/lorad/versions/v0.1/tags",
+    "/lorad/versions/prune",
+    "/lorad/rollback",
+    "/lorad/forget",
+    "/lorad/consolidate",
 )
 KEYS = (
     "track",
@@ -78,18 +78,18 @@ KEYS += (
 )
 PATHS = (
     "/v1/models/{}",
-    "/api/jobs/{}",
-    "/api/jobs/{}/retry",
-    "/api/versions/{}",
-    "/api/versions/{}/explain",
-    "/api/versions?track={}",
-    "/api/memory?track={}",
-    "/api/memory/examples?after={}",
-    "/api/memory/examples?limit={}",
-    "/api/memory/examples?dataset={}",
-    "/api/events?after={}",
-    "/api/diff?a={}&b=v0.1",
-    "/api/retention?track={}",
+    "/lorad/jobs/{}",
+    "/lorad/jobs/{}/retry",
+    "/lorad/versions/{}",
+    "/lorad/versions/{}/explain",
+    "/lorad/versions?track={}",
+    "/lorad/memory?track={}",
+    "/lorad/memory/examples?after={}",
+    "/lorad/memory/examples?limit={}",
+    "/lorad/memory/examples?dataset={}",
+    "/lorad/events?after={}",
+    "/lorad/diff?a={}&b=v0.1",
+    "/lorad/retention?track={}",
 )
 
 
@@ -100,17 +100,17 @@ def _require_no_500(world: World, tries: Iterator[tuple[str, str, bytes | None]]
             status < 500 or status in {503, 507},
             f"{method} {path[:80]} {(body or b'')[:80]!r}: {status} {answer[:200]!r}",
         )
-    require(world.status_of("GET", "/api/status") == 200, "status does not answer afterwards")
+    require(world.status_of("GET", "/lorad/status") == 200, "status does not answer afterwards")
 
 
 def values_in_bodies(world: World) -> None:
     def tries() -> Iterator[tuple[str, str, bytes | None]]:
         for path in POSTS:
-            if path == "/api/rollback":
+            if path == "/lorad/rollback":
                 continue  # a value of `to` that is right would change what serves
             for value in VALUES:
                 yield "POST", path, value.encode("utf-8", "surrogatepass")
-                beside = '"dry_run": true, ' if path == "/api/forget" else ""  # a text may well be meant
+                beside = '"dry_run": true, ' if path == "/lorad/forget" else ""  # a text may well be meant
                 for key in KEYS:
                     yield "POST", path, f'{{{beside}"{key}": {value}}}'.encode("utf-8", "surrogatepass")
 
@@ -128,16 +128,16 @@ def values_in_paths(world: World) -> None:
 
 
 def retry_settings(world: World) -> None:
-    world.call("POST", "/api/resume")
+    world.call("POST", "/lorad/resume")
     name = "retried.jsonl"
     world.put(name, lines(facts(name)))
     world.expected.update(row["response"] for row in facts(name))
-    jobs = wait(lambda: world.call("GET", "/api/jobs")["jobs"], 30)
-    world.call("POST", "/api/pause")
+    jobs = wait(lambda: world.call("GET", "/lorad/jobs")["jobs"], 30)
+    world.call("POST", "/lorad/pause")
     job = jobs[0]["id"]
     for order in ("cancel",):
         with contextlib.suppress(LoradError):
-            world.call("POST", f"/api/jobs/{job}/{order}")
+            world.call("POST", f"/lorad/jobs/{job}/{order}")
     names = (
         "rank",
         "alpha",
@@ -153,9 +153,9 @@ def retry_settings(world: World) -> None:
     bodies = [f'{{"settings": {{{json.dumps(name)}: {value}}}}}' for name in names for value in VALUES]
     _require_no_500(
         world,
-        (("POST", f"/api/jobs/{job}/retry", body.encode("utf-8", "surrogatepass")) for body in bodies),
+        (("POST", f"/lorad/jobs/{job}/retry", body.encode("utf-8", "surrogatepass")) for body in bodies),
     )
-    for path in ("/api/jobs", f"/api/jobs/{job}", "/api/status", "/api/events?after=0"):
+    for path in ("/lorad/jobs", f"/lorad/jobs/{job}", "/lorad/status", "/lorad/events?after=0"):
         require(world.status_of("GET", path) == 200, f"{path} does not answer afterwards")
 
 
@@ -187,7 +187,7 @@ def many_large_bodies(world: World) -> None:
             )
             for _ in range(300):
                 chunked.sendall(b"40000\r\n" + b"[" * 0x40000 + b"\r\n")
-        require(world.status_of("GET", "/api/status") == 200, "status does not answer beside them")
+        require(world.status_of("GET", "/lorad/status") == 200, "status does not answer beside them")
         require(world.memory_mib() - before < 300, f"{world.memory_mib() - before:.0f} MiB are held")
 
 
@@ -205,13 +205,13 @@ def half_open(world: World) -> None:
         for number in range(300):
             with contextlib.suppress(OSError):
                 stream = stack.enter_context(world.connection(5))
-                stream.sendall(b"GET /api/status HT" if number % 2 else b"")
+                stream.sendall(b"GET /lorad/status HT" if number % 2 else b"")
         require(wait(lambda: _answers(world), 30), "nobody is answered beside 300 half-open connections")
 
 
 def _answers(world: World) -> bool:
     with contextlib.suppress(OSError):
-        return world.status_of("GET", "/api/status", timeout=5) == 200
+        return world.status_of("GET", "/lorad/status", timeout=5) == 200
     return False
 
 
@@ -264,7 +264,7 @@ def garbage(world: World) -> None:
         b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 50_000 + b"\r\n",
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: l\r\nContent-Length: -1\r\n\r\n",
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: l\r\nContent-Length: " + HUGE.encode() + b"\r\n\r\n",
-        b"GET /api/status HTTP/9.9\r\nHost: l\r\n\r\n",
+        b"GET /lorad/status HTTP/9.9\r\nHost: l\r\n\r\n",
         b"\r\n" * 100_000,
     ):
         with world.connection(10) as stream, contextlib.suppress(OSError):
@@ -307,7 +307,7 @@ def unread_streams(world: World) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(20):
             stack.enter_context(world.connection(10)).sendall(head + body)
-        require(world.status_of("GET", "/api/status") == 200, "status does not answer beside them")
+        require(world.status_of("GET", "/lorad/status") == 200, "status does not answer beside them")
 
 
 def log_is_without_prompts(world: World) -> None:

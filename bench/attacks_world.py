@@ -239,7 +239,7 @@ class World:
         if self.daemon is not None and self.daemon.poll() is not None:
             raise Wrong(f"the daemon ended with {self.daemon.returncode}: {self.said()[-1500:]}")
         with contextlib.suppress(LoradError, OSError, http.client.HTTPException):
-            return bool(self.call("GET", "/api/status", timeout=5.0)["ready"])
+            return bool(self.call("GET", "/lorad/status", timeout=5.0)["ready"])
         return False
 
     def stop(self, how: int = signal.SIGTERM, seconds: float = 40.0) -> int:
@@ -343,7 +343,7 @@ class World:
         """Return every answer in memory and how often it stands there."""
         found: Counter[str] = Counter()
         after = 0
-        while page := self.call("GET", "/api/memory/examples", after=after)["examples"]:
+        while page := self.call("GET", "/lorad/memory/examples", after=after)["examples"]:
             for row in page:
                 found[str(row["messages"][-1].get("content"))] += 1
             after = page[-1]["provenance"]["row"]
@@ -355,7 +355,7 @@ class World:
         return [answer for answer in self.expected if not held[answer]]
 
     def events(self, *names: str) -> list[dict[str, Any]]:
-        told = self.call("GET", "/api/events", after=0)["events"]
+        told = self.call("GET", "/lorad/events", after=0)["events"]
         return [event for event in told if event["name"] in names]
 
     def reason(self, name: str, seconds: float = 30.0) -> dict[str, Any]:
@@ -394,10 +394,10 @@ class World:
 
     def _spare(self, name: str) -> None:
         """Let what was only dropped to see it accepted not be learned: the next case would wait for it."""
-        for job in self.call("GET", "/api/jobs")["jobs"]:
+        for job in self.call("GET", "/lorad/jobs")["jobs"]:
             if job["dataset"] == Path(name).stem and job["state"] in {"queued", "training"}:
                 with contextlib.suppress(LoradError):
-                    self.call("POST", f"/api/jobs/{job['id']}/cancel")
+                    self.call("POST", f"/lorad/jobs/{job['id']}/cancel")
 
 
 @contextlib.contextmanager

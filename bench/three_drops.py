@@ -77,7 +77,7 @@ def learn(client: Client, home: Home, name: str) -> dict[str, Any]:
         began = time.perf_counter()
         client.chat([{"role": "user", "content": "What is the capital of France?"}], "chat", max_tokens=8)
         waits.append(time.perf_counter() - began)
-        jobs = [job for job in client.call("GET", "/api/jobs")["jobs"] if job["dataset"] == name]
+        jobs = [job for job in client.call("GET", "/lorad/jobs")["jobs"] if job["dataset"] == name]
         if jobs and jobs[0]["state"] not in {"queued", "training", "judging"}:
             return {**jobs[0], "seconds": jobs[0]["ended_at"] - jobs[0]["started_at"], "waits": waits}
 
@@ -138,7 +138,7 @@ def main() -> None:
                 jobs[name] = learn(client, home, name)
                 done.write_text(json.dumps(jobs))
             print(name, jobs[name]["state"], f"{jobs[name]['seconds']:.0f} s", flush=True)
-        retention = client.call("GET", "/api/retention")
+        retention = client.call("GET", "/lorad/retention")
         plotted = [
             sys.executable,
             "-m",

@@ -69,7 +69,7 @@ def learn(arm: str, sets: Sequence[tuple[str, Path]], settings: Sequence[str]) -
                 jobs[name] = drop(client, home, name, path)
                 done.write_text(json.dumps(jobs))
             print(arm, name, jobs[name]["state"], f"{jobs[name]['seconds']:.0f} s", flush=True)
-        versions = client.call("GET", "/api/versions")["versions"]
+        versions = client.call("GET", "/lorad/versions")["versions"]
     return {"jobs": jobs, "versions": versions}
 
 
@@ -80,7 +80,7 @@ def drop(client: Client, home: Home, name: str, path: Path) -> dict[str, Any]:
     part.rename(home.inbox / f"{name}.json")
     while True:
         time.sleep(2)
-        jobs = [job for job in client.call("GET", "/api/jobs")["jobs"] if job["dataset"] == name]
+        jobs = [job for job in client.call("GET", "/lorad/jobs")["jobs"] if job["dataset"] == name]
         if jobs and jobs[0]["state"] not in {"queued", "training", "judging"}:
             return {**jobs[0], "seconds": jobs[0]["ended_at"] - jobs[0]["started_at"]}
 

@@ -193,7 +193,7 @@ def monitor_picture() -> str:
 
 
 def status() -> dict[str, Any]:
-    """Return what ``GET /api/status`` says while a fourth dataset is learned; figures as in ``bench/results``."""
+    """Return what ``GET /lorad/status`` says while a fourth dataset is learned; figures as in ``bench/results``."""
     return {
         "lorad": "0.1.0",
         "home": "/var/lib/lorad",

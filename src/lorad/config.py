@@ -292,6 +292,9 @@ class ServerSettings(Section):
 
     socket: str = "run/lorad.sock"
     """Path of the socket, relative to the home; its folder has mode 0750, the socket 0660."""
+    tcp_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    """Port on 127.0.0.1 for programs that speak no Unix sockets; they must send the token in the file beside the socket (mode
+    0600, ending ``.token``). ``None``: no port."""
     max_body_bytes: Annotated[int, Field(ge=1024, le=1_000_000_000)] = 1_000_000
     """A longer request body gets 413."""
     max_connections: Annotated[int, Field(ge=1, le=65_536)] = 512

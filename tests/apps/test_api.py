@@ -1,14 +1,18 @@
 """Asking the running daemon: whether an example is looked for, and for which version."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import tiny
 import torch
 
 from lorad.apps.daemon.api import Api
-from lorad.config import EngineSettings
+from lorad.config import EngineSettings, TrackSettings
 from lorad.errors import ProtocolError
 from lorad.models import bases
 from lorad.retrieval.answering import Reply
+from lorad.serving import guiding
 from lorad.serving.engine import Engine
 from lorad.serving.requests import Sampling
 from lorad.tasks.chat import Chat
@@ -24,11 +28,25 @@ class Letters(Chat):
     formats = "letters"
 
 
+class FakeEmbedder:
+    """Makes a vector of a text's length, and remembers how many came together."""
+
+    name = "minilm"
+
+    def __init__(self):
+        self.together = []
+
+    def embed(self, texts):
+        self.together.append(len(texts))
+        return np.array([[float(len(text))] for text in texts], dtype=np.float32)
+
+
 class FakeRetrieving:
     """Knows every question, and remembers what it was asked."""
 
     def __init__(self):
         self.asked = []
+        self.embedders = {"chat": FakeEmbedder()}
 
     def reply(self, track, version, messages):
         self.asked.append((track, version, messages))
@@ -36,10 +54,15 @@ class FakeRetrieving:
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory):
+def base_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("api")
     bases.store_base(tiny.save(folder / "source"), folder / "base")
-    base = bases.load_base(folder / "base", torch.float32)
+    return folder / "base"
+
+
+@pytest.fixture(scope="module")
+def engine(base_folder):
+    base = bases.load_base(base_folder, torch.float32)
     made = Engine(EngineSettings())
     made.attach("chat", Chat(), base)
     made.attach("letters", Letters(), base)
@@ -107,3 +130,99 @@ def test_a_track_that_is_not_there_is_told_before_anything_is_looked_up(engine):
     with pytest.raises(ProtocolError, match="no model 'poems'"):
         api(engine, retrieving).ask("poems", QUESTION, Sampling(), retrieve=True)
     assert retrieving.asked == []
+
+
+def continued(engine, prompt, model="chat"):
+    request, fingerprint = api(engine, FakeRetrieving()).complete(prompt, model, Sampling(max_tokens=1))
+    request.cancelled.set()
+    assert fingerprint.startswith("base-")
+    return request
+
+
+def test_a_text_is_continued_as_it_stands_and_nothing_is_looked_up(engine):
+    tokenizer = engine.base("chat").tokenizer
+    request = continued(engine, "<s>user\nWhich", "chat@base")
+
+    assert request.prompt == tokenizer("<s>user\nWhich")["input_ids"]
+    assert request.prompt[0] == tokenizer.bos_token_id  # special tokens are what they are
+    assert request.reply is None
+    assert continued(engine, request.prompt).prompt == request.prompt
+
+
+def test_an_empty_text_begins_one(engine):
+    assert continued(engine, "").prompt == [engine.base("chat").tokenizer.bos_token_id]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "model", "code"),
+    [
+        ([0, -1], "chat", "unknown_token"),
+        ([0, 10**9], "chat", "unknown_token"),
+        ("a", "letters", "other_way"),
+        ("a", "poems", "model_not_found"),
+    ],
+)
+def test_what_cannot_be_continued_is_refused(engine, prompt, model, code):
+    with pytest.raises(ProtocolError) as caught:
+        continued(engine, prompt, model)
+    assert caught.value.code == code
+
+
+def test_a_prompt_that_is_too_long_is_told_by_its_own_name(engine):
+    with pytest.raises(ProtocolError, match="context length") as caught:
+        continued(engine, [5] * 600)
+    assert (caught.value.code, caught.value.data["param"]) == ("context_length_exceeded", "prompt")
+
+
+@pytest.mark.parametrize("model", ["chat", "chat@v0.1", "minilm"])
+def test_texts_are_embedded_in_parts_by_the_tracks_embedder(engine, model):
+    retrieving = FakeRetrieving()
+
+    name, rows = api(engine, retrieving).embed(model, ["x" * length for length in range(40)])
+
+    assert (name, rows.shape) == ("minilm", (40, 1))
+    assert [row[0] for row in rows] == list(range(40))
+    assert retrieving.embedders["chat"].together == [16, 16, 8]
+
+
+def test_what_embeds_nothing_is_told(engine):
+    with pytest.raises(ProtocolError, match="no embedder 'letters'; known: chat, minilm"):
+        api(engine, FakeRetrieving()).embed("letters", ["a"])
+    with pytest.raises(ProtocolError, match="retrieve is off"):
+        api(engine, None).embed("chat", ["a"])
+
+
+def test_a_model_is_described_without_being_loaded(engine, base_folder):
+    made = api(engine, None)
+    registry = SimpleNamespace(resolve={"good": "v0.1"}.__getitem__)
+    track = SimpleNamespace(base=base_folder, settings=TrackSettings(base="tiny"), registry=registry)
+    made.archive.track = {"chat": track}.__getitem__
+
+    told, base = made.describe("chat@good"), made.describe("chat")
+
+    assert (told.track, told.version, base.version) == ("chat", "v0.1", "base")
+    assert (told.base, told.architecture, told.precision) == ("tiny", "llama", "float32")
+    assert (told.context, told.width, told.template) == (512, 64, tiny.TEMPLATE)
+    assert told.bytes > 2 * told.parameters > 100_000
+    assert not told.can_call
+    assert len(told.digest) == 64
+    assert told.digest != base.digest
+    assert not engine.resident("chat", "v0.1")
+
+
+def test_an_answer_that_must_follow_a_schema_is_guided_and_not_looked_up(engine, monkeypatch):
+    asked = api(engine, FakeRetrieving())
+    schema = {"enum": [7]}
+    with pytest.raises(ProtocolError, match="does not hold answers to a schema yet"):
+        asked.ask("chat", QUESTION, Sampling(), retrieve=True, schema=schema)
+    monkeypatch.setattr(guiding, "FOLLOWED", True)
+
+    request, _ = asked.ask("chat", QUESTION, Sampling(max_tokens=5, seed=1), retrieve=True, schema=schema)
+    request.cancelled.set()
+
+    assert request.reply is None
+    assert (request.sampling.max_tokens, request.sampling.seed) == (5, 1)
+    allowed = request.sampling.grammar.start().allow(torch.zeros(400)).isfinite().nonzero().flatten()
+    assert engine.base("chat").tokenizer.decode(allowed) == "7"
+    with pytest.raises(ProtocolError, match="cannot be followed"):
+        asked.ask("chat", QUESTION, Sampling(), retrieve=True, schema={"type": "no"})

@@ -138,12 +138,12 @@ def _check_routes(client):
     models = [entry["id"] for entry in client.call("GET", "/v1/models")["data"]]
     assert models == ["chat", "chat@base", "chat@v0.1", "chat@v0.2", "chat@v0.3"]
     assert "".join(client.stream_chat(tiny.facts(1)[0].input, "chat")) == tiny.facts(1)[0].target
-    retention = client.call("GET", "/api/retention")
+    retention = client.call("GET", "/lorad/retention")
     assert retention["datasets"] == ["doors", "gates", "hats"]
     assert retention["matrix"] == [[1.0, None, None], [1.0, 1.0, None], [1.0, 1.0, 1.0]]
     assert (retention["acc"], retention["bwt"]) == (1.0, 0.0)
-    assert client.call("GET", "/api/versions/v0.2/explain")["promote"]
-    assert client.call("GET", "/api/diff?a=v0.1&b=v0.3")["changed"] == []
+    assert client.call("GET", "/lorad/versions/v0.2/explain")["promote"]
+    assert client.call("GET", "/lorad/diff?a=v0.1&b=v0.3")["changed"] == []
 
 
 def _check_bad_file(client, home):
@@ -153,13 +153,13 @@ def _check_bad_file(client, home):
 
 
 def _check_rollback(client, drops):
-    assert client.call("POST", "/api/rollback", {})["latest"] == "v0.2"
+    assert client.call("POST", "/lorad/rollback", {})["latest"] == "v0.2"
     assert ask(client, drops["doors"][0]) == (drops["doors"][0].target, "chat@v0.2")
     assert ask(client, drops["doors"][0], "chat@previous")[1] == "chat@v0.3"
-    assert client.call("POST", "/api/rollback", {})["latest"] == "v0.3"
-    assert client.call("POST", "/api/rollback", {"to": "base"})["serving"] is None
+    assert client.call("POST", "/lorad/rollback", {})["latest"] == "v0.3"
+    assert client.call("POST", "/lorad/rollback", {"to": "base"})["serving"] is None
     assert ask(client, drops["doors"][0])[1] == "chat@base"
-    assert client.call("POST", "/api/rollback", {})["latest"] == "v0.3"
+    assert client.call("POST", "/lorad/rollback", {})["latest"] == "v0.3"
 
 
 def _check_restart(home, drops):
@@ -173,7 +173,7 @@ def _check_restart(home, drops):
     try:
         client = Client(home.socket(SETTINGS.server.socket))
         assert ask(client, drops["gates"][0]) == (drops["gates"][0].target, "chat@v0.2")
-        assert client.call("GET", "/api/versions")["latest"] == "v0.2"
+        assert client.call("GET", "/lorad/versions")["latest"] == "v0.2"
     finally:
         app.stop()
 

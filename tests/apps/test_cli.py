@@ -46,7 +46,7 @@ SOURCE = str(Path(__file__).parents[2] / "src")
 @pytest.fixture
 def daemon(home):
     fake = FakeDaemon(home / "run" / "lorad.sock")
-    fake.answers("GET /api/events", {"events": []})
+    fake.answers("GET /lorad/events", {"events": []})
     yield fake
     fake.close()
 
@@ -117,7 +117,7 @@ def test_with_json_an_error_is_json(lorad):
 
 
 def test_what_the_daemon_says_is_wrong_is_passed_on(lorad, daemon):
-    daemon.answers("POST /api/jobs/9/cancel", Problem(404, "no_such_job", "there is no job 9"))
+    daemon.answers("POST /lorad/jobs/9/cancel", Problem(404, "no_such_job", "there is no job 9"))
     result = lorad("cancel", "9")
     assert (result.stderr, result.exit_code) == ("lorad: there is no job 9\n", 1)
 
@@ -134,7 +134,7 @@ def test_no_home_is_one_sentence(tmp_path):
 @pytest.mark.parametrize("place", ["before", "after", "equals", "environment"])
 def test_the_home_may_be_named_anywhere(home, daemon, monkeypatch, place):
     # Given a daemon in a home that is not this folder
-    daemon.answers("GET /api/status", snapshot())
+    daemon.answers("GET /lorad/status", snapshot())
     if place == "environment":
         monkeypatch.setenv("LORAD_HOME", str(home))
     words = {
@@ -149,7 +149,7 @@ def test_the_home_may_be_named_anywhere(home, daemon, monkeypatch, place):
 
 def test_settings_say_where_the_socket_is(lorad, home):
     other = FakeDaemon(home / "run" / "other.sock")
-    other.answers("GET /api/status", snapshot())
+    other.answers("GET /lorad/status", snapshot())
     try:
         assert lorad("status", "--set", "server.socket=run/other.sock").exit_code == 0
         (home / "configs" / "odd.yaml").write_text("server: {socket: run/other.sock}")
@@ -259,7 +259,7 @@ def test_init_into_a_file_is_one_sentence(tmp_path):
 
 
 def test_status_is_a_summary(lorad, daemon):
-    daemon.answers("GET /api/status", snapshot(session=SESSION))
+    daemon.answers("GET /lorad/status", snapshot(session=SESSION))
     lines = lorad("status").stdout.splitlines()
     assert lines[0] == "lorad 0.1.0 in /srv/lorad: learning, up 3 h 12 min"
     assert "recall 62.0 % of 95.0 %, about 1 min 35 s left" in lines[2]
@@ -281,7 +281,7 @@ HEAVY = (
 
 def test_status_loads_nothing_heavy(home, daemon):
     # Given a daemon that answers
-    daemon.answers("GET /api/status", snapshot())
+    daemon.answers("GET /lorad/status", snapshot())
     # When its state is asked for in a fresh process that tells what it has loaded
     program = (
         "import sys; from lorad.apps.cli.main import app\n"
@@ -305,7 +305,7 @@ def test_status_loads_nothing_heavy(home, daemon):
 def test_a_version_tells_how_it_is_calibrated(lorad, daemon):
     # Given a version whose confidence was measured
     measured = {"figures": {"ece": 0.0312, "brier": 0.02}, "temperature": 1.31}
-    daemon.answers("GET /api/versions/v0.3", described(calibration=measured))
+    daemon.answers("GET /lorad/versions/v0.3", described(calibration=measured))
     shown = " ".join(lorad("versions", "show", "v0.3").stdout.split())
     assert "ECE 0.031, Brier 0.020, T = 1.31" in shown
     assert "lorad calibrate v0.3" in shown
@@ -314,18 +314,18 @@ def test_a_version_tells_how_it_is_calibrated(lorad, daemon):
 def test_reading_commands_tell_the_same_in_json(lorad, daemon):
     # Given everything that can be read
     told = {
-        "status": ("GET /api/status", snapshot()),
-        "jobs": ("GET /api/jobs", {"jobs": [rejected(1, "é")]}),
-        "versions": ("GET /api/versions", whole(answers.Versions, snapshot()["tracks"]["chat"])),
-        "versions show good": ("GET /api/versions/good", described()),
-        "memory": ("GET /api/memory", {"datasets": []}),
-        "retention": ("GET /api/retention", RETENTION),
+        "status": ("GET /lorad/status", snapshot()),
+        "jobs": ("GET /lorad/jobs", {"jobs": [rejected(1, "é")]}),
+        "versions": ("GET /lorad/versions", whole(answers.Versions, snapshot()["tracks"]["chat"])),
+        "versions show good": ("GET /lorad/versions/good", described()),
+        "memory": ("GET /lorad/memory", {"datasets": []}),
+        "retention": ("GET /lorad/retention", RETENTION),
         "explain v0.1": (
-            "GET /api/versions/v0.1/explain",
+            "GET /lorad/versions/v0.1/explain",
             whole(answers.Explanation, {"version": "v0.1", "promoted": True}),
         ),
-        "diff v0.1 v0.2": ("GET /api/diff", {"a": "v0.1", "b": "v0.2", "changed": []}),
-        "events": ("GET /api/events", {"events": [event(1, "paused")]}),
+        "diff v0.1 v0.2": ("GET /lorad/diff", {"a": "v0.1", "b": "v0.2", "changed": []}),
+        "events": ("GET /lorad/events", {"events": [event(1, "paused")]}),
     }
     for words, (route, answer) in told.items():
         daemon.answers(route, answer)
@@ -338,27 +338,27 @@ def test_reading_commands_tell_the_same_in_json(lorad, daemon):
 
 
 def test_tables_are_printed(lorad, daemon):
-    daemon.answers("GET /api/jobs", {"jobs": [promoted(2, "campus_dining", "v0.2")]})
+    daemon.answers("GET /lorad/jobs", {"jobs": [promoted(2, "campus_dining", "v0.2")]})
     assert "promoted v0.2" in lorad("jobs").stdout
 
 
 def test_one_job_is_shown_in_full(lorad, daemon):
     drop = {"id": 1, "name": "a.json", "track": "chat", "state": "accepted", "taken_at": 1.0}
     drop |= {"rows": 2, "reason": {"formats": {"alpaca": 2}, "new": 2}}
-    daemon.answers("GET /api/jobs/2", promoted(2, "campus_dining", "v0.2") | {"drop": drop})
+    daemon.answers("GET /lorad/jobs/2", promoted(2, "campus_dining", "v0.2") | {"drop": drop})
 
     assert "2 alpaca" in lorad("jobs", "2").stdout
 
 
 def test_the_track_is_passed_on(lorad, daemon):
-    daemon.answers("GET /api/memory", {"datasets": []})
+    daemon.answers("GET /lorad/memory", {"datasets": []})
     lorad("memory")
     lorad("memory", "--track", "tags")
     assert [query for _, query, _ in daemon.asked] == [{"track": "chat"}, {"track": "tags"}]
 
 
 def test_the_monitor_prints_one_picture(lorad, daemon):
-    daemon.answers("GET /api/status", snapshot())
+    daemon.answers("GET /lorad/status", snapshot())
     result = lorad("monitor", "--once")
     assert "Nothing to learn" in result.stdout
     assert result.exit_code == 0
@@ -367,7 +367,7 @@ def test_the_monitor_prints_one_picture(lorad, daemon):
 def test_events_are_followed_from_where_they_were(lorad, daemon):
     # Given events that come in two answers, then one without any, then a daemon that goes away
     daemon.answers(
-        "GET /api/events",
+        "GET /lorad/events",
         {"events": [event(6, "training", job=1), event(7, "promoted", job=1)]},
         {"events": []},
         {"events": [event(8, "paused")]},
@@ -382,7 +382,9 @@ def test_events_are_followed_from_where_they_were(lorad, daemon):
 
 
 def test_events_for_people(lorad, daemon):
-    daemon.answers("GET /api/events", {"events": [event(6, "training", job=1), event(7, "promoted", job=1)]})
+    daemon.answers(
+        "GET /lorad/events", {"events": [event(6, "training", job=1), event(7, "promoted", job=1)]}
+    )
     lines = lorad("events").stdout.splitlines()
     assert [line.split(" ", 1)[1] for line in lines] == ["training job=1", "promoted job=1"]
 
@@ -560,7 +562,7 @@ NOT_UTF8 = [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "P
 def test_case_27_what_a_terminal_cannot_show_is_replaced(daemon, home, environment):
     answer = Stream(delta("the Mühle"), delta(" 🌾"), *ended("stop", 2), DONE)
     daemon.answers("POST /v1/chat/completions", answer)
-    daemon.answers("GET /api/status", snapshot())
+    daemon.answers("GET /lorad/status", snapshot())
 
     shown, errors, status = on_terminal("--home", str(home), "ask", "Where?", **environment)
     assert (shown, errors, status) == (b"the M?hle ?\r\n", b"", 0)
@@ -574,7 +576,7 @@ def test_case_27_data_in_a_pipe_is_exact_whatever_the_terminal_shows(daemon, hom
     streamed = Stream(delta("the Mühle"), delta(" 🌾"), *ended("stop", 2), DONE)
     daemon.answers("POST /v1/chat/completions", streamed, answer, answer)
     row = {"instruction": "Wo?", "response": "die Mühle", "provenance": {"row": 1}}
-    daemon.answers("GET /api/memory/examples", {"examples": [row]}, {"examples": []})
+    daemon.answers("GET /lorad/memory/examples", {"examples": [row]}, {"examples": []})
 
     def piped(*words):
         program = "from lorad.apps.cli.main import main; main()"
@@ -608,8 +610,8 @@ def test_case_27_a_question_that_is_not_text_is_told(daemon, home):
 )
 def test_case_27_a_pipe_that_is_closed_is_no_traceback(daemon, home, words):
     # Given more than a pipe holds, and a reader that leaves at once
-    daemon.answers("GET /api/events", {"events": [event(n, "promoted", job=n) for n in range(5000)]})
-    daemon.answers("GET /api/versions", {"track": "chat", "latest": None, "previous": None, "versions": []})
+    daemon.answers("GET /lorad/events", {"events": [event(n, "promoted", job=n) for n in range(5000)]})
+    daemon.answers("GET /lorad/versions", {"track": "chat", "latest": None, "previous": None, "versions": []})
     daemon.answers(
         "POST /v1/chat/completions", Stream(*[delta("word " * 1000)] * 50, *ended("stop", 2), DONE)
     )
@@ -803,7 +805,7 @@ def test_waiting_ends_well_when_all_is_promoted(lorad, daemon):
     # Given a file that becomes a version while we wait
     done = snapshot(jobs=[promoted(1, "a", "v0.1", ended_at=NOW + 9)])
     daemon.answers(
-        "GET /api/status",
+        "GET /lorad/status",
         snapshot(waiting_files=[waiting_file("a.json")]),
         snapshot(jobs=[job(1, "a", "training")]),
         done,
@@ -816,7 +818,7 @@ def test_waiting_ends_badly_with_the_reason(lorad, daemon):
     # Given two jobs under way, of which the first ends badly
     begun = [job(2, "b", "queued"), job(1, "a", "training")]
     jobs = [promoted(2, "b", "v0.1", ended_at=NOW + 9), rejected(1, "a", ended_at=NOW + 5)]
-    daemon.answers("GET /api/status", snapshot(jobs=begun), snapshot(jobs=jobs))
+    daemon.answers("GET /lorad/status", snapshot(jobs=begun), snapshot(jobs=jobs))
     result = lorad("wait", "--interval", "0")
     assert result.stderr == "job 1 a rejected after 1 min: recall on the new data is 62.0 %\n"
     assert "job 2 b promoted as v0.1" in result.stdout
@@ -826,8 +828,10 @@ def test_waiting_ends_badly_with_the_reason(lorad, daemon):
 def test_waiting_tells_of_a_refused_file(lorad, daemon):
     # Given so many events that the snapshot does not hold that of the file any more
     failure = event(3, "failed", at=NOW + 1, file="a.json", why="line 3 is not JSON")
-    daemon.answers("GET /api/status", snapshot(events=[event(number, "accepted") for number in range(4, 24)]))
-    daemon.answers("GET /api/events", {"events": [failure, event(23, "accepted")]}, {"events": []})
+    daemon.answers(
+        "GET /lorad/status", snapshot(events=[event(number, "accepted") for number in range(4, 24)])
+    )
+    daemon.answers("GET /lorad/events", {"events": [failure, event(23, "accepted")]}, {"events": []})
     result = lorad("wait", "--interval", "0", "--json")
     assert json.loads(result.stdout) == {"ok": False, "ended": [failure]}
     assert [query["after"] for route, query, _ in daemon.asked if route.endswith("events")] == ["0", "23"]
@@ -835,13 +839,13 @@ def test_waiting_tells_of_a_refused_file(lorad, daemon):
 
 
 def test_waiting_for_one_job(lorad, daemon):
-    daemon.answers("GET /api/status", snapshot(jobs=[job(2, "b", "queued")]))
-    daemon.answers("GET /api/jobs/1", job(1, "a", "training"), promoted(1, "a", "v0.1"))
+    daemon.answers("GET /lorad/status", snapshot(jobs=[job(2, "b", "queued")]))
+    daemon.answers("GET /lorad/jobs/1", job(1, "a", "training"), promoted(1, "a", "v0.1"))
     assert lorad("wait", "--job", "1", "--interval", "0").exit_code == 0
 
 
 def test_waiting_gives_up(lorad, daemon):
-    daemon.answers("GET /api/status", snapshot(jobs=[job(1, "a", "training")]))
+    daemon.answers("GET /lorad/status", snapshot(jobs=[job(1, "a", "training")]))
     result = lorad("wait", "--timeout", "0")
     assert (result.stdout, result.exit_code) == ("", 1)
     assert result.stderr.startswith("lorad: timed out")
@@ -849,7 +853,7 @@ def test_waiting_gives_up(lorad, daemon):
 
 def test_waiting_shows_progress_on_a_terminal_only(home, daemon):
     # Given a session, then its end, and standard error on a terminal
-    daemon.answers("GET /api/status", snapshot(session=SESSION, jobs=[job(3, "c", "training")]), snapshot())
+    daemon.answers("GET /lorad/status", snapshot(session=SESSION, jobs=[job(3, "c", "training")]), snapshot())
     ours, theirs = pty.openpty()
     command = [
         sys.executable,
@@ -874,7 +878,7 @@ def test_waiting_shows_progress_on_a_terminal_only(home, daemon):
 
 
 def test_a_job_is_tried_again_with_other_settings(lorad, daemon):
-    daemon.answers("POST /api/jobs/3/retry", job(3, "a", "queued"))
+    daemon.answers("POST /lorad/jobs/3/retry", job(3, "a", "queued"))
     result = lorad(
         "retry", "3", "--force", "--settings", "rank=16", "--settings", "dtype=float32", "--settings", "x=a=b"
     )
@@ -891,7 +895,11 @@ def test_a_setting_without_a_key_or_value_is_refused(lorad, daemon, setting):
 
 @pytest.mark.parametrize(
     ("word", "route"),
-    [("pause", "POST /api/pause"), ("resume", "POST /api/resume"), ("cancel 3", "POST /api/jobs/3/cancel")],
+    [
+        ("pause", "POST /lorad/pause"),
+        ("resume", "POST /lorad/resume"),
+        ("cancel 3", "POST /lorad/jobs/3/cancel"),
+    ],
 )
 def test_simple_orders(lorad, daemon, word, route):
     daemon.answers(route, job(3, "a", "cancelled") | {"paused": True})
@@ -903,7 +911,7 @@ def test_simple_orders(lorad, daemon, word, route):
 
 
 def test_the_latest_version_is_printed_alone(lorad, daemon):
-    daemon.answers("GET /api/versions", snapshot()["tracks"]["chat"], {"latest": None})
+    daemon.answers("GET /lorad/versions", snapshot()["tracks"]["chat"], {"latest": None})
     assert lorad("versions", "latest").stdout == "v0.2\n"
     result = lorad("versions", "latest", "--track", "chat")
     assert (result.stdout, result.exit_code) == ("", 1)
@@ -925,7 +933,9 @@ def test_the_latest_version_is_printed_alone(lorad, daemon):
     ],
 )
 def test_versions_are_marked(lorad, daemon, words, route, body, told):
-    daemon.answers(f"POST /api/versions/{route}", {"version": "v0.1", "tag": "good", "removed": True} | body)
+    daemon.answers(
+        f"POST /lorad/versions/{route}", {"version": "v0.1", "tag": "good", "removed": True} | body
+    )
     result = lorad("versions", *words.split())
     assert (result.stdout, result.exit_code) == (f"{told}\n", 0)
     assert [sent for _, _, sent in daemon.asked] == [{"track": "chat", **body}]
@@ -960,7 +970,7 @@ def test_an_import_into_a_track_that_is_not_there_is_refused(lorad, home, tmp_pa
 def test_pruning_tells_what_went_and_why(lorad, daemon):
     # Given a daemon that finds something, the same again, and then nothing
     found = {"pruned": {"v0.1": "older than max_age_days (30)"}, "dry_run": False}
-    daemon.answers("POST /api/versions/prune", found, found, found, {"pruned": {}, "dry_run": False})
+    daemon.answers("POST /lorad/versions/prune", found, found, found, {"pruned": {}, "dry_run": False})
     limits = ["--keep", "3", "--older-than", "30", "--max-bytes", "1000"]
     # When it is told to prune, with limits and without
     told = [
@@ -989,9 +999,9 @@ def test_a_limit_of_nothing_is_refused(lorad, daemon, limit):
 
 
 def test_a_rollback_tells_what_serves(lorad, daemon):
-    daemon.answers("POST /api/rollback", {"latest": "v0.1", "previous": None, "serving": "v0.1"})
+    daemon.answers("POST /lorad/rollback", {"latest": "v0.1", "previous": None, "serving": "v0.1"})
     assert lorad("rollback", "--to", "v0.1").stdout == "v0.1 serves; latest is v0.1, previous is none\n"
-    daemon.answers("POST /api/rollback", {"latest": None, "previous": "v0.1", "serving": None})
+    daemon.answers("POST /lorad/rollback", {"latest": None, "previous": "v0.1", "serving": None})
     assert lorad("rollback", "--to", "base").stdout == "the base serves; latest is none, previous is v0.1\n"
     assert daemon.asked[0][2] == {"track": "chat", "to": "v0.1"}
 
@@ -1003,7 +1013,7 @@ def test_a_rollback_tells_what_serves(lorad, daemon):
 def test_nothing_is_forgotten_by_accident(lorad, daemon, typed, flags, is_asked):
     examples = [{"question": "Where is the mill?", "answer": "By the river."}]
     told = {"forgotten": 2, "dry_run": True, "examples": examples}
-    daemon.answers("POST /api/forget", *[told] * (not flags), {"forgotten": 2, "dry_run": False})
+    daemon.answers("POST /lorad/forget", *[told] * (not flags), {"forgotten": 2, "dry_run": False})
     result = lorad("forget", "campus_cs", *flags, typed=typed)
     asked = [body["dry_run"] for _, _, body in daemon.asked]
     assert asked == [True] * (not flags) + [False] * is_asked
@@ -1015,7 +1025,7 @@ def test_nothing_is_forgotten_by_accident(lorad, daemon, typed, flags, is_asked)
 @pytest.mark.parametrize("is_done", [True, False])
 def test_a16_what_still_holds_forgotten_words_is_told(lorad, daemon, is_done):
     told = {"forgotten": 2, "dry_run": not is_done, "examples": [], "told": "v0.1 (pinned) still holds them"}
-    daemon.answers("POST /api/forget", told)
+    daemon.answers("POST /lorad/forget", told)
 
     result = lorad("forget", "mills", "--yes" if is_done else "--dry-run")
 
@@ -1024,7 +1034,7 @@ def test_a16_what_still_holds_forgotten_words_is_told(lorad, daemon, is_done):
 
 @pytest.mark.parametrize("flags", [[], ["--force"]])
 def test_a13_an_export_of_memory_replaces_a_file_only_when_told(lorad, daemon, tmp_path, flags):
-    daemon.answers("GET /api/memory/examples", {"examples": [exported(1, "mills")]}, {"examples": []})
+    daemon.answers("GET /lorad/memory/examples", {"examples": [exported(1, "mills")]}, {"examples": []})
     file = tmp_path / "memory.jsonl"
     file.write_text("precious")
 
@@ -1036,7 +1046,7 @@ def test_a13_an_export_of_memory_replaces_a_file_only_when_told(lorad, daemon, t
 
 
 def test_what_would_be_forgotten_is_told_and_kept(lorad, daemon):
-    daemon.answers("POST /api/forget", {"forgotten": 0, "dry_run": True, "examples": []})
+    daemon.answers("POST /lorad/forget", {"forgotten": 0, "dry_run": True, "examples": []})
     result = lorad("forget", "campsu_cs", "--dry-run")
     assert result.stdout == "'campsu_cs' matches 0 examples; nothing was forgotten\n"
     assert (result.exit_code, len(daemon.asked)) == (0, 1)
@@ -1050,7 +1060,7 @@ def exported(row, dataset, question="Where is the mill?"):
 def test_memory_is_exported_page_by_page(lorad, daemon, tmp_path):
     # Given a memory of two pages
     pages = [[exported(1, "mills"), exported(4, "mills")], [exported(9, "inns")], []]
-    daemon.answers("GET /api/memory/examples", *({"examples": page} for page in pages))
+    daemon.answers("GET /lorad/memory/examples", *({"examples": page} for page in pages))
     # When it is exported
     file = tmp_path / "memory.jsonl"
     result = lorad("memory", "export", str(file))
@@ -1062,7 +1072,7 @@ def test_memory_is_exported_page_by_page(lorad, daemon, tmp_path):
 
 
 def test_memory_is_exported_to_standard_output(lorad, daemon):
-    daemon.answers("GET /api/memory/examples", {"examples": [exported(1, "mills")]}, {"examples": []})
+    daemon.answers("GET /lorad/memory/examples", {"examples": [exported(1, "mills")]}, {"examples": []})
     result = lorad("memory", "export", "-", "--dataset", "mills")
     assert json.loads(result.stdout) == exported(1, "mills")
     assert daemon.asked[0][1] == {"track": "chat", "after": "0", "dataset": "mills"}
@@ -1070,7 +1080,7 @@ def test_memory_is_exported_to_standard_output(lorad, daemon):
 
 def test_an_export_that_breaks_off_leaves_no_file(lorad, daemon, tmp_path):
     daemon.answers(
-        "GET /api/memory/examples",
+        "GET /lorad/memory/examples",
         {"examples": [exported(1, "mills")]},
         Problem(503, "stopping", "lorad stops"),
     )
@@ -1102,14 +1112,14 @@ def test_only_an_export_is_imported(lorad, tmp_path):
 
 
 def test_consolidating_names_its_job(lorad, daemon):
-    daemon.answers("POST /api/consolidate", job(7, "memory", "queued"))
+    daemon.answers("POST /lorad/consolidate", job(7, "memory", "queued"))
     assert "lorad wait --job 7" in lorad("consolidate", "--refit").stdout
     assert daemon.asked[0][2] == {"track": "chat", "refit": True}
 
 
 def test_retention_is_drawn(lorad, daemon, tmp_path):
     pytest.importorskip("matplotlib")
-    daemon.answers("GET /api/retention", RETENTION)
+    daemon.answers("GET /lorad/retention", RETENTION)
     result = lorad("retention", "--plot", str(tmp_path / "r.png"))
     assert (tmp_path / "r.png").stat().st_size > 0
     assert "ACC 0.900" in result.stdout
@@ -1119,7 +1129,7 @@ def test_retention_of_facts_is_shown_and_drawn(lorad, daemon, tmp_path):
     pytest.importorskip("matplotlib")
     facts = {key: RETENTION[key] for key in RETENTION if not key.startswith("facts")}
     told = RETENTION | {"facts_other": facts | {"acc": 0.3}, "facts_other_served": facts | {"acc": 0.8}}
-    daemon.answers("GET /api/retention", told)
+    daemon.answers("GET /lorad/retention", told)
     result = lorad("retention", "--wordings", "--plot", str(tmp_path / "r.png"))
     assert (tmp_path / "r.png").stat().st_size > 0
     assert result.stdout.index("ACC 0.800") < result.stdout.index("ACC 0.300")
@@ -1131,7 +1141,7 @@ def test_retention_of_facts_is_shown_and_drawn(lorad, daemon, tmp_path):
 
 def test_ctrl_c_ends_with_130(home, daemon):
     # Given a wait that would last
-    daemon.answers("GET /api/status", snapshot(jobs=[job(1, "a", "training")]))
+    daemon.answers("GET /lorad/status", snapshot(jobs=[job(1, "a", "training")]))
     # (who starts the tests in the background lets them ignore Ctrl-C, and that is inherited)
     program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     program += "from lorad.apps.cli.main import main; main()"
@@ -1153,13 +1163,13 @@ def test_ctrl_c_ends_with_130(home, daemon):
     [("round-0003", "continues after round-0003"), (None, "starts over: it has no complete")],
 )
 def test_resuming_tells_where_a_job_goes_on(lorad, daemon, behind, told):
-    daemon.answers("POST /api/jobs/3/resume", job(3, "a", "queued") | {"checkpoint": behind})
+    daemon.answers("POST /lorad/jobs/3/resume", job(3, "a", "queued") | {"checkpoint": behind})
 
     assert told in lorad("resume", "3").output
 
 
 def test_a_job_is_resumed_from_a_checkpoint(lorad, daemon):
-    daemon.answers("POST /api/jobs/3/resume", job(3, "a", "queued") | {"checkpoint": "round-0002"})
+    daemon.answers("POST /lorad/jobs/3/resume", job(3, "a", "queued") | {"checkpoint": "round-0002"})
 
     result = lorad("resume", "3", "--from", "round-0002")
 
@@ -1332,8 +1342,8 @@ def test_case_27_streams_that_are_closed_or_full_end_in_a_sentence(
     home, daemon, redirected, words, told, status
 ):
     daemon.answers("POST /v1/chat/completions", Stream(delta("Here."), *ended("stop", 2), DONE))
-    daemon.answers("GET /api/status", snapshot())
-    daemon.answers("GET /api/jobs", {"jobs": [promoted(1, "campus", "v0.1")]})
+    daemon.answers("GET /lorad/status", snapshot())
+    daemon.answers("GET /lorad/jobs", {"jobs": [promoted(1, "campus", "v0.1")]})
 
     result = in_shell(redirected, home, *words, typed="hello\n")
 
@@ -1378,7 +1388,7 @@ def test_a11_an_example_that_cannot_be_read_is_told_and_the_others_are_exported(
     odd = exported(2, "mills") | {"more": "half \ud83d"}
     unread = {"unreadable": "JSONDecodeError: \x1b[31m", "dataset": "\x1b]0;", "provenance": {"row": 3}}
     pages = [[exported(1, "mills"), odd, unread], [exported(9, "inns")], []]
-    daemon.answers("GET /api/memory/examples", *({"examples": page} for page in pages))
+    daemon.answers("GET /lorad/memory/examples", *({"examples": page} for page in pages))
 
     result = lorad("memory", "export", str(tmp_path / "memory.jsonl"))
 
@@ -1391,7 +1401,7 @@ def test_a11_an_example_that_cannot_be_read_is_told_and_the_others_are_exported(
 
 @pytest.mark.parametrize("value", ["[" * 5000, "9" * 5000, "NaN", '"\\ud800"'])
 def test_a12_what_is_typed_for_a_plan_is_passed_on_and_never_a_traceback(lorad, daemon, value):
-    daemon.answers("POST /api/jobs/1/retry", Problem(400, "bad_setting", "rank must be a whole number"))
+    daemon.answers("POST /lorad/jobs/1/retry", Problem(400, "bad_setting", "rank must be a whole number"))
 
     result = lorad("retry", "1", "--settings", f"rank={value}")
 

@@ -68,7 +68,7 @@ def running(home):
 
 
 def jobs(client):
-    return {job["id"]: job for job in client.call("GET", "/api/jobs")["jobs"]}
+    return {job["id"]: job for job in client.call("GET", "/lorad/jobs")["jobs"]}
 
 
 class Opened:
@@ -85,13 +85,13 @@ class Opened:
                 seconds=240.0,  # two sessions, on a machine that does other things as well
             )
             self.versions = {
-                each["version"]: each for each in client.call("GET", "/api/versions")["versions"]
+                each["version"]: each for each in client.call("GET", "/lorad/versions")["versions"]
             }
             self.jobs = jobs(client)
-            self.events = client.call("GET", "/api/events", after=0)["events"]
-            self.explained = client.call("GET", "/api/versions/v0.3/explain")
-            self.rejected = client.call("GET", "/api/versions/job-4/explain")
-            self.described = client.call("GET", "/api/versions/good")
+            self.events = client.call("GET", "/lorad/events", after=0)["events"]
+            self.explained = client.call("GET", "/lorad/versions/v0.3/explain")
+            self.rejected = client.call("GET", "/lorad/versions/job-4/explain")
+            self.described = client.call("GET", "/lorad/versions/good")
             taught = [
                 *tiny.facts(4, "doors"),
                 *tiny.facts(4, "gates", subject="gate"),

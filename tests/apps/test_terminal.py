@@ -83,40 +83,40 @@ TAGGED = {"version": "v0.3", "tag": "x", "removed": False}
 
 #: Every command that asks the daemon: its words, and what the daemon answers.
 ASKING = {
-    "status": ([], {"GET /api/status": STATUS}),
-    "monitor": (["--once"], {"GET /api/status": STATUS}),
-    "events": ([], {"GET /api/events": {"events": EVENTS}}),
+    "status": ([], {"GET /lorad/status": STATUS}),
+    "monitor": (["--once"], {"GET /lorad/status": STATUS}),
+    "events": ([], {"GET /lorad/events": {"events": EVENTS}}),
     "ask": (["why?"], {"POST /v1/chat/completions": STREAM}),
     "chat": ([], {"POST /v1/chat/completions": STREAM}),
     "test": (["{rows}"], {"POST /v1/chat/completions": STREAM}),
     "drop": (["{file}"], {}),
-    "wait": ([], {"GET /api/status": DONE, "GET /api/events": {"events": EVENTS}}),
-    "jobs": ([], {"GET /api/jobs": {"jobs": STATUS["jobs"]}}),
-    "jobs 1": ([], {"GET /api/jobs/1": ONE_JOB}),
+    "wait": ([], {"GET /lorad/status": DONE, "GET /lorad/events": {"events": EVENTS}}),
+    "jobs": ([], {"GET /lorad/jobs": {"jobs": STATUS["jobs"]}}),
+    "jobs 1": ([], {"GET /lorad/jobs/1": ONE_JOB}),
     "retry": (["{file}"], {}),
-    "cancel": (["1"], {"POST /api/jobs/1/cancel": Problem(400, "x", f"job 1 {EVIL}")}),
-    "pause": ([], {"POST /api/pause": Problem(400, "x", f"no {EVIL}")}),
-    "resume": (["1"], {"POST /api/jobs/1/resume": job(1, "d", "queued") | {"checkpoint": "round-0003"}}),
-    "versions": ([], {"GET /api/versions": VERSIONS}),
-    "versions latest": ([], {"GET /api/versions": VERSIONS}),
-    "versions show": (["v0.3"], {"GET /api/versions/v0.3": VERSION}),
-    "versions pin": (["v0.3"], {"POST /api/versions/v0.3/pin": {"version": "v0.3", "pinned": True}}),
-    "versions unpin": (["v0.3"], {"POST /api/versions/v0.3/pin": {"version": "v0.3", "pinned": True}}),
-    "versions tag": (["v0.3", f"x{EVIL}"], {"POST /api/versions/v0.3/tags": TAGGED}),
-    "versions untag": (["v0.3", f"x{EVIL}"], {"POST /api/versions/v0.3/tags": TAGGED}),
+    "cancel": (["1"], {"POST /lorad/jobs/1/cancel": Problem(400, "x", f"job 1 {EVIL}")}),
+    "pause": ([], {"POST /lorad/pause": Problem(400, "x", f"no {EVIL}")}),
+    "resume": (["1"], {"POST /lorad/jobs/1/resume": job(1, "d", "queued") | {"checkpoint": "round-0003"}}),
+    "versions": ([], {"GET /lorad/versions": VERSIONS}),
+    "versions latest": ([], {"GET /lorad/versions": VERSIONS}),
+    "versions show": (["v0.3"], {"GET /lorad/versions/v0.3": VERSION}),
+    "versions pin": (["v0.3"], {"POST /lorad/versions/v0.3/pin": {"version": "v0.3", "pinned": True}}),
+    "versions unpin": (["v0.3"], {"POST /lorad/versions/v0.3/pin": {"version": "v0.3", "pinned": True}}),
+    "versions tag": (["v0.3", f"x{EVIL}"], {"POST /lorad/versions/v0.3/tags": TAGGED}),
+    "versions untag": (["v0.3", f"x{EVIL}"], {"POST /lorad/versions/v0.3/tags": TAGGED}),
     "versions prune": (
         [],
-        {"POST /api/versions/prune": {"pruned": {f"v0.1{EVIL}": "old"}, "dry_run": False}},
+        {"POST /lorad/versions/prune": {"pruned": {f"v0.1{EVIL}": "old"}, "dry_run": False}},
     ),
-    "explain": (["v0.1"], {"GET /api/versions/v0.1/explain": EXPLAINED}),
-    "diff": (["a", "b"], {"GET /api/diff": {"a": "v0.1", "b": "v0.2", "changed": [CHANGED]}}),
-    "retention": ([], {"GET /api/retention": RETENTION}),
-    "rollback": ([], {"POST /api/rollback": {"serving": "v0.1", "latest": "v0.1", "previous": None}}),
-    "memory": ([], {"GET /api/memory": {"datasets": STATUS["tracks"]["chat"]["datasets"]}}),
-    "memory export": (["-"], {"GET /api/memory/examples": {"examples": []}}),
+    "explain": (["v0.1"], {"GET /lorad/versions/v0.1/explain": EXPLAINED}),
+    "diff": (["a", "b"], {"GET /lorad/diff": {"a": "v0.1", "b": "v0.2", "changed": [CHANGED]}}),
+    "retention": ([], {"GET /lorad/retention": RETENTION}),
+    "rollback": ([], {"POST /lorad/rollback": {"serving": "v0.1", "latest": "v0.1", "previous": None}}),
+    "memory": ([], {"GET /lorad/memory": {"datasets": STATUS["tracks"]["chat"]["datasets"]}}),
+    "memory export": (["-"], {"GET /lorad/memory/examples": {"examples": []}}),
     "memory import": (["{file}"], {}),
-    "forget": (["q", "--dry-run"], {"POST /api/forget": MEANT}),
-    "consolidate": ([], {"POST /api/consolidate": job(4, "d", "queued")}),
+    "forget": (["q", "--dry-run"], {"POST /lorad/forget": MEANT}),
+    "consolidate": ([], {"POST /lorad/consolidate": job(4, "d", "queued")}),
 }
 #: Commands that hand over to another program, and those that say nothing of anybody's: tests of their own.
 OTHERS = {*programs.FORWARDED, "versions add", "run", "init"}
@@ -133,7 +133,7 @@ def commands():
 @pytest.fixture
 def lorad(home):
     fake = FakeDaemon(home / "run" / "lorad.sock")
-    fake.answers("GET /api/events", {"events": []})
+    fake.answers("GET /lorad/events", {"events": []})
 
     def run(*words, answers=(), typed=None):
         for route, answer in dict(answers).items():
@@ -234,7 +234,7 @@ def test_a_remark_is_plain_where_no_styles_are_wanted_and_none_where_nobody_read
 
 def test_a17_an_error_is_told_as_text(lorad):
     problem = Problem(404, "x", f"no job{EVIL}")
-    result = lorad("jobs", "1", answers={"GET /api/jobs/1": problem})
+    result = lorad("jobs", "1", answers={"GET /lorad/jobs/1": problem})
     assert result.stderr.startswith(f"lorad: no job{SHOWN}\n")
     assert is_safe(result.stderr)
 
@@ -258,13 +258,13 @@ def test_a17_a_pipe_gets_an_answer_exactly(lorad, flags):
 
 
 def test_a17_json_is_exact_data_and_safe_to_look_at(lorad):
-    told = lorad("status", "--json", answers={"GET /api/status": STATUS}).stdout
+    told = lorad("status", "--json", answers={"GET /lorad/status": STATUS}).stdout
     assert json.loads(told) == evil(STATUS)
     assert is_safe(told, also="\n")
 
 
 def test_an_error_in_json_is_safe_too(lorad):
-    told = lorad("jobs", "1", "--json", answers={"GET /api/jobs/1": Problem(404, "x", EVIL)}).stdout
+    told = lorad("jobs", "1", "--json", answers={"GET /lorad/jobs/1": Problem(404, "x", EVIL)}).stdout
     assert json.loads(told)["error"]["message"] == EVIL
     assert is_safe(told)
 

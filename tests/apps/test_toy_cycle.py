@@ -58,7 +58,7 @@ def drop(client, home, name, examples):
     hidden.rename(home.inbox / name)
 
     def ended():
-        found = client.call("GET", "/api/jobs")["jobs"]
+        found = client.call("GET", "/lorad/jobs")["jobs"]
         known = {job["dataset"]: job for job in found if job["state"] in {"promoted", "rejected", "failed"}}
         return known.get(name.removesuffix(".json"))
 
@@ -94,7 +94,7 @@ def test_a_task_of_ones_own_goes_through_the_whole_cycle(home):
         job = drop(client, home, "birds.json", BIRDS)
         assert job["state"] == "promoted", job["reason"]
         assert predict(client, [*THINGS, *BIRDS]) == (targets([*THINGS, *BIRDS]), "things@v0.2")
-        matrix = client.call("GET", "/api/retention", track="things")
+        matrix = client.call("GET", "/lorad/retention", track="things")
         assert matrix["matrix"] == [[1.0, None], [1.0, 1.0]]
 
         # Any version answers by its name
@@ -103,7 +103,7 @@ def test_a_task_of_ones_own_goes_through_the_whole_cycle(home):
         _check_papers(home)
 
         # Back to the one before, which knows no birds
-        client.call("POST", "/api/rollback", {"track": "things"})
+        client.call("POST", "/lorad/rollback", {"track": "things"})
         said, version = predict(client, BIRDS)
         assert version == "things@v0.1"
         assert set(said) <= {"fruit", "metal"}

@@ -46,14 +46,14 @@ def daemon(path):
 def test_an_answer_comes_back_as_a_record(daemon, path):
     # Given a daemon that tells its jobs
     sent = promoted(1, "doors", "v0.1")
-    daemon.answers("GET /api/jobs", {"jobs": [sent]})
+    daemon.answers("GET /lorad/jobs", {"jobs": [sent]})
     # When they are asked for, they come as they were told
     [job] = Client(path).jobs().jobs
     assert as_json(job) == sent
 
 
 def test_what_a_later_lorad_tells_besides_is_no_matter(daemon, path):
-    daemon.answers("POST /api/pause", {"paused": True, "until": "tomorrow"})
+    daemon.answers("POST /lorad/pause", {"paused": True, "until": "tomorrow"})
     assert Client(path).pause() == Pause(paused=True)
 
 
@@ -66,7 +66,7 @@ def test_what_a_later_lorad_tells_besides_is_no_matter(daemon, path):
     ],
 )
 def test_an_answer_that_is_something_else_is_an_error_that_says_where(daemon, path, answer, told):
-    daemon.answers("POST /api/pause", answer)
+    daemon.answers("POST /lorad/pause", answer)
     with pytest.raises(ProtocolError, match=told) as caught:
         Client(path).pause()
     assert caught.value.code == "bad_answer"
@@ -74,9 +74,9 @@ def test_an_answer_that_is_something_else_is_an_error_that_says_where(daemon, pa
 
 def test_queries_and_bodies_arrive(daemon, path):
     # Given a daemon that takes everything
-    daemon.answers("GET /api/diff", {"a": "v0.1", "b": "v0.2", "changed": []})
-    daemon.answers("POST /api/jobs/3/retry", promoted(3, "doors", "v0.1"))
-    daemon.answers("POST /api/rollback", {})
+    daemon.answers("GET /lorad/diff", {"a": "v0.1", "b": "v0.2", "changed": []})
+    daemon.answers("POST /lorad/jobs/3/retry", promoted(3, "doors", "v0.1"))
+    daemon.answers("POST /lorad/rollback", {})
     client = Client(path)
     # When a query and bodies are sent, with characters that an address cannot hold
     client.diff("chat", "v0.1", "a b&c")
@@ -84,76 +84,76 @@ def test_queries_and_bodies_arrive(daemon, path):
     client.rollback("chat")
     # Then they arrive as they were meant
     assert daemon.asked == [
-        ("GET /api/diff", {"track": "chat", "a": "v0.1", "b": "a b&c"}, None),
-        ("POST /api/jobs/3/retry", {}, {"force": True, "settings": {"rank": 16}}),
-        ("POST /api/rollback", {}, {"track": "chat", "to": None}),
+        ("GET /lorad/diff", {"track": "chat", "a": "v0.1", "b": "a b&c"}, None),
+        ("POST /lorad/jobs/3/retry", {}, {"force": True, "settings": {"rank": 16}}),
+        ("POST /lorad/rollback", {}, {"track": "chat", "to": None}),
     ]
 
 
 def test_a_version_cannot_leave_its_place_in_the_path(daemon, path):
-    daemon.answers("GET /api/versions/..%2Fjobs/explain", {"version": "odd", "promoted": True})
-    daemon.answers("POST /api/versions/..%2Fjobs/pin", {"version": "odd", "pinned": True})
+    daemon.answers("GET /lorad/versions/..%2Fjobs/explain", {"version": "odd", "promoted": True})
+    daemon.answers("POST /lorad/versions/..%2Fjobs/pin", {"version": "odd", "pinned": True})
     assert Client(path).explain("chat", "../jobs").version == "odd"
     assert Client(path).pin("chat", "../jobs", pinned=True).version == "odd"
 
 
 QUEUED = job(7, "doors", "queued")
 ANSWERS = {
-    "GET /api/status": snapshot(),
-    "GET /api/jobs/7": QUEUED,
-    "POST /api/jobs/7/cancel": QUEUED,
-    "POST /api/pause": {"paused": True},
-    "POST /api/resume": {"paused": False},
-    "GET /api/versions": snapshot()["tracks"]["chat"],
-    "GET /api/versions/good": described(),
-    "POST /api/versions/v0.1/pin": {"version": "v0.1", "pinned": False},
-    "POST /api/versions/v0.1/tags": {"version": "v0.1", "tag": "good", "removed": True},
-    "POST /api/versions/prune": {"pruned": {"v0.1": "old"}, "dry_run": True},
-    "GET /api/memory": {"datasets": []},
-    "GET /api/retention": {"acc": 1.0, "bwt": None, "fwt": None, "forgetting": None}
+    "GET /lorad/status": snapshot(),
+    "GET /lorad/jobs/7": QUEUED,
+    "POST /lorad/jobs/7/cancel": QUEUED,
+    "POST /lorad/pause": {"paused": True},
+    "POST /lorad/resume": {"paused": False},
+    "GET /lorad/versions": snapshot()["tracks"]["chat"],
+    "GET /lorad/versions/good": described(),
+    "POST /lorad/versions/v0.1/pin": {"version": "v0.1", "pinned": False},
+    "POST /lorad/versions/v0.1/tags": {"version": "v0.1", "tag": "good", "removed": True},
+    "POST /lorad/versions/prune": {"pruned": {"v0.1": "old"}, "dry_run": True},
+    "GET /lorad/memory": {"datasets": []},
+    "GET /lorad/retention": {"acc": 1.0, "bwt": None, "fwt": None, "forgetting": None}
     | {"versions": ["v0.1"], "datasets": ["doors"], "matrix": [[1.0]], "counts": [[[4, 4]]]},
-    "GET /api/events": {"events": [event(6, "promoted", job=7)]},
-    "POST /api/forget": {"forgotten": 0, "dry_run": False},
-    "POST /api/consolidate": QUEUED,
+    "GET /lorad/events": {"events": [event(6, "promoted", job=7)]},
+    "POST /lorad/forget": {"forgotten": 0, "dry_run": False},
+    "POST /lorad/consolidate": QUEUED,
 }
 
 
 @pytest.mark.parametrize(
     ("call", "route", "body"),
     [
-        (lambda c: c.status(), "GET /api/status", None),
-        (lambda c: c.job(7), "GET /api/jobs/7", None),
-        (lambda c: c.cancel(7), "POST /api/jobs/7/cancel", {}),
-        (lambda c: c.pause(), "POST /api/pause", {}),
-        (lambda c: c.resume(), "POST /api/resume", {}),
-        (lambda c: c.versions("chat"), "GET /api/versions", None),
-        (lambda c: c.version("chat", "good"), "GET /api/versions/good", None),
+        (lambda c: c.status(), "GET /lorad/status", None),
+        (lambda c: c.job(7), "GET /lorad/jobs/7", None),
+        (lambda c: c.cancel(7), "POST /lorad/jobs/7/cancel", {}),
+        (lambda c: c.pause(), "POST /lorad/pause", {}),
+        (lambda c: c.resume(), "POST /lorad/resume", {}),
+        (lambda c: c.versions("chat"), "GET /lorad/versions", None),
+        (lambda c: c.version("chat", "good"), "GET /lorad/versions/good", None),
         (
             lambda c: c.pin("chat", "v0.1", pinned=False),
-            "POST /api/versions/v0.1/pin",
+            "POST /lorad/versions/v0.1/pin",
             {"track": "chat", "pinned": False},
         ),
         (
             lambda c: c.tag("chat", "v0.1", "good", remove=True),
-            "POST /api/versions/v0.1/tags",
+            "POST /lorad/versions/v0.1/tags",
             {"track": "chat", "tag": "good", "remove": True},
         ),
         (
             lambda c: c.prune("chat", dry_run=True, keep=3, max_bytes=None),
-            "POST /api/versions/prune",
+            "POST /lorad/versions/prune",
             {"track": "chat", "dry_run": True, "keep": 3},
         ),
-        (lambda c: c.memory("chat"), "GET /api/memory", None),
-        (lambda c: c.retention("chat"), "GET /api/retention", None),
-        (lambda c: c.events(5), "GET /api/events", None),
+        (lambda c: c.memory("chat"), "GET /lorad/memory", None),
+        (lambda c: c.retention("chat"), "GET /lorad/retention", None),
+        (lambda c: c.events(5), "GET /lorad/events", None),
         (
             lambda c: c.forget("chat", "x"),
-            "POST /api/forget",
+            "POST /lorad/forget",
             {"track": "chat", "selector": "x", "dry_run": False},
         ),
         (
             lambda c: c.consolidate("chat", refit=True),
-            "POST /api/consolidate",
+            "POST /lorad/consolidate",
             {"track": "chat", "refit": True},
         ),
     ],
@@ -235,7 +235,9 @@ def test_a_whole_answer_is_not_streamed(daemon, path):
 def test_a_complaint_keeps_status_code_and_data(daemon, path):
     # Given a daemon whose queue is full
     openai = {"type": "server_error", "param": None}
-    daemon.answers("GET /api/status", Problem(503, "busy", "too many requests wait", retry_after=2, **openai))
+    daemon.answers(
+        "GET /lorad/status", Problem(503, "busy", "too many requests wait", retry_after=2, **openai)
+    )
     # When it is asked
     with pytest.raises(ProtocolError) as caught:
         Client(path).status()
@@ -247,14 +249,14 @@ def test_a_complaint_keeps_status_code_and_data(daemon, path):
 
 @pytest.mark.parametrize("body", [b"<html>", b'{"detail": "Not Found"}', b'{"error": "text"}', b"[]"])
 def test_a_complaint_in_no_known_form_is_still_told(daemon, path, body):
-    daemon.answers("GET /api/status", Raw(502, body))
+    daemon.answers("GET /lorad/status", Raw(502, body))
     with pytest.raises(ProtocolError, match="status 502") as caught:
         Client(path).status()
     assert caught.value.code == "bad_answer"
 
 
 def test_an_answer_that_is_no_json_is_an_error(daemon, path):
-    daemon.answers("GET /api/status", Raw(200, b"hello"))
+    daemon.answers("GET /lorad/status", Raw(200, b"hello"))
     with pytest.raises(ProtocolError, match="not JSON"):
         Client(path).status()
 
@@ -306,7 +308,7 @@ def test_a_silent_daemon_is_not_waited_for_forever(daemon, path):
     daemon.shutdown()
     # When it is asked
     with pytest.raises(TransientError) as caught:
-        Client(path).call("GET", "/api/status", timeout=0.05)
+        Client(path).call("GET", "/lorad/status", timeout=0.05)
     assert caught.value.code == "timeout"
 
 

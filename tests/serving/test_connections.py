@@ -94,13 +94,16 @@ def test_a19_idle_and_half_open_connections_keep_nobody_out_and_the_log_quiet(tm
         (b"", "header_seconds"),
         (b"GET /healthz HTTP/1.1\r\n", "header_seconds"),
         (b"GET /healthz HTTP/1.1\r\n\r\nGET /healthz HTTP", "header_seconds"),
-        (b"POST /api/rollback HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{", "transfer_seconds"),
+        (b"POST /lorad/rollback HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{", "transfer_seconds"),
         (
-            b"POST /api/rollback HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",
+            b"POST /lorad/rollback HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",
             "transfer_seconds",
         ),
         # refused at once, and still sending
-        (b"POST /api/rollback HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n{", "transfer_seconds"),
+        (
+            b"POST /lorad/rollback HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n{",
+            "transfer_seconds",
+        ),
     ],
 )
 def test_a19_who_stops_in_the_middle_of_a_request_is_cut_off(tmp_path, said, setting):
@@ -118,7 +121,7 @@ def test_a19_who_does_not_read_the_answer_is_cut_off(tmp_path):
     daemon.version = lambda _, version: VersionPapers(version=version, description="x" * 5_000_000)
     with serving(tmp_path, daemon, transfer_seconds=0.3) as path:
         silent = [
-            connect(path, b"GET /api/versions/v0.1 HTTP/1.1\r\nHost: x\r\n" + more + b"\r\n")
+            connect(path, b"GET /lorad/versions/v0.1 HTTP/1.1\r\nHost: x\r\n" + more + b"\r\n")
             for more in (b"", b"Connection: close\r\n")
         ]
 

@@ -8,7 +8,7 @@ from starlette.requests import ClientDisconnect, Request
 from lorad.errors import ConfigError, ProtocolError, RegistryError, TransientError
 from lorad.serving.http import http_errors
 
-ROUTES = ["GET /v1/models", "POST /v1/chat/completions", "GET /api/jobs", "GET /healthz"]
+ROUTES = ["GET /v1/models", "POST /v1/chat/completions", "GET /lorad/jobs", "GET /healthz"]
 
 
 @pytest.mark.parametrize(
@@ -33,11 +33,11 @@ def test_case_10_every_error_has_one_form(error, status, kind, code):
 
 @pytest.mark.parametrize(("status", "code"), [(413, "request_entity_too_large"), (422, None), (500, None)])
 def test_case_10_what_the_framework_refuses_is_a_sentence_too(status, code):
-    request = Request({"type": "http", "method": "POST", "path": "/api/pause", "headers": []})
+    request = Request({"type": "http", "method": "POST", "path": "/lorad/pause", "headers": []})
 
     error = http_errors._explained(request, HTTPException(status, "so"), ROUTES)
 
-    assert (error.status, error.message) == (status, "POST /api/pause: so")
+    assert (error.status, error.message) == (status, "POST /lorad/pause: so")
     assert error.code == code or error.code.replace("_", "").isalpha()
 
 
@@ -48,8 +48,8 @@ def test_case_10_what_the_framework_refuses_is_a_sentence_too(status, code):
         ("POST /openai/v1/chat/completions", "POST /v1/chat/completions"),
         ("GET /models/", "GET /v1/models"),
         ("GET /health", "GET /healthz"),
-        ("GET /api/tags", "GET /v1/models"),
-        ("POST /v1/embeddings", None),
+        ("GET /api/ps", "GET /api/tags"),
+        ("POST /v1/rerank", None),
         ("POST /v1/audio/speech", None),
         ("GET /", None),
     ],

@@ -6,18 +6,15 @@ import queue
 import socket
 import stat
 import threading
-import time
 
 import pytest
-import uvicorn
-from fake_app import HELLO, FakeDaemon, made
+from fake_app import HELLO, FakeDaemon, made, served
 
 from lorad.errors import ConfigError, ProtocolError
 from lorad.retrieval.answering import Reply, Source
 from lorad.serving.answers import Pinned, Pruned, ResumedJob, Tagged, VersionPapers
 from lorad.serving.client import Client, UnixConnection
 from lorad.serving.http.routing import MOST_ORDERS
-from lorad.serving.http.server import build
 from lorad.serving.http.unix_socket import bind
 from lorad.serving.record_json import as_json, fields_of
 from lorad.serving.requests import Chunk
@@ -31,17 +28,8 @@ def daemon():
 @pytest.fixture(scope="module")
 def path(tmp_path_factory, daemon):
     """A real server on a real socket."""
-    place = tmp_path_factory.mktemp("home") / "run" / "lorad.sock"
-    listener = bind(place)
-    http_server = uvicorn.Server(uvicorn.Config(build(daemon), log_config=None, lifespan="off"))
-    thread = threading.Thread(target=http_server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    while not http_server.started:
-        time.sleep(0.01)
-    yield place
-    http_server.should_exit = True
-    thread.join()
-    listener.close()
+    with served(daemon, tmp_path_factory.mktemp("home") / "run" / "lorad.sock") as place:
+        yield place
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +68,7 @@ def test_a19_however_many_orders_wait_for_their_turn_questions_are_answered(path
     extra = 10
     answers = queue.Queue()
     givers = [
-        threading.Thread(target=lambda: answers.put(post(path, "/api/jobs/1/cancel", {})))
+        threading.Thread(target=lambda: answers.put(post(path, "/lorad/jobs/1/cancel", {})))
         for _ in range(MOST_ORDERS + extra)
     ]
     for giver in givers:
@@ -330,9 +318,9 @@ def test_an_error_in_the_middle_of_a_stream_is_an_event_and_the_stream_ends(path
 def test_errors_keep_their_code_and_get_the_fitting_status(path):
     client = Client(path)
     with pytest.raises(ProtocolError, match="no job 9") as missing:
-        client.call("GET", "/api/jobs/9")
+        client.call("GET", "/lorad/jobs/9")
     with pytest.raises(ProtocolError, match="damaged") as damaged:
-        client.call("POST", "/api/rollback", {"to": "v0.2"})
+        client.call("POST", "/lorad/rollback", {"to": "v0.2"})
 
     assert (missing.value.status, missing.value.code) == (404, "no_such_job")
     assert (damaged.value.status, damaged.value.code) == (409, "version_damaged")
@@ -346,7 +334,7 @@ def test_a_job_goes_on_behind_the_checkpoint_that_is_named(path):
 
 
 def test_retry_passes_on_force_and_settings(path):
-    answer = Client(path).call("POST", "/api/jobs/3/retry", {"force": True, "settings": {"rank": 4}})
+    answer = Client(path).call("POST", "/lorad/jobs/3/retry", {"force": True, "settings": {"rank": 4}})
 
     assert (answer["id"], answer["force"], answer["settings"]) == (3, True, {"rank": 4})
 
@@ -368,17 +356,17 @@ def test_versions_are_shown_pinned_tagged_and_pruned(path):
 def test_without_a_body_a_version_is_pinned_and_the_settings_limits_hold(path):
     client = Client(path)
 
-    assert client.call("POST", "/api/versions/v0.1/pin")["pinned"]
-    assert client.call("POST", "/api/versions/prune") == {"pruned": {"chat": "{}"}, "dry_run": False}
+    assert client.call("POST", "/lorad/versions/v0.1/pin")["pinned"]
+    assert client.call("POST", "/lorad/versions/prune") == {"pruned": {"chat": "{}"}, "dry_run": False}
 
 
 @pytest.mark.parametrize(
     ("route", "body", "field"),
     [
-        ("/api/versions/prune", {"keep": 0}, "keep"),
-        ("/api/versions/prune", {"max_age_days": -1}, "max_age_days"),
-        ("/api/versions/prune", {"max_bytes": "all"}, "max_bytes"),
-        ("/api/versions/v0.1/tags", {}, "tag"),
+        ("/lorad/versions/prune", {"keep": 0}, "keep"),
+        ("/lorad/versions/prune", {"max_age_days": -1}, "max_age_days"),
+        ("/lorad/versions/prune", {"max_bytes": "all"}, "max_bytes"),
+        ("/lorad/versions/v0.1/tags", {}, "tag"),
     ],
 )
 def test_limits_and_tags_that_make_no_sense_are_told(path, route, body, field):
@@ -402,16 +390,15 @@ def ask_raw(path, method, route, payload=None, **headers):
     ("method", "route", "meant"),
     [
         ("POST", "/v1/responses", "did you mean POST /v1/chat/completions?"),
-        ("POST", "/v1/completions", "did you mean POST /v1/chat/completions?"),
         ("POST", "/chat/completions", "did you mean POST /v1/chat/completions?"),
         ("POST", "/v1/v1/chat/completions", "did you mean POST /v1/chat/completions?"),
         ("POST", "/v1/chat/completions/", "did you mean POST /v1/chat/completions?"),
         ("POST", "/v1/chat/completion", "did you mean POST /v1/chat/completions?"),
         ("POST", "/v1/messages", "did you mean POST /v1/chat/completions?"),
-        ("POST", "/api/generate", "did you mean POST /v1/chat/completions?"),
+        ("POST", "/api/embeddings", "did you mean POST /api/embed?"),
         ("GET", "/models", "did you mean GET /v1/models?"),
-        ("GET", "/api/job", "did you mean GET /api/jobs?"),
-        ("POST", "/v1/embeddings", "it has GET /v1/models"),
+        ("GET", "/lorad/job", "did you mean GET /lorad/jobs?"),
+        ("POST", "/v1/rerank", "it has GET /v1/models"),
         ("GET", "/", "it has GET /v1/models"),
         ("PUT", "/nothing/like/it", "it has GET /v1/models"),
     ],
@@ -425,7 +412,7 @@ def test_case_10_a_route_that_is_not_there_is_told_with_those_that_are(path, met
     assert (error["type"], error["code"]) == ("invalid_request_error", "unknown_route")
     assert error["message"].startswith(f"lorad has no route {method} {route}; ")
     assert meant in error["message"]
-    assert "POST /v1/chat/completions" in error["message"] or "GET /api/jobs" in error["message"]
+    assert "POST /v1/chat/completions" in error["message"] or "GET /lorad/jobs" in error["message"]
     assert ("did you mean" in error["message"]) == meant.startswith("did you mean")
 
 
@@ -437,10 +424,10 @@ def test_case_10_a_wrong_method_is_told_the_right_one(path):
 
 
 def test_case_10_what_an_address_asks_is_checked_too(path):
-    status, _, body = ask_raw(path, "GET", "/api/versions/v0.1?trak=other")
+    status, _, body = ask_raw(path, "GET", "/lorad/versions/v0.1?trak=other")
     assert (status, body["error"]["param"]) == (400, "trak")
     assert body["error"]["message"] == "trak: there is no such field; did you mean track?"
-    status, _, body = ask_raw(path, "GET", "/api/jobs/first")
+    status, _, body = ask_raw(path, "GET", "/lorad/jobs/first")
     assert (status, body["error"]["param"]) == (400, "job")
     assert ask_raw(path, "GET", "/v1/models?api-version=1")[0] == 200  # other clients' business
 
@@ -468,19 +455,20 @@ def test_case_11_a_body_that_cannot_be_read_is_400_and_says_what_to_send(path, d
 
 
 def test_case_11_a_compressed_body_is_told(path):
-    status, _, body = ask_raw(path, "POST", "/api/rollback", b"\x1f\x8b", **{"Content-Encoding": "gzip"})
+    status, _, body = ask_raw(path, "POST", "/lorad/rollback", b"\x1f\x8b", **{"Content-Encoding": "gzip"})
 
     assert (status, body["error"]["code"]) == (415, "unsupported_encoding")
 
 
 def test_case_9_what_is_not_done_is_400_by_name(path, daemon):
-    status, _, body = post(path, "/v1/chat/completions", {"messages": HELLO, "n": 2})
+    status, _, body = post(path, "/v1/chat/completions", {"messages": HELLO, "num_beams": 2})
 
     assert status == 400
     assert json.loads(body)["error"] == {
-        "message": "lorad does not support n: a request gets one answer; leave it out or send 1",
+        "message": "lorad does not support num_beams: it samples with temperature, top_p, top_k and min_p only; "
+        "leave it out or send 1",
         "type": "invalid_request_error",
-        "param": "n",
+        "param": "num_beams",
         "code": "unsupported_parameter",
     }
     assert not daemon.asked
@@ -554,12 +542,12 @@ def test_case_11_a_body_that_is_said_to_be_as_it_is_is_read(path, daemon, encodi
 
 @pytest.mark.parametrize("encoding", ["br", "identity, gzip"])
 def test_case_11_an_encoding_that_is_not_done_is_told(path, encoding):
-    assert ask_raw(path, "POST", "/api/rollback", b"{}", **{"Content-Encoding": encoding})[0] == 415
+    assert ask_raw(path, "POST", "/lorad/rollback", b"{}", **{"Content-Encoding": encoding})[0] == 415
 
 
 @pytest.mark.parametrize(
     ("route", "wanted"),
-    [("/healthz", 200), ("/readyz", 200), ("/v1/models", 200), ("/nowhere", 404), ("/api/rollback", 405)],
+    [("/healthz", 200), ("/readyz", 200), ("/v1/models", 200), ("/nowhere", 404), ("/lorad/rollback", 405)],
 )
 def test_case_10_what_can_be_got_can_be_asked_for_by_its_head(path, route, wanted):
     connection = UnixConnection(path, 10)
@@ -577,7 +565,7 @@ def test_case_10_a_route_that_can_be_got_is_told_with_get(path):
 
 
 def test_case_10_a_route_that_reads_nothing_says_so(path):
-    status, _, body = ask_raw(path, "GET", "/api/status?x=1")
+    status, _, body = ask_raw(path, "GET", "/lorad/status?x=1")
 
     assert status == 400
     assert body["error"]["message"] == "x: there is no such field; none is known here; leave it out"
@@ -683,3 +671,9 @@ def test_what_lorad_does_not_know_of_itself_is_refused(path, daemon, fields, tol
     assert status == 400
     assert told in json.loads(body)["error"]["message"]
     assert daemon.asked == []
+
+
+def test_lorads_own_routes_answer_by_their_old_names_too(path):
+    status, _, body = ask_raw(path, "GET", "/api/jobs/9")
+    assert (status, body["error"]["code"]) == (404, "no_such_job")
+    assert ask_raw(path, "POST", "/api/versions/v0.1/pin", b"{}")[0] == 200

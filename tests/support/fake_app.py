@@ -1,12 +1,19 @@
 """A daemon behind a real server: it answers every question with the same chunks."""
 
+import contextlib
 import threading
+import time
 from dataclasses import replace
+
+import numpy as np
+import uvicorn
 
 from lorad.errors import ProtocolError, RegistryError
 from lorad.records import Job
-from lorad.serving.answers import Pinned, Pruned, ResumedJob, Tagged, VersionPapers
+from lorad.serving.answers import ModelDescription, Pinned, Pruned, ResumedJob, Tagged, VersionPapers
 from lorad.serving.completions import Model
+from lorad.serving.http.server import build
+from lorad.serving.http.unix_socket import bind
 from lorad.serving.record_json import fields_of
 from lorad.serving.requests import Chunk, GenerationRequest, PredictionRequest
 from lorad.states import JobState
@@ -25,15 +32,21 @@ class FakeDaemon:
         self.archive = self
         self.turn = threading.Event()
 
-    def ask(self, model, messages, sampling, *, retrieve):
+    def ask(self, model, messages, sampling, *, retrieve, schema=None):
         if self.error:
             raise self.error
+        self.schema = schema
         self.asked.append((model, messages, sampling))
         self.retrieve = retrieve
-        asked = GenerationRequest(model, "v0.1", [], sampling, self.reply if retrieve else None)
+        asked = GenerationRequest(
+            model.partition("@")[0], "v0.1", [], sampling, self.reply if retrieve else None
+        )
         for chunk in self.chunks:
             asked.chunks.put(chunk)
         return asked, "v0.1-abc"
+
+    def complete(self, prompt, model, sampling):
+        return self.ask(model, prompt, sampling, retrieve=False)
 
     def predict(self, model, inputs):
         if self.error:
@@ -42,11 +55,36 @@ class FakeDaemon:
         request.answers.put([{"label": asked} for asked in inputs])
         return request, "v0.1-abc"
 
+    def embed(self, model, texts):
+        if self.error:
+            raise self.error
+        self.asked.append((model, texts))
+        return "minilm", np.array([[1.0, -0.5, len(text)] for text in texts], dtype=np.float32)
+
     def is_ready(self):
         return True
 
     def models(self):
         return (Model(id="chat", created=1),)
+
+    def describe(self, model):
+        if model.partition("@")[0] != "chat":
+            raise ProtocolError(f"there is no model {model!r}", status=404, code="model_not_found")
+        return ModelDescription(
+            track="chat",
+            version="v0.1",
+            digest="ab" * 32,
+            since=1_763_700_000.0,
+            base="smollm2",
+            architecture="llama",
+            parameters=134_515_008,
+            bytes=269_060_552,
+            precision="bfloat16",
+            context=8192,
+            width=576,
+            template="{{ messages }}",
+            can_call=True,
+        )
 
     def cancel(self, job):
         self.turn.wait(10)
@@ -80,3 +118,21 @@ class FakeDaemon:
 def made(job):
     """Return a job that waits for its turn."""
     return Job(id=job, track="chat", dataset="doors", state=JobState.QUEUED, created_at=1.0)
+
+
+@contextlib.contextmanager
+def served(daemon, place, settings=None, token=None, more=()):
+    """Answer on a real socket with a real server, and on more sockets."""
+    listener = bind(place)
+    app = build(daemon, settings, token)
+    http_server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
+    thread = threading.Thread(target=http_server.run, kwargs={"sockets": [listener, *more]})
+    thread.start()
+    while not http_server.started:
+        time.sleep(0.01)
+    try:
+        yield place
+    finally:
+        http_server.should_exit = True
+        thread.join()
+        listener.close()

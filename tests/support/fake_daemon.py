@@ -161,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def told(data):
-    """Return what a client makes of an answer to ``/api/status``."""
+    """Return what a client makes of an answer to ``/lorad/status``."""
     return read(Status, data)
 
 
@@ -316,7 +316,7 @@ SESSION = {
 
 
 def snapshot(**changes):
-    """Return what ``/api/status`` tells of a daemon that has learned two datasets and rests."""
+    """Return what ``/lorad/status`` tells of a daemon that has learned two datasets and rests."""
     chat = {
         "task": "chat",
         "base": "smollm2",

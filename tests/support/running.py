@@ -39,13 +39,13 @@ def wait_for(condition, seconds=90.0):
 
 def learn(client, home, name, examples):
     """Drop a file and wait for its job's end; return the job."""
-    jobs = len(client.call("GET", "/api/jobs")["jobs"])
+    jobs = len(client.call("GET", "/lorad/jobs")["jobs"])
     hidden = home.inbox / f".{name}.part"
     hidden.write_text(json.dumps(tiny.rows(examples)))
     hidden.rename(home.inbox / name)
 
     def ended():
-        found = client.call("GET", "/api/jobs")["jobs"]
+        found = client.call("GET", "/lorad/jobs")["jobs"]
         return len(found) > jobs and found[0]["state"] not in {"queued", "training", "judging"} and found[0]
 
     return wait_for(ended)

@@ -49,6 +49,38 @@ class Predictions:
     """What one is, the track's task says; of a classifier its ``label`` and ``confidence``."""
 
 
+# -- models
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDescription:
+    """What answers under a model's name."""
+
+    track: str
+    version: str
+    """A version, or ``base``."""
+    digest: str
+    """64 hexadecimal digits that change with whatever would change an answer."""
+    since: float
+    """Since when it can be asked."""
+    base: str
+    """The base model's name."""
+    architecture: str
+    """As the base's own config calls it: ``llama``."""
+    parameters: int
+    bytes: int
+    """Of the base's weights on disk."""
+    precision: str
+    """In which it answers: ``bfloat16``."""
+    context: int | None = None
+    """Tokens of prompt and answer together; ``null`` where the base does not say."""
+    width: int = 0
+    template: str = ""
+    """The base's own chat template, in Jinja."""
+    can_call: bool = False
+    """Whether the template has a place for tools."""
+
+
 # -- status
 
 

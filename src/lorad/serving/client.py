@@ -1,7 +1,7 @@
 """Speaking to a running daemon through its Unix socket.
 
-What lives here: one method per answer of the API, which returns the record that the daemon made, and the reading of a
-streamed answer. What never does: starting a daemon, printing, judging what an answer means.
+What lives here: one method per answer of the API, which returns the record that the daemon made. What never does: starting a
+daemon, printing, judging what an answer means.
 
 The standard library speaks enough HTTP for a socket on the same machine. httpx would read nicer and costs
 0.2 s to import, which is more than everything else that ``lorad status`` does.
@@ -14,11 +14,11 @@ import socket
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote, urlencode
 
-from lorad.errors import ConfigError, ProtocolError, TransientError
+from lorad.errors import ConfigError
 from lorad.home import check_socket_path
 from lorad.records import Job
+from lorad.serving import replies
 from lorad.serving.answers import (
     Datasets,
     Difference,
@@ -40,19 +40,13 @@ from lorad.serving.answers import (
     VersionPapers,
     Versions,
 )
-from lorad.serving.record_json import RecordError, read
+from lorad.serving.replies import ANSWER_SECONDS, TOKEN_SECONDS, given, version_path
 
 if TYPE_CHECKING:
-    from lorad.serving.completions import Completion, CompletionChunk, Origin
+    from lorad.serving.completions import Completion, CompletionChunk, Models, TextCompletion
 
 T = TypeVar("T")
 Messages = Sequence[Mapping[str, Any]]
-
-ANSWER_SECONDS = 30.0
-"""Any answer that no model has to think about comes within this."""
-
-TOKEN_SECONDS = 600.0
-"""An answer may wait in the queue, and on a slow machine behind a session, before its first token."""
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -69,30 +63,16 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-class Answer(Iterator[str]):
+class Answer(replies.Told, Iterator[str]):
     """A streamed answer: its text piece by piece, exactly, and behind the last piece why it ended."""
 
     def __init__(self, events: "Generator[CompletionChunk, None, None]") -> None:
         self._events = events
-        self.finish_reason: str | None = None
-        """``stop`` for a whole answer, ``length`` for one that was cut; ``None`` before it has ended."""
-        self.tokens: int | None = None
-        """How many tokens it has, told at the end."""
-        self.model = ""
-        """The track and the version that answer, as ``chat@v0.1``; told with its first piece."""
-        self.origin: Origin | None = None
-        """Where it comes from, told with its first piece; ``None`` where no example was looked for."""
 
     def __next__(self) -> str:
         for event in self._events:
-            self.origin = event.lorad or self.origin
-            self.model = event.model or self.model
-            if event.usage:
-                self.tokens = event.usage.completion_tokens
-            for choice in event.choices:
-                self.finish_reason = choice.finish_reason or self.finish_reason
-                if text := choice.delta.get("content"):
-                    return text
+            if text := self.take(event):
+                return text
         raise StopIteration
 
     def close(self) -> None:
@@ -128,15 +108,15 @@ class Client:
     ) -> Any:
         """Ask once and return the answer's JSON; raise what the daemon says is wrong."""
         with self._exchange(method, path, body, timeout, query) as response:
-            return _parse(response.read())
+            return replies.parsed(response.read())
 
     def _ask(self, kind: type[T], method: str, path: str, body: Any = None, **options: Any) -> T:
         """Ask once and return the answer as a record."""
-        return _record(kind, self.call(method, path, body, **options))
+        return replies.record(kind, self.call(method, path, body, **options))
 
     def stream_chat(self, messages: Messages, model: str = "chat", **options: Any) -> "Answer":
         """Return an answer to iterate over as it is generated; closing it ends the generation."""
-        body = {"model": model, "messages": list(messages), "stream": True, **_given(options)}
+        body = {"model": model, "messages": list(messages), "stream": True, **given(options)}
         body["stream_options"] = {"include_usage": True}
         return Answer(self._events("POST", "/v1/chat/completions", body))
 
@@ -148,8 +128,31 @@ class Client:
         """Return a whole answer in OpenAI's form."""
         from lorad.serving.completions import Completion  # noqa: PLC0415 - see lorad.apps.cli
 
-        body = {"model": model, "messages": list(messages), **_given(options)}
+        body = {"model": model, "messages": list(messages), **given(options)}
         return self._ask(Completion, "POST", "/v1/chat/completions", body, timeout=TOKEN_SECONDS)
+
+    def ask(self, question: str, model: str = "chat", **options: Any) -> str:
+        """Return the answer to one question, as text."""
+        answer = self.chat([{"role": "user", "content": question}], model, **options)
+        return answer.choices[0].message.content or ""
+
+    def complete(self, prompt: str, model: str = "chat", **options: Any) -> "TextCompletion":
+        """Return what continues a text, in OpenAI's form; no template is put around it."""
+        from lorad.serving.completions import TextCompletion  # noqa: PLC0415 - see lorad.apps.cli
+
+        body = {"model": model, "prompt": prompt, **given(options)}
+        return self._ask(TextCompletion, "POST", "/v1/completions", body, timeout=TOKEN_SECONDS)
+
+    def embed(self, texts: Sequence[str], model: str = "chat") -> list[tuple[float, ...]]:
+        """Return the texts' vectors, of unit length, in their order."""
+        body = {"model": model, "input": list(texts)}
+        return replies.vectors(self.call("POST", "/v1/embeddings", body, timeout=TOKEN_SECONDS))
+
+    def models(self) -> "Models":
+        """Return everything that can be asked."""
+        from lorad.serving.completions import Models  # noqa: PLC0415 - see lorad.apps.cli
+
+        return self._ask(Models, "GET", "/v1/models")
 
     def predict(self, model: str, inputs: Sequence[Any]) -> Predictions:
         """Return the answers of a track whose task answers with data."""
@@ -167,10 +170,10 @@ class Client:
                 payload = None if body is None else json.dumps(body).encode()
                 headers = {} if payload is None else {"Content-Type": "application/json"}
                 with contextlib.suppress(BrokenPipeError):  # refused before all was sent: the answer says why
-                    connection.request(method, _target(path, query or {}), payload, headers)
+                    connection.request(method, replies.target(path, query or {}), payload, headers)
                 response = connection.getresponse()
                 if response.status >= http.client.BAD_REQUEST:
-                    raise _complaint(response.status, response.read())
+                    raise replies.complaint(response.status, response.read())
                 yield response
         finally:
             connection.close()
@@ -178,139 +181,113 @@ class Client:
     def _connect(self, connection: UnixConnection) -> None:
         try:
             connection.connect()
-        except (FileNotFoundError, ConnectionRefusedError):
-            raise ConfigError(
-                f"lorad is not running for {self._home} (no answer at {self._path}); start it with: lorad run",
-                code="not_running",
-                socket=str(self._path),
-            ) from None
-        except PermissionError:
-            raise ConfigError(
-                f"no permission to use the socket {self._path}; its owner and its group have it: ls -l {self._path}",
-                code="no_access",
-                socket=str(self._path),
-            ) from None
         except OSError as error:
-            raise TransientError(
-                f"the socket {self._path} cannot be connected to: {error}", code="no_connection"
-            ) from None
+            raise replies.no_connection(error, self._path, self._home) from None
 
     # -- the API
 
     def status(self) -> Status:
         """Return the snapshot that ``status`` and the monitor show."""
-        return self._ask(Status, "GET", "/api/status")
+        return self._ask(Status, "GET", "/lorad/status")
 
     def jobs(self) -> Jobs:
         """Return the jobs, newest first."""
-        return self._ask(Jobs, "GET", "/api/jobs")
+        return self._ask(Jobs, "GET", "/lorad/jobs")
 
     def job(self, job: int) -> JobWithFile:
         """Return one job."""
-        return self._ask(JobWithFile, "GET", f"/api/jobs/{job}")
+        return self._ask(JobWithFile, "GET", f"/lorad/jobs/{job}")
 
     def retry(self, job: int, *, force: bool = False, settings: Mapping[str, Any] | None = None) -> Job:
         """Queue a job again, perhaps by force or with other settings."""
         body = {"force": force, "settings": dict(settings or {})}
-        return self._ask(Job, "POST", f"/api/jobs/{job}/retry", body)
+        return self._ask(Job, "POST", f"/lorad/jobs/{job}/retry", body)
 
     def resume_job(self, job: int, checkpoint: str | None = None) -> ResumedJob:
         """Queue a job again, to continue after its newest complete checkpoint or the one named."""
-        return self._ask(ResumedJob, "POST", f"/api/jobs/{job}/resume", {"checkpoint": checkpoint})
+        return self._ask(ResumedJob, "POST", f"/lorad/jobs/{job}/resume", {"checkpoint": checkpoint})
 
     def cancel(self, job: int) -> Job:
         """Take a job out of the queue or end its session."""
-        return self._ask(Job, "POST", f"/api/jobs/{job}/cancel", {})
+        return self._ask(Job, "POST", f"/lorad/jobs/{job}/cancel", {})
 
     def pause(self) -> Pause:
         """Start no more sessions."""
-        return self._ask(Pause, "POST", "/api/pause", {})
+        return self._ask(Pause, "POST", "/lorad/pause", {})
 
     def resume(self) -> Pause:
         """Start sessions again."""
-        return self._ask(Pause, "POST", "/api/resume", {})
+        return self._ask(Pause, "POST", "/lorad/resume", {})
 
     def versions(self, track: str) -> Versions:
         """Return a track's versions and which of them serve."""
-        return self._ask(Versions, "GET", "/api/versions", track=track)
+        return self._ask(Versions, "GET", "/lorad/versions", track=track)
 
     def version(self, track: str, version: str) -> VersionPapers:
         """Return all that is kept about a version."""
-        return self._ask(VersionPapers, "GET", _version_path(version), track=track)
+        return self._ask(VersionPapers, "GET", version_path(version), track=track)
 
     def pin(self, track: str, version: str, *, pinned: bool) -> Pinned:
         """Keep a version whatever the limits say, or no longer."""
         body = {"track": track, "pinned": pinned}
-        return self._ask(Pinned, "POST", f"{_version_path(version)}/pin", body)
+        return self._ask(Pinned, "POST", f"{version_path(version)}/pin", body)
 
     def tag(self, track: str, version: str, tag: str, *, remove: bool = False) -> Tagged:
         """Give a version a name of its own, or take it away."""
         body = {"track": track, "tag": tag, "remove": remove}
-        return self._ask(Tagged, "POST", f"{_version_path(version)}/tags", body)
+        return self._ask(Tagged, "POST", f"{version_path(version)}/tags", body)
 
     def prune(self, track: str, *, dry_run: bool = False, **limits: int | None) -> Pruned:
         """Remove the versions beyond the limits: the settings', or those given."""
-        body = {"track": track, "dry_run": dry_run, **_given(limits)}
-        return self._ask(Pruned, "POST", "/api/versions/prune", body)
+        body = {"track": track, "dry_run": dry_run, **given(limits)}
+        return self._ask(Pruned, "POST", "/lorad/versions/prune", body)
 
     def explain(self, track: str, version: str) -> Explanation:
         """Return why a version was promoted."""
-        return self._ask(Explanation, "GET", f"{_version_path(version)}/explain", track=track)
+        return self._ask(Explanation, "GET", f"{version_path(version)}/explain", track=track)
 
     def rollback(self, track: str, to: str | None = None) -> Roles:
         """Serve ``previous`` again, or the version named, or ``base`` alone."""
         body = {"track": track, "to": to}  # a version may have to be read, behind the answers that wait
-        return self._ask(Roles, "POST", "/api/rollback", body, timeout=TOKEN_SECONDS)
+        return self._ask(Roles, "POST", "/lorad/rollback", body, timeout=TOKEN_SECONDS)
 
     def memory(self, track: str) -> Datasets:
         """Return what is kept of each dataset."""
-        return self._ask(Datasets, "GET", "/api/memory", track=track)
+        return self._ask(Datasets, "GET", "/lorad/memory", track=track)
 
     def examples(self, track: str, dataset: str | None = None) -> Iterator[Mapping[str, Any]]:
         """Yield every example in memory, or one dataset's, as rows to export; asks page by page."""
         after = 0
-        only = _given({"dataset": dataset})
+        only = given({"dataset": dataset})
         while page := self._page(track, after, only):
             yield from page
             after = page[-1]["provenance"]["row"]
 
     def _page(self, track: str, after: int, only: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
         return self._ask(
-            ExamplesPage, "GET", "/api/memory/examples", track=track, after=after, **only
+            ExamplesPage, "GET", "/lorad/memory/examples", track=track, after=after, **only
         ).examples
 
     def forget(self, track: str, selector: str, *, dry_run: bool = False) -> Forgotten:
         """Remove examples from memory, or only count them."""
         body = {"track": track, "selector": selector, "dry_run": dry_run}
-        return self._ask(Forgotten, "POST", "/api/forget", body)
+        return self._ask(Forgotten, "POST", "/lorad/forget", body)
 
     def consolidate(self, track: str, *, refit: bool = False) -> Job:
         """Queue a job that makes the adapter smaller, or learns everything anew."""
-        return self._ask(Job, "POST", "/api/consolidate", {"track": track, "refit": refit})
+        return self._ask(Job, "POST", "/lorad/consolidate", {"track": track, "refit": refit})
 
     def retention(self, track: str) -> RetentionMatrix:
         """Return the retention matrix."""
-        return self._ask(RetentionMatrix, "GET", "/api/retention", track=track)
+        return self._ask(RetentionMatrix, "GET", "/lorad/retention", track=track)
 
     def diff(self, track: str, a: str, b: str) -> Difference:
         """Return the examples that one version answers right and the other does not."""
-        return self._ask(Difference, "GET", "/api/diff", track=track, a=a, b=b)
+        return self._ask(Difference, "GET", "/lorad/diff", track=track, a=a, b=b)
 
     def events(self, after: int | None = None) -> Events:
         """Return all events after an id, or the newest, oldest first."""
-        return self._ask(Events, "GET", "/api/events", **_given({"after": after}))
-
-
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _version_path(version: str) -> str:
-    return f"/api/versions/{quote(version, safe='')}"
-
-
-def _target(path: str, query: Mapping[str, Any]) -> str:
-    return f"{path}?{urlencode(query)}" if query else path
+        return self._ask(Events, "GET", "/lorad/events", **given({"after": after}))
 
 
 @contextlib.contextmanager
@@ -318,62 +295,14 @@ def _broken_connections() -> Iterator[None]:
     """Say in a sentence that the daemon went away, or is silent, in the middle of an exchange."""
     try:
         yield
-    except TimeoutError:
-        raise TransientError("lorad did not answer in time; see: lorad status", code="timeout") from None
     except (http.client.HTTPException, OSError) as error:
-        raise TransientError(
-            f"the connection to lorad broke in the middle of an answer ({type(error).__name__}); try again",
-            code="connection_lost",
-        ) from None
+        raise replies.broken(error) from None
 
 
 def _events_of(response: http.client.HTTPResponse) -> "Iterator[CompletionChunk]":
-    from lorad.serving.completions import CompletionChunk  # noqa: PLC0415 - see lorad.apps.cli
-
     for line in response:
-        name, _, data = line.strip().partition(b":")
-        if name != b"data":  # blank lines part events, comments keep the connection alive
-            continue
-        if data.strip() == b"[DONE]":
+        if replies.is_end(line):
             return
-        event = _parse(data)
-        if "error" in event:
-            raise _complaint(
-                http.client.INTERNAL_SERVER_ERROR, data
-            )  # its own status was sent before it failed
-        yield _record(CompletionChunk, event)
-    raise TransientError("the answer broke off; lorad may have stopped", code="connection_lost")
-
-
-def _parse(payload: bytes) -> Any:
-    try:
-        return json.loads(payload)
-    except ValueError:
-        raise ProtocolError(
-            f"the answer is not JSON: {payload[:80]!r}", status=502, code="bad_answer"
-        ) from None
-
-
-def _record(kind: type[T], told: Any) -> T:
-    try:
-        return read(kind, told)
-    except RecordError as error:
-        raise ProtocolError(
-            f"lorad sent an unexpected answer: {error}; if it was upgraded, restart it",
-            status=http.client.BAD_GATEWAY,
-            code="bad_answer",
-        ) from None
-
-
-def _complaint(status: int, payload: bytes) -> ProtocolError:
-    from lorad.serving.completions import Failure  # noqa: PLC0415 - see lorad.apps.cli
-
-    try:
-        told = read(Failure, json.loads(payload)).error
-    except ValueError:
-        excerpt = payload[:200].decode(errors="replace")
-        return ProtocolError(
-            f"lorad answered with status {status}: {excerpt}", status=status, code="bad_answer"
-        )
-    data = {name: value for name, value in told.data.items() if name != "status" and value is not None}
-    return ProtocolError(told.message, status=status, code=told.code, **data)
+        if event := replies.event(line):
+            yield event
+    raise replies.broken_off()

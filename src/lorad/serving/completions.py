@@ -40,21 +40,34 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A tool that the model wants called."""
+
+    id: str
+    type: str = "function"
+    function: Mapping[str, str]
+    """Its ``name``, and its ``arguments`` as JSON in a text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """What the model says."""
 
     role: str = "assistant"
-    content: str = ""
+    content: str | None = ""
+    """``null`` where it only calls tools."""
+    tool_calls: tuple[ToolCall, ...] | None = field(default=None, metadata=OPTIONAL)
+    """What it wants called, of the tools that the request declares; left out where that is nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """An answer; lorad gives one."""
+    """An answer; a request gets as many as it asks for with ``n``."""
 
     index: int = 0
     message: Message
     finish_reason: str | None = None
-    """``stop`` for a whole answer, ``length`` for one that was cut."""
+    """``stop`` for a whole answer, ``length`` for one that was cut, ``tool_calls`` for one that calls tools."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +118,8 @@ class ChunkChoice:
     """A piece of an answer: the text that comes next, and behind the last one why it ended."""
 
     index: int = 0
-    delta: Mapping[str, str] = field(default_factory=dict)
+    delta: Mapping[str, Any] = field(default_factory=dict)
+    """``role``, ``content`` or ``tool_calls``."""
     finish_reason: str | None = None
 
 
@@ -124,6 +138,54 @@ class CompletionChunk:
     lorad: Origin | None = field(default=None, metadata=OPTIONAL)
     """In the first event alone, of which OpenAI's own client makes the whole answer; left out where no example was looked
     for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextChoice:
+    """What continues a text, or a piece of it."""
+
+    index: int = 0
+    text: str = ""
+    finish_reason: str | None = None
+    """As in ``Choice``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextCompletion:
+    """What continues a text; an event of it as well, where it is streamed."""
+
+    id: str = ""
+    created: int = 0
+    model: str = ""
+    """The track and the version that answered, as ``chat@v0.1``."""
+    system_fingerprint: str = ""
+    """Version and hash of what answered."""
+    object: str = "text_completion"
+    choices: tuple[TextChoice, ...] = ()
+    usage: Usage | None = None
+    """Of a stream only in its last event, if the request asks for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """A text's vector, of length 1."""
+
+    object: str = "embedding"
+    index: int
+    embedding: tuple[float, ...] | str
+    """Numbers, or with ``encoding_format`` ``base64`` these as little-endian float32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embeddings:
+    """The vectors of some texts, in their order."""
+
+    object: str = "list"
+    data: tuple[Embedding, ...]
+    model: str
+    """The base that made them: vectors of another one cannot be compared with these."""
+    usage: Usage = Usage()
+    """0: an embedder's tokens are not counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

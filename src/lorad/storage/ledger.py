@@ -228,7 +228,7 @@ class Ledger:
     # -- events and flags
 
     def record_event(self, name: str, now: float, **data: Any) -> None:
-        """Append an event for the monitor and ``/api/events``; only the newest are kept."""
+        """Append an event for the monitor and ``/lorad/events``; only the newest are kept."""
         with self._db.transaction():
             self._db.run(
                 "INSERT INTO events (at, name, data) VALUES (?, ?, ?)",

@@ -1,6 +1,6 @@
 """The chat task: messages in, the assistant's answer out. The only file that knows what an answer is worth."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -80,7 +80,14 @@ class Chat(Generating):
         return example if answer == example.target else replace(example, target=answer)
 
     def prompt(self, tokenizer: Any, question: Any) -> list[int]:
-        """Return the template's tokens up to where the assistant begins, with exactly one begin token."""
+        """Return the template's tokens up to where the assistant begins, with exactly one begin token.
+
+        A text, or the tokens of one, is no conversation and gets no template: it is continued as it stands.
+        """
+        if isinstance(question, str):
+            return _continued(tokenizer, question)
+        if question and not isinstance(question[0], Mapping):
+            return _checked_tokens(tokenizer, question)
         return chat_template.of(tokenizer).prompt(question)
 
     def stop_tokens(self, tokenizer: Any) -> Sequence[int]:
@@ -104,6 +111,24 @@ class Chat(Generating):
     ) -> list[tuple[float, bool]]:
         """Answer the rows' questions greedily; what is not recalled is generated."""
         return generation.confidences(model, rows, self.stop_tokens(tokenizer), tell)
+
+
+def _continued(tokenizer: Any, text: str) -> list[int]:
+    """Return a text's tokens as its tokenizer begins one; the empty text has the token that stands between two texts."""
+    return list(tokenizer(text)["input_ids"]) or [
+        tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    ]
+
+
+def _checked_tokens(tokenizer: Any, tokens: Sequence[int]) -> list[int]:
+    """Return tokens that the tokenizer knows; raise ``SampleError`` on others."""
+    count = len(tokenizer)
+    unknown = next((token for token in tokens if not 0 <= token < count), None)
+    if unknown is not None:
+        raise SampleError(
+            f"the base model has no token {unknown}; its tokens are 0 to {count - 1}", code="unknown_token"
+        )
+    return list(tokens)
 
 
 def _is_surely_served(made: ChatTemplate, example: Example) -> bool:

@@ -168,7 +168,10 @@ class Generating(Task):
 
     @abstractmethod
     def prompt(self, tokenizer: Any, question: Any) -> list[int]:
-        """Return the tokens after which the model is to answer; raise ``SampleError`` when it cannot be asked."""
+        """Return the tokens after which the model is to answer; raise ``SampleError`` when it cannot be asked.
+
+        A chat task is asked with messages, or with a text (or its tokens) that is to be continued as it stands.
+        """
 
     @abstractmethod
     def stop_tokens(self, tokenizer: Any) -> Sequence[int]:

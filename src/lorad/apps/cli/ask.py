@@ -79,7 +79,7 @@ def _print_whole(answer: "Completion", *, as_json: bool) -> tuple[str | None, in
     if as_json:
         terminal.write_json(answer)
     else:
-        terminal.write(choice.message.content)
+        terminal.write(choice.message.content or "")
     return choice.finish_reason, answer.usage.completion_tokens
 
 

@@ -4,11 +4,17 @@ What lives here: finding what a name means, waiting for the turn between two ste
 does: the orders themselves (``commands``), HTTP.
 """
 
+import contextlib
+import hashlib
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lorad.apps.daemon import forgetting
 from lorad.apps.daemon.commands import Commands
@@ -16,10 +22,12 @@ from lorad.apps.daemon.model_host import ModelHost
 from lorad.apps.daemon.snapshot import Snapshot
 from lorad.apps.daemon.turn import Turn
 from lorad.errors import ProtocolError
+from lorad.models import bases
 from lorad.records import BASE, CHAT, Job
-from lorad.serving import queries
+from lorad.serving import guiding, queries
 from lorad.serving.answers import (
     Forgotten,
+    ModelDescription,
     Pause,
     Pinned,
     Pruned,
@@ -31,16 +39,20 @@ from lorad.serving.answers import (
     Versions,
 )
 from lorad.serving.completions import Model
-from lorad.serving.engine import Engine
+from lorad.serving.engine import Engine, context_length
+from lorad.serving.guiding import Grammar, Grammars, GuidedSampling
 from lorad.serving.queries import Archive
 from lorad.serving.record_json import fields_of
 from lorad.serving.requests import GenerationRequest, PredictionRequest, Sampling
-from lorad.serving.retrieval import LookUp, Retrieving, is_looked_up, nothing
+from lorad.serving.retrieval import Embedding, LookUp, Retrieving, is_looked_up, nothing
 from lorad.states import VersionState
+from lorad.tasks import Generating
 from lorad.track import Track
 
 T = TypeVar("T")
 
+EMBEDDED_AT_ONCE = 16
+"""Texts between which answers may take their turn."""
 SHOWN = 3
 """Examples that are shown before they are forgotten."""
 
@@ -72,20 +84,54 @@ class Api:
         self._snapshot = snapshot
         self._turn = turn
         self._started_at = started_at
+        self._grammars: dict[str, Grammars] = {}
+        self._making_grammars = threading.Lock()
 
     # -- asking
 
     def ask(
-        self, model: str, messages: list[dict[str, Any]], sampling: Sampling, *, retrieve: bool
+        self,
+        model: str,
+        messages: list[dict[str, Any]],
+        sampling: Sampling,
+        *,
+        retrieve: bool,
+        schema: Mapping[str, Any] | None = None,
     ) -> tuple[GenerationRequest, str]:
         """Accept a question for ``track`` or ``track@latest|previous|vN|TAG|base``.
 
-        The example that it asks for is looked up first, if ``retrieve`` and the conversation allow it.
+        The example that it asks for is looked up first, if ``retrieve`` and the conversation allow it; not if the answer
+        must follow a schema, for a taught or quoted answer follows none.
         """
-        track, named, wanted = model.partition("@")
-        version = self._resolve(track, wanted) if named else None
-        look_up = self._look_up(track) if retrieve and is_looked_up(messages) else nothing
+        track, version = self._named(model)
+        look_up = self._look_up(track) if retrieve and not schema and is_looked_up(messages) else nothing
+        if schema is not None:
+            sampling = GuidedSampling(**fields_of(sampling), grammar=self._grammar(track, schema))
         request = self._engine.submit(track, messages, sampling, version, look_up)
+        return request, self._engine.fingerprint(track, request.version)
+
+    def _grammar(self, track: str, schema: Mapping[str, Any]) -> Grammar:
+        if not guiding.FOLLOWED:
+            told = "lorad does not hold answers to a schema yet; ask for the form in the messages"
+            raise ProtocolError(told, code="unsupported_parameter", param="response_format")
+        task, tokenizer = self._engine.task(track), self._engine.base(track).tokenizer
+        if not isinstance(task, Generating):
+            raise ProtocolError(f"{track} does not answer in text", code="other_way")
+        with self._making_grammars:  # of one base once, however many ask together
+            if track not in self._grammars:
+                self._grammars[track] = Grammars(tokenizer, task.stop_tokens(tokenizer))
+        return self._grammars[track].grammar(schema)
+
+    def complete(
+        self, prompt: str | list[int], model: str, sampling: Sampling
+    ) -> tuple[GenerationRequest, str]:
+        """Accept a text, or its tokens, to be continued as it stands; the model is named as ``ask`` has it."""
+        track, version = self._named(model)
+        if self._engine.task(track).formats != CHAT:
+            told = f"{track} continues no texts; list the models that do with: GET /v1/models"
+            raise ProtocolError(told, code="other_way")
+        with _about_prompt():
+            request = self._engine.submit(track, prompt, sampling, version)
         return request, self._engine.fingerprint(track, request.version)
 
     def _look_up(self, track: str) -> LookUp:
@@ -96,10 +142,37 @@ class Api:
 
     def predict(self, model: str, inputs: Sequence[Any]) -> tuple[PredictionRequest, str]:
         """Accept inputs for a track whose task answers with data, named as ``ask`` has it."""
-        track, named, wanted = model.partition("@")
-        version = self._resolve(track, wanted) if named else None
+        track, version = self._named(model)
         request = self._engine.predict(track, inputs, version)
         return request, self._engine.fingerprint(track, request.version)
+
+    def embed(self, model: str, texts: Sequence[str]) -> tuple[str, NDArray[np.float32]]:
+        """Return the embedder's name and the texts' vectors, [N, D]; ``model`` names it, or a track that it serves.
+
+        The texts go through it in parts: where it is a track's own base, answers take their turn between them.
+        """
+        embedder = self._embedder(model)
+        parts = (texts[at : at + EMBEDDED_AT_ONCE] for at in range(0, len(texts), EMBEDDED_AT_ONCE))
+        return embedder.name, np.concatenate([embedder.embed(part) for part in parts])
+
+    def _embedder(self, model: str) -> Embedding:
+        if self._retrieving is None:
+            told = "no embedder is loaded: answering.retrieve is off; switch it on in configs/default.yaml"
+            raise ProtocolError(told, status=409, code="no_embedder")
+        by_track = self._retrieving.embedders
+        by_name = {embedder.name: embedder for embedder in by_track.values()}
+        found = by_track.get(model.partition("@")[0]) or by_name.get(model)
+        if found is None:
+            known = ", ".join([*by_track, *by_name]) or "none, see the log"
+            raise ProtocolError(
+                f"there is no embedder {model!r}; known: {known}", status=404, code="model_not_found"
+            )
+        return found
+
+    def _named(self, model: str) -> tuple[str, str | None]:
+        """Return the track and the version that a model's name means, ``None`` for the one that serves."""
+        track, named, wanted = model.partition("@")
+        return track, self._resolve(track, wanted) if named else None
 
     def _resolve(self, name: str, wanted: str) -> str | None:
         track = self._track(name)
@@ -128,6 +201,40 @@ class Api:
             names += [f"{name}@{version}" for version in (BASE, *intact)]
         created = int(self._started_at)
         return tuple(Model(id=name, created=created) for name in names)
+
+    def describe(self, model: str) -> ModelDescription:
+        """Return what answers under a model's name; nothing is loaded for it."""
+        name, _, wanted = model.partition("@")
+        track = self._track(name)
+        serves = wanted in ("", "latest")
+        version = (
+            self._engine.serving(name)
+            if serves
+            else track.registry.resolve(wanted)
+            if wanted != BASE
+            else BASE
+        )
+        base, task = self._engine.base(name), self._engine.task(name)
+        config = base.model.config.get_text_config()
+        made_of = bases.shape(track.base)
+        trials = task.trials(base.tokenizer)
+        return ModelDescription(
+            track=name,
+            version=version,
+            digest=hashlib.sha256(
+                f"{base.fingerprint} {name} {self._engine.fingerprint(name, version)}".encode()
+            ).hexdigest(),
+            since=self._started_at,
+            base=track.settings.base,
+            architecture=str(config.model_type),
+            parameters=made_of.parameters,
+            bytes=sum(path.stat().st_size for path in track.base.glob("*.safetensors")),
+            precision=str(base.model.dtype).removeprefix("torch."),
+            context=context_length(base.model.config),
+            width=made_of.hidden,
+            template=str(getattr(base.tokenizer, "chat_template", None) or ""),
+            can_call=any((trial.name, trial.status) == ("tools", "ok") for trial in trials),
+        )
 
     # -- telling
 
@@ -235,3 +342,14 @@ class Api:
         if wakes:
             self._turn.wake.set()
         return done
+
+
+@contextlib.contextmanager
+def _about_prompt() -> Iterator[None]:
+    """Say what is wrong with a prompt, where the engine knows of messages alone."""
+    try:
+        yield
+    except ProtocolError as error:
+        if error.data.get("param") == "messages":
+            error.data["param"] = "prompt"
+        raise

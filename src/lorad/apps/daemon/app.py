@@ -39,7 +39,7 @@ from lorad.errors import ConfigError, LoradError, TransientError
 from lorad.home import Home, find_home
 from lorad.models.hardware import quieten
 from lorad.serving.engine import Engine
-from lorad.serving.http import connections, server, unix_socket
+from lorad.serving.http import connections, loopback, server, unix_socket
 from lorad.serving.queries import Archive
 from lorad.storage import files, locks, permissions
 from lorad.storage.database import Database
@@ -244,8 +244,11 @@ class App:
         path = self.home.socket(self.settings.server.socket)
         _raise_descriptors()
         listener = unix_socket.bind(path)
-        http = connections.serve(server.build(self.api, self.settings.server), self.settings.server)
-        thread = threading.Thread(target=http.run, kwargs={"sockets": [listener]}, name="http", daemon=True)
+        more, token = loopback.listen(self.settings.server.tcp_port, path)
+        http = connections.serve(server.build(self.api, self.settings.server, token), self.settings.server)
+        thread = threading.Thread(
+            target=http.run, kwargs={"sockets": [listener, *more]}, name="http", daemon=True
+        )
         thread.start()
 
         def close() -> None:

@@ -97,6 +97,8 @@ class Lookup:
         self._serving = serving
         """Tells by a track which version answers, or ``BASE``."""
         self._findings: dict[str, Finding] = {}
+        self.embedders: dict[str, Embedder] = {}
+        """By track; a track whose encoder is damaged has none."""
         self._versions: dict[tuple[str, str], _Version] = {}
         self._lock = threading.Lock()
 
@@ -123,6 +125,7 @@ class Lookup:
             embedder, reranker = loaded[place]
             index = Index(database, name, track.memory, embedder, track.registry.folder / FOLDER)
             indexes[name] = index
+            self.embedders[name] = embedder
             self.add(name, Finding(index, reranker))
         return indexes
 

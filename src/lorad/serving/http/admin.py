@@ -1,12 +1,14 @@
 """lorad's own routes: what it does and has learned, and what people tell it to do.
 
-What lives here: one function a route, each of which calls one function of the daemon or of its archive. What never does:
-the records that they return (``answers``), the bodies that they read (``schemas``).
+What lives here: one function a route, each of which calls one function of the daemon or of its archive, and the old names of
+the routes. What never does: the records that they return (``answers``), the bodies that they read (``schemas``).
 """
 
+from collections.abc import Container
 from typing import Annotated
 
 from fastapi import FastAPI, Query
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lorad.records import Job
 from lorad.serving import queries
@@ -43,6 +45,23 @@ from lorad.serving.http.schemas import (
     TagBody,
 )
 
+OLD, NEW = "/api/", "/lorad/"
+
+
+class OldNames:
+    """Takes ``/api/…`` for ``/lorad/…``, which these routes were called before ``/api/`` was Ollama's alone."""
+
+    def __init__(self, app: ASGIApp, others: Container[str]) -> None:
+        self._app = app
+        self._others = others
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        path = scope.get("path", "")
+        if path.startswith(OLD) and path not in self._others:
+            scope = {**scope, "path": NEW + path.removeprefix(OLD)}
+        await self._app(scope, receive, send)
+
 
 def add(app: FastAPI, daemon: Daemon) -> None:
     """Add the routes."""
@@ -53,85 +72,85 @@ def add(app: FastAPI, daemon: Daemon) -> None:
 
 
 def _add_status(app: FastAPI, daemon: Daemon) -> None:
-    @app.get("/api/status")
+    @app.get("/lorad/status")
     def status() -> Status:
         return daemon.snapshot()
 
-    @app.get("/api/events")
+    @app.get("/lorad/events")
     def events(after: int | None = None) -> Events:
         return daemon.archive.events(after)
 
-    @app.post("/api/pause")
+    @app.post("/lorad/pause")
     def pause() -> Pause:
         return daemon.pause(paused=True)
 
-    @app.post("/api/resume")
+    @app.post("/lorad/resume")
     def resume() -> Pause:
         return daemon.pause(paused=False)
 
 
 def _add_jobs(app: FastAPI, daemon: Daemon) -> None:
-    @app.get("/api/jobs")
+    @app.get("/lorad/jobs")
     def jobs() -> Jobs:
         return daemon.archive.jobs()
 
-    @app.get("/api/jobs/{job}")
+    @app.get("/lorad/jobs/{job}")
     def job(job: int) -> JobWithFile:
         return daemon.archive.job(job)
 
-    @app.post("/api/jobs/{job}/retry")
+    @app.post("/lorad/jobs/{job}/retry")
     def retry(job: int, body: Annotated[RetryBody, given(RetryBody)]) -> Job:
         return daemon.retry(job, force=body.force, settings=body.settings)
 
-    @app.post("/api/jobs/{job}/resume")
+    @app.post("/lorad/jobs/{job}/resume")
     def resume_job(job: int, body: Annotated[ResumeBody, given(ResumeBody)]) -> ResumedJob:
         return daemon.resume(job, body.checkpoint)
 
-    @app.post("/api/jobs/{job}/cancel")
+    @app.post("/lorad/jobs/{job}/cancel")
     def cancel(job: int) -> Job:
         return daemon.cancel(job)
 
 
 def _add_versions(app: FastAPI, daemon: Daemon) -> None:
-    @app.get("/api/versions")
+    @app.get("/lorad/versions")
     def versions(track: str = "chat") -> Versions:
         return daemon.versions(track)
 
-    @app.get("/api/versions/{version}")
+    @app.get("/lorad/versions/{version}")
     def version(version: str, track: str = "chat") -> VersionPapers:
         return daemon.version(track, version)
 
-    @app.post("/api/versions/{version}/pin")
+    @app.post("/lorad/versions/{version}/pin")
     def pin(version: str, body: Annotated[PinBody, given(PinBody)]) -> Pinned:
         return daemon.pin(body.track, version, pinned=body.pinned)
 
-    @app.post("/api/versions/{version}/tags")
+    @app.post("/lorad/versions/{version}/tags")
     def tag(version: str, body: Annotated[TagBody, given(TagBody)]) -> Tagged:
         return daemon.tag(body.track, version, body.tag, remove=body.remove)
 
-    @app.post("/api/versions/prune")
+    @app.post("/lorad/versions/prune")
     def prune(body: Annotated[PruneBody, given(PruneBody)]) -> Pruned:
         return daemon.prune(body.track, body.limits(), dry_run=body.dry_run)
 
-    @app.get("/api/versions/{version}/explain")
+    @app.get("/lorad/versions/{version}/explain")
     def explain(version: str, track: str = "chat") -> Explanation:
         return daemon.archive.explain(track, version)
 
-    @app.post("/api/rollback")
+    @app.post("/lorad/rollback")
     def rollback(body: Annotated[RollbackBody, given(RollbackBody)]) -> Roles:
         return daemon.rollback(body.track, body.to)
 
-    @app.get("/api/diff")
+    @app.get("/lorad/diff")
     def diff(a: str, b: str, track: str = "chat") -> Difference:
         return daemon.archive.diff(track, a, b)
 
 
 def _add_memory(app: FastAPI, daemon: Daemon) -> None:
-    @app.get("/api/memory")
+    @app.get("/lorad/memory")
     def memory(track: str = "chat") -> Datasets:
         return daemon.archive.memory(track)
 
-    @app.get("/api/memory/examples")
+    @app.get("/lorad/memory/examples")
     def examples(
         track: str = "chat",
         dataset: str | None = None,
@@ -140,14 +159,14 @@ def _add_memory(app: FastAPI, daemon: Daemon) -> None:
     ) -> ExamplesPage:
         return daemon.archive.page(track, dataset, after, limit)
 
-    @app.post("/api/forget")
+    @app.post("/lorad/forget")
     def forget(body: Annotated[ForgetBody, given(ForgetBody)]) -> Forgotten:
         return daemon.forget(body.track, body.selector, dry_run=body.dry_run)
 
-    @app.post("/api/consolidate")
+    @app.post("/lorad/consolidate")
     def consolidate(body: Annotated[ConsolidateBody, given(ConsolidateBody)]) -> Job:
         return daemon.consolidate(body.track, refit=body.refit)
 
-    @app.get("/api/retention")
+    @app.get("/lorad/retention")
     def retention(track: str = "chat") -> RetentionMatrix:
         return daemon.archive.retention(track)

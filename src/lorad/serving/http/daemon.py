@@ -1,11 +1,15 @@
 """What the routes ask of the running daemon."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lorad.records import Job
 from lorad.serving.answers import (
     Forgotten,
+    ModelDescription,
     Pause,
     Pinned,
     Pruned,
@@ -31,10 +35,21 @@ class Daemon(Protocol):
     def snapshot(self) -> Status: ...
     def is_ready(self) -> bool: ...
     def models(self) -> tuple[Model, ...]: ...
+    def describe(self, model: str) -> ModelDescription: ...
     def ask(
-        self, model: str, messages: list[dict[str, Any]], sampling: Sampling, *, retrieve: bool
+        self,
+        model: str,
+        messages: list[dict[str, Any]],
+        sampling: Sampling,
+        *,
+        retrieve: bool,
+        schema: Mapping[str, Any] | None,
+    ) -> tuple[GenerationRequest, str]: ...
+    def complete(
+        self, prompt: str | list[int], model: str, sampling: Sampling
     ) -> tuple[GenerationRequest, str]: ...
     def predict(self, model: str, inputs: Sequence[Any]) -> tuple[PredictionRequest, str]: ...
+    def embed(self, model: str, texts: Sequence[str]) -> tuple[str, NDArray[np.float32]]: ...
     def retry(self, job: int, *, force: bool, settings: dict[str, Any]) -> Job: ...
     def resume(self, job: int, checkpoint: str | None) -> ResumedJob: ...
     def cancel(self, job: int) -> Job: ...

@@ -15,7 +15,7 @@ from fastapi.openapi.utils import get_openapi
 
 from lorad import records
 from lorad.evaluation import retention
-from lorad.serving import answers, completions
+from lorad.serving import answers, completions, ollama
 from lorad.serving.http.routing import Route
 from lorad.serving.record_json import optional_of, rest_of
 
@@ -43,7 +43,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
 
 def _records() -> set[type]:
     """Return every record that may be part of an answer."""
-    modules = (records, retention, answers, completions)
+    modules = (records, retention, answers, completions, ollama)
     found = itertools.chain.from_iterable(vars(module).values() for module in modules)
     return {kind for kind in found if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
 

@@ -19,6 +19,7 @@ from lorad.errors import ConfigError, LoradError, ProtocolError, RegistryError, 
 from lorad.serving.completions import Complaint, Failure
 from lorad.serving.http import schemas
 from lorad.serving.http.bodies import Json
+from lorad.serving.ollama import OllamaError
 
 CHAT = "POST /v1/chat/completions"
 
@@ -30,49 +31,51 @@ ASKED_FOR = {"bad_setting", "no_such_setting"}
 
 MEANT = {
     "/v1/responses": CHAT,
-    "/v1/completions": CHAT,
     "/v1/messages": CHAT,
-    "/v1/embeddings": "",
-    "/completion": CHAT,
-    "/api/chat": CHAT,
-    "/api/generate": CHAT,
-    "/api/tags": "GET /v1/models",
+    "/completion": "POST /v1/completions",
+    "/api/embeddings": "POST /api/embed",
+    "/api/ps": "GET /api/tags",
 }
 """Routes of other APIs, and which of lorad's does the same; none that is only spelled alike is guessed for them."""
 
+OLLAMA = frozenset({"/api/chat", "/api/generate", "/api/embed", "/api/tags", "/api/show", "/api/version"})
+"""Routes whose clients read errors in Ollama's form: a sentence."""
+
 
 def add_handlers(app: FastAPI) -> None:
-    """Answer every error in OpenAI's form."""
+    """Answer every error in OpenAI's form, or in Ollama's."""
 
     @app.exception_handler(LoradError)
-    def known(_: Request, error: LoradError) -> Json:
-        return response(error)
+    def known(request: Request, error: LoradError) -> Json:
+        return response(error, path=request.url.path)
 
     @app.exception_handler(RequestValidationError)
-    def invalid(_: Request, error: RequestValidationError) -> Json:
+    def invalid(request: Request, error: RequestValidationError) -> Json:
         problems = [
             {**each, "loc": each["loc"][1:]} for each in error.errors()
         ]  # without query, path or body
-        return response(schemas.invalid(problems))
+        return response(schemas.invalid(problems), path=request.url.path)
 
     @app.exception_handler(HTTPException)
     def refused(request: Request, error: HTTPException) -> Json:
-        return response(_explained(request, error, _routes(app)), dict(error.headers or {}))
+        told = _explained(request, error, _routes(app))
+        return response(told, dict(error.headers or {}), path=request.url.path)
 
     @app.exception_handler(ClientDisconnect)
     def left(_: Request, __: ClientDisconnect) -> Response:
         return Response(status_code=CLIENT_LEFT)  # nobody hears it, and nothing is wrong here
 
     @app.exception_handler(Exception)
-    def unknown(_: Request, error: Exception) -> Json:
-        return response(error)
+    def unknown(request: Request, error: Exception) -> Json:
+        return response(error, path=request.url.path)
 
 
-def response(error: Exception, headers: dict[str, str] | None = None) -> Json:
-    """Return an error as an answer."""
+def response(error: Exception, headers: dict[str, str] | None = None, path: str = "") -> Json:
+    """Return an error as an answer to who asks at this path."""
     data = error.data if isinstance(error, LoradError) else {}
     more = {"Retry-After": str(data["retry_after"])} if "retry_after" in data else {}
-    return Json(form(error), status_code=status(error), headers={**(headers or {}), **more})
+    told = OllamaError(error=describe(error)["message"]) if path in OLLAMA else form(error)
+    return Json(told, status_code=status(error), headers={**(headers or {}), **more})
 
 
 def form(error: Exception) -> Failure:
@@ -109,7 +112,7 @@ def refuse_encoding(request: Request) -> None:
 
 def refuse_unknown_query(request: Request) -> None:
     """Raise ``ProtocolError`` on a question to lorad's own routes that holds what none of them reads."""
-    if request.url.path.startswith("/api/"):
+    if request.url.path.startswith("/lorad/"):
         known = [field.alias for field in request.scope["route"].dependant.query_params]
         for name in request.query_params:
             if name not in known:
@@ -137,7 +140,7 @@ def _no_route(asked: str, routes: Sequence[str]) -> str:
     method, _, path = asked.partition(" ")
     meant = MEANT.get(path, _alike(path, routes))
     hint = f"did you mean {meant}? " if meant else ""
-    family = "/api/" if path.startswith("/api/") and path not in MEANT else "/v1/"
+    family = "/lorad/" if path.startswith("/lorad/") and path not in MEANT else "/v1/"
     known = ", ".join(route for route in routes if route.partition(" ")[2].startswith(family))
     return f"lorad has no route {method} {path}; {hint}it has {known}, among others"
 

@@ -1,12 +1,14 @@
-"""OpenAI's routes: which models there are, and chat completions, whole or as server-sent events.
+"""OpenAI's routes: which models there are, chat and text completions, whole or as server-sent events.
 
-What lives here: a question's way through a thread to the engine, and its answer's way out piece by piece. What never
-does: reading the request (``schemas``), generating.
+What lives here: the forms in which answers go out. What never does: reading requests (``schemas``, ``openai_bodies``), how
+answers are waited for (``generation``), generating.
 """
 
+import contextlib
+import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -22,45 +24,67 @@ from lorad.serving.completions import (
     Message,
     Model,
     Models,
-    Origin,
-    SourceExample,
+    TextChoice,
+    TextCompletion,
+    ToolCall,
     Usage,
 )
 from lorad.serving.http import http_errors
 from lorad.serving.http.bodies import encoded
 from lorad.serving.http.daemon import Daemon
-from lorad.serving.http.routing import Threads, cancelled_when_left, given
-from lorad.serving.http.schemas import ChatBody
-from lorad.serving.record_json import as_json, fields_of
-from lorad.serving.requests import Chunk, GenerationRequest
+from lorad.serving.http.generation import Accepted, Answering, Piece
+from lorad.serving.http.openai_bodies import CompletionBody
+from lorad.serving.http.routing import given
+from lorad.serving.http.schemas import AnswerBody, ChatBody
+from lorad.serving.record_json import as_json
+from lorad.serving.requests import GenerationRequest, Sampling
 
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
-def add(app: FastAPI, daemon: Daemon) -> None:
+def add(app: FastAPI, daemon: Daemon, answering: Answering) -> None:
     """Add the routes."""
     _add_models(app, daemon)
-    threads = Threads()
+    _add_chat(app, daemon, answering)
+    _add_completions(app, daemon, answering)
 
+
+def _add_chat(app: FastAPI, daemon: Daemon, answering: Answering) -> None:
     @app.post("/v1/chat/completions", response_model=Completion, responses=STREAMED)
     async def chat(
         body: Annotated[ChatBody, given(ChatBody)], request: Request
     ) -> Completion | StreamingResponse:
-        ask = partial(daemon.ask, retrieve=body.lorad.retrieve)
-        asked, fingerprint = await threads.run(ask, body.model, body.question(), body.sampling())
-        head = {
-            "id": f"chatcmpl-{uuid.uuid4().hex}",
-            "created": int(time.time()),
-            "model": f"{asked.track}@{asked.version}",
-            "system_fingerprint": fingerprint,
-        }
+        question, schema = body.question(), body.answer_schema()
+
+        def ask(model: str, sampling: Sampling) -> tuple[GenerationRequest, str]:
+            return daemon.ask(model, question, sampling, retrieve=body.lorad.retrieve, schema=schema)
+
+        accepted = await answering.accept(body.model, [ask], body.sampling(), body.n, body.declared())
+        head = _head("chatcmpl", accepted)
         if body.stream:
-            events = _events(asked, head, threads, has_usage=body.stream_options.include_usage)
-            return StreamingResponse(
-                events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
-            )
-        async with cancelled_when_left(request, asked):
-            return _whole(await threads.run(lambda: list(asked.answer())), head, _origin(asked))
+            return _streamed(_chat_events(accepted, body, head))
+        written = await accepted.whole(request)
+        choices = tuple(
+            Choice(index=each.place, message=_message(each), finish_reason=_finish(each)) for each in written
+        )
+        return Completion(**head, choices=choices, usage=_usage(written, body.n), lorad=accepted.origin)
+
+
+def _add_completions(app: FastAPI, daemon: Daemon, answering: Answering) -> None:
+    @app.post("/v1/completions", response_model=TextCompletion, responses=STREAMED)
+    async def completions(
+        body: Annotated[CompletionBody, given(CompletionBody)], request: Request
+    ) -> TextCompletion | StreamingResponse:
+        asks = [partial(daemon.complete, prompt) for prompt in body.prompts()]
+        accepted = await answering.accept(body.model, asks, body.sampling(), body.n)
+        head = _head("cmpl", accepted)
+        if body.stream:
+            return _streamed(_text_events(accepted, body, head))
+        written = await accepted.whole(request)
+        choices = tuple(
+            TextChoice(index=each.place, text=each.text, finish_reason=each.finish) for each in written
+        )
+        return TextCompletion(**head, choices=choices, usage=_usage(written, body.n))
 
 
 def _add_models(app: FastAPI, daemon: Daemon) -> None:
@@ -78,50 +102,107 @@ def _add_models(app: FastAPI, daemon: Daemon) -> None:
         )
 
 
-def _origin(asked: GenerationRequest) -> Origin | None:
-    reply = asked.reply
-    if reply is None:
-        return None
-    sources = tuple(SourceExample(**fields_of(source)) for source in reply.sources)
-    return Origin(mode=reply.mode, sources=sources)
+def _message(piece: Piece) -> Message:
+    """Return what the model says; where it only calls tools the text is ``null``, as OpenAI has it."""
+    calls = tuple(ToolCall(**each) for each in _calls(piece))
+    return Message(content=piece.text if piece.text or not calls else None, tool_calls=calls or None)
 
 
-def _usage(last: Chunk) -> Usage:
-    return Usage(
-        prompt_tokens=last.prompt_tokens,
-        completion_tokens=last.answer_tokens,
-        total_tokens=last.prompt_tokens + last.answer_tokens,
-    )
+def _calls(piece: Piece) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"call_{uuid.uuid4().hex[:24]}",
+            "function": {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)},
+        }
+        for call in piece.calls
+    ]
 
 
-def _whole(chunks: list[Chunk], head: dict[str, Any], origin: Origin | None) -> Completion:
-    last = chunks[-1]
-    message = Message(content="".join(chunk.text for chunk in chunks))
-    choice = Choice(message=message, finish_reason=last.finish)
-    return Completion(**head, choices=(choice,), usage=_usage(last), lorad=origin)
+def _finish(piece: Piece) -> str | None:
+    return "tool_calls" if piece.calls else piece.finish
+
+
+def _usage(written: Sequence[Piece], n: int) -> Usage:
+    """Return what answers cost, ``n`` to each prompt: a prompt counts once."""
+    prompt = sum(each.prompt_tokens for each in written[::n])
+    answer = sum(each.answer_tokens for each in written)
+    return Usage(prompt_tokens=prompt, completion_tokens=answer, total_tokens=prompt + answer)
+
+
+def _head(kind: str, accepted: Accepted) -> dict[str, Any]:
+    return {
+        "id": f"{kind}-{uuid.uuid4().hex}",
+        "created": int(time.time()),
+        "model": accepted.model,
+        "system_fingerprint": accepted.fingerprint,
+    }
+
+
+# -- events
+
+
+def _streamed(events: AsyncIterator[bytes]) -> StreamingResponse:
+    return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+
+def _chat_events(accepted: Accepted, body: ChatBody, head: dict[str, Any]) -> AsyncIterator[bytes]:
+    event = partial(CompletionChunk, **head)
+
+    def begun(place: int) -> CompletionChunk:
+        choice = ChunkChoice(index=place, delta={"role": "assistant", "content": ""})
+        return event(choices=(choice,), lorad=None if place else accepted.origin)
+
+    def told(piece: Piece) -> Iterator[CompletionChunk]:
+        calls = [{"index": place, "type": "function", **call} for place, call in enumerate(_calls(piece))]
+        deltas: list[dict[str, Any]] = [{"content": piece.text}] if piece.text else []
+        deltas += [{"tool_calls": calls}] if calls else []
+        for delta in deltas:
+            yield event(choices=(ChunkChoice(index=piece.place, delta=delta),))
+        if piece.finish:
+            yield event(choices=(ChunkChoice(index=piece.place, finish_reason=_finish(piece)),))
+
+    opening = [begun(place) for place in range(body.n)]
+    return _events(accepted, body, opening, told, lambda usage: event(usage=usage))
+
+
+def _text_events(accepted: Accepted, body: CompletionBody, head: dict[str, Any]) -> AsyncIterator[bytes]:
+    event = partial(TextCompletion, **head)
+
+    def told(piece: Piece) -> Iterator[TextCompletion]:
+        choice = TextChoice(index=piece.place, text=piece.text, finish_reason=piece.finish)
+        yield event(choices=(choice,))
+
+    return _events(accepted, body, [], told, lambda usage: event(usage=usage))
 
 
 async def _events(
-    asked: GenerationRequest, head: dict[str, Any], threads: Threads, *, has_usage: bool
+    accepted: Accepted,
+    body: AnswerBody,
+    opening: Sequence[Any],
+    told: Callable[[Piece], Iterator[Any]],
+    closing: Callable[[Usage], Any],
 ) -> AsyncIterator[bytes]:
-    def said(delta: dict[str, str], finish: str | None = None, origin: Origin | None = None) -> bytes:
-        choice = ChunkChoice(delta=delta, finish_reason=finish)
-        event = as_json(CompletionChunk(**head, choices=(choice,), lorad=origin))
+    has_usage, ends = body.stream_options.include_usage, {}
+
+    def said(record: Any) -> bytes:
+        event = as_json(record)
         if not has_usage:  # as OpenAI has it: a client that asks for none is not even sent a null
             del event["usage"]
         return _sent(event)
 
-    yield said({"role": "assistant", "content": ""}, origin=_origin(asked))
-    chunks = asked.answer()
+    for record in opening:
+        yield said(record)
     try:
-        while (chunk := await threads.run(next, chunks, None)) is not None:
-            yield said({"content": chunk.text} if chunk.text else {}, chunk.finish)
-            if chunk.finish and has_usage:
-                yield _sent(CompletionChunk(**head, usage=_usage(chunk)))
+        async with contextlib.aclosing(accepted.pieces()) as pieces:
+            async for piece in pieces:
+                for record in told(piece):
+                    yield said(record)
+                if piece.finish:
+                    ends[piece.place] = piece
+        if has_usage:
+            yield said(closing(_usage([ends[place] for place in sorted(ends)], body.n)))
     except Exception as error:  # noqa: BLE001 - the status is sent; the client is told in its own form
         yield _sent(http_errors.form(error))
-    finally:
-        asked.cancelled.set()  # also when the client has left: nobody needs the rest
     yield b"data: [DONE]\n\n"
 
 

@@ -1,7 +1,7 @@
-"""The parameters of a chat completion request, and which of them lorad supports.
+"""The parameters of a request for an answer, and which of them lorad supports.
 
 What lives here: one table of what OpenAI's API and its imitators know, and the refusal of what would be ignored
-though it changes an answer. What never does: values of what is done (``schemas``), HTTP.
+though it changes an answer. What never does: values of what is done (``schemas``, ``openai_bodies``), HTTP.
 
 Every parameter is done, harmless, or refused by its name, in whatever case and with whatever between its words. One
 that no server knows is let through, unless it looks like a misspelt one that is known.
@@ -23,6 +23,7 @@ DONE = frozenset(
         "tool_choice",
         "stream",
         "stream_options",
+        "n",
         "max_tokens",
         "max_completion_tokens",
         "temperature",
@@ -31,6 +32,7 @@ DONE = frozenset(
         "min_p",
         "stop",
         "seed",
+        "response_format",
         "lorad",
     }
 )
@@ -72,11 +74,10 @@ class Refused:
         return f"lorad does not support {name}: {self.why}; leave it out{or_send}"
 
 
-_ONE = "a request gets one answer"
 _NO_LOGPROBS = "it returns text and no probabilities"
 _NO_PENALTY = "it does not penalise repetition, since a learned answer may repeat itself; use temperature, top_p, top_k or min_p"
 _NO_BIAS = "it does not change the probability of single tokens"
-_NO_GRAMMAR = "it does not constrain an answer's format; ask for the format in the messages, or teach it"
+_NO_GRAMMAR = "the form of an answer is a JSON schema under response_format"
 _OLD_TOOLS = "this is the old form; write tools and tool_choice"
 _TEXT_ONLY = "its models read and write text only"
 _NO_REASONING = "its models answer without reasoning first"
@@ -88,14 +89,11 @@ _BY_MODEL = "choose a version by its name: model chat@v0.1"
 
 REFUSED: Mapping[str, Refused] = {
     # OpenAI's
-    "n": Refused(_ONE, (1,)),
-    **dict.fromkeys(("num_completions", "candidate_count", "num_generations"), Refused(_ONE, (1,))),
     "logprobs": Refused(_NO_LOGPROBS, (False, 0)),
     "top_logprobs": Refused(_NO_LOGPROBS, (0,)),
     "presence_penalty": Refused(_NO_PENALTY, (0,)),
     "frequency_penalty": Refused(_NO_PENALTY, (0,)),
     "logit_bias": Refused(_NO_BIAS, ({}, [])),
-    "response_format": Refused(_NO_GRAMMAR, ({"type": "text"},)),
     "functions": Refused(_OLD_TOOLS, ([],)),
     "function_call": Refused(_OLD_TOOLS, ("none", "auto")),
     "parallel_tool_calls": Refused("it does not limit how many tools are called", (True,)),
@@ -106,7 +104,7 @@ REFUSED: Mapping[str, Refused] = {
     "web_search_options": Refused(_NO_SEARCH),
     "moderation": Refused("it does not moderate"),
     # of OpenAI's older and newer routes
-    "best_of": Refused(_ONE, (1,)),
+    "best_of": Refused("it chooses among no answers; n returns several", (1,)),
     "echo": Refused("an answer does not repeat its question", (False,)),
     "suffix": Refused("it does not write what stands before a text", ("",)),
     "previous_response_id": Refused("it keeps no conversations; send all messages"),
@@ -132,7 +130,6 @@ REFUSED: Mapping[str, Refused] = {
     "beam_width": Refused(_NO_BEAMS, (1,)),
     "use_beam_search": Refused(_NO_BEAMS, (False,)),
     "early_stopping": Refused(_NO_BEAMS, (False,)),
-    "num_return_sequences": Refused(_ONE, (1,)),
     "typical_p": Refused(_NO_BEAMS, (1,)),
     "typical": Refused(_NO_BEAMS, (1,)),
     "tfs_z": Refused(_NO_BEAMS, (1,)),
@@ -279,6 +276,7 @@ ELSEWHERE: Mapping[str, str] = {
         ("stop_sequences", "stop_strings", "stop_words", "stopping_strings", "antiprompt"), "stop"
     ),
     **dict.fromkeys(("model_name", "model_id", "engine", "deployment"), "model"),
+    **dict.fromkeys(("num_completions", "candidate_count", "num_generations", "num_return_sequences"), "n"),
     "temp": "temperature",
     "p": "top_p",
     "k": "top_k",
@@ -319,23 +317,44 @@ READ_IN_MESSAGES = ("role", "content", "tool_calls", "tool_call_id")
 """What ``schemas`` reads of a message."""
 
 
-def check(request: Mapping[str, Any]) -> None:
-    """Raise ``ProtocolError`` on the first parameter that would be ignored and changes the answer."""
-    for name, value in request.items():
-        if value is not None and (told := _refusal(name, value, request)):
-            raise ProtocolError(told, code="unsupported_parameter", param=name)
+class Parameters:
+    """What one route reads of a request, and what it says of everything else that servers know."""
 
+    def __init__(
+        self,
+        done: frozenset[str],
+        refused: Mapping[str, Refused] = REFUSED,
+        elsewhere: Mapping[str, str] = ELSEWHERE,
+    ) -> None:
+        self._done = done
+        self._refused = {name: each for name, each in refused.items() if name not in done}
+        self._elsewhere = {name: each for name, each in elsewhere.items() if name not in done}
+        self._known = {_plain(name): name for name in (*done, *HARMLESS, *self._refused, *self._elsewhere)}
 
-def _refusal(name: str, value: Any, request: Mapping[str, Any]) -> str | None:
-    meant = _meant(name)
-    if meant is None or meant in HARMLESS or (meant == name and name in DONE):
-        return None
-    if refused := REFUSED.get(meant):
-        asks_nothing = value in refused.neutral or _says_the_same(meant, value, request)
-        return None if asks_nothing else refused.sentence(name)
-    if other := ELSEWHERE.get(meant):
-        return None if value in _EMPTY else f"lorad does not read {name}; write {other}"
-    return f"there is no parameter {name}; did you mean {meant}?"
+    def check(self, request: Mapping[str, Any]) -> None:
+        """Raise ``ProtocolError`` on the first parameter that would be ignored and changes the answer."""
+        for name, value in request.items():
+            if value is not None and (told := self._refusal(name, value, request)):
+                raise ProtocolError(told, code="unsupported_parameter", param=name)
+
+    def _refusal(self, name: str, value: Any, request: Mapping[str, Any]) -> str | None:
+        meant = self._meant(name)
+        if meant is None or meant in HARMLESS or (meant == name and name in self._done):
+            return None
+        if refused := self._refused.get(meant):
+            asks_nothing = value in refused.neutral or _says_the_same(meant, value, request)
+            return None if asks_nothing else refused.sentence(name)
+        if other := self._elsewhere.get(meant):
+            return None if value in _EMPTY else f"lorad does not read {name} here; write {other}"
+        return f"there is no parameter {name}; did you mean {meant}?"
+
+    def _meant(self, name: str) -> str | None:
+        """Return the known parameter of this name, however it is written or misspelt."""
+        plain = _plain(name)
+        if plain in self._known:
+            return self._known[plain]
+        near = difflib.get_close_matches(plain, self._known, n=1, cutoff=_LIKENESS)
+        return None if not near or plain.endswith("id") else self._known[near[0]]
 
 
 def _says_the_same(name: str, value: Any, request: Mapping[str, Any]) -> bool:
@@ -348,19 +367,35 @@ def _plain(name: str) -> str:
     return "".join(filter(str.isalnum, name.casefold()))
 
 
-_KNOWN = {_plain(name): name for name in (*DONE, *HARMLESS, *REFUSED, *ELSEWHERE)}
 _KNOWN_IN_MESSAGES = {_plain(name): name for name in (*READ_IN_MESSAGES, *REFUSED_IN_MESSAGES)}
 _LIKENESS = 0.85
 """From here on a name is a misspelling: ``temprature``, ``response_formt``; what ends in ``id`` names another thing."""
 
 
-def _meant(name: str) -> str | None:
-    """Return the known parameter of this name, however it is written or misspelt."""
-    plain = _plain(name)
-    if plain in _KNOWN:
-        return _KNOWN[plain]
-    near = difflib.get_close_matches(plain, _KNOWN, n=1, cutoff=_LIKENESS)
-    return None if not near or plain.endswith("id") else _KNOWN[near[0]]
+CHAT = Parameters(DONE)
+"""Of chat completions."""
+
+_NOT_A_CHAT = "a completion is no conversation; use POST /v1/chat/completions"
+COMPLETION = Parameters(
+    DONE - {"messages", "tools", "tool_choice", "max_completion_tokens", "response_format", "lorad"}
+    | {"prompt"},
+    {
+        **REFUSED,
+        "tools": Refused(_NOT_A_CHAT, ([],)),
+        "tool_choice": Refused(_NOT_A_CHAT, ("none", "auto")),
+        "response_format": Refused(_NOT_A_CHAT, ({"type": "text"},)),
+        "lorad": Refused("it looks nothing up for a completion", ({}, {"retrieve": False})),
+    },
+    {
+        **ELSEWHERE,
+        **dict.fromkeys(
+            ("messages", "input", "inputs", "query", "question", "message", "contents"), "prompt"
+        ),
+        "max_completion_tokens": "max_tokens",
+        "system": "it into the prompt",
+    },
+)
+"""Of text completions."""
 
 
 def check_message(message: Mapping[str, Any], where: str) -> None:

@@ -107,13 +107,14 @@ class Threads:
 
 
 @contextlib.asynccontextmanager
-async def cancelled_when_left(request: Request, asked: Asked) -> AsyncIterator[None]:
-    """End an answer when the client closes its connection: nobody needs the rest."""
+async def cancelled_when_left(request: Request, *asked: Asked) -> AsyncIterator[None]:
+    """End answers when the client closes its connection: nobody needs the rest."""
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        asked.cancelled.set()
+        for each in asked:
+            each.cancelled.set()
 
     watcher = asyncio.create_task(watch())
     try:
@@ -123,29 +124,31 @@ async def cancelled_when_left(request: Request, asked: Asked) -> AsyncIterator[N
 
 
 class Orders:
-    """Where orders wait for the end of a step: in few threads, so that status finds one however many are given."""
+    """Where work that is no answer waits: in few threads, so that status finds one however much there is."""
 
-    def __init__(self) -> None:
-        self._threads = Threads(ORDERS_AT_ONCE)
+    def __init__(self, at_once: int = ORDERS_AT_ONCE, most: int = MOST_ORDERS) -> None:
+        self._threads = Threads(at_once)
+        self._most = most
         self._count = 0
+
+    async def run(self, act: Callable[..., T], *arguments: Any) -> T:
+        """Do something in its turn; raise ``ProtocolError`` (503) if too much waits already."""
+        if self._count >= self._most:
+            raise ProtocolError(
+                "too many commands are waiting; try again in a second", status=503, code="busy", retry_after=1
+            )
+        self._count += 1
+        try:
+            return await self._threads.run(act, *arguments)
+        finally:
+            self._count -= 1
 
     def given_by(self, endpoint: Callable[..., T]) -> Callable[..., Awaitable[T]]:
         """Return a route's function so that it has its turn among the orders."""
 
         @functools.wraps(endpoint)
         async def give(*given: Any, **named: Any) -> T:
-            if self._count >= MOST_ORDERS:
-                raise ProtocolError(
-                    "too many commands are waiting; try again in a second",
-                    status=503,
-                    code="busy",
-                    retry_after=1,
-                )
-            self._count += 1
-            try:
-                return await self._threads.run(functools.partial(endpoint, *given, **named))
-            finally:
-                self._count -= 1
+            return await self.run(functools.partial(endpoint, *given, **named))
 
         return give
 

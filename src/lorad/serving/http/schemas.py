@@ -6,6 +6,7 @@ completion request as the engine is asked. What never does: routes, answers, kno
 """
 
 import difflib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
@@ -15,6 +16,7 @@ from lorad.datasets.containers.file_rows import BadRow, TooDeep
 from lorad.datasets.formats import conversations, row_values, tool_calls
 from lorad.errors import ProtocolError
 from lorad.serving.http import parameters
+from lorad.serving.http.parameters import Parameters
 from lorad.serving.requests import Sampling
 from lorad.storage import strict_json
 from lorad.storage.strict_json import Flaw, NotJson, is_deeper, parse
@@ -28,6 +30,12 @@ FIELDS = 100
 STOPS = 16
 STOP_LENGTH = 256
 """Maximum number of stop texts, and of their characters: each generated token is compared with all of them."""
+
+CHOICES = 16
+"""Answers to one request: each has its own place in the queue."""
+
+ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+"""The schema of an answer that is to be JSON, whatever it says."""
 
 INPUTS = 64
 """Inputs of one request for predictions: they go through the model together."""
@@ -95,47 +103,31 @@ class LoradOptions(Body):
     """Look for the example that the question asks for."""
 
 
-class ChatBody(Body):
-    """OpenAI's chat completion request, as far as a local model can follow it."""
+class AnswerBody(Body):
+    """What every request for an answer may say of how to write it."""
 
     model_config = ConfigDict(extra="ignore")  # what would matter, ``parameters`` has refused
 
-    example: ClassVar[str] = '{"model": "chat", "messages": [{"role": "user", "content": "Where is it?"}]}'
+    parameters: ClassVar[Parameters]
 
     model: str = Field(default="chat", max_length=2 * NAME_LENGTH)
-    messages: list[Any] = Field(min_length=1)
-    tools: list[Any] = []
-    tool_choice: Any = "auto"
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
+    n: int = Field(default=1, ge=1, le=CHOICES)
     max_tokens: int | None = _TOKENS
-    max_completion_tokens: int | None = _TOKENS
     temperature: float = Field(default=0.0, ge=0, le=5)
     top_p: float = Field(default=1.0, ge=0, le=1)
     top_k: int = Field(default=0, ge=-1, lt=2**31)
     min_p: float = Field(default=0.0, ge=0, le=1)
     stop: Any = None
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    lorad: LoradOptions = LoradOptions()
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unsupported(cls, given: Any) -> Any:
         if isinstance(given, dict):
-            parameters.check(given)
+            cls.parameters.check(given)
         return given
-
-    def question(self) -> list[dict[str, Any]]:
-        """Return the conversation as examples hold it: what may be called comes first."""
-        said = [_message(given, f"messages[{index}]") for index, given in enumerate(self.messages)]
-        if said[-1]["role"] == "assistant":
-            raise _refused(
-                "messages",
-                "the last message is from the assistant, and lorad does not continue an answer; end with the message "
-                "to answer",
-                "unsupported_parameter",
-            )
-        return [*self._tools(), *_in_order_of_calls(said, self.messages)]
 
     def sampling(self) -> Sampling:
         """Return how to generate."""
@@ -145,19 +137,76 @@ class ChatBody(Body):
             top_p=self.top_p,
             top_k=max(0, self.top_k),
             min_p=self.min_p,
-            stop=_stops(self.stop),
+            stop=stops(self.stop),
             seed=self.seed,
         )
 
     def _limit(self) -> int | None:
+        return self.max_tokens
+
+
+class ChatBody(AnswerBody):
+    """OpenAI's chat completion request, as far as a local model can follow it."""
+
+    example: ClassVar[str] = '{"model": "chat", "messages": [{"role": "user", "content": "Where is it?"}]}'
+    parameters: ClassVar[Parameters] = parameters.CHAT
+
+    messages: list[Any] = Field(min_length=1)
+    tools: list[Any] = []
+    tool_choice: Any = "auto"
+    max_completion_tokens: int | None = _TOKENS
+    response_format: Any = None
+    lorad: LoradOptions = LoradOptions()
+
+    def question(self) -> list[dict[str, Any]]:
+        """Return the conversation as examples hold it: what may be called comes first."""
+        said = [_message(given, f"messages[{index}]") for index, given in enumerate(self.messages)]
+        if said[-1]["role"] == "assistant":
+            raise refused(
+                "messages",
+                "the last message is from the assistant, and lorad does not continue an answer; end with the message "
+                "to answer",
+                "unsupported_parameter",
+            )
+        return [*self._tools(), *_in_order_of_calls(said, self.messages)]
+
+    def answer_schema(self) -> Mapping[str, Any] | None:
+        """Return the JSON schema that the answer must follow, ``None`` for text."""
+        given = self.response_format
+        if given is None:
+            return None
+        kind = given.get("type") if isinstance(given, dict) else None
+        if kind == "text":
+            return None
+        if self.declared():
+            raise refused(
+                "response_format", "an answer that may call tools has no other form; send one of the two"
+            )
+        if kind == "json_object":
+            return ANY_OBJECT
+        named = given.get("json_schema") if kind == "json_schema" else None
+        schema = named.get("schema") if isinstance(named, dict) else None
+        if not isinstance(schema, dict):
+            raise refused(
+                "response_format",
+                'must be {"type": "json_object"}, or a json_schema with its schema, or text',
+            )
+        return schema
+
+    def declared(self) -> frozenset[str]:
+        """Return the names of the tools that the answer may call; ``question`` has checked them."""
+        told = json.loads(message["content"]) if (message := next(iter(self._tools()), None)) else []
+        return frozenset(function["name"] for function in told)
+
+    def _limit(self) -> int | None:
         old, new = self.max_tokens, self.max_completion_tokens
         if old is not None and new is not None and old != new:
-            raise _refused("max_tokens", f"asks for {old}, and max_completion_tokens for {new}; send one")
+            raise refused("max_tokens", f"asks for {old}, and max_completion_tokens for {new}; send one")
         return old if new is None else new
 
     def _tools(self) -> list[dict[str, Any]]:
         if self.tool_choice not in ("auto", "none"):
-            raise _refused(
+            raise refused(
                 "tool_choice",
                 'lorad cannot make a model call a tool; send "auto", or "none" to leave the tools out',
                 "unsupported_parameter",
@@ -307,19 +356,19 @@ def _texts(value: Any) -> Iterator[str]:
 def _message(given: Any, where: str) -> dict[str, Any]:
     """Return role and text, and the calls if there are any, as examples hold them."""
     if not isinstance(given, dict):
-        raise _refused(where, "must be an object with a role and its content")
+        raise refused(where, "must be an object with a role and its content")
     message = _said(given)
     parameters.check_message(message, where)
     role = message.get("role")
     if role == "tools":  # what examples call their first message
-        raise _refused(f"{where}.role", "tools stand beside the messages, under tools", "unknown_role")
+        raise refused(f"{where}.role", "tools stand beside the messages, under tools", "unknown_role")
     if not isinstance(role, str) or role not in conversations.OPENAI.roles:
         known = ", ".join(sorted(conversations.OPENAI.roles))
-        raise _refused(f"{where}.role", f"must be one of {known}", "unknown_role")
+        raise refused(f"{where}.role", f"must be one of {known}", "unknown_role")
     role = conversations.OPENAI.roles[role]  # as files are read: developer is system
     called = _calls(message.get("tool_calls"), role, f"{where}.tool_calls")
     if "content" not in message and not called:
-        raise _refused(f"{where}.content", "is missing; a message needs its content", "no_content")
+        raise refused(f"{where}.content", "is missing; a message needs its content", "no_content")
     text = _text(message.get("content", ""), f"{where}.content")
     return {"role": role, "content": text} | ({"tool_calls": called} if called else {})
 
@@ -331,27 +380,27 @@ def _in_order_of_calls(said: Sequence[dict[str, Any]], given: Sequence[Any]) -> 
         if message["role"] != "tool":
             is_called = "tool_calls" in message
         elif not is_called:
-            raise _refused(f"messages[{index}]", "the result of a tool must follow its call", "no_call")
+            raise refused(f"messages[{index}]", "the result of a tool must follow its call", "no_call")
     try:
         return [said[place] for place in tool_calls.order(given)]
     except BadRow as problem:
-        raise _refused(problem.field, str(problem), "unknown_call") from None
+        raise refused(problem.field, str(problem), "unknown_call") from None
 
 
 def _text(content: Any, where: str) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise _refused(where, "must be a text, or a list of text parts")
+        raise refused(where, "must be a text, or a list of text parts")
     return "".join(_part(part, f"{where}[{index}]") for index, part in enumerate(content))
 
 
 def _part(part: Any, where: str) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind not in _TEXT_PARTS:
-        raise _refused(f"{where}.type", "must be text; this model reads text only", "unsupported_content")
+        raise refused(f"{where}.type", "must be text; this model reads text only", "unsupported_content")
     if not isinstance(part.get("text"), str):
-        raise _refused(f"{where}.text", "must be text")
+        raise refused(f"{where}.text", "must be text")
     return str(part["text"])
 
 
@@ -360,13 +409,13 @@ def _calls(given: Any, role: str, where: str) -> list[dict[str, Any]]:
     if not given:
         return []
     if role != "assistant":
-        raise _refused(where, "only the assistant calls tools")
+        raise refused(where, "only the assistant calls tools")
     try:
         found, _ = tool_calls.read(given, where, ())
     except TooDeep as problem:
         raise _too_deep(problem.field) from None
     except BadRow as problem:
-        raise _refused(problem.field, str(problem)) from None
+        raise refused(problem.field, str(problem)) from None
     except RecursionError:
         raise _too_deep(where) from None
     called = list(found)
@@ -379,7 +428,7 @@ def _tools(given: Sequence[Any]) -> list[dict[str, Any]]:
     """Return the message that says what may be called, read as files are."""
     for index, tool in enumerate(given):
         if isinstance(tool, dict) and tool.get("type", "function") != "function":
-            raise _refused(
+            raise refused(
                 f"tools[{index}].type",
                 "must be function; lorad has no tools of its own",
                 "unsupported_parameter",
@@ -387,25 +436,26 @@ def _tools(given: Sequence[Any]) -> list[dict[str, Any]]:
     try:
         turns = conversations.tool_turns(tool_calls.functions({"tools": list(given)}))
     except BadRow as problem:
-        raise _refused(problem.field, str(problem)) from None
+        raise refused(problem.field, str(problem)) from None
     return [{"role": turn.role, "content": turn.content} for turn in turns]
 
 
-def _stops(given: Any) -> tuple[str, ...]:
+def stops(given: Any) -> tuple[str, ...]:
     """Return the texts that end an answer; an empty one, which some clients send, ends nothing."""
     stops = [given] if isinstance(given, str) else [] if given is None else given
     if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
-        raise _refused("stop", "must be a text or a list of texts")
+        raise refused("stop", "must be a text or a list of texts")
     if len(stops) > STOPS or any(len(stop) > STOP_LENGTH for stop in stops):
-        raise _refused("stop", f"must be at most {STOPS} texts of at most {STOP_LENGTH} characters")
+        raise refused("stop", f"must be at most {STOPS} texts of at most {STOP_LENGTH} characters")
     return tuple(filter(None, stops))
 
 
 def _too_deep(where: str) -> ProtocolError:
-    return _refused(where, f"is nested more than {DEPTH} levels deep; send a flatter one", "too_deep")
+    return refused(where, f"is nested more than {DEPTH} levels deep; send a flatter one", "too_deep")
 
 
-def _refused(where: str, told: str, code: str = "invalid_request") -> ProtocolError:
+def refused(where: str, told: str, code: str = "invalid_request") -> ProtocolError:
+    """Return what is wrong with a field, by its name."""
     return ProtocolError(f"{where}: {told}", code=code, param=where)
 
 
@@ -422,12 +472,12 @@ def invalid(problems: Sequence[Any], known: Sequence[str] = ()) -> ProtocolError
         near = difflib.get_close_matches(where, beside, n=1)
         others = f"known here: {', '.join(beside)}" if beside else "none is known here; leave it out"
         told = f"did you mean {near[0]}?" if near else others
-        return _refused(where, f"there is no such field; {told}")
+        return refused(where, f"there is no such field; {told}")
     if first["type"] == "missing":
-        return _refused(where, "is missing")
+        return refused(where, "is missing")
     shown = strict_json.encoded(first["input"]).decode()
     shown = shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 1]}…"
-    return _refused(where, f"{first['msg'].lower().replace('input should', 'must')} (given: {shown})")
+    return refused(where, f"{first['msg'].lower().replace('input should', 'must')} (given: {shown})")
 
 
 def _where(path: Sequence[str | int]) -> str:

@@ -1,7 +1,7 @@
 """The HTTP application: every face of the socket, put together.
 
 What lives here: the order in which routes, errors and the document are added. What never does: a route (``health``,
-``openai``, ``admin``), the socket (``unix_socket``), reading bodies (``schemas``), the form of errors (``http_errors``).
+``openai``, ``ollama``, ``admin``), the socket (``unix_socket``), reading bodies (``schemas``), the form of errors (``http_errors``).
 """
 
 from fastapi import Depends, FastAPI
@@ -9,14 +9,27 @@ from starlette.routing import Route
 
 from lorad import __version__
 from lorad.config import ServerSettings
-from lorad.serving.http import admin, document, health, http_errors, openai, prediction
+from lorad.serving.http import (
+    admin,
+    document,
+    embeddings,
+    health,
+    http_errors,
+    loopback,
+    metrics,
+    ollama,
+    openai,
+    prediction,
+)
 from lorad.serving.http.bodies import Bodies
 from lorad.serving.http.daemon import Daemon
-from lorad.serving.http.routing import use_routes
+from lorad.serving.http.generation import Answering
+from lorad.serving.http.metrics import Meters
+from lorad.serving.http.routing import Orders, use_routes
 
 
-def build(daemon: Daemon, settings: ServerSettings | None = None) -> FastAPI:
-    """Return the HTTP application for a daemon."""
+def build(daemon: Daemon, settings: ServerSettings | None = None, token: str | None = None) -> FastAPI:
+    """Return the HTTP application for a daemon; who does not come through the Unix socket must show the token."""
     app = FastAPI(
         title="lorad",
         version=__version__,
@@ -29,10 +42,18 @@ def build(daemon: Daemon, settings: ServerSettings | None = None) -> FastAPI:
     use_routes(app)
     app.state.bodies = Bodies((settings or ServerSettings()).max_body_bytes)
     http_errors.add_handlers(app)
-    for face in (health, openai, prediction, admin):
+    meters = Meters()
+    for face in (health, prediction, admin):
         face.add(app, daemon)
+    answering, embedding = Answering(meters), Orders(embeddings.AT_ONCE, embeddings.MOST)
+    openai.add(app, daemon, answering)
+    embeddings.add(app, daemon, embedding)
+    ollama.add(app, daemon, answering, embedding)
+    metrics.add(app, daemon, meters)
     document.add(app)
     _answer_head(app)
+    app.add_middleware(admin.OldNames, others=http_errors.OLLAMA | http_errors.MEANT.keys())
+    app.add_middleware(loopback.Bearer, expected=token)
     return app
 
 

@@ -174,7 +174,7 @@ def _serve(home: Home, settings: Settings, registry: Registry, track: str, versi
     """Make a version latest; a running daemon does it, so that it serves it at once."""
     client = Client(home.socket(settings.server.socket))
     try:
-        client.call("POST", "/api/rollback", {"track": track, "to": version})
+        client.call("POST", "/lorad/rollback", {"track": track, "to": version})
     except LoradError as error:
         if error.code != "not_running":
             raise

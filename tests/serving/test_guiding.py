@@ -1,0 +1,120 @@
+"""Answers held to a JSON schema: whatever a model would say, what it may say follows the schema."""
+
+import json
+
+import jsonschema_rs
+import pytest
+import tiny
+import torch
+
+from lorad.errors import ProtocolError
+from lorad.serving.guiding import Grammars, GuidedSampling
+from lorad.serving.requests import Sampling
+
+END = 1
+OBJECT = {"type": "object"}
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 5},
+        "age": {"type": "integer", "minimum": 0, "maximum": 99},
+        "door": {"enum": ["amber", "blue"]},
+    },
+    "required": ["name", "age", "door"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny.tokenizer()
+
+
+@pytest.fixture(scope="module")
+def grammars(tokenizer):
+    return Grammars(tokenizer, [END])
+
+
+def written(tokenizer, guide, seed, width=400, most=200):
+    """Return what a model says that has no idea, and has more outputs than tokens."""
+    numbers, tokens = torch.Generator().manual_seed(seed), []
+    for _ in range(most):
+        logits = guide.allow(torch.rand(width, generator=numbers))
+        token = int(logits.argmax())
+        if token == END:
+            return tokenizer.decode(tokens)
+        guide.take(token)
+        tokens.append(token)
+    raise AssertionError(f"it does not end: {tokenizer.decode(tokens)}")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_a_model_says_follows_the_schema(tokenizer, grammars, seed):
+    answer = written(tokenizer, grammars.grammar(PERSON).start(), seed)
+
+    jsonschema_rs.validate(PERSON, json.loads(answer))
+
+
+def test_without_a_guide_it_would_not(tokenizer):
+    numbers = torch.Generator().manual_seed(0)
+    with pytest.raises(ValueError, match="Expecting value"):
+        json.loads(tokenizer.decode(torch.rand(366, 5, generator=numbers).argmax(0)))
+
+
+def test_answers_that_follow_one_grammar_do_not_disturb_each_other(tokenizer, grammars):
+    grammar = grammars.grammar({"enum": ["amber", "blue"]})
+    first, second = grammar.start(), grammar.start()
+    first.take(tokenizer('"')["input_ids"][0])
+
+    assert written(tokenizer, second, 1) in ('"amber"', '"blue"')
+    assert written(tokenizer, first, 1) in ('amber"', 'blue"')
+
+
+def test_logits_that_are_allowed_stay_as_they_are(grammars):
+    logits = torch.randn(400)
+    allowed = grammars.grammar(OBJECT).start().allow(logits)
+
+    kept = allowed.isfinite()
+    assert torch.equal(allowed[kept], logits[kept])
+    assert 0 < kept.sum() < 5
+    assert not kept[366:].any()
+
+
+def test_a_finished_answer_can_only_end(tokenizer, grammars):
+    guide = grammars.grammar({"const": 7}).start()
+    guide.take(tokenizer("7")["input_ids"][0])
+
+    assert guide.allow(torch.zeros(400)).isfinite().nonzero().tolist() == [[END]]
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "no"},
+        {"type": "string", "pattern": "(?=a)b"},
+        {"$ref": "http://example.com/schema"},
+        {"not": {"type": "string"}},
+        {"allOf": [{"type": "string"}, {"type": "integer"}]},
+    ],
+)
+def test_a_schema_that_nothing_can_follow_is_refused(grammars, schema):
+    with pytest.raises(ProtocolError, match="the schema cannot be followed: ") as caught:
+        grammars.grammar(schema)
+
+    assert (caught.value.status, caught.value.code) == (400, "bad_schema")
+    assert "\n" not in caught.value.message
+
+
+def test_a_token_that_was_not_allowed_is_told(tokenizer, grammars):
+    guide = grammars.grammar(OBJECT).start()
+
+    with pytest.raises(ProtocolError, match="cannot be followed"):
+        guide.take(tokenizer("7")["input_ids"][0])
+
+
+def test_a_guided_choice_is_a_choice_like_another(grammars):
+    grammar = grammars.grammar(OBJECT)
+    made = GuidedSampling(temperature=0.5, seed=3, grammar=grammar)
+
+    assert isinstance(made, Sampling)
+    assert (made.temperature, made.seed, made.grammar) == (0.5, 3, grammar)
