@@ -22,6 +22,7 @@ from lorad.serving.backends.builtin.fitness import fitness
 from lorad.serving.backends.builtin.group import Group, Limits
 from lorad.serving.backends.builtin.solo import Solo
 from lorad.serving.backends.interface import Generation
+from lorad.serving.guiding import GuidedSampling
 from lorad.serving.requests import Sampling
 
 VOCABULARY = 61
@@ -165,6 +166,54 @@ def test_a_seed_gives_the_same_answer_whatever_else_runs(model):
 
     assert among.sink.tokens == single.sink.tokens
     assert len({tuple(each.sink.tokens) for each in others}) == len(others)
+
+
+class Rising:
+    """A grammar whose answers only rise, and which gives up above a token."""
+
+    def __init__(self, most=VOCABULARY):
+        self.most = most
+
+    def start(self):
+        return RisingGuide(self.most)
+
+
+class RisingGuide:
+    def __init__(self, most):
+        self.most, self.last = most, -1
+
+    def allow(self, logits):
+        if self.last >= self.most:
+            raise ProtocolError("it cannot be followed", code="bad_schema")
+        return logits.masked_fill(torch.arange(VOCABULARY) <= self.last, -torch.inf)
+
+    def take(self, token):
+        assert token > self.last
+        self.last = token
+
+
+def test_an_answer_with_a_grammar_follows_it_among_others(model):
+    rising = [wanted([1, 2, 3], 4, GuidedSampling(grammar=Rising())) for _ in range(2)]
+    broken = wanted([1, 2, 3], 40, GuidedSampling(grammar=Rising(most=2)))
+    free = wanted([1, 2, 3], 12)
+    answers = group(model)
+    for each in (*rising, free, broken):
+        answers.submit(each)
+    run(answers)
+
+    assert free.sink.tokens == alone(model, free)
+    assert rising[0].sink.tokens == rising[1].sink.tokens == sorted(set(rising[0].sink.tokens))
+    assert rising[0].sink.tokens != free.sink.tokens[:4]
+    assert broken.sink.error.code == "bad_schema"
+    assert broken.sink.ended == 1
+
+
+def test_a_model_that_answers_one_at_a_time_follows_a_grammar_too(model):
+    together, solo = (wanted([1, 2, 3], 4, GuidedSampling(grammar=Rising())) for _ in range(2))
+    for answers, asked in ((group(model), together), (Solo(model), solo)):
+        answers.submit(asked)
+        run(answers)
+    assert solo.sink.tokens == together.sink.tokens
 
 
 def test_who_leaves_ends_between_two_steps_and_the_others_do_not_notice(model):

@@ -19,9 +19,6 @@ from torch import Tensor
 from lorad.errors import ProtocolError
 from lorad.serving.requests import Sampling
 
-FOLLOWED = False
-"""Whether the engine asks a guide before it chooses a token; until it does, what needs one is refused."""
-
 _FORM: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 

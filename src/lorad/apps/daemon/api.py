@@ -24,7 +24,7 @@ from lorad.apps.daemon.turn import Turn
 from lorad.errors import ProtocolError
 from lorad.models import bases
 from lorad.records import BASE, CHAT, Job
-from lorad.serving import guiding, queries
+from lorad.serving import queries
 from lorad.serving.answers import (
     Forgotten,
     ModelDescription,
@@ -111,9 +111,6 @@ class Api:
         return request, self._engine.fingerprint(track, request.version)
 
     def _grammar(self, track: str, schema: Mapping[str, Any]) -> Grammar:
-        if not guiding.FOLLOWED:
-            told = "lorad does not hold answers to a schema yet; ask for the form in the messages"
-            raise ProtocolError(told, code="unsupported_parameter", param="response_format")
         task, tokenizer = self._engine.task(track), self._engine.base(track).tokenizer
         if not isinstance(task, Generating):
             raise ProtocolError(f"{track} does not answer in text", code="other_way")

@@ -21,7 +21,7 @@ from transformers.cache_utils import DynamicCache
 
 from lorad.errors import ProtocolError
 from lorad.serving.backends.builtin.row_cache import RowCache, bytes_per_token, next_logits, pairs_of
-from lorad.serving.backends.builtin.sampling import choose, generator, is_greedy
+from lorad.serving.backends.builtin.sampling import Chooser
 from lorad.serving.backends.interface import Generation
 
 SHORTEST_PREFIX = 8
@@ -71,7 +71,7 @@ class _Row:
     generation: Generation
     tokens: list[int]
     """Of the prompt and of the answer so far."""
-    numbers: torch.Generator
+    chooser: Chooser
     cache: DynamicCache = field(default_factory=DynamicCache)
     """What the model has made of the tokens, until it joins the others'."""
     read: int = 0
@@ -91,6 +91,15 @@ class _Row:
         else:
             self.generation.sink.end()
         return False
+
+    def say_next(self, logits: Tensor, likeliest: int) -> bool:
+        """Choose the next token for its logits, [V], and hand it on, as ``say`` does."""
+        try:
+            token = likeliest if self.chooser.takes_likeliest else self.chooser.choose(logits)
+        except Exception as error:  # noqa: BLE001 - whoever waits is told
+            self.generation.sink.end(error)
+            return False
+        return self.say(token)
 
 
 class Group:
@@ -116,7 +125,7 @@ class Group:
         if not 0 <= max(generation.prompt, default=-1) < self._vocabulary:
             # on a GPU it would end all others with it
             raise ProtocolError("the prompt holds a token that the model does not have", code="bad_prompt")
-        row = _Row(generation, list(generation.prompt), generator(generation.sampling))
+        row = _Row(generation, list(generation.prompt), Chooser(generation.sampling))
         self._waiting.append(row)
 
     @property
@@ -159,7 +168,7 @@ class Group:
                 left -= len(piece)
                 if row.read < len(row.tokens):
                     return made
-                token = choose(logits, row.generation.sampling, row.numbers)
+                token = row.chooser.choose(logits)
             except Exception as error:  # noqa: BLE001 - this prompt's alone
                 self._filling = None
                 row.generation.sink.end(error)
@@ -235,16 +244,12 @@ class Group:
         self._make_memory()
         logits = next_logits(self._model, self._cache, [row.tokens[-1] for row in self._rows])
         made = len(self._rows)
-        goes_on = [row.say(token) for row, token in zip(self._rows, self._choose(logits), strict=True)]
+        likeliest: list[int] = logits.argmax(-1).tolist()
+        goes_on = [
+            row.say_next(own, token) for row, own, token in zip(self._rows, logits, likeliest, strict=True)
+        ]
         self._take_out([number for number, goes in enumerate(goes_on) if not goes])
         return made
-
-    def _choose(self, logits: Tensor) -> Sequence[int]:
-        likeliest: list[int] = logits.argmax(-1).tolist()
-        return [
-            token if is_greedy(row.generation.sampling) else choose(own, row.generation.sampling, row.numbers)
-            for row, token, own in zip(self._rows, likeliest, logits, strict=True)
-        ]
 
     def _make_memory(self) -> None:
         """Where the rows have grown past the limit, let one begin again later: what it has said stays said."""

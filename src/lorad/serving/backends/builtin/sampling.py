@@ -1,17 +1,41 @@
 """Choosing the next token.
 
-What lives here: one row of logits to one token, as a request's ``Sampling`` has it. What never does: models, answers.
+What lives here: one row of logits to one token, as a request's ``Sampling`` has it. What never does: models, answers, what
+a schema allows (``serving.guiding``).
 """
 
 import torch
 from torch import Tensor
 
+from lorad.serving.guiding import GuidedSampling
 from lorad.serving.requests import Sampling
 
 GREEDY = 1e-5
 """A temperature below this only ever takes the likeliest token, and the smallest cannot be divided by."""
 FEW = 256
 """Tokens that are looked at first: most often all that ``top_p`` leaves is among them, and sorting a vocabulary is slow."""
+
+
+class Chooser:
+    """Chooses the tokens of one answer, in order."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self._sampling = sampling
+        self._numbers = generator(sampling)
+        self._guide = sampling.grammar.start() if isinstance(sampling, GuidedSampling) else None
+
+    @property
+    def takes_likeliest(self) -> bool:
+        """Tell whether the likeliest token is always the next."""
+        return self._guide is None and is_greedy(self._sampling)
+
+    def choose(self, logits: Tensor) -> int:
+        """Return the next token for its logits, [V]; raise ``ProtocolError`` where a schema cannot be followed on."""
+        if self._guide is None:
+            return choose(logits, self._sampling, self._numbers)
+        token = choose(self._guide.allow(logits), self._sampling, self._numbers)
+        self._guide.take(token)
+        return token
 
 
 def is_greedy(sampling: Sampling) -> bool:

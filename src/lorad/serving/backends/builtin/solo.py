@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from lorad.serving.backends.builtin.sampling import choose, generator
+from lorad.serving.backends.builtin.sampling import Chooser
 from lorad.serving.backends.interface import Generation
 
 ENDLESS = 2**31 - 1
@@ -70,13 +70,12 @@ class _Chosen(LogitsProcessor):
     """Leave the token alone that a request's sampling chooses."""
 
     def __init__(self, generation: Generation) -> None:
-        self._sampling = generation.sampling
-        self._numbers = generator(generation.sampling)
+        self._chooser = Chooser(generation.sampling)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         del input_ids
         made = torch.full_like(scores, -torch.inf)
-        made[0, choose(scores[0], self._sampling, self._numbers)] = 0
+        made[0, self._chooser.choose(scores[0])] = 0
         return made
 
 
