@@ -91,6 +91,7 @@ def test_a_finished_answer_can_only_end(tokenizer, grammars):
     "schema",
     [
         {"type": "no"},
+        {"minimum": 10**23},
         {"type": "string", "pattern": "(?=a)b"},
         {"$ref": "http://example.com/schema"},
         {"not": {"type": "string"}},

@@ -72,7 +72,10 @@ class Grammars:
 
     def grammar(self, schema: Mapping[str, Any]) -> Grammar:
         """Return a schema's grammar; raise ``ProtocolError`` for one that nothing, or no answer, can follow."""
-        rules = LLMatcher.grammar_from_json_schema(dict(schema), overrides=_FORM)
+        try:
+            rules = LLMatcher.grammar_from_json_schema(dict(schema), overrides=_FORM)
+        except (ValueError, RecursionError) as error:  # numbers that are too large for it, or depth
+            raise _cannot_follow(str(error)) from None
         if wrong := LLMatcher.validate_grammar(rules, self._tokens):
             raise _cannot_follow(wrong)
         return Grammar(self._tokens, rules)

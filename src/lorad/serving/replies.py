@@ -6,6 +6,7 @@ What lives here: what the two clients have in common. What never does: sockets (
 import http.client
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode
@@ -23,6 +24,20 @@ ANSWER_SECONDS = 30.0
 
 TOKEN_SECONDS = 600.0
 """An answer may wait in the queue, and on a slow machine behind a session, before its first token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Vector:
+    """A text's vector, as numbers: a client of lorad's never asks for base64."""
+
+    embedding: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Vectors:
+    """An answer that holds vectors."""
+
+    data: tuple[_Vector, ...]
 
 
 class Told:
@@ -90,9 +105,7 @@ def event(line: bytes) -> "CompletionChunk | None":
 
 def vectors(told: Any) -> list[tuple[float, ...]]:
     """Return the vectors of an answer, in the texts' order."""
-    from lorad.serving.completions import Embeddings  # noqa: PLC0415 - see lorad.apps.cli
-
-    return [tuple(map(float, each.embedding)) for each in record(Embeddings, told).data]
+    return [each.embedding for each in record(_Vectors, told).data]
 
 
 def parsed(payload: bytes) -> Any:
