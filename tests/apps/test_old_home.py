@@ -47,6 +47,7 @@ def rename_settings(home):
         for name in above:
             section = section[name]
         section[new.rpartition(".")[2]] = section.pop(key)
+    tree["planner"]["gapped"] = 0  # the tiny tokenizer knows no gaps
     path.write_text(yaml.safe_dump(tree))
     return load_settings(home)
 
