@@ -22,7 +22,7 @@ import domains
 import report
 import search
 import three_drops
-from lorad.evaluation import facts
+from lorad.evaluation import facts, general_ability
 from lorad.home import Home
 from lorad.models import bases, generation, hardware
 from lorad.models.adapter_stack import AdapterStack
@@ -192,7 +192,7 @@ def ask_campus() -> dict[str, Any]:
 
 
 def weights() -> dict[str, Any]:
-    """Put the questions to the latest campus version without its index."""
+    """Put the questions to the latest campus version without its index; measure what its base is as general text goes."""
     known, wordings, slots = campus()
     multi = rows(DATA / "multi.json")
     texts = [wording for asked in wordings.values() for wording, _, _ in asked]
@@ -205,6 +205,8 @@ def weights() -> dict[str, Any]:
         for kind, asked in wordings.items()
     }
     found["multi"] = [two_facts(row, known, {"text": next(answers)}) for row in multi]
+    base = bases.load_to_answer(home_of("campus").base("smollm2"), "auto", "auto", find("chat").head)
+    found["base_perplexity"] = general_ability.perplexity(base.model, base.tokenizer)
     return found
 
 
@@ -323,7 +325,8 @@ def figures(arms: dict[str, Any]) -> dict[str, Any]:
     for name, jobs in (("now", arms["campus"]["jobs"]), ("today", arms["today"]["jobs"])):
         found[f"seconds_{name}"] = round(sum(job["seconds"] for job in jobs.values()), 1)
     found["seconds_ratio"] = round(found["seconds_now"] / found["seconds_today"], 3)
-    found["perplexity_now"], found["perplexity_today"] = now["perplexity"], then["perplexity"]
+    for name, version in (("perplexity_rise", now), ("perplexity_rise_today", then)):
+        found[name] = round(version["perplexity"] / alone["base_perplexity"] - 1, 4)
     return found
 
 

@@ -28,6 +28,8 @@ def test_two_questions_are_taken_apart(question, found):
         "When is it open on Saturdays and Sundays?",
         "Who wrote Pride and Prejudice?",
         "Where is the Hall of Arts and Sciences",
+        "My novel is overdue; what will the library charge me?",
+        "I have lost my key. Who has another one?",
         "Where?",
         "",
         "Is it Dr. Who and where?",

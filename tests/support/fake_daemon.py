@@ -79,7 +79,10 @@ def ended(finish, tokens):
 
 class FakeDaemon(ThreadingMixIn, UnixStreamServer):
     """Answers every ``METHOD /path`` with the next of its answers, the last one again and again."""
-    request_queue_size = 64  # as many as connect at once: to who finds no place a Unix socket says nothing good
+
+    request_queue_size = (
+        64  # as many as connect at once: to who finds no place a Unix socket says nothing good
+    )
 
     daemon_threads = True
 

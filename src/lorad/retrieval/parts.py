@@ -18,14 +18,17 @@ _STARTS = (
 _BORDER = re.compile(
     rf"(?:\s*[?!.;]\s+(?:(?:and|und|et)\s+)?|\s*,?\s+(?:and|und|et)\s+)(?=(?:{_STARTS})\b)", re.IGNORECASE
 )
+_ASKS = re.compile(rf"(?:{_STARTS})\b", re.IGNORECASE)
 
 
 def parts(question: str) -> list[str]:
     """Return the questions in a text, in order; the whole text where it is one.
 
-    Only what begins with a question word behind "and" or the end of a sentence is a question of its own: "When is it open
-    on Saturdays and Sundays?" is one.
+    Each must begin with a question word, behind "and" or the end of a sentence: "When is it open on Saturdays and Sundays?"
+    is one, and so is "My novel is overdue; what does that cost?", which tells first what it asks for.
     """
     found = [part.strip() for part in _BORDER.split(question.strip())]
-    is_apart = 1 < len(found) <= MOST and all(len(part.split()) >= LEAST_WORDS for part in found)
+    is_apart = 1 < len(found) <= MOST and all(
+        len(part.split()) >= LEAST_WORDS and _ASKS.match(part) for part in found
+    )
     return found if is_apart else [question]
