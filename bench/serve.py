@@ -104,7 +104,7 @@ def home() -> Home:
 
 def learn() -> dict[str, Any]:
     with three_drops.daemon(home()) as client:
-        jobs = [job for job in client.call("GET", "/api/jobs")["jobs"] if job["dataset"] == DATASET]
+        jobs = [job for job in client.call("GET", "/lorad/jobs")["jobs"] if job["dataset"] == DATASET]
         done = next((job for job in jobs if job["state"] == "promoted"), None)
         if done is None:
             source = report.BENCH.parent / "examples" / f"{DATASET}.json"
