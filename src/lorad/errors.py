@@ -61,7 +61,13 @@ class RegistryError(LoradError):
     @property
     def is_damage(self) -> bool:
         """Tell whether the version itself is to blame; else it is whole, and what is around it is another."""
-        return self.code not in {"wrong_base", "other_environment", "other_tokenizer", "no_such_version"}
+        return self.code not in {
+            "wrong_base",
+            "other_environment",
+            "other_tokenizer",
+            "no_such_version",
+            "not_loaded",
+        }
 
 
 class ProtocolError(LoradError):

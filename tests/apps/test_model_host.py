@@ -1,5 +1,6 @@
 """What the daemon's models tell: how the version that serves is held, and why not as a merged copy."""
 
+import contextlib
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +20,9 @@ class FakeEngine:
 
     def resident(self, _track, _version):
         return True
+
+    def hold(self, _track, _version):
+        return contextlib.nullcontext()
 
     def serve(self, track, version):
         self.served.append((track, version))

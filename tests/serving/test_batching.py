@@ -255,6 +255,44 @@ def test_an_answer_that_cannot_be_handed_on_ends_alone(model):
         assert asked[number].sink.tokens == alone(model, asked[number])
 
 
+class Panic(BaseException):
+    """What Rust raises where it should not."""
+
+
+def test_a_panic_ends_its_answer_alone_and_nobody_waits_for_ever(model):
+    asked = [wanted(prompt, 20) for prompt in prompts(3, seed=5)]
+
+    def put(_tokens):
+        raise Panic
+
+    asked[1].sink.put = put
+    answers = group(model)
+    for each in asked:
+        answers.submit(each)
+    run(answers)
+
+    assert isinstance(asked[1].sink.error, Panic)
+    assert [each.sink.ended for each in asked] == [1, 1, 1]
+    assert asked[2].sink.tokens == alone(model, asked[2])
+
+
+def test_what_goes_wrong_behind_a_prompt_ends_that_answer(model, monkeypatch):
+    first, second = (wanted(prompt, 5) for prompt in prompts(2, seed=7))
+    answers = group(model)
+
+    def short(row):
+        if row.generation is first:
+            raise MemoryError
+
+    monkeypatch.setattr(answers, "_keep_prefix", short)
+    for each in (first, second):
+        answers.submit(each)
+    run(answers)
+
+    assert isinstance(first.sink.error, MemoryError)
+    assert second.sink.tokens == alone(model, second)
+
+
 def test_a_prompt_that_the_model_cannot_read_is_refused(model):
     answers = group(model)
 

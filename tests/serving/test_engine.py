@@ -156,6 +156,58 @@ def test_only_as_many_versions_stay_in_memory_as_allowed(engine, folders):
     assert engine.resident("chat", "base")
 
 
+def test_what_is_about_to_be_asked_or_served_stays_in_memory(engine, folders):
+    for version in ("v0.1", "v0.2"):
+        bring(engine, folders, version)
+    engine.serve("chat", "v0.2")
+    with engine.hold("chat", "v0.1"), Worker(engine):
+        engine.load("chat", "v0.3", folders / "v0.1", "hash")
+    assert engine.resident("chat", "v0.1")
+
+    with Worker(engine):
+        engine.load("chat", "v0.4", folders / "v0.1", "hash")
+    assert not engine.resident("chat", "v0.1")
+
+
+def test_what_was_asked_last_is_dropped_last(folders):
+    made = Engine(EngineSettings(max_loaded_versions=2))
+    made.attach("chat", find("chat"), bases.load_base(folders / "base", torch.float32))
+    for version in ("v0.1", "v0.2"):
+        bring(made, folders, version)
+    answer(made, "v0.1")
+
+    with Worker(made):
+        made.load("chat", "v0.3", folders / "v0.1", "hash")
+
+    assert made.resident("chat", "v0.1")
+    assert not made.resident("chat", "v0.2")
+
+
+def test_answers_take_a_step_between_two_things_that_others_want_done(engine):
+    request = engine.submit("chat", QUESTION, Sampling(max_tokens=1))
+    done = []
+    callers = [
+        threading.Thread(target=engine.between_requests, args=(lambda: done.append(1),)) for _ in range(4)
+    ]
+    for caller in callers:
+        caller.start()
+    while engine._queue.qsize() < 5:  # all wait at the door
+        pass
+    engine.work(0)
+
+    assert len(done) == 1
+    assert not request.chunks.empty()
+    finish(engine)
+    while len(done) < 4:
+        engine.work(0)
+    for caller in callers:
+        caller.join()
+
+
+def test_a_version_that_is_not_in_memory_is_not_damaged():
+    assert not RegistryError("v0.1 is not loaded", code="not_loaded").is_damage
+
+
 def test_stop_texts_end_an_answer_and_are_not_part_of_it(engine):
     whole, _ = answer(engine)
     stop = whole[2:4]

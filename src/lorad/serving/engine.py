@@ -124,6 +124,8 @@ class Engine:
         self._accepted: list[Request] = []
         self._preparing: list[tuple[str, str]] = []
         """Track and version of the requests whose prompt is being made: they have their places in the queue."""
+        self._held: list[tuple[str, str]] = []
+        """Track and version of what somebody is about to ask or to serve."""
         self._predictions: deque[PredictionRequest] = deque()
         self.requests = 0
         self._modes: Counter[Mode] = Counter()
@@ -191,11 +193,23 @@ class Engine:
                 served.serving = wanted
         return form
 
-    def _make_room(self, track: str, served: ServedTrack, keep: str) -> None:
-        served.recent[keep] = None
-        served.recent.move_to_end(keep)
+    @contextlib.contextmanager
+    def hold(self, track: str, version: str) -> Iterator[None]:
+        """Keep a version in memory for the time of a block, in which it is loaded, and then asked or served."""
         with self._door:
-            asked = [*self._preparing, *((request.track, request.version) for request in self._accepted)]
+            self._held.append((track, version))
+        try:
+            yield
+        finally:
+            with self._door:
+                self._held.remove((track, version))
+
+    def _make_room(self, track: str, served: ServedTrack, keep: str) -> None:
+        with self._door:
+            served.recent[keep] = None
+            served.recent.move_to_end(keep)
+            waiting = ((request.track, request.version) for request in self._accepted)
+            asked = [*self._preparing, *self._held, *waiting]
             busy = {waited_for for name, waited_for in asked if name == track} | {keep, served.serving}
             for version in list(served.recent):
                 if len(served.recent) <= self._settings.max_loaded_versions:
@@ -356,8 +370,11 @@ class Engine:
                     code="busy",
                     retry_after=1,
                 )
-            kept = track, version or self._find(track).serving
+            served = self._find(track)
+            kept = track, version or served.serving
             self._preparing.append(kept)
+            if kept[1] in served.recent:  # what was asked last is dropped last
+                served.recent.move_to_end(kept[1])
         try:
             yield kept[1]
         finally:
@@ -415,10 +432,10 @@ class Engine:
             while True:
                 item = self._queue.get(block=timeout > 0 and not came, timeout=timeout)
                 came = True
-                if isinstance(item, Request):
-                    self._begin(item)
-                else:
+                if not isinstance(item, Request):
                     item()
+                    break  # answers take a step between two of these, or who keeps asking stops them all
+                self._begin(item)
         return came
 
     def _begin(self, request: Request) -> None:

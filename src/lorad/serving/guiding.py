@@ -68,7 +68,12 @@ class Grammars:
     """Makes grammars for one tokenizer; up to a second for the first."""
 
     def __init__(self, tokenizer: Any, ends: Collection[int]) -> None:
-        self._tokens = hf.from_tokenizer(tokenizer, eos_token=sorted(ends))
+        try:
+            self._tokens = hf.from_tokenizer(tokenizer, eos_token=sorted(ends))
+        except ValueError as error:  # it takes the tokenizers of tokenizer.json alone
+            raise ProtocolError(
+                f"this model's answers cannot be held to a schema: {error}", code="unsupported_parameter"
+            ) from None
 
     def grammar(self, schema: Mapping[str, Any]) -> Grammar:
         """Return a schema's grammar; raise ``ProtocolError`` for one that nothing, or no answer, can follow."""

@@ -103,11 +103,11 @@ class Api:
         The example that it asks for is looked up first, if ``retrieve`` and the conversation allow it; not if the answer
         must follow a schema, for a taught or quoted answer follows none.
         """
-        track, version = self._named(model)
-        look_up = self._look_up(track) if retrieve and not schema and is_looked_up(messages) else nothing
-        if schema is not None:
-            sampling = GuidedSampling(**fields_of(sampling), grammar=self._grammar(track, schema))
-        request = self._engine.submit(track, messages, sampling, version, look_up)
+        with self._named(model) as (track, version):
+            look_up = self._look_up(track) if retrieve and not schema and is_looked_up(messages) else nothing
+            if schema is not None:
+                sampling = GuidedSampling(**fields_of(sampling), grammar=self._grammar(track, schema))
+            request = self._engine.submit(track, messages, sampling, version, look_up)
         return request, self._engine.fingerprint(track, request.version)
 
     def _grammar(self, track: str, schema: Mapping[str, Any]) -> Grammar:
@@ -123,11 +123,10 @@ class Api:
         self, prompt: str | list[int], model: str, sampling: Sampling
     ) -> tuple[GenerationRequest, str]:
         """Accept a text, or its tokens, to be continued as it stands; the model is named as ``ask`` has it."""
-        track, version = self._named(model)
-        if self._engine.task(track).formats != CHAT:
-            told = f"{track} continues no texts; list the models that do with: GET /v1/models"
-            raise ProtocolError(told, code="other_way")
-        with _about_prompt():
+        with self._named(model) as (track, version), _about_prompt():
+            if self._engine.task(track).formats != CHAT:
+                told = f"{track} continues no texts; list the models that do with: GET /v1/models"
+                raise ProtocolError(told, code="other_way")
             request = self._engine.submit(track, prompt, sampling, version)
         return request, self._engine.fingerprint(track, request.version)
 
@@ -139,8 +138,8 @@ class Api:
 
     def predict(self, model: str, inputs: Sequence[Any]) -> tuple[PredictionRequest, str]:
         """Accept inputs for a track whose task answers with data, named as ``ask`` has it."""
-        track, version = self._named(model)
-        request = self._engine.predict(track, inputs, version)
+        with self._named(model) as (track, version):
+            request = self._engine.predict(track, inputs, version)
         return request, self._engine.fingerprint(track, request.version)
 
     def embed(self, model: str, texts: Sequence[str]) -> tuple[str, NDArray[np.float32]]:
@@ -166,10 +165,21 @@ class Api:
             )
         return found
 
-    def _named(self, model: str) -> tuple[str, str | None]:
-        """Return the track and the version that a model's name means, ``None`` for the one that serves."""
+    @contextlib.contextmanager
+    def _named(self, model: str) -> Iterator[tuple[str, str | None]]:
+        """Yield the track and the version that a model's name means, ``None`` for the one that serves.
+
+        A version that is named is in memory, and stays there for the time of the block.
+        """
         track, named, wanted = model.partition("@")
-        return track, self._resolve(track, wanted) if named else None
+        version = self._resolve(track, wanted) if named else None
+        if version is None:
+            yield track, None
+            return
+        with self._engine.hold(track, version):
+            if version != BASE:
+                self._models.ensure_loaded(self._track(track), version)
+            yield track, version
 
     def _resolve(self, name: str, wanted: str) -> str | None:
         track = self._track(name)
@@ -185,9 +195,7 @@ class Api:
             return BASE
         if wanted == "previous" and track.registry.previous is None:
             raise ProtocolError(f"{name} has no previous version yet", status=404, code="model_not_found")
-        version = track.registry.resolve(wanted)
-        self._models.ensure_loaded(track, version)
-        return version
+        return track.registry.resolve(wanted)
 
     def models(self) -> tuple[Model, ...]:
         """Return what ``/v1/models`` lists: every track and each of its versions."""

@@ -51,6 +51,8 @@ logger = log.get_logger()
 
 STEP_SECONDS = 1.0
 """The loop steps at least this often; events only make it step sooner."""
+PAUSE_SECONDS = 1.0
+"""After a thread's work has failed, before it goes on."""
 REST_SECONDS = 0.02
 """Between two steps of which the second has work already: people's orders take their turn then."""
 STOP_SECONDS = 10.0
@@ -309,7 +311,11 @@ class App:
 
         def loop() -> None:
             while not stop.is_set():
-                work()
+                try:
+                    work()
+                except BaseException:  # a panic of Rust's is no Exception; a dead thread would answer nobody
+                    logger.exception("thread_failed", thread=name)
+                    stop.wait(PAUSE_SECONDS)
 
         thread = threading.Thread(target=loop, name=name, daemon=True)
         thread.start()

@@ -210,8 +210,7 @@ class Lookup:
         with self._lock:
             while len(self._versions) >= KEPT:
                 self._versions.pop(next(iter(self._versions)))
-            self._versions[track, version] = found
-        return found
+            return self._versions.setdefault((track, version), found)  # it may have been fitted meanwhile
 
     def _thresholds(self, of: Unfitted, own: AnswerThresholds | None) -> tuple[AnswerThresholds | None, bool]:
         """Return the thresholds of a version, its own or those that were fitted since, and whether they fit."""

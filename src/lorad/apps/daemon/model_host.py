@@ -97,9 +97,10 @@ class ModelHost:
 
     def serve(self, track: Track, version: str | None) -> None:
         """Verify a version, bring it into memory and answer from it."""
-        if version is not None:
-            self.ensure_loaded(track, version)
-        form = self._engine.serve(track.name, version)
+        with self._engine.hold(track.name, version or BASE):
+            if version is not None:
+                self.ensure_loaded(track, version)
+            form = self._engine.serve(track.name, version)
         log.info(
             "serving",
             track=track.name,

@@ -10,7 +10,7 @@ temperature, and a field that would change an answer and is not done is refused 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AliasChoices, ConfigDict, Field, model_validator
 
 from lorad.serving.http import parameters
 from lorad.serving.http.openai_bodies import texts
@@ -192,4 +192,7 @@ class OllamaShowBody(Body):
 
     example: ClassVar[str] = '{"model": "chat"}'
 
-    model: str = _MODEL
+    model: str = Field(
+        min_length=1, max_length=2 * NAME_LENGTH, validation_alias=AliasChoices("model", "name")
+    )
+    """Older clients call it ``name``."""

@@ -86,7 +86,7 @@ class _Row:
         try:
             if self.generation.sink.put([token]):
                 return True
-        except Exception as error:  # noqa: BLE001 - whoever waits is told
+        except BaseException as error:  # noqa: BLE001 - whoever waits is told; a panic of Rust's is no Exception
             self.generation.sink.end(error)
         else:
             self.generation.sink.end()
@@ -96,7 +96,7 @@ class _Row:
         """Choose the next token for its logits, [V], and hand it on, as ``say`` does."""
         try:
             token = likeliest if self.chooser.takes_likeliest else self.chooser.choose(logits)
-        except Exception as error:  # noqa: BLE001 - whoever waits is told
+        except BaseException as error:  # noqa: BLE001 - whoever waits is told; a panic of Rust's is no Exception
             self.generation.sink.end(error)
             return False
         return self.say(token)
@@ -146,13 +146,14 @@ class Group:
     @torch.inference_mode()
     def step(self) -> int:
         """Read a bounded piece of prompts, then make one token of every answer; return how many tokens were made."""
-        self._let_go()
         try:
+            self._let_go()
             return self._read_prompts() + self._extend()
-        except Exception as error:  # noqa: BLE001 - whoever waits is told; the next answers begin anew
-            for row in self._rows:
+        except BaseException as error:  # noqa: BLE001 - whoever waits is told; the next answers begin anew
+            for row in [*self._rows, *filter(None, [self._filling])]:
                 row.generation.sink.end(error)
             self._rows.clear()
+            self._filling = None
             self._cache.clear()
             return 0
 
@@ -169,7 +170,8 @@ class Group:
                 if row.read < len(row.tokens):
                     return made
                 token = row.chooser.choose(logits)
-            except Exception as error:  # noqa: BLE001 - this prompt's alone
+                self._note(row)
+            except BaseException as error:  # noqa: BLE001 - this prompt's alone
                 self._filling = None
                 row.generation.sink.end(error)
                 continue
@@ -207,10 +209,13 @@ class Group:
         found: Tensor = logits[0, -1]
         return found
 
-    def _join(self, row: _Row, token: int) -> None:
+    def _note(self, row: _Row) -> None:
+        """Take what a prompt tells of the next ones."""
         self._per_token = self._per_token or bytes_per_token(row.cache)
         if row.is_new:
             self._keep_prefix(row)
+
+    def _join(self, row: _Row, token: int) -> None:
         if row.say(token):
             self._rows.append(row)
             self._cache.join(row.cache)
