@@ -26,7 +26,7 @@ from lorad.versions.promotion import PromotionRecord
 DOORS = tiny.facts(4, "doors")
 WINDOWS = tiny.facts(4, "windows", subject="window")
 LINE = AnswerThresholds(
-    scored_by="similarity on fake-fingerp, form 2",
+    scored_by="similarity on fake-fingerp, form 3",
     answer=6.0,
     near=0.5,
     mentions=0.3,

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from lorad.records import Example
-from lorad.retrieval.finding import ALONE, BY_SIMILARITY, COMPARED, LACKING, REACH, SIMILAR, Finding
+from lorad.retrieval.finding import ALONE, ANOTHER, BY_SIMILARITY, COMPARED, LACKING, REACH, SIMILAR, Finding
 from lorad.retrieval.neighbours import Neighbour
 from lorad.retrieval.words import names
 
@@ -55,13 +55,13 @@ def test_the_nearest_is_found_and_scored_by_the_index_where_there_is_no_reranker
     found = finding.find(ASKED, ["v0.1"])
     assert found.neighbour.example.line == 1
     assert found.score == ALONE
-    assert finding.scored_by == f"{BY_SIMILARITY} on 0123456789ab, form 2"
+    assert finding.scored_by == f"{BY_SIMILARITY} on 0123456789ab, form 3"
 
 
 def test_a_reranker_says_how_well_it_answers():
     finding = Finding(Shelf(9), Judging())
     assert finding.find(ASKED, ["v0.1"]).score == SIMILAR - 30.0
-    assert finding.scored_by == "judging on 0123456789ab, form 2"
+    assert finding.scored_by == "judging on 0123456789ab, form 3"
 
 
 class Level(Shelf):
@@ -92,6 +92,20 @@ def test_of_the_nearest_few_the_reranker_chooses():
     found = Finding(Level(9), Preferring(2)).find(ASKED, [])
     assert found.neighbour.example.line == 2
     assert found.score == 3.0 + SIMILAR * 0.79
+
+
+def test_what_is_about_another_code_of_the_same_form_answers_nothing():
+    def score(question):
+        return Finding(Level(1), Preferring(1)).find(question, []).score
+
+    same, another, free = (
+        score("Where is CS 1 held?"),
+        score("Where is CS 2 held?"),
+        score("Where is it held?"),
+    )
+    assert same == free
+    assert another == same - ANOTHER
+    assert score("Where is CS 22 held?") == same  # of another form: it may be anything
 
 
 def test_what_is_clearly_nearer_stays_first():

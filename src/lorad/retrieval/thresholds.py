@@ -21,7 +21,7 @@ MENTIONED = 0.95
 """Quantile of ordinary questions' similarities above which a question that names something is about what was taught."""
 USEFUL = 0.5
 """Share of untaught questions that get an answer beyond which a search does more harm than good."""
-NEAR = 0.25
+NEAR = 0.5
 """``near`` lies this far on the way from ``mentions`` to the median similarity of the untaught questions."""
 
 

@@ -41,6 +41,24 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*codes(text), *(() if is_shouted else inside)]))
 
 
+def names_another(question: str, asked: str, text: str) -> bool:
+    """Tell whether a question names a code where an example has another of the same form: CS 242 instead of CS 241.
+
+    ``asked`` is the example's question, ``text`` all of it. Only codes with digits tell: other words may be said otherwise.
+    """
+    meant, own = set(_numbered(question)), set(_numbered(asked))
+    lacking, unasked = meant - set(_numbered(text)), own - meant
+    return bool({_form(code) for code in lacking} & {_form(code) for code in unasked})
+
+
+def _numbered(text: str) -> list[str]:
+    return [code for code in codes(text) if any(map(str.isdigit, code))]
+
+
+def _form(code: str) -> str:
+    return "".join("9" if char.isdigit() else "a" if char.isalpha() else char for char in code)
+
+
 def _is_code(word: str, *, is_shouted: bool) -> bool:
     if "_" in word or any(map(str.isdigit, word)):
         return True
