@@ -312,9 +312,10 @@ def figures(arms: dict[str, Any]) -> dict[str, Any]:
     found["untaught_asked"] = len(asked["untaught"])
     found["multi_served"] = share(asked["multi"], is_right)
     found["multi_weights"] = share(alone["multi"], is_right)
-    found["chat_changed"] = share(
-        asked["ordinary"], lambda each: each["with"]["text"] != each["without"]["text"]
-    )
+    differs = [each for each in asked["ordinary"] if each["with"]["text"] != each["without"]["text"]]
+    is_looked_up = [each["with"]["mode"] != "weights" for each in differs]
+    found["chat_changed"] = round(sum(is_looked_up) / len(asked["ordinary"]), 4)
+    found["chat_rounded"] = round(is_looked_up.count(False) / len(asked["ordinary"]), 4)
     found["served_overhead_ms"] = round(
         median(on for on, _ in asked["first_token_ms"]) - median(off for _, off in asked["first_token_ms"]), 1
     )

@@ -19,7 +19,7 @@ from transformers import (
 
 from lorad.errors import ProtocolError
 from lorad.serving.backends.builtin.fitness import fitness
-from lorad.serving.backends.builtin.group import Group, Limits
+from lorad.serving.backends.builtin.group import SHORTEST_PREFIX, Group, Limits
 from lorad.serving.backends.builtin.solo import Solo
 from lorad.serving.backends.interface import Generation
 from lorad.serving.guiding import GuidedSampling
@@ -370,7 +370,7 @@ def test_a_prompt_that_begins_like_the_one_before_is_not_read_again(model, monke
         return forward(input_ids=input_ids, **given)
 
     monkeypatch.setattr(model.model, "forward", counted)
-    opening = prompts(1, seed=8)[0] * 2
+    opening = (prompts(1, seed=8)[0] * SHORTEST_PREFIX)[: SHORTEST_PREFIX + 3]
     first, second = wanted([*opening, 1, 2], 3), wanted([*opening, 3, 4, 5], 3)
     answers = group(model, prompt_tokens=500)
     for each in (first, second):
@@ -382,6 +382,22 @@ def test_a_prompt_that_begins_like_the_one_before_is_not_read_again(model, monke
     assert 3 in read  # all that the second one adds
     assert sum(read) < 2 * len(opening)
     assert [each.sink.tokens for each in (first, second)] == [alone(model, each) for each in (first, second)]
+
+
+def test_a_short_prompt_is_always_read_whole(model, monkeypatch):
+    read = []
+    forward = model.model.forward
+
+    def counted(input_ids, **given):
+        read.append(input_ids.shape[1])
+        return forward(input_ids=input_ids, **given)
+
+    monkeypatch.setattr(model.model, "forward", counted)
+    answers = group(model, prompt_tokens=500)
+    for _ in range(2):
+        answers.submit(wanted([1, 2, 3] * 10, 1))
+        run(answers)
+    assert read == [30, 30]
 
 
 def test_a_model_that_cannot_batch_answers_one_at_a_time(model):
