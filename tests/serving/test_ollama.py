@@ -210,14 +210,8 @@ def test_its_client_lists_and_shows_models(client, path):
     assert Client(path).call("GET", "/api/version") == {"version": __version__}
 
 
-def test_older_clients_name_the_model_otherwise_and_ask_first_whether_anybody_is_there(path):
+def test_older_clients_name_the_model_otherwise(path):
     assert post(path, "/api/show", {"name": "chat"})[0] == 200
-    for method, body in (("GET", b"lorad is running"), ("HEAD", b"")):
-        connection = UnixConnection(path, 10)
-        connection.request(method, "/")
-        response = connection.getresponse()
-        assert (response.status, response.read()) == (200, body)
-        connection.close()
 
 
 def test_its_client_passes_tools_on_and_what_they_said(client, daemon):

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import PlainTextResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 
 from lorad import __version__
 from lorad.errors import describe
@@ -175,12 +175,6 @@ def _add_embed(app: FastAPI, daemon: Daemon, orders: Orders) -> None:
 
 
 def _add_models(app: FastAPI, daemon: Daemon) -> None:
-    @app.api_route(
-        "/", methods=["GET", "HEAD"], include_in_schema=False
-    )  # asked before every command of Ollama's
-    async def ollama_root() -> PlainTextResponse:
-        return PlainTextResponse("lorad is running")
-
     @app.get("/api/version", responses=ON_ERROR)
     async def ollama_version() -> OllamaVersion:
         return OllamaVersion(version=__version__)
