@@ -239,7 +239,7 @@ def campus() -> tuple[list[dict[str, Any]], dict[str, list[tuple[str, str, str]]
         "reworded": _wordings("reworded", by_answer),
         "other": _wordings("paraphrases", by_answer),
     }
-    return known, wordings, all_slots((row["instruction"], row["response"]) for row in known)
+    return known, wordings, facts.all_slots((row["instruction"], row["response"]) for row in known)
 
 
 def _wordings(kind: str, by_answer: dict[str, str]) -> list[tuple[str, str, str]]:
@@ -248,10 +248,6 @@ def _wordings(kind: str, by_answer: dict[str, str]) -> list[tuple[str, str, str]
         for name in CAMPUS
         for row in rows(DATA / f"{name}.{kind}.json")
     ]
-
-
-def all_slots(pairs: Iterable[tuple[str, str]]) -> frozenset[facts.Slot]:
-    return frozenset(slot for question, answer in pairs for slot in facts.slots(question, answer))
 
 
 def two_facts(row: dict[str, Any], known: Sequence[dict[str, str]], said: dict[str, Any]) -> dict[str, Any]:
@@ -269,7 +265,7 @@ def two_facts(row: dict[str, Any], known: Sequence[dict[str, str]], said: dict[s
 def ask_public() -> dict[str, Any]:
     known = public_facts()
     asked = [(fact.paraphrase, fact.question, fact.answer) for each in known.values() for fact in each]
-    slots = all_slots((fact.question, fact.answer) for each in known.values() for fact in each)
+    slots = facts.all_slots((fact.question, fact.answer) for each in known.values() for fact in each)
     with three_drops.daemon(home_of("public"), ()) as client:
         wait_for_index(client, asked[0][1])
         return {"other_served": ask_facts(Asking(client), asked, slots)}

@@ -361,15 +361,21 @@ def test_memory_is_bounded_and_nobody_fails_for_it(model):
     assert answers._cache.bytes == 0
 
 
-def test_a_prompt_that_begins_like_the_one_before_is_not_read_again(model, monkeypatch):
+def counted(model, monkeypatch):
+    """Return a list that grows by how many tokens of a row each call reads."""
     read = []
     forward = model.model.forward
 
-    def counted(input_ids, **given):
+    def reading(input_ids, **given):
         read.append(input_ids.shape[1])
         return forward(input_ids=input_ids, **given)
 
-    monkeypatch.setattr(model.model, "forward", counted)
+    monkeypatch.setattr(model.model, "forward", reading)
+    return read
+
+
+def test_a_prompt_that_begins_like_the_one_before_is_not_read_again(model, monkeypatch):
+    read = counted(model, monkeypatch)
     opening = (prompts(1, seed=8)[0] * SHORTEST_PREFIX)[: SHORTEST_PREFIX + 3]
     first, second = wanted([*opening, 1, 2], 3), wanted([*opening, 3, 4, 5], 3)
     answers = group(model, prompt_tokens=500)
@@ -385,14 +391,7 @@ def test_a_prompt_that_begins_like_the_one_before_is_not_read_again(model, monke
 
 
 def test_a_short_prompt_is_always_read_whole(model, monkeypatch):
-    read = []
-    forward = model.model.forward
-
-    def counted(input_ids, **given):
-        read.append(input_ids.shape[1])
-        return forward(input_ids=input_ids, **given)
-
-    monkeypatch.setattr(model.model, "forward", counted)
+    read = counted(model, monkeypatch)
     answers = group(model, prompt_tokens=500)
     for _ in range(2):
         answers.submit(wanted([1, 2, 3] * 10, 1))

@@ -4,7 +4,7 @@ import json
 import queue
 
 import pytest
-from fake_app import HELLO, FakeDaemon, served
+from fake_app import HELLO
 
 from lorad.errors import ProtocolError
 from lorad.serving.client import UnixConnection
@@ -12,17 +12,6 @@ from lorad.serving.http.openai_bodies import CompletionBody
 from lorad.serving.requests import Chunk
 
 TEXT = "See https://a.example/x?y=1  and é\n"
-
-
-@pytest.fixture(scope="module")
-def daemon():
-    return FakeDaemon()
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory, daemon):
-    with served(daemon, tmp_path_factory.mktemp("home") / "run" / "lorad.sock") as place:
-        yield place
 
 
 @pytest.fixture(autouse=True)

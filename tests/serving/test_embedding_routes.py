@@ -5,22 +5,10 @@ import json
 import struct
 
 import pytest
-from fake_app import FakeDaemon, served
 
 from lorad.errors import ProtocolError
 from lorad.serving.client import Client, UnixConnection
 from lorad.serving.http.openai_bodies import TEXTS, EmbeddingsBody
-
-
-@pytest.fixture(scope="module")
-def daemon():
-    return FakeDaemon()
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory, daemon):
-    with served(daemon, tmp_path_factory.mktemp("home") / "run" / "lorad.sock") as place:
-        yield place
 
 
 def embed(path, **body):

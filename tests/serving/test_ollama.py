@@ -5,7 +5,7 @@ import json
 import httpx
 import ollama
 import pytest
-from fake_app import HELLO, FakeDaemon, served
+from fake_app import HELLO
 
 from lorad import __version__
 from lorad.errors import ProtocolError
@@ -15,17 +15,6 @@ from lorad.serving.http.ollama_bodies import OllamaChatBody, OllamaEmbedBody, Ol
 from lorad.serving.requests import Chunk
 
 TEXT = "See https://a.example/x?y=1  and é\n"
-
-
-@pytest.fixture(scope="module")
-def daemon():
-    return FakeDaemon()
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory, daemon):
-    with served(daemon, tmp_path_factory.mktemp("home") / "run" / "lorad.sock") as place:
-        yield place
 
 
 @pytest.fixture(autouse=True)

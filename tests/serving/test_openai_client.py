@@ -6,7 +6,7 @@ import queue
 import httpx2
 import openai
 import pytest
-from fake_app import HELLO, FakeDaemon, served
+from fake_app import HELLO
 from pydantic import BaseModel
 
 from lorad.errors import ProtocolError
@@ -14,17 +14,6 @@ from lorad.serving.requests import Chunk
 
 TEXT = "See https://a.example/x?y=1  and é\n"
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
-
-
-@pytest.fixture(scope="module")
-def daemon():
-    return FakeDaemon()
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory, daemon):
-    with served(daemon, tmp_path_factory.mktemp("home") / "run" / "lorad.sock") as place:
-        yield place
 
 
 @pytest.fixture

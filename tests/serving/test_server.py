@@ -8,7 +8,7 @@ import stat
 import threading
 
 import pytest
-from fake_app import HELLO, FakeDaemon, made, served
+from fake_app import HELLO, made
 
 from lorad.errors import ConfigError, ProtocolError
 from lorad.retrieval.answering import Reply, Source
@@ -18,18 +18,6 @@ from lorad.serving.http.routing import MOST_ORDERS
 from lorad.serving.http.unix_socket import bind
 from lorad.serving.record_json import as_json, fields_of
 from lorad.serving.requests import Chunk
-
-
-@pytest.fixture(scope="module")
-def daemon():
-    return FakeDaemon()
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory, daemon):
-    """A real server on a real socket."""
-    with served(daemon, tmp_path_factory.mktemp("home") / "run" / "lorad.sock") as place:
-        yield place
 
 
 @pytest.fixture(autouse=True)

@@ -71,6 +71,11 @@ def slots(question: str, answer: str) -> tuple[Slot, ...]:
     return tuple(dict.fromkeys(_slots(asked, _Text(answer))))
 
 
+def all_slots(pairs: Iterable[tuple[str, str]]) -> frozenset[Slot]:
+    """Return the slots of all these questions' answers."""
+    return frozenset(slot for question, answer in pairs for slot in slots(question, answer))
+
+
 def has_fact(question: str, expected: str, given: str, others: Collection[Slot] = ()) -> bool:
     """Tell whether ``given`` answers ``question`` with the facts of ``expected``.
 

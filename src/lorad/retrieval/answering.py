@@ -9,8 +9,9 @@ what the model makes up sounds as sure as what it knows. Or it is about somethin
 model is asked as if there were no index.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import exp
 from typing import Any, Literal, Protocol
 
@@ -73,6 +74,10 @@ class Found:
     """Whether most examples near the question answer with facts: not to know a joke is not to be said."""
 
 
+Find = Callable[[str], Found | None]
+"""Returns the example nearest to a question, ``None`` where there is none."""
+
+
 class Finder(Protocol):
     """Finds what a version has learned."""
 
@@ -107,11 +112,10 @@ def reply(
         return Reply(mode="weights", messages=messages)
     if known := finder.exact(messages):
         return _rest_on(known.example, None, is_recalled=known.right)
-    if several := _each(parts(asked[0]), finder, thresholds):
+    find = cache(finder.find)  # a part, and what it leans on, are looked up in several connections
+    if several := _each(parts(asked[0]), find, thresholds):
         return _rest_on_all(several, thresholds)
-    alone = finder.find(asked[0])
-    hits = filter(None, [alone, *_behind(asked, finder)])
-    best = max(hits, key=lambda found: _above_line(found, thresholds), default=None)
+    alone, best = find(asked[0]), _best(asked, find, thresholds)
     if best is not None and answers(best, thresholds):
         near = best.neighbour
         return _rest_on(near.example, _source(best, thresholds), is_recalled=near.is_recalled)
@@ -121,32 +125,36 @@ def reply(
     return Reply(mode="weights", messages=messages)
 
 
-def _each(questions: Sequence[str], finder: Finder, thresholds: AnswerThresholds) -> list[Found]:
+def _each(questions: Sequence[str], find: Find, thresholds: AnswerThresholds) -> list[Found]:
     """Return what answers each of several questions that are asked at once; nothing unless all have answers of their own.
 
     A later one may lean on the first: "Who runs it, and how do I call there?"
     """
     if len(questions) == 1:
         return []
-    first, *later = questions
-    found = [finder.find(first)]
-    for question in later:
-        hits = filter(None, [finder.find(question), *_behind([question, first], finder)])
-        found.append(max(hits, key=lambda hit: _above_line(hit, thresholds), default=None))
-    answered = [hit for hit in found if hit is not None and answers(hit, thresholds)]
-    examples = {hit.neighbour.example.id for hit in answered}
-    texts_alone = all(isinstance(hit.neighbour.example.target, str) for hit in answered)
-    return answered if len(examples) == len(questions) and texts_alone else []
+    found: list[Found] = []
+    for number, question in enumerate(questions):
+        best = _best([question, *questions[: min(number, 1)]], find, thresholds)
+        if best is None or not answers(best, thresholds):
+            return []
+        found.append(best)
+    return found if len({hit.neighbour.example.id for hit in found}) == len(questions) else []
 
 
-def _behind(asked: Sequence[str], finder: Finder) -> list[Found]:
+def _best(asked: Sequence[str], find: Find, thresholds: AnswerThresholds) -> Found | None:
+    """Return what answers the first of these best: alone, or behind the second, which was asked before it."""
+    hits = filter(None, [find(asked[0]), *_behind(asked, find)])
+    return max(hits, key=lambda found: _above_line(found, thresholds), default=None)
+
+
+def _behind(asked: Sequence[str], find: Find) -> list[Found]:
     """Return what the last question asks for behind the one before it ("And her e-mail?"), if that is something else.
 
     Both together hold all of the earlier question, so what that asks for is found again, whatever was said since.
     """
     if len(asked) == 1:
         return []
-    both, before = finder.find(f"{asked[1]} {asked[0]}"), finder.find(asked[1])
+    both, before = find(f"{asked[1]} {asked[0]}"), find(asked[1])
     is_again = both and before and both.neighbour.example.id == before.neighbour.example.id
     return [both] if both and not is_again else []
 

@@ -16,6 +16,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from lorad.serving import marks
+
 HERMES, HERMES_END = "<tool_call>", "</tool_call>"
 MISTRAL, MISTRAL_ARGUMENTS = "[TOOL_CALLS]", "[ARGS]"
 LLAMA, OBJECT = "<|python_tag|>", "{"
@@ -87,19 +89,8 @@ class Reader:
             return 0
         found = [at for opener in OPENERS if (at := held.find(opener)) >= 0]
         self._may_call = bool(found)
-        end = min(found, default=len(held) - _begun(held))
+        end = min(found, default=len(held) - marks.begun(held, OPENERS))
         return len(held[:end].rstrip())  # blanks before a call are not said
-
-
-def _begun(text: str) -> int:
-    """Return how many last characters may be the beginning of a call."""
-    lengths = (
-        size
-        for opener in OPENERS
-        for size in range(min(len(opener) - 1, len(text)), 0, -1)
-        if opener.startswith(text[-size:])
-    )
-    return max(lengths, default=0)
 
 
 def _divided(answer: str) -> tuple[str, str, str]:

@@ -82,7 +82,7 @@ class SourceExample:
     similarity: float
     """Cosine of its embedding and the question's, -1 to 1."""
     confidence: float
-    """How far above its threshold it is that it answers the question, 0 to 1."""
+    """0 to 1: how far its score is above or below the threshold, which is 0.5."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ What never does: models, the queue (``engine``).
 
 from collections.abc import Callable, Sequence
 
+from lorad.serving import marks
 from lorad.serving.requests import Chunk, GenerationRequest, Sampling
 
 TAIL = 16
@@ -101,7 +102,7 @@ class Streamer:
         cut = min((at for stop in stops if (at := fresh.find(stop)) >= 0), default=-1)
         if cut >= 0:
             fresh, self._finish, self._is_stopped = fresh[:cut], "stop", True
-        held = 0 if whole or self._is_stopped else _possible_stop(fresh, stops)
+        held = 0 if whole or self._is_stopped else marks.begun(fresh, stops)
         fresh = fresh[: len(fresh) - held]
         if fresh:
             self._sent += len(fresh)
@@ -128,14 +129,3 @@ def quoted(
         text, finish = text[:cut], "stop"
         written = tokens(text)
     return Chunk(text), Chunk("", finish, 0, len(written))
-
-
-def _possible_stop(text: str, stops: tuple[str, ...]) -> int:
-    """Return how many last characters may be the beginning of a stop text."""
-    lengths = (
-        size
-        for stop in stops
-        for size in range(min(len(stop) - 1, len(text)), 0, -1)
-        if stop.startswith(text[-size:])
-    )
-    return max(lengths, default=0)

@@ -87,10 +87,8 @@ class FactMeasurement:
         questions = [each for each in examples if stands_alone(each.example)]
         self._examples = spread(questions, MOST_INDEXED)
         """What the session indexes, asks and fits to: a question whose example is not there would be a stranger."""
-        self._slots = frozenset(
-            slot
-            for each in self._examples
-            for slot in facts.slots(as_line(each.example.input), as_line(each.example.target))
+        self._slots = facts.all_slots(
+            (as_line(each.example.input), as_line(each.example.target)) for each in self._examples
         )
         self._finding = self._build(encoder) if settings.retrieve else None
 

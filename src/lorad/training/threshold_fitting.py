@@ -34,9 +34,7 @@ class ThresholdFitting:
         self._lineage = lineage
         self._max_false_share = max_false_share
         found = [example for example in examples if stands_alone(example)]
-        self._slots = frozenset(
-            slot for each in found for slot in facts.slots(as_line(each.input), as_line(each.target))
-        )
+        self._slots = facts.all_slots((as_line(each.input), as_line(each.target)) for each in found)
         self._left = deque(spread(found, FITTED))
         self._taught: list[Scored] = []
         self._held_out: list[Scored] = []

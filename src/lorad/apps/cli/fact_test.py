@@ -149,7 +149,7 @@ class Grader:
     """Tells which answers hold the facts; the facts of the other rows are wrong in their place."""
 
     def __init__(self, asked: Iterable[Question]) -> None:
-        self._others = {slot for each in asked for slot in facts.slots(each.written, each.expected)}
+        self._others = facts.all_slots((each.written, each.expected) for each in asked)
 
     def outcome(self, question: Question, way: Way, said: Said) -> Outcome:
         """Return what came of a question.

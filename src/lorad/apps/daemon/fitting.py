@@ -13,20 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from lorad.apps.daemon.indexing import STEP_SECONDS
 from lorad.log import get_logger
 from lorad.records import AnswerThresholds, as_json, restore
 from lorad.retrieval.finding import Finding
 from lorad.storage.ledger import Ledger
 from lorad.track import Track
+from lorad.training.fact_measurement import MOST_INDEXED
 from lorad.training.session_examples import spread
 from lorad.training.threshold_fitting import ThresholdFitting
 
 log = get_logger()
-
-STEP_SECONDS = 0.25
-"""Most that a step takes, but for its last question."""
-MOST_READ = 4000
-"""Examples of a version that are looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +78,7 @@ class Fitting:
             return None
         lineage = of.track.registry.lineage(of.version)
         learned = [each.example for each in of.track.memory.learned(lineage)]
-        return of, ThresholdFitting(of.finding, lineage, spread(learned, MOST_READ), of.max_false_share)
+        return of, ThresholdFitting(of.finding, lineage, spread(learned, MOST_INDEXED), of.max_false_share)
 
 
 def keep(ledger: Ledger, of: Unfitted, found: AnswerThresholds | None) -> None:

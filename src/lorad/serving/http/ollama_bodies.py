@@ -15,7 +15,7 @@ from pydantic import AliasChoices, ConfigDict, Field, model_validator
 from lorad.serving.http import parameters
 from lorad.serving.http.openai_bodies import texts
 from lorad.serving.http.parameters import Parameters, Refused
-from lorad.serving.http.schemas import ANY_OBJECT, NAME_LENGTH, Body, ChatBody, refused, stops
+from lorad.serving.http.schemas import ANY_OBJECT, NAME_LENGTH, Body, ChatBody, SamplingBody, refused
 from lorad.serving.requests import Sampling
 
 SAMPLING = frozenset({"temperature", "top_p", "top_k", "min_p", "seed", "num_predict", "stop"})
@@ -49,19 +49,13 @@ def model_name(given: str) -> str:
     return given.replace(":", "@", 1)
 
 
-class OptionsBody(Body):
+class OptionsBody(SamplingBody):
     """Ollama's options, as far as a local model can follow them."""
 
     model_config = ConfigDict(extra="ignore")  # what would matter, ``parameters`` has refused
 
-    temperature: float = Field(default=0.0, ge=0, le=5)
-    top_p: float = Field(default=1.0, ge=0, le=1)
-    top_k: int = Field(default=0, ge=-1, lt=2**31)
-    min_p: float = Field(default=0.0, ge=0, le=1)
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     num_predict: int = Field(default=-1, ge=-2, lt=2**31)
     """Tokens; -1 and -2: all that the context leaves."""
-    stop: Any = None
 
     @model_validator(mode="before")
     @classmethod
@@ -74,15 +68,7 @@ class OptionsBody(Body):
         """Return how to generate."""
         if self.num_predict == 0:
             raise refused("options.num_predict", "must be at least 1, or -1 for all that the context leaves")
-        return Sampling(
-            max_tokens=self.num_predict if self.num_predict > 0 else None,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=max(0, self.top_k),
-            min_p=self.min_p,
-            stop=stops(self.stop),
-            seed=self.seed,
-        )
+        return self.with_limit(self.num_predict if self.num_predict > 0 else None)
 
 
 class OllamaBody(Body):

@@ -103,7 +103,30 @@ class LoradOptions(Body):
     """Look for the example that the question asks for."""
 
 
-class AnswerBody(Body):
+class SamplingBody(Body):
+    """What OpenAI's requests and Ollama's options say alike of how to choose the next token."""
+
+    temperature: float = Field(default=0.0, ge=0, le=5)
+    top_p: float = Field(default=1.0, ge=0, le=1)
+    top_k: int = Field(default=0, ge=-1, lt=2**31)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    stop: Any = None
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+
+    def with_limit(self, max_tokens: int | None) -> Sampling:
+        """Return how to generate at most so many tokens."""
+        return Sampling(
+            max_tokens=max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=max(0, self.top_k),
+            min_p=self.min_p,
+            stop=stops(self.stop),
+            seed=self.seed,
+        )
+
+
+class AnswerBody(SamplingBody):
     """What every request for an answer may say of how to write it."""
 
     model_config = ConfigDict(extra="ignore")  # what would matter, ``parameters`` has refused
@@ -115,12 +138,6 @@ class AnswerBody(Body):
     stream_options: StreamOptions = StreamOptions()
     n: int = Field(default=1, ge=1, le=CHOICES)
     max_tokens: int | None = _TOKENS
-    temperature: float = Field(default=0.0, ge=0, le=5)
-    top_p: float = Field(default=1.0, ge=0, le=1)
-    top_k: int = Field(default=0, ge=-1, lt=2**31)
-    min_p: float = Field(default=0.0, ge=0, le=1)
-    stop: Any = None
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
 
     @model_validator(mode="before")
     @classmethod
@@ -131,15 +148,7 @@ class AnswerBody(Body):
 
     def sampling(self) -> Sampling:
         """Return how to generate."""
-        return Sampling(
-            max_tokens=self._limit(),
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=max(0, self.top_k),
-            min_p=self.min_p,
-            stop=stops(self.stop),
-            seed=self.seed,
-        )
+        return self.with_limit(self._limit())
 
     def _limit(self) -> int | None:
         return self.max_tokens
