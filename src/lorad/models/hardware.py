@@ -54,9 +54,26 @@ def machine(wanted: str = "auto") -> Machine:
         device=device,
         name=f"{device} ({name})",
         memory_bytes=free_bytes(device),
-        threads=torch.get_num_threads(),
+        threads=cores(),
         fast_bfloat16=_bfloat16_pays(device),
     )
+
+
+@functools.cache
+def cores() -> int:
+    """Return with how many threads torch computes here by itself; the first call must come before ``compute_with``."""
+    return torch.get_num_threads()
+
+
+def compute_with(threads: int) -> None:
+    """Let this thread compute with so many threads, and all others that have not computed yet.
+
+    In a process with several threads that compute, one alone may have more than one. Each that has keeps helpers, and as
+    soon as libgomp counts more of these than cores, they all sleep between two operations instead of waiting awake
+    (``gomp_throttled_spin_count_var``): a step of a small model then takes nearly twice as long.
+    """
+    torch.set_num_threads(threads)
+    torch.get_num_threads()  # what this thread has been told holds from its first use on
 
 
 def _bfloat16_pays(device: str) -> bool:

@@ -37,7 +37,7 @@ from lorad.datasets.inbox.inbox import Inbox
 from lorad.datasets.isolated.reader_process import Reader
 from lorad.errors import ConfigError, LoradError, TransientError
 from lorad.home import Home, find_home
-from lorad.models.hardware import quieten
+from lorad.models import hardware
 from lorad.serving.engine import Engine
 from lorad.serving.http import connections, loopback, server, unix_socket
 from lorad.serving.queries import Archive
@@ -85,6 +85,8 @@ class App:
 
     def start(self) -> None:
         """Start everything, in the order in which things need each other; on failure undo what was started."""
+        hardware.cores()
+        hardware.compute_with(1)  # all that computes beside the thread that answers
         try:
             for begin in (self._claim, self._wire, self._answer, self._listen, self._learn):
                 begin()
@@ -239,7 +241,15 @@ class App:
 
     def _answer(self) -> None:
         """Start the thread that generates, and serve the newest intact version."""
-        self._thread("answer", lambda: self.engine.work(timeout=0.2))
+        has_cores = threading.Event()
+
+        def take_cores() -> None:
+            hardware.compute_with(hardware.cores())
+            has_cores.set()
+
+        self._thread("answer", lambda: self.engine.work(timeout=0.2), take_cores)
+        has_cores.wait()
+        hardware.compute_with(1)  # what one thread takes is what every new one would get
         self.loop.served.serve_all(time.monotonic())
 
     def _listen(self) -> None:
@@ -306,10 +316,12 @@ class App:
         self.inbox.request_scan()
         self._turn.wake.set()
 
-    def _thread(self, name: str, work: Callable[[], object]) -> None:
+    def _thread(self, name: str, work: Callable[[], object], begin: Callable[[], None] | None = None) -> None:
         stop = threading.Event()  # its own: what depends on this thread is stopped before it is
 
         def loop() -> None:
+            if begin is not None:
+                begin()
             while not stop.is_set():
                 try:
                     work()
@@ -366,7 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         home = find_home(options.home)
         settings = load_settings(home, options.config, options.set)
         log.configure(settings.log)
-        quieten()
+        hardware.quieten()
         App(home, settings).run()
     except LoradError as error:
         terminal.complain(error.message)

@@ -1,0 +1,39 @@
+"""What is asked of the machine."""
+
+import threading
+
+import pytest
+import torch
+
+from lorad.models import hardware
+
+
+@pytest.fixture
+def threads():
+    """Put the number of threads back."""
+    before = torch.get_num_threads()
+    yield
+    hardware.compute_with(before)
+
+
+@pytest.mark.usefixtures("threads")
+def test_what_one_thread_takes_stays_its_own():
+    told, found = threading.Event(), []
+
+    def answer():
+        hardware.compute_with(3)
+        told.set()
+        hardware_is_shared.wait()
+        found.append(torch.get_num_threads())
+
+    hardware_is_shared = threading.Event()
+    answering = threading.Thread(target=answer)
+    answering.start()
+    told.wait()
+    hardware.compute_with(1)
+    hardware_is_shared.set()
+    answering.join()
+    beside = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    beside.start()
+    beside.join()
+    assert found == [3, 1]
