@@ -471,16 +471,14 @@ class AnswerThresholds:
     """What compares a question with an example: the fingerprint of the reranker, or ``similarity``."""
     answer: float
     """The least score with which an example answers a question, where its dataset has no line of its own."""
-    near: float
-    """The similarity from which a question is about what was taught, whatever its words."""
-    mentions: float
-    """The lower similarity that is enough if the question names something, known or not."""
     false_share: float
     """Share of untaught questions that got an answer, on the questions that the thresholds were fitted on."""
     refused_share: float
     """Share of taught questions that got none, on the same."""
     questions: int
     """How many questions they were fitted on."""
+    about: float = 0.0
+    """From where on a question is about what was taught, whether or not anything answers it."""
     max_false_share: float | None = None
     """The share that the settings allowed; ``None`` where it was not noted."""
     lines: Mapping[str, float] = field(default_factory=dict)

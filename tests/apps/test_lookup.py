@@ -26,10 +26,9 @@ from lorad.versions.promotion import PromotionRecord
 DOORS = tiny.facts(4, "doors")
 WINDOWS = tiny.facts(4, "windows", subject="window")
 LINE = AnswerThresholds(
-    scored_by="similarity on fake-fingerp, form 3",
+    scored_by="similarity on fake-fingerp, form 5",
     answer=6.0,
-    near=0.5,
-    mentions=0.3,
+    about=0.5,
     false_share=0.0,
     refused_share=0.0,
     questions=8,
@@ -131,7 +130,7 @@ def test_thresholds_of_another_reranker_are_not_used(world):
 
 def test_what_is_unknown_is_said_in_the_settings_words(world):
     facts = [replace(example, target=f"It is {number + 41}.") for number, example in enumerate(DOORS)]
-    version = world.learn(facts, thresholds=replace(LINE, answer=50.0, near=0.1))
+    version = world.learn(facts, thresholds=replace(LINE, answer=50.0, about=0.1))
     asked = "Which colour is the roof of Arlo?"
     assert world.reply(asked, version, unknown_words="No idea.").text == "No idea."
     assert world.reply(asked, version, unknown="answer").mode == "weights"

@@ -13,8 +13,7 @@ from lorad.storage.memory import Recalled
 LINE = AnswerThresholds(
     scored_by="similarity",
     answer=0.8,
-    near=0.6,
-    mentions=0.4,
+    about=0.6,
     false_share=0.0,
     refused_share=0.0,
     questions=0,
@@ -27,7 +26,7 @@ def found(
     *,
     target="It is 555-0142.",
     is_recalled=True,
-    mentions=False,
+    about=None,
     is_of_facts=True,
     asked="What is the phone number of the office?",
     dataset="desk",
@@ -40,7 +39,9 @@ def found(
         line=7,
     )
     near = Neighbour(example=example, similarity=similarity, score=score, is_recalled=is_recalled)
-    return Found(neighbour=near, score=score, mentions=mentions, is_of_facts=is_of_facts)
+    return Found(
+        neighbour=near, score=score, about=similarity if about is None else about, is_of_facts=is_of_facts
+    )
 
 
 class Finder:
@@ -162,8 +163,8 @@ def test_the_model_answers_all_where_it_is_told_to():
     [
         (found(0.1, similarity=0.59), "weights"),
         (found(0.1, similarity=0.6), "unknown"),
-        (found(0.1, similarity=0.41, mentions=True), "unknown"),
-        (found(0.1, similarity=0.39, mentions=True), "weights"),
+        (found(0.1, similarity=0.1, about=0.61), "unknown"),
+        (found(0.1, similarity=0.94, about=0.5), "weights"),
         (found(0.1, similarity=0.9, is_of_facts=False), "weights"),
     ],
 )
@@ -184,6 +185,19 @@ def test_a_question_that_leans_on_the_one_before_is_looked_up_with_it():
         by_text={"Who runs the office? And how do I call it?": found(0.9)},
     )
     assert reply.mode == "taught"
+
+
+@pytest.mark.parametrize(("about", "mode"), [(0.9, "unknown"), (0.1, "weights")])
+def test_a_turn_is_refused_only_if_what_it_leans_on_is_about_what_was_taught_too(about, mode):
+    reply = ask(
+        "How big is it?",
+        "And how deep is it?",
+        by_text={
+            "And how deep is it?": found(0.5, about=0.9),
+            "How big is it? And how deep is it?": found(0.1, about=about),
+        },
+    )
+    assert reply.mode == mode
 
 
 def test_a_turn_that_leans_on_the_one_before_is_not_refused():

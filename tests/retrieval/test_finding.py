@@ -3,8 +3,18 @@
 from dataclasses import replace
 
 from lorad.records import Example
-from lorad.retrieval.finding import ALONE, ANOTHER, BY_SIMILARITY, COMPARED, LACKING, REACH, SIMILAR, Finding
+from lorad.retrieval.finding import (
+    ALONE,
+    ANOTHER,
+    BY_SIMILARITY,
+    COMPARED,
+    LACKING,
+    NAMED,
+    REACH,
+    Finding,
+)
 from lorad.retrieval.neighbours import Neighbour
+from lorad.retrieval.odds import Odds
 from lorad.retrieval.words import names
 
 
@@ -44,7 +54,7 @@ class Judging:
 
     def score(self, question, texts):
         del question
-        return [-30.0 for _ in texts]
+        return [Odds(-30.0, -3.0) for _ in texts]
 
 
 ASKED = "anything"
@@ -55,13 +65,13 @@ def test_the_nearest_is_found_and_scored_by_the_index_where_there_is_no_reranker
     found = finding.find(ASKED, ["v0.1"])
     assert found.neighbour.example.line == 1
     assert found.score == ALONE
-    assert finding.scored_by == f"{BY_SIMILARITY} on 0123456789ab, form 3"
+    assert finding.scored_by == f"{BY_SIMILARITY} on 0123456789ab, form 5"
 
 
 def test_a_reranker_says_how_well_it_answers():
     finding = Finding(Shelf(9), Judging())
-    assert finding.find(ASKED, ["v0.1"]).score == SIMILAR - 30.0
-    assert finding.scored_by == "judging on 0123456789ab, form 3"
+    assert finding.find(ASKED, ["v0.1"]).score == -30.0
+    assert finding.scored_by == "judging on 0123456789ab, form 5"
 
 
 class Level(Shelf):
@@ -85,13 +95,13 @@ class Preferring:
     def score(self, question, texts):
         del question
         self.compared = len(texts)
-        return [self.odds if f"CS {self.number} " in text else 0.0 for text in texts]
+        return [Odds(self.odds, 5.0) if f"CS {self.number} " in text else Odds(0.0, -5.0) for text in texts]
 
 
 def test_of_the_nearest_few_the_reranker_chooses():
     found = Finding(Level(9), Preferring(2)).find(ASKED, [])
     assert found.neighbour.example.line == 2
-    assert found.score == 3.0 + SIMILAR * 0.79
+    assert found.score == 3.0
 
 
 def test_what_is_about_another_code_of_the_same_form_answers_nothing():
@@ -137,9 +147,15 @@ def test_nothing_is_found_in_an_empty_memory():
     assert Finding(Shelf(1)).find(ASKED, [], without={example(1).id}) is None
 
 
-def test_a_question_that_names_something_says_so():
+def test_a_question_is_about_what_was_taught_as_far_as_the_reranker_says_so_of_any_near_example():
+    assert Finding(Shelf(9), Judging()).find(ASKED, []).about == -3.0
+    found = Finding(Level(9), Preferring(3, odds=-99.0)).find(ASKED, [])
+    assert (found.neighbour.example.line, found.about) == (1, 5.0)
+
+
+def test_without_a_reranker_a_question_that_names_something_is_more_likely_about_what_was_taught():
     def mentions(question):
-        return Finding(Shelf(1)).find(question, []).mentions
+        return Finding(Shelf(1)).find(question, []).about == 0.9 + NAMED
 
     assert mentions("Do you know Alderbrook?")
     assert mentions("cs1 where")

@@ -19,7 +19,7 @@ def encoder(tmp_path):
 def shipped(tmp_path, encoder, monkeypatch):
     """A reranker that was made for this encoder."""
     base = bases.load_base(encoder, torch.float32, "cpu", rerankers.HEAD)
-    heads.build(base.model, rerankers.HEAD, [rerankers.LABEL])
+    heads.build(base.model, rerankers.HEAD, rerankers.LABELS)
     weights = rerankers.weights_digest(base)
     live = peft_io.add_lora(base.model, 2, 4, rerankers.HEAD)
     torch.manual_seed(1)
@@ -39,18 +39,29 @@ def shipped(tmp_path, encoder, monkeypatch):
 TEXTS = ["she took the apple", "she saw the iron", "heron"]
 
 
+def told(encoder, question="the apple", texts=TEXTS):
+    """Return all that is said of the texts, one number after the other."""
+    return [number for odds in encoder.score(question, texts) for number in odds]
+
+
 def test_loaded_it_says_what_it_said_when_it_was_made(encoder, shipped):
     loaded = rerankers.load(encoder)
     assert loaded.fingerprint == "made for a test"
-    assert loaded.score("the apple", TEXTS) == pytest.approx(shipped.score("the apple", TEXTS), abs=1e-4)
-    assert len(set(loaded.score("the apple", TEXTS))) == 3
+    assert told(loaded) == pytest.approx(told(shipped), abs=1e-4)
+    assert len(set(told(loaded))) == 2 * len(TEXTS)
 
 
 @pytest.mark.usefixtures("shipped")
 def test_a_text_scores_the_same_alone_and_beside_others(encoder):
     loaded = rerankers.load(encoder)
-    together = loaded.score("the apple", TEXTS)
-    assert [loaded.score("the apple", [text])[0] for text in TEXTS] == pytest.approx(together, abs=1e-5)
+    alone = [number for text in TEXTS for number in told(loaded, texts=[text])]
+    assert alone == pytest.approx(told(loaded), abs=1e-5)
+
+
+@pytest.mark.usefixtures("shipped")
+def test_in_bfloat16_it_says_the_same_up_to_rounding(encoder):
+    exact, rounded = rerankers.load(encoder), rerankers.load(encoder, "bfloat16")
+    assert told(rounded) == pytest.approx(told(exact), abs=0.05)
 
 
 @pytest.mark.usefixtures("shipped")

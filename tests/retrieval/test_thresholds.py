@@ -61,9 +61,19 @@ def test_all_may_be_false():
 
 
 def test_what_is_about_memory_lies_between_ordinary_and_own_questions():
-    found = fit([1.0], [0.0], ordinary=[0.1] * 19 + [0.4], own=[0.8])
-    assert found.mentions == pytest.approx(0.4)
-    assert found.mentions < found.near < 0.8
+    found = fit([1.0], [0.0], ordinary=[0.1] * 18 + [0.4, 0.5], own=[0.8])
+    assert found.about == pytest.approx(0.6)
+
+
+def test_where_ordinary_questions_sound_like_own_ones_none_of_them_is_refused():
+    assert fit([1.0], [0.0], ordinary=[0.1] * 18 + [0.9, 0.9], own=[0.8]).about == pytest.approx(
+        0.9, abs=1e-5
+    )
+    assert fit([1.0], [0.0], ordinary=[], own=[]).about == 0.0
+
+
+def test_a_few_ordinary_questions_may_be_taken_for_own_ones():
+    assert fit([1.0], [0.0], ordinary=[0.1] * 95 + [0.9] * 5, own=[0.3]).about == pytest.approx(0.2, abs=1e-5)
 
 
 def test_a_memory_of_one_example_has_no_near_miss():

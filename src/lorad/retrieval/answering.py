@@ -68,8 +68,8 @@ class Found:
     neighbour: Neighbour
     score: float
     """How well the example answers the question, on the scale of the thresholds: more is better. See ``finding``."""
-    mentions: bool = False
-    """Whether the question names something or somebody, known or not."""
+    about: float
+    """How much the question sounds as if it were about what was taught, on the scale of the thresholds. See ``finding``."""
     is_of_facts: bool = True
     """Whether most examples near the question answer with facts: not to know a joke is not to be said."""
 
@@ -120,7 +120,12 @@ def reply(
         near = best.neighbour
         return _rest_on(near.example, _source(best, thresholds), is_recalled=near.is_recalled)
     # an earlier question may be about what was taught, and this one not; and one that leans on it is not refused
-    if alone is not None and alone is best and unknown_words is not None and is_about(alone, thresholds):
+    if (
+        unknown_words is not None
+        and alone is not None
+        and alone is best
+        and _is_about(asked, find, thresholds)
+    ):
         return Reply(mode="unknown", text=unknown_words, sources=(_source(alone, thresholds),))
     return Reply(mode="weights", messages=messages)
 
@@ -154,7 +159,7 @@ def _behind(asked: Sequence[str], find: Find) -> list[Found]:
     """
     if len(asked) == 1:
         return []
-    both, before = find(f"{asked[1]} {asked[0]}"), find(asked[1])
+    both, before = find(_together(asked)), find(asked[1])
     is_again = both and before and both.neighbour.example.id == before.neighbour.example.id
     return [both] if both and not is_again else []
 
@@ -173,11 +178,17 @@ def _above_line(found: Found, thresholds: AnswerThresholds) -> float:
     return found.score - thresholds.line(found.neighbour.example.dataset)
 
 
-def is_about(found: Found, thresholds: AnswerThresholds) -> bool:
-    """Tell whether a question is about what was taught, so that not to know its answer is worth saying."""
-    similarity = found.neighbour.similarity
-    is_near = similarity >= thresholds.near or (found.mentions and similarity >= thresholds.mentions)
-    return found.is_of_facts and is_near
+def _is_about(asked: Sequence[str], find: Find, thresholds: AnswerThresholds) -> bool:
+    """Tell whether the first of these is about what was taught, so that not to know its answer is worth saying.
+
+    "And how deep is it?" is about what the question before it was about: both together must be, too.
+    """
+    hits = (find(asked[0]), *([find(_together(asked))] if len(asked) > 1 else []))
+    return all(hit is not None and hit.is_of_facts and hit.about >= thresholds.about for hit in hits)
+
+
+def _together(asked: Sequence[str]) -> str:
+    return f"{asked[1]} {asked[0]}"
 
 
 def _rest_on(example: Example, source: Source | None, *, is_recalled: bool) -> Reply:

@@ -5,38 +5,42 @@ What lives here: a question's way through index and reranker. What never does: e
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Protocol
 
 from lorad.evaluation import facts
 from lorad.records import Example, as_line
 from lorad.retrieval.answering import Found
 from lorad.retrieval.neighbours import Neighbour
+from lorad.retrieval.odds import Odds
 from lorad.retrieval.words import embedded_text, names, names_another
 from lorad.storage.memory import Recalled
 
 BY_SIMILARITY = "similarity"
 """What scores where there is no reranker."""
 
-SIMILAR, LACKING = 6.0, 4.0
-"""Weights in an example's score: the reranker's log-odds + SIMILAR x the index's score - LACKING x what the question names
-and the example lacks. Tuned on data/harbour*.json (bench/LOG.md)."""
 ANOTHER = 12.0
 """Counted against an example that is about a code where the question has another of the same form: what is true of CS 241 is
 no answer for CS 242, however alike they look. Of 3,649 taught questions with digits in data/reranker 3 are hit by it, of 997
 untaught ones 885."""
-COMPARED = 3
+COMPARED = 4
 """Of the nearest examples so many are compared with the question; the best of them is scored."""
 RANKED = 50.0
-"""Weight of the index's score in place of SIMILAR where examples are ranked: the reranker decides between near ones only, for
-it confuses codes that look alike. Found as SIMILAR was."""
+"""Weight of the index's score beside the reranker's log-odds where examples are ranked: the reranker decides between near ones
+only, for it confuses codes that look alike. Found on data/harbour*.json, as it was that the score of the first is better
+without (bench/LOG.md)."""
 REACH = 0.2
 """How far behind the first an example may be in the index's score to be compared: farther, its odds would have to be more
 than a million times as good."""
-FORM = 3
+NAMED = 0.1
+"""Added to the similarity of a question that names something or somebody, to tell whether it is about what was taught, where
+there is no reranker to say so."""
+FORM = 5
 """Counts what an example's score is made of; thresholds of another form mean nothing."""
-ALONE = 12.0
-"""The index's score where there is no reranker: as log-odds are spread."""
-PASSED_OVER = 4
+ALONE, LACKING = 12.0, 4.0
+"""Where there is no reranker, the score is ALONE x the index's, as log-odds are spread, - LACKING x what the question names and
+the example lacks."""
+PASSED_OVER = 6
 """Neighbours that are looked at: some are no question that stands alone."""
 FEW_WORDS = 5
 """Words of an answer that is a fact even without number or name: "on the left"."""
@@ -70,8 +74,8 @@ class Reranker(Protocol):
     def fingerprint(self) -> str:
         """Identify it: scores of another one mean something else."""
 
-    def score(self, question: str, texts: Sequence[str]) -> Sequence[float]:
-        """Return the log-odds that each text answers the question."""
+    def score(self, question: str, texts: Sequence[str]) -> Sequence[Odds]:
+        """Return what is said of the question and each text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,29 +99,30 @@ class Finding:
         fit = [each for each in near if each.example.id not in without and stands_alone(each.example)]
         if not fit:
             return None
-        best, score = self._best(question, fit)
+        best, score, about = self._best(question, fit)
         return Found(
             neighbour=best,
             score=score,
-            mentions=any(len(name) > 1 and not name.isdecimal() for name in names(question)),
+            about=about,
             is_of_facts=2 * sum(has_fact(each.example) for each in fit) >= len(fit),
         )
 
-    def _best(self, question: str, fit: Sequence[Neighbour]) -> tuple[Neighbour, float]:
-        """Return the example that answers best, and its score."""
+    def _best(self, question: str, fit: Sequence[Neighbour]) -> tuple[Neighbour, float, float]:
+        """Return the example that answers best, its score, and how much the question is about what was taught."""
         near = [each for each in fit[:COMPARED] if each.score >= fit[0].score - REACH]
         texts = [embedded_text(each.example) for each in near]
         against = [
-            LACKING * each.lacking + ANOTHER * names_another(question, as_line(each.example.input), text)
+            ANOTHER * names_another(question, as_line(each.example.input), text)
             for each, text in zip(near, texts, strict=True)
         ]
         if self.reranker is None:
-            return near[0], ALONE * near[0].score - against[0]
+            score = ALONE * near[0].score - LACKING * near[0].lacking - against[0]
+            return near[0], score, near[0].similarity + NAMED * _names(question)
         odds = self.reranker.score(question, texts)
-        told = [one - less for one, less in zip(odds, against, strict=True)]
+        told = [one.answers - less for one, less in zip(odds, against, strict=True)]
         ranks = [one + RANKED * each.score for one, each in zip(told, near, strict=True)]
         first = ranks.index(max(ranks))
-        return near[first], told[first] + SIMILAR * near[first].score
+        return near[first], told[first], max(one.about for one in odds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +149,21 @@ class VersionFinder:
         return replace(found, neighbour=replace(near, is_recalled=recalled))
 
 
+def _names(question: str) -> bool:
+    """Tell whether a question names something or somebody, known or not."""
+    return any(len(name) > 1 and not name.isdecimal() for name in names(question))
+
+
 def has_fact(example: Example) -> bool:
     """Tell whether an example's answer is a fact: a few words, or a short text with a number, a name, an address."""
-    answer = as_line(example.target)
+    return _is_fact(as_line(example.input), as_line(example.target))
+
+
+@lru_cache(maxsize=4096)
+def _is_fact(asked: str, answer: str) -> bool:
     if len(answer) > LONGEST_FACT:
         return False
-    return len(answer.split()) <= FEW_WORDS or bool(facts.slots(as_line(example.input), answer))
+    return len(answer.split()) <= FEW_WORDS or bool(facts.slots(asked, answer))
 
 
 def stands_alone(example: Example) -> bool:

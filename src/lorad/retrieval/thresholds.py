@@ -17,12 +17,12 @@ MAX_REFUSED = 0.02
 """Share of taught questions, in the wordings that were trained, that may be refused for the sake of fewer false answers."""
 LEAST_QUESTIONS = 16
 """Untaught questions that end at a dataset's examples, from which on it has a line of its own."""
-MENTIONED = 0.95
-"""Quantile of ordinary questions' similarities above which a question that names something is about what was taught."""
+ORDINARY_SHARE = 0.05
+"""Share of ordinary questions that may be taken for questions about what was taught."""
 USEFUL = 0.5
 """Share of untaught questions that get an answer beyond which a search does more harm than good."""
-NEAR = 0.5
-"""``near`` lies this far on the way from ``mentions`` to the median similarity of the untaught questions."""
+MISSED_SHARE = 0.05
+"""Share of untaught questions that may be taken for ordinary ones, where both are apart."""
 
 
 class Scored(NamedTuple):
@@ -52,8 +52,8 @@ def fit(
     """Return thresholds for these taught and untaught questions.
 
     Each is known by the example nearest to it. ``taught``: the grammar's wordings. ``held_out``: wordings that only count in
-    ``refused_share``. Similarities to the nearest example are ``ordinary``, of ordinary conversation, and ``own``, of the
-    untaught questions. At most ``max_false_share`` of the untaught get an answer, as long as no more than ``MAX_REFUSED`` of
+    ``refused_share``. How much questions are about what was taught say ``ordinary``, of ordinary conversation, and ``own``, of the
+    untaught ones. At most ``max_false_share`` of the untaught get an answer, as long as no more than ``MAX_REFUSED`` of
     the taught get none for it: in all, and in each dataset that has a line of its own. A catalogue of look-alikes needs a
     higher one than the plain facts beside it.
     """
@@ -63,15 +63,12 @@ def fit(
         near = [each for each in untaught if each.dataset == name]
         if len(near) >= LEAST_QUESTIONS:
             lines[name] = _line([each for each in taught if each.dataset == name], near, max_false_share)
-    mentions = quantile(ordinary, MENTIONED) if ordinary else 0.0
-    usual = quantile(own, 0.5) if own else 1.0
     return AnswerThresholds(
         scored_by=scored_by,
         max_false_share=max_false_share,
         answer=answer,
         lines=lines,
-        near=mentions + NEAR * max(0.0, usual - mentions),
-        mentions=mentions,
+        about=_about(ordinary, own),
         false_share=_share(each.score >= lines.get(each.dataset, answer) for each in untaught),
         refused_share=_share(each.score < lines.get(each.dataset, answer) for each in (*taught, *held_out)),
         questions=len(taught) + len(held_out) + len(untaught),
@@ -81,6 +78,12 @@ def fit(
 def _line(taught: Sequence[Scored], untaught: Sequence[Scored], max_false_share: float) -> float:
     strict = _above([each.score for each in untaught], max_false_share)
     return min(strict, quantile([each.score for each in taught], MAX_REFUSED)) if taught else strict
+
+
+def _about(ordinary: Sequence[float], own: Sequence[float]) -> float:
+    """Return a line between ordinary questions and those about what was taught: in the middle where both are apart."""
+    below = _above(ordinary, ORDINARY_SHARE)
+    return max(below, (below + quantile(own, MISSED_SHARE)) / 2) if own else below
 
 
 def is_useful(found: AnswerThresholds, max_false_share: float) -> bool:

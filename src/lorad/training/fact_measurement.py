@@ -19,6 +19,7 @@ from lorad.evaluation import facts
 from lorad.models import embedders, generation
 from lorad.models.adapter_stack import AdapterStack
 from lorad.models.embedders import Embedder
+from lorad.models.hardware import machine
 from lorad.records import AnswerThresholds, Example, FactRecall, Score, as_line
 from lorad.retrieval import answering, rerankers
 from lorad.retrieval.finding import Finding, VersionFinder, stands_alone
@@ -109,7 +110,7 @@ class FactMeasurement:
         index = Index(database, VERSION, memory, embedder, None)
         while index.step():
             pass
-        return Finding(index, rerankers.load(encoder) if encoder else None)
+        return Finding(index, rerankers.load(encoder, machine("cpu").precision) if encoder else None)
 
     def run(self, tell: Callable[[str], None]) -> FactReport:
         """Fit the thresholds, and ask for the facts of some examples of each dataset."""

@@ -57,7 +57,7 @@ class ThresholdFitting:
             if hit is None or self._says_the_same(example, hit):
                 continue  # then it is taught
             self._untaught.append(_scored(hit))
-            self._own.append(hit.neighbour.similarity)
+            self._own.append(hit.about)
 
     def _scores(self, texts: Sequence[str]) -> list[Scored]:
         """Return the score of the nearest example for each text for which any is found."""
@@ -69,11 +69,8 @@ class ThresholdFitting:
 
     def result(self) -> AnswerThresholds | None:
         """Return the thresholds; ``None`` where scores do not tell taught from untaught questions."""
-        ordinary = [
-            near[0].similarity
-            for text in distillation.prompts()
-            if (near := self._finding.index.search(text, self._lineage, 1))
-        ]
+        asked = distillation.prompts()
+        ordinary = [hit.about for text in asked if (hit := self._finding.find(text, self._lineage))]
         found = thresholds.fit(
             taught=self._taught,
             held_out=self._held_out,

@@ -25,6 +25,7 @@ from lorad.errors import LoradError, RegistryError, describe
 from lorad.log import get_logger
 from lorad.models import embedders
 from lorad.models.embedders import Embedder
+from lorad.models.hardware import machine
 from lorad.records import BASE, CHAT, AnswerThresholds
 from lorad.retrieval import answering, rerankers
 from lorad.retrieval.answering import Reply
@@ -227,7 +228,7 @@ class Lookup:
 
 
 def _load(encoder: Path) -> tuple[Embedder, rerankers.CrossEncoder | None]:
-    return embedders.load_encoder(encoder), rerankers.load(encoder)
+    return embedders.load_encoder(encoder), rerankers.load(encoder, machine("cpu").precision)
 
 
 def _own_base(engine: Engine, track: str) -> Embedder:
