@@ -188,16 +188,25 @@ def test_a_question_that_leans_on_the_one_before_is_looked_up_with_it():
 
 
 @pytest.mark.parametrize(("about", "mode"), [(0.9, "unknown"), (0.1, "weights")])
-def test_a_turn_is_refused_only_if_what_it_leans_on_is_about_what_was_taught_too(about, mode):
+def test_a_turn_is_refused_only_if_the_one_before_is_about_what_was_taught_too(about, mode):
     reply = ask(
         "How big is it?",
         "And how deep is it?",
         by_text={
             "And how deep is it?": found(0.5, about=0.9),
-            "How big is it? And how deep is it?": found(0.1, about=about),
+            "How big is it?": found(0.1, about=about),
+            "How big is it? And how deep is it?": found(0.1),
         },
     )
     assert reply.mode == mode
+
+
+def test_a_turn_that_names_something_is_refused_whatever_was_said_before():
+    asked = "Who teaches MATH 220?"
+    reply = ask(
+        "Hello", asked, by_text={asked: found(0.5), "Hello": found(0.1), f"Hello {asked}": found(0.4)}
+    )
+    assert reply.mode == "unknown"
 
 
 def test_a_turn_that_leans_on_the_one_before_is_not_refused():

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from lorad.records import Example
 from lorad.retrieval.finding import (
     ALONE,
@@ -11,11 +13,12 @@ from lorad.retrieval.finding import (
     LACKING,
     NAMED,
     REACH,
+    SIMILAR,
     Finding,
 )
 from lorad.retrieval.neighbours import Neighbour
 from lorad.retrieval.odds import Odds
-from lorad.retrieval.words import names
+from lorad.retrieval.words import names, names_another
 
 
 def example(number):
@@ -65,13 +68,13 @@ def test_the_nearest_is_found_and_scored_by_the_index_where_there_is_no_reranker
     found = finding.find(ASKED, ["v0.1"])
     assert found.neighbour.example.line == 1
     assert found.score == ALONE
-    assert finding.scored_by == f"{BY_SIMILARITY} on 0123456789ab, form 5"
+    assert finding.scored_by == f"{BY_SIMILARITY} on 0123456789ab, form 4"
 
 
 def test_a_reranker_says_how_well_it_answers():
     finding = Finding(Shelf(9), Judging())
-    assert finding.find(ASKED, ["v0.1"]).score == -30.0
-    assert finding.scored_by == "judging on 0123456789ab, form 5"
+    assert finding.find(ASKED, ["v0.1"]).score == SIMILAR - 30.0
+    assert finding.scored_by == "judging on 0123456789ab, form 4"
 
 
 class Level(Shelf):
@@ -101,7 +104,7 @@ class Preferring:
 def test_of_the_nearest_few_the_reranker_chooses():
     found = Finding(Level(9), Preferring(2)).find(ASKED, [])
     assert found.neighbour.example.line == 2
-    assert found.score == 3.0
+    assert found.score == 3.0 + SIMILAR * 0.79
 
 
 def test_what_is_about_another_code_of_the_same_form_answers_nothing():
@@ -116,6 +119,22 @@ def test_what_is_about_another_code_of_the_same_form_answers_nothing():
     assert same == free
     assert another == same - ANOTHER
     assert score("Where is CS 22 held?") == same  # of another form: it may be anything
+
+
+@pytest.mark.parametrize(
+    ("asked", "other", "is_another"),
+    [
+        ("22000", "2201F", True),
+        ("22000", "08001", True),
+        ("CS 241", "CS 242", True),
+        ("B12", "112", False),
+        ("22000", "220001", False),
+        ("22000", "the bakery", False),
+    ],
+)
+def test_codes_of_one_form(asked, other, is_another):
+    told = f"What does {other} mean?"
+    assert names_another(f"What does {asked} mean?", told, f"{told} Nothing.") is is_another
 
 
 def test_what_is_clearly_nearer_stays_first():

@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 from lorad.records import AnswerThresholds, Example, as_line
 from lorad.retrieval.neighbours import Neighbour
 from lorad.retrieval.parts import parts
+from lorad.retrieval.words import names
 from lorad.storage.memory import Recalled
 
 Mode = Literal["taught", "stored", "weights", "unknown"]
@@ -159,7 +160,7 @@ def _behind(asked: Sequence[str], find: Find) -> list[Found]:
     """
     if len(asked) == 1:
         return []
-    both, before = find(_together(asked)), find(asked[1])
+    both, before = find(f"{asked[1]} {asked[0]}"), find(asked[1])
     is_again = both and before and both.neighbour.example.id == before.neighbour.example.id
     return [both] if both and not is_again else []
 
@@ -179,16 +180,13 @@ def _above_line(found: Found, thresholds: AnswerThresholds) -> float:
 
 
 def _is_about(asked: Sequence[str], find: Find, thresholds: AnswerThresholds) -> bool:
-    """Tell whether the first of these is about what was taught, so that not to know its answer is worth saying.
+    """Tell whether a last question is about what was taught, so that not to know its answer is worth saying.
 
-    "And how deep is it?" is about what the question before it was about: both together must be, too.
+    "And how deep is it?" sounds like that whatever it is about; so where it names nothing, the question before it, if there is
+    one, must be, too.
     """
-    hits = (find(asked[0]), *([find(_together(asked))] if len(asked) > 1 else []))
+    hits = map(find, asked[:1] if names(asked[0]) else asked)
     return all(hit is not None and hit.is_of_facts and hit.about >= thresholds.about for hit in hits)
-
-
-def _together(asked: Sequence[str]) -> str:
-    return f"{asked[1]} {asked[0]}"
 
 
 def _rest_on(example: Example, source: Source | None, *, is_recalled: bool) -> Reply:

@@ -19,6 +19,10 @@ from lorad.storage.memory import Recalled
 BY_SIMILARITY = "similarity"
 """What scores where there is no reranker."""
 
+SIMILAR, LACKING = 6.0, 4.0
+"""Weights in an example's score: the reranker's log-odds + SIMILAR x the index's score - LACKING x what the question names
+and the example lacks. Found on data/harbour*.json with a reranker of 69 worlds; one of 155 would do without on these, but in a
+catalogue of look-alike codes it does not (bench/LOG.md)."""
 ANOTHER = 12.0
 """Counted against an example that is about a code where the question has another of the same form: what is true of CS 241 is
 no answer for CS 242, however alike they look. Of 3,649 taught questions with digits in data/reranker 3 are hit by it, of 997
@@ -26,20 +30,18 @@ untaught ones 885."""
 COMPARED = 4
 """Of the nearest examples so many are compared with the question; the best of them is scored."""
 RANKED = 50.0
-"""Weight of the index's score beside the reranker's log-odds where examples are ranked: the reranker decides between near ones
-only, for it confuses codes that look alike. Found on data/harbour*.json, as it was that the score of the first is better
-without (bench/LOG.md)."""
+"""Weight of the index's score in place of SIMILAR where examples are ranked: the reranker decides between near ones only, for
+it confuses codes that look alike. Found as SIMILAR was."""
 REACH = 0.2
 """How far behind the first an example may be in the index's score to be compared: farther, its odds would have to be more
 than a million times as good."""
 NAMED = 0.1
 """Added to the similarity of a question that names something or somebody, to tell whether it is about what was taught, where
 there is no reranker to say so."""
-FORM = 5
+FORM = 4
 """Counts what an example's score is made of; thresholds of another form mean nothing."""
-ALONE, LACKING = 12.0, 4.0
-"""Where there is no reranker, the score is ALONE x the index's, as log-odds are spread, - LACKING x what the question names and
-the example lacks."""
+ALONE = 12.0
+"""The index's score where there is no reranker: as log-odds are spread."""
 PASSED_OVER = 6
 """Neighbours that are looked at: some are no question that stands alone."""
 FEW_WORDS = 5
@@ -112,17 +114,16 @@ class Finding:
         near = [each for each in fit[:COMPARED] if each.score >= fit[0].score - REACH]
         texts = [embedded_text(each.example) for each in near]
         against = [
-            ANOTHER * names_another(question, as_line(each.example.input), text)
+            LACKING * each.lacking + ANOTHER * names_another(question, as_line(each.example.input), text)
             for each, text in zip(near, texts, strict=True)
         ]
         if self.reranker is None:
-            score = ALONE * near[0].score - LACKING * near[0].lacking - against[0]
-            return near[0], score, near[0].similarity + NAMED * _names(question)
+            return near[0], ALONE * near[0].score - against[0], near[0].similarity + NAMED * _names(question)
         odds = self.reranker.score(question, texts)
         told = [one.answers - less for one, less in zip(odds, against, strict=True)]
         ranks = [one + RANKED * each.score for one, each in zip(told, near, strict=True)]
         first = ranks.index(max(ranks))
-        return near[first], told[first], max(one.about for one in odds)
+        return near[first], told[first] + SIMILAR * near[first].score, max(one.about for one in odds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,9 @@ _WORD = re.compile(r"[^\W_]+(?:_+[^\W_]+)*")
 #: Words inside a sentence: behind a blank that follows a word or a comma.
 _INSIDE = re.compile(r"(?<=[^\W_] )[^\W_]+|(?<=[,;] )[^\W_]+")
 
+#: Characters from which on a code's digits may be letters too: 22000 and 2201F are of one form.
+LONG_CODE = 4
+
 #: The one word that English writes with a capital wherever it stands.
 _PRONOUN = "I"
 
@@ -56,6 +59,8 @@ def _numbered(text: str) -> list[str]:
 
 
 def _form(code: str) -> str:
+    if len(code) >= LONG_CODE:
+        return "#" * len(code)
     return "".join("9" if char.isdigit() else "a" if char.isalpha() else char for char in code)
 
 
