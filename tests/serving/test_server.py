@@ -383,11 +383,10 @@ def ask_raw(path, method, route, payload=None, **headers):
         ("POST", "/v1/chat/completions/", "did you mean POST /v1/chat/completions?"),
         ("POST", "/v1/chat/completion", "did you mean POST /v1/chat/completions?"),
         ("POST", "/v1/messages", "did you mean POST /v1/chat/completions?"),
-        ("POST", "/api/embeddings", "did you mean POST /api/embed?"),
         ("GET", "/models", "did you mean GET /v1/models?"),
         ("GET", "/lorad/job", "did you mean GET /lorad/jobs?"),
         ("POST", "/v1/rerank", "it has GET /v1/models"),
-        ("GET", "/", "it has GET /v1/models"),
+        ("GET", "/nowhere", "it has GET /v1/models"),
         ("PUT", "/nothing/like/it", "it has GET /v1/models"),
     ],
 )
