@@ -44,6 +44,7 @@ def test_a_whole_answer_has_openais_form_and_is_exactly_what_was_generated(path)
         {
             "index": 0,
             "message": {"role": "assistant", "content": "See https://a.example/x?y=1  and é\n"},
+            "logprobs": None,
             "finish_reason": "stop",
         }
     ]
