@@ -1,5 +1,6 @@
 """Asking the running daemon: whether an example is looked for, and for which version."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from lorad.config import EngineSettings, TrackSettings
 from lorad.errors import ProtocolError
 from lorad.models import bases
 from lorad.retrieval.answering import Reply
+from lorad.serving import called_tools, guiding
 from lorad.serving.engine import Engine
 from lorad.serving.requests import Sampling
 from lorad.tasks.chat import Chat
@@ -38,6 +40,9 @@ class FakeEmbedder:
     def embed(self, texts):
         self.together.append(len(texts))
         return np.array([[float(len(text))] for text in texts], dtype=np.float32)
+
+    def count_tokens(self, texts):
+        return sum(map(len, texts))
 
 
 class FakeRetrieving:
@@ -177,9 +182,9 @@ def test_a_prompt_that_is_too_long_is_told_by_its_own_name(engine):
 def test_texts_are_embedded_in_parts_by_the_tracks_embedder(engine, model):
     retrieving = FakeRetrieving()
 
-    name, rows = api(engine, retrieving).embed(model, ["x" * length for length in range(40)])
+    name, rows, tokens = api(engine, retrieving).embed(model, ["x" * length for length in range(40)])
 
-    assert (name, rows.shape) == ("minilm", (40, 1))
+    assert (name, rows.shape, tokens) == ("minilm", (40, 1), sum(range(40)))
     assert [row[0] for row in rows] == list(range(40))
     assert retrieving.embedders["chat"].together == [16, 16, 8]
 
@@ -193,7 +198,8 @@ def test_what_embeds_nothing_is_told(engine):
 
 def test_a_model_is_described_without_being_loaded(engine, base_folder):
     made = api(engine, None)
-    registry = SimpleNamespace(resolve={"good": "v0.1"}.__getitem__)
+    stored = {"version": "v0.1", "files": {}}
+    registry = SimpleNamespace(resolve={"good": "v0.1"}.__getitem__, manifest={"v0.1": stored}.__getitem__)
     track = SimpleNamespace(base=base_folder, settings=TrackSettings(base="tiny"), registry=registry)
     made.archive.track = {"chat": track}.__getitem__
 
@@ -209,6 +215,24 @@ def test_a_model_is_described_without_being_loaded(engine, base_folder):
     assert not engine.resident("chat", "v0.1")
 
 
+def test_a_models_digest_comes_from_what_is_stored(base_folder):
+    # Given a version that is not in memory, then is, then is another one of the same name
+    engine = Engine(EngineSettings())
+    engine.attach("chat", Chat(), bases.load_base(base_folder, torch.float32))
+    made, stored = api(engine, None), {"version": "v0.1", "job": 1}
+    registry = SimpleNamespace(resolve=str, manifest=lambda _: stored)
+    made.archive.track = lambda _: SimpleNamespace(
+        base=base_folder, settings=TrackSettings(base="tiny"), registry=registry
+    )
+
+    before = made.describe("chat@v0.1").digest
+    engine._served["chat"].hashes["v0.1"] = "abc"
+
+    assert made.describe("chat@v0.1").digest == before
+    stored["job"] = 2
+    assert made.describe("chat@v0.1").digest != before
+
+
 def test_an_answer_that_must_follow_a_schema_is_guided_and_not_looked_up(engine):
     asked = api(engine, FakeRetrieving())
     schema = {"enum": [7]}
@@ -221,3 +245,84 @@ def test_an_answer_that_must_follow_a_schema_is_guided_and_not_looked_up(engine)
     assert engine.base("chat").tokenizer.decode(allowed) == "7"
     with pytest.raises(ProtocolError, match="cannot be followed"):
         asked.ask("chat", QUESTION, Sampling(), retrieve=True, schema={"type": "no"})
+
+
+CHATML_WITH_TOOLS = (
+    "{% if tools %}{{ '<s>system\n' + tools | tojson + '</s>\n' }}{% endif %}"
+    "{% for m in messages %}{{ '<s>' + m.role + '\n' + m.content }}"
+    "{% for c in m.tool_calls or [] %}{{ '<tool_call>\n' + c.function | tojson + '\n</tool_call>' }}{% endfor %}"
+    "{{ '</s>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}"
+)
+WEATHER = {
+    "name": "weather",
+    "description": "of a place",
+    "parameters": {
+        "type": "object",
+        "properties": {"at": {"enum": ["mill", "port"]}},
+        "required": ["at"],
+        "additionalProperties": False,
+    },
+}
+ASKED_WITH_TOOLS = [{"role": "tools", "content": json.dumps([WEATHER])}, *QUESTION]
+
+
+@pytest.fixture
+def calling(base_folder):
+    """An engine on a base whose template has a form for calls."""
+    base = bases.load_base(base_folder, torch.float32)
+    base.tokenizer.chat_template = CHATML_WITH_TOOLS
+    made = Engine(EngineSettings(max_queued_requests=4))
+    made.attach("chat", Chat(), base)
+    return made
+
+
+def said(engine, request):
+    while engine.waiting:
+        engine.work(0)
+    return "".join(chunk.text for chunk in request.answer(0))
+
+
+def test_an_answer_that_must_call_a_tool_calls_it_in_the_templates_form(calling):
+    request, _ = api(calling, FakeRetrieving()).ask(
+        "chat", ASKED_WITH_TOOLS, Sampling(), retrieve=True, must_call=[WEATHER]
+    )
+
+    answer = said(calling, request)
+
+    assert answer.startswith("<tool_call>\n")
+    [call] = called_tools.read(answer, {"weather"}).calls
+    assert call.name == "weather"
+    assert call.arguments["at"] in {"mill", "port"}
+    assert request.reply is None
+
+
+def test_where_a_template_has_no_form_for_calls_none_can_be_forced(engine):
+    with pytest.raises(ProtocolError, match="no form of calling tools") as caught:
+        api(engine, None).ask("chat", QUESTION, Sampling(), retrieve=True, must_call=[WEATHER])
+
+    assert (caught.value.code, caught.value.data["param"]) == ("unsupported_parameter", "tool_choice")
+    assert engine.waiting == 0
+
+
+def test_who_finds_no_room_costs_no_grammar_and_no_version(calling, monkeypatch):
+    asked = api(calling, None)
+    for _ in range(4):
+        asked.ask("chat", QUESTION, Sampling(), retrieve=True)
+    monkeypatch.setattr(guiding.Grammars, "__init__", pytest.fail)
+
+    for model in ("chat", "chat@base"):
+        with pytest.raises(ProtocolError, match="too many") as caught:
+            asked.ask(model, QUESTION, Sampling(), retrieve=True, schema={"enum": [7]})
+        assert caught.value.status == 503
+    with pytest.raises(ProtocolError, match="too many"):
+        asked.require_room(1)
+
+
+def test_answers_to_one_request_share_its_grammar(calling):
+    asked = api(calling, None)
+    requests = [
+        asked.ask("chat", QUESTION, Sampling(), retrieve=True, schema={"enum": [7]})[0] for _ in range(3)
+    ]
+
+    assert len({id(request.sampling.grammar) for request in requests}) == 1
+    assert [said(calling, request) for request in requests] == ["7", "7", "7"]

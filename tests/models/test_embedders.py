@@ -93,6 +93,7 @@ def test_a_long_text_is_truncated_to_what_the_model_reads(tmp_path):
     files.write_json(source / "sentence_bert_config.json", {"max_seq_length": 6})
     bases.store_base(source, tmp_path / "base")
     found = embedders.load_encoder(tmp_path / "base")
+    assert found.count_tokens(["she took the apple pear plum", "pear"]) == 6 + 3  # its ends are read too
 
     same, other = found.embed(["she took the apple pear", "she took the apple plum"])
     assert same == pytest.approx(other)  # with its ends a text of four words has six tokens

@@ -56,12 +56,14 @@ class Sink:
     def __init__(self, most):
         self.most = most
         self.tokens = []
+        self.logprobs = []
         self.is_wanted = True
         self.ended = 0
         self.error = None
 
-    def put(self, tokens):
+    def put(self, tokens, logprobs=()):
         self.tokens += tokens
+        self.logprobs += logprobs
         return len(self.tokens) < self.most
 
     def end(self, error=None):
@@ -238,7 +240,7 @@ def test_an_answer_that_cannot_be_handed_on_ends_alone(model):
     asked = [wanted(prompt, 20) for prompt in prompts(4, seed=5)]
     broken = asked[1].sink
 
-    def put(tokens):
+    def put(tokens, _logprobs):
         broken.tokens += tokens
         if len(broken.tokens) == 5:
             raise ValueError("no text")
@@ -262,7 +264,7 @@ class Panic(BaseException):
 def test_a_panic_ends_its_answer_alone_and_nobody_waits_for_ever(model):
     asked = [wanted(prompt, 20) for prompt in prompts(3, seed=5)]
 
-    def put(_tokens):
+    def put(*_):
         raise Panic
 
     asked[1].sink.put = put
@@ -414,6 +416,197 @@ def test_a_model_that_cannot_batch_answers_one_at_a_time(model):
     assert [each.sink.tokens for each in asked] == [alone(model, each) for each in asked]
     assert sampled.sink.tokens == together.sink.tokens
     assert [each.sink.ended for each in (*asked, sampled)] == [1] * 4
+
+
+SPREAD = {
+    "vocab_size": VOCABULARY,
+    "num_hidden_layers": 2,
+    "hidden_size": 32,
+    "initializer_range": 0.5,
+    "eos_token_id": None,
+}
+WINDOW = {"intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "sliding_window": 8}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: MistralForCausalLM(MistralConfig(**SPREAD, **WINDOW)),
+        lambda: MambaForCausalLM(MambaConfig(**SPREAD)),
+    ],
+    ids=["sliding", "mamba"],
+)
+def test_one_at_a_time_is_what_transformers_generates_and_a_step_is_a_token(make):
+    torch.manual_seed(1)
+    made = make().eval()
+    asked = [wanted(prompt, 12) for prompt in prompts(3, seed=3)]
+    answers = Solo(made)
+    for each in asked:
+        answers.submit(each)
+
+    assert answers.step() == 1
+    assert (answers.active, [len(each.sink.tokens) for each in asked]) == (1, [1, 0, 0])
+    run(answers)
+
+    assert [each.sink.tokens for each in asked] == [alone(made, each) for each in asked]
+    assert len({tuple(each.sink.tokens) for each in asked}) > 1
+    assert [each.sink.ended for each in asked] == [1] * 3
+
+
+def test_one_at_a_time_who_leaves_ends_between_two_tokens_and_the_next_one_begins(model):
+    left, stays = wanted([1, 2, 3], 50), wanted([4, 5], 5)
+    answers = Solo(model)
+    for each in (left, stays):
+        answers.submit(each)
+    answers.step()
+
+    left.sink.is_wanted = False
+    run(answers)
+
+    assert (len(left.sink.tokens), left.sink.ended) == (1, 1)
+    assert stays.sink.tokens == alone(model, stays)
+    assert answers.active == 0
+
+
+def test_one_at_a_time_what_goes_wrong_ends_that_answer(model):
+    broken, after = wanted([1, 2, 3], 5, GuidedSampling(grammar=Rising(most=0))), wanted([4, 5], 5)
+    answers = Solo(model)
+    for each in (broken, after):
+        answers.submit(each)
+    run(answers)
+
+    assert broken.sink.error.code == "bad_schema"
+    assert after.sink.tokens == alone(model, after)
+
+
+# how likely tokens were
+
+
+@pytest.mark.parametrize("answers_of", [group, Solo], ids=["group", "solo"])
+def test_probabilities_are_the_models_own_whatever_is_chosen_from_them(model, answers_of):
+    # Given answers that are greedy, hot, held to one token, and held to a grammar
+    how = [
+        Sampling(logprobs=3),
+        Sampling(logprobs=3, temperature=2.0, seed=1),
+        Sampling(logprobs=0, temperature=2.0, top_p=0.0),
+        GuidedSampling(logprobs=3, grammar=Rising()),
+    ]
+    asked = [wanted([1, 2, 3], 4, sampling) for sampling in how]
+    plain = wanted([1, 2, 3], 4)
+    answers = answers_of(model)
+    for each in (*asked, plain):
+        answers.submit(each)
+    run(answers)
+
+    assert plain.sink.logprobs == []
+    for each in asked:
+        told, count = each.sink.logprobs, each.sampling.logprobs
+        assert [one.token for one in told] == each.sink.tokens
+        text = torch.tensor([[*each.prompt, *each.sink.tokens]])
+        likely = model(text).logits[0, len(each.prompt) - 1 : -1].log_softmax(-1)
+        for one, row in zip(told, likely, strict=True):
+            values, tokens = row.topk(count)
+            assert one.logprob == pytest.approx(float(row[one.token]), abs=1e-4)
+            assert [token for token, _ in one.top] == tokens.tolist()
+            assert [value for _, value in one.top] == pytest.approx(values.tolist(), abs=1e-4)
+
+
+# memory that is short
+
+
+class Short:
+    """A machine on which a pass of more rows, or of a longer piece of a prompt, does not fit."""
+
+    def __init__(self, model, monkeypatch, rows, tokens=10**6, error=None):
+        self.rows, self.tokens, self.failed = rows, tokens, 0
+        error = error or RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        forward = model.model.forward
+
+        def failing(input_ids, **given):
+            if input_ids.shape[0] > self.rows or input_ids.shape[1] > self.tokens:
+                self.failed += 1
+                raise error
+            return forward(input_ids=input_ids, **given)
+
+        monkeypatch.setattr(model.model, "forward", failing)
+
+
+def test_a_step_that_does_not_fit_is_taken_by_fewer_and_nobody_fails(model, monkeypatch):
+    asked = [
+        wanted(prompt, 20, Sampling(temperature=1.0, seed=5) if number % 2 else None)
+        for number, prompt in enumerate(prompts(8, seed=11))
+    ]
+    free = [wanted(each.prompt, 20, each.sampling) for each in asked]
+    plain = group(model)
+    for each in free:
+        plain.submit(each)
+    run(plain)
+    machine = Short(model, monkeypatch, rows=3)
+    answers = group(model, prompt_tokens=500)
+    for each in asked:
+        answers.submit(each)
+
+    most = 0
+    while not answers.is_idle:
+        answers.step()
+        most = max(most, answers.active)
+
+    assert machine.failed > 0
+    assert [each.sink.error for each in asked] == [None] * 8
+    assert [each.sink.tokens for each in asked] == [each.sink.tokens for each in free]
+    assert [each.sink.ended for each in asked] == [1] * 8
+    assert 1 < most <= 3
+
+
+def test_who_was_there_first_goes_on_first_where_memory_is_short(model, monkeypatch):
+    Short(model, monkeypatch, rows=2)
+    asked = [wanted(prompt, 30) for prompt in prompts(4, seed=12, longest=5)]
+    answers = group(model, prompt_tokens=500)
+    for each in asked:
+        answers.submit(each)
+    while not asked[1].sink.ended:
+        answers.step()
+
+    assert asked[0].sink.ended == 1
+    assert [len(each.sink.tokens) for each in asked[2:]] == [1, 1]  # their prompts' own
+
+
+def test_more_answers_share_steps_again_when_memory_has_come_back(model, monkeypatch):
+    machine = Short(model, monkeypatch, rows=1)
+    answers = group(model, prompt_tokens=500)
+    for prompt in prompts(4, seed=13):
+        answers.submit(wanted(prompt, 3))
+    run(answers)
+    machine.rows = 100
+
+    for prompt in prompts(40, seed=14):
+        answers.submit(wanted(prompt, 10))
+    most = 0
+    while not answers.is_idle:
+        answers.step()
+        most = max(most, answers.active)
+
+    assert most >= 8
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    ids=["python", "torch"],
+)
+def test_one_that_does_not_fit_alone_ends_with_the_error_and_the_others_go_on(model, monkeypatch, error):
+    long, others = wanted([1, 2, 3] * 30, 5), [wanted(prompt, 30) for prompt in prompts(2, seed=15)]
+    Short(model, monkeypatch, rows=8, tokens=70, error=error)
+    answers = group(model, prompt_tokens=500)
+    for each in (others[0], long, others[1]):
+        answers.submit(each)
+    run(answers)
+
+    assert long.sink.error is error
+    assert long.sink.tokens == []
+    monkeypatch.undo()
+    for each in others:
+        assert each.sink.tokens == alone(model, each)
 
 
 SMALL = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

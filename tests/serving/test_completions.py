@@ -47,7 +47,7 @@ def test_a_text_is_continued_as_it_stands(path, daemon):
     answer = whole(path, "/v1/completions", prompt="Once", max_tokens=5, stop="\n")
 
     assert answer["object"] == "text_completion"
-    assert answer["choices"] == [{"index": 0, "text": TEXT, "finish_reason": "stop"}]
+    assert answer["choices"] == [{"index": 0, "text": TEXT, "logprobs": None, "finish_reason": "stop"}]
     assert answer["usage"] == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
     assert (answer["model"], answer["system_fingerprint"]) == ("chat@v0.1", "v0.1-abc")
     [(model, prompt, sampling)] = daemon.asked
@@ -156,6 +156,15 @@ def test_what_goes_wrong_with_one_ends_the_others(path, accepted):
     connection.close()
 
 
+def test_where_not_all_of_several_answers_find_room_none_is_begun(path, daemon):
+    daemon.room = 2
+    status, answer = post(path, "/v1/completions", prompt=["a", "b"], n=2)
+    daemon.room = 100
+
+    assert (status, json.loads(answer)["error"]["code"]) == (503, "busy")
+    assert daemon.asked == []
+
+
 @pytest.mark.parametrize(
     ("prompt", "read"),
     [
@@ -186,7 +195,9 @@ def test_a_prompt_is_a_text_or_tokens_or_several_of_them(prompt, read):
         ({"prompt": "a", "tools": [{}]}, "tools", "no conversation"),
         ({"prompt": "a", "suffix": "b"}, "suffix", "does not support suffix"),
         ({"prompt": "a", "echo": True}, "echo", "does not support echo"),
-        ({"prompt": "a", "logprobs": 5}, "logprobs", "does not support logprobs"),
+        ({"prompt": "a", "logprobs": 6}, "logprobs", "less than or equal to 5"),
+        ({"prompt": "a", "logprobs": True}, "logprobs", "must be a valid integer"),
+        ({"prompt": "a", "top_logprobs": 5}, "top_logprobs", "says with logprobs how many"),
         ({"prompt": "a", "best_of": 2}, "best_of", "does not support best_of"),
         ({"prompt": "a", "lorad": {"retrieve": True}}, "lorad", "looks nothing up"),
     ],

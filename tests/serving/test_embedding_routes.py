@@ -25,7 +25,7 @@ def test_each_text_gets_its_vector_in_order(path, daemon):
             {"object": "embedding", "index": 1, "embedding": [1.0, -0.5, 3.0]},
         ],
         "model": "minilm",
-        "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+        "usage": {"prompt_tokens": 4, "completion_tokens": 0, "total_tokens": 4},
     }
     assert daemon.asked[-1] == ("minilm", ["a", "bcd"])
     assert embed(path, input="a")["data"] == answer["data"][:1]

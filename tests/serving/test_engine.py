@@ -17,6 +17,7 @@ from lorad.errors import ConfigError, ProtocolError, RegistryError
 from lorad.evaluation import metrics
 from lorad.models import adapter_stack, bases, hardware, merged_model, peft_io
 from lorad.records import Example
+from lorad.serving.backends.interface import Capabilities
 from lorad.serving.engine import (
     LONGEST_TOKEN,
     UNKNOWN_CONTEXT,
@@ -809,3 +810,60 @@ def test_tracks_and_versions_take_turns(folders):
     long.cancelled.set()
     engine.work(0)
     assert engine.active == 0
+
+
+# how likely an answer's tokens were
+
+
+def test_an_answers_tokens_are_told_with_its_text(engine):
+    whole, _ = answer(engine)
+    request = engine.submit("chat", QUESTION, Sampling(max_tokens=6, logprobs=2))
+    finish(engine)
+    tokens = [each for chunk in request.answer(0) for each in chunk.tokens]
+    assert b"".join(each.written for each in tokens).decode(errors="replace") == whole
+    assert all(each.written == each.top[0][0] and each.logprob == each.top[0][1] for each in tokens)  # greedy
+    assert [len(each.top) for each in tokens] == [2] * len(tokens)
+
+
+def test_nothing_is_told_that_nobody_asks_for(engine):
+    request = engine.submit("chat", QUESTION, Sampling(max_tokens=6))
+    finish(engine)
+
+    assert {chunk.tokens for chunk in request.answer(0)} == {()}
+
+
+def test_a_backend_that_tells_no_probabilities_refuses_by_name(engine, monkeypatch):
+    monkeypatch.setattr(
+        engine._backend, "capabilities", lambda _: Capabilities(batches=True, because="it does")
+    )
+
+    with pytest.raises(ProtocolError, match="does not tell how likely") as caught:
+        engine.submit("chat", QUESTION, Sampling(max_tokens=1, logprobs=0))
+
+    assert (caught.value.code, caught.value.data["param"]) == ("unsupported_parameter", "logprobs")
+    assert engine.submit("chat", QUESTION, Sampling(max_tokens=1))
+
+
+# what is made for who has a place
+
+
+def test_who_has_no_place_costs_no_guide(engine):
+    for _ in range(3):
+        engine.submit("chat", QUESTION, Sampling(max_tokens=1))
+
+    with pytest.raises(ProtocolError, match="too many"):
+        engine.submit("chat", QUESTION, Sampling(max_tokens=1), guided=pytest.fail)
+    with pytest.raises(ProtocolError, match="too many"):
+        engine.require_room()
+
+
+def test_a_form_that_cannot_be_followed_gives_its_place_back(engine):
+    def refuse(_):
+        raise ProtocolError("it cannot be followed", code="bad_schema")
+
+    for _ in range(5):
+        with pytest.raises(ProtocolError, match="cannot be followed"):
+            engine.submit("chat", QUESTION, Sampling(max_tokens=1), guided=refuse)
+
+    engine.require_room(3)
+    assert engine.waiting == 0

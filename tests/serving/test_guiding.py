@@ -4,12 +4,15 @@ import json
 
 import jsonschema_rs
 import pytest
+import templates
 import tiny
 import torch
 
 from lorad.errors import ProtocolError
-from lorad.serving.guiding import Grammars, GuidedSampling
+from lorad.serving import called_tools
+from lorad.serving.guiding import KEPT, Grammars, GuidedSampling
 from lorad.serving.requests import Sampling
+from lorad.tasks import find
 
 END = 1
 OBJECT = {"type": "object"}
@@ -35,13 +38,13 @@ def grammars(tokenizer):
     return Grammars(tokenizer, [END])
 
 
-def written(tokenizer, guide, seed, width=400, most=200):
+def written(tokenizer, guide, seed, width=400, most=200, end=END):
     """Return what a model says that has no idea, and has more outputs than tokens."""
     numbers, tokens = torch.Generator().manual_seed(seed), []
     for _ in range(most):
         logits = guide.allow(torch.rand(width, generator=numbers))
         token = int(logits.argmax())
-        if token == END:
+        if token == end:
             return tokenizer.decode(tokens)
         guide.take(token)
         tokens.append(token)
@@ -119,3 +122,98 @@ def test_a_guided_choice_is_a_choice_like_another(grammars):
 
     assert isinstance(made, Sampling)
     assert (made.temperature, made.seed, made.grammar) == (0.5, 3, grammar)
+
+
+def test_the_same_form_is_made_ready_once_and_not_kept_for_ever(tokenizer):
+    grammars = Grammars(tokenizer, [END])
+    first = grammars.grammar(PERSON)
+
+    assert grammars.grammar(dict(PERSON)) is first
+    for number in range(KEPT):
+        grammars.grammar({"const": number})
+    assert grammars.grammar(PERSON) is not first
+
+
+# calls of tools
+
+FUNCTIONS = [
+    {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"at": {"enum": ["mill", "Mühle"]}},
+            "required": ["at"],
+            "additionalProperties": False,
+        },
+    },
+    {"name": "time", "parameters": {"additionalProperties": False}},
+]
+MISTRAL = (
+    "{{ bos_token }}{% if tools %}{{ '[AVAILABLE_TOOLS]' + tools | tojson }}{% endif %}"
+    "{% for m in messages %}{% if m.role == 'user' %}{{ '[INST]' + m.content + '[/INST]' }}"
+    "{% elif m.tool_calls %}{% for c in m.tool_calls %}"
+    "{{ '[TOOL_CALLS]' + c.function.name + '[ARGS]' + c.function.arguments | tojson }}{% endfor %}{{ eos_token }}"
+    "{% elif m.role == 'tool' %}{{ '[RESULT]' + m.content }}{% else %}{{ m.content + eos_token }}{% endif %}{% endfor %}"
+)
+
+
+def mistral():
+    """Return a tokenizer whose form for calls begins with a special token."""
+    special = ("<s>", "</s>", "[TOOL_CALLS]", "[ARGS]")
+    return templates._bytes(MISTRAL, special, bos_token="<s>", eos_token="</s>")
+
+
+CALLING = {"qwen3": templates.qwen3, "llama3": templates.llama3, "mistral": mistral}
+
+
+@pytest.mark.parametrize("style", CALLING)
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_a_model_says_is_one_call_in_its_familys_form(style, seed):
+    tokenizer, task = CALLING[style](), find("chat")
+    end = task.stop_tokens(tokenizer)[0]
+    grammar = Grammars(tokenizer, [end]).call(task.call_form(tokenizer), FUNCTIONS)
+
+    answer = written(tokenizer, grammar.start(), seed, width=len(tokenizer) + 7, end=end)
+
+    said = called_tools.read(answer, {"weather", "time"})
+    [call] = said.calls
+    assert said.text == ""
+    assert (call.name, call.arguments) in [
+        ("weather", {"at": "mill"}),
+        ("weather", {"at": "Mühle"}),
+        ("time", {}),
+    ]
+
+
+def test_all_functions_may_be_called_and_one_may_be_chosen():
+    tokenizer, task = templates.qwen3(), find("chat")
+    end = task.stop_tokens(tokenizer)[0]
+    grammars, form = Grammars(tokenizer, [end]), task.call_form(tokenizer)
+
+    def called(functions):
+        guides = [grammars.call(form, functions).start() for _ in range(12)]
+        answers = [
+            written(tokenizer, guide, seed, len(tokenizer), end=end) for seed, guide in enumerate(guides)
+        ]
+        return {called_tools.read(answer, {"weather", "time"}).calls[0].name for answer in answers}
+
+    assert called(FUNCTIONS) == {"weather", "time"}
+    assert called(FUNCTIONS[1:]) == {"time"}
+
+
+@pytest.mark.parametrize("form", [None, ("call ", " with ", "")])
+def test_a_form_that_would_not_be_read_is_refused(grammars, form):
+    with pytest.raises(ProtocolError, match="no form of calling tools") as caught:
+        grammars.call(form, FUNCTIONS)
+
+    assert caught.value.data["param"] == "tool_choice"
+
+
+@pytest.mark.parametrize("parameters", [{"type": "string"}, {"properties": {"at": {"type": "no"}}}, [1]])
+def test_parameters_that_no_call_can_follow_are_refused(grammars, parameters):
+    form = '<tool_call>{"name": "', '", "arguments": ', "}</tool_call>"
+
+    with pytest.raises(ProtocolError, match="cannot be followed") as caught:
+        grammars.call(form, [{"name": "weather", "parameters": parameters}])
+
+    assert (caught.value.code, caught.value.data["param"]) == ("bad_schema", "tools")

@@ -51,7 +51,7 @@ def test_case_10_what_the_framework_refuses_is_a_sentence_too(status, code):
         ("GET /api/ps", "GET /api/tags"),
         ("POST /v1/rerank", None),
         ("POST /v1/audio/speech", None),
-        ("GET /", None),
+        ("GET /nowhere", None),
     ],
 )
 def test_case_10_the_route_that_was_meant_is_named(asked, meant):

@@ -211,7 +211,7 @@ def test_no_route_is_without_a_schema_of_its_answer_and_of_its_errors():
         responses = operation.definition.raw["responses"]
         for status in ("200", "default"):
             content = responses[status]["content"]
-            is_text = (operation.path, status) == ("/metrics", "200")
+            is_text = operation.path in {"/metrics", "/"} and status == "200"
             assert is_text or content["application/json"]["schema"]["$ref"], operation.label
 
 
@@ -438,6 +438,7 @@ def test_a11_whatever_memory_holds_is_exported(app, path, column, stored):
 
 QUESTION = {"messages": [{"role": "user", "content": "Where is door 1?"}], "max_tokens": 2}
 ASKED = {
+    "GET /": None,
     "GET /healthz": None,
     "GET /readyz": None,
     "GET /v1/models": None,

@@ -8,9 +8,10 @@ import pytest
 from fake_app import HELLO
 
 from lorad import __version__
-from lorad.errors import ProtocolError
+from lorad.errors import ProtocolError, RegistryError
 from lorad.retrieval.answering import Reply
 from lorad.serving.client import Client, UnixConnection
+from lorad.serving.completions import Model
 from lorad.serving.http.ollama_bodies import OllamaChatBody, OllamaEmbedBody, OllamaGenerateBody
 from lorad.serving.requests import Chunk
 
@@ -83,6 +84,54 @@ def test_an_error_is_a_sentence_as_ollamas_clients_read_it(path, daemon):
     assert json.loads(body.splitlines()[-1]) == {"error": "answering failed"}
 
 
+@pytest.mark.parametrize(
+    ("method", "route", "status"),
+    [
+        ("GET", "/api/ps", 404),
+        ("POST", "/api/embeddings", 404),
+        ("POST", "/api/pull", 404),
+        ("DELETE", "/api/delete", 404),
+        ("GET", "/api/", 404),
+        ("GET", "/api/chat", 405),
+    ],
+)
+def test_what_is_not_there_is_a_sentence_too(path, method, route, status):
+    connection = UnixConnection(path, 10)
+    connection.request(method, route)
+    response = connection.getresponse()
+    told = json.loads(response.read())
+    connection.close()
+
+    assert response.status == status
+    assert told.keys() == {"error"}
+    assert route in told["error"]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_it_says_that_it_runs_as_ollamas_programs_want_to_hear(path, method):
+    connection = UnixConnection(path, 10)
+    connection.request(method, "/")
+    response = connection.getresponse()
+
+    assert (response.status, response.read()) == (200, b"Ollama is running" if method == "GET" else b"")
+    assert response.headers["content-type"].startswith("text/plain")
+    connection.close()
+
+
+def test_a_model_that_is_damaged_does_not_silence_the_others(path, daemon, monkeypatch):
+    models, describe = daemon.models(), daemon.describe
+
+    def described(model):
+        if model == "chat@v0.1":
+            raise RegistryError("its manifest cannot be read", code="manifest_damaged")
+        return describe(model)
+
+    monkeypatch.setattr(daemon, "describe", described)
+    monkeypatch.setattr(daemon, "models", lambda: (Model(id="chat@v0.1", created=1), *models))
+
+    assert [each["name"] for each in Client(path).call("GET", "/api/tags")["models"]] == ["chat:latest"]
+
+
 def test_a_raw_prompt_gets_no_template_and_another_one_does(path, daemon):
     for body in ({"raw": True}, {"system": "Be brief."}, {}):
         post(path, "/api/generate", {"model": "chat:previous", "prompt": "hello", **body})
@@ -123,6 +172,8 @@ def understood(read, raw):
         (OllamaChatBody, {"model": "chat", "messages": [{"role": "user", "content": "a", "images": ["x"]}]}, "messages[0].images"),
         (OllamaChatBody, {"model": "chat", "messages": HELLO, "format": "yaml"}, "format"),
         (OllamaChatBody, {"model": "chat", "messages": HELLO, "think": True}, "think"),
+        (OllamaChatBody, {"model": "chat", "messages": HELLO, "logprobs": True}, "logprobs"),
+        (OllamaGenerateBody, {"model": "chat", "prompt": "a", "top_logprobs": 3}, "top_logprobs"),
         (OllamaChatBody, {"model": "chat", "messages": HELLO, "temperature": 1}, "temperature"),
         (OllamaChatBody, {"model": "chat", "messages": HELLO, "max_tokens": 1}, "max_tokens"),
         (OllamaChatBody, {"model": "chat", "messages": HELLO, "options": {"repeat_penalty": 1.1}}, "repeat_penalty"),
@@ -182,7 +233,10 @@ def test_its_client_generates_and_is_told_that_a_model_is_there(client, daemon):
 
 
 def test_its_client_embeds(client, daemon):
-    assert client.embed("minilm", input=["a", "bc"]).embeddings == [[1.0, -0.5, 1.0], [1.0, -0.5, 2.0]]
+    told = client.embed("minilm", input=["a", "bc"])
+
+    assert told.embeddings == [[1.0, -0.5, 1.0], [1.0, -0.5, 2.0]]
+    assert told.prompt_eval_count == 3
     assert daemon.asked[-1] == ("minilm", ["a", "bc"])
 
 

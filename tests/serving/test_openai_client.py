@@ -10,7 +10,8 @@ from fake_app import HELLO
 from pydantic import BaseModel
 
 from lorad.errors import ProtocolError
-from lorad.serving.requests import Chunk
+from lorad.retrieval.answering import Reply
+from lorad.serving.requests import Chunk, WrittenToken
 
 TEXT = "See https://a.example/x?y=1  and é\n"
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
@@ -200,3 +201,167 @@ def test_errors_are_its_own(client, daemon):
         client.chat.completions.create(model="chat", messages=HELLO)
     daemon.error = None
     assert full.value.response.headers["retry-after"] == "1"
+
+
+# tools that must be called
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ("required", ["weather", "time"]),
+        ({"type": "function", "function": {"name": "time"}}, ["time"]),
+        ("auto", []),
+    ],
+)
+def test_it_makes_the_model_call_a_tool(client, says, daemon, choice, names):
+    says(*CALLED[1:])
+    tools = [TOOL, {"type": "function", "function": {"name": "time"}}]
+
+    whole = client.chat.completions.create(model="chat", messages=HELLO, tools=tools, tool_choice=choice)
+    forced = [function["name"] for function in daemon.must_call]
+    stream = client.chat.completions.create(
+        model="chat", messages=HELLO, tools=tools, tool_choice=choice, stream=True
+    )
+    deltas = [piece.choices[0].delta for piece in stream]
+
+    assert forced == names
+    assert whole.choices[0].finish_reason == "tool_calls"
+    assert [call.function.name for delta in deltas for call in delta.tool_calls or []] == ["weather"]
+
+
+def test_it_is_told_which_tool_cannot_be_forced(client):
+    with pytest.raises(openai.BadRequestError, match="names no tool") as caught:
+        client.chat.completions.create(
+            model="chat",
+            messages=HELLO,
+            tools=[TOOL],
+            tool_choice={"type": "function", "function": {"name": "launch"}},
+        )
+    assert caught.value.param == "tool_choice"
+
+
+# how likely tokens were
+
+FOG = [
+    WrittenToken(b"It is ", 0, -0.25, ((b"It is ", -0.25), (b"No", -1.5))),
+    WrittenToken(b"\xf0\x9f", 6, -0.5, ((b"\xf0\x9f", -0.5), (b"fog", -1.0))),
+    WrittenToken(b"\x8c\xab", 6, -0.75, ((b"\x8c\xab", -0.75),)),
+    WrittenToken(b".", 7, -2.0, ((b"!", -1.0), (b"?", -1.25))),
+]
+
+
+@pytest.fixture
+def scored(daemon):
+    """Let the daemon say how likely each token was."""
+    kept = daemon.chunks
+    daemon.chunks = [
+        Chunk("It is ", tokens=tuple(FOG[:1])),
+        Chunk("\N{FOG}", tokens=tuple(FOG[1:3])),
+        Chunk(".", tokens=tuple(FOG[3:])),
+        Chunk("", "stop", 7, 5),
+    ]
+    yield
+    daemon.chunks = kept
+    daemon.reply = None
+
+
+def check_fog(content):
+    assert [each.token for each in content] == ["It is ", "\\xf0\\x9f", "\\x8c\\xab", "."]
+    assert b"".join(bytes(each.bytes) for each in content).decode() == "It is \N{FOG}."
+    assert [each.logprob for each in content] == [-0.25, -0.5, -0.75, -2.0]
+    assert [(top.token, top.logprob, top.bytes) for top in content[3].top_logprobs] == [
+        ("!", -1.0, [33]),
+        ("?", -1.25, [63]),
+    ]
+
+
+@pytest.mark.usefixtures("scored")
+def test_it_is_told_how_likely_each_token_of_a_chat_was(client, daemon):
+    how = {"model": "chat", "messages": HELLO, "logprobs": True, "top_logprobs": 2}
+
+    whole = client.chat.completions.create(**how, n=2)
+    with client.chat.completions.stream(**how) as stream:
+        for _ in stream:
+            pass
+        streamed = stream.get_final_completion()
+
+    for choice in (*whole.choices, *streamed.choices):
+        assert choice.message.content == "It is \N{FOG}."
+        check_fog(choice.logprobs.content)
+    assert {sampling.logprobs for _, _, sampling in daemon.asked} == {2}
+
+
+@pytest.mark.usefixtures("scored")
+def test_it_is_told_how_likely_each_token_of_a_completion_was(client, daemon):
+    whole = client.completions.create(model="chat", prompt="Fog?", logprobs=2).choices[0].logprobs
+    pieces = client.completions.create(model="chat", prompt="Fog?", logprobs=2, stream=True)
+    streamed = [piece.choices[0].logprobs for piece in pieces]
+
+    assert whole.tokens == ["It is ", "bytes:\\xf0\\x9f", "bytes:\\x8c\\xab", "."]
+    assert whole.token_logprobs == [-0.25, -0.5, -0.75, -2.0]
+    assert whole.text_offset == [0, 6, 6, 7]
+    assert whole.top_logprobs[1] == {"bytes:\\xf0\\x9f": -0.5, "fog": -1.0}
+    assert whole.top_logprobs[3] == {".": -2.0, "!": -1.0, "?": -1.25}
+    for field in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
+        assert [each for piece in streamed for each in getattr(piece, field)] == getattr(whole, field)
+    assert daemon.asked[-1][2].logprobs == 2
+
+
+@pytest.mark.usefixtures("scored")
+def test_who_does_not_ask_is_told_null(client):
+    whole = client.chat.completions.create(model="chat", messages=HELLO)
+    pieces = list(client.chat.completions.create(model="chat", messages=HELLO, stream=True))
+    text = client.completions.create(model="chat", prompt="Fog?")
+
+    assert [choice.logprobs for choice in (*whole.choices, *text.choices)] == [None, None]
+    assert {piece.choices[0].logprobs for piece in pieces} == {None}
+
+
+@pytest.mark.usefixtures("scored")
+def test_an_answer_that_no_model_was_asked_for_has_no_probabilities(client, daemon):
+    daemon.reply = Reply(mode="stored", text="It is foggy.")
+    for chunk in daemon.chunks[:-1]:
+        daemon.chunks[daemon.chunks.index(chunk)] = Chunk(chunk.text)
+
+    whole = client.chat.completions.create(model="chat", messages=HELLO, logprobs=True)
+    stream = client.chat.completions.create(model="chat", messages=HELLO, logprobs=True, stream=True)
+
+    assert whole.choices[0].logprobs is None
+    assert {piece.choices[0].logprobs for piece in stream} == {None}
+
+
+@pytest.mark.usefixtures("scored")
+def test_an_answer_that_may_call_tools_and_does_not_has_its_tokens(client, daemon):
+    daemon.chunks[2] = Chunk(" <tool_c.", tokens=(WrittenToken(b" <tool_c.", 7, -2.0),))
+    how = {"model": "chat", "messages": HELLO, "tools": [TOOL], "logprobs": True}
+
+    whole = client.chat.completions.create(**how)
+    with client.chat.completions.stream(**how) as stream:
+        for _ in stream:
+            pass
+        streamed = stream.get_final_completion()
+
+    for choice in (*whole.choices, *streamed.choices):
+        assert choice.message.content == "It is \N{FOG} <tool_c."
+        assert [each.logprob for each in choice.logprobs.content] == [-0.25, -0.5, -0.75, -2.0]
+
+
+def test_what_is_a_call_has_no_tokens(client, daemon):
+    kept = daemon.chunks
+    call = '<tool_call>{"name": "weather", "arguments": {}}</tool_call>'
+    daemon.chunks = [
+        Chunk("Let me see.", tokens=(WrittenToken(b"Let me see.", 0, -0.5),)),
+        Chunk(call, tokens=(WrittenToken(call.encode(), 11, -3.0),)),
+        Chunk("", "stop", 7, 5),
+    ]
+    how = {"model": "chat", "messages": HELLO, "tools": [TOOL], "logprobs": True}
+
+    whole = client.chat.completions.create(**how).choices[0]
+    pieces = list(client.chat.completions.create(**how, stream=True))
+    daemon.chunks = kept
+
+    assert whole.finish_reason == "tool_calls"
+    assert [each.token for each in whole.logprobs.content] == ["Let me see."]
+    told = [piece.choices[0].logprobs for piece in pieces]
+    assert [each.token for one in told if one for each in one.content] == ["Let me see."]

@@ -84,8 +84,8 @@ def test_case_9_a_neutral_value_asks_for_nothing_and_is_let_through(name, refuse
     ("name", "value"),
     [
         ("num_completions", 2),
-        ("logprobs", True),
-        ("top_logprobs", 5),
+        ("prompt_logprobs", 1),
+        ("n_probs", 5),
         ("functions", [{"name": "weather"}]),
         ("function_call", {"name": "weather"}),
         ("presence_penalty", 0.1),

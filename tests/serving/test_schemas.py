@@ -298,11 +298,67 @@ def test_tools_are_read_as_in_a_file_and_left_out_when_none_may_be_called():
     assert chat(tools=[TOOL], tool_choice="none").question() == HELLO
 
 
-@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
-def test_case_9_a_tool_cannot_be_forced(choice):
-    error = refusal(chat(tools=[TOOL], tool_choice=choice).question)
+TIME = {"type": "function", "function": {"name": "time"}}
 
-    assert (error.code, error.data["param"]) == ("unsupported_parameter", "tool_choice")
+
+def named(name):
+    return {"type": "function", "function": {"name": name}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "called"),
+    [
+        ("auto", []),
+        ("none", []),
+        ("required", ["weather", "time"]),
+        (named("time"), ["time"]),
+    ],
+)
+def test_a_tool_is_forced_where_the_request_says_so(choice, called):
+    body = chat(tools=[TOOL, TIME], tool_choice=choice)
+
+    assert [function["name"] for function in body.must_call()] == called
+    assert (body.question()[0]["role"] == "tools") == (choice != "none")
+
+
+@pytest.mark.parametrize(
+    ("choice", "tools", "told"),
+    [
+        ("any", [TOOL], "must be"),
+        (7, [TOOL], "must be"),
+        ({"type": "allowed_tools"}, [TOOL], "must be"),
+        ({"type": "function", "function": {"name": 7}}, [TOOL], "must be"),
+        ({"type": "function", "function": "weather"}, [TOOL], "must be"),
+        ("required", [], "needs tools"),
+        (named("launch"), [TOOL], "names no tool"),
+        (named("weather"), [], "names no tool"),
+    ],
+)
+def test_case_9_a_choice_of_tools_that_cannot_be_made_is_refused(choice, tools, told):
+    error = refusal(chat(tools=tools, tool_choice=choice).must_call)
+
+    assert error.data["param"] == "tool_choice"
+    assert told in error.message
+
+
+def test_probabilities_are_told_where_they_are_asked_for():
+    assert chat().sampling().logprobs is None
+    assert chat(logprobs=True).sampling().logprobs == 0
+    assert chat(logprobs=True, top_logprobs=20).sampling().logprobs == 20
+    assert chat(logprobs=False, top_logprobs=0).sampling().logprobs is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": -1}, "top_logprobs"),
+        ({"logprobs": 5}, "logprobs"),
+    ],
+)
+def test_case_9_probabilities_that_cannot_be_told_are_refused(fields, field):
+    assert refusal(lambda: chat(**fields).sampling()).data["param"] == field
 
 
 @pytest.mark.parametrize("tool", [{"type": "web_search"}, {"type": "custom", "custom": {"name": "f"}}])

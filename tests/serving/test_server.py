@@ -44,6 +44,7 @@ def test_a_whole_answer_has_openais_form_and_is_exactly_what_was_generated(path)
         {
             "index": 0,
             "message": {"role": "assistant", "content": "See https://a.example/x?y=1  and é\n"},
+            "logprobs": None,
             "finish_reason": "stop",
         }
     ]
@@ -383,11 +384,10 @@ def ask_raw(path, method, route, payload=None, **headers):
         ("POST", "/v1/chat/completions/", "did you mean POST /v1/chat/completions?"),
         ("POST", "/v1/chat/completion", "did you mean POST /v1/chat/completions?"),
         ("POST", "/v1/messages", "did you mean POST /v1/chat/completions?"),
-        ("POST", "/api/embeddings", "did you mean POST /api/embed?"),
         ("GET", "/models", "did you mean GET /v1/models?"),
         ("GET", "/lorad/job", "did you mean GET /lorad/jobs?"),
         ("POST", "/v1/rerank", "it has GET /v1/models"),
-        ("GET", "/", "it has GET /v1/models"),
+        ("GET", "/nowhere", "it has GET /v1/models"),
         ("PUT", "/nothing/like/it", "it has GET /v1/models"),
     ],
 )

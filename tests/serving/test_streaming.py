@@ -7,7 +7,7 @@ import templates
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorad.serving.requests import GenerationRequest, Sampling
+from lorad.serving.requests import GenerationRequest, Sampling, TokenLogprobs
 from lorad.serving.streaming import CUT, TAIL, GrowingText, Streamer
 from lorad.tasks import find
 
@@ -103,3 +103,49 @@ def test_a_tail_is_kept_where_a_cut_would_change_the_text():
     tokens = [number % 5 for number in range(301)]
 
     assert "".join(piece.text for piece in streamed(tokens, text)) == text(tokens)
+
+
+def with_tokens(parts, stop=(), ends=()):
+    """Return the chunks of an answer whose tokens are parts of bytes, numbered."""
+    request = GenerationRequest("chat", "v0.1", [], Sampling(stop=tuple(stop), logprobs=1))
+
+    def text(some):
+        return b"".join(parts[token] for token in some).decode(errors="replace")
+
+    streamer = Streamer(request, text, set(ends), parts.__getitem__)
+    for token in range(len(parts)):
+        told = TokenLogprobs(token, -0.5 * token, ((0, -0.1),))
+        if not streamer.put([token], [told]):
+            break
+    streamer.close()
+    return list(request.answer(0))
+
+
+def test_a_token_comes_with_the_piece_of_text_that_it_begins_in():
+    chunks = with_tokens([b"A", b" \xf0\x9f", b"\x8c\xab", b"fog", b"</s>"], ends=[4])
+
+    assert [chunk.text for chunk in chunks] == ["A", " \N{FOG}", "fog", ""]
+    assert [[each.written for each in chunk.tokens] for chunk in chunks] == [
+        [b"A"],
+        [b" \xf0\x9f", b"\x8c\xab"],
+        [b"fog"],
+        [],
+    ]
+    tokens = [each for chunk in chunks for each in chunk.tokens]
+    assert [each.offset for each in tokens] == [0, 1, 2, 3]
+    assert [each.logprob for each in tokens] == [0.0, -0.5, -1.0, -1.5]
+    assert {each.top for each in tokens} == {((b"A", -0.1),)}
+
+
+def test_the_tokens_of_a_stop_text_are_not_the_answers():
+    chunks = with_tokens([b"one", b" S", b"TO", b"P", b" two"], stop=[" STOP"])
+
+    assert "".join(chunk.text for chunk in chunks) == "one"
+    assert [each.written for chunk in chunks for each in chunk.tokens] == [b"one"]
+
+
+def test_what_a_stop_text_held_back_comes_with_its_tokens_after_all():
+    chunks = with_tokens([b"one", b" S", b"T", b"two"], stop=[" STOP"])
+
+    assert "".join(chunk.text for chunk in chunks) == "one STtwo"
+    assert [each.written for chunk in chunks for each in chunk.tokens] == [b"one", b" S", b"T", b"two"]

@@ -29,13 +29,18 @@ class FakeDaemon:
         self.chunks = [Chunk("See https://a.example/x?y=1 "), Chunk(" and é\n"), Chunk("", "stop", 7, 3)]
         self.error = None
         self.reply = None
+        self.room = 100
         self.archive = self
         self.turn = threading.Event()
 
-    def ask(self, model, messages, sampling, *, retrieve, schema=None):
+    def require_room(self, answers):
+        if answers > self.room:
+            raise ProtocolError("too many questions are waiting", status=503, code="busy", retry_after=1)
+
+    def ask(self, model, messages, sampling, *, retrieve, schema=None, must_call=()):
         if self.error:
             raise self.error
-        self.schema = schema
+        self.schema, self.must_call = schema, must_call
         self.asked.append((model, messages, sampling))
         self.retrieve = retrieve
         asked = GenerationRequest(
@@ -59,7 +64,8 @@ class FakeDaemon:
         if self.error:
             raise self.error
         self.asked.append((model, texts))
-        return "minilm", np.array([[1.0, -0.5, len(text)] for text in texts], dtype=np.float32)
+        rows = np.array([[1.0, -0.5, len(text)] for text in texts], dtype=np.float32)
+        return "minilm", rows, sum(map(len, texts))
 
     def is_ready(self):
         return True

@@ -534,3 +534,17 @@ def test_why_a_template_fails_is_told():
 
     with pytest.raises(ConfigError, match="a system message must come first"):
         CHAT.check_tokenizer(templates.smollm2(demanding))
+
+
+@pytest.mark.parametrize(
+    ("style", "form"),
+    [
+        ("qwen3", ('<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>")),
+        ("llama3", ('{"name": "', '", "arguments": ', "}")),
+        ("smollm2", None),
+        ("gemma", None),
+        ("mistral", None),
+    ],
+)
+def test_the_form_of_a_call_is_what_the_template_writes(style, form):
+    assert CHAT.call_form(templates.STYLES[style]()) == form

@@ -55,6 +55,9 @@ class Embedder(Protocol):
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return a row of unit length for each text, [N, D]; of the empty text too."""
 
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Return how many tokens of these texts ``embed`` reads, all together."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Pooled:
@@ -78,6 +81,9 @@ class _Pooled:
         for numbers in _passes([len(row) for row in rows]):
             found[numbers] = self._mean([rows[number] for number in numbers]).numpy()
         return found
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        return sum(len(self._tokens(text)) for text in texts)
 
     def _tokens(self, text: str) -> list[int]:
         with self.lock:  # it holds what it was told to cut, and questions come in several threads

@@ -119,11 +119,9 @@ def passing_errors(doing: str) -> Iterator[None]:
         raise
 
 
-def is_short_of_memory(error: RuntimeError) -> bool:
+def is_short_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory ran out; torch has a type for it on CUDA alone."""
     said = str(error)
-    return (
-        isinstance(error, torch.OutOfMemoryError)
-        or "can't allocate memory" in said
-        or "out of memory" in said
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and ("can't allocate memory" in said or "out of memory" in said)
     )

@@ -61,11 +61,42 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TopLogprob:
+    """A token that might have stood in a place, and how likely it was."""
+
+    token: str
+    """Its text; part of a character as ``\\xe2\\x82``."""
+    logprob: float
+    """Natural logarithm of its probability, before temperature, ``top_p`` or a schema; at least -9999."""
+    bytes: tuple[int, ...] | None = None
+    """Its text in UTF-8."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob(TopLogprob):
+    """A token of an answer, and how likely it was."""
+
+    top_logprobs: tuple[TopLogprob, ...] = ()
+    """The likeliest tokens in its place, as many as the request asks for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChoiceLogprobs:
+    """How likely each token of an answer was, or of a piece of it."""
+
+    content: tuple[TokenLogprob, ...] | None = None
+    refusal: tuple[TokenLogprob, ...] | None = None
+    """Always ``null``: what a model refuses is its content."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """An answer; a request gets as many as it asks for with ``n``."""
 
     index: int = 0
     message: Message
+    logprobs: ChoiceLogprobs | None = None
+    """``null`` where the request does not ask, and where no model was asked."""
     finish_reason: str | None = None
     """``stop`` for a whole answer, ``length`` for one that was cut, ``tool_calls`` for one that calls tools."""
 
@@ -120,6 +151,8 @@ class ChunkChoice:
     index: int = 0
     delta: Mapping[str, Any] = field(default_factory=dict)
     """``role``, ``content`` or ``tool_calls``."""
+    logprobs: ChoiceLogprobs | None = None
+    """Of the tokens that begin in this piece."""
     finish_reason: str | None = None
 
 
@@ -141,11 +174,27 @@ class CompletionChunk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TextLogprobs:
+    """How likely each token of a text was, or of a piece of it: lists of one length."""
+
+    tokens: tuple[str, ...] = ()
+    """Their texts; part of a character as ``bytes:\\xe2\\x82``."""
+    token_logprobs: tuple[float, ...] = ()
+    """As ``TopLogprob.logprob``."""
+    top_logprobs: tuple[Mapping[str, float], ...] = ()
+    """In each place the likeliest tokens, as many as the request asks for, and the one that was chosen."""
+    text_offset: tuple[int, ...] = ()
+    """Characters of the whole answer before each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TextChoice:
     """What continues a text, or a piece of it."""
 
     index: int = 0
     text: str = ""
+    logprobs: TextLogprobs | None = None
+    """``null`` where the request does not ask."""
     finish_reason: str | None = None
     """As in ``Choice``."""
 
@@ -185,7 +234,7 @@ class Embeddings:
     model: str
     """The base that made them: vectors of another one cannot be compared with these."""
     usage: Usage = Usage()
-    """0: an embedder's tokens are not counted."""
+    """Of the texts' tokens, those that the embedder has read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ the door, and a version stays in memory while anybody waits for it.
 """
 
 import contextlib
+import functools
 import queue
 import threading
 import time
@@ -24,11 +25,18 @@ from lorad.config import EngineSettings
 from lorad.errors import LoradError, ProtocolError, RegistryError, SampleError
 from lorad.models.bases import Base
 from lorad.models.hardware import is_short_of_memory
+from lorad.models.token_bytes import TokenBytes
 from lorad.records import BASE, canonical
 from lorad.retrieval.answering import Mode, Reply
 from lorad.serving import backends
 from lorad.serving.backends.interface import Capabilities, Form, Generation, VersionFiles
-from lorad.serving.requests import GenerationRequest, PredictionRequest, Request, Sampling
+from lorad.serving.requests import (
+    GenerationRequest,
+    PredictionRequest,
+    Request,
+    Sampling,
+    TokenLogprobs,
+)
 from lorad.serving.retrieval import LookUp, nothing
 from lorad.serving.streaming import Streamer, quoted
 from lorad.tasks import Generating, Predicting, Task
@@ -97,6 +105,11 @@ class ServedTrack:
         self.hashes: dict[str, str] = {BASE: base.fingerprint[:12]}
         self.recent: OrderedDict[str, None] = OrderedDict()
         """The versions in memory, the one that was asked for last behind the others."""
+
+    @functools.cached_property
+    def token_bytes(self) -> TokenBytes:
+        """What each token writes; made for the first who asks for probabilities."""
+        return TokenBytes(self.base.tokenizer)
 
     def name(self, version: str) -> str:
         """Return a version's name for the backend: it holds the hash, so that it never names another one."""
@@ -260,13 +273,16 @@ class Engine:
         sampling: Sampling,
         version: str | None = None,
         look_up: LookUp = nothing,
+        guided: Callable[[Sampling], Sampling] | None = None,
     ) -> GenerationRequest:
         """Accept a question at the end of the queue; raise ``ProtocolError`` (503) when the queue is full.
 
         ``look_up`` is asked first, in this thread and with no lock held. What it has a text for is answered at once, and
-        never stands in the queue.
+        never stands in the queue. ``guided`` makes what else the sampling needs, which may take a second: only for who has a
+        place, and before anything is generated.
         """
         served = self._find(track)
+        self._check_logprobs(track, sampling)
         with self._place(track, version) as kept:
             task = _generating(served.task, track)
             check_length(question, context_length(served.base.model.config))
@@ -275,10 +291,20 @@ class Engine:
                 return self._quote(served, GenerationRequest(track, kept, [], sampling, reply), reply.text)
             reply, prompt, room = self._prompt(served, task, question, reply, sampling)
             sampling = replace(sampling, max_tokens=self._capped(room, sampling.max_tokens))
+            sampling = guided(sampling) if guided else sampling
             request = GenerationRequest(track, kept, prompt, sampling, reply)
             with self._door:
                 self._enter(request)
         return request
+
+    def _check_logprobs(self, track: str, sampling: Sampling) -> None:
+        if sampling.logprobs is not None and not self.capabilities(track).logprobs:
+            raise ProtocolError(
+                f"the backend that answers for {track} does not tell how likely tokens are; leave logprobs out, or set "
+                "engine.backend to builtin",
+                code="unsupported_parameter",
+                param="logprobs",
+            )
 
     def _prompt(
         self, served: ServedTrack, task: Generating, question: Any, reply: Reply | None, sampling: Sampling
@@ -355,6 +381,24 @@ class Engine:
             )
         return row
 
+    def require_room(self, answers: int = 1) -> None:
+        """Raise ``ProtocolError`` (503) where the queue has no room for so many answers.
+
+        It holds no place: it spares the work for a request that would be sent away at once.
+        """
+        with self._door:
+            self._require_room(answers)
+
+    def _require_room(self, answers: int = 1) -> None:
+        self._drop_cancelled()
+        if self._wanted() + len(self._preparing) + answers > self._settings.max_queued_requests:
+            raise ProtocolError(
+                "too many questions are waiting; try again in a second",
+                status=503,
+                code="busy",
+                retry_after=1,
+            )
+
     @contextlib.contextmanager
     def _place(self, track: str, version: str | None) -> Iterator[str]:
         """Hold a place in the queue while a prompt is made; raise ``ProtocolError`` (503) when there is none.
@@ -362,14 +406,7 @@ class Engine:
         Yield the version that answers: the one named, or what serves now. It stays in memory meanwhile.
         """
         with self._door:
-            self._drop_cancelled()
-            if self._wanted() + len(self._preparing) >= self._settings.max_queued_requests:
-                raise ProtocolError(
-                    "too many questions are waiting; try again in a second",
-                    status=503,
-                    code="busy",
-                    retry_after=1,
-                )
+            self._require_room()
             served = self._find(track)
             kept = track, version or served.serving
             self._preparing.append(kept)
@@ -458,12 +495,15 @@ class Engine:
     def _generation(self, served: ServedTrack, request: GenerationRequest) -> Generation:
         tokenizer, task = served.base.tokenizer, cast("Generating", served.task)
         ends = set(task.stop_tokens(tokenizer))
+        written = None if request.sampling.logprobs is None else served.token_bytes
         return Generation(
             name=served.name(request.version),
             prompt=request.prompt,
             sampling=request.sampling,
             ends=frozenset(ends),
-            sink=_Answer(request, Streamer(request, partial(task.text, tokenizer), ends), self._leave),
+            sink=_Answer(
+                request, Streamer(request, partial(task.text, tokenizer), ends, written), self._leave
+            ),
         )
 
     def _leave(self, request: Request) -> None:
@@ -521,8 +561,8 @@ class _Answer:
     def is_wanted(self) -> bool:
         return not self._request.cancelled.is_set()
 
-    def put(self, tokens: Sequence[int]) -> bool:
-        return self._streamer.put(tokens)
+    def put(self, tokens: Sequence[int], logprobs: Sequence[TokenLogprobs] = ()) -> bool:
+        return self._streamer.put(tokens, logprobs)
 
     def end(self, error: BaseException | None = None) -> None:
         if self._is_ended:
@@ -563,7 +603,7 @@ def _as_error(error: BaseException) -> LoradError:
     """Return what a client is told."""
     if isinstance(error, LoradError):
         return error
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and is_short_of_memory(error)):
+    if is_short_of_memory(error):
         return ProtocolError(
             "memory is short; try again later, or with a shorter question",
             status=503,

@@ -82,7 +82,7 @@ class OllamaEmbed:
     total_duration: int = 0
     load_duration: int = 0
     prompt_eval_count: int = 0
-    """0: an embedder's tokens are not counted."""
+    """Of the texts' tokens, those that the embedder has read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,33 @@ class Sampling:
     min_p: float = 0.0
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    logprobs: int | None = None
+    """How many of the likeliest tokens are told with each token of the answer; 0 tells of the token alone, ``None`` nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """How likely a token was, as a backend tells it: natural logarithms of the model's own distribution.
+
+    That is the one before temperature, top_p, min_p or a schema: what the model says, whatever is chosen from it.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+    """The likeliest tokens in its place, the likeliest first, as many as ``Sampling.logprobs`` asks for."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenToken:
+    """A token of an answer as it is written, with its ``TokenLogprobs``."""
+
+    written: bytes
+    """UTF-8; part of a character where a character takes several tokens."""
+    offset: int
+    """Characters of the answer before it."""
+    logprob: float
+    top: tuple[tuple[bytes, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +68,8 @@ class Chunk:
     finish: str | None = None
     prompt_tokens: int = 0
     answer_tokens: int = 0
+    tokens: tuple[WrittenToken, ...] = ()
+    """Those that begin in this part, if the request asks for their probabilities."""
 
 
 @dataclass(slots=True, eq=False)
@@ -55,6 +84,11 @@ class GenerationRequest:
     """How it is answered, and from which examples; ``None`` where nothing was looked up."""
     chunks: "queue.Queue[Chunk | BaseException]" = field(default_factory=queue.Queue)
     cancelled: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def is_quoted(self) -> bool:
+        """Tell whether the answer is a known text, for which no model is asked."""
+        return self.reply is not None and self.reply.text is not None
 
     def answer(self, timeout: float = LONGEST_SILENCE) -> Iterator[Chunk]:
         """Yield the answer as it is generated; raise what went wrong. Leaving early cancels the rest."""

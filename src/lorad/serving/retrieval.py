@@ -29,6 +29,9 @@ class Embedding(Protocol):
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return a row of unit length for each text, [N, D]; a text too long for the model is cut."""
 
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Return how many tokens of these texts ``embed`` reads, all together."""
+
 
 class Retrieving(Protocol):
     """Whoever knows which example of memory a question asks for."""

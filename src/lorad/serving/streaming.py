@@ -1,13 +1,17 @@
 """Turning tokens into text as they come, as far as it can be told by then.
 
-What lives here: generated text piece by piece, and text that no model is asked for, both held to the request's limits.
+What lives here: generated text piece by piece, its tokens' probabilities beside it, and text that no model is asked for,
+each held to the request's limits.
 What never does: models, the queue (``engine``).
 """
 
+import codecs
+import math
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from lorad.serving import marks
-from lorad.serving.requests import Chunk, GenerationRequest, Sampling
+from lorad.serving.requests import Chunk, GenerationRequest, Sampling, TokenLogprobs, WrittenToken
 
 TAIL = 16
 """Tokens behind a cut: so many are decoded again with what follows them."""
@@ -56,13 +60,46 @@ class GrowingText:
             self._begin, self._before = len(self._all) - TAIL, before
 
 
+class TokensAlongside:
+    """The tokens of a text with their probabilities, each handed on with the piece of the text that it begins in."""
+
+    def __init__(self, written: Callable[[int], bytes]) -> None:
+        self._written = written
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._length = 0
+        """Characters that the tokens write so far."""
+        self._waiting: deque[WrittenToken] = deque()
+
+    def add(self, told: TokenLogprobs) -> None:
+        """Take the next token."""
+        written = self._written(told.token)
+        top = tuple((self._written(token), logprob) for token, logprob in told.top)
+        self._waiting.append(WrittenToken(written, self._length, told.logprob, top))
+        self._length += len(self._decoder.decode(written))
+
+    def before(self, end: float) -> tuple[WrittenToken, ...]:
+        """Return what was not handed on yet of the tokens that begin within so many characters."""
+        found = []
+        while self._waiting and self._waiting[0].offset < end:
+            found.append(self._waiting.popleft())
+        return tuple(found)
+
+
 class Streamer:
     """Turn tokens into text as they come, as the task has it, until the answer ends."""
 
-    def __init__(self, request: GenerationRequest, text: Callable[[list[int]], str], ends: set[int]) -> None:
+    def __init__(
+        self,
+        request: GenerationRequest,
+        text: Callable[[list[int]], str],
+        ends: set[int],
+        written: Callable[[int], bytes] | None = None,
+    ) -> None:
+        """Take how tokens read as ``text`` together, and where their probabilities are told how each is ``written``."""
         self._request = request
         self._ends = ends
         self._text = GrowingText(text)
+        self._tokens = TokensAlongside(written) if written else None
         self._sent = 0
         """Characters of the answer that were sent."""
         self._is_stopped = False
@@ -71,18 +108,20 @@ class Streamer:
         self.count = 0
         """Tokens of the answer, the end token included."""
 
-    def put(self, tokens: Sequence[int]) -> bool:
-        """Take the next tokens; return whether more are wanted."""
+    def put(self, tokens: Sequence[int], logprobs: Sequence[TokenLogprobs] = ()) -> bool:
+        """Take the next tokens, with their probabilities or without; return whether more are wanted."""
         if self._request.cancelled.is_set():
             self._finish = "cancelled"
             return False
         most = self._request.sampling.max_tokens
-        for token in tokens:
+        for place, token in enumerate(tokens):
             self.count += 1
             if token in self._ends:
                 self._finish = "stop"
                 return False
             self._text.add(token)
+            if self._tokens:
+                self._tokens.add(logprobs[place])
             if self.count == most:
                 break
         self._send(whole=False)
@@ -92,7 +131,11 @@ class Streamer:
         """Send what is left and say why the answer ended."""
         if not self._is_stopped:
             self._send(whole=True)  # a stop text may show in the last half of a character
-        self._request.chunks.put(Chunk("", self._finish, len(self._request.prompt), self.count))
+        left = self._alongside(self._sent if self._is_stopped else math.inf)
+        self._request.chunks.put(Chunk("", self._finish, len(self._request.prompt), self.count, left))
+
+    def _alongside(self, end: float) -> tuple[WrittenToken, ...]:
+        return self._tokens.before(end) if self._tokens else ()
 
     def _send(self, *, whole: bool) -> None:
         fresh = self._text.after(self._sent, whole=whole)
@@ -106,7 +149,7 @@ class Streamer:
         fresh = fresh[: len(fresh) - held]
         if fresh:
             self._sent += len(fresh)
-            self._request.chunks.put(Chunk(fresh))
+            self._request.chunks.put(Chunk(fresh, tokens=self._alongside(self._sent)))
 
 
 def quoted(

@@ -98,6 +98,10 @@ class Chat(Generating):
         """Return the text that is served for an answer's tokens."""
         return chat_template.of(tokenizer).served(tokens)
 
+    def call_form(self, tokenizer: Any) -> tuple[str, str, str] | None:
+        """Return what stands around the name and the arguments of a called tool, as the template writes it."""
+        return chat_template.of(tokenizer).call_form
+
     def forward(self, model: Any, rows: Sequence[Encoded], guests: Sequence[Encoded] = ()) -> Outputs:
         """Return what a causal model says at each answer token of these rows, packed into one sequence."""
         return scoring.causal_outputs(model, rows, guests)

@@ -135,6 +135,21 @@ class ChatTemplate:
         places = (text.find(word) for word in self._end_words)
         return text[: min((at for at in places if at >= 0), default=len(text))]
 
+    @functools.cached_property
+    def call_form(self) -> tuple[str, str, str] | None:
+        """What is written before the name of a called tool, between that and its arguments, and behind these.
+
+        ``None`` where there is no place for calls, or arguments are written otherwise than as a JSON object.
+        """
+        asked = [_TOOLS, _ASKED]
+        try:
+            written = self.answer(asked, _CALL, self.opening(asked)) or ""
+        except SampleError:
+            return None
+        before, name, rest = written.partition(_TOOL)
+        between, arguments, behind = rest.partition(json.dumps(_CALL["tool_calls"][0]["arguments"]))
+        return (before, between, behind) if name and arguments else None
+
     # -- what ends a turn
 
     @functools.cached_property

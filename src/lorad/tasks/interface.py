@@ -180,3 +180,11 @@ class Generating(Task):
     @abstractmethod
     def text(self, tokenizer: Any, tokens: Sequence[int]) -> str:
         """Return the text that is served for an answer's tokens."""
+
+    def call_form(self, tokenizer: Any) -> tuple[str, str, str] | None:
+        """Return what an answer writes before the name of a tool that it calls, between that and its arguments, and behind these.
+
+        ``None`` where the base's template has no place for calls, or writes arguments otherwise than as a JSON object.
+        """
+        del tokenizer
+        return None

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from lorad.apps.daemon.snapshot import Snapshot
 from lorad.apps.daemon.turn import Turn
 from lorad.errors import ProtocolError
 from lorad.models import bases
-from lorad.records import BASE, CHAT, Job
+from lorad.records import BASE, CHAT, Job, digest
 from lorad.serving import queries
 from lorad.serving.answers import (
     Forgotten,
@@ -40,7 +40,7 @@ from lorad.serving.answers import (
 )
 from lorad.serving.completions import Model
 from lorad.serving.engine import Engine, context_length
-from lorad.serving.guiding import Grammar, Grammars, GuidedSampling
+from lorad.serving.guiding import Grammars, GuidedSampling
 from lorad.serving.queries import Archive
 from lorad.serving.record_json import fields_of
 from lorad.serving.requests import GenerationRequest, PredictionRequest, Sampling
@@ -89,6 +89,10 @@ class Api:
 
     # -- asking
 
+    def require_room(self, answers: int) -> None:
+        """Raise ``ProtocolError`` (503) where so many more answers find no place: who is sent away must cost no work."""
+        self._engine.require_room(answers)
+
     def ask(
         self,
         model: str,
@@ -97,27 +101,36 @@ class Api:
         *,
         retrieve: bool,
         schema: Mapping[str, Any] | None = None,
+        must_call: Sequence[Mapping[str, Any]] = (),
     ) -> tuple[GenerationRequest, str]:
         """Accept a question for ``track`` or ``track@latest|previous|vN|TAG|base``.
 
         The example that it asks for is looked up first, if ``retrieve`` and the conversation allow it; not if the answer
-        must follow a schema, for a taught or quoted answer follows none.
+        must follow a schema or call one of some functions, for a taught or quoted answer does neither.
         """
+        is_free = schema is None and not must_call
         with self._named(model) as (track, version):
-            look_up = self._look_up(track) if retrieve and not schema and is_looked_up(messages) else nothing
-            if schema is not None:
-                sampling = GuidedSampling(**fields_of(sampling), grammar=self._grammar(track, schema))
-            request = self._engine.submit(track, messages, sampling, version, look_up)
+            look_up = self._look_up(track) if retrieve and is_free and is_looked_up(messages) else nothing
+            guided = None if is_free else partial(self._guided, track, schema, must_call)
+            request = self._engine.submit(track, messages, sampling, version, look_up, guided)
         return request, self._engine.fingerprint(track, request.version)
 
-    def _grammar(self, track: str, schema: Mapping[str, Any]) -> Grammar:
-        task, tokenizer = self._engine.task(track), self._engine.base(track).tokenizer
-        if not isinstance(task, Generating):
-            raise ProtocolError(f"{track} does not answer in text", code="other_way")
+    def _guided(
+        self,
+        track: str,
+        schema: Mapping[str, Any] | None,
+        must_call: Sequence[Mapping[str, Any]],
+        sampling: Sampling,
+    ) -> Sampling:
+        task, tokenizer = cast("Generating", self._engine.task(track)), self._engine.base(track).tokenizer
         with self._making_grammars:  # of one base once, however many ask together
             if track not in self._grammars:
                 self._grammars[track] = Grammars(tokenizer, task.stop_tokens(tokenizer))
-        return self._grammars[track].grammar(schema)
+        made = self._grammars[track]
+        grammar = (
+            made.grammar(schema) if schema is not None else made.call(task.call_form(tokenizer), must_call)
+        )
+        return GuidedSampling(**fields_of(sampling), grammar=grammar)
 
     def complete(
         self, prompt: str | list[int], model: str, sampling: Sampling
@@ -142,14 +155,16 @@ class Api:
             request = self._engine.predict(track, inputs, version)
         return request, self._engine.fingerprint(track, request.version)
 
-    def embed(self, model: str, texts: Sequence[str]) -> tuple[str, NDArray[np.float32]]:
-        """Return the embedder's name and the texts' vectors, [N, D]; ``model`` names it, or a track that it serves.
+    def embed(self, model: str, texts: Sequence[str]) -> tuple[str, NDArray[np.float32], int]:
+        """Return the embedder's name, the texts' vectors, [N, D], and how many tokens it has read.
 
+        ``model`` names it, or a track that it serves.
         The texts go through it in parts: where it is a track's own base, answers take their turn between them.
         """
         embedder = self._embedder(model)
         parts = (texts[at : at + EMBEDDED_AT_ONCE] for at in range(0, len(texts), EMBEDDED_AT_ONCE))
-        return embedder.name, np.concatenate([embedder.embed(part) for part in parts])
+        rows = np.concatenate([embedder.embed(part) for part in parts])
+        return embedder.name, rows, embedder.count_tokens(texts)
 
     def _embedder(self, model: str) -> Embedding:
         if self._retrieving is None:
@@ -176,6 +191,7 @@ class Api:
         if version is None:
             yield track, None
             return
+        self._engine.require_room()  # loading costs seconds: not for who is sent away
         with self._engine.hold(track, version):
             if version != BASE:
                 self._models.ensure_loaded(self._track(track), version)
@@ -208,7 +224,10 @@ class Api:
         return tuple(Model(id=name, created=created) for name in names)
 
     def describe(self, model: str) -> ModelDescription:
-        """Return what answers under a model's name; nothing is loaded for it."""
+        """Return what answers under a model's name; nothing is loaded for it.
+
+        Its digest comes from what is stored, so that it is the same before a version is loaded and after.
+        """
         name, _, wanted = model.partition("@")
         track = self._track(name)
         serves = wanted in ("", "latest")
@@ -223,12 +242,11 @@ class Api:
         config = base.model.config.get_text_config()
         made_of = bases.shape(track.base)
         trials = task.trials(base.tokenizer)
+        stored = "" if version == BASE else digest(track.registry.manifest(version))
         return ModelDescription(
             track=name,
             version=version,
-            digest=hashlib.sha256(
-                f"{base.fingerprint} {name} {self._engine.fingerprint(name, version)}".encode()
-            ).hexdigest(),
+            digest=hashlib.sha256(f"{base.fingerprint} {name}@{version} {stored}".encode()).hexdigest(),
             since=self._started_at,
             base=track.settings.base,
             architecture=str(config.model_type),

@@ -81,6 +81,9 @@ class _OnEngine:
         found: NDArray[np.float32] = self.between(partial(self.own.embed, texts))
         return found
 
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        return self.own.count_tokens(texts)
+
 
 class Lookup:
     """Looks questions up in the indexes of a home's chat tracks (``serving.retrieval.Retrieving``)."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lorad.models.bases import Base
-from lorad.serving.requests import Sampling
+from lorad.serving.requests import Sampling, TokenLogprobs
 from lorad.tasks import Task
 
 
@@ -27,8 +27,12 @@ class Sink(Protocol):
     def is_wanted(self) -> bool:
         """Tell whether anybody still waits for it: this is how an answer is cancelled, looked at between two steps."""
 
-    def put(self, tokens: Sequence[int]) -> bool:
-        """Take the next tokens; return whether more are wanted. After ``False`` nothing but ``end`` may follow."""
+    def put(self, tokens: Sequence[int], logprobs: Sequence[TokenLogprobs] = ()) -> bool:
+        """Take the next tokens; return whether more are wanted. After ``False`` nothing but ``end`` may follow.
+
+        ``logprobs`` has one of each token where ``Sampling.logprobs`` asks for them, and else nothing: what nobody asks for is
+        not computed.
+        """
 
     def end(self, error: BaseException | None = None) -> None:
         """Close the answer, once: whole, or with what went wrong."""
@@ -67,6 +71,8 @@ class Capabilities:
     """Whether several answers share a step."""
     because: str
     """Why, in a few words for people."""
+    logprobs: bool = False
+    """Whether it tells how likely tokens were; a request that asks for it is refused by name where it does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

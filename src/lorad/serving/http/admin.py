@@ -4,10 +4,11 @@ What lives here: one function a route, each of which calls one function of the d
 the routes. What never does: the records that they return (``answers``), the bodies that they read (``schemas``).
 """
 
-from collections.abc import Container
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import FastAPI, Query
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lorad.records import Job
@@ -49,18 +50,26 @@ OLD, NEW = "/api/", "/lorad/"
 
 
 class OldNames:
-    """Takes ``/api/…`` for ``/lorad/…``, which these routes were called before ``/api/`` was Ollama's alone."""
+    """Takes ``/api/…`` for ``/lorad/…``, which these routes were called before ``/api/`` was Ollama's alone.
 
-    def __init__(self, app: ASGIApp, others: Container[str]) -> None:
+    Only where there is such a route of lorad's and none of Ollama's: whatever else is asked for there, an Ollama client asks.
+    """
+
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
         self._app = app
-        self._others = others
+        self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
         path = scope.get("path", "")
-        if path.startswith(OLD) and path not in self._others:
-            scope = {**scope, "path": NEW + path.removeprefix(OLD)}
+        if scope["type"] == "http" and path.startswith(OLD) and not self._has(scope):
+            renamed = {**scope, "path": NEW + path.removeprefix(OLD)}
+            scope = renamed if self._has(renamed) else scope
         await self._app(scope, receive, send)
+
+    def _has(self, scope: Scope) -> bool:
+        """Tell whether there is a route of this path, whatever its method."""
+        return any(route.matches(scope)[0] != Match.NONE for route in self._routes)
 
 
 def add(app: FastAPI, daemon: Daemon) -> None:

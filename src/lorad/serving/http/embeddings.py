@@ -10,7 +10,7 @@ import numpy as np
 from fastapi import FastAPI
 from numpy.typing import NDArray
 
-from lorad.serving.completions import Embedding, Embeddings
+from lorad.serving.completions import Embedding, Embeddings, Usage
 from lorad.serving.http.daemon import Daemon
 from lorad.serving.http.openai_bodies import EmbeddingsBody
 from lorad.serving.http.routing import Orders, given
@@ -24,10 +24,10 @@ def add(app: FastAPI, daemon: Daemon, orders: Orders) -> None:
 
     @app.post("/v1/embeddings")
     async def embeddings(body: Annotated[EmbeddingsBody, given(EmbeddingsBody)]) -> Embeddings:
-        model, rows = await orders.run(daemon.embed, body.model, body.texts())
+        model, rows, tokens = await orders.run(daemon.embed, body.model, body.texts())
         write = _in_base64 if body.encoding_format == "base64" else _in_numbers
         data = tuple(Embedding(index=place, embedding=write(row)) for place, row in enumerate(rows))
-        return Embeddings(data=data, model=model)
+        return Embeddings(data=data, model=model, usage=Usage(prompt_tokens=tokens, total_tokens=tokens))
 
 
 def _in_numbers(row: NDArray[np.float32]) -> tuple[float, ...]:

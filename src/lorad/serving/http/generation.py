@@ -6,19 +6,21 @@ does: the forms of answers (``openai``, ``ollama``), generating.
 
 import asyncio
 import contextlib
+import itertools
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from fastapi import Request
 
-from lorad.serving import called_tools
 from lorad.serving.called_tools import Call, Reader, Said
 from lorad.serving.completions import Origin, SourceExample
+from lorad.serving.http.daemon import Daemon
 from lorad.serving.http.metrics import Meters
 from lorad.serving.http.routing import Threads, cancelled_when_left
 from lorad.serving.record_json import fields_of
-from lorad.serving.requests import Chunk, GenerationRequest, Sampling
+from lorad.serving.requests import Chunk, GenerationRequest, Sampling, WrittenToken
 
 Submit = Callable[[str, Sampling], tuple[GenerationRequest, str]]
 """Asks a model (named as in a request) for one answer; returns it and the version's fingerprint."""
@@ -60,6 +62,11 @@ class Answer:
         """Return the answer's chunks once it is complete."""
         return list(self.chunks())
 
+    @property
+    def has_logprobs(self) -> bool:
+        """Tell whether it says how likely its tokens were: if the request asks, and a model is asked."""
+        return self.asked.sampling.logprobs is not None and not self.asked.is_quoted
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
@@ -73,6 +80,8 @@ class Piece:
     finish: str | None = None
     prompt_tokens: int = 0
     answer_tokens: int = 0
+    tokens: Sequence[WrittenToken] | None = None
+    """The text's, with their probabilities; ``None`` where these are not told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,24 +119,36 @@ class Accepted:
             self.cancel()
 
     def _joined(self, place: int, chunks: Sequence[Chunk]) -> Piece:
-        text = "".join(chunk.text for chunk in chunks)
-        said = called_tools.read(text, self.declared) if self.declared else Said(text)
-        return _piece(place, said, chunks[-1])
+        end = replace(
+            chunks[-1],
+            text="".join(chunk.text for chunk in chunks),
+            tokens=tuple(itertools.chain.from_iterable(chunk.tokens for chunk in chunks)),
+        )
+        return self._piece(place, _Reading(self.declared), end)
+
+    def _piece(self, place: int, reading: "_Reading", chunk: Chunk) -> Piece:
+        said, tokens = reading.add(chunk)
+        return Piece(
+            place=place,
+            text=said.text,
+            calls=said.calls,
+            finish=chunk.finish,
+            prompt_tokens=chunk.prompt_tokens,
+            answer_tokens=chunk.answer_tokens,
+            tokens=tokens if self.answers[place].has_logprobs else None,
+        )
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """Yield the pieces of all answers as they come; raise what goes wrong with any.
 
         Where tools are declared, what may be a call of one is held until it is whole. Leaving early ends the rest.
         """
-        readers = [Reader(self.declared) for _ in self.answers] if self.declared else []
+        readings = [_Reading(self.declared) for _ in self.answers]
         async with contextlib.aclosing(self._arriving()) as arriving:
             async for place, chunk in arriving:
-                said = Said(readers[place].add(chunk.text) if readers else chunk.text)
-                if readers and chunk.finish:
-                    end = readers[place].end()
-                    said = Said(said.text + end.text, end.calls)
-                if said.text or chunk.finish:
-                    yield _piece(place, said, chunk)
+                piece = self._piece(place, readings[place], chunk)
+                if piece.text or piece.finish:
+                    yield piece
 
     async def _arriving(self) -> AsyncGenerator[tuple[int, Chunk], None]:
         """Yield the chunks of all answers as they come, each with its answer's place."""
@@ -165,10 +186,37 @@ class Accepted:
             answer.asked.cancelled.set()
 
 
+class _Reading:
+    """Reads one answer's chunks: what may be a call is held, and the tokens go with the text that they begin in."""
+
+    def __init__(self, declared: Collection[str]) -> None:
+        self._reader = Reader(declared) if declared else None
+        self._length = 0
+        """Characters that were handed on."""
+        self._tokens: deque[WrittenToken] = deque()
+
+    def add(self, chunk: Chunk) -> tuple[Said, tuple[WrittenToken, ...]]:
+        """Return what of the answer can be handed on, and its tokens; a call has none."""
+        if self._reader is None:
+            return Said(chunk.text), chunk.tokens
+        said = Said(self._reader.add(chunk.text))
+        if chunk.finish:
+            end = self._reader.end()
+            said = Said(said.text + end.text, end.calls)
+        self._length += len(said.text)
+        self._tokens += chunk.tokens
+        is_all = bool(chunk.finish) and not said.calls
+        told = []
+        while self._tokens and (is_all or self._tokens[0].offset < self._length):
+            told.append(self._tokens.popleft())
+        return said, tuple(told)
+
+
 class Answering:
     """Where requests for answers are accepted, and their answers waited for."""
 
-    def __init__(self, meters: Meters) -> None:
+    def __init__(self, daemon: Daemon, meters: Meters) -> None:
+        self._daemon = daemon
         self._meters = meters
         self.threads = Threads()
 
@@ -187,6 +235,8 @@ class Answering:
         """
         began, fingerprint = time.perf_counter(), ""
         asked: list[GenerationRequest] = []
+        # before anything is loaded or made
+        await self.threads.run(self._daemon.require_room, len(submit) * n)
         try:
             for number, question in enumerate(question for question in submit for _ in range(n)):
                 seed = None if sampling.seed is None else sampling.seed + number % n
@@ -203,14 +253,3 @@ class Answering:
 
 def _model(asked: GenerationRequest) -> str:
     return f"{asked.track}@{asked.version}"
-
-
-def _piece(place: int, said: Said, chunk: Chunk) -> Piece:
-    return Piece(
-        place=place,
-        text=said.text,
-        calls=said.calls,
-        finish=chunk.finish,
-        prompt_tokens=chunk.prompt_tokens,
-        answer_tokens=chunk.answer_tokens,
-    )

@@ -38,8 +38,8 @@ MEANT = {
 }
 """Routes of other APIs, and which of lorad's does the same; none that is only spelled alike is guessed for them."""
 
-OLLAMA = frozenset({"/api/chat", "/api/generate", "/api/embed", "/api/tags", "/api/show", "/api/version"})
-"""Routes whose clients read errors in Ollama's form: a sentence."""
+OLLAMA = "/api/"
+"""Paths whose clients read errors in Ollama's form, a sentence; lorad's own routes once had such names (``admin.OldNames``)."""
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -74,7 +74,7 @@ def response(error: Exception, headers: dict[str, str] | None = None, path: str 
     """Return an error as an answer to who asks at this path."""
     data = error.data if isinstance(error, LoradError) else {}
     more = {"Retry-After": str(data["retry_after"])} if "retry_after" in data else {}
-    told = OllamaError(error=describe(error)["message"]) if path in OLLAMA else form(error)
+    told = OllamaError(error=describe(error)["message"]) if path.startswith(OLLAMA) else form(error)
     return Json(told, status_code=status(error), headers={**(headers or {}), **more})
 
 
@@ -140,7 +140,8 @@ def _no_route(asked: str, routes: Sequence[str]) -> str:
     method, _, path = asked.partition(" ")
     meant = MEANT.get(path, _alike(path, routes))
     hint = f"did you mean {meant}? " if meant else ""
-    family = "/lorad/" if path.startswith("/lorad/") and path not in MEANT else "/v1/"
+    families = ("/lorad/", OLLAMA) if path not in MEANT else ()
+    family = next((each for each in families if path.startswith(each)), "/v1/")
     known = ", ".join(route for route in routes if route.partition(" ")[2].startswith(family))
     return f"lorad has no route {method} {path}; {hint}it has {known}, among others"
 

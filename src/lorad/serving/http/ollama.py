@@ -1,4 +1,4 @@
-"""Ollama's routes: chat, generate, embed, and what there is, whole or as lines of JSON.
+"""Ollama's routes: chat, generate, embed, what there is, and that it is there, whole or as lines of JSON.
 
 What lives here: the forms in which answers go out. What never does: reading requests (``ollama_bodies``), how answers are
 waited for (``generation``), generating.
@@ -13,10 +13,10 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
 from lorad import __version__
-from lorad.errors import describe
+from lorad.errors import RegistryError, describe
 from lorad.serving.answers import ModelDescription
 from lorad.serving.called_tools import Call
 from lorad.serving.http.bodies import encoded
@@ -48,6 +48,7 @@ from lorad.serving.requests import GenerationRequest, Sampling
 ON_ERROR: dict[int | str, dict[str, Any]] = {
     "default": {"model": OllamaError, "description": "What is wrong, and what to do."}
 }
+RUNNING: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-ndjson": {}}}, **ON_ERROR}
 BILLION, MILLION = 10**9, 10**6
 
@@ -57,6 +58,13 @@ Form = Callable[..., OllamaProgress]
 
 def add(app: FastAPI, daemon: Daemon, answering: Answering, orders: Orders) -> None:
     """Add the routes."""
+
+    @app.get("/", response_class=Response, responses={**RUNNING, **ON_ERROR})
+    async def ollama_is_running() -> Response:
+        return PlainTextResponse(
+            "Ollama is running"
+        )  # Ollama's own programs ask for these words before anything else
+
     _add_answers(app, daemon, answering)
     _add_embed(app, daemon, orders)
     _add_models(app, daemon)
@@ -166,11 +174,12 @@ def _add_embed(app: FastAPI, daemon: Daemon, orders: Orders) -> None:
     @app.post("/api/embed", responses=ON_ERROR)
     async def ollama_embed(body: Annotated[OllamaEmbedBody, given(OllamaEmbedBody)]) -> OllamaEmbed:
         began = time.perf_counter()
-        _, rows = await orders.run(daemon.embed, model_name(body.model), body.texts())
+        _, rows, tokens = await orders.run(daemon.embed, model_name(body.model), body.texts())
         return OllamaEmbed(
             model=body.model,
             embeddings=tuple(tuple(map(float, row)) for row in rows),
             total_duration=_nanoseconds(time.perf_counter() - began),
+            prompt_eval_count=tokens,
         )
 
 
@@ -181,7 +190,13 @@ def _add_models(app: FastAPI, daemon: Daemon) -> None:
 
     @app.get("/api/tags", responses=ON_ERROR)
     def ollama_tags() -> OllamaTags:
-        return OllamaTags(models=tuple(_model(each.id, daemon.describe(each.id)) for each in daemon.models()))
+        found = []
+        for each in daemon.models():
+            with contextlib.suppress(
+                RegistryError
+            ):  # one that is damaged, or gone since, must not silence the others
+                found.append(_model(each.id, daemon.describe(each.id)))
+        return OllamaTags(models=tuple(found))
 
     @app.post("/api/show", responses=ON_ERROR)
     def ollama_show(body: Annotated[OllamaShowBody, given(OllamaShowBody)]) -> OllamaShow:

@@ -30,14 +30,17 @@ MACHINE = frozenset(
 )
 """Options that say how a machine is used. lorad finds that out; its context is the base's, and nothing is cut to fit."""
 
-OPTIONS = Parameters(SAMPLING | MACHINE, elsewhere={"max_tokens": "num_predict"})
+_NO_LOGPROBS = Refused("they are told at /v1/chat/completions", (False, 0))
+_REFUSED = {**parameters.REFUSED, "logprobs": _NO_LOGPROBS, "top_logprobs": _NO_LOGPROBS}
+
+OPTIONS = Parameters(SAMPLING | MACHINE, _REFUSED, {"max_tokens": "num_predict"})
 
 _COMMON = frozenset({"model", "stream", "options", "format", "keep_alive", "truncate", "shift"})
 _IN_OPTIONS = dict.fromkeys(sorted(SAMPLING | {"max_tokens"}), "it under options, num_predict for its length")
-CHAT = Parameters(_COMMON | {"messages", "tools"}, elsewhere={**_IN_OPTIONS, "prompt": "messages"})
+CHAT = Parameters(_COMMON | {"messages", "tools"}, _REFUSED, {**_IN_OPTIONS, "prompt": "messages"})
 GENERATE = Parameters(
     _COMMON | {"prompt", "system", "raw"},
-    {**parameters.REFUSED, "tools": Refused("a prompt calls no tools; use POST /api/chat", ([],))},
+    {**_REFUSED, "tools": Refused("a prompt calls no tools; use POST /api/chat", ([],))},
     {**_IN_OPTIONS, "messages": "prompt, or use POST /api/chat"},
 )
 

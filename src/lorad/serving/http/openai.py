@@ -29,7 +29,7 @@ from lorad.serving.completions import (
     ToolCall,
     Usage,
 )
-from lorad.serving.http import http_errors
+from lorad.serving.http import http_errors, logprobs
 from lorad.serving.http.bodies import encoded
 from lorad.serving.http.daemon import Daemon
 from lorad.serving.http.generation import Accepted, Answering, Piece
@@ -54,10 +54,11 @@ def _add_chat(app: FastAPI, daemon: Daemon, answering: Answering) -> None:
     async def chat(
         body: Annotated[ChatBody, given(ChatBody)], request: Request
     ) -> Completion | StreamingResponse:
-        question, schema = body.question(), body.answer_schema()
+        question, retrieve = body.question(), body.lorad.retrieve
+        form: dict[str, Any] = {"schema": body.answer_schema(), "must_call": body.must_call()}
 
         def ask(model: str, sampling: Sampling) -> tuple[GenerationRequest, str]:
-            return daemon.ask(model, question, sampling, retrieve=body.lorad.retrieve, schema=schema)
+            return daemon.ask(model, question, sampling, retrieve=retrieve, **form)
 
         accepted = await answering.accept(body.model, [ask], body.sampling(), body.n, body.declared())
         head = _head("chatcmpl", accepted)
@@ -65,7 +66,13 @@ def _add_chat(app: FastAPI, daemon: Daemon, answering: Answering) -> None:
             return _streamed(_chat_events(accepted, body, head))
         written = await accepted.whole(request)
         choices = tuple(
-            Choice(index=each.place, message=_message(each), finish_reason=_finish(each)) for each in written
+            Choice(
+                index=each.place,
+                message=_message(each),
+                logprobs=logprobs.of_chat(each.tokens),
+                finish_reason=_finish(each),
+            )
+            for each in written
         )
         return Completion(**head, choices=choices, usage=_usage(written, body.n), lorad=accepted.origin)
 
@@ -81,9 +88,7 @@ def _add_completions(app: FastAPI, daemon: Daemon, answering: Answering) -> None
         if body.stream:
             return _streamed(_text_events(accepted, body, head))
         written = await accepted.whole(request)
-        choices = tuple(
-            TextChoice(index=each.place, text=each.text, finish_reason=each.finish) for each in written
-        )
+        choices = tuple(map(_text_choice, written))
         return TextCompletion(**head, choices=choices, usage=_usage(written, body.n))
 
 
@@ -100,6 +105,15 @@ def _add_models(app: FastAPI, daemon: Daemon) -> None:
         raise ProtocolError(
             f"there is no model {name!r}; list them with: GET /v1/models", status=404, code="model_not_found"
         )
+
+
+def _text_choice(piece: Piece) -> TextChoice:
+    return TextChoice(
+        index=piece.place,
+        text=piece.text,
+        logprobs=logprobs.of_text(piece.tokens),
+        finish_reason=piece.finish,
+    )
 
 
 def _message(piece: Piece) -> Message:
@@ -154,12 +168,16 @@ def _chat_events(accepted: Accepted, body: ChatBody, head: dict[str, Any]) -> As
 
     def told(piece: Piece) -> Iterator[CompletionChunk]:
         calls = [{"index": place, "type": "function", **call} for place, call in enumerate(_calls(piece))]
-        deltas: list[dict[str, Any]] = [{"content": piece.text}] if piece.text else []
-        deltas += [{"tool_calls": calls}] if calls else []
-        for delta in deltas:
-            yield event(choices=(ChunkChoice(index=piece.place, delta=delta),))
+        likely = logprobs.of_chat(piece.tokens or None)
+        if piece.text:
+            delta = {"content": piece.text}
+            yield event(choices=(ChunkChoice(index=piece.place, delta=delta, logprobs=likely),))
+            likely = None
+        if calls:
+            yield event(choices=(ChunkChoice(index=piece.place, delta={"tool_calls": calls}),))
         if piece.finish:
-            yield event(choices=(ChunkChoice(index=piece.place, finish_reason=_finish(piece)),))
+            end = ChunkChoice(index=piece.place, logprobs=likely, finish_reason=_finish(piece))
+            yield event(choices=(end,))
 
     opening = [begun(place) for place in range(body.n)]
     return _events(accepted, body, opening, told, lambda usage: event(usage=usage))
@@ -169,8 +187,7 @@ def _text_events(accepted: Accepted, body: CompletionBody, head: dict[str, Any])
     event = partial(TextCompletion, **head)
 
     def told(piece: Piece) -> Iterator[TextCompletion]:
-        choice = TextChoice(index=piece.place, text=piece.text, finish_reason=piece.finish)
-        yield event(choices=(choice,))
+        yield event(choices=(_text_choice(piece),))
 
     return _events(accepted, body, [], told, lambda usage: event(usage=usage))
 

@@ -26,6 +26,7 @@ class CompletionBody(AnswerBody):
     parameters: ClassVar[Parameters] = parameters.COMPLETION
 
     prompt: Any = Field(description="A text, some texts, tokens, or some lists of tokens.")
+    logprobs: int | None = Field(default=None, ge=0, le=5)
 
     def prompts(self) -> list[Prompt]:
         """Return what is to be continued: each of them gets ``n`` answers."""
@@ -40,6 +41,9 @@ class CompletionBody(AnswerBody):
                 "prompt", f"asks for {len(prompts) * self.n} answers; ask for at most {CHOICES} at once"
             )
         return list(prompts)
+
+    def _logprobs(self) -> int | None:
+        return self.logprobs
 
 
 class EmbeddingsBody(Body):

@@ -33,6 +33,8 @@ DONE = frozenset(
         "stop",
         "seed",
         "response_format",
+        "logprobs",
+        "top_logprobs",
         "lorad",
     }
 )
@@ -74,7 +76,7 @@ class Refused:
         return f"lorad does not support {name}: {self.why}; leave it out{or_send}"
 
 
-_NO_LOGPROBS = "it returns text and no probabilities"
+_OTHER_LOGPROBS = "it tells the probabilities of an answer's tokens alone, with logprobs and top_logprobs"
 _NO_PENALTY = "it does not penalise repetition, since a learned answer may repeat itself; use temperature, top_p, top_k or min_p"
 _NO_BIAS = "it does not change the probability of single tokens"
 _NO_GRAMMAR = "the form of an answer is a JSON schema under response_format"
@@ -89,8 +91,6 @@ _BY_MODEL = "choose a version by its name: model chat@v0.1"
 
 REFUSED: Mapping[str, Refused] = {
     # OpenAI's
-    "logprobs": Refused(_NO_LOGPROBS, (False, 0)),
-    "top_logprobs": Refused(_NO_LOGPROBS, (0,)),
     "presence_penalty": Refused(_NO_PENALTY, (0,)),
     "frequency_penalty": Refused(_NO_PENALTY, (0,)),
     "logit_bias": Refused(_NO_BIAS, ({}, [])),
@@ -162,7 +162,7 @@ REFUSED: Mapping[str, Refused] = {
             "output_scores",
             "decoder_input_details",
         ),
-        Refused(_NO_LOGPROBS, (0, False)),
+        Refused(_OTHER_LOGPROBS, (0, False)),
     ),
     # how other servers end and form answers
     "ignore_eos": Refused(_NO_ENDS, (False,)),
@@ -377,7 +377,11 @@ CHAT = Parameters(DONE)
 
 _NOT_A_CHAT = "a completion is no conversation; use POST /v1/chat/completions"
 COMPLETION = Parameters(
-    DONE - {"messages", "tools", "tool_choice", "max_completion_tokens", "response_format", "lorad"}
+    DONE
+    - {
+        *("messages", "tools", "tool_choice", "max_completion_tokens", "response_format", "top_logprobs"),
+        "lorad",
+    }
     | {"prompt"},
     {
         **REFUSED,
@@ -385,6 +389,7 @@ COMPLETION = Parameters(
         "tool_choice": Refused(_NOT_A_CHAT, ("none", "auto")),
         "response_format": Refused(_NOT_A_CHAT, ({"type": "text"},)),
         "lorad": Refused("it looks nothing up for a completion", ({}, {"retrieve": False})),
+        "top_logprobs": Refused("a completion says with logprobs how many it wants, 0 to 5", (0,)),
     },
     {
         **ELSEWHERE,

@@ -8,6 +8,7 @@ completion request as the engine is asked. What never does: routes, answers, kno
 import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -148,10 +149,14 @@ class AnswerBody(SamplingBody):
 
     def sampling(self) -> Sampling:
         """Return how to generate."""
-        return self.with_limit(self._limit())
+        return replace(self.with_limit(self._limit()), logprobs=self._logprobs())
 
     def _limit(self) -> int | None:
         return self.max_tokens
+
+    def _logprobs(self) -> int | None:
+        """Return how many of the likeliest tokens are told with each token, ``None`` where nothing is."""
+        return None
 
 
 class ChatBody(AnswerBody):
@@ -165,6 +170,8 @@ class ChatBody(AnswerBody):
     tool_choice: Any = "auto"
     max_completion_tokens: int | None = _TOKENS
     response_format: Any = None
+    logprobs: bool = False
+    top_logprobs: int = Field(default=0, ge=0, le=20)
     lorad: LoradOptions = LoradOptions()
 
     def question(self) -> list[dict[str, Any]]:
@@ -204,8 +211,36 @@ class ChatBody(AnswerBody):
 
     def declared(self) -> frozenset[str]:
         """Return the names of the tools that the answer may call; ``question`` has checked them."""
-        told = json.loads(message["content"]) if (message := next(iter(self._tools()), None)) else []
-        return frozenset(function["name"] for function in told)
+        return frozenset(function["name"] for function in self._functions())
+
+    def must_call(self) -> tuple[Mapping[str, Any], ...]:
+        """Return the functions of which the answer must call one; none where it may say what it likes."""
+        if self.tool_choice in ("auto", "none"):
+            return ()
+        named = self._named_tool()
+        found = tuple(each for each in self._functions() if named in (None, each["name"]))
+        if not found:
+            told = "names no tool that the request declares" if named else "needs tools to choose from"
+            raise refused("tool_choice", told)
+        return found
+
+    def _named_tool(self) -> str | None:
+        """Return the function that ``tool_choice`` names, if it names one."""
+        given = self.tool_choice
+        function = (
+            given.get("function") if isinstance(given, dict) and given.get("type") == "function" else None
+        )
+        name = function.get("name") if isinstance(function, dict) else None
+        return name if isinstance(name, str) else None
+
+    def _functions(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = [each for told in self._tools() for each in json.loads(told["content"])]
+        return found
+
+    def _logprobs(self) -> int | None:
+        if self.top_logprobs and not self.logprobs:
+            raise refused("top_logprobs", 'tells more about logprobs; send "logprobs": true as well')
+        return self.top_logprobs if self.logprobs else None
 
     def _limit(self) -> int | None:
         old, new = self.max_tokens, self.max_completion_tokens
@@ -214,10 +249,10 @@ class ChatBody(AnswerBody):
         return old if new is None else new
 
     def _tools(self) -> list[dict[str, Any]]:
-        if self.tool_choice not in ("auto", "none"):
+        if self.tool_choice not in ("auto", "none", "required") and self._named_tool() is None:
             raise refused(
                 "tool_choice",
-                'lorad cannot make a model call a tool; send "auto", or "none" to leave the tools out',
+                'must be "auto", "none", "required", or {"type": "function", "function": {"name": …}}',
                 "unsupported_parameter",
             )
         return [] if self.tool_choice == "none" else _tools(self.tools)

@@ -45,14 +45,14 @@ def build(daemon: Daemon, settings: ServerSettings | None = None, token: str | N
     meters = Meters()
     for face in (health, prediction, admin):
         face.add(app, daemon)
-    answering, embedding = Answering(meters), Orders(embeddings.AT_ONCE, embeddings.MOST)
+    answering, embedding = Answering(daemon, meters), Orders(embeddings.AT_ONCE, embeddings.MOST)
     openai.add(app, daemon, answering)
     embeddings.add(app, daemon, embedding)
     ollama.add(app, daemon, answering, embedding)
     metrics.add(app, daemon, meters)
     document.add(app)
     _answer_head(app)
-    app.add_middleware(admin.OldNames, others=http_errors.OLLAMA | http_errors.MEANT.keys())
+    app.add_middleware(admin.OldNames, routes=app.routes)
     app.add_middleware(loopback.Bearer, expected=token)
     return app
 

@@ -6,7 +6,7 @@ What lives here: which model a name means, in which form it is held, whose turn 
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -101,8 +101,8 @@ class Builtin:
         self._tracks[track] = self._names[name] = _Track(task, stack, name, fit)
 
     def capabilities(self, track: str) -> Capabilities:
-        """Tell whether a track's answers share steps."""
-        return self._tracks[track].fitness
+        """Tell whether a track's answers share steps, and that it tells how likely their tokens are."""
+        return replace(self._tracks[track].fitness, logprobs=True)
 
     def load(self, version: VersionFiles) -> list[str]:
         """Bring a version into memory and prove it; return what differs from the environment that it was made in."""

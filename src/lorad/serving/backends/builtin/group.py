@@ -4,15 +4,18 @@ What lives here: when a request begins, its prompt in bounded pieces, its row am
 which model a version is (``backend``), text.
 
     waiting ─► prompt, a piece a step ─► row: one token a step with all others ─► ended
-       ▲                                  │
+       ▲                │                 │
        └────────── memory is short ◄──────┘
+
+Memory is short where the limit is passed, or where a step does not fit. Then fewer answers share the next steps: the youngest
+begin again later, from what they have said. One that does not fit alone ends with the error.
 """
 
 import inspect
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import count, takewhile
 from typing import Any, Protocol
 
 import torch
@@ -20,8 +23,9 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from lorad.errors import ProtocolError
+from lorad.models.hardware import is_short_of_memory
 from lorad.serving.backends.builtin.row_cache import RowCache, bytes_per_token, next_logits, pairs_of
-from lorad.serving.backends.builtin.sampling import Chooser
+from lorad.serving.backends.builtin.sampling import Chooser, logprobs
 from lorad.serving.backends.interface import Generation
 
 SHORTEST_PREFIX = 128
@@ -73,6 +77,8 @@ class _Row:
     tokens: list[int]
     """Of the prompt and of the answer so far."""
     chooser: Chooser
+    number: int
+    """Counts up: an older answer has a lower one."""
     cache: DynamicCache = field(default_factory=DynamicCache)
     """What the model has made of the tokens, until it joins the others'."""
     read: int = 0
@@ -80,12 +86,15 @@ class _Row:
     is_new: bool = True
     """Whether its tokens are still the prompt alone."""
 
-    def say(self, token: int) -> bool:
-        """Hand a token on; return whether the answer goes on. What goes wrong there ends this answer alone."""
+    def say(self, token: int, logits: Tensor) -> bool:
+        """Hand on a token that was chosen from logits, [V]; return whether the answer goes on.
+
+        What goes wrong there ends this answer alone.
+        """
         self.tokens.append(token)
         self.is_new = False
         try:
-            if self.generation.sink.put([token]):
+            if self.generation.sink.put([token], logprobs(logits, token, self.generation.sampling)):
                 return True
         except BaseException as error:  # noqa: BLE001 - whoever waits is told; a panic of Rust's is no Exception
             self.generation.sink.end(error)
@@ -100,7 +109,11 @@ class _Row:
         except BaseException as error:  # noqa: BLE001 - whoever waits is told; a panic of Rust's is no Exception
             self.generation.sink.end(error)
             return False
-        return self.say(token)
+        return self.say(token, logits)
+
+    def begin_again(self) -> None:
+        """Forget what the model has made of the tokens; what was said stays said."""
+        self.cache, self.read = DynamicCache(), 0
 
 
 class Group:
@@ -111,12 +124,15 @@ class Group:
         self._limits = limits
         self._taken = taken
         """Returns how much memory the answers of all groups take, this one's included."""
+        self._numbers = count()
         self._waiting: deque[_Row] = deque()
         self._filling: _Row | None = None
         self._rows: list[_Row] = []
         self._cache = RowCache()
         self._prefix: tuple[list[int], list[tuple[Tensor, Tensor]]] = ([], [])
         self._per_token = 0
+        self._fitting: float = limits.rows
+        """Answers that may share a step: halved where a step does not fit, and one more again for as many that have ended."""
         self._vocabulary = model.get_input_embeddings().weight.shape[0]
         takes = inspect.signature(model.forward).parameters
         self._last_alone = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
@@ -126,7 +142,7 @@ class Group:
         if not 0 <= max(generation.prompt, default=-1) < self._vocabulary:
             # on a GPU it would end all others with it
             raise ProtocolError("the prompt holds a token that the model does not have", code="bad_prompt")
-        row = _Row(generation, list(generation.prompt), Chooser(generation.sampling))
+        row = _Row(generation, list(generation.prompt), Chooser(generation.sampling), next(self._numbers))
         self._waiting.append(row)
 
     @property
@@ -151,12 +167,25 @@ class Group:
             self._let_go()
             return self._read_prompts() + self._extend()
         except BaseException as error:  # noqa: BLE001 - whoever waits is told; the next answers begin anew
-            for row in [*self._rows, *filter(None, [self._filling])]:
-                row.generation.sink.end(error)
+            rows = [*self._rows, *filter(None, [self._filling])]
             self._rows.clear()
             self._filling = None
             self._cache.clear()
+            if len(rows) > 1 and is_short_of_memory(error):
+                # all of them: what the step has left of the rows' cache may be half made
+                self._let_wait(rows, fitting=len(rows) // 2)
+            else:
+                for row in rows:
+                    row.generation.sink.end(error)
             return 0
+
+    def _let_wait(self, rows: Sequence[_Row], fitting: int) -> None:
+        """Let answers for which memory was short begin again, the oldest first, and only so many together."""
+        self._fitting = fitting
+        self._prefix = ([], [])
+        for row in sorted(rows, key=lambda row: row.number, reverse=True):
+            row.begin_again()
+            self._waiting.appendleft(row)
 
     # -- beginning
 
@@ -170,15 +199,18 @@ class Group:
                 left -= len(piece)
                 if row.read < len(row.tokens):
                     return made
-                token = row.chooser.choose(logits)
                 self._note(row)
+                token = row.chooser.choose(logits)  # last: what was chosen must be said
             except BaseException as error:  # noqa: BLE001 - this prompt's alone
                 self._filling = None
+                if self._rows and is_short_of_memory(error):
+                    self._let_wait([row], fitting=len(self._rows))
+                    return made
                 row.generation.sink.end(error)
                 continue
             self._filling = None
             made += 1
-            self._join(row, token)
+            self._join(row, token, logits)
         return made
 
     def _next(self) -> _Row | None:
@@ -192,7 +224,7 @@ class Group:
         if not self._rows:
             return True
         more = self._cache.bytes_with(length, self._per_token) - self._cache.bytes
-        return len(self._rows) < self._limits.rows and self._taken() + more <= self._limits.max_bytes
+        return len(self._rows) < int(self._fitting) and self._taken() + more <= self._limits.max_bytes
 
     def _read(self, row: _Row, piece: list[int]) -> Tensor:
         """Put a piece of a prompt through the model; return the logits behind its last token, [V]."""
@@ -216,10 +248,12 @@ class Group:
         if row.is_new:
             self._keep_prefix(row)
 
-    def _join(self, row: _Row, token: int) -> None:
-        if row.say(token):
+    def _join(self, row: _Row, token: int, logits: Tensor) -> None:
+        if row.say(token, logits):
             self._rows.append(row)
             self._cache.join(row.cache)
+        else:
+            self._note_end()
         row.cache = DynamicCache()  # what it held lies in the rows' cache now
 
     # -- prefixes: most prompts of a version begin alike (a system prompt, the conversation so far)
@@ -254,7 +288,10 @@ class Group:
         goes_on = [
             row.say_next(own, token) for row, own, token in zip(self._rows, logits, likeliest, strict=True)
         ]
-        self._take_out([number for number, goes in enumerate(goes_on) if not goes])
+        ended = [number for number, goes in enumerate(goes_on) if not goes]
+        self._take_out(ended)
+        for _ in ended:
+            self._note_end()
         return made
 
     def _make_memory(self) -> None:
@@ -262,11 +299,15 @@ class Group:
         while len(self._rows) > 1 and self._taken() > self._limits.max_bytes:
             row = self._rows[-1]
             self._take_out([len(self._rows) - 1])
-            row.read = 0
+            row.begin_again()
             self._waiting.appendleft(row)
             self._cache.shrink()
 
     # -- ending
+
+    def _note_end(self) -> None:
+        """Let more answers share steps again where few were let in: who went on with memory may be gone."""
+        self._fitting = min(self._limits.rows, self._fitting + 1 / self._fitting)
 
     def _let_go(self) -> None:
         """End what nobody waits for any more."""

@@ -1,15 +1,19 @@
 """Choosing the next token.
 
-What lives here: one row of logits to one token, as a request's ``Sampling`` has it. What never does: models, answers, what
+What lives here: one row of logits to one token, as a request's ``Sampling`` has it, and how likely it was. What never does: models, answers, what
 a schema allows (``serving.guiding``).
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from lorad.serving.guiding import GuidedSampling
-from lorad.serving.requests import Sampling
+from lorad.serving.requests import Sampling, TokenLogprobs
 
+UNLIKELIEST = -9999.0
+"""What OpenAI tells of a token that cannot be: JSON has no word for minus infinity."""
 GREEDY = 1e-5
 """A temperature below this only ever takes the likeliest token, and the smallest cannot be divided by."""
 FEW = 256
@@ -36,6 +40,20 @@ class Chooser:
         token = choose(self._guide.allow(logits), self._sampling, self._numbers)
         self._guide.take(token)
         return token
+
+
+def logprobs(logits: Tensor, token: int, sampling: Sampling) -> Sequence[TokenLogprobs]:
+    """Return how likely a token was by a model's own logits [V], as far as the request asks: once, or not at all."""
+    if sampling.logprobs is None:
+        return ()
+    likely = logits.float().log_softmax(-1)
+    values, tokens = likely.topk(min(sampling.logprobs, likely.numel()))
+    top = zip(tokens.tolist(), map(_told, values.tolist()), strict=True)
+    return (TokenLogprobs(token, _told(float(likely[token])), tuple(top)),)
+
+
+def _told(value: float) -> float:
+    return max(UNLIKELIEST, value)  # in this order what is no number is taken for unlikely too
 
 
 def is_greedy(sampling: Sampling) -> bool:
