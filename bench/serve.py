@@ -5,9 +5,10 @@
 Arms, each in a process of its own and resumed from the cache: `learn` (one campus set through the daemon), `generate` (plain
 `transformers.generate` on the merged copy, one row and sixteen), `compile` (the same with a static cache and `torch.compile`,
 where a C++ compiler is at hand), `builtin_1`, `builtin_4`, `builtin_16` (clients over the socket), `adapter_1` (the same
-without the merged copy), `swaps` (1,000 requests while what serves changes all the time), `recall` (what the adapter and the
-merged copy recall of memory), `llamacpp` (the exported GGUF, where llama-cpp-python is installed) and `bandwidth` (reading
-memory).
+without the merged copy), `swaps` (1,000 requests and 50 changes of what serves, or more), `alike` (sixteen answers one by one
+and together, in float32), `training` (answers while a session trains, and what that costs it), `recall` (what the adapter and
+the merged copy recall of memory), `llamacpp` (the exported GGUF, where llama-cpp-python is installed), `backend_llamacpp` and
+`swaps_llamacpp` (the daemon with that backend, where it is there) and `bandwidth` (reading memory).
 
 All ask the same questions, with the same prompts and greedily, for at most 64 tokens; the time to read the prompt counts.
 """
@@ -15,12 +16,14 @@ All ask the same questions, with the same prompts and greedily, for at most 64 t
 import argparse
 import itertools
 import json
+import math
 import os
 import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,12 +33,14 @@ import torch
 import report
 import three_drops
 import wordings
-from lorad.config import Settings
+from lorad.config import EngineSettings, Settings
 from lorad.errors import LoradError
 from lorad.evaluation import metrics
 from lorad.home import Home
 from lorad.models import bases, hardware, merged_model, packed_linear
 from lorad.models.adapter_stack import AdapterStack
+from lorad.serving import backends
+from lorad.serving.answers import SessionProgress
 from lorad.serving.client import Client
 from lorad.storage.database import Database
 from lorad.storage.memory import Memory
@@ -49,7 +54,15 @@ TOKENS = 64
 ASKED = 16
 """Answers of an arm with one client; of the others so many for each client, but at most ``MOST``."""
 MOST = 64
-SWAP_REQUESTS = 1000
+SWAP_REQUESTS, SWAPS = 1000, 50
+SHORT = 16
+"""Tokens of an answer that is timed while a session trains."""
+IDLE_ANSWERS = 40
+TRAINED_BESIDE = "campus_housing"
+WINDOW, WINDOWS = 60.0, 3
+"""Seconds in which a session is left alone, asked without a break, and asked with breaks, so often in turn."""
+BREAK = 2.0
+"""Seconds between an answer and the next question, where there are breaks."""
 SETTINGS = Settings()
 CHAT = find("chat")
 SUBJECTS = (
@@ -71,8 +84,12 @@ ARMS = (
     "builtin_16",
     "adapter_1",
     "swaps",
+    "alike",
+    "training",
     "recall",
     "llamacpp",
+    "backend_llamacpp",
+    "swaps_llamacpp",
     "bandwidth",
 )
 NOTES = (
@@ -80,6 +97,10 @@ NOTES = (
     "bandwidth_share_1: tokens_per_second_1 times the bytes of the weights, over the bytes a second that reading memory gives.",
     "swaps: how often what serves was changed meanwhile; mixed: answers that are not those of the version that they name;",
     "longest_pause_ms: between two pieces of any answer.",
+    "single_differs, batched_differs: of sixteen greedy answers in float32, those that another run alone, or all together, gives otherwise;",
+    "p95_training_ratio: p95 of an answer of 16 tokens while a session trains, to the same with none, asked without a break;",
+    "p95_training_breaks_ratio: asked two seconds after the answer before; training_tokens_per_second_X: of the session meanwhile;",
+    "training_keeps_X: that, as a share of what it makes alone.",
     "adapter_1: as before this version; recall_adapter and recall_merged: share of memory that each form of the version gets right.",
 )
 
@@ -244,11 +265,12 @@ def clients(count: int, settings: Sequence[str] = ()) -> dict[str, Any]:
 # -- swaps
 
 
-def swaps() -> dict[str, Any]:
+def swaps(settings: Sequence[str] = ()) -> dict[str, Any]:
     """Change what serves again and again while clients ask, in float32: greedy answers are then those of each version alone."""
     place, asked = home(), questions(len(SUBJECTS))
     how: dict[str, Any] = {"max_tokens": 16, "temperature": 0, "lorad": {"retrieve": False}}
-    with three_drops.daemon(place, ["training.dtype=float32"]) as client:
+    made = 0
+    with three_drops.daemon(place, ["training.dtype=float32", *settings]) as client:
         version = Registry(place.track("chat")).latest
         assert version, "learn first"
         names = ("base", version)
@@ -262,7 +284,7 @@ def swaps() -> dict[str, Any]:
 
         def ask() -> None:
             own = Client(place.socket(SETTINGS.server.socket))
-            while (at := next(numbers)) < SWAP_REQUESTS:
+            while (at := next(numbers)) < SWAP_REQUESTS or made < SWAPS:
                 found = once(own, at % len(asked), asked[at % len(asked)], how)
                 with lock:
                     told.append(found)
@@ -270,7 +292,6 @@ def swaps() -> dict[str, Any]:
         threads = [threading.Thread(target=ask) for _ in range(8)]
         for thread in threads:
             thread.start()
-        made = 0
         while any(thread.is_alive() for thread in threads):
             client.rollback("chat", names[made % 2])
             made += 1
@@ -296,6 +317,132 @@ def once(
     except LoradError:
         return number, answer.model, None, longest
     return number, answer.model, text, longest
+
+
+# -- alike
+
+
+def alike() -> dict[str, Any]:
+    """Ask greedily in float32, one by one, once more, and all at once."""
+    asked = questions(16)
+    how: dict[str, Any] = {"max_tokens": TOKENS, "temperature": 0, "lorad": {"retrieve": False}}
+    place = home()
+    with three_drops.daemon(place, ["training.dtype=float32"]):
+        path = place.socket(SETTINGS.server.socket)
+
+        def said(question: list[dict[str, str]]) -> str:
+            return "".join(Client(path).stream_chat(question, **how))
+
+        single, again = list(map(said, asked)), list(map(said, asked))
+        with ThreadPoolExecutor(len(asked)) as pool:
+            together = list(pool.map(said, asked))
+    return {
+        "alike_answers": len(asked),
+        "single_differs": sum(one != other for one, other in zip(single, again, strict=True)),
+        "batched_differs": sum(one != other for one, other in zip(single, together, strict=True)),
+    }
+
+
+# -- training
+
+
+def training() -> dict[str, Any]:
+    """Time short answers with no session, and beside one that is left alone, asked without a break and with breaks in turn."""
+    learned, place = home(), Home(report.CACHE / "serve_training")
+    shutil.rmtree(place.root, ignore_errors=True)
+    shutil.copytree(learned.root, place.root, symlinks=True, ignore=shutil.ignore_patterns("*.sock", "*.log"))
+    long = [  # it computes as any session does, and learns too slowly to end
+        "planner.learning_rates=[{learning_rate: 1.0e-9}]",
+        "planner.stopping.max_rounds=500",
+        "planner.stopping.patience=500",
+    ]
+    with three_drops.daemon(place, long) as client:
+        short(client, 3)
+        idle = [short(client, 1) for _ in range(IDLE_ANSWERS)]
+        shutil.copy(report.BENCH.parent / "examples" / f"{TRAINED_BESIDE}.json", place.inbox)
+        first = wait_for_training(client)
+        kinds: dict[str, float | None] = {"alone": None, "beside": 0.0, "breaks": BREAK}
+        waits: dict[str, list[float]] = {name: [] for name in kinds}
+        rates: dict[str, list[float]] = {name: [] for name in kinds}
+        for name in [*kinds] * WINDOWS:
+            began, before = time.perf_counter(), trained(client)
+            waits[name] += asked_for(client, kinds[name])
+            rates[name].append((trained(client) - before) / (time.perf_counter() - began))
+        paused = session_of(client).paused_seconds
+        client.cancel(first.job)
+    found: dict[str, Any] = {
+        "p95_idle_s": p95(idle),
+        "p95_training_s": p95(waits["beside"]),
+        "p95_training_breaks_s": p95(waits["breaks"]),
+        "training_answers": sum(map(len, waits.values())),
+        "training_paused_seconds": paused,
+    }
+    found["p95_training_ratio"] = found["p95_training_s"] / found["p95_idle_s"]
+    found["p95_training_breaks_ratio"] = found["p95_training_breaks_s"] / found["p95_idle_s"]
+    found |= {f"training_tokens_per_second_{name}": sum(each) / WINDOWS for name, each in rates.items()}
+    alone = found["training_tokens_per_second_alone"]
+    for name in ("beside", "breaks"):
+        found[f"training_keeps_{name}"] = found[f"training_tokens_per_second_{name}"] / alone
+    return {name: round(value, 3) if isinstance(value, float) else value for name, value in found.items()}
+
+
+def asked_for(client: Client, rest: float | None) -> list[float]:
+    """Ask for ``WINDOW`` seconds with so many between two questions, ``None``: not at all; return what each answer took."""
+    until, found = time.monotonic() + WINDOW, []
+    if rest is None:
+        time.sleep(WINDOW)
+    while time.monotonic() < until:
+        found.append(short(client, 1))
+        time.sleep(rest or 0.0)
+    return found
+
+
+def short(client: Client, count: int) -> float:
+    """Ask for so many short answers; return what the last one took."""
+    took = 0.0
+    for _ in range(count):
+        began = time.perf_counter()
+        client.chat(questions(1)[0], max_tokens=SHORT, temperature=0, lorad={"retrieve": False})
+        took = time.perf_counter() - began
+    return took
+
+
+def session_of(client: Client) -> SessionProgress:
+    session = client.status().session
+    assert session is not None, "the session has ended; it must last for all windows"
+    return session
+
+
+def trained(client: Client) -> int:
+    """Return how many tokens the session has trained."""
+    return session_of(client).tokens or 0
+
+
+def wait_for_training(client: Client) -> SessionProgress:
+    """Return the session once it trains: loading and testing come before."""
+    while True:
+        session = client.status().session
+        if session is not None and session.tokens:
+            return session
+        time.sleep(1.0)
+
+
+def p95(seconds: Sequence[float]) -> float:
+    return sorted(seconds)[math.ceil(0.95 * len(seconds)) - 1]
+
+
+# -- the backend of llama.cpp
+
+
+def with_llamacpp(act: Callable[[Sequence[str]], dict[str, Any]], name: str) -> dict[str, Any]:
+    """Do something with the daemon on llama.cpp, or say why not; its figures begin with ``name``."""
+    try:
+        backends.chosen(EngineSettings(backend="llamacpp"))
+    except LoradError as error:
+        return {f"{name}_skipped": error.message}
+    if not llamacpp.is_installed():
+        return {f"{name}_skipped": "llama-cpp-python is not installed"}
+    return {f"{name}_{key}": value for key, value in act(["engine.backend=llamacpp"]).items()}
 
 
 # -- what else
@@ -365,6 +512,10 @@ def run_arm(arm: str) -> dict[str, Any]:
         "compile": compiled,
         "recall": recall,
         "swaps": swaps,
+        "alike": alike,
+        "training": training,
+        "backend_llamacpp": lambda: with_llamacpp(lambda how: clients(1, how), "backend_llamacpp"),
+        "swaps_llamacpp": lambda: with_llamacpp(swaps, "llamacpp"),
         "llamacpp": llama,
         "bandwidth": bandwidth,
         "adapter_1": lambda: clients(1, ["engine.merge_served=false"]),
@@ -379,8 +530,13 @@ def figures(arms: dict[str, dict[str, Any]]) -> dict[str, Any]:
         found[f"tokens_per_second_{count}"] = arm["tokens_per_second"]
         found[f"first_token_ms_{count}"] = arm["first_token_ms"]
     found["adapter_1"] = arms["adapter_1"]["tokens_per_second"]
-    for name in ("generate", "compile", "swaps", "recall", "llamacpp"):
+    for name in ("generate", "compile", "swaps", "alike", "training", "recall", "llamacpp", "swaps_llamacpp"):
         found |= arms[name]
+    backend = arms["backend_llamacpp"]
+    found |= {name: value for name, value in backend.items() if name.endswith("skipped")}
+    if "backend_llamacpp_tokens_per_second" in backend:
+        found["backend_llamacpp_1"] = backend["backend_llamacpp_tokens_per_second"]
+        found["backend_llamacpp_first_token_ms_1"] = backend["backend_llamacpp_first_token_ms"]
     read = arms["bandwidth"]
     one = found["tokens_per_second_1"]
     found["bandwidth_gb_per_second"] = round(read["bytes_per_second"] / 1e9, 1)
@@ -389,6 +545,8 @@ def figures(arms: dict[str, dict[str, Any]]) -> dict[str, Any]:
     found["sixteen_times_one"] = round(found["tokens_per_second_16"] / one, 2)
     if "llamacpp_f16_1" in found:
         found["share_of_llamacpp_f16_1"] = round(one / found["llamacpp_f16_1"], 2)
+        if "backend_llamacpp_1" in found:
+            found["backend_llamacpp_share"] = round(found["backend_llamacpp_1"] / found["llamacpp_f16_1"], 2)
     return found
 
 

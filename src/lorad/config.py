@@ -200,6 +200,9 @@ class TrainingSettings(Section):
     """CPU threads of a session; ``None`` uses all cores, at lower priority than answering."""
     nice: Annotated[int, Field(ge=-20, le=19)] = 10
     """Nice value of a session; 19 yields to everything else."""
+    min_share: Annotated[float, Field(ge=0.01, le=1)] = 0.25
+    """A session waits while questions are answered on the device that trains, but keeps at least this share of the time;
+    1: it never waits."""
     max_rank: Parallel = 64
     """Maximum rank of the whole adapter; a session that would exceed it truncates the parent's first."""
     consolidate_at: TimeOfDay | None = "03:00"
@@ -207,7 +210,7 @@ class TrainingSettings(Section):
     merge_adapters_on_save: bool = True
     """Keep a merged copy of ``latest`` in ``models/<track>/merged``, if there is enough disk space."""
     max_seconds: Seconds = 6 * 3600
-    """A session that takes longer is stopped and fails."""
+    """A session that takes longer is stopped and fails; waiting for answers does not count."""
 
 
 class JudgeSettings(Section):

@@ -583,6 +583,6 @@ def training_inputs(spec: Mapping[str, Any]) -> dict[str, Any]:
     training = {
         key: value
         for key, value in spec["settings"]["training"].items()
-        if key not in {"max_seconds", "nice"}
+        if key not in {"max_seconds", "min_share", "nice"}
     }
     return {**spec, "settings": {"training": training}}

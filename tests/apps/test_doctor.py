@@ -367,6 +367,9 @@ def test_a_sound_home_passes(living, examine):
     assert code == 0, found
     assert {found[name]["status"] for name in ("base smollm2", "chat v0.1", "settings", "folders")} == {"ok"}
     assert set(found["home"]) == {"name", "status", "detail", "remedy"}
+    assert found["backend"]["detail"].startswith(
+        "builtin (engine.backend is auto); what serves is a merged copy"
+    )
 
 
 def opened(home):

@@ -18,6 +18,9 @@ class FakeEngine:
         self.form = form
         self.served = []
 
+    def serving(self, _track):
+        return self.served[-1][1]
+
     def resident(self, _track, _version):
         return True
 
@@ -42,7 +45,7 @@ def test_how_the_version_that_serves_is_held_is_logged(version, form, warned):
     host = ModelHost(Settings(), {}, engine)
 
     with capture_logs() as events:
-        host.serve(SimpleNamespace(name="chat"), version)
+        assert host.serve(SimpleNamespace(name="chat"), version) == ""
 
     told = [event for event in events if event["event"] == "serving"]
     assert engine.served == [("chat", version)]
@@ -50,3 +53,19 @@ def test_how_the_version_that_serves_is_held_is_logged(version, form, warned):
         (version or "base", form.kind, form.added_bytes)
     ]
     assert [event["why"] for event in events if event["event"] == "served_unmerged"] == warned
+
+
+def test_what_may_be_merged_another_time_is_said_and_then_tried_without_a_word_until_it_is():
+    short = Form(kind="adapter", why_not_merged="memory is short", may_pass=True)
+    engine = FakeEngine(short)
+    host, track = ModelHost(Settings(), {}, engine), SimpleNamespace(name="chat")
+    assert host.serve(track, "v0.1") == "memory is short"
+
+    with capture_logs() as events:
+        assert host.serve_faster(track) == "memory is short"
+        assert events == []
+        engine.form = Form(kind="merged", added_bytes=7)
+        assert host.serve_faster(track) == ""
+
+    assert [event["held_as"] for event in events] == ["merged"]
+    assert engine.served == [("chat", "v0.1")] * 3

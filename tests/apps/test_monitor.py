@@ -66,6 +66,20 @@ def test_a_session_is_shown_whole(width):
         assert words in shown
 
 
+def test_what_generates_and_what_a_session_waits_for_is_shown():
+    chat = BUSY["tracks"]["chat"] | {"held_as": "merged"}
+    data = BUSY | {
+        "tracks": {"chat": chat},
+        "engine": BUSY["engine"] | {"backend": "builtin"},
+        "session": BUSY["session"] | {"paused_seconds": 12.4},
+    }
+
+    shown = text(data, 80)
+
+    assert "serving chat v0.2 (builtin, merged)" in shown
+    assert "campus_housing · job 3 · training · paused 12 s for answers" in shown
+
+
 def test_bars_grow_with_what_is_done():
     def bar(recall):
         line = next(

@@ -50,6 +50,51 @@ def test_short_memory_at_the_swap_is_no_fault_of_the_version(world):
     assert world.models.serving == "v0.2"
 
 
+def test_a_version_that_memory_was_too_short_to_merge_is_merged_later(world):
+    world.models.slow = "it takes 8 bytes, and 7 are free"
+
+    world.learn("doors.json", tiny.facts(4))
+    world.pass_time()
+
+    assert (world.job().state, world.models.serving) == (JobState.PROMOTED, "v0.1")
+    assert world.loop.attempts.troubles == [
+        "chat answers slower than it could: it takes 8 bytes, and 7 are free"
+    ]
+
+    world.models.slow = ""
+    world.pass_time(600)
+
+    assert world.loop.attempts.troubles == []
+
+
+def test_nothing_is_left_to_try_where_the_next_version_is_merged_at_once(world):
+    world.models.slow = "memory is short"
+    world.learn("doors.json", tiny.facts(4))
+    world.pass_time()
+    assert world.loop.attempts.troubles
+
+    world.models.slow = ""
+    world.loop.served.serve(world.track, "v0.1")
+
+    assert world.loop.attempts.troubles == []
+
+
+def test_what_is_no_damage_of_the_version_marks_none_as_damaged(world):
+    world.learn("doors.json", tiny.facts(4))
+    errors = [ConfigError("the server of the backend is not there")]
+
+    def fail_once():
+        if errors:
+            raise errors.pop()
+
+    world.models.as_it_serves = fail_once
+
+    world.learn("gates.json", tiny.facts(4, subject="gate"))
+
+    assert (world.registry.latest, world.models.serving) == ("v0.1", "v0.1")
+    assert {entry["state"] for entry in world.registry.tracker.read()["checkpoints"]} == {"intact"}
+
+
 def test_with_short_memory_at_the_start_the_version_serves_as_soon_as_it_can(world):
     world.learn("doors.json", tiny.facts(4))
     world.models.is_short, world.models.serving = True, None

@@ -136,6 +136,49 @@ def test_the_summary_of_a_fresh_daemon():
     ]
 
 
+def test_the_summary_tells_what_generates_and_in_which_form():
+    chat = sent()["tracks"]["chat"] | {"held_as": "merged", "batches": True, "batches_because": "x"}
+    mail = {
+        "serving": "v0.1",
+        "held_as": "adapter",
+        "not_merged_because": "memory is short",
+        "batches": False,
+    }
+    engine = {
+        "requests": 12,
+        "waiting": 0,
+        "active": 0,
+        "tokens_per_second": 21.5,
+        "first_token_seconds": 0.124,
+        "backend": "builtin",
+        "backend_because": "engine.backend is auto",
+        "max_batch": 16,
+        "cache_bytes": 1_500_000,
+        "max_cache_bytes": 1_000_000_000,
+        "modes": {"taught": 7, "stored": 2},
+    }
+
+    told = state_text.summary(
+        snapshot(tracks={"chat": chat, "mail": mail | {"batches_because": "it keeps a state"}}, engine=engine)
+    ).splitlines()
+
+    assert "previous v0.1, 2 datasets" in told[1]
+    assert "held as merged, 16 share a step" in told[1]
+    assert told[2] == "  serving  mail v0.1 (held as adapter, nothing learned yet)"
+    assert told[3:] == [
+        "  backend  builtin (engine.backend is auto), caches 1.5 MB of 1.0 GB, 21.5 tokens/s, first token after 0.12 s",
+        "  backend  mail: not merged, memory is short",
+        "  backend  mail: one answer at a time, it keeps a state",
+        "  answered 12 requests, of those looked up 2 stored, 7 taught",
+    ]
+
+
+def test_a_session_that_waited_for_answers_says_so():
+    assert ", paused 12 s for answers, about 1 min 35 s left" in session_line(
+        SESSION | {"paused_seconds": 12.4}
+    )
+
+
 def test_the_summary_says_that_a_running_session_is_the_last_for_now():
     assert "learning, learning paused, up" in state_text.summary(snapshot(session=SESSION, paused=True))
 

@@ -589,6 +589,7 @@ def test_a_changed_digest_of_a_file_is_found(tmp_path):
     [
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        RuntimeError("unable to mmap 8 bytes from file <a>: Cannot allocate memory (12)"),
         OSError(errno.EMFILE, "Too many open files"),
     ],
 )

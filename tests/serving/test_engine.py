@@ -17,6 +17,7 @@ from lorad.errors import ConfigError, ProtocolError, RegistryError
 from lorad.evaluation import metrics
 from lorad.models import adapter_stack, bases, hardware, merged_model, peft_io
 from lorad.records import Example
+from lorad.retrieval.answering import Reply
 from lorad.serving.backends.interface import Capabilities
 from lorad.serving.engine import (
     LONGEST_TOKEN,
@@ -706,6 +707,7 @@ def test_a_merged_copy_that_answers_otherwise_is_not_used(engine, probed, monkey
 
     assert form.kind == "adapter"
     assert "does not answer its probes" in form.why_not_merged
+    assert not form.may_pass
     assert answer(engine)[0] == expected
 
 
@@ -717,7 +719,24 @@ def test_where_memory_is_short_the_adapter_serves(engine, folders, monkeypatch):
 
     assert (form.kind, form.added_bytes) == ("adapter", 0)
     assert "1000 are free" in form.why_not_merged
+    assert form.may_pass
     assert answer(engine)[0] == answer(engine, "v0.1")[0]
+
+    monkeypatch.undo()
+
+    assert engine.serve("chat", "v0.1").kind == engine.form("chat").kind == "merged"
+
+
+def test_memory_that_ends_while_a_version_is_merged_is_no_lasting_reason(engine, folders, monkeypatch):
+    def merged(_model, _adapter):
+        raise MemoryError
+
+    engine.load("chat", "v0.1", folders / "v0.1", "hash")
+    monkeypatch.setattr(merged_model, "merged", merged)
+
+    form = engine.serve("chat", "v0.1")
+
+    assert (form.kind, form.why_not_merged, form.may_pass) == ("adapter", "MemoryError", True)
 
 
 def test_a_swap_fails_no_answer_and_mixes_none(folders):
@@ -866,4 +885,73 @@ def test_a_form_that_cannot_be_followed_gives_its_place_back(engine):
             engine.submit("chat", QUESTION, Sampling(max_tokens=1), guided=refuse)
 
     engine.require_room(3)
+    assert engine.waiting == 0
+
+
+def test_it_tells_when_somebody_waits_for_an_answer_and_when_nobody_does(folders):
+    told = []
+    engine = Engine(EngineSettings(), told.append)
+    engine.attach("chat", find("chat"), bases.load_base(folders / "base", torch.float32))
+
+    def look_up(_version, _messages):
+        assert told[-1]  # looking up computes too
+        return Reply(mode="stored", text="amber")
+
+    engine.submit("chat", QUESTION, Sampling(), look_up=look_up)
+    assert not told[-1]
+    requests = [engine.submit("chat", QUESTION, Sampling(max_tokens=4)) for _ in range(2)]
+    assert told[-1]
+    while engine.waiting:
+        assert told[-1]
+        engine.work(0)
+
+    assert not told[-1]
+    assert all(list(request.answer(0)) for request in requests)
+
+
+def test_what_it_tells_of_itself(engine, folders):
+    assert engine.first_token_seconds is None
+    assert (engine.choice.name, engine.form("chat").kind, engine.cache_bytes) == ("builtin", "base", 0)
+
+    bring(engine, folders, "v0.1")
+    form = engine.serve("chat", "v0.1")
+    request = engine.submit("chat", QUESTION, Sampling(max_tokens=6))
+    engine.work(0)
+    engine.work(0)
+
+    assert engine.form("chat") is form
+    assert engine.cache_bytes > 0
+    assert engine.first_token_seconds > 0
+    finish(engine)
+    assert list(request.answer(0))
+
+
+def test_versions_beyond_the_limit_go_when_nobody_waits_for_them_any_more(folders):
+    engine = Engine(EngineSettings(max_loaded_versions=1))
+    engine.attach("chat", find("chat"), bases.load_base(folders / "base", torch.float32))
+    for version in ("v0.1", "v0.2"):
+        with engine.hold("chat", version):
+            engine.load("chat", version, folders / version, f"hash-{version}")
+            engine.serve("chat", "v0.1")
+            request = engine.submit("chat", QUESTION, Sampling(max_tokens=2), version)
+    assert engine.resident("chat", "v0.2")  # it was asked, and serves not
+
+    finish(engine)
+
+    assert list(request.answer(0))
+    assert engine.resident("chat", "v0.1")
+    assert not engine.resident("chat", "v0.2")
+
+
+def test_an_answer_that_ends_while_a_version_is_loaded_waits_for_nothing(folders):
+    engine = Engine(EngineSettings(max_loaded_versions=1))
+    engine.attach("chat", find("chat"), bases.load_base(folders / "base", torch.float32))
+    for version in ("v0.1", "v0.2"):
+        with engine.hold("chat", version):
+            engine.load("chat", version, folders / version, f"hash-{version}")
+            engine.submit("chat", QUESTION, Sampling(max_tokens=2), version)
+
+    with engine._loading:
+        finish(engine)  # would hang
+
     assert engine.waiting == 0

@@ -58,6 +58,25 @@ def test_the_status_is_told_as_gauges(path):
     assert found["lorad_info", "0.1.0"] == 1
 
 
+def test_what_generates_is_told_with_its_form(path, daemon):
+    chat = snapshot()["tracks"]["chat"] | {"held_as": "merged", "held_bytes": 7, "batches": True}
+    engine = {"backend": "builtin", "max_batch": 16, "cache_bytes": 5, "max_cache_bytes": 9}
+    data = snapshot()
+    daemon.snapshot = lambda: told(data | {"tracks": {"chat": chat}, "engine": data["engine"] | engine})
+
+    found = collected(path)
+
+    assert found["lorad_backend_info", "builtin"] == 1
+    assert found["lorad_held_info", "chat", "merged"] == 1
+    assert (found["lorad_held_bytes", "chat"], found["lorad_batches", "chat"]) == (7, 1)
+    assert (found["lorad_batch_limit",], found["lorad_cache_bytes",], found["lorad_cache_limit_bytes",]) == (
+        16,
+        5,
+        9,
+    )
+    assert found["lorad_answer_tokens_per_second",] == 21.5
+
+
 def test_answers_are_counted_where_they_leave(path, daemon):
     for stream in (False, True):
         assert (
@@ -82,6 +101,7 @@ def test_a_running_session_is_told_with_its_track(path, daemon):
 
     found = collected(path)
 
+    assert ("lorad_training_paused_seconds", "campus_housing", "chat") not in found
     assert found["lorad_training_active",] == 1
     assert found["lorad_training_loss", "campus_housing", "chat"] == 0.41
     assert found["lorad_training_elapsed_seconds", "campus_housing", "chat"] == 61

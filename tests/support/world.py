@@ -109,6 +109,8 @@ class FakeModels:
         self.bad_bases = []
         self.is_seated = False
         self.as_it_serves = lambda: None
+        self.slow = ""
+        """Why what serves answers slower than it could, for now."""
         self.refuses = ""
         """A word that the base cannot say."""
 
@@ -143,6 +145,11 @@ class FakeModels:
             raise RegistryError(f"{version} cannot be loaded", version=version)
         self.as_it_serves()
         self.serving = version
+        return self.slow
+
+    def serve_faster(self, track):
+        self._check_seat(track)
+        return self.slow
 
     def fingerprint(self, track):
         self._check_seat(track)

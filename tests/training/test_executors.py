@@ -3,6 +3,7 @@
 import signal
 import sys
 
+from lorad.storage.busy_mark import BusyMark
 from lorad.training.executors.local import LocalExecutor
 from lorad.training.run_folder import RunFolder
 
@@ -34,3 +35,23 @@ def test_a_session_without_a_limit_runs_on(tmp_path):
     assert child.poll(0.0) is None
     assert child.poll(1e9) is None
     child.stop()
+
+
+def test_time_spent_waiting_for_answers_does_not_count_as_too_long(tmp_path):
+    folder = RunFolder(tmp_path)
+    child = LocalExecutor(nice=10, max_seconds=60).start(folder)
+    assert child.poll(1000.0) is None
+    folder.report({"paused_seconds": 30.0})
+
+    assert child.poll(1089.0) is None
+    assert child.poll(1091.0) == -signal.SIGKILL
+
+
+def test_a_session_is_handed_the_mark_that_it_waits_by(tmp_path):
+    mark = BusyMark()
+    descriptor = mark.descriptor
+    child = LocalExecutor(nice=10, mark=mark).start(RunFolder(tmp_path))
+    child.stop()
+    mark.close()
+
+    assert child._process.args[-2:] == [str(tmp_path), str(descriptor)]

@@ -23,6 +23,7 @@ from lorad.storage import files
 from lorad.storage.memory import Recalled
 from lorad.tasks import find
 from lorad.training import session
+from lorad.training.pauses import Pauses
 from lorad.training.run_folder import RunFolder
 
 SETTINGS = Settings.model_validate(
@@ -452,3 +453,33 @@ def test_more_training_is_worth_its_time_for_what_it_can_mend(tmp_path, failed, 
     session = order(tmp_path, tmp_path / "run", tiny.facts(2))
 
     assert session._repairable(Verdict(promote=False, reasons=(), failed=failed)) is is_worth_it
+
+
+class Waited(Pauses):
+    """Waits a second at every look."""
+
+    def __init__(self):
+        super().__init__(0.5, lambda: -1.0, clock=lambda: 0.0, sleep=lambda _: None)
+
+    def look(self):
+        self.seconds += 1.0
+
+
+def test_a_session_that_waits_for_answers_says_for_how_long_and_learns_the_same(base, first, tmp_path):
+    made = order(base, tmp_path, tiny.facts(4, "doors"))
+    waiting = session.Session(made.folder, made.spec, Waited())
+
+    waiting.run()
+
+    told = made.folder.progress()["paused_seconds"]
+    papers = files.read_json(tmp_path / "candidate" / "metadata.json")["training"]
+    assert told == papers["paused_seconds"] > 0
+    weights = "candidate/adapter_model.safetensors"
+    assert (tmp_path / weights).read_bytes() == (first / weights).read_bytes()
+
+
+def test_a_session_without_a_mark_to_read_trains_all_the_same(base, tmp_path):
+    made = order(base, tmp_path / "run", tiny.facts(1))
+
+    assert session._pauses(made.spec, None) is None
+    assert session._pauses(made.spec, os.open(tmp_path, os.O_RDONLY)) is None

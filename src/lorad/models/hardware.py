@@ -16,6 +16,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from lorad.errors import ConfigError, TransientError
+from lorad.models import memory_limits
 from lorad.records import Machine
 from lorad.storage import files
 
@@ -25,6 +26,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 #: bfloat16 halves the memory that a step reads, so it may be a little slower per product and still pay.
 BFLOAT16_SLOWER = 1.2
+
+
+SHORT = ("can't allocate memory", "cannot allocate memory", "out of memory")
+"""What torch, the system and CUDA say where memory ran out."""
 
 
 def quieten() -> None:
@@ -98,7 +103,9 @@ def free_bytes(device: str) -> int:
     """Return how much memory a device has left now."""
     if device == "cuda":
         return int(torch.cuda.mem_get_info()[0])
-    return int(psutil.virtual_memory().available)
+    available = int(psutil.virtual_memory().available)
+    limited = memory_limits.free_bytes()
+    return available if limited is None else min(available, limited)
 
 
 def first_line(error: Exception) -> str:
@@ -121,7 +128,7 @@ def passing_errors(doing: str) -> Iterator[None]:
 
 def is_short_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory ran out; torch has a type for it on CUDA alone."""
-    said = str(error)
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and ("can't allocate memory" in said or "out of memory" in said)
-    )
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in said for words in SHORT)

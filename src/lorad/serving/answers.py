@@ -123,6 +123,8 @@ class SessionProgress:
     """Rounds that it has at most."""
     step: int | None = None
     steps: int | None = None
+    tokens: int | None = None
+    """That it has trained so far."""
     loss: float | None = None
     learning_rate: float | None = None
     tokens_per_second: float | None = None
@@ -133,6 +135,8 @@ class SessionProgress:
     target: float | None = None
     """The recall at which it may end."""
     eta_seconds: float | None = None
+    paused_seconds: float | None = None
+    """How long it has waited for answers; counted in all other times."""
     peak_gib: float | None = None
     too_long: Any = None
     """The rows that are left out because they are longer than the plan allows."""
@@ -190,6 +194,17 @@ class EngineStatus:
     waiting: int
     active: int
     tokens_per_second: float | None = None
+    first_token_seconds: float | None = None
+    """From a request's acceptance to the first token of its answer, the median of the last ones."""
+    backend: str = ""
+    """What generates."""
+    backend_because: str = ""
+    """Why it is that one, for people."""
+    max_batch: int | None = None
+    """How many answers of one version share a step at most, where the backend can share them at all."""
+    cache_bytes: int | None = None
+    """Memory of the attention caches of all answers; ``null`` where the backend cannot tell."""
+    max_cache_bytes: int | None = None
     modes: Mapping[str, int] = field(default_factory=dict)
     """How many questions were answered in each way since the start, see ``Origin.mode``; those for which no example was
     looked for are in none."""
@@ -258,6 +273,16 @@ class TrackStatus(Versions):
     datasets: tuple[DatasetCounts, ...] = ()
     not_indexed: int = 0
     """Examples that cannot be found by their meaning yet."""
+    held_as: str = ""
+    """In which form what serves is held: ``base``, ``adapter``, ``merged``, ``packed`` (merged, and laid in memory as the
+    processor reads it), or a backend's own; empty where no daemon runs."""
+    held_bytes: int = 0
+    """Memory that this form takes beside the base and the adapter."""
+    not_merged_because: str = ""
+    batches: bool = False
+    """Whether answers share steps."""
+    batches_because: str = ""
+    """Why, or why not, for people."""
     not_looked_up: str = ""
     """Why questions are answered by the weights alone, for people; empty where they are looked up, and for the base."""
 

@@ -19,6 +19,7 @@ from dataclasses import replace
 from functools import partial
 from math import exp
 from pathlib import Path
+from statistics import median
 from typing import Any, TypeVar, cast
 
 from lorad.config import EngineSettings
@@ -45,6 +46,9 @@ T = TypeVar("T")
 
 LONGEST_TOKEN = 32
 """Characters that a token has at most, on average: so many more than in any text that what is longer is not even counted."""
+
+METERED_ANSWERS = 100
+"""Answers, the last ones, of which the median time to the first token is told."""
 
 METERED_SECONDS = 10.0
 """Work of this length behind, a step counts a third as much in the speed that is told."""
@@ -102,6 +106,8 @@ class ServedTrack:
         self.task = task
         self.base = base
         self.serving = BASE
+        self.form = Form(kind="base")
+        """How that is held."""
         self.hashes: dict[str, str] = {BASE: base.fingerprint[:12]}
         self.recent: OrderedDict[str, None] = OrderedDict()
         """The versions in memory, the one that was asked for last behind the others."""
@@ -123,12 +129,15 @@ class ServedTrack:
 class Engine:
     """Answers questions about any track from any of its versions.
 
-    Raise ``ConfigError`` where the settings ask for a backend that is not there.
+    Raise ``ConfigError`` where the settings ask for a backend that is not there. ``tell_busy`` is told, with a lock held,
+    whether anybody waits for an answer.
     """
 
-    def __init__(self, settings: EngineSettings) -> None:
+    def __init__(self, settings: EngineSettings, tell_busy: Callable[[bool], None] = lambda _: None) -> None:
         self._settings = settings
+        self.choice = backends.chosen(settings)
         self._backend = backends.choose(settings)
+        self._tell_busy = tell_busy
         self._served: dict[str, ServedTrack] = {}
         self._queue: queue.Queue[Request | Callable[[], None]] = queue.Queue()
         self._door = threading.Lock()
@@ -143,6 +152,8 @@ class Engine:
         self.requests = 0
         self._modes: Counter[Mode] = Counter()
         self._speed = _Speed()
+        self._firsts: deque[float] = deque(maxlen=METERED_ANSWERS)
+        """Seconds from the door to the first token."""
         self._is_busy = False
         """Whether the backend had something to do the last time."""
         self._is_predicting = False
@@ -172,6 +183,10 @@ class Engine:
     def serving(self, track: str) -> str:
         """Return the version that new requests get."""
         return self._find(track).serving
+
+    def form(self, track: str) -> Form:
+        """Return how that version is held."""
+        return self._find(track).form
 
     def load(
         self, track: str, version: str, folder: Path, fingerprint: str, base_folder: Path | None = None
@@ -203,7 +218,7 @@ class Engine:
                 raise RegistryError(f"{version} is not loaded", code="not_loaded", version=version)
             form = self._backend.prefer(served.name(wanted))
             with self._door:
-                served.serving = wanted
+                served.serving, served.form = wanted, form
         return form
 
     @contextlib.contextmanager
@@ -221,6 +236,11 @@ class Engine:
         with self._door:
             served.recent[keep] = None
             served.recent.move_to_end(keep)
+        self._drop_old(track, served, keep)
+
+    def _drop_old(self, track: str, served: ServedTrack, keep: str) -> None:
+        """Drop what was asked for longest ago beyond the limit, but nothing that somebody waits for."""
+        with self._door:
             waiting = ((request.track, request.version) for request in self._accepted)
             asked = [*self._preparing, *self._held, *waiting]
             busy = {waited_for for name, waited_for in asked if name == track} | {keep, served.serving}
@@ -337,7 +357,12 @@ class Engine:
     def _enter(self, request: Request) -> None:
         self._count(request)
         self._accepted.append(request)
+        self._note_busy()
         self._queue.put(request)
+
+    def _note_busy(self) -> None:
+        """Tell whether anybody waits for an answer, or for a prompt: it may be looked up first, which computes too."""
+        self._tell_busy(bool(self._accepted or self._preparing))
 
     def _count(self, request: Request) -> None:
         self.requests += 1
@@ -410,6 +435,7 @@ class Engine:
             served = self._find(track)
             kept = track, version or served.serving
             self._preparing.append(kept)
+            self._note_busy()
             if kept[1] in served.recent:  # what was asked last is dropped last
                 served.recent.move_to_end(kept[1])
         try:
@@ -417,6 +443,7 @@ class Engine:
         finally:
             with self._door:
                 self._preparing.remove(kept)
+                self._note_busy()
 
     def _drop_cancelled(self) -> None:
         """Take those out of the queue for which nobody waits any more: whoever asks and leaves must not fill it."""
@@ -453,6 +480,16 @@ class Engine:
     def tokens_per_second(self) -> float | None:
         """Return how many tokens are made in a second of work, of all answers together; ``None`` before the first."""
         return self._speed.per_second
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """Return how much memory keys and values of the answers take, ``None`` where the backend cannot tell."""
+        return self._backend.cache_bytes
+
+    @property
+    def first_token_seconds(self) -> float | None:
+        """Return the median time from the door to the first token, of the last answers; ``None`` before the first."""
+        return median(firsts) if (firsts := list(self._firsts)) else None
 
     # -- work
 
@@ -502,13 +539,25 @@ class Engine:
             sampling=request.sampling,
             ends=frozenset(ends),
             sink=_Answer(
-                request, Streamer(request, partial(task.text, tokenizer), ends, written), self._leave
+                request,
+                Streamer(request, partial(task.text, tokenizer), ends, written),
+                leave=self._leave,
+                note_first=self._firsts.append,
             ),
         )
 
     def _leave(self, request: Request) -> None:
         with self._door:
             self._accepted.remove(request)
+            self._note_busy()
+        served = self._served[request.track]
+        is_crowded = len(served.recent) > self._settings.max_loaded_versions
+        # whoever is loading makes room at the end, and answers do not wait for that
+        if is_crowded and self._loading.acquire(blocking=False):
+            try:
+                self._drop_old(request.track, served, served.serving)
+            finally:
+                self._loading.release()
 
     def _step(self) -> bool:
         began = time.perf_counter()
@@ -550,18 +599,27 @@ class _Answer:
     """Where a backend puts the tokens of a request (``backends.interface.Sink``): they go on as text."""
 
     def __init__(
-        self, request: GenerationRequest, streamer: Streamer, leave: Callable[[Request], None]
+        self,
+        request: GenerationRequest,
+        streamer: Streamer,
+        *,
+        leave: Callable[[Request], None],
+        note_first: Callable[[float], None],
     ) -> None:
         self._request = request
         self._streamer = streamer
         self._leave = leave
-        self._is_ended = False
+        self._note_first = note_first
+        self._has_begun = self._is_ended = False
 
     @property
     def is_wanted(self) -> bool:
         return not self._request.cancelled.is_set()
 
     def put(self, tokens: Sequence[int], logprobs: Sequence[TokenLogprobs] = ()) -> bool:
+        if not self._has_begun:
+            self._has_begun = True
+            self._note_first(time.perf_counter() - self._request.accepted_at)
         return self._streamer.put(tokens, logprobs)
 
     def end(self, error: BaseException | None = None) -> None:

@@ -5,6 +5,7 @@ What lives here: the records that the engine's queue holds. What never does: mod
 
 import queue
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -84,6 +85,8 @@ class GenerationRequest:
     """How it is answered, and from which examples; ``None`` where nothing was looked up."""
     chunks: "queue.Queue[Chunk | BaseException]" = field(default_factory=queue.Queue)
     cancelled: threading.Event = field(default_factory=threading.Event)
+    accepted_at: float = field(default_factory=time.perf_counter)
+    """In seconds of a clock that only goes forwards."""
 
     @property
     def is_quoted(self) -> bool:

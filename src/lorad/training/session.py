@@ -1,9 +1,10 @@
 """One session, run as a child process. A specification in a folder in, a candidate in the same folder out.
 
-    python -m lorad.training.session FOLDER
+    python -m lorad.training.session FOLDER [DESCRIPTOR]
 
 Its only result is the folder: ``progress.jsonl`` while it runs, ``candidate/`` when it is done. It never
-touches the ledger, the versions or the inbox, so that killing it loses nothing but time.
+touches the ledger, the versions or the inbox, so that killing it loses nothing but time. Where it is handed a mark
+(``storage.busy_mark``), it waits while questions are answered.
 
     base + parent, merged exactly -> fresh LoRA on new data + rehearsal -> parent and fresh side by side
     -> written, reloaded onto the pristine base, measured; one repair, one refit, if the judge says no
@@ -30,12 +31,13 @@ from lorad.evaluation import judge, metrics
 from lorad.models import adapters, bases, hardware, heads, peft_io, soft_targets
 from lorad.models.adapter_stack import AdapterStack
 from lorad.records import Evaluation, Plan, SessionResult, SessionSpec, Verdict
-from lorad.storage import files, permissions
+from lorad.storage import busy_mark, files, permissions
 from lorad.tasks import Generating, Task, encode, find
 from lorad.training import distillation, merged_candidate, session_papers, trainer
 from lorad.training.checkpoint import Checkpoints
 from lorad.training.fact_measurement import FactMeasurement
 from lorad.training.measurement import CANDIDATE, TrainingResult, ask, measure
+from lorad.training.pauses import Pauses
 from lorad.training.rehearsal import ReplayItem
 from lorad.training.rewording import Rewording
 from lorad.training.run_folder import RunFolder
@@ -63,8 +65,10 @@ class StartingModel:
 class Session:
     """One specification on its way to a candidate."""
 
-    def __init__(self, folder: RunFolder, spec: SessionSpec) -> None:
+    def __init__(self, folder: RunFolder, spec: SessionSpec, pauses: Pauses | None = None) -> None:
+        """With ``pauses`` the session waits for answers."""
         self.folder = folder
+        self._pauses = pauses
         self.spec = spec
         self._training = TrainingSettings.model_validate(spec.settings["training"])
         self._limits = JudgeSettings.model_validate(spec.settings["judge"])
@@ -118,7 +122,7 @@ class Session:
         seconds_per_token = so_far.seconds / max(1, so_far.tokens)
         rounds = max(REFIT_ROUNDS, 2 * self.spec.plan.epochs)
         needed = rounds * seconds_per_token * sum(len(each.row) for each in examples)
-        left = self._training.max_seconds - (time.monotonic() - self._began)
+        left = self._training.max_seconds - (time.monotonic() - self._began - self._paused)
         if needed > left:
             self._notes.append(
                 f"no refit: it would take about {needed:.0f} s, of training.max_seconds {left:.0f} s are left"
@@ -140,7 +144,10 @@ class Session:
     def _load(self) -> bases.Base:
         dtype = hardware.DTYPES[self.spec.plan.dtype]
         device = hardware.machine(self._training.device).device
-        return bases.load_base(Path(self.spec.base), dtype, device, self._task.head)
+        base = bases.load_base(Path(self.spec.base), dtype, device, self._task.head)
+        if self._pauses:
+            self._pauses.watch(base.model)
+        return base
 
     def _prepare(self, parent: adapters.Adapter | None, plan: Plan) -> StartingModel:
         """Load the pristine base and merge the parent into it, truncated first if the ranks would not fit.
@@ -358,7 +365,7 @@ class Session:
         base = Path(self.spec.base)
         loader.keep_tokenizer(base, candidate)
         seconds = time.monotonic() - self._began
-        session_papers.write(candidate, self.spec, made, examples, evaluation, seconds)
+        session_papers.write(candidate, self.spec, made, examples, evaluation, seconds, self._paused)
         learned = [each.example for each in examples if each.is_new]
         self.folder.write_result(
             SessionResult(
@@ -372,8 +379,13 @@ class Session:
         )
 
     def report(self, line: dict[str, Any]) -> None:
-        """Append a line of progress; readers keep the newest value of every key."""
-        self.folder.report(line)
+        """Append a line of progress, and how long the session has waited; readers keep the newest value of every key."""
+        waited = {"paused_seconds": round(self._paused, 1)} if self._paused else {}
+        self.folder.report(line | waited)
+
+    @property
+    def _paused(self) -> float:
+        return self._pauses.seconds if self._pauses else 0.0
 
 
 def _fresh_folder(folder: Path) -> Path:
@@ -398,8 +410,11 @@ def _end_when_told() -> None:
         threading.Thread(target=watch_daemon, daemon=True).start()
 
 
-def main(folder: RunFolder) -> int:
-    """Run the specification in a folder; return the process's exit status."""
+def main(folder: RunFolder, mark: int | None = None) -> int:
+    """Run the specification in a folder; return the process's exit status.
+
+    ``mark`` is the descriptor of a ``BusyMark``.
+    """
     os.umask(permissions.UMASK)
     hardware.quieten()
     spec = folder.spec()
@@ -407,7 +422,7 @@ def main(folder: RunFolder) -> int:
     if threads:
         torch.set_num_threads(threads)
     _end_when_told()
-    session = Session(folder, spec)
+    session = Session(folder, spec, _pauses(spec, mark))
     try:
         with files.passing_errors("training"):
             session.run()
@@ -421,6 +436,16 @@ def main(folder: RunFolder) -> int:
     return 0
 
 
+def _pauses(spec: SessionSpec, mark: int | None) -> Pauses | None:
+    if mark is None:
+        return None
+    share = TrainingSettings.model_validate(spec.settings["training"]).min_share
+    try:
+        return Pauses(share, busy_mark.follow(mark), clock=time.monotonic, sleep=time.sleep)
+    except (OSError, ValueError):  # it trains all the same
+        return None
+
+
 def _named(error: Exception) -> Exception:
     """Return what says what to do where memory ran out outside of training, which takes less at once by itself."""
     if isinstance(error, RuntimeError) and hardware.is_short_of_memory(error):
@@ -430,4 +455,4 @@ def _named(error: Exception) -> Exception:
 
 
 if __name__ == "__main__":
-    sys.exit(main(RunFolder(Path(sys.argv[1]))))
+    sys.exit(main(RunFolder(Path(sys.argv[1])), *map(int, sys.argv[2:3])))

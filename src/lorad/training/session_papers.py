@@ -29,12 +29,18 @@ def write(
     examples: Sequence[SessionExample],
     evaluation: Evaluation,
     seconds: float,
+    paused: float,
 ) -> None:
-    """Write a candidate's ``config.yaml`` and ``metadata.json``; ``seconds`` is what the whole session took."""
+    """Write a candidate's ``config.yaml`` and ``metadata.json``.
+
+    ``seconds`` is what the whole session took, ``paused`` how much of that it waited for answers.
+    """
     resolved = {"settings": spec.settings["resolved"], "plan": records.as_json(spec.plan)}
     text = yaml.safe_dump(json.loads(json.dumps(resolved)), sort_keys=False)
     files.write_bytes(candidate / papers.CONFIG, text.encode())
-    files.write_json(candidate / papers.METADATA, _metadata(spec, made, examples, evaluation, seconds))
+    files.write_json(
+        candidate / papers.METADATA, _metadata(spec, made, examples, evaluation, seconds, paused)
+    )
 
 
 def _metadata(
@@ -43,6 +49,7 @@ def _metadata(
     examples: Sequence[SessionExample],
     evaluation: Evaluation,
     seconds: float,
+    paused: float,
 ) -> dict[str, Any]:
     machine = hardware.machine(spec.settings["training"]["device"])
     return {
@@ -55,7 +62,7 @@ def _metadata(
         },
         "datasets": digests(examples),
         "hardware": {**records.as_json(machine), "platform": platform.platform()},
-        "training": _training(spec, made.outcome, seconds),
+        "training": _training(spec, made.outcome, seconds, paused),
         "curves": made.outcome.history,
         "final": {"recall": evaluation.headline_score.recall},
         "reproducibility": {
@@ -73,7 +80,7 @@ def _metadata(
     }
 
 
-def _training(spec: SessionSpec, outcome: trainer.Outcome, seconds: float) -> dict[str, Any]:
+def _training(spec: SessionSpec, outcome: trainer.Outcome, seconds: float, paused: float) -> dict[str, Any]:
     return {
         "plan": records.as_json(spec.plan),
         "ended_by": outcome.ended_by,
@@ -84,4 +91,5 @@ def _training(spec: SessionSpec, outcome: trainer.Outcome, seconds: float) -> di
         "tokens_per_second": round(outcome.tokens / max(outcome.seconds, 1e-9), 1),
         "peak_gib": round(outcome.peak_bytes / 2**30, 3),
         "session_seconds": round(seconds, 2),
+        "paused_seconds": round(paused, 2),
     }

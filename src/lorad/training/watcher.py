@@ -73,6 +73,7 @@ class Watcher:
                 "rounds": self._plan.stopping.max_rounds,
                 "step": self._tally.steps,
                 "steps": self._most_steps,
+                "tokens": self._tally.tokens,
                 "loss": round(sum(self._tally.losses[-10:]) / max(1, len(self._tally.losses[-10:])), 4),
                 "learning_rate": learning_rate,
                 "tokens_per_second": round(self._tally.tokens / max(elapsed, 1e-9), 1),

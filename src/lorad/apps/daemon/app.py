@@ -42,6 +42,7 @@ from lorad.serving.engine import Engine
 from lorad.serving.http import connections, loopback, server, unix_socket
 from lorad.serving.queries import Archive
 from lorad.storage import files, locks, permissions
+from lorad.storage.busy_mark import BusyMark
 from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
 from lorad.track import open_tracks
@@ -166,7 +167,9 @@ class App:
         self._undo.append(("database", database.close))
         self.ledger = Ledger(database)
         self.tracks = open_tracks(self.home, self.settings, database)
-        self.engine = Engine(self.settings.engine)
+        self._busy_mark = BusyMark()
+        self._undo.append(("busy mark", self._busy_mark.close))
+        self.engine = Engine(self.settings.engine, self._busy_mark.tell)
         self.models = ModelHost(self.settings, self.tracks, self.engine)
         self.lookup = Lookup(self.tracks, self.settings.answering, self.ledger, self.engine.serving)
         self.indexes: dict[str, Index] = {}
@@ -195,10 +198,21 @@ class App:
             inbox=self.inbox,
             reader=self.reader,
             models=self.models,
-            executor=LocalExecutor(nice=training.nice, max_seconds=training.max_seconds),
+            executor=LocalExecutor(
+                nice=training.nice,
+                max_seconds=training.max_seconds,
+                mark=self._busy_mark if self._trains_beside_answering() else None,
+            ),
             indexing=Indexing(self.indexes, time.monotonic),
             fitting=Fitting(self.lookup, self.ledger, time.monotonic),
         )
+
+    def _trains_beside_answering(self) -> bool:
+        """Tell whether a session computes where answers are computed, and has to wait for them."""
+        devices = {
+            hardware.machine(each.device).device for each in (self.settings.training, self.settings.engine)
+        }
+        return len(devices) == 1 and self.settings.training.min_share < 1
 
     def _wire_api(self) -> None:
         started_at = time.time()
@@ -211,6 +225,7 @@ class App:
             inbox=self.inbox,
             loop=self.loop,
             engine=self.engine,
+            limits=self.settings.engine,
             archive=archive,
             not_looked_up=self.lookup.why_not,
         )

@@ -64,9 +64,13 @@ class Attempts:
         except Exception as error:  # noqa: BLE001 - whatever it is, the rest of a step has its turn
             self._put_off(what, ticks, error)
         else:
-            self.backoff.end(what)
-            self._troubles.pop(what, None)
+            self.end(what)
             self._told = {told for told in self._told if told[0] != what}
+
+    def end(self, what: Hashable) -> None:
+        """Forget that this waits: there is nothing to try any more."""
+        self.backoff.end(what)
+        self._troubles.pop(what, None)
 
     def _put_off(self, what: Hashable, ticks: float, error: Exception) -> None:
         tries = self.backoff.lengthen(what, ticks, self._least_wait(error))

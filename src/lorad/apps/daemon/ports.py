@@ -23,8 +23,14 @@ class ModelPort(Protocol):
     ) -> Plan:
         """Plan a session for these examples, on a parent that has drifted so far from its base (``judge.drift``)."""
 
-    def serve(self, track: Track, version: str | None) -> None:
-        """Answer from this version from now on; raise ``RegistryError`` when it cannot be loaded."""
+    def serve(self, track: Track, version: str | None) -> str:
+        """Answer from this version from now on; raise ``RegistryError`` when it cannot be loaded.
+
+        Return why it answers slower than it could if that may pass, an empty text where there is nothing to wait for.
+        """
+
+    def serve_faster(self, track: Track) -> str:
+        """Try again to answer as fast as can be from what serves; return what ``serve`` does."""
 
     def fingerprint(self, track: Track) -> str:
         """Return the fingerprint of the track's base model."""

@@ -30,6 +30,8 @@ class ServedVersions:
         self._attempts = attempts
         self._waiting: set[str] = set()
         """Tracks whose newest version could not be brought into memory yet."""
+        self._slow: set[str] = set()
+        """Tracks that answer slower than they could while memory is short."""
 
     def serve_all(self, ticks: float) -> None:
         """Serve every track's newest intact version, as after a start; what cannot be loaded now is tried later."""
@@ -40,12 +42,24 @@ class ServedVersions:
         """Try again what could not be brought into memory."""
         for name in sorted(self._waiting):
             self._attempts.attempt(("serve", name), ticks, partial(self.serve_newest, self._tracks[name]))
+        for name in sorted(self._slow - self._waiting):
+            self._attempts.attempt(("merge", name), ticks, partial(self._serve_faster, self._tracks[name]))
 
     def serve(self, track: Track, version: str | None) -> None:
         """Answer from this version; until that has gone well ``serve_waiting`` tries what is ``latest`` then."""
         self._waiting.add(track.name)
-        self._models.serve(track, version)
+        why = self._models.serve(track, version)
         self._waiting.discard(track.name)
+        self._attempts.end(("merge", track.name))
+        self._slow.discard(track.name)
+        if why:
+            self._slow.add(track.name)
+
+    def _serve_faster(self, track: Track) -> None:
+        """Try again what memory was too short for at the swap, when two versions were held."""
+        if why := self._models.serve_faster(track):
+            raise TransientError(f"{track.name} answers slower than it could: {why}", code="memory")
+        self._slow.discard(track.name)
 
     def serve_newest(self, track: Track) -> None:
         """Serve ``latest`` or what stands in for it; the base, when there is neither."""
@@ -81,7 +95,7 @@ class ServedVersions:
     def retreat(self, track: Track, version: str, error: LoradError, now: float) -> None:
         """Go back to the newest intact version: this one cannot serve."""
         registry = track.registry
-        if getattr(error, "is_damage", True):
+        if isinstance(error, RegistryError) and error.is_damage:  # whatever else is wrong, the version is not
             registry.mark_corrupt(version)
         intact = registry.newest_intact(self._models.fingerprint(track), {version})
         if intact:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lorad import __version__
 from lorad.apps.daemon.loop import LearningLoop
+from lorad.config import EngineSettings
 from lorad.datasets.inbox.inbox import Inbox
 from lorad.home import Home
 from lorad.records import Job
@@ -47,6 +48,7 @@ class Snapshot:
         inbox: Inbox,
         loop: LearningLoop,
         engine: Engine,
+        limits: EngineSettings,
         archive: Archive,
         not_looked_up: Callable[[str], str],
     ) -> None:
@@ -57,6 +59,7 @@ class Snapshot:
         self._inbox = inbox
         self._loop = loop
         self._engine = engine
+        self._limits = limits
         self._archive = archive
         self._not_looked_up = not_looked_up
         self.polls_because = ""
@@ -79,13 +82,7 @@ class Snapshot:
             inbox=self._told_inbox(),
             session=session_progress(*running, now) if running else None,
             troubles=tuple(self._loop.attempts.troubles),
-            engine=EngineStatus(
-                requests=self._engine.requests,
-                waiting=self._engine.waiting,
-                active=self._engine.active,
-                tokens_per_second=self._engine.tokens_per_second,
-                modes={str(mode): count for mode, count in self._engine.modes.items()},
-            ),
+            engine=self._told_engine(),
             events=self._archive.newest_events(EVENTS_TOLD),
         )
 
@@ -93,12 +90,34 @@ class Snapshot:
         """Return a track's versions and what serves."""
         return replace(self._archive.versions(track), serving=self._engine.serving(track))
 
+    def _told_engine(self) -> EngineStatus:
+        engine = self._engine
+        return EngineStatus(
+            requests=engine.requests,
+            waiting=engine.waiting,
+            active=engine.active,
+            tokens_per_second=engine.tokens_per_second,
+            first_token_seconds=engine.first_token_seconds,
+            backend=engine.choice.name,
+            backend_because=engine.choice.because,
+            max_batch=self._limits.max_batch,
+            cache_bytes=engine.cache_bytes,
+            max_cache_bytes=self._limits.max_cache_bytes,
+            modes={str(mode): count for mode, count in engine.modes.items()},
+        )
+
     def _track(self, track: Track) -> TrackStatus:
+        form, able = self._engine.form(track.name), self._engine.capabilities(track.name)
         return TrackStatus(
             **fields_of(self.versions(track.name)),
             task=track.settings.task,
             base=track.settings.base,
             datasets=self._archive.datasets(track.name),
+            held_as="packed" if form.is_packed else form.kind,
+            held_bytes=form.added_bytes,
+            not_merged_because=form.why_not_merged,
+            batches=able.batches,
+            batches_because=able.because,
             not_indexed=self._loop.indexing.left(track.name),
             not_looked_up=self._not_looked_up(track.name),
         )

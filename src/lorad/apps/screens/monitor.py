@@ -27,6 +27,7 @@ from lorad.apps.screens.state_text import (
     event_line,
     job_result,
     moment,
+    paused_for,
     plural,
     queued,
     serving,
@@ -119,13 +120,21 @@ def _header(snapshot: Status) -> RenderableType:
     engine, word = snapshot.engine, state(snapshot)
     speed = "" if engine.tokens_per_second is None else f" · {engine.tokens_per_second:.1f} tokens/s"
     asked = f"{plural(engine.requests, 'request')} · {engine.active} active · {engine.waiting} waiting{speed}"
-    answering = " · ".join(f"{name} {serving(track)}" for name, track in snapshot.tracks.items())
+    answering = " · ".join(
+        f"{name} {serving(track)}{_held(engine.backend, track)}" for name, track in snapshot.tracks.items()
+    )
     status = Text.assemble(("serving ", "dim"), (answering, "bold"), "  ", (word, STATE_STYLES[word]))
     if snapshot.paused and word != "paused":
         status.append(", then paused", style="yellow")
     up = Text(f"up {duration(snapshot.now - snapshot.started_at)} · pid {snapshot.pid}", style="dim")
     name = Text.assemble((f"lorad {snapshot.lorad}", "bold"), "  ", snapshot.home)
     return Group(_line(name, status), _line(up, Text(asked, style="dim")))
+
+
+def _held(backend: str, track: TrackStatus) -> str:
+    """Say what generates, and from which form of the version."""
+    told = ", ".join(part for part in (backend, track.held_as) if part not in {"", "base"})
+    return f" ({told})" if told else ""
 
 
 def _line(left: Text, right: Text) -> Table:
@@ -167,9 +176,13 @@ def _session(session: SessionProgress, width: int) -> Panel:
         lines,
         session.dataset,
         SESSION_LINES,
-        note=f"job {session.job} · {session.phase}",
+        note=" · ".join([f"job {session.job}", session.phase, *_paused(session)]),
         style="cyan",
     )
+
+
+def _paused(session: SessionProgress) -> list[str]:
+    return [paused_for(session)] if session.paused_seconds else []
 
 
 def _bars(session: SessionProgress) -> Table:

@@ -162,9 +162,16 @@ def session_line(session: SessionProgress) -> str:
         parts.append(f"round {session.round} of {session.rounds}")
     if session.recall is not None:
         parts.append(f"recall {share(session.recall)} of {share(session.target)}")
+    if session.paused_seconds:
+        parts.append(paused_for(session))
     if session.eta_seconds is not None:
         parts.append(f"about {duration(session.eta_seconds)} left")
     return ", ".join(parts)
+
+
+def paused_for(session: SessionProgress) -> str:
+    """Return how long a session has waited for answers."""
+    return f"paused {duration(session.paused_seconds)} for answers"
 
 
 def event_line(event: Event) -> str:
@@ -206,7 +213,11 @@ def summary(snapshot: Status) -> str:
     up = duration(snapshot.now - snapshot.started_at)
     paused = ", learning paused" if snapshot.paused and state(snapshot) != "paused" else ""
     lines = [f"lorad {snapshot.lorad} in {snapshot.home}: {state(snapshot)}{paused}, up {up}"]
-    lines += [f"  serving  {_track_line(name, track)}" for name, track in snapshot.tracks.items()]
+    lines += [
+        f"  serving  {_track_line(name, track, snapshot.engine.max_batch)}"
+        for name, track in snapshot.tracks.items()
+    ]
+    lines += [f"  {heading:<9}{text}" for heading, text in _answering_lines(snapshot)]
     if snapshot.session:
         lines.append(f"  session  {session_line(snapshot.session)}")
     lines += [
@@ -224,11 +235,38 @@ def summary(snapshot: Status) -> str:
     return "\n".join(lines)
 
 
-def _track_line(name: str, track: TrackStatus) -> str:
+def _answering_lines(snapshot: Status) -> Iterator[tuple[str, str]]:
+    """Say what generates, in which form, how fast, and from what it has answered."""
+    engine = snapshot.engine
+    if engine.backend:
+        told = [f"{engine.backend} ({engine.backend_because})"]
+        if engine.cache_bytes is not None:
+            told.append(f"caches {size(engine.cache_bytes)} of {size(engine.max_cache_bytes or 0)}")
+        if engine.tokens_per_second is not None:
+            told.append(f"{engine.tokens_per_second:.1f} tokens/s")
+        if engine.first_token_seconds is not None:
+            told.append(f"first token after {engine.first_token_seconds:.2f} s")
+        yield "backend", ", ".join(told)
+    for name, track in snapshot.tracks.items():
+        if track.not_merged_because:
+            yield "backend", f"{name}: not merged, {track.not_merged_because}"
+        if engine.backend and not track.batches:
+            yield "backend", f"{name}: one answer at a time, {track.batches_because}"
+    if engine.modes:
+        modes = ", ".join(f"{count} {mode}" for mode, count in sorted(engine.modes.items()))
+        yield "answered", f"{plural(engine.requests, 'request')}, of those looked up {modes}"
+
+
+def _held(track: TrackStatus, batch: int | None) -> str:
+    return f"held as {track.held_as}" + (f", {batch} share a step" if batch and track.batches else "")
+
+
+def _track_line(name: str, track: TrackStatus, batch: int | None) -> str:
     measured = next((row.performance for row in track.versions if row.version == serving(track)), {})
     told = [
         f"{fact} {share(measured[fact])}" for fact in ("recall", "retention", "facts") if fact in measured
     ]
+    told += [_held(track, batch)] if track.held_as else []
     told += [f"previous {track.previous}"] if track.previous else []
     told += [plural(len(track.datasets), "dataset")] if track.versions else ["nothing learned yet"]
     return f"{name} {serving(track)} ({', '.join(told)})"

@@ -3,17 +3,35 @@
 What lives here: which one the settings choose. What never lives in a backend: the queue, versions' choice, text, HTTP.
 """
 
+from dataclasses import dataclass
+
 from lorad.config import EngineSettings
 from lorad.errors import ConfigError
 from lorad.serving.backends.builtin.backend import Builtin
 from lorad.serving.backends.interface import Backend
 
 
-def choose(settings: EngineSettings) -> Backend:
-    """Return the backend that ``engine.backend`` names; raise ``ConfigError`` where this lorad has none of that name."""
-    if settings.backend in {"auto", "builtin"}:
-        return Builtin(settings)
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which backend the settings choose, and why."""
+
+    name: str
+    because: str
+
+
+def chosen(settings: EngineSettings) -> Choice:
+    """Return which backend it is; raise ``ConfigError`` where this lorad has none of that name."""
+    if settings.backend == "auto":
+        return Choice("builtin", "engine.backend is auto")
+    if settings.backend == "builtin":
+        return Choice("builtin", "engine.backend names it")
     raise ConfigError(
         f"engine.backend is {settings.backend}, which this version of lorad does not have yet; set it to auto or builtin",
         code="no_backend",
     )
+
+
+def choose(settings: EngineSettings) -> Backend:
+    """Return the backend that ``engine.backend`` chooses; raise ``ConfigError`` as ``chosen`` does."""
+    chosen(settings)
+    return Builtin(settings)

@@ -83,7 +83,11 @@ class Form:
     """``base``, ``adapter`` or ``merged``."""
     added_bytes: int = 0
     """Memory that the form takes beside the base and the adapter."""
+    is_packed: bool = False
+    """Whether the layers of a merged copy lie in memory as the processor's matrix unit reads them."""
     why_not_merged: str = ""
+    may_pass: bool = False
+    """Whether that may be another time, so that ``prefer`` is worth another try: memory is short."""
 
 
 class Backend(Protocol):
@@ -123,3 +127,7 @@ class Backend(Protocol):
     @property
     def active(self) -> int:
         """Count the answers that are being generated."""
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """Return how much memory keys and values of the answers take, ``None`` where that is not known; from any thread."""

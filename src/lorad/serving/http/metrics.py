@@ -20,7 +20,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from lorad.serving.answers import SessionProgress, Status
+from lorad.serving.answers import EngineStatus, SessionProgress, Status
 from lorad.serving.http.daemon import Daemon
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -28,7 +28,7 @@ SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
-IN_TRAINING = ("round", "rounds", "loss", "recall", "old_recall", "tokens_per_second")
+IN_TRAINING = ("round", "rounds", "loss", "recall", "old_recall", "tokens_per_second", "paused_seconds")
 """What of a running session is told as it reports it."""
 
 
@@ -105,14 +105,33 @@ def _daemon(status: Status) -> Iterator[Metric]:
     yield _gauge("lorad_queue_active", "Requests that are being answered.", status.engine.active)
     yield _gauge("lorad_inbox_files", "Files in the inbox.", status.inbox.files)
     yield _gauge("lorad_inbox_rejected_files", "Of these, what is not taken.", len(status.inbox.not_taken))
+    yield from _backend(status.engine)
     modes = CounterMetricFamily("lorad_lookups", "Questions that were looked up, by how.", labels=["mode"])
     for mode, count in status.engine.modes.items():
         modes.add_metric([mode], count)
     yield modes
 
 
+def _backend(engine: EngineStatus) -> Iterator[Metric]:
+    yield InfoMetricFamily("lorad_backend", "What generates.", {"name": engine.backend})
+    told = (
+        ("lorad_batch_limit", "Answers of one version that share a step at most.", engine.max_batch),
+        ("lorad_cache_bytes", "Attention caches of all answers.", engine.cache_bytes),
+        ("lorad_cache_limit_bytes", "What they may take.", engine.max_cache_bytes),
+        ("lorad_answer_tokens_per_second", "Tokens in a second of work, of late.", engine.tokens_per_second),
+    )
+    for name, meaning, value in told:
+        if value is not None:
+            yield _gauge(name, meaning, value)
+
+
 def _tracks(status: Status) -> Iterator[Metric]:
     tracks = status.tracks
+    held = InfoMetricFamily("lorad_held", "In which form what answers is held.", labels=["track"])
+    held_bytes = GaugeMetricFamily(
+        "lorad_held_bytes", "Memory of that form beside the base and the adapter.", labels=["track"]
+    )
+    batches = GaugeMetricFamily("lorad_batches", "Whether answers share steps.", labels=["track"])
     versions = GaugeMetricFamily("lorad_versions", "Versions on disk, by state.", labels=["track", "state"])
     examples = GaugeMetricFamily(
         "lorad_examples",
@@ -133,11 +152,14 @@ def _tracks(status: Status) -> Iterator[Metric]:
             examples.add_metric([name, state], sum(getattr(each, state) for each in track.datasets))
         serving.add_metric([name], {"version": track.serving or "", "base": track.base, "task": track.task})
         unindexed.add_metric([name], track.not_indexed)
+        held.add_metric([name], {"form": track.held_as})
+        held_bytes.add_metric([name], track.held_bytes)
+        batches.add_metric([name], track.batches)
     for (name, state), count in Tally(
         (job.track, str(job.state)) for job in status.jobs if not job.ended_at
     ).items():
         jobs.add_metric([name, state], count)
-    yield from (versions, examples, serving, unindexed, jobs)
+    yield from (versions, examples, serving, held, held_bytes, batches, unindexed, jobs)
 
 
 def _training(status: Status) -> Iterator[Metric]:

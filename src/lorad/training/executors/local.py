@@ -1,4 +1,4 @@
-"""Sessions as child processes of this one: low priority, no network, ended by a signal.
+"""Sessions as child processes of this one: low priority, no network, waiting for answers, ended by a signal.
 
 A child holds the read end of a pipe whose other end is ours: if we die, even by SIGKILL, the child sees the pipe close
 and stops.
@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from lorad.storage import files
+from lorad.storage.busy_mark import BusyMark
 from lorad.training.run_folder import RunFolder
 
 STOP_SECONDS = 10.0
@@ -23,13 +24,15 @@ STOP_SECONDS = 10.0
 class LocalExecutor:
     """Starts sessions on this machine."""
 
-    def __init__(self, *, nice: int, max_seconds: float | None = None) -> None:
+    def __init__(self, *, nice: int, max_seconds: float | None = None, mark: BusyMark | None = None) -> None:
+        """With a ``mark``, sessions wait while it tells that questions are answered."""
         self._nice = nice
         self._max_seconds = max_seconds
+        self._mark = mark
 
     def start(self, folder: RunFolder) -> "LocalSession":
         """Start the session that a folder requests."""
-        session = LocalSession(folder, self._max_seconds)
+        session = LocalSession(folder, self._max_seconds, self._mark)
         session.lower_priority(self._nice)
         return session
 
@@ -37,18 +40,20 @@ class LocalExecutor:
 class LocalSession:
     """A session's process, watched by its folder and its exit status."""
 
-    def __init__(self, folder: RunFolder, max_seconds: float | None) -> None:
+    def __init__(self, folder: RunFolder, max_seconds: float | None, mark: BusyMark | None) -> None:
         self._folder = folder
         self._limit = max_seconds
         self._deadline: float | None = None
+        handed = (mark.descriptor,) if mark else ()
         self._log = files.open_secret(folder.log, "wb")
         self._process = subprocess.Popen(
             # -P: a torch.py in the current folder is not torch
-            [sys.executable, "-P", "-m", "lorad.training.session", str(folder.path)],
+            [sys.executable, "-P", "-m", "lorad.training.session", str(folder.path), *map(str, handed)],
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=subprocess.STDOUT,
             env=os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+            pass_fds=handed,
             start_new_session=True,  # a Ctrl-C at the terminal is for us; we end the child ourselves
         )
 
@@ -71,9 +76,14 @@ class LocalSession:
     def _keep_deadline(self, ticks: float, limit: float) -> None:
         if self._deadline is None:
             self._deadline = ticks + limit
-        elif ticks > self._deadline:
+        elif ticks > self._deadline and ticks > self._deadline + self._paused():
             self.kill()
             self._tell_late(limit)
+
+    def _paused(self) -> float:
+        """Return for how many seconds it has waited for answers, as it has told."""
+        told = self.progress.get("paused_seconds")
+        return told if isinstance(told, float | int) else 0.0
 
     def _tell_late(self, limit: float) -> None:
         said = {

@@ -29,6 +29,7 @@ from lorad.config import Settings, load_settings
 from lorad.errors import ConfigError, LoradError, RegistryError
 from lorad.home import Home, find_home
 from lorad.models import bases, embedders, hardware
+from lorad.serving import backends
 from lorad.states import VersionState
 from lorad.storage import permissions
 from lorad.tasks import find
@@ -105,6 +106,7 @@ def _check_home(home_path: str | None, config: str | None, overrides: list[str] 
         with contextlib.suppress(LoradError):  # a missing or corrupt base has a finding of its own
             shapes.append(bases.shape(home.base(track.base)))
     yield from _check_devices(settings, shapes)
+    yield attempt("backend", partial(_backend, settings), "set engine.backend to auto")
     yield from _check_storage(home, settings, shapes)
     yield from _check_bases(home, settings)
     yield from _check_versions(home, settings)
@@ -132,6 +134,13 @@ def _check_devices(settings: Settings, shapes: list[records.ModelShape]) -> Iter
             partial(_card, index),
             f"install a torch that has kernels for this card: {doctor.TORCH_SITE}",
         )
+
+
+def _backend(settings: Settings) -> Finding:
+    found = backends.chosen(settings.engine)
+    form = "a merged copy where memory allows" if settings.engine.merge_served else "an adapter on the base"
+    shared = f"at most {settings.engine.max_batch} answers of a version share a step"
+    return Finding("backend", "ok", f"{found.name} ({found.because}); what serves is {form}; {shared}")
 
 
 def _round_trip(device: str) -> float:

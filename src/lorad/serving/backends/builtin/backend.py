@@ -12,8 +12,8 @@ from typing import Any, cast
 import torch
 
 from lorad.config import EngineSettings
-from lorad.errors import RegistryError
-from lorad.models import hardware, merged_model
+from lorad.errors import RegistryError, TransientError
+from lorad.models import hardware, merged_model, packed_linear
 from lorad.models.adapter_stack import AdapterStack
 from lorad.models.bases import Base
 from lorad.serving.backends.builtin.fitness import fitness
@@ -86,6 +86,8 @@ class Builtin:
         self._tracks: dict[str, _Track] = {}
         self._names: dict[str, _Track] = {}
         self._turns: deque[_Turn] = deque()
+        self.cache_bytes = 0
+        """As of the last step: what is counted changes under whoever counts it in another thread."""
 
     # -- versions
 
@@ -130,14 +132,19 @@ class Builtin:
         base, adapter = held.stack.base.model, held.stack.read(name)
         added = merged_model.added_bytes(base, adapter)
         try:
-            if why := merged_model.objection(base, adapter) or _short_of_memory(base, added):
+            if why := merged_model.objection(base, adapter):
                 return Form(kind="adapter", why_not_merged=why), None
+            if why := _short_of_memory(base, added):
+                return Form(kind="adapter", why_not_merged=why, may_pass=True), None
             with hardware.passing_errors(f"merging {name}"):
                 made = merged_model.merged(base, adapter)
             _prove(held, name, made)
         except Exception as error:  # noqa: BLE001 - whatever goes wrong with the copy, the adapter serves
-            return Form(kind="adapter", why_not_merged=str(error)), None
-        return Form(kind="merged", added_bytes=added), made
+            may_pass = isinstance(error, TransientError | MemoryError)
+            return Form(
+                kind="adapter", why_not_merged=str(error) or type(error).__name__, may_pass=may_pass
+            ), None
+        return Form(kind="merged", added_bytes=added, is_packed=packed_linear.can_pack(base)), made
 
     def drop(self, name: str) -> None:
         """Forget a version; answers that it has begun are finished."""
@@ -176,6 +183,12 @@ class Builtin:
 
     def step(self) -> int | None:
         """Let the next version that has something to do take a step; return how many tokens that made."""
+        try:
+            return self._step()
+        finally:
+            self.cache_bytes = self._bytes()
+
+    def _step(self) -> int | None:
         for turn in list(self._turns):
             if turn.answers.is_idle and not turn.is_current:
                 self._turns.remove(turn)
