@@ -29,6 +29,7 @@ class FakeDaemon:
         self.chunks = [Chunk("See https://a.example/x?y=1 "), Chunk(" and é\n"), Chunk("", "stop", 7, 3)]
         self.error = None
         self.reply = None
+        self.said = None
         self.archive = self
         self.turn = threading.Event()
 
@@ -48,11 +49,12 @@ class FakeDaemon:
     def complete(self, prompt, model, sampling):
         return self.ask(model, prompt, sampling, retrieve=False)
 
-    def predict(self, model, inputs):
+    def predict(self, model, inputs, formats=None):
         if self.error:
             raise self.error
+        self.formats = formats
         request = PredictionRequest(model, "v0.1", inputs)
-        request.answers.put([{"label": asked} for asked in inputs])
+        request.answers.put([self.said or {"label": asked} for asked in inputs])
         return request, "v0.1-abc"
 
     def embed(self, model, texts):
