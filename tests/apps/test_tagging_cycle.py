@@ -47,11 +47,7 @@ def tags_row(text, word, label):
     return {"tokens": tokens, "tags": [f"B-{label}" if token == word else "O" for token in tokens]}
 
 
-#: Each fruit stands beside a bird that nobody marks in the first file.
-FRUIT = [
-    (f"she took the {fruit} she saw the {bird}", fruit)
-    for fruit, bird in zip(WORDS["fruit"], WORDS["bird"], strict=True)
-]
+FRUIT = [(f"she took the {fruit}", fruit) for fruit in WORDS["fruit"]]
 BIRDS = [(f"she saw the {bird}", bird) for bird in WORDS["bird"]]
 METALS = [(f"she sold the {metal}", metal) for metal in WORDS["metal"]]
 
@@ -105,13 +101,10 @@ def test_labels_grow_from_drop_to_drop_and_every_version_answers(home):
             job = drop(client, home, f"{name}.jsonl", [tags_row(*each, label) for each in rows])
             assert job["state"] == "promoted", job["reason"]
 
-        # All three are kept, and what the first drop left unmarked is found by what the second taught
+        # All three are kept
         said, version = tagged(client, [text for text, _ in (*FRUIT, *BIRDS, *METALS)])
         assert version == "ner@v0.3"
-        assert said[:6] == [
-            [(fruit, "fruit"), (bird, "bird")]
-            for fruit, bird in zip(WORDS["fruit"], WORDS["bird"], strict=True)
-        ]
+        assert said[:6] == [[(fruit, "fruit")] for fruit in WORDS["fruit"]]
         assert said[6:12] == [[(bird, "bird")] for bird in WORDS["bird"]]
         assert said[12:] == [[(metal, "metal")] for metal in WORDS["metal"]]
         assert client.retention("ner").matrix[-1] == (1.0, 1.0, 1.0)

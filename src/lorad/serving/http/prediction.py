@@ -39,7 +39,7 @@ def add(app: FastAPI, daemon: Daemon) -> None:
         return Predictions(model=version, system_fingerprint=fingerprint, predictions=tuple(said))
 
     @app.post("/lorad/tag")
-    async def tag(body: Annotated[TagTextsBody, given(TagTextsBody)], request: Request) -> TaggedTexts:
+    async def tag_texts(body: Annotated[TagTextsBody, given(TagTextsBody)], request: Request) -> TaggedTexts:
         version, fingerprint, said = await predicted(request, body.model, body.texts, TAGGING)
         return TaggedTexts(model=version, system_fingerprint=fingerprint, texts=tuple(map(_spans, said)))
 
