@@ -258,7 +258,7 @@ def test_what_a_setting_was_renamed_to_exists():
         ),
         (
             "tracks.chat.task=poetry",
-            "tracks.chat.task: Value error, there is no such task; known: chat, and a class of yours",
+            "tracks.chat.task: Value error, there is no such task; known: chat, ",
         ),
         (
             "planner.learning_rates=[{learning_rate: 0}]",

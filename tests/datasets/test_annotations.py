@@ -299,7 +299,7 @@ def test_every_scheme_is_read_as_seqeval_reads_it(tags, expected):
 
 
 def test_blanks_at_the_edges_of_a_span_are_not_marked():
-    row = {"text": "Zoe\u0301 Berg came.", "spans": [[0, 5, "PER"], [5, 11, "PER"]]}
+    row = {"text": "Zoe\u0301 Berg came.", "spans": [[0, 5, "PER"], [5, 10, "PER"]]}
 
     _, (example,) = annotations.convert(row, "tagging", ())
 

@@ -20,34 +20,34 @@ class LabelNames:
             self._known.setdefault(name.casefold(), name)
 
     def check(self, example: Example) -> None:
-        """Raise ``SampleError`` when a label of an example is known in another case."""
-        for name in of(example):
+        """Raise ``SampleError`` when a label of an example is known, or stands beside it, in another case."""
+        names = sorted(of(example))
+        for name in names:
             self._check(name)
+        check(names)
 
     def add(self, example: Example) -> None:
         """Remember the labels of an example."""
         for name in of(example):
             self._known.setdefault(name.casefold(), name)
 
-    def add_name(self, name: str) -> None:
-        """Remember a name; raise ``SampleError`` when it is known in another case."""
-        self._check(name)
-        self._known[name.casefold()] = name
-
     def _check(self, name: str) -> None:
-        known = self._known.get(name.casefold(), name)
-        if known != name:
-            raise SampleError(
-                f"the label {name!r} differs from {known!r} in case only; write one of them everywhere",
-                code="label_case",
-            )
+        _compare(name, self._known.get(name.casefold(), name))
 
 
 def check(names: Iterable[str]) -> None:
     """Raise ``SampleError`` when two of these names differ in case alone."""
-    known = LabelNames()
+    known: dict[str, str] = {}
     for name in names:
-        known.add_name(name)
+        _compare(name, known.setdefault(name.casefold(), name))
+
+
+def _compare(name: str, known: str) -> None:
+    if known != name:
+        raise SampleError(
+            f"the label {name!r} differs from {known!r} in case only; write one of them everywhere",
+            code="label_case",
+        )
 
 
 def of(example: Example) -> set[str]:

@@ -188,7 +188,9 @@ class TokenClassification(Predicting):
             sure, tags = self.forward(model, asked).logits.float().softmax(-1).cpu().max(-1)
             sizes = [row.weight for row in asked]
             names = model.config.id2label
-            for number, likely, best in zip(numbers, sure.split(sizes), tags.split(sizes), strict=True):
+            for number, likely, best in zip(
+                numbers, torch.split(sure, sizes), torch.split(tags, sizes), strict=True
+            ):
                 yield number, [names[tag] for tag in best.tolist()], likely.tolist()
 
 
