@@ -523,6 +523,8 @@ def test_gguf_has_no_place_for_a_head(bases_on_disk, second, tmp_path):
         export.export(second.candidate, bases_on_disk["encoder"], tmp_path / "out", "gguf", task=TASK)
 
     assert caught.value.code == "has_head"
+    with pytest.raises(ConfigError, match="a version that learns chat has no form merged"):
+        export.export(second.candidate, bases_on_disk["encoder"], tmp_path / "out", "merged")
 
 
 def test_a_lifted_mask_is_told_with_an_adapter_and_refused_in_a_merged_model(bases_on_disk, second, tmp_path):

@@ -102,7 +102,7 @@ class Session:
             else:
                 self._notes.append(f"the refit failed too: {', '.join(measured[2].failed)}")
                 files.remove(self.folder.refitted)
-        if verdict.promote and self._training.merge_adapters_on_save and export.is_known(self._task):
+        if verdict.promote and self._training.merge_adapters_on_save and export.has_known_head(self._task):
             self.report({"phase": "merging"})
             self._notes += merged_candidate.write(self.folder, Path(self.spec.base), self._task)
         evaluation = replace(evaluation, repairs=tuple(self._repairs), notes=tuple(self._notes))

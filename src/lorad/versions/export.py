@@ -99,14 +99,16 @@ def export(
     return told
 
 
-def is_known(task: Task) -> bool:
+def has_known_head(task: Task) -> bool:
     """Tell whether other programs may load what a task's versions are merged into."""
     return task.head in KNOWN_HEADS
 
 
 def _check_head(task: Task, version: Path, base: Path, form: str) -> None:
     """Raise ``ConfigError`` where a model in this form would not answer like the version in other programs."""
-    if not is_known(task) or (form == "gguf" and not isinstance(task, Generating)):
+    brings_head = bool(peft_io.read_labels(version))
+    fits = has_known_head(task) and bool(task.head.parts) == brings_head
+    if not fits or (form == "gguf" and brings_head):
         raise ConfigError(
             f"a version that learns {task.name} has no form {form}; its folder {version} is a standard PEFT adapter already",
             code="has_head",
