@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import tiny
@@ -103,7 +104,9 @@ def test_of_several_tokens_of_one_character_the_first_is_tagged():
     text = "blue 🌾 Arlo"  # four tokens of bytes
     row = TASK.encode(tiny.tokenizer(), example(text, "🌾:plant", "Arlo:name"))
 
+    bounds = TASK.question(tiny.tokenizer(), text).bounds
     assert len(row) > row.weight
+    assert all(one[1] <= other[0] for one, other in pairwise(bounds))
     assert [label for _, _, label in spans(row.tags)] == ["plant", "name"]
     assert row.tags.count("B-plant") == 1
     assert "I-plant" not in row.tags
