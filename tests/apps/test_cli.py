@@ -439,6 +439,11 @@ def test_a_text_is_printed_with_its_spans(lorad, daemon):
     assert daemon.asked[1][2]["model"] == "ner"
 
 
+def test_a_long_text_stays_on_its_line(lorad, daemon):
+    daemon.answers("POST /lorad/tag", spans([JOHN]))
+    assert lorad("tag", "John" + " rests" * 40).stdout == "John (PER, 98.4 %)" + " rests" * 40 + "\n"
+
+
 def test_texts_to_tag_are_read_from_a_pipe_one_a_line_and_one_version_tags_all(lorad, daemon):
     daemon.answers("POST /lorad/tag", spans(*[[JOHN]] * 64), spans([], version="ner@v0.1"))
     result = lorad("tag", typed="John\n\n" * 64 + "[b]nobody[/b]\n")

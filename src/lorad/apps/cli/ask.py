@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lorad.apps.cli.context import connect, show
+from lorad.apps.cli.context import connect
 from lorad.apps.cli.options import Json
 from lorad.apps.screens import state_text, tagged_text, terminal
 from lorad.errors import ConfigError, LoradError
@@ -94,11 +94,13 @@ def tag(ctx: typer.Context, text: TextToTag = None, *, model: Tagger = "ner", as
         answers.append(client.tag_texts(texts[at : at + TEXTS_AT_ONCE], model))
         model = answers[0].model  # one version for all
     found = tuple(each for answer in answers for each in answer.texts)
-    show(
-        replace(answers[0], texts=found),
-        as_json,
-        lambda answer: tagged_text.marked(texts, [each.spans for each in answer.texts]),
-    )
+    if as_json:
+        terminal.write_json(replace(answers[0], texts=found))
+        return
+    from lorad.apps.screens.screen import Screen  # noqa: PLC0415 - see lorad.apps.cli
+
+    marked = tagged_text.marked(texts, [each.spans for each in found])
+    Screen().print(marked, soft_wrap=True)  # a text of one line stays one
 
 
 def _texts(text: str | None) -> list[str]:
