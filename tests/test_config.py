@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from lorad.config import RENAMED, ServerSettings, Settings, load_settings
+from lorad.config import RENAMED, ServerSettings, Settings, TrackSettings, load_settings
 from lorad.errors import ConfigError
 from lorad.home import Home, find_home
 from lorad.records import StoppingRule
@@ -44,6 +44,12 @@ def test_a_home_without_settings_has_the_defaults(home):
 
 def test_the_shipped_file_says_what_the_defaults_are():
     assert load_settings(Home(SHIPPED)) == Settings()
+
+
+def test_the_shipped_file_for_tagging_adds_a_track(home):
+    settings = load_settings(home, str(SHIPPED / "configs" / "ner.yaml"))
+
+    assert settings.tracks == {"ner": TrackSettings(task="token_classification", base="minilm")}
 
 
 def test_the_shipped_file_names_every_setting():
@@ -252,7 +258,7 @@ def test_what_a_setting_was_renamed_to_exists():
         ),
         (
             "tracks.chat.task=poetry",
-            "tracks.chat.task: Value error, there is no such task; known: chat, and a class of yours",
+            "tracks.chat.task: Value error, there is no such task; known: chat, ",
         ),
         (
             "planner.learning_rates=[{learning_rate: 0}]",

@@ -310,7 +310,11 @@ class ServerSettings(Section):
 
 
 #: The tasks that lorad brings along, by the word that settings use: the one list of them. See ``tasks.find``.
-TASKS = {"chat": "lorad.tasks.chat:Chat"}
+TASKS = {
+    "chat": "lorad.tasks.chat:Chat",
+    "token_classification": "lorad.tasks.token_classification:TokenClassification",
+    "bidirectional_token_classification": "lorad.tasks.token_classification:BidirectionalTokenClassification",
+}
 
 
 def _is_task(name: str) -> str:
@@ -325,7 +329,9 @@ class TrackSettings(Section):
     """A track: what is learned for one task on one base model."""
 
     task: Annotated[str, AfterValidator(_is_task)] = "chat"
-    """What it learns: ``chat``, or a task of your own as ``module:Class`` (see ``lorad.tasks.interface``)."""
+    """What it learns: ``chat``; ``token_classification`` (labelled spans, such as names), or
+    ``bidirectional_token_classification``, which lets a causal base read the whole text for each tag; or a task of your own as
+    ``module:Class`` (see ``lorad.tasks.interface``)."""
     base: str = "smollm2"
     """Name of a base model in ``models/base``; see ``lorad base add``."""
 

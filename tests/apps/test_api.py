@@ -153,6 +153,19 @@ def test_a_text_is_continued_as_it_stands_and_nothing_is_looked_up(engine):
     assert continued(engine, request.prompt).prompt == request.prompt
 
 
+@pytest.mark.parametrize(
+    ("formats", "says"),
+    [
+        ("tagging", "chat learns chat; ask it with: POST /v1/chat/completions"),
+        (None, "ask it with: POST /v1/chat"),
+    ],
+)
+def test_a_track_that_does_not_tag_is_asked_another_way(engine, formats, says):
+    with pytest.raises(ProtocolError, match=says) as caught:
+        api(engine, None).predict("chat", ["John works"], formats)
+    assert caught.value.code == "other_way"
+
+
 def test_an_empty_text_begins_one(engine):
     assert continued(engine, "").prompt == [engine.base("chat").tokenizer.bos_token_id]
 

@@ -422,6 +422,45 @@ def test_an_answer_can_be_had_whole(lorad, daemon):
     assert [body["temperature"] for _, _, body in daemon.asked] == [0.0, 0.7]
 
 
+JOHN = {"start": 0, "end": 4, "label": "PER", "text": "John", "confidence": 0.984}
+FIRM = {"start": 14, "end": 23, "label": "ORG", "text": "Microsoft", "confidence": 0.9}
+
+
+def spans(*found, version="ner@v0.1"):
+    return {"model": version, "system_fingerprint": "", "texts": [{"spans": each} for each in found]}
+
+
+def test_a_text_is_printed_with_its_spans(lorad, daemon):
+    daemon.answers("POST /lorad/tag", spans([JOHN, FIRM]))
+    result = lorad("tag", "John works at Microsoft", "--model", "names@v0.1")
+    assert result.stdout == "John (PER, 98.4 %) works at Microsoft (ORG, 90.0 %)\n"
+    assert daemon.asked[0][2] == {"model": "names@v0.1", "texts": ["John works at Microsoft"]}
+    assert json.loads(lorad("tag", "John works at Microsoft", "--json").stdout) == spans([JOHN, FIRM])
+    assert daemon.asked[1][2]["model"] == "ner"
+
+
+def test_a_long_text_stays_on_its_line(lorad, daemon):
+    daemon.answers("POST /lorad/tag", spans([JOHN]))
+    assert lorad("tag", "John" + " rests" * 40).stdout == "John (PER, 98.4 %)" + " rests" * 40 + "\n"
+
+
+def test_texts_to_tag_are_read_from_a_pipe_one_a_line_and_one_version_tags_all(lorad, daemon):
+    daemon.answers("POST /lorad/tag", spans(*[[JOHN]] * 64), spans([], version="ner@v0.1"))
+    result = lorad("tag", typed="John\n\n" * 64 + "[b]nobody[/b]\n")
+    assert result.stdout == "John (PER, 98.4 %)\n" * 64 + "[b]nobody[/b]\n"
+    assert [(body["model"], len(body["texts"])) for _, _, body in daemon.asked] == [
+        ("ner", 64),
+        ("ner@v0.1", 1),
+    ]
+
+
+@pytest.mark.parametrize(("words", "typed"), [((), ""), (("-",), " \n"), ((" ",), "John")])
+def test_no_text_to_tag_is_one_sentence(lorad, daemon, words, typed):
+    result = lorad("tag", *words, typed=typed)
+    assert result.stderr.startswith("lorad: no text given; use: lorad tag TEXT")
+    assert (result.exit_code, daemon.asked) == (1, [])
+
+
 def test_an_answer_that_breaks_off_fails(lorad, daemon):
     daemon.answers("POST /v1/chat/completions", Stream(delta("In the")))
     result = lorad("ask", "Where?")

@@ -298,6 +298,14 @@ def test_every_scheme_is_read_as_seqeval_reads_it(tags, expected):
     assert annotations.entities(tags.split()) == expected
 
 
+def test_blanks_at_the_edges_of_a_span_are_not_marked():
+    row = {"text": "Zoe\u0301 Berg came.", "spans": [[0, 5, "PER"], [5, 10, "PER"]]}
+
+    _, (example,) = annotations.convert(row, "tagging", ())
+
+    assert example.target == [[0, 4, "PER"], [5, 9, "PER"]]
+
+
 # bad rows
 
 FULL = {"text": "Arlo owns it."}
@@ -347,6 +355,19 @@ FULL = {"text": "Arlo owns it."}
         ),
         (FULL | {"spans": [[0, 4, "X"], [2, 6, "Y"]]}, "spans", "X (0 to 4) and Y (2 to 6) overlap"),
         (FULL | {"spans": 5}, "spans", "must be a list"),
+        (FULL | {"spans": [[4, 5, "X"]]}, "spans[0]", "marks nothing but blanks"),
+        (
+            {"text": "Zoe\u0301 Berg", "spans": [[0, 3, "X"]]},
+            "spans[0]",
+            "inside the character 'e\u0301', at 3",
+        ),
+        (
+            {"text": "Zoe\u0301 Berg", "spans": [[3, 9, "X"]]},
+            "spans[0]",
+            "inside the character 'e\u0301', at 3",
+        ),
+        ({"text": "👩\u200d🌾", "spans": [[0, 1, "X"]]}, "spans[0]", "mark whole characters"),
+        ({"text": "👩\u200d🌾", "spans": [[2, 3, "X"]]}, "spans[0]", "mark whole characters"),
         (FULL | {"spans": [[0, 4, "X"]], "entities": [[0, 4, "X"]]}, "entities", "conflicts with spans"),
         ({"text": " ", "spans": []}, "text", "is empty"),
         (FULL | {"label": [[0, 4, "X"]], "relations": [{"id": 1}]}, "relations", "relations between spans"),

@@ -8,7 +8,7 @@ import pytest
 from fake_daemon import ORIGIN, FakeDaemon, Problem, Raw, Stream, began, completion, delta, ended, snapshot
 
 from lorad.errors import ConfigError, ProtocolError, TransientError
-from lorad.serving.answers import Predictions
+from lorad.serving.answers import Predictions, TextSpans
 from lorad.serving.async_client import AsyncClient, _lines
 from lorad.serving.record_json import as_json
 
@@ -86,6 +86,7 @@ def test_other_questions_are_records_too(daemon, path):
     daemon.answers("POST /v1/completions", text)
     daemon.answers("POST /v1/embeddings", vectors)
     daemon.answers("POST /lorad/predict", told)
+    daemon.answers("POST /lorad/tag", {"model": "ner@v0.1", "texts": [{"spans": []}]})
     daemon.answers("GET /v1/models", {"data": [{"id": "chat", "created": 1}]})
     daemon.answers("GET /lorad/status", snapshot())
     client = AsyncClient(path)
@@ -95,6 +96,7 @@ def test_other_questions_are_records_too(daemon, path):
     assert asyncio.run(client.predict("mail", ["a"])) == Predictions(
         model="mail@v0.1", predictions=({"label": "spam"},)
     )
+    assert asyncio.run(client.tag_texts(["a"])).texts == (TextSpans(spans=()),)
     assert [model.id for model in asyncio.run(client.models()).data] == ["chat"]
     assert asyncio.run(client.status()).pid == 4242
     assert asyncio.run(client.call("GET", "/lorad/status", track="a b"))["pid"] == 4242

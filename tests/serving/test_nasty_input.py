@@ -38,7 +38,7 @@ SETTINGS = Settings.model_validate(
         "server": {"max_body_bytes": 200_000},
     }
 )
-EXPECTED = {200, 400, 404, 405, 409, 413, 503}
+EXPECTED = {200, 400, 404, 405, 409, 413, 422, 503}
 FEW = settings(
     max_examples=8,
     deadline=None,
@@ -119,6 +119,16 @@ class Lengths(Chat, Predicting):
         return [len(row) for row in rows]
 
 
+class Whole(Lengths):
+    """A task that marks all of a text."""
+
+    formats = "tagging"
+
+    def predict(self, model, rows):
+        span = {"start": 0, "end": 1, "label": "X", "text": "x", "confidence": 0.5}
+        return [{"spans": [span]} for _ in super().predict(model, rows)]
+
+
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
     """Run a daemon with a version, examples and an ended job, that starts no session."""
@@ -131,6 +141,7 @@ def app(tmp_path_factory):
     for begin in (started._claim, started._wire, started._answer, started._listen):
         begin()
     started.engine.attach("lengths", Lengths(), started.engine.base("chat"))
+    started.engine.attach("ner", Whole(), started.engine.base("chat"))
     job = started.ledger.queue("chat", "doors", 1.0, settings={"drop": 1})
     started.ledger.move_job(job, "cancel", 2.0)
     yield started
@@ -454,6 +465,7 @@ ASKED = {
     "GET /api/tags": None,
     "GET /api/version": None,
     "POST /lorad/predict": {"model": "lengths", "inputs": ["Where is it?", "There."]},
+    "POST /lorad/tag": {"texts": ["Where is it?", "There."]},
     "GET /lorad/status": None,
     "GET /lorad/events?after=0": None,
     "POST /lorad/pause": None,

@@ -85,6 +85,44 @@ def test_predictions_come_in_the_order_of_the_inputs_with_the_version_that_made_
     }
 
 
+SPAN = {"start": 0, "end": 4, "label": "PER", "text": "John", "confidence": 0.98}
+
+
+def test_texts_are_tagged_by_a_track_for_tagging(path, daemon, monkeypatch):
+    monkeypatch.setattr(daemon, "said", {"spans": [SPAN]})
+
+    answer = Client(path).tag_texts(["John works", "John rests"], model="names")
+
+    assert (answer.model, answer.system_fingerprint) == ("names@v0.1", "v0.1-abc")
+    assert [[as_json(span) for span in text.spans] for text in answer.texts] == [[SPAN], [SPAN]]
+    assert daemon.formats == "tagging"
+
+
+def test_a_task_that_answers_without_spans_is_asked_another_way(path):
+    status, _, answer = post(path, "/lorad/tag", {"texts": ["John works"]})
+
+    assert (status, json.loads(answer)["error"]["code"]) == (400, "other_way")
+    assert "POST /lorad/predict" in json.loads(answer)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({}, "texts: is missing"),
+        ({"texts": []}, "texts"),
+        ({"texts": "a"}, "texts"),
+        ({"texts": [7]}, "texts"),
+        ({"texts": ["a"] * 65}, "texts"),
+        ({"inputs": ["a"]}, "texts: is missing"),
+    ],
+)
+def test_what_is_no_request_for_tags_is_refused(path, body, says):
+    status, _, answer = post(path, "/lorad/tag", body)
+
+    assert status == 400
+    assert says in json.loads(answer)["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("body", "says"),
     [

@@ -30,6 +30,7 @@ class FakeDaemon:
         self.error = None
         self.reply = None
         self.room = 100
+        self.said = None
         self.archive = self
         self.turn = threading.Event()
 
@@ -53,11 +54,12 @@ class FakeDaemon:
     def complete(self, prompt, model, sampling):
         return self.ask(model, prompt, sampling, retrieve=False)
 
-    def predict(self, model, inputs):
+    def predict(self, model, inputs, formats=None):
         if self.error:
             raise self.error
+        self.formats = formats
         request = PredictionRequest(model, "v0.1", inputs)
-        request.answers.put([{"label": asked} for asked in inputs])
+        request.answers.put([self.said or {"label": asked} for asked in inputs])
         return request, "v0.1-abc"
 
     def embed(self, model, texts):

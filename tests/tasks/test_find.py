@@ -24,7 +24,7 @@ def test_a_task_of_ones_own_is_found_by_its_class():
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("poetry", "there is no task 'poetry'; known: chat"),
+        ("poetry", "there is no task 'poetry'; known: .*chat, "),
         ("toy_task", "there is no task"),
         ("toy_task:Text", "there is no task"),
         ("toy_task:Toys", "cannot be loaded: .*Toys"),

@@ -229,13 +229,14 @@ def test_a_base_without_a_head_of_its_own_says_that_nothing_was_learned(engine):
 
 
 @pytest.mark.parametrize(
-    ("asked", "code"), [(7, "no_text"), (" ", "no_text"), ("fig " * 70, "context_length_exceeded")]
+    ("asked", "status", "code"),
+    [(7, 422, "no_text"), (" ", 422, "no_text"), ("fig " * 70, 400, "context_length_exceeded")],
 )
-def test_what_cannot_be_asked_is_refused_at_the_door(engine, asked, code):
+def test_what_cannot_be_asked_is_refused_at_the_door(engine, asked, status, code):
     with pytest.raises(ProtocolError) as caught:
         engine.predict("things", ["she took the fig", asked])
 
-    assert (caught.value.status, caught.value.code) == (400, code)
+    assert (caught.value.status, caught.value.code) == (status, code)
     assert engine.waiting == 0
 
 
@@ -259,9 +260,18 @@ def test_whoever_leaves_takes_no_place_in_the_queue(engine, first):
     assert engine.waiting == 0
 
 
+def test_a_merged_export_needs_no_base_and_names_its_outputs(base, second, tmp_path):
+    export.export(second.candidate, base, tmp_path / "out", "merged", task=TOY)
+
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    said = answers(model, bases.load_tokenizer(tmp_path / "out"), [*OLD, *NEW])
+    assert said == [example.target for example in (*OLD, *NEW)]
+    assert model.config.id2label == {0: "fruit", 1: "metal", 2: "bird"}
+
+
 def test_what_no_export_holds_is_refused(base, first, tmp_path):
     with pytest.raises(ConfigError, match="standard PEFT adapter already"):
-        export.export(first.candidate, base, tmp_path / "out", "merged")
+        export.export(first.candidate, base, tmp_path / "out", "gguf", task=TOY)
 
 
 def test_an_example_with_several_labels_is_refused(base):

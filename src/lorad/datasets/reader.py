@@ -22,6 +22,7 @@ from lorad.datasets.formats import annotations, conversations, pairs, preference
 from lorad.datasets.formats.conversations import IGNORED, REFUSED, Content
 from lorad.datasets.formats.pairs import PAIRS
 from lorad.datasets.formats.row_values import Row
+from lorad.datasets.label_names import LabelNames
 from lorad.datasets.other_wordings import HeldOut
 from lorad.datasets.spool import Spool
 from lorad.errors import SampleError
@@ -276,6 +277,7 @@ class _Tally:
         self._left_out: Counter[str] = Counter()
         self._problems: list[RowProblem] = []
         self._latest = Spool(purpose.task, _dataset(name))
+        self._labels = LabelNames()
         self._contradicted: list[Example] = []
         self._count = self._bad = self._repeated = self._contradictions = self._told = 0
         # with more problems than these no file is accepted
@@ -289,6 +291,8 @@ class _Tally:
             return
         try:
             examples = [self._check(example) for example in said.examples]
+            for example in examples:
+                self._labels.check(example)
         except SampleError as error:
             self._refuse(line, BadRow("", error.message))
             return
@@ -298,6 +302,7 @@ class _Tally:
         if changed := sum(one is not other for one, other in zip(examples, said.examples, strict=True)):
             self._left_out[_END_TOKENS] += changed
         for example in examples:
+            self._labels.add(example)
             self._keep(example, line)
 
     def _refuse(self, line: int, problem: BadRow) -> None:

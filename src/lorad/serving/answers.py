@@ -49,6 +49,39 @@ class Predictions:
     """What one is, the track's task says; of a classifier its ``label`` and ``confidence``."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledSpan:
+    """A part of a text, and what it is."""
+
+    start: int
+    """In characters (code points), counted from 0."""
+    end: int
+    """Behind the last."""
+    label: str
+    text: str
+    """What stands there."""
+    confidence: float
+    """Probability of its least sure token's tag, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextSpans:
+    """The spans of one text, in their order; no two overlap."""
+
+    spans: tuple[LabelledSpan, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaggedTexts:
+    """The spans of some texts, in the texts' order."""
+
+    model: str
+    """The track and the version that answered, as ``ner@v0.1``."""
+    system_fingerprint: str = ""
+    """Version and hash of what answered."""
+    texts: tuple[TextSpans, ...]
+
+
 # -- models
 
 

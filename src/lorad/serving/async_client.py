@@ -18,7 +18,7 @@ import h11
 
 from lorad.home import check_socket_path
 from lorad.serving import replies
-from lorad.serving.answers import Predictions, Status
+from lorad.serving.answers import Predictions, Status, TaggedTexts
 from lorad.serving.completions import Completion, CompletionChunk, Models, TextCompletion
 from lorad.serving.replies import ANSWER_SECONDS, TOKEN_SECONDS, given
 
@@ -83,6 +83,11 @@ class AsyncClient:
         """Return the answers of a track whose task answers with data."""
         body = {"model": model, "inputs": list(inputs)}
         return await self._ask(Predictions, "POST", "/lorad/predict", body, seconds=TOKEN_SECONDS)
+
+    async def tag_texts(self, texts: Sequence[str], model: str = "ner") -> TaggedTexts:
+        """Return the labelled spans of some texts, at most 64."""
+        body = {"model": model, "texts": list(texts)}
+        return await self._ask(TaggedTexts, "POST", "/lorad/tag", body, seconds=TOKEN_SECONDS)
 
     async def models(self) -> Models:
         """Return everything that can be asked."""

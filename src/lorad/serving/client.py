@@ -37,6 +37,7 @@ from lorad.serving.answers import (
     Roles,
     Status,
     Tagged,
+    TaggedTexts,
     VersionPapers,
     Versions,
 )
@@ -158,6 +159,11 @@ class Client:
         """Return the answers of a track whose task answers with data."""
         body = {"model": model, "inputs": list(inputs)}
         return self._ask(Predictions, "POST", "/lorad/predict", body, timeout=TOKEN_SECONDS)
+
+    def tag_texts(self, texts: Sequence[str], model: str = "ner") -> TaggedTexts:
+        """Return the labelled spans of some texts, at most 64."""
+        body = {"model": model, "texts": list(texts)}
+        return self._ask(TaggedTexts, "POST", "/lorad/tag", body, timeout=TOKEN_SECONDS)
 
     @contextlib.contextmanager
     def _exchange(

@@ -396,7 +396,7 @@ class Engine:
             raise _other_way(track, served.task, "POST /v1/chat/completions")
         context = context_length(served.base.model.config)
         check_length(asked, context)
-        with _as_protocol_errors():
+        with _as_protocol_errors(status=422):
             row = served.task.question(served.base.tokenizer, asked)
         if context is not None and len(row) > context:
             raise ProtocolError(
@@ -672,12 +672,12 @@ def _as_error(error: BaseException) -> LoradError:
 
 
 @contextlib.contextmanager
-def _as_protocol_errors() -> Iterator[None]:
+def _as_protocol_errors(status: int = 400) -> Iterator[None]:
     """Tell a client what is wrong with what it asks."""
     try:
         yield
     except SampleError as error:
-        raise ProtocolError(error.message, code=error.code) from None
+        raise ProtocolError(error.message, status=status, code=error.code) from None
 
 
 def _generating(task: Task, track: str) -> Generating:

@@ -6,7 +6,7 @@
 What a task says:
 
 - **rows**: which formats its dataset files have (``formats``), what of a row cannot be learned (``check``), and how an
-  example becomes a row (``encode``): a frozen dataclass of JSON data with ``__len__`` (what it costs, in tokens) and
+  example becomes a row (``encode``, ``complete``): a frozen dataclass of JSON data with ``__len__`` (what it costs, in tokens) and
   ``weight`` (how many predictions it is graded on: answer tokens, tagged words, 1 for a text's label);
 - **model**: which head stands on its base (``head``), and which outputs that has (``labels``);
 - **learning**: what a model says of some rows (``forward``), and how far that is from right (``loss``);
@@ -69,6 +69,9 @@ class Task(ABC):
     beside the rows), ``degenerate``."""
     row: ClassVar[type]
     """The dataclass that ``encode`` returns; probes are stored and read by its fields."""
+    own_mask: ClassVar[bool] = False
+    """Whether ``forward`` gives a causal model's attention a mask of its own: without it, a model that is exported would
+    answer otherwise in other programs."""
 
     # -- the base
 
@@ -93,6 +96,14 @@ class Task(ABC):
 
         Raise ``SampleError`` for an example that cannot be learned or could not be given back as it was taught.
         """
+
+    def complete(self, examples: Sequence[Example], rows: Sequence[Any]) -> Sequence[Any]:
+        """Return the rows of these examples with what only their whole datasets tell; a session completes all its rows at once.
+
+        What a tagging dataset annotates nowhere, for example, its rows must not teach.
+        """
+        del examples
+        return rows
 
     def labels(self, rows: Sequence[Any]) -> Sequence[str]:
         """Return the labels that these rows teach, each once; none for a head whose outputs are given.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lorad.errors import LoradError
 from lorad.storage import files
+from lorad.tasks import Task
 from lorad.training.run_folder import RunFolder
 from lorad.versions import export
 
@@ -16,7 +17,7 @@ ROOM = 2
 """Free bytes that a merged copy must find, as a multiple of its own: the rest of the machine writes too."""
 
 
-def write(folder: RunFolder, base: Path) -> list[str]:
+def write(folder: RunFolder, base: Path, task: Task) -> list[str]:
     """Write the copy; return why there is none, if so, as notes for people."""
     needed = sum(path.stat().st_size for path in base.glob("*.safetensors"))
     free = shutil.disk_usage(folder.path).free
@@ -24,7 +25,7 @@ def write(folder: RunFolder, base: Path) -> list[str]:
         return [f"no merged copy: it needs {needed / 2**20:.0f} MiB, and {free / 2**20:.0f} MiB are free"]
     files.remove(folder.merged)  # of a session that was cut off
     try:
-        export.export(folder.candidate, base, folder.merged, "merged")
+        export.export(folder.candidate, base, folder.merged, "merged", task=task)
         files.set_modes(folder.merged, folder_mode=files.FOLDER, file_mode=files.FILE)
     except (OSError, LoradError) as error:
         return [f"no merged copy: {error}"]

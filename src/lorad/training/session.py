@@ -26,6 +26,7 @@ from transformers import set_seed
 
 from lorad import records
 from lorad.config import AnsweringSettings, JudgeSettings, TrainingSettings
+from lorad.datasets import label_names
 from lorad.errors import TrainingError, TransientError, describe
 from lorad.evaluation import judge, metrics
 from lorad.models import adapters, bases, hardware, heads, peft_io, soft_targets
@@ -42,7 +43,7 @@ from lorad.training.rehearsal import ReplayItem
 from lorad.training.rewording import Rewording
 from lorad.training.run_folder import RunFolder
 from lorad.training.session_examples import SessionExample, anew, select
-from lorad.versions import loader, papers
+from lorad.versions import export, loader, papers
 
 PROBES = 4
 REFIT_ROUNDS = 10
@@ -105,9 +106,9 @@ class Session:
             else:
                 self._notes.append(f"the refit failed too: {', '.join(measured[2].failed)}")
                 files.remove(self.folder.refitted)
-        if verdict.promote and self._training.merge_adapters_on_save and isinstance(self._task, Generating):
+        if verdict.promote and self._training.merge_adapters_on_save and export.has_known_head(self._task):
             self.report({"phase": "merging"})
-            self._notes += merged_candidate.write(self.folder, Path(self.spec.base))
+            self._notes += merged_candidate.write(self.folder, Path(self.spec.base), self._task)
         evaluation = replace(evaluation, repairs=tuple(self._repairs), notes=tuple(self._notes))
         self._write(made, examples, evaluation, right, verdict)
 
@@ -175,7 +176,9 @@ class Session:
         examples = [*self.folder.new(), *(item.example for item in self.folder.old())]
         usable, _ = encode(self._task, base.tokenizer, examples)
         known = parent.labels if parent else ()
-        return list(dict.fromkeys([*known, *self._task.labels([row for _, row in usable])]))
+        labels = list(dict.fromkeys([*known, *self._task.labels([row for _, row in usable])]))
+        label_names.check(labels)
+        return labels
 
     def _ask_parent(self, start: StartingModel, examples: Sequence[SessionExample]) -> list[SessionExample]:
         """Test what the merged parent knows of the new examples, and after a truncation of the old ones."""

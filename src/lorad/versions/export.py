@@ -19,13 +19,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from lorad.errors import ConfigError, RegistryError
 from lorad.evaluation import metrics
-from lorad.models import adapter_stack, adapters, bases, hardware, peft_io
+from lorad.models import adapter_stack, adapters, bases, hardware, heads, peft_io
+from lorad.models.heads import Head
 from lorad.storage import files, targets
+from lorad.tasks import Generating, Task
 from lorad.tasks.chat import Chat
 from lorad.versions import export_template, llamacpp, modelfile
 from lorad.versions.loader import keep_tokenizer
 
 FORMATS = ("adapter", "merged", "gguf")
+LABELS = "labels.json"
+"""In an export with a head of its own: the names of its outputs, in order, which PEFT has no place for."""
+KNOWN_HEADS = (heads.CAUSAL, heads.SEQUENCE, heads.TOKEN)
+"""What other programs load by transformers' own classes."""
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 DIGITS = {"type": "Digits", "individual_digits": True}
 PRE_TOKENIZERS = (([BYTES], "gpt-2"), ([DIGITS, BYTES], "smollm"))
@@ -48,6 +54,8 @@ PLAIN_WORDS: dict[str, tuple[Any, ...]] = {
 """The same of a BPE vocabulary."""
 SEEKING = ("lstrip", "rstrip", "single_word")
 """How an added token takes more or less than its own letters, which llama.cpp does not know."""
+_SHOWN = 12
+"""Outputs of a head that a note names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,32 +74,56 @@ def export(
     *,
     strict: bool = True,
     papers: Mapping[str, Any] | None = None,
+    task: Task | None = None,
 ) -> Exported:
     """Write a version to ``target``, reload it and check it on the version's probes.
 
     Not ``strict``, for another base than it was made for, any difference will do. ``papers`` are JSON files to lie
-    beside what is written, by their names.
+    beside what is written, by their names. ``task`` is the track's, chat by default.
 
     Raise ``ConfigError`` when the target exists or the model has no such form, ``RegistryError`` when what was
     written does not answer like the version.
     """
     check(target, form)
-    if peft_io.read_labels(version):
-        raise ConfigError(
-            f"{version.name} brings a head of its own, which no export holds yet; its folder {version} is a standard PEFT "
-            "adapter already",
-            code="has_head",
-        )
+    task = task or Chat()
+    _check_head(task, version, base, form)
     with targets.beside(target) as scratch:
         made = scratch / "made"
         made.mkdir()
-        told = _make(version, base, made, form, strict=strict)
+        told = _make(version, base, made, form, task, strict=strict)
         for name, content in (papers or {}).items():
             files.write_json(made / name, content)
         open_as_usual(made)
         files.sync_tree(made)
         targets.put(made, target)
     return told
+
+
+def has_known_head(task: Task) -> bool:
+    """Tell whether other programs may load what a task's versions are merged into."""
+    return task.head in KNOWN_HEADS
+
+
+def _check_head(task: Task, version: Path, base: Path, form: str) -> None:
+    """Raise ``ConfigError`` where a model in this form would not answer like the version in other programs."""
+    brings_head = bool(peft_io.read_labels(version))
+    fits = has_known_head(task) and bool(task.head.parts) == brings_head
+    if not fits or (form == "gguf" and brings_head):
+        raise ConfigError(
+            f"a version that learns {task.name} has no form {form}; its folder {version} is a standard PEFT adapter already",
+            code="has_head",
+        )
+    if form != "adapter" and needs_own_mask(task, base):
+        raise ConfigError(
+            f"{task.name} lifts the causal mask of {base.name}, and no file can tell another program to: export it with "
+            "--format adapter, or give the track a base that is an encoder",
+            code="own_mask",
+        )
+
+
+def needs_own_mask(task: Task, base: Path) -> bool:
+    """Tell whether versions on this base answer rightly only with a mask that no plain model makes."""
+    return task.own_mask and bases.kind(base) == "causal"
 
 
 def check(target: Path, form: str, home: Path | None = None) -> None:
@@ -110,15 +142,23 @@ def check(target: Path, form: str, home: Path | None = None) -> None:
             )
 
 
-def _make(version: Path, base: Path, partial: Path, form: str, *, strict: bool) -> Exported:
+def _make(version: Path, base: Path, partial: Path, form: str, task: Task, *, strict: bool) -> Exported:
     write, read = _FORMS[form]
-    write(version, base, partial)
+    write(version, base, partial, task.head)
     probes, notes = files.read_json(version / metrics.PROBES), []
     if form == "gguf":
         probes, told = _add_modelfile(partial, base, probes)
         notes = [told, _open_in_llamacpp(partial, base, probes, strict=strict)]
-    notes.append(_tell_of_template(partial, base, form))
-    difference, limit = metrics.probe_again(Chat(), read(partial, base), probes)
+    if isinstance(task, Generating):
+        notes.append(_tell_of_template(partial, base, form))
+    if labels := peft_io.read_labels(version):
+        files.write_json(partial / LABELS, labels)
+        notes.append(f"{len(labels)} outputs, named in {LABELS}: {', '.join(labels[:_SHOWN])}")
+    if needs_own_mask(task, base):
+        notes.append(
+            "answers like the version only with the causal mask lifted, by a four-dimensional attention_mask"
+        )
+    difference, limit = metrics.probe_again(task, read(partial, base, task.head), probes)
     if strict:
         _expect(difference, limit, f"what was written as {form}")
     return Exported(difference=difference, notes=tuple(notes))
@@ -154,13 +194,13 @@ def _expect(difference: float, limit: float, what: str) -> None:
 # -- adapter: for PEFT, vLLM and their kin
 
 
-def _write_adapter(version: Path, base: Path, target: Path) -> None:
-    peft_io.write_adapter(peft_io.read_adapter(version), target, base.name)
+def _write_adapter(version: Path, base: Path, target: Path, head: Head) -> None:
+    peft_io.write_adapter(peft_io.read_adapter(version), target, base.name, head)
     _copy_tokenizer(base, target)
 
 
-def _read_adapter(folder: Path, base: Path) -> Any:
-    stack = adapter_stack.AdapterStack(bases.load_base(base, torch.float32))
+def _read_adapter(folder: Path, base: Path, head: Head) -> Any:
+    stack = adapter_stack.AdapterStack(bases.load_base(base, torch.float32, head=head))
     stack.add("exported", folder)
     return stack.model("exported")
 
@@ -168,22 +208,25 @@ def _read_adapter(folder: Path, base: Path) -> Any:
 # -- merged: a model that needs no base
 
 
-def _merged(version: Path, base: Path) -> bases.Base:
-    made = bases.load_base(base, torch.float32)
-    adapters.merge(made.model, peft_io.read_adapter(version))
+def _merged(version: Path, base: Path, head: Head) -> bases.Base:
+    made, adapter = bases.load_base(base, torch.float32, head=head), peft_io.read_adapter(version)
+    adapters.merge(made.model, adapter)
+    if adapter.head:
+        heads.build(made.model, head, adapter.labels)
+        heads.put(made.model, adapter.head)
     return made
 
 
-def _write_merged(version: Path, base: Path, target: Path) -> None:
-    model = _merged(version, base).model
+def _write_merged(version: Path, base: Path, target: Path, head: Head) -> None:
+    model = _merged(version, base, head).model
     stored = files.read_json(base / "config.json").get("dtype", "float32")
     model.to(hardware.DTYPES.get(stored, torch.float32)).save_pretrained(target)
     _copy_tokenizer(base, target)
 
 
-def _read_merged(folder: Path, base: Path) -> Any:
+def _read_merged(folder: Path, base: Path, head: Head) -> Any:
     del base
-    model = AutoModelForCausalLM.from_pretrained(str(folder), local_files_only=True)
+    model = head.loads.from_pretrained(str(folder), local_files_only=True)
     return model.train(mode=False)
 
 
@@ -202,7 +245,7 @@ def _copy_tokenizer(base: Path, target: Path) -> None:
 # -- GGUF: for llama.cpp and Ollama
 
 
-def _write_gguf(version: Path, base: Path, target: Path) -> None:
+def _write_gguf(version: Path, base: Path, target: Path, head: Head) -> None:
     config = files.read_json(base / "config.json")
     tokenizer = files.read_json(base / "tokenizer.json")
     if config.get("model_type") != "llama" or tokenizer["model"]["type"] != "BPE":
@@ -215,7 +258,7 @@ def _write_gguf(version: Path, base: Path, target: Path) -> None:
     writer = gguf.GGUFWriter(target / name, "llama")
     _describe(writer, config, f"{base.name} {version.name}")
     _add_vocabulary(writer, tokenizer, config["vocab_size"], base)
-    for key, tensor in _gguf_tensors(_merged(version, base).model, config):
+    for key, tensor in _gguf_tensors(_merged(version, base, head).model, config):
         writer.add_tensor(key, tensor.numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -389,8 +432,8 @@ def _open_in_llamacpp(folder: Path, base: Path, probes: Mapping[str, Any], *, st
     return told
 
 
-def _read_gguf(folder: Path, base: Path) -> Any:
-    del base
+def _read_gguf(folder: Path, base: Path, head: Head = heads.CAUSAL) -> Any:
+    del base, head
     (file,) = folder.glob("*.gguf")
     model = AutoModelForCausalLM.from_pretrained(
         str(folder),
@@ -402,7 +445,7 @@ def _read_gguf(folder: Path, base: Path) -> Any:
     return model.train(mode=False)
 
 
-_FORMS: dict[str, tuple[Callable[[Path, Path, Path], None], Callable[[Path, Path], Any]]] = {
+_FORMS: dict[str, tuple[Callable[[Path, Path, Path, Head], None], Callable[[Path, Path, Head], Any]]] = {
     "adapter": (_write_adapter, _read_adapter),
     "merged": (_write_merged, _read_merged),
     "gguf": (_write_gguf, _read_gguf),

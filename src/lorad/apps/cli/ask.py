@@ -1,14 +1,15 @@
-"""Questions and answers: ``ask`` and ``chat``."""
+"""Questions and answers: ``ask`` and ``chat``, and texts to be tagged: ``tag``."""
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lorad.apps.cli.context import connect
 from lorad.apps.cli.options import Json
-from lorad.apps.screens import state_text, terminal
+from lorad.apps.screens import state_text, tagged_text, terminal
 from lorad.errors import ConfigError, LoradError
 from lorad.serving.client import Client
 
@@ -20,6 +21,9 @@ app = typer.Typer()
 CUT = "length"
 """The finish reason of an answer that was cut off."""
 
+TEXTS_AT_ONCE = 64
+"""Texts of one request; the daemon takes no more."""
+
 BYTE_ORDER_MARK = "\ufeff"
 """The byte order mark."""
 
@@ -29,6 +33,13 @@ Model = Annotated[
 System = Annotated[str | None, typer.Option(metavar="TEXT", help="The system message.")]
 Question = Annotated[
     str | None, typer.Argument(help="Without it, or with -, read standard input.", show_default=False)
+]
+TextToTag = Annotated[
+    str | None,
+    typer.Argument(help="Without it, or with -, read standard input, one text a line.", show_default=False),
+]
+Tagger = Annotated[
+    str, typer.Option("--model", metavar="NAME", help="A track, or track@previous, track@v0.1.")
 ]
 MaxTokens = Annotated[
     int | None, typer.Option(min=1, help="Maximum number of tokens; default: the rest of the context.")
@@ -71,6 +82,38 @@ def ask(
     if finish == CUT:
         terminal.say(state_text.cut(tokens), err=True)
         raise typer.Exit(0 if max_tokens else 1)
+
+
+@app.command()
+def tag(ctx: typer.Context, text: TextToTag = None, *, model: Tagger = "ner", as_json: Json = False) -> None:
+    """Mark the names in a text, or whatever spans the track has learned, each with its label and how sure it is."""
+    texts = _texts(text)
+    client = connect(ctx)
+    answers = []
+    for at in range(0, len(texts), TEXTS_AT_ONCE):
+        answers.append(client.tag_texts(texts[at : at + TEXTS_AT_ONCE], model))
+        model = answers[0].model  # one version for all
+    found = tuple(each for answer in answers for each in answer.texts)
+    if as_json:
+        terminal.write_json(replace(answers[0], texts=found))
+        return
+    from lorad.apps.screens.screen import Screen  # noqa: PLC0415 - see lorad.apps.cli
+
+    marked = tagged_text.marked(texts, [each.spans for each in found])
+    Screen().print(marked, soft_wrap=True)  # a text of one line stays one
+
+
+def _texts(text: str | None) -> list[str]:
+    """Return the text from the command line, or one from each line of standard input."""
+    if text in (None, "-"):
+        piped = "" if sys.stdin.isatty() else _piped()
+        found = [line for line in piped.splitlines() if line.strip()]
+    else:
+        found = [text] if text and not text.isspace() else []
+    if not found:
+        raise ConfigError("no text given; use: lorad tag TEXT, or pipe one text a line", code="no_text")
+    _check_typed("".join(found))
+    return found
 
 
 def _print_whole(answer: "Completion", *, as_json: bool) -> tuple[str | None, int | None]:

@@ -46,7 +46,7 @@ from lorad.serving.record_json import fields_of
 from lorad.serving.requests import GenerationRequest, PredictionRequest, Sampling
 from lorad.serving.retrieval import Embedding, LookUp, Retrieving, is_looked_up, nothing
 from lorad.states import VersionState
-from lorad.tasks import Generating
+from lorad.tasks import Generating, Predicting
 from lorad.track import Track
 
 T = TypeVar("T")
@@ -149,9 +149,19 @@ class Api:
             return nothing
         return partial(retrieving.reply, track)
 
-    def predict(self, model: str, inputs: Sequence[Any]) -> tuple[PredictionRequest, str]:
-        """Accept inputs for a track whose task answers with data, named as ``ask`` has it."""
+    def predict(
+        self, model: str, inputs: Sequence[Any], formats: str | None = None
+    ) -> tuple[PredictionRequest, str]:
+        """Accept inputs for a track whose task answers with data, named as ``ask`` has it.
+
+        Raise ``ProtocolError`` where its task takes other ``formats`` than those asked for.
+        """
         with self._named(model) as (track, version):
+            task = self._engine.task(track)
+            if formats not in (None, task.formats):
+                way = "/lorad/predict" if isinstance(task, Predicting) else "/v1/chat/completions"
+                told = f"{track} learns {task.name}; ask it with: POST {way}"
+                raise ProtocolError(told, code="other_way")
             request = self._engine.predict(track, inputs, version)
         return request, self._engine.fingerprint(track, request.version)
 

@@ -3,13 +3,16 @@
 What lives here: verifying what is loaded. What never does: answering (``serving.engine``), training.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lorad.config import Settings
+from lorad.datasets.label_names import LabelNames
 from lorad.errors import LoradError
 from lorad.log import get_logger
+from lorad.models import peft_io
 from lorad.models.bases import Base, load_to_answer, shape, verify_base
 from lorad.models.hardware import machine
 from lorad.models.heads import Head
@@ -32,6 +35,8 @@ class ModelHost:
         self._settings = settings
         self._tracks = tracks
         self._engine = engine
+        self._labels: dict[tuple[str, str], LabelNames] = {}
+        """By track and version, what the versions know that were loaded."""
 
     def attach(self) -> None:
         """Load every track's base model, each once with each head that a task puts on it."""
@@ -51,7 +56,10 @@ class ModelHost:
 
     def check(self, track: Track, example: Example) -> Example:
         """Return an example as the track learns it; raise ``SampleError`` for one that its base could not give back."""
-        return self._engine.task(track.name).check(self._engine.base(track.name).tokenizer, example)
+        found = self._engine.task(track.name).check(self._engine.base(track.name).tokenizer, example)
+        if known := self._labels.get((track.name, self._engine.serving(track.name))):
+            known.check(found)
+        return found
 
     def plan(
         self, track: Track, examples: Sequence[Example], overrides: dict[str, Any], drift: float
@@ -93,6 +101,8 @@ class ModelHost:
         folder = track.registry.verify(version, self.fingerprint(track))
         digest = files.file_digest(folder / MANIFEST)
         differs = self._engine.load(track.name, version, folder, digest, track.base)
+        labels = peft_io.read_labels(folder)
+        self._labels[track.name, version] = LabelNames(re.sub("^[BI]-", "", label) for label in labels)
         if differs:
             log.warning("environment_differs", track=track.name, version=version, differs=differs)
 

@@ -11,6 +11,7 @@ What never does: chat (``reader``), containers (``file_rows``), learning.
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -71,6 +72,9 @@ REMARKS |= {"created_at", "updated_at", "lead_time", "idx"}
 
 #: From as many labels on, a list of numbers cannot be mistaken for 0 or 1 for each.
 _CLEAR = 3
+
+#: Makes one emoji of two.
+_JOINER = "\u200d"
 
 #: A list or an object as a program prints it where a label should be; JSON's lists were unpacked before.
 _PRINTED = re.compile(r"""\s*[\[{]\s*['"\d]""")
@@ -330,9 +334,29 @@ def _of_text(text: _Text, items: Iterable[tuple[str, Any]], field: str, labels: 
                 f"says {shown(said)!r}, and at {start} to {end} the text says {shown(text.text[start:end])!r}"
             )
             raise BadRow(where, f"{told}; count characters from 0, the end exclusive")
+        start, end = _without_blanks(text.text, start, end)
+        if start == end:
+            raise BadRow(where, "marks nothing but blanks")
+        if cut := next((at for at in (start, end) if _is_inside_character(text.text, at)), None):
+            told = f"begins or ends inside the character {text.text[cut - 1 : cut + 1]!r}, at {cut}"
+            raise BadRow(where, f"{told}; count code points, and mark whole characters")
         spans.add((start, end, label))
     _refuse_overlap(sorted(spans), field)
     return Example(task="tagging", input=text.text, target=[list(span) for span in sorted(spans)])
+
+
+def _without_blanks(text: str, start: int, end: int) -> tuple[int, int]:
+    """Return a span without the blanks at its edges, which people mark by accident."""
+    piece = text[start:end]
+    start += len(piece) - len(piece.lstrip())
+    return start, start + len(piece.strip())
+
+
+def _is_inside_character(text: str, at: int) -> bool:
+    """Tell whether what people see as one character is cut here: before an accent, or beside a joiner."""
+    if not 0 < at < len(text):
+        return False
+    return unicodedata.category(text[at]).startswith("M") or _JOINER in text[at - 1 : at + 1]
 
 
 def _refuse_overlap(spans: Sequence[Span], field: str) -> None:

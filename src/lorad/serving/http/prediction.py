@@ -1,27 +1,55 @@
 """Answers that are data: labels, spans, properties, of tasks that do not answer in text.
 
-What lives here: ``/lorad/predict``. What never does: what an input or an answer is, which the track's task says.
+What lives here: ``/lorad/predict``, and ``/lorad/tag`` where spans have a record of their own. What never does: what an input
+or an answer is, which the track's task says.
 """
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Request
 
-from lorad.serving.answers import Predictions
+from lorad.errors import ProtocolError
+from lorad.serving.answers import Predictions, TaggedTexts, TextSpans
 from lorad.serving.http.daemon import Daemon
 from lorad.serving.http.routing import Threads, cancelled_when_left, given
-from lorad.serving.http.schemas import PredictBody
+from lorad.serving.http.schemas import PredictBody, TagTextsBody
+from lorad.serving.record_json import RecordError, read
+
+TAGGING = "tagging"
+"""The formats of tasks that find spans (``tasks.Task.formats``)."""
 
 
 def add(app: FastAPI, daemon: Daemon) -> None:
-    """Add the route."""
+    """Add the routes."""
     threads = Threads()
+
+    async def predicted(
+        request: Request, model: str, inputs: Sequence[Any], formats: str | None = None
+    ) -> tuple[str, str, list[Any]]:
+        """Return the version that answered, its fingerprint, and an answer for each input."""
+        asked, fingerprint = await threads.run(daemon.predict, model, inputs, formats)
+        async with cancelled_when_left(request, asked):
+            said = await threads.run(asked.answer)
+        return f"{asked.track}@{asked.version}", fingerprint, said
 
     @app.post("/lorad/predict")
     async def predict(body: Annotated[PredictBody, given(PredictBody)], request: Request) -> Predictions:
-        asked, fingerprint = await threads.run(daemon.predict, body.model, body.inputs)
-        async with cancelled_when_left(request, asked):
-            said = await threads.run(asked.answer)
-        return Predictions(
-            model=f"{asked.track}@{asked.version}", system_fingerprint=fingerprint, predictions=tuple(said)
-        )
+        version, fingerprint, said = await predicted(request, body.model, body.inputs)
+        return Predictions(model=version, system_fingerprint=fingerprint, predictions=tuple(said))
+
+    @app.post("/lorad/tag")
+    async def tag_texts(body: Annotated[TagTextsBody, given(TagTextsBody)], request: Request) -> TaggedTexts:
+        version, fingerprint, said = await predicted(request, body.model, body.texts, TAGGING)
+        return TaggedTexts(model=version, system_fingerprint=fingerprint, texts=tuple(map(_spans, said)))
+
+
+def _spans(said: Any) -> TextSpans:
+    """Return a task's answer as spans; a task of somebody's own may say something else."""
+    try:
+        return read(TextSpans, said)
+    except RecordError as error:
+        raise ProtocolError(
+            f"the track's task does not answer with spans ({error}); ask it with: POST /lorad/predict",
+            code="other_way",
+        ) from None

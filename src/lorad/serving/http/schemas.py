@@ -284,6 +284,15 @@ class PredictBody(Body):
     inputs: list[Any] = Field(min_length=1, max_length=INPUTS)
 
 
+class TagTextsBody(Body):
+    """Texts in which spans are to be found and labelled."""
+
+    example: ClassVar[str] = '{"model": "ner", "texts": ["John works at Microsoft"]}'
+
+    model: str = Field(default="ner", max_length=2 * NAME_LENGTH)
+    texts: list[str] = Field(min_length=1, max_length=INPUTS)
+
+
 class RollbackBody(Body):
     """Which version to serve again: the previous one, or this."""
 

@@ -55,7 +55,11 @@ def base_add(
         str | None, typer.Option("--name", help="Its name in models/base; default: from the source.")
     ] = None,
     task: Annotated[
-        str, typer.Option("--task", help="The task that will use it: chat, or your own as module:Class.")
+        str,
+        typer.Option(
+            "--task",
+            help="The task that will use it: chat, token_classification, or your own as module:Class.",
+        ),
     ] = "chat",
     home_path: HomeOption = None,
     as_json: JsonOption = False,

@@ -18,6 +18,7 @@ from lorad.apps.cli.model_commands.options import (
 )
 from lorad.apps.cli.model_commands.output import say
 from lorad.models import bases
+from lorad.tasks import find
 from lorad.versions import export
 
 app = typer.Typer()
@@ -52,7 +53,10 @@ def export_version(
     folder = registry.verify(version, None if different else fingerprint)
     other = {"version": version, "made_for": made_for, "base": fingerprint}
     papers = {OTHER_BASE: other} if made_for != fingerprint else {}
-    made = export.export(folder, chosen, target, form, strict=made_for == fingerprint, papers=papers)
+    task = find(settings.track(track).task)
+    made = export.export(
+        folder, chosen, target, form, strict=made_for == fingerprint, papers=papers, task=task
+    )
     say(
         {"version": folder.name, "format": form, "path": str(target), **records.as_json(made)},
         as_json,
