@@ -322,8 +322,10 @@ def test_who_finds_no_room_costs_no_grammar_and_no_version(calling, monkeypatch)
     for _ in range(4):
         asked.ask("chat", QUESTION, Sampling(), retrieve=True)
     monkeypatch.setattr(guiding.Grammars, "__init__", pytest.fail)
+    asked._models = SimpleNamespace(ensure_loaded=pytest.fail)
+    asked.archive.track = lambda _: SimpleNamespace(registry=SimpleNamespace(resolve=str))
 
-    for model in ("chat", "chat@base"):
+    for model in ("chat", "chat@v0.1"):
         with pytest.raises(ProtocolError, match="too many") as caught:
             asked.ask(model, QUESTION, Sampling(), retrieve=True, schema={"enum": [7]})
         assert caught.value.status == 503

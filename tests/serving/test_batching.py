@@ -589,6 +589,24 @@ def test_more_answers_share_steps_again_when_memory_has_come_back(model, monkeyp
     assert most >= 8
 
 
+def test_a_prompt_that_does_not_fit_beside_others_waits_until_one_has_left(model, monkeypatch):
+    long, others = wanted([1, 2, 3] * 30, 5), [wanted(prompt, 9) for prompt in prompts(3, seed=16)]
+    machine = Short(model, monkeypatch, rows=8, tokens=70)
+    answers = group(model, prompt_tokens=500)
+    for each in (*others, long):
+        answers.submit(each)
+    while not others[0].sink.ended:
+        answers.step()
+    machine.tokens = 10**6
+    run(answers)
+
+    assert machine.failed == 1
+    assert [each.sink.error for each in (*others, long)] == [None] * 4
+    monkeypatch.undo()
+    for each in (*others, long):
+        assert each.sink.tokens == alone(model, each)
+
+
 @pytest.mark.parametrize(
     "error",
     [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")],

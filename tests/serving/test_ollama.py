@@ -1,6 +1,7 @@
 """Ollama's routes over a real socket, from a fake daemon; asked by hand, and by Ollama's own client."""
 
 import json
+import queue
 
 import httpx
 import ollama
@@ -317,3 +318,18 @@ def test_its_client_raises_what_is_wrong(client, daemon):
     with pytest.raises(ollama.ResponseError, match="answering failed"):
         list(client.chat("chat", messages=HELLO, stream=True))
     daemon.chunks = kept
+
+
+def test_its_clients_stream_that_is_closed_ends_its_answer(client, daemon, monkeypatch):
+    accepted, ask = queue.Queue(), daemon.ask
+    monkeypatch.setattr(daemon, "chunks", [Chunk("first")])
+    monkeypatch.setattr(daemon, "ask", lambda *given, **how: accepted.put(made := ask(*given, **how)) or made)
+    stream = client.chat("chat", messages=HELLO, stream=True)
+    assert next(stream).message.content == "first"
+
+    stream.close()
+
+    request, _ = accepted.get(timeout=10)
+    request.chunks.put(Chunk("nobody hears this"))
+    assert request.cancelled.wait(10)
+    request.chunks.put(Chunk("", "cancelled"))
