@@ -915,15 +915,16 @@ def test_what_it_tells_of_itself(engine, folders):
 
     bring(engine, folders, "v0.1")
     form = engine.serve("chat", "v0.1")
-    request = engine.submit("chat", QUESTION, Sampling(max_tokens=6))
-    engine.work(0)
-    engine.work(0)
+    for version in ("base", "v0.1"):
+        engine.submit("chat", QUESTION, Sampling(max_tokens=6), version)
+    most = 0
+    while engine.waiting:
+        engine.work(0)
+        most = max(most, engine.cache_bytes)
 
     assert engine.form("chat") is form
-    assert engine.cache_bytes > 0
+    assert most > 0
     assert engine.first_token_seconds > 0
-    finish(engine)
-    assert list(request.answer(0))
 
 
 def test_versions_beyond_the_limit_go_when_nobody_waits_for_them_any_more(folders):

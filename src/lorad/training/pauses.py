@@ -79,7 +79,7 @@ class Pauses:
 
         def behind(_module: Any, _given: Any, made: Any) -> None:
             if isinstance(made, Tensor) and made.requires_grad:
-                made.register_hook(before)
+                made.register_hook(before)  # type: ignore[no-untyped-call] # of torch
 
         for module in model.modules():
             if next(module.parameters(recurse=False), None) is not None:
