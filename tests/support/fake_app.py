@@ -59,7 +59,8 @@ class FakeDaemon:
             raise self.error
         self.formats = formats
         request = PredictionRequest(model, "v0.1", inputs)
-        request.answers.put([self.said or {"label": asked} for asked in inputs])
+        untold = {"spans": []} if formats == "tagging" else None
+        request.answers.put([self.said or untold or {"label": asked} for asked in inputs])
         return request, "v0.1-abc"
 
     def embed(self, model, texts):
