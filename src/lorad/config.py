@@ -399,6 +399,7 @@ class Settings(Section):
     """All settings."""
 
     tracks: Annotated[dict[TrackName, TrackSettings], Field(min_length=1)] = {"chat": TrackSettings()}
+    systems: dict[TrackName, SystemSettings] = {}
     inbox: InboxSettings = InboxSettings()
     planner: PlannerSettings = PlannerSettings()
     rehearsal: RehearsalSettings = RehearsalSettings()
@@ -409,7 +410,6 @@ class Settings(Section):
     server: ServerSettings = ServerSettings()
     registry: RegistrySettings = RegistrySettings()
     log: LogSettings = LogSettings()
-    systems: dict[TrackName, SystemSettings] = {}
 
     @model_validator(mode="after")
     def _check_systems(self) -> Self:

@@ -86,6 +86,8 @@ def test_other_questions_are_records_too(daemon, path):
     daemon.answers("POST /v1/completions", text)
     daemon.answers("POST /v1/embeddings", vectors)
     daemon.answers("POST /lorad/predict", told)
+    daemon.answers("POST /lorad/classify", {"model": "mail@v0.1", "classifications": []})
+    daemon.answers("POST /lorad/systems/lcr", {"system": "lcr", "members": [], "results": []})
     daemon.answers("GET /v1/models", {"data": [{"id": "chat", "created": 1}]})
     daemon.answers("GET /lorad/status", snapshot())
     client = AsyncClient(path)
@@ -95,6 +97,9 @@ def test_other_questions_are_records_too(daemon, path):
     assert asyncio.run(client.predict("mail", ["a"])) == Predictions(
         model="mail@v0.1", predictions=({"label": "spam"},)
     )
+    assert asyncio.run(client.classify("mail", ["a"])).model == "mail@v0.1"
+    assert asyncio.run(client.ask_system("lcr", ["a"], "small")).system == "lcr"
+    assert daemon.asked[-1][2] == {"texts": ["a"], "variant": "small"}
     assert [model.id for model in asyncio.run(client.models()).data] == ["chat"]
     assert asyncio.run(client.status()).pid == 4242
     assert asyncio.run(client.call("GET", "/lorad/status", track="a b"))["pid"] == 4242

@@ -19,10 +19,10 @@ from schemathesis import GenerationMode
 from structlog.testing import capture_logs
 
 from lorad.apps.daemon.app import App
-from lorad.config import Settings
+from lorad.config import Settings, SystemSettings
 from lorad.errors import ProtocolError, SampleError
 from lorad.home import Home
-from lorad.records import Encoded, Example
+from lorad.records import CLASSIFICATION, Encoded, Example
 from lorad.serving.client import Client, UnixConnection
 from lorad.serving.http.ollama_bodies import OptionsBody
 from lorad.serving.http.schemas import Body
@@ -38,7 +38,7 @@ SETTINGS = Settings.model_validate(
         "server": {"max_body_bytes": 200_000},
     }
 )
-EXPECTED = {200, 400, 404, 405, 409, 413, 503}
+EXPECTED = {200, 400, 404, 405, 409, 413, 422, 503}
 FEW = settings(
     max_examples=8,
     deadline=None,
@@ -119,6 +119,17 @@ class Lengths(Chat, Predicting):
         return [len(row) for row in rows]
 
 
+class Labels(Lengths):
+    """A task that says of every text that it is long."""
+
+    name = CLASSIFICATION
+
+    def predict(self, model, rows):
+        del model
+        said = {"label": "long", "labels": ["long"], "confidence": 1.0, "probabilities": {"long": 1.0}}
+        return [said | {"levels": [{"label": "long", "probability": 1.0}]} for _ in rows]
+
+
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
     """Run a daemon with a version, examples and an ended job, that starts no session."""
@@ -131,6 +142,9 @@ def app(tmp_path_factory):
     for begin in (started._claim, started._wire, started._answer, started._listen):
         begin()
     started.engine.attach("lengths", Lengths(), started.engine.base("chat"))
+    started.engine.attach("labels", Labels(), started.engine.base("chat"))
+    started.tracks["labels"] = started.tracks["chat"]
+    started.api._systems = {"chain": SystemSettings.model_validate({"classifier": {"track": "labels"}})}
     job = started.ledger.queue("chat", "doors", 1.0, settings={"drop": 1})
     started.ledger.move_job(job, "cancel", 2.0)
     yield started
@@ -266,6 +280,7 @@ NEEDED = {
     "messages": '[{"role": "user", "content": "a"}]',
     "prompt": '"a"',
     "input": '"a"',
+    "texts": '["a"]',
 }
 REQUESTED = ("method", "url", "params", "json", "data")
 
@@ -278,7 +293,7 @@ REQUESTED = ("method", "url", "params", "json", "data")
     "route", [each for each in ROUTES if "POST" in each.methods], ids=lambda each: each.path
 )
 def test_no_route_answers_500_to_a_nasty_body(path, route):
-    target = route.path.replace("{job}", "2").replace("{version}", "v0.1")
+    target = route.path.replace("{job}", "2").replace("{version}", "v0.1").replace("{system}", "chain")
     schema = DOCUMENT["paths"][route.path]["post"].get("requestBody")
     fields = schema["content"]["application/json"]["schema"]["properties"] if schema else {"none": {}}
     for field in fields:
@@ -297,7 +312,7 @@ def test_no_route_answers_500_to_a_nasty_body(path, route):
 def test_a7_no_route_answers_500_to_a_nasty_address(path, route):
     method = min(route.methods)
     names = [each["name"] for each in DOCUMENT["paths"][route.path][method.lower()].get("parameters", ())]
-    plain = {"job": "2", "version": "v0.1", "name": "chat"}
+    plain = {"job": "2", "version": "v0.1", "name": "chat", "system": "chain"}
     for name in names:
         for value in IN_PATHS:
             target = route.path.replace(f"{{{name}}}", value)
@@ -453,6 +468,8 @@ ASKED = {
     "GET /api/tags": None,
     "GET /api/version": None,
     "POST /lorad/predict": {"model": "lengths", "inputs": ["Where is it?", "There."]},
+    "POST /lorad/classify": {"model": "labels", "texts": ["Where is it?", "There."]},
+    "POST /lorad/systems/chain": {"texts": ["Where is it?", "There."]},
     "GET /lorad/status": None,
     "GET /lorad/events?after=0": None,
     "POST /lorad/pause": None,

@@ -290,7 +290,7 @@ class _Tally:
         try:
             examples = [self._check(example) for example in said.examples]
         except SampleError as error:
-            self._refuse(line, BadRow("", error.message))
+            self._refuse(line, BadRow(str(error.data.get("field", "")), error.message))
             return
         self._formats[said.format] += 1
         if said.left_out:

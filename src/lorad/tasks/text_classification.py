@@ -110,13 +110,14 @@ class TextClassification(Predicting):
         for label in labels:
             if not all(level.strip() for level in label.split(SEPARATOR)):
                 raise SampleError(
-                    f"row {example.line}, field label: {label!r} has an empty level; write it as l1/l2/l3",
+                    f"row {example.line}: {label!r} has an empty level; write it as l1/l2/l3",
                     code="bad_path",
+                    field="label",
                 )
         try:
             asked = self.question(tokenizer, example.input)
         except SampleError as error:
-            raise SampleError(f"row {example.line}, field text: {error.message}", code=error.code) from None
+            raise SampleError(f"row {example.line}: {error.message}", code=error.code, field="text") from None
         return replace(asked, labels=labels, shares=shares, is_multiple=is_multiple)
 
     def question(self, tokenizer: Any, asked: Any) -> Text:
@@ -335,19 +336,16 @@ class _Checker:
         if is_multiple != self._is_multiple:
             usual = "a list of labels" if self._is_multiple else "one label"
             raise SampleError(
-                f"row {example.line}, field label: texts of this track have {usual}; write it the same way, or choose "
-                "another track",
+                f"texts of this track have {usual}; write it the same way, or choose another track",
                 code="other_labels",
-                row=example.line,
                 field="label",
             )
         for label in _names(example.target):
             known = self._spelled.setdefault(label.casefold(), label)
             if known != label:
                 raise SampleError(
-                    f"row {example.line}, field label: {label!r} differs from {known!r} in case only; write it the same way",
+                    f"{label!r} differs from {known!r} in case only; write it the same way",
                     code="label_case",
-                    row=example.line,
                     field="label",
                 )
 
