@@ -203,7 +203,7 @@ def test_what_a_dataset_never_names_it_does_not_deny(base):
         Example(task="classify", input="she took the owl", target=["bird"], dataset="new"),
     ]
 
-    rows, _ = TASK.together(examples, [TASK.encode(tokenizer, each) for each in examples])
+    rows = TASK.complete(examples, [TASK.encode(tokenizer, each) for each in examples])
     outputs = TASK.forward(model, rows[:1])
 
     assert [each.judged for each in rows] == [("fruit", "metal"), ("fruit", "metal"), ("bird",)]
@@ -219,14 +219,14 @@ def test_rare_labels_weigh_more_and_that_is_said():
     rows = [Text((1,), ("ham",), (1.0,))] * 90 + [Text((1,), ("spam",), (1.0,))] * 10
     examples = [Example(task="classify", input=str(at), target="x") for at in range(100)]
 
-    weighed, (note,) = TASK.together(examples, rows)
-    even, nothing = TASK.together(examples[:20], rows[80:])
+    weighed, even = TASK.complete(examples, rows), TASK.complete(examples[:20], rows[80:])
+    (note,) = TASK.notes(weighed)
 
     (ham,), (spam,) = weighed[0].weights, weighed[-1].weights
     assert spam / ham == pytest.approx(3, rel=0.001)  # the square root of nine
     assert (90 * ham + 10 * spam) / 100 == pytest.approx(1, rel=0.001)
     assert "from 10 rows (spam) to 90 (ham)" in note
-    assert (even[0].weights, nothing) == ((), ())
+    assert (even[0].weights, TASK.notes(even)) == ((), ())
 
 
 def test_the_weight_of_a_label_counts_in_the_loss_and_nowhere_else(base):

@@ -43,7 +43,10 @@ def find(name: str) -> Task:
 def encode(
     task: Task, tokenizer: Any, examples: Iterable[Example]
 ) -> tuple[list[tuple[Example, Any]], list[tuple[Example, SampleError]]]:
-    """Return the examples that this base model's tokenizer can hold, as rows, and the others with the reason."""
+    """Return the examples that this base model's tokenizer can hold, as rows, and the others with the reason.
+
+    All examples of a dataset that are at hand belong into one call: see ``Task.complete``.
+    """
     usable: list[tuple[Example, Any]] = []
     unusable: list[tuple[Example, SampleError]] = []
     for example in examples:
@@ -51,4 +54,6 @@ def encode(
             usable.append((example, task.encode(tokenizer, example)))
         except SampleError as error:
             unusable.append((example, error))
-    return usable, unusable
+    examples = [example for example, _ in usable]
+    rows = task.complete(examples, [row for _, row in usable])
+    return list(zip(examples, rows, strict=True)), unusable

@@ -6,7 +6,7 @@
 What a task says:
 
 - **rows**: which formats its dataset files have (``formats``), what of a row cannot be learned (``check``), and how an
-  example becomes a row (``encode``): a frozen dataclass of JSON data with ``__len__`` (what it costs, in tokens) and
+  example becomes a row (``encode``, ``complete``): a frozen dataclass of JSON data with ``__len__`` (what it costs, in tokens) and
   ``weight`` (how many predictions it is graded on: answer tokens, tagged words, 1 for a text's label);
 - **model**: which head stands on its base (``head``), and which outputs that has (``labels``);
 - **learning**: what a model says of some rows (``forward``), and how far that is from right (``loss``);
@@ -95,6 +95,14 @@ class Task(ABC):
         Raise ``SampleError`` for an example that cannot be learned or could not be given back as it was taught.
         """
 
+    def complete(self, examples: Sequence[Example], rows: Sequence[Any]) -> Sequence[Any]:
+        """Return the rows of these examples with what only their whole datasets tell; a session completes all its rows at once.
+
+        What a tagging dataset annotates nowhere, for example, its rows must not teach.
+        """
+        del examples
+        return rows
+
     def labels(self, rows: Sequence[Any]) -> Sequence[str]:
         """Return the labels that these rows teach, each once; none for a head whose outputs are given.
 
@@ -122,12 +130,10 @@ class Task(ABC):
         del targets, named
         return lambda _: None
 
-    def together(
-        self, examples: Sequence[Example], rows: Sequence[Any]
-    ) -> tuple[Sequence[Any], Sequence[str]]:
-        """Return a session's rows as they are learned beside each other, and what its papers say of that."""
-        del examples
-        return rows, ()
+    def notes(self, rows: Sequence[Any]) -> Sequence[str]:
+        """Return what a session's papers say of all rows that it trains, completed: that rare labels weigh more, say."""
+        del rows
+        return ()
 
     def held_out(self, examples: Sequence[Example]) -> AbstractSet[str]:
         """Return the ids of those that are never trained, so that calibration can be fitted and measured on them.

@@ -143,16 +143,14 @@ class TextClassification(Predicting):
         """Return what refuses labels that differ in case only, a set of labels that shrinks, and one label among lists."""
         return _Checker(targets(), named)
 
-    def together(
-        self, examples: Sequence[Example], rows: Sequence[Text]
-    ) -> tuple[Sequence[Text], Sequence[str]]:
+    def complete(self, examples: Sequence[Example], rows: Sequence[Text]) -> Sequence[Text]:
         """Return the rows with the weights of rare labels, and with what each dataset can say no to."""
         judged: dict[str, set[str]] = defaultdict(set)
         for example, row in zip(examples, rows, strict=True):
             judged[example.dataset].update(row.labels)
         named = {dataset: tuple(sorted(labels)) for dataset, labels in judged.items()}
-        weights, notes = _weights(rows)
-        found = [
+        weights = _weights(_counts(rows))
+        return [
             replace(
                 row,
                 judged=named[example.dataset] if row.is_multiple else (),
@@ -160,7 +158,21 @@ class TextClassification(Predicting):
             )
             for example, row in zip(examples, rows, strict=True)
         ]
-        return found, notes
+
+    def notes(self, rows: Sequence[Text]) -> Sequence[str]:
+        """Return how much rare labels weigh, where they do."""
+        counts = _counts(rows)
+        weights = {
+            label: weight for row in rows for label, weight in zip(row.labels, row.weights, strict=False)
+        }
+        if not weights:
+            return ()
+        rare, *_, common = sorted(counts, key=counts.__getitem__)
+        note = (
+            f"the labels are imbalanced, from {counts[rare]:g} rows ({rare}) to {counts[common]:g} ({common}): in the loss a "
+            f"row counts {weights[rare]:.2g} to {weights[common]:.2g} (square root of the inverse share, 1 on average)"
+        )
+        return (note,)
 
     def held_out(self, examples: Sequence[Example]) -> AbstractSet[str]:
         """Return a tenth of every dataset of a hundred examples or more, by their digests: the same at every call."""
@@ -239,16 +251,18 @@ class TextClassification(Predicting):
 
         The targets are smoothed by one row that may be anything: where all rows are right the least would else be at 0.
         """
-        logits, wanted = [], []
+        logits, wanted, judged = [], [], []
         for numbers in packing.divide(rows, PASS_TOKENS):
             said = self.forward(model, [rows[number] for number in numbers])
             logits.append(said.logits.detach().double().cpu())
             wanted.append(said.wanted.double())
-        given, asked, smooth = torch.cat(logits), torch.cat(wanted), 1 / (len(rows) + 1)
+            judged.append(said.importance.double().sign())
+        given, asked, told = torch.cat(logits), torch.cat(wanted), torch.cat(judged)
+        smooth = 1 / (len(rows) + 1)
         if model.config.problem_type == MULTIPLE:
             hoped = asked * (1 - smooth) + smooth / 2
             return scoring.fit_temperature(
-                lambda t: float(functional.binary_cross_entropy_with_logits(given / t, hoped))
+                lambda t: float(functional.binary_cross_entropy_with_logits(given / t, hoped, weight=told))
             )
         hoped = asked * (1 - smooth) + smooth / given.shape[-1]
         return scoring.fit_temperature(
@@ -350,27 +364,26 @@ class _Checker:
                 )
 
 
-def _weights(rows: Sequence[Text]) -> tuple[Mapping[str, float], Sequence[str]]:
-    """Return how much each label counts in the loss, and what is said of it; nothing where labels are balanced.
-
-    The square root of what would make all labels count alike: it helps rare ones, and bends the probabilities less.
-    """
+def _counts(rows: Sequence[Text]) -> Mapping[str, float]:
+    """Return how many rows each label has; of ratings the sum of its shares."""
     counts: dict[str, float] = defaultdict(float)
     for row in rows:
         for label, share in zip(row.labels, row.shares, strict=True):
             counts[label] += share
+    return counts
+
+
+def _weights(counts: Mapping[str, float]) -> Mapping[str, float]:
+    """Return how much each label counts in the loss; nothing where labels are balanced.
+
+    The square root of what would make all labels count alike: it helps rare ones, and bends the probabilities less.
+    """
     if not counts or max(counts.values()) < IMBALANCE * min(counts.values()):
-        return {}, ()
+        return {}
     total = sum(counts.values())
     raw = {label: sqrt(total / count) for label, count in counts.items()}
     mean = sum(raw[label] * count for label, count in counts.items()) / total
-    weights = {label: round(min(MOST_WEIGHT, each / mean), 4) for label, each in raw.items()}
-    rare, common = (choose(counts, key=counts.__getitem__) for choose in (min, max))
-    note = (
-        f"the labels are imbalanced, from {counts[rare]:g} rows ({rare}) to {counts[common]:g} ({common}): in the loss a row "
-        f"counts {weights[rare]:.2g} to {weights[common]:.2g} (square root of the inverse share, 1 on average)"
-    )
-    return weights, (note,)
+    return {label: round(min(MOST_WEIGHT, each / mean), 4) for label, each in raw.items()}
 
 
 # -- outputs

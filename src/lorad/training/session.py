@@ -204,17 +204,16 @@ class Session:
         return self._set_apart(selection.examples)
 
     def _set_apart(self, examples: Sequence[SessionExample]) -> list[SessionExample]:
-        """Return the examples that are trained, as they are learned beside each other; keep the others to be asked."""
+        """Return the examples that are trained; keep the others to be asked."""
         apart = self._task.held_out([each.example for each in examples])
         self._held_out = [each for each in examples if each.example.id in apart]
         trained = [each for each in examples if each.example.id not in apart]
-        rows, notes = self._task.together([each.example for each in trained], [each.row for each in trained])
-        self._notes += notes
+        self._notes += self._task.notes([each.row for each in trained])
         if self._held_out:
             self._notes.append(
                 f"{len(self._held_out)} rows are held out of training, so that probabilities are calibrated on them"
             )
-        return [replace(each, row=row) for each, row in zip(trained, rows, strict=True)]
+        return trained
 
     def _general(self, base: bases.Base) -> distillation.General:
         """Return general conversation in the pristine base's own words; made once per base and kept beside it."""

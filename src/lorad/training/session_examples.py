@@ -15,6 +15,8 @@ from lorad.tasks import Row, Task, encode
 from lorad.training.run_folder import RunFolder
 
 T = TypeVar("T")
+Encodings = list[tuple[Example, Any]]
+"""Examples with their rows."""
 
 SHOWN = 20
 """Lines of rows that a note names."""
@@ -52,6 +54,7 @@ def select(folder: RunFolder, task: Task, tokenizer: Any, spec: SessionSpec) -> 
     old = folder.old()
     fresh, unusable = encode(task, tokenizer, folder.new())
     held, unheld = encode(task, tokenizer, [item.example for item in old])
+    fresh, held = _completed(task, fresh, held)
     known = {item.example.id: item.right for item in old}
     limit = spec.plan.max_length
     examples = [
@@ -69,6 +72,15 @@ def select(folder: RunFolder, task: Task, tokenizer: Any, spec: SessionSpec) -> 
         for example, row in held
     ]
     return Selection(examples, too_long, _left_out([*unusable, *unheld], too_long, limit))
+
+
+def _completed(task: Task, fresh: Encodings, held: Encodings) -> tuple[Encodings, Encodings]:
+    """Complete new and old rows together: a dataset may have both."""
+    both = [*fresh, *held]
+    examples = [example for example, _ in both]
+    rows = task.complete(examples, [row for _, row in both])
+    pairs = list(zip(examples, rows, strict=True))
+    return pairs[: len(fresh)], pairs[len(fresh) :]
 
 
 def _left_out(
