@@ -201,18 +201,32 @@ def test_what_a_dataset_never_names_it_does_not_deny(base):
         Example(task="classify", input="she took the fig", target=["fruit"], dataset="old"),
         Example(task="classify", input="she took the tin", target=["metal"], dataset="old"),
         Example(task="classify", input="she took the owl", target=["bird"], dataset="new"),
+        Example(task="classify", input="she took the air", target=[], dataset="new"),
     ]
 
     rows = TASK.complete(examples, [TASK.encode(tokenizer, each) for each in examples])
     outputs = TASK.forward(model, rows[:1])
 
-    assert [each.judged for each in rows] == [("fruit", "metal"), ("fruit", "metal"), ("bird",)]
+    assert [each.judged for each in rows] == [("fruit", "metal"), ("fruit", "metal"), ("bird",), ("bird",)]
     assert outputs.importance.tolist() == [[1, 1, 0]]
     assert TASK.grade(outputs) == [True]
     without = TASK.forward(model, [replace(rows[0], judged=())])
     assert float(TASK.loss(without) - TASK.loss(outputs)) == pytest.approx(
         math.log1p(math.exp(3.0)), rel=1e-4
     )
+
+
+def test_a_label_to_which_nothing_says_no_is_denied_by_the_other_datasets(base):
+    tokenizer = bases.load_tokenizer(base)
+    examples = [
+        Example(task="classify", input="she took the fig", target=["fruit", "dead"], dataset="old"),
+        Example(task="classify", input="she took the tin", target=["dead"], dataset="old"),
+        Example(task="classify", input="she took the owl", target=["bird"], dataset="new"),
+    ]
+
+    rows = TASK.complete(examples, [TASK.encode(tokenizer, each) for each in examples])
+
+    assert [each.judged for each in rows] == [("bird", "dead", "fruit")] * 2 + [("bird", "dead")]
 
 
 def test_rare_labels_weigh_more_and_that_is_said():
@@ -386,9 +400,10 @@ def test_a_track_of_several_labels_stays_one(base, tmp_path):
         assert stack.read("it").problem_type == MULTIPLE
         with stack.use("it") as model, torch.inference_mode():
             said = TASK.predict(model, [TASK.question(stack.base.tokenizer, each.input) for each in examples])
-        assert all(
-            set(each.target) <= set(answer["labels"]) for each, answer in zip(examples, said, strict=True)
-        )
+        unsaid = {"fruit", "metal"}  # of birds nobody said whether they are
+        for each, answer in zip(examples, said, strict=True):
+            assert set(each.target) - unsaid == set(answer["labels"]) - unsaid
+            assert each.dataset == "birds" or set(each.target) == set(answer["labels"])
     assert peft_io.read_labels(two.candidate)[:3] == peft_io.read_labels(one.candidate)
 
 

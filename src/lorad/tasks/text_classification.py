@@ -1,7 +1,7 @@
 """The text classification task: a text in, its label or its labels out, with probabilities that mean what they say.
 
-What lives here: what a target may be, one head over whole paths of labels, the losses, answers, the metrics of the field.
-What never does: reading files, fitting when (``training``), HTTP.
+What lives here: one head over whole paths of labels, the losses, answers, the metrics of the field.
+What never does: which targets fit together (``label_targets``), when it is calibrated (``training``), HTTP.
 
 A target is one of three, told by the rows alone:
 
@@ -13,11 +13,10 @@ A label such as ``animals/birds/owl`` is a path. The head has one output for eac
 the sum over the paths that go through it, so that an answer's levels can never contradict each other.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from math import sqrt
 from typing import Any, cast
 
 import torch
@@ -28,16 +27,14 @@ from lorad.errors import SampleError
 from lorad.models import heads, packing, scoring
 from lorad.models.scoring import UNKNOWN, Outputs
 from lorad.records import CLASSIFICATION, Example
+from lorad.tasks import label_targets
 from lorad.tasks.interface import PASS_TOKENS, Predicting
+from lorad.tasks.label_targets import LabelChecker
 
 MULTIPLE = "multi_label_classification"
 """transformers' word for a head whose outputs are each a yes or no."""
 SEPARATOR = "/"
 """Between the levels of a label."""
-IMBALANCE = 3.0
-"""Labels weigh differently where one has so many times the rows of another."""
-MOST_WEIGHT = 10.0
-"""The most that a row of a rare label counts, beside 1 on average."""
 HELD_OUT_FROM, HELD_OUT_EVERY = 100, 10
 """Of a dataset of so many examples every so many-th is never trained."""
 SURE = 0.5
@@ -57,7 +54,7 @@ class Text:
     is_multiple: bool = False
     """Whether each of all labels is its own yes or no."""
     judged: tuple[str, ...] = ()
-    """Where it is: the labels that its dataset knows. What a dataset never names, it does not deny. Empty: all."""
+    """Where it is: the labels of which its dataset says yes or no (``label_targets.judged``). Empty: all."""
     weights: tuple[float, ...] = ()
     """How much each of ``labels`` counts in the loss; empty: 1."""
 
@@ -106,7 +103,7 @@ class TextClassification(Predicting):
 
     def encode(self, tokenizer: Any, example: Example) -> Text:
         """Return text and target; raise ``SampleError`` for a path with an empty level, or a text without words."""
-        labels, shares, is_multiple = _read(example.target)
+        labels, shares, is_multiple = label_targets.read(example.target)
         for label in labels:
             if not all(level.strip() for level in label.split(SEPARATOR)):
                 raise SampleError(
@@ -141,19 +138,16 @@ class TextClassification(Predicting):
         self, targets: Callable[[], Iterable[Any]], named: Sequence[str] = ()
     ) -> Callable[[Example], None]:
         """Return what refuses labels that differ in case only, a set of labels that shrinks, and one label among lists."""
-        return _Checker(targets(), named)
+        return LabelChecker(targets(), named)
 
     def complete(self, examples: Sequence[Example], rows: Sequence[Text]) -> Sequence[Text]:
         """Return the rows with the weights of rare labels, and with what each dataset can say no to."""
-        judged: dict[str, set[str]] = defaultdict(set)
-        for example, row in zip(examples, rows, strict=True):
-            judged[example.dataset].update(row.labels)
-        named = {dataset: tuple(sorted(labels)) for dataset, labels in judged.items()}
-        weights = _weights(_counts(rows))
+        judged = label_targets.judged([example.dataset for example in examples], rows)
+        weights = label_targets.weights(label_targets.counts(rows))
         return [
             replace(
                 row,
-                judged=named[example.dataset] if row.is_multiple else (),
+                judged=judged[example.dataset] if row.is_multiple else (),
                 weights=tuple(weights[label] for label in row.labels) if weights else (),
             )
             for example, row in zip(examples, rows, strict=True)
@@ -161,7 +155,7 @@ class TextClassification(Predicting):
 
     def notes(self, rows: Sequence[Text]) -> Sequence[str]:
         """Return how much rare labels weigh, where they do."""
-        counts = _counts(rows)
+        counts = label_targets.counts(rows)
         weights = {
             label: weight for row in rows for label, weight in zip(row.labels, row.weights, strict=False)
         }
@@ -302,88 +296,6 @@ class TextClassification(Predicting):
             for number, likely in zip(numbers, _probabilities(model, logits), strict=True):
                 found[number] = _answer(model, likely)
         return found
-
-
-# -- targets
-
-
-def _read(target: Any) -> tuple[tuple[str, ...], tuple[float, ...], bool]:
-    """Return an example's labels, their shares, and whether each of all labels is a yes or no of its own."""
-    if isinstance(target, str):
-        return (target,), (1.0,), False
-    if isinstance(target, Mapping):
-        given = sorted((label, float(share)) for label, share in target.items() if share)
-        return tuple(label for label, _ in given), tuple(share for _, share in given), False
-    return tuple(sorted(target)), (1.0,) * len(target), True
-
-
-def _names(target: Any) -> Iterable[str]:
-    return (target,) if isinstance(target, str) else target
-
-
-class _Checker:
-    """The labels that a track and a file know, as far as the file is read."""
-
-    def __init__(self, targets: Iterable[Any], named: Sequence[str]) -> None:
-        self._spelled: dict[str, str] = {}
-        self._is_multiple: bool | None = None
-        for target in targets:
-            self._is_multiple = isinstance(target, list)
-            self._spelled |= {label.casefold(): label for label in _names(target)}
-        self._check_named(set(named))
-        self._of_file: dict[str, str] = {}
-
-    def _check_named(self, named: AbstractSet[str]) -> None:
-        known = set(self._spelled.values())
-        if named & known and (lacking := sorted(known - named)):
-            raise SampleError(
-                f"labels: the sidecar leaves out {lacking[0]!r}, which the track knows; a set of labels never shrinks: name "
-                "all of them, and new ones behind",
-                code="labels_shrink",
-                field="labels",
-            )
-
-    def __call__(self, example: Example) -> None:
-        is_multiple = isinstance(example.target, list)
-        if self._is_multiple is None:
-            self._is_multiple = is_multiple
-        if is_multiple != self._is_multiple:
-            usual = "a list of labels" if self._is_multiple else "one label"
-            raise SampleError(
-                f"texts of this track have {usual}; write it the same way, or choose another track",
-                code="other_labels",
-                field="label",
-            )
-        for label in _names(example.target):
-            known = self._spelled.setdefault(label.casefold(), label)
-            if known != label:
-                raise SampleError(
-                    f"{label!r} differs from {known!r} in case only; write it the same way",
-                    code="label_case",
-                    field="label",
-                )
-
-
-def _counts(rows: Sequence[Text]) -> Mapping[str, float]:
-    """Return how many rows each label has; of ratings the sum of its shares."""
-    counts: dict[str, float] = defaultdict(float)
-    for row in rows:
-        for label, share in zip(row.labels, row.shares, strict=True):
-            counts[label] += share
-    return counts
-
-
-def _weights(counts: Mapping[str, float]) -> Mapping[str, float]:
-    """Return how much each label counts in the loss; nothing where labels are balanced.
-
-    The square root of what would make all labels count alike: it helps rare ones, and bends the probabilities less.
-    """
-    if not counts or max(counts.values()) < IMBALANCE * min(counts.values()):
-        return {}
-    total = sum(counts.values())
-    raw = {label: sqrt(total / count) for label, count in counts.items()}
-    mean = sum(raw[label] * count for label, count in counts.items()) / total
-    return {label: round(min(MOST_WEIGHT, each / mean), 4) for label, each in raw.items()}
 
 
 # -- outputs
