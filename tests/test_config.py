@@ -464,8 +464,8 @@ def test_a_system_groups_tracks_by_their_roles(home):
     ("override", "told"),
     [
         (
-            "detector.track=no",
-            "systems.lcr.detector: there is no track no; known: chat, detector, large, small",
+            "detector.track=nowhere",
+            "systems.lcr.detector: there is no track nowhere; known: chat, detector, large, small",
         ),
         ("detector.track=chat", "systems.lcr.detector: the track chat learns chat"),
         ("classifier.track=small", "systems.lcr.classifier: name either its track or its variants"),

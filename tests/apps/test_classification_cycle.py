@@ -59,7 +59,9 @@ def home(tmp_path):
 
 
 def texts(*kinds, to=lambda kind: kind):
-    return [{"text": each.input, "label": to(each.target)} for each in tiny_encoder.texts(kinds)]
+    """Return rows, each text also with a number behind it, which the tokenizer does not know."""
+    found = [{"text": each.input, "label": to(each.target)} for each in tiny_encoder.texts(kinds)]
+    return [*found, *({**row, "text": f"{row['text']} 7"} for row in found)]
 
 
 def many():
@@ -135,7 +137,7 @@ def test_a_system_of_tracks_goes_through_the_whole_cycle(home):
 
 
 def _check_chain(home, client):
-    answer = client.ask_system("lcr", ["she took the fig", "she took the tin"])
+    answer = client.ask_system("lcr", ["she took the fig 7", "she took the tin 7"])
     fruit, metal = answer.results
     assert [step.classification.label for step in fruit.steps] == ["fruit", "eaten", "things/food/fruit"]
     assert (metal.ended_at, metal.label) == ("detector", "metal")
@@ -148,7 +150,7 @@ def _check_chain(home, client):
         assert sum(step.classification.probabilities.values()) == pytest.approx(1, abs=1e-4)
     with pytest.raises(ProtocolError, match="large has learned nothing yet"):
         client.ask_system("lcr", ["she took the fig"], "large")
-    typed = ["--home", str(home.root), "classify", "--system", "lcr", "she took the fig"]
+    typed = ["--home", str(home.root), "classify", "--system", "lcr", "she took the fig 7"]
     assert "things/food/fruit" in CliRunner().invoke(cli.app, typed).stdout
     with pytest.raises(ProtocolError) as caught:
         client.classify("small", ["fig " * 70])
@@ -210,13 +212,13 @@ def _check_damage(home):
     loaded = library.load_system("lcr", home=home.root)
     (reason,) = loaded.damaged
     assert reason.startswith("classifier (small): v0.2 is corrupt")
-    (result,) = loaded.answer(["she took the fig"]).results
+    (result,) = loaded.answer(["she took the fig 7"]).results
     assert result.label == "things/food/fruit"
 
     app = App(home, SETTINGS)
     app.start()
     try:
-        answer = Client(home.socket(SETTINGS.server.socket)).ask_system("lcr", ["she took the fig"])
+        answer = Client(home.socket(SETTINGS.server.socket)).ask_system("lcr", ["she took the fig 7"])
         member = answer.members[-1]
         assert (member.track, member.version, member.corrupt) == ("small", "v0.1", ("v0.2",))
         assert answer.results[0].label == "things/food/fruit"
