@@ -10,6 +10,7 @@ import tiny_encoder
 import torch
 from peft import PeftModel
 from test_toy_task import begin
+from training_runs import PLAN
 from transformers import AutoModelForSequenceClassification
 
 from lorad.errors import RegistryError, SampleError
@@ -389,8 +390,10 @@ def several(kinds, dataset):
 def test_a_track_of_several_labels_stays_one(base, tmp_path):
     old, new = several(["fruit", "metal"], "things"), several(["bird"], "birds")
 
-    one = learn(base, tmp_path / "one", old)
-    two = learn(base, tmp_path / "two", new, old, one.candidate)
+    slowly = {"learning_rate": 3e-3, "stopping": replace(PLAN.stopping, max_rounds=120, patience=120)}
+
+    one = learn(base, tmp_path / "one", old, **slowly)
+    two = learn(base, tmp_path / "two", new, old, one.candidate, **slowly)
 
     for run, examples in ((one, old), (two, [*old, *new])):
         assert run.result().verdict.promote, run.result().verdict.reasons

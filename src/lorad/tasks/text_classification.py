@@ -271,6 +271,7 @@ class TextClassification(Predicting):
             said += zip(group, self.predict(model, group), strict=True)
         if not said:
             return {}
+        pairs: list[tuple[AbstractSet[str | None], AbstractSet[str | None]]]
         if any(row.is_multiple for row, _ in said):
             pairs = [(set(row.labels), set(answer["labels"])) for row, answer in said]
             return {"accuracy": _share(own == given for own, given in pairs), **_f1(pairs)}
