@@ -383,17 +383,17 @@ def test_plain_peft_on_the_untouched_base_says_the_same(base, second):
 
 
 def several(kinds, dataset):
-    """Return texts with two labels each: what it is, and whether it lives."""
-    return labelled(kinds, dataset, to=lambda label: [label, "alive" if label == "bird" else "dead"])
+    """Return texts with two labels each: what it is, and how it feels."""
+    return labelled(kinds, dataset, to=lambda kind: [kind, "hard" if kind == "metal" else "soft"])
 
 
 def test_a_track_of_several_labels_stays_one(base, tmp_path):
     old, new = several(["fruit", "metal"], "things"), several(["bird"], "birds")
 
-    slowly = {"learning_rate": 3e-3, "stopping": replace(PLAN.stopping, max_rounds=120, patience=120)}
+    longer = replace(PLAN.stopping, max_rounds=300, patience=300)  # each label is a question of its own
 
-    one = learn(base, tmp_path / "one", old, **slowly)
-    two = learn(base, tmp_path / "two", new, old, one.candidate, **slowly)
+    one = learn(base, tmp_path / "one", old, stopping=longer)
+    two = learn(base, tmp_path / "two", new, old, one.candidate, stopping=longer)
 
     for run, examples in ((one, old), (two, [*old, *new])):
         assert run.result().verdict.promote, run.result().verdict.reasons
@@ -403,11 +403,11 @@ def test_a_track_of_several_labels_stays_one(base, tmp_path):
         assert stack.read("it").problem_type == MULTIPLE
         with stack.use("it") as model, torch.inference_mode():
             said = TASK.predict(model, [TASK.question(stack.base.tokenizer, each.input) for each in examples])
-        unsaid = {"fruit", "metal"}  # of birds nobody said whether they are
+        unsaid = {"fruit", "metal", "hard"}  # of birds nobody said whether they are
         for each, answer in zip(examples, said, strict=True):
             assert set(each.target) - unsaid == set(answer["labels"]) - unsaid
             assert each.dataset == "birds" or set(each.target) == set(answer["labels"])
-    assert peft_io.read_labels(two.candidate)[:3] == peft_io.read_labels(one.candidate)
+    assert peft_io.read_labels(two.candidate) == (*peft_io.read_labels(one.candidate), "bird")
 
 
 def many(count=300):
