@@ -63,7 +63,11 @@ EVENTS = (
 
 def settings_page() -> str:
     """Return ``settings.md``: every section, every setting, what it may be, its default and its meaning."""
-    parts = [INTRO, *(_section(name, kind) for name, kind in _sections(config.Settings))]
+    first: dict[type[BaseModel], str] = {}
+    parts = [INTRO]
+    for name, kind in _sections(config.Settings):
+        is_known = first.setdefault(kind, name) != name
+        parts.append(f"## `{name}`\nAs `{first[kind]}`.\n" if is_known else _section(name, kind))
     return "\n".join(parts) + _renamed()
 
 

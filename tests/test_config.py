@@ -258,7 +258,7 @@ def test_what_a_setting_was_renamed_to_exists():
         ),
         (
             "tracks.chat.task=poetry",
-            "tracks.chat.task: Value error, there is no such task; known: chat, ",
+            "tracks.chat.task: Value error, there is no such task; known: chat, text_classification, ",
         ),
         (
             "planner.learning_rates=[{learning_rate: 0}]",
@@ -440,3 +440,60 @@ def test_a5_a_settings_file_that_yaml_trips_over_is_named(home, text):
 
 def test_what_is_built_in_keeps_its_own_ranges():
     assert Settings.model_validate(Settings().model_dump()) == Settings()
+
+
+# systems
+
+
+LCR = """
+tracks: {detector: {task: text_classification}, large: {task: text_classification}, small: {task: text_classification}}
+systems:
+  lcr:
+    detector: {track: detector, continue_on: [found]}
+    classifier: {variants: {large: large, small: small}, input: "{detector}: {text}"}
+"""
+
+
+def test_a_system_groups_tracks_by_their_roles(home):
+    write(home, "default.yaml", LCR)
+
+    system = load_settings(home).system("lcr")
+
+    assert list(system.roles) == ["detector", "classifier"]
+    assert system.classifier.tracks == {"large": "large", "small": "small"}
+    assert system.roles["detector"].tracks == {"": "detector"}
+    with pytest.raises(ConfigError, match="no system 'lrc'; known: lcr"):
+        load_settings(home).system("lrc")
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        (
+            "detector.track=nowhere",
+            "systems.lcr.detector: there is no track nowhere; known: chat, detector, large, small",
+        ),
+        ("detector.track=chat", "systems.lcr.detector: the track chat learns chat"),
+        ("classifier.track=small", "systems.lcr.classifier: name either its track or its variants"),
+        ("detector.track=null", "systems.lcr.detector: name either its track or its variants"),
+        ("classifier.variant=tiny", "there is no variant tiny; known: auto, large, small"),
+        ("detector.input='{detector} {text}'", "input must hold {text}, and may hold no more than {text}"),
+        ("classifier.input='{text} {txt}'", "may hold no more than {text}, {detector}, {refinement}"),
+        ("classifier.input=nothing", "input must hold {text}"),
+        ("detector.trck=x", "systems.lcr.detector.trck: there is no such setting; did you mean track?"),
+        ("detectr=x", "systems.lcr.detectr: there is no such setting; did you mean detector?"),
+    ],
+)
+def test_what_is_wrong_with_a_system_is_told_with_its_place(home, override, told):
+    write(home, "default.yaml", f"{LCR}".replace("tracks: {", "tracks: {chat: {task: chat}, "))
+
+    (problem,) = problems(home, f"systems.lcr.{override}")
+
+    assert told in problem
+
+
+def test_the_shipped_system_is_sound(home):
+    shipped = load_settings(home, str(SHIPPED / "configs" / "lcr.yaml"))
+
+    assert list(shipped.system("lcr").roles) == ["detector", "refinement", "classifier"]
+    assert {track.base for name, track in shipped.tracks.items() if name != "chat"} == {"minilm", "smollm2"}

@@ -7,16 +7,16 @@ Later sources override earlier ones: built-in defaults, ``configs/default.yaml``
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lorad.errors import ConfigError, did_you_mean
 from lorad.home import Home
-from lorad.records import StoppingRule
+from lorad.records import CLASSIFICATION, StoppingRule
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, le=31_536_000)]
@@ -265,6 +265,8 @@ class EngineSettings(Section):
     """Hash the base models' files at every start: about one second per GB."""
     strict_environment: bool = False
     """Refuse a version that was made with other packages, another device or precision; otherwise only report it."""
+    calibration_check: bool = True
+    """At every load, hold how sure a classifier's version is of its probes against how sure it was when it was made."""
 
 
 class AnsweringSettings(Section):
@@ -312,6 +314,7 @@ class ServerSettings(Section):
 #: The tasks that lorad brings along, by the word that settings use: the one list of them. See ``tasks.find``.
 TASKS = {
     "chat": "lorad.tasks.chat:Chat",
+    CLASSIFICATION: "lorad.tasks.text_classification:TextClassification",
     "token_classification": "lorad.tasks.token_classification:TokenClassification",
     "bidirectional_token_classification": "lorad.tasks.token_classification:BidirectionalTokenClassification",
 }
@@ -329,11 +332,49 @@ class TrackSettings(Section):
     """A track: what is learned for one task on one base model."""
 
     task: Annotated[str, AfterValidator(_is_task)] = "chat"
-    """What it learns: ``chat``; ``token_classification`` (labelled spans, such as names), or
+    """What it learns: ``chat``; ``text_classification``; ``token_classification`` (labelled spans, such as names), or
     ``bidirectional_token_classification``, which lets a causal base read the whole text for each tag; or a task of your own as
     ``module:Class`` (see ``lorad.tasks.interface``)."""
     base: str = "smollm2"
     """Name of a base model in ``models/base``; see ``lorad base add``."""
+
+
+class RoleSettings(Section):
+    """A member of a system: a track that classifies texts, or variants of one by size.
+
+    The steps of a chain are ``detector``, ``refinement`` and ``classifier``, in this order; the first two may be missing.
+    """
+
+    track: TrackName | None = None
+    """The track that answers."""
+    variants: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")], TrackName] = {}
+    """Instead of ``track``: several by names of your own, the largest first."""
+    variant: str = "auto"
+    """Which variant answers unless a request names one; ``auto``: the first that has learned something. Where a program loads
+    the system (``lorad.library``) its base must also fit in the memory that is free."""
+    input: str = "{text}"
+    """What it is asked; ``{detector}`` and ``{refinement}`` are the labels of the steps before."""
+    continue_on: tuple[str, ...] = ()
+    """Labels with which a text goes on to the next step; with any other the chain ends there. Empty: with all."""
+
+    @property
+    def tracks(self) -> dict[str, str]:
+        """Return the tracks by their variants' names, the largest first; a single one has an empty name."""
+        return dict(self.variants) if self.variants else {"": self.track or ""}
+
+
+class SystemSettings(Section):
+    """Tracks that answer together, one after the other: ``POST /lorad/systems/NAME``."""
+
+    detector: RoleSettings | None = None
+    refinement: RoleSettings | None = None
+    classifier: RoleSettings
+
+    @property
+    def roles(self) -> dict[str, RoleSettings]:
+        """Return the members by their roles, in the order of the chain."""
+        found = {"detector": self.detector, "refinement": self.refinement, "classifier": self.classifier}
+        return {name: role for name, role in found.items() if role is not None}
 
 
 class RegistrySettings(Section):
@@ -364,6 +405,7 @@ class Settings(Section):
     """All settings."""
 
     tracks: Annotated[dict[TrackName, TrackSettings], Field(min_length=1)] = {"chat": TrackSettings()}
+    systems: dict[TrackName, SystemSettings] = {}
     inbox: InboxSettings = InboxSettings()
     planner: PlannerSettings = PlannerSettings()
     rehearsal: RehearsalSettings = RehearsalSettings()
@@ -375,12 +417,51 @@ class Settings(Section):
     registry: RegistrySettings = RegistrySettings()
     log: LogSettings = LogSettings()
 
+    @model_validator(mode="after")
+    def _check_systems(self) -> Self:
+        problems = [
+            f"systems.{name}.{role}: {problem}"
+            for name, system in self.systems.items()
+            for role, member in system.roles.items()
+            for problem in _problems_of(role, member, self.tracks)
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def system(self, name: str) -> SystemSettings:
+        """Return a system's settings; raise ``ConfigError`` with the known systems."""
+        if name not in self.systems:
+            known = ", ".join(self.systems) or "none; see configs/lcr.yaml"
+            raise ConfigError(f"there is no system {name!r}; known: {known}", code="no_such_system")
+        return self.systems[name]
+
     def track(self, name: str) -> TrackSettings:
         """Return a track's settings; raise ``ConfigError`` with the known tracks."""
         if name not in self.tracks:
             known = ", ".join(self.tracks)
             raise ConfigError(f"there is no track {name!r}; known: {known}", code="no_such_track")
         return self.tracks[name]
+
+
+def _problems_of(role: str, member: RoleSettings, tracks: Mapping[str, TrackSettings]) -> Iterator[str]:
+    """Yield what is wrong with a member of a system."""
+    if (member.track is None) == (not member.variants):
+        yield "name either its track or its variants"
+        return
+    for track in member.tracks.values():
+        if track not in tracks:
+            yield f"there is no track {track}; known: {', '.join(tracks)}"
+        elif (task := tracks[track].task) in TASKS and task != CLASSIFICATION:
+            yield f"the track {track} learns {task}; a system needs tracks of {CLASSIFICATION}"
+    if member.variant not in ("auto", *member.variants):
+        yield f"there is no variant {member.variant}; known: {', '.join(('auto', *member.variants))}"
+    before = {"detector": ("text",), "refinement": ("text", "detector")}
+    known = before.get(role, ("text", "detector", "refinement"))
+    strange = [name for name in re.findall(r"\{(.*?)\}", member.input) if name not in known]
+    if strange or "{text}" not in member.input:
+        told = ", ".join(f"{{{name}}}" for name in known)
+        yield f"input must hold {{text}}, and may hold no more than {told}"
 
 
 RENAMED = {
@@ -463,6 +544,8 @@ def _overlay(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def _explain(problem: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"])
+    if not where:  # of several sections together, which say what and where
+        return str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] != "extra_forbidden":
         return f"{where}: {problem['msg']} (given: {problem['input']!r})"
     if where in RENAMED:
@@ -489,6 +572,8 @@ def _known_keys(path: Iterable[Any]) -> list[str]:
     for part in path:
         fields = getattr(section, "model_fields", None)
         section = fields[part].annotation if fields else _section_in(section)
+    if not isinstance(section, type):  # one that may be left out
+        section = _section_in(section)
     return sorted(section.model_fields)
 
 

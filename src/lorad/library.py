@@ -1,6 +1,6 @@
 """Lorad's versions in a Python program of one's own, without the daemon.
 
-What lives here: ``load`` and ``load_all``, which check all that the daemon checks before a version answers. What
+What lives here: ``load``, ``load_all`` and ``load_system``, which check all that the daemon checks before a version answers. What
 never does: learning, sharing, changing anything in the home.
 
     from lorad.library import load
@@ -16,14 +16,21 @@ from typing import Any
 import torch
 
 from lorad.config import load_settings
-from lorad.errors import ProtocolError
+from lorad.errors import ProtocolError, RegistryError
 from lorad.home import find_home
-from lorad.models import adapter_stack, bases, generation
+from lorad.models import adapter_stack, bases, generation, hardware
 from lorad.models.heads import Head
+from lorad.serving import systems
+from lorad.serving.answers import Classification, Classifications, SystemAnswer, SystemMember
 from lorad.serving.engine import answer_room, context_length
+from lorad.serving.record_json import read
+from lorad.serving.systems import Chain
 from lorad.tasks import Generating, Predicting, Task, find
 from lorad.versions import loader
 from lorad.versions.store import Registry
+
+PARAMETER_BYTES = 4
+"""Of a base in memory, in the widest precision that it may be held in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +104,48 @@ def load_all(
     return {track: library.load(track, "latest") for track in library.learned()}
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedSystem:
+    """A system whose members have proven themselves, in this process's memory; for one thread at a time."""
+
+    name: str
+    members: Mapping[str, Loaded]
+    """By role, in the order of the chain."""
+    damaged: tuple[str, ...]
+    """The versions that were refused and that others stand in for: one sentence each, with role and track."""
+    _chain: Chain
+
+    def answer(self, texts: Sequence[str]) -> SystemAnswer:
+        """Return what each step says of each text; raise ``SampleError`` for one that cannot be asked."""
+        by_track = {member.track: member for member in self.members.values()}
+
+        def classify(track: str, asked: Sequence[str]) -> Classifications:
+            loaded = by_track[track]
+            said = tuple(read(Classification, each) for each in loaded.predict(asked))
+            return Classifications(model=f"{track}@{loaded.version}", classifications=said)
+
+        def describe(role: str, track: str, variant: str) -> SystemMember:
+            return SystemMember(role=role, track=track, variant=variant, version=by_track[track].version)
+
+        return self._chain.run(texts, classify, describe)
+
+
+def load_system(
+    name: str,
+    variant: str | None = None,
+    *,
+    home: str | Path | None = None,
+    config: str | None = None,
+    strict: bool | None = None,
+) -> LoadedSystem:
+    """Load the members of a system, all with every check; a damaged one's newest intact version stands in for it.
+
+    Of variants the one that is named here or in the settings is loaded, else the largest that fits in memory. Raise
+    ``ConfigError`` when there is no such system, ``RegistryError`` when a member has no intact version.
+    """
+    return _Library(home, config, strict).load_system(name, variant)
+
+
 class _Library:
     def __init__(self, home: str | Path | None, config: str | None, strict: bool | None) -> None:
         self._home = find_home(None if home is None else str(home))
@@ -107,6 +156,36 @@ class _Library:
     def learned(self) -> list[str]:
         return [track for track in self._settings.tracks if Registry(self._home.track(track)).latest]
 
+    def load_system(self, name: str, variant: str | None) -> LoadedSystem:
+        settings = self._settings.system(name)
+        chain = Chain(name, settings, systems.choose(settings, variant, self._fits))
+        members: dict[str, Loaded] = {}
+        damaged: list[str] = []
+        for role, (_, track) in chain.tracks.items():
+            members[role], refused = self._newest_intact(track)
+            damaged += (f"{role} ({track}): {error.message}" for error in refused)
+        return LoadedSystem(name, members, tuple(damaged), chain)
+
+    def _fits(self, track: str) -> bool:
+        """Tell whether a track has learned something, and the memory that is free holds its base."""
+        if not Registry(self._home.track(track)).latest:
+            return False
+        parameters = bases.shape(self._home.base(self._settings.track(track).base)).parameters
+        device = hardware.machine(self._settings.engine.device).device
+        return parameters * PARAMETER_BYTES <= hardware.free_bytes(device)
+
+    def _newest_intact(self, track: str) -> tuple[Loaded, list[RegistryError]]:
+        """Load ``latest`` or the newest version before it that is intact; return why newer ones are not."""
+        registry, refused = Registry(self._home.track(track)), list[RegistryError]()
+        for version in registry.lineage(registry.resolve("latest")):
+            try:
+                return self.load(track, version), refused
+            except RegistryError as error:
+                if not error.is_damage and error.code != "no_such_version":
+                    raise
+                refused.append(error)
+        raise refused[0]
+
     def load(self, track: str, version: str) -> Loaded:
         chosen = self._settings.track(track)
         registry = Registry(self._home.track(track))
@@ -116,7 +195,10 @@ class _Library:
         stack = self._stack(folder, task.head)
         proven = registry.verify(name, stack.base.fingerprint)
         slot = f"{track}-{name}"
-        differs = loader.load(task, stack, slot, proven, folder, strict=self._strict)
+        is_checked = self._settings.engine.calibration_check
+        differs = loader.load(
+            task, stack, slot, proven, folder, strict=self._strict, is_calibration_checked=is_checked
+        )
         return Loaded(track, name, tuple(differs), slot, stack, task)
 
     def _stack(self, folder: Path, head: Head) -> adapter_stack.AdapterStack:

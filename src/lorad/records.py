@@ -20,6 +20,9 @@ T = TypeVar("T")
 CHAT = "chat"
 """What a question in messages and its answer is called: ``Example.task``, and the ``formats`` of its task."""
 
+CLASSIFICATION = "text_classification"
+"""The task of tracks that learn the labels of texts, and of a system's members."""
+
 BASE = "base"
 """What people and answers call the model without any version."""
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 import tiny
-from world import InProcessReader, World, told
+from world import SETTINGS, InProcessReader, World, told
 
 from lorad.apps.daemon.intake import TAKEN_AT_ONCE
-from lorad.config import Settings
+from lorad.config import Settings, TrackSettings
 from lorad.datasets.inbox.inbox import Inbox
 from lorad.states import JobState
 from lorad.storage import files
@@ -180,6 +180,49 @@ def test_a_wrong_sidecar_fails_its_file_and_names_the_key(world, text, told):
     reason = files.read_json(world.home / "inbox" / "failed" / "a.json.reason.json")
     assert (reason["code"], reason["track"]) == ("sidecar", "chat")
     assert told in reason["message"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "sidecar", "code", "told"),
+    [
+        (
+            [("owl", "bird"), ("tin", "Metal")],
+            "",
+            "bad_rows",
+            "row 2, field 'label': 'Metal' differs from 'metal'",
+        ),
+        ([("owl", ["bird"])], "", "bad_rows", "row 1, field 'label': texts of this track have one label"),
+        ([("tin", 1)], "", "bad_rows", "row 1, field 'label': is the number 1; say what it stands for"),
+        ([("tin", 0)], "labels: [metal]", "labels_shrink", "leaves out 'fruit', which the track knows"),
+        ([("", "bird")], "", "bad_rows", "field 'text'"),
+        (
+            [("tin", {"metal": 0.5, "fruit": 0.4})],
+            "",
+            "bad_rows",
+            "field 'label': must be probabilities that sum to 1",
+        ),
+    ],
+)
+def test_labels_that_do_not_fit_what_the_track_knows_fail_their_file(tmp_path, rows, sidecar, code, told):
+    # Given a track of labels that has accepted a file, which waits
+    settings = SETTINGS.model_copy(update={"tracks": {"chat": TrackSettings(task="text_classification")}})
+    world = World(tmp_path, settings)
+    known = [{"text": "she took the tin", "label": "metal"}, {"text": "she took the fig", "label": "fruit"}]
+    world.drop("known.json", json.dumps(known))
+    world.pass_time()
+    assert len(world.ledger.jobs()) == 1
+
+    # When another one comes
+    (world.home / "inbox" / "more.json.meta.yaml").write_text(sidecar)
+    world.drop("more.json", json.dumps([{"text": text, "label": label} for text, label in rows]))
+    world.pass_time()
+
+    # Then it fails with row and field
+    reason = files.read_json(world.home / "inbox" / "failed" / "more.json.reason.json")
+    assert reason["code"] == code
+    assert told in reason["message"]
+    assert len(world.ledger.jobs()) == 1
+    world.database.close()
 
 
 def test_a_pipe_and_a_folder_keep_nobody_waiting(world):

@@ -337,6 +337,57 @@ def test_reading_commands_tell_the_same_in_json(lorad, daemon):
         assert not shown.stdout.startswith("{")
 
 
+SPAM = {
+    "label": "spam/prize",
+    "labels": ["spam/prize"],
+    "confidence": 0.914,
+    "probabilities": {"spam/prize": 0.914, "ham": 0.086},
+    "levels": [{"label": "spam", "probability": 0.914}, {"label": "spam/prize", "probability": 0.914}],
+}
+
+
+def test_texts_are_classified_by_the_only_track_that_learns_labels(lorad, daemon):
+    tracks = snapshot()["tracks"]
+    mail = tracks["chat"] | {"task": "text_classification"}
+    daemon.answers("GET /lorad/status", snapshot(tracks=tracks | {"mail": mail}))
+    told = whole(answers.Classifications, {"model": "mail@v0.2", "classifications": [SPAM, SPAM]})
+    daemon.answers("POST /lorad/classify", told)
+
+    shown = lorad("classify", typed="\ufeffWin a prize\n\nWin [two]\n")
+
+    assert shown.exit_code == 0
+    assert daemon.asked[-1][2] == {"model": "mail", "texts": ["Win a prize", "Win [two]"]}
+    for part in ("mail@v0.2", "Win [two]", "spam/prize", "0.914"):
+        assert part in shown.stdout
+    assert json.loads(lorad("classify", "--model", "mail", "a", "b", "--json").stdout) == told
+
+    daemon.answers("GET /lorad/status", snapshot(tracks=tracks))
+    refused = lorad("classify", "a")
+    assert (refused.exit_code, "no track learns labels" in refused.stderr) == (1, True)
+    assert "no text given" in lorad("classify", "-", typed="").stderr
+
+
+def test_a_system_is_asked_step_by_step(lorad, daemon):
+    member = {
+        "role": "classifier",
+        "track": "mail",
+        "variant": "small",
+        "version": "v0.1",
+        "corrupt": ["v0.2"],
+    }
+    step = {"role": "classifier", "input": "a", "classification": SPAM}
+    result = {"label": "spam/prize", "ended_at": "classifier", "steps": [step]}
+    told = whole(answers.SystemAnswer, {"system": "lcr", "members": [member], "results": [result]})
+    daemon.answers("POST /lorad/systems/lcr", told)
+
+    shown = " ".join(lorad("classify", "--system", "lcr", "--variant", "small", "a").stdout.split())
+
+    assert daemon.asked[-1][2] == {"texts": ["a"], "variant": "small"}
+    assert "classifier: mail@v0.1 small" in shown
+    assert "v0.2 of mail corrupt, v0.1 stands in" in shown
+    assert json.loads(lorad("classify", "--system", "lcr", "a", "--json").stdout) == told
+
+
 def test_tables_are_printed(lorad, daemon):
     daemon.answers("GET /lorad/jobs", {"jobs": [promoted(2, "campus_dining", "v0.2")]})
     assert "promoted v0.2" in lorad("jobs").stdout

@@ -541,3 +541,43 @@ def test_a_chat_track_says_what_a_file_is_and_whose(name, task, told):
     assert (caught.value.code, first["field"]) == ("bad_rows", task)
     assert told in first["message"]
     assert "in a chat track a row needs a question and its answer" in first["message"]
+
+
+# soft labels
+
+
+def read_rows(tmp_path, *rows, labels=()):
+    path = tmp_path / "rated.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return reader.read(path, InboxSettings(), "classify", labels=labels)
+
+
+def test_the_shares_of_ratings_are_a_label(tmp_path):
+    rows = [
+        {"text": "fine", "label": {"good": 0.75, "bad": 0.25, "none": 0}},
+        {"text": "bad", "label": {"1": 1}},
+    ]
+
+    assert said(read_rows(tmp_path, rows[0])) == [("fine", {"bad": 0.25, "good": 0.75})]
+    assert said(read_rows(tmp_path, rows[1], labels=("good", "bad"))) == [("bad", {"bad": 1.0})]
+
+
+@pytest.mark.parametrize(
+    ("label", "field", "told"),
+    [
+        ({"good": 0.7, "bad": 0.2}, "label", "must be probabilities that sum to 1, and these sum to 0.9"),
+        ({"good": 7, "bad": 3}, "label.good", "must be a probability, 0 to 1"),
+        ({"good": True}, "label.good", "must be a probability, 0 to 1"),
+        ({"good": "1"}, "label.good", "must be a probability, 0 to 1"),
+        ({"0": 1.0}, "label.0", "is the number 0; say what it stands for"),
+        ({}, "label", "sum to 0"),
+    ],
+)
+def test_shares_that_are_none_are_refused_with_row_and_field(tmp_path, label, field, told):
+    with pytest.raises(SampleError, match="cannot be used") as caught:
+        read_rows(tmp_path, {"text": "fine", "label": label})
+
+    (problem,) = caught.value.data["rows"]
+    assert problem["row"] == 1
+    assert told in problem["message"] or not label  # an empty label may be told as missing
+    assert problem["field"] == field

@@ -204,7 +204,7 @@ def test_what_is_too_long_for_a_session_is_not_asked(made):
 def test_a_version_that_learned_nothing_here_cannot_be_measured_without_a_file(made):
     # Given a memory without a single example
     with closing(Database(":memory:")) as database:
-        questions = confidence.find_questions(Memory(database, "chat"), ["v0.1"])
+        questions = confidence.find_questions(Memory(database, "chat"), ["v0.1"], find("chat"))
     base = bases.load_to_answer(made.base("tiny"), "cpu", "float32")
     calibrated = confidence.CalibratedModel(made.track("chat") / "versions" / "v0.1", base, find("chat"), 768)
 

@@ -212,3 +212,30 @@ def test_a_head_of_another_width_is_refused(versions, base_folder):
     assert caught.value.code == "wrong_base"
     peft_io.write_adapter(adapter, versions["v0.1"], "base", heads.SEQUENCE)
     peft_io.check_adapter(versions["v0.1"], load(base_folder).model)
+
+
+def test_a_head_is_divided_by_a_temperature_where_it_is_trained(base_folder):
+    base = load(base_folder)
+    heads.build(base.model, base.head, KINDS[:2])
+    wrapped = peft_io.add_lora(base.model, 4, 8, base.head).eval()
+    with torch.inference_mode():
+        before = TOY.forward(wrapped, rows(base)).logits
+
+    heads.soften(wrapped, base.head, 4.0)
+
+    with torch.inference_mode():
+        assert torch.allclose(TOY.forward(wrapped, rows(base)).logits, before / 4, atol=1e-6)
+
+
+def test_what_the_outputs_of_a_head_say_together_is_kept(base_folder, tmp_path):
+    base = load(base_folder)
+    made = replace(learned(base, KINDS[:2]), problem_type="multi_label_classification")
+    peft_io.write_adapter(made, tmp_path, "base", heads.SEQUENCE)
+
+    stack = adapter_stack.AdapterStack(load(base_folder))
+    stack.add("it", tmp_path)
+
+    assert peft_io.read_adapter(tmp_path).problem_type == "multi_label_classification"
+    assert stack.model("it").config.problem_type == "multi_label_classification"
+    assert stack.read("it").problem_type == "multi_label_classification"
+    assert stack.base.model.config.problem_type is None

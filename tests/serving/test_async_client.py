@@ -87,6 +87,8 @@ def test_other_questions_are_records_too(daemon, path):
     daemon.answers("POST /v1/embeddings", vectors)
     daemon.answers("POST /lorad/predict", told)
     daemon.answers("POST /lorad/tag", {"model": "ner@v0.1", "texts": [{"spans": []}]})
+    daemon.answers("POST /lorad/classify", {"model": "mail@v0.1", "classifications": []})
+    daemon.answers("POST /lorad/systems/lcr", {"system": "lcr", "members": [], "results": []})
     daemon.answers("GET /v1/models", {"data": [{"id": "chat", "created": 1}]})
     daemon.answers("GET /lorad/status", snapshot())
     client = AsyncClient(path)
@@ -97,6 +99,9 @@ def test_other_questions_are_records_too(daemon, path):
         model="mail@v0.1", predictions=({"label": "spam"},)
     )
     assert asyncio.run(client.tag_texts(["a"])).texts == (TextSpans(spans=()),)
+    assert asyncio.run(client.classify("mail", ["a"])).model == "mail@v0.1"
+    assert asyncio.run(client.ask_system("lcr", ["a"], "small")).system == "lcr"
+    assert daemon.asked[-1][2] == {"texts": ["a"], "variant": "small"}
     assert [model.id for model in asyncio.run(client.models()).data] == ["chat"]
     assert asyncio.run(client.status()).pid == 4242
     assert asyncio.run(client.call("GET", "/lorad/status", track="a b"))["pid"] == 4242

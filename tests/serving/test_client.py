@@ -116,6 +116,8 @@ ANSWERS = {
     "POST /lorad/forget": {"forgotten": 0, "dry_run": False},
     "POST /lorad/tag": {"model": "ner@v0.1", "texts": [{"spans": []}]},
     "POST /lorad/consolidate": QUEUED,
+    "POST /lorad/classify": {"model": "mail@v0.1", "classifications": []},
+    "POST /lorad/systems/a%2Fb": {"system": "a/b", "members": [], "results": []},
 }
 
 
@@ -144,6 +146,8 @@ ANSWERS = {
             "POST /lorad/versions/prune",
             {"track": "chat", "dry_run": True, "keep": 3},
         ),
+        (lambda c: c.classify("mail", ("a",)), "POST /lorad/classify", {"model": "mail", "texts": ["a"]}),
+        (lambda c: c.ask_system("a/b", ["a"]), "POST /lorad/systems/a%2Fb", {"texts": ["a"]}),
         (lambda c: c.memory("chat"), "GET /lorad/memory", None),
         (lambda c: c.retention("chat"), "GET /lorad/retention", None),
         (lambda c: c.events(5), "GET /lorad/events", None),

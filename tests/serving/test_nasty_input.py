@@ -19,10 +19,10 @@ from schemathesis import GenerationMode
 from structlog.testing import capture_logs
 
 from lorad.apps.daemon.app import App
-from lorad.config import Settings
+from lorad.config import Settings, SystemSettings
 from lorad.errors import ProtocolError, SampleError
 from lorad.home import Home
-from lorad.records import Encoded, Example
+from lorad.records import CLASSIFICATION, Encoded, Example
 from lorad.serving.client import Client, UnixConnection
 from lorad.serving.http.ollama_bodies import OptionsBody
 from lorad.serving.http.schemas import Body
@@ -129,6 +129,17 @@ class Whole(Lengths):
         return [{"spans": [span]} for _ in super().predict(model, rows)]
 
 
+class Labels(Lengths):
+    """A task that says of every text that it is long."""
+
+    name = CLASSIFICATION
+
+    def predict(self, model, rows):
+        del model
+        said = {"label": "long", "labels": ["long"], "confidence": 1.0, "probabilities": {"long": 1.0}}
+        return [said | {"levels": [{"label": "long", "probability": 1.0}]} for _ in rows]
+
+
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
     """Run a daemon with a version, examples and an ended job, that starts no session."""
@@ -142,6 +153,9 @@ def app(tmp_path_factory):
         begin()
     started.engine.attach("lengths", Lengths(), started.engine.base("chat"))
     started.engine.attach("ner", Whole(), started.engine.base("chat"))
+    started.engine.attach("labels", Labels(), started.engine.base("chat"))
+    started.tracks["labels"] = started.tracks["chat"]
+    started.api._systems = {"chain": SystemSettings.model_validate({"classifier": {"track": "labels"}})}
     job = started.ledger.queue("chat", "doors", 1.0, settings={"drop": 1})
     started.ledger.move_job(job, "cancel", 2.0)
     yield started
@@ -277,6 +291,7 @@ NEEDED = {
     "messages": '[{"role": "user", "content": "a"}]',
     "prompt": '"a"',
     "input": '"a"',
+    "texts": '["a"]',
 }
 REQUESTED = ("method", "url", "params", "json", "data")
 
@@ -289,7 +304,7 @@ REQUESTED = ("method", "url", "params", "json", "data")
     "route", [each for each in ROUTES if "POST" in each.methods], ids=lambda each: each.path
 )
 def test_no_route_answers_500_to_a_nasty_body(path, route):
-    target = route.path.replace("{job}", "2").replace("{version}", "v0.1")
+    target = route.path.replace("{job}", "2").replace("{version}", "v0.1").replace("{system}", "chain")
     schema = DOCUMENT["paths"][route.path]["post"].get("requestBody")
     fields = schema["content"]["application/json"]["schema"]["properties"] if schema else {"none": {}}
     for field in fields:
@@ -308,7 +323,7 @@ def test_no_route_answers_500_to_a_nasty_body(path, route):
 def test_a7_no_route_answers_500_to_a_nasty_address(path, route):
     method = min(route.methods)
     names = [each["name"] for each in DOCUMENT["paths"][route.path][method.lower()].get("parameters", ())]
-    plain = {"job": "2", "version": "v0.1", "name": "chat"}
+    plain = {"job": "2", "version": "v0.1", "name": "chat", "system": "chain"}
     for name in names:
         for value in IN_PATHS:
             target = route.path.replace(f"{{{name}}}", value)
@@ -466,6 +481,8 @@ ASKED = {
     "GET /api/version": None,
     "POST /lorad/predict": {"model": "lengths", "inputs": ["Where is it?", "There."]},
     "POST /lorad/tag": {"texts": ["Where is it?", "There."]},
+    "POST /lorad/classify": {"model": "labels", "texts": ["Where is it?", "There."]},
+    "POST /lorad/systems/chain": {"texts": ["Where is it?", "There."]},
     "GET /lorad/status": None,
     "GET /lorad/events?after=0": None,
     "POST /lorad/pause": None,

@@ -44,6 +44,14 @@ def known(memory, *lineage):
     return [item.example for item in memory.learned(lineage)]
 
 
+def test_what_is_kept_is_told_once_and_what_is_forgotten_not(memory, drop):
+    learn(memory, drop, "v0.1", MILL, FORD, INN)
+    memory.add([MOVED, an_example("Where else?", FORD.target)], drop(), 3.0)
+    memory.forget("inns", 4.0)
+
+    assert list(memory.targets()) == [MILL.target, FORD.target, MOVED.target]
+
+
 def test_memory_is_read_page_by_page(memory, database, drop):
     # Given four examples, of which one was forgotten
     learn(memory, drop, "v0.1", MILL, FORD, INN)

@@ -8,14 +8,26 @@ from dataclasses import replace
 import numpy as np
 import uvicorn
 
+from lorad.config import SystemSettings
 from lorad.errors import ProtocolError, RegistryError
 from lorad.records import Job
-from lorad.serving.answers import ModelDescription, Pinned, Pruned, ResumedJob, Tagged, VersionPapers
+from lorad.serving.answers import (
+    Classification,
+    Classifications,
+    ModelDescription,
+    Pinned,
+    Pruned,
+    ResumedJob,
+    SystemMember,
+    Tagged,
+    VersionPapers,
+)
 from lorad.serving.completions import Model
 from lorad.serving.http.server import build
 from lorad.serving.http.unix_socket import bind
-from lorad.serving.record_json import fields_of
+from lorad.serving.record_json import fields_of, read
 from lorad.serving.requests import Chunk, GenerationRequest, PredictionRequest
+from lorad.serving.systems import Chain
 from lorad.states import JobState
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -62,6 +74,32 @@ class FakeDaemon:
         untold = {"spans": []} if formats == "tagging" else None
         request.answers.put([self.said or untold or {"label": asked} for asked in inputs])
         return request, "v0.1-abc"
+
+    def classify(self, model, texts):
+        if self.error:
+            raise self.error
+        request = PredictionRequest(model, "v0.1", texts)
+        request.answers.put([spam(text) for text in texts])
+        return request, "v0.1-abc"
+
+    def system(self, name, variant):
+        if name != "lcr":
+            raise ProtocolError(f"there is no system {name!r}", status=404, code="no_such_system")
+        settings = SystemSettings.model_validate({"classifier": {"track": "mail"}})
+        return Chain(name, settings, {"classifier": (variant or "", "mail")})
+
+    def ask_system(self, chain, texts):
+        if self.error:
+            raise self.error
+
+        def ask(track, asked):
+            said = tuple(read(Classification, spam(text)) for text in asked)
+            return Classifications(model=f"{track}@v0.1", classifications=said)
+
+        def describe(role, track, variant):
+            return SystemMember(role=role, track=track, variant=variant, version="base", corrupt=("v0.2",))
+
+        return chain.run(texts, ask, describe)
 
     def embed(self, model, texts):
         if self.error:
@@ -122,6 +160,19 @@ class FakeDaemon:
 
     def prune(self, track, limits, *, dry_run):
         return Pruned(pruned={track: str(limits)}, dry_run=dry_run)
+
+
+def spam(text):
+    """Return what a classifier says of a text: that it is spam if it promises a prize."""
+    label = "spam/prize" if "prize" in text else "ham"
+    levels = [{"label": each, "probability": 0.9} for each in ("spam", "spam/prize") if label != "ham"]
+    return {
+        "label": label,
+        "labels": [label],
+        "confidence": 0.9,
+        "probabilities": {label: 0.9},
+        "levels": levels,
+    }
 
 
 def made(job):

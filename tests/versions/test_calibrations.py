@@ -3,11 +3,13 @@
 from contextlib import contextmanager
 
 import pytest
-from versions_on_disk import promote, prune
+from versions_on_disk import BASE, NOON, a_candidate, promote, prune
 
 from lorad.errors import RegistryError
 from lorad.storage import fault_points
+from lorad.versions import calibrations
 from lorad.versions.manifests import MANIFEST
+from lorad.versions.promotion import PromotionRecord
 
 
 def test_a_calibration_is_described_without_its_rows(registry):
@@ -77,3 +79,27 @@ def test_a_calibration_that_a_crash_left_behind_goes_at_the_next_start(registry)
 
     left = sorted(path.name for path in (registry.folder / "calibration").iterdir())
     assert left == ["v0.2.json", "v0.3.json"]
+
+
+def test_what_a_session_measured_counts_until_it_is_measured_anew(registry):
+    # Given a version with a calibration among its own files
+    candidate = a_candidate(registry, 1)
+    (candidate / calibrations.OWN).write_text('{"version": "", "temperature": 1.0, "rows": []}')
+    birth = PromotionRecord(job=1, parent=None, base=BASE, description="learned d1")
+    registry.promote(candidate, birth, NOON)
+
+    assert registry.calibration("v0.1") == {"version": "v0.1", "temperature": 1.0, "rows": []}
+    assert registry.is_calibration_its_own("v0.1")
+    registry.keep_calibration("v0.1", {"temperature": 1.3})
+
+    assert registry.calibration("v0.1")["temperature"] == 1.3
+    assert not registry.is_calibration_its_own("v0.1")
+
+
+def test_versions_behind_one_that_were_found_corrupt_are_named(registry):
+    promote(registry, 3)
+    for version in ("v0.1", "v0.3"):
+        registry.mark_corrupt(version)
+
+    assert registry.corrupt_since("v0.2") == ["v0.3"]
+    assert registry.corrupt_since("base") == ["v0.1", "v0.3"]

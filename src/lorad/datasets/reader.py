@@ -294,7 +294,7 @@ class _Tally:
             for example in examples:
                 self._labels.check(example)
         except SampleError as error:
-            self._refuse(line, BadRow("", error.message))
+            self._refuse(line, BadRow(str(error.data.get("field", "")), error.message))
             return
         self._formats[said.format] += 1
         if said.left_out:

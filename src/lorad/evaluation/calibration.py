@@ -60,7 +60,8 @@ class Asked:
 
     id: str
     source: str
-    """``memory``, or the name of the file with questions that were never trained."""
+    """``memory``; ``held out`` for what its drops brought and no session has trained; or the name of another file that was
+    never trained."""
     confidence: float
     right: bool
 

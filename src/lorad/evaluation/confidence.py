@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version as installed
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,6 +18,9 @@ from lorad.models import adapter_stack, bases, hardware
 from lorad.records import Example
 from lorad.storage.memory import Memory
 from lorad.tasks import Task, encode
+
+NEVER_TRAINED = "held out"
+"""The source of what a version's own drops brought and no session has trained (``Task.held_out``)."""
 
 Tell = Callable[[int, int], None]
 """Told how many questions are answered, and of how many."""
@@ -31,16 +35,26 @@ class Question:
 
 
 def find_questions(
-    memory: Memory, lineage: Sequence[str], held_out: Sequence[Example] = ()
+    memory: Memory, lineage: Sequence[str], task: Task, held_out: Sequence[Example] = ()
 ) -> list[Question]:
     """Return what the version at the head of ``lineage`` must know, and those of ``held_out`` that it never saw."""
     learned = [known.example for known in memory.learned(lineage)]
-    asked = {example.input_id for example in learned}
+    asked, apart = {example.input_id for example in learned}, task.held_out(learned)
     unseen = [example for example in held_out if example.input_id not in asked]
     return [
-        *(Question(example, "memory") for example in learned),
+        *(Question(example, NEVER_TRAINED if example.id in apart else "memory") for example in learned),
         *(Question(example, f"held out: {example.dataset}") for example in unseen),
     ]
+
+
+def environment(model: Any) -> dict[str, str]:
+    """Return what usually differs when a model's figures drift: device, precision, libraries."""
+    return {
+        "device": hardware.machine(model.device.type).name,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "torch": installed("torch"),
+        "transformers": installed("transformers"),
+    }
 
 
 class CalibratedModel:
@@ -52,12 +66,7 @@ class CalibratedModel:
         self._task = task
         self._longest = longest
         self.version = version.name
-        self.environment = {
-            "device": hardware.machine(base.model.device.type).name,
-            "dtype": str(base.model.dtype).removeprefix("torch."),
-            "torch": installed("torch"),
-            "transformers": installed("transformers"),
-        }
+        self.environment = environment(base.model)
 
     def ask(self, questions: Sequence[Question], tell: Tell) -> list[Asked]:
         """Return what came of the questions; those with more than ``longest`` tokens are left out."""

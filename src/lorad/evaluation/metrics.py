@@ -70,6 +70,12 @@ def probe_rows(task: Task, stored: Mapping[str, Any]) -> list[Any]:
     return [restore(task.row, {name: entry[name] for name in names}) for entry in stored["probes"]]
 
 
+@torch.inference_mode()
+def probe_confidences(task: Task, model: Any, tokenizer: Any, rows: Sequence[Any]) -> list[float]:
+    """Return how sure a model is of known rows, as a probability each."""
+    return [sure for sure, _ in task.confidences(model, tokenizer, rows)]
+
+
 def _answers(task: Task, model: Any, rows: Sequence[Any]) -> Sequence[torch.Tensor]:
     """Return each row's logits [predictions, classes], in fp32 on the CPU."""
     if not rows:

@@ -28,6 +28,8 @@ class Adapter:
     """All tensors of the head that was trained with it, by their names in the model; none for a base's own head."""
     labels: tuple[str, ...] = ()
     """What that head's outputs are, in order."""
+    problem_type: str | None = None
+    """What they say together: ``multi_label_classification``, or ``None`` where one of them is right."""
 
     @property
     def rank(self) -> int:

@@ -60,16 +60,21 @@ def parts(model: Any, head: Head) -> list[str]:
 
 
 @torch.no_grad()
-def build(model: Any, head: Head, labels: Sequence[str]) -> None:
+def build(model: Any, head: Head, labels: Sequence[str], problem_type: str | None = None) -> None:
     """Give a base a fresh head with an output for each label, and name its outputs (``config.label2id``).
 
-    Where PEFT has put heads of versions beside the base's own, the base's own is replaced.
+    ``problem_type`` is transformers' word for what they say together. Where PEFT has put heads of versions beside the
+    base's own, the base's own is replaced.
     """
     for name in parts(model, head):
         part = getattr(model, name)
         owner, key = (part, "original_module") if hasattr(part, "modules_to_save") else (model, name)
         setattr(owner, key, _sized(getattr(owner, key), max(1, len(labels))))
     name_outputs(model, labels)
+    model.config.problem_type = problem_type
+    config = model.config.get_text_config()
+    if config.pad_token_id is None:  # a causal model finds a text's last token by what pads the others
+        config.pad_token_id = 0
     if hasattr(model, "num_labels"):
         model.num_labels = len(labels)
 
@@ -86,6 +91,17 @@ def put(model: Any, tensors: Mapping[str, Tensor]) -> None:
     own = model.state_dict()
     for name, tensor in tensors.items():
         own[name][: tensor.shape[0]] = tensor.to(own[name])
+
+
+@torch.no_grad()
+def soften(model: Any, head: Head, temperature: float) -> None:
+    """Divide the logits of a trained head by a temperature, for good: in its last layer, which is linear."""
+    for name in parts(model, head):
+        part = getattr(model, name)
+        trained = part.modules_to_save["default"] if hasattr(part, "modules_to_save") else part
+        *_, last = (layer for layer in trained.modules() if isinstance(layer, nn.Linear))
+        for weight in last.parameters():
+            weight.div_(temperature)
 
 
 def _sized(part: nn.Module, outputs: int) -> nn.Module:

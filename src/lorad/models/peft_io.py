@@ -41,6 +41,8 @@ PREFIX = "base_model.model."
 
 #: What an adapter's labels are called in the header of its tensors: PEFT's configuration has no place for them.
 _LABELS = "labels"
+#: What its outputs say together, in the same header.
+_PROBLEM_TYPE = "problem_type"
 
 
 def add_lora(model: Any, rank: int, alpha: int, head: Head = CAUSAL) -> Any:
@@ -69,7 +71,9 @@ def read_live(model: Any, adapter: str = "default") -> Adapter:
             a = module.lora_A[adapter].weight.detach().float().cpu().clone()
             b = module.lora_B[adapter].weight.detach().float().cpu() * module.scaling[adapter]
             factors[name.removeprefix(PREFIX)] = (a, b)
-    return Adapter(factors, head, tuple(model.config.id2label.values()) if head else ())
+    if not head:
+        return Adapter(factors)
+    return Adapter(factors, head, tuple(model.config.id2label.values()), model.config.problem_type)
 
 
 def _kept(tensor: Tensor) -> Tensor:
@@ -102,6 +106,8 @@ def write_adapter(adapter: Adapter, folder: Path, base_name: str, head: Head = C
     if adapter.head:
         config["modules_to_save"] = sorted({name.partition(".")[0] for name in adapter.head})
         told[_LABELS] = json.dumps(adapter.labels)
+    if adapter.problem_type:
+        told[_PROBLEM_TYPE] = adapter.problem_type
     files.write_json(folder / ADAPTER_FILES[0], config)
     files.write_bytes(folder / ADAPTER_FILES[1], save(tensors, metadata=told))
 
@@ -111,7 +117,8 @@ def read_adapter(folder: Path) -> Adapter:
     try:
         config = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
         tensors = load_file(folder / ADAPTER_FILES[1])
-        return replace(fold(tensors, config, folder), labels=read_labels(folder))
+        labels, problem_type = read_labels(folder), read_problem_type(folder)
+        return replace(fold(tensors, config, folder), labels=labels, problem_type=problem_type)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise RegistryError(
             f"the adapter in {folder} cannot be read: {error}", code="adapter_damaged"
@@ -133,8 +140,17 @@ def _is_of_head(name: str, config: Mapping[str, Any]) -> bool:
 
 def read_labels(folder: Path) -> tuple[str, ...]:
     """Return the labels of an adapter's head, from the header alone; none where the base's own head stands."""
+    return tuple(json.loads(_header(folder).get(_LABELS, "[]")))
+
+
+def read_problem_type(folder: Path) -> str | None:
+    """Return what the outputs of an adapter's head say together, from the header alone."""
+    return _header(folder).get(_PROBLEM_TYPE)
+
+
+def _header(folder: Path) -> Mapping[str, str]:
     with safe_open(folder / ADAPTER_FILES[1], framework="pt") as handle:
-        return tuple(json.loads((handle.metadata() or {}).get(_LABELS, "[]")))
+        return handle.metadata() or {}
 
 
 @contextlib.contextmanager

@@ -9,9 +9,9 @@ attention mask) at positions that restart behind the prefix. Logits are computed
 Same numbers as one padded row at a time; a test holds that.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import exp
+from math import exp, log
 from typing import Any
 
 import torch
@@ -70,6 +70,21 @@ def confidences(outputs: Outputs) -> list[tuple[float, bool]]:
     surest = functional.log_softmax(outputs.logits.float(), -1).max(-1).values.cpu()
     sums = _by_row(outputs, surest)
     return [(exp(likely), right) for likely, right in zip(sums, grade(outputs), strict=True)]
+
+
+def fit_temperature(
+    surprise: Callable[[float], float], coldest: float = 0.05, hottest: float = 20.0
+) -> float:
+    """Return the temperature at which a surprise is least that has one minimum, by golden section over its logarithm."""
+    low, high = log(coldest), log(hottest)
+    golden = (5**0.5 - 1) / 2
+    for _ in range(40):  # (hottest / coldest) ** (golden ** 40) is 1 to the eighth digit
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        if surprise(exp(left)) < surprise(exp(right)):
+            high = right
+        else:
+            low = left
+    return exp((low + high) / 2)
 
 
 def _by_row(outputs: Outputs, values: Tensor) -> list[float]:

@@ -82,6 +82,93 @@ class TaggedTexts:
     texts: tuple[TextSpans, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """One level of a label that is a path, ``animals/birds``."""
+
+    label: str
+    """The path as far as this level."""
+    probability: float
+    """Of all paths through it together; never more than the level above has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classification:
+    """What a text is."""
+
+    label: str | None = None
+    """The likeliest label; ``null`` where a text may have several."""
+    labels: tuple[str, ...]
+    """All labels of the text: the likeliest, or those that are at least as likely as not, the likeliest first."""
+    confidence: float
+    """Probability of the whole answer."""
+    probabilities: Mapping[str, float]
+    """Of every label, the likeliest first; those of a text with one label sum to 1. Calibrated on rows that were held out,
+    where there were enough."""
+    levels: tuple[Level, ...] = ()
+    """Of a label that is a path, from the top."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classifications:
+    """What some texts are, in their order."""
+
+    model: str
+    """The track and the version that answered, as ``mail@v0.1``."""
+    system_fingerprint: str = ""
+    """Version and hash of what answered."""
+    classifications: tuple[Classification, ...]
+
+
+# -- systems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemMember:
+    """Who answered for one role of a system."""
+
+    role: str
+    track: str
+    variant: str = ""
+    """Its name in the settings, where a role has several."""
+    version: str
+    """What answered, or would have."""
+    system_fingerprint: str = ""
+    corrupt: tuple[str, ...] = ()
+    """Newer versions of the track that were found corrupt, for which this one stands in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemStep:
+    """What one member said of a text."""
+
+    role: str
+    input: str
+    """What it was asked."""
+    classification: Classification
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemResult:
+    """What a system's chain said of one text."""
+
+    label: str | None = None
+    """The last step's."""
+    ended_at: str
+    """The role of the last step: the chain ends early where a label does not lead on."""
+    steps: tuple[SystemStep, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemAnswer:
+    """What a system says of some texts, in their order."""
+
+    system: str
+    members: tuple[SystemMember, ...]
+    """In the order of the chain."""
+    results: tuple[SystemResult, ...]
+
+
 # -- models
 
 

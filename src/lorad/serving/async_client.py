@@ -13,12 +13,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import h11
 
 from lorad.home import check_socket_path
 from lorad.serving import replies
-from lorad.serving.answers import Predictions, Status, TaggedTexts
+from lorad.serving.answers import Classifications, Predictions, Status, SystemAnswer, TaggedTexts
 from lorad.serving.completions import Completion, CompletionChunk, Models, TextCompletion
 from lorad.serving.replies import ANSWER_SECONDS, TOKEN_SECONDS, given
 
@@ -88,6 +89,17 @@ class AsyncClient:
         """Return the labelled spans of some texts, at most 64."""
         body = {"model": model, "texts": list(texts)}
         return await self._ask(TaggedTexts, "POST", "/lorad/tag", body, seconds=TOKEN_SECONDS)
+
+    async def classify(self, model: str, texts: Sequence[str]) -> Classifications:
+        """Return what texts are, by a track that learns their labels."""
+        body = {"model": model, "texts": list(texts)}
+        return await self._ask(Classifications, "POST", "/lorad/classify", body, seconds=TOKEN_SECONDS)
+
+    async def ask_system(self, system: str, texts: Sequence[str], variant: str | None = None) -> SystemAnswer:
+        """Return what the chain of a system says of texts, step by step."""
+        body = {"texts": list(texts), **given({"variant": variant})}
+        path = f"/lorad/systems/{quote(system, safe='')}"
+        return await self._ask(SystemAnswer, "POST", path, body, seconds=TOKEN_SECONDS)
 
     async def models(self) -> Models:
         """Return everything that can be asked."""

@@ -14,12 +14,14 @@ import socket
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 from lorad.errors import ConfigError
 from lorad.home import check_socket_path
 from lorad.records import Job
 from lorad.serving import replies
 from lorad.serving.answers import (
+    Classifications,
     Datasets,
     Difference,
     Events,
@@ -36,6 +38,7 @@ from lorad.serving.answers import (
     RetentionMatrix,
     Roles,
     Status,
+    SystemAnswer,
     Tagged,
     TaggedTexts,
     VersionPapers,
@@ -164,6 +167,18 @@ class Client:
         """Return the labelled spans of some texts, at most 64."""
         body = {"model": model, "texts": list(texts)}
         return self._ask(TaggedTexts, "POST", "/lorad/tag", body, timeout=TOKEN_SECONDS)
+
+    def classify(self, model: str, texts: Sequence[str]) -> Classifications:
+        """Return what texts are, by a track that learns their labels."""
+        body = {"model": model, "texts": list(texts)}
+        return self._ask(Classifications, "POST", "/lorad/classify", body, timeout=TOKEN_SECONDS)
+
+    def ask_system(self, system: str, texts: Sequence[str], variant: str | None = None) -> SystemAnswer:
+        """Return what the chain of a system says of texts, step by step."""
+        body = {"texts": list(texts), **given({"variant": variant})}
+        return self._ask(
+            SystemAnswer, "POST", f"/lorad/systems/{quote(system, safe='')}", body, timeout=TOKEN_SECONDS
+        )
 
     @contextlib.contextmanager
     def _exchange(

@@ -11,7 +11,7 @@ the others. So neither a rollback nor its undoing needs any bookkeeping here. Wh
 import itertools
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
@@ -339,6 +339,12 @@ class Memory:
             found = self._select(f"AND id IN ({','.join('?' * len(batch))})", *batch)
             held |= {example.id: example for example in found}
         return [held[example_id] for example_id in ids if example_id in held]
+
+    def targets(self) -> Iterator[Any]:
+        """Yield every different target that is kept, replaced ones too, oldest first: what labels a track knows."""
+        query = "SELECT answer FROM examples WHERE track = ? AND forgotten_at IS NULL GROUP BY answer ORDER BY MIN(rowid)"
+        for row in self._db.rows(query, self._track):
+            yield json.loads(row["answer"])
 
     def page(
         self,

@@ -29,7 +29,8 @@ what it returns to others (targets, grades) is on the CPU.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
@@ -113,6 +114,38 @@ class Task(ABC):
         del rows
         return ()
 
+    def problem_type(self, rows: Sequence[Any]) -> str | None:
+        """Return transformers' word for what the outputs of a head for these rows say together.
+
+        ``None`` where one of them is right. A version keeps its parent's.
+        """
+        del rows
+        return None
+
+    def checker(
+        self, targets: Callable[[], Iterable[Any]], named: Sequence[str] = ()
+    ) -> Callable[[Example], None]:
+        """Return what checks the examples of one file, in their order, beside the targets that its track knows.
+
+        It raises ``SampleError`` for one that cannot be learned beside them. ``named`` are the labels of the file's
+        sidecar.
+        """
+        del targets, named
+        return lambda _: None
+
+    def notes(self, rows: Sequence[Any]) -> Sequence[str]:
+        """Return what a session's papers say of all rows that it trains, completed: that rare labels weigh more, say."""
+        del rows
+        return ()
+
+    def held_out(self, examples: Sequence[Example]) -> AbstractSet[str]:
+        """Return the ids of those that are never trained, so that calibration can be fitted and measured on them.
+
+        The same ones in every session: an example that was trained once says nothing.
+        """
+        del examples
+        return frozenset()
+
     # -- learning and grading
 
     @abstractmethod
@@ -151,6 +184,14 @@ class Task(ABC):
                 found[number] = answer
             tell(len(numbers))
         return found
+
+    def temperature(self, model: Any, rows: Sequence[Any]) -> float:
+        """Return what the logits are to be divided by, so that answers are right as often as they are sure.
+
+        Fitted on rows that the model never learned; 1 leaves the logits as they are.
+        """
+        del model, rows
+        return 1.0
 
     def metrics(self, model: Any, rows: Sequence[Any]) -> Mapping[str, float]:
         """Return the field's own numbers of a candidate on all rows of its session: F1, say.

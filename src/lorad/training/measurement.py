@@ -17,7 +17,8 @@ from lorad.models.adapter_stack import AdapterStack
 from lorad.records import Encoded, Evaluation
 from lorad.storage import files
 from lorad.tasks import Generating, Row, Task
-from lorad.training import trainer
+from lorad.training import calibrating, trainer
+from lorad.training.calibrating import Scaling
 from lorad.training.session_examples import SessionExample, score, scores, spread
 
 CANDIDATE = "candidate"
@@ -35,6 +36,8 @@ class TrainingResult:
     logits: torch.Tensor
     """What the model in memory said to ``sample``, to be compared with the one reloaded from disk."""
     truncation: float
+    scaling: Scaling | None = None
+    """How its probabilities were calibrated; ``None`` where nothing was held out."""
 
 
 def ask(task: Task, model: Any, rows: Sequence[Row]) -> torch.Tensor:
@@ -52,10 +55,13 @@ def measure(
     *,
     dataset: str,
     general: Sequence[Encoded],
+    held_out: Sequence[SessionExample] = (),
+    now: float = 0.0,
 ) -> tuple[Evaluation, dict[str, bool]]:
     """Measure what was reloaded as ``CANDIDATE`` over the pristine base; return it, and whether each example is right.
 
-    The probes are written beside the adapter. ``general`` is conversation of the base's own, for the check ``kl``.
+    The probes and its calibration are written beside the adapter. ``general`` is conversation of the base's own, for the
+    check ``kl``; ``held_out`` are examples that were not trained, which are told and not judged.
     """
     new = [each for each in examples if each.is_new]
     at_base = _at_base(task, stack, [each.row for each in new])
@@ -65,6 +71,11 @@ def measure(
         with torch.inference_mode():
             own_metrics = dict(task.metrics(model, [each.row for each in examples]))
         files.write_json(candidate / metrics.PROBES, metrics.probe(task, model, made.sample))
+        unseen = metrics.recalled(task, model, [each.row for each in held_out])
+        if made.scaling:
+            own_metrics |= calibrating.keep(
+                task, model, stack.base.tokenizer, candidate, made.scaling, held_out, now
+            )
     answered = {each.example.id: ok for each, ok in zip(examples, right, strict=True)}
     old = [(each.right, answered[each.example.id]) for each in examples if not each.is_new]
     evaluation = Evaluation(
@@ -84,7 +95,8 @@ def measure(
         ended_by=made.outcome.ended_by,
         **_general_ability(task, stack, examples, general),
     )
-    return evaluation, answered
+    told = {each.example.id: ok for each, ok in zip(held_out, unseen, strict=True)}
+    return evaluation, answered | told
 
 
 def _at_base(task: Task, stack: AdapterStack, rows: Sequence[Row]) -> list[bool]:

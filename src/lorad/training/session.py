@@ -34,7 +34,7 @@ from lorad.models.adapter_stack import AdapterStack
 from lorad.records import Evaluation, Plan, SessionResult, SessionSpec, Verdict
 from lorad.storage import busy_mark, files, permissions
 from lorad.tasks import Generating, Task, encode, find
-from lorad.training import distillation, merged_candidate, session_papers, trainer
+from lorad.training import calibrating, distillation, merged_candidate, session_papers, trainer
 from lorad.training.checkpoint import Checkpoints
 from lorad.training.fact_measurement import FactMeasurement
 from lorad.training.measurement import CANDIDATE, TrainingResult, ask, measure
@@ -77,6 +77,8 @@ class Session:
         self._notes: list[str] = []
         self._repairs: list[str] = []
         self._too_long = 0
+        self._held_out: list[SessionExample] = []
+        """What is asked and never trained."""
         self._began = time.monotonic()
 
     # -- the picture
@@ -167,18 +169,23 @@ class Session:
         if parent is not None:
             adapters.merge(base.model, parent)
         if self._task.head.parts:
-            heads.build(base.model, self._task.head, self._labels(base, parent))
+            labels, problem_type = self._outputs(base, parent)
+            heads.build(base.model, self._task.head, labels, problem_type)
             heads.put(base.model, parent.head if parent else {})
         return StartingModel(base, parent, truncation, general)
 
-    def _labels(self, base: bases.Base, parent: adapters.Adapter | None) -> list[str]:
-        """Return the labels that the candidate knows: its parent's, and behind them those that are new."""
+    def _outputs(self, base: bases.Base, parent: adapters.Adapter | None) -> tuple[list[str], str | None]:
+        """Return the labels that the candidate knows: its parent's, and behind them those that are new.
+
+        And what they say together, which is what its parent's say, if it has any.
+        """
         examples = [*self.folder.new(), *(item.example for item in self.folder.old())]
         usable, _ = encode(self._task, base.tokenizer, examples)
+        rows = [row for _, row in usable]
         known = parent.labels if parent else ()
-        labels = list(dict.fromkeys([*known, *self._task.labels([row for _, row in usable])]))
+        labels = list(dict.fromkeys([*known, *self._task.labels(rows)]))
         label_names.check(labels)
-        return labels
+        return labels, parent.problem_type if parent and known else self._task.problem_type(rows)
 
     def _ask_parent(self, start: StartingModel, examples: Sequence[SessionExample]) -> list[SessionExample]:
         """Test what the merged parent knows of the new examples, and after a truncation of the old ones."""
@@ -203,7 +210,19 @@ class Session:
         self._too_long = len(selection.too_long)
         if selection.too_long:
             self.report({"too_long": selection.too_long})
-        return selection.examples
+        return self._set_apart(selection.examples)
+
+    def _set_apart(self, examples: Sequence[SessionExample]) -> list[SessionExample]:
+        """Return the examples that are trained; keep the others to be asked."""
+        apart = self._task.held_out([each.example for each in examples])
+        self._held_out = [each for each in examples if each.example.id in apart]
+        trained = [each for each in examples if each.example.id not in apart]
+        self._notes += self._task.notes([each.row for each in trained])
+        if self._held_out:
+            self._notes.append(
+                f"{len(self._held_out)} rows are held out of training, so that probabilities are calibrated on them"
+            )
+        return trained
 
     def _general(self, base: bases.Base) -> distillation.General:
         """Return general conversation in the pristine base's own words; made once per base and kept beside it."""
@@ -272,6 +291,7 @@ class Session:
                 f"{outcome.returned_to} are used, which tested better"
             )
         model.eval()
+        scaling = calibrating.scale(self._task, model, start.base.tokenizer, self._held_out)
         sample = [each.row for each in examples[:PROBES]]
         return TrainingResult(
             adapters.concatenate(start.parent, peft_io.read_live(model)),
@@ -279,6 +299,7 @@ class Session:
             sample,
             ask(self._task, model, sample),
             start.truncation,
+            scaling,
         )
 
     def _fresh_lora(self, base: bases.Base, plan: Plan) -> Any:
@@ -321,6 +342,8 @@ class Session:
             examples,
             dataset=self.spec.dataset,
             general=self._general(stack.base).measured,
+            held_out=self._held_out,
+            now=time.time(),
         )
         told = replace(
             evaluation,
@@ -368,8 +391,9 @@ class Session:
         base = Path(self.spec.base)
         loader.keep_tokenizer(base, candidate)
         seconds = time.monotonic() - self._began
-        session_papers.write(candidate, self.spec, made, examples, evaluation, seconds, self._paused)
-        learned = [each.example for each in examples if each.is_new]
+        everything = [*examples, *self._held_out]
+        session_papers.write(candidate, self.spec, made, everything, evaluation, seconds, self._paused)
+        learned = [each.example for each in everything if each.is_new]
         self.folder.write_result(
             SessionResult(
                 parent=self.spec.parent_version,

@@ -1,4 +1,6 @@
-"""Calibration reports of versions. They are kept beside the versions, whose own files never change.
+"""Calibration reports of versions: one that its session put among its own files, and one that was measured later.
+
+A version's files never change, so the latter is kept beside the versions; it counts before the former.
 
 What lives here: reading and keeping these papers. What never does: measuring (``evaluation.calibration``).
 """
@@ -10,6 +12,9 @@ from lorad.errors import RegistryError
 from lorad.storage import files
 from lorad.versions.manifests import MANIFEST
 
+OWN = "calibration.json"
+"""The report that a session has put into the version's folder, sealed by the manifest like all that is there."""
+
 
 def path_of(track: Path, version: str) -> Path:
     """Return where a version's calibration is kept."""
@@ -18,14 +23,25 @@ def path_of(track: Path, version: str) -> Path:
 
 def read(track: Path, version: Path) -> dict[str, Any] | None:
     """Return what was measured of a version's folder; ``None`` when nothing was, or it was another folder."""
-    path = path_of(track, version.name)
+    found = _read(path_of(track, version.name), version.name)
+    if found is not None and found.get("manifest") == files.file_digest(version / MANIFEST):
+        return found
+    return own(version)
+
+
+def own(version: Path) -> dict[str, Any] | None:
+    """Return what its session has measured of a version, ``None`` where it has not."""
+    found = _read(version / OWN, version.name)
+    return None if found is None else found | {"version": version.name}
+
+
+def _read(path: Path, version: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        found = dict(files.read_json(path))
+        return dict(files.read_json(path))
     except (OSError, ValueError, TypeError) as error:
-        raise unreadable(version.name, error) from error
-    return found if found.get("manifest") == files.file_digest(version / MANIFEST) else None
+        raise unreadable(version, error) from error
 
 
 def keep(track: Path, version: Path, measured: dict[str, Any]) -> None:

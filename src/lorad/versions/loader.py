@@ -3,7 +3,7 @@
 What lives here: the checks between verified files and the first answer, in the order in which the cheaper and
 the more certain comes first. What never does: hashes (``version_folders.verify``), what happens to a version that fails.
 
-    files as promoted -> header -> config against weights -> vocabulary -> environment -> probes
+    files as promoted -> header -> config against weights -> vocabulary -> environment -> calibration -> probes
 """
 
 import contextlib
@@ -21,8 +21,10 @@ from lorad.models import bases, hardware, peft_io
 from lorad.models.adapter_stack import AdapterStack
 from lorad.storage import files
 from lorad.tasks import Task
-from lorad.versions import papers
+from lorad.versions import calibrations, papers
 
+CALIBRATION_TOLERANCE = {"float32": 0.02, "bfloat16": 0.1}
+"""How far the probability of a probe's answer may move; bfloat16 rounds."""
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy")
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -124,6 +126,7 @@ def load(
     base_folder: Path | None = None,
     *,
     strict: bool = False,
+    is_calibration_checked: bool = True,
 ) -> list[str]:
     """Bring a version whose files are verified into a stack, or leave the stack as it was and raise ``RegistryError``.
 
@@ -132,6 +135,8 @@ def load(
     differs = check(folder, stack.base, base_folder, strict=strict)
     stack.add(slot, folder)
     try:
+        if is_calibration_checked:
+            check_calibration(task, stack.model(slot), stack.base.tokenizer, folder)
         prove(task, stack.model(slot), folder)
     except BaseException:
         stack.unload(slot)
@@ -157,6 +162,36 @@ def prove(task: Task, model: Any, folder: Path) -> None:
             f"(at most {limit:g}); lorad serves the newest intact version instead",
             code="probes_failed",
             version=version,
+        )
+
+
+def check_calibration(task: Task, model: Any, tokenizer: Any, folder: Path) -> None:
+    """Hold how sure a version is of its probes against how sure it was when it was calibrated; raise if that has moved."""
+    version = folder.name
+    own = calibrations.own(folder)
+    if own is None:
+        return
+    try:
+        with hardware.passing_errors(f"asking {version} how sure it is"):
+            probes = files.read_json(folder / metrics.PROBES)
+            found = metrics.probe_confidences(task, model, tokenizer, metrics.probe_rows(task, probes))
+            moves = [abs(now - then) for now, then in zip(found, own["probes"], strict=True)]
+            precisions = {str(own["environment"]["dtype"]), _dtype(model)}
+    except (OSError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise RegistryError(
+            f"the calibration of {version} cannot be checked: {error}",
+            code="calibration_damaged",
+            version=version,
+        ) from error
+    moved = max(moves, default=0.0)
+    limit = CALIBRATION_TOLERANCE["bfloat16" if "bfloat16" in precisions else "float32"]
+    if not moved <= limit:
+        raise RegistryError(
+            f"the calibration of {version} has drifted: of a probe it is {moved:.3g} surer or less sure than when it was made "
+            f"(at most {limit:g}); lorad serves the newest intact version instead; see: lorad calibrate {version} --check",
+            code="calibration_drifted",
+            version=version,
+            moved=moved,
         )
 
 

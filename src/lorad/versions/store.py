@@ -14,6 +14,7 @@ from lorad import records
 from lorad.config import RegistrySettings
 from lorad.errors import RegistryError
 from lorad.records import SessionResult
+from lorad.states import VersionState
 from lorad.versions import calibrations, merged_copy, papers, promotion, pruning, recovery, version_names
 from lorad.versions.promotion import PromotionRecord
 from lorad.versions.tracker import Tracker, intact
@@ -145,6 +146,13 @@ class Registry:
                 found[version] = error
         return found
 
+    def corrupt_since(self, version: str) -> list[str]:
+        """Return the versions that are newer than one, ``base`` included, and were found corrupt."""
+        entries = self.tracker.read()["checkpoints"]
+        names = [entry["version"] for entry in entries]
+        newer = entries[names.index(version) + 1 :] if version in names else entries
+        return [entry["version"] for entry in newer if entry.get("state") == VersionState.CORRUPT]
+
     def mark_corrupt(self, version: str) -> None:
         """Record that a version must not serve any more."""
         self.tracker.mark_corrupt(version)
@@ -214,6 +222,11 @@ class Registry:
     def calibration(self, version: str) -> dict[str, Any] | None:
         """Return what was measured of a version's confidence, ``None`` when nothing was, or of another folder."""
         return calibrations.read(self.folder, self.path(version))
+
+    def is_calibration_its_own(self, version: str) -> bool:
+        """Tell whether the calibration is the one that its session made, and none was measured since."""
+        path = self.path(version)
+        return calibrations.own(path) is not None and self.calibration(version) == calibrations.own(path)
 
     def keep_calibration(self, version: str, measured: dict[str, Any]) -> None:
         """Keep what was measured of a version beside it: the version itself is never changed."""

@@ -7,7 +7,6 @@ files are taken (``intake``), formats (``datasets.reader``).
 import contextlib
 import json
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from lorad.datasets.inbox.inbox import Inbox
 from lorad.datasets.inbox.taken_files import Taken, unchanged
 from lorad.errors import ProtocolError, SampleError, TransientError
 from lorad.log import get_logger
-from lorad.records import Drop, Job
+from lorad.records import Drop, Example, Job
 from lorad.states import DropState
 from lorad.storage.ledger import Ledger
 from lorad.storage.memory import AddResult
@@ -140,9 +139,15 @@ class Acceptance:
     def _read(self, taken: Taken) -> tuple[sidecar.Sidecar, reader.Reading]:
         meta = self._reader.sidecar(taken.beside) if taken.beside else sidecar.Sidecar()
         track = self._tracks[taken.track]
-        formats = find(track.settings.task).formats
+        task = find(track.settings.task)
+        formats = task.formats
         meta.fit(sidecar.path_of(taken.path).name, taken.track, formats, tuple(self._tracks))
-        check = partial(self._models.check, track)
+        beside = task.checker(track.memory.targets, meta.labels)
+
+        def check(example: Example) -> Example:
+            beside(example)
+            return self._models.check(track, example)
+
         held_out = self._reader.wordings(taken.wordings) if taken.wordings else ()
         reading = self._reader.read(
             taken.source, self._settings, formats, meta.fields, meta.labels, check, held_out=held_out

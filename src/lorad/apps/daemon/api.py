@@ -21,11 +21,14 @@ from lorad.apps.daemon.commands import Commands
 from lorad.apps.daemon.model_host import ModelHost
 from lorad.apps.daemon.snapshot import Snapshot
 from lorad.apps.daemon.turn import Turn
+from lorad.config import SystemSettings
 from lorad.errors import ProtocolError
 from lorad.models import bases
-from lorad.records import BASE, CHAT, Job, digest
-from lorad.serving import queries
+from lorad.records import BASE, CHAT, CLASSIFICATION, Job, digest
+from lorad.serving import queries, systems
 from lorad.serving.answers import (
+    Classification,
+    Classifications,
     Forgotten,
     ModelDescription,
     Pause,
@@ -34,6 +37,8 @@ from lorad.serving.answers import (
     ResumedJob,
     Roles,
     Status,
+    SystemAnswer,
+    SystemMember,
     Tagged,
     VersionPapers,
     Versions,
@@ -42,9 +47,10 @@ from lorad.serving.completions import Model
 from lorad.serving.engine import Engine, context_length
 from lorad.serving.guiding import Grammars, GuidedSampling
 from lorad.serving.queries import Archive
-from lorad.serving.record_json import fields_of
+from lorad.serving.record_json import fields_of, read
 from lorad.serving.requests import GenerationRequest, PredictionRequest, Sampling
 from lorad.serving.retrieval import Embedding, LookUp, Retrieving, is_looked_up, nothing
+from lorad.serving.systems import Chain
 from lorad.states import VersionState
 from lorad.tasks import Generating, Predicting
 from lorad.track import Track
@@ -73,6 +79,7 @@ class Api:
         turn: Turn,
         started_at: float,
         is_ready: Callable[[], bool],
+        chains: Mapping[str, SystemSettings] | None = None,
     ) -> None:
         self.archive = archive
         self.is_ready = is_ready
@@ -84,6 +91,7 @@ class Api:
         self._snapshot = snapshot
         self._turn = turn
         self._started_at = started_at
+        self._systems = chains or {}
         self._grammars: dict[str, Grammars] = {}
         self._making_grammars = threading.Lock()
 
@@ -164,6 +172,44 @@ class Api:
                 raise ProtocolError(told, code="other_way")
             request = self._engine.predict(track, inputs, version)
         return request, self._engine.fingerprint(track, request.version)
+
+    def classify(self, model: str, texts: Sequence[str]) -> tuple[PredictionRequest, str]:
+        """Accept texts for a track that learns their labels, named as ``ask`` has it."""
+        task = self._engine.task(model.partition("@")[0])
+        if task.name != CLASSIFICATION:
+            told = f"{model} learns {task.name}, and not the labels of texts; list the models with: GET /v1/models"
+            raise ProtocolError(told, code="other_way")
+        return self.predict(model, texts)
+
+    def system(self, name: str, variant: str | None) -> Chain:
+        """Return a system's chain with the variants that answer; raise ``ProtocolError`` where there is none of the name."""
+        if name not in self._systems:
+            known = ", ".join(self._systems) or "none; see systems in configs/default.yaml"
+            raise ProtocolError(
+                f"there is no system {name!r}; known: {known}", status=404, code="no_such_system"
+            )
+        settings = self._systems[name]
+        return Chain(name, settings, systems.choose(settings, variant, self._models.can_answer))
+
+    def ask_system(self, chain: Chain, texts: Sequence[str]) -> SystemAnswer:
+        """Run a system's chain, each step at the end of the queue as any other request, and wait for it."""
+
+        def ask(track: str, asked: Sequence[str]) -> Classifications:
+            request, fingerprint = self.classify(track, asked)
+            said = tuple(read(Classification, each) for each in request.answer())
+            model = f"{track}@{request.version}"
+            return Classifications(model=model, system_fingerprint=fingerprint, classifications=said)
+
+        return chain.run(texts, ask, self._member)
+
+    def _member(self, role: str, track: str, variant: str) -> SystemMember:
+        return SystemMember(
+            role=role,
+            track=track,
+            variant=variant,
+            version=self._engine.serving(track),
+            corrupt=tuple(self._track(track).registry.corrupt_since(self._engine.serving(track))),
+        )
 
     def embed(self, model: str, texts: Sequence[str]) -> tuple[str, NDArray[np.float32], int]:
         """Return the embedder's name, the texts' vectors, [N, D], and how many tokens it has read.

@@ -240,6 +240,7 @@ class App:
             turn=self._turn,
             started_at=started_at,
             is_ready=self.is_ready,
+            chains=self.settings.systems,
         )
 
     def _tell_modes(

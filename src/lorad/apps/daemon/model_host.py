@@ -94,6 +94,10 @@ class ModelHost:
                 found.append(error)
         return found
 
+    def can_answer(self, track: str) -> bool:
+        """Tell whether a track has learned something and its model is in memory."""
+        return self._engine.serving(track) != BASE
+
     def ensure_loaded(self, track: Track, version: str) -> None:
         """Verify a version and bring it into memory."""
         if self._engine.resident(track.name, version):

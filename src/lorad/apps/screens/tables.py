@@ -29,6 +29,8 @@ from lorad.errors import ConfigError
 from lorad.records import AnswerThresholds, Drop, Evaluation, FactRecall, Job, Score, Verdict
 from lorad.serving import answers
 from lorad.serving.answers import (
+    Classification,
+    Classifications,
     Datasets,
     Difference,
     Event,
@@ -37,6 +39,7 @@ from lorad.serving.answers import (
     JobWithFile,
     RetentionMatrix,
     ScoreMatrix,
+    SystemAnswer,
     VersionEntry,
     VersionPapers,
     Versions,
@@ -238,6 +241,47 @@ def _check(check: "Comparison") -> "Iterable[RenderableType]":
     yield _text(f"compared on {check.compared}{of} of the same questions; {changed}")
     for name, (then, now) in check.environment.items():
         yield _text((f"{name} was {then}, and is {now}", "yellow"))
+
+
+def classifications(answer: Classifications, texts: Sequence[str]) -> "RenderableType":
+    """Show what each text is, and how likely; of a path also its levels."""
+    rows = [(text, *_classified(said)) for text, said in zip(texts, answer.classifications, strict=True)]
+    return _stack(
+        _text(f"by {answer.model}"),
+        _table(
+            ("text", "label", "probability", "levels"), rows, numbers=(2,), folding=(0, 1, 3), narrowest=12
+        ),
+    )
+
+
+def system_answer(answer: SystemAnswer, texts: Sequence[str]) -> "RenderableType":
+    """Show what each step of a system's chain says of each text, and who answered."""
+    rows = [
+        (text if at == 0 else "", step.role, *_classified(step.classification))
+        for text, result in zip(texts, answer.results, strict=True)
+        for at, step in enumerate(result.steps)
+    ]
+    who = [
+        _text(f"{each.role}: {each.track}@{each.version} {each.variant}".rstrip()) for each in answer.members
+    ]
+    lost = [
+        _text(
+            (
+                f"{each.role}: {', '.join(each.corrupt)} of {each.track} corrupt, {each.version} stands in",
+                "red",
+            )
+        )
+        for each in answer.members
+        if each.corrupt
+    ]
+    columns = ("text", "step", "label", "probability", "levels")
+    return _stack(*who, *lost, _table(columns, rows, numbers=(3,), folding=(0, 2, 4), narrowest=12))
+
+
+def _classified(said: Classification) -> tuple[str, str, str]:
+    """Return labels, the probability of the answer, and the levels with theirs."""
+    levels = ", ".join(f"{level.label} {level.probability:.3f}" for level in said.levels)
+    return ", ".join(said.labels) or NOTHING, _figure_text(said.confidence), levels or NOTHING
 
 
 def memory(answer: Datasets) -> "RenderableType":

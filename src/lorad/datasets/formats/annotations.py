@@ -3,7 +3,8 @@
 What lives here: telling these formats apart, and the one form in which each task's examples are kept:
 
 - ``tagging``: the text, and ``[[start, end, label], …]`` in order, in characters, the end exclusive;
-- ``classify``: the text, and its label, or the list of its labels in order where a text may have several;
+- ``classify``: the text, and its label; or the list of its labels in order where a text may have several; or the share of
+  the ratings that each label got;
 - ``retrieval``: what names a document (title, url, source, id), and its text.
 
 What never does: chat (``reader``), containers (``file_rows``), learning.
@@ -42,7 +43,7 @@ class Labels(tuple[str, ...]):  # noqa: SLOT001 - a tuple cannot have slots besi
 NEEDS = {
     "chat": "a row needs a question and its answer",
     "tagging": "a row needs tokens and their tags, or a text and its spans",
-    "classify": "a row needs a text and its label",
+    "classify": "a row needs a text and its label (or a list of labels, or the probability of each)",
     "retrieval": "a row needs a text, and may have a title, url, source and id",
 }
 
@@ -75,6 +76,9 @@ _CLEAR = 3
 
 #: Makes one emoji of two.
 _JOINER = "\u200d"
+
+#: Probabilities are often written with two or three digits.
+_INEXACT = 0.011
 
 #: A list or an object as a program prints it where a label should be; JSON's lists were unpacked before.
 _PRINTED = re.compile(r"""\s*[\[{]\s*['"\d]""")
@@ -442,8 +446,28 @@ def _classified(row: Row, labels: Labels) -> Example:
     body, key = _only(row, _TEXTS), _only(row, _LABELS)
     _refuse_unknown(row, {body, key})
     value = unpacked(row, key)
-    answer = _several(value, key, labels) if isinstance(value, list) else _name(value, key, labels)
+    if isinstance(value, Mapping):
+        answer: Any = _shares(value, key, labels)
+    else:
+        answer = _several(value, key, labels) if isinstance(value, list) else _name(value, key, labels)
     return Example(task="classify", input=row_values.text(row, body), target=answer)
+
+
+def _shares(values: Mapping[Any, Any], key: str, labels: Labels) -> dict[str, float]:
+    """Return the share of the ratings that each label got, in the labels' order."""
+    found: dict[str, float] = {}
+    for label, share in values.items():
+        where = f"{key}.{label}"
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise BadRow(where, "must be a probability, 0 to 1")
+        name = _name(label, where, labels)
+        if name in found:
+            raise BadRow(where, f"names {name} a second time")
+        found[name] = float(share)
+    total = sum(found.values())
+    if abs(total - 1) > _INEXACT:
+        raise BadRow(key, f"must be probabilities that sum to 1, and these sum to {total:.6g}")
+    return {name: found[name] for name in sorted(found) if found[name]}
 
 
 def _several(values: list[Any], key: str, labels: Labels) -> list[str]:

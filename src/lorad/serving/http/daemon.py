@@ -16,6 +16,7 @@ from lorad.serving.answers import (
     ResumedJob,
     Roles,
     Status,
+    SystemAnswer,
     Tagged,
     VersionPapers,
     Versions,
@@ -23,6 +24,7 @@ from lorad.serving.answers import (
 from lorad.serving.completions import Model
 from lorad.serving.queries import Archive
 from lorad.serving.requests import GenerationRequest, PredictionRequest, Sampling
+from lorad.serving.systems import Chain
 
 
 class Daemon(Protocol):
@@ -53,6 +55,9 @@ class Daemon(Protocol):
     def predict(
         self, model: str, inputs: Sequence[Any], formats: str | None = None
     ) -> tuple[PredictionRequest, str]: ...
+    def classify(self, model: str, texts: Sequence[str]) -> tuple[PredictionRequest, str]: ...
+    def system(self, name: str, variant: str | None) -> Chain: ...
+    def ask_system(self, chain: Chain, texts: Sequence[str]) -> SystemAnswer: ...
     def embed(self, model: str, texts: Sequence[str]) -> tuple[str, NDArray[np.float32], int]: ...
     def retry(self, job: int, *, force: bool, settings: dict[str, Any]) -> Job: ...
     def resume(self, job: int, checkpoint: str | None) -> ResumedJob: ...

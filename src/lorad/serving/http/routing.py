@@ -9,8 +9,9 @@ import contextlib
 import functools
 import inspect
 import math
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Protocol, TypeVar, get_args, get_origin
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, FastAPI, Request
@@ -22,7 +23,6 @@ from lorad.serving.completions import Failure
 from lorad.serving.http import http_errors
 from lorad.serving.http.bodies import Bodies, Json
 from lorad.serving.http.schemas import Body
-from lorad.serving.requests import Request as Asked
 
 T = TypeVar("T")
 
@@ -104,6 +104,14 @@ class Threads:
         """Wait in a thread; whoever is cancelled leaves it behind."""
         self._limiter = self._limiter or CapacityLimiter(self._most)  # belongs to the loop that runs
         return await to_thread.run_sync(act, *arguments, abandon_on_cancel=True, limiter=self._limiter)
+
+
+class Asked(Protocol):
+    """Something that is being answered, and can be ended."""
+
+    @property
+    def cancelled(self) -> threading.Event:
+        """Set when nobody waits for it any more."""
 
 
 @contextlib.asynccontextmanager

@@ -293,6 +293,24 @@ class TagTextsBody(Body):
     texts: list[str] = Field(min_length=1, max_length=INPUTS)
 
 
+class ClassifyBody(Body):
+    """Texts to be classified."""
+
+    example: ClassVar[str] = '{"model": "mail", "texts": ["Win a prize now"]}'
+
+    model: str = Field(max_length=2 * NAME_LENGTH)
+    texts: list[str] = Field(min_length=1, max_length=INPUTS)
+
+
+class SystemBody(Body):
+    """Texts for a system's chain, and which of its variants answer instead of those that the settings name."""
+
+    example: ClassVar[str] = '{"texts": ["The invoice is overdue"]}'
+
+    texts: list[str] = Field(min_length=1, max_length=INPUTS)
+    variant: str | None = _NAME
+
+
 class RollbackBody(Body):
     """Which version to serve again: the previous one, or this."""
 

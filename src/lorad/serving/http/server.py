@@ -11,6 +11,7 @@ from lorad import __version__
 from lorad.config import ServerSettings
 from lorad.serving.http import (
     admin,
+    classification,
     document,
     embeddings,
     health,
@@ -43,7 +44,7 @@ def build(daemon: Daemon, settings: ServerSettings | None = None, token: str | N
     app.state.bodies = Bodies((settings or ServerSettings()).max_body_bytes)
     http_errors.add_handlers(app)
     meters = Meters()
-    for face in (health, prediction, admin):
+    for face in (health, prediction, classification, admin):
         face.add(app, daemon)
     answering, embedding = Answering(daemon, meters), Orders(embeddings.AT_ONCE, embeddings.MOST)
     openai.add(app, daemon, answering)

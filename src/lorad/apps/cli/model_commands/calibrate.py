@@ -70,7 +70,8 @@ def calibrate(
     home, settings = load(home_path, config, overrides)
     registry, _ = find_track(home, settings, track)
     name = registry.resolve(version)
-    stored = None if force and not check else _reference(registry, name)
+    is_anew = (force and not check) or (held_out is not None and registry.is_calibration_its_own(name))
+    stored = None if is_anew else _reference(registry, name)
     if check and stored is None:
         terminal.complain(f"{name} has no reference yet; measure it with: lorad calibrate {name}")
         raise typer.Exit(NO_REFERENCE)
@@ -108,10 +109,11 @@ def _prepare(
     registry, base = find_track(home, settings, track)
     folder = registry.verify(version, bases.read_fingerprint(base))
     unseen = _unseen(home, settings, track, held_out) if held_out else ()
-    with contextlib.closing(Database(home.database)) as database:
-        questions = confidence.find_questions(Memory(database, track), registry.lineage(version), unseen)
-    longest = max(row.max_length for row in settings.planner.table)
     task = find(settings.tracks[track].task)
+    with contextlib.closing(Database(home.database)) as database:
+        memory = Memory(database, track)
+        questions = confidence.find_questions(memory, registry.lineage(version), task, unseen)
+    longest = max(row.max_length for row in settings.planner.table)
     held = bases.load_to_answer(base, settings.engine.device, settings.training.dtype, task.head)
     model = confidence.CalibratedModel(folder, held, task, longest)
     return model, questions

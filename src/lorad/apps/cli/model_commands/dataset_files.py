@@ -21,6 +21,7 @@ from lorad.errors import ConfigError, SampleError
 from lorad.evaluation import judge
 from lorad.home import Home
 from lorad.models import bases, hardware
+from lorad.records import Example
 from lorad.tasks import encode, find
 from lorad.training import planner
 
@@ -168,19 +169,29 @@ def read(
     track = meta.track or track
     formats = find(settings.track(track).task).formats
     meta.fit(sidecar.path_of(file).name, track, formats, tuple(settings.tracks))
-    check = _row_check(home, settings, track)
+    check = _row_check(home, settings, track, meta.labels)
     held_out = other_wordings.beside(file)
     reading = reader.read(file, settings.inbox, formats, meta.fields, meta.labels, check, held_out=held_out)
     return track, meta, reading
 
 
-def _row_check(home: Home, settings: Settings, track: str) -> reader.Check:
-    """Return the check that the inbox runs on each row; without the track's base model, none."""
+def _row_check(home: Home, settings: Settings, track: str, labels: Sequence[str]) -> reader.Check:
+    """Return the check that the inbox runs on each row; without the track's base model, none.
+
+    Labels are compared within the file, and not with those that the track knows.
+    """
+    task = find(settings.tracks[track].task)
+    beside = task.checker(tuple, labels)
     try:
         tokenizer = _tokenizer(home, settings, track)
     except ConfigError:
         return lambda example: example
-    return partial(find(settings.tracks[track].task).check, tokenizer)
+
+    def check(example: Example) -> Example:
+        beside(example)
+        return task.check(tokenizer, example)
+
+    return check
 
 
 def _tokenizer(home: Home, settings: Settings, track: str) -> Any:

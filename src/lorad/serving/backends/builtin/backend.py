@@ -79,6 +79,7 @@ class Builtin:
 
     def __init__(self, settings: EngineSettings) -> None:
         self._strict = settings.strict_environment
+        self._checks_calibration = settings.calibration_check
         self._merges = settings.merge_served
         self._limits = Limits(
             rows=settings.max_batch, prompt_tokens=settings.prefill_tokens, max_bytes=settings.max_cache_bytes
@@ -110,7 +111,13 @@ class Builtin:
         """Bring a version into memory and prove it; return what differs from the environment that it was made in."""
         held = self._tracks[version.track]
         differs = loader.load(
-            held.task, held.stack, version.name, version.folder, version.base_folder, strict=self._strict
+            held.task,
+            held.stack,
+            version.name,
+            version.folder,
+            version.base_folder,
+            strict=self._strict,
+            is_calibration_checked=self._checks_calibration,
         )
         held.loaded[version.name] = version
         self._names[version.name] = held
