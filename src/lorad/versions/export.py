@@ -212,7 +212,7 @@ def _merged(version: Path, base: Path, head: Head) -> bases.Base:
     made, adapter = bases.load_base(base, torch.float32, head=head), peft_io.read_adapter(version)
     adapters.merge(made.model, adapter)
     if adapter.head:
-        heads.build(made.model, head, adapter.labels)
+        heads.build(made.model, head, adapter.labels, adapter.problem_type)
         heads.put(made.model, adapter.head)
     return made
 
