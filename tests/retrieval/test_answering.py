@@ -172,6 +172,13 @@ def test_conversation_about_something_else_is_left_alone(hit, mode):
     assert ask("Write me a poem.", every=hit).mode == mode
 
 
+@pytest.mark.parametrize(
+    ("asked", "mode"), [("Hello!", "weights"), ("22000", "taught"), ("Who calls?", "taught")]
+)
+def test_a_word_that_names_nothing_asks_for_nothing(asked, mode):
+    assert ask(asked, every=found(0.9)).mode == mode
+
+
 def test_nothing_found_leaves_the_question_to_the_model():
     messages = [{"role": "user", "content": "Hello"}]
     reply = answering.reply(messages, Finder(lambda _: None), LINE, unknown_words="No.")

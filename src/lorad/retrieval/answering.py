@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 from lorad.records import AnswerThresholds, Example, as_line
 from lorad.retrieval.neighbours import Neighbour
 from lorad.retrieval.parts import parts
-from lorad.retrieval.words import names
+from lorad.retrieval.words import names, words
 from lorad.storage.memory import Recalled
 
 Mode = Literal["taught", "stored", "weights", "unknown"]
@@ -113,6 +113,19 @@ def reply(
         return Reply(mode="weights", messages=messages)
     if known := finder.exact(messages):
         return _rest_on(known.example, None, is_recalled=known.right)
+    found = _found(asked, finder, thresholds, unknown_words) if _asks(asked[0]) else None
+    return found or Reply(mode="weights", messages=messages)
+
+
+def _asks(text: str) -> bool:
+    """Tell whether a text asks for anything by itself: to "Hello" or "Why?" any example is as near as another."""
+    return len(words(text)) > 1 or bool(names(text))
+
+
+def _found(
+    asked: Sequence[str], finder: Finder, thresholds: AnswerThresholds, unknown_words: str | None
+) -> Reply | None:
+    """Return the answer of an example, or that there is none; ``None`` for what is not about what was taught."""
     find = cache(finder.find)  # a part, and what it leans on, are looked up in several connections
     if several := _each(parts(asked[0]), find, thresholds):
         return _rest_on_all(several, thresholds)
@@ -128,7 +141,7 @@ def reply(
         and _is_about(asked, find, thresholds)
     ):
         return Reply(mode="unknown", text=unknown_words, sources=(_source(alone, thresholds),))
-    return Reply(mode="weights", messages=messages)
+    return None
 
 
 def _each(questions: Sequence[str], find: Find, thresholds: AnswerThresholds) -> list[Found]:

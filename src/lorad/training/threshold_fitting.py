@@ -22,6 +22,11 @@ from lorad.training.session_examples import spread
 FITTED = 80
 """Examples that the thresholds are fitted on. Each is asked in up to two of the grammar's wordings and one that was held out,
 and, as if it had not been learned, in its own wording and one of the grammar's."""
+EACH = 12
+"""Examples of each dataset at least, if it has so many: a few plain facts beside a catalogue get a line of their own
+(``thresholds.LEAST_QUESTIONS``)."""
+MOST = 400
+"""Examples in all, however many datasets there are."""
 
 
 class ThresholdFitting:
@@ -35,7 +40,7 @@ class ThresholdFitting:
         self._max_false_share = max_false_share
         found = [example for example in examples if stands_alone(example)]
         self._slots = facts.all_slots((as_line(each.input), as_line(each.target)) for each in found)
-        self._left = deque(spread(found, FITTED))
+        self._left = deque(_chosen(found))
         self._taught: list[Scored] = []
         self._held_out: list[Scored] = []
         self._untaught: list[Scored] = []
@@ -81,6 +86,14 @@ class ThresholdFitting:
             scored_by=self._finding.scored_by,
         )
         return found if thresholds.is_useful(found, self._max_false_share) else None
+
+
+def _chosen(examples: Sequence[Example]) -> list[Example]:
+    shelves: dict[str, list[Example]] = {}
+    for example in examples:
+        shelves.setdefault(example.dataset, []).append(example)
+    each = max(EACH, FITTED // max(1, len(shelves)))
+    return spread([example for shelf in shelves.values() for example in spread(shelf, each)], MOST)
 
 
 def _scored(hit: Found) -> Scored:
