@@ -27,7 +27,7 @@ from lorad.models.hardware import is_short_of_memory
 from lorad.records import BASE, canonical
 from lorad.retrieval.answering import Mode, Reply
 from lorad.serving import backends
-from lorad.serving.backends.interface import Capabilities, Form, Generation, VersionFiles
+from lorad.serving.backends.interface import Capabilities, Form, Generation, Surroundings, VersionFiles
 from lorad.serving.requests import GenerationRequest, PredictionRequest, Request, Sampling
 from lorad.serving.retrieval import LookUp, nothing
 from lorad.serving.streaming import Streamer, quoted
@@ -113,9 +113,9 @@ class Engine:
     Raise ``ConfigError`` where the settings ask for a backend that is not there.
     """
 
-    def __init__(self, settings: EngineSettings) -> None:
+    def __init__(self, settings: EngineSettings, surroundings: Surroundings | None = None) -> None:
         self._settings = settings
-        self._backend = backends.choose(settings)
+        self._backend = backends.choose(settings, surroundings)
         self._served: dict[str, ServedTrack] = {}
         self._queue: queue.Queue[Request | Callable[[], None]] = queue.Queue()
         self._door = threading.Lock()
@@ -418,6 +418,10 @@ class Engine:
         return self._speed.per_second
 
     # -- work
+
+    def close(self) -> None:
+        """End what the backend runs outside this process; nothing is answered any more."""
+        self._backend.close()
 
     def work(self, timeout: float) -> bool:
         """Take in what has come, then do the next bit of work; return whether there was any within ``timeout`` seconds."""

@@ -58,6 +58,8 @@ class Grammar:
 
     tokens: LLTokenizer
     rules: str
+    schema: Mapping[str, Any] | None = None
+    """The schema itself, for a backend that makes its own grammar."""
 
     def start(self) -> Guide:
         """Return the guide of one answer."""
@@ -83,7 +85,7 @@ class Grammars:
             raise _cannot_follow(str(error)) from None
         if wrong := LLMatcher.validate_grammar(rules, self._tokens):
             raise _cannot_follow(wrong)
-        return Grammar(self._tokens, rules)
+        return Grammar(self._tokens, rules, schema)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ A name that a backend is given for a version holds the version's hash: what is k
 never be another version's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -80,6 +80,17 @@ class Form:
     why_not_merged: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the program around lends a backend that needs more than memory."""
+
+    max_rank: int = 64
+    """Largest rank of a version's adapter."""
+    log: Path | None = None
+    """Where is written what a process of the backend's own says; ``None``: nowhere."""
+    is_stopping: Callable[[], bool] = lambda: False
+
+
 class Backend(Protocol):
     """Keeps versions in memory and answers from them."""
 
@@ -117,3 +128,6 @@ class Backend(Protocol):
     @property
     def active(self) -> int:
         """Count the answers that are being generated."""
+
+    def close(self) -> None:
+        """Let go of everything outside this process; no other call follows."""
