@@ -244,7 +244,14 @@ class EngineSettings(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device for answering; ``auto`` takes a GPU if there is one."""
     backend: Literal["auto", "builtin", "llamacpp", "vllm"] = "auto"
-    """What generates: ``auto`` takes the best one that is there. Only ``builtin`` is there yet; others are refused."""
+    """What generates: ``auto`` is ``builtin``, which needs nothing else; ``vllm`` a vLLM server (CUDA). Others are refused."""
+    vllm_url: Annotated[str, Field(pattern="^http://")] | None = None
+    """Where a vLLM server runs that lorad is to use, like ``http://127.0.0.1:8000``; ``None``: lorad starts one."""
+    vllm_command: Annotated[str, Field(min_length=1)] = "vllm serve"
+    """How the command that starts a vLLM server begins, with options of your own; lorad adds the base and what versions
+    need."""
+    vllm_start_seconds: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    """A vLLM server that lorad starts must answer within this: it loads and compiles the base."""
     merge_served: bool = True
     """Hold the version that serves as a merged copy, which answers faster and takes the memory of the weights that its
     adapter changes; without it, or where memory is short, as an adapter on the base."""

@@ -31,6 +31,8 @@ class Home:
         self.database = self.models / "lorad.sqlite3"
         self.address = self.models / ".daemon.json"
         """Where a running daemon says which socket it answers on."""
+        self.backend_log = self.models / ".backend.log"
+        """What a program says that the daemon runs to answer; see ``engine.backend``."""
 
     def dropped(self, name: str) -> Path:
         """Return where ``done`` or ``failed`` is: in ``drops``, or in the inbox where that is on another file system."""

@@ -23,7 +23,7 @@ from lorad.serving.requests import Chunk
 @pytest.fixture(autouse=True)
 def forget(daemon):
     daemon.asked.clear()
-    daemon.error = None
+    daemon.error = daemon.said = None
 
 
 def post(path, route, body):
@@ -98,7 +98,8 @@ def test_texts_are_tagged_by_a_track_for_tagging(path, daemon, monkeypatch):
     assert daemon.formats == "tagging"
 
 
-def test_a_task_that_answers_without_spans_is_asked_another_way(path):
+def test_a_task_that_answers_without_spans_is_asked_another_way(path, daemon):
+    daemon.said = {"label": "spam"}
     status, _, answer = post(path, "/lorad/tag", {"texts": ["John works"]})
 
     assert (status, json.loads(answer)["error"]["code"]) == (400, "other_way")

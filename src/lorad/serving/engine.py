@@ -30,7 +30,7 @@ from lorad.models.token_bytes import TokenBytes
 from lorad.records import BASE, canonical
 from lorad.retrieval.answering import Mode, Reply
 from lorad.serving import backends
-from lorad.serving.backends.interface import Capabilities, Form, Generation, VersionFiles
+from lorad.serving.backends.interface import Capabilities, Form, Generation, Surroundings, VersionFiles
 from lorad.serving.requests import (
     GenerationRequest,
     PredictionRequest,
@@ -133,10 +133,15 @@ class Engine:
     whether anybody waits for an answer.
     """
 
-    def __init__(self, settings: EngineSettings, tell_busy: Callable[[bool], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        settings: EngineSettings,
+        tell_busy: Callable[[bool], None] = lambda _: None,
+        surroundings: Surroundings | None = None,
+    ) -> None:
         self._settings = settings
         self.choice = backends.chosen(settings)
-        self._backend = backends.choose(settings)
+        self._backend = backends.choose(settings, surroundings)
         self._tell_busy = tell_busy
         self._served: dict[str, ServedTrack] = {}
         self._queue: queue.Queue[Request | Callable[[], None]] = queue.Queue()
@@ -492,6 +497,10 @@ class Engine:
         return median(firsts) if (firsts := list(self._firsts)) else None
 
     # -- work
+
+    def close(self) -> None:
+        """End what the backend runs outside this process; nothing is answered any more."""
+        self._backend.close()
 
     def work(self, timeout: float) -> bool:
         """Take in what has come, then do the next bit of work; return whether there was any within ``timeout`` seconds."""

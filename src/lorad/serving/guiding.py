@@ -71,6 +71,8 @@ class Grammar:
     """Stands at the beginning, and stays there."""
     asked_by: str
     """The field of a request that is to blame where it cannot be followed."""
+    schema: Mapping[str, Any] | None = None
+    """The JSON schema itself, for a backend that makes its own grammar; ``None`` for calls of tools."""
 
     def start(self) -> Guide:
         """Return the guide of one answer."""
@@ -101,7 +103,7 @@ class Grammars:
             rules = LLMatcher.grammar_from_json_schema(dict(schema), overrides=_FORM)
         except (ValueError, RecursionError) as error:  # numbers that are too large for it, or depth
             raise _cannot_follow(str(error), _JSON) from None
-        return self._made(rules, _JSON)
+        return self._made(rules, _JSON, schema)
 
     def call(self, form: tuple[str, str, str] | None, functions: Sequence[Mapping[str, Any]]) -> Grammar:
         """Return the grammar of exactly one call of one of these functions, as a template writes it (``Generating.call_form``).
@@ -132,26 +134,28 @@ class Grammars:
             number = self._special.get(part)
             yield json.dumps(part, ensure_ascii=False) if number is None else f"<[{number}]>"
 
-    def _made(self, rules: str, asked_by: str) -> Grammar:
+    def _made(self, rules: str, asked_by: str, schema: Mapping[str, Any] | None = None) -> Grammar:
         with self._lock:
             if rules in self._recent:
                 self._recent.move_to_end(rules)
                 return self._recent[rules]
-        made = self._ready(rules, asked_by)  # with no lock held: it may take its time
+        made = Grammar(
+            self._ready(rules, asked_by), asked_by, schema
+        )  # with no lock held: it may take its time
         with self._lock:
             self._recent[rules] = made
             while len(self._recent) > KEPT:
                 self._recent.popitem(last=False)
         return made
 
-    def _ready(self, rules: str, asked_by: str) -> Grammar:
+    def _ready(self, rules: str, asked_by: str) -> LLMatcher:
         try:
             matcher = LLMatcher(self._tokens, rules, log_level=0)
         except ValueError as error:
             raise _cannot_follow(str(error), asked_by) from None
         if matcher.is_error():
             raise _cannot_follow(matcher.get_error(), asked_by)
-        return Grammar(matcher, asked_by)
+        return matcher
 
 
 def _is_read(form: tuple[str, str, str]) -> bool:

@@ -38,6 +38,7 @@ from lorad.datasets.isolated.reader_process import Reader
 from lorad.errors import ConfigError, LoradError, TransientError
 from lorad.home import Home, find_home
 from lorad.models import hardware
+from lorad.serving.backends.interface import Surroundings
 from lorad.serving.engine import Engine
 from lorad.serving.http import connections, loopback, server, unix_socket
 from lorad.serving.queries import Archive
@@ -169,7 +170,13 @@ class App:
         self.tracks = open_tracks(self.home, self.settings, database)
         self._busy_mark = BusyMark()
         self._undo.append(("busy mark", self._busy_mark.close))
-        self.engine = Engine(self.settings.engine, self._busy_mark.tell)
+        around = Surroundings(
+            max_rank=self.settings.training.max_rank,
+            log=self.home.backend_log,
+            is_stopping=self.stopping.is_set,
+        )
+        self.engine = Engine(self.settings.engine, self._busy_mark.tell, around)
+        self._undo.append(("engine", self.engine.close))
         self.models = ModelHost(self.settings, self.tracks, self.engine)
         self.lookup = Lookup(self.tracks, self.settings.answering, self.ledger, self.engine.serving)
         self.indexes: dict[str, Index] = {}

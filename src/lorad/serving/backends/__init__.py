@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from lorad.config import EngineSettings
 from lorad.errors import ConfigError
 from lorad.serving.backends.builtin.backend import Builtin
-from lorad.serving.backends.interface import Backend
+from lorad.serving.backends.interface import Backend, Surroundings
+from lorad.serving.backends.vllm.backend import Vllm
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +26,16 @@ def chosen(settings: EngineSettings) -> Choice:
         return Choice("builtin", "engine.backend is auto")
     if settings.backend == "builtin":
         return Choice("builtin", "engine.backend names it")
+    if settings.backend == "vllm":
+        return Choice("vllm", "engine.backend names it")
     raise ConfigError(
         f"engine.backend is {settings.backend}, which this version of lorad does not have yet; set it to auto or builtin",
         code="no_backend",
     )
 
 
-def choose(settings: EngineSettings) -> Backend:
+def choose(settings: EngineSettings, surroundings: Surroundings | None = None) -> Backend:
     """Return the backend that ``engine.backend`` chooses; raise ``ConfigError`` as ``chosen`` does."""
-    chosen(settings)
+    if chosen(settings).name == "vllm":
+        return Vllm(settings, surroundings or Surroundings())
     return Builtin(settings)

@@ -10,7 +10,7 @@ A name that a backend is given for a version holds the version's hash: what is k
 never be another version's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -90,6 +90,17 @@ class Form:
     """Whether that may be another time, so that ``prefer`` is worth another try: memory is short."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the program around lends a backend that needs more than memory."""
+
+    max_rank: int = 64
+    """Largest rank of a version's adapter."""
+    log: Path | None = None
+    """Where is written what a process of the backend's own says; ``None``: nowhere."""
+    is_stopping: Callable[[], bool] = lambda: False
+
+
 class Backend(Protocol):
     """Keeps versions in memory and answers from them."""
 
@@ -131,3 +142,6 @@ class Backend(Protocol):
     @property
     def cache_bytes(self) -> int | None:
         """Return how much memory keys and values of the answers take, ``None`` where that is not known; from any thread."""
+
+    def close(self) -> None:
+        """Let go of everything outside this process; no other call follows."""

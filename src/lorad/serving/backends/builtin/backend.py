@@ -211,6 +211,9 @@ class Builtin:
         """Count the answers that are being generated."""
         return sum(turn.answers.active for turn in list(self._turns))
 
+    def close(self) -> None:
+        """Let go of nothing: all of it is in this process."""
+
     def _bytes(self) -> int:
         return sum(turn.answers.bytes for turn in self._turns)
 
