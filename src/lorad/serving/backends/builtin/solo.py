@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from lorad.serving.backends.builtin.sampling import Chooser
 from lorad.serving.backends.interface import Generation
+from lorad.serving.backends.sampling import Chooser
 
 ENDLESS = 2**31 - 1
 
