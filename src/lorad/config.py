@@ -241,7 +241,11 @@ class EngineSettings(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device for answering; ``auto`` takes a GPU if there is one."""
     backend: Literal["auto", "builtin", "llamacpp", "vllm"] = "auto"
-    """What generates: ``auto`` takes the best one that is there. Only ``builtin`` is there yet; others are refused."""
+    """What generates: ``auto`` takes ``builtin``. ``llamacpp`` needs the package llama-cpp-python (extra ``llamacpp``) and serves
+    tracks of chat on Llama models; ``vllm`` is not there yet and refused."""
+    gguf: Literal["f32", "f16", "q8_0"] = "f16"
+    """Precision of the GGUF copy of each version that ``llamacpp`` serves. ``q8_0`` takes half the memory of ``f16``; a version
+    that answers its probes otherwise in it is refused."""
     merge_served: bool = True
     """Hold the version that serves as a merged copy, which answers faster and takes the memory of the weights that its
     adapter changes; without it, or where memory is short, as an adapter on the base."""

@@ -60,8 +60,11 @@ class RegistryError(LoradError):
 
     @property
     def is_damage(self) -> bool:
-        """Tell whether the version itself is to blame; else it is whole, and what is around it is another."""
-        return self.code not in {
+        """Tell whether the version itself is to blame; else it is whole, and what is around it is another.
+
+        Where an error names the ``backend`` it is that one's: the version has proven itself before.
+        """
+        return "backend" not in self.data and self.code not in {
             "wrong_base",
             "other_environment",
             "other_tokenizer",
