@@ -244,7 +244,11 @@ class EngineSettings(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device for answering; ``auto`` takes a GPU if there is one."""
     backend: Literal["auto", "builtin", "llamacpp", "vllm"] = "auto"
-    """What generates: ``auto`` is ``builtin``, which needs nothing else; ``vllm`` a vLLM server (CUDA). Others are refused."""
+    """What generates: ``auto`` is ``builtin``, which needs nothing else. ``llamacpp`` needs the package llama-cpp-python (extra
+    ``llamacpp``) and serves tracks of chat on Llama models; ``vllm`` is a vLLM server (CUDA)."""
+    gguf: Literal["f32", "f16", "q8_0"] = "f16"
+    """Precision of the GGUF copy of each version that ``llamacpp`` serves. ``q8_0`` takes half the memory of ``f16``; a version
+    that answers its probes otherwise in it is refused."""
     vllm_url: Annotated[str, Field(pattern="^http://")] | None = None
     """Where a vLLM server runs that lorad is to use, like ``http://127.0.0.1:8000``; ``None``: lorad starts one."""
     vllm_command: Annotated[str, Field(min_length=1)] = "vllm serve"

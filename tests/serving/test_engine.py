@@ -662,14 +662,6 @@ def test_a_stop_text_that_comes_in_pieces_is_held_back_and_ends_the_answer(engin
 # backends, forms and swaps
 
 
-@pytest.mark.parametrize("name", ["llamacpp"])
-def test_a_backend_that_is_not_built_yet_is_refused_by_name(name):
-    with pytest.raises(ConfigError, match=f"engine.backend is {name}") as caught:
-        Engine(EngineSettings(backend=name))
-
-    assert caught.value.code == "no_backend"
-
-
 def begin(folders, **settings):
     made = Engine(EngineSettings(**settings))
     made.attach("chat", find("chat"), bases.load_base(folders / "base", torch.float32))

@@ -11,7 +11,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from lorad.serving.backends.builtin.sampling import FEW, choose, generator, is_greedy
+from lorad.serving.backends.sampling import FEW, choose, generator, is_greedy
 from lorad.serving.requests import Sampling
 
 

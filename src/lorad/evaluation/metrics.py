@@ -56,12 +56,20 @@ def probe_again(task: Task, model: Any, stored: Mapping[str, Any]) -> tuple[floa
     Raise ``KeyError``, ``TypeError``, ``ValueError``, ``IndexError`` or ``RuntimeError`` when it is no such record.
     """
     coarse = "bfloat16" in {stored["dtype"], str(model.dtype).removeprefix("torch.")}
-    rows = probe_rows(task, stored)
+    answers = _answers(task, model, probe_rows(task, stored))
+    return difference(stored, answers), PROBE_TOLERANCE["bfloat16" if coarse else "float32"]
+
+
+def difference(stored: Mapping[str, Any], answers: Sequence[torch.Tensor]) -> float:
+    """Return the largest difference of a logit from what ``probe`` stored; of each row [predictions, classes].
+
+    Raise as ``probe_again`` does.
+    """
     worst = 0.0
-    for entry, logits in zip(stored["probes"], _answers(task, model, rows), strict=True):
+    for entry, logits in zip(stored["probes"], answers, strict=True):
         then = torch.tensor(entry["logits"])
         worst = max(worst, float((logits.gather(1, torch.tensor(entry["top"])) - then).abs().max()))
-    return worst, PROBE_TOLERANCE["bfloat16" if coarse else "float32"]
+    return worst
 
 
 def probe_rows(task: Task, stored: Mapping[str, Any]) -> list[Any]:

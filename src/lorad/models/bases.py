@@ -67,6 +67,8 @@ class Base:
     model: Any
     tokenizer: Any
     fingerprint: str
+    folder: Path
+    """Where its files are."""
     head: Head = CAUSAL
 
     @property
@@ -303,7 +305,7 @@ def load_base(folder: Path, dtype: torch.dtype, device: str = "cpu", head: Head 
     nn.Module.to(model, device)
     model.requires_grad_(False)
     model.train(mode=False)
-    return Base(model, tokenizer, fingerprint, head)
+    return Base(model, tokenizer, fingerprint, folder, head)
 
 
 def check_kind(folder: Path, head: Head) -> None:

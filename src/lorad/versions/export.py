@@ -32,6 +32,14 @@ LABELS = "labels.json"
 """In an export with a head of its own: the names of its outputs, in order, which PEFT has no place for."""
 KNOWN_HEADS = (heads.CAUSAL, heads.SEQUENCE, heads.TOKEN)
 """What other programs load by transformers' own classes."""
+GGUF_PRECISIONS = {
+    "f32": gguf.LlamaFileType.ALL_F32,
+    "f16": gguf.LlamaFileType.MOSTLY_F16,
+    "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+}
+"""GGUF's words for how matrices are stored, and its numbers for a file of them."""
+Q8_BLOCK = 32
+"""Numbers of a row that share a scale in ``q8_0``."""
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 DIGITS = {"type": "Digits", "individual_digits": True}
 PRE_TOKENIZERS = (([BYTES], "gpt-2"), ([DIGITS, BYTES], "smollm"))
@@ -208,8 +216,11 @@ def _read_adapter(folder: Path, base: Path, head: Head) -> Any:
 # -- merged: a model that needs no base
 
 
-def _merged(version: Path, base: Path, head: Head) -> bases.Base:
-    made, adapter = bases.load_base(base, torch.float32, head=head), peft_io.read_adapter(version)
+def _merged(version: Path | None, base: Path, head: Head) -> bases.Base:
+    made = bases.load_base(base, torch.float32, head=head)
+    if version is None:
+        return made
+    adapter = peft_io.read_adapter(version)
     adapters.merge(made.model, adapter)
     if adapter.head:
         heads.build(made.model, head, adapter.labels, adapter.problem_type)
@@ -246,6 +257,15 @@ def _copy_tokenizer(base: Path, target: Path) -> None:
 
 
 def _write_gguf(version: Path, base: Path, target: Path, head: Head) -> None:
+    del head
+    write_gguf(target / f"{version.name}.gguf", base, version)
+
+
+def write_gguf(file: Path, base: Path, version: Path | None, precision: str = "f16") -> None:
+    """Write a base, or a version merged into it in fp32, as GGUF; its matrices in one of ``GGUF_PRECISIONS``.
+
+    Raise ``ConfigError`` where lorad writes no GGUF of such a model.
+    """
     config = files.read_json(base / "config.json")
     tokenizer = files.read_json(base / "tokenizer.json")
     if config.get("model_type") != "llama" or tokenizer["model"]["type"] != "BPE":
@@ -254,16 +274,29 @@ def _write_gguf(version: Path, base: Path, target: Path, head: Head) -> None:
         )
     if told := _not_plain(config) or _other_words(tokenizer):
         raise _no_gguf(f"GGUF export supports only plain Llama models, and this one has {told}")
-    name = f"{version.name}.gguf"
-    writer = gguf.GGUFWriter(target / name, "llama")
-    _describe(writer, config, f"{base.name} {version.name}")
-    _add_vocabulary(writer, tokenizer, config["vocab_size"], base)
-    for key, tensor in _gguf_tensors(_merged(version, base, head).model, config):
-        writer.add_tensor(key, tensor.numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    writer = gguf.GGUFWriter(file, "llama")
+    try:
+        _describe(writer, config, f"{base.name} {version.name}" if version else base.name)
+        writer.add_file_type(GGUF_PRECISIONS[precision])
+        _add_vocabulary(writer, tokenizer, config["vocab_size"], base)
+        for key, tensor in _gguf_tensors(_merged(version, base, heads.CAUSAL).model, config):
+            numbers, kind = _stored(tensor, precision)
+            writer.add_tensor(key, numbers, raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+    finally:
+        writer.close()
+
+
+def _stored(tensor: Tensor, precision: str) -> tuple[Any, gguf.GGMLQuantizationType]:
+    """Return a tensor as GGUF stores it, and as what: norms always in float32, as llama.cpp wants them."""
+    if tensor.dim() == 1 or precision == "f32":
+        return tensor.float().numpy(), gguf.GGMLQuantizationType.F32
+    if precision == "q8_0" and tensor.shape[-1] % Q8_BLOCK == 0:
+        kind = gguf.GGMLQuantizationType.Q8_0
+        return gguf.quantize(tensor.float().numpy(), kind), kind
+    return tensor.to(torch.float16).numpy(), gguf.GGMLQuantizationType.F16
 
 
 def _no_gguf(told: str) -> ConfigError:
@@ -314,7 +347,6 @@ def _describe(writer: gguf.GGUFWriter, config: dict[str, Any], name: str) -> Non
     writer.add_rope_freq_base((config.get("rope_parameters") or config).get("rope_theta", 10000.0))
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
 
 
 def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: dict[str, Any], size: int, base: Path) -> None:
@@ -375,7 +407,7 @@ def _ends(tokenizer: Any) -> dict[str, int]:
 
 
 def _gguf_tensors(model: Any, config: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """Yield GGUF's names and tensors: matrices in float16, norms in float32, as llama.cpp wants them."""
+    """Yield GGUF's names and tensors, the latter in fp32."""
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
     heads = config["num_attention_heads"]
     key_heads = config.get("num_key_value_heads") or heads
@@ -387,7 +419,7 @@ def _gguf_tensors(model: Any, config: dict[str, Any]) -> Iterator[tuple[str, Ten
             raise ConfigError(f"GGUF has no name for {name}", code="no_gguf")
         if name.endswith(("q_proj.weight", "k_proj.weight")):
             tensor = _interleaved(tensor, heads if "q_proj" in name else key_heads)  # noqa: PLW2901 - the same one, in another order
-        yield key, tensor.to(torch.float32 if tensor.dim() == 1 else torch.float16).contiguous()
+        yield key, tensor.contiguous()
 
 
 def _interleaved(matrix: Tensor, heads: int) -> Tensor:

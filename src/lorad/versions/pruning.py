@@ -10,7 +10,7 @@ from typing import Any
 from lorad.config import RegistrySettings
 from lorad.states import VersionState, advance
 from lorad.storage import files
-from lorad.versions import calibrations
+from lorad.versions import calibrations, gguf_copies
 from lorad.versions import tracker as tracking
 from lorad.versions.tracker import Tracker
 from lorad.versions.version_folders import Stored
@@ -88,4 +88,5 @@ def _remove_all(tracker: Tracker, content: dict[str, Any], entries: Sequence[dic
 def remove(tracker: Tracker, version: str) -> None:
     """Remove a version's folder last: while it is there, the next start finishes what was cut short."""
     files.remove(calibrations.path_of(tracker.track, version))
+    gguf_copies.remove(tracker.track, version)
     files.remove(tracker.folders.folder / version)

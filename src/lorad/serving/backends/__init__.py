@@ -6,9 +6,10 @@ What lives here: which one the settings choose. What never lives in a backend: t
 from dataclasses import dataclass
 
 from lorad.config import EngineSettings
-from lorad.errors import ConfigError
 from lorad.serving.backends.builtin.backend import Builtin
 from lorad.serving.backends.interface import Backend, Surroundings
+from lorad.serving.backends.llamacpp import binding
+from lorad.serving.backends.llamacpp.backend import LlamaCpp
 from lorad.serving.backends.vllm.backend import Vllm
 
 
@@ -21,21 +22,17 @@ class Choice:
 
 
 def chosen(settings: EngineSettings) -> Choice:
-    """Return which backend it is; raise ``ConfigError`` where this lorad has none of that name."""
+    """Return which backend it is, and why."""
     if settings.backend == "auto":
         return Choice("builtin", "engine.backend is auto")
-    if settings.backend == "builtin":
-        return Choice("builtin", "engine.backend names it")
-    if settings.backend == "vllm":
-        return Choice("vllm", "engine.backend names it")
-    raise ConfigError(
-        f"engine.backend is {settings.backend}, which this version of lorad does not have yet; set it to auto or builtin",
-        code="no_backend",
-    )
+    return Choice(settings.backend, "engine.backend names it")
 
 
 def choose(settings: EngineSettings, surroundings: Surroundings | None = None) -> Backend:
-    """Return the backend that ``engine.backend`` chooses; raise ``ConfigError`` as ``chosen`` does."""
-    if chosen(settings).name == "vllm":
+    """Return the backend that ``engine.backend`` chooses; raise ``ConfigError`` where it is not to be had here."""
+    name = chosen(settings).name
+    if name == "vllm":
         return Vllm(settings, surroundings or Surroundings())
+    if name == "llamacpp":
+        return LlamaCpp(settings, binding.Model, binding.version())
     return Builtin(settings)

@@ -80,7 +80,7 @@ class Form:
     """In which form the version that serves is held."""
 
     kind: str
-    """``base``, ``adapter`` or ``merged``."""
+    """``base``, ``adapter``, ``merged`` or ``gguf``."""
     added_bytes: int = 0
     """Memory that the form takes beside the base and the adapter."""
     is_packed: bool = False

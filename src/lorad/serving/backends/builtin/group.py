@@ -22,11 +22,10 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from lorad.errors import ProtocolError
 from lorad.models.hardware import is_short_of_memory
 from lorad.serving.backends.builtin.row_cache import RowCache, bytes_per_token, next_logits, pairs_of
-from lorad.serving.backends.builtin.sampling import Chooser, logprobs
 from lorad.serving.backends.interface import Generation
+from lorad.serving.backends.progress import Progress, check_prompt
 
 SHORTEST_PREFIX = 128
 """Tokens that a prompt must have in common with the one before it, for these to be taken over. In bfloat16 it is rounded
@@ -70,46 +69,15 @@ class Answers(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class _Row:
+class _Row(Progress):
     """An answer on its way."""
 
-    generation: Generation
-    tokens: list[int]
-    """Of the prompt and of the answer so far."""
-    chooser: Chooser
-    number: int
+    number: int = 0
     """Counts up: an older answer has a lower one."""
     cache: DynamicCache = field(default_factory=DynamicCache)
     """What the model has made of the tokens, until it joins the others'."""
     read: int = 0
     """Tokens that are in ``cache``."""
-    is_new: bool = True
-    """Whether its tokens are still the prompt alone."""
-
-    def say(self, token: int, logits: Tensor) -> bool:
-        """Hand on a token that was chosen from logits, [V]; return whether the answer goes on.
-
-        What goes wrong there ends this answer alone.
-        """
-        self.tokens.append(token)
-        self.is_new = False
-        try:
-            if self.generation.sink.put([token], logprobs(logits, token, self.generation.sampling)):
-                return True
-        except BaseException as error:  # noqa: BLE001 - whoever waits is told; a panic of Rust's is no Exception
-            self.generation.sink.end(error)
-        else:
-            self.generation.sink.end()
-        return False
-
-    def say_next(self, logits: Tensor, likeliest: int) -> bool:
-        """Choose the next token for its logits, [V], and hand it on, as ``say`` does."""
-        try:
-            token = likeliest if self.chooser.takes_likeliest else self.chooser.choose(logits)
-        except BaseException as error:  # noqa: BLE001 - whoever waits is told; a panic of Rust's is no Exception
-            self.generation.sink.end(error)
-            return False
-        return self.say(token, logits)
 
     def begin_again(self) -> None:
         """Forget what the model has made of the tokens; what was said stays said."""
@@ -139,11 +107,8 @@ class Group:
 
     def submit(self, generation: Generation) -> None:
         """Take one more answer; raise ``ProtocolError`` for a prompt that the model cannot read."""
-        if not 0 <= max(generation.prompt, default=-1) < self._vocabulary:
-            # on a GPU it would end all others with it
-            raise ProtocolError("the prompt holds a token that the model does not have", code="bad_prompt")
-        row = _Row(generation, list(generation.prompt), Chooser(generation.sampling), next(self._numbers))
-        self._waiting.append(row)
+        check_prompt(generation.prompt, self._vocabulary)  # on a GPU it would end all others with it
+        self._waiting.append(_Row(generation, number=next(self._numbers)))
 
     @property
     def is_idle(self) -> bool:

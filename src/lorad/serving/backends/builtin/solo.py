@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorad.serving.backends.builtin.sampling import Chooser, logprobs
 from lorad.serving.backends.interface import Generation
+from lorad.serving.backends.sampling import Chooser, logprobs
 
 KEPT_AS = ("past_key_values", "cache_params", "state")
 """What transformers' models call what they keep of the tokens before, in what they return and in what they take."""
