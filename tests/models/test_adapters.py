@@ -591,6 +591,8 @@ def test_a_changed_digest_of_a_file_is_found(tmp_path):
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
         RuntimeError("unable to mmap 8 bytes from file <a>: Cannot allocate memory (12)"),
         OSError(errno.EMFILE, "Too many open files"),
+        MemoryError("Cannot allocate memory (os error 12)"),
+        MemoryError(),
     ],
 )
 def test_a_machine_in_trouble_is_no_damage(error):
@@ -599,10 +601,25 @@ def test_a_machine_in_trouble_is_no_damage(error):
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("size mismatch for lora_A"), OSError(errno.ENOENT, "No such file")]
+    "error",
+    [
+        RuntimeError("size mismatch for lora_A"),
+        OSError(errno.ENOENT, "No such file"),
+        FileNotFoundError("No such file or directory: /nowhere/at/all"),
+        FileNotFoundError(""),
+    ],
 )
 def test_what_is_wrong_with_a_file_stays_wrong(error):
     with pytest.raises(type(error)) as caught, hardware.passing_errors("loading v0.1"):
         raise error
 
     assert caught.value is error
+
+
+def test_a_file_that_safetensors_misses_although_it_is_there_is_no_damage(tmp_path):
+    # Given what it says where too many files are open: it has no number
+    (tmp_path / "weights").touch()
+    error = FileNotFoundError(f"No such file or directory: {tmp_path / 'weights'}")
+
+    with pytest.raises(TransientError, match="cannot be opened"), hardware.passing_errors("loading v0.1"):
+        raise error

@@ -10,6 +10,7 @@ import platform
 import time
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import torch
@@ -120,10 +121,27 @@ def passing_errors(doing: str) -> Iterator[None]:
     try:
         with files.passing_errors(doing):
             yield
+    except MemoryError as error:
+        raise TransientError(
+            f"{doing}: {str(error) or 'memory is short'}; lorad will retry", code="memory"
+        ) from error
+    except FileNotFoundError as error:
+        if _is_there_all_the_same(error):
+            raise TransientError(
+                f"{doing}: a file that is there cannot be opened, as where too many are open; lorad will retry",
+                code="disk",
+            ) from error
+        raise
     except RuntimeError as error:
         if is_short_of_memory(error) or isinstance(error, torch.AcceleratorError):
             raise TransientError(f"{doing}: {error}; lorad will retry", code="memory") from error
         raise
+
+
+def _is_there_all_the_same(error: FileNotFoundError) -> bool:
+    """Tell whether safetensors has said of a file that it is missing, as it does of whatever it cannot open."""
+    path = str(error).partition(": ")[2]
+    return error.errno is None and bool(path) and Path(path).is_file()
 
 
 def is_short_of_memory(error: BaseException) -> bool:

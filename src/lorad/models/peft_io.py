@@ -274,14 +274,15 @@ def check_settings(folder: Path, model: Any) -> None:
 def check_adapter(folder: Path, model: nn.Module) -> None:
     """Compare a version's adapter with its own config and with the base, reading headers alone.
 
-    Raise ``RegistryError``: ``adapter_damaged`` when a header cannot be read, ``adapter_config`` when config and
+    Raise ``TransientError`` when the machine is in trouble, and ``RegistryError``: ``adapter_damaged`` when a header cannot be read, ``adapter_config`` when config and
     weights disagree, ``wrong_base`` when the base has no such layers.
     """
     try:
-        config = files.read_json(folder / ADAPTER_FILES[0])
-        with safe_open(folder / ADAPTER_FILES[1], framework="pt") as handle:
-            # the library has checked that offsets, shapes and the file's length agree
-            shapes = {name: handle.get_slice(name).get_shape() for name in handle.keys()}  # noqa: SIM118 - not a mapping
+        with passing_errors(f"reading {folder.name}"):
+            config = files.read_json(folder / ADAPTER_FILES[0])
+            with safe_open(folder / ADAPTER_FILES[1], framework="pt") as handle:
+                # the library has checked that offsets, shapes and the file's length agree
+                shapes = {name: handle.get_slice(name).get_shape() for name in handle.keys()}  # noqa: SIM118 - not a mapping
         rank, alpha, targets = int(config["r"]), config["lora_alpha"], set(config["target_modules"])
         kind = (config["peft_type"], bool(config.get("use_dora")), bool(config.get("use_rslora")))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
