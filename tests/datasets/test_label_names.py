@@ -20,7 +20,9 @@ def tagged(*labels):
 
 def test_labels_are_what_an_example_is_taught():
     assert label_names.of(tagged("PER", "LOC", "PER")) == {"PER", "LOC"}
-    assert label_names.of(Example(task="classify", input="x", target="spam")) == set()
+    assert label_names.of(Example(task="classify", input="x", target="spam")) == {"spam"}
+    assert label_names.of(Example(task="classify", input="x", target=["a", "b"])) == {"a", "b"}
+    assert label_names.of(Example(task="classify", input="x", target={"a": 0.5, "b": 0.5})) == {"a", "b"}
     assert label_names.of(Example(task="chat", input=[], target="spam")) == set()
 
 

@@ -50,5 +50,9 @@ def _compare(name: str, known: str) -> None:
 
 
 def of(example: Example) -> set[str]:
-    """Return the labels of an example's spans; of other tasks none: what labels texts have is checked with what they mean."""
-    return {label for _, _, label in example.target} if example.task == "tagging" else set()
+    """Return the labels of an example's spans, or of its text; of other tasks none."""
+    if example.task == "tagging":
+        return {label for _, _, label in example.target}
+    if example.task == "classify":
+        return {example.target} if isinstance(example.target, str) else set(example.target)
+    return set()

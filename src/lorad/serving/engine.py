@@ -460,6 +460,8 @@ class Engine:
         for request in left:
             self._accepted.remove(request)
             request.end_cancelled()  # whoever still listens is not left waiting
+        if left:
+            self._note_busy()
 
     def _capped(self, room: int, wanted: int | None) -> int:
         """Hold an answer of no stated length to the operator's limit, if there is one."""
@@ -534,7 +536,7 @@ class Engine:
             else:
                 self._backend.submit(self._generation(served, request))
                 return
-        except Exception as error:  # noqa: BLE001 - the client is told, the engine lives on
+        except BaseException as error:  # noqa: BLE001 - the client is told; a panic of Rust's is no Exception
             request.fail(_as_error(error))
         self._leave(request)
 
@@ -586,7 +588,7 @@ class Engine:
                 request.end_cancelled()
             else:
                 self._predict(request)
-        except Exception as error:  # noqa: BLE001 - the client is told, the engine lives on
+        except BaseException as error:  # noqa: BLE001 - the client is told; a panic of Rust's is no Exception
             request.fail(_as_error(error))
         finally:
             self._is_predicting = False
@@ -642,7 +644,7 @@ class _Answer:
                 self._request.end_cancelled()
             else:
                 self._streamer.close()
-        except Exception as failure:  # noqa: BLE001 - the last tokens cannot be made into text
+        except BaseException as failure:  # noqa: BLE001 - the last tokens cannot be made into text
             self._request.fail(_as_error(failure))
         finally:
             self._leave(self._request)

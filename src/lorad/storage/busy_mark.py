@@ -15,6 +15,8 @@ import tempfile
 import time
 from collections.abc import Callable
 
+from lorad.storage import files
+
 SIZE = 8
 
 
@@ -23,8 +25,11 @@ class BusyMark:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - open for as long as the mark is
-        self._file.truncate(SIZE)
+        with files.passing_errors("making the busy mark"):
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - open for as long as the mark is
+            self._file.write(
+                bytes(SIZE)
+            )  # a hole has no place on a full disk, and a store there ends the process
         self._time = memoryview(mmap.mmap(self._file.fileno(), SIZE)).cast("d")
         self._time[0] = -math.inf
 

@@ -159,7 +159,7 @@ class TextClassification(Predicting):
         weights = {
             label: weight for row in rows for label, weight in zip(row.labels, row.weights, strict=False)
         }
-        if not weights:
+        if not weights or len(counts) < 2:  # noqa: PLR2004 - what is rare may stand in the rows that are held out
             return ()
         rare, *_, common = sorted(counts, key=counts.__getitem__)
         note = (

@@ -28,7 +28,7 @@ from lorad.records import Example
 from lorad.tasks.interface import PASS_TOKENS, Predicting
 
 OUTSIDE = "O"
-FOLDED = -1e4
+FOLDED = -8192.0
 """The logit of a label whose probability was added to ``O``'s: far below any other, and a number, to be compared."""
 PADDING = 0
 """A token that no other looks at."""

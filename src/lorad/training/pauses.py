@@ -23,6 +23,8 @@ SHORTEST = 0.3
 turn, in pieces so short that no single answer bears much of it."""
 LINGER = 0.5
 """Seconds behind an answer during which the next one is expected."""
+TOLD_EVERY = 10.0
+"""Seconds of waiting after which it is told anew."""
 NAP = 0.01
 """Seconds between two looks at the mark while a session waits."""
 
@@ -48,6 +50,9 @@ class Pauses:
         self._worked_from = clock()
         self.seconds = 0.0
         """Waited so far."""
+        self.tell: Callable[[], None] = lambda: None
+        """Called when it has waited for another ``TOLD_EVERY`` seconds: a session that waits long is not a slow one."""
+        self._told = 0.0
 
     def look(self) -> None:
         """Wait, if somebody waits for an answer and the budget allows it."""
@@ -65,6 +70,9 @@ class Pauses:
             now = self._clock()
         self.seconds += now - began
         self._budget -= now - began
+        if self.seconds - self._told >= TOLD_EVERY:
+            self._told = self.seconds
+            self.tell()
         return now
 
     def _is_answering(self, now: float) -> bool:

@@ -70,6 +70,10 @@ class Session:
         """With ``pauses`` the session waits for answers."""
         self.folder = folder
         self._pauses = pauses
+        if pauses:
+            pauses.tell = lambda: self.report({})
+        self._paused_training = 0.0
+        """How long the newest training waited; its ``seconds`` count that."""
         self.spec = spec
         self._training = TrainingSettings.model_validate(spec.settings["training"])
         self._limits = JudgeSettings.model_validate(spec.settings["judge"])
@@ -122,7 +126,7 @@ class Session:
 
     def _has_time_to_refit(self, so_far: trainer.Outcome, examples: Sequence[SessionExample]) -> bool:
         """Tell whether every row can be learned anew, at the pace so far, before the session is stopped."""
-        seconds_per_token = so_far.seconds / max(1, so_far.tokens)
+        seconds_per_token = max(0.0, so_far.seconds - self._paused_training) / max(1, so_far.tokens)
         rounds = max(REFIT_ROUNDS, 2 * self.spec.plan.epochs)
         needed = rounds * seconds_per_token * sum(len(each.row) for each in examples)
         left = self._training.max_seconds - (time.monotonic() - self._began - self._paused)
@@ -185,7 +189,18 @@ class Session:
         known = parent.labels if parent else ()
         labels = list(dict.fromkeys([*known, *self._task.labels(rows)]))
         label_names.check(labels)
-        return labels, parent.problem_type if parent and known else self._task.problem_type(rows)
+        if rows and not labels:
+            raise TrainingError("no row has a label; drop some with labels first", code="no_labels")
+        asked = self._task.problem_type(rows)
+        if parent is None or not known:
+            return labels, asked
+        if rows and asked != parent.problem_type:
+            raise TrainingError(
+                "the version before was taught texts with one label each, and these have lists of labels, or the other "
+                "way round; drop them into another track",
+                code="other_labels",
+            )
+        return labels, parent.problem_type
 
     def _ask_parent(self, start: StartingModel, examples: Sequence[SessionExample]) -> list[SessionExample]:
         """Test what the merged parent knows of the new examples, and after a truncation of the old ones."""
@@ -205,7 +220,8 @@ class Session:
 
     def _examples(self, base: bases.Base) -> list[SessionExample]:
         """Return the examples of the specification with their rows; what is left out is noted."""
-        selection = select(self.folder, self._task, base.tokenizer, self.spec)
+        most = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
+        selection = select(self.folder, self._task, base.tokenizer, self.spec, most)
         self._notes += selection.notes
         self._too_long = len(selection.too_long)
         if selection.too_long:
@@ -276,9 +292,11 @@ class Session:
             ).row,
         )
         self.report({"phase": "training", "rounds": plan.stopping.max_rounds, "target": plan.stopping.recall})
+        paused = self._paused
         outcome = trainer.train(
             self._task, model, material, plan, report=self.report, checkpoints=checkpoints
         )
+        self._paused_training = self._paused - paused
         self._notes += checkpoints.broken if checkpoints else []
         if outcome.pack_tokens < plan.pack_tokens:
             self._notes.append(

@@ -45,10 +45,12 @@ class Selection:
     notes: list[str]
 
 
-def select(folder: RunFolder, task: Task, tokenizer: Any, spec: SessionSpec) -> Selection:
+def select(
+    folder: RunFolder, task: Task, tokenizer: Any, spec: SessionSpec, most: int | None = None
+) -> Selection:
     """Encode a session's examples; leave out what is too long or cannot be written for this model.
 
-    The plan's length is of this file: an older one's longer rows are kept. Raise ``SampleError`` or ``TrainingError``
+    The plan's length is of this file: an older one's longer rows are kept. The model reads ``most`` tokens, if it says so. Raise ``SampleError`` or ``TrainingError``
     when nothing is left to learn.
     """
     old = folder.old()
@@ -56,7 +58,7 @@ def select(folder: RunFolder, task: Task, tokenizer: Any, spec: SessionSpec) -> 
     held, unheld = encode(task, tokenizer, [item.example for item in old])
     fresh, held = _completed(task, fresh, held)
     known = {item.example.id: item.right for item in old}
-    limit = spec.plan.max_length
+    limit = min(spec.plan.max_length, most or spec.plan.max_length)
     examples = [
         SessionExample(example, row, is_new=True, right=False, knows=False)
         for example, row in fresh

@@ -1,6 +1,7 @@
 """What texts are: ``classify``."""
 
 import sys
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -10,10 +11,13 @@ from lorad.apps.cli.options import Json
 from lorad.apps.screens import tables
 from lorad.errors import ConfigError
 from lorad.records import CLASSIFICATION
+from lorad.serving.answers import Classifications
 from lorad.serving.client import Client
 
 app = typer.Typer()
 
+TEXTS_AT_ONCE = 64
+"""Texts of one request; the daemon takes no more."""
 BYTE_ORDER_MARK = "\ufeff"
 
 Texts = Annotated[
@@ -50,8 +54,17 @@ def classify(
         told = client.ask_system(system, asked, variant)
         show(told, as_json, lambda answer: tables.system_answer(answer, asked))
         return
-    said = client.classify(model or _only_track(client), asked)
+    said = _classified(client, model or _only_track(client), asked)
     show(said, as_json, lambda answer: tables.classifications(answer, asked))
+
+
+def _classified(client: Client, model: str, asked: list[str]) -> Classifications:
+    """Return what the texts are, asked in parts, by one version for all."""
+    parts = [asked[begin : begin + TEXTS_AT_ONCE] for begin in range(0, len(asked), TEXTS_AT_ONCE)]
+    first = client.classify(model, parts[0])
+    rest = [client.classify(first.model, part) for part in parts[1:]]
+    found = tuple(each for answer in (first, *rest) for each in answer.classifications)
+    return replace(first, classifications=found)
 
 
 def _asked(texts: list[str] | None) -> list[str]:

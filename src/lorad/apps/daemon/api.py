@@ -130,6 +130,13 @@ class Api:
         must_call: Sequence[Mapping[str, Any]],
         sampling: Sampling,
     ) -> Sampling:
+        if must_call and not self._engine.capabilities(track).calls:
+            raise ProtocolError(
+                f'the backend that answers for {track} cannot make a model call a tool; send tool_choice "auto", or set '
+                "engine.backend to builtin",
+                code="unsupported_parameter",
+                param="tool_choice",
+            )
         task, tokenizer = cast("Generating", self._engine.task(track)), self._engine.base(track).tokenizer
         with self._making_grammars:  # of one base once, however many ask together
             if track not in self._grammars:

@@ -216,10 +216,10 @@ class App:
 
     def _trains_beside_answering(self) -> bool:
         """Tell whether a session computes where answers are computed, and has to wait for them."""
-        devices = {
-            hardware.machine(each.device).device for each in (self.settings.training, self.settings.engine)
-        }
-        return len(devices) == 1 and self.settings.training.min_share < 1
+        training, engine = self.settings.training, self.settings.engine
+        # vLLM computes on the GPU; engine.device is where the daemon's own copy of the base is
+        answers = "cuda" if engine.backend == "vllm" else hardware.machine(engine.device).device
+        return hardware.machine(training.device).device == answers and training.min_share < 1
 
     def _wire_api(self) -> None:
         started_at = time.time()

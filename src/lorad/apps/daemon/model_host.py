@@ -106,7 +106,10 @@ class ModelHost:
         digest = files.file_digest(folder / MANIFEST)
         differs = self._engine.load(track.name, version, folder, digest, track.base)
         labels = peft_io.read_labels(folder)
-        self._labels[track.name, version] = LabelNames(re.sub("^[BI]-", "", label) for label in labels)
+        is_tagging = find(track.settings.task).formats == "tagging"
+        self._labels[track.name, version] = LabelNames(
+            re.sub("^[BI]-", "", label) if is_tagging else label for label in labels
+        )
         if differs:
             log.warning("environment_differs", track=track.name, version=version, differs=differs)
 

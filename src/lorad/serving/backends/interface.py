@@ -71,6 +71,8 @@ class Capabilities:
     """Whether several answers share a step."""
     because: str
     """Why, in a few words for people."""
+    calls: bool = True
+    """Whether an answer can be made to call a tool."""
     logprobs: bool = False
     """Whether it tells how likely tokens were; a request that asks for it is refused by name where it does not."""
 

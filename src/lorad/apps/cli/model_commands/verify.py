@@ -90,7 +90,10 @@ def _of_track(
         row: dict[str, Any]
         try:
             folder = registry.verify(name, base.fingerprint)
-            differs = loader.load(task, stack, name, folder, base_folder, strict=strict)
+            is_checked = settings.engine.calibration_check
+            differs = loader.load(
+                task, stack, name, folder, base_folder, strict=strict, is_calibration_checked=is_checked
+            )
             row = {"version": name, "intact": True, "differs": differs}
         except RegistryError as error:
             row = {"version": name, "intact": False, **error.as_dict()}

@@ -93,7 +93,8 @@ class LlamaCpp:
                 model = self._opened(file, base, None)
             except ConfigError as error:
                 raise _cannot_serve(track, error.message, code=error.code) from error
-            proof.prove_base(model, base.model, base.folder.name)
+            with hardware.passing_errors("proving the base in llama.cpp"):
+                proof.prove_base(model, base.model, base.folder.name)
         else:
             model = alike.model
         held = self._tracks[track] = _Track(task, base, model, file)
@@ -134,7 +135,17 @@ class LlamaCpp:
         digest = version.name.rpartition("-")[2]
         file = gguf_copies.of_version(version.folder, digest, self._settings.gguf)
         model = self._opened(file, track.base, version.folder)
-        proof.prove(track.task, model, stack.model(version.name), version.folder, self._settings.gguf)
+        label = version.folder.name
+        try:
+            with hardware.passing_errors(f"asking llama.cpp the probes of {label}"):
+                proof.prove(track.task, model, stack.model(version.name), version.folder, self._settings.gguf)
+        except RuntimeError as error:
+            raise RegistryError(
+                f"llama.cpp cannot be asked the probes of {label}: {error}",
+                code="probes_failed",
+                version=label,
+                backend="llamacpp",
+            ) from error
         self._served[version.name] = _Served(version.name, track, model, file)
         return differs
 

@@ -104,7 +104,7 @@ class Vllm:
         """Tell that answers share steps, and where the server is."""
         del track
         state = f", which is away: {self._why_away}" if self._why_away else ""
-        return Capabilities(batches=True, because=f"vLLM at {self._server.address}{state}")
+        return Capabilities(batches=True, because=f"vLLM at {self._server.address}{state}", calls=False)
 
     def load(self, version: VersionFiles) -> list[str]:
         """Let the server load a version beside the others and prove it; return what differs from where it was made."""

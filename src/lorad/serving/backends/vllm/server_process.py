@@ -78,12 +78,12 @@ class ServerProcess:
             return
         if process.stdin:
             process.stdin.close()  # which the keeper sees
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        # also where the keeper has ended: the server may not have ended with it
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _open_log(log: Path) -> IO[Any]:
