@@ -306,7 +306,8 @@ class Sink:
     def __init__(self):
         self.tokens, self.ended = [], 0
 
-    def put(self, tokens):
+    def put(self, tokens, logprobs=()):
+        del logprobs
         self.tokens += tokens
         return len(self.tokens) < 6
 

@@ -36,7 +36,8 @@ class Sink:
         self.ended = 0
         self.error = None
 
-    def put(self, tokens):
+    def put(self, tokens, logprobs=()):
+        del logprobs
         self.tokens += tokens
         return len(self.tokens) < self.most
 
@@ -211,7 +212,7 @@ class Panic(BaseException):
 def test_an_answer_that_cannot_be_handed_on_ends_alone():
     asked = [wanted(prompt, 20) for prompt in prompts(3, seed=5)]
 
-    def put(_tokens):
+    def put(_tokens, _logprobs):
         raise Panic
 
     asked[1].sink.put = put

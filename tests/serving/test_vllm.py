@@ -1,6 +1,7 @@
 """The vLLM backend behind the engine, against a stand-in server that speaks vLLM's routes and misbehaves on purpose."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,8 @@ class Sink:
         self.ended = 0
         self.error = None
 
-    def put(self, tokens):
+    def put(self, tokens, logprobs=()):
+        del logprobs
         self.tokens += tokens
         return len(self.tokens) < self.most
 
@@ -344,7 +346,7 @@ def test_a_server_with_another_base_is_refused(port, base, clock, server):
 
 
 def test_a_second_base_is_refused(backend, base):
-    other = bases.Base(base.model, base.tokenizer, "another-fingerprint")
+    other = replace(base, fingerprint="another-fingerprint")
 
     with pytest.raises(ConfigError, match="one base"):
         backend.attach("more", TASK, other, "more@base-c0")

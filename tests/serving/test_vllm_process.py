@@ -63,7 +63,8 @@ class Sink:
         self.ended = False
         self.error = None
 
-    def put(self, tokens):
+    def put(self, tokens, logprobs=()):
+        del logprobs
         self.tokens += tokens
         return True
 
