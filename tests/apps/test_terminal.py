@@ -77,6 +77,17 @@ VERSIONS = {
 } | {"track": "chat"}
 CHANGED = {"dataset": "d", "question": "q", "answer": "a", "a_right": True, "b_right": False}
 EXAMPLE = {"question": "q", "answer": "a", "dataset": "d", "provenance": {"row": 1}}
+TAGGED = {
+    "model": "ner@v0.1",
+    "texts": [{"spans": [{"start": 0, "end": 1, "label": "PER", "text": "a", "confidence": 0.5}]}],
+}
+CLASSIFIED = {
+    "model": "mail@v0.1",
+    "classifications": [
+        {"label": "spam", "labels": ["spam"], "confidence": 0.9, "probabilities": {f"spam{EVIL}": 0.9}}
+        | {"levels": [{"label": "spam", "probability": 0.9}]}
+    ],
+}
 MEANT = {"forgotten": 2, "dry_run": True, "examples": [{"question": "q", "answer": "a"}]}
 VERSION = described()
 TAGGED = {"version": "v0.3", "tag": "x", "removed": False}
@@ -88,6 +99,8 @@ ASKING = {
     "events": ([], {"GET /lorad/events": {"events": EVENTS}}),
     "ask": (["why?"], {"POST /v1/chat/completions": STREAM}),
     "chat": ([], {"POST /v1/chat/completions": STREAM}),
+    "tag": (["a name"], {"POST /lorad/tag": TAGGED}),
+    "classify": (["a text", "--model", "mail"], {"POST /lorad/classify": CLASSIFIED}),
     "test": (["{rows}"], {"POST /v1/chat/completions": STREAM}),
     "drop": (["{file}"], {}),
     "wait": ([], {"GET /lorad/status": DONE, "GET /lorad/events": {"events": EVENTS}}),
