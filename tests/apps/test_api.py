@@ -14,6 +14,7 @@ from lorad.errors import ProtocolError
 from lorad.models import bases
 from lorad.retrieval.answering import Reply
 from lorad.serving import called_tools, guiding
+from lorad.serving.backends.interface import Capabilities
 from lorad.serving.engine import Engine
 from lorad.serving.requests import Sampling
 from lorad.tasks.chat import Chat
@@ -293,6 +294,15 @@ def said(engine, request):
     while engine.waiting:
         engine.work(0)
     return "".join(chunk.text for chunk in request.answer(0))
+
+
+def test_a_backend_that_cannot_force_a_call_refuses_it_by_name(calling, monkeypatch):
+    monkeypatch.setattr(
+        calling._backend, "capabilities", lambda _: Capabilities(batches=True, because="it does", calls=False)
+    )
+    with pytest.raises(ProtocolError, match="cannot make a model call") as caught:
+        api(calling, None).ask("chat", ASKED_WITH_TOOLS, Sampling(), retrieve=True, must_call=[WEATHER])
+    assert caught.value.data["param"] == "tool_choice"
 
 
 def test_an_answer_that_must_call_a_tool_calls_it_in_the_templates_form(calling):

@@ -859,6 +859,26 @@ def test_a_backend_that_tells_no_probabilities_refuses_by_name(engine, monkeypat
     assert engine.submit("chat", QUESTION, Sampling(max_tokens=1))
 
 
+def test_what_panics_as_an_answer_begins_ends_that_answer_alone(engine, monkeypatch):
+    class Panic(BaseException):
+        """As a library of Rust's raises it."""
+
+    taken = engine._backend.submit
+
+    def submit(_generation):
+        monkeypatch.setattr(engine._backend, "submit", taken)
+        raise Panic
+
+    monkeypatch.setattr(engine._backend, "submit", submit)
+    first, second = (engine.submit("chat", QUESTION, Sampling(max_tokens=2)) for _ in range(2))
+    finish(engine)
+
+    with pytest.raises(ProtocolError):
+        list(first.answer(0))
+    assert list(second.answer(0))
+    assert engine.waiting == 0
+
+
 # what is made for who has a place
 
 

@@ -242,6 +242,7 @@ def test_rare_labels_weigh_more_and_that_is_said():
     assert (90 * ham + 10 * spam) / 100 == pytest.approx(1, rel=0.001)
     assert "from 10 rows (spam) to 90 (ham)" in note
     assert (even[0].weights, TASK.notes(even)) == ((), ())
+    assert TASK.notes(weighed[:90]) == ()  # all of the rare label is held out
 
 
 def test_the_weight_of_a_label_counts_in_the_loss_and_nowhere_else(base):

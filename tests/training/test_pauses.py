@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from lorad.training.pauses import LINGER, LONGEST, SHORTEST, Pauses
+from lorad.training.pauses import LINGER, LONGEST, SHORTEST, TOLD_EVERY, Pauses
 
 
 class Place:
@@ -60,6 +60,18 @@ def test_nobody_asks_and_nobody_waits():
         place.work(0.05)
 
     assert (place.waited, place.pauses.seconds) == ([], 0.0)
+
+
+def test_a_long_wait_is_told_while_it_lasts():
+    place = Place(answering=[(0.0, math.inf)])
+    told = []
+    place.pauses.tell = lambda: told.append(place.pauses.seconds)
+
+    for _ in range(400):
+        place.work(0.05)
+
+    assert len(told) > 2
+    assert all(TOLD_EVERY <= later - earlier < TOLD_EVERY + LONGEST for earlier, later in pairwise(told))
 
 
 def test_the_next_question_is_expected_before_a_session_goes_on():
