@@ -452,7 +452,8 @@ def _open_in_llamacpp(folder: Path, base: Path, probes: Mapping[str, Any], *, st
     (file,) = folder.glob("*.gguf")
     found = llamacpp.ask(file, probes, list(modelfile.prompts(tokenizer)))
     if strict:
-        made_in = metrics.PROBE_TOLERANCE.get(probes.get("dtype", "float32"), 0.0)  # bfloat16 has rounded the probes
+        # bfloat16 has rounded the probes
+        made_in = metrics.PROBE_TOLERANCE.get(probes.get("dtype", "float32"), 0.0)
         _expect(found.difference, max(llamacpp.TOLERANCE, made_in), "the GGUF in llama.cpp")
     if found.other_tokens:
         raise RegistryError(
