@@ -250,12 +250,11 @@ class EngineSettings(Section):
     """Precision of the GGUF copy of each version that ``llamacpp`` serves. ``q8_0`` takes half the memory of ``f16``; a version
     that answers its probes otherwise in it is refused."""
     vllm_url: Annotated[str, Field(pattern="^http://")] | None = None
-    """Where a vLLM server runs that lorad is to use, like ``http://127.0.0.1:8000``; ``None``: lorad starts one."""
+    """Address of a running vLLM server, such as ``http://127.0.0.1:8000``; ``None``: lorad starts one."""
     vllm_command: Annotated[str, Field(min_length=1)] = "vllm serve"
-    """How the command that starts a vLLM server begins, with options of your own; lorad adds the base and what versions
-    need."""
+    """Beginning of the command that starts a vLLM server, with your own options; lorad appends the base and what versions need."""
     vllm_start_seconds: Annotated[float, Field(gt=0, le=86_400)] = 600.0
-    """A vLLM server that lorad starts must answer within this: it loads and compiles the base."""
+    """Time limit for a vLLM server that lorad starts: it loads and compiles the base before it answers."""
     merge_served: bool = True
     """Hold the version that serves as a merged copy, which answers faster and takes the memory of the weights that its
     adapter changes; without it, or where memory is short, as an adapter on the base."""
@@ -277,7 +276,8 @@ class EngineSettings(Section):
     strict_environment: bool = False
     """Refuse a version that was made with other packages, another device or precision; otherwise only report it."""
     calibration_check: bool = True
-    """At every load, hold how sure a classifier's version is of its probes against how sure it was when it was made."""
+    """At every load, compare a classifier's confidence in its probes with what it was when the version was made; where they
+    differ, the version is refused."""
 
 
 class AnsweringSettings(Section):

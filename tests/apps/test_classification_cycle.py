@@ -2,6 +2,7 @@
 
 import json
 
+import encoder_home
 import pytest
 import tiny_encoder
 from running import wait_for
@@ -11,37 +12,22 @@ from lorad import library
 from lorad.apps.cli import main as cli
 from lorad.apps.cli.model_commands import main
 from lorad.apps.daemon.app import App
-from lorad.config import Settings
 from lorad.errors import ProtocolError
-from lorad.home import Home
 from lorad.serving.client import Client
 from lorad.states import JobState
 from lorad.storage import files
 from lorad.versions.store import Registry
 
 TRACK = {"task": "text_classification", "base": "encoder"}
-SETTINGS = Settings.model_validate(
-    {
-        "tracks": dict.fromkeys(("detector", "refinement", "large", "small"), TRACK),
-        "systems": {
-            "lcr": {
-                "detector": {"track": "detector", "continue_on": ["fruit"]},
-                "refinement": {"track": "refinement"},
-                "classifier": {"variants": {"large": "large", "small": "small"}},
-            }
-        },
-        "inbox": {"settle_seconds": 0.2},
-        "planner": {
-            "table": [
-                {"rank": 8, "alpha": 16, "epochs": 10, "batch": 2, "accumulation": 4, "max_length": 64}
-            ],
-            "learning_rates": [{"learning_rate": 0.005}],
-            "loraplus_ratio": 1,
-            "stopping": {"recall": 1.0, "max_rounds": 120, "patience": 120},
-        },
-        "rehearsal": {"recalled_share": 1.0},
-        "training": {"threads": 1, "dtype": "float32"},
-    }
+SETTINGS = encoder_home.settings(
+    tracks=dict.fromkeys(("detector", "refinement", "large", "small"), TRACK),
+    systems={
+        "lcr": {
+            "detector": {"track": "detector", "continue_on": ["fruit"]},
+            "refinement": {"track": "refinement"},
+            "classifier": {"variants": {"large": "large", "small": "small"}},
+        }
+    },
 )
 ENDED = {JobState.PROMOTED, JobState.REJECTED, JobState.FAILED}
 PATHS = {"fruit": "things/food/fruit", "metal": "things/metal", "bird": "animals/bird"}
@@ -49,13 +35,7 @@ PATHS = {"fruit": "things/food/fruit", "metal": "things/metal", "bird": "animals
 
 @pytest.fixture
 def home(tmp_path):
-    for name in ("configs", "inbox", "models"):
-        (tmp_path / name).mkdir()
-    tiny_encoder.store(tmp_path / "source", tmp_path / "models" / "base" / "encoder")
-    files.write_json(
-        tmp_path / "configs" / "default.yaml", SETTINGS.model_dump(mode="json", exclude_defaults=True)
-    )
-    return Home(tmp_path)
+    return encoder_home.make(tmp_path, SETTINGS)
 
 
 def texts(*kinds, to=lambda kind: kind):

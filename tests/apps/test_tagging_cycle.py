@@ -2,6 +2,7 @@
 
 import json
 
+import encoder_home
 import pytest
 import tiny_encoder
 from running import wait_for
@@ -12,28 +13,11 @@ from lorad import library
 from lorad.apps.cli import main as cli
 from lorad.apps.cli.model_commands.main import app as models_app
 from lorad.apps.daemon.app import App
-from lorad.config import Settings
 from lorad.errors import ProtocolError
-from lorad.home import Home
 from lorad.serving.client import Client
 from lorad.storage import files
 
-SETTINGS = Settings.model_validate(
-    {
-        "tracks": {"ner": {"task": "token_classification", "base": "encoder"}},
-        "inbox": {"settle_seconds": 0.2},
-        "planner": {
-            "table": [
-                {"rank": 8, "alpha": 16, "epochs": 10, "batch": 2, "accumulation": 4, "max_length": 64}
-            ],
-            "learning_rates": [{"learning_rate": 0.005}],
-            "loraplus_ratio": 1,
-            "stopping": {"recall": 1.0, "max_rounds": 120, "patience": 120},
-        },
-        "rehearsal": {"recalled_share": 1.0},
-        "training": {"threads": 1, "dtype": "float32"},
-    }
-)
+SETTINGS = encoder_home.settings(tracks={"ner": {"task": "token_classification", "base": "encoder"}})
 WORDS = tiny_encoder.WORDS
 
 
@@ -54,13 +38,7 @@ METALS = [(f"she sold the {metal}", metal) for metal in WORDS["metal"]]
 
 @pytest.fixture
 def home(tmp_path):
-    for name in ("configs", "inbox", "models"):
-        (tmp_path / name).mkdir()
-    tiny_encoder.store(tmp_path / "source", tmp_path / "models" / "base" / "encoder")
-    files.write_json(
-        tmp_path / "configs" / "default.yaml", SETTINGS.model_dump(mode="json", exclude_defaults=True)
-    )
-    return Home(tmp_path)
+    return encoder_home.make(tmp_path, SETTINGS)
 
 
 def drop(client, home, name, rows):

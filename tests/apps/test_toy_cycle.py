@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import encoder_home
 import pytest
 import tiny_encoder
 import toy_task
@@ -13,29 +14,12 @@ from lorad import library
 from lorad.apps.cli import main as cli
 from lorad.apps.cli.model_commands import main
 from lorad.apps.daemon.app import App
-from lorad.config import Settings
 from lorad.errors import ProtocolError
-from lorad.home import Home
 from lorad.models import bases
 from lorad.serving.client import Client
 from lorad.storage import files
 
-SETTINGS = Settings.model_validate(
-    {
-        "tracks": {"things": {"task": "toy_task:Toy", "base": "encoder"}},
-        "inbox": {"settle_seconds": 0.2},
-        "planner": {
-            "table": [
-                {"rank": 8, "alpha": 16, "epochs": 10, "batch": 2, "accumulation": 4, "max_length": 64}
-            ],
-            "learning_rates": [{"learning_rate": 0.005}],
-            "loraplus_ratio": 1,
-            "stopping": {"recall": 1.0, "max_rounds": 120, "patience": 120},
-        },
-        "rehearsal": {"recalled_share": 1.0},
-        "training": {"threads": 1, "dtype": "float32"},
-    }
-)
+SETTINGS = encoder_home.settings(tracks={"things": {"task": "toy_task:Toy", "base": "encoder"}})
 THINGS = tiny_encoder.texts(["fruit", "metal"], "things")
 BIRDS = tiny_encoder.texts(["bird"], "birds")
 
@@ -44,10 +28,7 @@ BIRDS = tiny_encoder.texts(["bird"], "birds")
 def home(tmp_path, monkeypatch):
     """A home whose sessions find the task where it is: a user would have installed it."""
     monkeypatch.setenv("PYTHONPATH", str(Path(toy_task.__file__).parent), prepend=":")
-    for name in ("configs", "inbox", "models"):
-        (tmp_path / name).mkdir()
-    tiny_encoder.store(tmp_path / "source", tmp_path / "models" / "base" / "encoder")
-    return Home(tmp_path)
+    return encoder_home.make(tmp_path)
 
 
 def drop(client, home, name, examples):

@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from sinks import Sink
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -19,9 +20,10 @@ from transformers import (
 
 from lorad.errors import ProtocolError
 from lorad.serving.backends.builtin.fitness import fitness
-from lorad.serving.backends.builtin.group import SHORTEST_PREFIX, Group, Limits
+from lorad.serving.backends.builtin.group import Group, Limits
 from lorad.serving.backends.builtin.solo import Solo
 from lorad.serving.backends.interface import Generation
+from lorad.serving.backends.progress import SHORTEST_PREFIX
 from lorad.serving.guiding import GuidedSampling
 from lorad.serving.requests import Sampling
 
@@ -48,27 +50,6 @@ def a_model(seed=0):
 @pytest.fixture(scope="module")
 def model():
     return a_model()
-
-
-class Sink:
-    """Keeps an answer's tokens, until it has enough."""
-
-    def __init__(self, most):
-        self.most = most
-        self.tokens = []
-        self.logprobs = []
-        self.is_wanted = True
-        self.ended = 0
-        self.error = None
-
-    def put(self, tokens, logprobs=()):
-        self.tokens += tokens
-        self.logprobs += logprobs
-        return len(self.tokens) < self.most
-
-    def end(self, error=None):
-        self.ended += 1
-        self.error = error
 
 
 def wanted(prompt, most, sampling=None):

@@ -13,6 +13,7 @@ import pytest
 import tiny
 import torch
 from fake_binding import FakeModel
+from sinks import Sink
 from toy_task import Toy
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -300,27 +301,11 @@ def test_a_swap_fails_no_answer_and_mixes_none(models, opening):
         assert text(request) == expected[number, version]
 
 
-class Sink:
-    is_wanted = True
-
-    def __init__(self):
-        self.tokens, self.ended = [], 0
-
-    def put(self, tokens, logprobs=()):
-        del logprobs
-        self.tokens += tokens
-        return len(self.tokens) < 6
-
-    def end(self, error=None):
-        assert error is None
-        self.ended += 1
-
-
 def test_a_dropped_version_finishes_and_then_its_memory_is_free(models, opening):
     engine = begin(models, opening)
     load(engine, models, "v0.1")
     backend, name = engine._backend, f"chat@v0.1-{digest('v0.1')}"
-    sink = Sink()
+    sink = Sink(6)
     backend.submit(Generation(name=name, prompt=[2, 3, 4], sampling=Sampling(), ends=frozenset(), sink=sink))
     backend.step()
     held = weakref.ref(backend._turns[0].slots)
@@ -331,7 +316,7 @@ def test_a_dropped_version_finishes_and_then_its_memory_is_free(models, opening)
         backend.drop(name)
     while backend.step() is not None:
         assert held() is not None
-    assert (len(sink.tokens), sink.ended, backend.active) == (6, 1, 0)
+    assert (len(sink.tokens), sink.ended, sink.error, backend.active) == (6, 1, None, 0)
     gc.collect()
     assert held() is None
 

@@ -5,10 +5,12 @@ import random
 import pytest
 import torch
 from fake_binding import FakeContext
+from sinks import Sink
 
 from lorad.errors import ProtocolError
 from lorad.serving.backends.interface import Generation
-from lorad.serving.backends.llamacpp.slots import PREFIX_SHARE, SHORTEST_PREFIX, Limits, Slots
+from lorad.serving.backends.llamacpp.slots import Limits, Slots
+from lorad.serving.backends.progress import PREFIX_SHARE, SHORTEST_PREFIX
 from lorad.serving.backends.sampling import Chooser
 from lorad.serving.guiding import GuidedSampling
 from lorad.serving.requests import Sampling
@@ -24,26 +26,6 @@ def says(tokens):
         seen = (seen * 31 + token + 1) % 1_000_003
         rows.append(torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(seen)))
     return torch.stack(rows)
-
-
-class Sink:
-    """Keeps an answer's tokens, until it has enough."""
-
-    def __init__(self, most):
-        self.most = most
-        self.tokens = []
-        self.is_wanted = True
-        self.ended = 0
-        self.error = None
-
-    def put(self, tokens, logprobs=()):
-        del logprobs
-        self.tokens += tokens
-        return len(self.tokens) < self.most
-
-    def end(self, error=None):
-        self.ended += 1
-        self.error = error
 
 
 def wanted(prompt, most, sampling=None):

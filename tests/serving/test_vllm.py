@@ -9,6 +9,7 @@ import stand_in_vllm
 import tiny
 import torch
 from running import wait_for
+from sinks import Sink
 
 from lorad.config import EngineSettings
 from lorad.errors import ConfigError, ProtocolError, RegistryError, TransientError
@@ -78,26 +79,6 @@ class Clock:
 
     def __call__(self):
         return self.now
-
-
-class Sink:
-    """Keeps an answer's tokens."""
-
-    def __init__(self, most=6):
-        self.most = most
-        self.tokens = []
-        self.is_wanted = True
-        self.ended = 0
-        self.error = None
-
-    def put(self, tokens, logprobs=()):
-        del logprobs
-        self.tokens += tokens
-        return len(self.tokens) < self.most
-
-    def end(self, error=None):
-        self.ended += 1
-        self.error = error
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import stand_in_vllm
 import tiny
 import torch
 from running import wait_for
+from sinks import Sink
 
 from lorad.config import EngineSettings
 from lorad.errors import ConfigError, TransientError
@@ -51,25 +52,6 @@ def settings(answers, **more):
 def starts(answers):
     path = answers.with_suffix(".starts")
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-class Sink:
-    """Keeps an answer's tokens."""
-
-    is_wanted = True
-
-    def __init__(self):
-        self.tokens = []
-        self.ended = False
-        self.error = None
-
-    def put(self, tokens, logprobs=()):
-        del logprobs
-        self.tokens += tokens
-        return True
-
-    def end(self, error=None):
-        self.ended, self.error = True, error
 
 
 def ask(backend, probe, base):

@@ -15,8 +15,6 @@ from lorad.tasks import Row, Task, encode
 from lorad.training.run_folder import RunFolder
 
 T = TypeVar("T")
-Encodings = list[tuple[Example, Any]]
-"""Examples with their rows."""
 
 SHOWN = 20
 """Lines of rows that a note names."""
@@ -50,14 +48,15 @@ def select(
 ) -> Selection:
     """Encode a session's examples; leave out what is too long or cannot be written for this model.
 
-    The plan's length is of this file: an older one's longer rows are kept. The model reads ``most`` tokens, if it says so. Raise ``SampleError`` or ``TrainingError``
-    when nothing is left to learn.
+    The plan's length is of this file: an older one's longer rows are kept. The model reads ``most`` tokens, if it says
+    so. Raise ``SampleError`` or ``TrainingError`` when nothing is left to learn.
     """
-    old = folder.old()
-    fresh, unusable = encode(task, tokenizer, folder.new())
-    held, unheld = encode(task, tokenizer, [item.example for item in old])
-    fresh, held = _completed(task, fresh, held)
-    known = {item.example.id: item.right for item in old}
+    new, old = folder.new(), folder.old()
+    # together: a dataset may have new and old rows, and says what it means by all of them
+    usable, unusable = encode(task, tokenizer, [*new, *(item.example for item in old)])
+    known = {item.example.id: item.right for item in old}  # none of them is new (``daemon.preparation``)
+    fresh = [(example, row) for example, row in usable if example.id not in known]
+    held = [(example, row) for example, row in usable if example.id in known]
     limit = min(spec.plan.max_length, most or spec.plan.max_length)
     examples = [
         SessionExample(example, row, is_new=True, right=False, knows=False)
@@ -66,23 +65,15 @@ def select(
     ]
     too_long = [example.line for example, row in fresh if len(row) > limit]
     if not examples and spec.kind == "learn":
-        if unusable:
-            raise unusable[0][1]
+        for example, error in unusable:
+            if example.id not in known:
+                raise error
         raise TrainingError(f"every row is longer than {limit} tokens; shorten them", code="too_long")
     examples += [
         SessionExample(example, row, is_new=False, right=known[example.id], knows=known[example.id])
         for example, row in held
     ]
-    return Selection(examples, too_long, _left_out([*unusable, *unheld], too_long, limit))
-
-
-def _completed(task: Task, fresh: Encodings, held: Encodings) -> tuple[Encodings, Encodings]:
-    """Complete new and old rows together: a dataset may have both."""
-    both = [*fresh, *held]
-    examples = [example for example, _ in both]
-    rows = task.complete(examples, [row for _, row in both])
-    pairs = list(zip(examples, rows, strict=True))
-    return pairs[: len(fresh)], pairs[len(fresh) :]
+    return Selection(examples, too_long, _left_out(unusable, too_long, limit))
 
 
 def _left_out(

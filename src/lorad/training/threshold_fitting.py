@@ -40,17 +40,24 @@ class ThresholdFitting:
         self._max_false_share = max_false_share
         found = [example for example in examples if stands_alone(example)]
         self._slots = facts.all_slots((as_line(each.input), as_line(each.target)) for each in found)
-        self._left = deque(_chosen(found))
+        self._left: deque[Example | str] = deque([*_chosen(found), *distillation.prompts()])
+        """Examples to ask for, and ordinary prompts."""
         self._taught: list[Scored] = []
         self._held_out: list[Scored] = []
         self._untaught: list[Scored] = []
+        self._ordinary: list[float] = []
         self._own: list[float] = []
 
     def step(self) -> bool:
-        """Ask for one more example; return whether more are left."""
+        """Ask for one more example, or one ordinary prompt; return whether more are left."""
         if self._left:
-            self._ask(self._left.popleft())
+            asked = self._left.popleft()
+            self._ask_ordinary(asked) if isinstance(asked, str) else self._ask(asked)
         return bool(self._left)
+
+    def _ask_ordinary(self, prompt: str) -> None:
+        if hit := self._finding.find(prompt, self._lineage):
+            self._ordinary.append(hit.about)
 
     def _ask(self, example: Example) -> None:
         asked = as_line(example.input)
@@ -74,13 +81,11 @@ class ThresholdFitting:
 
     def result(self) -> AnswerThresholds | None:
         """Return the thresholds; ``None`` where scores do not tell taught from untaught questions."""
-        asked = distillation.prompts()
-        ordinary = [hit.about for text in asked if (hit := self._finding.find(text, self._lineage))]
         found = thresholds.fit(
             taught=self._taught,
             held_out=self._held_out,
             untaught=self._untaught,
-            ordinary=ordinary,
+            ordinary=self._ordinary,
             own=self._own,
             max_false_share=self._max_false_share,
             scored_by=self._finding.scored_by,

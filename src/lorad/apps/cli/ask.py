@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lorad.apps.cli import texts
 from lorad.apps.cli.context import connect
 from lorad.apps.cli.options import Json
 from lorad.apps.screens import state_text, tagged_text, terminal
@@ -20,12 +21,6 @@ app = typer.Typer()
 
 CUT = "length"
 """The finish reason of an answer that was cut off."""
-
-TEXTS_AT_ONCE = 64
-"""Texts of one request; the daemon takes no more."""
-
-BYTE_ORDER_MARK = "\ufeff"
-"""The byte order mark."""
 
 Model = Annotated[
     str, typer.Option(metavar="NAME", help="A track, or track@previous, track@v0.1, track@TAG, track@base.")
@@ -86,34 +81,18 @@ def ask(
 
 @app.command()
 def tag(ctx: typer.Context, text: TextToTag = None, *, model: Tagger = "ner", as_json: Json = False) -> None:
-    """Mark the names in a text, or whatever spans the track has learned, each with its label and how sure it is."""
-    texts = _texts(text)
+    """Print a text with its spans marked (names, for example), each with its label and confidence."""
+    asked = texts.given([text] if text else [], "lorad tag TEXT")
     client = connect(ctx)
-    answers = []
-    for at in range(0, len(texts), TEXTS_AT_ONCE):
-        answers.append(client.tag_texts(texts[at : at + TEXTS_AT_ONCE], model))
-        model = answers[0].model  # one version for all
+    answers = texts.asked_in_parts(lambda name, some: client.tag_texts(some, name), model, asked)
     found = tuple(each for answer in answers for each in answer.texts)
     if as_json:
         terminal.write_json(replace(answers[0], texts=found))
         return
     from lorad.apps.screens.screen import Screen  # noqa: PLC0415 - see lorad.apps.cli
 
-    marked = tagged_text.marked(texts, [each.spans for each in found])
+    marked = tagged_text.marked(asked, [each.spans for each in found])
     Screen().print(marked, soft_wrap=True)  # a text of one line stays one
-
-
-def _texts(text: str | None) -> list[str]:
-    """Return the text from the command line, or one from each line of standard input."""
-    if text in (None, "-"):
-        piped = "" if sys.stdin.isatty() else _piped()
-        found = [line for line in piped.splitlines() if line.strip()]
-    else:
-        found = [text] if text and not text.isspace() else []
-    if not found:
-        raise ConfigError("no text given; use: lorad tag TEXT, or pipe one text a line", code="no_text")
-    _check_typed("".join(found))
-    return found
 
 
 def _print_whole(answer: "Completion", *, as_json: bool) -> tuple[str | None, int | None]:
@@ -140,35 +119,15 @@ def _name_origin(origin: "Origin | None") -> None:
 def _asked(question: str | None) -> str:
     """Return the question from the command line or from standard input."""
     if question in (None, "-"):
-        question = "" if sys.stdin.isatty() else _piped()
+        question = "" if sys.stdin.isatty() else texts.piped("lorad ask QUESTION", "no_question")
     if not question or question.isspace():
         raise ConfigError("no question given; use: lorad ask QUESTION, or pipe it in", code="no_question")
-    _check_typed(question)
+    texts.check_typed(question)
     return question
 
 
-def _piped() -> str:
-    """Return standard input without the byte order mark that some programs write."""
-    try:
-        return sys.stdin.read().removeprefix(BYTE_ORDER_MARK).rstrip("\n")
-    except OSError as error:
-        message = f"standard input cannot be read: {error.strerror or error}; use: lorad ask QUESTION"
-        raise ConfigError(message, code="no_question") from None
-
-
-def _check_typed(question: str) -> None:
-    """Raise ``ConfigError`` if the terminal sent bytes that are not valid text."""
-    try:
-        question.encode()
-    except UnicodeEncodeError:
-        raise ConfigError(
-            "the input is not valid text in this terminal's encoding; set a matching one, such as LC_ALL=C.UTF-8",
-            code="bad_text",
-        ) from None
-
-
 def _opening(system: str | None) -> list[dict[str, str]]:
-    _check_typed(system or "")
+    texts.check_typed(system or "")
     return [{"role": "system", "content": system}] if system else []
 
 
@@ -209,7 +168,7 @@ def chat(
 def _lines() -> Iterator[str]:
     while True:
         try:
-            line = input("> ").removeprefix(BYTE_ORDER_MARK).strip()
+            line = input("> ").removeprefix(texts.BYTE_ORDER_MARK).strip()
         except EOFError:
             terminal.say("")
             return
@@ -221,7 +180,7 @@ def _lines() -> Iterator[str]:
 def _turn(client: Client, messages: list[dict[str, str]], model: str, **options: Any) -> list[dict[str, str]]:
     """Answer once; return the conversation so far, without a question that got no answer."""
     try:
-        _check_typed(messages[-1]["content"])
+        texts.check_typed(messages[-1]["content"])
         stream = client.stream_chat(messages, model, **options)
         answer = _type_out(stream)
     except LoradError as error:

@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request
 from lorad.errors import ProtocolError
 from lorad.serving.answers import Classification, Classifications, SystemAnswer
 from lorad.serving.http.daemon import Daemon
-from lorad.serving.http.routing import Threads, cancelled_when_left, given
+from lorad.serving.http.routing import Threads, cancelled_when_left, given, predicted
 from lorad.serving.http.schemas import ClassifyBody, SystemBody
 from lorad.serving.record_json import read
 
@@ -32,11 +32,11 @@ def add(app: FastAPI, daemon: Daemon) -> None:
     ) -> Classifications:
         _check(body.texts)
         with _unprocessable():
-            asked, fingerprint = await threads.run(daemon.classify, body.model, body.texts)
-        async with cancelled_when_left(request, asked):
-            said = await threads.run(asked.answer)
+            version, fingerprint, said = await predicted(
+                threads, request, daemon.classify, body.model, body.texts
+            )
         return Classifications(
-            model=f"{asked.track}@{asked.version}",
+            model=version,
             system_fingerprint=fingerprint,
             classifications=tuple(read(Classification, each) for each in said),
         )

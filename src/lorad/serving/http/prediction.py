@@ -4,7 +4,6 @@ What lives here: ``/lorad/predict``, and ``/lorad/tag`` where spans have a recor
 or an answer is, which the track's task says.
 """
 
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Request
@@ -12,7 +11,7 @@ from fastapi import FastAPI, Request
 from lorad.errors import ProtocolError
 from lorad.serving.answers import Predictions, TaggedTexts, TextSpans
 from lorad.serving.http.daemon import Daemon
-from lorad.serving.http.routing import Threads, cancelled_when_left, given
+from lorad.serving.http.routing import Threads, given, predicted
 from lorad.serving.http.schemas import PredictBody, TagTextsBody
 from lorad.serving.record_json import RecordError, read
 
@@ -24,23 +23,18 @@ def add(app: FastAPI, daemon: Daemon) -> None:
     """Add the routes."""
     threads = Threads()
 
-    async def predicted(
-        request: Request, model: str, inputs: Sequence[Any], formats: str | None = None
-    ) -> tuple[str, str, list[Any]]:
-        """Return the version that answered, its fingerprint, and an answer for each input."""
-        asked, fingerprint = await threads.run(daemon.predict, model, inputs, formats)
-        async with cancelled_when_left(request, asked):
-            said = await threads.run(asked.answer)
-        return f"{asked.track}@{asked.version}", fingerprint, said
-
     @app.post("/lorad/predict")
     async def predict(body: Annotated[PredictBody, given(PredictBody)], request: Request) -> Predictions:
-        version, fingerprint, said = await predicted(request, body.model, body.inputs)
+        version, fingerprint, said = await predicted(
+            threads, request, daemon.predict, body.model, body.inputs
+        )
         return Predictions(model=version, system_fingerprint=fingerprint, predictions=tuple(said))
 
     @app.post("/lorad/tag")
     async def tag_texts(body: Annotated[TagTextsBody, given(TagTextsBody)], request: Request) -> TaggedTexts:
-        version, fingerprint, said = await predicted(request, body.model, body.texts, TAGGING)
+        version, fingerprint, said = await predicted(
+            threads, request, daemon.predict, body.model, body.texts, TAGGING
+        )
         return TaggedTexts(model=version, system_fingerprint=fingerprint, texts=tuple(map(_spans, said)))
 
 

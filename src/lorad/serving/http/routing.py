@@ -23,6 +23,7 @@ from lorad.serving.completions import Failure
 from lorad.serving.http import http_errors
 from lorad.serving.http.bodies import Bodies, Json
 from lorad.serving.http.schemas import Body
+from lorad.serving.requests import PredictionRequest
 
 T = TypeVar("T")
 
@@ -129,6 +130,19 @@ async def cancelled_when_left(request: Request, *asked: Asked) -> AsyncIterator[
         yield
     finally:
         watcher.cancel()
+
+
+async def predicted(
+    threads: Threads,
+    request: Request,
+    accept: Callable[..., tuple[PredictionRequest, str]],
+    *asked: Any,
+) -> tuple[str, str, list[Any]]:
+    """Let a daemon accept inputs, and wait; return the version that answered, its fingerprint, and an answer for each input."""
+    accepted, fingerprint = await threads.run(accept, *asked)
+    async with cancelled_when_left(request, accepted):
+        said = await threads.run(accepted.answer)
+    return f"{accepted.track}@{accepted.version}", fingerprint, said
 
 
 class Orders:

@@ -58,7 +58,7 @@ def base_add(
         str,
         typer.Option(
             "--task",
-            help="The task that will use it: chat, token_classification, or your own as module:Class.",
+            help="The task that will use it: chat, text_classification, token_classification, or your own as module:Class.",
         ),
     ] = "chat",
     home_path: HomeOption = None,

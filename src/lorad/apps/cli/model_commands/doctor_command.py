@@ -138,9 +138,15 @@ def _check_devices(settings: Settings, shapes: list[records.ModelShape]) -> Iter
 
 def _backend(settings: Settings) -> Finding:
     found = backends.chosen(settings.engine)
-    form = "a merged copy where memory allows" if settings.engine.merge_served else "an adapter on the base"
-    shared = f"at most {settings.engine.max_batch} answers of a version share a step"
-    return Finding("backend", "ok", f"{found.name} ({found.because}); what serves is {form}; {shared}")
+    told = f"{found.name} ({found.because})"
+    if found.name == "builtin":
+        form = (
+            "a merged copy where memory allows" if settings.engine.merge_served else "an adapter on the base"
+        )
+        told += (
+            f"; what serves is {form}; at most {settings.engine.max_batch} answers of a version share a step"
+        )
+    return Finding("backend", "ok", told)
 
 
 def _round_trip(device: str) -> float:

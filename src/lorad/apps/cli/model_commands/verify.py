@@ -37,7 +37,9 @@ def verify_versions(
     ] = False,
     system: Annotated[
         str | None,
-        typer.Option("--system", help="All members of a system, latest of each, instead of a track."),
+        typer.Option(
+            "--system", help="Instead of a track: the latest version of each member of this system."
+        ),
     ] = None,
     track: TrackOption = "chat",
     home_path: HomeOption = None,

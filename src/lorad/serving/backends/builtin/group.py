@@ -15,7 +15,7 @@ import inspect
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import count, takewhile
+from itertools import count
 from typing import Any, Protocol
 
 import torch
@@ -25,13 +25,7 @@ from transformers.cache_utils import DynamicCache
 from lorad.models.hardware import is_short_of_memory
 from lorad.serving.backends.builtin.row_cache import RowCache, bytes_per_token, next_logits, pairs_of
 from lorad.serving.backends.interface import Generation
-from lorad.serving.backends.progress import Progress, check_prompt
-
-SHORTEST_PREFIX = 128
-"""Tokens that a prompt must have in common with the one before it, for these to be taken over. In bfloat16 it is rounded
-otherwise then: of 100 ordinary prompts, asked twice, 7 short ones got another answer the second time for it."""
-PREFIX_SHARE = 8
-"""The prompt that a group keeps takes at most one part in so many of ``max_bytes``, and is not counted in it."""
+from lorad.serving.backends.progress import PREFIX_SHARE, Progress, check_prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,10 +226,7 @@ class Group:
 
     def _take_prefix(self, row: _Row) -> None:
         tokens, pairs = self._prefix
-        # the last token is read in any case, for what follows it
-        alike = zip(tokens, row.tokens[:-1], strict=False)
-        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], alike))
-        if common >= SHORTEST_PREFIX:
+        if common := row.begins_as(tokens):
             for number, (keys, values) in enumerate(pairs):
                 row.cache.update(keys[:, :, :common], values[:, :, :common], number)
             row.read = common

@@ -13,15 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from lorad.errors import ProtocolError
-from lorad.models.packing import common_prefix
 from lorad.serving.backends.interface import Generation
 from lorad.serving.backends.llamacpp.binding import Context, NoRoomError, Piece
-from lorad.serving.backends.progress import Progress, check_prompt
-
-SHORTEST_PREFIX = 128
-"""Tokens that a prompt must have in common with the one before it, for these to be taken over: it is rounded otherwise then."""
-PREFIX_SHARE = 8
-"""The prompt that is kept has at most one in so many cells."""
+from lorad.serving.backends.progress import PREFIX_SHARE, SHORTEST_PREFIX, Progress, check_prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,9 +116,7 @@ class Slots:
         return len(self._kept) + sum(len(row.tokens) for row in self._rows)
 
     def _take_prefix(self, row: _Row) -> None:
-        # the last token is read in any case, for what follows it
-        common = common_prefix([self._kept, row.tokens[:-1]])
-        if common >= SHORTEST_PREFIX:
+        if common := row.begins_as(self._kept):
             self._context.copy(self._keeper, row.slot, common)
             row.read = common
 

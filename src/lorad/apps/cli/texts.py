@@ -1,0 +1,70 @@
+"""Texts that a command sends: its own words, or one from each line of standard input.
+
+What lives here: reading and checking them, and asking about more than one request may hold. What never does: commands.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+from lorad.errors import ConfigError
+
+AT_ONCE = 64
+"""Texts of one request; the daemon takes no more."""
+
+BYTE_ORDER_MARK = "\ufeff"
+"""The byte order mark, which some programs write first."""
+
+
+class Answer(Protocol):
+    """What a track says of some texts."""
+
+    @property
+    def model(self) -> str:
+        """Return the track and the version that answered."""
+
+
+A = TypeVar("A", bound=Answer)
+
+
+def given(words: Sequence[str], use: str) -> list[str]:
+    """Return a command's words, or the lines of standard input that say something, where there are none or just ``-``.
+
+    Raise ``ConfigError``, which names how to ``use`` the command, where that leaves nothing.
+    """
+    is_piped = not words or list(words) == ["-"]
+    lines = "" if sys.stdin.isatty() or not is_piped else piped(use, "no_text")
+    found = [text for text in (lines.splitlines() if is_piped else words) if text.strip()]
+    if not found:
+        raise ConfigError(f"no text given; use: {use}, or pipe one text a line", code="no_text")
+    check_typed("".join(found))
+    return found
+
+
+def piped(use: str, code: str) -> str:
+    """Return standard input without the byte order mark that some programs write."""
+    try:
+        return sys.stdin.read().removeprefix(BYTE_ORDER_MARK).rstrip("\n")
+    except OSError as error:
+        message = f"standard input cannot be read: {error.strerror or error}; use: {use}"
+        raise ConfigError(message, code=code) from None
+
+
+def check_typed(text: str) -> None:
+    """Raise ``ConfigError`` if the terminal sent bytes that are not valid text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            "the input is not valid text in this terminal's encoding; set a matching one, such as LC_ALL=C.UTF-8",
+            code="bad_text",
+        ) from None
+
+
+def asked_in_parts(ask: Callable[[str, list[str]], A], model: str, texts: Sequence[str]) -> list[A]:
+    """Return the answers to texts of any number, all by the version that answers the first of them."""
+    answers: list[A] = []
+    for begin in range(0, len(texts), AT_ONCE):
+        answers.append(ask(model, list(texts[begin : begin + AT_ONCE])))
+        model = answers[0].model
+    return answers
