@@ -191,13 +191,14 @@ class DocumentStore:
         if tables.meta("embedder") != embedder.fingerprint:
             tables.move_slots([], [], int(tables.meta("generation") or 0) + 1)
             tables.note(embedder=embedder.fingerprint)
+        batches = tables.batches()
         if self._folder:
             for path in self._folder.glob("vectors-*.f16"):
                 if path != self._vectors().path:
                     files.remove(path)
-            tables.forget_batches(list(self._vectors().damaged(tables.batches())))
-        else:
-            tables.forget_batches(tables.batches())
+            batches = list(self._vectors().damaged(batches))
+        if batches:
+            tables.forget_batches(batches)
 
     def _vectors(self) -> VectorFile:
         assert self._folder is not None and self._embedder is not None  # noqa: S101, PT018 - callers have asked

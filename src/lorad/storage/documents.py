@@ -27,7 +27,7 @@ FILE = "documents.sqlite3"
 MIGRATIONS = (
     """
     CREATE TABLE documents (
-        id INTEGER PRIMARY KEY, key TEXT NOT NULL, state TEXT NOT NULL, same_as INTEGER, replaces INTEGER,
+        id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL, state TEXT NOT NULL, same_as INTEGER, replaces INTEGER,
         name TEXT NOT NULL, title TEXT NOT NULL, url TEXT NOT NULL, markup TEXT NOT NULL, method TEXT NOT NULL,
         pages TEXT NOT NULL, tags TEXT NOT NULL, date TEXT NOT NULL, digest TEXT NOT NULL, text TEXT NOT NULL,
         drop_id INTEGER, added_as TEXT NOT NULL, added_at REAL NOT NULL
