@@ -784,6 +784,26 @@ def test_what_served_before_is_freed_once_its_last_answer_has_ended(engine, fold
     assert list(request.answer(0))[-1].finish
 
 
+def test_answers_wait_while_a_session_has_the_device_for_itself(folders):
+    claimed = [False]
+    engine = Engine(EngineSettings(), is_claimed=lambda: claimed[0])
+    engine.attach("endless", Endless(), bases.load_base(folders / "base", torch.float32))
+    request = engine.submit("endless", QUESTION, Sampling(max_tokens=6))
+    engine.work(0)
+    steps = []
+    engine._backend.step = lambda step=engine._backend.step: steps.append(len(steps)) or step()
+
+    claimed[0] = True
+    later = engine.submit("endless", QUESTION, Sampling(max_tokens=6))
+    assert [engine.work(0) for _ in range(3)] == [True] * 3  # there is work, and the next ones are let in
+    assert (steps, engine.waiting) == ([], 2)
+
+    claimed[0] = False
+    finish(engine)
+    assert steps
+    assert [piece.text for piece in request.answer(0)] == [piece.text for piece in later.answer(0)]
+
+
 def test_questions_are_answered_together(folders):
     engine = begin(folders, max_batch=4)
     engine.attach("endless", Endless(), engine.base("chat"))

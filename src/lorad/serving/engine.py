@@ -53,6 +53,8 @@ METERED_ANSWERS = 100
 METERED_SECONDS = 10.0
 """Work of this length behind, a step counts a third as much in the speed that is told."""
 
+NAP = 0.01
+"""Seconds between two looks at a session's claim."""
 UNKNOWN_CONTEXT = 4096
 """Most tokens of prompt and answer together that are taken by default where a model does not name its context."""
 
@@ -130,7 +132,7 @@ class Engine:
     """Answers questions about any track from any of its versions.
 
     Raise ``ConfigError`` where the settings ask for a backend that is not there. ``tell_busy`` is told, with a lock held,
-    whether anybody waits for an answer.
+    whether anybody waits for an answer. While ``is_claimed``, a session has the device for itself, and answers wait.
     """
 
     def __init__(
@@ -138,11 +140,13 @@ class Engine:
         settings: EngineSettings,
         tell_busy: Callable[[bool], None] = lambda _: None,
         surroundings: Surroundings | None = None,
+        is_claimed: Callable[[], bool] = lambda: False,
     ) -> None:
         self._settings = settings
         self.choice = backends.chosen(settings)
         self._backend = backends.choose(settings, surroundings)
         self._tell_busy = tell_busy
+        self._is_claimed = is_claimed
         self._served: dict[str, ServedTrack] = {}
         self._queue: queue.Queue[Request | Callable[[], None]] = queue.Queue()
         self._door = threading.Lock()
@@ -506,7 +510,11 @@ class Engine:
 
     def work(self, timeout: float) -> bool:
         """Take in what has come, then do the next bit of work; return whether there was any within ``timeout`` seconds."""
-        came = self._take_in(0 if self._is_busy or self._predictions else timeout)
+        is_busy = self._is_busy or bool(self._predictions)
+        if is_busy and self._is_claimed():
+            self._take_in(NAP)
+            return True
+        came = self._take_in(0 if is_busy else timeout)
         predicted, self._is_busy = self._predict_next(), self._step()
         return came or predicted or self._is_busy
 

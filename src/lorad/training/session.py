@@ -32,7 +32,8 @@ from lorad.evaluation import judge, metrics
 from lorad.models import adapters, bases, hardware, heads, peft_io, soft_targets
 from lorad.models.adapter_stack import AdapterStack
 from lorad.records import Evaluation, Plan, SessionResult, SessionSpec, Verdict
-from lorad.storage import busy_mark, files, permissions
+from lorad.storage import files, permissions
+from lorad.storage.busy_mark import FollowedMark
 from lorad.tasks import Generating, Task, encode, find
 from lorad.training import calibrating, distillation, merged_candidate, session_papers, trainer
 from lorad.training.checkpoint import Checkpoints
@@ -486,7 +487,10 @@ def _pauses(spec: SessionSpec, mark: int | None) -> Pauses | None:
         return None
     share = TrainingSettings.model_validate(spec.settings["training"]).min_share
     try:
-        return Pauses(share, busy_mark.follow(mark), clock=time.monotonic, sleep=time.sleep)
+        followed = FollowedMark(mark)
+        return Pauses(
+            share, followed.answered_at, claim=followed.claim, clock=time.monotonic, sleep=time.sleep
+        )
     except (OSError, ValueError):  # it trains all the same
         return None
 
