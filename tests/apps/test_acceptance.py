@@ -392,3 +392,60 @@ def test_dropped_files_are_kept_for_as_many_days_as_one_says(tmp_path):
     world.pass_time()
     assert world.done() == []
     world.database.close()
+
+
+@pytest.fixture
+def labels(tmp_path):
+    """A world whose track learns the labels of texts."""
+    track = TrackSettings(task="text_classification", base="encoder")
+    made = World(tmp_path, SETTINGS.model_copy(update={"tracks": {"chat": track}}))
+    yield made
+    made.database.close()
+
+
+def drop_labels(world, name, *found):
+    world.drop(
+        name, json.dumps([{"text": f"text {at} of {name}", "label": each} for at, each in enumerate(found)])
+    )
+    world.pass_time()
+
+
+@pytest.mark.parametrize(
+    ("kept", "known", "dropped", "says"),
+    [
+        (("spam",), (), ("Spam", "ham"), "the label 'Spam' differs from 'spam' in case only"),
+        # what was forgotten on purpose, and a version knows
+        (("ham",), ("Spam",), ("spam", "ham"), "the label 'spam' differs from 'Spam' in case only"),
+        (("spam",), (), ("ham", "HAM"), "the label 'HAM' differs from 'ham' in case only"),
+        (("spam",), (), (["spam"],), "texts of this track have one label"),
+        ((["spam"], []), (), ("spam",), "texts of this track have a list of labels"),
+        (("spam",), (), ("spam/",), None),  # what only the base model's task refuses, the fake takes
+    ],
+)
+def test_labels_must_fit_those_of_the_track_and_nothing_is_learned_on_a_guess(
+    labels, kept, known, dropped, says
+):
+    drop_labels(labels, "kept.json", *kept)
+    labels.models.known_labels = known
+
+    drop_labels(labels, "more.json", *dropped)
+
+    reasons = [path for path in labels.failed() if path == "more.json.reason.json"]
+    assert len(reasons) == (says is not None)
+    assert len(labels.ledger.jobs()) == 1 + (says is None)
+    if says:
+        reason = files.read_json(labels.home / "inbox" / "failed" / reasons[0])
+        assert (reason["code"], reason["field"]) == ("bad_rows", "label")
+        assert says in reason["message"]
+
+
+def test_a_sidecar_that_leaves_out_a_known_label_fails_its_file(labels):
+    drop_labels(labels, "kept.json", "spam", "ham")
+    (labels.home / "inbox" / "more.json.meta.yaml").write_text("labels: [spam, news]")
+
+    drop_labels(labels, "more.json", 0, 1)
+
+    reason = files.read_json(labels.home / "inbox" / "failed" / "more.json.reason.json")
+    assert (reason["code"], reason["field"]) == ("labels_shrink", "labels")
+    assert "leaves out 'ham'" in reason["message"]
+    assert len(labels.ledger.jobs()) == 1

@@ -690,8 +690,8 @@ def test_a_merged_copy_that_answers_otherwise_is_not_used(engine, probed, monkey
     engine.load("chat", "v0.1", probed, "hash")
     merged = merged_model.merged
 
-    def spoiled(model, adapter):
-        made = merged(model, adapter)
+    def spoiled(*given):
+        made = merged(*given)
         made.model.layers[0].mlp.down_proj.weight.mul_(-3)
         return made
 
