@@ -189,7 +189,7 @@ def test_a_wrong_sidecar_fails_its_file_and_names_the_key(world, text, told):
             [("owl", "bird"), ("tin", "Metal")],
             "",
             "bad_rows",
-            "row 2, field 'label': 'Metal' differs from 'metal'",
+            "row 2, field 'label': the label 'Metal' differs from 'metal' in case only",
         ),
         ([("owl", ["bird"])], "", "bad_rows", "row 1, field 'label': texts of this track have one label"),
         ([("tin", 1)], "", "bad_rows", "row 1, field 'label': is the number 1; say what it stands for"),
@@ -394,58 +394,17 @@ def test_dropped_files_are_kept_for_as_many_days_as_one_says(tmp_path):
     world.database.close()
 
 
-@pytest.fixture
-def labels(tmp_path):
-    """A world whose track learns the labels of texts."""
-    track = TrackSettings(task="text_classification", base="encoder")
-    made = World(tmp_path, SETTINGS.model_copy(update={"tracks": {"chat": track}}))
-    yield made
-    made.database.close()
+def test_a_label_that_only_a_version_still_knows_keeps_its_spelling(tmp_path):
+    # Given a version that learned a label of which every example was forgotten on purpose
+    track = TrackSettings(task="text_classification")
+    world = World(tmp_path, SETTINGS.model_copy(update={"tracks": {"chat": track}}))
+    world.models.known_labels = ("Spam",)
+    world.drop("more.json", json.dumps([{"text": "Win a prize", "label": "spam"}]))
 
-
-def drop_labels(world, name, *found):
-    world.drop(
-        name, json.dumps([{"text": f"text {at} of {name}", "label": each} for at, each in enumerate(found)])
-    )
     world.pass_time()
 
-
-@pytest.mark.parametrize(
-    ("kept", "known", "dropped", "says"),
-    [
-        (("spam",), (), ("Spam", "ham"), "the label 'Spam' differs from 'spam' in case only"),
-        # what was forgotten on purpose, and a version knows
-        (("ham",), ("Spam",), ("spam", "ham"), "the label 'spam' differs from 'Spam' in case only"),
-        (("spam",), (), ("ham", "HAM"), "the label 'HAM' differs from 'ham' in case only"),
-        (("spam",), (), (["spam"],), "texts of this track have one label"),
-        ((["spam"], []), (), ("spam",), "texts of this track have a list of labels"),
-        (("spam",), (), ("spam/",), None),  # what only the base model's task refuses, the fake takes
-    ],
-)
-def test_labels_must_fit_those_of_the_track_and_nothing_is_learned_on_a_guess(
-    labels, kept, known, dropped, says
-):
-    drop_labels(labels, "kept.json", *kept)
-    labels.models.known_labels = known
-
-    drop_labels(labels, "more.json", *dropped)
-
-    reasons = [path for path in labels.failed() if path == "more.json.reason.json"]
-    assert len(reasons) == (says is not None)
-    assert len(labels.ledger.jobs()) == 1 + (says is None)
-    if says:
-        reason = files.read_json(labels.home / "inbox" / "failed" / reasons[0])
-        assert (reason["code"], reason["field"]) == ("bad_rows", "label")
-        assert says in reason["message"]
-
-
-def test_a_sidecar_that_leaves_out_a_known_label_fails_its_file(labels):
-    drop_labels(labels, "kept.json", "spam", "ham")
-    (labels.home / "inbox" / "more.json.meta.yaml").write_text("labels: [spam, news]")
-
-    drop_labels(labels, "more.json", 0, 1)
-
-    reason = files.read_json(labels.home / "inbox" / "failed" / "more.json.reason.json")
-    assert (reason["code"], reason["field"]) == ("labels_shrink", "labels")
-    assert "leaves out 'ham'" in reason["message"]
-    assert len(labels.ledger.jobs()) == 1
+    reason = files.read_json(world.home / "inbox" / "failed" / "more.json.reason.json")
+    assert (reason["code"], reason["field"]) == ("bad_rows", "label")
+    assert "the label 'spam' differs from 'Spam' in case only" in reason["message"]
+    assert world.ledger.jobs() == []
+    world.database.close()

@@ -723,7 +723,7 @@ def test_where_memory_is_short_the_adapter_serves(engine, folders, monkeypatch):
 
 
 def test_memory_that_ends_while_a_version_is_merged_is_no_lasting_reason(engine, folders, monkeypatch):
-    def merged(_model, _adapter):
+    def merged(*_):
         raise MemoryError
 
     engine.load("chat", "v0.1", folders / "v0.1", "hash")

@@ -127,6 +127,13 @@ def test_onnx_runtime_says_what_the_version_says(bases_on_disk, versions, tmp_pa
 
 
 @pytest.mark.usefixtures("needs_packages")
+def test_nothing_but_lorad_speaks(bases_on_disk, versions, tmp_path, capfd):
+    exported(bases_on_disk, versions, "encoder", "text_classification", tmp_path)
+
+    assert "onnx" not in capfd.readouterr().out.lower()
+
+
+@pytest.mark.usefixtures("needs_packages")
 def test_a_graph_that_answers_otherwise_is_not_exported(bases_on_disk, versions, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx, "TOLERANCE", -1.0)
 

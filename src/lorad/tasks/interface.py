@@ -147,7 +147,8 @@ class Task(ABC):
     def held_out(self, examples: Sequence[Example]) -> AbstractSet[str]:
         """Return the ids of those that are never trained, so that calibration can be fitted and measured on them.
 
-        The same ones in every session: an example that was trained once says nothing.
+        The same ones in every session: an example that was trained once says nothing. So a session still trains those that an
+        ancestor has trained, which its papers tell.
         """
         del examples
         return frozenset()

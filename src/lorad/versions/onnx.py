@@ -6,9 +6,12 @@ lies beside it (``export``); needing the packages, which are an extra.
 The graph is in float32, of any number of texts of any length: ``input_ids`` and ``attention_mask`` in, ``logits`` out.
 """
 
+import contextlib
 import importlib
+import io
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,19 +53,33 @@ def write(task: Task, model: Any, folder: Path) -> None:
     The task's own attention mask, where it has one, is made in the graph.
     """
     library: Any = importlib.import_module("transformers.exporters")  # works with the extra only
-    ids = torch.ones(SHAPE, dtype=torch.int64)
+    # a tensor each: of two inputs that are one the graph would read only the first
+    given: dict[str, Any] = {name: torch.ones(SHAPE, dtype=torch.int64) for name in INPUTS}
     axes = {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}
     how = library.OnnxConfig(dynamic_shapes=dict.fromkeys(INPUTS, axes))
-    given = {INPUTS[0]: ids, INPUTS[1]: ids, "use_cache": False}
+    given["use_cache"] = False
     try:
-        with passing_errors("writing it as ONNX"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of packages about each other; what is written is asked
+        with passing_errors("writing it as ONNX"), _quietly():
             library.OnnxExporter().export(_masked(task, model), given, how).save_pretrained(folder)
     except (ImportError, LookupError, RuntimeError, TypeError, ValueError, NotImplementedError) as error:
         raise ConfigError(
             f"{type(model).__name__} cannot be written as ONNX: {first_line(error)}; export it with --format merged",
             code="no_onnx",
         ) from error
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep to itself what packages print, log and warn of each other: what they write is asked."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _masked(task: Task, model: Any) -> Any:
