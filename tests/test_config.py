@@ -52,6 +52,13 @@ def test_the_shipped_file_for_tagging_adds_a_track(home):
     assert settings.tracks == {"ner": TrackSettings(task="token_classification", base="minilm")}
 
 
+def test_the_file_of_the_demo_is_one_of_settings(home):
+    settings = load_settings(home, str(SHIPPED / "configs" / "demo.yaml"))
+
+    assert settings.inbox.settle_seconds < Settings().inbox.settle_seconds
+    assert settings.tracks == Settings().tracks
+
+
 def test_the_shipped_file_names_every_setting():
     # Given the file as a person reads it, and the settings as the program knows them
     written = yaml.safe_load((SHIPPED / "configs" / "default.yaml").read_text(encoding="utf-8"))

@@ -690,8 +690,8 @@ def test_a_merged_copy_that_answers_otherwise_is_not_used(engine, probed, monkey
     engine.load("chat", "v0.1", probed, "hash")
     merged = merged_model.merged
 
-    def spoiled(model, adapter):
-        made = merged(model, adapter)
+    def spoiled(*given):
+        made = merged(*given)
         made.model.layers[0].mlp.down_proj.weight.mul_(-3)
         return made
 
@@ -723,7 +723,7 @@ def test_where_memory_is_short_the_adapter_serves(engine, folders, monkeypatch):
 
 
 def test_memory_that_ends_while_a_version_is_merged_is_no_lasting_reason(engine, folders, monkeypatch):
-    def merged(_model, _adapter):
+    def merged(*_):
         raise MemoryError
 
     engine.load("chat", "v0.1", folders / "v0.1", "hash")

@@ -357,7 +357,7 @@ class Engine:
         """Accept inputs to be answered with data, all at once; raise ``ProtocolError`` as ``submit`` does."""
         served = self._find(track)
         with self._place(track, version) as kept:
-            rows = [self._question(served, track, asked) for asked in inputs]
+            rows = [self._question(served, track, asked, at) for at, asked in enumerate(inputs)]
             request = PredictionRequest(track, kept, rows)
             with self._door:
                 self._enter(request)
@@ -400,19 +400,18 @@ class Engine:
             self._count(request)
         return request
 
-    def _question(self, served: ServedTrack, track: str, asked: Any) -> Any:
+    def _question(self, served: ServedTrack, track: str, asked: Any, number: int) -> Any:
         if not isinstance(served.task, Predicting):
             raise _other_way(track, served.task, "POST /v1/chat/completions")
         context = context_length(served.base.model.config)
-        check_length(asked, context)
-        with _as_protocol_errors(status=422):
+        with _about_input(number):
+            check_length(asked, context)
             row = served.task.question(served.base.tokenizer, asked)
-        if context is not None and len(row) > context:
-            raise ProtocolError(
-                f"the context length is {context} tokens, and an input has {len(row)}; send shorter ones",
-                code="context_length_exceeded",
-                param="inputs",
-            )
+            if context is not None and len(row) > context:
+                raise ProtocolError(
+                    f"the context length is {context} tokens, and the input has {len(row)}; send a shorter one",
+                    code="context_length_exceeded",
+                )
         return row
 
     def require_room(self, answers: int = 1) -> None:
@@ -697,6 +696,16 @@ def _as_protocol_errors(status: int = 400) -> Iterator[None]:
         yield
     except SampleError as error:
         raise ProtocolError(error.message, status=status, code=error.code) from None
+
+
+@contextlib.contextmanager
+def _about_input(number: int) -> Iterator[None]:
+    """Tell a client which of its inputs is wrong, and how."""
+    try:
+        yield
+    except (SampleError, ProtocolError) as error:
+        param = f"inputs[{number}]"
+        raise ProtocolError(error.message, status=422, code=error.code, param=param) from None
 
 
 def _generating(task: Task, track: str) -> Generating:

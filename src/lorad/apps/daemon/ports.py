@@ -1,6 +1,6 @@
 """What the learning loop asks of others, who hold models, index examples or read files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from lorad.config import InboxSettings
@@ -17,6 +17,9 @@ class ModelPort(Protocol):
 
     def check(self, track: Track, example: Example) -> Example:
         """Return an example as the track learns it; raise ``SampleError`` for one that its base could not give back."""
+
+    def labels(self, track: Track) -> Collection[str]:
+        """Return the labels that the version knows from which a track answers, as its datasets write them; none of other tasks."""
 
     def plan(
         self, track: Track, examples: Sequence[Example], overrides: dict[str, Any], drift: float
@@ -69,6 +72,7 @@ class Reader(Protocol):
         check: reader.Check,
         *,
         held_out: Sequence[HeldOut],
+        known: Collection[str],
     ) -> reader.Reading:
         """Read a dataset file; raise ``SampleError`` for one of which too little can be used."""
 
