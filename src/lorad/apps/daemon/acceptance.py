@@ -148,7 +148,14 @@ class Acceptance:
         meta.fit(sidecar.path_of(taken.path).name, taken.track, formats, known)
         if holds_documents:
             return meta, self._reader.read(
-                taken.source, self._settings, formats, meta.fields, (), lambda document: document, held_out=()
+                taken.source,
+                self._settings,
+                formats,
+                meta.fields,
+                (),
+                lambda document: document,
+                held_out=(),
+                known=(),
             )
         track = self._tracks[taken.track]
         task = find(track.settings.task)
