@@ -201,8 +201,8 @@ class TrainingSettings(Section):
     nice: Annotated[int, Field(ge=-20, le=19)] = 10
     """Nice value of a session; 19 yields to everything else."""
     min_share: Annotated[float, Field(ge=0.01, le=1)] = 0.25
-    """A session waits while questions are answered on the device that trains, but keeps at least this share of the time;
-    1: it never waits."""
+    """A session waits while questions are answered on the device that trains, but keeps at least this share of the time
+    for itself; 1: it never waits."""
     max_rank: Parallel = 64
     """Maximum rank of the whole adapter; a session that would exceed it truncates the parent's first."""
     consolidate_at: TimeOfDay | None = "03:00"

@@ -176,7 +176,9 @@ class App:
             log=self.home.backend_log,
             is_stopping=self.stopping.is_set,
         )
-        self.engine = Engine(self.settings.engine, self._busy_mark.tell, around)
+        self.engine = Engine(
+            self.settings.engine, self._busy_mark.tell, around, is_claimed=self._busy_mark.is_claimed
+        )
         self._undo.append(("engine", self.engine.close))
         self.models = ModelHost(self.settings, self.tracks, self.engine)
         self.lookup = Lookup(self.tracks, self.settings.answering, self.ledger, self.engine.serving)
