@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from test_toy_task import begin
 from training_runs import PLAN
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, pipeline
 
 from lorad.errors import RegistryError, SampleError
 from lorad.evaluation import calibration, metrics
@@ -21,7 +21,7 @@ from lorad.storage import files
 from lorad.tasks import find
 from lorad.tasks.text_classification import MULTIPLE, Text
 from lorad.training import session
-from lorad.versions import calibrations, loader, papers
+from lorad.versions import calibrations, export, loader, papers
 
 TASK = find("text_classification")
 PATHS = {"fruit": "things/food/fruit", "metal": "things/metal", "bird": "animals/bird"}
@@ -379,6 +379,22 @@ def test_plain_peft_on_the_untouched_base_says_the_same(base, second):
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
+def piped(base, version, folder, text):
+    """Return what transformers' own pipeline says of a text by a merged export: each label's probability."""
+    export.export(version, base, folder, "merged", task=TASK)
+    (said,) = pipeline("text-classification", model=str(folder), top_k=None)([text])
+    return {each["label"]: each["score"] for each in said}
+
+
+def test_a_merged_export_runs_in_transformers_own_pipeline(base, second, tmp_path):
+    (answer,) = answers(load(base, second.candidate), "she took the owl")
+
+    found = piped(base, second.candidate, tmp_path / "out", "she took the owl")
+
+    assert found == pytest.approx(answer["probabilities"], abs=1e-4)
+    assert max(found, key=found.__getitem__) == "animals/bird"
+
+
 def several(kinds, dataset):
     """Return texts with two labels each: what it is, and how it feels."""
     return labelled(kinds, dataset, to=lambda kind: [kind, "hard" if kind == "metal" else "soft"])
@@ -405,6 +421,9 @@ def test_a_track_of_several_labels_stays_one(base, tmp_path):
             assert set(each.target) - unsaid == set(answer["labels"]) - unsaid
             assert each.dataset == "birds" or set(each.target) == set(answer["labels"])
     assert peft_io.read_labels(two.candidate) == (*peft_io.read_labels(one.candidate), "bird")
+    # and in transformers' own pipeline, where each label is a yes or no as well
+    found = piped(base, two.candidate, tmp_path / "out", examples[-1].input)
+    assert found == pytest.approx(said[-1]["probabilities"], abs=1e-4)
 
 
 def many(count=300):
@@ -481,6 +500,11 @@ def load(base, version, **options):
     stack = adapter_stack.AdapterStack(bases.load_base(base, torch.float32, head=heads.SEQUENCE))
     loader.load(TASK, stack, "it", version, base, **options)
     return stack
+
+
+def answers(stack, *texts):
+    with stack.use("it") as model, torch.inference_mode():
+        return TASK.predict(model, [TASK.question(stack.base.tokenizer, text) for text in texts])
 
 
 def test_a_version_that_is_as_sure_as_it_was_loads(base, version):

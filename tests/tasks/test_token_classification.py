@@ -169,16 +169,22 @@ def test_labels_are_tags_in_order_whatever_the_order_of_the_rows():
 # words
 
 
-def test_tokens_go_on_with_a_word_where_letters_of_two_tokens_touch():
-    text = "Brendan O'Falkx-Yzw 20km zq9x"
-    row = TASK.question(tiny.tokenizer(), text)
+def test_tokens_go_on_with_a_word_where_letters_of_two_tokens_touch_and_with_a_number():
+    text = "zqx O'Kwq-Yzw 20km zq9x"
+    row = TASK.question(tiny.tokenizer(), text)  # which reads each sign by itself
 
-    inner = [at for at, (start, _) in enumerate(row.bounds) if text[max(0, start - 1) : start + 1].isalpha()]
-    assert list(row.inner) == [at for at in inner if at]
-    assert row.inner, "the tokenizer reads all of these words whole"
-    assert {text[row.bounds[at][0] - 1 : row.bounds[at][0] + 1] for at in row.inner}.isdisjoint(
-        {"'F", "-Y", "0k", "q9", "9x"}
-    )
+    starts = [row.bounds[at][0] for at in row.inner]
+    assert [text[start - 1 : start + 1] for start in starts] == [
+        "zq",
+        "qx",
+        "Kw",
+        "wq",
+        "Yz",
+        "zw",
+        "20",
+        "km",
+        "zq",
+    ]
 
 
 def word(*tags):
@@ -383,9 +389,9 @@ def test_a_lifted_mask_lets_a_tag_hang_on_what_follows(bases_on_disk, task, sees
 
 
 def edges(text, answer):
-    """Tell of each edge of each span whether it is inside a word."""
+    """Tell of each edge of each span whether it is inside a word or a number."""
     return [
-        text[max(0, at - 1) : at + 1].isalpha() and 0 < at < len(text)
+        0 < at < len(text) and (text[at - 1 : at + 1].isalpha() or text[at - 1 : at + 1].isdecimal())
         for span in answer["spans"]
         for at in (span["start"], span["end"])
     ]
@@ -394,7 +400,7 @@ def edges(text, answer):
 @pytest.mark.parametrize("task", [TASK, BOTH_WAYS])
 def test_spans_end_where_words_do_whatever_a_model_says(bases_on_disk, task):
     base = headed(bases_on_disk["causal"])
-    texts = [f"{name}zqx sold {other}kw to Brendan-Falk" for name, other in pairwise(tiny.NAMES)]
+    texts = [f"{name}zqx sold 2048 {other}kw to Brendan-Falk" for name, other in pairwise(tiny.NAMES)]
     rows = [task.question(base.tokenizer, text) for text in texts]
     with torch.no_grad():
         base.model.score.weight.normal_(std=3.0)
@@ -423,13 +429,14 @@ def test_a_track_whose_data_marks_inside_words_may_go_on_to_do_so(bases_on_disk,
     ]
 
     first = learn(base, tmp_path / "first", prefixes)
-    second = learn(base, tmp_path / "second", whole, prefixes, first.candidate)
+    second = learn(
+        base, tmp_path / "second", whole, (), first.candidate
+    )  # what the first learned was forgotten
 
-    for run in (first, second):
-        assert run.result().verdict.promote, run.result().verdict.reasons
-        assert peft_io.read_splits_words(run.candidate)
-        answer = loaded(base, run.candidate)(prefixes[0].input)[0]
-        assert labels(answer) == [("Arlo", "name")]
+    assert first.result().verdict.promote, first.result().verdict.reasons
+    assert labels(loaded(base, first.candidate)(prefixes[0].input)[0]) == [("Arlo", "name")]
+    assert peft_io.read_splits_words(first.candidate)
+    assert peft_io.read_splits_words(second.candidate)
 
 
 # sessions

@@ -322,9 +322,13 @@ def _held(text: str, offsets: Iterable[tuple[int, int]]) -> Iterator[tuple[int, 
 
 
 def _inner(text: str, bounds: Sequence[tuple[int, int]]) -> Iterator[int]:
-    """Yield which tokens go on with a word: nothing stands between two letters, which are of two tokens."""
+    """Yield which tokens go on with a word or a number: two letters touch, or two digits, which are of two tokens.
+
+    Between a letter and a digit a span may end ("20km"), and at any other sign ("John's").
+    """
     for at, ((_, behind), (start, _)) in enumerate(pairwise(bounds), start=1):
-        if behind == start and text[start - 1].isalpha() and text[start].isalpha():
+        pair = text[start - 1 : start + 1]
+        if behind == start and (pair.isalpha() or pair.isdecimal()):
             yield at
 
 
