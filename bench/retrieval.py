@@ -1,0 +1,296 @@
+"""Documents: whether a search finds the right place, whether answers rest on it, how fast, and what a kill costs.
+
+    python bench/retrieval.py [--fresh] [--only ARM ...]
+
+Arms, each in a process of its own and resumed from the cache: `python_METHOD` and `debian_METHOD` (the two corpora of
+corpora.py, divided in each of the five ways, searched by words, by meaning, by both, and by both with lorad's reranker
+over the first ten); `intake`, `scale` and `kills` (retrieval_stores.py); `grounded` and `grounded_without` (grounding.py: fifty
+questions about ten invented documents through the daemon on SmolLM2, with the documents and without).
+
+The corpora's vectors, and the reranker, are computed in bfloat16, in a fraction of the time: `bfloat16_cosine` is the smallest
+cosine between a question's vector so made and the float32 one that lorad makes.
+"""
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import corpora
+import grounding
+import report
+import retrieval_stores
+from lorad.config import DocumentSettings, SplitMethod, SplitSettings
+from lorad.home import Home
+from lorad.models import embedders, hardware, packed_linear
+from lorad.models.embedders import Embedder
+from lorad.retrieval import rerankers
+from lorad.retrieval.document_store import DocumentStore, Passage, embedded_text
+from lorad.retrieval.rerankers import CrossEncoder
+
+METHODS: tuple[SplitMethod, ...] = ("semantic", "paragraph", "sentence", "chunk", "regex")
+PATTERNS = {"python": r"^\S.*\n[=~^\"*+#-]{3,}[ \t]*$", "debian": r"^#{1,6} "}
+"""Where ``regex`` begins a chunk: at headings, as each corpus writes them."""
+FORMS = ("headed", "bare")
+WEIGHTS = (0.3, 0.5, 0.7)
+"""Of the embeddings, where scores are joined instead of ranks."""
+DEEPEST = 20
+"""Passages that are looked at; a right one behind them counts as not found."""
+RERANKED = 10
+DEFAULT = "semantic"
+SEARCHES = tuple(f"{name}_{method}" for name, method in product(corpora.CORPORA, METHODS))
+ARMS = ("intake", "kills", "scale", "grounded", "grounded_without", *SEARCHES)
+
+
+def home() -> Home:
+    """Return a home with SmolLM2 and the encoder that lorad searches with."""
+    found = Home(report.CACHE / "retrieval_home")
+    for source in ("smollm2", "minilm"):
+        report.add_base(found.root, source)
+    return found
+
+
+# -- searching
+
+
+class Bfloat16:
+    """The encoder that lorad ships, in bfloat16."""
+
+    def __init__(self, folder: Path) -> None:
+        self._plain: Any = embedders.load_encoder(folder)
+        self.exact = embedders.load_encoder(folder)
+        self._plain.model.to(torch.bfloat16)
+        if packed_linear.can_pack(self._plain.model):
+            packed_linear.pack(self._plain.model)
+        self.name, self.dimension = f"{self._plain.name} in bfloat16", self._plain.dimension
+        self.fingerprint = f"{self._plain.fingerprint} in bfloat16"
+        self.embed, self.count_tokens = self._plain.embed, self._plain.count_tokens
+        self.text_tokenizer = self._plain.text_tokenizer
+
+
+def search(corpus: str, method: SplitMethod) -> dict[str, Any]:
+    """Divide a corpus in one way, and return at which rank each way of searching finds each question's place."""
+    encoder = home().base("minilm")
+    embedder = Bfloat16(encoder)
+    reranker = rerankers.load(encoder, "bfloat16")
+    assert reranker is not None
+    folder = report.CACHE / f"retrieval_store_{corpus}_{method}"
+    split = SplitSettings(method=method, pattern=PATTERNS[corpus] if method == "regex" else None)
+    found: dict[str, Any] = {}
+    for form in FORMS:
+        told = corpora.corpus(corpus)[form]
+        store = DocumentStore(folder, split=split, embedder=embedder)
+        began = time.perf_counter()
+        store.add(told.documents.values())  # those of the other form are replaced
+        while store.step(256):
+            pass
+        spent = time.perf_counter() - began
+        counts = store.tables.counts()
+        store.close()
+        found[form] = {
+            "documents": counts["documents"],
+            "chunks": counts["chunks"],
+            "seconds": round(spent, 1),
+            "bytes_a_chunk": round(retrieval_stores.bytes_of(folder) / counts["chunks"]),
+            "ranks": ranks(told.asked, folder, split, embedder, reranker),
+        }
+        print(
+            corpus,
+            method,
+            form,
+            {name: figures(each) for name, each in found[form]["ranks"].items()},
+            flush=True,
+        )
+    questions = [each.question for each in corpora.corpus(corpus)["headed"].asked]
+    cosines = (embedder.embed(questions) * embedder.exact.embed(questions)).sum(1)
+    shutil.rmtree(folder)
+    return {**found, "bfloat16_cosine": round(float(np.min(cosines)), 5)}
+
+
+def ranks(
+    asked: Sequence[corpora.Asked],
+    folder: Path,
+    split: SplitSettings,
+    embedder: Embedder,
+    reranker: CrossEncoder,
+) -> dict[str, list[int | None]]:
+    """Return, for each way of searching, the rank of the first right passage for each question, ``None`` if there is none."""
+    by_rank = DocumentStore(folder, DocumentSettings(fusion="rank"), split, embedder)
+    weighted = {
+        weight: DocumentStore(
+            folder, DocumentSettings(fusion="weighted", embeddings_weight=weight), split, embedder
+        )
+        for weight in WEIGHTS
+    }
+
+    def reranked(question: str) -> list[Passage]:
+        first = by_rank.search(question, RERANKED, "hybrid")
+        said = reranker.score(question, [embedded_text(each.chunk) for each in first])
+        return [first[at] for at in sorted(range(len(first)), key=lambda at: -said[at].answers)]
+
+    ways: dict[str, Callable[[str], Sequence[Passage]]] = {
+        "bm25": partial(by_rank.search, k=DEEPEST, how="bm25"),
+        "embeddings": partial(by_rank.search, k=DEEPEST, how="embeddings"),
+        "hybrid": partial(by_rank.search, k=DEEPEST, how="hybrid"),
+        "reranked": reranked,
+    }
+    for weight, store in weighted.items():
+        ways[f"weighted_{weight}"] = partial(store.search, k=DEEPEST, how="hybrid")
+    found = {name: [rank(each, way(each.question)) for each in asked] for name, way in ways.items()}
+    for store in (by_rank, *weighted.values()):
+        store.close()
+    return found
+
+
+def rank(asked: corpora.Asked, passages: Sequence[Passage]) -> int | None:
+    chunks = [passage.chunk for passage in passages]
+    return next(
+        (
+            place
+            for place, chunk in enumerate(chunks, start=1)
+            if corpora.is_right(asked, chunk.name, chunk.start, chunk.end)
+        ),
+        None,
+    )
+
+
+def figures(places: Sequence[int | None]) -> dict[str, float]:
+    """Return the shares of questions whose place is first, or among the first five, and the mean reciprocal rank."""
+    known = [place for place in places if place is not None]
+    return {
+        "recall1": round(sum(place == 1 for place in known) / len(places), 4),
+        "recall5": round(sum(place <= 5 for place in known) / len(places), 4),
+        "mrr": round(sum(1 / place for place in known) / len(places), 4),
+    }
+
+
+# -- all together
+
+
+def flat(arms: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all figures under keys of their own, of the arms that were run."""
+    found: dict[str, Any] = {}
+    for name in corpora.CORPORA:
+        if default := arms.get(f"{name}_{DEFAULT}"):
+            for form in FORMS:
+                end = ("" if name == "python" else f"_{name}") + ("" if form == "headed" else "_bare")
+                found |= {
+                    f"{key}{end}": value for key, value in figures(default[form]["ranks"]["hybrid"]).items()
+                }
+                found[f"questions{end}"] = len(default[form]["ranks"]["hybrid"])
+                found[f"chunks{end}"] = default[form]["chunks"]
+    found |= arms.get("grounded", {}).get("figures", {})
+    if "grounded_without" in arms:
+        found["grounded_without"] = arms["grounded_without"]["figures"]["grounded"]
+    if "intake" in arms:
+        found |= arms["intake"] | {"intake_chunks": arms["intake"]["chunks"]}
+        found.pop("chunks", None)
+    for size, told in arms.get("scale", {}).items():
+        if isinstance(told, dict):
+            found |= {f"{key}_{int(size):_}": value for key, value in told.items()}
+    if "kills" in arms:
+        found |= {f"kills_{key}" if key != "kills" else key: value for key, value in arms["kills"].items()}
+    searched = [arms[each] for each in SEARCHES if each in arms]
+    found |= {"bfloat16_cosine": min(each["bfloat16_cosine"] for each in searched)} if searched else {}
+    for arm in SEARCHES:
+        for form, way in product(FORMS, arms[arm][FORMS[0]]["ranks"]) if arm in arms else ():
+            told = figures(arms[arm][form]["ranks"][way])
+            found |= {f"{key}_{arm}_{form}_{way}": value for key, value in told.items()}
+    return found
+
+
+def table(arms: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for name, form in product(corpora.CORPORA, FORMS):
+        told = {method: arms[f"{name}_{method}"][form] for method in METHODS if f"{name}_{method}" in arms}
+        if not told:
+            continue
+        ways = list(next(iter(told.values()))["ranks"])
+        lines += ["", f"## {name}, {form}: recall@1 / recall@5 / MRR", ""]
+        lines += ["| splitter | chunks | " + " | ".join(ways) + " |", "|---" * (2 + len(ways)) + "|"]
+        for method, each in told.items():
+            cells = [
+                " / ".join(f"{value:.3f}" for value in figures(each["ranks"][way]).values()) for way in ways
+            ]
+            lines.append(f"| {method} | {each['chunks']:,} | " + " | ".join(cells) + " |")
+    return [*lines, *grounding.table(arms)]
+
+
+def draw(arms: Mapping[str, Any]) -> None:
+    """Plot recall@5 without headings by splitter and way, and milliseconds of a search by size."""
+    plt = report.pyplot()
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4))
+    ways = ("bm25", "embeddings", "hybrid", "reranked")
+    for axes, name in ((left, "python"), (middle, "debian")):
+        methods = [method for method in METHODS if f"{name}_{method}" in arms]
+        for number, way in enumerate(ways):
+            shares = [figures(arms[f"{name}_{each}"]["bare"]["ranks"][way])["recall5"] for each in methods]
+            axes.bar([place + 0.2 * number for place in range(len(methods))], shares, 0.2, label=way)
+        axes.set_xticks([place + 0.3 for place in range(len(methods))], methods)
+        axes.set_ylim(0, 1)
+        axes.set_title(f"{name}, headings taken out: recall@5")
+    left.legend(loc="lower left", fontsize=8)
+    sizes = [each for each in arms.get("scale", {}) if each.isdigit()]
+    for way in retrieval_stores.WAYS:
+        times = [arms["scale"][size][f"{way}_p50_ms"] for size in sizes]
+        right.plot([int(size) for size in sizes], times, marker="o", label=way)
+    right.axhline(50, color="#cc6677", linestyle=":")
+    right.set_xscale("log")
+    right.set_yscale("log")
+    right.set_xlabel("chunks")
+    right.set_title("one search: median milliseconds")
+    right.legend(fontsize=8)
+    figure.tight_layout()
+    report.RESULTS.mkdir(exist_ok=True)
+    figure.savefig(report.RESULTS / "retrieval.png", dpi=110)
+
+
+def run_arm(arm: str) -> dict[str, Any]:
+    if arm == "kills":
+        return retrieval_stores.kills()
+    if arm == "scale":
+        return retrieval_stores.scale(report.CACHE / "retrieval_scale")
+    if arm == "intake":
+        return retrieval_stores.intake(embedders.load_encoder(home().base("minilm")))
+    if arm.startswith("grounded"):
+        return grounding.ask(home(), with_documents=arm == "grounded")
+    corpus, _, method = arm.partition("_")
+    return search(corpus, method)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--fresh", action="store_true", help="measure again what was measured")
+    parser.add_argument("--only", nargs="*", choices=ARMS, default=ARMS, help="run these arms alone")
+    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
+    parser.add_argument("out", nargs="?", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    hardware.quieten()
+    if options.arm:
+        options.out.write_text(json.dumps(run_arm(options.arm)), encoding="utf-8")
+        return
+    for name in options.only:
+        report.arm(f"retrieval_{name}", [__file__, "--arm", name], fresh=options.fresh)
+    known = {name: report.CACHE / f"retrieval_{name}.json" for name in ARMS}
+    arms = {name: json.loads(path.read_text()) for name, path in known.items() if path.exists()}
+    found = flat(arms)
+    draw(arms)
+    missing = [name for name in ARMS if name not in arms]
+    notes = [
+        *(__doc__ or "").strip().splitlines()[:1],
+        *([f"Not run yet: {', '.join(missing)}."] if missing else []),
+    ]
+    report.save("retrieval", found, notes, tables=table(arms))
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
