@@ -1,5 +1,6 @@
 """The settings: defaults, the order of what overrides what, and every problem told at once."""
 
+import re
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -50,6 +51,32 @@ def test_the_shipped_file_for_tagging_adds_a_track(home):
     settings = load_settings(home, str(SHIPPED / "configs" / "ner.yaml"))
 
     assert settings.tracks == {"ner": TrackSettings(task="token_classification", base="minilm")}
+
+
+def test_the_shipped_file_for_documents_adds_a_track_that_learns_nothing(home):
+    settings = load_settings(home, str(SHIPPED / "configs" / "documents.yaml"))
+
+    assert settings.document_tracks == {"documents": TrackSettings(task="retrieval")}
+    assert settings.learning_tracks == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"tracks": {"chat": {"retrieve": "manuals"}}},
+            "tracks.chat.retrieve: manuals is no track with task: retrieval",
+        ),
+        ({"documents": {"split": {"method": "regex"}}}, "needs a pattern"),
+        ({"documents": {"split": {"pattern": "("}}}, "no regular expression"),
+        ({"documents": {"split": {"pattern": "x*"}}}, "matches the empty text"),
+        ({"documents": {"split": {"min_tokens": 300}}}, "min_tokens must be at most"),
+        ({"documents": {"split": {"overlap_tokens": 200}}}, "overlap_tokens less than"),
+    ],
+)
+def test_settings_of_documents_that_contradict_each_other_are_refused(given, told):
+    with pytest.raises(ValidationError, match=re.escape(told)):
+        Settings.model_validate(given)
 
 
 def test_the_shipped_file_names_every_setting():

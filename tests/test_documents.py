@@ -82,7 +82,7 @@ def test_every_setting_that_is_named_is_there(generate):
     for kind, name in re.findall(r"^(## |\| )`([\w.\[\]]+)`", page, re.MULTILINE):
         section = name if kind == "## " else section
         known |= {section, f"{section}.{name}"}
-    known |= {name.split("[", 1)[0] for name in known} | {"tracks.chat.base", "log.*"}
+    known |= {name.split("[", 1)[0] for name in known} | {"tracks.chat.base", "log.*", "documents.jsonl"}
 
     named = {
         (relative(path), name)
@@ -159,13 +159,16 @@ def test_the_page_of_the_socket_is_what_the_daemon_says_of_itself():
 def test_the_page_of_the_socket_says_where_an_answer_may_come_from():
     schemas = build(types.SimpleNamespace(archive=None)).openapi()["components"]["schemas"]
     part = read(DOCS / "http.md").split("### Where an answer comes from")[1].split("\n## ")[0]
-    example = json.loads("{" + part.split("```json\n")[1].split("```")[0] + "}")["lorad"]
+    example, with_passages = (
+        json.loads("{" + written.split("```")[0] + "}")["lorad"] for written in part.split("```json\n")[1:3]
+    )
 
     assert (
         re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE)[1:]
         == schemas["Origin"]["properties"]["mode"]["enum"]
     )
-    assert example.keys() == schemas["Origin"]["properties"].keys()
+    assert example.keys() | {"passages"} == schemas["Origin"]["properties"].keys() == with_passages.keys()
+    assert with_passages["passages"][0].keys() == schemas["SourcePassage"]["properties"].keys()
     assert example["sources"][0].keys() == schemas["SourceExample"]["properties"].keys()
     assert "lorad" not in schemas["Completion"]["required"]
 

@@ -4,12 +4,15 @@ import shutil
 
 import pytest
 import tiny
+import tiny_encoder
 from home import Track
 
 from lorad import library
+from lorad.config import SplitSettings
 from lorad.errors import ConfigError, ProtocolError, RegistryError
 from lorad.evaluation import metrics
 from lorad.storage import files
+from lorad.storage.documents import Document
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +80,60 @@ def test_what_is_not_there_is_told(made):
         library.load("law", home=made.root)
     with pytest.raises(RegistryError, match=r"v0\.9"):
         library.load(version="v0.9", home=made.root)
+
+
+# documents
+
+
+MANUAL = "# The mill\n\nIt stands by the river.\n\n# The ford\n\nCarts cross below the weir.\n"
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoder")
+    return tiny_encoder.store(folder / "source", folder / "encoder")
+
+
+def test_a_store_is_filled_searched_saved_and_loaded(tmp_path, encoder):
+    (tmp_path / "mill.md").write_text(MANUAL)
+    told = []
+    with library.DocumentStore(embedder=encoder, split=SplitSettings(min_tokens=0)) as store:
+        counts = store.add_documents([tmp_path / "mill.md", "The inn serves eel pie."], told.append)
+        assert counts == {"new": 2}
+        assert told[-1] == 0
+        assert store.counts == {"documents": 2, "chunks": 3, "waiting": 0, "unembedded": 0}
+        (best,) = store.search("carts cross", 1, "bm25")
+        assert store.text(best.chunk.document)[best.chunk.start : best.chunk.end] == best.chunk.text
+        assert len(store.search("carts cross", 3, "embeddings")) == 3
+        store.save(tmp_path / "saved")
+
+    with library.DocumentStore.load(
+        tmp_path / "saved", embedder=encoder, split=SplitSettings(min_tokens=0)
+    ) as again:
+        assert again.search("carts cross", 1, "bm25")[0].chunk.heading == ("The ford",)
+        assert again.add_documents([tmp_path / "mill.md"]) == {"known": 1}
+        assert again.remove(best.chunk.document) == 1
+    with pytest.raises(ConfigError, match="no store"):
+        library.DocumentStore.load(tmp_path)
+
+
+@pytest.mark.parametrize("split", ["paragraph", "sentence", "chunk", "semantic"])
+def test_a_store_divides_as_it_is_told(split):
+    with library.DocumentStore(split=split) as store:
+        store.add_documents([Document(text=MANUAL, title="t", markup="markdown")])
+
+        assert store.search("weir", 1)[0].chunk.text in MANUAL
+
+
+def test_an_answer_is_asked_with_passages_and_cites_them(made):
+    loaded = library.load(home=made.root)
+    with library.DocumentStore(split=SplitSettings(min_tokens=0)) as store:
+        store.add_documents([Document(text=MANUAL, title="Village", name="v.md", markup="markdown")])
+
+        answer = store.generate("Where do carts cross?", loaded, top_k=1, max_tokens=4)
+
+        (cited,) = answer.citations
+        assert (cited.title, cited.heading, cited.number) == ("Village", ("The ford",), 1)
+        assert store.text(cited.document)[cited.start : cited.end] == cited.text
+        nothing = store.generate("quarterly turbine revenue", loaded)
+        assert (nothing.text, nothing.citations) == ("I found nothing about that in the documents.", ())

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from lorad.errors import ConfigError, did_you_mean
 from lorad.home import Home
-from lorad.records import CLASSIFICATION, StoppingRule
+from lorad.records import CLASSIFICATION, RETRIEVAL, StoppingRule
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, le=31_536_000)]
@@ -332,22 +332,94 @@ TASKS = {
 
 
 def _is_task(name: str) -> str:
-    if name not in TASKS and not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
+    if name != RETRIEVAL and name not in TASKS and not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
         raise ValueError(
-            f"there is no such task; known: {', '.join(TASKS)}, and a class of yours as module:Class"
+            f"there is no such task; known: {', '.join((*TASKS, RETRIEVAL))}, and a class of yours as module:Class"
         )
     return name
 
 
+SplitMethod = Literal["paragraph", "sentence", "chunk", "semantic", "regex"]
+"""How a document is divided."""
+
+
+def _is_pattern(pattern: str) -> str:
+    try:
+        found = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"it is no regular expression: {error}") from None
+    if found.match(""):
+        raise ValueError("it matches the empty text, and would divide a document anywhere")
+    return pattern
+
+
+class SplitSettings(Section):
+    """How documents are divided into chunks, which are what a search finds. Lengths are in tokens of the embedder."""
+
+    method: SplitMethod = "semantic"
+    """``semantic``: at headings, sections as they are. ``paragraph``: at blank lines. ``sentence``: at ends of sentences.
+    ``chunk``: equal parts, however they are written. ``regex``: before each match of ``pattern``. Tables and code stay whole
+    where they fit."""
+    pattern: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_is_pattern)] | None = None
+    """Regular expression of Python's at whose matches ``regex`` begins a chunk; ``^`` and ``$`` match at lines."""
+    min_tokens: Annotated[int, Field(ge=0, le=8192)] = 32
+    """A shorter chunk is joined with the next one."""
+    max_tokens: Annotated[int, Field(ge=8, le=8192)] = 200
+    """A longer one is divided: between paragraphs, else sentences, else words. The headings above a chunk are embedded with it;
+    MiniLM reads 256 tokens in all."""
+    overlap_tokens: Annotated[int, Field(ge=0, le=4096)] = 32
+    """What ``chunk`` repeats of the chunk before."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.method == "regex" and self.pattern is None:
+            raise ValueError("the method regex needs a pattern")
+        if not (self.min_tokens <= self.max_tokens and self.overlap_tokens < self.max_tokens):
+            raise ValueError("min_tokens must be at most, and overlap_tokens less than, max_tokens")
+        return self
+
+
+class DocumentSettings(Section):
+    """How documents are divided, searched, and put before a question. Tracks with ``task: retrieval`` hold them."""
+
+    split: SplitSettings = SplitSettings()
+    search: Literal["hybrid", "bm25", "embeddings"] = "hybrid"
+    """``bm25`` compares words, ``embeddings`` meanings, ``hybrid`` does both. Without an encoder (``lorad base add minilm``) it is
+    ``bm25``."""
+    fusion: Literal["rank", "weighted"] = "rank"
+    """How ``hybrid`` joins both: by their ranks (reciprocal rank fusion, Cormack et al. 2009), or by their scores, weighted."""
+    embeddings_weight: Share = 0.5
+    """Weight of the embeddings; BM25 has the rest."""
+    passages: Annotated[int, Field(ge=1, le=50)] = 4
+    """Passages that stand before a question, as far as the context has room."""
+    passage_share: Share = 0.6
+    """Share of the context that they may take."""
+    min_similarity: Annotated[float, Field(ge=-1, le=1)] = 0.3
+    """Cosine from which a passage is relevant to a question."""
+    min_coverage: Share = 0.5
+    """Share of the question's words, weighted by rarity, from which a passage is relevant that has no embedding, or is too far by
+    ``min_similarity``."""
+    prefer: Literal["facts", "passages"] = "facts"
+    """Where a learned example answers a question and passages are found as well: which one answers."""
+    not_found_words: Annotated[str, Field(min_length=1, max_length=1000)] = (
+        "I found nothing about that in the documents."
+    )
+    """What is said where a request asks for documents and none is relevant."""
+
+
 class TrackSettings(Section):
-    """A track: what is learned for one task on one base model."""
+    """A track: what is learned for one task on one base model, or documents that are searched."""
 
     task: Annotated[str, AfterValidator(_is_task)] = "chat"
     """What it learns: ``chat``; ``text_classification``; ``token_classification`` (labelled spans, such as names), or
     ``bidirectional_token_classification``, which lets a causal base read the whole text for each tag; or a task of your own as
-    ``module:Class`` (see ``lorad.tasks.interface``)."""
+    ``module:Class`` (see ``lorad.tasks.interface``). ``retrieval`` learns nothing: its files are documents, which can be searched at once."""
     base: str = "smollm2"
-    """Name of a base model in ``models/base``; see ``lorad base add``."""
+    """Name of a base model in ``models/base``; see ``lorad base add``. A track of documents needs none."""
+    split: SplitSettings | None = None
+    """How a track of documents divides them; ``None``: as ``documents.split`` says."""
+    retrieve: TrackName | None = None
+    """The track of documents in which a track of chat looks its questions up; a request names another one, or none."""
 
 
 class RoleSettings(Section):
@@ -424,21 +496,37 @@ class Settings(Section):
     judge: JudgeSettings = JudgeSettings()
     engine: EngineSettings = EngineSettings()
     answering: AnsweringSettings = AnsweringSettings()
+    documents: DocumentSettings = DocumentSettings()
     server: ServerSettings = ServerSettings()
     registry: RegistrySettings = RegistrySettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")
-    def _check_systems(self) -> Self:
+    def _check_names(self) -> Self:
         problems = [
             f"systems.{name}.{role}: {problem}"
             for name, system in self.systems.items()
             for role, member in system.roles.items()
             for problem in _problems_of(role, member, self.tracks)
         ]
+        problems += [
+            f"tracks.{name}.retrieve: {track.retrieve} is no track with task: {RETRIEVAL}"
+            for name, track in self.tracks.items()
+            if track.retrieve is not None and track.retrieve not in self.document_tracks
+        ]
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    @property
+    def learning_tracks(self) -> dict[str, TrackSettings]:
+        """Return the tracks that learn, by name."""
+        return {name: track for name, track in self.tracks.items() if track.task != RETRIEVAL}
+
+    @property
+    def document_tracks(self) -> dict[str, TrackSettings]:
+        """Return the tracks that hold documents, by name."""
+        return {name: track for name, track in self.tracks.items() if track.task == RETRIEVAL}
 
     def system(self, name: str) -> SystemSettings:
         """Return a system's settings; raise ``ConfigError`` with the known systems."""

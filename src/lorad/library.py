@@ -1,36 +1,54 @@
-"""Lorad's versions in a Python program of one's own, without the daemon.
+"""Lorad's versions and stores of documents in a Python program of one's own, without the daemon.
 
-What lives here: ``load``, ``load_all`` and ``load_system``, which check all that the daemon checks before a version answers. What
-never does: learning, sharing, changing anything in the home.
+What lives here: ``load``, ``load_all`` and ``load_system``, which check all that the daemon checks before a version answers, and
+``DocumentStore``. What never does: learning, sharing, changing anything in the home.
 
-    from lorad.library import load
+    from lorad.library import DocumentStore, load
     print(load(home="/var/lib/lorad").answer("Where is the library?"))
+
+    store = DocumentStore(embedder="/var/lib/lorad/models/base/minilm")
+    store.add_documents([Path("manual.md"), "The mill stands by the river."])
+    store.search("Where is the mill?")[0].chunk.text
+    store.generate("Where is the mill?", load(home="/var/lib/lorad"), top_k=3).text
+    store.save("manuals")
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
-from lorad.config import load_settings
-from lorad.errors import ProtocolError, RegistryError
+from lorad.config import DocumentSettings, SplitMethod, SplitSettings, load_settings
+from lorad.datasets import documents
+from lorad.errors import ConfigError, ProtocolError, RegistryError
 from lorad.home import find_home
-from lorad.models import adapter_stack, bases, generation, hardware
+from lorad.models import adapter_stack, bases, embedders, generation, hardware
+from lorad.models.embedders import Embedder
 from lorad.models.heads import Head
+from lorad.retrieval import document_store, passages
+from lorad.retrieval.citations import Citation
+from lorad.retrieval.document_store import How, Passage
 from lorad.serving import systems
 from lorad.serving.answers import Classification, Classifications, SystemAnswer, SystemMember
-from lorad.serving.engine import answer_room, context_length
+from lorad.serving.engine import UNKNOWN_CONTEXT, answer_room, context_length
 from lorad.serving.record_json import read
 from lorad.serving.systems import Chain
+from lorad.storage.documents import FILE as STORE_FILE
+from lorad.storage.documents import Document, Filter
 from lorad.tasks import Generating, Predicting, Task, find
 from lorad.versions import loader
 from lorad.versions.store import Registry
 
 PARAMETER_BYTES = 4
 """Of a base in memory, in the widest precision that it may be held in."""
+
+LONGEST_TITLE = 200
+"""Characters of a text's first line, which is its title."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +87,18 @@ class Loaded:
             room = answer_room(len(prompt), context_length(model.config), max_tokens)
             (tokens,) = generation.greedy(model, [prompt], self._task.stop_tokens(self.tokenizer), room)
         return self._task.text(self.tokenizer, tokens)
+
+    def room_for(self, max_tokens: int | None) -> int:
+        """Return how many tokens a prompt may have before an answer of so many, or of an eighth of the context."""
+        with self.model() as model:
+            context = context_length(model.config) or UNKNOWN_CONTEXT
+        return context - (max_tokens or context // 8)
+
+    def prompt_tokens(self, messages: Sequence[Mapping[str, Any]]) -> int:
+        """Return how many tokens a conversation is."""
+        if not isinstance(self._task, Generating):
+            raise ProtocolError(f"{self.track} answers with data; use predict()", code="other_way")
+        return len(self._task.prompt(self.tokenizer, list(messages)))
 
     def predict(self, inputs: Sequence[Any]) -> list[Any]:
         """Answer inputs of a task that answers with data; raise ``SampleError`` for one that is no input of it."""
@@ -144,6 +174,120 @@ def load_system(
     ``ConfigError`` when there is no such system, ``RegistryError`` when a member has no intact version.
     """
     return _Library(home, config, strict).load_system(name, variant)
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """An answer from documents."""
+
+    text: str
+    citations: tuple[Citation, ...]
+    """The passages that it was asked with; none where none was relevant, and then no model was asked."""
+
+
+class DocumentStore:
+    """Documents that are divided, embedded, searched and asked; one program may have a store's folder open at a time."""
+
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        *,
+        embedder: str | Path | Embedder | None = None,
+        split: SplitSettings | SplitMethod | None = None,
+        settings: DocumentSettings | None = None,
+    ) -> None:
+        """Open the store of a folder, made if it must be; without a folder it is in memory until ``save``.
+
+        ``embedder`` is the folder of a base of kind encoder (``lorad base add minilm``); without one, documents are found by
+        their words alone. Raise ``ConfigError`` where it names none.
+        """
+        if isinstance(embedder, str | Path):
+            embedder = embedders.load_encoder(Path(embedder))
+        if isinstance(split, str):
+            split = SplitSettings(method=split)
+        self._settings = settings or DocumentSettings()
+        place = None if folder is None else Path(folder)
+        self._store = document_store.DocumentStore(place, self._settings, split, embedder)
+
+    @classmethod
+    def load(cls, folder: str | Path, **options: Any) -> "DocumentStore":
+        """Open a store that is there, with the options of a new one; raise ``ConfigError`` where there is none."""
+        if not (Path(folder) / STORE_FILE).is_file():
+            raise ConfigError(f"{folder} holds no store of documents", code="no_such_store")
+        return cls(folder, **options)
+
+    def save(self, folder: str | Path) -> None:
+        """Copy the store into a folder that holds none yet; one with a folder of its own is always saved there."""
+        self._store.copy_to(Path(folder))
+
+    def close(self) -> None:
+        """Close it."""
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        """Return the store, to be closed at the block's end."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def add_documents(
+        self,
+        documents: Iterable[str | Path | Document],
+        tell: Callable[[int], None] = lambda _: None,
+    ) -> dict[str, int]:
+        """Add texts, files, folders of files or ``Document`` records, and return how many were new, replacing, same or known.
+
+        They can be found when this returns. ``tell`` is told how many documents and chunks are left, after each step. What a
+        kill has left is done by the next call. A file of your own is read in this process. Raise ``SampleError`` for what
+        cannot be read or stored.
+        """
+        found = self._store.add(itertools.chain.from_iterable(map(_as_documents, documents)), now=time.time())
+        while self._store.step():
+            tell(self._store.left())
+        return {str(name): count for name, count in found.items()}
+
+    def remove(self, *documents: int) -> int:
+        """Remove documents by number; return how many there were."""
+        return self._store.remove(documents)
+
+    def search(
+        self, query: str, k: int = 10, how: How | None = None, where: Filter | None = None
+    ) -> list[Passage]:
+        """Return the ``k`` passages nearest to a query, best first: by ``bm25``, ``embeddings`` or ``hybrid``."""
+        return self._store.search(query, k, how, where)
+
+    def generate(
+        self, query: str, model: Loaded, top_k: int | None = None, max_tokens: int | None = None
+    ) -> Generated:
+        """Answer a question from the ``top_k`` nearest passages that are relevant, as far as the model's context has room."""
+        found = self.search(query, top_k or self._settings.passages)
+        messages = [{"role": "user", "content": query}]
+        room = int(model.room_for(max_tokens) * self._settings.passage_share)
+        chosen = passages.fitting(messages, passages.relevant(found), model.prompt_tokens, room)
+        if not chosen:
+            return Generated(self._settings.not_found_words, ())
+        text = model.answer(passages.asked(messages, chosen), max_tokens)
+        return Generated(text, passages.citations(chosen))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return how many documents and chunks there are, and how many are not divided or embedded yet."""
+        return self._store.tables.counts()
+
+    def text(self, document: int) -> str | None:
+        """Return a document's text, which the offsets of passages and citations slice."""
+        return self._store.tables.text(document)
+
+
+def _as_documents(given: str | Path | Document) -> Iterable[Document]:
+    if isinstance(given, Path):
+        return documents.read_folder(given) if given.is_dir() else documents.read_file(given)
+    if isinstance(given, str):
+        title = next(filter(None, (line.strip() for line in given.splitlines())), "")[:LONGEST_TITLE]
+        return [Document(text=given, title=title)]
+    return [given]
 
 
 class _Library:

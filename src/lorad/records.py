@@ -23,6 +23,9 @@ CHAT = "chat"
 CLASSIFICATION = "text_classification"
 """The task of tracks that learn the labels of texts, and of a system's members."""
 
+RETRIEVAL = "retrieval"
+"""The task of tracks that hold documents and learn nothing, and what their files' formats are called."""
+
 BASE = "base"
 """What people and answers call the model without any version."""
 

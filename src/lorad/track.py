@@ -46,5 +46,5 @@ def open_track(home: Home, settings: Settings, database: Database, name: str) ->
 
 
 def open_tracks(home: Home, settings: Settings, database: Database) -> Mapping[str, Track]:
-    """Return every track of the settings by its name."""
-    return {name: open_track(home, settings, database, name) for name in settings.tracks}
+    """Return every track that learns, by its name; tracks of documents are not among them."""
+    return {name: open_track(home, settings, database, name) for name in settings.learning_tracks}

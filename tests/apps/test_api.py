@@ -75,7 +75,7 @@ def engine(base_folder):
 
 
 def api(engine, retrieving):
-    nobody = dict.fromkeys(("commands", "models", "snapshot", "turn"))
+    nobody = dict.fromkeys(("commands", "models", "snapshot", "documents", "turn"))
     archive = Archive()
     return Api(
         tracks={},

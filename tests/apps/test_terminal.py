@@ -7,6 +7,8 @@ import sys
 import pytest
 import typer
 from fake_daemon import (
+    DOCUMENT,
+    PASSAGE,
     RETENTION,
     SESSION,
     FakeDaemon,
@@ -26,10 +28,11 @@ from fake_daemon import (
 from shown import is_safe
 from typer.testing import CliRunner
 
-from lorad.apps.cli import programs
+from lorad.apps.cli import ask, programs
 from lorad.apps.cli.main import app
 from lorad.apps.screens import state_text, terminal
-from lorad.serving.completions import Origin, SourceExample
+from lorad.serving.completions import Origin, SourceExample, SourcePassage
+from lorad.serving.record_json import read
 
 EVIL = "é\x1b[31m\x1b]0;pwned\x07\x9b2J\x7f\u202e\u2028[/red][bold]\r\n7  forged  promoted\U000e0041"
 SHOWN = r"é\x1b[31m\x1b]0;pwned\x07\x9b2J\x7f\u202e\u2028[/red][bold]"
@@ -103,6 +106,12 @@ ASKING = {
     "classify": (["a text", "--model", "mail"], {"POST /lorad/classify": CLASSIFIED}),
     "test": (["{rows}"], {"POST /v1/chat/completions": STREAM}),
     "drop": (["{file}"], {}),
+    "docs": ([], {}),
+    "docs add": (["{file}"], {}),
+    "docs list": ([], {"GET /lorad/documents": {"track": "t", "documents": [DOCUMENT]}}),
+    "docs show": (["7"], {"GET /lorad/documents/7": DOCUMENT | {"text": "a mill", "spans": []}}),
+    "docs search": (["mill"], {"POST /lorad/search": {"track": "t", "passages": [PASSAGE], "left": 1}}),
+    "docs remove": (["7"], {"POST /lorad/documents/remove": {"track": "t", "documents": [DOCUMENT]}}),
     "wait": ([], {"GET /lorad/status": DONE, "GET /lorad/events": {"events": EVENTS}}),
     "jobs": ([], {"GET /lorad/jobs": {"jobs": STATUS["jobs"]}}),
     "jobs 1": ([], {"GET /lorad/jobs/1": ONE_JOB}),
@@ -185,6 +194,7 @@ def test_a17_no_command_lets_data_steer_the_terminal(lorad, tmp_path, monkeypatc
     if command not in {
         "ask",
         "chat",
+        "docs show",
         "cancel",
         "pause",
         "retry",
@@ -232,6 +242,19 @@ def test_a17_where_an_answer_comes_from_is_told_as_text(monkeypatch):
     told = sys.stderr.getvalue()
     assert (told[:4], told[-5:]) == (terminal.DIM, f"{terminal.NORMAL}\n")
     assert is_safe(told[4:-5]), repr(told)
+
+
+def test_a17_footnotes_are_told_as_text_a_line_each(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Watched())
+    monkeypatch.setenv("NO_COLOR", "1")
+    passage = read(SourcePassage, evil(PASSAGE) | {"number": 1})
+
+    ask._name_origin(Origin(mode="passages", passages=(passage, passage)))
+
+    told = sys.stderr.getvalue()
+    assert told.count("\n") == 2
+    assert told.startswith(f"[1] Village{SHOWN}")
+    assert is_safe(told, also="\n"), repr(told)
 
 
 def test_a_remark_is_plain_where_no_styles_are_wanted_and_none_where_nobody_reads(monkeypatch):

@@ -61,7 +61,7 @@ def test_none_says_nothing(tmp_path):
     ("text", "told"),
     [
         ("feilds: {a: b}", "no key feilds; did you mean fields?"),
-        ("colour: red", "no key colour; known: description, fields, labels, task, track"),
+        ("colour: red", "no key colour; known: date, description, fields, labels, split, tags, task, track"),
         ("track: ../other", "track: "),
         ("fields: [a, b]", "fields: "),
         ("fields: {question: 3}", "fields.question: "),

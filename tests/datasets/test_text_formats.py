@@ -105,6 +105,7 @@ def test_columns_under_another_formats_name_are_not_taken(refused, name):
         ("# The mill\nIt grinds.", "a.md", "The mill"),
         ("It grinds.\n\n### The mill ###\n", "a.markdown", "The mill"),
         ("The mill\n========\n\nIt grinds.", "a.md", "The mill"),
+        ("========\nThe mill\n========\n\nIt grinds.", "a.rst", "The mill"),
         ("```\n# no\n```\n# The mill\n", "a.md", "The mill"),
         ("~~~~\n~~~\n# no\n~~~~\n# The mill\n", "a.md", "The mill"),
         ("#\n#hash\n# The mill\n", "a.md", "The mill"),
@@ -139,12 +140,12 @@ def test_rows_are_rows_under_any_name(read, text, name):
     assert (reading.formats, reading.examples[0].target) == ({"document": 1}, "x")
 
 
-@pytest.mark.parametrize("name", ["a.html", "a.py", "a.log"])
+@pytest.mark.parametrize("name", ["a.py", "a.log", "a.css"])
 def test_other_text_is_no_document(refused, name):
     error = refused("It grinds.", name, "retrieval")
 
     assert error.code == "plain_text"
-    assert "only .txt and .md are taken for documents" in error.message
+    assert "only .txt, .md, .rst and .html are taken for documents" in error.message
 
 
 def test_a_document_may_be_as_long_as_the_limit(read, refused):

@@ -686,7 +686,14 @@ def test_a_request_may_switch_retrieval_off(path, daemon, fields, is_wanted):
             "lorad.retreive: there is no such field; did you mean lorad.retrieve?",
         ),
         ({"lorad": {"x": 1}}, "lorad.x: there is no such field; known here: lorad.retrieve"),
-        ({"lorad": {"retrieve": "no"}}, "lorad.retrieve: must be a valid boolean"),
+        (
+            {"lorad": {"retrieve": 3}},
+            "lorad.retrieve: must be true, false, or the name of a track of documents",
+        ),
+        (
+            {"lorad": {"retrieve": ""}},
+            "lorad.retrieve: must be true, false, or the name of a track of documents",
+        ),
         ({"lorad": False}, "lorad: "),
         ({"Lorad": {"retrieve": False}}, "did you mean lorad?"),
         ({"lorrad": {"retrieve": False}}, "did you mean lorad?"),

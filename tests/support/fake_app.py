@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import uvicorn
+from fake_daemon import DOCUMENT, PASSAGE
 
 from lorad.config import SystemSettings
 from lorad.errors import ProtocolError, RegistryError
@@ -14,10 +15,16 @@ from lorad.records import Job
 from lorad.serving.answers import (
     Classification,
     Classifications,
+    DocumentList,
+    DocumentSummary,
+    DocumentWithText,
+    FoundPassage,
     ModelDescription,
     Pinned,
     Pruned,
+    RemovedDocuments,
     ResumedJob,
+    SearchResults,
     SystemMember,
     Tagged,
     VersionPapers,
@@ -132,6 +139,26 @@ class FakeDaemon:
             template="{{ messages }}",
             can_call=True,
         )
+
+    def search(self, track, query, k, how, where):
+        self.asked.append((track, query, k, how, where))
+        if track != "documents":
+            raise ProtocolError(f"there is no track of documents {track!r}", status=404, code="no_such_track")
+        return SearchResults(track=track, passages=(read(FoundPassage, PASSAGE),), left=3)
+
+    def documents(self, track, name, before, limit):
+        self.asked.append((track, name, before, limit))
+        return DocumentList(track=track, documents=(read(DocumentSummary, DOCUMENT),))
+
+    def document(self, track, document):
+        self.asked.append((track, document))
+        if document != DOCUMENT["id"]:
+            raise ProtocolError(f"there is no document {document}", status=404, code="no_such_document")
+        return DocumentWithText(**fields_of(read(DocumentSummary, DOCUMENT)), text="a mill", spans=((0, 6),))
+
+    def remove_documents(self, track, documents, name):
+        self.asked.append((track, documents, name))
+        return RemovedDocuments(track=track, documents=(read(DocumentSummary, DOCUMENT),))
 
     def cancel(self, job):
         self.turn.wait(10)

@@ -17,6 +17,37 @@ from lorad.serving.record_json import as_json, read
 
 NOW = 1_763_700_000.0
 
+DOCUMENT = {
+    "id": 7,
+    "title": "Village",
+    "name": "village.md",
+    "url": "",
+    "markup": "markdown",
+    "tags": ["water"],
+    "date": "2026-05-01",
+    "added_at": 1_763_700_000.0,
+    "characters": 6,
+    "chunks": 1,
+    "unembedded": 0,
+    "state": "divided",
+    "same_as": None,
+}
+PASSAGE = {
+    "document": 7,
+    "title": "Village",
+    "name": "village.md",
+    "url": "",
+    "heading": ["The mill"],
+    "page": 2,
+    "start": 0,
+    "end": 6,
+    "text": "a mill",
+    "score": 0.03,
+    "similarity": 0.5,
+    "coverage": 1.0,
+    "relevant": True,
+}
+
 
 class Problem:
     """An answer that says what is wrong."""

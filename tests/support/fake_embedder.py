@@ -24,3 +24,6 @@ class FakeEmbedder:
             seed = hashlib.sha256(f"{self.name} {word}".encode(errors="replace")).digest()
             made += count * np.random.default_rng([*seed]).standard_normal(self.dimension)
         return made
+
+    def text_tokenizer(self):
+        return None

@@ -3,7 +3,9 @@
 import json
 
 import tiny
+from fake_embedder import FakeEmbedder
 
+from lorad.apps.daemon.document_tracks import DocumentTracks
 from lorad.apps.daemon.indexing import Indexing
 from lorad.apps.daemon.loop import LearningLoop
 from lorad.config import Settings
@@ -182,6 +184,7 @@ class World:
         self.ticks = 0.0
         self.models = FakeModels()
         self.indexes = {}
+        self.documents = None
         self.start()
 
     def start(self):
@@ -193,8 +196,16 @@ class World:
         self.track = self.tracks["chat"]
         self.registry = self.track.registry
         self.inbox = Inbox(
-            self.home / "inbox", self.settings.inbox, ("chat",), self.home / "models" / "drops"
+            self.home / "inbox",
+            self.settings.inbox,
+            tuple(self.settings.tracks),
+            self.home / "models" / "drops",
         )
+        if self.documents:
+            self.documents.close()
+        self.documents = DocumentTracks(Home(self.home), self.settings, self.ledger)
+        self.documents.open(FakeEmbedder())
+        self.indexes |= self.documents.stores
         self.wire(InProcessReader())
         self.loop.recovery.recover(self.now)
         self.models.is_seated = True
@@ -213,6 +224,7 @@ class World:
             executor=self.models,
             indexing=Indexing(self.indexes, lambda: self.ticks),
             fitting=Indexing({}, lambda: self.ticks),  # its versions have no index
+            documents=self.documents,
         )
 
     def archive(self):

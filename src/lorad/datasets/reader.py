@@ -154,8 +154,8 @@ class Conversion:
         columns = annotations.EXAMPLE.get(task, file_rows.QUESTION_AND_ANSWER)
         own = fields.values() or _OWN if task == "chat" else ()
         listed = {fields.get(name, name).strip().lower() for name in file_rows.LISTED}
-        plain = annotations.PLAIN.get(task)
-        for line, row in file_rows.read(self._source, limits, is_header, plain, columns, own, listed):
+        plain, packed = annotations.PLAIN.get(task), annotations.PACKED.get(task)
+        for line, row in file_rows.read(self._source, limits, is_header, plain, columns, own, listed, packed):
             yield line, self._said(row)
             if self._size > limits.max_expanded_bytes:
                 raise SampleError(

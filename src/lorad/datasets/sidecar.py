@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError
 
-from lorad.config import Section, TrackName
+from lorad.config import Section, SplitMethod, TrackName
 from lorad.errors import SampleError, did_you_mean
-from lorad.records import digest
+from lorad.records import RETRIEVAL, digest
 from lorad.storage.source import Source, opened
 
 META, WORDINGS = SUFFIXES = (".meta.yaml", ".wordings.json")
@@ -55,6 +55,12 @@ class Sidecar(Section):
     """Names of the labels that the file numbers."""
     description: Annotated[str, Field(max_length=2000)] = ""
     """For people; kept in the ledger."""
+    tags: Annotated[tuple[_Text, ...], Field(max_length=100)] = ()
+    """Of the file's documents, by which a search may choose among them."""
+    date: Annotated[str, Field(pattern=r"^(\d{4}(-\d\d(-\d\d)?)?)?$")] = ""
+    """The same: YYYY-MM-DD or its beginning, in quotes."""
+    split: SplitMethod | None = None
+    """How the file's documents are divided; their track's lengths, and its pattern for ``regex``, hold."""
 
     def fit(self, name: str, track: str, task: str, tracks: Sequence[str]) -> None:
         """Require that a track can do what is asked; raise ``SampleError``."""
@@ -65,7 +71,7 @@ class Sidecar(Section):
                 name,
                 f"task: the track {track} learns {task}, not {self.task}; name another track or leave it out",
             )
-        self.fit_labels(name, task)
+        self._fit_rest(name, task)
 
     def fit_task(self, name: str, task: str) -> None:
         """Require that a file can be read for a task, whatever the track; raise ``SampleError``."""
@@ -73,7 +79,14 @@ class Sidecar(Section):
             raise _wrong(
                 name, f"task: the file is for {self.task}, not {task}; read it for that task, or correct it"
             )
+        self._fit_rest(name, task)
+
+    def _fit_rest(self, name: str, task: str) -> None:
         self.fit_labels(name, task)
+        if (self.tags or self.date or self.split) and task != RETRIEVAL:
+            raise _wrong(
+                name, f"tags, date and split: these are for documents, and not for {task}; leave them out"
+            )
 
     def fit_labels(self, name: str, task: str) -> None:
         """Require that a task has labels if any are named; raise ``SampleError``."""

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoModel
 
@@ -58,6 +59,9 @@ class Embedder(Protocol):
     def count_tokens(self, texts: Sequence[str]) -> int:
         """Return how many tokens of these texts ``embed`` reads, all together."""
 
+    def text_tokenizer(self) -> Tokenizer | None:
+        """Return a tokenizer of the caller's own that cuts nothing, ``None`` where the base has none of that kind."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Pooled:
@@ -84,6 +88,16 @@ class _Pooled:
 
     def count_tokens(self, texts: Sequence[str]) -> int:
         return sum(len(self._tokens(text)) for text in texts)
+
+    def text_tokenizer(self) -> Tokenizer | None:
+        core = getattr(self.tokenizer, "backend_tokenizer", None)
+        if core is None:
+            return None
+        with self.lock:
+            own = Tokenizer.from_str(core.to_str())
+        own.no_truncation()
+        own.no_padding()
+        return own
 
     def _tokens(self, text: str) -> list[int]:
         with self.lock:  # it holds what it was told to cut, and questions come in several threads

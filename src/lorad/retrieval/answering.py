@@ -16,15 +16,17 @@ from math import exp
 from typing import Any, Literal, Protocol
 
 from lorad.records import AnswerThresholds, Example, as_line
+from lorad.retrieval.citations import Citation
 from lorad.retrieval.neighbours import Neighbour
 from lorad.retrieval.parts import parts
 from lorad.retrieval.words import names, words
 from lorad.storage.memory import Recalled
 
-Mode = Literal["taught", "stored", "weights", "unknown"]
+Mode = Literal["taught", "stored", "weights", "unknown", "passages", "not_found"]
 """``taught``: the model is asked the nearest question in its trained wording. ``stored``: the same, but the version does not
 recall that answer, or two are asked for at once, so it is quoted. ``weights``: the model is asked the question as it is. ``unknown``: nothing that was
-taught answers it, and that is said."""
+taught answers it, and that is said. ``passages``: the model is asked the question behind passages of documents. ``not_found``:
+documents were asked for and none is relevant, and that is said."""
 
 
 SAME = 0.95
@@ -60,6 +62,8 @@ class Reply:
     """What the answer rests on; of ``unknown`` the nearest example, which does not answer it."""
     rests_on: Example | None = None
     """The one example whose answer this is."""
+    passages: tuple[Citation, ...] = ()
+    """What stands before the question."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -408,6 +408,20 @@ class TrackStatus(Versions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentCounts:
+    """What a track of documents holds."""
+
+    documents: int
+    chunks: int
+    waiting: int
+    """Documents that are not divided into chunks yet, and cannot be found."""
+    unembedded: int
+    """Chunks that are found by their words alone until they are embedded."""
+    by_meaning: bool
+    """Whether there is an encoder; without one all are found by their words alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """Everything that ``lorad status`` and ``lorad monitor`` show."""
 
@@ -431,6 +445,8 @@ class Status:
     engine: EngineStatus
     events: tuple[Event, ...]
     """The newest, oldest first."""
+    documents: Mapping[str, DocumentCounts] = field(default_factory=dict)
+    """The tracks of documents."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -438,6 +454,93 @@ class Events:
     """What happened, oldest first."""
 
     events: tuple[Event, ...]
+
+
+# -- documents
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundPassage:
+    """A part of a document that a search has found: characters ``start`` to ``end`` of its text."""
+
+    document: int
+    title: str
+    name: str
+    """The file that the document came from."""
+    url: str
+    heading: tuple[str, ...]
+    """The headings above it, the outermost first."""
+    page: int | None
+    """Counted from 1; ``null`` where the document has no pages."""
+    start: int
+    end: int
+    text: str
+    score: float
+    """By which passages are ordered: comparable within one search alone."""
+    similarity: float | None
+    """Cosine of its embedding and the query's; ``null`` where there is none."""
+    coverage: float
+    """Share of the query's words that it holds, weighted by rarity, 0 to 1."""
+    relevant: bool
+    """Whether it is near enough to stand before a question."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResults:
+    """What a search has found, best first."""
+
+    track: str
+    passages: tuple[FoundPassage, ...]
+    left: int
+    """Documents and chunks that are still to be divided or embedded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentSummary:
+    """What is known of a document."""
+
+    id: int
+    title: str
+    name: str
+    url: str
+    markup: str
+    """``plain``, ``markdown`` or ``rst``."""
+    tags: tuple[str, ...]
+    date: str
+    added_at: float
+    characters: int
+    chunks: int
+    unembedded: int
+    """Of these, those that are not embedded yet."""
+    state: str
+    """``waiting`` to be divided, ``divided``, or ``same`` where another document has its text."""
+    same_as: int | None = None
+    """That document."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentWithText(DocumentSummary):
+    """A document with its text."""
+
+    text: str
+    spans: tuple[tuple[int, ...], ...]
+    """The first character of each chunk, and the one behind its last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentList:
+    """A track's documents, the newest first."""
+
+    track: str
+    documents: tuple[DocumentSummary, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemovedDocuments:
+    """Documents that were removed."""
+
+    track: str
+    documents: tuple[DocumentSummary, ...]
 
 
 # -- jobs

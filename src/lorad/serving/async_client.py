@@ -19,7 +19,14 @@ import h11
 
 from lorad.home import check_socket_path
 from lorad.serving import replies
-from lorad.serving.answers import Classifications, Predictions, Status, SystemAnswer, TaggedTexts
+from lorad.serving.answers import (
+    Classifications,
+    Predictions,
+    SearchResults,
+    Status,
+    SystemAnswer,
+    TaggedTexts,
+)
 from lorad.serving.completions import Completion, CompletionChunk, Models, TextCompletion
 from lorad.serving.replies import ANSWER_SECONDS, TOKEN_SECONDS, given
 
@@ -89,6 +96,13 @@ class AsyncClient:
         """Return the labelled spans of some texts, at most 64."""
         body = {"model": model, "texts": list(texts)}
         return await self._ask(TaggedTexts, "POST", "/lorad/tag", body, seconds=TOKEN_SECONDS)
+
+    async def search(
+        self, query: str, track: str = "documents", k: int = 10, **options: Any
+    ) -> SearchResults:
+        """Return the passages of documents that are nearest to a query; options as ``POST /lorad/search`` has them."""
+        body = {"track": track, "query": query, "k": k, **given(options)}
+        return await self._ask(SearchResults, "POST", "/lorad/search", body, seconds=TOKEN_SECONDS)
 
     async def classify(self, model: str, texts: Sequence[str]) -> Classifications:
         """Return what texts are, by a track that learns their labels."""

@@ -24,6 +24,8 @@ from lorad.serving.answers import (
     Classifications,
     Datasets,
     Difference,
+    DocumentList,
+    DocumentWithText,
     Events,
     ExamplesPage,
     Explanation,
@@ -34,9 +36,11 @@ from lorad.serving.answers import (
     Pinned,
     Predictions,
     Pruned,
+    RemovedDocuments,
     ResumedJob,
     RetentionMatrix,
     Roles,
+    SearchResults,
     Status,
     SystemAnswer,
     Tagged,
@@ -179,6 +183,28 @@ class Client:
         return self._ask(
             SystemAnswer, "POST", f"/lorad/systems/{quote(system, safe='')}", body, timeout=TOKEN_SECONDS
         )
+
+    def search(self, query: str, track: str = "documents", k: int = 10, **options: Any) -> SearchResults:
+        """Return the passages of documents that are nearest to a query; options as ``POST /lorad/search`` has them."""
+        body = {"track": track, "query": query, "k": k, **given(options)}
+        return self._ask(SearchResults, "POST", "/lorad/search", body, timeout=TOKEN_SECONDS)
+
+    def documents(self, track: str = "documents", name: str = "", before: int | None = None) -> DocumentList:
+        """Return a track's newest thousand documents, or those older than one; of all, or of one file, title or url."""
+        return self._ask(
+            DocumentList, "GET", "/lorad/documents", track=track, name=name, **given({"before": before})
+        )
+
+    def document(self, document: int, track: str = "documents") -> DocumentWithText:
+        """Return a document with its text."""
+        return self._ask(DocumentWithText, "GET", f"/lorad/documents/{document}", track=track)
+
+    def remove_documents(
+        self, documents: Sequence[int] = (), name: str = "", track: str = "documents"
+    ) -> RemovedDocuments:
+        """Remove documents by number, or all of one file, title or url."""
+        body = {"track": track, "documents": list(documents), "name": name}
+        return self._ask(RemovedDocuments, "POST", "/lorad/documents/remove", body)
 
     @contextlib.contextmanager
     def _exchange(

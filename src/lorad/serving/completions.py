@@ -117,14 +117,40 @@ class SourceExample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SourcePassage:
+    """A passage of a document: characters ``start`` to ``end`` of its text."""
+
+    number: int
+    """By which the model knows it, counted from 1."""
+    document: int
+    """The document's number; see ``GET /lorad/documents``."""
+    title: str
+    name: str
+    """The file that the document came from."""
+    url: str
+    heading: tuple[str, ...]
+    """The headings above it, the outermost first."""
+    page: int | None
+    """Counted from 1; ``null`` where the document has no pages."""
+    start: int
+    end: int
+    text: str
+    similarity: float | None
+    """Cosine of its embedding and the question's; ``null`` where there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
     """Where an answer comes from. OpenAI has nothing like it, and its clients ignore it."""
 
-    mode: Literal["taught", "stored", "weights", "unknown"]
+    mode: Literal["taught", "stored", "weights", "unknown", "passages", "not_found"]
     """``taught``: the model was asked the source's question in its trained wording. ``stored``: the source's answer is
-    quoted. ``weights``: the model was asked the question as it is. ``unknown``: no example answers it."""
+    quoted. ``weights``: the model was asked the question as it is. ``unknown``: no example answers it.
+    ``passages``: the model was asked the question behind passages of documents. ``not_found``: no passage is relevant."""
     sources: tuple[SourceExample, ...] = ()
     """What the answer rests on; of ``unknown`` the nearest example, which does not answer it."""
+    passages: tuple[SourcePassage, ...] | None = field(default=None, metadata=OPTIONAL)
+    """What stood before the question."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

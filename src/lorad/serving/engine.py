@@ -336,11 +336,11 @@ class Engine:
     ) -> tuple[Reply | None, list[int], int]:
         """Return the prompt, and how many tokens its answer may have.
 
-        Where the example's own conversation leaves no room for the answer that is asked for, or cannot be written, the
+        Where the example's own conversation, or the passages before a question, leave no room for the answer that is asked for, or cannot be written, the
         question is asked as it is: nobody is told off for messages that they did not send.
         """
         tokenizer, context = served.base.tokenizer, context_length(served.base.model.config)
-        if reply is not None and reply.messages is not None and reply.mode == "taught":
+        if reply is not None and reply.messages is not None and reply.mode in ("taught", "passages"):
             with contextlib.suppress(ProtocolError, SampleError):
                 prompt = task.prompt(tokenizer, reply.messages)
                 return reply, prompt, answer_room(len(prompt), context, sampling.max_tokens)

@@ -9,11 +9,12 @@ import os
 import sqlite3
 import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lorad.errors import ConfigError, LoradError, RegistryError, TransientError
+from lorad.storage import files
 from lorad.storage.fault_points import step
 from lorad.storage.migrations import MIGRATIONS, question_id
 
@@ -43,12 +44,16 @@ OTHERS_PATIENCE = 0.05
 
 
 class Database:
-    """One connection to the home's SQLite file, shared by the threads of one process.
+    """One connection to an SQLite file, the home's for the most part, shared by the threads of one process.
 
     While one of them changes much at once, the others read what was committed before, by a second one.
     """
 
-    def __init__(self, path: Path | str, *, is_read_only: bool = False) -> None:
+    def __init__(
+        self, path: Path | str, *, is_read_only: bool = False, migrations: Sequence[str] = MIGRATIONS
+    ) -> None:
+        """Open a file that has been through these ``migrations``: those of a home, unless others are given."""
+        self._migrations = migrations
         if path != ":memory:" and not is_read_only:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()
@@ -89,14 +94,14 @@ class Database:
 
     def _version(self) -> int:
         version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
-        if version > len(MIGRATIONS):
+        if version > len(self._migrations):
             raise RegistryError(
                 "the database was written by a newer lorad; upgrade this one", code="newer_database"
             )
         return version
 
     def _check_age(self) -> None:
-        if self._version() < len(MIGRATIONS):
+        if self._version() < len(self._migrations):
             raise RegistryError(
                 "the database was written by an older lorad; it is upgraded by: lorad run",
                 code="older_database",
@@ -105,12 +110,12 @@ class Database:
     def _migrate(self) -> None:
         with self.transaction():
             version = self._version()
-            for script in MIGRATIONS[version:]:
+            for script in self._migrations[version:]:
                 for statement in script.split(";"):
                     if statement.strip():
                         with step("statement", statement):
                             self._connection.execute(statement)
-            self._connection.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
+            self._connection.execute(f"PRAGMA user_version={len(self._migrations)}")
 
     def empty_log(self) -> None:
         """Write everything into the file itself and empty the log: what was overwritten still stands there.
@@ -187,7 +192,7 @@ class Database:
 
     def prove_writable(self) -> None:
         """Write what is there once more; raise ``TransientError`` where that cannot be done."""
-        self.run(f"PRAGMA user_version={len(MIGRATIONS)}")
+        self.run(f"PRAGMA user_version={len(self._migrations)}")
 
     def rows(
         self, query: str, *values: Any, is_enough: Callable[[sqlite3.Row], bool] | None = None
@@ -228,6 +233,13 @@ class Database:
             )
             self._reader.row_factory = sqlite3.Row
         return self._reader
+
+    def copy_to(self, path: Path) -> None:
+        """Copy the whole database, as it is now, into a new file."""
+        files.write_bytes(path, b"", mode=MODE)
+        with self._lock, contextlib.closing(sqlite3.connect(path)) as copy, step("copy", path):
+            self._connection.backup(copy)
+        files.sync(path)
 
     def state(self) -> tuple[int, ...]:
         """Return what is another as soon as anything was written, by this process or another one."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from lorad.config import TASKS
 from lorad.errors import ConfigError, SampleError
-from lorad.records import Example
+from lorad.records import RETRIEVAL, Example
 from lorad.tasks.interface import Generating, Predicting, Row, Task
 
 __all__ = ["Generating", "Predicting", "Row", "Task", "encode", "find"]
@@ -26,6 +26,9 @@ def find(name: str) -> Task:
     word from its order, and a task needs neither packaging with entry points nor a second setting. Its module must be
     installed where lorad is. Raise ``ConfigError`` when there is no such task, naming the known ones.
     """
+    if name == RETRIEVAL:
+        told = "a track of documents learns nothing and has no versions; see: lorad docs --help"
+        raise ConfigError(told, code="no_such_task")
     module, _, kind = TASKS.get(name, name).partition(":")
     try:
         found = getattr(importlib.import_module(module), kind) if kind else None

@@ -44,6 +44,9 @@ NoStream = Annotated[bool, typer.Option("--no-stream", help="Print the answer on
 NoRetrieve = Annotated[
     bool, typer.Option("--no-retrieve", help="Ask the model alone; look for no taught example.")
 ]
+Docs = Annotated[
+    str | None, typer.Option("--docs", metavar="NAME", help="Answer from this track of documents.")
+]
 
 
 @app.command()
@@ -56,13 +59,15 @@ def ask(
     max_tokens: MaxTokens = None,
     temperature: Temperature = 0.0,
     no_retrieve: NoRetrieve = False,
+    docs: Docs = None,
     no_stream: NoStream = False,
     as_json: Json = False,
 ) -> None:
     """Ask one question and print only the answer; exit code 1 if it was cut off without --max-tokens."""
     messages = [*_opening(system), {"role": "user", "content": _asked(question)}]
     client = connect(ctx)
-    options = {"max_tokens": max_tokens, "temperature": temperature, "lorad": _lorad(no_retrieve=no_retrieve)}
+    lorad = _lorad(docs, no_retrieve=no_retrieve)
+    options = {"max_tokens": max_tokens, "temperature": temperature, "lorad": lorad}
     if as_json or no_stream:
         answer = client.chat(messages, model, **options)
         finish, tokens = _print_whole(answer, as_json=as_json)
@@ -105,15 +110,20 @@ def _print_whole(answer: "Completion", *, as_json: bool) -> tuple[str | None, in
     return choice.finish_reason, answer.usage.completion_tokens
 
 
-def _lorad(*, no_retrieve: bool) -> dict[str, bool] | None:
+def _lorad(docs: str | None, *, no_retrieve: bool) -> dict[str, bool | str] | None:
     """Return what a request says besides OpenAI's fields; the daemon's defaults are left unsaid."""
-    return {"retrieve": False} if no_retrieve else None
+    if docs and no_retrieve:
+        raise ConfigError(
+            "--docs looks something up, and --no-retrieve nothing; leave one out", code="contradiction"
+        )
+    return {"retrieve": docs} if docs else {"retrieve": False} if no_retrieve else None
 
 
 def _name_origin(origin: "Origin | None") -> None:
     """Say below an answer where it comes from."""
     if origin and (told := state_text.origin(origin)):
-        terminal.remark(told)
+        for line in told.splitlines():  # a footnote each; what is in one is of one line
+            terminal.remark(line)
 
 
 def _asked(question: str | None) -> str:
@@ -147,10 +157,12 @@ def chat(
     max_tokens: MaxTokens = None,
     temperature: Temperature = 0.0,
     no_retrieve: NoRetrieve = False,
+    docs: Docs = None,
 ) -> None:
     """Start a conversation; /model NAME changes the model, /quit ends."""
     client, messages = connect(ctx), _opening(system)
-    options = {"max_tokens": max_tokens, "temperature": temperature, "lorad": _lorad(no_retrieve=no_retrieve)}
+    lorad = _lorad(docs, no_retrieve=no_retrieve)
+    options = {"max_tokens": max_tokens, "temperature": temperature, "lorad": lorad}
     if sys.stdin.isatty():
         import readline  # noqa: F401, PLC0415 - gives input() its line editing
     for line in _lines():

@@ -13,13 +13,16 @@ from lorad.records import Job
 from lorad.serving.answers import Event, Status
 from lorad.states import OPEN_JOBS, JobState
 
+GOOD = frozenset({"duplicate", "stored"})
+"""Events about files that ended well without a job: nothing in them was new, or they hold documents."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class End:
     """Something that ended: a job, or a file that never became one."""
 
     is_good: bool
-    """Promoted, or a file that is a duplicate."""
+    """Promoted, or a file that is a duplicate or was stored."""
     record: Job | Event
     """The job, or the event about the file."""
 
@@ -100,11 +103,9 @@ def _end_of(job: Job) -> tuple[object, ...]:
 def ends_in(snapshot: Status) -> list[End]:
     """Return all ends in a snapshot, the last one last."""
     order = ended_in(snapshot.events)
-    files = [
-        event for event in snapshot.events if event.name in {"failed", "duplicate"} and "file" in event.data
-    ]
+    files = [event for event in snapshot.events if event.name in {"failed", *GOOD} and "file" in event.data]
     ends = [(order(job), job_end(job)) for job in snapshot.jobs if job.state not in OPEN_JOBS]
-    ends += [((event.id, 0), End(is_good=event.name == "duplicate", record=event)) for event in files]
+    ends += [((event.id, 0), End(is_good=event.name in GOOD, record=event)) for event in files]
     return [end for _, end in sorted(ends, key=lambda pair: pair[0])]
 
 

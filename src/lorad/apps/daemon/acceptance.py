@@ -12,15 +12,15 @@ from typing import Any
 
 from lorad import records
 from lorad.apps.daemon.loop_state import LoopState
-from lorad.apps.daemon.ports import ModelPort, Reader
+from lorad.apps.daemon.ports import Documents, ModelPort, Reader
 from lorad.config import InboxSettings
-from lorad.datasets import reader, sidecar
+from lorad.datasets import documents, reader, sidecar
 from lorad.datasets.inbox.drop_folders import InboxFile
 from lorad.datasets.inbox.inbox import Inbox
 from lorad.datasets.inbox.taken_files import Taken, unchanged
 from lorad.errors import ProtocolError, SampleError, TransientError
 from lorad.log import get_logger
-from lorad.records import Drop, Example, Job
+from lorad.records import RETRIEVAL, Drop, Example, Job
 from lorad.states import DropState
 from lorad.storage.ledger import Ledger
 from lorad.storage.memory import AddResult
@@ -47,9 +47,11 @@ class Acceptance:
         inbox: Inbox,
         models: ModelPort,
         reader: Reader,
+        documents: Documents,
         state: LoopState,
     ) -> None:
         self._settings = settings
+        self._documents = documents
         self._tracks = tracks
         self._ledger = ledger
         self._inbox = inbox
@@ -126,6 +128,8 @@ class Acceptance:
                 read_as = json.dumps(taken.signature)
                 with unchanged(taken):
                     meta, reading = self._read(taken)
+            if drop.track in self._documents.tracks:
+                return self._store(drop, reading, meta, now, read_as)
             return self._remember(drop, reading, now, meta.description, read_as)
         except SampleError as error:
             if error.code == "cut_off" and file.path not in self._cut:
@@ -138,10 +142,16 @@ class Acceptance:
 
     def _read(self, taken: Taken) -> tuple[sidecar.Sidecar, reader.Reading]:
         meta = self._reader.sidecar(taken.beside) if taken.beside else sidecar.Sidecar()
+        holds_documents = taken.track in self._documents.tracks
+        formats = RETRIEVAL if holds_documents else find(self._tracks[taken.track].settings.task).formats
+        known = (*self._tracks, *self._documents.tracks)
+        meta.fit(sidecar.path_of(taken.path).name, taken.track, formats, known)
+        if holds_documents:
+            return meta, self._reader.read(
+                taken.source, self._settings, formats, meta.fields, (), lambda document: document, held_out=()
+            )
         track = self._tracks[taken.track]
         task = find(track.settings.task)
-        formats = task.formats
-        meta.fit(sidecar.path_of(taken.path).name, taken.track, formats, tuple(self._tracks))
         beside = task.checker(track.memory.targets, meta.labels)
 
         def check(example: Example) -> Example:
@@ -160,6 +170,42 @@ class Acceptance:
             closed = self._ledger.close_drop(drop, "fail", now, reason=error.as_dict(), read_as=read_as)
             self._ledger.record_event("failed", now, file=drop.name, code=error.code, why=error.message)
         log.warning("file_failed", file=drop.name, code=error.code, why=error.message)
+        return closed
+
+    # -- documents
+
+    def _store(
+        self, drop: Drop, reading: reader.Reading, meta: sidecar.Sidecar, now: float, read_as: str
+    ) -> Drop:
+        """Store a file's documents, which need no session, and then tell the ledger.
+
+        These are two databases: a crash between them has the same drop stored again, which changes nothing and says the same.
+        """
+        found = (
+            documents.of_example(example, drop.name, tags=meta.tags, date=meta.date, method=meta.split)
+            for example in reading.examples
+        )
+        earlier = self._ledger.origins(drop)
+        added = dict(self._documents.add(drop.track, found, drop=drop.id, now=now, earlier=earlier))
+        is_new = bool(added.keys() - {"known"})
+        with self._ledger.transaction():
+            self._tell_again(drop, now)
+            closed = self._ledger.close_drop(
+                drop,
+                "accept" if is_new else "repeat",
+                now,
+                content=reading.digest,
+                rows=reading.rows,
+                reason=_report(reading, meta.description) | {"documents": added},
+                read_as=read_as,
+            )
+            if is_new:
+                self._ledger.record_event("stored", now, file=drop.name, track=drop.track, **added)
+            else:
+                self._ledger.record_event(
+                    "duplicate", now, file=drop.name, why="every document is already known"
+                )
+        log.info("stored", file=drop.name, track=drop.track, **added)
         return closed
 
     # -- remembering

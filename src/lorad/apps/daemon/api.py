@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from lorad.apps.daemon import forgetting
 from lorad.apps.daemon.commands import Commands
+from lorad.apps.daemon.document_tracks import Asking, DocumentTracks
 from lorad.apps.daemon.model_host import ModelHost
 from lorad.apps.daemon.snapshot import Snapshot
 from lorad.apps.daemon.turn import Turn
@@ -25,17 +26,24 @@ from lorad.config import SystemSettings
 from lorad.errors import ProtocolError
 from lorad.models import bases
 from lorad.records import BASE, CHAT, CLASSIFICATION, Job, digest
+from lorad.retrieval.answering import Reply
+from lorad.retrieval.document_store import How
+from lorad.retrieval.passages import Messages
 from lorad.serving import queries, systems
 from lorad.serving.answers import (
     Classification,
     Classifications,
+    DocumentList,
+    DocumentWithText,
     Forgotten,
     ModelDescription,
     Pause,
     Pinned,
     Pruned,
+    RemovedDocuments,
     ResumedJob,
     Roles,
+    SearchResults,
     Status,
     SystemAnswer,
     SystemMember,
@@ -44,7 +52,7 @@ from lorad.serving.answers import (
     Versions,
 )
 from lorad.serving.completions import Model
-from lorad.serving.engine import Engine, context_length
+from lorad.serving.engine import UNKNOWN_CONTEXT, Engine, context_length
 from lorad.serving.guiding import Grammars, GuidedSampling
 from lorad.serving.queries import Archive
 from lorad.serving.record_json import fields_of, read
@@ -52,6 +60,7 @@ from lorad.serving.requests import GenerationRequest, PredictionRequest, Samplin
 from lorad.serving.retrieval import Embedding, LookUp, Retrieving, is_looked_up, nothing
 from lorad.serving.systems import Chain
 from lorad.states import VersionState
+from lorad.storage.documents import Filter
 from lorad.tasks import Generating, Predicting
 from lorad.track import Track
 
@@ -76,6 +85,7 @@ class Api:
         retrieving: Retrieving | None,
         archive: Archive,
         snapshot: Snapshot,
+        documents: DocumentTracks,
         turn: Turn,
         started_at: float,
         is_ready: Callable[[], bool],
@@ -89,6 +99,7 @@ class Api:
         self._engine = engine
         self._retrieving = retrieving
         self._snapshot = snapshot
+        self._documents = documents
         self._turn = turn
         self._started_at = started_at
         self._systems = chains or {}
@@ -107,18 +118,29 @@ class Api:
         messages: list[dict[str, Any]],
         sampling: Sampling,
         *,
-        retrieve: bool,
+        retrieve: bool | str,
         schema: Mapping[str, Any] | None = None,
         must_call: Sequence[Mapping[str, Any]] = (),
     ) -> tuple[GenerationRequest, str]:
         """Accept a question for ``track`` or ``track@latest|previous|vN|TAG|base``.
 
         The example that it asks for is looked up first, if ``retrieve`` and the conversation allow it; not if the answer
-        must follow a schema or call one of some functions, for a taught or quoted answer does neither.
+        must follow a schema or call one of some functions, for a taught or quoted answer does neither. Passages of documents
+        are looked up if ``retrieve`` names their track, or the track that is asked has one by default.
         """
         is_free = schema is None and not must_call
         with self._named(model) as (track, version):
             look_up = self._look_up(track) if retrieve and is_free and is_looked_up(messages) else nothing
+            if documents := self._documents_of(track, retrieve):
+                look_up = partial(
+                    self._look_up_passages,
+                    track,
+                    documents,
+                    look_up,
+                    sampling,
+                    isinstance(retrieve, str),
+                    is_free,
+                )
             guided = None if is_free else partial(self._guided, track, schema, must_call)
             request = self._engine.submit(track, messages, sampling, version, look_up, guided)
         return request, self._engine.fingerprint(track, request.version)
@@ -163,6 +185,41 @@ class Api:
         if retrieving is None or self._engine.task(track).formats != CHAT:
             return nothing
         return partial(retrieving.reply, track)
+
+    def _documents_of(self, track: str, retrieve: bool | str) -> str | None:
+        """Return the track of documents that a question is looked up in."""
+        if isinstance(retrieve, str):
+            self._documents.require(retrieve)
+            return retrieve
+        if not retrieve or track not in self._tracks:
+            return None
+        return self._tracks[track].settings.retrieve
+
+    def _look_up_passages(
+        self,
+        track: str,
+        documents: str,
+        facts: LookUp,
+        sampling: Sampling,
+        is_named: bool,
+        is_free: bool,
+        version: str,
+        messages: Sequence[Mapping[str, Any]],
+    ) -> Reply | None:
+        """Return how a version is to answer a conversation: from what it has learned, or behind passages."""
+        known = facts(version, messages)
+        if messages[-1]["role"] != "user" or self._engine.task(track).formats != CHAT:
+            return known
+        base, task = self._engine.base(track), cast("Generating", self._engine.task(track))
+
+        def measure(asked: Messages) -> int:
+            return len(task.prompt(base.tokenizer, list(asked)))
+
+        context = context_length(base.model.config) or UNKNOWN_CONTEXT
+        share = int(context * self._documents.passage_share)
+        room = min(context - (sampling.max_tokens or context // 8), measure(messages) + share)
+        asking = Asking(messages=messages, measure=measure, room=room, is_named=is_named, may_quote=is_free)
+        return self._documents.reply(documents, asking, known)
 
     def predict(
         self, model: str, inputs: Sequence[Any], formats: str | None = None
@@ -335,6 +392,24 @@ class Api:
     def version(self, track: str, version: str) -> VersionPapers:
         """Return all that is kept about a version, and what serves."""
         return replace(self.archive.version(track, version), serving=self._engine.serving(track))
+
+    # -- documents
+
+    def search(self, track: str, query: str, k: int, how: How | None, where: Filter) -> SearchResults:
+        """Return the passages of a track of documents that are nearest to a query."""
+        return self._documents.search(track, query, k, how, where)
+
+    def documents(self, track: str, name: str, before: int, limit: int) -> DocumentList:
+        """Return documents of a track, the newest first; or of one file, title or url."""
+        return self._documents.documents(track, name, before, limit)
+
+    def document(self, track: str, document: int) -> DocumentWithText:
+        """Return one document with its text."""
+        return self._documents.document(track, document)
+
+    def remove_documents(self, track: str, documents: Sequence[int], name: str) -> RemovedDocuments:
+        """Remove documents by number, or all of one file, title or url."""
+        return self._obey(lambda now: self._documents.remove(track, documents, name, now), wakes=True)
 
     # -- orders about jobs
 

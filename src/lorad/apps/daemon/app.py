@@ -21,6 +21,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from lorad import log
 from lorad.apps.daemon import lookup, nightly
 from lorad.apps.daemon.api import Api
+from lorad.apps.daemon.document_tracks import DocumentTracks
 from lorad.apps.daemon.fitting import Fitting
 from lorad.apps.daemon.indexing import Indexing
 from lorad.apps.daemon.lookup import Lookup
@@ -180,7 +181,8 @@ class App:
         self.models = ModelHost(self.settings, self.tracks, self.engine)
         self.lookup = Lookup(self.tracks, self.settings.answering, self.ledger, self.engine.serving)
         self.indexes: dict[str, Index] = {}
-        self.inbox = Inbox(self.home.inbox, self.settings.inbox, tuple(self.tracks), self.home.drops)
+        self.documents = DocumentTracks(self.home, self.settings, self.ledger)
+        self.inbox = Inbox(self.home.inbox, self.settings.inbox, tuple(self.settings.tracks), self.home.drops)
         self._wire_loop()
         self._wire_api()
         self._tell_modes(tightened, open_still)
@@ -191,6 +193,19 @@ class App:
         else:  # nobody would take out of it what is forgotten
             for track in self.tracks.values():
                 files.remove(track.registry.folder / lookup.FOLDER)
+        self._open_documents()
+
+    def _open_documents(self) -> None:
+        """Open the stores of documents, with the encoder that compares questions if there is one."""
+        if not self.documents.tracks:
+            return
+        embedder = self.lookup.encoder(self.home.models / "base")
+        self._undo.append(("documents", self.documents.close))
+        self.documents.open(embedder)
+        self.indexes |= self.documents.stores
+        if embedder is None:
+            told = "there is no encoder, so documents are found by their words alone; add one with: lorad base add minilm"
+            logger.warning("documents_without_encoder", why=told)
 
     def _wire_loop(self) -> None:
         self.reader = Reader(
@@ -212,6 +227,7 @@ class App:
             ),
             indexing=Indexing(self.indexes, time.monotonic),
             fitting=Fitting(self.lookup, self.ledger, time.monotonic),
+            documents=self.documents,
         )
 
     def _trains_beside_answering(self) -> bool:
@@ -235,6 +251,7 @@ class App:
             limits=self.settings.engine,
             archive=archive,
             not_looked_up=self.lookup.why_not,
+            documents=self.documents.counts,
         )
         self.api = Api(
             tracks=self.tracks,
@@ -244,6 +261,7 @@ class App:
             retrieving=self.lookup if self.settings.answering.retrieve else None,
             archive=archive,
             snapshot=self.snapshot,
+            documents=self.documents,
             turn=self._turn,
             started_at=started_at,
             is_ready=self.is_ready,
@@ -323,7 +341,7 @@ class App:
     def _watch(self, scheduler: BackgroundScheduler) -> None:
         """Be told of what happens in the inbox, or look every second where nobody would tell."""
         watcher = watching.watch(
-            self.home.inbox, tuple(self.tracks), self.inbox.hint_complete, self._scan_soon
+            self.home.inbox, tuple(self.settings.tracks), self.inbox.hint_complete, self._scan_soon
         )
         polls_because = watching.start(watcher, self.home.inbox, psutil.disk_partitions(all=True))
         self.snapshot.polls_because = polls_because

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from lorad.apps.daemon import ports
 from lorad.apps.daemon.fitting import Unfitted, kept
@@ -84,6 +85,9 @@ class _OnEngine:
     def count_tokens(self, texts: Sequence[str]) -> int:
         return self.own.count_tokens(texts)
 
+    def text_tokenizer(self) -> Tokenizer | None:
+        return self.own.text_tokenizer()
+
 
 class Lookup:
     """Looks questions up in the indexes of a home's chat tracks (``serving.retrieval.Retrieving``)."""
@@ -132,6 +136,23 @@ class Lookup:
             self.embedders[name] = embedder
             self.add(name, Finding(index, reranker))
         return indexes
+
+    def encoder(self, bases: Path) -> Embedder | None:
+        """Return the encoder that ``answering.embedder`` names, of the bases in a folder; ``None`` where it names none.
+
+        It is the one that compares questions, if that is loaded. One that nobody chose and that is damaged is none.
+        """
+        chosen = embedders.chosen(bases, self._settings.embedder)
+        if chosen is None:
+            return None
+        loaded = (each for each in self.embedders.values() if each.name == chosen.name)
+        try:
+            return next(loaded, None) or embedders.load_encoder(chosen)
+        except LoradError as error:
+            if self._settings.embedder != AUTO:
+                raise
+            log.warning("encoder_damaged", **describe(error))
+            return None
 
     def add(self, track: str, finding: Finding) -> None:
         """Look a track's questions up here from now on."""

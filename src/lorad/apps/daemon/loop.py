@@ -18,7 +18,7 @@ from lorad.apps.daemon.housekeeping import Housekeeping
 from lorad.apps.daemon.indexing import Indexing
 from lorad.apps.daemon.intake import Intake, least_rest
 from lorad.apps.daemon.loop_state import LoopState
-from lorad.apps.daemon.ports import ModelPort, Reader, Stepping
+from lorad.apps.daemon.ports import Documents, ModelPort, Reader, Stepping
 from lorad.apps.daemon.preparation import Preparation
 from lorad.apps.daemon.recovery import Recovery
 from lorad.apps.daemon.served_versions import ServedVersions
@@ -46,6 +46,7 @@ class LearningLoop:
         executor: Executor,
         indexing: Indexing,
         fitting: Stepping,
+        documents: Documents,
     ) -> None:
         self.indexing = indexing
         self.fitting = fitting
@@ -59,6 +60,7 @@ class LearningLoop:
             inbox=inbox,
             models=models,
             reader=reader,
+            documents=documents,
             state=self.state,
         )
         self.intake = Intake(

@@ -1,6 +1,6 @@
 """What the learning loop asks of others, who hold models, index examples or read files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from lorad.config import InboxSettings
@@ -8,6 +8,7 @@ from lorad.datasets import reader, sidecar
 from lorad.datasets.other_wordings import HeldOut
 from lorad.errors import LoradError
 from lorad.records import Example, Plan
+from lorad.storage.documents import Added, Document
 from lorad.storage.source import Source
 from lorad.track import Track
 
@@ -54,6 +55,23 @@ class Stepping(Protocol):
 
     def step(self) -> bool:
         """Do what fits into a quarter of a second; return whether more is left."""
+
+
+class Documents(Protocol):
+    """Holds the documents of tracks that learn nothing."""
+
+    @property
+    def tracks(self) -> Collection[str]:
+        """Return their names."""
+
+    def add(
+        self, track: str, documents: Iterable[Document], *, drop: int, now: float, earlier: Collection[int]
+    ) -> Mapping[Added, int]:
+        """Add what a file says, all or nothing, and a second time nothing; return what became of how many documents.
+
+        ``earlier`` are the drops of the same file as it was read before: what only they hold is removed. Raise ``SampleError``
+        for a document that cannot be stored.
+        """
 
 
 class Reader(Protocol):

@@ -12,6 +12,7 @@ from lorad.datasets.inbox.inbox import Inbox
 from lorad.home import Home
 from lorad.records import Job
 from lorad.serving.answers import (
+    DocumentCounts,
     EngineStatus,
     InboxStatus,
     RejectedFile,
@@ -51,6 +52,7 @@ class Snapshot:
         limits: EngineSettings,
         archive: Archive,
         not_looked_up: Callable[[str], str],
+        documents: Callable[[], Mapping[str, DocumentCounts]] = dict,
     ) -> None:
         self._home = home
         self._started_at = started_at
@@ -62,6 +64,7 @@ class Snapshot:
         self._limits = limits
         self._archive = archive
         self._not_looked_up = not_looked_up
+        self._documents = documents
         self.polls_because = ""
         """Why the inbox is looked at every second, where no events tell."""
 
@@ -84,6 +87,7 @@ class Snapshot:
             troubles=tuple(self._loop.attempts.troubles),
             engine=self._told_engine(),
             events=self._archive.newest_events(EVENTS_TOLD),
+            documents=self._documents(),
         )
 
     def versions(self, track: str) -> Versions:

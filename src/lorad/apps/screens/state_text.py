@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from lorad import printable
 from lorad.records import Job
 from lorad.serving.answers import (
+    DocumentCounts,
     Event,
     InboxStatus,
     SessionProgress,
@@ -23,7 +24,7 @@ from lorad.serving.answers import (
 from lorad.states import JobState
 
 if TYPE_CHECKING:
-    from lorad.serving.completions import Origin, SourceExample
+    from lorad.serving.completions import Origin, SourceExample, SourcePassage
 
 NOTHING = "-"
 """Shown where there is no number yet."""
@@ -67,6 +68,8 @@ def cut(tokens: int | None) -> str:
 
 def origin(told: "Origin") -> str:
     """Return where an answer comes from, an empty string where it comes from the model alone."""
+    if told.passages:
+        return "\n".join(map(_passage, told.passages))
     sources = "; ".join(map(_source, told.sources))
     if not sources or told.mode == "weights":
         return ""
@@ -80,6 +83,14 @@ def _source(source: "SourceExample") -> str:
     question = _one_line(source.question)
     shown = question if len(question) <= QUESTION_SHOWN else f"{question[: QUESTION_SHOWN - 1]}…"
     return f'{source.dataset}{row}: "{shown}" (similarity {source.similarity:.2f})'
+
+
+def _passage(cited: "SourcePassage") -> str:
+    """Return a footnote: where in which document a passage is."""
+    place = " > ".join(map(_one_line, dict.fromkeys([cited.title, *cited.heading])))
+    page = f", page {cited.page}" if cited.page else ""
+    name = _one_line(cited.name or cited.url or f"document {cited.document}")
+    return f"[{cited.number}] {place}{page} ({name}, characters {cited.start}-{cited.end})"
 
 
 def size(count: float) -> str:
@@ -230,9 +241,18 @@ def summary(snapshot: Status) -> str:
         for name, track in snapshot.tracks.items()
         if track.not_looked_up
     ]
+    lines += [f"  docs     {_documents_line(name, held)}" for name, held in snapshot.documents.items()]
     lines += [f"  waits    {_one_line(why)}" for why in snapshot.troubles]
     lines += [f"  {heading:<9}{text}" for heading, text in _queue_lines(snapshot)]
     return "\n".join(lines)
+
+
+def _documents_line(name: str, held: DocumentCounts) -> str:
+    told = [plural(held.documents, "document"), plural(held.chunks, "chunk")]
+    told += [f"{held.waiting} not divided yet"] if held.waiting else []
+    told += [f"{held.unembedded} not embedded yet"] if held.unembedded and held.by_meaning else []
+    told += [] if held.by_meaning else ["found by words alone: lorad base add minilm"]
+    return f"{name}: {', '.join(told)}"
 
 
 def _answering_lines(snapshot: Status) -> Iterator[tuple[str, str]]:

@@ -33,12 +33,15 @@ from lorad.serving.answers import (
     Classifications,
     Datasets,
     Difference,
+    DocumentList,
     Event,
     Explanation,
     Jobs,
     JobWithFile,
+    RemovedDocuments,
     RetentionMatrix,
     ScoreMatrix,
+    SearchResults,
     SystemAnswer,
     VersionEntry,
     VersionPapers,
@@ -241,6 +244,55 @@ def _check(check: "Comparison") -> "Iterable[RenderableType]":
     yield _text(f"compared on {check.compared}{of} of the same questions; {changed}")
     for name, (then, now) in check.environment.items():
         yield _text((f"{name} was {then}, and is {now}", "yellow"))
+
+
+def documents(answer: DocumentList) -> "RenderableType":
+    """List documents."""
+    rows = [
+        (
+            str(each.id),
+            each.title,
+            each.name or each.url,
+            ", ".join(each.tags),
+            each.date,
+            f"as {each.same_as}"
+            if each.same_as
+            else str(each.chunks)
+            if each.state == "divided"
+            else each.state,
+            moment(each.added_at),
+        )
+        for each in answer.documents
+    ]
+    columns = ("number", "title", "name", "tags", "date", "chunks", "added")
+    return _table(columns, rows, numbers=(0, 5), folding=(1, 2, 3), narrowest=12)
+
+
+def removed_documents(answer: RemovedDocuments) -> "RenderableType":
+    """Tell which documents were removed."""
+    told = "; ".join(f"{each.id} {each.title}" for each in answer.documents)
+    return _text(
+        f"removed {plural(len(answer.documents), 'document')}: {told}"
+        if told
+        else "there is no such document"
+    )
+
+
+def passages(answer: SearchResults) -> "RenderableType":
+    """Show what a search has found, each passage below the place where it is."""
+    parts = []
+    for number, each in enumerate(answer.passages, start=1):
+        place = " > ".join(dict.fromkeys([each.title, *each.heading]))
+        page = f", page {each.page}" if each.page else ""
+        near = "" if each.similarity is None else f", similarity {each.similarity:.2f}"
+        known = f" ({each.name or each.url or each.document}, characters {each.start}-{each.end}{near})"
+        parts += [_text((f"{number}. {place}{page}", "bold")), _text(known)]
+        parts += [_text(f"   {line}") for line in each.text.splitlines()]
+    if not parts:
+        parts.append(_text("nothing was found"))
+    if answer.left:
+        parts.append(_text(f"{plural(answer.left, 'document or chunk')} not divided or embedded yet"))
+    return _stack(*parts)
 
 
 def classifications(answer: Classifications, texts: Sequence[str]) -> "RenderableType":

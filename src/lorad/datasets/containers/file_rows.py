@@ -13,7 +13,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ __all__ = [
     "QUESTION_AND_ANSWER",
     "BadRow",
     "IsHeader",
+    "Packed",
     "Plain",
     "TooDeep",
     "cut_off",
@@ -49,6 +50,9 @@ __all__ = [
     "shown",
     "too_long",
 ]
+
+#: Reads a file of a kind that is no text, ``None`` for one that it does not know.
+Packed = Callable[[Source, InboxSettings], Iterator[tuple[int, Any]] | None]
 
 PARQUET = b"PAR1"
 
@@ -76,11 +80,12 @@ def read(
     example: Sequence[str] = QUESTION_AND_ANSWER,
     own: Collection[str] = (),
     listed: Collection[str] = LISTED,
+    packed: Packed | None = None,
 ) -> Iterator[tuple[int, Any]]:
     """Yield rows with their line (in a list, their place), a ``BadRow`` for one that cannot be read.
 
     ``is_header`` knows a table's first row by its names, ``plain`` reads other text where a task takes it, ``own`` are
-    fields that only a row has, ``listed`` those that hold a list in each. Raise ``SampleError`` when the file cannot be read on.
+    fields that only a row has, ``listed`` those that hold a list in each, ``packed`` reads what is no text. Raise ``SampleError`` when the file cannot be read on.
     """
     size = source.size
     if size > limits.max_bytes:
@@ -91,7 +96,8 @@ def read(
     layout = Layout(is_header, plain, tuple(example), own, listed)
     count = 0
     try:
-        for line, row in _rows(source, limits, layout):
+        unpacked = packed(source, limits) if packed else None
+        for line, row in unpacked or _rows(source, limits, layout):
             count += 1
             if count > limits.max_rows:
                 raise SampleError(

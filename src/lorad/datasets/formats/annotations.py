@@ -5,7 +5,7 @@ What lives here: telling these formats apart, and the one form in which each tas
 - ``tagging``: the text, and ``[[start, end, label], …]`` in order, in characters, the end exclusive;
 - ``classify``: the text, and its label; or the list of its labels in order where a text may have several; or the share of
   the ratings that each label got;
-- ``retrieval``: what names a document (title, url, source, id), and its text.
+- ``retrieval``: what names a document (title, url, source, id) and is known of it (tags, date, markup, pages), and its text.
 
 What never does: chat (``reader``), containers (``file_rows``), learning.
 """
@@ -19,8 +19,8 @@ from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
-from lorad.datasets.containers.file_rows import BadRow, Plain, shown
-from lorad.datasets.formats import row_values
+from lorad.datasets.containers.file_rows import BadRow, Packed, Plain, shown
+from lorad.datasets.formats import packed_documents, row_values
 from lorad.datasets.formats.row_values import Row, unpacked
 from lorad.datasets.formats.text_formats import TAG, Document, Sentence, document, sentences
 from lorad.records import Example
@@ -44,11 +44,14 @@ NEEDS = {
     "chat": "a row needs a question and its answer",
     "tagging": "a row needs tokens and their tags, or a text and its spans",
     "classify": "a row needs a text and its label (or a list of labels, or the probability of each)",
-    "retrieval": "a row needs a text, and may have a title, url, source and id",
+    "retrieval": "a row needs a text, and may have a title, url, source, id, date and tags",
 }
 
 #: What reads a task's text files that are neither JSON nor tables.
 PLAIN: dict[str, Plain] = {"tagging": sentences, "retrieval": document}
+
+#: What reads a task's files that are no text.
+PACKED: dict[str, Packed] = {"retrieval": packed_documents.find}
 
 #: Columns of a table as errors show them.
 EXAMPLE = {"tagging": ("tokens", "ner_tags"), "classify": ("text", "label"), "retrieval": ("title", "text")}
@@ -58,13 +61,13 @@ _SPANS = ("spans", "entities", "label", "labels")
 _TEXTS = ("text", "sentence", "content")
 _LABELS = ("label", "labels")
 _BODIES = ("text", "content", "document", "body", "passage")
-_NAMES = ("title", "url", "source", "id", "_id")
+_NAMES = ("title", "url", "source", "id", "_id", "date", "markup")
 
 #: lorad's names of fields, which a sidecar may map, by task.
 FIELDS = {
     "tagging": ("tokens", *_TAGS, "text", "spans", "entities", "label", "tokenized_text", "ner"),
     "classify": (*_TEXTS, *_LABELS),
-    "retrieval": (*_BODIES, *_NAMES),
+    "retrieval": (*_BODIES, *_NAMES, "tags"),
 }
 
 #: What tools write beside their annotations: who, when, and remarks.
@@ -492,12 +495,24 @@ def _document(row: Row, labels: Labels) -> Example:
     """Read a document; without an url its text is part of its name, because ids and titles are given twice."""
     del labels
     body = _only(row, _BODIES)
-    _refuse_unknown(row, {body, *_NAMES})
+    _refuse_unknown(row, {body, *_NAMES, "tags"})
     text = row_values.text(row, body)
-    name = {key.lstrip("_"): _written(row, key) for key in _NAMES if not row_values.is_empty(row.get(key))}
+    name: dict[str, Any] = {
+        key.lstrip("_"): _written(row, key) for key in _NAMES if not row_values.is_empty(row.get(key))
+    }
+    if not row_values.is_empty(row.get("tags")):
+        name["tags"] = _tags(row)
     if "url" not in name:
         name["digest"] = hashlib.sha256(text.encode()).hexdigest()[:16]
     return Example(task="retrieval", input=name, target=text)
+
+
+def _tags(row: Row) -> list[str]:
+    value = unpacked(row, "tags")
+    tags = [value] if isinstance(value, str) else value
+    if not isinstance(tags, list) or not all(isinstance(tag, str) and tag.strip() for tag in tags):
+        raise BadRow("tags", "must be a list of texts")
+    return sorted({tag.strip() for tag in tags})
 
 
 def _written(row: Row, key: str) -> str:
@@ -508,7 +523,12 @@ def _written(row: Row, key: str) -> str:
 def _file(row: Document, labels: Labels) -> Example:
     del labels
     row_values.check_text("text", row.text)
-    return Example(task="retrieval", input={"title": row.title, "source": row.source}, target=row.text)
+    known: dict[str, Any] = {"title": row.title, "source": row.source}
+    if row.markup:
+        known["markup"] = row.markup
+    if row.pages:
+        known["pages"] = list(row.pages)
+    return Example(task="retrieval", input=known, target=row.text)
 
 
 # which is which

@@ -12,10 +12,14 @@ from pathlib import Path
 from lorad.config import InboxSettings
 from lorad.datasets.containers.file_rows import BadRow, cut_off, too_long
 from lorad.datasets.containers.text_file import CHUNK, LineTooLong, TextFile
+from lorad.datasets.formats import web_pages
 from lorad.errors import SampleError
 
-#: Names of files that are one document; others (HTML, programs, logs) are not meant for reading.
-DOCUMENTS = {".txt", ".text", ".md", ".markdown", ""}
+#: Names of files that are one document; others (programs, logs) are not meant for reading.
+DOCUMENTS = {".txt", ".text", ".md", ".markdown", ".rst", ".rest", "", *web_pages.SUFFIXES}
+
+#: How a text is written, by the ending of its file's name; any other is plain.
+MARKUPS = {".md": "markdown", ".markdown": "markdown", ".rst": "rst", ".rest": "rst"}
 
 #: A tag of the IOB family, by which a file in columns is known.
 TAG = re.compile(r"O|[BIESLUM]-.+")
@@ -40,6 +44,10 @@ class Document:
     title: str
     source: str
     text: str
+    markup: str = ""
+    """``markdown`` where the file was none and was made into it; empty: what its name says."""
+    pages: tuple[int, ...] = ()
+    """The characters at which its pages begin, where it has any."""
 
 
 def document(text: TextFile, limits: InboxSettings) -> Iterator[tuple[int, Document]]:
@@ -48,7 +56,7 @@ def document(text: TextFile, limits: InboxSettings) -> Iterator[tuple[int, Docum
     plain = Path(name[: -len(".gz")] if name.lower().endswith(".gz") else name)
     if plain.suffix.lower() not in DOCUMENTS:
         raise SampleError(
-            f"{name} is plain text, and only .txt and .md are taken for documents; name it so, or write rows of "
+            f"{name} is plain text, and only .txt, .md, .rst and .html are taken for documents; name it so, or write rows of "
             'JSON such as {"title": "…", "text": "…"}',
             code="plain_text",
         )
@@ -63,12 +71,27 @@ def document(text: TextFile, limits: InboxSettings) -> Iterator[tuple[int, Docum
                 code="row_too_long",
             )
     whole = "".join(pieces)
-    is_markdown = plain.suffix.lower() in {".md", ".markdown"}
-    title = (_heading(whole) if is_markdown else "") or plain.stem
+    if plain.suffix.lower() in web_pages.SUFFIXES:
+        try:
+            page = web_pages.read(whole)
+        except ImportError:  # lorad's installation is to blame
+            raise
+        except Exception as error:  # noqa: BLE001 - a page nested ten thousand deep, and whatever else the web has
+            told = f"{name} is a web page that cannot be read ({type(error).__name__}); save it as text"
+            raise SampleError(told, code="damaged") from None
+        yield line, Document(page.title or plain.stem, name, page.text, "markdown")
+        return
+    title = (heading(whole) if markup(name) else "") or plain.stem
     yield line, Document(title, name, whole)
 
 
-def _heading(text: str) -> str:
+def markup(name: str) -> str:
+    """Return how a file's text is written, by its name; empty for plain text. Sphinx calls its sources ``mill.rst.txt``."""
+    path = Path(name.lower().removesuffix(".gz").removesuffix(".txt"))
+    return MARKUPS.get(path.suffix, "")
+
+
+def heading(text: str) -> str:
     """Return the first heading outside of code, "" where there is none."""
     fence, above = "", ""
     for line in text.splitlines():

@@ -7,14 +7,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorad.records import Job
+from lorad.retrieval.document_store import How
 from lorad.serving.answers import (
+    DocumentList,
+    DocumentWithText,
     Forgotten,
     ModelDescription,
     Pause,
     Pinned,
     Pruned,
+    RemovedDocuments,
     ResumedJob,
     Roles,
+    SearchResults,
     Status,
     SystemAnswer,
     Tagged,
@@ -25,6 +30,7 @@ from lorad.serving.completions import Model
 from lorad.serving.queries import Archive
 from lorad.serving.requests import GenerationRequest, PredictionRequest, Sampling
 from lorad.serving.systems import Chain
+from lorad.storage.documents import Filter
 
 
 class Daemon(Protocol):
@@ -45,7 +51,7 @@ class Daemon(Protocol):
         messages: list[dict[str, Any]],
         sampling: Sampling,
         *,
-        retrieve: bool,
+        retrieve: bool | str,
         schema: Mapping[str, Any] | None = None,
         must_call: Sequence[Mapping[str, Any]] = (),
     ) -> tuple[GenerationRequest, str]: ...
@@ -59,6 +65,10 @@ class Daemon(Protocol):
     def system(self, name: str, variant: str | None) -> Chain: ...
     def ask_system(self, chain: Chain, texts: Sequence[str]) -> SystemAnswer: ...
     def embed(self, model: str, texts: Sequence[str]) -> tuple[str, NDArray[np.float32], int]: ...
+    def search(self, track: str, query: str, k: int, how: How | None, where: Filter) -> SearchResults: ...
+    def documents(self, track: str, name: str, before: int, limit: int) -> DocumentList: ...
+    def document(self, track: str, document: int) -> DocumentWithText: ...
+    def remove_documents(self, track: str, documents: Sequence[int], name: str) -> RemovedDocuments: ...
     def retry(self, job: int, *, force: bool, settings: dict[str, Any]) -> Job: ...
     def resume(self, job: int, checkpoint: str | None) -> ResumedJob: ...
     def cancel(self, job: int) -> Job: ...

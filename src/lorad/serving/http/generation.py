@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from fastapi import Request
 
 from lorad.serving.called_tools import Call, Reader, Said
-from lorad.serving.completions import Origin, SourceExample
+from lorad.serving.completions import Origin, SourceExample, SourcePassage
 from lorad.serving.http.daemon import Daemon
 from lorad.serving.http.metrics import Meters
 from lorad.serving.http.routing import Threads, cancelled_when_left
@@ -106,7 +106,8 @@ class Accepted:
         if reply is None:
             return None
         sources = tuple(SourceExample(**fields_of(source)) for source in reply.sources)
-        return Origin(mode=reply.mode, sources=sources)
+        cited = tuple(SourcePassage(**fields_of(passage)) for passage in reply.passages)
+        return Origin(mode=reply.mode, sources=sources, passages=cited or None)
 
     async def whole(self, request: Request) -> list[Piece]:
         """Return every answer once all are complete; raise what goes wrong with any."""

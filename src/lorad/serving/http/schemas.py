@@ -9,9 +9,9 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lorad.datasets.containers.file_rows import BadRow, TooDeep
 from lorad.datasets.formats import conversations, row_values, tool_calls
@@ -20,6 +20,7 @@ from lorad.serving.http import parameters
 from lorad.serving.http.parameters import Parameters
 from lorad.serving.requests import Sampling
 from lorad.storage import strict_json
+from lorad.storage.documents import Filter
 from lorad.storage.strict_json import Flaw, NotJson, is_deeper, parse
 
 DEPTH = 64
@@ -41,10 +42,17 @@ ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 INPUTS = 64
 """Inputs of one request for predictions: they go through the model together."""
 
+DOCUMENTS = "documents"
+"""The track of documents that is meant where none is named."""
+
+QUERY_LENGTH = 10_000
+"""Maximum characters of a search: a page of text, pasted."""
+
 NAME_LENGTH = 255
 """Maximum characters of a name: of a track, a version, a tag, a checkpoint."""
 
 _SHOWN = 60
+_DATE = r"^(\d{4}(-\d\d(-\d\d)?)?)?$"
 _TEXT_PARTS = ("text", "input_text", "output_text")
 """What a part of a message that is text calls itself in OpenAI's chat completions and in its responses."""
 _TRACK = Field(default="chat", max_length=NAME_LENGTH)
@@ -97,11 +105,18 @@ class StreamOptions(Body):
     include_usage: bool = False
 
 
+def _retrieved(given: Any) -> Any:
+    if isinstance(given, bool) or (isinstance(given, str) and 0 < len(given) <= NAME_LENGTH):
+        return given
+    raise refused("lorad.retrieve", "must be true, false, or the name of a track of documents")
+
+
 class LoradOptions(Body):
     """What OpenAI's API has no words for."""
 
-    retrieve: bool = True
-    """Look for the example that the question asks for."""
+    retrieve: Annotated[bool | str, BeforeValidator(_retrieved)] = True
+    """Look for the example that the question asks for, and in the track's documents if it has some by default; a name: in that
+    track of documents."""
 
 
 class SamplingBody(Body):
@@ -316,6 +331,49 @@ class RollbackBody(Body):
 
     track: str = _TRACK
     to: str | None = _NAME
+
+
+class SearchBody(Body):
+    """What to search documents for."""
+
+    example: ClassVar[str] = '{"track": "documents", "query": "Where is the mill?"}'
+
+    track: str = Field(default=DOCUMENTS, max_length=NAME_LENGTH)
+    query: str = Field(min_length=1, max_length=QUERY_LENGTH)
+    k: int = Field(default=10, ge=1, le=100)
+    how: Literal["hybrid", "bm25", "embeddings"] | None = None
+    documents: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(default=[], max_length=10_000)
+    """Only in these."""
+    tags: list[Annotated[str, Field(max_length=NAME_LENGTH)]] = Field(default=[], max_length=16)
+    """Only in documents that have all of them."""
+    since: str = Field(default="", pattern=_DATE)
+    until: str = Field(default="", pattern=_DATE)
+    """Only in documents of these days, both included."""
+
+    def where(self) -> Filter:
+        """Return which documents are searched."""
+        return Filter(
+            documents=tuple(self.documents), tags=tuple(self.tags), since=self.since, until=self.until
+        )
+
+
+class RemoveDocumentsBody(Body):
+    """Which documents to remove."""
+
+    example: ClassVar[str] = '{"track": "documents", "documents": [1]}'
+
+    track: str = Field(default=DOCUMENTS, max_length=NAME_LENGTH)
+    documents: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(default=[], max_length=10_000)
+    name: str = Field(default="", max_length=4096)
+    """Or all of a file, a title or an url."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if bool(self.documents) == bool(self.name):
+            raise refused(
+                "documents", "name either the documents' numbers or the name of a file, a title or an url"
+            )
+        return self
 
 
 class ForgetBody(Body):

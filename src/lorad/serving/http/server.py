@@ -13,6 +13,7 @@ from lorad.serving.http import (
     admin,
     classification,
     document,
+    documents,
     embeddings,
     health,
     http_errors,
@@ -44,7 +45,7 @@ def build(daemon: Daemon, settings: ServerSettings | None = None, token: str | N
     app.state.bodies = Bodies((settings or ServerSettings()).max_body_bytes)
     http_errors.add_handlers(app)
     meters = Meters()
-    for face in (health, prediction, classification, admin):
+    for face in (health, prediction, classification, documents, admin):
         face.add(app, daemon)
     answering, embedding = Answering(daemon, meters), Orders(embeddings.AT_ONCE, embeddings.MOST)
     openai.add(app, daemon, answering)

@@ -102,7 +102,7 @@ def _check_home(home_path: str | None, config: str | None, overrides: list[str] 
     except ConfigError as error:
         yield broken("settings", error, "correct them; the other checks use the defaults")
     shapes = []
-    for track in settings.tracks.values():
+    for track in settings.learning_tracks.values():
         with contextlib.suppress(LoradError):  # a missing or corrupt base has a finding of its own
             shapes.append(bases.shape(home.base(track.base)))
     yield from _check_devices(settings, shapes)
@@ -181,13 +181,13 @@ def _check_storage(home: Home, settings: Settings, shapes: list[records.ModelSha
 
 def _check_bases(home: Home, settings: Settings) -> Iterator[Finding]:
     stored = {path.parent.name for path in (home.models / "base").glob(f"*/{bases.FINGERPRINT}")}
-    for name in sorted({track.base for track in settings.tracks.values()} | stored):
+    for name in sorted({track.base for track in settings.learning_tracks.values()} | stored):
         known = name in bases.WHEELS
         remedy = f"lorad base add {name}" if known else f"lorad base add SOURCE --name {name}"
         yield attempt(f"base {name}", partial(_base, home.base(name), remedy), remedy)
         if name in stored and bases.kind(home.base(name)) == "causal":
             yield attempt(f"template {name}", partial(_template, home.base(name)), remedy)
-    for name, track in settings.tracks.items():
+    for name, track in settings.learning_tracks.items():
         try:
             bases.check_kind(home.base(track.base), find(track.task).head)
         except LoradError as error:
@@ -218,7 +218,7 @@ def _template(folder: Path) -> Finding:
 
 
 def _check_versions(home: Home, settings: Settings) -> Iterator[Finding]:
-    for name, track in settings.tracks.items():
+    for name, track in settings.learning_tracks.items():
         registry = Registry(home.track(name))
         base = None
         with contextlib.suppress(ConfigError):  # a missing or corrupt base has a finding of its own

@@ -1,0 +1,113 @@
+"""Documents: ``docs add``, ``docs list``, ``docs show``, ``docs search`` and ``docs remove``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorad.apps.cli import drops, texts
+from lorad.apps.cli.context import connect, show
+from lorad.apps.cli.options import Json
+from lorad.apps.screens import tables, terminal
+from lorad.errors import ConfigError
+
+app = typer.Typer()
+group = typer.Typer(no_args_is_help=True, help="Add, search and remove documents.")
+app.add_typer(group, name="docs")
+
+DOCUMENTS = "documents"
+"""The track of documents that is meant where none is named."""
+
+Track = Annotated[str, typer.Option(metavar="NAME", help="The track of documents.")]
+Tags = Annotated[
+    list[str] | None, typer.Option("--tag", metavar="TAG", help="Only documents with this tag; repeatable.")
+]
+Since = Annotated[str, typer.Option(metavar="DATE", help="Only documents of this day (YYYY-MM-DD) or later.")]
+Until = Annotated[str, typer.Option(metavar="DATE", help="Only documents of this day or earlier.")]
+How = Annotated[
+    str | None, typer.Option(metavar="WAY", help="hybrid, bm25 or embeddings; default: documents.search.")
+]
+
+
+@group.command()
+def add(
+    ctx: typer.Context,
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE",
+            help="Documents; a sidecar beside one (FILE.meta.yaml) is copied too.",
+            show_default=False,
+        ),
+    ],
+    track: Track = DOCUMENTS,
+) -> None:
+    """Copy documents into the inbox; they can be searched within seconds."""
+    drops.drop(ctx, files, track)
+
+
+@group.command("list")
+def list_documents(
+    ctx: typer.Context,
+    name: Annotated[
+        str, typer.Argument(help="Only those of this file, title or url.", show_default=False)
+    ] = "",
+    track: Track = DOCUMENTS,
+    as_json: Json = False,
+) -> None:
+    """List the documents, newest first."""
+    show(connect(ctx).documents(track, name), as_json, tables.documents)
+
+
+@group.command("show")
+def show_document(
+    ctx: typer.Context,
+    document: Annotated[
+        int, typer.Argument(metavar="NUMBER", help="As docs list tells it.", show_default=False)
+    ],
+    track: Track = DOCUMENTS,
+    as_json: Json = False,
+) -> None:
+    """Print a document's text."""
+    found = connect(ctx).document(document, track)
+    if as_json:
+        terminal.write_json(found)
+    else:
+        terminal.write(f"{found.text}\n")
+
+
+@group.command()
+def search(
+    ctx: typer.Context,
+    query: Annotated[str, typer.Argument(help="Words, or a question.", show_default=False)],
+    track: Track = DOCUMENTS,
+    k: Annotated[int, typer.Option("--top", min=1, max=100, help="Maximum number of passages.")] = 5,
+    how: How = None,
+    tags: Tags = None,
+    since: Since = "",
+    until: Until = "",
+    as_json: Json = False,
+) -> None:
+    """Print the passages that are nearest to a question, best first."""
+    texts.check_typed(query)
+    options = {"how": how, "tags": tags or None, "since": since or None, "until": until or None}
+    show(connect(ctx).search(query, track, k, **options), as_json, tables.passages)
+
+
+@group.command()
+def remove(
+    ctx: typer.Context,
+    numbers: Annotated[
+        list[int] | None,
+        typer.Argument(metavar="[NUMBER]...", help="As docs list tells them.", show_default=False),
+    ] = None,
+    name: Annotated[str, typer.Option(metavar="NAME", help="Or all of this file, title or url.")] = "",
+    track: Track = DOCUMENTS,
+    as_json: Json = False,
+) -> None:
+    """Remove documents from the store; their files in done/ stay."""
+    if bool(numbers) == bool(name):
+        raise ConfigError(
+            "name either documents' numbers or --name NAME; see: lorad docs list", code="no_document"
+        )
+    show(connect(ctx).remove_documents(numbers or (), name, track), as_json, tables.removed_documents)

@@ -1,0 +1,230 @@
+"""The tracks of documents: their stores, searching them, and answering from them.
+
+What lives here: which store a name means, what people are told of its documents, and when a question is asked behind
+passages. What never does: dividing and finding (``retrieval.document_store``), taking files (``acceptance``), generating.
+"""
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lorad.config import Settings
+from lorad.errors import ProtocolError, describe
+from lorad.home import Home
+from lorad.log import get_logger
+from lorad.models.embedders import Embedder
+from lorad.retrieval import passages
+from lorad.retrieval.answering import Reply
+from lorad.retrieval.document_store import DocumentStore, How, Passage
+from lorad.retrieval.passages import Messages
+from lorad.serving.answers import (
+    DocumentCounts,
+    DocumentList,
+    DocumentSummary,
+    DocumentWithText,
+    FoundPassage,
+    RemovedDocuments,
+    SearchResults,
+)
+from lorad.storage.documents import LARGEST, Added, Document, Filter, Signature
+from lorad.storage.ledger import Ledger
+
+log = get_logger()
+
+FOLDER = "documents"
+"""In a track's folder: its store."""
+
+PAGE = 1000
+"""Documents that are listed at once, at most."""
+
+ANSWERED = frozenset({"taught", "stored"})
+"""Ways in which a learned example answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """A question on its way to a model, and how much may stand before it."""
+
+    messages: Messages
+    measure: Callable[[Messages], int]
+    """Counts a conversation's tokens, as the model is asked it."""
+    room: int
+    """Tokens that it may have."""
+    is_named: bool
+    """Whether the request names the documents; else they are the track's default."""
+    may_quote: bool
+    """Whether an answer may be given without the model."""
+
+
+class DocumentTracks:
+    """The stores of a home's tracks of documents (``ports.Documents``)."""
+
+    def __init__(self, home: Home, settings: Settings, ledger: Ledger) -> None:
+        self._home = home
+        self._ledger = ledger
+        self._settings = settings
+        self.tracks = tuple(settings.document_tracks)
+        self.stores: dict[str, DocumentStore] = {}
+        self._counted: dict[str, tuple[Signature, DocumentCounts]] = {}
+        self.passage_share = settings.documents.passage_share
+        """Of a model's context, what passages may take."""
+
+    def open(self, embedder: Embedder | None) -> None:
+        """Open every track's store; without an embedder they are searched by words alone."""
+        for name in self.tracks:
+            split = self._settings.track(name).split
+            folder = self._home.track(name) / FOLDER
+            self.stores[name] = DocumentStore(folder, self._settings.documents, split, embedder)
+
+    def close(self) -> None:
+        """Close the stores."""
+        for store in self.stores.values():
+            store.close()
+
+    def add(
+        self, track: str, documents: Iterable[Document], *, drop: int, now: float, earlier: Collection[int]
+    ) -> Counter[Added]:
+        """Add what a file says; see ``ports.Documents``."""
+        return self._store(track).add(documents, drop=drop, now=now, earlier=earlier)
+
+    def _store(self, track: str) -> DocumentStore:
+        if track not in self.stores:
+            known = ", ".join(self.tracks) or "none; see configs/documents.yaml"
+            raise ProtocolError(
+                f"there is no track of documents {track!r}; known: {known}", status=404, code="no_such_track"
+            )
+        return self.stores[track]
+
+    def require(self, track: str) -> None:
+        """Raise ``ProtocolError`` (404) where there is no such track of documents."""
+        self._store(track)
+
+    # -- telling
+
+    def counts(self) -> dict[str, DocumentCounts]:
+        """Return how many documents and chunks each track has, and how many are not divided or embedded yet."""
+        for name, store in self.stores.items():
+            signature = store.tables.signature()
+            if name not in self._counted or self._counted[name][0] != signature:
+                self._counted[name] = (
+                    signature,
+                    DocumentCounts(**store.tables.counts(), by_meaning=store.has_embedder),
+                )
+        return {name: counts for name, (_, counts) in self._counted.items()}
+
+    def search(
+        self, track: str, query: str, k: int, how: How | None = None, where: Filter | None = None
+    ) -> SearchResults:
+        """Return the passages nearest to a query, best first."""
+        store = self._store(track)
+        found = store.search(query, k, how, where)
+        return SearchResults(
+            track=track,
+            passages=tuple(
+                FoundPassage(
+                    document=each.chunk.document,
+                    title=each.chunk.title,
+                    name=each.chunk.name,
+                    url=each.chunk.url,
+                    heading=each.chunk.heading,
+                    page=each.chunk.page,
+                    start=each.chunk.start,
+                    end=each.chunk.end,
+                    text=each.chunk.text,
+                    score=round(each.score, 6),
+                    similarity=None if each.similarity is None else round(each.similarity, 4),
+                    coverage=round(each.coverage, 4),
+                    relevant=each.is_relevant,
+                )
+                for each in found
+            ),
+            left=store.left(),
+        )
+
+    def documents(self, track: str, name: str = "", before: int = LARGEST, limit: int = PAGE) -> DocumentList:
+        """Return documents of a track, the newest first: those of one file, title or url, older than the one ``before``."""
+        rows = self._store(track).tables.documents(name, limit, before)
+        return DocumentList(track=track, documents=tuple(map(_summary, rows)))
+
+    def document(self, track: str, document: int) -> DocumentWithText:
+        """Return a document with its text; raise ``ProtocolError`` (404) where there is none."""
+        tables = self._store(track).tables
+        row, text = tables.document(document), tables.text(document)
+        if row is None or text is None:
+            raise ProtocolError(f"there is no document {document}", status=404, code="no_such_document")
+        return DocumentWithText(
+            **_known(row),
+            text=text,
+            spans=tuple((chunk.start, chunk.end) for chunk in tables.chunks_of(document)),
+        )
+
+    def remove(self, track: str, documents: Sequence[int], name: str, now: float) -> RemovedDocuments:
+        """Remove documents by number, or all of one file, title or url; return which."""
+        store = self._store(track)
+        wanted = set(documents)
+        rows = [
+            row for row in store.tables.documents(name) if row["id"] in wanted or (name and not documents)
+        ]
+        if store.remove([row["id"] for row in rows]):
+            self._ledger.record_event("documents_removed", now, track=track, documents=len(rows))
+        return RemovedDocuments(track=track, documents=tuple(map(_summary, rows)))
+
+    # -- answering
+
+    def reply(self, track: str, asking: Asking, known: Reply | None) -> Reply | None:
+        """Return how a question is answered: by what is ``known`` of it, behind passages, or that there are none.
+
+        ``None`` where nothing was looked up, or nothing is to be said of it.
+        """
+        settings = self._settings
+        is_answered = known is not None and known.mode in ANSWERED
+        if is_answered and settings.documents.prefer == "facts":
+            return known
+        found = self._search(track, asking)
+        chosen = passages.fitting(asking.messages, passages.relevant(found), asking.measure, asking.room)
+        if chosen:
+            asked = passages.asked(asking.messages, chosen)
+            return Reply(mode="passages", messages=asked, passages=passages.citations(chosen))
+        if is_answered or not asking.is_named:
+            return known
+        if asking.may_quote and settings.answering.unknown == "say":
+            return Reply(mode="not_found", text=settings.documents.not_found_words)
+        return Reply(mode="weights", messages=[dict(message) for message in asking.messages])
+
+    def _search(self, track: str, asking: Asking) -> list[Passage]:
+        try:
+            return self._store(track).search(_question(asking.messages), self._settings.documents.passages)
+        except Exception as error:
+            if asking.is_named:
+                raise
+            log.warning("documents_failed", track=track, **describe(error))
+            return []  # who did not ask for documents gets the answer that there is without
+
+
+def _question(messages: Messages) -> str:
+    return str(messages[-1].get("content", ""))
+
+
+def _known(row: sqlite3.Row) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "title": row["title"],
+        "name": row["name"],
+        "url": row["url"],
+        "markup": row["markup"],
+        "tags": tuple(json.loads(row["tags"])),
+        "date": row["date"],
+        "added_at": row["added_at"],
+        "characters": row["characters"],
+        "chunks": row["chunks"],
+        "unembedded": row["unembedded"],
+        "state": row["state"],
+        "same_as": row["same_as"],
+    }
+
+
+def _summary(row: sqlite3.Row) -> DocumentSummary:
+    return DocumentSummary(**_known(row))
