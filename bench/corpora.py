@@ -202,9 +202,8 @@ def _debian() -> dict[str, Form]:
         for path in sorted(_fetched(package, under).glob(pages)):
             name = f"{package}/{path.name}"
             if path.name not in WHOLE:
-                documents |= {
-                    name: replace(each, label=name) for each in files_of_documents.read_file(path, name=name)
-                }
+                (page,) = files_of_documents.read_file(path, name=name)
+                documents[name] = replace(page, label=name)
     return _forms(
         documents, lambda name: name.startswith("debian-faq/"), _markdown_headings, _markdown_renamed
     )

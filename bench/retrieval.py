@@ -178,32 +178,43 @@ def figures(places: Sequence[int | None]) -> dict[str, float]:
 def flat(arms: Mapping[str, Any]) -> dict[str, Any]:
     """Return all figures under keys of their own, of the arms that were run."""
     found: dict[str, Any] = {}
-    for name in corpora.CORPORA:
+    for name, form in product(corpora.CORPORA, FORMS):
         if default := arms.get(f"{name}_{DEFAULT}"):
-            for form in FORMS:
-                end = ("" if name == "python" else f"_{name}") + ("" if form == "headed" else "_bare")
-                found |= {
-                    f"{key}{end}": value for key, value in figures(default[form]["ranks"]["hybrid"]).items()
-                }
-                found[f"questions{end}"] = len(default[form]["ranks"]["hybrid"])
-                found[f"chunks{end}"] = default[form]["chunks"]
-    found |= arms.get("grounded", {}).get("figures", {})
+            end = ("" if name == "python" else f"_{name}") + ("" if form == "headed" else "_bare")
+            places = default[form]["ranks"]["hybrid"]
+            found |= {f"{key}{end}": value for key, value in figures(places).items()}
+            found |= {f"questions{end}": len(places), f"chunks{end}": default[form]["chunks"]}
+    return found | answered(arms) | stored(arms) | searched(arms)
+
+
+def answered(arms: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = dict(arms.get("grounded", {}).get("figures", {}))
     if "grounded_without" in arms:
         found["grounded_without"] = arms["grounded_without"]["figures"]["grounded"]
-    if "intake" in arms:
-        found |= arms["intake"] | {"intake_chunks": arms["intake"]["chunks"]}
-        found.pop("chunks", None)
-    for size, told in arms.get("scale", {}).items():
-        if isinstance(told, dict):
-            found |= {f"{key}_{int(size):_}": value for key, value in told.items()}
-    if "kills" in arms:
-        found |= {f"kills_{key}" if key != "kills" else key: value for key, value in arms["kills"].items()}
-    searched = [arms[each] for each in SEARCHES if each in arms]
-    found |= {"bfloat16_cosine": min(each["bfloat16_cosine"] for each in searched)} if searched else {}
-    for arm in SEARCHES:
-        for form, way in product(FORMS, arms[arm][FORMS[0]]["ranks"]) if arm in arms else ():
-            told = figures(arms[arm][form]["ranks"][way])
-            found |= {f"{key}_{arm}_{form}_{way}": value for key, value in told.items()}
+    return found
+
+
+def stored(arms: Mapping[str, Any]) -> dict[str, Any]:
+    told = dict(arms.get("intake", {}))
+    found: dict[str, Any] = {
+        f"intake_{key}" if key in {"chunks", "cores"} else key: value for key, value in told.items()
+    }
+    for size, each in arms.get("scale", {}).items():
+        found |= {f"{key}_{size}": value for key, value in each.items()} if isinstance(each, dict) else {}
+    if "scale" in arms:
+        found["scale_cores"] = arms["scale"]["cores"]
+    kills = arms.get("kills", {})
+    return found | {f"kills_{key}" if key != "kills" else key: value for key, value in kills.items()}
+
+
+def searched(arms: Mapping[str, Any]) -> dict[str, Any]:
+    known = [name for name in SEARCHES if name in arms]
+    found: dict[str, Any] = {}
+    if known:
+        found["bfloat16_cosine"] = min(arms[name]["bfloat16_cosine"] for name in known)
+    for name, form in product(known, FORMS):
+        for way, places in arms[name][form]["ranks"].items():
+            found |= {f"{key}_{name}_{form}_{way}": value for key, value in figures(places).items()}
     return found
 
 
