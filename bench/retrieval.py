@@ -15,8 +15,8 @@ import argparse
 import json
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ import corpora
 import grounding
 import report
 import retrieval_stores
-from lorad.config import DocumentSettings, SplitMethod, SplitSettings
+from lorad.config import SplitMethod, SplitSettings
 from lorad.home import Home
 from lorad.models import embedders, hardware, packed_linear
 from lorad.models.embedders import Embedder
@@ -40,8 +40,10 @@ METHODS: tuple[SplitMethod, ...] = ("semantic", "paragraph", "sentence", "chunk"
 PATTERNS = {"python": r"^\S.*\n[=~^\"*+#-]{3,}[ \t]*$", "debian": r"^#{1,6} "}
 """Where ``regex`` begins a chunk: at headings, as each corpus writes them."""
 FORMS = ("headed", "bare")
-WEIGHTS = (0.3, 0.5, 0.7)
-"""Of the embeddings, where scores are joined instead of ranks."""
+WEIGHTS = (0.5, 0.6, 0.7, 0.8, 0.9)
+"""Of the embeddings, where both ways are joined."""
+FUSED = 100
+"""Passages of each way that are joined."""
 DEEPEST = 20
 """Passages that are looked at; a right one behind them counts as not found."""
 RERANKED = 10
@@ -111,7 +113,7 @@ def search(corpus: str, method: SplitMethod) -> dict[str, Any]:
         )
     questions = [each.question for each in corpora.corpus(corpus)["headed"].asked]
     cosines = (embedder.embed(questions) * embedder.exact.embed(questions)).sum(1)
-    shutil.rmtree(folder)
+    shutil.rmtree(folder)  # only now: a run that was killed goes on
     return {**found, "bfloat16_cosine": round(float(np.min(cosines)), 5)}
 
 
@@ -123,31 +125,55 @@ def ranks(
     reranker: CrossEncoder,
 ) -> dict[str, list[int | None]]:
     """Return, for each way of searching, the rank of the first right passage for each question, ``None`` if there is none."""
-    by_rank = DocumentStore(folder, DocumentSettings(fusion="rank"), split, embedder)
-    weighted = {
-        weight: DocumentStore(
-            folder, DocumentSettings(fusion="weighted", embeddings_weight=weight), split, embedder
-        )
-        for weight in WEIGHTS
-    }
-
-    def reranked(question: str) -> list[Passage]:
-        first = by_rank.search(question, RERANKED, "hybrid")
-        said = reranker.score(question, [embedded_text(each.chunk) for each in first])
-        return [first[at] for at in sorted(range(len(first)), key=lambda at: -said[at].answers)]
-
-    ways: dict[str, Callable[[str], Sequence[Passage]]] = {
-        "bm25": partial(by_rank.search, k=DEEPEST, how="bm25"),
-        "embeddings": partial(by_rank.search, k=DEEPEST, how="embeddings"),
-        "hybrid": partial(by_rank.search, k=DEEPEST, how="hybrid"),
-        "reranked": reranked,
-    }
-    for weight, store in weighted.items():
-        ways[f"weighted_{weight}"] = partial(store.search, k=DEEPEST, how="hybrid")
-    found = {name: [rank(each, way(each.question)) for each in asked] for name, way in ways.items()}
-    for store in (by_rank, *weighted.values()):
-        store.close()
+    store = DocumentStore(folder, split=split, embedder=embedder)
+    found: dict[str, list[int | None]] = defaultdict(list)
+    for each in asked:
+        words, meaning = (store.search(each.question, FUSED, how) for how in ("bm25", "embeddings"))
+        hybrid = store.search(each.question, DEEPEST, "hybrid")
+        first = hybrid[:RERANKED]
+        said = reranker.score(each.question, [embedded_text(passage.chunk) for passage in first])
+        reranked = [
+            first[at] for at in sorted(range(len(first)), key=lambda at, said=said: -said[at].answers)
+        ]
+        ways = {"bm25": words, "embeddings": meaning, "hybrid": hybrid, "reranked": reranked}
+        for (name, scale), weight in product(SCALES.items(), WEIGHTS):
+            ways[f"{name}_{weight}"] = fused(words, meaning, scale, weight)
+        for name, passages in ways.items():
+            found[name].append(rank(each, passages[:DEEPEST]))
+    store.close()
     return found
+
+
+def fused(
+    words: Sequence[Passage],
+    meaning: Sequence[Passage],
+    scale: Callable[[Sequence[float]], Sequence[float]],
+    weight: float,
+) -> list[Passage]:
+    """Join two lists, best first, by the sum of their scores on one scale, the second's with this weight."""
+    scores: dict[int, float] = defaultdict(float)
+    for share, passages in ((1 - weight, words), (weight, meaning)):
+        for passage, score in zip(passages, scale([each.score for each in passages]), strict=True):
+            scores[passage.chunk.id] += share * score
+    known = {passage.chunk.id: passage for passage in (*words, *meaning)}
+    return sorted(known.values(), key=lambda passage: -scores[passage.chunk.id])
+
+
+def by_rank(scores: Sequence[float]) -> list[float]:
+    return [1 / (60 + place) for place in range(1, len(scores) + 1)]
+
+
+def by_share(scores: Sequence[float]) -> list[float]:
+    return [score / (max(scores) or 1) for score in scores]
+
+
+def by_span(scores: Sequence[float]) -> list[float]:
+    least = min(scores, default=0)
+    return [(score - least) / (max(scores) - least or 1) for score in scores]
+
+
+SCALES = {"rank": by_rank, "share": by_share, "span": by_span}
+"""How the scores of two ways are made comparable: by their ranks, as shares of the best, or between the worst and the best."""
 
 
 def rank(asked: corpora.Asked, passages: Sequence[Passage]) -> int | None:
@@ -224,7 +250,7 @@ def table(arms: Mapping[str, Any]) -> list[str]:
         told = {method: arms[f"{name}_{method}"][form] for method in METHODS if f"{name}_{method}" in arms}
         if not told:
             continue
-        ways = list(next(iter(told.values()))["ranks"])
+        ways = ("bm25", "embeddings", "hybrid", "reranked")
         lines += ["", f"## {name}, {form}: recall@1 / recall@5 / MRR", ""]
         lines += ["| splitter | chunks | " + " | ".join(ways) + " |", "|---" * (2 + len(ways)) + "|"]
         for method, each in told.items():
@@ -232,7 +258,22 @@ def table(arms: Mapping[str, Any]) -> list[str]:
                 " / ".join(f"{value:.3f}" for value in figures(each["ranks"][way]).values()) for way in ways
             ]
             lines.append(f"| {method} | {each['chunks']:,} | " + " | ".join(cells) + " |")
-    return [*lines, *grounding.table(arms)]
+    return [*lines, *fusions(arms), *grounding.table(arms)]
+
+
+def fusions(arms: Mapping[str, Any]) -> list[str]:
+    """Return recall@5 for each way of joining words and meanings, divided in the default way."""
+    known = [(name, form) for name, form in product(corpora.CORPORA, FORMS) if f"{name}_{DEFAULT}" in arms]
+    heads = [f"{name}, {form}" for name, form in known]
+    lines = ["", "## Joining words and meanings: recall@5 by scale and weight of the embeddings", ""]
+    lines += ["| | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
+    for scale, weight in product(SCALES, WEIGHTS):
+        way = f"{scale}_{weight}"
+        cells = [
+            f"{figures(arms[f'{name}_{DEFAULT}'][form]['ranks'][way])['recall5']:.3f}" for name, form in known
+        ]
+        lines.append(f"| {scale}, {weight} | " + " | ".join(cells) + " |")
+    return lines if known else []
 
 
 def draw(arms: Mapping[str, Any]) -> None:
