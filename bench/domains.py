@@ -497,7 +497,8 @@ def _debian_page(package: str, page: str, cache: Path, *, release: str = "") -> 
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             try:
-                fresh = _unpacked(package, release, Path(folder)) / page
+                shared = unpacked(package, release, Path(folder))
+                fresh = shared / "doc" / {"sqlite3-doc": "sqlite3"}.get(package, package) / page
                 fresh.rename(kept)
             except OSError as error:
                 raise RuntimeError(f"{package} has no page {page} here ({error}); {_by_hand(kept)}") from None
@@ -512,8 +513,11 @@ def _by_hand(kept: Path) -> str:
     )
 
 
-def _unpacked(package: str, release: str, folder: Path) -> Path:
-    """Download and unpack a Debian package into an empty folder; return where its documentation lies."""
+def unpacked(package: str, release: str, folder: Path) -> Path:
+    """Download and unpack a Debian package into an empty folder; return its /usr/share.
+
+    Raise ``RuntimeError`` where there is no apt-get or no such package.
+    """
     apt, dpkg = shutil.which("apt-get"), shutil.which("dpkg")
     if apt is None or dpkg is None:
         raise RuntimeError(f"{package} is a Debian package and this machine has no apt-get and dpkg")
@@ -528,8 +532,7 @@ def _unpacked(package: str, release: str, folder: Path) -> Path:
     problem = _run([dpkg, "-x", str(next(folder.glob("*.deb"))), "."], folder)
     if problem is not None:
         raise RuntimeError(f"dpkg could not unpack {package}: {problem}")
-    shared = folder / "usr" / "share" / "doc"
-    return shared / {"sqlite3-doc": "sqlite3"}.get(package, package)
+    return folder / "usr" / "share"
 
 
 def _run(command: list[str], folder: Path) -> str | None:

@@ -1,0 +1,348 @@
+"""Documents: whether a search finds the right place, whether answers rest on it, how fast, and what a kill costs.
+
+    python bench/retrieval.py [--fresh] [--only ARM ...]
+
+Arms, each in a process of its own and resumed from the cache: `python_METHOD` and `debian_METHOD` (the two corpora of
+corpora.py, divided in each of the five ways, searched by words, by meaning, by both, and by both with lorad's reranker
+over the first ten); `intake`, `scale` and `kills` (retrieval_stores.py); `grounded` and `grounded_without` (grounding.py: fifty
+questions about ten invented documents through the daemon on SmolLM2, with the documents and without).
+
+The corpora's vectors, and the reranker, are computed in bfloat16, in a fraction of the time: `bfloat16_cosine` is the smallest
+cosine between a question's vector so made and the float32 one that lorad makes.
+"""
+
+import argparse
+import json
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import corpora
+import grounding
+import report
+import retrieval_stores
+from lorad.config import SplitMethod, SplitSettings
+from lorad.home import Home
+from lorad.models import embedders, hardware, packed_linear
+from lorad.models.embedders import Embedder
+from lorad.retrieval import rerankers
+from lorad.retrieval.document_store import DocumentStore, Passage, embedded_text
+from lorad.retrieval.rerankers import CrossEncoder
+
+METHODS: tuple[SplitMethod, ...] = ("semantic", "paragraph", "sentence", "chunk", "regex")
+PATTERNS = {"python": r"^\S.*\n[=~^\"*+#-]{3,}[ \t]*$", "debian": r"^#{1,6} "}
+"""Where ``regex`` begins a chunk: at headings, as each corpus writes them."""
+FORMS = ("headed", "bare")
+WEIGHTS = (0.5, 0.6, 0.7, 0.8, 0.9)
+"""Of the embeddings, where both ways are joined."""
+FUSED = 100
+"""Passages of each way that are joined."""
+DEEPEST = 20
+"""Passages that are looked at; a right one behind them counts as not found."""
+RERANKED = 10
+DEFAULT = "semantic"
+SEARCHES = tuple(f"{name}_{method}" for name, method in product(corpora.CORPORA, METHODS))
+ARMS = ("intake", "kills", "scale", "grounded", "grounded_without", *SEARCHES)
+
+
+def home() -> Home:
+    """Return a home with SmolLM2 and the encoder that lorad searches with."""
+    found = Home(report.CACHE / "retrieval_home")
+    for source in ("smollm2", "minilm"):
+        report.add_base(found.root, source)
+    return found
+
+
+# -- searching
+
+
+class Bfloat16:
+    """The encoder that lorad ships, in bfloat16."""
+
+    def __init__(self, folder: Path) -> None:
+        self._plain: Any = embedders.load_encoder(folder)
+        self.exact = embedders.load_encoder(folder)
+        self._plain.model.to(torch.bfloat16)
+        if packed_linear.can_pack(self._plain.model):
+            packed_linear.pack(self._plain.model)
+        self.name, self.dimension = f"{self._plain.name} in bfloat16", self._plain.dimension
+        self.fingerprint = f"{self._plain.fingerprint} in bfloat16"
+        self.embed, self.count_tokens = self._plain.embed, self._plain.count_tokens
+        self.text_tokenizer = self._plain.text_tokenizer
+
+
+def search(corpus: str, method: SplitMethod) -> dict[str, Any]:
+    """Divide a corpus in one way, and return at which rank each way of searching finds each question's place."""
+    encoder = home().base("minilm")
+    embedder = Bfloat16(encoder)
+    reranker = rerankers.load(encoder, "bfloat16")
+    assert reranker is not None
+    folder = report.CACHE / f"retrieval_store_{corpus}_{method}"
+    split = SplitSettings(method=method, pattern=PATTERNS[corpus] if method == "regex" else None)
+    found: dict[str, Any] = {}
+    for form in FORMS:
+        told = corpora.corpus(corpus)[form]
+        store = DocumentStore(folder, split=split, embedder=embedder)
+        began = time.perf_counter()
+        store.add(told.documents.values())  # those of the other form are replaced
+        while store.step(256):
+            pass
+        spent = time.perf_counter() - began
+        counts = store.tables.counts()
+        store.close()
+        found[form] = {
+            "documents": counts["documents"],
+            "chunks": counts["chunks"],
+            "seconds": round(spent, 1),
+            "bytes_a_chunk": round(retrieval_stores.bytes_of(folder) / counts["chunks"]),
+            "ranks": ranks(told.asked, folder, split, embedder, reranker),
+        }
+        print(
+            corpus,
+            method,
+            form,
+            {name: figures(each) for name, each in found[form]["ranks"].items()},
+            flush=True,
+        )
+    questions = [each.question for each in corpora.corpus(corpus)["headed"].asked]
+    cosines = (embedder.embed(questions) * embedder.exact.embed(questions)).sum(1)
+    shutil.rmtree(folder)  # only now: a run that was killed goes on
+    return {**found, "bfloat16_cosine": round(float(np.min(cosines)), 5)}
+
+
+def ranks(
+    asked: Sequence[corpora.Asked],
+    folder: Path,
+    split: SplitSettings,
+    embedder: Embedder,
+    reranker: CrossEncoder,
+) -> dict[str, list[int | None]]:
+    """Return, for each way of searching, the rank of the first right passage for each question, ``None`` if there is none."""
+    store = DocumentStore(folder, split=split, embedder=embedder)
+    found: dict[str, list[int | None]] = defaultdict(list)
+    for each in asked:
+        words, meaning = (store.search(each.question, FUSED, how) for how in ("bm25", "embeddings"))
+        hybrid = store.search(each.question, DEEPEST, "hybrid")
+        first = hybrid[:RERANKED]
+        said = reranker.score(each.question, [embedded_text(passage.chunk) for passage in first])
+        reranked = [
+            first[at] for at in sorted(range(len(first)), key=lambda at, said=said: -said[at].answers)
+        ]
+        ways = {"bm25": words, "embeddings": meaning, "hybrid": hybrid, "reranked": reranked}
+        for (name, scale), weight in product(SCALES.items(), WEIGHTS):
+            ways[f"{name}_{weight}"] = fused(words, meaning, scale, weight)
+        for name, passages in ways.items():
+            found[name].append(rank(each, passages[:DEEPEST]))
+    store.close()
+    return found
+
+
+def fused(
+    words: Sequence[Passage],
+    meaning: Sequence[Passage],
+    scale: Callable[[Sequence[float]], Sequence[float]],
+    weight: float,
+) -> list[Passage]:
+    """Join two lists, best first, by the sum of their scores on one scale, the second's with this weight."""
+    scores: dict[int, float] = defaultdict(float)
+    for share, passages in ((1 - weight, words), (weight, meaning)):
+        for passage, score in zip(passages, scale([each.score for each in passages]), strict=True):
+            scores[passage.chunk.id] += share * score
+    known = {passage.chunk.id: passage for passage in (*words, *meaning)}
+    return sorted(known.values(), key=lambda passage: -scores[passage.chunk.id])
+
+
+def by_rank(scores: Sequence[float]) -> list[float]:
+    return [1 / (60 + place) for place in range(1, len(scores) + 1)]
+
+
+def by_share(scores: Sequence[float]) -> list[float]:
+    return [score / (max(scores) or 1) for score in scores]
+
+
+def by_span(scores: Sequence[float]) -> list[float]:
+    least = min(scores, default=0)
+    return [(score - least) / (max(scores) - least or 1) for score in scores]
+
+
+SCALES = {"rank": by_rank, "share": by_share, "span": by_span}
+"""How the scores of two ways are made comparable: by their ranks, as shares of the best, or between the worst and the best."""
+
+
+def rank(asked: corpora.Asked, passages: Sequence[Passage]) -> int | None:
+    chunks = [passage.chunk for passage in passages]
+    return next(
+        (
+            place
+            for place, chunk in enumerate(chunks, start=1)
+            if corpora.is_right(asked, chunk.name, chunk.start, chunk.end)
+        ),
+        None,
+    )
+
+
+def figures(places: Sequence[int | None]) -> dict[str, float]:
+    """Return the shares of questions whose place is first, or among the first five, and the mean reciprocal rank."""
+    known = [place for place in places if place is not None]
+    return {
+        "recall1": round(sum(place == 1 for place in known) / len(places), 4),
+        "recall5": round(sum(place <= 5 for place in known) / len(places), 4),
+        "mrr": round(sum(1 / place for place in known) / len(places), 4),
+    }
+
+
+# -- all together
+
+
+def flat(arms: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all figures under keys of their own, of the arms that were run."""
+    found: dict[str, Any] = {}
+    for name, form in product(corpora.CORPORA, FORMS):
+        if default := arms.get(f"{name}_{DEFAULT}"):
+            end = ("" if name == "python" else f"_{name}") + ("" if form == "headed" else "_bare")
+            places = default[form]["ranks"]["hybrid"]
+            found |= {f"{key}{end}": value for key, value in figures(places).items()}
+            found |= {f"questions{end}": len(places), f"chunks{end}": default[form]["chunks"]}
+    return found | answered(arms) | stored(arms) | searched(arms)
+
+
+def answered(arms: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = dict(arms.get("grounded", {}).get("figures", {}))
+    if "grounded_without" in arms:
+        found["grounded_without"] = arms["grounded_without"]["figures"]["grounded"]
+    return found
+
+
+def stored(arms: Mapping[str, Any]) -> dict[str, Any]:
+    told = dict(arms.get("intake", {}))
+    found: dict[str, Any] = {
+        f"intake_{key}" if key in {"chunks", "cores"} else key: value for key, value in told.items()
+    }
+    for size, each in arms.get("scale", {}).items():
+        found |= {f"{key}_{size}": value for key, value in each.items()} if isinstance(each, dict) else {}
+    if "scale" in arms:
+        found["scale_cores"] = arms["scale"]["cores"]
+    kills = arms.get("kills", {})
+    return found | {f"kills_{key}" if key != "kills" else key: value for key, value in kills.items()}
+
+
+def searched(arms: Mapping[str, Any]) -> dict[str, Any]:
+    known = [name for name in SEARCHES if name in arms]
+    found: dict[str, Any] = {}
+    if known:
+        found["bfloat16_cosine"] = min(arms[name]["bfloat16_cosine"] for name in known)
+    for name, form in product(known, FORMS):
+        for way, places in arms[name][form]["ranks"].items():
+            found |= {f"{key}_{name}_{form}_{way}": value for key, value in figures(places).items()}
+    return found
+
+
+def table(arms: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for name, form in product(corpora.CORPORA, FORMS):
+        told = {method: arms[f"{name}_{method}"][form] for method in METHODS if f"{name}_{method}" in arms}
+        if not told:
+            continue
+        ways = ("bm25", "embeddings", "hybrid", "reranked")
+        lines += ["", f"## {name}, {form}: recall@1 / recall@5 / MRR", ""]
+        lines += ["| splitter | chunks | " + " | ".join(ways) + " |", "|---" * (2 + len(ways)) + "|"]
+        for method, each in told.items():
+            cells = [
+                " / ".join(f"{value:.3f}" for value in figures(each["ranks"][way]).values()) for way in ways
+            ]
+            lines.append(f"| {method} | {each['chunks']:,} | " + " | ".join(cells) + " |")
+    return [*lines, *fusions(arms), *grounding.table(arms)]
+
+
+def fusions(arms: Mapping[str, Any]) -> list[str]:
+    """Return recall@5 for each way of joining words and meanings, divided in the default way."""
+    known = [(name, form) for name, form in product(corpora.CORPORA, FORMS) if f"{name}_{DEFAULT}" in arms]
+    heads = [f"{name}, {form}" for name, form in known]
+    lines = ["", "## Joining words and meanings: recall@5 by scale and weight of the embeddings", ""]
+    lines += ["| | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
+    for scale, weight in product(SCALES, WEIGHTS):
+        way = f"{scale}_{weight}"
+        cells = [
+            f"{figures(arms[f'{name}_{DEFAULT}'][form]['ranks'][way])['recall5']:.3f}" for name, form in known
+        ]
+        lines.append(f"| {scale}, {weight} | " + " | ".join(cells) + " |")
+    return lines if known else []
+
+
+def draw(arms: Mapping[str, Any]) -> None:
+    """Plot recall@5 without headings by splitter and way, and milliseconds of a search by size."""
+    plt = report.pyplot()
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4))
+    ways = ("bm25", "embeddings", "hybrid", "reranked")
+    for axes, name in ((left, "python"), (middle, "debian")):
+        methods = [method for method in METHODS if f"{name}_{method}" in arms]
+        for number, way in enumerate(ways):
+            shares = [figures(arms[f"{name}_{each}"]["bare"]["ranks"][way])["recall5"] for each in methods]
+            axes.bar([place + 0.2 * number for place in range(len(methods))], shares, 0.2, label=way)
+        axes.set_xticks([place + 0.3 for place in range(len(methods))], methods)
+        axes.set_ylim(0, 1)
+        axes.set_title(f"{name}, headings taken out: recall@5")
+    left.legend(loc="lower left", fontsize=8)
+    sizes = [each for each in arms.get("scale", {}) if each.isdigit()]
+    for way in retrieval_stores.WAYS:
+        times = [arms["scale"][size][f"{way}_p50_ms"] for size in sizes]
+        right.plot([int(size) for size in sizes], times, marker="o", label=way)
+    right.axhline(50, color="#cc6677", linestyle=":")
+    right.set_xscale("log")
+    right.set_yscale("log")
+    right.set_xlabel("chunks")
+    right.set_title("one search: median milliseconds")
+    right.legend(fontsize=8)
+    figure.tight_layout()
+    report.RESULTS.mkdir(exist_ok=True)
+    figure.savefig(report.RESULTS / "retrieval.png", dpi=110)
+
+
+def run_arm(arm: str) -> dict[str, Any]:
+    if arm == "kills":
+        return retrieval_stores.kills()
+    if arm == "scale":
+        return retrieval_stores.scale(report.CACHE / "retrieval_scale")
+    if arm == "intake":
+        return retrieval_stores.intake(embedders.load_encoder(home().base("minilm")))
+    if arm.startswith("grounded"):
+        return grounding.ask(home(), with_documents=arm == "grounded")
+    corpus, _, method = arm.partition("_")
+    return search(corpus, method)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--fresh", action="store_true", help="measure again what was measured")
+    parser.add_argument("--only", nargs="*", choices=ARMS, default=ARMS, help="run these arms alone")
+    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
+    parser.add_argument("out", nargs="?", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    hardware.quieten()
+    if options.arm:
+        options.out.write_text(json.dumps(run_arm(options.arm)), encoding="utf-8")
+        return
+    for name in options.only:
+        report.arm(f"retrieval_{name}", [__file__, "--arm", name], fresh=options.fresh)
+    known = {name: report.CACHE / f"retrieval_{name}.json" for name in ARMS}
+    arms = {name: json.loads(path.read_text()) for name, path in known.items() if path.exists()}
+    found = flat(arms)
+    draw(arms)
+    missing = [name for name in ARMS if name not in arms]
+    notes = [
+        *(__doc__ or "").strip().splitlines()[:1],
+        *([f"Not run yet: {', '.join(missing)}."] if missing else []),
+    ]
+    report.save("retrieval", found, notes, tables=table(arms))
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
