@@ -276,6 +276,15 @@ def test_the_temperature_is_that_at_which_it_is_as_right_as_it_is_sure(base):
     assert temperature == pytest.approx(math.log(19) / math.log(7 / 3), rel=0.01)
 
 
+def test_of_ratings_the_temperature_is_fitted_on_what_most_people_say(base):
+    # Given a model that says 95 % of every text, and ratings that are 60 % for fruit in seven of ten texts
+    model, tokenizer = headed(base, ["fruit", "metal"], bias=[math.log(19), 0.0])
+    rows = [row(tokenizer, {"fruit": 0.6, "metal": 0.4})] * 700
+    rows += [row(tokenizer, {"fruit": 0.4, "metal": 0.6})] * 300
+
+    assert TASK.temperature(model, rows) == pytest.approx(math.log(19) / math.log(7 / 3), rel=0.01)
+
+
 def test_the_temperature_of_several_labels_is_fitted_on_each(base):
     model, tokenizer = headed(base, ["fruit", "metal"], MULTIPLE, bias=[math.log(19), math.log(19)])
     rows = [row(tokenizer, ["fruit", "metal"])] * 700 + [row(tokenizer, [])] * 300

@@ -251,13 +251,15 @@ class TextClassification(Predicting):
     def temperature(self, model: Any, rows: Sequence[Text]) -> float:
         """Return the temperature with the least cross entropy on these rows (Guo et al. 2017).
 
-        The targets are smoothed by one row that may be anything: where all rows are right the least would else be at 0.
+        Of soft labels the target is what ``grade`` calls right, and not the shares: a text that most people call good is
+        answered rightly more often than single people agree. The targets are smoothed by one row that may be anything: where
+        all rows are right the least would else be at 0.
         """
         logits, wanted, judged = [], [], []
         for numbers in packing.divide(rows, PASS_TOKENS):
             said = self.forward(model, [rows[number] for number in numbers])
             logits.append(said.logits.detach().double().cpu())
-            wanted.append(said.wanted.double())
+            wanted.append(_right(said))
             judged.append(said.importance.double().sign())
         given, asked, told = torch.cat(logits), torch.cat(wanted), torch.cat(judged)
         smooth = 1 / (len(rows) + 1)
@@ -335,6 +337,16 @@ def _labelled(model: Any, logits: Tensor, rows: Sequence[Text]) -> Labelled:
         importance=importance,
         is_multiple=is_multiple,
     )
+
+
+def _right(said: Labelled) -> Tensor:
+    """Return what is right [M, C], in float64: of shares the largest one, or those that are alike in equal parts."""
+    wanted = said.wanted.double()
+    if said.is_multiple:
+        return wanted
+    most = wanted.max(-1, keepdim=True).values
+    best = ((wanted >= most - ALIKE) & (wanted > 0)).double()
+    return best / best.sum(-1, keepdim=True).clamp(min=1)
 
 
 def _target(places: Mapping[str, int], row: Text, *, is_multiple: bool) -> int:
