@@ -135,6 +135,7 @@ class Chunk(NamedTuple):
     heading: tuple[str, ...]
     page: int | None
     text: str
+    markup: str = "plain"
 
 
 class Span(NamedTuple):
@@ -454,7 +455,7 @@ class DocumentTables:
 
     def _chunks(self, where: str, *values: Any) -> list[Chunk]:
         rows = self._db.rows(
-            "SELECT c.id, c.slot, c.document, d.title, d.name, d.url, c.first, c.behind, c.heading, c.page"
+            "SELECT c.id, c.slot, c.document, d.title, d.name, d.url, c.first, c.behind, c.heading, c.page, d.markup"
             f" FROM chunks c JOIN documents d ON d.id = c.document WHERE {where} ORDER BY c.document, c.first",
             *values,
         )
@@ -473,6 +474,7 @@ class DocumentTables:
                 heading=tuple(json.loads(row["heading"])),
                 page=row["page"],
                 text=texts[row["document"]][row["first"] : row["behind"]],
+                markup=row["markup"],
             )
             for row in rows
         ]
