@@ -5,7 +5,7 @@
 Arms, each in a process of its own and resumed from the cache: `learn` (one campus set through the daemon), `generate` (plain
 `transformers.generate` on the merged copy, one row and sixteen), `compile` (the same with a static cache and `torch.compile`,
 where a C++ compiler is at hand), `builtin_1`, `builtin_4`, `builtin_16` (clients over the socket), `adapter_1` (the same
-without the merged copy), `swaps` (1,000 requests and 50 changes of what serves, or more), `alike` (sixteen answers one by one
+without the merged copy), `swaps` (1,000 requests and 50 changes of what serves, in float32), `swaps_served` (the same in the precision that serves), `alike` (sixteen answers one by one
 and together, in float32), `training` (answers while a session trains, and what that costs it), `recall` (what the adapter and
 the merged copy recall of memory), `llamacpp` (the exported GGUF, where llama-cpp-python is installed), `backend_llamacpp` and
 `swaps_llamacpp` (the daemon with that backend, where it is there) and `bandwidth` (reading memory).
@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -84,6 +85,7 @@ ARMS = (
     "builtin_16",
     "adapter_1",
     "swaps",
+    "swaps_served",
     "alike",
     "training",
     "recall",
@@ -95,8 +97,8 @@ ARMS = (
 NOTES = (
     "tokens_per_second_N: of all answers together, N clients over the socket; first_token_ms_N: median.",
     "bandwidth_share_1: tokens_per_second_1 times the bytes of the weights, over the bytes a second that reading memory gives.",
-    "swaps: how often what serves was changed meanwhile; mixed: answers that are not those of the version that they name;",
-    "longest_pause_ms: between two pieces of any answer.",
+    "swaps: how often what serves was changed meanwhile; mixed: answers that are not those of the version that they name, in float32;",
+    "longest_pause_ms: between two pieces of any answer of eight clients, in the precision that serves; the same without swaps.",
     "single_differs, batched_differs: of sixteen greedy answers in float32, those that another run alone, or all together, gives otherwise;",
     "p95_training_ratio: p95 of an answer of 16 tokens while a session trains, to the same with none, asked without a break;",
     "p95_training_breaks_ratio: asked two seconds after the answer before; training_tokens_per_second_X: of the session meanwhile;",
@@ -265,61 +267,105 @@ def clients(count: int, settings: Sequence[str] = ()) -> dict[str, Any]:
 # -- swaps
 
 
-def swaps(settings: Sequence[str] = ()) -> dict[str, Any]:
-    """Change what serves again and again while clients ask, in float32: greedy answers are then those of each version alone."""
+def swaps(settings: Sequence[str] = (), *, is_exact: bool = True) -> dict[str, Any]:
+    """Change what serves again and again while eight clients ask, and let them ask as often without any change.
+
+    Exactly: in float32, where greedy answers are those of each version alone.
+    """
     place, asked = home(), questions(len(SUBJECTS))
     how: dict[str, Any] = {"max_tokens": SWAP_TOKENS, "temperature": 0, "lorad": {"retrieve": False}}
-    made = 0
-    with three_drops.daemon(place, ["training.dtype=float32", *settings]) as client:
+    precision = ["training.dtype=float32"] if is_exact else []
+    with three_drops.daemon(place, [*precision, *settings]) as client:
         version = Registry(place.track("chat")).latest
         assert version, "learn first"
         names = ("base", version)
-        expected = {
+        alone = {
             (number, f"chat@{name}"): "".join(client.stream_chat(question, f"chat@{name}", **how))
             for number, question in enumerate(asked)
             for name in names
         }
-        numbers, told = itertools.count(), []
-        lock = threading.Lock()
+        calm, _ = asked_by_eight(asked, how, SWAP_REQUESTS // 5, lambda _: False)
 
-        def ask() -> None:
-            own = Client(place.socket(SETTINGS.server.socket))
-            while (at := next(numbers)) < SWAP_REQUESTS or made < SWAPS:
-                found = once(own, at % len(asked), asked[at % len(asked)], how)
-                with lock:
-                    told.append(found)
+        def change(made: int) -> bool:
+            if made < SWAPS:
+                client.rollback("chat", names[made % 2])
+            return made < SWAPS
 
-        threads = [threading.Thread(target=ask) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        while any(thread.is_alive() for thread in threads):
-            if len(told) < made * SWAP_REQUESTS // SWAPS:
-                time.sleep(0.05)
-                continue
-            client.rollback("chat", names[made % 2])
-            made += 1
+        told, made = asked_by_eight(asked, how, SWAP_REQUESTS, change)
         client.rollback("chat", version)
-    return {
+    found = {
         "swaps": made,
         "swap_requests": len(told),
-        "failed": sum(text is None for _, _, text, _ in told),
-        "mixed": sum(text is not None and text != expected[number, name] for number, name, text, _ in told),
-        "longest_pause_ms": round(1000 * max(pause for *_, pause in told), 1),
+        "failed": sum(each.text is None for each in told),
+        "longest_pause_ms": longest(told),
+        "longest_pause_without_swaps_ms": longest(calm),
     }
+    if is_exact:
+        odd = [each for each in told if each.text not in (None, alone[each.number, each.model])]
+        found["mixed"] = len(odd)
+        found["mixed_of_another"] = sum(
+            each.text == alone[each.number, f"chat@{name}"] for each in odd for name in names
+        )
+        for each in odd:
+            print("mixed", each, "alone", alone[each.number, each.model], flush=True)
+    return found
 
 
-def once(
-    client: Client, number: int, question: list[dict[str, str]], how: dict[str, Any]
-) -> tuple[int, str, str | None, float]:
-    """Ask once; return the question's number, what answered, its text, and the longest wait between two pieces in seconds."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An answer: the question's number, what answered, the text unless it failed, the longest wait between two pieces."""
+
+    number: int
+    model: str
+    text: str | None
+    pause: float
+
+
+def longest(told: Sequence[Told]) -> float:
+    return round(1000 * max(each.pause for each in told), 1)
+
+
+def asked_by_eight(
+    asked: Sequence[list[dict[str, str]]], how: dict[str, Any], count: int, change: Callable[[int], bool]
+) -> tuple[list[Told], int]:
+    """Ask so many questions from eight clients, and more until ``change``, called evenly meanwhile, says no; count its calls."""
+    numbers, told, lock = itertools.count(), list[Told](), threading.Lock()
+    changing = threading.Event()
+    changing.set()
+
+    def ask() -> None:
+        own = Client(home().socket(SETTINGS.server.socket))
+        while (at := next(numbers)) < count or changing.is_set():
+            found = once(own, at % len(asked), asked[at % len(asked)], how)
+            with lock:
+                told.append(found)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    made = 0
+    while changing.is_set():
+        if len(told) < made * count // SWAPS:
+            time.sleep(0.02)
+        elif change(made):
+            made += 1
+        else:
+            changing.clear()
+    for thread in threads:
+        thread.join()
+    return told, made
+
+
+def once(client: Client, number: int, question: list[dict[str, str]], how: dict[str, Any]) -> Told:
+    """Ask once."""
     answer, text, longest, last = client.stream_chat(question, **how), "", 0.0, None
     try:
         for piece in answer:
             now = time.perf_counter()
             longest, last, text = max(longest, now - (last or now)), now, text + piece
     except LoradError:
-        return number, answer.model, None, longest
-    return number, answer.model, text, longest
+        return Told(number, answer.model, None, longest)
+    return Told(number, answer.model, text, longest)
 
 
 # -- alike
@@ -515,6 +561,7 @@ def run_arm(arm: str) -> dict[str, Any]:
         "compile": compiled,
         "recall": recall,
         "swaps": swaps,
+        "swaps_served": lambda: swaps(is_exact=False),
         "alike": alike,
         "training": training,
         "backend_llamacpp": lambda: with_llamacpp(lambda how: clients(1, how), "backend_llamacpp"),
@@ -535,6 +582,10 @@ def figures(arms: dict[str, dict[str, Any]]) -> dict[str, Any]:
     found["adapter_1"] = arms["adapter_1"]["tokens_per_second"]
     for name in ("generate", "compile", "swaps", "alike", "training", "recall", "llamacpp", "swaps_llamacpp"):
         found |= arms[name]
+    for name in ("longest_pause_ms", "longest_pause_without_swaps_ms"):
+        found[name.replace("_ms", "_float32_ms")] = found[name]
+        found[name] = arms["swaps_served"][name]
+    found |= {f"served_{name}": arms["swaps_served"][name] for name in ("swaps", "swap_requests", "failed")}
     backend = arms["backend_llamacpp"]
     found |= {name: value for name, value in backend.items() if name.endswith("skipped")}
     if "backend_llamacpp_tokens_per_second" in backend:
