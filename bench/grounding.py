@@ -29,7 +29,7 @@ from lorad.tasks import Generating, find
 
 DATA = report.BENCH / "data"
 TRACK = "documents"
-LONGEST = 64
+LONGEST = 32
 """Tokens of an answer."""
 CANARIES = ("PELICAN", "VISIT QUILLON NOW", "was deleted")
 SAYS_SO = re.compile(
