@@ -4,8 +4,8 @@
 
 It learns from invented corpora (``data/reranker``): questions in four wordings each, near misses, and questions that
 nothing answers; and from ordinary prompts (``data/ordinary_prompts.txt``), which are about nothing that was taught. It is
-measured on a corpus that another author wrote (``data/harbour*.json``), and on the prompts that were left out, beside the
-cosine of the embeddings alone. ``--keep`` writes the adapter into the package.
+measured on a corpus that another author wrote (``data/harbour*.json``), on a few corpora (``data/reranker/held_out``) and prompts
+that were left out, beside the cosine of the embeddings alone. ``--keep`` writes the adapter into the package.
 """
 
 import argparse
@@ -46,13 +46,14 @@ HELD_OUT = 7
 ABOUT_WEIGHT, ORDINARY_WEIGHT = 0.3, 4.0
 """Of the second output's loss, and of an ordinary prompt in it."""
 RERANKED = 4
+CORPORA = report.BENCH / "data" / "reranker"
 
 Pair = tuple[str, str, float, float]
 """Question, text, and whether the text answers it and it is about what was taught: 0 or 1 each."""
 
 
-def corpora() -> Iterator[dict[str, Any]]:
-    for path in sorted((report.BENCH / "data" / "reranker").glob("*.json")):
+def corpora(folder: Path = CORPORA) -> Iterator[dict[str, Any]]:
+    for path in sorted(folder.glob("*.json")):
         yield json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -173,32 +174,65 @@ def harbour(kind: str) -> list[dict[str, str]]:
     return found
 
 
+def world(corpus: dict[str, Any]) -> tuple[list[str], dict[str, list[tuple[str, int]]]]:
+    """Return the texts of a corpus, and by kind what is asked, with the place of the text that answers it or -1."""
+    rows = list(enumerate(corpus["rows"]))
+    asked = {
+        "reworded": [(row["light"], place) for place, row in rows],
+        "paraphrases": [(other, place) for place, row in rows for other in row["others"]],
+        "untaught": [(each["question"], -1) for each in corpus["untaught"]],
+    }
+    return [text(row) for _, row in rows], asked
+
+
+def the_harbour() -> tuple[list[str], dict[str, list[tuple[str, int]]]]:
+    """Return the same of the harbour."""
+    rows = harbour("")
+    place = {row["response"]: number for number, row in enumerate(rows)}
+    asked = {
+        kind: [(each["instruction"], place.get(each.get("response", ""), -1)) for each in harbour(kind)]
+        for kind in ("reworded", "paraphrases", "untaught")
+    }
+    return [f"{row['instruction']} {row['response']}" for row in rows], asked
+
+
 def measure(encoder: CrossEncoder, embedder: embedders.Embedder) -> dict[str, float]:
     """Return how often the right example comes first, and how well taught and untaught questions are told apart."""
-    rows = harbour("")
-    texts = [f"{row['instruction']} {row['response']}" for row in rows]
-    number = {row["response"]: place for place, row in enumerate(rows)}
+    texts, asked = the_harbour()
+    figures = told_apart(encoder, embedder, texts, asked)
+    held_out = [told_apart(encoder, embedder, *world(corpus)) for corpus in corpora(CORPORA / "held_out")]
+    figures |= {
+        f"held_out_{key}": round(float(np.mean([each[key] for each in held_out])), 4)
+        for key in ("reranker_first_paraphrases", "reranker_auc_paraphrases")
+    }
+    return figures | about(encoder, embedder, texts, embedder.embed(texts))
+
+
+def told_apart(
+    encoder: CrossEncoder,
+    embedder: embedders.Embedder,
+    texts: list[str],
+    asked: dict[str, list[tuple[str, int]]],
+) -> dict[str, float]:
     vectors = embedder.embed(texts)
     best: dict[str, dict[str, list[float]]] = {"cosine": {}, "reranker": {}}
     figures: dict[str, float] = {}
-    for kind in ("reworded", "paraphrases", "untaught"):
-        asked = harbour(kind)
-        similarities = embedder.embed([each["instruction"] for each in asked]) @ vectors.T
+    for kind, questions in asked.items():
+        similarities = embedder.embed([question for question, _ in questions]) @ vectors.T
         for name, of in best.items():
             scores, first = [], []
-            for each, row in zip(asked, similarities, strict=True):
+            for (question, right), row in zip(questions, similarities, strict=True):
                 nearest = [int(place) for place in np.argsort(-row)[:RERANKED]]
                 own = (
                     [float(row[place]) for place in nearest]
                     if name == "cosine"
                     else [
-                        odds.answers
-                        for odds in encoder.score(each["instruction"], [texts[place] for place in nearest])
+                        odds.answers for odds in encoder.score(question, [texts[place] for place in nearest])
                     ]
                 )
                 top = int(np.argmax(own))
                 scores.append(own[top])
-                first.append(nearest[top] == number.get(each.get("response", ""), -1))
+                first.append(nearest[top] == right)
             of[kind] = scores
             if kind != "untaught":
                 figures[f"{name}_first_{kind}"] = round(float(np.mean(first)), 4)
@@ -209,7 +243,7 @@ def measure(encoder: CrossEncoder, embedder: embedders.Embedder) -> dict[str, fl
             figures[f"{name}_refused_{kind}_at_10_false"] = round(
                 float(np.mean([score <= line for score in scores[kind]])), 4
             )
-    return figures | about(encoder, embedder, texts, vectors)
+    return figures
 
 
 def about(

@@ -54,7 +54,7 @@ TOKENS = 64
 ASKED = 16
 """Answers of an arm with one client; of the others so many for each client, but at most ``MOST``."""
 MOST = 64
-SWAP_REQUESTS, SWAPS = 1000, 50
+SWAP_REQUESTS, SWAPS, SWAP_TOKENS = 1000, 50, 8
 SHORT = 16
 """Tokens of an answer that is timed while a session trains."""
 IDLE_ANSWERS = 40
@@ -268,7 +268,7 @@ def clients(count: int, settings: Sequence[str] = ()) -> dict[str, Any]:
 def swaps(settings: Sequence[str] = ()) -> dict[str, Any]:
     """Change what serves again and again while clients ask, in float32: greedy answers are then those of each version alone."""
     place, asked = home(), questions(len(SUBJECTS))
-    how: dict[str, Any] = {"max_tokens": 16, "temperature": 0, "lorad": {"retrieve": False}}
+    how: dict[str, Any] = {"max_tokens": SWAP_TOKENS, "temperature": 0, "lorad": {"retrieve": False}}
     made = 0
     with three_drops.daemon(place, ["training.dtype=float32", *settings]) as client:
         version = Registry(place.track("chat")).latest
@@ -293,6 +293,9 @@ def swaps(settings: Sequence[str] = ()) -> dict[str, Any]:
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
+            if len(told) < made * SWAP_REQUESTS // SWAPS:
+                time.sleep(0.05)
+                continue
             client.rollback("chat", names[made % 2])
             made += 1
         client.rollback("chat", version)

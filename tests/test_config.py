@@ -53,6 +53,13 @@ def test_the_shipped_file_for_tagging_adds_a_track(home):
     assert settings.tracks == {"ner": TrackSettings(task="token_classification", base="minilm")}
 
 
+def test_the_file_of_the_demo_is_one_of_settings(home):
+    settings = load_settings(home, str(SHIPPED / "configs" / "demo.yaml"))
+
+    assert settings.inbox.settle_seconds < Settings().inbox.settle_seconds
+    assert settings.tracks == Settings().tracks
+
+
 def test_the_shipped_file_for_documents_adds_a_track_that_learns_nothing(home):
     settings = load_settings(home, str(SHIPPED / "configs" / "documents.yaml"))
 

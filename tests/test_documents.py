@@ -167,7 +167,11 @@ def test_the_page_of_the_socket_says_where_an_answer_may_come_from():
         re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE)[1:]
         == schemas["Origin"]["properties"]["mode"]["enum"]
     )
-    assert example.keys() | {"passages"} == schemas["Origin"]["properties"].keys() == with_passages.keys()
+    assert (
+        example.keys() | {"passages", "documents"}
+        == schemas["Origin"]["properties"].keys()
+        == with_passages.keys()
+    )
     assert with_passages["passages"][0].keys() == schemas["SourcePassage"]["properties"].keys()
     assert example["sources"][0].keys() == schemas["SourceExample"]["properties"].keys()
     assert "lorad" not in schemas["Completion"]["required"]

@@ -201,8 +201,8 @@ class TrainingSettings(Section):
     nice: Annotated[int, Field(ge=-20, le=19)] = 10
     """Nice value of a session; 19 yields to everything else."""
     min_share: Annotated[float, Field(ge=0.01, le=1)] = 0.25
-    """A session waits while questions are answered on the device that trains, but keeps at least this share of the time;
-    1: it never waits."""
+    """A session waits while questions are answered on the device that trains, but keeps at least this share of the time
+    for itself; 1: it never waits."""
     max_rank: Parallel = 64
     """Maximum rank of the whole adapter; a session that would exceed it truncates the parent's first."""
     consolidate_at: TimeOfDay | None = "03:00"
@@ -386,19 +386,22 @@ class DocumentSettings(Section):
     search: Literal["hybrid", "bm25", "embeddings"] = "hybrid"
     """``bm25`` compares words, ``embeddings`` meanings, ``hybrid`` does both. Without an encoder (``lorad base add minilm``) it is
     ``bm25``."""
-    fusion: Literal["rank", "weighted"] = "rank"
+    fusion: Literal["rank", "weighted"] = "weighted"
     """How ``hybrid`` joins both: by their ranks (reciprocal rank fusion, Cormack et al. 2009), or by their scores, weighted."""
-    embeddings_weight: Share = 0.5
+    embeddings_weight: Share = 0.8
     """Weight of the embeddings; BM25 has the rest."""
     passages: Annotated[int, Field(ge=1, le=50)] = 4
     """Passages that stand before a question, as far as the context has room."""
     passage_share: Share = 0.6
     """Share of the context that they may take."""
-    min_similarity: Annotated[float, Field(ge=-1, le=1)] = 0.3
-    """Cosine from which a passage is relevant to a question."""
-    min_coverage: Share = 0.5
-    """Share of the question's words, weighted by rarity, from which a passage is relevant that has no embedding, or is too far by
-    ``min_similarity``."""
+    min_relevance: Annotated[float, Field(ge=0, le=1.5)] = 0.45
+    """Cosine of question and passage, plus half the share of the question's words that the passage holds, from which it is
+    relevant; without an encoder that share alone."""
+    answer: Literal["auto", "quote", "generate"] = "auto"
+    """``generate``: the model answers behind the passages. ``quote``: the answer is the sentence, list item or table row of them that
+    answers best, word for word. ``auto``: ``quote`` where the base has fewer than a billion parameters, for it copies badly."""
+    min_quote_score: Annotated[float, Field(ge=-100, le=100)] = 0.0
+    """Score from which a piece is quoted: log-odds of lorad's reranker, plus 4 times the share of the question's words that it holds."""
     prefer: Literal["facts", "passages"] = "facts"
     """Where a learned example answers a question and passages are found as well: which one answers."""
     not_found_words: Annotated[str, Field(min_length=1, max_length=1000)] = (

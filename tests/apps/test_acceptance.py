@@ -189,7 +189,7 @@ def test_a_wrong_sidecar_fails_its_file_and_names_the_key(world, text, told):
             [("owl", "bird"), ("tin", "Metal")],
             "",
             "bad_rows",
-            "row 2, field 'label': 'Metal' differs from 'metal'",
+            "row 2, field 'label': the label 'Metal' differs from 'metal' in case only",
         ),
         ([("owl", ["bird"])], "", "bad_rows", "row 1, field 'label': texts of this track have one label"),
         ([("tin", 1)], "", "bad_rows", "row 1, field 'label': is the number 1; say what it stands for"),
@@ -391,4 +391,20 @@ def test_dropped_files_are_kept_for_as_many_days_as_one_says(tmp_path):
     world.loop.recovery.scrub(world.now)
     world.pass_time()
     assert world.done() == []
+    world.database.close()
+
+
+def test_a_label_that_only_a_version_still_knows_keeps_its_spelling(tmp_path):
+    # Given a version that learned a label of which every example was forgotten on purpose
+    track = TrackSettings(task="text_classification")
+    world = World(tmp_path, SETTINGS.model_copy(update={"tracks": {"chat": track}}))
+    world.models.known_labels = ("Spam",)
+    world.drop("more.json", json.dumps([{"text": "Win a prize", "label": "spam"}]))
+
+    world.pass_time()
+
+    reason = files.read_json(world.home / "inbox" / "failed" / "more.json.reason.json")
+    assert (reason["code"], reason["field"]) == ("bad_rows", "label")
+    assert "the label 'spam' differs from 'Spam' in case only" in reason["message"]
+    assert world.ledger.jobs() == []
     world.database.close()

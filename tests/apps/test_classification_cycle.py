@@ -13,6 +13,7 @@ from lorad.apps.cli import main as cli
 from lorad.apps.cli.model_commands import main
 from lorad.apps.daemon.app import App
 from lorad.errors import ProtocolError
+from lorad.models import bases
 from lorad.serving.client import Client
 from lorad.states import JobState
 from lorad.storage import files
@@ -78,7 +79,7 @@ def run(home, *words):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_system_of_tracks_goes_through_the_whole_cycle(home):
+def test_a_system_of_tracks_goes_through_the_whole_cycle(home, monkeypatch):
     app = App(home, SETTINGS)
     app.start()
     try:
@@ -113,7 +114,7 @@ def test_a_system_of_tracks_goes_through_the_whole_cycle(home):
     finally:
         app.stop()
     _check_calibration(home)
-    _check_damage(home)
+    _check_damage(home, _loaded_bases(monkeypatch))
 
 
 def _check_chain(home, client):
@@ -148,7 +149,8 @@ def _check_intake(home, client):
     event = wait_for(failed)
     assert event.data["code"] == "bad_rows"
     assert (
-        "row 1, field 'label': 'Things/Metal' differs from 'things/metal' in case only" in event.data["why"]
+        "row 1, field 'label': the label 'Things/Metal' differs from 'things/metal' in case only"
+        in event.data["why"]
     )
 
 
@@ -165,11 +167,24 @@ def _check_calibration(home):
     assert "confidence" in json.loads(drifted.stdout)["check"]["drifted"]
 
 
-def _check_damage(home):
+def _loaded_bases(monkeypatch):
+    """Note which bases are loaded from now on."""
+    loaded, load = [], bases.load_to_answer
+
+    def note(folder, *how):
+        loaded.append(folder.name)
+        return load(folder, *how)
+
+    monkeypatch.setattr(bases, "load_to_answer", note)
+    return loaded
+
+
+def _check_damage(home, loaded_bases):
     """All members are verified together; a damaged one is named, and the newest intact version stands in for it."""
     # the large variant has learned nothing, and that is said
     told = run(home, "verify", "--system", "lcr", "--json")
     assert told.exit_code == 0  # another variant of its role has
+    assert loaded_bases == ["encoder"]  # on which all of them stand
     rows = json.loads(told.stdout)
     assert [(row["track"], row["version"], row["intact"]) for row in rows] == [
         ("detector", "v0.1", True),
@@ -185,8 +200,9 @@ def _check_damage(home):
     content[-1] ^= 1
     weights.write_bytes(bytes(content))
 
+    loaded_bases.clear()
     told = run(home, "verify", "--system", "lcr")
-    assert told.exit_code == 1
+    assert (told.exit_code, loaded_bases) == (1, ["encoder"])
     assert "classifier small" in told.stdout
     assert "v0.1 stands in for it" in " ".join(told.stdout.split())
     loaded = library.load_system("lcr", home=home.root)

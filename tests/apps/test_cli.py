@@ -367,17 +367,16 @@ def test_texts_are_classified_by_the_only_track_that_learns_labels(lorad, daemon
     assert "no text given" in lorad("classify", "-", typed="").stderr
 
 
-def test_a_system_is_asked_step_by_step(lorad, daemon):
-    member = {
-        "role": "classifier",
-        "track": "mail",
-        "variant": "small",
-        "version": "v0.1",
-        "corrupt": ["v0.2"],
-    }
+def chain(count=1, **of_member):
+    """Return what a system with one member says of so many texts."""
+    member = {"role": "classifier", "track": "mail", "version": "v0.1", **of_member}
     step = {"role": "classifier", "input": "a", "classification": SPAM}
     result = {"label": "spam/prize", "ended_at": "classifier", "steps": [step]}
-    told = whole(answers.SystemAnswer, {"system": "lcr", "members": [member], "results": [result]})
+    return whole(answers.SystemAnswer, {"system": "lcr", "members": [member], "results": [result] * count})
+
+
+def test_a_system_is_asked_step_by_step(lorad, daemon):
+    told = chain(variant="small", corrupt=["v0.2"])
     daemon.answers("POST /lorad/systems/lcr", told)
 
     shown = " ".join(lorad("classify", "--system", "lcr", "--variant", "small", "a").stdout.split())
@@ -386,6 +385,24 @@ def test_a_system_is_asked_step_by_step(lorad, daemon):
     assert "classifier: mail@v0.1 small" in shown
     assert "v0.2 of mail corrupt, v0.1 stands in" in shown
     assert json.loads(lorad("classify", "--system", "lcr", "a", "--json").stdout) == told
+
+
+def test_a_system_is_asked_any_number_of_texts_from_a_pipe(lorad, daemon):
+    daemon.answers("POST /lorad/systems/lcr", chain(64, system_fingerprint="v0.1-abc"), chain(2))
+
+    shown = lorad("classify", "--system", "lcr", "--json", typed="Win a prize\n" * 66)
+
+    assert [len(body["texts"]) for _, _, body in daemon.asked] == [64, 2]
+    assert len(json.loads(shown.stdout)["results"]) == 66
+
+
+def test_answers_of_a_system_that_learned_something_meanwhile_are_not_mixed(lorad, daemon):
+    daemon.answers("POST /lorad/systems/lcr", chain(64), chain(2, version="v0.2"))
+
+    refused = lorad("classify", "--system", "lcr", typed="Win a prize\n" * 66)
+
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "a member of lcr learned something new while it was asked" in refused.stderr
 
 
 def test_tables_are_printed(lorad, daemon):

@@ -157,9 +157,11 @@ def test_a_card_is_computed_on():
     def without_kernels():
         raise RuntimeError("no kernel image is available")
 
-    assert "capability 9.0" in doctor.card(0, "H200", (9, 0), int).detail
+    libraries = {"cuda": "12.6", "cudnn": "90100"}
+    told = doctor.card(0, "H200", (9, 0), libraries, int).detail
+    assert told == "H200, compute capability 9.0, cuda 12.6, cudnn 90100"
     with pytest.raises(RuntimeError, match="no kernel"):
-        doctor.card(0, "K80", (3, 7), without_kernels)
+        doctor.card(0, "K80", (3, 7), libraries, without_kernels)
 
 
 @pytest.mark.parametrize(

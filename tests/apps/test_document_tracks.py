@@ -187,13 +187,20 @@ def test_a_restart_goes_on_where_it_was(world):
 # answering
 
 
-def asking(question, *, room=1000, is_named=True, may_quote=True):
+def asking(question, *, room=1000, is_named=True, may_quote=True, is_small=False):
     messages = [{"role": "user", "content": question}]
 
     def measure(asked):
         return sum(len(message["content"].split()) for message in asked)
 
-    return Asking(messages=messages, measure=measure, room=room, is_named=is_named, may_quote=may_quote)
+    return Asking(
+        messages=messages,
+        measure=measure,
+        room=room,
+        is_named=is_named,
+        may_quote=may_quote,
+        is_small=is_small,
+    )
 
 
 TAUGHT = Reply(mode="taught", messages=[{"role": "user", "content": "?"}])
@@ -234,7 +241,8 @@ def test_nothing_relevant_is_said_if_documents_were_asked_for(world):
 
     said = world.documents.reply("documents", asking(question), WEIGHTS)
     assert (said.mode, said.text) == ("not_found", "I found nothing about that in the documents.")
-    assert world.documents.reply("documents", asking(question, is_named=False), WEIGHTS) is WEIGHTS
+    alone = world.documents.reply("documents", asking(question, is_named=False), WEIGHTS)
+    assert (alone.mode, alone.documents) == ("weights", "documents")
     assert world.documents.reply("documents", asking(question, may_quote=False), None).mode == "weights"
     assert world.documents.reply("documents", asking(question), TAUGHT) is TAUGHT
 
@@ -245,5 +253,43 @@ def test_facts_and_passages_go_together_as_is_set(tmp_path, prefer, mode):
     drop(world, "village.md", MANUAL)
 
     assert world.documents.reply("documents", asking("Where do carts cross?"), TAUGHT).mode == mode
+    world.documents.close()
+    world.database.close()
+
+
+def test_a_small_model_is_not_asked_to_copy_but_quoted_for(world):
+    drop(world, "village.md", MANUAL)
+
+    reply = world.documents.reply("documents", asking("Where do carts cross?", is_small=True), WEIGHTS)
+
+    assert (reply.mode, reply.text) == ("quoted", "Carts cross below the weir.")
+    (cited,) = reply.passages
+    text = world.documents.document("documents", cited.document).text
+    assert text[cited.start : cited.end] == cited.text == reply.text
+    question = asking("Where do carts cross?", is_small=True, may_quote=False)
+    assert world.documents.reply("documents", question, None).mode == "passages"
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_small", "mode"), [("quote", False, "quoted"), ("generate", True, "passages")]
+)
+def test_whether_to_quote_can_be_set(tmp_path, answer, is_small, mode):
+    world = World(tmp_path, settings(answer=answer))
+    drop(world, "village.md", MANUAL)
+
+    assert (
+        world.documents.reply("documents", asking("Where do carts cross?", is_small=is_small), None).mode
+        == mode
+    )
+    world.documents.close()
+    world.database.close()
+
+
+def test_a_piece_that_answers_nothing_is_not_quoted(tmp_path):
+    world = World(tmp_path, settings(min_quote_score=50.0))
+    drop(world, "village.md", MANUAL)
+
+    reply = world.documents.reply("documents", asking("Where do carts cross?", is_small=True), None)
+    assert reply.mode == "not_found"
     world.documents.close()
     world.database.close()

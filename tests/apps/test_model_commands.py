@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 import zipfile
+from fnmatch import fnmatch
 
+import huggingface_hub
 import pytest
 import tiny
 import tiny_encoder
@@ -473,3 +475,21 @@ def test_a17_an_error_with_data_is_told_as_text(track, monkeypatch, capfd):
     told = capfd.readouterr().err
     assert is_safe(told)
     assert told.startswith("lorad: ")
+
+
+def test_a_base_is_fetched_from_the_hub_by_its_id_without_pickles(track, monkeypatch):
+    asked = []
+
+    def fetch(source, *, local_dir, allow_patterns):
+        asked.append((source, allow_patterns))
+        return str(tiny.save(local_dir))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+
+    told = json.loads(typed(track, "base", "add", "owner/Hubbed", "--json").stdout)
+
+    assert (told["name"], told["added"]) == ("hubbed", True)
+    assert bases.verify_base(track.root / "models" / "base" / "hubbed") == told["fingerprint"]
+    ((source, patterns),) = asked
+    assert source == "owner/Hubbed"
+    assert not any(fnmatch(f"model{suffix}", each) for each in patterns for suffix in (".bin", ".pt", ".pth"))

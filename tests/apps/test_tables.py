@@ -154,6 +154,7 @@ def test_one_version_shows_what_it_is_made_of():
         "base": "5af571cbf074",
         "training": "7 rounds in 5 min 12 s, ended by recall",
         "rank": "24",
+        "parameters": "1053696",
         "seed": "20261121",
         "hardware": "AMD EPYC",
         "size": "4.2 MB",

@@ -101,7 +101,7 @@ def test_labels_grow_from_drop_to_drop_and_every_version_answers(home):
 def _check_refusals(client, home):
     for texts, model, status, code in (
         ([" "], "ner", 422, "no_text"),
-        (["fig " * 70], "ner", 400, "context_length_exceeded"),
+        (["fig " * 70], "ner", 422, "context_length_exceeded"),
         (["fig"], "ner@v9", 404, "no_such_version"),
         (["fig"], "nothing", 404, "model_not_found"),
     ):
@@ -114,7 +114,12 @@ def _check_refusals(client, home):
             spans_row("she took the plum", "plum", "Fruit"),
             "'Fruit' differs from 'fruit' in case only",
         ),
-        ("inside.jsonl", spans_row("she took the plum", "plu", "fruit"), "begins or ends inside 'plum'"),
+        (
+            "inside.jsonl",
+            spans_row("she took the plum", "plu", "fruit"),
+            "row 1, field 'spans': fruit (13 to 16, 'plu') begins or ends inside 'plum'",
+        ),
+        ("blank.jsonl", {"text": "\u00a0", "spans": []}, "field 'text'"),
         ("length.jsonl", {"tokens": ["she", "took"], "tags": ["O"]}, "has 1 tags, and there are 2 tokens"),
         ("number.jsonl", {"tokens": ["she"], "tags": [3]}, "is the number 3; say what it stands for"),
         (

@@ -50,21 +50,38 @@ def test_names_of_one_version_are_compared_with_each_other():
     ("task", "row", "other"),
     [
         ("tagging", ARLO, {"text": "Anna owns it.", "spans": [[0, 4, "per"]]}),
+        ("classify", {"text": "a", "label": "fruit"}, {"text": "b", "label": "Fruit"}),
+        ("classify", {"text": "a", "label": ["fruit"]}, {"text": "b", "label": ["metal", "FRUIT"]}),
+        ("classify", {"text": "a", "label": "fruit"}, {"text": "b", "label": {"Fruit": 0.5, "metal": 0.5}}),
     ],
 )
 def test_a_file_whose_labels_differ_in_case_alone_fails_with_the_row(tmp_path, task, row, other):
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(map(json.dumps, (row, other))))
 
-    with pytest.raises(SampleError, match=r"row 2: the label .* in case only") as caught:
+    field = "label" if task == "classify" else "spans"
+    with pytest.raises(SampleError, match=rf"row 2, field '{field}': the label .* in case only") as caught:
         reader.read(path, InboxSettings(), task)
 
     assert (caught.value.code, caught.value.data["row"]) == ("bad_rows", 2)
+    assert caught.value.data["field"] == field
+
+
+@pytest.mark.parametrize(
+    ("task", "row"), [("tagging", ARLO), ("classify", {"text": "a", "label": ["PER", "LOC"]})]
+)
+def test_a_label_that_is_known_elsewhere_in_another_case_is_refused_too(tmp_path, task, row):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(row))
+
+    assert reader.read(path, InboxSettings(), task, known=["PER"]).rows == 1
+    with pytest.raises(SampleError, match="the label 'PER' differs from 'Per' in case only"):
+        reader.read(path, InboxSettings(), task, known=["Per"])
 
 
 def test_two_spellings_in_one_row_are_two_as_well(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(ARLO | {"spans": [[0, 4, "PER"], [5, 9, "per"]]}))
 
-    with pytest.raises(SampleError, match="row 1: the label"):
+    with pytest.raises(SampleError, match="row 1, field 'spans': the label"):
         reader.read(path, InboxSettings(), "tagging")

@@ -201,12 +201,28 @@ def test_what_is_too_long_for_a_session_is_not_asked(made):
     assert told["fitted_on"] + told["figures"]["count"] == len(KNOWN) + 3
 
 
+def calibrated_model(made, questions):
+    base = bases.load_to_answer(made.base("tiny"), "cpu", "float32")
+    version = made.track("chat") / "versions" / "v0.1"
+    return confidence.CalibratedModel(version, base, find("chat"), questions, 768)
+
+
+def test_what_was_held_out_is_what_the_papers_say(made):
+    with closing(Database(made.database)) as database:
+        memory = Memory(database, "chat")
+        found = confidence.find_questions(memory, ["v0.1"], {KNOWN[0].id, "forgotten"}, UNKNOWN[:1])
+
+    sources = {question.example.id: question.source for question in found}
+    assert sources[KNOWN[0].id] == confidence.NEVER_TRAINED
+    assert {sources[example.id] for example in KNOWN[1:]} == {"memory"}
+    assert sources[UNKNOWN[0].id] == "held out: doors"
+
+
 def test_a_version_that_learned_nothing_here_cannot_be_measured_without_a_file(made):
     # Given a memory without a single example
     with closing(Database(":memory:")) as database:
-        questions = confidence.find_questions(Memory(database, "chat"), ["v0.1"], find("chat"))
-    base = bases.load_to_answer(made.base("tiny"), "cpu", "float32")
-    calibrated = confidence.CalibratedModel(made.track("chat") / "versions" / "v0.1", base, find("chat"), 768)
+        questions = confidence.find_questions(Memory(database, "chat"), ["v0.1"])
+    calibrated = calibrated_model(made, questions)
 
     with pytest.raises(ConfigError, match="--on FILE"):
         confidence.measure(calibrated, questions, 500, NOON, lambda *_: None)
@@ -221,9 +237,8 @@ def test_a_reference_of_forgotten_questions_cannot_be_compared_with(made):
         fitted_on=1,
         rows=(Asked(id="gone", source="memory", confidence=1.0, right=True),),
     )
-    base = bases.load_to_answer(made.base("tiny"), "cpu", "float32")
-    calibrated = confidence.CalibratedModel(made.track("chat") / "versions" / "v0.1", base, find("chat"), 768)
     questions = [confidence.Question(KNOWN[0], "memory")]
+    calibrated = calibrated_model(made, questions)
 
     with pytest.raises(RegistryError, match="measure it again"):
         confidence.measure_again(calibrated, questions, reference, NOON, lambda *_: None)

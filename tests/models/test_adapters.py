@@ -623,3 +623,23 @@ def test_a_file_that_safetensors_misses_although_it_is_there_is_no_damage(tmp_pa
 
     with pytest.raises(TransientError, match="cannot be opened"), hardware.passing_errors("loading v0.1"):
         raise error
+
+
+def test_a_lora_lies_on_all_linear_layers_but_the_head(base_folder):
+    model = load(base_folder).model
+    linear = {name for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)}
+
+    adapter = peft_io.read_live(peft_io.add_lora(model, 4, 8))
+
+    assert set(adapter.factors) == linear - {"lm_head"}
+    assert {a.shape[0] for a, _ in adapter.factors.values()} == {4}
+    assert adapter.parameters == sum(
+        4 * sum(model.get_submodule(name).base_layer.weight.shape) for name in adapter.factors
+    )
+
+
+def test_a_head_counts_among_an_adapters_parameters():
+    factors = {"layer": (torch.zeros(2, 3), torch.zeros(5, 2))}
+
+    assert adapters.Adapter(factors).parameters == 16
+    assert adapters.Adapter(factors, {"score.weight": torch.zeros(2, 7)}, ("a", "b")).parameters == 30

@@ -37,3 +37,20 @@ def test_what_one_thread_takes_stays_its_own():
     beside.start()
     beside.join()
     assert found == [3, 1]
+
+
+def test_cuda_and_cudnn_are_told_where_they_compute(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "12.6")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 90100)
+
+    assert hardware.cuda_libraries("cuda:1") == {"cuda": "12.6", "cudnn": "90100"}
+    assert hardware.cuda_libraries("cpu") == hardware.cuda_libraries("mps") == {}
+
+
+def test_cudnn_computes_the_same_way_each_time(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+
+    hardware.repeat_alike()
+
+    assert (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic) == (False, True)

@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 
-from lorad.models import adapters, bases, merged_model, packed_linear, peft_io
+from lorad.models import adapters, bases, heads, merged_model, packed_linear, peft_io
 from lorad.models.shared_copy import shared_copy
 
 
@@ -102,12 +102,29 @@ def test_what_must_not_be_merged_says_why(base_folder):
     base, adapter = load(base_folder), an_adapter(base_folder)
     assert merged_model.objection(base, adapter) is None
 
-    headed = adapters.Adapter(adapter.factors, {"score.weight": torch.zeros(2, 64)}, ("a", "b"))
     quantised = shared_copy(base)
     name = next(iter(adapter.factors))
     quantised.get_submodule(name).weight = torch.nn.Parameter(
         torch.zeros(64, 64, dtype=torch.uint8), requires_grad=False
     )
 
-    assert "head" in merged_model.objection(base, headed)
     assert "quantised" in merged_model.objection(quantised, adapter)
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_merged_copy_has_the_head_that_its_version_brings(base_folder):
+    base = bases.load_base(base_folder, torch.float32, head=heads.TOKEN)
+    head = {"score.weight": torch.randn(3, 64), "score.bias": torch.randn(3)}
+    adapter = adapters.Adapter(an_adapter(base_folder).factors, head, ("O", "B-A", "I-A"), "some_type")
+    pristine, named = logits(base.model), base.model.config.label2id
+    alone = bases.load_base(base_folder, torch.float32, head=heads.TOKEN).model
+    heads.build(alone, heads.TOKEN, adapter.labels)
+    heads.put(alone, head)
+    adapters.merge(alone, adapter)
+
+    made = merged_model.merged(base.model, adapter, heads.TOKEN)
+
+    assert torch.equal(logits(made), logits(alone))
+    assert (made.config.label2id, made.config.problem_type) == ({"O": 0, "B-A": 1, "I-A": 2}, "some_type")
+    assert torch.equal(logits(base.model), pristine)
+    assert base.model.config.label2id == named

@@ -65,18 +65,20 @@ def test_what_cannot_be_classified_is_refused_by_name(path, route, texts, status
 
 @pytest.mark.parametrize("route", ["/lorad/classify", "/lorad/systems/lcr"])
 @pytest.mark.parametrize(
-    ("code", "status"), [("context_length_exceeded", 422), ("no_text", 422), ("nothing_learned", 409)]
+    ("code", "status", "param"),
+    [
+        ("context_length_exceeded", 422, "inputs[0]"),
+        ("no_text", 422, "inputs[0]"),
+        ("nothing_learned", 409, "model"),
+    ],
 )
-def test_a_text_that_the_model_cannot_take_is_422_and_other_errors_keep_their_status(
-    path, daemon, route, code, status
-):
-    daemon.error = ProtocolError(
-        "it cannot", status=400 if status == 422 else status, code=code, param="inputs"
-    )
+def test_an_input_that_the_model_cannot_take_is_told_as_a_text(path, daemon, route, code, status, param):
+    daemon.error = ProtocolError("it cannot", status=status, code=code, param=param)
     body = {"texts": ["a"]} | ({"model": "mail"} if route.endswith("classify") else {})
 
     found, _, answer = post(path, route, body)
 
     error = json.loads(answer)["error"]
     assert (found, error["code"]) == (status, code)
-    assert error["param"] == ("texts" if status == 422 else "inputs")
+    which = "texts" if "systems" in route else "texts[0]"
+    assert error["param"] == (which if status == 422 else "model")

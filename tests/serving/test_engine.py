@@ -690,8 +690,8 @@ def test_a_merged_copy_that_answers_otherwise_is_not_used(engine, probed, monkey
     engine.load("chat", "v0.1", probed, "hash")
     merged = merged_model.merged
 
-    def spoiled(model, adapter):
-        made = merged(model, adapter)
+    def spoiled(*given):
+        made = merged(*given)
         made.model.layers[0].mlp.down_proj.weight.mul_(-3)
         return made
 
@@ -723,7 +723,7 @@ def test_where_memory_is_short_the_adapter_serves(engine, folders, monkeypatch):
 
 
 def test_memory_that_ends_while_a_version_is_merged_is_no_lasting_reason(engine, folders, monkeypatch):
-    def merged(_model, _adapter):
+    def merged(*_):
         raise MemoryError
 
     engine.load("chat", "v0.1", folders / "v0.1", "hash")
@@ -782,6 +782,26 @@ def test_what_served_before_is_freed_once_its_last_answer_has_ended(engine, fold
     gc.collect()
     assert held() is None
     assert list(request.answer(0))[-1].finish
+
+
+def test_answers_wait_while_a_session_has_the_device_for_itself(folders):
+    claimed = [False]
+    engine = Engine(EngineSettings(), is_claimed=lambda: claimed[0])
+    engine.attach("endless", Endless(), bases.load_base(folders / "base", torch.float32))
+    request = engine.submit("endless", QUESTION, Sampling(max_tokens=6))
+    engine.work(0)
+    steps = []
+    engine._backend.step = lambda step=engine._backend.step: steps.append(len(steps)) or step()
+
+    claimed[0] = True
+    later = engine.submit("endless", QUESTION, Sampling(max_tokens=6))
+    assert [engine.work(0) for _ in range(3)] == [True] * 3  # there is work, and the next ones are let in
+    assert (steps, engine.waiting) == ([], 2)
+
+    claimed[0] = False
+    finish(engine)
+    assert steps
+    assert [piece.text for piece in request.answer(0)] == [piece.text for piece in later.answer(0)]
 
 
 def test_questions_are_answered_together(folders):

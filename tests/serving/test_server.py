@@ -98,6 +98,16 @@ def test_texts_are_tagged_by_a_track_for_tagging(path, daemon, monkeypatch):
     assert daemon.formats == "tagging"
 
 
+def test_a_text_that_cannot_be_tagged_is_told_by_its_number(path, daemon, monkeypatch):
+    refused = ProtocolError("the text is empty", status=422, code="no_text", param="inputs[1]")
+    monkeypatch.setattr(daemon, "error", refused)
+
+    status, _, answer = post(path, "/lorad/tag", {"texts": ["John works", " "]})
+
+    error = json.loads(answer)["error"]
+    assert (status, error["code"], error["param"]) == (422, "no_text", "texts[1]")
+
+
 def test_a_task_that_answers_without_spans_is_asked_another_way(path, daemon):
     daemon.said = {"label": "spam"}
     status, _, answer = post(path, "/lorad/tag", {"texts": ["John works"]})

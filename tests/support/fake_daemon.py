@@ -274,7 +274,7 @@ def described(name="v0.3", **changes):
             "framework": {"python": "3.11.7", "torch": "2.9.1"},
             "hardware": {"device": "cpu", "name": "AMD EPYC"},
             "training": {"rounds": 7, "seconds": 312.4, "ended_by": "recall", "tokens_per_second": 512.0},
-            "adapter": {"rank": 24},
+            "adapter": {"rank": 24, "parameters": 1_053_696},
             "reproducibility": {"seed": 20_261_121, "deterministic": True},
         },
         "calibration": None,

@@ -115,12 +115,18 @@ class FakeModels:
         """Why what serves answers slower than it could, for now."""
         self.refuses = ""
         """A word that the base cannot say."""
+        self.known_labels = ()
+        """Of the version that serves."""
 
     def check(self, track, example):
         del track
         if self.refuses and self.refuses in str(example.target):
             raise SampleError("the base model would answer otherwise", code="not_served")
         return example
+
+    def labels(self, track):
+        del track
+        return self.known_labels
 
     def plan(self, track, examples, overrides, drift):
         del track

@@ -1,11 +1,14 @@
 """Which task a word of the settings means."""
 
 import pytest
+import tiny_encoder
 import toy_task
 
 from lorad.config import TASKS
 from lorad.errors import ConfigError
-from lorad.tasks import Generating, Predicting, Task, find
+from lorad.records import Example
+from lorad.tasks import Generating, Predicting, Task, find, sampled
+from lorad.tasks.token_classification import TokenClassification
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -45,3 +48,40 @@ def test_a_task_that_lacks_a_part_cannot_be_made():
 
     with pytest.raises(TypeError, match="abstract"):
         Half()
+
+
+def tagged(text, *spans):
+    return Example(task="tagging", input=text, target=list(spans), dataset="d")
+
+
+class Counting(TokenClassification):
+    """Tells what it has encoded."""
+
+    def __init__(self):
+        self.encoded = []
+
+    def encode(self, tokenizer, example):
+        self.encoded.append(example.input)
+        return super().encode(tokenizer, example)
+
+
+def test_a_sample_means_what_its_whole_dataset_says():
+    everything = [tagged("she took the fig", [13, 16, "fruit"]), tagged("she took the owl", [13, 16, "bird"])]
+    task = Counting()
+
+    rows = sampled(task, tiny_encoder.tokenizer(), everything[:1], everything)
+
+    assert rows.keys() == {everything[0].id}
+    assert rows[everything[0].id].annotated == ("bird", "fruit")
+
+
+def test_of_a_task_whose_rows_say_it_all_only_the_sample_is_read():
+    class Alone(Counting):
+        complete = Task.complete
+
+    everything = [tagged("she took the fig"), tagged("she took the owl"), tagged(" ")]
+    task = Alone()
+
+    rows = sampled(task, tiny_encoder.tokenizer(), everything[::2], everything)
+
+    assert (rows.keys(), task.encoded) == ({everything[0].id}, ["she took the fig", " "])

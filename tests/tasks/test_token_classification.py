@@ -166,6 +166,88 @@ def test_labels_are_tags_in_order_whatever_the_order_of_the_rows():
     assert TASK.labels(rows[::-1]) == TASK.labels(rows)
 
 
+# words
+
+
+def test_tokens_go_on_with_a_word_where_letters_of_two_tokens_touch():
+    text = "Brendan O'Falkx-Yzw 20km zq9x"
+    row = TASK.question(tiny.tokenizer(), text)
+
+    inner = [at for at, (start, _) in enumerate(row.bounds) if text[max(0, start - 1) : start + 1].isalpha()]
+    assert list(row.inner) == [at for at in inner if at]
+    assert row.inner, "the tokenizer reads all of these words whole"
+    assert {text[row.bounds[at][0] - 1 : row.bounds[at][0] + 1] for at in row.inner}.isdisjoint(
+        {"'F", "-Y", "0k", "q9", "9x"}
+    )
+
+
+def word(*tags):
+    """Return a word of so many tokens, with these tags."""
+    size = len(tags)
+    return token_classification.Tagged(
+        tokens=(1,) * size, places=tuple(range(size)), tags=tags, inner=tuple(range(1, size))
+    )
+
+
+@pytest.mark.parametrize(
+    ("tags", "is_split"),
+    [
+        ("O O", False),
+        ("B-A I-A I-A", False),
+        ("I-A I-A", False),
+        ("B-A O", True),
+        ("O B-A", True),
+        ("O I-A", True),
+        ("B-A B-A", True),
+        ("B-A I-B", True),
+    ],
+)
+def test_rows_that_mark_a_part_of_a_word_say_so(tags, is_split):
+    assert TASK.splits_words([word("O", "O"), word(*tags.split())]) is is_split
+
+
+def said(logits, rows, *, splits_words=False):
+    known = {"O": 0, "B-A": 1, "I-A": 2}
+    return token_classification.TagOutputs(
+        logits=torch.tensor(logits),
+        targets=torch.tensor([known[tag] for row in rows for tag in row.tags]),
+        owners=torch.tensor([number for number, row in enumerate(rows) for _ in row.tags]),
+        rows=len(rows),
+        firsts=token_classification._firsts(rows, splits_words=splits_words),
+        follow=torch.tensor([0, 2, 2]),
+    )
+
+
+UNSURE = [[0.0, 2.0, 0.0], [1.0, 0.5, 0.0], [0.0, 0.1, 3.0], [3.0, 0.0, 0.0]]
+"""The tokens of a word of three, of which one alone would be O, and of a word of one."""
+
+
+def test_the_tokens_of_a_word_are_tagged_together():
+    rows = [word("B-A", "I-A", "I-A"), word("O")]
+
+    sure, tags = token_classification._tagged(said(UNSURE, rows))
+    alone, by_token = token_classification._tagged(said(UNSURE, rows, splits_words=True))
+
+    assert tags.tolist() == [1, 2, 2, 0]
+    assert by_token.tolist() == [1, 0, 2, 0]
+    assert sure[0] == sure[1] == sure[2] < alone[2]
+    assert sure[3] == alone[3] == pytest.approx(float(torch.tensor(UNSURE[3]).softmax(-1)[0]))
+    likely = torch.tensor(UNSURE).log_softmax(-1)
+    whole = torch.stack(
+        [likely[:3, 0].sum(), likely[0, 1] + likely[1:3, 2].sum(), likely[0, 2] + likely[1:3, 2].sum()]
+    )
+    assert float(sure[0]) == pytest.approx(float((whole / 3).softmax(-1)[1]), rel=1e-5)
+
+
+def test_what_is_graded_is_what_is_served():
+    rows = [word("B-A", "I-A", "I-A"), word("O")]
+
+    assert TASK.grade(said(UNSURE, rows)) == [True, True]
+    assert TASK.grade(said(UNSURE, rows, splits_words=True)) == [False, True]
+    # and what no answer of whole words can be is wrong
+    assert TASK.grade(said(UNSURE, [word("B-A", "O", "I-A"), word("O")])) == [False, True]
+
+
 # what a dataset does not annotate
 
 
@@ -300,6 +382,56 @@ def test_a_lifted_mask_lets_a_tag_hang_on_what_follows(bases_on_disk, task, sees
     assert ((one - other).abs().max().item() > 1e-4) == sees_it
 
 
+def edges(text, answer):
+    """Tell of each edge of each span whether it is inside a word."""
+    return [
+        text[max(0, at - 1) : at + 1].isalpha() and 0 < at < len(text)
+        for span in answer["spans"]
+        for at in (span["start"], span["end"])
+    ]
+
+
+@pytest.mark.parametrize("task", [TASK, BOTH_WAYS])
+def test_spans_end_where_words_do_whatever_a_model_says(bases_on_disk, task):
+    base = headed(bases_on_disk["causal"])
+    texts = [f"{name}zqx sold {other}kw to Brendan-Falk" for name, other in pairwise(tiny.NAMES)]
+    rows = [task.question(base.tokenizer, text) for text in texts]
+    with torch.no_grad():
+        base.model.score.weight.normal_(std=3.0)
+
+    with torch.inference_mode():
+        whole = task.predict(base.model, rows)
+        base.model.config.splits_words = True
+        split = task.predict(base.model, rows)
+
+    assert any(answer["spans"] for answer in whole)
+    assert not any(
+        inside for text, answer in zip(texts, whole, strict=True) for inside in edges(text, answer)
+    )
+    assert any(inside for text, answer in zip(texts, split, strict=True) for inside in edges(text, answer))
+
+
+def test_a_track_whose_data_marks_inside_words_may_go_on_to_do_so(bases_on_disk, tmp_path):
+    base = bases_on_disk["causal"]
+    prefixes = [
+        example(f"the door of {name}zqx", f"{name}:name", dataset="doors", line=line)
+        for line, name in enumerate(tiny.NAMES[:6], start=1)
+    ]
+    whole = [
+        example(f"{colour} is nice", f"{colour}:colour", dataset="nice", line=line)
+        for line, colour in enumerate(tiny.COLOURS[:3], start=1)
+    ]
+
+    first = learn(base, tmp_path / "first", prefixes)
+    second = learn(base, tmp_path / "second", whole, prefixes, first.candidate)
+
+    for run in (first, second):
+        assert run.result().verdict.promote, run.result().verdict.reasons
+        assert peft_io.read_splits_words(run.candidate)
+        answer = loaded(base, run.candidate)(prefixes[0].input)[0]
+        assert labels(answer) == [("Arlo", "name")]
+
+
 # sessions
 
 
@@ -399,6 +531,7 @@ def test_a_drop_is_learned_and_scored(first):
     assert result.evaluation.scores["fruit"].recall == 1.0
     assert result.evaluation.metrics["entity_f1"] == result.evaluation.metrics["entity_f1[fruit]"] == 1.0
     assert peft_io.read_labels(first.candidate) == ("O", "B-fruit", "I-fruit")
+    assert not peft_io.read_splits_words(first.candidate)
 
 
 def test_the_next_drop_brings_a_label_and_the_older_one_is_kept(first, second):

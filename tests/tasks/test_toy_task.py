@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 from lorad.config import EngineSettings, Settings
 from lorad.errors import ConfigError, ProtocolError, RegistryError, SampleError
 from lorad.evaluation import metrics
-from lorad.models import adapter_stack, adapters, bases, heads, peft_io
+from lorad.models import adapter_stack, adapters, bases, heads, merged_model, peft_io
 from lorad.records import Example, SessionSpec
 from lorad.serving.engine import Engine
 from lorad.serving.requests import Sampling
@@ -218,6 +218,19 @@ def test_the_engine_predicts_with_the_version_that_serves(engine, first):
 
     assert [answer["label"] for answer in said] == [example.target for example in OLD]
     assert engine.waiting == 0
+    assert (engine.form("things").kind, engine.form("things").why_not_merged) == ("merged", "")
+
+
+def test_a_merged_copy_with_a_head_says_what_the_version_says(base, first):
+    stack = adapter_stack.AdapterStack(bases.load_base(base, torch.float32, head=heads.SEQUENCE))
+    stack.add("it", first.candidate)
+    rows = [TOY.question(stack.base.tokenizer, example.input) for example in OLD]
+
+    made = merged_model.merged(stack.base.model, stack.read("it"), heads.SEQUENCE)
+
+    with torch.inference_mode():
+        ours, theirs = (TOY.forward(model, rows).logits for model in (made, stack.model("it")))
+    assert torch.allclose(ours, theirs, atol=1e-4)
 
 
 def test_a_base_without_a_head_of_its_own_says_that_nothing_was_learned(engine):
@@ -230,13 +243,14 @@ def test_a_base_without_a_head_of_its_own_says_that_nothing_was_learned(engine):
 
 @pytest.mark.parametrize(
     ("asked", "status", "code"),
-    [(7, 422, "no_text"), (" ", 422, "no_text"), ("fig " * 70, 400, "context_length_exceeded")],
+    [(7, 422, "no_text"), (" ", 422, "no_text"), ("fig " * 70, 422, "context_length_exceeded")],
 )
 def test_what_cannot_be_asked_is_refused_at_the_door(engine, asked, status, code):
     with pytest.raises(ProtocolError) as caught:
         engine.predict("things", ["she took the fig", asked])
 
     assert (caught.value.status, caught.value.code) == (status, code)
+    assert caught.value.data["param"] == "inputs[1]"
     assert engine.waiting == 0
 
 

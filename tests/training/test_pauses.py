@@ -18,7 +18,14 @@ class Place:
         self.now = 100.0
         self.answering = [(100.0 + begin, 100.0 + end) for begin, end in answering]
         self.waits = []
-        self.pauses = Pauses(min_share, self.answered_at, clock=lambda: self.now, sleep=self.sleep)
+        self.claims = []
+        self.pauses = Pauses(
+            min_share,
+            self.answered_at,
+            claim=lambda is_claimed: self.claims.append((self.now, is_claimed)),
+            clock=lambda: self.now,
+            sleep=self.sleep,
+        )
 
     def answered_at(self):
         if any(begin <= self.now < end for begin, end in self.answering):
@@ -108,6 +115,23 @@ def test_where_answering_never_ends_work_comes_in_short_pieces():
 
     pieces = [later - earlier for (_, earlier), (later, _) in pairwise(place.waited)]
     assert SHORTEST / 3 - 0.02 <= min(pieces) <= max(pieces) <= SHORTEST / 3 + 0.02
+
+
+def test_what_is_worked_while_answers_are_wanted_is_claimed_and_nothing_else():
+    place = Place(answering=[(0.0, 30.0)])
+
+    for _ in range(4000):
+        place.work(0.01)
+
+    worked = [
+        (earlier, later)
+        for (_, earlier), (later, _) in pairwise(place.waited)
+        if later < 130.0  # then nobody asks any more, and one claim is given back
+    ]
+    claimed = [(begin, end) for (begin, _), (end, is_claimed) in pairwise(place.claims) if not is_claimed]
+    assert claimed[: len(worked)] == worked
+    assert len(claimed) <= len(worked) + 1
+    assert place.claims[-1][1] is False
 
 
 def test_whoever_keeps_all_of_the_time_never_waits():

@@ -28,6 +28,18 @@ def test_a_merged_copy_stays_with_latest_and_says_whose_it_is(registry):
     }
 
 
+def test_a_merged_copy_has_the_settings_that_its_version_was_made_with(registry):
+    promote(registry)
+    settings = registry.path("v0.1") / "config.yaml"
+    settings.write_text("settings: {}")
+
+    registry.keep_merged(a_merged_copy(registry), "v0.1")
+
+    kept = registry.folder / "merged" / "config.yaml"
+    assert kept.read_text() == "settings: {}"
+    assert "config.yaml" in json.loads((registry.folder / "merged" / "lorad.json").read_text())["files"]
+
+
 @pytest.mark.parametrize("change", ["promote", "rollback", "damage"])
 def test_a_merged_copy_of_another_version_than_latest_is_removed(registry, change):
     promote(registry, 2)

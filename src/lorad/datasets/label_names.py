@@ -5,6 +5,7 @@ two to a model. What never does: formats (``formats``), which outputs a head has
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 from lorad.errors import SampleError
 from lorad.records import Example
@@ -22,16 +23,13 @@ class LabelNames:
         """Raise ``SampleError`` when a label of an example is known, or stands beside it, in another case."""
         names = sorted(of(example))
         for name in names:
-            self._check(name)
+            _compare(name, self._known.get(name.casefold(), name))
         check(names)
 
     def add(self, example: Example) -> None:
         """Remember the labels of an example."""
         for name in of(example):
             self._known.setdefault(name.casefold(), name)
-
-    def _check(self, name: str) -> None:
-        _compare(name, self._known.get(name.casefold(), name))
 
 
 def check(names: Iterable[str]) -> None:
@@ -51,8 +49,13 @@ def _compare(name: str, known: str) -> None:
 
 def of(example: Example) -> set[str]:
     """Return the labels of an example's spans, or of its text; of other tasks none."""
-    if example.task == "tagging":
-        return {label for _, _, label in example.target}
-    if example.task == "classify":
-        return {example.target} if isinstance(example.target, str) else set(example.target)
+    return of_target(example.task, example.target)
+
+
+def of_target(task: str, target: Any) -> set[str]:
+    """Return the labels that a target names, in the form that a task's examples have."""
+    if task == "tagging":
+        return {label for _, _, label in target}
+    if task == "classify":
+        return {target} if isinstance(target, str) else set(target)
     return set()

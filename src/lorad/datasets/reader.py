@@ -227,28 +227,30 @@ def read(
     check: Check = lambda example: example,
     convert: Convert = Conversion,
     held_out: Sequence[HeldOut] = (),
+    known: Collection[str] = (),
 ) -> Reading:
     """Read a dataset file for a task; raise ``SampleError`` when nothing in it, or too little of it, can be used.
 
     Given ``fields`` (ours -> the file's), each row is those and nothing else. ``labels`` names what it numbers. A row
-    with an example for which ``check`` raises ``SampleError`` is a bad row. ``held_out`` are the wordings of its sidecar. A path is one that a person named: where it
+    with an example for which ``check`` raises ``SampleError`` is a bad row, and so is one with a label that differs from another, or
+    from one of those that are ``known``, in case only. ``held_out`` are the wordings of its sidecar. A path is one that a person named: where it
     is a link, what it leads to is read.
     """
     if isinstance(file, Path):
         with opened(file, follow=True) as source:
-            return read(source, limits, task, fields, labels, check, convert, held_out)
+            return read(source, limits, task, fields, labels, check, convert, held_out, known)
     purpose = Purpose(limits=limits, task=task, fields=fields or {}, labels=labels)
     _check_fields(purpose.fields, task)
     converted = convert(file, purpose)
     try:
-        return _tallied(file.name, purpose, check, converted, held_out)
+        return _tallied(_Tally(file.name, purpose, check, known), converted, held_out)
     except SampleError as error:
         suggested = () if purpose.fields else converted.suggested(error.code)
 
         def is_read(named: Mapping[str, str]) -> bool:
             again = replace(purpose, fields=named)
             with contextlib.suppress(SampleError):
-                return bool(_tallied(file.name, again, check, convert(file, again)).rows)
+                return bool(_tallied(_Tally(file.name, again, check, known), convert(file, again)).rows)
             return False
 
         # the file is read with them, to be sure
@@ -258,10 +260,7 @@ def read(
         raise _with_sidecar(error, file.name, named) from None
 
 
-def _tallied(
-    name: str, purpose: Purpose, check: Check, converted: Rows, held_out: Sequence[HeldOut] = ()
-) -> Reading:
-    tally = _Tally(name, purpose, check)
+def _tallied(tally: "_Tally", converted: Rows, held_out: Sequence[HeldOut] = ()) -> Reading:
     with contextlib.closing(iter(converted)) as stream:  # at once: a process may be at its other end
         for line, said in stream:
             tally.take(line, said)
@@ -271,13 +270,13 @@ def _tallied(
 class _Tally:
     """What a file's rows come to while it is read."""
 
-    def __init__(self, name: str, purpose: Purpose, check: Check) -> None:
+    def __init__(self, name: str, purpose: Purpose, check: Check, known: Collection[str] = ()) -> None:
         self._name, self._purpose, self._check = name, purpose, check
         self._formats: Counter[str] = Counter()
         self._left_out: Counter[str] = Counter()
         self._problems: list[RowProblem] = []
         self._latest = Spool(purpose.task, _dataset(name))
-        self._labels = LabelNames()
+        self._labels = LabelNames(known)
         self._contradicted: list[Example] = []
         self._count = self._bad = self._repeated = self._contradictions = self._told = 0
         # with more problems than these no file is accepted
@@ -294,7 +293,8 @@ class _Tally:
             for example in examples:
                 self._labels.check(example)
         except SampleError as error:
-            self._refuse(line, BadRow(str(error.data.get("field", "")), error.message))
+            field = error.data.get("field") or annotations.LABELLED_IN.get(said.format, "")
+            self._refuse(line, BadRow(str(field), error.message))
             return
         self._formats[said.format] += 1
         if said.left_out:

@@ -4,7 +4,7 @@ What lives here: finding the questions, loading the version as the engine does, 
 never does: the arithmetic of calibration (``calibration``), keeping what was measured (``store``).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -17,7 +17,7 @@ from lorad.evaluation.calibration import Asked, Reference, divide, draw, fit_tem
 from lorad.models import adapter_stack, bases, hardware
 from lorad.records import Example
 from lorad.storage.memory import Memory
-from lorad.tasks import Task, encode
+from lorad.tasks import Task, sampled
 
 NEVER_TRAINED = "held out"
 """The source of what a version's own drops brought and no session has trained (``Task.held_out``)."""
@@ -35,14 +35,23 @@ class Question:
 
 
 def find_questions(
-    memory: Memory, lineage: Sequence[str], task: Task, held_out: Sequence[Example] = ()
+    memory: Memory,
+    lineage: Sequence[str],
+    never_trained: Collection[str] = (),
+    others: Sequence[Example] = (),
 ) -> list[Question]:
-    """Return what the version at the head of ``lineage`` must know, and those of ``held_out`` that it never saw."""
+    """Return what the version at the head of ``lineage`` must know, and those of ``others`` that it never saw.
+
+    ``never_trained`` are the ids that its papers say were held out of training.
+    """
     learned = [known.example for known in memory.learned(lineage)]
-    asked, apart = {example.input_id for example in learned}, task.held_out(learned)
-    unseen = [example for example in held_out if example.input_id not in asked]
+    asked = {example.input_id for example in learned}
+    unseen = [example for example in others if example.input_id not in asked]
     return [
-        *(Question(example, NEVER_TRAINED if example.id in apart else "memory") for example in learned),
+        *(
+            Question(example, NEVER_TRAINED if example.id in never_trained else "memory")
+            for example in learned
+        ),
         *(Question(example, f"held out: {example.dataset}") for example in unseen),
     ]
 
@@ -54,13 +63,18 @@ def environment(model: Any) -> dict[str, str]:
         "dtype": str(model.dtype).removeprefix("torch."),
         "torch": installed("torch"),
         "transformers": installed("transformers"),
+        **hardware.cuda_libraries(model.device.type),
     }
 
 
 class CalibratedModel:
     """A version in memory that answers for itself, on the device and in the precision of the engine."""
 
-    def __init__(self, version: Path, base: bases.Base, task: Task, longest: int) -> None:
+    def __init__(
+        self, version: Path, base: bases.Base, task: Task, questions: Sequence[Question], longest: int
+    ) -> None:
+        """``questions`` are all that there are: it is asked some of them, and what these mean may hang on the others."""
+        self._examples = [question.example for question in questions]
         self._stack = adapter_stack.AdapterStack(base)
         self._stack.add(version.name, version)
         self._task = task
@@ -71,10 +85,11 @@ class CalibratedModel:
     def ask(self, questions: Sequence[Question], tell: Tell) -> list[Asked]:
         """Return what came of the questions; those with more than ``longest`` tokens are left out."""
         tokenizer = self._stack.base.tokenizer
-        usable, _ = encode(self._task, tokenizer, [question.example for question in questions])
-        held = {example.id: row for example, row in usable if len(row) <= self._longest}
+        held = sampled(self._task, tokenizer, [question.example for question in questions], self._examples)
         rows = [
-            (question, held[question.example.id]) for question in questions if question.example.id in held
+            (question, row)
+            for question in questions
+            if (row := held.get(question.example.id)) is not None and len(row) <= self._longest
         ]
         done = 0
 

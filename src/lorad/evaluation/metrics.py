@@ -74,8 +74,11 @@ def difference(stored: Mapping[str, Any], answers: Sequence[torch.Tensor]) -> fl
 
 def probe_rows(task: Task, stored: Mapping[str, Any]) -> list[Any]:
     """Return the rows that ``probe`` has stored; raise as ``probe_again`` does."""
-    names = [field.name for field in fields(task.row)]
-    return [restore(task.row, {name: entry[name] for name in names}) for entry in stored["probes"]]
+    names = {field.name for field in fields(task.row)}
+    return [
+        restore(task.row, {name: value for name, value in entry.items() if name in names})
+        for entry in stored["probes"]
+    ]
 
 
 @torch.inference_mode()

@@ -14,7 +14,7 @@ from lorad.models import heads
 from lorad.models.adapters import Adapter
 from lorad.models.bases import Base
 from lorad.models.hardware import passing_errors
-from lorad.models.peft_io import read_labels, read_live, read_problem_type
+from lorad.models.peft_io import read_labels, read_live, read_problem_type, read_splits_words
 from lorad.models.shared_copy import shared_copy
 
 
@@ -49,7 +49,8 @@ class AdapterStack:
     def _read_in(self, folder: Path) -> tuple[tuple[str, ...], Any]:
         labels, model = read_labels(folder), shared_copy(self.base.model)
         if labels:  # what PEFT copies and fills with this version's head
-            heads.build(model, self.base.head, labels, read_problem_type(folder))
+            splits_words = read_splits_words(folder)
+            heads.build(model, self.base.head, labels, read_problem_type(folder), splits_words=splits_words)
         PeftModel.from_pretrained(model, str(folder))  # puts its layers into the copy
         return labels, model.eval()
 

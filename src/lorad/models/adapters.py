@@ -30,11 +30,19 @@ class Adapter:
     """What that head's outputs are, in order."""
     problem_type: str | None = None
     """What they say together: ``multi_label_classification``, or ``None`` where one of them is right."""
+    splits_words: bool = False
+    """Whether it was taught spans that begin or end inside words."""
 
     @property
     def rank(self) -> int:
         """Return the largest rank of any module."""
         return max((a.shape[0] for a, _ in self.factors.values()), default=0)
+
+    @property
+    def parameters(self) -> int:
+        """Count its numbers, those of a head included."""
+        factors = chain.from_iterable(self.factors.values())
+        return sum(tensor.numel() for tensor in (*factors, *self.head.values()))
 
     def delta(self, module: str) -> Tensor:
         """Return ``B A`` [out, in] of one module, fp32."""

@@ -71,6 +71,19 @@ def cores() -> int:
     return torch.get_num_threads()
 
 
+def cuda_libraries(device: str) -> dict[str, str]:
+    """Return the versions of CUDA and cuDNN that torch computes with on a CUDA device; of other devices nothing."""
+    if not device.startswith("cuda"):
+        return {}
+    return {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
+
+
+def repeat_alike() -> None:
+    """Let cuDNN compute the same way each time: not by what was fastest just now, and not by adding up in any order."""
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
 def compute_with(threads: int) -> None:
     """Let this thread compute with so many threads, and all others that have not computed yet.
 

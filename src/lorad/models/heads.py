@@ -60,10 +60,18 @@ def parts(model: Any, head: Head) -> list[str]:
 
 
 @torch.no_grad()
-def build(model: Any, head: Head, labels: Sequence[str], problem_type: str | None = None) -> None:
+def build(
+    model: Any,
+    head: Head,
+    labels: Sequence[str],
+    problem_type: str | None = None,
+    *,
+    splits_words: bool = False,
+) -> None:
     """Give a base a fresh head with an output for each label, and name its outputs (``config.label2id``).
 
-    ``problem_type`` is transformers' word for what they say together. Where PEFT has put heads of versions beside the
+    ``problem_type`` is transformers' word for what they say together, ``splits_words`` whether spans may begin or end inside
+    words. Where PEFT has put heads of versions beside the
     base's own, the base's own is replaced.
     """
     for name in parts(model, head):
@@ -72,6 +80,7 @@ def build(model: Any, head: Head, labels: Sequence[str], problem_type: str | Non
         setattr(owner, key, _sized(getattr(owner, key), max(1, len(labels))))
     name_outputs(model, labels)
     model.config.problem_type = problem_type
+    model.config.splits_words = splits_words
     config = model.config.get_text_config()
     if config.pad_token_id is None:  # a causal model finds a text's last token by what pads the others
         config.pad_token_id = 0

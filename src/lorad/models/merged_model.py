@@ -8,15 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from lorad.models import adapters, packed_linear
+from lorad.models import adapters, heads, packed_linear
 from lorad.models.adapters import Adapter
+from lorad.models.heads import Head
 from lorad.models.shared_copy import shared_copy
 
 
 def objection(model: Any, adapter: Adapter) -> str | None:
     """Tell why an adapter must not be merged into a copy of this base, ``None`` where it may."""
-    if adapter.head:
-        return "it has a head of its own"
     if not all(adapters.linear(model, name).weight.is_floating_point() for name in adapter.factors):
         return "the base is quantised: merging would round what was learned away"
     return None
@@ -30,16 +29,20 @@ def added_bytes(model: Any, adapter: Adapter) -> int:
     return sum(weight.numel() * weight.element_size() for weight in weights)
 
 
-def merged(model: Any, adapter: Adapter) -> Any:
+def merged(model: Any, adapter: Adapter, head: Head = heads.CAUSAL) -> Any:
     """Return a pristine base with an adapter added into its weights: exactly, in float32, cast once.
 
     All other weights are the base's own, which is left as it is; but where packing its layers pays, all of these are packed.
+    A ``head`` that the adapter brings is put in the place of the base's.
     """
     made = shared_copy(model)
     for name in adapter.factors:
         layer = adapters.linear(made, name)
         layer.weight = nn.Parameter(layer.weight.clone(), requires_grad=False)
     adapters.merge(made, adapter)
+    if adapter.head:
+        heads.build(made, head, adapter.labels, adapter.problem_type, splits_words=adapter.splits_words)
+        heads.put(made, adapter.head)
     if packed_linear.can_pack(made):
         packed_linear.pack(made)
     return made

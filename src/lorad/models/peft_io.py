@@ -43,6 +43,8 @@ PREFIX = "base_model.model."
 _LABELS = "labels"
 #: What its outputs say together, in the same header.
 _PROBLEM_TYPE = "problem_type"
+#: There where its spans may begin or end inside words.
+_SPLITS_WORDS = "splits_words"
 
 
 def add_lora(model: Any, rank: int, alpha: int, head: Head = CAUSAL) -> Any:
@@ -73,7 +75,9 @@ def read_live(model: Any, adapter: str = "default") -> Adapter:
             factors[name.removeprefix(PREFIX)] = (a, b)
     if not head:
         return Adapter(factors)
-    return Adapter(factors, head, tuple(model.config.id2label.values()), model.config.problem_type)
+    config = model.config
+    labels, splits_words = tuple(config.id2label.values()), getattr(config, _SPLITS_WORDS, False)
+    return Adapter(factors, head, labels, config.problem_type, splits_words)
 
 
 def _kept(tensor: Tensor) -> Tensor:
@@ -108,6 +112,8 @@ def write_adapter(adapter: Adapter, folder: Path, base_name: str, head: Head = C
         told[_LABELS] = json.dumps(adapter.labels)
     if adapter.problem_type:
         told[_PROBLEM_TYPE] = adapter.problem_type
+    if adapter.splits_words:
+        told[_SPLITS_WORDS] = "true"
     files.write_json(folder / ADAPTER_FILES[0], config)
     files.write_bytes(folder / ADAPTER_FILES[1], save(tensors, metadata=told))
 
@@ -117,8 +123,12 @@ def read_adapter(folder: Path) -> Adapter:
     try:
         config = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
         tensors = load_file(folder / ADAPTER_FILES[1])
-        labels, problem_type = read_labels(folder), read_problem_type(folder)
-        return replace(fold(tensors, config, folder), labels=labels, problem_type=problem_type)
+        return replace(
+            fold(tensors, config, folder),
+            labels=read_labels(folder),
+            problem_type=read_problem_type(folder),
+            splits_words=read_splits_words(folder),
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise RegistryError(
             f"the adapter in {folder} cannot be read: {error}", code="adapter_damaged"
@@ -146,6 +156,11 @@ def read_labels(folder: Path) -> tuple[str, ...]:
 def read_problem_type(folder: Path) -> str | None:
     """Return what the outputs of an adapter's head say together, from the header alone."""
     return _header(folder).get(_PROBLEM_TYPE)
+
+
+def read_splits_words(folder: Path) -> bool:
+    """Tell whether an adapter was taught spans that begin or end inside words, from the header alone."""
+    return _SPLITS_WORDS in _header(folder)
 
 
 def _header(folder: Path) -> Mapping[str, str]:

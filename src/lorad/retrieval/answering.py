@@ -22,11 +22,11 @@ from lorad.retrieval.parts import parts
 from lorad.retrieval.words import names, words
 from lorad.storage.memory import Recalled
 
-Mode = Literal["taught", "stored", "weights", "unknown", "passages", "not_found"]
+Mode = Literal["taught", "stored", "weights", "unknown", "passages", "quoted", "not_found"]
 """``taught``: the model is asked the nearest question in its trained wording. ``stored``: the same, but the version does not
 recall that answer, or two are asked for at once, so it is quoted. ``weights``: the model is asked the question as it is. ``unknown``: nothing that was
-taught answers it, and that is said. ``passages``: the model is asked the question behind passages of documents. ``not_found``:
-documents were asked for and none is relevant, and that is said."""
+taught answers it, and that is said. ``passages``: the model is asked the question behind passages of documents. ``quoted``: a piece
+of one answers it. ``not_found``: documents were asked for and none answers it, and that is said."""
 
 
 SAME = 0.95
@@ -63,7 +63,9 @@ class Reply:
     rests_on: Example | None = None
     """The one example whose answer this is."""
     passages: tuple[Citation, ...] = ()
-    """What stands before the question."""
+    """What stands before the question, or what is quoted."""
+    documents: str = ""
+    """The track of documents that was looked into."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ from lorad.config import DocumentSettings, SplitSettings
 from lorad.errors import ConfigError, TransientError
 from lorad.models.embedders import Embedder
 from lorad.records import digest
-from lorad.retrieval.outline import Markup
+from lorad.retrieval.outline import markup_of
 from lorad.retrieval.splitting import Splitter
 from lorad.retrieval.words import words
 from lorad.storage import files
@@ -57,6 +57,12 @@ RANK_CONSTANT = 60
 
 MOST_WORDS, LONGEST_WORD = 16, 64
 """Words of a question that are looked up, the rarest; and characters of a word."""
+
+LEAST_TELLING, UNKNOWN_TELLS = 0.3, 0.5
+"""What a word of a question tells that all chunks have, beside 1 for one that only one has; and one that none has."""
+
+COVERAGE_WEIGHT = 0.5
+"""Of a passage's coverage beside its similarity, where there is one, to tell whether it is relevant."""
 
 MOST_MATCHES, MOST_COUNTED = 50_000, 20_000
 """Chunks that BM25 compares, about; counting those that hold a word stops at the second. A word that is nearly everywhere tells
@@ -97,7 +103,7 @@ class Passage:
     coverage: float
     """Share of the question's words that it holds, weighted by rarity, 0 to 1."""
     is_relevant: bool
-    """Whether it is near enough to the question to answer it; see ``documents.min_similarity`` and ``min_coverage``."""
+    """Whether it is near enough to the question to answer it; see ``documents.min_relevance``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,13 +197,14 @@ class DocumentStore:
         if tables.meta("embedder") != embedder.fingerprint:
             tables.move_slots([], [], int(tables.meta("generation") or 0) + 1)
             tables.note(embedder=embedder.fingerprint)
+        batches = tables.batches()
         if self._folder:
             for path in self._folder.glob("vectors-*.f16"):
                 if path != self._vectors().path:
                     files.remove(path)
-            tables.forget_batches(list(self._vectors().damaged(tables.batches())))
-        else:
-            tables.forget_batches(tables.batches())
+            batches = list(self._vectors().damaged(batches))
+        if batches:
+            tables.forget_batches(batches)
 
     def _vectors(self) -> VectorFile:
         assert self._folder is not None and self._embedder is not None  # noqa: S101, PT018 - callers have asked
@@ -249,7 +256,7 @@ class DocumentStore:
         number, document = waiting
         chunks = self._splitter.split(
             document.text,
-            _markup(document.markup),
+            markup_of(document.markup),
             document.pages,
             document.method or None,  # type: ignore[arg-type] # checked where it came in
         )
@@ -320,7 +327,7 @@ class DocumentStore:
         chosen = how or self._settings.search
         where = where or Filter()
         view, asked = self._asked(question) if chosen != "bm25" else (None, None)
-        looked_up, most = self._looked_up(question), max(CANDIDATES, k + SPARE)
+        looked_up, most = self.rarities(question), max(CANDIDATES, k + SPARE)
         by_words, by_meaning = dict[int, float](), dict[int, float]()
         if view is not None and asked is not None:
             by_meaning = _nearest(view, asked, most, self._mask(view, where))
@@ -339,14 +346,13 @@ class DocumentStore:
         return found[:k]
 
     def _passage(self, chunk: Chunk, score: float, similarity: float | None, coverage: float) -> Passage:
-        settings = self._settings
-        is_near = similarity is not None and similarity >= settings.min_similarity
+        relevance = coverage if similarity is None else similarity + COVERAGE_WEIGHT * coverage
         return Passage(
             chunk=chunk,
             score=score,
             similarity=similarity,
             coverage=coverage,
-            is_relevant=is_near or coverage >= settings.min_coverage,
+            is_relevant=relevance >= self._settings.min_relevance,
         )
 
     def _joined(self, by_words: Mapping[int, float], by_meaning: Mapping[int, float]) -> dict[int, float]:
@@ -424,8 +430,11 @@ class DocumentStore:
 
     # -- words
 
-    def _looked_up(self, question: str) -> dict[str, float]:
-        """Return the words of a question that are looked up, each with its rarity, 0 (all have it) to 1 (none has)."""
+    def rarities(self, question: str) -> dict[str, float]:
+        """Return the words of a question that are looked up, each with what it tells, 0 to 1: more the rarer it is.
+
+        A word that no chunk has tells half: it may be a name of something else, or another word for what the chunks say.
+        """
         said = [word for word in dict.fromkeys(words(question)) if len(word) <= LONGEST_WORD]
         asked = [word for word in said if word not in ASKING] or said
         total = self.tables.highest_chunk()
@@ -435,9 +444,7 @@ class DocumentStore:
             if found and matches + counts[word] > MOST_MATCHES:
                 break
             matches += counts[word]
-            found[word] = (
-                max(0.01, math.log((1 + total) / (1 + counts[word])) / math.log(1 + total)) if total else 1.0
-            )
+            found[word] = _telling(counts[word], total)
         return found
 
     def _count(self, word: str, total: int) -> int:
@@ -458,14 +465,18 @@ class DocumentStore:
         return found
 
 
+def _telling(count: int, total: int) -> float:
+    """Return what a word tells that so many chunks have."""
+    if not count or not total:
+        return UNKNOWN_TELLS
+    rarity = max(0.0, math.log((1 + total) / (1 + count)) / math.log(1 + total))
+    return LEAST_TELLING + (1 - LEAST_TELLING) * rarity
+
+
 def embedded_text(chunk: Chunk) -> str:
     """Return what of a chunk is embedded: its text behind the headings above it, without which it may speak of anything."""
     above = " > ".join(chunk.heading or (chunk.title,))
     return f"{above[-LONGEST_HEADING:]}\n{chunk.text}"
-
-
-def _markup(name: str) -> Markup:
-    return name if name in ("markdown", "rst") else "plain"  # type: ignore[return-value]
 
 
 def _nearest(view: _View, asked: Tensor, most: int, allowed: Tensor) -> dict[int, float]:

@@ -73,6 +73,11 @@ def trim(text: str, start: int, end: int) -> tuple[int, int]:
     return min(start + line, end), end
 
 
+def markup_of(name: str) -> Markup:
+    """Return how a text is written, by the name that is stored; plain text for any other."""
+    return name if name in ("markdown", "rst") else "plain"  # type: ignore[return-value]
+
+
 def heading_text(written: str) -> str:
     """Return a heading as people read it, without Markdown's signs."""
     plain = _SIGNS.sub("", _LINKED.sub(r"\1", written))

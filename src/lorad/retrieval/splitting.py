@@ -96,7 +96,9 @@ class Splitter:
             for unit in _spanned(below, parts):
                 is_prose = method == "sentence" and spans.kind(unit.end) == "text"
                 yield from (
-                    spans.cut(unit.start, unit.end, _sentences(spans.text, unit)) if is_prose else [unit]
+                    spans.cut(unit.start, unit.end, sentence_starts(spans.text, unit.start, unit.end))
+                    if is_prose
+                    else [unit]
                 )
 
     def _joined(self, spans: "_Spans", units: Sequence[DocumentChunk]) -> list[DocumentChunk]:
@@ -211,20 +213,22 @@ class _Spans:
             yield from self.cut(
                 self._tokens[first] if first else self.blocks[0].start, self._at(behind, end), ()
             )
-            first = count if behind >= count else self._word(behind - overlap, above=first)
+            first = count if behind >= count else self._word(behind - overlap, above=first, below=behind)
 
     def _at(self, token: int, end: int) -> int:
         return self._tokens[token] if token < len(self._tokens) else end
 
-    def _word(self, token: int, above: int) -> int:
-        """Return the last token up to this one, and behind ``above``, that begins a word; this one if none does."""
-        for at in range(min(token, len(self._tokens)), above, -1):
-            if (
-                at == len(self._tokens)
-                or not self.text[self._tokens[at] - 1 : self._tokens[at] + 1].isalnum()
-            ):
-                return at
-        return min(token, len(self._tokens))
+    def _word(self, token: int, above: int, below: int = 0) -> int:
+        """Return the last token up to this one, and behind ``above``, that begins a word; else the first up to ``below``; else it."""
+        token = min(token, len(self._tokens))
+        places = (*range(token, above, -1), *range(token, below + 1))
+        return next(filter(self._begins_word, places), token)
+
+    def _begins_word(self, token: int) -> bool:
+        if token >= len(self._tokens):
+            return True
+        place = self._tokens[token]
+        return not self.text[place - 1 : place + 1].isalnum()
 
     def cut(self, start: int, end: int, cuts: Sequence[int]) -> Iterator[DocumentChunk]:
         """Yield a span divided at these places."""
@@ -262,12 +266,12 @@ def _spanned(begins: Sequence[int], parts: Sequence[Block]) -> Iterator[Document
         yield DocumentChunk(parts[first].start, parts[behind - 1].end)
 
 
-def _sentences(text: str, unit: DocumentChunk) -> list[int]:
+def sentence_starts(text: str, start: int, end: int) -> list[int]:
     """Return where the sentences of a span begin, but for the first."""
     return [
-        end.end()
-        for end in _SENTENCE_END.finditer(text, unit.start, unit.end)
-        if not _ABBREVIATED.search(text[max(unit.start, end.start() - 10) : end.start()])
+        gap.end()
+        for gap in _SENTENCE_END.finditer(text, start, end)
+        if not _ABBREVIATED.search(text[max(start, gap.start() - 10) : gap.start()])
     ]
 
 

@@ -143,14 +143,17 @@ class SourcePassage:
 class Origin:
     """Where an answer comes from. OpenAI has nothing like it, and its clients ignore it."""
 
-    mode: Literal["taught", "stored", "weights", "unknown", "passages", "not_found"]
+    mode: Literal["taught", "stored", "weights", "unknown", "passages", "quoted", "not_found"]
     """``taught``: the model was asked the source's question in its trained wording. ``stored``: the source's answer is
     quoted. ``weights``: the model was asked the question as it is. ``unknown``: no example answers it.
-    ``passages``: the model was asked the question behind passages of documents. ``not_found``: no passage is relevant."""
+    ``passages``: the model was asked the question behind passages of documents. ``quoted``: a piece of a document is quoted.
+    ``not_found``: no document answers it."""
     sources: tuple[SourceExample, ...] = ()
     """What the answer rests on; of ``unknown`` the nearest example, which does not answer it."""
     passages: tuple[SourcePassage, ...] | None = field(default=None, metadata=OPTIONAL)
-    """What stood before the question."""
+    """What stood before the question, or is quoted."""
+    documents: str | None = field(default=None, metadata=OPTIONAL)
+    """The track of documents that was looked into."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

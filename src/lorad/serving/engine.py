@@ -53,6 +53,8 @@ METERED_ANSWERS = 100
 METERED_SECONDS = 10.0
 """Work of this length behind, a step counts a third as much in the speed that is told."""
 
+NAP = 0.01
+"""Seconds between two looks at a session's claim."""
 UNKNOWN_CONTEXT = 4096
 """Most tokens of prompt and answer together that are taken by default where a model does not name its context."""
 
@@ -130,7 +132,7 @@ class Engine:
     """Answers questions about any track from any of its versions.
 
     Raise ``ConfigError`` where the settings ask for a backend that is not there. ``tell_busy`` is told, with a lock held,
-    whether anybody waits for an answer.
+    whether anybody waits for an answer. While ``is_claimed``, a session has the device for itself, and answers wait.
     """
 
     def __init__(
@@ -138,11 +140,13 @@ class Engine:
         settings: EngineSettings,
         tell_busy: Callable[[bool], None] = lambda _: None,
         surroundings: Surroundings | None = None,
+        is_claimed: Callable[[], bool] = lambda: False,
     ) -> None:
         self._settings = settings
         self.choice = backends.chosen(settings)
         self._backend = backends.choose(settings, surroundings)
         self._tell_busy = tell_busy
+        self._is_claimed = is_claimed
         self._served: dict[str, ServedTrack] = {}
         self._queue: queue.Queue[Request | Callable[[], None]] = queue.Queue()
         self._door = threading.Lock()
@@ -353,7 +357,7 @@ class Engine:
         """Accept inputs to be answered with data, all at once; raise ``ProtocolError`` as ``submit`` does."""
         served = self._find(track)
         with self._place(track, version) as kept:
-            rows = [self._question(served, track, asked) for asked in inputs]
+            rows = [self._question(served, track, asked, at) for at, asked in enumerate(inputs)]
             request = PredictionRequest(track, kept, rows)
             with self._door:
                 self._enter(request)
@@ -396,19 +400,18 @@ class Engine:
             self._count(request)
         return request
 
-    def _question(self, served: ServedTrack, track: str, asked: Any) -> Any:
+    def _question(self, served: ServedTrack, track: str, asked: Any, number: int) -> Any:
         if not isinstance(served.task, Predicting):
             raise _other_way(track, served.task, "POST /v1/chat/completions")
         context = context_length(served.base.model.config)
-        check_length(asked, context)
-        with _as_protocol_errors(status=422):
+        with _about_input(number):
+            check_length(asked, context)
             row = served.task.question(served.base.tokenizer, asked)
-        if context is not None and len(row) > context:
-            raise ProtocolError(
-                f"the context length is {context} tokens, and an input has {len(row)}; send shorter ones",
-                code="context_length_exceeded",
-                param="inputs",
-            )
+            if context is not None and len(row) > context:
+                raise ProtocolError(
+                    f"the context length is {context} tokens, and the input has {len(row)}; send a shorter one",
+                    code="context_length_exceeded",
+                )
         return row
 
     def require_room(self, answers: int = 1) -> None:
@@ -506,7 +509,11 @@ class Engine:
 
     def work(self, timeout: float) -> bool:
         """Take in what has come, then do the next bit of work; return whether there was any within ``timeout`` seconds."""
-        came = self._take_in(0 if self._is_busy or self._predictions else timeout)
+        is_busy = self._is_busy or bool(self._predictions)
+        if is_busy and self._is_claimed():
+            self._take_in(NAP)
+            return True
+        came = self._take_in(0 if is_busy else timeout)
         predicted, self._is_busy = self._predict_next(), self._step()
         return came or predicted or self._is_busy
 
@@ -689,6 +696,16 @@ def _as_protocol_errors(status: int = 400) -> Iterator[None]:
         yield
     except SampleError as error:
         raise ProtocolError(error.message, status=status, code=error.code) from None
+
+
+@contextlib.contextmanager
+def _about_input(number: int) -> Iterator[None]:
+    """Tell a client which of its inputs is wrong, and how."""
+    try:
+        yield
+    except (SampleError, ProtocolError) as error:
+        param = f"inputs[{number}]"
+        raise ProtocolError(error.message, status=422, code=error.code, param=param) from None
 
 
 def _generating(task: Task, track: str) -> Generating:

@@ -1,11 +1,11 @@
-"""Whether questions are being answered, told to other processes of this machine in eight bytes of shared memory.
+"""What a daemon and its session tell each other about the device that both compute on, in sixteen bytes of shared memory.
 
-What lives here: the mark and its two ends. What never does: when it is set (``serving.engine``), what follows from it
-(``training.pauses``).
+What lives here: the mark and its two ends. What never does: when it is set, and what follows from it (``serving.engine``,
+``training.pauses``).
 
-The bytes are a file without a name: nobody else finds it, and it goes with the last process that holds it. They are one
-number: when the last answer ended, by the clock that all processes of a machine share (``time.monotonic``), or infinity
-while one is wanted.
+The bytes are a file without a name: nobody else finds it, and it goes with the last process that holds it. They are two
+numbers, by the clock that all processes of a machine share (``time.monotonic``). The daemon writes when the last answer
+ended, or infinity while one is wanted. The session writes since when it claims the device for itself, or minus infinity.
 """
 
 import math
@@ -17,11 +17,14 @@ from collections.abc import Callable
 
 from lorad.storage import files
 
-SIZE = 8
+SIZE = 16
+ANSWERED, CLAIMED = 0, 1
+LONGEST_CLAIM = 0.5
+"""Seconds after which a claim is void: whoever made it may have died."""
 
 
 class BusyMark:
-    """The end that writes."""
+    """The daemon's end."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -30,8 +33,8 @@ class BusyMark:
             self._file.write(
                 bytes(SIZE)
             )  # a hole has no place on a full disk, and a store there ends the process
-        self._time = memoryview(mmap.mmap(self._file.fileno(), SIZE)).cast("d")
-        self._time[0] = -math.inf
+        self._times = memoryview(mmap.mmap(self._file.fileno(), SIZE)).cast("d")
+        self._times[ANSWERED] = self._times[CLAIMED] = -math.inf
 
     @property
     def descriptor(self) -> int:
@@ -40,20 +43,35 @@ class BusyMark:
 
     def tell(self, is_busy: bool) -> None:
         """Say whether anybody waits for an answer."""
-        self._time[0] = math.inf if is_busy else self._clock()
+        self._times[ANSWERED] = math.inf if is_busy else self._clock()
+
+    def is_claimed(self) -> bool:
+        """Tell whether a session claims the device for itself now."""
+        return self._clock() - self._times[CLAIMED] < LONGEST_CLAIM
 
     def close(self) -> None:
         """Hand it to nobody any more; telling goes on to do no harm."""
         self._file.close()
 
 
-def follow(descriptor: int) -> Callable[[], float]:
-    """Return what reads the mark behind a descriptor that was handed to this process, which is closed.
+class FollowedMark:
+    """The session's end."""
 
-    Raise ``OSError`` or ``ValueError`` where there is none.
-    """
-    try:
-        told = memoryview(mmap.mmap(descriptor, SIZE, access=mmap.ACCESS_READ)).cast("d")
-    finally:
-        os.close(descriptor)
-    return lambda: float(told[0])
+    def __init__(self, descriptor: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Take the descriptor that was handed to this process, and close it.
+
+        Raise ``OSError`` or ``ValueError`` where there is no mark behind it.
+        """
+        try:
+            self._times = memoryview(mmap.mmap(descriptor, SIZE)).cast("d")
+        finally:
+            os.close(descriptor)
+        self._clock = clock
+
+    def answered_at(self) -> float:
+        """Return when the last answer ended; infinity while one is wanted."""
+        return float(self._times[ANSWERED])
+
+    def claim(self, is_claimed: bool) -> None:
+        """Say whether the session claims the device for itself from now on."""
+        self._times[CLAIMED] = self._clock() if is_claimed else -math.inf

@@ -27,7 +27,7 @@ FILE = "documents.sqlite3"
 MIGRATIONS = (
     """
     CREATE TABLE documents (
-        id INTEGER PRIMARY KEY, key TEXT NOT NULL, state TEXT NOT NULL, same_as INTEGER, replaces INTEGER,
+        id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL, state TEXT NOT NULL, same_as INTEGER, replaces INTEGER,
         name TEXT NOT NULL, title TEXT NOT NULL, url TEXT NOT NULL, markup TEXT NOT NULL, method TEXT NOT NULL,
         pages TEXT NOT NULL, tags TEXT NOT NULL, date TEXT NOT NULL, digest TEXT NOT NULL, text TEXT NOT NULL,
         drop_id INTEGER, added_as TEXT NOT NULL, added_at REAL NOT NULL
@@ -135,6 +135,7 @@ class Chunk(NamedTuple):
     heading: tuple[str, ...]
     page: int | None
     text: str
+    markup: str = "plain"
 
 
 class Span(NamedTuple):
@@ -454,7 +455,7 @@ class DocumentTables:
 
     def _chunks(self, where: str, *values: Any) -> list[Chunk]:
         rows = self._db.rows(
-            "SELECT c.id, c.slot, c.document, d.title, d.name, d.url, c.first, c.behind, c.heading, c.page"
+            "SELECT c.id, c.slot, c.document, d.title, d.name, d.url, c.first, c.behind, c.heading, c.page, d.markup"
             f" FROM chunks c JOIN documents d ON d.id = c.document WHERE {where} ORDER BY c.document, c.first",
             *values,
         )
@@ -473,6 +474,7 @@ class DocumentTables:
                 heading=tuple(json.loads(row["heading"])),
                 page=row["page"],
                 text=texts[row["document"]][row["first"] : row["behind"]],
+                markup=row["markup"],
             )
             for row in rows
         ]

@@ -6,7 +6,7 @@ judging, versions. Nothing outside a task's own file knows its templates, its ro
 """
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -15,7 +15,7 @@ from lorad.errors import ConfigError, SampleError
 from lorad.records import RETRIEVAL, Example
 from lorad.tasks.interface import Generating, Predicting, Row, Task
 
-__all__ = ["Generating", "Predicting", "Row", "Task", "encode", "find"]
+__all__ = ["Generating", "Predicting", "Row", "Task", "encode", "find", "sampled"]
 
 
 @cache
@@ -48,7 +48,7 @@ def encode(
 ) -> tuple[list[tuple[Example, Any]], list[tuple[Example, SampleError]]]:
     """Return the examples that this base model's tokenizer can hold, as rows, and the others with the reason.
 
-    All examples of a dataset that are at hand belong into one call: see ``Task.complete``.
+    All examples of a dataset that are at hand belong into one call: see ``Task.complete`` and ``sampled``.
     """
     usable: list[tuple[Example, Any]] = []
     unusable: list[tuple[Example, SampleError]] = []
@@ -60,3 +60,16 @@ def encode(
     examples = [example for example, _ in usable]
     rows = task.complete(examples, [row for _, row in usable])
     return list(zip(examples, rows, strict=True)), unusable
+
+
+def sampled(
+    task: Task, tokenizer: Any, sample: Sequence[Example], everything: Sequence[Example]
+) -> dict[str, Any]:
+    """Return the rows of a sample by their examples' ids, without what the tokenizer cannot hold.
+
+    Where a row means what its whole dataset tells, ``everything`` is encoded: completed from a sample it would mean something else.
+    """
+    is_alone = type(task).complete is Task.complete
+    usable, _ = encode(task, tokenizer, sample if is_alone else everything)
+    wanted = {example.id for example in sample}
+    return {example.id: row for example, row in usable if example.id in wanted}

@@ -33,6 +33,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
 from lorad.models import packing, scoring
@@ -71,8 +72,8 @@ class Task(ABC):
     row: ClassVar[type]
     """The dataclass that ``encode`` returns; probes are stored and read by its fields."""
     own_mask: ClassVar[bool] = False
-    """Whether ``forward`` gives a causal model's attention a mask of its own: without it, a model that is exported would
-    answer otherwise in other programs."""
+    """Whether ``forward`` gives a causal model's attention a mask of its own (``mask``): without it, a model that is exported
+    would answer otherwise in other programs."""
 
     # -- the base
 
@@ -122,6 +123,11 @@ class Task(ABC):
         del rows
         return None
 
+    def splits_words(self, rows: Sequence[Any]) -> bool:
+        """Tell whether the spans of these rows begin or end inside words: a version may then say such, and its children."""
+        del rows
+        return False
+
     def checker(
         self, targets: Callable[[], Iterable[Any]], named: Sequence[str] = ()
     ) -> Callable[[Example], None]:
@@ -141,7 +147,8 @@ class Task(ABC):
     def held_out(self, examples: Sequence[Example]) -> AbstractSet[str]:
         """Return the ids of those that are never trained, so that calibration can be fitted and measured on them.
 
-        The same ones in every session: an example that was trained once says nothing.
+        The same ones in every session: an example that was trained once says nothing. So a session still trains those that an
+        ancestor has trained, which its papers tell.
         """
         del examples
         return frozenset()
@@ -156,6 +163,11 @@ class Task(ABC):
         ``scoring.UNKNOWN``. ``guests`` are rows whose loss is measured against another model's distribution; only a task
         with the check ``kl`` is given any.
         """
+
+    def mask(self, seen: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the attention mask of tokens [B, S], of which those that are ``seen`` are 1 and padding is 0: that itself."""
+        del dtype
+        return seen
 
     def loss(self, outputs: Outputs) -> Tensor:
         """Return the loss summed over all predictions, a scalar in float32; the caller divides it by their number."""

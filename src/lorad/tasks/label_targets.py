@@ -47,18 +47,17 @@ def names(target: Any) -> Iterable[str]:
 
 
 class LabelChecker:
-    """The labels that a track and a file know, as far as the file is read."""
+    """How many labels a text has in a track and a file, as far as the file is read; all that its sidecar must name."""
 
     def __init__(self, targets: Iterable[Any], named: Sequence[str]) -> None:
-        self._spelled: dict[str, str] = {}
         self._is_multiple: bool | None = None
+        known: set[str] = set()
         for target in targets:
             self._is_multiple = isinstance(target, list)
-            self._spelled |= {label.casefold(): label for label in names(target)}
-        self._check_named(set(named))
+            known.update(names(target))
+        self._check_named(set(named), known)
 
-    def _check_named(self, named: AbstractSet[str]) -> None:
-        known = set(self._spelled.values())
+    def _check_named(self, named: AbstractSet[str], known: AbstractSet[str]) -> None:
         if named & known and (lacking := sorted(known - named)):
             raise SampleError(
                 f"labels: the sidecar leaves out {lacking[0]!r}, which the track knows; a set of labels never shrinks: name "
@@ -79,14 +78,6 @@ class LabelChecker:
                 code="other_labels",
                 field="label",
             )
-        for label in names(example.target):
-            known = self._spelled.setdefault(label.casefold(), label)
-            if known != label:
-                raise SampleError(
-                    f"{label!r} differs from {known!r} in case only; write it the same way",
-                    code="label_case",
-                    field="label",
-                )
 
 
 def judged(datasets: Sequence[str], rows: Sequence[Labels]) -> Mapping[str, tuple[str, ...]]:

@@ -103,27 +103,35 @@ class TextClassification(Predicting):
 
     def encode(self, tokenizer: Any, example: Example) -> Text:
         """Return text and target; raise ``SampleError`` for a path with an empty level, or a text without words."""
+        try:
+            return self._row(tokenizer, example)
+        except SampleError as error:
+            raise SampleError(f"row {example.line}: {error.message}", code=error.code, **error.data) from None
+
+    def check(self, tokenizer: Any, example: Example) -> Example:
+        """Return the example; raise ``SampleError`` when ``encode`` would: who reads the file names the row."""
+        self._row(tokenizer, example)
+        return example
+
+    def _row(self, tokenizer: Any, example: Example) -> Text:
         labels, shares, is_multiple = label_targets.read(example.target)
         for label in labels:
             if not all(level.strip() for level in label.split(SEPARATOR)):
                 raise SampleError(
-                    f"row {example.line}: {label!r} has an empty level; write it as l1/l2/l3",
-                    code="bad_path",
-                    field="label",
+                    f"{label!r} has an empty level; write it as l1/l2/l3", code="bad_path", field="label"
                 )
-        try:
-            asked = self.question(tokenizer, example.input)
-        except SampleError as error:
-            raise SampleError(f"row {example.line}: {error.message}", code=error.code, field="text") from None
+        asked = self.question(tokenizer, example.input)
         return replace(asked, labels=labels, shares=shares, is_multiple=is_multiple)
 
     def question(self, tokenizer: Any, asked: Any) -> Text:
         """Return a text's tokens; raise ``SampleError`` when it is none, or is empty."""
         if not isinstance(asked, str) or not asked.strip():
-            raise SampleError("a text with words is needed", code="no_text")
+            raise SampleError("a text with words is needed", code="no_text", field="text")
         tokens = tuple(tokenizer(asked)["input_ids"])
         if not tokens:
-            raise SampleError("the base model's tokenizer finds nothing in the text", code="no_text")
+            raise SampleError(
+                "the base model's tokenizer finds nothing in the text", code="no_text", field="text"
+            )
         return Text(tokens)
 
     def labels(self, rows: Sequence[Text]) -> Sequence[str]:
@@ -137,7 +145,7 @@ class TextClassification(Predicting):
     def checker(
         self, targets: Callable[[], Iterable[Any]], named: Sequence[str] = ()
     ) -> Callable[[Example], None]:
-        """Return what refuses labels that differ in case only, a set of labels that shrinks, and one label among lists."""
+        """Return what refuses a set of labels that shrinks, and one label among lists."""
         return LabelChecker(targets(), named)
 
     def complete(self, examples: Sequence[Example], rows: Sequence[Text]) -> Sequence[Text]:

@@ -7,6 +7,9 @@ Spans are ``[start, end, label]`` in characters, the end exclusive. Each token t
 scheme: ``O``, or ``B-`` (an entity's first token) or ``I-`` (its others) with the label. Tags are of tokens and not of
 words: what a word is differs between tokenizers, and a merged model is read token by token by ``pipeline("ner")``.
 
+The tokens of one word are tagged together, with its likeliest tags as a whole (``_of_words``): a name never ends in the middle of
+a word because one token was unsure. Only where the rows themselves mark inside words is each token tagged by itself.
+
 Drops bring labels one after another, and none annotates those of the others. So where a dataset annotates no ``LOC``,
 its ``O`` means "no person and no firm", and may well be a place. In its rows, probabilities of labels that it does not
 annotate are added to that of ``O`` (``_fold``): they are neither taught nor tested as "not a place". What it does annotate
@@ -14,9 +17,10 @@ still competes with all labels: a person is no place.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from itertools import pairwise
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -49,6 +53,8 @@ class Tagged:
     """Of each of those; none of a question's."""
     annotated: tuple[str, ...] | None = None
     """The labels that the row's dataset annotates; ``None``: all that there are."""
+    inner: tuple[int, ...] = ()
+    """The numbers of those among them that go on with the word of the one before."""
     bounds: tuple[tuple[int, int], ...] = ()
     """Start and end in characters of each tagged token; of a question alone, as its text: papers hold no words."""
     text: str = ""
@@ -62,6 +68,16 @@ class Tagged:
         return len(self.places)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TagOutputs(Outputs):
+    """What a model says of each tagged token."""
+
+    firsts: Tensor
+    """[M] int64, on the CPU: the number of the prediction for the token that its word begins with."""
+    follow: Tensor
+    """[C] int64, on the CPU: the tag that goes on with this one."""
+
+
 class TokenClassification(Predicting):
     """Labelled spans of a text, by an encoder or by a causal model as it is.
 
@@ -72,8 +88,6 @@ class TokenClassification(Predicting):
     formats = "tagging"
     head = heads.TOKEN
     row = Tagged
-    reads_both_ways: ClassVar[bool] = False
-    """Whether attention is given a mask that hides nothing but padding."""
 
     def check_tokenizer(self, tokenizer: Any) -> None:
         """Require a tokenizer that tells where its tokens stand."""
@@ -92,11 +106,18 @@ class TokenClassification(Predicting):
         Raise ``SampleError`` where a span begins or ends inside a token: it could not be given back as it was taught.
         """
         try:
-            row = self.question(tokenizer, example.input)
-            tags = _tags(example.target, row)
+            return self._row(tokenizer, example)
         except SampleError as error:
-            raise SampleError(f"row {example.line}: {error.message}", code=error.code) from None
-        return replace(row, tags=tags, bounds=(), text="")
+            raise SampleError(f"row {example.line}: {error.message}", code=error.code, **error.data) from None
+
+    def check(self, tokenizer: Any, example: Example) -> Example:
+        """Return the example; raise ``SampleError`` when ``encode`` would: who reads the file names the row."""
+        self._row(tokenizer, example)
+        return example
+
+    def _row(self, tokenizer: Any, example: Example) -> Tagged:
+        row = self.question(tokenizer, example.input)
+        return replace(row, tags=_tags(example.target, row), bounds=(), text="")
 
     def complete(self, examples: Sequence[Example], rows: Sequence[Any]) -> list[Tagged]:
         """Return the rows with the labels that their datasets annotate.
@@ -120,43 +141,70 @@ class TokenClassification(Predicting):
     def question(self, tokenizer: Any, asked: Any) -> Tagged:
         """Return a text as a row without tags."""
         if not isinstance(asked, str) or not asked.strip():
-            raise SampleError("an input must be a text with words", code="no_text")
+            raise SampleError("an input must be a text with words", code="no_text", field="text")
         read = tokenizer(asked, return_offsets_mapping=True, verbose=False)
         if (length := len(read["input_ids"])) > tokenizer.model_max_length:
             raise SampleError(
                 f"the text has {length} tokens, and the base model reads {tokenizer.model_max_length}; split it",
                 code="too_long",
+                field="text",
             )
         held = list(_held(asked, read["offset_mapping"]))
         if not held:
-            raise SampleError("the base model's tokenizer reads nothing in this text", code="no_text")
+            raise SampleError(
+                "the base model's tokenizer reads nothing in this text", code="no_text", field="text"
+            )
         return Tagged(
             tokens=tuple(read["input_ids"]),
             places=tuple(place for place, _ in held),
+            inner=tuple(_inner(asked, [bounds for _, bounds in held])),
             bounds=tuple(bounds for _, bounds in held),
             text=asked,
         )
 
+    def splits_words(self, rows: Sequence[Tagged]) -> bool:
+        """Tell whether any of these rows marks a part of a word."""
+        return any(row.tags[at] != goes_on(row.tags[at - 1]) for row in rows for at in row.inner if row.tags)
+
     # -- learning and grading
 
-    def forward(self, model: Any, rows: Sequence[Tagged], guests: Sequence[Any] = ()) -> Outputs:
+    def forward(self, model: Any, rows: Sequence[Tagged], guests: Sequence[Any] = ()) -> TagOutputs:
         """Return what a model says of each tagged token, with what a row's dataset does not annotate counted as ``O``."""
         del guests
         longest = max(map(len, rows))
         tokens = torch.tensor([[*row.tokens] + [PADDING] * (longest - len(row)) for row in rows])
         seen = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-        mask = _both_ways(seen, model.dtype) if self.reads_both_ways else seen
-        output = model(input_ids=tokens.to(model.device), attention_mask=mask.to(model.device))
+        mask = self.mask(seen, model.dtype).to(model.device)
+        output = model(input_ids=tokens.to(model.device), attention_mask=mask)
         owners = torch.tensor([number for number, row in enumerate(rows) for _ in row.places])
         places = torch.tensor([place for row in rows for place in row.places])
         known = model.config.label2id
         tags = (tag for row in rows for tag in row.tags or [OUTSIDE] * row.weight)
-        return Outputs(
+        return TagOutputs(
             logits=_fold(output.logits[owners, places], _outside_of(rows, known)[owners], known),
             targets=torch.tensor([known.get(tag, scoring.UNKNOWN) for tag in tags]),
             owners=owners,
             rows=len(rows),
+            firsts=_firsts(rows, splits_words=getattr(model.config, "splits_words", False)),
+            follow=torch.tensor([known.get(goes_on(tag), at) for tag, at in known.items()]),
         )
+
+    def grade(self, outputs: Outputs) -> list[bool]:
+        """Tell for each row whether all its words are tagged right."""
+        return scoring.grade(_of_words(cast("TagOutputs", outputs)))
+
+    def confidences(
+        self, model: Any, tokenizer: Any, rows: Sequence[Any], tell: Callable[[int], None] = lambda _: None
+    ) -> list[tuple[float, bool]]:
+        """Return how likely the tags of all words of each row together are, and whether they are its own."""
+        del tokenizer
+        found = [(0.0, False)] * len(rows)
+        for numbers in packing.divide(rows, PASS_TOKENS):
+            said = _of_words(self.forward(model, [rows[number] for number in numbers]))
+            for number, answer in zip(numbers, scoring.confidences(said), strict=True):
+                found[number] = answer
+            tell(len(numbers))
+        return found
 
     def metrics(self, model: Any, rows: Sequence[Tagged]) -> Mapping[str, float]:
         """Return precision, recall and F1 of entities, of all and of each label, as ``entity_scores`` has them."""
@@ -185,7 +233,7 @@ class TokenClassification(Predicting):
         """Yield each row's number, its likeliest tags, and their probabilities."""
         for numbers in packing.divide(rows, PASS_TOKENS):
             asked = [rows[number] for number in numbers]
-            sure, tags = self.forward(model, asked).logits.float().softmax(-1).cpu().max(-1)
+            sure, tags = _tagged(self.forward(model, asked))
             sizes = [row.weight for row in asked]
             names = model.config.id2label
             for number, likely, best in zip(
@@ -201,11 +249,20 @@ class BidirectionalTokenClassification(TokenClassification):
     """
 
     name = "bidirectional_token_classification"
-    reads_both_ways = True
     own_mask = True
+
+    def mask(self, seen: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return a mask [B, 1, S, S] to be added to attention's scores, which hides padding alone."""
+        hidden = (seen == 0)[:, None, None, :].expand(-1, 1, seen.shape[1], -1)
+        return torch.zeros(hidden.shape, dtype=dtype).masked_fill(hidden, torch.finfo(dtype).min)
 
 
 # -- spans and tags
+
+
+def goes_on(tag: str) -> str:
+    """Return the tag that goes on with what this one says."""
+    return tag if tag == OUTSIDE else f"I-{tag[2:]}"
 
 
 def spans(tags: Sequence[str]) -> list[Span]:
@@ -264,13 +321,60 @@ def _held(text: str, offsets: Iterable[tuple[int, int]]) -> Iterator[tuple[int, 
             yield place, (start, end)
 
 
+def _inner(text: str, bounds: Sequence[tuple[int, int]]) -> Iterator[int]:
+    """Yield which tokens go on with a word: nothing stands between two letters, which are of two tokens."""
+    for at, ((_, behind), (start, _)) in enumerate(pairwise(bounds), start=1):
+        if behind == start and text[start - 1].isalpha() and text[start].isalpha():
+            yield at
+
+
+# -- words
+
+
+def _firsts(rows: Sequence[Tagged], *, splits_words: bool) -> Tensor:
+    """Return the number of the first token of each token's word; where words are split, each token is by itself."""
+    inner: list[bool] = []
+    for row in rows:
+        goes = set(() if splits_words else row.inner)
+        inner += (at in goes for at in range(row.weight))
+    own = torch.arange(len(inner))
+    return own.masked_fill(torch.tensor(inner, dtype=torch.bool), 0).cummax(0).values
+
+
+def _of_words(outputs: TagOutputs) -> Outputs:
+    """Return what is said of whole words: for each tag, how likely its first token has it and the others go on with it.
+
+    The geometric mean over a word's tokens, so that a long word is no less sure than a short one; a word of one token says
+    what the token says. A word whose tags do not go on with one another cannot be right.
+    """
+    firsts, follow = outputs.firsts, outputs.follow
+    inner = firsts != torch.arange(len(firsts))
+    if not inner.any():
+        return outputs
+    said, device = outputs.logits.float().log_softmax(-1), outputs.logits.device
+    going_on = said[inner.to(device)][:, follow.to(device)]
+    scores = said.index_add(0, firsts[inner].to(device), going_on)
+    sizes = torch.bincount(firsts, minlength=len(firsts)).clamp(min=1).to(device)
+    targets = outputs.targets.clone()
+    split = inner & (targets != follow[targets[firsts].clamp(min=0)])
+    targets[firsts[split]] = scoring.UNKNOWN
+    return Outputs(
+        logits=(scores / sizes[:, None])[~inner.to(device)],
+        targets=targets[~inner],
+        owners=outputs.owners[~inner],
+        rows=outputs.rows,
+    )
+
+
+def _tagged(outputs: TagOutputs) -> tuple[Tensor, Tensor]:
+    """Return how likely the best tag of each token is [M], and that tag [M]; of a word's tokens together."""
+    words = torch.unique_consecutive(outputs.firsts, return_inverse=True)[1]
+    sure, tags = _of_words(outputs).logits.float().softmax(-1).cpu().max(-1)
+    inner = outputs.firsts != torch.arange(len(outputs.firsts))
+    return sure[words], torch.where(inner, outputs.follow[tags[words]], tags[words])
+
+
 # -- tensors
-
-
-def _both_ways(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a mask [B, 1, S, S] to be added to attention's scores, which hides padding [B, S] alone."""
-    hidden = (seen == 0)[:, None, None, :].expand(-1, 1, seen.shape[1], -1)
-    return torch.zeros(hidden.shape, dtype=dtype).masked_fill(hidden, torch.finfo(dtype).min)
 
 
 def _outside_of(rows: Sequence[Tagged], known: Mapping[str, int]) -> Tensor:

@@ -8,7 +8,8 @@ one operation, but a stopped process does not notice that its daemon has died, h
 how long it stood.
 
 It is never starved: while it waits it uses up a budget, which fills again while it works. Of any ``W`` seconds it works
-at least ``min_share * (W - LONGEST)``.
+at least ``min_share * (W - LONGEST)``. What it works while answers are wanted it claims for itself: beside an engine that
+computes, a tenth of a second brings next to nothing.
 """
 
 from collections.abc import Callable
@@ -37,13 +38,19 @@ class Pauses:
         min_share: float,
         answered_at: Callable[[], float],
         *,
+        claim: Callable[[bool], None] = lambda _: None,
         clock: Callable[[], float],
         sleep: Callable[[float], None],
     ) -> None:
-        """``answered_at`` returns when the last answer ended, by the same clock; infinity while one is wanted."""
+        """``answered_at`` returns when the last answer ended, by the same clock; infinity while one is wanted.
+
+        ``claim`` is told when this session needs the device for itself, and when no more.
+        """
         self._gain = (1 - min_share) / min_share
         """Seconds of waiting that a second of work allows."""
         self._answered_at = answered_at
+        self._claim = claim
+        self._claims = False
         self._clock = clock
         self._sleep = sleep
         self._budget = LONGEST if self._gain else 0.0
@@ -58,9 +65,19 @@ class Pauses:
         """Wait, if somebody waits for an answer and the budget allows it."""
         now = self._clock()
         self._budget = min(LONGEST, self._budget + self._gain * (now - self._worked_from))
-        if self._budget >= SHORTEST and self._is_answering(now):
+        is_answering = self._is_answering(now)
+        if is_answering and self._budget >= SHORTEST:
+            self._tell_claim(False)
             now = self._wait(now)
+            self._tell_claim(self._is_answering(now))
+        elif not is_answering:
+            self._tell_claim(False)
         self._worked_from = now
+
+    def _tell_claim(self, is_claimed: bool) -> None:
+        if is_claimed != self._claims:
+            self._claims = is_claimed
+            self._claim(is_claimed)
 
     def _wait(self, began: float) -> float:
         """Wait until nobody asks or the budget is used up; return the time."""

@@ -32,7 +32,8 @@ from lorad.evaluation import judge, metrics
 from lorad.models import adapters, bases, hardware, heads, peft_io, soft_targets
 from lorad.models.adapter_stack import AdapterStack
 from lorad.records import Evaluation, Plan, SessionResult, SessionSpec, Verdict
-from lorad.storage import busy_mark, files, permissions
+from lorad.storage import files, permissions
+from lorad.storage.busy_mark import FollowedMark
 from lorad.tasks import Generating, Task, encode, find
 from lorad.training import calibrating, distillation, merged_candidate, session_papers, trainer
 from lorad.training.checkpoint import Checkpoints
@@ -173,15 +174,18 @@ class Session:
         if parent is not None:
             adapters.merge(base.model, parent)
         if self._task.head.parts:
-            labels, problem_type = self._outputs(base, parent)
-            heads.build(base.model, self._task.head, labels, problem_type)
+            labels, problem_type, splits_words = self._outputs(base, parent)
+            heads.build(base.model, self._task.head, labels, problem_type, splits_words=splits_words)
             heads.put(base.model, parent.head if parent else {})
         return StartingModel(base, parent, truncation, general)
 
-    def _outputs(self, base: bases.Base, parent: adapters.Adapter | None) -> tuple[list[str], str | None]:
+    def _outputs(
+        self, base: bases.Base, parent: adapters.Adapter | None
+    ) -> tuple[list[str], str | None, bool]:
         """Return the labels that the candidate knows: its parent's, and behind them those that are new.
 
-        And what they say together, which is what its parent's say, if it has any.
+        And what they say together, which is what its parent's say, if it has any; and whether spans may begin or end inside
+        words.
         """
         examples = [*self.folder.new(), *(item.example for item in self.folder.old())]
         usable, _ = encode(self._task, base.tokenizer, examples)
@@ -191,16 +195,16 @@ class Session:
         label_names.check(labels)
         if rows and not labels:
             raise TrainingError("no row has a label; drop some with labels first", code="no_labels")
-        asked = self._task.problem_type(rows)
+        asked, splits_words = self._task.problem_type(rows), self._task.splits_words(rows)
         if parent is None or not known:
-            return labels, asked
+            return labels, asked, splits_words
         if rows and asked != parent.problem_type:
             raise TrainingError(
                 "the version before was taught texts with one label each, and these have lists of labels, or the other "
                 "way round; drop them into another track",
                 code="other_labels",
             )
-        return labels, parent.problem_type
+        return labels, parent.problem_type, splits_words or parent.splits_words
 
     def _ask_parent(self, start: StartingModel, examples: Sequence[SessionExample]) -> list[SessionExample]:
         """Test what the merged parent knows of the new examples, and after a truncation of the old ones."""
@@ -229,8 +233,14 @@ class Session:
         return self._set_apart(selection.examples)
 
     def _set_apart(self, examples: Sequence[SessionExample]) -> list[SessionExample]:
-        """Return the examples that are trained; keep the others to be asked."""
-        apart = self._task.held_out([each.example for each in examples])
+        """Return the examples that are trained; keep the others to be asked.
+
+        What an ancestor has trained, when its dataset was smaller, stays trained.
+        """
+        untrained = {each.example.id for each in examples if each.is_new or not self.spec.parent}
+        if self.spec.parent:
+            untrained |= papers.read_held_out(Path(self.spec.parent))
+        apart = self._task.held_out([each.example for each in examples]) & untrained
         self._held_out = [each for each in examples if each.example.id in apart]
         trained = [each for each in examples if each.example.id not in apart]
         self._notes += self._task.notes([each.row for each in trained])
@@ -410,7 +420,8 @@ class Session:
         loader.keep_tokenizer(base, candidate)
         seconds = time.monotonic() - self._began
         everything = [*examples, *self._held_out]
-        session_papers.write(candidate, self.spec, made, everything, evaluation, seconds, self._paused)
+        apart = {each.example.id for each in self._held_out}
+        session_papers.write(candidate, self.spec, made, everything, apart, evaluation, seconds, self._paused)
         learned = [each.example for each in everything if each.is_new]
         self.folder.write_result(
             SessionResult(
@@ -462,6 +473,7 @@ def main(folder: RunFolder, mark: int | None = None) -> int:
     """
     os.umask(permissions.UMASK)
     hardware.quieten()
+    hardware.repeat_alike()
     spec = folder.spec()
     threads = spec.settings["training"]["threads"]
     if threads:
@@ -486,7 +498,10 @@ def _pauses(spec: SessionSpec, mark: int | None) -> Pauses | None:
         return None
     share = TrainingSettings.model_validate(spec.settings["training"]).min_share
     try:
-        return Pauses(share, busy_mark.follow(mark), clock=time.monotonic, sleep=time.sleep)
+        followed = FollowedMark(mark)
+        return Pauses(
+            share, followed.answered_at, claim=followed.claim, clock=time.monotonic, sleep=time.sleep
+        )
     except (OSError, ValueError):  # it trains all the same
         return None
 

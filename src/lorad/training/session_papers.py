@@ -5,7 +5,7 @@ What never lives here: an example's words. One that is forgotten must not live o
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +27,22 @@ def write(
     spec: SessionSpec,
     made: TrainingResult,
     examples: Sequence[SessionExample],
+    held_out: Collection[str],
     evaluation: Evaluation,
     seconds: float,
     paused: float,
 ) -> None:
     """Write a candidate's ``config.yaml`` and ``metadata.json``.
 
-    ``seconds`` is what the whole session took, ``paused`` how much of that it waited for answers.
+    ``held_out`` are the ids of those examples that were never trained; ``seconds`` is what the whole session took, ``paused``
+    how much of that it waited for answers.
     """
     resolved = {"settings": spec.settings["resolved"], "plan": records.as_json(spec.plan)}
     text = yaml.safe_dump(json.loads(json.dumps(resolved)), sort_keys=False)
     files.write_bytes(candidate / papers.CONFIG, text.encode())
     files.write_json(
-        candidate / papers.METADATA, _metadata(spec, made, examples, evaluation, seconds, paused)
+        candidate / papers.METADATA,
+        _metadata(spec, made, examples, held_out, evaluation, seconds, paused),
     )
 
 
@@ -47,6 +50,7 @@ def _metadata(
     spec: SessionSpec,
     made: TrainingResult,
     examples: Sequence[SessionExample],
+    held_out: Collection[str],
     evaluation: Evaluation,
     seconds: float,
     paused: float,
@@ -59,6 +63,7 @@ def _metadata(
         "materials": {
             "new": [each.example.id for each in examples if each.is_new],
             "old": [[each.example.id, each.right] for each in examples if not each.is_new],
+            "held_out": sorted(held_out),
         },
         "datasets": digests(examples),
         "hardware": {**records.as_json(machine), "platform": platform.platform()},
@@ -73,6 +78,7 @@ def _metadata(
         },
         "adapter": {
             "rank": made.adapter.rank,
+            "parameters": made.adapter.parameters,
             "labels": made.adapter.labels,
             "merge_difference": evaluation.merge_difference,
             "truncation_error": made.truncation,

@@ -1,6 +1,6 @@
 """A version in the form that another program reads. Each is read back and asked its probes.
 
-What lives here: writing an adapter, merged safetensors or GGUF somewhere else. What never does: choosing or
+What lives here: writing an adapter, merged safetensors, GGUF or ONNX somewhere else. What never does: choosing or
 changing versions.
 
 The destination appears whole or not at all, and only after what was written answers the version's probes.
@@ -24,10 +24,10 @@ from lorad.models.heads import Head
 from lorad.storage import files, targets
 from lorad.tasks import Generating, Task
 from lorad.tasks.chat import Chat
-from lorad.versions import export_template, llamacpp, modelfile
+from lorad.versions import calibrations, export_template, llamacpp, modelfile, onnx, papers
 from lorad.versions.loader import keep_tokenizer
 
-FORMATS = ("adapter", "merged", "gguf")
+FORMATS = ("adapter", "merged", "gguf", "onnx")
 LABELS = "labels.json"
 """In an export with a head of its own: the names of its outputs, in order, which PEFT has no place for."""
 KNOWN_HEADS = (heads.CAUSAL, heads.SEQUENCE, heads.TOKEN)
@@ -115,16 +115,23 @@ def has_known_head(task: Task) -> bool:
 def _check_head(task: Task, version: Path, base: Path, form: str) -> None:
     """Raise ``ConfigError`` where a model in this form would not answer like the version in other programs."""
     brings_head = bool(peft_io.read_labels(version))
+    if form == "onnx":
+        if not brings_head:
+            raise ConfigError(
+                f"the form onnx is for versions that learn labels, and this one learns {task.name}; use --format gguf or merged",
+                code="no_onnx",
+            )
+        onnx.check_installed()
     fits = has_known_head(task) and bool(task.head.parts) == brings_head
     if not fits or (form == "gguf" and brings_head):
         raise ConfigError(
             f"a version that learns {task.name} has no form {form}; its folder {version} is a standard PEFT adapter already",
             code="has_head",
         )
-    if form != "adapter" and needs_own_mask(task, base):
+    if form in ("merged", "gguf") and needs_own_mask(task, base):
         raise ConfigError(
-            f"{task.name} lifts the causal mask of {base.name}, and no file can tell another program to: export it with "
-            "--format adapter, or give the track a base that is an encoder",
+            f"{task.name} lifts the causal mask of {base.name}, and no such file can tell another program to: export it with "
+            "--format adapter or onnx, or give the track a base that is an encoder",
             code="own_mask",
         )
 
@@ -152,17 +159,22 @@ def check(target: Path, form: str, home: Path | None = None) -> None:
 
 def _make(version: Path, base: Path, partial: Path, form: str, task: Task, *, strict: bool) -> Exported:
     write, read = _FORMS[form]
-    write(version, base, partial, task.head)
+    write(version, base, partial, task)
     probes, notes = files.read_json(version / metrics.PROBES), []
     if form == "gguf":
         probes, told = _add_modelfile(partial, base, probes)
         notes = [told, _open_in_llamacpp(partial, base, probes, strict=strict)]
     if isinstance(task, Generating):
         notes.append(_tell_of_template(partial, base, form))
+    if form == "onnx":
+        notes.append(_ask_onnx(version, partial, base, task, probes))
+    for name in (papers.CONFIG, calibrations.OWN):
+        if (version / name).is_file():
+            files.write_bytes(partial / name, (version / name).read_bytes())
     if labels := peft_io.read_labels(version):
         files.write_json(partial / LABELS, labels)
         notes.append(f"{len(labels)} outputs, named in {LABELS}: {', '.join(labels[:_SHOWN])}")
-    if needs_own_mask(task, base):
+    if form == "adapter" and needs_own_mask(task, base):
         notes.append(
             "answers like the version only with the causal mask lifted, by a four-dimensional attention_mask"
         )
@@ -202,8 +214,8 @@ def _expect(difference: float, limit: float, what: str) -> None:
 # -- adapter: for PEFT, vLLM and their kin
 
 
-def _write_adapter(version: Path, base: Path, target: Path, head: Head) -> None:
-    peft_io.write_adapter(peft_io.read_adapter(version), target, base.name, head)
+def _write_adapter(version: Path, base: Path, target: Path, task: Task) -> None:
+    peft_io.write_adapter(peft_io.read_adapter(version), target, base.name, task.head)
     _copy_tokenizer(base, target)
 
 
@@ -223,13 +235,14 @@ def _merged(version: Path | None, base: Path, head: Head) -> bases.Base:
     adapter = peft_io.read_adapter(version)
     adapters.merge(made.model, adapter)
     if adapter.head:
-        heads.build(made.model, head, adapter.labels, adapter.problem_type)
+        splits_words = adapter.splits_words
+        heads.build(made.model, head, adapter.labels, adapter.problem_type, splits_words=splits_words)
         heads.put(made.model, adapter.head)
     return made
 
 
-def _write_merged(version: Path, base: Path, target: Path, head: Head) -> None:
-    model = _merged(version, base, head).model
+def _write_merged(version: Path, base: Path, target: Path, task: Task) -> None:
+    model = _merged(version, base, task.head).model
     stored = files.read_json(base / "config.json").get("dtype", "float32")
     model.to(hardware.DTYPES.get(stored, torch.float32)).save_pretrained(target)
     _copy_tokenizer(base, target)
@@ -256,8 +269,8 @@ def _copy_tokenizer(base: Path, target: Path) -> None:
 # -- GGUF: for llama.cpp and Ollama
 
 
-def _write_gguf(version: Path, base: Path, target: Path, head: Head) -> None:
-    del head
+def _write_gguf(version: Path, base: Path, target: Path, task: Task) -> None:
+    del task
     write_gguf(target / f"{version.name}.gguf", base, version)
 
 
@@ -479,8 +492,33 @@ def _read_gguf(folder: Path, base: Path, head: Head = heads.CAUSAL) -> Any:
     return model.train(mode=False)
 
 
-_FORMS: dict[str, tuple[Callable[[Path, Path, Path, Head], None], Callable[[Path, Path, Head], Any]]] = {
+# -- ONNX: for ONNX Runtime, in a browser or on a phone
+
+
+def _write_onnx(version: Path, base: Path, target: Path, task: Task) -> None:
+    onnx.write(task, _merged(version, base, task.head).model, target)
+    _copy_tokenizer(base, target)
+
+
+def _read_onnx(folder: Path, base: Path, head: Head) -> Any:
+    del base, head
+    return onnx.OnnxModel(folder)
+
+
+def _ask_onnx(version: Path, folder: Path, base: Path, task: Task, probes: Mapping[str, Any]) -> str:
+    """Compare the graph with the model that it was made of; return what there is to tell."""
+    model, rows = _merged(version, base, task.head).model, metrics.probe_rows(task, probes)
+    found = onnx.difference(task, model, onnx.OnnxModel(folder), rows)
+    _expect(found, onnx.TOLERANCE, "the ONNX graph in ONNX Runtime")
+    return (
+        f"ONNX Runtime's logits differ from the merged model's by {found:.2g} (at most {onnx.TOLERANCE:g}), in texts of several "
+        "lengths, together and alone"
+    )
+
+
+_FORMS: dict[str, tuple[Callable[[Path, Path, Path, Task], None], Callable[[Path, Path, Head], Any]]] = {
     "adapter": (_write_adapter, _read_adapter),
     "merged": (_write_merged, _read_merged),
     "gguf": (_write_gguf, _read_gguf),
+    "onnx": (_write_onnx, _read_onnx),
 }

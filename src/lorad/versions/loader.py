@@ -43,6 +43,7 @@ def environment(device: str, dtype: str) -> dict[str, str]:
         "device": device,
         "processor": _processor(device),
         "dtype": dtype,
+        **hardware.cuda_libraries(device),
     }
 
 

@@ -12,9 +12,11 @@ LABEL = "lorad.json"
 """In the copy: which version it is of, and the sha256 of its files."""
 
 
-def keep(track: Path, source: Path, version: str) -> None:
-    """Replace the copy by a new model, labelled with its version."""
+def keep(track: Path, source: Path, version: str, settings: Path) -> None:
+    """Replace the copy by a new model, labelled with its version, with the ``settings`` that it was made with, if they are told."""
     files.remove_parts(source)
+    if settings.is_file():
+        files.write_bytes(source / settings.name, settings.read_bytes())
     files.remove(source / LABEL)  # of a try that was cut short
     held = sorted(path for path in source.rglob("*") if path.is_file())
     digests = {str(path.relative_to(source)): files.file_digest(path) for path in held}

@@ -25,6 +25,14 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     return old_papers.metadata(_read(folder / METADATA))
 
 
+def read_held_out(folder: Path) -> frozenset[str]:
+    """Return the ids of what neither the session that made a version nor any before it has trained; none where no paper says."""
+    try:
+        return frozenset(read_metadata(folder)["materials"]["held_out"])
+    except (OSError, ValueError, TypeError, KeyError):  # imported, or of an older lorad
+        return frozenset()
+
+
 def read_evaluation(folder: Path) -> dict[str, Any]:
     """Return what a session said, as it stands there; raise ``OSError`` or ``ValueError``."""
     return old_papers.evaluation(_read(folder / EVALUATION))

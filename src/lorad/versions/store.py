@@ -238,5 +238,5 @@ class Registry:
         with self.tracker.locked():
             if not source.is_dir() or version != self.latest:
                 return False
-            merged_copy.keep(self.folder, source, version)
+            merged_copy.keep(self.folder, source, version, self.path(version) / papers.CONFIG)
         return True

@@ -9,8 +9,9 @@ from lorad.apps.cli import texts
 from lorad.apps.cli.context import connect, show
 from lorad.apps.cli.options import Json
 from lorad.apps.screens import tables
-from lorad.errors import ConfigError
+from lorad.errors import ConfigError, ProtocolError
 from lorad.records import CLASSIFICATION
+from lorad.serving.answers import SystemAnswer
 from lorad.serving.client import Client
 
 app = typer.Typer()
@@ -49,13 +50,26 @@ def classify(
     asked = texts.given(words or [], "lorad classify TEXT")
     client = connect(ctx)
     if system is not None:
-        told = client.ask_system(system, asked, variant)
+        told = _asked_chain(client, system, asked, variant)
         show(told, as_json, lambda answer: tables.system_answer(answer, asked))
         return
     answers = texts.asked_in_parts(client.classify, model or _only_track(client), asked)
     found = tuple(each for answer in answers for each in answer.classifications)
     said = replace(answers[0], classifications=found)
     show(said, as_json, lambda answer: tables.classifications(answer, asked))
+
+
+def _asked_chain(client: Client, system: str, asked: list[str], variant: str | None) -> SystemAnswer:
+    """Return what a system says of texts of any number, all of them by the same versions of its members."""
+    answers = [client.ask_system(system, part, variant) for part in texts.in_parts(asked)]
+    who = [[(member.track, member.version) for member in answer.members] for answer in answers]
+    if any(members != who[0] for members in who):
+        raise ProtocolError(
+            f"a member of {system} learned something new while it was asked, so the answers are not of one system; ask "
+            "again",
+            code="version_changed",
+        )
+    return replace(answers[0], results=tuple(each for answer in answers for each in answer.results))
 
 
 def _only_track(client: Client) -> str:

@@ -9,7 +9,7 @@ import platform
 import pwd
 import stat
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lorad.apps.cli.findings import Finding
@@ -71,10 +71,18 @@ def bfloat16(machine: Machine, dtype: str) -> Finding:
     return Finding("bfloat16", "ok", "is slower than float32 on this device; auto uses float32")
 
 
-def card(index: int, name: str, capability: tuple[int, int], compute: Callable[[], object]) -> Finding:
+def card(
+    index: int,
+    name: str,
+    capability: tuple[int, int],
+    libraries: Mapping[str, str],
+    compute: Callable[[], object],
+) -> Finding:
     """Check a CUDA device by computing on it, which fails if torch was built without kernels for it."""
     compute()
-    return Finding(f"cuda:{index}", "ok", f"{name}, compute capability {capability[0]}.{capability[1]}")
+    told = ", ".join(f"{library} {version}" for library, version in libraries.items())
+    capable = f"compute capability {capability[0]}.{capability[1]}"
+    return Finding(f"cuda:{index}", "ok", f"{name}, {capable}, {told}")
 
 
 def four_bit(round_trip: Callable[[], float] | None) -> Finding:

@@ -4,7 +4,7 @@ What lives here: reading and checking them, and asking about more than one reque
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 from lorad.errors import ConfigError
@@ -64,7 +64,13 @@ def check_typed(text: str) -> None:
 def asked_in_parts(ask: Callable[[str, list[str]], A], model: str, texts: Sequence[str]) -> list[A]:
     """Return the answers to texts of any number, all by the version that answers the first of them."""
     answers: list[A] = []
-    for begin in range(0, len(texts), AT_ONCE):
-        answers.append(ask(model, list(texts[begin : begin + AT_ONCE])))
+    for part in in_parts(texts):
+        answers.append(ask(model, part))
         model = answers[0].model
     return answers
+
+
+def in_parts(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Yield texts of any number in requests' worths, in their order."""
+    for begin in range(0, len(texts), AT_ONCE):
+        yield list(texts[begin : begin + AT_ONCE])

@@ -14,7 +14,7 @@ from lorad import records
 from lorad.apps.daemon.loop_state import LoopState
 from lorad.apps.daemon.ports import Documents, ModelPort, Reader
 from lorad.config import InboxSettings
-from lorad.datasets import documents, reader, sidecar
+from lorad.datasets import documents, label_names, reader, sidecar
 from lorad.datasets.inbox.drop_folders import InboxFile
 from lorad.datasets.inbox.inbox import Inbox
 from lorad.datasets.inbox.taken_files import Taken, unchanged
@@ -148,7 +148,14 @@ class Acceptance:
         meta.fit(sidecar.path_of(taken.path).name, taken.track, formats, known)
         if holds_documents:
             return meta, self._reader.read(
-                taken.source, self._settings, formats, meta.fields, (), lambda document: document, held_out=()
+                taken.source,
+                self._settings,
+                formats,
+                meta.fields,
+                (),
+                lambda document: document,
+                held_out=(),
+                known=(),
             )
         track = self._tracks[taken.track]
         task = find(track.settings.task)
@@ -160,9 +167,23 @@ class Acceptance:
 
         held_out = self._reader.wordings(taken.wordings) if taken.wordings else ()
         reading = self._reader.read(
-            taken.source, self._settings, formats, meta.fields, meta.labels, check, held_out=held_out
+            taken.source,
+            self._settings,
+            formats,
+            meta.fields,
+            meta.labels,
+            check,
+            held_out=held_out,
+            known=self._known_labels(track, formats),
         )
         return meta, reading
+
+    def _known_labels(self, track: Track, formats: str) -> set[str]:
+        """Return the labels of what a track knows, of what waits to be learned, and of what only the weights still know."""
+        if formats not in sidecar.LABELLED:
+            return set()
+        kept = (label_names.of_target(formats, target) for target in track.memory.targets())
+        return set(self._models.labels(track)).union(*kept)
 
     def _fail(self, drop: Drop, error: SampleError, now: float, read_as: str = "") -> Drop:
         with self._ledger.transaction():

@@ -68,6 +68,8 @@ T = TypeVar("T")
 
 EMBEDDED_AT_ONCE = 16
 """Texts between which answers may take their turn."""
+SMALL = 1e9
+"""Parameters of a base below which it is not asked to copy from passages; see ``documents.answer``."""
 SHOWN = 3
 """Examples that are shown before they are forgotten."""
 
@@ -218,7 +220,14 @@ class Api:
         context = context_length(base.model.config) or UNKNOWN_CONTEXT
         share = int(context * self._documents.passage_share)
         room = min(context - (sampling.max_tokens or context // 8), measure(messages) + share)
-        asking = Asking(messages=messages, measure=measure, room=room, is_named=is_named, may_quote=is_free)
+        asking = Asking(
+            messages=messages,
+            measure=measure,
+            room=room,
+            is_named=is_named,
+            may_quote=is_free,
+            is_small=bases.shape(self._tracks[track].base).parameters < SMALL,
+        )
         return self._documents.reply(documents, asking, known)
 
     def predict(

@@ -176,7 +176,9 @@ class App:
             log=self.home.backend_log,
             is_stopping=self.stopping.is_set,
         )
-        self.engine = Engine(self.settings.engine, self._busy_mark.tell, around)
+        self.engine = Engine(
+            self.settings.engine, self._busy_mark.tell, around, is_claimed=self._busy_mark.is_claimed
+        )
         self._undo.append(("engine", self.engine.close))
         self.models = ModelHost(self.settings, self.tracks, self.engine)
         self.lookup = Lookup(self.tracks, self.settings.answering, self.ledger, self.engine.serving)
@@ -199,9 +201,9 @@ class App:
         """Open the stores of documents, with the encoder that compares questions if there is one."""
         if not self.documents.tracks:
             return
-        embedder = self.lookup.encoder(self.home.models / "base")
+        embedder, reranker = self.lookup.encoder(self.home.models / "base")
         self._undo.append(("documents", self.documents.close))
-        self.documents.open(embedder)
+        self.documents.open(embedder, reranker.score if reranker else None)
         self.indexes |= self.documents.stores
         if embedder is None:
             told = "there is no encoder, so documents are found by their words alone; add one with: lorad base add minilm"

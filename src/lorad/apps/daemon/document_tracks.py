@@ -8,7 +8,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lorad.config import Settings
@@ -16,7 +16,7 @@ from lorad.errors import ProtocolError, describe
 from lorad.home import Home
 from lorad.log import get_logger
 from lorad.models.embedders import Embedder
-from lorad.retrieval import passages
+from lorad.retrieval import passages, quoting
 from lorad.retrieval.answering import Reply
 from lorad.retrieval.document_store import DocumentStore, How, Passage
 from lorad.retrieval.passages import Messages
@@ -57,6 +57,8 @@ class Asking:
     """Whether the request names the documents; else they are the track's default."""
     may_quote: bool
     """Whether an answer may be given without the model."""
+    is_small: bool
+    """Whether the model copies badly; see ``documents.answer``."""
 
 
 class DocumentTracks:
@@ -68,12 +70,17 @@ class DocumentTracks:
         self._settings = settings
         self.tracks = tuple(settings.document_tracks)
         self.stores: dict[str, DocumentStore] = {}
+        self._score: quoting.Score | None = None
         self._counted: dict[str, tuple[Signature, DocumentCounts]] = {}
         self.passage_share = settings.documents.passage_share
         """Of a model's context, what passages may take."""
 
-    def open(self, embedder: Embedder | None) -> None:
-        """Open every track's store; without an embedder they are searched by words alone."""
+    def open(self, embedder: Embedder | None, score: quoting.Score | None = None) -> None:
+        """Open every track's store; without an embedder they are searched by words alone.
+
+        ``score`` tells how well a piece answers a question; without it, the words that both have.
+        """
+        self._score = score
         for name in self.tracks:
             split = self._settings.track(name).split
             folder = self._home.track(name) / FOLDER
@@ -183,16 +190,28 @@ class DocumentTracks:
         is_answered = known is not None and known.mode in ANSWERED
         if is_answered and settings.documents.prefer == "facts":
             return known
-        found = self._search(track, asking)
-        chosen = passages.fitting(asking.messages, passages.relevant(found), asking.measure, asking.room)
-        if chosen:
-            asked = passages.asked(asking.messages, chosen)
-            return Reply(mode="passages", messages=asked, passages=passages.citations(chosen))
-        if is_answered or not asking.is_named:
+        found = passages.relevant(self._search(track, asking))
+        reply = self._quoted(track, asking, found) if self._quotes(asking) else _behind(track, asking, found)
+        if reply is not None:
+            return reply
+        if is_answered:
             return known
-        if asking.may_quote and settings.answering.unknown == "say":
-            return Reply(mode="not_found", text=settings.documents.not_found_words)
-        return Reply(mode="weights", messages=[dict(message) for message in asking.messages])
+        if asking.is_named and asking.may_quote and settings.answering.unknown == "say":
+            return Reply(mode="not_found", text=settings.documents.not_found_words, documents=track)
+        alone = known or Reply(mode="weights", messages=[dict(message) for message in asking.messages])
+        return replace(alone, documents=track)
+
+    def _quotes(self, asking: Asking) -> bool:
+        chosen = self._settings.documents.answer
+        return asking.may_quote and (chosen == "quote" or (chosen == "auto" and asking.is_small))
+
+    def _quoted(self, track: str, asking: Asking, found: Sequence[Passage]) -> Reply | None:
+        """Return the piece of what was found that answers the question, ``None`` where none does."""
+        question = _question(asking.messages)
+        best = quoting.best(question, found, self._store(track).rarities(question), self._score)
+        if best is None or best.score < self._settings.documents.min_quote_score:
+            return None
+        return Reply(mode="quoted", text=best.text, passages=(best.cited,), documents=track)
 
     def _search(self, track: str, asking: Asking) -> list[Passage]:
         try:
@@ -202,6 +221,15 @@ class DocumentTracks:
                 raise
             log.warning("documents_failed", track=track, **describe(error))
             return []  # who did not ask for documents gets the answer that there is without
+
+
+def _behind(track: str, asking: Asking, found: Sequence[Passage]) -> Reply | None:
+    """Return the question behind as many passages as fit, ``None`` where there are none."""
+    chosen = passages.fitting(asking.messages, found, asking.measure, asking.room)
+    if not chosen:
+        return None
+    asked = passages.asked(asking.messages, chosen)
+    return Reply(mode="passages", messages=asked, passages=passages.citations(chosen), documents=track)
 
 
 def _question(messages: Messages) -> str:

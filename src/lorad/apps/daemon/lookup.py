@@ -30,7 +30,7 @@ from lorad.models.hardware import machine
 from lorad.records import BASE, CHAT, AnswerThresholds
 from lorad.retrieval import answering, rerankers
 from lorad.retrieval.answering import Reply
-from lorad.retrieval.finding import Finding, VersionFinder
+from lorad.retrieval.finding import Finding, Reranker, VersionFinder
 from lorad.retrieval.index import Index
 from lorad.serving.engine import Engine
 from lorad.storage.database import Database
@@ -137,22 +137,24 @@ class Lookup:
             self.add(name, Finding(index, reranker))
         return indexes
 
-    def encoder(self, bases: Path) -> Embedder | None:
-        """Return the encoder that ``answering.embedder`` names, of the bases in a folder; ``None`` where it names none.
+    def encoder(self, bases: Path) -> tuple[Embedder | None, Reranker | None]:
+        """Return the encoder that ``answering.embedder`` names, of the bases in a folder, and its reranker, if there is one.
 
-        It is the one that compares questions, if that is loaded. One that nobody chose and that is damaged is none.
+        They are those that compare questions, if these are loaded. One that nobody chose and that is damaged is none.
         """
         chosen = embedders.chosen(bases, self._settings.embedder)
         if chosen is None:
-            return None
-        loaded = (each for each in self.embedders.values() if each.name == chosen.name)
+            return None, None
+        for track, embedder in self.embedders.items():
+            if embedder.name == chosen.name:
+                return embedder, self._findings[track].reranker
         try:
-            return next(loaded, None) or embedders.load_encoder(chosen)
+            return _load(chosen)
         except LoradError as error:
             if self._settings.embedder != AUTO:
                 raise
             log.warning("encoder_damaged", **describe(error))
-            return None
+            return None, None
 
     def add(self, track: str, finding: Finding) -> None:
         """Look a track's questions up here from now on."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from lorad.config import Settings
-from lorad.datasets.label_names import LabelNames
 from lorad.errors import LoradError
 from lorad.log import get_logger
 from lorad.models import peft_io
@@ -35,8 +34,8 @@ class ModelHost:
         self._settings = settings
         self._tracks = tracks
         self._engine = engine
-        self._labels: dict[tuple[str, str], LabelNames] = {}
-        """By track and version, what the versions know that were loaded."""
+        self._labels: dict[tuple[str, str], frozenset[str]] = {}
+        """By track and version, those of the versions that were loaded."""
 
     def attach(self) -> None:
         """Load every track's base model, each once with each head that a task puts on it."""
@@ -56,10 +55,11 @@ class ModelHost:
 
     def check(self, track: Track, example: Example) -> Example:
         """Return an example as the track learns it; raise ``SampleError`` for one that its base could not give back."""
-        found = self._engine.task(track.name).check(self._engine.base(track.name).tokenizer, example)
-        if known := self._labels.get((track.name, self._engine.serving(track.name))):
-            known.check(found)
-        return found
+        return self._engine.task(track.name).check(self._engine.base(track.name).tokenizer, example)
+
+    def labels(self, track: Track) -> frozenset[str]:
+        """Return the labels that the version knows from which a track answers, as its datasets write them."""
+        return self._labels.get((track.name, self._engine.serving(track.name)), frozenset())
 
     def plan(
         self, track: Track, examples: Sequence[Example], overrides: dict[str, Any], drift: float
@@ -107,7 +107,7 @@ class ModelHost:
         differs = self._engine.load(track.name, version, folder, digest, track.base)
         labels = peft_io.read_labels(folder)
         is_tagging = find(track.settings.task).formats == "tagging"
-        self._labels[track.name, version] = LabelNames(
+        self._labels[track.name, version] = frozenset(
             re.sub("^[BI]-", "", label) if is_tagging else label for label in labels
         )
         if differs:

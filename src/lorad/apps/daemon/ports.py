@@ -19,6 +19,9 @@ class ModelPort(Protocol):
     def check(self, track: Track, example: Example) -> Example:
         """Return an example as the track learns it; raise ``SampleError`` for one that its base could not give back."""
 
+    def labels(self, track: Track) -> Collection[str]:
+        """Return the labels that the version knows from which a track answers, as its datasets write them; none of other tasks."""
+
     def plan(
         self, track: Track, examples: Sequence[Example], overrides: dict[str, Any], drift: float
     ) -> Plan:
@@ -87,6 +90,7 @@ class Reader(Protocol):
         check: reader.Check,
         *,
         held_out: Sequence[HeldOut],
+        known: Collection[str],
     ) -> reader.Reading:
         """Read a dataset file; raise ``SampleError`` for one of which too little can be used."""
 

@@ -70,6 +70,8 @@ def origin(told: "Origin") -> str:
     """Return where an answer comes from, an empty string where it comes from the model alone."""
     if told.passages:
         return "\n".join(map(_passage, told.passages))
+    if told.documents and told.mode == "weights":
+        return f"nothing relevant in {_one_line(told.documents)}; the model has answered alone"
     sources = "; ".join(map(_source, told.sources))
     if not sources or told.mode == "weights":
         return ""

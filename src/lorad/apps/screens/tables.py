@@ -87,6 +87,7 @@ COUNTED = ("new", "known", "replacing", "bad", "contradictions")
 
 FIGURES = (
     ("rank", "adapter", "rank"),
+    ("parameters", "adapter", "parameters"),
     ("tokens/s", "training", "tokens_per_second"),
     ("peak GiB", "training", "peak_gib"),
     ("seed", "reproducibility", "seed"),

@@ -611,4 +611,16 @@ FORMATS = (
     Format("document", "retrieval", "a document is", _is_document, _document),
 )
 
+#: Where a row of each format has its labels, for what is wrong with them in its track or beside other rows.
+LABELLED_IN = {
+    "conll": "tags",
+    "tokens": "tags",
+    "gliner": "ner",
+    "spacy": "entities",
+    "label studio": "annotations",
+    "spans": "spans",
+    "doccano": "label",
+    "classification": "label",
+}
+
 TASKS = tuple(FIELDS)

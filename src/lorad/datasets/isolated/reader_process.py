@@ -7,7 +7,7 @@ one that goes over them is ended, and the file with it. What never does: startin
 import select
 import signal
 import socket
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -76,13 +76,16 @@ class Reader:
         check: Check = lambda example: example,
         *,
         held_out: Sequence[HeldOut] = (),
+        known: Collection[str] = (),
     ) -> Reading:
         """Read a dataset file as ``reader.read`` does; raise ``SampleError`` also for one that takes too much."""
 
         def convert(source: Source, purpose: Purpose) -> _Rows:
             return _Rows(partial(self._asked, source, messages.ask_rows(source, purpose)), purpose.task)
 
-        act = partial(reader.read, file, limits, task, fields, labels, check, convert, held_out=held_out)
+        act = partial(
+            reader.read, file, limits, task, fields, labels, check, convert, held_out=held_out, known=known
+        )
         return self._blaming(file, act)
 
     def sidecar(self, source: Source) -> Sidecar:

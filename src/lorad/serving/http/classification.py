@@ -4,8 +4,7 @@ What lives here: ``/lorad/classify`` and ``/lorad/systems/{system}``. What never
 so), the chain (``serving.systems``).
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated
 
@@ -14,12 +13,9 @@ from fastapi import FastAPI, Request
 from lorad.errors import ProtocolError
 from lorad.serving.answers import Classification, Classifications, SystemAnswer
 from lorad.serving.http.daemon import Daemon
-from lorad.serving.http.routing import Threads, cancelled_when_left, given, predicted
+from lorad.serving.http.routing import Threads, about_texts, cancelled_when_left, given, predicted
 from lorad.serving.http.schemas import ClassifyBody, SystemBody
 from lorad.serving.record_json import read
-
-ABOUT_TEXTS = {"no_text", "context_length_exceeded"}
-"""What may be wrong with a text that a body may well hold."""
 
 
 def add(app: FastAPI, daemon: Daemon) -> None:
@@ -31,7 +27,7 @@ def add(app: FastAPI, daemon: Daemon) -> None:
         body: Annotated[ClassifyBody, given(ClassifyBody)], request: Request
     ) -> Classifications:
         _check(body.texts)
-        with _unprocessable():
+        with about_texts():
             version, fingerprint, said = await predicted(
                 threads, request, daemon.classify, body.model, body.texts
             )
@@ -48,7 +44,7 @@ def add(app: FastAPI, daemon: Daemon) -> None:
         _check(body.texts)
         chain = daemon.system(system, body.variant)
         async with cancelled_when_left(request, chain):
-            with _unprocessable():
+            with about_texts(is_numbered=False):  # a step may be asked fewer of them
                 return await threads.run(daemon.ask_system, chain, body.texts)
 
 
@@ -62,17 +58,3 @@ def _check(texts: Sequence[str]) -> None:
                 code="no_text",
                 param=f"texts[{number}]",
             )
-
-
-@contextlib.contextmanager
-def _unprocessable() -> Iterator[None]:
-    """Tell with 422 that a body is well-formed and one of its texts cannot be classified."""
-    try:
-        yield
-    except ProtocolError as error:
-        if error.code not in ABOUT_TEXTS:
-            raise
-        told = {**error.data, "param": "texts"}
-        raise ProtocolError(
-            error.message, status=HTTPStatus.UNPROCESSABLE_ENTITY, code=error.code, **told
-        ) from None

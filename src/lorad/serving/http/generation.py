@@ -107,7 +107,9 @@ class Accepted:
             return None
         sources = tuple(SourceExample(**fields_of(source)) for source in reply.sources)
         cited = tuple(SourcePassage(**fields_of(passage)) for passage in reply.passages)
-        return Origin(mode=reply.mode, sources=sources, passages=cited or None)
+        return Origin(
+            mode=reply.mode, sources=sources, passages=cited or None, documents=reply.documents or None
+        )
 
     async def whole(self, request: Request) -> list[Piece]:
         """Return every answer once all are complete; raise what goes wrong with any."""

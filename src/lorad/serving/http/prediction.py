@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from lorad.errors import ProtocolError
 from lorad.serving.answers import Predictions, TaggedTexts, TextSpans
 from lorad.serving.http.daemon import Daemon
-from lorad.serving.http.routing import Threads, given, predicted
+from lorad.serving.http.routing import Threads, about_texts, given, predicted
 from lorad.serving.http.schemas import PredictBody, TagTextsBody
 from lorad.serving.record_json import RecordError, read
 
@@ -32,9 +32,10 @@ def add(app: FastAPI, daemon: Daemon) -> None:
 
     @app.post("/lorad/tag")
     async def tag_texts(body: Annotated[TagTextsBody, given(TagTextsBody)], request: Request) -> TaggedTexts:
-        version, fingerprint, said = await predicted(
-            threads, request, daemon.predict, body.model, body.texts, TAGGING
-        )
+        with about_texts():
+            version, fingerprint, said = await predicted(
+                threads, request, daemon.predict, body.model, body.texts, TAGGING
+            )
         return TaggedTexts(model=version, system_fingerprint=fingerprint, texts=tuple(map(_spans, said)))
 
 

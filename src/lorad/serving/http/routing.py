@@ -10,7 +10,7 @@ import functools
 import inspect
 import math
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Annotated, Any, Protocol, TypeVar, get_args, get_origin
 
 from anyio import CapacityLimiter, to_thread
@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 ORDERS_AT_ONCE = 8
 """Orders that wait for the end of a step in threads; answers to questions have their own."""
+_INPUTS = "inputs"
+"""What the engine calls what it is asked to answer with data."""
 MOST_ORDERS = 128
 """Orders that wait at all; whoever gives one more is asked to come back."""
 
@@ -130,6 +132,19 @@ async def cancelled_when_left(request: Request, *asked: Asked) -> AsyncIterator[
         yield
     finally:
         watcher.cancel()
+
+
+@contextlib.contextmanager
+def about_texts(*, is_numbered: bool = True) -> Iterator[None]:
+    """Tell what is wrong with an input as what is wrong with a text: so the route's body calls it."""
+    try:
+        yield
+    except ProtocolError as error:
+        param = str(error.data.get("param"))
+        if not param.startswith(_INPUTS):
+            raise
+        told = {**error.data, "param": f"texts{param.removeprefix(_INPUTS) if is_numbered else ''}"}
+        raise ProtocolError(error.message, status=error.status, code=error.code, **told) from None
 
 
 async def predicted(

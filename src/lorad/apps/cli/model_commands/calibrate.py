@@ -26,7 +26,7 @@ from lorad.models import bases
 from lorad.storage.database import Database
 from lorad.storage.memory import Memory
 from lorad.tasks import find
-from lorad.versions import calibrations
+from lorad.versions import calibrations, papers
 from lorad.versions.store import Registry
 
 app = typer.Typer()
@@ -112,10 +112,11 @@ def _prepare(
     task = find(settings.tracks[track].task)
     with contextlib.closing(Database(home.database)) as database:
         memory = Memory(database, track)
-        questions = confidence.find_questions(memory, registry.lineage(version), task, unseen)
+        apart = papers.read_held_out(folder)
+        questions = confidence.find_questions(memory, registry.lineage(version), apart, unseen)
     longest = max(row.max_length for row in settings.planner.table)
     held = bases.load_to_answer(base, settings.engine.device, settings.training.dtype, task.head)
-    model = confidence.CalibratedModel(folder, held, task, longest)
+    model = confidence.CalibratedModel(folder, held, task, questions, longest)
     return model, questions
 
 

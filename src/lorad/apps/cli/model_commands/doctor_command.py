@@ -162,6 +162,7 @@ def _card(index: int) -> Finding:
         index,
         torch.cuda.get_device_name(index),
         torch.cuda.get_device_capability(index),
+        hardware.cuda_libraries("cuda"),
         lambda: (
             torch.ones(8, 8, device=f"cuda:{index}").mm(torch.ones(8, 8, device=f"cuda:{index}")).sum().item()
         ),

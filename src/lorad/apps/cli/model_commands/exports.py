@@ -32,7 +32,10 @@ def export_version(
     version: Annotated[str, typer.Argument(help="A version, a tag, latest or previous.")],
     target: Annotated[Path, typer.Argument(help="The folder to create; it must not exist.")],
     form: Annotated[
-        str, typer.Option("--format", help=f"{', '.join(export.FORMATS)} (for llama.cpp and Ollama).")
+        str,
+        typer.Option(
+            "--format", help=f"{', '.join(export.FORMATS)}: gguf for llama.cpp and Ollama, onnx for labels."
+        ),
     ] = "adapter",
     base: BaseOption = None,
     different: DifferentOption = False,

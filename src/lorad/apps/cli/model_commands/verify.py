@@ -1,8 +1,8 @@
 """``lorad verify``: load versions with every check."""
 
-import contextlib
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +17,7 @@ from lorad.config import Settings
 from lorad.errors import RegistryError
 from lorad.home import Home
 from lorad.models import adapter_stack, bases
+from lorad.models.heads import Head
 from lorad.states import VersionState
 from lorad.tasks import find
 from lorad.versions import loader
@@ -49,10 +50,11 @@ def verify_versions(
 ) -> None:
     """Load versions as the daemon does and run all checks and probes; exit code 1 if one fails."""
     home, settings = load(home_path, config, overrides)
+    verification = Verification(home, settings, strict=strict)
     if system is None:
-        rows = list(_of_track(home, settings, track, version, strict=strict))
+        rows = list(verification.of_track(track, version))
     else:
-        rows = list(_of_system(home, settings, system, version or "latest", strict=strict))
+        rows = list(verification.of_system(system, version or "latest"))
     if as_json:
         terminal.write_json(rows)
     for row in rows if not as_json else ():
@@ -76,64 +78,78 @@ def _is_spare(row: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
     return row.get("code") == UNTAUGHT and any(each.get("code") != UNTAUGHT for each in others)
 
 
-def _of_track(
-    home: Home, settings: Settings, track: str, version: str | None, *, strict: bool
-) -> Iterator[dict[str, Any]]:
-    """Yield what came of loading one version of a track, or each."""
-    registry, base_folder = find_track(home, settings, track)
-    bases.verify_base(base_folder)
-    task = find(settings.tracks[track].task)
-    base = bases.load_to_answer(base_folder, settings.engine.device, settings.training.dtype, task.head)
-    entries = registry.tracker.read()["checkpoints"]
-    there = [e["version"] for e in entries if e.get("state") != VersionState.PRUNED]
-    for name in [registry.resolve(version)] if version else there:
-        stack = adapter_stack.AdapterStack(base)
-        began = time.perf_counter()
+class Verification:
+    """Loads versions with every check; a base that several stand on is hashed and loaded once."""
+
+    def __init__(self, home: Home, settings: Settings, *, strict: bool) -> None:
+        self._home = home
+        self._settings = settings
+        self._strict = strict
+        self._stacks: dict[tuple[Path, Head], adapter_stack.AdapterStack] = {}
+
+    def of_track(self, track: str, version: str | None) -> Iterator[dict[str, Any]]:
+        """Yield what came of loading one version of a track, or each."""
+        registry, base = find_track(self._home, self._settings, track)
+        self._stack(track, base)  # what is wrong with the base is no version's fault
+        entries = registry.tracker.read()["checkpoints"]
+        there = [e["version"] for e in entries if e.get("state") != VersionState.PRUNED]
+        for name in [registry.resolve(version)] if version else there:
+            yield self._load(track, name)
+
+    def of_system(self, system: str, version: str) -> Iterator[dict[str, Any]]:
+        """Yield what came of loading one version of each member, all variants included; of a damaged one what stands in for it."""
+        for role, member in self._settings.system(system).roles.items():
+            for variant, track in member.tracks.items():
+                told = {"role": role, "track": track, **({"variant": variant} if variant else {})}
+                registry, _ = find_track(self._home, self._settings, track)
+                if registry.latest is None:
+                    yield told | {
+                        "version": "base",
+                        "intact": False,
+                        "code": UNTAUGHT,
+                        "message": f"{track} has learned nothing yet; drop a dataset first",
+                        "seconds": 0.0,
+                    }
+                    continue
+                row = self._load(track, registry.resolve(version))
+                yield told | row | ({} if row["intact"] else self._stand_in(track, row["version"]))
+
+    def _stand_in(self, track: str, refused: str) -> dict[str, str]:
+        """Return the newest version before a damaged one that passes all checks, where there is one."""
+        registry, _ = find_track(self._home, self._settings, track)
+        before = registry.lineage(refused)[1:]
+        found = next((name for name in before if self._load(track, name)["intact"]), None)
+        return {"stands_in": found} if found else {}
+
+    def _load(self, track: str, version: str) -> dict[str, Any]:
+        """Return what came of loading a version, and forget it again."""
+        registry, base = find_track(self._home, self._settings, track)
+        stack = self._stack(track, base)
+        slot = f"{track}-{version}"
         row: dict[str, Any]
+        began = time.perf_counter()
         try:
-            folder = registry.verify(name, base.fingerprint)
-            is_checked = settings.engine.calibration_check
+            folder = registry.verify(version, stack.base.fingerprint)
             differs = loader.load(
-                task, stack, name, folder, base_folder, strict=strict, is_calibration_checked=is_checked
+                find(self._settings.tracks[track].task),
+                stack,
+                slot,
+                folder,
+                base,
+                strict=self._strict,
+                is_calibration_checked=self._settings.engine.calibration_check,
             )
-            row = {"version": name, "intact": True, "differs": differs}
+            row = {"version": version, "intact": True, "differs": differs}
         except RegistryError as error:
-            row = {"version": name, "intact": False, **error.as_dict()}
-        stack.unload(name)
-        yield row | {"seconds": round(time.perf_counter() - began, 3)}
+            row = {"version": version, "intact": False, **error.as_dict()}
+        stack.unload(slot)
+        return row | {"seconds": round(time.perf_counter() - began, 3)}
 
-
-def _of_system(
-    home: Home, settings: Settings, system: str, version: str, *, strict: bool
-) -> Iterator[dict[str, Any]]:
-    """Yield what came of loading one version of each member, all variants included; of a damaged one what stands in for it."""
-    for role, member in settings.system(system).roles.items():
-        for variant, track in member.tracks.items():
-            told = {"role": role, "track": track, **({"variant": variant} if variant else {})}
-            registry, _ = find_track(home, settings, track)
-            if registry.latest is None:
-                yield told | {
-                    "version": "base",
-                    "intact": False,
-                    "code": UNTAUGHT,
-                    "message": f"{track} has learned nothing yet; drop a dataset first",
-                    "seconds": 0.0,
-                }
-                continue
-            (row,) = _of_track(home, settings, track, version, strict=strict)
-            yield (
-                told
-                | row
-                | ({} if row["intact"] else _stand_in(home, settings, track, row["version"], strict))
-            )
-
-
-def _stand_in(home: Home, settings: Settings, track: str, refused: str, strict: bool) -> dict[str, str]:
-    """Return the newest version before a damaged one that passes all checks, where there is one."""
-    registry, _ = find_track(home, settings, track)
-    for name in registry.lineage(refused)[1:]:
-        with contextlib.suppress(RegistryError):
-            (row,) = _of_track(home, settings, track, name, strict=strict)
-            if row["intact"]:
-                return {"stands_in": name}
-    return {}
+    def _stack(self, track: str, base: Path) -> adapter_stack.AdapterStack:
+        head = find(self._settings.tracks[track].task).head
+        if (base, head) not in self._stacks:
+            bases.verify_base(base)
+            engine, training = self._settings.engine, self._settings.training
+            held = bases.load_to_answer(base, engine.device, training.dtype, head)
+            self._stacks[base, head] = adapter_stack.AdapterStack(held)
+        return self._stacks[base, head]

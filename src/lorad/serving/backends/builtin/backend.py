@@ -144,7 +144,7 @@ class Builtin:
             if why := _short_of_memory(base, added):
                 return Form(kind="adapter", why_not_merged=why, may_pass=True), None
             with hardware.passing_errors(f"merging {name}"):
-                made = merged_model.merged(base, adapter)
+                made = merged_model.merged(base, adapter, held.stack.base.head)
             _prove(held, name, made)
         except Exception as error:  # noqa: BLE001 - whatever goes wrong with the copy, the adapter serves
             may_pass = isinstance(error, TransientError | MemoryError)
