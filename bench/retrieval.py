@@ -4,8 +4,9 @@
 
 Arms, each in a process of its own and resumed from the cache: `python_METHOD` and `debian_METHOD` (the two corpora of
 corpora.py, divided in each of the five ways, searched by words, by meaning, by both, and by both with lorad's reranker
-over the first ten); `intake`, `scale` and `kills` (retrieval_stores.py); `grounded` and `grounded_without` (grounding.py: fifty
-questions about ten invented documents through the daemon on SmolLM2, with the documents and without).
+over the first ten); `intake`, `scale` and `kills` (retrieval_stores.py); `grounded`, `grounded_without` and `grounded_generated`
+(grounding.py: fifty questions about ten invented documents through the daemon on SmolLM2, as lorad answers by itself, without
+documents, and by the model behind the passages).
 
 The corpora's vectors, and the reranker, are computed in bfloat16, in a fraction of the time: `bfloat16_cosine` is the smallest
 cosine between a question's vector so made and the float32 one that lorad makes.
@@ -49,7 +50,8 @@ DEEPEST = 20
 RERANKED = 10
 DEFAULT = "semantic"
 SEARCHES = tuple(f"{name}_{method}" for name, method in product(corpora.CORPORA, METHODS))
-ARMS = ("intake", "kills", "scale", "grounded", "grounded_without", *SEARCHES)
+GROUNDED = {"grounded": "served", "grounded_generated": "generated", "grounded_without": "without"}
+ARMS = (*GROUNDED, "intake", "kills", "scale", *SEARCHES)
 
 
 def home() -> Home:
@@ -215,8 +217,10 @@ def flat(arms: Mapping[str, Any]) -> dict[str, Any]:
 
 def answered(arms: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = dict(arms.get("grounded", {}).get("figures", {}))
-    if "grounded_without" in arms:
-        found["grounded_without"] = arms["grounded_without"]["figures"]["grounded"]
+    for arm in GROUNDED:
+        if arm in arms:
+            told = arms[arm]["figures"]
+            found |= {arm: told["grounded"], f"{arm}_strict": told["grounded_strict"]}
     return found
 
 
@@ -312,8 +316,8 @@ def run_arm(arm: str) -> dict[str, Any]:
         return retrieval_stores.scale(report.CACHE / "retrieval_scale")
     if arm == "intake":
         return retrieval_stores.intake(embedders.load_encoder(home().base("minilm")))
-    if arm.startswith("grounded"):
-        return grounding.ask(home(), with_documents=arm == "grounded")
+    if arm in GROUNDED:
+        return grounding.ask(home(), GROUNDED[arm])
     corpus, _, method = arm.partition("_")
     return search(corpus, method)
 
