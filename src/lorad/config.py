@@ -604,7 +604,8 @@ def load_settings(home: Home, config: str | None = None, overrides: Sequence[str
 
 
 def _find_config(home: Home, name: str) -> Path:
-    candidates = [Path(name), home.configs / name, home.configs / f"{name}.yaml"]
+    shipped = Path(__file__).parent / f"{name}.yaml"
+    candidates = [Path(name), home.configs / name, home.configs / f"{name}.yaml", shipped]
     for path in candidates:
         if path.is_file():
             return path

@@ -10,7 +10,7 @@ from lorad.storage.documents import Chunk
 MANUAL = """# Boiler
 
 The boiler is serviced in May. Dr. Hild does it, e.g. on Mondays.
-She comes by boat.
+She comes by boat - always - at 5. It is late.
 
 ## Parts
 
@@ -34,7 +34,7 @@ p = 1.5 bar
 
 def passage(text=MANUAL, start=100, markup="markdown", title="Manual"):
     chunk = Chunk(1, 0, 7, title, "m.md", "", start, start + len(text), ("Heating",), None, text, markup)
-    return Passage(chunk=chunk, score=1.0, similarity=0.5, coverage=1.0, is_relevant=True)
+    return Passage(chunk=chunk, score=1.0, similarity=0.5, coverage=1.0, relevance=1.0, is_relevant=True)
 
 
 def test_a_passage_is_taken_apart_into_sentences_items_rows_and_code():
@@ -43,7 +43,8 @@ def test_a_passage_is_taken_apart_into_sentences_items_rows_and_code():
     assert [(piece.heading, piece.said) for piece in found] == [
         ("Boiler", "The boiler is serviced in May."),
         ("Boiler", "Dr. Hild does it, e.g. on Mondays."),
-        ("Boiler", "She comes by boat."),
+        ("Boiler", "She comes by boat - always - at 5."),
+        ("Boiler", "It is late."),
         ("Parts", "part: door seal; number: KD-11; price: 12.90 euros"),
         ("Parts", "part: valve \\| tap; number: KV-2"),
         ("Parts", "To light it:"),
@@ -52,8 +53,25 @@ def test_a_passage_is_taken_apart_into_sentences_items_rows_and_code():
         ("Parts", "Wait."),
         ("Parts", "```\np = 1.5 bar\n```"),
     ]
-    assert MANUAL[found[3].start : found[3].end] == "| door seal | KD-11 | 12.90 euros |"
-    assert MANUAL[found[6].start : found[6].end] == found[6].said
+    assert MANUAL[found[4].start : found[4].end] == "| door seal | KD-11 | 12.90 euros |"
+    assert MANUAL[found[7].start : found[7].end] == found[7].said
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "The gate is locked at 21:45.",
+        "It costs 8.30 euros.",
+        "Pi is 3.14 there.",
+        "Take road No. 7 to Ford St. Anne.",
+        "Dr. Olsen has the key.",
+        "Call 555-0142.",
+    ],
+)
+def test_a_sentence_with_figures_is_whole(sentence):
+    found = quoting.pieces(passage(f"Before. {sentence} Nobody enters then.\n"))
+
+    assert sentence in [piece.said for piece in found]
 
 
 @pytest.mark.parametrize(
@@ -79,6 +97,7 @@ def test_the_piece_that_scores_best_is_quoted_and_cited_where_it_stands():
 
     assert found.text == "part: door seal; number: KD-11; price: 12.90 euros"
     assert found.score == pytest.approx(3.0 + quoting.COVERED)
+    assert found.about == 0.0
     assert found.cited.text == "| door seal | KD-11 | 12.90 euros |"
     assert MANUAL[found.cited.start - 100 : found.cited.end - 100] == found.cited.text
     assert (found.cited.document, found.cited.number) == (7, 1)

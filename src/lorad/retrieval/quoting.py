@@ -36,7 +36,7 @@ quotation but a text."""
 LEAST_STEM = 4
 """Letters that two forms of a word must share."""
 
-_ITEM = re.compile(r"[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]+(?=\S)", re.MULTILINE)
+_ITEM = re.compile(r"^[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]+(?=\S)", re.MULTILINE)
 _DELIMITER = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*")
 _LINE = re.compile(r"[^\r\n]+")
 _CELL_END = re.compile(r"(?<!\\)\|")
@@ -63,6 +63,8 @@ class Quotation:
     cited: Citation
     score: float
     """How well it answers the question: 0 is even, more is better."""
+    about: float
+    """Log-odds that the question asks for something that such texts tell, and is no ordinary conversation."""
 
 
 def best(
@@ -82,9 +84,11 @@ def best(
     texts = [_shown(*each) for each in found]
     if score is None:
         scores = [ALONE * (share - 0.5) for share in covered]
+        about = max(scores)
     else:
         told = score(question, texts)
         scores = [one.answers + COVERED * share for one, share in zip(told, covered, strict=True)]
+        about = max(one.about for one in told)
     highest = max(scores)
     passage, piece = found[scores.index(highest)]
     start = passage.chunk.start
@@ -94,7 +98,7 @@ def best(
         end=start + piece.end,
         text=passage.chunk.text[piece.start : piece.end],
     )
-    return Quotation(piece.said, own, highest)
+    return Quotation(piece.said, own, highest, about)
 
 
 def _shown(passage: Passage, piece: Piece) -> str:
