@@ -398,9 +398,9 @@ class DocumentSettings(Section):
     """Cosine of question and passage, plus half the share of the question's words that the passage holds, from which it is
     relevant; without an encoder that share alone."""
     answer: Literal["auto", "quote", "generate"] = "auto"
-    """``generate``: the model answers behind the passages. ``quote``: the answer is the sentence, list item or table row of them that
-    answers best, word for word. ``auto``: ``quote`` where the base has fewer than a billion parameters, for it copies badly."""
-    min_quote_score: Annotated[float, Field(ge=-100, le=100)] = 0.0
+    """``generate``: the model answers behind the passages. ``quote``: the answer is the sentence, with its paragraph if that is short,
+    the list item or the table row of them that answers best, word for word. ``auto``: ``quote`` where the base has fewer than a billion parameters, for it copies badly."""
+    min_quote_score: Annotated[float, Field(ge=-100, le=100)] = -3.0
     """Score from which a piece is quoted: log-odds of lorad's reranker, plus 4 times the share of the question's words that it holds."""
     prefer: Literal["facts", "passages"] = "facts"
     """Where a learned example answers a question and passages are found as well: which one answers."""
