@@ -272,9 +272,8 @@ def fusions(arms: Mapping[str, Any]) -> list[str]:
     lines += ["| | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
     for scale, weight in product(SCALES, WEIGHTS):
         way = f"{scale}_{weight}"
-        cells = [
-            f"{figures(arms[f'{name}_{DEFAULT}'][form]['ranks'][way])['recall5']:.3f}" for name, form in known
-        ]
+        told = [arms[f"{name}_{DEFAULT}"][form]["ranks"].get(way) for name, form in known]
+        cells = [f"{figures(places)['recall5']:.3f}" if places else "" for places in told]
         lines.append(f"| {scale}, {weight} | " + " | ".join(cells) + " |")
     return lines if known else []
 
@@ -342,6 +341,7 @@ def main() -> None:
         *(__doc__ or "").strip().splitlines()[:1],
         *([f"Not run yet: {', '.join(missing)}."] if missing else []),
     ]
+    notes += [f"{name}: {arm['note']}" for name, arm in arms.items() if "note" in arm]
     report.save("retrieval", found, notes, tables=table(arms))
     print(json.dumps(found, indent=2))
 
