@@ -272,9 +272,8 @@ def fusions(arms: Mapping[str, Any]) -> list[str]:
     lines += ["| | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
     for scale, weight in product(SCALES, WEIGHTS):
         way = f"{scale}_{weight}"
-        cells = [
-            f"{figures(arms[f'{name}_{DEFAULT}'][form]['ranks'][way])['recall5']:.3f}" for name, form in known
-        ]
+        told = [arms[f"{name}_{DEFAULT}"][form]["ranks"].get(way) for name, form in known]
+        cells = [f"{figures(places)['recall5']:.3f}" if places else "" for places in told]
         lines.append(f"| {scale}, {weight} | " + " | ".join(cells) + " |")
     return lines if known else []
 
@@ -292,16 +291,18 @@ def draw(arms: Mapping[str, Any]) -> None:
         axes.set_xticks([place + 0.3 for place in range(len(methods))], methods)
         axes.set_ylim(0, 1)
         axes.set_title(f"{name}, headings taken out: recall@5")
-    left.legend(loc="lower left", fontsize=8)
+        if methods:
+            axes.legend(loc="lower left", fontsize=8)
     filled = {size: arms[arm] for arm, size in STORES.items() if arm in arms}
     for way in retrieval_stores.WAYS:
         right.plot(list(filled), [each[f"{way}_p50_ms"] for each in filled.values()], marker="o", label=way)
     right.axhline(50, color="#cc6677", linestyle=":")
-    right.set_xscale("log")
-    right.set_yscale("log")
+    if filled:
+        right.set_xscale("log")
+        right.set_yscale("log")
+        right.legend(fontsize=8)
     right.set_xlabel("chunks")
     right.set_title("one search: median milliseconds")
-    right.legend(fontsize=8)
     figure.tight_layout()
     report.RESULTS.mkdir(exist_ok=True)
     figure.savefig(report.RESULTS / "retrieval.png", dpi=110)
@@ -342,6 +343,7 @@ def main() -> None:
         *(__doc__ or "").strip().splitlines()[:1],
         *([f"Not run yet: {', '.join(missing)}."] if missing else []),
     ]
+    notes += [f"{name}: {arm['note']}" for name, arm in arms.items() if "note" in arm]
     report.save("retrieval", found, notes, tables=table(arms))
     print(json.dumps(found, indent=2))
 
