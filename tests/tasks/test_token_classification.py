@@ -1,6 +1,7 @@
 """Spans of a text: aligned with tokens, learned drop by drop, scored, served and exported."""
 
 import functools
+import re
 from dataclasses import replace
 from itertools import pairwise
 
@@ -89,6 +90,14 @@ def test_tags_are_of_tokens_that_hold_text():
     assert (row.bounds, row.text) == ((), "")  # papers hold no words
 
 
+def test_that_nothing_is_marked_is_right_by_chance():
+    rows = [
+        TASK.encode(words(), example("she took the fig", *marked)) for marked in ((), ("fig:fruit",), (), ())
+    ]
+
+    assert (TASK.chance(rows), TASK.chance([])) == (0.75, 0.0)
+
+
 def test_a_blank_that_belongs_to_a_token_belongs_to_no_span():
     text = "Which colour is the door of Arlo?"
     row, question = (
@@ -97,7 +106,46 @@ def test_a_blank_that_belongs_to_a_token_belongs_to_no_span():
     )
 
     ((first, behind, label),) = spans(row.tags)
-    assert (text[question.bounds[first][0] : question.bounds[behind - 1][1]], label) == ("Arlo", "name")
+    begin = question.places.index(row.places[first])
+    end = max(at for at, place in enumerate(question.places) if place <= row.places[behind - 1])
+    assert (text[question.bounds[begin][0] : question.bounds[end][1]], label) == ("Arlo", "name")
+
+
+class Pieces:
+    """A tokenizer of pieces of three letters."""
+
+    model_max_length = 99
+
+    def __call__(self, text, **_):
+        offsets = [
+            (0, 0),
+            *((match.start(), match.end()) for match in re.finditer(r"\w{1,3}|\S", text)),
+            (0, 0),
+        ]
+        return {"input_ids": list(range(len(offsets))), "offset_mapping": offsets}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Helga saw McMurdo", ["Helga", "saw", "McMurdo"]),
+        ("500mg, 1000", ["500", "mg", ",", "1000"]),
+        ("Ελλάδα", ["Ελλάδα"]),
+        ("東京都庁", ["東京都", "庁"]),  # a script without case: each token for itself
+    ],
+)
+def test_a_text_is_asked_word_by_word(text, words):
+    question = TASK.question(Pieces(), text)
+
+    assert [text[start:end] for start, end in question.bounds] == words
+
+
+def test_each_piece_of_a_word_is_taught_and_none_alone():
+    row = TASK.encode(Pieces(), example("Helga saw McMurdo", "Helga:name", "McMurdo:place"))
+
+    assert row.tags == ("B-name", "I-name", "O", "B-place", "I-place", "I-place")
+    with pytest.raises(SampleError, match="begins or ends inside 'McMurdo', which is one word"):
+        TASK.encode(Pieces(), example("Helga saw McMurdo", "McM:place"))
 
 
 def test_of_several_tokens_of_one_character_the_first_is_tagged():
@@ -115,7 +163,7 @@ def test_of_several_tokens_of_one_character_the_first_is_tagged():
 @pytest.mark.parametrize(
     ("marked", "says"),
     [
-        ("fi:fruit", r"row 3: fruit \(13 to 15, 'fi'\) begins or ends inside 'fig', which is one token"),
+        ("fi:fruit", r"row 3: fruit \(13 to 15, 'fi'\) begins or ends inside 'fig', which is one word"),
         ("ig:fruit", r"fruit \(14 to 16, 'ig'\) begins or ends inside 'fig'"),
         (
             " fig:fruit",

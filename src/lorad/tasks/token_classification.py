@@ -4,8 +4,9 @@ What lives here: aligning spans of characters with tokens, BIO tags and back, wh
 means, and entity scores. What never does: formats of files (``datasets``), heads (``models.heads``).
 
 Spans are ``[start, end, label]`` in characters, the end exclusive. Each token that holds text gets one tag of the BIO
-scheme: ``O``, or ``B-`` (an entity's first token) or ``I-`` (its others) with the label. Tags are of tokens and not of
-words: what a word is differs between tokenizers, and a merged model is read token by token by ``pipeline("ner")``.
+scheme: ``O``, or ``B-`` (an entity's first token) or ``I-`` (its others) with the label. Tags are of tokens, because a merged
+model is read token by token by ``pipeline("ner")``. But a span neither begins nor ends inside a word: a word's tag is that of
+its first token when a text is asked (``_words``).
 
 Drops bring labels one after another, and none annotates those of the others. So where a dataset annotates no ``LOC``,
 its ``O`` means "no person and no firm", and may well be a place. In its rows, probabilities of labels that it does not
@@ -16,6 +17,7 @@ still competes with all labels: a person is no place.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, ClassVar
 
 import torch
@@ -36,6 +38,8 @@ _SHOWN = 40
 
 Span = tuple[int, int, str]
 """First, behind the last, label: of tags or of characters."""
+Held = tuple[int, tuple[int, int]]
+"""A token that holds text: its place among all tokens, and its start and end in characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class Tagged:
     annotated: tuple[str, ...] | None = None
     """The labels that the row's dataset annotates; ``None``: all that there are."""
     bounds: tuple[tuple[int, int], ...] = ()
-    """Start and end in characters of each tagged token; of a question alone, as its text: papers hold no words."""
+    """Start and end in characters of each word that gets a tag; of a question alone, as its text: papers hold no words."""
     text: str = ""
 
     def __len__(self) -> int:
@@ -92,11 +96,20 @@ class TokenClassification(Predicting):
         Raise ``SampleError`` where a span begins or ends inside a token: it could not be given back as it was taught.
         """
         try:
-            row = self.question(tokenizer, example.input)
-            tags = _tags(example.target, row)
+            tokens, held = self._read(tokenizer, example.input)
+            words = _words(example.input, held)
+            tags = _tags(example.target, self._asked(example.input, tokens, held))
         except SampleError as error:
             raise SampleError(f"row {example.line}: {error.message}", code=error.code) from None
-        return replace(row, tags=tags, bounds=(), text="")
+        inner = [at > 0 and word == words[at - 1] for at, word in enumerate(words)]
+        return Tagged(
+            tokens=tokens,
+            places=tuple(place for place, _ in held),
+            tags=tuple(
+                f"I-{tags[word][2:]}" if goes_on and tags[word] != OUTSIDE else tags[word]
+                for word, goes_on in zip(words, inner, strict=True)
+            ),
+        )
 
     def complete(self, examples: Sequence[Example], rows: Sequence[Any]) -> list[Tagged]:
         """Return the rows with the labels that their datasets annotate.
@@ -117,8 +130,16 @@ class TokenClassification(Predicting):
         marked = {tag[2:] for row in rows for tag in row.tags if tag != OUTSIDE}
         return [OUTSIDE, *(f"{sign}-{label}" for label in sorted(marked) for sign in "BI")]
 
+    def chance(self, rows: Sequence[Tagged]) -> float:
+        """Return the share of rows in which nothing is marked."""
+        return sum(set(row.tags) <= {OUTSIDE} for row in rows) / len(rows) if rows else 0.0
+
     def question(self, tokenizer: Any, asked: Any) -> Tagged:
-        """Return a text as a row without tags."""
+        """Return a text as a row without tags, with a place for each word."""
+        return self._asked(asked, *self._read(tokenizer, asked))
+
+    def _read(self, tokenizer: Any, asked: Any) -> tuple[tuple[int, ...], list[Held]]:
+        """Return a text's tokens, and those that hold text."""
         if not isinstance(asked, str) or not asked.strip():
             raise SampleError("an input must be a text with words", code="no_text")
         read = tokenizer(asked, return_offsets_mapping=True, verbose=False)
@@ -130,11 +151,18 @@ class TokenClassification(Predicting):
         held = list(_held(asked, read["offset_mapping"]))
         if not held:
             raise SampleError("the base model's tokenizer reads nothing in this text", code="no_text")
+        return tuple(read["input_ids"]), held
+
+    def _asked(self, text: str, tokens: tuple[int, ...], held: Sequence[Held]) -> Tagged:
+        groups = [
+            [each for _, each in group]
+            for _, group in groupby(zip(_words(text, held), held, strict=True), key=lambda each: each[0])
+        ]
         return Tagged(
-            tokens=tuple(read["input_ids"]),
-            places=tuple(place for place, _ in held),
-            bounds=tuple(bounds for _, bounds in held),
-            text=asked,
+            tokens=tokens,
+            places=tuple(group[0][0] for group in groups),
+            bounds=tuple((group[0][1][0], group[-1][1][1]) for group in groups),
+            text=text,
         )
 
     # -- learning and grading
@@ -222,7 +250,7 @@ def spans(tags: Sequence[str]) -> list[Span]:
 
 
 def _tags(marked: Sequence[Any], row: Tagged) -> tuple[str, ...]:
-    """Return a tag for each token; raise ``SampleError`` for a span that is not made of whole tokens."""
+    """Return a tag for each word; raise ``SampleError`` for a span that is not made of whole words."""
     begins = {start: number for number, (start, _) in enumerate(row.bounds)}
     ends = {end: number for number, (_, end) in enumerate(row.bounds)}
     tags = [OUTSIDE] * row.weight
@@ -243,13 +271,13 @@ def _unaligned(row: Tagged, start: int, end: int, label: str, edge: int) -> Samp
             code="unaligned",
         )
     return SampleError(
-        f"{told} begins or ends inside {inside[:_SHOWN]!r}, which is one token of the base model; mark all of that, "
+        f"{told} begins or ends inside {inside[:_SHOWN]!r}, which is one word, or one token of the base model; mark all of that, "
         "or none of it",
         code="unaligned",
     )
 
 
-def _held(text: str, offsets: Iterable[tuple[int, int]]) -> Iterator[tuple[int, tuple[int, int]]]:
+def _held(text: str, offsets: Iterable[tuple[int, int]]) -> Iterator[Held]:
     """Yield the tokens that are tagged: their place, and where their text is without blanks at its edges.
 
     Special tokens hold none. Of several tokens for one character the first stands for it.
@@ -262,6 +290,25 @@ def _held(text: str, offsets: Iterable[tuple[int, int]]) -> Iterator[tuple[int, 
         if behind <= start < end:
             behind = end
             yield place, (start, end)
+
+
+def _words(text: str, held: Sequence[Held]) -> list[int]:
+    """Return for each token the number of its word.
+
+    Tokens are of one word where they touch between two digits, or two letters that have case (Latin, Cyrillic, Greek): scripts
+    without case often write words without blanks, so there each token stands for itself, as signs do everywhere.
+    """
+    found: list[int] = []
+    behind = 0
+    for _, (start, end) in held:
+        goes_on = found and start == behind and _kind(text[start - 1]) == _kind(text[start]) != ""
+        found.append(found[-1] + (not goes_on) if found else 0)
+        behind = end
+    return found
+
+
+def _kind(sign: str) -> str:
+    return "digit" if sign.isdecimal() else "letter" if sign.lower() != sign.upper() else ""
 
 
 # -- tensors
