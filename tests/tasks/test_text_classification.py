@@ -373,8 +373,7 @@ def first(base, tmp_path_factory):
 @pytest.fixture(scope="module")
 def second(base, first, tmp_path_factory):
     new, old = labelled(["bird"], "birds", to=as_path), labelled(["fruit", "metal"], to=as_path)
-    longer = replace(PLAN.stopping, max_rounds=120, patience=120)
-    return learn(base, tmp_path_factory.mktemp("second"), new, old, first.candidate, stopping=longer)
+    return learn(base, tmp_path_factory.mktemp("second"), new, old, first.candidate)
 
 
 def test_labels_grow_and_keep_their_places(first, second):

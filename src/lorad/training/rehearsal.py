@@ -211,7 +211,7 @@ class Rehearsal:
         a half, then a quarter of that while rounds bring nothing, as at a plateau rows push one another out.
         """
         learned = self._learned()
-        left = 1 - min(learned, self.recall(new=False))
+        left = 1 - min(self.recall(new=True), self.recall(new=False)) if learned else 1.0
         calmed = 0.5 ** min(self._stale, 2) if learned > HALF else 1.0
         return max(LEAST_RATE, math.sqrt(left) * calmed)
 
