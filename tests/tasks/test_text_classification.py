@@ -252,15 +252,29 @@ def test_the_weight_of_a_label_counts_in_the_loss_and_nowhere_else(base):
     assert TASK.log_probabilities(once) == TASK.log_probabilities(thrice)
 
 
-def test_a_tenth_of_a_large_dataset_is_held_out_the_same_at_every_call():
-    large = [Example(task="classify", input=f"text {at}", target="a", dataset="large") for at in range(1000)]
-    small = [Example(task="classify", input=f"note {at}", target="a", dataset="small") for at in range(99)]
+def test_the_commonest_answer_is_right_by_chance():
+    one = [Text((1,), (label,), (1.0,)) for label in ("ham", "ham", "ham", "spam")]
+    several = [
+        Text((1,), labels, (1.0,) * len(labels), is_multiple=True) for labels in ((), ("a", "b"), ("a",), ())
+    ]
 
-    apart = TASK.held_out([*small, *large])
+    assert (TASK.chance(one), TASK.chance(several), TASK.chance([])) == (0.75, 0.5, 0.0)
 
-    assert 70 < len(apart) < 130
-    assert apart == TASK.held_out(large[::-1])
-    assert not apart & {example.id for example in small}
+
+def test_a_share_of_a_large_dataset_is_held_out_the_same_at_every_call():
+    large, medium, small = (
+        [Example(task="classify", input=f"{name} {at}", target="a", dataset=name) for at in range(size)]
+        for name, size in (("large", 1000), ("medium", 999), ("small", 99))
+    )
+
+    apart = TASK.held_out([*small, *medium, *large])
+
+    ids = {name: {each.id for each in rows} for name, rows in (("large", large), ("medium", medium))}
+    assert 70 < len(apart & ids["large"]) < 130
+    assert 160 < len(apart & ids["medium"]) < 240
+    assert apart == TASK.held_out(large[::-1]) | TASK.held_out(medium)
+    # What a dataset that has grown still holds out, it held out before
+    assert TASK.held_out(large) & {each.id for each in large[:-1]} < TASK.held_out(large[:-1])
 
 
 # -- probabilities
