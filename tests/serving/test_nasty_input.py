@@ -40,7 +40,9 @@ SETTINGS = Settings.model_validate(
         "tracks": {"chat": {}, "documents": {"task": "retrieval"}},
     }
 )
-MANUAL = Document("# The mill\n\nIt stands by the river.\n", "The mill", name="village.md", markup="markdown")
+MANUAL = Document(
+    text="# The mill\n\nIt stands by the river.\n", title="The mill", name="village.md", markup="markdown"
+)
 EXPECTED = {200, 400, 404, 405, 409, 413, 422, 503}
 FEW = settings(
     max_examples=8,
