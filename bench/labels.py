@@ -7,7 +7,7 @@ names, parts of companies'), `sentiment` (three drops of human ratings: tweets, 
 four levels), `X_plain` (the same rows by `transformers.Trainer`, and something that learns next to nothing), `lcr` (a
 chain of three tracks as configs/lcr.yaml has it, of which one is damaged, and one drifts) and `speed` (requests a
 second, beside `transformers.pipeline` on the merged copy). What the rows are and how they are divided: `labels_data.py`; how the
-plain fine-tunes are made: `labels_plain.py`. `--quick` takes a tenth of the rows, to see whether all works; its results are not kept.
+plain fine-tunes are made: `labels_plain.py`. `--quick` takes fewer rows, to see whether all works; its results are not kept.
 
 What is asked was never trained, and goes through `/lorad/tag` and `/lorad/classify`. Of spans, seqeval counts entities (exact start,
 end and label) in tags of characters; a span whose label the row's dataset does not annotate is neither right nor
@@ -49,13 +49,21 @@ CONFIGS = report.BENCH.parent / "configs"
 NAMES = ("finance", "person", "company")
 DOMAINS = tuple(labels_data.RATED)
 ROWS = {
-    "ner": (400, 250),
-    "sentiment": (500, 1000),
-    "spam": (250, 400),
-    "levels": (700, 400),
-    "lcr": (150, 90),
+    "ner": (300, 250),
+    "sentiment": (300, 800),
+    "spam": (200, 300),
+    "levels": (500, 400),
+    "lcr": (240, 80),
 }
 """Of each drop: how many rows are trained, and how many are asked at most."""
+QUICK = {
+    "ner": (100, 80),
+    "sentiment": (220, 300),
+    "spam": (110, 150),
+    "levels": (220, 150),
+    "lcr": (220, 40),
+}
+"""The same with `--quick`; still so many that probabilities are calibrated."""
 LARGE_ROWS = 60
 """Of the system's large variant, whose base is SmolLM2."""
 TOGETHER = 32
@@ -84,7 +92,7 @@ quick = False
 
 
 def rows_of(arm: str, name: str) -> Split[Any]:
-    trained, asked = (each // 10 if quick else each for each in ROWS[arm])
+    trained, asked = (QUICK if quick else ROWS)[arm]
     if arm == "ner":
         return labels_data.split(labels_data.names(name), trained, asked)
     if arm == "sentiment":
@@ -97,14 +105,15 @@ def rows_of(arm: str, name: str) -> Split[Any]:
 # -- the daemon
 
 
-def home_of(arm: str, settings: str | None = None) -> Home:
-    """Return an arm's home with MiniLM as its base, and these settings if any are given."""
+def home_of(arm: str, settings: str | None = None, bases: Sequence[str] = ("minilm",)) -> Home:
+    """Return an arm's home with its bases, and these settings if any are given."""
     home = Home(report.CACHE / f"labels_{arm}{'_quick' * quick}")
-    known = next(report.CACHE.glob("*/models/base/minilm"), None)
-    if known is None:
-        report.add_base(home.root, "minilm")
-    elif not home.base("minilm").is_dir():  # fetched once for all homes
-        shutil.copytree(known, home.base("minilm"))
+    for base in bases:
+        known = next(report.CACHE.glob(f"*/models/base/{base}/fingerprint.json"), None)
+        if known is None:
+            report.add_base(home.root, base)
+        elif not home.base(base).is_dir():  # fetched once for all homes
+            shutil.copytree(known.parent, home.base(base))
     for folder in (home.configs, home.inbox):
         folder.mkdir(exist_ok=True)
     if settings is not None:
@@ -586,7 +595,7 @@ def lcr_rows() -> dict[str, Split[Labelled]]:
 
     From the ratings of all three domains, as many of each. The classifier's labels are paths.
     """
-    trained, asked = (each // 10 if quick else each for each in ROWS["lcr"])
+    trained, asked = (QUICK if quick else ROWS)["lcr"]
     pool = [
         (domain, row)
         for domain in DOMAINS
@@ -613,11 +622,10 @@ def lcr_rows() -> dict[str, Split[Labelled]]:
 
 
 def lcr() -> dict[str, Any]:
-    home = home_of("lcr", (CONFIGS / "lcr.yaml").read_text(encoding="utf-8"))
-    report.add_base(home.root, "smollm2")
+    home = home_of("lcr", (CONFIGS / "lcr.yaml").read_text(encoding="utf-8"), ("minilm", "smollm2"))
     splits = lcr_rows()
-    most = ROWS["lcr"][0] // (10 if quick else 1)
-    large = LARGE_ROWS // (6 if quick else 1)
+    most = (QUICK if quick else ROWS)["lcr"][0]
+    large = LARGE_ROWS // (3 if quick else 1)
     drops = (
         ("detector", "opinions", splits["detector"].trained[:most]),
         ("detector", "opinions_more", splits["detector"].trained[most : 2 * most]),
@@ -1090,7 +1098,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--fresh", action="store_true", help="begin anew")
     parser.add_argument("--only", nargs="*", choices=ARMS, default=ARMS, help="run these arms alone")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the rows; nothing is kept")
+    parser.add_argument("--quick", action="store_true", help="fewer rows; nothing is kept")
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
     parser.add_argument("out", nargs="?", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -34,7 +34,7 @@ from lorad.config import Settings
 from lorad.training import planner
 
 BATCH = 16
-EPOCHS = 8
+EPOCHS = 6
 RATES = {"lora": 1e-3, "full": 2e-4}
 KINDS = tuple(RATES)
 IGNORED = -100

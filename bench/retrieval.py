@@ -4,8 +4,9 @@
 
 Arms, each in a process of its own and resumed from the cache: `python_METHOD` and `debian_METHOD` (the two corpora of
 corpora.py, divided in each of the five ways, searched by words, by meaning, by both, and by both with lorad's reranker
-over the first ten); `intake`, `scale` and `kills` (retrieval_stores.py); `grounded` and `grounded_without` (grounding.py: fifty
-questions about ten invented documents through the daemon on SmolLM2, with the documents and without).
+over the first ten); `intake`, `scale_SIZE` and `kills` (retrieval_stores.py); `grounded`, `grounded_without` and `grounded_generated`
+(grounding.py: fifty questions about ten invented documents through the daemon on SmolLM2, as lorad answers by itself, without
+documents, and by the model behind the passages).
 
 The corpora's vectors, and the reranker, are computed in bfloat16, in a fraction of the time: `bfloat16_cosine` is the smallest
 cosine between a question's vector so made and the float32 one that lorad makes.
@@ -49,7 +50,9 @@ DEEPEST = 20
 RERANKED = 10
 DEFAULT = "semantic"
 SEARCHES = tuple(f"{name}_{method}" for name, method in product(corpora.CORPORA, METHODS))
-ARMS = ("intake", "kills", "scale", "grounded", "grounded_without", *SEARCHES)
+GROUNDED = {"grounded": "served", "grounded_generated": "generated", "grounded_without": "without"}
+STORES = {f"scale_{size}": size for size in retrieval_stores.SIZES}
+ARMS = (*GROUNDED, "intake", "kills", *STORES, *SEARCHES)
 
 
 def home() -> Home:
@@ -215,8 +218,10 @@ def flat(arms: Mapping[str, Any]) -> dict[str, Any]:
 
 def answered(arms: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = dict(arms.get("grounded", {}).get("figures", {}))
-    if "grounded_without" in arms:
-        found["grounded_without"] = arms["grounded_without"]["figures"]["grounded"]
+    for arm in GROUNDED:
+        if arm in arms:
+            told = arms[arm]["figures"]
+            found |= {arm: told["grounded"], f"{arm}_strict": told["grounded_strict"]}
     return found
 
 
@@ -225,10 +230,8 @@ def stored(arms: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {
         f"intake_{key}" if key in {"chunks", "cores"} else key: value for key, value in told.items()
     }
-    for size, each in arms.get("scale", {}).items():
-        found |= {f"{key}_{size}": value for key, value in each.items()} if isinstance(each, dict) else {}
-    if "scale" in arms:
-        found["scale_cores"] = arms["scale"]["cores"]
+    for arm, size in STORES.items():
+        found |= {f"{key}_{size}": value for key, value in arms.get(arm, {}).items()}
     kills = arms.get("kills", {})
     return found | {f"kills_{key}" if key != "kills" else key: value for key, value in kills.items()}
 
@@ -269,9 +272,8 @@ def fusions(arms: Mapping[str, Any]) -> list[str]:
     lines += ["| | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
     for scale, weight in product(SCALES, WEIGHTS):
         way = f"{scale}_{weight}"
-        cells = [
-            f"{figures(arms[f'{name}_{DEFAULT}'][form]['ranks'][way])['recall5']:.3f}" for name, form in known
-        ]
+        told = [arms[f"{name}_{DEFAULT}"][form]["ranks"].get(way) for name, form in known]
+        cells = [f"{figures(places)['recall5']:.3f}" if places else "" for places in told]
         lines.append(f"| {scale}, {weight} | " + " | ".join(cells) + " |")
     return lines if known else []
 
@@ -289,17 +291,18 @@ def draw(arms: Mapping[str, Any]) -> None:
         axes.set_xticks([place + 0.3 for place in range(len(methods))], methods)
         axes.set_ylim(0, 1)
         axes.set_title(f"{name}, headings taken out: recall@5")
-    left.legend(loc="lower left", fontsize=8)
-    sizes = [each for each in arms.get("scale", {}) if each.isdigit()]
+        if methods:
+            axes.legend(loc="lower left", fontsize=8)
+    filled = {size: arms[arm] for arm, size in STORES.items() if arm in arms}
     for way in retrieval_stores.WAYS:
-        times = [arms["scale"][size][f"{way}_p50_ms"] for size in sizes]
-        right.plot([int(size) for size in sizes], times, marker="o", label=way)
+        right.plot(list(filled), [each[f"{way}_p50_ms"] for each in filled.values()], marker="o", label=way)
     right.axhline(50, color="#cc6677", linestyle=":")
-    right.set_xscale("log")
-    right.set_yscale("log")
+    if filled:
+        right.set_xscale("log")
+        right.set_yscale("log")
+        right.legend(fontsize=8)
     right.set_xlabel("chunks")
     right.set_title("one search: median milliseconds")
-    right.legend(fontsize=8)
     figure.tight_layout()
     report.RESULTS.mkdir(exist_ok=True)
     figure.savefig(report.RESULTS / "retrieval.png", dpi=110)
@@ -308,12 +311,12 @@ def draw(arms: Mapping[str, Any]) -> None:
 def run_arm(arm: str) -> dict[str, Any]:
     if arm == "kills":
         return retrieval_stores.kills()
-    if arm == "scale":
-        return retrieval_stores.scale(report.CACHE / "retrieval_scale")
+    if arm in STORES:
+        return retrieval_stores.scale(report.CACHE / f"retrieval_{arm}", STORES[arm])
     if arm == "intake":
         return retrieval_stores.intake(embedders.load_encoder(home().base("minilm")))
-    if arm.startswith("grounded"):
-        return grounding.ask(home(), with_documents=arm == "grounded")
+    if arm in GROUNDED:
+        return grounding.ask(home(), GROUNDED[arm])
     corpus, _, method = arm.partition("_")
     return search(corpus, method)
 
@@ -340,6 +343,7 @@ def main() -> None:
         *(__doc__ or "").strip().splitlines()[:1],
         *([f"Not run yet: {', '.join(missing)}."] if missing else []),
     ]
+    notes += [f"{name}: {arm['note']}" for name, arm in arms.items() if "note" in arm]
     report.save("retrieval", found, notes, tables=table(arms))
     print(json.dumps(found, indent=2))
 

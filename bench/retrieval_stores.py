@@ -72,41 +72,39 @@ def percentile(values: Sequence[float], share: float) -> float:
 # -- many chunks
 
 
-def scale(folder: Path) -> dict[str, Any]:
-    """Fill a store up to each size in turn, and time searches in it; what is already there is kept.
+def scale(folder: Path, size: int) -> dict[str, Any]:
+    """Fill a store, or what a killed run has left of it, up to a size, and time searches in it.
 
-    The text is real: Python's documentation, over and over, each copy numbered. The vectors are random.
+    The text is real: Python's documentation, over and over, each copy numbered. The vectors are random, and the question's is made
+    at no cost.
     """
     asked = [each.question for each in corpora.corpus("python")["headed"].asked]
     questions = random.Random(1).sample(asked, QUESTIONS)
-    found: dict[str, Any] = {"cores": len(os.sched_getaffinity(0))}
-    for size in SIZES:
-        store = DocumentStore(folder, embedder=MadeEmbedder())
-        began, before = time.perf_counter(), store.tables.counts()["chunks"]
-        fill(store, size)
-        spent, chunks = time.perf_counter() - began, store.tables.counts()["chunks"]
-        store.close()
-        began = time.perf_counter()
-        store = DocumentStore(folder, embedder=MadeEmbedder())
-        opened = time.perf_counter() - began
-        told: dict[str, Any] = {
-            "chunks": chunks,
-            "filled_a_second": round((chunks - before) / spent) if chunks > before else None,
-            "bytes_a_chunk": round(bytes_of(folder) / chunks),
-            "open_s": round(opened, 2),
-            "first_search_s": round(seconds(partial(store.search, questions[0], 5)), 2),
+    store = DocumentStore(folder, embedder=MadeEmbedder())
+    began, before = time.perf_counter(), store.tables.counts()["chunks"]
+    fill(store, size)
+    spent, chunks = time.perf_counter() - began, store.tables.counts()["chunks"]
+    store.close()
+    began = time.perf_counter()
+    store = DocumentStore(folder, embedder=MadeEmbedder())
+    opened = time.perf_counter() - began
+    told: dict[str, Any] = {
+        "cores": len(os.sched_getaffinity(0)),
+        "chunks": chunks,
+        "filled_a_second": round((chunks - before) / spent),
+        "bytes_a_chunk": round(bytes_of(folder) / chunks),
+        "open_s": round(opened, 2),
+        "first_search_s": round(seconds(partial(store.search, questions[0], 5)), 2),
+    }
+    for how in WAYS:
+        times = [1000 * seconds(partial(store.search, each, 5, how)) for each in questions]
+        told |= {
+            f"{how}_p50_ms": round(median(times), 1),
+            f"{how}_p95_ms": round(percentile(times, 0.95), 1),
         }
-        for how in WAYS:
-            times = [1000 * seconds(partial(store.search, each, 5, how)) for each in questions]
-            told |= {
-                f"{how}_p50_ms": round(median(times), 1),
-                f"{how}_p95_ms": round(percentile(times, 0.95), 1),
-            }
-        store.close()
-        told["peak_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        found[str(size)] = told
-        print(size, told, flush=True)
-    return found
+    store.close()
+    shutil.rmtree(folder)
+    return told | {"peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}
 
 
 def fill(store: DocumentStore, size: int) -> None:

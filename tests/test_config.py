@@ -60,8 +60,9 @@ def test_the_file_of_the_demo_is_one_of_settings(home):
     assert settings.tracks == Settings().tracks
 
 
-def test_the_shipped_file_for_documents_adds_a_track_that_learns_nothing(home):
-    settings = load_settings(home, str(SHIPPED / "configs" / "documents.yaml"))
+def test_the_shipped_file_for_documents_adds_a_track_that_learns_nothing_to_any_home(home):
+    assert (SHIPPED / "configs" / "documents.yaml").samefile(SHIPPED / "src" / "lorad" / "documents.yaml")
+    settings = load_settings(home, "documents")
 
     assert settings.document_tracks == {"documents": TrackSettings(task="retrieval")}
     assert settings.learning_tracks == {}

@@ -146,6 +146,7 @@ class PlannerSettings(Section):
         SizeRow(rank=32, alpha=64, epochs=3, batch=4, accumulation=2, max_length=768),
     )
     learning_rates: tuple[RateRow, ...] = (
+        RateRow(below_parameters=1e8, learning_rate=2e-4),  # MiniLM at 1e-3 ends at one answer to everything
         RateRow(below_parameters=2e9, learning_rate=1e-3),
         RateRow(learning_rate=3e-4),
     )
@@ -398,9 +399,9 @@ class DocumentSettings(Section):
     """Cosine of question and passage, plus half the share of the question's words that the passage holds, from which it is
     relevant; without an encoder that share alone."""
     answer: Literal["auto", "quote", "generate"] = "auto"
-    """``generate``: the model answers behind the passages. ``quote``: the answer is the sentence, list item or table row of them that
-    answers best, word for word. ``auto``: ``quote`` where the base has fewer than a billion parameters, for it copies badly."""
-    min_quote_score: Annotated[float, Field(ge=-100, le=100)] = 0.0
+    """``generate``: the model answers behind the passages. ``quote``: the answer is the sentence, with its paragraph if that is short,
+    the list item or the table row of them that answers best, word for word. ``auto``: ``quote`` where the base has fewer than a billion parameters, for it copies badly."""
+    min_quote_score: Annotated[float, Field(ge=-100, le=100)] = -3.0
     """Score from which a piece is quoted: log-odds of lorad's reranker, plus 4 times the share of the question's words that it holds."""
     prefer: Literal["facts", "passages"] = "facts"
     """Where a learned example answers a question and passages are found as well: which one answers."""
@@ -604,7 +605,8 @@ def load_settings(home: Home, config: str | None = None, overrides: Sequence[str
 
 
 def _find_config(home: Home, name: str) -> Path:
-    candidates = [Path(name), home.configs / name, home.configs / f"{name}.yaml"]
+    shipped = Path(__file__).parent / f"{name}.yaml"
+    candidates = [Path(name), home.configs / name, home.configs / f"{name}.yaml", shipped]
     for path in candidates:
         if path.is_file():
             return path

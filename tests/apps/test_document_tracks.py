@@ -3,12 +3,14 @@
 import json
 
 import pytest
+from fake_embedder import FakeEmbedder
 from world import SETTINGS, World, told
 
 from lorad.apps.daemon.document_tracks import Asking
 from lorad.config import Settings
 from lorad.errors import ProtocolError
 from lorad.retrieval.answering import Reply
+from lorad.retrieval.odds import Odds
 from lorad.states import DropState
 
 MANUAL = "# The mill\n\nIt stands by the river.\n\n# The ford\n\nCarts cross below the weir.\n"
@@ -291,5 +293,26 @@ def test_a_piece_that_answers_nothing_is_not_quoted(tmp_path):
 
     reply = world.documents.reply("documents", asking("Where do carts cross?", is_small=True), None)
     assert reply.mode == "not_found"
+    world.documents.close()
+    world.database.close()
+
+
+@pytest.mark.parametrize(
+    ("is_named", "about", "mode"), [(True, -5.0, "quoted"), (False, 5.0, "quoted"), (False, -5.0, "weights")]
+)
+def test_the_reranker_reads_what_a_cosine_would_pass_by(tmp_path, is_named, about, mode):
+    world = World(tmp_path, settings(min_relevance=1.4))
+    drop(world, "village.md", MANUAL)
+    world.documents.close()
+    world.documents.open(
+        FakeEmbedder(), lambda _, texts: [Odds(9.0 if "weir" in text else -9.0, about) for text in texts]
+    )
+
+    reply = world.documents.reply(
+        "documents", asking("how do waggons get over the ford", is_named=is_named, is_small=True), WEIGHTS
+    )
+
+    assert reply.mode == mode
+    assert reply.text == ("Carts cross below the weir." if mode == "quoted" else None)
     world.documents.close()
     world.database.close()

@@ -9,7 +9,14 @@ from lorad.storage.documents import Chunk
 
 def passage(text, title="Village", heading=("The ford",), similarity=0.5):
     chunk = Chunk(1, 0, 7, title, "v.md", "", 10, 10 + len(text), heading, None, text)
-    return Passage(chunk=chunk, score=1.0, similarity=similarity, coverage=1.0, is_relevant=similarity > 0.3)
+    return Passage(
+        chunk=chunk,
+        score=1.0,
+        similarity=similarity,
+        coverage=1.0,
+        relevance=1.0,
+        is_relevant=similarity > 0.3,
+    )
 
 
 def content(*found, question="Where?"):

@@ -10,7 +10,7 @@ from lorad.storage.documents import Chunk
 MANUAL = """# Boiler
 
 The boiler is serviced in May. Dr. Hild does it, e.g. on Mondays.
-She comes by boat.
+She comes by boat - always - at 5. It is late.
 
 ## Parts
 
@@ -34,26 +34,49 @@ p = 1.5 bar
 
 def passage(text=MANUAL, start=100, markup="markdown", title="Manual"):
     chunk = Chunk(1, 0, 7, title, "m.md", "", start, start + len(text), ("Heating",), None, text, markup)
-    return Passage(chunk=chunk, score=1.0, similarity=0.5, coverage=1.0, is_relevant=True)
+    return Passage(chunk=chunk, score=1.0, similarity=0.5, coverage=1.0, relevance=1.0, is_relevant=True)
 
 
 def test_a_passage_is_taken_apart_into_sentences_items_rows_and_code():
     found = quoting.pieces(passage())
 
-    assert [(piece.heading, piece.said) for piece in found] == [
+    assert [(piece.heading, piece.compared) for piece in found] == [
         ("Boiler", "The boiler is serviced in May."),
         ("Boiler", "Dr. Hild does it, e.g. on Mondays."),
-        ("Boiler", "She comes by boat."),
+        ("Boiler", "She comes by boat - always - at 5."),
+        ("Boiler", "It is late."),
         ("Parts", "part: door seal; number: KD-11; price: 12.90 euros"),
         ("Parts", "part: valve \\| tap; number: KV-2"),
-        ("Parts", "To light it:"),
         ("Parts", "Open the valve,\n   slowly."),
         ("Parts", "Press the red knob."),
         ("Parts", "Wait."),
         ("Parts", "```\np = 1.5 bar\n```"),
     ]
-    assert MANUAL[found[3].start : found[3].end] == "| door seal | KD-11 | 12.90 euros |"
+    assert MANUAL[found[4].start : found[4].end] == "| door seal | KD-11 | 12.90 euros |"
     assert MANUAL[found[6].start : found[6].end] == found[6].said
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "The gate is locked at 21:45.",
+        "It costs 8.30 euros.",
+        "Pi is 3.14 there.",
+        "Take road No. 7 to Ford St. Anne.",
+        "Dr. Olsen has the key.",
+        "Call 555-0142.",
+    ],
+)
+def test_a_sentence_with_figures_is_whole(sentence):
+    found = quoting.pieces(passage(f"Before. {sentence} Nobody enters then.\n"))
+
+    assert sentence in [piece.compared for piece in found]
+
+
+def test_of_a_long_paragraph_a_sentence_is_quoted():
+    text = "Word " * 60 + "ends. The key hangs behind the door."
+
+    assert quoting.pieces(passage(text))[-1].said == "The key hangs behind the door."
 
 
 @pytest.mark.parametrize(
@@ -79,6 +102,7 @@ def test_the_piece_that_scores_best_is_quoted_and_cited_where_it_stands():
 
     assert found.text == "part: door seal; number: KD-11; price: 12.90 euros"
     assert found.score == pytest.approx(3.0 + quoting.COVERED)
+    assert found.about == 0.0
     assert found.cited.text == "| door seal | KD-11 | 12.90 euros |"
     assert MANUAL[found.cited.start - 100 : found.cited.end - 100] == found.cited.text
     assert (found.cited.document, found.cited.number) == (7, 1)
@@ -93,7 +117,9 @@ def test_without_a_reranker_the_words_decide():
 
     found = quoting.best("when is the boiler serviced", [passage()], rarities, None)
 
-    assert found.text == "The boiler is serviced in May."
+    assert found.text.startswith("The boiler is serviced in May. Dr. Hild does it")
+    assert found.text.endswith("It is late.")  # a short paragraph is quoted whole
+    assert MANUAL[found.cited.start - 100 : found.cited.end - 100] == found.text == found.cited.text
     assert found.score > 0
     assert quoting.best("what of the moon", [passage()], {"moon": 1.0}, None).score < 0
     assert quoting.best("what", [], {}, None) is None

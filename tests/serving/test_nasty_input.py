@@ -27,6 +27,7 @@ from lorad.serving.client import Client, UnixConnection
 from lorad.serving.http.ollama_bodies import OptionsBody
 from lorad.serving.http.schemas import Body
 from lorad.serving.http.server import build
+from lorad.storage.documents import Document
 from lorad.storage.ledger import Ledger
 from lorad.tasks import Predicting
 from lorad.tasks.chat import Chat
@@ -36,7 +37,11 @@ SETTINGS = Settings.model_validate(
         "training": {"threads": 1, "dtype": "float32"},
         "engine": {"max_new_tokens": 2},
         "server": {"max_body_bytes": 200_000},
+        "tracks": {"chat": {}, "documents": {"task": "retrieval"}},
     }
+)
+MANUAL = Document(
+    text="# The mill\n\nIt stands by the river.\n", title="The mill", name="village.md", markup="markdown"
 )
 EXPECTED = {200, 400, 404, 405, 409, 413, 422, 503}
 FEW = settings(
@@ -156,6 +161,9 @@ def app(tmp_path_factory):
     started.engine.attach("labels", Labels(), started.engine.base("chat"))
     started.tracks["labels"] = started.tracks["chat"]
     started.api._systems = {"chain": SystemSettings.model_validate({"classifier": {"track": "labels"}})}
+    started.documents.add("documents", [MANUAL], drop=1, now=1.0, earlier=())
+    while started.documents.stores["documents"].step():
+        pass
     job = started.ledger.queue("chat", "doors", 1.0, settings={"drop": 1})
     started.ledger.move_job(job, "cancel", 2.0)
     yield started
@@ -483,6 +491,10 @@ ASKED = {
     "POST /lorad/tag": {"texts": ["Where is it?", "There."]},
     "POST /lorad/classify": {"model": "labels", "texts": ["Where is it?", "There."]},
     "POST /lorad/systems/chain": {"texts": ["Where is it?", "There."]},
+    "POST /lorad/search": {"query": "Where is the mill?"},
+    "GET /lorad/documents": None,
+    "GET /lorad/documents/1": None,
+    "POST /lorad/documents/remove": {"documents": [1]},
     "GET /lorad/status": None,
     "GET /lorad/events?after=0": None,
     "POST /lorad/pause": None,

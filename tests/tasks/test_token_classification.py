@@ -89,6 +89,14 @@ def test_tags_are_of_tokens_that_hold_text():
     assert (row.bounds, row.text) == ((), "")  # papers hold no words
 
 
+def test_that_nothing_is_marked_is_right_by_chance():
+    rows = [
+        TASK.encode(words(), example("she took the fig", *marked)) for marked in ((), ("fig:fruit",), (), ())
+    ]
+
+    assert (TASK.chance(rows), TASK.chance([])) == (0.75, 0.0)
+
+
 def test_a_blank_that_belongs_to_a_token_belongs_to_no_span():
     text = "Which colour is the door of Arlo?"
     row, question = (

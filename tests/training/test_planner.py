@@ -96,9 +96,17 @@ def test_a_table_must_end_with_everything_larger():
 
 @pytest.mark.parametrize(
     ("parameters", "rate"),
-    [(135_000_000, 1e-3), (1_999_999_999, 1e-3), (2_000_000_000, 3e-4), (8_000_000_000, 3e-4)],
+    [
+        (22_700_000, 2e-4),
+        (99_999_999, 2e-4),
+        (100_000_000, 1e-3),
+        (135_000_000, 1e-3),
+        (1_999_999_999, 1e-3),
+        (2_000_000_000, 3e-4),
+        (8_000_000_000, 3e-4),
+    ],
 )
-def test_a_larger_model_learns_more_slowly(parameters, rate):
+def test_small_encoders_and_large_models_learn_more_slowly(parameters, rate):
     decided = a_plan(shape=dataclasses.replace(SMOLLM2, parameters=parameters))
 
     assert decided.learning_rate == rate

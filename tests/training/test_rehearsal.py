@@ -24,8 +24,8 @@ def old(right, wrong=0, dataset="old"):
     ] * wrong
 
 
-def a_session(items, *, mix=MIX, until=UNTIL, seed=7):
-    return Rehearsal(items, mix, until, seed)
+def a_session(items, *, mix=MIX, until=UNTIL, seed=7, chance=0.0):
+    return Rehearsal(items, mix, until, seed, chance=chance)
 
 
 def all_right(items, share=1.0):
@@ -486,6 +486,25 @@ def test_where_there_is_nothing_all_is_recalled():
     assert a_session(old(1)).recall(new=True) == 1.0
     assert a_session(new(1)).recall(new=False) == 1.0
     assert a_session(old(3)).tested({}) == "recall"
+
+
+def test_what_one_answer_gets_right_is_not_learned():
+    # Given texts of which 80 % have no names, and a model that finds none
+    session = a_session(new(100), chance=0.8)
+
+    assert rounds(session, [0.8] * 6) == [None] * 6
+    assert session.rate() == pytest.approx(1.0)
+
+    # Then patience counts from where half of what is left is learned
+    assert rounds(session, [0.95, 0.95, 0.95, 0.95])[-1] == "patience"
+    assert session.rate() == pytest.approx(0.1)
+
+
+def test_where_one_answer_gets_all_right_it_is_to_be_learned_all_the_same():
+    session = a_session(new(100), chance=1.0)
+    session.saw({number: number < 75 for number in range(100)})
+
+    assert session.rate() == pytest.approx(0.5)
 
 
 def test_patience_ends_nothing_before_the_epochs_that_were_planned():

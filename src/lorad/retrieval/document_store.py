@@ -102,6 +102,8 @@ class Passage:
     """Cosine of its embedding and the question's; ``None`` where there is none."""
     coverage: float
     """Share of the question's words that it holds, weighted by rarity, 0 to 1."""
+    relevance: float
+    """Similarity and coverage together: more is nearer to the question."""
     is_relevant: bool
     """Whether it is near enough to the question to answer it; see ``documents.min_relevance``."""
 
@@ -352,6 +354,7 @@ class DocumentStore:
             score=score,
             similarity=similarity,
             coverage=coverage,
+            relevance=relevance,
             is_relevant=relevance >= self._settings.min_relevance,
         )
 

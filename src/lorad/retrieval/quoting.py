@@ -1,4 +1,4 @@
-"""The sentence, list item or table row of some passages that answers a question, word for word. Pure.
+"""The paragraph, list item or table row of some passages that answers a question, word for word. Pure.
 
 What lives here: taking a passage apart, and which of its pieces is quoted. What never does: searching, models; what scores is
 handed in.
@@ -26,17 +26,20 @@ Score = Callable[[str, Sequence[str]], Sequence[Odds]]
 COVERED = 4.0
 """Weight of the share of the question's words that a piece holds, beside the reranker's log-odds."""
 
-ALONE = 8.0
-"""The same where there is no reranker: half of the words are the line."""
+ALONE, HALF = 8.0, -3.0
+"""The same where there is no reranker, and the score of a piece that holds half of the words: the usual line."""
 
 MOST_COMPARED, LONGEST_PIECE = 32, 600
 """Pieces that the reranker compares, those that hold most of the question's words; and characters of a piece: a longer one is no
 quotation but a text."""
 
+SHORT_PARAGRAPH = 60
+"""Words of a paragraph that is quoted whole: what a sentence means often stands in the one before it."""
+
 LEAST_STEM = 4
 """Letters that two forms of a word must share."""
 
-_ITEM = re.compile(r"[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]+(?=\S)", re.MULTILINE)
+_ITEM = re.compile(r"^[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]+(?=\S)", re.MULTILINE)
 _DELIMITER = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*")
 _LINE = re.compile(r"[^\r\n]+")
 _CELL_END = re.compile(r"(?<!\\)\|")
@@ -51,6 +54,8 @@ class Piece:
     end: int
     said: str
     """What is answered: its words, of a table's row each behind the name of its column."""
+    compared: str
+    """What is compared with the question: of a short paragraph, which is quoted whole, one sentence."""
     heading: str
     """The heading above it."""
 
@@ -63,6 +68,8 @@ class Quotation:
     cited: Citation
     score: float
     """How well it answers the question: 0 is even, more is better."""
+    about: float
+    """Log-odds that the question asks for something that such texts tell, and is no ordinary conversation."""
 
 
 def best(
@@ -81,10 +88,12 @@ def best(
     found, covered = [every[place] for place in order], [held[place] for place in order]
     texts = [_shown(*each) for each in found]
     if score is None:
-        scores = [ALONE * (share - 0.5) for share in covered]
+        scores = [HALF + ALONE * (share - 0.5) for share in covered]
+        about = max(scores)
     else:
         told = score(question, texts)
         scores = [one.answers + COVERED * share for one, share in zip(told, covered, strict=True)]
+        about = max(one.about for one in told)
     highest = max(scores)
     passage, piece = found[scores.index(highest)]
     start = passage.chunk.start
@@ -94,12 +103,12 @@ def best(
         end=start + piece.end,
         text=passage.chunk.text[piece.start : piece.end],
     )
-    return Quotation(piece.said, own, highest)
+    return Quotation(piece.said, own, highest, about)
 
 
 def _shown(passage: Passage, piece: Piece) -> str:
     """Return a piece as it is compared: behind what it is about."""
-    return f"{passage.chunk.title}, {piece.heading}: {piece.said}"
+    return f"{passage.chunk.title}, {piece.heading}: {piece.compared}"
 
 
 def pieces(passage: Passage) -> list[Piece]:
@@ -117,22 +126,31 @@ def _pieces(text: str, block: Block, heading: str) -> list[Piece]:
     if block.kind == "table":
         return _rows(text, block, heading)
     if block.kind == "code":
-        return [Piece(block.start, block.end, text[block.start : block.end], heading)]
+        return [_piece(text, block.start, block.end, heading)]
     items = list(_ITEM.finditer(text, block.start, block.end))
     # what stands before the first item is prose; where there is none, all of it
-    prose_end = items[0].start() if items else block.end
-    begins = [block.start, *sentence_starts(text, block.start, prose_end), prose_end]
-    spans = [*pairwise(begins), *pairwise([*(item.end() for item in items), block.end])]
-    ends = {item.end(): item.start() for item in items}
-    found = []
-    for start, end in spans:
-        behind = ends.get(end, end)  # an item ends where the next one's sign begins
-        part = text[start:behind]
-        first = start + len(part) - len(part.lstrip())
-        last = start + len(part.rstrip())
-        if last > first:
-            found.append(Piece(first, last, text[first:last], heading))
-    return found
+    found = _sentences(text, block.start, items[0].start() if items else block.end, heading)
+    behind = [*(item.start() for item in items[1:]), block.end]
+    found += [_piece(text, item.end(), end, heading) for item, end in zip(items, behind, strict=False)]
+    return [piece for piece in found if piece.end > piece.start]
+
+
+def _sentences(text: str, start: int, end: int, heading: str) -> list[Piece]:
+    """Return the sentences of a paragraph; of a short one each stands for all of it. What only announces says nothing."""
+    edges = [start, *sentence_starts(text, start, end), end]
+    found = [_piece(text, first, last, heading) for first, last in pairwise(edges)]
+    if len(text[start:end].split()) <= SHORT_PARAGRAPH:
+        whole = _piece(text, start, end, heading)
+        found = [replace(whole, compared=piece.compared) for piece in found]
+    return [piece for piece in found if not piece.compared.endswith(":")]
+
+
+def _piece(text: str, start: int, end: int, heading: str) -> Piece:
+    """Return a span without the white space around it."""
+    part = text[start:end]
+    first, last = start + len(part) - len(part.lstrip()), start + len(part.rstrip())
+    said = text[first : max(first, last)]
+    return Piece(first, max(first, last), said, said, heading)
 
 
 def _rows(text: str, block: Block, heading: str) -> list[Piece]:
@@ -140,11 +158,12 @@ def _rows(text: str, block: Block, heading: str) -> list[Piece]:
     lines = [(line.start(), line.end(), line[0]) for line in _LINE.finditer(text, block.start, block.end)]
     has_header = len(lines) > 1 and bool(_DELIMITER.fullmatch(lines[1][2]))
     names = _cells(lines[0][2]) if has_header else []
-    return [
-        Piece(start, end, _row(names, _cells(line)) if "|" in line else line.strip(), heading)
+    rows = [
+        (start, end, _row(names, _cells(line)) if "|" in line else line.strip())
         for start, end, line in lines[2 if has_header else 0 :]
         if any(map(str.isalnum, line))
     ]
+    return [Piece(start, end, told, told, heading) for start, end, told in rows]
 
 
 def _cells(line: str) -> list[str]:

@@ -144,6 +144,14 @@ class Task(ABC):
         del rows
         return ()
 
+    def chance(self, rows: Sequence[Any]) -> float:
+        """Return the share of these rows, 0 to 1, that one and the same answer gets right.
+
+        As long as no more are right, nothing is learned: the rate stays high and nobody gives up.
+        """
+        del rows
+        return 0.0
+
     def held_out(self, examples: Sequence[Example]) -> AbstractSet[str]:
         """Return the ids of those that are never trained, so that calibration can be fitted and measured on them.
 

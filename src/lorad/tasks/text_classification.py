@@ -35,8 +35,9 @@ MULTIPLE = "multi_label_classification"
 """transformers' word for a head whose outputs are each a yes or no."""
 SEPARATOR = "/"
 """Between the levels of a label."""
-HELD_OUT_FROM, HELD_OUT_EVERY = 100, 10
-"""Of a dataset of so many examples every so many-th is never trained."""
+HELD_OUT_EVERY = {1000: 10, 100: 5}
+"""Of a dataset of so many examples or more every so many-th is never trained: a temperature needs some fifty rows, or it is
+chance. The tenth is among the fifth, so that a dataset that grows holds out nothing that was trained."""
 SURE = 0.5
 """Where a text may have several labels, those that are at least so likely are its own."""
 ALIKE = 1e-6
@@ -176,13 +177,26 @@ class TextClassification(Predicting):
         )
         return (note,)
 
+    def chance(self, rows: Sequence[Text]) -> float:
+        """Return the share of the commonest label; where a text may have several, that of texts without any."""
+        own = Counter(row.best for row in rows if row.labels or row.is_multiple)
+        is_multiple = any(row.is_multiple for row in rows)
+        return (own[None] if is_multiple else max(own.values(), default=0)) / max(1, len(rows))
+
     def held_out(self, examples: Sequence[Example]) -> AbstractSet[str]:
-        """Return a tenth of every dataset of a hundred examples or more, by their digests: the same at every call."""
+        """Return a fifth of every dataset of a hundred examples or more, a tenth of one of a thousand.
+
+        They are chosen by their digests: the same at every call.
+        """
         sizes = Counter(example.dataset for example in examples)
+        every = {
+            dataset: next((every for least, every in HELD_OUT_EVERY.items() if size >= least), None)
+            for dataset, size in sizes.items()
+        }
         return {
             example.id
             for example in examples
-            if sizes[example.dataset] >= HELD_OUT_FROM and int(example.id[:8], 16) % HELD_OUT_EVERY == 0
+            if (part := every[example.dataset]) and int(example.id[:8], 16) % part == 0
         }
 
     # -- learning and grading

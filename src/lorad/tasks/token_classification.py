@@ -138,6 +138,10 @@ class TokenClassification(Predicting):
         marked = {tag[2:] for row in rows for tag in row.tags if tag != OUTSIDE}
         return [OUTSIDE, *(f"{sign}-{label}" for label in sorted(marked) for sign in "BI")]
 
+    def chance(self, rows: Sequence[Tagged]) -> float:
+        """Return the share of rows in which nothing is marked."""
+        return sum(set(row.tags) <= {OUTSIDE} for row in rows) / len(rows) if rows else 0.0
+
     def question(self, tokenizer: Any, asked: Any) -> Tagged:
         """Return a text as a row without tags."""
         if not isinstance(asked, str) or not asked.strip():

@@ -20,7 +20,8 @@ from typing import Any
 from lorad.records import ReplayMix, StoppingRule
 
 HALF = 0.5
-"""Before half is learned, recall of whole answers stands still for long and says nothing."""
+"""Before half is learned, recall of whole answers stands still for long and says nothing. What one answer to everything gets
+right (no entities, the commonest label) is not learned."""
 LEAST_RATE = 0.1
 LEAST = 32
 """So many old rows may go with a small drop, and so many new ones make a round, recalled or not: they cost a few seconds
@@ -46,9 +47,17 @@ class Rehearsal:
     """Choose each round's examples from what is known of their recall."""
 
     def __init__(
-        self, items: Sequence[ReplayItem], mix: ReplayMix, stopping: StoppingRule, seed: int, batch: int = 1
+        self,
+        items: Sequence[ReplayItem],
+        mix: ReplayMix,
+        stopping: StoppingRule,
+        seed: int,
+        batch: int = 1,
+        chance: float = 0.0,
     ) -> None:
+        """``chance`` is the share of the new rows that one and the same answer gets right."""
         self._mix = mix
+        self._chance = chance if chance < 1 else 0.0
         self._stopping = stopping
         self._batch = batch
         self._random = random.Random(seed)  # noqa: S311 - reproducible choice, not a secret
@@ -191,11 +200,7 @@ class Rehearsal:
         if self.rounds >= self._stopping.max_rounds:
             return self._end("max_rounds")
         is_plateau = self._stale > self._stopping.patience and self._idle >= self._stopping.patience_steps
-        if (
-            is_plateau
-            and self.rounds >= self._stopping.min_rounds
-            and self.recall(new=bool(self._new)) > HALF
-        ):
+        if is_plateau and self.rounds >= self._stopping.min_rounds and self._learned() > HALF:
             return self._end("patience")
         return None
 
@@ -205,8 +210,9 @@ class Rehearsal:
         While little is recalled, all of it; then its root, so that the last rows do not throw out those before;
         a half, then a quarter of that while rounds bring nothing, as at a plateau rows push one another out.
         """
-        left = 1 - min(self.recall(new=True), self.recall(new=False))
-        calmed = 0.5 ** min(self._stale, 2) if self.recall(new=True) > HALF else 1.0
+        learned = self._learned()
+        left = 1 - min(self.recall(new=True), self.recall(new=False)) if learned else 1.0
+        calmed = 0.5 ** min(self._stale, 2) if learned > HALF else 1.0
         return max(LEAST_RATE, math.sqrt(left) * calmed)
 
     def _end(self, why: str) -> str:
@@ -252,6 +258,12 @@ class Rehearsal:
         """Return the share of new (or old) examples last seen answered right; 1 when there are none."""
         numbers = self._new if new else self._old
         return sum(self._right[number] for number in numbers) / len(numbers) if numbers else 1.0
+
+    def _learned(self) -> float:
+        """Return how much is learned of the new rows, 0 to 1, beyond ``chance``; of the old ones where none is new."""
+        if not self._new:
+            return self.recall(new=False)
+        return max(0.0, (self.recall(new=True) - self._chance) / (1 - self._chance))
 
     @property
     def right(self) -> list[bool]:

@@ -62,7 +62,10 @@ def train(
 
     With ``checkpoints`` it goes on behind the last round of theirs that is complete, to the same end.
     """
-    rehearsal = Rehearsal(material.items, plan.mix, plan.stopping, plan.seed, plan.effective_batch)
+    new = [row for row, item in zip(material.rows, material.items, strict=True) if item.is_new]
+    rehearsal = Rehearsal(
+        material.items, plan.mix, plan.stopping, plan.seed, plan.effective_batch, task.chance(new)
+    )
     tally = Tally()
     rounds = Rounds(material, rehearsal, plan)
     watcher = Watcher(

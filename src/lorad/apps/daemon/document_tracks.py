@@ -40,6 +40,9 @@ FOLDER = "documents"
 PAGE = 1000
 """Documents that are listed at once, at most."""
 
+READ_FROM = 0.15
+"""Relevance from which the reranker reads a passage, to quote it; see ``documents.min_relevance``."""
+
 ANSWERED = frozenset({"taught", "stored"})
 """Ways in which a learned example answers."""
 
@@ -190,7 +193,7 @@ class DocumentTracks:
         is_answered = known is not None and known.mode in ANSWERED
         if is_answered and settings.documents.prefer == "facts":
             return known
-        found = passages.relevant(self._search(track, asking))
+        found = self._search(track, asking)
         reply = self._quoted(track, asking, found) if self._quotes(asking) else _behind(track, asking, found)
         if reply is not None:
             return reply
@@ -206,10 +209,17 @@ class DocumentTracks:
         return asking.may_quote and (chosen == "quote" or (chosen == "auto" and asking.is_small))
 
     def _quoted(self, track: str, asking: Asking, found: Sequence[Passage]) -> Reply | None:
-        """Return the piece of what was found that answers the question, ``None`` where none does."""
-        question = _question(asking.messages)
-        best = quoting.best(question, found, self._store(track).rarities(question), self._score)
+        """Return the piece of what was found that answers the question, ``None`` where none does.
+
+        The reranker reads pieces of all passages that are not far off: it knows better than a cosine what answers. Where nobody
+        has named documents, ordinary conversation must not be answered with one of them.
+        """
+        question, relevant = _question(asking.messages), passages.relevant(found)
+        near = relevant if self._score is None else [each for each in found if each.relevance >= READ_FROM]
+        best = quoting.best(question, near, self._store(track).rarities(question), self._score)
         if best is None or best.score < self._settings.documents.min_quote_score:
+            return None
+        if not (asking.is_named or relevant or best.about >= 0):
             return None
         return Reply(mode="quoted", text=best.text, passages=(best.cited,), documents=track)
 
@@ -224,8 +234,8 @@ class DocumentTracks:
 
 
 def _behind(track: str, asking: Asking, found: Sequence[Passage]) -> Reply | None:
-    """Return the question behind as many passages as fit, ``None`` where there are none."""
-    chosen = passages.fitting(asking.messages, found, asking.measure, asking.room)
+    """Return the question behind as many relevant passages as fit, ``None`` where there are none."""
+    chosen = passages.fitting(asking.messages, passages.relevant(found), asking.measure, asking.room)
     if not chosen:
         return None
     asked = passages.asked(asking.messages, chosen)

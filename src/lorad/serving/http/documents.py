@@ -5,7 +5,7 @@ What lives here: the routes. What never does: searching (``lorad.retrieval``), h
 
 from typing import Annotated
 
-from fastapi import FastAPI, Query
+from fastapi import FastAPI, Path, Query
 
 from lorad.serving.answers import DocumentList, DocumentWithText, RemovedDocuments, SearchResults
 from lorad.serving.http.daemon import Daemon
@@ -38,7 +38,9 @@ def add(app: FastAPI, daemon: Daemon) -> None:
         return daemon.documents(track, name, before, limit)
 
     @app.get("/lorad/documents/{document}")
-    def document(document: int, track: str = DOCUMENTS) -> DocumentWithText:
+    def document(
+        document: Annotated[int, Path(ge=1, le=LARGEST)], track: str = DOCUMENTS
+    ) -> DocumentWithText:
         return daemon.document(track, document)
 
     @app.post("/lorad/documents/remove")
