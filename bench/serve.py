@@ -284,14 +284,15 @@ def swaps(settings: Sequence[str] = (), *, is_exact: bool = True) -> dict[str, A
             for number, question in enumerate(asked)
             for name in names
         }
-        calm, _ = asked_by_eight(asked, how, SWAP_REQUESTS // 5, lambda _: False)
+        socket = place.socket(SETTINGS.server.socket)
+        calm, _ = asked_by_eight(socket, asked, how, SWAP_REQUESTS // 5, lambda _: False)
 
         def change(made: int) -> bool:
             if made < SWAPS:
                 client.rollback("chat", names[made % 2])
             return made < SWAPS
 
-        told, made = asked_by_eight(asked, how, SWAP_REQUESTS, change)
+        told, made = asked_by_eight(socket, asked, how, SWAP_REQUESTS, change)
         client.rollback("chat", version)
     found = {
         "swaps": made,
@@ -326,7 +327,11 @@ def longest(told: Sequence[Told]) -> float:
 
 
 def asked_by_eight(
-    asked: Sequence[list[dict[str, str]]], how: dict[str, Any], count: int, change: Callable[[int], bool]
+    socket: Path,
+    asked: Sequence[list[dict[str, str]]],
+    how: dict[str, Any],
+    count: int,
+    change: Callable[[int], bool],
 ) -> tuple[list[Told], int]:
     """Ask so many questions from eight clients, and more until ``change``, called evenly meanwhile, says no; count its calls."""
     numbers, told, lock = itertools.count(), list[Told](), threading.Lock()
@@ -334,7 +339,7 @@ def asked_by_eight(
     changing.set()
 
     def ask() -> None:
-        own = Client(home().socket(SETTINGS.server.socket))
+        own = Client(socket)
         while (at := next(numbers)) < count or changing.is_set():
             found = once(own, at % len(asked), asked[at % len(asked)], how)
             with lock:
