@@ -1,12 +1,13 @@
 """What every benchmark shares: where results go, and which machine, commit and command made them."""
 
+import argparse
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,31 @@ def arm(name: str, command: Sequence[str], *, fresh: bool) -> dict[str, Any]:
         subprocess.run([sys.executable, *command, str(path)], check=True)
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
+
+
+def arms(
+    file: str,
+    known: Sequence[str],
+    run: Callable[[str], dict[str, Any]],
+    begin_anew: Callable[[], None] = lambda: None,
+) -> dict[str, dict[str, Any]]:
+    """Run a bench's arms as its command line asks, each in a process of its own; return what those that were asked for found.
+
+    ``run`` does one of those that are ``known``, in its process, which ends here. ``--fresh`` calls ``begin_anew`` first.
+    """
+    bench = Path(file).stem
+    parser = argparse.ArgumentParser(description=(sys.modules["__main__"].__doc__ or "").partition("\n")[0])
+    parser.add_argument("--fresh", action="store_true", help="begin anew")
+    parser.add_argument("--only", nargs="*", choices=known, default=known, help="run these arms alone")
+    parser.add_argument("--arm", choices=known, help=argparse.SUPPRESS)
+    parser.add_argument("out", nargs="?", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.arm:
+        options.out.write_text(json.dumps(run(options.arm)), encoding="utf-8")
+        raise SystemExit
+    if options.fresh:
+        begin_anew()
+    return {name: arm(f"{bench}_{name}", [file, "--arm", name], fresh=options.fresh) for name in options.only}
 
 
 def add_smollm2(home: Path) -> None:

@@ -12,7 +12,6 @@ The corpora's vectors, and the reranker, are computed in bfloat16, in a fraction
 cosine between a question's vector so made and the float32 one that lorad makes.
 """
 
-import argparse
 import json
 import shutil
 import time
@@ -322,18 +321,8 @@ def run_arm(arm: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--fresh", action="store_true", help="measure again what was measured")
-    parser.add_argument("--only", nargs="*", choices=ARMS, default=ARMS, help="run these arms alone")
-    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
-    parser.add_argument("out", nargs="?", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
     hardware.quieten()
-    if options.arm:
-        options.out.write_text(json.dumps(run_arm(options.arm)), encoding="utf-8")
-        return
-    for name in options.only:
-        report.arm(f"retrieval_{name}", [__file__, "--arm", name], fresh=options.fresh)
+    report.arms(__file__, ARMS, run_arm)
     known = {name: report.CACHE / f"retrieval_{name}.json" for name in ARMS}
     arms = {name: json.loads(path.read_text()) for name, path in known.items() if path.exists()}
     found = flat(arms)

@@ -13,7 +13,6 @@ the merged copy recall of memory), `llamacpp` (the exported GGUF, where llama-cp
 All ask the same questions, with the same prompts and greedily, for at most 64 tokens; the time to read the prompt counts.
 """
 
-import argparse
 import itertools
 import json
 import math
@@ -610,22 +609,10 @@ def figures(arms: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--fresh", action="store_true", help="begin anew")
-    parser.add_argument("--only", nargs="*", choices=ARMS, default=ARMS, help="run these arms alone")
-    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
-    parser.add_argument("out", nargs="?", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
     hardware.quieten()
-    if options.arm:
-        options.out.write_text(json.dumps(run_arm(options.arm)), encoding="utf-8")
-        return
-    if options.fresh:
-        shutil.rmtree(report.CACHE / "serve", ignore_errors=True)
-    arms = {
-        name: report.arm(f"serve_{name}", [__file__, "--arm", name], fresh=options.fresh)
-        for name in options.only
-    }
+    arms = report.arms(
+        __file__, ARMS, run_arm, lambda: shutil.rmtree(report.CACHE / "serve", ignore_errors=True)
+    )
     if set(arms) != set(ARMS):
         print(json.dumps(arms, indent=2))
         return

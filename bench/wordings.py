@@ -9,7 +9,6 @@ the bench's own process), `search` (100,000 rows). What was tried while this was
 (data/harbour*.json, data/reranker); none of this bench's.
 """
 
-import argparse
 import json
 import random
 import time
@@ -396,20 +395,8 @@ def run_arm(arm: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--fresh", action="store_true", help="begin anew")
-    parser.add_argument("--only", nargs="*", choices=ARMS, default=ARMS, help="run these arms alone")
-    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
-    parser.add_argument("out", nargs="?", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
     hardware.quieten()
-    if options.arm:
-        options.out.write_text(json.dumps(run_arm(options.arm)), encoding="utf-8")
-        return
-    arms = {
-        name: report.arm(f"wordings_{name}", [__file__, "--arm", name], fresh=options.fresh)
-        for name in options.only
-    }
+    arms = report.arms(__file__, ARMS, run_arm)
     if set(arms) != set(ARMS):
         return
     found = figures(arms)

@@ -26,6 +26,12 @@ CLASSIFICATION = "text_classification"
 RETRIEVAL = "retrieval"
 """The task of tracks that hold documents and learn nothing, and what their files' formats are called."""
 
+DOCUMENTS = "documents"
+"""The track of documents that is meant where none is named."""
+
+DATE = r"^(\d{4}(-\d\d(-\d\d)?)?)?$"
+"""A document's date: YYYY-MM-DD, its beginning, or nothing."""
+
 BASE = "base"
 """What people and answers call the model without any version."""
 

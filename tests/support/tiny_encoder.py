@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import tiny
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
@@ -61,3 +62,9 @@ def store(folder, target, kind=BertModel, seed=5):
     words.save_pretrained(folder)
     bases.store_base(folder, target, make=partial(bases.make_base, head=heads.SEQUENCE))
     return target
+
+
+def store_beside_causal(folder):
+    """Store a tiny encoder and a tiny causal model in a folder; return the folder of each by its kind."""
+    bases.store_base(tiny.save(folder / "llama"), folder / "causal")
+    return {"encoder": store(folder / "bert", folder / "encoder"), "causal": folder / "causal"}

@@ -354,12 +354,7 @@ def test_scores_count_whole_spans(pairs, expected):
 @pytest.fixture(scope="module")
 def bases_on_disk(tmp_path_factory):
     """A tiny encoder and a tiny causal model."""
-    folder = tmp_path_factory.mktemp("bases")
-    bases.store_base(tiny.save(folder / "llama"), folder / "causal")
-    return {
-        "encoder": tiny_encoder.store(folder / "bert", folder / "encoder"),
-        "causal": folder / "causal",
-    }
+    return tiny_encoder.store_beside_causal(tmp_path_factory.mktemp("bases"))
 
 
 def headed(folder, labels=("O", "B-A", "I-A")):

@@ -1,7 +1,6 @@
 """Versions as ONNX graphs: ONNX Runtime says what the version says, in texts of any number and length."""
 
 import pytest
-import tiny
 import tiny_encoder
 import torch
 from transformers import AutoTokenizer
@@ -20,12 +19,7 @@ LABELS = ("things/fruit", "things/metal", "animals")
 
 @pytest.fixture(scope="module")
 def bases_on_disk(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bases")
-    bases.store_base(tiny.save(folder / "llama"), folder / "causal")
-    return {
-        "encoder": tiny_encoder.store(folder / "bert", folder / "encoder"),
-        "causal": folder / "causal",
-    }
+    return tiny_encoder.store_beside_causal(tmp_path_factory.mktemp("bases"))
 
 
 @pytest.fixture(scope="module")

@@ -232,9 +232,9 @@ def read(
     """Read a dataset file for a task; raise ``SampleError`` when nothing in it, or too little of it, can be used.
 
     Given ``fields`` (ours -> the file's), each row is those and nothing else. ``labels`` names what it numbers. A row
-    with an example for which ``check`` raises ``SampleError`` is a bad row, and so is one with a label that differs from another, or
-    from one of those that are ``known``, in case only. ``held_out`` are the wordings of its sidecar. A path is one that a person named: where it
-    is a link, what it leads to is read.
+    with an example for which ``check`` raises ``SampleError`` is a bad row, and so is one with a label that differs in
+    case only from another, or from one that is ``known``. ``held_out`` are the wordings of its sidecar. A path is one that
+    a person named: where it is a link, what it leads to is read.
     """
     if isinstance(file, Path):
         with opened(file, follow=True) as source:

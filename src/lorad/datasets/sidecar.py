@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from lorad.config import Section, SplitMethod, TrackName
 from lorad.errors import SampleError, did_you_mean
-from lorad.records import RETRIEVAL, digest
+from lorad.records import DATE, RETRIEVAL, digest
 from lorad.storage.source import Source, opened
 
 META, WORDINGS = SUFFIXES = (".meta.yaml", ".wordings.json")
@@ -57,7 +57,7 @@ class Sidecar(Section):
     """For people; kept in the ledger."""
     tags: Annotated[tuple[_Text, ...], Field(max_length=100)] = ()
     """Of the file's documents, by which a search may choose among them."""
-    date: Annotated[str, Field(pattern=r"^(\d{4}(-\d\d(-\d\d)?)?)?$")] = ""
+    date: Annotated[str, Field(pattern=DATE)] = ""
     """The same: YYYY-MM-DD or its beginning, in quotes."""
     split: SplitMethod | None = None
     """How the file's documents are divided; their track's lengths, and its pattern for ``regex``, hold."""

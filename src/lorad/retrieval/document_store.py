@@ -71,6 +71,9 @@ next to nothing, and to compare a million chunks takes a second."""
 LONGEST_HEADING = 160
 """Characters of the headings above a chunk that are embedded with it, the last ones: what an embedder reads is bounded."""
 
+MOST_FILTERS = 16
+"""Filters whose rows are kept: the next search by the same one need not look them up."""
+
 BLOCK_ROWS = 8192
 """Rows that are multiplied together: as float32 they fit into a processor's cache."""
 
@@ -426,7 +429,7 @@ class DocumentStore:
                 among = np.zeros_like(allowed)
                 among[chosen[chosen < len(among)]] = True
                 allowed &= among
-            if len(view.held) >= MOST_WORDS:
+            if len(view.held) >= MOST_FILTERS:
                 view.held.clear()  # requests bring ever new filters
             view.held[where] = torch.from_numpy(allowed)
         return view.held[where]

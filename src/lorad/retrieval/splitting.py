@@ -31,8 +31,6 @@ _SENTENCE_END = re.compile(
 _ABBREVIATED = re.compile(
     r"(?:\b[A-Za-z]|\b(?:Mr|Mrs|Ms|Dr|Prof|St|Nr|No|Fig|Eq|Sec|Ch|Vol|vs|etc|cf|al|approx|e\.g|i\.e|z\.B|d\.h|bzw|ca|usw))\.$"
 )
-
-
 GROUP = 1 << 20
 """Characters that are tokenised together."""
 

@@ -18,6 +18,7 @@ from urllib.parse import quote
 import h11
 
 from lorad.home import check_socket_path
+from lorad.records import DOCUMENTS
 from lorad.serving import replies
 from lorad.serving.answers import (
     Classifications,
@@ -97,9 +98,7 @@ class AsyncClient:
         body = {"model": model, "texts": list(texts)}
         return await self._ask(TaggedTexts, "POST", "/lorad/tag", body, seconds=TOKEN_SECONDS)
 
-    async def search(
-        self, query: str, track: str = "documents", k: int = 10, **options: Any
-    ) -> SearchResults:
+    async def search(self, query: str, track: str = DOCUMENTS, k: int = 10, **options: Any) -> SearchResults:
         """Return the passages of documents that are nearest to a query; options as ``POST /lorad/search`` has them."""
         body = {"track": track, "query": query, "k": k, **given(options)}
         return await self._ask(SearchResults, "POST", "/lorad/search", body, seconds=TOKEN_SECONDS)

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from lorad.errors import ConfigError
 from lorad.home import check_socket_path
-from lorad.records import Job
+from lorad.records import DOCUMENTS, Job
 from lorad.serving import replies
 from lorad.serving.answers import (
     Classifications,
@@ -184,23 +184,23 @@ class Client:
             SystemAnswer, "POST", f"/lorad/systems/{quote(system, safe='')}", body, timeout=TOKEN_SECONDS
         )
 
-    def search(self, query: str, track: str = "documents", k: int = 10, **options: Any) -> SearchResults:
+    def search(self, query: str, track: str = DOCUMENTS, k: int = 10, **options: Any) -> SearchResults:
         """Return the passages of documents that are nearest to a query; options as ``POST /lorad/search`` has them."""
         body = {"track": track, "query": query, "k": k, **given(options)}
         return self._ask(SearchResults, "POST", "/lorad/search", body, timeout=TOKEN_SECONDS)
 
-    def documents(self, track: str = "documents", name: str = "", before: int | None = None) -> DocumentList:
+    def documents(self, track: str = DOCUMENTS, name: str = "", before: int | None = None) -> DocumentList:
         """Return a track's newest thousand documents, or those older than one; of all, or of one file, title or url."""
         return self._ask(
             DocumentList, "GET", "/lorad/documents", track=track, name=name, **given({"before": before})
         )
 
-    def document(self, document: int, track: str = "documents") -> DocumentWithText:
+    def document(self, document: int, track: str = DOCUMENTS) -> DocumentWithText:
         """Return a document with its text."""
         return self._ask(DocumentWithText, "GET", f"/lorad/documents/{document}", track=track)
 
     def remove_documents(
-        self, documents: Sequence[int] = (), name: str = "", track: str = "documents"
+        self, documents: Sequence[int] = (), name: str = "", track: str = DOCUMENTS
     ) -> RemovedDocuments:
         """Remove documents by number, or all of one file, title or url."""
         body = {"track": track, "documents": list(documents), "name": name}

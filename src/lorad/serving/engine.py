@@ -340,8 +340,8 @@ class Engine:
     ) -> tuple[Reply | None, list[int], int]:
         """Return the prompt, and how many tokens its answer may have.
 
-        Where the example's own conversation, or the passages before a question, leave no room for the answer that is asked for, or cannot be written, the
-        question is asked as it is: nobody is told off for messages that they did not send.
+        Where the example's own conversation, or the passages before a question, leave no room for the answer that is asked
+        for, or cannot be written, the question is asked as it is: nobody is told off for messages that they did not send.
         """
         tokenizer, context = served.base.tokenizer, context_length(served.base.model.config)
         if reply is not None and reply.messages is not None and reply.mode in ("taught", "passages"):

@@ -6,6 +6,7 @@ full synchronisation: a committed transaction survives a power cut.
 
 import contextlib
 import os
+import re
 import sqlite3
 import stat
 import threading
@@ -34,6 +35,8 @@ BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 DENIED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
 
 #: The database holds everybody's words.
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+"""What SQLite takes for a text's end, and halves of characters, which it cannot write."""
 MODE = 0o600
 
 #: Seconds to wait for somebody else who writes.

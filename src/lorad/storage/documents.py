@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from lorad.errors import SampleError
-from lorad.storage.database import Database
+from lorad.records import DATE
+from lorad.storage.database import UNSTORABLE, Database
 from lorad.storage.vectors import Batch
 
 FILE = "documents.sqlite3"
@@ -61,8 +62,6 @@ SUMMARY = """
         (SELECT COUNT(*) FROM chunks c WHERE c.document = d.id AND c.slot IS NULL) AS unembedded
     FROM documents d
 """
-
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 State = Literal["waiting", "divided", "same"]
 """``waiting`` to be divided; ``same``: another document has this text."""
@@ -107,14 +106,14 @@ class Document:
     def check(self) -> None:
         """Raise ``SampleError`` for a document that cannot be stored."""
         for name in ("text", "title", "name", "url"):
-            if _UNSTORABLE.search(getattr(self, name)):
+            if UNSTORABLE.search(getattr(self, name)):
                 raise SampleError(
                     f"the document {self.title!r} holds a NUL or half a character in its {name}; remove it",
                     code="unstorable_text",
                 )
         if not self.text.strip():
             raise SampleError(f"the document {self.title!r} has no text", code="no_text")
-        if not re.fullmatch(r"(\d{4}(-\d\d(-\d\d)?)?)?", self.date):
+        if not re.fullmatch(DATE, self.date):
             raise SampleError(
                 f"the date {self.date!r} of {self.title!r} must be written as YYYY-MM-DD", code="bad_date"
             )
@@ -558,4 +557,4 @@ def _joined(heading: Sequence[str]) -> str:
 
 def _quoted(word: str) -> str:
     """Return a word as FTS5 takes it for a phrase, whatever signs it has."""
-    return '"' + _UNSTORABLE.sub(" ", word).replace('"', '""') + '"'
+    return '"' + UNSTORABLE.sub(" ", word).replace('"', '""') + '"'

@@ -7,7 +7,6 @@ A row of ``embeddings`` and the row of ``example_words`` (FTS5) with its number 
 """
 
 import json
-import re
 import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorad.records import Example
-from lorad.storage.database import Database
+from lorad.storage.database import UNSTORABLE, Database
 from lorad.storage.example_rows import read_example
 
 #: How a vector lies in SQLite; half the bytes of float32, and cosines change in the fourth digit.
@@ -24,9 +23,6 @@ _STORED = np.dtype("<f2")
 
 #: FTS5 splits words at an underscore. It keeps what Unicode leaves to private use.
 _UNDERSCORE = str.maketrans("_", "\ue000")
-
-#: What SQLite takes for a text's end, and halves of characters, which it cannot write.
-_UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 
 #: Each version that learned it has learned another answer to its question since.
 _REPLACED_EVERYWHERE = """
@@ -198,4 +194,4 @@ def _packed(vector: NDArray[np.floating[Any]]) -> bytes:
 
 def _written(text: str) -> str:
     """Return a text as FTS5 is given it: words that hold underscores stay whole."""
-    return _UNWRITABLE.sub(" ", text).translate(_UNDERSCORE)
+    return UNSTORABLE.sub(" ", text).translate(_UNDERSCORE)

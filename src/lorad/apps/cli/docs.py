@@ -10,13 +10,11 @@ from lorad.apps.cli.context import connect, show
 from lorad.apps.cli.options import Json
 from lorad.apps.screens import tables, terminal
 from lorad.errors import ConfigError
+from lorad.records import DOCUMENTS
 
 app = typer.Typer()
 group = typer.Typer(no_args_is_help=True, help="Add, search and remove documents.")
 app.add_typer(group, name="docs")
-
-DOCUMENTS = "documents"
-"""The track of documents that is meant where none is named."""
 
 Track = Annotated[str, typer.Option(metavar="NAME", help="The track of documents.")]
 Tags = Annotated[

@@ -226,7 +226,7 @@ class Api:
             room=room,
             is_named=is_named,
             may_quote=is_free,
-            is_small=bases.shape(self._tracks[track].base).parameters < SMALL,
+            is_small=base.parameters < SMALL,
         )
         return self._documents.reply(documents, asking, known)
 

@@ -18,6 +18,7 @@ from lorad.log import get_logger
 from lorad.models.embedders import Embedder
 from lorad.retrieval import passages, quoting
 from lorad.retrieval.answering import Reply
+from lorad.retrieval.citations import Citation
 from lorad.retrieval.document_store import DocumentStore, How, Passage
 from lorad.retrieval.passages import Messages
 from lorad.serving.answers import (
@@ -29,6 +30,8 @@ from lorad.serving.answers import (
     RemovedDocuments,
     SearchResults,
 )
+from lorad.serving.queries import PAGE
+from lorad.serving.record_json import fields_of
 from lorad.storage.documents import LARGEST, Added, Document, Filter, Signature
 from lorad.storage.ledger import Ledger
 
@@ -36,9 +39,6 @@ log = get_logger()
 
 FOLDER = "documents"
 """In a track's folder: its store."""
-
-PAGE = 1000
-"""Documents that are listed at once, at most."""
 
 READ_FROM = 0.15
 """Relevance from which the reranker reads a passage, to quote it; see ``documents.min_relevance``."""
@@ -135,21 +135,12 @@ class DocumentTracks:
             track=track,
             passages=tuple(
                 FoundPassage(
-                    document=each.chunk.document,
-                    title=each.chunk.title,
-                    name=each.chunk.name,
-                    url=each.chunk.url,
-                    heading=each.chunk.heading,
-                    page=each.chunk.page,
-                    start=each.chunk.start,
-                    end=each.chunk.end,
-                    text=each.chunk.text,
+                    **_place(cited),
                     score=round(each.score, 6),
-                    similarity=None if each.similarity is None else round(each.similarity, 4),
                     coverage=round(each.coverage, 4),
                     relevant=each.is_relevant,
                 )
-                for each in found
+                for cited, each in zip(passages.citations(found), found, strict=True)
             ),
             left=store.left(),
         )
@@ -246,22 +237,12 @@ def _question(messages: Messages) -> str:
     return str(messages[-1].get("content", ""))
 
 
+def _place(cited: Citation) -> dict[str, Any]:
+    return {name: value for name, value in fields_of(cited).items() if name != "number"}
+
+
 def _known(row: sqlite3.Row) -> dict[str, Any]:
-    return {
-        "id": row["id"],
-        "title": row["title"],
-        "name": row["name"],
-        "url": row["url"],
-        "markup": row["markup"],
-        "tags": tuple(json.loads(row["tags"])),
-        "date": row["date"],
-        "added_at": row["added_at"],
-        "characters": row["characters"],
-        "chunks": row["chunks"],
-        "unembedded": row["unembedded"],
-        "state": row["state"],
-        "same_as": row["same_as"],
-    }
+    return {**dict(row), "tags": tuple(json.loads(row["tags"]))}
 
 
 def _summary(row: sqlite3.Row) -> DocumentSummary:

@@ -85,7 +85,8 @@ def read(
     """Yield rows with their line (in a list, their place), a ``BadRow`` for one that cannot be read.
 
     ``is_header`` knows a table's first row by its names, ``plain`` reads other text where a task takes it, ``own`` are
-    fields that only a row has, ``listed`` those that hold a list in each, ``packed`` reads what is no text. Raise ``SampleError`` when the file cannot be read on.
+    fields that only a row has, ``listed`` those that hold a list in each, ``packed`` reads what is no text. Raise
+    ``SampleError`` when the file cannot be read on.
     """
     size = source.size
     if size > limits.max_bytes:

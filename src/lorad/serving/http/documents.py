@@ -7,14 +7,13 @@ from typing import Annotated
 
 from fastapi import FastAPI, Path, Query
 
+from lorad.records import DOCUMENTS
 from lorad.serving.answers import DocumentList, DocumentWithText, RemovedDocuments, SearchResults
 from lorad.serving.http.daemon import Daemon
 from lorad.serving.http.routing import Orders, given
-from lorad.serving.http.schemas import DOCUMENTS, RemoveDocumentsBody, SearchBody
+from lorad.serving.http.schemas import RemoveDocumentsBody, SearchBody
+from lorad.serving.queries import PAGE
 from lorad.storage.documents import LARGEST
-
-PAGE = 1000
-"""Documents that are listed at once."""
 
 AT_ONCE, MOST = 4, 64
 """Searches at one time, and that may wait: they must not keep people's orders from their turn."""

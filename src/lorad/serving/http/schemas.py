@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from lorad.datasets.containers.file_rows import BadRow, TooDeep
 from lorad.datasets.formats import conversations, row_values, tool_calls
 from lorad.errors import ProtocolError
+from lorad.records import DATE, DOCUMENTS
 from lorad.serving.http import parameters
 from lorad.serving.http.parameters import Parameters
 from lorad.serving.requests import Sampling
@@ -42,9 +43,6 @@ ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 INPUTS = 64
 """Inputs of one request for predictions: they go through the model together."""
 
-DOCUMENTS = "documents"
-"""The track of documents that is meant where none is named."""
-
 QUERY_LENGTH = 10_000
 """Maximum characters of a search: a page of text, pasted."""
 
@@ -52,7 +50,6 @@ NAME_LENGTH = 255
 """Maximum characters of a name: of a track, a version, a tag, a checkpoint."""
 
 _SHOWN = 60
-_DATE = r"^(\d{4}(-\d\d(-\d\d)?)?)?$"
 _TEXT_PARTS = ("text", "input_text", "output_text")
 """What a part of a message that is text calls itself in OpenAI's chat completions and in its responses."""
 _TRACK = Field(default="chat", max_length=NAME_LENGTH)
@@ -346,8 +343,8 @@ class SearchBody(Body):
     """Only in these."""
     tags: list[Annotated[str, Field(max_length=NAME_LENGTH)]] = Field(default=[], max_length=16)
     """Only in documents that have all of them."""
-    since: str = Field(default="", pattern=_DATE)
-    until: str = Field(default="", pattern=_DATE)
+    since: str = Field(default="", pattern=DATE)
+    until: str = Field(default="", pattern=DATE)
     """Only in documents of these days, both included."""
 
     def where(self) -> Filter:
