@@ -39,6 +39,10 @@ class Shelf:
     def __init__(self, count):
         self.examples = [example(number) for number in range(1, count + 1)]
 
+    def written_out(self, question, lineage):
+        del lineage
+        return question
+
     def has_all(self, lineage):
         return "of which a part is embedded" not in lineage
 
@@ -68,13 +72,13 @@ def test_the_nearest_is_found_and_scored_by_the_index_where_there_is_no_reranker
     found = finding.find(ASKED, ["v0.1"])
     assert found.neighbour.example.line == 1
     assert found.score == ALONE
-    assert finding.scored_by == f"{BY_SIMILARITY} on 0123456789ab, form 4"
+    assert finding.scored_by == f"{BY_SIMILARITY} on 0123456789ab, form 5"
 
 
 def test_a_reranker_says_how_well_it_answers():
     finding = Finding(Shelf(9), Judging())
     assert finding.find(ASKED, ["v0.1"]).score == SIMILAR - 30.0
-    assert finding.scored_by == "judging on 0123456789ab, form 4"
+    assert finding.scored_by == "judging on 0123456789ab, form 5"
 
 
 class Level(Shelf):
@@ -210,3 +214,33 @@ def test_what_a_question_names_and_the_example_lacks_counts_against_it():
     assert (
         Finding(Lacking(1)).find(ASKED, []).score == Finding(Shelf(1)).find(ASKED, []).score - 1.5 * LACKING
     )
+
+
+class Spelling(Shelf):
+    """An index that finds its second example once CS is written out."""
+
+    def written_out(self, question, lineage):
+        del lineage
+        return question.replace("CS", "Computer Science")
+
+    def search(self, question, lineage, most=8):
+        found = super().search(question, lineage, most)
+        return found[1:] if "Computer Science" in question else found
+
+
+class Reading:
+    """A reranker that likes questions with a word."""
+
+    fingerprint = "reading"
+
+    def __init__(self, liked):
+        self.liked = liked
+
+    def score(self, question, texts):
+        return [Odds(5.0 if self.liked in question else -5.0, 0.0) for _ in texts]
+
+
+@pytest.mark.parametrize(("liked", "line"), [("CS", 1), ("Computer Science", 2)])
+def test_an_abbreviation_is_read_both_ways_and_the_better_one_counts(liked, line):
+    found = Finding(Spelling(3), Reading(liked)).find("Where is the CS office?", ["v0.1"])
+    assert (found.neighbour.example.line, found.score > 0) == (line, True)

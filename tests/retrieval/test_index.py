@@ -271,7 +271,7 @@ def test_a_file_that_is_missing_stale_or_damaged_is_made_anew(world, damage):
     assert world.found("Where is the ford?", "v0.1", most=1) == ["Below the weir."]
     world.embed()
     mine = load_file(world.file)["vectors"]
-    numbers, vectors = world.index._stored.all(world.embedder.fingerprint)
+    numbers, vectors = world.index._stored.all(world.index._kept_as)
     assert len(numbers) == 2
     assert torch.equal(mine, torch.from_numpy(vectors).bfloat16())
 
@@ -368,7 +368,7 @@ def test_a_crash_at_any_write_loses_nothing_and_repeats_nothing(tmp_path):
 
         with contextlib.suppress(KeyboardInterrupt), fault_points.guarded(killer):
             world.embed(limit=2)
-        embedded = list(world.index._stored.numbers(world.embedder.fingerprint))
+        embedded = list(world.index._stored.numbers(world.index._kept_as))
         world.embedder.embedded.clear()
 
         world.start()
@@ -426,3 +426,48 @@ def test_three_rows_of_one_megabyte_are_embedded(world):
     world.embed()
 
     assert world.index.search("X1", ["v0.1"])[0].example.input[0]["content"] == "What is X1?"
+
+
+OFFICE = an_example("Where is the Alderwick office of Corn Milling?", "In the tithe barn.")
+CORN = an_example("Who heads Corn Milling?", "Ada Birch.")
+NAMESAKE = an_example("Who lives at Castle Mound?", "Nobody.")
+
+
+def test_an_abbreviation_is_written_out_as_most_of_memory_writes_it(world):
+    world.accept(OFFICE, CORN, NAMESAKE, version="v0.1")
+    world.embed()
+
+    def read(question, *lineage):
+        return world.index.written_out(question, lineage or ["v0.1"])
+
+    assert read("who runs CM at Alderwick?") == "who runs Corn Milling at Alderwick?"
+    assert read("who runs CM 12, the cm or the XY?") == "who runs CM 12, the cm or the XY?"
+    assert read("is AB there?") == "is Ada Birch there?"
+    assert read("who runs CM?", "v0.2") == "who runs CM?"
+
+
+def test_what_an_abbreviation_stood_for_is_gone_with_what_was_forgotten(world):
+    world.accept(CORN, version="v0.1")
+    world.embed()
+    world.memory.forget("mills", 2.0)
+    assert world.index.written_out("who runs CM?", ["v0.1"]) == "who runs CM?"
+
+
+def test_no_code_is_lacking_where_an_abbreviation_is_kept_beside_the_words(world):
+    world.accept(CORN, version="v0.1")
+    world.embed()
+    assert world.index._stored.matching("CM", 9) == []
+    assert world.index._stored.matching("corn milling", 9) == [CORN.id]
+
+
+def test_what_was_kept_in_another_form_is_made_anew(world, monkeypatch):
+    monkeypatch.setattr(index, "_FORM", "words 1")
+    world.start()
+    world.accept(CORN, version="v0.1")
+    world.embed()
+    monkeypatch.undo()
+    world.start()
+    assert world.found("Who heads Corn Milling?", "v0.1") == []
+    assert world.index.left() == 1
+    world.embed()
+    assert world.found("Who heads Corn Milling?", "v0.1") == ["Ada Birch."]

@@ -3,7 +3,7 @@
 import pytest
 
 from lorad.records import Example
-from lorad.retrieval.words import codes, embedded_text, words
+from lorad.retrieval.words import abbreviations, codes, embedded_text, spelled_out, words, written_out
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,38 @@ def test_every_code_is_among_the_words():
 )
 def test_of_an_example_the_last_question_and_the_answer_are_embedded(asked, target, expected):
     assert embedded_text(Example(task="chat", input=asked, target=target)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("the CS main office", ("CS",)),
+        ("CS 241 of the CS-2 group at 5 PM", ()),
+        ("Does the CS chair sit in CS 101?", ("CS",)),
+        ("WHERE IS THE CS OFFICE", ()),
+        ("I am A. B.", ()),
+        ("", ()),
+    ],
+)
+def test_abbreviations_stand_alone(text, expected):
+    assert abbreviations(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Who chairs Computer Science?", {"CS": "Computer Science"}),
+        ("the Alderbrook Computer Science office", {"ACS": "Alderbrook Computer Science"}),
+        ("Computer Science is where?", {}),
+        ("the Jean-Luc Étoile prize. Ask Ida Dunn", {"JLÉ": "Jean-Luc Étoile", "AID": "Ask Ida Dunn"}),
+        ("WHO CHAIRS COMPUTER SCIENCE", {}),
+        ("computer science", {}),
+    ],
+)
+def test_what_would_be_abbreviated(text, expected):
+    assert spelled_out(text) == expected
+
+
+def test_only_what_stands_alone_is_written_out():
+    meanings = {"CS": "Computer Science"}
+    assert written_out("the CS chair of CS 241", meanings) == "the Computer Science chair of CS 241"

@@ -6,6 +6,7 @@ What lives here: a question's way through index and reranker. What never does: e
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Protocol
 
 from lorad.evaluation import facts
@@ -38,7 +39,7 @@ than a million times as good."""
 NAMED = 0.1
 """Added to the similarity of a question that names something or somebody, to tell whether it is about what was taught, where
 there is no reranker to say so."""
-FORM = 4
+FORM = 5
 """Counts what an example's score is made of; thresholds of another form mean nothing."""
 ALONE = 12.0
 """The index's score where there is no reranker: as log-odds are spread."""
@@ -61,6 +62,9 @@ class Index(Protocol):
 
     def search(self, question: str, lineage: Sequence[str], most: int = 8) -> Sequence[Neighbour]:
         """Return the examples nearest to a question, best first, of those that a version has learned."""
+
+    def written_out(self, question: str, lineage: Sequence[str]) -> str:
+        """Return a question with its abbreviations written out as what a version has learned writes them."""
 
     def has_all(self, lineage: Sequence[str]) -> bool:
         """Tell whether everything that a version has learned can be found."""
@@ -94,9 +98,17 @@ class Finding:
         return f"{by} on {self.index.embedder[:SHOWN]}, form {FORM}"
 
     def find(self, question: str, lineage: Sequence[str], without: Collection[str] = ()) -> Found | None:
-        """Return what a version knows nearest to a question, as if it had not learned the examples ``without``."""
+        """Return what a version knows nearest to a question, as if it had not learned the examples ``without``.
+
+        A question with abbreviations is read both ways, as it is and with them written out: PM may be no Paul Merton.
+        """
         if not self.index.has_all(lineage):  # the nearest of a part would be taken for the nearest of all
             return None
+        written_out = self.index.written_out(question, lineage)
+        readings = (self._find(text, lineage, without) for text in dict.fromkeys((question, written_out)))
+        return max(filter(None, readings), key=attrgetter("score"), default=None)
+
+    def _find(self, question: str, lineage: Sequence[str], without: Collection[str]) -> Found | None:
         near = self.index.search(question, lineage, PASSED_OVER + len(without))
         fit = [each for each in near if each.example.id not in without and stands_alone(each.example)]
         if not fit:

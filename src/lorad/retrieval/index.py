@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import math
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from torch import Tensor
 from lorad.models.embedders import Embedder
 from lorad.records import CHAT, Example
 from lorad.retrieval.neighbours import Neighbour
-from lorad.retrieval.words import codes, embedded_text, names, words
+from lorad.retrieval.words import abbreviations, codes, embedded_text, names, spelled_out, words, written_out
 from lorad.storage import files
 from lorad.storage.database import Database
 from lorad.storage.embeddings import Embeddings, Signature
@@ -55,6 +56,15 @@ SPARE = 8
 MOST_HOLDING, MOST_COUNTED = 2_000, 10_000
 """A code that more examples than MOST_HOLDING hold is not looked up; counting stops at MOST_COUNTED. Such a code has next to
 no weight."""
+
+MEANT = 16
+"""Examples that are read for what an abbreviation stands for."""
+
+_SHORT = "\ue001"
+"""Marks an abbreviation among an example's words that it does not hold but writes out. Unicode leaves it to private use."""
+
+_FORM = "words 2"
+"""What is kept of an example beside its vector; what was kept in another form is made anew."""
 
 TAIL_SHARE = 8
 """The file is written anew when the vectors it lacks are more than one in this many of those it has."""
@@ -104,6 +114,7 @@ class Index:
         self._stored = Embeddings(database, track_name)
         self._memory = memory
         self._embedder = embedder
+        self._kept_as = f"{embedder.fingerprint} {_FORM}"
         self._file = folder / "vectors.safetensors" if folder else None
         self._lock = threading.Lock()
         self._seen: _View | None = None
@@ -137,7 +148,7 @@ class Index:
         signature = self._stored.signature()
         if signature == self._finished:
             return False
-        found = self._stored.pending(self._embedder.fingerprint, limit + 1)
+        found = self._stored.pending(self._kept_as, limit + 1)
         self._embed(found[:limit])
         if len(found) > limit:
             return True
@@ -153,7 +164,7 @@ class Index:
             return 0
         then, count = self._left
         if then != signature:  # asked with every status, and changed now and then
-            count = self._stored.count_pending(self._embedder.fingerprint)
+            count = self._stored.count_pending(self._kept_as)
             self._left = signature, count
         return count
 
@@ -163,15 +174,30 @@ class Index:
         texts = [embedded_text(example) for example in examples]
         vectors = self._embedder.embed(texts)
         rows = [
-            (example.id, " ".join(words(text)), vector)
+            (example.id, " ".join([*words(text), *(_SHORT + short for short in spelled_out(text))]), vector)
             for example, text, vector in zip(examples, texts, vectors, strict=True)
         ]
-        self._stored.put(self._embedder.fingerprint, rows)
+        self._stored.put(self._kept_as, rows)
 
     def refresh(self, lineage: Sequence[str]) -> None:
         """Make ready what the next search needs: after a new version of 100,000 examples that takes a second."""
         with self._lock:
             self._learned(self._current(), tuple(lineage))
+
+    def written_out(self, question: str, lineage: Sequence[str]) -> str:
+        """Return a question with its abbreviations written out as what a version has learned writes them.
+
+        With "the Computer Science office" in memory, "the CS office" is read so.
+        """
+        meanings = {}
+        for short in abbreviations(question)[:MOST_CODES]:
+            ids = self._stored.matching(_SHORT + short, MEANT)
+            held = self._memory.learned(lineage, ids) if ids else []
+            phrases = Counter(spelled_out(embedded_text(each.example)).get(short) for each in held)
+            if phrases:
+                ((phrase, _),) = phrases.most_common(1)
+                meanings[short] = phrase or short
+        return written_out(question, meanings) if meanings else question
 
     def search(self, question: str, lineage: Sequence[str], most: int = 8) -> list[Neighbour]:
         """Return the examples nearest to a question, best first, of those that a version has learned.
@@ -271,7 +297,7 @@ class Index:
         if view is None or view.signature.removals != signature.removals:
             view = self._open(signature)
         elif view.signature != signature:
-            numbers, vectors = self._stored.all(self._embedder.fingerprint, after=view.last)
+            numbers, vectors = self._stored.all(self._kept_as, after=view.last)
             tail = torch.cat([view.vectors[1], _tensor(vectors, self._embedder.dimension)])
             view = _view(signature, view.numbers | numbers, (view.vectors[0], tail))
         self._seen = view
@@ -280,17 +306,17 @@ class Index:
     def _open(self, signature: Signature) -> _View:
         """Return a view of the file and of what it lacks; a file of anything else than SQLite holds goes."""
         embedder = self._embedder
-        numbers = self._stored.numbers(embedder.fingerprint)
+        numbers = self._stored.numbers(self._kept_as)
         mapped = _read(self._file, embedder, list(numbers)) if self._file else None
         if mapped is None:
             if self._file:
                 files.remove(self._file)
-            numbers, vectors = self._stored.all(embedder.fingerprint)
+            numbers, vectors = self._stored.all(self._kept_as)
             return _view(
                 signature, numbers, (_none(embedder.dimension), _tensor(vectors, embedder.dimension))
             )
         last = list(numbers.values())[len(mapped) - 1]
-        more, vectors = self._stored.all(embedder.fingerprint, after=last)
+        more, vectors = self._stored.all(self._kept_as, after=last)
         held = dict(itertools.islice(numbers.items(), len(mapped)))
         return _view(signature, held | more, (mapped, _tensor(vectors, embedder.dimension)))
 

@@ -5,6 +5,7 @@ finding words (``storage.embeddings``), ranking (``index``).
 """
 
 import re
+from collections.abc import Mapping
 
 from lorad.records import Example, as_line
 
@@ -13,6 +14,12 @@ _WORD = re.compile(r"[^\W_]+(?:_+[^\W_]+)*")
 
 #: Words inside a sentence: behind a blank that follows a word or a comma.
 _INSIDE = re.compile(r"(?<=[^\W_] )[^\W_]+|(?<=[,;] )[^\W_]+")
+
+#: Words with a capital that stand together: "Computer Science".
+_PHRASE = re.compile(r"\b[A-ZÀ-ÖØ-Þ][^\W_]*(?:[ -][A-ZÀ-ÖØ-Þ][^\W_]*)+")
+
+#: Two to five capitals alone: the CS of "CS 241" is half a name, and the PM of "5 PM" is a time.
+_ABBREVIATION = re.compile(r"\b(?<!\d )[A-Z]{2,5}\b(?![ -]?\d)")
 
 #: Characters from which on a code's digits may be letters too: 22000 and 2201F are of one form.
 LONG_CODE = 4
@@ -32,9 +39,9 @@ def codes(text: str) -> tuple[str, ...]:
     A code has a digit or an underscore, or is two and more capitals: "CS 241" has CS and 241. An embedding takes
     codes that look alike for one another. In a text that is all in capitals, these tell nothing.
     """
-    found = _WORD.findall(text)
-    is_shouted = len(found) > 1 and text.isupper()
-    return tuple(dict.fromkeys(word.casefold() for word in found if _is_code(word, is_shouted=is_shouted)))
+    is_shouted = _is_shouted(text)
+    found = (word for word in _WORD.findall(text) if _is_code(word, is_shouted=is_shouted))
+    return tuple(dict.fromkeys(word.casefold() for word in found))
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -64,10 +71,36 @@ def _form(code: str) -> str:
     return "".join("9" if char.isdigit() else "a" if char.isalpha() else char for char in code)
 
 
+def _is_shouted(text: str) -> bool:
+    """Tell whether a text of several words is all in capitals."""
+    return text.isupper() and len(_WORD.findall(text)) > 1
+
+
 def _is_code(word: str, *, is_shouted: bool) -> bool:
     if "_" in word or any(map(str.isdigit, word)):
         return True
     return not is_shouted and len(word) > 1 and word.isalpha() and word.isupper()
+
+
+def abbreviations(text: str) -> tuple[str, ...]:
+    """Return a text's abbreviations, each once: the CS of "the CS office"; not that of "CS 241", and none in a text all in capitals."""
+    return () if _is_shouted(text) else tuple(dict.fromkeys(_ABBREVIATION.findall(text)))
+
+
+def spelled_out(text: str) -> dict[str, str]:
+    """Return what a text would write as an abbreviation, by it: {"CS": "Computer Science"}.
+
+    It is all words with a capital that stand together; a word that opens the text is none of them, as it may owe that its capital.
+    """
+    if _is_shouted(text):
+        return {}
+    phrases = (found.group() for found in _PHRASE.finditer(text) if found.start())
+    return {"".join(word[0] for word in _WORD.findall(phrase)): phrase for phrase in phrases}
+
+
+def written_out(text: str, meanings: Mapping[str, str]) -> str:
+    """Return a text with abbreviations replaced by what they stand for."""
+    return _ABBREVIATION.sub(lambda found: meanings.get(found.group(), found.group()), text)
 
 
 def embedded_text(example: Example) -> str:
