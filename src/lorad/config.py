@@ -219,6 +219,9 @@ class JudgeSettings(Section):
 
     min_recall: Share = 0.95
     """Minimum recall on the new data."""
+    min_learned: Share = 0.5
+    """Of labels and spans, which people set differently, instead: of the new rows that one answer to everything gets wrong, the share
+    that must be right."""
     max_lost_examples: CountOrZero = 2
     """Examples that an old dataset may lose, even if they are more than ``max_lost_share``."""
     max_lost_share: Share = 0.02

@@ -516,6 +516,9 @@ class Evaluation:
     of the same name."""
     new_before: Score = Score(right=0, total=0)
     """The parent's recall on the same."""
+    new_chance: float | None = None
+    """Share of the same that one answer to everything gets right, of a task that learns labels; ``None`` where answers are to be
+    known by heart."""
     new_at_base: Score = Score(right=0, total=0)
     """The pristine base's recall on the same."""
     broken: int

@@ -235,6 +235,34 @@ def test_every_limit_can_be_set(setting, value, changes):
     assert decide(evaluation, LIMITS.model_copy(update={setting: value})).promote
 
 
+@pytest.mark.parametrize(
+    ("chance", "right", "is_learned"),
+    [
+        (None, 94, False),
+        (None, 95, True),
+        (0.0, 49, False),
+        (0.0, 50, True),
+        (0.8, 89, False),
+        (0.8, 90, True),
+        (1.0, 95, True),
+    ],
+)
+def test_labels_need_no_more_than_half_of_what_is_not_chance(chance, right, is_learned):
+    verdict = decide(an_evaluation(new_chance=chance, **recalled(new=right)), LIMITS)
+    assert verdict.promote == is_learned
+    assert (
+        decide(
+            an_evaluation(new_chance=0.0, **recalled(new=90)), LIMITS.model_copy(update={"min_learned": 0.95})
+        ).promote
+        is False
+    )
+
+
+def test_labels_must_be_better_known_than_before():
+    verdict = decide(an_evaluation(new_chance=0.2, **recalled(new=80, new_before=80)), LIMITS)
+    assert verdict.failed == ("new_recall",)
+
+
 def test_a_truncation_can_be_refused_for_its_own_sake():
     strict = LIMITS.model_copy(update={"max_truncation_error": 0.05})
 

@@ -84,6 +84,7 @@ def measure(
         before=scores(examples, {each.example.id: each.right for each in examples}),
         new=score([answered[each.example.id] for each in new]),
         new_before=score([each.right for each in new]),
+        new_chance=None if isinstance(task, Generating) else task.chance([each.row for each in new]),
         new_at_base=score(at_base),
         broken=sum(before and not now for before, now in old),
         mended=sum(now and not before for before, now in old),
