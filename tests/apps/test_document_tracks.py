@@ -9,6 +9,7 @@ from world import SETTINGS, World, told
 from lorad.apps.daemon.document_tracks import Asking
 from lorad.config import Settings
 from lorad.errors import ProtocolError
+from lorad.retrieval import quoting
 from lorad.retrieval.answering import Reply
 from lorad.retrieval.odds import Odds
 from lorad.states import DropState
@@ -304,9 +305,13 @@ def test_the_reranker_reads_what_a_cosine_would_pass_by(tmp_path, is_named, abou
     world = World(tmp_path, settings(min_relevance=1.4))
     drop(world, "village.md", MANUAL)
     world.documents.close()
-    world.documents.open(
-        FakeEmbedder(), lambda _, texts: [Odds(9.0 if "weir" in text else -9.0, about) for text in texts]
-    )
+    embedder = FakeEmbedder()
+
+    def score(question, texts):
+        del question
+        return [Odds(9.0 if "weir" in text else -9.0, about) for text in texts]
+
+    world.documents.open(embedder, quoting.Matcher(score, embedder.embed))
 
     reply = world.documents.reply(
         "documents", asking("how do waggons get over the ford", is_named=is_named, is_small=True), WEIGHTS

@@ -374,3 +374,41 @@ def test_a_copy_holds_the_same_and_a_folder_is_not_written_over(store, open_stor
         assert found(copy, "eel pie", 2, how) == found(store, "eel pie", 2, how)
     with pytest.raises(ConfigError):
         store.copy_to(tmp_path / "copy")
+
+
+def test_a_sieve_of_many_rows_finds_what_comparing_all_of_them_does(open_store, monkeypatch):
+    # Given a store that compares all rows, and one that sieves them first, which grows and loses some
+    chance = random.Random(4)
+    words = ["eel", "pie", "weir", "cart", "mill", "inn", "ford", "river", "bell", "rope"]
+    documents = [
+        Document(
+            text=" ".join(chance.choices(words, k=12)),
+            title="T",
+            name=f"{number}.txt",
+            tags=("odd",) * (number % 2),
+        )
+        for number in range(60)
+    ]
+
+    def asked(store):
+        cases = [(question, where) for question in ("eel pie", "bell ford") for where in ((), ("odd",))]
+        return [found(store, question, 3, "embeddings", tags=where) for question, where in cases]
+
+    def filled(folder):
+        store = open_store(folder)
+        for begin in range(0, 60, 20):
+            add(store, *documents[begin : begin + 20])
+            asked(store)  # what it has made for that is extended later
+        store.remove([3, 4])
+        store.finish()
+        return store
+
+    plain = filled("plain")
+    expected = asked(plain)
+    monkeypatch.setattr(document_store, "SIEVED_FROM", 1)
+    monkeypatch.setattr(document_store, "SIEVED", 12)
+    sieved = filled("sieved")
+
+    assert asked(sieved) == expected
+    assert plain._seen.codes is None
+    assert sieved._seen.codes.shape[1] == len(sieved._seen.rows)

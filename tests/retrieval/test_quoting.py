@@ -1,5 +1,6 @@
 """What is quoted of passages: a sentence, an item or a row, word for word, and where it stands."""
 
+import numpy as np
 import pytest
 
 from lorad.retrieval import quoting
@@ -95,13 +96,17 @@ def test_the_piece_that_scores_best_is_quoted_and_cited_where_it_stands():
         asked.append((question, texts))
         return [Odds(3.0 if "door seal" in text else -3.0, 0.0) for text in texts]
 
+    def embed(texts):
+        return np.array([[0.6, 0.8] if "KD-11" in text else [1.0, 0.0] for text in texts], np.float32)
+
     other = passage("The river is deep.", start=0)
+    matcher = quoting.Matcher(score, embed)
     found = quoting.best(
-        "What does the door seal cost?", [other, passage()], {"door": 1.0, "seal": 1.0}, score
+        "What does the door seal cost?", [other, passage()], {"door": 1.0, "seal": 1.0}, matcher
     )
 
     assert found.text == "part: door seal; number: KD-11; price: 12.90 euros"
-    assert found.score == pytest.approx(3.0 + quoting.COVERED)
+    assert found.score == pytest.approx(3.0 + 0.6 * quoting.NEAR + quoting.COVERED + quoting.EVEN)
     assert found.about == 0.0
     assert found.cited.text == "| door seal | KD-11 | 12.90 euros |"
     assert MANUAL[found.cited.start - 100 : found.cited.end - 100] == found.cited.text
@@ -110,6 +115,14 @@ def test_the_piece_that_scores_best_is_quoted_and_cited_where_it_stands():
     assert question == "What does the door seal cost?"
     assert texts[0] == "Manual, Parts: part: door seal; number: KD-11; price: 12.90 euros"
     assert "Manual, Boiler: The boiler is serviced in May." in texts
+
+
+def test_of_pieces_that_the_reranker_likes_alike_the_nearest_is_quoted():
+    def embed(texts):
+        return np.array([[0.0, 1.0] if "knob" in text else [1.0, 0.0] for text in texts], np.float32)
+
+    matcher = quoting.Matcher(lambda _, texts: [Odds(0.0, 0.0) for _ in texts], embed)
+    assert quoting.best("which knob", [passage()], {}, matcher).text == "Press the red knob."
 
 
 def test_without_a_reranker_the_words_decide():

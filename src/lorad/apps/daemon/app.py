@@ -39,6 +39,7 @@ from lorad.datasets.isolated.reader_process import Reader
 from lorad.errors import ConfigError, LoradError, TransientError
 from lorad.home import Home, find_home
 from lorad.models import hardware
+from lorad.retrieval import quoting
 from lorad.serving.backends.interface import Surroundings
 from lorad.serving.engine import Engine
 from lorad.serving.http import connections, loopback, server, unix_socket
@@ -203,7 +204,8 @@ class App:
             return
         embedder, reranker = self.lookup.encoder(self.home.models / "base")
         self._undo.append(("documents", self.documents.close))
-        self.documents.open(embedder, reranker.score if reranker else None)
+        matcher = quoting.Matcher(reranker.score, embedder.embed) if embedder and reranker else None
+        self.documents.open(embedder, matcher)
         self.indexes |= self.documents.stores
         if embedder is None:
             told = "there is no encoder, so documents are found by their words alone; add one with: lorad base add minilm"

@@ -73,17 +73,17 @@ class DocumentTracks:
         self._settings = settings
         self.tracks = tuple(settings.document_tracks)
         self.stores: dict[str, DocumentStore] = {}
-        self._score: quoting.Score | None = None
+        self._matcher: quoting.Matcher | None = None
         self._counted: dict[str, tuple[Signature, DocumentCounts]] = {}
         self.passage_share = settings.documents.passage_share
         """Of a model's context, what passages may take."""
 
-    def open(self, embedder: Embedder | None, score: quoting.Score | None = None) -> None:
+    def open(self, embedder: Embedder | None, matcher: quoting.Matcher | None = None) -> None:
         """Open every track's store; without an embedder they are searched by words alone.
 
-        ``score`` tells how well a piece answers a question; without it, the words that both have.
+        ``matcher`` tells how well a piece answers a question; without it, the words that both have.
         """
-        self._score = score
+        self._matcher = matcher
         for name in self.tracks:
             split = self._settings.track(name).split
             folder = self._home.track(name) / FOLDER
@@ -206,8 +206,8 @@ class DocumentTracks:
         has named documents, ordinary conversation must not be answered with one of them.
         """
         question, relevant = _question(asking.messages), passages.relevant(found)
-        near = relevant if self._score is None else [each for each in found if each.relevance >= READ_FROM]
-        best = quoting.best(question, near, self._store(track).rarities(question), self._score)
+        near = relevant if self._matcher is None else [each for each in found if each.relevance >= READ_FROM]
+        best = quoting.best(question, near, self._store(track).rarities(question), self._matcher)
         if best is None or best.score < self._settings.documents.min_quote_score:
             return None
         if not (asking.is_named or relevant or best.about >= 0):
