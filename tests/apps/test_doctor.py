@@ -18,10 +18,11 @@ from typer.testing import CliRunner
 from lorad.apps.cli import doctor, packages
 from lorad.apps.cli.findings import Finding, attempt, failed
 from lorad.apps.cli.model_commands import main
-from lorad.errors import RegistryError
+from lorad.errors import ConfigError, RegistryError
 from lorad.home import SOCKET_PATH_LIMIT, Home
 from lorad.models import bases
 from lorad.records import Machine, ModelShape, Trial
+from lorad.serving.backends.llamacpp import binding
 from lorad.storage import files
 from lorad.versions.promotion import PromotionRecord
 from lorad.versions.store import Registry
@@ -372,6 +373,35 @@ def test_a_sound_home_passes(living, examine):
     assert found["backend"]["detail"].startswith(
         "builtin (engine.backend is auto); what serves is a merged copy"
     )
+
+
+@pytest.mark.parametrize(
+    ("setting", "status", "words"),
+    [
+        ("vllm_url=http://127.0.0.1:8000", "ok", "http://127.0.0.1:8000"),
+        ("vllm_command=no-such-program serve", "fail", "no such program"),
+        ("vllm_command=sh serve", "ok", "lorad starts: sh serve"),
+    ],
+)
+def test_a_backend_that_is_not_to_be_had_is_named_with_its_remedy(living, examine, setting, status, words):
+    found, _ = examine(living, "--set", "engine.backend=vllm", "--set", f"engine.{setting}")
+    assert found["backend"]["status"] == status
+    assert words in found["backend"]["detail"]
+
+
+def test_llamacpp_is_asked_for_its_version(living, examine, monkeypatch):
+    def missing():
+        raise ConfigError(
+            "engine.backend is llamacpp, which needs the package llama-cpp-python", code="no_backend"
+        )
+
+    for version, status, words in (
+        (lambda: "0.3.36", "ok", "0.3.36"),
+        (missing, "fail", "needs the package"),
+    ):
+        monkeypatch.setattr(binding, "version", version)
+        found, _ = examine(living, "--set", "engine.backend=llamacpp")
+        assert (found["backend"]["status"], words in found["backend"]["detail"]) == (status, True)
 
 
 def opened(home):

@@ -5,6 +5,7 @@ What lives here: the examinations that need torch or the settings. What never do
 
 import contextlib
 import importlib
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from lorad.errors import ConfigError, LoradError, RegistryError
 from lorad.home import Home, find_home
 from lorad.models import bases, embedders, hardware
 from lorad.serving import backends
+from lorad.serving.backends.llamacpp import binding
 from lorad.states import VersionState
 from lorad.storage import permissions
 from lorad.tasks import find
@@ -137,8 +139,22 @@ def _check_devices(settings: Settings, shapes: list[records.ModelShape]) -> Iter
 
 
 def _backend(settings: Settings) -> Finding:
-    found = backends.chosen(settings.engine)
+    """Tell what generates; raise ``ConfigError`` where it is not to be had here."""
+    found, engine = backends.chosen(settings.engine), settings.engine
     told = f"{found.name} ({found.because})"
+    if found.name == "llamacpp":
+        told += f"; llama-cpp-python {binding.version()}, versions as {engine.gguf} GGUF"
+    elif found.name == "vllm" and engine.vllm_url:
+        told += f"; the server at {engine.vllm_url}, which is asked when lorad starts"
+    elif found.name == "vllm":
+        command = shlex.split(engine.vllm_command)
+        if not command or shutil.which(command[0]) is None:
+            raise ConfigError(
+                f"engine.vllm_command is {engine.vllm_command!r}, and there is no such program: pip install 'lorad[vllm]' "
+                "(CUDA), or name a server with engine.vllm_url",
+                code="no_backend",
+            )
+        told += f"; lorad starts: {engine.vllm_command}"
     if found.name == "builtin":
         form = (
             "a merged copy where memory allows" if settings.engine.merge_served else "an adapter on the base"
