@@ -19,7 +19,7 @@ from lorad.config import EngineSettings
 from lorad.errors import ConfigError, ProtocolError, RegistryError, TransientError
 from lorad.evaluation import metrics
 from lorad.models import adapter_stack, bases, hardware, merged_model, peft_io
-from lorad.records import Example
+from lorad.records import Encoded, Example
 from lorad.retrieval.answering import Reply
 from lorad.serving.backends.interface import Capabilities
 from lorad.serving.engine import (
@@ -33,7 +33,7 @@ from lorad.serving.engine import (
 from lorad.serving.requests import Sampling
 from lorad.serving.streaming import Streamer
 from lorad.storage import files
-from lorad.tasks import find
+from lorad.tasks import Predicting, find
 from lorad.tasks.chat import Chat
 
 QUESTION = [{"role": "user", "content": "Which colour is the door of Arlo?"}]
@@ -1010,3 +1010,66 @@ def test_a_version_that_is_loaded_while_too_many_files_are_open_is_not_damaged(e
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     engine.load("chat", "v0.1", folders / "v0.1", "hash")
+
+
+class Lengths(Chat, Predicting):
+    """A task that tells how long texts are, and cannot read one."""
+
+    def __init__(self):
+        self.asked = []
+
+    def question(self, tokenizer, asked):
+        return Encoded((*tokenizer(asked)["input_ids"], 0), 0)
+
+    def predict(self, model, rows):
+        del model
+        self.asked.append(len(rows))
+        if any(len(row) > 40 for row in rows):
+            raise MemoryError("too much")
+        return [len(row) for row in rows]
+
+
+@pytest.fixture
+def lengths(engine):
+    task = Lengths()
+    engine.attach("lengths", task, engine.base("chat"))
+    return task
+
+
+def test_requests_for_data_that_wait_are_answered_in_one_go(engine, lengths):
+    asked = [engine.predict("lengths", texts) for texts in (["a"], ["a b", "a"], ["a b c"])]
+    asked[0].cancelled.set()
+
+    engine.work(0)
+
+    assert lengths.asked == [3]
+    with pytest.raises(ProtocolError, match="cancelled"):
+        asked[0].answer()
+    counts = [request.answer() for request in asked[1:]]
+    assert [len(each) for each in counts] == [2, 1]
+    assert counts[0][1] < counts[0][0] <= counts[1][0]
+    assert engine.waiting == 0
+
+
+def test_of_requests_for_data_that_fail_together_only_the_one_that_is_too_much_fails(engine, lengths):
+    small, large, last = (engine.predict("lengths", [text]) for text in ("a", "a b " * 30, "b"))
+
+    engine.work(0)
+
+    assert lengths.asked == [3, 1, 1, 1]
+    assert small.answer()
+    assert last.answer()
+    with pytest.raises(ProtocolError, match="memory is short"):
+        large.answer()
+    assert engine.waiting == 0
+
+
+def test_each_version_is_asked_for_data_by_itself(engine, lengths, folders):
+    engine.load("lengths", "v0.1", folders / "v0.1", "hash")
+    for version in ("v0.1", "v0.1", None):
+        engine.predict("lengths", ["a"], version)
+
+    while engine.work(0):
+        pass
+
+    assert lengths.asked == [2, 1]

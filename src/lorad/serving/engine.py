@@ -10,6 +10,7 @@ the door, and a version stays in memory while anybody waits for it.
 
 import contextlib
 import functools
+import itertools
 import queue
 import threading
 import time
@@ -52,6 +53,9 @@ METERED_ANSWERS = 100
 
 METERED_SECONDS = 10.0
 """Work of this length behind, a step counts a third as much in the speed that is told."""
+
+PREDICTED_TOGETHER = 16
+"""Requests for data that are answered in one go."""
 
 NAP = 0.01
 """Seconds between two looks at a session's claim."""
@@ -586,31 +590,53 @@ class Engine:
         return True
 
     def _predict_next(self) -> bool:
-        if not self._predictions:
-            return False
-        request = self._predictions.popleft()
-        self._is_predicting = True
-        try:
-            if request.cancelled.is_set():
-                request.end_cancelled()
-            else:
-                self._predict(request)
-        except BaseException as error:  # noqa: BLE001 - the client is told; a panic of Rust's is no Exception
-            request.fail(_as_error(error))
-        finally:
-            self._is_predicting = False
+        """Answer the next request with data, and with it those behind it that ask the same version."""
+        together = self._next_predictions()
+        self._is_predicting = bool(together)
+        error = self._try(together) if together else None
+        if error is not None:  # one of them alone may be too much
+            for request in together:
+                failed = error if len(together) == 1 else self._try([request])
+                if failed is not None:
+                    request.fail(_as_error(failed))
+        self._is_predicting = False
+        for request in together:
             self._leave(request)
-        return True
+        return bool(together)
 
-    def _predict(self, request: PredictionRequest) -> None:
-        served = self._find(request.track)
-        if request.version == BASE and served.task.head.parts:
+    def _next_predictions(self) -> list[PredictionRequest]:
+        found: list[PredictionRequest] = []
+        while self._predictions and len(found) < PREDICTED_TOGETHER:
+            request = self._predictions[0]
+            if found and (request.track, request.version) != (found[0].track, found[0].version):
+                break
+            found.append(self._predictions.popleft())
+        return found
+
+    def _try(self, together: Sequence[PredictionRequest]) -> BaseException | None:
+        try:
+            self._predict(together)
+        except BaseException as error:  # noqa: BLE001 - the client is told; a panic of Rust's is no Exception
+            return error
+        return None
+
+    def _predict(self, together: Sequence[PredictionRequest]) -> None:
+        track, version = together[0].track, together[0].version
+        served = self._find(track)
+        if version == BASE and served.task.head.parts:
             raise ProtocolError(
-                f"{request.track} has learned nothing yet: its base cannot answer alone; drop a dataset first",
+                f"{track} has learned nothing yet: its base cannot answer alone; drop a dataset first",
                 status=409,
                 code="nothing_learned",
             )
-        request.answers.put(self._backend.predict(served.name(request.version), request.rows))
+        wanted = [request for request in together if not request.cancelled.is_set()]
+        rows = [row for request in wanted for row in request.rows]
+        answers = iter(self._backend.predict(served.name(version), rows) if rows else [])
+        for request in together:
+            if request in wanted:
+                request.answers.put(list(itertools.islice(answers, len(request.rows))))
+            else:
+                request.end_cancelled()
 
 
 class _Answer:
