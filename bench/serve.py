@@ -8,7 +8,7 @@ where a C++ compiler is at hand), `builtin_1`, `builtin_4`, `builtin_16` (client
 without the merged copy), `swaps` (1,000 requests and 50 changes of what serves, in float32), `swaps_served` (the same in the precision that serves), `alike` (sixteen answers one by one
 and together, in float32), `training` (answers while a session trains, and what that costs it), `recall` (what the adapter and
 the merged copy recall of memory), `llamacpp` (the exported GGUF, where llama-cpp-python is installed), `backend_llamacpp` and
-`swaps_llamacpp` (the daemon with that backend, where it is there) and `bandwidth` (reading memory).
+`swaps_llamacpp` (the daemon with that backend, where it is there; also `..._16` and `..._served`) and `bandwidth` (reading memory).
 
 All ask the same questions, with the same prompts and greedily, for at most 64 tokens; the time to read the prompt counts.
 """
@@ -90,14 +90,17 @@ ARMS = (
     "recall",
     "llamacpp",
     "backend_llamacpp",
+    "backend_llamacpp_16",
     "swaps_llamacpp",
+    "swaps_llamacpp_served",
     "bandwidth",
 )
 NOTES = (
     "tokens_per_second_N: of all answers together, N clients over the socket; first_token_ms_N: median.",
     "bandwidth_share_1: tokens_per_second_1 times the bytes of the weights, over the bytes a second that reading memory gives.",
     "swaps: how often what serves was changed meanwhile; mixed: answers that are not those of the version that they name, in float32;",
-    "longest_pause_ms: between two pieces of any answer of eight clients, in the precision that serves; the same without swaps.",
+    "longest_pause_ms: between two pieces of any answer of eight clients, in the precision that serves; the same without swaps;",
+    "llamacpp_X: that backend in float32, llamacpp_served_X: in f16.",
     "single_differs, batched_differs: of sixteen greedy answers in float32, those that another run alone, or all together, gives otherwise;",
     "p95_training_ratio: p95 of an answer of 16 tokens while a session trains, to the same with none, asked without a break;",
     "p95_training_breaks_ratio: asked two seconds after the answer before; training_tokens_per_second_X: of the session meanwhile;",
@@ -273,7 +276,7 @@ def swaps(settings: Sequence[str] = (), *, is_exact: bool = True) -> dict[str, A
     """
     place, asked = home(), questions(len(SUBJECTS))
     how: dict[str, Any] = {"max_tokens": SWAP_TOKENS, "temperature": 0, "lorad": {"retrieve": False}}
-    precision = ["training.dtype=float32"] if is_exact else []
+    precision = ["training.dtype=float32", "engine.gguf=f32"] if is_exact else []
     with three_drops.daemon(place, [*precision, *settings]) as client:
         version = Registry(place.track("chat")).latest
         assert version, "learn first"
@@ -569,7 +572,11 @@ def run_arm(arm: str) -> dict[str, Any]:
         "alike": alike,
         "training": training,
         "backend_llamacpp": lambda: with_llamacpp(lambda how: clients(1, how), "backend_llamacpp"),
+        "backend_llamacpp_16": lambda: with_llamacpp(lambda how: clients(16, how), "backend_llamacpp_16"),
         "swaps_llamacpp": lambda: with_llamacpp(swaps, "llamacpp"),
+        "swaps_llamacpp_served": lambda: with_llamacpp(
+            lambda how: swaps(how, is_exact=False), "llamacpp_served"
+        ),
         "llamacpp": llama,
         "bandwidth": bandwidth,
         "adapter_1": lambda: clients(1, ["engine.merge_served=false"]),
@@ -584,8 +591,9 @@ def figures(arms: dict[str, dict[str, Any]]) -> dict[str, Any]:
         found[f"tokens_per_second_{count}"] = arm["tokens_per_second"]
         found[f"first_token_ms_{count}"] = arm["first_token_ms"]
     found["adapter_1"] = arms["adapter_1"]["tokens_per_second"]
-    for name in ("generate", "compile", "swaps", "alike", "training", "recall", "llamacpp", "swaps_llamacpp"):
+    for name in ("generate", "compile", "swaps", "alike", "training", "recall", "llamacpp"):
         found |= arms[name]
+    found |= arms["swaps_llamacpp"] | arms["swaps_llamacpp_served"]
     for name in ("longest_pause_ms", "longest_pause_without_swaps_ms"):
         found[name.replace("_ms", "_float32_ms")] = found[name]
         found[name] = arms["swaps_served"][name]
@@ -595,6 +603,9 @@ def figures(arms: dict[str, dict[str, Any]]) -> dict[str, Any]:
     if "backend_llamacpp_tokens_per_second" in backend:
         found["backend_llamacpp_1"] = backend["backend_llamacpp_tokens_per_second"]
         found["backend_llamacpp_first_token_ms_1"] = backend["backend_llamacpp_first_token_ms"]
+        many = arms["backend_llamacpp_16"]
+        found["backend_llamacpp_16"] = many["backend_llamacpp_16_tokens_per_second"]
+        found["backend_llamacpp_first_token_ms_16"] = many["backend_llamacpp_16_first_token_ms"]
     read = arms["bandwidth"]
     one = found["tokens_per_second_1"]
     found["bandwidth_gb_per_second"] = round(read["bytes_per_second"] / 1e9, 1)
