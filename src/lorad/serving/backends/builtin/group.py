@@ -12,6 +12,7 @@ begin again later, from what they have said. One that does not fit alone ends wi
 """
 
 import inspect
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from lorad.models.hardware import is_short_of_memory
 from lorad.serving.backends.builtin.row_cache import RowCache, bytes_per_token, next_logits, pairs_of
 from lorad.serving.backends.interface import Generation
 from lorad.serving.backends.progress import PREFIX_SHARE, Progress, check_prompt
+from lorad.serving.backends.reading_pace import ReadingPace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +37,7 @@ class Limits:
     rows: int
     """Answers of one model that share a step."""
     prompt_tokens: int
-    """Tokens of prompts that go through a model between two tokens of the answers."""
+    """Tokens of prompts that go through a model between two tokens of the answers, at most; see ``reading_pace``."""
     max_bytes: int
     """Keys and values of all models' answers together. One answer a model is always let in."""
 
@@ -81,11 +83,18 @@ class _Row(Progress):
 class Group:
     """The answers of one model whose attention is ordinary: every token sees all tokens before it."""
 
-    def __init__(self, model: Any, limits: Limits, taken: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        limits: Limits,
+        taken: Callable[[], int],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._model = model
         self._limits = limits
         self._taken = taken
         """Returns how much memory the answers of all groups take, this one's included."""
+        self._pace = ReadingPace(limits.prompt_tokens, clock)
         self._numbers = count()
         self._waiting: deque[_Row] = deque()
         self._filling: _Row | None = None
@@ -150,7 +159,7 @@ class Group:
 
     def _read_prompts(self) -> int:
         """Read as many tokens of prompts as a step may; return how many first tokens of answers came of it."""
-        left, made = self._limits.prompt_tokens, 0
+        left, made = self._pace.tokens(are_others_waiting=bool(self._rows)), 0
         while left > 0 and (row := self._next()):
             try:
                 piece = row.tokens[row.read : row.read + left]
@@ -190,13 +199,14 @@ class Group:
         device = self._model.device
         ids = torch.tensor([piece], device=device)
         positions = torch.arange(row.read, row.read + len(piece), device=device)[None]
-        logits = self._model(
-            input_ids=ids,
-            position_ids=positions,
-            past_key_values=row.cache,
-            use_cache=True,
-            **self._last_alone,
-        ).logits
+        with self._pace.reading(len(piece)):
+            logits = self._model(
+                input_ids=ids,
+                position_ids=positions,
+                past_key_values=row.cache,
+                use_cache=True,
+                **self._last_alone,
+            ).logits
         row.read += len(piece)
         found: Tensor = logits[0, -1]
         return found

@@ -8,14 +8,16 @@ does: which model a version is (``backend``), the library (``binding``), text.
        └─────────── no cells are free ◄──────────────────────┘
 """
 
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from lorad.errors import ProtocolError
 from lorad.serving.backends.interface import Generation
 from lorad.serving.backends.llamacpp.binding import Context, NoRoomError, Piece
 from lorad.serving.backends.progress import PREFIX_SHARE, SHORTEST_PREFIX, Progress, check_prompt
+from lorad.serving.backends.reading_pace import ReadingPace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +27,7 @@ class Limits:
     rows: int
     """Answers that share a step."""
     prompt_tokens: int
-    """Tokens of prompts in a step."""
+    """Tokens of prompts in a step, at most; see ``reading_pace``."""
     cells: int
     """Tokens of prompts and answers that have keys and values at a time."""
 
@@ -53,10 +55,17 @@ class _Row(Progress):
 class Slots:
     """The answers of one version, in one context of its own: nothing there can be another version's."""
 
-    def __init__(self, context: Context, vocabulary: int, limits: Limits) -> None:
+    def __init__(
+        self,
+        context: Context,
+        vocabulary: int,
+        limits: Limits,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._context = context
         self._vocabulary = vocabulary
         self._limits = limits
+        self._pace = ReadingPace(limits.prompt_tokens, clock)
         self._waiting: deque[_Row] = deque()
         self._rows: list[_Row] = []
         self._free = list(range(limits.rows))
@@ -138,7 +147,8 @@ class Slots:
         while self._rows:
             pieces = list(self._pieces())
             try:
-                logits = self._context.decode([piece for _, piece in pieces])
+                with self._pace.reading(sum(len(piece.tokens) for _, piece in pieces)):
+                    logits = self._context.decode([piece for _, piece in pieces])
             except NoRoomError:
                 self._give_way()
             else:
@@ -158,7 +168,8 @@ class Slots:
         return made
 
     def _pieces(self) -> Iterator[tuple[_Row, Piece]]:
-        left = self._limits.prompt_tokens
+        is_anybody_answered = any(not row.is_new for row in self._rows)
+        left = self._pace.tokens(are_others_waiting=is_anybody_answered)
         for row in self._rows:
             unread = len(row.tokens) - row.read
             size = unread
