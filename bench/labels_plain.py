@@ -86,9 +86,14 @@ def _prepared(loads: Any, base: Path, labels: Sequence[str], kind: str, count: i
         return model
     row = planner.choose_row(Settings().planner.table, count)
     task = "TOKEN_CLS" if loads is AutoModelForTokenClassification else "SEQ_CLS"
-    return get_peft_model(
-        model, LoraConfig(r=row.rank, lora_alpha=row.alpha, target_modules="all-linear", task_type=task)
+    adapted = LoraConfig(
+        r=row.rank,
+        lora_alpha=row.alpha,
+        target_modules="all-linear",
+        exclude_modules=["classifier"],  # the head is trained whole
+        task_type=task,
     )
+    return get_peft_model(model, adapted)
 
 
 def _aligned(tokenizer: Any, row: Sentence, places: dict[str, int]) -> dict[str, Any]:
