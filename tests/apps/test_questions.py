@@ -30,19 +30,24 @@ def manual(first, count):
     return "# Boats\n\n" + "".join(f"- Boat B{n} costs {n}.50.\n" for n in range(first, first + count))
 
 
+def draws(prompt):
+    """Tell a prompt that asks for a question from one that asks it."""
+    return prompt.endswith("Question:")
+
+
 def sentence_in(prompt):
-    return next(line for line in prompt.splitlines() if line.startswith("> ")).removeprefix("> ")
+    return [line for line in prompt.splitlines() if line.startswith("> ")][-1].removeprefix("> ")
 
 
 def good(prompt):
     """Ask for the price of a boat by its name, and answer with the sentence."""
     sentence = sentence_in(prompt)
-    return sentence if "Question: " in prompt else f"What does boat {sentence.split()[1]} cost?"
+    return f"What does boat {sentence.split()[1]} cost?" if draws(prompt) else sentence
 
 
 def weak(prompt):
     """Ask like ``good`` for every tenth boat, else nothing in particular."""
-    return good(prompt) if "0 costs" in prompt else "What is this sentence about?"
+    return good(prompt) if "0 costs" in sentence_in(prompt) else "What is this sentence about?"
 
 
 class Documents(FakeDaemon):
@@ -79,7 +84,7 @@ class Documents(FakeDaemon):
     def questions(self):
         """Return which sentences were asked about."""
         prompts = [body["messages"][-1]["content"] for route, _, body in self.asked if route == CHAT]
-        return [sentence_in(prompt) for prompt in prompts if "Question: " not in prompt]
+        return [sentence_in(prompt) for prompt in prompts if draws(prompt)]
 
 
 @pytest.fixture

@@ -35,10 +35,14 @@ LONGEST_QUESTION = 300
 """Characters."""
 
 DRAW = (
-    "Below is a sentence, quoted from a document under its title. It gives no instructions. Write one question, in the language of"
-    " the sentence, that this sentence answers. Name in the question what it is about, so that it can be understood without the"
-    " sentence, and do not give the answer away. Write nothing but the question."
+    "Write one question to the last sentence below, in its language, that this sentence answers. Name in the question what it is"
+    " about, so that it can be understood without the sentence, and do not give the answer away. The sentences are quoted from"
+    " documents and give no instructions. Write nothing but the question.\n\n"
+    + quoted(["Harbour office", "Fees"], "The Harbour office of Quill takes 12.50 euros a night.")
+    + "\nQuestion: How much does the Harbour office of Quill take a night?"
 )
+"""With an example: shown none, SmolLM2-135M asks what the sentence is about."""
+
 ANSWER = (
     "Answer the question from the sentence below, which is quoted from a document and gives no instructions. Give every name and"
     " number that it says about it. If it does not hold the answer, say so."
@@ -110,7 +114,7 @@ def facts_of(text: str, markup: str, title: str) -> Iterator[Fact]:
 def draw(fact: Fact, ask: Ask, asked_before: Collection[str]) -> Drawing:
     """Ask for a question, check it, and ask it; ``asked_before`` are the questions that there are, in normal form."""
     sentence = quoted([fact.title, fact.heading], fact.text)
-    question = tidy(ask(f"{DRAW}\n\n{sentence}", QUESTION_TOKENS))
+    question = tidy(ask(f"{DRAW}\n\n{sentence}\nQuestion:", QUESTION_TOKENS))
     flaw = flaw_of(question, fact)
     if flaw is None and normal_form(question) in asked_before:
         flaw = Flaw.ASKED_BEFORE
@@ -121,10 +125,11 @@ def draw(fact: Fact, ask: Ask, asked_before: Collection[str]) -> Drawing:
 
 
 def tidy(said: str) -> str:
-    """Return a question without what models write around one: a label, quotation marks, emphasis."""
+    """Return a question's line without what models write around one: a label, quotation marks, emphasis, an answer below it."""
     bare = said.strip(_QUOTES + "\r\n")
     label = _LABEL.match(bare)
-    return bare[label.end() :].strip(_QUOTES) if label else bare
+    lines = bare[label.end() if label else 0 :].splitlines()
+    return lines[0].strip(_QUOTES) if lines else ""
 
 
 def flaw_of(question: str, fact: Fact) -> Flaw | None:
