@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-PURE = "errors states records config log storage.files storage.database storage.memory storage.ledger datasets.reader datasets.inbox.inbox datasets.isolated.messages datasets.isolated.reader_process datasets.isolated.worker training.rehearsal training.planner evaluation.retention evaluation.calibration evaluation.judge versions.store"
+PURE = "errors states records config log storage.files storage.database storage.memory storage.ledger datasets.reader datasets.inbox.inbox datasets.isolated.messages datasets.isolated.reader_process datasets.isolated.worker training.rehearsal training.planner evaluation.retention evaluation.calibration evaluation.judge retrieval.pieces retrieval.question_drawing versions.store"
 
 
 def python(program):

@@ -1,16 +1,14 @@
 """The paragraph, list item or table row of some passages that answers a question, word for word. Pure.
 
-What lives here: taking a passage apart, and which of its pieces is quoted. What never does: searching, models; what scores is
-handed in.
+What lives here: which piece is quoted. What never does: taking a text apart (``pieces``), searching, models; what scores is handed
+in.
 
 A small model copies badly: asked for a price behind a price list it takes the next number. What is quoted is not generated, so
 it is fast, and nothing in it is made up.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +16,9 @@ from numpy.typing import NDArray
 from lorad.retrieval.citations import Citation
 from lorad.retrieval.document_store import Passage
 from lorad.retrieval.odds import Odds
-from lorad.retrieval.outline import Block, blocks, markup_of
+from lorad.retrieval.outline import markup_of
 from lorad.retrieval.passages import citations
-from lorad.retrieval.splitting import sentence_starts
+from lorad.retrieval.pieces import Piece, taken_apart
 from lorad.retrieval.words import words
 
 
@@ -47,35 +45,11 @@ questions are answered."""
 ALONE = 8.0
 """Weight of the share of the words where there is no reranker; a piece that holds half of them scores 0."""
 
-MOST_COMPARED, LONGEST_PIECE = 32, 600
-"""Pieces that the reranker compares, those that hold most of the question's words; and characters of a piece: a longer one is no
-quotation but a text."""
-
-SHORT_PARAGRAPH = 60
-"""Words of a paragraph that is quoted whole: what a sentence means often stands in the one before it."""
+MOST_COMPARED = 32
+"""Pieces that the reranker compares, those that hold most of the question's words."""
 
 LEAST_STEM = 4
 """Letters that two forms of a word must share."""
-
-_ITEM = re.compile(r"^[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]+(?=\S)", re.MULTILINE)
-_DELIMITER = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*")
-_LINE = re.compile(r"[^\r\n]+")
-_CELL_END = re.compile(r"(?<!\\)\|")
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A part of a passage that may be quoted."""
-
-    start: int
-    """Its first character in the passage."""
-    end: int
-    said: str
-    """What is answered: its words, of a table's row each behind the name of its column."""
-    compared: str
-    """What is compared with the question: of a short paragraph, which is quoted whole, one sentence."""
-    heading: str
-    """The heading above it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,67 +110,9 @@ def _shown(passage: Passage, piece: Piece) -> str:
 
 def pieces(passage: Passage) -> list[Piece]:
     """Return what of a passage may be quoted, in its order."""
-    text, above = passage.chunk.text, (passage.chunk.heading or (passage.chunk.title,))[-1]
-    found: list[Piece] = []
-    for block in blocks(text, markup_of(passage.chunk.markup)):
-        if block.kind != "heading":
-            heading = block.heading[-1] if block.heading else above
-            found += _pieces(text, block, heading)
-    return [piece for piece in found if 0 < piece.end - piece.start <= LONGEST_PIECE]
-
-
-def _pieces(text: str, block: Block, heading: str) -> list[Piece]:
-    if block.kind == "table":
-        return _rows(text, block, heading)
-    if block.kind == "code":
-        return [_piece(text, block.start, block.end, heading)]
-    items = list(_ITEM.finditer(text, block.start, block.end))
-    # what stands before the first item is prose; where there is none, all of it
-    found = _sentences(text, block.start, items[0].start() if items else block.end, heading)
-    behind = [*(item.start() for item in items[1:]), block.end]
-    found += [_piece(text, item.end(), end, heading) for item, end in zip(items, behind, strict=False)]
-    return [piece for piece in found if piece.end > piece.start]
-
-
-def _sentences(text: str, start: int, end: int, heading: str) -> list[Piece]:
-    """Return the sentences of a paragraph; of a short one each stands for all of it. What only announces says nothing."""
-    edges = [start, *sentence_starts(text, start, end), end]
-    found = [_piece(text, first, last, heading) for first, last in pairwise(edges)]
-    if len(text[start:end].split()) <= SHORT_PARAGRAPH:
-        whole = _piece(text, start, end, heading)
-        found = [replace(whole, compared=piece.compared) for piece in found]
-    return [piece for piece in found if not piece.compared.endswith(":")]
-
-
-def _piece(text: str, start: int, end: int, heading: str) -> Piece:
-    """Return a span without the white space around it."""
-    part = text[start:end]
-    first, last = start + len(part) - len(part.lstrip()), start + len(part.rstrip())
-    said = text[first : max(first, last)]
-    return Piece(first, max(first, last), said, said, heading)
-
-
-def _rows(text: str, block: Block, heading: str) -> list[Piece]:
-    """Return a table's rows, each cell behind the name of its column where the passage has the header."""
-    lines = [(line.start(), line.end(), line[0]) for line in _LINE.finditer(text, block.start, block.end)]
-    has_header = len(lines) > 1 and bool(_DELIMITER.fullmatch(lines[1][2]))
-    names = _cells(lines[0][2]) if has_header else []
-    rows = [
-        (start, end, _row(names, _cells(line)) if "|" in line else line.strip())
-        for start, end, line in lines[2 if has_header else 0 :]
-        if any(map(str.isalnum, line))
-    ]
-    return [Piece(start, end, told, told, heading) for start, end, told in rows]
-
-
-def _cells(line: str) -> list[str]:
-    return [cell.strip() for cell in _CELL_END.split(line.strip().strip("|"))]
-
-
-def _row(names: Sequence[str], cells: Sequence[str]) -> str:
-    named = [*names, *[""] * (len(cells) - len(names))]
-    told = [f"{name}: {cell}" if name else cell for name, cell in zip(named, cells, strict=False) if cell]
-    return "; ".join(told)
+    chunk = passage.chunk
+    above = (chunk.heading or (chunk.title,))[-1]
+    return taken_apart(chunk.text, markup_of(chunk.markup), above)
 
 
 def coverage(rarities: Mapping[str, float], text: str) -> float:

@@ -77,6 +77,26 @@ def writing(path: Path, *, replace: bool) -> Iterator[IO[str]]:
         Path(hidden).unlink(missing_ok=True)
 
 
+def append_line(path: Path, line: bytes) -> None:
+    """Add a line to a file that people named, whole or not at all; make the file, which nobody else may read, if there is none.
+
+    Raise ``ConfigError`` where the name is that of a link, a folder or a device, ``OSError`` where the disk refuses.
+    """
+    check_replaceable(path, replace=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        before, data, written = os.fstat(descriptor).st_size, line + b"\n", 0
+        try:
+            written = os.write(descriptor, data)
+        finally:
+            if written < len(data):
+                os.ftruncate(descriptor, before)
+        if written < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    finally:
+        os.close(descriptor)
+
+
 def _put_new(source: Path, target: Path) -> None:
     """Rename a finished file to its name; raise ``FileExistsError`` if that was taken meanwhile."""
     try:

@@ -4,13 +4,15 @@ What lives here: the options given before every command, the daemon's client, th
 is running, and printing an answer. What never does: commands.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
 from lorad.apps.screens import terminal
+from lorad.errors import ProtocolError
 from lorad.home import Home, find_home
 from lorad.serving.client import Client
 
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
 
     from lorad.config import Settings
     from lorad.serving.queries import Archive
+
+T = TypeVar("T")
+
+BUSY_SECONDS = 0.2
+"""Between two tries while other people's questions fill the queue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +68,17 @@ def connect_or_read(ctx: typer.Context) -> "Client | Archive":
 
     terminal.say("lorad is not running; showing what its home has recorded", err=True)
     return ctx.with_resource(queries.read(*ctx.obj.find()))
+
+
+def when_free(ask: Callable[[], T]) -> T:
+    """Ask the daemon; as long as other people's questions fill its queue, ask again."""
+    while True:
+        try:
+            return ask()
+        except ProtocolError as error:
+            if error.code != "busy":
+                raise
+        time.sleep(BUSY_SECONDS)
 
 
 def show(answer: Any, as_json: bool, shape: "Callable[[Any], RenderableType]") -> None:

@@ -1,5 +1,6 @@
-"""Documents: ``docs add``, ``docs list``, ``docs show``, ``docs search`` and ``docs remove``."""
+"""Documents: ``docs add``, ``docs list``, ``docs show``, ``docs search``, ``docs questions`` and ``docs remove``."""
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from lorad.apps.cli.context import connect, show
 from lorad.apps.cli.options import Json
 from lorad.apps.screens import tables, terminal
 from lorad.errors import ConfigError
+from lorad.home import find_home
 from lorad.records import DOCUMENTS
 
 app = typer.Typer()
@@ -90,6 +92,43 @@ def search(
     texts.check_typed(query)
     options = {"how": how, "tags": tags or None, "since": since or None, "until": until or None}
     show(connect(ctx).search(query, track, k, **options), as_json, tables.passages)
+
+
+@group.command()
+def questions(
+    ctx: typer.Context,
+    name: Annotated[
+        str, typer.Argument(help="Only documents of this file, title or url.", show_default=False)
+    ] = "",
+    *,
+    into: Annotated[
+        Path,
+        typer.Option(metavar="FILE.jsonl", help="The file to write, or to go on with.", show_default=False),
+    ],
+    track: Track = DOCUMENTS,
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="Who writes and answers the questions; better the base alone.")
+    ] = "chat@base",
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Maximum number of questions.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw questions from documents into a dataset file for a chat track. Nothing is learned until you drop it."""
+    from lorad.apps.cli import question_report  # noqa: PLC0415 - see lorad.apps.cli
+    from lorad.apps.cli.question_asking import Asking, Wanted  # noqa: PLC0415
+    from lorad.apps.cli.question_file import QuestionFile  # noqa: PLC0415
+
+    wanted = Wanted(track=track, name=name, model=model, limit=limit)
+    file = QuestionFile(into, find_home(ctx.obj.home))
+    report = Asking(connect(ctx), wanted, file, time.monotonic).run()
+    if as_json:
+        terminal.write_json(report)
+    else:
+        terminal.say(*question_report.lines(report))
+    if report.end == "interrupted":
+        raise typer.Exit(130)
 
 
 @group.command()

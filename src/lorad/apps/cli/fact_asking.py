@@ -7,16 +7,13 @@ right, the report (``fact_test``).
 import http
 import shutil
 import sys
-import time
 from collections.abc import Callable, Sequence
 
+from lorad.apps.cli.context import when_free
 from lorad.apps.cli.fact_test import Grader, Outcome, Question, Said, Way, progress
 from lorad.apps.screens import terminal
 from lorad.errors import ProtocolError
 from lorad.serving.client import Client
-
-BUSY_SECONDS = 0.2
-"""Between two tries while other people's questions fill the queue."""
 
 
 def ask_all(
@@ -47,15 +44,12 @@ def ask_all(
 
 def _ask(client: Client, question: Question, way: Way, model: str) -> Said:
     """Ask a question; what cannot be asked, because it is too long for example, is answered by the reason."""
-    while True:
-        try:
-            return _answer(client, question, way, model)
-        except ProtocolError as error:
-            if error.status == http.HTTPStatus.BAD_REQUEST:
-                return Said(text=f"({error.message})")
-            if error.code != "busy":
-                raise
-        time.sleep(BUSY_SECONDS)
+    try:
+        return when_free(lambda: _answer(client, question, way, model))
+    except ProtocolError as error:
+        if error.status != http.HTTPStatus.BAD_REQUEST:
+            raise
+        return Said(text=f"({error.message})")
 
 
 def _answer(client: Client, question: Question, way: Way, model: str) -> Said:
