@@ -266,7 +266,7 @@ class EngineSettings(Section):
     """Maximum number of answers of one version that are generated together; further ones wait."""
     prefill_tokens: Count = 256
     """Maximum number of prompt tokens that are read between two tokens of the other answers; fewer, where so many would take longer
-    than a twentieth of a second."""
+    than a fifth of a second."""
     max_cache_bytes: Bytes = 1_000_000_000
     """Memory limit of the attention caches (keys and values) of all answers together; further answers wait. Each version in
     memory also keeps its last prompt, in at most an eighth of this."""
