@@ -271,6 +271,16 @@ def test_a17_footnotes_are_told_as_text_a_line_each(monkeypatch):
     assert is_safe(told, also="\n"), repr(told)
 
 
+def test_passages_that_may_not_answer_are_told_as_such(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Watched())
+    monkeypatch.setenv("NO_COLOR", "1")
+    passage = read(SourcePassage, PASSAGE | {"number": 1})
+
+    ask._name_origin(Origin(mode="not_found", passages=(passage,)))
+
+    assert sys.stderr.getvalue().startswith("nearest, which may not answer it:\n[1] Village")
+
+
 def test_a_remark_is_plain_where_no_styles_are_wanted_and_none_where_nobody_reads(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Watched())
     monkeypatch.setenv("NO_COLOR", "1")

@@ -63,7 +63,7 @@ class Reply:
     rests_on: Example | None = None
     """The one example whose answer this is."""
     passages: tuple[Citation, ...] = ()
-    """What stands before the question, or what is quoted."""
+    """What stands before the question, or what is quoted; of ``not_found`` the nearest, which may not answer it."""
     documents: str = ""
     """The track of documents that was looked into."""
 

@@ -65,7 +65,7 @@ LEAST_TELLING, UNKNOWN_TELLS = 0.3, 0.5
 COVERAGE_WEIGHT = 0.5
 """Of a passage's coverage beside its similarity, where there is one, to tell whether it is relevant."""
 
-MOST_MATCHES, MOST_COUNTED = 50_000, 20_000
+MOST_MATCHES, MOST_COUNTED = 20_000, 20_000
 """Chunks that BM25 compares, about; counting those that hold a word stops at the second. A word that is nearly everywhere tells
 next to nothing, and to compare a million chunks takes a second."""
 

@@ -43,6 +43,9 @@ FOLDER = "documents"
 READ_FROM = 0.15
 """Relevance from which the reranker reads a passage, to quote it; see ``documents.min_relevance``."""
 
+SHOWN_INSTEAD = 2
+"""Passages that are named where none answers: whoever asks may see at once that one does."""
+
 ANSWERED = frozenset({"taught", "stored"})
 """Ways in which a learned example answers."""
 
@@ -191,7 +194,12 @@ class DocumentTracks:
         if is_answered:
             return known
         if asking.is_named and asking.may_quote and settings.answering.unknown == "say":
-            return Reply(mode="not_found", text=settings.documents.not_found_words, documents=track)
+            return Reply(
+                mode="not_found",
+                text=settings.documents.not_found_words,
+                passages=passages.citations(_readable(found)[:SHOWN_INSTEAD]),
+                documents=track,
+            )
         alone = known or Reply(mode="weights", messages=[dict(message) for message in asking.messages])
         return replace(alone, documents=track)
 
@@ -206,7 +214,7 @@ class DocumentTracks:
         has named documents, ordinary conversation must not be answered with one of them.
         """
         question, relevant = _question(asking.messages), passages.relevant(found)
-        near = relevant if self._matcher is None else [each for each in found if each.relevance >= READ_FROM]
+        near = relevant if self._matcher is None else _readable(found)
         best = quoting.best(question, near, self._store(track).rarities(question), self._matcher)
         if best is None or best.score < self._settings.documents.min_quote_score:
             return None
@@ -222,6 +230,11 @@ class DocumentTracks:
                 raise
             log.warning("documents_failed", track=track, **describe(error))
             return []  # who did not ask for documents gets the answer that there is without
+
+
+def _readable(found: Sequence[Passage]) -> list[Passage]:
+    """Return the passages that are not far off."""
+    return [each for each in found if each.relevance >= READ_FROM]
 
 
 def _behind(track: str, asking: Asking, found: Sequence[Passage]) -> Reply | None:

@@ -69,7 +69,8 @@ def cut(tokens: int | None) -> str:
 def origin(told: "Origin") -> str:
     """Return where an answer comes from, an empty string where it comes from the model alone."""
     if told.passages:
-        return "\n".join(map(_passage, told.passages))
+        footnotes = "\n".join(map(_passage, told.passages))
+        return f"nearest, which may not answer it:\n{footnotes}" if told.mode == "not_found" else footnotes
     if told.documents and told.mode == "weights":
         return f"nothing relevant in {_one_line(told.documents)}; the model has answered alone"
     sources = "; ".join(map(_source, told.sources))
