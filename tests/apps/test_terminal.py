@@ -274,11 +274,16 @@ def test_a17_footnotes_are_told_as_text_a_line_each(monkeypatch):
 def test_passages_that_may_not_answer_are_told_as_such(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Watched())
     monkeypatch.setenv("NO_COLOR", "1")
-    passage = read(SourcePassage, PASSAGE | {"number": 1})
+    passage = read(SourcePassage, evil(PASSAGE) | {"number": 1, "text": "By the\nriver " * 100})
 
     ask._name_origin(Origin(mode="not_found", passages=(passage,)))
 
-    assert sys.stderr.getvalue().startswith("nearest, which may not answer it:\n[1] Village")
+    head, place, text = sys.stderr.getvalue().splitlines()
+    assert head == "nearest, which may not answer it:"
+    assert place.startswith(f"[1] Village{SHOWN}")
+    assert text.startswith("    By the river By the river")
+    assert (len(text), text[-1]) == (4 + state_text.PASSAGE_SHOWN, "…")
+    assert is_safe("".join((place, text)))
 
 
 def test_a_remark_is_plain_where_no_styles_are_wanted_and_none_where_nobody_reads(monkeypatch):

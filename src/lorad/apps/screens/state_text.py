@@ -32,6 +32,9 @@ NOTHING = "-"
 QUESTION_SHOWN = 80
 """Characters of a question that names an example."""
 
+PASSAGE_SHOWN = 240
+"""Characters of a passage that may answer."""
+
 CAUSES = {
     "max_rounds": "the plan allows no more rounds",
     "patience": "nothing more was gained",
@@ -69,8 +72,10 @@ def cut(tokens: int | None) -> str:
 def origin(told: "Origin") -> str:
     """Return where an answer comes from, an empty string where it comes from the model alone."""
     if told.passages:
-        footnotes = "\n".join(map(_passage, told.passages))
-        return f"nearest, which may not answer it:\n{footnotes}" if told.mode == "not_found" else footnotes
+        if told.mode == "not_found":
+            shown = "\n".join(f"{_passage(each)}\n    {_excerpt(each.text)}" for each in told.passages)
+            return f"nearest, which may not answer it:\n{shown}"
+        return "\n".join(map(_passage, told.passages))
     if told.documents and told.mode == "weights":
         return f"nothing relevant in {_one_line(told.documents)}; the model has answered alone"
     sources = "; ".join(map(_source, told.sources))
@@ -86,6 +91,12 @@ def _source(source: "SourceExample") -> str:
     question = _one_line(source.question)
     shown = question if len(question) <= QUESTION_SHOWN else f"{question[: QUESTION_SHOWN - 1]}…"
     return f'{source.dataset}{row}: "{shown}" (similarity {source.similarity:.2f})'
+
+
+def _excerpt(text: str) -> str:
+    """Return the beginning of a passage on one line."""
+    line = _one_line(text)
+    return line if len(line) <= PASSAGE_SHOWN else f"{line[: PASSAGE_SHOWN - 1]}…"
 
 
 def _passage(cited: "SourcePassage") -> str:
