@@ -283,7 +283,7 @@ def test_passages_that_may_not_answer_are_told_as_such(monkeypatch):
     assert place.startswith(f"[1] Village{SHOWN}")
     assert text.startswith("    By the river By the river")
     assert (len(text), text[-1]) == (4 + state_text.PASSAGE_SHOWN, "…")
-    assert is_safe("".join((place, text)))
+    assert is_safe(place + text)
 
 
 def test_a_remark_is_plain_where_no_styles_are_wanted_and_none_where_nobody_reads(monkeypatch):
