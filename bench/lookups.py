@@ -16,6 +16,7 @@ from typing import Any
 
 import report
 import wordings
+from lorad.config import Settings
 from lorad.evaluation import facts
 from lorad.models import embedders, hardware
 from lorad.records import AnswerThresholds, Example
@@ -31,7 +32,6 @@ from lorad.training.threshold_fitting import ThresholdFitting
 Facts = Sequence[tuple[str, str]]
 """Questions and answers."""
 LINEAGE = ["v0.1"]
-MAX_FALSE_SHARE = 0.2
 
 
 class Taught:
@@ -60,7 +60,7 @@ class Taught:
         while index.step():
             pass
         finding = Finding(index, rerankers.load(encoder, hardware.machine("cpu").precision))
-        fitting = ThresholdFitting(finding, LINEAGE, known, MAX_FALSE_SHARE)
+        fitting = ThresholdFitting(finding, LINEAGE, known, Settings().answering.max_false_share)
         while fitting.step():
             pass
         thresholds = fitting.result()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import report
+from lorad.apps.daemon.document_tracks import READ_FROM
 from lorad.config import DocumentSettings
 from lorad.models import embedders, hardware
 from lorad.retrieval import quoting, rerankers
@@ -23,9 +24,7 @@ from lorad.storage.documents import Document
 
 DATA = report.BENCH / "data"
 MARKUPS = {".md": "markdown", ".rst": "rst", ".html": "html", ".txt": "text"}
-LINES = (-3, -2, -1, 0, 1, 2)
-READ_FROM = 0.15
-"""As the daemon has it (``document_tracks.READ_FROM``)."""
+LINES = (-2, -1, 0, 1, 2, 3)
 UNTAUGHT = "untaught"
 
 

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 import report
 from lorad.records import Example
 from lorad.retrieval.index import Index
-from lorad.retrieval.words import embedded_text, words
 from lorad.storage.database import Database
 from lorad.storage.embeddings import Embeddings
 from lorad.storage.ledger import Ledger
@@ -78,18 +77,9 @@ def fill(database: Database, memory: Memory, embedder: RandomEmbedder) -> None:
     made = examples()
     memory.add(made, Ledger(database).take("a.json", "chat", 1.0).id, 1.0)
     memory.mark_learned([example.ids for example in made], LINEAGE[0])
-    stored = Embeddings(database, "chat")
-    for start in range(0, EXAMPLES, AT_ONCE):
-        part = made[start : start + AT_ONCE]
-        texts = [embedded_text(example) for example in part]
-        vectors = embedder.embed(texts)
-        stored.put(
-            embedder.fingerprint,
-            [
-                (e.id, " ".join(words(text)), vector)
-                for e, text, vector in zip(part, texts, vectors, strict=True)
-            ],
-        )
+    index = Index(database, "chat", memory, embedder, None)
+    while index.step(AT_ONCE):
+        pass
 
 
 def milliseconds(act: Callable[[int], object], clock: Callable[[], float] = time.perf_counter) -> list[float]:
@@ -160,7 +150,7 @@ def measure(database: Database, memory: Memory, embedder: RandomEmbedder, folder
     figures |= {"learned_seconds": seconds(lambda: index.refresh(LINEAGE))}
     figures |= {"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
 
-    _, vectors = Embeddings(database, "chat").all(embedder.fingerprint)
+    _, vectors = Embeddings(database, "chat").all(index._kept_as)
     asked = embedder.embed([""])[0]
 
     def sort(_: int) -> object:

@@ -405,9 +405,9 @@ class DocumentSettings(Section):
     answer: Literal["auto", "quote", "generate"] = "auto"
     """``generate``: the model answers behind the passages. ``quote``: the answer is the sentence, with its paragraph if that is short,
     the list item or the table row of them that answers best, word for word. ``auto``: ``quote`` where the base has fewer than a billion parameters, for it copies badly."""
-    min_quote_score: Annotated[float, Field(ge=-100, le=100)] = -1.0
+    min_quote_score: Annotated[float, Field(ge=-100, le=100)] = 0.0
     """Score from which a piece is quoted, of lorad's reranker, the encoder and the words together; a higher one quotes less, and less
-    that is wrong: from -2 to 1 covers what is of use."""
+    that is wrong: from -1 to 2 covers what is of use."""
     prefer: Literal["facts", "passages"] = "facts"
     """Where a learned example answers a question and passages are found as well: which one answers."""
     not_found_words: Annotated[str, Field(min_length=1, max_length=1000)] = (

@@ -379,7 +379,7 @@ def test_a_sound_home_passes(living, examine):
     ("setting", "status", "words"),
     [
         ("vllm_url=http://127.0.0.1:8000", "ok", "http://127.0.0.1:8000"),
-        ("vllm_command=no-such-program serve", "fail", "no such program"),
+        ("vllm_command=no-such-program serve", "fail", "there is no program no-such-program"),
         ("vllm_command=sh serve", "ok", "lorad starts: sh serve"),
     ],
 )

@@ -591,7 +591,10 @@ class Engine:
 
     def _predict_next(self) -> bool:
         """Answer the next request with data, and with it those behind it that ask the same version."""
-        together = self._next_predictions()
+        came = self._next_predictions()
+        together = []
+        for request in came:
+            request.end_cancelled() if request.cancelled.is_set() else together.append(request)
         self._is_predicting = bool(together)
         error = self._try(together) if together else None
         if error is not None:  # one of them alone may be too much
@@ -600,9 +603,9 @@ class Engine:
                 if failed is not None:
                     request.fail(_as_error(failed))
         self._is_predicting = False
-        for request in together:
+        for request in came:
             self._leave(request)
-        return bool(together)
+        return bool(came)
 
     def _next_predictions(self) -> list[PredictionRequest]:
         found: list[PredictionRequest] = []
@@ -629,14 +632,10 @@ class Engine:
                 status=409,
                 code="nothing_learned",
             )
-        wanted = [request for request in together if not request.cancelled.is_set()]
-        rows = [row for request in wanted for row in request.rows]
-        answers = iter(self._backend.predict(served.name(version), rows) if rows else [])
+        rows = [row for request in together for row in request.rows]
+        answers = iter(self._backend.predict(served.name(version), rows))
         for request in together:
-            if request in wanted:
-                request.answers.put(list(itertools.islice(answers, len(request.rows))))
-            else:
-                request.end_cancelled()
+            request.answers.put(list(itertools.islice(answers, len(request.rows))))
 
 
 class _Answer:

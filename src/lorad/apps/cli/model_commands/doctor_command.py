@@ -32,6 +32,7 @@ from lorad.home import Home, find_home
 from lorad.models import bases, embedders, hardware
 from lorad.serving import backends
 from lorad.serving.backends.llamacpp import binding
+from lorad.serving.backends.vllm import server_process
 from lorad.states import VersionState
 from lorad.storage import permissions
 from lorad.tasks import find
@@ -147,13 +148,7 @@ def _backend(settings: Settings) -> Finding:
     elif found.name == "vllm" and engine.vllm_url:
         told += f"; the server at {engine.vllm_url}, which is asked when lorad starts"
     elif found.name == "vllm":
-        command = shlex.split(engine.vllm_command)
-        if not command or shutil.which(command[0]) is None:
-            raise ConfigError(
-                f"engine.vllm_command is {engine.vllm_command!r}, and there is no such program: pip install 'lorad[vllm]' "
-                "(CUDA), or name a server with engine.vllm_url",
-                code="no_backend",
-            )
+        server_process.check_program(shlex.split(engine.vllm_command))
         told += f"; lorad starts: {engine.vllm_command}"
     if found.name == "builtin":
         form = (

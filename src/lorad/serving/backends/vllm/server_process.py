@@ -25,17 +25,23 @@ LAST_WORDS = 2000
 """Bytes of the log's end that an error looks at."""
 
 
+def check_program(command: Sequence[str], path: str | None = None) -> None:
+    """Raise ``ConfigError`` where there is no such program; ``path`` is where it is looked for, instead of this process's PATH."""
+    program = command[0] if command else ""
+    if shutil.which(program, path=path) is None:
+        raise ConfigError(
+            f"engine.backend is vllm, and there is no program {program}; install vLLM (CUDA) in a virtual "
+            "environment of its own and name it: --set engine.vllm_command='/opt/vllm/bin/vllm serve', or set "
+            "engine.vllm_url to a server that runs already, or engine.backend to builtin",
+            code="no_backend",
+        )
+
+
 class ServerProcess:
     """A server that runs beside the daemon and ends with it."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path | None) -> None:
-        if shutil.which(command[0], path=environment.get("PATH")) is None:
-            raise ConfigError(
-                f"engine.backend is vllm, and there is no program {command[0]}; install vLLM (CUDA) in a virtual "
-                "environment of its own and name it: --set engine.vllm_command='/opt/vllm/bin/vllm serve', or set "
-                "engine.vllm_url to a server that runs already, or engine.backend to builtin",
-                code="no_backend",
-            )
+        check_program(command, environment.get("PATH"))
         self._command, self._environment, self._log = command, environment, log
         self._process: subprocess.Popen[bytes] | None = None
 
