@@ -69,3 +69,16 @@ def test_what_may_be_merged_another_time_is_said_and_then_tried_without_a_word_u
 
     assert [event["held_as"] for event in events] == ["merged"]
     assert engine.served == [("chat", "v0.1")] * 3
+
+
+def test_a_version_is_made_ready_beside_what_answers():
+    engine, asked = FakeEngine(Form(kind="merged", added_bytes=7)), []
+
+    def beside(act):
+        asked.append(len(engine.served))
+        return act()
+
+    host = ModelHost(Settings(), {}, engine, beside)
+    host.serve(SimpleNamespace(name="chat"), "v0.1")
+
+    assert (asked, engine.served) == ([0], [("chat", "v0.1")])

@@ -14,6 +14,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import psutil
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -61,6 +63,8 @@ REST_SECONDS = 0.02
 """Between two steps of which the second has work already: people's orders take their turn then."""
 STOP_SECONDS = 10.0
 """A step that has not ended by then is left alone when the daemon stops."""
+LOADING_NICE = 10
+"""How far loading, merging and proving a version stands behind answering; beside a daemon at rest it takes no longer."""
 DESCRIPTORS = 10_240
 """Files and connections that may be open at once; macOS allows no more."""
 
@@ -72,6 +76,12 @@ def _raise_descriptors() -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(OSError, ValueError):  # the system may have a limit that it does not name
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _beside_answers(act: Callable[[], Any]) -> Any:
+    """Run something in a thread of its own that lets answers go first, and wait for it."""
+    with ThreadPoolExecutor(1, "load", lambda: hardware.give_way(LOADING_NICE)) as thread:
+        return thread.submit(act).result()
 
 
 class App:
@@ -181,7 +191,7 @@ class App:
             self.settings.engine, self._busy_mark.tell, around, is_claimed=self._busy_mark.is_claimed
         )
         self._undo.append(("engine", self.engine.close))
-        self.models = ModelHost(self.settings, self.tracks, self.engine)
+        self.models = ModelHost(self.settings, self.tracks, self.engine, beside=_beside_answers)
         self.lookup = Lookup(self.tracks, self.settings.answering, self.ledger, self.engine.serving)
         self.indexes: dict[str, Index] = {}
         self.documents = DocumentTracks(self.home, self.settings, self.ledger)

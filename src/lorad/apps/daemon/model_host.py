@@ -4,7 +4,7 @@ What lives here: verifying what is loaded. What never does: answering (``serving
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,25 @@ from lorad.versions.manifests import MANIFEST
 log = get_logger()
 
 
+def _at_once(act: Callable[[], Any]) -> Any:
+    return act()
+
+
 class ModelHost:
     """Every track's base model and the versions on it, held in one engine."""
 
-    def __init__(self, settings: Settings, tracks: Mapping[str, Track], engine: Engine) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        tracks: Mapping[str, Track],
+        engine: Engine,
+        beside: Callable[[Callable[[], Any]], Any] = _at_once,
+    ) -> None:
+        """``beside`` runs what computes long, waits for it and returns what it returns; answers go on meanwhile."""
         self._settings = settings
         self._tracks = tracks
         self._engine = engine
+        self._beside = beside
         self._labels: dict[tuple[str, str], frozenset[str]] = {}
         """By track and version, those of the versions that were loaded."""
 
@@ -104,7 +116,7 @@ class ModelHost:
             return
         folder = track.registry.verify(version, self.fingerprint(track))
         digest = files.file_digest(folder / MANIFEST)
-        differs = self._engine.load(track.name, version, folder, digest, track.base)
+        differs = self._beside(lambda: self._engine.load(track.name, version, folder, digest, track.base))
         labels = peft_io.read_labels(folder)
         is_tagging = find(track.settings.task).formats == "tagging"
         self._labels[track.name, version] = frozenset(
@@ -116,7 +128,7 @@ class ModelHost:
     def serve_faster(self, track: Track) -> str:
         """Try again to hold what serves as a merged copy; return why not if that may pass, else an empty text."""
         version = self._engine.serving(track.name)
-        form = self._engine.serve(track.name, version)
+        form = self._prefer(track, version)
         if form.may_pass:
             return form.why_not_merged
         _log_form(track, version, form)
@@ -127,9 +139,13 @@ class ModelHost:
         with self._engine.hold(track.name, version or BASE):
             if version is not None:
                 self.ensure_loaded(track, version)
-            form = self._engine.serve(track.name, version)
+            form = self._prefer(track, version)
         _log_form(track, version or BASE, form)
         return form.why_not_merged if form.may_pass else ""
+
+    def _prefer(self, track: Track, version: str | None) -> Form:
+        form: Form = self._beside(lambda: self._engine.serve(track.name, version))
+        return form
 
 
 def _log_form(track: Track, version: str, form: Form) -> None:
