@@ -30,15 +30,21 @@ def test_a_piece_takes_no_longer_than_others_may_wait(seconds, expected):
     assert pace.tokens(are_others_waiting=False) == 256
 
 
-def test_it_follows_what_is_measured_and_a_few_tokens_tell_nothing():
+def test_it_follows_what_is_measured():
     clock = Clock()
     pace = ReadingPace(256, clock)
     read(pace, clock, 100, 100 * LONGEST_WAIT / 64)
-    read(pace, clock, LEAST - 1, 1000.0)
     assert pace.tokens(are_others_waiting=True) == 64
     for _ in range(20):
         read(pace, clock, 100, 100 * LONGEST_WAIT / 200)
     assert pace.tokens(are_others_waiting=True) == 200
+
+
+def test_a_few_tokens_are_taken_for_the_least():
+    clock = Clock()
+    pace = ReadingPace(256, clock)
+    read(pace, clock, 2, LEAST * LONGEST_WAIT / 64)
+    assert pace.tokens(are_others_waiting=True) == 64
 
 
 def test_the_setting_may_be_less_than_the_least():

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from lorad.serving.backends.builtin.row_cache import RowCache, next_logits
+from lorad.serving.backends.builtin.row_cache import RowCache, logits_behind, next_logits
 from lorad.serving.backends.interface import Capabilities
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
@@ -48,16 +48,15 @@ def _objection(model: Any) -> str:
 
 @torch.inference_mode()
 def _difference(model: Any) -> float:
-    """Return how far the next token's logits of prompts in one batch are from those of each alone."""
+    """Return how far the logits of prompts that are read in one batch, and go on in one, are from those of each alone."""
     vocabulary, device = model.get_input_embeddings().weight.shape[0], model.device
     texts = [[(7 * place + 3 * size + 1) % vocabulary for place in range(size + 1)] for size in PROMPTS]
     alone = torch.stack(
-        [model(input_ids=torch.tensor([text], device=device)).logits[0, -1] for text in texts]
+        [model(input_ids=torch.tensor([text], device=device)).logits[0, -2:] for text in texts]
     )
-    rows = RowCache()
-    for text in texts:
-        prompt = DynamicCache()
-        model(input_ids=torch.tensor([text[:-1]], device=device), past_key_values=prompt, use_cache=True)
-        rows.join(prompt)
-    together = next_logits(model, rows, [text[-1] for text in texts])
+    caches, rows = [DynamicCache() for _ in texts], RowCache()
+    behind = logits_behind(model, [text[:-1] for text in texts], caches)
+    for cache in caches:
+        rows.join(cache)
+    together = torch.stack([behind, next_logits(model, rows, [text[-1] for text in texts])], dim=1)
     return float((together - alone).abs().max() / alone.abs().max().clamp_min(1e-6))

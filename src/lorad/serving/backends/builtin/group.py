@@ -1,9 +1,9 @@
 """Answers that one model generates together, one token of each a step (continuous batching).
 
-What lives here: when a request begins, its prompt in bounded pieces, its row among the others, its end. What never does:
-which model a version is (``backend``), text.
+What lives here: when a request begins, its prompt in bounded pieces or with other short ones, its row among the others, its
+end. What never does: which model a version is (``backend``), text.
 
-    waiting ─► prompt, a piece a step ─► row: one token a step with all others ─► ended
+    waiting ─► prompts, a piece a step ─► row: one token a step with all others ─► ended
        ▲                │                 │
        └────────── memory is short ◄──────┘
 
@@ -11,10 +11,9 @@ Memory is short where the limit is passed, or where a step does not fit. Then fe
 begin again later, from what they have said. One that does not fit alone ends with the error.
 """
 
-import inspect
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol
@@ -24,10 +23,16 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from lorad.models.hardware import is_short_of_memory
-from lorad.serving.backends.builtin.row_cache import RowCache, bytes_per_token, next_logits, pairs_of
+from lorad.serving.backends.builtin.row_cache import (
+    RowCache,
+    bytes_per_token,
+    logits_behind,
+    next_logits,
+    pairs_of,
+)
 from lorad.serving.backends.interface import Generation
 from lorad.serving.backends.progress import PREFIX_SHARE, Progress, check_prompt
-from lorad.serving.backends.reading_pace import ReadingPace
+from lorad.serving.backends.reading_pace import LEAST, ReadingPace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +79,8 @@ class _Row(Progress):
     """What the model has made of the tokens, until it joins the others'."""
     read: int = 0
     """Tokens that are in ``cache``."""
+    reads_alone: bool = False
+    """Whether its prompt was read with others and that failed: then it may be what the others failed for."""
 
     def begin_again(self) -> None:
         """Forget what the model has made of the tokens; what was said stays said."""
@@ -97,7 +104,8 @@ class Group:
         self._pace = ReadingPace(limits.prompt_tokens, clock)
         self._numbers = count()
         self._waiting: deque[_Row] = deque()
-        self._filling: _Row | None = None
+        self._filling: list[_Row] = []
+        """Whose prompts are being read: one in pieces, or several at once."""
         self._rows: list[_Row] = []
         self._cache = RowCache()
         self._prefix: tuple[list[int], list[tuple[Tensor, Tensor]]] = ([], [])
@@ -105,8 +113,6 @@ class Group:
         self._fitting: float = limits.rows
         """Answers that may share a step: halved where a step does not fit, and one more again for as many that have ended."""
         self._vocabulary = model.get_input_embeddings().weight.shape[0]
-        takes = inspect.signature(model.forward).parameters
-        self._last_alone = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
 
     def submit(self, generation: Generation) -> None:
         """Take one more answer; raise ``ProtocolError`` for a prompt that the model cannot read."""
@@ -121,7 +127,7 @@ class Group:
     @property
     def active(self) -> int:
         """Count the answers that have begun and not ended."""
-        return len(self._rows) + (self._filling is not None)
+        return len(self._rows) + len(self._filling)
 
     @property
     def bytes(self) -> int:
@@ -135,9 +141,9 @@ class Group:
             self._let_go()
             return self._read_prompts() + self._extend()
         except BaseException as error:  # noqa: BLE001 - whoever waits is told; the next answers begin anew
-            rows = [*self._rows, *filter(None, [self._filling])]
+            rows = [*self._rows, *self._filling]
             self._rows.clear()
-            self._filling = None
+            self._filling.clear()
             self._cache.clear()
             if len(rows) > 1 and is_short_of_memory(error):
                 # all of them: what the step has left of the rows' cache may be half made
@@ -160,56 +166,84 @@ class Group:
     def _read_prompts(self) -> int:
         """Read as many tokens of prompts as a step may; return how many first tokens of answers came of it."""
         left, made = self._pace.tokens(are_others_waiting=bool(self._rows)), 0
-        while left > 0 and (row := self._next()):
+        while left > 0 and (rows := self._next(left)):
+            pieces = [row.tokens[row.read : row.read + left] for row in rows]
+            size = _padded(map(len, pieces))
             try:
-                piece = row.tokens[row.read : row.read + left]
-                logits = self._read(row, piece)
-                left -= len(piece)
-                if row.read < len(row.tokens):
+                with self._pace.reading(size):
+                    found = logits_behind(self._model, pieces, [row.cache for row in rows])
+            except BaseException as error:  # noqa: BLE001 - these prompts' alone
+                self._filling = []
+                if self._begin_again(rows, error):
                     return made
-                self._note(row)
-                token = row.chooser.choose(logits)  # last: what was chosen must be said
-            except BaseException as error:  # noqa: BLE001 - this prompt's alone
-                self._filling = None
-                if self._rows and is_short_of_memory(error):
-                    self._let_wait([row], fitting=len(self._rows))
-                    return made
-                row.generation.sink.end(error)
                 continue
-            self._filling = None
-            made += 1
-            self._join(row, token, logits)
+            left -= max(size, LEAST)
+            for row, piece in zip(rows, pieces, strict=True):
+                row.read += len(piece)
+            if rows[0].read < len(rows[0].tokens):
+                return made
+            self._filling = []
+            made += sum(self._begin(row, logits) for row, logits in zip(rows, found, strict=True))
         return made
 
-    def _next(self) -> _Row | None:
-        """Return whose prompt is read now; ``None`` where nobody may begin."""
-        if self._filling is None and self._waiting and self._has_room(len(self._waiting[0].tokens)):
-            self._filling = self._waiting.popleft()
-            self._take_prefix(self._filling)
-        return self._filling
+    def _next(self, left: int) -> list[_Row]:
+        """Return whose prompts are read now: those that wait for their turn and can be read whole at once, or one; none may be.
 
-    def _has_room(self, length: int) -> bool:
-        if not self._rows:
-            return True
-        more = self._cache.bytes_with(length, self._per_token) - self._cache.bytes
-        return len(self._rows) < int(self._fitting) and self._taken() + more <= self._limits.max_bytes
-
-    def _read(self, row: _Row, piece: list[int]) -> Tensor:
-        """Put a piece of a prompt through the model; return the logits behind its last token, [V]."""
-        device = self._model.device
-        ids = torch.tensor([piece], device=device)
-        positions = torch.arange(row.read, row.read + len(piece), device=device)[None]
-        with self._pace.reading(len(piece)):
-            logits = self._model(
-                input_ids=ids,
-                position_ids=positions,
-                past_key_values=row.cache,
-                use_cache=True,
-                **self._last_alone,
-            ).logits
-        row.read += len(piece)
-        found: Tensor = logits[0, -1]
+        A pass over several short prompts takes little longer than one over a single one: the weights are read once.
+        """
+        if self._filling:
+            return self._filling
+        found = self._filling
+        while self._waiting and self._has_room(found, self._waiting[0]):
+            row = self._waiting[0]
+            if found and not (self._per_token and self._goes_with(found, row, left)):
+                break
+            self._waiting.popleft()
+            self._take_prefix(row)
+            found.append(row)
         return found
+
+    def _goes_with(self, rows: Sequence[_Row], row: _Row, left: int) -> bool:
+        """Tell whether a prompt can be read with others that wait; not what it could take over from one of them."""
+        first = rows[0]
+        if first.reads_alone or row.reads_alone or row.begins_as(self._prefix[0]) != first.read:
+            return False
+        lengths = [len(each.tokens) - first.read for each in (*rows, row)]
+        return _padded(lengths) <= left and (first.read > 0 or not row.begins_as(first.tokens))
+
+    def _has_room(self, beside: Sequence[_Row], row: _Row) -> bool:
+        """Tell whether one more answer may begin, beside those that are about to."""
+        rows = len(self._rows) + len(beside)
+        if not rows:
+            return True
+        longest = max(len(each.tokens) for each in (*beside, row))
+        more = self._cache.bytes_with(len(beside) + 1, longest, self._per_token) - self._cache.bytes
+        return rows < int(self._fitting) and self._taken() + more <= self._limits.max_bytes
+
+    def _begin_again(self, rows: Sequence[_Row], error: BaseException) -> bool:
+        """Let prompts that could not be read wait, or end with the error the only one; return whether memory was short."""
+        if is_short_of_memory(error) and (self._rows or len(rows) > 1):
+            self._let_wait(rows, fitting=len(self._rows) + len(rows) // 2)
+            return True
+        if len(rows) == 1:
+            rows[0].generation.sink.end(error)
+            return False
+        for row in reversed(rows):
+            row.begin_again()
+            row.reads_alone = True
+            self._waiting.appendleft(row)
+        return False
+
+    def _begin(self, row: _Row, logits: Tensor) -> bool:
+        """Choose an answer's first token, and let it join the others; return whether there is one."""
+        try:
+            self._note(row)
+            token = row.chooser.choose(logits)  # last: what was chosen must be said
+        except BaseException as error:  # noqa: BLE001 - this prompt's alone
+            row.generation.sink.end(error)
+            return False
+        self._join(row, token, logits)
+        return True
 
     def _note(self, row: _Row) -> None:
         """Take what a prompt tells of the next ones."""
@@ -280,9 +314,8 @@ class Group:
         gone = [row for row in self._waiting if not row.generation.sink.is_wanted]
         for row in gone:
             self._waiting.remove(row)
-        if self._filling and not self._filling.generation.sink.is_wanted:
-            gone.append(self._filling)
-            self._filling = None
+        gone += [row for row in self._filling if not row.generation.sink.is_wanted]
+        self._filling = [row for row in self._filling if row.generation.sink.is_wanted]
         numbers = [number for number, row in enumerate(self._rows) if not row.generation.sink.is_wanted]
         gone += [self._rows[number] for number in numbers]
         self._take_out(numbers)
@@ -295,3 +328,9 @@ class Group:
             self._cache.leave(number)
             self._rows[number] = self._rows[-1]
             self._rows.pop()
+
+
+def _padded(lengths: Iterable[int]) -> int:
+    """Return how many tokens a pass over so long texts has, which are padded to one length."""
+    every = [*lengths]
+    return len(every) * max(every)

@@ -8,12 +8,14 @@ one more column; rows come and go between steps. What never does: choosing token
     row 1      . k k k k k k k k k k |  .  .  .  .
 """
 
+import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 HEADROOM = 64
 """Columns that are free behind the end when a buffer is made, at least: a quarter of its width where that is more."""
@@ -111,9 +113,9 @@ class RowCache:
         """Return how much memory the buffers take."""
         return sum(_size(layer.keys) + _size(layer.values) for layer in self._layers)
 
-    def bytes_with(self, length: int, per_token: int) -> int:
-        """Return how much memory it takes with one more row of this length."""
-        rows, columns = _roomy(len(self.lengths) + 1, max(self.width, length))
+    def bytes_with(self, more: int, length: int, per_token: int) -> int:
+        """Return how much memory it takes with so many more rows of at most this length."""
+        rows, columns = _roomy(len(self.lengths) + more, max(self.width, length))
         return max(self.bytes, rows * columns * per_token)
 
     def join(self, prompt: Cache) -> None:
@@ -196,6 +198,50 @@ def next_logits(model: Any, rows: RowCache, tokens: list[int]) -> Tensor:
     ).logits[:, -1]
     rows.advance()
     return logits
+
+
+def logits_behind(model: Any, pieces: Sequence[list[int]], caches: Sequence[DynamicCache]) -> Tensor:
+    """Put the next pieces of prompts through a model; return the logits behind their last tokens, [prompts, V].
+
+    Each cache holds what the model has made of its prompt so far, all of the same length, and takes what comes.
+    """
+    device, read = model.device, caches[0].get_seq_length()
+    longest = max(map(len, pieces))
+    ends = sorted({len(piece) - 1 for piece in pieces})
+    kept: Any = 1 if ends == [longest - 1] else torch.tensor(ends, device=device)
+    can_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
+    together = caches[0] if len(caches) == 1 else _stacked(caches)
+    logits: Tensor = model(
+        # what is filled up stands behind a text, where none of its tokens looks
+        input_ids=torch.tensor([[*piece, *[0] * (longest - len(piece))] for piece in pieces], device=device),
+        position_ids=torch.arange(read, read + longest, device=device).expand(len(pieces), -1),
+        past_key_values=together,
+        use_cache=True,
+        **({"logits_to_keep": kept} if can_keep else {}),
+    ).logits
+    if len(caches) > 1:
+        _deal(together, caches, [read + len(piece) for piece in pieces])
+    place = {end: number if can_keep else end for number, end in enumerate(ends)}
+    return torch.stack([row[place[len(piece) - 1]] for row, piece in zip(logits, pieces, strict=True)])
+
+
+def _stacked(caches: Sequence[DynamicCache]) -> DynamicCache:
+    """Return one cache that holds what each of these holds as a row, all of the same length."""
+    made = DynamicCache()
+    if caches[0].get_seq_length():
+        for number, layer in enumerate(zip(*map(pairs_of, caches), strict=True)):
+            keys, values = zip(*layer, strict=True)
+            made.update(torch.cat(keys), torch.cat(values), number)
+    return made
+
+
+def _deal(together: DynamicCache, caches: Sequence[DynamicCache], lengths: Sequence[int]) -> None:
+    """Put into each cache what its row of a stacked one has more than it."""
+    for number, (keys, values) in enumerate(pairs_of(together)):
+        for row, (cache, length) in enumerate(zip(caches, lengths, strict=True)):
+            begin = cache.get_seq_length(number)
+            more = slice(row, row + 1), slice(None), slice(begin, length)
+            cache.update(keys[more].clone(), values[more].clone(), number)
 
 
 def _roomy(rows: int, width: int) -> tuple[int, int]:
