@@ -1,7 +1,5 @@
 """What is asked of the machine."""
 
-import os
-import sys
 import threading
 
 import pytest
@@ -39,22 +37,6 @@ def test_what_one_thread_takes_stays_its_own():
     beside.start()
     beside.join()
     assert found == [3, 1]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives each thread a priority of its own")
-def test_a_thread_gives_way_alone():
-    found = []
-
-    def give_way():
-        hardware.give_way(7)
-        found.append(os.getpriority(os.PRIO_PROCESS, 0))
-
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    beside = threading.Thread(target=give_way)
-    beside.start()
-    beside.join()
-    assert found == [7]
-    assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
 def test_cuda_and_cudnn_are_told_where_they_compute(monkeypatch):

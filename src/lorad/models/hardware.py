@@ -6,10 +6,7 @@ What never lives here: models.
 import contextlib
 import functools
 import math
-import os
 import platform
-import sys
-import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -96,15 +93,6 @@ def compute_with(threads: int) -> None:
     """
     torch.set_num_threads(threads)
     torch.get_num_threads()  # what this thread has been told holds from its first use on
-
-
-def give_way(nice: int) -> None:
-    """Let this thread of the process stand behind its others while all want to compute.
-
-    For good: who may lower a priority need not be allowed to raise it again. Only Linux gives each thread one of its own.
-    """
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
 
 
 def _bfloat16_pays(device: str) -> bool:

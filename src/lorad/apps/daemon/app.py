@@ -14,8 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import psutil
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -23,6 +21,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from lorad import log
 from lorad.apps.daemon import lookup, nightly
 from lorad.apps.daemon.api import Api
+from lorad.apps.daemon.core_sharing import CoreSharing
 from lorad.apps.daemon.document_tracks import DocumentTracks
 from lorad.apps.daemon.fitting import Fitting
 from lorad.apps.daemon.indexing import Indexing
@@ -63,8 +62,6 @@ REST_SECONDS = 0.02
 """Between two steps of which the second has work already: people's orders take their turn then."""
 STOP_SECONDS = 10.0
 """A step that has not ended by then is left alone when the daemon stops."""
-LOADING_NICE = 10
-"""How far loading, merging and proving a version stands behind answering; beside a daemon at rest it takes no longer."""
 DESCRIPTORS = 10_240
 """Files and connections that may be open at once; macOS allows no more."""
 
@@ -78,12 +75,6 @@ def _raise_descriptors() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _beside_answers(act: Callable[[], Any]) -> Any:
-    """Run something in a thread of its own that lets answers go first, and wait for it."""
-    with ThreadPoolExecutor(1, "load", lambda: hardware.give_way(LOADING_NICE)) as thread:
-        return thread.submit(act).result()
-
-
 class App:
     """The daemon of one home: ``start``, ``run``, ``stop``."""
 
@@ -93,6 +84,7 @@ class App:
         self.stopping = threading.Event()
         self._ready = False
         self._turn = Turn()
+        self._cores = CoreSharing(hardware.cores())
         self._undo: list[tuple[str, Callable[[], object]]] = []
 
     # -- life
@@ -191,7 +183,7 @@ class App:
             self.settings.engine, self._busy_mark.tell, around, is_claimed=self._busy_mark.is_claimed
         )
         self._undo.append(("engine", self.engine.close))
-        self.models = ModelHost(self.settings, self.tracks, self.engine, beside=_beside_answers)
+        self.models = ModelHost(self.settings, self.tracks, self.engine, beside=self._cores.beside)
         self.lookup = Lookup(self.tracks, self.settings.answering, self.ledger, self.engine.serving)
         self.indexes: dict[str, Index] = {}
         self.documents = DocumentTracks(self.home, self.settings, self.ledger)
@@ -298,11 +290,12 @@ class App:
         """Start the thread that generates, and serve the newest intact version."""
         has_cores = threading.Event()
 
-        def take_cores() -> None:
-            hardware.compute_with(hardware.cores())
+        def answer() -> None:
+            self._cores.take()
             has_cores.set()
+            self.engine.work(timeout=0.2)
 
-        self._thread("answer", lambda: self.engine.work(timeout=0.2), take_cores)
+        self._thread("answer", answer)
         has_cores.wait()
         hardware.compute_with(1)  # what one thread takes is what every new one would get
         self.loop.served.serve_all(time.monotonic())
@@ -371,12 +364,10 @@ class App:
         self.inbox.request_scan()
         self._turn.wake.set()
 
-    def _thread(self, name: str, work: Callable[[], object], begin: Callable[[], None] | None = None) -> None:
+    def _thread(self, name: str, work: Callable[[], object]) -> None:
         stop = threading.Event()  # its own: what depends on this thread is stopped before it is
 
         def loop() -> None:
-            if begin is not None:
-                begin()
             while not stop.is_set():
                 try:
                     work()

@@ -4,6 +4,7 @@ What lives here: which model a name means, in which form it is held, whose turn 
 (``group``, ``solo``), proving what is loaded (``versions.loader``).
 """
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from lorad.serving.backends.builtin.fitness import fitness
 from lorad.serving.backends.builtin.group import Answers, Group, Limits
 from lorad.serving.backends.builtin.solo import Solo
 from lorad.serving.backends.interface import Capabilities, Form, Generation, VersionFiles
+from lorad.serving.backends.reading_pace import ReadingPace
 from lorad.tasks import Generating, Predicting, Task
 from lorad.versions import loader
 
@@ -43,6 +45,7 @@ class _Track:
     stack: AdapterStack
     base_name: str
     fitness: Capabilities
+    pace: ReadingPace
     loaded: dict[str, VersionFiles] = field(default_factory=dict)
     merged: _Merged | None = None
     form: Form = field(default_factory=lambda: Form(kind="base"))
@@ -101,7 +104,9 @@ class Builtin:
         else:
             tried = (held.fitness for held in alike if isinstance(held.task, Generating))
             fit = next(tried, None) or fitness(base.model)
-        self._tracks[track] = self._names[name] = _Track(task, stack, name, fit)
+        self._tracks[track] = self._names[name] = _Track(
+            task, stack, name, fit, ReadingPace(self._limits.prompt_tokens, time.perf_counter)
+        )
 
     def capabilities(self, track: str) -> Capabilities:
         """Tell whether a track's answers share steps, and that it tells how likely their tokens are."""
@@ -177,7 +182,9 @@ class Builtin:
             if turn.model is model and turn.track is held:
                 break
         else:
-            made: Answers = Group(model, self._limits, self._bytes) if held.fitness.batches else Solo(model)
+            made: Answers = (
+                Group(model, self._limits, self._bytes, held.pace) if held.fitness.batches else Solo(model)
+            )
             turn = _Turn(held, generation.name, model, made)
             self._turns.append(turn)
         turn.answers.submit(generation)

@@ -95,13 +95,16 @@ class Group:
         model: Any,
         limits: Limits,
         taken: Callable[[], int],
-        clock: Callable[[], float] = time.perf_counter,
+        pace: ReadingPace | None = None,
     ) -> None:
+        """``taken`` returns how much memory the answers of all groups take, this one's included.
+
+        ``pace`` may have been measured already, by other versions of the same base.
+        """
         self._model = model
         self._limits = limits
         self._taken = taken
-        """Returns how much memory the answers of all groups take, this one's included."""
-        self._pace = ReadingPace(limits.prompt_tokens, clock)
+        self._pace = pace or ReadingPace(limits.prompt_tokens, time.perf_counter)
         self._numbers = count()
         self._waiting: deque[_Row] = deque()
         self._filling: list[_Row] = []
