@@ -134,7 +134,9 @@ def learn() -> dict[str, Any]:
         if done is None:
             source = report.BENCH.parent / "examples" / f"{DATASET}.json"
             done = wordings.drop(client, home(), DATASET, source)
-        while client.status().tracks["chat"].not_indexed:  # meanwhile answers wait for texts that are embedded
+        while (
+            client.status().tracks["chat"].not_indexed
+        ):  # meanwhile answers wait for texts that are embedded
             time.sleep(1.0)
         return {"job": done}
 

@@ -41,7 +41,9 @@ def test_what_is_computed_beside_answering_has_a_core_of_its_own(cores, left):
     during = []
 
     with Answering(shared) as answering:
-        found = shared.beside(lambda: during.append(told[-1]) or [count for who, count in told if who is answering])
+        found = shared.beside(
+            lambda: during.append(told[-1]) or [count for who, count in told if who is answering]
+        )
 
     here = threading.current_thread()
     assert during == [(here, 1)]  # set last: what a new thread would get
