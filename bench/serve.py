@@ -623,6 +623,49 @@ def figures(arms: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def plot(found: dict[str, Any]) -> None:
+    """Draw tokens a second by who makes them, and the longest pauses."""
+    plt = report.pyplot()
+    fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+    made = {
+        "llama.cpp alone, 1": "llamacpp_f16_1",
+        "lorad on llama.cpp, 1": "backend_llamacpp_1",
+        "lorad on llama.cpp, 16": "backend_llamacpp_16",
+        "generate, 1 row": "generate_1",
+        "generate, 16 rows": "generate_16",
+        "compiled, 1 row": "compile_1",
+        "lorad unmerged, 1": "adapter_1",
+        "lorad, 1 client": "tokens_per_second_1",
+        "lorad, 4 clients": "tokens_per_second_4",
+        "lorad, 16 clients": "tokens_per_second_16",
+    }
+    known = {label: found[name] for label, name in made.items() if name in found}
+    bars = left.barh(
+        [*known], [*known.values()], color=["C0" if "lorad" in label else "C7" for label in known]
+    )
+    left.bar_label(bars, fmt="%.0f", padding=2)
+    left.set(title="Tokens a second", xlim=(0, 1.12 * max(known.values())))
+    left.invert_yaxis()
+    paused = {
+        "built-in": ("longest_pause_without_swaps_ms", "longest_pause_ms"),
+        "built-in, float32": ("longest_pause_without_swaps_float32_ms", "longest_pause_float32_ms"),
+        "llama.cpp": ("llamacpp_served_longest_pause_without_swaps_ms", "llamacpp_served_longest_pause_ms"),
+    }
+    places = {label: names for label, names in paused.items() if names[0] in found}
+    for at, (label, color) in enumerate((("no swaps", "C7"), ("50 swaps", "C1"))):
+        heights = [found[names[at]] for names in places.values()]
+        bars = right.bar(
+            [place + 0.4 * at for place in range(len(places))], heights, 0.4, label=label, color=color
+        )
+        right.bar_label(bars, fmt="%.0f")
+    right.set(title="Longest pause between two pieces of an answer, 8 clients (ms)")
+    right.set_xticks([place + 0.2 for place in range(len(places))], [*places])
+    right.axhline(100, linestyle=":", color="black", linewidth=1)
+    right.legend()
+    fig.tight_layout()
+    fig.savefig(report.RESULTS / "serve.png", dpi=110)
+
+
 def main() -> None:
     hardware.quieten()
     arms = report.arms(
@@ -632,6 +675,7 @@ def main() -> None:
         print(json.dumps(arms, indent=2))
         return
     found = figures(arms)
+    plot(found)
     report.save("serve", found, [*(__doc__ or "").splitlines(), "", *NOTES])
     print(json.dumps(found, indent=2))
 

@@ -54,3 +54,9 @@ def test_cudnn_computes_the_same_way_each_time(monkeypatch):
     hardware.repeat_alike()
 
     assert (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic) == (False, True)
+
+
+def test_memory_is_given_back_where_the_system_takes_it(monkeypatch):
+    hardware.give_back_memory()
+    monkeypatch.setattr(hardware.ctypes, "CDLL", lambda _name: object())
+    hardware.give_back_memory()

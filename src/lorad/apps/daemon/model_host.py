@@ -13,7 +13,7 @@ from lorad.errors import LoradError
 from lorad.log import get_logger
 from lorad.models import peft_io
 from lorad.models.bases import Base, load_to_answer, shape, verify_base
-from lorad.models.hardware import machine
+from lorad.models.hardware import give_back_memory, machine
 from lorad.models.heads import Head
 from lorad.records import BASE, Example, Plan
 from lorad.serving.backends.interface import Form
@@ -144,7 +144,12 @@ class ModelHost:
         return form.why_not_merged if form.may_pass else ""
 
     def _prefer(self, track: Track, version: str | None) -> Form:
-        form: Form = self._beside(lambda: self._engine.serve(track.name, version))
+        def serve() -> Form:
+            form = self._engine.serve(track.name, version)
+            give_back_memory()  # of the copy before the last: the last one may still be answering
+            return form
+
+        form: Form = self._beside(serve)
         return form
 
 
