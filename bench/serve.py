@@ -658,7 +658,7 @@ def plot(found: dict[str, Any]) -> None:
             [place + 0.4 * at for place in range(len(places))], heights, 0.4, label=label, color=color
         )
         right.bar_label(bars, fmt="%.0f")
-    right.set(title="Longest pause between two pieces of an answer, 8 clients (ms)")
+    right.set(title="Longest pause in an answer, 8 clients (ms)")
     right.set_xticks([place + 0.2 for place in range(len(places))], [*places])
     right.axhline(100, linestyle=":", color="black", linewidth=1)
     right.legend()
