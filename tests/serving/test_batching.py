@@ -21,6 +21,7 @@ from transformers import (
 from lorad.errors import ProtocolError
 from lorad.serving.backends.builtin.fitness import fitness
 from lorad.serving.backends.builtin.group import Group, Limits
+from lorad.serving.backends.builtin.row_cache import RowCache
 from lorad.serving.backends.builtin.solo import Solo
 from lorad.serving.backends.interface import Generation
 from lorad.serving.backends.progress import SHORTEST_PREFIX
@@ -423,6 +424,32 @@ def test_prompts_that_begin_alike_are_read_together_behind_what_they_have_in_com
     assert read[:2] == [(1, len(opening) + 1), (3, 3)]
     monkeypatch.undo()
     assert [each.sink.tokens for each in asked] == [alone(model, each) for each in asked]
+
+
+def test_prompts_that_were_read_together_are_answered_where_one_finds_no_room_among_the_rows(
+    model, monkeypatch
+):
+    answers = group(model, prompt_tokens=64)
+    first = wanted([1, 2, 3], 30)
+    answers.submit(first)
+    answers.step()
+    short = iter([True])
+    join = RowCache.join
+
+    def crowded(rows, prompt):
+        if next(short, False):
+            raise torch.OutOfMemoryError
+        join(rows, prompt)
+
+    monkeypatch.setattr(RowCache, "join", crowded)
+    asked = [wanted(prompt, 5) for prompt in prompts(3, longest=8)]
+    for each in asked:
+        answers.submit(each)
+    run(answers)
+
+    every = [first, *asked]
+    assert [each.sink.ended for each in every] == [1] * len(every)
+    assert [each.sink.tokens for each in every] == [alone(model, each) for each in every]
 
 
 def test_one_that_cannot_be_read_costs_those_nothing_that_were_read_with_it(model, monkeypatch):

@@ -185,8 +185,9 @@ class Group:
                 row.read += len(piece)
             if rows[0].read < len(rows[0].tokens):
                 return made
-            self._filling = []
-            made += sum(self._begin(row, logits) for row, logits in zip(rows, found, strict=True))
+            for row, logits in zip(list(rows), found, strict=True):
+                self._filling.remove(row)  # who has not begun is still there where one of them cannot join
+                made += self._begin(row, logits)
         return made
 
     def _next(self, left: int) -> list[_Row]:
