@@ -115,10 +115,14 @@ def lorad_arm(base: Path) -> dict[str, Any]:
     }
 
 
-def session(folder: Path, base: Path, plan: records.Plan, examples: Any) -> tuple[Path, SessionResult]:
+def session(
+    folder: Path, base: Path, plan: records.Plan, examples: Any, answering: dict[str, Any] | None = None
+) -> tuple[Path, SessionResult]:
+    """Run one; with ``answering`` its facts are asked for too (``apps.daemon.preparation``)."""
     settings = {
         "training": SETTINGS.training.model_dump(),
         "judge": SETTINGS.judge.model_dump(),
+        "answering": answering,
         "resolved": {},
     }
     spec = SessionSpec(

@@ -144,7 +144,7 @@ def learn() -> dict[str, Any]:
 def held() -> tuple[bases.Base, AdapterStack, Registry, str]:
     """Return the base in the precision that serves, with the learned version on it."""
     place = home()
-    base = bases.load_to_answer(place.base("smollm2"), SETTINGS.engine.device, SETTINGS.training.dtype)
+    base = bases.load_to_answer(place.base("smollm2"), SETTINGS.engine.device, SETTINGS.training)
     registry, stack = Registry(place.track("chat")), AdapterStack(base)
     version = registry.latest
     assert version, "learn first"
@@ -560,7 +560,7 @@ def bandwidth() -> dict[str, Any]:
         began = time.perf_counter()
         numbers.sum()
         best = max(best, numbers.numel() * 4 / (time.perf_counter() - began))
-    base = bases.load_to_answer(home().base("smollm2"), SETTINGS.engine.device, SETTINGS.training.dtype)
+    base = bases.load_to_answer(home().base("smollm2"), SETTINGS.engine.device, SETTINGS.training)
     weights = sum(weight.numel() * weight.element_size() for weight in base.model.parameters())
     return {"bytes_per_second": best, "weight_bytes": weights}
 

@@ -21,6 +21,7 @@ import domains
 import report
 import search
 import three_drops
+from lorad.config import Settings
 from lorad.evaluation import facts, general_ability
 from lorad.home import Home
 from lorad.models import bases, generation, hardware
@@ -204,7 +205,9 @@ def weights() -> dict[str, Any]:
         for kind, asked in wordings.items()
     }
     found["multi"] = [two_facts(row, known, {"text": next(answers)}) for row in multi]
-    base = bases.load_to_answer(home_of("campus").base("smollm2"), "auto", "auto", find("chat").head)
+    base = bases.load_to_answer(
+        home_of("campus").base("smollm2"), "auto", Settings().training, find("chat").head
+    )
     found["base_perplexity"] = general_ability.perplexity(base.model, base.tokenizer)
     return found
 
@@ -213,7 +216,7 @@ def generate(home: Home, questions: Sequence[str]) -> list[str]:
     """Return the greedy answers of the newest version, many questions together."""
     task = find("chat")
     assert isinstance(task, Generating)
-    base = bases.load_to_answer(home.base("smollm2"), "auto", "auto", task.head)
+    base = bases.load_to_answer(home.base("smollm2"), "auto", Settings().training, task.head)
     stack = AdapterStack(base)
     stack.add("latest", home.root / "models" / "chat" / "latest")
     prompts = [task.prompt(base.tokenizer, [{"role": "user", "content": each}]) for each in questions]

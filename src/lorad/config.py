@@ -195,6 +195,9 @@ class TrainingSettings(Section):
     """Device of a session; ``auto`` takes a GPU if there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the base model, for training and answering; ``auto`` uses the faster one on this device."""
+    quantize: Literal["auto", "none", "8bit", "4bit"] = "auto"
+    """Hold the base's linear layers in 8 or 4 bits, for training and answering (CPU and CUDA; needs bitsandbytes); ``auto``
+    does so where two copies of the base would not fit in memory otherwise."""
     gradient_checkpointing: bool | None = None
     """``None``: on when the activations would not fit in memory."""
     threads: Parallel | None = None

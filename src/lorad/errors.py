@@ -67,6 +67,7 @@ class RegistryError(LoradError):
         return "backend" not in self.data and self.code not in {
             "wrong_base",
             "other_environment",
+            "other_quantization",
             "other_tokenizer",
             "no_such_version",
             "not_loaded",

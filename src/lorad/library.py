@@ -348,8 +348,6 @@ class _Library:
     def _stack(self, folder: Path, head: Head) -> adapter_stack.AdapterStack:
         if (folder, head) not in self._stacks:
             bases.verify_base(folder)
-            base = bases.load_to_answer(
-                folder, self._settings.engine.device, self._settings.training.dtype, head
-            )
+            base = bases.load_to_answer(folder, self._settings.engine.device, self._settings.training, head)
             self._stacks[folder, head] = adapter_stack.AdapterStack(base)
         return self._stacks[folder, head]

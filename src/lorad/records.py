@@ -269,6 +269,10 @@ class ModelShape:
     layers: int
     hidden: int
     vocabulary: int
+    linear: int = 0
+    """Parameters of the linear layers, which an adapter changes and which may be quantised."""
+    widths: int = 0
+    """Inputs and outputs of these layers, added up: an adapter of rank r has r times as many numbers. 0: not counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,6 +287,8 @@ class Machine:
     threads: int
     fast_bfloat16: bool
     """Whether bfloat16 matrix products are worth having, tried and not assumed."""
+    total_bytes: int = 0
+    """Memory of the device in all, what is in use included; 0: not known."""
 
     @property
     def precision(self) -> str:
@@ -389,6 +395,8 @@ class Plan:
     max_rank: int
     seed: int
     dtype: str
+    quantization: str = "none"
+    """In which form the base is held: ``none``, ``8bit`` or ``4bit``."""
     gradient_checkpointing: bool
     pack_tokens: int
     """Tokens that one forward pass may hold: ``batch`` rows of ``max_length``. Shorter rows go together, so

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from lorad.apps.cli.model_commands import main
+from lorad.config import TrainingSettings
 from lorad.errors import ConfigError, RegistryError
 from lorad.evaluation import confidence, general_ability
 from lorad.evaluation.calibration import Asked, Reference
@@ -202,7 +203,7 @@ def test_what_is_too_long_for_a_session_is_not_asked(made):
 
 
 def calibrated_model(made, questions):
-    base = bases.load_to_answer(made.base("tiny"), "cpu", "float32")
+    base = bases.load_to_answer(made.base("tiny"), "cpu", TrainingSettings(device="cpu", dtype="float32"))
     version = made.track("chat") / "versions" / "v0.1"
     return confidence.CalibratedModel(version, base, find("chat"), questions, 768)
 

@@ -14,6 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from lorad.config import TrainingSettings
 from lorad.errors import ConfigError, RegistryError, TransientError
 from lorad.models import adapter_stack, adapters, bases, hardware, peft_io
 from lorad.storage import files
@@ -32,7 +33,7 @@ def load(folder):
 
 @pytest.mark.parametrize("asked", ["float32", "bfloat16", "auto"])
 def test_answers_are_given_in_the_precision_that_was_judged(base_folder, asked):
-    base = bases.load_to_answer(base_folder, "cpu", asked)
+    base = bases.load_to_answer(base_folder, "cpu", TrainingSettings(device="cpu", dtype=asked))
 
     expected = hardware.machine("cpu").precision if asked == "auto" else asked
     assert base.model.dtype == hardware.DTYPES[expected]

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import tiny
@@ -17,7 +18,7 @@ from lorad import records
 from lorad.config import Settings
 from lorad.errors import SampleError, TrainingError
 from lorad.evaluation import metrics
-from lorad.models import adapters, bases, peft_io
+from lorad.models import adapters, bases, peft_io, quantized
 from lorad.records import Evaluation, Example, SessionSpec, Verdict
 from lorad.storage import files
 from lorad.storage.memory import Recalled
@@ -361,7 +362,7 @@ def test_a_session_that_meets_a_full_disk_says_so_by_its_status(base, tmp_path, 
 def test_a_session_whose_memory_runs_out_before_it_trains_says_what_to_do(base, tmp_path, monkeypatch):
     order(base, tmp_path, tiny.facts(2, "doors"))
 
-    def short(*_):
+    def short(*_, **__):
         raise RuntimeError("MPS backend out of memory (MPS allocated: 8 GiB)")
 
     monkeypatch.setattr(bases, "load_base", short)
@@ -483,3 +484,103 @@ def test_a_session_without_a_mark_to_read_trains_all_the_same(base, tmp_path):
 
     assert session._pauses(made.spec, None) is None
     assert session._pauses(made.spec, os.open(tmp_path, os.O_RDONLY)) is None
+
+
+# a base in 8 or 4 bits
+
+needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not there")
+
+
+def rounded(base, folder, form):
+    """Load a candidate as anybody would: plain PEFT on a base that transformers has quantised.
+
+    Some CPUs would compute with coarser scales than training does, in bfloat16 (``quantized.settle``): not here.
+    """
+    how = quantized.how_to_load(form, torch.float32, "cpu")
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **how)
+    quantized.settle(model)
+    return PeftModel.from_pretrained(model, str(folder / "candidate")).eval()
+
+
+@pytest.fixture(scope="module", params=["8bit", "4bit"])
+def quantized_first(base, tmp_path_factory, request):
+    """A finished first session on a quantised base, and its form."""
+    if find_spec("bitsandbytes") is None:
+        pytest.skip("bitsandbytes is not there")
+    folder = tmp_path_factory.mktemp("quantized")
+    order(base, folder, tiny.facts(4, "doors"), plan=replace(PLAN, quantization=request.param)).run()
+    return folder, request.param
+
+
+def test_a_quantised_base_learns_and_plain_peft_on_it_recalls_what_the_session_says(base, quantized_first):
+    folder, form = quantized_first
+
+    found, result = evaluation(folder)
+    assert result["verdict"]["promote"], result["verdict"]["reasons"]
+    assert found.scores["doors"].recall == 1.0
+    assert found.reload_difference == 0
+    assert found.merge_difference < 1e-3
+    rows = encode(tiny.tokenizer(), tiny.facts(4))
+    assert all(metrics.recalled(find("chat"), rounded(base, folder, form), rows))
+
+
+def test_its_papers_say_the_form_and_no_merged_copy_is_made(quantized_first):
+    folder, form = quantized_first
+
+    framework = files.read_json(folder / "candidate" / "metadata.json")["framework"]
+    assert framework["quantization"] == form
+    assert framework["bitsandbytes"]
+    assert not (folder / "merged").exists()
+    found, _ = evaluation(folder)
+    assert any(
+        f"no merged copy: the version was judged on the base in {form}" in note for note in found.notes
+    )
+
+
+def test_the_next_session_on_it_keeps_the_parents_weights_beside_its_own(base, quantized_first, tmp_path):
+    folder, form = quantized_first
+    old, new = tiny.facts(4, "doors"), tiny.facts(4, "gates", subject="gate")
+
+    order(base, tmp_path, new, old, parent=folder / "candidate", plan=replace(PLAN, quantization=form)).run()
+
+    found, _ = evaluation(tmp_path)
+    assert found.scores["doors"].recall == found.scores["gates"].recall == 1.0
+    assert (
+        found.merge_difference < 0.05
+    )  # LLM.int8() rounds what enters a layer: the order of a sum may tip a number over
+    assert not any("measured again" in note for note in found.notes)
+    parent, child = (peft_io.read_adapter(place / "candidate") for place in (folder, tmp_path))
+    name = next(iter(parent.factors))
+    assert child.rank == parent.rank + PLAN.rank
+    assert torch.equal(child.factors[name][0][: parent.rank], parent.factors[name][0])
+    assert torch.equal(child.factors[name][1][:, : parent.rank], parent.factors[name][1])
+    rows = encode(tiny.tokenizer(), [*old, *new])
+    assert all(metrics.recalled(find("chat"), rounded(base, tmp_path, form), rows))
+
+
+@needs_bitsandbytes
+def test_a_repair_on_it_goes_on_beside_the_candidate(base, tmp_path):
+    short = replace(PLAN, quantization="4bit", stopping=replace(PLAN.stopping, max_rounds=5))
+
+    order(base, tmp_path, tiny.facts(6, "doors"), plan=short).run()
+
+    found, _ = evaluation(tmp_path)
+    assert found.repairs == ("repair",)
+    assert peft_io.read_adapter(tmp_path / "candidate").rank == 2 * PLAN.rank
+    assert found.merge_difference < 1e-3
+
+
+@needs_bitsandbytes
+def test_a_parent_of_another_form_is_measured_again_and_not_believed(base, first, tmp_path):
+    # Given a parent that was judged on the plain base, where it knew all its facts and, as is claimed, one more
+    new = tiny.facts(3, "gates", subject="gate")
+    claimed = [*tiny.facts(4, "doors"), *tiny.facts(1, "windows", subject="cupboard")]
+
+    order(
+        base, tmp_path, new, claimed, parent=first / "candidate", plan=replace(PLAN, quantization="4bit")
+    ).run()
+
+    found, _ = evaluation(tmp_path)
+    assert found.before["windows"].right == 0
+    note = next(note for note in found.notes if "measured again" in note)
+    assert "judged with quantization none, this session has 4bit" in note

@@ -225,3 +225,55 @@ def test_case_25_a_version_keeps_the_templates_beside_its_bases_own(base_folder,
     with pytest.raises(RegistryError, match=r"tool_use\.jinja") as caught:
         loader._check_tokenizer(kept, base)
     assert caught.value.code == "other_tokenizer"
+
+
+# a base that is held otherwise than when the version was judged
+
+
+def judged_with(folder, form):
+    path = folder / papers.METADATA
+    told = files.read_json(path)
+    files.write_json(path, {"framework": told["framework"] | {"quantization": form}})
+
+
+def test_a_version_over_another_form_of_its_base_is_proven_by_what_it_says(base_folder, version):
+    # Given a version whose papers name another form, and logits that no tolerance allows
+    judged_with(version, "4bit")
+    probes = files.read_json(version / metrics.PROBES)
+    for entry in probes["probes"]:
+        entry["logits"] = [[value + 5 for value in row] for row in entry["logits"]]
+    files.write_json(version / metrics.PROBES, probes)
+    stack = adapter_stack.AdapterStack(bases.load_base(base_folder, torch.float32))
+
+    # Then it is told and served, for it says the same
+    differs = loader.load(find("chat"), stack, "chat@v0.1", version, base_folder)
+    assert differs == ["quantization was 4bit and is none"]
+    assert stack.names == ["chat@v0.1"]
+
+
+@pytest.mark.parametrize("has_probes", [True, False])
+def test_one_that_says_something_else_or_cannot_be_asked_is_refused_by_name(base_folder, version, has_probes):
+    judged_with(version, "8bit")
+    if has_probes:
+        probes = files.read_json(version / metrics.PROBES)
+        probes["probes"][0]["top"][0].reverse()
+        files.write_json(version / metrics.PROBES, probes)
+    else:
+        (version / metrics.PROBES).unlink()
+    stack = adapter_stack.AdapterStack(bases.load_base(base_folder, torch.float32))
+
+    with pytest.raises(RegistryError, match="judged on the base with quantization 8bit") as refused:
+        loader.load(find("chat"), stack, "chat@v0.1", version, base_folder)
+
+    assert refused.value.code == "other_quantization"
+    assert "set training.quantize to 8bit" in refused.value.message
+    assert stack.names == []
+
+
+def test_papers_of_before_mean_a_base_that_is_not_quantised(version):
+    path = version / papers.METADATA
+    framework = files.read_json(path)["framework"]
+    del framework["quantization"]
+    files.write_json(path, {"framework": framework})
+
+    assert loader.made_for(version) == "none"

@@ -60,6 +60,16 @@ def probe_again(task: Task, model: Any, stored: Mapping[str, Any]) -> tuple[floa
     return difference(stored, answers), PROBE_TOLERANCE["bfloat16" if coarse else "float32"]
 
 
+@torch.inference_mode()
+def says_the_same(task: Task, model: Any, stored: Mapping[str, Any]) -> bool:
+    """Tell whether the likeliest classes of all probes are those that ``probe`` stored; raise as ``probe_again`` does."""
+    answers = _answers(task, model, probe_rows(task, stored))
+    return all(
+        logits.argmax(-1).tolist() == [likeliest for likeliest, *_ in entry["top"]]
+        for entry, logits in zip(stored["probes"], answers, strict=True)
+    )
+
+
 def difference(stored: Mapping[str, Any], answers: Sequence[torch.Tensor]) -> float:
     """Return the largest difference of a logit from what ``probe`` stored; of each row [predictions, classes].
 

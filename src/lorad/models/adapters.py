@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lorad.errors import RegistryError
+from lorad.models import quantized
 from lorad.models.bases import HARMLESS
 
 
@@ -90,11 +91,17 @@ def consolidate(adapter: Adapter, rank: int) -> tuple[Adapter, float]:
 def merge(model: nn.Module, adapter: Adapter) -> float:
     """Add an adapter into a pristine model's weights in fp32, cast once; return the largest relative cast error.
 
-    Its head is not put in: that is replaced whole (``heads.put``).
+    Its head is not put in: that is replaced whole (``heads.put``). Raise ``RegistryError`` where a weight is quantised.
     """
     worst = 0.0
     for name, (a, b) in adapter.factors.items():
-        weight = linear(model, name).weight
+        layer = linear(model, name)
+        if quantized.is_quantized(layer):
+            raise RegistryError(
+                f"{name} is quantised, and nothing is merged into quantised weights: what was learned would be rounded away",
+                code="quantized",
+            )
+        weight = layer.weight
         exact = weight.float() + (b @ a).to(weight.device)
         weight.copy_(exact.to(weight.dtype))
         worst = max(worst, float((weight.float() - exact).norm() / exact.norm().clamp_min(1e-30)))

@@ -5,7 +5,7 @@ What lives here: everything that touches a base model's files. What never does: 
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from lorad.config import TrainingSettings
 from lorad.errors import ConfigError, TransientError
-from lorad.models import base_source
+from lorad.models import base_source, memory_needs, quantized
 from lorad.models.hardware import DTYPES, first_line, machine, passing_errors
 from lorad.models.heads import CAUSAL, Head
 from lorad.records import ModelShape, digest
@@ -36,6 +37,12 @@ HARMLESS = re.compile(r"rotary_emb\.inv_freq$|(^|\.)position_ids$")
 
 
 FINGERPRINT = "fingerprint.json"
+
+
+OUTER = re.compile(r"embed|lm_head|\bw[tp]e\b|\bscore\b|classifier|pooler|predictions")
+"""Matrices of a model that are no layer of an adapter's."""
+MATRIX = 2
+"""Dimensions of one."""
 
 
 ADDITIONAL = "additional_chat_templates"
@@ -70,10 +77,25 @@ class Base:
     folder: Path
     """Where its files are."""
     head: Head = CAUSAL
+    quantization: str = "none"
+    """In which form its linear layers are held: ``none``, ``8bit`` or ``4bit``."""
+    why_quantized: str = ""
+
+    @property
+    def is_quantized(self) -> bool:
+        """Tell whether weights are rounded, so that nothing may be merged into them."""
+        return self.quantization != "none"
+
+    @property
+    def computes(self) -> str:
+        """Return the fingerprint of what this model computes: of its files, and of how they are rounded."""
+        return f"{self.fingerprint}-{self.quantization}" if self.is_quantized else self.fingerprint
 
     @property
     def parameters(self) -> int:
-        """Count the model's parameters."""
+        """Count the model's parameters, whatever a quantised one packs them into."""
+        if self.is_quantized:
+            return shape(self.folder).parameters
         return sum(weight.numel() for weight in self.model.parameters())
 
 
@@ -288,12 +310,29 @@ def verify_base(folder: Path) -> str:
     return str(found["fingerprint"])
 
 
-def load_base(folder: Path, dtype: torch.dtype, device: str = "cpu", head: Head = CAUSAL) -> Base:
-    """Load a base model that ``store_base`` made, with a head on it; what versions bring of it is not there yet."""
+def load_base(
+    folder: Path,
+    dtype: torch.dtype,
+    device: str = "cpu",
+    head: Head = CAUSAL,
+    *,
+    quantization: str = "none",
+    why: str = "",
+) -> Base:
+    """Load a base model that ``store_base`` made, with a head on it; what versions bring of it is not there yet.
+
+    With a ``quantization`` of ``8bit`` or ``4bit`` its linear layers are rounded; raise ``ConfigError`` where that cannot be.
+    """
     fingerprint = read_fingerprint(folder)
     check_kind(folder, head)
+    if quantization != "none" and (lacks := quantized.objection(device)):
+        raise ConfigError(
+            f"{folder.name} cannot be held in {quantization}: {lacks}; or set training.quantize to none",
+            code="no_quantization",
+        )
     try:
-        model = head.loads.from_pretrained(str(folder), dtype=dtype, local_files_only=True)
+        how = quantized.how_to_load(quantization, dtype, device)
+        model = head.loads.from_pretrained(str(folder), dtype=dtype, local_files_only=True, **how)
         tokenizer = load_tokenizer(folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(
@@ -302,10 +341,13 @@ def load_base(folder: Path, dtype: torch.dtype, device: str = "cpu", head: Head 
     # a repetition penalty or forbidden tokens of the base's own would change what is served, and no test would see it
     if model.can_generate():
         model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
-    nn.Module.to(model, device)
+    if how:
+        quantized.settle(model)
+    else:
+        nn.Module.to(model, device)
     model.requires_grad_(False)
     model.train(mode=False)
-    return Base(model, tokenizer, fingerprint, folder, head)
+    return Base(model, tokenizer, fingerprint, folder, head, quantization, why)
 
 
 def check_kind(folder: Path, head: Head) -> None:
@@ -336,30 +378,47 @@ def shape(folder: Path) -> ModelShape:
     """Return what a plan must know of a stored base model, from its headers alone."""
     try:
         config = files.read_json(folder / "config.json")
-        parameters = sum(_parameters(path) for path in folder.glob("*.safetensors"))
+        sizes = dict(item for path in folder.glob("*.safetensors") for item in _sizes(path))
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(
             f"the base model in {folder} cannot be read: {error}; add it again with: lorad base add",
             code="base_damaged",
         ) from error
+    linear = [size for name, size in sizes.items() if len(size) == MATRIX and not OUTER.search(name)]
     return ModelShape(
         name=folder.name,
-        parameters=parameters,
+        parameters=sum(map(math.prod, sizes.values())),
         layers=int(config.get("num_hidden_layers", 1)),
         hidden=int(config.get("hidden_size", 1)),
         vocabulary=int(config.get("vocab_size", 1)),
+        linear=sum(map(math.prod, linear)),
+        widths=sum(map(sum, linear)),
     )
 
 
-def _parameters(path: Path) -> int:
+def _sizes(path: Path) -> Iterator[tuple[str, list[int]]]:
     with safe_open(path, framework="pt") as handle:
-        return sum(math.prod(handle.get_slice(name).get_shape()) for name in handle.keys())  # noqa: SIM118 - not a mapping
+        for name in handle.keys():  # noqa: SIM118 - not a mapping
+            yield name, list(handle.get_slice(name).get_shape())
 
 
-def load_to_answer(folder: Path, device: str, dtype: str, head: Head = CAUSAL) -> Base:
-    """Return a base model on the device that ``engine.device`` asks for, in ``training.dtype``: what was judged serves.
+def quantization(folder: Path, training: TrainingSettings) -> tuple[str, str]:
+    """Return in which form a stored base is trained and served (``none``, ``8bit``, ``4bit``), and why."""
+    try:
+        found = machine(training.device)
+    except ConfigError as error:  # a home that was moved: it answers without the device that trained
+        return ("none" if training.quantize == "auto" else training.quantize), error.message
+    dtype = found.precision if training.dtype == "auto" else training.dtype
+    lacks = quantized.objection(found.device)
+    return memory_needs.choose(training.quantize, shape(folder), dtype, found, lacks)
 
-    Where that is ``auto``, in the precision that pays there.
+
+def load_to_answer(folder: Path, device: str, training: TrainingSettings, head: Head = CAUSAL) -> Base:
+    """Return a base model on the device that ``engine.device`` asks for, in the precision and form that is trained.
+
+    What was judged serves. Where ``training.dtype`` is ``auto``, the precision is what pays there.
     """
     found = machine(device)
-    return load_base(folder, DTYPES[found.precision if dtype == "auto" else dtype], found.device, head)
+    dtype = found.precision if training.dtype == "auto" else training.dtype
+    form, why = quantization(folder, training)
+    return load_base(folder, DTYPES[dtype], found.device, head, quantization=form, why=why)

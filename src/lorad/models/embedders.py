@@ -174,7 +174,7 @@ def of_base(base: Base) -> Embedder:
     third = -(-model.config.num_hidden_layers // 3)
     # its own copy: a tokenizer holds on to what it was last told to cut, and answers are made with the base's
     tokenizer = copy.deepcopy(base.tokenizer)
-    return _pooled(name, base.fingerprint, model, tokenizer, layer=third, after=1)
+    return _pooled(name, base.computes, model, tokenizer, layer=third, after=1)
 
 
 def _pooled(

@@ -61,6 +61,7 @@ def machine(wanted: str = "auto") -> Machine:
         device=device,
         name=f"{device} ({name})",
         memory_bytes=free_bytes(device),
+        total_bytes=total_bytes(device),
         threads=cores(),
         fast_bfloat16=_bfloat16_pays(device),
     )
@@ -133,6 +134,15 @@ def first_line(error: Exception) -> str:
     """Return what a library says in its first line, and the kind of its error."""
     said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {said[:300]}" if said else type(error).__name__
+
+
+def total_bytes(device: str) -> int:
+    """Return how much memory a device has for lorad in all, whoever uses it now."""
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[1])
+    limit = memory_limits.limit_bytes()
+    installed = int(psutil.virtual_memory().total)
+    return installed if limit is None else min(installed, limit)
 
 
 @contextlib.contextmanager

@@ -15,18 +15,23 @@ def free_bytes(membership: Path = MEMBERSHIP, mount: Path = MOUNT) -> int | None
 
     What else runs in the same group counts, a session's process too. Files in memory that nobody has used of late do not.
     """
-    return min(_left_in_each(membership, mount), default=None)
+    return min((left for _, left in _each(membership, mount)), default=None)
 
 
-def _left_in_each(membership: Path, mount: Path) -> Iterator[int]:
-    """Yield what is left in the process's own group and in each above it that has a limit."""
+def limit_bytes(membership: Path = MEMBERSHIP, mount: Path = MOUNT) -> int | None:
+    """Return the tightest limit itself, ``None`` where there is none."""
+    return min((limit for limit, _ in _each(membership, mount)), default=None)
+
+
+def _each(membership: Path, mount: Path) -> Iterator[tuple[int, int]]:
+    """Yield the limit and what is left of it, of the process's own group and of each above it that has one."""
     folder = _folder(membership, mount)
     while folder is not None:
         try:
             limit = (folder / "memory.max").read_text(encoding="ascii").strip()
             if limit != "max":
                 used = int((folder / "memory.current").read_text(encoding="ascii"))
-                yield max(0, int(limit) - used + _unused_files(folder))
+                yield int(limit), max(0, int(limit) - used + _unused_files(folder))
         except (OSError, ValueError):  # the root has no limit, and not every group counts memory
             pass
         folder = folder.parent if folder != mount else None

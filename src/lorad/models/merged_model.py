@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from lorad.models import adapters, heads, packed_linear
+from lorad.models import adapters, heads, packed_linear, quantized
 from lorad.models.adapters import Adapter
 from lorad.models.heads import Head
 from lorad.models.shared_copy import shared_copy
@@ -16,7 +16,7 @@ from lorad.models.shared_copy import shared_copy
 
 def objection(model: Any, adapter: Adapter) -> str | None:
     """Tell why an adapter must not be merged into a copy of this base, ``None`` where it may."""
-    if not all(adapters.linear(model, name).weight.is_floating_point() for name in adapter.factors):
+    if any(quantized.is_quantized(adapters.linear(model, name)) for name in adapter.factors):
         return "the base is quantised: merging would round what was learned away"
     return None
 

@@ -39,6 +39,8 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 PREFIX = "base_model.model."
 
 
+#: What PEFT calls an adapter that stays as it is, beside the one that is trained.
+PARENT = "parent"
 #: What an adapter's labels are called in the header of its tensors: PEFT's configuration has no place for them.
 _LABELS = "labels"
 #: What its outputs say together, in the same header.
@@ -47,18 +49,62 @@ _PROBLEM_TYPE = "problem_type"
 _SPLITS_WORDS = "splits_words"
 
 
-def add_lora(model: Any, rank: int, alpha: int, head: Head = CAUSAL) -> Any:
-    """Wrap a frozen model with a fresh fp32 LoRA on all linear layers but the head, and with a head that learns too."""
+def add_lora(model: Any, rank: int, alpha: int, head: Head = CAUSAL, beside: Any = None) -> Any:
+    """Wrap a frozen model with a fresh fp32 LoRA on all linear layers but the head, and with a head that learns too.
+
+    ``beside`` is what ``lay`` has made of it, if its parent lies beside the layers: their deltas add up, the fresh one learns.
+    """
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
-        target_modules="all-linear",
+        target_modules="all-linear" if beside is None else sorted(_linear_names(model)),
         lora_dropout=0.0,
         bias="none",
         task_type=head.task_type,
         modules_to_save=heads.parts(model, head) or None,
     )
-    return get_peft_model(model, config)
+    if beside is None:
+        return get_peft_model(model, config)
+    beside.add_adapter("default", config)
+    beside.base_model.set_adapter([PARENT, "default"])
+    for name, weight in beside.named_parameters():
+        if f".{PARENT}." in name:
+            weight.requires_grad_(requires_grad=False)
+    return beside
+
+
+def _linear_names(model: nn.Module) -> set[str]:
+    """Return the last names of the layers that a fresh adapter changes, in a model that an adapter lies on."""
+    wrapped = (name for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer))
+    return {name.rpartition(".")[2] for name in wrapped}
+
+
+def lay(model: Any, adapter: Adapter, head: Head = CAUSAL) -> Any:
+    """Lay an adapter beside a model's layers, all of them, frozen: where nothing may be merged into these.
+
+    The model itself computes with it from now on. Return PEFT's wrapper of it, for ``add_lora``.
+    """
+    config = LoraConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.rank,
+        target_modules="all-linear",
+        lora_dropout=0.0,
+        bias="none",
+        task_type=head.task_type,
+    )
+    wrapped = get_peft_model(model, config, adapter_name=PARENT)
+    for name, layer in wrapped.named_modules():
+        if isinstance(layer, BaseTunerLayer):
+            _put(layer, adapter.factors.get(name.removeprefix(PREFIX)), adapter.rank)
+    return wrapped.requires_grad_(requires_grad=False).eval()
+
+
+@torch.no_grad()
+def _put(layer: Any, pair: tuple[Tensor, Tensor] | None, rank: int) -> None:
+    """Give a layer's parent these factors; without any it adds nothing, for PEFT begins with zeros in B."""
+    if pair is not None:
+        for weight, factor in zip((layer.lora_A, layer.lora_B), padded(pair, rank), strict=True):
+            weight[PARENT].weight.copy_(factor)
 
 
 def read_live(model: Any, adapter: str = "default") -> Adapter:

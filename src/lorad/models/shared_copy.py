@@ -7,8 +7,10 @@ import copy
 from itertools import chain
 from typing import Any
 
+from lorad.models import quantized
+
 
 def shared_copy(model: Any) -> Any:
     """Return a model that computes what this one does and holds no weights of its own."""
-    shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
-    return copy.deepcopy(model, shared)
+    parts = chain(model.parameters(), model.buffers(), quantized.shared_parts(model))
+    return copy.deepcopy(model, {id(part): part for part in parts})

@@ -399,6 +399,10 @@ class TrackStatus(Versions):
     held_bytes: int = 0
     """Memory that this form takes beside the base and the adapter."""
     not_merged_because: str = ""
+    quantization: str = ""
+    """In which form the base is held: ``none``, ``8bit`` or ``4bit``; empty where no daemon runs."""
+    quantized_because: str = ""
+    """Why its weights are rounded, for people; empty where they are not."""
     batches: bool = False
     """Whether answers share steps."""
     batches_because: str = ""

@@ -17,8 +17,12 @@ ROOM = 2
 """Free bytes that a merged copy must find, as a multiple of its own: the rest of the machine writes too."""
 
 
-def write(folder: RunFolder, base: Path, task: Task) -> list[str]:
+def write(folder: RunFolder, base: Path, task: Task, quantization: str = "none") -> list[str]:
     """Write the copy; return why there is none, if so, as notes for people."""
+    if quantization != "none":
+        return [
+            f"no merged copy: the version was judged on the base in {quantization}, and would answer otherwise merged"
+        ]
     needed = sum(path.stat().st_size for path in base.glob("*.safetensors"))
     free = shutil.disk_usage(folder.path).free
     if free < ROOM * needed:

@@ -20,14 +20,12 @@ from lorad.config import (
     TrainingSettings,
 )
 from lorad.errors import ConfigError
+from lorad.models import memory_needs
+from lorad.models.memory_needs import Pass
 from lorad.records import CHAT, Machine, ModelShape, Plan, ReplayMix, StoppingRule, as_json, restore
 
 #: Share of the free memory that a session may count on; the rest is for answering and for surprises.
 MEMORY_SHARE = 0.5
-
-#: Bytes kept for the backward pass per token, layer and hidden unit: about 34 values of 2 bytes each
-#: (Korthikanti et al. 2022, eq. 1 without attention scores), times 1.5 because adapters run in fp32.
-ACTIVATION_BYTES = 100
 
 #: The largest alpha that learns at the model's full rate. B moves by about the rate with every step in each of ``rank``
 #: directions, so their sum, scaled by alpha / rank, moves by rate x alpha (the best rate hardly depends on the rank where
@@ -85,10 +83,13 @@ def plan(
     planner: PlannerSettings,
     rehearsal: RehearsalSettings,
     training: TrainingSettings,
+    form: tuple[str, str] = ("none", ""),
     overrides: Mapping[str, Any] | None = None,
     drift: float = 0.0,
 ) -> Plan:
     """Decide a session's settings for examples of these token lengths.
+
+    ``form`` is in which form the base is held (``none``, ``8bit``, ``4bit``), and why (``bases.quantization``).
 
     ``drift`` is how much of what general ability may lose the parent has lost already, 0 to 1 (``judge.drift``).
     """
@@ -129,6 +130,7 @@ def plan(
         max_rank=training.max_rank,
         seed=training.seed,
         dtype=_dtype(training, machine, reasons),
+        quantization=_quantization(form, reasons),
         gradient_checkpointing=checkpointing,
         pack_tokens=row.batch * max_length,
         wordings=planner.wordings,
@@ -230,7 +232,7 @@ def _checkpointing(
 
 
 def _fits(tokens: int, shape: ModelShape, machine: Machine) -> bool:
-    needed = tokens * (shape.layers * shape.hidden * ACTIVATION_BYTES + shape.vocabulary * 8)
+    needed = memory_needs.activation_bytes(shape, Pass(tokens=tokens, is_checkpointed=False))
     return needed < MEMORY_SHARE * machine.memory_bytes
 
 
@@ -242,6 +244,13 @@ def _dtype(training: TrainingSettings, machine: Machine, reasons: list[str]) -> 
         return "bfloat16"
     reasons.append(f"{machine.name} gains nothing from bfloat16: base in float32")
     return "float32"
+
+
+def _quantization(form: tuple[str, str], reasons: list[str]) -> str:
+    quantization, why = form
+    if quantization != "none":
+        reasons.append(f"base held in {quantization}, adapters beside it: {why}")
+    return quantization
 
 
 def check_changes(overrides: Mapping[str, Any]) -> None:

@@ -6,7 +6,8 @@ Its only result is the folder: ``progress.jsonl`` while it runs, ``candidate/`` 
 touches the ledger, the versions or the inbox, so that killing it loses nothing but time. Where it is handed a mark
 (``storage.busy_mark``), it waits while questions are answered.
 
-    base + parent, merged exactly -> fresh LoRA on new data + rehearsal -> parent and fresh side by side
+    base + parent, merged exactly (on a quantised base: side by side) -> fresh LoRA on new data + rehearsal
+    -> parent and fresh as one adapter
     -> written, reloaded onto the pristine base, measured; one repair, one refit, if the judge says no
 """
 
@@ -55,13 +56,15 @@ STOPPED = 75
 
 @dataclass(frozen=True, slots=True)
 class StartingModel:
-    """What training begins with: the base with the parent merged into it."""
+    """What training begins with: the base with the parent merged into it, or laid over it where it is quantised."""
 
     base: bases.Base
     parent: adapters.Adapter | None
     truncation: float
     general: list[soft_targets.SoftTargets]
     """General conversation as the pristine base says it."""
+    beside: Any = None
+    """PEFT's wrapper of the model, where the parent lies beside its layers."""
 
 
 class Session:
@@ -82,6 +85,8 @@ class Session:
         self._notes: list[str] = []
         self._repairs: list[str] = []
         self._too_long = 0
+        self._parent_form = loader.made_for(Path(spec.parent)) if spec.parent else spec.plan.quantization
+        """In which form of the base the parent was judged."""
         self._held_out: list[SessionExample] = []
         """What is asked and never trained."""
         self._began = time.monotonic()
@@ -94,9 +99,10 @@ class Session:
         self.report({"phase": "loading"})
         parent = peft_io.read_adapter(Path(self.spec.parent)) if self.spec.parent else None
         start = self._prepare(parent, self.spec.plan)
-        examples = self._ask_parent(start, self._examples(start.base))
+        examples = self._ask_parent(start, self._examples(start.base), is_believed=self._is_parent_believed)
         taught = anew(examples) if self.spec.kind == "refit" else examples
         made = self._train(start, taught, self.spec.plan, self._checkpoints())
+        del start  # or its base would be in memory beside the one that is judged
         evaluation, right, verdict = self._measure(made, examples)
         if not verdict.promote and self._repairable(verdict):
             self._repairs.append("repair")
@@ -115,7 +121,9 @@ class Session:
                 files.remove(self.folder.refitted)
         if verdict.promote and self._training.merge_adapters_on_save and export.has_known_head(self._task):
             self.report({"phase": "merging"})
-            self._notes += merged_candidate.write(self.folder, Path(self.spec.base), self._task)
+            self._notes += merged_candidate.write(
+                self.folder, Path(self.spec.base), self._task, self.spec.plan.quantization
+            )
         evaluation = replace(evaluation, repairs=tuple(self._repairs), notes=tuple(self._notes))
         self._write(made, examples, evaluation, right, verdict)
 
@@ -152,7 +160,9 @@ class Session:
     def _load(self) -> bases.Base:
         dtype = hardware.DTYPES[self.spec.plan.dtype]
         device = hardware.machine(self._training.device).device
-        base = bases.load_base(Path(self.spec.base), dtype, device, self._task.head)
+        base = bases.load_base(
+            Path(self.spec.base), dtype, device, self._task.head, quantization=self.spec.plan.quantization
+        )
         if self._pauses:
             self._pauses.watch(base.model)
         return base
@@ -171,13 +181,15 @@ class Session:
             self._notes.append(
                 f"the parent was truncated to rank {parent.rank}, relative error {truncation:.4f}"
             )
-        if parent is not None:
+        if parent is not None and not base.is_quantized:
             adapters.merge(base.model, parent)
         if self._task.head.parts:
             labels, problem_type, splits_words = self._outputs(base, parent)
             heads.build(base.model, self._task.head, labels, problem_type, splits_words=splits_words)
             heads.put(base.model, parent.head if parent else {})
-        return StartingModel(base, parent, truncation, general)
+        is_laid = parent is not None and base.is_quantized
+        beside = peft_io.lay(base.model, parent, self._task.head) if parent and is_laid else None
+        return StartingModel(base, parent, truncation, general, beside)
 
     def _outputs(
         self, base: bases.Base, parent: adapters.Adapter | None
@@ -206,17 +218,31 @@ class Session:
             )
         return labels, parent.problem_type, splits_words or parent.splits_words
 
-    def _ask_parent(self, start: StartingModel, examples: Sequence[SessionExample]) -> list[SessionExample]:
-        """Test what the merged parent knows of the new examples, and after a truncation of the old ones."""
+    @property
+    def _is_parent_believed(self) -> bool:
+        """Tell whether what the parent's papers say of it holds over the base as it is held here."""
+        return self._parent_form == self.spec.plan.quantization
+
+    def _ask_parent(
+        self, start: StartingModel, examples: Sequence[SessionExample], *, is_believed: bool = True
+    ) -> list[SessionExample]:
+        """Test what the parent knows of the new examples; of the old ones too after a truncation, or where it is not believed."""
         self.report({"phase": "testing"})
-        asked = [each for each in examples if each.is_new or start.truncation]
+        asked = [each for each in examples if each.is_new or start.truncation or not is_believed]
         answers = metrics.recalled(self._task, start.base.model, [each.row for each in asked])
         said = {each.example.id: bool(ok) for each, ok in zip(asked, answers, strict=True)}
         found = []
         for each in examples:
             knows = said.get(each.example.id, each.knows)
-            found.append(replace(each, knows=knows, right=knows if each.is_new else each.right))
-        if start.truncation:
+            is_measured = each.is_new or not is_believed
+            found.append(replace(each, knows=knows, right=knows if is_measured else each.right))
+        if not is_believed:
+            lost = sum(then.right and not now.right for then, now in zip(examples, found, strict=True))
+            self._notes.append(
+                f"the parent was judged with quantization {self._parent_form}, this session has "
+                f"{self.spec.plan.quantization}: its answers were measured again, {lost} old ones are wrong now"
+            )
+        if start.truncation and is_believed:
             both = zip(examples, found, strict=True)
             lost = sum(then.knows and not now.knows for then, now in both if not now.is_new)
             self._notes.append(f"the truncation made {lost} old examples wrong before training")
@@ -255,8 +281,10 @@ class Session:
         task = self._task
         if "kl" not in task.checks or not isinstance(task, Generating):
             return distillation.General([], [])
-        path = Path(self.spec.base).with_name(f"{Path(self.spec.base).name}.{task.name}.general.safetensors")
-        found = distillation.read(path, base.fingerprint, task)
+        form = f".{base.quantization}" if base.is_quantized else ""
+        name = f"{Path(self.spec.base).name}{form}.{task.name}.general.safetensors"
+        path = Path(self.spec.base).with_name(name)
+        found = distillation.read(path, base.computes, task)
         if found is None:
 
             def tell(done: int, total: int) -> None:
@@ -264,7 +292,7 @@ class Session:
                     {"phase": f"recording the base's answers, once for all sessions: {done} of {total} texts"}
                 )
 
-            found = distillation.make(path, base.model, base.tokenizer, task, base.fingerprint, tell)
+            found = distillation.make(path, base.model, base.tokenizer, task, base.computes, tell)
         return found
 
     # -- training
@@ -278,7 +306,7 @@ class Session:
     ) -> TrainingResult:
         """Train a fresh adapter on the merged parent, and put both side by side."""
         set_seed(plan.seed)  # here and not once: a session that goes on from a checkpoint repairs alike
-        model = self._fresh_lora(start.base, plan)
+        model = self._fresh_lora(start, plan)
         material = trainer.Material(
             rows=[each.row for each in examples],
             items=[
@@ -330,9 +358,9 @@ class Session:
             scaling,
         )
 
-    def _fresh_lora(self, base: bases.Base, plan: Plan) -> Any:
+    def _fresh_lora(self, start: StartingModel, plan: Plan) -> Any:
         """Return the base with what will be trained around it."""
-        return peft_io.add_lora(base.model, plan.rank, plan.alpha, self._task.head)
+        return peft_io.add_lora(start.base.model, plan.rank, plan.alpha, self._task.head, start.beside)
 
     def _repair(
         self, made: TrainingResult, examples: Sequence[SessionExample], right: dict[str, bool]
@@ -400,7 +428,9 @@ class Session:
             encoder=Path(encoder) if encoder else None,
         )
         found = measurement.run(lambda phase: self.report({"phase": phase}))
-        before = papers.read_result(Path(self.spec.parent)).evaluation.facts if self.spec.parent else {}
+        before: dict[str, Any] = {}
+        if self.spec.parent and self._is_parent_believed:
+            before = papers.read_result(Path(self.spec.parent)).evaluation.facts
         return {"facts": found.facts, "facts_before": before, "thresholds": found.thresholds}
 
     # -- after

@@ -58,7 +58,7 @@ def _metadata(
     machine = hardware.machine(spec.settings["training"]["device"])
     return {
         "lorad": __version__,
-        "framework": loader.environment(machine.device, spec.plan.dtype),
+        "framework": loader.environment(machine.device, spec.plan.dtype, spec.plan.quantization),
         "order": records.as_json(spec),
         "materials": {
             "new": [each.example.id for each in examples if each.is_new],

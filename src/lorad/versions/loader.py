@@ -35,14 +35,17 @@ TOKENIZER_FILES = (
 """What a version keeps of the tokenizer that it was trained with, with the templates beside its own."""
 
 
-def environment(device: str, dtype: str) -> dict[str, str]:
-    """Return what the numbers of a model may depend on: versions, device and precision."""
+def environment(device: str, dtype: str, quantization: str = "none") -> dict[str, str]:
+    """Return what the numbers of a model may depend on: versions, device, precision, and how its base is quantised."""
+    quantizer = {"bitsandbytes": installed("bitsandbytes")} if quantization != "none" else {}
     return {
         "python": platform.python_version(),
         **{name: installed(name) for name in PACKAGES},
         "device": device,
         "processor": _processor(device),
         "dtype": dtype,
+        "quantization": quantization,
+        **quantizer,
         **hardware.cuda_libraries(device),
     }
 
@@ -76,7 +79,9 @@ def check(folder: Path, base: bases.Base, base_folder: Path | None, *, strict: b
     peft_io.check_adapter(folder, base.model)
     if base_folder is not None:
         _check_tokenizer(folder, base_folder)
-    differs = compare(_made_in(folder), environment(base.model.device.type, _dtype(base.model)))
+    made_in = _made_in(folder)
+    now = environment(base.model.device.type, _dtype(base.model), base.quantization)
+    differs = compare({"quantization": made_for(folder), **made_in} if made_in else made_in, now)
     if differs and strict:
         raise RegistryError(
             f"{folder.name} was made in another environment: {'; '.join(differs)}; restore that one, set "
@@ -111,6 +116,11 @@ def _dtype(model: Any) -> str:
     return str(model.dtype).removeprefix("torch.")
 
 
+def made_for(folder: Path) -> str:
+    """Return in which form of the base a version was judged: ``none``, which older papers do not say, ``8bit`` or ``4bit``."""
+    return str(_made_in(folder).get("quantization", "none"))
+
+
 def _made_in(folder: Path) -> dict[str, Any]:
     """Return the environment that a version's metadata tells of; an import may tell of none."""
     try:
@@ -136,9 +146,12 @@ def load(
     differs = check(folder, stack.base, base_folder, strict=strict)
     stack.add(slot, folder)
     try:
-        if is_calibration_checked:
-            check_calibration(task, stack.model(slot), stack.base.tokenizer, folder)
-        prove(task, stack.model(slot), folder)
+        if made_for(folder) != stack.base.quantization:
+            prove_in_another_form(task, stack.model(slot), stack.base.quantization, folder)
+        else:
+            if is_calibration_checked:
+                check_calibration(task, stack.model(slot), stack.base.tokenizer, folder)
+            prove(task, stack.model(slot), folder)
     except BaseException:
         stack.unload(slot)
         raise
@@ -163,6 +176,30 @@ def prove(task: Task, model: Any, folder: Path) -> None:
             f"(at most {limit:g}); lorad serves the newest intact version instead",
             code="probes_failed",
             version=version,
+        )
+
+
+def prove_in_another_form(task: Task, model: Any, form: str, folder: Path) -> None:
+    """Ask a version its probes over a base that is quantised otherwise than when it was judged.
+
+    Its logits are others then, so what counts is that it says the same. Raise ``RegistryError`` (``other_quantization``) where it
+    does not, or has no probes to tell by.
+    """
+    path, version, made = folder / metrics.PROBES, folder.name, made_for(folder)
+    try:
+        says_the_same = path.is_file() and metrics.says_the_same(task, model, files.read_json(path))
+    except (OSError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise RegistryError(
+            f"the probes of {version} cannot be asked: {error}", code="probes_damaged", version=version
+        ) from error
+    if not says_the_same:
+        raise RegistryError(
+            f"{version} was judged on the base with quantization {made}, and over one with {form} it cannot be shown to answer "
+            f"alike; set training.quantize to {made}, or train again with: lorad consolidate --refit",
+            code="other_quantization",
+            version=version,
+            made=made,
+            served=form,
         )
 
 

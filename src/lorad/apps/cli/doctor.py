@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lorad.apps.cli.findings import Finding
 from lorad.home import SOCKET_PATH_LIMIT, Home, check_socket_path
+from lorad.models import memory_needs
 from lorad.records import Machine, ModelShape, Trial
 from lorad.storage import permissions
 
@@ -22,9 +23,6 @@ INOTIFY = {"max_user_instances": 128, "max_user_watches": 8192, "max_queued_even
 
 #: Half the widest gap between two levels of NF4, -1 and -0.696, plus a little for rounding.
 NF4_ERROR = 0.16
-
-#: Inputs and outputs of a decoder layer's seven matrices, counted in hidden sizes, where the MLP is eight wide (Gemma).
-LAYER_WIDTHS = 35
 
 #: A session's files besides the adapter: tokenizer, examples, log, and room for the database to grow.
 SESSION_BYTES = 200_000_000
@@ -36,10 +34,9 @@ AGENT = "org.lorad.daemon"
 TORCH_SITE = "https://pytorch.org/get-started/locally"
 
 
-def device(machine: Machine, parameters: int, *, unused_card: bool = False) -> Finding:
-    """Check the device and its memory for a base model of this many parameters."""
+def device(machine: Machine, needed: int, *, unused_card: bool = False) -> Finding:
+    """Check the device and its memory for two copies of a base model, one of which answers while the other is trained."""
     detail = f"{machine.name}, {machine.threads} threads, {_gigabytes(machine.memory_bytes)} free"
-    needed = 2 * parameters * (2 if machine.fast_bfloat16 else 4)  # one copy answers while another is trained
     if unused_card:
         return Finding(
             "device",
@@ -131,7 +128,7 @@ def embedder(name: str | None, *, retrieves: bool) -> Finding:
 
 def adapter_bytes(shape: ModelShape, rank: int) -> int:
     """Estimate generously the bytes of an adapter of this rank as float32."""
-    return 4 * rank * shape.layers * LAYER_WIDTHS * shape.hidden
+    return 4 * memory_needs.adapter_parameters(shape, rank)
 
 
 def disk(free: int, adapter: int, keep: int) -> Finding:

@@ -3,16 +3,12 @@
 What lives here: comparing what is installed with the pins of ``constraints.txt``. What never does: importing any of it.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata, resources
 
 from lorad.apps.cli.findings import Finding
 
 PYTHON = (3, 11)
-
-#: The name in a requirement such as ``torch>=2.6``.
-NAME = re.compile(r"[\w.-]+")
 
 
 def check_python(version: Sequence[int]) -> Finding:
@@ -38,12 +34,15 @@ def installed(name: str) -> str | None:
 
 
 def needed() -> list[str]:
-    """Return the packages that the installed lorad depends on, without those of its extras."""
+    """Return the packages that the installed lorad depends on here, without those of its extras and of other systems."""
     try:
         requirements = metadata.requires("lorad") or []
     except metadata.PackageNotFoundError:
         return []
-    return [NAME.findall(each)[0] for each in requirements if "extra ==" not in each]
+    from packaging.requirements import Requirement  # noqa: PLC0415 - an installed lorad has it, its bare sources may not
+
+    found = map(Requirement, requirements)
+    return [each.name for each in found if each.marker is None or each.marker.evaluate({"extra": ""})]
 
 
 def tested() -> dict[str, str]:

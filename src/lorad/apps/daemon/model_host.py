@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lorad.config import Settings
-from lorad.errors import LoradError
+from lorad.errors import ConfigError, LoradError
 from lorad.log import get_logger
 from lorad.models import peft_io
-from lorad.models.bases import Base, load_to_answer, shape, verify_base
+from lorad.models.bases import Base, load_to_answer, quantization, shape, verify_base
 from lorad.models.hardware import give_back_memory, machine
 from lorad.models.heads import Head
 from lorad.records import BASE, Example, Plan
@@ -21,7 +21,7 @@ from lorad.serving.engine import Engine
 from lorad.storage import files
 from lorad.tasks import encode, find
 from lorad.track import Track
-from lorad.training import planner
+from lorad.training import planner, preflight
 from lorad.versions.manifests import MANIFEST
 
 log = get_logger()
@@ -58,12 +58,24 @@ class ModelHost:
             if place not in loaded:
                 if self._settings.engine.verify_base:
                     verify_base(track.base)
-                loaded[place] = load_to_answer(
-                    track.base, self._settings.engine.device, self._settings.training.dtype, task.head
-                )
+                loaded[place] = self._load(track.base, task.head)
             self._engine.attach(name, task, loaded[place])
             able = self._engine.capabilities(name)
             log.info("attached", track=name, batches=able.batches, because=able.because)
+
+    def _load(self, folder: Path, head: Head) -> Base:
+        base = load_to_answer(folder, self._settings.engine.device, self._settings.training, head)
+        if base.is_quantized and self._engine.choice.name != "builtin":
+            raise ConfigError(
+                f"{folder.name} is trained in {base.quantization} ({base.why_quantized}), which {self._engine.choice.name} "
+                "does not serve alike; set engine.backend to builtin, or training.quantize to none",
+                code="backend_cannot_quantize",
+            )
+        if base.is_quantized:
+            log.info(
+                "quantized", base=folder.name, quantization=base.quantization, because=base.why_quantized
+            )
+        return base
 
     def check(self, track: Track, example: Example) -> Example:
         """Return an example as the track learns it; raise ``SampleError`` for one that its base could not give back."""
@@ -81,16 +93,18 @@ class ModelHost:
         usable, unusable = encode(self._engine.task(track.name), tokenizer, examples)
         if not usable and unusable:
             raise unusable[0][1]
-        return planner.plan(
+        decided = planner.plan(
             lengths=[len(encoded) for _, encoded in usable],
             shape=shape(track.base),
             machine=machine(self._settings.training.device),
             planner=planner.for_task(self._settings.planner, self._engine.task(track.name).formats),
             rehearsal=self._settings.rehearsal,
             training=self._settings.training,
+            form=quantization(track.base, self._settings.training),
             overrides=overrides,
             drift=drift,
         )
+        return preflight.fit(decided, preflight.room(track.base, self._settings))
 
     def fingerprint(self, track: Track) -> str:
         """Return the fingerprint of the track's base model."""

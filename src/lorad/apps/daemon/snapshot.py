@@ -112,6 +112,7 @@ class Snapshot:
 
     def _track(self, track: Track) -> TrackStatus:
         form, able = self._engine.form(track.name), self._engine.capabilities(track.name)
+        base = self._engine.base(track.name)
         return TrackStatus(
             **fields_of(self.versions(track.name)),
             task=track.settings.task,
@@ -120,6 +121,8 @@ class Snapshot:
             held_as="packed" if form.is_packed else form.kind,
             held_bytes=form.added_bytes,
             not_merged_because=form.why_not_merged,
+            quantization=base.quantization,
+            quantized_because=base.why_quantized if base.is_quantized else "",
             batches=able.batches,
             batches_because=able.because,
             not_indexed=self._loop.indexing.left(track.name),

@@ -284,6 +284,8 @@ def _answering_lines(snapshot: Status) -> Iterator[tuple[str, str]]:
     for name, track in snapshot.tracks.items():
         if track.not_merged_because:
             yield "backend", f"{name}: not merged, {track.not_merged_because}"
+        if track.quantized_because:
+            yield "backend", f"{name}: base in {track.quantization}, {track.quantized_because}"
         if engine.backend and not track.batches:
             yield "backend", f"{name}: one answer at a time, {track.batches_because}"
     if engine.modes:

@@ -115,7 +115,7 @@ def _prepare(
         apart = papers.read_held_out(folder)
         questions = confidence.find_questions(memory, registry.lineage(version), apart, unseen)
     longest = max(row.max_length for row in settings.planner.table)
-    held = bases.load_to_answer(base, settings.engine.device, settings.training.dtype, task.head)
+    held = bases.load_to_answer(base, settings.engine.device, settings.training, task.head)
     model = confidence.CalibratedModel(folder, held, task, questions, longest)
     return model, questions
 

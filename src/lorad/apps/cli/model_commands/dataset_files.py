@@ -23,7 +23,7 @@ from lorad.home import Home
 from lorad.models import bases, hardware
 from lorad.records import Example
 from lorad.tasks import encode, find
-from lorad.training import planner
+from lorad.training import planner, preflight
 
 app = typer.Typer()
 
@@ -208,12 +208,14 @@ def _tokenizer(home: Home, settings: Settings, track: str) -> Any:
 def _plan(home: Home, settings: Settings, track: str, lengths: Sequence[int]) -> records.Plan:
     registry, base = find_track(home, settings, track)
     latest = registry.latest
-    return planner.plan(
+    decided = planner.plan(
         lengths=lengths,
         shape=bases.shape(base),
         machine=hardware.machine(settings.training.device),
         planner=settings.planner,
         rehearsal=settings.rehearsal,
         training=settings.training,
+        form=bases.quantization(base, settings.training),
         drift=judge.drift(registry.result(latest).evaluation, settings.judge) if latest else 0.0,
     )
+    return preflight.fit(decided, preflight.room(base, settings))

@@ -29,14 +29,18 @@ from lorad.apps.screens import terminal
 from lorad.config import Settings, load_settings
 from lorad.errors import ConfigError, LoradError, RegistryError
 from lorad.home import Home, find_home
-from lorad.models import bases, embedders, hardware
+from lorad.models import bases, embedders, hardware, memory_needs, quantized
 from lorad.serving import backends
 from lorad.serving.backends.llamacpp import binding
 from lorad.serving.backends.vllm import server_process
 from lorad.states import VersionState
 from lorad.storage import permissions
 from lorad.tasks import find
+from lorad.training import planner, preflight
 from lorad.versions.store import Registry
+
+USUAL_ROWS = 200
+"""Of a dataset, whose session's memory is told."""
 
 app = typer.Typer()
 
@@ -96,7 +100,7 @@ def _check_home(home_path: str | None, config: str | None, overrides: list[str] 
         home = find_home(home_path)
     except ConfigError as error:
         yield broken("home", error, "lorad init FOLDER")
-        yield from _check_devices(settings, [])
+        yield from _check_devices(settings, 0)
         return
     yield Finding("home", "ok", str(home.root))
     try:
@@ -104,19 +108,54 @@ def _check_home(home_path: str | None, config: str | None, overrides: list[str] 
         yield Finding("settings", "ok", "valid")
     except ConfigError as error:
         yield broken("settings", error, "correct them; the other checks use the defaults")
-    shapes = []
+    shapes, needed = [], 0
     for track in settings.learning_tracks.values():
         with contextlib.suppress(LoradError):  # a missing or corrupt base has a finding of its own
             shapes.append(bases.shape(home.base(track.base)))
-    yield from _check_devices(settings, shapes)
+            needed = max(needed, _two_copies(home.base(track.base), settings))
+    yield from _check_devices(settings, needed)
+    for base in sorted({track.base for track in settings.learning_tracks.values()}):
+        if (home.base(base) / bases.FINGERPRINT).is_file():
+            check = partial(_memory, home.base(base), settings)
+            yield attempt(f"memory {base}", check, "free some memory, or do as it says", "warn")
     yield attempt("backend", partial(_backend, settings), "set engine.backend to auto")
     yield from _check_storage(home, settings, shapes)
     yield from _check_bases(home, settings)
     yield from _check_versions(home, settings)
 
 
-def _check_devices(settings: Settings, shapes: list[records.ModelShape]) -> Iterator[Finding]:
-    parameters = max((shape.parameters for shape in shapes), default=0)
+def _two_copies(base: Path, settings: Settings) -> int:
+    """Return the bytes of two copies of a base, in the form in which it is held."""
+    dtype = settings.training.dtype
+    precision = hardware.machine(settings.training.device).precision if dtype == "auto" else dtype
+    form, _ = bases.quantization(base, settings.training)
+    return memory_needs.COPIES * memory_needs.weight_bytes(bases.shape(base), precision, form)
+
+
+def _memory(base: Path, settings: Settings) -> Finding:
+    """Tell what a session takes, of as many rows as most have; raise where its base cannot be held or it does not fit."""
+    form, why = bases.quantization(base, settings.training)
+    room = preflight.room(base, settings)
+    if form != "none" and (lacks := quantized.objection(room.machine.device)):
+        raise ConfigError(f"{base.name} cannot be held in {form}: {lacks}", code="no_quantization")
+    decided = planner.plan(
+        lengths=[0] * USUAL_ROWS,
+        shape=room.shape,
+        machine=room.machine,
+        planner=settings.planner,
+        rehearsal=settings.rehearsal,
+        training=settings.training,
+        form=(form, why),
+    )
+    *_, told = preflight.fit(decided, room).reasons
+    return Finding(
+        f"memory {base.name}",
+        "ok",
+        f"a session takes {told.removeprefix('memory: ')}; quantization {form}: {why}",
+    )
+
+
+def _check_devices(settings: Settings, needed: int) -> Iterator[Finding]:
     for wanted in dict.fromkeys((settings.training.device, settings.engine.device)):
         try:
             machine = hardware.machine(wanted)
@@ -125,7 +164,7 @@ def _check_devices(settings: Settings, shapes: list[records.ModelShape]) -> Iter
             yield broken("device", error, "set training.device and engine.device to auto")
             continue
         unused = wanted == "auto" and machine.device == "cpu" and Path("/dev/nvidiactl").exists()
-        yield doctor.device(machine, parameters, unused_card=unused)
+        yield doctor.device(machine, needed, unused_card=unused)
         yield doctor.bfloat16(machine, settings.training.dtype)
         packing = partial(_round_trip, machine.device) if find_spec("bitsandbytes") else None
         yield attempt(

@@ -149,7 +149,6 @@ class Verification:
         head = find(self._settings.tracks[track].task).head
         if (base, head) not in self._stacks:
             bases.verify_base(base)
-            engine, training = self._settings.engine, self._settings.training
-            held = bases.load_to_answer(base, engine.device, training.dtype, head)
+            held = bases.load_to_answer(base, self._settings.engine.device, self._settings.training, head)
             self._stacks[base, head] = adapter_stack.AdapterStack(held)
         return self._stacks[base, head]

@@ -1,0 +1,161 @@
+"""A base in 4 and in 8 bits beside one in bfloat16, on this machine's CPU: campus_cs.json learned on SmolLM2.
+
+    python bench/quantized.py [--fresh] [--only ARM ...] [--quick]
+
+Arms `bf16`, `8bit`, `4bit`, each in a process of its own and resumed from the cache: one session as the daemon starts it, whose
+judge measures recall and facts over the base in the form that it was trained on; then the candidate loaded with plain PEFT
+on the same base, quantised by transformers alone. `--quick` takes twelve facts and three rounds, to see whether all works;
+its results are not kept.
+"""
+
+import argparse
+import gc
+import json
+import resource
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import learn
+import report
+from lorad.config import Settings
+from lorad.datasets import reader
+from lorad.models import bases, hardware, quantized
+from lorad.records import FactRecall, Score
+from lorad.storage import files
+from lorad.training import planner
+from lorad.versions import papers
+
+ARMS = {"bf16": "none", "8bit": "8bit", "4bit": "4bit"}
+DTYPE = "bfloat16"
+QUICK_FACTS, QUICK_ROUNDS = 12, 3
+NOTES = (
+    "recall_X: of the 106 facts word for word, by the judge; facts_X and facts_other_X: the fact in the answer, in the trained",
+    "wording and in wordings that were held out, weights only; seconds_X: of the whole session; peak_gib_X: of its process up to the",
+    "end of training; weights_gib_X: of the base alone, as it lies in memory; plain_peft_recall_X: by PeftModel.from_pretrained on the base quantised by",
+    "transformers; ratio: to bf16.",
+)
+
+
+def arm(name: str, *, quick: bool) -> dict[str, Any]:
+    form, settings = ARMS[name], Settings()
+    base = report.CACHE / "home" / "models" / "base" / "smollm2"
+    examples = reader.read(learn.DATASET, settings.inbox).examples[: QUICK_FACTS if quick else None]
+    tokenizer = bases.load_tokenizer(base)
+    rows = [learn.TASK.encode(tokenizer, example) for example in examples]
+    training = settings.training.model_copy(update={"quantize": form, "dtype": DTYPE})
+    plan = planner.plan(
+        lengths=[len(row) for row in rows],
+        shape=bases.shape(base),
+        machine=hardware.machine("cpu"),
+        planner=settings.planner,
+        rehearsal=settings.rehearsal,
+        training=training,
+        form=bases.quantization(base, training),
+    )
+    if quick:
+        stopping = replace(plan.stopping, max_rounds=QUICK_ROUNDS, min_rounds=0)
+        plan = replace(plan, stopping=stopping)
+    asked = {"settings": settings.answering.model_dump(), "encoder": None}
+    with tempfile.TemporaryDirectory() as scratch:
+        candidate, result = learn.session(Path(scratch), base, plan, examples, answering=asked)
+        told = files.read_json(candidate / papers.METADATA)["training"]
+        evaluation = result.evaluation
+        facts = evaluation.facts["campus_cs"]
+        plain = plain_peft(base, candidate, form, rows)
+    return {
+        "quantization": form,
+        "recall": round(evaluation.scores["campus_cs"].recall, 4),
+        **fact_shares(facts),
+        "seconds": told["session_seconds"],
+        "training_seconds": told["seconds"],
+        "rounds": told["rounds"],
+        "ended_by": told["ended_by"],
+        "peak_gib": told["peak_gib"],
+        "perplexity_rise": round(evaluation.perplexity / evaluation.perplexity_base - 1, 4),
+        "perplexity_base": round(evaluation.perplexity_base, 3),
+        "merge_difference": round(evaluation.merge_difference, 4),
+        "promoted": result.verdict.promote,
+        "failed": list(result.verdict.failed),
+        "notes": list(evaluation.notes),
+        **plain,
+    }
+
+
+def fact_shares(facts: FactRecall) -> dict[str, float | None]:
+    def share(score: Score | None) -> float | None:
+        return round(score.recall, 4) if score else None
+
+    return {
+        "facts": share(facts.trained),
+        "facts_served": share(facts.trained_served),
+        "facts_other": share(facts.other),
+        "facts_other_served": share(facts.other_served),
+    }
+
+
+def plain_peft(base: Path, candidate: Path, form: str, rows: list[Any]) -> dict[str, Any]:
+    """Load the candidate as anybody would, without lorad, and ask it all rows."""
+    from peft import PeftModel  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    how = quantized.how_to_load(form, hardware.DTYPES[DTYPE], "cpu")
+    began = time.perf_counter()
+    pristine = AutoModelForCausalLM.from_pretrained(str(base), dtype=hardware.DTYPES[DTYPE], **how)
+    loading = time.perf_counter() - began
+    weights = sum(each.numel() * each.element_size() for each in pristine.parameters())
+    model = PeftModel.from_pretrained(pristine, str(candidate)).eval()
+    with torch.inference_mode():
+        recall = learn.recall(model, rows)
+    gc.collect()
+    return {
+        "plain_peft_recall": round(recall, 4),
+        "load_seconds": round(loading, 2),
+        "weights_gib": round(weights / 2**30, 3),
+        "plain_peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
+        "peak_before_gib": round(before / 2**20, 3),
+    }
+
+
+def figures(arms: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    found = {f"{key}_{name}": value for name, told in arms.items() for key, value in told.items()}
+    for name in ("8bit", "4bit"):
+        for key in ("seconds", "training_seconds", "peak_gib", "weights_gib"):
+            found[f"{key}_ratio_{name}"] = round(arms[name][key] / arms["bf16"][key], 3)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--fresh", action="store_true", help="begin anew")
+    parser.add_argument("--only", nargs="*", choices=ARMS, default=[*ARMS], help="run these arms alone")
+    parser.add_argument("--quick", action="store_true", help="fewer facts and rounds; nothing is kept")
+    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
+    parser.add_argument("out", nargs="?", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    hardware.quieten()
+    if options.arm:
+        options.out.write_text(json.dumps(arm(options.arm, quick=options.quick)), encoding="utf-8")
+        return
+    learn.base_folder()
+    ending, flag = "_quick" * options.quick, ["--quick"] * options.quick
+    arms = {
+        name: report.arm(f"quantized_{name}{ending}", [__file__, "--arm", name, *flag], fresh=options.fresh)
+        for name in options.only
+    }
+    if set(arms) != set(ARMS):
+        print(json.dumps(arms, indent=2))
+        return
+    found = figures(arms)
+    if not options.quick:
+        report.save("quantized", found, [*(__doc__ or "").splitlines(), "", *NOTES])
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

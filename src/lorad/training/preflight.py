@@ -1,0 +1,131 @@
+"""Whether a plan fits into memory, before anything is loaded: estimated, made smaller, or refused by name.
+
+What lives here: the decision, which is pure, and looking at what it is made for (``room``). What never does: the arithmetic
+(``models.memory_needs``), memory that runs out all the same (``gradients``).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lorad.config import Settings
+from lorad.errors import TrainingError
+from lorad.models import bases, hardware, memory_needs, quantized
+from lorad.models.memory_needs import Answering, MemoryNeeds, Pass, gigabytes
+from lorad.records import Machine, ModelShape, Plan
+
+FILLED = 0.9
+"""Share of the free memory that a plan may fill. One that needs more is still tried where nothing smaller is left to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What a session is planned into."""
+
+    shape: ModelShape
+    machine: Machine
+    answering: Answering | None
+    """What the server holds on the same device; ``None``: nothing."""
+    may_checkpoint: bool = True
+    """Whether nobody has decided about ``training.gradient_checkpointing``."""
+    may_quantize: bool = False
+    """Whether the base could be held in 8 or 4 bits here: it is told, not done, for the server holds the same form."""
+
+
+def room(base: Path, settings: Settings) -> Room:
+    """Look at a stored base and this machine."""
+    training, engine = settings.training, settings.engine
+    machine = hardware.machine(training.device)
+    beside = Answering(
+        rank=training.max_rank, versions=engine.max_loaded_versions, cache_bytes=engine.max_cache_bytes
+    )
+    return Room(
+        shape=bases.shape(base),
+        machine=machine,
+        answering=beside if hardware.machine(engine.device).device == machine.device else None,
+        may_checkpoint=training.gradient_checkpointing is None,
+        may_quantize=quantized.objection(machine.device) is None,
+    )
+
+
+def fit(plan: Plan, room: Room) -> Plan:
+    """Return the plan, or the first smaller one, that fits: fewer tokens in a pass, then gradient checkpointing.
+
+    The gradient is the same; the plan's reasons tell the sum. Raise ``TrainingError`` (``does_not_fit``) with what would fit,
+    where even the smallest takes more than there is; outside of a CUDA card what answers need not fit beside it.
+    """
+    limit = FILLED * room.machine.memory_bytes
+    smallest = plan
+    for smallest in _smaller(plan, room):
+        needed = estimate(smallest, room)
+        if needed.total <= limit:
+            return _told(plan, smallest, needed)
+    needed = estimate(smallest, room)
+    if needed.total <= room.machine.memory_bytes:
+        return _told(plan, smallest, needed)
+    # a card's memory is all there is; a system lays aside what nobody asks for
+    if room.machine.device != "cuda" and needed.total - needed.answering <= limit:
+        beside = (
+            f"memory is short: {gigabytes(room.machine.memory_bytes)} are free, so the system may swap out what answers; "
+            "answers are slow while the session runs"
+        )
+        return _told(plan, replace(smallest, reasons=(*smallest.reasons, beside)), needed)
+    raise TrainingError(
+        f"a session on {room.shape.name} does not fit in memory: it needs {needed}, and "
+        f"{gigabytes(room.machine.memory_bytes)} are free; {_what_would(smallest, room)}",
+        code="does_not_fit",
+        needed=needed.total,
+        free=room.machine.memory_bytes,
+    )
+
+
+def estimate(plan: Plan, room: Room) -> MemoryNeeds:
+    """Return what a plan's session takes."""
+    return memory_needs.needs(
+        room.shape,
+        plan.dtype,
+        plan.quantization,
+        rank=plan.rank,
+        parent_rank=plan.max_rank,
+        step=Pass(tokens=plan.pack_tokens, is_checkpointed=plan.gradient_checkpointing),
+        answering=room.answering,
+    )
+
+
+def _smaller(plan: Plan, room: Room) -> Iterator[Plan]:
+    """Yield the plan, and ever smaller ones, down to one row in a pass."""
+    yield plan
+    tokens = plan.pack_tokens
+    while tokens > plan.max_length:
+        tokens = max(plan.max_length, tokens // 2)
+        yield replace(plan, pack_tokens=tokens)
+    if room.may_checkpoint and not plan.gradient_checkpointing:
+        yield replace(plan, pack_tokens=tokens, gradient_checkpointing=True)
+
+
+def _told(plan: Plan, chosen: Plan, needed: MemoryNeeds) -> Plan:
+    reasons = [*chosen.reasons]
+    if chosen.pack_tokens < plan.pack_tokens:
+        reasons.append(
+            f"memory is short: a pass holds {chosen.pack_tokens} tokens instead of {plan.pack_tokens}, slower, the same gradient"
+        )
+    if chosen.gradient_checkpointing and not plan.gradient_checkpointing:
+        reasons.append("memory is short: gradient checkpointing, slower by about a third")
+    reasons.append(f"memory: {needed}")
+    return replace(chosen, reasons=tuple(reasons))
+
+
+def _what_would(plan: Plan, room: Room) -> str:
+    """Say what would fit: a coarser base, shorter rows, or a smaller base."""
+    free = room.machine.memory_bytes
+    kinds = memory_needs.KINDS[memory_needs.KINDS.index(plan.quantization) + 1 :] if room.may_quantize else ()
+    for kind in kinds:
+        needed = estimate(replace(plan, quantization=kind), room)
+        if needed.total <= free:
+            return f"with training.quantize set to {kind} it would need {gigabytes(needed.total)}"
+    length = plan.max_length // 2
+    while length:
+        if estimate(replace(plan, pack_tokens=length, max_length=length), room).total <= free:
+            return f"rows of at most {length} tokens would fit (max_length in planner.table)"
+        length //= 2
+    return "free some memory, or use a smaller base model"
