@@ -1,4 +1,4 @@
-"""Spectra of molecules that were never trained, through the real daemon: which of 20 candidates of near mass is right?
+"""Spectra of molecules that were never trained, through the real daemon: which of 20 candidates of near mass is right.
 
     python bench/spectra.py [--fresh] [--only ARM ...] [--quick]
 
@@ -67,9 +67,7 @@ def ask(client: Client, asked: Sequence[Measured]) -> dict[str, float]:
         for each, said in zip(group, found.spectra, strict=True):
             scores = {match.smiles: match.match for match in said.matches}
             smiles = list(scores)
-            ranks.append(
-                spectra_data.rank([scores[name] for name in smiles], smiles.index(each.smiles))
-            )
+            ranks.append(spectra_data.rank([scores[name] for name in smiles], smiles.index(each.smiles)))
     return figures(ranks)
 
 

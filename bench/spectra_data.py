@@ -20,9 +20,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from labels_data import wheel
 from numpy.typing import NDArray
 
+from labels_data import wheel
 from lorad.datasets import adducts
 from lorad.datasets.adducts import ELECTRON, HYDROGEN
 from lorad.errors import SampleError
@@ -212,10 +212,15 @@ class Library:
     def scores(self, measured: Measured, smiles: Sequence[str]) -> list[float]:
         """Score a candidate by the known molecule whose spectrum is most like: cosine times likeness of the molecules."""
         same = [each for each in self._known if each.is_positive == measured.is_positive]
-        likest = sorted(((cosine(measured.spectrum, each.spectrum), each.smiles) for each in same), reverse=True)
+        likest = sorted(
+            ((cosine(measured.spectrum, each.spectrum), each.smiles) for each in same), reverse=True
+        )
         return [
             max(
-                (value * self._similarity(self._print(each), self._print(known)) for value, known in likest[:10]),
+                (
+                    value * self._similarity(self._print(each), self._print(known))
+                    for value, known in likest[:10]
+                ),
                 default=0.0,
             )
             for each in smiles
@@ -223,9 +228,7 @@ class Library:
 
     def _print(self, smiles: str) -> Any:
         if smiles not in self._prints:
-            self._prints[smiles] = self._generator.GetFingerprint(
-                molecules.chemistry().MolFromSmiles(smiles)
-            )
+            self._prints[smiles] = self._generator.GetFingerprint(molecules.chemistry().MolFromSmiles(smiles))
         return self._prints[smiles]
 
 

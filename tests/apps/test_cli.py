@@ -382,7 +382,7 @@ MATCH = {
 MATCHED = {"model": "spectra@v0.2", "system_fingerprint": "", "spectra": [{"matches": [MATCH]}]}
 
 
-def test_a_spectrum_is_asked_with_the_words_of_the_seed(lorad, daemon, tmp_path):
+def test_a_spectrum_is_asked_with_the_words_of_the_seed(lorad, daemon):
     daemon.answers("POST /lorad/spectra", MATCHED)
     words = ["--smiles", "C1=CC=CC=C1", "--mzs", "100", "200", "300", "--intensities", "0.5", "0.7", "0.9"]
 
@@ -415,7 +415,14 @@ def test_candidates_are_ranked_for_each_spectrum_of_a_file(lorad, daemon, tmp_pa
     (tmp_path / "two.mgf").write_text("BEGIN IONS\n16 1\nEND IONS\nBEGIN IONS\n17 1\nEND IONS\n")
     (tmp_path / "some.smi").write_text("\n".join(f"{'C' * n} alkane-{n}" for n in range(1, 71)))
 
-    words = ["spectrum", "rank", "--mgf", str(tmp_path / "two.mgf"), "--candidates", str(tmp_path / "some.smi")]
+    words = [
+        "spectrum",
+        "rank",
+        "--mgf",
+        str(tmp_path / "two.mgf"),
+        "--candidates",
+        str(tmp_path / "some.smi"),
+    ]
     shown = lorad(*words)
 
     assert shown.exit_code == 0, shown.stderr

@@ -55,12 +55,12 @@ def learn(client, home, name, smiles):
         jobs = [job for job in client.jobs().jobs if job.dataset == name and job.state in ENDED]
         return jobs[0] if jobs else None
 
-    job = wait_for(ended)
+    job = wait_for(ended, 240)
     assert job.state == "promoted", job.reason
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_spectra_go_through_the_whole_cycle(home, tmp_path):
     app = App(home, SETTINGS)
     app.start()

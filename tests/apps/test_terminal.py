@@ -97,8 +97,18 @@ MATCHED = {
     "spectra": [
         {
             "matches": [
-                {"smiles": f"C{EVIL}", "match": 0.9, "share": 1.0, "evidence": 1.7, "explained_intensity": 1.0}
-                | {"peaks": [{"mz": 16.0, "intensity": 1.0, "evidence": 0.5, "explained": True, "fragment": EVIL}]}
+                {
+                    "smiles": f"C{EVIL}",
+                    "match": 0.9,
+                    "share": 1.0,
+                    "evidence": 1.7,
+                    "explained_intensity": 1.0,
+                }
+                | {
+                    "peaks": [
+                        {"mz": 16.0, "intensity": 1.0, "evidence": 0.5, "explained": True, "fragment": EVIL}
+                    ]
+                }
             ]
         }
     ],

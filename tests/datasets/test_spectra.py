@@ -116,6 +116,8 @@ Num Peaks: 2
 51.02 0.3; 78.05 1.0;
 
 Name: methanol
+Comment: [Marker]
+QI=74.05
 SMILES: CO
 Num peaks: 2
 31.02\t0.5 "CH3O+"
@@ -145,7 +147,9 @@ def test_msp_is_read(tmp_path):
         (MSP.replace("Num Peaks: 2", "Num Peaks: 3"), "a.msp", 1, "mzs", "Num Peaks says 3"),
     ],
 )
-def test_a_spectrum_of_a_file_that_cannot_be_used_is_named_by_its_line(tmp_path, text, name, row, field, says):
+def test_a_spectrum_of_a_file_that_cannot_be_used_is_named_by_its_line(
+    tmp_path, text, name, row, field, says
+):
     with pytest.raises(SampleError) as caught:
         read(tmp_path, text, name)
     assert (caught.value.data["row"], caught.value.data["field"]) == (row, field)

@@ -88,8 +88,9 @@ def test_the_encoder_answers_alike_while_the_rest_is_trained(base):
 
 
 def test_a_version_is_its_projections_lora_and_the_whole_fusion(base, folder, tmp_path):
-    # Given one that was trained a little
+    # Given one that was asked, and then trained a little
     rows = encoded(base)
+    ask(base.model, rows)
     model = peft_io.add_lora(base.model, 4, 8, MATCHER)
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-2)
     task = find("spectra")
@@ -99,7 +100,7 @@ def test_a_version_is_its_projections_lora_and_the_whole_fusion(base, folder, tm
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < losses[0]
 
     # When it is written and laid over a pristine base

@@ -156,7 +156,13 @@ class Matches(Lengths):
 
     def predict(self, model, rows):
         peak = {"mz": 78.05, "intensity": 1.0, "evidence": 0.5, "explained": True, "fragment": "C6H6+"}
-        match = {"smiles": "c1ccccc1", "match": 0.9, "share": 1.0, "evidence": 1.7, "explained_intensity": 1.0}
+        match = {
+            "smiles": "c1ccccc1",
+            "match": 0.9,
+            "share": 1.0,
+            "evidence": 1.7,
+            "explained_intensity": 1.0,
+        }
         return [{"matches": [match | {"peaks": [peak]}]} for _ in super().predict(model, rows)]
 
 

@@ -45,13 +45,13 @@ def store(folder, target):
     return target
 
 
-def spectrum(smiles, seed=0, peaks=5):
+def spectrum(smiles, seed=0, peaks=8):
     """Return a spectrum in which a molecule's fragments of one broken bond, and some noise, are peaks."""
     chance = random.Random(f"{smiles} {seed}")
     mass = molecules.molecule(smiles).mass
     ions = molecules.fragments(smiles, 1)
     known = [float(mz) for mz, broken in zip(ions.mzs, ions.broken, strict=True) if broken == 1 and mz > 14]
-    chosen = sorted(chance.sample(known, min(peaks, len(known))) + [chance.uniform(15, mass)])
+    chosen = sorted([*chance.sample(known, min(peaks, len(known))), chance.uniform(15, mass)])
     return {
         "mzs": chosen,
         "intensities": [round(chance.uniform(0.2, 1.0), 3) for _ in chosen],

@@ -60,5 +60,7 @@ def test_known_ions_are_among_the_fragments(smiles, formula, sign, mz, broken):
 def test_ions_are_sorted_and_lighter_than_the_molecule():
     found = molecules.fragments("CC(=O)Oc1ccccc1C(=O)O", 1)
     assert (np.diff(found.mzs) >= 0).all()
-    assert found.mzs[-1] == pytest.approx(molecules.molecule("CC(=O)Oc1ccccc1C(=O)O").mass + 1.00728, abs=1e-4)
+    assert found.mzs[-1] == pytest.approx(
+        molecules.molecule("CC(=O)Oc1ccccc1C(=O)O").mass + 1.00728, abs=1e-4
+    )
     assert len(found.mzs) == len(found.broken) == len(found.formulas) == len(set(found.formulas))

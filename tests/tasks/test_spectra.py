@@ -74,7 +74,9 @@ def test_candidates_are_of_near_mass_and_the_right_one_stands_anywhere():
         lengths = sorted(len(each) for each in row.candidates)
         assert lengths == list(range(lengths[0], lengths[0] + CANDIDATES))
         assert row.tokens[row.right] == tuple(WORDS(row.candidates[row.right])["input_ids"])
-    assert [row.candidates[row.right] for row in found] == [each.target for each in examples([chain(n) for n in range(3, 23)])]
+    assert [row.candidates[row.right] for row in found] == [
+        each.target for each in examples([chain(n) for n in range(3, 23)])
+    ]
     assert len({row.right for row in found}) > 3
 
 

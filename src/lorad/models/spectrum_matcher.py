@@ -160,12 +160,14 @@ class SpectrumMatcher(AlbertForMaskedLM):
         self.albert.train(mode=False)
         return self
 
-    @torch.no_grad()
     def _encoded(self, tokens: tuple[int, ...]) -> Tensor:
         """Return the encoder's last states of a molecule [S, hidden], alone: the same whatever else is asked."""
         found = self._kept.get(tokens)
         if found is None:
-            found = self.albert(input_ids=torch.tensor([tokens], device=self.device)).last_hidden_state[0]
+            # what is made while questions are answered is trained with later, which inference mode forbids
+            with torch.inference_mode(mode=False), torch.no_grad():
+                given = torch.tensor([tokens], device=self.device)
+                found = self.albert(input_ids=given).last_hidden_state[0]
             self._kept.put(tokens, found)
         return found
 

@@ -32,9 +32,9 @@ from lorad.serving.answers import (
     Forgotten,
     Jobs,
     JobWithFile,
+    MatchedSpectra,
     Pause,
     Pinned,
-    MatchedSpectra,
     Predictions,
     Pruned,
     RemovedDocuments,
@@ -173,9 +173,7 @@ class Client:
         body = {"model": model, "texts": list(texts)}
         return self._ask(TaggedTexts, "POST", "/lorad/tag", body, timeout=TOKEN_SECONDS)
 
-    def match_spectra(
-        self, spectra: Sequence[Mapping[str, Any]], model: str = "spectra"
-    ) -> MatchedSpectra:
+    def match_spectra(self, spectra: Sequence[Mapping[str, Any]], model: str = "spectra") -> MatchedSpectra:
         """Return how well molecules match spectra, at most 64: each has ``mzs``, ``intensities``, and ``smiles`` or ``candidates``."""
         body = {"model": model, "spectra": [dict(each) for each in spectra]}
         return self._ask(MatchedSpectra, "POST", "/lorad/spectra", body, timeout=TOKEN_SECONDS)

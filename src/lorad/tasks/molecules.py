@@ -59,7 +59,7 @@ def chemistry() -> Any:
         raise ConfigError(
             "molecules need RDKit; install it with: pip install 'lorad[spectra]'", code="needs_rdkit"
         ) from None
-    RDLogger.DisableLog("rdApp.*")
+    RDLogger.DisableLog("rdApp.*")  # type: ignore[attr-defined]
     return Chem
 
 

@@ -217,7 +217,9 @@ class Spectra(Predicting):
         logits = torch.full(
             (len(rows), int(counts.max())), NEVER, dtype=evidence.dtype, device=evidence.device
         )
-        logits = logits.index_put((owners.to(logits.device), places.to(logits.device)), (evidence * weights).sum(-1))
+        logits = logits.index_put(
+            (owners.to(logits.device), places.to(logits.device)), (evidence * weights).sum(-1)
+        )
         return Matched(
             logits=logits,
             targets=torch.tensor([row.right for row in rows]),
@@ -283,6 +285,7 @@ class Spectra(Predicting):
 
     # -- serving
 
+    @torch.inference_mode()
     def predict(self, model: Any, rows: Sequence[SpectrumRow]) -> list[Any]:
         """Return of each spectrum its candidates, the likeliest first, each with what its peaks say."""
         found: list[dict[str, Any]] = [{} for _ in rows]
@@ -292,9 +295,7 @@ class Spectra(Predicting):
             shares = said.logits.float().softmax(-1).cpu()
             evidence = said.evidence.float().cpu()
             matches: dict[int, list[dict[str, Any]]] = defaultdict(list)
-            for pair, (row, place) in enumerate(
-                zip(said.pairs.tolist(), said.places.tolist(), strict=True)
-            ):
+            for pair, (row, place) in enumerate(zip(said.pairs.tolist(), said.places.tolist(), strict=True)):
                 logit = float(said.logits[row, place])
                 told = _answer(group[row], place, evidence[pair].tolist())
                 matches[row].append({**told, "match": _sigmoid(logit), "share": float(shares[row, place])})
@@ -369,9 +370,7 @@ def _strongest(
 def _peaks(rows: Sequence[SpectrumRow]) -> Peaks:
     """Return spectra side by side, the precursor first."""
     mzs = [torch.tensor([row.precursor_mz or 0.0, *row.mzs], dtype=torch.float64) for row in rows]
-    losses = [
-        torch.tensor([0.0, *(_loss(row, mz) for mz in row.mzs)], dtype=torch.float64) for row in rows
-    ]
+    losses = [torch.tensor([0.0, *(_loss(row, mz) for mz in row.mzs)], dtype=torch.float64) for row in rows]
     intensities = [torch.tensor([0.0, *row.intensities], dtype=torch.float64).sqrt() for row in rows]
     seen = [torch.ones(len(row.mzs) + 1, dtype=torch.bool) for row in rows]
     return Peaks(
@@ -403,13 +402,16 @@ def _pairs(row: SpectrumRow, width: int) -> NDArray[np.float64]:
     for at, smiles in enumerate(row.candidates):
         ions = molecules.fragments(smiles, row.sign)
         distances = np.stack([_distances(row, ions, broken)[0] for broken in (1, 2)])
-        near = np.maximum(np.array(NEAR)[:, None], [[PPM], [0], [0]] * np.array(row.mzs))
+        near = np.maximum(np.array(NEAR)[:, None], np.array([[PPM], [0.0], [0.0]]) * np.array(row.mzs))
         found[at, 1 : len(row.mzs) + 1, :6] = (
             np.exp(-((distances[:, None] / near[None]) ** 2)).reshape(6, -1).T
         )
         if row.precursor_mz:
             away = abs(row.precursor_mz - _adduct(row).mz(molecules.molecule(smiles).mass))
-            found[at, 0, 6:] = np.exp(-((away / (PPM * row.precursor_mz)) ** 2)), np.exp(-((away / ROUGHLY) ** 2))
+            found[at, 0, 6:] = (
+                np.exp(-((away / (PPM * row.precursor_mz)) ** 2)),
+                np.exp(-((away / ROUGHLY) ** 2)),
+            )
     return found
 
 
@@ -464,7 +466,8 @@ def _answer(row: SpectrumRow, place: int, evidence: Sequence[float]) -> dict[str
             row.mzs, row.intensities, evidence[1:], away.tolist(), which.tolist(), strict=False
         )
     ]
-    explained = sum(each["intensity"] for each in peaks if each["explained"])
+    both = zip(row.intensities, evidence[1:], strict=False)  # evidence goes on for padding
+    explained = sum(intensity for intensity, own in both if own > 0)
     return {
         "smiles": row.candidates[place],
         "evidence": round(evidence[0], 4),

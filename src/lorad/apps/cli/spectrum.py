@@ -123,9 +123,7 @@ def rank(
     show(found, as_json, tables.ranked_spectra)
 
 
-def _ranked(
-    client: Client, model: str, spectrum: Mapping[str, Any], smiles: Sequence[str]
-) -> MatchedSpectra:
+def _ranked(client: Client, model: str, spectrum: Mapping[str, Any], smiles: Sequence[str]) -> MatchedSpectra:
     """Return all candidates of one spectrum, in requests that the daemon takes; what they share is told anew."""
     parts = [smiles[begin : begin + AT_ONCE] for begin in range(0, len(smiles), AT_ONCE)]
     answers = [client.match_spectra([{**spectrum, "candidates": list(part)}], model) for part in parts]

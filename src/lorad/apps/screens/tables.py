@@ -29,8 +29,6 @@ from lorad.errors import ConfigError
 from lorad.records import AnswerThresholds, Drop, Evaluation, FactRecall, Job, Score, Verdict
 from lorad.serving import answers
 from lorad.serving.answers import (
-    MatchedSpectra,
-    SpectrumMatch,
     Classification,
     Classifications,
     Datasets,
@@ -40,10 +38,12 @@ from lorad.serving.answers import (
     Explanation,
     Jobs,
     JobWithFile,
+    MatchedSpectra,
     RemovedDocuments,
     RetentionMatrix,
     ScoreMatrix,
     SearchResults,
+    SpectrumMatch,
     SystemAnswer,
     VersionEntry,
     VersionPapers,
@@ -349,7 +349,10 @@ def plot_spectrum(match: SpectrumMatch, path: Path) -> None:
     """Draw a spectrum, its explained peaks in another colour and with their fragments; raise ``ConfigError``."""
     figure = _figure(8, 4)
     axes = figure.subplots()
-    for is_explained, colour, label in ((False, "tab:gray", "not explained"), (True, "tab:blue", "explained")):
+    for is_explained, colour, label in (
+        (False, "tab:gray", "not explained"),
+        (True, "tab:blue", "explained"),
+    ):
         peaks = [peak for peak in match.peaks if peak.explained is is_explained]
         if peaks:
             axes.vlines(

@@ -23,7 +23,17 @@ BESIDE = ("precursor_mz", "charge", "adduct")
 #: What libraries tell beside a spectrum, and nothing is learned from.
 REMARKS = frozenset(
     {
-        *("name", "title", "compound_name", "inchi", "inchikey", "formula", "ion_mode", "ionmode", "instrument"),
+        *(
+            "name",
+            "title",
+            "compound_name",
+            "inchi",
+            "inchikey",
+            "formula",
+            "ion_mode",
+            "ionmode",
+            "instrument",
+        ),
         *("instrument_type", "collision_energy", "ms_level", "spectrum_id", "scans"),
     }
 )

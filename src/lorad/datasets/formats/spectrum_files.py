@@ -50,7 +50,7 @@ class _Spectrum:
         """Keep what a line says, if it is a field of a row."""
         name = _NAMES.get(key.strip().lower())
         if name and value.strip().lower() not in _UNTOLD:
-            self.fields[name] = value.split()[0] if name == "precursor_mz" else value.strip()
+            self.fields[name] = value.split(maxsplit=1)[0] if name == "precursor_mz" else value.strip()
 
     def add_peak(self, mz: str, intensity: str) -> None:
         self.mzs.append(mz)
@@ -123,7 +123,8 @@ def _msp(text: TextFile, limits: InboxSettings) -> Iterator[tuple[int, Mapping[s
             left = int(counted[1][:9])
             continue
         before = len(open_one.mzs)
-        _take(open_one, line, text.number, limits, ":", are_peaks=left is not None)
+        has_begun = left is not None  # a comment before them may have lines of its own
+        _take(open_one, line, text.number, limits, ":", may_tell=not has_begun, may_be_peaks=has_begun)
         left = None if left is None else left - (len(open_one.mzs) - before)
     if open_one is not None:
         if left is None:
@@ -144,9 +145,10 @@ def _take(
     limits: InboxSettings,
     sign: str,
     *,
-    are_peaks: bool = False,
+    may_tell: bool = True,
+    may_be_peaks: bool = True,
 ) -> None:
-    """Take a line of a spectrum; ``sign`` stands between a field's name and its value, ``are_peaks`` says that none comes."""
+    """Take a line of a spectrum, which may be a field, with ``sign`` between name and value, or peaks."""
     if spectrum.problem:
         return
     if isinstance(line, BadRow):
@@ -157,10 +159,10 @@ def _take(
         spectrum.problem = too_long(limits)
         spectrum.mzs, spectrum.intensities = [], []  # what follows of it is passed, not kept
         return
-    told = None if are_peaks else _KEY.fullmatch(line)
+    told = _KEY.fullmatch(line) if may_tell else None
     if told and told[2] == sign:
         spectrum.tell(told[1], told[3])
-    elif line and not line.startswith(("#", ";", "!", "/")):
+    elif may_be_peaks and line and not line.startswith(("#", ";", "!", "/")):
         _take_peaks(spectrum, line, number)
 
 
