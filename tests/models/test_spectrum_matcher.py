@@ -92,10 +92,10 @@ def test_a_version_is_its_projections_lora_and_the_whole_fusion(base, folder, tm
     rows = encoded(base)
     ask(base.model, rows)
     model = peft_io.add_lora(base.model, 4, 8, MATCHER)
-    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-2)
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-3)
     task = find("spectra")
     losses = []
-    for _ in range(5):
+    for _ in range(10):
         loss = task.loss(task.forward(model, rows)) / len(rows)
         loss.backward()
         optimizer.step()
