@@ -238,6 +238,7 @@ def test_a17_no_command_lets_data_steer_the_terminal(lorad, tmp_path, monkeypatc
         "cancel",
         "pause",
         "retry",
+        "spectrum rank",
     }:  # an answer's and an error's lines are its own
         assert "\n7  forged" not in told
 
