@@ -12,7 +12,8 @@ def packed(folder):
     model = tiny_smiles.model()
     model.config.architectures = ["AlbertForMaskedLM"]
     model.config.save_pretrained(folder)
-    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    pooler = {f"albert.pooler.{name}": torch.zeros(32) for name in ("weight", "bias")}
+    torch.save(model.state_dict() | pooler, folder / "pytorch_model.bin")
     torch.save({"a": 1}, folder / "training_args.bin")
     (folder / "vocab.txt").write_text("\n".join(tiny_smiles.WORDS) + "\n")
     (folder / "tokenizer_config.json").write_text("{}")

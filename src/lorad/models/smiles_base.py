@@ -19,6 +19,8 @@ ATOMS = (
 )
 """What is one token of a SMILES (Schwaller et al. 2019, as rxnmapper 0.4.3 has it)."""
 LONGEST = 512
+UNUSED = "albert.pooler."
+"""What the package stores beside a masked language model, which has no place for it."""
 _SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 
 
@@ -30,7 +32,7 @@ def prepare(folder: Path) -> None:
     tensors = read_tensors(folder / PICKLE)
     # names that share a tensor are told apart: safetensors keeps each by itself
     save_file(
-        {name: each.clone().contiguous() for name, each in tensors.items()},
+        {name: each.clone().contiguous() for name, each in tensors.items() if not name.startswith(UNUSED)},
         folder / "model.safetensors",
         metadata={"format": "pt"},
     )
