@@ -53,6 +53,13 @@ def test_the_shipped_file_for_tagging_adds_a_track(home):
     assert settings.tracks == {"ner": TrackSettings(task="token_classification", base="minilm")}
 
 
+def test_the_shipped_file_for_spectra_adds_a_track_and_a_rate_of_its_own(home):
+    settings = load_settings(home, str(SHIPPED / "configs" / "spectra.yaml"))
+
+    assert settings.tracks == {"spectra": TrackSettings(task="spectra", base="rxnmapper")}
+    assert settings.planner.learning_rates[1:] == Settings().planner.learning_rates
+
+
 def test_the_file_of_the_demo_is_one_of_settings(home):
     settings = load_settings(home, str(SHIPPED / "configs" / "demo.yaml"))
 

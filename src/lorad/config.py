@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from lorad.errors import ConfigError, did_you_mean
 from lorad.home import Home
-from lorad.records import CLASSIFICATION, RETRIEVAL, StoppingRule
+from lorad.records import CLASSIFICATION, RETRIEVAL, SPECTRA, StoppingRule
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, le=31_536_000)]
@@ -336,6 +336,7 @@ TASKS = {
     CLASSIFICATION: "lorad.tasks.text_classification:TextClassification",
     "token_classification": "lorad.tasks.token_classification:TokenClassification",
     "bidirectional_token_classification": "lorad.tasks.token_classification:BidirectionalTokenClassification",
+    SPECTRA: "lorad.tasks.spectra:Spectra",
 }
 
 

@@ -6,6 +6,9 @@ What lives here: ``load``, ``load_all`` and ``load_system``, which check all tha
     from lorad.library import DocumentStore, load
     print(load(home="/var/lib/lorad").answer("Where is the library?"))
 
+    model = load_model("v0.2")
+    infer(model, model.tokenizer, "C1=CC=CC=C1", [51.02, 78.05], [0.3, 1.0]).match
+
     store = DocumentStore(embedder="/var/lib/lorad/models/base/minilm")
     store.add_documents([Path("manual.md"), "The mill stands by the river."])
     store.search("Where is the mill?")[0].chunk.text
@@ -34,7 +37,14 @@ from lorad.retrieval import document_store, passages
 from lorad.retrieval.citations import Citation
 from lorad.retrieval.document_store import How, Passage
 from lorad.serving import systems
-from lorad.serving.answers import Classification, Classifications, SystemAnswer, SystemMember
+from lorad.serving.answers import (
+    Classification,
+    Classifications,
+    MatchedSpectrum,
+    SpectrumMatch,
+    SystemAnswer,
+    SystemMember,
+)
 from lorad.serving.engine import UNKNOWN_CONTEXT, answer_room, context_length
 from lorad.serving.record_json import read
 from lorad.serving.systems import Chain
@@ -124,6 +134,32 @@ def load(
     promoted (``is_damage``).
     """
     return _Library(home, config, strict).load(track, version)
+
+
+def load_model(
+    version: str | None = None, *, track: str = "spectra", home: str | Path | None = None
+) -> Loaded:
+    """Load a version of a track of spectra, the latest by default, for ``infer``; as ``load`` does."""
+    return load(track, version or "latest", home=home)
+
+
+def infer(
+    model: Loaded,
+    tokenizer: Any,
+    smiles: str,
+    mzs: Sequence[float],
+    intensities: Sequence[float],
+    **beside: Any,
+) -> SpectrumMatch:
+    """Return how well a molecule matches a spectrum, and which peaks speak for it.
+
+    ``beside`` may be ``precursor_mz``, ``charge`` and ``adduct``. The ``tokenizer`` is the model's own, whatever is given. Raise
+    ``SampleError`` that names the field.
+    """
+    del tokenizer  # model and tokenizer are checked together, and one without the other answers nonsense
+    asked = {"smiles": smiles, "mzs": list(mzs), "intensities": list(intensities), **beside}
+    (said,) = model.predict([asked])
+    return read(MatchedSpectrum, said).matches[0]
 
 
 def load_all(

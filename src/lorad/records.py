@@ -26,6 +26,9 @@ CLASSIFICATION = "text_classification"
 RETRIEVAL = "retrieval"
 """The task of tracks that hold documents and learn nothing, and what their files' formats are called."""
 
+SPECTRA = "spectra"
+"""The task of tracks that match spectra with molecules, and what their files' formats are called."""
+
 DOCUMENTS = "documents"
 """The track of documents that is meant where none is named."""
 

@@ -33,6 +33,7 @@ from fake_daemon import (
 )
 from typer.testing import CliRunner
 
+from lorad.apps.cli import tracker_alias
 from lorad.apps.cli.main import app
 from lorad.config import Settings, load_settings
 from lorad.home import Home
@@ -365,6 +366,93 @@ def test_texts_are_classified_by_the_only_track_that_learns_labels(lorad, daemon
     refused = lorad("classify", "a")
     assert (refused.exit_code, "no track learns labels" in refused.stderr) == (1, True)
     assert "no text given" in lorad("classify", "-", typed="").stderr
+
+
+MATCH = {
+    "smiles": "c1ccccc1",
+    "match": 0.914,
+    "share": 1.0,
+    "evidence": 1.7,
+    "explained_intensity": 0.77,
+    "peaks": [
+        {"mz": 51.02, "intensity": 0.3, "evidence": -0.25, "explained": False, "fragment": None},
+        {"mz": 78.05, "intensity": 1.0, "evidence": 1.5, "explained": True, "fragment": "C6H6+"},
+    ],
+}
+MATCHED = {"model": "spectra@v0.2", "system_fingerprint": "", "spectra": [{"matches": [MATCH]}]}
+
+
+def test_a_spectrum_is_asked_with_the_words_of_the_seed(lorad, daemon):
+    daemon.answers("POST /lorad/spectra", MATCHED)
+    words = ["--smiles", "C1=CC=CC=C1", "--mzs", "100", "200", "300", "--intensities", "0.5", "0.7", "0.9"]
+
+    shown = lorad("spectrum", *words, "--version", "v0.2")
+
+    assert shown.exit_code == 0, shown.stderr
+    body = {"smiles": "C1=CC=CC=C1", "mzs": [100.0, 200.0, 300.0], "intensities": [0.5, 0.7, 0.9]}
+    assert daemon.asked[-1][2] == {"model": "spectra@v0.2", "spectra": [body]}
+    for part in ("match 91.4%", "77% of the intensity", "78.0500", "+1.50", "explained", "C6H6+"):
+        assert part in shown.stdout
+    assert json.loads(lorad("spectrum", *words, "--json").stdout) == MATCHED
+    assert daemon.asked[-1][2]["model"] == "spectra"
+    told = lorad("spectrum", "--mzs", "1", "--smiles", "C")
+    assert (told.exit_code, "its peaks are needed" in told.stderr) == (1, True)
+
+
+def test_a_spectrum_is_drawn_with_its_explained_peaks(lorad, daemon, tmp_path):
+    daemon.answers("POST /lorad/spectra", MATCHED)
+    words = ["--smiles", "C", "--mzs", "51.02", "78.05", "--intensities", "0.3", "1"]
+    for name, begins in (("a.svg", b"<?xml"), ("a.png", b"\x89PNG")):
+        shown = lorad("spectrum", *words, "--plot", str(tmp_path / name))
+        assert shown.exit_code == 0, shown.stderr
+        assert (tmp_path / name).read_bytes().startswith(begins)
+    assert "C6H6+" in (tmp_path / "a.svg").read_text()
+
+
+def test_candidates_are_ranked_for_each_spectrum_of_a_file(lorad, daemon, tmp_path):
+    # Given more candidates than a request may have
+    daemon.answers("POST /lorad/spectra", MATCHED)
+    (tmp_path / "two.mgf").write_text("BEGIN IONS\n16 1\nEND IONS\nBEGIN IONS\n17 1\nEND IONS\n")
+    (tmp_path / "some.smi").write_text("\n".join(f"{'C' * n} alkane-{n}" for n in range(1, 71)))
+
+    words = [
+        "spectrum",
+        "rank",
+        "--mgf",
+        str(tmp_path / "two.mgf"),
+        "--candidates",
+        str(tmp_path / "some.smi"),
+    ]
+    shown = lorad(*words)
+
+    assert shown.exit_code == 0, shown.stderr
+    asked = [body["spectra"][0] for _, _, body in daemon.asked]
+    assert [(each["mzs"], len(each["candidates"])) for each in asked] == [
+        ([16.0], 64), ([16.0], 6), ([17.0], 64), ([17.0], 6),
+    ]  # fmt: skip
+    assert "c1ccccc1" in shown.stdout
+    (tmp_path / "two.mgf").write_text("BEGIN IONS\n16 0\nEND IONS\n")
+    told = lorad(*words)
+    assert (told.exit_code, "on line 1, field 'intensities[0]'" in told.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "becomes"),
+    [
+        (
+            "--version v0.3 --description Fine-tuned --accuracy 0.90 --f1_score 0.89 --set_as_latest",
+            "v0.3 checkpoints/v0.3 --description Fine-tuned --metric accuracy=0.90 --metric f1_score=0.89 --set-latest",
+        ),
+        ("--version=v0.3 elsewhere --track mail", "v0.3 elsewhere --track mail"),
+    ],
+)
+def test_the_words_of_the_checkpoint_tracker_are_those_of_versions_add(words, becomes):
+    assert tracker_alias.as_versions_add(words.split()) == becomes.split()
+
+
+def test_a_checkpoint_without_a_version_is_told(lorad):
+    told = lorad("update-checkpoint-tracker", "--accuracy", "0.9")
+    assert (told.exit_code, "--version v0.3" in told.stderr) == (1, True)
 
 
 def chain(count=1, **of_member):

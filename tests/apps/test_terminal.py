@@ -92,6 +92,27 @@ CLASSIFIED = {
         | {"levels": [{"label": "spam", "probability": 0.9}]}
     ],
 }
+MATCHED = {
+    "model": f"spectra@v0.1{EVIL}",
+    "spectra": [
+        {
+            "matches": [
+                {
+                    "smiles": f"C{EVIL}",
+                    "match": 0.9,
+                    "share": 1.0,
+                    "evidence": 1.7,
+                    "explained_intensity": 1.0,
+                }
+                | {
+                    "peaks": [
+                        {"mz": 16.0, "intensity": 1.0, "evidence": 0.5, "explained": True, "fragment": EVIL}
+                    ]
+                }
+            ]
+        }
+    ],
+}
 MEANT = {"forgotten": 2, "dry_run": True, "examples": [{"question": "q", "answer": "a"}]}
 VERSION = described()
 TAGGED = {"version": "v0.3", "tag": "x", "removed": False}
@@ -105,6 +126,11 @@ ASKING = {
     "chat": ([], {"POST /v1/chat/completions": STREAM}),
     "tag": (["a name"], {"POST /lorad/tag": TAGGED}),
     "classify": (["a text", "--model", "mail"], {"POST /lorad/classify": CLASSIFIED}),
+    "spectrum": (
+        ["--smiles", "C", "--mzs", "16", "--intensities", "1"],
+        {"POST /lorad/spectra": MATCHED},
+    ),
+    "spectrum rank": (["--mgf", "{file}", "--candidates", "{file}"], {"POST /lorad/spectra": MATCHED}),
     "test": (["{rows}"], {"POST /v1/chat/completions": STREAM}),
     "drop": (["{file}"], {}),
     "docs": ([], {}),
@@ -154,7 +180,7 @@ ASKING = {
     "consolidate": ([], {"POST /lorad/consolidate": job(4, "d", "queued")}),
 }
 #: Commands that hand over to another program, and those that say nothing of anybody's: tests of their own.
-OTHERS = {*programs.FORWARDED, "versions add", "run", "init"}
+OTHERS = {*programs.FORWARDED, "versions add", "update-checkpoint-tracker", "run", "init"}
 
 
 def commands():
@@ -212,6 +238,7 @@ def test_a17_no_command_lets_data_steer_the_terminal(lorad, tmp_path, monkeypatc
         "cancel",
         "pause",
         "retry",
+        "spectrum rank",
     }:  # an answer's and an error's lines are its own
         assert "\n7  forged" not in told
 

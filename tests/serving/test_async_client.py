@@ -86,6 +86,7 @@ def test_other_questions_are_records_too(daemon, path):
     daemon.answers("POST /v1/completions", text)
     daemon.answers("POST /v1/embeddings", vectors)
     daemon.answers("POST /lorad/predict", told)
+    daemon.answers("POST /lorad/spectra", {"model": "spectra@v0.1", "spectra": [{"matches": []}]})
     daemon.answers("POST /lorad/tag", {"model": "ner@v0.1", "texts": [{"spans": []}]})
     daemon.answers("POST /lorad/classify", {"model": "mail@v0.1", "classifications": []})
     daemon.answers("POST /lorad/systems/lcr", {"system": "lcr", "members": [], "results": []})
@@ -95,6 +96,7 @@ def test_other_questions_are_records_too(daemon, path):
 
     assert asyncio.run(client.complete("Once", n=1)).choices[0].text == " upon a time"
     assert asyncio.run(client.embed(["a"], "minilm")) == [(1.0, 0.5)]
+    assert asyncio.run(client.match_spectra([{"smiles": "C"}])).spectra[0].matches == ()
     assert asyncio.run(client.predict("mail", ["a"])) == Predictions(
         model="mail@v0.1", predictions=({"label": "spam"},)
     )

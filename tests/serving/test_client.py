@@ -114,6 +114,7 @@ ANSWERS = {
     | {"versions": ["v0.1"], "datasets": ["doors"], "matrix": [[1.0]], "counts": [[[4, 4]]]},
     "GET /lorad/events": {"events": [event(6, "promoted", job=7)]},
     "POST /lorad/forget": {"forgotten": 0, "dry_run": False},
+    "POST /lorad/spectra": {"model": "spectra@v0.1", "spectra": [{"matches": []}]},
     "POST /lorad/tag": {"model": "ner@v0.1", "texts": [{"spans": []}]},
     "POST /lorad/consolidate": QUEUED,
     "POST /lorad/classify": {"model": "mail@v0.1", "classifications": []},
@@ -151,6 +152,11 @@ ANSWERS = {
         (lambda c: c.memory("chat"), "GET /lorad/memory", None),
         (lambda c: c.retention("chat"), "GET /lorad/retention", None),
         (lambda c: c.events(5), "GET /lorad/events", None),
+        (
+            lambda c: c.match_spectra(({"smiles": "C", "mzs": [16.0], "intensities": [1.0]},)),
+            "POST /lorad/spectra",
+            {"model": "spectra", "spectra": [{"smiles": "C", "mzs": [16.0], "intensities": [1.0]}]},
+        ),
         (lambda c: c.tag_texts(("a",)), "POST /lorad/tag", {"model": "ner", "texts": ["a"]}),
         (
             lambda c: c.forget("chat", "x"),

@@ -145,6 +145,27 @@ class Labels(Lengths):
         return [said | {"levels": [{"label": "long", "probability": 1.0}]} for _ in rows]
 
 
+class Matches(Lengths):
+    """A task that says of every molecule that it matches."""
+
+    formats = "spectra"
+
+    def question(self, tokenizer, asked):
+        del asked
+        return super().question(tokenizer, "x")
+
+    def predict(self, model, rows):
+        peak = {"mz": 78.05, "intensity": 1.0, "evidence": 0.5, "explained": True, "fragment": "C6H6+"}
+        match = {
+            "smiles": "c1ccccc1",
+            "match": 0.9,
+            "share": 1.0,
+            "evidence": 1.7,
+            "explained_intensity": 1.0,
+        }
+        return [{"matches": [match | {"peaks": [peak]}]} for _ in super().predict(model, rows)]
+
+
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
     """Run a daemon with a version, examples and an ended job, that starts no session."""
@@ -158,6 +179,7 @@ def app(tmp_path_factory):
         begin()
     started.engine.attach("lengths", Lengths(), started.engine.base("chat"))
     started.engine.attach("ner", Whole(), started.engine.base("chat"))
+    started.engine.attach("spectra", Matches(), started.engine.base("chat"))
     started.engine.attach("labels", Labels(), started.engine.base("chat"))
     started.tracks["labels"] = started.tracks["chat"]
     started.api._systems = {"chain": SystemSettings.model_validate({"classifier": {"track": "labels"}})}
@@ -489,6 +511,7 @@ ASKED = {
     "GET /api/version": None,
     "POST /lorad/predict": {"model": "lengths", "inputs": ["Where is it?", "There."]},
     "POST /lorad/tag": {"texts": ["Where is it?", "There."]},
+    "POST /lorad/spectra": {"spectra": [{"smiles": "C", "mzs": [16.0], "intensities": [1.0]}]},
     "POST /lorad/classify": {"model": "labels", "texts": ["Where is it?", "There."]},
     "POST /lorad/systems/chain": {"texts": ["Where is it?", "There."]},
     "POST /lorad/search": {"query": "Where is the mill?"},

@@ -100,6 +100,19 @@ def test_calls_of_tools_come_back_from_an_export(memory, drop, tmp_path):
     assert {example.id for example in again} == {example.id for example in known}
 
 
+def test_spectra_come_back_from_an_export(memory, drop, tmp_path):
+    row = {"smiles": "c1ccccc1", "mzs": [51.02, 78.05], "intensities": [0.3, 1.0], "adduct": "[M+H]+"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    known = reader.read(tmp_path / "rows.jsonl", InboxSettings(), "spectra").examples
+    memory.add(known, drop(), 1.0)
+    exported = tmp_path / "export.jsonl"
+    exported.write_text("".join(json.dumps(row) + "\n" for row in memory.page()))
+
+    again = reader.read(exported, InboxSettings(), "spectra").examples
+
+    assert [example.id for example in again] == [example.id for example in known]
+
+
 def test_what_was_only_context_is_not_taught_by_an_export(memory, drop, tmp_path):
     # Given the second turn of a conversation
     turns = [

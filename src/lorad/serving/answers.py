@@ -120,6 +120,59 @@ class Classifications:
     classifications: tuple[Classification, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeakEvidence:
+    """A peak of a spectrum, and what it says of a molecule."""
+
+    mz: float
+    intensity: float
+    """Of the strongest peak's."""
+    evidence: float
+    """In nats: above 0 the peak speaks for the molecule, below for another one of near mass."""
+    explained: bool
+    """Whether that is above 0."""
+    fragment: str | None = None
+    """The formula of an ion that breaking up to two bonds of the molecule gives, where one has the peak's mass."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpectrumMatch:
+    """How well a molecule matches a spectrum."""
+
+    smiles: str
+    """Canonical, without stereochemistry, which no mass spectrum shows."""
+    match: float
+    """Probability that the spectrum is its own rather than another one's of near mass, 0 to 1."""
+    share: float
+    """The same among the candidates of the request, which sum to 1."""
+    evidence: float
+    """Of the spectrum as a whole, in nats. The match's log odds are this plus that of the peaks, weighted by their shares of the
+    intensities' square roots."""
+    explained_intensity: float
+    """Share of the intensity that lies in explained peaks."""
+    peaks: tuple[PeakEvidence, ...]
+    """The strongest ones, by m/z."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchedSpectrum:
+    """The candidates of one spectrum."""
+
+    matches: tuple[SpectrumMatch, ...]
+    """The likeliest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchedSpectra:
+    """The candidates of some spectra, in the spectra's order."""
+
+    model: str
+    """The track and the version that answered, as ``spectra@v0.1``."""
+    system_fingerprint: str = ""
+    """Version and hash of what answered."""
+    spectra: tuple[MatchedSpectrum, ...]
+
+
 # -- systems
 
 

@@ -22,6 +22,7 @@ from lorad.records import DOCUMENTS
 from lorad.serving import replies
 from lorad.serving.answers import (
     Classifications,
+    MatchedSpectra,
     Predictions,
     SearchResults,
     Status,
@@ -102,6 +103,13 @@ class AsyncClient:
         """Return the passages of documents that are nearest to a query; options as ``POST /lorad/search`` has them."""
         body = {"track": track, "query": query, "k": k, **given(options)}
         return await self._ask(SearchResults, "POST", "/lorad/search", body, seconds=TOKEN_SECONDS)
+
+    async def match_spectra(
+        self, spectra: Sequence[Mapping[str, Any]], model: str = "spectra"
+    ) -> MatchedSpectra:
+        """Return how well molecules match spectra, at most 64: each has ``mzs``, ``intensities``, and ``smiles`` or ``candidates``."""
+        body = {"model": model, "spectra": [dict(each) for each in spectra]}
+        return await self._ask(MatchedSpectra, "POST", "/lorad/spectra", body, seconds=TOKEN_SECONDS)
 
     async def classify(self, model: str, texts: Sequence[str]) -> Classifications:
         """Return what texts are, by a track that learns their labels."""

@@ -32,6 +32,7 @@ from lorad.serving.answers import (
     Forgotten,
     Jobs,
     JobWithFile,
+    MatchedSpectra,
     Pause,
     Pinned,
     Predictions,
@@ -171,6 +172,11 @@ class Client:
         """Return the labelled spans of some texts, at most 64."""
         body = {"model": model, "texts": list(texts)}
         return self._ask(TaggedTexts, "POST", "/lorad/tag", body, timeout=TOKEN_SECONDS)
+
+    def match_spectra(self, spectra: Sequence[Mapping[str, Any]], model: str = "spectra") -> MatchedSpectra:
+        """Return how well molecules match spectra, at most 64: each has ``mzs``, ``intensities``, and ``smiles`` or ``candidates``."""
+        body = {"model": model, "spectra": [dict(each) for each in spectra]}
+        return self._ask(MatchedSpectra, "POST", "/lorad/spectra", body, timeout=TOKEN_SECONDS)
 
     def classify(self, model: str, texts: Sequence[str]) -> Classifications:
         """Return what texts are, by a track that learns their labels."""

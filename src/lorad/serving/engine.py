@@ -408,8 +408,9 @@ class Engine:
         if not isinstance(served.task, Predicting):
             raise _other_way(track, served.task, "POST /v1/chat/completions")
         context = context_length(served.base.model.config)
-        with _about_input(number):
-            check_length(asked, context)
+        with _about_input(number, has_fields=isinstance(asked, Mapping)):
+            if served.task.is_text:
+                check_length(asked, context)
             row = served.task.question(served.base.tokenizer, asked)
             if context is not None and len(row) > context:
                 raise ProtocolError(
@@ -724,12 +725,13 @@ def _as_protocol_errors(status: int = 400) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _about_input(number: int) -> Iterator[None]:
-    """Tell a client which of its inputs is wrong, and how."""
+def _about_input(number: int, *, has_fields: bool) -> Iterator[None]:
+    """Tell a client which of its inputs is wrong, where an input is an object which field of it, and how."""
     try:
         yield
     except (SampleError, ProtocolError) as error:
-        param = f"inputs[{number}]"
+        field = error.data.get("field") if has_fields else None
+        param = f"inputs[{number}]" + (f".{field}" if field else "")
         raise ProtocolError(error.message, status=422, code=error.code, param=param) from None
 
 

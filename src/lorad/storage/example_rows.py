@@ -9,7 +9,7 @@ import sqlite3
 from dataclasses import replace
 from typing import Any
 
-from lorad.records import Example, as_message
+from lorad.records import SPECTRA, Example, as_message
 from lorad.storage.strict_json import LEVELS, Flaw, NotJson, is_deeper, parse
 
 #: Characters of questions and answers after which a page ends: a row may have a megabyte.
@@ -37,10 +37,15 @@ def exported(row: sqlite3.Row) -> dict[str, Any]:
     names = ("line", "added_at", "learned_in", "recalled", "recalled_in")
     provenance = {"row": row["rowid"], **{name: row[name] for name in names}}
     try:
-        told = _as_chat(_readable(row))
+        example = _readable(row)
+        told = _as_spectrum(example) if example.task == SPECTRA else _as_chat(example)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         told = {"unreadable": f"{type(error).__name__}: {error}"}
     return told | {"dataset": _clean(row["dataset"]), "provenance": provenance}
+
+
+def _as_spectrum(example: Example) -> dict[str, Any]:
+    return {"smiles": example.target, **example.input}
 
 
 def _as_chat(example: Example) -> dict[str, Any]:

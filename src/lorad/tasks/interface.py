@@ -74,6 +74,8 @@ class Task(ABC):
     own_mask: ClassVar[bool] = False
     """Whether ``forward`` gives a causal model's attention a mask of its own (``mask``): without it, a model that is exported
     would answer otherwise in other programs."""
+    is_text: ClassVar[bool] = True
+    """Whether all that a client asks becomes tokens: then what is far too long is refused before it is read."""
 
     # -- the base
 
@@ -219,6 +221,11 @@ class Task(ABC):
         There may be thousands of rows: divide them into passes (``packing.divide``).
         They are told with the version and decide nothing; a check of the judge is in ``evaluation.judge``.
         """
+        del model, rows
+        return {}
+
+    def held_out_metrics(self, model: Any, rows: Sequence[Any]) -> Mapping[str, float]:
+        """Return numbers of the rows that were never trained (``held_out``), told beside the others."""
         del model, rows
         return {}
 

@@ -70,6 +70,7 @@ def measure(
         logits = ask(task, model, made.sample)
         with torch.inference_mode():
             own_metrics = dict(task.metrics(model, [each.row for each in examples]))
+            own_metrics |= task.held_out_metrics(model, [each.row for each in held_out])
         files.write_json(candidate / metrics.PROBES, metrics.probe(task, model, made.sample))
         unseen = metrics.recalled(task, model, [each.row for each in held_out])
         if made.scaling:

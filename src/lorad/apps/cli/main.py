@@ -10,7 +10,20 @@ from typing import Annotated, Any
 import typer
 
 from lorad import __version__
-from lorad.apps.cli import ask, classify, docs, drops, init, jobs, memory, programs, status, testing, versions
+from lorad.apps.cli import (
+    ask,
+    classify,
+    docs,
+    drops,
+    init,
+    jobs,
+    memory,
+    programs,
+    spectrum,
+    status,
+    testing,
+    versions,
+)
 from lorad.apps.cli.context import CliContext
 from lorad.apps.screens import terminal
 from lorad.errors import LoradError
@@ -69,7 +82,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Keeps a local language model learning, and tests after every session what was forgotten.",
 )
-for module in (init, programs, status, ask, classify, testing, drops, docs, jobs, versions, memory):
+for module in (init, programs, status, ask, classify, spectrum, testing, drops, docs, jobs, versions, memory):
     app.add_typer(module.app)
 
 

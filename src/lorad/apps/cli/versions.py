@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from lorad.apps.cli import tracker_alias
 from lorad.apps.cli.context import connect, connect_or_read, show
 from lorad.apps.cli.options import DryRun, Json, Track, refuse_options_in_front
 from lorad.apps.cli.programs import AS_TYPED, hand_over
@@ -70,6 +71,13 @@ def versions_show(
 @group.command("add", **AS_TYPED)  # type: ignore[arg-type]
 def versions_add(ctx: typer.Context) -> None:
     """Import an externally trained adapter or model; see: lorad versions add --help."""
+    hand_over(ctx, "versions", "add")
+
+
+@app.command("update-checkpoint-tracker", **AS_TYPED)  # type: ignore[arg-type]
+def update_checkpoint_tracker(ctx: typer.Context) -> None:
+    """Import a version with the words of update_checkpoint_tracker.py; see: lorad versions add --help."""
+    ctx.args = tracker_alias.as_versions_add(ctx.args)
     hand_over(ctx, "versions", "add")
 
 

@@ -38,10 +38,12 @@ from lorad.serving.answers import (
     Explanation,
     Jobs,
     JobWithFile,
+    MatchedSpectra,
     RemovedDocuments,
     RetentionMatrix,
     ScoreMatrix,
     SearchResults,
+    SpectrumMatch,
     SystemAnswer,
     VersionEntry,
     VersionPapers,
@@ -305,6 +307,71 @@ def classifications(answer: Classifications, texts: Sequence[str]) -> "Renderabl
             ("text", "label", "probability", "levels"), rows, numbers=(2,), folding=(0, 1, 3), narrowest=12
         ),
     )
+
+
+def matched_spectrum(answer: MatchedSpectra) -> "RenderableType":
+    """Show how well a molecule matches a spectrum, and what each peak says of it."""
+    (spectrum,) = answer.spectra
+    best = spectrum.matches[0]
+    rows = [
+        (
+            f"{peak.mz:.4f}",
+            f"{peak.intensity:.3f}",
+            f"{peak.evidence:+.2f}",
+            ("explained", "green") if peak.explained else "",
+            peak.fragment or "",
+        )
+        for peak in best.peaks
+    ]
+    return _stack(
+        _text(
+            f"{best.smiles}: match {best.match:.1%}, {best.explained_intensity:.0%} of the intensity explained, "
+            f"by {answer.model}"
+        ),
+        _table(("m/z", "intensity", "evidence", "", "fragment"), rows, numbers=(0, 1, 2)),
+    )
+
+
+def ranked_spectra(answer: MatchedSpectra) -> "RenderableType":
+    """Show the candidates of each spectrum, the likeliest first."""
+    rows = [
+        (str(number), str(rank), each.smiles, f"{each.match:.1%}", f"{each.explained_intensity:.0%}")
+        for number, spectrum in enumerate(answer.spectra, start=1)
+        for rank, each in enumerate(spectrum.matches, start=1)
+    ]
+    columns = ("spectrum", "rank", "molecule", "match", "explained")
+    return _stack(
+        _text(f"by {answer.model}"), _table(columns, rows, numbers=(0, 1, 3, 4), folding=(2,), narrowest=12)
+    )
+
+
+def plot_spectrum(match: SpectrumMatch, path: Path) -> None:
+    """Draw a spectrum, its explained peaks in another colour and with their fragments; raise ``ConfigError``."""
+    figure = _figure(8, 4)
+    axes = figure.subplots()
+    for is_explained, colour, label in (
+        (False, "tab:gray", "not explained"),
+        (True, "tab:blue", "explained"),
+    ):
+        peaks = [peak for peak in match.peaks if peak.explained is is_explained]
+        if peaks:
+            axes.vlines(
+                [peak.mz for peak in peaks],
+                0,
+                [peak.intensity for peak in peaks],
+                color=colour,
+                label=label,
+                linewidth=1.5,
+            )
+    for peak in match.peaks:
+        if peak.explained and peak.fragment:
+            axes.annotate(
+                peak.fragment, (peak.mz, peak.intensity), rotation=60, fontsize=7, ha="left", va="bottom"
+            )
+    axes.set(xlabel="m/z", ylabel="intensity", ylim=(0, 1.25))
+    axes.set_title(f"{match.smiles[:80]}: match {match.match:.0%}", parse_math=False)
+    axes.legend(loc="upper left")
+    _save(figure, path)
 
 
 def system_answer(answer: SystemAnswer, texts: Sequence[str]) -> "RenderableType":

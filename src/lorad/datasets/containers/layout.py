@@ -21,8 +21,8 @@ Plain = Callable[[TextFile, InboxSettings], Iterator[tuple[int, Any]]]
 #: Fields of a row that errors give as an example.
 QUESTION_AND_ANSWER = ("question", "answer")
 
-#: Fields of words, under their own names; a sidecar may say that a file has others.
-LISTED = frozenset({"tokens", "tokenized_text"})
+#: Fields of words and of peaks, under their own names; a sidecar may say that a file has others.
+LISTED = frozenset({"tokens", "tokenized_text", "mzs", "intensities"})
 
 #: What rows may need that stands beside their list, in any spelling: what they ask about, and who answers.
 _AROUND = frozenset(

@@ -5,7 +5,8 @@ What lives here: telling these formats apart, and the one form in which each tas
 - ``tagging``: the text, and ``[[start, end, label], …]`` in order, in characters, the end exclusive;
 - ``classify``: the text, and its label; or the list of its labels in order where a text may have several; or the share of
   the ratings that each label got;
-- ``retrieval``: what names a document (title, url, source, id) and is known of it (tags, date, markup, pages), and its text.
+- ``retrieval``: what names a document (title, url, source, id) and is known of it (tags, date, markup, pages), and its text;
+- ``spectra``: a spectrum, and its molecule's SMILES (``spectra``).
 
 What never does: chat (``reader``), containers (``file_rows``), learning.
 """
@@ -20,7 +21,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from lorad.datasets.containers.file_rows import BadRow, Packed, Plain, shown
-from lorad.datasets.formats import packed_documents, row_values
+from lorad.datasets.formats import packed_documents, row_values, spectra, spectrum_files
 from lorad.datasets.formats.row_values import Row, unpacked
 from lorad.datasets.formats.text_formats import TAG, Document, Sentence, document, sentences
 from lorad.records import Example
@@ -45,16 +46,22 @@ NEEDS = {
     "tagging": "a row needs tokens and their tags, or a text and its spans",
     "classify": "a row needs a text and its label (or a list of labels, or the probability of each)",
     "retrieval": "a row needs a text, and may have a title, url, source, id, date and tags",
+    "spectra": "a row needs smiles, mzs and intensities, and may have precursor_mz, charge and adduct",
 }
 
 #: What reads a task's text files that are neither JSON nor tables.
-PLAIN: dict[str, Plain] = {"tagging": sentences, "retrieval": document}
+PLAIN: dict[str, Plain] = {"tagging": sentences, "retrieval": document, "spectra": spectrum_files.spectra}
 
 #: What reads a task's files that are no text.
 PACKED: dict[str, Packed] = {"retrieval": packed_documents.find}
 
 #: Columns of a table as errors show them.
-EXAMPLE = {"tagging": ("tokens", "ner_tags"), "classify": ("text", "label"), "retrieval": ("title", "text")}
+EXAMPLE = {
+    "tagging": ("tokens", "ner_tags"),
+    "classify": ("text", "label"),
+    "retrieval": ("title", "text"),
+    "spectra": ("smiles", *spectra.PEAKS),
+}
 
 _TAGS = ("ner_tags", "tags", "labels")
 _SPANS = ("spans", "entities", "label", "labels")
@@ -68,6 +75,7 @@ FIELDS = {
     "tagging": ("tokens", *_TAGS, "text", "spans", "entities", "label", "tokenized_text", "ner"),
     "classify": (*_TEXTS, *_LABELS),
     "retrieval": (*_BODIES, *_NAMES, "tags"),
+    "spectra": ("smiles", *spectra.PEAKS, *spectra.BESIDE),
 }
 
 #: What tools write beside their annotations: who, when, and remarks.
@@ -168,6 +176,8 @@ def is_header(columns: Collection[str], task: str) -> bool:
         )
     if task == "classify":
         return not names.isdisjoint(_TEXTS) and not names.isdisjoint(_LABELS)
+    if task == "spectra":
+        return {"smiles", *spectra.PEAKS} <= names
     return not names.isdisjoint(_BODIES)
 
 
@@ -609,6 +619,13 @@ FORMATS = (
         _file,
     ),
     Format("document", "retrieval", "a document is", _is_document, _document),
+    Format(
+        "spectrum",
+        "spectra",
+        "spectra of molecules are",
+        _has("smiles", *spectra.PEAKS),
+        lambda row, _: spectra.read(row),
+    ),
 )
 
 #: Where a row of each format has its labels, for what is wrong with them in its track or beside other rows.

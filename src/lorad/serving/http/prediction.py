@@ -1,22 +1,25 @@
 """Answers that are data: labels, spans, properties, of tasks that do not answer in text.
 
-What lives here: ``/lorad/predict``, and ``/lorad/tag`` where spans have a record of their own. What never does: what an input
+What lives here: ``/lorad/predict``, and ``/lorad/tag`` and ``/lorad/spectra`` where answers have a record of their own. What never does: what an input
 or an answer is, which the track's task says.
 """
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Request
 
 from lorad.errors import ProtocolError
-from lorad.serving.answers import Predictions, TaggedTexts, TextSpans
+from lorad.records import SPECTRA
+from lorad.serving.answers import MatchedSpectra, MatchedSpectrum, Predictions, TaggedTexts, TextSpans
 from lorad.serving.http.daemon import Daemon
 from lorad.serving.http.routing import Threads, about_texts, given, predicted
-from lorad.serving.http.schemas import PredictBody, TagTextsBody
+from lorad.serving.http.schemas import PredictBody, SpectraBody, TagTextsBody
 from lorad.serving.record_json import RecordError, read
 
 TAGGING = "tagging"
 """The formats of tasks that find spans (``tasks.Task.formats``)."""
+T = TypeVar("T")
 
 
 def add(app: FastAPI, daemon: Daemon) -> None:
@@ -36,15 +39,27 @@ def add(app: FastAPI, daemon: Daemon) -> None:
             version, fingerprint, said = await predicted(
                 threads, request, daemon.predict, body.model, body.texts, TAGGING
             )
-        return TaggedTexts(model=version, system_fingerprint=fingerprint, texts=tuple(map(_spans, said)))
+        return TaggedTexts(model=version, system_fingerprint=fingerprint, texts=_as(TextSpans, said))
+
+    @app.post("/lorad/spectra")
+    async def match_spectra(
+        body: Annotated[SpectraBody, given(SpectraBody)], request: Request
+    ) -> MatchedSpectra:
+        with about_texts("spectra"):
+            version, fingerprint, said = await predicted(
+                threads, request, daemon.predict, body.model, body.spectra, SPECTRA
+            )
+        return MatchedSpectra(
+            model=version, system_fingerprint=fingerprint, spectra=_as(MatchedSpectrum, said)
+        )
 
 
-def _spans(said: Any) -> TextSpans:
-    """Return a task's answer as spans; a task of somebody's own may say something else."""
+def _as(kind: type[T], said: Sequence[Any]) -> tuple[T, ...]:
+    """Return a task's answers as records; a task of somebody's own may say something else."""
     try:
-        return read(TextSpans, said)
+        return tuple(read(kind, each) for each in said)
     except RecordError as error:
         raise ProtocolError(
-            f"the track's task does not answer with spans ({error}); ask it with: POST /lorad/predict",
+            f"the track's task answers otherwise ({error}); ask it with: POST /lorad/predict",
             code="other_way",
         ) from None

@@ -135,15 +135,15 @@ async def cancelled_when_left(request: Request, *asked: Asked) -> AsyncIterator[
 
 
 @contextlib.contextmanager
-def about_texts(*, is_numbered: bool = True) -> Iterator[None]:
-    """Tell what is wrong with an input as what is wrong with a text: so the route's body calls it."""
+def about_texts(name: str = "texts", *, is_numbered: bool = True) -> Iterator[None]:
+    """Tell what is wrong with an input as what is wrong with a text, or whatever the route's body calls it."""
     try:
         yield
     except ProtocolError as error:
         param = str(error.data.get("param"))
         if not param.startswith(_INPUTS):
             raise
-        told = {**error.data, "param": f"texts{param.removeprefix(_INPUTS) if is_numbered else ''}"}
+        told = {**error.data, "param": f"{name}{param.removeprefix(_INPUTS) if is_numbered else ''}"}
         raise ProtocolError(error.message, status=error.status, code=error.code, **told) from None
 
 

@@ -314,6 +314,17 @@ class ClassifyBody(Body):
     texts: list[str] = Field(min_length=1, max_length=INPUTS)
 
 
+class SpectraBody(Body):
+    """Spectra with the molecules, one or several candidates, that they are compared with."""
+
+    example: ClassVar[str] = (
+        '{"spectra": [{"smiles": "C1=CC=CC=C1", "mzs": [51.02, 78.05], "intensities": [0.3, 1.0]}]}'
+    )
+
+    model: str = Field(default="spectra", max_length=2 * NAME_LENGTH)
+    spectra: list[dict[str, Any]] = Field(min_length=1, max_length=INPUTS)
+
+
 class SystemBody(Body):
     """Texts for a system's chain, and which of its variants answer instead of those that the settings name."""
 

