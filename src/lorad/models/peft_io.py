@@ -57,7 +57,8 @@ def add_lora(model: Any, rank: int, alpha: int, head: Head = CAUSAL, beside: Any
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
-        target_modules=list(head.layers) or ("all-linear" if beside is None else sorted(_linear_names(model))),
+        target_modules=list(head.layers)
+        or ("all-linear" if beside is None else sorted(_linear_names(model))),
         lora_dropout=0.0,
         bias="none",
         task_type=head.task_type,
