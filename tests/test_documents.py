@@ -95,7 +95,7 @@ def test_every_setting_that_is_named_is_there(generate):
 
 
 CODE = re.compile(r"^```\w*\n(.*?)^```|`([^`\n]+)`", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"^lorad(?: --\w+ \S+)* ([a-z]+)(?: ([a-z]+))?", re.MULTILINE)
+COMMAND = re.compile(r"^lorad(?: --\w+ \S+)* ([a-z][a-z-]*)(?: ([a-z]+))?", re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", WRITTEN, ids=relative)
