@@ -100,16 +100,37 @@ def test_calls_of_tools_come_back_from_an_export(memory, drop, tmp_path):
     assert {example.id for example in again} == {example.id for example in known}
 
 
-def test_spectra_come_back_from_an_export(memory, drop, tmp_path):
-    row = {"smiles": "c1ccccc1", "mzs": [51.02, 78.05], "intensities": [0.3, 1.0], "adduct": "[M+H]+"}
+@pytest.mark.parametrize(
+    ("task", "row"),
+    [
+        (
+            "spectra",
+            {"smiles": "c1ccccc1", "mzs": [51.02, 78.05], "intensities": [0.3, 1.0], "adduct": "[M+H]+"},
+        ),
+        (
+            "tagging",
+            {
+                "tokens": ["Anna", "Maria", "works", "at", "IBM"],
+                "tags": ["B-PER", "I-PER", "O", "O", "B-ORG"],
+            },
+        ),
+        ("tagging", {"text": "nobody is named", "spans": []}),
+        ("classify", {"text": "late again", "label": "complaint"}),
+        ("classify", {"text": "late again", "labels": ["complaint", "delivery"]}),
+        ("classify", {"text": "late again", "labels": []}),
+        ("classify", {"text": "late again", "label": {"good": 0.25, "bad": 0.75}}),
+    ],
+)
+def test_what_a_track_has_learned_comes_back_from_an_export(memory, drop, tmp_path, task, row):
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
-    known = reader.read(tmp_path / "rows.jsonl", InboxSettings(), "spectra").examples
+    known = reader.read(tmp_path / "rows.jsonl", InboxSettings(), task).examples
     memory.add(known, drop(), 1.0)
     exported = tmp_path / "export.jsonl"
     exported.write_text("".join(json.dumps(row) + "\n" for row in memory.page()))
 
-    again = reader.read(exported, InboxSettings(), "spectra").examples
+    again = reader.read(exported, InboxSettings(), task).examples
 
+    assert len(known) == 1
     assert [example.id for example in again] == [example.id for example in known]
 
 

@@ -6,6 +6,7 @@ What lives here: reading them, also what an older lorad kept and JSON cannot say
 import json
 import math
 import sqlite3
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -38,14 +39,10 @@ def exported(row: sqlite3.Row) -> dict[str, Any]:
     provenance = {"row": row["rowid"], **{name: row[name] for name in names}}
     try:
         example = _readable(row)
-        told = _as_spectrum(example) if example.task == SPECTRA else _as_chat(example)
+        told = _ROWS.get(example.task, _as_chat)(example)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         told = {"unreadable": f"{type(error).__name__}: {error}"}
     return told | {"dataset": _clean(row["dataset"]), "provenance": provenance}
-
-
-def _as_spectrum(example: Example) -> dict[str, Any]:
-    return {"smiles": example.target, **example.input}
 
 
 def _as_chat(example: Example) -> dict[str, Any]:
@@ -61,6 +58,14 @@ def _as_chat(example: Example) -> dict[str, Any]:
         **({"tools": _functions(tools[0])} if tools else {}),
         **_wordings(example),
     }
+
+
+#: Rows of each task's own, as its datasets may be written; all others are conversations.
+_ROWS: dict[str, Callable[[Example], dict[str, Any]]] = {
+    "tagging": lambda example: {"text": example.input, "spans": example.target},
+    "classify": lambda example: {"text": example.input, "label": example.target},
+    SPECTRA: lambda example: {"smiles": example.target, **example.input},
+}
 
 
 def _wordings(example: Example) -> dict[str, list[str]]:
