@@ -590,3 +590,13 @@ def test_a_causal_model_classifies_too_and_padding_changes_nothing(tmp_path):
     assert together.shape == (2, 2)
     assert torch.allclose(together, alone, atol=1e-5)
     assert metrics.recalled(TASK, loaded.model, rows) == [False, False]
+
+
+def test_a_text_of_which_an_encoder_reads_only_its_own_marks_is_refused():
+    def reads_nothing(_text, **_options):
+        return {"input_ids": [2, 3], "special_tokens_mask": [1, 1]}
+
+    with pytest.raises(SampleError) as told:
+        TASK.question(reads_nothing, "\u200b")
+
+    assert told.value.code == "no_text"

@@ -128,8 +128,9 @@ class TextClassification(Predicting):
         """Return a text's tokens; raise ``SampleError`` when it is none, or is empty."""
         if not isinstance(asked, str) or not asked.strip():
             raise SampleError("a text with words is needed", code="no_text", field="text")
-        tokens = tuple(tokenizer(asked)["input_ids"])
-        if not tokens:
+        read = tokenizer(asked, return_special_tokens_mask=True)
+        tokens = tuple(read["input_ids"])
+        if all(read["special_tokens_mask"]):  # an encoder puts its own around nothing too
             raise SampleError(
                 "the base model's tokenizer finds nothing in the text", code="no_text", field="text"
             )
