@@ -327,6 +327,9 @@ FULL = {"text": "Arlo owns it."}
         ({"tokens": ["a"], "tags": ["O"], "text": "a"}, "text", "the field is unknown here"),
         ({"tokens": ["a"], "labels": [0], "input_ids": [1]}, "input_ids", "token ids of another program"),
         ({"tokens": ["a"]}, "ner_tags", "the field is missing or empty; a row needs tokens"),
+        # spans with tags of tokens
+        (FULL | {"spans": [[0, 4, "B-PER"]]}, "spans[0]", "has the label 'B-PER', a tag of tokens"),
+        (FULL | {"spans": [{"start": 0, "end": 4, "label": "O"}]}, "spans[0]", "leave out what is O"),
         # GLiNER
         (
             {"tokenized_text": ["a"], "ner": [[0, 1, "X"]]},

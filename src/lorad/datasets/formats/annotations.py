@@ -94,6 +94,9 @@ _INEXACT = 0.011
 #: A list or an object as a program prints it where a label should be; JSON's lists were unpacked before.
 _PRINTED = re.compile(r"""\s*[\[{]\s*['"\d]""")
 
+#: A tag of a token, as tagging schemes write it.
+_TAG = re.compile(r"O$|[BI]-\S")
+
 _PAIR = "pairs of texts are not learned; put both into one text"
 _COMPLETIONS = "is how Label Studio before 1.0 wrote annotations; export with 1.0 or newer"
 
@@ -343,6 +346,11 @@ def _of_text(text: _Text, items: Iterable[tuple[str, Any]], field: str, labels: 
     size = len(text.text)
     for where, item in items:
         start, end, label = _span(item, where, labels)
+        if _TAG.match(label):
+            raise BadRow(
+                where,
+                f"has the label {label!r}, a tag of tokens; name the label alone, and leave out what is O",
+            )
         if not 0 <= start < end <= size:
             raise BadRow(where, f"goes from {start} to {end}, and the text has {size} characters")
         said = item.get("text") if isinstance(item, Mapping) else None
