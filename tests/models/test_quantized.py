@@ -217,10 +217,11 @@ def test_a_shape_counts_the_layers_of_an_adapter(folder):
 
 
 @needs_bitsandbytes
-def test_no_library_fetches_code_from_the_network(tmp_path):
+@pytest.mark.parametrize("first", ["models.peft_io", "training.session", "apps.daemon.app"])
+def test_no_library_fetches_code_from_the_network(tmp_path, first):
     # Given a package `kernels` that would
     (tmp_path / "kernels.py").write_text("raise SystemExit('code was fetched')")
-    program = "import lorad.models.peft_io, bitsandbytes, bitsandbytes.backends.cpu.ops, sys; print(sys.modules['kernels'])"
+    program = f"import lorad.{first}, bitsandbytes.backends.cpu.ops, sys; print(sys.modules['kernels'])"
 
     made = subprocess.run(
         [sys.executable, "-c", program],

@@ -2,3 +2,5 @@
 
 What never lives here: the ledger, the socket; ``serving`` is not imported.
 """
+
+import lorad.models  # noqa: F401 - before transformers' trainer, which imports bitsandbytes: see there
