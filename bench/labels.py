@@ -654,9 +654,17 @@ def lcr() -> dict[str, Any]:
         "figures": found,
         "members": {variant: said["members"] for variant, said in chain.items()},
         "complete": statistics.mean(len(steps) == 3 for said in chain.values() for steps in said["steps"]),
-        **_damaged(home, texts, chain["small"]),
-        **_drifted(home, texts),
+        # each in a home of its own: a version that is found damaged does not serve again by itself
+        **_damaged(_copy(home, "damaged"), texts, chain["small"]),
+        **_drifted(_copy(home, "drifted"), texts),
     }
+
+
+def _copy(home: Home, name: str) -> Home:
+    made = Home(home.root.with_name(f"{home.root.name}_{name}"))
+    shutil.rmtree(made.root, ignore_errors=True)
+    shutil.copytree(home.root, made.root, symlinks=True, ignore=shutil.ignore_patterns("*.sock", "*.log"))
+    return made
 
 
 def _chained(client: Client, texts: Sequence[str], variant: str) -> dict[str, Any]:
