@@ -202,8 +202,10 @@ class Session:
         examples = [*self.folder.new(), *(item.example for item in self.folder.old())]
         usable, _ = encode(self._task, base.tokenizer, examples)
         rows = [row for _, row in usable]
-        known = parent.labels if parent else ()
-        labels = list(dict.fromkeys([*known, *self._task.labels(rows)]))
+        known, told = parent.labels if parent else (), self._task.labels(rows)
+        # learned anew, labels stand where they stood, but for those that no row has any more
+        before = peft_io.read_labels(Path(self.spec.parent)) if self.spec.parent and parent is None else ()
+        labels = list(dict.fromkeys([*known, *(label for label in before if label in told), *told]))
         label_names.check(labels)
         if rows and not labels:
             raise TrainingError("no row has a label; drop some with labels first", code="no_labels")
