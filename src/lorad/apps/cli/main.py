@@ -84,7 +84,19 @@ app = typer.Typer(
     help="Keeps a local language model learning, and tests after every session what was forgotten.",
 )
 for module in (
-    init, programs, status, ask, classify, fill, spectrum, testing, drops, docs, jobs, versions, memory
+    init,
+    programs,
+    status,
+    ask,
+    classify,
+    fill,
+    spectrum,
+    testing,
+    drops,
+    docs,
+    jobs,
+    versions,
+    memory,
 ):
     app.add_typer(module.app)
 
