@@ -539,3 +539,36 @@ def test_the_shipped_system_is_sound(home):
 
     assert list(shipped.system("lcr").roles) == ["detector", "refinement", "classifier"]
     assert {track.base for name, track in shipped.tracks.items() if name != "chat"} == {"minilm", "smollm2"}
+
+
+SEED = {"model_type": "encoder_only", "vocab_size": 10_000, "d_model": 256, "num_heads": 4, "num_layers": 4}
+SEED |= {"d_ff": 1024, "max_seq_len": 512, "dropout": 0.1}
+
+
+def test_the_seeds_keys_describe_a_model_from_scratch():
+    track = TrackSettings.model_validate({"base": "scratch", "model": SEED})
+
+    assert (track.architecture, track.task) == ("encoder", "masked_language_modeling")
+    assert track.sizes.model_dump() == SEED
+    assert TrackSettings.model_validate(track.model_dump(mode="json")) == track
+    plain = TrackSettings.model_validate({"base": "scratch", "architecture": "decoder"})
+    assert (plain.task, plain.sizes.d_model) == ("causal_language_modeling", 256)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"base": "scratch"}, "needs an architecture"),
+        ({"base": "scratch", "architecture": "decoder", "task": "chat"}, "leave task out"),
+        ({"base": "scratch", "architecture": "decoder", "model": SEED}, "is no decoder"),
+        ({"base": "smollm2", "architecture": "encoder"}, "need base: scratch"),
+        ({"task": "span_corruption"}, "need base: scratch"),
+        (
+            {"base": "scratch", "architecture": "encoder", "model": {"d_model": 30, "num_heads": 4}},
+            "multiple",
+        ),
+    ],
+)
+def test_what_is_no_model_from_scratch_is_refused(given, said):
+    with pytest.raises(ValueError, match=said):
+        TrackSettings.model_validate(given)

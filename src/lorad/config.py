@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from lorad.errors import ConfigError, did_you_mean
 from lorad.home import Home
-from lorad.records import CLASSIFICATION, RETRIEVAL, SPECTRA, StoppingRule
+from lorad.records import CLASSIFICATION, FILLING, RETRIEVAL, SCRATCH, SPANS, SPECTRA, StoppingRule
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, le=31_536_000)]
@@ -233,6 +233,8 @@ class JudgeSettings(Section):
     """Significance level of the exact McNemar test over all old examples."""
     max_perplexity_rise: Limit = 0.15
     """Maximum relative rise of perplexity on a fixed general text, compared with the base."""
+    max_corpus_perplexity_rise: Limit = 0.05
+    """Maximum relative rise of perplexity on the held-out documents of each earlier dataset, for models from scratch."""
     max_kl: Limit = 1.0
     """Maximum KL divergence from the base on its own general conversation, in nats per token."""
     max_degenerate_share: Share = 0.1
@@ -243,6 +245,35 @@ class JudgeSettings(Section):
     """Maximum difference of logits between training and serving; float32 stays below 0.01, bfloat16 rounds the merged weights."""
     max_truncation_error: Limit = 1.0
     """Maximum share of an adapter that truncation may lose; with 1 only recall decides."""
+
+
+class PretrainingSettings(Section):
+    """How models from scratch learn (``base: scratch``)."""
+
+    epochs: Rounds = 30
+    """Maximum number of epochs of a session."""
+    batch: Parallel = 16
+    """Sequences of ``max_seq_len`` tokens per optimizer step."""
+    learning_rate: Rate = 1e-3
+    """Learning rate at its highest, behind the warm-up; then it decays along a cosine."""
+    continued_learning_rate: Rate = 5e-4
+    """The same for further text, on a version that has learned some."""
+    weight_decay: Share = 0.01
+    """Weight decay of matrices (AdamW)."""
+    warmup_share: Share = 0.06
+    """Share of the steps of all ``epochs`` that the warm-up takes, at most 500 steps."""
+    masked_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of the tokens that are hidden, and to be guessed; a decoder hides none."""
+    validation_share: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    """Share of a dataset's documents that are never trained and only measured; of fewer than ten documents, of their sequences."""
+    early_stopping_patience: Rounds = 3
+    """Epochs without improvement after which a session ends."""
+    early_stopping_min_delta: Share = 0.01
+    """The smallest drop of the loss, in nats per token, that counts as improvement."""
+    early_stopping_monitor: Literal["validation", "training"] = "validation"
+    """Whose loss is watched: that of the held-out documents, each dataset counting alike, or that of the epoch."""
+    tokenizer_bytes: Bytes = 50_000_000
+    """The tokenizer is trained on at most so much of the first drop, evenly from all of its documents."""
 
 
 class EngineSettings(Section):
@@ -337,6 +368,23 @@ TASKS = {
     "token_classification": "lorad.tasks.token_classification:TokenClassification",
     "bidirectional_token_classification": "lorad.tasks.token_classification:BidirectionalTokenClassification",
     SPECTRA: "lorad.tasks.spectra:Spectra",
+    FILLING: "lorad.tasks.masked_language_modeling:MaskedLanguageModeling",
+    "causal_language_modeling": "lorad.tasks.causal_language_modeling:CausalLanguageModeling",
+    SPANS: "lorad.tasks.span_corruption:SpanCorruption",
+}
+
+Architecture = Literal["encoder", "decoder", "encoder-decoder"]
+
+#: What a model from scratch of each architecture learns, and what the seed's ``model_type`` calls it.
+PRETRAINING: dict[str, str] = {
+    "encoder": FILLING,
+    "decoder": "causal_language_modeling",
+    "encoder-decoder": SPANS,
+}
+MODEL_TYPES: dict[str, Architecture] = {
+    "encoder_only": "encoder",
+    "decoder_only": "decoder",
+    "transformer": "encoder-decoder",
 }
 
 
@@ -420,6 +468,33 @@ class DocumentSettings(Section):
     """What is said where a request asks for documents and none is relevant."""
 
 
+class ModelSettings(Section):
+    """The sizes of a model from scratch."""
+
+    model_type: Literal["encoder_only", "decoder_only", "transformer"] | None = None
+    """Another way to name the track's ``architecture``."""
+    vocab_size: Annotated[int, Field(ge=300, le=1_000_000)] = 8192
+    """Maximum number of tokens of the vocabulary; a short text gives fewer."""
+    d_model: Annotated[int, Field(ge=8, le=65_536)] = 256
+    """Width of the hidden states."""
+    num_heads: Annotated[int, Field(ge=1, le=1024)] = 4
+    """Attention heads; ``d_model`` / ``num_heads`` must be an even number."""
+    num_layers: Annotated[int, Field(ge=1, le=1024)] = 4
+    """Layers; an encoder-decoder has so many of each."""
+    d_ff: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
+    """Width of the feed-forward layers."""
+    max_seq_len: Annotated[int, Field(ge=16, le=1_048_576)] = 512
+    """Context length in tokens; texts are packed into sequences of this length."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of values dropped in training; a decoder drops attention weights only."""
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> Self:
+        if self.d_model % (2 * self.num_heads):
+            raise ValueError("d_model must be an even multiple of num_heads")
+        return self
+
+
 class TrackSettings(Section):
     """A track: what is learned for one task on one base model, or documents that are searched."""
 
@@ -428,11 +503,47 @@ class TrackSettings(Section):
     ``bidirectional_token_classification``, which lets a causal base read the whole text for each tag; or a task of your own as
     ``module:Class`` (see ``lorad.tasks.interface``). ``retrieval`` learns nothing: its files are documents, which can be searched at once."""
     base: str = "smollm2"
-    """Name of a base model in ``models/base``; see ``lorad base add``. A track of documents needs none."""
+    """Name of a base model in ``models/base``; see ``lorad base add``. ``scratch``: none, the track trains a model of its own from
+    random weights on plain text. A track of documents needs none."""
+    architecture: Architecture | None = None
+    """With ``base: scratch``: ``encoder`` learns hidden words (masked language modelling), ``decoder`` the next word,
+    ``encoder-decoder`` hidden spans. It decides the task."""
+    model: ModelSettings | None = None
+    """With ``base: scratch``: the sizes of the model; ``None``: the defaults."""
     split: SplitSettings | None = None
     """How a track of documents divides them; ``None``: as ``documents.split`` says."""
     retrieve: TrackName | None = None
     """The track of documents in which a track of chat looks its questions up; a request names another one, or none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_task(cls, given: Any) -> Any:
+        """Let the architecture of a model from scratch name its task, and its ``model_type`` the architecture."""
+        if not isinstance(given, Mapping) or given.get("base") != SCRATCH:
+            return given
+        model = given.get("model")
+        typed = MODEL_TYPES.get(str(model.get("model_type"))) if isinstance(model, Mapping) else None
+        chosen = given.get("architecture") or typed
+        task = PRETRAINING.get(chosen) if isinstance(chosen, str) else None
+        return {"task": task, **given, "architecture": chosen} if task else given
+
+    @model_validator(mode="after")
+    def _check_scratch(self) -> Self:
+        is_scratch, own = self.base == SCRATCH, (self.architecture, self.model)
+        if not is_scratch and (own != (None, None) or self.task in PRETRAINING.values()):
+            raise ValueError(f"architecture, model and {self.task} need base: {SCRATCH}")
+        if is_scratch and self.architecture is None:
+            raise ValueError(f"base: {SCRATCH} needs an architecture: {', '.join(PRETRAINING)}")
+        if is_scratch and self.architecture and self.task != PRETRAINING[self.architecture]:
+            raise ValueError(f"base: {SCRATCH} learns what its architecture says; leave task out")
+        if self.model and self.model.model_type and MODEL_TYPES[self.model.model_type] != self.architecture:
+            raise ValueError(f"model_type {self.model.model_type} is no {self.architecture}")
+        return self
+
+    @property
+    def sizes(self) -> ModelSettings:
+        """Return the sizes of a model from scratch."""
+        return self.model or ModelSettings()
 
 
 class RoleSettings(Section):
@@ -506,6 +617,7 @@ class Settings(Section):
     planner: PlannerSettings = PlannerSettings()
     rehearsal: RehearsalSettings = RehearsalSettings()
     training: TrainingSettings = TrainingSettings()
+    pretraining: PretrainingSettings = PretrainingSettings()
     judge: JudgeSettings = JudgeSettings()
     engine: EngineSettings = EngineSettings()
     answering: AnsweringSettings = AnsweringSettings()

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lorad.errors import ConfigError
+from lorad.records import SCRATCH
 
 SOCKET_PATH_LIMIT = 103
 """Bytes: the limit of macOS; Linux allows 107."""
@@ -46,6 +47,10 @@ class Home:
     def base(self, name: str) -> Path:
         """Return where the base model of this name lies."""
         return self.models / "base" / name
+
+    def base_of(self, track: str, base: str) -> Path:
+        """Return where the base of a track lies that names it so; one from scratch is the track's own."""
+        return self.track(track) / "base" if base == SCRATCH else self.base(base)
 
     def track(self, name: str) -> Path:
         """Return the folder of a track: its tracker, versions, candidates."""

@@ -116,7 +116,8 @@ class Loaded:
             raise ProtocolError(f"{self.track} answers in text; use answer()", code="other_way")
         rows = [self._task.question(self.tokenizer, asked) for asked in inputs]
         with self.model() as model, torch.inference_mode():
-            return self._task.predict(model, rows)
+            said = self._task.predict(model, rows)
+        return [self._task.said(self.tokenizer, each) for each in said]
 
 
 def load(
@@ -350,7 +351,7 @@ class _Library:
         """Tell whether a track has learned something, and the memory that is free holds its base."""
         if not Registry(self._home.track(track)).latest:
             return False
-        parameters = bases.shape(self._home.base(self._settings.track(track).base)).parameters
+        parameters = bases.shape(self._home.base_of(track, self._settings.track(track).base)).parameters
         device = hardware.machine(self._settings.engine.device).device
         return parameters * PARAMETER_BYTES <= hardware.free_bytes(device)
 
@@ -370,7 +371,7 @@ class _Library:
         chosen = self._settings.track(track)
         registry = Registry(self._home.track(track))
         name = registry.resolve(version)
-        folder = self._home.base(chosen.base)
+        folder = self._home.base_of(track, chosen.base)
         task = find(chosen.task)
         stack = self._stack(folder, task.head)
         proven = registry.verify(name, stack.base.fingerprint)

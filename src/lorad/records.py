@@ -29,6 +29,15 @@ RETRIEVAL = "retrieval"
 SPECTRA = "spectra"
 """The task of tracks that match spectra with molecules, and what their files' formats are called."""
 
+SCRATCH = "scratch"
+"""What a track names as its base that learns a model of its own, whose first weights are random."""
+
+FILLING = "masked_language_modeling"
+"""The task of an encoder from scratch: the words that are hidden in a text."""
+
+SPANS = "span_corruption"
+"""The task of an encoder-decoder from scratch: several words that are hidden together."""
+
 DOCUMENTS = "documents"
 """The track of documents that is meant where none is named."""
 
@@ -539,6 +548,10 @@ class Evaluation:
     perplexity: float | None = None
     """Of a fixed text; like the next three ``None`` where the task has no such check."""
     perplexity_base: float | None = None
+    perplexities: dict[str, float] = field(default_factory=dict)
+    """Of each dataset's held-out documents, by a model from scratch; empty for other tasks."""
+    perplexities_before: dict[str, float] = field(default_factory=dict)
+    """The parent's of the same, with the same tokens hidden."""
     kl_base: float | None = None
     """Mean KL divergence from the pristine base on its stored conversations, nats per token."""
     degenerate: int | None = None
@@ -611,4 +624,5 @@ def training_inputs(spec: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in spec["settings"]["training"].items()
         if key not in {"max_seconds", "min_share", "nice"}
     }
-    return {**spec, "settings": {"training": training}}
+    own = {key: value for key, value in spec["settings"].items() if key == "pretraining"}
+    return {**spec, "settings": {"training": training, **own}}

@@ -39,7 +39,7 @@ def open_track(home: Home, settings: Settings, database: Database, name: str) ->
     return Track(
         name=name,
         settings=chosen,
-        base=home.base(chosen.base),
+        base=home.base_of(name, chosen.base),
         registry=Registry(home.track(name)),
         memory=Memory(database, name),
     )

@@ -113,6 +113,10 @@ MATCHED = {
         }
     ],
 }
+FILLED = {
+    "model": "words@v0.1",
+    "texts": [{"text": f"of Spain{EVIL}", "gaps": [[{"word": f" Spain{EVIL}", "probability": 0.5}]]}],
+}
 MEANT = {"forgotten": 2, "dry_run": True, "examples": [{"question": "q", "answer": "a"}]}
 VERSION = described()
 TAGGED = {"version": "v0.3", "tag": "x", "removed": False}
@@ -126,6 +130,7 @@ ASKING = {
     "chat": ([], {"POST /v1/chat/completions": STREAM}),
     "tag": (["a name"], {"POST /lorad/tag": TAGGED}),
     "classify": (["a text", "--model", "mail"], {"POST /lorad/classify": CLASSIFIED}),
+    "fill": (["of [MASK]", "--model", "words"], {"POST /lorad/fill-mask": FILLED}),
     "spectrum": (
         ["--smiles", "C", "--mzs", "16", "--intensities", "1"],
         {"POST /lorad/spectra": MATCHED},

@@ -399,3 +399,42 @@ def test_what_has_nothing_to_be_compared_with_is_not_judged(changes, why):
 
     assert verdict.promote, why
     assert len(verdict.reasons) == 10
+
+
+def a_text(new=20.0, old=10.0, **changes):
+    """Return a model from scratch whose parent had perplexities of 30 and 10."""
+    return an_evaluation(
+        **recalled(new=40, old=45, new_before=30, old_before=46),
+        perplexities={"old": old, "new": new},
+        perplexities_before={"old": 10.0, "new": 30.0},
+        **changes,
+    )
+
+
+@pytest.mark.parametrize(
+    ("measured", "failed"),
+    [
+        ({}, ()),
+        ({"old": 10.5}, ()),
+        ({"old": 10.51}, ("perplexity:old",)),
+        ({"new": 30.0}, ("new_perplexity",)),
+        ({"new": nan}, ("new_perplexity",)),
+        ({"old": nan}, ("perplexity:old",)),
+    ],
+)
+def test_a_model_from_scratch_is_judged_by_perplexity_and_not_by_recall(measured, failed):
+    verdict = decide(a_text(**measured), LIMITS)
+
+    assert verdict.failed == failed
+    assert not any("at least 95%" in reason for reason in verdict.reasons)
+    assert (
+        any(reason.startswith("new: perplexity of held-out text 20.00, 30.00") for reason in verdict.reasons)
+        or "new" in measured
+    )
+
+
+def test_the_guessed_share_of_an_older_text_may_fall_by_two_points():
+    kept = {"scores": {"old": Score(right=44, total=100), "new": Score(right=40, total=100)}}
+    assert decide(dataclasses.replace(a_text(), **kept), LIMITS).promote
+    lost = {"scores": {"old": Score(right=43, total=100), "new": Score(right=40, total=100)}}
+    assert decide(dataclasses.replace(a_text(), **lost), LIMITS).failed == ("retention:old",)

@@ -89,6 +89,8 @@ def test_other_questions_are_records_too(daemon, path):
     daemon.answers("POST /lorad/spectra", {"model": "spectra@v0.1", "spectra": [{"matches": []}]})
     daemon.answers("POST /lorad/tag", {"model": "ner@v0.1", "texts": [{"spans": []}]})
     daemon.answers("POST /lorad/classify", {"model": "mail@v0.1", "classifications": []})
+    filled = {"text": "of Spain", "gaps": [[{"word": " Spain", "probability": 0.5}]]}
+    daemon.answers("POST /lorad/fill-mask", {"model": "words@v0.1", "texts": [filled]})
     daemon.answers("POST /lorad/systems/lcr", {"system": "lcr", "members": [], "results": []})
     daemon.answers("GET /v1/models", {"data": [{"id": "chat", "created": 1}]})
     daemon.answers("GET /lorad/status", snapshot())
@@ -102,6 +104,7 @@ def test_other_questions_are_records_too(daemon, path):
     )
     assert asyncio.run(client.tag_texts(["a"])).texts == (TextSpans(spans=()),)
     assert asyncio.run(client.classify("mail", ["a"])).model == "mail@v0.1"
+    assert asyncio.run(client.fill("words", ["of [MASK]"])).texts[0].gaps[0][0].word == " Spain"
     assert asyncio.run(client.ask_system("lcr", ["a"], "small")).system == "lcr"
     assert daemon.asked[-1][2] == {"texts": ["a"], "variant": "small"}
     assert [model.id for model in asyncio.run(client.models()).data] == ["chat"]

@@ -22,7 +22,7 @@ from lorad.apps.daemon.app import App
 from lorad.config import Settings, SystemSettings
 from lorad.errors import ProtocolError, SampleError
 from lorad.home import Home
-from lorad.records import CLASSIFICATION, Encoded, Example
+from lorad.records import CLASSIFICATION, FILLING, Encoded, Example
 from lorad.serving.client import Client, UnixConnection
 from lorad.serving.http.ollama_bodies import OptionsBody
 from lorad.serving.http.schemas import Body
@@ -166,6 +166,19 @@ class Matches(Lengths):
         return [{"matches": [match | {"peaks": [peak]}]} for _ in super().predict(model, rows)]
 
 
+class Gaps(Lengths):
+    """A task that knows one word for every gap."""
+
+    name = FILLING
+
+    def question(self, tokenizer, asked):
+        return super().question(tokenizer, asked["text"])
+
+    def predict(self, model, rows):
+        del model
+        return [{"text": "x", "gaps": [[{"word": "x", "probability": 0.5}]]} for _ in rows]
+
+
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
     """Run a daemon with a version, examples and an ended job, that starts no session."""
@@ -181,6 +194,8 @@ def app(tmp_path_factory):
     started.engine.attach("ner", Whole(), started.engine.base("chat"))
     started.engine.attach("spectra", Matches(), started.engine.base("chat"))
     started.engine.attach("labels", Labels(), started.engine.base("chat"))
+    started.engine.attach("gaps", Gaps(), started.engine.base("chat"))
+    started.tracks["gaps"] = started.tracks["chat"]
     started.tracks["labels"] = started.tracks["chat"]
     started.api._systems = {"chain": SystemSettings.model_validate({"classifier": {"track": "labels"}})}
     started.documents.add("documents", [MANUAL], drop=1, now=1.0, earlier=())
@@ -513,6 +528,7 @@ ASKED = {
     "POST /lorad/tag": {"texts": ["Where is it?", "There."]},
     "POST /lorad/spectra": {"spectra": [{"smiles": "C", "mzs": [16.0], "intensities": [1.0]}]},
     "POST /lorad/classify": {"model": "labels", "texts": ["Where is it?", "There."]},
+    "POST /lorad/fill-mask": {"model": "gaps", "texts": ["Where is [MASK]?", "[MASK]."], "top_k": 3},
     "POST /lorad/systems/chain": {"texts": ["Where is it?", "There."]},
     "POST /lorad/search": {"query": "Where is the mill?"},
     "GET /lorad/documents": None,

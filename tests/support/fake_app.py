@@ -89,6 +89,14 @@ class FakeDaemon:
         request.answers.put([spam(text) for text in texts])
         return request, "v0.1-abc"
 
+    def fill(self, model, texts, top_k):
+        if self.error:
+            raise self.error
+        request = PredictionRequest(model, "v0.1", texts)
+        gaps = [[{"word": " x", "probability": 0.5}] * top_k]
+        request.answers.put([{"text": text.replace("[MASK]", "x"), "gaps": gaps} for text in texts])
+        return request, "v0.1-abc"
+
     def system(self, name, variant):
         if name != "lcr":
             raise ProtocolError(f"there is no system {name!r}", status=404, code="no_such_system")

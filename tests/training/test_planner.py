@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from lorad.config import (
     PlannerSettings,
+    PretrainingSettings,
     RateRow,
     RehearsalSettings,
     SizeRow,
@@ -16,7 +17,7 @@ from lorad.config import (
 )
 from lorad.errors import ConfigError
 from lorad.records import Machine, ModelShape, ReplayMix, StoppingRule
-from lorad.training.planner import RANGES, check_changes, choose_row, plan
+from lorad.training.planner import RANGES, check_changes, choose_row, plan, plan_pretraining
 
 SMOLLM2 = ModelShape(name="smollm2", parameters=135_000_000, layers=30, hidden=576, vocabulary=49_152)
 LLAMA = dataclasses.replace(SMOLLM2, name="llama", parameters=8_000_000_000, layers=32, hidden=4096)
@@ -445,3 +446,38 @@ def test_a12_a_name_that_no_plan_has_is_told_in_plain_text(name):
     assert refused.value.message.isascii()
     assert refused.value.message.isprintable()
     assert len(refused.value.message) < 300
+
+
+def a_pretraining(lengths=(1000,) * 40, *, is_first=True, **overrides):
+    return plan_pretraining(
+        lengths=lengths,
+        context=128,
+        machine=LAPTOP,
+        settings=PretrainingSettings(),
+        rehearsal=RehearsalSettings(),
+        training=TrainingSettings(),
+        is_first=is_first,
+        overrides=overrides,
+    )
+
+
+def test_a_model_from_scratch_is_planned_by_its_tokens():
+    decided = a_pretraining()
+
+    steps = 20 * 30  # 40,000 tokens in 16 sequences of 128 a step, 30 epochs
+    assert (decided.rank, decided.max_length, decided.pack_tokens) == (0, 128, 16 * 128)
+    assert decided.warmup_steps == round(0.06 * steps)
+    assert (decided.learning_rate, a_pretraining(is_first=False).learning_rate) == (1e-3, 5e-4)
+    assert (decided.dtype, decided.stopping.patience, decided.stopping.max_rounds) == ("float32", 3, 30)
+    assert len(decided.reasons) == 3
+
+
+def test_a_humans_word_is_the_last_for_a_model_from_scratch_too():
+    decided = a_pretraining(patience=5, learning_rate=1e-4, max_rounds=7)
+
+    assert (decided.stopping.patience, decided.learning_rate, decided.stopping.max_rounds) == (5, 1e-4, 7)
+    assert "set by hand" in decided.reasons[-1]
+
+
+def test_the_warm_up_of_a_large_text_is_bounded():
+    assert a_pretraining(lengths=(100_000,) * 100).warmup_steps == 500

@@ -26,7 +26,11 @@ def decide(evaluation: Evaluation, settings: JudgeSettings) -> Verdict:
     """Promote only a candidate that passes every check."""
     found = [check(evaluation, settings) for check in CHECKS]
     checks = [check for check in found if check is not None]
-    checks += [*_old_datasets(evaluation, settings), *_old_facts(evaluation, settings)]
+    checks += [
+        *_old_datasets(evaluation, settings),
+        *_old_perplexities(evaluation, settings),
+        *_old_facts(evaluation, settings),
+    ]
     return Verdict(
         promote=all(check.passed for check in checks),
         reasons=tuple(check.sentence if check.passed else f"failed: {check.sentence}" for check in checks),
@@ -75,7 +79,9 @@ def _merge(evaluation: Evaluation, settings: JudgeSettings) -> Check:
     )
 
 
-def _new_recall(evaluation: Evaluation, settings: JudgeSettings) -> Check:
+def _new_recall(evaluation: Evaluation, settings: JudgeSettings) -> Check | None:
+    if evaluation.perplexities:  # text is not learned by heart
+        return None
     new, before = evaluation.new, evaluation.new_before
     if not new.total:
         return Check("new_recall", True, "there was nothing new to learn")
@@ -86,6 +92,32 @@ def _new_recall(evaluation: Evaluation, settings: JudgeSettings) -> Check:
         passed,
         f"{evaluation.dataset}: {new.right} of {new.total} recalled, {before.right} before (at least {least:.0%} and more than before)",
     )
+
+
+def _new_perplexity(evaluation: Evaluation, settings: JudgeSettings) -> Check | None:
+    del settings
+    now = evaluation.perplexities.get(evaluation.dataset)
+    if now is None:
+        return None
+    before = evaluation.perplexities_before[evaluation.dataset]
+    return Check(
+        "new_perplexity",
+        now < before,
+        f"{evaluation.dataset}: perplexity of held-out text {now:.2f}, {before:.2f} before (must be lower)",
+    )
+
+
+def _old_perplexities(evaluation: Evaluation, settings: JudgeSettings) -> Iterator[Check]:
+    """Yield a check for each older dataset of a model from scratch."""
+    for name, before in evaluation.perplexities_before.items():
+        if name == evaluation.dataset:
+            continue
+        now, limit = evaluation.perplexities[name], settings.max_corpus_perplexity_rise
+        yield Check(
+            f"perplexity:{name}",
+            now <= before * (1 + limit),
+            f"{name}: perplexity of held-out text {now:.2f}, {before:.2f} before: {now / before - 1:+.1%} (at most {limit:+.0%})",
+        )
 
 
 def _least_recall(chance: float | None, settings: JudgeSettings) -> float:
@@ -216,6 +248,7 @@ CHECKS: tuple[Callable[[Evaluation, JudgeSettings], Check | None], ...] = (
     _reload,
     _merge,
     _new_recall,
+    _new_perplexity,
     _significance,
     _perplexity,
     _kl,

@@ -1,4 +1,4 @@
-"""Several versions on one base model in memory, each a model of its own that shares the base's weights."""
+"""Several versions on one base model in memory, each a model of its own that shares the base's weights, or has all its own."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 
 from lorad.errors import RegistryError
-from lorad.models import heads
+from lorad.models import heads, version_weights
 from lorad.models.adapters import Adapter
 from lorad.models.bases import Base
 from lorad.models.hardware import passing_errors
@@ -35,7 +35,7 @@ class AdapterStack:
         return list(self._models)
 
     def add(self, name: str, folder: Path) -> None:
-        """Load an adapter from disk beside the others."""
+        """Load a version's weights from disk beside the others."""
         try:
             with passing_errors(f"loading {folder.name}"):
                 labels, model = self._read_in(folder)
@@ -47,6 +47,8 @@ class AdapterStack:
         self._models[name] = model
 
     def _read_in(self, folder: Path) -> tuple[tuple[str, ...], Any]:
+        if version_weights.is_whole(folder):
+            return (), version_weights.load(self.base, folder)
         labels, model = read_labels(folder), shared_copy(self.base.model)
         if labels:  # what PEFT copies and fills with this version's head
             splits_words = read_splits_words(folder)
@@ -55,7 +57,9 @@ class AdapterStack:
         return labels, model.eval()
 
     def read(self, name: str) -> Adapter:
-        """Return an adapter as it lies in memory."""
+        """Return a version's weights as they lie in memory."""
+        if self.base.head.is_whole:
+            return version_weights.read_live(self.model(name))
         return replace(read_live(self.model(name)), labels=self._labels[name])
 
     def unload(self, name: str) -> None:

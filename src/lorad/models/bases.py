@@ -422,6 +422,8 @@ def load_to_answer(folder: Path, device: str, training: TrainingSettings, head: 
     What was judged serves. Where ``training.dtype`` is ``auto``, the precision is what pays there.
     """
     found = machine(device)
+    if head.is_whole:  # such models are small, and trained in it
+        return load_base(folder, torch.float32, found.device, head)
     dtype = found.precision if training.dtype == "auto" else training.dtype
     form, why = quantization(folder, training)
     return load_base(folder, DTYPES[dtype], found.device, head, quantization=form, why=why)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
@@ -44,6 +45,13 @@ class Head:
     make: Callable[[Any, int], nn.Module] | None = None
     """Returns a part of one's own for a model, with random weights and so many outputs; without it the linear layers of the
     base's own part are made anew."""
+    is_whole: bool = False
+    """Whether a version brings every weight, because its base has only random ones (``models.scratch``)."""
+
+    @property
+    def is_learned(self) -> bool:
+        """Tell whether only a version can answer: the base has no such head, or no trained weights at all."""
+        return self.is_whole or bool(self.parts)
 
 
 CAUSAL = Head(name="causal", loads=AutoModelForCausalLM, task_type="CAUSAL_LM")
@@ -56,6 +64,11 @@ SEQUENCE = Head(
 )
 TOKEN = Head(
     name="token", loads=AutoModelForTokenClassification, task_type="TOKEN_CLS", parts=("classifier", "score")
+)
+WHOLE_MASKED = Head(name="whole masked", loads=AutoModelForMaskedLM, task_type=None, is_whole=True)
+WHOLE_CAUSAL = Head(name="whole causal", loads=AutoModelForCausalLM, task_type="CAUSAL_LM", is_whole=True)
+WHOLE_SEQ2SEQ = Head(
+    name="whole seq2seq", loads=AutoModelForSeq2SeqLM, task_type="SEQ_2_SEQ_LM", is_whole=True
 )
 
 

@@ -93,6 +93,36 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FilledGap:
+    """A word, or several, that may stand in a gap."""
+
+    word: str
+    """With the space before it, if it has one."""
+    probability: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilledText:
+    """A text with gaps, and what a model from scratch says stands in them."""
+
+    text: str
+    """With the likeliest in each gap."""
+    gaps: tuple[tuple[FilledGap, ...], ...]
+    """Of each gap, in order, the likeliest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilledTexts:
+    """What stands in the gaps of some texts, in their order."""
+
+    model: str
+    """The track and the version that answered, as ``words@v0.1``."""
+    system_fingerprint: str = ""
+    """Version and hash of what answered."""
+    texts: tuple[FilledText, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Classification:
     """What a text is."""
 

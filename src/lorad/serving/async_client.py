@@ -22,6 +22,7 @@ from lorad.records import DOCUMENTS
 from lorad.serving import replies
 from lorad.serving.answers import (
     Classifications,
+    FilledTexts,
     MatchedSpectra,
     Predictions,
     SearchResults,
@@ -115,6 +116,11 @@ class AsyncClient:
         """Return what texts are, by a track that learns their labels."""
         body = {"model": model, "texts": list(texts)}
         return await self._ask(Classifications, "POST", "/lorad/classify", body, seconds=TOKEN_SECONDS)
+
+    async def fill(self, model: str, texts: Sequence[str], top_k: int = 5) -> FilledTexts:
+        """Return what stands in the gaps (``[MASK]``) of texts, by a model from scratch."""
+        body = {"model": model, "texts": list(texts), "top_k": top_k}
+        return await self._ask(FilledTexts, "POST", "/lorad/fill-mask", body, seconds=TOKEN_SECONDS)
 
     async def ask_system(self, system: str, texts: Sequence[str], variant: str | None = None) -> SystemAnswer:
         """Return what the chain of a system says of texts, step by step."""

@@ -29,6 +29,7 @@ from lorad.serving.answers import (
     Events,
     ExamplesPage,
     Explanation,
+    FilledTexts,
     Forgotten,
     Jobs,
     JobWithFile,
@@ -182,6 +183,11 @@ class Client:
         """Return what texts are, by a track that learns their labels."""
         body = {"model": model, "texts": list(texts)}
         return self._ask(Classifications, "POST", "/lorad/classify", body, timeout=TOKEN_SECONDS)
+
+    def fill(self, model: str, texts: Sequence[str], top_k: int = 5) -> FilledTexts:
+        """Return what stands in the gaps (``[MASK]``) of texts, by a model from scratch."""
+        body = {"model": model, "texts": list(texts), "top_k": top_k}
+        return self._ask(FilledTexts, "POST", "/lorad/fill-mask", body, timeout=TOKEN_SECONDS)
 
     def ask_system(self, system: str, texts: Sequence[str], variant: str | None = None) -> SystemAnswer:
         """Return what the chain of a system says of texts, step by step."""

@@ -318,6 +318,7 @@ class Engine:
         self._check_logprobs(track, sampling)
         with self._place(track, version) as kept:
             task = _generating(served.task, track)
+            _require_learned(task, track, kept)
             check_length(question, context_length(served.base.model.config))
             reply = look_up(kept, question)
             if reply is not None and reply.text is not None:
@@ -627,14 +628,11 @@ class Engine:
     def _predict(self, together: Sequence[PredictionRequest]) -> None:
         track, version = together[0].track, together[0].version
         served = self._find(track)
-        if version == BASE and served.task.head.parts:
-            raise ProtocolError(
-                f"{track} has learned nothing yet: its base cannot answer alone; drop a dataset first",
-                status=409,
-                code="nothing_learned",
-            )
+        _require_learned(served.task, track, version)
         rows = [row for request in together for row in request.rows]
-        answers = iter(self._backend.predict(served.name(version), rows))
+        task, tokenizer = cast("Predicting", served.task), served.base.tokenizer
+        said = self._backend.predict(served.name(version), rows)
+        answers = iter([task.said(tokenizer, each) for each in said])
         for request in together:
             request.answers.put(list(itertools.islice(answers, len(request.rows))))
 
@@ -733,6 +731,16 @@ def _about_input(number: int, *, has_fields: bool) -> Iterator[None]:
         field = error.data.get("field") if has_fields else None
         param = f"inputs[{number}]" + (f".{field}" if field else "")
         raise ProtocolError(error.message, status=422, code=error.code, param=param) from None
+
+
+def _require_learned(task: Task, track: str, version: str) -> None:
+    """Raise ``ProtocolError`` (409) where the base would answer, and has nothing to answer with."""
+    if version == BASE and task.head.is_learned:
+        raise ProtocolError(
+            f"{track} has learned nothing yet: its base cannot answer alone; drop a dataset first",
+            status=409,
+            code="nothing_learned",
+        )
 
 
 def _generating(task: Task, track: str) -> Generating:

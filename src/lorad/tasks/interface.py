@@ -21,8 +21,8 @@ cumulative adapters, the judge, versions, probes, hot swap, rollback, the comman
 file is made of are in ``models``: ``heads``, ``scoring`` (cross entropy, grades), ``packing`` (rows of a causal model in
 one sequence), ``generation``. ``tests/support/toy_task.py`` is the smallest complete task, ``tasks/chat.py`` the largest.
 
-A model from scratch is a base whose weights are random, stored once (``models.bases.store_base`` with a ``make`` of the
-task's own); its layers learn through the LoRA, its head in full.
+A model from scratch (``base: scratch``) has a head that ``is_whole``: its base has random weights (``models.scratch``), a
+version brings all of them, and a session of its own trains them (``training.pretraining``); see ``tasks/pretraining.py``.
 
 A task holds no state: one instance serves all tracks and threads. Tensors stay on the device of the model that made them;
 what it returns to others (targets, grades) is on the CPU.
@@ -62,7 +62,7 @@ class Task(ABC):
     name: ClassVar[str]
     """One word, for people and for what is stored once per base and task."""
     formats: ClassVar[str]
-    """Which formats its files have: ``chat``, ``tagging``, ``classify`` or ``retrieval`` (``datasets.reader``), which also
+    """Which formats its files have: ``chat``, ``tagging``, ``classify`` or ``retrieval``, documents (``datasets.reader``), which also
     say what ``Example.input`` and ``target`` are."""
     head: ClassVar[Head]
     """What stands on the base: one of ``models.heads``, or one of the task's own."""
@@ -240,6 +240,11 @@ class Predicting(Task):
     @abstractmethod
     def predict(self, model: Any, rows: Sequence[Any]) -> list[Any]:
         """Return the answer to each of these rows as JSON data, how sure the model is included."""
+
+    def said(self, tokenizer: Any, answer: Any) -> Any:
+        """Return an answer as it is served: as JSON data, with words where the model says tokens."""
+        del tokenizer
+        return answer
 
 
 class Generating(Task):

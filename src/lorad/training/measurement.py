@@ -103,7 +103,7 @@ def measure(
 
 def _at_base(task: Task, stack: AdapterStack, rows: Sequence[Row]) -> list[bool]:
     """Return which rows the base gets right by itself: none, where a version brings the head."""
-    if task.head.parts:
+    if task.head.is_learned:
         return [False] * len(rows)
     with stack.use(None) as pristine:
         return metrics.recalled(task, pristine, rows)

@@ -4,6 +4,7 @@ What lives here: the table look-up, the memory estimate, the learning rate by mo
 reading files, loading models.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -12,6 +13,7 @@ from annotated_types import Ge, Le
 
 from lorad.config import (
     PlannerSettings,
+    PretrainingSettings,
     RateRow,
     RehearsalSettings,
     Section,
@@ -26,6 +28,9 @@ from lorad.records import CHAT, Machine, ModelShape, Plan, ReplayMix, StoppingRu
 
 #: Share of the free memory that a session may count on; the rest is for answering and for surprises.
 MEMORY_SHARE = 0.5
+
+#: Steps that the warm-up of a model from scratch takes at most.
+MOST_WARMUP = 500
 
 #: The largest alpha that learns at the model's full rate. B moves by about the rate with every step in each of ``rank``
 #: directions, so their sum, scaled by alpha / rank, moves by rate x alpha (the best rate hardly depends on the rank where
@@ -139,6 +144,54 @@ def plan(
     )
     changed = _override(decided, overrides or {})
     return changed if "learning_rate" in (overrides or {}) else _steadied(changed)
+
+
+def plan_pretraining(
+    *,
+    lengths: Sequence[int],
+    context: int,
+    machine: Machine,
+    settings: PretrainingSettings,
+    rehearsal: RehearsalSettings,
+    training: TrainingSettings,
+    is_first: bool,
+    overrides: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Decide how a model from scratch learns documents of these lengths in tokens; it reads ``context`` tokens at once."""
+    steps = math.ceil(sum(lengths) / (context * settings.batch)) * settings.epochs
+    rate = settings.learning_rate if is_first else settings.continued_learning_rate
+    stopping = StoppingRule(
+        recall=1.0,
+        max_rounds=settings.epochs,
+        patience=settings.early_stopping_patience,
+        min_delta=settings.early_stopping_min_delta,
+    )
+    decided = Plan(
+        examples=len(lengths),
+        rank=0,
+        alpha=0,
+        epochs=1,
+        batch=settings.batch,
+        accumulation=1,
+        max_length=context,
+        warmup_steps=min(MOST_WARMUP, math.ceil(settings.warmup_share * steps)),
+        learning_rate=rate,
+        stopping=stopping,
+        mix=ReplayMix(
+            share=rehearsal.share, max_examples=rehearsal.max_examples, recalled_share=0.0, general=0.0
+        ),
+        max_rank=training.max_rank,
+        seed=training.seed,
+        dtype="float32",
+        gradient_checkpointing=bool(training.gradient_checkpointing),
+        pack_tokens=settings.batch * context,
+        reasons=(
+            f"{len(lengths)} documents of {sum(lengths)} tokens: every weight is trained in float32 on {machine.name}",
+            f"at most {settings.epochs} epochs of {settings.batch} sequences of {context} tokens a step",
+            f"the {'first' if is_first else 'next'} text of a model from scratch: learning rate {rate:g}",
+        ),
+    )
+    return _override(decided, overrides or {})
 
 
 def for_task(settings: PlannerSettings, formats: str) -> PlannerSettings:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lorad import records
 from lorad.errors import RegistryError
-from lorad.models import adapters, peft_io
+from lorad.models import adapters, version_weights
 from lorad.records import SessionSpec
 from lorad.storage import files
 from lorad.storage.memory import Recalled
@@ -111,7 +111,7 @@ def compare(registry: Registry, version: str, folder: RunFolder) -> Comparison:
     made_in = _papers(registry, version)["framework"]
     now = papers.read_metadata(again)["framework"]
     return Comparison(
-        largest_difference=adapters.difference(peft_io.read_adapter(first), peft_io.read_adapter(again)),
+        largest_difference=adapters.difference(version_weights.read(first), version_weights.read(again)),
         first=rights[0],
         again=rights[1],
         changed=tuple(loader.compare(made_in, now)),

@@ -5,14 +5,36 @@ What never lives here: files (``checkpoint``), the loop (``trainer``).
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from lorad.training.checkpoint import Checkpoint, Checkpoints
-from lorad.training.rehearsal import Rehearsal
-from lorad.training.rounds import Rounds
+
+
+class Kept(Protocol):
+    """What stands somewhere, and can be put back there."""
+
+    def state(self) -> Any:
+        """Return where it stands, as JSON data."""
+
+    def restore(self, state: Any) -> None:
+        """Stand where ``state`` was taken."""
+
+
+class Decider(Kept, Protocol):
+    """What says how many rounds there were, which was best, and what ended them: recall, or a loss."""
+
+    rounds: int
+    best_round: int
+    ended_by: str | None
+
+    def return_to_best(self) -> None:
+        """Know what was known after the best round."""
+
+
+D = TypeVar("D", bound=Decider)
 
 
 @dataclass(slots=True)
@@ -35,14 +57,14 @@ class Tally:
 
 
 @dataclass(slots=True)
-class RunState:
+class RunState(Generic[D]):
     """A run between two rounds."""
 
     model: Any
     optimizer: torch.optim.Optimizer
     schedule: LambdaLR
-    rehearsal: Rehearsal
-    rounds: Rounds
+    rehearsal: D
+    rounds: Kept
     tally: Tally
     best: dict[str, torch.Tensor] = field(default_factory=dict)
     """The trained weights after the round that tested best."""

@@ -25,25 +25,26 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from lorad import records
-from lorad.config import AnsweringSettings, JudgeSettings, TrainingSettings
+from lorad.config import AnsweringSettings, TrainingSettings
 from lorad.datasets import label_names
 from lorad.errors import TrainingError, TransientError, describe
 from lorad.evaluation import judge, metrics
 from lorad.models import adapters, bases, hardware, heads, peft_io, soft_targets
 from lorad.models.adapter_stack import AdapterStack
-from lorad.records import Evaluation, Plan, SessionResult, SessionSpec, Verdict
+from lorad.records import Evaluation, Plan, SessionSpec, Verdict
 from lorad.storage import files, permissions
 from lorad.storage.busy_mark import FollowedMark
-from lorad.tasks import Generating, Task, encode, find
-from lorad.training import calibrating, distillation, merged_candidate, session_papers, trainer
+from lorad.tasks import Generating, encode, find
+from lorad.training import calibrating, distillation, merged_candidate, trainer
 from lorad.training.checkpoint import Checkpoints
 from lorad.training.fact_measurement import FactMeasurement
 from lorad.training.measurement import CANDIDATE, TrainingResult, ask, measure
 from lorad.training.pauses import Pauses
+from lorad.training.pretraining_session import PretrainingSession
 from lorad.training.rehearsal import ReplayItem
 from lorad.training.rewording import Rewording
 from lorad.training.run_folder import RunFolder
+from lorad.training.session_base import BaseSession, fresh_folder
 from lorad.training.session_examples import SessionExample, anew, select
 from lorad.versions import export, loader, papers
 
@@ -67,29 +68,14 @@ class StartingModel:
     """PEFT's wrapper of the model, where the parent lies beside its layers."""
 
 
-class Session:
-    """One specification on its way to a candidate."""
+class Session(BaseSession):
+    """One specification on its way to a candidate: an adapter."""
 
     def __init__(self, folder: RunFolder, spec: SessionSpec, pauses: Pauses | None = None) -> None:
         """With ``pauses`` the session waits for answers."""
-        self.folder = folder
-        self._pauses = pauses
-        if pauses:
-            pauses.tell = lambda: self.report({})
-        self._paused_training = 0.0
-        """How long the newest training waited; its ``seconds`` count that."""
-        self.spec = spec
-        self._training = TrainingSettings.model_validate(spec.settings["training"])
-        self._limits = JudgeSettings.model_validate(spec.settings["judge"])
-        self._task: Task = find(spec.task)
-        self._notes: list[str] = []
-        self._repairs: list[str] = []
-        self._too_long = 0
+        super().__init__(folder, spec, pauses)
         self._parent_form = loader.made_for(Path(spec.parent)) if spec.parent else spec.plan.quantization
         """In which form of the base the parent was judged."""
-        self._held_out: list[SessionExample] = []
-        """What is asked and never trained."""
-        self._began = time.monotonic()
 
     # -- the picture
 
@@ -127,12 +113,6 @@ class Session:
         evaluation = replace(evaluation, repairs=tuple(self._repairs), notes=tuple(self._notes))
         self._write(made, examples, evaluation, right, verdict)
 
-    def _checkpoints(self) -> Checkpoints:
-        """Return where this very specification, with these very rows, keeps its rounds in case it is cut off."""
-        rows = self.folder.row_digests()
-        spec = records.training_inputs(records.as_json(self.spec))
-        return Checkpoints(self.folder.checkpoints, records.digest([trainer.CHECKPOINT_FORM, spec, rows]))
-
     def _has_time_to_refit(self, so_far: trainer.Outcome, examples: Sequence[SessionExample]) -> bool:
         """Tell whether every row can be learned anew, at the pace so far, before the session is stopped."""
         seconds_per_token = max(0.0, so_far.seconds - self._paused_training) / max(1, so_far.tokens)
@@ -156,16 +136,6 @@ class Session:
         return not {"finite", "reload", "merge"} & set(verdict.failed)
 
     # -- before
-
-    def _load(self) -> bases.Base:
-        dtype = hardware.DTYPES[self.spec.plan.dtype]
-        device = hardware.machine(self._training.device).device
-        base = bases.load_base(
-            Path(self.spec.base), dtype, device, self._task.head, quantization=self.spec.plan.quantization
-        )
-        if self._pauses:
-            self._pauses.watch(base.model)
-        return base
 
     def _prepare(self, parent: adapters.Adapter | None, plan: Plan) -> StartingModel:
         """Load the pristine base and merge the parent into it, truncated first if the ranks would not fit.
@@ -388,7 +358,7 @@ class Session:
     ) -> tuple[Evaluation, dict[str, bool], Verdict]:
         """Write the adapter, reload it onto the pristine base as it will be served, and measure that."""
         self.report({"phase": "judging"})
-        candidate = _fresh_folder(candidate or self.folder.candidate)
+        candidate = fresh_folder(candidate or self.folder.candidate)
         peft_io.write_adapter(made.adapter, candidate, self.spec.base, self._task.head)
         stack = AdapterStack(self._load())
         stack.add(CANDIDATE, candidate)
@@ -435,52 +405,6 @@ class Session:
             before = papers.read_result(Path(self.spec.parent)).evaluation.facts
         return {"facts": found.facts, "facts_before": before, "thresholds": found.thresholds}
 
-    # -- after
-
-    def _write(
-        self,
-        made: TrainingResult,
-        examples: Sequence[SessionExample],
-        evaluation: Evaluation,
-        right: dict[str, bool],
-        verdict: Verdict,
-    ) -> None:
-        """Complete the candidate; ``evaluation.json`` comes last, without it there is no candidate."""
-        self.report({"phase": "saving"})
-        candidate = self.folder.candidate
-        base = Path(self.spec.base)
-        loader.keep_tokenizer(base, candidate)
-        seconds = time.monotonic() - self._began
-        everything = [*examples, *self._held_out]
-        apart = {each.example.id for each in self._held_out}
-        session_papers.write(candidate, self.spec, made, everything, apart, evaluation, seconds, self._paused)
-        learned = [each.example for each in everything if each.is_new]
-        self.folder.write_result(
-            SessionResult(
-                parent=self.spec.parent_version,
-                base=bases.read_fingerprint(base),
-                evaluation=evaluation,
-                verdict=verdict,
-                learned=tuple(example.ids for example in learned),  # no words, see `_metadata`
-                right=right,
-            )
-        )
-
-    def report(self, line: dict[str, Any]) -> None:
-        """Append a line of progress, and how long the session has waited; readers keep the newest value of every key."""
-        waited = {"paused_seconds": round(self._paused, 1)} if self._paused else {}
-        self.folder.report(line | waited)
-
-    @property
-    def _paused(self) -> float:
-        return self._pauses.seconds if self._pauses else 0.0
-
-
-def _fresh_folder(folder: Path) -> Path:
-    files.remove(folder)
-    files.make_folder(folder)
-    return folder
-
 
 def _end_when_told() -> None:
     """End on SIGTERM, and when the daemon at the other end of standard input is gone, even by SIGKILL.
@@ -511,7 +435,8 @@ def main(folder: RunFolder, mark: int | None = None) -> int:
     if threads:
         torch.set_num_threads(threads)
     _end_when_told()
-    session = Session(folder, spec, _pauses(spec, mark))
+    kind = PretrainingSession if find(spec.task).head.is_whole else Session
+    session = kind(folder, spec, _pauses(spec, mark))
     try:
         with files.passing_errors("training"):
             session.run()

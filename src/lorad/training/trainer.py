@@ -91,7 +91,7 @@ def train(
     began = clock() - tally.seconds
     pack_tokens = plan.pack_tokens
     if not rehearsal.ended_by:  # a checkpoint may be of the last round
-        pack_tokens = _train_rounds(task, run, watcher, plan)
+        pack_tokens = _train_rounds(task, run, rounds, watcher, plan)
     returned_to = rehearsal.best_round if rehearsal.is_past_its_best() else None
     if returned_to:
         run.return_to_best()
@@ -109,7 +109,7 @@ def train(
     )
 
 
-def _begin(model: Any, plan: Plan, rehearsal: Rehearsal, rounds: Rounds, tally: Tally) -> RunState:
+def _begin(model: Any, plan: Plan, rehearsal: Rehearsal, rounds: Rounds, tally: Tally) -> RunState[Rehearsal]:
     optimizer = torch.optim.AdamW(
         _groups(model, plan),
         lr=plan.learning_rate,
@@ -122,7 +122,7 @@ def _begin(model: Any, plan: Plan, rehearsal: Rehearsal, rounds: Rounds, tally: 
     )
 
 
-def _train_rounds(task: Task, run: RunState, watcher: Watcher, plan: Plan) -> int:
+def _train_rounds(task: Task, run: RunState[Rehearsal], rounds: Rounds, watcher: Watcher, plan: Plan) -> int:
     """Train round after round until one ends the run; return how many tokens a pass held at the end."""
     accelerator = Accelerator(
         cpu=run.model.device.type == "cpu"
@@ -136,7 +136,7 @@ def _train_rounds(task: Task, run: RunState, watcher: Watcher, plan: Plan) -> in
     is_empty = False
     while not is_empty:
         is_empty = True
-        for batch in run.rounds:
+        for batch in rounds:
             is_empty = False
             model.train()  # tests between rounds switch it to answering
             loss, right = gradients.add_up(batch)

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from lorad.errors import ConfigError, RegistryError
 from lorad.evaluation import metrics
-from lorad.models import adapter_stack, adapters, bases, hardware, heads, peft_io
+from lorad.models import adapter_stack, adapters, bases, hardware, heads, peft_io, version_weights
 from lorad.models.heads import Head
 from lorad.storage import files, targets
 from lorad.tasks import Generating, Task
@@ -30,6 +30,8 @@ from lorad.versions.loader import keep_tokenizer
 FORMATS = ("adapter", "merged", "gguf", "onnx")
 LABELS = "labels.json"
 """In an export with a head of its own: the names of its outputs, in order, which PEFT has no place for."""
+PURPOSES = {"inference": "merged"}
+"""What people want an export for, and the format that is: a folder that transformers' ``AutoModel…`` classes load alone."""
 KNOWN_HEADS = (heads.CAUSAL, heads.SEQUENCE, heads.TOKEN)
 """What other programs load by transformers' own classes."""
 GGUF_PRECISIONS = {
@@ -114,6 +116,12 @@ def has_known_head(task: Task) -> bool:
 
 def _check_head(task: Task, version: Path, base: Path, form: str) -> None:
     """Raise ``ConfigError`` where a model in this form would not answer like the version in other programs."""
+    if task.head.is_whole:
+        if form != "merged":
+            raise ConfigError(
+                f"a model from scratch has no form {form}; export it with: --for inference", code="is_whole"
+            )
+        return
     brings_head = bool(peft_io.read_labels(version))
     if form == "onnx":
         if not brings_head:
@@ -164,14 +172,14 @@ def _make(version: Path, base: Path, partial: Path, form: str, task: Task, *, st
     if form == "gguf":
         probes, told = _add_modelfile(partial, base, probes)
         notes = [told, _open_in_llamacpp(partial, base, probes, strict=strict)]
-    if isinstance(task, Generating):
+    if isinstance(task, Generating) and not task.head.is_whole:
         notes.append(_tell_of_template(partial, base, form))
     if form == "onnx":
         notes.append(_ask_onnx(version, partial, base, task, probes))
     for name in (papers.CONFIG, calibrations.OWN):
         if (version / name).is_file():
             files.write_bytes(partial / name, (version / name).read_bytes())
-    if labels := peft_io.read_labels(version):
+    if labels := version_weights.read_labels(version):
         files.write_json(partial / LABELS, labels)
         notes.append(f"{len(labels)} outputs, named in {LABELS}: {', '.join(labels[:_SHOWN])}")
     if form == "adapter" and needs_own_mask(task, base):
@@ -232,7 +240,10 @@ def _merged(version: Path | None, base: Path, head: Head) -> bases.Base:
     made = bases.load_base(base, torch.float32, head=head)
     if version is None:
         return made
-    adapter = peft_io.read_adapter(version)
+    adapter = version_weights.read(version)
+    if head.is_whole:
+        version_weights.put(made.model, adapter)
+        return made
     adapters.merge(made.model, adapter)
     if adapter.head:
         splits_words = adapter.splits_words

@@ -17,7 +17,7 @@ import torch
 
 from lorad.errors import RegistryError
 from lorad.evaluation import metrics
-from lorad.models import bases, hardware, peft_io
+from lorad.models import bases, hardware, version_weights
 from lorad.models.adapter_stack import AdapterStack
 from lorad.storage import files
 from lorad.tasks import Task
@@ -73,10 +73,10 @@ def compare(made_in: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
 def check(folder: Path, base: bases.Base, base_folder: Path | None, *, strict: bool) -> list[str]:
     """Check a version against itself, its base and this environment; return what differs without being refused.
 
-    Raise ``RegistryError``; its codes are those of ``peft_io.check_adapter``, ``other_tokenizer`` and, when
+    Raise ``RegistryError``; its codes are those of ``version_weights.check``, ``other_tokenizer`` and, when
     ``strict``, ``other_environment``.
     """
-    peft_io.check_adapter(folder, base.model)
+    version_weights.check(folder, base.model)
     if base_folder is not None:
         _check_tokenizer(folder, base_folder)
     made_in = _made_in(folder)

@@ -45,6 +45,10 @@ class Registry:
         name: str | None = self.tracker.read()["previous"]
         return name
 
+    def has_versions(self) -> bool:
+        """Tell whether there is any version, whether or not it serves."""
+        return any(map(self.folders.is_complete, self.folders.names()))
+
     def resolve(self, name: str) -> str:
         """Return the version that people mean by its own name, by ``latest``, ``previous`` or a tag.
 

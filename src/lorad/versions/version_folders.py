@@ -99,9 +99,13 @@ class VersionFolders:
             ) from error
 
     def rank(self, version: str) -> int:
-        """Return the rank of a version's adapter."""
+        """Return the rank of a version's adapter; a whole model has none, which is 0."""
+        folder = self.path(version)
+        described = folder / "adapter_config.json"
+        if not described.is_file() and (folder / "model.safetensors").is_file():
+            return 0
         try:
-            return int(files.read_json(self.path(version) / "adapter_config.json")["r"])
+            return int(files.read_json(described)["r"])
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise RegistryError(
                 f"{version} has no readable adapter_config.json: {error}",

@@ -15,6 +15,7 @@ from lorad.apps.cli import (
     classify,
     docs,
     drops,
+    fill,
     init,
     jobs,
     memory,
@@ -82,7 +83,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Keeps a local language model learning, and tests after every session what was forgotten.",
 )
-for module in (init, programs, status, ask, classify, spectrum, testing, drops, docs, jobs, versions, memory):
+for module in (
+    init,
+    programs,
+    status,
+    ask,
+    classify,
+    fill,
+    spectrum,
+    testing,
+    drops,
+    docs,
+    jobs,
+    versions,
+    memory,
+):
     app.add_typer(module.app)
 
 

@@ -25,7 +25,7 @@ from lorad.apps.daemon.turn import Turn
 from lorad.config import SystemSettings
 from lorad.errors import ProtocolError
 from lorad.models import bases
-from lorad.records import BASE, CHAT, CLASSIFICATION, Job, digest
+from lorad.records import BASE, CHAT, CLASSIFICATION, FILLING, SPANS, Job, digest
 from lorad.retrieval.answering import Reply
 from lorad.retrieval.document_store import How
 from lorad.retrieval.passages import Messages
@@ -176,7 +176,7 @@ class Api:
     ) -> tuple[GenerationRequest, str]:
         """Accept a text, or its tokens, to be continued as it stands; the model is named as ``ask`` has it."""
         with self._named(model) as (track, version), _about_prompt():
-            if self._engine.task(track).formats != CHAT:
+            if not isinstance(self._engine.task(track), Generating):
                 told = f"{track} continues no texts; list the models that do with: GET /v1/models"
                 raise ProtocolError(told, code="other_way")
             request = self._engine.submit(track, prompt, sampling, version)
@@ -254,6 +254,14 @@ class Api:
             raise ProtocolError(told, code="other_way")
         return self.predict(model, texts)
 
+    def fill(self, model: str, texts: Sequence[str], top_k: int) -> tuple[PredictionRequest, str]:
+        """Accept texts with gaps for a track that learned to fill them, named as ``ask`` has it."""
+        task = self._engine.task(model.partition("@")[0])
+        if task.name not in (FILLING, SPANS):
+            told = f"{model} learns {task.name}, and fills no gaps; list the models with: GET /v1/models"
+            raise ProtocolError(told, code="other_way")
+        return self.predict(model, [{"text": text, "top_k": top_k} for text in texts])
+
     def system(self, name: str, variant: str | None) -> Chain:
         """Return a system's chain with the variants that answer; raise ``ProtocolError`` where there is none of the name."""
         if name not in self._systems:
@@ -290,10 +298,24 @@ class Api:
         ``model`` names it, or a track that it serves.
         The texts go through it in parts: where it is a track's own base, answers take their turn between them.
         """
+        track = self._tracks.get(model.partition("@")[0])
+        if track is not None and track.settings.task == FILLING:
+            return self._embed_by_version(model, texts)
         embedder = self._embedder(model)
         parts = (texts[at : at + EMBEDDED_AT_ONCE] for at in range(0, len(texts), EMBEDDED_AT_ONCE))
         rows = np.concatenate([embedder.embed(part) for part in parts])
         return embedder.name, rows, embedder.count_tokens(texts)
+
+    def _embed_by_version(self, model: str, texts: Sequence[str]) -> tuple[str, NDArray[np.float32], int]:
+        """Return vectors by a version of an encoder from scratch; its answers take their turn between the parts."""
+        rows, tokens, answered = [], 0, model
+        for at in range(0, len(texts), EMBEDDED_AT_ONCE):
+            asked = [{"embed": text} for text in texts[at : at + EMBEDDED_AT_ONCE]]
+            request, _ = self.predict(answered, asked)
+            answered = f"{request.track}@{request.version}"  # all of them by the same version
+            rows += request.answer()
+            tokens += sum(map(len, request.rows))
+        return answered, np.array(rows, dtype=np.float32), tokens
 
     def _embedder(self, model: str) -> Embedding:
         if self._retrieving is None:

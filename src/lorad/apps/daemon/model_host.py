@@ -6,20 +6,22 @@ What lives here: verifying what is loaded. What never does: answering (``serving
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lorad.config import Settings
 from lorad.errors import ConfigError, LoradError
 from lorad.log import get_logger
-from lorad.models import peft_io
+from lorad.models import scratch, version_weights
 from lorad.models.bases import Base, load_to_answer, quantization, shape, verify_base
 from lorad.models.hardware import give_back_memory, machine
 from lorad.models.heads import Head
-from lorad.records import BASE, Example, Plan
+from lorad.models.scratch import Recipe
+from lorad.records import BASE, SCRATCH, Example, Plan
 from lorad.serving.backends.interface import Form
 from lorad.serving.engine import Engine
 from lorad.storage import files
 from lorad.tasks import encode, find
+from lorad.tasks.pretraining import Pretraining
 from lorad.track import Track
 from lorad.training import planner, preflight
 from lorad.versions.manifests import MANIFEST
@@ -55,6 +57,8 @@ class ModelHost:
         for name, track in self._tracks.items():
             task = find(track.settings.task)
             place = track.base, task.head
+            if track.settings.base == SCRATCH:
+                self._require_scratch(track)
             if place not in loaded:
                 if self._settings.engine.verify_base:
                     verify_base(track.base)
@@ -88,7 +92,12 @@ class ModelHost:
     def plan(
         self, track: Track, examples: Sequence[Example], overrides: dict[str, Any], drift: float
     ) -> Plan:
-        """Plan a session for these examples, on a parent that has drifted so far from its base."""
+        """Plan a session for these examples, on a parent that has drifted so far from its base.
+
+        A model from scratch that has no version yet gets its tokenizer from them, and its first weights.
+        """
+        if track.settings.base == SCRATCH:
+            return self._plan_pretraining(track, examples, overrides)
         tokenizer = self._engine.base(track.name).tokenizer
         usable, unusable = encode(self._engine.task(track.name), tokenizer, examples)
         if not usable and unusable:
@@ -105,6 +114,63 @@ class ModelHost:
             drift=drift,
         )
         return preflight.fit(decided, preflight.room(track.base, self._settings))
+
+    def _plan_pretraining(self, track: Track, examples: Sequence[Example], overrides: dict[str, Any]) -> Plan:
+        if not track.registry.has_versions():
+            self._begin_anew(track, examples)
+        task, base = cast("Pretraining", self._engine.task(track.name)), self._engine.base(track.name)
+        return planner.plan_pretraining(
+            lengths=[len(task.tokens(base.tokenizer, example.target)) + 1 for example in examples],
+            context=track.settings.sizes.max_seq_len,
+            machine=machine(self._settings.training.device),
+            settings=self._settings.pretraining,
+            rehearsal=self._settings.rehearsal,
+            training=self._settings.training,
+            is_first=track.registry.latest is None,
+            overrides=overrides,
+        )
+
+    def _begin_anew(self, track: Track, examples: Sequence[Example]) -> None:
+        """Make the base of a model from scratch of its first text, unless it is made of it already."""
+        recipe, ids = self._recipe(track), sorted(example.id for example in examples)
+        if scratch.label(track.base).get("made_of") == recipe.digest(ids):
+            return
+        scratch.store(track.base, recipe, [str(example.target) for example in examples], ids)
+        task = find(track.settings.task)
+        base = self._load(track.base, task.head)
+        self._engine.attach(track.name, task, base)
+        log.info("tokenizer_trained", track=track.name, documents=len(ids), vocabulary=len(base.tokenizer))
+
+    def _require_scratch(self, track: Track) -> None:
+        """See that there is a base of the sizes that the settings say; without a version one that writes bytes will do.
+
+        Raise ``ConfigError`` where its versions have other sizes.
+        """
+        recipe, made_of = self._recipe(track), scratch.label(track.base)
+        is_same = (made_of.get("architecture"), made_of.get("sizes")) == (
+            recipe.architecture,
+            recipe.sizes.model_dump(),
+        )
+        if is_same:
+            return
+        if made_of and track.registry.has_versions():
+            raise ConfigError(
+                f"tracks.{track.name}.model has other sizes than the versions of {track.name} ({made_of['sizes']}); set these "
+                "again, or give the new model a track of its own",
+                code="other_sizes",
+            )
+        if not track.registry.has_versions():
+            scratch.store(track.base, recipe)
+
+    def _recipe(self, track: Track) -> Recipe:
+        architecture = track.settings.architecture
+        assert architecture is not None  # noqa: S101 - the settings see to it
+        return Recipe(
+            architecture=architecture,
+            sizes=track.settings.sizes,
+            seed=self._settings.training.seed,
+            tokenizer_bytes=self._settings.pretraining.tokenizer_bytes,
+        )
 
     def fingerprint(self, track: Track) -> str:
         """Return the fingerprint of the track's base model."""
@@ -131,7 +197,7 @@ class ModelHost:
         folder = track.registry.verify(version, self.fingerprint(track))
         digest = files.file_digest(folder / MANIFEST)
         differs = self._beside(lambda: self._engine.load(track.name, version, folder, digest, track.base))
-        labels = peft_io.read_labels(folder)
+        labels = version_weights.read_labels(folder)
         is_tagging = find(track.settings.task).formats == "tagging"
         self._labels[track.name, version] = frozenset(
             re.sub("^[BI]-", "", label) if is_tagging else label for label in labels

@@ -13,7 +13,7 @@ from lorad.config import Settings
 from lorad.errors import TrainingError
 from lorad.evaluation import judge
 from lorad.models import embedders
-from lorad.records import Example, Job, SessionSpec
+from lorad.records import SCRATCH, Example, Job, SessionSpec
 from lorad.storage.memory import Recalled
 from lorad.track import Track
 from lorad.training import run_folder
@@ -60,6 +60,7 @@ class Preparation:
                 "training": self._settings.training.model_dump(),
                 "judge": self._settings.judge.model_dump(),
                 "answering": self._answering(track),
+                **self._pretraining(track),
                 "resolved": self._settings.model_dump(mode="json"),
             },
         )
@@ -67,10 +68,16 @@ class Preparation:
         folder.begin(spec, found.new, found.old)
         return folder
 
+    def _pretraining(self, track: Track) -> dict[str, Any]:
+        """Return how a whole model is trained; nothing for adapters, whose requests stay what they were."""
+        is_scratch = track.settings.base == SCRATCH
+        return {"pretraining": self._settings.pretraining.model_dump()} if is_scratch else {}
+
     def _answering(self, track: Track) -> dict[str, Any]:
         """Return how the candidate is to be asked for its facts: as it will be served."""
         asked = self._settings.answering
-        encoder = embedders.chosen(track.base.parent, asked.embedder) if asked.retrieve else None
+        is_found = asked.retrieve and track.settings.base != SCRATCH  # whose text answers no questions
+        encoder = embedders.chosen(track.base.parent, asked.embedder) if is_found else None
         return {
             "settings": self._settings.answering.model_dump(),
             "encoder": str(encoder) if encoder else None,
@@ -82,6 +89,8 @@ class Preparation:
     def _overrides(self, track: Track, job: Job, parent: str | None) -> dict[str, Any]:
         """Return the settings of the job's own, and those that consolidating needs."""
         own = {key: value for key, value in job.settings.items() if key != "drop"}
+        if job.kind == "refit" and track.settings.base == SCRATCH:  # from random weights again
+            return {"learning_rate": self._settings.pretraining.learning_rate, **own}
         if job.kind != "consolidate":
             return own
         self._require_large(track, parent)

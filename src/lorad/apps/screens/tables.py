@@ -36,6 +36,7 @@ from lorad.serving.answers import (
     DocumentList,
     Event,
     Explanation,
+    FilledTexts,
     Jobs,
     JobWithFile,
     MatchedSpectra,
@@ -306,6 +307,23 @@ def classifications(answer: Classifications, texts: Sequence[str]) -> "Renderabl
         _table(
             ("text", "label", "probability", "levels"), rows, numbers=(2,), folding=(0, 1, 3), narrowest=12
         ),
+    )
+
+
+def filled_texts(answer: FilledTexts) -> "RenderableType":
+    """Show each text with the likeliest in its gaps, and what else may stand there."""
+    rows = [
+        (
+            text.text if not number else "",
+            str(number + 1),
+            ", ".join(f"{each.word.strip()} {each.probability:.3f}" for each in gap),
+        )
+        for text in answer.texts
+        for number, gap in enumerate(text.gaps)
+    ]
+    return _stack(
+        _text(f"by {answer.model}"),
+        _table(("text", "gap", "words"), rows, numbers=(1,), folding=(0, 2), narrowest=12),
     )
 
 

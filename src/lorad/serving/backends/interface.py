@@ -82,7 +82,7 @@ class Form:
     """In which form the version that serves is held."""
 
     kind: str
-    """``base``, ``adapter``, ``merged`` or ``gguf``."""
+    """``base``, ``adapter``, ``merged``, ``whole`` (from scratch, there is nothing to merge) or ``gguf``."""
     added_bytes: int = 0
     """Memory that the form takes beside the base and the adapter."""
     is_packed: bool = False

@@ -1,6 +1,6 @@
 """Answers that are data: labels, spans, properties, of tasks that do not answer in text.
 
-What lives here: ``/lorad/predict``, and ``/lorad/tag`` and ``/lorad/spectra`` where answers have a record of their own. What never does: what an input
+What lives here: ``/lorad/predict``, and ``/lorad/tag``, ``/lorad/fill-mask`` and ``/lorad/spectra`` where answers have a record of their own. What never does: what an input
 or an answer is, which the track's task says.
 """
 
@@ -11,10 +11,18 @@ from fastapi import FastAPI, Request
 
 from lorad.errors import ProtocolError
 from lorad.records import SPECTRA
-from lorad.serving.answers import MatchedSpectra, MatchedSpectrum, Predictions, TaggedTexts, TextSpans
+from lorad.serving.answers import (
+    FilledText,
+    FilledTexts,
+    MatchedSpectra,
+    MatchedSpectrum,
+    Predictions,
+    TaggedTexts,
+    TextSpans,
+)
 from lorad.serving.http.daemon import Daemon
 from lorad.serving.http.routing import Threads, about_texts, given, predicted
-from lorad.serving.http.schemas import PredictBody, SpectraBody, TagTextsBody
+from lorad.serving.http.schemas import FillMaskBody, PredictBody, SpectraBody, TagTextsBody
 from lorad.serving.record_json import RecordError, read
 
 TAGGING = "tagging"
@@ -52,6 +60,15 @@ def add(app: FastAPI, daemon: Daemon) -> None:
         return MatchedSpectra(
             model=version, system_fingerprint=fingerprint, spectra=_as(MatchedSpectrum, said)
         )
+
+    @app.post("/lorad/fill-mask")
+    async def fill_mask(body: Annotated[FillMaskBody, given(FillMaskBody)], request: Request) -> FilledTexts:
+        with about_texts():
+            version, fingerprint, said = await predicted(
+                threads, request, daemon.fill, body.model, body.texts, body.top_k
+            )
+        found = tuple(read(FilledText, each) for each in said)
+        return FilledTexts(model=version, system_fingerprint=fingerprint, texts=found)
 
 
 def _as(kind: type[T], said: Sequence[Any]) -> tuple[T, ...]:

@@ -305,6 +305,16 @@ class TagTextsBody(Body):
     texts: list[str] = Field(min_length=1, max_length=INPUTS)
 
 
+class FillMaskBody(Body):
+    """Texts with gaps, each written ``[MASK]``."""
+
+    example: ClassVar[str] = '{"model": "words", "texts": ["The capital of [MASK]"]}'
+
+    model: str = Field(max_length=2 * NAME_LENGTH)
+    texts: list[str] = Field(min_length=1, max_length=INPUTS)
+    top_k: int = Field(default=5, ge=1, le=100)
+
+
 class ClassifyBody(Body):
     """Texts to be classified."""
 

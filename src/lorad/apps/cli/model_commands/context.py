@@ -23,7 +23,7 @@ def named_base(home: Home, name: str) -> Path:
 
 def find_track(home: Home, settings: Settings, track: str) -> tuple[Registry, Path]:
     """Return the registry of a track and the folder of its base model."""
-    return Registry(home.track(track)), home.base(settings.track(track).base)
+    return Registry(home.track(track)), home.base_of(track, settings.track(track).base)
 
 
 def load(home_path: str | None, config: str | None, overrides: list[str] | None) -> tuple[Home, Settings]:

@@ -22,7 +22,8 @@ from lorad.evaluation import judge
 from lorad.home import Home
 from lorad.models import bases, hardware
 from lorad.records import Example
-from lorad.tasks import encode, find
+from lorad.tasks import Task, encode, find
+from lorad.tasks.pretraining import Pretraining
 from lorad.training import planner, preflight
 
 app = typer.Typer()
@@ -44,7 +45,7 @@ def plan(
     usable, unusable = encode(task, tokenizer, reading.examples)
     if not usable:
         raise unusable[0][1]
-    lengths = [len(encoded) for _, encoded in usable]
+    lengths = _lengths(task, tokenizer, usable)
     decided = _plan(home, settings, track, lengths)
     if as_json:
         terminal.write_json(records.as_json(decided))
@@ -64,8 +65,22 @@ def plan(
         console.print(f"  - {reason}")
 
 
+def _lengths(task: Task, tokenizer: Any, usable: Sequence[tuple[Example, Any]]) -> list[int]:
+    """Return the tokens of each example; of a document all of them, and not those of its row."""
+    if isinstance(task, Pretraining):
+        return [len(task.tokens(tokenizer, example.target)) for example, _ in usable]
+    return [len(row) for _, row in usable]
+
+
 def _settings_of(plan: records.Plan) -> list[tuple[str, str]]:
     stopping = plan.stopping
+    if not plan.rank:  # a model from scratch
+        return [
+            ("weights", f"all of them, in {plan.dtype}"),
+            ("epochs", f"until {stopping.patience} bring no progress; at most {stopping.max_rounds}"),
+            ("batch", f"{plan.batch} sequences of {plan.max_length} tokens"),
+            ("learning rate", f"{plan.learning_rate:g}, {plan.warmup_steps} warm-up steps, then a cosine"),
+        ]
     return [
         ("rank / alpha", f"{plan.rank} / {plan.alpha}"),
         (
@@ -200,7 +215,7 @@ def _row_check(home: Home, settings: Settings, track: str, labels: Sequence[str]
 
 
 def _tokenizer(home: Home, settings: Settings, track: str) -> Any:
-    base = home.base(settings.tracks[track].base)
+    base = home.base_of(track, settings.tracks[track].base)
     bases.read_fingerprint(base)
     return bases.load_tokenizer(base)
 
@@ -208,6 +223,16 @@ def _tokenizer(home: Home, settings: Settings, track: str) -> Any:
 def _plan(home: Home, settings: Settings, track: str, lengths: Sequence[int]) -> records.Plan:
     registry, base = find_track(home, settings, track)
     latest = registry.latest
+    if settings.track(track).base == records.SCRATCH:
+        return planner.plan_pretraining(
+            lengths=lengths,
+            context=settings.track(track).sizes.max_seq_len,
+            machine=hardware.machine(settings.training.device),
+            settings=settings.pretraining,
+            rehearsal=settings.rehearsal,
+            training=settings.training,
+            is_first=latest is None,
+        )
     decided = planner.plan(
         lengths=lengths,
         shape=bases.shape(base),

@@ -109,15 +109,16 @@ def _check_home(home_path: str | None, config: str | None, overrides: list[str] 
     except ConfigError as error:
         yield broken("settings", error, "correct them; the other checks use the defaults")
     shapes, needed = [], 0
-    for track in settings.learning_tracks.values():
+    for name, track in settings.learning_tracks.items():
         with contextlib.suppress(LoradError):  # a missing or corrupt base has a finding of its own
-            shapes.append(bases.shape(home.base(track.base)))
-            needed = max(needed, _two_copies(home.base(track.base), settings))
+            base = home.base_of(name, track.base)
+            shapes.append(bases.shape(base))
+            needed = max(needed, _two_copies(base, settings))
     yield from _check_devices(settings, needed)
-    for base in sorted({track.base for track in settings.learning_tracks.values()}):
-        if (home.base(base) / bases.FINGERPRINT).is_file():
-            check = partial(_memory, home.base(base), settings)
-            yield attempt(f"memory {base}", check, "free some memory, or do as it says", "warn")
+    for named in sorted({track.base for track in settings.learning_tracks.values()} - {records.SCRATCH}):
+        if (home.base(named) / bases.FINGERPRINT).is_file():
+            check = partial(_memory, home.base(named), settings)
+            yield attempt(f"memory {named}", check, "free some memory, or do as it says", "warn")
     yield attempt("backend", partial(_backend, settings), "set engine.backend to auto")
     yield from _check_storage(home, settings, shapes)
     yield from _check_bases(home, settings)
@@ -232,7 +233,8 @@ def _check_storage(home: Home, settings: Settings, shapes: list[records.ModelSha
 
 def _check_bases(home: Home, settings: Settings) -> Iterator[Finding]:
     stored = {path.parent.name for path in (home.models / "base").glob(f"*/{bases.FINGERPRINT}")}
-    for name in sorted({track.base for track in settings.learning_tracks.values()} | stored):
+    named = {track.base for track in settings.learning_tracks.values()} - {records.SCRATCH}
+    for name in sorted(named | stored):
         known = name in bases.WHEELS
         remedy = f"lorad base add {name}" if known else f"lorad base add SOURCE --name {name}"
         yield attempt(f"base {name}", partial(_base, home.base(name), remedy), remedy)
@@ -240,7 +242,7 @@ def _check_bases(home: Home, settings: Settings) -> Iterator[Finding]:
             yield attempt(f"template {name}", partial(_template, home.base(name)), remedy)
     for name, track in settings.learning_tracks.items():
         try:
-            bases.check_kind(home.base(track.base), find(track.task).head)
+            bases.check_kind(home.base_of(name, track.base), find(track.task).head)
         except LoradError as error:
             yield broken(f"track {name}", error, f"set tracks.{name}.base to a causal base model")
     yield attempt(
@@ -273,7 +275,7 @@ def _check_versions(home: Home, settings: Settings) -> Iterator[Finding]:
         registry = Registry(home.track(name))
         base = None
         with contextlib.suppress(ConfigError):  # a missing or corrupt base has a finding of its own
-            base = bases.read_fingerprint(home.base(track.base))
+            base = bases.read_fingerprint(home.base_of(name, track.base))
         try:
             entries = registry.tracker.read()["checkpoints"]
         except RegistryError as error:

@@ -17,6 +17,7 @@ from lorad.apps.cli.model_commands.options import (
     TrackOption,
 )
 from lorad.apps.cli.model_commands.output import say
+from lorad.errors import ConfigError
 from lorad.models import bases
 from lorad.tasks import find
 from lorad.versions import export
@@ -37,6 +38,13 @@ def export_version(
             "--format", help=f"{', '.join(export.FORMATS)}: gguf for llama.cpp and Ollama, onnx for labels."
         ),
     ] = "adapter",
+    purpose: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            help="Instead of --format. inference: a folder that transformers' AutoModel… classes load.",
+        ),
+    ] = None,
     base: BaseOption = None,
     different: DifferentOption = False,
     track: TrackOption = "chat",
@@ -46,6 +54,7 @@ def export_version(
     as_json: JsonOption = False,
 ) -> None:
     """Export a version for another program, then reload it and check its answers to the version's probes."""
+    form = _form(form, purpose)
     home, settings = load(home_path, config, overrides)
     export.check(target, form, home.root)
     registry, own_base = find_track(home, settings, track)
@@ -67,3 +76,13 @@ def export_version(
         + (f"; it was made for another base, see {OTHER_BASE}" if made_for != fingerprint else ""),
         made.notes,
     )
+
+
+def _form(form: str, purpose: str | None) -> str:
+    """Return the format that serves a purpose; raise ``ConfigError`` for an unknown one."""
+    if purpose is None:
+        return form
+    if purpose not in export.PURPOSES:
+        known = ", ".join(export.PURPOSES)
+        raise ConfigError(f"there is no export for {purpose!r}; known: {known}", code="no_such_purpose")
+    return export.PURPOSES[purpose]

@@ -137,8 +137,8 @@ class Builtin:
         return held.form
 
     def _merged(self, held: _Track, name: str) -> tuple[Form, Any]:
-        if name == held.base_name:
-            return Form(kind="base"), None
+        if name == held.base_name or held.stack.base.head.is_whole:
+            return Form(kind="base" if name == held.base_name else "whole"), None
         if not self._merges:
             return Form(kind="adapter", why_not_merged="engine.merge_served is off"), None
         base, adapter = held.stack.base.model, held.stack.read(name)

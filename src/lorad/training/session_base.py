@@ -1,0 +1,115 @@
+"""What every session is: a specification on its way to a candidate, whatever is trained.
+
+What lives here: loading the base, telling how it goes, checkpoints of this very request, completing the candidate. What never
+does: training (``session`` an adapter, ``pretraining_session`` a whole model).
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lorad import records
+from lorad.config import JudgeSettings, TrainingSettings
+from lorad.models import bases, hardware
+from lorad.records import Evaluation, SessionResult, SessionSpec, Verdict
+from lorad.storage import files
+from lorad.tasks import Task, find
+from lorad.training import session_papers, trainer
+from lorad.training.checkpoint import Checkpoints
+from lorad.training.measurement import TrainingResult
+from lorad.training.pauses import Pauses
+from lorad.training.run_folder import RunFolder
+from lorad.training.session_examples import SessionExample
+from lorad.versions import loader
+
+
+class BaseSession(ABC):
+    """One specification on its way to a candidate."""
+
+    def __init__(self, folder: RunFolder, spec: SessionSpec, pauses: Pauses | None = None) -> None:
+        """With ``pauses`` the session waits for answers."""
+        self.folder = folder
+        self._pauses = pauses
+        if pauses:
+            pauses.tell = lambda: self.report({})
+        self._paused_training = 0.0
+        """How long the newest training waited; its ``seconds`` count that."""
+        self.spec = spec
+        self._training = TrainingSettings.model_validate(spec.settings["training"])
+        self._limits = JudgeSettings.model_validate(spec.settings["judge"])
+        self._task: Task = find(spec.task)
+        self._notes: list[str] = []
+        self._repairs: list[str] = []
+        self._too_long = 0
+        self._held_out: list[SessionExample] = []
+        """What is asked and never trained."""
+        self._began = time.monotonic()
+
+    @abstractmethod
+    def run(self) -> None:
+        """Make a candidate."""
+
+    def _checkpoints(self) -> Checkpoints:
+        """Return where this very specification, with these very rows, keeps its rounds in case it is cut off."""
+        rows = self.folder.row_digests()
+        spec = records.training_inputs(records.as_json(self.spec))
+        return Checkpoints(self.folder.checkpoints, records.digest([trainer.CHECKPOINT_FORM, spec, rows]))
+
+    def _load(self) -> bases.Base:
+        dtype = hardware.DTYPES[self.spec.plan.dtype]
+        device = hardware.machine(self._training.device).device
+        base = bases.load_base(
+            Path(self.spec.base), dtype, device, self._task.head, quantization=self.spec.plan.quantization
+        )
+        if self._pauses:
+            self._pauses.watch(base.model)
+        return base
+
+    # -- after
+
+    def _write(
+        self,
+        made: TrainingResult,
+        examples: Sequence[SessionExample],
+        evaluation: Evaluation,
+        right: dict[str, bool],
+        verdict: Verdict,
+    ) -> None:
+        """Complete the candidate; ``evaluation.json`` comes last, without it there is no candidate."""
+        self.report({"phase": "saving"})
+        candidate = self.folder.candidate
+        base = Path(self.spec.base)
+        loader.keep_tokenizer(base, candidate)
+        seconds = time.monotonic() - self._began
+        everything = [*examples, *self._held_out]
+        apart = {each.example.id for each in self._held_out}
+        session_papers.write(candidate, self.spec, made, everything, apart, evaluation, seconds, self._paused)
+        learned = [each.example for each in everything if each.is_new]
+        self.folder.write_result(
+            SessionResult(
+                parent=self.spec.parent_version,
+                base=bases.read_fingerprint(base),
+                evaluation=evaluation,
+                verdict=verdict,
+                learned=tuple(example.ids for example in learned),  # no words, see `_metadata`
+                right=right,
+            )
+        )
+
+    def report(self, line: dict[str, Any]) -> None:
+        """Append a line of progress, and how long the session has waited; readers keep the newest value of every key."""
+        waited = {"paused_seconds": round(self._paused, 1)} if self._paused else {}
+        self.folder.report(line | waited)
+
+    @property
+    def _paused(self) -> float:
+        return self._pauses.seconds if self._pauses else 0.0
+
+
+def fresh_folder(folder: Path) -> Path:
+    """Return a folder that is there and empty."""
+    files.remove(folder)
+    files.make_folder(folder)
+    return folder
