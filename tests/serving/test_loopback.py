@@ -189,4 +189,4 @@ def test_every_curl_line_of_the_page_is_answered(path, port, line):
 
 
 def test_the_page_has_a_curl_line_for_each_way_in():
-    assert len(LINES) == 3
+    assert len(LINES) == 4
