@@ -25,7 +25,7 @@ from lorad.apps.daemon.turn import Turn
 from lorad.config import SystemSettings
 from lorad.errors import ProtocolError
 from lorad.models import bases
-from lorad.records import BASE, CHAT, CLASSIFICATION, FILLING, SPANS, Job, digest
+from lorad.records import BASE, CHAT, CLASSIFICATION, FILLING, RETRIEVAL, SPANS, Job, digest
 from lorad.retrieval.answering import Reply
 from lorad.retrieval.document_store import How
 from lorad.retrieval.passages import Messages
@@ -176,7 +176,9 @@ class Api:
     ) -> tuple[GenerationRequest, str]:
         """Accept a text, or its tokens, to be continued as it stands; the model is named as ``ask`` has it."""
         with self._named(model) as (track, version), _about_prompt():
-            if not isinstance(self._engine.task(track), Generating):
+            task = self._engine.task(track)
+            # of chat, and of plain text: what another task generates is not its input's next words
+            if not isinstance(task, Generating) or task.formats not in {CHAT, RETRIEVAL}:
                 told = f"{track} continues no texts; list the models that do with: GET /v1/models"
                 raise ProtocolError(told, code="other_way")
             request = self._engine.submit(track, prompt, sampling, version)
