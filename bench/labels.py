@@ -16,7 +16,6 @@ wrong (docs/decisions/0068), `_strict` counts it as wrong. Times are one core's,
 scikit-learn and seqeval are no dependencies: pip install '.[bench]' first.
 """
 
-import argparse
 import json
 import random
 import shutil
@@ -1102,26 +1101,18 @@ def run_arm(arm: str) -> dict[str, Any]:
     return known[arm]()
 
 
+def hurry() -> None:
+    globals()["quick"] = True
+
+
+def forget(names: Sequence[str]) -> None:
+    for name in names:
+        shutil.rmtree(report.CACHE / f"labels_{name}{'_quick' * quick}", ignore_errors=True)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--fresh", action="store_true", help="begin anew")
-    parser.add_argument("--only", nargs="*", choices=ARMS, default=ARMS, help="run these arms alone")
-    parser.add_argument("--quick", action="store_true", help="fewer rows; nothing is kept")
-    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
-    parser.add_argument("out", nargs="?", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
     hardware.quieten()
-    globals()["quick"] = options.quick
-    ending = "_quick" * options.quick
-    if options.arm:
-        options.out.write_text(json.dumps(run_arm(options.arm)), encoding="utf-8")
-        return
-    arms = {}
-    for name in options.only:
-        if options.fresh:
-            shutil.rmtree(report.CACHE / f"labels_{name}{ending}", ignore_errors=True)
-        command = [__file__, "--arm", name, *["--quick"] * options.quick]
-        arms[name] = report.arm(f"labels_arm_{name}{ending}", command, fresh=options.fresh)
+    arms = report.arms(__file__, ARMS, run_arm, forget, hurry)
     if set(arms) != set(ARMS):
         print(json.dumps(arms, indent=2))
         return
@@ -1133,7 +1124,7 @@ def main() -> None:
     }
     for aim, told, met in aims(found):
         print("met   " if met else "MISSED", aim, told)
-    if not options.quick:
+    if not quick:
         plot(arms)
         report.save("labels", rounded(found), (__doc__ or "").splitlines(), tables=tables(arms, found))
 

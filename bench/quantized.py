@@ -8,7 +8,6 @@ on the same base, quantised by transformers alone. `--quick` takes twelve facts 
 its results are not kept.
 """
 
-import argparse
 import gc
 import json
 import resource
@@ -41,9 +40,12 @@ NOTES = (
 )
 
 
-def arm(name: str, *, quick: bool) -> dict[str, Any]:
+quick = False
+
+
+def arm(name: str) -> dict[str, Any]:
     form, settings = ARMS[name], Settings()
-    base = report.CACHE / "home" / "models" / "base" / "smollm2"
+    base = learn.base_folder()
     examples = reader.read(learn.DATASET, settings.inbox).examples[: QUICK_FACTS if quick else None]
     tokenizer = bases.load_tokenizer(base)
     rows = [learn.TASK.encode(tokenizer, example) for example in examples]
@@ -130,29 +132,18 @@ def figures(arms: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def hurry() -> None:
+    globals()["quick"] = True
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--fresh", action="store_true", help="begin anew")
-    parser.add_argument("--only", nargs="*", choices=ARMS, default=[*ARMS], help="run these arms alone")
-    parser.add_argument("--quick", action="store_true", help="fewer facts and rounds; nothing is kept")
-    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
-    parser.add_argument("out", nargs="?", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
     hardware.quieten()
-    if options.arm:
-        options.out.write_text(json.dumps(arm(options.arm, quick=options.quick)), encoding="utf-8")
-        return
-    learn.base_folder()
-    ending, flag = "_quick" * options.quick, ["--quick"] * options.quick
-    arms = {
-        name: report.arm(f"quantized_{name}{ending}", [__file__, "--arm", name, *flag], fresh=options.fresh)
-        for name in options.only
-    }
+    arms = report.arms(__file__, [*ARMS], arm, hurry=hurry)
     if set(arms) != set(ARMS):
         print(json.dumps(arms, indent=2))
         return
     found = figures(arms)
-    if not options.quick:
+    if not quick:
         report.save("quantized", found, [*(__doc__ or "").splitlines(), "", *NOTES])
     print(json.dumps(found, indent=2))
 

@@ -90,25 +90,38 @@ def arms(
     file: str,
     known: Sequence[str],
     run: Callable[[str], dict[str, Any]],
-    begin_anew: Callable[[], None] = lambda: None,
+    begin_anew: Callable[[Sequence[str]], None] = lambda _: None,
+    hurry: Callable[[], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Run a bench's arms as its command line asks, each in a process of its own; return what those that were asked for found.
 
-    ``run`` does one of those that are ``known``, in its process, which ends here. ``--fresh`` calls ``begin_anew`` first.
+    ``run`` does one of those that are ``known``, in its process, which ends here. ``--fresh`` calls ``begin_anew`` first, with
+    the names of those that were asked for. With ``hurry`` there is ``--quick``, which calls it in every process.
     """
     bench = Path(file).stem
     parser = argparse.ArgumentParser(description=(sys.modules["__main__"].__doc__ or "").partition("\n")[0])
     parser.add_argument("--fresh", action="store_true", help="begin anew")
     parser.add_argument("--only", nargs="*", choices=known, default=known, help="run these arms alone")
+    if hurry:
+        parser.add_argument(
+            "--quick", action="store_true", help="less of everything, to see whether all works"
+        )
     parser.add_argument("--arm", choices=known, help=argparse.SUPPRESS)
     parser.add_argument("out", nargs="?", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    quickly = ["--quick"] if hurry and options.quick else []
+    if hurry and quickly:
+        hurry()
     if options.arm:
         options.out.write_text(json.dumps(run(options.arm)), encoding="utf-8")
         raise SystemExit
     if options.fresh:
-        begin_anew()
-    return {name: arm(f"{bench}_{name}", [file, "--arm", name], fresh=options.fresh) for name in options.only}
+        begin_anew(options.only)
+    ending = "_quick" * len(quickly)
+    return {
+        name: arm(f"{bench}_{name}{ending}", [file, "--arm", name, *quickly], fresh=options.fresh)
+        for name in options.only
+    }
 
 
 def add_smollm2(home: Path) -> None:

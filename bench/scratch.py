@@ -388,7 +388,7 @@ def flat(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    def begin_anew() -> None:
+    def begin_anew(_: Sequence[str]) -> None:
         shutil.rmtree(FOLDER, ignore_errors=True)
 
     found = report.arms(__file__, ARMS, lambda name: RUN[name](), begin_anew)

@@ -669,7 +669,7 @@ def plot(found: dict[str, Any]) -> None:
 def main() -> None:
     hardware.quieten()
     arms = report.arms(
-        __file__, ARMS, run_arm, lambda: shutil.rmtree(report.CACHE / "serve", ignore_errors=True)
+        __file__, ARMS, run_arm, lambda _: shutil.rmtree(report.CACHE / "serve", ignore_errors=True)
     )
     if set(arms) != set(ARMS):
         print(json.dumps(arms, indent=2))

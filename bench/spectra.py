@@ -11,12 +11,10 @@ whether all works; its results are not kept.
 `mrr` is the mean reciprocal rank of the right candidate, `top1` how often it is first; those of the same score share their ranks.
 """
 
-import argparse
 import json
 import shutil
 import statistics
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import labels
@@ -157,33 +155,27 @@ def aims(found: dict[str, Any]) -> list[tuple[str, bool]]:
     return [*told, (f"the second drop costs {lost:.3f} of mrr (at most 0.010)", lost <= 0.01)]
 
 
+def hurry() -> None:
+    globals()["quick"] = True
+
+
+def forget(names: Sequence[str]) -> None:
+    for name in names:
+        shutil.rmtree(
+            report.CACHE / f"spectra_{name.rpartition('_')[2]}{'_quick' * quick}", ignore_errors=True
+        )
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--fresh", action="store_true", help="begin anew")
-    parser.add_argument("--only", nargs="*", choices=ARMS, default=ARMS, help="run these arms alone")
-    parser.add_argument("--quick", action="store_true", help="few spectra; nothing is kept")
-    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
-    parser.add_argument("out", nargs="?", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
     hardware.quieten()
-    globals()["quick"] = options.quick
-    ending = "_quick" * options.quick
-    if options.arm:
-        options.out.write_text(json.dumps(run_arm(options.arm)), encoding="utf-8")
-        return
-    arms = {}
-    for name in options.only:
-        if options.fresh:
-            shutil.rmtree(report.CACHE / f"spectra_{name.rpartition('_')[2]}{ending}", ignore_errors=True)
-        command = [__file__, "--arm", name, *["--quick"] * options.quick]
-        arms[name] = report.arm(f"spectra_arm_{name}{ending}", command, fresh=options.fresh)
+    arms = report.arms(__file__, ARMS, run_arm, forget, hurry)
     if set(arms) != set(ARMS):
         print(json.dumps(arms, indent=2))
         return
     found = gathered(arms)
     for aim, met in aims(found):
         print("met   " if met else "MISSED", aim)
-    if not options.quick:
+    if not quick:
         report.save("spectra", found, (__doc__ or "").splitlines())
 
 

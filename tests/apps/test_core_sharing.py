@@ -76,3 +76,12 @@ def test_before_anybody_answers_nobody_is_waited_for():
     shared, told = sharing(4)
     assert shared.beside(lambda: "done") == "done"
     assert [count for _, count in told] == [1, 1]
+
+
+def test_who_begins_answering_is_waited_for():
+    shared, told = sharing(4)
+
+    with Answering(shared) as answering:
+        shared.settle()
+
+    assert told == [(answering, 4), (threading.current_thread(), 1)]

@@ -3,21 +3,12 @@
 import dataclasses
 
 import pytest
+from model_shapes import LLAMA_8B as LLAMA
 
 from lorad.models import memory_needs
 from lorad.models.memory_needs import Answering, Pass
-from lorad.records import Machine, ModelShape
+from lorad.records import Machine
 
-# Llama-3.1-8B by its headers: seven matrices in each of 32 layers, embedding and output layer apart
-LLAMA = ModelShape(
-    name="llama-8b",
-    parameters=8_030_261_248,
-    layers=32,
-    hidden=4096,
-    vocabulary=128_256,
-    linear=6_979_321_856,
-    widths=32 * (4 * 4096 + 2 * (4096 + 1024) + 3 * (4096 + 14_336)),
-)
 CARD = Machine(
     device="cuda",
     name="a card",

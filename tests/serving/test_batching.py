@@ -345,17 +345,24 @@ def test_memory_is_bounded_and_nobody_fails_for_it(model):
     assert answers._cache.bytes == 0
 
 
-def counted(model, monkeypatch):
-    """Return a list that grows by how many tokens of a row each call reads."""
+def passes(model, monkeypatch, fails=lambda _: False, told=lambda tokens: tuple(tokens.shape)):
+    """Return a list that grows by what is ``told`` of each call, its rows and tokens of a row; one that ``fails`` says so fails."""
     read = []
     forward = model.model.forward
 
     def reading(input_ids, **given):
-        read.append(input_ids.shape[1])
+        read.append(told(input_ids))
+        if fails(input_ids):
+            raise ValueError("no such thing")
         return forward(input_ids=input_ids, **given)
 
     monkeypatch.setattr(model.model, "forward", reading)
     return read
+
+
+def counted(model, monkeypatch):
+    """Return a list that grows by how many tokens of a row each call reads."""
+    return passes(model, monkeypatch, told=lambda tokens: tokens.shape[1])
 
 
 def test_a_prompt_that_begins_like_the_one_before_is_not_read_again(model, monkeypatch):
@@ -381,21 +388,6 @@ def test_a_short_prompt_is_always_read_whole(model, monkeypatch):
         answers.submit(wanted([1, 2, 3] * 10, 1))
         run(answers)
     assert read == [30, 30]
-
-
-def passes(model, monkeypatch, fails=lambda _: False):
-    """Return a list that grows by each call's rows and tokens of a row; a call whose tokens ``fails`` says so fails."""
-    read = []
-    forward = model.model.forward
-
-    def reading(input_ids, **given):
-        read.append(tuple(input_ids.shape))
-        if fails(input_ids):
-            raise ValueError("no such thing")
-        return forward(input_ids=input_ids, **given)
-
-    monkeypatch.setattr(model.model, "forward", reading)
-    return read
 
 
 def test_short_prompts_that_wait_are_read_in_one_pass(model, monkeypatch):

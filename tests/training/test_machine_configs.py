@@ -3,43 +3,17 @@
 from pathlib import Path
 
 import pytest
+from model_shapes import LLAMA_3B, LLAMA_8B, SMOLLM2
 
 from lorad.config import load_settings
 from lorad.home import Home
 from lorad.models import memory_needs
 from lorad.models.memory_needs import Answering
-from lorad.records import Machine, ModelShape
+from lorad.records import Machine
 from lorad.training import planner, preflight
 from lorad.training.preflight import Room
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-SMOLLM2 = ModelShape(
-    name="smollm2",
-    parameters=134_515_008,
-    layers=30,
-    hidden=576,
-    vocabulary=49_152,
-    linear=106_168_320,
-    widths=30 * 11_136,
-)
-LLAMA_3B = ModelShape(
-    name="llama-3.2-3b",
-    parameters=3_212_749_824,
-    layers=28,
-    hidden=3072,
-    vocabulary=128_256,
-    linear=2_818_572_288,
-    widths=28 * (4 * 3072 + 2 * (3072 + 1024) + 3 * (3072 + 8192)),
-)
-LLAMA_8B = ModelShape(
-    name="llama-3.1-8b",
-    parameters=8_030_261_248,
-    layers=32,
-    hidden=4096,
-    vocabulary=128_256,
-    linear=6_979_321_856,
-    widths=32 * (4 * 4096 + 2 * (4096 + 1024) + 3 * (4096 + 14_336)),
-)
 # name: base, device, GB in all, GB that are free when nothing else runs, the form of the base, whether all of it fits
 MACHINES = {
     "apple-m4-16gb": (LLAMA_3B, "mps", 16, 11, "none", False),

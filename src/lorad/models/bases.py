@@ -341,16 +341,23 @@ def load_base(
         raise ConfigError(
             f"the base model in {folder} cannot be loaded: {error}", code="base_damaged"
         ) from error
-    # a repetition penalty or forbidden tokens of the base's own would change what is served, and no test would see it
-    if model.can_generate():
-        model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
     if how:
         quantized.settle(model)
     else:
         nn.Module.to(model, device)
+    make_ready(model)
+    return Base(model, tokenizer, fingerprint, folder, head, quantization, why)
+
+
+def make_ready(model: Any) -> None:
+    """Let a model that was loaded be asked and nothing else: it learns nothing, and generates without settings of its own.
+
+    A repetition penalty or forbidden tokens would change what is served, and no test would see it.
+    """
+    if model.can_generate():
+        model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
     model.requires_grad_(False)
     model.train(mode=False)
-    return Base(model, tokenizer, fingerprint, folder, head, quantization, why)
 
 
 def check_kind(folder: Path, head: Head) -> None:

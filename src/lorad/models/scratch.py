@@ -7,11 +7,10 @@ It is stored as any base is, so that its fingerprint, its checks and its tokeniz
 is every weight.
 """
 
-import functools
 import itertools
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,7 @@ def store(target: Path, recipe: Recipe, texts: Sequence[str] = (), ids: Sequence
     with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(recipe.seed)
         made = Path(folder)
-        _model(recipe, tokenizer).save_pretrained(made)
+        _MODELS[recipe.architecture](recipe.sizes, tokenizer).save_pretrained(made)
         tokenizer.save_pretrained(made)
         told = {
             "architecture": recipe.architecture,
@@ -149,10 +148,6 @@ def _characters_per_token(core: Tokenizer, texts: Sequence[str]) -> float | None
 # -- the model
 
 
-def _model(recipe: Recipe, tokenizer: Any) -> Any:
-    return _MODELS[recipe.architecture](recipe.sizes, tokenizer)
-
-
 def _encoder(sizes: ModelSettings, tokenizer: Any) -> Any:
     config = ModernBertConfig(
         vocab_size=len(tokenizer),
@@ -210,7 +205,7 @@ def _encoder_decoder(sizes: ModelSettings, tokenizer: Any) -> Any:
     return T5ForConditionalGeneration(config)
 
 
-_MODELS: dict[Architecture, functools.partial[Any] | Any] = {
+_MODELS: dict[Architecture, Callable[[ModelSettings, Any], Any]] = {
     "encoder": _encoder,
     "decoder": _decoder,
     "encoder-decoder": _encoder_decoder,

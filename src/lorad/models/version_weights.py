@@ -14,12 +14,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import GenerationConfig
 
 from lorad.errors import RegistryError
 from lorad.models import peft_io
 from lorad.models.adapters import Adapter, tied
-from lorad.models.bases import Base
+from lorad.models.bases import Base, make_ready
 from lorad.models.hardware import passing_errors
 from lorad.storage import files
 
@@ -70,9 +69,8 @@ def put(model: Any, weights: Adapter) -> None:
 def load(base: Base, folder: Path) -> Any:
     """Return a version's whole model, on its base's device and in its precision."""
     model = base.head.loads.from_pretrained(str(folder), dtype=base.model.dtype, local_files_only=True)
-    if model.can_generate():
-        model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
-    return model.to(base.model.device).requires_grad_(False).train(mode=False)
+    make_ready(model)
+    return model.to(base.model.device)
 
 
 def check(folder: Path, base: Any) -> None:

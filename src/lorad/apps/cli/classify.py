@@ -9,7 +9,7 @@ from lorad.apps.cli import texts
 from lorad.apps.cli.context import connect, show
 from lorad.apps.cli.options import Json
 from lorad.apps.screens import tables
-from lorad.errors import ConfigError, ProtocolError
+from lorad.errors import ProtocolError
 from lorad.records import CLASSIFICATION
 from lorad.serving.answers import SystemAnswer
 from lorad.serving.client import Client
@@ -53,7 +53,11 @@ def classify(
         told = _asked_chain(client, system, asked, variant)
         show(told, as_json, lambda answer: tables.system_answer(answer, asked))
         return
-    answers = texts.asked_in_parts(client.classify, model or _only_track(client), asked)
+    answers = texts.asked_in_parts(
+        client.classify,
+        model or texts.only_track(client.status().tracks, {CLASSIFICATION}, "learn", "labels"),
+        asked,
+    )
     found = tuple(each for answer in answers for each in answer.classifications)
     said = replace(answers[0], classifications=found)
     show(said, as_json, lambda answer: tables.classifications(answer, asked))
@@ -70,12 +74,3 @@ def _asked_chain(client: Client, system: str, asked: list[str], variant: str | N
             code="version_changed",
         )
     return replace(answers[0], results=tuple(each for answer in answers for each in answer.results))
-
-
-def _only_track(client: Client) -> str:
-    """Return the only track that learns labels; raise ``ConfigError`` where none does, or several do."""
-    found = [name for name, track in client.status().tracks.items() if track.task == CLASSIFICATION]
-    if len(found) != 1:
-        told = f"these tracks learn labels: {', '.join(found)}" if found else "no track learns labels"
-        raise ConfigError(f"{told}; name one with: --model NAME", code="no_model")
-    return found[0]

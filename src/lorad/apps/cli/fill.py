@@ -9,10 +9,8 @@ from lorad.apps.cli import texts
 from lorad.apps.cli.context import connect, show
 from lorad.apps.cli.options import Json
 from lorad.apps.screens import tables
-from lorad.errors import ConfigError
 from lorad.records import FILLING, SPANS
 from lorad.serving.answers import FilledTexts
-from lorad.serving.client import Client
 
 app = typer.Typer()
 
@@ -49,15 +47,8 @@ def fill(
     def ask(named: str, part: list[str]) -> FilledTexts:
         return client.fill(named, part, top_k)
 
-    answers = texts.asked_in_parts(ask, model or _only_track(client), asked)
+    answers = texts.asked_in_parts(
+        ask, model or texts.only_track(client.status().tracks, {FILLING, SPANS}, "fill", "gaps"), asked
+    )
     said = replace(answers[0], texts=tuple(each for answer in answers for each in answer.texts))
     show(said, as_json, tables.filled_texts)
-
-
-def _only_track(client: Client) -> str:
-    """Return the only track that fills gaps; raise ``ConfigError`` where none does, or several do."""
-    found = [name for name, track in client.status().tracks.items() if track.task in {FILLING, SPANS}]
-    if len(found) != 1:
-        told = f"these tracks fill gaps: {', '.join(found)}" if found else "no track fills gaps"
-        raise ConfigError(f"{told}; name one with: --model NAME", code="no_model")
-    return found[0]

@@ -4,10 +4,11 @@ What lives here: reading and checking them, and asking about more than one reque
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from lorad.errors import ConfigError
+from lorad.serving.answers import TrackStatus
 
 AT_ONCE = 64
 """Texts of one request; the daemon takes no more."""
@@ -59,6 +60,18 @@ def check_typed(text: str) -> None:
             "the input is not valid text in this terminal's encoding; set a matching one, such as LC_ALL=C.UTF-8",
             code="bad_text",
         ) from None
+
+
+def only_track(tracks: Mapping[str, TrackStatus], tasks: Collection[str], verb: str, what: str) -> str:
+    """Return the only track with one of these tasks, which ``verb`` and ``what`` name (``learn``, ``labels``).
+
+    Raise ``ConfigError`` where none has, or several have.
+    """
+    found = [name for name, track in tracks.items() if track.task in tasks]
+    if len(found) != 1:
+        told = f"these tracks {verb} {what}: {', '.join(found)}" if found else f"no track {verb}s {what}"
+        raise ConfigError(f"{told}; name one with: --model NAME", code="no_model")
+    return found[0]
 
 
 def asked_in_parts(ask: Callable[[str, list[str]], A], model: str, texts: Sequence[str]) -> list[A]:

@@ -91,7 +91,6 @@ class App:
 
     def start(self) -> None:
         """Start everything, in the order in which things need each other; on failure undo what was started."""
-        hardware.cores()
         hardware.compute_with(1)  # all that computes beside the thread that answers
         try:
             for begin in (self._claim, self._wire, self._answer, self._listen, self._learn):
@@ -288,16 +287,13 @@ class App:
 
     def _answer(self) -> None:
         """Start the thread that generates, and serve the newest intact version."""
-        has_cores = threading.Event()
 
         def answer() -> None:
             self._cores.take()
-            has_cores.set()
             self.engine.work(timeout=0.2)
 
         self._thread("answer", answer)
-        has_cores.wait()
-        hardware.compute_with(1)  # what one thread takes is what every new one would get
+        self._cores.settle()
         self.loop.served.serve_all(time.monotonic())
 
     def _listen(self) -> None:

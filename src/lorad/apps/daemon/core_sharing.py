@@ -44,12 +44,16 @@ class CoreSharing:
         finally:
             self._lend(-1)
 
+    def settle(self, seconds: float | None = None) -> None:
+        """Wait until the thread that answers has what it may have, and leave all others one core each."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._taken == self._wanted(), seconds)
+            self._compute_with(1)  # what one thread takes is what every new one would get
+
     def _lend(self, more: int) -> None:
         with self._changed:
             self._lent += more
-            if self._taken:
-                self._changed.wait_for(lambda: self._taken == self._wanted(), SETTLE_SECONDS)
-            self._compute_with(1)  # what one thread takes is what every new one would get
+            self.settle(SETTLE_SECONDS if self._taken else 0)
 
     def _wanted(self) -> int:
         return max(1, self._cores - 1) if self._lent else self._cores

@@ -67,8 +67,7 @@ def add(app: FastAPI, daemon: Daemon) -> None:
             version, fingerprint, said = await predicted(
                 threads, request, daemon.fill, body.model, body.texts, body.top_k
             )
-        found = tuple(read(FilledText, each) for each in said)
-        return FilledTexts(model=version, system_fingerprint=fingerprint, texts=found)
+        return FilledTexts(model=version, system_fingerprint=fingerprint, texts=_as(FilledText, said))
 
 
 def _as(kind: type[T], said: Sequence[Any]) -> tuple[T, ...]:
