@@ -146,7 +146,7 @@ class PlannerSettings(Section):
         SizeRow(rank=32, alpha=64, epochs=3, batch=4, accumulation=2, max_length=768),
     )
     learning_rates: tuple[RateRow, ...] = (
-        RateRow(below_parameters=1e8, learning_rate=2e-4),  # MiniLM at 1e-3 ends at one answer to everything
+        RateRow(below_parameters=1e8, learning_rate=5e-4),  # MiniLM at 1e-3 ends at one answer to everything
         RateRow(below_parameters=2e9, learning_rate=1e-3),
         RateRow(learning_rate=3e-4),
     )

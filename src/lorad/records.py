@@ -23,6 +23,9 @@ CHAT = "chat"
 CLASSIFICATION = "text_classification"
 """The task of tracks that learn the labels of texts, and of a system's members."""
 
+LABELLED = frozenset({"tagging", "classify"})
+"""The ``formats`` of tasks whose answers are labels, which people set differently."""
+
 RETRIEVAL = "retrieval"
 """The task of tracks that hold documents and learn nothing, and what their files' formats are called."""
 
@@ -285,6 +288,8 @@ class ModelShape:
     """Parameters of the linear layers, which an adapter changes and which may be quantised."""
     widths: int = 0
     """Inputs and outputs of these layers, added up: an adapter of rank r has r times as many numbers. 0: not counted."""
+    positions: int = 0
+    """Tokens that it reads at once; 0: it does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -365,6 +370,8 @@ class StoppingRule:
     """Rounds before which patience ends nothing."""
     patience_steps: int = 0
     """Optimizer steps without progress before which patience ends nothing: a round of a small drop has few."""
+    is_planned: bool = False
+    """Whether the learning rate falls evenly towards the end of ``max_rounds``, whatever is recalled on the way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,7 +76,7 @@ class Reference:
     """Device, precision and library versions: what usually differs when figures drift."""
     temperature: float
     fitted_on: int
-    """Examples that gave the temperature; none of them is in ``rows``."""
+    """Examples that gave the temperature; none of them is in ``rows``. 0: none was fitted here, the version serves one."""
     rows: tuple[Asked, ...]
 
 

@@ -403,6 +403,7 @@ def shape(folder: Path) -> ModelShape:
         vocabulary=int(config.get("vocab_size", 1)),
         linear=sum(map(math.prod, linear)),
         widths=sum(map(sum, linear)),
+        positions=int(config.get("max_position_embeddings") or 0),
     )
 
 

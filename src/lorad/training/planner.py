@@ -24,7 +24,7 @@ from lorad.config import (
 from lorad.errors import ConfigError
 from lorad.models import memory_needs
 from lorad.models.memory_needs import Pass
-from lorad.records import CHAT, Machine, ModelShape, Plan, ReplayMix, StoppingRule, as_json, restore
+from lorad.records import CHAT, LABELLED, Machine, ModelShape, Plan, ReplayMix, StoppingRule, as_json, restore
 
 #: Share of the free memory that a session may count on; the rest is for answering and for surprises.
 MEMORY_SHARE = 0.5
@@ -37,11 +37,15 @@ MOST_WARMUP = 500
 #: alpha is one for all: Schulman 2025, LoRA Without Regret). Measured: bench/LOG.md, 2026-11-28.
 FULL_RATE_ALPHA = 32
 
+#: Labels are learned in so many times the epochs of the table, every row in each. Who trains on what is still wrong trains on
+#: noise, for people label differently (docs/decisions/0089).
+LABELLED_EPOCHS = 2
+
 #: Settings of a plan that a human may override with ``lorad retry --settings``.
 OVERRIDABLE = ("rank", "alpha", "epochs", "batch", "accumulation", "max_length", "learning_rate", "seed")
 STOPPING = tuple(
-    field.name for field in fields(StoppingRule) if field.name != "min_rounds"
-)  # that is `epochs`
+    field.name for field in fields(StoppingRule) if field.name in StoppingSettings.model_fields
+)  # the others follow from `epochs` and the task
 
 _LONGEST_SHOWN = 60
 
@@ -91,8 +95,11 @@ def plan(
     form: tuple[str, str] = ("none", ""),
     overrides: Mapping[str, Any] | None = None,
     drift: float = 0.0,
+    formats: str = CHAT,
 ) -> Plan:
     """Decide a session's settings for examples of these token lengths.
+
+    ``formats`` are those of the track's task: only a chat's questions have other wordings, and labels are not learned by heart.
 
     ``form`` is in which form the base is held (``none``, ``8bit``, ``4bit``), and why (``bases.quantization``).
 
@@ -102,31 +109,41 @@ def plan(
     row = choose_row(planner.table, count)
     reasons = [_row_reason(row, planner.table, count)]
     learning_rate = _learning_rate(planner, shape, reasons)
-    is_varied = planner.wordings or planner.gapped
+    wordings, gapped = (planner.wordings, planner.gapped) if formats == CHAT else (0, 0)
+    is_varied = wordings or gapped
     new_share = max(rehearsal.new_share, rehearsal.recalled_share) if is_varied else None
     if new_share is not None:
         reasons.append(
-            f"up to {planner.wordings} other wordings of a question and {planner.gapped} texts with gaps take turns with "
+            f"up to {wordings} other wordings of a question and {gapped} texts with gaps take turns with "
             f"its own wording, so each round trains {new_share:.0%} of the recalled new examples again"
         )
     max_length = _max_length(row, lengths, shape, machine, reasons)
     checkpointing = _checkpointing(training, row.batch * max_length, shape, machine, reasons)
+    stopping = replace(planner.stopping.as_rule(), min_rounds=row.epochs)
+    recalled_share = rehearsal.recalled_share
+    if formats in LABELLED:
+        rounds = min(LABELLED_EPOCHS * row.epochs, stopping.max_rounds)
+        stopping = replace(stopping, max_rounds=rounds, min_rounds=rounds, is_planned=True)
+        recalled_share = 1.0
+        reasons.append(
+            f"labels are not learned by heart: {rounds} epochs at most of all rows, while the learning rate falls"
+        )
     decided = Plan(
         examples=count,
         rank=row.rank,
         alpha=row.alpha,
-        epochs=row.epochs,
+        epochs=stopping.min_rounds,
         batch=row.batch,
         accumulation=row.accumulation,
         max_length=max_length,
         warmup_steps=int(min(planner.warmup_share * count, planner.warmup_max)),
         learning_rate=learning_rate,
         loraplus_ratio=planner.loraplus_ratio,
-        stopping=replace(planner.stopping.as_rule(), min_rounds=row.epochs),
+        stopping=stopping,
         mix=ReplayMix(
             share=rehearsal.share,
             max_examples=rehearsal.max_examples,
-            recalled_share=rehearsal.recalled_share,
+            recalled_share=recalled_share,
             new_share=new_share,
             general=_general(rehearsal, drift, reasons),
             general_weight=rehearsal.general_weight,
@@ -138,8 +155,8 @@ def plan(
         quantization=_quantization(form, reasons),
         gradient_checkpointing=checkpointing,
         pack_tokens=row.batch * max_length,
-        wordings=planner.wordings,
-        gapped=planner.gapped,
+        wordings=wordings,
+        gapped=gapped,
         reasons=tuple(reasons),
     )
     changed = _override(decided, overrides or {})
@@ -194,11 +211,6 @@ def plan_pretraining(
     return _override(decided, overrides or {})
 
 
-def for_task(settings: PlannerSettings, formats: str) -> PlannerSettings:
-    """Return the settings for examples of these formats: only a chat's questions have other wordings."""
-    return settings if formats == CHAT else settings.model_copy(update={"wordings": 0, "gapped": 0})
-
-
 def choose_row(table: Sequence[SizeRow], count: int) -> SizeRow:
     """Return the first row whose bound is above ``count``; the last row has none."""
     for row in table:
@@ -243,6 +255,10 @@ def _max_length(
 ) -> int:
     ordered = sorted(lengths)
     percentile = ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))] if ordered else 0
+    if shape.positions and shape.positions <= max(percentile, row.max_length):
+        if ordered and ordered[-1] > shape.positions:
+            reasons.append(f"{shape.name} reads {shape.positions} tokens: longer examples are left out")
+        return shape.positions
     if percentile <= row.max_length:
         return row.max_length
     if _fits(row.batch * percentile, shape, machine):
@@ -306,6 +322,13 @@ def _quantization(form: tuple[str, str], reasons: list[str]) -> str:
     return quantization
 
 
+def _at_least(stopping: StoppingRule, epochs: int, *, is_set: bool) -> StoppingRule:
+    """Return a rule with so many epochs, which are all of them where they are planned."""
+    if stopping.is_planned and is_set:
+        return replace(stopping, min_rounds=epochs, max_rounds=epochs)
+    return replace(stopping, min_rounds=epochs)
+
+
 def check_changes(overrides: Mapping[str, Any]) -> None:
     """Raise ``ConfigError`` when a plan has no setting of such a name, or none that may be so."""
     known = (*OVERRIDABLE, *STOPPING)
@@ -341,6 +364,6 @@ def _override(decided: Plan, overrides: Mapping[str, Any]) -> Plan:
     return replace(
         changed,
         pack_tokens=changed.batch * changed.max_length,
-        stopping=replace(changed.stopping, min_rounds=changed.epochs),
+        stopping=_at_least(changed.stopping, changed.epochs, is_set="epochs" in overrides),
         reasons=(*decided.reasons, reason),
     )

@@ -106,12 +106,13 @@ class ModelHost:
             lengths=[len(encoded) for _, encoded in usable],
             shape=shape(track.base),
             machine=machine(self._settings.training.device),
-            planner=planner.for_task(self._settings.planner, self._engine.task(track.name).formats),
+            planner=self._settings.planner,
             rehearsal=self._settings.rehearsal,
             training=self._settings.training,
             form=quantization(track.base, self._settings.training),
             overrides=overrides,
             drift=drift,
+            formats=self._engine.task(track.name).formats,
         )
         return preflight.fit(decided, preflight.room(track.base, self._settings))
 

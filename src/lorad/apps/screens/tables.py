@@ -220,7 +220,9 @@ def calibration(report: "CalibrationReport", check: "Comparison | None" = None) 
         if part.count
     ]
     columns = ("answers", "right", "sure", "ECE", "Brier")
-    head = f"{report.version}, measured {moment(report.measured_at)}; temperature fitted on {report.fitted_on} others"
+    head = f"{report.version}, measured {moment(report.measured_at)}"
+    if report.fitted_on:  # else the temperature is in the weights, and serves
+        head += f"; temperature fitted on {report.fitted_on} others"
     parts = [
         _text(head),
         _table(("questions", *columns), figures, numbers=range(1, 6), folding=(0,), narrowest=12),

@@ -242,5 +242,6 @@ def _plan(home: Home, settings: Settings, track: str, lengths: Sequence[int]) ->
         training=settings.training,
         form=bases.quantization(base, settings.training),
         drift=judge.drift(registry.result(latest).evaluation, settings.judge) if latest else 0.0,
+        formats=find(settings.track(track).task).formats,
     )
     return preflight.fit(decided, preflight.room(base, settings))
