@@ -47,11 +47,11 @@ def test_a_system_tells_each_step_and_who_answered(path):
     ("texts", "status", "says"),
     [
         (["a", " "], 422, "texts[1] is empty"),
-        ([], 400, "texts"),
-        ("a", 400, "texts"),
-        ([7], 400, "texts"),
-        (["a"] * 65, 400, "texts"),
-        (None, 400, "texts: is missing"),
+        ([], 422, "texts"),
+        ("a", 422, "texts"),
+        ([7], 422, "texts[0]"),
+        (["a"] * 65, 422, "texts"),
+        (None, 422, "texts: is missing"),
     ],
 )
 def test_what_cannot_be_classified_is_refused_by_name(path, route, texts, status, says):
@@ -80,5 +80,4 @@ def test_an_input_that_the_model_cannot_take_is_told_as_a_text(path, daemon, rou
 
     error = json.loads(answer)["error"]
     assert (found, error["code"]) == (status, code)
-    which = "texts" if "systems" in route else "texts[0]"
-    assert error["param"] == (which if status == 422 else "model")
+    assert error["param"] == ("texts[0]" if status == 422 else "model")

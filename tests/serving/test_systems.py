@@ -117,3 +117,18 @@ def test_a_variant_that_no_role_has_is_told():
         choose(LCR, "tiny", lambda _: True)
 
     assert (caught.value.status, caught.value.code) == (404, "no_such_variant")
+
+
+def test_a_text_that_a_later_step_cannot_read_is_named_as_the_request_has_it():
+    models = Models({("finder", "no"): "nothing", ("finder", "yes"): "found/here"})
+
+    def classify(track, texts):
+        if track == "refiner":
+            raise ProtocolError("too long", status=422, code="context_length_exceeded", param="inputs[0]")
+        return models.classify(track, texts)
+
+    chain = Chain("lcr", LCR, choose(LCR, None, lambda track: True))
+    with pytest.raises(ProtocolError, match="too long") as caught:
+        chain.run(["no", "yes"], classify, models.describe)
+
+    assert (caught.value.status, caught.value.data["param"]) == (422, "inputs[1]")

@@ -35,6 +35,7 @@ def a_plan(lengths=(20,) * 50, shape=SMOLLM2, machine=LAPTOP, overrides=None, **
         training=sections.get("training", TrainingSettings()),
         overrides=overrides,
         drift=sections.get("drift", 0.0),
+        formats=sections.get("formats", "chat"),
     )
 
 
@@ -98,8 +99,8 @@ def test_a_table_must_end_with_everything_larger():
 @pytest.mark.parametrize(
     ("parameters", "rate"),
     [
-        (22_700_000, 2e-4),
-        (99_999_999, 2e-4),
+        (22_700_000, 5e-4),
+        (99_999_999, 5e-4),
         (100_000_000, 1e-3),
         (135_000_000, 1e-3),
         (1_999_999_999, 1e-3),
@@ -481,3 +482,47 @@ def test_a_humans_word_is_the_last_for_a_model_from_scratch_too():
 
 def test_the_warm_up_of_a_large_text_is_bounded():
     assert a_pretraining(lengths=(100_000,) * 100).warmup_steps == 500
+
+
+# labels
+
+
+@pytest.mark.parametrize(("count", "epochs"), [(99, 20), (499, 10), (500, 6)])
+def test_labels_take_a_planned_number_of_epochs_of_all_rows(count, epochs):
+    decided = a_plan(lengths=[20] * count, formats="tagging")
+
+    assert (decided.epochs, decided.stopping.min_rounds, decided.stopping.max_rounds) == (epochs,) * 3
+    assert decided.stopping.is_planned
+    assert (decided.mix.recalled_share, decided.mix.new_share) == (1.0, None)
+    assert (decided.wordings, decided.gapped) == (0, 0)
+    assert told(decided, f"{epochs} epochs at most of all rows")
+
+
+def test_facts_are_learned_until_they_are():
+    assert not a_plan().stopping.is_planned
+
+
+def test_labels_take_no_more_epochs_than_the_settings_allow():
+    planner = PlannerSettings.model_validate({"stopping": {"max_rounds": 7}})
+
+    assert a_plan(planner=planner, formats="classify").stopping.max_rounds == 7
+
+
+def test_epochs_of_labels_that_are_set_by_hand_are_all_of_them():
+    decided = a_plan(formats="classify", overrides={"epochs": 3})
+
+    assert (decided.stopping.min_rounds, decided.stopping.max_rounds) == (3, 3)
+
+
+# what a model can read
+
+
+@pytest.mark.parametrize(
+    ("longest", "positions", "length"), [(700, 600, 600), (20, 256, 256), (5000, 512, 512), (700, 0, 700)]
+)
+def test_no_row_is_planned_that_the_model_cannot_read(longest, positions, length):
+    shape = dataclasses.replace(SMOLLM2, positions=positions)
+    decided = a_plan(lengths=[longest] * 50, shape=shape)
+
+    assert decided.max_length == length
+    assert told(decided, f"reads {positions} tokens") == (0 < positions < longest)

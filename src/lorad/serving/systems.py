@@ -6,7 +6,8 @@ a way to ask a track.
 
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from lorad.config import RoleSettings, SystemSettings
@@ -48,7 +49,8 @@ class Chain:
             told = describe(role, track, variant)
             if going:
                 asked = [_input(member, texts[number], steps[number]) for number in going]
-                said = classify(track, asked)
+                with _numbered(going):
+                    said = classify(track, asked)
                 told = replace(
                     told, version=said.model.partition("@")[2], system_fingerprint=said.system_fingerprint
                 )
@@ -57,6 +59,19 @@ class Chain:
                 going = [number for number in going if _goes_on(member, steps[number][-1].classification)]
             members.append(told)
         return SystemAnswer(system=self.name, members=tuple(members), results=tuple(map(_result, steps)))
+
+
+@contextmanager
+def _numbered(going: Sequence[int]) -> Iterator[None]:
+    """Let an error that names an input of a step name the text of the request."""
+    try:
+        yield
+    except ProtocolError as error:
+        found = re.fullmatch(r"inputs\[(\d+)\](.*)", str(error.data.get("param")))
+        if not found:
+            raise
+        told = {**error.data, "param": f"inputs[{going[int(found[1])]}]{found[2]}"}
+        raise ProtocolError(error.message, status=error.status, code=error.code, **told) from None
 
 
 def choose(

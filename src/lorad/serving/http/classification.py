@@ -44,7 +44,7 @@ def add(app: FastAPI, daemon: Daemon) -> None:
         _check(body.texts)
         chain = daemon.system(system, body.variant)
         async with cancelled_when_left(request, chain):
-            with about_texts(is_numbered=False):  # a step may be asked fewer of them
+            with about_texts():
                 return await threads.run(daemon.ask_system, chain, body.texts)
 
 

@@ -135,7 +135,7 @@ async def cancelled_when_left(request: Request, *asked: Asked) -> AsyncIterator[
 
 
 @contextlib.contextmanager
-def about_texts(name: str = "texts", *, is_numbered: bool = True) -> Iterator[None]:
+def about_texts(name: str = "texts") -> Iterator[None]:
     """Tell what is wrong with an input as what is wrong with a text, or whatever the route's body calls it."""
     try:
         yield
@@ -143,7 +143,7 @@ def about_texts(name: str = "texts", *, is_numbered: bool = True) -> Iterator[No
         param = str(error.data.get("param"))
         if not param.startswith(_INPUTS):
             raise
-        told = {**error.data, "param": f"{name}{param.removeprefix(_INPUTS) if is_numbered else ''}"}
+        told = {**error.data, "param": f"{name}{param.removeprefix(_INPUTS)}"}
         raise ProtocolError(error.message, status=error.status, code=error.code, **told) from None
 
 

@@ -9,6 +9,7 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -68,6 +69,8 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     example: ClassVar[str] = '{"track": "chat"}'
+    status: ClassVar[HTTPStatus] = HTTPStatus.BAD_REQUEST
+    """Of a body that is JSON and has another shape: OpenAI's clients know 400."""
 
     @model_validator(mode="before")
     @classmethod
@@ -83,7 +86,7 @@ class Body(BaseModel):
         try:
             return cls.model_validate(given)
         except ValidationError as error:
-            raise invalid(error.errors(), tuple(_field_names(cls))) from None
+            raise invalid(error.errors(), tuple(_field_names(cls)), cls.status) from None
 
 
 def _field_names(kind: type[Body], place: str = "") -> Iterator[str]:
@@ -287,8 +290,14 @@ class ResumeBody(Body):
     checkpoint: str | None = _NAME
 
 
-class PredictBody(Body):
-    """Inputs to be answered with data; what one is, the track's task says: a text, say."""
+class InputsBody(Body):
+    """Inputs to be answered with data; one of another shape is refused like one that the task cannot read."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class PredictBody(InputsBody):
+    """Inputs of any task; what one is, the track's task says: a text, say."""
 
     example: ClassVar[str] = '{"model": "mail", "inputs": ["Win a prize now"]}'
 
@@ -296,7 +305,7 @@ class PredictBody(Body):
     inputs: list[Any] = Field(min_length=1, max_length=INPUTS)
 
 
-class TagTextsBody(Body):
+class TagTextsBody(InputsBody):
     """Texts in which spans are to be found and labelled."""
 
     example: ClassVar[str] = '{"model": "ner", "texts": ["John works at Microsoft"]}'
@@ -305,7 +314,7 @@ class TagTextsBody(Body):
     texts: list[str] = Field(min_length=1, max_length=INPUTS)
 
 
-class FillMaskBody(Body):
+class FillMaskBody(InputsBody):
     """Texts with gaps, each written ``[MASK]``."""
 
     example: ClassVar[str] = '{"model": "words", "texts": ["The capital of [MASK]"]}'
@@ -315,7 +324,7 @@ class FillMaskBody(Body):
     top_k: int = Field(default=5, ge=1, le=100)
 
 
-class ClassifyBody(Body):
+class ClassifyBody(InputsBody):
     """Texts to be classified."""
 
     example: ClassVar[str] = '{"model": "mail", "texts": ["Win a prize now"]}'
@@ -324,7 +333,7 @@ class ClassifyBody(Body):
     texts: list[str] = Field(min_length=1, max_length=INPUTS)
 
 
-class SpectraBody(Body):
+class SpectraBody(InputsBody):
     """Spectra with the molecules, one or several candidates, that they are compared with."""
 
     example: ClassVar[str] = (
@@ -335,7 +344,7 @@ class SpectraBody(Body):
     spectra: list[dict[str, Any]] = Field(min_length=1, max_length=INPUTS)
 
 
-class SystemBody(Body):
+class SystemBody(InputsBody):
     """Texts for a system's chain, and which of its variants answer instead of those that the settings name."""
 
     example: ClassVar[str] = '{"texts": ["The invoice is overdue"]}'
@@ -601,15 +610,19 @@ def _too_deep(where: str) -> ProtocolError:
     return refused(where, f"is nested more than {DEPTH} levels deep; send a flatter one", "too_deep")
 
 
-def refused(where: str, told: str, code: str = "invalid_request") -> ProtocolError:
+def refused(
+    where: str, told: str, code: str = "invalid_request", status: int = HTTPStatus.BAD_REQUEST
+) -> ProtocolError:
     """Return what is wrong with a field, by its name."""
-    return ProtocolError(f"{where}: {told}", code=code, param=where)
+    return ProtocolError(f"{where}: {told}", code=code, param=where, status=status)
 
 
 # -- fields
 
 
-def invalid(problems: Sequence[Any], known: Sequence[str] = ()) -> ProtocolError:
+def invalid(
+    problems: Sequence[Any], known: Sequence[str] = (), status: int = HTTPStatus.BAD_REQUEST
+) -> ProtocolError:
     """Return the first thing that pydantic found wrong, as a sentence with the field's name."""
     first = problems[0]
     where = _where(first["loc"])
@@ -619,12 +632,13 @@ def invalid(problems: Sequence[Any], known: Sequence[str] = ()) -> ProtocolError
         near = difflib.get_close_matches(where, beside, n=1)
         others = f"known here: {', '.join(beside)}" if beside else "none is known here; leave it out"
         told = f"did you mean {near[0]}?" if near else others
-        return refused(where, f"there is no such field; {told}")
+        return refused(where, f"there is no such field; {told}", status=status)
     if first["type"] == "missing":
-        return refused(where, "is missing")
+        return refused(where, "is missing", status=status)
     shown = strict_json.encoded(first["input"]).decode()
     shown = shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 1]}…"
-    return refused(where, f"{first['msg'].lower().replace('input should', 'must')} (given: {shown})")
+    told = f"{first['msg'].lower().replace('input should', 'must')} (given: {shown})"
+    return refused(where, told, status=status)
 
 
 def _where(path: Sequence[str | int]) -> str:

@@ -62,7 +62,7 @@ def verify_versions(
         if row.get("stands_in"):
             text += f"; {row['stands_in']} stands in for it"
         style = "green" if row["intact"] else "red"
-        whose = f"{row['role']} {row['track']} " if system else ""
+        whose = " ".join((row["role"], row.get("variant", ""), row["track"], "")) if system else ""
         console.print(
             Text(f"{whose}{row['version']:>8}  "),
             Text(printable.line(text), style=style),
