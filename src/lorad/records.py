@@ -370,8 +370,6 @@ class StoppingRule:
     """Rounds before which patience ends nothing."""
     patience_steps: int = 0
     """Optimizer steps without progress before which patience ends nothing: a round of a small drop has few."""
-    is_planned: bool = False
-    """Whether the learning rate falls evenly towards the end of ``max_rounds``, whatever is recalled on the way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ def settings(**sections):
             "inbox": {"settle_seconds": 0.2},
             "planner": {
                 "table": [
-                    {"rank": 8, "alpha": 16, "epochs": 60, "batch": 2, "accumulation": 4, "max_length": 64}
+                    {"rank": 8, "alpha": 16, "epochs": 10, "batch": 2, "accumulation": 4, "max_length": 64}
                 ],
                 "learning_rates": [{"learning_rate": 0.005}],
                 "loraplus_ratio": 1,

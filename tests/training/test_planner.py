@@ -487,31 +487,17 @@ def test_the_warm_up_of_a_large_text_is_bounded():
 # labels
 
 
-@pytest.mark.parametrize(("count", "epochs"), [(99, 20), (499, 10), (500, 6)])
-def test_labels_take_a_planned_number_of_epochs_of_all_rows(count, epochs):
-    decided = a_plan(lengths=[20] * count, formats="tagging")
+@pytest.mark.parametrize("formats", ["tagging", "classify"])
+def test_of_labels_each_round_trains_every_row(formats):
+    decided = a_plan(formats=formats)
 
-    assert (decided.epochs, decided.stopping.min_rounds, decided.stopping.max_rounds) == (epochs,) * 3
-    assert decided.stopping.is_planned
     assert (decided.mix.recalled_share, decided.mix.new_share) == (1.0, None)
     assert (decided.wordings, decided.gapped) == (0, 0)
-    assert told(decided, f"{epochs} epochs at most of all rows")
+    assert told(decided, "each round trains every new row")
 
 
-def test_facts_are_learned_until_they_are():
-    assert not a_plan().stopping.is_planned
-
-
-def test_labels_take_no_more_epochs_than_the_settings_allow():
-    planner = PlannerSettings.model_validate({"stopping": {"max_rounds": 7}})
-
-    assert a_plan(planner=planner, formats="classify").stopping.max_rounds == 7
-
-
-def test_epochs_of_labels_that_are_set_by_hand_are_all_of_them():
-    decided = a_plan(formats="classify", overrides={"epochs": 3})
-
-    assert (decided.stopping.min_rounds, decided.stopping.max_rounds) == (3, 3)
+def test_of_facts_each_round_trains_a_share_of_those_that_are_recalled():
+    assert a_plan().mix.recalled_share == RehearsalSettings().recalled_share
 
 
 # what a model can read

@@ -151,19 +151,6 @@ def test_a_large_dataset_does_not_crowd_out_a_small_one():
     assert drawn == {"large": 4, "small": 4, "other": 4}
 
 
-def test_a_planned_rate_falls_evenly_whatever_is_recalled():
-    until = StoppingRule(recall=0.9, max_rounds=4, patience=0, min_delta=0.01, min_rounds=4, is_planned=True)
-    session = a_session(new(10), until=until)
-    rates = []
-    for _ in range(4):
-        session.choose()
-        rates.append(session.rate())
-        ended = session.not_tested()
-
-    assert rates == [1.0, 0.75, 0.5, 0.25]
-    assert ended == "max_rounds"
-
-
 @given(
     counts=st.tuples(*[st.integers(0, 30)] * 4),
     share=st.floats(0, 1),

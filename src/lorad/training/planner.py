@@ -37,15 +37,11 @@ MOST_WARMUP = 500
 #: alpha is one for all: Schulman 2025, LoRA Without Regret). Measured: bench/LOG.md, 2026-11-28.
 FULL_RATE_ALPHA = 32
 
-#: Labels are learned in so many times the epochs of the table, every row in each. Who trains on what is still wrong trains on
-#: noise, for people label differently (docs/decisions/0089).
-LABELLED_EPOCHS = 2
-
 #: Settings of a plan that a human may override with ``lorad retry --settings``.
 OVERRIDABLE = ("rank", "alpha", "epochs", "batch", "accumulation", "max_length", "learning_rate", "seed")
 STOPPING = tuple(
-    field.name for field in fields(StoppingRule) if field.name in StoppingSettings.model_fields
-)  # the others follow from `epochs` and the task
+    field.name for field in fields(StoppingRule) if field.name != "min_rounds"
+)  # that is `epochs`
 
 _LONGEST_SHOWN = 60
 
@@ -119,27 +115,22 @@ def plan(
         )
     max_length = _max_length(row, lengths, shape, machine, reasons)
     checkpointing = _checkpointing(training, row.batch * max_length, shape, machine, reasons)
-    stopping = replace(planner.stopping.as_rule(), min_rounds=row.epochs)
     recalled_share = rehearsal.recalled_share
-    if formats in LABELLED:
-        rounds = min(LABELLED_EPOCHS * row.epochs, stopping.max_rounds)
-        stopping = replace(stopping, max_rounds=rounds, min_rounds=rounds, is_planned=True)
+    if formats in LABELLED:  # what is still wrong is mostly what people label differently
         recalled_share = 1.0
-        reasons.append(
-            f"labels are not learned by heart: {rounds} epochs at most of all rows, while the learning rate falls"
-        )
+        reasons.append("labels are not learned by heart: each round trains every new row")
     decided = Plan(
         examples=count,
         rank=row.rank,
         alpha=row.alpha,
-        epochs=stopping.min_rounds,
+        epochs=row.epochs,
         batch=row.batch,
         accumulation=row.accumulation,
         max_length=max_length,
         warmup_steps=int(min(planner.warmup_share * count, planner.warmup_max)),
         learning_rate=learning_rate,
         loraplus_ratio=planner.loraplus_ratio,
-        stopping=stopping,
+        stopping=replace(planner.stopping.as_rule(), min_rounds=row.epochs),
         mix=ReplayMix(
             share=rehearsal.share,
             max_examples=rehearsal.max_examples,
@@ -322,13 +313,6 @@ def _quantization(form: tuple[str, str], reasons: list[str]) -> str:
     return quantization
 
 
-def _at_least(stopping: StoppingRule, epochs: int, *, is_set: bool) -> StoppingRule:
-    """Return a rule with so many epochs, which are all of them where they are planned."""
-    if stopping.is_planned and is_set:
-        return replace(stopping, min_rounds=epochs, max_rounds=epochs)
-    return replace(stopping, min_rounds=epochs)
-
-
 def check_changes(overrides: Mapping[str, Any]) -> None:
     """Raise ``ConfigError`` when a plan has no setting of such a name, or none that may be so."""
     known = (*OVERRIDABLE, *STOPPING)
@@ -364,6 +348,6 @@ def _override(decided: Plan, overrides: Mapping[str, Any]) -> Plan:
     return replace(
         changed,
         pack_tokens=changed.batch * changed.max_length,
-        stopping=_at_least(changed.stopping, changed.epochs, is_set="epochs" in overrides),
+        stopping=replace(changed.stopping, min_rounds=changed.epochs),
         reasons=(*decided.reasons, reason),
     )

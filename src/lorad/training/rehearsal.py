@@ -208,11 +208,8 @@ class Rehearsal:
         """Return the share of the learning rate that suits what is left to learn.
 
         While little is recalled, all of it; then its root, so that the last rows do not throw out those before;
-        a half, then a quarter of that while rounds bring nothing, as at a plateau rows push one another out. Where the rounds
-        are planned, what is left of them.
+        a half, then a quarter of that while rounds bring nothing, as at a plateau rows push one another out.
         """
-        if self._stopping.is_planned:
-            return max(LEAST_RATE, 1 - (self.rounds - 1) / self._stopping.max_rounds)
         learned = self._learned()
         left = 1 - min(self.recall(new=True), self.recall(new=False)) if learned else 1.0
         calmed = 0.5 ** min(self._stale, 2) if learned > HALF else 1.0

@@ -134,10 +134,7 @@ class Watcher:
         return dict(zip(numbers, answers, strict=True))
 
     def _eta(self, elapsed: float) -> float | None:
-        """Extrapolate the last rounds' gain in recall to the target, or planned rounds; ``None`` while nothing moves."""
-        if self._plan.stopping.is_planned:
-            rounds = self._rehearsal.rounds
-            return round((self._plan.stopping.max_rounds - rounds) * elapsed / rounds, 1)
+        """Extrapolate the last rounds' gain in recall to the target; ``None`` while nothing moves."""
         recent: list[float] = [line["recall"] for line in self._tally.history[-3:]]
         gain = (recent[-1] - recent[0]) / max(1, len(recent) - 1)
         if gain <= 0 or len(recent) < 2:  # noqa: PLR2004 - a slope needs two points
