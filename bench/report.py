@@ -14,6 +14,10 @@ from typing import Any
 BENCH = Path(__file__).resolve().parent
 RESULTS = BENCH / "results"
 CACHE = BENCH / "cache"
+ARMS = RESULTS / "arms"
+"""What each arm has found, and by which commit, when and where."""
+QUICKLY = "_quick"
+"""How the names of arms end that are run to see whether they work."""
 
 
 def provenance() -> dict[str, Any]:
@@ -75,14 +79,27 @@ def pyplot() -> Any:
 
 
 def arm(name: str, command: Sequence[str], *, fresh: bool) -> dict[str, Any]:
-    """Run one arm in a process of its own, once: a finished arm is read from the cache."""
+    """Run one arm in a process of its own, once: a finished arm is read from the cache, or as it was kept with the results.
+
+    A bench of hours is run in pieces, and the next piece may be on another machine.
+    """
     CACHE.mkdir(exist_ok=True)
-    path = CACHE / f"{name}.json"
-    if fresh or not path.exists():
+    path, kept = CACHE / f"{name}.json", ARMS / f"{name}.json"
+    if fresh:
         path.unlink(missing_ok=True)
+        kept.unlink(missing_ok=True)
+    found: dict[str, Any]
+    if not path.exists() and kept.exists():
+        found = json.loads(kept.read_text(encoding="utf-8"))["found"]
+        return found
+    if not path.exists():
         print(f"running {name} …", flush=True)
         subprocess.run([sys.executable, *command, str(path)], check=True)
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not kept.exists() and not name.endswith(QUICKLY):
+        ARMS.mkdir(parents=True, exist_ok=True)
+        told = {"found": found, "by": provenance()}
+        kept.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return found
 
 
@@ -117,7 +134,7 @@ def arms(
         raise SystemExit
     if options.fresh:
         begin_anew(options.only)
-    ending = "_quick" * len(quickly)
+    ending = QUICKLY * len(quickly)
     return {
         name: arm(f"{bench}_{name}{ending}", [file, "--arm", name, *quickly], fresh=options.fresh)
         for name in options.only

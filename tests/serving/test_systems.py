@@ -127,7 +127,7 @@ def test_a_text_that_a_later_step_cannot_read_is_named_as_the_request_has_it():
             raise ProtocolError("too long", status=422, code="context_length_exceeded", param="inputs[0]")
         return models.classify(track, texts)
 
-    chain = Chain("lcr", LCR, choose(LCR, None, lambda track: True))
+    chain = Chain("lcr", LCR, choose(LCR, None, lambda _: True))
     with pytest.raises(ProtocolError, match="too long") as caught:
         chain.run(["no", "yes"], classify, models.describe)
 

@@ -286,12 +286,14 @@ class TextClassification(Predicting):
         if model.config.problem_type == MULTIPLE:
             hoped = asked * (1 - smooth) + smooth / 2
             return scoring.fit_temperature(
-                lambda t: float(
-                    functional.binary_cross_entropy_with_logits(
-                        given / t, hoped, weight=told, reduction="sum"
+                lambda t: (
+                    float(
+                        functional.binary_cross_entropy_with_logits(
+                            given / t, hoped, weight=told, reduction="sum"
+                        )
                     )
+                    + _far(t)
                 )
-                + _far(t)
             )
         hoped = asked * (1 - smooth) + smooth / given.shape[-1]
         return scoring.fit_temperature(
