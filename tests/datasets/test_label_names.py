@@ -40,6 +40,36 @@ def test_a_name_in_another_case_is_refused_and_not_remembered():
         known.check(tagged("loc"))
 
 
+@pytest.mark.parametrize(
+    ("known", "name"),
+    [
+        ("caf\u00e9", "cafe\u0301"),
+        ("spam", "spam\u200b"),
+        ("new york", "new  york"),
+        ("new york", "New\u00a0York"),
+        ("a/b", "a/ b"),
+    ],
+)
+def test_a_name_that_looks_like_another_is_refused(known, name):
+    with pytest.raises(SampleError, match="looks like") as caught:
+        LabelNames([known]).check(tagged(name))
+
+    assert caught.value.code == "label_spelling"
+    assert str(caught.value).isascii()
+
+
+def test_accents_that_are_seen_make_another_name():
+    LabelNames(["resume"]).check(tagged("r\u00e9sum\u00e9"))
+
+
+def test_each_level_of_a_path_is_spelled_in_one_way():
+    known = LabelNames(["animals/owl"])
+
+    known.check(tagged("animals/wren", "animals"))
+    with pytest.raises(SampleError, match="'Animals' differs from 'animals'"):
+        known.check(tagged("Animals/wren"))
+
+
 def test_names_of_one_version_are_compared_with_each_other():
     label_names.check(["O", "B-PER", "I-PER"])
     with pytest.raises(SampleError, match="'B-per' differs from 'B-PER'"):
