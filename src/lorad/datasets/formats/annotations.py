@@ -20,6 +20,7 @@ from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
+from lorad.datasets import label_names
 from lorad.datasets.containers.file_rows import BadRow, Packed, Plain, shown
 from lorad.datasets.formats import packed_documents, row_values, spectra, spectrum_files
 from lorad.datasets.formats.row_values import Row, unpacked
@@ -93,6 +94,16 @@ _INEXACT = 0.011
 
 #: A list or an object as a program prints it where a label should be; JSON's lists were unpacked before.
 _PRINTED = re.compile(r"""\s*[\[{]\s*['"\d]""")
+
+#: A number in a table's cell; with more digits it is no label's.
+_NUMBER = re.compile(r"-?[0-9]{1,9}(\.0+)?")
+
+#: What goes on with the character before it, beside accents: the inner letters of a Korean syllable, the colour of an emoji's skin,
+#: the letters of a region's flag.
+_INNER = re.compile("[\u1160-\u11ff\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]")
+
+#: The letters that make the flags of countries, two each.
+_FLAG = re.compile("[\U0001f1e6-\U0001f1ff]")
 
 #: A tag of a token, as tagging schemes write it.
 _TAG = re.compile(r"O$|[BI]-\S")
@@ -211,8 +222,7 @@ def _name(value: Any, where: str, labels: Labels) -> str:
     """Return a label's name; a number, also in the text of a table's cell, counts the sidecar's labels."""
     if isinstance(value, str) and value.strip() in labels:
         return value.strip()
-    number = int(value) if isinstance(value, str) and _is_number(value) else value
-    if isinstance(number, int) and not isinstance(number, bool):
+    if (number := _number(value)) is not None:
         if not labels:
             raise BadRow(
                 where,
@@ -228,12 +238,17 @@ def _name(value: Any, where: str, labels: Labels) -> str:
     if _PRINTED.match(value):
         raise BadRow(where, f"is {value!r}, which is no name; write several labels as a list in JSON")
     row_values.check_text(where, value)
+    if len(value) > label_names.LONGEST:
+        raise BadRow(where, f"has {len(value)} characters; a label has {label_names.LONGEST} at most")
     return value.strip()
 
 
-def _is_number(text: str) -> bool:
-    digits = text.strip().removeprefix("-")
-    return digits.isascii() and digits.isdigit() and len(digits) < 10  # noqa: PLR2004 - more is no label's number
+def _number(value: Any) -> int | None:
+    """Return the number that stands for a label; tables write 1 as 1.0 where another cell of the column is empty."""
+    if isinstance(value, str):
+        return int(value.partition(".")[0]) if _NUMBER.fullmatch(value.strip()) else None
+    is_whole = isinstance(value, float) and value.is_integer()
+    return int(value) if (isinstance(value, int) and not isinstance(value, bool)) or is_whole else None
 
 
 # tagging
@@ -378,10 +393,17 @@ def _without_blanks(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _is_inside_character(text: str, at: int) -> bool:
-    """Tell whether what people see as one character is cut here: before an accent, or beside a joiner."""
+    """Tell whether what people see as one character is cut here: before an accent, beside a joiner, or in a flag."""
     if not 0 < at < len(text):
         return False
-    return unicodedata.category(text[at]).startswith("M") or _JOINER in text[at - 1 : at + 1]
+    if unicodedata.category(text[at]).startswith("M") or _JOINER in text[at - 1 : at + 1]:
+        return True
+    if _INNER.match(text[at]):
+        return not text[at - 1].isspace()
+    begin = at
+    while begin and _FLAG.match(text, begin - 1):
+        begin -= 1
+    return _FLAG.match(text, at) is not None and (at - begin) % 2 == 1
 
 
 def _refuse_overlap(spans: Sequence[Span], field: str) -> None:
