@@ -35,7 +35,8 @@ def given(words: Sequence[str], use: str) -> list[str]:
     """
     is_piped = not words or list(words) == ["-"]
     lines = "" if sys.stdin.isatty() or not is_piped else piped(use, "no_text")
-    found = [text for text in (lines.splitlines() if is_piped else words) if text.strip()]
+    # not splitlines(): a text may hold other ends of lines, of pages and of paragraphs
+    found = [text for text in (lines.split("\n") if is_piped else words) if text.strip()]
     if not found:
         raise ConfigError(f"no text given; use: {use}, or pipe one text a line", code="no_text")
     check_typed("".join(found))
