@@ -512,3 +512,11 @@ def test_no_row_is_planned_that_the_model_cannot_read(longest, positions, length
 
     assert decided.max_length == length
     assert told(decided, f"reads {positions} tokens") == (0 < positions < longest)
+
+
+def test_rows_as_long_as_the_model_reads_must_fit_in_memory_all_the_same():
+    shape = dataclasses.replace(SMOLLM2, positions=32_768)
+    decided = a_plan(lengths=[40_000] * 50, shape=shape, machine=a_machine(20_000))
+
+    assert decided.max_length == 512
+    assert told(decided, "memory allows no more")

@@ -246,12 +246,13 @@ def _max_length(
 ) -> int:
     ordered = sorted(lengths)
     percentile = ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))] if ordered else 0
-    if shape.positions and shape.positions <= max(percentile, row.max_length):
+    usual = row.max_length
+    if shape.positions:
+        percentile, usual = min(percentile, shape.positions), min(usual, shape.positions)
         if ordered and ordered[-1] > shape.positions:
             reasons.append(f"{shape.name} reads {shape.positions} tokens: longer examples are left out")
-        return shape.positions
-    if percentile <= row.max_length:
-        return row.max_length
+    if percentile <= usual:
+        return usual
     if _fits(row.batch * percentile, shape, machine):
         reasons.append(
             f"1 % of the examples or more are longer than {row.max_length} tokens: length raised to {percentile}"
