@@ -62,7 +62,8 @@ def verify_versions(
         if row.get("stands_in"):
             text += f"; {row['stands_in']} stands in for it"
         style = "green" if row["intact"] else "red"
-        whose = " ".join((row["role"], row.get("variant", ""), row["track"], "")) if system else ""
+        who = (row["role"], row.get("variant"), row["track"]) if system else ()
+        whose = "".join(f"{name} " for name in who if name)
         console.print(
             Text(f"{whose}{row['version']:>8}  "),
             Text(printable.line(text), style=style),
