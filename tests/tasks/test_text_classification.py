@@ -277,6 +277,19 @@ def test_a_share_of_a_large_dataset_is_held_out_the_same_at_every_call():
     assert TASK.held_out(large) & {each.id for each in large[:-1]} < TASK.held_out(large[:-1])
 
 
+def test_a_label_is_never_held_out_whole():
+    rows = [
+        Example(task="classify", input=f"text {at}", target=f"kind {at // 2}", dataset="many")
+        for at in range(400)
+    ]
+
+    apart = TASK.held_out(rows)
+
+    assert 40 < len(apart) < 120
+    assert {row.target for row in rows if row.id not in apart} == {row.target for row in rows}
+    assert apart == TASK.held_out(rows[::-1])
+
+
 # -- probabilities
 
 

@@ -191,18 +191,25 @@ class TextClassification(Predicting):
     def held_out(self, examples: Sequence[Example]) -> AbstractSet[str]:
         """Return a fifth of every dataset of a hundred examples or more, a tenth of one of a thousand.
 
-        They are chosen by their digests: the same at every call.
+        They are chosen by their digests: the same at every call. Of each label a row is trained, or it would be in no answer.
         """
         sizes = Counter(example.dataset for example in examples)
         every = {
             dataset: next((every for least, every in HELD_OUT_EVERY.items() if size >= least), None)
             for dataset, size in sizes.items()
         }
-        return {
-            example.id
+        drawn = {
+            example.id: example
             for example in examples
             if (part := every[example.dataset]) and int(example.id[:8], 16) % part == 0
         }
+        taught = {each for example in examples if example.id not in drawn for each in _taught(example)}
+        apart = set()
+        for name, example in sorted(drawn.items()):
+            if _taught(example) <= taught:
+                apart.add(name)
+            taught |= _taught(example)
+        return apart
 
     # -- learning and grading
 
@@ -334,6 +341,11 @@ class TextClassification(Predicting):
             for number, likely in zip(numbers, _probabilities(model, logits), strict=True):
                 found[number] = _answer(model, likely)
         return found
+
+
+def _taught(example: Example) -> set[tuple[str, str]]:
+    """Return the labels that an example names, each with its dataset."""
+    return {(example.dataset, label) for label in label_targets.names(example.target)}
 
 
 # -- outputs
