@@ -31,6 +31,7 @@ from lorad.datasets import documents
 from lorad.errors import ConfigError, ProtocolError, RegistryError
 from lorad.home import find_home
 from lorad.models import adapter_stack, bases, embedders, generation, hardware
+from lorad.models.context import context_length
 from lorad.models.embedders import Embedder
 from lorad.models.heads import Head
 from lorad.retrieval import document_store, passages
@@ -45,7 +46,7 @@ from lorad.serving.answers import (
     SystemAnswer,
     SystemMember,
 )
-from lorad.serving.engine import UNKNOWN_CONTEXT, answer_room, context_length
+from lorad.serving.engine import UNKNOWN_CONTEXT, answer_room
 from lorad.serving.record_json import read
 from lorad.serving.systems import Chain
 from lorad.storage.documents import FILE as STORE_FILE

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -206,6 +207,17 @@ def calibrated_model(made, questions):
     base = bases.load_to_answer(made.base("tiny"), "cpu", TrainingSettings(device="cpu", dtype="float32"))
     version = made.track("chat") / "versions" / "v0.1"
     return confidence.CalibratedModel(version, base, find("chat"), questions, 768)
+
+
+def test_what_is_longer_than_the_model_reads_is_left_out(made):
+    long = replace(UNKNOWN[0], target="word " * 300)
+    questions = [confidence.Question(example, "held out: doors") for example in (UNKNOWN[1], long)]
+    base = bases.load_to_answer(made.base("tiny"), "cpu", TrainingSettings(device="cpu", dtype="float32"))
+    base.model.config.max_position_embeddings = 100
+    version = made.track("chat") / "versions" / "v0.1"
+    model = confidence.CalibratedModel(version, base, find("chat"), questions, 100_000)
+
+    assert [row.id for row in model.ask(questions, lambda *_: None)] == [UNKNOWN[1].id]
 
 
 def test_what_was_held_out_is_what_the_papers_say(made):

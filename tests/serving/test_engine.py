@@ -13,12 +13,21 @@ import pytest
 import templates
 import tiny
 import torch
-from transformers import GPT2Config, LlamaConfig, LlavaConfig, MambaConfig, MptConfig
+from transformers import (
+    GPT2Config,
+    LlamaConfig,
+    LlavaConfig,
+    MambaConfig,
+    MPNetConfig,
+    MptConfig,
+    RobertaConfig,
+)
 
 from lorad.config import EngineSettings
 from lorad.errors import ConfigError, ProtocolError, RegistryError, TransientError
 from lorad.evaluation import metrics
 from lorad.models import adapter_stack, bases, hardware, merged_model, peft_io
+from lorad.models.context import context_length
 from lorad.records import Encoded, Example
 from lorad.retrieval.answering import Reply
 from lorad.serving.backends.interface import Capabilities
@@ -28,7 +37,6 @@ from lorad.serving.engine import (
     Engine,
     answer_room,
     check_length,
-    context_length,
 )
 from lorad.serving.requests import Sampling
 from lorad.serving.streaming import Streamer
@@ -402,6 +410,8 @@ def test_case_8_what_the_context_has_no_room_for_is_refused(prompt, wanted, para
         (MptConfig(max_seq_len=700), 700),
         (LlavaConfig(text_config=LlamaConfig(max_position_embeddings=99)), 99),
         (MambaConfig(), None),
+        (RobertaConfig(max_position_embeddings=514), 512),  # its positions begin behind the padding's
+        (MPNetConfig(max_position_embeddings=514, pad_token_id=1), 512),
     ],
 )
 def test_the_context_is_found_where_a_config_names_it(config, length):

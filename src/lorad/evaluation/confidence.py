@@ -15,6 +15,7 @@ import torch
 from lorad.errors import ConfigError, RegistryError
 from lorad.evaluation.calibration import Asked, Reference, divide, draw, fit_temperature
 from lorad.models import adapter_stack, bases, hardware
+from lorad.models.context import context_length
 from lorad.records import Example
 from lorad.storage.memory import Memory
 from lorad.tasks import Task, sampled
@@ -78,12 +79,12 @@ class CalibratedModel:
         self._stack = adapter_stack.AdapterStack(base)
         self._stack.add(version.name, version)
         self._task = task
-        self._longest = longest
+        self._longest = min(longest, context_length(base.model.config) or longest)
         self.version = version.name
         self.environment = environment(base.model)
 
     def ask(self, questions: Sequence[Question], tell: Tell) -> list[Asked]:
-        """Return what came of the questions; those with more than ``longest`` tokens are left out."""
+        """Return what came of the questions; those with more than ``longest`` tokens, or than the model reads, are left out."""
         tokenizer = self._stack.base.tokenizer
         held = sampled(self._task, tokenizer, [question.example for question in questions], self._examples)
         rows = [

@@ -26,7 +26,7 @@ from transformers import (
 
 from lorad.config import TrainingSettings
 from lorad.errors import ConfigError, TransientError
-from lorad.models import base_source, memory_needs, quantized
+from lorad.models import base_source, context, memory_needs, quantized
 from lorad.models.hardware import DTYPES, first_line, machine, passing_errors
 from lorad.models.heads import CAUSAL, Head
 from lorad.records import ModelShape, digest
@@ -403,7 +403,7 @@ def shape(folder: Path) -> ModelShape:
         vocabulary=int(config.get("vocab_size", 1)),
         linear=sum(map(math.prod, linear)),
         widths=sum(map(sum, linear)),
-        positions=int(config.get("max_position_embeddings") or 0),
+        positions=context.of_file(config) or 0,
     )
 
 

@@ -26,6 +26,7 @@ from typing import Any, TypeVar, cast
 from lorad.config import EngineSettings
 from lorad.errors import LoradError, ProtocolError, RegistryError, SampleError
 from lorad.models.bases import Base
+from lorad.models.context import context_length
 from lorad.models.hardware import is_short_of_memory
 from lorad.models.token_bytes import TokenBytes
 from lorad.records import BASE, canonical
@@ -61,13 +62,6 @@ NAP = 0.01
 """Seconds between two looks at a session's claim."""
 UNKNOWN_CONTEXT = 4096
 """Most tokens of prompt and answer together that are taken by default where a model does not name its context."""
-
-
-def context_length(config: Any) -> int | None:
-    """Return how many tokens a model reads and writes in all, ``None`` where its config does not say."""
-    names = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
-    found = (getattr(config.get_text_config(), name, None) for name in names)
-    return next((length for length in found if isinstance(length, int) and length > 0), None)
 
 
 def check_length(question: Any, context: int | None) -> None:

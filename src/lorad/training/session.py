@@ -31,6 +31,7 @@ from lorad.errors import TrainingError, TransientError, describe
 from lorad.evaluation import judge, metrics
 from lorad.models import adapters, bases, hardware, heads, peft_io, soft_targets
 from lorad.models.adapter_stack import AdapterStack
+from lorad.models.context import context_length
 from lorad.records import Evaluation, Plan, SessionSpec, Verdict
 from lorad.storage import files, permissions
 from lorad.storage.busy_mark import FollowedMark
@@ -222,7 +223,7 @@ class Session(BaseSession):
 
     def _examples(self, base: bases.Base) -> list[SessionExample]:
         """Return the examples of the specification with their rows; what is left out is noted."""
-        most = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
+        most = context_length(base.model.config)
         selection = select(self.folder, self._task, base.tokenizer, self.spec, most)
         self._notes += selection.notes
         self._too_long = len(selection.too_long)

@@ -25,6 +25,7 @@ from lorad.apps.daemon.turn import Turn
 from lorad.config import SystemSettings
 from lorad.errors import ProtocolError
 from lorad.models import bases
+from lorad.models.context import context_length
 from lorad.records import BASE, CHAT, CLASSIFICATION, FILLING, RETRIEVAL, SPANS, Job, digest
 from lorad.retrieval.answering import Reply
 from lorad.retrieval.document_store import How
@@ -52,7 +53,7 @@ from lorad.serving.answers import (
     Versions,
 )
 from lorad.serving.completions import Model
-from lorad.serving.engine import UNKNOWN_CONTEXT, Engine, context_length
+from lorad.serving.engine import UNKNOWN_CONTEXT, Engine
 from lorad.serving.guiding import Grammars, GuidedSampling
 from lorad.serving.queries import Archive
 from lorad.serving.record_json import fields_of, read
