@@ -610,7 +610,9 @@ def test_texts_to_tag_are_read_from_a_pipe_one_a_line_and_one_version_tags_all(l
     ]
 
 
-@pytest.mark.parametrize(("words", "typed"), [((), ""), (("-",), " \n"), ((" ",), "John")])
+@pytest.mark.parametrize(
+    ("words", "typed"), [((), ""), (("-",), " \n"), ((" ",), "John"), (("",), "the rest of a script's input")]
+)
 def test_no_text_to_tag_is_one_sentence(lorad, daemon, words, typed):
     result = lorad("tag", *words, typed=typed)
     assert result.stderr.startswith("lorad: no text given; use: lorad tag TEXT")

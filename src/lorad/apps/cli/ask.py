@@ -87,7 +87,7 @@ def ask(
 @app.command()
 def tag(ctx: typer.Context, text: TextToTag = None, *, model: Tagger = "ner", as_json: Json = False) -> None:
     """Print a text with its spans marked (names, for example), each with its label and confidence."""
-    asked = texts.given([text] if text else [], "lorad tag TEXT")
+    asked = texts.given([] if text is None else [text], "lorad tag TEXT")
     client = connect(ctx)
     answers = texts.asked_in_parts(lambda name, some: client.tag_texts(some, name), model, asked)
     found = tuple(each for answer in answers for each in answer.texts)
