@@ -172,8 +172,7 @@ def test_two_processes_make_what_one_makes(base, alone, tmp_path, executor):
 
 def watched(run, training, **told):
     """Start a session whose processes say when they train."""
-    command = commands.several_processes(training, [str(run.path)])
-    command[-4:-1] = [watched_process.__file__]  # -P -m lorad.training.session
+    command = commands.several_processes(training, [str(run.path)], [watched_process.__file__])
     environment = {f"LORAD_TEST_{name.upper()}": str(value) for name, value in told.items()}
     return ChildSession(
         run,

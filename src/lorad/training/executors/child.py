@@ -21,6 +21,8 @@ from lorad.storage import files
 from lorad.storage.busy_mark import BusyMark
 from lorad.training.run_folder import RunFolder
 
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+"""The environment of whatever trains."""
 STOP_SECONDS = 10.0
 """A child that has not ended so long after it was asked is killed."""
 
@@ -54,9 +56,7 @@ class ChildSession:
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            env=os.environ
-            | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-            | dict(environment or {}),
+            env=os.environ | OFFLINE | dict(environment or {}),
             pass_fds=(mark.descriptor,) if mark else (),
             start_new_session=True,  # a Ctrl-C at the terminal is for us; we end the child ourselves
         )

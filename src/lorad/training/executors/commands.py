@@ -18,6 +18,10 @@ from lorad.training.run_folder import RunFolder
 # -P: a torch.py in the current folder is not torch
 SESSION = ("-P", "-m", "lorad.training.session")
 TORCHRUN = ("-P", "-m", "torch.distributed.run")
+#: On one machine nobody outside of it can reach what processes say to each other (torchrun's own store listens everywhere).
+LOOPBACK = dict.fromkeys(
+    ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), "lo0" if sys.platform == "darwin" else "lo"
+)
 RENDEZVOUS = "lorad"
 """Name of the meeting of all machines; a daemon runs one session at a time."""
 DIED = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)")
@@ -29,12 +33,14 @@ def one_process(folder: RunFolder, *arguments: str) -> list[str]:
     return [sys.executable, *SESSION, str(folder.path), *arguments]
 
 
-def several_processes(training: TrainingSettings, arguments: Sequence[str]) -> list[str]:
+def several_processes(
+    training: TrainingSettings, arguments: Sequence[str], program: Sequence[str] = SESSION
+) -> list[str]:
     """Return a session as the settings' number of processes on this machine, which torchrun starts and watches.
 
     With several machines each runs this, all but the daemon's without ``arguments``; they meet at ``training.rendezvous`` (c10d).
     """
-    meeting = ["--standalone"]
+    meeting = ["--standalone", "--local-addr=127.0.0.1"]
     if training.nodes > 1:
         meeting = [
             f"--nnodes={training.nodes}",
@@ -42,8 +48,8 @@ def several_processes(training: TrainingSettings, arguments: Sequence[str]) -> l
             f"--rdzv-endpoint={training.rendezvous}",
             f"--rdzv-id={RENDEZVOUS}",
         ]
-    # torchrun starts the Python that runs it, and knows no -P
-    session = ["--no-python", sys.executable, *SESSION, *arguments]
+    # --no-python: what torchrun starts by itself begins without -P
+    session = ["--no-python", sys.executable, *program, *arguments]
     return [sys.executable, *TORCHRUN, *meeting, f"--nproc-per-node={training.processes}", *session]
 
 

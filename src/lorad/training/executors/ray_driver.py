@@ -18,6 +18,8 @@ import ray
 from lorad.errors import TrainingError, describe
 from lorad.storage import files
 from lorad.training import ending
+from lorad.training.executors import commands
+from lorad.training.executors.child import OFFLINE
 from lorad.training.executors.ray import LOCAL
 from lorad.training.run_folder import RunFolder
 
@@ -34,7 +36,7 @@ def run(command: Sequence[str], log: str) -> int:
             stdin=subprocess.PIPE,  # closes with this process
             stdout=stream,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+            env=os.environ | OFFLINE | commands.LOOPBACK,
             start_new_session=True,
         ) as process,
     ):
@@ -46,16 +48,16 @@ def main(folder: RunFolder, address: str, cpus: int, gpus: int, command: Sequenc
     ending.end_when_told()
     try:
         return _placed(folder, address, cpus, gpus, command)
-    except (ray.exceptions.RayError, ConnectionError, TrainingError) as error:
+    except TrainingError as error:
         told = error
-        if not isinstance(error, TrainingError):
-            said = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-            told = TrainingError(
-                f"Ray could not run the session ({said}); see {folder.log}, then continue it with: lorad resume JOB",
-                code="ray_failed",
-            )
-        folder.report({"error": describe(told)})
-        return 1
+    except Exception as error:  # noqa: BLE001 - Ray raises errors of many kinds, bare ones too: none has a name for people
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        told = TrainingError(
+            f"Ray could not run the session ({said[-1]}); see {folder.log}, then continue it with: lorad resume JOB",
+            code="ray_failed",
+        )
+    folder.report({"error": describe(told)})
+    return 1
 
 
 def _placed(folder: RunFolder, address: str, cpus: int, gpus: int, command: Sequence[str]) -> int:

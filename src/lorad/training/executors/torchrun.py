@@ -27,5 +27,6 @@ class TorchrunExecutor:
             nice=self._training.nice,
             max_seconds=self._training.max_seconds,
             mark=self._mark,
+            environment=commands.LOOPBACK if self._training.nodes == 1 else None,
             explain=commands.explain_death,
         )

@@ -1,0 +1,305 @@
+"""Sessions of two processes beside one: by torchrun and by a local Ray; killed at random moments; their speed.
+
+    python bench/executors.py [--only equality kills speed] [--fresh] [--quick]
+
+Arms: `equality` and `kills` run the tests' tiny model, so that the arithmetic and not the patience is measured: whole sessions
+through the executors, one thread a process. A kill is SIGKILL to one of the two processes, drawn at random, some random time behind the
+start of a random step; then the session is run again on the same folder. `speed` runs optimizer steps of SmolLM2 on campus_cs.json, one
+thread a process, each process on a core of its own.
+"""
+
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+import report
+
+TESTS = Path(__file__).resolve().parent.parent / "tests" / "support"
+sys.path.insert(0, str(TESTS))
+
+import tiny  # noqa: E402 - the tests' own model
+import watched_process  # noqa: E402
+from training_runs import PLAN  # noqa: E402
+
+from lorad.config import Settings, TrainingSettings  # noqa: E402
+from lorad.home import Home  # noqa: E402
+from lorad.models import adapters, bases, peft_io  # noqa: E402
+from lorad.records import SessionSpec  # noqa: E402
+from lorad.tasks import find  # noqa: E402
+from lorad.training import executors, process_group  # noqa: E402
+from lorad.training.executors import commands  # noqa: E402
+from lorad.training.executors.child import ChildSession  # noqa: E402
+from lorad.training.gradients import Gradients  # noqa: E402
+from lorad.training.rounds import StepBatch  # noqa: E402
+from lorad.training.run_folder import RunFolder  # noqa: E402
+
+ARMS = ("equality", "kills", "speed")
+ROUNDS, STEPS_A_ROUND = 10, 2
+"""Of a session on eight facts, four a step. Every round but the last is a checkpoint that a kill may need."""
+SIZE = {"kills": 20, "steps": 8}
+NOTES = (
+    "`difference_*`: the norm of the difference of a session's adapter from that of one process, as a share of its norm, after ten",
+    "rounds; `difference_first_*`: after the first; `right_*`: rows of eight that both judge alike. `kills`: sessions of which a process was",
+    "killed; `named`: those that ended with `process_died` or, where the kill came behind the last sum, well; `resumed`: those that went on from",
+    "a checkpoint (a kill in the first round leaves none); `equal`: adapters that equal the unbroken session's of two processes bit for bit;",
+    "`left_behind`: processes that outlived their session. `steps_a_second_*`: optimizer steps of eight rows of campus_cs.json on SmolLM2 in",
+    "float32 by one and two processes of one thread each, the median of the steps, in turn and twice; `load_before`: processes that wanted a core in the minute before,",
+    "a neighbour's bench among them.",
+)
+
+
+def hurry() -> None:
+    SIZE.update(kills=2, steps=3)
+
+
+# -- whole sessions of the tiny model
+
+
+def make_base(room: Path) -> Path:
+    bases.store_base(tiny.save(room / "source"), room / "tiny")
+    return room / "tiny"
+
+
+def order(
+    base: Path, folder: Path, rounds: int = ROUNDS, **training: Any
+) -> tuple[RunFolder, TrainingSettings]:
+    """Write the specification of a session on 8 new facts."""
+    settings = Settings.model_validate(
+        {
+            "judge": {"min_recall": 0, "max_perplexity_rise": 1e9, "max_kl": 1e9, "max_degenerate_share": 1},
+            "training": {"threads": 1, "nice": 0, **training},
+        }
+    )
+    plan = replace(PLAN, accumulation=2, stopping=replace(PLAN.stopping, recall=1.1, max_rounds=rounds))
+    spec = SessionSpec(
+        job=1,
+        track="chat",
+        task="chat",
+        kind="learn",
+        dataset="doors",
+        base=str(base),
+        parent=None,
+        parent_version=None,
+        plan=plan,
+        settings={
+            "training": settings.training.model_dump() | {"merge_adapters_on_save": False},
+            "judge": settings.judge.model_dump(),
+            "resolved": settings.model_dump(mode="json"),
+        },
+    )
+    run = RunFolder(folder)
+    run.begin(spec, tiny.facts(8, "doors"), [])
+    return run, settings.training
+
+
+def wait(child: ChildSession) -> int:
+    child._process.wait()
+    return child.poll(0.0) or 0
+
+
+def finish(run: RunFolder, training: TrainingSettings) -> adapters.Adapter:
+    status = wait(executors.choose(training).start(run))
+    assert status == 0, run.log.read_text()[-3000:]
+    return peft_io.read_adapter(run.candidate)
+
+
+def far(one: adapters.Adapter, other: adapters.Adapter) -> float:
+    """Return the norm of the difference of two adapters' factors, as a share of the first one's norm."""
+    pairs = [
+        (a, b)
+        for name, factors in one.factors.items()
+        for a, b in zip(factors, other.factors[name], strict=True)
+    ]
+    return float((sum((a - b).norm() ** 2 for a, b in pairs) / sum(a.norm() ** 2 for a, _ in pairs)) ** 0.5)
+
+
+def equality(room: Path) -> dict[str, Any]:
+    """Run the same session by one process, by torchrun and by Ray."""
+    base, figures = make_base(room), {}
+    kinds = [("one", {}), ("torchrun", {"executor": "torchrun", "processes": 2})]
+    if executors.has_ray():
+        kinds.append(("ray", {"executor": "ray", "processes": 2}))
+    for rounds, label in ((1, "first_"), (ROUNDS, "")):
+        found = {}
+        for name, training in kinds:
+            run, settings = order(base, room / f"{name}-{rounds}", rounds, **training)
+            found[name] = finish(run, settings), run.result().right
+        adapter, right = found.pop("one")
+        for name, (other, said) in found.items():
+            figures[f"difference_{label}{name}_x2"] = far(adapter, other)
+            figures[f"right_{label}{name}_x2"] = sum(right[each] == said[each] for each in right)
+    return figures
+
+
+def kills(room: Path) -> dict[str, Any]:
+    """Kill one of two processes at random moments, and run the session again."""
+    base, chance = make_base(room), random.Random(1)
+    two = {"executor": "torchrun", "processes": 2}
+    unbroken = finish(*order(base, room / "unbroken", **two))
+    figures = {
+        "kills": SIZE["kills"],
+        "named": 0,
+        "resumed": 0,
+        "ended_well": 0,
+        "equal": 0,
+        "left_behind": 0,
+    }
+    largest, rounds = 0.0, []
+    for number in range(SIZE["kills"]):
+        run, training = order(base, room / f"killed-{number}", **two)
+        victim = chance.randrange(2)
+        step, after = chance.randint(1, ROUNDS * STEPS_A_ROUND), chance.uniform(0, 0.1)
+        status, left = kill(run, training, step=step, after=after, victim=victim)
+        figures["named"] += status == 0 or run.failure(status).code == "process_died"
+        figures["left_behind"] += left
+        adapter = finish(run, training)
+        found = next((line for line in run.reports() if "resumed_from" in line), None)
+        difference = far(unbroken, adapter)
+        figures["resumed"] += found is not None
+        figures["ended_well"] += 1
+        figures["equal"] += difference == 0
+        largest = max(largest, difference)
+        rounds.append(found["round"] if found else 0)
+        told = {"kill": number, "process": victim, "step": step, "status": status, "resumed": found}
+        print(json.dumps(told | {"difference": difference}), flush=True)
+        shutil.rmtree(run.path)
+    return figures | {"largest_difference": largest, "rounds": rounds}
+
+
+def kill(
+    run: RunFolder, training: TrainingSettings, *, step: int, after: float, victim: int
+) -> tuple[int, int]:
+    """Run a session until some seconds behind a step, kill one of its processes; return its status and how many are left."""
+    pipe = run.path / "pipe"
+    os.mkfifo(pipe)
+    command = commands.several_processes(training, [str(run.path)], [watched_process.__file__])
+    environment = {"LORAD_TEST_STEP": str(step), "LORAD_TEST_TELLS": str(pipe)}
+    child = ChildSession(
+        run, command, nice=0, max_seconds=None, environment=environment, explain=commands.explain_death
+    )
+    pipe.read_text(encoding="ascii")
+    _, *processes = started = child._started()
+    time.sleep(after)
+    processes[victim].kill()
+    status = wait(child)
+    _, alive = psutil.wait_procs(started, timeout=30)
+    pipe.unlink()
+    return status, len(alive)
+
+
+# -- steps of SmolLM2
+
+
+def speed(room: Path) -> dict[str, Any]:
+    """Time steps by one process and by two, in turn, twice."""
+    del room
+    home = Home(report.CACHE / "home")
+    report.add_smollm2(home.root)
+    load = os.getloadavg()[0]
+    found: dict[int, list[float]] = {1: [], 2: []}
+    for processes in (1, 2, 2, 1):
+        found[processes] += steps_by(processes, home.base("smollm2"))
+    one, two = (1 / statistics.median(found[processes]) for processes in (1, 2))
+    return {
+        "steps_a_second_one": round(one, 4),
+        "steps_a_second_two": round(two, 4),
+        "speed_of_two": round(two / one, 3),
+        "load_before": round(load, 2),
+    }
+
+
+def steps_by(processes: int, base: Path) -> list[float]:
+    """Return the seconds of steps by so many processes."""
+    training = TrainingSettings(executor="torchrun", processes=processes)
+    with tempfile.NamedTemporaryFile() as out:
+        command = commands.several_processes(training, ["--steps", str(base), out.name], [__file__])
+        subprocess.run(command, check=True, env=os.environ | {"LORAD_STEPS": str(SIZE["steps"])})
+        seconds: list[float] = json.loads(Path(out.name).read_text(encoding="utf-8"))
+    return seconds
+
+
+def run_steps(base: Path, out: Path) -> None:
+    """Run optimizer steps as a process of a group, on a core of its own; the first process writes their seconds."""
+    group = process_group.join()
+    os.sched_setaffinity(0, {group.number})
+    torch.set_num_threads(1)
+    loaded = bases.load_base(base, torch.float32)
+    loaded.model.requires_grad_(False)
+    torch.manual_seed(0)
+    model = peft_io.add_lora(loaded.model, 16, 32)
+    facts = json.loads((report.BENCH.parent / "examples" / "campus_cs.json").read_text(encoding="utf-8"))
+    task = find("chat")
+    examples = [
+        replace(
+            tiny.facts(1)[0],
+            input=[{"role": "user", "content": fact["instruction"]}],
+            target=fact["response"],
+        )
+        for fact in facts
+    ]
+    rows = [task.encode(loaded.tokenizer, example) for example in examples]
+    from accelerate import Accelerator  # noqa: PLC0415 - as the trainer does
+
+    gradients = Gradients(task, model, Accelerator(cpu=True), general_weight=0, pack_tokens=1024, group=group)
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-3)
+    model.train()
+    seconds = []
+    for step in range(int(os.environ["LORAD_STEPS"]) + 1):
+        numbers = list(range(8 * step, 8 * step + 8))
+        group.wait()
+        began = time.perf_counter()
+        gradients.add_up(StepBatch(numbers, [rows[number % len(rows)] for number in numbers], []))
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(time.perf_counter() - began)
+    if group.is_first:
+        out.write_text(json.dumps(seconds[1:]), encoding="utf-8")  # the first step warms up
+    group.leave()
+
+
+def draw(rounds: list[int]) -> None:
+    plt = report.pyplot()
+    figure, axes = plt.subplots(figsize=(8, 3.2))
+    numbers = range(1, len(rounds) + 1)
+    axes.bar(numbers, [ROUNDS] * len(rounds), color="#ccd4da", label="trained after the kill")
+    axes.bar(numbers, rounds, color="#4477aa", label="kept by the checkpoint")
+    axes.set_xlabel("kill of one of two processes")
+    axes.set_ylabel("rounds")
+    axes.set_xticks(list(numbers))
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(report.RESULTS / "executors.png", dpi=120)
+
+
+def run_arm(name: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="executors-") as room:
+        return {"equality": equality, "kills": kills, "speed": speed}[name](Path(room))
+
+
+def main() -> None:
+    found = report.arms(__file__, ARMS, run_arm, hurry=hurry)
+    figures = {key: value for arm in found.values() for key, value in arm.items() if key != "rounds"}
+    print(json.dumps(figures, indent=2))
+    if set(found) == set(ARMS) and "--quick" not in sys.argv:
+        draw(found["kills"]["rounds"])
+        report.save("executors", figures, [*(__doc__ or "").splitlines(), "", *NOTES])
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--steps"]:
+        run_steps(Path(sys.argv[2]), Path(sys.argv[3]))
+    else:
+        main()
