@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,12 @@ from lorad.training.executors.child import ChildSession  # noqa: E402
 from lorad.training.gradients import Gradients  # noqa: E402
 from lorad.training.rounds import StepBatch  # noqa: E402
 from lorad.training.run_folder import RunFolder  # noqa: E402
+from lorad.versions import papers  # noqa: E402
 
 ARMS = ("equality", "kills", "speed")
 ROUNDS, STEPS_A_ROUND = 10, 2
 """Of a session on eight facts, four a step. Every round but the last is a checkpoint that a kill may need."""
+TWO = {"executor": "torchrun", "processes": 2}
 SIZE = {"kills": 20, "steps": 8}
 NOTES = (
     "`difference_*`: the norm of the difference of a session's adapter from that of one process, as a share of its norm, after ten",
@@ -128,7 +131,7 @@ def far(one: adapters.Adapter, other: adapters.Adapter) -> float:
 def equality(room: Path) -> dict[str, Any]:
     """Run the same session by one process, by torchrun and by Ray."""
     base, figures = make_base(room), {}
-    kinds = [("one", {}), ("torchrun", {"executor": "torchrun", "processes": 2})]
+    kinds = [("one", {}), ("torchrun", TWO)]
     if executors.has_ray():
         kinds.append(("ray", {"executor": "ray", "processes": 2}))
     for rounds, label in ((1, "first_"), (ROUNDS, "")):
@@ -144,38 +147,57 @@ def equality(room: Path) -> dict[str, Any]:
 
 
 def kills(room: Path) -> dict[str, Any]:
-    """Kill one of two processes at random moments, and run the session again."""
-    base, chance = make_base(room), random.Random(1)
-    two = {"executor": "torchrun", "processes": 2}
-    unbroken = finish(*order(base, room / "unbroken", **two))
-    figures = {
-        "kills": SIZE["kills"],
-        "named": 0,
-        "resumed": 0,
-        "ended_well": 0,
-        "equal": 0,
-        "left_behind": 0,
+    """Kill one of two processes at random moments, and run the session again; what is done stays done if the bench is cut off."""
+    del room
+    place = report.CACHE / "executors"
+    if not (place / "unbroken" / "candidate" / papers.EVALUATION).exists():
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        finish(*order(make_base(place), place / "unbroken", **TWO))
+
+    def one(number: int) -> dict[str, Any]:
+        told = place / f"kill-{number}.json"
+        if not told.exists():
+            told.write_text(json.dumps(kill_and_resume(place, number)), encoding="utf-8")
+            print(told.read_text(encoding="utf-8"), flush=True)
+        found: dict[str, Any] = json.loads(told.read_text(encoding="utf-8"))
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(one, range(SIZE["kills"])))
+    return {
+        "kills": len(done),
+        "of_the_first_process": sum(each["process"] == 0 for each in done),
+        "named": sum(each["named"] for each in done),
+        "left_behind": sum(each["left_behind"] for each in done),
+        "resumed": sum(each["round"] > 0 for each in done),
+        "equal": sum(each["difference"] == 0 for each in done),
+        "largest_difference": max(each["difference"] for each in done),
+        "rounds": [each["round"] for each in done],
     }
-    largest, rounds = 0.0, []
-    for number in range(SIZE["kills"]):
-        run, training = order(base, room / f"killed-{number}", **two)
-        victim = chance.randrange(2)
-        step, after = chance.randint(1, ROUNDS * STEPS_A_ROUND), chance.uniform(0, 0.1)
-        status, left = kill(run, training, step=step, after=after, victim=victim)
-        figures["named"] += status == 0 or run.failure(status).code == "process_died"
-        figures["left_behind"] += left
-        adapter = finish(run, training)
-        found = next((line for line in run.reports() if "resumed_from" in line), None)
-        difference = far(unbroken, adapter)
-        figures["resumed"] += found is not None
-        figures["ended_well"] += 1
-        figures["equal"] += difference == 0
-        largest = max(largest, difference)
-        rounds.append(found["round"] if found else 0)
-        told = {"kill": number, "process": victim, "step": step, "status": status, "resumed": found}
-        print(json.dumps(told | {"difference": difference}), flush=True)
-        shutil.rmtree(run.path)
-    return figures | {"largest_difference": largest, "rounds": rounds}
+
+
+def kill_and_resume(place: Path, number: int) -> dict[str, Any]:
+    """Kill one process of a session at a moment that its number draws, run it again, and compare."""
+    chance = random.Random(number)
+    run, training = order(place / "tiny", place / f"killed-{number}", **TWO)
+    victim = chance.randrange(2)
+    step, after = chance.randint(1, ROUNDS * STEPS_A_ROUND), chance.uniform(0, 0.1)
+    status, left = kill(run, training, step=step, after=after, victim=victim)
+    code = run.failure(status).code if status else ""
+    adapter = finish(run, training)
+    resumed = next((line["round"] for line in run.reports() if "resumed_from" in line), 0)
+    difference = far(peft_io.read_adapter(place / "unbroken" / "candidate"), adapter)
+    shutil.rmtree(run.path)
+    return {
+        "process": victim,
+        "step": step,
+        "status": status,
+        "named": not status or code == "process_died",
+        "left_behind": left,
+        "round": resumed,
+        "difference": difference,
+    }
 
 
 def kill(
