@@ -2,28 +2,33 @@
 
     python bench/executors.py [--only equality kills speed] [--fresh] [--quick]
 
-Arms: `equality` and `kills` run the tests' tiny model, so that the arithmetic and not the patience is measured: whole sessions
-through the executors, one thread a process. A kill is SIGKILL to one of the two processes, drawn at random, some random time behind the
-start of a random step; then the session is run again on the same folder. `speed` runs optimizer steps of SmolLM2 on campus_cs.json, one
+Arms: `equality` and `kills` run the tests' tiny model, so that the arithmetic and not the patience is measured; one thread a process.
+`equality` runs whole sessions through the executors. A kill is SIGKILL to one of the two processes, drawn at random, some random time behind
+the start of a random step; then the session is run again on the same folder. There torchrun's own agent forks processes that have everything
+imported, so that twenty kills take minutes. `speed` runs optimizer steps of SmolLM2 on campus_cs.json, one
 thread a process, each process on a core of its own.
 """
 
 import json
+import logging
+import multiprocessing
 import os
 import random
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import report
 
@@ -39,7 +44,7 @@ from lorad.home import Home  # noqa: E402
 from lorad.models import adapters, bases, peft_io  # noqa: E402
 from lorad.records import SessionSpec  # noqa: E402
 from lorad.tasks import find  # noqa: E402
-from lorad.training import executors, process_group  # noqa: E402
+from lorad.training import ending, executors, process_group, session  # noqa: E402
 from lorad.training.executors import commands  # noqa: E402
 from lorad.training.executors.child import ChildSession  # noqa: E402
 from lorad.training.gradients import Gradients  # noqa: E402
@@ -153,18 +158,18 @@ def kills(room: Path) -> dict[str, Any]:
     if not (place / "unbroken" / "candidate" / papers.EVALUATION).exists():
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
-        finish(*order(make_base(place), place / "unbroken", **TWO))
-
-    def one(number: int) -> dict[str, Any]:
-        told = place / f"kill-{number}.json"
-        if not told.exists():
-            told.write_text(json.dumps(kill_and_resume(place, number)), encoding="utf-8")
-            print(told.read_text(encoding="utf-8"), flush=True)
-        found: dict[str, Any] = json.loads(told.read_text(encoding="utf-8"))
-        return found
-
-    with ThreadPoolExecutor(2) as pool:
-        done = list(pool.map(one, range(SIZE["kills"])))
+        make_base(place)
+        finish(*order(place / "tiny", place / "unbroken", **TWO))
+    told = [place / f"kill-{number}.json" for number in range(SIZE["kills"])]
+    # each in a process that has computed nothing yet: torch cannot be forked behind a backward pass
+    workers = [
+        multiprocessing.get_context("fork").Process(target=work, args=(place, told, half)) for half in (0, 1)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    done = [json.loads(path.read_text(encoding="utf-8")) for path in told]
     return {
         "kills": len(done),
         "of_the_first_process": sum(each["process"] == 0 for each in done),
@@ -177,15 +182,84 @@ def kills(room: Path) -> dict[str, Any]:
     }
 
 
+def work(place: Path, told: list[Path], half: int) -> None:
+    for number in range(half, len(told), 2):
+        if not told[number].exists():
+            found = json.dumps(kill_and_resume(place, number))
+            told[number].write_text(found, encoding="utf-8")
+            print(number, found, flush=True)
+
+
+class Forked:
+    """A session of two processes by torchrun's own agent, forked from this process: nothing is imported again."""
+
+    def __init__(self, run: RunFolder, environment: dict[str, str]) -> None:
+        self.run = run
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.setsid()
+            os.environ.update(environment, **commands.LOOPBACK)
+            log = os.open(run.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            os._exit(agent(run))
+
+    def started(self) -> list[psutil.Process]:
+        process = psutil.Process(self.pid)
+        return [process, *process.children(recursive=True)]
+
+    def wait(self) -> int:
+        """Return the exit status; report what the executor reports."""
+        _, waited = os.waitpid(self.pid, 0)
+        status = os.waitstatus_to_exitcode(waited)
+        error = commands.explain_death(self.run, status) if status else None
+        if error and "error" not in self.run.progress():
+            self.run.report({"error": error.as_dict()})
+        return status
+
+
+def agent(run: RunFolder) -> int:
+    """Be torchrun, and return its exit status."""
+    logging.getLogger("torch.distributed.elastic").handlers = [logging.StreamHandler(os.fdopen(2, "w"))]
+    settings = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        run_id=str(os.getpid()),
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        start_method="fork",
+        max_restarts=0,
+        local_addr="127.0.0.1",
+    )
+    try:
+        elastic_launch(settings, one_of_two)(str(run.path))
+    except ChildFailedError:
+        return 1
+    return 0
+
+
+def one_of_two(folder: str) -> None:
+    """Be a process of a session; standard input is closed here, so that only a signal ends it."""
+    ending.end_when_told = lambda: signal.signal(signal.SIGTERM, lambda *_: os._exit(ending.STOPPED))
+    if "LORAD_TEST_STEP" in os.environ:
+        watched_process.watch(os.environ)
+    status = session.main(RunFolder(Path(folder)))
+    if status:
+        raise SystemExit(status)
+
+
 def kill_and_resume(place: Path, number: int) -> dict[str, Any]:
     """Kill one process of a session at a moment that its number draws, run it again, and compare."""
     chance = random.Random(number)
-    run, training = order(place / "tiny", place / f"killed-{number}", **TWO)
+    run, _ = order(place / "tiny", place / f"killed-{number}", **TWO)
     victim = chance.randrange(2)
     step, after = chance.randint(1, ROUNDS * STEPS_A_ROUND), chance.uniform(0, 0.1)
-    status, left = kill(run, training, step=step, after=after, victim=victim)
+    status, left = kill(run, step=step, after=after, victim=victim)
     code = run.failure(status).code if status else ""
-    adapter = finish(run, training)
+    again = Forked(run, {}).wait()
+    assert again == 0, run.log.read_text()[-3000:]
+    adapter = peft_io.read_adapter(run.candidate)
     resumed = next((line["round"] for line in run.reports() if "resumed_from" in line), 0)
     difference = far(peft_io.read_adapter(place / "unbroken" / "candidate"), adapter)
     shutil.rmtree(run.path)
@@ -200,23 +274,17 @@ def kill_and_resume(place: Path, number: int) -> dict[str, Any]:
     }
 
 
-def kill(
-    run: RunFolder, training: TrainingSettings, *, step: int, after: float, victim: int
-) -> tuple[int, int]:
+def kill(run: RunFolder, *, step: int, after: float, victim: int) -> tuple[int, int]:
     """Run a session until some seconds behind a step, kill one of its processes; return its status and how many are left."""
     pipe = run.path / "pipe"
     os.mkfifo(pipe)
-    command = commands.several_processes(training, [str(run.path)], [watched_process.__file__])
-    environment = {"LORAD_TEST_STEP": str(step), "LORAD_TEST_TELLS": str(pipe)}
-    child = ChildSession(
-        run, command, nice=0, max_seconds=None, environment=environment, explain=commands.explain_death
-    )
+    child = Forked(run, {"LORAD_TEST_STEP": str(step), "LORAD_TEST_TELLS": str(pipe)})
     pipe.read_text(encoding="ascii")
-    _, *processes = started = child._started()
+    _, *processes = started = child.started()
     time.sleep(after)
     processes[victim].kill()
-    status = wait(child)
-    _, alive = psutil.wait_procs(started, timeout=30)
+    status = child.wait()
+    _, alive = psutil.wait_procs(started[1:], timeout=60)
     pipe.unlink()
     return status, len(alive)
 

@@ -1,6 +1,9 @@
 """What a process takes of a step, and what all shares together are; sessions of two processes, by torchrun and by Ray."""
 
 import os
+import subprocess
+import sys
+import tempfile
 from dataclasses import replace
 
 import psutil
@@ -81,6 +84,20 @@ def test_the_gradients_of_all_shares_add_up_to_that_of_the_step(size):
     assert sum(each for each, _ in shares) == pytest.approx(loss, rel=1e-6)
     summed = torch.stack([share for _, share in shares]).sum(0)
     assert float((summed - whole).norm() / whole.norm()) < 1e-6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
+def test_a_process_opens_what_only_its_parent_was_handed():
+    code = "import os, sys; from lorad.training.process_group import ProcessGroup as Group; "
+    code += "print(os.read(Group(0, 2).inherited(int(sys.argv[1])), 4).decode())"
+    with tempfile.TemporaryFile() as mark:  # no child inherits it
+        mark.write(b"mark")
+        mark.flush()
+        said = subprocess.run(
+            [sys.executable, "-c", code, str(mark.fileno())], capture_output=True, text=True, check=True
+        )
+
+    assert said.stdout == "mark\n"
 
 
 # -- sessions

@@ -34,7 +34,7 @@ from lorad.errors import TrainingError
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(days=30)
+PATIENCE = timedelta(days=20)
 """How long a process waits for the others: whoever takes too long is ended by the daemon, and who has died is noticed at once."""
 LOST = "process_died"
 """Code of the error where another process has ended."""
@@ -156,7 +156,7 @@ class ProcessGroup:
         with _naming_the_loss():
             size = torch.tensor([len(said)])
             distributed.broadcast(size, speaker)
-            data = torch.tensor(list(said.ljust(int(size), b"\0")), dtype=torch.uint8)
+            data = torch.tensor(list(said.ljust(int(size), b"\0")[: int(size)]), dtype=torch.uint8)
             distributed.broadcast(data, speaker)
         return bytes(data.tolist())
 

@@ -27,7 +27,7 @@ from transformers import set_seed
 
 from lorad.config import AnsweringSettings, TrainingSettings
 from lorad.datasets import label_names
-from lorad.errors import TrainingError, TransientError, describe
+from lorad.errors import ConfigError, TrainingError, TransientError, describe
 from lorad.evaluation import judge, metrics
 from lorad.models import adapters, bases, hardware, heads, peft_io, soft_targets
 from lorad.models.adapter_stack import AdapterStack
@@ -465,7 +465,13 @@ def main(folder: RunFolder | None, mark: int | None = None) -> int:
     if folder is not None:  # who helps another machine has no daemon
         ending.end_when_told()
     group = process_group.join()
-    folder = RunFolder(Path(group.agree(str(folder.path) if folder else "")))
+    place = group.agree(str(folder.path) if folder else "")
+    if not place:
+        raise ConfigError(
+            "no process of this session names its folder; start it on the daemon's machine with: lorad run",
+            code="no_folder",
+        )
+    folder = RunFolder(Path(place))
     spec = folder.spec()
     threads = spec.settings["training"]["threads"] or group.threads
     if threads:
