@@ -63,8 +63,9 @@ NOTES = (
     "killed; `named`: those that ended with `process_died` or, where the kill came behind the last sum, well; `resumed`: those that went on from",
     "a checkpoint (a kill in the first round leaves none); `equal`: adapters that equal the unbroken session's of two processes bit for bit;",
     "`left_behind`: processes that outlived their session. `steps_a_second_*`: optimizer steps of eight rows of campus_cs.json on SmolLM2 in",
-    "float32 by one and two processes of one thread each, the median of the steps, in turn and twice; `load_before`: processes that wanted a core in the minute before,",
-    "a neighbour's bench among them.",
+    "float32 by one and two processes of one thread each, the median of the steps, in turn and twice, beside neighbours: `load_before` and `load_after`",
+    "processes wanted a core of two in the minute before. `processor_seconds_a_step_*`: what the process that worked longest computed a step, which neighbours hardly",
+    "change; `speed_of_two_without_neighbours` is their ratio: what two would bring if none waited for a core, an upper bound.",
 )
 
 
@@ -298,25 +299,31 @@ def speed(room: Path) -> dict[str, Any]:
     home = Home(report.CACHE / "home")
     report.add_smollm2(home.root)
     load = os.getloadavg()[0]
-    found: dict[int, list[float]] = {1: [], 2: []}
+    found: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
     for processes in (1, 2, 2, 1):
         found[processes] += steps_by(processes, home.base("smollm2"))
-    one, two = (1 / statistics.median(found[processes]) for processes in (1, 2))
+    (one, own), (two, share) = (
+        [statistics.median(each) for each in zip(*found[processes], strict=True)] for processes in (1, 2)
+    )
     return {
-        "steps_a_second_one": round(one, 4),
-        "steps_a_second_two": round(two, 4),
-        "speed_of_two": round(two / one, 3),
+        "steps_a_second_one": round(1 / one, 4),
+        "steps_a_second_two": round(1 / two, 4),
+        "speed_of_two": round(one / two, 3),
+        "processor_seconds_a_step_one": round(own, 4),
+        "processor_seconds_a_step_two": round(share, 4),
+        "speed_of_two_without_neighbours": round(own / share, 3),
         "load_before": round(load, 2),
+        "load_after": round(os.getloadavg()[0], 2),
     }
 
 
-def steps_by(processes: int, base: Path) -> list[float]:
-    """Return the seconds of steps by so many processes."""
+def steps_by(processes: int, base: Path) -> list[tuple[float, float]]:
+    """Return of steps by so many processes the seconds, and the processor's seconds of the one that took most of them."""
     training = TrainingSettings(executor="torchrun", processes=processes)
     with tempfile.NamedTemporaryFile() as out:
         command = commands.several_processes(training, ["--steps", str(base), out.name], [__file__])
         subprocess.run(command, check=True, env=os.environ | {"LORAD_STEPS": str(SIZE["steps"])})
-        seconds: list[float] = json.loads(Path(out.name).read_text(encoding="utf-8"))
+        seconds: list[tuple[float, float]] = json.loads(Path(out.name).read_text(encoding="utf-8"))
     return seconds
 
 
@@ -349,11 +356,13 @@ def run_steps(base: Path, out: Path) -> None:
     for step in range(int(os.environ["LORAD_STEPS"]) + 1):
         numbers = list(range(8 * step, 8 * step + 8))
         group.wait()
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         gradients.add_up(StepBatch(numbers, [rows[number % len(rows)] for number in numbers], []))
         optimizer.step()
         optimizer.zero_grad()
-        seconds.append(time.perf_counter() - began)
+        own = time.process_time() - worked
+        each = group.total([own * (number == group.number) for number in range(group.size)])
+        seconds.append((time.perf_counter() - began, max(each)))
     if group.is_first:
         out.write_text(json.dumps(seconds[1:]), encoding="utf-8")  # the first step warms up
     group.leave()
