@@ -1,6 +1,6 @@
 """Sessions of two processes beside one: by torchrun and by a local Ray; killed at random moments; their speed.
 
-    python bench/executors.py [--only equality kills speed] [--fresh] [--quick]
+    python bench/executors.py [--only equality kills endings speed] [--fresh] [--quick]
 
 Arms: `equality` and `kills` run the tests' tiny model, so that the arithmetic and not the patience is measured; one thread a process.
 `equality` runs whole sessions through the executors. A kill is SIGKILL to one of the two processes, drawn at random, some random time behind
@@ -52,7 +52,7 @@ from lorad.training.rounds import StepBatch  # noqa: E402
 from lorad.training.run_folder import RunFolder  # noqa: E402
 from lorad.versions import papers  # noqa: E402
 
-ARMS = ("equality", "kills", "speed")
+ARMS = ("equality", "kills", "endings", "speed")
 ROUNDS, STEPS_A_ROUND = 10, 2
 """Of a session on eight facts, four a step. Every round but the last is a checkpoint that a kill may need."""
 TWO = {"executor": "torchrun", "processes": 2}
@@ -62,7 +62,8 @@ NOTES = (
     "rounds; `difference_first_*`: after the first; `right_*`: rows of eight that both judge alike. `kills`: sessions of which a process was",
     "killed; `named`: those that ended with `process_died` or, where the kill came behind the last sum, well; `resumed`: those that went on from",
     "a checkpoint (a kill in the first round leaves none); `equal`: adapters that equal the unbroken session's of two processes bit for bit;",
-    "`left_behind`: processes that outlived their session. `steps_a_second_*`: optimizer steps of eight rows of campus_cs.json on SmolLM2 in",
+    "`left_behind`: processes that outlived their session; `left_when_*`: the same of a session that was cancelled, whose daemon's end of the pipe",
+    "closed, and whose torchrun was killed. `steps_a_second_*`: optimizer steps of eight rows of campus_cs.json on SmolLM2 in",
     "float32 by one and two processes of one thread each, the median of the steps, in turn and twice, beside neighbours: `load_before` and `load_after`",
     "processes wanted a core of two in the minute before. `processor_seconds_a_step_*`: what the process that worked longest computed a step, which neighbours hardly",
     "change; `speed_of_two_without_neighbours` is their ratio: what two would bring if none waited for a core, an upper bound.",
@@ -290,6 +291,36 @@ def kill(run: RunFolder, *, step: int, after: float, victim: int) -> tuple[int, 
     return status, len(alive)
 
 
+def endings(room: Path) -> dict[str, Any]:
+    """End sessions that train in three ways; count the processes that are left."""
+    base, left = make_base(room), {}
+    for how in ("cancelled", "daemon_gone", "torchrun_killed"):
+        run, training = order(base, room / how, **TWO)
+        pipe = run.path / "pipe"
+        os.mkfifo(pipe)
+        child = ChildSession(
+            run,
+            commands.several_processes(training, [str(run.path)], [watched_process.__file__]),
+            nice=0,
+            max_seconds=None,
+            environment={"LORAD_TEST_STEP": "3", "LORAD_TEST_TELLS": str(pipe)},
+        )
+        pipe.read_text(encoding="ascii")
+        started = child._started()
+        assert len(started) == 3
+        if how == "cancelled":
+            child.stop()
+        elif how == "daemon_gone":
+            assert child._process.stdin
+            child._process.stdin.close()
+        else:
+            child._process.kill()
+        _, alive = psutil.wait_procs(started, timeout=120)
+        left[f"left_when_{how}"] = len(alive)
+        child.stop()
+    return left
+
+
 # -- steps of SmolLM2
 
 
@@ -385,7 +416,7 @@ def draw(rounds: list[int]) -> None:
 
 def run_arm(name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="executors-") as room:
-        return {"equality": equality, "kills": kills, "speed": speed}[name](Path(room))
+        return {"equality": equality, "kills": kills, "endings": endings, "speed": speed}[name](Path(room))
 
 
 def main() -> None:
