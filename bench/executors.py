@@ -136,32 +136,45 @@ def far(one: adapters.Adapter, other: adapters.Adapter) -> float:
 
 
 def equality(room: Path) -> dict[str, Any]:
-    """Run the same session by one process, by torchrun and by Ray."""
-    base, figures = make_base(room), {}
-    kinds = [("one", {}), ("torchrun", TWO)]
+    """Run the same session by one process, by torchrun and by Ray, all at once."""
+    base, figures = cached_base(), {}
+    kinds: dict[str, dict[str, Any]] = {"one": {}, "torchrun": TWO}
     if executors.has_ray():
-        kinds.append(("ray", {"executor": "ray", "processes": 2}))
-    for rounds, label in ((1, "first_"), (ROUNDS, "")):
-        found = {}
-        for name, training in kinds:
-            run, settings = order(base, room / f"{name}-{rounds}", rounds, **training)
-            found[name] = finish(run, settings), run.result().right
-        adapter, right = found.pop("one")
-        for name, (other, said) in found.items():
-            figures[f"difference_{label}{name}_x2"] = far(adapter, other)
+        kinds["ray"] = {"executor": "ray", "processes": 2}
+    for label, rounds in (("", ROUNDS), ("first_", 1)):
+        runs = {name: order(base, room / f"{name}-{rounds}", rounds, **told) for name, told in kinds.items()}
+        started = {name: executors.choose(training).start(run) for name, (run, training) in runs.items()}
+        for name, child in started.items():
+            assert wait(child) == 0, runs[name][0].log.read_text()[-3000:]
+        adapter, right = peft_io.read_adapter(runs["one"][0].candidate), right_of(runs["one"][0])
+        for name in list(kinds)[1:]:
+            run, _ = runs[name]
+            said = right_of(run)
+            figures[f"difference_{label}{name}_x2"] = far(adapter, peft_io.read_adapter(run.candidate))
             figures[f"right_{label}{name}_x2"] = sum(right[each] == said[each] for each in right)
+            print(name, label, figures, flush=True)
     return figures
 
 
-def kills(room: Path) -> dict[str, Any]:
-    """Kill one of two processes at random moments, and run the session again; what is done stays done if the bench is cut off."""
-    del room
+def right_of(run: RunFolder) -> dict[str, bool]:
+    return run.result().right
+
+
+def cached_base() -> Path:
+    """Return the tiny base, with its general conversation recorded by a session of two processes that nothing ends."""
     place = report.CACHE / "executors"
     if not (place / "unbroken" / "candidate" / papers.EVALUATION).exists():
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         make_base(place)
         finish(*order(place / "tiny", place / "unbroken", **TWO))
+    return place / "tiny"
+
+
+def kills(room: Path) -> dict[str, Any]:
+    """Kill one of two processes at random moments, and run the session again; what is done stays done if the bench is cut off."""
+    del room
+    place = cached_base().parent
     told = [place / f"kill-{number}.json" for number in range(SIZE["kills"])]
     # each in a process that has computed nothing yet: torch cannot be forked behind a backward pass
     workers = [
@@ -293,7 +306,7 @@ def kill(run: RunFolder, *, step: int, after: float, victim: int) -> tuple[int, 
 
 def endings(room: Path) -> dict[str, Any]:
     """End sessions that train in three ways; count the processes that are left."""
-    base, left = make_base(room), {}
+    base, left = cached_base(), {}
     for how in ("cancelled", "daemon_gone", "torchrun_killed"):
         run, training = order(base, room / how, **TWO)
         pipe = run.path / "pipe"

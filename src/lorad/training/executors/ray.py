@@ -11,6 +11,8 @@ from lorad.training.executors.child import ChildSession
 from lorad.training.run_folder import RunFolder
 
 DRIVER = ("-P", "-m", "lorad.training.executors.ray_driver")
+#: Statistics would go over the network; what Ray starts here has ``training.nice`` already, and Ray would add 15.
+ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 LOCAL = "local"
 """Ray's word for a cluster of its own on this machine, which ends with the session."""
 
@@ -35,6 +37,6 @@ class RayExecutor:
             [sys.executable, *DRIVER, str(folder.path), *map(str, room), *session],
             nice=training.nice,
             max_seconds=training.max_seconds,
-            environment={"RAY_USAGE_STATS_ENABLED": "0"},  # which would go over the network
+            environment=ENVIRONMENT,
             explain=commands.explain_death,
         )
