@@ -191,6 +191,17 @@ class TrainingSettings(Section):
 
     seed: Seed = 20_261_121
     """Seed of every random number generator; the same seed gives the same adapter."""
+    executor: Literal["local", "torchrun", "ray"] = "local"
+    """What runs a session. ``local``: one process. ``torchrun``: ``processes`` of them, which train together. ``ray``: the same, on
+    a machine that Ray chooses, which shares the home's folder (needs the extra ``ray``)."""
+    processes: Parallel = 1
+    """Processes of a session on each machine: on CUDA one a card, at most. Another number gives another adapter, by rounding."""
+    nodes: Parallel = 1
+    """Machines that train a session together by ``torchrun``; all share the home's folder."""
+    rendezvous: Annotated[str, Field(pattern=r"^[^\s/:]+:\d{1,5}$")] | None = None
+    """Where several machines meet, as ``HOST:PORT`` of the one that runs the daemon (c10d)."""
+    ray_address: Annotated[str, Field(pattern=r"^(auto|[^\s/:]+:\d{1,5})$")] | None = None
+    """A running Ray cluster, as ``HOST:PORT`` or ``auto``; ``None``: Ray is started on this machine, for each session."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device of a session; ``auto`` takes a GPU if there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -215,6 +226,23 @@ class TrainingSettings(Section):
     """Keep a merged copy of ``latest`` in ``models/<track>/merged``, if there is enough disk space."""
     max_seconds: Seconds = 6 * 3600
     """A session that takes longer is stopped and fails; waiting for answers does not count."""
+
+    @model_validator(mode="after")
+    def _check_processes(self) -> Self:
+        if self.executor == "local" and self.all_processes > 1:
+            raise ValueError("several processes or nodes need executor: torchrun (or ray, on one machine)")
+        if self.executor == "ray" and self.nodes > 1:
+            raise ValueError("Ray places a session on one machine; set nodes to 1, or executor to torchrun")
+        if self.nodes > 1 and self.rendezvous is None:
+            raise ValueError(
+                "several nodes need a rendezvous, as HOST:PORT of the machine that runs the daemon"
+            )
+        return self
+
+    @property
+    def all_processes(self) -> int:
+        """Return how many processes train a session together, on all machines."""
+        return self.processes * self.nodes
 
 
 class JudgeSettings(Section):

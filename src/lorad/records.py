@@ -627,7 +627,7 @@ def training_inputs(spec: Mapping[str, Any]) -> dict[str, Any]:
     training = {
         key: value
         for key, value in spec["settings"]["training"].items()
-        if key not in {"max_seconds", "min_share", "nice"}
+        if key not in {"max_seconds", "min_share", "nice", "executor", "rendezvous", "ray_address"}
     }
     own = {key: value for key, value in spec["settings"].items() if key == "pretraining"}
     return {**spec, "settings": {"training": training, **own}}

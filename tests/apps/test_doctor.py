@@ -24,6 +24,7 @@ from lorad.models import bases
 from lorad.records import Machine, ModelShape, Trial
 from lorad.serving.backends.llamacpp import binding
 from lorad.storage import files
+from lorad.training import executors
 from lorad.versions.promotion import PromotionRecord
 from lorad.versions.store import Registry
 
@@ -382,6 +383,24 @@ def test_a_backend_that_is_not_to_be_had_is_named_with_its_remedy(living, examin
     found, _ = examine(living, "--set", "engine.backend=vllm", "--set", f"engine.{setting}")
     assert found["backend"]["status"] == status
     assert words in found["backend"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "words"),
+    [
+        ({}, "ok", "local: a session is one process"),
+        ({"executor": "torchrun", "processes": 2}, "ok", "torchrun: a session is 2 processes"),
+        ({"executor": "ray"}, "fail", "pip install 'lorad[ray]'"),
+    ],
+)
+def test_an_executor_that_is_not_to_be_had_is_named_with_its_remedy(
+    living, examine, monkeypatch, settings, status, words
+):
+    monkeypatch.setattr(executors, "has_ray", lambda: False)
+    told = {"device": "cpu", **settings}
+    found, _ = examine(living, *(f"--set=training.{name}={value}" for name, value in told.items()))
+    assert found["executor"]["status"] == status
+    assert words in found["executor"]["detail"]
 
 
 def test_llamacpp_is_asked_for_its_version(living, examine, monkeypatch):

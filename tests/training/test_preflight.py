@@ -126,3 +126,12 @@ def test_outside_of_a_card_what_answers_may_be_swapped_out():
     fitted = preflight.fit(PLANNED, mac)
     assert fitted.gradient_checkpointing
     assert any("the system may swap out what answers" in reason for reason in fitted.reasons)
+
+
+def test_processes_that_share_a_memory_are_counted_each_and_the_server_once():
+    one, two = a_room(80), a_room(80, processes=2)
+
+    assert preflight.estimate(PLANNED, two).answering == preflight.estimate(PLANNED, one).answering
+    assert needed(PLANNED, two) == pytest.approx(
+        2 * needed(PLANNED, one) - preflight.estimate(PLANNED, one).answering / 1e9
+    )

@@ -354,7 +354,7 @@ def test_a_session_that_meets_a_full_disk_says_so_by_its_status(base, tmp_path, 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(session.Session, "report", full)
-    monkeypatch.setattr(session, "_end_when_told", lambda: None)
+    monkeypatch.setattr(session.ending, "end_when_told", lambda: None)
 
     assert session.main(RunFolder(tmp_path)) == os.EX_IOERR
 
@@ -366,7 +366,7 @@ def test_a_session_whose_memory_runs_out_before_it_trains_says_what_to_do(base, 
         raise RuntimeError("MPS backend out of memory (MPS allocated: 8 GiB)")
 
     monkeypatch.setattr(bases, "load_base", short)
-    monkeypatch.setattr(session, "_end_when_told", lambda: None)
+    monkeypatch.setattr(session.ending, "end_when_told", lambda: None)
 
     with pytest.raises(RuntimeError):
         session.main(RunFolder(tmp_path))

@@ -46,6 +46,16 @@ class MemoryNeeds:
         """Return all of it."""
         return self.weights + self.adapters + self.optimizer + self.activations + self.answering
 
+    def times(self, processes: int) -> "MemoryNeeds":
+        """Return what so many processes take that train together in the same memory; the server is there once."""
+        return MemoryNeeds(
+            weights=self.weights * processes,
+            adapters=self.adapters * processes,
+            optimizer=self.optimizer * processes,
+            activations=self.activations * processes,
+            answering=self.answering,
+        )
+
     def __str__(self) -> str:
         parts = {name: getattr(self, name) for name in self.__slots__}
         return (

@@ -19,6 +19,7 @@ from lorad.storage import files
 from lorad.tasks import Generating, Row, Task
 from lorad.training import calibrating, trainer
 from lorad.training.calibrating import Scaling
+from lorad.training.process_group import ProcessGroup
 from lorad.training.session_examples import SessionExample, score, scores, spread
 
 CANDIDATE = "candidate"
@@ -46,47 +47,74 @@ def ask(task: Task, model: Any, rows: Sequence[Row]) -> torch.Tensor:
         return task.forward(model, rows).logits.float().cpu()
 
 
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Which rows are right, by a candidate and by its base."""
+
+    right: dict[str, bool]
+    """Of each example's id, of those that are held out too: whether the candidate has it right."""
+    at_base: list[bool]
+    """Of each new example: whether the base has it right by itself."""
+
+
+def ask_all(
+    task: Task,
+    stack: AdapterStack,
+    examples: Sequence[SessionExample],
+    held_out: Sequence[SessionExample],
+    group: ProcessGroup,
+) -> Answers:
+    """Test every row with what was reloaded as ``CANDIDATE``, and new ones with the base; each process takes its share."""
+    at_base = _at_base(task, stack, [each.row for each in examples if each.is_new], group)
+    right: dict[str, bool] = {}
+    with stack.use(CANDIDATE) as model:
+        for several in (examples, held_out):
+            answers = group.ask(
+                [each.row for each in several], lambda rows: metrics.recalled(task, model, rows)
+            )
+            right |= {each.example.id: ok for each, ok in zip(several, answers, strict=True)}
+    return Answers(right, at_base)
+
+
 def measure(
     task: Task,
     stack: AdapterStack,
     candidate: Path,
     made: TrainingResult,
     examples: Sequence[SessionExample],
+    answers: Answers,
     *,
     dataset: str,
     general: Sequence[Encoded],
     held_out: Sequence[SessionExample] = (),
     now: float = 0.0,
-) -> tuple[Evaluation, dict[str, bool]]:
-    """Measure what was reloaded as ``CANDIDATE`` over the pristine base; return it, and whether each example is right.
+) -> Evaluation:
+    """Measure what was reloaded as ``CANDIDATE`` over the pristine base, beside which rows are right.
 
     The probes and its calibration are written beside the adapter. ``general`` is conversation of the base's own, for the
     check ``kl``; ``held_out`` are examples that were not trained, which are told and not judged.
     """
     new = [each for each in examples if each.is_new]
-    at_base = _at_base(task, stack, [each.row for each in new])
+    answered = answers.right
     with stack.use(CANDIDATE) as model:
-        right = metrics.recalled(task, model, [each.row for each in examples])
         logits = ask(task, model, made.sample)
         with torch.inference_mode():
             own_metrics = dict(task.metrics(model, [each.row for each in examples]))
             own_metrics |= task.held_out_metrics(model, [each.row for each in held_out])
         files.write_json(candidate / metrics.PROBES, metrics.probe(task, model, made.sample))
-        unseen = metrics.recalled(task, model, [each.row for each in held_out])
         if made.scaling:
             own_metrics |= calibrating.keep(
                 task, model, stack.base.tokenizer, candidate, made.scaling, held_out, now
             )
-    answered = {each.example.id: ok for each, ok in zip(examples, right, strict=True)}
     old = [(each.right, answered[each.example.id]) for each in examples if not each.is_new]
-    evaluation = Evaluation(
+    return Evaluation(
         dataset=dataset,
         scores=scores(examples, answered),
         before=scores(examples, {each.example.id: each.right for each in examples}),
         new=score([answered[each.example.id] for each in new]),
         new_before=score([each.right for each in new]),
         new_chance=None if isinstance(task, Generating) else task.chance([each.row for each in new]),
-        new_at_base=score(at_base),
+        new_at_base=score(answers.at_base),
         broken=sum(before and not now for before, now in old),
         mended=sum(now and not before for before, now in old),
         metrics=own_metrics,
@@ -97,16 +125,14 @@ def measure(
         ended_by=made.outcome.ended_by,
         **_general_ability(task, stack, examples, general),
     )
-    told = {each.example.id: ok for each, ok in zip(held_out, unseen, strict=True)}
-    return evaluation, answered | told
 
 
-def _at_base(task: Task, stack: AdapterStack, rows: Sequence[Row]) -> list[bool]:
+def _at_base(task: Task, stack: AdapterStack, rows: Sequence[Row], group: ProcessGroup) -> list[bool]:
     """Return which rows the base gets right by itself: none, where a version brings the head."""
     if task.head.is_learned:
         return [False] * len(rows)
     with stack.use(None) as pristine:
-        return metrics.recalled(task, pristine, rows)
+        return group.ask(rows, lambda mine: metrics.recalled(task, pristine, mine))
 
 
 def _general_ability(

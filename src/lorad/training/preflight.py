@@ -26,6 +26,8 @@ class Room:
     machine: Machine
     answering: Answering | None
     """What the server holds on the same device; ``None``: nothing."""
+    processes: int = 1
+    """Which train together in this memory: on CUDA each has a card of its own."""
     may_checkpoint: bool = True
     """Whether nobody has decided about ``training.gradient_checkpointing``."""
     may_quantize: bool = False
@@ -43,6 +45,7 @@ def room(base: Path, settings: Settings) -> Room:
         shape=bases.shape(base),
         machine=machine,
         answering=beside if hardware.machine(engine.device).device == machine.device else None,
+        processes=1 if machine.device == "cuda" else training.processes,
         may_checkpoint=training.gradient_checkpointing is None,
         may_quantize=quantized.objection(machine.device) is None,
     )
@@ -81,7 +84,7 @@ def fit(plan: Plan, room: Room) -> Plan:
 
 def estimate(plan: Plan, room: Room) -> MemoryNeeds:
     """Return what a plan's session takes."""
-    return memory_needs.needs(
+    one = memory_needs.needs(
         room.shape,
         plan.dtype,
         plan.quantization,
@@ -90,6 +93,7 @@ def estimate(plan: Plan, room: Room) -> MemoryNeeds:
         step=Pass(tokens=plan.pack_tokens, is_checkpointed=plan.gradient_checkpointing),
         answering=room.answering,
     )
+    return one.times(room.processes)
 
 
 def _smaller(plan: Plan, room: Room) -> Iterator[Plan]:

@@ -16,12 +16,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from lorad.config import PretrainingSettings
 from lorad.evaluation import language_modeling
 from lorad.evaluation.language_modeling import TextScore
-from lorad.records import Plan
+from lorad.records import Plan, Score
 from lorad.tasks.pretraining import Pretraining
 from lorad.training.checkpoint import Checkpoints
 from lorad.training.corpus import Corpus
 from lorad.training.early_stopping import EarlyStopping
 from lorad.training.gradients import Gradients
+from lorad.training.process_group import ALONE, ProcessGroup
 from lorad.training.rounds import StepBatch
 from lorad.training.run_state import RunState, Tally
 from lorad.training.trainer import MOST_GRADIENT, Outcome
@@ -29,6 +30,8 @@ from lorad.training.watcher import REPORT_SECONDS, Report, peak_memory
 
 LEAST_RATE = 0.1
 """Share of the learning rate at which the decay ends."""
+DROPOUT_SEED = 1_000_003
+"""Between the seeds of two processes."""
 HELD_OUT_SEED = 0
 """Of the tokens that are hidden in held-out text: the same in every session, so that its numbers can be compared."""
 
@@ -41,6 +44,16 @@ def held_out_rows(
         name: task.rows(tokenizer, each.held_out, settings.masked_share, HELD_OUT_SEED)
         for name, each in corpus.datasets.items()
     }
+
+
+def measure(task: Pretraining, model: Any, rows: Sequence[Any], group: ProcessGroup) -> TextScore:
+    """Measure a model on some rows, of which each process of a group takes its share."""
+    own = language_modeling.measure(task, model, [rows[number] for number in group.share(rows)])
+    if group.size == 1:
+        return own
+    seen = own.guessed
+    loss_sum, right, total = group.total([own.loss * seen.total, float(seen.right), float(seen.total)])
+    return TextScore(loss=loss_sum / max(1.0, total), guessed=Score(right=int(right), total=int(total)))
 
 
 class _Epochs:
@@ -80,10 +93,12 @@ def train(
     report: Report,
     clock: Callable[[], float] = time.perf_counter,
     checkpoints: Checkpoints | None = None,
+    group: ProcessGroup = ALONE,
 ) -> Outcome:
     """Train a model until early stopping, or the plan, ends it; it has the best epoch's weights then.
 
-    With ``checkpoints`` it goes on behind the last epoch of theirs that is complete, to the same end.
+    With ``checkpoints`` it goes on behind the last epoch of theirs that is complete, to the same end. All processes of a
+    ``group`` call this with the same arguments, and have the same weights afterwards.
     """
     model.requires_grad_(True)
     rule = plan.stopping
@@ -103,9 +118,11 @@ def train(
         report({"resumed_from": found.name, "round": stopping.rounds})
         for closed in run.tally.history:
             report({"closed": closed})
-    watched = _Watched(task, run, held_out_rows(task, tokenizer, corpus, settings), report, clock)
+    watched = _Watched(task, run, held_out_rows(task, tokenizer, corpus, settings), report, clock, group)
     watched.begin(most_steps, plan.stopping.max_rounds)
-    pack_tokens = _train_epochs(task, run, epochs, plan, watched, settings, checkpoints)
+    pack_tokens = _train_epochs(
+        task, run, epochs, plan, watched, settings, checkpoints if group.is_first else None, group
+    )
     returned_to = stopping.best_round if stopping.best_round < stopping.rounds else None
     if returned_to:
         run.return_to_best()
@@ -133,17 +150,21 @@ def _train_epochs(
     watched: "_Watched",
     settings: PretrainingSettings,
     checkpoints: Checkpoints | None,
+    group: ProcessGroup,
 ) -> int:
     """Train epoch after epoch until one ends the run; return how many tokens a pass held at the end."""
     accelerator = Accelerator(cpu=run.model.device.type == "cpu")
     model, optimizer = accelerator.prepare(run.model, run.optimizer)
     if plan.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    gradients = Gradients(task, model, accelerator, general_weight=0.0, pack_tokens=plan.pack_tokens)
+    gradients = Gradients(
+        task, model, accelerator, general_weight=0.0, pack_tokens=plan.pack_tokens, group=group
+    )
     stopping = run.rehearsal
     while not stopping.ended_by:
         number = stopping.rounds + 1
-        torch.manual_seed(plan.seed + number)  # of dropout: an epoch follows from its number
+        # of dropout: an epoch follows from its number, and no two processes drop alike
+        torch.manual_seed(plan.seed + number + DROPOUT_SEED * group.number)
         model.train()
         for batch in epochs.steps_of(number):
             loss, _ = gradients.add_up(batch)
@@ -174,8 +195,9 @@ class _Watched:
         held_out: Mapping[str, Sequence[Any]],
         report: Report,
         clock: Callable[[], float],
+        group: ProcessGroup,
     ) -> None:
-        self._task, self._run, self._held_out = task, run, held_out
+        self._task, self._run, self._held_out, self._group = task, run, held_out, group
         self._report, self._clock = report, clock
         self._began = clock() - run.tally.seconds
         self._reported = -math.inf
@@ -222,7 +244,7 @@ class _Watched:
         self._report({"phase": "testing", "round": number})
         self._run.model.eval()
         self._scores = {
-            name: language_modeling.measure(self._task, self._run.model, rows)
+            name: measure(self._task, self._run.model, rows, self._group)
             for name, rows in self._held_out.items()
         }
         self._run.tally.testing += self._clock() - began

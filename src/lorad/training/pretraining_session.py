@@ -16,7 +16,7 @@ from transformers import set_seed
 
 from lorad.config import PretrainingSettings
 from lorad.errors import TrainingError
-from lorad.evaluation import judge, language_modeling, metrics
+from lorad.evaluation import judge, metrics
 from lorad.evaluation.language_modeling import TextScore
 from lorad.models import adapters, bases, scratch, version_weights
 from lorad.models.adapter_stack import AdapterStack
@@ -38,8 +38,7 @@ class PretrainingSession(BaseSession):
 
     def run(self) -> None:
         """Make a candidate: train and measure."""
-        self.folder.remove_progress()  # of a session that was cut off
-        self.report({"phase": "loading"})
+        self._begin()
         task = cast("Pretraining", self._task)
         settings = PretrainingSettings.model_validate(self.spec.settings["pretraining"])
         base = self._load()
@@ -51,11 +50,12 @@ class PretrainingSession(BaseSession):
         text = self._corpus(task, base, new, old, settings)
         held_out = pretraining.held_out_rows(task, base.tokenizer, text, settings)
         self.report({"phase": "testing"})
-        before = _measure(task, base.model, held_out)
+        before = self._measure(task, base.model, held_out)
         made = self._train(task, base, text, settings, [*new, *old])
         evaluation = self._evaluate(task, made, held_out, before, {each.dataset for each in new})
         verdict: Verdict = judge.decide(evaluation, self._limits)
-        self._complete(made, new, old, text, evaluation, verdict)
+        if self._group.is_first:
+            self._complete(made, new, old, text, evaluation, verdict)
 
     # -- text
 
@@ -106,6 +106,7 @@ class PretrainingSession(BaseSession):
             settings,
             report=self.report,
             checkpoints=checkpoints,
+            group=self._group,
         )
         self._notes += checkpoints.broken
         self._notes.append(_told_end(len(outcome.history), outcome.returned_to, outcome.ended_by))
@@ -113,8 +114,8 @@ class PretrainingSession(BaseSession):
             _beginning(task, base.tokenizer, each) for each in spread(examples, PROBES)
         ]  # the same words that a version of any task is asked
         weights = version_weights.read_live(base.model)
-        candidate = fresh_folder(self.folder.candidate)
-        version_weights.write(base.model, candidate)
+        if self._group.is_first:
+            version_weights.write(base.model, fresh_folder(self.folder.candidate))
         return TrainingResult(weights, outcome, sample, ask(task, base.model, sample), 0.0)
 
     # -- measuring
@@ -129,12 +130,14 @@ class PretrainingSession(BaseSession):
     ) -> Evaluation:
         """Measure the candidate as it will be served: reloaded from disk."""
         self.report({"phase": "judging"})
+        self._group.wait()  # until the first process has written it
         stack = AdapterStack(self._load())
         stack.add(CANDIDATE, self.folder.candidate)
         model = stack.model(CANDIDATE)
-        now = _measure(task, model, held_out)
+        now = self._measure(task, model, held_out)
         logits = ask(task, model, made.sample)
-        files.write_json(self.folder.candidate / metrics.PROBES, metrics.probe(task, model, made.sample))
+        if self._group.is_first:
+            files.write_json(self.folder.candidate / metrics.PROBES, metrics.probe(task, model, made.sample))
         fresh = self.spec.parent is None
         new, new_before = (_pooled(scores, learned) for scores in (now, before))
         return Evaluation(
@@ -156,6 +159,11 @@ class PretrainingSession(BaseSession):
             ended_by=made.outcome.ended_by,
             notes=tuple(self._notes),
         )
+
+    def _measure(
+        self, task: Pretraining, model: Any, held_out: Mapping[str, Sequence[Any]]
+    ) -> dict[str, TextScore]:
+        return {name: pretraining.measure(task, model, rows, self._group) for name, rows in held_out.items()}
 
     # -- after
 
@@ -211,10 +219,6 @@ def _told_end(epochs: int, best: int | None, ended_by: str) -> str:
     stopped = "stopped early, as the loss stood still," if ended_by == "patience" else "ended"
     kept = f"; the weights are those of epoch {best}, which was best" if best else ""
     return f"training {stopped} after {epochs} epochs{kept}"
-
-
-def _measure(task: Pretraining, model: Any, held_out: Mapping[str, Sequence[Any]]) -> dict[str, TextScore]:
-    return {name: language_modeling.measure(task, model, rows) for name, rows in held_out.items()}
 
 
 def _pooled(scores: Mapping[str, TextScore], names: set[str]) -> Score:

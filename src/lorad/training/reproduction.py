@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorad import records
+from lorad.config import TrainingSettings
 from lorad.errors import RegistryError
 from lorad.models import adapters, version_weights
 from lorad.records import SessionSpec
@@ -20,6 +21,8 @@ from lorad.training.run_folder import RunFolder
 from lorad.versions import loader, papers
 from lorad.versions.store import Registry
 
+MOST_SECONDS = 31_536_000.0
+"""A person waits for it, and ends it if it takes too long."""
 TOLERANCE = 0.005
 """Of the share of right answers, where bit-equality cannot be expected: other packages, another device (seed 001)."""
 
@@ -35,6 +38,8 @@ class Comparison:
     again: float
     changed: tuple[str, ...]
     """What differs between the environments."""
+    processes: int = 1
+    """Which trained the first one together, and so the second one."""
 
     @property
     def is_equal(self) -> bool:
@@ -96,7 +101,15 @@ def _parent(registry: Registry, parent: str, version: str) -> Path:
 
 def _at(spec: SessionSpec, base: str, parent: str | None) -> SessionSpec:
     """Return the specification for this home: it may have moved, and a copy beside the version is not wanted."""
-    training = spec.settings["training"] | {"merge_adapters_on_save": False}
+    own = spec.settings["training"]
+    # as many processes as then, for their number decides how sums are rounded; all of them here
+    processes = TrainingSettings.model_validate(own).all_processes
+    training = own | {
+        "merge_adapters_on_save": False,
+        "executor": "torchrun" if processes > 1 else "local",
+        "processes": processes,
+        "nodes": 1,
+    }
     # its facts are not measured again: they hang on an encoder, which may be elsewhere now
     settings = spec.settings | {"training": training, "answering": None}
     return records.restore(
@@ -104,17 +117,23 @@ def _at(spec: SessionSpec, base: str, parent: str | None) -> SessionSpec:
     )
 
 
+def training(spec: SessionSpec, nice: int) -> TrainingSettings:
+    """Return the settings with which to run a session again: as ``nice``, and as long as it takes."""
+    asked = TrainingSettings.model_validate(spec.settings["training"])
+    return asked.model_copy(update={"nice": nice, "max_seconds": MOST_SECONDS})
+
+
 def compare(registry: Registry, version: str, folder: RunFolder) -> Comparison:
     """Compare a version with what its specification made the second time."""
     first, again = registry.path(version), folder.candidate
     rights = [_share([*papers.read_result(place).right.values()]) for place in (first, again)]
-    made_in = _papers(registry, version)["framework"]
-    now = papers.read_metadata(again)["framework"]
+    told, now = _papers(registry, version), papers.read_metadata(again)
     return Comparison(
         largest_difference=adapters.difference(version_weights.read(first), version_weights.read(again)),
         first=rights[0],
         again=rights[1],
-        changed=tuple(loader.compare(made_in, now)),
+        changed=tuple(loader.compare(told["framework"], now["framework"])),
+        processes=now["reproducibility"]["processes"],
     )
 
 

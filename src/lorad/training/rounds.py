@@ -48,6 +48,12 @@ class StepBatch:
         """Count the tokens of everything that goes through the model."""
         return sum(map(len, self.both))
 
+    def part(self, rows: Sequence[int], general: Sequence[int]) -> "StepBatch":
+        """Return a step of these of its rows and of its general conversation, both counted from 0."""
+        return StepBatch(
+            [self.numbers[i] for i in rows], [self.rows[i] for i in rows], [self.general[i] for i in general]
+        )
+
     def passes(
         self, most_tokens: int
     ) -> Iterator[tuple[list[int], list[Row], list[soft_targets.SoftTargets]]]:

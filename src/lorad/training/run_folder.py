@@ -155,10 +155,13 @@ class RunFolder:
         papers.write_result(self.candidate, result)
         files.remove(self.checkpoints)
 
-    def accept_refit(self) -> None:
-        """Let what was refitted take the candidate's place."""
-        files.remove(self.candidate)
-        self.refitted.rename(self.candidate)
+    def end_refit(self, *, is_better: bool) -> None:
+        """Let what was refitted take the candidate's place, or remove it."""
+        if is_better:
+            files.remove(self.candidate)
+            self.refitted.rename(self.candidate)
+        else:
+            files.remove(self.refitted)
 
     # -- what it was made with
 

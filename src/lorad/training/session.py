@@ -2,6 +2,8 @@
 
     python -m lorad.training.session FOLDER [DESCRIPTOR]
 
+alone, or several times at once by torchrun: then all processes train together (``process_group``).
+
 Its only result is the folder: ``progress.jsonl`` while it runs, ``candidate/`` when it is done. It never
 touches the ledger, the versions or the inbox, so that killing it loses nothing but time. Where it is handed a mark
 (``storage.busy_mark``), it waits while questions are answered.
@@ -13,9 +15,7 @@ touches the ledger, the versions or the inbox, so that killing it loses nothing 
 
 import contextlib
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ from transformers import set_seed
 
 from lorad.config import AnsweringSettings, TrainingSettings
 from lorad.datasets import label_names
-from lorad.errors import TrainingError, TransientError, describe
+from lorad.errors import ConfigError, TrainingError, TransientError, describe
 from lorad.evaluation import judge, metrics
 from lorad.models import adapters, bases, hardware, heads, peft_io, soft_targets
 from lorad.models.adapter_stack import AdapterStack
@@ -36,12 +36,13 @@ from lorad.records import Evaluation, Plan, SessionSpec, Verdict
 from lorad.storage import files, permissions
 from lorad.storage.busy_mark import FollowedMark
 from lorad.tasks import Generating, encode, find
-from lorad.training import calibrating, distillation, merged_candidate, trainer
+from lorad.training import calibrating, distillation, ending, merged_candidate, process_group, trainer
 from lorad.training.checkpoint import Checkpoints
 from lorad.training.fact_measurement import FactMeasurement
-from lorad.training.measurement import CANDIDATE, TrainingResult, ask, measure
+from lorad.training.measurement import CANDIDATE, TrainingResult, ask, ask_all, measure
 from lorad.training.pauses import Pauses
 from lorad.training.pretraining_session import PretrainingSession
+from lorad.training.process_group import ALONE, ProcessGroup
 from lorad.training.rehearsal import ReplayItem
 from lorad.training.rewording import Rewording
 from lorad.training.run_folder import RunFolder
@@ -52,8 +53,8 @@ from lorad.versions import export, loader, papers
 PROBES = 4
 REFIT_ROUNDS = 10
 """Rounds that learning everything anew takes at least."""
-STOPPED = 75
-"""Exit status of a session that was told to end (``EX_TEMPFAIL``)."""
+LOSS_SECONDS = 5.0
+"""A process that has lost another one ends by itself so long afterwards, where it is on another machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +73,15 @@ class StartingModel:
 class Session(BaseSession):
     """One specification on its way to a candidate: an adapter."""
 
-    def __init__(self, folder: RunFolder, spec: SessionSpec, pauses: Pauses | None = None) -> None:
-        """With ``pauses`` the session waits for answers."""
-        super().__init__(folder, spec, pauses)
+    def __init__(
+        self,
+        folder: RunFolder,
+        spec: SessionSpec,
+        pauses: Pauses | None = None,
+        group: ProcessGroup = ALONE,
+    ) -> None:
+        """With ``pauses`` the session waits for answers. Each process of a ``group`` runs a session of the same request."""
+        super().__init__(folder, spec, pauses, group)
         self._parent_form = loader.made_for(Path(spec.parent)) if spec.parent else spec.plan.quantization
         """In which form of the base the parent was judged."""
 
@@ -82,8 +89,7 @@ class Session(BaseSession):
 
     def run(self) -> None:
         """Make a candidate: train, measure, and mend it once or twice if it does not pass."""
-        self.folder.remove_progress()  # of a session that was cut off
-        self.report({"phase": "loading"})
+        self._begin()
         parent = peft_io.read_adapter(Path(self.spec.parent)) if self.spec.parent else None
         start = self._prepare(parent, self.spec.plan)
         examples = self._ask_parent(start, self._examples(start.base), is_believed=self._is_parent_believed)
@@ -96,16 +102,28 @@ class Session(BaseSession):
             made = self._repair(made, examples, right)
             evaluation, right, verdict = self._measure(made, examples)
         wanted = not verdict.promote and self._refittable(verdict) and parent is not None
-        if wanted and self._has_time_to_refit(made.outcome, examples):
+        if wanted and self._group.first(bool, lambda: self._has_time_to_refit(made.outcome, examples)):
             self._repairs.append("refit")
             refitted = self._refit(examples)
             measured = self._measure(refitted, examples, self.folder.refitted)
             if measured[2].promote:
                 made, (evaluation, right, verdict) = refitted, measured
-                self.folder.accept_refit()
             else:
                 self._notes.append(f"the refit failed too: {', '.join(measured[2].failed)}")
-                files.remove(self.folder.refitted)
+            if self._group.is_first:
+                self.folder.end_refit(is_better=measured[2].promote)
+        if self._group.is_first:
+            self._complete(made, examples, evaluation, right, verdict)
+
+    def _complete(
+        self,
+        made: TrainingResult,
+        examples: Sequence[SessionExample],
+        evaluation: Evaluation,
+        right: dict[str, bool],
+        verdict: Verdict,
+    ) -> None:
+        """Write what lies beside the adapter."""
         if verdict.promote and self._training.merge_adapters_on_save and export.has_known_head(self._task):
             self.report({"phase": "merging"})
             self._notes += merged_candidate.write(
@@ -202,7 +220,9 @@ class Session(BaseSession):
         """Test what the parent knows of the new examples; of the old ones too after a truncation, or where it is not believed."""
         self.report({"phase": "testing"})
         asked = [each for each in examples if each.is_new or start.truncation or not is_believed]
-        answers = metrics.recalled(self._task, start.base.model, [each.row for each in asked])
+        answers = self._group.ask(
+            [each.row for each in asked], lambda rows: metrics.recalled(self._task, start.base.model, rows)
+        )
         said = {each.example.id: bool(ok) for each, ok in zip(asked, answers, strict=True)}
         found = []
         for each in examples:
@@ -257,16 +277,28 @@ class Session(BaseSession):
         form = f".{base.quantization}" if base.is_quantized else ""
         name = f"{Path(self.spec.base).name}{form}.{task.name}.general.safetensors"
         path = Path(self.spec.base).with_name(name)
-        found = distillation.read(path, base.computes, task)
+        found = self._record_general(path, base, task) if self._group.is_first else None
+        self._group.wait()
+        found = found or distillation.read(path, base.computes, task)
         if found is None:
-
-            def tell(done: int, total: int) -> None:
-                self.report(
-                    {"phase": f"recording the base's answers, once for all sessions: {done} of {total} texts"}
-                )
-
-            found = distillation.make(path, base.model, base.tokenizer, task, base.computes, tell)
+            raise TrainingError(
+                f"{path} was written by another process of this session, and is not here; let all machines share the home's folder, "
+                "then continue it with: lorad resume JOB",
+                code="not_shared",
+            )
         return found
+
+    def _record_general(self, path: Path, base: bases.Base, task: Generating) -> distillation.General:
+        """Return what was stored, or let the base speak."""
+
+        def tell(done: int, total: int) -> None:
+            self.report(
+                {"phase": f"recording the base's answers, once for all sessions: {done} of {total} texts"}
+            )
+
+        return distillation.read(path, base.computes, task) or distillation.make(
+            path, base.model, base.tokenizer, task, base.computes, tell
+        )
 
     # -- training
 
@@ -305,7 +337,13 @@ class Session(BaseSession):
         self.report({"phase": "training", "rounds": plan.stopping.max_rounds, "target": plan.stopping.recall})
         paused = self._paused
         outcome = trainer.train(
-            self._task, model, material, plan, report=self.report, checkpoints=checkpoints
+            self._task,
+            model,
+            material,
+            plan,
+            report=self.report,
+            checkpoints=checkpoints,
+            group=self._group,
         )
         self._paused_training = self._paused - paused
         self._notes += checkpoints.broken if checkpoints else []
@@ -359,29 +397,38 @@ class Session(BaseSession):
     ) -> tuple[Evaluation, dict[str, bool], Verdict]:
         """Write the adapter, reload it onto the pristine base as it will be served, and measure that."""
         self.report({"phase": "judging"})
-        candidate = fresh_folder(candidate or self.folder.candidate)
-        peft_io.write_adapter(made.adapter, candidate, self.spec.base, self._task.head)
+        candidate = candidate or self.folder.candidate
+        if self._group.is_first:
+            peft_io.write_adapter(made.adapter, fresh_folder(candidate), self.spec.base, self._task.head)
+        self._group.wait()
         stack = AdapterStack(self._load())
         stack.add(CANDIDATE, candidate)
-        evaluation, answered = measure(
-            self._task,
-            stack,
-            candidate,
-            made,
-            examples,
-            dataset=self.spec.dataset,
-            general=self._general(stack.base).measured,
-            held_out=self._held_out,
-            now=time.time(),
-        )
-        told = replace(
-            evaluation,
-            **self._facts(stack, examples, answered),
-            too_long=self._too_long,
-            repairs=tuple(self._repairs),
-            notes=tuple(self._notes),
-        )
-        return told, answered, judge.decide(told, self._limits)
+        general = self._general(stack.base).measured
+        answers = ask_all(self._task, stack, examples, self._held_out, self._group)
+
+        def evaluate() -> Evaluation:
+            evaluation = measure(
+                self._task,
+                stack,
+                candidate,
+                made,
+                examples,
+                answers,
+                dataset=self.spec.dataset,
+                general=general,
+                held_out=self._held_out,
+                now=time.time(),
+            )
+            return replace(
+                evaluation,
+                **self._facts(stack, examples, answers.right),
+                too_long=self._too_long,
+                repairs=tuple(self._repairs),
+                notes=tuple(self._notes),
+            )
+
+        told = self._group.first(Evaluation, evaluate)
+        return told, answers.right, judge.decide(told, self._limits)
 
     def _facts(
         self, stack: AdapterStack, examples: Sequence[SessionExample], right: dict[str, bool]
@@ -407,56 +454,55 @@ class Session(BaseSession):
         return {"facts": found.facts, "facts_before": before, "thresholds": found.thresholds}
 
 
-def _end_when_told() -> None:
-    """End on SIGTERM, and when the daemon at the other end of standard input is gone, even by SIGKILL.
-
-    At once and without clean-up: nothing that this process has written counts before it has ended well.
-    """
-
-    def watch_daemon() -> None:
-        while os.read(sys.stdin.fileno(), 1):  # unbuffered: a buffer's lock would be held at exit
-            pass
-        os._exit(STOPPED)
-
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(STOPPED))
-    if not sys.stdin.isatty():
-        threading.Thread(target=watch_daemon, daemon=True).start()
-
-
-def main(folder: RunFolder, mark: int | None = None) -> int:
+def main(folder: RunFolder | None, mark: int | None = None) -> int:
     """Run the specification in a folder; return the process's exit status.
 
-    ``mark`` is the descriptor of a ``BusyMark``.
+    ``mark`` is the descriptor of a ``BusyMark``. Without a folder this process takes that of the group it was started in: so
+    another machine helps the one whose daemon has the folder.
     """
     os.umask(permissions.UMASK)
     hardware.quieten()
     hardware.repeat_alike()
+    if folder is not None:  # who helps another machine has no daemon
+        ending.end_when_told()
+    group = process_group.join()
+    place = group.agree(str(folder.path) if folder else "")
+    if not place:
+        raise ConfigError(
+            "no process of this session names its folder; start it on the daemon's machine with: lorad run",
+            code="no_folder",
+        )
+    folder = RunFolder(Path(place))
     spec = folder.spec()
-    threads = spec.settings["training"]["threads"]
+    threads = spec.settings["training"]["threads"] or group.threads
     if threads:
         torch.set_num_threads(threads)
-    _end_when_told()
     kind = PretrainingSession if find(spec.task).head.is_whole else Session
-    session = kind(folder, spec, _pauses(spec, mark))
+    session = kind(folder, spec, _pauses(spec, mark, group), group)
     try:
         with files.passing_errors("training"):
             session.run()
     except TransientError as error:  # the line that says so may not find room either
         with contextlib.suppress(OSError):
-            session.report({"error": describe(error)})
+            folder.report({"error": describe(error)})
         return os.EX_IOERR
     except Exception as error:
-        session.report({"error": describe(_named(error))})
+        if process_group.is_loss(error):  # torchrun ends this one too, and names the one that has died
+            time.sleep(LOSS_SECONDS)
+        else:
+            folder.report({"error": describe(_named(error))})
         raise
+    group.leave()
     return 0
 
 
-def _pauses(spec: SessionSpec, mark: int | None) -> Pauses | None:
-    if mark is None:
+def _pauses(spec: SessionSpec, mark: int | None, group: ProcessGroup) -> Pauses | None:
+    """Return what lets this process wait for answers; of several on a machine the first waits, and the others wait for it."""
+    if mark is None or group.number_on_machine:
         return None
     share = TrainingSettings.model_validate(spec.settings["training"]).min_share
     try:
-        followed = FollowedMark(mark)
+        followed = FollowedMark(group.inherited(mark))
         return Pauses(
             share, followed.answered_at, claim=followed.claim, clock=time.monotonic, sleep=time.sleep
         )
@@ -473,4 +519,5 @@ def _named(error: Exception) -> Exception:
 
 
 if __name__ == "__main__":
-    sys.exit(main(RunFolder(Path(sys.argv[1])), *map(int, sys.argv[2:3])))
+    told = sys.argv[1:]
+    sys.exit(main(RunFolder(Path(told[0])) if told else None, *map(int, told[1:2])))

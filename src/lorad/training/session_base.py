@@ -20,6 +20,7 @@ from lorad.training import session_papers, trainer
 from lorad.training.checkpoint import Checkpoints
 from lorad.training.measurement import TrainingResult
 from lorad.training.pauses import Pauses
+from lorad.training.process_group import ALONE, ProcessGroup
 from lorad.training.run_folder import RunFolder
 from lorad.training.session_examples import SessionExample
 from lorad.versions import loader
@@ -28,9 +29,16 @@ from lorad.versions import loader
 class BaseSession(ABC):
     """One specification on its way to a candidate."""
 
-    def __init__(self, folder: RunFolder, spec: SessionSpec, pauses: Pauses | None = None) -> None:
-        """With ``pauses`` the session waits for answers."""
+    def __init__(
+        self,
+        folder: RunFolder,
+        spec: SessionSpec,
+        pauses: Pauses | None = None,
+        group: ProcessGroup = ALONE,
+    ) -> None:
+        """With ``pauses`` the session waits for answers. Each process of a ``group`` runs a session of the same request."""
         self.folder = folder
+        self._group = group
         self._pauses = pauses
         if pauses:
             pauses.tell = lambda: self.report({})
@@ -50,6 +58,13 @@ class BaseSession(ABC):
     @abstractmethod
     def run(self) -> None:
         """Make a candidate."""
+
+    def _begin(self) -> None:
+        """Say that this session is at work, and nothing of one that was cut off."""
+        if self._group.is_first:
+            self.folder.remove_progress()
+        self._group.wait()  # what another process reports now, its error for one, stays
+        self.report({"phase": "loading"})
 
     def _checkpoints(self) -> Checkpoints:
         """Return where this very specification, with these very rows, keeps its rounds in case it is cut off."""
@@ -85,7 +100,9 @@ class BaseSession(ABC):
         seconds = time.monotonic() - self._began
         everything = [*examples, *self._held_out]
         apart = {each.example.id for each in self._held_out}
-        session_papers.write(candidate, self.spec, made, everything, apart, evaluation, seconds, self._paused)
+        session_papers.write(
+            candidate, self.spec, made, everything, apart, evaluation, seconds, self._paused, self._group.size
+        )
         learned = [each.example for each in everything if each.is_new]
         self.folder.write_result(
             SessionResult(
@@ -99,7 +116,12 @@ class BaseSession(ABC):
         )
 
     def report(self, line: dict[str, Any]) -> None:
-        """Append a line of progress, and how long the session has waited; readers keep the newest value of every key."""
+        """Append a line of progress, and how long the session has waited; readers keep the newest value of every key.
+
+        The first process of several reports for all.
+        """
+        if not self._group.is_first:
+            return
         waited = {"paused_seconds": round(self._paused, 1)} if self._paused else {}
         self.folder.report(line | waited)
 

@@ -31,18 +31,19 @@ def write(
     evaluation: Evaluation,
     seconds: float,
     paused: float,
+    processes: int,
 ) -> None:
     """Write a candidate's ``config.yaml`` and ``metadata.json``.
 
     ``held_out`` are the ids of those examples that were never trained; ``seconds`` is what the whole session took, ``paused``
-    how much of that it waited for answers.
+    how much of that it waited for answers; ``processes`` is how many trained together.
     """
     resolved = {"settings": spec.settings["resolved"], "plan": records.as_json(spec.plan)}
     text = yaml.safe_dump(json.loads(json.dumps(resolved)), sort_keys=False)
     files.write_bytes(candidate / papers.CONFIG, text.encode())
     files.write_json(
         candidate / papers.METADATA,
-        _metadata(spec, made, examples, held_out, evaluation, seconds, paused),
+        _metadata(spec, made, examples, held_out, evaluation, seconds, paused, processes),
     )
 
 
@@ -54,6 +55,7 @@ def _metadata(
     evaluation: Evaluation,
     seconds: float,
     paused: float,
+    processes: int,
 ) -> dict[str, Any]:
     machine = hardware.machine(spec.settings["training"]["device"])
     return {
@@ -73,6 +75,7 @@ def _metadata(
         "reproducibility": {
             "seed": spec.plan.seed,
             "deterministic": machine.device == "cpu",
+            "processes": processes,
             "threads": torch.get_num_threads(),
             "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         },

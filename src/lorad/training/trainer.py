@@ -17,6 +17,7 @@ from lorad.records import Plan
 from lorad.tasks import Task
 from lorad.training.checkpoint import Checkpoints
 from lorad.training.gradients import Gradients
+from lorad.training.process_group import ALONE, ProcessGroup
 from lorad.training.rehearsal import Rehearsal
 from lorad.training.rounds import Material, Rounds
 from lorad.training.run_state import RunState, Tally
@@ -57,10 +58,12 @@ def train(
     report: Report,
     clock: Callable[[], float] = time.perf_counter,
     checkpoints: Checkpoints | None = None,
+    group: ProcessGroup = ALONE,
 ) -> Outcome:
     """Train a PEFT model's adapter in rounds until the plan's stopping rule ends it.
 
-    With ``checkpoints`` it goes on behind the last round of theirs that is complete, to the same end.
+    With ``checkpoints`` it goes on behind the last round of theirs that is complete, to the same end. All processes of a
+    ``group`` call this with the same arguments, and have the same weights afterwards.
     """
     new = [row for row, item in zip(material.rows, material.items, strict=True) if item.is_new]
     rehearsal = Rehearsal(
@@ -78,10 +81,11 @@ def train(
         tally=tally,
         report=report,
         clock=clock,
+        group=group,
     )
     run = _begin(model, plan, rehearsal, rounds, tally)
     watcher.at_best = run.keep
-    watcher.at_end_of_round = lambda: run.save(checkpoints) if checkpoints else None
+    watcher.at_end_of_round = lambda: run.save(checkpoints) if checkpoints and group.is_first else None
     if checkpoints and (found := checkpoints.newest()):
         run.restore(found)
         report({"resumed_from": found.name, "round": rehearsal.rounds})
@@ -91,7 +95,7 @@ def train(
     began = clock() - tally.seconds
     pack_tokens = plan.pack_tokens
     if not rehearsal.ended_by:  # a checkpoint may be of the last round
-        pack_tokens = _train_rounds(task, run, rounds, watcher, plan)
+        pack_tokens = _train_rounds(task, run, rounds, watcher, plan, group)
     returned_to = rehearsal.best_round if rehearsal.is_past_its_best() else None
     if returned_to:
         run.return_to_best()
@@ -122,7 +126,9 @@ def _begin(model: Any, plan: Plan, rehearsal: Rehearsal, rounds: Rounds, tally: 
     )
 
 
-def _train_rounds(task: Task, run: RunState[Rehearsal], rounds: Rounds, watcher: Watcher, plan: Plan) -> int:
+def _train_rounds(
+    task: Task, run: RunState[Rehearsal], rounds: Rounds, watcher: Watcher, plan: Plan, group: ProcessGroup
+) -> int:
     """Train round after round until one ends the run; return how many tokens a pass held at the end."""
     accelerator = Accelerator(
         cpu=run.model.device.type == "cpu"
@@ -131,7 +137,12 @@ def _train_rounds(task: Task, run: RunState[Rehearsal], rounds: Rounds, watcher:
     if plan.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     gradients = Gradients(
-        task, model, accelerator, general_weight=plan.mix.general_weight, pack_tokens=plan.pack_tokens
+        task,
+        model,
+        accelerator,
+        general_weight=plan.mix.general_weight,
+        pack_tokens=plan.pack_tokens,
+        group=group,
     )
     is_empty = False
     while not is_empty:

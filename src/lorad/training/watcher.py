@@ -14,6 +14,7 @@ import torch
 from lorad.evaluation import metrics
 from lorad.records import Plan
 from lorad.tasks import Task
+from lorad.training.process_group import ALONE, ProcessGroup
 from lorad.training.rehearsal import Rehearsal
 from lorad.training.rounds import Material
 from lorad.training.run_state import Tally
@@ -38,8 +39,10 @@ class Watcher:
         tally: Tally,
         report: Report,
         clock: Callable[[], float],
+        group: ProcessGroup = ALONE,
     ) -> None:
         self._task = task
+        self._group = group
         self._model = model
         self._material = material
         self._plan = plan
@@ -128,8 +131,9 @@ class Watcher:
         return self._rehearsal.tested(right)
 
     def _ask(self, numbers: Sequence[int]) -> dict[int, bool]:
-        answers = metrics.recalled(
-            self._task, self._model, [self._material.rows[number] for number in numbers]
+        answers = self._group.ask(
+            [self._material.rows[number] for number in numbers],
+            lambda rows: metrics.recalled(self._task, self._model, rows),
         )
         return dict(zip(numbers, answers, strict=True))
 

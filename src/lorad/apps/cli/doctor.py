@@ -97,6 +97,13 @@ def four_bit(round_trip: Callable[[], float] | None) -> Finding:
     return Finding("4-bit", "ok", "bitsandbytes works")
 
 
+def executor(name: str, processes: int, nodes: int, others: Sequence[str]) -> Finding:
+    """Say what runs a session, by how many processes, and what else could."""
+    many = f"{processes} processes" if processes > 1 else "one process"
+    where = f" on each of {nodes} machines" if nodes > 1 else ""
+    return Finding("executor", "ok", f"{name}: a session is {many}{where}; {', '.join(others)}")
+
+
 def template(base: str, trials: Sequence[Trial]) -> Finding:
     """Check a base model's chat template by what it did in its trials."""
     name = f"template {base}"

@@ -50,7 +50,7 @@ from lorad.storage.busy_mark import BusyMark
 from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
 from lorad.track import open_tracks
-from lorad.training.executors.local import LocalExecutor
+from lorad.training import executors
 
 logger = log.get_logger()
 
@@ -217,7 +217,6 @@ class App:
             self.settings.inbox, start=ReadingProcess, clock=time.monotonic, is_stopping=self.stopping.is_set
         )
         self._undo.append(("reader", self.reader.close))
-        training = self.settings.training
         self.loop = LearningLoop(
             settings=self.settings,
             tracks=self.tracks,
@@ -225,10 +224,8 @@ class App:
             inbox=self.inbox,
             reader=self.reader,
             models=self.models,
-            executor=LocalExecutor(
-                nice=training.nice,
-                max_seconds=training.max_seconds,
-                mark=self._busy_mark if self._trains_beside_answering() else None,
+            executor=executors.choose(
+                self.settings.training, self._busy_mark if self._trains_beside_answering() else None
             ),
             indexing=Indexing(self.indexes, time.monotonic),
             fitting=Fitting(self.lookup, self.ledger, time.monotonic),

@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from functools import partial
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,7 @@ import torch
 import typer
 from rich.table import Table
 from rich.text import Text
+from torch import distributed
 
 from lorad import printable, records
 from lorad.apps.cli import doctor, packages
@@ -36,7 +38,7 @@ from lorad.serving.backends.vllm import server_process
 from lorad.states import VersionState
 from lorad.storage import permissions
 from lorad.tasks import find
-from lorad.training import planner, preflight
+from lorad.training import executors, planner, preflight
 from lorad.versions.store import Registry
 
 USUAL_ROWS = 200
@@ -120,6 +122,9 @@ def _check_home(home_path: str | None, config: str | None, overrides: list[str] 
             check = partial(_memory, home.base(named), settings)
             yield attempt(f"memory {named}", check, "free some memory, or do as it says", "warn")
     yield attempt("backend", partial(_backend, settings), "set engine.backend to auto")
+    yield attempt(
+        "executor", partial(_executor, settings), "set training.executor to local, and processes to 1"
+    )
     yield from _check_storage(home, settings, shapes)
     yield from _check_bases(home, settings)
     yield from _check_versions(home, settings)
@@ -198,6 +203,15 @@ def _backend(settings: Settings) -> Finding:
             f"; what serves is {form}; at most {settings.engine.max_batch} answers of a version share a step"
         )
     return Finding("backend", "ok", told)
+
+
+def _executor(settings: Settings) -> Finding:
+    """Tell what runs sessions, and what else could; raise ``ConfigError`` where it cannot work here."""
+    training = settings.training
+    executors.check(training)
+    found = f"Ray {metadata.version('ray')}" if executors.has_ray() else "Ray is not installed"
+    others = "torchrun is there" if distributed.is_available() else "this torch has no torchrun"
+    return doctor.executor(training.executor, training.processes, training.nodes, (others, found))
 
 
 def _round_trip(device: str) -> float:

@@ -16,9 +16,8 @@ from lorad.models import bases
 from lorad.storage import permissions
 from lorad.storage.database import Database
 from lorad.track import open_track
-from lorad.training import reproduction
+from lorad.training import executors, reproduction
 from lorad.training.executors.interface import Executor
-from lorad.training.executors.local import LocalExecutor
 from lorad.training.run_folder import RunFolder
 
 app = typer.Typer()
@@ -46,8 +45,9 @@ def reproduce_version(
     with registry.workspace.reproducing(version, keep=keep) as path:
         folder = RunFolder(path)
         with contextlib.closing(Database(home.database)) as database:
-            reproduction.prepare(open_track(home, settings, database, track), version, folder)
-        _run_session(folder, LocalExecutor(nice=settings.training.nice), quiet=as_json)
+            spec = reproduction.prepare(open_track(home, settings, database, track), version, folder)
+        training = reproduction.training(spec, settings.training.nice)
+        _run_session(folder, executors.choose(training), quiet=as_json)
         found = reproduction.compare(registry, version, folder)
         folder.remove_words()
     say(
@@ -63,7 +63,8 @@ def _result(found: reproduction.Comparison) -> str:
     """Return how the two versions compare, and what differs between their environments."""
     why = f" ({'; '.join(found.changed)})" if found.changed else ""
     if found.is_equal:
-        return f"bit-equal{why}"
+        together = f", both made by {found.processes} processes" if found.processes > 1 else ""
+        return f"bit-equal{together}{why}"
     return (
         f"not bit-equal: weights differ by up to {found.largest_difference:.3g}; "
         f"correct answers {found.first:.2%} then, {found.again:.2%} now{why}"
