@@ -88,7 +88,7 @@ class Preparation:
 
     def _overrides(self, track: Track, job: Job, parent: str | None) -> dict[str, Any]:
         """Return the settings of the job's own, and those that consolidating needs."""
-        own = {key: value for key, value in job.settings.items() if key != "drop"}
+        own = {key: value for key, value in job.settings.items() if key not in {"drop", Job.NIGHTLY}}
         if job.kind == "refit" and track.settings.base == SCRATCH:  # from random weights again
             return {"learning_rate": self._settings.pretraining.learning_rate, **own}
         if job.kind != "consolidate":
