@@ -5,7 +5,7 @@ judge's limits (``evaluation.judge``), training.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,15 @@ class TrainingResult:
     """How its probabilities were calibrated; ``None`` where nothing was held out."""
 
 
+@dataclass(slots=True)
+class BaseAnswers:
+    """What the base by itself has shown in this session: its weights do not change, so nothing is asked twice."""
+
+    right: dict[str, bool] = field(default_factory=dict)
+    """By example's id: whether the base gets it right."""
+    perplexity: float | None = None
+
+
 def ask(task: Task, model: Any, rows: Sequence[Row]) -> torch.Tensor:
     """Return a model's logits for a few rows, in fp32 on the CPU."""
     with torch.inference_mode():
@@ -55,16 +64,18 @@ def measure(
     *,
     dataset: str,
     general: Sequence[Encoded],
+    of_base: BaseAnswers,
     held_out: Sequence[SessionExample] = (),
     now: float = 0.0,
 ) -> tuple[Evaluation, dict[str, bool]]:
     """Measure what was reloaded as ``CANDIDATE`` over the pristine base; return it, and whether each example is right.
 
     The probes and its calibration are written beside the adapter. ``general`` is conversation of the base's own, for the
-    check ``kl``; ``held_out`` are examples that were not trained, which are told and not judged.
+    check ``kl``; ``of_base`` is what the base has shown before, and shows here; ``held_out`` are examples that were not trained,
+    which are told and not judged.
     """
     new = [each for each in examples if each.is_new]
-    at_base = _at_base(task, stack, [each.row for each in new])
+    at_base = _at_base(task, stack, new, of_base)
     with stack.use(CANDIDATE) as model:
         right = metrics.recalled(task, model, [each.row for each in examples])
         logits = ask(task, model, made.sample)
@@ -95,29 +106,40 @@ def measure(
         truncation_error=made.truncation,
         finite=made.adapter.is_finite(),
         ended_by=made.outcome.ended_by,
-        **_general_ability(task, stack, examples, general),
+        **_general_ability(task, stack, examples, general, of_base),
     )
     told = {each.example.id: ok for each, ok in zip(held_out, unseen, strict=True)}
     return evaluation, answered | told
 
 
-def _at_base(task: Task, stack: AdapterStack, rows: Sequence[Row]) -> list[bool]:
-    """Return which rows the base gets right by itself: none, where a version brings the head."""
+def _at_base(
+    task: Task, stack: AdapterStack, examples: Sequence[SessionExample], of_base: BaseAnswers
+) -> list[bool]:
+    """Return which examples the base gets right by itself: none, where a version brings the head."""
     if task.head.is_learned:
-        return [False] * len(rows)
+        return [False] * len(examples)
+    asked = [each for each in examples if each.example.id not in of_base.right]
     with stack.use(None) as pristine:
-        return metrics.recalled(task, pristine, rows)
+        answers = metrics.recalled(task, pristine, [each.row for each in asked])
+    of_base.right |= {each.example.id: ok for each, ok in zip(asked, answers, strict=True)}
+    return [of_base.right[each.example.id] for each in examples]
 
 
 def _general_ability(
-    task: Task, stack: AdapterStack, examples: Sequence[SessionExample], general: Sequence[Encoded]
+    task: Task,
+    stack: AdapterStack,
+    examples: Sequence[SessionExample],
+    general: Sequence[Encoded],
+    of_base: BaseAnswers,
 ) -> dict[str, Any]:
     """Measure what those checks of the judge need that apply to this task alone."""
     found: dict[str, Any] = {}
     tokenizer = stack.base.tokenizer
     if "perplexity" in task.checks:
-        with stack.use(None) as pristine:
-            found["perplexity_base"] = general_ability.perplexity(pristine, tokenizer)
+        if of_base.perplexity is None:
+            with stack.use(None) as pristine:
+                of_base.perplexity = general_ability.perplexity(pristine, tokenizer)
+        found["perplexity_base"] = of_base.perplexity
         with stack.use(CANDIDATE) as model:
             found["perplexity"] = general_ability.perplexity(model, tokenizer)
     if "kl" in task.checks:
