@@ -277,6 +277,12 @@ def read_fingerprint(folder: Path) -> str:
     return str(_read_fingerprint(folder)["fingerprint"])
 
 
+def weights_digest(folder: Path) -> str | None:
+    """Return the sha256 of a stored base's weights, where they are one file."""
+    found = [sha for name, sha in _read_fingerprint(folder)["files"].items() if name.endswith(".safetensors")]
+    return str(found[0]) if len(found) == 1 else None
+
+
 def _read_fingerprint(folder: Path) -> dict[str, Any]:
     path = folder / FINGERPRINT
     if not path.is_file():

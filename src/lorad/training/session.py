@@ -301,19 +301,13 @@ class Session(BaseSession):
         task = self._task
         if "kl" not in task.checks or not isinstance(task, Generating):
             return distillation.General([], [])
-        form = f".{base.quantization}" if base.is_quantized else ""
-        name = f"{Path(self.spec.base).name}{form}.{task.name}.general.safetensors"
-        path = Path(self.spec.base).with_name(name)
-        found = distillation.read(path, base.computes, task)
-        if found is None:
 
-            def tell(done: int, total: int) -> None:
-                self.report(
-                    {"phase": f"recording the base's answers, once for all sessions: {done} of {total} texts"}
-                )
+        def tell(done: int, total: int) -> None:
+            self.report(
+                {"phase": f"recording the base's answers, once for all sessions: {done} of {total} texts"}
+            )
 
-            found = distillation.make(path, base.model, base.tokenizer, task, base.computes, tell)
-        return found
+        return distillation.ensure(base, task, tell)
 
     # -- training
 
