@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from lorad.apps.daemon.loop_state import LoopState
 from lorad.apps.daemon.sessions import Sessions
 from lorad.config import JudgeSettings
+from lorad.errors import RegistryError
 from lorad.evaluation import judge
 from lorad.log import get_logger
 from lorad.records import Job
@@ -152,16 +153,24 @@ class Refitting:
         log.info("refitting", track=name, job=job.id, drift=round(drift, 3))
 
     def _standing(self, track: Track) -> Standing | None:
-        """Return how a track's version stands; ``None`` where the base serves."""
+        """Return how a track's version stands; ``None`` where the base serves, or it has not drifted so far."""
         version = track.registry.latest
         if version is None:
             return None
         key = (track.name, version)
         if key not in self._drifts:
-            self._drifts[key] = judge.drift(track.registry.result(version).evaluation, self._limits)
+            self._drifts[key] = self._measured(track, version)
+        if not self._at_drift or self._drifts[key] < self._at_drift:
+            return None  # before the ledger is asked: this is looked at every second
         refits = self._ledger.ended_jobs(track=track.name, kind="refit", limit=1)
         return Standing(
             drift=self._drifts[key],
             made_by=int(track.registry.manifest(version)["job"] or 0),
             last_refit=refits[0].id if refits else 0,
         )
+
+    def _measured(self, track: Track, version: str) -> float:
+        try:
+            return judge.drift(track.registry.result(version).evaluation, self._limits)
+        except RegistryError:  # nothing is known of it: nothing is to be undone
+            return 0.0
