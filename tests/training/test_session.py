@@ -23,7 +23,7 @@ from lorad.records import Evaluation, Example, SessionSpec, Verdict
 from lorad.storage import files
 from lorad.storage.memory import Recalled
 from lorad.tasks import find
-from lorad.training import session
+from lorad.training import remaining, session
 from lorad.training.pauses import Pauses
 from lorad.training.run_folder import RunFolder
 
@@ -455,6 +455,20 @@ def test_progress_is_lines_of_json_that_end_with_saving(first):
     assert phases[0] == "loading"
     assert phases[-1] == "saving"
     assert any(line.get("closed", {}).get("recall") == 1.0 for line in lines)
+
+
+def test_the_next_session_tells_how_long_it_takes_from_its_first_line(base, first, tmp_path):
+    papers = files.read_json(first / "candidate" / "metadata.json")
+    assert set(papers["training"]["parts"]) == set(remaining.PARTS)
+    session_ = order(base, tmp_path, tiny.facts(2, "doors"))
+    pace = remaining.expected(papers, 2, 2)
+    spec = replace(session_.spec, settings=session_.spec.settings | {"pace": pace})
+
+    session.Session(session_.folder, spec).run()
+
+    lines = files.read_lines(tmp_path / "progress.jsonl")
+    assert lines[0]["phase"] == "loading"
+    assert all(line["ends_at"] for line in lines)
 
 
 def test_metadata_says_how_it_was_made(first):

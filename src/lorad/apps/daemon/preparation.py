@@ -16,8 +16,9 @@ from lorad.models import embedders
 from lorad.records import SCRATCH, Example, Job, SessionSpec
 from lorad.storage.memory import Recalled
 from lorad.track import Track
-from lorad.training import run_folder
+from lorad.training import remaining, run_folder
 from lorad.training.run_folder import RunFolder
+from lorad.versions import papers
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class Preparation:
                 "training": self._settings.training.model_dump(),
                 "judge": self._settings.judge.model_dump(),
                 "answering": self._answering(track),
+                "pace": _pace(track, parent, found),
                 **self._pretraining(track),
                 "resolved": self._settings.model_dump(mode="json"),
             },
@@ -106,6 +108,17 @@ class Preparation:
                 "there is nothing to compress; use --refit to learn everything again",
                 code="nothing_to_consolidate",
             )
+
+
+def _pace(track: Track, parent: str | None, found: Materials) -> dict[str, float]:
+    """Return how long the parts of this session are expected to take, by its parent's papers."""
+    if parent is None:
+        return {}
+    try:
+        told = papers.read_metadata(track.registry.path(parent))
+    except (OSError, ValueError):
+        return {}
+    return remaining.expected(told, len(found.new), len(found.new) + len(found.old))
 
 
 def materials(track: Track, job: Job, lineage: Sequence[str]) -> Materials:
