@@ -263,7 +263,8 @@ def make(step: Step) -> None:
         parent=str(parent) if parent.exists() and step.arm not in "ef" else None,
         parent_version=None,
         plan=decide(step.arm, new, settings, drifted(parent, settings) if step.arm == "c" else 0.0),
-        settings=settings.model_dump(mode="json") | {"resolved": {}},
+        settings=settings.model_dump(mode="json")
+        | {"resolved": {}, "answering": None},  # facts have a bench of their own
     )
     run = RunFolder(folder)
     run.begin(spec, new, old)

@@ -126,8 +126,8 @@ def _values(field: dict[str, Any], schema: dict[str, Any]) -> str:
         return " or ".join(_values(choice, schema) for choice in field["anyOf"])
     if "enum" in field or "const" in field:
         return ", ".join(f"`{choice}`" for choice in field.get("enum", [field.get("const")]))
-    if ":[0-5]" in field.get("pattern", ""):
-        return "time of day, `HH:MM`"
+    if ":[0-5]" in (pattern := field.get("pattern", "")):
+        return "hours of the day, `HH:MM-HH:MM`" if "-(" in pattern else "time of day, `HH:MM`"
     return _ranged(KINDS.get(field["type"], field["type"]), field)
 
 

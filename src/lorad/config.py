@@ -30,6 +30,7 @@ Rounds = Annotated[int, Field(ge=1, le=10_000)]
 Rate = Annotated[float, Field(ge=1e-9, le=10)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 TimeOfDay = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+HoursOfDay = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")]
 
 
 #: A track's name is a folder in ``models/`` and in ``inbox/``, where lorad has folders of its own.
@@ -222,6 +223,11 @@ class TrainingSettings(Section):
     """Maximum rank of the whole adapter; a session that would exceed it truncates the parent's first."""
     consolidate_at: TimeOfDay | None = "03:00"
     """Local time of day at which an adapter of more than half of ``max_rank`` is consolidated; ``None``: never."""
+    refit_at_drift: Share | None = 0.5
+    """Share of ``judge.max_perplexity_rise`` that the serving version may have used up before everything is learned again from
+    the base, by night and while nothing else is to do; ``None`` or 0: never."""
+    refit_hours: HoursOfDay = "01:00-06:00"
+    """Local hours in which such a refit runs; one that is not done goes on in the next night."""
     merge_adapters_on_save: bool = True
     """Keep a merged copy of ``latest`` in ``models/<track>/merged``, if there is enough disk space."""
     max_seconds: Seconds = 6 * 3600

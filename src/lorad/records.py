@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from lorad.states import DropState, JobState
 
@@ -434,6 +434,9 @@ class Plan:
 class Job:
     """One drop's way to a version."""
 
+    NIGHTLY: ClassVar[str] = "nightly"
+    """In its settings: it runs by night and makes room for any other job."""
+
     id: int
     track: str
     dataset: str
@@ -448,6 +451,11 @@ class Job:
     settings: dict[str, Any] = field(default_factory=dict)
     version: str | None = None
     reason: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_nightly(self) -> bool:
+        """Tell whether it waits for the night, and for nothing else to be done."""
+        return bool(self.settings.get(self.NIGHTLY))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -627,7 +635,17 @@ def training_inputs(spec: Mapping[str, Any]) -> dict[str, Any]:
     training = {
         key: value
         for key, value in spec["settings"]["training"].items()
-        if key not in {"max_seconds", "min_share", "nice", "executor", "rendezvous", "ray_address"}
+        if key
+        not in {
+            "max_seconds",
+            "min_share",
+            "nice",
+            "executor",
+            "rendezvous",
+            "ray_address",
+            "refit_at_drift",
+            "refit_hours",
+        }
     }
     own = {key: value for key, value in spec["settings"].items() if key == "pretraining"}
     return {**spec, "settings": {"training": training, **own}}

@@ -226,6 +226,8 @@ def test_a_folder_that_is_named_by_a_dot_is_stored_under_its_own_name(track, tmp
     typed(track, "base", "add", ".")
 
     assert (track.root / "models" / "base" / "source" / "config.json").exists()
+    # and no session will have to wait for what protects its general ability
+    assert (track.root / "models" / "base" / "source.chat.general.safetensors").is_file()
     assert len(list((track.root / "models" / "base").iterdir())) > 1
 
 

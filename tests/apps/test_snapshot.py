@@ -32,3 +32,11 @@ def test_what_is_reported_in_no_known_form_does_not_silence_the_rest():
 
 def test_a_clock_that_was_set_back_makes_no_negative_time():
     assert session_progress(JOB, {}, now=1.0).elapsed == 0.0
+
+
+def test_what_is_left_counts_down_while_a_session_reports_nothing():
+    told = {"phase": "judging", "ends_at": 100.0, "eta_seconds": 3.0}
+
+    assert session_progress(JOB, told, now=60.0).eta_seconds == 40.0
+    assert session_progress(JOB, told, now=101.0).eta_seconds is None  # late: nobody knows
+    assert session_progress(JOB, told | {"ends_at": None}, now=60.0).eta_seconds == 3.0

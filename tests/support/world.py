@@ -231,6 +231,7 @@ class World:
             indexing=Indexing(self.indexes, lambda: self.ticks),
             fitting=Indexing({}, lambda: self.ticks),  # its versions have no index
             documents=self.documents,
+            minute_of=lambda now: int(now // 60) % 1440,
         )
 
     def archive(self):

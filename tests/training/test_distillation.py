@@ -1,10 +1,12 @@
 """General conversation: said once by the pristine base, stored, half to train and half to measure."""
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
 
-from lorad.models import soft_targets
+from lorad.models import bases, soft_targets
 from lorad.tasks import find
 from lorad.training import distillation
 
@@ -57,7 +59,7 @@ def test_it_says_how_far_it_is(tmp_path):
     (total,) = {total for _, total in told}
     assert told[0] == (0, total)
     assert sorted(set(told)) == told
-    assert told[-1][0] + len(distillation.openings()) // 2 == total
+    assert 0 < total - told[-1][0] <= distillation.TOGETHER
     assert total == len(distillation.prompts()) + len(distillation.openings()) // 2 + len(made.trained)
 
 
@@ -106,6 +108,64 @@ def test_a_file_that_is_gone_or_damaged_is_made_anew(spoken, tmp_path, change):
 
 def test_another_base_has_other_words(spoken):
     assert distillation.read(spoken[1], "another", CHAT) is None
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """Store the tiny model as a base."""
+    folder = tmp_path_factory.mktemp("stored")
+    bases.store_base(tiny.save(folder / "source"), folder / "tiny")
+    return bases.load_base(folder / "tiny", torch.float32)
+
+
+@pytest.fixture(scope="module")
+def said(stored):
+    """Let it speak."""
+    return distillation.speak(stored.model, stored.tokenizer, CHAT)
+
+
+def test_the_same_seed_says_the_same_whatever_was_drawn_before(stored, said):
+    torch.manual_seed(99)
+
+    assert distillation.speak(stored.model, stored.tokenizer, CHAT) == said
+
+
+def test_texts_that_come_with_lorad_are_taken_for_their_own_weights_alone(stored, said, tmp_path):
+    rows = said
+    weights = bases.weights_digest(stored.folder)
+    (tmp_path / "other.safetensors").write_bytes(distillation.pack_ready(rows, "of other weights"))
+    assert distillation.shipped(stored.folder, stored.tokenizer, CHAT, tmp_path) is None
+
+    (tmp_path / "tiny.safetensors").write_bytes(distillation.pack_ready(rows, weights))
+    found = distillation.shipped(stored.folder, stored.tokenizer, CHAT, tmp_path)
+
+    assert found == rows
+    made = distillation.make(
+        tmp_path / "made", stored.model, stored.tokenizer, CHAT, stored.computes, ready=found
+    )
+    assert [voice.row for voice in made.trained] == rows[-len(made.trained) :]
+
+
+def test_texts_that_a_tokenizer_would_write_otherwise_are_not_taken(stored, said, tmp_path):
+    rows = said
+    changed = [replace(rows[0], tokens=(7, *rows[0].tokens[1:])), *rows[1:]]
+    weights = bases.weights_digest(stored.folder)
+
+    (tmp_path / "tiny.safetensors").write_bytes(distillation.pack_ready(changed, weights))
+
+    assert distillation.shipped(stored.folder, stored.tokenizer, CHAT, tmp_path) is None
+
+
+def test_they_are_made_once_and_lie_beside_the_base(stored):
+    told = []
+
+    first = distillation.ensure(stored, CHAT, lambda *numbers: told.append(numbers))
+    spoken_at_first = len(told)
+    again = distillation.ensure(stored, CHAT, lambda *numbers: told.append(numbers))
+
+    assert same(first, again)
+    assert len(told) == spoken_at_first > 0
+    assert stored.folder.with_name("tiny.chat.general.safetensors").is_file()
 
 
 def test_openings_and_prompts_are_all_different():

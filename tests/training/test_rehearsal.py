@@ -519,3 +519,62 @@ def test_patience_ends_nothing_before_the_epochs_that_were_planned():
         ends.append(session.tested(right))
 
     assert (len(ends), session.ended_by) == (6, "patience")
+
+
+# testing old rows
+
+
+def asked_by(session):
+    asked = []
+
+    def ask(numbers):
+        asked.extend(numbers)
+        return dict.fromkeys(numbers, True)
+
+    session.test_old(ask)
+    return asked
+
+
+def test_a_test_asks_a_part_of_a_large_memory_with_what_is_near_and_what_is_lost():
+    near = [ReplayItem(dataset="near", is_new=False, recalled=True, is_near=True)] * 3
+    session = a_session(new(10) + old(990) + near)
+    session.saw({500: False})
+
+    asked = asked_by(session)
+
+    assert {500, 1000, 1001, 1002} <= set(asked)
+    assert len(asked) < 160
+
+
+def test_where_nothing_is_new_a_test_asks_all():
+    assert asked_by(a_session(old(1000))) == list(range(1000))
+
+
+def test_a_test_of_a_part_of_the_old_rows_outranks_one_of_the_new_rows_alone():
+    session = a_session(new(10) + old(990), until=replace(UNTIL, recall=1.0, patience=1))
+    session.choose()
+    session.tested({number: number < 9 for number in range(10)} | dict.fromkeys(range(10, 200), True))
+    session.choose()
+    session.tested({number: number < 9 for number in range(10)})
+
+    assert session.best_round == 1
+
+
+def test_a_session_does_not_end_while_the_judge_would_call_it_forgetting():
+    # Given twelve datasets, of each of which one row may be missed
+    items = [*new(5), *(item for number in range(12) for item in old(25, dataset=f"old {number}"))]
+    lost = {5 + 25 * number for number in range(12)}
+    session = a_session(items)
+    session.choose()
+
+    assert session.tested({number: number not in lost for number in range(len(items))}) is None
+    assert session.tested(all_right(items)) == "recall"
+
+
+def test_where_the_sample_stood_is_kept():
+    items = new(10) + old(990)
+    unbroken, resumed = a_session(items), a_session(items)
+    asked_by(unbroken)
+    resumed.restore(unbroken.state())
+
+    assert asked_by(resumed) == asked_by(unbroken)

@@ -23,7 +23,7 @@ from lorad.records import Evaluation, Example, SessionSpec, Verdict
 from lorad.storage import files
 from lorad.storage.memory import Recalled
 from lorad.tasks import find
-from lorad.training import session
+from lorad.training import remaining, session
 from lorad.training.pauses import Pauses
 from lorad.training.run_folder import RunFolder
 
@@ -230,6 +230,42 @@ def test_a_repair_can_save_a_session(base, tmp_path):
     assert found.repairs == ("repair",)
 
 
+def test_the_base_is_loaded_once_and_stands_as_its_files_have_it_whatever_was_merged_into_it(
+    base, first, tmp_path, monkeypatch
+):
+    # Given a session that merges a parent, trains, is judged, and repairs and refits in vain
+    hopeless = replace(PLAN, learning_rate=1e-6, stopping=replace(PLAN.stopping, max_rounds=1))
+    loaded, load = [], bases.load_base
+    monkeypatch.setattr(
+        bases, "load_base", lambda *given, **more: loaded.append(given) or load(*given, **more)
+    )
+    session_ = order(
+        base,
+        tmp_path,
+        tiny.facts(3, "gates", subject="gate"),
+        tiny.facts(4, "doors"),
+        parent=first / "candidate",
+        plan=hopeless,
+    )
+
+    session_.run()
+
+    assert len(loaded) == 1
+    ours, fresh = session_._pristine().model, load(base, torch.float32).model
+    assert ours.state_dict().keys() == fresh.state_dict().keys()
+    assert all(torch.equal(weight, fresh.state_dict()[name]) for name, weight in ours.state_dict().items())
+    asked = {"input_ids": torch.arange(5, 25)[None]}
+    assert torch.equal(ours(**asked).logits, fresh(**asked).logits)
+    assert not any(weight.requires_grad for weight in ours.parameters())
+
+
+def test_a_base_whose_files_name_a_layer_otherwise_is_loaded_anew(base):
+    held = bases.load_base(base, torch.float32)
+
+    assert bases.put_back(held, ["model.layers.0.self_attn.q_proj"])
+    assert not bases.put_back(held, ["model.layers.9.self_attn.q_proj"])
+
+
 class Killed(BaseException):
     """What a signal does to a session."""
 
@@ -419,6 +455,20 @@ def test_progress_is_lines_of_json_that_end_with_saving(first):
     assert phases[0] == "loading"
     assert phases[-1] == "saving"
     assert any(line.get("closed", {}).get("recall") == 1.0 for line in lines)
+
+
+def test_the_next_session_tells_how_long_it_takes_from_its_first_line(base, first, tmp_path):
+    papers = files.read_json(first / "candidate" / "metadata.json")
+    assert set(papers["training"]["parts"]) == set(remaining.PARTS)
+    session_ = order(base, tmp_path, tiny.facts(2, "doors"))
+    pace = remaining.expected(papers, 2, 2)
+    spec = replace(session_.spec, settings=session_.spec.settings | {"pace": pace})
+
+    session.Session(session_.folder, spec).run()
+
+    lines = files.read_lines(tmp_path / "progress.jsonl")
+    assert lines[0]["phase"] == "loading"
+    assert all(line["ends_at"] for line in lines)
 
 
 def test_metadata_says_how_it_was_made(first):

@@ -5,7 +5,7 @@ What lives here: everything that touches a base model's files. What never does: 
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -277,6 +277,12 @@ def read_fingerprint(folder: Path) -> str:
     return str(_read_fingerprint(folder)["fingerprint"])
 
 
+def weights_digest(folder: Path) -> str | None:
+    """Return the sha256 of a stored base's weights, where they are one file."""
+    found = [sha for name, sha in _read_fingerprint(folder)["files"].items() if name.endswith(".safetensors")]
+    return str(found[0]) if len(found) == 1 else None
+
+
 def _read_fingerprint(folder: Path) -> dict[str, Any]:
     path = folder / FINGERPRINT
     if not path.is_file():
@@ -347,6 +353,29 @@ def load_base(
         nn.Module.to(model, device)
     make_ready(model)
     return Base(model, tokenizer, fingerprint, folder, head, quantization, why)
+
+
+@torch.no_grad()
+def put_back(base: Base, layers: Collection[str]) -> bool:
+    """Give layers of a base that is held in full their own weights again, from its files.
+
+    To the bit what loading the base gives, which taking out again what was merged would not be: sums of floats are
+    rounded. Return whether it could be done; ``False`` leaves some layers as they were, so load the base anew.
+    """
+    wanted = {f"{name}.weight" for name in layers}
+    weights = base.model.state_dict()
+    try:
+        for path in sorted(base.folder.glob("*.safetensors")):
+            with safe_open(path, framework="pt") as handle:
+                for name in wanted & set(handle.keys()):
+                    tensor = handle.get_tensor(name)
+                    if weights[name].shape != tensor.shape:
+                        return False
+                    weights[name].copy_(tensor)
+                    wanted.remove(name)
+    except (OSError, SafetensorError, KeyError):
+        return False
+    return not wanted
 
 
 def make_ready(model: Any) -> None:

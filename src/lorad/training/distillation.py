@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from lorad.models import generation, packing, soft_targets
+from lorad.models import bases, generation, packing, soft_targets
 from lorad.records import Encoded
 from lorad.storage import files
 from lorad.tasks import Generating
@@ -32,12 +32,16 @@ CONTINUATIONS = 16
 """Of every opening that is trained. With 2, after five sessions a base had moved four times as far on texts that none of them trained."""
 LENGTH = 32
 """Tokens that the base adds to a prompt."""
+TOGETHER = 64
+"""Texts that are continued in one batch: more of them use a processor no better, and what attention remembers of them grows."""
 MEASURED = 20
 """Rows that are measured: enough to see a change, few enough to cost seconds."""
 SEED = 1
 """Of the sampling: made anew after a loss, the texts are the same, and so are the sessions that train on them."""
 FORM = "7"
 """Of the file; another one is made anew."""
+READY = Path(__file__).with_name("general_texts")
+"""What comes with lorad, a file for each base: the tokens alone. Their likeliest 64 are 5 MB, and one pass makes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +66,44 @@ def _lines(name: str) -> list[str]:
     return resources.files("lorad.training").joinpath(name).read_text(encoding="utf-8").splitlines()
 
 
+def ensure(
+    base: bases.Base, task: Generating, tell: Callable[[int, int], object] = lambda _done, _total: None
+) -> General:
+    """Return what a base said, as it is stored beside its folder; let it speak first where nothing is there.
+
+    Once for a base in each form that it is held in; ``tell`` as in ``make``.
+    """
+    found = stored(base, task)
+    if found is None:
+        ready = shipped(base.folder, base.tokenizer, task)
+        found = make(_path(base, task), base.model, base.tokenizer, task, base.computes, tell, ready)
+    return found
+
+
+def stored(base: bases.Base, task: Generating) -> General | None:
+    """Return what a base said, as it is stored beside its folder; ``None`` where nothing is there."""
+    return read(_path(base, task), base.computes, task)
+
+
+def _path(base: bases.Base, task: Generating) -> Path:
+    form = f".{base.quantization}" if base.is_quantized else ""
+    return base.folder.with_name(f"{base.folder.name}{form}.{task.name}.general.safetensors")
+
+
 def read(path: Path, fingerprint: str, task: Generating) -> General | None:
     """Return what was stored, or ``None`` when it is not there, damaged, or another base's."""
+    found = _read(path, _metadata(fingerprint, task))
+    return None if found is None else _unfold(found)
+
+
+def _read(path: Path, metadata: dict[str, str]) -> dict[str, Tensor] | None:
     try:
         with safe_open(path, framework="pt") as handle:
-            if handle.metadata() != _metadata(fingerprint, task):
+            if handle.metadata() != metadata:
                 return None
-            found = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a mapping
+            return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError):
         return None
-    return _unfold(found)
 
 
 def make(
@@ -81,33 +113,89 @@ def make(
     task: Generating,
     fingerprint: str,
     tell: Callable[[int, int], object] = lambda _done, _total: None,
+    ready: Sequence[Encoded] | None = None,
 ) -> General:
-    """Let a pristine base speak, store it, and return it; three minutes for 135 million parameters on two cores.
+    """Let a pristine base speak, store it, and return it.
 
-    ``tell`` is told after every batch how many texts are there, of how many.
+    ``tell`` is told before every batch how many texts are there, of how many. ``ready`` is what this base has said
+    elsewhere; then one pass over it tells how likely each token was.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(SEED)
-        rows = _speak(model, tokenizer, task, tell)
+    rows = list(ready) if ready else speak(model, tokenizer, task, tell)
     tensors = _fold(soft_targets.record_soft_targets(model, rows))
     files.write_bytes(path, save(tensors, metadata=_metadata(fingerprint, task)))
     return _unfold(tensors)
 
 
-def _speak(model: Any, tokenizer: Any, task: Generating, tell: Callable[[int, int], object]) -> list[Encoded]:
+def speak(
+    model: Any,
+    tokenizer: Any,
+    task: Generating,
+    tell: Callable[[int, int], object] = lambda _done, _total: None,
+) -> list[Encoded]:
     """Return the answer to every question, every other opening continued once, and the rest again and again."""
+    begins = _begins(tokenizer, task)
+    rows: list[Encoded] = []
+    with torch.random.fork_rng():
+        torch.manual_seed(SEED)
+        for first in range(0, len(begins), TOGETHER):
+            some = begins[first : first + TOGETHER]
+            tell(len(rows), len(begins))
+            said = generation.continue_each(
+                model,
+                [begin for begin, _ in some],
+                task.stop_tokens(tokenizer),
+                LENGTH,
+                do_sample=True,
+                top_p=0.95,
+                top_k=0,
+            )
+            rows += [Encoded((*begin, *more), at) for (begin, at), more in zip(some, said, strict=True)]
+    return rows
+
+
+def _begins(tokenizer: Any, task: Generating) -> list[tuple[list[int], int]]:
+    """Return what the base goes on from, in the order of the file, each with where its trained tokens start."""
     asked = [task.prompt(tokenizer, [{"role": "user", "content": text}]) for text in prompts()]
     plain = [list(tokenizer(text)["input_ids"]) for text in openings()]
-    begun = [(asked, packing.common_prefix(asked)), (plain[1::2], 1)] + [(plain[::2], 1)] * CONTINUATIONS
-    total = sum(len(begins) for begins, _ in begun)
-    rows: list[Encoded] = []
-    for begins, start in begun:
-        tell(len(rows), total)
-        said = generation.continue_each(
-            model, begins, task.stop_tokens(tokenizer), LENGTH, do_sample=True, top_p=0.95, top_k=0
-        )
-        rows += [Encoded((*begin, *more), start) for begin, more in zip(begins, said, strict=True)]
-    return rows
+    head = packing.common_prefix(asked)
+    return [(tokens, head) for tokens in asked] + [
+        (tokens, 1) for tokens in [*plain[1::2], *(plain[::2] * CONTINUATIONS)]
+    ]
+
+
+# -- ready-made
+
+
+def pack_ready(rows: Sequence[Encoded], weights: str) -> bytes:
+    """Return texts as the file that comes with lorad, for a base whose weights have this sha256."""
+    tensors = {
+        "tokens": torch.tensor([token for row in rows for token in row.tokens], dtype=torch.int32),
+        "lengths": torch.tensor([len(row) for row in rows], dtype=torch.int32),
+    }
+    return save(tensors, metadata={"weights": weights, "form": FORM})
+
+
+def shipped(folder: Path, tokenizer: Any, task: Generating, ready: Path = READY) -> list[Encoded] | None:
+    """Return what a base said before lorad was released, if it comes with it.
+
+    The same weights, and a tokenizer that still makes the tokens that the texts begin with: then it is what the base would
+    say here, but for the seed. How likely each token was is measured anew.
+    """
+    weights = bases.weights_digest(folder)
+    if weights is None:
+        return None
+    for path in sorted(ready.glob("*.safetensors")):
+        tensors = _read(path, {"weights": weights, "form": FORM})
+        if tensors is None:
+            continue
+        texts = torch.split(tensors["tokens"], tensors["lengths"].tolist())
+        begins = _begins(tokenizer, task)
+        rows = [Encoded(tuple(t.tolist()), at) for t, (_, at) in zip(texts, begins, strict=False)]
+        if len(texts) == len(begins) and all(
+            list(row.tokens[: len(begin)]) == begin for row, (begin, _) in zip(rows, begins, strict=True)
+        ):
+            return rows
+    return None
 
 
 def _metadata(fingerprint: str, task: Generating) -> dict[str, str]:

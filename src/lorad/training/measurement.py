@@ -5,7 +5,7 @@ judge's limits (``evaluation.judge``), training.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,15 @@ class TrainingResult:
     """How its probabilities were calibrated; ``None`` where nothing was held out."""
 
 
+@dataclass(slots=True)
+class BaseAnswers:
+    """What the base by itself has shown in this session: its weights do not change, so nothing is asked twice."""
+
+    right: dict[str, bool] = field(default_factory=dict)
+    """By example's id: whether the base gets it right."""
+    perplexity: float | None = None
+
+
 def ask(task: Task, model: Any, rows: Sequence[Row]) -> torch.Tensor:
     """Return a model's logits for a few rows, in fp32 on the CPU."""
     with torch.inference_mode():
@@ -62,10 +71,11 @@ def ask_all(
     stack: AdapterStack,
     examples: Sequence[SessionExample],
     held_out: Sequence[SessionExample],
+    of_base: BaseAnswers,
     group: ProcessGroup,
 ) -> Answers:
     """Test every row with what was reloaded as ``CANDIDATE``, and new ones with the base; each process takes its share."""
-    at_base = _at_base(task, stack, [each.row for each in examples if each.is_new], group)
+    at_base = _at_base(task, stack, [each for each in examples if each.is_new], of_base, group)
     right: dict[str, bool] = {}
     with stack.use(CANDIDATE) as model:
         for several in (examples, held_out):
@@ -86,13 +96,15 @@ def measure(
     *,
     dataset: str,
     general: Sequence[Encoded],
+    of_base: BaseAnswers,
     held_out: Sequence[SessionExample] = (),
     now: float = 0.0,
 ) -> Evaluation:
     """Measure what was reloaded as ``CANDIDATE`` over the pristine base, beside which rows are right.
 
     The probes and its calibration are written beside the adapter. ``general`` is conversation of the base's own, for the
-    check ``kl``; ``held_out`` are examples that were not trained, which are told and not judged.
+    check ``kl``; ``of_base`` is what the base has shown before, and shows here; ``held_out`` are examples that were not trained,
+    which are told and not judged.
     """
     new = [each for each in examples if each.is_new]
     answered = answers.right
@@ -123,27 +135,42 @@ def measure(
         truncation_error=made.truncation,
         finite=made.adapter.is_finite(),
         ended_by=made.outcome.ended_by,
-        **_general_ability(task, stack, examples, general),
+        **_general_ability(task, stack, examples, general, of_base),
     )
 
 
-def _at_base(task: Task, stack: AdapterStack, rows: Sequence[Row], group: ProcessGroup) -> list[bool]:
-    """Return which rows the base gets right by itself: none, where a version brings the head."""
+def _at_base(
+    task: Task,
+    stack: AdapterStack,
+    examples: Sequence[SessionExample],
+    of_base: BaseAnswers,
+    group: ProcessGroup,
+) -> list[bool]:
+    """Return which examples the base gets right by itself: none, where a version brings the head."""
     if task.head.is_learned:
-        return [False] * len(rows)
+        return [False] * len(examples)
+    asked = [each for each in examples if each.example.id not in of_base.right]
     with stack.use(None) as pristine:
-        return group.ask(rows, lambda mine: metrics.recalled(task, pristine, mine))
+        answers = group.ask([each.row for each in asked], lambda rows: metrics.recalled(task, pristine, rows))
+    of_base.right |= {each.example.id: ok for each, ok in zip(asked, answers, strict=True)}
+    return [of_base.right[each.example.id] for each in examples]
 
 
 def _general_ability(
-    task: Task, stack: AdapterStack, examples: Sequence[SessionExample], general: Sequence[Encoded]
+    task: Task,
+    stack: AdapterStack,
+    examples: Sequence[SessionExample],
+    general: Sequence[Encoded],
+    of_base: BaseAnswers,
 ) -> dict[str, Any]:
     """Measure what those checks of the judge need that apply to this task alone."""
     found: dict[str, Any] = {}
     tokenizer = stack.base.tokenizer
     if "perplexity" in task.checks:
-        with stack.use(None) as pristine:
-            found["perplexity_base"] = general_ability.perplexity(pristine, tokenizer)
+        if of_base.perplexity is None:
+            with stack.use(None) as pristine:
+                of_base.perplexity = general_ability.perplexity(pristine, tokenizer)
+        found["perplexity_base"] = of_base.perplexity
         with stack.use(CANDIDATE) as model:
             found["perplexity"] = general_ability.perplexity(model, tokenizer)
     if "kl" in task.checks:

@@ -6,18 +6,20 @@ A session trains in rounds. The training pass itself shows which rows are answer
 learned from, so a round is also a test. What was not recalled, new or old, is trained in the next round;
 of what was recalled a share comes along, so that it stays: the least trained first, every old dataset in its
 turn, and never more old rows than the session's ``share`` allows, so that a drop costs about the same however
-much was learned before it. When the rounds say that the target is near, the caller tests for certain and hands
-the result to ``tested``.
+much was learned before it. When the rounds say that the target is near, the caller tests all new rows and, by
+``spot_checks``, those old ones that may have changed, and hands the result to ``tested``.
 """
 
 import math
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lorad.records import ReplayMix, StoppingRule
+from lorad.training import spot_checks
+from lorad.training.spot_checks import Changes, SpotChecks
 
 HALF = 0.5
 """Before half is learned, recall of whole answers stands still for long and says nothing. What one answer to everything gets
@@ -41,6 +43,8 @@ class ReplayItem:
     recalled: bool
     known: bool | None = None
     """Whether the parent version recalls it, where that differs: a truncation lies between."""
+    is_near: bool = False
+    """Whether an old one is likely to be changed by what the new ones teach."""
 
 
 class Rehearsal:
@@ -67,7 +71,10 @@ class Rehearsal:
         self._old = [number for number, item in enumerate(items) if not item.is_new]
         self._trained = Counter[int]()
         self._shelves = _by_dataset(items, self._old)
-        self._allowed = {name: _may_miss(items, numbers) for name, numbers in self._shelves.items()}
+        self._knew = {number: _is_known(items[number]) for number in self._old}
+        self._allowed = {name: _may_miss(self._knew, numbers) for name, numbers in self._shelves.items()}
+        near = [number for number in self._old if items[number].is_near]
+        self._checks = SpotChecks(self._old, near, seed)
         self.rounds = 0
         self.ended_by: str | None = None
         self._best = -1.0
@@ -82,7 +89,7 @@ class Rehearsal:
         self.best_round = 0
         """The latest round that no test was better than; 0 before the first test."""
         self._best_rank = (False, -1.0)
-        """Of that test: whether it asked every row, and its score. One that asked all stands above one that did not: what
+        """Of that test: whether it asked old rows too, and its score. One that did stands above one that did not: what
         was not asked counts as it was last seen, and that is too good."""
         self._right_at_best: list[bool] = []
 
@@ -161,16 +168,26 @@ class Rehearsal:
         """Tell whether the new rows are at their target, as far as is known."""
         return self.recall(new=True) >= self._stopping.recall
 
+    def test_old(self, ask: Callable[[Sequence[int]], Mapping[int, bool]]) -> dict[int, bool]:
+        """Ask those old rows that may have changed, and all of them where these show that many have; return the answers.
+
+        Where nothing is new, old rows are all that the session is about, and all are asked.
+        """
+        if not self._new:
+            return dict(ask(self._old))
+        lost = [number for number in self._old if self._knew[number] and not self._right[number]]
+        return spot_checks.run(self._checks, self._knew, ask, lost)
+
     def tested(self, right: Mapping[int, bool]) -> str | None:
-        """Note a test of the new examples or of all; return what ends the session, if anything does."""
+        """Note a test of the new examples, or of old ones too; return what ends the session, if anything does."""
         self.saw(right)
         self.ended_by = None
-        if self.is_learned() and self._is_kept():
+        if self.is_learned() and self._is_kept() and not self._changes().is_worse:
             return self._end("recall")
         score = self._score()
         is_better = score >= self._best_tested + self._stopping.min_delta
         self._best_tested = max(self._best_tested, score)
-        rank = (len(right) == len(self._items), score)
+        rank = (not self._old or not right.keys().isdisjoint(self._old), score)
         if rank >= self._best_rank:
             self._best_rank, self.best_round, self._right_at_best = rank, self.rounds, self.right
         return self._judge_progress(is_better=is_better)
@@ -235,6 +252,7 @@ class Rehearsal:
             "best_rank": self._best_rank,
             "right_at_best": self._right_at_best,
             "idle": self._idle,
+            "checked": self._checks.at,
             "random": self._random.getstate(),
         }
 
@@ -249,6 +267,7 @@ class Rehearsal:
         is_of_all, score = state["best_rank"]
         self._best_rank = bool(is_of_all), float(score)
         self._right_at_best = [bool(answered) for answered in state["right_at_best"]]
+        self._checks.at = int(state["checked"])
         version, numbers, gauss = state["random"]
         self._random.setstate((version, tuple(numbers), gauss))
 
@@ -272,6 +291,10 @@ class Rehearsal:
 
     def _score(self) -> float:
         return self.recall(new=True) + self._worst_old()
+
+    def _changes(self) -> Changes:
+        """Count the old rows that were right and are wrong now, as far as is known, and the other way round."""
+        return spot_checks.changes(self._knew, {number: self._right[number] for number in self._old})
 
     def _missed(self, dataset: str) -> int:
         return sum(not self._right[number] for number in self._shelves[dataset])
@@ -299,6 +322,10 @@ def _by_dataset(items: Sequence[ReplayItem], numbers: Sequence[int]) -> dict[str
     return shelves
 
 
-def _may_miss(items: Sequence[ReplayItem], numbers: Sequence[int]) -> int:
-    known = [items[n].recalled if items[n].known is None else items[n].known for n in numbers]
+def _is_known(item: ReplayItem) -> bool:
+    return item.recalled if item.known is None else item.known
+
+
+def _may_miss(knew: Mapping[int, bool], numbers: Sequence[int]) -> int:
+    known = [knew[number] for number in numbers]
     return max(min(1, len(numbers) // KEPT_FROM), int((1 - KEPT) * len(numbers)), known.count(False))

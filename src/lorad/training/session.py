@@ -10,7 +10,7 @@ touches the ledger, the versions or the inbox, so that killing it loses nothing 
 
     base + parent, merged exactly (on a quantised base: side by side) -> fresh LoRA on new data + rehearsal
     -> parent and fresh as one adapter
-    -> written, reloaded onto the pristine base, measured; one repair, one refit, if the judge says no
+    -> written, reloaded onto the pristine base (what was merged is put back from its files), measured; one repair, one refit, if the judge says no
 """
 
 import contextlib
@@ -36,10 +36,18 @@ from lorad.records import Evaluation, Plan, SessionSpec, Verdict
 from lorad.storage import files, permissions
 from lorad.storage.busy_mark import FollowedMark
 from lorad.tasks import Generating, encode, find
-from lorad.training import calibrating, distillation, ending, merged_candidate, process_group, trainer
+from lorad.training import (
+    calibrating,
+    distillation,
+    ending,
+    merged_candidate,
+    process_group,
+    spot_checks,
+    trainer,
+)
 from lorad.training.checkpoint import Checkpoints
 from lorad.training.fact_measurement import FactMeasurement
-from lorad.training.measurement import CANDIDATE, TrainingResult, ask, ask_all, measure
+from lorad.training.measurement import CANDIDATE, BaseAnswers, TrainingResult, ask, ask_all, measure
 from lorad.training.pauses import Pauses
 from lorad.training.pretraining_session import PretrainingSession
 from lorad.training.process_group import ALONE, ProcessGroup
@@ -47,7 +55,7 @@ from lorad.training.rehearsal import ReplayItem
 from lorad.training.rewording import Rewording
 from lorad.training.run_folder import RunFolder
 from lorad.training.session_base import BaseSession, fresh_folder
-from lorad.training.session_examples import SessionExample, anew, select
+from lorad.training.session_examples import SessionExample, anew, select, with_near
 from lorad.versions import export, loader, papers
 
 PROBES = 4
@@ -82,6 +90,10 @@ class Session(BaseSession):
     ) -> None:
         """With ``pauses`` the session waits for answers. Each process of a ``group`` runs a session of the same request."""
         super().__init__(folder, spec, pauses, group)
+        self._held: bases.Base | None = None
+        """The base in memory; what is merged into it is put back before anything else is done with it."""
+        self._merged: list[str] = []
+        self._of_base = BaseAnswers()
         self._parent_form = loader.made_for(Path(spec.parent)) if spec.parent else spec.plan.quantization
         """In which form of the base the parent was judged."""
 
@@ -161,7 +173,7 @@ class Session(BaseSession):
 
         Truncating before training and not after it lets the training mend what the truncation broke.
         """
-        base = self._load()
+        base = self._pristine()
         general = self._general(base).trained  # the pristine base's, so before anything is merged into it
         truncation = 0.0
         limit = plan.max_rank // 2 if self.spec.kind == "consolidate" else plan.max_rank
@@ -171,6 +183,7 @@ class Session(BaseSession):
                 f"the parent was truncated to rank {parent.rank}, relative error {truncation:.4f}"
             )
         if parent is not None and not base.is_quantized:
+            self._merged = list(parent.factors)
             adapters.merge(base.model, parent)
         if self._task.head.parts:
             labels, problem_type, splits_words = self._outputs(base, parent)
@@ -179,6 +192,23 @@ class Session(BaseSession):
         is_laid = parent is not None and base.is_quantized
         beside = peft_io.lay(base.model, parent, self._task.head) if parent and is_laid else None
         return StartingModel(base, parent, truncation, general, beside)
+
+    def _pristine(self) -> bases.Base:
+        """Return the base as its files have it. It is loaded once; a later call takes out what training has put in."""
+        held, self._held = self._held, None  # or an old one would be in memory while another is loaded
+        if held is None or not self._put_back(held):
+            held = None
+            held = self._load()
+        self._held, self._merged = held, []
+        return held
+
+    def _put_back(self, base: bases.Base) -> bool:
+        """Undo what training has done to a base, to the bit; return whether it could be done."""
+        if base.is_quantized or self._task.head.is_learned or self.spec.plan.gradient_checkpointing:
+            return False
+        peft_io.unwrap(base.model)
+        bases.make_ready(base.model)
+        return bases.put_back(base, self._merged)
 
     def _outputs(
         self, base: bases.Base, parent: adapters.Adapter | None
@@ -217,13 +247,17 @@ class Session(BaseSession):
     def _ask_parent(
         self, start: StartingModel, examples: Sequence[SessionExample], *, is_believed: bool = True
     ) -> list[SessionExample]:
-        """Test what the parent knows of the new examples; of the old ones too after a truncation, or where it is not believed."""
+        """Test what the parent knows of the new examples; of the old ones too where its papers may not hold.
+
+        After a truncation a part of them is asked, and all where that part has lost much (``spot_checks``).
+        """
         self.report({"phase": "testing"})
-        asked = [each for each in examples if each.is_new or start.truncation or not is_believed]
-        answers = self._group.ask(
-            [each.row for each in asked], lambda rows: metrics.recalled(self._task, start.base.model, rows)
-        )
-        said = {each.example.id: bool(ok) for each, ok in zip(asked, answers, strict=True)}
+        asked = [each for each in examples if each.is_new or not is_believed]
+        said = self._ask(start.base.model, asked)
+        if start.parent is None and not self._task.head.is_learned:
+            self._of_base.right |= said
+        if start.truncation and is_believed:
+            said |= self._ask_some(start, examples)
         found = []
         for each in examples:
             knows = said.get(each.example.id, each.knows)
@@ -235,11 +269,33 @@ class Session(BaseSession):
                 f"the parent was judged with quantization {self._parent_form}, this session has "
                 f"{self.spec.plan.quantization}: its answers were measured again, {lost} old ones are wrong now"
             )
-        if start.truncation and is_believed:
-            both = zip(examples, found, strict=True)
-            lost = sum(then.knows and not now.knows for then, now in both if not now.is_new)
-            self._notes.append(f"the truncation made {lost} old examples wrong before training")
         return found
+
+    def _ask(self, model: Any, examples: Sequence[SessionExample]) -> dict[str, bool]:
+        answers = self._group.ask(
+            [each.row for each in examples], lambda rows: metrics.recalled(self._task, model, rows)
+        )
+        return {each.example.id: bool(ok) for each, ok in zip(examples, answers, strict=True)}
+
+    def _ask_some(self, start: StartingModel, examples: Sequence[SessionExample]) -> dict[str, bool]:
+        """Return what a truncated parent says of old examples that it may have lost; how many is noted."""
+        old = [each for each in examples if not each.is_new]
+        if self.spec.kind == "consolidate":  # to mend what the truncation breaks is all that it does
+            return self._ask(start.base.model, old)
+
+        def ask(numbers: Sequence[int]) -> dict[int, bool]:
+            found = self._ask(start.base.model, [old[number] for number in numbers])
+            return {number: found[old[number].example.id] for number in numbers}
+
+        near = [number for number, each in enumerate(old) if each.is_near]
+        checks = spot_checks.SpotChecks(range(len(old)), near, self.spec.plan.seed)
+        knew = {number: each.knows for number, each in enumerate(old)}
+        said = spot_checks.run(checks, knew, ask)
+        lost = spot_checks.changes(knew, said).broken
+        self._notes.append(
+            f"the truncation made {lost} of {len(said)} old examples wrong that were asked before training"
+        )
+        return {old[number].example.id: ok for number, ok in said.items()}
 
     def _examples(self, base: bases.Base) -> list[SessionExample]:
         """Return the examples of the specification with their rows; what is left out is noted."""
@@ -249,7 +305,7 @@ class Session(BaseSession):
         self._too_long = len(selection.too_long)
         if selection.too_long:
             self.report({"too_long": selection.too_long})
-        return self._set_apart(selection.examples)
+        return with_near(self._set_apart(selection.examples))
 
     def _set_apart(self, examples: Sequence[SessionExample]) -> list[SessionExample]:
         """Return the examples that are trained; keep the others to be asked.
@@ -274,21 +330,18 @@ class Session(BaseSession):
         task = self._task
         if "kl" not in task.checks or not isinstance(task, Generating):
             return distillation.General([], [])
-        form = f".{base.quantization}" if base.is_quantized else ""
-        name = f"{Path(self.spec.base).name}{form}.{task.name}.general.safetensors"
-        path = Path(self.spec.base).with_name(name)
-        found = self._record_general(path, base, task) if self._group.is_first else None
+        found = self._record_general(base, task) if self._group.is_first else None
         self._group.wait()
-        found = found or distillation.read(path, base.computes, task)
+        found = found or distillation.stored(base, task)
         if found is None:
             raise TrainingError(
-                f"{path} was written by another process of this session, and is not here; let all machines share the home's folder, "
-                "then continue it with: lorad resume JOB",
+                f"general texts of {base.folder} were written by another process of this session, and are not here; let all "
+                "machines share the home's folder, then continue it with: lorad resume JOB",
                 code="not_shared",
             )
         return found
 
-    def _record_general(self, path: Path, base: bases.Base, task: Generating) -> distillation.General:
+    def _record_general(self, base: bases.Base, task: Generating) -> distillation.General:
         """Return what was stored, or let the base speak."""
 
         def tell(done: int, total: int) -> None:
@@ -296,9 +349,7 @@ class Session(BaseSession):
                 {"phase": f"recording the base's answers, once for all sessions: {done} of {total} texts"}
             )
 
-        return distillation.read(path, base.computes, task) or distillation.make(
-            path, base.model, base.tokenizer, task, base.computes, tell
-        )
+        return distillation.ensure(base, task, tell)
 
     # -- training
 
@@ -320,6 +371,7 @@ class Session(BaseSession):
                     is_new=each.is_new,
                     recalled=each.knows,
                     known=each.right,
+                    is_near=each.is_near,
                 )
                 for each in examples
             ],
@@ -380,9 +432,11 @@ class Session(BaseSession):
         self.report({"phase": "repairing"})
         plan = trainer.repair_plan(self.spec.plan)
         start = self._prepare(made.adapter, plan)
-        knowing = self._ask_parent(start, [replace(each, knows=right[each.example.id]) for each in examples])
-        again = [replace(now, right=then.right) for now, then in zip(knowing, examples, strict=True)]
-        mended = self._train(start, anew(again) if self.spec.kind == "refit" else again, plan)
+        knowing = [replace(each, knows=right[each.example.id]) for each in examples]  # of the judge's test
+        if start.truncation:
+            said = self._ask_some(start, knowing)
+            knowing = [replace(each, knows=said.get(each.example.id, each.knows)) for each in knowing]
+        mended = self._train(start, anew(knowing) if self.spec.kind == "refit" else knowing, plan)
         return replace(mended, truncation=max(made.truncation, mended.truncation))
 
     def _refit(self, examples: Sequence[SessionExample]) -> TrainingResult:
@@ -401,10 +455,10 @@ class Session(BaseSession):
         if self._group.is_first:
             peft_io.write_adapter(made.adapter, fresh_folder(candidate), self.spec.base, self._task.head)
         self._group.wait()
-        stack = AdapterStack(self._load())
+        stack = AdapterStack(self._pristine())
         stack.add(CANDIDATE, candidate)
         general = self._general(stack.base).measured
-        answers = ask_all(self._task, stack, examples, self._held_out, self._group)
+        answers = ask_all(self._task, stack, examples, self._held_out, self._of_base, self._group)
 
         def evaluate() -> Evaluation:
             evaluation = measure(
@@ -416,6 +470,7 @@ class Session(BaseSession):
                 answers,
                 dataset=self.spec.dataset,
                 general=general,
+                of_base=self._of_base,
                 held_out=self._held_out,
                 now=time.time(),
             )

@@ -21,6 +21,7 @@ from lorad.training.checkpoint import Checkpoints
 from lorad.training.measurement import TrainingResult
 from lorad.training.pauses import Pauses
 from lorad.training.process_group import ALONE, ProcessGroup
+from lorad.training.remaining import Remaining
 from lorad.training.run_folder import RunFolder
 from lorad.training.session_examples import SessionExample
 from lorad.versions import loader
@@ -54,6 +55,7 @@ class BaseSession(ABC):
         self._held_out: list[SessionExample] = []
         """What is asked and never trained."""
         self._began = time.monotonic()
+        self._remaining = Remaining(spec.settings.get("pace"))
 
     @abstractmethod
     def run(self) -> None:
@@ -101,7 +103,16 @@ class BaseSession(ABC):
         everything = [*examples, *self._held_out]
         apart = {each.example.id for each in self._held_out}
         session_papers.write(
-            candidate, self.spec, made, everything, apart, evaluation, seconds, self._paused, self._group.size
+            candidate,
+            self.spec,
+            made,
+            everything,
+            apart,
+            evaluation,
+            seconds,
+            self._paused,
+            self._remaining.took(time.monotonic()),
+            self._group.size,
         )
         learned = [each.example for each in everything if each.is_new]
         self.folder.write_result(
@@ -116,12 +127,19 @@ class BaseSession(ABC):
         )
 
     def report(self, line: dict[str, Any]) -> None:
-        """Append a line of progress, and how long the session has waited; readers keep the newest value of every key.
+        """Append a line of progress, when the session will end, and how long it has waited.
 
-        The first process of several reports for all.
+        Readers keep the newest value of every key. The first process of several reports for all.
         """
         if not self._group.is_first:
             return
+        now = time.monotonic()
+        if "phase" in line:
+            self._remaining.enter(str(line["phase"]), now)
+        if "eta_seconds" in line:  # of the training alone
+            self._remaining.expect_training(line["eta_seconds"], now)
+        left = self._remaining.left(now)
+        line = line | {"ends_at": None if left is None else round(time.time() + left, 1)}
         waited = {"paused_seconds": round(self._paused, 1)} if self._paused else {}
         self.folder.report(line | waited)
 

@@ -12,6 +12,7 @@ from lorad import records
 from lorad.errors import SampleError, TrainingError
 from lorad.records import Example, Score, SessionSpec
 from lorad.tasks import Row, Task, encode
+from lorad.training import spot_checks
 from lorad.training.run_folder import RunFolder
 
 T = TypeVar("T")
@@ -31,6 +32,8 @@ class SessionExample:
     """Whether the parent version recalls it: what the candidate is compared with."""
     knows: bool
     """Whether the model that training begins with recalls it; differs from ``right`` after a truncation."""
+    is_near: bool = False
+    """Whether an old one is likely to be changed by what the new ones teach, see ``spot_checks.near``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,16 @@ def _left_out(
             f"{len(too_long)} rows are longer than {limit} tokens and were left out: {too_long[:SHOWN]}"
         )
     return notes
+
+
+def with_near(examples: Sequence[SessionExample]) -> list[SessionExample]:
+    """Return the examples, those old ones marked that are near the new ones."""
+    old = [each for each in examples if not each.is_new]
+    found = spot_checks.near(
+        [each.example for each in examples if each.is_new], [each.example for each in old]
+    )
+    ids = {old[number].example.id for number in found}
+    return [replace(each, is_near=not each.is_new and each.example.id in ids) for each in examples]
 
 
 def anew(examples: Sequence[SessionExample]) -> list[SessionExample]:

@@ -5,7 +5,7 @@ What never lives here: an example's words. One that is forgotten must not live o
 
 import json
 import platform
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +31,20 @@ def write(
     evaluation: Evaluation,
     seconds: float,
     paused: float,
+    parts: Mapping[str, float],
     processes: int,
 ) -> None:
     """Write a candidate's ``config.yaml`` and ``metadata.json``.
 
     ``held_out`` are the ids of those examples that were never trained; ``seconds`` is what the whole session took, ``paused``
-    how much of that it waited for answers; ``processes`` is how many trained together.
+    how much of that it waited for answers, ``parts`` how long each of its parts took; ``processes`` is how many trained together.
     """
     resolved = {"settings": spec.settings["resolved"], "plan": records.as_json(spec.plan)}
     text = yaml.safe_dump(json.loads(json.dumps(resolved)), sort_keys=False)
     files.write_bytes(candidate / papers.CONFIG, text.encode())
     files.write_json(
         candidate / papers.METADATA,
-        _metadata(spec, made, examples, held_out, evaluation, seconds, paused, processes),
+        _metadata(spec, made, examples, held_out, evaluation, seconds, paused, parts, processes),
     )
 
 
@@ -55,6 +56,7 @@ def _metadata(
     evaluation: Evaluation,
     seconds: float,
     paused: float,
+    parts: Mapping[str, float],
     processes: int,
 ) -> dict[str, Any]:
     machine = hardware.machine(spec.settings["training"]["device"])
@@ -69,7 +71,7 @@ def _metadata(
         },
         "datasets": digests(examples),
         "hardware": {**records.as_json(machine), "platform": platform.platform()},
-        "training": _training(spec, made.outcome, seconds, paused),
+        "training": _training(spec, made.outcome, seconds, paused) | {"parts": dict(parts)},
         "curves": made.outcome.history,
         "final": {"recall": evaluation.headline_score.recall},
         "reproducibility": {

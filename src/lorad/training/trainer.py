@@ -25,7 +25,7 @@ from lorad.training.watcher import Report, Watcher, peak_memory
 
 __all__ = ["CHECKPOINT_FORM", "Material", "Outcome", "repair_plan", "schedule", "train"]
 
-CHECKPOINT_FORM = 3
+CHECKPOINT_FORM = 4
 """Counted up when a checkpoint comes to hold something else: a session begins anew rather than go on from an older one."""
 MOST_GRADIENT = 1.0
 """A step's gradient is scaled down to this norm: one odd batch must not throw the adapter far off."""
@@ -37,7 +37,7 @@ class Outcome:
 
     ended_by: str
     right: list[bool]
-    """The last test of every row."""
+    """What was last seen of every row."""
     history: list[dict[str, Any]]
     steps: int
     tokens: int

@@ -118,7 +118,7 @@ class Watcher:
         return ended
 
     def _test(self) -> str | None:
-        """Test the new rows, and if they are at the target all others too; return what ends the session."""
+        """Test the new rows, and if they are at the target the old ones too; return what ends the session."""
         began = self._clock()
         self._report({"phase": "testing"})
         self._model.eval()
@@ -126,7 +126,7 @@ class Watcher:
         self._rehearsal.saw(right)
         last = self._rehearsal.rounds >= self._plan.stopping.max_rounds
         if last or self._rehearsal.is_learned():
-            right |= self._ask(self._old)
+            right |= self._rehearsal.test_old(self._ask)
         self._tally.testing += self._clock() - began
         return self._rehearsal.tested(right)
 

@@ -78,9 +78,12 @@ class Commands:
         """
         job = self._job_for(job_id, "retry")
         planner.check_changes(settings or {})
+        kept = {
+            key: value for key, value in job.settings.items() if key != Job.NIGHTLY
+        }  # somebody wants it now
         with self._ledger.transaction():
             changed = self._ledger.move_job(
-                job, "retry", now, force=int(force), settings=job.settings | (settings or {}), attempts=0
+                job, "retry", now, force=int(force), settings=kept | (settings or {}), attempts=0
             )
             self._ledger.record_event("retry", now, job=job_id, force=force)
             if settings:  # the last thing that can fail but the commit
@@ -127,7 +130,10 @@ class Commands:
         """Queue a session that makes one adapter of all, or refits one; return the one that waits already, if so."""
         kind = "refit" if refit else "consolidate"
         waiting = (job for job in self._ledger.open_jobs() if job.state is JobState.QUEUED)
-        same = next((job for job in waiting if (job.track, job.kind) == (track.name, kind)), None)
+        own = (
+            job for job in waiting if not job.is_nightly
+        )  # what waits for the night is not what was asked for
+        same = next((job for job in own if (job.track, job.kind) == (track.name, kind)), None)
         return same or self._ledger.queue(track.name, "memory", now, kind=kind)
 
     def consolidate_idle(self, now: float) -> list[Job]:

@@ -8,7 +8,7 @@ Every step can be repeated: the disk and the ledger are the truth, so start-up i
 once after a restart.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from lorad.apps.daemon.acceptance import Acceptance
@@ -21,6 +21,7 @@ from lorad.apps.daemon.loop_state import LoopState
 from lorad.apps.daemon.ports import Documents, ModelPort, Reader, Stepping
 from lorad.apps.daemon.preparation import Preparation
 from lorad.apps.daemon.recovery import Recovery
+from lorad.apps.daemon.refitting import Hours, Refitting, minute_of_day
 from lorad.apps.daemon.served_versions import ServedVersions
 from lorad.apps.daemon.sessions import Sessions
 from lorad.apps.daemon.settlement import Settlement
@@ -47,7 +48,10 @@ class LearningLoop:
         indexing: Indexing,
         fitting: Stepping,
         documents: Documents,
+        minute_of: Callable[[float], int] = minute_of_day,
     ) -> None:
+        """``minute_of`` returns the minute of the local day of a time."""
+        hours = Hours.read(settings.training.refit_hours)
         self.indexing = indexing
         self.fitting = fitting
         self.state = LoopState()
@@ -82,6 +86,17 @@ class LearningLoop:
             settlement=self.settlement,
             attempts=self.attempts,
             state=self.state,
+            is_night=lambda now: hours.holds(minute_of(now)),
+        )
+        self.refitting = Refitting(
+            hours=hours,
+            minute_of=minute_of,
+            at_drift=settings.training.refit_at_drift,
+            limits=settings.judge,
+            tracks=tracks,
+            ledger=ledger,
+            sessions=self.sessions,
+            state=self.state,
         )
         self.housekeeping = Housekeeping(
             settings=settings.registry, tracks=tracks, ledger=ledger, inbox=inbox, state=self.state
@@ -114,6 +129,7 @@ class LearningLoop:
         attempt("scan", ticks, partial(self.intake.scan, now, ticks))
         attempt("accept", ticks, partial(self.intake.accept_all, now, ticks))
         attempt("look back", ticks, partial(self.intake.look_back, now, ticks))
+        attempt("refit", ticks, partial(self.refitting.step, now, ticks))
         if self.state.running is None:
             attempt("start", ticks, partial(self.sessions.start_next, now, ticks))
         else:

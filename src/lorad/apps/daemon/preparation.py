@@ -16,8 +16,9 @@ from lorad.models import embedders
 from lorad.records import SCRATCH, Example, Job, SessionSpec
 from lorad.storage.memory import Recalled
 from lorad.track import Track
-from lorad.training import run_folder
+from lorad.training import remaining, run_folder
 from lorad.training.run_folder import RunFolder
+from lorad.versions import papers
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class Preparation:
                 "training": self._settings.training.model_dump(),
                 "judge": self._settings.judge.model_dump(),
                 "answering": self._answering(track),
+                "pace": _pace(track, parent, found),
                 **self._pretraining(track),
                 "resolved": self._settings.model_dump(mode="json"),
             },
@@ -88,7 +90,7 @@ class Preparation:
 
     def _overrides(self, track: Track, job: Job, parent: str | None) -> dict[str, Any]:
         """Return the settings of the job's own, and those that consolidating needs."""
-        own = {key: value for key, value in job.settings.items() if key != "drop"}
+        own = {key: value for key, value in job.settings.items() if key not in {"drop", Job.NIGHTLY}}
         if job.kind == "refit" and track.settings.base == SCRATCH:  # from random weights again
             return {"learning_rate": self._settings.pretraining.learning_rate, **own}
         if job.kind != "consolidate":
@@ -106,6 +108,17 @@ class Preparation:
                 "there is nothing to compress; use --refit to learn everything again",
                 code="nothing_to_consolidate",
             )
+
+
+def _pace(track: Track, parent: str | None, found: Materials) -> dict[str, float]:
+    """Return how long the parts of this session are expected to take, by its parent's papers."""
+    if parent is None:
+        return {}
+    try:
+        told = papers.read_metadata(track.registry.path(parent))
+    except (OSError, ValueError):
+        return {}
+    return remaining.expected(told, len(found.new), len(found.new) + len(found.old))
 
 
 def materials(track: Track, job: Job, lineage: Sequence[str]) -> Materials:

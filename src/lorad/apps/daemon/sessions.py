@@ -4,7 +4,7 @@ What lives here: starting one session at a time, watching it, ending it. What ne
 (``preparation``), what becomes of what it leaves (``settlement``), the process itself (``training.executors``).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lorad.apps.daemon.backoff import Attempts
@@ -43,7 +43,9 @@ class Sessions:
         settlement: Settlement,
         attempts: Attempts,
         state: LoopState,
+        is_night: Callable[[float], bool],
     ) -> None:
+        """``is_night`` tells whether jobs that wait for it may start."""
         self._tracks = tracks
         self._ledger = ledger
         self._models = models
@@ -52,18 +54,20 @@ class Sessions:
         self._settlement = settlement
         self._attempts = attempts
         self._state = state
+        self._is_night = is_night
 
     def start_next(self, now: float, ticks: float) -> None:
-        """Start the oldest queued job, unless learning is paused."""
+        """Start the oldest queued job, unless learning is paused; what waits for the night has its turn behind all others."""
         jobs = [job for job in self._ledger.open_jobs() if job.track in self._tracks]
         for job in jobs:
             if job.state is not JobState.QUEUED:  # nothing runs: see `watch`
                 self._settlement.recover_job(job, now)
         if self._ledger.flag("paused") or not self._attempts.backoff.is_over("session", ticks):
             return
-        queued = next((job for job in jobs if job.state is JobState.QUEUED), None)
-        if queued is not None:
-            self._start(queued, now)
+        queued = [job for job in jobs if job.state is JobState.QUEUED]
+        ready = [job for job in queued if not job.is_nightly] or (queued if self._is_night(now) else [])
+        if ready:
+            self._start(ready[0], now)
 
     def _start(self, job: Job, now: float) -> None:
         track = self._tracks[job.track]
@@ -148,6 +152,18 @@ class Sessions:
             self._settlement.fail(job, error, now)
         else:
             self._settlement.settle(job, now)
+
+    def interrupt(self, why: str, now: float, ticks: float) -> None:
+        """Stop the running session for now: its job is queued again, and goes on from its last checkpoint."""
+        if self._state.running is None or self._state.running[1].poll(ticks) is not None:
+            return  # it has ended by itself: ``watch`` settles it
+        started, session = self._state.running
+        session.stop()
+        self._state.running = None
+        job = self._ledger.job(started.id)
+        if job.state is JobState.TRAINING:
+            self._settlement.requeue(job, why, now)
+        self._state.request_clean_up()
 
     def halt(self, now: float) -> None:
         """Stop the running session before the daemon ends; its job is queued again."""

@@ -166,6 +166,8 @@ def session_progress(job: Job, progress: Mapping[str, Any], now: float) -> Sessi
     """Return where a session is by what it has reported; what it reports in no known form is left out."""
     elapsed = max(0.0, now - (job.started_at or now))  # the clock may have been set back
     known: dict[str, Any] = {"job": job.id, "dataset": job.dataset, "elapsed": elapsed}
+    if isinstance(ends_at := progress.get("ends_at"), float | int):  # told once, it goes on counting down
+        known["eta_seconds"] = max(0.0, ends_at - now) or None
     try:
         return read(SessionProgress, {**progress, **known})
     except RecordError:  # a task of somebody else's may report anything, and the rest must be shown

@@ -193,8 +193,15 @@ def _bars(session: SessionProgress) -> Table:
     for name, recall in (("recall", session.recall), ("old", session.old_recall)):
         text = NOTHING if recall is None else f"{share(recall)}, target {share(target)}"
         grid.add_row(name, _bar(recall, target), text)
-    grid.add_row("round", _bar(session.step, session.steps), _round(session))
+    grid.add_row("round", _bar(*_done(session)), _round(session))
     return grid
+
+
+def _done(session: SessionProgress) -> tuple[float | None, float | None]:
+    """Return how much is done, of how much: of the time if that is known, else of the steps that there are at most."""
+    if session.eta_seconds is None or session.elapsed is None:
+        return session.step, session.steps
+    return session.elapsed, session.elapsed + session.eta_seconds
 
 
 def _bar(done: float | None, total: float | None) -> ProgressBar:

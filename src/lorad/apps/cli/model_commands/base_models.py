@@ -22,12 +22,14 @@ from lorad.apps.cli.model_commands.context import named_base
 from lorad.apps.cli.model_commands.options import HomeOption, JsonOption
 from lorad.apps.cli.model_commands.output import console, say
 from lorad.apps.screens import terminal
-from lorad.errors import ConfigError
+from lorad.config import TrainingSettings
+from lorad.errors import ConfigError, LoradError
 from lorad.home import find_home
-from lorad.models import bases, smiles_base
+from lorad.models import bases, hardware, smiles_base
 from lorad.models.heads import CAUSAL
 from lorad.storage import files, locks, permissions, targets
-from lorad.tasks import Task, find
+from lorad.tasks import Generating, Task, find
+from lorad.training import distillation
 
 app = typer.Typer()
 base_app = typer.Typer(cls=terminal.Commands, no_args_is_help=True, help="Add and list base models.")
@@ -84,6 +86,7 @@ def base_add(
         )
         return
     fingerprint, trials = _store(source, target, task)
+    _record_general(target, find(task))
     say(
         {
             "name": name,
@@ -97,6 +100,28 @@ def base_add(
         f"added {name} ({bases.kind(target)}): {target} (fingerprint {fingerprint[:12]})",
         [f"{trial['name']}: {trial['detail']}" for trial in trials],
     )
+
+
+def _record_general(target: Path, task: Task) -> None:
+    """Let a base say the general texts that sessions hold it to: the first session would have to wait for them.
+
+    A base that serves all the same is not refused where that fails.
+    """
+    if "kl" not in task.checks or not isinstance(task, Generating) or bases.kind(target) == "encoder":
+        return
+
+    def tell(done: int, total: int) -> None:
+        terminal.say(
+            f"recording the base's answers, once for all sessions: {done} of {total} texts", err=True
+        )
+
+    try:
+        with hardware.passing_errors(f"loading {target.name}"):
+            distillation.ensure(
+                bases.load_to_answer(target, "auto", TrainingSettings(), task.head), task, tell
+            )
+    except (LoradError, OSError, RuntimeError, MemoryError) as error:
+        terminal.say(f"the first session will record the base's answers: {error}", err=True)
 
 
 def _intact_fingerprint(target: Path) -> str | None:

@@ -1,0 +1,176 @@
+"""Refits from the base by night: what has drifted over many sessions is undone while nobody needs the machine.
+
+What lives here: when one is wanted, when it may run, and that it makes room for anything else. What never does: the measure
+of drift and the verdict (``evaluation.judge``), sessions (``sessions``).
+
+A refit that makes room is queued again and goes on from its last checkpoint, as long as nothing was learned meanwhile; then
+it is taken out of the queue, because a version that lacks the new would not be wanted, and a new one has its turn.
+"""
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lorad.apps.daemon.loop_state import LoopState
+from lorad.apps.daemon.sessions import Sessions
+from lorad.config import JudgeSettings
+from lorad.errors import RegistryError
+from lorad.evaluation import judge
+from lorad.log import get_logger
+from lorad.records import Job
+from lorad.states import JobState
+from lorad.storage.ledger import Ledger
+from lorad.track import Track
+
+log = get_logger()
+
+
+def minute_of_day(now: float) -> int:
+    """Return the minute of the local day, 0 to 1439."""
+    local = time.localtime(now)
+    return local.tm_hour * 60 + local.tm_min
+
+
+@dataclass(frozen=True, slots=True)
+class Hours:
+    """A part of every day, from one minute of it up to another, which may be the next morning's."""
+
+    begin: int
+    end: int
+
+    @classmethod
+    def read(cls, text: str) -> "Hours":
+        """Return the hours that ``01:00-06:00`` says."""
+        hours = list(map(int, re.findall(r"\d+", text)))
+        return cls(hours[0] * 60 + hours[1], hours[2] * 60 + hours[3])
+
+    def holds(self, minute: int) -> bool:
+        """Tell whether a minute of the day lies in them."""
+        if self.begin <= self.end:
+            return self.begin <= minute < self.end
+        return minute >= self.begin or minute < self.end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What decides whether a track's serving version is to be refitted."""
+
+    drift: float
+    """Of what perplexity may rise, the share that is used up: 0 to 1."""
+    made_by: int
+    """The job that made the version; 0: none."""
+    last_refit: int = 0
+    """The newest refit of the track that has ended, well or badly; 0: none."""
+
+
+def is_wanted(standing: Standing, at_drift: float | None) -> bool:
+    """Tell whether a refit would be worth its time: it drifted, and was not refitted yet, nor in vain, as it stands."""
+    return (
+        bool(at_drift)
+        and standing.drift >= (at_drift or 0.0)
+        and standing.last_refit < max(1, standing.made_by)
+    )
+
+
+def yields_to(job: Job, jobs: Sequence[Job], *, is_time: bool) -> str | None:
+    """Return why a running refit makes room now, if it does."""
+    if any(other.id != job.id and not other.is_nightly for other in jobs):
+        return "there is something to learn"
+    return None if is_time else "the night is over"
+
+
+class Refitting:
+    """Queues refits and lets them make room; ``step`` can be repeated."""
+
+    def __init__(
+        self,
+        *,
+        hours: Hours,
+        minute_of: Callable[[float], int],
+        at_drift: float | None,
+        limits: JudgeSettings,
+        tracks: Mapping[str, Track],
+        ledger: Ledger,
+        sessions: Sessions,
+        state: LoopState,
+    ) -> None:
+        """``limits`` say how far a version may drift, ``at_drift`` at which share of that it is refitted."""
+        self._hours = hours
+        self._minute_of = minute_of
+        self._at_drift = at_drift
+        self._limits = limits
+        self._tracks = tracks
+        self._ledger = ledger
+        self._sessions = sessions
+        self._state = state
+        self._drifts: dict[tuple[str, str], float] = {}
+        """By track and version: papers do not change, and this is asked every second."""
+
+    def is_time(self, now: float) -> bool:
+        """Tell whether it is the time of day for it."""
+        return self._hours.holds(self._minute_of(now))
+
+    def step(self, now: float, ticks: float) -> None:
+        """Let a running refit make room, drop those that are not wanted any more, queue one where all is idle."""
+        jobs = self._ledger.open_jobs()
+        if self._state.running is not None:
+            running = self._state.running[0]
+            why = yields_to(running, jobs, is_time=self.is_time(now)) if running.is_nightly else None
+            if why:
+                self._sessions.interrupt(why, now, ticks)
+            return
+        is_night = self.is_time(now) and not self._ledger.flag("paused")
+        for job in jobs:
+            if job.is_nightly and job.state is JobState.QUEUED:
+                self._withdraw_surplus(job, now)
+        if is_night and not jobs:
+            self._queue_one(now)
+
+    def _withdraw_surplus(self, job: Job, now: float) -> None:
+        track = self._tracks.get(job.track)
+        standing = self._standing(track) if track else None
+        if standing and is_wanted(standing, self._at_drift) and job.id > standing.made_by:
+            return
+        with self._ledger.transaction():
+            self._ledger.move_job(job, "cancel", now)
+            why = "another version serves since it was queued"
+            self._ledger.record_event("cancelled", now, job=job.id, why=why)
+        self._state.request_clean_up()
+
+    def _queue_one(self, now: float) -> None:
+        """Queue the refit of the track that has drifted most, if any has drifted so far."""
+        found = [(self._standing(track), track) for track in self._tracks.values()]
+        wanted = [
+            (each.drift, track.name) for each, track in found if each and is_wanted(each, self._at_drift)
+        ]
+        if not wanted:
+            return
+        drift, name = max(wanted)
+        with self._ledger.transaction():
+            job = self._ledger.queue(name, "memory", now, kind="refit", settings={Job.NIGHTLY: True})
+            self._ledger.record_event("refitting", now, track=name, job=job.id, drift=round(drift, 3))
+        log.info("refitting", track=name, job=job.id, drift=round(drift, 3))
+
+    def _standing(self, track: Track) -> Standing | None:
+        """Return how a track's version stands; ``None`` where the base serves, or it has not drifted so far."""
+        version = track.registry.latest
+        if version is None:
+            return None
+        key = (track.name, version)
+        if key not in self._drifts:
+            self._drifts[key] = self._measured(track, version)
+        if not self._at_drift or self._drifts[key] < self._at_drift:
+            return None  # before the ledger is asked: this is looked at every second
+        refits = self._ledger.ended_jobs(track=track.name, kind="refit", limit=1)
+        return Standing(
+            drift=self._drifts[key],
+            made_by=int(track.registry.manifest(version)["job"] or 0),
+            last_refit=refits[0].id if refits else 0,
+        )
+
+    def _measured(self, track: Track, version: str) -> float:
+        try:
+            return judge.drift(track.registry.result(version).evaluation, self._limits)
+        except RegistryError:  # nothing is known of it: nothing is to be undone
+            return 0.0

@@ -1,0 +1,226 @@
+"""By night what has drifted is learned again from the base, and everything else goes first."""
+
+import pytest
+import tiny
+from world import SETTINGS, World, told
+
+from lorad.apps.daemon.refitting import Hours, Standing, is_wanted, yields_to
+from lorad.records import Job
+from lorad.states import JobState
+from lorad.storage import files
+
+NIGHT, DAY = 2 * 3600.0, 12 * 3600.0
+DRIFTED = 10.0 * (1 + 0.6 * SETTINGS.judge.max_perplexity_rise)
+
+
+@pytest.fixture
+def world(tmp_path):
+    made = World(tmp_path)
+    made.now = DAY
+    yield made
+    made.database.close()
+
+
+@pytest.fixture
+def drifted(world):
+    """A home whose version has drifted, at night."""
+    world.learn("doors.json", tiny.facts(4), perplexity=DRIFTED)
+    world.now = 86_400 + NIGHT
+    return world
+
+
+def running(world):
+    return world.loop.state.running[0] if world.loop.state.running else None
+
+
+# deciding
+
+
+@pytest.mark.parametrize(
+    ("text", "inside", "outside"),
+    [("01:00-06:00", (60, 359), (59, 360, 720)), ("22:30-05:00", (1350, 1439, 0, 299), (300, 1349))],
+)
+def test_hours_may_go_past_midnight(text, inside, outside):
+    hours = Hours.read(text)
+
+    assert all(map(hours.holds, inside))
+    assert not any(map(hours.holds, outside))
+
+
+@pytest.mark.parametrize(
+    ("standing", "at_drift", "wanted"),
+    [
+        (Standing(drift=0.5, made_by=3), 0.5, True),
+        (Standing(drift=0.49, made_by=3), 0.5, False),
+        (Standing(drift=1.0, made_by=3), None, False),
+        (Standing(drift=1.0, made_by=3), 0.0, False),
+        (Standing(drift=1.0, made_by=3, last_refit=2), 0.5, True),
+        (Standing(drift=1.0, made_by=3, last_refit=3), 0.5, False),  # it is a refit, and drifted all the same
+        (Standing(drift=1.0, made_by=3, last_refit=4), 0.5, False),  # in vain
+        (Standing(drift=1.0, made_by=0), 0.5, True),  # of a version from outside
+        (Standing(drift=1.0, made_by=0, last_refit=1), 0.5, False),
+    ],
+)
+def test_a_refit_is_wanted_where_a_version_has_drifted_and_none_was_made_of_what_it_knows(
+    standing, at_drift, wanted
+):
+    assert is_wanted(standing, at_drift) is wanted
+
+
+def test_a_refit_makes_room_for_any_other_job_and_for_the_day():
+    job = Job(
+        id=7,
+        track="chat",
+        dataset="memory",
+        state=JobState.TRAINING,
+        created_at=0.0,
+        settings={"nightly": True},
+    )
+    drop = Job(id=8, track="chat", dataset="doors", state=JobState.QUEUED, created_at=0.0)
+
+    assert yields_to(job, [job], is_time=True) is None
+    assert yields_to(job, [job, drop], is_time=True) == "there is something to learn"
+    assert yields_to(job, [job], is_time=False) == "the night is over"
+
+
+# doing
+
+
+def test_by_night_what_has_drifted_is_learned_again_from_the_base_and_judged(drifted):
+    drifted.pass_time()
+
+    assert (running(drifted).kind, running(drifted).is_nightly) == ("refit", True)
+    assert drifted.order()["parent"] is None
+    assert len(files.read_lines(drifted.models.sessions[-1].folder / "old.jsonl")) == 4
+    (event,) = told(drifted, "refitting")
+    assert (event["track"], event["drift"]) == ("chat", 0.6)
+
+    drifted.models.sessions[-1].end()
+    drifted.pass_time()
+
+    assert drifted.registry.latest == "v0.2"
+    drifted.pass_time()
+    assert running(drifted) is None  # it has not drifted
+
+
+def test_nothing_is_refitted_by_day_or_without_drift_or_beside_other_work(world):
+    world.learn("doors.json", tiny.facts(4), perplexity=DRIFTED)
+    world.pass_time()
+    assert running(world) is None
+
+    world.learn("gates.json", tiny.facts(4, subject="gate"), perplexity=10.1)
+    world.now = 86_400 + NIGHT
+    world.pass_time()
+    assert running(world) is None
+
+
+def test_turned_off_nothing_is_refitted(tmp_path):
+    training = SETTINGS.training.model_copy(update={"refit_at_drift": None})
+    world = World(tmp_path, SETTINGS.model_copy(update={"training": training}))
+    world.learn("doors.json", tiny.facts(4), perplexity=DRIFTED)
+    world.now = 86_400 + NIGHT
+
+    world.pass_time()
+
+    assert running(world) is None
+    world.database.close()
+
+
+def test_paused_learning_begins_no_refit(drifted):
+    drifted.loop.commands.pause(drifted.now, paused=True)
+
+    drifted.pass_time()
+
+    assert drifted.ledger.open_jobs() == []
+
+
+def test_a_drop_goes_first_and_a_refit_without_it_is_not_wanted_any_more(drifted):
+    # Given a refit that runs, and a file
+    drifted.pass_time()
+    refit = running(drifted)
+    session = drifted.models.sessions[-1]
+    drifted.drop("gates.json", tiny.facts(3, "gates", subject="gate"))
+
+    drifted.pass_time()
+    drifted.pass_time(1)
+
+    # Then the refit was stopped, and the file is learned
+    assert session.stopped
+    assert running(drifted).kind == "learn"
+    assert drifted.ledger.job(refit.id).state is JobState.QUEUED
+    assert drifted.ledger.job(refit.id).attempts == 0
+
+    # and behind it another refit has its turn, with what was learned
+    drifted.models.sessions[-1].end(perplexity=DRIFTED)
+    drifted.pass_time()
+    drifted.pass_time(1)
+    assert drifted.ledger.job(refit.id).state is JobState.CANCELLED
+    assert running(drifted).id > refit.id
+    assert len(files.read_lines(drifted.models.sessions[-1].folder / "old.jsonl")) == 7
+
+
+def test_in_the_morning_it_stops_and_goes_on_from_its_checkpoint_in_the_next_night(drifted):
+    drifted.pass_time()
+    refit, folder = running(drifted), drifted.models.sessions[-1].folder
+    files.write_json(folder / "checkpoints" / "round-0001" / "manifest.json", {})
+    drifted.now = 86_400 + DAY
+
+    drifted.pass_time()
+    assert drifted.models.sessions[-1].stopped
+    assert running(drifted) is None
+    drifted.pass_time()
+    assert running(drifted) is None
+
+    drifted.now = 2 * 86_400 + NIGHT
+    drifted.pass_time()
+    assert running(drifted).id == refit.id
+    assert (folder / "checkpoints" / "round-0001").is_dir()
+    assert told(drifted, "session_begins_again") == []
+
+
+def test_a_refit_that_came_to_nothing_is_not_repeated_until_something_is_learned(drifted):
+    drifted.pass_time()
+    drifted.models.sessions[-1].end(recall=0.1)
+    drifted.pass_time()
+    drifted.pass_time()
+    assert running(drifted) is None
+
+    drifted.learn("gates.json", tiny.facts(3, "gates", subject="gate"), perplexity=DRIFTED)
+    drifted.pass_time()
+    assert running(drifted).is_nightly
+
+
+def test_one_that_has_ended_as_it_is_to_make_room_is_settled(drifted):
+    drifted.pass_time()
+    drifted.drop("gates.json", tiny.facts(3, "gates", subject="gate"))
+    drifted.models.sessions[-1].end()
+
+    drifted.pass_time()
+
+    assert not drifted.models.sessions[0].stopped
+    assert drifted.registry.latest == "v0.2"
+
+
+def test_a_person_who_asks_for_a_refit_does_not_wait_for_the_night(drifted):
+    drifted.pass_time()
+    drifted.now = 86_400 + DAY
+    drifted.pass_time()
+
+    asked = drifted.loop.commands.consolidate(drifted.track, drifted.now, refit=True)
+    drifted.pass_time()
+
+    assert running(drifted).id == asked.id
+    assert not asked.is_nightly
+
+
+def test_a_person_who_retries_it_does_not_wait_for_the_night(drifted):
+    drifted.pass_time()
+    refit = running(drifted)
+    drifted.models.sessions[-1].end(recall=0.1)
+    drifted.pass_time()
+    drifted.now = 86_400 + DAY
+
+    drifted.loop.commands.retry(refit.id, drifted.now)
+    drifted.pass_time()
+
+    assert running(drifted).id == refit.id
