@@ -9,6 +9,7 @@ searched by modified cosine). What the spectra are and what the baselines do: `s
 whether all works; its results are not kept.
 
 `mrr` is the mean reciprocal rank of the right candidate, `top1` how often it is first; those of the same score share their ranks.
+`mrr_ahead_of_X` compares lorad and X seed by seed: the divisions differ more than the ways.
 """
 
 import json
@@ -128,6 +129,10 @@ def gathered(arms: dict[str, dict[str, Any]]) -> dict[str, Any]:
         found[f"{name}_lost_by_second_drop"] = round(statistics.mean(one - other for one, other in pairs), 4)
         for way in BASELINES:
             _tell(found, f"{way}_{name}", [arms["baselines"][str(seed)][way][name] for seed in SEEDS])
+    for way in BASELINES:
+        others = [arms["baselines"][str(seed)][way]["mrr"] for seed in SEEDS]
+        own = [run["lessons"]["cations"]["asked"]["mrr"] for run in runs]
+        _tell(found, f"mrr_ahead_of_{way}", [one - other for one, other in zip(own, others, strict=True)])
     for name in ("cations", "anions", "asked"):
         found[f"spectra_{name}"] = round(statistics.mean(run["counts"][name] for run in runs))
     for drop in DROPS:
@@ -155,6 +160,48 @@ def aims(found: dict[str, Any]) -> list[tuple[str, bool]]:
     return [*told, (f"the second drop costs {lost:.3f} of mrr (at most 0.010)", lost <= 0.01)]
 
 
+WAYS = {
+    "formulae": "formulae of\nfragments",
+    "cosine": "library,\nmodified cosine",
+    "mass": "mass of the\nprecursor",
+    "lorad": "lorad,\ncations",
+    "lorad_both": "lorad,\nthen anions",
+}
+
+
+def plot(arms: dict[str, dict[str, Any]]) -> None:
+    """Draw how often each way finds the right one of the candidates: the mean over seeds, and each seed."""
+    plt = report.pyplot()
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
+    for axes, name, title in zip(
+        panels, ("mrr", "top1"), ("mean reciprocal rank", "right one first"), strict=True
+    ):
+        for at, way in enumerate(WAYS):
+            values = [_of(arms, way, seed)[name] for seed in SEEDS]
+            color = "tab:blue" if way.startswith("lorad") else "tab:gray"
+            (bar,) = axes.bar([at], [statistics.mean(values)], 0.6, color=color, alpha=0.6)
+            axes.plot([at] * len(values), values, "k.", markersize=5)
+            axes.annotate(
+                f"{statistics.mean(values):.2f}", (at, max(*values, bar.get_height()) + 0.02), ha="center"
+            )
+        axes.set_xticks(range(len(WAYS)), WAYS.values(), fontsize=9)
+        axes.set_title(f"{title}, of {spectra_data.CANDIDATES} of near mass", fontsize=11)
+        axes.set_ylim(0, 1)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle("Spectra of molecules that were never trained; dots: three divisions", fontsize=11)
+    figure.tight_layout()
+    report.RESULTS.mkdir(exist_ok=True)
+    figure.savefig(report.RESULTS / "spectra.png", dpi=120)
+
+
+def _of(arms: dict[str, dict[str, Any]], way: str, seed: int) -> dict[str, float]:
+    if way in BASELINES:
+        found: dict[str, float] = arms["baselines"][str(seed)][way]
+    else:
+        found = arms[f"lorad_{seed}"]["lessons"]["anions" if way == "lorad_both" else "cations"]["asked"]
+    return found
+
+
 def hurry() -> None:
     globals()["quick"] = True
 
@@ -176,6 +223,7 @@ def main() -> None:
     for aim, met in aims(found):
         print("met   " if met else "MISSED", aim)
     if not quick:
+        plot(arms)
         report.save("spectra", found, (__doc__ or "").splitlines())
 
 

@@ -29,7 +29,7 @@ from lorad.errors import SampleError
 from lorad.tasks import molecules
 
 LIBRARY = "fermo_core/libraries/mibig/pos/mibig_spectral_library_3_1.mgf"
-MOST_PEAKS, MOST_SPECTRA = 60, 4
+MOST_PEAKS, MOST_SPECTRA = 60, 2
 LARGEST = 1000.0
 """Da: larger molecules have few others of near mass."""
 CANDIDATES = 20

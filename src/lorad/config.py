@@ -306,8 +306,9 @@ class PretrainingSettings(Section):
     """The smallest drop of the loss, in nats per token, that counts as improvement."""
     early_stopping_monitor: Literal["validation", "training"] = "validation"
     """Whose loss is watched: that of the held-out documents, each dataset counting alike, or that of the epoch."""
-    tokenizer_bytes: Bytes = 50_000_000
-    """The tokenizer is trained on at most so much of the first drop, evenly from all of its documents."""
+    tokenizer_bytes: Bytes = 20_000_000
+    """The tokenizer is trained on at most so many characters of the first drop, the beginnings of all of its documents. The daemon
+    does it: half a second for a million, in which it answers, but takes in no files."""
 
 
 class EngineSettings(Section):

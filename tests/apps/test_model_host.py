@@ -3,11 +3,13 @@
 import contextlib
 from types import SimpleNamespace
 
+import plain_text
 import pytest
 from structlog.testing import capture_logs
 
 from lorad.apps.daemon.model_host import ModelHost
 from lorad.config import Settings
+from lorad.errors import TrainingError
 from lorad.serving.backends.interface import Form
 
 
@@ -82,3 +84,18 @@ def test_a_version_is_made_ready_beside_what_answers():
     host.serve(SimpleNamespace(name="chat"), "v0.1")
 
     assert (asked, engine.served) == ([0], [("chat", "v0.1")])
+
+
+def test_a_model_from_scratch_that_does_not_fit_is_refused_before_it_is_made(tmp_path):
+    huge = plain_text.SIZES | {"d_model": 65_536, "d_ff": 262_144, "num_layers": 20}
+    track = {"base": "scratch", "architecture": "decoder", "model": huge}
+    settings = plain_text.settings(tracks={"words": track})
+    registry = SimpleNamespace(latest=None, has_versions=lambda: False)
+    words = SimpleNamespace(
+        name="words", settings=settings.track("words"), base=tmp_path / "base", registry=registry
+    )
+
+    with pytest.raises(TrainingError, match=r"would fit|smaller d_model") as refused:
+        ModelHost(settings, {}, FakeEngine(None)).plan(words, plain_text.examples(), {}, 0.0)
+    assert refused.value.code == "does_not_fit"
+    assert not words.base.exists()

@@ -104,6 +104,39 @@ def test_a_model_from_scratch_goes_through_the_whole_cycle(home):
     _check_commands(home)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_an_encoder_decoder_fills_gaps_through_the_daemon(tmp_path):
+    spans = {"base": "scratch", "architecture": "encoder-decoder", "model": plain_text.SIZES}
+    settings = plain_text.settings(
+        tracks={"spans": spans}, pretraining={"epochs": 12, "batch": 8, "learning_rate": 0.01}
+    )
+    home = plain_text.make_home(tmp_path, settings)
+    app = App(home, settings)
+    app.start()
+    try:
+        client = Client(home.socket(settings.server.socket))
+        job = drop(client, home, "spans", "places", plain_text.documents())
+        assert job.state == "promoted", job.reason
+        body = {
+            "model": "spans",
+            "texts": ["The mill stands by [MASK] river. The [MASK] stands by the church."],
+        }
+        said = client.call("POST", "/lorad/fill-mask", body)
+
+        # Each gap is filled with words, which the text has in its place
+        assert said["model"] == "spans@v0.1"
+        (filled,) = said["texts"]
+        assert len(filled["gaps"]) == 2
+        assert filled["text"].startswith("The mill stands by")
+        assert "[MASK]" not in filled["text"]
+        assert "extra_id" not in filled["text"]
+        for best, *_ in filled["gaps"]:
+            assert best["word"].strip() in filled["text"]
+    finally:
+        app.stop()
+
+
 def _check_vectors(client):
     told = client.call("POST", "/v1/embeddings", {"model": "words", "input": ["the mill", "the inn"]})
     assert told["model"] == "words@v0.1"

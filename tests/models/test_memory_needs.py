@@ -75,6 +75,21 @@ def test_a_parent_that_is_merged_takes_nothing_and_a_server_elsewhere_neither():
     assert needs.answering == 0
 
 
+def test_a_whole_model_is_trained_in_float32_and_each_version_is_one():
+    step = Pass(tokens=1024, is_checkpointed=False)
+    answering = Answering(versions=3, cache_bytes=10**9)
+
+    needs = memory_needs.whole_needs(LLAMA, step, answering)
+
+    assert needs.weights == LLAMA.parameters * 4
+    assert needs.adapters == 0
+    assert needs.optimizer == LLAMA.parameters * 16
+    assert needs.activations == memory_needs.activation_bytes(LLAMA, step)
+    assert needs.answering == 4 * LLAMA.parameters * 4 + 10**9
+    assert memory_needs.whole_needs(LLAMA, step, None).answering == 0
+    assert memory_needs.whole_disk(LLAMA) == LLAMA.parameters * (3 * 16 + 4)
+
+
 def test_checkpointing_keeps_one_layer_and_what_enters_the_others():
     whole, checkpointed = (
         memory_needs.activation_bytes(LLAMA, Pass(tokens=1000, is_checkpointed=is_so))

@@ -1,5 +1,7 @@
 """Bases from scratch: their tokenizer, their sizes, and that they are bases like any other."""
 
+import dataclasses
+
 import plain_text
 import pytest
 import torch
@@ -35,6 +37,31 @@ def test_without_a_text_it_writes_bytes(tmp_path):
     tokenizer = bases.load_tokenizer(base)
     assert len(tokenizer.encode("mill", add_special_tokens=False)) == 4
     assert scratch.label(base)["characters_per_token"] is None
+
+
+@pytest.mark.parametrize("architecture", ["encoder", "decoder", "encoder-decoder"])
+def test_the_shape_is_known_before_the_model_is_made(tmp_path, architecture):
+    recipe = plain_text.recipe(architecture)
+    base = plain_text.store(tmp_path / "base", architecture)
+    # Given a vocabulary as large as the text made it
+    made = len(bases.load_tokenizer(base))
+    sizes = recipe.sizes.model_copy(update={"vocab_size": made})
+    shape = scratch.shape(dataclasses.replace(recipe, sizes=sizes))
+
+    stored = bases.shape(base)
+    assert (shape.parameters, shape.vocabulary) == (stored.parameters, stored.vocabulary)
+    assert shape.layers == (4 if architecture == "encoder-decoder" else 2)
+    assert shape.hidden == 32
+    assert shape.parameters // 4 < shape.linear < shape.parameters
+
+
+def test_what_the_tokenizer_read_of_much_text_is_told(tmp_path):
+    recipe = dataclasses.replace(plain_text.recipe(), tokenizer_bytes=500)
+    scratch.store(tmp_path / "base", recipe, plain_text.documents(), ["a"])
+
+    told = scratch.label(tmp_path / "base")
+    assert told["characters"] == sum(map(len, plain_text.documents()))
+    assert 400 < told["characters_read"] <= 500
 
 
 def test_a_base_is_replaced(tmp_path):

@@ -65,6 +65,18 @@ def test_a_logit_is_the_evidence_of_the_whole_and_of_its_peaks(base):
     assert torch.allclose(said.weights[:, 1:].sum(-1), torch.ones(len(said.pairs)), atol=1e-6)
 
 
+def test_before_it_is_trained_it_says_what_fragments_and_masses_say(base):
+    asked = tiny_smiles.spectrum("CCO") | {"candidates": ["CCCCO", "CCO"]}
+    row = find("spectra").question(base.tokenizer, asked)
+    said = ask(base.model, [row])
+    other, own = said.evidence
+
+    assert said.logits[0, 1] > said.logits[0, 0]
+    assert own[0] > other[0]  # the mass
+    assert own[1:].max() > 5  # a peak that a fragment explains
+    assert own[1:].min() >= 0
+
+
 def test_features_tell_masses_apart_that_differ_by_a_thousandth():
     def peaks(mz):
         zero = torch.zeros(1, 1, dtype=torch.float64)

@@ -7,7 +7,7 @@ import torch
 from lorad.errors import SampleError
 from lorad.models import bases
 from lorad.records import Example
-from lorad.tasks import find
+from lorad.tasks import find, pretraining
 
 NAMES = {
     "encoder": "masked_language_modeling",
@@ -154,6 +154,18 @@ def test_a_decoder_continues_texts_and_refuses_conversations(made):
         task.prompt(base.tokenizer, [{"role": "user", "content": "x"}])
     with pytest.raises(SampleError, match="vocabulary"):
         task.prompt(base.tokenizer, [100_000])
+
+
+def test_of_much_text_a_sample_is_counted(made, monkeypatch):
+    task, base = made["encoder"]
+    tokenizer, documents = base.tokenizer, plain_text.examples()
+    counted = task.lengths(tokenizer, documents)
+    assert counted == [len(task.tokens(tokenizer, each.target)) + 1 for each in documents]
+
+    monkeypatch.setattr(pretraining, "COUNTED", 2000)
+    estimated = task.lengths(tokenizer, documents)
+    assert estimated != counted
+    assert sum(estimated) == pytest.approx(sum(counted), rel=0.1)
 
 
 def test_a_document_needs_words(made):

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from training_runs import PLAN
 
-from lorad.errors import TrainingError
+from lorad.errors import TrainingError, TransientError
 from lorad.models.memory_needs import Answering
 from lorad.records import Machine, ModelShape
 from lorad.training import preflight
@@ -135,3 +135,60 @@ def test_processes_that_share_a_memory_are_counted_each_and_the_server_once():
     assert needed(PLANNED, two) == pytest.approx(
         2 * needed(PLANNED, one) - preflight.estimate(PLANNED, one).answering / 1e9
     )
+
+
+# models from scratch: plans of rank 0
+
+WHOLE = dataclasses.replace(
+    PLANNED, rank=0, alpha=0, batch=16, accumulation=1, pack_tokens=8192, dtype="float32", max_rank=64
+)
+MODEL = dataclasses.replace(SHAPE, name="an encoder from scratch")
+
+
+def whole_room(gigabytes):
+    return a_room(gigabytes, shape=MODEL, answering=Answering(versions=1))
+
+
+def test_a_model_from_scratch_is_added_up_whole():
+    fitted = preflight.fit(WHOLE, whole_room(200))
+
+    needs = preflight.estimate(WHOLE, whole_room(200))
+    assert needs.optimizer == 16 * MODEL.parameters
+    assert needs.answering == 2 * needs.weights == 8 * MODEL.parameters
+    assert fitted.reasons[-1] == f"memory: {needs}"
+
+
+def test_its_passes_are_made_smaller_where_memory_is_short():
+    smaller = dataclasses.replace(WHOLE, pack_tokens=1024)
+
+    fitted = preflight.fit(WHOLE, whole_room(needed(smaller, whole_room(1)) / 0.9 + 0.001))
+
+    assert (fitted.pack_tokens, fitted.batch) == (1024, 16)
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "words"),
+    [
+        (89.9, r"sequences of at most 128 tokens would fit \(max_seq_len of the track's model\)"),
+        (60, r"1\d layers instead of 28 would fit \(num_layers of the track's model\)"),
+        (1, "free some memory, or give the track's model a smaller d_model, d_ff or vocab_size"),
+    ],
+)
+def test_one_that_does_not_fit_is_refused_with_the_model_that_would(gigabytes, words):
+    with pytest.raises(TrainingError, match=words) as refused:
+        preflight.fit(WHOLE, whole_room(gigabytes))
+    assert refused.value.code == "does_not_fit"
+    assert "a session on an encoder from scratch does not fit in memory: it needs weights 12.8 GB + " in str(
+        refused.value
+    )
+
+
+def test_a_disk_that_is_too_full_is_told_before_anything_is_written():
+    room, enough = whole_room(200), MODEL.parameters * 52
+
+    preflight.require_disk(room, enough)
+    with pytest.raises(
+        TransientError, match="the disk is too full for a session on an encoder from scratch"
+    ) as told:
+        preflight.require_disk(room, enough - 1)
+    assert told.value.code == "disk"

@@ -1,4 +1,4 @@
-"""How many bytes a base model, its adapter and a session take, and in which form a base fits into a machine.
+"""How many bytes a base model, its adapter or a whole model, and a session take, and in which form a base fits into a machine.
 
 What lives here: arithmetic over shapes. What never does: models, devices.
 """
@@ -28,6 +28,10 @@ ACTIVATION_BYTES = 100
 LOGIT_BYTES = 8
 #: Bytes for each number that is trained: its gradient, AdamW's two moments, and the best weights so far, in fp32.
 OPTIMIZER_BYTES = 16
+#: Bytes on disk for each number of a model from scratch: a checkpoint holds the weights, both moments and the best weights so far.
+CHECKPOINT_BYTES = 16
+CHECKPOINTS = 3
+"""Of a session on disk at once: two that are kept, and the one that is being written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +133,27 @@ def needs(
         activations=activation_bytes(shape, step),
         answering=served,
     )
+
+
+def whole_needs(shape: ModelShape, step: Pass, answering: Answering | None) -> MemoryNeeds:
+    """Return what a session takes that trains all weights of a model from scratch, and beside it the server.
+
+    All in float32. A version holds a whole model there, beside the random weights that stand for its base.
+    """
+    weights = weight_bytes(shape, "float32")
+    served = 0 if answering is None else (1 + answering.versions) * weights + answering.cache_bytes
+    return MemoryNeeds(
+        weights=weights,
+        adapters=0,
+        optimizer=shape.parameters * OPTIMIZER_BYTES,
+        activations=activation_bytes(shape, step),
+        answering=served,
+    )
+
+
+def whole_disk(shape: ModelShape) -> int:
+    """Return what such a session takes of the disk: its checkpoints, and the candidate."""
+    return CHECKPOINTS * shape.parameters * CHECKPOINT_BYTES + weight_bytes(shape, "float32")
 
 
 def weight_bytes(shape: ModelShape, dtype: str, quantization: str = "none") -> int:

@@ -27,9 +27,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from lorad.config import Architecture, ModelSettings
+from lorad.config import Architecture, ModelSettings, Settings, TrackSettings
 from lorad.models import bases
-from lorad.records import digest
+from lorad.records import ModelShape, digest
 from lorad.storage import files
 
 LABEL = "scratch.json"
@@ -67,6 +67,17 @@ class Recipe:
         return digest([self.architecture, self.sizes.model_dump(), self.seed, self.tokenizer_bytes, *ids])
 
 
+def recipe_of(track: TrackSettings, settings: Settings) -> Recipe:
+    """Return what the base of a track from scratch is made of."""
+    assert track.architecture is not None  # noqa: S101 - the settings see to it
+    return Recipe(
+        architecture=track.architecture,
+        sizes=track.sizes,
+        seed=settings.training.seed,
+        tokenizer_bytes=settings.pretraining.tokenizer_bytes,
+    )
+
+
 def label(base: Path) -> dict[str, Any]:
     """Return what a base from scratch was made of; nothing where it is none, or is not there."""
     path = base / LABEL
@@ -76,22 +87,19 @@ def label(base: Path) -> dict[str, Any]:
 def store(target: Path, recipe: Recipe, texts: Sequence[str] = (), ids: Sequence[str] = ()) -> None:
     """Store a base whose tokenizer is trained on these texts; without any it writes bytes. It appears whole or not at all."""
     core = _trained(recipe, texts)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        model_max_length=recipe.sizes.max_seq_len,
-        extra_special_tokens=_sentinels(recipe.architecture),
-        **SPECIAL[recipe.architecture],
-    )
+    tokenizer = _wrapped(recipe, core)
     with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(recipe.seed)
         made = Path(folder)
-        _MODELS[recipe.architecture](recipe.sizes, tokenizer).save_pretrained(made)
+        _MODELS[recipe.architecture](recipe.sizes, tokenizer, len(tokenizer)).save_pretrained(made)
         tokenizer.save_pretrained(made)
         told = {
             "architecture": recipe.architecture,
             "sizes": recipe.sizes.model_dump(),
             "made_of": recipe.digest(ids),
             "documents": len(texts),
+            "characters": sum(map(len, texts)),
+            "characters_read": sum(map(len, _sampled(texts, recipe.tokenizer_bytes))),
             "characters_per_token": _characters_per_token(core, texts),
         }
         files.write_json(made / LABEL, told)
@@ -100,6 +108,29 @@ def store(target: Path, recipe: Recipe, texts: Sequence[str] = (), ids: Sequence
 
 def _copy(source: Path, target: Path, _: str | None) -> None:
     shutil.copytree(source, target, dirs_exist_ok=True)
+
+
+def shape(recipe: Recipe) -> ModelShape:
+    """Return the shape of the model that a recipe makes, with the largest vocabulary it may have; nothing is held for it."""
+    tokenizer = _wrapped(recipe, _trained(recipe, ()))
+    with torch.device("meta"):
+        model = _MODELS[recipe.architecture](recipe.sizes, tokenizer, recipe.sizes.vocab_size)
+    outer = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    linear = [
+        module.weight
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear) and id(module) not in outer
+    ]
+    stacks = 1 + (recipe.architecture == "encoder-decoder")
+    return ModelShape(
+        name=f"{'a' if recipe.architecture == 'decoder' else 'an'} {recipe.architecture} from scratch",
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        layers=stacks * recipe.sizes.num_layers,
+        hidden=recipe.sizes.d_model,
+        vocabulary=recipe.sizes.vocab_size,
+        linear=sum(weight.numel() for weight in linear),
+        widths=sum(sum(weight.shape) for weight in linear),
+    )
 
 
 # -- the tokenizer
@@ -127,6 +158,16 @@ def _trained(recipe: Recipe, texts: Sequence[str]) -> Tokenizer:
     return core
 
 
+def _wrapped(recipe: Recipe, core: Tokenizer) -> Any:
+    """Return a tokenizer as transformers knows it."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        model_max_length=recipe.sizes.max_seq_len,
+        extra_special_tokens=_sentinels(recipe.architecture),
+        **SPECIAL[recipe.architecture],
+    )
+
+
 def _sentinels(architecture: Architecture) -> list[str]:
     return (
         [f"<extra_id_{number}>" for number in range(SENTINELS)] if architecture == "encoder-decoder" else []
@@ -148,9 +189,9 @@ def _characters_per_token(core: Tokenizer, texts: Sequence[str]) -> float | None
 # -- the model
 
 
-def _encoder(sizes: ModelSettings, tokenizer: Any) -> Any:
+def _encoder(sizes: ModelSettings, tokenizer: Any, vocabulary: int) -> Any:
     config = ModernBertConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=vocabulary,
         hidden_size=sizes.d_model,
         intermediate_size=sizes.d_ff,
         num_hidden_layers=sizes.num_layers,
@@ -170,9 +211,9 @@ def _encoder(sizes: ModelSettings, tokenizer: Any) -> Any:
     return ModernBertForMaskedLM(config)
 
 
-def _decoder(sizes: ModelSettings, tokenizer: Any) -> Any:
+def _decoder(sizes: ModelSettings, tokenizer: Any, vocabulary: int) -> Any:
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=vocabulary,
         hidden_size=sizes.d_model,
         intermediate_size=sizes.d_ff,
         num_hidden_layers=sizes.num_layers,
@@ -187,9 +228,9 @@ def _decoder(sizes: ModelSettings, tokenizer: Any) -> Any:
     return LlamaForCausalLM(config)
 
 
-def _encoder_decoder(sizes: ModelSettings, tokenizer: Any) -> Any:
+def _encoder_decoder(sizes: ModelSettings, tokenizer: Any, vocabulary: int) -> Any:
     config = T5Config(
-        vocab_size=len(tokenizer),
+        vocab_size=vocabulary,
         d_model=sizes.d_model,
         d_kv=sizes.d_model // sizes.num_heads,
         d_ff=sizes.d_ff,
@@ -205,7 +246,7 @@ def _encoder_decoder(sizes: ModelSettings, tokenizer: Any) -> Any:
     return T5ForConditionalGeneration(config)
 
 
-_MODELS: dict[Architecture, Callable[[ModelSettings, Any], Any]] = {
+_MODELS: dict[Architecture, Callable[[ModelSettings, Any, int], Any]] = {
     "encoder": _encoder,
     "decoder": _decoder,
     "encoder-decoder": _encoder_decoder,

@@ -5,6 +5,9 @@ What lives here: the network and its inputs as tensors. What never does: chemist
     SMILES tokens -> ALBERT (frozen, kept by molecule) -> projection of its masked-LM head (LoRA) -> what the peaks look at
     precursor and peaks -> Fourier features of m/z, loss and intensity, and what breaking bonds explains -> fusion -> evidence
 
+Untrained, the evidence is what is known without any spectra: a peak is explained by a fragment or not, a precursor is near the
+molecule's mass or not. What is learned is added to that.
+
 The evidence of each peak is a number of its own, and a match is the evidence of the precursor plus that of all peaks, weighted by
 their intensity: so that an answer is exactly the sum of what is told of its peaks.
 """
@@ -26,8 +29,11 @@ WIDTH, LAYERS, ATTENTION_HEADS = 128, 2, 4
 WAVES = torch.logspace(-1.7, 3.3, 24, dtype=torch.float64)
 INTENSITY_WAVES = torch.tensor([0.25, 0.5, 1.0, 2.0], dtype=torch.float64)
 PEAK_FEATURES = 4 * len(WAVES) + 2 * len(INTENSITY_WAVES) + 3
-PAIR_FEATURES = 8
+PAIR_FEATURES = 9
 """What is known of a peak and a molecule together; made by ``tasks.spectra``."""
+#: What an untrained model makes of them, in nats: of a sharp peak that two broken bonds explain or fewer, and of a precursor that lies
+#: off by so many of its own errors (a Cauchy distribution's logarithm, whose scale ``tasks.spectra`` has).
+KNOWN_EVIDENCE = {3: 6.0, 8: 10.0}
 KEPT_TOKENS = 200_000
 """Tokens whose encoding is kept, 1 KB each, of the molecules that were asked for last."""
 
@@ -83,7 +89,16 @@ class Fusion(nn.Module):
             for _ in range(LAYERS)
         )
         self.norm = nn.LayerNorm(WIDTH)
-        self.evidence = nn.Linear(WIDTH, 1)  # last: what a temperature divides
+        self.evidence = nn.Linear(WIDTH + PAIR_FEATURES, 1)  # last: what a temperature divides
+        self.begin()
+
+    def begin(self) -> None:
+        """Let evidence be what is known without spectra."""
+        with torch.no_grad():
+            self.evidence.weight.zero_()
+            self.evidence.bias.zero_()
+            for feature, nats in KNOWN_EVIDENCE.items():
+                self.evidence.weight[0, WIDTH + feature] = nats
 
     def forward(
         self, peaks: Tensor, pairs: Tensor, unseen: Tensor, molecules: Tensor, unread: Tensor
@@ -97,7 +112,7 @@ class Fusion(nn.Module):
         memory = self.molecules(molecules.float())
         for layer in self.layers:
             state = layer(state, memory, tgt_key_padding_mask=unseen, memory_key_padding_mask=unread)
-        found: Tensor = self.evidence(self.norm(state))[..., 0]
+        found: Tensor = self.evidence(torch.cat([self.norm(state), pairs], -1))[..., 0]
         return found.masked_fill(unseen, 0.0)
 
 

@@ -52,6 +52,8 @@ HELD_OUT_EVERY, HELD_OUT_FROM = 5, 50
 """Of so many molecules or more every so many-th is never trained, with all its spectra."""
 #: Distances in Da within which a peak is taken for a fragment's: of sharp, of plain and of rough instruments.
 NEAR = (0.003, 0.03, 0.3)
+ERROR = 5e-6
+"""Of a precursor's m/z: the scale of how far it is taken to be off."""
 PPM = 10e-6
 """A sharp peak may be so much of its m/z away, if that is more."""
 ROUGHLY = 0.5
@@ -393,10 +395,11 @@ def _weights(peaks: Peaks) -> Tensor:
 
 
 def _pairs(row: SpectrumRow, width: int) -> NDArray[np.float64]:
-    """Return what is known of each peak and each candidate [candidates, width, PAIR_FEATURES], 0 to 1.
+    """Return what is known of each peak and each candidate [candidates, width, PAIR_FEATURES].
 
-    Of a peak how near it is to a fragment, of one broken bond and of two, at three widths; of the precursor how near it is to
-    the molecule.
+    Of a peak how near it is to a fragment, of one broken bond and of two, at three widths, 0 to 1; of the precursor how near it is
+    to the molecule, 0 to 1 at two widths, and over all distances as a tenth of the logarithm of a Cauchy distribution: that
+    still tells which of two molecules is nearer where the instrument was far off.
     """
     found = np.zeros((len(row.candidates), width, PAIR_FEATURES))
     for at, smiles in enumerate(row.candidates):
@@ -411,6 +414,7 @@ def _pairs(row: SpectrumRow, width: int) -> NDArray[np.float64]:
             found[at, 0, 6:] = (
                 np.exp(-((away / (PPM * row.precursor_mz)) ** 2)),
                 np.exp(-((away / ROUGHLY) ** 2)),
+                -np.log1p((away / (ERROR * row.precursor_mz)) ** 2) / 10,
             )
     return found
 

@@ -194,7 +194,7 @@ def plan_pretraining(
         gradient_checkpointing=bool(training.gradient_checkpointing),
         pack_tokens=settings.batch * context,
         reasons=(
-            f"{len(lengths)} documents of {sum(lengths)} tokens: every weight is trained in float32 on {machine.name}",
+            f"{len(lengths)} documents of about {sum(lengths)} tokens: every weight is trained in float32 on {machine.name}",
             f"at most {settings.epochs} epochs of {settings.batch} sequences of {context} tokens a step",
             f"the {'first' if is_first else 'next'} text of a model from scratch: learning rate {rate:g}",
         ),

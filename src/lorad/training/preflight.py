@@ -1,7 +1,9 @@
 """Whether a plan fits into memory, before anything is loaded: estimated, made smaller, or refused by name.
 
-What lives here: the decision, which is pure, and looking at what it is made for (``room``). What never does: the arithmetic
-(``models.memory_needs``), memory that runs out all the same (``gradients``).
+What lives here: the decision, which is pure, and looking at what it is made for (``room``, ``room_from_scratch``). What never
+does: the arithmetic (``models.memory_needs``), memory that runs out all the same (``gradients``).
+
+A plan of rank 0 trains a whole model, from scratch.
 """
 
 from collections.abc import Iterator
@@ -9,9 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorad.config import Settings
-from lorad.errors import TrainingError
-from lorad.models import bases, hardware, memory_needs, quantized
+from lorad.errors import TrainingError, TransientError
+from lorad.models import bases, hardware, memory_needs, quantized, scratch
 from lorad.models.memory_needs import Answering, MemoryNeeds, Pass, gigabytes
+from lorad.models.scratch import Recipe
 from lorad.records import Machine, ModelShape, Plan
 
 FILLED = 0.9
@@ -51,6 +54,32 @@ def room(base: Path, settings: Settings) -> Room:
     )
 
 
+def room_from_scratch(recipe: Recipe, settings: Settings) -> Room:
+    """Look at the model that a recipe makes, which need not be made yet, and this machine."""
+    training, engine = settings.training, settings.engine
+    machine = hardware.machine(training.device)
+    # decoders alone keep keys and values
+    cache = engine.max_cache_bytes if recipe.architecture == "decoder" else 0
+    beside = Answering(versions=engine.max_loaded_versions, cache_bytes=cache)
+    return Room(
+        shape=scratch.shape(recipe),
+        machine=machine,
+        answering=beside if hardware.machine(engine.device).device == machine.device else None,
+        may_checkpoint=training.gradient_checkpointing is None,
+    )
+
+
+def require_disk(room: Room, free: int) -> None:
+    """Raise ``TransientError`` where a session that trains a whole model finds less than it writes on a disk."""
+    needed = memory_needs.whole_disk(room.shape)
+    if needed > free:
+        raise TransientError(
+            f"the disk is too full for a session on {room.shape.name}: its checkpoints and its candidate take "
+            f"{gigabytes(needed)}, and {gigabytes(free)} are free; free some space, or lower registry.keep",
+            code="disk",
+        )
+
+
 def fit(plan: Plan, room: Room) -> Plan:
     """Return the plan, or the first smaller one, that fits: fewer tokens in a pass, then gradient checkpointing.
 
@@ -84,13 +113,16 @@ def fit(plan: Plan, room: Room) -> Plan:
 
 def estimate(plan: Plan, room: Room) -> MemoryNeeds:
     """Return what a plan's session takes."""
+    step = Pass(tokens=plan.pack_tokens, is_checkpointed=plan.gradient_checkpointing)
+    if not plan.rank:
+        return memory_needs.whole_needs(room.shape, step, room.answering).times(room.processes)
     one = memory_needs.needs(
         room.shape,
         plan.dtype,
         plan.quantization,
         rank=plan.rank,
         parent_rank=plan.max_rank,
-        step=Pass(tokens=plan.pack_tokens, is_checkpointed=plan.gradient_checkpointing),
+        step=step,
         answering=room.answering,
     )
     return one.times(room.processes)
@@ -122,14 +154,41 @@ def _told(plan: Plan, chosen: Plan, needed: MemoryNeeds) -> Plan:
 def _what_would(plan: Plan, room: Room) -> str:
     """Say what would fit: a coarser base, shorter rows, or a smaller base."""
     free = room.machine.memory_bytes
+    if not plan.rank:
+        return _what_model_would(plan, room)
     kinds = memory_needs.KINDS[memory_needs.KINDS.index(plan.quantization) + 1 :] if room.may_quantize else ()
     for kind in kinds:
         needed = estimate(replace(plan, quantization=kind), room)
         if needed.total <= free:
             return f"with training.quantize set to {kind} it would need {gigabytes(needed.total)}"
+    if length := _fitting_length(plan, room):
+        return f"rows of at most {length} tokens would fit (max_length in planner.table)"
+    return "free some memory, or use a smaller base model"
+
+
+def _what_model_would(plan: Plan, room: Room) -> str:
+    """Say which model from scratch would fit: of shorter sequences, of fewer layers, or a smaller one."""
+    if length := _fitting_length(plan, room):
+        return f"sequences of at most {length} tokens would fit (max_seq_len of the track's model)"
+    shape = room.shape
+    for layers in range(shape.layers - 1, 0, -1):
+        linear = shape.linear * layers // shape.layers
+        fewer = replace(
+            shape, layers=layers, linear=linear, parameters=shape.parameters - shape.linear + linear
+        )
+        if estimate(plan, replace(room, shape=fewer)).total <= room.machine.memory_bytes:
+            return f"{layers} layers instead of {shape.layers} would fit (num_layers of the track's model)"
+    return "free some memory, or give the track's model a smaller d_model, d_ff or vocab_size"
+
+
+def _fitting_length(plan: Plan, room: Room) -> int:
+    """Return the longest row that would fit, halved again and again; 0 where none does."""
     length = plan.max_length // 2
     while length:
-        if estimate(replace(plan, pack_tokens=length, max_length=length), room).total <= free:
-            return f"rows of at most {length} tokens would fit (max_length in planner.table)"
+        if (
+            estimate(replace(plan, pack_tokens=length, max_length=length), room).total
+            <= room.machine.memory_bytes
+        ):
+            return length
         length //= 2
-    return "free some memory, or use a smaller base model"
+    return 0

@@ -200,6 +200,9 @@ def coverage(
     bytewise = sum(len(word) == 1 for word in tokenizer.convert_ids_to_tokens(tokens))
     first = label.get("characters_per_token")
     beside = f", {first:.2f} in the text that it was trained on" if first else ""
+    read, written = label.get("characters_read", 0), label.get("characters", 0)
+    if read < written:
+        beside += f" (the beginnings of its documents, {read} of {written} characters)"
     told = (
         f"the tokenizer can write every character; here a token is {characters / len(tokens):.2f} characters{beside}, and "
         f"{bytewise / len(tokens):.0%} of the tokens are single bytes"

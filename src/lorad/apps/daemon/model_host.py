@@ -4,6 +4,7 @@ What lives here: verifying what is loaded. What never does: answering (``serving
 """
 
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +16,6 @@ from lorad.models import scratch, version_weights
 from lorad.models.bases import Base, load_to_answer, quantization, shape, verify_base
 from lorad.models.hardware import give_back_memory, machine
 from lorad.models.heads import Head
-from lorad.models.scratch import Recipe
 from lorad.records import BASE, SCRATCH, Example, Plan
 from lorad.serving.backends.interface import Form
 from lorad.serving.engine import Engine
@@ -117,23 +117,34 @@ class ModelHost:
         return preflight.fit(decided, preflight.room(track.base, self._settings))
 
     def _plan_pretraining(self, track: Track, examples: Sequence[Example], overrides: dict[str, Any]) -> Plan:
+        room = preflight.room_from_scratch(scratch.recipe_of(track.settings, self._settings), self._settings)
+
+        def decide(lengths: Sequence[int]) -> Plan:
+            decided = planner.plan_pretraining(
+                lengths=lengths,
+                context=track.settings.sizes.max_seq_len,
+                machine=room.machine,
+                settings=self._settings.pretraining,
+                rehearsal=self._settings.rehearsal,
+                training=self._settings.training,
+                is_first=track.registry.latest is None,
+                overrides=overrides,
+            )
+            return preflight.fit(decided, room)
+
+        decide([0] * len(examples))  # refused before its weights are made, if at all
+        preflight.require_disk(room, shutil.disk_usage(track.base.parent).free)
         if not track.registry.has_versions():
             self._begin_anew(track, examples)
         task, base = cast("Pretraining", self._engine.task(track.name)), self._engine.base(track.name)
-        return planner.plan_pretraining(
-            lengths=[len(task.tokens(base.tokenizer, example.target)) + 1 for example in examples],
-            context=track.settings.sizes.max_seq_len,
-            machine=machine(self._settings.training.device),
-            settings=self._settings.pretraining,
-            rehearsal=self._settings.rehearsal,
-            training=self._settings.training,
-            is_first=track.registry.latest is None,
-            overrides=overrides,
-        )
+        return decide(task.lengths(base.tokenizer, examples))
 
     def _begin_anew(self, track: Track, examples: Sequence[Example]) -> None:
         """Make the base of a model from scratch of its first text, unless it is made of it already."""
-        recipe, ids = self._recipe(track), sorted(example.id for example in examples)
+        recipe, ids = (
+            scratch.recipe_of(track.settings, self._settings),
+            sorted(example.id for example in examples),
+        )
         if scratch.label(track.base).get("made_of") == recipe.digest(ids):
             return
         scratch.store(track.base, recipe, [str(example.target) for example in examples], ids)
@@ -147,7 +158,7 @@ class ModelHost:
 
         Raise ``ConfigError`` where its versions have other sizes.
         """
-        recipe, made_of = self._recipe(track), scratch.label(track.base)
+        recipe, made_of = scratch.recipe_of(track.settings, self._settings), scratch.label(track.base)
         is_same = (made_of.get("architecture"), made_of.get("sizes")) == (
             recipe.architecture,
             recipe.sizes.model_dump(),
@@ -162,16 +173,6 @@ class ModelHost:
             )
         if not track.registry.has_versions():
             scratch.store(track.base, recipe)
-
-    def _recipe(self, track: Track) -> Recipe:
-        architecture = track.settings.architecture
-        assert architecture is not None  # noqa: S101 - the settings see to it
-        return Recipe(
-            architecture=architecture,
-            sizes=track.settings.sizes,
-            seed=self._settings.training.seed,
-            tokenizer_bytes=self._settings.pretraining.tokenizer_bytes,
-        )
 
     def fingerprint(self, track: Track) -> str:
         """Return the fingerprint of the track's base model."""

@@ -20,7 +20,7 @@ from lorad.datasets import other_wordings, reader, sidecar
 from lorad.errors import ConfigError, SampleError
 from lorad.evaluation import judge
 from lorad.home import Home
-from lorad.models import bases, hardware
+from lorad.models import bases, hardware, scratch
 from lorad.records import Example
 from lorad.tasks import Task, encode, find
 from lorad.tasks.pretraining import Pretraining
@@ -68,7 +68,7 @@ def plan(
 def _lengths(task: Task, tokenizer: Any, usable: Sequence[tuple[Example, Any]]) -> list[int]:
     """Return the tokens of each example; of a document all of them, and not those of its row."""
     if isinstance(task, Pretraining):
-        return [len(task.tokens(tokenizer, example.target)) for example, _ in usable]
+        return task.lengths(tokenizer, [example for example, _ in usable])
     return [len(row) for _, row in usable]
 
 
@@ -224,7 +224,7 @@ def _plan(home: Home, settings: Settings, track: str, lengths: Sequence[int]) ->
     registry, base = find_track(home, settings, track)
     latest = registry.latest
     if settings.track(track).base == records.SCRATCH:
-        return planner.plan_pretraining(
+        whole = planner.plan_pretraining(
             lengths=lengths,
             context=settings.track(track).sizes.max_seq_len,
             machine=hardware.machine(settings.training.device),
@@ -233,6 +233,8 @@ def _plan(home: Home, settings: Settings, track: str, lengths: Sequence[int]) ->
             training=settings.training,
             is_first=latest is None,
         )
+        recipe = scratch.recipe_of(settings.track(track), settings)
+        return preflight.fit(whole, preflight.room_from_scratch(recipe, settings))
     decided = planner.plan(
         lengths=lengths,
         shape=bases.shape(base),

@@ -31,7 +31,7 @@ from lorad.apps.screens import terminal
 from lorad.config import Settings, load_settings
 from lorad.errors import ConfigError, LoradError, RegistryError
 from lorad.home import Home, find_home
-from lorad.models import bases, embedders, hardware, memory_needs, quantized
+from lorad.models import bases, embedders, hardware, memory_needs, quantized, scratch
 from lorad.serving import backends
 from lorad.serving.backends.llamacpp import binding
 from lorad.serving.backends.vllm import server_process
@@ -121,6 +121,10 @@ def _check_home(home_path: str | None, config: str | None, overrides: list[str] 
         if (home.base(named) / bases.FINGERPRINT).is_file():
             check = partial(_memory, home.base(named), settings)
             yield attempt(f"memory {named}", check, "free some memory, or do as it says", "warn")
+    for name, track in settings.learning_tracks.items():
+        if track.base == records.SCRATCH:
+            check = partial(_memory_from_scratch, name, settings)
+            yield attempt(f"memory {name}", check, "free some memory, or do as it says", "warn")
     yield attempt("backend", partial(_backend, settings), "set engine.backend to auto")
     yield attempt(
         "executor", partial(_executor, settings), "set training.executor to local, and processes to 1"
@@ -159,6 +163,23 @@ def _memory(base: Path, settings: Settings) -> Finding:
         "ok",
         f"a session takes {told.removeprefix('memory: ')}; quantization {form}: {why}",
     )
+
+
+def _memory_from_scratch(name: str, settings: Settings) -> Finding:
+    """Tell what a session of a track from scratch takes; raise where it does not fit."""
+    track = settings.track(name)
+    room = preflight.room_from_scratch(scratch.recipe_of(track, settings), settings)
+    decided = planner.plan_pretraining(
+        lengths=[0],
+        context=track.sizes.max_seq_len,
+        machine=room.machine,
+        settings=settings.pretraining,
+        rehearsal=settings.rehearsal,
+        training=settings.training,
+        is_first=True,
+    )
+    *_, told = preflight.fit(decided, room).reasons
+    return Finding(f"memory {name}", "ok", f"a session takes {told.removeprefix('memory: ')}")
 
 
 def _check_devices(settings: Settings, needed: int) -> Iterator[Finding]:
