@@ -56,7 +56,7 @@ ARMS = ("equality", "kills", "endings", "speed")
 ROUNDS, STEPS_A_ROUND = 10, 2
 """Of a session on eight facts, four a step. Every round but the last is a checkpoint that a kill may need."""
 TWO = {"executor": "torchrun", "processes": 2}
-SIZE = {"kills": 20, "steps": 8}
+SIZE = {"kills": 20, "steps": 6}
 NOTES = (
     "`difference_*`: the norm of the difference of a session's adapter from that of one process, as a share of its norm, after ten",
     "rounds; `difference_first_*`: after the first; `right_*`: rows of eight that both judge alike. `kills`: sessions of which a process was",
@@ -64,7 +64,7 @@ NOTES = (
     "a checkpoint (a kill in the first round leaves none); `equal`: adapters that equal the unbroken session's of two processes bit for bit;",
     "`left_behind`: processes that outlived their session; `left_when_*`: the same of a session that was cancelled, whose daemon's end of the pipe",
     "closed, and whose torchrun was killed. `steps_a_second_*`: optimizer steps of eight rows of campus_cs.json on SmolLM2 in",
-    "float32 by one and two processes of one thread each, the median of the steps, in turn and twice, beside neighbours: `load_before` and `load_after`",
+    "float32 by one and two processes of one thread each, the median of six steps, one arm behind the other, beside neighbours: `load_before` and `load_after`",
     "processes wanted a core of two in the minute before. `processor_seconds_a_step_*`: what the process that worked longest computed a step, which neighbours hardly",
     "change; `speed_of_two_without_neighbours` is their ratio: what two would bring if none waited for a core, an upper bound.",
 )
@@ -319,7 +319,7 @@ def endings(room: Path) -> dict[str, Any]:
             environment={"LORAD_TEST_STEP": "3", "LORAD_TEST_TELLS": str(pipe)},
         )
         pipe.read_text(encoding="ascii")
-        started = child._started()
+        started = [psutil.Process(child._process.pid), *child._below()]
         assert len(started) == 3
         if how == "cancelled":
             child.stop()
@@ -338,13 +338,13 @@ def endings(room: Path) -> dict[str, Any]:
 
 
 def speed(room: Path) -> dict[str, Any]:
-    """Time steps by one process and by two, in turn, twice."""
+    """Time steps by one process and by two."""
     del room
     home = Home(report.CACHE / "home")
     report.add_smollm2(home.root)
     load = os.getloadavg()[0]
     found: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
-    for processes in (1, 2, 2, 1):
+    for processes in (1, 2):
         found[processes] += steps_by(processes, home.base("smollm2"))
     (one, own), (two, share) = (
         [statistics.median(each) for each in zip(*found[processes], strict=True)] for processes in (1, 2)

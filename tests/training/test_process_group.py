@@ -227,8 +227,8 @@ def test_no_process_is_left(base, tmp_path, how):
     os.mkfifo(pipe)
     child = watched(run, training, step=3, tells=pipe)
     pipe.read_text()  # it trains
-    started = child._started()
-    assert len(started) == 3
+    started = child._below()
+    assert len(started) == 2
 
     if how == "cancelled":
         child.stop()
@@ -239,6 +239,7 @@ def test_no_process_is_left(base, tmp_path, how):
 
     _, alive = psutil.wait_procs(started, timeout=60)
     assert not alive
+    assert child._process.wait(timeout=60) != 0
     child.stop()
 
 

@@ -109,24 +109,27 @@ class ChildSession:
     def stop(self) -> None:
         """Ask it to end, then make it; no process of it is left."""
         if self._process.poll() is None:
-            started = self._started()
+            below = self._below()
             self._process.terminate()
             self._close()  # what it started sees that too
-            _, alive = psutil.wait_procs(started, timeout=STOP_SECONDS)
-            _kill(alive)
-            self._process.wait()
+            try:
+                self._process.wait(timeout=STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.kill()
+            _kill(below)
         self._close()
 
     def kill(self) -> None:
         """End it at once, with all that it has started."""
-        _kill(self._started())
+        below = self._below()
+        self._process.kill()
         self._process.wait()
+        _kill(below)
 
-    def _started(self) -> list[psutil.Process]:
-        """Return its process and all below it."""
+    def _below(self) -> list[psutil.Process]:
+        """Return the processes that it has started, and those that they have."""
         with contextlib.suppress(psutil.Error):
-            process = psutil.Process(self._process.pid)
-            return [process, *process.children(recursive=True)]
+            return psutil.Process(self._process.pid).children(recursive=True)
         return []
 
     def _close(self) -> None:
@@ -141,6 +144,7 @@ class ChildSession:
 
 
 def _kill(processes: Sequence[psutil.Process]) -> None:
+    """End processes that are no children of ours: whose exit status nobody but their parent may take."""
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.kill()
