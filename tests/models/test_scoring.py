@@ -1,5 +1,7 @@
 """Packing must change nothing but the time."""
 
+import math
+
 import pytest
 import tiny
 import torch
@@ -164,3 +166,10 @@ def test_echoing_costs_least_where_the_model_still_speaks_like_the_voice(made):
     entropy = -sum((v.probabilities * v.probabilities.log()).sum() for v in voices)
     assert same < changed
     assert same >= entropy - 1e-3
+
+
+@pytest.mark.parametrize(("rows", "least", "most"), [(3, 1.0, 1.3), (3000, 1.95, 2.05)])
+def test_a_prior_holds_a_temperature_near_1_until_rows_say_otherwise(rows, least, most):
+    found = scoring.fit_temperature(lambda t: rows * (math.log(t) - math.log(2)) ** 2, spread=0.25)
+
+    assert least < found < most

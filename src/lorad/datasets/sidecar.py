@@ -14,14 +14,11 @@ from pydantic import Field, ValidationError
 
 from lorad.config import Section, SplitMethod, TrackName
 from lorad.errors import SampleError, did_you_mean
-from lorad.records import DATE, RETRIEVAL, digest
+from lorad.records import DATE, LABELLED, RETRIEVAL, digest
 from lorad.storage.source import Source, opened
 
 META, WORDINGS = SUFFIXES = (".meta.yaml", ".wordings.json")
 """What lies beside a dataset and goes with it: what is said of it, and wordings to test with (``other_wordings``)."""
-
-#: Tasks whose examples have labels.
-LABELLED = ("tagging", "classify")
 
 #: Bytes; a sidecar is a few lines.
 LARGEST = 64_000

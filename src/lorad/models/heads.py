@@ -121,7 +121,6 @@ def put(model: Any, tensors: Mapping[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-@torch.inference_mode()
 def soften(model: Any, head: Head, temperature: float) -> None:
     """Divide the logits of a trained head by a temperature, for good: in its last layer, which is linear."""
     for name in parts(model, head):

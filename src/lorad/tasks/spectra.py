@@ -253,13 +253,14 @@ class Spectra(Predicting):
         return scoring.loss_sum(said.logits, said.targets) + BESIDE * (share * beside).sum()
 
     def temperature(self, model: Any, rows: Sequence[SpectrumRow]) -> float:
-        """Return the temperature with the least cross entropy on these rows (Guo et al. 2017)."""
+        """Return the temperature with the least cross entropy on these rows (Guo et al. 2017), and the prior ``scoring.SPREAD``."""
         said = [
             self.forward(model, [rows[number] for number in numbers])
             for numbers in packing.divide(rows, PASS_TOKENS)
         ]
         return scoring.fit_temperature(
-            lambda t: sum(float(scoring.loss_sum(each.logits / t, each.targets)) for each in said)
+            lambda t: sum(float(scoring.loss_sum(each.logits / t, each.targets)) for each in said),
+            spread=scoring.SPREAD,
         )
 
     def metrics(self, model: Any, rows: Sequence[SpectrumRow]) -> Mapping[str, float]:

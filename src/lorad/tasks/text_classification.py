@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from math import log
 from typing import Any, cast
 
 import torch
@@ -41,9 +40,6 @@ HELD_OUT_EVERY = {1000: 10, 100: 5}
 chance. The tenth is among the fifth, so that a dataset that grows holds out nothing that was trained."""
 SURE = 0.5
 """Where a text may have several labels, those that are at least so likely are its own."""
-SPREAD = 0.25
-"""Of the logarithm of a temperature, before a row is asked. Of 800 ratings of a newspaper's sentences, with temperatures fitted on 30
-to 240 others, the calibration error was the least or nearly so (bench/LOG.md, 2026-11-30)."""
 ALIKE = 1e-6
 """Shares of ratings that differ by less are the same."""
 
@@ -279,8 +275,8 @@ class TextClassification(Predicting):
 
         Of soft labels the target is what ``grade`` calls right, and not the shares: a text that most people call good is
         answered rightly more often than single people agree. The targets are smoothed by one row that may be anything: where
-        all rows are right the least would else be at 0. A few dozen rows say little: the temperature's logarithm is drawn to 0,
-        as by a normal prior of the standard deviation ``SPREAD`` (the cost is that of the posterior's mode).
+        all rows are right the least would else be at 0. Its logarithm has the prior
+        ``scoring.SPREAD``.
         """
         logits, wanted, judged = [], [], []
         for numbers in packing.divide(rows, PASS_TOKENS):
@@ -293,18 +289,16 @@ class TextClassification(Predicting):
         if model.config.problem_type == MULTIPLE:
             hoped = asked * (1 - smooth) + smooth / 2
             return scoring.fit_temperature(
-                lambda t: (
-                    float(
-                        functional.binary_cross_entropy_with_logits(
-                            given / t, hoped, weight=told, reduction="sum"
-                        )
+                lambda t: float(
+                    functional.binary_cross_entropy_with_logits(
+                        given / t, hoped, weight=told, reduction="sum"
                     )
-                    + _far(t)
-                )
+                ),
+                spread=scoring.SPREAD,
             )
         hoped = asked * (1 - smooth) + smooth / given.shape[-1]
         return scoring.fit_temperature(
-            lambda t: float(-(hoped * functional.log_softmax(given / t, -1)).sum()) + _far(t)
+            lambda t: float(-(hoped * functional.log_softmax(given / t, -1)).sum()), spread=scoring.SPREAD
         )
 
     def metrics(self, model: Any, rows: Sequence[Text]) -> Mapping[str, float]:
@@ -401,11 +395,6 @@ def _probabilities(model: Any, logits: Tensor) -> Tensor:
     """Return each label's probability [M, C], in float64 on the CPU."""
     given = logits.detach().double().cpu()
     return given.sigmoid() if model.config.problem_type == MULTIPLE else given.softmax(-1)
-
-
-def _far(temperature: float) -> float:
-    """Return what a temperature costs for being far from 1, in nats."""
-    return log(temperature) ** 2 / (2 * SPREAD**2)
 
 
 def _sure(likely: Tensor, *, is_multiple: bool) -> list[float]:

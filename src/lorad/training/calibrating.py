@@ -25,8 +25,8 @@ from lorad.tasks import Task
 from lorad.training.session_examples import SessionExample
 from lorad.versions import calibrations
 
-LEAST = 10
-"""With fewer rows in each half a temperature would be chance."""
+LEAST = 5
+"""Rows in each half from which on a temperature is fitted: the prior of ``Task.temperature`` holds it near 1 where they say little."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from lorad.datasets.inbox.inbox import Inbox
 from lorad.datasets.inbox.taken_files import Taken, unchanged
 from lorad.errors import ProtocolError, SampleError, TransientError
 from lorad.log import get_logger
-from lorad.records import RETRIEVAL, Drop, Example, Job
+from lorad.records import LABELLED, RETRIEVAL, Drop, Example, Job
 from lorad.states import DropState
 from lorad.storage.ledger import Ledger
 from lorad.storage.memory import AddResult
@@ -180,7 +180,7 @@ class Acceptance:
 
     def _known_labels(self, track: Track, formats: str) -> set[str]:
         """Return the labels of what a track knows, of what waits to be learned, and of what only the weights still know."""
-        if formats not in sidecar.LABELLED:
+        if formats not in LABELLED:
             return set()
         kept = (label_names.of_target(formats, target) for target in track.memory.targets())
         return set(self._models.labels(track)).union(*kept)
