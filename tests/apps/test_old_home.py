@@ -230,7 +230,7 @@ def test_every_version_verifies_but_the_damaged_one(opened):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("version", ["v0.1", "v0.4"])
-def test_an_old_version_is_reproduced_bit_for_bit(opened, tmp_path, version):
+def test_an_old_version_is_reproduced(opened, tmp_path, version):
     # Given its papers, its parent's and what memory holds
     home, folder = opened.home, RunFolder(tmp_path / "again")
     track = open_track(home, load_settings(home), Database(home.database), "chat")
@@ -244,6 +244,5 @@ def test_an_old_version_is_reproduced_bit_for_bit(opened, tmp_path, version):
         torch.set_num_threads(threads)
     found = reproduction.compare(opened.registry, version, folder)
 
-    # Then it is the same, on a machine like the one that made it
-    assert found.is_close
-    assert found.is_equal or found.changed
+    # Then it is the same where the processor multiplies as the one that made it, and as right everywhere
+    assert found.is_equal or found.again == pytest.approx(found.first, abs=reproduction.TOLERANCE)

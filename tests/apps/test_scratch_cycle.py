@@ -150,7 +150,7 @@ def _check_refusals(client):
         ({"model": "words", "texts": ["no gap"]}, "no_mask", 422),
         ({"model": "words", "texts": ["[MASK] " * 90]}, "context_length_exceeded", 422),
         ({"model": "next", "texts": ["[MASK]"]}, "other_way", 400),
-        ({"model": "words", "texts": ["[MASK]"], "top_k": 0}, "invalid_request", 400),
+        ({"model": "words", "texts": ["[MASK]"], "top_k": 0}, "invalid_request", 422),
     ):
         with pytest.raises(ProtocolError) as caught:
             client.call("POST", "/lorad/fill-mask", body)

@@ -130,7 +130,7 @@ def test_a_task_that_answers_without_spans_is_asked_another_way(path, daemon):
 def test_what_is_no_request_for_tags_is_refused(path, body, says):
     status, _, answer = post(path, "/lorad/tag", body)
 
-    assert status == 400
+    assert status == 422
     assert says in json.loads(answer)["error"]["message"]
 
 
@@ -147,7 +147,7 @@ def test_what_is_no_request_for_tags_is_refused(path, body, says):
 def test_what_is_no_request_for_predictions_is_refused(path, body, says):
     status, _, answer = post(path, "/lorad/predict", body)
 
-    assert status == 400
+    assert status == 422
     assert says in json.loads(answer)["error"]["message"]
 
 

@@ -292,7 +292,17 @@ def test_a_label_is_never_held_out_whole():
 
 # -- probabilities
 
+FITTING = math.log(19) / math.log(7 / 3)
+"""The temperature at which 95 % become 70 %."""
 
+
+@pytest.fixture
+def no_prior(monkeypatch):
+    """Let the rows alone say the temperature."""
+    monkeypatch.setattr(scoring, "SPREAD", None)
+
+
+@pytest.mark.usefixtures("no_prior")
 def test_the_temperature_is_that_at_which_it_is_as_right_as_it_is_sure(base):
     # Given a model that says 95 % of every text, and is right in seven of ten
     model, tokenizer = headed(base, ["fruit", "metal"], bias=[math.log(19), 0.0])
@@ -300,25 +310,28 @@ def test_the_temperature_is_that_at_which_it_is_as_right_as_it_is_sure(base):
 
     temperature = TASK.temperature(model, rows)
 
-    assert temperature == pytest.approx(math.log(19) / math.log(7 / 3), rel=0.01)
+    assert temperature == pytest.approx(FITTING, rel=0.01)
 
 
+@pytest.mark.usefixtures("no_prior")
 def test_of_ratings_the_temperature_is_fitted_on_what_most_people_say(base):
     # Given a model that says 95 % of every text, and ratings that are 60 % for fruit in seven of ten texts
     model, tokenizer = headed(base, ["fruit", "metal"], bias=[math.log(19), 0.0])
     rows = [row(tokenizer, {"fruit": 0.6, "metal": 0.4})] * 700
     rows += [row(tokenizer, {"fruit": 0.4, "metal": 0.6})] * 300
 
-    assert TASK.temperature(model, rows) == pytest.approx(math.log(19) / math.log(7 / 3), rel=0.01)
+    assert TASK.temperature(model, rows) == pytest.approx(FITTING, rel=0.01)
 
 
+@pytest.mark.usefixtures("no_prior")
 def test_the_temperature_of_several_labels_is_fitted_on_each(base):
     model, tokenizer = headed(base, ["fruit", "metal"], MULTIPLE, bias=[math.log(19), math.log(19)])
     rows = [row(tokenizer, ["fruit", "metal"])] * 700 + [row(tokenizer, [])] * 300
 
-    assert TASK.temperature(model, rows) == pytest.approx(math.log(19) / math.log(7 / 3), rel=0.01)
+    assert TASK.temperature(model, rows) == pytest.approx(FITTING, rel=0.01)
 
 
+@pytest.mark.usefixtures("no_prior")
 def test_where_all_is_right_it_does_not_become_certain(base):
     model, tokenizer = headed(base, ["fruit", "metal"], bias=[2.0, 0.0])
 
@@ -326,6 +339,13 @@ def test_where_all_is_right_it_does_not_become_certain(base):
 
     sure = 1 / (1 + math.exp(-2.0 / temperature))
     assert sure == pytest.approx(1 - 1 / 102, abs=1e-3)
+
+
+def test_few_rows_move_the_temperature_less_than_many(base):
+    model, tokenizer = headed(base, ["fruit", "metal"], bias=[math.log(19), 0.0])
+    rows = [row(tokenizer, "fruit")] * 7 + [row(tokenizer, "metal")] * 3
+
+    assert 1 < TASK.temperature(model, rows) < TASK.temperature(model, rows * 20) < FITTING
 
 
 def test_levels_are_sums_over_paths_and_never_contradict_the_answer(base):

@@ -25,6 +25,7 @@ from lorad.storage.memory import Recalled
 from lorad.tasks import find
 from lorad.training import remaining, session
 from lorad.training.pauses import Pauses
+from lorad.training.process_group import ALONE
 from lorad.training.run_folder import RunFolder
 
 SETTINGS = Settings.model_validate(
@@ -482,6 +483,7 @@ def test_metadata_says_how_it_was_made(first):
         "deterministic": True,
         "threads": torch.get_num_threads(),
         "deterministic_algorithms": False,
+        "processes": 1,
     }
     assert metadata["order"]["dataset"] == "doors"
     assert metadata["materials"]["old"] == []
@@ -532,8 +534,8 @@ def test_a_session_that_waits_for_answers_says_for_how_long_and_learns_the_same(
 def test_a_session_without_a_mark_to_read_trains_all_the_same(base, tmp_path):
     made = order(base, tmp_path / "run", tiny.facts(1))
 
-    assert session._pauses(made.spec, None) is None
-    assert session._pauses(made.spec, os.open(tmp_path, os.O_RDONLY)) is None
+    assert session._pauses(made.spec, None, ALONE) is None
+    assert session._pauses(made.spec, os.open(tmp_path, os.O_RDONLY), ALONE) is None
 
 
 # a base in 8 or 4 bits

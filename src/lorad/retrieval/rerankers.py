@@ -86,6 +86,8 @@ def load(encoder: Path, precision: str = "float32") -> CrossEncoder | None:
         base.model.to(torch.bfloat16)
         if packed_linear.can_pack(base.model):
             packed_linear.pack(base.model)
+        else:  # a processor that does not multiply in it is many times slower there
+            base.model.to(torch.float32)
     return CrossEncoder(base.model, base.tokenizer, str(about["fingerprint"]))
 
 
