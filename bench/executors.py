@@ -37,12 +37,11 @@ sys.path.insert(0, str(TESTS))
 
 import tiny  # noqa: E402 - the tests' own model
 import watched_process  # noqa: E402
-from training_runs import PLAN  # noqa: E402
+from training_runs import PLAN, request  # noqa: E402
 
-from lorad.config import Settings, TrainingSettings  # noqa: E402
+from lorad.config import TrainingSettings  # noqa: E402
 from lorad.home import Home  # noqa: E402
 from lorad.models import adapters, bases, peft_io  # noqa: E402
-from lorad.records import SessionSpec  # noqa: E402
 from lorad.tasks import find  # noqa: E402
 from lorad.training import ending, executors, process_group, session  # noqa: E402
 from lorad.training.executors import commands  # noqa: E402
@@ -86,32 +85,9 @@ def order(
     base: Path, folder: Path, rounds: int = ROUNDS, **training: Any
 ) -> tuple[RunFolder, TrainingSettings]:
     """Write the specification of a session on 8 new facts."""
-    settings = Settings.model_validate(
-        {
-            "judge": {"min_recall": 0, "max_perplexity_rise": 1e9, "max_kl": 1e9, "max_degenerate_share": 1},
-            "training": {"threads": 1, "nice": 0, **training},
-        }
-    )
     plan = replace(PLAN, accumulation=2, stopping=replace(PLAN.stopping, recall=1.1, max_rounds=rounds))
-    spec = SessionSpec(
-        job=1,
-        track="chat",
-        task="chat",
-        kind="learn",
-        dataset="doors",
-        base=str(base),
-        parent=None,
-        parent_version=None,
-        plan=plan,
-        settings={
-            "training": settings.training.model_dump() | {"merge_adapters_on_save": False},
-            "judge": settings.judge.model_dump(),
-            "resolved": settings.model_dump(mode="json"),
-        },
-    )
     run = RunFolder(folder)
-    run.begin(spec, tiny.facts(8, "doors"), [])
-    return run, settings.training
+    return run, request(base, run, plan, nice=0, **training)
 
 
 def wait(child: ChildSession) -> int:

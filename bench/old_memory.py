@@ -23,9 +23,8 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 import tiny
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from training_runs import PLAN
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import report
 from lorad.config import Settings
@@ -96,25 +95,11 @@ def facts(number: int, rows: int) -> list[Example]:
     return [fact(begin + i, thing, f"{number + 1:02d}-{thing}", i + 1) for i in range(rows)]
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer() -> Any:
     """Train a byte-level BPE to which every name is a word."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=3000,
-        special_tokens=["<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
     words = [*(f" {name}" for name in NAMES), *(f" {thing}" for thing in THINGS), *tiny.COLOURS]
-    core.train_from_iterator(words * 4 + ["Which colour is the of", "system user assistant"] * 4, trainer)
-    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        **special,
-        chat_template=tiny.TEMPLATE,
-    )
+    texts = words * 4 + ["Which colour is the of", "system user assistant"] * 4
+    return tiny.byte_tokenizer(texts, 3000)
 
 
 def make_base(folder: Path) -> Path:

@@ -23,11 +23,9 @@ TESTS = Path(__file__).resolve().parent.parent / "tests" / "support"
 sys.path.insert(0, str(TESTS))
 
 import tiny  # noqa: E402 - the tests' own model
-from training_runs import PLAN  # noqa: E402
+from training_runs import PLAN, request  # noqa: E402
 
-from lorad.config import Settings  # noqa: E402
 from lorad.models import adapters, bases, hardware, peft_io  # noqa: E402
-from lorad.records import SessionSpec  # noqa: E402
 from lorad.training.executors.local import LocalExecutor  # noqa: E402
 from lorad.training.run_folder import RunFolder  # noqa: E402
 
@@ -49,24 +47,7 @@ def write_order(base: Path, folder: RunFolder) -> None:
         dtype="float32",
         stopping=replace(PLAN.stopping, recall=1.1, max_rounds=ROUNDS),
     )
-    settings = Settings.model_validate({"judge": {"max_perplexity_rise": 1e9, "max_kl": 1e9}})
-    spec = SessionSpec(
-        job=1,
-        track="chat",
-        task="chat",
-        kind="learn",
-        dataset="doors",
-        base=str(base),
-        parent=None,
-        parent_version=None,
-        plan=plan,
-        settings={
-            "training": settings.training.model_dump() | {"threads": 1},
-            "judge": settings.judge.model_dump(),
-            "resolved": settings.model_dump(mode="json"),
-        },
-    )
-    folder.begin(spec, tiny.facts(8, "doors"), [])
+    request(base, folder, plan, judge={"max_perplexity_rise": 1e9, "max_kl": 1e9})
 
 
 def finish(folder: RunFolder) -> adapters.Adapter:

@@ -54,17 +54,22 @@ def rows(examples):
 
 def tokenizer():
     """Train a small byte-level BPE on the facts' own words."""
+    text = [*NAMES, *COLOURS, "Which colour is the door of ?", "system user assistant"]
+    return byte_tokenizer(text * 4, 400)
+
+
+def byte_tokenizer(texts, vocabulary):
+    """Train a byte-level BPE of at most so many tokens on some texts."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=400,
+        vocab_size=vocabulary,
         special_tokens=["<s>", "</s>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    text = [*NAMES, *COLOURS, "Which colour is the door of ?", "system user assistant"]
-    core.train_from_iterator(text * 4, trainer)
+    core.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="</s>", chat_template=TEMPLATE
     )

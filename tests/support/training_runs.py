@@ -3,8 +3,9 @@
 import tiny
 import torch
 
+from lorad.config import Settings
 from lorad.models import peft_io
-from lorad.records import Plan, ReplayMix, StoppingRule
+from lorad.records import Plan, ReplayMix, SessionSpec, StoppingRule
 from lorad.tasks import find
 from lorad.training import trainer
 from lorad.training.rehearsal import ReplayItem
@@ -27,6 +28,33 @@ PLAN = Plan(
     gradient_checkpointing=False,
     pack_tokens=256,
 )
+
+
+#: Limits of a judge that refuses nothing that was learned at all.
+LENIENT = {"min_recall": 0, "max_perplexity_rise": 1e9, "max_kl": 1e9, "max_degenerate_share": 1}
+
+
+def request(base, run, plan, *, judge=LENIENT, **training):
+    """Write the request of a first session on eight facts of doors into its folder; return its training's settings."""
+    settings = Settings.model_validate({"judge": judge, "training": {"threads": 1, **training}})
+    spec = SessionSpec(
+        job=1,
+        track="chat",
+        task="chat",
+        kind="learn",
+        dataset="doors",
+        base=str(base),
+        parent=None,
+        parent_version=None,
+        plan=plan,
+        settings={
+            "training": settings.training.model_dump() | {"merge_adapters_on_save": False},
+            "judge": settings.judge.model_dump(),
+            "resolved": settings.model_dump(mode="json"),
+        },
+    )
+    run.begin(spec, tiny.facts(8, "doors"), [])
+    return settings.training
 
 
 def learner(seed=0):

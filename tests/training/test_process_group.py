@@ -12,11 +12,10 @@ import tiny
 import torch
 import watched_process
 from accelerate import Accelerator
-from training_runs import PLAN, learner
+from training_runs import PLAN, learner, request
 
-from lorad.config import Settings, TrainingSettings
+from lorad.config import TrainingSettings
 from lorad.models import bases, peft_io, soft_targets
-from lorad.records import SessionSpec
 from lorad.storage import files
 from lorad.tasks import find
 from lorad.training import executors, reproduction
@@ -104,34 +103,10 @@ def test_a_process_opens_what_only_its_parent_was_handed():
 
 
 def order(base, folder, **training):
-    """Write the order of a session of so many rounds on eight new facts."""
-    settings = Settings.model_validate(
-        {
-            # whatever it has learned, it is not repaired
-            "judge": {"min_recall": 0, "max_perplexity_rise": 1e9, "max_kl": 1e9, "max_degenerate_share": 1},
-            "training": {"threads": 1, **training},
-        }
-    )
+    """Write the order of a session of so many rounds on eight new facts; whatever it has learned, it is not repaired."""
     plan = replace(PLAN, accumulation=2, stopping=replace(PLAN.stopping, recall=1.0, max_rounds=ROUNDS))
-    spec = SessionSpec(
-        job=1,
-        track="chat",
-        task="chat",
-        kind="learn",
-        dataset="doors",
-        base=str(base),
-        parent=None,
-        parent_version=None,
-        plan=plan,
-        settings={
-            "training": settings.training.model_dump() | {"merge_adapters_on_save": False},
-            "judge": settings.judge.model_dump(),
-            "resolved": settings.model_dump(mode="json"),
-        },
-    )
     run = RunFolder(folder)
-    run.begin(spec, tiny.facts(8, "doors"), [])
-    return run, settings.training
+    return run, request(base, run, plan, **training)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from math import isfinite
 
 from lorad.config import JudgeSettings
 from lorad.evaluation.facts import wilson
-from lorad.evaluation.retention import mcnemar
+from lorad.evaluation.retention import is_worse, mcnemar
 from lorad.records import Evaluation, Score, Verdict
 
 
@@ -193,10 +193,9 @@ def _compared(asked: str, before: Score, now: Score, settings: JudgeSettings) ->
 
 def _significance(evaluation: Evaluation, settings: JudgeSettings) -> Check:
     p = mcnemar(evaluation.broken, evaluation.mended)
-    worse = evaluation.broken > evaluation.mended and p < settings.significance
     return Check(
         "significance",
-        not worse,
+        not is_worse(evaluation.broken, evaluation.mended, settings.significance),
         f"over all old examples {evaluation.broken} are newly wrong and {evaluation.mended} newly right (exact McNemar p = {p:.3f})",
     )
 

@@ -111,6 +111,11 @@ def mcnemar(broken: int, mended: int) -> float:
     return min(1.0, 2 * tail)
 
 
+def is_worse(broken: int, mended: int, significance: float) -> bool:
+    """Tell whether more answers were broken than mended, and it is no chance at this significance level."""
+    return broken > mended and mcnemar(broken, mended) < significance
+
+
 def _count(score: Mapping[str, int] | None) -> list[int] | None:
     return [score["right"], score["total"]] if score and score["total"] else None
 

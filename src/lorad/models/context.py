@@ -12,12 +12,18 @@ NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_
 #: Model types that count positions from behind that of the padding's token: RoBERTa and its kin. Their first ones are of no text.
 BEHIND_PADDING = frozenset(
     {
+        "altclip",
+        "bridgetower",
         "camembert",
+        "clap",
         "data2vec-text",
+        "esm",
         "ibert",
+        "layoutlmv3",
         "lilt",
         "longformer",
         "luke",
+        "markuplm",
         "mpnet",
         "roberta",
         "roberta-prelayernorm",

@@ -23,6 +23,7 @@ from transformers import AutoModel
 from lorad.errors import ConfigError
 from lorad.models import bases
 from lorad.models.bases import Base
+from lorad.models.context import context_length
 from lorad.models.hardware import passing_errors
 from lorad.records import digest
 
@@ -186,7 +187,7 @@ def _pooled(
     layer: int = -1,
     after: int = 0,
 ) -> Embedder:
-    longest = min(LONGEST, tokenizer.model_max_length, _positions(model))
+    longest = min(LONGEST, tokenizer.model_max_length, context_length(model.config) or LONGEST)
     return _Pooled(
         name=name,
         fingerprint=digest([fingerprint, "mean", layer, after, longest]),
@@ -197,17 +198,6 @@ def _pooled(
         layer=layer,
         after=after,
     )
-
-
-def _positions(model: Any) -> int:
-    """Return how many tokens a model has positions for; RoBERTa and its kin count theirs from behind the padding's."""
-    most = int(getattr(model.config, "max_position_embeddings", None) or LONGEST)
-    before = [
-        part.padding_idx + 1
-        for name, part in model.named_modules()
-        if name.endswith("position_embeddings") and getattr(part, "padding_idx", None) is not None
-    ]
-    return most - max(before, default=0)
 
 
 def chosen(folder: Path, setting: str) -> Path | None:

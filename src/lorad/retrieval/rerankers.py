@@ -21,6 +21,7 @@ import torch
 from lorad.errors import RegistryError
 from lorad.models import adapters, bases, heads, packed_linear, peft_io
 from lorad.models.bases import Base
+from lorad.models.context import context_length
 from lorad.models.embedders import readable
 from lorad.retrieval.odds import Odds
 from lorad.storage import files
@@ -48,7 +49,7 @@ class CrossEncoder:
         """Return what is said of the question and each text."""
         if not texts:
             return []
-        longest = min(LONGEST, self.model.config.max_position_embeddings)
+        longest = min(LONGEST, context_length(self.model.config) or LONGEST)
         asked, *read = (readable(each, longest) for each in (question, *texts))
         with self.lock:  # it holds what it was told to cut, and questions come in several threads
             pairs = self.tokenizer(

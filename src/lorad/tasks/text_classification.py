@@ -275,8 +275,7 @@ class TextClassification(Predicting):
 
         Of soft labels the target is what ``grade`` calls right, and not the shares: a text that most people call good is
         answered rightly more often than single people agree. The targets are smoothed by one row that may be anything: where
-        all rows are right the least would else be at 0. Its logarithm has the prior
-        ``scoring.SPREAD``.
+        all rows are right the least would else be at 0. Few rows count for less: ``scoring.SPREAD``.
         """
         logits, wanted, judged = [], [], []
         for numbers in packing.divide(rows, PASS_TOKENS):

@@ -168,11 +168,7 @@ def _begins(tokenizer: Any, task: Generating) -> list[tuple[list[int], int]]:
 
 def pack_ready(rows: Sequence[Encoded], weights: str) -> bytes:
     """Return texts as the file that comes with lorad, for a base whose weights have this sha256."""
-    tensors = {
-        "tokens": torch.tensor([token for row in rows for token in row.tokens], dtype=torch.int32),
-        "lengths": torch.tensor([len(row) for row in rows], dtype=torch.int32),
-    }
-    return save(tensors, metadata={"weights": weights, "form": FORM})
+    return save(_packed(rows), metadata={"weights": weights, "form": FORM})
 
 
 def shipped(folder: Path, tokenizer: Any, task: Generating, ready: Path = READY) -> list[Encoded] | None:
@@ -188,12 +184,11 @@ def shipped(folder: Path, tokenizer: Any, task: Generating, ready: Path = READY)
         tensors = _read(path, {"weights": weights, "form": FORM})
         if tensors is None:
             continue
-        texts = torch.split(tensors["tokens"], tensors["lengths"].tolist())
         begins = _begins(tokenizer, task)
-        rows = [Encoded(tuple(t.tolist()), at) for t, (_, at) in zip(texts, begins, strict=False)]
-        if len(texts) == len(begins) and all(
-            list(row.tokens[: len(begin)]) == begin for row, (begin, _) in zip(rows, begins, strict=True)
-        ):
+        if len(tensors["lengths"]) != len(begins):
+            continue
+        rows = _unpacked(tensors, [at for _, at in begins])
+        if all(list(row.tokens[: len(begin)]) == begin for row, (begin, _) in zip(rows, begins, strict=True)):
             return rows
     return None
 
@@ -202,10 +197,21 @@ def _metadata(fingerprint: str, task: Generating) -> dict[str, str]:
     return {"fingerprint": fingerprint, "task": task.name, "form": FORM}
 
 
-def _fold(said: Sequence[soft_targets.SoftTargets]) -> dict[str, Tensor]:
+def _packed(rows: Sequence[Encoded]) -> dict[str, Tensor]:
+    """Return the tokens of all texts behind one another, and how many each has."""
     return {
-        "tokens": torch.tensor([token for each in said for token in each.row.tokens], dtype=torch.int32),
-        "lengths": torch.tensor([len(each.row) for each in said], dtype=torch.int32),
+        "tokens": torch.tensor([token for row in rows for token in row.tokens], dtype=torch.int32),
+        "lengths": torch.tensor([len(row) for row in rows], dtype=torch.int32),
+    }
+
+
+def _unpacked(tensors: dict[str, Tensor], starts: Sequence[int]) -> list[Encoded]:
+    texts = torch.split(tensors["tokens"], tensors["lengths"].tolist())
+    return [Encoded(tuple(text.tolist()), start) for text, start in zip(texts, starts, strict=True)]
+
+
+def _fold(said: Sequence[soft_targets.SoftTargets]) -> dict[str, Tensor]:
+    return _packed([each.row for each in said]) | {
         "starts": torch.tensor([each.row.start for each in said], dtype=torch.int32),
         "likeliest": torch.cat([each.likeliest for each in said]).to(torch.int32),
         "probabilities": torch.cat([each.probabilities for each in said]),
@@ -213,14 +219,12 @@ def _fold(said: Sequence[soft_targets.SoftTargets]) -> dict[str, Tensor]:
 
 
 def _unfold(tensors: dict[str, Tensor]) -> General:
-    lengths, starts = tensors["lengths"].tolist(), tensors["starts"].tolist()
-    tokens = torch.split(tensors["tokens"], lengths)
-    rows = [Encoded(tuple(t.tolist()), start) for t, start in zip(tokens, starts, strict=True)]
+    rows = _unpacked(tensors, tensors["starts"].tolist())
     answers = [len(row.target) for row in rows]
     likeliest = torch.split(tensors["likeliest"].long(), answers)
     probabilities = torch.split(tensors["probabilities"], answers)
     said = [soft_targets.SoftTargets(*parts) for parts in zip(rows, likeliest, probabilities, strict=True)]
-    asked, trained = len(prompts()), len(prompts()) + len(openings()) // 2  # the order of ``_speak``
+    asked, trained = len(prompts()), len(prompts()) + len(openings()) // 2  # the order of ``_begins``
     return General(said[trained:], [*_spread(rows[:asked]), *_spread(rows[asked:trained])])
 
 

@@ -39,32 +39,35 @@ class Room:
 
 def room(base: Path, settings: Settings) -> Room:
     """Look at a stored base and this machine."""
-    training, engine = settings.training, settings.engine
-    machine = hardware.machine(training.device)
+    engine = settings.engine
     beside = Answering(
-        rank=training.max_rank, versions=engine.max_loaded_versions, cache_bytes=engine.max_cache_bytes
+        rank=settings.training.max_rank,
+        versions=engine.max_loaded_versions,
+        cache_bytes=engine.max_cache_bytes,
     )
-    return Room(
-        shape=bases.shape(base),
-        machine=machine,
-        answering=beside if hardware.machine(engine.device).device == machine.device else None,
-        processes=1 if machine.device == "cuda" else training.processes,
-        may_checkpoint=training.gradient_checkpointing is None,
-        may_quantize=quantized.objection(machine.device) is None,
-    )
+    found = _room(bases.shape(base), beside, settings)
+    return replace(found, may_quantize=quantized.objection(found.machine.device) is None)
 
 
 def room_from_scratch(recipe: Recipe, settings: Settings) -> Room:
     """Look at the model that a recipe makes, which need not be made yet, and this machine."""
-    training, engine = settings.training, settings.engine
-    machine = hardware.machine(training.device)
+    engine = settings.engine
     # decoders alone keep keys and values
     cache = engine.max_cache_bytes if recipe.architecture == "decoder" else 0
-    beside = Answering(versions=engine.max_loaded_versions, cache_bytes=cache)
+    return _room(
+        scratch.shape(recipe), Answering(versions=engine.max_loaded_versions, cache_bytes=cache), settings
+    )
+
+
+def _room(shape: ModelShape, beside: Answering, settings: Settings) -> Room:
+    """Return this machine as a session on such a model finds it, with the server beside it if that is on the same device."""
+    training = settings.training
+    machine = hardware.machine(training.device)
     return Room(
-        shape=scratch.shape(recipe),
+        shape=shape,
         machine=machine,
-        answering=beside if hardware.machine(engine.device).device == machine.device else None,
+        answering=beside if hardware.machine(settings.engine.device).device == machine.device else None,
+        processes=1 if machine.device == "cuda" else training.processes,
         may_checkpoint=training.gradient_checkpointing is None,
     )
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lorad.evaluation.retention import mcnemar
+from lorad.evaluation.retention import is_worse
 from lorad.records import Example, as_line
 
 SAMPLE = 150
@@ -43,7 +43,7 @@ class Changes:
     @property
     def is_worse(self) -> bool:
         """Tell whether the judge would call it forgetting, whatever the datasets say one by one."""
-        return self.broken > self.mended and mcnemar(self.broken, self.mended) < SIGNIFICANCE
+        return is_worse(self.broken, self.mended, SIGNIFICANCE)
 
 
 def changes(knew: Mapping[int, bool], right: Mapping[int, bool]) -> Changes:

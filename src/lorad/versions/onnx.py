@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from lorad.errors import ConfigError
+from lorad.models.context import context_length
 from lorad.models.hardware import first_line, passing_errors
 from lorad.tasks import Task
 
@@ -125,7 +126,7 @@ class OnnxModel:
 def difference(task: Task, model: Any, graph: OnnxModel, rows: Sequence[Any]) -> float:
     """Return the largest difference of a logit between a model and its graph: of rows together, of each alone, and of a long one."""
     longest = max(rows, key=len)
-    room = getattr(model.config, "max_position_embeddings", LONGER * len(longest))
+    room = context_length(model.config) or LONGER * len(longest)
     long = replace(longest, tokens=(longest.tokens * LONGER)[:room])
     worst = 0.0
     for asked in (rows, *([row] for row in rows), [*rows, long], [long]):
