@@ -162,7 +162,7 @@ def test_a_file_says_what_it_says_in_this_process(warm, path):
             '{"instruction": "a \\ud800", "response": "é😀"}\n{"instruction": "a", "response": "b"}\n',
         ),
         ("text.txt", "Nothing that can be learned."),
-        ("cut.jsonl.gz", gzip.compress(b'{"instruction": "a", "response": "b"}\n')[:-9]),
+        ("cut.jsonl.gz", gzip.compress(b'{"instruction": "a", "response": "b"}\n', mtime=0)[:-9]),
     ],
 )
 def test_a_refusal_is_told_and_helped_as_in_this_process(warm, tmp_path, name, text):
