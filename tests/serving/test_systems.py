@@ -1,5 +1,7 @@
 """The chain of a system: who is asked what, where it ends, which variant answers."""
 
+from dataclasses import replace
+
 import pytest
 
 from lorad.config import SystemSettings
@@ -81,6 +83,31 @@ def test_where_no_text_goes_on_the_others_are_told_and_not_asked():
 
     assert [track for track, _ in models.asked] == ["finder"]
     assert [member.version for member in answer.members] == ["v0.3", "v0.1", "v0.1"]
+
+
+def test_a_text_of_which_a_step_says_nothing_ends_there_where_the_next_would_read_nothing():
+    class Silent(Models):
+        """Names no label of a text that its table does not know."""
+
+        def classify(self, track, texts):
+            known = super().classify(track, [text for text in texts if (track, text) in self.said])
+            told = iter(known.classifications)
+            none = Classification(label=None, labels=(), confidence=0.9, probabilities={"found": 0.1})
+            answers = (next(told) if (track, text) in self.said else none for text in texts)
+            return replace(known, classifications=tuple(answers))
+
+    settings = SystemSettings.model_validate(
+        {"detector": {"track": "finder"}, "classifier": {"track": "little", "input": "{detector}"}}
+    )
+    models = Silent({("finder", "x"): "found", ("little", "found"): "a"})
+
+    answer = run(models, ["y", "x"], settings)
+
+    assert [(each.ended_at, each.label) for each in answer.results] == [
+        ("detector", None),
+        ("classifier", "a"),
+    ]
+    assert models.asked[-1] == ("little", ["found"])
 
 
 def test_a_chain_that_nobody_waits_for_ends():

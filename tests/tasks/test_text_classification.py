@@ -207,6 +207,11 @@ def test_what_a_dataset_never_names_it_does_not_deny(base):
     assert [each.judged for each in rows] == [("fruit", "metal"), ("fruit", "metal"), ("bird",), ("bird",)]
     assert outputs.importance.tolist() == [[1, 1, 0]]
     assert TASK.grade(outputs) == [True]
+    ((sure, is_right),) = TASK.confidences(model, tokenizer, rows[:1])
+    likely = TASK.predict(model, rows[:1])[0]["probabilities"]
+    told = [likely[label] for label in rows[0].judged]
+    assert sure == pytest.approx(math.prod(max(each, 1 - each) for each in told), abs=1e-5)
+    assert is_right
     without = TASK.forward(model, [replace(rows[0], judged=())])
     assert float(TASK.loss(without) - TASK.loss(outputs)) == pytest.approx(
         math.log1p(math.exp(3.0)), rel=1e-4

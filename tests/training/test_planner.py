@@ -17,7 +17,7 @@ from lorad.config import (
 )
 from lorad.errors import ConfigError
 from lorad.records import Machine, ModelShape, ReplayMix, StoppingRule
-from lorad.training.planner import RANGES, check_changes, choose_row, plan, plan_pretraining
+from lorad.training.planner import RANGES, check_changes, choose_row, plan, plan_pretraining, refit_plan
 
 SMOLLM2 = ModelShape(name="smollm2", parameters=135_000_000, layers=30, hidden=576, vocabulary=49_152)
 LLAMA = dataclasses.replace(SMOLLM2, name="llama", parameters=8_000_000_000, layers=32, hidden=4096)
@@ -520,3 +520,24 @@ def test_rows_as_long_as_the_model_reads_must_fit_in_memory_all_the_same():
 
     assert decided.max_length == 512
     assert told(decided, "memory allows no more")
+
+
+@pytest.mark.parametrize(
+    ("own", "count", "overrides", "rank", "alpha", "rate"),
+    [
+        (50, 50, None, 8, 16, 1e-3),
+        (50, 300, None, 16, 32, 1e-3),
+        (50, 600, None, 32, 64, 5e-4),
+        (600, 50, None, 32, 64, 5e-4),
+        (50, 600, {"rank": 4}, 4, 16, 1e-3),
+    ],
+)
+def test_a_refit_has_the_rank_of_all_that_it_learns_unless_a_human_set_one(
+    own, count, overrides, rank, alpha, rate
+):
+    decided = a_plan(lengths=[20] * own, overrides=overrides)
+
+    anew = refit_plan(decided, PlannerSettings(), count)
+
+    assert (anew.rank, anew.alpha, anew.learning_rate) == (rank, alpha, pytest.approx(rate))
+    assert anew.stopping == decided.stopping

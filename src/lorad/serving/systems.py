@@ -47,8 +47,11 @@ class Chain:
                 raise ProtocolError("the request was cancelled", status=503, code="cancelled")
             variant, track = self.tracks[role]
             told = describe(role, track, variant)
+            inputs = {number: _input(member, texts[number], steps[number]) for number in going}
+            # a step that names no label may leave the next one nothing to read: the text ends there, like one that leads nowhere
+            going = [number for number in going if inputs[number].strip() or not steps[number]]
             if going:
-                asked = [_input(member, texts[number], steps[number]) for number in going]
+                asked = [inputs[number] for number in going]
                 with _numbered(going):
                     said = classify(track, asked)
                 told = replace(

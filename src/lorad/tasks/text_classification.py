@@ -259,12 +259,15 @@ class TextClassification(Predicting):
     def confidences(
         self, model: Any, tokenizer: Any, rows: Sequence[Text], tell: Callable[[int], None] = lambda _: None
     ) -> list[tuple[float, bool]]:
-        """Return how likely each text's whole answer is, and whether it is right."""
+        """Return how likely each text's whole answer is, as far as its dataset judges it, and whether it is right."""
         del tokenizer
         found = [(0.0, False)] * len(rows)
         for numbers in packing.divide(rows, PASS_TOKENS):
             said = self.forward(model, [rows[number] for number in numbers])
-            sure = _sure(_probabilities(model, said.logits), is_multiple=said.is_multiple)
+            likely = _probabilities(model, said.logits)
+            if said.is_multiple:  # what a dataset does not judge is neither right nor wrong
+                likely = likely.masked_fill(said.importance == 0, 1.0)
+            sure = _sure(likely, is_multiple=said.is_multiple)
             for number, answer in zip(numbers, zip(sure, self.grade(said), strict=True), strict=True):
                 found[number] = answer
             tell(len(numbers))

@@ -202,6 +202,19 @@ def plan_pretraining(
     return _override(decided, overrides or {})
 
 
+def refit_plan(decided: Plan, planner: PlannerSettings, count: int) -> Plan:
+    """Return the plan of a refit on ``count`` examples: a drop's rank is too small for everything that its track has learned.
+
+    A rank that somebody set by hand stays.
+    """
+    own, row = choose_row(planner.table, decided.examples), choose_row(planner.table, count)
+    rank = min(row.rank, decided.max_rank)
+    if (decided.rank, decided.alpha) != (own.rank, own.alpha) or rank <= decided.rank:
+        return decided
+    slower = min(1.0, FULL_RATE_ALPHA / row.alpha) / min(1.0, FULL_RATE_ALPHA / own.alpha)
+    return replace(decided, rank=rank, alpha=row.alpha, learning_rate=decided.learning_rate * slower)
+
+
 def choose_row(table: Sequence[SizeRow], count: int) -> SizeRow:
     """Return the first row whose bound is above ``count``; the last row has none."""
     for row in table:

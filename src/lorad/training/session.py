@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from lorad.config import AnsweringSettings, TrainingSettings
+from lorad.config import AnsweringSettings, PlannerSettings, TrainingSettings
 from lorad.datasets import label_names
 from lorad.errors import ConfigError, TrainingError, TransientError, describe
 from lorad.evaluation import judge, metrics
@@ -41,6 +41,7 @@ from lorad.training import (
     distillation,
     ending,
     merged_candidate,
+    planner,
     process_group,
     spot_checks,
     trainer,
@@ -442,7 +443,9 @@ class Session(BaseSession):
     def _refit(self, examples: Sequence[SessionExample]) -> TrainingResult:
         """Train one adapter from the pristine base on everything."""
         self.report({"phase": "refitting"})
-        return self._train(self._prepare(None, self.spec.plan), anew(examples), self.spec.plan)
+        settings = PlannerSettings.model_validate(self.spec.settings["resolved"].get("planner", {}))
+        plan = planner.refit_plan(self.spec.plan, settings, len(examples))
+        return self._train(self._prepare(None, plan), anew(examples), plan)
 
     # -- measuring
 
