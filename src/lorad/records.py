@@ -554,10 +554,14 @@ class Evaluation:
     known by heart."""
     new_at_base: Score = Score(right=0, total=0)
     """The pristine base's recall on the same."""
+    untrained: dict[str, Score] = field(default_factory=dict)
+    """Candidate's recall on those rows of older datasets that no session trains (``Task.held_out``)."""
+    untrained_before: dict[str, Score] = field(default_factory=dict)
+    """The parent's recall on the same."""
     broken: int
-    """Old examples that the parent answered right and the candidate does not."""
+    """Old examples that the parent answered right and the candidate does not; of a dataset of which rows are never trained these alone."""
     mended: int
-    """Old examples that the candidate answers right and the parent did not."""
+    """Such examples that the candidate answers right and the parent did not."""
     perplexity: float | None = None
     """Of a fixed text; like the next three ``None`` where the task has no such check."""
     perplexity_base: float | None = None

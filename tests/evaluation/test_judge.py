@@ -438,3 +438,32 @@ def test_the_guessed_share_of_an_older_text_may_fall_by_two_points():
     assert decide(dataclasses.replace(a_text(), **kept), LIMITS).promote
     lost = {"scores": {"old": Score(right=43, total=100), "new": Score(right=40, total=100)}}
     assert decide(dataclasses.replace(a_text(), **lost), LIMITS).failed == ("retention:old",)
+
+
+# labels, of which some rows are never trained
+
+
+@pytest.mark.parametrize(
+    ("now", "untrained", "failed"),
+    [
+        (153, None, ("retention:old",)),  # 16 more than 3.38
+        (153, 25, ()),
+        (123, 25, ()),  # 167 of 169 less 25 of 31 and a standard error: 44.2 rows
+        (122, 25, ("retention:old",)),
+        (163, 31, ("retention:old",)),  # what is told of unseen rows too is not known by heart
+    ],
+)
+def test_what_is_told_by_heart_alone_may_be_forgotten(now, untrained, failed):
+    told = {} if untrained is None else {"old": Score(right=untrained, total=31)}
+    found = an_evaluation(
+        **recalled(old=now, old_before=167, total=169), untrained=told, untrained_before=told
+    )
+
+    verdict = decide(found, LIMITS)
+
+    assert verdict.failed == failed
+    if untrained == 25:
+        assert any(
+            reason.endswith("(may lose 44; of rows that are never trained 25 of 31 are right, 25 before)")
+            for reason in verdict.reasons
+        )

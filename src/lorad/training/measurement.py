@@ -103,8 +103,8 @@ def measure(
     """Measure what was reloaded as ``CANDIDATE`` over the pristine base, beside which rows are right.
 
     The probes and its calibration are written beside the adapter. ``general`` is conversation of the base's own, for the
-    check ``kl``; ``of_base`` is what the base has shown before, and shows here; ``held_out`` are examples that were not trained,
-    which are told and not judged.
+    check ``kl``; ``of_base`` is what the base has shown before, and shows here; ``held_out`` are examples that were not trained.
+    Of an old dataset that has such they alone say what was forgotten: what was trained is partly known by heart.
     """
     new = [each for each in examples if each.is_new]
     answered = answers.right
@@ -118,7 +118,10 @@ def measure(
             own_metrics |= calibrating.keep(
                 task, model, stack.base.tokenizer, candidate, made.scaling, held_out, now
             )
-    old = [(each.right, answered[each.example.id]) for each in examples if not each.is_new]
+    untrained = [each for each in held_out if not each.is_new]
+    apart = {each.example.dataset for each in untrained}
+    trained = [each for each in examples if not each.is_new and each.example.dataset not in apart]
+    old = [(each.right, answered[each.example.id]) for each in (*trained, *untrained)]
     return Evaluation(
         dataset=dataset,
         scores=scores(examples, answered),
@@ -127,6 +130,8 @@ def measure(
         new_before=score([each.right for each in new]),
         new_chance=None if isinstance(task, Generating) else task.chance([each.row for each in new]),
         new_at_base=score(answers.at_base),
+        untrained=scores(untrained, answered),
+        untrained_before=scores(untrained, {each.example.id: each.right for each in untrained}),
         broken=sum(before and not now for before, now in old),
         mended=sum(now and not before for before, now in old),
         metrics=own_metrics,
