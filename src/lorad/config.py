@@ -152,7 +152,7 @@ class PlannerSettings(Section):
         RateRow(learning_rate=3e-4),
     )
     loraplus_ratio: Annotated[float, Field(ge=1, le=1000)] = 4.0
-    """Learning rate of an adapter's B divided by that of its A (LoRA+, Hayou et al. 2024)."""
+    """Learning rate of an adapter's B divided by that of its A (LoRA+, Hayou et al. 2024). Where labels are learned it is 1."""
     wordings: Annotated[int, Field(ge=0, le=64)] = 8
     """Other wordings of a question that are trained in turn with the file's own; 0: none."""
     gapped: Annotated[int, Field(ge=0, le=64)] = 8

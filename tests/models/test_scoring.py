@@ -173,3 +173,33 @@ def test_a_prior_holds_a_temperature_near_1_until_rows_say_otherwise(rows, least
     found = scoring.fit_temperature(lambda t: rows * (math.log(t) - math.log(2)) ** 2, spread=0.25)
 
     assert least < found < most
+
+
+@pytest.mark.parametrize("count", [0, 1, scoring.TOGETHER, 2 * scoring.TOGETHER + 3])
+def test_the_loss_is_the_cross_entropy_however_many_predictions_there_are(count):
+    torch.manual_seed(count)
+    logits = (4 * torch.randn(count, 11)).requires_grad_()
+    targets = torch.randint(11, (count,))
+
+    loss = scoring.loss_sum(logits, targets)
+    (gradient,) = torch.autograd.grad(3 * loss, logits)
+
+    expected = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    (of_expected,) = torch.autograd.grad(3 * expected, logits)
+    assert torch.allclose(loss, expected, rtol=1e-5)
+    assert torch.allclose(gradient, of_expected, atol=1e-5)
+
+
+def test_in_half_precision_the_loss_is_computed_in_single():
+    torch.manual_seed(0)
+    logits = (4 * torch.randn(40, 500)).bfloat16().requires_grad_()
+    targets = torch.randint(500, (40,))
+
+    loss = scoring.loss_sum(logits, targets)
+    (gradient,) = torch.autograd.grad(loss, logits)
+
+    single = logits.detach().float().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(single, targets, reduction="sum")
+    (of_expected,) = torch.autograd.grad(expected, single)
+    assert torch.allclose(loss, expected, rtol=1e-5)
+    assert torch.allclose(gradient.float(), of_expected, atol=4e-3)

@@ -493,6 +493,7 @@ def test_of_labels_each_round_trains_every_row(formats):
 
     assert (decided.mix.recalled_share, decided.mix.new_share) == (1.0, None)
     assert (decided.wordings, decided.gapped) == (0, 0)
+    assert (decided.loraplus_ratio, a_plan().loraplus_ratio) == (1.0, 4.0)
     assert told(decided, "each round trains every new row")
 
 

@@ -82,7 +82,9 @@ def test_the_gradients_of_all_shares_add_up_to_that_of_the_step(size):
 
     assert sum(each for each, _ in shares) == pytest.approx(loss, rel=1e-6)
     summed = torch.stack([share for _, share in shares]).sum(0)
-    assert float((summed - whole).norm() / whole.norm()) < 1e-6
+    assert (
+        float((summed - whole).norm() / whole.norm()) < 1e-5
+    )  # other shares are other packs, which round otherwise
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")

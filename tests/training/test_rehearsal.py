@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorad.records import ReplayMix, StoppingRule
-from lorad.training.rehearsal import Rehearsal, ReplayItem
+from lorad.training.rehearsal import LOST, Rehearsal, ReplayItem
 
 MIX = ReplayMix(share=0.5, max_examples=100, recalled_share=0.25, general=0.1)
 UNTIL = StoppingRule(recall=0.9, max_rounds=30, patience=2, min_delta=0.05)
@@ -578,3 +578,29 @@ def test_where_the_sample_stood_is_kept():
     resumed.restore(unbroken.state())
 
     assert asked_by(resumed) == asked_by(unbroken)
+
+
+def test_labels_of_which_nothing_is_learned_for_long_are_given_up():
+    # Given a session that gives one answer to everything, which a fifth of the rows have not
+    session = a_session(new(100), until=replace(UNTIL, max_rounds=200), chance=0.8)
+    right = {number: number < 80 for number in range(100)}
+
+    rounds = 0
+    ended = None
+    while ended is None:
+        session.choose()
+        session.saw(right)
+        ended = session.not_tested()
+        rounds += 1
+
+    # Then it waits longer than at a plateau of what was learned, and not to the last round
+    assert ended == "patience"
+    assert LOST * UNTIL.patience < rounds < 200
+
+
+def test_facts_of_which_nothing_is_learned_for_long_are_waited_for():
+    session = a_session(new(100), until=replace(UNTIL, max_rounds=50))
+    for _ in range(49):
+        session.choose()
+        session.saw(dict.fromkeys(range(100), False))
+        assert session.not_tested() is None

@@ -27,6 +27,11 @@ class Pack:
     owners: Tensor
     """[M] int64: which row of the pack each answer token belongs to."""
     rows: int
+    prefix: int = 0
+    """P: how many tokens at the beginning all rows share, without the guests."""
+    lengths: tuple[int, ...] = ()
+    """Of rows and guests, behind the prefix."""
+    guests: int = 0
 
 
 def pack(rows: Sequence[Encoded], guests: Sequence[Encoded] = ()) -> Pack:
@@ -38,11 +43,13 @@ def pack(rows: Sequence[Encoded], guests: Sequence[Encoded] = ()) -> Pack:
     predicting: list[int] = []
     targets: list[int] = []
     owners: list[int] = []
+    lengths: list[int] = []
     for number, row in enumerate((*rows, *guests)):
         begin = len(tokens)
         cut = shared if number < len(rows) else 0
         own = row.tokens[cut:-1]  # the last token is only ever predicted
         tokens += own
+        lengths.append(len(own))
         positions += range(cut, cut + len(own))
         segments += [number + 1] * len(own)
         first = begin + row.start - cut - 1
@@ -61,6 +68,9 @@ def pack(rows: Sequence[Encoded], guests: Sequence[Encoded] = ()) -> Pack:
         torch.tensor(targets),
         torch.tensor(owners),
         len(rows) + len(guests),
+        shared,
+        tuple(lengths),
+        len(guests),
     )
 
 

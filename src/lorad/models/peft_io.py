@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from lorad.errors import RegistryError, TransientError
-from lorad.models import base_source, heads
+from lorad.models import base_source, heads, lora_linear
 from lorad.models.adapters import Adapter, linear, padded, tied
 from lorad.models.bases import HARMLESS
 from lorad.models.hardware import first_line, passing_errors
@@ -65,7 +65,9 @@ def add_lora(model: Any, rank: int, alpha: int, head: Head = CAUSAL, beside: Any
         modules_to_save=heads.parts(model, head) or None,
     )
     if beside is None:
-        return get_peft_model(model, config)
+        wrapped = get_peft_model(model, config)
+        lora_linear.fuse(wrapped)
+        return wrapped
     beside.add_adapter("default", config)
     beside.base_model.set_adapter([PARENT, "default"])
     for name, weight in beside.named_parameters():

@@ -18,9 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lorad.models import row_attention
 from lorad.models.packing import Pack, divide, pack
 from lorad.records import Encoded
 
+TOGETHER = 16
+"""Predictions whose distribution over the vocabulary is computed together: what fits into a processor's cache."""
 UNKNOWN = -1
 """The target of a row whose label this model has no output for: it cannot be right."""
 
@@ -40,9 +43,39 @@ class Outputs:
     """[G, C]: the same at every position of the guests, in their order."""
 
 
+class _CrossEntropy(torch.autograd.Function):
+    """The summed cross entropy, some predictions after the other, so that no copy of all logits in float32 is ever made."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        total = torch.zeros((), device=logits.device)
+        sums = []
+        for part, wanted in zip(logits.split(TOGETHER), targets.split(TOGETHER), strict=True):
+            given = part.float()
+            sums.append(given.logsumexp(-1))
+            total += (sums[-1] - given.gather(1, wanted[:, None])[:, 0]).sum()
+        ctx.save_for_backward(logits, targets, *sums)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (above,) = gradients
+        logits, targets, *sums = ctx.saved_tensors
+        found = torch.empty_like(logits)
+        for begin, at in enumerate(range(0, len(targets), TOGETHER)):
+            rows = slice(at, at + TOGETHER)
+            likely = (logits[rows].float() - sums[begin][:, None]).exp_()
+            likely[torch.arange(len(likely), device=likely.device), targets[rows]] -= 1
+            found[rows] = likely.mul_(above)
+        return found, None
+
+
 def loss_sum(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the summed cross entropy in nats over predictions [M], in fp32."""
-    return functional.cross_entropy(logits.float(), targets.to(logits.device), reduction="sum")
+    if not len(targets):
+        return logits.float().sum()
+    loss: Tensor = _CrossEntropy.apply(logits, targets.to(logits.device))
+    return loss
 
 
 def grade(outputs: Outputs) -> list[bool]:
@@ -115,10 +148,11 @@ def answer_logits(model: Any, packed: Pack) -> Tensor:
     hidden = torch.zeros(packed.visible.shape, dtype=dtype).masked_fill(
         ~packed.visible, torch.finfo(dtype).min
     )
+    rows = row_attention.rows_of(packed.lengths, packed.prefix, packed.rows - packed.guests, device)
     output = model(
         input_ids=packed.tokens.to(device),
         position_ids=packed.positions.to(device),
-        attention_mask=hidden.to(device),
+        attention_mask=row_attention.carry(hidden.to(device), rows),
         logits_to_keep=packed.predicting.to(device),
         use_cache=False,
     )

@@ -116,9 +116,13 @@ def plan(
     max_length = _max_length(row, lengths, shape, machine, reasons)
     checkpointing = _checkpointing(training, row.batch * max_length, shape, machine, reasons)
     recalled_share = rehearsal.recalled_share
+    loraplus_ratio = planner.loraplus_ratio
     if formats in LABELLED:  # what is still wrong is mostly what people label differently
-        recalled_share = 1.0
-        reasons.append("labels are not learned by heart: each round trains every new row")
+        recalled_share, loraplus_ratio = 1.0, 1.0
+        reasons.append(
+            "labels are not learned by heart: each round trains every new row, and B learns as fast as A (four times as fast a new "
+            "head ends at one answer to everything)"
+        )
     decided = Plan(
         examples=count,
         rank=row.rank,
@@ -129,7 +133,7 @@ def plan(
         max_length=max_length,
         warmup_steps=int(min(planner.warmup_share * count, planner.warmup_max)),
         learning_rate=learning_rate,
-        loraplus_ratio=planner.loraplus_ratio,
+        loraplus_ratio=loraplus_ratio,
         stopping=replace(planner.stopping.as_rule(), min_rounds=row.epochs),
         mix=ReplayMix(
             share=rehearsal.share,

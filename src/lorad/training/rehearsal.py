@@ -24,6 +24,8 @@ from lorad.training.spot_checks import Changes, SpotChecks
 HALF = 0.5
 """Before half is learned, recall of whole answers stands still for long and says nothing. What one answer to everything gets
 right (no entities, the commonest label) is not learned."""
+LOST = 3
+"""Times the patience: so long a session waits for labels to be learned beyond one answer to everything."""
 LEAST_RATE = 0.1
 LEAST = 32
 """So many old rows may go with a small drop, and so many new ones make a round, recalled or not: they cost a few seconds
@@ -217,6 +219,9 @@ class Rehearsal:
         if self.rounds >= self._stopping.max_rounds:
             return self._end("max_rounds")
         is_plateau = self._stale > self._stopping.patience and self._idle >= self._stopping.patience_steps
+        is_lost = bool(self._chance and self._new) and not self._learned()
+        if is_plateau and is_lost and self._stale > LOST * self._stopping.patience:
+            return self._end("patience")
         if is_plateau and self.rounds >= self._stopping.min_rounds and self._learned() > HALF:
             return self._end("patience")
         return None

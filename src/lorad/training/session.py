@@ -66,6 +66,12 @@ LOSS_SECONDS = 5.0
 """A process that has lost another one ends by itself so long afterwards, where it is on another machine."""
 
 
+def _is_lost(evaluation: Evaluation) -> bool:
+    """Tell whether a candidate gives one and the same answer to everything: what a rate too high ends at, which no repair mends."""
+    chance, new = evaluation.new_chance, evaluation.new
+    return chance is not None and bool(new.total) and new.recall <= chance
+
+
 @dataclass(frozen=True, slots=True)
 class StartingModel:
     """What training begins with: the base with the parent merged into it, or laid over it where it is quantised."""
@@ -110,14 +116,15 @@ class Session(BaseSession):
         made = self._train(start, taught, self.spec.plan, self._checkpoints())
         del start  # or its base would be in memory beside the one that is judged
         evaluation, right, verdict = self._measure(made, examples)
-        if not verdict.promote and self._repairable(verdict):
+        is_lost = _is_lost(evaluation)
+        if not verdict.promote and self._repairable(verdict) and not is_lost:
             self._repairs.append("repair")
             made = self._repair(made, examples, right)
             evaluation, right, verdict = self._measure(made, examples)
-        wanted = not verdict.promote and self._refittable(verdict) and parent is not None
+        wanted = not verdict.promote and self._refittable(verdict) and (parent is not None or is_lost)
         if wanted and self._group.first(bool, lambda: self._has_time_to_refit(made.outcome, examples)):
             self._repairs.append("refit")
-            refitted = self._refit(examples)
+            refitted = self._refit(examples, slower=is_lost)
             measured = self._measure(refitted, examples, self.folder.refitted)
             if measured[2].promote:
                 made, (evaluation, right, verdict) = refitted, measured
@@ -440,11 +447,16 @@ class Session(BaseSession):
         mended = self._train(start, anew(knowing) if self.spec.kind == "refit" else knowing, plan)
         return replace(mended, truncation=max(made.truncation, mended.truncation))
 
-    def _refit(self, examples: Sequence[SessionExample]) -> TrainingResult:
-        """Train one adapter from the pristine base on everything."""
+    def _refit(self, examples: Sequence[SessionExample], *, slower: bool = False) -> TrainingResult:
+        """Train one adapter from the pristine base on everything; ``slower`` at half the rate."""
         self.report({"phase": "refitting"})
         settings = PlannerSettings.model_validate(self.spec.settings["resolved"].get("planner", {}))
         plan = planner.refit_plan(self.spec.plan, settings, len(examples))
+        if slower:
+            plan = replace(plan, learning_rate=plan.learning_rate / 2)
+            self._notes.append(
+                f"nothing was learned beyond one answer to everything, so it was begun anew at half the learning rate, {plan.learning_rate:g}"
+            )
         return self._train(self._prepare(None, plan), anew(examples), plan)
 
     # -- measuring

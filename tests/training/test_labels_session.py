@@ -1,4 +1,4 @@
-"""Rows of labels that no session trains: in the next session they, and not the trained ones, say what was forgotten."""
+"""Sessions on labels: rows that none trains say what was forgotten, and what learns nothing begins anew."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ THINGS = [
 BIRDS = tiny_encoder.texts(["bird"], "birds")
 
 
-def run(base, folder, new, old=(), parent=None):
+def run(base, folder, new, old=(), parent=None, plan=PLAN):
     """Run a session on texts to classify; return its result."""
     spec = SessionSpec(
         job=1,
@@ -32,7 +32,7 @@ def run(base, folder, new, old=(), parent=None):
         base=str(base),
         parent=str(parent.candidate) if parent else None,
         parent_version="v0.1" if parent else None,
-        plan=PLAN,
+        plan=plan,
         settings={
             "training": SETTINGS.training.model_dump(),
             "judge": SETTINGS.judge.model_dump(),
@@ -72,3 +72,15 @@ def test_what_no_session_trains_says_what_was_forgotten(tmp_path):
     assert found.broken - found.mended == lost
     assert found.broken + found.mended <= len(apart)
     assert any("of rows that are never trained" in reason for reason in second.result().verdict.reasons)
+
+
+def test_what_gives_one_answer_to_everything_is_begun_anew_at_half_the_rate(tmp_path):
+    # Given a rate at which nothing is learned
+    base = tiny_encoder.store(tmp_path / "source", tmp_path / "encoder")
+    hopeless = replace(PLAN, learning_rate=1e-9, stopping=replace(PLAN.stopping, max_rounds=1))
+
+    made = run(base, tmp_path / "first", THINGS[:24], plan=hopeless).result()
+
+    assert made.evaluation.repairs == ("refit",)
+    assert any("begun anew at half the learning rate, 5e-10" in note for note in made.evaluation.notes)
+    assert not made.verdict.promote
