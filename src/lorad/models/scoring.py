@@ -22,8 +22,8 @@ from lorad.models import row_attention
 from lorad.models.packing import Pack, divide, pack
 from lorad.records import Encoded
 
-TOGETHER = 16
-"""Predictions whose distribution over the vocabulary is computed together: what fits into a processor's cache."""
+TOGETHER = 1 << 20
+"""Logits whose cross entropy is computed together: what fits into a processor's cache, and not a few."""
 UNKNOWN = -1
 """The target of a row whose label this model has no output for: it cannot be right."""
 
@@ -50,7 +50,8 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
         total = torch.zeros((), device=logits.device)
         sums = []
-        for part, wanted in zip(logits.split(TOGETHER), targets.split(TOGETHER), strict=True):
+        size = max(1, TOGETHER // logits.shape[-1])
+        for part, wanted in zip(logits.split(size), targets.split(size), strict=True):
             given = part.float()
             sums.append(given.logsumexp(-1))
             total += (sums[-1] - given.gather(1, wanted[:, None])[:, 0]).sum()
@@ -62,9 +63,10 @@ class _CrossEntropy(torch.autograd.Function):
         (above,) = gradients
         logits, targets, *sums = ctx.saved_tensors
         found = torch.empty_like(logits)
-        for begin, at in enumerate(range(0, len(targets), TOGETHER)):
-            rows = slice(at, at + TOGETHER)
-            likely = (logits[rows].float() - sums[begin][:, None]).exp_()
+        size = len(sums[0])
+        for number, at in enumerate(range(0, len(targets), size)):
+            rows = slice(at, at + size)
+            likely = (logits[rows].float() - sums[number][:, None]).exp_()
             likely[torch.arange(len(likely), device=likely.device), targets[rows]] -= 1
             found[rows] = likely.mul_(above)
         return found, None

@@ -44,8 +44,9 @@ class CausalLanguageModeling(Pretraining, Generating):
         logits = model(
             input_ids=inputs.to(model.device),
             attention_mask=None if mask is None else mask.to(model.device),
+            logits_to_keep=torch.arange(inputs.shape[1] - 1, device=model.device),
             use_cache=False,
-        ).logits[:, :-1]
+        ).logits
         targets, owners = inputs[:, 1:], torch.arange(len(rows))[:, None].expand(-1, inputs.shape[1] - 1)
         if mask is None:
             return Outputs(
