@@ -12,8 +12,8 @@ Arms, each in a process of its own and resumed from the cache:
 - `stopping`: the same Llama on a quarter of the speeches, with lorad's own number of epochs and patience;
 - `embeddings`: whether the vectors of `drops` find the section that answers a question of Python's FAQ, beside MiniLM's and BM25.
 
-Settings are lorad's defaults but for ``SIZES`` and ``EPOCHS``; these and ``MOST_CHARACTERS`` fit half an hour on one core, by a
-step's measured time. Nothing is chosen by what is measured on the tests. `--quick` takes less of everything, to see whether all
+Settings are lorad's defaults but for ``SIZES``, and ``DECODER_EPOCHS`` of the decoder; these and ``MOST_CHARACTERS`` fit one core and
+an hour, by a step's measured time. Nothing is chosen by what is measured on the tests. `--quick` takes less of everything, to see whether all
 works; its results are not kept.
 """
 
@@ -64,7 +64,7 @@ SIZES: dict[str, Any] = {
     "max_seq_len": 128,
     "dropout": 0.0,
 }
-EPOCHS, DECODER_EPOCHS = 10, 1
+EPOCHS, DECODER_EPOCHS = PretrainingSettings().epochs, 4
 MOST_CHARACTERS = {"speeches": 3000, "manual": 750}
 """Of each document its beginning, as much."""
 SEEDS = (1, 2, 3)
@@ -338,7 +338,7 @@ def stopping() -> dict[str, Any]:
     """Train a decoder on little text with lorad's own epochs and patience."""
     old, test = speeches()
     base = made_base("decoder", old)
-    configured = settings("decoder", PretrainingSettings().epochs)
+    configured = settings("decoder")
     run = learned("stopping", base, old[:: 40 if quick else 4], configured=configured)
     return {"after": scored(base, run.candidate, {"speeches": test}, "decoder"), "session": told(run)}
 
