@@ -121,7 +121,11 @@ def test_whole_molecules_are_held_out():
 
 
 def test_of_few_molecules_none_is_held_out():
-    assert not TASK.held_out(plain(range(1, 20)))
+    few = plain(range(1, 20))
+
+    assert not TASK.held_out(few)
+    assert TASK.held_out(few, {few[0].id, "gone"}) == {few[0].id}  # but what was never trained stays so
+    assert not TASK.held_out(few, {each.id for each in few})
 
 
 # rows

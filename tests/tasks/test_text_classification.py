@@ -282,6 +282,18 @@ def test_a_share_of_a_large_dataset_is_held_out_the_same_at_every_call():
     assert TASK.held_out(large) & {each.id for each in large[:-1]} < TASK.held_out(large[:-1])
 
 
+def test_what_was_never_trained_stays_so_in_a_dataset_that_has_become_small():
+    whole = [Example(task="classify", input=f"text {at}", target="a", dataset="b") for at in range(100)]
+    already = TASK.held_out(whole)
+    fewer = [each for each in whole if each is not next(one for one in whole if one.id not in already)]
+
+    assert TASK.held_out(fewer, already) == already
+    assert not TASK.held_out(fewer)
+    # but a label that only such rows have is trained
+    last = [each for each in whole if each.id in already][:3]
+    assert len(TASK.held_out(last, already)) == 2
+
+
 def test_a_label_is_never_held_out_whole():
     rows = [
         Example(task="classify", input=f"text {at}", target=f"kind {at // 2}", dataset="many")

@@ -154,13 +154,16 @@ class Task(ABC):
         del rows
         return 0.0
 
-    def held_out(self, examples: Sequence[Example]) -> AbstractSet[str]:
+    def held_out(
+        self, examples: Sequence[Example], already: AbstractSet[str] = frozenset()
+    ) -> AbstractSet[str]:
         """Return the ids of those that are never trained, so that calibration can be fitted and measured on them.
 
         The same ones in every session: an example that was trained once says nothing. So a session still trains those that an
-        ancestor has trained, which its papers tell.
+        ancestor has trained, which its papers tell; and ``already`` are those that these say were never trained: they stay so where
+        a dataset becomes too small to hold any out.
         """
-        del examples
+        del examples, already
         return frozenset()
 
     # -- learning and grading

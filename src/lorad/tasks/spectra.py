@@ -195,11 +195,13 @@ class Spectra(Predicting):
         """Return the share that is right by chance."""
         return sum(1 / len(row.candidates) for row in rows) / max(1, len(rows))
 
-    def held_out(self, examples: Sequence[Example]) -> AbstractSet[str]:
+    def held_out(
+        self, examples: Sequence[Example], already: AbstractSet[str] = frozenset()
+    ) -> AbstractSet[str]:
         """Return all spectra of every fifth molecule, by its key: never single rows of a molecule that is trained."""
         keys = {example.id: molecules.molecule(example.target).key for example in examples}
         if len(set(keys.values())) < HELD_OUT_FROM:
-            return frozenset()
+            return already & keys.keys() if len(already & keys.keys()) < len(keys) else frozenset()
         return {each for each, key in keys.items() if _place(key) % HELD_OUT_EVERY == 0}
 
     # -- learning and grading

@@ -184,7 +184,9 @@ class TextClassification(Predicting):
         is_multiple = any(row.is_multiple for row in rows)
         return (own[None] if is_multiple else max(own.values(), default=0)) / max(1, len(rows))
 
-    def held_out(self, examples: Sequence[Example]) -> AbstractSet[str]:
+    def held_out(
+        self, examples: Sequence[Example], already: AbstractSet[str] = frozenset()
+    ) -> AbstractSet[str]:
         """Return a fifth of every dataset of a hundred examples or more, a tenth of one of a thousand.
 
         They are chosen by their digests: the same at every call. Of each label a row is trained, or it would be in no answer.
@@ -197,7 +199,11 @@ class TextClassification(Predicting):
         drawn = {
             example.id: example
             for example in examples
-            if (part := every[example.dataset]) and int(example.id[:8], 16) % part == 0
+            if (
+                int(example.id[:8], 16) % part == 0
+                if (part := every[example.dataset])
+                else example.id in already
+            )
         }
         taught = {each for example in examples if example.id not in drawn for each in _taught(example)}
         apart = set()

@@ -320,10 +320,9 @@ class Session(BaseSession):
 
         What an ancestor has trained, when its dataset was smaller, stays trained.
         """
-        untrained = {each.example.id for each in examples if each.is_new or not self.spec.parent}
-        if self.spec.parent:
-            untrained |= papers.read_held_out(Path(self.spec.parent))
-        apart = self._task.held_out([each.example for each in examples]) & untrained
+        already = set(papers.read_held_out(Path(self.spec.parent))) if self.spec.parent else set()
+        untrained = {each.example.id for each in examples if each.is_new or not self.spec.parent} | already
+        apart = self._task.held_out([each.example for each in examples], already) & untrained
         self._held_out = [each for each in examples if each.example.id in apart]
         trained = [each for each in examples if each.example.id not in apart]
         self._notes += self._task.notes([each.row for each in trained])
