@@ -509,7 +509,8 @@ class ModelSettings(Section):
     model_type: Literal["encoder_only", "decoder_only", "transformer"] | None = None
     """Another way to name the track's ``architecture``."""
     vocab_size: Annotated[int, Field(ge=300, le=1_000_000)] = 8192
-    """Maximum number of tokens of the vocabulary; a short text gives fewer."""
+    """Maximum number of tokens of the vocabulary; a short text gives fewer. An encoder-decoder has 358 at least: each byte, and a mark for
+    each gap."""
     d_model: Annotated[int, Field(ge=8, le=65_536)] = 256
     """Width of the hidden states."""
     num_heads: Annotated[int, Field(ge=1, le=1024)] = 4

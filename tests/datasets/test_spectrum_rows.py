@@ -49,8 +49,8 @@ def test_a_table_holds_lists_as_json_or_with_blanks(tmp_path):
     [
         ({"intensities": [0.3]}, "intensities", "has 1 numbers, and there are 2 in mzs"),
         ({"mzs": [78.05, 51.02]}, "mzs[1]", "sort the peaks"),
-        ({"mzs": [-51.02, 78.05]}, "mzs[0]", "lies between 0 and"),
-        ({"mzs": [51.02, 78050.0]}, "mzs[1]", "lies between 0 and"),
+        ({"mzs": [-51.02, 78.05]}, "mzs[0]", "lies between 0.5 and"),
+        ({"mzs": [51.02, 78050.0]}, "mzs[1]", "lies between 0.5 and"),
         ({"mzs": ["a", 78.05]}, "mzs[0]", "no number"),
         ({"mzs": "twenty"}, "mzs[0]", "no number"),
         ({"mzs": 78.05}, "mzs", "list of numbers"),
@@ -64,8 +64,18 @@ def test_a_table_holds_lists_as_json_or_with_blanks(tmp_path):
         ({"charge": 11}, "charge", "1 to 10 are known"),
         ({"charge": "one"}, "charge", "whole number"),
         ({"adduct": "M+H"}, "adduct", "[M+H]+"),
+        ({"charge": "-1-"}, "charge", "whole number"),
+        ({"charge": "1+-"}, "charge", "whole number"),
         ({"adduct": "[M+H]+", "charge": 2}, "charge", "says 1"),
-        ({"precursor_mz": 0}, "precursor_mz", "lies between 0 and"),
+        ({"adduct": "[M+H]+", "charge": -1}, "charge", "says 1"),
+        ({"adduct": "[M+H" + "9" * 400 + "]+"}, "adduct", "at most 64"),
+        ({"adduct": "[M+Ca9999]+"}, "adduct", "no formula"),
+        ({"charge": 1, "ion_mode": "N"}, "charge", "ion mode"),
+        ({"precursor_mz": 1e-320}, "precursor_mz", "lies between 0.5 and"),
+        ({"mzs": [1e-320, 78.05]}, "mzs[0]", "lies between 0.5 and"),
+        ({"smiles": "CCO ether"}, "smiles", "without a name"),
+        ({"smiles": "CCO\nCCN"}, "smiles", "without a name"),
+        ({"precursor_mz": 0}, "precursor_mz", "lies between 0.5 and"),
         ({"label": "x"}, "label", "unknown here"),
         ({"smiles": None}, "smiles", "missing"),
     ],
@@ -141,6 +151,14 @@ def test_msp_is_read(tmp_path):
     ("text", "name", "row", "field", "says"),
     [
         (MGF.replace("51.02 0.3", "51.02"), "a.mgf", 2, "mzs", "line 8 is no peak"),
+        (
+            MGF.replace("PEPMASS", "SMILES=CC\nPEPMASS"),
+            "a.mgf",
+            2,
+            "smiles",
+            "told twice, 'CC' and 'c1ccccc1'",
+        ),
+        (MGF.replace("51.02 0.3", "a" + " " * 30_000 + "("), "a.mgf", 2, "mzs", "line 8 is no peak"),
         (MGF.replace("51.02 0.3", "51.02 0"), "a.mgf", 2, "intensities[0]", "leave the peak out"),
         (MGF.replace("SMILES=O=C=O\n", "SMILES=N/A\n"), "a.mgf", 12, "smiles", "missing"),
         (MGF.replace("END IONS\n\n", "\n"), "a.mgf", 2, "", "has no END IONS"),
@@ -179,3 +197,29 @@ def test_a_spectrum_longer_than_a_row_may_be_is_passed_and_told(tmp_path):
 def test_rows_of_other_tasks_are_told(tmp_path):
     with pytest.raises(SampleError, match="spectra"):
         read(tmp_path, json.dumps({"text": "a", "label": "b"}))
+
+
+@pytest.mark.parametrize(
+    ("row", "charge"),
+    [
+        ({"ionmode": "negative"}, -1),
+        ({"ion_mode": "P"}, None),
+        ({"ion_mode": "-", "charge": "2-"}, -2),
+        ({"ion_mode": "Negative", "adduct": "[M-H]-"}, -1),
+        ({"charge": "1", "adduct": "[M-H]-"}, -1),  # many files write a charge without its sign
+        ({"ion_mode": "unknown"}, None),
+    ],
+)
+def test_the_ion_mode_says_the_sign_where_nothing_else_does(tmp_path, row, charge):
+    ((given, _),) = said(read(tmp_path, json.dumps(ROW | row)))
+    assert given.get("charge") == charge
+
+
+def test_a_charge_before_the_first_spectrum_holds_for_those_that_say_nothing(tmp_path):
+    reading = read(tmp_path, "CHARGE=1-\n" + MGF.replace("ADDUCT=[M+H]1+\n", ""), "library.mgf")
+    assert [given.get("charge") for given, _ in said(reading)] == [1, -1]
+
+
+def test_an_msp_says_its_ion_mode(tmp_path):
+    reading = read(tmp_path, MSP.replace("Comment: [Marker]", "Ion_mode: N"), "library.msp")
+    assert [given.get("charge") for given, _ in said(reading)] == [1, -1, None]

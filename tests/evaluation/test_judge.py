@@ -404,7 +404,7 @@ def test_what_has_nothing_to_be_compared_with_is_not_judged(changes, why):
 def a_text(new=20.0, old=10.0, **changes):
     """Return a model from scratch whose parent had perplexities of 30 and 10."""
     return an_evaluation(
-        **recalled(new=40, old=45, new_before=30, old_before=46),
+        **recalled(new=40, old=450, new_before=30, old_before=460, total=1000),
         perplexities={"old": old, "new": new},
         perplexities_before={"old": 10.0, "new": 30.0},
         **changes,
@@ -433,10 +433,28 @@ def test_a_model_from_scratch_is_judged_by_perplexity_and_not_by_recall(measured
     )
 
 
+@pytest.mark.parametrize(
+    ("tokens", "now", "failed"),
+    [
+        (2, 20.2, ()),  # a word or two: exp(1 / sqrt(2)) is 2.03
+        (2, 20.4, ("perplexity:old",)),
+        (100, 11.0, ()),
+        (100, 11.1, ("perplexity:old",)),
+        (500, 10.5, ()),
+        (500, 10.51, ("perplexity:old",)),
+    ],
+)
+def test_of_an_older_text_of_few_words_more_is_needed_to_refuse(tokens, now, failed):
+    scores = {"old": Score(right=0, total=tokens), "new": Score(right=40, total=100)}
+    found = dataclasses.replace(a_text(old=now), scores=scores, before={})
+
+    assert decide(found, LIMITS).failed == failed
+
+
 def test_the_guessed_share_of_an_older_text_may_fall_by_two_points():
-    kept = {"scores": {"old": Score(right=44, total=100), "new": Score(right=40, total=100)}}
+    kept = {"scores": {"old": Score(right=440, total=1000), "new": Score(right=40, total=100)}}
     assert decide(dataclasses.replace(a_text(), **kept), LIMITS).promote
-    lost = {"scores": {"old": Score(right=43, total=100), "new": Score(right=40, total=100)}}
+    lost = {"scores": {"old": Score(right=439, total=1000), "new": Score(right=40, total=100)}}
     assert decide(dataclasses.replace(a_text(), **lost), LIMITS).failed == ("retention:old",)
 
 

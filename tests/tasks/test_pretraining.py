@@ -1,5 +1,7 @@
 """The tasks of models from scratch: what is hidden, that the passes agree with transformers', gaps and vectors."""
 
+import math
+
 import plain_text
 import pytest
 import torch
@@ -136,6 +138,24 @@ def test_spans_are_written(made):
     told = task.said(base.tokenizer, answer)
     assert len(told["gaps"]) == 2
     assert "<extra_id" not in told["text"]
+
+
+def test_a_gap_into_which_nothing_is_written_is_as_likely_as_its_end(made):
+    task, base = made["encoder-decoder"]
+    asked = task.question(base.tokenizer, "The [MASK] by the [MASK].")
+    first, second = (token for token in asked.tokens if "<extra_id" in base.tokenizer.decode([token]))
+    (word,) = base.tokenizer("a", add_special_tokens=False)["input_ids"][:1]
+    # a sentinel that is said again ends its gap, and begins none
+    said = {
+        "tokens": asked.tokens,
+        "written": [first, second, second, word],
+        "chances": [-1.0, -2.0, -3.0, -4.0],
+    }
+
+    (one,), (other,) = task.said(base.tokenizer, said)["gaps"]
+
+    assert one == {"word": "", "probability": pytest.approx(math.exp(-2), abs=1e-6)}
+    assert other == {"word": "", "probability": pytest.approx(math.exp(-3), abs=1e-6)}
 
 
 @pytest.mark.parametrize("asked", ["no gap", 7, {"text": 7}, {"text": "[MASK]", "top_k": 0}])

@@ -106,6 +106,27 @@ def test_stereoisomers_are_one_molecule():
     assert {row.candidates for row in found} == {("CC(N)C(=O)O",)}
 
 
+@pytest.mark.parametrize("smiles", ["[13CH3]CO", "[2H]OC", "CCO CCN", "CCO\nCCN"])
+def test_what_the_masses_would_be_wrong_of_is_refused(smiles):
+    with pytest.raises(SampleError) as caught:
+        TASK.check(WORDS, examples([smiles])[0])
+    assert (caught.value.code, caught.value.data["field"]) == ("bad_smiles", "smiles")
+
+
+def test_a_candidate_that_is_no_molecule_is_named():
+    asked = {"candidates": ["CCO", "C1"], "mzs": [29.0], "intensities": [1.0]}
+    with pytest.raises(SampleError) as caught:
+        TASK.question(WORDS, asked)
+    assert caught.value.data["field"] == "candidates[1]"
+
+
+def test_an_adduct_cannot_take_more_than_there_is():
+    asked = {"candidates": ["CCO"], "mzs": [29.0], "intensities": [1.0], "adduct": "[M-Ca9]-"}
+    with pytest.raises(SampleError, match="takes more than") as caught:
+        TASK.question(WORDS, asked)
+    assert caught.value.data["field"] == "adduct"
+
+
 # what is held out
 
 

@@ -146,7 +146,7 @@ def test_a_model_that_forgets_is_refused(base, first, tmp_path):
 
     evaluation, verdict = told(tmp_path / "again")
     assert evaluation.perplexities["places"] > evaluation.perplexities_before["places"] * 1.05
-    assert not verdict["promote"]
+    assert not verdict["promote"], verdict["reasons"]
     assert "perplexity:places" in verdict["failed"]
 
 

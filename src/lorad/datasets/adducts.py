@@ -34,7 +34,9 @@ MOST_MOLECULES, MOST_CHARGE = 4, 10
 
 _FORM = re.compile(r"\[(\d?)M((?:[+-]\d?[A-Z][A-Za-z0-9]*)*)\](\d{0,2})([+-])")
 _GROUP = re.compile(r"([+-])(\d?)([A-Z][A-Za-z0-9]*)")
-_ATOMS = re.compile(r"([A-Z][a-z]?)(\d*)")
+_ATOMS = re.compile(r"([A-Z][a-z]?)(\d{0,3})")
+LONGEST = 64
+"""Characters of an adduct."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class Adduct:
 
 def parse(text: str) -> Adduct:
     """Return what an adduct says; raise ``ValueError`` with what is wrong with it."""
+    if len(text.strip()) > LONGEST:
+        raise ValueError(f"has {len(text.strip())} characters; at most {LONGEST} are read")
     found = _FORM.fullmatch(text.strip())
     if found is None:
         raise ValueError(f"is {text[:40]!r}; write an adduct like [M+H]+, [M-H]-, [M+2H]2+ or [2M+Na]+")

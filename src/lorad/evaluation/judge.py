@@ -5,7 +5,7 @@ What lives here: the checks and their sentences. What never does: measuring (``m
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from math import isfinite
+from math import expm1, isfinite, sqrt
 
 from lorad.config import JudgeSettings
 from lorad.evaluation.facts import wilson
@@ -108,11 +108,17 @@ def _new_perplexity(evaluation: Evaluation, settings: JudgeSettings) -> Check | 
 
 
 def _old_perplexities(evaluation: Evaluation, settings: JudgeSettings) -> Iterator[Check]:
-    """Yield a check for each older dataset of a model from scratch."""
+    """Yield a check for each older dataset of a model from scratch.
+
+    Of few tokens the mean loss is as unsure as 1 / sqrt(tokens) where single ones change by a nat: a file of a word would refuse whatever
+    comes. So it may rise by that, where that is more; from 420 tokens on the limit of 5 % is.
+    """
     for name, before in evaluation.perplexities_before.items():
         if name == evaluation.dataset:
             continue
         now, limit = evaluation.perplexities[name], settings.max_corpus_perplexity_rise
+        tokens = evaluation.scores[name].total if name in evaluation.scores else 0
+        limit = max(limit, expm1(1 / sqrt(tokens))) if tokens else limit
         yield Check(
             f"perplexity:{name}",
             now <= before * (1 + limit),

@@ -67,6 +67,12 @@ def chemistry() -> Any:
 def molecule(smiles: str) -> Molecule:
     """Return the molecule of a SMILES; raise ``SampleError`` that names the field ``smiles`` where it is none."""
     chem = chemistry()
+    if len(smiles.split()) > 1:  # RDKit takes what follows for a name
+        raise SampleError(
+            f"{smiles[:80]!r} is more than one SMILES; leave out what stands behind it",
+            code="bad_smiles",
+            field="smiles",
+        )
     parsed = chem.MolFromSmiles(smiles)
     flat = chem.MolToSmiles(parsed, isomericSmiles=False) if parsed else ""
     if not flat or chem.MolFromSmiles(flat) is None:
@@ -84,6 +90,12 @@ def molecule(smiles: str) -> Molecule:
     if any(not atom.GetAtomicNum() for atom in parsed.GetAtoms()):
         raise SampleError(
             f"{smiles[:80]!r} holds an atom that is left open (*)", code="bad_smiles", field="smiles"
+        )
+    if any(atom.GetIsotope() for atom in parsed.GetAtoms()):
+        raise SampleError(
+            f"{smiles[:80]!r} is labelled with isotopes, which are not known here: its masses would be wrong",
+            code="bad_smiles",
+            field="smiles",
         )
     key = chem.MolToInchiKey(parsed)[:KEY_LENGTH]
     return Molecule(flat, key or flat, float(chem.Descriptors.ExactMolWt(parsed)))

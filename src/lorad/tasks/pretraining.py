@@ -43,7 +43,7 @@ class Pretraining(Task):
         Its tokens are not looked at: the tokenizer may still be trained on it.
         """
         del tokenizer
-        if not str(example.target).strip():
+        if not any(sign.isprintable() and not sign.isspace() for sign in str(example.target)):
             raise SampleError("a document needs words", code="no_text", field="text")
         return example
 

@@ -133,11 +133,15 @@ class SpanCorruption(Pretraining, Predicting):
         likely: dict[int, float] = {}
         at = None
         for token, chance in zip(answer["written"], answer["chances"], strict=False):
+            ends = token == tokenizer.eos_token_id or token in sentinels
+            if ends and at is not None:  # that it ends here is a part of what is said
+                likely[at] += chance
             if token == tokenizer.eos_token_id:
                 break
             if token in sentinels:
-                at = token
-                spans[at], likely[at] = [], 0.0
+                at = token if token not in spans else None  # said again, it says nothing new
+                if at is not None:
+                    spans[at], likely[at] = [], 0.0
             elif at is not None and len(spans[at]) < LONGEST_GAP:
                 spans[at].append(token)
                 likely[at] += chance

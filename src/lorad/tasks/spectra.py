@@ -143,7 +143,13 @@ class Spectra(Predicting):
 
     def _row(self, tokenizer: Any, spectrum: Mapping[str, Any], smiles: Sequence[str]) -> SpectrumRow:
         mzs, intensities = _strongest(spectrum["mzs"], spectrum["intensities"])
-        candidates = tuple(molecules.molecule(each).smiles for each in smiles)
+        known = [_molecule(each, at if len(smiles) > 1 else None) for at, each in enumerate(smiles)]
+        candidates = tuple(each.smiles for each in known)
+        adduct = spectrum.get("adduct")
+        if adduct and not all(adducts.parse(adduct).mz(each.mass) > 0 for each in known):
+            raise SampleError(
+                f"the adduct {adduct} takes more than the molecule has", code="bad_adduct", field="adduct"
+            )
         tokens = tuple(tuple(tokenizer(each)["input_ids"]) for each in candidates)
         for given, own in zip(smiles, tokens, strict=True):
             if len(own) > LONGEST_TOKENS:
@@ -395,6 +401,17 @@ def _weights(peaks: Peaks) -> Tensor:
     shares = peaks.intensities / peaks.intensities.sum(-1, keepdim=True)
     shares[:, 0] = 1.0
     return shares.float()
+
+
+def _molecule(smiles: str, at: int | None) -> molecules.Molecule:
+    """Return a molecule; raise ``SampleError`` that names which one of several candidates is none."""
+    try:
+        return molecules.molecule(smiles)
+    except SampleError as error:
+        if at is None:
+            raise
+        told = {**error.data, "field": f"candidates[{at}]"}
+        raise SampleError(error.message, code=error.code, **told) from None
 
 
 def _pairs(row: SpectrumRow, width: int) -> NDArray[np.float64]:

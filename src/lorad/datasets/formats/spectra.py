@@ -8,6 +8,7 @@ A spectrum is kept as it was given: ``{"mzs": […], "intensities": […]}``, an
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -19,6 +20,8 @@ from lorad.datasets.formats.row_values import Row, unpacked
 from lorad.records import SPECTRA, Example
 
 PEAKS = ("mzs", "intensities")
+MODES = ("ion_mode", "ionmode")
+_SIGNS = {1: {"p", "pos", "positive", "+"}, -1: {"n", "neg", "negative", "-"}}
 BESIDE = ("precursor_mz", "charge", "adduct")
 #: What libraries tell beside a spectrum, and nothing is learned from.
 REMARKS = frozenset(
@@ -30,15 +33,15 @@ REMARKS = frozenset(
             "inchi",
             "inchikey",
             "formula",
-            "ion_mode",
-            "ionmode",
+            *MODES,
             "instrument",
         ),
         *("instrument_type", "collision_energy", "ms_level", "spectrum_id", "scans"),
     }
 )
-MOST_MZ = 10_000.0
-"""Of small molecules; a larger one is most often a mistake in units."""
+LEAST_MZ, MOST_MZ = 0.5, 10_000.0
+"""A proton has 1, and small molecules have less; another one is most often a mistake in units."""
+_CHARGE = re.compile(r"[+-]?(\d{1,9})|(\d{0,9})[+-]")
 LONGEST_SMILES = 2000
 """Characters: more than any molecule that the encoder reads, and little enough for any parser."""
 
@@ -56,6 +59,8 @@ def smiles(row: Row, key: str) -> str:
     found = row_values.text(row, key).strip()
     if len(found) > LONGEST_SMILES:
         raise BadRow(key, f"has {len(found)} characters; at most {LONGEST_SMILES} are read")
+    if len(found.split()) > 1:
+        raise BadRow(key, f"is {shown(found, 40)!r}; write one SMILES, without a name behind it")
     return found
 
 
@@ -67,8 +72,8 @@ def spectrum(row: Row) -> dict[str, Any]:
     if not mzs:
         raise BadRow("mzs", "is empty: a spectrum needs at least one peak")
     for at, mz in enumerate(mzs):
-        if not 0 < mz <= MOST_MZ:
-            raise BadRow(f"mzs[{at}]", f"is {mz:g}; an m/z lies between 0 and {MOST_MZ:g}")
+        if not LEAST_MZ <= mz <= MOST_MZ:
+            raise BadRow(f"mzs[{at}]", f"is {mz:g}; an m/z lies between {LEAST_MZ:g} and {MOST_MZ:g}")
     for at, (one, other) in enumerate(pairwise(mzs), start=1):
         if other < one:
             raise BadRow(f"mzs[{at}]", f"is {other:g} behind {one:g}; sort the peaks by m/z")
@@ -84,8 +89,8 @@ def _beside(row: Row) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if not row_values.is_empty(row.get("precursor_mz")):
         mz = _number(row["precursor_mz"], "precursor_mz")
-        if not 0 < mz <= MOST_MZ:
-            raise BadRow("precursor_mz", f"is {mz:g}; an m/z lies between 0 and {MOST_MZ:g}")
+        if not LEAST_MZ <= mz <= MOST_MZ:
+            raise BadRow("precursor_mz", f"is {mz:g}; an m/z lies between {LEAST_MZ:g} and {MOST_MZ:g}")
         found["precursor_mz"] = mz
     if not row_values.is_empty(row.get("charge")):
         found["charge"] = _charge(row["charge"])
@@ -95,21 +100,31 @@ def _beside(row: Row) -> dict[str, Any]:
             charge = adducts.parse(found["adduct"]).charge
         except ValueError as error:
             raise BadRow("adduct", str(error)) from None
-        if abs(found.get("charge", charge)) != abs(charge):
+        told = found.get("charge", charge)  # many files write it without its sign
+        if abs(told) != abs(charge) or told < 0 < charge:
             raise BadRow("charge", f"is {found['charge']}, and the adduct {found['adduct']} says {charge}")
         found["charge"] = charge
+    mode = _mode(row)
+    if mode < 0 and "charge" not in found:
+        found["charge"] = mode
+    if mode * found.get("charge", mode) < 0:
+        raise BadRow("charge", f"is {found['charge']}, and the ion mode says the other sign")
     return found
+
+
+def _mode(row: Row) -> int:
+    """Return the sign of the ions as a row tells it beside the charge; 0 where it does not."""
+    told = next((str(row[key]).strip().lower() for key in MODES if not row_values.is_empty(row.get(key))), "")
+    return next((sign for sign, words in _SIGNS.items() if told in words), 0)
 
 
 def _charge(value: Any) -> int:
     """Return a signed charge, which files also write as ``1+`` or ``2-``."""
     text = row_values.as_text(value, "charge").strip()
-    sign = -1 if text.endswith("-") else 1
-    digits = text.removesuffix("-").removesuffix("+") or "1"
-    try:
-        charge = sign * int(digits)
-    except ValueError:
-        raise BadRow("charge", f"is {shown(text)!r}; write a whole number, such as 1 or -1") from None
+    found = _CHARGE.fullmatch(text)
+    if not found:
+        raise BadRow("charge", f"is {shown(text)!r}; write a whole number, such as 1 or -1")
+    charge = int(found[1] or found[2] or 1) * (-1 if "-" in text else 1)
     if not 1 <= abs(charge) <= adducts.MOST_CHARGE:
         raise BadRow("charge", f"is {charge}; 1 to {adducts.MOST_CHARGE} are known, negative ones for anions")
     return charge

@@ -28,10 +28,14 @@ _NAMES = {
     "adduct": "adduct",
     "precursortype": "adduct",
     "precursor_type": "adduct",
+    "ionmode": "ion_mode",
+    "ion_mode": "ion_mode",
 }
 _UNTOLD = {"", "n/a", "na", "none", "0", "0+", "0.0"}
 """What libraries write where they do not know."""
-_KEY = re.compile(r"([A-Za-z][\w /-]*?)\s*([=:])\s*(.*)")
+_KEY = re.compile(r"[A-Za-z][\w /-]*")
+_LONGEST_KEY = 100
+"""Characters of a field's name."""
 _PEAK = re.compile(r"\(?([^\s,;()]+)[\s,]+([^\s,;()]+)\)?")
 
 
@@ -49,8 +53,13 @@ class _Spectrum:
     def tell(self, key: str, value: str) -> None:
         """Keep what a line says, if it is a field of a row."""
         name = _NAMES.get(key.strip().lower())
-        if name and value.strip().lower() not in _UNTOLD:
-            self.fields[name] = value.split(maxsplit=1)[0] if name == "precursor_mz" else value.strip()
+        if not name or value.strip().lower() in _UNTOLD:
+            return
+        told = value.split(maxsplit=1)[0] if name == "precursor_mz" else value.strip()
+        if self.fields.setdefault(name, told) != told and not self.problem:
+            self.problem = BadRow(
+                name, f"is told twice, {shown(self.fields[name], 40)!r} and {shown(told, 40)!r}"
+            )
 
     def add_peak(self, mz: str, intensity: str) -> None:
         self.mzs.append(mz)
@@ -90,18 +99,30 @@ def _lines(text: TextFile, limits: InboxSettings) -> Iterator[str | BadRow]:
 
 def _mgf(text: TextFile, limits: InboxSettings) -> Iterator[tuple[int, Mapping[str, Any] | BadRow]]:
     open_one: _Spectrum | None = None
+    before = _Spectrum(0)
+    """What stands before the first spectrum holds for all that do not say otherwise: the charge."""
     for line in _lines(text, limits):
         if line == BEGIN:
             if open_one is not None:
                 yield open_one.line, BadRow("", f"has no {END} before the next {BEGIN}")
             open_one = _Spectrum(text.number)
         elif open_one is not None and line == END:
-            yield open_one.line, open_one.row()
+            yield open_one.line, _with_charge(open_one.row(), before)
             open_one = None
         elif open_one is not None:
             _take(open_one, line, text.number, limits, "=")
+        elif isinstance(line, str) and (told := _told(line, "=")):
+            before.tell(*told)
     if open_one is not None:
         raise cut_off(text, open_one.line)
+
+
+def _with_charge(row: Mapping[str, Any] | BadRow, before: _Spectrum) -> Mapping[str, Any] | BadRow:
+    """Return a spectrum with its file's charge, where neither it nor an adduct of its own tells one."""
+    charge = before.fields.get("charge")
+    if charge is None or isinstance(row, BadRow) or row.keys() & {"charge", "adduct"}:
+        return row
+    return {**row, "charge": charge}
 
 
 def _msp(text: TextFile, limits: InboxSettings) -> Iterator[tuple[int, Mapping[str, Any] | BadRow]]:
@@ -159,11 +180,19 @@ def _take(
         spectrum.problem = too_long(limits)
         spectrum.mzs, spectrum.intensities = [], []  # what follows of it is passed, not kept
         return
-    told = _KEY.fullmatch(line) if may_tell else None
-    if told and told[2] == sign:
-        spectrum.tell(told[1], told[3])
+    told = _told(line, sign) if may_tell else None
+    if told:
+        spectrum.tell(*told)
     elif may_be_peaks and line and not line.startswith(("#", ";", "!", "/")):
         _take_peaks(spectrum, line, number)
+
+
+def _told(line: str, sign: str) -> tuple[str, str] | None:
+    """Return the name and the value of a field, with ``sign`` between them; ``None`` for another line."""
+    key, found, value = line.partition(sign)
+    key = key.rstrip()
+    is_key = bool(found) and len(key) <= _LONGEST_KEY and _KEY.fullmatch(key) is not None
+    return (key, value.strip()) if is_key else None
 
 
 def _take_peaks(spectrum: _Spectrum, line: str, number: int) -> None:
