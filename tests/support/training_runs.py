@@ -1,5 +1,7 @@
 """A training run on a tiny model: its plan, its model and what it learns."""
 
+from dataclasses import replace
+
 import tiny
 import torch
 
@@ -34,24 +36,33 @@ PLAN = Plan(
 LENIENT = {"min_recall": 0, "max_perplexity_rise": 1e9, "max_kl": 1e9, "max_degenerate_share": 1}
 
 
-def request(base, run, plan, *, judge=LENIENT, **training):
-    """Write the request of a first session on eight facts of doors into its folder; return its training's settings."""
-    settings = Settings.model_validate({"judge": judge, "training": {"threads": 1, **training}})
-    spec = SessionSpec(
+def specification(settings, base, plan, *, task, dataset, parent=None, track="things"):
+    """Return what the daemon asks of a session that learns a dataset, on top of a parent's folder."""
+    return SessionSpec(
         job=1,
-        track="chat",
-        task="chat",
+        track=track,
+        task=task,
         kind="learn",
-        dataset="doors",
+        dataset=dataset,
         base=str(base),
-        parent=None,
-        parent_version=None,
+        parent=str(parent) if parent else None,
+        parent_version="v0.1" if parent else None,
         plan=plan,
         settings={
-            "training": settings.training.model_dump() | {"merge_adapters_on_save": False},
+            "training": settings.training.model_dump(),
             "judge": settings.judge.model_dump(),
             "resolved": settings.model_dump(mode="json"),
         },
+    )
+
+
+def request(base, run, plan, *, judge=LENIENT, **training):
+    """Write the request of a first session on eight facts of doors into its folder; return its training's settings."""
+    settings = Settings.model_validate({"judge": judge, "training": {"threads": 1, **training}})
+    spec = specification(settings, base, plan, task="chat", dataset="doors", track="chat")
+    spec = replace(
+        spec,
+        settings=spec.settings | {"training": spec.settings["training"] | {"merge_adapters_on_save": False}},
     )
     run.begin(spec, tiny.facts(8, "doors"), [])
     return settings.training

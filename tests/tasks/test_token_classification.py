@@ -11,13 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel
-from training_runs import PLAN
+from training_runs import PLAN, specification
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
 from lorad.config import Settings
 from lorad.errors import ConfigError, SampleError
 from lorad.models import adapter_stack, bases, heads, peft_io
-from lorad.records import Example, SessionSpec
+from lorad.records import Example
 from lorad.storage import files
 from lorad.storage.memory import Recalled
 from lorad.tasks import encode, find, token_classification
@@ -478,22 +478,7 @@ FRUIT, BIRDS = mixed(), birds()
 
 
 def learn(base, folder, new, old=(), parent=None, task="token_classification"):
-    spec = SessionSpec(
-        job=1,
-        track="ner",
-        task=task,
-        kind="learn",
-        dataset=new[0].dataset,
-        base=str(base),
-        parent=str(parent) if parent else None,
-        parent_version="v0.1" if parent else None,
-        plan=PLAN,
-        settings={
-            "training": SETTINGS.training.model_dump(),
-            "judge": SETTINGS.judge.model_dump(),
-            "resolved": SETTINGS.model_dump(mode="json"),
-        },
-    )
+    spec = specification(SETTINGS, base, PLAN, task=task, dataset=new[0].dataset, parent=parent, track="ner")
     run = RunFolder(folder)
     run.begin(spec, new, [Recalled(example=each, right=True) for each in old])
     session.Session(run, spec).run()

@@ -7,14 +7,14 @@ import pytest
 import tiny_encoder
 import torch
 from peft import PeftModel
-from training_runs import PLAN
+from training_runs import PLAN, specification
 from transformers import AutoModelForSequenceClassification
 
 from lorad.config import EngineSettings, Settings
 from lorad.errors import ConfigError, ProtocolError, RegistryError, SampleError
 from lorad.evaluation import metrics
 from lorad.models import adapter_stack, adapters, bases, heads, merged_model, peft_io
-from lorad.records import Example, SessionSpec
+from lorad.records import Example
 from lorad.serving.engine import Engine
 from lorad.serving.requests import Sampling
 from lorad.storage import files
@@ -39,21 +39,8 @@ def base(tmp_path_factory):
 
 def begin(base, folder, new, old=(), parent=None, **plan):
     """Write an order as the daemon does; return its session."""
-    spec = SessionSpec(
-        job=1,
-        track="things",
-        task=TASK,
-        kind="learn",
-        dataset=new[0].dataset,
-        base=str(base),
-        parent=str(parent) if parent else None,
-        parent_version="v0.1" if parent else None,
-        plan=replace(PLAN, **plan),
-        settings={
-            "training": SETTINGS.training.model_dump(),
-            "judge": SETTINGS.judge.model_dump(),
-            "resolved": SETTINGS.model_dump(mode="json"),
-        },
+    spec = specification(
+        SETTINGS, base, replace(PLAN, **plan), task=TASK, dataset=new[0].dataset, parent=parent
     )
     run = RunFolder(folder)
     run.begin(spec, new, [Recalled(example=example, right=True) for example in old])

@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import tiny_encoder
-from training_runs import PLAN
+from training_runs import PLAN, specification
 
 from lorad.config import Settings
-from lorad.records import CLASSIFICATION, Score, SessionSpec
+from lorad.records import CLASSIFICATION, Score
 from lorad.storage.memory import Recalled
 from lorad.tasks import find
 from lorad.training.run_folder import RunFolder
@@ -23,21 +23,13 @@ BIRDS = tiny_encoder.texts(["bird"], "birds")
 
 def run(base, folder, new, old=(), parent=None, plan=PLAN):
     """Run a session on texts to classify; return its result."""
-    spec = SessionSpec(
-        job=1,
-        track="things",
+    spec = specification(
+        SETTINGS,
+        base,
+        plan,
         task=CLASSIFICATION,
-        kind="learn",
         dataset=new[0].dataset,
-        base=str(base),
-        parent=str(parent.candidate) if parent else None,
-        parent_version="v0.1" if parent else None,
-        plan=plan,
-        settings={
-            "training": SETTINGS.training.model_dump(),
-            "judge": SETTINGS.judge.model_dump(),
-            "resolved": SETTINGS.model_dump(mode="json"),
-        },
+        parent=parent.candidate if parent else None,
     )
     made = RunFolder(folder)
     made.begin(spec, new, old)
