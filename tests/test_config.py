@@ -76,6 +76,15 @@ def test_the_shipped_file_for_documents_adds_a_track_that_learns_nothing_to_any_
 
 
 @pytest.mark.parametrize(
+    "name",
+    ["lcr", "ner", "scratch", "spectra", "cpu", "apple-m4-16gb", "cuda-24gb", "cuda-80gb", "documents"],
+)
+def test_every_shipped_file_of_settings_can_be_named_in_any_home(home, name):
+    assert load_settings(home, name).tracks
+    assert (SHIPPED / "configs" / f"{name}.yaml").samefile(SHIPPED / "src" / "lorad" / f"{name}.yaml")
+
+
+@pytest.mark.parametrize(
     ("given", "told"),
     [
         (

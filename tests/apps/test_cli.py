@@ -946,6 +946,17 @@ def test_what_the_inbox_would_pass_by_is_not_dropped(lorad, home, tmp_path, name
     assert (result.exit_code, list((home / "inbox").iterdir())) == (1, [])
 
 
+def test_where_there_is_no_chat_track_a_command_says_how_another_is_named(lorad, home):
+    (home / "configs").mkdir(exist_ok=True)
+    (home / "configs" / "default.yaml").write_text("tracks: {mail: {task: text_classification, base: b}}\n")
+
+    result = lorad("versions")
+
+    told = "lorad: there is no track 'chat'; known: mail; name another one with: --track NAME\n"
+    assert result.exit_code == 1
+    assert result.stderr.endswith(told)
+
+
 def test_a_track_has_its_own_folder(lorad, home, tmp_path):
     (tmp_path / "a.json").write_text("1")
     assert lorad("drop", str(tmp_path / "a.json"), "--track", "chat").exit_code == 0

@@ -90,7 +90,7 @@ def _new_recall(evaluation: Evaluation, settings: JudgeSettings) -> Check | None
     return Check(
         "new_recall",
         passed,
-        f"{evaluation.dataset}: {new.right} of {new.total} recalled, {before.right} before (at least {least:.0%} and more than before)",
+        f"{evaluation.dataset}: {new.right} of {new.total} recalled, {before.right} before (at least {least:.0%}, and more than before unless all were)",
     )
 
 

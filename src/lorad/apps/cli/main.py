@@ -55,10 +55,16 @@ class Commands(terminal.Commands):
             if ctx.meta["lorad.json"]:
                 terminal.write_json({"error": error.as_dict()}, indent=None)
             else:
-                terminal.complain(error.message)
+                terminal.complain(error.message + _remedy(error))
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
+
+
+def _remedy(error: LoradError) -> str:
+    """Return what to do where a command took the track ``chat`` by itself and there is none."""
+    is_assumed = error.code == "no_such_track" and error.message.startswith("there is no track 'chat'")
+    return "; name another one with: --track NAME" if is_assumed else ""
 
 
 def _hoist(args: Sequence[str]) -> list[str]:
