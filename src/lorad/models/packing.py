@@ -32,6 +32,7 @@ class Pack:
     lengths: tuple[int, ...] = ()
     """Of rows and guests, behind the prefix."""
     guests: int = 0
+    """How many of them, at the end, see only themselves."""
 
 
 def pack(rows: Sequence[Encoded], guests: Sequence[Encoded] = ()) -> Pack:

@@ -207,7 +207,8 @@ class Spectra(Predicting):
         """Return all spectra of every fifth molecule, by its key: never single rows of a molecule that is trained."""
         keys = {example.id: molecules.molecule(example.target).key for example in examples}
         if len(set(keys.values())) < HELD_OUT_FROM:
-            return already & keys.keys() if len(already & keys.keys()) < len(keys) else frozenset()
+            kept = already & keys.keys()
+            return kept if len(kept) < len(keys) else frozenset()
         return {each for each, key in keys.items() if _place(key) % HELD_OUT_EVERY == 0}
 
     # -- learning and grading

@@ -196,15 +196,12 @@ class TextClassification(Predicting):
             dataset: next((every for least, every in HELD_OUT_EVERY.items() if size >= least), None)
             for dataset, size in sizes.items()
         }
-        drawn = {
-            example.id: example
-            for example in examples
-            if (
-                int(example.id[:8], 16) % part == 0
-                if (part := every[example.dataset])
-                else example.id in already
-            )
-        }
+
+        def is_drawn(example: Example) -> bool:
+            part = every[example.dataset]
+            return int(example.id[:8], 16) % part == 0 if part else example.id in already
+
+        drawn = {example.id: example for example in examples if is_drawn(example)}
         taught = {each for example in examples if example.id not in drawn for each in _taught(example)}
         apart = set()
         for name, example in sorted(drawn.items()):

@@ -215,8 +215,8 @@ def refit_plan(decided: Plan, planner: PlannerSettings, count: int) -> Plan:
     rank = min(row.rank, decided.max_rank)
     if (decided.rank, decided.alpha) != (own.rank, own.alpha) or rank <= decided.rank:
         return decided
-    slower = min(1.0, FULL_RATE_ALPHA / row.alpha) / min(1.0, FULL_RATE_ALPHA / own.alpha)
-    return replace(decided, rank=rank, alpha=row.alpha, learning_rate=decided.learning_rate * slower)
+    rate = decided.learning_rate * _rate_share(row.alpha) / _rate_share(own.alpha)
+    return replace(decided, rank=rank, alpha=row.alpha, learning_rate=rate)
 
 
 def choose_row(table: Sequence[SizeRow], count: int) -> SizeRow:
@@ -246,11 +246,16 @@ def _learning_rate(planner: PlannerSettings, shape: ModelShape, reasons: list[st
     raise ConfigError("planner.learning_rates must end with a row without `below_parameters`")
 
 
+def _rate_share(alpha: int) -> float:
+    """Return the share of the model's rate at which an adapter of this alpha learns."""
+    return min(1.0, FULL_RATE_ALPHA / alpha)
+
+
 def _steadied(decided: Plan) -> Plan:
     """Lower the rate of a large adapter, which would move too far with every step."""
     if decided.alpha <= FULL_RATE_ALPHA:
         return decided
-    rate = decided.learning_rate * FULL_RATE_ALPHA / decided.alpha
+    rate = decided.learning_rate * _rate_share(decided.alpha)
     reason = (
         f"alpha {decided.alpha} moves an adapter further with every step: learning rate {rate:g} instead of "
         f"{decided.learning_rate:g}"

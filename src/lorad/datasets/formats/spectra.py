@@ -72,8 +72,7 @@ def spectrum(row: Row) -> dict[str, Any]:
     if not mzs:
         raise BadRow("mzs", "is empty: a spectrum needs at least one peak")
     for at, mz in enumerate(mzs):
-        if not LEAST_MZ <= mz <= MOST_MZ:
-            raise BadRow(f"mzs[{at}]", f"is {mz:g}; an m/z lies between {LEAST_MZ:g} and {MOST_MZ:g}")
+        _check_mz(mz, f"mzs[{at}]")
     for at, (one, other) in enumerate(pairwise(mzs), start=1):
         if other < one:
             raise BadRow(f"mzs[{at}]", f"is {other:g} behind {one:g}; sort the peaks by m/z")
@@ -85,12 +84,16 @@ def spectrum(row: Row) -> dict[str, Any]:
     return {"mzs": mzs, "intensities": intensities, **_beside(row)}
 
 
+def _check_mz(mz: float, where: str) -> None:
+    if not LEAST_MZ <= mz <= MOST_MZ:
+        raise BadRow(where, f"is {mz:g}; an m/z lies between {LEAST_MZ:g} and {MOST_MZ:g}")
+
+
 def _beside(row: Row) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if not row_values.is_empty(row.get("precursor_mz")):
         mz = _number(row["precursor_mz"], "precursor_mz")
-        if not LEAST_MZ <= mz <= MOST_MZ:
-            raise BadRow("precursor_mz", f"is {mz:g}; an m/z lies between {LEAST_MZ:g} and {MOST_MZ:g}")
+        _check_mz(mz, "precursor_mz")
         found["precursor_mz"] = mz
     if not row_values.is_empty(row.get("charge")):
         found["charge"] = _charge(row["charge"])
