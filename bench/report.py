@@ -141,6 +141,18 @@ def arms(
     }
 
 
+def finished(file: str, known: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return what those of a bench's arms found that were ever run, from the cache or as kept with the results."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in known:
+        path, kept = (folder / f"{Path(file).stem}_{name}.json" for folder in (CACHE, ARMS))
+        if path.exists():
+            found[name] = json.loads(path.read_text(encoding="utf-8"))
+        elif kept.exists():
+            found[name] = json.loads(kept.read_text(encoding="utf-8"))["found"]
+    return found
+
+
 def add_smollm2(home: Path) -> None:
     """Make a home with SmolLM2 as its base model, which is fetched once."""
     add_base(home, "smollm2")

@@ -8,8 +8,8 @@ over the first ten); `intake`, `scale_SIZE` and `kills` (retrieval_stores.py); `
 (grounding.py: fifty questions about ten invented documents through the daemon on SmolLM2, as lorad answers by itself, without
 documents, and by the model behind the passages).
 
-The corpora's vectors, and the reranker, are computed in bfloat16, in a fraction of the time: `bfloat16_cosine` is the smallest
-cosine between a question's vector so made and the float32 one that lorad makes.
+Where the machine computes bfloat16 fast, the corpora's vectors and the reranker's figures are computed in it: `bfloat16_cosine` is
+the smallest cosine between a question's vector so made and the float32 one that lorad makes.
 """
 
 import json
@@ -83,8 +83,9 @@ class Bfloat16:
 def search(corpus: str, method: SplitMethod) -> dict[str, Any]:
     """Divide a corpus in one way, and return at which rank each way of searching finds each question's place."""
     encoder = home().base("minilm")
-    embedder = Bfloat16(encoder)
-    reranker = rerankers.load(encoder, "bfloat16")
+    is_bfloat16 = hardware.machine("cpu").fast_bfloat16
+    embedder = Bfloat16(encoder) if is_bfloat16 else embedders.load_encoder(encoder)
+    reranker = rerankers.load(encoder, "bfloat16" if is_bfloat16 else "float32")
     assert reranker is not None
     folder = report.CACHE / f"retrieval_store_{corpus}_{method}"
     split = SplitSettings(method=method, pattern=PATTERNS[corpus] if method == "regex" else None)
@@ -114,10 +115,12 @@ def search(corpus: str, method: SplitMethod) -> dict[str, Any]:
             flush=True,
         )
     questions = [each.question for each in corpora.corpus(corpus)["headed"].asked]
-    cosines = (embedder.embed(questions) * embedder.exact.embed(questions)).sum(1)
     sieve = sieved(folder, split, embedder, questions)
     shutil.rmtree(folder)  # only now: a run that was killed goes on
-    return {**found, **sieve, "bfloat16_cosine": round(float(np.min(cosines)), 5)}
+    if isinstance(embedder, Bfloat16):
+        cosines = (embedder.embed(questions) * embedder.exact.embed(questions)).sum(1)
+        found["bfloat16_cosine"] = round(float(np.min(cosines)), 5)
+    return {**found, **sieve}
 
 
 def sieved(
@@ -262,7 +265,8 @@ def searched(arms: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if known:
         for key in ("bfloat16_cosine", "sieve_recall10", "sieve_recall10_as_of_a_million"):
-            found[key] = min(arms[name][key] for name in known)
+            if told := [arms[name][key] for name in known if key in arms[name]]:
+                found[key] = min(told)
     for name, form in product(known, FORMS):
         for way, places in arms[name][form]["ranks"].items():
             found |= {f"{key}_{name}_{form}_{way}": value for key, value in figures(places).items()}
@@ -346,8 +350,7 @@ def run_arm(arm: str) -> dict[str, Any]:
 def main() -> None:
     hardware.quieten()
     report.arms(__file__, ARMS, run_arm)
-    known = {name: report.CACHE / f"retrieval_{name}.json" for name in ARMS}
-    arms = {name: json.loads(path.read_text()) for name, path in known.items() if path.exists()}
+    arms = report.finished(__file__, ARMS)
     found = flat(arms)
     draw(arms)
     missing = [name for name in ARMS if name not in arms]
