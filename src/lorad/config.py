@@ -157,6 +157,8 @@ class PlannerSettings(Section):
     """Other wordings of a question that are trained in turn with the file's own; 0: none."""
     gapped: Annotated[int, Field(ge=0, le=64)] = 8
     """Texts of question and answer with gaps, without the fact, that are trained in turn with them; 0: none."""
+    trained_layers: Annotated[float, Field(gt=0, le=1)] = 0.4
+    """Share of a chat model's layers whose adapter learns, the last ones; 1: all. Models of fewer than 12 layers train all."""
     warmup_share: Share = 0.1
     """Warm-up takes min(``warmup_share`` x number of examples, ``warmup_max``) steps."""
     warmup_max: CountOrZero = 50

@@ -407,6 +407,8 @@ class Plan:
     learning_rate: float
     loraplus_ratio: float = 1.0
     """How many times faster B learns than A."""
+    first_layer: int = 0
+    """The first of the base's layers whose adapter learns; those below it have none."""
     stopping: StoppingRule
     mix: ReplayMix
     max_rank: int

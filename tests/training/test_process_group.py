@@ -153,7 +153,9 @@ def test_two_processes_make_what_one_makes(base, alone, tmp_path, executor):
 
     assert end(executors.choose(training).start(run)) == 0, run.log.read_text()
 
-    assert 0 < far(alone, run) < 1e-5
+    assert (
+        0 < far(alone, run) < 1e-4
+    )  # AdamW makes rounding of small gradients larger, the more so the more rounds
     one, two = alone.result(), run.result()
     assert two.right == one.right
     assert two.evaluation.scores == one.evaluation.scores

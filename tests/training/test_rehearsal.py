@@ -76,7 +76,7 @@ def test_more_of_what_is_new_comes_along_where_it_has_other_wordings():
 
     assert len([number for number in chosen if number < 100]) == 60 + 20
     assert len([number for number in chosen if number >= 100]) == 10  # of the old ones as much as before
-    assert [session.times_trained(number) for number in range(40, 100)] == [2] * 60
+    assert set(range(40, 100)) <= set(chosen)
 
 
 def test_a_small_drop_is_trained_whole_in_every_round():

@@ -23,7 +23,7 @@ from lorad.records import Evaluation, Example, SessionSpec, Verdict
 from lorad.storage import files
 from lorad.storage.memory import Recalled
 from lorad.tasks import find
-from lorad.training import remaining, session
+from lorad.training import remaining, session, trainer
 from lorad.training.pauses import Pauses
 from lorad.training.process_group import ALONE
 from lorad.training.run_folder import RunFolder
@@ -219,9 +219,10 @@ def test_a_refit_that_would_take_too_long_is_left_out_and_said(base, first, tmp_
     assert any(note.startswith("no refit: it would take about") for note in found.notes)
 
 
-def test_a_repair_can_save_a_session(base, tmp_path):
-    # Given a plan whose rounds do not suffice, and a repair's rounds that do
-    short = replace(PLAN, stopping=replace(PLAN.stopping, max_rounds=7))
+def test_a_repair_can_save_a_session(base, tmp_path, monkeypatch):
+    # Given a plan whose rounds suffice on no machine, and a repair's rounds that do on all
+    short = replace(PLAN, stopping=replace(PLAN.stopping, max_rounds=2))
+    monkeypatch.setattr(trainer, "repair_plan", lambda _: PLAN)
     session_ = order(base, tmp_path, tiny.facts(6, "doors"), plan=short)
 
     session_.run()
@@ -355,8 +356,8 @@ def test_refitting_makes_one_adapter_of_everything(base, tmp_path):
 
 
 def test_a_refit_learns_everything_anew_whatever_the_parent_knew(base, tmp_path):
-    # Given more rows than fit a round, and little patience
-    plan = replace(PLAN, stopping=replace(PLAN.stopping, patience=10))
+    # Given more rows than fit a round, and patience that ends long before the rounds do
+    plan = replace(PLAN, stopping=replace(PLAN.stopping, patience=25))
 
     order(base, tmp_path, [], tiny.facts(12, "doors"), kind="refit", dataset="memory", plan=plan).run()
 

@@ -7,8 +7,9 @@ import contextlib
 import json
 import math
 import pickle
+import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
 )
+from transformers.pytorch_utils import Conv1D
 
 from lorad.errors import RegistryError, TransientError
 from lorad.models import base_source, heads, lora_linear
@@ -38,6 +40,9 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 PREFIX = "base_model.model."
 
+_LAYER = re.compile(r".*?\.[^.]*\.(\d+)\.")
+"""The first number in a module's name, as PEFT reads it."""
+
 
 #: What PEFT calls an adapter that stays as it is, beside the one that is trained.
 PARENT = "parent"
@@ -49,16 +54,21 @@ _PROBLEM_TYPE = "problem_type"
 _SPLITS_WORDS = "splits_words"
 
 
-def add_lora(model: Any, rank: int, alpha: int, head: Head = CAUSAL, beside: Any = None) -> Any:
+def add_lora(
+    model: Any, rank: int, alpha: int, head: Head = CAUSAL, beside: Any = None, *, first_layer: int = 0
+) -> Any:
     """Wrap a frozen model with a fresh fp32 LoRA on all linear layers but the head, and with a head that learns too.
 
-    ``beside`` is what ``lay`` has made of it, if its parent lies beside the layers: their deltas add up, the fresh one learns.
+    ``beside`` is what ``lay`` has made of it, if its parent lies beside the layers: their deltas add up, the fresh one learns. Layers
+    before the ``first_layer`` get none.
     """
+    every = "all-linear" if beside is None and not first_layer else sorted(_linear_names(model, first_layer))
+    last = model.config.num_hidden_layers if first_layer else 0
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
-        target_modules=list(head.layers)
-        or ("all-linear" if beside is None else sorted(_linear_names(model))),
+        target_modules=list(head.layers) or every,
+        layers_to_transform=list(range(first_layer, last)) or None,
         lora_dropout=0.0,
         bias="none",
         task_type=head.task_type,
@@ -76,10 +86,20 @@ def add_lora(model: Any, rank: int, alpha: int, head: Head = CAUSAL, beside: Any
     return beside
 
 
-def _linear_names(model: nn.Module) -> set[str]:
-    """Return the last names of the layers that a fresh adapter changes, in a model that an adapter lies on."""
-    wrapped = (name for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer))
-    return {name.rpartition(".")[2] for name in wrapped}
+def _linear_names(model: nn.Module, first_layer: int) -> set[str]:
+    """Return the last names of the linear layers from this one on; an adapter may lie on them."""
+    return {
+        name.removesuffix(".base_layer").rpartition(".")[2]
+        for name, layer in model.named_modules()
+        if isinstance(layer, (BaseTunerLayer, nn.Linear, Conv1D)) and ".lora_" not in name
+        if (number := _layer_number(name)) is not None and number >= first_layer
+    }
+
+
+def _layer_number(name: str) -> int | None:
+    """Return in which of a model's layers a module is, ``None`` for what is outside of them."""
+    found = _LAYER.match(name)
+    return int(found[1]) if found else None
 
 
 def lay(model: Any, adapter: Adapter, head: Head = CAUSAL) -> Any:
@@ -133,6 +153,23 @@ def _kept(tensor: Tensor) -> Tensor:
     return tensor.detach().float().cpu().clone()
 
 
+def _targets(names: Collection[str]) -> dict[str, Any]:
+    """Return PEFT's words for the modules that have an adapter: what they are called in every layer, and which layers where not all.
+
+    Where layers differ in this each module is named.
+    """
+    layers: dict[int | None, set[str]] = {}
+    for name in names:
+        layers.setdefault(_layer_number(name), set()).add(name.rpartition(".")[2])
+    first, *others = layers.values() or [set()]
+    if any(each != first for each in others):
+        return {"target_modules": sorted(names)}
+    numbers = sorted(number for number in layers if number is not None)
+    if not numbers or numbers[0] == 0 or None in layers:
+        return {"target_modules": sorted(first)}
+    return {"target_modules": sorted(first), "layers_to_transform": numbers}
+
+
 def write_adapter(adapter: Adapter, folder: Path, base_name: str, head: Head = CAUSAL) -> None:
     """Write a standard PEFT adapter (scale 1) for the pristine base with this head."""
     rank = adapter.rank
@@ -149,7 +186,7 @@ def write_adapter(adapter: Adapter, folder: Path, base_name: str, head: Head = C
         "base_model_name_or_path": base_name,
         "r": rank,
         "lora_alpha": rank,
-        "target_modules": sorted(head.layers or {name.rsplit(".", 1)[-1] for name in adapter.factors}),
+        **({"target_modules": sorted(head.layers)} if head.layers else _targets(adapter.factors)),
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,

@@ -10,6 +10,7 @@ Same numbers as one padded row at a time; a test holds that.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import exp, log
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lorad.models import row_attention
+from lorad.models import lower_layers, row_attention
 from lorad.models.packing import Pack, divide, pack
 from lorad.records import Encoded
 
@@ -165,7 +166,9 @@ def answer_logits(model: Any, packed: Pack) -> Tensor:
 def causal_outputs(model: Any, rows: Sequence[Encoded], guests: Sequence[Encoded] = ()) -> Outputs:
     """Return what a causal model says of rows' answers, all in one pass, and of guests that see only themselves."""
     packed = pack(rows, guests)
-    logits = answer_logits(model, packed)
+    below = lower_layers.of(model)
+    with below.laid(below.states(packed, rows, guests)) if below else nullcontext():
+        logits = answer_logits(model, packed)
     cut = int((packed.owners < len(rows)).sum())  # answers come first in a pack
     return Outputs(
         logits=logits[:cut],

@@ -38,6 +38,8 @@ MOST_WARMUP = 500
 FULL_RATE_ALPHA = 32
 
 #: Settings of a plan that a human may override with ``lorad retry --settings``.
+LEAST_LAYERS = 12
+"""A model of fewer layers learns in all of them: nobody has looked whether a few of its few are enough."""
 OVERRIDABLE = ("rank", "alpha", "epochs", "batch", "accumulation", "max_length", "learning_rate", "seed")
 STOPPING = tuple(
     field.name for field in fields(StoppingRule) if field.name != "min_rounds"
@@ -134,6 +136,7 @@ def plan(
         warmup_steps=int(min(planner.warmup_share * count, planner.warmup_max)),
         learning_rate=learning_rate,
         loraplus_ratio=loraplus_ratio,
+        first_layer=_first_layer(planner, shape, formats, reasons),
         stopping=replace(planner.stopping.as_rule(), min_rounds=row.epochs),
         mix=ReplayMix(
             share=rehearsal.share,
@@ -244,6 +247,18 @@ def _learning_rate(planner: PlannerSettings, shape: ModelShape, reasons: list[st
             )
             return row.learning_rate
     raise ConfigError("planner.learning_rates must end with a row without `below_parameters`")
+
+
+def _first_layer(planner: PlannerSettings, shape: ModelShape, formats: str, reasons: list[str]) -> int:
+    """Return from which layer on the adapter learns: facts are learned as fast in the last ones alone, and a step is shorter."""
+    if formats != CHAT or shape.layers < LEAST_LAYERS:
+        return 0
+    trained = math.ceil(planner.trained_layers * shape.layers)
+    if trained < shape.layers:
+        reasons.append(
+            f"the adapter learns in the last {trained} of {shape.layers} layers (planner.trained_layers)"
+        )
+    return shape.layers - trained
 
 
 def _rate_share(alpha: int) -> float:

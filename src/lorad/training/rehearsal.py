@@ -13,7 +13,7 @@ much was learned before it. When the rounds say that the target is near, the cal
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,10 @@ class Rehearsal:
         self._new = [number for number, item in enumerate(items) if item.is_new]
         self._old = [number for number, item in enumerate(items) if not item.is_new]
         self._trained = Counter[int]()
+        self._reached: list[int | None] = [1 if right else None for right in self._right]
+        """How often each example had been trained when it was first right; what was right from the beginning begins with its own wording."""
+        self._missed_otherwise = set[int]()
+        """What was wrong when it was last trained in another wording, and was not trained in its own since."""
         self._shelves = _by_dataset(items, self._old)
         self._knew = {number: _is_known(items[number]) for number in self._old}
         self._allowed = {name: _may_miss(self._knew, numbers) for name, numbers in self._shelves.items()}
@@ -108,10 +112,17 @@ class Rehearsal:
         return chosen
 
     def _choose_new(self) -> list[int]:
-        wrong = [number for number in self._new if not self._right[number]]
-        right = [number for number in self._new if self._right[number]]
+        wrong, right = self._divided(self._new)
         share = self._mix.recalled_share if self._mix.new_share is None else self._mix.new_share
         return wrong + self._draw(right, max(_refreshed(right, share), LEAST - len(wrong)))
+
+    def _divided(self, numbers: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Return those that were wrong when they were last seen, in whatever wording, and the others."""
+        wrong = [number for number in numbers if self._is_wrong(number)]
+        return wrong, [number for number in numbers if not self._is_wrong(number)]
+
+    def _is_wrong(self, number: int) -> bool:
+        return not self._right[number] or number in self._missed_otherwise
 
     def _fill_up(self, chosen: Sequence[int]) -> list[int]:
         """Return what goes into the round's last step, which has room: it costs next to nothing."""
@@ -125,8 +136,7 @@ class Rehearsal:
         budget = self._budget()
         if self._mix.strategy == "balanced":
             return self._draw(self._old, budget)
-        wrong = [number for number in self._old if not self._right[number]]
-        right = [number for number in self._old if self._right[number]]
+        wrong, right = self._divided(self._old)
         if len(self._old) <= self._mix.max_examples:
             return wrong + self._draw(
                 right, min(max(budget, LEAST), _refreshed(right, self._mix.recalled_share))
@@ -151,18 +161,31 @@ class Rehearsal:
             drawn += [shelf.pop() for shelf in shelves if shelf]
         return drawn[: max(0, count)]
 
-    def times_trained(self, number: int) -> int:
-        """Return how many rounds have chosen an example so far."""
-        return self._trained[number]
+    def turn(self, number: int) -> int:
+        """Return how many rounds have chosen an example since it was first right; 0 before that."""
+        reached = self._reached[number]
+        return 0 if reached is None else max(0, self._trained[number] - reached)
 
     # -- learning the outcome
 
-    def saw(self, right: Mapping[int, bool]) -> None:
-        """Note what a training pass showed: whether each row was answered right before it was learned from."""
+    def saw(self, right: Mapping[int, bool], otherwise: Collection[int] = ()) -> None:
+        """Note what a training pass showed: whether each row was answered right before it was learned from.
+
+        What was asked ``otherwise`` than in its own wording says which rows to train, and nothing of what ends a session.
+        """
+        own = {number: answered for number, answered in right.items() if number not in otherwise}
+        self._missed_otherwise -= own.keys()
+        self._missed_otherwise.update(number for number in otherwise if not right[number])
+        self.was_asked(own)
+
+    def was_asked(self, right: Mapping[int, bool]) -> None:
+        """Note whether rows were answered right in their own wording."""
         for number, answered in right.items():
             self._right[number] = answered
+            if answered and self._reached[number] is None:
+                self._reached[number] = self._trained[number]
 
-    def is_near(self, slack: float = 0.05) -> bool:
+    def is_near(self, slack: float = 0.1) -> bool:
         """Tell whether the target may be met, so that a test for certain is worth its time."""
         return self.recall(new=True) >= self._stopping.recall - slack and self._is_kept(slack)
 
@@ -182,7 +205,7 @@ class Rehearsal:
 
     def tested(self, right: Mapping[int, bool]) -> str | None:
         """Note a test of the new examples, or of old ones too; return what ends the session, if anything does."""
-        self.saw(right)
+        self.was_asked(right)
         self.ended_by = None
         if self.is_learned() and self._is_kept() and not self._changes().is_worse:
             return self._end("recall")
@@ -233,7 +256,8 @@ class Rehearsal:
         a half, then a quarter of that while rounds bring nothing, as at a plateau rows push one another out.
         """
         learned = self._learned()
-        left = 1 - min(self.recall(new=True), self.recall(new=False)) if learned else 1.0
+        wrong = (len(self._divided(some)[0]) / len(some) for some in (self._new, self._old) if some)
+        left = max(wrong, default=0.0) if learned else 1.0
         calmed = 0.5 ** min(self._stale, 2) if learned > HALF else 1.0
         return max(LEAST_RATE, math.sqrt(left) * calmed)
 
@@ -248,6 +272,8 @@ class Rehearsal:
         return {
             "right": self._right,
             "trained": [self._trained[number] for number in range(len(self._items))],
+            "reached": self._reached,
+            "missed_otherwise": sorted(self._missed_otherwise),
             "rounds": self.rounds,
             "ended_by": self.ended_by,
             "best": self._best,
@@ -265,6 +291,8 @@ class Rehearsal:
         """Stand where ``state`` was taken."""
         self._right = [bool(answered) for answered in state["right"]]
         self._trained = Counter(dict(enumerate(state["trained"])))
+        self._reached = list(state["reached"])
+        self._missed_otherwise = set(state["missed_otherwise"])
         self.rounds, self.ended_by = int(state["rounds"]), state["ended_by"]
         self._best, self._stale = float(state["best"]), int(state["stale"])
         self._best_tested, self._idle = float(state["best_tested"]), int(state["idle"])

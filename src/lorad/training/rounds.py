@@ -16,7 +16,7 @@ from lorad.tasks import Row
 from lorad.training.rehearsal import Rehearsal, ReplayItem
 
 OWN_EVERY = 2
-"""A row is trained in its own wording every so many times: that is the wording that ends a session."""
+"""Once it has been right, a row is trained in its own wording every so many times: that is the wording that ends a session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class StepBatch:
     numbers: list[int]
     rows: list[Row]
     general: list[soft_targets.SoftTargets]
+    otherwise: frozenset[int] = frozenset()
+    """The numbers of those rows that are asked in another wording than their own."""
 
     @property
     def both(self) -> list[Row]:
@@ -90,11 +92,13 @@ class Rounds:
         for begin in range(0, len(chosen), size):
             numbers = chosen[begin : begin + size]
             rows = [self._row(number) for number in numbers]
-            yield StepBatch(numbers, rows, self._general(len(numbers)))
+            own = self._material.rows
+            otherwise = frozenset(n for n, row in zip(numbers, rows, strict=True) if row is not own[n])
+            yield StepBatch(numbers, rows, self._general(len(numbers)), otherwise)
 
     def _row(self, number: int) -> Row:
-        """Return a row in the wording whose turn it is: its own every other time, the others one after another between."""
-        turn = self._rehearsal.times_trained(number) - 1
+        """Return a row in its own wording until it is known; then every other time, the others one after another between."""
+        turn = self._rehearsal.turn(number)
         reworded = self._material.reworded(number, turn // OWN_EVERY) if turn % OWN_EVERY else None
         return reworded or self._material.rows[number]
 

@@ -430,7 +430,14 @@ class Session(BaseSession):
 
     def _fresh_lora(self, start: StartingModel, plan: Plan) -> Any:
         """Return the base with what will be trained around it."""
-        return peft_io.add_lora(start.base.model, plan.rank, plan.alpha, self._task.head, start.beside)
+        return peft_io.add_lora(
+            start.base.model,
+            plan.rank,
+            plan.alpha,
+            self._task.head,
+            start.beside,
+            first_layer=plan.first_layer,
+        )
 
     def _repair(
         self, made: TrainingResult, examples: Sequence[SessionExample], right: dict[str, bool]

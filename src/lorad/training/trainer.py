@@ -13,7 +13,8 @@ import torch
 from accelerate import Accelerator
 from torch.optim.lr_scheduler import LambdaLR
 
-from lorad.records import Plan
+from lorad.models import lower_layers, scoring
+from lorad.records import Encoded, Plan
 from lorad.tasks import Task
 from lorad.training.checkpoint import Checkpoints
 from lorad.training.gradients import Gradients
@@ -25,7 +26,7 @@ from lorad.training.watcher import Report, Watcher, peak_memory
 
 __all__ = ["CHECKPOINT_FORM", "Material", "Outcome", "repair_plan", "schedule", "train"]
 
-CHECKPOINT_FORM = 4
+CHECKPOINT_FORM = 5
 """Counted up when a checkpoint comes to hold something else: a session begins anew rather than go on from an older one."""
 MOST_GRADIENT = 1.0
 """A step's gradient is scaled down to this norm: one odd batch must not throw the adapter far off."""
@@ -95,7 +96,7 @@ def train(
     began = clock() - tally.seconds
     pack_tokens = plan.pack_tokens
     if not rehearsal.ended_by:  # a checkpoint may be of the last round
-        pack_tokens = _train_rounds(task, run, rounds, watcher, plan, group)
+        pack_tokens = _train_rounds(task, run, material, rounds, watcher, plan, group)
     returned_to = rehearsal.best_round if rehearsal.is_past_its_best() else None
     if returned_to:
         run.return_to_best()
@@ -127,12 +128,23 @@ def _begin(model: Any, plan: Plan, rehearsal: Rehearsal, rounds: Rounds, tally: 
 
 
 def _train_rounds(
-    task: Task, run: RunState[Rehearsal], rounds: Rounds, watcher: Watcher, plan: Plan, group: ProcessGroup
+    task: Task,
+    run: RunState[Rehearsal],
+    material: Material,
+    rounds: Rounds,
+    watcher: Watcher,
+    plan: Plan,
+    group: ProcessGroup,
 ) -> int:
     """Train round after round until one ends the run; return how many tokens a pass held at the end."""
     accelerator = Accelerator(
         cpu=run.model.device.type == "cpu"
     )  # as the settings chose, whatever else there is
+    if not plan.gradient_checkpointing:  # where memory is short nothing is kept
+        rows = [row for row in material.rows if isinstance(row, Encoded)]
+        lower_layers.keep(
+            run.model, plan.first_layer, rows, scoring.answer_logits, most_tokens=plan.pack_tokens
+        )
     model, optimizer = accelerator.prepare(run.model, run.optimizer)
     if plan.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
@@ -151,7 +163,7 @@ def _train_rounds(
             is_empty = False
             model.train()  # tests between rounds switch it to answering
             loss, right = gradients.add_up(batch)
-            run.rehearsal.saw(right)  # before the schedule, which asks it
+            run.rehearsal.saw(right, batch.otherwise)  # before the schedule, which asks it
             run.tally.add(loss, batch.tokens)
             accelerator.clip_grad_norm_(model.parameters(), MOST_GRADIENT)
             optimizer.step()

@@ -123,7 +123,7 @@ class Watcher:
         self._report({"phase": "testing"})
         self._model.eval()
         right = self._ask(self._new)
-        self._rehearsal.saw(right)
+        self._rehearsal.was_asked(right)
         last = self._rehearsal.rounds >= self._plan.stopping.max_rounds
         if last or self._rehearsal.is_learned():
             right |= self._rehearsal.test_old(self._ask)

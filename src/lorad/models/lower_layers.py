@@ -1,0 +1,169 @@
+"""What the layers below the first one that learns say of rows, kept from round to round.
+
+What lives here: computing these layers once for rows that come again, and laying what they said into a pass. What never does: which
+rows, which layers learn (``training``).
+
+No weight below the first layer with a fresh adapter changes while it learns. So what arrives at that layer is the same in every round
+and every test, and the gradient ends there. Rows are kept before training begins, in packs that hang on nothing but these rows: a
+session that goes on from a checkpoint computes the same numbers again, to the bit.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lorad.models.packing import Pack, divide, pack
+from lorad.records import Encoded
+
+_ATTRIBUTE = "lorad_lower_layers"
+MOST_BYTES = 1 << 28
+"""Of all that is kept; rows beyond it are computed each time."""
+
+
+class _ReachedError(Exception):
+    """The first layer that learns was reached; ``states`` [1, S, H] is what arrives there."""
+
+    def __init__(self, states: Tensor) -> None:
+        super().__init__()
+        self.states = states
+
+
+class LowerLayers:
+    """The layers below the first that learns, and what they said of the rows that are kept."""
+
+    def __init__(self, layers: nn.ModuleList, first: int, run: Callable[[Pack], Any]) -> None:
+        """``run`` lets the whole model read a pack."""
+        self._below = list(layers[:first])
+        self._first = layers[first]
+        self._run = run
+        self._kept: dict[tuple[int, ...], Tensor] = {}
+
+    def is_sound(self, row: Encoded) -> bool:
+        """Tell whether this model says of a row what it says with its lower layers' words laid into it, to the bit.
+
+        Some hand more from layer to layer than the states of their tokens.
+        """
+        packed = pack([row])
+        whole = self._run(packed)
+        try:
+            with self.laid(self._states(packed)):
+                return bool(torch.equal(whole, self._run(packed)))
+        except (TypeError, ValueError, IndexError, AttributeError, RuntimeError):
+            return False
+
+    def keep(self, rows: Sequence[Encoded], most_tokens: int, most_bytes: int) -> None:
+        """Compute what these rows need of the lower layers, the first ones first, as far as there is room."""
+        room = most_bytes
+        for begin in range(0, len(rows), _TOGETHER):
+            together = rows[begin : begin + _TOGETHER]
+            for numbers in divide(together, most_tokens):
+                packed = pack([together[number] for number in numbers])
+                for number, states in zip(numbers, _by_row(packed, self._states(packed)), strict=True):
+                    room -= states.numel() * states.element_size()
+                    if room < 0:
+                        return
+                    self._kept[_key(together[number])] = states
+
+    def states(self, packed: Pack, rows: Sequence[Encoded], guests: Sequence[Encoded]) -> Tensor | None:
+        """Return what arrives at the first layer that learns, [S, H], for a pack of these; ``None`` where nothing of it is kept."""
+        new_rows, new_guests = (
+            [each for each in some if _key(each) not in self._kept] for some in (rows, guests)
+        )
+        if len(new_rows) + len(new_guests) == len(rows) + len(guests):
+            return None
+        found: dict[tuple[int, ...], Tensor] = {}
+        if new_rows or new_guests:
+            rest = pack(new_rows, new_guests)
+            told = zip((*new_rows, *new_guests), _by_row(rest, self._states(rest)), strict=True)
+            found = {_key(row): states for row, states in told}
+        told_rows, told_guests = (
+            [self._kept.get(key, found.get(key)) for key in map(_key, some)] for some in (rows, guests)
+        )
+        behind = [states[packed.prefix :] for states in told_rows if states is not None]
+        prefix = [states[: packed.prefix] for states in told_rows[:1] if states is not None]
+        return torch.cat([*prefix, *behind, *(states for states in told_guests if states is not None)])
+
+    @contextlib.contextmanager
+    def laid(self, states: Tensor | None) -> Iterator[None]:
+        """Let the lower layers say this, [S, H], while the model reads; ``None``: let them compute."""
+        if states is None:
+            yield
+            return
+        for layer in self._below:
+            layer.forward = lambda given, *_, **__: given
+        self._below[-1].forward = lambda *_, **__: states[None]
+        try:
+            yield
+        finally:
+            for layer in self._below:
+                vars(layer).pop("forward", None)
+
+    def _states(self, packed: Pack) -> Tensor:
+        """Let the lower layers read a pack; return what they say, [S, H]."""
+
+        def stop(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            raise _ReachedError(given[0] if given else named["hidden_states"])
+
+        handle = self._first.register_forward_pre_hook(stop, with_kwargs=True)
+        try:
+            with torch.no_grad():
+                self._run(packed)
+        except _ReachedError as reached:
+            return reached.states[0]
+        finally:
+            handle.remove()
+        raise ValueError("the model did not reach its first layer that learns")
+
+
+_TOGETHER = 256
+"""Rows that are divided into packs together; those that are needed first are computed first."""
+
+
+def _key(row: Encoded) -> tuple[int, ...]:
+    return row.tokens[:-1]  # the last token is only ever predicted
+
+
+def _by_row(packed: Pack, states: Tensor) -> Iterator[Tensor]:
+    """Yield a pack's states row by row, each behind the prefix that it sees, then its guests'."""
+    prefix, begin = states[: packed.prefix], packed.prefix
+    for number, length in enumerate(packed.lengths):
+        own = states[begin : begin + length]
+        yield torch.cat([prefix, own]) if number < packed.rows - packed.guests else own.clone()
+        begin += length
+
+
+def keep(
+    model: Any,
+    first: int,
+    rows: Sequence[Encoded],
+    run: Callable[[Any, Pack], Any],
+    *,
+    most_tokens: int,
+    most_bytes: int = MOST_BYTES,
+) -> None:
+    """Keep what a model's layers below ``first`` say of these rows, where the model lets it; ``of`` finds it again.
+
+    The model is in evaluation mode afterwards: what is dropped at random is not what is kept.
+    """
+    if not first or not rows:
+        return
+    model.eval()
+    count = model.config.num_hidden_layers
+    lists = (each for each in model.modules() if isinstance(each, nn.ModuleList) and len(each) == count)
+    layers = next(lists, None)
+    if layers is None:
+        return
+    found = LowerLayers(layers, first, lambda packed: run(model, packed))
+    with torch.no_grad():
+        if not found.is_sound(rows[0]):
+            return
+        found.keep(rows, most_tokens, most_bytes)
+    setattr(model, _ATTRIBUTE, found)
+
+
+def of(model: Any) -> LowerLayers | None:
+    """Return what is kept of a model's lower layers, if anything is."""
+    return getattr(model, _ATTRIBUTE, None)
