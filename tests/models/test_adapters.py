@@ -3,6 +3,7 @@
 import errno
 import json
 import re
+import warnings
 
 import pytest
 import templates
@@ -644,3 +645,48 @@ def test_a_head_counts_among_an_adapters_parameters():
 
     assert adapters.Adapter(factors).parameters == 16
     assert adapters.Adapter(factors, {"score.weight": torch.zeros(2, 7)}, ("a", "b")).parameters == 30
+
+
+def of_layers(adapter, *numbers):
+    """Return an adapter's part in these layers."""
+    chosen = tuple(f".layers.{number}." for number in numbers)
+    return adapters.Adapter(
+        {name: pair for name, pair in adapter.factors.items() if any(each in name for each in chosen)}
+    )
+
+
+@pytest.mark.parametrize("parent_layers", [(0, 1), (1,), ()])
+def test_an_adapter_of_the_last_layers_is_served_as_peft_loads_it_whatever_its_parent_has(
+    base_folder, tmp_path, parent_layers
+):
+    merged, plain = load(base_folder), load(base_folder)
+    fresh = of_layers(random_adapter(merged.model, 4, 2), 1)
+    parent = of_layers(random_adapter(merged.model, 2, 3), *parent_layers) if parent_layers else None
+    for adapter in (parent, fresh):
+        if adapter:
+            adapters.merge(merged.model, adapter)
+
+    peft_io.write_adapter(adapters.concatenate(parent, fresh), tmp_path, "tiny")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # PEFT warns of modules that it finds no weights for
+        loaded = PeftModel.from_pretrained(plain.model, str(tmp_path)).eval()
+
+    assert torch.allclose(logits(merged.model), logits(loaded), atol=1e-4)
+    with_lora = {name for name, _ in loaded.named_modules() if name.endswith(".lora_A")}
+    assert bool([name for name in with_lora if ".layers.0." in name]) == (0 in parent_layers)
+
+
+def test_modules_that_differ_from_layer_to_layer_are_each_named(base_folder, tmp_path):
+    merged, plain = load(base_folder), load(base_folder)
+    whole = random_adapter(merged.model, 4, 2)
+    some = adapters.Adapter(
+        {name: pair for name, pair in whole.factors.items() if ".layers.1." in name or "q_proj" in name}
+    )
+    adapters.merge(merged.model, some)
+
+    peft_io.write_adapter(some, tmp_path, "tiny")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        loaded = PeftModel.from_pretrained(plain.model, str(tmp_path)).eval()
+
+    assert torch.allclose(logits(merged.model), logits(loaded), atol=1e-4)

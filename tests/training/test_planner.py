@@ -542,3 +542,26 @@ def test_a_refit_has_the_rank_of_all_that_it_learns_unless_a_human_set_one(
 
     assert (anew.rank, anew.alpha, anew.learning_rate) == (rank, alpha, pytest.approx(rate))
     assert anew.stopping == decided.stopping
+
+
+# by layers
+
+
+def test_a_chat_models_adapter_learns_in_its_last_layers_and_the_plan_says_so():
+    decided = a_plan()
+
+    assert decided.first_layer == 18
+    assert told(decided, "the adapter learns in the last 12 of 30 layers")
+
+
+@pytest.mark.parametrize(("share", "first"), [(1.0, 0), (0.5, 15), (0.01, 29)])
+def test_how_many_layers_learn_is_a_setting(share, first):
+    decided = a_plan(planner=PlannerSettings(trained_layers=share))
+
+    assert decided.first_layer == first
+    assert told(decided, "the adapter learns in the last") == bool(first)
+
+
+def test_few_layers_and_models_that_label_learn_in_all_of_them():
+    assert a_plan(shape=dataclasses.replace(SMOLLM2, layers=11)).first_layer == 0
+    assert a_plan(formats="classification").first_layer == 0

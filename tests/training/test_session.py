@@ -297,7 +297,8 @@ def test_a_session_begins_anew_where_an_older_lorad_left_a_checkpoint(base, tmp_
     assert evaluation(tmp_path)[0].scores["doors"].recall == 1.0
 
 
-def test_a_session_that_was_killed_goes_on_to_the_same_candidate(base, first, tmp_path):
+@pytest.mark.parametrize("first_layer", [0, 1])
+def test_a_session_that_was_killed_goes_on_to_the_same_candidate(base, first, tmp_path, first_layer):
     # Given a session that dies in its third round
     def begin(folder):
         return order(
@@ -306,6 +307,7 @@ def test_a_session_that_was_killed_goes_on_to_the_same_candidate(base, first, tm
             tiny.facts(3, "gates", subject="gate"),
             tiny.facts(4, "doors"),
             parent=first / "candidate",
+            plan=replace(PLAN, wordings=4, first_layer=first_layer),
         )
 
     unbroken, cut_off = tmp_path / "unbroken", tmp_path / "cut_off"
@@ -537,6 +539,48 @@ def test_a_session_without_a_mark_to_read_trains_all_the_same(base, tmp_path):
 
     assert session._pauses(made.spec, None, ALONE) is None
     assert session._pauses(made.spec, os.open(tmp_path, os.O_RDONLY), ALONE) is None
+
+
+# an adapter in the last layers
+
+
+def test_what_the_last_layer_learns_on_top_of_a_parent_of_all_is_served(base, first, tmp_path):
+    plan = replace(PLAN, first_layer=1)
+    old = tiny.facts(3, "gates", subject="gate")
+
+    order(base, tmp_path, tiny.facts(4, "doors"), old, parent=first / "candidate", plan=plan).run()
+
+    found, result = evaluation(tmp_path)
+    assert result["verdict"]["promote"], (found.scores, found.ended_by)
+    assert found.merge_difference < 1e-3
+    model, tokenizer = served(base, tmp_path)
+    assert all(metrics.recalled(find("chat"), model, encode(tokenizer, tiny.facts(4, "doors"))))
+    before, after = (peft_io.read_adapter(folder / "candidate") for folder in (first, tmp_path))
+    below = [name for name in before.factors if ".layers.0." in name]
+    assert below
+    for name in below:  # as they were: nothing was added
+        assert torch.allclose(before.delta(name), after.delta(name), atol=1e-6)
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not there")
+def test_the_last_layer_of_a_quantised_base_learns_beside_a_parent_of_all(base, tmp_path):
+    plan = replace(PLAN, quantization="8bit")
+    order(base, tmp_path / "1", tiny.facts(3, "gates", subject="gate"), plan=plan).run()
+
+    order(
+        base,
+        tmp_path / "2",
+        tiny.facts(4, "doors"),
+        tiny.facts(3, "gates", subject="gate"),
+        parent=tmp_path / "1" / "candidate",
+        plan=replace(plan, first_layer=1),
+    ).run()
+
+    found, result = evaluation(tmp_path / "2")
+    assert result["verdict"]["promote"], (found.scores, found.ended_by)
+    before, after = (peft_io.read_adapter(tmp_path / number / "candidate") for number in "12")
+    name = next(name for name in before.factors if ".layers.0." in name)
+    assert torch.allclose(before.delta(name), after.delta(name), atol=1e-6)
 
 
 # a base in 8 or 4 bits
