@@ -9,8 +9,8 @@ from lorad.training.rehearsal import Rehearsal
 from lorad.training.rounds import Rounds
 
 
-def trained(reworded, rounds=6, right_in=1):
-    """Return what is trained of one example, round by round; it is right from one of them on."""
+def trained(reworded, rounds=6):
+    """Return what is trained of one example, round by round."""
     made = material(tiny.tokenizer(), count=1)
     made = replace(made, reworded=reworded) if reworded else made
     plan = replace(PLAN, mix=replace(PLAN.mix, general=0.0))
@@ -18,35 +18,36 @@ def trained(reworded, rounds=6, right_in=1):
     round_by_round = Rounds(made, rehearsal, plan)
     own = made.rows[0]
     found = []
-    for at in range(1, rounds + 1):
+    for _ in range(rounds):
         found += ["own" if row is own else row for batch in round_by_round for row in batch.rows]
-        rehearsal.saw({0: at >= right_in})
     return found
 
 
-def worded(number, turn):
-    return f"{number}.{turn}"
+def test_an_examples_own_wording_is_trained_every_second_time():
+    assert trained(lambda number, turn: f"{number}.{turn}") == ["own", "0.0", "own", "0.1", "own", "0.2"]
 
 
-def test_a_known_examples_own_wording_is_trained_every_second_time():
-    assert trained(worded) == ["own", "0.0", "own", "0.1", "own", "0.2"]
-
-
-def test_an_example_is_trained_in_its_own_wording_until_it_is_known():
-    assert trained(worded, right_in=3) == ["own", "own", "own", "0.0", "own", "0.1"]
-    assert trained(worded, right_in=9) == ["own"] * 6
-
-
-def test_a_known_example_that_is_lost_again_keeps_its_turns():
-    made = replace(material(tiny.tokenizer(), count=1), reworded=worded)
+def test_every_second_example_begins_with_another_wording_and_near_the_target_each_has_its_own():
+    made = replace(material(tiny.tokenizer(), count=4), reworded=lambda number, turn: f"{number}.{turn}")
     plan = replace(PLAN, mix=replace(PLAN.mix, general=0.0))
     rehearsal = Rehearsal(made.items, plan.mix, plan.stopping, plan.seed)
     rounds = Rounds(made, rehearsal, plan)
-    found = []
-    for right in (True, False, False, True):
-        found += [row for batch in rounds for row in batch.rows]
-        rehearsal.saw({0: right})
-    assert found[1::2] == ["0.0", "0.1"]
+
+    def trained_now():
+        found = {}
+        for batch in rounds:
+            for number, row in zip(batch.numbers, batch.rows, strict=True):
+                found[number] = "own" if row is made.rows[number] else row
+            assert batch.otherwise == {n for n in batch.numbers if found[n] != "own"}
+        return dict(sorted(found.items()))
+
+    assert trained_now() == {0: "own", 1: "1.0", 2: "own", 3: "3.0"}
+    rehearsal.saw(dict.fromkeys(range(4), False), otherwise={1, 3})
+    assert trained_now() == {0: "0.0", 1: "own", 2: "2.0", 3: "own"}
+    rehearsal.was_asked(dict.fromkeys(range(4), True))  # as a test finds it
+    assert trained_now() == dict.fromkeys(range(4), "own")
+    rehearsal.was_asked({0: False, 1: False})  # far from the target again
+    assert trained_now() == {0: "0.1", 1: "own", 2: "2.1", 3: "own"}
 
 
 def test_an_example_without_other_wordings_is_trained_in_its_own():

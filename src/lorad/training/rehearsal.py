@@ -72,8 +72,6 @@ class Rehearsal:
         self._new = [number for number, item in enumerate(items) if item.is_new]
         self._old = [number for number, item in enumerate(items) if not item.is_new]
         self._trained = Counter[int]()
-        self._reached: list[int | None] = [1 if right else None for right in self._right]
-        """How often each example had been trained when it was first right; what was right from the beginning begins with its own wording."""
         self._missed_otherwise = set[int]()
         """What was wrong when it was last trained in another wording, and was not trained in its own since."""
         self._shelves = _by_dataset(items, self._old)
@@ -161,10 +159,9 @@ class Rehearsal:
             drawn += [shelf.pop() for shelf in shelves if shelf]
         return drawn[: max(0, count)]
 
-    def turn(self, number: int) -> int:
-        """Return how many rounds have chosen an example since it was first right; 0 before that."""
-        reached = self._reached[number]
-        return 0 if reached is None else max(0, self._trained[number] - reached)
+    def times_trained(self, number: int) -> int:
+        """Return how many rounds have chosen an example so far."""
+        return self._trained[number]
 
     # -- learning the outcome
 
@@ -182,8 +179,6 @@ class Rehearsal:
         """Note whether rows were answered right in their own wording."""
         for number, answered in right.items():
             self._right[number] = answered
-            if answered and self._reached[number] is None:
-                self._reached[number] = self._trained[number]
 
     def is_near(self, slack: float = 0.1) -> bool:
         """Tell whether the target may be met, so that a test for certain is worth its time."""
@@ -272,7 +267,6 @@ class Rehearsal:
         return {
             "right": self._right,
             "trained": [self._trained[number] for number in range(len(self._items))],
-            "reached": self._reached,
             "missed_otherwise": sorted(self._missed_otherwise),
             "rounds": self.rounds,
             "ended_by": self.ended_by,
@@ -291,7 +285,6 @@ class Rehearsal:
         """Stand where ``state`` was taken."""
         self._right = [bool(answered) for answered in state["right"]]
         self._trained = Counter(dict(enumerate(state["trained"])))
-        self._reached = list(state["reached"])
         self._missed_otherwise = set(state["missed_otherwise"])
         self.rounds, self.ended_by = int(state["rounds"]), state["ended_by"]
         self._best, self._stale = float(state["best"]), int(state["stale"])

@@ -16,7 +16,7 @@ from lorad.tasks import Row
 from lorad.training.rehearsal import Rehearsal, ReplayItem
 
 OWN_EVERY = 2
-"""Once it has been right, a row is trained in its own wording every so many times: that is the wording that ends a session."""
+"""A row is trained in its own wording every so many times: that is the wording that ends a session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +86,26 @@ class Rounds:
         self._random.setstate((version, tuple(numbers), gauss))
 
     def __iter__(self) -> Iterator[StepBatch]:
-        """Let the rehearsal choose the next round; yield its rows, as many together as a step learns from."""
+        """Let the rehearsal choose the next round; yield its rows, as many together as a step learns from.
+
+        Near the target every row is trained in its own wording, which is what the test asks: other wordings push that out again.
+        """
         chosen = self._rehearsal.choose()
+        is_varied = not self._rehearsal.is_near()
         size = self._plan.effective_batch
         for begin in range(0, len(chosen), size):
             numbers = chosen[begin : begin + size]
-            rows = [self._row(number) for number in numbers]
+            rows = [self._row(number) if is_varied else self._material.rows[number] for number in numbers]
             own = self._material.rows
             otherwise = frozenset(n for n, row in zip(numbers, rows, strict=True) if row is not own[n])
             yield StepBatch(numbers, rows, self._general(len(numbers)), otherwise)
 
     def _row(self, number: int) -> Row:
-        """Return a row in its own wording until it is known; then every other time, the others one after another between."""
-        turn = self._rehearsal.turn(number)
+        """Return a row in the wording whose turn it is: its own every other time, the others one after another between.
+
+        Every other row begins with another wording, so that each round shows of half of the rows whether they are recalled.
+        """
+        turn = self._rehearsal.times_trained(number) - 1 + number % OWN_EVERY
         reworded = self._material.reworded(number, turn // OWN_EVERY) if turn % OWN_EVERY else None
         return reworded or self._material.rows[number]
 
