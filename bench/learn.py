@@ -53,7 +53,7 @@ NOTES = (
     "",
     "`ratio_to_trl`: seconds of training to a recall of 0.95. `drop_to_served_ratio`: a whole session, from its start to the judge's",
     "verdict, the first on its base, to TRL's seconds of training alone. `bound_share`: the time that the products of the base's layers",
-    "take by themselves, forward and backward, to that of a step's gradient.",
+    "take by themselves, forward and, from the first layer that learns on, backward, to that of a step's gradient.",
 )
 
 
@@ -73,19 +73,24 @@ def recall(model: Any, rows: list[Encoded]) -> float:
     return sum(metrics.recalled(find("chat"), model, rows)) / len(rows)
 
 
-def lorad_arm(base: Path) -> dict[str, Any]:
-    """One session, exactly as the daemon starts it."""
-    reading = reader.read(DATASET, SETTINGS.inbox)
-    pristine = bases.load_base(base, torch.float32)
-    rows = [TASK.encode(pristine.tokenizer, example) for example in reading.examples]
-    plan = planner.plan(
-        lengths=[len(row) for row in rows],
+def planned(base: Path, lengths: list[int]) -> records.Plan:
+    """Return the plan of a drop of rows of these lengths, as the daemon makes it."""
+    return planner.plan(
+        lengths=lengths,
         shape=bases.shape(base),
         machine=hardware.machine(),
         planner=SETTINGS.planner,
         rehearsal=SETTINGS.rehearsal,
         training=SETTINGS.training,
     )
+
+
+def lorad_arm(base: Path) -> dict[str, Any]:
+    """One session, exactly as the daemon starts it."""
+    reading = reader.read(DATASET, SETTINGS.inbox)
+    pristine = bases.load_base(base, torch.float32)
+    rows = [TASK.encode(pristine.tokenizer, example) for example in reading.examples]
+    plan = planned(base, [len(row) for row in rows])
     before = recall(pristine.model, rows)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -153,13 +158,18 @@ def session(
 
 
 def step_arm(base: Path) -> dict[str, Any]:
-    """Time one optimizer step's gradient, and beside it the bare products of the base's layers, forward and backward, of its shapes."""
+    """Time one optimizer step's gradient, and beside it the bare products of the base's layers, of its shapes.
+
+    Forward in all layers, as of rows that are not kept (``lower_layers``), and backward from the first that learns on.
+    """
     dtype = torch.bfloat16 if hardware.machine().fast_bfloat16 else torch.float32
     held = bases.load_base(base, dtype)
-    layers = [each for each in held.model.modules() if isinstance(each, torch.nn.Linear)]
+    layers = {name: each for name, each in held.model.named_modules() if isinstance(each, torch.nn.Linear)}
     rows = encoded(held.tokenizer, DATASET)[:8]
     tokens, predicted = packing.pack(rows).tokens.shape[1], sum(row.weight for row in rows)
-    model = peft_io.add_lora(held.model, 16, 32).train()
+    first = planned(base, [len(row) for row in rows]).first_layer
+    model = peft_io.add_lora(held.model, 16, 32, first_layer=first).train()
+    trained = {name for name, _ in model.named_modules() if name.endswith(".lora_A")}
 
     def step() -> None:
         model.zero_grad()
@@ -169,16 +179,19 @@ def step_arm(base: Path) -> dict[str, Any]:
     def products() -> None:
         for given, above, weight in shapes:
             torch.mm(given, weight.T)
-            torch.mm(above, weight)
+            if above is not None:
+                torch.mm(above, weight)
 
     shapes, operations = [], 0
-    for layer in layers:
-        count = predicted if layer.out_features == held.model.config.vocab_size else tokens
+    for name, layer in layers.items():
+        is_head = layer.out_features == held.model.config.vocab_size
+        count = predicted if is_head else tokens
+        has_gradient = is_head or f"{peft_io.PREFIX}{name}.lora_A" in trained
         given, above = (
             torch.randn(count, size).to(dtype) for size in (layer.in_features, layer.out_features)
         )
-        shapes.append((given, above, layer.weight.detach()))
-        operations += 4 * count * layer.in_features * layer.out_features
+        shapes.append((given, above if has_gradient else None, layer.weight.detach()))
+        operations += (4 if has_gradient else 2) * count * layer.in_features * layer.out_features
     taken, least = (_best(each) for each in (step, products))
     return {
         "step_tokens": tokens,
