@@ -157,3 +157,20 @@ def test_nothing_is_kept_where_all_layers_learn(model, rows):
     lower_layers.keep(model, 0, rows, scoring.answer_logits, most_tokens=64)
 
     assert lower_layers.of(model) is None
+
+
+def test_how_many_rows_are_read_is_told_and_what_memory_does_not_hold_is_left_out(model, rows, monkeypatch):
+    told = []
+    keep(model, rows, tell=told.append)
+    assert told[-1] == len(rows)
+    assert sorted(told) == told
+
+    compute = lower_layers.LowerLayers._states
+
+    def short(self, packed):
+        if packed.rows > 1 and len(self._kept) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return compute(self, packed)
+
+    monkeypatch.setattr(lower_layers.LowerLayers, "_states", short)
+    assert 2 < len(keep(model, rows, most_tokens=90)._kept) < len(rows)

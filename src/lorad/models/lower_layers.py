@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lorad.models import hardware
 from lorad.models.packing import Pack, divide, pack
 from lorad.records import Encoded
 
@@ -54,8 +55,10 @@ class LowerLayers:
         except (TypeError, ValueError, IndexError, AttributeError, RuntimeError):
             return False
 
-    def keep(self, rows: Sequence[Encoded], most_tokens: int, most_bytes: int) -> None:
-        """Compute what these rows need of the lower layers, the first ones first, as far as there is room."""
+    def keep(
+        self, rows: Sequence[Encoded], most_tokens: int, most_bytes: int, tell: Callable[[int], object]
+    ) -> None:
+        """Compute what these rows need of the lower layers, the first ones first, as far as there is room; ``tell`` how many are."""
         room = most_bytes
         for begin in range(0, len(rows), _TOGETHER):
             together = rows[begin : begin + _TOGETHER]
@@ -66,6 +69,7 @@ class LowerLayers:
                     if room < 0:
                         return
                     self._kept[_key(together[number])] = states
+                tell(len(self._kept))
 
     def states(self, packed: Pack, rows: Sequence[Encoded], guests: Sequence[Encoded]) -> Tensor | None:
         """Return what arrives at the first layer that learns, [S, H], for a pack of these; ``None`` where nothing of it is kept."""
@@ -143,10 +147,12 @@ def keep(
     *,
     most_tokens: int,
     most_bytes: int = MOST_BYTES,
+    tell: Callable[[int], object] = lambda _: None,
 ) -> None:
     """Keep what a model's layers below ``first`` say of these rows, where the model lets it; ``of`` finds it again.
 
-    The model is in evaluation mode afterwards: what is dropped at random is not what is kept.
+    Where memory does not hold all of them, as many as it holds. The model is in evaluation mode afterwards: what is dropped at random
+    is not what is kept.
     """
     if not first or not rows:
         return
@@ -160,7 +166,11 @@ def keep(
     with torch.no_grad():
         if not found.is_sound(rows[0]):
             return
-        found.keep(rows, most_tokens, most_bytes)
+        try:
+            found.keep(rows, most_tokens, most_bytes, tell)
+        except RuntimeError as error:
+            if not hardware.is_short_of_memory(error):
+                raise
     setattr(model, _ATTRIBUTE, found)
 
 

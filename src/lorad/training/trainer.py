@@ -96,7 +96,7 @@ def train(
     began = clock() - tally.seconds
     pack_tokens = plan.pack_tokens
     if not rehearsal.ended_by:  # a checkpoint may be of the last round
-        pack_tokens = _train_rounds(task, run, material, rounds, watcher, plan, group)
+        pack_tokens = _train_rounds(task, run, material, rounds, watcher, plan, group, report)
     returned_to = rehearsal.best_round if rehearsal.is_past_its_best() else None
     if returned_to:
         run.return_to_best()
@@ -135,16 +135,14 @@ def _train_rounds(
     watcher: Watcher,
     plan: Plan,
     group: ProcessGroup,
+    report: Report,
 ) -> int:
     """Train round after round until one ends the run; return how many tokens a pass held at the end."""
     accelerator = Accelerator(
         cpu=run.model.device.type == "cpu"
     )  # as the settings chose, whatever else there is
     if not plan.gradient_checkpointing:  # where memory is short nothing is kept
-        rows = [row for row in material.rows if isinstance(row, Encoded)]
-        lower_layers.keep(
-            run.model, plan.first_layer, rows, scoring.answer_logits, most_tokens=plan.pack_tokens
-        )
+        _keep_lower_layers(run.model, material, plan, report)
     model, optimizer = accelerator.prepare(run.model, run.optimizer)
     if plan.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
@@ -173,6 +171,19 @@ def _train_rounds(
         if watcher.end_round():
             break
     return gradients.pack_tokens
+
+
+def _keep_lower_layers(model: Any, material: Material, plan: Plan, report: Report) -> None:
+    """Let the layers that do not learn read every row once, with progress; a pause for answers may come between."""
+    rows = [row for row in material.rows if isinstance(row, Encoded)]
+    lower_layers.keep(
+        model,
+        plan.first_layer,
+        rows,
+        scoring.answer_logits,
+        most_tokens=plan.pack_tokens,
+        tell=lambda done: report({"phase": f"reading what will be trained: {done} of {len(rows)} rows"}),
+    )
 
 
 def _groups(model: Any, plan: Plan) -> list[dict[str, Any]]:
