@@ -75,6 +75,22 @@ def test_a_parent_that_is_merged_takes_nothing_and_a_server_elsewhere_neither():
     assert needs.answering == 0
 
 
+def test_layers_before_the_first_that_learns_keep_no_activations_and_have_no_adapter():
+    def of(first_layer, *, is_checkpointed=False):
+        step = Pass(tokens=1000, is_checkpointed=is_checkpointed, first_layer=first_layer)
+        return memory_needs.needs(
+            LLAMA, "bfloat16", "none", rank=8, parent_rank=64, step=step, answering=None
+        )
+
+    every, some = of(0), of(24)
+    assert some.weights == every.weights
+    assert (some.adapters, some.optimizer) == (every.adapters // 4, every.optimizer // 4)
+    kept = memory_needs.KEPT_BYTES
+    assert every.activations - some.activations == 1000 * 24 * 4096 * 100 - kept
+    less = of(0, is_checkpointed=True).activations - of(24, is_checkpointed=True).activations
+    assert less == 1000 * 24 * 4096 * 4  # and nothing is kept where memory is short
+
+
 def test_a_whole_model_is_trained_in_float32_and_each_version_is_one():
     step = Pass(tokens=1024, is_checkpointed=False)
     answering = Answering(versions=3, cache_bytes=10**9)

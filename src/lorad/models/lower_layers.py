@@ -16,12 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from lorad.models import hardware
+from lorad.models.memory_needs import KEPT_BYTES
 from lorad.models.packing import Pack, divide, pack
 from lorad.records import Encoded
 
 _ATTRIBUTE = "lorad_lower_layers"
-MOST_BYTES = 1 << 28
-"""Of all that is kept; rows beyond it are computed each time."""
 
 
 class _ReachedError(Exception):
@@ -146,7 +145,7 @@ def keep(
     run: Callable[[Any, Pack], Any],
     *,
     most_tokens: int,
-    most_bytes: int = MOST_BYTES,
+    most_bytes: int = KEPT_BYTES,
     tell: Callable[[int], object] = lambda _: None,
 ) -> None:
     """Keep what a model's layers below ``first`` say of these rows, where the model lets it; ``of`` finds it again.

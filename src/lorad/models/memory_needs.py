@@ -23,6 +23,8 @@ LAYER_WIDTHS = 35
 taken where nobody has counted them."""
 #: Bytes kept for the backward pass per token, layer and hidden unit: about 34 values of 2 bytes each
 #: (Korthikanti et al. 2022, eq. 1 without attention scores), times 1.5 because adapters run in fp32.
+KEPT_BYTES = 1 << 28
+"""Of what layers that do not learn say of rows that come again (``lower_layers``), at most."""
 ACTIVATION_BYTES = 100
 #: Bytes of one logit with its gradient, in fp32. Counted for every token, though answers alone have any.
 LOGIT_BYTES = 8
@@ -75,6 +77,8 @@ class Pass:
     tokens: int
     is_checkpointed: bool
     """Whether activations are computed again instead of kept."""
+    first_layer: int = 0
+    """The first layer that the gradient reaches; those before it keep nothing for it, but what they say of rows that come again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,12 +100,8 @@ def gigabytes(size: float) -> str:
 
 def activation_bytes(shape: ModelShape, step: Pass) -> int:
     """Return what a pass keeps for its backward half; checkpointed, the input of each layer, and all of one layer."""
-    one = shape.hidden * ACTIVATION_BYTES
-    kept = (
-        shape.layers * shape.hidden * round(BYTES["float32"]) + one
-        if step.is_checkpointed
-        else shape.layers * one
-    )
+    one, layers = shape.hidden * ACTIVATION_BYTES, shape.layers - step.first_layer
+    kept = layers * shape.hidden * round(BYTES["float32"]) + one if step.is_checkpointed else layers * one
     return step.tokens * (kept + shape.vocabulary * LOGIT_BYTES)
 
 
@@ -120,7 +120,8 @@ def needs(
     A merged copy of what serves is not counted: it is made where there is room for it.
     """
     weights, number = weight_bytes(shape, dtype, quantization), round(BYTES["float32"])
-    fresh = adapter_parameters(shape, rank)
+    fresh = adapter_parameters(shape, rank) * (shape.layers - step.first_layer) // shape.layers
+    said = KEPT_BYTES if step.first_layer and not step.is_checkpointed else 0
     laid = adapter_parameters(shape, parent_rank) if quantization != "none" else 0
     served = 0
     if answering is not None:
@@ -130,7 +131,7 @@ def needs(
         weights=weights,
         adapters=(fresh + laid) * number,
         optimizer=fresh * OPTIMIZER_BYTES,
-        activations=activation_bytes(shape, step),
+        activations=activation_bytes(shape, step) + said,
         answering=served,
     )
 

@@ -116,7 +116,11 @@ def fit(plan: Plan, room: Room) -> Plan:
 
 def estimate(plan: Plan, room: Room) -> MemoryNeeds:
     """Return what a plan's session takes."""
-    step = Pass(tokens=plan.pack_tokens, is_checkpointed=plan.gradient_checkpointing)
+    step = Pass(
+        tokens=plan.pack_tokens,
+        is_checkpointed=plan.gradient_checkpointing,
+        first_layer=plan.first_layer,
+    )
     if not plan.rank:
         return memory_needs.whole_needs(room.shape, step, room.answering).times(room.processes)
     one = memory_needs.needs(
