@@ -21,10 +21,10 @@ FILLED = 0.8
 LAYER_WIDTHS = 35
 """Inputs and outputs of a decoder layer's seven matrices, counted in hidden sizes, where the MLP is eight wide (Gemma): what is
 taken where nobody has counted them."""
-#: Bytes kept for the backward pass per token, layer and hidden unit: about 34 values of 2 bytes each
-#: (Korthikanti et al. 2022, eq. 1 without attention scores), times 1.5 because adapters run in fp32.
 KEPT_BYTES = 1 << 28
 """Of what layers that do not learn say of rows that come again (``lower_layers``), at most."""
+#: Bytes kept for the backward pass per token, layer and hidden unit: about 34 values of 2 bytes each
+#: (Korthikanti et al. 2022, eq. 1 without attention scores), times 1.5 because adapters run in fp32.
 ACTIVATION_BYTES = 100
 #: Bytes of one logit with its gradient, in fp32. Counted for every token, though answers alone have any.
 LOGIT_BYTES = 8
