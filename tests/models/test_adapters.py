@@ -667,6 +667,7 @@ def test_an_adapter_of_the_last_layers_is_served_as_peft_loads_it_whatever_its_p
             adapters.merge(merged.model, adapter)
 
     peft_io.write_adapter(adapters.concatenate(parent, fresh), tmp_path, "tiny")
+    peft_io.check_adapter(tmp_path, plain.model)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # PEFT warns of modules that it finds no weights for
         loaded = PeftModel.from_pretrained(plain.model, str(tmp_path)).eval()
@@ -685,6 +686,7 @@ def test_modules_that_differ_from_layer_to_layer_are_each_named(base_folder, tmp
     adapters.merge(merged.model, some)
 
     peft_io.write_adapter(some, tmp_path, "tiny")
+    peft_io.check_adapter(tmp_path, plain.model)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         loaded = PeftModel.from_pretrained(plain.model, str(tmp_path)).eval()

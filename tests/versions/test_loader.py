@@ -98,6 +98,8 @@ def test_beside_another_version_it_is_checked_all_the_same(base_folder, version)
         ({"r": 8, "lora_alpha": 8}, "adapter_config", "rank 8 in its configuration"),
         ({"r": 0, "lora_alpha": 0}, "adapter_config", "alpha 0"),
         ({"target_modules": ["q_proj"]}, "adapter_config", "names the layers"),
+        ({"layers_to_transform": [1]}, "adapter_config", r"names the layers \[1\]"),
+        ({"layers_to_transform": 1}, "adapter_config", "names the layers 1"),
         ({"alpha_pattern": {"q_proj": 9}}, "adapter_config", "patterns"),
         ({"use_rslora": True}, "adapter_config", "plain LoRA"),
         ({"use_dora": True}, "adapter_config", "plain LoRA"),

@@ -385,6 +385,7 @@ def check_adapter(folder: Path, model: nn.Module) -> None:
                 # the library has checked that offsets, shapes and the file's length agree
                 shapes = {name: handle.get_slice(name).get_shape() for name in handle.keys()}  # noqa: SIM118 - not a mapping
         rank, alpha, targets = int(config["r"]), config["lora_alpha"], set(config["target_modules"])
+        told_layers = config.get("layers_to_transform")
         kind = (config["peft_type"], bool(config.get("use_dora")), bool(config.get("use_rslora")))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise RegistryError(
@@ -400,6 +401,8 @@ def check_adapter(folder: Path, model: nn.Module) -> None:
         ),
         f"names the layers {sorted(targets)}, its weights others": targets
         == {_target(name, targets) for name in modules},
+        f"names the layers {told_layers}, its weights others": told_layers is None
+        or told_layers == sorted({number for name in modules if (number := _layer_number(name)) is not None}),
         "holds weights that are no pair of A and B": set(shapes)
         == {f"{PREFIX}{name}.lora_{part}.weight" for name in modules for part in "AB"},
     }.items():
