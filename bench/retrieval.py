@@ -323,11 +323,11 @@ def draw(arms: Mapping[str, Any]) -> None:
         for number, way in enumerate(ways):
             shares = [figures(arms[f"{name}_{each}"]["bare"]["ranks"][way])["recall5"] for each in methods]
             axes.bar([place + 0.2 * number for place in range(len(methods))], shares, 0.2, label=way)
-        axes.set_xticks([place + 0.3 for place in range(len(methods))], methods)
+        axes.set_xticks([place + 0.3 for place in range(len(methods))], methods, fontsize=8)
         axes.set_ylim(0, 1)
         axes.set_title(f"{name}, headings taken out: recall@5")
         if methods:
-            axes.legend(loc="lower left", fontsize=8)
+            axes.legend(loc="upper right", ncols=2, fontsize=8)
     filled = {size: arms[arm] for arm, size in STORES.items() if arm in arms}
     for way in retrieval_stores.WAYS:
         right.plot(list(filled), [each[f"{way}_p50_ms"] for each in filled.values()], marker="o", label=way)
@@ -335,6 +335,8 @@ def draw(arms: Mapping[str, Any]) -> None:
     if filled:
         right.set_xscale("log")
         right.set_yscale("log")
+        right.set_yticks([10, 20, 50, 100], ["10", "20", "50", "100"])
+        right.minorticks_off()
         right.legend(fontsize=8)
     right.set_xlabel("chunks")
     right.set_title("one search: median milliseconds")
