@@ -130,6 +130,15 @@ def test_lines_may_end_as_any_system_ends_them(markup, end):
     assert [each for *_, each in found(text, markup)] == [f"One.{end}Still one.", "Two."]
 
 
+@pytest.mark.parametrize(
+    "text", ["[:]:a", "[mill]: https://mill.example\n\nIt grinds.", 'It grinds.\n\n[a]: b "c"\nd']
+)
+def test_what_a_links_name_stands_for_is_text(text):
+    parts = blocks(text, "markdown")
+
+    assert " ".join(text[part.start : part.end] for part in parts).split() == text.split()
+
+
 @pytest.mark.parametrize("markup", ["plain", "markdown", "rst"])
 @settings(max_examples=200, deadline=None)
 @given(text=st.text(alphabet="ab #=-~`|+:.\n\r\t>*[]()\u2028é", max_size=120))

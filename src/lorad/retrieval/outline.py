@@ -120,8 +120,8 @@ def _plain(text: str) -> Iterator[Block]:
 
 @cache
 def _parser() -> MarkdownIt:
-    # what stands inside a line decides nothing here, and takes most of the time
-    return MarkdownIt("commonmark").enable("table").disable("inline")
+    # what stands inside a line decides nothing here, and takes most of the time; what a link's name stands for is text as any other
+    return MarkdownIt("commonmark").enable("table").disable(["inline", "reference"])
 
 
 def _markdown(text: str) -> Iterator[Block]:
