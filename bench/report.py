@@ -88,14 +88,11 @@ def arm(name: str, command: Sequence[str], *, fresh: bool) -> dict[str, Any]:
     if fresh:
         path.unlink(missing_ok=True)
         kept.unlink(missing_ok=True)
-    found: dict[str, Any]
-    if not path.exists() and kept.exists():
-        found = json.loads(kept.read_text(encoding="utf-8"))["found"]
-        return found
-    if not path.exists():
+    found = _found(name)
+    if found is None:
         print(f"running {name} …", flush=True)
         subprocess.run([sys.executable, *command, str(path)], check=True)
-    found = json.loads(path.read_text(encoding="utf-8"))
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
     if not kept.exists() and not name.endswith(QUICKLY):
         ARMS.mkdir(parents=True, exist_ok=True)
         told = {"found": found, "by": provenance()}
@@ -141,16 +138,18 @@ def arms(
     }
 
 
+def _found(name: str) -> dict[str, Any] | None:
+    """Return what an arm has found, from the cache or as kept with the results; ``None`` before it ran."""
+    path, kept = CACHE / f"{name}.json", ARMS / f"{name}.json"
+    if path.exists():
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    return dict(json.loads(kept.read_text(encoding="utf-8"))["found"]) if kept.exists() else None
+
+
 def finished(file: str, known: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return what those of a bench's arms found that were ever run, from the cache or as kept with the results."""
-    found: dict[str, dict[str, Any]] = {}
-    for name in known:
-        path, kept = (folder / f"{Path(file).stem}_{name}.json" for folder in (CACHE, ARMS))
-        if path.exists():
-            found[name] = json.loads(path.read_text(encoding="utf-8"))
-        elif kept.exists():
-            found[name] = json.loads(kept.read_text(encoding="utf-8"))["found"]
-    return found
+    told = {name: _found(f"{Path(file).stem}_{name}") for name in known}
+    return {name: found for name, found in told.items() if found is not None}
 
 
 def add_smollm2(home: Path) -> None:

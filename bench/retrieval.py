@@ -56,7 +56,7 @@ NOTES = (
     "",
     "`grounded` is by quotation, which SmolLM2 needs: behind the passages it writes itself (`grounded_generated`) it repeats the right one",
     "badly, though its document is cited for every question. A larger model has what it needs in these passages, and must read them: four of",
-    "up to 200 tokens for each question, some 5 TFLOP for three billion parameters, a minute on two such cores. From a billion parameters on",
+    "up to 200 tokens for each question, some 5 TFLOP for three billion parameters: by calculation, a minute on two such cores. From a billion parameters on",
     "lorad lets the model write (`documents.answer: auto`). None was at hand, so how well is not measured.",
 )
 STORES = {f"scale_{size}": size for size in retrieval_stores.SIZES}

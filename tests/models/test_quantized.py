@@ -154,9 +154,10 @@ def test_a_parent_beside_the_layers_and_a_fresh_adapter_are_their_concatenation(
 
     # Then it is the same model, but for the order of a sum
     assert both.rank == 7
-    # in 8 bits what goes into a layer is rounded too, and on some processors to the other side
-    least = 1e-2 if form == "8bit" else 1e-4
-    assert (logits(stack.model("both")) - said).abs().max() < least
+    apart = (logits(stack.model("both")) - said).abs()
+    assert apart.median() < 1e-4
+    # in 8 bits what goes into a layer is rounded too, and on some processors now and then to the other side
+    assert apart.max() < (1e-2 if form == "8bit" else 1e-4)
 
 
 @needs_bitsandbytes

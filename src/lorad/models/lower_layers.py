@@ -9,6 +9,7 @@ session that goes on from a checkpoint computes the same numbers again, to the b
 """
 
 import contextlib
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from lorad.models.packing import Pack, divide, pack
 from lorad.records import Encoded
 
 _ATTRIBUTE = "lorad_lower_layers"
+_TOGETHER = 256
+"""Rows that are divided into packs together; those that are needed first are computed first."""
 
 
 class _ReachedError(Exception):
@@ -82,12 +85,10 @@ class LowerLayers:
             rest = pack(new_rows, new_guests)
             told = zip((*new_rows, *new_guests), _by_row(rest, self._states(rest)), strict=True)
             found = {_key(row): states for row, states in told}
-        told_rows, told_guests = (
-            [self._kept.get(key, found.get(key)) for key in map(_key, some)] for some in (rows, guests)
-        )
-        behind = [states[packed.prefix :] for states in told_rows if states is not None]
-        prefix = [states[: packed.prefix] for states in told_rows[:1] if states is not None]
-        return torch.cat([*prefix, *behind, *(states for states in told_guests if states is not None)])
+        known = ChainMap(found, self._kept)
+        of_rows, of_guests = ([known[_key(each)] for each in some] for some in (rows, guests))
+        prefix = [states[: packed.prefix] for states in of_rows[:1]]
+        return torch.cat([*prefix, *(states[packed.prefix :] for states in of_rows), *of_guests])
 
     @contextlib.contextmanager
     def laid(self, states: Tensor | None) -> Iterator[None]:
@@ -119,10 +120,6 @@ class LowerLayers:
         finally:
             handle.remove()
         raise ValueError("the model did not reach its first layer that learns")
-
-
-_TOGETHER = 256
-"""Rows that are divided into packs together; those that are needed first are computed first."""
 
 
 def _key(row: Encoded) -> tuple[int, ...]:

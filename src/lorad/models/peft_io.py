@@ -63,12 +63,12 @@ def add_lora(
     before the ``first_layer`` get none.
     """
     every = "all-linear" if beside is None and not first_layer else sorted(_linear_names(model, first_layer))
-    last = model.config.num_hidden_layers if first_layer else 0
+    learning = list(range(first_layer, model.config.num_hidden_layers)) if first_layer else None
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         target_modules=list(head.layers) or every,
-        layers_to_transform=list(range(first_layer, last)) or None,
+        layers_to_transform=learning,
         lora_dropout=0.0,
         bias="none",
         task_type=head.task_type,

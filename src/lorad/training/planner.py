@@ -37,9 +37,9 @@ MOST_WARMUP = 500
 #: alpha is one for all: Schulman 2025, LoRA Without Regret). Measured: bench/LOG.md, 2026-11-28.
 FULL_RATE_ALPHA = 32
 
-#: Settings of a plan that a human may override with ``lorad retry --settings``.
 LEAST_LAYERS = 12
 """A model of fewer layers learns in all of them: nobody has looked whether a few of its few are enough."""
+#: Settings of a plan that a human may override with ``lorad retry --settings``.
 OVERRIDABLE = ("rank", "alpha", "epochs", "batch", "accumulation", "max_length", "learning_rate", "seed")
 STOPPING = tuple(
     field.name for field in fields(StoppingRule) if field.name != "min_rounds"

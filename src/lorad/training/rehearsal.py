@@ -115,11 +115,12 @@ class Rehearsal:
         return wrong + self._draw(right, max(_refreshed(right, share), LEAST - len(wrong)))
 
     def _divided(self, numbers: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Return those that were wrong when they were last seen, in whatever wording, and the others."""
+        """Return those that are wrong, and the others."""
         wrong = [number for number in numbers if self._is_wrong(number)]
         return wrong, [number for number in numbers if not self._is_wrong(number)]
 
     def _is_wrong(self, number: int) -> bool:
+        """Tell whether an example was wrong when it was last seen, in whatever wording."""
         return not self._right[number] or number in self._missed_otherwise
 
     def _fill_up(self, chosen: Sequence[int]) -> list[int]:
@@ -251,7 +252,7 @@ class Rehearsal:
         a half, then a quarter of that while rounds bring nothing, as at a plateau rows push one another out.
         """
         learned = self._learned()
-        wrong = (len(self._divided(some)[0]) / len(some) for some in (self._new, self._old) if some)
+        wrong = (sum(map(self._is_wrong, some)) / len(some) for some in (self._new, self._old) if some)
         left = max(wrong, default=0.0) if learned else 1.0
         calmed = 0.5 ** min(self._stale, 2) if learned > HALF else 1.0
         return max(LEAST_RATE, math.sqrt(left) * calmed)

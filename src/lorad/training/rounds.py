@@ -92,11 +92,10 @@ class Rounds:
         """
         chosen = self._rehearsal.choose()
         is_varied = not self._rehearsal.is_near()
-        size = self._plan.effective_batch
+        size, own = self._plan.effective_batch, self._material.rows
         for begin in range(0, len(chosen), size):
             numbers = chosen[begin : begin + size]
-            rows = [self._row(number) if is_varied else self._material.rows[number] for number in numbers]
-            own = self._material.rows
+            rows = [self._row(number) if is_varied else own[number] for number in numbers]
             otherwise = frozenset(n for n, row in zip(numbers, rows, strict=True) if row is not own[n])
             yield StepBatch(numbers, rows, self._general(len(numbers)), otherwise)
 

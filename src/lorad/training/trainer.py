@@ -96,7 +96,8 @@ def train(
     began = clock() - tally.seconds
     pack_tokens = plan.pack_tokens
     if not rehearsal.ended_by:  # a checkpoint may be of the last round
-        pack_tokens = _train_rounds(task, run, material, rounds, watcher, plan, group, report)
+        _keep_lower_layers(model, material, plan, report)
+        pack_tokens = _train_rounds(task, run, rounds, watcher, plan, group)
     returned_to = rehearsal.best_round if rehearsal.is_past_its_best() else None
     if returned_to:
         run.return_to_best()
@@ -128,21 +129,12 @@ def _begin(model: Any, plan: Plan, rehearsal: Rehearsal, rounds: Rounds, tally: 
 
 
 def _train_rounds(
-    task: Task,
-    run: RunState[Rehearsal],
-    material: Material,
-    rounds: Rounds,
-    watcher: Watcher,
-    plan: Plan,
-    group: ProcessGroup,
-    report: Report,
+    task: Task, run: RunState[Rehearsal], rounds: Rounds, watcher: Watcher, plan: Plan, group: ProcessGroup
 ) -> int:
     """Train round after round until one ends the run; return how many tokens a pass held at the end."""
     accelerator = Accelerator(
         cpu=run.model.device.type == "cpu"
     )  # as the settings chose, whatever else there is
-    if not plan.gradient_checkpointing:  # where memory is short nothing is kept
-        _keep_lower_layers(run.model, material, plan, report)
     model, optimizer = accelerator.prepare(run.model, run.optimizer)
     if plan.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
@@ -175,6 +167,8 @@ def _train_rounds(
 
 def _keep_lower_layers(model: Any, material: Material, plan: Plan, report: Report) -> None:
     """Let the layers that do not learn read every row once, with progress; a pause for answers may come between."""
+    if plan.gradient_checkpointing:  # where memory is short nothing is kept
+        return
     rows = [row for row in material.rows if isinstance(row, Encoded)]
     lower_layers.keep(
         model,
