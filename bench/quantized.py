@@ -1,8 +1,8 @@
-"""A base in 4 and in 8 bits beside one in bfloat16, on this machine's CPU: campus_cs.json learned on SmolLM2.
+"""A base in 4 and in 8 bits beside one that is not rounded, on this machine's CPU: campus_cs.json learned on SmolLM2.
 
     python bench/quantized.py [--fresh] [--only ARM ...] [--quick]
 
-Arms `bf16`, `8bit`, `4bit`, each in a process of its own and resumed from the cache: one session as the daemon starts it, whose
+Arms `none`, `8bit`, `4bit`, each in a process of its own and resumed from the cache: one session as the daemon starts it, whose
 judge measures recall and facts over the base in the form that it was trained on; then the candidate loaded with plain PEFT
 on the same base, quantised by transformers alone. `--quick` takes twelve facts and three rounds, to see whether all works;
 its results are not kept.
@@ -21,6 +21,7 @@ import torch
 
 import learn
 import report
+import wordings
 from lorad.config import Settings
 from lorad.datasets import reader
 from lorad.models import bases, hardware, quantized
@@ -29,14 +30,16 @@ from lorad.storage import files
 from lorad.training import planner
 from lorad.versions import papers
 
-ARMS = {"bf16": "none", "8bit": "8bit", "4bit": "4bit"}
-DTYPE = "bfloat16"
+ARMS = ("none", "8bit", "4bit")
+"""As `training.quantize` names them."""
+DTYPE = "bfloat16" if hardware.machine("cpu").fast_bfloat16 else "float32"
+"""In which a base is held and computes: bfloat16 where the processor multiplies in it, else many times slower."""
 QUICK_FACTS, QUICK_ROUNDS = 12, 3
 NOTES = (
     "recall_X: of the 106 facts word for word, by the judge; facts_X and facts_other_X: the fact in the answer, in the trained",
     "wording and in wordings that were held out, weights only; seconds_X: of the whole session; peak_gib_X: of its process up to the",
     "end of training; weights_gib_X: of the base alone, as it lies in memory; plain_peft_recall_X: by PeftModel.from_pretrained on the base quantised by",
-    "transformers; ratio: to bf16.",
+    "transformers; ratio: to `none`, in `dtype`.",
 )
 
 
@@ -44,9 +47,13 @@ quick = False
 
 
 def arm(name: str) -> dict[str, Any]:
-    form, settings = ARMS[name], Settings()
+    form, settings = name, Settings()
     base = learn.base_folder()
-    examples = reader.read(learn.DATASET, settings.inbox).examples[: QUICK_FACTS if quick else None]
+    others = {row["response"]: row["instruction"] for row in wordings.rows(learn.PARAPHRASES["reworded"])}
+    examples = [
+        replace(example, held_out=(others[example.target],)) if example.target in others else example
+        for example in reader.read(learn.DATASET, settings.inbox).examples[: QUICK_FACTS if quick else None]
+    ]
     tokenizer = bases.load_tokenizer(base)
     rows = [learn.TASK.encode(tokenizer, example) for example in examples]
     training = settings.training.model_copy(update={"quantize": form, "dtype": DTYPE})
@@ -125,10 +132,11 @@ def plain_peft(base: Path, candidate: Path, form: str, rows: list[Any]) -> dict[
 
 
 def figures(arms: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    found = {f"{key}_{name}": value for name, told in arms.items() for key, value in told.items()}
+    found: dict[str, Any] = {"dtype": DTYPE}
+    found |= {f"{key}_{name}": value for name, told in arms.items() for key, value in told.items()}
     for name in ("8bit", "4bit"):
         for key in ("seconds", "training_seconds", "peak_gib", "weights_gib"):
-            found[f"{key}_ratio_{name}"] = round(arms[name][key] / arms["bf16"][key], 3)
+            found[f"{key}_ratio_{name}"] = round(arms[name][key] / arms["none"][key], 3)
     return found
 
 

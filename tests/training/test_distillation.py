@@ -5,7 +5,10 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
+from lorad.evaluation import general_ability
 from lorad.models import bases, soft_targets
 from lorad.tasks import find
 from lorad.training import distillation
@@ -41,6 +44,7 @@ def test_what_was_said_is_read_back_as_it_was(spoken):
 
     assert found is not None
     assert same(found, made)
+    assert found.perplexity == general_ability.perplexity(spoken[0], tiny.tokenizer())
 
 
 def test_it_says_how_far_it_is(tmp_path):
@@ -166,6 +170,23 @@ def test_they_are_made_once_and_lie_beside_the_base(stored):
     assert same(first, again)
     assert len(told) == spoken_at_first > 0
     assert stored.folder.with_name("tiny.chat.general.safetensors").is_file()
+
+
+def test_a_file_without_the_perplexity_gets_it_and_nothing_is_said_again(stored):
+    path = stored.folder.with_name("tiny.chat.general.safetensors")
+    made = distillation.ensure(stored, CHAT)
+    with safe_open(path, framework="pt") as handle:
+        tensors = {name: handle.get_tensor(name) for name in handle.keys() if name != "perplexity"}  # noqa: SIM118 - not a mapping
+        metadata = handle.metadata()
+    save_file(tensors, path, metadata | {"form": distillation.FORM})
+    told = []
+
+    again = distillation.ensure(stored, CHAT, lambda *numbers: told.append(numbers))
+
+    assert not told
+    assert same(again, made)
+    assert again.perplexity == made.perplexity > 0
+    assert distillation.stored(stored, CHAT).perplexity == made.perplexity
 
 
 def test_openings_and_prompts_are_all_different():

@@ -79,6 +79,20 @@ def test_what_is_not_recalled_is_quoted_as_it_is_served(stack):
     assert report.facts["doors"].trained.right < 6
 
 
+def test_what_rambles_on_is_not_waited_for(stack, monkeypatch):
+    lengths = []
+    greedy = fact_measurement.generation.greedy
+
+    def noting(model, prompts, ends, length):
+        lengths.append(length)
+        return greedy(model, prompts, ends, length)
+
+    monkeypatch.setattr(fact_measurement.generation, "greedy", noting)
+    measured(stack, DOORS, retrieve=False)
+    longest = max(len(CHAT.encode(stack.base.tokenizer, example).target) for example in DOORS)
+    assert lengths == [fact_measurement.ROOM * longest]
+
+
 def test_without_an_index_served_is_what_the_weights_say(stack):
     report, _ = measured(stack, DOORS, retrieve=False)
     assert report.thresholds is None

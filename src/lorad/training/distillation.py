@@ -1,7 +1,7 @@
 """General conversation, as a base says it. Sampled once per base and task, and stored.
 
-What lives here: what protects general ability while a session trains, and what measures it afterwards. What
-never does: deciding how much of it a session trains.
+What lives here: what protects general ability while a session trains, and what measures it afterwards, the base's own
+perplexity with it. What never does: deciding how much of it a session trains.
 
 Data-free distillation: the base answers everyday questions in its own template and goes on from openings of
 plain text, sampled from its own distribution; at every position its 64 likeliest tokens are kept. Questions and half
@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from lorad.evaluation import general_ability
 from lorad.models import bases, generation, packing, soft_targets
 from lorad.records import Encoded
 from lorad.storage import files
@@ -39,7 +40,9 @@ MEASURED = 20
 SEED = 1
 """Of the sampling: made anew after a loss, the texts are the same, and so are the sessions that train on them."""
 FORM = "7"
-"""Of the file; another one is made anew."""
+"""Of the texts; others are said anew."""
+STORED = "8"
+"""Of the file beside a base; another one is made anew."""
 READY = Path(__file__).with_name("general_texts")
 """What comes with lorad, a file for each base: the tokens alone. Their likeliest 64 are 5 MB, and one pass makes them."""
 
@@ -50,6 +53,8 @@ class General:
 
     trained: list[soft_targets.SoftTargets]
     measured: list[Encoded]
+    perplexity: float | None = None
+    """Of the fixed text (``general_ability``): the base does not change, so no session asks it again."""
 
 
 def prompts() -> list[str]:
@@ -73,7 +78,7 @@ def ensure(
 
     Once for a base in each form that it is held in; ``tell`` as in ``make``.
     """
-    found = stored(base, task)
+    found = stored(base, task) or _completed(base, task)
     if found is None:
         ready = shipped(base.folder, base.tokenizer, task)
         found = make(_path(base, task), base.model, base.tokenizer, task, base.computes, tell, ready)
@@ -94,6 +99,14 @@ def read(path: Path, fingerprint: str, task: Generating) -> General | None:
     """Return what was stored, or ``None`` when it is not there, damaged, or another base's."""
     found = _read(path, _metadata(fingerprint, task))
     return None if found is None else _unfold(found)
+
+
+def _completed(base: bases.Base, task: Generating) -> General | None:
+    """Add the perplexity to a file of the form before: to say everything again would take minutes."""
+    tensors = _read(_path(base, task), _metadata(base.computes, task) | {"form": FORM})
+    if tensors is None:
+        return None
+    return _keep(_path(base, task), tensors, base.model, base.tokenizer, task, base.computes)
 
 
 def _read(path: Path, metadata: dict[str, str]) -> dict[str, Tensor] | None:
@@ -122,6 +135,14 @@ def make(
     """
     rows = list(ready) if ready else speak(model, tokenizer, task, tell)
     tensors = _fold(soft_targets.record_soft_targets(model, rows))
+    return _keep(path, tensors, model, tokenizer, task, fingerprint)
+
+
+def _keep(
+    path: Path, tensors: dict[str, Tensor], model: Any, tokenizer: Any, task: Generating, fingerprint: str
+) -> General:
+    perplexity = general_ability.perplexity(model, tokenizer)
+    tensors["perplexity"] = torch.tensor([perplexity], dtype=torch.float64)
     files.write_bytes(path, save(tensors, metadata=_metadata(fingerprint, task)))
     return _unfold(tensors)
 
@@ -194,7 +215,7 @@ def shipped(folder: Path, tokenizer: Any, task: Generating, ready: Path = READY)
 
 
 def _metadata(fingerprint: str, task: Generating) -> dict[str, str]:
-    return {"fingerprint": fingerprint, "task": task.name, "form": FORM}
+    return {"fingerprint": fingerprint, "task": task.name, "form": STORED}
 
 
 def _packed(rows: Sequence[Encoded]) -> dict[str, Tensor]:
@@ -225,7 +246,8 @@ def _unfold(tensors: dict[str, Tensor]) -> General:
     probabilities = torch.split(tensors["probabilities"], answers)
     said = [soft_targets.SoftTargets(*parts) for parts in zip(rows, likeliest, probabilities, strict=True)]
     asked, trained = len(prompts()), len(prompts()) + len(openings()) // 2  # the order of ``_begins``
-    return General(said[trained:], [*_spread(rows[:asked]), *_spread(rows[asked:trained])])
+    measured = [*_spread(rows[:asked]), *_spread(rows[asked:trained])]
+    return General(said[trained:], measured, float(tensors["perplexity"]))
 
 
 def _spread(rows: Sequence[Encoded]) -> Sequence[Encoded]:

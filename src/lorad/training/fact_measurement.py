@@ -40,7 +40,10 @@ ASKED = 32
 MOST_ASKED = 480
 """Examples whose facts are asked for in all."""
 LONGEST = 96
-"""Tokens of an answer in which its fact is looked for."""
+"""Tokens of an answer in which its fact is looked for, at most."""
+ROOM = 2
+"""Times the longest answer that was trained, of those that are generated together: what rambles on has no fact by then, and a
+batch takes as long as its longest answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,10 +165,14 @@ class FactMeasurement:
         prompts = {number: self._task.prompt(tokenizer, questions[number].messages) for number in left}
         left.sort(key=lambda number: len(prompts[number]))
         ends = self._task.stop_tokens(tokenizer)
+        lengths = {
+            number: len(self._task.encode(tokenizer, questions[number].example).target) for number in left
+        }
         for begin in range(0, len(left), generation.TOGETHER):
             numbers = left[begin : begin + generation.TOGETHER]
+            longest = min(LONGEST, ROOM * max(lengths[number] for number in numbers))
             with self._stack.use(self._name) as model:
-                answers = generation.greedy(model, [prompts[number] for number in numbers], ends, LONGEST)
+                answers = generation.greedy(model, [prompts[number] for number in numbers], ends, longest)
             for number, tokens in zip(numbers, answers, strict=True):
                 right[number] = self._has_fact(questions[number].example, self._task.text(tokenizer, tokens))
         return right

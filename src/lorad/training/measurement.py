@@ -5,7 +5,7 @@ judge's limits (``evaluation.judge``), training.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ import torch
 from lorad.evaluation import general_ability, metrics
 from lorad.models import adapters
 from lorad.models.adapter_stack import AdapterStack
-from lorad.records import Encoded, Evaluation
+from lorad.records import Evaluation
 from lorad.storage import files
 from lorad.tasks import Generating, Row, Task
 from lorad.training import calibrating, trainer
 from lorad.training.calibrating import Scaling
+from lorad.training.distillation import General
 from lorad.training.process_group import ProcessGroup
 from lorad.training.session_examples import SessionExample, score, scores, spread
 
@@ -39,15 +40,6 @@ class TrainingResult:
     truncation: float
     scaling: Scaling | None = None
     """How its probabilities were calibrated; ``None`` where nothing was held out."""
-
-
-@dataclass(slots=True)
-class BaseAnswers:
-    """What the base by itself has shown in this session: its weights do not change, so nothing is asked twice."""
-
-    right: dict[str, bool] = field(default_factory=dict)
-    """By example's id: whether the base gets it right."""
-    perplexity: float | None = None
 
 
 def ask(task: Task, model: Any, rows: Sequence[Row]) -> torch.Tensor:
@@ -71,10 +63,13 @@ def ask_all(
     stack: AdapterStack,
     examples: Sequence[SessionExample],
     held_out: Sequence[SessionExample],
-    of_base: BaseAnswers,
+    of_base: dict[str, bool],
     group: ProcessGroup,
 ) -> Answers:
-    """Test every row with what was reloaded as ``CANDIDATE``, and new ones with the base; each process takes its share."""
+    """Test every row with what was reloaded as ``CANDIDATE``, and new ones with the base; each process takes its share.
+
+    ``of_base`` is which examples the base has right, by id, as far as this session has asked: nothing is asked of it twice.
+    """
     at_base = _at_base(task, stack, [each for each in examples if each.is_new], of_base, group)
     right: dict[str, bool] = {}
     with stack.use(CANDIDATE) as model:
@@ -95,15 +90,14 @@ def measure(
     answers: Answers,
     *,
     dataset: str,
-    general: Sequence[Encoded],
-    of_base: BaseAnswers,
+    general: General,
     held_out: Sequence[SessionExample] = (),
     now: float = 0.0,
 ) -> Evaluation:
     """Measure what was reloaded as ``CANDIDATE`` over the pristine base, beside which rows are right.
 
-    The probes and its calibration are written beside the adapter. ``general`` is conversation of the base's own, for the
-    check ``kl``; ``of_base`` is what the base has shown before, and shows here; ``held_out`` are examples that were not trained.
+    The probes and its calibration are written beside the adapter. ``general`` is what the base says of everyday texts; ``held_out``
+    are examples that were not trained.
     Of an old dataset that has such they alone say what was forgotten: what was trained is partly known by heart.
     """
     new = [each for each in examples if each.is_new]
@@ -140,7 +134,7 @@ def measure(
         truncation_error=made.truncation,
         finite=made.adapter.is_finite(),
         ended_by=made.outcome.ended_by,
-        **_general_ability(task, stack, examples, general, of_base),
+        **_general_ability(task, stack, examples, general),
     )
 
 
@@ -148,38 +142,34 @@ def _at_base(
     task: Task,
     stack: AdapterStack,
     examples: Sequence[SessionExample],
-    of_base: BaseAnswers,
+    of_base: dict[str, bool],
     group: ProcessGroup,
 ) -> list[bool]:
     """Return which examples the base gets right by itself: none, where a version brings the head."""
     if task.head.is_learned:
         return [False] * len(examples)
-    asked = [each for each in examples if each.example.id not in of_base.right]
+    asked = [each for each in examples if each.example.id not in of_base]
     with stack.use(None) as pristine:
         answers = group.ask([each.row for each in asked], lambda rows: metrics.recalled(task, pristine, rows))
-    of_base.right |= {each.example.id: ok for each, ok in zip(asked, answers, strict=True)}
-    return [of_base.right[each.example.id] for each in examples]
+    of_base |= {each.example.id: ok for each, ok in zip(asked, answers, strict=True)}
+    return [of_base[each.example.id] for each in examples]
 
 
 def _general_ability(
     task: Task,
     stack: AdapterStack,
     examples: Sequence[SessionExample],
-    general: Sequence[Encoded],
-    of_base: BaseAnswers,
+    general: General,
 ) -> dict[str, Any]:
     """Measure what those checks of the judge need that apply to this task alone."""
     found: dict[str, Any] = {}
     tokenizer = stack.base.tokenizer
     if "perplexity" in task.checks:
-        if of_base.perplexity is None:
-            with stack.use(None) as pristine:
-                of_base.perplexity = general_ability.perplexity(pristine, tokenizer)
-        found["perplexity_base"] = of_base.perplexity
+        found["perplexity_base"] = general.perplexity
         with stack.use(CANDIDATE) as model:
             found["perplexity"] = general_ability.perplexity(model, tokenizer)
     if "kl" in task.checks:
-        found["kl_base"] = general_ability.distance_from_base(stack, CANDIDATE, general)
+        found["kl_base"] = general_ability.distance_from_base(stack, CANDIDATE, general.measured)
     if "degenerate" in task.checks and isinstance(task, Generating):
         sampled = spread(examples, general_ability.SAMPLED)
         asked = [each.example.input for each in sampled]

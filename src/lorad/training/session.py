@@ -48,7 +48,7 @@ from lorad.training import (
 )
 from lorad.training.checkpoint import Checkpoints
 from lorad.training.fact_measurement import FactMeasurement
-from lorad.training.measurement import CANDIDATE, BaseAnswers, TrainingResult, ask, ask_all, measure
+from lorad.training.measurement import CANDIDATE, TrainingResult, ask, ask_all, measure
 from lorad.training.pauses import Pauses
 from lorad.training.pretraining_session import PretrainingSession
 from lorad.training.process_group import ALONE, ProcessGroup
@@ -100,7 +100,8 @@ class Session(BaseSession):
         self._held: bases.Base | None = None
         """The base in memory; what is merged into it is put back before anything else is done with it."""
         self._merged: list[str] = []
-        self._of_base = BaseAnswers()
+        self._of_base: dict[str, bool] = {}
+        """Which examples the base has right by itself, by id, of those that it was asked."""
         self._parent_form = loader.made_for(Path(spec.parent)) if spec.parent else spec.plan.quantization
         """In which form of the base the parent was judged."""
 
@@ -263,7 +264,7 @@ class Session(BaseSession):
         asked = [each for each in examples if each.is_new or not is_believed]
         said = self._ask(start.base.model, asked)
         if start.parent is None and not self._task.head.is_learned:
-            self._of_base.right |= said
+            self._of_base |= said
         if start.truncation and is_believed:
             said |= self._ask_some(start, examples)
         found = []
@@ -478,7 +479,7 @@ class Session(BaseSession):
         self._group.wait()
         stack = AdapterStack(self._pristine())
         stack.add(CANDIDATE, candidate)
-        general = self._general(stack.base).measured
+        general = self._general(stack.base)
         answers = ask_all(self._task, stack, examples, self._held_out, self._of_base, self._group)
 
         def evaluate() -> Evaluation:
@@ -491,7 +492,6 @@ class Session(BaseSession):
                 answers,
                 dataset=self.spec.dataset,
                 general=general,
-                of_base=self._of_base,
                 held_out=self._held_out,
                 now=time.time(),
             )
