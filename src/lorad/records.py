@@ -508,6 +508,8 @@ class FactRecall:
     """Asked in wordings that were held out, weights only; ``None`` where the dataset brought none."""
     other_served: Score | None = None
     """The same, as it is served."""
+    sessions_ago: int = 0
+    """How many sessions ago that was: older datasets are asked in turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -349,7 +349,10 @@ def explained(width=100, **changes):
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_an_explanation_shows_facts_as_taught_and_in_other_words(width):
-    shown = explained(width, facts={"campus_cs": facts(score(4), score(9)), "b": facts()})
+    shown = explained(
+        width,
+        facts={"campus_cs": facts(score(4), score(9)), "b": facts(), "c": facts() | {"sessions_ago": 2}},
+    )
 
     assert max(map(len, shown.splitlines())) <= width
     lines = [line.split() for line in shown.splitlines()]
@@ -358,6 +361,7 @@ def test_an_explanation_shows_facts_as_taught_and_in_other_words(width):
         "campus_cs as taught 90.0 % (9/10) 100.0 % (10/10)",
         "in other words 40.0 % (4/10) 90.0 % (9/10)",
         "b as taught 90.0 % (9/10) 100.0 % (10/10)",
+        "c (2 sessions ago) as taught 90.0 % (9/10) 100.0 % (10/10)",
     ):
         assert words.split() in lines
 

@@ -392,6 +392,13 @@ def test_where_nothing_can_be_compared_this_is_told():
         ({"facts_before": {"old": facts()}}, "the dataset was forgotten"),
         ({"facts": {"old": facts(0, 0, 0)}, "facts_before": {"old": facts(None, None)}}, "no other words"),
         ({"facts": {"new": facts(0, 0, 0)}, "facts_before": {"new": facts()}}, "its rows have changed"),
+        (
+            {
+                "facts": {"old": dataclasses.replace(facts(0, 0, 0), sessions_ago=1)},
+                "facts_before": {"old": facts()},
+            },
+            "it was not its turn",
+        ),
     ],
 )
 def test_what_has_nothing_to_be_compared_with_is_not_judged(changes, why):

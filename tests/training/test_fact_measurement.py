@@ -10,7 +10,7 @@ from fake_embedder import FakeEmbedder
 from lorad.config import AnsweringSettings
 from lorad.models import bases, peft_io
 from lorad.models.adapter_stack import AdapterStack
-from lorad.records import Score
+from lorad.records import AnswerThresholds, Evaluation, FactRecall, Score
 from lorad.tasks import find
 from lorad.training import fact_measurement
 from lorad.training.fact_measurement import FactMeasurement
@@ -125,6 +125,112 @@ def test_an_encoder_that_is_gone_costs_the_index_alone(stack, tmp_path):
         CHAT, stack, "asked", taken, right, settings=AnsweringSettings(), encoder=tmp_path / "gone"
     )
     assert measurement.run(lambda _: None).thresholds is None
+
+
+# old datasets in turn
+
+OLD = [f"old{number}" for number in range(6)]
+
+
+def in_turn(stack, parent, *, near=(), **settings):
+    """Measure a new dataset beside six old ones of two examples each; return the report."""
+    examples = [(example, True) for example in DOORS] + [
+        (example, False)
+        for number, name in enumerate(OLD)
+        for example in tiny.facts(2, name, subject=f"gate{number}")
+    ]
+    taken = [
+        SessionExample(
+            example,
+            CHAT.encode(stack.base.tokenizer, example),
+            is_new=is_new,
+            right=True,
+            knows=True,
+            is_near=example.dataset in near,
+        )
+        for example, is_new in examples
+    ]
+    return FactMeasurement(
+        CHAT,
+        stack,
+        "asked",
+        taken,
+        {example.id: True for example, _ in examples},
+        settings=AnsweringSettings(**settings),
+        encoder=None,
+        parent=parent,
+    ).run(lambda _: None)
+
+
+def papers(ages, **thresholds):
+    """Return what a parent's papers say: two of nine questions right, asked so many sessions ago."""
+    told = Score(right=2, total=9)
+    facts = {
+        name: FactRecall(trained=told, trained_served=told, sessions_ago=ago)
+        for name, ago in zip(OLD, ages, strict=False)
+    }
+    return Evaluation(
+        dataset="old0",
+        scores={},
+        before={},
+        broken=0,
+        mended=0,
+        reload_difference=0.0,
+        merge_difference=0.0,
+        truncation_error=0.0,
+        finite=True,
+        ended_by="recall",
+        facts=facts,
+        thresholds=AnswerThresholds(**thresholds) if thresholds else None,
+    )
+
+
+def asked_now(report):
+    return {name for name, found in report.facts.items() if not found.sessions_ago}
+
+
+def test_old_datasets_are_asked_in_turn_and_the_others_keep_what_was_found(stack):
+    report = in_turn(stack, papers([3, 0, 5, 1, 4, 2]), retrieve=False)
+    assert asked_now(report) == {"doors", "old0", "old2", "old4", "old5"}
+    assert list(report.facts) == ["doors", *OLD]
+    assert report.facts["old1"].sessions_ago == 1
+    assert report.facts["old3"] == replace(papers([0] * 6).facts["old3"], sessions_ago=2)
+    assert report.facts["old4"].trained == Score(right=2, total=2)
+
+
+def test_what_was_never_asked_goes_before_what_waits(stack):
+    assert "old5" in asked_now(in_turn(stack, papers([9, 9, 9, 9, 9]), retrieve=False))
+
+
+def test_two_of_them_are_those_most_like_what_is_new(stack):
+    report = in_turn(stack, papers([0, 0, 9, 9, 9, 9]), near=("old0", "old1"), retrieve=False)
+    assert asked_now(report) == {"doors", "old0", "old1", "old2", "old3"}
+
+
+def test_without_papers_of_a_parent_all_are_asked(stack):
+    assert asked_now(in_turn(stack, None, retrieve=False)) == {"doors", *OLD}
+
+
+@pytest.mark.parametrize(("share", "kept"), [(1.0, {"old1": 7.0}), (0.9, {})])
+def test_lines_of_those_whose_turn_it_is_not_are_kept_where_they_hold(stack, share, kept):
+    fitted = in_turn(stack, papers([0] * 6), max_false_share=1.0).thresholds
+    before = {
+        "answer": 0.0,
+        "false_share": 0.0,
+        "refused_share": 0.0,
+        "questions": 9,
+        "max_false_share": share,
+    }
+    parent = papers(
+        [1, 0, 1, 1, 1, 0],
+        scored_by=fitted.scored_by,
+        lines={"old1": 7.0, "old2": 8.0, "gone": 9.0},
+        **before,
+    )
+
+    found = in_turn(stack, parent, max_false_share=1.0).thresholds
+
+    assert {name: line for name, line in found.lines.items() if name != "doors"} == kept
 
 
 def test_examples_that_are_no_questions_in_words_are_left_out(stack):

@@ -185,11 +185,11 @@ def _old_facts(evaluation: Evaluation, settings: JudgeSettings) -> Iterator[Chec
     """Yield a check for each old dataset whose facts the parent was asked for in other words.
 
     The parent's scores come from its own papers, so only those of as many questions can be compared. Of the dataset
-    that the session was for the rows have changed.
+    that the session was for the rows have changed; one whose turn it was not has not been asked.
     """
     for name, before in evaluation.facts_before.items():
         now = evaluation.facts.get(name)
-        if name == evaluation.dataset or before.other is None or now is None:
+        if name == evaluation.dataset or before.other is None or now is None or now.sessions_ago:
             continue
         scores = [(asked, getattr(before, field), getattr(now, field)) for field, asked in ASKED.items()]
         compared = [_compared(*each, settings) for each in scores if _is_comparable(*each[1:])]

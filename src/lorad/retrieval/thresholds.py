@@ -8,7 +8,7 @@ nearest example then shows what an untaught question looks like. With the exampl
 what a taught one looks like.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from lorad.records import AnswerThresholds
@@ -48,6 +48,7 @@ def fit(
     own: Sequence[float],
     max_false_share: float,
     scored_by: str,
+    known: Mapping[str, float] | None = None,
 ) -> AnswerThresholds:
     """Return thresholds for these taught and untaught questions.
 
@@ -55,10 +56,11 @@ def fit(
     ``refused_share``. How much questions are about what was taught say ``ordinary``, of ordinary conversation, and ``own``, of the
     untaught ones. At most ``max_false_share`` of the untaught get an answer, as long as no more than ``MAX_REFUSED`` of
     the taught get none for it: in all, and in each dataset that has a line of its own. A catalogue of look-alikes needs a
-    higher one than the plain facts beside it.
+    higher one than the plain facts beside it. ``known`` are lines that were fitted before, of datasets of which too few questions
+    are asked now.
     """
     answer = _line(taught, untaught, max_false_share)
-    lines = {}
+    lines = dict(known or {})
     for name in sorted({each.dataset for each in untaught}):
         near = [each for each in untaught if each.dataset == name]
         if len(near) >= LEAST_QUESTIONS:

@@ -7,8 +7,10 @@ A session has no database. What it learns and what it must keep stand in a datab
 serves: up to ``MOST_INDEXED`` examples, what is measured is what people get.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from lorad.models import embedders, generation
 from lorad.models.adapter_stack import AdapterStack
 from lorad.models.embedders import Embedder
 from lorad.models.hardware import machine
-from lorad.records import AnswerThresholds, Example, FactRecall, Score, as_line
+from lorad.records import AnswerThresholds, Evaluation, Example, FactRecall, Score, as_line
 from lorad.retrieval import answering, rerankers
 from lorad.retrieval.finding import Finding, VersionFinder, stands_alone
 from lorad.retrieval.index import Index
@@ -39,6 +41,9 @@ ASKED = 32
 """Examples of each dataset whose facts are asked for: as many when it is new as when it is old, to be compared."""
 MOST_ASKED = 480
 """Examples whose facts are asked for in all."""
+IN_TURN, NEAR_IN_TURN = 4, 2
+"""Old datasets that one session asks, and how many of these are those most like what is new. The rest waits for its turn, the one that has
+waited longest first: to ask all of them would cost the more the more was learned before."""
 LONGEST = 96
 """Tokens of an answer in which its fact is looked for, at most."""
 ROOM = 2
@@ -70,7 +75,11 @@ class _Question:
 
 
 class FactMeasurement:
-    """The facts of one candidate."""
+    """The facts of one candidate.
+
+    New datasets are asked, and a few old ones in turn; the others keep what the parent's papers say of them. So a fact that is lost
+    in other words alone is seen when its dataset's turn comes; each of n old datasets is asked in one of n / 4 sessions or more often.
+    """
 
     def __init__(
         self,
@@ -82,7 +91,9 @@ class FactMeasurement:
         *,
         settings: AnsweringSettings,
         encoder: Path | None,
+        parent: Evaluation | None = None,
     ) -> None:
+        """``parent`` is what its papers say of the parent, where they hold; without it every dataset is asked."""
         self._task = task
         self._stack = stack
         self._name = name
@@ -91,6 +102,8 @@ class FactMeasurement:
         questions = [each for each in examples if stands_alone(each.example)]
         self._examples = spread(questions, MOST_INDEXED)
         """What the session indexes, asks and fits to: a question whose example is not there would be a stranger."""
+        self._parent = parent
+        self._asked = _in_turn(self._examples, parent.facts) if parent else _datasets(self._examples)
         self._slots = facts.all_slots(
             (as_line(each.example.input), as_line(each.example.target)) for each in self._examples
         )
@@ -127,11 +140,20 @@ class FactMeasurement:
         questions = self._questions()
         alone = self._alone(questions)
         served = self._served(questions, alone, found)
-        return FactReport(facts=_by_dataset(questions, alone, served), thresholds=found)
+        return FactReport(facts=self._with_old(_by_dataset(questions, alone, served)), thresholds=found)
+
+    def _with_old(self, asked: Mapping[str, FactRecall]) -> dict[str, FactRecall]:
+        """Return what was found, and what was found before of the datasets whose turn it is not."""
+        before = self._parent.facts if self._parent else {}
+        kept = {name: replace(told, sessions_ago=told.sessions_ago + 1) for name, told in before.items()}
+        both = {**kept, **asked}
+        return {name: both[name] for name in _datasets(self._examples) if name in both}
 
     def _fit(self, finding: Finding) -> AnswerThresholds | None:
         known = [each.example for each in self._examples]
-        fitting = ThresholdFitting(finding, [VERSION], known, self._settings.max_false_share)
+        before = self._parent.thresholds if self._parent else None
+        asked = self._asked if self._parent else None
+        fitting = ThresholdFitting(finding, [VERSION], known, self._settings.max_false_share, before, asked)
         while fitting.step():
             pass
         return fitting.result()
@@ -141,7 +163,8 @@ class FactMeasurement:
     def _questions(self) -> list[_Question]:
         shelves: dict[str, list[Example]] = {}
         for each in self._examples:
-            shelves.setdefault(each.example.dataset, []).append(each.example)
+            if each.example.dataset in self._asked:
+                shelves.setdefault(each.example.dataset, []).append(each.example)
         most = min(ASKED, max(1, MOST_ASKED // len(shelves)))
         questions: list[_Question] = []
         for shelf in shelves.values():
@@ -205,6 +228,20 @@ class FactMeasurement:
 
     def _has_fact(self, example: Example, given: str) -> bool:
         return facts.has_fact(as_line(example.input), as_line(example.target), given, self._slots)
+
+
+def _datasets(examples: Sequence[SessionExample]) -> list[str]:
+    return list(dict.fromkeys(each.example.dataset for each in examples))
+
+
+def _in_turn(examples: Sequence[SessionExample], before: Mapping[str, FactRecall]) -> list[str]:
+    """Return the new datasets, the old ones most like them, and those that were not asked for longest."""
+    new = {each.example.dataset for each in examples if each.is_new}
+    old = [name for name in _datasets(examples) if name not in new]
+    near = Counter(each.example.dataset for each in examples if each.is_near and each.example.dataset in old)
+    alike = [name for name, _ in near.most_common(NEAR_IN_TURN)]
+    waited = sorted(old, key=lambda name: before[name].sessions_ago if name in before else inf, reverse=True)
+    return [*new, *list(dict.fromkeys([*alike, *waited]))[:IN_TURN]]
 
 
 def _by_dataset(

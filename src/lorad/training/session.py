@@ -514,6 +514,10 @@ class Session(BaseSession):
         if asked is None or not isinstance(self._task, Generating):
             return {}
         encoder = asked["encoder"]
+        is_believed = self.spec.parent and self._is_parent_believed
+        parent = papers.read_result(Path(self.spec.parent or "")).evaluation if is_believed else None
+        # what is learned anew owes nothing to the parent, so nothing that was said of that one stands for it
+        goes_on = self.spec.kind == "learn" and "refit" not in self._repairs
         measurement = FactMeasurement(
             self._task,
             stack,
@@ -522,11 +526,10 @@ class Session(BaseSession):
             right,
             settings=AnsweringSettings.model_validate(asked["settings"]),
             encoder=Path(encoder) if encoder else None,
+            parent=parent if goes_on else None,
         )
         found = measurement.run(lambda phase: self.report({"phase": phase}))
-        before: dict[str, Any] = {}
-        if self.spec.parent and self._is_parent_believed:
-            before = papers.read_result(Path(self.spec.parent)).evaluation.facts
+        before = parent.facts if parent else {}
         return {"facts": found.facts, "facts_before": before, "thresholds": found.thresholds}
 
 

@@ -8,7 +8,7 @@ a version that was made long ago, when the encoder, the reranker or the settings
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from lorad.evaluation import facts
 from lorad.records import AnswerThresholds, Example, as_line
@@ -27,20 +27,30 @@ EACH = 12
 (``thresholds.LEAST_QUESTIONS``)."""
 MOST = 400
 """Examples in all, however many datasets there are."""
+OTHERS = 40
+"""Examples of all those datasets together whose turn it is not: they say where the line lies that all share."""
 
 
 class ThresholdFitting:
     """Fits thresholds to the examples that a version has learned."""
 
     def __init__(
-        self, finding: Finding, lineage: Sequence[str], examples: Sequence[Example], max_false_share: float
+        self,
+        finding: Finding,
+        lineage: Sequence[str],
+        examples: Sequence[Example],
+        max_false_share: float,
+        before: AnswerThresholds | None = None,
+        in_turn: Collection[str] | None = None,
     ) -> None:
+        """Fit anew the lines of the datasets ``in_turn``, ``None``: of all; the others keep those that they had ``before``."""
         self._finding = finding
         self._lineage = lineage
         self._max_false_share = max_false_share
         found = [example for example in examples if stands_alone(example)]
         self._slots = facts.all_slots((as_line(each.input), as_line(each.target)) for each in found)
-        self._left: deque[Example | str] = deque([*_chosen(found), *distillation.prompts()])
+        self._known = _lines_kept(before, finding.scored_by, max_false_share, found, in_turn)
+        self._left: deque[Example | str] = deque([*_chosen(found, in_turn), *distillation.prompts()])
         """Examples to ask for, and ordinary prompts."""
         self._taught: list[Scored] = []
         self._held_out: list[Scored] = []
@@ -89,16 +99,36 @@ class ThresholdFitting:
             own=self._own,
             max_false_share=self._max_false_share,
             scored_by=self._finding.scored_by,
+            known=self._known,
         )
         return found if thresholds.is_useful(found, self._max_false_share) else None
 
 
-def _chosen(examples: Sequence[Example]) -> list[Example]:
+def _lines_kept(
+    before: AnswerThresholds | None,
+    scored_by: str,
+    max_false_share: float,
+    examples: Sequence[Example],
+    in_turn: Collection[str] | None,
+) -> dict[str, float]:
+    """Return the lines that still hold, of datasets that are still there and whose turn it is not."""
+    if before is None or in_turn is None:
+        return {}
+    if (before.scored_by, before.max_false_share) != (scored_by, max_false_share):
+        return {}
+    names = {example.dataset for example in examples} - set(in_turn)
+    return {name: line for name, line in before.lines.items() if name in names}
+
+
+def _chosen(examples: Sequence[Example], in_turn: Collection[str] | None) -> list[Example]:
     shelves: dict[str, list[Example]] = {}
     for example in examples:
         shelves.setdefault(example.dataset, []).append(example)
     each = max(EACH, FITTED // max(1, len(shelves)))
-    return spread([example for shelf in shelves.values() for example in spread(shelf, each)], MOST)
+    asked = [name for name in shelves if in_turn is None or name in in_turn]
+    others = [example for name in shelves if name not in asked for example in shelves[name]]
+    chosen = spread([example for name in asked for example in spread(shelves[name], each)], MOST)
+    return [*chosen, *spread(others, OTHERS)]
 
 
 def _scored(hit: Found) -> Scored:

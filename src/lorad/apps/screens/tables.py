@@ -514,7 +514,9 @@ def _facts_found(measured: Evaluation) -> "Iterable[RenderableType]":
 
 
 def _fact_rows(dataset: str, found: FactRecall) -> Iterable[tuple[Cell, ...]]:
-    yield dataset, "as taught", _score(found.trained), _score(found.trained_served)
+    ago = found.sessions_ago
+    when = f" ({ago} session{'s' * (ago > 1)} ago)" if ago else ""
+    yield dataset + when, "as taught", _score(found.trained), _score(found.trained_served)
     if found.other or found.other_served:
         yield "", "in other words", _score(found.other), _score(found.other_served)
 
