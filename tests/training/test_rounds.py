@@ -27,7 +27,7 @@ def test_an_examples_own_wording_is_trained_every_second_time():
     assert trained(lambda number, turn: f"{number}.{turn}") == ["own", "0.0", "own", "0.1", "own", "0.2"]
 
 
-def test_every_second_example_begins_with_another_wording_and_near_the_target_each_has_its_own():
+def test_every_second_example_begins_with_another_wording_and_towards_the_target_each_has_its_own():
     made = replace(material(tiny.tokenizer(), count=4), reworded=lambda number, turn: f"{number}.{turn}")
     plan = replace(PLAN, mix=replace(PLAN.mix, general=0.0))
     rehearsal = Rehearsal(made.items, plan.mix, plan.stopping, plan.seed)
@@ -46,8 +46,10 @@ def test_every_second_example_begins_with_another_wording_and_near_the_target_ea
     assert trained_now() == {0: "0.0", 1: "own", 2: "2.0", 3: "own"}
     rehearsal.was_asked(dict.fromkeys(range(4), True))  # as a test finds it
     assert trained_now() == dict.fromkeys(range(4), "own")
-    rehearsal.was_asked({0: False, 1: False})  # far from the target again
-    assert trained_now() == {0: "0.1", 1: "own", 2: "2.1", 3: "own"}
+    rehearsal.was_asked({0: False})  # three of four are not far from it
+    assert trained_now() == dict.fromkeys(range(4), "own")
+    rehearsal.was_asked({1: False})  # far from the target again
+    assert trained_now() == {0: "own", 1: "1.2", 2: "own", 3: "3.2"}
 
 
 def test_an_example_without_other_wordings_is_trained_in_its_own():

@@ -17,6 +17,9 @@ from lorad.training.rehearsal import Rehearsal, ReplayItem
 
 OWN_EVERY = 2
 """A row is trained in its own wording every so many times: that is the wording that ends a session."""
+OWN_FROM = 0.3
+"""From so far below the target on each row is trained in its own wording alone. Later, more of what is asked in other words comes out, and
+a session takes longer (decision 95)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +91,10 @@ class Rounds:
     def __iter__(self) -> Iterator[StepBatch]:
         """Let the rehearsal choose the next round; yield its rows, as many together as a step learns from.
 
-        Near the target every row is trained in its own wording, which is what the test asks: other wordings push that out again.
+        Towards the target every row is trained in its own wording, which is what the test asks: other wordings push that out again.
         """
         chosen = self._rehearsal.choose()
-        is_varied = not self._rehearsal.is_near()
+        is_varied = not self._rehearsal.is_near(OWN_FROM)
         size, own = self._plan.effective_batch, self._material.rows
         for begin in range(0, len(chosen), size):
             numbers = chosen[begin : begin + size]
