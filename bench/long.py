@@ -54,7 +54,7 @@ NOTES = (
     "seconds are a session's, from its start to its verdict; cost_ratio100 is the last one's to the first one's, cycle_ratio100 the",
     "last five's to the first five's, so that the same domains stand on both sides as far as there are facts of each. Refits by",
     "night are not in them: refit_seconds. What was refused counts as not recalled. fact_recall_served: other wordings than",
-    "the trained one, asked as they are served, of up to 480 examples of all datasets.",
+    "the trained one, asked as they are served, of up to 32 examples of each dataset, when its turn came last (decision 94).",
 )
 
 

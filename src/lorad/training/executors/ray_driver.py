@@ -19,7 +19,7 @@ from lorad.errors import TrainingError, describe
 from lorad.storage import files
 from lorad.training import ending
 from lorad.training.executors import commands
-from lorad.training.executors.child import OFFLINE
+from lorad.training.executors.child import ENVIRONMENT
 from lorad.training.executors.ray import LOCAL
 from lorad.training.run_folder import RunFolder
 
@@ -36,7 +36,7 @@ def run(command: Sequence[str], log: str) -> int:
             stdin=subprocess.PIPE,  # closes with this process
             stdout=stream,
             stderr=subprocess.STDOUT,
-            env=os.environ | OFFLINE | commands.LOOPBACK,
+            env=os.environ | ENVIRONMENT | commands.LOOPBACK,
             start_new_session=True,
         ) as process,
     ):
