@@ -328,7 +328,7 @@ def judged(now, before, dataset="old", limits=LIMITS):
     [
         (facts(), ()),
         (facts(other=88, served=96, trained=97), ()),  # two of 100
-        (facts(other=87), ("facts:old",)),
+        (facts(other=0), ()),  # nobody is served that
         (facts(served=95), ("facts:old",)),
         (facts(trained=96), ("facts:old",)),
         (
@@ -345,7 +345,7 @@ def test_the_facts_of_each_old_dataset_are_judged_for_themselves():
     both = {"a": facts(), "b": facts()}
 
     verdict = decide(
-        an_evaluation(facts={"a": facts(other=100), "b": facts(other=80)}, facts_before=both), LIMITS
+        an_evaluation(facts={"a": facts(served=100), "b": facts(served=80)}, facts_before=both), LIMITS
     )
 
     assert verdict.failed == ("facts:b",)
@@ -355,16 +355,16 @@ def test_the_facts_of_each_old_dataset_are_judged_for_themselves():
 def test_how_many_facts_may_be_lost_can_be_set(setting, value):
     limits = LIMITS.model_copy(update={setting: value})
 
-    assert judged(facts(other=80), facts(), limits=limits).promote
-    assert not judged(facts(other=79), facts(), limits=limits).promote
+    assert judged(facts(served=88), facts(), limits=limits).promote
+    assert not judged(facts(served=87), facts(), limits=limits).promote
 
 
 def test_facts_are_told_with_numbers_and_interval():
     assert (
-        "failed: old, facts in other words: 80 of 100 (Wilson 71% to 87%), 90 before (may lose 2); "
-        "as served: 98 of 100 (Wilson 93% to 99%), 98 before (may lose 2); "
-        "as taught: 99 of 100 (Wilson 95% to 100%), 99 before (may lose 2)"
-    ) in judged(facts(other=80), facts()).reasons
+        "failed: old, facts in other words: 80 of 100 (Wilson 71% to 87%), 98 before (may lose 2); "
+        "as taught: 99 of 100 (Wilson 95% to 100%), 99 before (may lose 2); "
+        "in other words by the weights alone: 70 of 100, 90 before (not judged)"
+    ) in judged(facts(other=70, served=80), facts()).reasons
 
 
 def test_scores_of_other_questions_are_not_compared():

@@ -10,7 +10,7 @@ from math import expm1, isfinite, sqrt
 from lorad.config import JudgeSettings
 from lorad.evaluation.facts import wilson
 from lorad.evaluation.retention import is_worse, mcnemar
-from lorad.records import Evaluation, Score, Verdict
+from lorad.records import Evaluation, FactRecall, Score, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +177,9 @@ def _may_lose(before: Score, settings: JudgeSettings) -> float:
     return max(settings.max_lost_examples, settings.max_lost_share * before.total)
 
 
-ASKED = {"other": "in other words", "other_served": "as served", "trained": "as taught"}
-"""The scores of ``FactRecall`` that are judged, and what a sentence calls them."""
+ASKED = {"other_served": "in other words", "trained": "as taught"}
+"""The scores of ``FactRecall`` that are judged, and what a sentence calls them. What the weights alone say in other words nobody is
+served where there is an index, and of 25 questions it comes and goes by five: that is told and not judged (decision 96)."""
 
 
 def _old_facts(evaluation: Evaluation, settings: JudgeSettings) -> Iterator[Check]:
@@ -193,12 +194,24 @@ def _old_facts(evaluation: Evaluation, settings: JudgeSettings) -> Iterator[Chec
             continue
         scores = [(asked, getattr(before, field), getattr(now, field)) for field, asked in ASKED.items()]
         compared = [_compared(*each, settings) for each in scores if _is_comparable(*each[1:])]
-        sentences = "; ".join(sentence for _, sentence in compared)
+        sentences = "; ".join([*(sentence for _, sentence in compared), *_by_weights(before, now)])
         yield Check(
             f"facts:{name}",
             all(passed for passed, _ in compared),
             f"{name}, facts {sentences or 'were not compared: the parent was asked other questions'}",
         )
+
+
+def _by_weights(before: FactRecall, now: FactRecall) -> Iterator[str]:
+    """Yield what the weights alone say in other words, where that can be compared and is not what is served."""
+    then, said = before.other, now.other
+    if (
+        then
+        and said
+        and (then, said) != (before.other_served, now.other_served)
+        and _is_comparable(then, said)
+    ):
+        yield f"in other words by the weights alone: {said.right} of {said.total}, {then.right} before (not judged)"
 
 
 def _is_comparable(before: Score | None, now: Score | None) -> bool:
