@@ -12,7 +12,7 @@ from lorad.models import bases, peft_io
 from lorad.models.adapter_stack import AdapterStack
 from lorad.records import AnswerThresholds, Evaluation, FactRecall, Score
 from lorad.tasks import find
-from lorad.training import fact_measurement
+from lorad.training import fact_measurement, threshold_fitting
 from lorad.training.fact_measurement import FactMeasurement
 from lorad.training.session_examples import SessionExample
 
@@ -212,7 +212,8 @@ def test_without_papers_of_a_parent_all_are_asked(stack):
 
 
 @pytest.mark.parametrize(("share", "kept"), [(1.0, {"old1": 7.0}), (0.9, {})])
-def test_lines_of_those_whose_turn_it_is_not_are_kept_where_they_hold(stack, share, kept):
+def test_lines_of_those_whose_turn_it_is_not_are_kept_where_they_hold(stack, share, kept, monkeypatch):
+    monkeypatch.setattr(threshold_fitting, "OTHERS", 1)
     fitted = in_turn(stack, papers([0] * 6), max_false_share=1.0).thresholds
     before = {
         "answer": 0.0,
@@ -231,6 +232,11 @@ def test_lines_of_those_whose_turn_it_is_not_are_kept_where_they_hold(stack, sha
     found = in_turn(stack, parent, max_false_share=1.0).thresholds
 
     assert {name: line for name, line in found.lines.items() if name != "doors"} == kept
+    everything = in_turn(stack, None, max_false_share=1.0).thresholds.questions
+    if kept:
+        assert found.questions < everything
+    else:  # they mean something else, so all are fitted anew
+        assert found.questions == everything
 
 
 def test_examples_that_are_no_questions_in_words_are_left_out(stack):

@@ -152,8 +152,9 @@ class FactMeasurement:
     def _fit(self, finding: Finding) -> AnswerThresholds | None:
         known = [each.example for each in self._examples]
         before = self._parent.thresholds if self._parent else None
-        asked = self._asked if self._parent else None
-        fitting = ThresholdFitting(finding, [VERSION], known, self._settings.max_false_share, before, asked)
+        fitting = ThresholdFitting(
+            finding, [VERSION], known, self._settings.max_false_share, before, self._asked
+        )
         while fitting.step():
             pass
         return fitting.result()

@@ -43,13 +43,17 @@ class ThresholdFitting:
         before: AnswerThresholds | None = None,
         in_turn: Collection[str] | None = None,
     ) -> None:
-        """Fit anew the lines of the datasets ``in_turn``, ``None``: of all; the others keep those that they had ``before``."""
+        """Fit anew the lines of the datasets ``in_turn``; the others keep those that they had ``before``, where these hold. Else all."""
         self._finding = finding
         self._lineage = lineage
         self._max_false_share = max_false_share
         found = [example for example in examples if stands_alone(example)]
         self._slots = facts.all_slots((as_line(each.input), as_line(each.target)) for each in found)
-        self._known = _lines_kept(before, finding.scored_by, max_false_share, found, in_turn)
+        names = {example.dataset for example in found}
+        if before is None or in_turn is None or not _holds(before, finding.scored_by, max_false_share):
+            in_turn = names
+        kept = names.difference(in_turn)
+        self._known = {name: line for name, line in before.lines.items() if name in kept} if before else {}
         self._left: deque[Example | str] = deque([*_chosen(found, in_turn), *distillation.prompts()])
         """Examples to ask for, and ordinary prompts."""
         self._taught: list[Scored] = []
@@ -104,28 +108,17 @@ class ThresholdFitting:
         return found if thresholds.is_useful(found, self._max_false_share) else None
 
 
-def _lines_kept(
-    before: AnswerThresholds | None,
-    scored_by: str,
-    max_false_share: float,
-    examples: Sequence[Example],
-    in_turn: Collection[str] | None,
-) -> dict[str, float]:
-    """Return the lines that still hold, of datasets that are still there and whose turn it is not."""
-    if before is None or in_turn is None:
-        return {}
-    if (before.scored_by, before.max_false_share) != (scored_by, max_false_share):
-        return {}
-    names = {example.dataset for example in examples} - set(in_turn)
-    return {name: line for name, line in before.lines.items() if name in names}
+def _holds(before: AnswerThresholds, scored_by: str, max_false_share: float) -> bool:
+    """Tell whether lines that were fitted before mean the same now."""
+    return (before.scored_by, before.max_false_share) == (scored_by, max_false_share)
 
 
-def _chosen(examples: Sequence[Example], in_turn: Collection[str] | None) -> list[Example]:
+def _chosen(examples: Sequence[Example], in_turn: Collection[str]) -> list[Example]:
     shelves: dict[str, list[Example]] = {}
     for example in examples:
         shelves.setdefault(example.dataset, []).append(example)
     each = max(EACH, FITTED // max(1, len(shelves)))
-    asked = [name for name in shelves if in_turn is None or name in in_turn]
+    asked = [name for name in shelves if name in in_turn]
     others = [example for name in shelves if name not in asked for example in shelves[name]]
     chosen = spread([example for name in asked for example in spread(shelves[name], each)], MOST)
     return [*chosen, *spread(others, OTHERS)]
