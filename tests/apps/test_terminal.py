@@ -372,3 +372,13 @@ def test_a17_our_own_fault_is_told_as_text(monkeypatch):
     terminal._tell_crash(ValueError, ValueError(EVIL), None)
     assert "ValueError: é" in stream.getvalue()
     assert is_safe(stream.getvalue())
+
+
+@pytest.mark.parametrize("words", [["7"], ["--name", "old.md"]])
+def test_to_remove_what_is_not_there_is_an_error_that_says_where_to_look(lorad, words):
+    result = lorad(
+        "docs", "remove", *words, answers={"POST /lorad/documents/remove": {"track": "t", "documents": []}}
+    )
+
+    assert result.exit_code == 1
+    assert "lorad docs list --track documents" in result.stderr

@@ -147,4 +147,10 @@ def remove(
         raise ConfigError(
             "name either documents' numbers or --name NAME; see: lorad docs list", code="no_document"
         )
-    show(connect(ctx).remove_documents(numbers or (), name, track), as_json, tables.removed_documents)
+    removed = connect(ctx).remove_documents(numbers or (), name, track)
+    if not removed.documents:
+        raise ConfigError(
+            f"the track {track} has no such document; see: lorad docs list --track {track}",
+            code="no_document",
+        )
+    show(removed, as_json, tables.removed_documents)

@@ -277,11 +277,7 @@ def documents(answer: DocumentList) -> "RenderableType":
 def removed_documents(answer: RemovedDocuments) -> "RenderableType":
     """Tell which documents were removed."""
     told = "; ".join(f"{each.id} {each.title}" for each in answer.documents)
-    return _text(
-        f"removed {plural(len(answer.documents), 'document')}: {told}"
-        if told
-        else "there is no such document"
-    )
+    return _text(f"removed {plural(len(answer.documents), 'document')}: {told}")
 
 
 def passages(answer: SearchResults) -> "RenderableType":
@@ -514,8 +510,7 @@ def _facts_found(measured: Evaluation) -> "Iterable[RenderableType]":
 
 
 def _fact_rows(dataset: str, found: FactRecall) -> Iterable[tuple[Cell, ...]]:
-    ago = found.sessions_ago
-    when = f" ({ago} session{'s' * (ago > 1)} ago)" if ago else ""
+    when = f" ({plural(found.sessions_ago, 'session')} ago)" if found.sessions_ago else ""
     yield dataset + when, "as taught", _score(found.trained), _score(found.trained_served)
     if found.other or found.other_served:
         yield "", "in other words", _score(found.other), _score(found.other_served)
