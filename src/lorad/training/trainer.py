@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch.optim.lr_scheduler import LambdaLR
 
-from lorad.models import lower_layers, scoring
+from lorad.models import lower_layers, quantized, scoring
 from lorad.records import Encoded, Plan
 from lorad.tasks import Task
 from lorad.training.checkpoint import Checkpoints
@@ -168,6 +168,8 @@ def _train_rounds(
 def _keep_lower_layers(model: Any, material: Material, plan: Plan, report: Report) -> None:
     """Let the layers that do not learn read every row once, with progress; a pause for answers may come between."""
     if plan.gradient_checkpointing:  # where memory is short nothing is kept
+        return
+    if plan.quantization in quantized.READ_TOGETHER:
         return
     rows = [row for row in material.rows if isinstance(row, Encoded)]
     lower_layers.keep(
