@@ -140,6 +140,32 @@ def figures(arms: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def plot(arms: dict[str, dict[str, Any]]) -> None:
+    """Draw what is learned in each form, and what it costs."""
+    plt = report.pyplot()
+    figure, axes = plt.subplots(1, 3, figsize=(9, 3))
+    for axis, (label, keys) in zip(
+        axes,
+        (
+            ("share right", ("recall", "facts_other")),
+            ("seconds", ("seconds", "training_seconds")),
+            ("GiB", ("peak_gib", "weights_gib")),
+        ),
+        strict=True,
+    ):
+        for number, key in enumerate(keys):
+            axis.bar(
+                [at + 0.4 * number - 0.2 for at in range(len(arms))],
+                [told[key] for told in arms.values()],
+                width=0.4,
+                label=key,
+            )
+        axis.set(ylabel=label, xticks=range(len(arms)), xticklabels=list(arms))
+        axis.legend(fontsize=7, loc="lower right")
+    figure.tight_layout()
+    figure.savefig(report.RESULTS / "quantized.png", dpi=120)
+
+
 def hurry() -> None:
     globals()["quick"] = True
 
@@ -152,6 +178,7 @@ def main() -> None:
         return
     found = figures(arms)
     if not quick:
+        plot(arms)
         report.save("quantized", found, [*(__doc__ or "").splitlines(), "", *NOTES])
     print(json.dumps(found, indent=2))
 
