@@ -10,10 +10,10 @@ from fake_embedder import FakeEmbedder
 from lorad.config import AnsweringSettings
 from lorad.models import bases, peft_io
 from lorad.models.adapter_stack import AdapterStack
-from lorad.records import AnswerThresholds, Evaluation, FactRecall, Score
+from lorad.records import AnswerThresholds, FactRecall, Score
 from lorad.tasks import find
 from lorad.training import fact_measurement, threshold_fitting
-from lorad.training.fact_measurement import FactMeasurement
+from lorad.training.fact_measurement import FactMeasurement, FactReport
 from lorad.training.session_examples import SessionExample
 
 CHAT = find("chat")
@@ -169,20 +169,7 @@ def papers(ages, **thresholds):
         name: FactRecall(trained=told, trained_served=told, sessions_ago=ago)
         for name, ago in zip(OLD, ages, strict=False)
     }
-    return Evaluation(
-        dataset="old0",
-        scores={},
-        before={},
-        broken=0,
-        mended=0,
-        reload_difference=0.0,
-        merge_difference=0.0,
-        truncation_error=0.0,
-        finite=True,
-        ended_by="recall",
-        facts=facts,
-        thresholds=AnswerThresholds(**thresholds) if thresholds else None,
-    )
+    return FactReport(facts=facts, thresholds=AnswerThresholds(**thresholds) if thresholds else None)
 
 
 def asked_now(report):
@@ -240,4 +227,4 @@ def test_lines_of_those_whose_turn_it_is_not_are_kept_where_they_hold(stack, sha
 
 
 def test_examples_that_are_no_questions_in_words_are_left_out(stack):
-    assert measured(stack, [])[0] == fact_measurement.FactReport(facts={})
+    assert measured(stack, [])[0] == FactReport(facts={})

@@ -22,7 +22,7 @@ from lorad.models import embedders, generation
 from lorad.models.adapter_stack import AdapterStack
 from lorad.models.embedders import Embedder
 from lorad.models.hardware import machine
-from lorad.records import AnswerThresholds, Evaluation, Example, FactRecall, Score, as_line
+from lorad.records import AnswerThresholds, Example, FactRecall, Score, as_line
 from lorad.retrieval import answering, rerankers
 from lorad.retrieval.finding import Finding, VersionFinder, stands_alone
 from lorad.retrieval.index import Index
@@ -78,7 +78,7 @@ class FactMeasurement:
     """The facts of one candidate.
 
     New datasets are asked, and a few old ones in turn; the others keep what the parent's papers say of them. So a fact that is lost
-    in other words alone is seen when its dataset's turn comes; each of n old datasets is asked in one of n / 4 sessions or more often.
+    in other words alone is seen when its dataset's turn comes, of n old datasets after n / 2 sessions at the latest.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class FactMeasurement:
         *,
         settings: AnsweringSettings,
         encoder: Path | None,
-        parent: Evaluation | None = None,
+        parent: FactReport | None = None,
     ) -> None:
         """``parent`` is what its papers say of the parent, where they hold; without it every dataset is asked."""
         self._task = task

@@ -166,6 +166,9 @@ def _general_ability(
     tokenizer = stack.base.tokenizer
     if "perplexity" in task.checks:
         found["perplexity_base"] = general.perplexity
+        if general.perplexity is None:  # no texts are recorded for this task
+            with stack.use(None) as pristine:
+                found["perplexity_base"] = general_ability.perplexity(pristine, tokenizer)
         with stack.use(CANDIDATE) as model:
             found["perplexity"] = general_ability.perplexity(model, tokenizer)
     if "kl" in task.checks:

@@ -47,7 +47,7 @@ from lorad.training import (
     trainer,
 )
 from lorad.training.checkpoint import Checkpoints
-from lorad.training.fact_measurement import FactMeasurement
+from lorad.training.fact_measurement import FactMeasurement, FactReport
 from lorad.training.measurement import CANDIDATE, TrainingResult, ask, ask_all, measure
 from lorad.training.pauses import Pauses
 from lorad.training.pretraining_session import PretrainingSession
@@ -514,8 +514,10 @@ class Session(BaseSession):
         if asked is None or not isinstance(self._task, Generating):
             return {}
         encoder = asked["encoder"]
-        is_believed = self.spec.parent and self._is_parent_believed
-        parent = papers.read_result(Path(self.spec.parent or "")).evaluation if is_believed else None
+        parent = None
+        if self.spec.parent and self._is_parent_believed:
+            told = papers.read_result(Path(self.spec.parent)).evaluation
+            parent = FactReport(facts=told.facts, thresholds=told.thresholds)
         # what is learned anew owes nothing to the parent, so nothing that was said of that one stands for it
         goes_on = self.spec.kind == "learn" and "refit" not in self._repairs
         measurement = FactMeasurement(
