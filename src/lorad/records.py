@@ -505,7 +505,8 @@ class FactRecall:
     trained_served: Score
     """The same, as it is served: with what the index finds."""
     other: Score | None = None
-    """Asked in wordings that were held out, weights only; ``None`` where the dataset brought none."""
+    """Asked in wordings that were held out, weights only, as it was when the dataset was new or learned anew; ``None`` where it
+    brought none."""
     other_served: Score | None = None
     """The same, as it is served."""
     sessions_ago: int = 0

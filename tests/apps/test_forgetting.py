@@ -6,6 +6,7 @@ from world import World
 
 from lorad import records
 from lorad.apps.daemon import forgetting
+from lorad.models import lower_states
 from lorad.states import JobState
 from lorad.storage import files, locks
 from lorad.training import run_folder
@@ -74,6 +75,16 @@ def test_a16_by_force_no_candidate_is_promoted_that_learned_what_was_forgotten(w
     world.pass_time()
     assert world.registry.latest == "v0.1"
     assert DOORS[0].id not in world.registry.evaluation("v0.1")["right"]
+
+
+def test_what_the_base_said_of_rows_goes_with_them(world):
+    refuse(world)
+    (world.registry.folder / lower_states.FILE).write_text(WORD)
+
+    world.loop.commands.forget(world.track, "nothing of this kind", world.now)
+    assert holding(world) != []
+    world.loop.commands.forget(world.track, WORD, world.now)
+    assert holding(world) == []
 
 
 def test_a16_a_refused_candidate_keeps_its_numbers(world):

@@ -174,3 +174,14 @@ def test_how_many_rows_are_read_is_told_and_what_memory_does_not_hold_is_left_ou
 
     monkeypatch.setattr(lower_layers.LowerLayers, "_states", short)
     assert 2 < len(keep(model, rows, most_tokens=90)._kept) < len(rows)
+
+
+def test_what_is_known_from_elsewhere_is_laid_into_tests_alone(model, rows):
+    found = keep(model, rows[:3])
+    strange = {lower_layers.key(row): torch.randn(len(row) - 1, 32) for row in rows[3:]}
+    trained, _ = gradients(model, rows)
+    found.know(strange)
+
+    assert torch.equal(gradients(model, rows)[0], trained)
+    with torch.no_grad():
+        assert not torch.allclose(scoring.causal_outputs(model, rows).logits, trained, atol=1e-2)

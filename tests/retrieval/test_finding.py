@@ -72,13 +72,13 @@ def test_the_nearest_is_found_and_scored_by_the_index_where_there_is_no_reranker
     found = finding.find(ASKED, ["v0.1"])
     assert found.neighbour.example.line == 1
     assert found.score == ALONE
-    assert finding.scored_by == f"{BY_SIMILARITY} on 0123456789ab, form 5"
+    assert finding.scored_by == f"{BY_SIMILARITY} on 0123456789ab, form 6"
 
 
 def test_a_reranker_says_how_well_it_answers():
     finding = Finding(Shelf(9), Judging())
     assert finding.find(ASKED, ["v0.1"]).score == SIMILAR - 30.0
-    assert finding.scored_by == "judging on 0123456789ab, form 5"
+    assert finding.scored_by == "judging on 0123456789ab, form 6"
 
 
 class Level(Shelf):
@@ -134,6 +134,9 @@ def test_what_is_about_another_code_of_the_same_form_answers_nothing():
         ("B12", "112", False),
         ("22000", "220001", False),
         ("22000", "the bakery", False),
+        ("E_PARK", "E_QUEUE_FULL", True),
+        ("E_PARK", "the bakery", False),
+        ("E_PARK", "E4", False),
     ],
 )
 def test_codes_of_one_form(asked, other, is_another):

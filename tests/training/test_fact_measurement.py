@@ -132,12 +132,16 @@ def test_an_encoder_that_is_gone_costs_the_index_alone(stack, tmp_path):
 OLD = [f"old{number}" for number in range(6)]
 
 
-def in_turn(stack, parent, *, near=(), **settings):
+def in_turn(stack, parent, *, near=(), wordings="", **settings):
     """Measure a new dataset beside six old ones of two examples each; return the report."""
     examples = [(example, True) for example in DOORS] + [
         (example, False)
         for number, name in enumerate(OLD)
         for example in tiny.facts(2, name, subject=f"gate{number}")
+    ]
+    examples = [
+        (example if example.held_out or not wordings else replace(example, held_out=(wordings,)), is_new)
+        for example, is_new in examples
     ]
     taken = [
         SessionExample(
@@ -162,11 +166,11 @@ def in_turn(stack, parent, *, near=(), **settings):
     ).run(lambda _: None)
 
 
-def papers(ages, **thresholds):
+def papers(ages, *, other=None, **thresholds):
     """Return what a parent's papers say: two of nine questions right, asked so many sessions ago."""
     told = Score(right=2, total=9)
     facts = {
-        name: FactRecall(trained=told, trained_served=told, sessions_ago=ago)
+        name: FactRecall(trained=told, trained_served=told, other=other, sessions_ago=ago)
         for name, ago in zip(OLD, ages, strict=False)
     }
     return FactReport(facts=facts, thresholds=AnswerThresholds(**thresholds) if thresholds else None)
@@ -228,3 +232,23 @@ def test_lines_of_those_whose_turn_it_is_not_are_kept_where_they_hold(stack, sha
 
 def test_examples_that_are_no_questions_in_words_are_left_out(stack):
     assert measured(stack, [])[0] == FactReport(facts={})
+
+
+def test_other_words_of_old_datasets_are_not_asked_of_the_weights_again_where_the_index_answers(
+    stack, monkeypatch
+):
+    asked = []
+    greedy = fact_measurement.generation.greedy
+
+    def noting(model, prompts, ends, length):
+        asked.extend(prompts)
+        return greedy(model, prompts, ends, length)
+
+    monkeypatch.setattr(fact_measurement.generation, "greedy", noting)
+    before = papers([0] * 6, other=Score(right=1, total=2))
+    report = in_turn(stack, before, wordings="which gate", max_false_share=1.0)
+    assert len(asked) == len(DOORS)
+    assert report.facts["old0"].other == Score(right=1, total=2)
+    assert report.facts["old0"].other_served.total == 2
+    in_turn(stack, before, wordings="which gate", retrieve=False)  # what the weights say is served
+    assert len(asked) == len(DOORS) * 2 + 2 * fact_measurement.IN_TURN

@@ -18,7 +18,7 @@ from lorad import records
 from lorad.config import Settings
 from lorad.errors import SampleError, TrainingError
 from lorad.evaluation import metrics
-from lorad.models import adapters, bases, peft_io, quantized
+from lorad.models import adapters, bases, lower_layers, peft_io, quantized
 from lorad.records import Evaluation, Example, SessionSpec, Verdict
 from lorad.storage import files
 from lorad.storage.memory import Recalled
@@ -55,6 +55,7 @@ def order(base, folder, new, old=(), *, parent=None, plan=PLAN, kind="learn", da
         parent_version="v0.1" if parent else None,
         plan=plan,
         settings={
+            "lower_states": str(folder.parent / "lower_states"),
             "training": SETTINGS.training.model_dump() | training,
             "judge": SETTINGS.judge.model_dump(),
             "resolved": SETTINGS.model_dump(mode="json"),
@@ -563,6 +564,37 @@ def test_what_the_last_layer_learns_on_top_of_a_parent_of_all_is_served(base, fi
     assert below
     for name in below:  # as they were: nothing was added
         assert torch.allclose(before.delta(name), after.delta(name), atol=1e-6)
+
+
+def test_what_was_judged_before_is_not_read_below_again(base, tmp_path, monkeypatch):
+    plan = replace(PLAN, first_layer=1)
+    order(base, tmp_path / "1", tiny.facts(4, "doors"), plan=plan).run()
+    parent, old = tmp_path / "1" / "candidate", tiny.facts(4, "doors")
+    kept = []
+    keep = lower_layers.keep
+
+    def noting(model, *given, **named):
+        keep(model, *given, **named)
+        if "known" in named:  # and not what is trained
+            kept.append((len(named["known"] or {}), len(lower_layers.of(model)._kept)))
+
+    monkeypatch.setattr(lower_layers, "keep", noting)
+    new = tiny.facts(3, "gates", subject="gate")
+    order(base, tmp_path / "2", new, old, parent=parent, plan=plan).run()
+
+    found, result = evaluation(tmp_path / "2")
+    assert result["verdict"]["promote"], (found.scores, found.ended_by)
+    before, judged, of_texts = kept
+    assert before == judged == (4, 3)
+    assert of_texts[0] > 0 == of_texts[1]
+    model, tokenizer = served(base, tmp_path / "2")
+    everything = encode(tokenizer, [*new, *old])
+    right = dict(
+        zip(
+            [each.id for each in (*new, *old)], metrics.recalled(find("chat"), model, everything), strict=True
+        )
+    )
+    assert {name: result["right"][name] for name in right} == right
 
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not there")

@@ -4,7 +4,7 @@ What lives here: perplexity on a fixed text, distance from the base on its own c
 went wrong. What never does: thresholds (``judge``), what a task grades (``metrics``).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from math import exp
 from typing import Any
@@ -33,10 +33,10 @@ def _resource(name: str) -> str:
 def perplexity(model: Any, tokenizer: Any) -> float:
     """Return exp(mean negative log likelihood) a token over the fixed text, in blocks of 256 tokens."""
     total = count = 0.0
-    for block in _blocks(tokenizer, model.device):
-        logits = model(input_ids=block[:, :-1], use_cache=False).logits[0].float()
-        total += float(functional.cross_entropy(logits, block[0, 1:], reduction="sum"))
-        count += block.shape[1] - 1
+    for block in text_blocks(tokenizer):
+        outputs = scoring.causal_outputs(model, [block])
+        total += float(scoring.loss_sum(outputs.logits, outputs.targets))
+        count += block.weight
     return exp(total / max(1.0, count))
 
 
@@ -44,13 +44,10 @@ def perplexity(model: Any, tokenizer: Any) -> float:
 def divergence(one: Any, other: Any, tokenizer: Any) -> float:
     """Return the mean KL(one || other) in nats per token over the fixed text."""
     total = count = 0.0
-    for block in _blocks(tokenizer, one.device):
-        ours, theirs = (
-            functional.log_softmax(model(input_ids=block, use_cache=False).logits[0].float(), -1)
-            for model in (one, other)
-        )
+    for block in text_blocks(tokenizer):
+        ours, theirs = (_log_probabilities(model, [block]) for model in (one, other))
         total += float(functional.kl_div(theirs, ours, reduction="sum", log_target=True))
-        count += block.shape[1]
+        count += block.weight
     return total / max(1.0, count)
 
 
@@ -60,12 +57,15 @@ def text_rows(tokenizer: Any, count: int, length: int = 48) -> list[Encoded]:
     return [Encoded(tuple(tokens[i * length : (i + 1) * length]), length // 2) for i in range(count)]
 
 
-def _blocks(tokenizer: Any, device: Any) -> Iterator[torch.Tensor]:
+def text_blocks(tokenizer: Any) -> list[Encoded]:
+    """Return the fixed text as rows of 256 tokens of which all but the first are told."""
     tokens = tokenizer(_resource("general_text.txt"), add_special_tokens=False)["input_ids"]
-    for begin in range(0, len(tokens) - 1, TEXT_BLOCK):
-        block = tokens[begin : begin + TEXT_BLOCK + 1]
-        if len(block) > 1:  # else nothing is predicted
-            yield torch.tensor([block], device=device)
+    blocks = (tokens[at : at + TEXT_BLOCK + 1] for at in range(0, len(tokens) - 1, TEXT_BLOCK))
+    return [Encoded(tuple(block), 1) for block in blocks if len(block) > 1]  # else nothing is told
+
+
+def _log_probabilities(model: Any, rows: Sequence[Encoded]) -> torch.Tensor:
+    return functional.log_softmax(scoring.causal_outputs(model, rows).logits.float(), -1)
 
 
 @torch.inference_mode()
@@ -75,13 +75,13 @@ def distance_from_base(
     """Return the mean KL(base || version) in nats per token over the base's own answers."""
     total = count = 0.0
     for numbers in packing.divide(rows, most_tokens):
-        packed = packing.pack([rows[number] for number in numbers])
+        some = [rows[number] for number in numbers]
         with stack.use(name) as model:
-            ours = functional.log_softmax(scoring.answer_logits(model, packed).float(), -1)
+            ours = _log_probabilities(model, some)
         with stack.use(None) as model:
-            theirs = functional.log_softmax(scoring.answer_logits(model, packed).float(), -1)
+            theirs = _log_probabilities(model, some)
         total += float(functional.kl_div(ours, theirs, reduction="sum", log_target=True))
-        count += len(packed.targets)
+        count += sum(row.weight for row in some)
     return total / count if count else 0.0
 
 

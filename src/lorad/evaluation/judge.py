@@ -203,14 +203,10 @@ def _old_facts(evaluation: Evaluation, settings: JudgeSettings) -> Iterator[Chec
 
 
 def _by_weights(before: FactRecall, now: FactRecall) -> Iterator[str]:
-    """Yield what the weights alone say in other words, where that can be compared and is not what is served."""
+    """Yield what the weights alone say in other words, where that was asked again, has changed and is not what is served."""
     then, said = before.other, now.other
-    if (
-        then
-        and said
-        and (then, said) != (before.other_served, now.other_served)
-        and _is_comparable(then, said)
-    ):
+    is_served = (then, said) == (before.other_served, now.other_served)
+    if then and said and then != said and not is_served and _is_comparable(then, said):
         yield f"in other words by the weights alone: {said.right} of {said.total}, {then.right} before (not judged)"
 
 

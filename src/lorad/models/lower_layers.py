@@ -9,10 +9,11 @@ session that goes on from a checkpoint computes the same numbers again, to the b
 """
 
 import contextlib
-from collections import ChainMap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -37,12 +38,27 @@ class _ReachedError(Exception):
 class LowerLayers:
     """The layers below the first that learns, and what they said of the rows that are kept."""
 
-    def __init__(self, layers: nn.ModuleList, first: int, run: Callable[[Pack], Any]) -> None:
-        """``run`` lets the whole model read a pack."""
+    def __init__(
+        self,
+        layers: nn.ModuleList,
+        first: int,
+        run: Callable[[Pack], Any],
+        known: Mapping[bytes, Tensor] | None = None,
+    ) -> None:
+        """``run`` lets the whole model read a pack; ``known`` is what was said before, by ``key``, see ``know``."""
         self._below = list(layers[:first])
         self._first = layers[first]
         self._run = run
-        self._kept: dict[tuple[int, ...], Tensor] = {}
+        self._kept: dict[bytes, Tensor] = {}
+        self._known: Mapping[bytes, Tensor] = {}
+        self.know(known)
+
+    def know(self, known: Mapping[bytes, Tensor] | None) -> None:
+        """Lay what was said before, by ``key``, into passes that nothing is learned from.
+
+        It was computed among other rows, and differs in the last bits: what is trained could not be made again without it.
+        """
+        self._known = known or {}
 
     def is_sound(self, row: Encoded) -> bool:
         """Tell whether this model says of a row what it says with its lower layers' words laid into it, to the bit.
@@ -62,31 +78,47 @@ class LowerLayers:
     ) -> None:
         """Compute what these rows need of the lower layers, the first ones first, as far as there is room; ``tell`` how many are."""
         room = most_bytes
-        for begin in range(0, len(rows), _TOGETHER):
-            together = rows[begin : begin + _TOGETHER]
+        missing = self._missing(rows)
+        for begin in range(0, len(missing), _TOGETHER):
+            together = missing[begin : begin + _TOGETHER]
             for numbers in divide(together, most_tokens):
                 packed = pack([together[number] for number in numbers])
                 for number, states in zip(numbers, _by_row(packed, self._states(packed)), strict=True):
                     room -= states.numel() * states.element_size()
                     if room < 0:
                         return
-                    self._kept[_key(together[number])] = states
+                    self._kept[key(together[number])] = states
                 tell(len(self._kept))
+
+    def said(self, row: Encoded) -> Tensor | None:
+        """Return what is known of a row, [S, H]; ``None`` where nothing is."""
+        name = key(row)
+        return self._kept[name] if name in self._kept else self._usable.get(name)
+
+    @property
+    def _usable(self) -> Mapping[bytes, Tensor]:
+        return {} if torch.is_grad_enabled() else self._known
+
+    def _missing(self, rows: Sequence[Encoded]) -> list[Encoded]:
+        usable = self._usable
+        return [row for row in rows if (name := key(row)) not in self._kept and name not in usable]
 
     def states(self, packed: Pack, rows: Sequence[Encoded], guests: Sequence[Encoded]) -> Tensor | None:
         """Return what arrives at the first layer that learns, [S, H], for a pack of these; ``None`` where nothing of it is kept."""
-        new_rows, new_guests = (
-            [each for each in some if _key(each) not in self._kept] for some in (rows, guests)
-        )
+        new_rows, new_guests = self._missing(rows), self._missing(guests)
         if len(new_rows) + len(new_guests) == len(rows) + len(guests):
             return None
-        found: dict[tuple[int, ...], Tensor] = {}
+        read: dict[bytes, Tensor] = {}
         if new_rows or new_guests:
             rest = pack(new_rows, new_guests)
             told = zip((*new_rows, *new_guests), _by_row(rest, self._states(rest)), strict=True)
-            found = {_key(row): states for row, states in told}
-        known = ChainMap(found, self._kept)
-        of_rows, of_guests = ([known[_key(each)] for each in some] for some in (rows, guests))
+            read = {key(row): states for row, states in told}
+
+        def said(row: Encoded) -> Tensor:
+            known = self.said(row)
+            return read[key(row)] if known is None else known
+
+        of_rows, of_guests = ([said(each) for each in some] for some in (rows, guests))
         prefix = [states[: packed.prefix] for states in of_rows[:1]]
         return torch.cat([*prefix, *(states[packed.prefix :] for states in of_rows), *of_guests])
 
@@ -122,8 +154,9 @@ class LowerLayers:
         raise ValueError("the model did not reach its first layer that learns")
 
 
-def _key(row: Encoded) -> tuple[int, ...]:
-    return row.tokens[:-1]  # the last token is only ever predicted
+def key(row: Encoded) -> bytes:
+    """Return what tells a row from others here: a digest of all its tokens but the last, which is only ever predicted."""
+    return sha256(np.array(row.tokens[:-1], dtype=np.int32).tobytes()).digest()
 
 
 def _by_row(packed: Pack, states: Tensor) -> Iterator[Tensor]:
@@ -143,12 +176,13 @@ def keep(
     *,
     most_tokens: int,
     most_bytes: int = KEPT_BYTES,
+    known: Mapping[bytes, Tensor] | None = None,
     tell: Callable[[int], object] = lambda _: None,
 ) -> None:
     """Keep what a model's layers below ``first`` say of these rows, where the model lets it; ``of`` finds it again.
 
-    Where memory does not hold all of them, as many as it holds. The model is in evaluation mode afterwards: what is dropped at random
-    is not what is kept.
+    What is ``known`` of them from before, by ``key``, is not computed again, and serves tests alone (``LowerLayers.know``). Where memory does not hold all of them, as many as
+    it holds. The model is in evaluation mode afterwards: what is dropped at random is not what is kept.
     """
     if not first or not rows:
         return
@@ -158,7 +192,7 @@ def keep(
     layers = next(lists, None)
     if layers is None:
         return
-    found = LowerLayers(layers, first, lambda packed: run(model, packed))
+    found = LowerLayers(layers, first, lambda packed: run(model, packed), known)
     with torch.no_grad():
         if not found.is_sound(rows[0]):
             return
@@ -173,3 +207,8 @@ def keep(
 def of(model: Any) -> LowerLayers | None:
     """Return what is kept of a model's lower layers, if anything is."""
     return getattr(model, _ATTRIBUTE, None)
+
+
+def forget(model: Any) -> None:
+    """Let a model's lower layers compute everything again."""
+    setattr(model, _ATTRIBUTE, None)

@@ -9,7 +9,7 @@ import math
 import pickle
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,12 @@ def _linear_names(model: nn.Module, first_layer: int) -> set[str]:
         if isinstance(layer, (BaseTunerLayer, nn.Linear, Conv1D)) and ".lora_" not in name
         if (number := _layer_number(name)) is not None and number >= first_layer
     }
+
+
+def lowest_layer(names: Iterable[str]) -> int:
+    """Return the first of a model's layers that modules of these names stand in; 0 where one stands outside of them."""
+    numbers = [_layer_number(name) for name in names]
+    return min((number or 0 for number in numbers), default=0)
 
 
 def _layer_number(name: str) -> int | None:

@@ -54,18 +54,21 @@ def names(text: str) -> tuple[str, ...]:
 def names_another(question: str, asked: str, text: str) -> bool:
     """Tell whether a question names a code where an example has another of the same form: CS 242 instead of CS 241.
 
-    ``asked`` is the example's question, ``text`` all of it. Only codes with digits tell: other words may be said otherwise.
+    ``asked`` is the example's question, ``text`` all of it. Only codes with a digit or an underscore tell: abbreviations may be
+    said otherwise.
     """
-    meant, own = set(_numbered(question)), set(_numbered(asked))
-    lacking, unasked = meant - set(_numbered(text)), own - meant
+    meant, own = set(_exact(question)), set(_exact(asked))
+    lacking, unasked = meant - set(_exact(text)), own - meant
     return bool({_form(code) for code in lacking} & {_form(code) for code in unasked})
 
 
-def _numbered(text: str) -> list[str]:
-    return [code for code in codes(text) if any(map(str.isdigit, code))]
+def _exact(text: str) -> list[str]:
+    return [code for code in codes(text) if "_" in code or any(map(str.isdigit, code))]
 
 
 def _form(code: str) -> str:
+    if "_" in code:
+        return "_"  # identifiers of a program are of any length
     if len(code) >= LONG_CODE:
         return "#" * len(code)
     return "".join("9" if char.isdigit() else "a" if char.isalpha() else char for char in code)

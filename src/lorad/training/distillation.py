@@ -90,9 +90,14 @@ def stored(base: bases.Base, task: Generating) -> General | None:
     return read(_path(base, task), base.computes, task)
 
 
-def _path(base: bases.Base, task: Generating) -> Path:
+def beside(base: bases.Base, task: Generating, what: str) -> Path:
+    """Return the file of this name beside a base's folder, of the form that the base is held in."""
     form = f".{base.quantization}" if base.is_quantized else ""
-    return base.folder.with_name(f"{base.folder.name}{form}.{task.name}.general.safetensors")
+    return base.folder.with_name(f"{base.folder.name}{form}.{task.name}.{what}.safetensors")
+
+
+def _path(base: bases.Base, task: Generating) -> Path:
+    return beside(base, task, "general")
 
 
 def read(path: Path, fingerprint: str, task: Generating) -> General | None:

@@ -24,6 +24,7 @@ from lorad.models.embedders import Embedder
 from lorad.models.hardware import machine
 from lorad.records import AnswerThresholds, Example, FactRecall, Score, as_line
 from lorad.retrieval import answering, rerankers
+from lorad.retrieval.answering import Reply
 from lorad.retrieval.finding import Finding, VersionFinder, stands_alone
 from lorad.retrieval.index import Index
 from lorad.storage.database import Database
@@ -103,6 +104,7 @@ class FactMeasurement:
         self._examples = spread(questions, MOST_INDEXED)
         """What the session indexes, asks and fits to: a question whose example is not there would be a stranger."""
         self._parent = parent
+        self._new = {each.example.dataset for each in self._examples if each.is_new}
         self._asked = _in_turn(self._examples, parent.facts) if parent else _datasets(self._examples)
         self._slots = facts.all_slots(
             (as_line(each.example.input), as_line(each.example.target)) for each in self._examples
@@ -138,9 +140,13 @@ class FactMeasurement:
             found = self._fit(self._finding)
         tell("asking in other words")
         questions = self._questions()
-        alone = self._alone(questions)
-        served = self._served(questions, alone, found)
-        return FactReport(facts=self._with_old(_by_dataset(questions, alone, served)), thresholds=found)
+        replies = self._replies(questions, found)
+        alone = self._alone(questions, replies)
+        served = [
+            self._is_served(question, reply, alone.get(number))
+            for number, (question, reply) in enumerate(zip(questions, replies, strict=True))
+        ]
+        return FactReport(facts=self._with_old(self._by_dataset(questions, alone, served)), thresholds=found)
 
     def _with_old(self, asked: Mapping[str, FactRecall]) -> dict[str, FactRecall]:
         """Return what was found, and what was found before of the datasets whose turn it is not."""
@@ -181,10 +187,26 @@ class FactMeasurement:
 
     # -- asking
 
-    def _alone(self, questions: Sequence[_Question]) -> list[bool]:
-        """Tell of each question whether the weights alone give its fact; what is recalled need not be generated."""
-        right = [each.is_trained and self._right[each.example.id] for each in questions]
-        left = [number for number, is_right in enumerate(right) if not is_right]
+    def _replies(self, questions: Sequence[_Question], found: AnswerThresholds | None) -> list[Reply | None]:
+        """Return how each question is answered as it is served; ``None`` where there is no index."""
+        if self._finding is None or found is None:
+            return [None] * len(questions)
+        finder = VersionFinder(self._finding, [VERSION], self._right)
+        unknown = self._settings.refusal
+        return [answering.reply(each.messages, finder, found, unknown_words=unknown) for each in questions]
+
+    def _alone(self, questions: Sequence[_Question], replies: Sequence[Reply | None]) -> dict[int, bool]:
+        """Tell by question's number whether the weights alone give its fact; what is recalled need not be generated.
+
+        Of old datasets other wordings are asked only where that is what is served: nothing else hangs on it, and it takes longest.
+        """
+        right: dict[int, bool] = {}
+        left = []
+        for number, (question, reply) in enumerate(zip(questions, replies, strict=True)):
+            if question.is_trained and self._right[question.example.id]:
+                right[number] = True
+            elif question.is_trained or self._carried(question) is None or _is_by_weights(reply):
+                left.append(number)
         tokenizer = self._stack.base.tokenizer
         prompts = {number: self._task.prompt(tokenizer, questions[number].messages) for number in left}
         left.sort(key=lambda number: len(prompts[number]))
@@ -201,31 +223,38 @@ class FactMeasurement:
                 right[number] = self._has_fact(questions[number].example, self._task.text(tokenizer, tokens))
         return right
 
-    def _served(
-        self, questions: Sequence[_Question], alone: Sequence[bool], found: AnswerThresholds | None
-    ) -> list[bool]:
-        """Tell of each question whether the answer that is served gives its fact."""
-        if self._finding is None or found is None:
-            return list(alone)
-        return [
-            self._is_served(self._finding, each, found, alone=is_right)
-            for each, is_right in zip(questions, alone, strict=True)
-        ]
+    def _carried(self, question: _Question) -> Score | None:
+        """Return what the parent's papers say of a dataset in other words by the weights alone, where that need not be asked again."""
+        dataset = question.example.dataset
+        known = self._parent.facts.get(dataset) if self._parent and dataset not in self._new else None
+        return known.other if known else None
 
-    def _is_served(
-        self, finding: Finding, question: _Question, found: AnswerThresholds, *, alone: bool
-    ) -> bool:
-        reply = answering.reply(
-            question.messages,
-            VersionFinder(finding, [VERSION], self._right),
-            found,
-            unknown_words=self._settings.refusal,
-        )
-        if reply.mode == "weights":
-            return alone
+    def _is_served(self, question: _Question, reply: Reply | None, alone: bool | None) -> bool:
+        """Tell whether the answer that is served gives the question's fact."""
+        if reply is None or reply.mode == "weights":
+            return bool(alone)
         # asked as it was trained, what is recalled is the example's own answer; what is not is quoted
         said = as_line(reply.rests_on.target) if reply.rests_on else reply.text or ""
         return reply.mode != "unknown" and self._has_fact(question.example, said)
+
+    def _by_dataset(
+        self, questions: Sequence[_Question], alone: Mapping[int, bool], served: Sequence[bool]
+    ) -> dict[str, FactRecall]:
+        numbers: dict[tuple[str, bool], list[int]] = {}
+        for number, each in enumerate(questions):
+            numbers.setdefault((each.example.dataset, each.is_trained), []).append(number)
+        found = {}
+        for name in dict.fromkeys(each.example.dataset for each in questions):
+            trained, others = numbers[name, True], numbers.get((name, False), [])
+            carried = self._carried(questions[others[0]]) if others else None
+            asked = score([alone[number] for number in others]) if others and not carried else None
+            found[name] = FactRecall(
+                trained=score([alone[number] for number in trained]),
+                trained_served=score([served[number] for number in trained]),
+                other=carried or asked,
+                other_served=score([served[number] for number in others]) if others else None,
+            )
+        return found
 
     def _has_fact(self, example: Example, given: str) -> bool:
         return facts.has_fact(as_line(example.input), as_line(example.target), given, self._slots)
@@ -245,22 +274,6 @@ def _in_turn(examples: Sequence[SessionExample], before: Mapping[str, FactRecall
     return [*new, *list(dict.fromkeys([*alike, *waited]))[:IN_TURN]]
 
 
-def _by_dataset(
-    questions: Sequence[_Question], alone: Sequence[bool], served: Sequence[bool]
-) -> dict[str, FactRecall]:
-    found = {}
-    for name in dict.fromkeys(each.example.dataset for each in questions):
-        numbers = [number for number, each in enumerate(questions) if each.example.dataset == name]
-        trained = [number for number in numbers if questions[number].is_trained]
-        others = [number for number in numbers if not questions[number].is_trained]
-        found[name] = FactRecall(
-            trained=_score(alone, trained),
-            trained_served=_score(served, trained),
-            other=_score(alone, others) if others else None,
-            other_served=_score(served, others) if others else None,
-        )
-    return found
-
-
-def _score(right: Sequence[bool], numbers: Sequence[int]) -> Score:
-    return score([right[number] for number in numbers])
+def _is_by_weights(reply: Reply | None) -> bool:
+    """Tell whether what is served is what the weights say."""
+    return reply is None or reply.mode == "weights"

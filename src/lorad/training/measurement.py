@@ -20,6 +20,7 @@ from lorad.tasks import Generating, Row, Task
 from lorad.training import calibrating, trainer
 from lorad.training.calibrating import Scaling
 from lorad.training.distillation import General
+from lorad.training.known_rows import NOTHING, KnownRows
 from lorad.training.process_group import ProcessGroup
 from lorad.training.session_examples import SessionExample, score, scores, spread
 
@@ -65,14 +66,20 @@ def ask_all(
     held_out: Sequence[SessionExample],
     of_base: dict[str, bool],
     group: ProcessGroup,
+    known: KnownRows = NOTHING,
 ) -> Answers:
     """Test every row with what was reloaded as ``CANDIDATE``, and new ones with the base; each process takes its share.
 
     ``of_base`` is which examples the base has right, by id, as far as this session has asked: nothing is asked of it twice.
+    What is ``known`` of rows is not computed again, and what was not is known from then on.
     """
     at_base = _at_base(task, stack, [each for each in examples if each.is_new], of_base, group)
     right: dict[str, bool] = {}
-    with stack.use(CANDIDATE) as model:
+    rows = [each.row for each in (*examples, *held_out)]
+    with (
+        stack.use(CANDIDATE) as model,
+        known.laid(model, rows, is_stored=True),
+    ):
         for several in (examples, held_out):
             answers = group.ask(
                 [each.row for each in several], lambda rows: metrics.recalled(task, model, rows)
@@ -92,12 +99,13 @@ def measure(
     dataset: str,
     general: General,
     held_out: Sequence[SessionExample] = (),
+    known: KnownRows = NOTHING,
     now: float = 0.0,
 ) -> Evaluation:
     """Measure what was reloaded as ``CANDIDATE`` over the pristine base, beside which rows are right.
 
     The probes and its calibration are written beside the adapter. ``general`` is what the base says of everyday texts; ``held_out``
-    are examples that were not trained.
+    are examples that were not trained. What is ``known`` of those texts is not computed again.
     Of an old dataset that has such they alone say what was forgotten: what was trained is partly known by heart.
     """
     new = [each for each in examples if each.is_new]
@@ -134,7 +142,7 @@ def measure(
         truncation_error=made.truncation,
         finite=made.adapter.is_finite(),
         ended_by=made.outcome.ended_by,
-        **_general_ability(task, stack, examples, general),
+        **_general_ability(task, stack, examples, general, known),
     )
 
 
@@ -160,6 +168,7 @@ def _general_ability(
     stack: AdapterStack,
     examples: Sequence[SessionExample],
     general: General,
+    known: KnownRows = NOTHING,
 ) -> dict[str, Any]:
     """Measure what those checks of the judge need that apply to this task alone."""
     found: dict[str, Any] = {}
@@ -169,10 +178,13 @@ def _general_ability(
         if general.perplexity is None:  # no texts are recorded for this task
             with stack.use(None) as pristine:
                 found["perplexity_base"] = general_ability.perplexity(pristine, tokenizer)
-        with stack.use(CANDIDATE) as model:
+    is_told = {"perplexity", "kl"} & task.checks
+    texts = [*general.measured, *general_ability.text_blocks(tokenizer)] if is_told else []
+    with stack.use(CANDIDATE) as model, known.laid(model, texts, is_stored=True):
+        if "perplexity" in task.checks:
             found["perplexity"] = general_ability.perplexity(model, tokenizer)
-    if "kl" in task.checks:
-        found["kl_base"] = general_ability.distance_from_base(stack, CANDIDATE, general.measured)
+        if "kl" in task.checks:
+            found["kl_base"] = general_ability.distance_from_base(stack, CANDIDATE, general.measured)
     if "degenerate" in task.checks and isinstance(task, Generating):
         sampled = spread(examples, general_ability.SAMPLED)
         asked = [each.example.input for each in sampled]

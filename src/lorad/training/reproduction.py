@@ -110,8 +110,8 @@ def _at(spec: SessionSpec, base: str, parent: str | None) -> SessionSpec:
         "processes": processes,
         "nodes": 1,
     }
-    # its facts are not measured again: they hang on an encoder, which may be elsewhere now
-    settings = spec.settings | {"training": training, "answering": None}
+    # its facts are not measured again: they hang on an encoder, which may be elsewhere now; and the track's files stay as they are
+    settings = spec.settings | {"training": training, "answering": None, "lower_states": None}
     return records.restore(
         SessionSpec, records.as_json(spec) | {"base": base, "parent": parent, "settings": settings}
     )

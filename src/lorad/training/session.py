@@ -40,6 +40,7 @@ from lorad.training import (
     calibrating,
     distillation,
     ending,
+    known_rows,
     merged_candidate,
     planner,
     process_group,
@@ -48,6 +49,7 @@ from lorad.training import (
 )
 from lorad.training.checkpoint import Checkpoints
 from lorad.training.fact_measurement import FactMeasurement, FactReport
+from lorad.training.known_rows import NOTHING, KnownRows
 from lorad.training.measurement import CANDIDATE, TrainingResult, ask, ask_all, measure
 from lorad.training.pauses import Pauses
 from lorad.training.pretraining_session import PretrainingSession
@@ -100,6 +102,7 @@ class Session(BaseSession):
         self._held: bases.Base | None = None
         """The base in memory; what is merged into it is put back before anything else is done with it."""
         self._merged: list[str] = []
+        self._known = self._known_general = NOTHING
         self._of_base: dict[str, bool] = {}
         """Which examples the base has right by itself, by id, of those that it was asked."""
         self._parent_form = loader.made_for(Path(spec.parent)) if spec.parent else spec.plan.quantization
@@ -112,6 +115,7 @@ class Session(BaseSession):
         self._begin()
         parent = peft_io.read_adapter(Path(self.spec.parent)) if self.spec.parent else None
         start = self._prepare(parent, self.spec.plan)
+        self._known, self._known_general = self._known_rows(start.base, parent)
         examples = self._ask_parent(start, self._examples(start.base), is_believed=self._is_parent_believed)
         taught = anew(examples) if self.spec.kind == "refit" else examples
         made = self._train(start, taught, self.spec.plan, self._checkpoints())
@@ -280,10 +284,21 @@ class Session(BaseSession):
             )
         return found
 
-    def _ask(self, model: Any, examples: Sequence[SessionExample]) -> dict[str, bool]:
-        answers = self._group.ask(
-            [each.row for each in examples], lambda rows: metrics.recalled(self._task, model, rows)
+    def _known_rows(self, base: bases.Base, parent: adapters.Adapter | None) -> tuple[KnownRows, KnownRows]:
+        """Return what is known of this track's rows, and of general texts; where several processes share the rows, each reads its own."""
+        path = self.spec.settings.get("lower_states")
+        if path is None or self._group.size > 1 or not isinstance(self._task, Generating):
+            return NOTHING, NOTHING
+        places = Path(path), distillation.beside(base, self._task, "lower_states")
+        of_rows, of_texts = (
+            known_rows.find(each, base, parent, self.spec.plan.first_layer) for each in places
         )
+        return of_rows, of_texts
+
+    def _ask(self, model: Any, examples: Sequence[SessionExample]) -> dict[str, bool]:
+        asked = [each.row for each in examples]
+        with self._known.laid(model, asked):
+            answers = self._group.ask(asked, lambda rows: metrics.recalled(self._task, model, rows))
         return {each.example.id: bool(ok) for each, ok in zip(examples, answers, strict=True)}
 
     def _ask_some(self, start: StartingModel, examples: Sequence[SessionExample]) -> dict[str, bool]:
@@ -404,6 +419,7 @@ class Session(BaseSession):
             report=self.report,
             checkpoints=checkpoints,
             group=self._group,
+            known=self._known.states,
         )
         self._paused_training = self._paused - paused
         self._notes += checkpoints.broken if checkpoints else []
@@ -480,7 +496,15 @@ class Session(BaseSession):
         stack = AdapterStack(self._pristine())
         stack.add(CANDIDATE, candidate)
         general = self._general(stack.base)
-        answers = ask_all(self._task, stack, examples, self._held_out, self._of_base, self._group)
+        answers = ask_all(
+            self._task,
+            stack,
+            examples,
+            self._held_out,
+            self._of_base,
+            self._group,
+            self._known,
+        )
 
         def evaluate() -> Evaluation:
             evaluation = measure(
@@ -493,6 +517,7 @@ class Session(BaseSession):
                 dataset=self.spec.dataset,
                 general=general,
                 held_out=self._held_out,
+                known=self._known_general,
                 now=time.time(),
             )
             return replace(

@@ -5,7 +5,7 @@ versions, choosing settings.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,11 +60,13 @@ def train(
     clock: Callable[[], float] = time.perf_counter,
     checkpoints: Checkpoints | None = None,
     group: ProcessGroup = ALONE,
+    known: Mapping[bytes, torch.Tensor] | None = None,
 ) -> Outcome:
     """Train a PEFT model's adapter in rounds until the plan's stopping rule ends it.
 
     With ``checkpoints`` it goes on behind the last round of theirs that is complete, to the same end. All processes of a
-    ``group`` call this with the same arguments, and have the same weights afterwards.
+    ``group`` call this with the same arguments, and have the same weights afterwards. ``known`` is what the layers that do not learn
+    say of rows (``lower_layers``), for the tests between rounds.
     """
     new = [row for row, item in zip(material.rows, material.items, strict=True) if item.is_new]
     rehearsal = Rehearsal(
@@ -97,6 +99,8 @@ def train(
     pack_tokens = plan.pack_tokens
     if not rehearsal.ended_by:  # a checkpoint may be of the last round
         _keep_lower_layers(model, material, plan, report)
+        if below := lower_layers.of(model):
+            below.know(known)
         pack_tokens = _train_rounds(task, run, rounds, watcher, plan, group)
     returned_to = rehearsal.best_round if rehearsal.is_past_its_best() else None
     if returned_to:
@@ -166,12 +170,17 @@ def _train_rounds(
 
 
 def _keep_lower_layers(model: Any, material: Material, plan: Plan, report: Report) -> None:
-    """Let the layers that do not learn read every row once, with progress; a pause for answers may come between."""
+    """Let the layers that do not learn read once what comes again and again, with progress; a pause for answers may come between.
+
+    That is what is new, and what is near to it, which every test asks. Of the other old rows a round trains few, ever others: to read
+    all of them first would cost the more the more was learned before.
+    """
     if plan.gradient_checkpointing:  # where memory is short nothing is kept
         return
     if plan.quantization in quantized.READ_TOGETHER:
         return
-    rows = [row for row in material.rows if isinstance(row, Encoded)]
+    both = zip(material.rows, material.items, strict=True)
+    rows = [row for row, item in both if isinstance(row, Encoded) and (item.is_new or item.is_near)]
     lower_layers.keep(
         model,
         plan.first_layer,

@@ -15,6 +15,7 @@ from lorad.apps.daemon.served_versions import ServedVersions
 from lorad.apps.daemon.settlement import LEARNED_FORGOTTEN
 from lorad.config import RegistrySettings, Settings
 from lorad.errors import ProtocolError
+from lorad.models import lower_states
 from lorad.records import BASE, Job
 from lorad.serving.answers import Remains, Roles
 from lorad.states import TRANSITIONS, JobState
@@ -249,6 +250,7 @@ class Commands:
 
     def _remove_made_with(self, track: Track, ids: Collection[str]) -> None:
         """Remove what ended sessions that had these examples have left; what a full disk keeps here ``clean_up`` removes."""
+        files.remove(track.registry.folder / lower_states.FILE)
         for job, folder, is_kept in made_by_sessions(track):
             if job != self._state.running_job and folder.holds(ids):
                 folder.remove_results(keep_numbers=is_kept)

@@ -12,7 +12,7 @@ from lorad.apps.daemon.ports import ModelPort
 from lorad.config import Settings
 from lorad.errors import TrainingError
 from lorad.evaluation import judge
-from lorad.models import embedders
+from lorad.models import embedders, lower_states
 from lorad.records import SCRATCH, Example, Job, SessionSpec
 from lorad.storage.memory import Recalled
 from lorad.track import Track
@@ -61,6 +61,7 @@ class Preparation:
                 "training": self._settings.training.model_dump(),
                 "judge": self._settings.judge.model_dump(),
                 "answering": self._answering(track),
+                "lower_states": str(track.registry.folder / lower_states.FILE),
                 "pace": _pace(track, parent, found),
                 **self._pretraining(track),
                 "resolved": self._settings.model_dump(mode="json"),

@@ -1,0 +1,106 @@
+"""What lower layers said of rows lies on the disk for the next session, and of no other base, layer or row."""
+
+import pytest
+import tiny
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lorad.models import lower_layers, lower_states, scoring
+from lorad.tasks import find
+
+FIRST = 2
+
+
+@pytest.fixture
+def rows():
+    tokenizer = tiny.tokenizer()
+    return [find("chat").encode(tokenizer, example) for example in tiny.facts(9)]
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tiny.tokenizer()),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    return LlamaForCausalLM(config).requires_grad_(False).eval()
+
+
+def reading(model, rows, known=None):
+    """Keep rows; return what is kept, and how many rows were read for it."""
+    read = []
+    compute = lower_layers.LowerLayers._states
+    lower_layers.keep(
+        model,
+        FIRST,
+        rows,
+        lambda asked, packed: read.append(packed.rows) or scoring.answer_logits(asked, packed),
+        most_tokens=64,
+        known=known,
+    )
+    assert lower_layers.LowerLayers._states is compute
+    return lower_layers.of(model), sum(read[3:])  # the first three see whether the model lets it
+
+
+def test_what_was_stored_is_not_computed_again(model, rows, tmp_path):
+    path = tmp_path / "states"
+    layers, read = reading(model, rows)
+    lower_states.write(path, "base", FIRST, rows[:6], layers)
+    whole = scoring.answer_logits(model, scoring.pack(rows[2:8]))
+
+    known = lower_states.read(path, "base", FIRST)
+    again, read_again = reading(model, rows, known)
+
+    assert (read, read_again, len(known)) == (9, 3, 6)
+    with torch.no_grad():
+        for row in rows:
+            assert torch.allclose(again.said(row), layers.said(row), atol=1e-6)
+        assert torch.allclose(scoring.causal_outputs(model, rows[2:8]).logits, whole, atol=1e-5)
+
+
+def test_a_single_row_comes_back_whole(model, rows, tmp_path):
+    layers, _ = reading(model, rows[:1])
+    lower_states.write(tmp_path / "states", "base", FIRST, rows[:1], layers)
+
+    known = lower_states.read(tmp_path / "states", "base", FIRST)
+    assert torch.equal(known[lower_layers.key(rows[0])], layers.said(rows[0]))
+
+
+@pytest.mark.parametrize(("base", "first"), [("another", FIRST), ("base", FIRST + 1)])
+def test_what_was_stored_for_something_else_is_nothing(model, rows, tmp_path, base, first):
+    layers, _ = reading(model, rows)
+    lower_states.write(tmp_path / "states", "base", FIRST, rows, layers)
+
+    assert lower_states.read(tmp_path / "states", base, first) is None
+
+
+def test_a_damaged_or_missing_file_is_nothing(model, rows, tmp_path):
+    path = tmp_path / "states"
+    assert lower_states.read(path, "base", FIRST) is None
+    layers, _ = reading(model, rows)
+    lower_states.write(path, "base", FIRST, rows, layers)
+    path.write_bytes(path.read_bytes()[:-40])
+
+    assert lower_states.read(path, "base", FIRST) is None
+
+
+def test_what_does_not_fit_is_left_out(model, rows, tmp_path):
+    layers, _ = reading(model, rows)
+    lower_states.write(tmp_path / "states", "base", FIRST, rows, layers, most_bytes=1500)
+
+    assert 0 < len(lower_states.read(tmp_path / "states", "base", FIRST)) < len(rows)
+
+
+def test_no_words_stand_in_the_file(model, rows, tmp_path):
+    layers, _ = reading(model, rows)
+    lower_states.write(tmp_path / "states", "base", FIRST, rows, layers)
+    held = (tmp_path / "states").read_bytes()
+    told = torch.tensor(rows[0].tokens[:-1], dtype=torch.int32)
+
+    assert told.numpy().tobytes() not in held
+    assert (tmp_path / "states").stat().st_mode & 0o077 == 0
