@@ -79,12 +79,15 @@ def test_what_was_stored_for_something_else_is_nothing(model, rows, tmp_path, ba
     assert lower_states.read(tmp_path / "states", base, first) is None
 
 
-def test_a_damaged_or_missing_file_is_nothing(model, rows, tmp_path):
+@pytest.mark.parametrize(
+    "damage", [lambda held: held[:-40], lambda held: held[:-9] + bytes(9), lambda _: b""]
+)
+def test_a_damaged_or_missing_file_is_nothing(model, rows, tmp_path, damage):
     path = tmp_path / "states"
     assert lower_states.read(path, "base", FIRST) is None
     layers, _ = reading(model, rows)
     lower_states.write(path, "base", FIRST, rows, layers)
-    path.write_bytes(path.read_bytes()[:-40])
+    path.write_bytes(damage(path.read_bytes()))
 
     assert lower_states.read(path, "base", FIRST) is None
 

@@ -7,6 +7,7 @@ there again, whatever was learned since. Only tests use it: what a session train
 again to the bit without the file.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,9 +56,10 @@ def read(path: Path, computes: str, first: int) -> LowerStates | None:
     """Return what a base, whose fingerprint this is, said below its layer ``first``; ``None`` where that is not at hand or damaged."""
     try:
         with safe_open(path, framework="pt") as stored:
-            if stored.metadata() != _metadata(computes, first):
+            packed = {name: stored.get_tensor(name) for name in ("keys", "lengths", "prefix", "tails")}
+            if stored.metadata() != _metadata(computes, first, packed):
                 return None
-            names, lengths, prefix, tails = map(stored.get_tensor, ("keys", "lengths", "prefix", "tails"))
+        names, lengths, prefix, tails = packed.values()
         each = torch.split(tails, lengths.tolist())
         keys = names.numpy().tobytes()
         found = {keys[at * DIGEST : (at + 1) * DIGEST]: tail for at, tail in enumerate(each)}
@@ -93,8 +95,11 @@ def write(
         "prefix": known[0][1][:shared].cpu().contiguous(),
         "tails": torch.cat(list(tails.values())),
     }
-    files.write_bytes(path, save(packed, metadata=_metadata(computes, first)), mode=files.SECRET)
+    files.write_bytes(path, save(packed, metadata=_metadata(computes, first, packed)), mode=files.SECRET)
 
 
-def _metadata(computes: str, first: int) -> dict[str, str]:
-    return {"base": computes, "first_layer": str(first), "form": FORM}
+def _metadata(computes: str, first: int, packed: Mapping[str, Tensor]) -> dict[str, str]:
+    digest = hashlib.sha256()
+    for tensor in packed.values():
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return {"base": computes, "first_layer": str(first), "form": FORM, "sha256": digest.hexdigest()}
