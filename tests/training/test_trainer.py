@@ -311,3 +311,26 @@ def test_b_learns_faster_by_the_ratio():
         moved.append(float(b.abs().max()))
 
     assert moved[1] / moved[0] == pytest.approx(4.0, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("items", "kept"),
+    [
+        ([(True, False, False), (False, False, True), (False, True, True), (False, False, False)], [0, 2, 3]),
+        ([(False, False, True), (False, True, True)], [0, 1]),  # nothing is new
+    ],
+)
+def test_the_lower_layers_read_first_what_comes_again_and_again(monkeypatch, items, kept):
+    given = material(tiny.tokenizer(), count=len(items))
+    marked = [
+        replace(item, is_new=is_new, is_near=is_near, recalled=recalled)
+        for item, (is_new, is_near, recalled) in zip(given.items, items, strict=True)
+    ]
+    read = []
+    monkeypatch.setattr(
+        trainer.lower_layers, "keep", lambda _model, _first, rows, *_, **__: read.extend(rows)
+    )
+
+    trainer._keep_lower_layers(None, replace(given, items=marked), PLAN, lambda _: None)
+
+    assert read == [given.rows[number] for number in kept]

@@ -172,15 +172,20 @@ def _train_rounds(
 def _keep_lower_layers(model: Any, material: Material, plan: Plan, report: Report) -> None:
     """Let the layers that do not learn read once what comes again and again, with progress; a pause for answers may come between.
 
-    That is what is new, and what is near to it, which every test asks. Of the other old rows a round trains few, ever others: to read
-    all of them first would cost the more the more was learned before.
+    That is what is to be learned, and what is near to it, which every test asks. Of the other old rows a round trains few, ever
+    others: to read all of them first would cost the more the more was learned before. Where nothing is new, these are what it is about.
     """
     if plan.gradient_checkpointing:  # where memory is short nothing is kept
         return
     if plan.quantization in quantized.READ_TOGETHER:
         return
+    is_of_old = not any(item.is_new for item in material.items)
     both = zip(material.rows, material.items, strict=True)
-    rows = [row for row, item in both if isinstance(row, Encoded) and (item.is_new or item.is_near)]
+    rows = [
+        row
+        for row, item in both
+        if isinstance(row, Encoded) and (is_of_old or item.is_new or item.is_near or not item.recalled)
+    ]
     lower_layers.keep(
         model,
         plan.first_layer,

@@ -1,6 +1,8 @@
 """Documents: ``docs add``, ``docs list``, ``docs show``, ``docs search``, ``docs questions`` and ``docs remove``."""
 
+import contextlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +12,7 @@ from lorad.apps.cli import drops, texts
 from lorad.apps.cli.context import connect, show
 from lorad.apps.cli.options import Json
 from lorad.apps.screens import tables, terminal
-from lorad.errors import ConfigError
+from lorad.errors import ConfigError, LoradError
 from lorad.home import find_home
 from lorad.records import DOCUMENTS
 
@@ -42,8 +44,28 @@ def add(
     ],
     track: Track = DOCUMENTS,
 ) -> None:
-    """Copy documents into the inbox; they can be searched within seconds."""
+    """Copy documents into the inbox; they can be searched within seconds. A file replaces the one that was added under its name."""
+    there = _added_under(ctx, [file.name for file in files], track)
     drops.drop(ctx, files, track)
+    for name, number in there.items():
+        terminal.say(
+            f"{name} replaces document {number}, which was added under this name; if it is another one, add both under "
+            "names of their own"
+        )
+
+
+def _added_under(ctx: typer.Context, names: Sequence[str], track: str) -> dict[str, int]:
+    """Return the newest document of each name, of those that a running lorad has."""
+    client = connect(ctx)
+    if not client.is_running():
+        return {}
+    found: dict[str, int] = {}
+    with contextlib.suppress(LoradError):  # nothing that would keep a file from being dropped
+        for name in names:
+            same = (each.id for each in client.documents(track, name).documents if each.name == name)
+            if (number := next(same, None)) is not None:
+                found[name] = number
+    return found
 
 
 @group.command("list")
