@@ -1,35 +1,22 @@
 """What is kept of the layers that do not learn changes nothing but the time."""
 
+import four_layers
 import pytest
-import tiny
 import torch
+from four_layers import FIRST
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from lorad.models import lower_layers, peft_io, scoring
-from lorad.tasks import find
-
-FIRST = 2
 
 
 @pytest.fixture
 def rows():
-    tokenizer = tiny.tokenizer()
-    return [find("chat").encode(tokenizer, example) for example in tiny.facts(9)]
+    return four_layers.rows()
 
 
 @pytest.fixture
 def model():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tiny.tokenizer()),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    base = LlamaForCausalLM(config).requires_grad_(False).eval()
+    base = four_layers.model()
     wrapped = peft_io.add_lora(base, 4, 8, first_layer=FIRST)
     for name, weight in wrapped.named_parameters():
         if "lora_B" in name:

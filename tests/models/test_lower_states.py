@@ -1,34 +1,21 @@
 """What lower layers said of rows lies on the disk for the next session, and of no other base, layer or row."""
 
+import four_layers
 import pytest
-import tiny
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from four_layers import FIRST
 
 from lorad.models import lower_layers, lower_states, scoring
-from lorad.tasks import find
-
-FIRST = 2
 
 
 @pytest.fixture
 def rows():
-    tokenizer = tiny.tokenizer()
-    return [find("chat").encode(tokenizer, example) for example in tiny.facts(9)]
+    return four_layers.rows()
 
 
 @pytest.fixture
 def model():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tiny.tokenizer()),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    return LlamaForCausalLM(config).requires_grad_(False).eval()
+    return four_layers.model()
 
 
 def reading(model, rows, known=None):
