@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -1004,15 +1005,15 @@ def test_a_stranger_that_went_and_came_back_is_told_of_again(inbox):
     [
         ("a.json", "a.json"),
         ("a b é 日本.json", "a b é 日本.json"),
-        ("\x1b]0;owned\x07.json", "\ufffd]0;owned\ufffd.json"),
-        ("a\nb.json", "a\ufffdb.json"),
-        ("gpj.\u202enosj.exe", "gpj.\ufffdnosj.exe"),
-        (os.fsdecode(b"d\xf6rs.json"), "d\ufffdrs.json"),
+        ("\x1b]0;owned\x07.json", "\ufffd]0;owned\ufffd~*.json"),
+        ("a\nb.json", "a\ufffdb~*.json"),
+        ("gpj.\u202enosj.exe", "gpj.\ufffdnosj~*.exe"),
+        (os.fsdecode(b"d\xf6rs.json"), "d\ufffdrs~*.json"),
     ],
 )
 def test_no_name_can_steer_a_terminal_or_break_a_record(inbox, name, shown):
     put(inbox, name)
     (waiting,) = inbox.waiting()
 
-    assert waiting.name == shown
-    assert inbox.take(waiting, 1).name == shown
+    assert fnmatchcase(waiting.name, shown)
+    assert inbox.take(waiting, 1).name == waiting.name

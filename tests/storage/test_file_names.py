@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorad.storage.file_names import LONGEST, fitting, numbered, readable
+from lorad.storage.file_names import LONGEST, distinct, fitting, numbered, readable
 
 NAMES = st.text(min_size=1, max_size=300).map(readable)
 
@@ -17,6 +17,22 @@ def test_a_name_that_was_shortened_fits_and_is_shortened_no_further(name, room):
 
     assert len(os.fsencode(short)) <= max(room, 40)
     assert fitting(short, max(room, 40)) == short
+
+
+@given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=300))
+def test_a_distinct_name_is_readable_fits_and_stays_as_it_is(name):
+    found = distinct(name)
+
+    assert readable(found) == found == distinct(found)
+    assert len(os.fsencode(found)) <= LONGEST
+
+
+def test_two_names_of_another_code_page_stay_two():
+    one, other = (os.fsdecode(name) for name in (b"d\xf6rs.json", b"d\xe4rs.json"))
+
+    assert readable(one) == readable(other)
+    assert distinct(one) != distinct(other)
+    assert distinct(one).endswith(".json")
 
 
 @given(NAMES, st.integers(2, 99_999))

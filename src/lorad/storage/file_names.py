@@ -10,7 +10,7 @@ import re
 #: Bytes that file systems allow a name.
 LONGEST = 255
 
-#: Characters of a digest that make a shortened name one of its own.
+#: Characters of a digest that make a shortened or marked name one of its own.
 _MARK = 8
 
 #: What of a name says how its file is read.
@@ -23,11 +23,21 @@ def readable(name: str) -> str:
     return "".join(sign if sign.isprintable() else "\ufffd" for sign in decoded)
 
 
+def distinct(name: str) -> str:
+    """Return a readable name of its own, that fits: what had to be marked keeps a digest, or two names of other code pages would be one."""
+    told = readable(name)
+    if told == name:
+        return fitting(name)
+    stem, ending = _split(told)
+    mark = _mark_of(name)
+    return _cut(stem, LONGEST - len(mark) - len(os.fsencode(ending))) + mark + ending
+
+
 def fitting(name: str, room: int = LONGEST) -> str:
     """Return a name of at most ``room`` bytes: a longer one loses its middle, and its digest keeps it apart."""
     if len(os.fsencode(name)) <= room:
         return name
-    mark = "~" + hashlib.sha256(os.fsencode(name)).hexdigest()[:_MARK]
+    mark = _mark_of(name)
     stem, ending = _split(name)
     return _cut(stem, room - len(mark) - len(os.fsencode(ending))) + mark + ending
 
@@ -36,6 +46,10 @@ def numbered(name: str, number: int, room: int = LONGEST) -> str:
     """Return a name with a number in it, shortened if there is no room for it."""
     stem, ending = _split(fitting(name, room - len(f"-{number}")))
     return f"{stem}-{number}{ending}"
+
+
+def _mark_of(name: str) -> str:
+    return "~" + hashlib.sha256(os.fsencode(name)).hexdigest()[:_MARK]
 
 
 def _split(name: str) -> tuple[str, str]:

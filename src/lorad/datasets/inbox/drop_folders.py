@@ -23,7 +23,7 @@ from lorad.errors import ConfigError
 from lorad.home import APART
 from lorad.storage import files
 from lorad.storage.directories import Folder
-from lorad.storage.file_names import LONGEST, fitting, readable
+from lorad.storage.file_names import LONGEST, distinct, fitting, readable
 from lorad.storage.source import Signature, signature, together
 
 REASON = ".reason.json"
@@ -55,7 +55,7 @@ class InboxFile:
     @property
     def name(self) -> str:
         """Return its name for people and for the ledger."""
-        return fitting(readable(self.path.name))
+        return distinct(self.path.name)
 
 
 class Drops:
