@@ -50,7 +50,7 @@ def test_a_manual_is_dropped_found_and_asked(tmp_path):
         another = tmp_path / "other" / manual.name
         another.write_text(f"{MANUAL}The ferry is gone.")
         told = run(cli.app, ["--home", str(home.root), "docs", "add", str(another)])
-        assert "village.md replaces document 1" in told.output
+        assert "village.md was added before: document 1." in told.output
         wait_for(lambda: client.search("where has the ferry gone", k=1, how="bm25").passages)
         assert run(cli.app, ["--home", str(home.root), "wait"]).exit_code == 0
         assert "documents: 1 document, 2 chunks" in run(cli.app, ["--home", str(home.root), "status"]).stdout

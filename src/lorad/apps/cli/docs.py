@@ -44,13 +44,13 @@ def add(
     ],
     track: Track = DOCUMENTS,
 ) -> None:
-    """Copy documents into the inbox; they can be searched within seconds. A file replaces the one that was added under its name."""
+    """Copy documents into the inbox; they can be searched within seconds. A file replaces one of its name and title."""
     there = _added_under(ctx, [file.name for file in files], track)
     drops.drop(ctx, files, track)
     for name, number in there.items():
         terminal.say(
-            f"{name} replaces document {number}, which was added under this name; if it is another one, add both under "
-            "names of their own"
+            f"{name} was added before: document {number}. With the same title this one replaces it; if it is another "
+            "document, give it a name of its own and add both"
         )
 
 
