@@ -505,12 +505,13 @@ class FactRecall:
     trained_served: Score
     """The same, as it is served: with what the index finds."""
     other: Score | None = None
-    """Asked in wordings that were held out, weights only, as it was when the dataset was new or learned anew; ``None`` where it
-    brought none."""
+    """Asked in wordings that were held out, weights only; ``None`` where the dataset brought none."""
     other_served: Score | None = None
     """The same, as it is served."""
     sessions_ago: int = 0
     """How many sessions ago that was: older datasets are asked in turn."""
+    other_sessions_ago: int = 0
+    """The same of ``other``: the weights alone are asked when a dataset is new or learned anew, or where they are what is served."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

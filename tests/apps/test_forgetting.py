@@ -79,7 +79,8 @@ def test_a16_by_force_no_candidate_is_promoted_that_learned_what_was_forgotten(w
 
 def test_what_the_base_said_of_rows_goes_with_them(world):
     refuse(world)
-    (world.registry.folder / lower_states.FILE).write_text(WORD)
+    for name in (lower_states.FILE, ".killed.part"):
+        files.write_json(world.registry.folder / lower_states.FOLDER / name, WORD)
 
     world.loop.commands.forget(world.track, "nothing of this kind", world.now)
     assert holding(world) != []

@@ -5,7 +5,7 @@ import pytest
 import torch
 from four_layers import FIRST
 
-from lorad.models import lower_layers, lower_states, scoring
+from lorad.models import lower_layers, lower_states, packing, scoring
 
 
 @pytest.fixture
@@ -31,7 +31,8 @@ def reading(model, rows, known=None):
         known=known,
     )
     assert lower_layers.LowerLayers._states is compute
-    return lower_layers.of(model), sum(read[3:])  # the first three see whether the model lets it
+    looked = 3 + bool(known)  # to see whether the model lets it, and whether it said what is known
+    return lower_layers.of(model), sum(read[looked:])
 
 
 def test_what_was_stored_is_not_computed_again(model, rows, tmp_path):
@@ -79,14 +80,30 @@ def test_a_damaged_or_missing_file_is_nothing(model, rows, tmp_path, damage):
     assert lower_states.read(path, "base", FIRST) is None
 
 
-def test_what_does_not_fit_is_left_out(model, rows, tmp_path):
+def test_a_file_holds_each_row_once_and_the_first_ones_that_fit(rows):
+    shared = packing.common_prefix([row.tokens[:-1] for row in rows])
+    each = max(len(row) - 1 - shared for row in rows) * 32 * 4
+
+    assert lower_states.fitting([rows[0], *rows], 32, torch.float32) == rows
+    assert lower_states.fitting(rows, 32, torch.float32, 2 * each + 1) == rows[:2]
+    assert lower_states.fitting([], 32, torch.float32) == []
+
+
+def test_what_another_program_computed_is_not_used(model, rows, tmp_path):
+    """As after an upgrade that changes what these layers compute."""
     layers, _ = reading(model, rows)
-    lower_states.write(tmp_path / "states", "base", FIRST, rows, layers, most_bytes=1500)
+    lower_states.write(tmp_path / "states", "base", FIRST, rows, layers)
+    known = lower_states.read(tmp_path / "states", "base", FIRST)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight.mul_(1.1)
+    whole = scoring.answer_logits(model, scoring.pack(rows))
+    reading(model, rows, known)
 
-    assert 0 < len(lower_states.read(tmp_path / "states", "base", FIRST)) < len(rows)
+    with torch.no_grad():
+        assert torch.allclose(scoring.causal_outputs(model, rows).logits, whole, atol=1e-5)
 
 
-def test_no_words_stand_in_the_file(model, rows, tmp_path):
+def test_no_tokens_stand_in_the_file_and_nobody_else_may_read_it(model, rows, tmp_path):
     layers, _ = reading(model, rows)
     lower_states.write(tmp_path / "states", "base", FIRST, rows, layers)
     held = (tmp_path / "states").read_bytes()

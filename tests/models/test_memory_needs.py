@@ -85,7 +85,7 @@ def test_layers_before_the_first_that_learns_keep_no_activations_and_have_no_ada
     every, some = of(0), of(24)
     assert some.weights == every.weights
     assert (some.adapters, some.optimizer) == (every.adapters // 4, every.optimizer // 4)
-    kept = 2 * memory_needs.KEPT_BYTES
+    kept = memory_needs.KEPT_BYTES * 3 // 2
     assert every.activations - some.activations == 1000 * 24 * 4096 * 100 - kept
     less = of(0, is_checkpointed=True).activations - of(24, is_checkpointed=True).activations
     assert less == 1000 * 24 * 4096 * 4  # and nothing is kept where memory is short

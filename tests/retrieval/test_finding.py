@@ -137,6 +137,7 @@ def test_what_is_about_another_code_of_the_same_form_answers_nothing():
         ("E_PARK", "E_QUEUE_FULL", True),
         ("E_PARK", "the bakery", False),
         ("E_PARK", "E4", False),
+        ("E_PARK in my_script", "E_PARK when load_data runs", False),
     ],
 )
 def test_codes_of_one_form(asked, other, is_another):

@@ -250,5 +250,8 @@ def test_other_words_of_old_datasets_are_not_asked_of_the_weights_again_where_th
     assert len(asked) == len(DOORS)
     assert report.facts["old0"].other == Score(right=1, total=2)
     assert report.facts["old0"].other_served.total == 2
-    in_turn(stack, before, wordings="which gate", retrieve=False)  # what the weights say is served
+    assert report.facts["old0"].other_sessions_ago == 1
+    report = in_turn(stack, before, wordings="which gate", retrieve=False)  # what the weights say is served
     assert len(asked) == len(DOORS) * 2 + 2 * fact_measurement.IN_TURN
+    assert report.facts["old0"].other == report.facts["old0"].other_served
+    assert report.facts["old0"].other_sessions_ago == 0

@@ -23,7 +23,7 @@ from lorad.records import Evaluation, Example, SessionSpec, Verdict
 from lorad.storage import files
 from lorad.storage.memory import Recalled
 from lorad.tasks import find
-from lorad.training import remaining, session, trainer
+from lorad.training import known_rows, remaining, session, trainer
 from lorad.training.pauses import Pauses
 from lorad.training.process_group import ALONE
 from lorad.training.run_folder import RunFolder
@@ -595,6 +595,18 @@ def test_what_was_judged_before_is_not_read_below_again(base, tmp_path, monkeypa
         )
     )
     assert {name: result["right"][name] for name in right} == right
+
+
+def test_what_cannot_be_kept_for_the_next_session_is_done_without(base, tmp_path, monkeypatch):
+    def full(path, *_, **__):
+        with files.passing_errors(f"writing {path}"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(known_rows.lower_states, "write", full)
+    order(base, tmp_path / "run", tiny.facts(4, "doors"), plan=replace(PLAN, first_layer=1)).run()
+
+    assert evaluation(tmp_path / "run")[1]["verdict"]["promote"]
+    assert not (tmp_path / "lower_states").exists()
 
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not there")

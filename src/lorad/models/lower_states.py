@@ -4,7 +4,8 @@ What lives here: the file. What never does: computing what is in it (``lower_lay
 
 A version that has learned in the upper layers alone says below them what its base says. So a row that was tested once need not be read
 there again, whatever was learned since. Only tests use it: what a session trains on is computed by itself, or it could not be made
-again to the bit without the file.
+again to the bit without the file. Keys are digests, but whoever has the base can work out from the states which tokens a row has: the
+file is to be guarded like the rows.
 """
 
 import hashlib
@@ -23,8 +24,10 @@ from lorad.models.packing import common_prefix
 from lorad.records import Encoded
 from lorad.storage import files
 
-FILE = "lower_states.safetensors"
-"""In a track's folder."""
+FOLDER, FILE = "lower_states", "rows.safetensors"
+"""In a track's folder: a folder of its own, so that what a writer left that was killed goes with it."""
+MOST_BYTES = KEPT_BYTES // 2
+"""Of a file: it is held three times while it is written."""
 FORM = "1"
 DIGEST = 32
 """Bytes of a row's key."""
@@ -38,6 +41,10 @@ class LowerStates(Mapping[bytes, Tensor]):
     """[P, H]."""
     tails: Mapping[bytes, Tensor]
     """[S - P, H] each."""
+
+    def __contains__(self, name: object) -> bool:
+        """Tell whether a row is known."""
+        return name in self.tails
 
     def __getitem__(self, name: bytes) -> Tensor:
         """Return what is known of a row."""
@@ -68,32 +75,45 @@ def read(path: Path, computes: str, first: int) -> LowerStates | None:
     return LowerStates(prefix, found) if len(found) == len(each) else None
 
 
+def fitting(
+    rows: Sequence[Encoded], hidden: int, dtype: torch.dtype, most_bytes: int = MOST_BYTES
+) -> list[Encoded]:
+    """Return those of these rows that a file holds, each once, the first ones first; ``hidden`` is the model's width."""
+    once = list({key(row): row for row in rows}.values())
+    shared = _shared(once)
+    room, each = most_bytes, hidden * dtype.itemsize
+    held = []
+    for row in once:
+        room -= (len(row) - 1 - shared) * each
+        if room < 0:
+            break
+        held.append(row)
+    return held
+
+
+def _shared(rows: Sequence[Encoded]) -> int:
+    return common_prefix([row.tokens[:-1] for row in rows]) if rows else 0
+
+
 @torch.no_grad()
-def write(
-    path: Path,
-    computes: str,
-    first: int,
-    rows: Sequence[Encoded],
-    layers: LowerLayers,
-    most_bytes: int = KEPT_BYTES,
-) -> None:
-    """Store what is known of these rows and nothing of others, the first ones first, as far as there is room."""
-    known = [(row, states) for row in rows if (states := layers.said(row)) is not None]
+def write(path: Path, computes: str, first: int, rows: Sequence[Encoded], layers: LowerLayers) -> None:
+    """Store what is known of these rows, different ones, and nothing of others."""
+    known = [row for row in rows if layers.knows(row)]
     if not known:
         return
-    shared = common_prefix([row.tokens[:-1] for row, _ in known])
-    left, tails = most_bytes, dict[bytes, Tensor]()
-    for row, states in known:
-        left -= states[shared:].numel() * states.element_size()
-        if left >= 0:
-            tails[key(row)] = states[shared:].cpu()
-    if not tails:
-        return
+    shared = _shared(known)
+    states = layers.said(known[0])
+    lengths = [len(row) - 1 - shared for row in known]
+    tails = torch.empty(sum(lengths), states.shape[1], dtype=states.dtype)
+    for row, part in zip(
+        known, tails.split(lengths), strict=True
+    ):  # one by one: together they are held twice
+        part.copy_(layers.said(row)[shared:])
     packed = {
-        "keys": torch.frombuffer(bytearray(b"".join(tails)), dtype=torch.uint8),
-        "lengths": torch.tensor([len(tail) for tail in tails.values()], dtype=torch.int32),
-        "prefix": known[0][1][:shared].cpu().contiguous(),
-        "tails": torch.cat(list(tails.values())),
+        "keys": torch.frombuffer(bytearray(b"".join(map(key, known))), dtype=torch.uint8),
+        "lengths": torch.tensor(lengths, dtype=torch.int32),
+        "prefix": states[:shared].cpu().contiguous(),
+        "tails": tails,
     }
     files.write_bytes(path, save(packed, metadata=_metadata(computes, first, packed)), mode=files.SECRET)
 

@@ -22,8 +22,8 @@ LAYER_WIDTHS = 35
 """Inputs and outputs of a decoder layer's seven matrices, counted in hidden sizes, where the MLP is eight wide (Gemma): what is
 taken where nobody has counted them."""
 KEPT_BYTES = 1 << 28
-"""Of what layers that do not learn say of rows, at most: of those that come again (``lower_layers``), and as much of those that were tested
-before (``lower_states``)."""
+"""Of what layers that do not learn say of rows, at most: of those that come again (``lower_layers``), and half as much of those that were
+tested before (``lower_states``)."""
 #: Bytes kept for the backward pass per token, layer and hidden unit: about 34 values of 2 bytes each
 #: (Korthikanti et al. 2022, eq. 1 without attention scores), times 1.5 because adapters run in fp32.
 ACTIVATION_BYTES = 100
@@ -122,7 +122,7 @@ def needs(
     """
     weights, number = weight_bytes(shape, dtype, quantization), round(BYTES["float32"])
     fresh = adapter_parameters(shape, rank) * (shape.layers - step.first_layer) // shape.layers
-    said = 2 * KEPT_BYTES if step.first_layer and not step.is_checkpointed else 0
+    said = KEPT_BYTES * 3 // 2 if step.first_layer and not step.is_checkpointed else 0
     laid = adapter_parameters(shape, parent_rank) if quantization != "none" else 0
     served = 0
     if answering is not None:

@@ -59,6 +59,8 @@ def names_another(question: str, asked: str, text: str) -> bool:
     """
     meant, own = set(_exact(question)), set(_exact(asked))
     lacking, unasked = meant - set(_exact(text)), own - meant
+    if any("_" in code for code in meant & own):  # both are about this one, whatever else they name
+        lacking = {code for code in lacking if "_" not in code}
     return bool({_form(code) for code in lacking} & {_form(code) for code in unasked})
 
 

@@ -104,6 +104,7 @@ class FactMeasurement:
         self._examples = spread(questions, MOST_INDEXED)
         """What the session indexes, asks and fits to: a question whose example is not there would be a stranger."""
         self._parent = parent
+        self._parent_facts = parent.facts if parent else {}
         self._new = {each.example.dataset for each in self._examples if each.is_new}
         self._asked = _in_turn(self._examples, parent.facts) if parent else _datasets(self._examples)
         self._slots = facts.all_slots(
@@ -150,8 +151,10 @@ class FactMeasurement:
 
     def _with_old(self, asked: Mapping[str, FactRecall]) -> dict[str, FactRecall]:
         """Return what was found, and what was found before of the datasets whose turn it is not."""
-        before = self._parent.facts if self._parent else {}
-        kept = {name: replace(told, sessions_ago=told.sessions_ago + 1) for name, told in before.items()}
+        kept = {
+            name: replace(told, sessions_ago=told.sessions_ago + 1, other_sessions_ago=_older(told))
+            for name, told in self._parent_facts.items()
+        }
         both = {**kept, **asked}
         return {name: both[name] for name in _datasets(self._examples) if name in both}
 
@@ -226,8 +229,8 @@ class FactMeasurement:
     def _carried(self, question: _Question) -> Score | None:
         """Return what the parent's papers say of a dataset in other words by the weights alone, where that need not be asked again."""
         dataset = question.example.dataset
-        known = self._parent.facts.get(dataset) if self._parent and dataset not in self._new else None
-        return known.other if known else None
+        known = self._parent_facts.get(dataset)
+        return known.other if known and dataset not in self._new else None
 
     def _is_served(self, question: _Question, reply: Reply | None, alone: bool | None) -> bool:
         """Tell whether the answer that is served gives the question's fact."""
@@ -247,11 +250,13 @@ class FactMeasurement:
         for name in dict.fromkeys(each.example.dataset for each in questions):
             trained, others = numbers[name, True], numbers.get((name, False), [])
             carried = self._carried(questions[others[0]]) if others else None
-            asked = score([alone[number] for number in others]) if others and not carried else None
+            is_asked = not carried or all(number in alone for number in others)
+            asked = score([alone[number] for number in others]) if others and is_asked else None
             found[name] = FactRecall(
                 trained=score([alone[number] for number in trained]),
                 trained_served=score([served[number] for number in trained]),
-                other=carried or asked,
+                other=asked or carried,
+                other_sessions_ago=0 if is_asked else _older(self._parent_facts[name]),
                 other_served=score([served[number] for number in others]) if others else None,
             )
         return found
@@ -272,6 +277,11 @@ def _in_turn(examples: Sequence[SessionExample], before: Mapping[str, FactRecall
     alike = [name for name, _ in near.most_common(NEAR_IN_TURN)]
     waited = sorted(old, key=lambda name: before[name].sessions_ago if name in before else inf, reverse=True)
     return [*new, *list(dict.fromkeys([*alike, *waited]))[:IN_TURN]]
+
+
+def _older(told: FactRecall) -> int:
+    """Return how many sessions ago a dataset was asked in other words by the weights alone, a session later."""
+    return told.other_sessions_ago + 1 if told.other else 0
 
 
 def _is_by_weights(reply: Reply | None) -> bool:

@@ -6,15 +6,17 @@ it into a model (``lower_layers``).
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from lorad.models import lower_layers, lower_states, peft_io, quantized, scoring
+from lorad.errors import TransientError
+from lorad.models import hardware, lower_layers, lower_states, peft_io, quantized, scoring
 from lorad.models.adapters import Adapter
 from lorad.models.bases import Base
+from lorad.models.lower_layers import LowerLayers
+from lorad.models.lower_states import LowerStates
 from lorad.records import Encoded
 from lorad.tasks import Row
 from lorad.tasks.interface import PASS_TOKENS
@@ -28,11 +30,14 @@ class KnownRows:
         self._path = path
         self._computes = computes
         self._first = first
+        self._states: LowerStates | None = None
 
-    @cached_property
+    @property
     def states(self) -> Mapping[bytes, Tensor] | None:
-        """What earlier sessions have stored, by ``lower_layers.key``."""
-        return lower_states.read(self._path, self._computes, self._first) if self._path else None
+        """What earlier tests have stored, by ``lower_layers.key``."""
+        if self._states is None and self._path:
+            self._states = lower_states.read(self._path, self._computes, self._first)
+        return self._states
 
     @contextlib.contextmanager
     def laid(self, model: Any, rows: Sequence[Row], *, is_stored: bool = False) -> Iterator[None]:
@@ -52,11 +57,24 @@ class KnownRows:
         try:
             yield
             found = lower_layers.of(model)
-            if is_stored and found and set(map(lower_layers.key, encoded)) != set(self.states or ()):
-                with contextlib.suppress(OSError):  # it saves time, and is not worth a session
-                    lower_states.write(self._path, self._computes, self._first, encoded, found)
+            if is_stored and found:
+                self._store(self._path, model, encoded, found)
         finally:
             lower_layers.forget(model)
+
+    def _store(self, path: Path, model: Any, rows: Sequence[Encoded], layers: LowerLayers) -> None:
+        """Store these rows, unless just they are stored. A failure costs time in the next session, and is not worth this one."""
+        held = lower_states.fitting(rows, model.config.hidden_size, model.dtype)
+        if set(map(lower_layers.key, held)) == set(self.states or ()):
+            return
+        try:
+            lower_states.write(path, self._computes, self._first, held, layers)
+        except (OSError, TransientError, MemoryError):
+            return
+        except RuntimeError as error:
+            if not hardware.is_short_of_memory(error):
+                raise
+        self._states = None  # read anew where it is needed again
 
 
 NOTHING = KnownRows(None, "", 0)

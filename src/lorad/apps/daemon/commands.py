@@ -225,6 +225,8 @@ class Commands:
         """
         ids = {example.id for example in track.memory.meant(selector)}
         begun = self._learning(track, ids)
+        if ids:  # no crash may leave it behind; it is made anew, and goes once more when nobody can write it
+            files.remove(track.registry.folder / lower_states.FOLDER)
         with self._ledger.transaction():
             is_dataset = track.memory.has_dataset(selector)
             gone = track.memory.forget(selector, now)
@@ -250,7 +252,7 @@ class Commands:
 
     def _remove_made_with(self, track: Track, ids: Collection[str]) -> None:
         """Remove what ended sessions that had these examples have left; what a full disk keeps here ``clean_up`` removes."""
-        files.remove(track.registry.folder / lower_states.FILE)
+        files.remove(track.registry.folder / lower_states.FOLDER)
         for job, folder, is_kept in made_by_sessions(track):
             if job != self._state.running_job and folder.holds(ids):
                 folder.remove_results(keep_numbers=is_kept)

@@ -61,7 +61,7 @@ class Preparation:
                 "training": self._settings.training.model_dump(),
                 "judge": self._settings.judge.model_dump(),
                 "answering": self._answering(track),
-                "lower_states": str(track.registry.folder / lower_states.FILE),
+                "lower_states": str(track.registry.folder / lower_states.FOLDER / lower_states.FILE),
                 "pace": _pace(track, parent, found),
                 **self._pretraining(track),
                 "resolved": self._settings.model_dump(mode="json"),

@@ -510,10 +510,14 @@ def _facts_found(measured: Evaluation) -> "Iterable[RenderableType]":
 
 
 def _fact_rows(dataset: str, found: FactRecall) -> Iterable[tuple[Cell, ...]]:
-    when = f" ({plural(found.sessions_ago, 'session')} ago)" if found.sessions_ago else ""
-    yield dataset + when, "as taught", _score(found.trained), _score(found.trained_served)
+    yield dataset + _ago(found.sessions_ago), "as taught", _score(found.trained), _score(found.trained_served)
     if found.other or found.other_served:
-        yield "", "in other words", _score(found.other), _score(found.other_served)
+        alone = _score(found.other, _ago(found.other_sessions_ago))
+        yield "", "in other words", alone, _score(found.other_served)
+
+
+def _ago(sessions: int) -> str:
+    return f" ({plural(sessions, 'session')} ago)" if sessions else ""
 
 
 def _answers_from(thresholds: AnswerThresholds) -> str:
@@ -679,11 +683,11 @@ def _percent(value: float | None) -> Cell:
     ), style  # short, so that ten datasets fit a terminal
 
 
-def _score(score: Score | None) -> Cell:
+def _score(score: Score | None, when: str = "") -> Cell:
     if score is None:
         return NOTHING, "dim"
     text, style = _recall(score.right / score.total if score.total else None)
-    return f"{text} ({score.right}/{score.total})", style
+    return f"{text} ({score.right}/{score.total}){when}", style
 
 
 def _table(
