@@ -351,7 +351,12 @@ def explained(width=100, **changes):
 def test_an_explanation_shows_facts_as_taught_and_in_other_words(width):
     shown = explained(
         width,
-        facts={"campus_cs": facts(score(4), score(9)), "b": facts(), "c": facts() | {"sessions_ago": 2}},
+        facts={
+            "campus_cs": facts(score(4), score(9)),
+            "b": facts(),
+            "c": facts() | {"sessions_ago": 2},
+            "d": facts(score(3), score(8)) | {"other_sessions_ago": 5},
+        },
     )
 
     assert max(map(len, shown.splitlines())) <= width
@@ -362,6 +367,7 @@ def test_an_explanation_shows_facts_as_taught_and_in_other_words(width):
         "in other words 40.0 % (4/10) 90.0 % (9/10)",
         "b as taught 90.0 % (9/10) 100.0 % (10/10)",
         "c (2 sessions ago) as taught 90.0 % (9/10) 100.0 % (10/10)",
+        "weights (5 sessions ago) in other words 30.0 % (3/10) 80.0 % (8/10)",
     ):
         assert words.split() in lines
 

@@ -512,8 +512,8 @@ def _facts_found(measured: Evaluation) -> "Iterable[RenderableType]":
 def _fact_rows(dataset: str, found: FactRecall) -> Iterable[tuple[Cell, ...]]:
     yield dataset + _ago(found.sessions_ago), "as taught", _score(found.trained), _score(found.trained_served)
     if found.other or found.other_served:
-        alone = _score(found.other, _ago(found.other_sessions_ago))
-        yield "", "in other words", alone, _score(found.other_served)
+        alone = f" weights{_ago(found.other_sessions_ago)}" if found.other_sessions_ago else ""
+        yield alone, "in other words", _score(found.other), _score(found.other_served)
 
 
 def _ago(sessions: int) -> str:
@@ -683,11 +683,11 @@ def _percent(value: float | None) -> Cell:
     ), style  # short, so that ten datasets fit a terminal
 
 
-def _score(score: Score | None, when: str = "") -> Cell:
+def _score(score: Score | None) -> Cell:
     if score is None:
         return NOTHING, "dim"
     text, style = _recall(score.right / score.total if score.total else None)
-    return f"{text} ({score.right}/{score.total}){when}", style
+    return f"{text} ({score.right}/{score.total})", style
 
 
 def _table(
