@@ -10,7 +10,7 @@ from math import expm1, isfinite, sqrt
 from lorad.config import JudgeSettings
 from lorad.evaluation.facts import wilson
 from lorad.evaluation.retention import is_worse, mcnemar
-from lorad.records import Evaluation, FactRecall, Score, Verdict
+from lorad.records import Evaluation, Score, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,41 +177,42 @@ def _may_lose(before: Score, settings: JudgeSettings) -> float:
     return max(settings.max_lost_examples, settings.max_lost_share * before.total)
 
 
-ASKED = {"other_served": "in other words", "trained": "as taught"}
-"""The scores of ``FactRecall`` that are judged, and what a sentence calls them. What the weights alone say in other words nobody is
-served where there is an index, and of 25 questions it comes and goes by five: that is told and not judged (decision 96)."""
-
-
 def _old_facts(evaluation: Evaluation, settings: JudgeSettings) -> Iterator[Check]:
     """Yield a check for each old dataset whose facts the parent was asked for in other words.
 
     The parent's scores come from its own papers, so only those of as many questions can be compared. Of the dataset
-    that the session was for the rows have changed; one whose turn it was not has not been asked.
+    that the session was for the rows have changed; one whose turn it was not has not been asked. What an index finds in other words is told
+    and not judged: no training changes it, and each drop moves the lines of those before it (decision 99). Nor what the weights alone
+    say where an index answers: nobody is served that (decision 96).
     """
     for name, before in evaluation.facts_before.items():
         now = evaluation.facts.get(name)
         if name == evaluation.dataset or before.other is None or now is None or now.sessions_ago:
             continue
-        scores = [(asked, getattr(before, field), getattr(now, field)) for field, asked in ASKED.items()]
-        compared = [_compared(*each, settings) for each in scores if _is_comparable(*each[1:])]
-        sentences = "; ".join([*(sentence for _, sentence in compared), *_by_weights(before, now)])
+        taught = _comparable("as taught", before.trained, now.trained)
+        served = _comparable("in other words", before.other_served, now.other_served)
+        alone = _comparable("in other words by the weights alone", before.other, now.other)
+        is_by_weights = evaluation.thresholds is None and before.other == before.other_served
+        judged, told = ([*taught, *served], []) if is_by_weights else (taught, [*served, *alone])
+        compared = [_compared(*each, settings) for each in judged]
+        sentences = [
+            *(sentence for _, sentence in compared),
+            *(f"{_change(*each)} (not judged)" for each in told if each[1] != each[2]),
+        ]
         yield Check(
             f"facts:{name}",
             all(passed for passed, _ in compared),
-            f"{name}, facts {sentences or 'were not compared: the parent was asked other questions'}",
+            f"{name}, facts {'; '.join(sentences) or 'were not compared: the parent was asked other questions'}",
         )
 
 
-def _by_weights(before: FactRecall, now: FactRecall) -> Iterator[str]:
-    """Yield what the weights alone say in other words, where that was asked again, has changed and is not what is served."""
-    then, said = before.other, now.other
-    is_served = (then, said) == (before.other_served, now.other_served)
-    if then and said and then != said and not is_served and _is_comparable(then, said):
-        yield f"in other words by the weights alone: {said.right} of {said.total}, {then.right} before (not judged)"
+def _comparable(asked: str, before: Score | None, now: Score | None) -> list[tuple[str, Score, Score]]:
+    """Return these scores if both are of as many questions."""
+    return [(asked, before, now)] if before and now and before.total == now.total > 0 else []
 
 
-def _is_comparable(before: Score | None, now: Score | None) -> bool:
-    return before is not None and now is not None and before.total == now.total > 0
+def _change(asked: str, before: Score, now: Score) -> str:
+    return f"{asked}: {now.right} of {now.total}, {before.right} before"
 
 
 def _compared(asked: str, before: Score, now: Score, settings: JudgeSettings) -> tuple[bool, str]:
