@@ -78,6 +78,15 @@ def test_jobs_fit_80_columns_and_keep_their_reason():
     assert "".join(shown.split()).count("62.0%") == 1
 
 
+def test_jobs_name_their_tracks_where_there_are_several():
+    mail = job(2, "inbox_2026", "queued") | {"track": "mail"}
+
+    shown = text(jobs(job(1, "campus", "queued"), mail), width=120)
+    assert "mail: inbox_2026" in shown
+    assert "chat: campus" in shown
+    assert "chat" not in text(jobs(job(1, "campus", "queued")), width=120)
+
+
 REPORT = {
     "formats": {"alpaca": 40},
     "new": 30,

@@ -101,10 +101,19 @@ FIGURES = (
 
 
 def jobs(answer: Jobs) -> "RenderableType":
-    """Show the jobs, newest first."""
+    """Show the jobs, newest first; where several tracks have any, each with its own."""
+    is_mixed = len({job.track for job in answer.jobs}) > 1
     columns = ("job", "dataset", "state", "when", "took", "why")
     rows = [
-        (str(job.id), _subject(job), _fate(job), _when(job), took(job), reason(job)) for job in answer.jobs
+        (
+            str(job.id),
+            f"{job.track}: {_subject(job)}" if is_mixed else _subject(job),
+            _fate(job),
+            _when(job),
+            took(job),
+            reason(job),
+        )
+        for job in answer.jobs
     ]
     return _table(columns, rows, numbers=(0,), folding=(1, 5), narrowest=14)
 
@@ -113,6 +122,7 @@ def job(answer: JobWithFile) -> "RenderableType":
     """Show one job: how it ended, what its file held, and row by row what was bad, contradicted or replaced."""
     facts = [
         ("state", _fate(answer)),
+        ("track", answer.track),
         ("dataset", _subject(answer)),
         ("when", _when(answer)),
         ("took", took(answer)),
