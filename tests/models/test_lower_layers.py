@@ -167,8 +167,17 @@ def test_what_is_known_from_elsewhere_is_laid_into_tests_alone(model, rows):
     found = keep(model, rows[:3])
     strange = {lower_layers.key(row): torch.randn(len(row) - 1, 32) for row in rows[3:]}
     trained, _ = gradients(model, rows)
-    found.know(strange)
+    found.know(strange, [])
 
     assert torch.equal(gradients(model, rows)[0], trained)
     with torch.no_grad():
         assert not torch.allclose(scoring.causal_outputs(model, rows).logits, trained, atol=1e-2)
+
+
+def test_what_these_layers_would_not_say_is_not_laid(model, rows):
+    found = keep(model, rows[:3])
+    found.know({lower_layers.key(row): torch.randn(len(row) - 1, 32) for row in rows}, rows)
+    whole = scoring.answer_logits(model, scoring.pack(rows))
+
+    with torch.no_grad():
+        assert torch.allclose(scoring.causal_outputs(model, rows).logits, whole, atol=1e-5)

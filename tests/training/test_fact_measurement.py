@@ -79,18 +79,24 @@ def test_what_is_not_recalled_is_quoted_as_it_is_served(stack):
     assert report.facts["doors"].trained.right < 6
 
 
-def test_what_rambles_on_is_not_waited_for(stack, monkeypatch):
-    lengths = []
+@pytest.fixture
+def generated(monkeypatch):
+    """Prompts and longest answer of each batch that is generated, as they come."""
+    batches = []
     greedy = fact_measurement.generation.greedy
 
     def noting(model, prompts, ends, length):
-        lengths.append(length)
+        batches.append((prompts, length))
         return greedy(model, prompts, ends, length)
 
     monkeypatch.setattr(fact_measurement.generation, "greedy", noting)
+    return batches
+
+
+def test_what_rambles_on_is_not_waited_for(stack, generated):
     measured(stack, DOORS, retrieve=False)
     longest = max(len(CHAT.encode(stack.base.tokenizer, example).target) for example in DOORS)
-    assert lengths == [fact_measurement.ROOM * longest]
+    assert [length for _, length in generated] == [fact_measurement.ROOM * longest]
 
 
 def test_without_an_index_served_is_what_the_weights_say(stack):
@@ -235,23 +241,18 @@ def test_examples_that_are_no_questions_in_words_are_left_out(stack):
 
 
 def test_other_words_of_old_datasets_are_not_asked_of_the_weights_again_where_the_index_answers(
-    stack, monkeypatch
+    stack, generated
 ):
-    asked = []
-    greedy = fact_measurement.generation.greedy
+    def asked():
+        return sum(len(prompts) for prompts, _ in generated)
 
-    def noting(model, prompts, ends, length):
-        asked.extend(prompts)
-        return greedy(model, prompts, ends, length)
-
-    monkeypatch.setattr(fact_measurement.generation, "greedy", noting)
     before = papers([0] * 6, other=Score(right=1, total=2))
     report = in_turn(stack, before, wordings="which gate", max_false_share=1.0)
-    assert len(asked) == len(DOORS)
+    assert asked() == len(DOORS)
     assert report.facts["old0"].other == Score(right=1, total=2)
     assert report.facts["old0"].other_served.total == 2
     assert report.facts["old0"].other_sessions_ago == 1
     report = in_turn(stack, before, wordings="which gate", retrieve=False)  # what the weights say is served
-    assert len(asked) == len(DOORS) * 2 + 2 * fact_measurement.IN_TURN
+    assert asked() == len(DOORS) * 2 + 2 * fact_measurement.IN_TURN
     assert report.facts["old0"].other == report.facts["old0"].other_served
     assert report.facts["old0"].other_sessions_ago == 0

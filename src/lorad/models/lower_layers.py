@@ -40,27 +40,21 @@ class _ReachedError(Exception):
 class LowerLayers:
     """The layers below the first that learns, and what they said of the rows that are kept."""
 
-    def __init__(
-        self,
-        layers: nn.ModuleList,
-        first: int,
-        run: Callable[[Pack], Any],
-        known: Mapping[bytes, Tensor] | None = None,
-    ) -> None:
-        """``run`` lets the whole model read a pack; ``known`` is what was said before, by ``key``, see ``know``."""
+    def __init__(self, layers: nn.ModuleList, first: int, run: Callable[[Pack], Any]) -> None:
+        """``run`` lets the whole model read a pack."""
         self._below = list(layers[:first])
         self._first = layers[first]
         self._run = run
         self._kept: dict[bytes, Tensor] = {}
         self._known: Mapping[bytes, Tensor] = {}
-        self.know(known)
 
-    def know(self, known: Mapping[bytes, Tensor] | None) -> None:
-        """Lay what was said before, by ``key``, into passes that nothing is learned from.
+    def know(self, known: Mapping[bytes, Tensor] | None, rows: Sequence[Encoded]) -> None:
+        """Lay what was said before of these rows, by ``key``, into passes that nothing is learned from.
 
-        It was computed among other rows, and differs in the last bits: what is trained could not be made again without it.
+        It was computed among other rows, and differs in the last bits: what is trained could not be made again without it. What differs
+        by more, as another version of a library may compute it, is not used.
         """
-        self._known = known or {}
+        self._known = known if known and self._agrees(known, rows) else {}
 
     def is_sound(self, row: Encoded) -> bool:
         """Tell whether this model says of a row what it says with its lower layers' words laid into it, to the bit.
@@ -102,13 +96,14 @@ class LowerLayers:
         name = key(row)
         return self._kept[name] if name in self._kept else self._known[name]
 
-    def agrees(self, rows: Sequence[Encoded]) -> bool:
-        """Tell whether the first of these rows that is known from elsewhere is what these layers say of it, but for rounding."""
-        row = next((row for row in rows if key(row) in self._known), None)
+    def _agrees(self, known: Mapping[bytes, Tensor], rows: Sequence[Encoded]) -> bool:
+        """Tell whether what is known of the first of these rows that is, is what these layers say of it, but for rounding."""
+        row = next((row for row in rows if key(row) in known), None)
         if row is None:
             return True
-        own, told = self._states(pack([row])).float(), self._known[key(row)].float()
-        close = _CLOSE * torch.finfo(self._known[key(row)].dtype).eps ** 0.5
+        own, told = self._states(pack([row])), known[key(row)]
+        close = _CLOSE * torch.finfo(told.dtype).eps ** 0.5
+        own, told = own.float(), told.float()
         return own.shape == told.shape and bool((own - told).norm() <= close * own.norm())
 
     def _missing(self, rows: Sequence[Encoded]) -> list[Encoded]:
@@ -126,7 +121,7 @@ class LowerLayers:
             read = {key(row): states for row, states in told}
 
         def said(row: Encoded) -> Tensor:
-            return self.said(row) if self.knows(row) else read[key(row)]
+            return read[name] if (name := key(row)) in read else self.said(row)
 
         of_rows, of_guests = ([said(each) for each in some] for some in (rows, guests))
         prefix = [states[: packed.prefix] for states in of_rows[:1]]
@@ -191,8 +186,9 @@ def keep(
 ) -> None:
     """Keep what a model's layers below ``first`` say of these rows, where the model lets it; ``of`` finds it again.
 
-    What is ``known`` of them from before, by ``key``, is not computed again, and serves tests alone (``LowerLayers.know``). Where memory does not hold all of them, as many as
-    it holds. The model is in evaluation mode afterwards: what is dropped at random is not what is kept.
+    What is ``known`` of them from before, by ``key``, is not computed again, and serves tests alone (``LowerLayers.know``). Where
+    memory does not hold all of them, as many as it holds. The model is in evaluation mode afterwards: what is dropped at random is not
+    what is kept.
     """
     if not first or not rows:
         return
@@ -202,13 +198,12 @@ def keep(
     layers = next(lists, None)
     if layers is None:
         return
-    found = LowerLayers(layers, first, lambda packed: run(model, packed), known)
+    found = LowerLayers(layers, first, lambda packed: run(model, packed))
     with torch.no_grad():
         if not found.is_sound(rows[0]):
             return
         try:
-            if not found.agrees(rows):  # of another version of a library, for one
-                found.know(None)
+            found.know(known, rows)
             found.keep(rows, most_tokens, most_bytes, tell)
         except RuntimeError as error:
             if not hardware.is_short_of_memory(error):

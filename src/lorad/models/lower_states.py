@@ -105,9 +105,8 @@ def write(path: Path, computes: str, first: int, rows: Sequence[Encoded], layers
     states = layers.said(known[0])
     lengths = [len(row) - 1 - shared for row in known]
     tails = torch.empty(sum(lengths), states.shape[1], dtype=states.dtype)
-    for row, part in zip(
-        known, tails.split(lengths), strict=True
-    ):  # one by one: together they are held twice
+    # one by one: a list of them would hold all twice
+    for row, part in zip(known, tails.split(lengths), strict=True):
         part.copy_(layers.said(row)[shared:])
     packed = {
         "keys": torch.frombuffer(bytearray(b"".join(map(key, known))), dtype=torch.uint8),

@@ -26,20 +26,14 @@ def readable(name: str) -> str:
 def distinct(name: str) -> str:
     """Return a readable name of its own, that fits: what had to be marked keeps a digest, or two names of other code pages would be one."""
     told = readable(name)
-    if told == name:
-        return fitting(name)
-    stem, ending = _split(told)
-    mark = _mark_of(name)
-    return _cut(stem, LONGEST - len(mark) - len(os.fsencode(ending))) + mark + ending
+    return fitting(name) if told == name else _with_digest(told, name, LONGEST)
 
 
 def fitting(name: str, room: int = LONGEST) -> str:
     """Return a name of at most ``room`` bytes: a longer one loses its middle, and its digest keeps it apart."""
     if len(os.fsencode(name)) <= room:
         return name
-    mark = _mark_of(name)
-    stem, ending = _split(name)
-    return _cut(stem, room - len(mark) - len(os.fsencode(ending))) + mark + ending
+    return _with_digest(name, name, room)
 
 
 def numbered(name: str, number: int, room: int = LONGEST) -> str:
@@ -48,8 +42,11 @@ def numbered(name: str, number: int, room: int = LONGEST) -> str:
     return f"{stem}-{number}{ending}"
 
 
-def _mark_of(name: str) -> str:
-    return "~" + hashlib.sha256(os.fsencode(name)).hexdigest()[:_MARK]
+def _with_digest(told: str, name: str, room: int) -> str:
+    """Return what is told of a name, cut to leave room for a digest of the name itself."""
+    mark = "~" + hashlib.sha256(os.fsencode(name)).hexdigest()[:_MARK]
+    stem, ending = _split(told)
+    return _cut(stem, room - len(mark) - len(os.fsencode(ending))) + mark + ending
 
 
 def _split(name: str) -> tuple[str, str]:

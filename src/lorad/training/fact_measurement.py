@@ -103,8 +103,7 @@ class FactMeasurement:
         questions = [each for each in examples if stands_alone(each.example)]
         self._examples = spread(questions, MOST_INDEXED)
         """What the session indexes, asks and fits to: a question whose example is not there would be a stranger."""
-        self._parent = parent
-        self._parent_facts = parent.facts if parent else {}
+        self._parent = parent or FactReport(facts={})
         self._new = {each.example.dataset for each in self._examples if each.is_new}
         self._asked = _in_turn(self._examples, parent.facts) if parent else _datasets(self._examples)
         self._slots = facts.all_slots(
@@ -153,17 +152,15 @@ class FactMeasurement:
         """Return what was found, and what was found before of the datasets whose turn it is not."""
         kept = {
             name: replace(told, sessions_ago=told.sessions_ago + 1, other_sessions_ago=_older(told))
-            for name, told in self._parent_facts.items()
+            for name, told in self._parent.facts.items()
         }
         both = {**kept, **asked}
         return {name: both[name] for name in _datasets(self._examples) if name in both}
 
     def _fit(self, finding: Finding) -> AnswerThresholds | None:
         known = [each.example for each in self._examples]
-        before = self._parent.thresholds if self._parent else None
-        fitting = ThresholdFitting(
-            finding, [VERSION], known, self._settings.max_false_share, before, self._asked
-        )
+        share, before = self._settings.max_false_share, self._parent.thresholds
+        fitting = ThresholdFitting(finding, [VERSION], known, share, before, self._asked)
         while fitting.step():
             pass
         return fitting.result()
@@ -190,15 +187,15 @@ class FactMeasurement:
 
     # -- asking
 
-    def _replies(self, questions: Sequence[_Question], found: AnswerThresholds | None) -> list[Reply | None]:
-        """Return how each question is answered as it is served; ``None`` where there is no index."""
+    def _replies(self, questions: Sequence[_Question], found: AnswerThresholds | None) -> list[Reply]:
+        """Return how each question is answered as it is served: by the weights, where there is no index."""
         if self._finding is None or found is None:
-            return [None] * len(questions)
+            return [Reply(mode="weights", messages=each.messages) for each in questions]
         finder = VersionFinder(self._finding, [VERSION], self._right)
         unknown = self._settings.refusal
         return [answering.reply(each.messages, finder, found, unknown_words=unknown) for each in questions]
 
-    def _alone(self, questions: Sequence[_Question], replies: Sequence[Reply | None]) -> dict[int, bool]:
+    def _alone(self, questions: Sequence[_Question], replies: Sequence[Reply]) -> dict[int, bool]:
         """Tell by question's number whether the weights alone give its fact; what is recalled need not be generated.
 
         Of old datasets other wordings are asked only where that is what is served: nothing else hangs on it, and it takes longest.
@@ -208,7 +205,7 @@ class FactMeasurement:
         for number, (question, reply) in enumerate(zip(questions, replies, strict=True)):
             if question.is_trained and self._right[question.example.id]:
                 right[number] = True
-            elif question.is_trained or self._carried(question) is None or _is_by_weights(reply):
+            elif question.is_trained or self._carried(question) is None or reply.mode == "weights":
                 left.append(number)
         tokenizer = self._stack.base.tokenizer
         prompts = {number: self._task.prompt(tokenizer, questions[number].messages) for number in left}
@@ -229,12 +226,12 @@ class FactMeasurement:
     def _carried(self, question: _Question) -> Score | None:
         """Return what the parent's papers say of a dataset in other words by the weights alone, where that need not be asked again."""
         dataset = question.example.dataset
-        known = self._parent_facts.get(dataset)
+        known = self._parent.facts.get(dataset)
         return known.other if known and dataset not in self._new else None
 
-    def _is_served(self, question: _Question, reply: Reply | None, alone: bool | None) -> bool:
+    def _is_served(self, question: _Question, reply: Reply, alone: bool | None) -> bool:
         """Tell whether the answer that is served gives the question's fact."""
-        if reply is None or reply.mode == "weights":
+        if reply.mode == "weights":
             return bool(alone)
         # asked as it was trained, what is recalled is the example's own answer; what is not is quoted
         said = as_line(reply.rests_on.target) if reply.rests_on else reply.text or ""
@@ -256,7 +253,7 @@ class FactMeasurement:
                 trained=score([alone[number] for number in trained]),
                 trained_served=score([served[number] for number in trained]),
                 other=asked or carried,
-                other_sessions_ago=0 if is_asked else _older(self._parent_facts[name]),
+                other_sessions_ago=0 if is_asked else _older(self._parent.facts[name]),
                 other_served=score([served[number] for number in others]) if others else None,
             )
         return found
@@ -282,8 +279,3 @@ def _in_turn(examples: Sequence[SessionExample], before: Mapping[str, FactRecall
 def _older(told: FactRecall) -> int:
     """Return how many sessions ago a dataset was asked in other words by the weights alone, a session later."""
     return told.other_sessions_ago + 1 if told.other else 0
-
-
-def _is_by_weights(reply: Reply | None) -> bool:
-    """Tell whether what is served is what the weights say."""
-    return reply is None or reply.mode == "weights"

@@ -100,7 +100,7 @@ def train(
     if not rehearsal.ended_by:  # a checkpoint may be of the last round
         _keep_lower_layers(model, material, plan, report)
         if below := lower_layers.of(model):
-            below.know(known)
+            below.know(known, [row for row in material.rows if isinstance(row, Encoded)])
         pack_tokens = _train_rounds(task, run, rounds, watcher, plan, group)
     returned_to = rehearsal.best_round if rehearsal.is_past_its_best() else None
     if returned_to:
