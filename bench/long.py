@@ -3,7 +3,7 @@
     python bench/long.py [--minutes 55] [--drops 100] [--tiny] [--fresh]
 
 Drops go into the inbox one after another, each with held-out wordings beside it; behind every tenth there is a night, in which a
-version that has drifted is refitted from the base. When the minutes are used up the daemon is stopped, whatever it does, and
+version that has drifted is consolidated, or refitted from the base. When the minutes are used up the daemon is stopped, whatever it does, and
 what there is is written, its figures named by the number of drops (``acc40``); run it again to go on: finished drops lie in
 ``cache/long/``, and a session that was cut off goes on from its checkpoint. ``--drops`` and ``--tiny`` (the tests' model, which learns
 nothing of this) are to see whether it works: in a home of their own, and nothing is written.
@@ -35,10 +35,10 @@ DAY = 10
 CYCLE = len(domains.DOMAINS)
 LOOKS_SECONDS = 2.0
 NIGHT_SECONDS = 15.0
-"""Without a refit in the queue for so long, none is wanted tonight."""
+"""Without a job of the night in the queue for so long, none is wanted."""
 BY_DAY = ("registry.keep=1000", "training.merge_adapters_on_save=false", "training.consolidate_at=null")
 ALL_THE_TIME = ("training.refit_hours=00:00-23:59",)
-NEVER = ("training.refit_at_drift=null",)
+NEVER = ("training.consolidate_at_drift=null", "training.refit_at_drift=null")
 TINY = (
     "tracks.chat.base=tiny",
     "planner.stopping.max_rounds=2",
@@ -52,8 +52,8 @@ TINY = (
 NOTES = (
     "All figures are of `drops` drops; a hundred take hours. Aims: acc100 >= 0.97, bwt100 >= -0.01, perplexity_rise100 <= 0.05, cost_ratio100 <= 2, fact_recall_served >= 0.95.",
     "seconds are a session's, from its start to its verdict; cost_ratio100 is the last one's to the first one's, cycle_ratio100 the",
-    "last five's to the first five's, so that the same domains stand on both sides as far as there are facts of each. Refits by",
-    "night are not in them: refit_seconds. What was refused counts as not recalled. fact_recall_served: other wordings than",
+    "last five's to the first five's, so that the same domains stand on both sides as far as there are facts of each. What is done by",
+    "night is not in them: night_seconds. What was refused counts as not recalled. fact_recall_served: other wordings than",
     "the trained one, asked as they are served, of up to 32 examples of each dataset, when its turn came last (decision 94).",
 )
 
@@ -140,15 +140,15 @@ class Long:
         )
 
     def _sleep(self, client: Client, minutes: Minutes) -> dict[str, Any]:
-        """Let the night pass: until no refit is under way, and none was queued for some seconds."""
+        """Let the night pass: until nothing is under way, and nothing was queued for some seconds."""
         quiet = 0.0
         while quiet < NIGHT_SECONDS:
             minutes.wait()
             quiet = 0.0 if self._jobs(client, "memory", OPEN_JOBS) else quiet + LOOKS_SECONDS
-        refits = [job for job in self._jobs(client, "memory") if job["ended_at"]]
-        new = refits[: len(refits) - sum(len(night["jobs"]) for night in self.nights)]
+        ended = [job for job in self._jobs(client, "memory") if job["ended_at"]]
+        new = ended[: len(ended) - sum(len(night["jobs"]) for night in self.nights)]
         return {
-            "jobs": [{key: job[key] for key in ("id", "state", "reason")} for job in new],
+            "jobs": [{key: job[key] for key in ("id", "kind", "state", "reason")} for job in new],
             "seconds": sum(job["ended_at"] - (job["started_at"] or job["ended_at"]) for job in new),
         }
 
@@ -180,6 +180,7 @@ def figures(names: Sequence[str], run: Long) -> dict[str, Any]:
     seconds = [line["seconds"] for line in lines]
     asked = [scores["other_served"] for scores in last["facts"].values() if scores.get("other_served")]
     total = sum(score["total"] for score in asked)
+    nightly = [job for night in run.nights for job in night["jobs"]]
     return {
         f"acc{count}": _rounded(kept.acc),
         f"bwt{count}": _rounded(kept.bwt),
@@ -189,8 +190,8 @@ def figures(names: Sequence[str], run: Long) -> dict[str, Any]:
         "fact_recall_served": _rounded(sum(score["right"] for score in asked) / total if total else None),
         "drops": count,
         "seconds": round(sum(seconds)),
-        "refit_seconds": round(sum(night["seconds"] for night in run.nights)),
-        "refits": sum(len(night["jobs"]) for night in run.nights),
+        "night_seconds": round(sum(night["seconds"] for night in run.nights)),
+        **{f"{kind}s": sum(job["kind"] == kind for job in nightly) for kind in ("consolidate", "refit")},
         "refused": sum(line["state"] != "promoted" for line in lines),
         **{f"drops_{name}": many for name, many in Counter(name.partition("-")[2] for name in names).items()},
     }

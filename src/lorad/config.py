@@ -225,11 +225,14 @@ class TrainingSettings(Section):
     """Maximum rank of the whole adapter; a session that would exceed it truncates the parent's first."""
     consolidate_at: TimeOfDay | None = "03:00"
     """Local time of day at which an adapter of more than half of ``max_rank`` is consolidated; ``None``: never."""
+    consolidate_at_drift: Share | None = 0.2
+    """Share of ``judge.max_perplexity_rise`` that the serving version may have used up before what its rows do not need of that is taken
+    out of its adapter, in ``refit_hours`` and while nothing else is to do: minutes, where a refit takes hours; ``None`` or 0: never."""
     refit_at_drift: Share | None = 0.5
     """Share of ``judge.max_perplexity_rise`` that the serving version may have used up before everything is learned again from
     the base, by night and while nothing else is to do; ``None`` or 0: never."""
     refit_hours: HoursOfDay = "01:00-06:00"
-    """Local hours in which such a refit runs; one that is not done goes on in the next night."""
+    """Local hours in which both run; what is not done goes on in the next night."""
     merge_adapters_on_save: bool = True
     """Keep a merged copy of ``latest`` in ``models/<track>/merged``, if there is enough disk space."""
     max_seconds: Seconds = 6 * 3600

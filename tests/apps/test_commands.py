@@ -2,7 +2,7 @@
 
 import pytest
 import tiny
-from world import World, failed_with_checkpoints
+from world import SETTINGS, World, failed_with_checkpoints
 
 from lorad.errors import ConfigError, ProtocolError, RegistryError
 from lorad.serving.answers import Roles
@@ -94,6 +94,7 @@ def test_an_adapter_that_has_grown_is_made_smaller_at_night(world):
     assert [(job.kind, job.dataset) for job in queued] == [("consolidate", "memory")]
     order = world.order()
     assert (order["kind"], order["plan"]["rank"], order["parent_version"]) == ("consolidate", 8, "v0.1")
+    assert order["plan"]["max_rank"] == SETTINGS.training.max_rank // 2
     assert len(files.read_lines(world.models.sessions[-1].folder / "old.jsonl")) == 4
     assert world.loop.commands.consolidate_idle(world.now) == []  # one is under way
 
@@ -328,6 +329,16 @@ def test_consolidating_what_is_small_says_that_nothing_would_be_gained(world):
 
     assert world.job().state is JobState.FAILED
     assert world.job().reason["code"] == "nothing_to_consolidate"
+
+
+def test_what_is_small_and_has_drifted_is_consolidated(world):
+    risen = SETTINGS.training.consolidate_at_drift * SETTINGS.judge.max_perplexity_rise
+    world.learn("doors.json", tiny.facts(4), rank=8, perplexity=10.0 * (1 + risen) + 0.01)
+    world.ledger.queue("chat", "memory", world.now, kind="consolidate")
+
+    world.pass_time()
+
+    assert world.job().state is JobState.TRAINING
 
 
 @pytest.mark.parametrize("value", [float("nan"), "\ud800", 10**23, float("inf")])

@@ -1,10 +1,10 @@
-"""By night what has drifted is learned again from the base, and everything else goes first."""
+"""By night what has drifted is consolidated, or learned again from the base, and everything else goes first."""
 
 import pytest
 import tiny
 from world import SETTINGS, World, told
 
-from lorad.apps.daemon.refitting import Hours, Standing, is_wanted, yields_to
+from lorad.apps.daemon.refitting import Hours, Standing, wanted, yields_to
 from lorad.records import Job
 from lorad.states import JobState
 from lorad.storage import files
@@ -13,9 +13,16 @@ NIGHT, DAY = 2 * 3600.0, 12 * 3600.0
 DRIFTED = 10.0 * (1 + 0.6 * SETTINGS.judge.max_perplexity_rise)
 
 
+def without(*names):
+    """Return the settings with some of training's turned off."""
+    changed = SETTINGS.training.model_copy(update=dict.fromkeys(names))
+    return SETTINGS.model_copy(update={"training": changed})
+
+
 @pytest.fixture
 def world(tmp_path):
-    made = World(tmp_path)
+    """A home in which nothing is consolidated by night, but refitted."""
+    made = World(tmp_path, without("consolidate_at_drift"))
     made.now = DAY
     yield made
     made.database.close()
@@ -48,23 +55,30 @@ def test_hours_may_go_past_midnight(text, inside, outside):
 
 
 @pytest.mark.parametrize(
-    ("standing", "at_drift", "wanted"),
+    ("standing", "found"),
     [
-        (Standing(drift=0.5, made_by=3), 0.5, True),
-        (Standing(drift=0.49, made_by=3), 0.5, False),
-        (Standing(drift=1.0, made_by=3), None, False),
-        (Standing(drift=1.0, made_by=3), 0.0, False),
-        (Standing(drift=1.0, made_by=3, last_refit=2), 0.5, True),
-        (Standing(drift=1.0, made_by=3, last_refit=3), 0.5, False),  # it is a refit, and drifted all the same
-        (Standing(drift=1.0, made_by=3, last_refit=4), 0.5, False),  # in vain
-        (Standing(drift=1.0, made_by=0), 0.5, True),  # of a version from outside
-        (Standing(drift=1.0, made_by=0, last_refit=1), 0.5, False),
+        (Standing(drift=0.19, learned_by=3), None),
+        (Standing(drift=0.2, learned_by=3), "consolidate"),
+        (Standing(drift=1.0, learned_by=3), "consolidate"),  # what takes minutes goes first
+        (Standing(drift=1.0, learned_by=3, last_consolidation=2, last_refit=2), "consolidate"),
+        (Standing(drift=0.2, learned_by=3, last_consolidation=4), None),  # it drifted all the same
+        (Standing(drift=0.5, learned_by=3, last_consolidation=4), "refit"),
+        (Standing(drift=0.5, learned_by=3, last_consolidation=4, last_refit=2), "refit"),
+        (Standing(drift=1.0, learned_by=3, last_consolidation=4, last_refit=5), None),  # in vain
+        (Standing(drift=1.0, learned_by=3, last_consolidation=2, last_refit=5), "consolidate"),
+        (Standing(drift=0.5, learned_by=0), "consolidate"),  # of a version from outside
+        (Standing(drift=0.5, learned_by=0, last_consolidation=1), "refit"),
     ],
 )
-def test_a_refit_is_wanted_where_a_version_has_drifted_and_none_was_made_of_what_it_knows(
-    standing, at_drift, wanted
-):
-    assert is_wanted(standing, at_drift) is wanted
+def test_what_is_wanted_is_the_cheapest_that_was_not_tried_since_something_was_learned(standing, found):
+    assert wanted(standing, 0.2, 0.5) == found
+
+
+@pytest.mark.parametrize("off", [None, 0.0])
+def test_what_is_turned_off_is_not_wanted(off):
+    assert wanted(Standing(drift=1.0, learned_by=3), off, off) is None
+    assert wanted(Standing(drift=1.0, learned_by=3), off, 0.5) == "refit"
+    assert wanted(Standing(drift=1.0, learned_by=3, last_consolidation=4), 0.2, off) is None
 
 
 def test_a_refit_makes_room_for_any_other_job_and_for_the_day():
@@ -115,8 +129,7 @@ def test_nothing_is_refitted_by_day_or_without_drift_or_beside_other_work(world)
 
 
 def test_turned_off_nothing_is_refitted(tmp_path):
-    training = SETTINGS.training.model_copy(update={"refit_at_drift": None})
-    world = World(tmp_path, SETTINGS.model_copy(update={"training": training}))
+    world = World(tmp_path, without("refit_at_drift", "consolidate_at_drift"))
     world.learn("doors.json", tiny.facts(4), perplexity=DRIFTED)
     world.now = 86_400 + NIGHT
 
@@ -224,3 +237,55 @@ def test_a_person_who_retries_it_does_not_wait_for_the_night(drifted):
     drifted.pass_time()
 
     assert running(drifted).id == refit.id
+
+
+# consolidating
+
+
+@pytest.fixture
+def nightly(tmp_path):
+    """A home with the settings as they are, whose version has drifted, at night."""
+    made = World(tmp_path)
+    made.now = DAY
+    made.learn("doors.json", tiny.facts(4), perplexity=DRIFTED)
+    made.now = 86_400 + NIGHT
+    yield made
+    made.database.close()
+
+
+def test_by_night_what_has_drifted_is_consolidated_at_its_rank_and_once(nightly):
+    nightly.pass_time()
+
+    # Then the version goes on, with all of the rank that it may have, though it is small
+    assert (running(nightly).kind, running(nightly).is_nightly) == ("consolidate", True)
+    order = nightly.order()
+    assert (order["parent_version"], order["plan"]["max_rank"]) == ("v0.1", SETTINGS.training.max_rank)
+    (event,) = told(nightly, "consolidating")
+    assert (event["track"], event["drift"]) == ("chat", 0.6)
+
+    nightly.models.sessions[-1].end(perplexity=10.0 * (1 + 0.3 * SETTINGS.judge.max_perplexity_rise))
+    nightly.pass_time()
+    assert nightly.registry.latest == "v0.2"
+    nightly.pass_time()
+    assert running(nightly) is None  # 0.3 is what its rows need
+
+
+def test_where_that_is_not_enough_or_in_vain_it_is_learned_anew_and_that_is_all(nightly):
+    for kind, result in (("consolidate", {"recall": 0.1}), ("refit", {"perplexity": DRIFTED})):
+        nightly.pass_time()
+        assert running(nightly).kind == kind
+        nightly.models.sessions[-1].end(**result)
+        nightly.pass_time()
+
+    nightly.pass_time()
+    assert running(nightly) is None
+
+
+def test_a_refit_that_waits_goes_where_a_consolidation_is_wanted_first(nightly):
+    refit = nightly.ledger.queue("chat", "memory", nightly.now, kind="refit", settings={"nightly": True})
+
+    nightly.pass_time()
+    nightly.pass_time()
+
+    assert nightly.ledger.job(refit.id).state is JobState.CANCELLED
+    assert running(nightly).kind == "consolidate"

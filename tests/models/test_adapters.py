@@ -449,6 +449,81 @@ def test_consolidating_is_the_best_approximation_and_says_its_error(rank, kept, 
     assert error == pytest.approx(float(best), abs=1e-5)
 
 
+def moments(inputs):
+    """Return the mean of ``x x^T`` of inputs [tokens, in]."""
+    return inputs.double().T @ inputs.double() / len(inputs)
+
+
+def objective(delta, adapter, of_rows, of_texts):
+    """Return what attenuating makes as small as it can be."""
+    off = delta.double() - adapter.delta("layer").double()
+    texts = (delta.double() @ of_texts * delta).sum()
+    return float((off @ of_rows * off).sum() + adapters.TEXTS_WEIGHT * texts)
+
+
+@settings(max_examples=20, deadline=None)
+@given(rank=st.integers(1, 8), kept=st.integers(1, 10), seed=st.integers(0, 999))
+def test_attenuating_is_the_best_of_its_rank_and_says_what_rows_lose(rank, kept, seed):
+    torch.manual_seed(seed)
+    adapter = adapters.Adapter({"layer": (torch.randn(rank, 10), torch.randn(14, rank))})
+    of_rows, of_texts = (moments(torch.randn(40, 10) * torch.rand(10)) for _ in range(2))
+
+    found, error = adapters.attenuate(adapter, {"layer": of_rows}, {"layer": of_texts}, kept)
+
+    # Then no other delta of this rank does better: a truncation, or one that is a little different
+    delta = found.delta("layer")
+    least = objective(delta, adapter, of_rows, of_texts)
+    others = [adapters.consolidate(adapter, kept)[0]]
+    for _ in range(4):
+        a, b = found.factors["layer"]
+        others.append(
+            adapters.Adapter(
+                {
+                    "layer": (
+                        a + 0.05 * torch.randn_like(a) * a.std(),
+                        b + 0.05 * torch.randn_like(b) * b.std(),
+                    )
+                }
+            )
+        )
+    assert found.rank <= kept
+    assert all(
+        least <= objective(other.delta("layer"), adapter, of_rows, of_texts) * 1.0001 for other in others
+    )
+    off, whole = (each.double() for each in (delta - adapter.delta("layer"), adapter.delta("layer")))
+    lost = ((off @ of_rows * off).sum() / (whole @ of_rows * whole).sum()).sqrt()
+    assert error == pytest.approx(float(lost), abs=1e-5)
+
+
+def test_attenuating_keeps_what_is_said_of_rows_and_takes_out_what_is_said_of_other_texts():
+    # Given rows and texts that have no direction in common, of sizes that float32 tells apart only one by one
+    torch.manual_seed(0)
+    adapter = adapters.Adapter({"layer": (torch.randn(3, 8), torch.randn(5, 3))})
+    rows = torch.cat([1000 * torch.randn(30, 1), torch.randn(30, 3), torch.zeros(30, 4)], dim=1)
+    texts = torch.cat([torch.zeros(30, 4), torch.randn(30, 3), torch.zeros(30, 1)], dim=1)
+
+    found, error = adapters.attenuate(adapter, {"layer": moments(rows)}, {"layer": moments(texts)}, 3)
+
+    def said(adapter, inputs):
+        return inputs @ adapter.delta("layer").T
+
+    assert error < 1e-4
+    assert torch.allclose(said(found, rows), said(adapter, rows), rtol=1e-3, atol=0.05)
+    assert said(found, texts).abs().max() < 1e-3
+    assert said(adapter, texts).abs().max() > 1
+
+
+def test_attenuating_to_a_rank_with_no_texts_beside_loses_what_a_truncation_of_outputs_does():
+    torch.manual_seed(1)
+    adapter = adapters.Adapter({"layer": (torch.randn(6, 8), torch.randn(9, 6))})
+    rows = torch.randn(50, 8) * torch.tensor([9.0, 5, 3, 1, 1, 1, 0.1, 0.1])
+
+    _, error = adapters.attenuate(adapter, {"layer": moments(rows)}, {"layer": torch.zeros(8, 8)}, 2)
+
+    outputs = torch.linalg.svdvals((rows @ adapter.delta("layer").T).double())
+    assert error == pytest.approx(float(outputs[2:].norm() / outputs.norm()), rel=1e-3)
+
+
 def test_consolidating_within_the_rank_loses_nothing(base_folder):
     adapter = random_adapter(load(base_folder).model, 4, 6)
 

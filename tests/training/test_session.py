@@ -18,7 +18,7 @@ from lorad import records
 from lorad.config import Settings
 from lorad.errors import SampleError, TrainingError
 from lorad.evaluation import metrics
-from lorad.models import adapters, bases, lower_layers, peft_io, quantized
+from lorad.models import adapters, bases, lower_layers, peft_io, quantized, second_moments
 from lorad.records import Evaluation, Example, SessionSpec, Verdict
 from lorad.storage import files
 from lorad.storage.memory import Recalled
@@ -171,19 +171,41 @@ def test_above_the_rank_limit_the_parent_is_truncated_and_training_mends_it(base
     assert found.scores["doors"].recall == 1.0
 
 
-def test_consolidating_halves_the_limit_and_mends_what_it_breaks(base, first, tmp_path):
+def test_consolidating_takes_out_what_rows_do_not_need_and_mends_what_that_breaks(base, first, tmp_path):
     old = tiny.facts(4, "doors")
-    plan = replace(PLAN, rank=2, alpha=4, max_rank=12)
+    plan = replace(PLAN, rank=2, alpha=4, max_rank=6)
 
     order(
         base, tmp_path, [], old, parent=first / "candidate", plan=plan, kind="consolidate", dataset="memory"
     ).run()
 
     found, result = evaluation(tmp_path)
-    assert peft_io.read_adapter(tmp_path / "candidate").rank == 6
-    assert any("truncated to rank 4" in note for note in found.notes)
+    assert peft_io.read_adapter(tmp_path / "candidate").rank == 6  # at most 4 of them the parent's
+    assert any("was taken out of it as far as its 4 rows allow" in note for note in found.notes)
+    assert found.truncation_error > 0
     assert found.scores["doors"].recall == 1.0
     assert result["verdict"]["promote"], result["verdict"]["reasons"]
+
+
+def test_what_a_consolidation_begins_with_changes_general_texts_less(base, first, tmp_path):
+    old = tiny.facts(4, "doors")
+    made = order(base, tmp_path, [], old, parent=first / "candidate", kind="consolidate", dataset="memory")
+    parent = peft_io.read_adapter(first / "candidate")
+
+    pristine = made._pristine()
+    pristine, found, changed = made._attenuate(pristine, parent, made._examples(pristine))
+
+    texts = [each.row for each in made._general(pristine).trained]
+    arriving = second_moments.of_texts(pristine.model, list(parent.factors), texts)
+
+    def disturbance(adapter):
+        return sum(
+            float((adapter.delta(name).double() @ moments * adapter.delta(name)).sum())
+            for name, moments in arriving.items()
+        )
+
+    assert 0 < changed < 0.5
+    assert disturbance(found) < 0.8 * disturbance(parent)
 
 
 def test_what_does_not_pass_is_repaired_and_then_refitted(base, first, tmp_path):
@@ -681,6 +703,27 @@ def test_its_papers_say_the_form_and_no_merged_copy_is_made(quantized_first):
     assert any(
         f"no merged copy: the version was judged on the base in {form}" in note for note in found.notes
     )
+
+
+def test_a_consolidation_on_it_attenuates_what_lies_beside_its_weights(base, quantized_first, tmp_path):
+    folder, form = quantized_first
+    plan = replace(PLAN, rank=2, alpha=4, max_rank=6, quantization=form)
+
+    order(
+        base,
+        tmp_path,
+        [],
+        tiny.facts(4, "doors"),
+        parent=folder / "candidate",
+        plan=plan,
+        kind="consolidate",
+        dataset="memory",
+    ).run()
+
+    found, result = evaluation(tmp_path)
+    assert any("as far as its 4 rows allow" in note for note in found.notes)
+    assert peft_io.read_adapter(tmp_path / "candidate").rank == 6
+    assert result["verdict"]["promote"], result["verdict"]["reasons"]
 
 
 def test_the_next_session_on_it_keeps_the_parents_weights_beside_its_own(base, quantized_first, tmp_path):

@@ -8,6 +8,7 @@ are quantised are never merged into: merge first, quantise once. What never live
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
@@ -18,6 +19,11 @@ from torch import Tensor, nn
 from lorad.errors import RegistryError
 from lorad.models import quantized
 from lorad.models.bases import HARMLESS
+
+TEXTS_WEIGHT = 0.2
+"""What general texts weigh beside taught rows, a token each, where an adapter is attenuated (decision 100)."""
+ALONE = 1e-6
+"""Of its own, that each input weighs more by itself: what never arrives has an inverse too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,49 @@ def consolidate(adapter: Adapter, rank: int) -> tuple[Adapter, float]:
         lost += float((s[kept:] ** 2).sum())
         total += float((s**2).sum())
     return replace(adapter, factors=factors), (lost / total) ** 0.5 if total else 0.0
+
+
+def attenuate(
+    adapter: Adapter,
+    of_rows: Mapping[str, Tensor],
+    of_texts: Mapping[str, Tensor],
+    rank: int,
+    weight: float = TEXTS_WEIGHT,
+) -> tuple[Adapter, float]:
+    """Return the adapter of at most ``rank`` that says of rows what this one says, and changes other texts the least.
+
+    ``of_rows`` and ``of_texts`` are what arrives at each module, as second moments [in, in] F and G (``second_moments``). Of all deltas
+    D' of this rank it has the one with the least ``|(D' - D) F^1/2|^2 + weight |D' G^1/2|^2``: ridge regression, of which general texts
+    are the ridge (as in MEMIT, Meng et al. 2023, eq. 14), and truncation where inputs weigh what they are (SVD-LLM, Wang et al. 2024).
+    The error is that of what it says of the rows, relative (Frobenius).
+    """
+    factors = {}
+    lost = total = 0.0
+    for name, pair in adapter.factors.items():
+        a, b = (factor.double() for factor in pair)
+        kept, disturbed = of_rows[name].double(), of_texts[name].double()
+        weighed = kept + weight * disturbed
+        own = weighed.diagonal()
+        weighed = weighed + torch.diag(ALONE * own.clamp_min(ALONE * own.mean().clamp_min(1e-30)))
+        root = torch.linalg.cholesky(weighed)
+        best = torch.cholesky_solve(kept @ a.T, root).T
+        q_b, r_b = torch.linalg.qr(b)
+        q_a, r_a = torch.linalg.qr((best @ root).T)
+        u, s, vh = torch.linalg.svd(r_b @ r_a.T)
+        few = min(rank, s.numel())
+        scale = s[:few].sqrt()
+        seen = scale[:, None] * (vh[:few] @ q_a.T)
+        new_a = torch.linalg.solve_triangular(root.T, seen.T, upper=True).T
+        new_b = (q_b @ u[:, :few]) * scale
+        factors[name] = (new_a.float(), new_b.float())
+        lost += _energy(torch.cat([new_a, a]), torch.cat([new_b, -b], dim=1), kept)
+        total += _energy(a, b, kept)
+    return replace(adapter, factors=factors), (max(0.0, lost) / total) ** 0.5 if total else 0.0
+
+
+def _energy(a: Tensor, b: Tensor, moments: Tensor) -> float:
+    """Return ``|B A M^1/2|^2`` of factors for inputs with these second moments M."""
+    return float(((b.T @ b) * (a @ moments @ a.T)).sum())
 
 
 @torch.no_grad()

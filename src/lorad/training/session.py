@@ -29,10 +29,10 @@ from lorad.config import AnsweringSettings, PlannerSettings, TrainingSettings
 from lorad.datasets import label_names
 from lorad.errors import ConfigError, TrainingError, TransientError, describe
 from lorad.evaluation import judge, metrics
-from lorad.models import adapters, bases, hardware, heads, peft_io, soft_targets
+from lorad.models import adapters, bases, hardware, heads, peft_io, second_moments, soft_targets
 from lorad.models.adapter_stack import AdapterStack
 from lorad.models.context import context_length
-from lorad.records import Evaluation, Plan, SessionSpec, Verdict
+from lorad.records import Encoded, Evaluation, Plan, SessionSpec, Verdict
 from lorad.storage import files, permissions
 from lorad.storage.busy_mark import FollowedMark
 from lorad.tasks import Generating, encode, find
@@ -114,9 +114,16 @@ class Session(BaseSession):
         """Make a candidate: train, measure, and mend it once or twice if it does not pass."""
         self._begin()
         parent = peft_io.read_adapter(Path(self.spec.parent)) if self.spec.parent else None
-        start = self._prepare(parent, self.spec.plan)
+        base = self._pristine()
+        examples = self._examples(base)
+        changed = 0.0
+        if parent is not None and self.spec.kind == "consolidate":
+            base, parent, changed = self._attenuate(base, parent, examples)
+        start = self._prepare(parent, self.spec.plan, base)
+        del base  # there is one, and it is the start's
+        start = replace(start, truncation=max(start.truncation, changed))
         self._known, self._known_general = self._known_rows(start.base, parent)
-        examples = self._ask_parent(start, self._examples(start.base), is_believed=self._is_parent_believed)
+        examples = self._ask_parent(start, examples, is_believed=self._is_parent_believed)
         taught = anew(examples) if self.spec.kind == "refit" else examples
         made = self._train(start, taught, self.spec.plan, self._checkpoints())
         del start  # or its base would be in memory beside the one that is judged
@@ -181,23 +188,23 @@ class Session(BaseSession):
 
     # -- before
 
-    def _prepare(self, parent: adapters.Adapter | None, plan: Plan) -> StartingModel:
-        """Load the pristine base and merge the parent into it, truncated first if the ranks would not fit.
+    def _prepare(
+        self, parent: adapters.Adapter | None, plan: Plan, base: bases.Base | None = None
+    ) -> StartingModel:
+        """Take the pristine base, or load it, and merge the parent into it, truncated first if the ranks would not fit.
 
         Truncating before training and not after it lets the training mend what the truncation broke.
         """
-        base = self._pristine()
+        base = base or self._pristine()
         general = self._general(base).trained  # the pristine base's, so before anything is merged into it
         truncation = 0.0
-        limit = plan.max_rank // 2 if self.spec.kind == "consolidate" else plan.max_rank
-        if parent is not None and parent.rank + plan.rank > limit:
-            parent, truncation = adapters.consolidate(parent, max(1, limit - plan.rank))
+        if parent is not None and parent.rank + plan.rank > plan.max_rank:
+            parent, truncation = adapters.consolidate(parent, max(1, plan.max_rank - plan.rank))
             self._notes.append(
                 f"the parent was truncated to rank {parent.rank}, relative error {truncation:.4f}"
             )
         if parent is not None and not base.is_quantized:
-            self._merged = list(parent.factors)
-            adapters.merge(base.model, parent)
+            self._merge(base, parent)
         if self._task.head.parts:
             labels, problem_type, splits_words = self._outputs(base, parent)
             heads.build(base.model, self._task.head, labels, problem_type, splits_words=splits_words)
@@ -205,6 +212,48 @@ class Session(BaseSession):
         is_laid = parent is not None and base.is_quantized
         beside = peft_io.lay(base.model, parent, self._task.head) if parent and is_laid else None
         return StartingModel(base, parent, truncation, general, beside)
+
+    def _merge(self, base: bases.Base, parent: adapters.Adapter) -> None:
+        self._merged = list(parent.factors)
+        adapters.merge(base.model, parent)
+
+    def _attenuate(
+        self, base: bases.Base, parent: adapters.Adapter, examples: Sequence[SessionExample]
+    ) -> tuple[bases.Base, adapters.Adapter, float]:
+        """Return the parent without what it changes of general texts and its rows do not need, and how much of what it says of them is lost.
+
+        In closed form, before training and not after it, which mends what it breaks. Rows are read with the parent, which is to be kept,
+        texts by the pristine base, which is to be left as it is; so it is handed back. A task without general texts keeps its parent as
+        it is, and truncates it where the ranks do not fit.
+        """
+        texts = [each.row for each in self._general(base).trained]
+        rows = [each.row for each in examples if isinstance(each.row, Encoded)]
+        if not texts or not rows:
+            return base, parent, 0.0
+        rank = max(1, self.spec.plan.max_rank - self.spec.plan.rank)
+        factors: dict[str, Any] = {}
+        changed = 0.0
+
+        def tell(done: int) -> None:
+            self.report({"phase": f"reading what is learned: {done} of {len(rows)} rows"})
+
+        for part in list(second_moments.parts(base.model, list(parent.factors))):
+            of_texts = second_moments.of_texts(base.model, part, texts)
+            if base.is_quantized:
+                peft_io.lay(base.model, parent, self._task.head)
+            else:
+                self._merge(base, parent)
+            of_rows = second_moments.of_rows(base.model, part, rows, tell)
+            own = replace(parent, factors={name: parent.factors[name] for name in part})
+            found, error = adapters.attenuate(own, of_rows, of_texts, rank)
+            factors |= found.factors
+            changed = max(changed, error)
+            base = self._pristine()
+        self._notes.append(
+            f"what the parent changes of general texts was taken out of it as far as its {len(rows)} rows allow; relative error of what it "
+            f"says of them {changed:.4f}"
+        )
+        return base, replace(parent, factors=factors), changed
 
     def _pristine(self) -> bases.Base:
         """Return the base as its files have it. It is loaded once; a later call takes out what training has put in."""

@@ -165,6 +165,6 @@ def forget(
 
 @app.command()
 def consolidate(ctx: typer.Context, track: Track = "chat", refit: Refit = False) -> None:
-    """Compress all that was learned into one small adapter."""
+    """Take out of the adapter what its rows do not need, and make a large one smaller; or learn everything again."""
     job = connect(ctx).consolidate(track, refit=refit)
     terminal.say(f"queued job {job.id}; wait for it with: lorad wait --job {job.id}")

@@ -91,7 +91,8 @@ class LearningLoop:
         self.refitting = Refitting(
             hours=hours,
             minute_of=minute_of,
-            at_drift=settings.training.refit_at_drift,
+            consolidate_at=settings.training.consolidate_at_drift,
+            refit_at=settings.training.refit_at_drift,
             limits=settings.judge,
             tracks=tracks,
             ledger=ledger,

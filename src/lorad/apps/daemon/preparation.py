@@ -13,7 +13,7 @@ from lorad.config import Settings
 from lorad.errors import TrainingError
 from lorad.evaluation import judge
 from lorad.models import embedders, lower_states
-from lorad.records import SCRATCH, Example, Job, SessionSpec
+from lorad.records import SCRATCH, Example, Job, Plan, SessionSpec
 from lorad.storage.memory import Recalled
 from lorad.track import Track
 from lorad.training import remaining, run_folder
@@ -51,12 +51,7 @@ class Preparation:
             base=str(track.base),
             parent=str(track.registry.path(grown_from)) if grown_from else None,
             parent_version=parent,
-            plan=self._models.plan(
-                track,
-                found.new or [item.example for item in found.old],
-                self._overrides(track, job, parent),
-                self._drift(track, grown_from),
-            ),
+            plan=self._plan(track, job, parent, found),
             settings={
                 "training": self._settings.training.model_dump(),
                 "judge": self._settings.judge.model_dump(),
@@ -70,6 +65,17 @@ class Preparation:
         folder = run_folder.of_job(track, job.id)
         folder.begin(spec, found.new, found.old)
         return folder
+
+    def _plan(self, track: Track, job: Job, parent: str | None, found: Materials) -> Plan:
+        """Return the job's plan; a consolidation halves the rank, but for one by night, which is about drift alone."""
+        decided = self._models.plan(
+            track,
+            found.new or [item.example for item in found.old],
+            self._overrides(track, job, parent),
+            self._drift(track, parent if job.kind != "refit" else None),
+        )
+        is_halved = job.kind == "consolidate" and not job.is_nightly
+        return replace(decided, max_rank=decided.max_rank // 2) if is_halved else decided
 
     def _pretraining(self, track: Track) -> dict[str, Any]:
         """Return how a whole model is trained; nothing for adapters, whose requests stay what they were."""
@@ -96,17 +102,23 @@ class Preparation:
             return {"learning_rate": self._settings.pretraining.learning_rate, **own}
         if job.kind != "consolidate":
             return own
-        self._require_large(track, parent)
+        self._require_gain(track, parent)
         # what mends a truncation is small, or nothing would be gained
         rank = max(1, self._settings.training.max_rank // 8)
         return {"rank": rank, "alpha": 2 * rank, **own}
 
-    def _require_large(self, track: Track, parent: str | None) -> None:
+    def _require_gain(self, track: Track, parent: str | None) -> None:
+        """Raise ``TrainingError`` where an adapter is neither large nor has drifted."""
         limit = self._settings.training.max_rank // 2
-        if parent and track.registry.rank(parent) <= limit:
+        drift = self._drift(track, parent)
+        if (
+            parent
+            and track.registry.rank(parent) <= limit
+            and drift < (self._settings.training.consolidate_at_drift or 1.0)
+        ):
             raise TrainingError(
-                f"{parent} has rank {track.registry.rank(parent)}, no more than {limit} (half of training.max_rank): "
-                "there is nothing to compress; use --refit to learn everything again",
+                f"{parent} has rank {track.registry.rank(parent)}, no more than {limit} (half of training.max_rank), and has used up "
+                f"{drift:.0%} of what perplexity may rise: there is nothing to gain; use --refit to learn everything again",
                 code="nothing_to_consolidate",
             )
 

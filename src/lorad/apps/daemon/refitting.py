@@ -1,9 +1,9 @@
-"""Refits from the base by night: what has drifted over many sessions is undone while nobody needs the machine.
+"""Drift is undone by night: what has drifted over many sessions is mended while nobody needs the machine.
 
-What lives here: when one is wanted, when it may run, and that it makes room for anything else. What never does: the measure
-of drift and the verdict (``evaluation.judge``), sessions (``sessions``).
+What lives here: whether a consolidation or a refit from the base is wanted, when it may run, and that it makes room for anything else.
+What never does: the measure of drift and the verdict (``evaluation.judge``), sessions (``sessions``).
 
-A refit that makes room is queued again and goes on from its last checkpoint, as long as nothing was learned meanwhile; then
+A consolidation takes minutes and goes first; only where what it leaves has drifted too far everything is learned anew. One that makes room is queued again and goes on from its last checkpoint, as long as nothing was learned meanwhile; then
 it is taken out of the queue, because a version that lacks the new would not be wanted, and a new one has its turn.
 """
 
@@ -24,6 +24,9 @@ from lorad.storage.ledger import Ledger
 from lorad.track import Track
 
 log = get_logger()
+
+DOING = {"consolidate": "consolidating", "refit": "refitting"}
+"""What events call a job of the night that was queued."""
 
 
 def minute_of_day(now: float) -> int:
@@ -54,51 +57,56 @@ class Hours:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """What decides whether a track's serving version is to be refitted."""
+    """What decides what is to be done about the drift of a track's serving version."""
 
     drift: float
     """Of what perplexity may rise, the share that is used up: 0 to 1."""
-    made_by: int
-    """The job that made the version; 0: none."""
+    learned_by: int
+    """The newest job of the track that has learned something, or has tried; 0: none."""
+    last_consolidation: int = 0
     last_refit: int = 0
-    """The newest refit of the track that has ended, well or badly; 0: none."""
+    """The newest such jobs of the track that have ended, well or badly; 0: none."""
 
 
-def is_wanted(standing: Standing, at_drift: float | None) -> bool:
-    """Tell whether a refit would be worth its time: it drifted, and was not refitted yet, nor in vain, as it stands."""
-    return (
-        bool(at_drift)
-        and standing.drift >= (at_drift or 0.0)
-        and standing.last_refit < max(1, standing.made_by)
-    )
+def wanted(standing: Standing, consolidate_at: float | None, refit_at: float | None) -> str | None:
+    """Return what would be worth its time: a version that drifted so far, and of which this was not tried yet since it learned."""
+    learned = max(1, standing.learned_by)
+    if consolidate_at and standing.drift >= consolidate_at and standing.last_consolidation < learned:
+        return "consolidate"
+    if refit_at and standing.drift >= refit_at and standing.last_refit < learned:
+        return "refit"
+    return None
 
 
 def yields_to(job: Job, jobs: Sequence[Job], *, is_time: bool) -> str | None:
-    """Return why a running refit makes room now, if it does."""
+    """Return why a running job of the night makes room now, if it does."""
     if any(other.id != job.id and not other.is_nightly for other in jobs):
         return "there is something to learn"
     return None if is_time else "the night is over"
 
 
 class Refitting:
-    """Queues refits and lets them make room; ``step`` can be repeated."""
+    """Queues consolidations and refits, and lets them make room; ``step`` can be repeated."""
 
     def __init__(
         self,
         *,
         hours: Hours,
         minute_of: Callable[[float], int],
-        at_drift: float | None,
+        consolidate_at: float | None,
+        refit_at: float | None,
         limits: JudgeSettings,
         tracks: Mapping[str, Track],
         ledger: Ledger,
         sessions: Sessions,
         state: LoopState,
     ) -> None:
-        """``limits`` say how far a version may drift, ``at_drift`` at which share of that it is refitted."""
+        """``limits`` say how far a version may drift, the other two at which share of that it is consolidated or refitted."""
         self._hours = hours
         self._minute_of = minute_of
-        self._at_drift = at_drift
+        self._consolidate_at = consolidate_at
+        self._refit_at = refit_at
+        self._least = min((share for share in (consolidate_at, refit_at) if share), default=None)
         self._limits = limits
         self._tracks = tracks
         self._ledger = ledger
@@ -112,7 +120,7 @@ class Refitting:
         return self._hours.holds(self._minute_of(now))
 
     def step(self, now: float, ticks: float) -> None:
-        """Let a running refit make room, drop those that are not wanted any more, queue one where all is idle."""
+        """Let what runs make room, drop what is not wanted any more, queue something where all is idle."""
         jobs = self._ledger.open_jobs()
         if self._state.running is not None:
             running = self._state.running[0]
@@ -130,7 +138,7 @@ class Refitting:
     def _withdraw_surplus(self, job: Job, now: float) -> None:
         track = self._tracks.get(job.track)
         standing = self._standing(track) if track else None
-        if standing and is_wanted(standing, self._at_drift) and job.id > standing.made_by:
+        if standing and self._wanted(standing) == job.kind and job.id > standing.learned_by:
             return
         with self._ledger.transaction():
             self._ledger.move_job(job, "cancel", now)
@@ -139,18 +147,22 @@ class Refitting:
         self._state.request_clean_up()
 
     def _queue_one(self, now: float) -> None:
-        """Queue the refit of the track that has drifted most, if any has drifted so far."""
+        """Queue what is wanted of the track that has drifted most, if any has drifted so far."""
         found = [(self._standing(track), track) for track in self._tracks.values()]
-        wanted = [
-            (each.drift, track.name) for each, track in found if each and is_wanted(each, self._at_drift)
+        asked = [
+            (each.drift, track.name, kind) for each, track in found if each and (kind := self._wanted(each))
         ]
-        if not wanted:
+        if not asked:
             return
-        drift, name = max(wanted)
+        drift, name, kind = max(asked)
+        doing = DOING[kind]
         with self._ledger.transaction():
-            job = self._ledger.queue(name, "memory", now, kind="refit", settings={Job.NIGHTLY: True})
-            self._ledger.record_event("refitting", now, track=name, job=job.id, drift=round(drift, 3))
-        log.info("refitting", track=name, job=job.id, drift=round(drift, 3))
+            job = self._ledger.queue(name, "memory", now, kind=kind, settings={Job.NIGHTLY: True})
+            self._ledger.record_event(doing, now, track=name, job=job.id, drift=round(drift, 3))
+        log.info(doing, track=name, job=job.id, drift=round(drift, 3))
+
+    def _wanted(self, standing: Standing) -> str | None:
+        return wanted(standing, self._consolidate_at, self._refit_at)
 
     def _standing(self, track: Track) -> Standing | None:
         """Return how a track's version stands; ``None`` where the base serves, or it has not drifted so far."""
@@ -160,14 +172,19 @@ class Refitting:
         key = (track.name, version)
         if key not in self._drifts:
             self._drifts[key] = self._measured(track, version)
-        if not self._at_drift or self._drifts[key] < self._at_drift:
+        if not self._least or self._drifts[key] < self._least:
             return None  # before the ledger is asked: this is looked at every second
-        refits = self._ledger.ended_jobs(track=track.name, kind="refit", limit=1)
         return Standing(
             drift=self._drifts[key],
-            made_by=int(track.registry.manifest(version)["job"] or 0),
-            last_refit=refits[0].id if refits else 0,
+            learned_by=self._last(track, "learn"),
+            last_consolidation=self._last(track, "consolidate"),
+            last_refit=self._last(track, "refit"),
         )
+
+    def _last(self, track: Track, kind: str) -> int:
+        """Return the number of the newest job of this kind that has ended; 0 where there is none."""
+        ended = self._ledger.ended_jobs(track=track.name, kind=kind, limit=1)
+        return ended[0].id if ended else 0
 
     def _measured(self, track: Track, version: str) -> float:
         try:
