@@ -103,6 +103,13 @@ def test_a_refit_trains_all_rows():
     assert expected(papers(0, 100), new=25, total=100)["training"] == 15.0
 
 
+def test_what_a_consolidation_mends_is_no_refit():
+    found = expected(papers(25, 75), new=0, total=400, kind="consolidate")
+
+    assert found["training"] == expected(papers(25, 75), new=25, total=100)["training"]
+    assert found["judging"] == expected(papers(25, 75), new=0, total=400)["judging"]
+
+
 @pytest.mark.parametrize("old", [{}, {"training": {}}, {"training": {"parts": {"loading": "long"}}}])
 def test_papers_that_do_not_tell_give_no_estimate(old):
     assert expected(old, 25, 25) == {}

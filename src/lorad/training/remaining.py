@@ -80,10 +80,11 @@ class Remaining:
         return {part: round(found.get(part, 0.0), 2) for part in PARTS}
 
 
-def expected(papers: Mapping[str, Any], new: int, total: int) -> dict[str, float]:
+def expected(papers: Mapping[str, Any], new: int, total: int, kind: str = "learn") -> dict[str, float]:
     """Return how long each part takes a session of so many rows, by the papers of one before it; nothing where they do not tell.
 
-    Training goes by the rows that are new (all of them in a refit), judging by all.
+    Training goes by the rows that are new (all of them in a refit), judging by all. What a consolidation mends takes about as long as the
+    session before it.
     """
     try:
         parts = {part: float(papers["training"]["parts"][part]) for part in PARTS}
@@ -91,6 +92,6 @@ def expected(papers: Mapping[str, Any], new: int, total: int) -> dict[str, float
     except (KeyError, TypeError, ValueError):
         return {}
     then_total = max(1, then_new + then_old)
-    trained = (new or total) / (then_new or then_total)
+    trained = 1.0 if kind == "consolidate" else (new or total) / (then_new or then_total)
     by_part = {"testing": trained, "training": trained, "judging": total / then_total}
     return {part: seconds * by_part.get(part, 1.0) for part, seconds in parts.items()}

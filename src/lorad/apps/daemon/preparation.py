@@ -57,7 +57,7 @@ class Preparation:
                 "judge": self._settings.judge.model_dump(),
                 "answering": self._answering(track),
                 "lower_states": str(track.registry.folder / lower_states.FOLDER / lower_states.FILE),
-                "pace": _pace(track, parent, found),
+                "pace": _pace(track, parent, found, job.kind),
                 **self._pretraining(track),
                 "resolved": self._settings.model_dump(mode="json"),
             },
@@ -123,7 +123,7 @@ class Preparation:
             )
 
 
-def _pace(track: Track, parent: str | None, found: Materials) -> dict[str, float]:
+def _pace(track: Track, parent: str | None, found: Materials, kind: str) -> dict[str, float]:
     """Return how long the parts of this session are expected to take, by its parent's papers."""
     if parent is None:
         return {}
@@ -131,7 +131,7 @@ def _pace(track: Track, parent: str | None, found: Materials) -> dict[str, float
         told = papers.read_metadata(track.registry.path(parent))
     except (OSError, ValueError):
         return {}
-    return remaining.expected(told, len(found.new), len(found.new) + len(found.old))
+    return remaining.expected(told, len(found.new), len(found.new) + len(found.old), kind)
 
 
 def materials(track: Track, job: Job, lineage: Sequence[str]) -> Materials:
