@@ -225,9 +225,9 @@ class TrainingSettings(Section):
     """Maximum rank of the whole adapter; a session that would exceed it truncates the parent's first."""
     consolidate_at: TimeOfDay | None = "03:00"
     """Local time of day at which an adapter of more than half of ``max_rank`` is consolidated; ``None``: never."""
-    consolidate_at_drift: Share | None = 0.2
+    consolidate_at_drift: Share | None = 0.3
     """Share of ``judge.max_perplexity_rise`` that the serving version may have used up before what its rows do not need of that is taken
-    out of its adapter, in ``refit_hours`` and while nothing else is to do: minutes, where a refit takes hours; ``None`` or 0: never."""
+    out of its adapter, in ``refit_hours`` and while nothing else is to do: one reading of all rows and some rounds; ``None`` or 0: never."""
     refit_at_drift: Share | None = 0.5
     """Share of ``judge.max_perplexity_rise`` that the serving version may have used up before everything is learned again from
     the base, by night and while nothing else is to do; ``None`` or 0: never."""

@@ -437,6 +437,8 @@ class Job:
     """One drop's way to a version."""
 
     NIGHTLY: ClassVar[str] = "nightly"
+    FOR_DRIFT: ClassVar[str] = "for_drift"
+    """Set in a consolidation's settings: at the rank that it may have, and retried alike."""
     """In its settings: it runs by night and makes room for any other job."""
 
     id: int
@@ -653,6 +655,8 @@ def training_inputs(spec: Mapping[str, Any]) -> dict[str, Any]:
             "executor",
             "rendezvous",
             "ray_address",
+            "consolidate_at",
+            "consolidate_at_drift",
             "refit_at_drift",
             "refit_hours",
         }

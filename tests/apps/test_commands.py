@@ -333,7 +333,7 @@ def test_consolidating_what_is_small_says_that_nothing_would_be_gained(world):
 
 def test_what_is_small_and_has_drifted_is_consolidated(world):
     risen = SETTINGS.training.consolidate_at_drift * SETTINGS.judge.max_perplexity_rise
-    world.learn("doors.json", tiny.facts(4), rank=8, perplexity=10.0 * (1 + risen) + 0.01)
+    world.learn("doors.json", tiny.facts(4), rank=8, perplexity=10.0 * (1 + risen) + 0.1)
     world.ledger.queue("chat", "memory", world.now, kind="consolidate")
 
     world.pass_time()

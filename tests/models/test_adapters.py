@@ -458,7 +458,8 @@ def objective(delta, adapter, of_rows, of_texts):
     """Return what attenuating makes as small as it can be."""
     off = delta.double() - adapter.delta("layer").double()
     texts = (delta.double() @ of_texts * delta).sum()
-    return float((off @ of_rows * off).sum() + adapters.TEXTS_WEIGHT * texts)
+    lift = adapters.RARELY * (of_rows + adapters.TEXTS_WEIGHT * of_texts).diagonal().median()
+    return float((off @ of_rows * off).sum() + lift * off.square().sum() + adapters.TEXTS_WEIGHT * texts)
 
 
 @settings(max_examples=20, deadline=None)
@@ -509,8 +510,22 @@ def test_attenuating_keeps_what_is_said_of_rows_and_takes_out_what_is_said_of_ot
 
     assert error < 1e-4
     assert torch.allclose(said(found, rows), said(adapter, rows), rtol=1e-3, atol=0.05)
-    assert said(found, texts).abs().max() < 1e-3
+    assert said(found, texts).abs().max() < 0.02
     assert said(adapter, texts).abs().max() > 1
+
+
+def test_attenuating_leaves_alone_what_hardly_ever_arrives():
+    # Given an input that a layer norm has all but taken out, and that what is said of the rows would profit from a little
+    torch.manual_seed(2)
+    adapter = adapters.Adapter({"layer": (torch.randn(3, 8), torch.randn(5, 3))})
+    sizes = torch.tensor([3.0, 2, 1, 1, 1, 1, 1, 1e-5])
+    rows, texts = torch.randn(200, 8) * sizes, torch.randn(200, 8) * sizes
+    rows[:, 7] += 1e-5 * rows[:, 0]
+
+    found, _ = adapters.attenuate(adapter, {"layer": moments(rows)}, {"layer": moments(texts)}, 3)
+
+    assert found.delta("layer")[:, 7].norm() < 2 * adapter.delta("layer")[:, 7].norm()
+    assert found.delta("layer").norm() < 2 * adapter.delta("layer").norm()
 
 
 def test_attenuating_to_a_rank_with_no_texts_beside_loses_what_a_truncation_of_outputs_does():
@@ -521,7 +536,7 @@ def test_attenuating_to_a_rank_with_no_texts_beside_loses_what_a_truncation_of_o
     _, error = adapters.attenuate(adapter, {"layer": moments(rows)}, {"layer": torch.zeros(8, 8)}, 2)
 
     outputs = torch.linalg.svdvals((rows @ adapter.delta("layer").T).double())
-    assert error == pytest.approx(float(outputs[2:].norm() / outputs.norm()), rel=1e-3)
+    assert error == pytest.approx(float(outputs[2:].norm() / outputs.norm()), rel=0.01)
 
 
 def test_consolidating_within_the_rank_loses_nothing(base_folder):

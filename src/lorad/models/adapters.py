@@ -22,8 +22,8 @@ from lorad.models.bases import HARMLESS
 
 TEXTS_WEIGHT = 0.2
 """What general texts weigh beside taught rows, a token each, where an adapter is attenuated (decision 100)."""
-ALONE = 1e-6
-"""Of its own, that each input weighs more by itself: what never arrives has an inverse too."""
+RARELY = 1e-3
+"""Of what usually arrives at an input (the median), that is added to what arrives with rows: what hardly ever arrives does not grow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +105,18 @@ def attenuate(
     ``of_rows`` and ``of_texts`` are what arrives at each module, as second moments [in, in] F and G (``second_moments``). Of all deltas
     D' of this rank it has the one with the least ``|(D' - D) F^1/2|^2 + weight |D' G^1/2|^2``: ridge regression, of which general texts
     are the ridge (as in MEMIT, Meng et al. 2023, eq. 14), and truncation where inputs weigh what they are (SVD-LLM, Wang et al. 2024).
-    The error is that of what it says of the rows, relative (Frobenius).
+    A little of each direction is added to F, so that where hardly anything arrives the adapter stays as it is. The error is that of what it says of the rows, relative (Frobenius).
     """
     factors = {}
     lost = total = 0.0
     for name, pair in adapter.factors.items():
         a, b = (factor.double() for factor in pair)
-        kept, disturbed = of_rows[name].double(), of_texts[name].double()
-        weighed = kept + weight * disturbed
-        own = weighed.diagonal()
-        weighed = weighed + torch.diag(ALONE * own.clamp_min(ALONE * own.mean().clamp_min(1e-30)))
+        arriving, disturbed = of_rows[name].double(), of_texts[name].double()
+        kept, weighed = arriving.clone(), arriving + weight * disturbed
+        # what hardly arrives with either is nobody's: there the adapter stays as it is
+        lift = RARELY * weighed.diagonal().median().clamp_min(1e-30)
+        for moments in (kept, weighed):
+            moments.diagonal().add_(lift)
         root = torch.linalg.cholesky(weighed)
         best = torch.cholesky_solve(kept @ a.T, root).T
         q_b, r_b = torch.linalg.qr(b)
@@ -126,8 +128,8 @@ def attenuate(
         new_a = torch.linalg.solve_triangular(root.T, seen.T, upper=True).T
         new_b = (q_b @ u[:, :few]) * scale
         factors[name] = (new_a.float(), new_b.float())
-        lost += _energy(torch.cat([new_a, a]), torch.cat([new_b, -b], dim=1), kept)
-        total += _energy(a, b, kept)
+        lost += _energy(torch.cat([new_a, a]), torch.cat([new_b, -b], dim=1), arriving)
+        total += _energy(a, b, arriving)
     return replace(adapter, factors=factors), (max(0.0, lost) / total) ** 0.5 if total else 0.0
 
 

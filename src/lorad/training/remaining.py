@@ -12,6 +12,7 @@ PART_OF = {
     "loading": "loading",
     "recording": "loading",
     "packing": "loading",
+    "attenuating": "testing",
     "training": "training",
     "repairing": "training",
     "refitting": "training",

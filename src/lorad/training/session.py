@@ -8,7 +8,7 @@ Its only result is the folder: ``progress.jsonl`` while it runs, ``candidate/`` 
 touches the ledger, the versions or the inbox, so that killing it loses nothing but time. Where it is handed a mark
 (``storage.busy_mark``), it waits while questions are answered.
 
-    base + parent, merged exactly (on a quantised base: side by side) -> fresh LoRA on new data + rehearsal
+    base + parent, merged exactly (on a quantised base: side by side; a consolidation attenuates it first) -> fresh LoRA on new data + rehearsal
     -> parent and fresh as one adapter
     -> written, reloaded onto the pristine base (what was merged is put back from its files), measured; one repair, one refit, if the judge says no
 """
@@ -85,6 +85,8 @@ class StartingModel:
     """General conversation as the pristine base says it."""
     beside: Any = None
     """PEFT's wrapper of the model, where the parent lies beside its layers."""
+    is_attenuated: bool = False
+    """Whether the parent is not quite what was judged, for another reason than a truncation."""
 
 
 class Session(BaseSession):
@@ -101,6 +103,8 @@ class Session(BaseSession):
         super().__init__(folder, spec, pauses, group)
         self._held: bases.Base | None = None
         """The base in memory; what is merged into it is put back before anything else is done with it."""
+        self._is_clean = False
+        """Whether nothing was put into it since it was loaded or put back."""
         self._merged: list[str] = []
         self._known = self._known_general = NOTHING
         self._of_base: dict[str, bool] = {}
@@ -114,14 +118,12 @@ class Session(BaseSession):
         """Make a candidate: train, measure, and mend it once or twice if it does not pass."""
         self._begin()
         parent = peft_io.read_adapter(Path(self.spec.parent)) if self.spec.parent else None
-        base = self._pristine()
-        examples = self._examples(base)
-        changed = 0.0
+        examples = self._examples(self._pristine())
+        is_attenuated = False
         if parent is not None and self.spec.kind == "consolidate":
-            base, parent, changed = self._attenuate(base, parent, examples)
-        start = self._prepare(parent, self.spec.plan, base)
-        del base  # there is one, and it is the start's
-        start = replace(start, truncation=max(start.truncation, changed))
+            attenuated = self._attenuate(parent, examples)
+            parent, is_attenuated = attenuated or parent, attenuated is not None
+        start = replace(self._prepare(parent, self.spec.plan), is_attenuated=is_attenuated)
         self._known, self._known_general = self._known_rows(start.base, parent)
         examples = self._ask_parent(start, examples, is_believed=self._is_parent_believed)
         taught = anew(examples) if self.spec.kind == "refit" else examples
@@ -133,7 +135,10 @@ class Session(BaseSession):
             self._repairs.append("repair")
             made = self._repair(made, examples, right)
             evaluation, right, verdict = self._measure(made, examples)
-        wanted = not verdict.promote and self._refittable(verdict) and (parent is not None or is_lost)
+        is_asked = self.spec.kind != "consolidate"  # what was to take minutes
+        wanted = (
+            is_asked and not verdict.promote and self._refittable(verdict) and (parent is not None or is_lost)
+        )
         if wanted and self._group.first(bool, lambda: self._has_time_to_refit(made.outcome, examples)):
             self._repairs.append("refit")
             refitted = self._refit(examples, slower=is_lost)
@@ -188,14 +193,12 @@ class Session(BaseSession):
 
     # -- before
 
-    def _prepare(
-        self, parent: adapters.Adapter | None, plan: Plan, base: bases.Base | None = None
-    ) -> StartingModel:
-        """Take the pristine base, or load it, and merge the parent into it, truncated first if the ranks would not fit.
+    def _prepare(self, parent: adapters.Adapter | None, plan: Plan) -> StartingModel:
+        """Take the pristine base and merge the parent into it, truncated first if the ranks would not fit.
 
         Truncating before training and not after it lets the training mend what the truncation broke.
         """
-        base = base or self._pristine()
+        base = self._to_change()
         general = self._general(base).trained  # the pristine base's, so before anything is merged into it
         truncation = 0.0
         if parent is not None and parent.rank + plan.rank > plan.max_rank:
@@ -218,51 +221,60 @@ class Session(BaseSession):
         adapters.merge(base.model, parent)
 
     def _attenuate(
-        self, base: bases.Base, parent: adapters.Adapter, examples: Sequence[SessionExample]
-    ) -> tuple[bases.Base, adapters.Adapter, float]:
-        """Return the parent without what it changes of general texts and its rows do not need, and how much of what it says of them is lost.
+        self, parent: adapters.Adapter, examples: Sequence[SessionExample]
+    ) -> adapters.Adapter | None:
+        """Return the parent without what it changes of general texts and its rows do not need; ``None`` for a task without such texts.
 
         In closed form, before training and not after it, which mends what it breaks. Rows are read with the parent, which is to be kept,
-        texts by the pristine base, which is to be left as it is; so it is handed back. A task without general texts keeps its parent as
-        it is, and truncates it where the ranks do not fit.
+        texts by the pristine base, which is to be left as it is. One base is in memory, whatever is put back into it or loaded anew.
         """
-        texts = [each.row for each in self._general(base).trained]
+        texts = [each.row for each in self._general(self._pristine()).trained]
         rows = [each.row for each in examples if isinstance(each.row, Encoded)]
         if not texts or not rows:
-            return base, parent, 0.0
+            return None
         rank = max(1, self.spec.plan.max_rank - self.spec.plan.rank)
         factors: dict[str, Any] = {}
-        changed = 0.0
+        errors = []
 
         def tell(done: int) -> None:
-            self.report({"phase": f"reading what is learned: {done} of {len(rows)} rows"})
+            self.report({"phase": f"attenuating what was learned: {done} of {len(rows)} rows are read"})
 
-        for part in list(second_moments.parts(base.model, list(parent.factors))):
-            of_texts = second_moments.of_texts(base.model, part, texts)
-            if base.is_quantized:
-                peft_io.lay(base.model, parent, self._task.head)
-            else:
-                self._merge(base, parent)
-            of_rows = second_moments.of_rows(base.model, part, rows, tell)
+        for part in list(second_moments.parts(self._pristine().model, list(parent.factors))):
+            of_texts = second_moments.of_texts(self._pristine().model, part, texts)
+            of_rows = second_moments.of_rows(self._with(parent), part, rows, tell)
             own = replace(parent, factors={name: parent.factors[name] for name in part})
             found, error = adapters.attenuate(own, of_rows, of_texts, rank)
             factors |= found.factors
-            changed = max(changed, error)
-            base = self._pristine()
+            errors.append(error)
         self._notes.append(
-            f"what the parent changes of general texts was taken out of it as far as its {len(rows)} rows allow; relative error of what it "
-            f"says of them {changed:.4f}"
+            f"what the parent changes of general texts was taken out of it as far as its {len(rows)} rows allow; of what it says of them "
+            f"{max(errors):.1%} went, before training"
         )
-        return base, replace(parent, factors=factors), changed
+        return replace(parent, factors=factors)
+
+    def _with(self, parent: adapters.Adapter) -> Any:
+        """Return the pristine base's model with the parent merged into it, or beside it where it is quantised."""
+        base = self._to_change()
+        if base.is_quantized:
+            peft_io.lay(base.model, parent, self._task.head)
+        else:
+            self._merge(base, parent)
+        return base.model
 
     def _pristine(self) -> bases.Base:
         """Return the base as its files have it. It is loaded once; a later call takes out what training has put in."""
         held, self._held = self._held, None  # or an old one would be in memory while another is loaded
-        if held is None or not self._put_back(held):
+        if held is None or not (self._is_clean or self._put_back(held)):
             held = None
             held = self._load()
-        self._held, self._merged = held, []
+        self._held, self._merged, self._is_clean = held, [], True
         return held
+
+    def _to_change(self) -> bases.Base:
+        """Return it to somebody who puts something into it."""
+        base = self._pristine()
+        self._is_clean = False
+        return base
 
     def _put_back(self, base: bases.Base) -> bool:
         """Undo what training has done to a base, to the bit; return whether it could be done."""
@@ -311,14 +323,14 @@ class Session(BaseSession):
     ) -> list[SessionExample]:
         """Test what the parent knows of the new examples; of the old ones too where its papers may not hold.
 
-        After a truncation a part of them is asked, and all where that part has lost much (``spot_checks``).
+        After a truncation, or an attenuation, a part of them is asked, and all where that part has lost much (``spot_checks``).
         """
         self.report({"phase": "testing"})
         asked = [each for each in examples if each.is_new or not is_believed]
         said = self._ask(start.base.model, asked)
         if start.parent is None and not self._task.head.is_learned:
             self._of_base |= said
-        if start.truncation and is_believed:
+        if (start.truncation or start.is_attenuated) and is_believed:
             said |= self._ask_some(start, examples)
         found = []
         for each in examples:
@@ -362,7 +374,7 @@ class Session(BaseSession):
     def _ask_some(self, start: StartingModel, examples: Sequence[SessionExample]) -> dict[str, bool]:
         """Return what a truncated parent says of old examples that it may have lost; how many is noted."""
         old = [each for each in examples if not each.is_new]
-        if self.spec.kind == "consolidate":  # to mend what the truncation breaks is all that it does
+        if self.spec.kind == "consolidate":  # to mend what was broken so is all that it does
             return self._ask(start.base.model, old)
 
         def ask(numbers: Sequence[int]) -> dict[int, bool]:
@@ -551,7 +563,7 @@ class Session(BaseSession):
         if self._group.is_first:
             peft_io.write_adapter(made.adapter, fresh_folder(candidate), self.spec.base, self._task.head)
         self._group.wait()
-        stack = AdapterStack(self._pristine())
+        stack = AdapterStack(self._to_change())
         stack.add(CANDIDATE, candidate)
         general = self._general(stack.base)
         answers = ask_all(

@@ -156,10 +156,17 @@ class Commands:
 
     def _is_worth_consolidating(self, track: Track, version: str) -> bool:
         is_large = track.registry.rank(version) > self._settings.training.max_rank // 2
-        return is_large and not self._was_consolidated_in_vain(track, version)
-
-    def _was_consolidated_in_vain(self, track: Track, version: str) -> bool:
         made_by = track.registry.manifest(version)["job"] or 0  # by number: the clock may be set back
+        return is_large and not self._is_consolidated(made_by) and not self._was_in_vain(track, made_by)
+
+    def _is_consolidated(self, job: int) -> bool:
+        """Tell whether a version was made by a consolidation: the night has mended it already."""
+        try:
+            return self._ledger.job(job).kind == "consolidate"
+        except ProtocolError:
+            return False
+
+    def _was_in_vain(self, track: Track, made_by: int) -> bool:
         return any(
             job.state in {JobState.REJECTED, JobState.FAILED} and job.id > made_by
             for job in self._ledger.ended_jobs(track=track.name, kind="consolidate", limit=1)

@@ -10,7 +10,7 @@ from typing import Any
 
 from lorad.apps.daemon.ports import ModelPort
 from lorad.config import Settings
-from lorad.errors import TrainingError
+from lorad.errors import RegistryError, TrainingError
 from lorad.evaluation import judge
 from lorad.models import embedders, lower_states
 from lorad.records import SCRATCH, Example, Job, Plan, SessionSpec
@@ -67,14 +67,14 @@ class Preparation:
         return folder
 
     def _plan(self, track: Track, job: Job, parent: str | None, found: Materials) -> Plan:
-        """Return the job's plan; a consolidation halves the rank, but for one by night, which is about drift alone."""
+        """Return the job's plan; a consolidation halves the rank, but for one that is about drift alone."""
         decided = self._models.plan(
             track,
             found.new or [item.example for item in found.old],
             self._overrides(track, job, parent),
             self._drift(track, parent if job.kind != "refit" else None),
         )
-        is_halved = job.kind == "consolidate" and not job.is_nightly
+        is_halved = job.kind == "consolidate" and not job.settings.get(Job.FOR_DRIFT)
         return replace(decided, max_rank=decided.max_rank // 2) if is_halved else decided
 
     def _pretraining(self, track: Track) -> dict[str, Any]:
@@ -97,7 +97,11 @@ class Preparation:
 
     def _overrides(self, track: Track, job: Job, parent: str | None) -> dict[str, Any]:
         """Return the settings of the job's own, and those that consolidating needs."""
-        own = {key: value for key, value in job.settings.items() if key not in {"drop", Job.NIGHTLY}}
+        own = {
+            key: value
+            for key, value in job.settings.items()
+            if key not in {"drop", Job.NIGHTLY, Job.FOR_DRIFT}
+        }
         if job.kind == "refit" and track.settings.base == SCRATCH:  # from random weights again
             return {"learning_rate": self._settings.pretraining.learning_rate, **own}
         if job.kind != "consolidate":
@@ -111,11 +115,8 @@ class Preparation:
         """Raise ``TrainingError`` where an adapter is neither large nor has drifted."""
         limit = self._settings.training.max_rank // 2
         drift = self._drift(track, parent)
-        if (
-            parent
-            and track.registry.rank(parent) <= limit
-            and drift < (self._settings.training.consolidate_at_drift or 1.0)
-        ):
+        is_drifted = drift > (self._settings.training.consolidate_at_drift or 0.0)
+        if parent and track.registry.rank(parent) <= limit and not is_drifted:
             raise TrainingError(
                 f"{parent} has rank {track.registry.rank(parent)}, no more than {limit} (half of training.max_rank), and has used up "
                 f"{drift:.0%} of what perplexity may rise: there is nothing to gain; use --refit to learn everything again",
@@ -125,13 +126,16 @@ class Preparation:
 
 def _pace(track: Track, parent: str | None, found: Materials, kind: str) -> dict[str, float]:
     """Return how long the parts of this session are expected to take, by its parent's papers."""
-    if parent is None:
-        return {}
-    try:
-        told = papers.read_metadata(track.registry.path(parent))
-    except (OSError, ValueError):
-        return {}
-    return remaining.expected(told, len(found.new), len(found.new) + len(found.old), kind)
+    for version in track.registry.lineage(parent):
+        try:
+            told = papers.read_metadata(track.registry.path(version))
+        except (OSError, ValueError, RegistryError):
+            return {}
+        if kind == "refit" or (told.get("materials") or {}).get(
+            "new"
+        ):  # what mends tells little of what learns
+            return remaining.expected(told, len(found.new), len(found.new) + len(found.old), kind)
+    return {}
 
 
 def materials(track: Track, job: Job, lineage: Sequence[str]) -> Materials:

@@ -27,6 +27,12 @@ log = get_logger()
 
 DOING = {"consolidate": "consolidating", "refit": "refitting"}
 """What events call a job of the night that was queued."""
+SETTINGS_OF = {
+    "consolidate": {Job.NIGHTLY: True, Job.FOR_DRIFT: True},
+    "refit": {Job.NIGHTLY: True},
+}
+MOST_JOBS = 200
+"""That are looked through for what was learned last."""
 
 
 def minute_of_day(now: float) -> int:
@@ -61,20 +67,17 @@ class Standing:
 
     drift: float
     """Of what perplexity may rise, the share that is used up: 0 to 1."""
-    learned_by: int
-    """The newest job of the track that has learned something, or has tried; 0: none."""
-    last_consolidation: int = 0
-    last_refit: int = 0
-    """The newest such jobs of the track that have ended, well or badly; 0: none."""
+    learned_by: int = 0
+    """The newest job of the track that has learned something; 0: none."""
+    tried: frozenset[str] = frozenset()
+    """The kinds of job that were tried since it did, well or badly."""
 
 
 def wanted(standing: Standing, consolidate_at: float | None, refit_at: float | None) -> str | None:
     """Return what would be worth its time: a version that drifted so far, and of which this was not tried yet since it learned."""
-    learned = max(1, standing.learned_by)
-    if consolidate_at and standing.drift >= consolidate_at and standing.last_consolidation < learned:
-        return "consolidate"
-    if refit_at and standing.drift >= refit_at and standing.last_refit < learned:
-        return "refit"
+    for kind, at in (("consolidate", consolidate_at), ("refit", refit_at)):
+        if at and standing.drift >= at and kind not in standing.tried:
+            return kind
     return None
 
 
@@ -138,7 +141,7 @@ class Refitting:
     def _withdraw_surplus(self, job: Job, now: float) -> None:
         track = self._tracks.get(job.track)
         standing = self._standing(track) if track else None
-        if standing and self._wanted(standing) == job.kind and job.id > standing.learned_by:
+        if standing and self._is_still_wanted(job, standing):
             return
         with self._ledger.transaction():
             self._ledger.move_job(job, "cancel", now)
@@ -150,19 +153,29 @@ class Refitting:
         """Queue what is wanted of the track that has drifted most, if any has drifted so far."""
         found = [(self._standing(track), track) for track in self._tracks.values()]
         asked = [
-            (each.drift, track.name, kind) for each, track in found if each and (kind := self._wanted(each))
+            (kind == "consolidate", each.drift, track.name, kind)
+            for each, track in found
+            if each and (kind := self._wanted(each))
         ]
         if not asked:
             return
-        drift, name, kind = max(asked)
+        _, drift, name, kind = max(asked)  # of any track, what is soon done goes first
         doing = DOING[kind]
         with self._ledger.transaction():
-            job = self._ledger.queue(name, "memory", now, kind=kind, settings={Job.NIGHTLY: True})
+            job = self._ledger.queue(name, "memory", now, kind=kind, settings=SETTINGS_OF[kind])
             self._ledger.record_event(doing, now, track=name, job=job.id, drift=round(drift, 3))
         log.info(doing, track=name, job=job.id, drift=round(drift, 3))
 
     def _wanted(self, standing: Standing) -> str | None:
         return wanted(standing, self._consolidate_at, self._refit_at)
+
+    def _is_still_wanted(self, job: Job, standing: Standing) -> bool:
+        """Tell whether a job that waits is worth going on with; one of both kinds is not given up for the other."""
+        consolidate_at, refit_at = (
+            at if job.kind == kind else None
+            for kind, at in (("consolidate", self._consolidate_at), ("refit", self._refit_at))
+        )
+        return wanted(standing, consolidate_at, refit_at) is not None and job.id > standing.learned_by
 
     def _standing(self, track: Track) -> Standing | None:
         """Return how a track's version stands; ``None`` where the base serves, or it has not drifted so far."""
@@ -174,17 +187,13 @@ class Refitting:
             self._drifts[key] = self._measured(track, version)
         if not self._least or self._drifts[key] < self._least:
             return None  # before the ledger is asked: this is looked at every second
-        return Standing(
-            drift=self._drifts[key],
-            learned_by=self._last(track, "learn"),
-            last_consolidation=self._last(track, "consolidate"),
-            last_refit=self._last(track, "refit"),
-        )
-
-    def _last(self, track: Track, kind: str) -> int:
-        """Return the number of the newest job of this kind that has ended; 0 where there is none."""
-        ended = self._ledger.ended_jobs(track=track.name, kind=kind, limit=1)
-        return ended[0].id if ended else 0
+        tried: set[str] = set()
+        for job in self._ledger.ended_jobs(track=track.name, limit=MOST_JOBS):
+            if job.kind == "learn" and job.state is JobState.PROMOTED:
+                return Standing(drift=self._drifts[key], learned_by=job.id, tried=frozenset(tried))
+            if job.state in {JobState.PROMOTED, JobState.REJECTED, JobState.FAILED}:
+                tried.add(job.kind)
+        return Standing(drift=self._drifts[key], tried=frozenset(tried))
 
     def _measured(self, track: Track, version: str) -> float:
         try:
