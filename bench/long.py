@@ -148,7 +148,15 @@ class Long:
         ended = [job for job in self._jobs(client, "memory") if job["ended_at"]]
         new = ended[: len(ended) - sum(len(night["jobs"]) for night in self.nights)]
         return {
-            "jobs": [{key: job[key] for key in ("id", "kind", "state", "reason")} for job in new],
+            "jobs": [
+                {
+                    "id": job["id"],
+                    "kind": job["kind"],
+                    "state": job["state"],
+                    "failed": (job["reason"] or {}).get("failed"),
+                }
+                for job in new
+            ],
             "seconds": sum(job["ended_at"] - (job["started_at"] or job["ended_at"]) for job in new),
         }
 
