@@ -390,6 +390,8 @@ class ReplayMix:
     """Weight of staying like the pristine base on it, beside 1 for the answers."""
     strategy: str = "wrong_first"
     """Which old examples: see ``config.RehearsalSettings``."""
+    whitened_by: int = 0
+    """Old examples by whose inputs those of a fresh adapter are whitened, at most; 0: none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

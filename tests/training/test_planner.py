@@ -255,7 +255,12 @@ def test_the_settings_reach_the_plan():
             stopping=StoppingSettings(recall=0.8, max_rounds=7, patience=2, min_delta=0.05, patience_steps=9)
         ),
         rehearsal=RehearsalSettings(
-            share=0.3, max_examples=9, recalled_share=0.2, new_share=0.7, general_share=0.15
+            share=0.3,
+            max_examples=9,
+            recalled_share=0.2,
+            new_share=0.7,
+            general_share=0.15,
+            whitened_by=7,
         ),
         training=TrainingSettings(seed=11, max_rank=48),
     )
@@ -264,7 +269,7 @@ def test_the_settings_reach_the_plan():
         recall=0.8, max_rounds=7, patience=2, min_delta=0.05, min_rounds=10, patience_steps=9
     )
     assert decided.mix == ReplayMix(
-        share=0.3, max_examples=9, recalled_share=0.2, new_share=0.7, general=0.15
+        share=0.3, max_examples=9, recalled_share=0.2, new_share=0.7, general=0.15, whitened_by=7
     )
     assert (decided.seed, decided.max_rank) == (11, 48)
 

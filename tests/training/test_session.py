@@ -362,8 +362,12 @@ def test_a_session_begins_anew_where_an_older_lorad_left_a_checkpoint(base, tmp_
     assert evaluation(tmp_path)[0].scores["doors"].recall == 1.0
 
 
-@pytest.mark.parametrize("first_layer", [0, 1])
-def test_a_session_that_was_killed_goes_on_to_the_same_candidate(base, first, tmp_path, first_layer):
+@pytest.mark.parametrize(("first_layer", "whitened_by"), [(0, 0), (1, 0), (1, 8)])
+def test_a_session_that_was_killed_goes_on_to_the_same_candidate(
+    base, first, tmp_path, first_layer, whitened_by, monkeypatch
+):
+    monkeypatch.setattr(session, "MANY", 4)
+
     # Given a session that dies in its third round
     def begin(folder):
         return order(
@@ -372,7 +376,12 @@ def test_a_session_that_was_killed_goes_on_to_the_same_candidate(base, first, tm
             tiny.facts(3, "gates", subject="gate"),
             tiny.facts(4, "doors"),
             parent=first / "candidate",
-            plan=replace(PLAN, wordings=4, first_layer=first_layer),
+            plan=replace(
+                PLAN,
+                wordings=4,
+                first_layer=first_layer,
+                mix=replace(PLAN.mix, whitened_by=whitened_by),
+            ),
         )
 
     unbroken, cut_off = tmp_path / "unbroken", tmp_path / "cut_off"
@@ -390,6 +399,31 @@ def test_a_session_that_was_killed_goes_on_to_the_same_candidate(base, first, tm
     one, other = (peft_io.read_adapter(folder / "candidate") for folder in (unbroken, cut_off))
     assert adapters.difference(one, other) == 0
     assert not (cut_off / "checkpoints").exists()
+
+
+def test_many_old_rows_say_where_not_to_learn_and_few_do_not(base, first, tmp_path, monkeypatch):
+    plan = replace(PLAN, mix=replace(PLAN.mix, whitened_by=3))
+
+    def learned(folder, many):
+        monkeypatch.setattr(session, "MANY", many)
+        order(
+            base,
+            tmp_path / folder,
+            tiny.facts(2, "gates", subject="gate"),
+            tiny.facts(4, "doors"),
+            parent=first / "candidate",
+            plan=plan,
+        ).run()
+        lines = files.read_lines(tmp_path / folder / "progress.jsonl")
+        return any(line.get("phase", "").startswith("reading some old rows") for line in lines)
+
+    for folder in ("few", "many"):
+        (tmp_path / folder).mkdir()
+    assert not learned("few", 5)
+    assert learned("many", 4)
+    one, other = (peft_io.read_adapter(tmp_path / folder / "candidate") for folder in ("few", "many"))
+    assert adapters.difference(one, other) > 0
+    assert evaluation(tmp_path / "many")[0].scores["doors"].recall == 1.0
 
 
 def test_a9_a_layer_that_is_smaller_than_the_rank_is_learned_too(base, first, tmp_path):

@@ -146,6 +146,7 @@ def plan(
             general=_general(rehearsal, drift, reasons),
             general_weight=rehearsal.general_weight,
             strategy=rehearsal.strategy,
+            whitened_by=rehearsal.whitened_by if formats == CHAT else 0,
         ),
         max_rank=training.max_rank,
         seed=training.seed,

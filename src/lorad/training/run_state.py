@@ -11,6 +11,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from lorad.training.checkpoint import Checkpoint, Checkpoints
+from lorad.training.preconditioning import Preconditioner
 
 
 class Kept(Protocol):
@@ -68,6 +69,8 @@ class RunState(Generic[D]):
     tally: Tally
     best: dict[str, torch.Tensor] = field(default_factory=dict)
     """The trained weights after the round that tested best."""
+    preconditioner: Preconditioner | None = None
+    """What is learned in place of some of them."""
 
     def keep(self) -> None:
         """Remember the weights as the best so far."""
@@ -91,6 +94,8 @@ class RunState(Generic[D]):
         optimizer = self.optimizer.state_dict()
         tensors = {f"weight/{name}": weight.detach() for name, weight in self._weights().items()}
         tensors |= {f"best/{name}": weight for name, weight in self.best.items()}
+        if self.preconditioner:
+            tensors |= {f"variable/{name}": made for name, made in self.preconditioner.state().items()}
         for number, state in optimizer["state"].items():
             tensors |= {f"optimizer/{number}/{name}": value for name, value in state.items()}
         state = {
@@ -110,7 +115,7 @@ class RunState(Generic[D]):
     def restore(self, found: Checkpoint) -> None:
         """Stand where a checkpoint was written."""
         moments: dict[int, dict[str, torch.Tensor]] = {}
-        kinds: dict[str, dict[str, torch.Tensor]] = {"weight": {}, "best": {}}
+        kinds: dict[str, dict[str, torch.Tensor]] = {"weight": {}, "best": {}, "variable": {}}
         for key, value in found.tensors.items():
             kind, _, rest = key.partition("/")
             if kind == "optimizer":
@@ -119,6 +124,8 @@ class RunState(Generic[D]):
             else:
                 kinds[kind][rest] = value
         self._put(kinds["weight"])
+        if self.preconditioner:
+            self.preconditioner.restore(kinds["variable"])
         self.best = kinds["best"]
         groups = [group | {"betas": tuple(group["betas"])} for group in found.state["optimizer"]]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})

@@ -58,10 +58,12 @@ from lorad.training.rehearsal import ReplayItem
 from lorad.training.rewording import Rewording
 from lorad.training.run_folder import RunFolder
 from lorad.training.session_base import BaseSession, fresh_folder
-from lorad.training.session_examples import SessionExample, anew, select, with_near
+from lorad.training.session_examples import SessionExample, anew, select, spread, with_near
 from lorad.versions import export, loader, papers
 
 PROBES = 4
+MANY = 256
+"""Old rows from which on a round rehearses so few of them that what is learned must keep away from the others by itself."""
 REFIT_ROUNDS = 10
 """Rounds that learning everything anew takes at least."""
 LOSS_SECONDS = 5.0
@@ -454,6 +456,7 @@ class Session(BaseSession):
         checkpoints: Checkpoints | None = None,
     ) -> TrainingResult:
         """Train a fresh adapter on the merged parent, and put both side by side."""
+        moments = self._moments(start, examples, plan)
         set_seed(plan.seed)  # here and not once: a session that goes on from a checkpoint repairs alike
         model = self._fresh_lora(start, plan)
         material = trainer.Material(
@@ -490,6 +493,7 @@ class Session(BaseSession):
             checkpoints=checkpoints,
             group=self._group,
             known=self._known.states if self._is_exact else None,
+            moments=moments,
         )
         self._paused_training = self._paused - paused
         self._notes += checkpoints.broken if checkpoints else []
@@ -514,6 +518,17 @@ class Session(BaseSession):
             start.truncation,
             scaling,
         )
+
+    def _moments(
+        self, start: StartingModel, examples: Sequence[SessionExample], plan: Plan
+    ) -> dict[str, torch.Tensor]:
+        """Return the second moments of what arrives with some old rows at the layers that will learn; nothing where few are old."""
+        old = [each.row for each in examples if not each.is_new and isinstance(each.row, Encoded)]
+        if start.parent is None or len(old) < MANY or not plan.mix.whitened_by:
+            return {}
+        self.report({"phase": "reading some old rows"})
+        learning = [name for name in start.parent.factors if peft_io.lowest_layer([name]) >= plan.first_layer]
+        return second_moments.of_rows(start.base.model, learning, spread(old, plan.mix.whitened_by))
 
     def _fresh_lora(self, start: StartingModel, plan: Plan) -> Any:
         """Return the base with what will be trained around it."""

@@ -18,6 +18,7 @@ from lorad.records import Encoded, Plan
 from lorad.tasks import Task
 from lorad.training.checkpoint import Checkpoints
 from lorad.training.gradients import Gradients
+from lorad.training.preconditioning import Preconditioner
 from lorad.training.process_group import ALONE, ProcessGroup
 from lorad.training.rehearsal import Rehearsal
 from lorad.training.rounds import Material, Rounds
@@ -26,7 +27,7 @@ from lorad.training.watcher import Report, Watcher, peak_memory
 
 __all__ = ["CHECKPOINT_FORM", "Material", "Outcome", "repair_plan", "schedule", "train"]
 
-CHECKPOINT_FORM = 5
+CHECKPOINT_FORM = 6
 """Counted up when a checkpoint comes to hold something else: a session begins anew rather than go on from an older one."""
 MOST_GRADIENT = 1.0
 """A step's gradient is scaled down to this norm: one odd batch must not throw the adapter far off."""
@@ -61,12 +62,14 @@ def train(
     checkpoints: Checkpoints | None = None,
     group: ProcessGroup = ALONE,
     known: Mapping[bytes, torch.Tensor] | None = None,
+    moments: Mapping[str, torch.Tensor] | None = None,
 ) -> Outcome:
     """Train a PEFT model's adapter in rounds until the plan's stopping rule ends it.
 
     With ``checkpoints`` it goes on behind the last round of theirs that is complete, to the same end. All processes of a
     ``group`` call this with the same arguments, and have the same weights afterwards. ``known`` is what the layers that do not learn
-    say of rows (``lower_layers``), for the tests between rounds.
+    say of rows (``lower_layers``), for the tests between rounds. ``moments`` are those of what arrives with old rows, by module: what
+    is learned keeps away from it (``preconditioning``).
     """
     new = [row for row, item in zip(material.rows, material.items, strict=True) if item.is_new]
     rehearsal = Rehearsal(
@@ -86,7 +89,7 @@ def train(
         clock=clock,
         group=group,
     )
-    run = _begin(model, plan, rehearsal, rounds, tally)
+    run = _begin(model, plan, rehearsal, rounds, tally, Preconditioner(model, moments or {}))
     watcher.at_best = run.keep
     watcher.at_end_of_round = lambda: run.save(checkpoints) if checkpoints and group.is_first else None
     if checkpoints and (found := checkpoints.newest()):
@@ -119,16 +122,33 @@ def train(
     )
 
 
-def _begin(model: Any, plan: Plan, rehearsal: Rehearsal, rounds: Rounds, tally: Tally) -> RunState[Rehearsal]:
+def _begin(
+    model: Any,
+    plan: Plan,
+    rehearsal: Rehearsal,
+    rounds: Rounds,
+    tally: Tally,
+    preconditioner: Preconditioner,
+) -> RunState[Rehearsal]:
+    groups = _groups(model, plan)
+    for group in groups:
+        group["params"] = [preconditioner.replaced(weight) for weight in group["params"]]
     optimizer = torch.optim.AdamW(
-        _groups(model, plan),
+        groups,
         lr=plan.learning_rate,
         betas=(0.9, 0.99),
         weight_decay=0.0,
         fused=model.device.type in {"cpu", "cuda"},
     )
+    preconditioner.attach(optimizer)
     return RunState(
-        model, optimizer, LambdaLR(optimizer, schedule(plan, rehearsal.rate)), rehearsal, rounds, tally
+        model,
+        optimizer,
+        LambdaLR(optimizer, schedule(plan, rehearsal.rate)),
+        rehearsal,
+        rounds,
+        tally,
+        preconditioner=preconditioner,
     )
 
 
