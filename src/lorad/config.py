@@ -182,8 +182,8 @@ class RehearsalSettings(Section):
     """Share of the already recalled new examples that each round trains again if ``planner.wordings`` or ``gapped`` > 0; never below
     ``recalled_share``."""
     whitened_by: CountOrZero = 128
-    """Old examples by whose inputs those of a fresh adapter are whitened, so that what is learned keeps away from what they have in
-    common; 0: none."""
+    """Old examples by whose inputs those of a fresh adapter are whitened, where there are many (256), so that what is learned keeps away
+    from what they have in common; 0: none."""
     general_share: Share = 0.1
     """Share of general conversation in every step, distilled from the pristine base."""
     general_share_max: Share = 0.5

@@ -128,9 +128,10 @@ def _begin(
     rehearsal: Rehearsal,
     rounds: Rounds,
     tally: Tally,
-    preconditioner: Preconditioner,
+    preconditioner: Preconditioner | None = None,
 ) -> RunState[Rehearsal]:
     groups = _groups(model, plan)
+    preconditioner = preconditioner or Preconditioner(model, {})
     for group in groups:
         group["params"] = [preconditioner.replaced(weight) for weight in group["params"]]
     optimizer = torch.optim.AdamW(
