@@ -458,7 +458,8 @@ def objective(delta, adapter, of_rows, of_texts):
     """Return what attenuating makes as small as it can be."""
     off = delta.double() - adapter.delta("layer").double()
     texts = (delta.double() @ of_texts * delta).sum()
-    lift = adapters.RARELY * (of_rows + adapters.TEXTS_WEIGHT * of_texts).diagonal().median()
+    own = (of_rows + adapters.TEXTS_WEIGHT * of_texts).diagonal()
+    lift = adapters.RARELY * own[own > 0].median()
     return float((off @ of_rows * off).sum() + lift * off.square().sum() + adapters.TEXTS_WEIGHT * texts)
 
 
@@ -510,7 +511,7 @@ def test_attenuating_keeps_what_is_said_of_rows_and_takes_out_what_is_said_of_ot
 
     assert error < 1e-4
     assert torch.allclose(said(found, rows), said(adapter, rows), rtol=1e-3, atol=0.05)
-    assert said(found, texts).abs().max() < 0.02
+    assert said(found, texts).abs().max() < 0.05
     assert said(adapter, texts).abs().max() > 1
 
 
@@ -526,6 +527,18 @@ def test_attenuating_leaves_alone_what_hardly_ever_arrives():
 
     assert found.delta("layer")[:, 7].norm() < 2 * adapter.delta("layer")[:, 7].norm()
     assert found.delta("layer").norm() < 2 * adapter.delta("layer").norm()
+
+
+def test_attenuating_goes_well_where_most_inputs_are_dead_and_tokens_are_few():
+    torch.manual_seed(3)
+    adapter = adapters.Adapter({"layer": (torch.randn(3, 60), torch.randn(5, 3))})
+    alive = (torch.arange(60) < 25).float()
+    rows, texts = (torch.randn(15, 60) * alive for _ in range(2))
+
+    found, error = adapters.attenuate(adapter, {"layer": moments(rows)}, {"layer": moments(texts)}, 3)
+
+    assert found.is_finite()
+    assert error < 0.5
 
 
 def test_attenuating_to_a_rank_with_no_texts_beside_loses_what_a_truncation_of_outputs_does():

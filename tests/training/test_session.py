@@ -426,6 +426,28 @@ def test_many_old_rows_say_where_not_to_learn_and_few_do_not(base, first, tmp_pa
     assert evaluation(tmp_path / "many")[0].scores["doors"].recall == 1.0
 
 
+def test_what_would_take_much_memory_and_a_consolidation_read_no_old_rows_before(
+    base, first, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(session, "MANY", 4)
+    plan = replace(PLAN, mix=replace(PLAN.mix, whitened_by=3))
+    old = tiny.facts(4, "doors")
+
+    def asked(new, most, kind="learn"):
+        monkeypatch.setattr(session, "MOST_NUMBERS", most)
+        made = order(
+            base, tmp_path, new, old, parent=first / "candidate", plan=plan, kind=kind, dataset="memory"
+        )
+        parent = peft_io.read_adapter(first / "candidate")
+        examples = made._examples(made._pristine())
+        return made._moments(made._prepare(parent, plan), examples, plan)
+
+    new = tiny.facts(2, "gates", subject="gate")
+    assert asked(new, 1 << 26)
+    assert not asked(new, 100)
+    assert not asked([], 1 << 26, kind="consolidate")
+
+
 def test_a9_a_layer_that_is_smaller_than_the_rank_is_learned_too(base, first, tmp_path):
     # Given a parent at the highest rank, and layers of 32 outputs
     parent = tmp_path / "parent"

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lorad.models import adapters
+
 PREFIX = "base_model.model."
 SUFFIX = ".lora_A.default.weight"
 
@@ -71,8 +73,8 @@ class Preconditioner:
 
 
 def _root(moments: Tensor) -> Tensor:
-    """Return R [in, in] with ``R^T R = (F + d 1)^-1``, d the median of what single inputs have: a few have a thousand times that."""
-    usual = moments.diagonal().median().clamp_min(1e-30)
+    """Return R [in, in] with ``R^T R = (F + d 1)^-1``, d what usually arrives at one input."""
+    usual = adapters.usual(moments)
     one = torch.eye(len(moments), dtype=moments.dtype)
     found: Tensor = torch.linalg.solve_triangular(
         torch.linalg.cholesky(moments + usual * one), one, upper=False

@@ -62,6 +62,8 @@ from lorad.training.session_examples import SessionExample, anew, select, spread
 from lorad.versions import export, loader, papers
 
 PROBES = 4
+MOST_NUMBERS = 1 << 26
+"""Of moments that training holds: half a gigabyte. SmolLM2's last layers have 52 million at most."""
 MANY = 256
 """Old rows from which on a round rehearses so few of them that what is learned must keep away from the others by itself."""
 REFIT_ROUNDS = 10
@@ -522,13 +524,23 @@ class Session(BaseSession):
     def _moments(
         self, start: StartingModel, examples: Sequence[SessionExample], plan: Plan
     ) -> dict[str, torch.Tensor]:
-        """Return the second moments of what arrives with some old rows at the layers that will learn; nothing where few are old."""
+        """Return the second moments of what arrives with some old rows at the layers that will learn; nothing where few are old.
+
+        Nothing either where they would take much memory, where nothing is new, and where several processes train: each would compute its own.
+        """
         old = [each.row for each in examples if not each.is_new and isinstance(each.row, Encoded)]
-        if start.parent is None or len(old) < MANY or not plan.mix.whitened_by:
+        if start.parent is None or len(old) < MANY or len(old) == len(examples) or self._group.size > 1:
             return {}
-        self.report({"phase": "reading some old rows"})
+        some = spread(old, plan.mix.whitened_by)
         learning = [name for name in start.parent.factors if peft_io.lowest_layer([name]) >= plan.first_layer]
-        return second_moments.of_rows(start.base.model, learning, spread(old, plan.mix.whitened_by))
+        numbers = sum(start.parent.factors[name][0].shape[1] ** 2 for name in learning)
+        if not some or numbers > MOST_NUMBERS:
+            return {}
+
+        def tell(done: int) -> None:
+            self.report({"phase": f"reading some old rows: {done} of {len(some)}"})
+
+        return second_moments.of_rows(start.base.model, learning, some, tell)
 
     def _fresh_lora(self, start: StartingModel, plan: Plan) -> Any:
         """Return the base with what will be trained around it."""

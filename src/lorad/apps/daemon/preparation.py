@@ -106,7 +106,8 @@ class Preparation:
             return {"learning_rate": self._settings.pretraining.learning_rate, **own}
         if job.kind != "consolidate":
             return own
-        self._require_gain(track, parent)
+        if not job.settings.get(Job.FOR_DRIFT):
+            self._require_gain(track, parent)
         # what mends a truncation is small, or nothing would be gained
         rank = max(1, self._settings.training.max_rank // 8)
         return {"rank": rank, "alpha": 2 * rank, **own}
@@ -115,7 +116,8 @@ class Preparation:
         """Raise ``TrainingError`` where an adapter is neither large nor has drifted."""
         limit = self._settings.training.max_rank // 2
         drift = self._drift(track, parent)
-        is_drifted = drift > (self._settings.training.consolidate_at_drift or 0.0)
+        asked = self._settings.training.consolidate_at_drift
+        is_drifted = drift >= asked if asked else drift > 0
         if parent and track.registry.rank(parent) <= limit and not is_drifted:
             raise TrainingError(
                 f"{parent} has rank {track.registry.rank(parent)}, no more than {limit} (half of training.max_rank), and has used up "
