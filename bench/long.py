@@ -55,6 +55,7 @@ NOTES = (
     "last five's to the first five's, so that the same domains stand on both sides as far as there are facts of each. What is done by",
     "night is not in them: night_seconds. What was refused counts as not recalled. fact_recall_served: other wordings than",
     "the trained one, asked as they are served, of up to 32 examples of each dataset, when its turn came last (decision 94).",
+    "One chain may go over several versions of the code; which is in bench/LOG.md.",
 )
 
 
