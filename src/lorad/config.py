@@ -229,8 +229,8 @@ class TrainingSettings(Section):
     consolidate_at: TimeOfDay | None = "03:00"
     """Local time of day at which an adapter of more than half of ``max_rank`` is consolidated; ``None``: never."""
     consolidate_at_drift: Share | None = 0.3
-    """Share of ``judge.max_perplexity_rise`` that the serving version may have used up before what its rows do not need of that is taken
-    out of its adapter, in ``refit_hours`` and while nothing else is to do: one reading of all rows and some rounds; ``None`` or 0: never."""
+    """Share of ``judge.max_perplexity_rise`` that the serving version may have used up before it is consolidated by night: its effect on
+    general text is taken out of it as far as its rows allow, in ``refit_hours`` and while nothing else is to do; ``None`` or 0: never."""
     refit_at_drift: Share | None = 0.5
     """Share of ``judge.max_perplexity_rise`` that the serving version may have used up before everything is learned again from
     the base, by night and while nothing else is to do; ``None`` or 0: never."""

@@ -251,8 +251,8 @@ class Session(BaseSession):
             factors |= found.factors
             errors.append(error)
         self._notes.append(
-            f"what the parent changes of general texts was taken out of it as far as its {len(rows)} rows allow; of what it says of them "
-            f"{max(errors):.1%} went, before training"
+            f"the parent's effect on general texts was taken out of it as far as its {len(rows)} rows allow; before training mended it, its "
+            f"outputs on them were off by {max(errors):.1%}"
         )
         return replace(parent, factors=factors)
 

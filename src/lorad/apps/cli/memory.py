@@ -165,6 +165,6 @@ def forget(
 
 @app.command()
 def consolidate(ctx: typer.Context, track: Track = "chat", refit: Refit = False) -> None:
-    """Take out of the adapter what its rows do not need, and make a large one smaller; or learn everything again."""
+    """Undo drift and make a large adapter smaller; with --refit, learn everything again from the base."""
     job = connect(ctx).consolidate(track, refit=refit)
     terminal.say(f"queued job {job.id}; wait for it with: lorad wait --job {job.id}")
