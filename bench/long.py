@@ -3,8 +3,8 @@
     python bench/long.py [--minutes 55] [--drops 100] [--tiny] [--fresh]
 
 Drops go into the inbox one after another, each with held-out wordings beside it; behind every tenth there is a night, in which a
-version that has drifted is consolidated, or refitted from the base. When the minutes are used up the daemon is stopped, whatever it does, and
-what there is is written, its figures named by the number of drops (``acc40``); run it again to go on: finished drops lie in
+version that has drifted is consolidated, or refitted from the base. When the minutes are used up the daemon is stopped, whatever it
+does, and what there is is written, its figures named by the number of drops (``acc40``); run it again to go on: finished drops lie in
 ``cache/long/``, and a session that was cut off goes on from its checkpoint. ``--drops`` and ``--tiny`` (the tests' model, which learns
 nothing of this) are to see whether it works: in a home of their own, and nothing is written.
 """
@@ -55,7 +55,7 @@ NOTES = (
     "last five's to the first five's, so that the same domains stand on both sides as far as there are facts of each. What is done by",
     "night is not in them: night_seconds. What was refused counts as not recalled. fact_recall_served: other wordings than",
     "the trained one, asked as they are served, of up to 32 examples of each dataset, when its turn came last (decision 94).",
-    "One chain may go over several versions of the code; which is in bench/LOG.md.",
+    "One chain may go over several versions of the code; bench/LOG.md says which.",
 )
 
 
@@ -200,7 +200,8 @@ def figures(names: Sequence[str], run: Long) -> dict[str, Any]:
         "drops": count,
         "seconds": round(sum(seconds)),
         "night_seconds": round(sum(night["seconds"] for night in run.nights)),
-        **{f"{kind}s": sum(job["kind"] == kind for job in nightly) for kind in ("consolidate", "refit")},
+        "consolidations": sum(job["kind"] == "consolidate" for job in nightly),
+        "refits": sum(job["kind"] == "refit" for job in nightly),
         "refused": sum(line["state"] != "promoted" for line in lines),
         **{f"drops_{name}": many for name, many in Counter(name.partition("-")[2] for name in names).items()},
     }

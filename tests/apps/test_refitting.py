@@ -55,6 +55,7 @@ def test_hours_may_go_past_midnight(text, inside, outside):
 
 
 BOTH = frozenset({"consolidate", "refit"})
+AT = {"consolidate": 0.2, "refit": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -70,14 +71,14 @@ BOTH = frozenset({"consolidate", "refit"})
     ],
 )
 def test_what_is_wanted_is_the_cheapest_that_was_not_tried_since_something_was_learned(standing, found):
-    assert wanted(standing, 0.2, 0.5) == found
+    assert wanted(standing, AT) == found
 
 
 @pytest.mark.parametrize("off", [None, 0.0])
 def test_what_is_turned_off_is_not_wanted(off):
-    assert wanted(Standing(drift=1.0), off, off) is None
-    assert wanted(Standing(drift=1.0), off, 0.5) == "refit"
-    assert wanted(Standing(drift=1.0, tried=frozenset({"consolidate"})), 0.2, off) is None
+    assert wanted(Standing(drift=1.0), {"consolidate": off, "refit": off}) is None
+    assert wanted(Standing(drift=1.0), AT | {"consolidate": off}) == "refit"
+    assert wanted(Standing(drift=1.0, tried=frozenset({"consolidate"})), AT | {"refit": off}) is None
 
 
 def test_a_refit_makes_room_for_any_other_job_and_for_the_day():

@@ -68,6 +68,20 @@ def order(base, folder, new, old=(), *, parent=None, plan=PLAN, kind="learn", da
     return session.Session(run, request)
 
 
+def consolidation(base, folder, parent, plan=PLAN):
+    """Write an order to consolidate what knows four doors."""
+    return order(
+        base,
+        folder,
+        [],
+        tiny.facts(4, "doors"),
+        parent=parent / "candidate",
+        plan=plan,
+        kind="consolidate",
+        dataset="memory",
+    )
+
+
 def evaluation(folder):
     result = files.read_json(folder / "candidate" / "evaluation.json")
     return records.restore(Evaluation, result["evaluation"]), result
@@ -174,12 +188,7 @@ def test_above_the_rank_limit_the_parent_is_truncated_and_training_mends_it(base
 
 
 def test_consolidating_takes_out_what_rows_do_not_need_and_mends_what_that_breaks(base, first, tmp_path):
-    old = tiny.facts(4, "doors")
-    plan = replace(PLAN, rank=2, alpha=4, max_rank=6)
-
-    order(
-        base, tmp_path, [], old, parent=first / "candidate", plan=plan, kind="consolidate", dataset="memory"
-    ).run()
+    consolidation(base, tmp_path, first, replace(PLAN, rank=2, alpha=4, max_rank=6)).run()
 
     found, result = evaluation(tmp_path)
     assert peft_io.read_adapter(tmp_path / "candidate").rank == 6  # at most 4 of them the parent's
@@ -189,8 +198,7 @@ def test_consolidating_takes_out_what_rows_do_not_need_and_mends_what_that_break
 
 
 def test_what_a_consolidation_begins_with_changes_general_texts_less(base, first, tmp_path):
-    old = tiny.facts(4, "doors")
-    made = order(base, tmp_path, [], old, parent=first / "candidate", kind="consolidate", dataset="memory")
+    made = consolidation(base, tmp_path, first)
     parent = peft_io.read_adapter(first / "candidate")
 
     found = made._attenuate(parent, made._examples(made._pristine()))
@@ -216,16 +224,7 @@ def test_in_parts_it_attenuates_to_the_same_with_one_base_in_memory(
     plan = replace(PLAN, gradient_checkpointing=is_checkpointing)
 
     def attenuated():
-        made = order(
-            base,
-            tmp_path,
-            [],
-            tiny.facts(4, "doors"),
-            parent=first / "candidate",
-            plan=plan,
-            kind="consolidate",
-            dataset="memory",
-        )
+        made = consolidation(base, tmp_path, first, plan)
         return made._attenuate(parent, made._examples(made._pristine()))
 
     loaded = weakref.WeakSet()
@@ -246,6 +245,24 @@ def test_in_parts_it_attenuates_to_the_same_with_one_base_in_memory(
 
     assert max(most) == 1
     assert all(torch.allclose(in_parts.delta(name), whole.delta(name), atol=1e-4) for name in whole.factors)
+
+
+def test_a_consolidation_that_does_not_pass_is_repaired_and_not_refitted(base, first, tmp_path):
+    # Given a parent that knows nothing of what its papers say, and a plan that mends nothing
+    parent = tmp_path / "parent"
+    shutil.copytree(first / "candidate", parent / "candidate")
+    learned = peft_io.read_adapter(parent / "candidate")
+    nothing = {name: (a, torch.zeros_like(b)) for name, (a, b) in learned.factors.items()}
+    peft_io.write_adapter(adapters.Adapter(nothing), parent / "candidate", "tiny")
+    hopeless = replace(PLAN, learning_rate=1e-6, stopping=replace(PLAN.stopping, max_rounds=1))
+
+    folder = tmp_path / "session"
+    folder.mkdir()
+    consolidation(base, folder, parent, hopeless).run()
+
+    found, result = evaluation(folder)
+    assert not result["verdict"]["promote"]
+    assert found.repairs == ("repair",)
 
 
 def test_what_does_not_pass_is_repaired_and_then_refitted(base, first, tmp_path):
@@ -805,16 +822,7 @@ def test_a_consolidation_on_it_attenuates_what_lies_beside_its_weights(base, qua
     folder, form = quantized_first
     plan = replace(PLAN, rank=2, alpha=4, max_rank=6, quantization=form)
 
-    order(
-        base,
-        tmp_path,
-        [],
-        tiny.facts(4, "doors"),
-        parent=folder / "candidate",
-        plan=plan,
-        kind="consolidate",
-        dataset="memory",
-    ).run()
+    consolidation(base, tmp_path, folder, plan).run()
 
     found, result = evaluation(tmp_path)
     assert any("as far as its 4 rows allow" in note for note in found.notes)

@@ -186,6 +186,13 @@ class Ledger:
         """Return jobs, newest first."""
         return [_job(row) for row in self._db.rows("SELECT * FROM jobs ORDER BY id DESC LIMIT ?", limit)]
 
+    def is_kind(self, job_id: Any, kind: str) -> bool:
+        """Tell whether there is such a job and it is of this kind; what a version's papers name may be anything."""
+        try:
+            return isinstance(job_id, int) and self.job(job_id).kind == kind
+        except ProtocolError:
+            return False
+
     def ended_jobs(self, *, limit: int = 100, track: str | None = None, kind: str | None = None) -> list[Job]:
         """Return the jobs that ended last, of one track or kind if given.
 

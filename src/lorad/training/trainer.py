@@ -89,7 +89,7 @@ def train(
         clock=clock,
         group=group,
     )
-    run = _begin(model, plan, rehearsal, rounds, tally, Preconditioner(model, moments or {}))
+    run = _begin(model, plan, rehearsal, rounds, tally, moments)
     watcher.at_best = run.keep
     watcher.at_end_of_round = lambda: run.save(checkpoints) if checkpoints and group.is_first else None
     if checkpoints and (found := checkpoints.newest()):
@@ -128,10 +128,10 @@ def _begin(
     rehearsal: Rehearsal,
     rounds: Rounds,
     tally: Tally,
-    preconditioner: Preconditioner | None = None,
+    moments: Mapping[str, torch.Tensor] | None = None,
 ) -> RunState[Rehearsal]:
     groups = _groups(model, plan)
-    preconditioner = preconditioner or Preconditioner(model, {})
+    preconditioner = Preconditioner(model, moments or {})
     for group in groups:
         group["params"] = [preconditioner.replaced(weight) for weight in group["params"]]
     optimizer = torch.optim.AdamW(

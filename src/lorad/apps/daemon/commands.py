@@ -157,14 +157,8 @@ class Commands:
     def _is_worth_consolidating(self, track: Track, version: str) -> bool:
         is_large = track.registry.rank(version) > self._settings.training.max_rank // 2
         made_by = track.registry.manifest(version)["job"] or 0  # by number: the clock may be set back
-        return is_large and not self._is_consolidated(made_by) and not self._was_in_vain(track, made_by)
-
-    def _is_consolidated(self, job: int) -> bool:
-        """Tell whether a version was made by a consolidation: the night has mended it already."""
-        try:
-            return self._ledger.job(job).kind == "consolidate"
-        except ProtocolError:
-            return False
+        is_mended = self._ledger.is_kind(made_by, "consolidate")
+        return is_large and not is_mended and not self._was_in_vain(track, made_by)
 
     def _was_in_vain(self, track: Track, made_by: int) -> bool:
         return any(

@@ -51,7 +51,7 @@ def versions(
     holding = set(learned_in)
     entries = registry.tracker.read()["checkpoints"]
     for entry in entries:
-        grown_from = None if _is_refit(ledger, entry.get("job")) else entry.get("parent")
+        grown_from = None if ledger.is_kind(entry.get("job"), "refit") else entry.get("parent")
         if grown_from in holding or _was_tested_on(registry, entry["version"], ids):
             holding.add(entry["version"])
     return [
@@ -63,13 +63,6 @@ def _was_tested_on(registry: Registry, version: str, ids: Collection[str]) -> bo
     try:
         return not registry.evaluation(version)["right"].keys().isdisjoint(ids)
     except (RegistryError, KeyError, AttributeError):  # pruned, or nobody can tell: its parent decides
-        return False
-
-
-def _is_refit(ledger: Ledger, job: Any) -> bool:
-    try:
-        return isinstance(job, int) and ledger.job(job).kind == "refit"
-    except ProtocolError:
         return False
 
 

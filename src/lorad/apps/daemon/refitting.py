@@ -26,11 +26,7 @@ from lorad.track import Track
 log = get_logger()
 
 DOING = {"consolidate": "consolidating", "refit": "refitting"}
-"""What events call a job of the night that was queued."""
-SETTINGS_OF = {
-    "consolidate": {Job.NIGHTLY: True, Job.FOR_DRIFT: True},
-    "refit": {Job.NIGHTLY: True},
-}
+"""What is done about drift, the cheapest first, and what events call it."""
 MOST_JOBS = 200
 """That are looked through for what was learned last."""
 
@@ -73,12 +69,14 @@ class Standing:
     """The kinds of job that were tried since it did, well or badly."""
 
 
-def wanted(standing: Standing, consolidate_at: float | None, refit_at: float | None) -> str | None:
-    """Return what would be worth its time: a version that drifted so far, and of which this was not tried yet since it learned."""
-    for kind, at in (("consolidate", consolidate_at), ("refit", refit_at)):
-        if at and standing.drift >= at and kind not in standing.tried:
-            return kind
-    return None
+def is_wanted(kind: str, standing: Standing, at: float | None) -> bool:
+    """Tell whether a kind of job would be worth its time: from this drift on, and once since the version learned something."""
+    return bool(at) and standing.drift >= (at or 0.0) and kind not in standing.tried
+
+
+def wanted(standing: Standing, at: Mapping[str, float | None]) -> str | None:
+    """Return the cheapest kind that would be worth its time; ``at`` says from which drift on each is."""
+    return next((kind for kind in DOING if is_wanted(kind, standing, at[kind])), None)
 
 
 def yields_to(job: Job, jobs: Sequence[Job], *, is_time: bool) -> str | None:
@@ -107,9 +105,8 @@ class Refitting:
         """``limits`` say how far a version may drift, the other two at which share of that it is consolidated or refitted."""
         self._hours = hours
         self._minute_of = minute_of
-        self._consolidate_at = consolidate_at
-        self._refit_at = refit_at
-        self._least = min((share for share in (consolidate_at, refit_at) if share), default=None)
+        self._at: dict[str, float | None] = {"consolidate": consolidate_at, "refit": refit_at}
+        self._least = min(filter(None, self._at.values()), default=None)
         self._limits = limits
         self._tracks = tracks
         self._ledger = ledger
@@ -141,7 +138,8 @@ class Refitting:
     def _withdraw_surplus(self, job: Job, now: float) -> None:
         track = self._tracks.get(job.track)
         standing = self._standing(track) if track else None
-        if standing and self._is_still_wanted(job, standing):
+        is_still = standing and is_wanted(job.kind, standing, self._at[job.kind])
+        if standing and is_still and job.id > standing.learned_by:  # one kind is not given up for the other
             return
         with self._ledger.transaction():
             self._ledger.move_job(job, "cancel", now)
@@ -155,27 +153,18 @@ class Refitting:
         asked = [
             (kind == "consolidate", each.drift, track.name, kind)
             for each, track in found
-            if each and (kind := self._wanted(each))
+            if each and (kind := wanted(each, self._at))
         ]
         if not asked:
             return
         _, drift, name, kind = max(asked)  # of any track, what is soon done goes first
         doing = DOING[kind]
         with self._ledger.transaction():
-            job = self._ledger.queue(name, "memory", now, kind=kind, settings=SETTINGS_OF[kind])
+            job = self._ledger.queue(
+                name, "memory", now, kind=kind, settings={Job.NIGHTLY: True, Job.FOR_DRIFT: True}
+            )
             self._ledger.record_event(doing, now, track=name, job=job.id, drift=round(drift, 3))
         log.info(doing, track=name, job=job.id, drift=round(drift, 3))
-
-    def _wanted(self, standing: Standing) -> str | None:
-        return wanted(standing, self._consolidate_at, self._refit_at)
-
-    def _is_still_wanted(self, job: Job, standing: Standing) -> bool:
-        """Tell whether a job that waits is worth going on with; one of both kinds is not given up for the other."""
-        consolidate_at, refit_at = (
-            at if job.kind == kind else None
-            for kind, at in (("consolidate", self._consolidate_at), ("refit", self._refit_at))
-        )
-        return wanted(standing, consolidate_at, refit_at) is not None and job.id > standing.learned_by
 
     def _standing(self, track: Track) -> Standing | None:
         """Return how a track's version stands; ``None`` where the base serves, or it has not drifted so far."""
