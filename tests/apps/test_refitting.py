@@ -8,6 +8,7 @@ from lorad.apps.daemon.refitting import Hours, Standing, wanted, yields_to
 from lorad.records import Job
 from lorad.states import JobState
 from lorad.storage import files
+from lorad.versions import papers
 
 NIGHT, DAY = 2 * 3600.0, 12 * 3600.0
 DRIFTED = 10.0 * (1 + 0.6 * SETTINGS.judge.max_perplexity_rise)
@@ -340,3 +341,21 @@ def test_a_consolidation_that_is_retried_keeps_its_rank(nightly):
 
     assert running(nightly).id == job.id
     assert nightly.order()["plan"]["max_rank"] == SETTINGS.training.max_rank
+
+
+def test_a_drop_behind_a_consolidation_expects_what_learning_took(nightly):
+    def written(version, new, old, training):
+        parts = {"loading": 1.0, "testing": 1.0, "training": training, "judging": 1.0, "saving": 1.0}
+        told = {"training": {"parts": parts}, "materials": {"new": ["id"] * new, "old": ["id"] * old}}
+        files.write_json(nightly.registry.path(version) / papers.METADATA, told)
+
+    nightly.pass_time()
+    nightly.models.sessions[-1].end(perplexity=10.1)
+    nightly.pass_time()
+    written("v0.1", new=4, old=0, training=80.0)
+    written("v0.2", new=0, old=4, training=5.0)
+
+    nightly.drop("gates.json", tiny.facts(2, "gates", subject="gate"))
+    nightly.pass_time()
+
+    assert nightly.order()["settings"]["pace"]["training"] == 40.0

@@ -127,15 +127,14 @@ class Preparation:
 
 
 def _pace(track: Track, parent: str | None, found: Materials, kind: str) -> dict[str, float]:
-    """Return how long the parts of this session are expected to take, by its parent's papers."""
+    """Return how long the parts of this session are expected to take, by the papers of the newest version that learned."""
     for version in track.registry.lineage(parent):
         try:
             told = papers.read_metadata(track.registry.path(version))
         except (OSError, ValueError, RegistryError):
             return {}
-        if kind == "refit" or (told.get("materials") or {}).get(
-            "new"
-        ):  # what mends tells little of what learns
+        is_of_learning = bool((told.get("materials") or {}).get("new"))
+        if is_of_learning or kind == "refit":  # what a consolidation takes tells little of what learning does
             return remaining.expected(told, len(found.new), len(found.new) + len(found.old), kind)
     return {}
 
