@@ -283,6 +283,26 @@ def test_where_that_is_not_enough_or_in_vain_it_is_learned_anew_and_that_is_all(
     assert running(nightly) is None
 
 
+def test_one_that_was_asked_for_and_had_nothing_to_gain_was_not_tried(tmp_path):
+    world = World(tmp_path)
+    world.now = DAY
+    little = 10.0 * (1 + 0.2 * SETTINGS.judge.max_perplexity_rise)
+    world.learn("doors.json", tiny.facts(4), rank=8, perplexity=little)
+    world.ledger.queue("chat", "memory", world.now, kind="consolidate")
+    world.pass_time()
+    assert world.job().reason["code"] == "nothing_to_consolidate"
+    world.database.close()
+
+    # When the settings want one sooner, and it is night
+    sooner = SETTINGS.training.model_copy(update={"consolidate_at_drift": 0.1})
+    again = World(tmp_path, SETTINGS.model_copy(update={"training": sooner}))
+    again.now = 86_400 + NIGHT
+    again.pass_time()
+
+    assert running(again).kind == "consolidate"
+    again.database.close()
+
+
 def test_a_drop_that_was_refused_has_taught_nothing_and_starts_nothing_again(nightly):
     for result in ({"recall": 0.1}, {"perplexity": DRIFTED}):
         nightly.pass_time()

@@ -20,6 +20,9 @@ from lorad.training import remaining, run_folder
 from lorad.training.run_folder import RunFolder
 from lorad.versions import papers
 
+NOTHING_TO_GAIN = "nothing_to_consolidate"
+"""The code of a consolidation that was refused before it began: it was not tried."""
+
 
 @dataclass(frozen=True, slots=True)
 class Materials:
@@ -122,7 +125,7 @@ class Preparation:
             raise TrainingError(
                 f"{parent} has rank {track.registry.rank(parent)}, no more than {limit} (half of training.max_rank), and has used up "
                 f"{drift:.0%} of what perplexity may rise: there is nothing to gain; use --refit to learn everything again",
-                code="nothing_to_consolidate",
+                code=NOTHING_TO_GAIN,
             )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lorad.apps.daemon.loop_state import LoopState
+from lorad.apps.daemon.preparation import NOTHING_TO_GAIN
 from lorad.apps.daemon.sessions import Sessions
 from lorad.config import JudgeSettings
 from lorad.errors import RegistryError
@@ -180,7 +181,8 @@ class Refitting:
         for job in self._ledger.ended_jobs(track=track.name, limit=MOST_JOBS):
             if job.kind == "learn" and job.state is JobState.PROMOTED:
                 return Standing(drift=self._drifts[key], learned_by=job.id, tried=frozenset(tried))
-            if job.state in {JobState.PROMOTED, JobState.REJECTED, JobState.FAILED}:
+            is_done = job.state in {JobState.PROMOTED, JobState.REJECTED, JobState.FAILED}
+            if is_done and job.reason.get("code") != NOTHING_TO_GAIN:
                 tried.add(job.kind)
         return Standing(drift=self._drifts[key], tried=frozenset(tried))
 
