@@ -449,11 +449,6 @@ def test_consolidating_is_the_best_approximation_and_says_its_error(rank, kept, 
     assert error == pytest.approx(float(best), abs=1e-5)
 
 
-def moments(inputs):
-    """Return the mean of ``x x^T`` of inputs [tokens, in]."""
-    return inputs.double().T @ inputs.double() / len(inputs)
-
-
 def objective(delta, adapter, of_rows, of_texts):
     """Return what attenuating makes as small as it can be."""
     off = delta.double() - adapter.delta("layer").double()
@@ -468,7 +463,7 @@ def objective(delta, adapter, of_rows, of_texts):
 def test_attenuating_is_the_best_of_its_rank_and_says_what_rows_lose(rank, kept, seed):
     torch.manual_seed(seed)
     adapter = adapters.Adapter({"layer": (torch.randn(rank, 10), torch.randn(14, rank))})
-    of_rows, of_texts = (moments(torch.randn(40, 10) * torch.rand(10)) for _ in range(2))
+    of_rows, of_texts = (tiny.moments(torch.randn(40, 10) * torch.rand(10)) for _ in range(2))
 
     found, error = adapters.attenuate(adapter, {"layer": of_rows}, {"layer": of_texts}, kept)
 
@@ -504,7 +499,9 @@ def test_attenuating_keeps_what_is_said_of_rows_and_takes_out_what_is_said_of_ot
     rows = torch.cat([1000 * torch.randn(30, 1), torch.randn(30, 3), torch.zeros(30, 4)], dim=1)
     texts = torch.cat([torch.zeros(30, 4), torch.randn(30, 3), torch.zeros(30, 1)], dim=1)
 
-    found, error = adapters.attenuate(adapter, {"layer": moments(rows)}, {"layer": moments(texts)}, 3)
+    found, error = adapters.attenuate(
+        adapter, {"layer": tiny.moments(rows)}, {"layer": tiny.moments(texts)}, 3
+    )
 
     def said(adapter, inputs):
         return inputs @ adapter.delta("layer").T
@@ -523,7 +520,7 @@ def test_attenuating_leaves_alone_what_hardly_ever_arrives():
     rows, texts = torch.randn(200, 8) * sizes, torch.randn(200, 8) * sizes
     rows[:, 7] += 1e-5 * rows[:, 0]
 
-    found, _ = adapters.attenuate(adapter, {"layer": moments(rows)}, {"layer": moments(texts)}, 3)
+    found, _ = adapters.attenuate(adapter, {"layer": tiny.moments(rows)}, {"layer": tiny.moments(texts)}, 3)
 
     assert found.delta("layer")[:, 7].norm() < 2 * adapter.delta("layer")[:, 7].norm()
     assert found.delta("layer").norm() < 2 * adapter.delta("layer").norm()
@@ -535,7 +532,9 @@ def test_attenuating_goes_well_where_most_inputs_are_dead_and_tokens_are_few():
     alive = (torch.arange(60) < 25).float()
     rows, texts = (torch.randn(15, 60) * alive for _ in range(2))
 
-    found, error = adapters.attenuate(adapter, {"layer": moments(rows)}, {"layer": moments(texts)}, 3)
+    found, error = adapters.attenuate(
+        adapter, {"layer": tiny.moments(rows)}, {"layer": tiny.moments(texts)}, 3
+    )
 
     assert found.is_finite()
     assert error < 0.5
@@ -546,7 +545,7 @@ def test_attenuating_to_a_rank_with_no_texts_beside_loses_what_a_truncation_of_o
     adapter = adapters.Adapter({"layer": (torch.randn(6, 8), torch.randn(9, 6))})
     rows = torch.randn(50, 8) * torch.tensor([9.0, 5, 3, 1, 1, 1, 0.1, 0.1])
 
-    _, error = adapters.attenuate(adapter, {"layer": moments(rows)}, {"layer": torch.zeros(8, 8)}, 2)
+    _, error = adapters.attenuate(adapter, {"layer": tiny.moments(rows)}, {"layer": torch.zeros(8, 8)}, 2)
 
     outputs = torch.linalg.svdvals((rows @ adapter.delta("layer").T).double())
     assert error == pytest.approx(float(outputs[2:].norm() / outputs.norm()), rel=0.01)

@@ -123,3 +123,8 @@ def save(folder: Path) -> Path:
     model(len(made)).save_pretrained(folder)
     made.save_pretrained(folder)
     return folder
+
+
+def moments(inputs):
+    """Return the mean of ``x x^T`` of inputs [tokens, in]."""
+    return inputs.double().T @ inputs.double() / len(inputs)

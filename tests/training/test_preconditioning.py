@@ -1,6 +1,7 @@
 """What an adapter learns keeps away from the inputs of old rows."""
 
 import pytest
+import tiny
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
@@ -44,10 +45,6 @@ def old():
     return torch.randn(50, INPUTS) * torch.tensor([1000.0, 3, 3, 1, 1, 0.1])
 
 
-def moments(inputs):
-    return inputs.double().T @ inputs.double() / len(inputs)
-
-
 def a_of(model, layer):
     return model.base_model.model.get_submodule(layer).lora_A["default"].weight
 
@@ -69,7 +66,7 @@ def take_step(model, preconditioner, inputs, rate=0.1):
 def test_a_begins_as_large_as_it_would_and_as_another_one(model, old):
     before = a_of(model, "up").detach().clone()
 
-    Preconditioner(model, {"up": moments(old)})
+    Preconditioner(model, {"up": tiny.moments(old)})
 
     assert float(a_of(model, "up").detach().norm()) == pytest.approx(float(before.norm()), rel=1e-4)
     assert not torch.allclose(a_of(model, "up"), before)
@@ -77,13 +74,13 @@ def test_a_begins_as_large_as_it_would_and_as_another_one(model, old):
 
 def test_a_step_is_the_gradient_by_the_inverse_of_what_arrived(model, old):
     before, of_down = a_of(model, "up").detach().clone(), a_of(model, "down").detach().clone()
-    made = Preconditioner(model, {"up": moments(old)})
+    made = Preconditioner(model, {"up": tiny.moments(old)})
     begun = a_of(model, "up").detach().clone()
     size = float(before.norm())
 
     gradient = take_step(model, made, torch.randn(3, INPUTS))
 
-    known = moments(old)
+    known = tiny.moments(old)
     inverse = torch.linalg.inv(known + usual(known) * torch.eye(INPUTS, dtype=torch.float64))
     root = torch.linalg.inv(
         torch.linalg.cholesky(known + usual(known) * torch.eye(INPUTS, dtype=torch.float64))
@@ -107,11 +104,11 @@ def test_a_step_for_a_new_row_changes_what_old_ones_hear_less(old):
         change = a_of(model, "up").detach() - before
         return float((old @ change.T).norm() / (new @ change.T).norm())
 
-    assert moved({"up": moments(old)}) < 0.6 * moved({})
+    assert moved({"up": tiny.moments(old)}) < 0.6 * moved({})
 
 
 def test_it_stands_where_it_stood(model, old):
-    made = Preconditioner(model, {"up": moments(old)})
+    made = Preconditioner(model, {"up": tiny.moments(old)})
     take_step(model, made, torch.randn(3, INPUTS))
     state = {name: tensor.clone() for name, tensor in made.state().items()}
     stood = a_of(model, "up").detach().clone()
@@ -139,6 +136,6 @@ def test_without_old_rows_nothing_is_replaced(model):
 def test_where_most_inputs_are_dead_the_others_are_learned_all_the_same(model):
     inputs = torch.randn(4, INPUTS) * torch.tensor([1.0, 2.0, 0, 0, 0, 0])
 
-    Preconditioner(model, {"up": moments(inputs)})
+    Preconditioner(model, {"up": tiny.moments(inputs)})
 
     assert a_of(model, "up")[:, :2].norm() > 0.05 * a_of(model, "up").norm()
