@@ -642,6 +642,8 @@ class SessionResult:
     """Ids of example and question of what was new."""
     right: dict[str, bool]
     """Of every example asked, by id: whether the candidate recalls it."""
+    margins: dict[str, float] = field(default_factory=dict)
+    """Of the same, where the task tells: by how many logits it is right, at its least sure token. Negative: wrong."""
 
 
 def training_inputs(spec: Mapping[str, Any]) -> dict[str, Any]:

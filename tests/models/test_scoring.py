@@ -1,5 +1,6 @@
 """Packing must change nothing but the time."""
 
+import copy
 import math
 
 import pytest
@@ -76,20 +77,49 @@ def test_rows_without_anything_in_common_and_a_single_row_are_packed_too(made):
         assert torch.allclose(scoring.answer_logits(model, packed), alone, atol=1e-5)
 
 
-def test_a_row_is_right_only_when_every_answer_token_is_the_most_likely(made):
-    model, tokenizer = made
+def what_it_says(model, tokenizer):
+    """Return a row whose answer is what the model says by itself."""
     question = encoded(tokenizer, 1)[0]
     prompt = list(question.tokens[: question.start])
-    greedy = model.generate(torch.tensor([prompt]), max_new_tokens=4, do_sample=False, pad_token_id=1)[
-        0
-    ].tolist()
-    spoiled = [*greedy[:-1], (greedy[-1] + 1) % 300]
+    asked = torch.tensor([prompt])
+    greedy = model.generate(asked, max_new_tokens=4, do_sample=False, pad_token_id=1)[0].tolist()
+    return Encoded(tuple(greedy), len(prompt))
 
-    right = metrics.recalled(
-        find("chat"), model, [Encoded(tuple(greedy), len(prompt)), Encoded(tuple(spoiled), len(prompt))]
-    )
+
+def test_a_row_is_right_only_when_every_answer_token_is_the_most_likely(made):
+    model, tokenizer = made
+    said = what_it_says(model, tokenizer)
+    spoiled = [*said.tokens[:-1], (said.tokens[-1] + 1) % 300]
+
+    right = metrics.recalled(find("chat"), model, [said, Encoded(tuple(spoiled), said.start)])
 
     assert right == [True, False]
+
+
+def test_a_margin_is_that_of_the_least_sure_token_and_negative_of_what_is_wrong(monkeypatch):
+    monkeypatch.setattr(scoring, "TOGETHER", 3)  # some predictions after the other
+    outputs = scoring.Outputs(
+        logits=torch.tensor([[5.0, 1.0, 0.0], [2.0, 0.0, 1.5], [1.0, 4.0, 0.0], [3.0, 3.0, 0.0]]),
+        targets=torch.tensor([0, 0, 0, 0]),
+        owners=torch.tensor([0, 0, 1, 2]),
+        rows=3,
+    )
+
+    assert scoring.margins(outputs) == [0.5, -3.0, 0.0]
+
+
+def test_margins_say_which_rows_are_recalled_equal_logits_too(made):
+    model, tokenizer = made
+    rows = [*encoded(tokenizer), what_it_says(model, tokenizer)]
+
+    margins = metrics.margins(find("chat"), model, rows)
+
+    assert [margin > 0 for margin in margins] == metrics.recalled(find("chat"), model, rows)
+    assert margins[-1] > 0
+    flat = copy.deepcopy(model)
+    torch.nn.init.zeros_(flat.lm_head.weight)  # every class as likely: greedy decoding takes the first
+    first = Encoded((5, 6, 0, 0), 2)
+    assert metrics.margins(find("chat"), flat, [first, rows[0]]) == [metrics.TIE, -metrics.TIE]
 
 
 @pytest.mark.parametrize("most_tokens", [1, 30, 60, 10_000])

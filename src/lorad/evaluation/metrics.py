@@ -9,15 +9,17 @@ from typing import Any
 
 import torch
 
-from lorad.models import packing
+from lorad.models import packing, scoring
 from lorad.records import restore
-from lorad.tasks import Task
+from lorad.tasks import Generating, Task
 from lorad.tasks.interface import PASS_TOKENS
 
 PROBES = "probes.json"
 PROBE_TOKENS = 48
 PROBE_TOLERANCE = {"float32": 0.05, "bfloat16": 2.0}
 """Logits, which reach 45 here. The same weights in float32 differ by some 1e-4 between machines; bfloat16 rounds."""
+TIE = 1e-3
+"""The margin of a row of which two classes are as likely: whether it is recalled must still be seen."""
 LIKELIEST = 5
 """Classes whose logits a probe keeps."""
 
@@ -30,6 +32,22 @@ def recalled(task: Task, model: Any, rows: Sequence[Any], most_tokens: int = PAS
         outputs = task.forward(model, [rows[number] for number in numbers])
         for number, right in zip(numbers, task.grade(outputs), strict=True):
             results[number] = right
+    return results
+
+
+@torch.inference_mode()
+def margins(task: Generating, model: Any, rows: Sequence[Any], most_tokens: int = PASS_TOKENS) -> list[float]:
+    """Return of every row by how much it is recalled, in logits (``scoring.margins``): above 0 where it is, else below."""
+    results = [0.0] * len(rows)
+    for numbers in packing.divide(rows, most_tokens):
+        outputs = task.forward(model, [rows[number] for number in numbers])
+        told = zip(numbers, task.grade(outputs), scoring.margins(outputs), strict=True)
+        for (
+            number,
+            right,
+            margin,
+        ) in told:  # of equal logits, as in bfloat16, the first is what greedy decoding takes
+            results[number] = max(margin, TIE) if right else min(margin, -TIE)
     return results
 
 

@@ -92,6 +92,25 @@ def grade(outputs: Outputs) -> list[bool]:
     return [not bool(m) for m in missed]
 
 
+def margins(outputs: Outputs) -> list[float]:
+    """Return by how many logits every row is right: the right class above the likeliest other one, where that is least.
+
+    Negative of a row that is wrong.
+    """
+    least = torch.full((outputs.rows,), torch.inf)
+    logits, targets = outputs.logits.detach(), outputs.targets
+    size = max(1, TOGETHER // logits.shape[-1])
+    above = []
+    for part, wanted in zip(logits.split(size), targets.to(logits.device).split(size), strict=True):
+        others = part.float()
+        own = others.gather(1, wanted[:, None])
+        others = others.scatter(1, wanted[:, None], -torch.inf)
+        above.append((own[:, 0] - others.amax(-1)).cpu())
+    if above:
+        least.scatter_reduce_(0, outputs.owners, torch.cat(above), "amin")
+    return least.tolist()
+
+
 def log_probabilities(outputs: Outputs) -> list[float]:
     """Return the log probability of every row's targets together, in nats."""
     logits, targets = outputs.logits.float(), outputs.targets

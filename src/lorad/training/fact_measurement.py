@@ -25,8 +25,9 @@ from lorad.models.hardware import machine
 from lorad.records import AnswerThresholds, Example, FactRecall, Score, as_line
 from lorad.retrieval import answering, rerankers
 from lorad.retrieval.answering import Reply
-from lorad.retrieval.finding import Finding, VersionFinder, stands_alone
+from lorad.retrieval.finding import Finding, Reranker, VersionFinder, stands_alone
 from lorad.retrieval.index import Index
+from lorad.retrieval.remembered import Remembered
 from lorad.storage.database import Database
 from lorad.storage.ledger import Ledger
 from lorad.storage.memory import Memory
@@ -93,8 +94,12 @@ class FactMeasurement:
         settings: AnsweringSettings,
         encoder: Path | None,
         parent: FactReport | None = None,
+        remembered: Path | None = None,
     ) -> None:
-        """``parent`` is what its papers say of the parent, where they hold; without it every dataset is asked."""
+        """``parent`` is what its papers say of the parent, where they hold; without it every dataset is asked.
+
+        ``remembered`` is the file of what earlier sessions have embedded and compared.
+        """
         self._task = task
         self._stack = stack
         self._name = name
@@ -109,9 +114,10 @@ class FactMeasurement:
         self._slots = facts.all_slots(
             (as_line(each.example.input), as_line(each.example.target)) for each in self._examples
         )
-        self._finding = self._build(encoder) if settings.retrieve else None
+        self._remembered: Remembered | None = None
+        self._finding = self._build(encoder, remembered) if settings.retrieve else None
 
-    def _build(self, encoder: Path | None) -> Finding | None:
+    def _build(self, encoder: Path | None, path: Path | None) -> Finding | None:
         embedder: Embedder
         if encoder is None:
             embedder = embedders.of_base(self._stack.base)
@@ -120,6 +126,11 @@ class FactMeasurement:
                 embedder = embedders.load_encoder(encoder)
             except ConfigError:  # removed since the session began: what was trained is not lost for it
                 return None
+        precision = machine("cpu").precision
+        reranker: Reranker | None = rerankers.load(encoder, precision) if encoder else None
+        if path:
+            self._remembered = Remembered(path, embedder, reranker, precision)
+            embedder, reranker = self._remembered.embedder, self._remembered.reranker
         database = Database(":memory:")
         memory = Memory(database, VERSION)
         held = [each.example for each in self._examples]
@@ -128,7 +139,7 @@ class FactMeasurement:
         index = Index(database, VERSION, memory, embedder, None)
         while index.step():
             pass
-        return Finding(index, rerankers.load(encoder, machine("cpu").precision) if encoder else None)
+        return Finding(index, reranker)
 
     def run(self, tell: Callable[[str], None]) -> FactReport:
         """Fit the thresholds, and ask for the facts of some examples of each dataset."""
@@ -140,12 +151,16 @@ class FactMeasurement:
             found = self._fit(self._finding)
         tell("asking in other words")
         questions = self._questions()
+        if self._remembered:
+            self._remembered.embedder.embed([question.text for question in questions])
         replies = self._replies(questions, found)
         alone = self._alone(questions, replies)
         served = [
             self._is_served(question, reply, alone.get(number))
             for number, (question, reply) in enumerate(zip(questions, replies, strict=True))
         ]
+        if self._remembered:
+            self._remembered.keep()
         return FactReport(facts=self._with_old(self._by_dataset(questions, alone, served)), thresholds=found)
 
     def _with_old(self, asked: Mapping[str, FactRecall]) -> dict[str, FactRecall]:
@@ -161,6 +176,8 @@ class FactMeasurement:
         known = [each.example for each in self._examples]
         share, before = self._settings.max_false_share, self._parent.thresholds
         fitting = ThresholdFitting(finding, [VERSION], known, share, before, self._asked)
+        if self._remembered:
+            self._remembered.embedder.embed(fitting.texts())  # together: one by one takes twice as long
         while fitting.step():
             pass
         return fitting.result()

@@ -5,7 +5,7 @@ judge's limits (``evaluation.judge``), training.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,8 @@ class Answers:
     """Of each example's id, of those that are held out too: whether the candidate has it right."""
     at_base: list[bool]
     """Of each new example: whether the base has it right by itself."""
+    margins: dict[str, float] = field(default_factory=dict)
+    """By how much, in logits, where the task tells (``metrics.margins``)."""
 
 
 def ask_all(
@@ -75,17 +77,23 @@ def ask_all(
     """
     at_base = _at_base(task, stack, [each for each in examples if each.is_new], of_base, group)
     right: dict[str, bool] = {}
+    margins: dict[str, float] = {}
     rows = [each.row for each in (*examples, *held_out)]
     with (
         stack.use(CANDIDATE) as model,
         known.laid(model, rows, is_stored=True),
     ):
         for several in (examples, held_out):
-            answers = group.ask(
-                [each.row for each in several], lambda rows: metrics.recalled(task, model, rows)
-            )
-            right |= {each.example.id: ok for each, ok in zip(several, answers, strict=True)}
-    return Answers(right, at_base)
+            ids = [each.example.id for each in several]
+            asked = [each.row for each in several]
+            if isinstance(task, Generating):
+                found = group.measure(asked, lambda rows: metrics.margins(task, model, rows))
+                margins |= zip(ids, found, strict=True)
+                answers = [margin > 0 for margin in found]
+            else:
+                answers = group.ask(asked, lambda rows: metrics.recalled(task, model, rows))
+            right |= zip(ids, answers, strict=True)
+    return Answers(right, at_base, margins)
 
 
 def measure(

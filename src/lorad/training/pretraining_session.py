@@ -25,7 +25,7 @@ from lorad.storage import files
 from lorad.tasks.pretraining import SHARE, Pretraining
 from lorad.training import corpus, pretraining
 from lorad.training.corpus import Corpus
-from lorad.training.measurement import CANDIDATE, TrainingResult, ask
+from lorad.training.measurement import CANDIDATE, Answers, TrainingResult, ask
 from lorad.training.session_base import BaseSession, fresh_folder
 from lorad.training.session_examples import SessionExample, spread
 
@@ -185,8 +185,8 @@ class PretrainingSession(BaseSession):
         ]
         self._held_out = [each for each in asked if each.example.id in apart]
         trained = [each for each in asked if each.example.id not in apart]
-        right = {each.example.id: True for each in asked}
-        self._write(made, trained, replace(evaluation, notes=tuple(self._notes)), right, verdict)
+        answers = Answers({each.example.id: True for each in asked}, at_base=[])
+        self._write(made, trained, replace(evaluation, notes=tuple(self._notes)), answers, verdict)
 
 
 def coverage(

@@ -108,15 +108,19 @@ class ProcessGroup:
         self._sum(found)
         return [float(number) for number in found.tolist()]
 
-    def ask(self, rows: Sequence[T], test: Callable[[list[T]], Sequence[bool]]) -> list[bool]:
-        """Let each process test its share of some rows; return what all found, in the rows' order."""
+    def ask(self, rows: Sequence[T], test: Callable[[list[T]], Sequence[float]]) -> list[bool]:
+        """Let each process test its share of some rows; return which are above 0 (or true), in the rows' order."""
+        return [number > 0 for number in self.measure(rows, test)]
+
+    def measure(self, rows: Sequence[T], test: Callable[[list[T]], Sequence[float]]) -> list[float]:
+        """Let each process measure its share of some rows; return the numbers that all found, in the rows' order."""
         if self.size == 1:
             return list(test(list(rows)))
         mine = self.share(rows)  # type: ignore[arg-type] # rows have a length
         found = [0.0] * len(rows)
-        for number, is_right in zip(mine, test([rows[number] for number in mine]), strict=True):
-            found[number] = float(is_right)
-        return [number > 0 for number in self.total(found)]
+        for number, measured in zip(mine, test([rows[number] for number in mine]), strict=True):
+            found[number] = float(measured)
+        return self.total(found)
 
     # -- what the first one knows
 

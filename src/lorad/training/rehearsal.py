@@ -47,6 +47,8 @@ class ReplayItem:
     """Whether the parent version recalls it, where that differs: a truncation lies between."""
     is_near: bool = False
     """Whether an old one is likely to be changed by what the new ones teach."""
+    margin: float = 0.0
+    """By how many logits the parent has an old one right, 0 where nobody knows: little is lost first."""
 
 
 class Rehearsal:
@@ -78,7 +80,7 @@ class Rehearsal:
         self._knew = {number: _is_known(items[number]) for number in self._old}
         self._allowed = {name: _may_miss(self._knew, numbers) for name, numbers in self._shelves.items()}
         near = [number for number in self._old if items[number].is_near]
-        self._checks = SpotChecks(self._old, near, seed)
+        self._checks = SpotChecks({number: items[number].margin for number in self._old}, near, seed)
         self.rounds = 0
         self.ended_by: str | None = None
         self._best = -1.0
@@ -150,9 +152,14 @@ class Rehearsal:
         return round(self._mix.share / (1 - min(self._mix.share, 0.9)) * len(self._new))
 
     def _draw(self, numbers: Sequence[int], count: int) -> list[int]:
-        """Draw from the datasets in turn, the least trained first, so that a large one does not crowd out a small one."""
+        """Draw from the datasets in turn, so that a large one does not crowd out a small one.
+
+        Of each the least trained come first, and of these what was right by least.
+        """
         shuffled = self._random.sample(numbers, len(numbers))
-        most_trained_first = sorted(shuffled, key=lambda number: -self._trained[number])
+        most_trained_first = sorted(
+            shuffled, key=lambda number: (-self._trained[number], -self._items[number].margin)
+        )
         shelves = list(_by_dataset(self._items, most_trained_first).values())
         self._random.shuffle(shelves)
         drawn: list[int] = []

@@ -50,7 +50,7 @@ from lorad.training import (
 from lorad.training.checkpoint import Checkpoints
 from lorad.training.fact_measurement import FactMeasurement, FactReport
 from lorad.training.known_rows import NOTHING, KnownRows
-from lorad.training.measurement import CANDIDATE, TrainingResult, ask, ask_all, measure
+from lorad.training.measurement import CANDIDATE, Answers, TrainingResult, ask, ask_all, measure
 from lorad.training.pauses import Pauses
 from lorad.training.pretraining_session import PretrainingSession
 from lorad.training.process_group import ALONE, ProcessGroup
@@ -58,7 +58,7 @@ from lorad.training.rehearsal import ReplayItem
 from lorad.training.rewording import Rewording
 from lorad.training.run_folder import RunFolder
 from lorad.training.session_base import BaseSession, fresh_folder
-from lorad.training.session_examples import SessionExample, anew, select, spread, with_near
+from lorad.training.session_examples import SessionExample, anew, select, spread, with_margins, with_near
 from lorad.versions import export, loader, papers
 
 PROBES = 4
@@ -133,12 +133,12 @@ class Session(BaseSession):
         taught = anew(examples) if self.spec.kind == "refit" else examples
         made = self._train(start, taught, self.spec.plan, self._checkpoints())
         del start  # or its base would be in memory beside the one that is judged
-        evaluation, right, verdict = self._measure(made, examples)
+        evaluation, answers, verdict = self._measure(made, examples)
         is_lost = _is_lost(evaluation)
         if not verdict.promote and self._repairable(verdict) and not is_lost:
             self._repairs.append("repair")
-            made = self._repair(made, examples, right)
-            evaluation, right, verdict = self._measure(made, examples)
+            made = self._repair(made, examples, answers.right)
+            evaluation, answers, verdict = self._measure(made, examples)
         is_asked = self.spec.kind != "consolidate"  # what was to take minutes
         wanted = (
             is_asked and not verdict.promote and self._refittable(verdict) and (parent is not None or is_lost)
@@ -148,20 +148,20 @@ class Session(BaseSession):
             refitted = self._refit(examples, slower=is_lost)
             measured = self._measure(refitted, examples, self.folder.refitted)
             if measured[2].promote:
-                made, (evaluation, right, verdict) = refitted, measured
+                made, (evaluation, answers, verdict) = refitted, measured
             else:
                 self._notes.append(f"the refit failed too: {', '.join(measured[2].failed)}")
             if self._group.is_first:
                 self.folder.end_refit(is_better=measured[2].promote)
         if self._group.is_first:
-            self._complete(made, examples, evaluation, right, verdict)
+            self._complete(made, examples, evaluation, answers, verdict)
 
     def _complete(
         self,
         made: TrainingResult,
         examples: Sequence[SessionExample],
         evaluation: Evaluation,
-        right: dict[str, bool],
+        answers: Answers,
         verdict: Verdict,
     ) -> None:
         """Write what lies beside the adapter."""
@@ -171,7 +171,7 @@ class Session(BaseSession):
                 self.folder, Path(self.spec.base), self._task, self.spec.plan.quantization
             )
         evaluation = replace(evaluation, repairs=tuple(self._repairs), notes=tuple(self._notes))
-        self._write(made, examples, evaluation, right, verdict)
+        self._write(made, examples, evaluation, answers, verdict)
 
     def _has_time_to_refit(self, so_far: trainer.Outcome, examples: Sequence[SessionExample]) -> bool:
         """Tell whether every row can be learned anew, at the pace so far, before the session is stopped."""
@@ -386,7 +386,8 @@ class Session(BaseSession):
             return {number: found[old[number].example.id] for number in numbers}
 
         near = [number for number, each in enumerate(old) if each.is_near]
-        checks = spot_checks.SpotChecks(range(len(old)), near, self.spec.plan.seed)
+        margins = {number: each.margin for number, each in enumerate(old)}
+        checks = spot_checks.SpotChecks(margins, near, self.spec.plan.seed)
         knew = {number: each.knows for number, each in enumerate(old)}
         said = spot_checks.run(checks, knew, ask)
         lost = spot_checks.changes(knew, said).broken
@@ -403,7 +404,16 @@ class Session(BaseSession):
         self._too_long = len(selection.too_long)
         if selection.too_long:
             self.report({"too_long": selection.too_long})
-        return with_near(self._set_apart(selection.examples))
+        return with_near(self._set_apart(with_margins(selection.examples, self._margins())))
+
+    def _margins(self) -> dict[str, float]:
+        """Return by how much the parent had each example right, by id; nothing where its papers do not say, or do not hold."""
+        if not self.spec.parent or not self._is_parent_believed:
+            return {}
+        try:
+            return papers.read_result(Path(self.spec.parent)).margins
+        except (OSError, ValueError):  # imported, or of an older lorad
+            return {}
 
     def _set_apart(self, examples: Sequence[SessionExample]) -> list[SessionExample]:
         """Return the examples that are trained; keep the others to be asked.
@@ -470,6 +480,7 @@ class Session(BaseSession):
                     recalled=each.knows,
                     known=each.right,
                     is_near=each.is_near,
+                    margin=each.margin,
                 )
                 for each in examples
             ],
@@ -583,7 +594,7 @@ class Session(BaseSession):
 
     def _measure(
         self, made: TrainingResult, examples: Sequence[SessionExample], candidate: Path | None = None
-    ) -> tuple[Evaluation, dict[str, bool], Verdict]:
+    ) -> tuple[Evaluation, Answers, Verdict]:
         """Write the adapter, reload it onto the pristine base as it will be served, and measure that."""
         self.report({"phase": "judging"})
         candidate = candidate or self.folder.candidate
@@ -626,7 +637,7 @@ class Session(BaseSession):
             )
 
         told = self._group.first(Evaluation, evaluate)
-        return told, answers.right, judge.decide(told, self._limits)
+        return told, answers, judge.decide(told, self._limits)
 
     def _facts(
         self, stack: AdapterStack, examples: Sequence[SessionExample], right: dict[str, bool]
@@ -641,7 +652,7 @@ class Session(BaseSession):
             told = papers.read_result(Path(self.spec.parent)).evaluation
             parent = FactReport(facts=told.facts, thresholds=told.thresholds)
         # what is learned anew owes nothing to the parent, so nothing that was said of that one stands for it
-        goes_on = self.spec.kind == "learn" and "refit" not in self._repairs
+        goes_on = self.spec.kind != "refit" and "refit" not in self._repairs
         measurement = FactMeasurement(
             self._task,
             stack,
@@ -651,6 +662,7 @@ class Session(BaseSession):
             settings=AnsweringSettings.model_validate(asked["settings"]),
             encoder=Path(encoder) if encoder else None,
             parent=parent if goes_on else None,
+            remembered=Path(asked["remembered"]) if asked.get("remembered") else None,
         )
         found = measurement.run(lambda phase: self.report({"phase": phase}))
         before = parent.facts if parent else {}

@@ -18,7 +18,7 @@ from lorad.storage import files
 from lorad.tasks import Task, find
 from lorad.training import session_papers, trainer
 from lorad.training.checkpoint import Checkpoints
-from lorad.training.measurement import TrainingResult
+from lorad.training.measurement import Answers, TrainingResult
 from lorad.training.pauses import Pauses
 from lorad.training.process_group import ALONE, ProcessGroup
 from lorad.training.remaining import Remaining
@@ -91,7 +91,7 @@ class BaseSession(ABC):
         made: TrainingResult,
         examples: Sequence[SessionExample],
         evaluation: Evaluation,
-        right: dict[str, bool],
+        answers: Answers,
         verdict: Verdict,
     ) -> None:
         """Complete the candidate; ``evaluation.json`` comes last, without it there is no candidate."""
@@ -122,7 +122,8 @@ class BaseSession(ABC):
                 evaluation=evaluation,
                 verdict=verdict,
                 learned=tuple(example.ids for example in learned),  # no words, see `_metadata`
-                right=right,
+                right=answers.right,
+                margins={name: round(margin, 3) for name, margin in answers.margins.items()},
             )
         )
 

@@ -34,6 +34,8 @@ class SessionExample:
     """Whether the model that training begins with recalls it; differs from ``right`` after a truncation."""
     is_near: bool = False
     """Whether an old one is likely to be changed by what the new ones teach, see ``spot_checks.near``."""
+    margin: float = 0.0
+    """By how many logits the parent has it right, 0 where nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,13 @@ def with_near(examples: Sequence[SessionExample]) -> list[SessionExample]:
     )
     ids = {old[number].example.id for number in found}
     return [replace(each, is_near=not each.is_new and each.example.id in ids) for each in examples]
+
+
+def with_margins(examples: Sequence[SessionExample], margins: Mapping[str, float]) -> list[SessionExample]:
+    """Return the examples, each old one with its margin by id, as far as it is known."""
+    return [
+        each if each.is_new else replace(each, margin=margins.get(each.example.id, 0.0)) for each in examples
+    ]
 
 
 def anew(examples: Sequence[SessionExample]) -> list[SessionExample]:

@@ -69,13 +69,20 @@ class ThresholdFitting:
             self._ask_ordinary(asked) if isinstance(asked, str) else self._ask(asked)
         return bool(self._left)
 
+    def texts(self) -> list[str]:
+        """Return what it will ask."""
+        return [
+            text
+            for asked in self._left
+            for text in ([asked] if isinstance(asked, str) else [*_wordings(asked), *asked.held_out[:1]])
+        ]
+
     def _ask_ordinary(self, prompt: str) -> None:
         if hit := self._finding.find(prompt, self._lineage):
             self._ordinary.append(hit.about)
 
     def _ask(self, example: Example) -> None:
-        asked = as_line(example.input)
-        others = augmentation.wordings(asked, 2, len(asked))
+        asked, *others = _wordings(example)
         self._taught += self._scores(others)
         self._held_out += self._scores(example.held_out[:1])
         for text in (asked, *others[:1]):
@@ -106,6 +113,12 @@ class ThresholdFitting:
             known=self._known,
         )
         return found if thresholds.is_useful(found, self._max_false_share) else None
+
+
+def _wordings(example: Example) -> list[str]:
+    """Return an example's question and up to two other wordings of the grammar's."""
+    asked = as_line(example.input)
+    return [asked, *augmentation.wordings(asked, 2, len(asked))]
 
 
 def _holds(before: AnswerThresholds, scored_by: str, max_false_share: float) -> bool:

@@ -14,6 +14,7 @@ from lorad.errors import RegistryError, TrainingError
 from lorad.evaluation import judge
 from lorad.models import embedders, lower_states
 from lorad.records import SCRATCH, Example, Job, Plan, SessionSpec
+from lorad.retrieval import remembered
 from lorad.storage.memory import Recalled
 from lorad.track import Track
 from lorad.training import remaining, run_folder
@@ -93,6 +94,7 @@ class Preparation:
         return {
             "settings": self._settings.answering.model_dump(),
             "encoder": str(encoder) if encoder else None,
+            "remembered": str(track.registry.folder / lower_states.FOLDER / remembered.FILE),
         }
 
     def _drift(self, track: Track, parent: str | None) -> float:

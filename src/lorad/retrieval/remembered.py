@@ -1,0 +1,171 @@
+"""What an embedder and a reranker said in earlier sessions, so that it is not computed again.
+
+What lives here: both of them with a memory, and the file that it lies in. What never does: searching, and removing the file when
+something is forgotten (``apps.daemon.commands``).
+
+A session fits thresholds to, and asks, much of what sessions before it have asked. Keys are digests, but a vector tells what a text is
+about: the file is to be guarded like the rows.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from lorad.errors import TransientError
+from lorad.models.embedders import Embedder
+from lorad.retrieval.finding import Reranker
+from lorad.retrieval.odds import Odds
+from lorad.storage import files
+
+FILE = "compared.safetensors"
+"""Beside the lower states of a track (``models.lower_states``)."""
+FORM = "1"
+DIGEST = 16
+"""Bytes of a key."""
+MOST_TEXTS, MOST_PAIRS = 20_000, 100_000
+"""What is kept, the last used: 30 MB of vectors of MiniLM, and 2.4 MB."""
+WANTED = "texts", "vectors", "pairs", "odds"
+
+
+@dataclass(slots=True)
+class RememberingEmbedder:
+    """An embedder that embeds no text twice."""
+
+    embedder: Embedder
+    known: dict[bytes, NDArray[np.float32]] = field(default_factory=dict)
+    """By the digest of a text, the last used last."""
+
+    @property
+    def name(self) -> str:
+        """Return the base's name, for people."""
+        return self.embedder.name
+
+    @property
+    def fingerprint(self) -> str:
+        """Identify the base and how it pools."""
+        return self.embedder.fingerprint
+
+    @property
+    def dimension(self) -> int:
+        """Return the length of a vector."""
+        return self.embedder.dimension
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return a row of unit length for each text, [N, D]."""
+        keys = [_key(text) for text in texts]
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self.known}
+        if missing:
+            self.known |= zip(missing, self.embedder.embed(list(missing.values())), strict=True)
+        found = np.zeros((len(keys), self.dimension), dtype=np.float32)
+        for number, key in enumerate(keys):
+            found[number] = self.known[key] = self.known.pop(key)
+        return found
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Return how many tokens of these texts ``embed`` reads, all together."""
+        return self.embedder.count_tokens(texts)
+
+    def text_tokenizer(self) -> Tokenizer | None:
+        """Return a tokenizer of the caller's own that cuts nothing."""
+        return self.embedder.text_tokenizer()
+
+
+@dataclass(slots=True)
+class RememberingReranker:
+    """A reranker that compares no two texts twice."""
+
+    reranker: Reranker
+    known: dict[bytes, Odds] = field(default_factory=dict)
+    """By the digest of a question and a text, the last used last."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identify it."""
+        return self.reranker.fingerprint
+
+    def score(self, question: str, texts: Sequence[str]) -> list[Odds]:
+        """Return what is said of the question and each text."""
+        keys = [_key(question, text) for text in texts]
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self.known}
+        if missing:
+            self.known |= zip(missing, self.reranker.score(question, list(missing.values())), strict=True)
+        for key in keys:
+            self.known[key] = self.known.pop(key)
+        return [self.known[key] for key in keys]
+
+
+class Remembered:
+    """An embedder and a reranker with what a file remembers of them: nothing, where it is of others, missing or damaged."""
+
+    def __init__(self, path: Path, embedder: Embedder, reranker: Reranker | None, precision: str) -> None:
+        """``precision`` is what both compute in."""
+        self._path = path
+        by = reranker.fingerprint if reranker else ""
+        self._by = {"embedder": embedder.fingerprint, "reranker": by, "precision": precision, "form": FORM}
+        vectors, odds = self._read()
+        self.embedder = RememberingEmbedder(embedder, vectors)
+        self.reranker = RememberingReranker(reranker, odds) if reranker else None
+
+    def _read(self) -> tuple[dict[bytes, NDArray[np.float32]], dict[bytes, Odds]]:
+        try:
+            with safe_open(self._path, framework="pt") as stored:
+                packed = {name: stored.get_tensor(name) for name in WANTED}
+                if stored.metadata() != self._metadata(packed):
+                    return {}, {}
+            texts, pairs = _keys(packed["texts"]), _keys(packed["pairs"])
+            odds = [Odds(*row) for row in packed["odds"].tolist()]
+            return dict(zip(texts, packed["vectors"].numpy(), strict=True)), dict(
+                zip(pairs, odds, strict=True)
+            )
+        except (OSError, SafetensorError, RuntimeError, ValueError, TypeError):
+            return {}, {}
+
+    def keep(self) -> None:
+        """Store what was used last. A failure costs time in the next session, and is not worth this one."""
+        texts = dict(list(self.embedder.known.items())[-MOST_TEXTS:])
+        pairs = dict(list(self.reranker.known.items())[-MOST_PAIRS:]) if self.reranker else {}
+        vectors = np.array([*texts.values()], dtype=np.float32).reshape(len(texts), self.embedder.dimension)
+        packed = {
+            "texts": _packed(texts),
+            "vectors": torch.from_numpy(vectors),
+            "pairs": _packed(pairs),
+            "odds": torch.tensor([*pairs.values()], dtype=torch.float32).reshape(
+                len(pairs), len(Odds._fields)
+            ),
+        }
+        try:
+            files.write_bytes(self._path, save(packed, metadata=self._metadata(packed)), mode=files.SECRET)
+        except (OSError, TransientError, MemoryError):
+            return
+
+    def _metadata(self, packed: Mapping[str, Tensor]) -> dict[str, str]:
+        digest = hashlib.sha256()
+        for tensor in packed.values():
+            digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+        return {**self._by, "sha256": digest.hexdigest()}
+
+
+def _key(*texts: str) -> bytes:
+    found = hashlib.sha256()
+    for text in texts:
+        data = text.encode(errors="surrogatepass")
+        found.update(len(data).to_bytes(8) + data)
+    return found.digest()[:DIGEST]
+
+
+def _packed(keys: Mapping[bytes, Any]) -> Tensor:
+    return torch.tensor(list(b"".join(keys)), dtype=torch.uint8).reshape(len(keys), DIGEST)
+
+
+def _keys(packed: Tensor) -> list[bytes]:
+    return [bytes(row) for row in packed.numpy()]
