@@ -1,5 +1,6 @@
 """What a candidate's facts are measured on, on a tiny model and a fake embedder."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -43,7 +44,7 @@ def _fake_embedder(monkeypatch):
     monkeypatch.setattr(fact_measurement.embedders, "of_base", lambda *_: FakeEmbedder())
 
 
-def measured(stack, examples, *, right=True, **settings):
+def measured(stack, examples, *, right=True, remembered=None, **settings):
     taken = [
         SessionExample(
             example, CHAT.encode(stack.base.tokenizer, example), is_new=True, right=False, knows=False
@@ -59,8 +60,34 @@ def measured(stack, examples, *, right=True, **settings):
         {example.id: right for example in examples},
         settings=AnsweringSettings(**settings),
         encoder=None,
+        remembered=remembered,
     ).run(told.append)
     return report, told
+
+
+def test_what_an_earlier_session_has_embedded_is_not_embedded_again(stack, tmp_path, monkeypatch):
+    asked = []
+
+    class Counting(FakeEmbedder):
+        def embed(self, texts):
+            asked.extend(texts)
+            return super().embed(texts)
+
+    monkeypatch.setattr(fact_measurement.embedders, "of_base", lambda *_: Counting())
+    path = tmp_path / "compared"
+    plain, _ = measured(stack, DOORS, max_false_share=1.0)
+    asked.clear()
+
+    first, _ = measured(stack, DOORS, max_false_share=1.0, remembered=path)
+    often = Counter(asked).values()
+    asked.clear()
+    second, _ = measured(stack, (*DOORS, *WINDOWS), max_false_share=1.0, remembered=path)
+
+    assert first == plain
+    assert set(often) == {1}
+    assert asked
+    assert not any("door" in text for text in asked)
+    assert second.facts["doors"].other_served.right == first.facts["doors"].other_served.right
 
 
 def test_what_is_recalled_gives_its_fact_and_other_words_find_it(stack):

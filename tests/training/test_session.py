@@ -26,6 +26,7 @@ from lorad.storage import files
 from lorad.storage.memory import Recalled
 from lorad.tasks import find
 from lorad.training import known_rows, remaining, session, trainer
+from lorad.training.fact_measurement import FactReport
 from lorad.training.pauses import Pauses
 from lorad.training.process_group import ALONE
 from lorad.training.run_folder import RunFolder
@@ -172,6 +173,53 @@ def test_the_next_session_keeps_the_first_ones_weights_and_facts(base, first, tm
     assert torch.equal(child.factors[name][1][:, : parent.rank], parent.factors[name][1])
     model, tokenizer = served(base, tmp_path)
     assert all(metrics.recalled(find("chat"), model, encode(tokenizer, [*old, *new])))
+
+
+def test_by_how_much_a_row_is_right_stands_in_the_papers_and_the_next_session_begins_with_what_is_thin(
+    base, first, tmp_path, monkeypatch
+):
+    _, result = evaluation(first)
+    margins, seen, train = result["margins"], [], session.trainer.train
+
+    def watched(task, model, material, *args, **options):
+        seen.append(material.items)
+        return train(task, model, material, *args, **options)
+
+    monkeypatch.setattr(session.trainer, "train", watched)
+    old = tiny.facts(4, "doors")
+    order(base, tmp_path, tiny.facts(4, "windows", subject="window"), old, parent=first / "candidate").run()
+
+    assert {name: margin > 0 for name, margin in margins.items()} == result["right"]
+    (items,) = seen
+    assert [item.margin for item in items] == [0.0] * 4 + [margins[example.id] for example in old]
+
+
+@pytest.mark.parametrize(("kind", "is_believed"), [("learn", True), ("consolidate", True), ("refit", False)])
+def test_what_a_parents_papers_say_of_facts_holds_unless_everything_is_learned_anew(
+    base, first, tmp_path, monkeypatch, kind, is_believed
+):
+    seen = {}
+
+    class Seen:
+        def __init__(self, *_, **options):
+            seen.update(options)
+
+        def run(self, _):
+            return FactReport(facts={})
+
+    monkeypatch.setattr(session, "FactMeasurement", Seen)
+    new = tiny.facts(4, "windows", subject="window") if kind == "learn" else []
+    made = order(
+        base, tmp_path, new, tiny.facts(4, "doors"), parent=first / "candidate", kind=kind, dataset="memory"
+    )
+    remembered = tmp_path / "lower_states" / "compared"
+    answering = {"settings": SETTINGS.answering.model_dump(), "encoder": None, "remembered": str(remembered)}
+    made.spec.settings["answering"] = answering
+
+    made.run()
+
+    assert (seen["parent"] is not None) == is_believed
+    assert seen["remembered"] == remembered
 
 
 def test_above_the_rank_limit_the_parent_is_truncated_and_training_mends_it(base, first, tmp_path):
