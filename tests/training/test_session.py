@@ -767,9 +767,10 @@ def test_what_was_judged_before_is_not_read_below_again(base, tmp_path, monkeypa
 
     found, result = evaluation(tmp_path / "2")
     assert result["verdict"]["promote"], (found.scores, found.ended_by)
-    before, judged, of_texts = kept
+    before, judged, at_base, of_texts, of_texts_at_base = kept
     assert before == judged == (4, 3)
-    assert of_texts[0] > 0 == of_texts[1]
+    assert at_base == (7, 0)  # what the candidate has stored
+    assert of_texts[0] == of_texts_at_base[0] > 0 == of_texts[1] == of_texts_at_base[1]
     model, tokenizer = served(base, tmp_path / "2")
     everything = encode(tokenizer, [*new, *old])
     right = dict(

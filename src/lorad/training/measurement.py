@@ -75,7 +75,6 @@ def ask_all(
     ``of_base`` is which examples the base has right, by id, as far as this session has asked: nothing is asked of it twice.
     What is ``known`` of rows is not computed again, and what was not is known from then on.
     """
-    at_base = _at_base(task, stack, [each for each in examples if each.is_new], of_base, group)
     right: dict[str, bool] = {}
     margins: dict[str, float] = {}
     rows = [each.row for each in (*examples, *held_out)]
@@ -93,6 +92,8 @@ def ask_all(
             else:
                 answers = group.ask(asked, lambda rows: metrics.recalled(task, model, rows))
             right |= zip(ids, answers, strict=True)
+    # behind the candidate, which has stored what the layers below say of new rows
+    at_base = _at_base(task, stack, [each for each in examples if each.is_new], of_base, group, known)
     return Answers(right, at_base, margins)
 
 
@@ -160,13 +161,15 @@ def _at_base(
     examples: Sequence[SessionExample],
     of_base: dict[str, bool],
     group: ProcessGroup,
+    known: KnownRows,
 ) -> list[bool]:
     """Return which examples the base gets right by itself: none, where a version brings the head."""
     if task.head.is_learned:
         return [False] * len(examples)
     asked = [each for each in examples if each.example.id not in of_base]
-    with stack.use(None) as pristine:
-        answers = group.ask([each.row for each in asked], lambda rows: metrics.recalled(task, pristine, rows))
+    rows = [each.row for each in asked]
+    with stack.use(None) as pristine, known.laid(pristine, rows):
+        answers = group.ask(rows, lambda rows: metrics.recalled(task, pristine, rows))
     of_base |= {each.example.id: ok for each, ok in zip(asked, answers, strict=True)}
     return [of_base[each.example.id] for each in examples]
 
@@ -188,7 +191,12 @@ def _general_ability(
                 found["perplexity_base"] = general_ability.perplexity(pristine, tokenizer)
     is_told = {"perplexity", "kl"} & task.checks
     texts = [*general.measured, *general_ability.text_blocks(tokenizer)] if is_told else []
-    with stack.use(CANDIDATE) as model, known.laid(model, texts, is_stored=True):
+    with (
+        stack.use(CANDIDATE) as model,
+        stack.use(None) as pristine,
+        known.laid(model, texts, is_stored=True),
+        known.laid(pristine, general.measured if "kl" in task.checks else []),
+    ):
         if "perplexity" in task.checks:
             found["perplexity"] = general_ability.perplexity(model, tokenizer)
         if "kl" in task.checks:
