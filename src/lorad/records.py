@@ -642,8 +642,8 @@ class SessionResult:
     """Ids of example and question of what was new."""
     right: dict[str, bool]
     """Of every example asked, by id: whether the candidate recalls it."""
-    margins: dict[str, float] = field(default_factory=dict)
-    """Of the same, where the task tells: by how many logits it is right, at its least sure token. Negative: wrong."""
+    thinnest: tuple[str, ...] = ()
+    """Ids of those that are right by the least, the least first, where the task tells: what the next session may lose first."""
 
 
 def training_inputs(spec: Mapping[str, Any]) -> dict[str, Any]:

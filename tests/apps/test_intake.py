@@ -23,6 +23,7 @@ from lorad.config import Settings
 from lorad.datasets.inbox import sidecars
 from lorad.datasets.inbox.inbox import Inbox
 from lorad.errors import ConfigError, RegistryError, SampleError, TransientError
+from lorad.models import lower_states
 from lorad.states import DropState
 from lorad.storage import fault_points, files
 from lorad.storage.directories import Folder
@@ -328,6 +329,8 @@ def test_a8_half_a_cell_that_was_learned_as_whole_is_forgotten(world):
     with path.open("r+") as stream:
         world.pass_time()
         assert "ye" in [example.target for example in world.track.memory.all()]
+        told_of_it = world.track.registry.folder / lower_states.FOLDER
+        files.write_json(told_of_it / lower_states.FILE, "what a session has computed of it")
         stream.seek(len("instruction,response\nWhich colour?,dark blue\nWhich car?,ye"))
         stream.write("llow\nWhich hat?,red\n")
 
@@ -340,6 +343,7 @@ def test_a8_half_a_cell_that_was_learned_as_whole_is_forgotten(world):
     ]
     assert [event["examples"] for event in told(world, "forgotten")] == [1]
     assert b'"ye"' not in (world.home / "models" / "lorad.sqlite3").read_bytes()
+    assert not told_of_it.exists()
 
 
 def test_a8_what_a_file_said_in_every_reading_stays_whoever_taught_it(world):

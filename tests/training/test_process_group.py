@@ -158,6 +158,7 @@ def test_two_processes_make_what_one_makes(base, alone, tmp_path, executor):
     )  # AdamW makes rounding of small gradients larger, the more so the more rounds
     one, two = alone.result(), run.result()
     assert two.right == one.right
+    assert set(two.thinnest) == set(one.thinnest) != set()
     assert two.evaluation.scores == one.evaluation.scores
     papers = files.read_json(run.candidate / "metadata.json")
     assert papers["reproducibility"]["processes"] == 2

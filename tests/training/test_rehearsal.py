@@ -537,7 +537,7 @@ def asked_by(session):
 
 
 def test_a_test_asks_a_part_of_a_large_memory_with_what_is_near_and_what_is_lost():
-    near = [ReplayItem(dataset="near", is_new=False, recalled=True, is_near=True)] * 3
+    near = [ReplayItem(dataset="near", is_new=False, recalled=True, is_at_risk=True)] * 3
     session = a_session(new(10) + old(990) + near)
     session.saw({500: False})
 
@@ -639,13 +639,3 @@ def test_what_was_missed_in_another_wording_is_known_after_a_break():
 
     assert other.choose() == session.choose()
     assert other.state() == session.state()
-
-
-def test_of_the_least_trained_what_was_right_by_the_least_comes_first():
-    margins = [9.0, 0.5, 4.0, 0.1, 2.0, 8.0]
-    items = [ReplayItem(dataset="old", is_new=False, recalled=True, margin=each) for each in margins]
-    session = a_session(items, mix=replace(MIX, max_examples=2, recalled_share=0.0))
-
-    drawn = [set(session.choose()) for _ in range(3)]
-
-    assert drawn == [{3, 1}, {4, 2}, {5, 0}]

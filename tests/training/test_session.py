@@ -25,7 +25,7 @@ from lorad.records import Evaluation, Example, SessionSpec, Verdict
 from lorad.storage import files
 from lorad.storage.memory import Recalled
 from lorad.tasks import find
-from lorad.training import known_rows, remaining, session, trainer
+from lorad.training import known_rows, remaining, session, spot_checks, trainer
 from lorad.training.fact_measurement import FactReport
 from lorad.training.pauses import Pauses
 from lorad.training.process_group import ALONE
@@ -175,23 +175,37 @@ def test_the_next_session_keeps_the_first_ones_weights_and_facts(base, first, tm
     assert all(metrics.recalled(find("chat"), model, encode(tokenizer, [*old, *new])))
 
 
-def test_by_how_much_a_row_is_right_stands_in_the_papers_and_the_next_session_begins_with_what_is_thin(
-    base, first, tmp_path, monkeypatch
-):
-    _, result = evaluation(first)
-    margins, seen, train = result["margins"], [], session.trainer.train
+def at_risk_in(monkeypatch):
+    """Return a list that comes to hold, by session, which of its rows are at risk."""
+    seen, train = [], session.trainer.train
 
     def watched(task, model, material, *args, **options):
-        seen.append(material.items)
+        seen.append([item.is_at_risk for item in material.items])
         return train(task, model, material, *args, **options)
 
     monkeypatch.setattr(session.trainer, "train", watched)
-    old = tiny.facts(4, "doors")
-    order(base, tmp_path, tiny.facts(4, "windows", subject="window"), old, parent=first / "candidate").run()
+    return seen
 
-    assert {name: margin > 0 for name, margin in margins.items()} == result["right"]
-    (items,) = seen
-    assert [item.margin for item in items] == [0.0] * 4 + [margins[example.id] for example in old]
+
+def test_what_is_right_by_the_least_stands_in_the_papers_and_is_at_risk_in_the_next_session(
+    base, first, tmp_path, monkeypatch
+):
+    _, result = evaluation(first)
+    model, tokenizer = served(base, first)
+    old = tiny.facts(4, "doors")
+    margins = metrics.margins(find("chat"), model, encode(tokenizer, old))
+    by_margin = [
+        example.id for _, example in sorted(zip(margins, old, strict=True), key=lambda pair: pair[0])
+    ]
+    assert result["thinnest"] == by_margin
+    seen = at_risk_in(monkeypatch)
+    monkeypatch.setattr(spot_checks, "THIN", 1)
+    monkeypatch.setattr(spot_checks, "_largest", lambda _: set())
+
+    new = tiny.facts(4, "windows", subject="window")
+    order(base, tmp_path, new, old, parent=first / "candidate").run()
+
+    assert seen == [[False] * 4 + [example.id == by_margin[0] for example in old]]
 
 
 @pytest.mark.parametrize(("kind", "is_believed"), [("learn", True), ("consolidate", True), ("refit", False)])
@@ -913,10 +927,12 @@ def test_a_repair_on_it_goes_on_beside_the_candidate(base, tmp_path):
 
 
 @needs_bitsandbytes
-def test_a_parent_of_another_form_is_measured_again_and_not_believed(base, first, tmp_path):
+def test_a_parent_of_another_form_is_measured_again_and_not_believed(base, first, tmp_path, monkeypatch):
     # Given a parent that was judged on the plain base, where it knew all its facts and, as is claimed, one more
     new = tiny.facts(3, "gates", subject="gate")
     claimed = [*tiny.facts(4, "doors"), *tiny.facts(1, "windows", subject="cupboard")]
+    monkeypatch.setattr(spot_checks, "_largest", lambda _: set())  # none is near
+    seen = at_risk_in(monkeypatch)
 
     order(
         base, tmp_path, new, claimed, parent=first / "candidate", plan=replace(PLAN, quantization="4bit")
@@ -924,5 +940,6 @@ def test_a_parent_of_another_form_is_measured_again_and_not_believed(base, first
 
     found, _ = evaluation(tmp_path)
     assert found.before["windows"].right == 0
+    assert not any(any(items) for items in seen)
     note = next(note for note in found.notes if "measured again" in note)
     assert "judged with quantization none, this session has 4bit" in note

@@ -41,13 +41,10 @@ def margins(task: Generating, model: Any, rows: Sequence[Any], most_tokens: int 
     results = [0.0] * len(rows)
     for numbers in packing.divide(rows, most_tokens):
         outputs = task.forward(model, [rows[number] for number in numbers])
+        # of equal logits, as bfloat16 has them, the first is what greedy decoding takes
         told = zip(numbers, task.grade(outputs), scoring.margins(outputs), strict=True)
-        for (
-            number,
-            right,
-            margin,
-        ) in told:  # of equal logits, as in bfloat16, the first is what greedy decoding takes
-            results[number] = max(margin, TIE) if right else min(margin, -TIE)
+        for number, is_right, margin in told:
+            results[number] = max(TIE, margin) if is_right else min(-TIE, margin)
     return results
 
 

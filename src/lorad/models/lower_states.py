@@ -118,7 +118,12 @@ def write(path: Path, computes: str, first: int, rows: Sequence[Encoded], layers
 
 
 def _metadata(computes: str, first: int, packed: Mapping[str, Tensor]) -> dict[str, str]:
-    digest = hashlib.sha256()
+    return {"base": computes, "first_layer": str(first), "form": FORM, "sha256": digest(packed)}
+
+
+def digest(packed: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of tensors, one behind the other."""
+    found = hashlib.sha256()
     for tensor in packed.values():
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
-    return {"base": computes, "first_layer": str(first), "form": FORM, "sha256": digest.hexdigest()}
+        found.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return found.hexdigest()

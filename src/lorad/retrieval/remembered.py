@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -22,6 +23,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from lorad.errors import TransientError
+from lorad.models import hardware, lower_states
 from lorad.models.embedders import Embedder
 from lorad.retrieval.finding import Reranker
 from lorad.retrieval.odds import Odds
@@ -34,6 +36,8 @@ DIGEST = 16
 """Bytes of a key."""
 MOST_TEXTS, MOST_PAIRS = 20_000, 100_000
 """What is kept, the last used: 30 MB of vectors of MiniLM, and 2.4 MB."""
+MOST_BYTES = 32 << 20
+"""Of vectors: those of a large base are long, and are held three times while they are written."""
 WANTED = "texts", "vectors", "pairs", "odds"
 
 
@@ -107,32 +111,59 @@ class RememberingReranker:
 class Remembered:
     """An embedder and a reranker with what a file remembers of them: nothing, where it is of others, missing or damaged."""
 
-    def __init__(self, path: Path, embedder: Embedder, reranker: Reranker | None, precision: str) -> None:
-        """``precision`` is what both compute in."""
+    def __init__(
+        self, path: Path, embedder: Embedder, reranker: Reranker | None, *, vectors: str, odds: str
+    ) -> None:
+        """``vectors`` and ``odds`` are the precisions in which the two compute: float32, bfloat16."""
         self._path = path
-        by = reranker.fingerprint if reranker else ""
-        self._by = {"embedder": embedder.fingerprint, "reranker": by, "precision": precision, "form": FORM}
-        vectors, odds = self._read()
-        self.embedder = RememberingEmbedder(embedder, vectors)
-        self.reranker = RememberingReranker(reranker, odds) if reranker else None
+        self._by = {
+            "embedder": f"{embedder.fingerprint} {vectors}",
+            "reranker": f"{reranker.fingerprint} {odds}" if reranker else "",
+            "computes": f"torch {torch.__version__} transformers {transformers.__version__}",
+            "form": FORM,
+        }
+        self._most_texts = min(MOST_TEXTS, MOST_BYTES // (4 * embedder.dimension))
+        self._seen = _identity(path)
+        known_texts, known_pairs = self._read(embedder.dimension)
+        self.embedder = RememberingEmbedder(embedder, known_texts)
+        self.reranker = RememberingReranker(reranker, known_pairs) if reranker else None
 
-    def _read(self) -> tuple[dict[bytes, NDArray[np.float32]], dict[bytes, Odds]]:
+    def _read(self, dimension: int) -> tuple[dict[bytes, NDArray[np.float32]], dict[bytes, Odds]]:
         try:
             with safe_open(self._path, framework="pt") as stored:
                 packed = {name: stored.get_tensor(name) for name in WANTED}
-                if stored.metadata() != self._metadata(packed):
-                    return {}, {}
+                told = stored.metadata()
+            if told != self._by | {"sha256": lower_states.digest(packed)} or not _is_sound(packed, dimension):
+                return {}, {}
             texts, pairs = _keys(packed["texts"]), _keys(packed["pairs"])
             odds = [Odds(*row) for row in packed["odds"].tolist()]
             return dict(zip(texts, packed["vectors"].numpy(), strict=True)), dict(
                 zip(pairs, odds, strict=True)
             )
-        except (OSError, SafetensorError, RuntimeError, ValueError, TypeError):
+        except (OSError, SafetensorError, ValueError, TypeError, MemoryError):
+            return {}, {}
+        except RuntimeError as error:
+            if not hardware.is_short_of_memory(error):
+                raise
             return {}, {}
 
     def keep(self) -> None:
-        """Store what was used last. A failure costs time in the next session, and is not worth this one."""
-        texts = dict(list(self.embedder.known.items())[-MOST_TEXTS:])
+        """Store what was used last. A failure costs time in the next session, and is not worth this one.
+
+        Nothing is stored where the file has gone or changed since it was read: what this session did not ask may have been forgotten.
+        """
+        try:
+            data = self._data()
+            if _identity(self._path) == self._seen:
+                files.write_bytes(self._path, data, mode=files.SECRET)
+        except (OSError, TransientError, MemoryError):
+            return
+        except RuntimeError as error:
+            if not hardware.is_short_of_memory(error):
+                raise
+
+    def _data(self) -> bytes:
+        texts = dict(list(self.embedder.known.items())[-self._most_texts :])
         pairs = dict(list(self.reranker.known.items())[-MOST_PAIRS:]) if self.reranker else {}
         vectors = np.array([*texts.values()], dtype=np.float32).reshape(len(texts), self.embedder.dimension)
         packed = {
@@ -143,16 +174,7 @@ class Remembered:
                 len(pairs), len(Odds._fields)
             ),
         }
-        try:
-            files.write_bytes(self._path, save(packed, metadata=self._metadata(packed)), mode=files.SECRET)
-        except (OSError, TransientError, MemoryError):
-            return
-
-    def _metadata(self, packed: Mapping[str, Tensor]) -> dict[str, str]:
-        digest = hashlib.sha256()
-        for tensor in packed.values():
-            digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
-        return {**self._by, "sha256": digest.hexdigest()}
+        return save(packed, metadata=self._by | {"sha256": lower_states.digest(packed)})
 
 
 def _key(*texts: str) -> bytes:
@@ -169,3 +191,26 @@ def _packed(keys: Mapping[bytes, Any]) -> Tensor:
 
 def _keys(packed: Tensor) -> list[bytes]:
     return [bytes(row) for row in packed.numpy()]
+
+
+def _is_sound(packed: Mapping[str, Tensor], dimension: int) -> bool:
+    """Tell whether keys, vectors and odds are of the shapes and numbers that they must be."""
+    texts, vectors, pairs, odds = (packed[name] for name in WANTED)
+    shapes = [
+        (len(texts), DIGEST),
+        (len(texts), dimension),
+        (len(pairs), DIGEST),
+        (len(pairs), len(Odds._fields)),
+    ]
+    are_keys = texts.dtype == pairs.dtype == torch.uint8
+    is_finite = bool(torch.isfinite(vectors).all() and torch.isfinite(odds).all())
+    return are_keys and is_finite and [tuple(each.shape) for each in (texts, vectors, pairs, odds)] == shapes
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what is another when a file was replaced; ``None`` where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns

@@ -129,7 +129,9 @@ class FactMeasurement:
         precision = machine("cpu").precision
         reranker: Reranker | None = rerankers.load(encoder, precision) if encoder else None
         if path:
-            self._remembered = Remembered(path, embedder, reranker, precision)
+            of_base = str(self._stack.base.model.dtype).removeprefix("torch.")
+            vectors = of_base if encoder is None else "float32"
+            self._remembered = Remembered(path, embedder, reranker, vectors=vectors, odds=precision)
             embedder, reranker = self._remembered.embedder, self._remembered.reranker
         database = Database(":memory:")
         memory = Memory(database, VERSION)
@@ -152,7 +154,8 @@ class FactMeasurement:
         tell("asking in other words")
         questions = self._questions()
         if self._remembered:
-            self._remembered.embedder.embed([question.text for question in questions])
+            others = [question.text for question in questions if not question.is_trained]
+            self._remembered.embedder.embed(others)  # what is asked as it was trained is not searched
         replies = self._replies(questions, found)
         alone = self._alone(questions, replies)
         served = [

@@ -23,6 +23,7 @@ from lorad.training.distillation import General
 from lorad.training.known_rows import NOTHING, KnownRows
 from lorad.training.process_group import ProcessGroup
 from lorad.training.session_examples import SessionExample, score, scores, spread
+from lorad.training.spot_checks import THIN
 
 CANDIDATE = "candidate"
 """Of the candidate beside its base in memory."""
@@ -59,6 +60,12 @@ class Answers:
     """Of each new example: whether the base has it right by itself."""
     margins: dict[str, float] = field(default_factory=dict)
     """By how much, in logits, where the task tells (``metrics.margins``)."""
+
+    @property
+    def thinnest(self) -> tuple[str, ...]:
+        """Return the ids of what is right by the least, the least first: twice as many as a test asks, since some may be forgotten."""
+        right = sorted((margin, name) for name, margin in self.margins.items() if margin > 0)
+        return tuple(name for _, name in right[: 2 * THIN])
 
 
 def ask_all(

@@ -45,10 +45,8 @@ class ReplayItem:
     recalled: bool
     known: bool | None = None
     """Whether the parent version recalls it, where that differs: a truncation lies between."""
-    is_near: bool = False
-    """Whether an old one is likely to be changed by what the new ones teach."""
-    margin: float = 0.0
-    """By how many logits the parent has an old one right, 0 where nobody knows: little is lost first."""
+    is_at_risk: bool = False
+    """Whether an old one is likely to be changed by what the new ones teach: near to them, or right by little before."""
 
 
 class Rehearsal:
@@ -79,8 +77,8 @@ class Rehearsal:
         self._shelves = _by_dataset(items, self._old)
         self._knew = {number: _is_known(items[number]) for number in self._old}
         self._allowed = {name: _may_miss(self._knew, numbers) for name, numbers in self._shelves.items()}
-        near = [number for number in self._old if items[number].is_near]
-        self._checks = SpotChecks({number: items[number].margin for number in self._old}, near, seed)
+        at_risk = [number for number in self._old if items[number].is_at_risk]
+        self._checks = SpotChecks(self._old, at_risk, seed)
         self.rounds = 0
         self.ended_by: str | None = None
         self._best = -1.0
@@ -152,14 +150,9 @@ class Rehearsal:
         return round(self._mix.share / (1 - min(self._mix.share, 0.9)) * len(self._new))
 
     def _draw(self, numbers: Sequence[int], count: int) -> list[int]:
-        """Draw from the datasets in turn, so that a large one does not crowd out a small one.
-
-        Of each the least trained come first, and of these what was right by least.
-        """
+        """Draw from the datasets in turn, the least trained first, so that a large one does not crowd out a small one."""
         shuffled = self._random.sample(numbers, len(numbers))
-        most_trained_first = sorted(
-            shuffled, key=lambda number: (-self._trained[number], -self._items[number].margin)
-        )
+        most_trained_first = sorted(shuffled, key=lambda number: -self._trained[number])
         shelves = list(_by_dataset(self._items, most_trained_first).values())
         self._random.shuffle(shelves)
         drawn: list[int] = []

@@ -58,7 +58,7 @@ from lorad.training.rehearsal import ReplayItem
 from lorad.training.rewording import Rewording
 from lorad.training.run_folder import RunFolder
 from lorad.training.session_base import BaseSession, fresh_folder
-from lorad.training.session_examples import SessionExample, anew, select, spread, with_margins, with_near
+from lorad.training.session_examples import SessionExample, anew, select, spread, with_near, with_thin
 from lorad.versions import export, loader, papers
 
 PROBES = 4
@@ -385,9 +385,8 @@ class Session(BaseSession):
             found = self._ask(start.base.model, [old[number] for number in numbers])
             return {number: found[old[number].example.id] for number in numbers}
 
-        near = [number for number, each in enumerate(old) if each.is_near]
-        margins = {number: each.margin for number, each in enumerate(old)}
-        checks = spot_checks.SpotChecks(margins, near, self.spec.plan.seed)
+        likely = [number for number, each in enumerate(old) if each.is_near or each.is_thin]
+        checks = spot_checks.SpotChecks(range(len(old)), likely, self.spec.plan.seed)
         knew = {number: each.knows for number, each in enumerate(old)}
         said = spot_checks.run(checks, knew, ask)
         lost = spot_checks.changes(knew, said).broken
@@ -404,16 +403,16 @@ class Session(BaseSession):
         self._too_long = len(selection.too_long)
         if selection.too_long:
             self.report({"too_long": selection.too_long})
-        return with_near(self._set_apart(with_margins(selection.examples, self._margins())))
+        return with_thin(with_near(self._set_apart(selection.examples)), self._thinnest())
 
-    def _margins(self) -> dict[str, float]:
-        """Return by how much the parent had each example right, by id; nothing where its papers do not say, or do not hold."""
+    def _thinnest(self) -> Sequence[str]:
+        """Return the ids of what the parent had right by the least; nothing where its papers do not say, or do not hold."""
         if not self.spec.parent or not self._is_parent_believed:
-            return {}
+            return ()
         try:
-            return papers.read_result(Path(self.spec.parent)).margins
+            return papers.read_result(Path(self.spec.parent)).thinnest
         except (OSError, ValueError):  # imported, or of an older lorad
-            return {}
+            return ()
 
     def _set_apart(self, examples: Sequence[SessionExample]) -> list[SessionExample]:
         """Return the examples that are trained; keep the others to be asked.
@@ -479,8 +478,7 @@ class Session(BaseSession):
                     is_new=each.is_new,
                     recalled=each.knows,
                     known=each.right,
-                    is_near=each.is_near,
-                    margin=each.margin,
+                    is_at_risk=each.is_near or each.is_thin,
                 )
                 for each in examples
             ],

@@ -123,7 +123,7 @@ class BaseSession(ABC):
                 verdict=verdict,
                 learned=tuple(example.ids for example in learned),  # no words, see `_metadata`
                 right=answers.right,
-                margins={name: round(margin, 3) for name, margin in answers.margins.items()},
+                thinnest=answers.thinnest,
             )
         )
 

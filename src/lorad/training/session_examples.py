@@ -34,8 +34,8 @@ class SessionExample:
     """Whether the model that training begins with recalls it; differs from ``right`` after a truncation."""
     is_near: bool = False
     """Whether an old one is likely to be changed by what the new ones teach, see ``spot_checks.near``."""
-    margin: float = 0.0
-    """By how many logits the parent has it right, 0 where nobody knows."""
+    is_thin: bool = False
+    """Whether an old one was right by little when the parent was judged, see ``spot_checks.THIN``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +108,11 @@ def with_near(examples: Sequence[SessionExample]) -> list[SessionExample]:
     return [replace(each, is_near=not each.is_new and each.example.id in ids) for each in examples]
 
 
-def with_margins(examples: Sequence[SessionExample], margins: Mapping[str, float]) -> list[SessionExample]:
-    """Return the examples, each old one with its margin by id, as far as it is known."""
-    return [
-        each if each.is_new else replace(each, margin=margins.get(each.example.id, 0.0)) for each in examples
-    ]
+def with_thin(examples: Sequence[SessionExample], thinnest: Sequence[str]) -> list[SessionExample]:
+    """Return the examples, those old ones marked that were right by the least, of which ``thinnest`` has the ids, the least first."""
+    old = {each.example.id for each in examples if not each.is_new}
+    thin = set([name for name in thinnest if name in old][: spot_checks.THIN])
+    return [replace(each, is_thin=each.example.id in thin) for each in examples]
 
 
 def anew(examples: Sequence[SessionExample]) -> list[SessionExample]:

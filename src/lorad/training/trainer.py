@@ -193,7 +193,7 @@ def _train_rounds(
 def _keep_lower_layers(model: Any, material: Material, plan: Plan, report: Report) -> None:
     """Let the layers that do not learn read once what comes again and again, with progress; a pause for answers may come between.
 
-    That is what is to be learned, and what is near to it, which every test asks. Of the other old rows a round trains few, ever
+    That is what is to be learned, and what is most at risk, which every test asks. Of the other old rows a round trains few, ever
     others: to read all of them first would cost the more the more was learned before. Where nothing is new, these are what it is about.
     """
     if plan.gradient_checkpointing:  # where memory is short nothing is kept
@@ -205,7 +205,7 @@ def _keep_lower_layers(model: Any, material: Material, plan: Plan, report: Repor
     rows = [
         row
         for row, item in both
-        if isinstance(row, Encoded) and (is_of_old or item.is_new or item.is_near or not item.recalled)
+        if isinstance(row, Encoded) and (is_of_old or item.is_new or item.is_at_risk or not item.recalled)
     ]
     lower_layers.keep(
         model,

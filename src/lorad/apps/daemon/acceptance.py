@@ -20,8 +20,10 @@ from lorad.datasets.inbox.inbox import Inbox
 from lorad.datasets.inbox.taken_files import Taken, unchanged
 from lorad.errors import ProtocolError, SampleError, TransientError
 from lorad.log import get_logger
+from lorad.models import lower_states
 from lorad.records import LABELLED, RETRIEVAL, Drop, Example, Job
 from lorad.states import DropState
+from lorad.storage import files
 from lorad.storage.ledger import Ledger
 from lorad.storage.memory import AddResult
 from lorad.tasks import find
@@ -278,8 +280,10 @@ class Acceptance:
     def _take_back_rows(self, drop: Drop, reading: reader.Reading, now: float) -> None:
         """Forget what an earlier reading of the same file said and this one does not: half an answer, say."""
         earlier = self._ledger.origins(drop)
-        memory = self._tracks[drop.track].memory
-        gone = memory.take_back(earlier, reading.examples, now) if earlier else 0
+        track = self._tracks[drop.track]
+        if earlier:  # no crash may leave behind what tells these words (``commands.forget``)
+            files.remove(track.registry.folder / lower_states.FOLDER)
+        gone = track.memory.take_back(earlier, reading.examples, now) if earlier else 0
         if gone:
             why = f"{drop.name} no longer contains it; a version that learned it keeps it until: lorad consolidate --refit"
             facts = {"track": drop.track, "file": drop.name, "examples": gone, "why": why}
