@@ -135,16 +135,10 @@ class Remembered:
                 told = stored.metadata()
             if told != self._by | {"sha256": lower_states.digest(packed)} or not _is_sound(packed, dimension):
                 return {}, {}
-            texts, pairs = _keys(packed["texts"]), _keys(packed["pairs"])
-            odds = [Odds(*row) for row in packed["odds"].tolist()]
-            return dict(zip(texts, packed["vectors"].numpy(), strict=True)), dict(
-                zip(pairs, odds, strict=True)
-            )
-        except (OSError, SafetensorError, ValueError, TypeError, MemoryError):
-            return {}, {}
-        except RuntimeError as error:
-            if not hardware.is_short_of_memory(error):
-                raise
+            vectors = dict(zip(_keys(packed["texts"]), packed["vectors"].numpy(), strict=True))
+            odds = (Odds(*row) for row in packed["odds"].tolist())
+            return vectors, dict(zip(_keys(packed["pairs"]), odds, strict=True))
+        except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, MemoryError):
             return {}, {}
 
     def keep(self) -> None:
