@@ -323,8 +323,8 @@ def test_b_learns_faster_by_the_ratio():
 def test_the_lower_layers_read_first_what_comes_again_and_again(monkeypatch, items, kept):
     given = material(tiny.tokenizer(), count=len(items))
     marked = [
-        replace(item, is_new=is_new, is_near=is_near, recalled=recalled)
-        for item, (is_new, is_near, recalled) in zip(given.items, items, strict=True)
+        replace(item, is_new=is_new, is_at_risk=is_at_risk, recalled=recalled)
+        for item, (is_new, is_at_risk, recalled) in zip(given.items, items, strict=True)
     ]
     read = []
     monkeypatch.setattr(
