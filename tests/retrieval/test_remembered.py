@@ -130,9 +130,11 @@ def test_a_file_that_says_nothing_sound_is_not_believed(path, change, monkeypatc
     else:
         strange = opened(path)
         vector = np.full(strange.embedder.dimension, np.nan, dtype=np.float32)
-        strange.embedder.known = dict.fromkeys(strange.embedder.known, vector)
+        keys = list(strange.embedder.known)
+        strange.embedder.known.update(dict.fromkeys(keys, vector))
         if change == "of another width":
-            strange.embedder.known = {key[:-1]: vector for key in strange.embedder.known}
+            strange.embedder.known.clear()
+            strange.embedder.known.update({key[:-1]: vector for key in keys})
             monkeypatch.setattr(remembered, "DIGEST", remembered.DIGEST - 1)
             strange.reranker.known = {key[:-1]: odds for key, odds in strange.reranker.known.items()}
         strange.keep()

@@ -7,6 +7,7 @@ searching vectors (``storage.embeddings``, ``retrieval``).
 import copy
 import re
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,40 @@ class Embedder(Protocol):
 
     def text_tokenizer(self) -> Tokenizer | None:
         """Return a tokenizer of the caller's own that cuts nothing, ``None`` where the base has none of that kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wrapped(ABC):
+    """Another embedder, with something around how it embeds."""
+
+    own: Embedder
+
+    @property
+    def name(self) -> str:
+        """Return the base's name."""
+        return self.own.name
+
+    @property
+    def fingerprint(self) -> str:
+        """Identify the base and how it pools."""
+        return self.own.fingerprint
+
+    @property
+    def dimension(self) -> int:
+        """Return the length of a vector."""
+        return self.own.dimension
+
+    @abstractmethod
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return a row of unit length for each text, [N, D]."""
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Return how many tokens of these texts the other one reads."""
+        return self.own.count_tokens(texts)
+
+    def text_tokenizer(self) -> Tokenizer | None:
+        """Return the other one's tokenizer that cuts nothing."""
+        return self.own.text_tokenizer()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,11 @@ import transformers
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from lorad.errors import TransientError
 from lorad.models import hardware, lower_states
-from lorad.models.embedders import Embedder
+from lorad.models.embedders import Embedder, Wrapped
 from lorad.retrieval.finding import Reranker
 from lorad.retrieval.odds import Odds
 from lorad.storage import files
@@ -41,47 +40,23 @@ MOST_BYTES = 32 << 20
 WANTED = "texts", "vectors", "pairs", "odds"
 
 
-@dataclass(slots=True)
-class RememberingEmbedder:
+@dataclass(frozen=True, slots=True)
+class RememberingEmbedder(Wrapped):
     """An embedder that embeds no text twice."""
 
-    embedder: Embedder
     known: dict[bytes, NDArray[np.float32]] = field(default_factory=dict)
     """By the digest of a text, the last used last."""
-
-    @property
-    def name(self) -> str:
-        """Return the base's name, for people."""
-        return self.embedder.name
-
-    @property
-    def fingerprint(self) -> str:
-        """Identify the base and how it pools."""
-        return self.embedder.fingerprint
-
-    @property
-    def dimension(self) -> int:
-        """Return the length of a vector."""
-        return self.embedder.dimension
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return a row of unit length for each text, [N, D]."""
         keys = [_key(text) for text in texts]
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self.known}
         if missing:
-            self.known |= zip(missing, self.embedder.embed(list(missing.values())), strict=True)
+            self.known.update(zip(missing, self.own.embed(list(missing.values())), strict=True))
         found = np.zeros((len(keys), self.dimension), dtype=np.float32)
         for number, key in enumerate(keys):
             found[number] = self.known[key] = self.known.pop(key)
         return found
-
-    def count_tokens(self, texts: Sequence[str]) -> int:
-        """Return how many tokens of these texts ``embed`` reads, all together."""
-        return self.embedder.count_tokens(texts)
-
-    def text_tokenizer(self) -> Tokenizer | None:
-        """Return a tokenizer of the caller's own that cuts nothing."""
-        return self.embedder.text_tokenizer()
 
 
 @dataclass(slots=True)

@@ -385,7 +385,7 @@ class Session(BaseSession):
             found = self._ask(start.base.model, [old[number] for number in numbers])
             return {number: found[old[number].example.id] for number in numbers}
 
-        likely = [number for number, each in enumerate(old) if each.is_near or each.is_thin]
+        likely = [number for number, each in enumerate(old) if each.is_at_risk]
         checks = spot_checks.SpotChecks(range(len(old)), likely, self.spec.plan.seed)
         knew = {number: each.knows for number, each in enumerate(old)}
         said = spot_checks.run(checks, knew, ask)
@@ -478,7 +478,7 @@ class Session(BaseSession):
                     is_new=each.is_new,
                     recalled=each.knows,
                     known=each.right,
-                    is_at_risk=each.is_near or each.is_thin,
+                    is_at_risk=each.is_at_risk,
                 )
                 for each in examples
             ],

@@ -37,6 +37,11 @@ class SessionExample:
     is_thin: bool = False
     """Whether an old one was right by little when the parent was judged, see ``spot_checks.THIN``."""
 
+    @property
+    def is_at_risk(self) -> bool:
+        """Tell whether each test asks it: it is likely to be lost."""
+        return self.is_near or self.is_thin
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:

@@ -280,10 +280,12 @@ class Acceptance:
     def _take_back_rows(self, drop: Drop, reading: reader.Reading, now: float) -> None:
         """Forget what an earlier reading of the same file said and this one does not: half an answer, say."""
         earlier = self._ledger.origins(drop)
+        if not earlier:
+            return
         track = self._tracks[drop.track]
-        if earlier:  # no crash may leave behind what tells these words (``commands.forget``)
-            files.remove(track.registry.folder / lower_states.FOLDER)
-        gone = track.memory.take_back(earlier, reading.examples, now) if earlier else 0
+        # first: no crash may leave behind what tells these words (``commands.forget``)
+        files.remove(track.registry.folder / lower_states.FOLDER)
+        gone = track.memory.take_back(earlier, reading.examples, now)
         if gone:
             why = f"{drop.name} no longer contains it; a version that learned it keeps it until: lorad consolidate --refit"
             facts = {"track": drop.track, "file": drop.name, "examples": gone, "why": why}

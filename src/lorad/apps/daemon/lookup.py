@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from lorad.apps.daemon import ports
 from lorad.apps.daemon.fitting import Unfitted, kept
@@ -60,33 +59,14 @@ class _Version:
 
 
 @dataclass(frozen=True, slots=True)
-class _OnEngine:
+class _OnEngine(embedders.Wrapped):
     """An embedder that takes its turn between two answers: it computes with the model that gives them."""
 
-    own: Embedder
     between: Callable[[Callable[[], Any]], Any]
-
-    @property
-    def name(self) -> str:
-        return self.own.name
-
-    @property
-    def fingerprint(self) -> str:
-        return self.own.fingerprint
-
-    @property
-    def dimension(self) -> int:
-        return self.own.dimension
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         found: NDArray[np.float32] = self.between(partial(self.own.embed, texts))
         return found
-
-    def count_tokens(self, texts: Sequence[str]) -> int:
-        return self.own.count_tokens(texts)
-
-    def text_tokenizer(self) -> Tokenizer | None:
-        return self.own.text_tokenizer()
 
 
 class Lookup:
