@@ -220,7 +220,7 @@ def test_a_shape_counts_the_layers_of_an_adapter(folder):
 
 
 @needs_bitsandbytes
-@pytest.mark.parametrize("first", ["models.peft_io", "training.session", "apps.daemon.app"])
+@pytest.mark.parametrize("first", ["training.session", "apps.daemon.app"])
 def test_no_library_fetches_code_from_the_network(tmp_path, first):
     # Given a package `kernels` that would
     (tmp_path / "kernels.py").write_text("raise SystemExit('code was fetched')")

@@ -118,22 +118,41 @@ def test_fields_that_lorad_does_not_know_survive_every_change(registry):
     assert states(registry)["v0.1"] == "pruned"
 
 
-WRITER = """
-import sys
+WRITERS = """
+import os, sys
 from pathlib import Path
 from lorad.versions.store import Registry
 
-registry, number = Registry(Path(sys.argv[1])), int(sys.argv[2])
+registry = Registry(Path(sys.argv[1]))
+
+def write(number):
+    for turn in range(3):
+        registry.tracker.tag("v0.%d" % (2 + (number + turn) % 3), "tag-%d-%d" % (number, turn))
+        registry.tracker.tag("v0.%d" % (2 + turn % 3), "shared")
+        registry.tracker.pin("v0.2", pinned=bool(turn % 2))
+
+word, closed = os.pipe()
+children = []
+for number in range(int(sys.argv[2])):
+    child = os.fork()
+    if child == 0:
+        os.close(closed)
+        os.read(word, 1)  # until the other end is closed
+        try:
+            write(number)
+        except BaseException as error:
+            print(number, repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    children.append(child)
 print("ready", flush=True)
 sys.stdin.readline()
-for turn in range(3):
-    registry.tracker.tag("v0.%d" % (2 + (number + turn) % 3), "tag-%d-%d" % (number, turn))
-    registry.tracker.tag("v0.%d" % (2 + turn % 3), "shared")
-    registry.tracker.pin("v0.2", pinned=bool(turn % 2))
+os.close(closed)
+sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
 """
 
 
-WRITERS = 50
+WRITING = 50
 
 
 def test_writers_in_many_processes_lose_nothing(registry):
@@ -141,34 +160,31 @@ def test_writers_in_many_processes_lose_nothing(registry):
     promote(registry, 4)
     for version in ("v0.2", "v0.3", "v0.4"):
         registry.tracker.tag(version, f"own-{version}")
-    command = [sys.executable, "-c", WRITER, str(registry.folder)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    writers = [subprocess.Popen([*command, str(number)], **pipes) for number in range(WRITERS)]
-    for writer in writers:
-        assert writer.stdout.readline() == "ready\n"
+    command = [sys.executable, "-c", WRITERS, str(registry.folder), str(WRITING)]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    writers = subprocess.Popen(command, text=True, **pipes)
+    assert writers.stdout.readline() == "ready\n"
 
     # When all write at once, while this process promotes, rolls back and prunes
-    for writer in writers:
-        writer.stdin.write("go\n")
-        writer.stdin.flush()
+    writers.stdin.write("go\n")
+    writers.stdin.flush()
     promote(registry)
     prune(registry, 1)
-    while any(writer.poll() is None for writer in writers):
+    while writers.poll() is None:
         registry.rollback()
         prune(registry, 1)
         assert len(registry.tracker.read()["checkpoints"]) == 5
-    for writer in writers:
-        writer.communicate()
+    _, complaints = writers.communicate()
+    assert (writers.returncode, complaints) == (0, "")
 
     # Then every tag is where it was put, and the contested one is on one version
-    assert [writer.returncode for writer in writers] == [0] * WRITERS
     placed = sorted(
         (tag, e["version"]) for e in registry.tracker.read()["checkpoints"] for tag in e.get("tags", ())
     )
     own = [(f"own-v0.{number}", f"v0.{number}") for number in (2, 3, 4)]
     theirs = [
         (f"tag-{number}-{turn}", f"v0.{2 + (number + turn) % 3}")
-        for number in range(WRITERS)
+        for number in range(WRITING)
         for turn in range(3)
     ]
     assert placed == sorted([*own, *theirs, ("shared", "v0.4")])
