@@ -334,6 +334,7 @@ def test_a8_half_a_cell_that_was_learned_as_whole_is_forgotten(world):
         stream.seek(len("instruction,response\nWhich colour?,dark blue\nWhich car?,ye"))
         stream.write("llow\nWhich hat?,red\n")
 
+    session = world.models.sessions[-1]
     pass_long(world, 4)
 
     assert sorted(example.target for example in world.track.memory.all()) == [
@@ -342,6 +343,11 @@ def test_a8_half_a_cell_that_was_learned_as_whole_is_forgotten(world):
         "yellow",
     ]
     assert [event["examples"] for event in told(world, "forgotten")] == [1]
+    # and the session that was learning it began anew, its folder with it
+    assert session.stopped
+    anew = world.models.sessions[1]
+    assert (anew.run.spec().job, sorted(example.target for example in anew.run.new())) == (1, ["dark blue"])
+    assert [event["job"] for event in told(world, "requeued")] == [1]
     assert b'"ye"' not in (world.home / "models" / "lorad.sqlite3").read_bytes()
     assert not told_of_it.exists()
 

@@ -9,6 +9,7 @@ from lorad.records import Job
 from lorad.states import JobState
 from lorad.storage import files
 from lorad.versions import papers
+from lorad.versions.promotion import PromotionRecord
 
 NIGHT, DAY = 2 * 3600.0, 12 * 3600.0
 DRIFTED = 10.0 * (1 + 0.6 * SETTINGS.judge.max_perplexity_rise)
@@ -238,6 +239,68 @@ def test_a_person_who_retries_it_does_not_wait_for_the_night(drifted):
     drifted.pass_time()
 
     assert running(drifted).id == refit.id
+
+
+def test_a_job_that_a_person_has_cancelled_is_not_queued_again_at_once(drifted):
+    drifted.pass_time()
+    drifted.loop.commands.cancel(running(drifted).id, drifted.now)
+    drifted.models.sessions[-1].status = 75
+
+    drifted.pass_time()
+    drifted.pass_time()
+
+    assert (running(drifted), drifted.ledger.open_jobs()) == (None, [])
+    drifted.learn("gates.json", tiny.facts(3, "gates", subject="gate"), perplexity=DRIFTED)
+    drifted.pass_time()
+    assert running(drifted).is_nightly
+
+
+def test_a_job_of_a_track_that_is_gone_neither_stops_the_night_nor_interrupts_it(drifted):
+    lost = drifted.ledger.queue("law", "verdicts", drifted.now)
+
+    drifted.pass_time()
+    session = drifted.models.sessions[-1]
+    drifted.pass_time()
+
+    assert (running(drifted).kind, session.stopped) == ("refit", False)
+    assert drifted.ledger.job(lost.id).state is JobState.QUEUED
+
+
+def test_nothing_is_done_unasked_to_what_carries_on_a_version_from_outside(drifted):
+    # Given a version that somebody imported and taught something on top of
+    record = PromotionRecord(job=None, parent="v0.1", base="base-print", description="theirs")
+    theirs = drifted.registry.folder / "theirs"
+    files.write_json(theirs / "adapter_config.json", {"r": 8})
+    files.write_json(
+        theirs / "evaluation.json", files.read_json(drifted.registry.path("v0.1") / "evaluation.json")
+    )
+    drifted.registry.promote(theirs, record, drifted.now, "v0.9")
+    drifted.learn("gates.json", tiny.facts(3, "gates", subject="gate"), perplexity=DRIFTED)
+    assert drifted.registry.manifest(drifted.registry.latest)["parent"] == "v0.9"
+
+    drifted.pass_time()
+    assert running(drifted) is None
+
+    # When a session learns more, it is told so
+    drifted.drop("walls.json", tiny.facts(3, "walls", subject="wall"))
+    drifted.pass_time()
+    assert drifted.order()["settings"]["imported"] == "v0.9"
+
+
+def test_one_that_is_withdrawn_says_why(tmp_path):
+    world = World(tmp_path, without("consolidate_at_drift"))
+    world.now = DAY
+    world.learn("doors.json", tiny.facts(4), perplexity=DRIFTED)
+    waiting = world.ledger.queue("chat", "memory", world.now, kind="refit", settings={"nightly": True})
+    world.database.close()
+
+    # When refits are turned off before it has its turn
+    again = World(tmp_path, without("consolidate_at_drift", "refit_at_drift"))
+    again.pass_time()
+
+    assert again.ledger.job(waiting.id).state is JobState.CANCELLED
+    assert "not wanted any more" in told(again, "cancelled")[-1]["why"]
+    again.database.close()
 
 
 # consolidating

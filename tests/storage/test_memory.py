@@ -487,7 +487,8 @@ def test_what_a_file_no_longer_calls_its_question_is_gone_with_its_earlier_readi
     earlier = drop()
     memory.add([replace(MILL, also_asked=("Mill whe",))], earlier, 1.0)
 
-    memory.take_back([earlier], [WORDED], 2.0)
+    assert memory.only_in([earlier], [WORDED]) == set()
+    memory.take_back([earlier], (), 2.0)
     memory.add([WORDED], drop(), 2.0)
 
     assert memory.all() == [WORDED]

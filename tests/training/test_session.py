@@ -943,3 +943,43 @@ def test_a_parent_of_another_form_is_measured_again_and_not_believed(base, first
     assert not any(any(items) for items in seen)
     note = next(note for note in found.notes if "measured again" in note)
     assert "judged with quantization none, this session has 4bit" in note
+
+
+@needs_bitsandbytes
+def test_what_a_truncation_breaks_is_forgotten_also_where_the_parent_was_measured_again(
+    base, first, tmp_path
+):
+    # Given a parent of another form that must be truncated, and a session that learns nothing that would mend it
+    old = tiny.facts(4, "doors")
+    new = tiny.facts(3, "gates", subject="gate")
+    stopping = replace(PLAN.stopping, max_rounds=1)
+    plan = replace(PLAN, max_rank=9, quantization="8bit", learning_rate=1e-6, stopping=stopping)
+
+    order(base, tmp_path, new, old, parent=first / "candidate", plan=plan).run()
+
+    # Then the parent counts as having known what it knew before it was truncated
+    found, _ = evaluation(tmp_path)
+    assert found.before["doors"].right == 4
+    assert any("truncated to rank 1" in note for note in found.notes)
+    assert any("measured again" in note and "0 old ones" in note for note in found.notes)
+    assert any(note.startswith("the truncation made ") for note in found.notes)
+
+
+def test_what_came_from_outside_is_neither_attenuated_nor_left_for_a_refit(base, first, tmp_path):
+    # Given a plan that ends long before anything is learned, on a version that carries on an imported one
+    hopeless = replace(PLAN, learning_rate=1e-6, stopping=replace(PLAN.stopping, max_rounds=1))
+    new = tiny.facts(3, "gates", subject="gate")
+    made = order(base, tmp_path / "learn", new, parent=first / "candidate", plan=hopeless)
+    made.spec.settings["imported"] = "v0.9"
+
+    made.run()
+
+    found, _ = evaluation(tmp_path / "learn")
+    assert found.repairs == ("repair",)
+    assert any(note.startswith("no refit: v0.9 came from outside") for note in found.notes)
+
+    made = consolidation(base, tmp_path / "consolidate", first)
+    made.spec.settings["imported"] = "v0.9"
+    made.run()
+    found, _ = evaluation(tmp_path / "consolidate")
+    assert not any("was taken out of it" in note for note in found.notes)

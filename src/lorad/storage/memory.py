@@ -393,23 +393,27 @@ class Memory:
         self._remove((example.id for example in gone), now)
         return len(gone)
 
-    def take_back(self, drops: Sequence[int], examples: Iterable[Example], now: float) -> int:
-        """Remove, words and all, what only earlier readings of a file held; return how many examples that were.
-
-        A file that went on after it was read may have ended in the middle of an answer.
-        """
+    def only_in(self, drops: Sequence[int], examples: Iterable[Example]) -> set[str]:
+        """Return the ids of what these earlier readings of a file held and ``examples``, its newest, do not."""
         marks = ",".join("?" * len(drops))
         query = f"SELECT id FROM examples WHERE track = ? AND forgotten_at IS NULL AND drop_id IN ({marks})"
         gone = {str(row["id"]) for row in self._db.rows(query, self._track, *drops)}
         for example in examples:
             gone.discard(example.id)
-        self._remove(gone, now)
+        return gone
+
+    def take_back(self, drops: Sequence[int], ids: Collection[str], now: float) -> None:
+        """Remove, words and all, what is ``only_in`` earlier readings of a file.
+
+        A file that went on after it was read may have ended in the middle of an answer.
+        """
+        self._remove(ids, now)
+        marks = ",".join("?" * len(drops))
         self._db.run(  # the file says anew what else its questions are called
             f"UPDATE examples SET also_asked = '[]', held_out = '[]' WHERE track = ? AND drop_id IN ({marks})",
             self._track,
             *drops,
         )
-        return len(gone)
 
     def _remove(self, ids: Iterable[str], now: float) -> None:
         gone = list(ids)

@@ -123,13 +123,9 @@ class Session(BaseSession):
         self._begin()
         parent = peft_io.read_adapter(Path(self.spec.parent)) if self.spec.parent else None
         examples = self._examples(self._pristine())
-        is_attenuated = False
-        if parent is not None and self.spec.kind == "consolidate":
-            attenuated = self._attenuate(parent, examples)
-            parent, is_attenuated = attenuated or parent, attenuated is not None
-        start = replace(self._prepare(parent, self.spec.plan), is_attenuated=is_attenuated)
-        self._known, self._known_general = self._known_rows(start.base, parent)
-        examples = self._ask_parent(start, examples, is_believed=self._is_parent_believed)
+        attenuated = self._attenuate(parent, examples) if parent and self._is_attenuable else None
+        parent = attenuated or parent
+        start, examples = self._start(parent, examples, is_attenuated=attenuated is not None)
         taught = anew(examples) if self.spec.kind == "refit" else examples
         made = self._train(start, taught, self.spec.plan, self._checkpoints())
         del start  # or its base would be in memory beside the one that is judged
@@ -139,11 +135,12 @@ class Session(BaseSession):
             self._repairs.append("repair")
             made = self._repair(made, examples, answers.right)
             evaluation, answers, verdict = self._measure(made, examples)
-        is_asked = self.spec.kind != "consolidate"  # what was to take minutes
-        wanted = (
-            is_asked and not verdict.promote and self._refittable(verdict) and (parent is not None or is_lost)
-        )
-        if wanted and self._group.first(bool, lambda: self._has_time_to_refit(made.outcome, examples)):
+        is_worth_it = not verdict.promote and self._refittable(verdict) and (parent is not None or is_lost)
+        if (
+            is_worth_it
+            and self._may_refit()
+            and self._group.first(bool, lambda: self._has_time_to_refit(made.outcome, examples))
+        ):
             self._repairs.append("refit")
             refitted = self._refit(examples, slower=is_lost)
             measured = self._measure(refitted, examples, self.folder.refitted)
@@ -172,6 +169,26 @@ class Session(BaseSession):
             )
         evaluation = replace(evaluation, repairs=tuple(self._repairs), notes=tuple(self._notes))
         self._write(made, examples, evaluation, answers, verdict)
+
+    @property
+    def _imported(self) -> str | None:
+        """Return the version from outside that the parent is or carries on, if there is one: what it knows stands in no memory."""
+        return self.spec.settings.get("imported")
+
+    @property
+    def _is_attenuable(self) -> bool:
+        """Tell whether what the parent's rows do not need may be taken out of it: it must be as its papers say, and memory all it knows."""
+        return self.spec.kind == "consolidate" and self._is_parent_believed and not self._imported
+
+    def _may_refit(self) -> bool:
+        """Tell whether everything may be learned anew from the base where that might do; a note says why not."""
+        if self.spec.kind == "consolidate":  # what was to take minutes
+            return False
+        if self._imported:
+            self._notes.append(
+                f"no refit: {self._imported} came from outside, and what it knows stands in no memory"
+            )
+        return not self._imported
 
     def _has_time_to_refit(self, so_far: trainer.Outcome, examples: Sequence[SessionExample]) -> bool:
         """Tell whether every row can be learned anew, at the pace so far, before the session is stopped."""
@@ -219,6 +236,29 @@ class Session(BaseSession):
         is_laid = parent is not None and base.is_quantized
         beside = peft_io.lay(base.model, parent, self._task.head) if parent and is_laid else None
         return StartingModel(base, parent, truncation, general, beside)
+
+    def _start(
+        self,
+        parent: adapters.Adapter | None,
+        examples: Sequence[SessionExample],
+        *,
+        is_attenuated: bool,
+    ) -> tuple[StartingModel, list[SessionExample]]:
+        """Return what training begins with, and the examples beside what the parent knows of them.
+
+        Where its papers may not hold it is asked before it is truncated: what that breaks is forgotten, and not what it never knew.
+        """
+        plan, is_believed = self.spec.plan, self._is_parent_believed
+        whole = parent.rank + plan.rank if parent else 0
+        as_it_is = plan if is_believed or whole <= plan.max_rank else replace(plan, max_rank=whole)
+        start = replace(self._prepare(parent, as_it_is), is_attenuated=is_attenuated)
+        self._known, self._known_general = self._known_rows(start.base, parent)
+        examples = self._ask_parent(start, examples, is_believed=is_believed)
+        if as_it_is is not plan:
+            del start  # or its base might be in memory beside another one
+            start = self._prepare(parent, plan)
+            examples = self._ask_parent(start, examples)
+        return start, examples
 
     def _merge(self, base: bases.Base, parent: adapters.Adapter) -> None:
         self._merged = list(parent.factors)

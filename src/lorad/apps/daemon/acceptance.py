@@ -6,11 +6,12 @@ files are taken (``intake``), formats (``datasets.reader``).
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lorad import records
+from lorad.apps.daemon import forgetting
 from lorad.apps.daemon.loop_state import LoopState
 from lorad.apps.daemon.ports import Documents, ModelPort, Reader
 from lorad.config import InboxSettings
@@ -20,10 +21,8 @@ from lorad.datasets.inbox.inbox import Inbox
 from lorad.datasets.inbox.taken_files import Taken, unchanged
 from lorad.errors import ProtocolError, SampleError, TransientError
 from lorad.log import get_logger
-from lorad.models import lower_states
 from lorad.records import LABELLED, RETRIEVAL, Drop, Example, Job
 from lorad.states import DropState
-from lorad.storage import files
 from lorad.storage.ledger import Ledger
 from lorad.storage.memory import AddResult
 from lorad.tasks import find
@@ -237,10 +236,20 @@ class Acceptance:
         self, drop: Drop, reading: reader.Reading, now: float, description: str, read_as: str
     ) -> Drop:
         twin = self._ledger.find_content(drop.track, reading.digest)
+        track = self._tracks[drop.track]
+        earlier = self._ledger.origins(drop)
+        gone = track.memory.only_in(earlier, reading.examples) if earlier else set()
+        begun = forgetting.session_with(track, self._ledger, self._state, gone)
+        if (
+            gone
+        ):  # no crash may leave behind what tells these words; it goes once more when nobody can write it
+            forgetting.remove_stored(track)
         with self._ledger.transaction():
             self._tell_again(drop, now)
-            self._take_back_rows(drop, reading, now)
-            track = self._tracks[drop.track]
+            if earlier:
+                self._take_back_rows(drop, earlier, gone, now)
+            if begun:
+                forgetting.queue_anew(self._ledger, begun, now)
             open_drops = {int(job.settings.get("drop", 0)) for job in self._ledger.open_jobs()}
             added = track.memory.add(reading.examples, drop.id, now, track.lineage(), open_drops)
             closed = self._ledger.close_drop(
@@ -252,13 +261,20 @@ class Acceptance:
                 reason=_report(reading, description) | _counts(added) | _replaced(added),
                 read_as=read_as,
             )
-            if not added.new:
+            job = self._queue(drop, reading, added, now) if added.new else None
+            if job is None:
                 same = f"it has the same content as {twin.name}" if twin else "every row is already known"
                 more = f"; {added.wordings} wordings added" if added.wordings else ""
                 self._ledger.record_event("duplicate", now, file=drop.name, why=f"{same}{more}")
-                return closed
-            job = self._queue(drop, reading, added, now)
-        log.info("accepted", file=drop.name, rows=reading.rows, new=added.new, known=added.known, job=job.id)
+        if begun:
+            forgetting.stop_session(self._state)
+        if gone:
+            self._state.request_purge()
+            forgetting.remove_made_with(track, self._state, gone)
+        if job is not None:
+            log.info(
+                "accepted", file=drop.name, rows=reading.rows, new=added.new, known=added.known, job=job.id
+            )
         return closed
 
     def _queue(self, drop: Drop, reading: reader.Reading, added: AddResult, now: float) -> Job:
@@ -277,20 +293,13 @@ class Acceptance:
         self._ledger.record_event("changed_later", now, file=drop.name, why=why)
         log.warning("changed_later", file=drop.name, why=why)
 
-    def _take_back_rows(self, drop: Drop, reading: reader.Reading, now: float) -> None:
-        """Forget what an earlier reading of the same file said and this one does not: half an answer, say."""
-        earlier = self._ledger.origins(drop)
-        if not earlier:
-            return
-        track = self._tracks[drop.track]
-        # first: no crash may leave behind what tells these words (``commands.forget``)
-        files.remove(track.registry.folder / lower_states.FOLDER)
-        gone = track.memory.take_back(earlier, reading.examples, now)
+    def _take_back_rows(self, drop: Drop, earlier: Sequence[int], gone: Collection[str], now: float) -> None:
+        """Forget what earlier readings of the same file said and this one does not: half an answer, say."""
+        self._tracks[drop.track].memory.take_back(earlier, gone, now)
         if gone:
             why = f"{drop.name} no longer contains it; a version that learned it keeps it until: lorad consolidate --refit"
-            facts = {"track": drop.track, "file": drop.name, "examples": gone, "why": why}
+            facts = {"track": drop.track, "file": drop.name, "examples": len(gone), "why": why}
             self._ledger.record_event("forgotten", now, **facts)
-            self._state.request_purge()
 
 
 def _report(reading: reader.Reading, description: str) -> dict[str, Any]:

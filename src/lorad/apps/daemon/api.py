@@ -23,7 +23,7 @@ from lorad.apps.daemon.model_host import ModelHost
 from lorad.apps.daemon.snapshot import Snapshot
 from lorad.apps.daemon.turn import Turn
 from lorad.config import SystemSettings
-from lorad.errors import ProtocolError
+from lorad.errors import ProtocolError, SampleError
 from lorad.models import bases
 from lorad.models.context import context_length
 from lorad.records import BASE, CHAT, CLASSIFICATION, FILLING, RETRIEVAL, SPANS, Job, digest
@@ -180,7 +180,7 @@ class Api:
             task = self._engine.task(track)
             # of chat, and of plain text: what another task generates is not its input's next words
             if not isinstance(task, Generating) or task.formats not in {CHAT, RETRIEVAL}:
-                told = f"{track} continues no texts; list the models that do with: GET /v1/models"
+                told = f"{track} learns {task.name}, and continues no texts; ask a track of chat or of plain text"
                 raise ProtocolError(told, code="other_way")
             request = self._engine.submit(track, prompt, sampling, version)
         return request, self._engine.fingerprint(track, request.version)
@@ -220,9 +220,13 @@ class Api:
         def measure(asked: Messages) -> int:
             return len(task.prompt(base.tokenizer, list(asked)))
 
+        try:
+            own = measure(messages)
+        except SampleError:  # the template refuses the conversation, and the engine says so
+            return known
         context = context_length(base.model.config) or UNKNOWN_CONTEXT
         share = int(context * self._documents.passage_share)
-        room = min(context - (sampling.max_tokens or context // 8), measure(messages) + share)
+        room = min(context - (sampling.max_tokens or context // 8), own + share)
         asking = Asking(
             messages=messages,
             measure=measure,
@@ -253,7 +257,7 @@ class Api:
         """Accept texts for a track that learns their labels, named as ``ask`` has it."""
         task = self._engine.task(model.partition("@")[0])
         if task.name != CLASSIFICATION:
-            told = f"{model} learns {task.name}, and not the labels of texts; list the models with: GET /v1/models"
+            told = f"{model} learns {task.name}, and not the labels of texts; ask a track with task: {CLASSIFICATION}"
             raise ProtocolError(told, code="other_way")
         return self.predict(model, texts)
 
@@ -261,7 +265,7 @@ class Api:
         """Accept texts with gaps for a track that learned to fill them, named as ``ask`` has it."""
         task = self._engine.task(model.partition("@")[0])
         if task.name not in (FILLING, SPANS):
-            told = f"{model} learns {task.name}, and fills no gaps; list the models with: GET /v1/models"
+            told = f"{model} learns {task.name}, and fills no gaps; ask one that learns hidden words (lorad --config scratch run)"
             raise ProtocolError(told, code="other_way")
         return self.predict(model, [{"text": text, "top_k": top_k} for text in texts])
 

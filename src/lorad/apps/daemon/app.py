@@ -408,7 +408,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the daemon in the foreground; ``lorad run`` and ``python daemon`` end up here."""
     parser = argparse.ArgumentParser(prog="lorad run", description="Run the daemon in the foreground.")
     parser.add_argument("--home", help="the folder that holds configs/, inbox/ and models/")
-    parser.add_argument("--config", help="a settings file, or the name of one in configs/")
+    parser.add_argument(
+        "--config",
+        metavar="FILE|NAME",
+        help="a file of settings that override default.yaml, or the name of one in configs/ or in lorad itself",
+    )
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     options = parser.parse_args(arguments)
     terminal.prepare()

@@ -4,18 +4,16 @@ What lives here: orders about jobs, versions and memory, each refused with what 
 turns with the steps (``api``), HTTP.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lorad.apps.daemon import forgetting
-from lorad.apps.daemon.housekeeping import Housekeeping, made_by_sessions
+from lorad.apps.daemon.housekeeping import Housekeeping
 from lorad.apps.daemon.loop_state import LoopState
 from lorad.apps.daemon.ports import ModelPort
 from lorad.apps.daemon.served_versions import ServedVersions
-from lorad.apps.daemon.settlement import LEARNED_FORGOTTEN
 from lorad.config import RegistrySettings, Settings
 from lorad.errors import ProtocolError
-from lorad.models import lower_states
 from lorad.records import BASE, Job
 from lorad.serving.answers import Remains, Roles
 from lorad.states import TRANSITIONS, JobState
@@ -225,35 +223,19 @@ class Commands:
         A running session that learns or rehearses them begins anew without them, and what others left of them goes.
         """
         ids = {example.id for example in track.memory.meant(selector)}
-        begun = self._learning(track, ids)
-        if ids:  # no crash may leave it behind; it is made anew, and goes once more when nobody can write it
-            files.remove(track.registry.folder / lower_states.FOLDER)
+        begun = forgetting.session_with(track, self._ledger, self._state, ids)
+        if ids:  # no crash may leave it behind; it goes once more when nobody can write it
+            forgetting.remove_stored(track)
         with self._ledger.transaction():
             is_dataset = track.memory.has_dataset(selector)
             gone = track.memory.forget(selector, now)
             what = {"dataset": selector} if is_dataset else {}  # a text may be the very words to be forgotten
             self._ledger.record_event("forgotten", now, track=track.name, **what, examples=gone)
-            if begun and begun.state in {JobState.TRAINING, JobState.JUDGING}:
-                self._ledger.move_job(begun, "requeue", now, attempts=begun.attempts - 1)
-                self._ledger.record_event("requeued", now, job=begun.id, why=LEARNED_FORGOTTEN)
-        if begun and self._state.running:
-            self._state.running[1].stop()
-            self._state.running = None
+            if begun:
+                forgetting.queue_anew(self._ledger, begun, now)
+        if begun:
+            forgetting.stop_session(self._state)
         self._state.request_purge()
         if ids:
-            self._remove_made_with(track, ids)
+            forgetting.remove_made_with(track, self._state, ids)
         return gone
-
-    def _learning(self, track: Track, ids: Collection[str]) -> Job | None:
-        """Return the job whose session runs and has any of these examples."""
-        if not ids or self._state.running is None or self._state.running[0].track != track.name:
-            return None
-        job = self._ledger.job(self._state.running[0].id)
-        return job if run_folder.of_job(track, job.id).holds(ids) else None
-
-    def _remove_made_with(self, track: Track, ids: Collection[str]) -> None:
-        """Remove what ended sessions that had these examples have left; what a full disk keeps here ``clean_up`` removes."""
-        files.remove(track.registry.folder / lower_states.FOLDER)
-        for job, folder, is_kept in made_by_sessions(track):
-            if job != self._state.running_job and folder.holds(ids):
-                folder.remove_results(keep_numbers=is_kept)

@@ -105,7 +105,10 @@ class DocumentTracks:
 
     def _store(self, track: str) -> DocumentStore:
         if track not in self.stores:
-            known = ", ".join(self.tracks) or "none; see configs/documents.yaml"
+            known = (
+                ", ".join(self.tracks)
+                or "none; add one with: lorad --set tracks.documents.task=retrieval run"
+            )
             raise ProtocolError(
                 f"there is no track of documents {track!r}; known: {known}", status=404, code="no_such_track"
             )

@@ -1,7 +1,7 @@
 """What still holds words that are forgotten on purpose.
 
-What lives here: which sessions' folders were made with them, which versions have learned them, and the sentence that
-tells people what is left. What never does: forgetting (``memory``), stopping sessions (``loop``).
+What lives here: which sessions' folders were made with them and are removed, that a running one begins anew, which versions have
+learned them, and the sentence that tells people what is left. What never does: forgetting itself (``memory``).
 
 A version holds what it was trained or tested on, and what the version that it grew from holds. Only a refit grows from
 the base.
@@ -10,17 +10,67 @@ the base.
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from lorad.apps.daemon import origins
+from lorad.apps.daemon.loop_state import LoopState
 from lorad.errors import ProtocolError, RegistryError
+from lorad.models import lower_states
+from lorad.records import Job
 from lorad.serving.answers import Remains
 from lorad.states import JobState, VersionState
+from lorad.storage import files
 from lorad.storage.ledger import Ledger
 from lorad.track import Track
+from lorad.training import run_folder
 from lorad.training.run_folder import RunFolder
 from lorad.versions import merged_copy
 from lorad.versions.store import Registry
 
+LEARNED_FORGOTTEN = "it was trained on examples that were forgotten meanwhile"
 TOLD = 10
 """Names in one list of a sentence."""
+
+
+def session_with(track: Track, ledger: Ledger, state: LoopState, ids: Collection[str]) -> Job | None:
+    """Return the job whose session runs and learns or rehearses any of these examples."""
+    if not ids or state.running is None or state.running[0].track != track.name:
+        return None
+    job = ledger.job(state.running[0].id)
+    return job if run_folder.of_job(track, job.id).holds(ids) else None
+
+
+def queue_anew(ledger: Ledger, job: Job, now: float) -> None:
+    """Queue a job again whose session has what is forgotten; it is no fault of its own."""
+    if job.state in {JobState.TRAINING, JobState.JUDGING}:
+        ledger.move_job(job, "requeue", now, attempts=job.attempts - 1)
+        ledger.record_event("requeued", now, job=job.id, why=LEARNED_FORGOTTEN)
+
+
+def stop_session(state: LoopState) -> None:
+    """Stop the session whose job was queued anew."""
+    if state.running:
+        state.running[1].stop()
+        state.running = None
+
+
+def remove_stored(track: Track) -> None:
+    """Remove what sessions store of examples to compute less; it is made anew."""
+    files.remove(track.registry.folder / lower_states.FOLDER)
+
+
+def remove_made_with(track: Track, state: LoopState, ids: Collection[str]) -> None:
+    """Remove what ended sessions that had these examples have left; what a full disk keeps here ``clean_up`` removes."""
+    remove_stored(track)
+    for job, folder, is_kept in made_by_sessions(track):
+        if job != state.running_job and folder.holds(ids):
+            folder.remove_results(keep_numbers=is_kept)
+
+
+def made_by_sessions(track: Track) -> list[tuple[int, RunFolder, bool]]:
+    """Return the folders of a track's sessions that are there: job, folder, and whether it was refused."""
+    return [
+        *((job, RunFolder(folder), True) for job, folder in track.registry.workspace.rejected_jobs()),
+        *((job, RunFolder(folder), False) for job, folder in track.registry.workspace.unfinished_jobs()),
+    ]
 
 
 def find(track: Track, ledger: Ledger, ids: Collection[str], running: int | None) -> Remains:
@@ -51,8 +101,7 @@ def versions(
     holding = set(learned_in)
     entries = registry.tracker.read()["checkpoints"]
     for entry in entries:
-        grown_from = None if ledger.is_kind(entry.get("job"), "refit") else entry.get("parent")
-        if grown_from in holding or _was_tested_on(registry, entry["version"], ids):
+        if origins.grown_from(entry, ledger) in holding or _was_tested_on(registry, entry["version"], ids):
             holding.add(entry["version"])
     return [
         e["version"] for e in entries if e["version"] in holding and e.get("state") != VersionState.PRUNED
@@ -122,7 +171,7 @@ def _of_versions(remains: Remains) -> str:
     freed = "unpin and untag, then prune" if is_marked else "prune"
     return (
         f"the weights of {_listed(named)} still hold them: lorad consolidate --refit makes a version without; then "
-        f"{freed} the others: lorad versions prune"
+        f"{freed} the others: lorad versions prune --keep 1 (previous stays until another version is promoted)"
     )
 
 

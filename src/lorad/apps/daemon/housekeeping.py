@@ -6,6 +6,7 @@ pruning. What never does: choosing the versions to remove (``versions``).
 
 from collections.abc import Mapping
 
+from lorad.apps.daemon import forgetting
 from lorad.apps.daemon.loop_state import LoopState
 from lorad.config import RegistrySettings
 from lorad.datasets.inbox.inbox import Inbox
@@ -99,7 +100,11 @@ class Housekeeping:
 
     def _remove_forgotten(self, track: Track) -> None:
         """Remove what was made with forgotten words and is there still: the daemon ended while they were forgotten."""
-        for _, folder, is_kept in made_by_sessions(track):
+        for job, folder, is_kept in forgetting.made_by_sessions(track):
+            if (
+                job == self._state.running_job
+            ):  # it writes there; when it has ended, nobody wants what it made
+                continue
             if gone := track.memory.forgotten(folder.trained_on() or ()):
                 log.warning("forgotten_removed", folder=folder.path.name, examples=len(gone))
                 folder.remove_results(keep_numbers=is_kept)
@@ -119,11 +124,3 @@ class Housekeeping:
             return []
         parent = run_folder.of_job(track, self._state.running[0].id).spec().parent_version
         return [parent] if parent else []
-
-
-def made_by_sessions(track: Track) -> list[tuple[int, RunFolder, bool]]:
-    """Return the folders of a track's sessions that are there: job, folder, and whether it was refused."""
-    return [
-        *((job, RunFolder(folder), True) for job, folder in track.registry.workspace.rejected_jobs()),
-        *((job, RunFolder(folder), False) for job, folder in track.registry.workspace.unfinished_jobs()),
-    ]

@@ -82,7 +82,7 @@ class LearningLoop:
             ledger=ledger,
             models=models,
             executor=executor,
-            preparation=Preparation(settings, models),
+            preparation=Preparation(settings, models, ledger),
             settlement=self.settlement,
             attempts=self.attempts,
             state=self.state,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lorad.apps.daemon import origins
 from lorad.apps.daemon.ports import ModelPort
 from lorad.config import Settings
 from lorad.errors import RegistryError, TrainingError
@@ -15,6 +16,7 @@ from lorad.evaluation import judge
 from lorad.models import embedders, lower_states
 from lorad.records import SCRATCH, Example, Job, Plan, SessionSpec
 from lorad.retrieval import remembered
+from lorad.storage.ledger import Ledger
 from lorad.storage.memory import Recalled
 from lorad.track import Track
 from lorad.training import remaining, run_folder
@@ -36,9 +38,10 @@ class Materials:
 class Preparation:
     """Writes the requests of sessions."""
 
-    def __init__(self, settings: Settings, models: ModelPort) -> None:
+    def __init__(self, settings: Settings, models: ModelPort, ledger: Ledger) -> None:
         self._settings = settings
         self._models = models
+        self._ledger = ledger
 
     def prepare(self, track: Track, job: Job) -> RunFolder:
         """Write what a job's session is asked; raise ``TrainingError`` when there is nothing to ask."""
@@ -63,6 +66,7 @@ class Preparation:
                 "lower_states": str(track.registry.folder / lower_states.FOLDER / lower_states.FILE),
                 "pace": _pace(track, parent, found, job.kind),
                 **self._pretraining(track),
+                **self._imported(track, grown_from),
                 "resolved": self._settings.model_dump(mode="json"),
             },
         )
@@ -85,6 +89,11 @@ class Preparation:
         """Return how a whole model is trained; nothing for adapters, whose requests stay what they were."""
         is_scratch = track.settings.base == SCRATCH
         return {"pretraining": self._settings.pretraining.model_dump()} if is_scratch else {}
+
+    def _imported(self, track: Track, parent: str | None) -> dict[str, Any]:
+        """Return the version from outside that the parent carries on; nothing where there is none, so that requests stay what they were."""
+        found = origins.imported(track, self._ledger, parent)
+        return {"imported": found} if found else {}
 
     def _answering(self, track: Track) -> dict[str, Any]:
         """Return how the candidate is to be asked for its facts: as it will be served."""

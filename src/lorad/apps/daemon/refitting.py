@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from lorad.apps.daemon import origins
 from lorad.apps.daemon.loop_state import LoopState
 from lorad.apps.daemon.preparation import NOTHING_TO_GAIN
 from lorad.apps.daemon.sessions import Sessions
@@ -28,6 +29,8 @@ log = get_logger()
 
 DOING = {"consolidate": "consolidating", "refit": "refitting"}
 """What is done about drift, the cheapest first, and what events call it."""
+NOT_WANTED = "not_wanted"
+"""The code of a job that was taken out of the queue here."""
 MOST_JOBS = 200
 """That are looked through for what was learned last."""
 
@@ -87,6 +90,14 @@ def yields_to(job: Job, jobs: Sequence[Job], *, is_time: bool) -> str | None:
     return None if is_time else "the night is over"
 
 
+def _tried(job: Job) -> set[str]:
+    """Return which kinds need not be tried again behind a job that has ended."""
+    if job.state is JobState.CANCELLED:  # whoever stops one by night wants none of them
+        return set(DOING) if job.is_nightly and job.reason.get("code") != NOT_WANTED else set()
+    is_in_vain = job.state is JobState.FAILED and job.reason.get("code") == NOTHING_TO_GAIN
+    return set() if is_in_vain else {job.kind}
+
+
 class Refitting:
     """Queues consolidations and refits, and lets them make room; ``step`` can be repeated."""
 
@@ -122,7 +133,8 @@ class Refitting:
 
     def step(self, now: float, ticks: float) -> None:
         """Let what runs make room, drop what is not wanted any more, queue something where all is idle."""
-        jobs = self._ledger.open_jobs()
+        # those of a track that is gone from the settings wait until it is back, and keep nobody waiting
+        jobs = [job for job in self._ledger.open_jobs() if job.track in self._tracks]
         if self._state.running is not None:
             running = self._state.running[0]
             why = yields_to(running, jobs, is_time=self.is_time(now)) if running.is_nightly else None
@@ -137,14 +149,16 @@ class Refitting:
             self._queue_one(now)
 
     def _withdraw_surplus(self, job: Job, now: float) -> None:
-        track = self._tracks.get(job.track)
-        standing = self._standing(track) if track else None
-        is_still = standing and is_wanted(job.kind, standing, self._at[job.kind])
-        if standing and is_still and job.id > standing.learned_by:  # one kind is not given up for the other
+        """Take a job out of the queue that would not be queued now; one kind is not given up for the other."""
+        standing = self._standing(self._tracks[job.track])
+        is_newest = standing is None or job.id > standing.learned_by
+        if standing and is_newest and is_wanted(job.kind, standing, self._at[job.kind]):
             return
+        why = "it is not wanted any more: what serves has not drifted so far, or it was tried meanwhile"
+        if not is_newest:
+            why = "something was learned since it was queued"
         with self._ledger.transaction():
-            self._ledger.move_job(job, "cancel", now)
-            why = "another version serves since it was queued"
+            self._ledger.move_job(job, "cancel", now, reason={"code": NOT_WANTED, "message": why})
             self._ledger.record_event("cancelled", now, job=job.id, why=why)
         self._state.request_clean_up()
 
@@ -174,16 +188,16 @@ class Refitting:
             return None
         key = (track.name, version)
         if key not in self._drifts:
-            self._drifts[key] = self._measured(track, version)
+            # unasked, nothing is done that could lose what somebody brought from outside
+            is_known = origins.imported(track, self._ledger, version) is None
+            self._drifts[key] = self._measured(track, version) if is_known else 0.0
         if not self._least or self._drifts[key] < self._least:
             return None  # before the ledger is asked: this is looked at every second
         tried: set[str] = set()
         for job in self._ledger.ended_jobs(track=track.name, limit=MOST_JOBS):
             if job.kind == "learn" and job.state is JobState.PROMOTED:
                 return Standing(drift=self._drifts[key], learned_by=job.id, tried=frozenset(tried))
-            is_done = job.state in {JobState.PROMOTED, JobState.REJECTED, JobState.FAILED}
-            if is_done and job.reason.get("code") != NOTHING_TO_GAIN:
-                tried.add(job.kind)
+            tried |= _tried(job)
         return Standing(drift=self._drifts[key], tried=frozenset(tried))
 
     def _measured(self, track: Track, version: str) -> float:

@@ -9,6 +9,7 @@ Everything here can be repeated: the disk is the truth, and the ledger follows i
 from collections.abc import Mapping
 from dataclasses import replace
 
+from lorad.apps.daemon import forgetting
 from lorad.apps.daemon.loop_state import LoopState
 from lorad.apps.daemon.ports import ModelPort
 from lorad.apps.daemon.served_versions import ServedVersions
@@ -27,7 +28,6 @@ log = get_logger()
 
 MAX_ATTEMPTS = 3
 """A job whose daemon died under it is started again this often; then it waits for a human."""
-LEARNED_FORGOTTEN = "it was trained on examples that were forgotten meanwhile"
 DESCRIPTIONS = {
     "learn": "learned {dataset}",
     "refit": "refitted from all of memory",
@@ -97,7 +97,7 @@ class Settlement:
         if result.parent != parent:
             then, serves = result.parent or "the base", parent or "the base"
             return f"it was trained on {then}, and {serves} serves now"
-        return LEARNED_FORGOTTEN if self.was_forgotten(track, folder) else None
+        return forgetting.LEARNED_FORGOTTEN if self.was_forgotten(track, folder) else None
 
     def was_forgotten(self, track: Track, folder: RunFolder) -> bool:
         """Tell whether any of what a session's folder was made with was forgotten since."""
