@@ -95,7 +95,7 @@ def normal_form(text: str) -> str:
 @functools.lru_cache(maxsize=1024)
 def _normal(text: str) -> str:
     """Return a text's normal form; held, because each answer of a long chat asks for that of all turns before it."""
-    text = _composed(text)
+    text = composed(text)
     if _CODE.search(text):
         return text
     words = text.split()
@@ -103,7 +103,7 @@ def _normal(text: str) -> str:
     return " ".join(word.lower() if is_shouted and word.isalpha() else _spelled(word) for word in words)
 
 
-def _composed(text: str) -> str:
+def composed(text: str) -> str:
     """Return a text in NFC; one with more marks on a letter than any script writes stays, for to sort them takes for ever."""
     return text if text.isascii() or _is_piled(text) else unicodedata.normalize("NFC", text)
 
@@ -129,7 +129,7 @@ def _spelled(word: str) -> str:
         part.isalpha() and part in (part.lower(), part.upper(), part[:1].upper() + part[1:].lower())
         for part in _JOINTS.split(core)
     )
-    return _composed(word.lower()) if is_ordinary else word
+    return composed(word.lower()) if is_ordinary else word
 
 
 def normal_input(asked: Any) -> Any:
@@ -647,7 +647,11 @@ class SessionResult:
 
 
 def training_inputs(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a specification, as JSON data, on which the trained weights depend."""
+    """Return the part of a specification, as JSON data, on which the trained weights depend.
+
+    How much of a step is computed at once hangs on the memory that is free just now, and changes nothing but rounding: a session that
+    begins again with more or less of it goes on from its checkpoint.
+    """
     training = {
         key: value
         for key, value in spec["settings"]["training"].items()
@@ -666,4 +670,9 @@ def training_inputs(spec: Mapping[str, Any]) -> dict[str, Any]:
         }
     }
     own = {key: value for key, value in spec["settings"].items() if key == "pretraining"}
-    return {**spec, "settings": {"training": training, **own}}
+    plan = {
+        key: value
+        for key, value in spec["plan"].items()
+        if key not in {"pack_tokens", "gradient_checkpointing", "reasons"}
+    }
+    return {**spec, "plan": plan, "settings": {"training": training, **own}}

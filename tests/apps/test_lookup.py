@@ -26,7 +26,7 @@ from lorad.versions.promotion import PromotionRecord
 DOORS = tiny.facts(4, "doors")
 WINDOWS = tiny.facts(4, "windows", subject="window")
 LINE = AnswerThresholds(
-    scored_by="similarity on fake-fingerp, form 6",
+    scored_by="similarity on fake-fingerp, form 7",
     answer=6.0,
     about=0.5,
     false_share=0.0,

@@ -246,3 +246,22 @@ def test_a_long_text_is_read_quickly(unit):
 def test_any_text_is_read():
     for code in range(0x3100):
         facts.slots(chr(code), f"a{chr(code)}b {chr(code)} 1{chr(code)}2 {chr(code)}")
+
+
+@pytest.mark.parametrize(
+    ("expected", "given", "is_right"),
+    [
+        ("&&", "&&", True),
+        ("&&", "||", False),
+        ("&&", "", False),
+        ("\N{THUMBS UP SIGN}", "\N{THUMBS DOWN SIGN}", False),
+        ("\u2264", "\u2265", False),
+        ("[a-z]+", "[ a-z ]+.", True),
+        ("a == b", "a == b.", True),
+        ("a == b", "a != b", False),
+        ("a != b", "a == b", False),
+        ("it is a == b", "a == b it is", True),
+    ],
+)
+def test_signs_are_facts_where_they_say_something(expected, given, is_right):
+    assert has_fact("Which operator is it?", expected, given) == is_right

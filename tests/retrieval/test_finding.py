@@ -72,13 +72,13 @@ def test_the_nearest_is_found_and_scored_by_the_index_where_there_is_no_reranker
     found = finding.find(ASKED, ["v0.1"])
     assert found.neighbour.example.line == 1
     assert found.score == ALONE
-    assert finding.scored_by == f"{BY_SIMILARITY} on 0123456789ab, form 6"
+    assert finding.scored_by == f"{BY_SIMILARITY} on 0123456789ab, form 7"
 
 
 def test_a_reranker_says_how_well_it_answers():
     finding = Finding(Shelf(9), Judging())
     assert finding.find(ASKED, ["v0.1"]).score == SIMILAR - 30.0
-    assert finding.scored_by == "judging on 0123456789ab, form 6"
+    assert finding.scored_by == "judging on 0123456789ab, form 7"
 
 
 class Level(Shelf):

@@ -159,6 +159,12 @@ def test_a_hostile_text_takes_no_long_time(markup, text):
     blocks(text, markup)
 
 
+@pytest.mark.parametrize("signs", ["_", "#", "¶", "*", "`"])
+def test_a_heading_of_signs_takes_no_long_time(signs):
+    assert len(heading_text(f"a{signs * 200_000}a")) <= 200
+    assert len(heading_text(f"{signs * 200_000}x")) <= 200
+
+
 def test_a_heading_is_told_as_people_read_it():
     assert heading_text("`os.path` — **join** [it](x) ¶") == "os.path — join it"
     assert heading_text("snake_case stays __so__") == "snake_case stays so"

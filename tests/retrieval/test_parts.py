@@ -38,3 +38,11 @@ def test_two_questions_are_taken_apart(question, found):
 )
 def test_one_question_stays_one(question):
     assert parts(question) == [question]
+
+
+@pytest.mark.parametrize("blanks", [" ", "\n", "\t \r\n"])
+def test_a_long_run_of_blanks_takes_no_long_time(blanks):
+    hostile = f"Where is it{blanks * 100_000}x"
+
+    assert parts(hostile) == [hostile]
+    assert parts(f"Who runs it,{blanks * 100_000}and where is it?") == ["Who runs it", "where is it?"]

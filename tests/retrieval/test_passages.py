@@ -2,6 +2,7 @@
 
 import pytest
 
+from lorad.errors import SampleError
 from lorad.retrieval import passages
 from lorad.retrieval.document_store import Passage
 from lorad.storage.documents import Chunk
@@ -72,6 +73,16 @@ def test_the_best_passages_that_fit_are_taken():
     assert passages.fitting(asked, found, measure, most) == found[:2]
     assert passages.fitting(asked, found, measure, most - 1) == found[:1]
     assert passages.fitting(asked, found, measure, 3) == ()
+
+
+def test_a_passage_that_the_template_cannot_write_is_left_out():
+    def measure(messages):
+        if "strange" in messages[-1]["content"]:
+            raise SampleError("it cannot be written")
+        return 1
+
+    found = [passage("one"), passage("strange")]
+    assert passages.fitting([{"role": "user", "content": "Where?"}], found, measure, 10) == found[:1]
 
 
 def test_irrelevant_passages_are_left_out():

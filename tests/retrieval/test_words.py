@@ -3,7 +3,16 @@
 import pytest
 
 from lorad.records import Example
-from lorad.retrieval.words import abbreviations, codes, embedded_text, spelled_out, words, written_out
+from lorad.retrieval.words import (
+    abbreviations,
+    codes,
+    embedded_text,
+    has_several,
+    names,
+    spelled_out,
+    words,
+    written_out,
+)
 
 
 @pytest.mark.parametrize(
@@ -97,3 +106,26 @@ def test_what_would_be_abbreviated(text, expected):
 def test_only_what_stands_alone_is_written_out():
     meanings = {"CS": "Computer Science"}
     assert written_out("the CS chair of CS 241", meanings) == "the Computer Science chair of CS 241"
+
+
+def test_a_letter_and_its_mark_are_one_however_they_are_written():
+    decomposed = "Wo wohnt Frau Bo\u0308hm?"
+
+    assert words(decomposed) == ("wo", "wohnt", "frau", "böhm")
+    assert names(decomposed) == ("frau", "böhm")
+
+
+@pytest.mark.parametrize(
+    ("text", "several"),
+    [
+        ("Hello", False),
+        ("Why?", False),
+        ("Who asks?", True),
+        ("图书馆几点开门", True),
+        ("你好", False),
+        ("図書館はどこですか", True),
+        ("ห้องสมุดอยู่ที่ไหน", True),
+    ],
+)
+def test_a_script_without_blanks_has_several_words_too(text, several):
+    assert has_several(text) == several

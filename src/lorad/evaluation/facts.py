@@ -89,12 +89,15 @@ def has_fact(question: str, expected: str, given: str, others: Collection[Slot] 
     Where ``expected`` has no slots, normal forms must be equal, or token F1 be at least ``ENOUGH_F1``
     (``ENOUGH_F1_COMPLETE`` if ``given`` has all words). F1 counts only words that the question lacks, since its own
     would make "London is the capital" look like "Paris is the capital". Where the question has every word ("red or
-    blue?"), the whole of ``expected`` must stand in ``given``.
+    blue?"), the whole of ``expected`` must stand in ``given``. Symbols ("a == b") are facts too, and where ``expected`` has no
+    words ("&&"), all its signs must be the same.
     """
     asked, known, said = _Text(question), _Text(expected), _Text(given)
     wanted = list(_slots(asked, known))
     if not wanted:
-        return normalised(expected) == normalised(given) or _has_words(asked, known, said)
+        return (
+            _says_the_same(expected, given) if not known.words else _says(expected, given, asked, known, said)
+        )
     if not all(said.holds(slot.key) for slot in wanted):
         return False
     is_letter = all(slot.kind is Kind.NAME and len(slot.text) == 1 for slot in wanted)
@@ -234,6 +237,29 @@ def _untitled(run: Sequence[_Piece]) -> Sequence[_Piece]:
     return run[first:]
 
 
+def _says_the_same(expected: str, given: str) -> bool:
+    """Compare two answers sign by sign, but for white space and the end of a sentence."""
+    first, second = ("".join(_unmarked(text).split()).rstrip(".!?") for text in (expected, given))
+    return first == second
+
+
+def _says(expected: str, given: str, asked: "_Text", known: "_Text", said: "_Text") -> bool:
+    """Compare two answers that have words, by these and by their symbols."""
+    own, told = _symbols(expected), _symbols(given)
+    if normalised(expected) == normalised(given):
+        return own == told
+    return own <= told and _has_words(asked, known, said)
+
+
+def _symbols(text: str) -> Counter[str]:
+    return Counter(sign for sign in _unmarked(text) if unicodedata.category(sign) in {"Sm", "So"})
+
+
+def _unmarked(text: str) -> str:
+    """Return a text in NFKC, but for piles of marks, which to sort takes for ever."""
+    return text if _is_piled(text) else unicodedata.normalize("NFKC", text)
+
+
 def _has_words(asked: _Text, known: _Text, said: _Text) -> bool:
     """Compare two answers by the words that the question lacks, or by all where it lacks none."""
     expected, given = (
@@ -289,8 +315,7 @@ def _unified(text: str) -> str:
     """Write alike what only looks different: dashes, quotes, spaces, digits, fractions, hours."""
     text = _THOUSANDS.sub("", text)
     text = _FRACTION.sub(_decimal, text)
-    if not _is_piled(text):
-        text = unicodedata.normalize("NFKC", text)
+    text = _unmarked(text)
     text = _FOREIGN.sub(_plain, text.replace("$", " "))
     if not text.isascii():
         text = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)

@@ -19,7 +19,7 @@ from lorad.records import AnswerThresholds, Example, as_line
 from lorad.retrieval.citations import Citation
 from lorad.retrieval.neighbours import Neighbour
 from lorad.retrieval.parts import parts
-from lorad.retrieval.words import names, words
+from lorad.retrieval.words import has_several, names
 from lorad.storage.memory import Recalled
 
 Mode = Literal["taught", "stored", "weights", "unknown", "passages", "quoted", "not_found"]
@@ -125,7 +125,7 @@ def reply(
 
 def _asks(text: str) -> bool:
     """Tell whether a text asks for anything by itself: to "Hello" or "Why?" any example is as near as another."""
-    return len(words(text)) > 1 or bool(names(text))
+    return has_several(text) or bool(names(text))
 
 
 def _found(

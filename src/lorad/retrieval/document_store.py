@@ -59,6 +59,9 @@ RANK_CONSTANT = 60
 MOST_WORDS, LONGEST_WORD = 16, 64
 """Words of a question that are looked up, the rarest; and characters of a word."""
 
+MOST_ASKED = 256
+"""Words of a question that are counted: each takes a look into the index, and somebody may paste a log."""
+
 LEAST_TELLING, UNKNOWN_TELLS = 0.3, 0.5
 """What a word of a question tells that all chunks have, beside 1 for one that only one has; and one that none has."""
 
@@ -430,7 +433,8 @@ class DocumentStore:
 
     def _mask(self, view: _View, where: Filter) -> Tensor:
         """Return which rows may be found, as a mask [N]."""
-        if where not in view.held:
+        found = view.held.get(where)
+        if found is None:
             allowed = view.chunks >= 0
             if where:
                 chosen = np.array([slot for slot, _ in self.tables.slots(where=where)], np.int64)
@@ -438,9 +442,9 @@ class DocumentStore:
                 among[chosen[chosen < len(among)]] = True
                 allowed &= among
             if len(view.held) >= MOST_FILTERS:
-                view.held.clear()  # requests bring ever new filters
-            view.held[where] = torch.from_numpy(allowed)
-        return view.held[where]
+                view.held.clear()  # requests bring ever new filters, in several threads
+            view.held[where] = found = torch.from_numpy(allowed)
+        return found
 
     # -- words
 
@@ -450,7 +454,7 @@ class DocumentStore:
         A word that no chunk has tells half: it may be a name of something else, or another word for what the chunks say.
         """
         said = [word for word in dict.fromkeys(words(question)) if len(word) <= LONGEST_WORD]
-        asked = [word for word in said if word not in ASKING] or said
+        asked = ([word for word in said if word not in ASKING] or said)[:MOST_ASKED]
         total = self.tables.highest_chunk()
         counts = {word: self._count(word, total) for word in asked}
         found, matches = dict[str, float](), 0

@@ -39,7 +39,7 @@ than a million times as good."""
 NAMED = 0.1
 """Added to the similarity of a question that names something or somebody, to tell whether it is about what was taught, where
 there is no reranker to say so."""
-FORM = 6
+FORM = 7
 """Counts what an example's score is made of; thresholds of another form mean nothing."""
 ALONE = 12.0
 """The index's score where there is no reranker: as log-odds are spread."""

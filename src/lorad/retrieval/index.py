@@ -63,7 +63,7 @@ MEANT = 16
 _SHORT = "\ue001"
 """Marks an abbreviation among an example's words that it does not hold but writes out. Unicode leaves it to private use."""
 
-_FORM = "words 2"
+_FORM = "words 3"
 """What is kept of an example beside its vector; what was kept in another form is made anew."""
 
 TAIL_SHARE = 8

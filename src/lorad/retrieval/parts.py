@@ -27,7 +27,8 @@ def parts(question: str) -> list[str]:
     Each must begin with a question word, behind "and" or the end of a sentence: "When is it open on Saturdays and Sundays?"
     is one, and so is "My novel is overdue; what does that cost?", which tells first what it asks for.
     """
-    found = [part.strip() for part in _BORDER.split(question.strip())]
+    # a long run of blanks would be tried at each of its places, and hold up the whole process
+    found = [part.strip() for part in _BORDER.split(" ".join(question.split()))]
     is_apart = 1 < len(found) <= MOST and all(
         len(part.split()) >= LEAST_WORDS and _ASKS.match(part) for part in found
     )

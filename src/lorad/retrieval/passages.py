@@ -8,9 +8,11 @@ in it can end the quotation, and its special tokens are text as in every message
 more than what it says.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lorad.errors import SampleError
 from lorad.retrieval.citations import Citation, quoted
 from lorad.retrieval.document_store import Passage
 
@@ -37,10 +39,14 @@ def asked(messages: Messages, passages: Sequence[Passage]) -> list[dict[str, Any
 def fitting(
     messages: Messages, passages: Sequence[Passage], measure: Callable[[Messages], int], room: int
 ) -> Sequence[Passage]:
-    """Return as many of these passages, the best first, as leave a prompt of at most ``room`` tokens; there may be none."""
+    """Return as many of these passages, the best first, as leave a prompt of at most ``room`` tokens; there may be none.
+
+    With one that the model's template cannot write (``SampleError``) no prompt is made.
+    """
     for count in range(len(passages), 0, -1):
-        if measure(asked(messages, passages[:count])) <= room:
-            return passages[:count]
+        with contextlib.suppress(SampleError):
+            if measure(asked(messages, passages[:count])) <= room:
+                return passages[:count]
     return ()
 
 

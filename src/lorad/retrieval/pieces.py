@@ -19,7 +19,7 @@ LONGEST_PIECE = 600
 """Characters of a piece: a longer one is no quotation but a text."""
 
 _ITEM = re.compile(r"^[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]+(?=\S)", re.MULTILINE)
-_DELIMITER = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*")
+_DELIMITER = re.compile(r"[ \t]*+\|?[ \t]*+:?-++:?[ \t]*+(?:\|[ \t]*+:?-++:?[ \t]*+)*+\|?[ \t]*+")
 _LINE = re.compile(r"[^\r\n]+")
 _CELL_END = re.compile(r"(?<!\\)\|")
 

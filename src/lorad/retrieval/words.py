@@ -7,7 +7,7 @@ finding words (``storage.embeddings``), ranking (``index``).
 import re
 from collections.abc import Mapping
 
-from lorad.records import Example, as_line
+from lorad.records import Example, as_line, composed
 
 #: Letters and digits, also joined by underscores; those at its ends are emphasis in Markdown.
 _WORD = re.compile(r"[^\W_]+(?:_+[^\W_]+)*")
@@ -24,13 +24,26 @@ _ABBREVIATION = re.compile(r"\b(?<!\d )[A-Z]{2,5}\b(?![ -]?\d)")
 #: Characters from which on a code's digits may be letters too: 22000 and 2201F are of one form.
 LONG_CODE = 4
 
+#: Scripts that put no blanks between words: Thai, Lao, Burmese, Khmer, Chinese, Japanese.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
+)
+
+#: Characters of such a script that make more than one word.
+_SEVERAL = 4
+
 #: The one word that English writes with a capital wherever it stands.
 _PRONOUN = "I"
 
 
 def words(text: str) -> tuple[str, ...]:
     """Return a text's words in their order, case folded; signs part them, but for an underscore."""
-    return tuple(word.casefold() for word in _WORD.findall(text))
+    return tuple(word.casefold() for word in _WORD.findall(composed(text)))
+
+
+def has_several(text: str) -> bool:
+    """Tell whether a text has more than one word; where a script puts no blanks between them, its characters tell."""
+    return len(words(text)) > 1 or len(_UNSPACED.findall(text)) >= _SEVERAL
 
 
 def codes(text: str) -> tuple[str, ...]:
@@ -39,6 +52,7 @@ def codes(text: str) -> tuple[str, ...]:
     A code has a digit or an underscore, or is two and more capitals: "CS 241" has CS and 241. An embedding takes
     codes that look alike for one another. In a text that is all in capitals, these tell nothing.
     """
+    text = composed(text)
     is_shouted = _is_shouted(text)
     found = (word for word in _WORD.findall(text) if _is_code(word, is_shouted=is_shouted))
     return tuple(dict.fromkeys(word.casefold() for word in found))
@@ -46,6 +60,7 @@ def codes(text: str) -> tuple[str, ...]:
 
 def names(text: str) -> tuple[str, ...]:
     """Return what a text seems to name, case folded, each once: its codes, and words with a capital inside a sentence."""
+    text = composed(text)
     inside = (word.casefold() for word in _INSIDE.findall(text) if word[0].isupper() and word != _PRONOUN)
     is_shouted = text.isupper()
     return tuple(dict.fromkeys([*codes(text), *(() if is_shouted else inside)]))
@@ -114,4 +129,4 @@ def embedded_text(example: Example) -> str:
     if isinstance(asked, list):
         said = [each for each in asked if isinstance(each, dict) and each.get("role") == "user"]
         asked = said[-1:] or asked
-    return f"{as_line(asked)} {as_line(example.target)}"
+    return composed(f"{as_line(asked)} {as_line(example.target)}")
