@@ -281,9 +281,7 @@ def test_no_socket_means_not_running(path):
         client.status()
     # Then the sentence names home and socket, and says how to start it
     assert caught.value.code == "not_running"
-    expected = (
-        f"lorad is not running for {path.parent.parent} (no answer at {path}); start it with: lorad run"
-    )
+    expected = f"lorad is not running for {path.parent.parent} (no answer at {path}); start it with: lorad --home {path.parent.parent} run"
     assert caught.value.message == expected
 
 

@@ -81,6 +81,25 @@ def test_case_9_a_neutral_value_asks_for_nothing_and_is_let_through(name, refuse
 
 
 @pytest.mark.parametrize(
+    "beside",
+    [
+        {},
+        {"tools": []},
+        {"tools": [{"type": "function"}], "tool_choice": "required"},
+        {
+            "tools": [{"type": "function"}],
+            "tool_choice": {"type": "function", "function": {"name": "weather"}},
+        },
+    ],
+)
+def test_no_calls_beside_each_other_is_all_right_where_there_is_one_anyway(beside):
+    parameters.CHAT.check({"parallel_tool_calls": False, **beside})
+
+    with pytest.raises(ProtocolError, match="parallel_tool_calls"):
+        parameters.CHAT.check({"parallel_tool_calls": False, "tools": [{"type": "function"}]})
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("num_completions", 2),
@@ -91,7 +110,6 @@ def test_case_9_a_neutral_value_asks_for_nothing_and_is_let_through(name, refuse
         ("presence_penalty", 0.1),
         ("frequency_penalty", -2),
         ("logit_bias", {"50256": -100}),
-        ("parallel_tool_calls", False),
         ("modalities", ["text", "audio"]),
         ("audio", {"voice": "alloy", "format": "wav"}),
         ("reasoning_effort", "low"),

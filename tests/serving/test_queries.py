@@ -174,7 +174,7 @@ def test_what_changes_something_needs_the_daemon(world, words):
     result = typed(world, *words.split())
 
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "start it with: lorad run" in result.stderr
+    assert "start it with: lorad --home" in result.stderr
 
 
 @pytest.mark.parametrize("number", [10**20, -(10**20), 2**63])

@@ -265,7 +265,7 @@ class Engine:
         def run() -> None:
             try:
                 done.put((act(), None))
-            except Exception as error:  # noqa: BLE001 - handed to whoever waits
+            except BaseException as error:  # noqa: BLE001 - handed to whoever waits; a panic of Rust's is no Exception
                 done.put((None, error))
 
         self._queue.put(run)
@@ -277,7 +277,7 @@ class Engine:
     def _find(self, track: str) -> ServedTrack:
         if track not in self._served:
             raise ProtocolError(
-                f"there is no model {track!r}; list them with: GET /v1/models",
+                f"there is no model {track!r}; known: {', '.join(self._served)}",
                 status=404,
                 code="model_not_found",
             )

@@ -153,7 +153,7 @@ def no_connection(error: OSError, path: Path, home: Path) -> LoradError:
     """Return why a socket cannot be connected to, as a sentence."""
     if isinstance(error, FileNotFoundError | ConnectionRefusedError):
         return ConfigError(
-            f"lorad is not running for {home} (no answer at {path}); start it with: lorad run",
+            f"lorad is not running for {home} (no answer at {path}); start it with: lorad --home {home} run",
             code="not_running",
             socket=str(path),
         )

@@ -30,7 +30,14 @@ SHORTEST = 32
 
 def bind(port: int) -> socket.socket:
     """Bind a port on the loopback address alone; raise ``ConfigError`` where it is taken or not to be had."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    except OSError as error:
+        told = (
+            f"this process may open no port ({error.strerror}); under systemd allow it with: systemctl edit lorad, "
+            "[Service] RestrictAddressFamilies=AF_UNIX AF_INET and IPAddressAllow=localhost"
+        )
+        raise ConfigError(told, code="tcp_port") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((ADDRESS, port))

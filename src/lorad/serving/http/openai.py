@@ -99,12 +99,12 @@ def _add_models(app: FastAPI, daemon: Daemon) -> None:
 
     @app.get("/v1/models/{name}")
     def model(name: str) -> Model:
-        for known in daemon.models():
-            if known.id == name:
-                return known
-        raise ProtocolError(
-            f"there is no model {name!r}; list them with: GET /v1/models", status=404, code="model_not_found"
-        )
+        known = {each.id: each for each in daemon.models()}
+        if name not in known:
+            raise ProtocolError(
+                f"there is no model {name!r}; known: {', '.join(known)}", status=404, code="model_not_found"
+            )
+        return known[name]
 
 
 def _text_choice(piece: Piece) -> TextChoice:

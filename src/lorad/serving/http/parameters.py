@@ -358,7 +358,10 @@ class Parameters:
 
 
 def _says_the_same(name: str, value: Any, request: Mapping[str, Any]) -> bool:
-    """Tell whether a parameter asks only for what the temperature does anyway."""
+    """Tell whether a parameter asks only for what others of the request do anyway."""
+    if name == "parallel_tool_calls":  # a choice that is forced is exactly one call (decision 64)
+        is_one = request.get("tool_choice") not in (None, "auto") or not request.get("tools")
+        return value is False and is_one
     return name == "do_sample" and isinstance(value, bool) and value == bool(request.get("temperature"))
 
 
