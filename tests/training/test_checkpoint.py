@@ -129,6 +129,26 @@ def test_another_runs_checkpoints_are_not_mine(saved):
     assert Checkpoints(saved, "another").newest() is None
 
 
+def test_those_of_another_run_do_not_push_out_what_is_written_now(saved):
+    again = Checkpoints(saved, "another")
+    again.newest()
+    for number in (1, 2):
+        again.save(number, {"w": torch.tensor([0.0])}, {})
+        assert Checkpoints(saved, "another").newest().name == f"round-{number:04d}"
+
+    assert sorted(path.name for path in saved.iterdir()) == ["round-0001", "round-0002"]
+
+
+def test_a_run_that_goes_on_before_a_broken_one_keeps_its_own(saved):
+    (saved / "round-0003" / "state.json").write_text("{")
+    going_on = Checkpoints(saved, "run")
+    going_on.newest()
+    going_on.save(3, {"w": torch.tensor([3.5])}, {"round": 3})
+
+    assert Checkpoints(saved, "run").newest().tensors["w"].tolist() == [3.5]
+    assert sorted(path.name for path in saved.iterdir()) == ["round-0002", "round-0003"]
+
+
 def test_a_checkpoint_in_the_making_is_none(saved):
     shutil.copytree(saved / "round-0003", saved / "round-0004.part")
 

@@ -96,12 +96,18 @@ def test_what_does_not_fit_is_refused_with_what_would():
     error = refused.value
     assert error.code == "does_not_fit"
     assert "a session on three does not fit in memory: it needs weights 6.4 GB + " in error.message
-    assert "and 9.0 GB are free; with training.quantize set to 4bit it would need 8." in error.message
+    assert (
+        "and 9.0 GB were free when this lorad started; with training.quantize set to 4bit it would need 8."
+        in error.message
+    )
 
 
 @pytest.mark.parametrize(
     ("gigabytes", "words"),
-    [(15.9, "rows of at most 256 tokens would fit"), (3, "free some memory, or use a smaller base model")],
+    [
+        (15.9, "rows of at most 256 tokens would fit"),
+        (3, "free some memory and restart lorad, or use a smaller base model"),
+    ],
 )
 def test_without_quantising_shorter_rows_are_named_or_a_smaller_base(gigabytes, words):
     with pytest.raises(TrainingError, match=words):
@@ -171,7 +177,10 @@ def test_its_passes_are_made_smaller_where_memory_is_short():
     [
         (89.9, r"sequences of at most 128 tokens would fit \(max_seq_len of the track's model\)"),
         (60, r"1\d layers instead of 28 would fit \(num_layers of the track's model\)"),
-        (1, "free some memory, or give the track's model a smaller d_model, d_ff or vocab_size"),
+        (
+            1,
+            "free some memory and restart lorad, or give the track's model a smaller d_model, d_ff or vocab_size",
+        ),
     ],
 )
 def test_one_that_does_not_fit_is_refused_with_the_model_that_would(gigabytes, words):

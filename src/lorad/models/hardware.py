@@ -30,7 +30,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BFLOAT16_SLOWER = 1.2
 
 
-SHORT = ("can't allocate memory", "cannot allocate memory", "out of memory")
+SHORT = ("can't allocate memory", "cannot allocate memory", "out of memory", "alloc_failed")
 """What torch, the system and CUDA say where memory ran out."""
 
 
@@ -55,6 +55,11 @@ def machine(wanted: str = "auto") -> Machine:
                 "CUDA is configured, but torch finds no CUDA device; see: lorad doctor", code="no_device"
             )
         name = torch.cuda.get_device_name()
+    elif device == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(
+            "MPS is configured, but torch finds no GPU of Apple's; set the device to auto, or see: lorad doctor",
+            code="no_device",
+        )
     else:
         name = platform.processor() or platform.machine()
     return Machine(
@@ -98,7 +103,14 @@ def compute_with(threads: int) -> None:
 
 
 def give_back_memory() -> None:
-    """Give the system what was freed. glibc keeps it for the thread that took it: a copy of a model for each that made one."""
+    """Give the system what was freed. glibc keeps it for the thread that took it: a copy of a model for each that made one.
+
+    On a graphics card torch keeps it, where a session, which is another process, could not have it.
+    """
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
     with contextlib.suppress(OSError, AttributeError):  # another C library has no such call
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -91,6 +91,8 @@ class Answering:
     versions: int = 0
     cache_bytes: int = 0
     """Keys and values of all answers, at most."""
+    is_merged: bool = False
+    """Whether what serves has a copy of the weights of its own in memory that can be had by nobody else."""
 
 
 def gigabytes(size: float) -> str:
@@ -118,7 +120,7 @@ def needs(
 ) -> MemoryNeeds:
     """Return what a session takes on the device that trains, and beside it the server (``None``: it computes elsewhere).
 
-    A merged copy of what serves is not counted: it is made where there is room for it.
+    A merged copy of what serves is not counted in a computer's memory, where it is made if there is room, and laid aside if need be.
     """
     weights, number = weight_bytes(shape, dtype, quantization), round(BYTES["float32"])
     fresh = adapter_parameters(shape, rank) * (shape.layers - step.first_layer) // shape.layers
@@ -127,7 +129,8 @@ def needs(
     served = 0
     if answering is not None:
         held = answering.versions * adapter_parameters(shape, answering.rank) * number
-        served = weights + held + answering.cache_bytes
+        copies = 2 if answering.is_merged and quantization == "none" else 1
+        served = copies * weights + held + answering.cache_bytes
     return MemoryNeeds(
         weights=weights,
         adapters=(fresh + laid) * number,

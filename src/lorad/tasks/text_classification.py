@@ -286,7 +286,7 @@ class TextClassification(Predicting):
         logits, wanted, judged = [], [], []
         for numbers in packing.divide(rows, PASS_TOKENS):
             said = self.forward(model, [rows[number] for number in numbers])
-            logits.append(said.logits.detach().double().cpu())
+            logits.append(said.logits.detach().cpu().double())
             wanted.append(_right(said))
             judged.append(said.importance.double().sign())
         given, asked, told = torch.cat(logits), torch.cat(wanted), torch.cat(judged)
@@ -398,7 +398,7 @@ def _target(places: Mapping[str, int], row: Text, *, is_multiple: bool) -> int:
 
 def _probabilities(model: Any, logits: Tensor) -> Tensor:
     """Return each label's probability [M, C], in float64 on the CPU."""
-    given = logits.detach().double().cpu()
+    given = logits.detach().cpu().double()
     return given.sigmoid() if model.config.problem_type == MULTIPLE else given.softmax(-1)
 
 

@@ -38,9 +38,14 @@ class Checkpoints:
         self._run = run
         self.broken: list[str] = []
         """Why checkpoints were skipped, one sentence each."""
+        self._own: list[str] = []
+        """The names of those of this run, the newest last, as far as they were found or written here."""
 
     def save(self, number: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Write a checkpoint durably; older ones than the one before are removed."""
+        """Write a checkpoint durably; then all but this one and the one before are removed.
+
+        Broken ones too, and those of another run: they may have higher numbers.
+        """
         target = self._folder / f"round-{number:04d}"
         partial = target.with_suffix(".part")
         files.remove(partial)
@@ -56,8 +61,10 @@ class Checkpoints:
         files.sync_tree(partial)
         partial.rename(target)
         files.sync(self._folder)
-        for old in self._all()[:-KEPT]:
-            files.remove(old)
+        self._own = [*self._own, target.name][-KEPT:]
+        for other in self._all():
+            if other.name not in self._own:
+                files.remove(other)
 
     def newest(self) -> Checkpoint | None:
         """Return the newest checkpoint of this run that is complete and intact; note the broken ones."""
@@ -73,6 +80,7 @@ class Checkpoints:
             except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
                 self.broken.append(f"checkpoint {folder.name} is broken and was skipped: {error}")
             else:
+                self._own = [folder.name]
                 return Checkpoint(folder.name, tensors, state)
         return None
 

@@ -116,7 +116,6 @@ def plan(
             f"its own wording, so each round trains {new_share:.0%} of the recalled new examples again"
         )
     max_length = _max_length(row, lengths, shape, machine, reasons)
-    checkpointing = _checkpointing(training, row.batch * max_length, shape, machine, reasons)
     recalled_share = rehearsal.recalled_share
     loraplus_ratio = planner.loraplus_ratio
     if formats in LABELLED:  # what is still wrong is mostly what people label differently
@@ -152,7 +151,7 @@ def plan(
         seed=training.seed,
         dtype=_dtype(training, machine, reasons),
         quantization=_quantization(form, reasons),
-        gradient_checkpointing=checkpointing,
+        gradient_checkpointing=bool(training.gradient_checkpointing),
         pack_tokens=row.batch * max_length,
         wordings=wordings,
         gapped=gapped,
@@ -291,7 +290,7 @@ def _max_length(
             reasons.append(f"{shape.name} reads {shape.positions} tokens: longer examples are left out")
     if percentile <= usual:
         return usual
-    if _fits(row.batch * percentile, shape, machine):
+    if _fits(percentile, shape, machine):  # one row: ``preflight`` divides a pass down to that
         reasons.append(
             f"1 % of the examples or more are longer than {row.max_length} tokens: length raised to {percentile}"
         )
@@ -313,21 +312,6 @@ def _general(rehearsal: RehearsalSettings, drift: float, reasons: list[str]) -> 
             f"general conversation instead of {usual:.0%}"
         )
     return share
-
-
-def _checkpointing(
-    training: TrainingSettings,
-    tokens: int,
-    shape: ModelShape,
-    machine: Machine,
-    reasons: list[str],
-) -> bool:
-    if training.gradient_checkpointing is not None:
-        return training.gradient_checkpointing
-    if _fits(tokens, shape, machine):
-        return False
-    reasons.append("activations do not fit in memory: gradient checkpointing, slower by about a third")
-    return True
 
 
 def _fits(tokens: int, shape: ModelShape, machine: Machine) -> bool:

@@ -44,6 +44,7 @@ def room(base: Path, settings: Settings) -> Room:
         rank=settings.training.max_rank,
         versions=engine.max_loaded_versions,
         cache_bytes=engine.max_cache_bytes,
+        is_merged=engine.merge_served and hardware.machine(settings.training.device).device == "cuda",
     )
     found = _room(bases.shape(base), beside, settings)
     return replace(found, may_quantize=quantized.objection(found.machine.device) is None)
@@ -107,7 +108,7 @@ def fit(plan: Plan, room: Room) -> Plan:
         return _told(plan, replace(smallest, reasons=(*smallest.reasons, beside)), needed)
     raise TrainingError(
         f"a session on {room.shape.name} does not fit in memory: it needs {needed}, and "
-        f"{gigabytes(room.machine.memory_bytes)} are free; {_what_would(smallest, room)}",
+        f"{gigabytes(room.machine.memory_bytes)} were free when this lorad started; {_what_would(smallest, room)}",
         code="does_not_fit",
         needed=needed.total,
         free=room.machine.memory_bytes,
@@ -170,7 +171,7 @@ def _what_would(plan: Plan, room: Room) -> str:
             return f"with training.quantize set to {kind} it would need {gigabytes(needed.total)}"
     if length := _fitting_length(plan, room):
         return f"rows of at most {length} tokens would fit (max_length in planner.table)"
-    return "free some memory, or use a smaller base model"
+    return "free some memory and restart lorad, or use a smaller base model"
 
 
 def _what_model_would(plan: Plan, room: Room) -> str:
@@ -185,7 +186,9 @@ def _what_model_would(plan: Plan, room: Room) -> str:
         )
         if estimate(plan, replace(room, shape=fewer)).total <= room.machine.memory_bytes:
             return f"{layers} layers instead of {shape.layers} would fit (num_layers of the track's model)"
-    return "free some memory, or give the track's model a smaller d_model, d_ff or vocab_size"
+    return (
+        "free some memory and restart lorad, or give the track's model a smaller d_model, d_ff or vocab_size"
+    )
 
 
 def _fitting_length(plan: Plan, room: Room) -> int:

@@ -40,6 +40,8 @@ class Comparison:
     """What differs between the environments."""
     processes: int = 1
     """Which trained the first one together, and so the second one."""
+    is_deterministic: bool = True
+    """Whether the device adds up in the same order each time; a graphics card does not."""
 
     @property
     def is_equal(self) -> bool:
@@ -48,8 +50,9 @@ class Comparison:
 
     @property
     def is_close(self) -> bool:
-        """Tell whether they agree within the tolerance; in the same environment only equality will do."""
-        return self.is_equal or (bool(self.changed) and round(abs(self.first - self.again), 6) <= TOLERANCE)
+        """Tell whether they agree within the tolerance; on a processor, in the same environment, only equality will do."""
+        may_differ = bool(self.changed) or not self.is_deterministic
+        return self.is_equal or (may_differ and round(abs(self.first - self.again), 6) <= TOLERANCE)
 
 
 def prepare(track: Track, version: str, folder: RunFolder) -> SessionSpec:
@@ -134,6 +137,7 @@ def compare(registry: Registry, version: str, folder: RunFolder) -> Comparison:
         again=rights[1],
         changed=tuple(loader.compare(told["framework"], now["framework"])),
         processes=now["reproducibility"]["processes"],
+        is_deterministic=now["reproducibility"]["deterministic"],
     )
 
 

@@ -29,6 +29,8 @@ OBJECT_BYTES = 100_000_000
 
 def run(command: Sequence[str], log: str) -> int:
     """Run a session's command where Ray has placed this; return its exit status."""
+    # Ray tells a task to compute with as many threads as it has CPUs; the session decides by its own settings
+    inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     with (
         files.open_secret(Path(log), "ab") as stream,
         subprocess.Popen(
@@ -36,7 +38,7 @@ def run(command: Sequence[str], log: str) -> int:
             stdin=subprocess.PIPE,  # closes with this process
             stdout=stream,
             stderr=subprocess.STDOUT,
-            env=os.environ | ENVIRONMENT | commands.LOOPBACK,
+            env=inherited | ENVIRONMENT | commands.LOOPBACK,
             start_new_session=True,
         ) as process,
     ):
@@ -47,7 +49,10 @@ def main(folder: RunFolder, address: str, cpus: int, gpus: int, command: Sequenc
     """Place a command on a machine with so many CPUs and GPUs; return its exit status."""
     ending.end_when_told()
     try:
-        return _placed(folder, address, cpus, gpus, command)
+        status = _placed(folder, address, cpus, gpus, command)
+        if status < 0:  # an exit status of this process cannot say so
+            folder.report({"error": describe(folder.failure(status))})
+        return abs(status)
     except TrainingError as error:
         told = error
     except Exception as error:  # noqa: BLE001 - Ray raises errors of many kinds, bare ones too: none has a name for people
