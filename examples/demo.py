@@ -137,7 +137,8 @@ def main() -> int:
     )
     console.print(f"The version lies in {version}: a PEFT adapter for the base in {HOME.base('smollm2')}.")
     console.print(
-        f"Go on with:  lorad --home {HOME.root} run &   then   lorad --home {HOME.root} drop examples/campus_housing.json"
+        f"Go on with:  . .venv/bin/activate   then   export LORAD_HOME={HOME.root}   then   lorad run   and, in a second terminal, "
+        "lorad drop examples/campus_housing.json"
     )
     return 0 if status == 0 and all(after) else 1
 

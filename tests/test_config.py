@@ -179,6 +179,23 @@ def test_a_track_is_added_beside_the_others(home):
     }
 
 
+def test_a_track_that_an_option_adds_stands_beside_the_built_in_one_and_a_files_tracks_alone(home):
+    assert list(load_settings(home, overrides=["tracks.law.base=llama"]).tracks) == ["chat", "law"]
+
+    write(home, "default.yaml", "tracks: {mail: {base: smollm2}}")
+    assert list(load_settings(home, overrides=["tracks.law.base=llama"]).tracks) == ["mail", "law"]
+
+
+@pytest.mark.parametrize("where", ["file", "option"])
+def test_a_key_that_stands_twice_is_refused(home, where):
+    twice = "{chat: {base: smollm2}, law: {base: llama}, chat: {base: llama}}"
+    path = write(home, "default.yaml", f"tracks: {twice}" if where == "file" else "")
+
+    with pytest.raises(ConfigError, match="chat stands twice") as refused:
+        load_settings(home, overrides=[f"tracks={twice}"] if where == "option" else [])
+    assert (str(path) in refused.value.message) == (where == "file")
+
+
 @pytest.mark.parametrize("name", ["configs/mine.yaml", "mine.yaml", "mine"])
 def test_a_settings_file_is_found_by_path_or_name(home, name, monkeypatch):
     write(home, "mine.yaml", "registry: {keep: 4}")

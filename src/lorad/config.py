@@ -544,8 +544,8 @@ class TrackSettings(Section):
 
     task: Annotated[str, AfterValidator(_is_task)] = "chat"
     """What it learns: ``chat``; ``text_classification``; ``token_classification`` (labelled spans, such as names), or
-    ``bidirectional_token_classification``, which lets a causal base read the whole text for each tag; or a task of your own as
-    ``module:Class`` (see ``lorad.tasks.interface``). ``retrieval`` learns nothing: its files are documents, which can be searched at once."""
+    ``bidirectional_token_classification``, which lets a causal base read the whole text for each tag; ``spectra``: which molecule a
+    mass spectrum is of; or a task of your own as ``module:Class`` (see ``lorad.tasks.interface``). ``retrieval`` learns nothing: its files are documents, which can be searched at once."""
     base: str = "smollm2"
     """Name of a base model in ``models/base``; see ``lorad base add``. ``scratch``: none, the track trains a model of its own from
     random weights on plain text. A track of documents needs none."""
@@ -700,7 +700,7 @@ class Settings(Section):
     def system(self, name: str) -> SystemSettings:
         """Return a system's settings; raise ``ConfigError`` with the known systems."""
         if name not in self.systems:
-            known = ", ".join(self.systems) or "none; see configs/lcr.yaml"
+            known = ", ".join(self.systems) or "none; for an example: lorad --config lcr run"
             raise ConfigError(f"there is no system {name!r}; known: {known}", code="no_such_system")
         return self.systems[name]
 
@@ -758,7 +758,10 @@ def load_settings(home: Home, config: str | None = None, overrides: Sequence[str
     for path in paths:
         tree = _overlay(tree, _read_yaml(path))
     for override in overrides:
-        tree = _overlay(tree, _parse_override(override))
+        found = _parse_override(override)
+        if "tracks" in found:  # an option adds a track: files alone say that there is no chat
+            tree = _overlay({"tracks": {"chat": {}}}, tree) if "tracks" not in tree else tree
+        tree = _overlay(tree, found)
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
@@ -778,9 +781,22 @@ def _find_config(home: Home, name: str) -> Path:
     raise ConfigError(f"no settings file {name}; tried {', '.join(map(str, candidates))}", code="no_config")
 
 
+class _EachOnce(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping: the later one would take the place of the earlier without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for at, key in enumerate(keys) if key in keys[:at]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(
+                problem=f"{twice} stands twice; write all of it in one place", problem_mark=node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        data = yaml.load(path.read_text(encoding="utf-8"), _EachOnce) or {}  # noqa: S506 - a safe loader
     except (OSError, UnicodeDecodeError, yaml.YAMLError, *_NOT_VALUES) as error:
         raise ConfigError(f"cannot read the settings in {path}: {error}", code="unreadable_config") from None
     if not isinstance(data, dict):
@@ -795,7 +811,7 @@ def _parse_override(text: str) -> dict[str, Any]:
             f"--set {text}: use the form section.key=value, for example --set inbox.settle_seconds=1"
         )
     try:
-        tree: Any = yaml.safe_load(value)
+        tree: Any = yaml.load(value, _EachOnce)  # noqa: S506 - a safe loader
     except (yaml.YAMLError, *_NOT_VALUES) as error:
         raise ConfigError(f"--set {text}: the value is not valid YAML: {error}") from None
     for part in reversed(key.strip().split(".")):

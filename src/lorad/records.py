@@ -26,6 +26,13 @@ CLASSIFICATION = "text_classification"
 LABELLED = frozenset({"tagging", "classify"})
 """The ``formats`` of tasks whose answers are labels, which people set differently."""
 
+FORMATS_OF = {
+    CLASSIFICATION: "classify",
+    "token_classification": "tagging",
+    "bidirectional_token_classification": "tagging",
+}
+"""What the rows of tasks are called whose own names are others, so that files and options may name either."""
+
 RETRIEVAL = "retrieval"
 """The task of tracks that hold documents and learn nothing, and what their files' formats are called."""
 

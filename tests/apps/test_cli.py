@@ -106,7 +106,7 @@ def test_a_daemon_that_does_not_run_is_one_sentence(lorad, home):
     socket = home / "run" / "lorad.sock"
     assert (
         result.stderr
-        == f"lorad: lorad is not running for {home} (no answer at {socket}); start it with: lorad run\n"
+        == f"lorad: lorad is not running for {home} (no answer at {socket}); start it with: lorad --home {home} run\n"
     )
     assert (result.stdout, result.exit_code) == ("", 1)
 
@@ -364,7 +364,8 @@ def test_texts_are_classified_by_the_only_track_that_learns_labels(lorad, daemon
 
     daemon.answers("GET /lorad/status", snapshot(tracks=tracks))
     refused = lorad("classify", "a")
-    assert (refused.exit_code, "no track learns labels" in refused.stderr) == (1, True)
+    assert "no track learns labels; start the daemon with one: lorad --set" in refused.stderr
+    assert refused.exit_code == 1
     assert "no text given" in lorad("classify", "-", typed="").stderr
 
 
@@ -637,7 +638,10 @@ def test_case_7_an_answer_that_was_cut_is_told(lorad, daemon, options, status, f
     # When it is asked for, it is printed exactly, and standard error says that it goes on
     result = lorad("ask", "Where?", *options, *([] if form == "streamed" else [form]))
     assert json.loads(result.stdout) == answer if form == "--json" else result.stdout == "In the old"
-    assert result.stderr == "lorad: the answer was cut after 3 tokens; ask for more with --max-tokens\n"
+    assert result.stderr == (
+        "lorad: the answer was cut after 3 tokens; ask for more with --max-tokens, "
+        "or shorten the conversation if the context is full\n"
+    )
     # Then it has failed, unless whoever asked had set the limit
     assert result.exit_code == status
 
@@ -957,12 +961,22 @@ def test_where_there_is_no_chat_track_a_command_says_how_another_is_named(lorad,
     assert result.stderr.endswith(told)
 
 
+def test_a_new_home_has_its_track_beside_which_others_come(lorad, tmp_path):
+    made = lorad("init", str(tmp_path / "new"))
+
+    assert "base add smollm2" in made.stdout
+    home = Home(tmp_path / "new")
+    assert load_settings(home) == Settings()
+    assert list(load_settings(home, "documents").tracks) == ["chat", "documents"]
+
+
 def test_a_track_has_its_own_folder(lorad, home, tmp_path):
     (tmp_path / "a.json").write_text("1")
     assert lorad("drop", str(tmp_path / "a.json"), "--track", "chat").exit_code == 0
     assert (home / "inbox" / "chat" / "a.json").is_file()
     result = lorad("drop", str(tmp_path / "a.json"), "--track", "chad")
-    assert result.stderr == "lorad: there is no track 'chad'; known: chat\n"
+    hint = "if the daemon was started with --config or --set, give it here too"
+    assert result.stderr == f"lorad: there is no track 'chad'; known: chat; {hint}\n"
 
 
 def test_a2_drop_writes_through_no_link_that_a_member_lays_in_the_inbox(lorad, home, tmp_path):

@@ -43,7 +43,7 @@ def test_sound_versions_are_told_with_their_time(track):
 
     assert result.exit_code == 0
     (row,) = json.loads(result.stdout)
-    assert (row["version"], row["intact"], row["differs"]) == ("v0.1", True, [])
+    assert (row["track"], row["version"], row["intact"], row["differs"]) == ("chat", "v0.1", True, [])
     assert row["seconds"] > 0
 
 
@@ -59,6 +59,15 @@ def test_an_unsound_version_is_told_and_the_exit_code_says_so(track):
     assert result.exit_code == 1
     assert "v0.1 is corrupt: config.yaml" in " ".join(result.stdout.split())
     assert typed(track, "verify").exit_code == 0
+
+
+def test_the_versions_of_every_track_are_verified_and_those_without_any_are_passed_by(track):
+    empty = ("--set", "tracks.law={task: chat, base: nowhere}")
+
+    result = typed(track, "verify", "--json", *empty)
+    assert [(row["track"], row["version"]) for row in json.loads(result.stdout)] == [("chat", "v0.1")]
+    with pytest.raises(ConfigError, match="there is no base model"):
+        typed(track, "verify", "--track", "law", *empty)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is what must be missing here")

@@ -109,7 +109,7 @@ def test_by_night_what_has_drifted_is_learned_again_from_the_base_and_judged(dri
     assert drifted.order()["parent"] is None
     assert len(files.read_lines(drifted.models.sessions[-1].folder / "old.jsonl")) == 4
     (event,) = told(drifted, "refitting")
-    assert (event["track"], event["drift"]) == ("chat", 0.6)
+    assert (event["track"], event["version"], event["drift"]) == ("chat", "v0.1", 0.6)
 
     drifted.models.sessions[-1].end()
     drifted.pass_time()

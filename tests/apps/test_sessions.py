@@ -136,6 +136,24 @@ def test_after_a_crash_of_the_daemon_the_session_starts_again_but_not_for_ever(w
     assert len(world.models.sessions) == MAX_ATTEMPTS
 
 
+@pytest.mark.parametrize("end", ["crash", "halt"])
+def test_a_session_that_had_ended_is_judged_by_the_next_daemon_and_not_trained_again(world, end):
+    # Given one that has ended well when the daemon ends, before it was judged
+    world.drop("doors.json", tiny.facts(4))
+    world.pass_time()
+    world.models.sessions[0].end()
+    if end == "halt":
+        world.loop.sessions.halt(world.now)
+    world.database.close()
+
+    world.start()
+    world.pass_time()
+    world.pass_time()
+
+    assert (world.job().state, world.registry.latest) == (JobState.PROMOTED, "v0.1")
+    assert len(world.models.sessions) == 1
+
+
 def test_after_a_crash_the_same_order_finds_its_checkpoints(world):
     world.drop("doors.json", tiny.facts(4))
     world.pass_time()

@@ -252,6 +252,8 @@ def test_what_a_track_cannot_do_is_refused(said, told):
     [
         (Sidecar(labels=("PER", "LOC"), track="law"), "tagging", None),  # the track is not asked
         (Sidecar(task="classify", labels=("good", "bad")), "classify", None),
+        (Sidecar(task="text_classification", labels=("good", "bad")), "classify", None),
+        (Sidecar(task="token_classification"), "tagging", None),
         (Sidecar(labels=("PER",)), "retrieval", "retrieval has no labels"),
         (Sidecar(labels=("PER", "PER")), "tagging", "a name appears twice"),
         (Sidecar(labels=("1", "2", "3")), "classify", "the label of number 0 is called 1, another number"),

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from lorad.config import Section, SplitMethod, TrackName
 from lorad.errors import SampleError, did_you_mean
-from lorad.records import DATE, LABELLED, RETRIEVAL, digest
+from lorad.records import DATE, FORMATS_OF, LABELLED, RETRIEVAL, digest
 from lorad.storage.source import Source, opened
 
 META, WORDINGS = SUFFIXES = (".meta.yaml", ".wordings.json")
@@ -44,8 +44,8 @@ class Sidecar(Section):
 
     track: TrackName | None = None
     """The track that learns it, whatever folder it lies in."""
-    task: _Text | None = None
-    """The task that its rows are for; only a check, because a track has one task."""
+    task: Annotated[_Text | None, AfterValidator(lambda task: FORMATS_OF.get(task, task))] = None
+    """The task that its rows are for, by its own name or its rows'; only a check, because a track has one task."""
     fields: dict[_Text, _Text] = Field(default_factory=dict)
     """lorad's name of a field -> the file's; fields that are not named here are left out."""
     labels: Annotated[tuple[_Text, ...], Field(max_length=10_000)] = ()

@@ -150,6 +150,15 @@ class RunFolder:
         """Return what the session said of its candidate; raise ``OSError`` or ``ValueError`` where there is none."""
         return papers.read_result(self.candidate)
 
+    @property
+    def is_complete(self) -> bool:
+        """Tell whether a session has ended well here: the result is what it writes last."""
+        try:
+            self.result()
+        except (OSError, ValueError):
+            return False
+        return True
+
     def write_result(self, result: SessionResult) -> None:
         """Complete the candidate; nothing is left to go on with."""
         papers.write_result(self.candidate, result)

@@ -53,14 +53,16 @@ def classify(
         told = _asked_chain(client, system, asked, variant)
         show(told, as_json, lambda answer: tables.system_answer(answer, asked))
         return
-    answers = texts.asked_in_parts(
-        client.classify,
-        model or texts.only_track(client.status().tracks, {CLASSIFICATION}, "learn", "labels"),
-        asked,
-    )
+    answers = texts.asked_in_parts(client.classify, model or _only_track(client), asked)
     found = tuple(each for answer in answers for each in answer.classifications)
     said = replace(answers[0], classifications=found)
     show(said, as_json, lambda answer: tables.classifications(answer, asked))
+
+
+def _only_track(client: Client) -> str:
+    """Return the one track that learns labels."""
+    example = "lorad --set 'tracks.mail={task: text_classification, base: minilm}' run"
+    return texts.only_track(client.status().tracks, {CLASSIFICATION}, "learn", "labels", example)
 
 
 def _asked_chain(client: Client, system: str, asked: list[str], variant: str | None) -> SystemAnswer:

@@ -11,6 +11,7 @@ from lorad.apps.cli.options import Json
 from lorad.apps.screens import tables
 from lorad.records import FILLING, SPANS
 from lorad.serving.answers import FilledTexts
+from lorad.serving.client import Client
 
 app = typer.Typer()
 
@@ -47,8 +48,12 @@ def fill(
     def ask(named: str, part: list[str]) -> FilledTexts:
         return client.fill(named, part, top_k)
 
-    answers = texts.asked_in_parts(
-        ask, model or texts.only_track(client.status().tracks, {FILLING, SPANS}, "fill", "gaps"), asked
-    )
+    answers = texts.asked_in_parts(ask, model or _only_track(client), asked)
     said = replace(answers[0], texts=tuple(each for answer in answers for each in answer.texts))
     show(said, as_json, tables.filled_texts)
+
+
+def _only_track(client: Client) -> str:
+    """Return the one track that fills gaps."""
+    tracks = client.status().tracks
+    return texts.only_track(tracks, {FILLING, SPANS}, "fill", "gaps", "lorad --config scratch run")

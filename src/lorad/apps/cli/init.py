@@ -14,8 +14,9 @@ app = typer.Typer()
 README = {
     "configs": """# configs
 
-The settings of this home, in YAML. `default.yaml` is read at every start and lists all settings; other files are
-chosen with `lorad --config NAME run`. Single settings: `lorad --set inbox.settle_seconds=1 run`.
+The settings of this home, in YAML. `default.yaml` is read at every start and lists all settings; other files, and those
+that come with lorad (`documents`, `ner`, `scratch`, `spectra`, `lcr`, `cpu` and more), are chosen with
+`lorad --config NAME run`. Single settings: `lorad --set inbox.settle_seconds=1 run`.
 """,
     "inbox": """# inbox
 
@@ -35,9 +36,11 @@ writes here; do not change anything by hand.
 """What ``lorad init`` writes into the folders of a new home."""
 
 COMMENTED_OUT = """\
-# Everything here is commented out, so the defaults apply. To change a setting, remove the # in front of it and
+# Everything here but the track is commented out, so the defaults apply. To change a setting, remove the # in front of it and
 # in front of its section's name, without changing the indentation, and restart the daemon."""
 """The beginning of a new home's ``configs/default.yaml``."""
+TRACK = ("tracks:", "  chat:", "    task: chat", "    base: smollm2")
+"""What stands in it as it is: tracks of other files and options come beside those that are named there."""
 
 
 @app.command()
@@ -56,7 +59,8 @@ def init(
             raise ConfigError(f"{file.parent} cannot be created: {error.strerror}", code="no_home") from None
     terminal.say(
         f"{folder} is a lorad home. Next:",
-        f"  lorad --home {folder} base --help",
+        f"  lorad --home {folder} base add smollm2   # the model that learns",
+        f"  lorad --home {folder} base add minilm    # the encoder that finds what a question asks for",
         f"  lorad --home {folder} run",
     )
 
@@ -66,5 +70,8 @@ def _settings_to_change() -> str:
     from importlib import resources  # noqa: PLC0415 - see lorad.apps.cli
 
     shipped = resources.files("lorad").joinpath("default.yaml").read_text(encoding="utf-8")
-    lines = (f"#{line}" if line and not line.startswith("#") else line for line in shipped.splitlines())
+    lines = (
+        f"#{line}" if line and not line.startswith("#") and line not in TRACK else line
+        for line in shipped.splitlines()
+    )
     return "\n".join([COMMENTED_OUT, "", *lines, ""])

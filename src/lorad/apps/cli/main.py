@@ -26,6 +26,7 @@ from lorad.apps.cli import (
     versions,
 )
 from lorad.apps.cli.context import CliContext
+from lorad.apps.cli.remedies import remedy
 from lorad.apps.screens import terminal
 from lorad.errors import LoradError
 
@@ -33,7 +34,13 @@ GLOBAL_OPTIONS = ("--home", "--config", "--set")
 HomeFolder = Annotated[
     str | None, typer.Option(metavar="FOLDER", help="Default: LORAD_HOME, then this folder.")
 ]
-ConfigFile = Annotated[str | None, typer.Option(metavar="FILE", help="Settings that override default.yaml.")]
+ConfigFile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|NAME",
+        help="A file of settings that override default.yaml, or the name of one in configs/ or in lorad itself.",
+    ),
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; repeatable.")
 ]
@@ -55,16 +62,10 @@ class Commands(terminal.Commands):
             if ctx.meta["lorad.json"]:
                 terminal.write_json({"error": error.as_dict()}, indent=None)
             else:
-                terminal.complain(error.message + _remedy(error))
+                terminal.complain(error.message + remedy(error))
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
-
-
-def _remedy(error: LoradError) -> str:
-    """Return what to do where a command took the track ``chat`` by itself and there is none."""
-    is_assumed = error.code == "no_such_track" and error.message.startswith("there is no track 'chat'")
-    return "; name another one with: --track NAME" if is_assumed else ""
 
 
 def _hoist(args: Sequence[str]) -> list[str]:

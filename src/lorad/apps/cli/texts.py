@@ -63,14 +63,18 @@ def check_typed(text: str) -> None:
         ) from None
 
 
-def only_track(tracks: Mapping[str, TrackStatus], tasks: Collection[str], verb: str, what: str) -> str:
+def only_track(
+    tracks: Mapping[str, TrackStatus], tasks: Collection[str], verb: str, what: str, example: str
+) -> str:
     """Return the only track with one of these tasks, which ``verb`` and ``what`` name (``learn``, ``labels``).
 
-    Raise ``ConfigError`` where none has, or several have.
+    Raise ``ConfigError`` where several have, or none has: then ``example`` is the command that starts a daemon with one.
     """
     found = [name for name, track in tracks.items() if track.task in tasks]
-    if len(found) != 1:
-        told = f"these tracks {verb} {what}: {', '.join(found)}" if found else f"no track {verb}s {what}"
+    if not found:
+        raise ConfigError(f"no track {verb}s {what}; start the daemon with one: {example}", code="no_model")
+    if len(found) > 1:
+        told = f"these tracks {verb} {what}: {', '.join(found)}"
         raise ConfigError(f"{told}; name one with: --model NAME", code="no_model")
     return found[0]
 

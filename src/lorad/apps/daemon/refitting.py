@@ -178,8 +178,10 @@ class Refitting:
             job = self._ledger.queue(
                 name, "memory", now, kind=kind, settings={Job.NIGHTLY: True, Job.FOR_DRIFT: True}
             )
-            self._ledger.record_event(doing, now, track=name, job=job.id, drift=round(drift, 3))
-        log.info(doing, track=name, job=job.id, drift=round(drift, 3))
+            version = self._tracks[name].registry.latest
+            facts = {"track": name, "version": version, "job": job.id, "drift": round(drift, 3)}
+            self._ledger.record_event(doing, now, **facts)
+        log.info(doing, **facts)
 
     def _standing(self, track: Track) -> Standing | None:
         """Return how a track's version stands; ``None`` where the base serves, or it has not drifted so far."""

@@ -62,6 +62,8 @@ class Sessions:
         for job in jobs:
             if job.state is not JobState.QUEUED:  # nothing runs: see `watch`
                 self._settlement.recover_job(job, now)
+        if self._state.running is not None:  # it has ended, and is settled next
+            return
         if self._ledger.flag("paused") or not self._attempts.backoff.is_over("session", ticks):
             return
         queued = [job for job in jobs if job.state is JobState.QUEUED]
@@ -166,14 +168,15 @@ class Sessions:
         self._state.request_clean_up()
 
     def halt(self, now: float) -> None:
-        """Stop the running session before the daemon ends; its job is queued again."""
+        """Stop the running session before the daemon ends; its job is queued again, unless it only waits to be judged."""
         if self._state.running is None:
             return
         job, session = self._state.running
+        has_ended = session.poll(0.0) == 0
         session.stop()
         self._state.running = None
         current = self._ledger.job(job.id)
-        if current.state is JobState.TRAINING:
+        if current.state is JobState.TRAINING and not has_ended:
             self._ledger.move_job(current, "requeue", now, attempts=job.attempts - 1)
 
     @property

@@ -8,6 +8,7 @@ Everything here can be repeated: the disk is the truth, and the ledger follows i
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from lorad.apps.daemon import forgetting
 from lorad.apps.daemon.loop_state import LoopState
@@ -33,6 +34,23 @@ DESCRIPTIONS = {
     "refit": "refitted from all of memory",
     "consolidate": "consolidated",
 }
+
+
+class EndedSession:
+    """A session that ended well under an earlier daemon."""
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """Return nothing: all was said."""
+        return {}
+
+    def poll(self, ticks: float) -> int:
+        """Return the exit status."""
+        del ticks
+        return 0
+
+    def stop(self) -> None:
+        """Nothing runs."""
 
 
 class Settlement:
@@ -126,11 +144,16 @@ class Settlement:
         log.error("session_failed", job=job.id, **reason)
 
     def recover_job(self, job: Job, now: float) -> None:
-        """Settle a job whose session nobody watches any more: the daemon ended under it."""
+        """Settle a job whose session nobody watches any more: the daemon ended under it.
+
+        One that had ended by itself, and waited to be judged, counts as running: it is settled with the next step.
+        """
         track = self._tracks[job.track]
         version = track.registry.of_job(job.id)
         if version is not None:  # promoted on disk, not yet in the ledger
             self._enter(track, job, version, now)
+        elif self._state.running is None and run_folder.of_job(track, job.id).is_complete:
+            self._state.running = (job, EndedSession())
         elif job.attempts >= MAX_ATTEMPTS:
             reason = {
                 "code": "interrupted",

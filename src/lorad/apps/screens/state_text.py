@@ -64,9 +64,9 @@ def share(value: float | None) -> str:
 
 
 def cut(tokens: int | None) -> str:
-    """Return what to tell about an answer that was not finished."""
+    """Return what to tell about an answer that was not finished: its limit was reached, or the context is full."""
     after = "" if tokens is None else f" after {plural(tokens, 'token')}"
-    return f"lorad: the answer was cut{after}; ask for more with --max-tokens"
+    return f"lorad: the answer was cut{after}; ask for more with --max-tokens, or shorten the conversation if the context is full"
 
 
 def origin(told: "Origin") -> str:

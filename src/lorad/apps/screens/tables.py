@@ -81,7 +81,7 @@ STATE_STYLES = {
 
 WORDINGS_WANTED = (
     "to test facts in other words, give rows held_out, or put NAME.wordings.json beside the file; "
-    "also_asked is trained, not tested"
+    "also_asked is trained, but for the last of several"
 )
 """How a dataset brings the words that it is tested with."""
 

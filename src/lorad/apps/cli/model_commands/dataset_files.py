@@ -153,6 +153,7 @@ def _read_as(home: Home, settings: Settings, track: str, file: Path) -> tuple[di
 
 
 def _read_for(settings: Settings, task: str, file: Path) -> tuple[dict[str, Any], reader.Reading]:
+    task = records.FORMATS_OF.get(task, task)
     if task not in reader.TASKS:
         raise ConfigError(f"there is no task {task!r}; known: {', '.join(reader.TASKS)}", code="no_such_task")
     meta = sidecar.beside(file)

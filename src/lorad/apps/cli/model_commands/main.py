@@ -14,6 +14,7 @@ from lorad.apps.cli.model_commands import (
     reproduce,
     verify,
 )
+from lorad.apps.cli.remedies import remedy
 from lorad.apps.screens import terminal
 from lorad.errors import LoradError
 from lorad.models import hardware
@@ -32,7 +33,7 @@ def main() -> None:
     try:
         app(prog_name="lorad")
     except LoradError as error:
-        terminal.complain(error.message)
+        terminal.complain(error.message + remedy(error))
         sys.exit(1)
     except OSError as error:
         sys.exit(terminal.fail(error))

@@ -8,7 +8,12 @@ HomeOption = Annotated[
     str | None, typer.Option("--home", help="The home; default: LORAD_HOME, then this folder.")
 ]
 ConfigOption = Annotated[
-    str | None, typer.Option("--config", help="A settings file, or the name of one in configs/.")
+    str | None,
+    typer.Option(
+        "--config",
+        metavar="FILE|NAME",
+        help="A file of settings that override default.yaml, or the name of one in configs/ or in lorad itself.",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="One setting, section.key=value; repeatable.")

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from lorad import printable
 from lorad.apps.cli.model_commands.context import find_track, load
-from lorad.apps.cli.model_commands.options import ConfigOption, HomeOption, JsonOption, SetOption, TrackOption
+from lorad.apps.cli.model_commands.options import ConfigOption, HomeOption, JsonOption, SetOption
 from lorad.apps.cli.model_commands.output import console
 from lorad.apps.screens import terminal
 from lorad.config import Settings
@@ -21,6 +21,7 @@ from lorad.models.heads import Head
 from lorad.states import VersionState
 from lorad.tasks import find
 from lorad.versions import loader
+from lorad.versions.store import Registry
 
 app = typer.Typer()
 
@@ -31,7 +32,10 @@ UNTAUGHT = "nothing_learned"
 @app.command("verify")
 def verify_versions(
     version: Annotated[
-        str | None, typer.Argument(help="A version, a tag, latest or previous; default: all.")
+        str | None,
+        typer.Argument(
+            help="A version, a tag, latest or previous (of the track chat by default); default: all."
+        ),
     ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail if the environment differs from the one it was made in.")
@@ -42,7 +46,7 @@ def verify_versions(
             "--system", help="Instead of a track: the latest version of each member of this system."
         ),
     ] = None,
-    track: TrackOption = "chat",
+    track: Annotated[str | None, typer.Option("--track", help="The track; default: all of them.")] = None,
     home_path: HomeOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
@@ -51,24 +55,29 @@ def verify_versions(
     """Load versions as the daemon does and run all checks and probes; exit code 1 if one fails."""
     home, settings = load(home_path, config, overrides)
     verification = Verification(home, settings, strict=strict)
-    if system is None:
-        rows = list(verification.of_track(track, version))
-    else:
+    if system is not None:
         rows = list(verification.of_system(system, version or "latest"))
+    elif track or version:
+        rows = list(verification.of_track(track or "chat", version))
+    else:
+        rows = list(verification.of_all())
     if as_json:
         terminal.write_json(rows)
+    tracks = {row["track"] for row in rows}
     for row in rows if not as_json else ():
         text = "; ".join(row["differs"]) or "intact" if row["intact"] else row["message"]
         if row.get("stands_in"):
             text += f"; {row['stands_in']} stands in for it"
         style = "green" if row["intact"] else "red"
-        who = (row["role"], row.get("variant"), row["track"]) if system else ()
+        who = (row.get("role"), row.get("variant"), row["track"]) if system or len(tracks) > 1 else ()
         whose = "".join(f"{name} " for name in who if name)
         console.print(
             Text(f"{whose}{row['version']:>8}  "),
             Text(printable.line(text), style=style),
             f" ({row['seconds']} s)",
         )
+    if not (rows or as_json):
+        console.print("there is no version yet")
     if not all(row["intact"] or _is_spare(row, rows) for row in rows):
         raise typer.Exit(1)
 
@@ -87,6 +96,12 @@ class Verification:
         self._settings = settings
         self._strict = strict
         self._stacks: dict[tuple[Path, Head], adapter_stack.AdapterStack] = {}
+
+    def of_all(self) -> Iterator[dict[str, Any]]:
+        """Yield what came of loading each version of each track that has some."""
+        for name in self._settings.learning_tracks:
+            if Registry(self._home.track(name)).tracker.read()["checkpoints"]:
+                yield from self.of_track(name, None)
 
     def of_track(self, track: str, version: str | None) -> Iterator[dict[str, Any]]:
         """Yield what came of loading one version of a track, or each."""
@@ -140,9 +155,9 @@ class Verification:
                 strict=self._strict,
                 is_calibration_checked=self._settings.engine.calibration_check,
             )
-            row = {"version": version, "intact": True, "differs": differs}
+            row = {"track": track, "version": version, "intact": True, "differs": differs}
         except RegistryError as error:
-            row = {"version": version, "intact": False, **error.as_dict()}
+            row = {"track": track, "version": version, "intact": False, **error.as_dict()}
         stack.unload(slot)
         return row | {"seconds": round(time.perf_counter() - began, 3)}
 
