@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from lorad.models.adapters import usual
-from lorad.training.preconditioning import Preconditioner
+from lorad.training.preconditioning import Preconditioner, roots
 
 INPUTS = 6
 
@@ -66,7 +66,7 @@ def take_step(model, preconditioner, inputs, rate=0.1):
 def test_a_begins_as_large_as_it_would_and_as_another_one(model, old):
     before = a_of(model, "up").detach().clone()
 
-    Preconditioner(model, {"up": tiny.moments(old)})
+    Preconditioner(model, roots({"up": tiny.moments(old)}))
 
     assert float(a_of(model, "up").detach().norm()) == pytest.approx(float(before.norm()), rel=1e-4)
     assert not torch.allclose(a_of(model, "up"), before)
@@ -74,7 +74,7 @@ def test_a_begins_as_large_as_it_would_and_as_another_one(model, old):
 
 def test_a_step_is_the_gradient_by_the_inverse_of_what_arrived(model, old):
     before, of_down = a_of(model, "up").detach().clone(), a_of(model, "down").detach().clone()
-    made = Preconditioner(model, {"up": tiny.moments(old)})
+    made = Preconditioner(model, roots({"up": tiny.moments(old)}))
     begun = a_of(model, "up").detach().clone()
     size = float(before.norm())
 
@@ -98,7 +98,7 @@ def test_a_step_for_a_new_row_changes_what_old_ones_hear_less(old):
 
     def moved(known):
         model = a_model()
-        made = Preconditioner(model, known)
+        made = Preconditioner(model, roots(known))
         before = a_of(model, "up").detach().clone()
         take_step(model, made, new, rate=1e-6)
         change = a_of(model, "up").detach() - before
@@ -108,7 +108,7 @@ def test_a_step_for_a_new_row_changes_what_old_ones_hear_less(old):
 
 
 def test_it_stands_where_it_stood(model, old):
-    made = Preconditioner(model, {"up": tiny.moments(old)})
+    made = Preconditioner(model, roots({"up": tiny.moments(old)}))
     take_step(model, made, torch.randn(3, INPUTS))
     state = {name: tensor.clone() for name, tensor in made.state().items()}
     stood = a_of(model, "up").detach().clone()
@@ -136,6 +136,6 @@ def test_without_old_rows_nothing_is_replaced(model):
 def test_where_most_inputs_are_dead_the_others_are_learned_all_the_same(model):
     inputs = torch.randn(4, INPUTS) * torch.tensor([1.0, 2.0, 0, 0, 0, 0])
 
-    Preconditioner(model, {"up": tiny.moments(inputs)})
+    Preconditioner(model, roots({"up": tiny.moments(inputs)}))
 
     assert a_of(model, "up")[:, :2].norm() > 0.05 * a_of(model, "up").norm()

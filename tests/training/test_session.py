@@ -519,7 +519,7 @@ def test_what_would_take_much_memory_and_a_consolidation_read_no_old_rows_before
         )
         parent = peft_io.read_adapter(first / "candidate")
         examples = made._examples(made._pristine())
-        return made._moments(made._prepare(parent, plan), examples, plan)
+        return made._roots(made._prepare(parent, plan), examples, plan)
 
     new = tiny.facts(2, "gates", subject="gate")
     assert asked(new, 1 << 26)

@@ -24,25 +24,22 @@ SUFFIX = ".lora_A.default.weight"
 class Preconditioner:
     """The variables that an optimizer learns in place of each A, and how they become these."""
 
-    def __init__(self, model: Any, moments: Mapping[str, Tensor]) -> None:
-        """``moments`` are those of a PEFT model's linear layers [in, in], by their names in the base; others learn A itself."""
-        self._of: dict[str, tuple[Tensor, nn.Parameter, Tensor]] = {}
-        roots: dict[int, Tensor] = {}
+    def __init__(self, model: Any, roots: Mapping[str, Tensor]) -> None:
+        """``roots`` are those of a PEFT model's linear layers [in, in], by their names in the base; others learn A itself."""
+        self._of: dict[str, tuple[Tensor, nn.Parameter, Tensor, float]] = {}
         for name, weight in model.named_parameters():
-            of = moments.get(name.removeprefix(PREFIX).removesuffix(SUFFIX))
-            if of is None or not name.endswith(SUFFIX) or not weight.requires_grad:
+            root = roots.get(name.removeprefix(PREFIX).removesuffix(SUFFIX))
+            if root is None or not name.endswith(SUFFIX) or not weight.requires_grad:
                 continue
-            if id(of) not in roots:
-                roots[id(of)] = _root(of).to(weight)
-            root = roots[id(of)]
+            root = root.to(weight)
             begun = weight.detach() @ root
-            root = root * (weight.detach().norm() / begun.norm())  # A begins as large as it would without
-            self._of[name] = (weight, nn.Parameter(weight.detach().clone()), root)
+            scale = float(weight.detach().norm() / begun.norm())  # A begins as large as it would without
+            self._of[name] = (weight, nn.Parameter(weight.detach().clone()), root, scale)
         self.apply()
 
     def replaced(self, weight: Tensor) -> Tensor:
         """Return what is learned in place of a weight, or itself."""
-        return next((made for own, made, _ in self._of.values() if own is weight), weight)
+        return next((made for own, made, *_ in self._of.values() if own is weight), weight)
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Let an optimizer of the replaced variables have their gradients, and the model what they become."""
@@ -52,24 +49,33 @@ class Preconditioner:
     @torch.no_grad()
     def apply(self) -> None:
         """Put into the model what its weights are now."""
-        for weight, made, root in self._of.values():
-            weight.copy_(made @ root)
+        for weight, made, root, scale in self._of.values():
+            weight.copy_(scale * made @ root)
 
     def state(self) -> dict[str, Tensor]:
         """Return the variables by their weights' names: A alone does not give them back to the bit."""
-        return {name: made.detach() for name, (_, made, _) in self._of.items()}
+        return {name: made.detach() for name, (_, made, *_) in self._of.items()}
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Stand where ``state`` was taken."""
-        for name, (_, made, _) in self._of.items():
+        for name, (_, made, *_) in self._of.items():
             made.copy_(state[name])
         self.apply()
 
     def _hand_over(self) -> None:
-        for weight, made, root in self._of.values():
+        for weight, made, root, scale in self._of.values():
             if weight.grad is not None:
-                made.grad, weight.grad = weight.grad @ root.T, None
+                made.grad, weight.grad = scale * weight.grad @ root.T, None
+
+
+def roots(moments: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the root of each module's moments, in float32; modules that share these share it."""
+    made: dict[int, Tensor] = {}
+    for of in moments.values():
+        if id(of) not in made:
+            made[id(of)] = _root(of).float()
+    return {name: made[id(of)] for name, of in moments.items()}
 
 
 def _root(moments: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ from lorad.training import (
     known_rows,
     merged_candidate,
     planner,
+    preconditioning,
     process_group,
     spot_checks,
     trainer,
@@ -63,7 +64,8 @@ from lorad.versions import export, loader, papers
 
 PROBES = 4
 MOST_NUMBERS = 1 << 26
-"""Of moments that training holds: half a gigabyte. SmolLM2's last layers have 52 million at most."""
+"""Of moments: half a gigabyte while they are added up, and half of that while training holds their roots. SmolLM2's last layers have
+52 million at most."""
 MANY = 256
 """Old rows from which on a round rehearses so few of them that what is learned must keep away from the others by itself."""
 REFIT_ROUNDS = 10
@@ -507,7 +509,7 @@ class Session(BaseSession):
         checkpoints: Checkpoints | None = None,
     ) -> TrainingResult:
         """Train a fresh adapter on the merged parent, and put both side by side."""
-        moments = self._moments(start, examples, plan)
+        roots = self._roots(start, examples, plan)
         set_seed(plan.seed)  # here and not once: a session that goes on from a checkpoint repairs alike
         model = self._fresh_lora(start, plan)
         material = trainer.Material(
@@ -544,7 +546,7 @@ class Session(BaseSession):
             checkpoints=checkpoints,
             group=self._group,
             known=self._known.states if self._is_exact else None,
-            moments=moments,
+            roots=roots,
         )
         self._paused_training = self._paused - paused
         self._notes += checkpoints.broken if checkpoints else []
@@ -570,10 +572,10 @@ class Session(BaseSession):
             scaling,
         )
 
-    def _moments(
+    def _roots(
         self, start: StartingModel, examples: Sequence[SessionExample], plan: Plan
     ) -> dict[str, torch.Tensor]:
-        """Return the second moments of what arrives with some old rows at the layers that will learn; nothing where few are old.
+        """Return the roots of what arrives with some old rows at the layers that will learn; nothing where few are old.
 
         Nothing either where they would take much memory, where nothing is new, and where several processes train: each would compute its own.
         """
@@ -589,7 +591,7 @@ class Session(BaseSession):
         def tell(done: int) -> None:
             self.report({"phase": f"reading some old rows: {done} of {len(some)}"})
 
-        return second_moments.of_rows(start.base.model, learning, some, tell)
+        return preconditioning.roots(second_moments.of_rows(start.base.model, learning, some, tell))
 
     def _fresh_lora(self, start: StartingModel, plan: Plan) -> Any:
         """Return the base with what will be trained around it."""

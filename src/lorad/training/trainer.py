@@ -62,13 +62,13 @@ def train(
     checkpoints: Checkpoints | None = None,
     group: ProcessGroup = ALONE,
     known: Mapping[bytes, torch.Tensor] | None = None,
-    moments: Mapping[str, torch.Tensor] | None = None,
+    roots: Mapping[str, torch.Tensor] | None = None,
 ) -> Outcome:
     """Train a PEFT model's adapter in rounds until the plan's stopping rule ends it.
 
     With ``checkpoints`` it goes on behind the last round of theirs that is complete, to the same end. All processes of a
     ``group`` call this with the same arguments, and have the same weights afterwards. ``known`` is what the layers that do not learn
-    say of rows (``lower_layers``), for the tests between rounds. ``moments`` are those of what arrives with old rows, by module: what
+    say of rows (``lower_layers``), for the tests between rounds. ``roots`` are those of what arrives with old rows, by module: what
     is learned keeps away from it (``preconditioning``).
     """
     new = [row for row, item in zip(material.rows, material.items, strict=True) if item.is_new]
@@ -89,7 +89,7 @@ def train(
         clock=clock,
         group=group,
     )
-    run = _begin(model, plan, rehearsal, rounds, tally, moments)
+    run = _begin(model, plan, rehearsal, rounds, tally, roots)
     watcher.at_best = run.keep
     watcher.at_end_of_round = lambda: run.save(checkpoints) if checkpoints and group.is_first else None
     if checkpoints and (found := checkpoints.newest()):
@@ -128,10 +128,10 @@ def _begin(
     rehearsal: Rehearsal,
     rounds: Rounds,
     tally: Tally,
-    moments: Mapping[str, torch.Tensor] | None = None,
+    roots: Mapping[str, torch.Tensor] | None = None,
 ) -> RunState[Rehearsal]:
     groups = _groups(model, plan)
-    preconditioner = Preconditioner(model, moments or {})
+    preconditioner = Preconditioner(model, roots or {})
     for group in groups:
         group["params"] = [preconditioner.replaced(weight) for weight in group["params"]]
     optimizer = torch.optim.AdamW(
