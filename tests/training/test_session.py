@@ -336,6 +336,10 @@ def test_what_does_not_pass_is_repaired_and_then_refitted(base, first, tmp_path)
 
     found, result = evaluation(tmp_path)
     assert found.repairs == ("repair", "refit")
+    told = [
+        note for note in found.notes if note.startswith(("the first candidate was", "everything was learned"))
+    ]
+    assert [note.partition(": ")[2][:7] for note in told] == ["gates: ", "gates: "]
     assert not result["verdict"]["promote"]
     assert found.scores["doors"].recall == 1.0
     # and the candidate that is kept is the one that was measured: the refit, no better, would have the plan's rank

@@ -22,6 +22,10 @@ class Check:
     sentence: str
 
 
+FAILED = "failed: "
+"""How the reasons begin that speak against a candidate."""
+
+
 def decide(evaluation: Evaluation, settings: JudgeSettings) -> Verdict:
     """Promote only a candidate that passes every check."""
     found = [check(evaluation, settings) for check in CHECKS]
@@ -33,7 +37,7 @@ def decide(evaluation: Evaluation, settings: JudgeSettings) -> Verdict:
     ]
     return Verdict(
         promote=all(check.passed for check in checks),
-        reasons=tuple(check.sentence if check.passed else f"failed: {check.sentence}" for check in checks),
+        reasons=tuple(check.sentence if check.passed else f"{FAILED}{check.sentence}" for check in checks),
         failed=tuple(check.name for check in checks if not check.passed),
     )
 

@@ -80,6 +80,13 @@ def _is_lost(evaluation: Evaluation) -> bool:
     return chance is not None and bool(new.total) and new.recall <= chance
 
 
+def _refusals(verdict: Verdict) -> str:
+    """Return why a candidate did not pass, in a sentence's end."""
+    return "; ".join(
+        reason.removeprefix(judge.FAILED) for reason in verdict.reasons if reason.startswith(judge.FAILED)
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class StartingModel:
     """What training begins with: the base with the parent merged into it, or laid over it where it is quantised."""
@@ -135,6 +142,7 @@ class Session(BaseSession):
         is_lost = _is_lost(evaluation)
         if not verdict.promote and self._repairable(verdict) and not is_lost:
             self._repairs.append("repair")
+            self._notes.append(f"the first candidate was repaired: {_refusals(verdict)}")
             made = self._repair(made, examples, answers.right)
             evaluation, answers, verdict = self._measure(made, examples)
         is_worth_it = not verdict.promote and self._refittable(verdict) and (parent is not None or is_lost)
@@ -144,6 +152,7 @@ class Session(BaseSession):
             and self._group.first(bool, lambda: self._has_time_to_refit(made.outcome, examples))
         ):
             self._repairs.append("refit")
+            self._notes.append(f"everything was learned anew from the base: {_refusals(verdict)}")
             refitted = self._refit(examples, slower=is_lost)
             measured = self._measure(refitted, examples, self.folder.refitted)
             if measured[2].promote:
