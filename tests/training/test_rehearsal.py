@@ -143,6 +143,26 @@ def test_of_many_old_the_wrong_ones_come_first():
     assert len(chosen) == 20
 
 
+@pytest.mark.parametrize(
+    ("alike", "others", "drawn"),
+    [(200, 200, (24, 8)), (10, 200, (10, 22)), (200, 4, (28, 4)), (0, 200, (0, 32)), (200, 0, (32, 0))],
+)
+@pytest.mark.parametrize("most", [1000, 100])
+def test_of_what_is_recalled_most_is_asked_as_the_new_rows_are_as_far_as_there_is_some(
+    alike, others, drawn, most
+):
+    # Given old rows that the parent knows, some of them asked as the new ones are
+    asked = [replace(each, is_alike=True) for each in old(alike, dataset="alike")]
+    session = a_session(
+        [*new(32), *asked, *old(others)], mix=replace(MIX, max_examples=most, recalled_share=0.5)
+    )
+
+    chosen = session.choose()
+
+    counts = Counter("alike" if number < 32 + alike else "others" for number in chosen if number >= 32)
+    assert (counts["alike"], counts["others"]) == drawn
+
+
 def test_a_large_dataset_does_not_crowd_out_a_small_one():
     items = new(12) + old(300, dataset="large") + old(4, dataset="small") + old(5, dataset="other")
     session = a_session(items)

@@ -4,7 +4,7 @@ What lives here: bookkeeping over example numbers 0..n-1. What never does: token
 
 A session trains in rounds. The training pass itself shows which rows are answered right before they are
 learned from, so a round is also a test. What was not recalled, new or old, is trained in the next round;
-of what was recalled a share comes along, so that it stays: the least trained first, every old dataset in its
+of what was recalled a share comes along, so that it stays: mostly what is asked as the new rows are, the least trained first, every old dataset in its
 turn, and never more old rows than the session's ``share`` allows, so that a drop costs about the same however
 much was learned before it. When the rounds say that the target is near, the caller tests all new rows and, by
 ``spot_checks``, those old ones that may have changed, and hands the result to ``tested``.
@@ -30,6 +30,8 @@ LEAST_RATE = 0.1
 LEAST = 32
 """So many old rows may go with a small drop, and so many new ones make a round, recalled or not: they cost a few seconds
 a round, and rows that are trained without those like them push these out."""
+ALIKE_SHARE = 0.75
+"""Of the recalled old rows that a round rehearses, so many are asked as the new ones are, where there are as many (decision 105)."""
 KEPT = 0.98
 """A dataset is kept when this share of it is recalled, or as many as the parent recalls."""
 KEPT_FROM = 20
@@ -47,6 +49,8 @@ class ReplayItem:
     """Whether the parent version recalls it, where that differs: a truncation lies between."""
     is_at_risk: bool = False
     """Whether an old one is likely to be changed by what the new ones teach: near to them, or right by little before."""
+    is_alike: bool = False
+    """Whether an old one is asked in the words of the new ones, which push it out first."""
 
 
 class Rehearsal:
@@ -137,11 +141,19 @@ class Rehearsal:
             return self._draw(self._old, budget)
         wrong, right = self._divided(self._old)
         if len(self._old) <= self._mix.max_examples:
-            return wrong + self._draw(
+            return wrong + self._draw_alike(
                 right, min(max(budget, LEAST), _refreshed(right, self._mix.recalled_share))
             )
         kept = self._random.sample(wrong, min(len(wrong), budget))
-        return kept + self._draw(right, budget - len(kept))
+        return kept + self._draw_alike(right, budget - len(kept))
+
+    def _draw_alike(self, numbers: Sequence[int], count: int) -> list[int]:
+        """Draw old rows, most of them among those that are asked as the new ones are; where there are too few of either, more of the others."""
+        alike = [number for number in numbers if self._items[number].is_alike]
+        others = [number for number in numbers if not self._items[number].is_alike]
+        wanted = min(round(ALIKE_SHARE * count), len(alike))
+        drawn = self._draw(others, count - wanted)
+        return self._draw(alike, count - len(drawn)) + drawn
 
     def _budget(self) -> int:
         """Return how many old rows go with the new ones; without new ones, as many as may be."""

@@ -59,7 +59,15 @@ from lorad.training.rehearsal import ReplayItem
 from lorad.training.rewording import Rewording
 from lorad.training.run_folder import RunFolder
 from lorad.training.session_base import BaseSession, fresh_folder
-from lorad.training.session_examples import SessionExample, anew, select, spread, with_near, with_thin
+from lorad.training.session_examples import (
+    SessionExample,
+    anew,
+    select,
+    spread,
+    with_alike,
+    with_near,
+    with_thin,
+)
 from lorad.versions import export, loader, papers
 
 PROBES = 4
@@ -454,7 +462,8 @@ class Session(BaseSession):
         self._too_long = len(selection.too_long)
         if selection.too_long:
             self.report({"too_long": selection.too_long})
-        return with_thin(with_near(self._set_apart(selection.examples)), self._thinnest())
+        marked = with_alike(with_near(self._set_apart(selection.examples)))
+        return with_thin(marked, self._thinnest())
 
     def _thinnest(self) -> Sequence[str]:
         """Return the ids of what the parent had right by the least; nothing where its papers do not say, or do not hold."""
@@ -530,6 +539,7 @@ class Session(BaseSession):
                     recalled=each.knows,
                     known=each.right,
                     is_at_risk=each.is_at_risk,
+                    is_alike=each.is_alike,
                 )
                 for each in examples
             ],

@@ -12,7 +12,7 @@ from lorad import records
 from lorad.errors import SampleError, TrainingError
 from lorad.records import Example, Score, SessionSpec
 from lorad.tasks import Row, Task, encode
-from lorad.training import spot_checks
+from lorad.training import likeness, spot_checks
 from lorad.training.run_folder import RunFolder
 
 T = TypeVar("T")
@@ -36,6 +36,8 @@ class SessionExample:
     """Whether an old one is likely to be changed by what the new ones teach, see ``spot_checks.near``."""
     is_thin: bool = False
     """Whether an old one was right by little when the parent was judged, see ``spot_checks.THIN``."""
+    is_alike: bool = False
+    """Whether an old one is asked as some new one is, see ``likeness``."""
 
     @property
     def is_at_risk(self) -> bool:
@@ -111,6 +113,14 @@ def with_near(examples: Sequence[SessionExample]) -> list[SessionExample]:
     )
     ids = {old[number].example.id for number in found}
     return [replace(each, is_near=not each.is_new and each.example.id in ids) for each in examples]
+
+
+def with_alike(examples: Sequence[SessionExample]) -> list[SessionExample]:
+    """Return the examples, those old ones marked that are asked as the new ones are."""
+    old = [each for each in examples if not each.is_new]
+    found = likeness.alike([each.example for each in examples if each.is_new], [each.example for each in old])
+    ids = {old[number].example.id for number in found}
+    return [replace(each, is_alike=not each.is_new and each.example.id in ids) for each in examples]
 
 
 def with_thin(examples: Sequence[SessionExample], thinnest: Sequence[str]) -> list[SessionExample]:

@@ -27,7 +27,7 @@ from lorad.training.watcher import Report, Watcher, peak_memory
 
 __all__ = ["CHECKPOINT_FORM", "Material", "Outcome", "repair_plan", "schedule", "train"]
 
-CHECKPOINT_FORM = 6
+CHECKPOINT_FORM = 7
 """Counted up when a checkpoint comes to hold something else: a session begins anew rather than go on from an older one."""
 MOST_GRADIENT = 1.0
 """A step's gradient is scaled down to this norm: one odd batch must not throw the adapter far off."""
