@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items):
     items.sort(key=place)
 
 
-@pytest.fixture(autouse=True)
-def _usual_umask():
-    """Begin each test with the usual umask: commands that run in the test's own process set lorad's."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Begin each test, and what it shares with others, with the usual umask: commands that run in the test's own process set lorad's."""
     os.umask(0o022)

@@ -114,7 +114,8 @@ def live(world, end=end_session, seconds=1.0):
     for _ in range(STEPS):
         if is_over(world):
             return
-        if world.loop.sessions.running and world.models.sessions[-1].status is None:
+        # one that had ended under an earlier daemon is none of this one's
+        if world.loop.sessions.running and world.models.sessions and world.models.sessions[-1].status is None:
             end(world)
         world.now += seconds
         world.ticks += 1.0

@@ -635,4 +635,4 @@ def test_an_embedder_that_is_set_and_missing_fails(living, examine):
     found, code = examine(living, "--set", "answering.embedder=nowhere")
 
     assert (found["embedder"]["status"], code) == ("fail", 1)
-    assert "lorad base add nowhere" in found["embedder"]["detail"]
+    assert "lorad base add SOURCE --name nowhere" in found["embedder"]["detail"]

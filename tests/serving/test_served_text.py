@@ -14,7 +14,7 @@ from lorad.tasks import find
 
 CHAT = find("chat")
 STYLES = ("smollm2", "gemma", "llama3", "qwen3", "mistral")
-EXAMPLES = 160
+EXAMPLES = 180
 PIECES = 6
 """Of an example; each two of them, in either order, are one answer: what stands beside what is what goes wrong."""
 

@@ -61,7 +61,7 @@ def classify(
 
 def _only_track(client: Client) -> str:
     """Return the one track that learns labels."""
-    example = "lorad --set 'tracks.mail={task: text_classification, base: minilm}' run"
+    example = "lorad --set tracks.mail.task=text_classification --set tracks.mail.base=minilm run"
     return texts.only_track(client.status().tracks, {CLASSIFICATION}, "learn", "labels", example)
 
 
