@@ -785,11 +785,13 @@ class _EachOnce(yaml.SafeLoader):
     """Refuses a key that stands twice in a mapping: the later one would take the place of the earlier without a word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = next((key for at, key in enumerate(keys) if key in keys[:at]), None)
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        names = [key.value for key in keys]
+        twice = next((key for at, key in enumerate(keys) if key.value in names[:at]), None)
         if twice is not None:
             raise yaml.constructor.ConstructorError(
-                problem=f"{twice} stands twice; write all of it in one place", problem_mark=node.start_mark
+                problem=f"{twice.value} stands twice; write all of it in one place",
+                problem_mark=twice.start_mark,
             )
         return super().construct_mapping(node, deep)
 
