@@ -56,6 +56,27 @@ def test_the_sample_goes_round_until_every_row_had_its_turn():
     assert all(len(set(sample)) == SAMPLE for sample in samples)
 
 
+@pytest.mark.parametrize(("alike", "counts"), [(200, (75, 75)), (20, (18, 132)), (0, (0, 150))])
+def test_every_other_row_of_a_sample_is_asked_as_the_new_ones_are_while_there_are_such(alike, counts):
+    checks = SpotChecks(range(OLD), [1, 3], seed=1, alike=range(alike))
+
+    likely, sample = checks.choose()
+
+    assert likely == [1, 3]
+    assert (sum(number < alike for number in sample), sum(number >= alike for number in sample)) == counts
+    rest = [checks.choose()[1] for _ in range(3)]
+    assert set(likely).union(sample, *rest) == set(range(OLD))
+
+
+def test_what_is_lost_among_those_has_all_asked():
+    # Given that one in ten of those is lost, and none of the others
+    ask, asked = asking(range(0, 200, 10))
+
+    spot_checks.run(SpotChecks(range(OLD), [], seed=1, alike=range(200)), knew(), ask)
+
+    assert sum(map(len, asked)) == OLD
+
+
 def test_who_goes_on_from_a_checkpoint_asks_the_same_rows():
     unbroken, resumed = (SpotChecks(range(OLD), [], seed=1) for _ in range(2))
     unbroken.choose()

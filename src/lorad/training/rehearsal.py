@@ -82,7 +82,8 @@ class Rehearsal:
         self._knew = {number: _is_known(items[number]) for number in self._old}
         self._allowed = {name: _may_miss(self._knew, numbers) for name, numbers in self._shelves.items()}
         at_risk = [number for number in self._old if items[number].is_at_risk]
-        self._checks = SpotChecks(self._old, at_risk, seed)
+        alike = [number for number in self._old if items[number].is_alike]
+        self._checks = SpotChecks(self._old, at_risk, seed, alike)
         self.rounds = 0
         self.ended_by: str | None = None
         self._best = -1.0

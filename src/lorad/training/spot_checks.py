@@ -5,15 +5,16 @@ never does: models, and ending a session (``rehearsal``).
 
 To ask every old row at every test makes a drop the dearer the more was learned before it. Asked are those that a session is
 most likely to have changed (near the new ones in their words, right by the least when their parent was judged, lost at an
-earlier test), and ``SAMPLE`` of the others, whatever their number. Where none of n rows drawn at random is lost, fewer than 3/n
+earlier test), and ``SAMPLE`` of the others, whatever their number, half of them asked as the new ones are (``likeness``). Where none of n rows drawn at random is lost, fewer than 3/n
 of all are, in 95 of 100 cases (the rule of three, Hanley and Lippman-Hand 1983): with 150, fewer than 2 %. Where so many are
 lost that the judge would refuse the candidate if it were the same among those that were not asked, all of them are asked. What
 is promoted is judged on every row all the same.
 """
 
+import itertools
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,12 +60,21 @@ def changes(knew: Mapping[int, bool], right: Mapping[int, bool]) -> Changes:
 
 
 class SpotChecks:
-    """Chooses the old rows of one test after another; ``likely`` ones stand in each."""
+    """Chooses the old rows of one test after another; ``likely`` ones stand in each.
 
-    def __init__(self, old: Sequence[int], likely: Sequence[int], seed: int) -> None:
-        self._likely = set(likely)
-        self._round = [number for number in old if number not in self._likely]
-        random.Random(seed).shuffle(self._round)  # noqa: S311 - reproducible choice, not a secret
+    Every other one of a sample is ``alike``, asked as the new rows are, as long as there are such: they are lost first. They count as if
+    they had been drawn from all, so that all are asked sooner rather than later.
+    """
+
+    def __init__(
+        self, old: Sequence[int], likely: Sequence[int], seed: int, alike: Collection[int] = ()
+    ) -> None:
+        self._likely, first = set(likely), set(alike)
+        rest = [number for number in old if number not in self._likely]
+        random.Random(seed).shuffle(rest)  # noqa: S311 - reproducible choice, not a secret
+        parts = ([number for number in rest if (number in first) is is_alike] for is_alike in (True, False))
+        pairs = itertools.zip_longest(*parts)
+        self._round = [number for pair in pairs for number in pair if number is not None]
         self.at = 0
         """Where the next sample begins; all that a checkpoint needs."""
 
