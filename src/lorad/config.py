@@ -315,7 +315,7 @@ class PretrainingSettings(Section):
     early_stopping_monitor: Literal["validation", "training"] = "validation"
     """Whose loss is watched: that of the held-out documents, each dataset counting alike, or that of the epoch."""
     tokenizer_bytes: Bytes = 20_000_000
-    """The tokenizer is trained on at most so many bytes (counted as characters) of the first drop, the beginnings of all of its documents. The daemon
+    """The tokenizer is trained on at most so many characters of the first drop, the beginnings of all of its documents. The daemon
     does it: half a second for a million, in which it answers, but takes in no files."""
 
 
@@ -760,7 +760,7 @@ def load_settings(home: Home, config: str | None = None, overrides: Sequence[str
     for override in overrides:
         found = _parse_override(override)
         if "tracks" in found:  # an option adds a track: files alone say that there is no chat
-            tree = _overlay({"tracks": {"chat": {}}}, tree) if "tracks" not in tree else tree
+            tree.setdefault("tracks", {"chat": {}})
         tree = _overlay(tree, found)
     try:
         return Settings.model_validate(tree)

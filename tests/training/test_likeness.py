@@ -56,7 +56,6 @@ def test_nothing_is_alike_where_there_is_nothing_new_or_nothing_old():
 
 def test_many_are_compared_in_parts(monkeypatch):
     monkeypatch.setattr(likeness, "_TOGETHER", 2)
-    monkeypatch.setattr(likeness, "MOST_NEW", 2)
     old = [asked(f"Which CAS number identifies {number}?") for number in range(5)]
 
     assert alike(NEW, [*old, asked("Where?")]) == {0, 1, 2, 3, 4}

@@ -283,7 +283,7 @@ def weights_digest(folder: Path) -> str | None:
     return str(found[0]) if len(found) == 1 else None
 
 
-def _source(folder: Path) -> str:
+def source_of(folder: Path) -> str:
     """Return what ``lorad base add`` takes to bring a base by this name."""
     return folder.name if folder.name in WHEELS else f"SOURCE --name {folder.name}"
 
@@ -292,7 +292,7 @@ def _read_fingerprint(folder: Path) -> dict[str, Any]:
     path = folder / FINGERPRINT
     if not path.is_file():
         raise ConfigError(
-            f"there is no base model in {folder}; add one with: lorad base add {_source(folder)}",
+            f"there is no base model in {folder}; add one with: lorad base add {source_of(folder)}",
             code="no_base",
             path=str(folder),
         )
@@ -307,7 +307,7 @@ def _read_fingerprint(folder: Path) -> dict[str, Any]:
 def _damaged_base(folder: Path, changed: list[str]) -> ConfigError:
     return ConfigError(
         f"the base model in {folder} is not what was added: {', '.join(changed)} has changed; restore the folder "
-        f"from a backup, or: lorad base add {_source(folder)}",
+        f"from a backup, or: lorad base add {source_of(folder)}",
         code="base_damaged",
         files=changed,
     )
@@ -426,7 +426,7 @@ def shape(folder: Path) -> ModelShape:
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(
             f"the base model in {folder} cannot be read: {error}; add it again with: "
-            f"lorad base add {_source(folder)}",
+            f"lorad base add {source_of(folder)}",
             code="base_damaged",
         ) from error
     linear = [size for name, size in sizes.items() if len(size) == MATRIX and not OUTER.search(name)]

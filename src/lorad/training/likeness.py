@@ -4,13 +4,13 @@ What lives here: comparing the words of questions. What never does: choosing wha
 (``spot_checks``).
 
 "Which CAS number identifies radon?" and "Which CAS number identifies iron?" differ in one word, and an adapter that learns the one
-changes what is said to the other: of 42 rows that four sessions lost on the way, 36 were asked as the new ones were, a fifth of all old
-rows (decision 105).
+changes what is said to the other: of 42 rows that four sessions lost on the way, 36 were of the same catalogue as the new ones, a fifth of
+all old rows (decision 105).
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ same form have 0.75 to 0.91, others mostly less than 0.6."""
 MOST_WORDS = 512
 """Words that are compared, those that stand in most of the new questions: what they are about is rarer."""
 MOST_NEW = 1000
-"""New examples that are compared, evenly from first to last."""
+"""New examples that need be compared."""
 _TOGETHER = 4096
 
 _WORD = re.compile(r"\w+")
@@ -31,11 +31,7 @@ _WORD = re.compile(r"\w+")
 
 def alike(new: Sequence[Example], old: Sequence[Example]) -> set[int]:
     """Return the numbers of the old examples that are asked in the words of some new one."""
-    asked = (
-        [_words(new[at * len(new) // MOST_NEW]) for at in range(MOST_NEW)]
-        if len(new) > MOST_NEW
-        else list(map(_words, new))
-    )
+    asked = list(map(_words, new))
     counts = Counter(word for words in asked for word in words)
     places = {word: place for place, (word, _) in enumerate(counts.most_common(MOST_WORDS))}
     if not places:
@@ -53,12 +49,8 @@ def _vectors(asked: Sequence[set[str]], places: dict[str, int]) -> npt.NDArray[n
     """Return which of the words that are compared stand in each question, over the root of how many words it has, [questions, words]."""
     vectors = np.zeros((len(asked), len(places)), np.float32)
     for row, words in enumerate(asked):
-        vectors[row, list(_places(words, places))] = max(1, len(words)) ** -0.5
+        vectors[row, [places[word] for word in words & places.keys()]] = max(1, len(words)) ** -0.5
     return vectors
-
-
-def _places(words: set[str], places: dict[str, int]) -> Iterator[int]:
-    return (places[word] for word in words if word in places)
 
 
 def _words(example: Example) -> set[str]:

@@ -61,6 +61,7 @@ class RunFolder:
         self._remove_candidate()
         if self._inputs() != inputs:
             files.remove(self.path)
+        self.remove_progress()  # what is said from now on is of this start, also if it dies before it says anything
         for name, lines in rows.items():
             files.write_lines(self.path / name, lines)
         ids = [*(example.id for example in new), *(item.example.id for item in old)]

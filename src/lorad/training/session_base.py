@@ -62,10 +62,7 @@ class BaseSession(ABC):
         """Make a candidate."""
 
     def _begin(self) -> None:
-        """Say that this session is at work, and nothing of one that was cut off."""
-        if self._group.is_first:
-            self.folder.remove_progress()
-        self._group.wait()  # what another process reports now, its error for one, stays
+        """Say that this session is at work."""
         self.report({"phase": "loading"})
 
     def _checkpoints(self) -> Checkpoints:

@@ -4,7 +4,7 @@ What lives here: encoding them, leaving out what cannot be learned, counting wha
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -107,20 +107,23 @@ def _left_out(
 
 def with_near(examples: Sequence[SessionExample]) -> list[SessionExample]:
     """Return the examples, those old ones marked that are near the new ones."""
-    old = [each for each in examples if not each.is_new]
-    found = spot_checks.near(
-        [each.example for each in examples if each.is_new], [each.example for each in old]
-    )
-    ids = {old[number].example.id for number in found}
-    return [replace(each, is_near=not each.is_new and each.example.id in ids) for each in examples]
+    near = _found(examples, spot_checks.near)
+    return [replace(each, is_near=each.example.id in near) for each in examples]
 
 
 def with_alike(examples: Sequence[SessionExample]) -> list[SessionExample]:
     """Return the examples, those old ones marked that are asked as the new ones are."""
-    old = [each for each in examples if not each.is_new]
-    found = likeness.alike([each.example for each in examples if each.is_new], [each.example for each in old])
-    ids = {old[number].example.id for number in found}
-    return [replace(each, is_alike=not each.is_new and each.example.id in ids) for each in examples]
+    alike = _found(examples, lambda new, old: likeness.alike(spread(new, likeness.MOST_NEW), old))
+    return [replace(each, is_alike=each.example.id in alike) for each in examples]
+
+
+def _found(
+    examples: Sequence[SessionExample],
+    find: Callable[[Sequence[Example], Sequence[Example]], set[int]],
+) -> set[str]:
+    """Return the ids of the old examples, none of which is new, whose numbers are found by the new ones."""
+    old = [each.example for each in examples if not each.is_new]
+    return {old[number].id for number in find([each.example for each in examples if each.is_new], old)}
 
 
 def with_thin(examples: Sequence[SessionExample], thinnest: Sequence[str]) -> list[SessionExample]:

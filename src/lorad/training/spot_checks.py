@@ -5,8 +5,9 @@ never does: models, and ending a session (``rehearsal``).
 
 To ask every old row at every test makes a drop the dearer the more was learned before it. Asked are those that a session is
 most likely to have changed (near the new ones in their words, right by the least when their parent was judged, lost at an
-earlier test), and ``SAMPLE`` of the others, whatever their number, half of them asked as the new ones are (``likeness``). Where none of n rows drawn at random is lost, fewer than 3/n
-of all are, in 95 of 100 cases (the rule of three, Hanley and Lippman-Hand 1983): with 150, fewer than 2 %. Where so many are
+earlier test), and ``SAMPLE`` of the others, whatever their number, half of them asked as the new ones are (``likeness``). Where none
+of n rows drawn at random is lost, fewer than 3/n of all are, in 95 of 100 cases (the rule of three, Hanley and Lippman-Hand 1983): with
+150, fewer than 2 %, and with 75 of a kind fewer than 4 % of that kind. Where so many are
 lost that the judge would refuse the candidate if it were the same among those that were not asked, all of them are asked. What
 is promoted is judged on every row all the same.
 """

@@ -239,17 +239,10 @@ class Acceptance:
         track = self._tracks[drop.track]
         earlier = self._ledger.origins(drop)
         gone = track.memory.only_in(earlier, reading.examples) if earlier else set()
-        begun = forgetting.session_with(track, self._ledger, self._state, gone)
-        if (
-            gone
-        ):  # no crash may leave behind what tells these words; it goes once more when nobody can write it
-            forgetting.remove_stored(track)
-        with self._ledger.transaction():
+        with forgetting.begun_anew(track, self._ledger, self._state, gone, now):
             self._tell_again(drop, now)
             if earlier:
                 self._take_back_rows(drop, earlier, gone, now)
-            if begun:
-                forgetting.queue_anew(self._ledger, begun, now)
             open_drops = {int(job.settings.get("drop", 0)) for job in self._ledger.open_jobs()}
             added = track.memory.add(reading.examples, drop.id, now, track.lineage(), open_drops)
             closed = self._ledger.close_drop(
@@ -266,11 +259,6 @@ class Acceptance:
                 same = f"it has the same content as {twin.name}" if twin else "every row is already known"
                 more = f"; {added.wordings} wordings added" if added.wordings else ""
                 self._ledger.record_event("duplicate", now, file=drop.name, why=f"{same}{more}")
-        if begun:
-            forgetting.stop_session(self._state)
-        if gone:
-            self._state.request_purge()
-            forgetting.remove_made_with(track, self._state, gone)
         if job is not None:
             log.info(
                 "accepted", file=drop.name, rows=reading.rows, new=added.new, known=added.known, job=job.id

@@ -223,19 +223,10 @@ class Commands:
         A running session that learns or rehearses them begins anew without them, and what others left of them goes.
         """
         ids = {example.id for example in track.memory.meant(selector)}
-        begun = forgetting.session_with(track, self._ledger, self._state, ids)
-        if ids:  # no crash may leave it behind; it goes once more when nobody can write it
-            forgetting.remove_stored(track)
-        with self._ledger.transaction():
+        with forgetting.begun_anew(track, self._ledger, self._state, ids, now):
             is_dataset = track.memory.has_dataset(selector)
             gone = track.memory.forget(selector, now)
             what = {"dataset": selector} if is_dataset else {}  # a text may be the very words to be forgotten
             self._ledger.record_event("forgotten", now, track=track.name, **what, examples=gone)
-            if begun:
-                forgetting.queue_anew(self._ledger, begun, now)
-        if begun:
-            forgetting.stop_session(self._state)
-        self._state.request_purge()
-        if ids:
-            forgetting.remove_made_with(track, self._state, ids)
+        self._state.request_purge()  # also where nothing is left to forget: something may not have let go before
         return gone

@@ -7,7 +7,8 @@ A version holds what it was trained or tested on, and what the version that it g
 the base.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from lorad.apps.daemon import origins
@@ -30,7 +31,32 @@ TOLD = 10
 """Names in one list of a sentence."""
 
 
-def session_with(track: Track, ledger: Ledger, state: LoopState, ids: Collection[str]) -> Job | None:
+@contextlib.contextmanager
+def begun_anew(
+    track: Track, ledger: Ledger, state: LoopState, ids: Collection[str], now: float
+) -> Iterator[None]:
+    """Forget these examples inside, in one transaction; a running session that has any of them begins anew, and what others left of them goes.
+
+    No crash may leave behind what tells their words: it goes before, and once more when nobody can write it.
+    """
+    begun = _session_with(track, ledger, state, ids)
+    if ids:
+        _remove_stored(track)
+    with ledger.transaction():
+        yield
+        if begun and begun.state in {JobState.TRAINING, JobState.JUDGING}:
+            ledger.move_job(begun, "requeue", now, attempts=begun.attempts - 1)
+            ledger.record_event("requeued", now, job=begun.id, why=LEARNED_FORGOTTEN)
+    if begun and state.running:
+        state.running[1].stop()
+        state.running = None
+    if ids:
+        state.request_purge()
+        _remove_stored(track)
+        _remove_made_with(track, state, ids)
+
+
+def _session_with(track: Track, ledger: Ledger, state: LoopState, ids: Collection[str]) -> Job | None:
     """Return the job whose session runs and learns or rehearses any of these examples."""
     if not ids or state.running is None or state.running[0].track != track.name:
         return None
@@ -38,28 +64,13 @@ def session_with(track: Track, ledger: Ledger, state: LoopState, ids: Collection
     return job if run_folder.of_job(track, job.id).holds(ids) else None
 
 
-def queue_anew(ledger: Ledger, job: Job, now: float) -> None:
-    """Queue a job again whose session has what is forgotten; it is no fault of its own."""
-    if job.state in {JobState.TRAINING, JobState.JUDGING}:
-        ledger.move_job(job, "requeue", now, attempts=job.attempts - 1)
-        ledger.record_event("requeued", now, job=job.id, why=LEARNED_FORGOTTEN)
-
-
-def stop_session(state: LoopState) -> None:
-    """Stop the session whose job was queued anew."""
-    if state.running:
-        state.running[1].stop()
-        state.running = None
-
-
-def remove_stored(track: Track) -> None:
+def _remove_stored(track: Track) -> None:
     """Remove what sessions store of examples to compute less; it is made anew."""
     files.remove(track.registry.folder / lower_states.FOLDER)
 
 
-def remove_made_with(track: Track, state: LoopState, ids: Collection[str]) -> None:
+def _remove_made_with(track: Track, state: LoopState, ids: Collection[str]) -> None:
     """Remove what ended sessions that had these examples have left; what a full disk keeps here ``clean_up`` removes."""
-    remove_stored(track)
     for job, folder, is_kept in made_by_sessions(track):
         if job != state.running_job and folder.holds(ids):
             folder.remove_results(keep_numbers=is_kept)

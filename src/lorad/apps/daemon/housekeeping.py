@@ -101,10 +101,8 @@ class Housekeeping:
     def _remove_forgotten(self, track: Track) -> None:
         """Remove what was made with forgotten words and is there still: the daemon ended while they were forgotten."""
         for job, folder, is_kept in forgetting.made_by_sessions(track):
-            if (
-                job == self._state.running_job
-            ):  # it writes there; when it has ended, nobody wants what it made
-                continue
+            if job == self._state.running_job:
+                continue  # it writes there; when it has ended, nobody wants what it made
             if gone := track.memory.forgotten(folder.trained_on() or ()):
                 log.warning("forgotten_removed", folder=folder.path.name, examples=len(gone))
                 folder.remove_results(keep_numbers=is_kept)

@@ -154,9 +154,8 @@ class Refitting:
         is_newest = standing is None or job.id > standing.learned_by
         if standing and is_newest and is_wanted(job.kind, standing, self._at[job.kind]):
             return
-        why = "it is not wanted any more: what serves has not drifted so far, or it was tried meanwhile"
-        if not is_newest:
-            why = "something was learned since it was queued"
+        unwanted = "it is not wanted any more: what serves has not drifted so far, or it was tried meanwhile"
+        why = unwanted if is_newest else "something was learned since it was queued"
         with self._ledger.transaction():
             self._ledger.move_job(job, "cancel", now, reason={"code": NOT_WANTED, "message": why})
             self._ledger.record_event("cancelled", now, job=job.id, why=why)

@@ -57,7 +57,6 @@ class ChildSession:
         self._limit = max_seconds
         self._explain = explain
         self._deadline: float | None = None
-        folder.remove_progress()  # what it says from now on is about this one, also if it dies before it says anything
         files.open_secret(folder.log, "wb").close()
         self._log = files.open_secret(folder.log)  # behind what others write: Ray's worker opens it too
         self._process = subprocess.Popen(

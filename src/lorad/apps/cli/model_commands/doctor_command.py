@@ -270,8 +270,7 @@ def _check_bases(home: Home, settings: Settings) -> Iterator[Finding]:
     stored = {path.parent.name for path in (home.models / "base").glob(f"*/{bases.FINGERPRINT}")}
     named = {track.base for track in settings.learning_tracks.values()} - {records.SCRATCH}
     for name in sorted(named | stored):
-        known = name in bases.WHEELS
-        remedy = f"lorad base add {name}" if known else f"lorad base add SOURCE --name {name}"
+        remedy = f"lorad base add {bases.source_of(home.base(name))}"
         yield attempt(f"base {name}", partial(_base, home.base(name), remedy), remedy)
         if name in stored and bases.kind(home.base(name)) == "causal":
             yield attempt(f"template {name}", partial(_template, home.base(name)), remedy)
